@@ -1,0 +1,53 @@
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PYTHON ?= python3
+
+.PHONY: run check test schema docs soak conformance bench webui clean
+
+run: .venv/installed  ## a server with a demo account, on this machine alone
+	@merganser serve --demo
+
+check: .venv/ready  ## format, lint, types, walls, printed schema; no tests
+	ruff format --check . && ruff check .
+	mypy && ty check
+	lint-imports
+	python -m merganser schema | diff - schema.graphql
+
+test: .venv/ready  ## SQLite and PostgreSQL, end to end; under five minutes on two cores
+	STORES=sqlite,postgres pytest -n auto
+
+soak: .venv/ready  ## the long forms: crashes under load, many messages
+	python -m bench.soak
+
+bench: .venv/ready  ## figures, as ratios to a hand-written floor
+	python -m bench
+
+conformance: .venv/ready  ## the long forms of the protocol tests
+	LONG=1 pytest tests/test_endpoint.py tests/test_sockets.py tests/test_sse.py tests/mail
+
+schema: .venv/ready
+	python -m merganser schema > schema.graphql
+
+docs: .venv/ready
+	python -m merganser settings > docs/settings.md
+
+webui: .venv/ready  ## GraphiQL's files in graph/static, from npm
+	webui/build.sh
+
+clean:
+	rm -rf .venv dist webui/node_modules
+
+.venv/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Merganser needs Python 3.11 or later: install one, or say which by make PYTHON=…"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+		{ rm -rf .venv; echo "This Python cannot make virtual environments: install its venv module (Debian: apt install python3-venv)"; exit 1; }
+	@touch $@
+
+.venv/installed: pyproject.toml .venv/venv
+	@echo "Installing, once …"
+	@.venv/bin/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/ready: pyproject.toml .venv/venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[postgres,dev]'
+	@touch $@ .venv/installed

@@ -1,0 +1,58 @@
+"""What accepts mail, as the API shows it."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import strawberry
+
+import graph.users
+from graph.domains import Domain
+from graph.errors import leaf
+from graph.rows import Made, Shape, identified, link
+from models.addresses import AddressKind
+from resolvers import addresses, domains, users
+
+if TYPE_CHECKING:
+    from graph.users import User
+
+strawberry.enum(AddressKind, description="What happens to mail for an address.")
+
+
+def _owner(row: Any) -> Any:
+    return graph.users.User.of(row) if row else None
+
+
+@strawberry.type(description="What accepts mail.")
+class Address(Shape):
+    address: str = leaf("Unicode form, may hold *.")
+    local_part: str = leaf("Left of @.")
+    kind: AddressKind = leaf("What happens to its mail.")
+    name: str | None = leaf("Identity name.")
+    user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
+        "user_id", users.by_ids, _owner, description="Owner of a MAILBOX address."
+    )
+    domain: Domain | None = link(
+        "domain_id",
+        domains.by_ids,
+        lambda row: Domain.of(row) if row else None,
+        description="Domain record; null = holds in all domains.",
+    )
+    main: bool = leaf("Default of its user.")
+    active: bool = leaf("False = refuses mail.")
+    send_as: bool = leaf("Offered as sender to the users it delivers to.")
+    is_wildcard: bool = leaf("Holds *.")
+    is_catch_all: bool = leaf("*@domain.")
+    expires_at: datetime | None = leaf("End of a temporary address.")
+    tags: list[str] = leaf("Labels.")
+    public_comment: str | None = leaf("Shown to users.")
+    created_at: datetime = leaf("Creation.")
+    updated_at: datetime | None = leaf("Last change.")
+
+    batch = staticmethod(addresses.by_ids)
+    made: ClassVar[dict[str, Made]] = {
+        "id": identified("Address"),
+        "address": Made(("shown",), lambda row: row.shown),
+        "local_part": Made(("shown",), lambda row: row.shown.rpartition("@")[0]),
+        "is_wildcard": Made(("local",), lambda row: "*" in row.local),
+        "is_catch_all": Made(("local",), lambda row: row.local == "*"),
+    }

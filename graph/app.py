@@ -1,0 +1,77 @@
+"""The ASGI app: GraphQL, bytes, the page for people, and a sign of life."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from graph import graphiql, rest
+from graph.endpoint import Endpoint, Settings
+from graph.schema import schema
+from models.world import World
+from resolvers import auth
+from resolvers.context import Viewer
+
+EXPOSED = ("Retry-After", "X-Request-Id", "ETag", "Content-Disposition")
+
+
+async def page(_request: Request) -> Response:
+    """What a browser sees at /graphql."""
+    return graphiql.page()
+
+
+async def home(_request: Request) -> Response:
+    """Show people the way to the page."""
+    return RedirectResponse("graphql")
+
+
+def create_app(
+    world: World,
+    *,
+    spool: Path,
+    bootstrap: str | None = None,
+    origins: Sequence[str] = (),
+) -> Starlette:
+    """Make the app over `world`. Whoever makes the world closes it.
+
+    `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
+    machine, `origins` are foreign pages that may call us.
+    """
+
+    async def sign_in(headers: Mapping[str, str], params: dict[str, Any] | None = None) -> Viewer:
+        return await auth.sign_in(world, headers, params, bootstrap=bootstrap)
+
+    async def ended(viewer: Viewer) -> bool:
+        return await auth.ended(world, viewer)
+
+    async def health(_request: Request) -> Response:
+        """Say that we are here, and that the store answers."""
+        await world.database.ping()
+        return JSONResponse({"status": "ok"})
+
+    settings = Settings(origins=tuple(origins), page=page, ended=ended)
+    endpoint = Endpoint(schema, world, sign_in, settings)
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key", "Idempotency-Key"],
+        expose_headers=list(EXPOSED),
+    )
+    return Starlette(
+        routes=[
+            Route("/", home),
+            Route("/health", health),
+            Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
+            WebSocketRoute("/graphql", endpoint),
+            *graphiql.routes(),
+            *rest.routes(world, sign_in, spool),
+        ],
+        middleware=[cors] if origins else [],
+    )

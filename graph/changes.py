@@ -1,0 +1,214 @@
+"""The change stream."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph import ids
+from graph.errors import leaf
+from graph.fields import Info, field, subscription
+from graph.mailboxes import Mailbox
+from graph.messages import Message
+from graph.nodes import node_of
+from graph.rows import Shape, link
+from graph.scalars import BigInt, Cursor, Duration
+from graph.submission import Submission
+from graph.users import User
+from models.errors import Invalid
+from models.journal import ChangeKind, Event
+from models.roles import Scope
+from resolvers import changes, mailboxes, messages, submission, users
+from resolvers.changes import Asked, Batch, ResyncReason
+
+strawberry.enum(ChangeKind, description="What happened. New kinds may come: have a default.")
+strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
+
+WINDOW = timedelta(milliseconds=50)
+LONGEST = timedelta(minutes=1)
+FILTERS = 100  # mailboxes or kinds of one subscription
+
+
+def _user(row: Any) -> User | None:
+    return User.of(row) if row else None
+
+
+@strawberry.interface(description="One event.")
+class Change:
+    row: strawberry.Private[Event]
+    cursor: Cursor = leaf("Resume after this.")
+    at: datetime = leaf("Committed.")
+    kind: ChangeKind = leaf("What happened.")
+    user: User | None = link("stream_id", users.by_ids, _user, description="Whose account.")
+    origin: str | None = leaf(
+        "Session id or idempotency key of the cause, to recognise one's own echo."
+    )
+
+
+def _common(event: Event) -> dict[str, Any]:
+    return {
+        "row": event,
+        "cursor": Cursor(event.position),
+        "at": event.at,
+        "kind": event.kind,
+        "origin": event.origin,
+    }
+
+
+@strawberry.type(description="Folder made, changed, renamed, deleted.")
+class MailboxChange(Change):
+    mailbox_id: strawberry.ID = leaf("Also after deletion.")
+    mailbox: Mailbox | None = link(
+        "object_id",
+        mailboxes.by_ids,
+        lambda row: Mailbox.of(row) if row else None,
+        description="As it is now, null when deleted.",
+    )
+    path: str | None = leaf("Path after the event.")
+    old_path: str | None = leaf("Path before a renaming.")
+    modseq: BigInt = leaf("Modification sequence of the event.")
+
+    @classmethod
+    def of(cls, event: Event) -> "MailboxChange":
+        return cls(
+            **_common(event),
+            mailbox_id=ids.encode("Mailbox", event.object_id),
+            path=event.facts.get("path"),
+            old_path=event.facts.get("oldPath"),
+            modseq=BigInt(event.modseq),
+        )
+
+
+def _box(key: int | None) -> strawberry.ID | None:
+    return ids.encode("Mailbox", key) if key else None
+
+
+@strawberry.type(description="Message added, changed, moved, deleted, archived, restored.")
+class MessageChange(Change):
+    message_id: strawberry.ID = leaf("Also after deletion.")
+    message: Message | None = link(
+        "object_id",
+        messages.by_ids,
+        lambda row: Message.of(row) if row else None,
+        description="As it is now, null when gone.",
+    )
+    mailbox_id: strawberry.ID | None = leaf("Folder it is in, or was in.")
+    uid: BigInt | None = leaf("Uid there.")
+    from_mailbox_id: strawberry.ID | None = leaf("Folder it left.")
+    from_uid: BigInt | None = leaf("Uid it had there.")
+    flags: list[str] | None = leaf("Flags after the event.")
+    modseq: BigInt = leaf("Modification sequence of the event.")
+
+    @classmethod
+    def of(cls, event: Event) -> "MessageChange":
+        facts = event.facts
+        return cls(
+            **_common(event),
+            message_id=ids.encode("Message", event.object_id),
+            mailbox_id=_box(facts.get("mailbox")),
+            uid=facts.get("uid"),
+            from_mailbox_id=_box(facts.get("fromMailbox")),
+            from_uid=facts.get("fromUid"),
+            flags=facts.get("flags"),
+            modseq=BigInt(event.modseq),
+        )
+
+
+@strawberry.type(description="A message on its way.")
+class SubmissionChange(Change):
+    submission: Submission | None = link(
+        "object_id",
+        submission.by_ids,
+        lambda row: Submission.of(row) if row else None,
+        description="As it is now, null when gone.",
+    )
+
+    @classmethod
+    def of(cls, event: Event) -> "SubmissionChange":
+        return cls(**_common(event))
+
+
+@strawberry.type(description="Everything else about an account.")
+class AccountChange(Change):
+    node_id: strawberry.ID = leaf("Id of what changed.")
+
+    @field("What changed, null when deleted.")
+    async def node(self, info: Info) -> Shape | None:
+        return await node_of(info, self.node_id)
+
+    @classmethod
+    def of(cls, event: Event) -> "AccountChange":
+        return cls(**_common(event), node_id=ids.encode(KINDS_CHANGED[event.kind], event.object_id))
+
+
+KINDS_CHANGED = {
+    ChangeKind.ADDRESS_CHANGED: "Address",
+    ChangeKind.USER_CHANGED: "User",
+    ChangeKind.DOMAIN_CHANGED: "Domain",
+    ChangeKind.TASK_CHANGED: "Task",
+}
+
+
+@strawberry.type(description="The stream cannot go on from the cursor given.")
+class ResyncChange(Change):
+    reason: ResyncReason = leaf("Fetch state again, then go on from cursor.")
+
+
+def change_of(event: Event) -> Change:
+    """The event as its type shows it."""
+    if event.kind.startswith("MAILBOX_"):
+        return MailboxChange.of(event)
+    if event.kind.startswith("MESSAGE_"):
+        return MessageChange.of(event)
+    if event.kind is ChangeKind.SUBMISSION_CHANGED:
+        return SubmissionChange.of(event)
+    return AccountChange.of(event)
+
+
+@strawberry.type(description="Events of one wake-up, in order.")
+class ChangeBatch:
+    events: list[Change] = leaf("The events.")
+    cursor: Cursor = leaf("After the last event; also moves on when nothing visible happened.")
+    has_more: bool = leaf("More is coming at once (catching up).")
+
+    @classmethod
+    def of(cls, batch: Batch, at: datetime) -> "ChangeBatch":
+        events = [change_of(event) for event in batch.events]
+        cursor = Cursor(batch.position)
+        if batch.resync:
+            (stream, *_) = batch.position
+            event = Event(ChangeKind.RESYNC, 0, at, stream, batch.position, {}, None)
+            events = [ResyncChange(**_common(event), reason=batch.resync)]
+        return cls(events=events, cursor=cursor, has_more=batch.more)
+
+
+@strawberry.type
+class ChangeSubscription:
+    @subscription(
+        "All changes of the account after a position: missed, then live. "
+        "batchWindow = least time between two batches.",
+        scope=Scope.MAIL_READ,
+    )
+    async def changes(
+        self,
+        info: Info,
+        after: Cursor | None = UNSET,
+        kinds: list[ChangeKind] | None = UNSET,
+        mailboxes: list[strawberry.ID] | None = UNSET,
+        batch_window: Duration | None = UNSET,
+    ) -> AsyncIterator[ChangeBatch]:
+        window = batch_window if isinstance(batch_window, timedelta) else WINDOW
+        if not timedelta(0) <= window <= LONGEST:
+            raise Invalid("at most a minute", constraint="max", path=["batchWindow"])
+        if len(kinds or ()) > FILTERS or len(mailboxes or ()) > FILTERS:
+            raise Invalid(f"at most {FILTERS}", constraint="max", path=["mailboxes"])
+        asked = Asked(
+            after if isinstance(after, dict) else None,
+            frozenset(kinds or ()),
+            frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in mailboxes or ()),
+            window,
+        )
+        async for batch in changes.follow(info.context, asked):
+            yield ChangeBatch.of(batch, info.context.world.now())

@@ -1,0 +1,210 @@
+"""Documents that were seen before: parsed, judged and priced once."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    GraphQLError,
+    GraphQLSchema,
+    GraphQLSyntaxError,
+    NameNode,
+    OperationDefinitionNode,
+    OperationType,
+    SelectionSetNode,
+    SourceLocation,
+    parse,
+    specified_rules,
+)
+from graphql.language import BREAK, Visitor, visit
+from strawberry.schema.schema import validate_document
+
+from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
+
+Value = TypeVar("Value")
+
+RULES = tuple(specified_rules)  # made once: a rule made anew would be another rule
+TEXT_MAX = 100_000  # characters of a document
+TOKENS_MAX = 5_000
+COMMENTS_MAX = 1_000
+KEPT_MAX = 32_000  # characters; longer documents are read anew each time
+TOKEN = 600  # bytes that a token takes once it is parsed, measured
+
+
+class Fault(NamedTuple):
+    """What is wrong with a document, without the document: errors hold on to what they are about.
+
+    `code` is what the client switches on.
+    """
+
+    message: str
+    code: str
+    locations: tuple[SourceLocation, ...] = ()
+
+    def error(self) -> GraphQLError:
+        """An error of its own for each answer."""
+        made = GraphQLError(self.message, extensions={"code": self.code})
+        made.locations = list(self.locations) or None
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One document and the operation of it that is to run.
+
+    A document that was refused has `faults`, and an empty query in its place.
+    """
+
+    document: DocumentNode
+    faults: tuple[Fault, ...] = ()
+    kind: OperationType = OperationType.QUERY
+    price: Price = FREE
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of the variables that count
+    introspects: bool = False
+
+    def cost(self, variables: Mapping[str, object] | None) -> int:
+        """The price of the operation with these variables."""
+        return self.price.total({**self.defaults, **(variables or {})})
+
+
+class Shelf(Generic[Value]):
+    """The values used last, as many as there is room for."""
+
+    def __init__(self, *, entries: int, room: int) -> None:
+        self.entries = entries
+        self.room = room  # bytes
+        self.taken = 0
+        self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable) -> Value | None:
+        """The value of `key`, which is then the one used last."""
+        if (found := self._values.get(key)) is None:
+            return None
+        self._values.move_to_end(key)
+        return found[0]
+
+    def put(self, key: Hashable, value: Value, *, size: int) -> None:
+        """Keep a value of so many bytes; the ones unused longest make room for it."""
+        if size > self.room or key in self._values:
+            return
+        self._values[key] = value, size
+        self.taken += size
+        while self.taken > self.room or len(self._values) > self.entries:
+            _, (_, gone) = self._values.popitem(last=False)
+            self.taken -= gone
+
+
+class Documents:
+    """All documents of one schema. Bad ones lie apart: a flood of them displaces no good one."""
+
+    def __init__(self, schema: GraphQLSchema, limits: Limits) -> None:
+        self.schema = schema
+        self.limits = limits
+        self.good: Shelf[Known] = Shelf(entries=1_000, room=64 << 20)
+        self.bad: Shelf[Known] = Shelf(entries=200, room=1 << 20)
+
+    def find(self, text: str, name: str | None) -> Known:
+        """A document, and its operation `name`; None where it has but one."""
+        key = text, name
+        known = self.good.get(key) or self.bad.get(key)
+        if known is None:
+            known = self._read(text, name)
+            self._keep(key, known)
+        return known
+
+    def _keep(self, key: tuple[str, str | None], known: Known) -> None:
+        text, name = key
+        if len(text) + len(name or "") > KEPT_MAX:
+            return
+        size = len(text.encode()) + len(name or "")
+        if known.faults:
+            size += sum(len(fault.message.encode()) for fault in known.faults)
+            self.bad.put(key, known, size=size)
+        else:
+            self.good.put(key, known, size=size + TOKEN * _tokens(known.document))
+
+    def _read(self, text: str, name: str | None) -> Known:
+        if len(text) > TEXT_MAX:
+            message = f"A document has at most {TEXT_MAX} characters."
+            return _refused(name, Fault(message, "TOO_LARGE"))
+        try:
+            document = parse(
+                text, max_tokens=TOKENS_MAX, max_comments=COMMENTS_MAX, max_source_length=TEXT_MAX
+            )
+        except GraphQLSyntaxError as error:
+            return _refused(name, _fault(error, "GRAPHQL_PARSE_FAILED"))
+        operation = _operation(document, name)
+        if isinstance(operation, Fault):
+            return _refused(name, operation)
+        ruler = Ruler(document)
+        if found := list(excesses(document, ruler, self.limits)):
+            message = f"The document is too large. {'; '.join(found)}."
+            return _refused(name, Fault(message, "QUERY_TOO_COMPLEX"))
+        if errors := validate_document(self.schema, document, RULES):
+            faults = (_fault(error, "GRAPHQL_VALIDATION_FAILED") for error in errors)
+            return _refused(name, *faults)
+        return Known(
+            document,
+            kind=operation.operation,
+            price=Clerk(self.schema, ruler).price(operation),
+            defaults=defaults(operation),
+            introspects=_introspects(document),
+        )
+
+
+def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode | Fault:
+    all_ = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
+    named = [node for node in all_ if name is None or (node.name and node.name.value == name)]
+    if named and (len(named) == 1 or name is not None):  # validation refuses a name used twice
+        return named[0]
+    if named:
+        message = "The document has several operations: operationName must say which to run."
+    elif name is not None:
+        message = f'Unknown operation named "{name[:100]}".'
+    else:
+        message = "The document has no operation."
+    return Fault(message, "BAD_USER_INPUT")
+
+
+def _fault(error: GraphQLError, code: str) -> Fault:
+    return Fault(error.message, code, tuple(error.locations or ()))
+
+
+def _refused(name: str | None, *faults: Fault) -> Known:
+    """Strawberry wants a document before it asks for the verdict: this one stands in."""
+    empty = OperationDefinitionNode(
+        operation=OperationType.QUERY,
+        name=None if name is None else NameNode(value=name),
+        selection_set=SelectionSetNode(selections=()),
+    )
+    return Known(DocumentNode(definitions=(empty,)), faults)
+
+
+def _tokens(document: DocumentNode) -> int:
+    token = document.loc.start_token if document.loc else None
+    count = 0
+    while token is not None:
+        count, token = count + 1, token.next
+    return count
+
+
+def _introspects(document: DocumentNode) -> bool:
+    found = _Introspection()
+    visit(document, found)
+    return found.seen
+
+
+class _Introspection(Visitor):
+    seen = False
+
+    def enter_field(self, node: FieldNode, *_: Any) -> Any:
+        if node.name.value in ("__schema", "__type"):
+            self.seen = True
+            return BREAK
+        return None

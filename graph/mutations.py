@@ -1,0 +1,101 @@
+"""How mutations are declared, and how their payloads are made."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import strawberry
+from strawberry.extensions import FieldExtension
+from strawberry.types.field import StrawberryField
+
+from graph.errors import MutationError, MutationOptions, MutationPayload
+from graph.fields import Declare, Guard, Info
+from graph.kept import restored, stored
+from graph.scalars import Cursor
+from models.errors import Invalid, Refused, Unauthenticated
+from resolvers import replays
+from resolvers.context import Context, Needs
+from resolvers.replays import Asked
+
+LONGEST = 128  # characters of an idempotency key
+WORDS = 255  # characters of a session id, and of a reason
+
+
+def mutation(description: str, **needs: Any) -> Declare:
+    """A mutation with one `input`, made of `Options`; its payload extends MutationPayload."""
+    declare: Declare = strawberry.mutation(
+        description=description, extensions=[Guard(Needs(**needs)), Answer()]
+    )
+    return declare
+
+
+class Answer(FieldExtension):
+    """Make the payload: refusals as `errors`; tried, kept, or given once more."""
+
+    def apply(self, field: StrawberryField) -> None:
+        self.name, self.payload = field.python_name, cast(type[MutationPayload], field.type)
+
+    async def resolve_async(
+        self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
+    ) -> MutationPayload:
+        ctx, given = info.context, kwargs["input"]
+        options = given.options or MutationOptions()
+
+        async def work() -> MutationPayload:
+            payload: MutationPayload = await next_(source, info, **kwargs)
+            payload.journal_cursor = Cursor(ctx.reached) if ctx.reached else None
+            return payload
+
+        try:
+            asked = Asked(options.idempotency_key or "", f"{self.name} {_words(given)}")
+            _note(ctx, options)
+            if options.validate_only:
+                async with ctx.together(keep=False):
+                    await work()
+                return self.payload()
+            return await (self._once(info, asked, work) if asked.key else work())
+        except Unauthenticated:
+            raise  # of the whole request: the client signs in and tries again
+        except Refused as refusal:
+            return self.payload(errors=MutationError.all_of(refusal))
+
+    async def _once(
+        self, info: Info, asked: Asked, work: Callable[[], Awaitable[MutationPayload]]
+    ) -> MutationPayload:
+        """Do the work and keep its answer in the same unit, or give the one kept before."""
+        ctx = info.context
+        earlier = await replays.find(ctx, asked)
+        if not earlier:
+            try:
+                async with ctx.together():
+                    payload = await work()
+                    await replays.keep(ctx, asked, stored(payload))
+                return payload
+            except Refused:
+                async with ctx.write():  # behind whoever makes the same call at this moment
+                    earlier = await replays.find(ctx, asked)
+                if not earlier:
+                    raise
+        return await restored(info, self.payload, earlier)
+
+
+def _words(given: Any) -> str:
+    """The input in words, without the options: they may differ when a call is repeated."""
+    return repr({name: value for name, value in vars(given).items() if name != "options"})
+
+
+def _note(ctx: Context, options: MutationOptions) -> None:
+    """Take over what the caller says of itself; its address is believed from API keys only."""
+    for name, text, most in (
+        ("idempotencyKey", options.idempotency_key, LONGEST),
+        ("sessionId", options.session_id, WORDS),
+        ("reason", options.reason, WORDS),
+    ):
+        if text and (len(text) > most or not text.isprintable()):
+            raise Invalid(
+                f"at most {most} printable characters", constraint="length", path=["options", name]
+            )
+    ctx.reached = None
+    ctx.origin = options.session_id or options.idempotency_key or ctx.session_id
+    ctx.reason = options.reason or None
+    if options.client_ip and ctx.viewer.api_key_id:
+        ctx.client_ip = options.client_ip

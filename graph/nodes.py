@@ -1,0 +1,70 @@
+"""Any object by its global id."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import strawberry
+
+from graph import ids
+from graph.addresses import Address
+from graph.auth import AccessToken, ApiKey
+from graph.domains import Domain
+from graph.fields import Info, query
+from graph.mailboxes import Mailbox
+from graph.messages import Message
+from graph.rows import Shape
+from graph.submission import Submission
+from graph.tasks import Task
+from graph.threads import Thread
+from graph.users import User
+from models.errors import Invalid
+from models.roles import Scope
+
+MOST = 250  # ids of one call
+KINDS: dict[str, type[Shape]] = {
+    "AccessToken": AccessToken,
+    "Address": Address,
+    "ApiKey": ApiKey,
+    "Domain": Domain,
+    "Mailbox": Mailbox,
+    "Message": Message,
+    "Submission": Submission,
+    "Task": Task,
+    "Thread": Thread,
+    "User": User,
+}
+
+
+async def node_of(info: Info, id: str) -> Shape | None:
+    """The object of a global id; None where there is none that the viewer may see."""
+    return (await nodes_of(info, [id]))[0]
+
+
+async def nodes_of(info: Info, given: Sequence[str]) -> list[Shape | None]:
+    """The objects of these ids, in their order; one statement for each kind among them."""
+    keys: defaultdict[str, list[int]] = defaultdict(list)
+    for index, text in enumerate(given):
+        kind = ids.kind_of(text)
+        if kind not in KINDS:
+            raise Invalid("not the id of a node", constraint="id", path=["ids"], index=index)
+        keys[kind].append(ids.decode(kind, text, path="ids", index=index))
+    found: dict[str, Shape] = {}
+    for kind, listed in keys.items():
+        shape = KINDS[kind]
+        for key, row in zip(listed, await info.context.load_all(shape.batch, listed), strict=True):
+            if row is not None:
+                found[ids.encode(kind, key)] = shape.of(row)
+    return [found.get(text) for text in given]
+
+
+@strawberry.type
+class NodeQuery:
+    @query("Any object by global id, null when missing or invisible.", scope=Scope.MAIL_READ)
+    async def node(self, info: Info, id: strawberry.ID) -> Shape | None:
+        return await node_of(info, id)
+
+    @query("Several, in order.", scope=Scope.MAIL_READ)
+    async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[Shape | None]:
+        if len(ids) > MOST:
+            raise Invalid(f"at most {MOST} ids", constraint="max", path=["ids"])
+        return await nodes_of(info, ids)

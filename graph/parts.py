@@ -1,0 +1,48 @@
+"""Ids of attachments, and the paths under which the bytes of messages are served."""
+
+import base64
+
+import strawberry
+
+from graph import ids
+from models.errors import Invalid
+
+MOST = 1 << 16  # attachments of a message that can be named
+SIZE = 10  # bytes of an id: the message's key, then the number
+
+
+def attachment_id(message_key: int, index: int) -> strawberry.ID:
+    """The id of an attachment by its message and its number, counted from 0."""
+    raw = message_key.to_bytes(8, "big") + index.to_bytes(2, "big")
+    text = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    return strawberry.ID(f"{ids.PREFIXES['Attachment']}_{text}")
+
+
+def attachment_of(id: str, *, path: str = "id", index: int | None = None) -> tuple[int, int]:
+    """The message's key and the attachment's number. Raises Invalid for all we would not write."""
+    prefix, _, text = id[: ids.LONGEST].partition("_")
+    try:
+        raw = base64.urlsafe_b64decode(text + "==")
+        key, number = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big")
+        right = len(raw) == SIZE and 0 < key < 2**63 and prefix == ids.PREFIXES["Attachment"]
+        if right and attachment_id(key, number) == id:
+            return key, number
+    except ValueError:
+        pass
+    raise Invalid("not the id of an Attachment", constraint="id", path=[path], index=index)
+
+
+def source_path(message_key: int) -> str:
+    """Where the whole message is."""
+    return f"/rest/messages/{ids.encode('Message', message_key)}/message.eml"
+
+
+def attachment_path(message_key: int, index: int) -> str:
+    """Where the decoded attachment is."""
+    message = ids.encode("Message", message_key)
+    return f"/rest/messages/{message}/attachments/{attachment_id(message_key, index)}"
+
+
+def part_path(message_key: int, section: str) -> str:
+    """Where a decoded part is; sections are those of `resolvers.contents.section_of`."""
+    return f"/rest/messages/{ids.encode('Message', message_key)}/parts/{section}"

@@ -1,0 +1,85 @@
+"""How inputs name one user, folder or message, and what they mean for us."""
+
+from typing import Any
+
+import strawberry
+
+from graph import ids
+from graph.errors import leaf
+from graph.fields import Info
+from graph.scalars import BigInt, EmailAddress
+from models.columns import Picked
+from models.errors import Invalid, NotFound
+from models.mailboxes import SpecialUse
+from resolvers import messages, users
+from resolvers.access import own
+from resolvers.mailboxes import Named, find
+
+strawberry.enum(SpecialUse, description="Role of a folder.")
+
+
+@strawberry.input(one_of=True, description="Names one user.")
+class UserRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    username: strawberry.Maybe[str] = leaf("Dots ignored.")
+    address: strawberry.Maybe[EmailAddress] = leaf("Any address that delivers to the user.")
+
+
+@strawberry.input(one_of=True, description="Names one folder of the user in question.")
+class MailboxRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    path: strawberry.Maybe[str] = leaf("Unicode, slashes.")
+    special_use: strawberry.Maybe[SpecialUse] = leaf("Role of the folder.")
+
+
+@strawberry.input(description="Folder and uid.")
+class MessageUid:
+    mailbox: MailboxRef = leaf("Folder.")
+    uid: BigInt = leaf("Uid in it.")
+
+
+@strawberry.input(one_of=True, description="Names one message.")
+class MessageRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    uid: strawberry.Maybe[MessageUid] = leaf("By folder and uid.")
+    guid: strawberry.Maybe[str] = leaf("32 hex digits.")
+
+
+def given(maybe: Any) -> Any:
+    """The value of an optional field, None where it is absent."""
+    return None if maybe is None or maybe is strawberry.UNSET else maybe.value
+
+
+async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
+    """The account that is named, or the viewer's own; None where the viewer sees none."""
+    ctx = info.context
+    if ref is None or ref is strawberry.UNSET:
+        return await ctx.load(users.by_ids, own(ctx))
+    if ref.id:
+        return await ctx.load(users.by_ids, ids.decode("User", ref.id.value, path="user"))
+    return await users.named(ctx, given(ref.username) or given(ref.address) or "")
+
+
+def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:
+    """The folder that is named, as the floors below name it."""
+    if ref.id:
+        return Named(id=ids.decode("Mailbox", ref.id.value, path=path))
+    return Named(path=given(ref.path), special_use=given(ref.special_use))
+
+
+async def message_of(info: Info, ref: MessageRef) -> int | None:
+    """The key of the message that is named; it may yet be nobody's."""
+    if ref.id:
+        return ids.decode("Message", ref.id.value, path="by")
+    if ref.guid:
+        text = ref.guid.value
+        if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
+            raise Invalid("a guid has 32 hex digits", constraint="id", path=["guid"])
+        key = int(text, 16)
+        return key if key < 1 << 63 else None
+    uid = given(ref.uid)
+    try:
+        box = await find(info.context, named(uid.mailbox))
+    except NotFound:
+        return None
+    return await messages.by_uid(info.context, box.id, uid.uid)

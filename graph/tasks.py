@@ -1,0 +1,127 @@
+"""Background work and undo, as the API shows them."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+
+import graph.users
+from graph import ids
+from graph.connections import Connection, page_asked
+from graph.errors import MutationPayload, Options, leaf
+from graph.fields import Info, query
+from graph.mutations import mutation
+from graph.rows import Made, Shape, asked, fill, identified, link
+from graph.scalars import BigInt
+from models.pages import Cursor, ordering
+from models.roles import Scope
+from models.tasks import TaskState
+from resolvers import bulk, tasks, users
+from resolvers.tasks import TaskWhere
+
+if TYPE_CHECKING:
+    from graph.users import User
+
+strawberry.enum(TaskState, description="Where a task stands.")
+IDS = 250  # of one call
+
+
+@strawberry.type(description="Background work.")
+class Task(Shape):
+    kind: str = leaf("Such as MESSAGE_UPDATE.")
+    state: TaskState = leaf("Where it stands.")
+    done: BigInt = leaf("Items finished.")
+    total: BigInt | None = leaf("Items in all, when known.")
+    user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
+        "user_id",
+        users.by_ids,
+        lambda row: graph.users.User.of(row) if row else None,
+        description="Whose data, when one user's.",
+    )
+    created_at: datetime = leaf("Asked for.")
+    started_at: datetime | None = leaf("Begun.")
+    finished_at: datetime | None = leaf("Ended.")
+    result: JSON | None = leaf("Summary at the end.")
+    error: str | None = leaf("Why it failed.")
+
+    batch = staticmethod(tasks.by_ids)
+    made: ClassVar[dict[str, Made]] = {"id": identified("Task")}
+
+
+@strawberry.type(description="Takes a destructive mutation back.")
+class UndoToken:
+    token: str = leaf("For undo.")
+    expires_at: datetime = leaf("Valid until.")
+
+
+@strawberry.input(description="Which tasks.")
+class TaskFilter:
+    kind: str | None = leaf("Such as MESSAGE_UPDATE.", default=UNSET)
+    states: list[TaskState] | None = leaf("In one of these.", default=UNSET)
+
+
+@strawberry.input(description="Input of taskCancel.")
+class TaskCancelInput(Options):
+    ids: list[strawberry.ID] = leaf("The tasks.")
+
+
+@strawberry.type(description="Answer of taskCancel.")
+class TaskCancelPayload(MutationPayload):
+    tasks: list[Task] = leaf("The tasks, as they are now.", default_factory=list)
+
+
+@strawberry.input(description="Input of undo.")
+class UndoInput(Options):
+    token: str = leaf("From the payload of what is taken back.")
+
+
+@strawberry.type(description="Answer of undo.")
+class UndoPayload(MutationPayload):
+    restored_count: int = leaf("Messages that are as they were.", default=0)
+
+
+@strawberry.type
+class TaskQuery:
+    @query("One background task.", scope=Scope.MAIL_READ)
+    async def task(self, info: Info, id: strawberry.ID) -> Task | None:
+        row = await info.context.load(tasks.by_ids, ids.decode("Task", id))
+        return Task.of(row) if row else None
+
+    @query("Tasks of the viewer; all for ADMIN.", scope=Scope.MAIL_READ)
+    async def tasks(
+        self,
+        info: Info,
+        filter: TaskFilter | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+    ) -> Connection[Task]:
+        given = filter or TaskFilter()
+        where = TaskWhere(given.kind or None, tuple(given.states or ()))
+        kind = ordering("created-", None if where == TaskWhere() else where)
+        ask = page_asked(kind, first, after, None, None)
+        names = asked(info, "edges", "node") | asked(info, "nodes")
+        page = await tasks.pages(info.context, where, ask, Task.columns(names))
+        nodes = [Task.of(row, names) for row in page.rows]
+        await fill(info, nodes, names)
+        return Connection[Task].of(
+            page,
+            nodes,
+            lambda row: Cursor(kind, row.created_at, row.id),
+            lambda: tasks.count(info.context, where),
+        )
+
+
+@strawberry.type
+class TaskMutation:
+    @mutation("Stops tasks at the next safe point.", scope=Scope.MAIL)
+    async def task_cancel(self, info: Info, input: TaskCancelInput) -> TaskCancelPayload:
+        keys = [ids.decode("Task", text, path="ids", index=n) for n, text in enumerate(input.ids)]
+        await tasks.cancel(info.context, keys)
+        rows = await info.context.load_all(tasks.by_ids, keys)
+        return TaskCancelPayload(tasks=[Task.of(row) for row in rows if row])
+
+    @mutation("Takes back a move, delete or flag change.", scope=Scope.MAIL)
+    async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
+        return UndoPayload(restored_count=await bulk.undo(info.context, input.token))

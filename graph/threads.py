@@ -1,0 +1,65 @@
+"""Conversations, as the API shows them."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import strawberry
+from strawberry import UNSET
+
+import graph.mailboxes
+import graph.messages
+from graph import ids
+from graph.connections import Connection
+from graph.errors import leaf
+from graph.fields import Auth, Info, field, query
+from graph.rows import Made, Shape, identified
+from graph.selections import MessageOrder, Wanted
+from models.roles import Scope
+from resolvers import mailboxes, messages
+
+if TYPE_CHECKING:
+    from graph.mailboxes import Mailbox
+    from graph.messages import MailAddress, Message
+
+
+@strawberry.type(description="Conversation.", directives=[Auth(scope=Scope.MAIL_READ)])
+class Thread(Shape):
+    subject: str = leaf("Of its first message.")
+    message_count: int = leaf("Messages in it.")
+    unseen_count: int = leaf("Unread messages.")
+    last_received_at: datetime = leaf("Newest message.")
+
+    batch = staticmethod(messages.threads_by_ids)
+    made: ClassVar[dict[str, Made]] = {"id": identified("Thread")}
+
+    @field("People in it, the first first.")
+    async def participants(
+        self, info: Info
+    ) -> list[Annotated["MailAddress", strawberry.lazy("graph.messages")]]:
+        pairs: Any = await info.context.load(messages.people_of, self.row.id)
+        return [graph.messages.MailAddress.of(pair) for pair in pairs]
+
+    @field("Folders it has messages in.")
+    async def mailboxes(
+        self, info: Info
+    ) -> list[Annotated["Mailbox", strawberry.lazy("graph.mailboxes")]]:
+        keys = await info.context.load(messages.places_of, self.row.id)
+        rows = await info.context.load_all(mailboxes.by_ids, keys)
+        return [graph.mailboxes.Mailbox.of(row) for row in rows if row]
+
+    @field("Oldest first.")
+    async def messages(
+        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+    ) -> Connection[Annotated["Message", strawberry.lazy("graph.messages")]]:
+        wanted = Wanted(None, MessageOrder.RECEIVED_ASC, (first, after, None, None))
+        return await graph.messages.message_page(
+            info, wanted, user_id=self.row.user_id, thread_id=self.row.id
+        )
+
+
+@strawberry.type
+class ThreadQuery:
+    @query("One conversation.", scope=Scope.MAIL_READ)
+    async def thread(self, info: Info, id: strawberry.ID) -> Thread | None:
+        row = await info.context.load(messages.threads_by_ids, ids.decode("Thread", id))
+        return Thread.of(row) if row else None

@@ -1,0 +1,269 @@
+"""Accounts, as the API shows them."""
+
+from datetime import datetime
+from typing import ClassVar
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+
+from graph.addresses import Address
+from graph.connections import Connection, page_asked
+from graph.domains import Domain
+from graph.errors import MutationPayload, Options, leaf
+from graph.fields import Info, field, query
+from graph.mailboxes import Mailbox
+from graph.messages import Message, message_page
+from graph.mutations import mutation
+from graph.refs import MailboxRef, UserRef, named, user_of
+from graph.rows import Made, Shape, asked, fill, identified, link
+from graph.scalars import BigInt, ByteSize, Cursor, free_data
+from graph.selections import MessageFilter, MessageOrder, Wanted
+from models.mailboxes import SpecialUse
+from models.pages import Cursor as Place
+from models.pages import ordering
+from models.roles import Role, Scope
+from resolvers import addresses, changes, domains, mailboxes, users
+from resolvers.addresses import OfUser
+from resolvers.users import NewUser, UserWhere
+
+
+@strawberry.type(description="Storage.")
+class QuotaUsage:
+    allowed: ByteSize = leaf("Quota in bytes, 0 = unlimited.")
+    used: ByteSize = leaf("In use.")
+
+
+@strawberry.type(description="Limits with what is used of them.")
+class UserLimits:
+    quota: QuotaUsage = leaf("Storage.")
+
+
+@strawberry.type(description="Account.")
+class User(Shape):
+    username: str = leaf("Lower case.")
+    name: str | None = leaf("Display name.")
+    role: Role = leaf("USER unless delegated.")
+    address: Address | None = link(
+        "id",
+        addresses.mains,
+        lambda row: Address.of(row) if row else None,
+        description="Main address, null for accounts without one.",
+    )
+    domain: Domain | None = link(
+        "domain_id",
+        domains.by_ids,
+        lambda row: Domain.of(row) if row else None,
+        description="Domain of the main address.",
+    )
+    tags: list[str] = leaf("Labels such as domain:example.com.")
+    language: str | None = leaf("For texts sent to the user.")
+    meta_data: JSON | None = leaf("Free data of the application.")
+    created_at: datetime = leaf("Created.")
+    updated_at: datetime = leaf("Changed.")
+    last_login_at: datetime | None = leaf("Last successful login.")
+    activated: bool = leaf("Has a password and may start.")
+    disabled: bool = leaf("No login, no new mail.")
+    suspended: bool = leaf("No login.")
+    has_password_set: bool = leaf("Can log in with a password.")
+    require_password_change: bool = leaf("At next login.")
+    message_count: BigInt = leaf("All messages.")
+    cursor: Cursor = link(
+        "id",
+        changes.by_streams,
+        lambda row: Cursor({row.id: row.last}),
+        description="Journal position, for subscribing.",
+    )
+
+    batch = staticmethod(users.by_ids)
+    made: ClassVar[dict[str, Made]] = {
+        "id": identified("User"),
+        "activated": Made(
+            ("password", "disabled", "suspended"),
+            lambda row: bool(row.password) and not (row.disabled or row.suspended),
+        ),
+        "has_password_set": Made(("password",), lambda row: bool(row.password)),
+    }
+
+    @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)
+    async def internal_data(self) -> JSON | None:
+        kept: JSON | None = self.row.internal_data
+        return kept
+
+    @field("Limits with what is used of them.", "quota", "used", "domain_id")
+    async def limits(self, info: Info) -> UserLimits:
+        allowed = await users.allowed(info.context, self.row)
+        return UserLimits(quota=QuotaUsage(allowed=ByteSize(allowed), used=ByteSize(self.row.used)))
+
+    @field("All that deliver here.")
+    async def addresses(
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        query: str | None = UNSET,
+    ) -> Connection[Address]:
+        ask = page_asked(ordering("address", query or None), first, after, None, None)
+        names = asked(info, "edges", "node") | asked(info, "nodes")
+        listing = OfUser(self.row.id, ask, Address.columns(names), query or None)
+        page = await addresses.of_user(info.context, listing)
+        nodes = [Address.of(row, names) for row in page.rows]
+        await fill(info, nodes, names)
+        return Connection[Address].of(
+            page,
+            nodes,
+            lambda row: Place(ask.ordering, row.local, row.id),
+            lambda: addresses.count(info.context, listing),
+        )
+
+    @field("Folders in path order.", scope=Scope.MAIL_READ)
+    async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:
+        names = asked(info)
+        rows = await mailboxes.all_of(
+            info.context, self.row.id, Mailbox.columns(names), show_hidden=show_hidden
+        )
+        items = [Mailbox.of(row, names) for row in rows]
+        await fill(info, items, names)
+        return items
+
+    @field("One folder.", scope=Scope.MAIL_READ)
+    async def mailbox(self, info: Info, by: MailboxRef) -> Mailbox | None:
+        row = await info.context.load(mailboxes.named, (self.row.id, named(by, path="by")))
+        return Mailbox.of(row) if row else None
+
+    @field("Messages in all folders, newest first.", scope=Scope.MAIL_READ)
+    async def messages(
+        self,
+        info: Info,
+        filter: MessageFilter | None = UNSET,
+        order_by: MessageOrder = MessageOrder.RECEIVED_DESC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Message]:
+        listing = Wanted(filter, order_by, (first, after, last, before))
+        return await message_page(info, listing, user_id=self.row.id)
+
+
+@strawberry.input(description="For listings; fields are combined with AND.")
+class UserFilter:
+    query: str | None = leaf("Partial match of user name, name or main address.", default=UNSET)
+    roles: list[Role] | None = leaf("Only these roles.", default=UNSET)
+    domain: str | None = leaf("Main address in this domain.", default=UNSET)
+    disabled: bool | None = leaf("Off or on.", default=UNSET)
+    suspended: bool | None = leaf("Off or on.", default=UNSET)
+
+    def where(self) -> UserWhere:
+        """The filter as the floors below know it."""
+        return UserWhere(
+            query=self.query or None,
+            roles=tuple(self.roles or ()),
+            domain=self.domain or None,
+            disabled=None if self.disabled is UNSET else self.disabled,
+            suspended=None if self.suspended is UNSET else self.suspended,
+        )
+
+
+@strawberry.input(description="Names of the special folders.")
+class SpecialMailboxNames:
+    sent: str | None = leaf("Name of Sent.", default=UNSET)
+    junk: str | None = leaf("Name of Junk.", default=UNSET)
+    drafts: str | None = leaf("Name of Drafts.", default=UNSET)
+    trash: str | None = leaf("Name of Trash.", default=UNSET)
+    archive: str | None = leaf("Name of Archive, which is made only when named.", default=UNSET)
+
+
+@strawberry.input(description="Input of userCreate.")
+class UserCreateInput(Options):
+    username: str | None = leaf("Default: the address.", default=UNSET)
+    name: str | None = leaf("Display name.", default=UNSET)
+    role: Role = leaf("Up to the caller's own.", default=Role.USER)
+    password: str | None = leaf("Needed unless passwordDisabled.", default=UNSET)
+    password_disabled: bool = leaf("Only tokens.", default=False)
+    require_password_change: bool = leaf("At the first login.", default=False)
+    address: str | None = leaf(
+        "Main address; from user name and the default domain if missing.", default=UNSET
+    )
+    empty_address: bool = leaf("No address at all.", default=False)
+    disabled: bool = leaf("Switched off.", default=False)
+    suspended: bool = leaf("No login.", default=False)
+    tags: list[str] | None = leaf("Labels.", default=UNSET)
+    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
+    internal_data: JSON | None = leaf("Free data hidden from the user.", default=UNSET)
+    language: str | None = leaf("For texts sent to the user.", default=UNSET)
+    quota: ByteSize | None = leaf(
+        "Absent or null: inherited from domain, then platform; 0 = unlimited, "
+        "needs UNLIMITED_QUOTA.",
+        default=UNSET,
+    )
+    mailboxes: SpecialMailboxNames | None = leaf(
+        "Names of the special folders; INBOX, Sent, Trash, Drafts and Junk are always made.",
+        default=UNSET,
+    )
+
+    def new(self) -> NewUser:
+        """The account as the floors below make it."""
+        names = vars(self.mailboxes) if self.mailboxes else {}
+        return NewUser(
+            username=self.username or None,
+            name=self.name or None,
+            role=self.role,
+            password=self.password or None,
+            password_disabled=self.password_disabled,
+            require_password_change=self.require_password_change,
+            address=self.address or None,
+            empty_address=self.empty_address,
+            disabled=self.disabled,
+            suspended=self.suspended,
+            quota=None if self.quota is UNSET else self.quota,
+            language=self.language or None,
+            tags=self.tags or (),
+            meta_data=free_data(self.meta_data, "metaData"),
+            internal_data=free_data(self.internal_data, "internalData"),
+            mailboxes={SpecialUse[use.upper()]: name for use, name in names.items() if name},
+        )
+
+
+@strawberry.type(description="Answer of userCreate.")
+class UserCreatePayload(MutationPayload):
+    user: User | None = leaf("The account.", default=None)
+
+
+@strawberry.type
+class UserQuery:
+    @query("One user; nothing = viewer.", scope=Scope.READ)
+    async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
+        row = await user_of(info, by)
+        return User.of(row) if row else None
+
+    @query("Listing.", role=Role.DOMAIN_ADMIN, scope=Scope.READ)
+    async def users(
+        self,
+        info: Info,
+        filter: UserFilter | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[User]:
+        where = filter.where() if filter else UserWhere()
+        kind = ordering("username", None if where == UserWhere() else where)
+        ask = page_asked(kind, first, after, last, before)
+        names = asked(info, "edges", "node") | asked(info, "nodes")
+        page = await users.pages(info.context, where, ask, User.columns(names))
+        nodes = [User.of(row, names) for row in page.rows]
+        await fill(info, nodes, names)
+        return Connection[User].of(
+            page,
+            nodes,
+            lambda row: Place(ask.ordering, row.username, row.id),
+            lambda: users.count(info.context, where),
+        )
+
+
+@strawberry.type
+class UserMutation:
+    @mutation("Account with folders and main address.", role=Role.DOMAIN_ADMIN, scope=Scope.MASTER)
+    async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
+        return UserCreatePayload(user=User.of(await users.create(info.context, input.new())))

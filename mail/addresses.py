@@ -1,0 +1,237 @@
+"""Whose address is that?
+
+The order in which an address is resolved, best first, each in the address's own domain and,
+where that is an alias, then in the domain it stands for:
+
+1. the address itself
+2. the pattern with the longest fixed part; of two alike, `prefix*` before `*suffix`
+3. `*`, everything in the domain
+
+and last `local@*`, which holds in all domains that are ours. Labels (`+…`) and dots of the
+local part are removed before, an unknown domain ends it. Login takes the first row only.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import idna
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlmodel import col
+
+from models.addresses import Address, AddressKind
+from models.columns import Picked, picked
+from models.domains import Domain, DomainAlias
+from models.errors import Invalid, NotFound, OverQuota
+from models.mailboxes import Mailbox, SpecialUse
+from models.users import User
+from models.world import World
+
+STATIC = 32  # letters beside the "*" of a pattern, at most
+LONGEST = 320  # letters of an address (RFC 3696, erratum 1690)
+
+_USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
+_LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f]{1,64}")
+_LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
+
+
+class Normal(NamedTuple):
+    """The form in which addresses are compared, and in which they are stored for it."""
+
+    local: str  # without label and dots
+    domain: str  # in Unicode
+
+
+def normal(address: str) -> Normal:
+    """`A.da+news@XN--BCHER-KVA.example` is `ada` at `bücher.example`, here and everywhere."""
+    local, _, domain = unicodedata.normalize("NFC", address.strip().lower()).rpartition("@")
+    return Normal(local.partition("+")[0].replace(".", ""), normal_domain(domain))
+
+
+def normal_domain(name: str) -> str:
+    """The domain in lower case, each of its labels in Unicode (IDNA 2008)."""
+    name = unicodedata.normalize("NFC", name.strip().lower().rstrip("."))
+    return ".".join(_decoded(label) for label in name.split("."))
+
+
+def _decoded(label: str) -> str:
+    try:
+        return idna.decode(label) if label.startswith("xn--") else label
+    except idna.IDNAError:
+        return label  # nobody's, and so it is not found
+
+
+def username_key(name: str) -> str:
+    """A user name as compared: lower case, without the dots left of any "@"."""
+    name = unicodedata.normalize("NFC", name.strip().lower())
+    local, at, domain = name.partition("@")
+    return local.replace(".", "") + at + domain
+
+
+def checked_username(name: str, *, path: str = "username") -> str:
+    """The user name in lower case; Invalid where it is none."""
+    name = unicodedata.normalize("NFC", name.strip().lower())
+    if len(name) > 128 or not _USERNAME.fullmatch(name):  # noqa: PLR2004 - as documented
+        raise Invalid(
+            "a user name has 1 to 128 of a-z, 0-9 and -, in groups joined by one of . _ = :",
+            constraint="pattern",
+            path=[path],
+        )
+    return name
+
+
+def checked(address: str, *, path: str = "address") -> str:
+    """The address as its owner writes it, NFC, the domain in Unicode; Invalid where it is none."""
+    local, at, domain = unicodedata.normalize("NFC", address.strip()).rpartition("@")
+    fits = (
+        at
+        and len(address) <= LONGEST
+        and _LOCAL.fullmatch(local)
+        and ".." not in local
+        and not local.startswith(".")
+        and not local.endswith(".")
+    )
+    if not fits:
+        raise Invalid("not a mail address", constraint="address", path=[path])
+    return f"{local}@{checked_domain(domain, path=path)}"
+
+
+def checked_domain(name: str, *, path: str = "domain") -> str:
+    """The domain in normal form; Invalid where it cannot be one."""
+    domain = normal_domain(name)
+    labels = domain.split(".")
+    if len(domain) > 255 or not all(_LABEL.fullmatch(label) for label in labels):  # noqa: PLR2004
+        raise Invalid("not a domain name", constraint="domain", path=[path])
+    try:
+        if len(ascii_domain(domain)) > 253:  # noqa: PLR2004 - RFC 1035, section 2.3.4
+            raise Invalid("not a domain name", constraint="domain", path=[path])
+    except idna.IDNAError as problem:
+        raise Invalid("not a domain name", constraint="domain", path=[path]) from problem
+    return domain
+
+
+def ascii_domain(domain: str) -> str:
+    """The domain as the wire has it; raises idna.IDNAError where there is no such form."""
+    if domain.isascii():
+        if any(len(label) > 63 for label in domain.split(".")):  # noqa: PLR2004 - RFC 1035
+            raise idna.IDNAError("label too long")
+        return domain
+    return idna.encode(domain, uts46=True).decode()
+
+
+def patterns(local: str) -> list[str]:
+    """What matches `local`, best first: itself, then the longer fixed part, prefix first."""
+    found = [local]
+    for fixed in range(min(len(local), STATIC), 0, -1):
+        found += [f"{local[:fixed]}*", f"*{local[-fixed:]}"]
+    return [*found, "*"]
+
+
+async def resolve(world: World, address: str, *, wildcards: bool = True) -> Picked:
+    """The row of the address that takes mail for `address`, or NotFound.
+
+    Two statements, however many patterns stand in the table. Without `wildcards` only the
+    address itself counts: that is what signs in.
+    """
+    local, name = normal(address)
+    alias = select(col(DomainAlias.domain_id)).where(
+        col(DomainAlias.alias) == name, col(DomainAlias.active)
+    )
+    ours = select(col(Domain.id), col(Domain.name)).where(
+        or_(col(Domain.name) == name, col(Domain.id).in_(alias)), col(Domain.active)
+    )
+    domains = await world.database.read(ours)
+    if not domains or not local:
+        raise NotFound(address, path=["address"])
+
+    places = [row.id for row in sorted(domains, key=lambda row: row.name != name)]
+    best = patterns(local) if wildcards else [local]
+    there = or_(col(Address.domain_id).in_(places), col(Address.domain_id).is_(None))
+    alive = or_(col(Address.expires_at).is_(None), col(Address.expires_at) > world.now())
+    asked = select(*picked(Address)).where(
+        col(Address.local).in_(best), there, alive, col(Address.active)
+    )
+    found = await world.database.read(asked)
+
+    def rank(row: Picked) -> tuple[bool, int, int]:
+        anywhere = row.domain_id is None
+        return anywhere, best.index(row.local), 0 if anywhere else places.index(row.domain_id)
+
+    fit = [row for row in found if row.domain_id or (wildcards and row.local == local)]
+    if not fit:
+        raise NotFound(address, path=["address"])
+    return min(fit, key=rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whose mail it is, and where it goes."""
+
+    user_id: int
+    tenant_id: int
+    mailbox_id: int  # INBOX
+    address_id: int
+    address: str  # as given
+
+
+def allowed(world: World) -> ColumnElement[int]:
+    """SQL: the bytes a user may keep, 0 where there is no limit."""
+    domains = select(col(Domain.default_user_quota)).where(col(Domain.id) == col(User.domain_id))
+    return func.coalesce(col(User.quota), domains.scalar_subquery(), world.options.default_quota)
+
+
+async def recipient(world: World, address: str) -> Recipient:
+    """Who receives mail for `address`.
+
+    NotFound where nobody does, also for a disabled user (a suspended one receives);
+    OverQuota where the mailbox is full.
+    """
+    to = await resolve(world, address)
+    columns: tuple[Any, ...] = (
+        col(User.id),
+        col(User.tenant_id),
+        col(User.used),
+        col(Mailbox.id).label("box"),
+    )
+    theirs = (
+        select(*columns, allowed(world).label("allowed"))
+        .join(Mailbox, col(Mailbox.user_id) == col(User.id))
+        .where(
+            col(User.id) == to.user_id,
+            ~col(User.disabled),
+            col(Mailbox.special_use) == SpecialUse.INBOX,
+        )
+    )
+    row = next(iter(await world.database.read(theirs)), None)
+    if row is None or to.kind is not AddressKind.MAILBOX:
+        raise NotFound(address, path=["address"])
+    if row.allowed and row.used >= row.allowed:
+        raise OverQuota(used=row.used, allowed=row.allowed)
+    return Recipient(row.id, row.tenant_id, row.box, to.id, address)
+
+
+async def login_of(world: World, name: str) -> int | None:
+    """The user who signs in as `name`: a user name, or an address; None where nobody does."""
+    if "@" in name:
+        try:
+            row = await resolve(world, name, wildcards=False)
+        except NotFound:
+            pass
+        else:
+            if row.kind is AddressKind.MAILBOX and row.user_id is not None:
+                return int(row.user_id)
+        local, _, domain = name.partition("@")
+        name = f"{local.partition('+')[0]}@{domain}"
+    asked = select(col(User.id)).where(col(User.username_key) == username_key(name))
+    found = next(iter(await world.database.read(asked)), None)
+    return None if found is None else int(found.id)
+
+
+async def owner_of(world: World, address: str) -> int | None:
+    """The user who may send as `address`; None where it is nobody's."""
+    try:
+        row = await resolve(world, address)
+    except NotFound:
+        return None
+    return None if row.kind is not AddressKind.MAILBOX else row.user_id

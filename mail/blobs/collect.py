@@ -1,0 +1,126 @@
+"""The collector: removes blobs that nothing needs any more, and objects that no row names."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, delete
+from sqlmodel import col, select
+
+from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
+from models.messages import Message
+from models.stores import Store, Stored
+from models.submission import Submission
+from models.world import World
+
+GRACE = timedelta(hours=24)
+ROUND = 1000  # rows that one unit deletes, objects that one batch does
+REFERENCES = (  # every foreign key to a blob
+    col(MessageBlob.blob_id),
+    col(SubmissionBlob.blob_id),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """How many rows and objects went, and how many stored bytes with them."""
+
+    rows: int = 0
+    objects: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Collected") -> "Collected":
+        """Both together."""
+        return Collected(
+            self.rows + other.rows, self.objects + other.objects, self.bytes + other.bytes
+        )
+
+
+async def collect(
+    world: World, store: Store, *, grace: timedelta = GRACE, sweep: bool = True
+) -> Collected:
+    """Remove what has been of no use for `grace`; `sweep` lists the whole store for it.
+
+    Rows go first, in units of at most 1,000, and their objects after the commit: what is lost
+    between the two, or by a delivery that ended half-way, is what the sweep finds.
+    """
+    before = world.now() - grace
+    collected = Collected()
+    reached: int | None = 0
+    while reached is not None:
+        reached, found = await _round(world, store, before, above=reached)
+        collected += found
+    return collected + await _sweep(world, store, before) if sweep else collected
+
+
+async def _round(
+    world: World, store: Store, before: datetime, *, above: int
+) -> tuple[int | None, Collected]:
+    """Remove blobs with ids above `above`; returns where the next round begins, or None."""
+    # Looked for outside the unit: the search is long, and nobody shall wait behind it.
+    search = select(Blob.id).where(_unused(before), col(Blob.id) > above)
+    found = await world.database.read(search.order_by(col(Blob.id)).limit(ROUND))
+    candidates = [row.id for row in found]
+    if not candidates:
+        return None, Collected()
+    gone = await _delete_rows(world, candidates, before)
+    names = [row.name for row in gone if row.name]
+    await store.delete(names)
+    collected = Collected(len(gone), len(names), sum(row.stored_size for row in gone))
+    return (candidates[-1] if len(candidates) == ROUND else None), collected
+
+
+def _unused(before: datetime) -> ColumnElement[bool]:
+    return and_(
+        col(Blob.created_at) < before,
+        *(~select(blob_id).where(blob_id == col(Blob.id)).exists() for blob_id in REFERENCES),
+    )
+
+
+async def _delete_rows(
+    world: World, ids: Sequence[int], before: datetime
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Delete those of `ids` that are unused still; returns their `name` and `stored_size`."""
+    async with world.write() as session:
+        # Locked first, and looked at by a statement of its own: one statement would not see
+        # a reference that was committed while it waited for the lock. Who is about to refer
+        # to a blob holds its row; that one has its use.
+        lock = select(Blob.id).where(col(Blob.id).in_(ids)).with_for_update(skip_locked=True)
+        held = (await session.exec(lock)).all()
+        removal = delete(Blob).where(col(Blob.id).in_(held), _unused(before))
+        gone = await session.exec(removal.returning(col(Blob.name), col(Blob.stored_size)))
+        return gone.all()
+
+
+async def _sweep(world: World, store: Store, before: datetime) -> Collected:
+    collected = Collected()
+    async for batch in _batches(store, before):
+        named = await _named(world, [stored.name for stored in batch])
+        useless = [stored for stored in batch if stored.name not in named]
+        await store.delete([stored.name for stored in useless])
+        size = sum(stored.size for stored in useless)
+        collected += Collected(objects=len(useless), bytes=size)
+    return collected
+
+
+async def _batches(store: Store, before: datetime) -> AsyncIterator[Sequence[Stored]]:
+    """Objects that were stored before `before`, many at a time."""
+    batch: list[Stored] = []
+    async for stored in store.list():
+        if stored.modified < before:
+            batch.append(stored)
+        if len(batch) == ROUND:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+async def _named(world: World, names: Sequence[str]) -> set[str | None]:
+    """Which of these names rows hold."""
+    # Uploads first: an upload may become a blob meanwhile, but never the other way round.
+    uploads = select(col(Upload.blob_name)).where(col(Upload.blob_name).in_(names))
+    found: set[str | None] = {row.blob_name for row in await world.database.read(uploads)}
+    blobs = select(col(Blob.name)).where(col(Blob.name).in_(names))
+    return found | {row.name for row in await world.database.read(blobs)}

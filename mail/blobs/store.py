@@ -1,0 +1,271 @@
+"""Where large bytes lie: a folder of ours, or S3 and its kind. Both are a `models.stores.Store`."""
+
+import asyncio
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import obstore
+import obstore.store
+from obstore.exceptions import GenericError
+
+from mail.blobs.errors import Corrupt
+from models.stores import Store, Stored
+
+NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
+PART = ".part-"  # how the names of unfinished files begin
+CHUNK = 1024 * 1024  # most bytes that `stream` yields at once
+THREADS = 8  # they mostly wait for the disk
+DAY = 24 * 3600  # seconds; no put takes that long
+PAGE = 1000  # names in one answer to `list`
+REQUEST = 4 * CHUNK  # bytes a stream asks for at once: few requests, little memory
+UPLOADS = 4  # parts of 5 MiB that are under way at once
+
+Result = TypeVar("Result")
+
+
+def object_name(digest: str, key: int) -> str:
+    """The name for one put of a content: with a `World.key()` of its own, never used again.
+
+    So whoever removes an old object cannot remove a newer one with the same content.
+    """
+    return f"{digest[:2]}/{digest}.{key:x}"
+
+
+def open_store(url: str) -> Store:
+    """The store at `url`: a path or file:/// is a folder, all else is obstore's.
+
+    obstore's settings may follow as a query, as in s3://bucket/prefix?endpoint=https://host;
+    keys belong into the environment (AWS_ACCESS_KEY_ID and so on).
+    """
+    parts = urlsplit(url)
+    if "://" not in url:
+        return LocalStore(Path(url))
+    if parts.scheme != "file":
+        plain = parts._replace(query="").geturl()
+        return ObjectStore(plain, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query))))
+    if parts.netloc:
+        raise ValueError("A file URL names an absolute path: file:///path")
+    return LocalStore(Path(unquote(parts.path)))
+
+
+class LocalStore:
+    """Files of one folder, in 256 folders by the first two digits of their names.
+
+    obstore's LocalStore writes and renames, but syncs nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for first in range(256):
+            (folder / f"{first:02x}").mkdir(parents=True, exist_ok=True)
+        _sync(folder)
+        _sync(folder.absolute().parent)
+        self._threads = ThreadPoolExecutor(THREADS, "blobs")
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Store `data`."""
+
+        def fill(part: IO[bytes]) -> None:
+            part.write(data)
+
+        await self._run(self._put, name, fill)
+
+    async def put_file(self, name: str, path: Path) -> None:
+        """Store what the file holds, without having it all in memory."""
+
+        def fill(part: IO[bytes]) -> None:
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, part, CHUNK)
+
+        await self._run(self._put, name, fill)
+
+    async def get(self, name: str) -> bytes:
+        """The whole object; KeyError where there is none."""
+        try:
+            return await self._run(self._place(name).read_bytes)
+        except FileNotFoundError as problem:
+            raise KeyError(name) from problem
+
+    async def get_range(self, name: str, start: int, end: int) -> bytes:
+        """Its bytes from `start` up to, not with, `end`; Corrupt where it ends sooner."""
+        try:
+            return await self._run(self._range, name, start, end)
+        except FileNotFoundError as problem:
+            raise KeyError(name) from problem
+
+    async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        """The same in pieces of at most 1 MiB."""
+        try:
+            file = await self._run(_opened, self._place(name), start)
+        except FileNotFoundError as problem:
+            raise KeyError(name) from problem
+        try:
+            for at in range(start, end, CHUNK):
+                wanted = min(CHUNK, end - at)
+                yield _whole(await self._run(file.read, wanted), wanted, name)
+        finally:
+            file.close()
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove these; those that are not there are no error."""
+        places = [self._place(name) for name in names]
+        await self._run(_unlink, places)
+
+    async def list(self) -> AsyncIterator[Stored]:
+        """All objects, and what interrupted writes have left more than a day ago."""
+        for first in range(256):
+            for stored in await self._run(self._listed, f"{first:02x}"):
+                yield stored
+
+    async def close(self) -> None:
+        """Wait for what is under way, and let the threads go."""
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _run(self, work: Callable[..., Result], *given: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
+
+    def _place(self, name: str) -> Path:
+        return self.folder / _checked(name)
+
+    def _put(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
+        place = self._place(name)
+        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=PART, delete=False) as part:
+            try:
+                fill(part)
+                part.flush()
+                os.fsync(part.fileno())
+                Path(part.name).rename(place)  # whole or not at all
+            except BaseException:
+                Path(part.name).unlink(missing_ok=True)
+                raise
+        _sync(place.parent)
+
+    def _range(self, name: str, start: int, end: int) -> bytes:
+        with _opened(self._place(name), start) as file:
+            return _whole(file.read(end - start), end - start, name)
+
+    def _listed(self, shard: str) -> Sequence[Stored]:
+        found = []
+        young = time.time() - DAY  # against the clock that dates files, which is not the World's
+        with os.scandir(self.folder / shard) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed since
+                    facts = entry.stat()
+                    if facts.st_mtime < young or not entry.name.startswith(PART):
+                        modified = datetime.fromtimestamp(facts.st_mtime, UTC)
+                        found.append(Stored(f"{shard}/{entry.name}", modified, facts.st_size))
+        return found
+
+
+class ObjectStore:
+    """A bucket, or what obstore else knows. What a put has returned from is its keeper's word.
+
+    Uploads that were interrupted lie invisible in a bucket: let a rule of the bucket end them.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
+        given: dict[str, Any] = {"config": dict(options)} if options else {}
+        if options and options.get("endpoint", "").startswith("http://"):
+            given["client_options"] = {"allow_http": True}  # who writes it wants it
+        self._store = obstore.store.from_url(url, **given)
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Store `data`."""
+        await self._store.put_async(_checked(name), data, max_concurrency=UPLOADS)
+
+    async def put_file(self, name: str, path: Path) -> None:
+        """Store what the file holds, without having it all in memory."""
+        await self._store.put_async(_checked(name), path, max_concurrency=UPLOADS)
+
+    async def get(self, name: str) -> bytes:
+        """The whole object; KeyError where there is none."""
+        try:
+            found = await self._store.get_async(_checked(name))
+        except FileNotFoundError as problem:
+            raise KeyError(name) from problem
+        return bytes(await found.bytes_async())
+
+    async def get_range(self, name: str, start: int, end: int) -> bytes:
+        """Its bytes from `start` up to, not with, `end`; Corrupt where it ends sooner."""
+        if start == end:
+            return b""  # which HTTP cannot ask for
+        try:
+            found = await self._store.get_range_async(_checked(name), start=start, end=end)
+        except FileNotFoundError as problem:
+            raise KeyError(name) from problem
+        except GenericError:
+            # Beyond the end is not told apart from other failures, so look.
+            if (await self._store.head_async(name))["size"] <= start:
+                raise Corrupt(f"The object {name} ends too soon") from None
+            raise
+        return _whole(bytes(found), end - start, name)
+
+    async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        """The same in pieces of at most 1 MiB.
+
+        Range by range, for a request must end in 30 s, however slow our own client reads.
+        """
+        for at in range(start, end, REQUEST):
+            found = await self.get_range(name, at, min(at + REQUEST, end))
+            for offset in range(0, len(found), CHUNK):
+                yield found[offset : offset + CHUNK]
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove these; those that are not there are no error."""
+        checked = [_checked(name) for name in names]
+        try:
+            await self._store.delete_async(checked)
+        except FileNotFoundError:  # some keepers complain, and may have left the rest
+            for name in checked:
+                with suppress(FileNotFoundError):
+                    await self._store.delete_async(name)
+
+    async def list(self) -> AsyncIterator[Stored]:
+        """All objects."""
+        async for page in self._store.list(chunk_size=PAGE):
+            for facts in page:
+                yield Stored(facts["path"], facts["last_modified"], facts["size"])
+
+    async def close(self) -> None:
+        """Nothing: obstore lets go of its connections by itself."""
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} does not name an object")
+    return name
+
+
+def _whole(data: bytes, wanted: int, name: str) -> bytes:
+    if len(data) != wanted:
+        raise Corrupt(f"The object {name} ends too soon")
+    return data
+
+
+def _opened(place: Path, start: int) -> IO[bytes]:
+    file = place.open("rb")
+    file.seek(start)
+    return file
+
+
+def _unlink(places: Sequence[Path]) -> None:
+    for place in places:
+        place.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)  # the name is in the folder, not in the file
+    finally:
+        os.close(handle)

@@ -1,0 +1,347 @@
+"""Messages made of fields: what a client hands in becomes MIME (RFC 5322, 2045)."""
+
+import base64
+import binascii
+import hashlib
+import html as entities
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from enum import StrEnum
+from typing import Any
+
+from mail import fields, messages
+from mail.addresses import checked
+from mail.fields import Named, needs_utf8
+from models.errors import Invalid
+
+KIB, MIB = 1 << 10, 1 << 20
+SUBJECT = 2 * KIB  # bytes, as all limits here
+TEXT = MIB
+HTML_WITH_IMAGES = 12 * MIB  # before images given as data: URLs are taken out
+NAME = 255
+HEADER = 100 * KIB
+HEADERS = 100  # fields of the client's own
+REFERENCES = 50  # ids
+
+# What we write ourselves, and what only servers may write.
+OURS = frozenset(
+    (
+        *("from", "sender", "reply-to", "to", "cc", "bcc", "subject", "date", "message-id"),
+        *("in-reply-to", "references", "mime-version", "x-priority", "importance"),
+        *("received", "return-path", "delivered-to", "received-spf"),
+        *("dkim-signature", "authentication-results"),
+    )
+)
+OURS_BY_PREFIX = ("content-", "resent-", "arc-")
+
+_POLICY = SMTP.clone(cte_type="7bit")  # any server takes what we build
+_FTEXT = re.compile(r"[!-9;-~]+")
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
+_CID = re.compile(r"[!-;=?-~]{1,255}")
+_ID = re.compile(r"<[!-;=?-~]{1,900}>")
+_IMAGE = re.compile(r"<img\b(?:[^<>\"']|\"[^\"<]*\"|'[^'<]*')*+>", re.IGNORECASE)
+_DATA = re.compile(
+    r"\bsrc\s*=\s*([\"'])\s*data:(image/[a-z0-9.+-]{1,80});base64,([A-Za-z0-9+/=\s]++)\1",
+    re.IGNORECASE,
+)
+_DATA_FILENAME = re.compile(r"\bdata-filename\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
+_BCC = re.compile(
+    rb"^(?:resent-)?bcc[ \t]*:[^\n]*+\n?(?:[ \t][^\n]*+\n?)*+", re.IGNORECASE | re.MULTILINE
+)
+_HEADER_END = re.compile(rb"^\r?\n", re.MULTILINE)
+
+
+class Priority(StrEnum):
+    """How much its sender hurries."""
+
+    HIGH = "HIGH"
+    NORMAL = "NORMAL"
+    LOW = "LOW"
+
+
+class Disposition(StrEnum):
+    """How an attachment wants to be shown."""
+
+    ATTACHMENT = "attachment"
+    INLINE = "inline"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file. One with a `cid` is an image of the HTML, unless there is none."""
+
+    content: bytes
+    filename: str | None = None
+    content_type: str | None = None
+    cid: str | None = None  # without angle brackets
+    disposition: Disposition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderLine:
+    """A header field of the client's own."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a message is to be made of. `text` is made of `html` where it is missing."""
+
+    from_: Named
+    date: datetime
+    message_id: str  # with angle brackets
+    sender: Named | None = None
+    reply_to: Sequence[Named] = ()
+    to: Sequence[Named] = ()
+    cc: Sequence[Named] = ()
+    bcc: Sequence[Named] = ()
+    subject: str | None = None
+    text: str | None = None
+    html: str | None = None
+    headers: Sequence[HeaderLine] = ()
+    attachments: Sequence[Attachment] = ()
+    in_reply_to: str | None = None
+    references: Sequence[str] = ()
+    priority: Priority = Priority.NORMAL
+    most: int = 64 * MIB  # bytes of the attachments, and of the message
+
+
+@dataclass(slots=True)
+class _Body:
+    """Text, HTML and files, images of the HTML apart."""
+
+    text: str
+    html: str | None
+    images: list[Attachment] = field(default_factory=list)
+    files: list[Attachment] = field(default_factory=list)
+
+
+def message_id(random: bytes, domain: str) -> str:
+    """A new Message-ID of these random bytes."""
+    return f"<{random.hex()}@{fields.on_wire(f'@{domain}')[1:]}>"
+
+
+def build(draft: Draft) -> bytes:
+    """The message, Bcc and all, in ASCII unless an address has a local part that is none.
+
+    CPU work: for a thread where there is much of it. Invalid says which field is wrong.
+    """
+    people = _checked_people(draft)
+    everybody = [person for found in people.values() for person in found]
+    utf8 = any(needs_utf8(person.address) for person in everybody)
+    lines = [fields.addressed(key, found, utf8=utf8) for key, found in people.items() if found]
+    lines.append(fields.unstructured("Subject", _line(draft.subject or "", "subject", SUBJECT)))
+    lines.append(fields.listed("Date", format_datetime(draft.date).split(" ")))
+    lines.append(fields.listed("Message-ID", [draft.message_id]))
+    lines += _ours(draft)
+    lines += _own(draft.headers)
+    raw = b"".join(lines) + _mime(_body(draft)).as_bytes(policy=_POLICY)
+    if len(raw) > draft.most:
+        raise Invalid(
+            f"the message has more than {draft.most} bytes", constraint="max", path=["attachments"]
+        )
+    return raw
+
+
+def without_bcc(raw: bytes) -> bytes:
+    """The message as others may see it: without Bcc and Resent-Bcc, however they are folded."""
+    end = _HEADER_END.search(raw)
+    at = end.start() if end else len(raw)
+    return _BCC.sub(b"", raw[:at]) + raw[at:]
+
+
+def _checked_people(draft: Draft) -> dict[str, list[Named]]:
+    """Who stands in which field."""
+    return {
+        "From": [_person(draft.from_, "from")],
+        "Sender": [_person(draft.sender, "sender")] if draft.sender else [],
+        "Reply-To": _people(draft.reply_to, "replyTo"),
+        "To": _people(draft.to, "to"),
+        "Cc": _people(draft.cc, "cc"),
+        "Bcc": _people(draft.bcc, "bcc"),
+    }
+
+
+def _people(people: Sequence[Named], path: str) -> list[Named]:
+    return [_person(person, path, nth) for nth, person in enumerate(people)]
+
+
+def _person(person: Named, path: str, index: int | None = None) -> Named:
+    name = _line(person.name or "", path, NAME)
+    return Named(address(person.address, path, index), name or None)
+
+
+def address(text: str, path: str, index: int | None = None) -> str:
+    """The address as it is written; Invalid, naming path and index, where it is none."""
+    try:
+        return checked(text, path=path)
+    except Invalid as wrong:
+        raise Invalid(
+            wrong.message, constraint=wrong.constraint, path=[path], index=index
+        ) from wrong
+
+
+def _text(text: str, path: str, most: int) -> str:
+    """Text that can be written, of at most so many bytes."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as half:
+        raise Invalid("half a character", constraint="unicode", path=[path]) from half
+    if size > most:
+        raise Invalid(f"more than {most} bytes", constraint="max", path=[path])
+    if "\0" in text:
+        raise Invalid("text has no NUL", constraint="pattern", path=[path])
+    return text
+
+
+def _line(text: str, path: str, most: int) -> str:
+    """The same, and it stays one line."""
+    if _CONTROLS.search(text):
+        raise Invalid("a line has no control characters", constraint="pattern", path=[path])
+    return _text(text, path, most)
+
+
+def _ours(draft: Draft) -> list[bytes]:
+    lines = []
+    if draft.in_reply_to and _ID.fullmatch(draft.in_reply_to):
+        lines.append(fields.listed("In-Reply-To", [draft.in_reply_to]))
+    if known := [each for each in draft.references if _ID.fullmatch(each)]:
+        # The first began the conversation, the last ones are nearest (RFC 5322, section 3.6.4).
+        known = known if len(known) <= REFERENCES else [known[0], *known[1 - REFERENCES :]]
+        lines.append(fields.listed("References", known))
+    if draft.priority is not Priority.NORMAL:
+        number = 1 if draft.priority is Priority.HIGH else 5
+        lines.append(fields.unstructured("X-Priority", str(number)))
+        lines.append(fields.unstructured("Importance", draft.priority.lower()))
+    return lines
+
+
+def _own(headers: Sequence[HeaderLine]) -> list[bytes]:
+    """The client's own fields; Invalid says which of them may not be."""
+    if len(headers) > HEADERS:
+        raise Invalid(f"more than {HEADERS} fields", constraint="max", path=["headers"])
+    lines = []
+    for nth, header in enumerate(headers):
+        key, value = header.key, header.value
+        if len(key) > NAME or not _FTEXT.fullmatch(key):
+            raise Invalid(
+                "not the name of a header field", constraint="pattern", path=_at(nth, "key")
+            )
+        if key.lower() in OURS or key.lower().startswith(OURS_BY_PREFIX):
+            raise Invalid(
+                f"{key} is not yours to write", constraint="reserved", path=_at(nth, "key")
+            )
+        try:
+            _line(value, "value", HEADER)
+        except Invalid as wrong:
+            raise Invalid(
+                wrong.message, constraint=wrong.constraint, path=_at(nth, "value")
+            ) from wrong
+        lines.append(fields.unstructured(key, value))
+    return lines
+
+
+def _at(nth: int, name: str) -> list[str]:
+    return ["headers", str(nth), name]
+
+
+def _body(draft: Draft) -> _Body:
+    if sum(len(attachment.content) for attachment in draft.attachments) > draft.most:
+        raise Invalid(f"more than {draft.most} bytes", constraint="max", path=["attachments"])
+    body = _Body(_text(draft.text or "", "text", TEXT), None)
+    if draft.html is not None:
+        body.html = _text(draft.html, "html", HTML_WITH_IMAGES)
+        body.html, body.images = _images_out(body.html, draft.message_id)
+        _text(body.html, "html", TEXT)
+        if draft.text is None:
+            body.text = messages.html_to_text(body.html)
+    for nth, attachment in enumerate(draft.attachments):
+        _check(attachment, nth)
+        related = (
+            attachment.cid and body.html and attachment.disposition is not Disposition.ATTACHMENT
+        )
+        (body.images if related else body.files).append(attachment)
+    return body
+
+
+def _check(attachment: Attachment, nth: int) -> None:
+    wrong = None
+    if attachment.content_type is not None and not _TYPE.fullmatch(attachment.content_type):
+        wrong = "contentType", "not a media type"
+    if attachment.cid is not None and not _CID.fullmatch(attachment.cid):
+        wrong = "cid", "not a Content-ID"
+    name = attachment.filename or ""
+    if len(name) > NAME or _CONTROLS.search(name) or "\t" in name:
+        wrong = "filename", "a file name is one line of at most 255 characters"
+    if wrong:
+        path = ["attachments", str(nth), wrong[0]]
+        raise Invalid(wrong[1], constraint="pattern", path=path, index=nth)
+    _text(name, "attachments", 4 * NAME)
+
+
+def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
+    """The HTML with images given as data: URLs taken out, and those images."""
+    found: dict[str, Attachment] = {}
+    host = seed.rpartition("@")[2].rstrip(">")
+
+    def taken(tag: re.Match[str]) -> str:
+        source = _DATA.search(tag.group())
+        if not source:
+            return tag.group()
+        quote, kind, text = source.groups()
+        try:
+            content = base64.b64decode("".join(text.split()), validate=True)
+        except binascii.Error:
+            return tag.group()  # no browser shows it either
+        digest = hashlib.sha256(seed.encode() + content).hexdigest()[:32]
+        cid = f"{digest}@{host}"
+        found.setdefault(cid, Attachment(content, _named(tag.group()), kind.lower(), cid))
+        before, after = tag.group()[: source.start()], tag.group()[source.end() :]
+        return f"{before}src={quote}cid:{cid}{quote}{after}"
+
+    return _IMAGE.sub(taken, html), list(found.values())
+
+
+def _named(tag: str) -> str | None:
+    found = _DATA_FILENAME.search(tag)
+    name = entities.unescape(found.group(1) or found.group(2) or "") if found else ""
+    return _CONTROLS.sub("", name).replace("\t", " ")[:NAME] or None
+
+
+def _mime(body: _Body) -> EmailMessage:
+    """The MIME tree, with no other header fields than those of MIME."""
+    message = EmailMessage(policy=_POLICY)
+    message.set_content(body.text, charset="utf-8")
+    if body.html is not None:
+        message.add_alternative(body.html, subtype="html", charset="utf-8")
+        html = list(message.iter_parts())[-1]
+        for image in body.images:
+            html.add_related(*_typed(image), **_described(image, Disposition.INLINE))
+    for file in body.files:
+        message.add_attachment(*_typed(file), **_described(file, Disposition.ATTACHMENT))
+    return message
+
+
+def _typed(attachment: Attachment) -> tuple[bytes, str, str]:
+    kind = (attachment.content_type or "application/octet-stream").lower()
+    main, _, sub = kind.partition("/")
+    if main in ("multipart", "message"):
+        main, sub = "application", "octet-stream"  # base64 is not for them (RFC 2045, section 6.4)
+    return attachment.content, main, sub
+
+
+def _described(attachment: Attachment, usual: Disposition) -> dict[str, Any]:
+    return {
+        "cte": "base64",
+        "disposition": (attachment.disposition or usual).value,
+        "filename": attachment.filename,
+        "cid": f"<{attachment.cid}>" if attachment.cid else None,
+    }

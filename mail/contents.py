@@ -1,0 +1,307 @@
+"""Reading stored messages: exact bytes again, and the decoded content of their parts."""
+
+import asyncio
+import binascii
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+from sqlalchemy import Select, bindparam, select
+from sqlmodel import col
+
+from mail import pieces
+from mail.blobs.errors import Corrupt, Hole
+from mail.blobs.pack import WHITE, Gap, Literal, Skeleton, open_skeleton
+from mail.messages import Part, Source, Whole, part_of
+from mail.messages.content import decoded
+from mail.pieces import STEP
+from models.blobs import Blob, MessageBlob
+from models.columns import Picked
+from models.errors import NotFound
+from models.messages import Message
+from models.stores import Store
+from models.world import World
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8  # large skeletons that are read from the store together
+LARGE = 64 * 1024  # bytes; from here on a thread works on them
+CODED = ("base64", "quoted-printable", "x-uuencode")  # all other encodings are the content itself
+
+_ROOTS = select(*pieces.COLUMNS).where(col(Blob.id).in_(bindparam("ids", expanding=True)))
+_PIECE = (
+    select(*pieces.COLUMNS)
+    .join(MessageBlob, col(MessageBlob.blob_id) == col(Blob.id))
+    .where(
+        col(MessageBlob.message_id) == bindparam("message"),
+        col(Blob.digest) == bindparam("digest"),
+    )
+)
+_THERE = select(col(Message.id)).where(col(Message.id) == bindparam("message"))
+
+Read = Callable[[Select[*tuple[Any, ...]]], Awaitable[Sequence[Picked]]]
+Stream = AsyncGenerator[bytes]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The decoded content of a part: how many bytes, and those from an offset to another."""
+
+    size: int
+    stream: Callable[[int, int], Stream]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored message: `row` has the columns that its reader asked for."""
+
+    row: Picked
+    structure: Part
+    _skeleton: Skeleton | Corrupt
+    _store: Store
+    _read: Read
+
+    @property
+    def source(self) -> Skeleton:
+        """All but what was cut out. Corrupt where it is lost or damaged."""
+        if isinstance(self._skeleton, Corrupt):
+            raise Corrupt(str(self._skeleton)) from self._skeleton
+        return self._skeleton
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole message."""
+        return len(self.source)
+
+    async def fetch(self, digest: str) -> bytes:
+        """The content of a piece of this message, verified."""
+        return await pieces.read(self._store, await self._piece(digest))
+
+    async def _piece(self, digest: str) -> Picked:
+        asked = _PIECE.params(message=self.row.id, digest=digest)
+        for row in await self._read(asked):
+            return row
+        if await self._read(_THERE.params(message=self.row.id)):
+            raise Corrupt(f"The message {self.row.id} lacks its piece {digest}")
+        raise NotFound(str(self.row.id))  # deleted while it was read
+
+    async def whole(self, start: int = 0, end: int | None = None) -> Stream:
+        """Yield the exact bytes of the message from `start` to `end`, at most 256 KiB at once.
+
+        However large the pieces in the range, few bytes of them are held. See `pieces.stream`
+        for what is verified.
+        """
+        end = self.size if end is None else min(end, self.size)
+        for entry in self.source.entries(start, end):
+            first, last = max(start, entry.start), min(end, entry.end)
+            async with aclosing(self._filled(entry, first, last)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _filled(self, entry: Literal | Gap, start: int, end: int) -> Stream:
+        if isinstance(entry, Literal):
+            for at in range(start, end, STEP):
+                yield self.source.literal(entry, at, min(at + STEP, end))
+            return
+        start, end = start - entry.start, end - entry.start
+        piece = await self._piece(entry.digest)
+        if piece.size != entry.size:
+            raise Corrupt(f"The content of {entry.digest} has another size")
+        if entry.wrapping is None:
+            chunks = pieces.stream(self._store, piece, start, end)
+        else:
+            chunks = self._encoded(entry, piece, start, end)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _encoded(self, gap: Gap, piece: Picked, start: int, end: int) -> Stream:
+        """The base64 text of a piece, from offset `start` of the text to `end`."""
+        lines = Lines(gap)
+        at, until = lines.quad_before(start), lines.quad_after(end)
+        content = pieces.stream(self._store, piece, at // 4 * 3, min(until // 4 * 3, piece.size))
+        async with aclosing(content):
+            rest = b""
+            async for chunk in content:
+                rest += chunk
+                whole = len(rest) - len(rest) % 3
+                text = lines.text(rest[:whole], at)
+                yield text[max(0, start - lines.offset(at)) : end - lines.offset(at)]
+                at, rest = at + whole // 3 * 4, rest[whole:]
+            if rest:  # the last quad, padded
+                yield lines.text(rest, at)[
+                    max(0, start - lines.offset(at)) : end - lines.offset(at)
+                ]
+
+    async def examine(self, work: Callable[[Source], Found]) -> Found:
+        """What `work` finds in the message; in a thread where there is much to go through.
+
+        Cut parts are put back only if it wants to look into one.
+        """
+        holes = sum(hole.end - hole.start for hole in self.source.holes)
+        try:
+            if self.size - holes < LARGE:
+                return work(self.source)
+            return await asyncio.to_thread(work, self.source)
+        except Hole:
+            raw = await gathered(self.whole())
+            return await asyncio.to_thread(work, Whole(raw))
+
+    async def opened(self, part: Part) -> Content:
+        """The decoded content of a part, also when it was cut out, to be read bit by bit.
+
+        Memory is taken for what cannot be decoded bit by bit: all but base64 in proper lines
+        and what is not encoded at all.
+        """
+        if part.encoding not in CODED:
+            return Content(part.size, self._bare(part))
+        if part.encoding == "base64" and (gap := _cut_out(self.source, part)):
+            return Content(gap.size, self._cut(gap))
+        body = await gathered(self.whole(part.body_start, part.body_end))
+        if len(body) < LARGE:
+            return _at_hand(decoded(body, part.encoding))
+        return _at_hand(await asyncio.to_thread(decoded, body, part.encoding))
+
+    def _bare(self, part: Part) -> Callable[[int, int], Stream]:
+        def stream(start: int, end: int) -> Stream:
+            end = min(part.body_start + end, part.body_end)
+            return self.whole(part.body_start + start, end)
+
+        return stream
+
+    def _cut(self, gap: Gap) -> Callable[[int, int], Stream]:
+        async def stream(start: int, end: int) -> Stream:
+            piece = await self._piece(gap.digest)
+            async with aclosing(pieces.stream(self._store, piece, start, end)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+        return stream
+
+    async def content(self, part: Part) -> bytes:
+        """The decoded content of a part, also when it was cut out."""
+        return await gathered(self.stream_content(part))
+
+    async def stream_content(self, part: Part, start: int = 0, end: int | None = None) -> Stream:
+        """Yield the decoded content of a part from `start` to `end`."""
+        content = await self.opened(part)
+        last = content.size if end is None else min(end, content.size)
+        async with aclosing(content.stream(start, last)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+async def sources(world: World, rows: Sequence[Picked], read: Read | None = None) -> list[Stored]:
+    """The messages of these rows, which have id, blob_id and structure; one statement.
+
+    `read` is that of an operation, which sees what its unit has written. Damage to one message
+    is logged, and raised as Corrupt where that one is looked into.
+    """
+    read = read or world.database.read
+    ids = list({row.blob_id for row in rows})
+    blobs = await read(_ROOTS.params(ids=ids)) if ids else []
+    turn = asyncio.Semaphore(AT_ONCE)
+    opened = await asyncio.gather(*(_skeleton(world.blobs, blob, turn) for blob in blobs))
+    skeletons = dict(zip((blob.id for blob in blobs), opened, strict=True))
+    return [
+        Stored(
+            row,
+            part_of(orjson.loads(row.structure)),
+            skeletons.get(row.blob_id, Corrupt(f"The skeleton {row.blob_id} has no row")),
+            world.blobs,
+            read,
+        )
+        for row in rows
+    ]
+
+
+async def _skeleton(store: Store, blob: Picked, turn: asyncio.Semaphore) -> Skeleton | Corrupt:
+    try:
+        async with turn:
+            return open_skeleton(await pieces.read(store, blob))
+    except Corrupt as problem:
+        log.exception("a stored message is damaged", extra={"blob": blob.id})
+        return problem
+
+
+async def gathered(stream: Stream) -> bytes:
+    """All that a stream yields."""
+    async with aclosing(stream):
+        return b"".join([chunk async for chunk in stream])
+
+
+async def _quads(content: Stream) -> Stream:
+    """The same bytes, three by three; only the last are fewer."""
+    rest = b""
+    async with aclosing(content):
+        async for chunk in content:
+            rest += chunk
+            whole = len(rest) - len(rest) % 3
+            yield rest[:whole]
+            rest = rest[whole:]
+    if rest:
+        yield rest
+
+
+def _at_hand(content: bytes) -> Content:
+    async def stream(start: int, end: int) -> Stream:
+        for at in range(start, min(end, len(content)), STEP):
+            yield content[at : min(at + STEP, end)]
+
+    return Content(len(content), stream)
+
+
+def _cut_out(skeleton: Skeleton, part: Part) -> Gap | None:
+    """The hole that is all of this part's body, white space around it apart."""
+    found: Gap | None = None
+    for entry in skeleton.entries(part.body_start, part.body_end):
+        first, last = max(part.body_start, entry.start), min(part.body_end, entry.end)
+        if isinstance(entry, Literal):
+            if skeleton.literal(entry, first, last).strip(WHITE):
+                return None
+        elif found or entry.wrapping is None or (first, last) != (entry.start, entry.end):
+            return None
+        else:
+            found = entry
+    return found
+
+
+class Lines:
+    """Where the characters of base64 text lie among its line ends; quads are four characters."""
+
+    def __init__(self, gap: Gap) -> None:
+        self.characters = -(-gap.size // 3) * 4
+        wrapping = gap.wrapping
+        self.width = (wrapping.width if wrapping else 0) or self.characters
+        self.eol = wrapping.eol if wrapping else b""
+        self.stride = self.width + len(self.eol)
+
+    def offset(self, character: int) -> int:
+        """The offset in the text of a character."""
+        return character + character // self.width * len(self.eol)
+
+    def quad_before(self, offset: int) -> int:
+        """The last character that begins a quad and lies at or before an offset of the text."""
+        row, column = divmod(offset, self.stride)
+        return (row * self.width + min(column, self.width - 1)) // 4 * 4
+
+    def quad_after(self, offset: int) -> int:
+        """The first character that begins a quad and lies at or behind an offset of the text."""
+        return min(self.quad_before(max(offset - 1, 0)) + 4, self.characters)
+
+    def text(self, content: bytes, at: int) -> bytes:
+        """The text of `content`, whose first character is `at`, with the line end behind it."""
+        characters = binascii.b2a_base64(content, newline=False)
+        out: list[bytes] = []
+        start, end = at, at + len(characters)
+        while start < end:
+            stop = min(end, (start // self.width + 1) * self.width)
+            out.append(characters[start - at : stop - at])
+            if stop % self.width == 0 and stop < self.characters:
+                out.append(self.eol)
+            start = stop
+        return b"".join(out)

@@ -1,0 +1,353 @@
+"""Where received mail is stored: one unit of work per recipient."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlmodel import col
+
+from mail import messages
+from mail.addresses import Recipient
+from mail.blobs.codec import digest_of
+from mail.blobs.pack import Cut, Piece, pack
+from mail.keeping import Gone, Kept, blob_ids, keep, refer
+from mail.messages import Facts, MailAddress
+from models.columns import insert_or
+from models.domains import Domain
+from models.errors import NotFound, OverQuota
+from models.journal import ChangeKind, Entry
+from models.mailboxes import Mailbox
+from models.messages import Message, Receipt, Thread, ThreadRef
+from models.users import User
+from models.world import Turn, World
+
+SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
+CUT = 1024  # encoded bytes; smaller attachments stay where they are
+_ODD = re.compile("[\0\ud800-\udfff]")
+SYSTEM_FLAGS = ("seen", "answered", "flagged", "deleted", "draft")
+
+_ALLOWED = func.coalesce(
+    col(User.quota),
+    select(col(Domain.default_user_quota))
+    .where(col(Domain.id) == col(User.domain_id))
+    .scalar_subquery(),
+    bindparam("platform"),
+)
+_TAKE_QUOTA = (
+    update(User)
+    .where(
+        col(User.id) == bindparam("user"),
+        (_ALLOWED == 0) | (col(User.used) + bindparam("bytes") <= _ALLOWED),
+    )
+    .values(used=User.used + bindparam("bytes"), message_count=User.message_count + 1)
+)
+_QUOTA = select(col(User.used), _ALLOWED.label("allowed")).where(col(User.id) == bindparam("user"))
+_TAKE_UID = (
+    update(Mailbox)
+    .where(col(Mailbox.id) == bindparam("box"), col(Mailbox.user_id) == bindparam("user"))
+    .values(
+        uid_next=Mailbox.uid_next + 1,
+        total=Mailbox.total + 1,
+        unseen=Mailbox.unseen + bindparam("new"),
+        size=Mailbox.size + bindparam("bytes"),
+        modseq=bindparam("last"),
+        modify_index=bindparam("last"),
+    )
+    .returning(col(Mailbox.uid_next), col(Mailbox.retention))
+)
+_THREADS = select(func.min(col(ThreadRef.thread_id))).where(
+    col(ThreadRef.user_id) == bindparam("user"),
+    col(ThreadRef.key).in_(bindparam("keys", expanding=True)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message as it came, read once for all its recipients."""
+
+    facts: Facts
+    size: int  # bytes
+    digest: str  # SHA-256 of the whole, hex
+    root: Piece  # what is left when large attachments are cut out
+    pieces: Sequence[Piece]
+    structure: bytes  # the MIME tree as it is stored
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message goes, and how it lies there."""
+
+    user_id: int
+    mailbox_id: int
+    at: datetime
+    seen: bool = False
+    flagged: bool = False
+    draft: bool = False
+    envelope_from: str | None = None
+    envelope_to: Sequence[str] = ()
+    meta_data: dict[str, Any] | None = None
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A message that is stored."""
+
+    message_id: int
+    uid: int
+    modseq: int
+    root_blob_id: int
+    blob_ids: Sequence[int]  # the root among them
+
+
+async def read(source: bytes | Path) -> Letter:
+    """Read a message, whatever it is, and take it apart for storing."""
+    facts = await messages.read(source)
+    if isinstance(source, bytes) and len(source) < SMALL:
+        return _letter(source, facts)
+    return await asyncio.to_thread(_letter, source, facts)
+
+
+def _letter(source: bytes | Path, facts: Facts) -> Letter:
+    raw = source if isinstance(source, bytes) else source.read_bytes()
+    packed = pack(raw, list(_cuts(facts)))
+    root = Piece(digest_of(packed.skeleton), packed.skeleton)
+    structure = orjson.dumps(messages.part_json(facts.structure))
+    return Letter(facts, len(raw), digest_of(raw), root, packed.pieces, structure)
+
+
+def _cuts(facts: Facts) -> list[Cut]:
+    attached = {attachment.part for attachment in facts.attachments}
+    return [
+        Cut(part.body_start, part.body_end, part.encoding)
+        for part, _ in messages.within(facts.structure)
+        if part.section in attached and part.size > CUT
+    ]
+
+
+async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:
+    """Make the bytes of a message safe, before the unit that refers to them."""
+    kept = await keep(world, tenant_id, letter.root, letter.pieces, again=again)
+    world.fault("commit")
+    return kept
+
+
+async def receive(
+    world: World, letter: Letter, to: Recipient, sender: str, *, into: Place | None = None
+) -> Placed:
+    """Store a message for one recipient, in INBOX or `into` a place; on return it is durable.
+
+    A repeat after a lost reply is known by sender, recipient and content for a day, and
+    answered with the message that was stored then. OverQuota where it does not fit,
+    NotFound where the account has gone.
+    """
+    now = world.now()
+    there = into or Place(
+        to.user_id,
+        to.mailbox_id,
+        now,
+        envelope_from=sender,
+        envelope_to=[to.address],
+    )
+    known = hashlib.sha256(f"{sender}\0{to.user_id}\0{letter.digest}".encode()).hexdigest()
+    since = now - world.options.receipts_for
+
+    def unit(turn: Turn) -> Placed:
+        earlier = _receipt(turn, known, since)
+        if earlier:
+            return earlier
+        placed = place(turn, letter, kept, there)
+        row = {"digest": known, "message_id": placed.message_id, "at": now}
+        new = insert_or(turn.connection.dialect.name, Receipt)
+        turn.connection.execute(
+            new.on_conflict_do_update(
+                index_elements=["digest"],
+                set_={"message_id": new.excluded.message_id, "at": new.excluded.at},
+            ),
+            row,
+        )
+        return placed
+
+    kept = await stored(world, to.tenant_id, letter)
+    try:
+        return await world.apply(unit, to.user_id)
+    except Gone:
+        kept = await stored(world, to.tenant_id, letter, again=True)
+        return await world.apply(unit, to.user_id)
+
+
+def _receipt(turn: Turn, known: str, since: datetime) -> Placed | None:
+    """What was stored for the same delivery, as far as it still is."""
+    asked = (
+        select(col(Message.id), col(Message.uid), col(Message.modseq), col(Message.blob_id))
+        .join(Receipt, col(Receipt.message_id) == col(Message.id))
+        .where(col(Receipt.digest) == known, col(Receipt.at) > since)
+    )
+    row = turn.connection.execute(asked).first()
+    return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id]) if row else None
+
+
+def place(turn: Turn, letter: Letter, kept: Kept, to: Place) -> Placed:
+    """Store a message inside the caller's unit: quota, folder, rows and journal at once.
+
+    One UPDATE both checks and takes the quota, so two deliveries at once cannot both
+    squeeze into the last free bytes. OverQuota, NotFound, Gone.
+    """
+    key, last = turn.world.key(), turn.count(to.user_id, 1)
+    _take_quota(turn, to.user_id, letter.size)
+    taken = turn.connection.execute(
+        _TAKE_UID,
+        {
+            "box": to.mailbox_id,
+            "user": to.user_id,
+            "new": not to.seen,
+            "bytes": letter.size,
+            "last": last,
+        },
+    ).first()
+    if taken is None:
+        raise NotFound(str(to.mailbox_id), path=["mailbox"])
+
+    blobs = blob_ids(turn, kept)
+    row = {
+        **columns(letter),
+        "id": key,
+        "user_id": to.user_id,
+        "mailbox_id": to.mailbox_id,
+        "uid": taken.uid_next - 1,
+        "modseq": last,
+        "thread_id": _thread(turn, letter.facts, to),
+        "blob_id": blobs[kept.root],
+        "received_at": to.at,
+        "saved_at": to.at,
+        "expires": to.at + timedelta(seconds=taken.retention) if taken.retention else None,
+        "seen": to.seen,
+        "flagged": to.flagged,
+        "draft": to.draft,
+        "envelope_from": to.envelope_from,
+        "envelope_to": list(to.envelope_to),
+        "meta_data": to.meta_data,
+    }
+    turn.connection.execute(insert(Message), row)
+    refer(turn, key, list(blobs.values()))
+    facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
+    entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
+    turn.append(to.user_id, entry, at=to.at)
+    return Placed(key, row["uid"], last, row["blob_id"], list(blobs.values()))
+
+
+def _take_quota(turn: Turn, user_id: int, size: int) -> None:
+    given = {"user": user_id, "platform": turn.world.options.default_quota}
+    if turn.connection.execute(_TAKE_QUOTA, {**given, "bytes": size}).rowcount:
+        return
+    row = turn.connection.execute(_QUOTA, given).first()
+    if row is None:
+        raise NotFound(str(user_id), path=["user"])
+    raise OverQuota(used=row.used, allowed=row.allowed)
+
+
+def _thread(turn: Turn, facts: Facts, to: Place) -> int:
+    """The conversation a message belongs to: that of its references, or a new one."""
+    user_id, keys = to.user_id, facts.thread_keys
+    known = None
+    if keys:
+        known = turn.connection.execute(_THREADS, {"user": user_id, "keys": keys}).scalar()
+    key = turn.world.key()
+    if known is None:
+        row = {
+            "id": key,
+            "user_id": user_id,
+            "subject": facts.subject,
+            "created_at": to.at,
+        }
+        turn.connection.execute(insert(Thread), row)
+    thread_id = int(known or key)
+    if keys:
+        new = insert_or(turn.connection.dialect.name, ThreadRef).on_conflict_do_nothing()
+        rows = [{"user_id": user_id, "key": key, "thread_id": thread_id} for key in keys]
+        turn.connection.execute(new, rows)
+    return thread_id
+
+
+def flags(row: Any) -> list[str]:
+    """The flags and keywords of a row or of its columns by name, as IMAP names them."""
+    value = row.__getitem__ if isinstance(row, dict) else lambda name: getattr(row, name)
+    named = [f"\\{name.capitalize()}" for name in SYSTEM_FLAGS if value(name)]
+    return named + list(value("keywords"))
+
+
+def columns(letter: Letter) -> dict[str, Any]:
+    """What a list shows of a message, by column; what depends on its place is not among it."""
+    facts = letter.facts
+    named = facts.from_[:1]
+    sender = named[0] if named else None
+    other = facts.sender[0] if facts.sender and facts.sender[:1] != named else None
+    shown = {
+        "digest": letter.digest,
+        "size": letter.size,
+        "date": facts.date,
+        "subject": facts.subject,
+        "from_name": sender and sender.name,
+        "from_address": sender and sender.address,
+        "sender": [other.name, other.address] if other else None,
+        "reply_to": _pairs(facts.reply_to),
+        "to": _pairs(facts.to),
+        "cc": _pairs(facts.cc),
+        "bcc": _pairs(facts.bcc),
+        "message_id": facts.message_id,
+        "in_reply_to": facts.in_reply_to,
+        "references": list(facts.references),
+        "mailing_list": _mailing_list(facts),
+        "preview": facts.preview,
+        "content_type": facts.content_type,
+        "content_params": facts.content_params,
+        "encrypted": facts.encrypted,
+        "attachment_count": facts.attachment_count,
+        "attachments": [asdict(attachment) for attachment in facts.attachments],
+        "structure": letter.structure,
+        "answered": False,
+        "deleted": False,
+        "keywords": [],
+        "archived_at": None,
+        "archived_from": None,
+        "purge_at": None,
+        "indexed": False,
+    }
+    return {name: _storable(value) for name, value in shown.items()}
+
+
+def _storable(value: Any) -> Any:
+    """The value without NUL and lone surrogates, which no text column takes."""
+    if isinstance(value, str):
+        return (
+            value.replace("\0", "").encode(errors="replace").decode()
+            if _ODD.search(value)
+            else value
+        )
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {_storable(name): _storable(item) for name, item in value.items()}
+    return value
+
+
+def _pairs(addresses: Sequence[MailAddress]) -> list[list[str | None]]:
+    return [[address.name, address.address] for address in addresses]
+
+
+def _mailing_list(facts: Facts) -> dict[str, Any] | None:
+    if not (facts.list_id or facts.list_unsubscribe):
+        return None
+    return {
+        "id": facts.list_id,
+        "unsubscribe": facts.list_unsubscribe,
+        "url": facts.list_unsubscribe_url,
+        "one_click": facts.one_click,
+    }

@@ -1,0 +1,312 @@
+"""Removing what has had its time: archived mail, old journal, tokens, blobs nobody needs."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+from sqlalchemy import bindparam, case, delete, exists, func, inspect, select, tuple_, update
+from sqlalchemy.orm import aliased
+from sqlmodel import SQLModel, col
+
+from mail.blobs.collect import collect
+from models.auth import AccessToken, Throttle
+from models.blobs import Blob, Upload
+from models.columns import Picked
+from models.journal import Change, ChangeKind, Entry, Stream
+from models.mailboxes import Mailbox
+from models.messages import Message, Receipt, Thread
+from models.replays import Replay
+from models.tasks import Task, Undo
+from models.users import User
+from models.world import Turn, World
+
+log = logging.getLogger(__name__)
+
+FIRST = 60.0  # seconds after the start
+EVERY = 900.0  # seconds between rounds
+SWEEP = timedelta(days=1)
+ROUND = 1000  # rows that one unit changes
+STREAMS = 5000  # looked at together
+TASKS_FOR = timedelta(days=7)  # after their end
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """How many rows one round has removed, or, `expired`, put into the archive."""
+
+    purged: int = 0
+    expired: int = 0
+    threads: int = 0
+    receipts: int = 0
+    replays: int = 0
+    undos: int = 0
+    tokens: int = 0
+    throttles: int = 0
+    uploads: int = 0
+    changes: int = 0
+    tasks: int = 0
+    blobs: int = 0
+    objects: int = 0
+    bytes: int = 0  # stored ones, of blobs and objects
+
+
+async def run(world: World, stop: asyncio.Event) -> None:
+    """Tidy now and then until told to stop; the store of large bytes is swept once a day.
+
+    Several processes may do so: what one has removed the others do not find.
+    """
+    swept, wait = None, FIRST
+    while not await _stopped(stop, wait):
+        wait, now = EVERY, world.now()
+        due = swept is None or now - swept >= SWEEP
+        try:
+            done = await tidy(world, sweep=due)
+        except Exception:  # whatever it was: the next round may do better, and must come
+            log.exception("housekeeping failed")
+            continue
+        swept = now if due else swept
+        log.info("tidied", extra=asdict(done))
+
+
+async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+    return stop.is_set()
+
+
+async def tidy(world: World, *, sweep: bool = True) -> Tidied:
+    """Do one round. With `sweep` look also for objects no row names, and empty conversations."""
+    now, options = world.now(), world.options
+    expired = await _expire(world)
+    purged, threads = await _purge(world)
+    ended: dict[str, tuple[type[SQLModel], Any]] = {
+        "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
+        "replays": (Replay, col(Replay.at) <= now - options.replays_for),
+        "undos": (Undo, col(Undo.expires_at) <= now),
+        "tokens": (AccessToken, col(AccessToken.expires_at) <= now),
+        "throttles": (Throttle, col(Throttle.until) <= now),
+        "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
+    }
+    removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
+    uploads = await _uploads(world)
+    changes = await _forget(world)
+    if sweep:
+        threads += await _empty_threads(world)
+    collected = await collect(world, world.blobs, sweep=sweep)
+    return Tidied(
+        purged=purged,
+        expired=expired,
+        threads=threads,
+        uploads=uploads,
+        changes=changes,
+        blobs=collected.rows,
+        objects=collected.objects,
+        bytes=collected.bytes,
+        **removed,
+    )
+
+
+async def _expire(world: World) -> int:
+    """Put into the archive what has reached its end, as if its owner had deleted it."""
+    done = 0
+    asked = select(col(Message.id), col(Message.user_id)).where(*_overdue(world))
+    asked = asked.order_by(col(Message.expires), col(Message.id)).limit(ROUND)
+    while rows := await world.database.read(asked):
+        theirs: defaultdict[int, list[int]] = defaultdict(list)
+        for row in rows:
+            theirs[row.user_id].append(row.id)
+        before = done
+        for user_id, ids in theirs.items():
+            done += await _archive(world, user_id, ids)
+        if len(rows) < ROUND or done == before:
+            break
+    return done
+
+
+def _overdue(world: World) -> list[Any]:
+    return [col(Message.expires) <= world.now(), col(Message.mailbox_id).is_not(None)]
+
+
+async def _archive(world: World, user_id: int, ids: Sequence[int]) -> int:
+    columns = [getattr(Message, name) for name in ("id", "mailbox_id", "uid", "size", "seen")]
+    chosen = select(*columns).where(col(Message.id).in_(ids), *_overdue(world))
+
+    def unit(turn: Turn) -> int:
+        rows = turn.connection.execute(chosen.order_by(col(Message.id))).all()
+        if rows:
+            facts = {"mailbox": [r.mailbox_id for r in rows], "uid": [r.uid for r in rows]}
+            entry = Entry(ChangeKind.MESSAGE_ARCHIVED, [row.id for row in rows], facts)
+            last = turn.record(user_id, entry, at=world.now())
+            _take_out(turn, [row.id for row in rows], last)
+            _count_out(turn, user_id, rows, last)
+        return len(rows)
+
+    return await world.apply(unit, user_id)
+
+
+def _take_out(turn: Turn, ids: Sequence[int], last: int) -> None:
+    now, options = turn.world.now(), turn.world.options
+    path = select(col(Mailbox.path)).where(col(Mailbox.id) == col(Message.mailbox_id))
+    turn.connection.execute(
+        update(Message)
+        .where(col(Message.id).in_(ids))
+        .values(
+            mailbox_id=None,
+            modseq=last,
+            archived_at=now,
+            archived_from=path.scalar_subquery(),
+            purge_at=case(
+                (col(Message.draft), now + options.undo_window), else_=now + options.archive_for
+            ),
+            expires=None,  # it has come to pass: what is restored stays
+        )
+    )
+
+
+def _count_out(turn: Turn, user_id: int, rows: Sequence[Picked], last: int) -> None:
+    """Lower the counters of folders and account by these messages."""
+    counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[row.mailbox_id].update(total=1, unseen=not row.seen, size=row.size)
+    table = Mailbox.__table__  # type: ignore[attr-defined]
+    lower = {name: table.c[name] - bindparam(f"by_{name}") for name in ("total", "unseen", "size")}
+    statement = (
+        update(table)
+        .where(table.c.id == bindparam("key"))
+        .values(**lower, modseq=last, modify_index=last)
+    )
+    given = [
+        {"key": key, **{f"by_{name}": many[name] for name in lower}} for key, many in counts.items()
+    ]
+    turn.connection.execute(statement, given)
+    size = sum(row.size for row in rows)
+    turn.connection.execute(
+        update(User)
+        .where(col(User.id) == user_id)
+        .values(used=User.used - size, message_count=User.message_count - len(rows))
+    )
+
+
+async def _purge(world: World) -> tuple[int, int]:
+    """Remove what the archive lets go, with conversations that end so; how many of each."""
+    due = [col(Message.purge_at) <= world.now(), col(Message.mailbox_id).is_(None)]
+    asked = select(col(Message.id), col(Message.user_id)).where(*due)
+    asked = asked.order_by(col(Message.purge_at), col(Message.id)).limit(ROUND)
+    messages, threads = 0, 0
+    while rows := await world.database.read(asked):
+        ids = [row.id for row in rows]
+        removal = delete(Message).where(col(Message.id).in_(ids), *due)
+
+        def unit(turn: Turn, removal: Any = removal) -> tuple[int, int]:
+            gone = turn.connection.execute(removal.returning(col(Message.thread_id))).scalars()
+            left = list(gone)
+            return len(left), _end(turn, sorted(set(left)))
+
+        # Their streams are held, or a delivery might just be taking up a conversation.
+        many, ended = await world.apply(unit, *sorted({row.user_id for row in rows}))
+        messages, threads = messages + many, threads + ended
+        if len(rows) < ROUND or not many:
+            break
+    return messages, threads
+
+
+def _end(turn: Turn, ids: Sequence[int]) -> int:
+    """Remove those conversations that have no message; what leads into them goes along."""
+    used = exists().where(col(Message.thread_id) == col(Thread.id))
+    return turn.connection.execute(delete(Thread).where(col(Thread.id).in_(ids), ~used)).rowcount
+
+
+async def _empty_threads(world: World) -> int:
+    """Remove conversations whose messages were deleted for good by other ways."""
+    used = exists().where(col(Message.thread_id) == col(Thread.id))
+    reached, gone = 0, 0
+    while True:
+        asked = select(col(Thread.id), col(Thread.user_id)).where(~used, col(Thread.id) > reached)
+        rows = await world.database.read(asked.order_by(col(Thread.id)).limit(ROUND))
+        if not rows:
+            return gone
+        ids, reached = [row.id for row in rows], rows[-1].id
+        owners = sorted({row.user_id for row in rows})
+        gone += await world.apply(partial(_end, ids=ids), *owners)
+
+
+async def _remove(world: World, table: type[SQLModel], ended: Any) -> int:
+    """Remove the rows that have ended, some at a time: nobody shall wait long behind it."""
+    keys = inspect(table).local_table.primary_key.columns
+    # Locked one by one: two that did this at once would wait for each other in a circle.
+    some = select(*keys).where(ended).limit(ROUND).with_for_update(skip_locked=True)
+    removal, gone = delete(table).where(tuple_(*keys).in_(some)), 0
+    while True:
+        many = await world.apply(lambda turn: turn.connection.execute(removal).rowcount)
+        gone += many
+        if many < ROUND:
+            return gone
+
+
+async def _uploads(world: World) -> int:
+    """Remove uploads that nobody used: rows first, their objects after the commit."""
+    gone = 0
+    some = select(col(Upload.id)).where(col(Upload.expires_at) <= world.now())
+    some = some.limit(ROUND).with_for_update(skip_locked=True)
+    removal = delete(Upload).where(col(Upload.id).in_(some)).returning(col(Upload.blob_name))
+    while True:
+        names = await world.apply(lambda turn: turn.connection.execute(removal).scalars().all())
+        taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
+        used = {row.name for row in await world.database.read(taken)}
+        await world.blobs.delete([name for name in names if name not in used])
+        gone += len(names)
+        if len(names) < ROUND:
+            return gone
+
+
+async def _forget(world: World) -> int:
+    """Remove changes that are older, or more, than the journal keeps; how many rows."""
+    old = world.now() - timedelta(days=world.options.journal_days)
+    first, reached, gone = aliased(Change), -1, 0
+    oldest = select(func.min(col(first.last))).where(col(first.stream_id) == col(Stream.id))
+    at_oldest = (col(Change.stream_id) == col(Stream.id)) & (
+        col(Change.last) == oldest.scalar_subquery()
+    )
+    many = col(Stream.last) - col(Stream.gone) > world.options.journal_events
+    asked = select(col(Stream.id)).join(Change, at_oldest).where((col(Change.at) < old) | many)
+    while True:
+        part = asked.where(col(Stream.id) > reached).order_by(col(Stream.id)).limit(STREAMS)
+        rows = await world.database.read(part)
+        for row in rows:
+            gone += await _forget_of(world, row.id, old)
+        if len(rows) < STREAMS:
+            return gone
+        reached = rows[-1].id
+
+
+async def _forget_of(world: World, stream_id: int, old: datetime) -> int:
+    """Remove the beginning of one stream, whole changes only, so that what stays has no gaps."""
+
+    def unit(turn: Turn) -> int:
+        newest = select(col(Stream.last)).where(col(Stream.id) == stream_id)
+        last = turn.connection.execute(newest).scalar_one_or_none() or 0
+        floor = last - world.options.journal_events
+        asked = select(col(Change.last), col(Change.at)).where(col(Change.stream_id) == stream_id)
+        rows = turn.connection.execute(asked.order_by(col(Change.last)).limit(ROUND)).all()
+        gone = list(takewhile(lambda row: row.at < old or row.last <= floor, rows))
+        if gone:
+            end = gone[-1].last
+            mine = col(Change.stream_id) == stream_id
+            turn.connection.execute(delete(Change).where(mine, col(Change.last) <= end))
+            here = update(Stream).where(col(Stream.id) == stream_id)
+            turn.connection.execute(here.values(gone=end))
+        return len(gone)
+
+    total = 0
+    while True:
+        many = await world.apply(unit, stream_id)
+        total += many
+        if many < ROUND:
+            return total

@@ -1,0 +1,82 @@
+"""The worker that fills the text index, behind the deliveries."""
+
+import asyncio
+import logging
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from mail import contents, messages
+from mail.searchindex import indexed
+from models import searchindex
+from models.columns import picked
+from models.messages import Message
+from models.world import World
+
+BATCH = 200  # messages a unit
+IDLE = 15.0  # seconds until it looks unasked
+LONGEST = 256 * 1024  # characters of a message
+
+log = logging.getLogger(__name__)
+
+SHOWN = {
+    "id", "user_id", "blob_id", "structure", "subject", "from_name", "from_address",
+    "to", "cc", "bcc", "attachments",
+}  # fmt: skip
+
+
+async def run(world: World) -> None:
+    """Index what arrives, until cancelled."""
+    with world.wakeups.listen_always() as bell:
+        while True:
+            bell.clear()
+            try:
+                while await index(world):
+                    pass
+            except Exception:  # a listener's edge: search goes on by what the rows show
+                log.exception("the text index could not be filled")
+            try:
+                await asyncio.wait_for(bell.wait(), IDLE)
+            except TimeoutError:
+                continue
+
+
+async def index(world: World) -> int:
+    """Index the next messages; returns how many there were."""
+    asked = select(*picked(Message, SHOWN)).where(~col(Message.indexed))
+    rows = await world.database.read(asked.order_by(col(Message.id)).limit(BATCH))
+    if not rows:
+        return 0
+    dialect = world.database.dialect
+    sources = await contents.sources(world, rows)
+    given = await asyncio.to_thread(_words, dialect, rows, sources)
+    async with world.write() as session:
+        connection = await session.connection()
+        ids = [row.id for row in rows]
+        mark = update(Message).where(col(Message.id).in_(ids), ~col(Message.indexed))
+        marked = await connection.execute(mark.values(indexed=True).returning(col(Message.id)))
+        now = set(marked.scalars())  # another process may have been quicker
+        rest = [one for one in given if one["id"] in now]
+        if rest:
+            await connection.execute(searchindex.insert(dialect), rest)
+    return len(rows)
+
+
+def _words(dialect: str, rows: Any, sources: Any) -> list[dict[str, Any]]:
+    return [
+        {"id": row.id, **indexed(dialect, row.user_id, text_of(row, source))}
+        for row, source in zip(rows, sources, strict=True)
+    ]
+
+
+def text_of(row: Any, stored: contents.Stored) -> str:
+    """What is searched of a message: subject, people, file names, text."""
+    people = [*row.to, *row.cc, *row.bcc, [row.from_name, row.from_address]]
+    parts = [
+        row.subject,
+        *(word for pair in people for word in pair if word),
+        *(file["filename"] or "" for file in row.attachments),
+        messages.body_text(stored.source, stored.structure) or "",
+    ]
+    return "\n".join(parts)[:LONGEST]

@@ -1,0 +1,113 @@
+"""Keeping the pieces of a message: their bytes before the unit of work, their rows in it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select
+from sqlmodel import col
+
+from mail.blobs.codec import compress
+from mail.blobs.pack import Piece
+from mail.blobs.store import object_name
+from models.blobs import Blob, MessageBlob
+from models.columns import insert_or
+from models.world import Turn, World
+
+INLINE_ROOT = 256 * 1024  # compressed bytes; ordinary reads then touch no store
+INLINE = 4 * 1024
+LARGE = 64 * 1024  # from here on a thread compresses
+
+_KNOWN = select(col(Blob.id), col(Blob.digest)).where(
+    col(Blob.tenant_id) == bindparam("tenant"),
+    col(Blob.digest).in_(bindparam("digests", expanding=True)),
+)
+
+
+class Gone(Exception):
+    """A piece that was there before the unit was collected meanwhile: put it once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The pieces of a message, safe, and the rows that will tell of them.
+
+    `root` is the digest of the skeleton. A piece of `known` was stored before; it has no row.
+    """
+
+    root: str
+    rows: Sequence[Mapping[str, Any]]
+    known: Sequence[str]
+    tenant_id: int
+
+
+async def keep(
+    world: World, tenant_id: int, root: Piece, pieces: Sequence[Piece], *, again: bool = False
+) -> Kept:
+    """Make the pieces of a message safe for this tenant. What it has already is not stored again.
+
+    With `again` they are stored even so: after Gone.
+    """
+    known: list[str] = []
+    large = [piece.digest for piece in pieces if len(piece.content) > INLINE]
+    if large and not again:
+        asked = _KNOWN.params(tenant=tenant_id, digests=large)
+        known = [row.digest for row in await world.database.read(asked)]
+    new = [piece for piece in pieces if piece.digest not in known]
+    rows = [await _stored(world, tenant_id, root, INLINE_ROOT)]
+    rows += [await _stored(world, tenant_id, piece, INLINE) for piece in new]
+    return Kept(root.digest, rows, known, tenant_id)
+
+
+async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> dict[str, Any]:
+    if len(piece.content) < LARGE:
+        codec, data = compress(piece.content)
+    else:
+        codec, data = await asyncio.to_thread(compress, piece.content)
+    key = world.key()
+    name = None if len(data) <= inline else object_name(piece.digest, key)
+    if name:
+        await world.blobs.put(name, data)
+    return {
+        "id": key,
+        "tenant_id": tenant_id,
+        "digest": piece.digest,
+        "size": len(piece.content),
+        "stored_size": len(data),
+        "codec": codec,
+        "name": name,
+        "data": None if name else data,
+        "created_at": world.now(),
+    }
+
+
+def blob_ids(turn: Turn, kept: Kept) -> dict[str, int]:
+    """The keys of the pieces by their digests, in the unit that will refer to them.
+
+    A twin that came first is used instead of ours. Raises Gone.
+    """
+    connection, found = turn.connection, dict[str, int]()
+    if kept.known:
+        asked = _KNOWN.with_for_update(read=True, key_share=True)
+        given = {"tenant": kept.tenant_id, "digests": list(kept.known)}
+        found = {row.digest: row.id for row in connection.execute(asked, given)}
+        if len(found) < len(kept.known):
+            raise Gone
+    for row in kept.rows:
+        found[row["digest"]] = connection.execute(_upsert(connection), row).scalar_one()
+    return found
+
+
+def _upsert(connection: Connection) -> Any:
+    new = insert_or(connection.dialect.name, Blob)
+    return new.on_conflict_do_update(
+        index_elements=["tenant_id", "digest"],
+        set_={"created_at": new.excluded.created_at},  # the collector sees that it is wanted
+    ).returning(col(Blob.id))
+
+
+def refer(turn: Turn, message_id: int, ids: Sequence[int]) -> None:
+    """Write that this message needs these blobs."""
+    rows = [{"message_id": message_id, "blob_id": blob_id} for blob_id in ids]
+    turn.connection.execute(insert(MessageBlob), rows)

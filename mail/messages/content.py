@@ -1,0 +1,114 @@
+"""The content of a part: transfer encoding and charset undone (RFC 2045, RFC 3676)."""
+
+import binascii
+import re
+
+from mail.messages.charsets import declared, decode
+from mail.messages.parts import Part
+from mail.messages.source import Source, cut
+
+_ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+_NOT_BASE64 = bytes(byte for byte in range(256) if byte not in _ALPHABET)
+_BLANKS_AT_SOFT_BREAK = re.compile(rb"=[ \t]++(?=\r?\n)")
+_UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\r\n]*\r?\n", re.MULTILINE)
+_QUOTES = re.compile(r"(?:> ?)*+")
+_QUAD = 4
+_UU_MASK = 63
+
+
+def content(raw: bytes | Source, part: Part) -> bytes:
+    """Give the body of a part with its transfer encoding undone. Never raises."""
+    return decoded(cut(raw, part.body_start, part.body_end), part.encoding)
+
+
+def decoded(body: bytes, encoding: str) -> bytes:
+    """Undo a transfer encoding by its normalised name; unknown ones change nothing."""
+    if encoding == "base64":
+        return _base64(body)
+    if encoding == "quoted-printable":
+        if b"= " in body or b"=\t" in body:
+            body = _BLANKS_AT_SOFT_BREAK.sub(b"=", body)
+        return binascii.a2b_qp(body)
+    return _uuencoded(body) if encoding == "x-uuencode" else body
+
+
+def text_of(raw: bytes | Source, part: Part) -> str:
+    """Give the text of a part: charset decoded, line ends LF, format=flowed unfolded."""
+    body = content(raw, part)
+    label = part.params.get("charset")
+    if label is None and part.content_type == "text/html":
+        label = declared(body)
+    text = decode(body, label)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if part.params.get("format", "").lower() == "flowed":
+        return _unflowed(text, deletes_space=part.params.get("delsp", "").lower() == "yes")
+    return text
+
+
+def _base64(body: bytes) -> bytes:
+    """Decode what is in the alphabet, up to the first padding; list footers follow it often."""
+    padding = body.find(b"=")
+    if padding >= 0:
+        body = body[:padding]
+    try:
+        return binascii.a2b_base64(body + b"==")
+    except binascii.Error:
+        body = body.translate(None, _NOT_BASE64)
+        if len(body) % _QUAD == 1:
+            body = body[:-1]  # six bits are no byte
+        return binascii.a2b_base64(body + b"==")
+
+
+def _uuencoded(body: bytes) -> bytes:
+    begin = _UU_BEGIN.search(body)
+    if begin is None:
+        return body
+    out: list[bytes] = []
+    for line in body[begin.end() :].splitlines():
+        if line.strip() in (b"end", b""):
+            break
+        out.append(_uu_line(line))
+    return b"".join(out)
+
+
+def _uu_line(line: bytes) -> bytes:
+    try:
+        return binascii.a2b_uu(line)
+    except binascii.Error:
+        # Some encoders count wrong, or pad with other characters than blanks.
+        length = (((line[0] - 32) & _UU_MASK) * 4 + 5) // 3
+        try:
+            return binascii.a2b_uu(line[:length])
+        except binascii.Error:
+            return b""
+
+
+def _unflowed(text: str, *, deletes_space: bool) -> str:
+    """Join the lines that a flowing sender broke (RFC 3676, section 4)."""
+    out: list[str] = []
+    pieces: list[str] = []  # of the paragraph that is open
+    depth = 0
+    for line in text.split("\n"):
+        quotes = _QUOTES.match(line)
+        marks = quotes.group() if quotes else ""
+        level = marks.count(">")
+        # One blank after the quote marks, or at the line's start, is stuffing.
+        rest = line[len(marks) :] if level else line.removeprefix(" ")
+        if pieces and (level != depth or rest == "-- "):
+            out.append(_quoted("".join(pieces), depth))
+            pieces = []
+        depth = level
+        if rest.endswith(" ") and rest != "-- ":
+            pieces.append(rest[:-1] if deletes_space else rest)
+            continue
+        pieces.append(rest)
+        out.append(_quoted("".join(pieces), depth))
+        pieces = []
+    if pieces:
+        out.append(_quoted("".join(pieces), depth))
+    return "\n".join(out)
+
+
+def _quoted(text: str, depth: int) -> str:
+    return f"{'>' * depth} {text}" if depth else text

@@ -1,0 +1,113 @@
+"""The tree of a message's parts: offsets into its bytes, and what its headers say of each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A node of the MIME tree; offsets count bytes from the start of the message.
+
+    A multipart directly inside a message/rfc822 part has the section of its text, "2.TEXT":
+    IMAP gives it no number of its own.
+    """
+
+    section: str
+    content_type: str
+    header_start: int
+    body_start: int
+    body_end: int
+    params: dict[str, str] = field(default_factory=dict)
+    disposition: str | None = None
+    disposition_params: dict[str, str] = field(default_factory=dict)
+    filename: str | None = None
+    cid: str | None = None  # without angle brackets
+    encoding: str = "7bit"
+    parts: tuple["Part", ...] = ()
+    lines: int | None = None  # of text and message parts
+    truncated: bool = False  # a cap was hit here; at the root: anywhere
+
+    @property
+    def size(self) -> int:
+        """Count the bytes of the body as transferred."""
+        return self.body_end - self.body_start
+
+
+def walk(part: Part) -> Iterator[Part]:
+    """Go through a tree in the order of the text, parents first."""
+    waiting = [part]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting.extend(reversed(part.parts))
+
+
+def within(part: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
+    """Go through one message in order, each part with its parents, outermost first.
+
+    An attached message is one part: what it holds is left out.
+    """
+    waiting: list[tuple[Part, tuple[Part, ...]]] = [(part, ())]
+    while waiting:
+        part, parents = waiting.pop()
+        yield part, parents
+        if part.content_type.startswith("multipart/"):
+            below = (*parents, part)
+            waiting.extend((child, below) for child in reversed(part.parts))
+
+
+def find(part: Part, section: str) -> Part | None:
+    """Look a part up by its section."""
+    return next((each for each in walk(part) if each.section == section), None)
+
+
+def part_json(part: Part) -> list[Any]:
+    """Flatten a tree to JSON: one row per part, parents first, each with its number of children."""
+    return [
+        [
+            each.section,
+            each.content_type,
+            each.header_start,
+            each.body_start,
+            each.body_end,
+            each.params or 0,
+            each.disposition,
+            each.disposition_params or 0,
+            each.filename,
+            each.cid,
+            each.encoding,
+            each.lines,
+            int(each.truncated),
+            len(each.parts),
+        ]
+        for each in walk(part)
+    ]
+
+
+def part_of(rows: list[Any]) -> Part:
+    """Build the tree that `part_json` flattened."""
+    built: list[Part] = []  # the last is the next sibling to be
+    for row in reversed(rows):
+        count = row[13]
+        children = tuple(built[: -count - 1 : -1])
+        del built[len(built) - count :]
+        built.append(
+            Part(
+                section=row[0],
+                content_type=row[1],
+                header_start=row[2],
+                body_start=row[3],
+                body_end=row[4],
+                params=row[5] or {},
+                disposition=row[6],
+                disposition_params=row[7] or {},
+                filename=row[8],
+                cid=row[9],
+                encoding=row[10],
+                parts=children,
+                lines=row[11],
+                truncated=bool(row[12]),
+            )
+        )
+    return built[0]

@@ -1,0 +1,53 @@
+"""What makes messages one conversation: their ids, and the subject without its prefixes."""
+
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+
+_THREAD_INDEX_HEAD = 22  # characters of Thread-Index that answers share
+_KEY_BYTES = 12
+
+_PREFIXES = """
+    re fw fwd aw wg antw antwort sv vs vb vl ref rif r i res enc tr rv rsp odp pd ynt ilt bls trs
+    doorst ang atb yml fs hl vá továbbítás καθ απ σχετ πρθ отв на пер
+    回复 转发 答复 回覆 轉寄 答覆 轉發 返信 転送 답장 회신 전달 تحويل رد השב הועבר
+"""
+_ANY = "|".join(sorted(map(re.escape, _PREFIXES.split()), key=len, reverse=True))
+_PREFIX = re.compile(
+    rf"\s*(?:(?:{_ANY})\s?(?:\[\d{{1,4}}\]|\(\d{{1,4}}\)|\^?\d{{1,4}})?\s?[:\uff1a]"
+    r"|\[[^\[\]]{1,80}\](?=\s*\S))",
+    re.IGNORECASE,
+)
+_FORWARD_MARK = "(fwd)"
+
+
+def base_subject(subject: str) -> str:
+    """Reduce a collapsed subject to what answers and forwards have in common, case folded.
+
+    Prefixes of many languages, list tags in front and "(fwd)" behind are taken off, repeatedly.
+    """
+    at, end = 0, len(subject)
+    while found := _PREFIX.match(subject, at):
+        at = found.end()
+    while subject[max(at, end - len(_FORWARD_MARK)) : end].lower() == _FORWARD_MARK:
+        end -= len(_FORWARD_MARK)
+        while end > at and subject[end - 1] == " ":
+            end -= 1
+    return subject[at:end].strip().casefold()
+
+
+def thread_keys(ids: Iterable[str], thread_index: str, subject: str) -> list[str]:
+    """Hash each id together with the base subject, so that a new subject is a new thread.
+
+    In the order given, without repeats; the head of Outlook's Thread-Index comes last.
+    """
+    names = ["id:" + each.strip("<>") for each in ids]
+    head = "".join(thread_index.split())[:_THREAD_INDEX_HEAD]
+    if len(head) == _THREAD_INDEX_HEAD:
+        names.append("index:" + head)
+    return list(dict.fromkeys(_hash(name, subject) for name in names))
+
+
+def _hash(name: str, subject: str) -> str:
+    text = f"{name}\0{subject}".encode("utf-8", "replace")
+    return blake2b(text, digest_size=_KEY_BYTES).hexdigest()

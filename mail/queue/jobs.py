@@ -1,0 +1,71 @@
+"""What is handed from one part of the queue to the next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from models.queue import DeliveryState
+
+PERMANENT = 500  # SMTP codes from here on do not change by waiting
+
+
+@dataclass(frozen=True, slots=True)
+class To:
+    """One recipient of a job."""
+
+    delivery_id: int
+    address: str
+    attempts: int  # this one included
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Recipients of one submission in one domain, held under one lease."""
+
+    lease: int
+    submission_id: int
+    queue_id: str
+    user_id: int
+    tenant_id: int
+    blob_id: int
+    sender: str  # envelope; empty for reports
+    domain: str
+    created_at: datetime
+    recipients: Sequence[To]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one recipient in one attempt."""
+
+    state: DeliveryState
+    code: int
+    text: str  # of the last answer
+    mx: str | None = None
+    tls: str | None = None  # protocol version and cipher
+    after_dot: bool = False  # the other side may have it in spite of all
+
+    @classmethod
+    def refused(
+        cls, code: int, text: str, mx: str | None = None, tls: str | None = None
+    ) -> "Result":
+        """A failure: for good with 5xx, else until the next attempt."""
+        final = code >= PERMANENT
+        state = DeliveryState.BOUNCED if final else DeliveryState.DEFERRED
+        return cls(state, code, text, mx, tls)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How hard the queue works."""
+
+    lease: timedelta = timedelta(minutes=2)
+    at_once: int = 20  # destinations
+    per_domain: int = 2  # connections; does not hold for a next hop
+    claim: int = 100  # recipients taken at once
+    look: float = 15.0  # seconds between two looks for what no bell told of
+    connect: float = 30.0  # seconds
+    answer: float = 300.0  # seconds a command may take (RFC 5321, section 4.5.3.2)
+    final: float = 600.0  # seconds the answer to the dot may take
+    stall: float = 180.0  # seconds without progress while a message is sent

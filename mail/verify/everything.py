@@ -1,0 +1,59 @@
+"""All checks in their order."""
+
+from mail.verify import (
+    blobs,
+    counters,
+    journal,
+    leftovers,
+    queue,
+    quota,
+    references,
+    search,
+    threads,
+)
+from mail.verify.checks import Check, Hit, Look, run
+from mail.verify.letters import letters
+from mail.verify.repair import repair as repaired
+from mail.verify.repair import untouched
+from mail.verify.report import Progress, Report
+from models.world import World
+
+
+async def verify(
+    world: World,
+    *,
+    repair: bool = False,
+    read_blobs: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Compute again what the store says of itself, with SQL of its own, and compare.
+
+    Each statement sees one moment, so a store may be in use meanwhile; but for `repair` let
+    nobody else write. Without `read_blobs` skeletons are opened, yet no piece is read: an
+    object counts when its last byte is there. What cannot be computed again, such as a lost
+    blob or number of the journal, is found but not repaired.
+    """
+    look = Look(world, progress)
+    hits: list[Hit] = []
+    for check in _checks(world):
+        hits += await run(look, check)
+    report = Report(looked=look.looked)
+    report.findings = await repaired(world, hits) if repair else untouched(hits)
+    report.findings += await blobs.pieces(look, read=read_blobs)
+    report.findings += await letters(look, read=read_blobs, repair=repair)
+    for figures in (search.figures, leftovers.figures, blobs.figures):
+        report.figures |= await figures(look)
+    return report
+
+
+def _checks(world: World) -> list[Check]:
+    dialect = world.database.dialect
+    return [
+        *counters.checks(),
+        *quota.checks(world.options),
+        *journal.checks(dialect),
+        *threads.checks(),
+        *search.checks(dialect),
+        *queue.checks(),
+        *references.checks(),
+    ]

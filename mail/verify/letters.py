@@ -1,0 +1,180 @@
+"""Whole messages: put together from their pieces, and compared with what their rows say."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from sqlalchemy import literal, select
+from sqlmodel import SQLModel, col
+
+from mail.blobs.errors import Corrupt
+from mail.blobs.pack import open_skeleton, rebuild
+from mail.verify.checks import Condition, Expression, Look, identity, ranges
+from mail.verify.contents import ABOUT, AT_ONCE, content
+from mail.verify.references import under_way
+from mail.verify.report import Finding
+from models.blobs import Blob, MessageBlob, SubmissionBlob
+from models.columns import Picked, insert_or
+from models.messages import Message
+from models.submission import Submission
+from models.world import Turn, World
+
+SUBJECT = "blobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What a skeleton and its pieces make."""
+
+    tenant_id: int
+    size: int = 0
+    digest: str | None = None  # None: it was not put together
+    holes: frozenset[str] = frozenset()
+    trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A table whose rows need pieces, and the table that says which."""
+
+    table: type[SQLModel]
+    reference: type[SQLModel]
+    owner: str  # column of `reference`
+    columns: Sequence[Expression]
+    where: Sequence[Condition] = ()
+
+
+def _holders() -> list[Holder]:
+    kept = (col(Message.id), col(Message.user_id), col(Message.blob_id))
+    sent = (col(Submission.id), col(Submission.user_id), col(Submission.blob_id))
+    unknown = (literal(None).label("size"), literal(None).label("digest"))
+    said = (col(Message.size), col(Message.digest))
+    return [
+        Holder(Message, MessageBlob, "message_id", [*kept, *said]),
+        Holder(Submission, SubmissionBlob, "submission_id", [*sent, *unknown], [under_way()]),
+    ]
+
+
+async def letters(look: Look, *, read: bool, repair: bool) -> list[Finding]:
+    """Open the skeletons of all messages, sent ones too; with `read` put them together.
+
+    With `repair` a piece that is there gets the reference row that it lacks.
+    """
+    findings: list[Finding] = []
+    for holder in _holders():
+        async for low, high in ranges(look, SUBJECT, holder.table):
+            rows = await _rows(look.world, holder, low, high)
+            wholes = await _wholes(look.world, sorted({row.blob_id for row in rows}), read=read)
+            known = await _references(look.world, holder, low, high)
+            found = {
+                row.id: _differences(holder, row, wholes.get(row.blob_id), known[row.id])
+                for row in rows
+            }
+            if not any(found.values()):
+                continue
+            for row in await _rows(look.world, holder, low, high):  # some may have gone meanwhile
+                for finding in found.get(row.id, []):
+                    mend = repair and finding.repairable
+                    done = mend and await _refer(look.world, holder, row, wholes[row.blob_id])
+                    findings.append(replace(finding, repaired=done))
+    return findings
+
+
+async def _rows(world: World, holder: Holder, low: int, high: int) -> Sequence[Picked]:
+    key = identity(holder.table)
+    asked = select(*holder.columns).where(key > low, key <= high, *holder.where)
+    return await world.database.read(asked.order_by(key))
+
+
+async def _references(
+    world: World, holder: Holder, low: int, high: int
+) -> defaultdict[int, set[str]]:
+    """The digests of the pieces that each row refers to."""
+    table = holder.reference.__table__  # type: ignore[attr-defined]
+    owner = table.c[holder.owner]
+    asked = select(owner.label("owner"), col(Blob.digest))
+    asked = asked.join(Blob, col(Blob.id) == table.c.blob_id).where(owner > low, owner <= high)
+    known: defaultdict[int, set[str]] = defaultdict(set)
+    for row in await world.database.read(asked):
+        known[row.owner].add(row.digest)
+    return known
+
+
+async def _wholes(world: World, keys: Sequence[int], *, read: bool) -> dict[int, Whole]:
+    """What these roots make; what several messages share is made once."""
+    wholes: dict[int, Whole] = {}
+    for start in range(0, len(keys), AT_ONCE):
+        part = col(Blob.id).in_(keys[start : start + AT_ONCE])
+        asked = select(*ABOUT, col(Blob.data)).where(part)
+        for row in await world.database.read(asked):
+            wholes[row.id] = await _whole(world, row, read=read)
+    return wholes
+
+
+async def _whole(world: World, root: Picked, *, read: bool) -> Whole:
+    async def fetch(digest: str) -> bytes:
+        asked = select(*ABOUT, col(Blob.data)).where(
+            col(Blob.tenant_id) == root.tenant_id, col(Blob.digest) == digest
+        )
+        rows = await world.database.read(asked)
+        if not rows:
+            raise KeyError(digest)
+        return await content(world, rows[0])
+
+    try:
+        skeleton = open_skeleton(await content(world, root))
+        holes = frozenset(hole.digest for hole in skeleton.holes)
+        if not read:
+            return Whole(root.tenant_id, len(skeleton), None, holes)
+        size, hashed = 0, sha256()
+        async for piece in rebuild(skeleton, fetch):
+            size += len(piece)
+            hashed.update(piece)
+    except KeyError as problem:
+        return Whole(root.tenant_id, trouble=f"{problem.args[0]} is missing")
+    except Corrupt as problem:
+        return Whole(root.tenant_id, trouble=str(problem))
+    return Whole(root.tenant_id, size, hashed.hexdigest(), holes)
+
+
+def _differences(
+    holder: Holder, row: Picked, whole: Whole | None, known: set[str]
+) -> list[Finding]:
+    """What is wrong with a row. That a root has no row is told by SQL."""
+    name = f"{holder.table.__tablename__}/{row.id}"
+    if whole is None:
+        return []
+    if whole.trouble:
+        return [Finding(SUBJECT, "whole", name, "a message", whole.trouble)]
+    found: list[Finding] = []
+    if lacking := whole.holes - known:
+        have = len(whole.holes) - len(lacking)
+        found.append(
+            Finding(SUBJECT, "piece_references", name, len(whole.holes), have, repairable=True)
+        )
+    if row.size is not None and row.size != whole.size:
+        found.append(Finding(SUBJECT, "message_size", name, row.size, whole.size))
+    if whole.digest and row.digest and row.digest != whole.digest:
+        found.append(Finding(SUBJECT, "message_digest", name, row.digest, whole.digest))
+    return found
+
+
+async def _refer(world: World, holder: Holder, row: Picked, whole: Whole) -> bool:
+    """Write the reference rows of all its pieces that are there; whether all were."""
+    pieces = select(col(Blob.id)).where(
+        col(Blob.tenant_id) == whole.tenant_id, col(Blob.digest).in_(whole.holes)
+    )
+    still = select(identity(holder.table)).where(identity(holder.table) == row.id)
+
+    def unit(turn: Turn) -> bool:
+        if turn.connection.execute(still).first() is None:
+            return False
+        ids = turn.connection.execute(pieces.with_for_update(read=True, key_share=True)).scalars()
+        rows = [{holder.owner: row.id, "blob_id": key} for key in ids]
+        if rows:
+            new = insert_or(turn.connection.dialect.name, holder.reference)
+            turn.connection.execute(new.on_conflict_do_nothing(), rows)
+        return len(rows) == len(whole.holes)
+
+    return await world.apply(unit, row.user_id)

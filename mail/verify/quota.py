@@ -1,0 +1,104 @@
+"""Accounts and domains: what they use, and what every account has."""
+
+from sqlalchemy import case, func, literal, select
+from sqlmodel import col
+
+from mail.verify.checks import Check, Rule, total, within
+from mail.verify.repair import rewriting
+from models.addresses import Address
+from models.domains import Domain
+from models.journal import ChangeKind, Stream
+from models.mailboxes import Mailbox, SpecialUse
+from models.messages import Message
+from models.options import Options
+from models.users import User
+
+SUBJECT = "quota"
+
+
+def checks(options: Options) -> list[Check]:
+    """All checks of accounts and domains."""
+    return [_use(), _belongings(), _domains(options)]
+
+
+def _use() -> Check:
+    summed = (
+        select(
+            col(Message.user_id).label("user_id"),
+            func.count().label("many"),
+            total(col(Message.size)).label("size"),
+        )
+        .where(within(col(Message.user_id)), col(Message.archived_at).is_(None))
+        .group_by(col(Message.user_id))
+        .subquery()
+    )
+    table = User.__table__  # type: ignore[attr-defined]
+    return Check(
+        SUBJECT,
+        User,
+        {
+            "used": Rule(func.coalesce(summed.c.size, 0), col(User.used), cured=True),
+            "message_count": Rule(
+                func.coalesce(summed.c.many, 0), col(User.message_count), cured=True
+            ),
+        },
+        table.outerjoin(summed, summed.c.user_id == table.c.id),
+        col(User.id),
+        cure=rewriting(ChangeKind.USER_CHANGED),
+    )
+
+
+def _belongings() -> Check:
+    inboxes = select(func.count()).where(
+        col(Mailbox.user_id) == col(User.id), col(Mailbox.special_use) == SpecialUse.INBOX
+    )
+    streams = select(func.count()).where(col(Stream.id) == col(User.id))
+    return Check(
+        SUBJECT,
+        User,
+        {
+            "inbox": Rule(literal(1), inboxes.scalar_subquery()),
+            "stream": Rule(literal(1), streams.scalar_subquery()),
+        },
+        User.__table__,  # type: ignore[attr-defined]
+        col(User.id),
+    )
+
+
+def _domains(options: Options) -> Check:
+    """What a domain has given away: each account's own quota, or the one it has by default."""
+    given = func.coalesce(col(User.quota), col(Domain.default_user_quota), options.default_quota)
+    users = (
+        select(
+            col(User.domain_id).label("domain_id"),
+            func.count().label("many"),
+            total(given).label("quota"),
+        )
+        .join(Domain, col(Domain.id) == col(User.domain_id))
+        .where(within(col(User.domain_id)))
+        .group_by(col(User.domain_id))
+        .subquery()
+    )
+    addresses = (
+        select(col(Address.domain_id).label("domain_id"), func.count().label("many"))
+        .where(within(col(Address.domain_id)))
+        .group_by(col(Address.domain_id))
+        .subquery()
+    )
+    stream = select(func.count()).where(col(Stream.id) == col(Domain.id)).scalar_subquery()
+    counts = {
+        "user_count": (users.c.many, col(Domain.user_count)),
+        "address_count": (addresses.c.many, col(Domain.address_count)),
+        "quota_allocated": (users.c.quota, col(Domain.quota_allocated)),
+    }
+    rules = {
+        name: Rule(func.coalesce(wanted, 0), found, cured=True)
+        for name, (wanted, found) in counts.items()
+    }
+    rules["stream"] = Rule(case((stream > 0, stream), else_=1), stream)
+    table = Domain.__table__  # type: ignore[attr-defined]
+    source = table.outerjoin(users, users.c.domain_id == table.c.id).outerjoin(
+        addresses, addresses.c.domain_id == table.c.id
+    )
+    cure = rewriting(ChangeKind.DOMAIN_CHANGED)
+    return Check(SUBJECT, Domain, rules, source, col(Domain.id), cure=cure)

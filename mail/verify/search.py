@@ -1,0 +1,45 @@
+"""The text index: a row for each message that is said to be in it."""
+
+from sqlalchemy import TableClause, case, column, exists, false, func, select, table, true
+from sqlmodel import col
+
+from mail.verify.checks import Check, Look, Rule
+from mail.verify.repair import rewriting
+from models.columns import Big
+from models.messages import Message
+from models.searchindex import TABLE
+
+SUBJECT = "search"
+
+
+def words(dialect: str) -> TableClause:
+    """The rows of the index, with their numbers as `id`.
+
+    FTS5 finds a row that is not there too, where it keeps no content: so ask what it keeps.
+    """
+    if dialect == "sqlite":
+        return table(f"{TABLE}_docsize", column("id", Big))
+    return table(TABLE, column("rowid", Big))
+
+
+def checks(dialect: str) -> list[Check]:
+    """All checks of the index. What is not in it is marked, so that it will be put into it."""
+    (key,) = words(dialect).c
+    there = exists().where(key == col(Message.id))
+    rule = Rule(case((there, true()), else_=false()), col(Message.indexed), cured=True)
+    rows = Message.__table__  # type: ignore[attr-defined]
+    where = [col(Message.indexed)]
+    cure = rewriting()
+    return [
+        Check(SUBJECT, Message, {"indexed": rule}, rows, col(Message.user_id), where, cure=cure)
+    ]
+
+
+async def figures(look: Look) -> dict[str, int]:
+    """How many rows the index has, and how many of them are of messages that have gone."""
+    index = words(look.world.database.dialect)
+    (key,) = index.c
+    gone = ~exists().where(col(Message.id) == key)
+    asked = select(func.count(), func.count(case((gone, 1)))).select_from(index)
+    (row,) = await look.world.database.read(asked)
+    return {"search_rows": int(row[0]), "dead_search_rows": int(row[1])}

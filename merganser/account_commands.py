@@ -1,0 +1,248 @@
+"""The commands `merganser user …` and `merganser token …`."""
+# ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
+# ruff: noqa: PLR0913 - a parameter for each option: typer reads them
+
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from merganser.trouble import MISUSED, Trouble
+from models.roles import Role, Scope
+
+if TYPE_CHECKING:
+    from merganser.settings import Settings
+    from models.world import World
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Stdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")]
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="User name, or an address to be both.")],
+    address: Annotated[
+        str | None, typer.Option(help="Main address, where the name is not one.")
+    ] = None,
+    no_address: Annotated[bool, typer.Option("--no-address", help="No address at all.")] = False,
+    password_stdin: Stdin = False,
+    no_password: Annotated[
+        bool, typer.Option("--no-password", help="No password: API keys only.")
+    ] = False,
+    role: Annotated[Role, typer.Option(help="What they may do.")] = Role.USER,
+    quota: Annotated[
+        str | None, typer.Option(help="Storage, such as 5 GiB; 0 is unlimited.")
+    ] = None,
+    full_name: Annotated[str | None, typer.Option("--name", help="Name for people.")] = None,
+) -> None:
+    """Make an account. Its domain is made with it, where it is new.
+
+    Example: merganser user add ada@example.org --quota "5 GiB"
+
+    Example: echo secret | merganser user add ada --address ada@example.org --password-stdin
+    """
+    from merganser import accounts
+    from merganser.commands import run
+    from resolvers.users import NewUser
+
+    if no_password and password_stdin:
+        raise Trouble("--no-password and --password-stdin exclude each other", code=MISUSED)
+    new = NewUser(
+        username=name,
+        name=full_name,
+        role=role,
+        password=None if no_password else _password(stdin=password_stdin),
+        password_disabled=no_password,
+        address=address,
+        empty_address=no_address,
+        quota=_bytes(quota),
+    )
+
+    async def work(world: "World", _settings: "Settings") -> str:
+        return await accounts.add(world, new)
+
+    typer.echo(f"{name} is made: {run(work)}")
+
+
+def passwd(
+    name: Annotated[str, typer.Argument(help="User name or address.")],
+    password_stdin: Stdin = False,
+) -> None:
+    """Give a user another password. Who is signed in with the old one is signed out.
+
+    Example: merganser user passwd ada
+    """
+    from merganser import accounts
+    from merganser.commands import run
+
+    password = _password(stdin=password_stdin)
+
+    async def work(world: "World", _settings: "Settings") -> None:
+        await accounts.change_password(world, name, password)
+
+    run(work)
+    typer.echo(f"{name} has another password.")
+
+
+def list_users(as_json: Json = False) -> None:
+    """List all accounts.
+
+    Example: merganser user list --json
+    """
+    from merganser import accounts
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await accounts.listed(world)
+
+    found = run(work)
+    columns = ("username", "address", "role", "messages", "used")
+    _print(found, columns, as_json=as_json)
+
+
+def create(
+    name: Annotated[str, typer.Option(help="What it is for.")],
+    user: Annotated[
+        str | None, typer.Option(help="Whose it is; without, it is the platform's own.")
+    ] = None,
+    role: Annotated[Role, typer.Option(help="What it may do at most.")] = Role.USER,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What it is good for; again for more. Else all.")
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="It changes nothing.")] = False,
+    expires: Annotated[
+        str | None, typer.Option(help='When it ends: "30 days", or a date as 2031-12-24.')
+    ] = None,
+) -> None:
+    """Make an API key, and print its secret: once, here, and never again.
+
+    Example: merganser token create --name backup --user ada --scope MAIL_READ --read-only
+
+    Example: merganser token create --name root --role ROOT
+    """
+    from merganser import accounts
+    from merganser.commands import run
+
+    key = accounts.Key(
+        name, user, role, tuple(scope or ()), read_only=read_only, expires=_end(expires)
+    )
+
+    async def work(world: "World", _settings: "Settings") -> tuple[str, str]:
+        return await accounts.make_key(world, key)
+
+    made, secret = run(work)
+    typer.echo(f"{made} is made; keep its secret, it is not shown again:", err=True)
+    typer.echo(secret)
+
+
+def list_tokens(as_json: Json = False) -> None:
+    """List all API keys, without their secrets.
+
+    Example: merganser token list
+    """
+    from merganser import accounts
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await accounts.keys(world)
+
+    found = run(work)
+    columns = ("id", "name", "user", "role", "scopes", "read_only", "expires_at")
+    _print(found, columns, as_json=as_json)
+
+
+def revoke(
+    ids: Annotated[list[str], typer.Argument(help="Ids, as `merganser token list` shows them.")],
+) -> None:
+    """Delete API keys, all or none. A running server forgets them within 5 seconds.
+
+    Example: merganser token revoke key_AZpSKEwoAAE
+    """
+    from merganser import accounts
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> None:
+        await accounts.revoke(world, ids)
+
+    run(work)
+    typer.echo(f"{len(ids)} revoked.")
+
+
+def _password(*, stdin: bool) -> str:
+    if stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+        if not password:
+            raise Trouble("there is no password on stdin", code=MISUSED)
+        return password
+    if not sys.stdin.isatty():
+        raise Trouble("give the password with --password-stdin", code=MISUSED)
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+
+
+def _bytes(text: str | None) -> int | None:
+    from merganser.amounts import size
+
+    try:
+        count = size(text)
+    except ValueError as problem:
+        raise Trouble(f"--quota: {problem}", code=MISUSED) from problem
+    return count if isinstance(count, int) else None
+
+
+def _end(text: str | None) -> datetime | None:
+    from merganser.amounts import span
+
+    if text is None:
+        return None
+    try:
+        given = datetime.fromisoformat(text)
+        return given if given.tzinfo else given.astimezone()
+    except ValueError:
+        pass
+    try:
+        time = span(text)
+    except ValueError as problem:
+        raise Trouble('--expires: write "30 days" or 2031-12-24', code=MISUSED) from problem
+    return datetime.now(UTC) + time if isinstance(time, timedelta) else None
+
+
+def _print(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = Table(*(name.replace("_", " ") for name in columns), box=None, padding=(0, 2, 0, 0))
+    for each in found:
+        rows.add_row(*(_cell(each[name]) for name in columns))
+    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+    console.print(rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "all"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def users() -> typer.Typer:
+    """The commands about accounts."""
+    made = typer.Typer(help="Make, list and change accounts.", no_args_is_help=True)
+    made.command("add")(add)
+    made.command("list")(list_users)
+    made.command("passwd")(passwd)
+    return made
+
+
+def tokens() -> typer.Typer:
+    """The commands about API keys."""
+    made = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+    made.command("create")(create)
+    made.command("list")(list_tokens)
+    made.command("revoke")(revoke)
+    return made

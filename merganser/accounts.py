@@ -1,0 +1,159 @@
+"""Users and API keys, as an operator at the machine makes, lists and ends them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from graph.ids import decode, encode
+from mail.addresses import login_of
+from merganser.building import owner
+from merganser.trouble import Trouble
+from models.addresses import Address
+from models.columns import picked
+from models.errors import Invalid
+from models.journal import PLATFORM, ChangeKind
+from models.pages import MOST, Ask, Cursor
+from models.roles import Role, Scope
+from models.users import User
+from models.world import World
+from resolvers import apikeys, passwords, users
+from resolvers.apikeys import NewKey
+from resolvers.auth import forget
+from resolvers.context import Context
+from resolvers.users import NewUser, UserWhere
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key to be made, in the words of the command line."""
+
+    name: str
+    user: str | None = None
+    role: Role = Role.USER
+    scopes: tuple[Scope, ...] = ()
+    read_only: bool = False
+    expires: datetime | None = None
+
+
+async def add(world: World, new: NewUser) -> str:
+    """Make an account; returns its id."""
+    return encode("User", (await users.create(owner(world), new)).id)
+
+
+async def found(world: World, name: str) -> int:
+    """The id of the account of this user name or address; Trouble where there is none."""
+    key = await login_of(world, name)
+    if key is None:
+        raise Trouble(f"there is no user {name}: `merganser user list` shows all")
+    return key
+
+
+async def change_password(world: World, name: str, password: str) -> None:
+    """Give a user another password. All their tokens end."""
+    await set_password(owner(world), await found(world, name), password)
+
+
+async def set_password(ctx: Context, user_id: int, password: str) -> None:
+    """Give a user another password, in one unit; tokens made under the old one end."""
+    stored = await passwords.make(ctx.world, password)
+    asked = select(col(User.domain_id)).where(col(User.id) == user_id)
+    for row in await ctx.read(asked):
+        stream = row.domain_id or PLATFORM
+        async with ctx.write(user_id, stream) as session:
+            user = await session.get_one(User, user_id, populate_existing=True)
+            user.password = stored
+            user.auth_version += 1
+            user.require_password_change = False
+            user.updated_at = ctx.world.now()
+            session.add(user)
+            await ctx.record(session, stream, ChangeKind.USER_CHANGED, [user_id])
+    forget(ctx.world, user_id)
+
+
+async def listed(world: World) -> list[dict[str, Any]]:
+    """All accounts by user name, in plain values."""
+    ctx, at, found = owner(world), None, list[Any]()
+    columns = {"name", "role", "used", "quota", "message_count", "disabled", "suspended"}
+    while True:
+        ask = Ask("users", MOST, at)
+        page = await users.pages(ctx, UserWhere(), ask, columns)
+        found += page.rows
+        if not page.next:
+            break
+        at = Cursor(ask.ordering, page.rows[-1].username, page.rows[-1].id)
+    addresses = await _main_addresses(world)
+    return [
+        {
+            "id": encode("User", row.id),
+            "username": row.username,
+            "address": addresses.get(row.id),
+            "name": row.name,
+            "role": row.role.value,
+            "messages": row.message_count,
+            "used": row.used,
+            "quota": row.quota,
+            "disabled": row.disabled,
+            "suspended": row.suspended,
+        }
+        for row in found
+    ]
+
+
+async def _main_addresses(world: World) -> dict[int, str]:
+    asked = select(col(Address.user_id), col(Address.shown)).where(col(Address.main))
+    return {row.user_id: row.shown for row in await world.database.read(asked)}
+
+
+async def make_key(world: World, key: Key) -> tuple[str, str]:
+    """Make an API key; returns its id and its secret, which is nowhere else."""
+    user_id = await found(world, key.user) if key.user else None
+    if user_id is None and not key.role.includes(Role.ADMIN):
+        raise Trouble(f"say whose key it is with --user, or give it --role {Role.ADMIN}")
+    new = NewKey(key.name, key.role, key.scopes, key.read_only, user_id, key.expires)
+    row, secret = await apikeys.create_key(owner(world), new)
+    return encode("ApiKey", row.id), secret
+
+
+async def keys(world: World) -> list[dict[str, Any]]:
+    """All API keys, newest first, in plain values; their secrets nobody has."""
+    ctx, at, found = owner(world), None, list[Any]()
+    while True:
+        page = await apikeys.keys(ctx, Ask(apikeys.NEWEST, MOST, at))
+        found += page.rows
+        if not page.next:
+            break
+        at = Cursor(apikeys.NEWEST, page.rows[-1].created_at, page.rows[-1].id)
+    asked = select(*picked(User, {"id", "username"})).where(
+        col(User.id).in_({row.user_id for row in found if row.user_id})
+    )
+    names = {row.id: row.username for row in await world.database.read(asked)}
+    return [
+        {
+            "id": encode("ApiKey", row.id),
+            "name": row.name,
+            "user": names.get(row.user_id),
+            "role": row.role.value,
+            "scopes": list(row.scopes),
+            "read_only": row.read_only,
+            "created_at": row.created_at.isoformat(),
+            "expires_at": row.expires_at and row.expires_at.isoformat(),
+            "last_used_at": row.last_used_at and row.last_used_at.isoformat(),
+        }
+        for row in found
+    ]
+
+
+async def revoke(world: World, ids: list[str]) -> None:
+    """Delete these API keys, all or none."""
+    try:
+        decoded = [decode("ApiKey", each) for each in ids]
+    except Invalid as problem:
+        raise Trouble("that is no id of a key: `merganser token list` shows them") from problem
+    there = await apikeys.keys_by_ids(owner(world), decoded)
+    for each, row in zip(ids, there, strict=True):
+        if row is None:
+            raise Trouble(f"there is no key {each}: `merganser token list` shows all")
+    await apikeys.delete_keys(owner(world), decoded)

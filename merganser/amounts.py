@@ -1,0 +1,63 @@
+"""Sizes and spans of time as people write them: "64 MiB", "14 days"."""
+
+import re
+from datetime import timedelta
+
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_SPANS = {
+    "s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600,
+    "d": 86400, "day": 86400, "w": 604800, "week": 604800,
+}  # fmt: skip
+_AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def size(text: object) -> object:
+    """Bytes, of "1 GiB", "500 MB" or "1024"; what is no text stays as it is."""
+    if not isinstance(text, str):
+        return text
+    found = _AMOUNT.fullmatch(text)
+    unit = _SIZES.get(found[2].lower()) if found else None
+    if found is None or unit is None:
+        raise ValueError("write a size such as 64 MiB")
+    return int(float(found[1]) * unit) if "." in found[1] else int(found[1]) * unit
+
+
+def span(text: object) -> object:
+    """A span of time, of "10 min", "24 h" or "14 days"; what is no text stays as it is."""
+    if not isinstance(text, str):
+        return text
+    found = _AMOUNT.fullmatch(text)
+    name = found[2].lower() if found else ""
+    unit = _SPANS.get(name) or _SPANS.get(name.removesuffix("s"))
+    if found is None or unit is None:
+        raise ValueError("write a time such as 10 min, 24 h or 14 days")
+    try:
+        return timedelta(seconds=float(found[1]) * unit)
+    except OverflowError:
+        raise ValueError("that is too long") from None
+
+
+def sized(count: int) -> str:
+    """Bytes in the largest unit that divides them: 1 GiB, 1500 bytes."""
+    for name, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count and count % unit == 0:
+            return f"{count // unit} {name}"
+    return f"{count} bytes"
+
+
+def rounded(count: int) -> str:
+    """Bytes for reading, with one decimal: 1.4 GiB."""
+    for name, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
+
+
+def spanned(time: timedelta) -> str:
+    """A span in the largest unit that divides it: 14 days, 24 h, 10 min."""
+    seconds = int(time.total_seconds())
+    for name, unit in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds > unit and seconds % unit == 0:
+            return f"{seconds // unit} {name}"
+    return "1 day" if seconds == _SPANS["day"] else f"{seconds} s"

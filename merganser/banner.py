@@ -1,0 +1,77 @@
+"""What a server with a demo account says once it answers."""
+
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from merganser.demonstration import Account
+from merganser.listening import place
+from merganser.settings import Settings
+
+QUERY = (
+    "{ viewer { user { mailbox(by: {specialUse: INBOX}) "
+    "{ messages(first: 3) { nodes { subject } } } } } }"
+)
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not where we listen: how to get there
+
+
+def shown(settings: Settings, account: Account) -> None:
+    """Print where to go and what to try, each line fit to be copied."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    password = account.password or "(not the one we made: somebody has changed it)"
+    facts = (
+        ("GraphiQL", address(settings)),
+        ("User", account.username),
+        ("Password", password),
+        ("API key", account.key or ""),
+    )
+    console.print("\nMerganser is running. Ctrl-C ends it.\n", style="bold")
+    for name, fact in facts:
+        console.print(f"  {name:<10}{fact}")
+    console.print("\nRead three subjects:\n", style="bold")
+    console.print(f"  {curl(settings, account)}")
+    console.print("\nSend the account a message:\n", style="bold")
+    console.print(f"  {send(settings, account)}\n")
+
+
+def send(settings: Settings, account: Account) -> str:
+    """A command that sends the account a message, from whatever shell it is typed into."""
+    usual = settings.lmtp == Settings.model_fields["lmtp"].default
+    there = "" if usual else f"MERGANSER_LMTP={shlex.quote(settings.lmtp)} "
+    return f"{there}{shlex.quote(_program())} send-test --to {account.address}"
+
+
+def _program() -> str:
+    """How we are called: by the bare name where the shell finds it."""
+    beside = Path(sys.executable).with_name("merganser")
+    if shutil.which("merganser") or not beside.exists():
+        return "merganser"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+
+
+def address(settings: Settings) -> str:
+    """Where GraphQL and GraphiQL are, seen from this machine."""
+    host, port = place(settings.http)
+    bare = _EVERYWHERE.get(host) or (f"[{host}]" if ":" in host else host)
+    return f"http://{bare}:{port}/graphql"
+
+
+def curl(settings: Settings, account: Account) -> str:
+    """A command that works as it stands."""
+    words = [
+        "curl",
+        "-s",
+        address(settings),
+        "-H",
+        f"Authorization: Bearer {account.key}",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        json.dumps({"query": QUERY}),
+    ]
+    return shlex.join(words)

@@ -1,0 +1,171 @@
+"""The world as the settings describe it, opened for one command and closed behind it."""
+
+import logging
+import os
+import secrets
+import signal
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from obstore.exceptions import BaseError
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
+
+from mail.blobs.store import open_store
+from mail.messages import close_readers
+from merganser.settings import Settings
+from merganser.trouble import Trouble
+from merganser.upgrade import lacking, upgrade
+from models.database import Database
+from models.roles import Role, Scope
+from models.stores import Store
+from models.wakeups import Neighbours
+from models.world import World
+from resolvers.auth import settle
+from resolvers.context import Context, Viewer
+
+log = logging.getLogger("merganser")
+
+
+@asynccontextmanager
+async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator[World]:
+    """The world, with its store ready: migrated here, or else Trouble where it is not."""
+    make_folder(settings)
+    key = secret(settings)
+    async with database(settings) as store:
+        with reached(settings):
+            if migrate:
+                await upgrade(store)
+            elif await lacking(store):
+                raise Trouble("the store is not ready: run `merganser init` first")
+        large, bells = blobs(settings), Neighbours(settings.data)
+        world = World(
+            store,
+            large,
+            secret=key,
+            options=settings.options(),
+            wakeups=bells,
+            fault=fault(settings.fault),
+        )
+        try:
+            yield world
+        finally:
+            await settle(world)  # uses of credentials are noted behind the requests
+            bells.close()
+            await large.close()
+            await close_readers()
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncGenerator[Database]:
+    """The store's engine, closed at the end."""
+    store = Database(settings.store)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextmanager
+def reached(settings: Settings) -> Generator[None]:
+    """Say in one sentence that the store cannot be reached, and why."""
+    try:
+        yield
+    except (DBAPIError, OSError) as problem:
+        cause = getattr(problem, "orig", None) or problem
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        where = make_url(settings.store).render_as_string(hide_password=True)
+        raise Trouble(f"cannot use the store {where}: {reason}") from problem
+
+
+def make_folder(settings: Settings) -> None:
+    """The folder for all that is ours; also that of an SQLite store elsewhere."""
+    url = make_url(settings.store)
+    folders = [settings.data]
+    if url.get_backend_name() == "sqlite" and url.database:
+        folders.append(Path(url.database).parent)
+    for folder in folders:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as problem:
+            raise Trouble(f"cannot make the folder {folder}: {problem.strerror}") from problem
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise Trouble(f"may not write into the folder {folder}: give it to this user")
+
+
+def secret(settings: Settings) -> bytes:
+    """The key that signs what we hand out: set, or kept in a file that is made once."""
+    if settings.secret:
+        return settings.secret.get_secret_value().encode()
+    path = settings.data / "secret"
+    try:
+        if not path.exists():
+            once(path, secrets.token_hex(32))
+        return bytes.fromhex(path.read_text())
+    except OSError as problem:
+        raise Trouble(f"cannot read {path}: {problem.strerror}") from problem
+    except ValueError as problem:
+        raise Trouble(f"{path} holds no secret of ours: remove it, or set it right") from problem
+
+
+def once(path: Path, text: str) -> None:
+    """Write a file that only we may read; if somebody was quicker, theirs stays."""
+    part = written(path, text)
+    try:
+        os.link(part, path)  # unlike a rename this never replaces
+    except FileExistsError:
+        pass
+    finally:
+        part.unlink()
+
+
+def replaced(path: Path, text: str) -> None:
+    """Write a file that only we may read, in the place of the old one, whole or not at all."""
+    written(path, text).rename(path)
+
+
+def written(path: Path, text: str) -> Path:
+    """A new file beside `path`, safe on the disk, that only we may read."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(handle, text.encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return part
+
+
+def blobs(settings: Settings) -> Store:
+    """The store of large bytes. Trouble where it cannot be opened."""
+    try:
+        return open_store(settings.blobs)
+    except (OSError, ValueError, BaseError) as problem:
+        raise Trouble(f"MERGANSER_BLOBS cannot be used: {problem}") from problem
+
+
+def fault(setting: str | None) -> Callable[[str], None]:
+    """What ends the process at the nth passing of a place: crash tests ask for it."""
+    if setting is None:
+        return lambda _place: None
+    where, _, nth = setting.partition(":")
+    passed = Counter[str]()
+
+    def pass_by(place: str) -> None:
+        passed[place] += 1
+        if place == where and passed[place] == int(nth):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return pass_by
+
+
+def owner(world: World) -> Context:
+    """What an operation is handed that whoever owns the machine asks for."""
+    return Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+
+
+def on_behalf(world: World, user_id: int) -> Context:
+    """What an operation is handed that is done for a user."""
+    return Context(world, Viewer(user_id, Role.USER, frozenset({Scope.MASTER})))

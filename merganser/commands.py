@@ -1,0 +1,353 @@
+"""The command line: what there is, and what each command does."""
+# ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from merganser.trouble import MISUSED, Trouble
+
+if TYPE_CHECKING:
+    from merganser.doctor import Finding
+    from merganser.importing import Outcome, Progress
+    from merganser.settings import Settings
+    from merganser.sources import Source
+    from models.world import World
+
+Result = TypeVar("Result")
+
+
+def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool = False) -> Result:
+    """Do `work` in the world that the settings describe, beside a server if there is one."""
+    import uvloop
+
+    from merganser import logs
+    from merganser.building import opened
+    from merganser.settings import read
+
+    settings = read()
+    logs.set_up("WARNING")
+
+    async def whole() -> Result:
+        async with opened(settings, migrate=migrate) as world:
+            return await work(world, settings)
+
+    return uvloop.run(whole())
+
+
+def serve(
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Make the demo account first, and say how to use it.")
+    ] = False,
+    demo_count: Annotated[int, typer.Option(min=1, hidden=True)] = 520,
+) -> None:
+    """Run the server: HTTP, LMTP and all workers in one process.
+
+    The store is made or migrated first. Ctrl-C or SIGTERM ends it; what it has accepted by
+    then is safe.
+
+    Example: MERGANSER_HTTP=127.0.0.1:9000 merganser serve
+    """
+    import uvloop
+
+    from merganser import logs
+    from merganser.settings import read
+
+    settings = read()
+    logs.set_up("WARNING" if demo else settings.log_level)
+    from merganser import serving
+
+    if not demo:
+        uvloop.run(serving.serve(settings))  # asyncio.run would leave uvloop unused
+        return
+    from merganser import banner
+    from merganser.demonstration import Account
+
+    made: list[Account] = []
+
+    async def furnish(world: "World") -> None:
+        made.append(await _furnished(world, settings, demo_count))
+
+    def greet() -> None:
+        logs.set_up(settings.log_level)
+        banner.shown(settings, made[0])
+
+    uvloop.run(serving.serve(settings, before=furnish, after=greet))
+
+
+async def _furnished(world: "World", settings: "Settings", count: int) -> "Account":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from merganser.demonstration import furnish
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Writing letters to the demo account", total=None, visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        return await furnish(world, settings.data, count, progress)
+
+
+def init() -> None:
+    """Make the store, or migrate it, and no more.
+
+    Example: MERGANSER_STORE=postgresql://mail@localhost/mail merganser init
+    """
+
+    async def nothing(_world: "World", settings: "Settings") -> None:
+        typer.echo(f"The store is ready, its data in {settings.data.absolute()}.")
+
+    run(nothing, migrate=True)
+
+
+def demo(
+    count: Annotated[int, typer.Option(min=1, help="How many letters.")] = 520,
+) -> None:
+    """Make a demo account with letters of all kinds, and say how to get in.
+
+    Once made it is only shown: what you changed or deleted stays so.
+
+    Example: merganser demo
+    """
+
+    async def work(world: "World", settings: "Settings") -> None:
+        account = await _furnished(world, settings, count)
+        typer.echo(f"User      {account.username} ({account.address})")
+        typer.echo(f"Password  {account.password or '(somebody has changed it)'}")
+        typer.echo(f"API key   {account.key}")
+
+    run(work, migrate=True)
+
+
+def bring(
+    path: Annotated[Path, typer.Argument(help="An mbox file, a Maildir, or a folder of .eml.")],
+    user: Annotated[str, typer.Option("--user", "-u", help="Whose mail: user name or address.")],
+    mailbox: Annotated[
+        str | None,
+        typer.Option(help="One mailbox for all of it. Without it: the folders of the source."),
+    ] = None,
+) -> None:
+    """Bring in mail that another program has kept.
+
+    Stopped or killed at any message, it goes on from there when it is run again. What a mailbox
+    has already is not stored twice. Flags and times of arrival are kept.
+
+    Example: merganser import ~/Maildir --user ada
+
+    Example: merganser import old.mbox --user ada --mailbox Archive/2019
+    """
+    from merganser.importing import Order
+    from merganser.importing import bring as work_through
+
+    async def work(world: "World", settings: "Settings") -> "Outcome":
+        order = Order(path.absolute(), user, mailbox, settings.data)
+        with _bar() as bar:
+
+            def began(origin: "Source", at: int) -> "Progress":
+                task = bar.add_task(f"Importing {path.name}", total=origin.total, completed=at)
+                return lambda at: bar.update(task, completed=at)
+
+            return await work_through(world, order, began)
+
+    try:
+        outcome = run(work)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Trouble("stopped; run it again and it goes on from here", code=130) from None
+    typer.echo(f"{outcome.stored} messages imported.")
+    if outcome.known:
+        typer.echo(f"{outcome.known} were there already.")
+    for what, why in outcome.skipped:
+        typer.echo(f"Skipped {what}: {why}.")
+    if outcome.untold:
+        typer.echo(f"Skipped {outcome.untold} more.")
+
+
+def _bar() -> "rich.progress.Progress":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), transient=True)
+
+
+def send_test(
+    to: Annotated[str, typer.Option(help="Address; the demo account's, where there is one.")] = "",
+    sender: Annotated[str, typer.Option("--from", help="Sender.")] = "tester@merganser.example",
+    subject: Annotated[str, typer.Option(help="Subject.")] = "A test from merganser",
+    attach: Annotated[list[Path] | None, typer.Option(help="A file to send along.")] = None,
+) -> None:
+    """Send a message to the running server, by LMTP, and say what it answered.
+
+    Example: merganser send-test --to ada@example.org --attach photo.jpg
+    """
+    from merganser import posting
+    from merganser.demonstration import kept
+    from merganser.settings import read
+
+    settings = read()
+    account = None if to else kept(settings.data)
+    if not to and account is None:
+        raise Trouble("say with --to whom to send it to", code=MISUSED)
+    to = to or (account.address if account else "")
+    text = "This is a test message. If you can read it, mail comes in.\n"
+    test = posting.Test(to, sender, subject, text, tuple(attach or ()))
+    typer.echo(f"{to}: {posting.send(settings.lmtp, test)}")
+
+
+def schema() -> None:
+    """Print the GraphQL schema.
+
+    Example: merganser schema > schema.graphql
+    """
+    from graph.schema import schema as whole
+
+    typer.echo(whole.as_str())
+
+
+def settings() -> None:
+    """Print what can be set, as a Markdown table: environment variables and their defaults.
+
+    Example: merganser settings
+    """
+    from merganser.settings import table
+
+    typer.echo(table())
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at store, disk, permissions, ports and DNS, and say what to do.
+
+    Ends with 1 where something needs to be done.
+
+    Example: merganser doctor
+    """
+    import uvloop
+
+    from merganser.doctor import Verdict, examine
+    from merganser.settings import read
+
+    found = uvloop.run(examine(read()))
+    if as_json:
+        _print_json([_plain(each) for each in found])
+    else:
+        _print_findings(found)
+    if any(each.verdict is Verdict.ACTION for each in found):
+        raise typer.Exit(1)
+
+
+def _plain(finding: "Finding") -> dict[str, str]:
+    from dataclasses import asdict
+
+    return {name: str(value) for name, value in asdict(finding).items()}
+
+
+def _print_findings(found: "list[Finding]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"ok": "green", "hint": "yellow", "action": "bold red"}
+    rows = Table("", "what", "found", "to do", box=None, padding=(0, 2, 0, 0))
+    for each in found:
+        colour = colours[each.verdict]
+        rows.add_row(f"[{colour}]{each.verdict}[/]", each.subject, each.found, each.todo)
+    Console().print(rows)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def check(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended; needs the server stopped.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read every stored byte again.")
+    ] = False,
+) -> None:
+    """Compute again what the store says of itself, and print all differences as JSON.
+
+    Ends with 1 where a difference is left.
+
+    Example: merganser check --quick
+    """
+    from merganser import locks
+
+    async def work(world: "World", settings: "Settings") -> dict[str, object]:
+        from mail.verify import verify
+
+        with _bar() as bar:
+            task = bar.add_task("Checking", total=None)
+
+            def progress(subject: str, done: int, total: int | None) -> None:
+                bar.update(task, description=subject, completed=done, total=total)
+
+            report = await verify(world, repair=repair, read_blobs=not quick, progress=progress)
+        return report.as_json()
+
+    async def alone(world: "World", settings: "Settings") -> dict[str, object]:
+        async with locks.repairing(settings.store):
+            return await work(world, settings)
+
+    report = run(alone if repair else work)
+    _print_json(report)
+    if not report["whole"]:
+        raise typer.Exit(1)
+
+
+def version(asked: bool) -> None:
+    """Print the version, and end."""
+    if asked:
+        from importlib.metadata import version as of
+
+        typer.echo(f"merganser {of('merganser')}")
+        raise typer.Exit
+
+
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Mail behind one GraphQL API.
+
+    All settings are environment variables: `merganser settings` lists them.
+    """
+
+
+def app() -> typer.Typer:
+    """The command line, ready to be called."""
+    from merganser import account_commands
+
+    made = typer.Typer(
+        name="merganser",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(whole)
+    commands: dict[str, Callable[..., None]] = {
+        "serve": serve,
+        "init": init,
+        "demo": demo,
+        "import": bring,
+        "send-test": send_test,
+        "schema": schema,
+        "settings": settings,
+        "doctor": doctor,
+        "check": check,
+    }
+    for name, command in commands.items():
+        made.command(name)(command)
+    made.add_typer(account_commands.users(), name="user")
+    made.add_typer(account_commands.tokens(), name="token")
+    return made

@@ -1,0 +1,193 @@
+"""The demo account: made once, filled through the delivery code, and never filled twice."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from mail import addresses, delivery
+from merganser.accounts import set_password
+from merganser.building import on_behalf, owner, replaced
+from merganser.demo import Letter, letters
+from merganser.trouble import Trouble
+from models.auth import ApiKey
+from models.errors import OverQuota
+from models.messages import Message
+from models.users import User
+from models.world import Turn, World
+from resolvers import apikeys, mailboxes, moves, passwords, users
+from resolvers.apikeys import NewKey
+from resolvers.auth import digest_of
+from resolvers.mailboxes import NewMailboxes
+from resolvers.users import NewUser
+
+NAME = "demo"
+ADDRESS = "demo@merganser.example"
+COUNT = 520  # letters
+TOGETHER = 32  # letters on their way at once
+SEED = 1
+
+Progress = Callable[[int, int], None]  # letters that are there, of how many
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How to get into the demo account. `password` is None where somebody has changed it."""
+
+    password: str | None
+    key: str | None = None
+    username: str = NAME
+    address: str = ADDRESS
+
+
+def kept(data: Path) -> Account | None:
+    """What was noted of the account beside the store; None where there is no note."""
+    try:
+        return Account(**json.loads((data / "demo.json").read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as problem:
+        raise Trouble(f"{data / 'demo.json'} is not as we wrote it: remove it") from problem
+
+
+async def furnish(world: World, data: Path, count: int, progress: Progress) -> Account:
+    """Make the account as far as it is not there yet, and all its letters."""
+    account = await _account(world, data)
+    row = await _row(world)
+    if row is not None and not (row.internal_data or {}).get("demo", {}).get("filled"):
+        await _fill(world, row, count, progress)
+    return account
+
+
+async def _account(world: World, data: Path) -> Account:
+    """The account's credentials: those that were noted, as far as they still hold."""
+    noted = kept(data)
+    account = noted or Account(secrets.token_urlsafe(9))
+    row = await _row(world)
+    if noted is None:
+        replaced(data / "demo.json", json.dumps(asdict(account)))  # before it is anybody's
+    if row is None:
+        if account.password is None:
+            account = replace(account, password=secrets.token_urlsafe(9))
+        row = await _create(world, account)
+    elif noted is None and account.password:
+        await set_password(owner(world), row.id, account.password)
+    elif not await passwords.check(world, row.password, account.password or ""):
+        account = replace(account, password=None)
+    if account.key is None or not await _good(world, account.key):
+        new = NewKey("demo", row.role, user_id=row.id)
+        account = replace(account, key=(await apikeys.create_key(owner(world), new))[1])
+    if account != noted:
+        replaced(data / "demo.json", json.dumps(asdict(account)))
+    return account
+
+
+async def _row(world: World) -> Any:
+    key = await addresses.login_of(world, NAME)
+    asked = select(
+        col(User.id),
+        col(User.tenant_id),
+        col(User.role),
+        col(User.password),
+        col(User.internal_data),
+    ).where(col(User.id) == (key or 0))
+    return next(iter(await world.database.read(asked)), None)
+
+
+async def _create(world: World, account: Account) -> Any:
+    begun = {"at": world.now().isoformat(), "filled": False}
+    new = NewUser(
+        username=account.username,
+        name="Demo Duck",
+        address=account.address,
+        password=account.password,
+        internal_data={"demo": begun},
+    )
+    await users.create(owner(world), new)
+    return await _row(world)
+
+
+async def _good(world: World, secret: str) -> bool:
+    asked = select(col(ApiKey.id)).where(col(ApiKey.digest) == digest_of(secret))
+    return bool(await world.database.read(asked))
+
+
+async def _fill(world: World, row: Any, count: int, progress: Progress) -> None:
+    """Deliver what is not there yet. The same letters again after a kill: all hangs on `at`."""
+    note = (row.internal_data or {}).get("demo") or {"at": world.now().isoformat()}
+    now = datetime.fromisoformat(note["at"])
+    bag = await asyncio.to_thread(lambda: list(letters(SEED, count, now=now, owner=ADDRESS)))
+    boxes = await _boxes(world, row.id, {letter.mailbox for letter in bag})
+    there = await _digests(world, row.id)
+    rest, done = iter(bag), 0
+    while some := list(islice(rest, TOGETHER)):
+        await asyncio.gather(*(_deliver(world, row, boxes, there, one) for one in some))
+        done += len(some)
+        progress(done, len(bag))
+    await _answered(world, row.id, [one for one in bag if one.answered])
+
+    def finished(turn: Turn) -> None:
+        data = {**(row.internal_data or {}), "demo": {**note, "filled": True}}
+        turn.connection.execute(
+            update(User).where(col(User.id) == row.id).values(internal_data=data)
+        )
+
+    await world.apply(finished, row.id)
+
+
+async def _boxes(world: World, user_id: int, paths: set[str]) -> dict[str, int]:
+    ctx = on_behalf(world, user_id)
+    there = {row.path: int(row.id) for row in await mailboxes.all_of(ctx, user_id, ())}
+    for path in sorted(paths - there.keys()):
+        for box in await mailboxes.create(ctx, NewMailboxes([path])):
+            there[box.path] = box.id
+    return there
+
+
+async def _digests(world: World, user_id: int) -> set[str]:
+    asked = select(col(Message.digest)).where(col(Message.user_id) == user_id)
+    return {row.digest for row in await world.database.read(asked)}
+
+
+async def _deliver(
+    world: World, row: Any, boxes: dict[str, int], there: set[str], one: Letter
+) -> None:
+    letter = await delivery.read(one.raw)
+    if letter.digest in there:
+        return
+    box, sender = boxes[one.mailbox], one.envelope_from
+    to = addresses.Recipient(row.id, row.tenant_id, box, 0, ADDRESS)
+    place = delivery.Place(
+        row.id,
+        box,
+        one.received_at,
+        seen=one.seen,
+        flagged=one.flagged,
+        draft=one.draft,
+        envelope_from=sender,
+        envelope_to=[ADDRESS],
+    )
+    try:
+        await delivery.receive(world, letter, to, sender, into=place)
+    except OverQuota as refusal:
+        raise Trouble(f"the demo account is full: {refusal}") from refusal
+
+
+async def _answered(world: World, user_id: int, replied: Sequence[Letter]) -> None:
+    ctx = on_behalf(world, user_id)
+    digests = [(await delivery.read(one.raw)).digest for one in replied]
+    async with ctx.write(user_id) as session:
+        asked = select(col(Message.id)).where(
+            col(Message.user_id) == user_id, col(Message.digest).in_(digests)
+        )
+        ids = [row.id for row in await ctx.read(asked)]
+        rows = await moves.chosen(session, ids)
+        await moves.change(ctx, session, rows, moves.Changes({"answered": True}))

@@ -1,0 +1,283 @@
+"""What is right and wrong with this installation, and what to do about it."""
+
+import asyncio
+import os
+import shutil
+import socket
+import sqlite3
+import stat
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import dns.exception
+import dns.resolver
+from dns.asyncresolver import Resolver
+from sqlalchemy import make_url, select, text
+from sqlmodel import col
+
+from mail.addresses import ascii_domain
+from merganser import building, listening, locks
+from merganser.amounts import rounded
+from merganser.settings import PREFIX, Settings
+from merganser.trouble import Trouble
+from merganser.upgrade import lacking
+from models.database import Database
+from models.domains import Domain
+
+PATIENCE = 3.0  # seconds for an answer of DNS
+DOMAINS = 20  # looked up at most
+LOW = 1 << 30  # bytes free below which to warn
+FULL = 200 << 20  # bytes free below which to act
+PUBLIC = 0o077  # permissions of others
+RECENT = datetime(2025, 1, 1, tzinfo=UTC)  # no clock that is right shows less
+
+
+class Verdict(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    HINT = "hint"
+    ACTION = "action"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check says, and what to do."""
+
+    subject: str
+    verdict: Verdict
+    found: str
+    todo: str = ""
+
+
+Check = Callable[[Settings], Awaitable[list[Finding]]]
+
+
+def ok(subject: str, found: str) -> list[Finding]:
+    """All is well."""
+    return [Finding(subject, Verdict.OK, found)]
+
+
+def hint(subject: str, found: str, todo: str) -> list[Finding]:
+    """It works, but could be better."""
+    return [Finding(subject, Verdict.HINT, found, todo)]
+
+
+def action(subject: str, found: str, todo: str) -> list[Finding]:
+    """It does not work, or not for long."""
+    return [Finding(subject, Verdict.ACTION, found, todo)]
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; a check that fails says so, and the others go on."""
+    checks: tuple[Check, ...] = (
+        _programs, _clock, _folder, _secret, _disk, _store, _blobs, _ports, _names,
+    )  # fmt: skip
+    found: list[Finding] = []
+    for check in checks:
+        try:
+            found += await check(settings)
+        except Trouble as trouble:
+            found += action(check.__name__.strip("_"), trouble.message, "see there")
+    return found
+
+
+async def _programs(_settings: Settings) -> list[Finding]:
+    versions = f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}"
+    if sqlite3.sqlite_version_info < (3, 35):
+        return action("programs", versions, "use a Python with SQLite 3.35 or newer")
+    return ok("programs", versions)
+
+
+async def _clock(_settings: Settings) -> list[Finding]:
+    now = datetime.now(UTC)
+    if now < RECENT:
+        return action("clock", now.isoformat(), "set the clock of this machine")
+    return ok("clock", now.isoformat(timespec="seconds"))
+
+
+async def _folder(settings: Settings) -> list[Finding]:
+    data = settings.data
+    if not data.exists():
+        return hint("data folder", f"{data} is not there yet", "`merganser init` makes it")
+    if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+        return action("data folder", f"{data} is not ours to write", "chown it to this user")
+    mode = stat.S_IMODE(data.stat().st_mode)
+    if mode & PUBLIC:
+        return action("data folder", f"others may look into {data} ({mode:o})", f"chmod 700 {data}")
+    return ok("data folder", str(data.absolute()))
+
+
+async def _secret(settings: Settings) -> list[Finding]:
+    if settings.secret:
+        return ok("secret", f"from {PREFIX}SECRET")
+    path = settings.data / "secret"
+    if not path.exists():
+        return hint("secret", f"{path} is not there yet", "`merganser init` makes it")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & PUBLIC:
+        return action("secret", f"others may read {path} ({mode:o})", f"chmod 600 {path}")
+    building.secret(settings)
+    return ok("secret", str(path))
+
+
+async def _disk(settings: Settings) -> list[Finding]:
+    found: list[Finding] = []
+    for folder in _folders(settings):
+        free = shutil.disk_usage(_existing(folder)).free
+        said = f"{rounded(free)} free for {folder}"
+        if free < FULL:
+            found += action("disk", said, "make room: mail is refused with 452 soon")
+        elif free < LOW:
+            found += hint("disk", said, "make room before it is urgent")
+        else:
+            found += ok("disk", said)
+    return found
+
+
+def _folders(settings: Settings) -> list[Path]:
+    url = make_url(settings.store)
+    folders = [settings.data]
+    if url.get_backend_name() == "sqlite" and url.database:
+        folders.append(Path(url.database).parent)
+    if "://" not in settings.blobs:
+        folders.append(Path(settings.blobs))
+    devices: dict[int, Path] = {}
+    for folder in folders:
+        devices.setdefault(_existing(folder).stat().st_dev, folder)
+    return list(devices.values())
+
+
+def _existing(folder: Path) -> Path:
+    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+
+
+async def _store(settings: Settings) -> list[Finding]:
+    url = make_url(settings.store)
+    where = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "sqlite" and not _there(url.database or ""):
+        return hint("store", f"{where} is not there yet", "`merganser init` makes it")
+    async with building.database(settings) as store:
+        try:
+            with building.reached(settings):
+                missing = await lacking(store)
+                version = await _version(store)
+        except Trouble as trouble:
+            return action("store", trouble.message, f"start it, or set {PREFIX}STORE right")
+    if missing:
+        return action("store", f"{where} lacks {len(missing)} migrations", "run `merganser init`")
+    return ok("store", f"{where} is up to date{version}")
+
+
+def _there(path: str) -> bool:
+    return Path(path).exists()
+
+
+async def _version(store: Database) -> str:
+    if store.dialect == "sqlite":
+        return ""
+    async with store.engine.connect() as connection:
+        return f" (PostgreSQL {(await connection.execute(text('SHOW server_version'))).scalar()})"
+
+
+async def _blobs(settings: Settings) -> list[Finding]:
+    if "://" not in settings.blobs and not _there(settings.blobs):
+        return hint("blobs", f"{settings.blobs} is not there yet", "`merganser init` makes it")
+    store = building.blobs(settings)
+    name = "00/merganser-doctor"
+    try:
+        await store.put(name, b"looked")
+        read = await store.get(name)
+        await store.delete([name])
+    except Exception as problem:  # noqa: BLE001 - whatever a bucket's client raises is the finding
+        text = f"cannot write there: {problem}".splitlines()[0]
+        return action("blobs", text, f"give us the right to, or set {PREFIX}BLOBS")
+    finally:
+        await store.close()
+    if read != b"looked":
+        return action("blobs", "what was written came back otherwise", "check disk and bucket")
+    return ok("blobs", f"{settings.blobs.partition('?')[0]} can be written and read")
+
+
+async def _ports(settings: Settings) -> list[Finding]:
+    holder = locks.holder_of(settings.store)
+    found: list[Finding] = []
+    for name, setting in (("HTTP", settings.http), ("LMTP", settings.lmtp)):
+        subject = f"{name} port"
+        try:
+            for one in listening.sockets(name, setting):
+                one.close()
+        except Trouble as trouble:
+            greeting = await asyncio.to_thread(_greeting, name, setting)
+            if greeting:
+                served = f" by our server (pid {holder})" if holder else ""
+                found += ok(subject, f"{setting} is served{served}")
+            else:
+                todo = f"stop who has it, or set {PREFIX}{name}"
+                found += action(subject, trouble.message, todo)
+        else:
+            found += ok(subject, f"{setting} is free")
+    for name in listening.outside(settings):
+        todo = "see that a firewall or proxy stands before it"
+        found += hint(f"{name} port", "other machines can reach it", todo)
+    return found
+
+
+def _greeting(name: str, setting: str) -> bool:
+    """Whether one of ours answers there."""
+    host, port = listening.place(setting)
+    try:
+        with socket.create_connection((host, port), PATIENCE) as one:
+            one.settimeout(PATIENCE)
+            if name == "HTTP":
+                one.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+                return one.recv(100).startswith(b"HTTP/1.1 200")
+            return b" LMTP" in one.recv(200)
+    except OSError:
+        return False
+
+
+async def _names(settings: Settings) -> list[Finding]:
+    if settings.hostname == "localhost":
+        todo = f"set {PREFIX}HOSTNAME to this machine's name before mail leaves it"
+        return hint("DNS", "the host has no name of its own", todo)
+    resolver = Resolver()
+    answers = [await _looked_up(resolver, settings.hostname, ("A", "AAAA"))]
+    answers += await asyncio.gather(
+        *(_looked_up(resolver, name, ("MX", "A")) for name in await _domains(settings))
+    )
+    return answers
+
+
+async def _domains(settings: Settings) -> list[str]:
+    """The domains we serve; none where the store does not say."""
+    async with building.database(settings) as store:
+        try:
+            with building.reached(settings):
+                asked = select(col(Domain.name)).where(col(Domain.active)).limit(DOMAINS)
+                return [row.name for row in await store.read(asked)]
+        except Trouble:
+            return []  # the check of the store says why
+
+
+async def _looked_up(resolver: Resolver, name: str, kinds: tuple[str, ...]) -> Finding:
+    offline = ""
+    for kind in kinds:
+        try:
+            answer = await resolver.resolve(f"{ascii_domain(name)}.", kind, lifetime=PATIENCE)
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+            continue
+        except (dns.exception.DNSException, OSError, UnicodeError) as problem:
+            offline = type(problem).__name__
+        else:
+            first = " ".join(str(next(iter(answer))).split())
+            return Finding("DNS", Verdict.OK, f"{name} has {kind} {first}")
+    if offline:
+        todo = "look again when this machine reaches a name server"
+        return Finding("DNS", Verdict.HINT, f"no answer for {name} ({offline})", todo)
+    todo = f"publish a record {' or '.join(kinds)} for {name}, or mail does not find us"
+    return Finding("DNS", Verdict.ACTION, f"{name} has neither {' nor '.join(kinds)}", todo)

@@ -1,0 +1,132 @@
+"""Where we listen: places, their sockets, and who may not find us without a credential."""
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Callable, Generator
+
+import uvicorn
+from sqlalchemy import exists, or_, select
+from sqlmodel import col
+from starlette.applications import Starlette
+
+from merganser.settings import PREFIX, Settings
+from merganser.trouble import Trouble
+from models.auth import ApiKey
+from models.users import User
+from models.world import World
+
+BACKLOG = 2048
+GRACE = 20  # seconds that requests have to end
+
+
+class Web(uvicorn.Server):
+    """Uvicorn's server; the signals are ours, since it is not the last thing to be closed."""
+
+    def __init__(self, config: uvicorn.Config, up: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._up = up
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals alone: `merganser/serving.py` takes them."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so."""
+        await super().startup(sockets)
+        if self._up is not None:
+            self._up()
+
+
+def web(app: Starlette, settings: Settings, up: Callable[[], None] | None = None) -> Web:
+    """The HTTP server of this app, for sockets that are given; calls `up` once it answers."""
+    return Web(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # operations are logged by name, not by path
+            server_header=False,
+            http="httptools",
+            ws="websockets-sansio",  # a third of the memory of a socket, with deflate off
+            ws_per_message_deflate=False,
+            ws_max_size=1 << 20,
+            limit_concurrency=settings.connections,
+            timeout_graceful_shutdown=GRACE,
+        ),
+        up,
+    )
+
+
+def place(text: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:8025" or "[::1]:8025"."""
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def found(name: str, setting: str) -> list[tuple[int, tuple[str, int]]]:
+    """Address family and address of each place that a setting names; Trouble where none."""
+    host, port = place(setting)
+    try:
+        known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, OverflowError, UnicodeError) as problem:
+        raise Trouble(f"{PREFIX}{name}: there is no place {setting} to listen on") from problem
+    return [(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in known]
+
+
+def sockets(name: str, setting: str) -> list[socket.socket]:
+    """Sockets bound to all addresses of a place; Trouble, naming the setting, where that fails."""
+    bound: list[socket.socket] = []
+    try:
+        for family, address in found(name, setting):
+            one = socket.socket(family, socket.SOCK_STREAM)
+            bound.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            one.listen(BACKLOG)
+            one.setblocking(False)
+    except OSError as problem:
+        for one in bound:
+            one.close()
+        raise unbound(name, setting, problem) from problem
+    return bound
+
+
+def unbound(name: str, setting: str, problem: OSError) -> Trouble:
+    """What to say where we cannot listen."""
+    reason = (problem.strerror or str(problem)).lower()
+    return Trouble(f"cannot listen on {setting}: {reason}; set {PREFIX}{name} to another place")
+
+
+def outside(settings: Settings) -> list[str]:
+    """The names of settings by which others than this machine could reach us."""
+    return [
+        name
+        for name, setting in (("HTTP", settings.http), ("LMTP", settings.lmtp))
+        if not all(_loopback(address[0]) for _, address in found(name, setting))
+    ]
+
+
+def _loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+async def guarded(world: World, settings: Settings) -> None:
+    """Trouble where others could reach us and nobody could yet prove who they are."""
+    names = outside(settings)
+    if not names or settings.bootstrap_key:
+        return
+    now = world.now()
+    good = or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now)
+    known = or_(
+        exists(select(col(ApiKey.id)).where(good)),
+        exists(select(col(User.id)).where(col(User.password).is_not(None), ~col(User.disabled))),
+    )
+    (row,) = await world.database.read(select(known.label("known")))
+    if not row.known:
+        raise Trouble(
+            f"{PREFIX}{names[0]} is open to other machines and no credential is set: "
+            "make one with `merganser token create --name root --role ROOT`"
+        )

@@ -1,0 +1,247 @@
+"""What an operator can set: the environment, read once, here and nowhere else."""
+
+import os
+from dataclasses import fields
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from merganser.amounts import size, sized, span, spanned
+from merganser.trouble import MISUSED, Trouble
+from models.options import Options
+
+PREFIX = "MERGANSER_"
+PLACE = r"^[^:].*:[0-9]{1,5}$"  # a host always: without one we would listen to the whole world
+HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+FAULT = r"^[a-z]+:[1-9][0-9]*$"
+DRIVERS = {  # what people write, and what we open
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+_USUAL = Options()
+
+
+def _driven(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme not in DRIVERS:
+        raise ValueError("write sqlite:///path or postgresql://user:password@host/database")
+    return f"{DRIVERS[scheme]}://{rest}"
+
+
+def _listed(text: object) -> object:
+    return text.replace(",", " ").split() if isinstance(text, str) else text
+
+
+Url = Annotated[str, BeforeValidator(_driven)]
+Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
+Span = Annotated[timedelta, BeforeValidator(span), Field(ge=timedelta(0))]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+
+
+def _shown(text: str) -> dict[str, Any]:
+    """How the table shows a default that depends on others, or is none."""
+    return {"default": text}
+
+
+class Settings(BaseSettings):
+    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    data: Path = Field(
+        default=Path("var"),
+        description="Folder for all that is ours: store, blobs, spool and secret.",
+    )
+    store: Url = Field(
+        default_factory=lambda known: f"sqlite+aiosqlite:///{known['data']}/merganser.db",
+        description="Where rows live: sqlite:///path or postgresql://user:password@host/database.",
+        json_schema_extra=_shown("sqlite:///{data}/merganser.db"),
+    )
+    blobs: str = Field(
+        default_factory=lambda known: f"{known['data']}/blobs",
+        description="Where large bytes live: a folder, or s3://bucket/prefix and its kind.",
+        json_schema_extra=_shown("{data}/blobs"),
+    )
+    http: str = Field(
+        default="127.0.0.1:8025",
+        pattern=PLACE,
+        description="Where GraphQL listens: host:port.",
+        json_schema_extra={"hint": "write host:port"},
+    )
+    lmtp: str = Field(
+        default="127.0.0.1:8024",
+        pattern=PLACE,
+        description="Where LMTP listens: host:port.",
+        json_schema_extra={"hint": "write host:port"},
+    )
+    next_hop: SecretStr | None = Field(
+        default=None,
+        description="Server that takes all mail that leaves: smtp://user:password@host:port or "
+        "smtps://…, with ?tls=never or ?tls=required. Without it mail goes to each domain's own.",
+    )
+    bootstrap_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="A bearer key with the role ROOT, at least 16 characters: whoever starts the "
+        "server has it without asking the store.",
+        json_schema_extra={"hint": "it needs 16 characters at least"},
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Signs the addresses we hand out, at least 32 characters. Processes that share "
+        "a store must share it.",
+        json_schema_extra={
+            **_shown("the file {data}/secret, made at first"),
+            "hint": "it needs 32 characters at least",
+        },
+    )
+    hostname: str = Field(
+        default=_USUAL.hostname,
+        pattern=HOST,
+        description="The name of this machine in mail: in greetings, Message-IDs and reports.",
+        json_schema_extra={"hint": "write a name such as mx.example.org"},
+    )
+    public_url: str = Field(
+        default=_USUAL.public_url,
+        pattern=r"^$|^https?://[^\s]+[^/\s]$",
+        description="What stands before the paths of addresses we hand out, as in "
+        "https://mail.example.org. Without it they are paths alone.",
+        json_schema_extra={"hint": "write https://host, without a slash at its end"},
+    )
+    origins: Names = Field(
+        default=(),
+        description="Web origins that may call GraphQL from a browser (CORS), with spaces between.",
+    )
+    connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="HTTP and WebSocket connections at once; more are answered 503.",
+    )
+    default_domain: str | None = Field(
+        default=_USUAL.default_domain,
+        pattern=HOST,
+        description="Domain of the address of a new user whose name has none.",
+        json_schema_extra={"hint": "write a domain such as example.org"},
+    )
+    default_quota: Size = Field(
+        default=_USUAL.default_quota,
+        description="Storage of a user, where neither user nor domain says more; 0 is unlimited.",
+    )
+    message_max: Size = Field(default=_USUAL.message_max, description="Largest message we take.")
+    upload_max: Size = Field(default=_USUAL.upload_max, description="Largest file in an upload.")
+    max_mailboxes: int = Field(default=_USUAL.max_mailboxes, ge=5, description="Folders of a user.")
+    max_recipients: int = Field(
+        default=_USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."
+    )
+    argon2_memory: int = Field(
+        default=_USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
+    )
+    argon2_time: int = Field(
+        default=_USUAL.argon2_time, ge=1, description="Passes that hashing a password takes."
+    )
+    token_idle: Span = Field(
+        default=_USUAL.token_idle, description="Unused that long, a token ends."
+    )
+    token_life: Span = Field(default=_USUAL.token_life, description="A token ends at that age.")
+    undo_window: Span = Field(
+        default=_USUAL.undo_window, description="How long a change to messages can be taken back."
+    )
+    archive_for: Span = Field(
+        default=_USUAL.archive_for, description="How long deleted messages can be restored."
+    )
+    receipts_for: Span = Field(
+        default=_USUAL.receipts_for,
+        description="How long a repeated delivery is known, and not stored twice.",
+    )
+    replays_for: Span = Field(
+        default=_USUAL.replays_for,
+        description="How long the answer to an idempotency key is kept.",
+    )
+    journal_days: int = Field(
+        default=_USUAL.journal_days,
+        ge=1,
+        description="Days that changes stay readable for clients that come back.",
+    )
+    journal_events: int = Field(
+        default=_USUAL.journal_events,
+        ge=1000,
+        description="Changes that stay readable in one account.",
+    )
+    bulk: int = Field(
+        default=_USUAL.bulk,
+        ge=1,
+        description="Messages that one request changes at once; more become a task.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    fault: str | None = Field(
+        default=None,
+        pattern=FAULT,
+        description="For crash tests: die at the nth passing of a place, as in commit:3.",
+        json_schema_extra={"hidden": True, "hint": "write place:n"},
+    )
+
+    def options(self) -> Options:
+        """What the floors below are told."""
+        return Options(**{each.name: getattr(self, each.name) for each in fields(Options)})
+
+
+def read() -> Settings:
+    """The settings of this process; Trouble, naming the variable, where one is wrong."""
+    known = [(PREFIX + name).upper() for name in Settings.model_fields]
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            near = get_close_matches(name, known, 1, 0.0)[0]
+            raise Trouble(f"{name} is no setting of ours; did you mean {near}?", code=MISUSED)
+    try:
+        return Settings()
+    except ValidationError as problem:
+        raise Trouble(_sentence(problem), code=MISUSED) from problem
+
+
+def _sentence(problem: ValidationError) -> str:
+    """The first thing that is wrong. Never the value: it may be a secret."""
+    first = problem.errors(include_url=False, include_input=False)[0]
+    field = str(first["loc"][0])
+    extra = Settings.model_fields[field].json_schema_extra
+    hint = extra.get("hint") if isinstance(extra, dict) else None
+    words = str(hint or first["msg"]).removeprefix("Value error, ")
+    return f"{(PREFIX + field).upper()} is wrong: {words[:1].lower()}{words[1:]}"
+
+
+def table(settings: type[Settings] = Settings) -> str:
+    """The settings as a Markdown table; docs/settings.md is this, printed."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, spec in settings.model_fields.items():
+        extra = spec.json_schema_extra if isinstance(spec.json_schema_extra, dict) else {}
+        if not extra.get("hidden"):
+            default = extra.get("default") or _default(spec)
+            lines.append(f"| `{(PREFIX + name).upper()}` | {default} | {spec.description} |")
+    return "\n".join(lines)
+
+
+def _default(spec: FieldInfo) -> str:
+    value = spec.default
+    if value in (None, "", ()):
+        return "none"
+    if isinstance(value, timedelta):
+        return spanned(value)
+    if any(isinstance(each, BeforeValidator) and each.func is size for each in spec.metadata):
+        return sized(value)
+    return str(value)

@@ -1,0 +1,53 @@
+"""Alembic, on either store: `merganser init` and `merganser serve` run this."""
+
+import asyncio
+import os
+from typing import Any
+
+from alembic import context
+from sqlalchemy import Connection
+from sqlmodel import SQLModel
+
+import models.addresses
+import models.auth
+import models.blobs
+import models.domains
+import models.journal
+import models.mailboxes
+import models.messages
+import models.queue
+import models.replays
+import models.submission
+import models.tasks
+import models.users  # noqa: F401  each table must be known to the metadata
+from models.database import Database
+
+
+def _ours(_object: Any, name: str | None, kind: str, _reflected: bool, _compare: Any) -> bool:
+    """The text index is the store's own: models/searchindex.py, and no table of the models."""
+    return not (kind in ("table", "index") and name and name.startswith(("search_", "ix_search_")))
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        render_as_batch=True,  # SQLite cannot alter most things: copy the table and swap
+        compare_type=True,
+        include_object=_ours,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def run() -> None:
+    database = Database(os.environ["MERGANSER_STORE"])
+    async with database.engine.begin() as connection:
+        await connection.run_sync(migrate)
+    await database.close()
+
+
+if (lent := context.config.attributes.get("connection")) is not None:
+    migrate(lent)  # whoever lends it has a loop running already
+else:
+    asyncio.run(run())

@@ -1,0 +1,49 @@
+"""Credentials, and how often they failed."""
+
+from datetime import datetime
+
+from sqlmodel import Field, SQLModel
+
+from models.columns import Instant, MaybeMoment, Moment, Number, Owned, Row, choice, plain, ref
+from models.roles import Role, Scope
+
+
+class AccessToken(Owned, table=True):
+    """A login of a program. Only the hash of its secret is kept."""
+
+    __tablename__ = "access_tokens"
+
+    digest: str = Field(unique=True)  # SHA-256 of the secret, hex
+    auth_version: Number  # of its user when it was made
+    scope: Scope = choice(Scope, default=Scope.MASTER)
+    protocol: str = "API"
+    ip: str | None = None
+    created_at: Moment
+    last_used_at: Moment
+    expires_at: datetime = Field(sa_type=Instant, index=True)
+
+
+class ApiKey(Row, table=True):
+    """A long-lived key, of a user or of the platform."""
+
+    __tablename__ = "api_keys"
+
+    name: str
+    digest: str = Field(unique=True)  # SHA-256 of the secret, hex
+    role: Role = choice(Role, default=Role.USER)
+    scopes: list[str] = plain(list)
+    read_only: bool = False
+    user_id: int | None = ref("users.id", default=None)
+    created_at: Moment
+    expires_at: MaybeMoment = None
+    last_used_at: MaybeMoment = None
+
+
+class Throttle(SQLModel, table=True):
+    """Failed logins under a name, or from a network, in the window that is running."""
+
+    __tablename__ = "throttles"
+
+    key: str = Field(primary_key=True)
+    failures: Number = 0
+    until: datetime = Field(sa_type=Instant, index=True)

@@ -1,0 +1,56 @@
+"""Which bytes are stored, and what refers to them. The bytes: mail/blobs."""
+
+from datetime import datetime
+
+from sqlalchemy import LargeBinary, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from models.columns import Instant, Moment, Number, Owned, Row, ref
+
+
+class Blob(Row, table=True):
+    """A piece of a message, once per tenant. Small ones lie here, large ones in the store."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (UniqueConstraint("tenant_id", "digest"),)
+
+    tenant_id: Number
+    digest: str  # SHA-256 of the plain bytes, hex
+    size: Number  # plain bytes
+    stored_size: Number  # compressed bytes
+    codec: str
+    name: str | None = Field(default=None, unique=True)  # in the store
+    data: bytes | None = Field(default=None, sa_type=LargeBinary)
+    created_at: Moment
+
+
+class MessageBlob(SQLModel, table=True):
+    """A message needs a blob. No counter: these rows are the count."""
+
+    __tablename__ = "message_blobs"
+
+    message_id: int = ref("messages.id", primary_key=True, index=False)
+    blob_id: int = ref("blobs.id", primary_key=True, ondelete="RESTRICT")
+
+
+class SubmissionBlob(SQLModel, table=True):
+    """A message on its way needs a blob, also when its stored copy is gone."""
+
+    __tablename__ = "submission_blobs"
+
+    submission_id: int = ref("submissions.id", primary_key=True, index=False)
+    blob_id: int = ref("blobs.id", primary_key=True, ondelete="RESTRICT")
+
+
+class Upload(Owned, table=True):
+    """Bytes sent before the mutation that uses them. Kept for a day."""
+
+    __tablename__ = "uploads"
+
+    size: Number
+    digest: str  # SHA-256, hex
+    content_type: str
+    filename: str | None = None
+    blob_name: str = Field(unique=True)  # in the store, not compressed
+    created_at: Moment
+    expires_at: datetime = Field(sa_type=Instant, index=True)

@@ -1,0 +1,98 @@
+"""Column types that behave alike on SQLite and PostgreSQL."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, Enum, Integer, inspect
+from sqlalchemy import Row as CoreRow
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+# Names for all constraints: SQLite can only drop what has one.
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+Big = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only by INTEGER
+Plain = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime. SQLite forgets the zone, so we give it back."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("naive datetime: say which zone it is in")
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is None:
+            return value and value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)
+
+
+# A bare `int` has only 32 bits on PostgreSQL. The nullable ones stand apart, since a union
+# with None around an annotation loses what it says.
+Number = Annotated[int, Field(sa_type=Big)]
+MaybeNumber = Annotated[int | None, Field(sa_type=Big)]
+Moment = Annotated[datetime, Field(sa_type=Instant)]
+MaybeMoment = Annotated[datetime | None, Field(sa_type=Instant)]
+
+
+class Row(SQLModel):
+    """A table with the usual key: `World.key()` makes it, not the database."""
+
+    id: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
+
+
+OnDelete = Literal["CASCADE", "SET NULL", "RESTRICT"]
+
+
+def ref(target: str, *, index: bool = True, ondelete: OnDelete = "CASCADE", **more: Any) -> Any:
+    """A foreign key; by default the row goes when the row it points at goes."""
+    return Field(foreign_key=target, ondelete=ondelete, sa_type=Big, index=index, **more)
+
+
+def plain(default: type[list[Any]] | type[dict[str, Any]] | None = None) -> Any:
+    """Lists and dictionaries as JSON; without a `default` the column may be null."""
+    if default is None:
+        return Field(sa_type=Plain, default=None, nullable=True)
+    return Field(sa_type=Plain, default_factory=default)
+
+
+class Owned(Row):
+    """A row of somebody's account."""
+
+    user_id: int = ref("users.id")
+
+
+def choice(options: type[StrEnum], **more: Any) -> Any:
+    """One of a StrEnum, stored as its text: PostgreSQL's own enums cannot lose a value."""
+    values = Enum(
+        options, native_enum=False, length=32, values_callable=lambda e: [o.value for o in e]
+    )
+    return Field(sa_type=values, **more)
+
+
+Picked = CoreRow[*tuple[Any, ...]]  # columns of one row, by name: a value, not an instance
+
+
+def picked(table: type[SQLModel], names: Iterable[str] | None = None) -> list[Column[Any]]:
+    """Columns of `table` by name, all without names: what lists select instead of instances."""
+    columns: dict[str, Column[Any]] = dict(inspect(table).local_table.c)
+    return [columns[name] for name in (columns if names is None else sorted(names))]
+
+
+def insert_or(dialect: str, table: type[SQLModel]) -> Any:
+    """An insert that may say on_conflict_do_nothing or on_conflict_do_update."""
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)

@@ -1,0 +1,157 @@
+"""One engine, and the ways to use it: `read()`, `write()` and, for hot paths, `apply()`."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeVar, TypeVarTuple
+
+import orjson
+from sqlalchemy import Connection, Engine, Select, create_engine, event, literal, make_url, select
+from sqlalchemy import Row as CoreRow
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.groups import Batches, GroupCommit
+
+Columns = TypeVarTuple("Columns")
+Outcome = TypeVar("Outcome")
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()  # umlauts as they are: they are searched for
+
+
+COMMON: dict[str, Any] = {
+    "json_serializer": _json,
+    "json_deserializer": orjson.loads,
+    "hide_parameters": True,  # what a statement carries is nothing for a log
+}
+
+
+class Database:
+    """The store.
+
+    Reads give Core rows, writes work with instances: an instance costs four times its row.
+    A session lives as long as one unit of work, never as long as a request: sibling
+    fields of a query run at once, and a session serves one task.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = create_async_engine(url, pool_pre_ping=True, **COMMON)
+        self.dialect = self.engine.dialect.name
+        self._readers: Readers | None = None
+        self._group: GroupCommit | None = None
+        self._batches: Batches | None = None
+        if self.dialect == "sqlite":
+            event.listen(self.engine.sync_engine, "connect", _tune_sqlite)
+            event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+            writer = create_engine(make_url(url).set(drivername="sqlite"), **COMMON)
+            event.listen(writer, "connect", _tune_sqlite)
+            event.listen(writer, "begin", _begin_sqlite)
+            self._readers, self._group = Readers(url), GroupCommit(self.engine)
+            self._batches = Batches(writer, self._group)
+
+    @property
+    def engines(self) -> list[Engine]:
+        """All that statements go through."""
+        more = [part.engine for part in (self._readers, self._batches) if part]
+        return [self.engine.sync_engine, *more]
+
+    async def read(self, statement: Select[*Columns]) -> Sequence[CoreRow[*Columns]]:
+        """The rows of one select: rows, never instances."""
+        if self._readers:
+            return await self._readers.read(statement)
+        async with self.engine.connect() as connection:
+            return (await connection.execute(statement)).all()
+
+    async def ping(self) -> None:
+        """Ask the store for a sign of life; raises where it gives none."""
+        await self.read(select(literal(1)))
+
+    def write(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A unit of work: all of it is durable on leaving, or, on any exception, none."""
+        return self._group.write() if self._group else self._write_alone()
+
+    async def apply(self, work: Callable[[Connection], Outcome]) -> Outcome:
+        """A unit of work in one go: statements only, on a plain connection.
+
+        On SQLite it takes one hop to the writer's thread, however many statements it has,
+        and shares its wait for the disk with its neighbours.
+        """
+        if self._batches:
+            return await self._batches.apply(work)
+        async with self.engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    @asynccontextmanager
+    async def _write_alone(self) -> AsyncGenerator[AsyncSession]:
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+            yield session
+            await session.commit()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        if self._batches:
+            await self._batches.close()
+        await self.engine.dispose()
+        if self._readers:
+            self._readers.close()
+
+
+class Readers:
+    """Threads that read an SQLite store, each with a connection of its own.
+
+    A statement is one hop to a thread and back. Through aiosqlite it is a dozen.
+    """
+
+    THREADS = 4
+
+    def __init__(self, url: str) -> None:
+        plain = make_url(url).set(drivername="sqlite")
+        self.engine = create_engine(
+            plain,
+            isolation_level="AUTOCOMMIT",
+            pool_size=self.THREADS,
+            connect_args={"cached_statements": 512},
+            **COMMON,
+        )
+        event.listen(self.engine, "connect", _tune_reader)
+        self._threads = ThreadPoolExecutor(self.THREADS, "reader")
+
+    async def read(self, statement: Select[*Columns]) -> Sequence[CoreRow[*Columns]]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._read, statement)
+
+    def _read(self, statement: Select[*Columns]) -> Sequence[CoreRow[*Columns]]:
+        with self.engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        self.engine.dispose()
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    for pragma in (
+        "journal_mode=WAL",
+        "foreign_keys=ON",
+        "synchronous=FULL",  # what we acknowledged survives a power cut
+        "busy_timeout=5000",
+        "wal_autocheckpoint=4000",  # pages: fewer commits wait for a checkpoint
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _tune_reader(connection: Any, _record: Any) -> None:
+    for pragma in ("query_only=ON", "busy_timeout=5000", "mmap_size=268435456"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer takes the lock first. A reader that turns writer half-way can fail with
+    # SQLITE_BUSY at once, whatever busy_timeout says.
+    writing = connection.get_execution_options().get("merganser_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

@@ -1,0 +1,180 @@
+"""What can be refused, and why. Raised anywhere below graph/; graph/ turns each into data.
+
+* Refused
+  - Invalid                the input is wrong; `constraint` names the rule
+  - NotFound               no such object, or none you may see
+  - Forbidden              you may see it, but not do this
+  - Conflict               it collides with something that exists
+  - Stale                  it changed meanwhile
+  - AuthenticationFailed   wrong credentials
+  - Unauthenticated        no credential, or one that has ended
+  - LimitReached           a count or size limit of domain or platform
+  - OverQuota              it would exceed `allowed` bytes
+  - RateLimited            too often; wait `retry_after`
+  - Unavailable            a component does not answer, or the unit around it was given up
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import TypeVar
+
+Object = TypeVar("Object")
+
+
+class Code(StrEnum):
+    """Stable names of refusals; clients switch on them."""
+
+    VALIDATION = "VALIDATION"
+    NOT_FOUND = "NOT_FOUND"
+    CONFLICT = "CONFLICT"
+    STALE = "STALE"
+    FORBIDDEN = "FORBIDDEN"
+    FORBIDDEN_OPERATION = "FORBIDDEN_OPERATION"
+    AUTHENTICATION_FAILED = "AUTHENTICATION_FAILED"
+    LIMIT_REACHED = "LIMIT_REACHED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    RATE_LIMITED = "RATE_LIMITED"
+    UNAVAILABLE = "UNAVAILABLE"
+    ABORTED = "ABORTED"
+
+
+class Refused(Exception):
+    """A request we understood and turned down. Anything else that escapes is a bug."""
+
+    code = Code.VALIDATION
+
+    def __init__(self, message: str, *, path: Sequence[str] = (), index: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = list(path)  # inside the input: ["set", "expires"]
+        self.index = index  # which item, where the input was a list
+
+
+class Invalid(Refused):
+    """The input breaks the rule `constraint`, such as "id", "cursor", "page" or "pattern"."""
+
+    code = Code.VALIDATION
+
+    def __init__(
+        self, message: str, *, constraint: str, path: Sequence[str] = (), index: int | None = None
+    ) -> None:
+        super().__init__(message, path=path, index=index)
+        self.constraint = constraint
+
+
+class Several(Refused):
+    """All that is wrong with one input, found in one go."""
+
+    code = Code.VALIDATION
+
+    def __init__(self, refusals: Sequence[Refused]) -> None:
+        super().__init__("; ".join(refusal.message for refusal in refusals))
+        self.refusals = list(refusals)
+
+
+class NotFound(Refused):
+    """No such object, or none the viewer may see: the two must look the same."""
+
+    code = Code.NOT_FOUND
+
+    def __init__(
+        self, ref: str, *, path: Sequence[str] = ("id",), index: int | None = None
+    ) -> None:
+        super().__init__("no such object", path=path, index=index)
+        self.ref = ref
+
+
+class Forbidden(Refused):
+    """The credential lacks `requires`; without one, nobody may do this to this thing."""
+
+    def __init__(
+        self, message: str, *, requires: str | None = None, path: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, path=path)
+        self.code = Code.FORBIDDEN if requires else Code.FORBIDDEN_OPERATION
+        self.requires = requires
+
+
+class Conflict(Refused):
+    """The change collides with something that already exists."""
+
+    code = Code.CONFLICT
+
+
+class Stale(Refused):
+    """It has changed since the caller looked: it stands at `current_modseq`."""
+
+    code = Code.STALE
+
+    def __init__(self, *, current_modseq: int, path: Sequence[str] = ()) -> None:
+        super().__init__("changed meanwhile", path=path)
+        self.current_modseq = current_modseq
+
+
+class AuthenticationFailed(Refused):
+    """Wrong credentials: the same words whether the account exists or not."""
+
+    code = Code.AUTHENTICATION_FAILED
+
+    def __init__(self, message: str = "user name or password is wrong") -> None:
+        super().__init__(message)
+
+
+class Unauthenticated(Refused):
+    """Nobody without a valid credential may do this. Never data of a payload."""
+
+    code = Code.AUTHENTICATION_FAILED
+
+    def __init__(self) -> None:
+        super().__init__("sign in first: no valid credential was sent")
+
+
+class LimitReached(Refused):
+    """More than the limit of a domain or of the platform."""
+
+    code = Code.LIMIT_REACHED
+
+    def __init__(self, message: str, *, limit: int, used: int, path: Sequence[str] = ()) -> None:
+        super().__init__(message, path=path)
+        self.limit = limit
+        self.used = used
+
+
+class OverQuota(Refused):
+    """The change would take the account past its quota."""
+
+    code = Code.QUOTA_EXCEEDED
+
+    def __init__(self, *, used: int, allowed: int) -> None:
+        super().__init__(f"{used} of {allowed} bytes are in use")
+        self.used = used
+        self.allowed = allowed
+
+
+class RateLimited(Refused):
+    """Too often."""
+
+    code = Code.RATE_LIMITED
+
+    def __init__(self, message: str, *, retry_after: timedelta) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unavailable(Refused):
+    """A component does not answer, or this field was given up with the others."""
+
+    def __init__(
+        self, message: str, *, component: str | None = None, aborted: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.code = Code.ABORTED if aborted else Code.UNAVAILABLE
+        self.component = component
+
+
+def found(thing: Object | None, ref: str = "", *, path: Sequence[str] = ("id",)) -> Object:
+    """`thing`, or NotFound where there is none."""
+    if thing is None:
+        raise NotFound(ref, path=path)
+    return thing

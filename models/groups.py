@@ -1,0 +1,166 @@
+"""Units of work that share one wait for the disk: how an SQLite store is written."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+MOST = 32  # units in a group
+LONGEST = 0.005  # seconds a group stays open: a person waits behind it
+
+Outcome = TypeVar("Outcome")
+
+
+@dataclass
+class Group:
+    """Units of work that share one transaction, and so one wait for the disk."""
+
+    connection: AsyncConnection
+    began: float = field(default_factory=time.monotonic)
+    units: int = 0
+    saved: asyncio.Future[None] = field(default_factory=asyncio.Future)
+
+
+class GroupCommit:
+    """The turns of the one writer of an SQLite store.
+
+    Units take turns, each in a savepoint of its own. While others wait the transaction
+    stays open for them; nobody is told "done" before it is on the disk.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine.execution_options(merganser_write=True)
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._group: Group | None = None
+
+    @asynccontextmanager
+    async def write(self) -> AsyncGenerator[AsyncSession]:
+        await self._take_turn()
+        try:
+            group = self._group = self._group or Group(await self._engine.connect())
+            try:
+                async with self._savepoint(group) as session:
+                    yield session
+            finally:
+                if self._ends(group):
+                    await self._save(group)
+        finally:
+            self._turn.release()
+        await asyncio.shield(group.saved)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncGenerator[None]:
+        """A turn in which no transaction of ours is open: for a writer with its own connection."""
+        async with self._turn:
+            if self._group:
+                await self._save(self._group)
+            yield
+
+    async def _take_turn(self) -> None:
+        self._waiting += 1
+        try:
+            await self._turn.acquire()
+        except asyncio.CancelledError:
+            if self._group and self._waiting == 1 and not self._turn.locked():
+                await self._save(self._group)  # it was kept open for us alone
+            raise
+        finally:
+            self._waiting -= 1
+
+    @asynccontextmanager
+    async def _savepoint(self, group: Group) -> AsyncGenerator[AsyncSession]:
+        group.units += 1
+        async with AsyncSession(
+            group.connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+        ) as session:
+            yield session
+            await session.commit()  # of the savepoint: a neighbour's failure is not ours
+
+    def _ends(self, group: Group) -> bool:
+        old = time.monotonic() - group.began > LONGEST
+        return not self._waiting or group.units >= MOST or old
+
+    async def _save(self, group: Group) -> None:
+        self._group = None
+        try:
+            await group.connection.commit()
+        except Exception as problem:  # noqa: BLE001 - each unit of the group raises it
+            group.saved.set_exception(problem)
+        else:
+            group.saved.set_result(None)
+        finally:
+            await group.connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A unit that waits for its turn."""
+
+    work: Callable[[Connection], Any]
+    outcome: asyncio.Future[Any]
+
+
+class Batches:
+    """Units that are plain functions of a connection: run in the writer's thread, in groups."""
+
+    def __init__(self, engine: Engine, turns: GroupCommit) -> None:
+        self.engine = engine
+        self._writing = engine.execution_options(merganser_write=True)
+        self._turns = turns
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._waiting: deque[Job] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    async def apply(self, work: Callable[[Connection], Outcome]) -> Outcome:
+        job = Job(work, asyncio.get_running_loop().create_future())
+        self._waiting.append(job)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        outcome: Outcome = await job.outcome
+        return outcome
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            async with self._turns.alone():
+                jobs = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+                try:
+                    done = await loop.run_in_executor(self._thread, self._commit, jobs)
+                except Exception as broken:  # noqa: BLE001 - each unit of the group raises it
+                    done = [(None, broken)] * len(jobs)
+            self._waiting.extendleft(reversed(jobs[len(done) :]))  # what took too long to start
+            for job, (value, problem) in zip(jobs, done, strict=False):
+                if job.outcome.done():
+                    continue  # who asked has gone; the work is done all the same
+                if problem:
+                    job.outcome.set_exception(problem)
+                else:
+                    job.outcome.set_result(value)
+
+    def _commit(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
+        began, done = time.monotonic(), list[tuple[Any, Exception | None]]()
+        with self._writing.connect() as connection, connection.begin():
+            for job in jobs:
+                try:
+                    with connection.begin_nested():
+                        done.append((job.work(connection), None))
+                except Exception as broken:  # noqa: BLE001 - its caller raises it
+                    done.append((None, broken))
+                if time.monotonic() - began > LONGEST:
+                    break
+        return done
+
+    async def close(self) -> None:
+        if self._running:
+            await self._running
+        self._thread.shutdown()
+        self.engine.dispose()

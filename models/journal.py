@@ -1,0 +1,196 @@
+"""The change journal: the one true order of what happened, stream by stream."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, insert, or_, select, update
+from sqlmodel import Field, SQLModel, col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.columns import Big, Moment, Number, Picked, Row, choice, picked, plain, ref
+from models.errors import found
+
+MOST = 500  # events a batch
+LONGEST = 1000  # ids a row: a larger change is a task's work, row by row
+PLATFORM = 0  # the stream of what belongs to no account and no domain
+
+Position = Mapping[int, int]  # a place in several streams: stream -> number of its last event
+
+
+class ChangeKind(StrEnum):
+    """What happened."""
+
+    MAILBOX_CREATED = "MAILBOX_CREATED"
+    MAILBOX_UPDATED = "MAILBOX_UPDATED"
+    MAILBOX_RENAMED = "MAILBOX_RENAMED"
+    MAILBOX_DELETED = "MAILBOX_DELETED"
+    MESSAGE_ADDED = "MESSAGE_ADDED"
+    MESSAGE_UPDATED = "MESSAGE_UPDATED"
+    MESSAGE_MOVED = "MESSAGE_MOVED"
+    MESSAGE_DELETED = "MESSAGE_DELETED"
+    MESSAGE_ARCHIVED = "MESSAGE_ARCHIVED"
+    MESSAGE_RESTORED = "MESSAGE_RESTORED"
+    SUBMISSION_CHANGED = "SUBMISSION_CHANGED"
+    ADDRESS_CHANGED = "ADDRESS_CHANGED"
+    USER_CHANGED = "USER_CHANGED"
+    DOMAIN_CHANGED = "DOMAIN_CHANGED"
+    TASK_CHANGED = "TASK_CHANGED"
+    RESYNC = "RESYNC"
+
+
+class Stream(Row, table=True):
+    """A line of events. It has the id of its account or domain, and is made with it.
+
+    Its row is the clock of the stream, and the lock of whoever changes what belongs to it.
+    """
+
+    __tablename__ = "streams"
+
+    last: Number = 0  # the newest event: `modseq` of RFC 7162, where it is an account's
+    gone: Number = 0  # the newest event that is no longer kept
+
+
+class Change(SQLModel, table=True):
+    """One change, to one object or to many at once.
+
+    Each object takes a number, counted from 1 without gaps in its stream; `last` is the
+    number of the last one. So a bulk change is one row, and a reader may stop inside it.
+    """
+
+    __tablename__ = "changes"
+
+    stream_id: int = ref("streams.id", primary_key=True, index=False)
+    last: int = Field(primary_key=True, sa_type=Big)
+    at: Moment
+    kind: ChangeKind = choice(ChangeKind)
+    ids: list[int] = plain(list)
+    facts: dict[str, Any] = plain(dict)  # a list has one for each id, anything else holds for all
+    origin: str | None = None  # session id or idempotency key of the cause
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What to record: a change of `kind` to these objects, at most LONGEST of them.
+
+    `facts` are what its readers need beyond the ids: lists have one item for each id.
+    """
+
+    kind: ChangeKind
+    ids: Sequence[int]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One object's part in a change, and the position after it."""
+
+    kind: ChangeKind
+    object_id: int
+    at: datetime
+    stream_id: int
+    position: Position
+    facts: Mapping[str, Any]
+    origin: str | None
+
+    @property
+    def modseq(self) -> int:
+        """The number of the change this is a part of."""
+        return int(self.facts["modseq"])
+
+
+def locking(streams: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    """To hold these streams until the unit ends. In the order of their ids: nobody deadlocks."""
+    theirs = select(col(Stream.id)).where(col(Stream.id).in_(streams)).order_by(col(Stream.id))
+    return theirs.with_for_update()
+
+
+async def lock(session: AsyncSession, streams: Sequence[int]) -> None:
+    """Hold these streams until the unit ends."""
+    if streams:
+        await (await session.connection()).execute(locking(streams))
+
+
+def count(connection: Connection, stream_id: int, many: int) -> int:
+    """Take the next `many` numbers of a stream, inside the caller's unit; returns the last.
+
+    Counting on the stream's row holds its lock until commit. So entries of one stream
+    become visible in the order of their numbers, and a reader that asks for "all after
+    7" never misses an 8 that was committed later than a 9. Who counts must append.
+    """
+    counted = connection.execute(
+        update(Stream)
+        .where(col(Stream.id) == stream_id)
+        .values(last=Stream.last + many)
+        .returning(col(Stream.last))
+    )
+    last: int | None = counted.scalar_one_or_none()
+    return found(last, str(stream_id), path=["user"])
+
+
+def append(
+    connection: Connection, stream_id: int, entry: Entry, *, last: int, at: datetime
+) -> None:
+    """Write the entry whose numbers, up to `last`, were counted before."""
+    row = {
+        "stream_id": stream_id,
+        "last": last,
+        "at": at,
+        "kind": entry.kind,
+        "ids": list(entry.ids),
+        "facts": {"modseq": last, **entry.facts},
+        "origin": entry.origin,
+    }
+    connection.execute(insert(Change), row)
+
+
+async def record(session: AsyncSession, stream_id: int, entry: Entry, *, at: datetime) -> int:
+    """Count and append an entry in the unit of this session; returns its last number."""
+
+    def write(connection: Connection) -> int:
+        last = count(connection, stream_id, len(entry.ids))
+        append(connection, stream_id, entry, last=last, at=at)
+        return last
+
+    last = await (await session.connection()).run_sync(write)
+    session.info["reached"] = {**reached(session), stream_id: last}
+    return last
+
+
+def reached(session: AsyncSession) -> Position:
+    """Where each stream stands after what this unit has recorded."""
+    known: Position = session.info.get("reached", {})
+    return known
+
+
+def after(since: Position) -> Select[*tuple[Any, ...]]:
+    """To read: the next changes of these streams, oldest first; enough for MOST events."""
+    later = (
+        and_(
+            col(Change.stream_id) == stream,
+            col(Change.last).between(number + 1, number + MOST + LONGEST),  # there are no gaps
+        )
+        for stream, number in since.items()
+    )
+    order = (col(Change.stream_id), col(Change.last))
+    return select(*picked(Change)).where(or_(*later)).order_by(*order).limit(MOST)
+
+
+def events(changes: Iterable[Picked], since: Position) -> Iterator[Event]:
+    """The changes as readers see them: object by object, each with the position after it."""
+    for change in changes:
+        first = change.last - len(change.ids) + 1
+        for nth, key in enumerate(change.ids):
+            number = first + nth
+            if number > since[change.stream_id]:
+                since = {**since, change.stream_id: number}
+                facts = {
+                    name: value[nth] if isinstance(value, list) else value
+                    for name, value in change.facts.items()
+                }
+                yield Event(
+                    change.kind, key, change.at, change.stream_id, since, facts, change.origin
+                )

@@ -1,0 +1,58 @@
+"""Folders of messages."""
+
+from enum import StrEnum
+
+from sqlalchemy import Index, UniqueConstraint, text
+from sqlmodel import Field
+
+from models.columns import Big, Moment, Number, Owned, choice
+
+
+class SpecialUse(StrEnum):
+    """Role of a folder (RFC 6154)."""
+
+    INBOX = "INBOX"
+    DRAFTS = "DRAFTS"
+    JUNK = "JUNK"
+    SENT = "SENT"
+    TRASH = "TRASH"
+    ARCHIVE = "ARCHIVE"
+    FLAGGED = "FLAGGED"
+    ALL = "ALL"
+    SNOOZED = "SNOOZED"
+    SCHEDULED = "SCHEDULED"
+
+
+class Mailbox(Owned, table=True):
+    """A folder. `path` is unique per user, its levels divided by "/".
+
+    The counters are columns, kept in the unit that changes what they count.
+    """
+
+    __tablename__ = "mailboxes"
+    __table_args__ = (
+        UniqueConstraint("user_id", "path"),
+        Index(
+            "uq_mailboxes_special_use",
+            "user_id",
+            "special_use",
+            unique=True,
+            sqlite_where=text("special_use IS NOT NULL"),
+            postgresql_where=text("special_use IS NOT NULL"),
+        ),
+    )
+
+    path: str
+    guid: str  # 32 hex digits
+    special_use: SpecialUse | None = choice(SpecialUse, default=None, nullable=True)
+    uid_validity: Number  # rises per user even when a path comes again
+    uid_next: Number = 1  # RFC 9051, section 2.3.1.1
+    modseq: Number = 0  # number, in the account's stream, of its newest change of messages
+    modify_index: Number = 0  # the same, changes of the folder itself included
+    total: Number = 0  # messages
+    unseen: Number = 0
+    size: Number = 0  # bytes
+    subscribed: bool = True
+    hidden: bool = False
+    retention: int | None = Field(default=None, sa_type=Big)  # seconds that new messages live
+    created_at: Moment

@@ -1,0 +1,31 @@
+"""What an operator has set, as far as the floors below the front door need it."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Limits and times. `merganser/settings.py` says what each is for, and reads them."""
+
+    hostname: str = "localhost"
+    public_url: str = ""  # before the paths of addresses we hand out
+    default_domain: str | None = None
+    default_quota: int = 1 << 30  # bytes, where neither user nor domain has one
+    message_max: int = 64 * MIB  # bytes
+    upload_max: int = 50 * MIB  # bytes
+    max_mailboxes: int = 1500  # per user
+    max_recipients: int = 400  # per message
+    argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
+    argon2_time: int = 3  # passes
+    token_idle: timedelta = timedelta(days=14)  # unused that long, a token ends
+    token_life: timedelta = timedelta(days=180)
+    undo_window: timedelta = timedelta(minutes=10)
+    archive_for: timedelta = timedelta(days=25)
+    receipts_for: timedelta = timedelta(days=1)
+    replays_for: timedelta = timedelta(hours=24)
+    journal_days: int = 30
+    journal_events: int = 100_000  # per stream
+    bulk: int = 1000  # messages a request changes; more are a task's work

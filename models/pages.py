@@ -1,0 +1,125 @@
+"""Keyset pages: a cursor is the sort key of a row, and where it belongs."""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
+
+from models.errors import Invalid
+
+Row = TypeVar("Row")
+Sortable = datetime | str | int
+
+MOST = 250  # rows a page; more is refused, not cut, so that clients notice
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LONGEST = 2048  # characters of a cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the list of this `ordering`: at the row (at, id)."""
+
+    ordering: str
+    at: Sortable
+    id: int
+
+    def __str__(self) -> str:
+        plain = f"1|{self.ordering}|{_written(self.at)}|{self.id}"
+        return base64.urlsafe_b64encode(f"{plain}|{_check(plain)}".encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str, ordering: str, *, path: str) -> "Cursor":
+        """Raises Invalid for a made-up cursor, and for one of another list or ordering."""
+        try:
+            decoded = base64.urlsafe_b64decode(text[:LONGEST] + "=" * (-len(text) % 4)).decode()
+            plain, check = decoded.rsplit("|", 1)
+            version, of, rest = plain.split("|", 2)
+            at, key = rest.rsplit("|", 1)
+            if (version, of, check) != ("1", ordering, _check(plain)):
+                raise ValueError(text)
+            return cls(of, _read(at), int(key))
+        except (ValueError, OverflowError) as problem:
+            raise Invalid(
+                "not a cursor of this list", constraint="cursor", path=[path]
+            ) from problem
+
+
+def _written(at: Sortable) -> str:
+    if isinstance(at, datetime):
+        return f"t{(at - EPOCH) // timedelta(microseconds=1)}"  # a float would lose the last ones
+    return f"n{at}" if isinstance(at, int) else f"s{at}"
+
+
+def _read(text: str) -> Sortable:
+    kind, value = text[:1], text[1:]
+    if kind == "t":
+        return EPOCH + timedelta(microseconds=int(value))
+    if kind == "n":
+        return int(value)
+    if kind == "s":
+        return value
+    raise ValueError(text)
+
+
+def _check(plain: str) -> str:
+    return f"{zlib.crc32(plain.encode()):08x}"
+
+
+def ordering(name: str, conditions: object = None) -> str:
+    """The name of an ordering, with a mark of the conditions that narrow the list."""
+    if not conditions:
+        return name
+    return f"{name}~{hashlib.sha256(repr(conditions).encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Row]):
+    """Rows in reading order, and whether there are more on either side."""
+
+    rows: Sequence[Row]
+    next: bool
+    previous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Which page: `count` rows after a place, or, going `back`, before it."""
+
+    ordering: str
+    count: int = 20
+    place: Cursor | None = None
+    back: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        ordering: str,
+        first: int | None,
+        after: str | None,
+        last: int | None,
+        before: str | None,
+    ) -> "Ask":
+        """What a client asked for. Raises Invalid where that makes no page."""
+        if first is not None and last is not None:
+            raise Invalid("ask for the first or the last, not both", constraint="page")
+        back = last is not None
+        if (after if back else before) is not None:
+            raise Invalid("first goes with after, last with before", constraint="page")
+        count = last if last is not None else 20 if first is None else first
+        if not 0 <= count <= MOST:
+            raise Invalid(f"ask for 0 to {MOST} at a time", constraint="page")
+        name, text = ("before", before) if back else ("after", after)
+        place = Cursor.parse(text, ordering, path=name) if text is not None else None
+        return cls(ordering, count, place, back)
+
+    def page(self, found: Sequence[Row]) -> Page[Row]:
+        """The page of what was found: up to one row more than asked for, in reading order."""
+        more = len(found) > self.count
+        rows = found[len(found) - self.count :] if more and self.back else found[: self.count]
+        behind = self.place is not None  # we came from there: cheap, and allowed by Relay
+        return Page(
+            rows, next=behind if self.back else more, previous=more if self.back else behind
+        )

@@ -1,0 +1,83 @@
+"""Who may do what: roles of people, scopes of their credentials, and what is delegated."""
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """Each includes the ones before it."""
+
+    PUBLIC = "PUBLIC"
+    USER = "USER"
+    DOMAIN_ADMIN = "DOMAIN_ADMIN"
+    ADMIN = "ADMIN"
+    ROOT = "ROOT"
+
+    def includes(self, other: "Role") -> bool:
+        order = list(Role)
+        return order.index(self) >= order.index(other)
+
+
+class Scope(StrEnum):
+    """What a credential is good for."""
+
+    MASTER = "MASTER"
+    READ = "READ"
+    MAIL_READ = "MAIL_READ"
+    MAIL = "MAIL"
+    SUBMIT = "SUBMIT"
+    SETTINGS = "SETTINGS"
+    IMAP = "IMAP"
+    POP3 = "POP3"
+    SMTP = "SMTP"
+    SIEVE = "SIEVE"
+
+
+class AdminPermission(StrEnum):
+    """What a DOMAIN_ADMIN may do for users of the domains."""
+
+    SYNCJOBS = "SYNCJOBS"
+    QUARANTINE = "QUARANTINE"
+    LOGIN_AS = "LOGIN_AS"
+    WEBMAIL_ACCESS = "WEBMAIL_ACCESS"
+    APP_PASSWDS = "APP_PASSWDS"
+    BCC_MAPS = "BCC_MAPS"
+    PUSHOVER = "PUSHOVER"
+    FILTERS = "FILTERS"
+    RATELIMIT = "RATELIMIT"
+    SPAM_POLICY = "SPAM_POLICY"
+    EXTEND_SENDER_ACL = "EXTEND_SENDER_ACL"
+    UNLIMITED_QUOTA = "UNLIMITED_QUOTA"
+    PROTOCOL_ACCESS = "PROTOCOL_ACCESS"
+    SMTP_IP_ACCESS = "SMTP_IP_ACCESS"
+    ALIAS_DOMAINS = "ALIAS_DOMAINS"
+    DOMAIN_DESC = "DOMAIN_DESC"
+
+
+class UserPermission(StrEnum):
+    """What a USER may change himself."""
+
+    SPAM_ALIAS = "SPAM_ALIAS"
+    TLS_POLICY = "TLS_POLICY"
+    SPAM_SCORE = "SPAM_SCORE"
+    SPAM_POLICY = "SPAM_POLICY"
+    DELIMITER_ACTION = "DELIMITER_ACTION"
+    SYNCJOBS = "SYNCJOBS"
+    CLIENT_RESET = "CLIENT_RESET"
+    QUARANTINE = "QUARANTINE"
+    PROFILE_RESET = "PROFILE_RESET"
+    QUARANTINE_ATTACHMENTS = "QUARANTINE_ATTACHMENTS"
+    QUARANTINE_NOTIFICATION = "QUARANTINE_NOTIFICATION"
+    APP_PASSWDS = "APP_PASSWDS"
+    PUSHOVER = "PUSHOVER"
+
+
+INCLUDES = {
+    Scope.MASTER: frozenset(Scope),
+    Scope.READ: frozenset({Scope.READ, Scope.MAIL_READ}),
+    Scope.MAIL: frozenset({Scope.MAIL, Scope.MAIL_READ}),
+}
+
+
+def opened(scopes: frozenset[Scope]) -> frozenset[Scope]:
+    """`scopes` and all they include."""
+    return scopes.union(*(INCLUDES.get(scope, frozenset()) for scope in scopes))

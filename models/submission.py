@@ -1,0 +1,36 @@
+"""Messages on their way out."""
+
+from enum import StrEnum
+
+from sqlmodel import Field
+
+from models.columns import MaybeMoment, Moment, Number, Owned, choice, ref
+
+
+class SubmissionState(StrEnum):
+    """Where a submission stands: the sum of its deliveries."""
+
+    SCHEDULED = "SCHEDULED"
+    HELD_FOR_UNDO = "HELD_FOR_UNDO"
+    QUEUED = "QUEUED"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class Submission(Owned, table=True):
+    """A message handed in for sending, with a delivery for each recipient."""
+
+    __tablename__ = "submissions"
+
+    queue_id: str = Field(unique=True)
+    state: SubmissionState = choice(SubmissionState, default=SubmissionState.QUEUED)
+    message_id: int | None = ref("messages.id", ondelete="SET NULL", default=None)
+    blob_id: Number  # its reference rows hold it
+    size: Number
+    envelope_from: str
+    send_time: MaybeMoment = None
+    undo_until: MaybeMoment = None
+    created_at: Moment

@@ -1,0 +1,105 @@
+"""The outside world, as we are lent it."""
+
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models import journal
+from models.database import Database
+from models.journal import Entry
+from models.keys import Keys
+from models.options import Options
+from models.stores import Store
+from models.wakeups import Wakeups
+
+Outcome = TypeVar("Outcome")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _no_fault(_place: str) -> None:
+    """Nothing goes wrong; crash tests bring one that ends the process at a place."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Store, blobs, bells, clock, dice and keys. Tests bring their own."""
+
+    database: Database
+    blobs: Store
+    secret: bytes = field(repr=False)  # signs what we hand out: addresses of bytes
+    options: Options = field(default_factory=Options)
+    wakeups: Wakeups = field(default_factory=Wakeups)
+    now: Callable[[], datetime] = _now
+    random: Callable[[int], bytes] = secrets.token_bytes
+    key: Callable[[], int] = field(default_factory=Keys)
+    fault: Callable[[str], None] = _no_fault
+
+    @asynccontextmanager
+    async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
+        """A unit of work on what belongs to these streams: all or nothing. Then bells ring.
+
+        Their rows are locked first. So no two units wait for each other, and what we read
+        of an account or a domain stays true until we have written.
+        """
+        async with self.database.write() as session:
+            await journal.lock(session, streams)
+            yield session
+        self.wakeups.tell(journal.reached(session))
+
+    async def apply(self, work: Callable[["Turn"], Outcome], *streams: int) -> Outcome:
+        """A unit of work that is a plain function of its turn: for hot paths."""
+
+        def unit(connection: Connection) -> tuple[Outcome, dict[int, int]]:
+            if streams:
+                connection.execute(journal.locking(streams))
+            turn = Turn(connection, self)
+            return work(turn), turn.reached
+
+        outcome, reached = await self.database.apply(unit)
+        self.wakeups.tell(reached)
+        return outcome
+
+    async def join(self, session: AsyncSession, work: Callable[["Turn"], Outcome]) -> Outcome:
+        """Do `work`, a plain function of its turn, inside the unit of this session."""
+
+        def unit(connection: Connection) -> tuple[Outcome, dict[int, int]]:
+            turn = Turn(connection, self)
+            return work(turn), turn.reached
+
+        outcome, reached = await (await session.connection()).run_sync(unit)
+        session.info["reached"] = {**journal.reached(session), **reached}
+        return outcome
+
+
+@dataclass(slots=True)
+class Turn:
+    """A unit of work on a plain connection, and how far it has brought each stream."""
+
+    connection: Connection
+    world: World
+    reached: dict[int, int] = field(default_factory=dict)
+
+    def count(self, stream_id: int, many: int) -> int:
+        """Take the next numbers of a stream; returns the last. Whoever counts must append."""
+        last = self.reached[stream_id] = journal.count(self.connection, stream_id, many)
+        return last
+
+    def append(self, stream_id: int, entry: Entry, *, at: datetime) -> None:
+        """Write the entry whose numbers were counted just before."""
+        last = self.reached[stream_id]
+        journal.append(self.connection, stream_id, entry, last=last, at=at)
+
+    def record(self, stream_id: int, entry: Entry, *, at: datetime) -> int:
+        """Count and append; returns the entry's last number."""
+        last = self.count(stream_id, len(entry.ids))
+        self.append(stream_id, entry, at=at)
+        return last

@@ -1,0 +1,46 @@
+"""Whose rows a viewer may use. Every road asks here: GraphQL, bytes, search, streams, export."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, false, select, true
+from sqlmodel import col
+
+from models.columns import Owned
+from models.errors import Forbidden
+from models.roles import Role
+from models.users import User
+from resolvers.context import Context
+
+
+def visible(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
+    """The WHERE clause for rows of `table`: the viewer's own. Shared mailboxes join here."""
+    return col(table.user_id) == ctx.viewer.user_id
+
+
+def visible_users(ctx: Context) -> ColumnElement[bool]:
+    """The WHERE clause for accounts: one's own, those of one's domains, or all."""
+    viewer = ctx.viewer
+    if viewer.role.includes(Role.ADMIN):
+        return true()
+    own = col(User.id) == viewer.user_id
+    if viewer.role is Role.DOMAIN_ADMIN and viewer.administers:
+        return own | col(User.domain_id).in_(viewer.administers)
+    return own if viewer.user_id else false()
+
+
+def streams(ctx: Context) -> list[int]:
+    """The streams whose events the viewer hears."""
+    return [own(ctx)]
+
+
+def own(ctx: Context) -> int:
+    """The viewer's account; Forbidden where the credential belongs to nobody."""
+    if not ctx.viewer.user_id:
+        raise Forbidden("this credential belongs to no account", requires="a user's credential")
+    return ctx.viewer.user_id
+
+
+async def owners(ctx: Context, table: type[Owned], ids: Sequence[int]) -> list[int]:
+    """Whose these rows are, as far as the viewer may see: the accounts to lock."""
+    theirs = select(col(table.user_id)).where(col(table.id).in_(ids), visible(ctx, table))
+    return [row.user_id for row in await ctx.read(theirs.distinct())]

@@ -1,0 +1,160 @@
+"""Following the change journal."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from itertools import islice
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from models import journal
+from models.columns import Picked
+from models.errors import Invalid
+from models.journal import ChangeKind, Event, Position, Stream
+from models.world import World
+from resolvers.access import streams
+from resolvers.context import Context
+
+log = logging.getLogger(__name__)
+
+LOOK = 15.0  # seconds between two looks for changes that no bell told of
+FAR = 10_000  # events behind: who is further has read too slowly
+
+
+class ResyncReason(StrEnum):
+    """Why a stream cannot go on from a position."""
+
+    CURSOR_EXPIRED = "CURSOR_EXPIRED"
+    CURSOR_UNKNOWN = "CURSOR_UNKNOWN"
+    OVERFLOW = "OVERFLOW"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The events of one wake-up, and the position after them.
+
+    With `resync` there are none: what was before that position must be read afresh.
+    """
+
+    events: Sequence[Event]
+    position: Position
+    more: bool = False
+    resync: ResyncReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a follower wants to hear: nothing given is everything, from now on."""
+
+    since: Position | None = None
+    kinds: Collection[ChangeKind] = ()
+    mailboxes: Collection[int] = ()
+    window: timedelta = timedelta(milliseconds=50)  # least time between two batches
+
+
+async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
+    """Where these streams stand, by their ids."""
+    asked = select(col(Stream.id), col(Stream.last), col(Stream.gone)).where(
+        col(Stream.id).in_(ids)
+    )
+    return {row.id: row for row in await ctx.read(asked)}
+
+
+async def by_streams(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """Where these streams stand, in this order; None where there is none."""
+    found = await positions(ctx, ids)
+    return [found.get(key) for key in ids]
+
+
+async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
+    """Yield what happened to the viewer after a position: what was missed, then what comes.
+
+    The first batch goes at once; while the window it opened runs, events are gathered.
+    """
+    ours = streams(ctx)
+    if asked.since and asked.since.keys() - set(ours):
+        raise Invalid("a position in somebody else's stream", constraint="cursor", path=["after"])
+    with ctx.world.wakeups.listen(ours) as bell:
+        stand = await positions(ctx, ours)
+        at = {key: row.last for key, row in stand.items()}
+        if asked.since is not None:
+            since = {**dict.fromkeys(at, 0), **asked.since}
+            reason = _unusable(since, stand)
+            if reason:
+                yield Batch([], dict(at), resync=reason)
+            else:
+                at = since
+        while True:
+            bell.clear()  # before we look: a change from here on rings again
+            batch = await _next(ctx, at, asked)
+            if batch is None:
+                await bell.wait()
+                continue
+            at = dict(batch.position)
+            yield batch
+            if not batch.more:
+                await asyncio.sleep(asked.window.total_seconds())
+
+
+def _unusable(since: Position, stand: dict[int, Picked]) -> ResyncReason | None:
+    if any(number > stand[key].last for key, number in since.items()):
+        return ResyncReason.CURSOR_UNKNOWN
+    if any(number < stand[key].gone for key, number in since.items()):
+        return ResyncReason.CURSOR_EXPIRED
+    if sum(stand[key].last - number for key, number in since.items()) > FAR:
+        return ResyncReason.OVERFLOW
+    return None
+
+
+async def _next(ctx: Context, at: Position, asked: Asked) -> Batch | None:
+    changes = await ctx.read(journal.after(at))
+    if not changes:
+        return None
+    lost = _lost(changes, at)
+    if lost:
+        return Batch([], lost, resync=ResyncReason.CURSOR_EXPIRED, more=True)
+    found = list(islice(journal.events(changes, at), journal.MOST))
+    heard = [event for event in found if _wanted(event, asked)]
+    return Batch(heard, found[-1].position, more=len(found) == journal.MOST)
+
+
+def _lost(changes: Sequence[Picked], at: Position) -> Position | None:
+    """The position before the oldest change that is left, where some between have gone."""
+    first: dict[int, int] = {}
+    for change in changes:
+        first.setdefault(change.stream_id, change.last - len(change.ids))
+    gone = {key: number for key, number in first.items() if number > at[key]}
+    return {**at, **gone} if gone else None
+
+
+def _wanted(event: Event, asked: Asked) -> bool:
+    if asked.kinds and event.kind not in asked.kinds:
+        return False
+    if not asked.mailboxes:
+        return True
+    about = {event.facts.get("mailbox"), event.facts.get("fromMailbox")}
+    if event.kind.startswith("MAILBOX_"):
+        about.add(event.object_id)
+    return bool(about.intersection(asked.mailboxes))
+
+
+async def watch(world: World) -> None:
+    """Find what no bell told of: one query for the whole process, however many follow."""
+    while True:
+        await asyncio.sleep(LOOK)
+        try:
+            await look(world)
+        except Exception:  # a listener's edge: the next look may go well
+            log.exception("the journal could not be read")
+
+
+async def look(world: World) -> None:
+    """Ring for every followed stream that has grown."""
+    if followed := world.wakeups.followed:
+        now = select(col(Stream.id), col(Stream.last)).where(col(Stream.id).in_(followed))
+        for stream, last in await world.database.read(now):
+            world.wakeups.ring(stream, last)

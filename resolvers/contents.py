@@ -1,0 +1,224 @@
+"""What is in a message: its texts, headers, parts and bytes, read from the store when asked for."""
+
+import asyncio
+import base64
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import messages
+from mail.contents import LARGE, Stored, gathered, sources
+from mail.messages import Header, Part, Source, Whole
+from models.columns import picked
+from models.errors import Invalid, LimitReached
+from models.messages import Message
+from models.options import MIB
+from resolvers.access import visible
+from resolvers.context import Context
+
+COLUMNS = ("attachments", "blob_id", "digest", "id", "structure", "subject", "user_id")
+LONGEST = 16 * MIB  # bytes of a message or part that fit into an answer
+WORD = "TEXT"  # the section of a part that IMAP gives no number of its own
+
+_SECTION = re.compile(r"((?:[0-9]{1,9}\.)*)(HEADER|TEXT|MIME)", re.IGNORECASE)
+_CONTINUED, _LEADING = 0x80, 0xC0  # bits of the bytes of a character in UTF-8
+
+
+async def stored(ctx: Context, ids: list[int]) -> list[Stored | None]:
+    """The viewer's messages with these ids, in this order; None where there is none."""
+    asked = select(*picked(Message, COLUMNS)).where(col(Message.id).in_(ids), visible(ctx, Message))
+    found = {
+        each.row.id: each for each in await sources(ctx.world, await ctx.read(asked), ctx.read)
+    }
+    return [found.get(key) for key in ids]
+
+
+async def texts(message: Stored) -> str | None:
+    """The plain text, made from HTML where there is none; None where there is no body."""
+    return await message.examine(lambda source: messages.body_text(source, message.structure))
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """How HTML is to be shown. `cid_url` gives the address for a Content-ID, or None."""
+
+    cid_url: Callable[[str], str | None]
+    sanitize: bool = True
+    remote_images: bool = False
+
+
+async def htmls(message: Stored, showing: Showing) -> list[str]:
+    """The HTML, one for each part that is shown; safe to put into a page unless not wanted so."""
+    bodies = await message.examine(lambda source: messages.body_html(source, message.structure))
+    if not showing.sanitize:
+        return bodies
+    if sum(map(len, bodies)) < LARGE:
+        return _sanitized(bodies, showing)
+    return await asyncio.to_thread(_sanitized, bodies, showing)
+
+
+def _sanitized(bodies: list[str], showing: Showing) -> list[str]:
+    return [
+        messages.sanitize(body, remote_images=showing.remote_images, cid_url=showing.cid_url).html
+        for body in bodies
+    ]
+
+
+def cids(message: Stored) -> dict[str, int]:
+    """The attachments that HTML may show, by Content-ID; of several the first counts."""
+    found: dict[str, int] = {}
+    for index, attachment in enumerate(message.row.attachments):
+        if attachment["cid"]:
+            found.setdefault(attachment["cid"], index)
+    return found
+
+
+async def header_fields(message: Stored) -> list[Header]:
+    """The header fields in order."""
+    return await message.examine(lambda source: messages.headers(source, message.structure))
+
+
+async def header(message: Stored, name: str) -> list[str]:
+    """The values of all fields of this name, in order, unfolded and decoded."""
+    fields = await header_fields(message)
+    return [field.value for field in fields if field.key.lower() == name.lower()]
+
+
+async def headers_text(message: Stored) -> str:
+    """The header block as stored, up to the body."""
+    block = await _range(message, message.structure.header_start, message.structure.body_start)
+    return _plain(block) or block.decode("latin-1")
+
+
+async def body_part(message: Stored, section: str) -> str | None:
+    """What IMAP's BODY[section] has (RFC 9051, section 6.4.5); in base64 where it is not UTF-8.
+
+    Sections are numbers, HEADER, TEXT and MIME, and "" for the whole message. None where there
+    is no such part; LimitReached above 16 MiB.
+    """
+    span = _span(message, section)
+    if span is None:
+        return None
+    _check_size(span[1] - span[0], "section")
+    return _text(await _range(message, *span))
+
+
+async def binary_part(message: Stored, section: str) -> str | None:
+    """The decoded content of a part in base64; None where there is no such part."""
+    part = part_at(message, section)
+    if part is None:
+        return None
+    content = await message.opened(part)
+    _check_size(content.size, "section")
+    return base64.b64encode(await gathered(content.stream(0, content.size))).decode()
+
+
+async def source_text(message: Stored, max_bytes: int = MIB) -> str:
+    """The message as it came, its first bytes if there are more; base64 where it is not UTF-8."""
+    most = _checked(max_bytes)
+    return _text(await _range(message, 0, most), cut=most < message.size)
+
+
+async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -> str | None:
+    """The text of an attachment, its first bytes if there are more; None where it is not text."""
+    most, part = _checked(max_bytes), attached(message, index)
+    if part is None or not part.content_type.startswith("text/"):
+        return None
+    content = await message.opened(part)
+    body = await gathered(content.stream(0, most))
+    if most < content.size:
+        body = _without_half(body)
+    # The content is decoded already, and alone: only its charset is left to do.
+    alone = replace(part, header_start=0, body_start=0, body_end=len(body), encoding="8bit")
+    return await asyncio.to_thread(messages.text_of, Whole(body), alone)
+
+
+def attached(message: Stored, index: int) -> Part | None:
+    """The part that is the attachment with this number, counted from 0."""
+    known: list[dict[str, Any]] = message.row.attachments
+    if not 0 <= index < len(known):
+        return None
+    return messages.find(message.structure, known[index]["part"])
+
+
+def part_at(message: Stored, section: str) -> Part | None:
+    """The part of this section; a multipart that is the whole message is "TEXT"."""
+    if section == WORD:
+        return message.structure
+    return messages.find(message.structure, section) if section else None
+
+
+def section_of(part: Part) -> str:
+    """The section by which `part_at` finds the part again."""
+    return part.section or WORD
+
+
+def _span(message: Stored, section: str) -> tuple[int, int] | None:
+    if section == "":
+        return 0, message.size
+    found = _SECTION.fullmatch(section)
+    if not found:
+        part = messages.find(message.structure, section)
+        return (part.body_start, part.body_end) if part else None
+    number, word = found.group(1)[:-1], found.group(2).upper()
+    part = messages.find(message.structure, number) if number else message.structure
+    if part is None or (word == "MIME" and not number):
+        return None
+    if number and word != "MIME":  # of the message that the part holds
+        if not part.content_type.startswith("message/") or not part.parts:
+            return None
+        part = part.parts[0]
+    if word == WORD:
+        return part.body_start, part.body_end
+    return part.header_start, part.body_start
+
+
+async def _range(message: Stored, start: int, end: int) -> bytes:
+    def piece(source: Source) -> bytes:
+        return source.slice(start, end)
+
+    if any(hole.start < end and hole.end > start for hole in message.source.holes):
+        return await gathered(message.whole(start, end))
+    return piece(message.source)
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > LONGEST:
+        text = f"it has more than {LONGEST} bytes: fetch them from its url"
+        raise LimitReached(text, limit=LONGEST, used=size, path=[name])
+
+
+def _checked(max_bytes: int) -> int:
+    if not 0 < max_bytes <= LONGEST:
+        text = f"between 1 and {LONGEST} bytes can be asked for"
+        raise Invalid(text, constraint="max", path=["maxBytes"])
+    return max_bytes
+
+
+def _text(content: bytes, *, cut: bool = False) -> str:
+    """UTF-8 as text, all else in base64; of what was `cut` half a character at the end goes."""
+    text = _plain(_without_half(content) if cut else content)
+    return base64.b64encode(content).decode() if text is None else text
+
+
+def _plain(content: bytes) -> str | None:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _without_half(content: bytes) -> bytes:
+    """The bytes without the beginning of a character of UTF-8 at their end."""
+    for back in range(1, min(4, len(content) + 1)):
+        byte = content[-back]
+        if byte < _CONTINUED:
+            break
+        if byte >= _LEADING:
+            size = 2 + (byte >= 0xE0) + (byte >= 0xF0)  # noqa: PLR2004 - bits that say how long
+            return content[:-back] if back < size else content
+    return content

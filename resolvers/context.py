@@ -1,0 +1,218 @@
+"""What every operation is handed: who asks, and the world to answer from."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar
+
+from aiodataloader import DataLoader
+from sqlalchemy import Select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models import journal
+from models.columns import Picked
+from models.errors import Forbidden, Unauthenticated
+from models.journal import ChangeKind, Entry, Position
+from models.roles import AdminPermission, Role, Scope, UserPermission, opened
+from models.world import World
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+BATCH = 250  # keys at most; SQLite takes no more than 500 parts in a UNION
+
+
+class Batch(Protocol[Key, Value]):
+    """Loads many keys at once: one value for each key, in the order of the keys."""
+
+    async def __call__(self, ctx: "Context", keys: list[Key], /) -> list[Value]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a field asks of whoever uses it."""
+
+    role: Role = Role.USER
+    scope: Scope | None = None
+    admin_permission: AdminPermission | None = None  # of a DOMAIN_ADMIN
+    user_permission: UserPermission | None = None  # of a USER
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who asks, and what their credential allows.
+
+    `user_id` is 0 where the credential belongs to nobody: none was shown, or a key of the
+    platform. `administers` are the domains of a DOMAIN_ADMIN.
+    """
+
+    user_id: int = 0
+    role: Role = Role.PUBLIC
+    scopes: frozenset[Scope] = frozenset()
+    permissions: frozenset[AdminPermission | UserPermission] = frozenset()
+    administers: frozenset[int] = frozenset()
+    read_only: bool = False
+    token_id: int | None = None
+    api_key_id: int | None = None
+    ends_at: datetime | None = None  # of the credential
+
+    @property
+    def principal(self) -> str:
+        """Whose idempotency keys are used: the user's, the key's, or the bootstrap key's."""
+        if self.user_id:
+            return f"user:{self.user_id}"
+        return f"key:{self.api_key_id or 0}" if self.role is not Role.PUBLIC else "public"
+
+    def require_scope(self, scope: Scope) -> None:
+        """Raise Forbidden unless the credential is good for this."""
+        self.require(Needs(scope=scope))
+
+    def require(self, needs: Needs) -> None:
+        """Raise Forbidden unless role, scope and permission suffice."""
+        if self.role is Role.PUBLIC and needs.role is not Role.PUBLIC:
+            raise Unauthenticated
+        if not self.role.includes(needs.role):
+            raise Forbidden(f"this needs the role {needs.role}", requires=needs.role)
+        if needs.scope and needs.scope not in opened(self.scopes):
+            raise Forbidden(f"this needs the scope {needs.scope}", requires=needs.scope)
+        asked = {Role.USER: needs.user_permission, Role.DOMAIN_ADMIN: needs.admin_permission}
+        permission = asked.get(self.role)
+        if permission and permission not in self.permissions:
+            raise Forbidden(f"this needs the permission {permission}", requires=permission)
+
+
+@dataclass
+class Context:
+    """One operation: a GraphQL request, one event of a stream, or a job."""
+
+    world: World
+    viewer: Viewer
+    connection_params: dict[str, Any] | None = None  # of a socket's `connection_init`
+    client_ip: str | None = None
+    session_id: str | None = None  # the caller's own word for its session
+    origin: str | None = None  # of what it changes: recognised by its followers as their own
+    reason: str | None = None  # the caller's, for the journal
+    reached: Position | None = field(default=None, init=False)  # where the last unit ended
+    _unit: "Unit | None" = field(default=None, init=False, repr=False)
+    _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
+
+    def load(self, batch: Batch[Key, Value], key: Key) -> Awaitable[Value]:
+        """The value of `key`, fetched together with all that is asked of `batch` in this tick."""
+        return self._loader(batch).load(key)
+
+    def load_all(self, batch: Batch[Key, Value], keys: Iterable[Key]) -> Awaitable[list[Value]]:
+        """The values of all the keys, in their order."""
+        return self._loader(batch).load_many(list(keys))
+
+    def _loader(self, batch: Batch[Key, Value]) -> DataLoader[Key, Value]:
+        if batch not in self._loaders:
+            self._loaders[batch] = DataLoader(partial(batch, self), max_batch_size=BATCH)
+        return self._loaders[batch]
+
+    def forget(self) -> None:
+        """Drop what was loaded. Whoever changes rows, or outlives them, calls this."""
+        self._loaders.clear()
+
+    def fresh(self) -> Self:
+        """The same viewer in the same world, with nothing loaded yet."""
+        return replace(self)
+
+    async def read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Picked]:
+        """The rows of one select, as an open unit of ours sees them."""
+        if self._unit is None or self._unit.session is None:
+            return await self.world.database.read(statement)
+        async with self._unit.turn:  # sibling fields may read at once, a session serves one
+            await self._unit.session.flush()
+            connection = await self._unit.session.connection()
+            return (await connection.execute(statement)).all()
+
+    @asynccontextmanager
+    async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
+        """A unit of work on what belongs to these streams; a savepoint of the unit around it.
+
+        Name those that are acted on: not always the viewer's. What was loaded is forgotten.
+        """
+        streams = tuple(sorted(set(streams)))
+        alone = self._unit is None
+        async with self.together() as unit:
+            if unit.session is None:
+                unit.session = await unit.stack.enter_async_context(self.world.write(*streams))
+            else:
+                await journal.lock(unit.session, streams)
+            async with nullcontext() if alone else _savepoint(unit.session):
+                yield unit.session
+            self.reached = journal.reached(unit.session)
+            self.forget()
+
+    async def record(
+        self,
+        session: AsyncSession,
+        stream_id: int,
+        kind: ChangeKind,
+        ids: Sequence[int],
+        **facts: Any,
+    ) -> int:
+        """Write to the journal what this unit does to these objects; returns the last number.
+
+        More than a row may hold become several; a list among the facts goes along in order.
+        """
+        if self.reason:
+            facts["reason"] = self.reason
+        last = 0
+        for start in range(0, len(ids), journal.LONGEST):
+            part = slice(start, start + journal.LONGEST)
+            theirs = {k: v[part] if isinstance(v, list) else v for k, v in facts.items()}
+            entry = Entry(kind, ids[part], theirs, self.origin)
+            last = await journal.record(session, stream_id, entry, at=self.world.now())
+        return last
+
+    @asynccontextmanager
+    async def together(self, *, keep: bool = True) -> AsyncGenerator["Unit"]:
+        """All units opened inside are one: an `@atomic` request, an answer kept with its effect.
+
+        Without `keep` it is a trial, and so is the unit around it: nothing is stored.
+        """
+        if self._unit is not None:
+            self._unit.keep &= keep
+            yield self._unit
+            return
+        try:
+            async with AsyncExitStack() as stack:
+                self._unit = Unit(stack, keep)
+                yield self._unit
+                if not self._unit.keep:
+                    self.reached = None
+                    raise NotKept
+        except NotKept:
+            pass
+        finally:
+            self._unit = None
+            self.forget()
+
+
+class NotKept(Exception):
+    """Rolls a trial back."""
+
+
+@dataclass
+class Unit:
+    """A unit of work that can be joined. The first to write opens it: no lock is held before."""
+
+    stack: AsyncExitStack
+    keep: bool
+    session: AsyncSession | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@asynccontextmanager
+async def _savepoint(session: AsyncSession) -> AsyncGenerator[None]:
+    before = journal.reached(session)
+    try:
+        async with session.begin_nested():
+            yield
+    except BaseException:
+        session.info["reached"] = before  # the numbers went back
+        raise

@@ -1,0 +1,313 @@
+"""Operations on folders."""
+
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.columns import Picked, picked
+from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
+from models.journal import ChangeKind
+from models.mailboxes import Mailbox, SpecialUse
+from models.messages import Message
+from models.users import User
+from resolvers.access import own, visible
+from resolvers.context import Context
+from resolvers.moves import STATE, archive
+
+LEVELS = 128
+LONGEST = 512  # characters of a level
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One folder of the user in question, by one of these."""
+
+    id: int | None = None
+    path: str | None = None
+    special_use: SpecialUse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewMailboxes:
+    """Folders to be made."""
+
+    paths: Sequence[str]
+    hidden: bool = False
+    retention: timedelta | None = None
+    subscribe: bool = True
+    special_use: SpecialUse | None = None
+
+
+def checked_path(path: str, *, path_in: Sequence[str] = ("path",), index: int | None = None) -> str:
+    """The path as it is stored: one slash at either end goes, the first level `inbox` is INBOX."""
+    clean = unicodedata.normalize("NFC", path)
+    clean = clean.removeprefix("/").removesuffix("/")
+    levels = clean.split("/")
+    problem = None
+    if not all(level.strip() for level in levels):
+        problem = "a path has no empty levels"
+    elif len(levels) > LEVELS or any(len(level) > LONGEST for level in levels):
+        problem = f"a path has at most {LEVELS} levels of {LONGEST} characters"
+    elif re.search(r"[\x00-\x1f\x7f]", clean):
+        problem = "a path has no control characters"
+    if problem:
+        raise Invalid(problem, constraint="pattern", path=path_in, index=index)
+    if levels[0].lower() == "inbox":
+        levels[0] = "INBOX"
+    return "/".join(levels)
+
+
+def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> Mailbox:
+    """A folder of `user`, whose row is held; its UIDVALIDITY was never given before."""
+    at = ctx.world.now()
+    user.uid_validity = max(user.uid_validity + 1, int(at.timestamp()))
+    key = ctx.world.key()
+    return Mailbox(
+        id=key,
+        user_id=user.id,
+        path=path,
+        guid=ctx.world.random(16).hex(),
+        special_use=use,
+        uid_validity=user.uid_validity,
+        created_at=at,
+    )
+
+
+async def all_of(
+    ctx: Context, user_id: int, columns: Collection[str], *, show_hidden: bool = False
+) -> Sequence[Picked]:
+    """A user's folders, INBOX and what is below it first, then by path."""
+    asked = select(*picked(Mailbox, {"id", "path", *columns})).where(
+        col(Mailbox.user_id) == user_id, visible(ctx, Mailbox)
+    )
+    if not show_hidden:
+        asked = asked.where(~col(Mailbox.hidden))
+    rows = await ctx.read(asked)
+    return sorted(rows, key=lambda row: (row.path.split("/")[0] != "INBOX", row.path))
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The viewer's folders with these ids, in this order; None where there is none."""
+    asked = select(*picked(Mailbox)).where(col(Mailbox.id).in_(ids), visible(ctx, Mailbox))
+    found = {row.id: row for row in await ctx.read(asked)}
+    return [found.get(key) for key in ids]
+
+
+async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
+    """The folders of these users, by id, path or role, in this order; None where there is none."""
+    users = {user_id for user_id, _ in keys}
+    asked = select(*picked(Mailbox)).where(
+        col(Mailbox.user_id).in_(users),
+        visible(ctx, Mailbox),
+        col(Mailbox.id).in_([name.id for _, name in keys if name.id])
+        | col(Mailbox.path).in_([name.path for _, name in keys if name.path])
+        | col(Mailbox.special_use).in_([name.special_use for _, name in keys if name.special_use]),
+    )
+    rows = await ctx.read(asked)
+
+    def fits(row: Picked, user_id: int, name: Named) -> bool:
+        return row.user_id == user_id and (
+            row.id == name.id
+            or (name.path is not None and row.path == name.path)
+            or (name.special_use is not None and row.special_use == name.special_use)
+        )
+
+    return [next((row for row in rows if fits(row, user_id, name)), None) for user_id, name in keys]
+
+
+async def find(ctx: Context, name: Named, *, path: Sequence[str] = ("mailbox",)) -> Picked:
+    """The viewer's folder of this name, or NotFound."""
+    row = await ctx.load(named, (own(ctx), name))
+    if row is None:
+        raise NotFound(str(name.path or name.special_use or name.id), path=path)
+    return row
+
+
+async def create(ctx: Context, new: NewMailboxes) -> list[Mailbox]:
+    """Create folders at these paths, and those above that are missing: all of them or none."""
+    paths = [checked_path(path, path_in=["paths"], index=nth) for nth, path in enumerate(new.paths)]
+    if not paths:
+        raise Invalid("name at least one path", constraint="required", path=["paths"])
+    if new.special_use and len(paths) > 1:
+        raise Invalid("one folder has the role", constraint="exclusive", path=["specialUse"])
+    user_id = own(ctx)
+    try:
+        async with ctx.write(user_id) as session:
+            user = await session.get_one(User, user_id, populate_existing=True)
+            there = await _paths_of(session, user_id)
+            made = _made(ctx, user, paths, there)
+            limit = ctx.world.options.max_mailboxes
+            if len(there) + len(made) > limit:
+                raise LimitReached("too many folders", limit=limit, used=len(there), path=["paths"])
+            asked = {box.path: box for box in made}
+            for box in (asked[path] for path in paths):
+                box.hidden, box.subscribed = new.hidden, new.subscribe
+                box.retention = _seconds(new.retention)
+                box.special_use = new.special_use
+            session.add_all([user, *made])
+            await session.flush()
+            await ctx.record(
+                session,
+                user_id,
+                ChangeKind.MAILBOX_CREATED,
+                [box.id for box in made],
+                path=[box.path for box in made],
+            )
+    except IntegrityError as clash:
+        raise Conflict("another folder has this role", path=["specialUse"]) from clash
+    return [asked[path] for path in paths]
+
+
+def _seconds(retention: timedelta | None) -> int | None:
+    if retention is None or not retention:
+        return None
+    if retention < timedelta(0):
+        raise Invalid("a life is not negative", constraint="min", path=["retention"])
+    return int(retention.total_seconds())
+
+
+async def _paths_of(session: AsyncSession, user_id: int) -> set[str]:
+    theirs = select(col(Mailbox.path)).where(col(Mailbox.user_id) == user_id)
+    return set((await (await session.connection()).execute(theirs)).scalars())
+
+
+def _made(ctx: Context, user: User, paths: Sequence[str], there: set[str]) -> list[Mailbox]:
+    made: dict[str, Mailbox] = {}
+    for index, path in enumerate(paths):
+        if path in there or path in made:
+            raise Conflict("there is already a folder of this path", path=["paths"], index=index)
+        levels = path.split("/")
+        for depth in range(1, len(levels) + 1):
+            part = "/".join(levels[:depth])
+            if part not in there and part not in made:
+                made[part] = new_mailbox(ctx, user, part, None)
+    return list(made.values())
+
+
+async def rename(ctx: Context, name: Named, new_path: str) -> list[Picked]:
+    """Move a folder with all that is below it; those above the new place are made.
+
+    INBOX and hidden folders stay where they are. Returns all that were moved, the folder
+    itself first.
+    """
+    path = checked_path(new_path, path_in=["newPath"])
+    user_id = own(ctx)
+    async with ctx.write(user_id) as session:
+        old = await find(ctx, name)
+        if old.path == path:
+            return [old]
+        if old.special_use is SpecialUse.INBOX or old.hidden:
+            raise Forbidden("INBOX and hidden folders keep their place", path=["mailbox"])
+        if path.startswith(f"{old.path}/"):
+            raise Forbidden("a folder does not move below itself", path=["newPath"])
+        await _move_below(ctx, session, old, path)
+    rows = await ctx.load_all(by_ids, [old.id])
+    below = await all_of(ctx, user_id, set(Mailbox.model_fields), show_hidden=True)
+    return [row for row in rows if row] + [row for row in below if row.path.startswith(f"{path}/")]
+
+
+async def _move_below(ctx: Context, session: AsyncSession, old: Picked, path: str) -> None:
+    user_id = old.user_id
+    connection = await session.connection()
+    there = await _paths_of(session, user_id)
+    if path in there:
+        raise Conflict("there is already a folder of this path", path=["newPath"])
+    subtree = select(col(Mailbox.id), col(Mailbox.path)).where(
+        col(Mailbox.user_id) == user_id,
+        (col(Mailbox.id) == old.id) | col(Mailbox.path).startswith(f"{old.path}/", autoescape=True),
+    )
+    rows = (await connection.execute(subtree.order_by(col(Mailbox.path)))).all()
+    moved = {row.path: path + row.path[len(old.path) :] for row in rows}
+    for target in moved.values():
+        checked_path(target, path_in=["newPath"])
+        if target in there and target not in moved:
+            raise Conflict(f"there is already a folder {target}", path=["newPath"])
+
+    user = await session.get_one(User, user_id, populate_existing=True)
+    above = path.rpartition("/")[0]
+    parents = _made(ctx, user, [above], there) if above and above not in there else []
+    session.add_all([user, *parents])
+    await session.flush()
+    if parents:
+        await ctx.record(
+            session,
+            user_id,
+            ChangeKind.MAILBOX_CREATED,
+            [box.id for box in parents],
+            path=[box.path for box in parents],
+        )
+    last = await ctx.record(
+        session,
+        user_id,
+        ChangeKind.MAILBOX_RENAMED,
+        [row.id for row in rows],
+        path=list(moved.values()),
+        oldPath=list(moved),
+    )
+    tail = func.substr(col(Mailbox.path), len(old.path) + 1)
+    await connection.execute(
+        update(Mailbox)
+        .where(col(Mailbox.id).in_([row.id for row in rows]))
+        .values(path=path + tail, modify_index=last)
+    )
+
+
+async def delete(
+    ctx: Context, names: Sequence[Named], *, recursive: bool, require_empty: bool
+) -> list[int]:
+    """Delete folders, their messages into the archive: all of them or none.
+
+    Returns the ids that are gone. INBOX and folders with a role are never deleted.
+    """
+    user_id = own(ctx)
+    async with ctx.write(user_id) as session:
+        gone: dict[int, Picked] = {}
+        everything = await all_of(ctx, user_id, set(Mailbox.model_fields), show_hidden=True)
+        for index, name in enumerate(names):
+            row = await ctx.load(named, (user_id, name))
+            if row is None:
+                raise NotFound(str(name.path or name.id), path=["mailboxes"], index=index)
+            below = [other for other in everything if other.path.startswith(f"{row.path}/")]
+            if below and not recursive:
+                raise Conflict(
+                    "there are folders below it: say recursive", path=["mailboxes"], index=index
+                )
+            for one in (row, *below):
+                _deletable(one, index, require_empty=require_empty)
+                gone[one.id] = one
+        await _remove(ctx, session, list(gone.values()))
+    return list(gone)
+
+
+def _deletable(row: Picked, index: int, *, require_empty: bool) -> None:
+    if row.special_use or row.hidden:
+        refusal = Forbidden("INBOX, hidden folders and those with a role stay", path=["mailboxes"])
+        refusal.index = index
+        raise refusal
+    if require_empty and row.total:
+        raise Conflict("the folder is not empty", path=["mailboxes"], index=index)
+
+
+async def _remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> None:
+    user_id = own(ctx)
+    connection = await session.connection()
+    keys = [row.id for row in rows]
+    inside = select(*picked(Message, STATE)).where(col(Message.mailbox_id).in_(keys))
+    messages = (await connection.execute(inside.order_by(col(Message.id)))).all()
+    await archive(ctx, session, messages, {row.id: row.path for row in rows})
+    await connection.execute(delete_rows(Mailbox).where(col(Mailbox.id).in_(keys)))
+    await ctx.record(
+        session,
+        user_id,
+        ChangeKind.MAILBOX_DELETED,
+        keys,
+        path=[row.path for row in rows],
+    )

@@ -1,0 +1,194 @@
+"""Operations on stored messages."""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, func, literal, select, tuple_, union_all
+from sqlmodel import col
+
+from models.columns import Picked, picked
+from models.errors import Forbidden
+from models.mailboxes import Mailbox
+from models.messages import Message, Thread
+from models.pages import Ask, Page
+from resolvers.access import visible
+from resolvers.context import Context
+from resolvers.selections import MessageWhere, conditions
+
+NEWEST, OLDEST = "received-", "received+"
+ALL = MessageWhere()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of a user's messages, with the columns its reader asked for.
+
+    Of one folder or one conversation, or of all that is not archived.
+    """
+
+    user_id: int
+    ask: Ask
+    columns: frozenset[str]
+    mailbox_id: int | None = None
+    thread_id: int | None = None
+    where: MessageWhere = ALL
+
+    @property
+    def falling(self) -> bool:
+        """Whether the newest comes first."""
+        return self.ask.ordering.startswith(NEWEST)
+
+
+def here() -> Any:
+    """SQL: messages that lie in a folder, not in the archive."""
+    return col(Message.archived_at).is_(None)
+
+
+async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
+    """The pages, each in reading order.
+
+    One statement: a UNION ALL of short index scans. A window function would first
+    number every row of every mailbox.
+    """
+    if len(keys) == 1:
+        (key,) = keys
+        columns = key.columns | {"received_at", "id"}
+        rows = list(await ctx.read(_page(ctx, key, columns)))
+        return [key.ask.page(rows[::-1] if key.ask.back else rows)]
+    columns = frozenset({"received_at", "id"}).union(*(key.columns for key in keys))
+    scans = union_all(
+        *(
+            select(_page(ctx, key, columns).add_columns(literal(nth).label("nth")).subquery())
+            for nth, key in enumerate(keys)
+        )
+    ).subquery()
+    found: defaultdict[int, list[Picked]] = defaultdict(list)
+    for row in await ctx.read(select(scans)):
+        found[row.nth].append(row)
+    result = []
+    for nth, key in enumerate(keys):
+        ordered = sorted(found[nth], key=lambda row: (row.received_at, row.id), reverse=key.falling)
+        result.append(key.ask.page(ordered))
+    return result
+
+
+def _page(ctx: Context, key: Listing, columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    """The page and one row more, which tells whether there is another page."""
+    place = tuple_(col(Message.received_at), col(Message.id))
+    page = select(*picked(Message, columns)).where(*_where(ctx, key))
+    up = key.ask.back is key.falling
+    if at := key.ask.place:
+        page = page.where(place > (at.at, at.id) if up else place < (at.at, at.id))
+    order = (col(Message.received_at), col(Message.id))
+    page = page.order_by(*(order if up else (column.desc() for column in order)))
+    return page.limit(key.ask.count + 1)
+
+
+def _where(ctx: Context, key: Listing) -> list[Any]:
+    terms = [visible(ctx, Message), col(Message.user_id) == key.user_id]
+    if key.mailbox_id is not None:
+        terms.append(col(Message.mailbox_id) == key.mailbox_id)
+    else:
+        terms.append(here())
+    if key.thread_id is not None:
+        terms.append(col(Message.thread_id) == key.thread_id)
+    return [*terms, *conditions(ctx, key.where, key.user_id)]
+
+
+async def count(ctx: Context, key: Listing) -> int:
+    """How many messages the whole list has: the counter, where nothing narrows it."""
+    if key.where.everything and key.mailbox_id is not None and key.thread_id is None:
+        box = select(col(Mailbox.total)).where(
+            col(Mailbox.id) == key.mailbox_id, visible(ctx, Mailbox)
+        )
+        row = next(iter(await ctx.read(box)), None)
+        return int(row.total) if row else 0
+    asked = select(func.count()).select_from(Message).where(*_where(ctx, key))
+    (row,) = await ctx.read(asked)
+    return int(row[0])
+
+
+def readable(ctx: Context, user_id: int) -> None:
+    """Forbidden where this user's mail is not the viewer's to read."""
+    if user_id != ctx.viewer.user_id:
+        raise Forbidden("other people's mail is read by their own credential", requires="owner")
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The viewer's messages with these ids, in this order; None where there is none."""
+    return await _rows(ctx, ids, None)
+
+
+async def _rows(
+    ctx: Context, ids: Sequence[int], columns: Collection[str] | None
+) -> list[Picked | None]:
+    asked = select(*picked(Message, columns)).where(
+        col(Message.id).in_(ids), visible(ctx, Message), here()
+    )
+    found = {row.id: row for row in await ctx.read(asked)}
+    return [found.get(key) for key in ids]
+
+
+async def by_uid(ctx: Context, mailbox_id: int, uid: int) -> int | None:
+    """The id of a message by its folder and uid."""
+    asked = select(col(Message.id)).where(
+        col(Message.mailbox_id) == mailbox_id, col(Message.uid) == uid, visible(ctx, Message)
+    )
+    row = next(iter(await ctx.read(asked)), None)
+    return None if row is None else int(row.id)
+
+
+async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The viewer's conversations with these ids, in this order, with their figures."""
+    unseen = func.count().filter(~col(Message.seen))
+    asked = (
+        select(
+            *picked(Thread, {"id", "user_id", "subject"}),
+            func.count().label("message_count"),
+            unseen.label("unseen_count"),
+            func.max(col(Message.received_at)).label("last_received_at"),
+        )
+        .join(Message, col(Message.thread_id) == col(Thread.id))
+        .where(col(Thread.id).in_(ids), visible(ctx, Thread), here())
+        .group_by(col(Thread.id), col(Thread.user_id), col(Thread.subject))
+    )
+    found = {row.id: row for row in await ctx.read(asked)}
+    return [found.get(key) for key in ids]
+
+
+async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None, str]]]:
+    """Who wrote in these conversations, each address once, the first first."""
+    asked = (
+        select(
+            col(Message.thread_id),
+            func.max(col(Message.from_name)).label("name"),
+            col(Message.from_address),
+        )
+        .where(
+            col(Message.thread_id).in_(ids),
+            visible(ctx, Message),
+            here(),
+            col(Message.from_address).is_not(None),
+        )
+        .group_by(col(Message.thread_id), col(Message.from_address))
+        .order_by(func.min(col(Message.id)))
+    )
+    found: defaultdict[int, list[tuple[str | None, str]]] = defaultdict(list)
+    for row in await ctx.read(asked):
+        found[row.thread_id].append((row.name, row.from_address))
+    return [found[key] for key in ids]
+
+
+async def places_of(ctx: Context, ids: list[int]) -> list[list[int]]:
+    """The folders in which these conversations have messages."""
+    asked = (
+        select(col(Message.thread_id), col(Message.mailbox_id))
+        .where(col(Message.thread_id).in_(ids), visible(ctx, Message), here())
+        .distinct()
+    )
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for row in await ctx.read(asked):
+        found[row.thread_id].append(row.mailbox_id)
+    return [sorted(found[key]) for key in ids]

@@ -1,0 +1,418 @@
+"""What is done to messages, a chunk at a time: flags, moves, the archive and back.
+
+Each takes the rows as they are, with the columns of STATE, inside the caller's unit, whose
+streams are held. A chunk costs a number of statements that does not depend on its length.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import delete as delete_rows
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.delivery import SYSTEM_FLAGS, flags
+from models.columns import Picked, picked
+from models.domains import Domain
+from models.errors import Invalid, NotFound, OverQuota
+from models.journal import ChangeKind
+from models.mailboxes import Mailbox
+from models.messages import Message
+from models.users import User
+from resolvers.context import Context
+
+STATE = frozenset(
+    {"id", "user_id", "mailbox_id", "uid", "modseq", "size", "keywords", "expires", "archived_at"}
+    | set(SYSTEM_FLAGS)
+)
+KEYWORDS = 64  # of one message
+LONGEST = 128  # characters of a keyword
+_SYSTEM = {f"\\{name.capitalize()}": name for name in SYSTEM_FLAGS}
+
+
+@dataclass(slots=True)
+class Tally:
+    """By how much the counters of a folder change."""
+
+    total: int = 0
+    unseen: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What to change on messages; None and absent leave as it is."""
+
+    flags: Mapping[str, bool]  # of the system's, by column
+    add: Sequence[str] = ()  # keywords
+    remove: Sequence[str] = ()
+    replace: Sequence[str] | None = None  # all keywords
+    values: Mapping[str, Any] | None = None  # other columns: expires, meta_data
+
+    @classmethod
+    def of(
+        cls,
+        flags: Mapping[str, bool],
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        replaced: Sequence[str] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> "Changes":
+        r"""Sort out flags, as IMAP names them, from keywords: `\Seen` is a flag."""
+        system = dict(flags)
+        for path, names, on in (("addFlags", add, True), ("removeFlags", remove, False)):
+            system |= {_SYSTEM[name]: on for name in _checked(names, path) if name in _SYSTEM}
+        if replaced is not None:
+            named = {_SYSTEM[name] for name in _checked(replaced, "flags") if name in _SYSTEM}
+            system |= {name: name in named for name in SYSTEM_FLAGS}
+        return cls(
+            system,
+            [name for name in _checked(add, "addFlags") if name not in _SYSTEM],
+            [name for name in _checked(remove, "removeFlags") if name not in _SYSTEM],
+            None if replaced is None else [n for n in _checked(replaced, "flags") if n[:1] != "\\"],
+            values,
+        )
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all stays as it is."""
+        return not (
+            self.flags or self.add or self.remove or self.replace is not None or self.values
+        )
+
+
+def _checked(names: Sequence[str], path: str) -> list[str]:
+    """Flags and keywords, the system's in one spelling; Invalid for what is neither."""
+    found = []
+    for index, given in enumerate(names):
+        name = f"\\{given[1:].capitalize()}" if given[:1] == "\\" else given
+        word = 0 < len(name) <= LONGEST and not any(c in '(){%*"\\]' or c < "!" for c in name)
+        if name not in _SYSTEM and not word:
+            raise Invalid(
+                "not a flag or keyword", constraint="pattern", path=["set", path], index=index
+            )
+        found.append(name)
+    return found
+
+
+async def chosen(session: AsyncSession, ids: Sequence[int]) -> Sequence[Picked]:
+    """The rows of these messages as they are in the unit, by key."""
+    asked = select(*picked(Message, STATE)).where(col(Message.id).in_(ids))
+    return (await (await session.connection()).execute(asked.order_by(col(Message.id)))).all()
+
+
+async def change(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked], changes: Changes
+) -> list[int]:
+    """Change flags, keywords and values; returns the ids of those that were not so before."""
+    after = {row.id: _after(row, changes) for row in rows}
+    changed = [row for row in rows if _differs(row, after[row.id])]
+    connection = await session.connection()
+    for user_id, theirs in by_user(changed).items():
+        ids = [row.id for row in theirs]
+        last = await ctx.record(
+            session,
+            user_id,
+            ChangeKind.MESSAGE_UPDATED,
+            ids,
+            mailbox=[row.mailbox_id for row in theirs],
+            uid=[row.uid for row in theirs],
+            flags=[flags(after[row.id]) for row in theirs],
+        )
+        values = {**changes.flags, **(changes.values or {}), "modseq": last}
+        for start in range(0, len(ids), 1000):
+            part = col(Message.id).in_(ids[start : start + 1000])
+            await connection.execute(update(Message).where(part).values(**values))
+        await _set_keywords(
+            session, [r for r in theirs if after[r.id]["keywords"] != r.keywords], after
+        )
+        await _count(session, last, _unseen(theirs, after))
+    return [row.id for row in changed]
+
+
+def _after(row: Picked, changes: Changes) -> dict[str, Any]:
+    after = {name: getattr(row, name) for name in SYSTEM_FLAGS} | dict(changes.flags)
+    keywords = list(row.keywords if changes.replace is None else changes.replace)
+    keywords += [name for name in changes.add if name not in keywords]
+    after["keywords"] = [name for name in keywords if name not in changes.remove]
+    if len(after["keywords"]) > KEYWORDS:
+        raise Invalid(
+            f"a message has at most {KEYWORDS} keywords", constraint="max", path=["set", "addFlags"]
+        )
+    return {**after, "values": changes.values}
+
+
+def _differs(row: Picked, after: Mapping[str, Any]) -> bool:
+    return bool(after["values"]) or any(
+        getattr(row, name) != value for name, value in after.items() if name != "values"
+    )
+
+
+async def _set_keywords(
+    session: AsyncSession, rows: Sequence[Picked], after: Mapping[int, Mapping[str, Any]]
+) -> None:
+    if rows:
+        statement = (
+            update(Message.__table__)  # type: ignore[attr-defined]
+            .where(col(Message.id) == bindparam("key"))
+            .values(keywords=bindparam("words", type_=Message.__table__.c.keywords.type))  # type: ignore[attr-defined]
+        )
+        given = [{"key": row.id, "words": after[row.id]["keywords"]} for row in rows]
+        await (await session.connection()).execute(statement, given)
+
+
+def _unseen(rows: Iterable[Picked], after: Mapping[int, Mapping[str, Any]]) -> dict[int, Tally]:
+    tallies: defaultdict[int, Tally] = defaultdict(Tally)
+    for row in rows:
+        if row.mailbox_id is not None:
+            tallies[row.mailbox_id].unseen += int(row.seen) - int(after[row.id]["seen"])
+    return dict(tallies)
+
+
+async def _count(session: AsyncSession, last: int, tallies: Mapping[int, Tally]) -> None:
+    """Bring the counters of folders along, and their modseq to `last`."""
+    if not tallies:
+        return
+    table = Mailbox.__table__  # type: ignore[attr-defined]
+    statement = (
+        update(table)
+        .where(table.c.id == bindparam("key"))
+        .values(
+            total=table.c.total + bindparam("by_total"),
+            unseen=table.c.unseen + bindparam("by_unseen"),
+            size=table.c.size + bindparam("by_size"),
+            modseq=last,
+            modify_index=last,
+        )
+    )
+    given = [
+        {"key": key, "by_total": t.total, "by_unseen": t.unseen, "by_size": t.size}
+        for key, t in sorted(tallies.items())
+    ]
+    await (await session.connection()).execute(statement, given)
+
+
+def by_user(rows: Iterable[Picked]) -> dict[int, list[Picked]]:
+    """Rows sorted out by whose they are."""
+    theirs: defaultdict[int, list[Picked]] = defaultdict(list)
+    for row in rows:
+        theirs[row.user_id].append(row)
+    return dict(theirs)
+
+
+def _tallies(rows: Iterable[Picked], sign: int) -> dict[int, Tally]:
+    tallies: defaultdict[int, Tally] = defaultdict(Tally)
+    for row in rows:
+        if row.mailbox_id is not None:
+            tally = tallies[row.mailbox_id]
+            tally.total += sign
+            tally.unseen += 0 if row.seen else sign
+            tally.size += sign * row.size
+    return dict(tallies)
+
+
+async def move(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked
+) -> dict[int, tuple[int, int]]:
+    """Move messages of one account into its folder `to`: new uids, in the order of the old.
+
+    Returns the old and the new uid of each. Those that are there already stay as they are.
+    """
+    moved = sorted(
+        (row for row in rows if row.mailbox_id != to.id), key=lambda r: (r.mailbox_id or 0, r.uid)
+    )
+    if not moved:
+        return {row.id: (row.uid, row.uid) for row in rows}
+    uids = await _numbers(session, to, len(moved))
+    last = await ctx.record(
+        session,
+        to.user_id,
+        ChangeKind.MESSAGE_MOVED,
+        [row.id for row in moved],
+        mailbox=to.id,
+        uid=list(uids),
+        fromMailbox=[row.mailbox_id for row in moved],
+        fromUid=[row.uid for row in moved],
+        flags=[flags(row) for row in moved],
+    )
+    await _put(ctx, session, zip(moved, uids, strict=True), (to, last))
+    tallies = _tallies(moved, -1)
+    tallies[to.id] = arriving(moved)
+    await _count(session, last, tallies)
+    new = {row.id: uid for row, uid in zip(moved, uids, strict=True)}
+    return {row.id: (row.uid, new.get(row.id, row.uid)) for row in rows}
+
+
+def arriving(rows: Sequence[Picked]) -> Tally:
+    """What these messages add to the counters of the folder they come to."""
+    unseen = sum(not row.seen for row in rows)
+    return Tally(len(rows), unseen, sum(row.size for row in rows))
+
+
+async def _numbers(session: AsyncSession, to: Picked, many: int) -> range:
+    """The next uids of a folder."""
+    taken = await (await session.connection()).execute(
+        update(Mailbox)
+        .where(col(Mailbox.id) == to.id)
+        .values(uid_next=Mailbox.uid_next + many)
+        .returning(col(Mailbox.uid_next))
+    )
+    end = taken.scalar_one_or_none()
+    if end is None:
+        raise NotFound(str(to.id), path=["to"])
+    return range(end - many, end)
+
+
+async def _put(
+    ctx: Context,
+    session: AsyncSession,
+    numbered: Iterable[tuple[Picked, int]],
+    there: tuple[Picked, int],
+) -> None:
+    to, last = there
+    at = ctx.world.now()
+    table = Message.__table__  # type: ignore[attr-defined]
+    expires = at + timedelta(seconds=to.retention) if to.retention else None
+    statement = (
+        update(table)
+        .where(table.c.id == bindparam("key"))
+        .values(
+            mailbox_id=to.id,
+            uid=bindparam("number"),
+            modseq=last,
+            saved_at=at,
+            expires=expires,
+            archived_at=None,
+            archived_from=None,
+            purge_at=None,
+        )
+    )
+    given = [{"key": row.id, "number": uid} for row, uid in numbered]
+    await (await session.connection()).execute(statement, given)
+
+
+async def archive(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked], paths: Mapping[int, str]
+) -> None:
+    """Take messages out of their folders, recoverable until the archive lets them go.
+
+    Drafts are kept for as long as an undo is good, all else as long as the archive keeps.
+    """
+    at = ctx.world.now()
+    options = ctx.world.options
+    for user_id, theirs in by_user(rows).items():
+        last = await _taken_out(ctx, session, ChangeKind.MESSAGE_ARCHIVED, theirs)
+        for row_kind, keep in ((False, options.archive_for), (True, options.undo_window)):
+            groups: defaultdict[int, list[int]] = defaultdict(list)
+            for row in theirs:
+                if row.draft is row_kind:
+                    groups[row.mailbox_id].append(row.id)
+            for mailbox_id, ids in groups.items():
+                values = {
+                    "mailbox_id": None,
+                    "modseq": last,
+                    "archived_at": at,
+                    "archived_from": paths[mailbox_id],
+                    "purge_at": at + keep,
+                }
+                await _by_thousands(session, ids, values)
+        await _use(session, user_id, theirs, -1)
+
+
+async def _by_thousands(
+    session: AsyncSession, ids: Sequence[int], values: Mapping[str, Any]
+) -> None:
+    connection = await session.connection()
+    for start in range(0, len(ids), 1000):
+        part = col(Message.id).in_(ids[start : start + 1000])
+        await connection.execute(update(Message).where(part).values(**values))
+
+
+async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> None:
+    """Delete messages for good."""
+    connection = await session.connection()
+    for user_id, theirs in by_user(rows).items():
+        await _taken_out(ctx, session, ChangeKind.MESSAGE_DELETED, theirs)
+        for start in range(0, len(theirs), 1000):
+            ids = [row.id for row in theirs[start : start + 1000]]
+            await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
+        await _use(session, user_id, theirs, -1)
+
+
+async def _taken_out(
+    ctx: Context, session: AsyncSession, kind: ChangeKind, rows: Sequence[Picked]
+) -> int:
+    last = await ctx.record(
+        session,
+        rows[0].user_id,
+        kind,
+        [row.id for row in rows],
+        mailbox=[row.mailbox_id for row in rows],
+        uid=[row.uid for row in rows],
+    )
+    await _count(session, last, _tallies(rows, -1))
+    return last
+
+
+async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked) -> None:
+    """Bring archived messages of one account back, into its folder `to`. OverQuota."""
+    await _use(session, to.user_id, rows, 1, platform=ctx.world.options.default_quota)
+    ordered = sorted(rows, key=lambda row: row.id)
+    uids = await _numbers(session, to, len(ordered))
+    last = await ctx.record(
+        session,
+        to.user_id,
+        ChangeKind.MESSAGE_RESTORED,
+        [row.id for row in ordered],
+        mailbox=to.id,
+        uid=list(uids),
+        flags=[flags(row) for row in ordered],
+    )
+    await _put(ctx, session, zip(ordered, uids, strict=True), (to, last))
+    await _count(session, last, {to.id: arriving(ordered)})
+
+
+async def _use(
+    session: AsyncSession,
+    user_id: int,
+    rows: Sequence[Picked],
+    sign: int,
+    *,
+    platform: int | None = None,
+) -> None:
+    """Count the bytes of these messages as used, or as free again; with `platform`, if they fit."""
+    size = sign * sum(row.size for row in rows)
+    connection = await session.connection()
+    statement = update(User).where(col(User.id) == user_id)
+    if platform is not None:
+        domains = select(col(Domain.default_user_quota)).where(
+            col(Domain.id) == col(User.domain_id)
+        )
+        allowed = func.coalesce(col(User.quota), domains.scalar_subquery(), platform)
+        statement = statement.where((allowed == 0) | (col(User.used) + size <= allowed))
+    done = await connection.execute(
+        statement.values(used=User.used + size, message_count=User.message_count + sign * len(rows))
+    )
+    if not done.rowcount:
+        row = (
+            await connection.execute(select(col(User.used)).where(col(User.id) == user_id))
+        ).one()
+        raise OverQuota(used=row.used, allowed=row.used + size)
+
+
+def was(rows: Iterable[Picked]) -> list[list[Any]]:
+    """What an undo has to know of messages: id, folder, flags and keywords, expiry."""
+    return [
+        [row.id, row.mailbox_id, flags(row), row.expires and row.expires.isoformat()]
+        for row in rows
+    ]
+
+
+def when(text: str | None) -> datetime | None:
+    """The moment that `was` wrote."""
+    return datetime.fromisoformat(text) if text else None

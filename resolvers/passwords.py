@@ -1,0 +1,111 @@
+"""Passwords: Argon2id, in threads of their own and a few at a time."""
+
+import asyncio
+import base64
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from threading import BoundedSemaphore
+from typing import TypeVar
+
+from argon2 import DEFAULT_PARALLELISM, PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+
+from models.errors import Invalid, RateLimited
+from models.world import World
+
+LONGEST = 256  # characters
+THREADS = 2  # hashes at once: each takes `argon2_memory`
+WAITING = 64  # more are sent away: they would wait for seconds
+
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The threads, and the places for those who use them or wait."""
+
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(THREADS, "password")
+    )
+    places: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(THREADS + WAITING))
+
+    async def run(self, work: Callable[[], Outcome]) -> Outcome:
+        """Do `work` in a thread. RateLimited where too many wait already."""
+        if not self.places.acquire(blocking=False):
+            raise RateLimited("too many are signing in", retry_after=timedelta(seconds=2))
+        job = self.threads.submit(work)
+        job.add_done_callback(lambda _: self.places.release())  # also of one given up in the queue
+        return await asyncio.wrap_future(job)
+
+
+def checked(password: str, *, path: str = "password") -> str:
+    """The password, in the form we hash. Invalid where it cannot be one."""
+    if not password:
+        raise Invalid("a password cannot be empty", constraint="min", path=[path])
+    if len(password) > LONGEST:
+        raise Invalid(f"at most {LONGEST} characters", constraint="max", path=[path])
+    if not acceptable(password):
+        raise Invalid("no NUL, and whole characters only", constraint="pattern", path=[path])
+    return _written(password)
+
+
+def acceptable(password: str) -> bool:
+    """Whether it could be anybody's password."""
+    half = any("\ud800" <= letter <= "\udfff" for letter in password)  # of a surrogate pair
+    return 0 < len(password) <= LONGEST and "\0" not in password and not half
+
+
+async def make(world: World, password: str) -> str:
+    """The hash of a password, in PHC form, as `users.password` keeps it. Never inside a unit."""
+    ready, written = _hasher(world), checked(password)
+    return await _pool().run(lambda: ready.hash(written))
+
+
+async def check(world: World, stored: str | None, password: str) -> bool:
+    """Whether this is the password. Takes as long where there is none. Never inside a unit."""
+    ready, written = _hasher(world), _written(password)
+    if not acceptable(password):
+        return False
+
+    def verify() -> bool:
+        try:
+            return ready.verify(stored or _nobodys(ready), written) and stored is not None
+        except VerifyMismatchError:
+            return False
+
+    return await _pool().run(verify)
+
+
+def outdated(world: World, stored: str) -> bool:
+    """Whether the hash costs less, or more, than what is set today."""
+    return _hasher(world).check_needs_rehash(stored)
+
+
+def _written(password: str) -> str:
+    return unicodedata.normalize("NFC", password)  # as RFC 8265, section 4.2 has it: ü is ü
+
+
+def _hasher(world: World) -> PasswordHasher:
+    memory = world.options.argon2_memory
+    lanes = max(1, min(DEFAULT_PARALLELISM, memory // 8))  # RFC 9106, section 3.1
+    return PasswordHasher(world.options.argon2_time, memory, lanes)
+
+
+def _nobodys(ready: PasswordHasher) -> str:
+    """A hash that no password has: what those without one are compared with."""
+    salt, digest = (
+        base64.b64encode(bytes(size)).decode().rstrip("=")
+        for size in (ready.salt_len, ready.hash_len)
+    )
+    cost = f"m={ready.memory_cost},t={ready.time_cost},p={ready.parallelism}"
+    return f"$argon2id$v=19${cost}${salt}${digest}"
+
+
+@cache
+def _pool() -> Pool:
+    """One for the process, whatever it serves: it bounds memory and cores."""
+    return Pool()

@@ -1,0 +1,135 @@
+"""Answers and forwards: what a message takes over from the one it refers to."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.addresses import Normal, normal
+from mail.fields import Named
+from models.addresses import Address
+from models.columns import Picked, picked
+from models.domains import Domain, DomainAlias
+from models.errors import found
+from models.messages import Message
+from resolvers import moves
+from resolvers.access import own, visible
+from resolvers.context import Context
+
+FORWARDED = "$Forwarded"
+_PREFIX = re.compile(r"\w+:(?:\s|$)")
+_COLUMNS = frozenset(
+    {"id", "subject", "message_id", "references", "from_name", "from_address", "sender"}
+    | {"reply_to", "to", "cc"}
+)
+
+
+class ReferenceAction(StrEnum):
+    """What is done with the message referred to."""
+
+    REPLY = "REPLY"
+    REPLY_ALL = "REPLY_ALL"
+    FORWARD = "FORWARD"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The message referred to, and what for."""
+
+    message_id: int
+    action: ReferenceAction
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a message takes over from the one it refers to."""
+
+    subject: str
+    to: Sequence[Named] = ()
+    cc: Sequence[Named] = ()
+    in_reply_to: str | None = None
+    references: Sequence[str] = ()
+
+
+async def taken(ctx: Context, reference: Reference) -> Taken:
+    """What the viewer's message has to give; a forward has no recipients yet. NotFound."""
+    asked = select(*picked(Message, _COLUMNS)).where(
+        col(Message.id) == reference.message_id, visible(ctx, Message)
+    )
+    path = ["reference", "message"]
+    row = found(next(iter(await ctx.read(asked)), None), str(reference.message_id), path=path)
+    references = [*row.references, *([row.message_id] if row.message_id else [])]
+    if reference.action is ReferenceAction.FORWARD:
+        return Taken(_subject(row.subject, "Fwd: "), references=references)
+    to, cc = await _answering(ctx, row, everybody=reference.action is ReferenceAction.REPLY_ALL)
+    return Taken(_subject(row.subject, "Re: "), to, cc, row.message_id, references)
+
+
+def _subject(subject: str, prefix: str) -> str:
+    return subject if _PREFIX.match(subject) else prefix + subject
+
+
+async def _answering(
+    ctx: Context, row: Picked, *, everybody: bool
+) -> tuple[list[Named], list[Named]]:
+    """To whom an answer goes: Reply-To, else From, else Sender; with `everybody` To and Cc too.
+
+    One's own addresses are left out, unless the answer is to oneself alone.
+    """
+    mine = await _own_addresses(ctx)
+    people = _people(row.reply_to)
+    if not people and row.from_address:
+        people = [Named(row.from_address, row.from_name)]
+    if not people and row.sender:
+        people = _people([row.sender])
+    to = _others(people, mine, ())
+    if not to:  # an answer to what one has sent goes to whom it went
+        to = _others(_people(row.to), mine, ()) or people
+    cc: list[Named] = []
+    if everybody:
+        to += _others(_people(row.to), mine, to)
+        cc = _others(_people(row.cc), mine, to)
+    return to, cc
+
+
+def _people(pairs: Sequence[Sequence[str | None]]) -> list[Named]:
+    return [Named(address, name) for name, address in pairs if address and "@" in address]
+
+
+def _others(
+    people: Sequence[Named], mine: Collection[Normal], known: Sequence[Named]
+) -> list[Named]:
+    """Those who are neither oneself nor named already, each once."""
+    seen = {person.address.casefold() for person in known}
+    others = []
+    for person in people:
+        key = person.address.casefold()
+        if key not in seen and normal(person.address) not in mine:
+            seen.add(key)
+            others.append(person)
+    return others
+
+
+async def _own_addresses(ctx: Context) -> set[Normal]:
+    """One's addresses as compared, under every name of their domains."""
+    own_ones = (
+        select(col(Address.local), col(Domain.name), col(DomainAlias.alias))
+        .join(Domain, col(Domain.id) == col(Address.domain_id))
+        .outerjoin(DomainAlias, col(DomainAlias.domain_id) == col(Domain.id))
+        .where(col(Address.user_id) == own(ctx))
+    )
+    rows = await ctx.read(own_ones)
+    names = {Normal(row.local, row.name) for row in rows}
+    return names | {Normal(row.local, row.alias) for row in rows if row.alias}
+
+
+async def answered(ctx: Context, session: AsyncSession, reference: Reference) -> None:
+    r"""Mark the message referred to, in the unit that sends: \Answered, $Forwarded."""
+    rows = await moves.chosen(session, [reference.message_id])
+    forward = reference.action is ReferenceAction.FORWARD
+    changes = moves.Changes.of({"answered": True}, add=[FORWARDED] if forward else [])
+    await moves.change(ctx, session, rows, changes)

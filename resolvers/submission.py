@@ -1,0 +1,448 @@
+"""Sending: a message, its copy, and the rows of the queue come to be in one unit of work."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import event, func, insert, or_, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import addresses, compose
+from mail.compose import Attachment, Draft, HeaderLine, Priority
+from mail.delivery import Letter, Place, place, read, stored
+from mail.fields import Named
+from mail.keeping import Gone, Kept, blob_ids
+from mail.queue.settle import EXPIRES, OPEN, announce
+from models.addresses import Address
+from models.blobs import SubmissionBlob
+from models.columns import Picked, picked
+from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, found
+from models.journal import ChangeKind, Entry
+from models.mailboxes import SpecialUse
+from models.pages import Ask, Page, ordering
+from models.queue import QUEUE, Delivery, DeliveryState
+from models.submission import Submission, SubmissionState
+from models.users import User
+from models.world import Turn, World
+from resolvers import listing, mailboxes, messages
+from resolvers.access import own, owners, visible
+from resolvers.context import Context
+from resolvers.references import Reference, Taken, answered, taken
+
+SMALL = 64 * 1024  # bytes of a message that is built without a thread
+SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
+LONGEST_UNDO = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Sender and recipients, where they are not those of the header."""
+
+    sender: str | None = None
+    to: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What a client wants sent. `to`, `cc` and `subject` may come from a reference."""
+
+    from_: Named | None = None  # None: the main address
+    to: Sequence[Named] | None = None
+    cc: Sequence[Named] | None = None
+    bcc: Sequence[Named] = ()
+    reply_to: Sequence[Named] = ()
+    subject: str | None = None
+    text: str | None = None
+    html: str | None = None
+    headers: Sequence[HeaderLine] = ()
+    attachments: Sequence[Attachment] = ()
+    priority: Priority = Priority.NORMAL
+    envelope: Envelope = Envelope()
+    reference: Reference | None = None
+    mailbox: mailboxes.Named | None = None  # None: Sent, or Drafts for a draft
+    upload_only: bool = False
+    is_draft: bool = False
+    send_time: datetime | None = None
+    undo_window: timedelta | None = None
+    meta_data: dict[str, Any] | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is stored only."""
+        return self.upload_only or self.is_draft
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of it. `submission` is None where it was only stored."""
+
+    submission: Picked | None
+    message: Picked | None
+    warnings: Sequence[tuple[str, str]] = ()  # code and text
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A message as it will be stored and queued."""
+
+    letter: Letter
+    sender: str
+    recipients: Sequence[str]
+    place: Place | None  # None: there is no folder for a copy
+    outgoing: Outgoing
+
+
+async def send(ctx: Context, outgoing: Outgoing) -> Sent:
+    """Build a message, keep a copy, and queue it: all of it, or nothing.
+
+    Where the copy does not fit into the quota the message goes out all the same, with a warning.
+    """
+    owner = own(ctx)
+    account = await _account(ctx, owner)
+    draft = await _draft(ctx, account, outgoing)
+    sender, recipients = await _envelope(ctx, owner, draft, outgoing)
+    size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
+    raw = compose.build(draft) if size < SMALL else await asyncio.to_thread(compose.build, draft)
+    ready = _Ready(
+        await read(raw),
+        sender,
+        recipients,
+        await _place(ctx, outgoing, sender, recipients),
+        outgoing,
+    )
+    try:
+        made = await _store(ctx, account, ready, again=False)
+    except Gone:
+        made = await _store(ctx, account, ready, again=True)
+    submission_id, message_id = made
+    saved = message_id is not None
+    return Sent(
+        await ctx.load(by_ids, submission_id) if submission_id else None,
+        await ctx.load(messages.by_ids, message_id) if message_id else None,
+        () if saved else ((SENT_NOT_KEPT, "It is sent, but there was no room for a copy."),),
+    )
+
+
+async def _account(ctx: Context, owner: int) -> Picked:
+    mine = select(
+        col(User.id), col(User.tenant_id), col(User.name), col(User.disabled), col(User.suspended)
+    ).where(col(User.id) == owner)
+    account: Picked = found(next(iter(await ctx.read(mine)), None))
+    if account.disabled or account.suspended:
+        raise Forbidden("this account may not send")
+    return account
+
+
+async def _draft(ctx: Context, account: Picked, outgoing: Outgoing) -> Draft:
+    world = ctx.world
+    from_ = outgoing.from_ or await _main(ctx, account)
+    from_ = Named(compose.address(from_.address, "from"), from_.name)
+    if outgoing.is_draft or not outgoing.upload_only:
+        await _may_send_as(ctx, account.id, from_.address, ["from"])
+    given = await taken(ctx, outgoing.reference) if outgoing.reference else Taken("")
+    answers = outgoing.to is None and outgoing.cc is None
+    hostname = world.options.hostname
+    domain = hostname if "." in hostname else from_.address.rpartition("@")[2]
+    return Draft(
+        from_=from_,
+        date=_send_time(world, outgoing) or world.now(),
+        message_id=compose.message_id(world.random(16), domain),
+        reply_to=outgoing.reply_to,
+        to=given.to if answers else outgoing.to or (),
+        cc=given.cc if answers else outgoing.cc or (),
+        bcc=outgoing.bcc,
+        subject=given.subject if outgoing.subject is None else outgoing.subject,
+        text=outgoing.text,
+        html=outgoing.html,
+        headers=outgoing.headers,
+        attachments=outgoing.attachments,
+        in_reply_to=given.in_reply_to,
+        references=given.references,
+        priority=outgoing.priority,
+        most=world.options.message_max,
+    )
+
+
+async def _main(ctx: Context, account: Picked) -> Named:
+    mine = select(col(Address.shown), col(Address.name)).where(
+        col(Address.user_id) == account.id, col(Address.main), col(Address.active)
+    )
+    row = next(iter(await ctx.read(mine)), None)
+    if row is None:
+        raise Invalid("there is no main address to send from", constraint="from", path=["from"])
+    return Named(row.shown, row.name or account.name)
+
+
+async def _may_send_as(ctx: Context, owner: int, address: str, path: Sequence[str]) -> None:
+    """Refuse a sender that is somebody else's: it is never replaced."""
+    if await addresses.owner_of(ctx.world, address) != owner:
+        raise Forbidden(f"you may not send as {address}", path=path)
+
+
+def _send_time(world: World, outgoing: Outgoing) -> datetime | None:
+    """When it is to be sent, where that is later."""
+    at = outgoing.send_time
+    return at if at and at > world.now() else None
+
+
+async def _envelope(
+    ctx: Context, owner: int, draft: Draft, outgoing: Outgoing
+) -> tuple[str, list[str]]:
+    """Sender and recipients, each recipient once."""
+    given, path = outgoing.envelope, "from"
+    sender = draft.from_.address
+    if given.sender is not None:
+        path = "envelope"
+        sender = compose.address(given.sender, path)
+        await _may_send_as(ctx, owner, sender, [path, "from"])
+    if given.to is not None:
+        named = [(address, "envelope", nth) for nth, address in enumerate(given.to)]
+    else:
+        lists = {"to": draft.to, "cc": draft.cc, "bcc": draft.bcc}
+        named = [
+            (person.address, path, nth)
+            for path, people in lists.items()
+            for nth, person in enumerate(people)
+        ]
+    recipients: dict[str, str] = {}
+    for text, where, nth in named:
+        address = compose.address(text, where, nth)
+        recipients.setdefault(address.casefold(), address)
+    most = ctx.world.options.max_recipients
+    if len(recipients) > most:
+        raise Invalid(f"more than {most} recipients", constraint="max", path=["to"])
+    if not recipients and not outgoing.stays:
+        raise Invalid("nobody to send it to", constraint="required", path=["to"])
+    return sender, list(recipients.values())
+
+
+async def _place(
+    ctx: Context, outgoing: Outgoing, sender: str, recipients: Sequence[str]
+) -> Place | None:
+    """Where the copy goes; NotFound for a folder that was named and is not there."""
+    use = SpecialUse.DRAFTS if outgoing.is_draft else SpecialUse.SENT
+    name = outgoing.mailbox or mailboxes.Named(special_use=use)
+    (row,) = await mailboxes.named(ctx, [(own(ctx), name)])
+    if row is None:
+        if outgoing.mailbox or outgoing.stays:
+            raise NotFound(name.path or str(name.id or use), path=["mailbox"])
+        return None
+    return Place(
+        own(ctx),
+        row.id,
+        ctx.world.now(),
+        seen=True,
+        draft=outgoing.is_draft,
+        envelope_from=None if outgoing.stays else sender,
+        envelope_to=() if outgoing.stays else recipients,
+        meta_data=outgoing.meta_data,
+        origin=ctx.origin,
+    )
+
+
+async def _store(
+    ctx: Context, account: Picked, ready: _Ready, *, again: bool
+) -> tuple[int | None, int | None]:
+    """Write it all; the keys of submission and copy, None for what there is not."""
+    kept = await stored(ctx.world, account.tenant_id, ready.letter, again=again)
+    async with ctx.write(account.id) as session:
+        keys = await ctx.world.join(session, lambda turn: _written(turn, ctx, ready, kept))
+        if ready.outgoing.reference and not ready.outgoing.stays:
+            await answered(ctx, session, ready.outgoing.reference)
+        ring(session, ctx.world)
+    return keys
+
+
+def _written(turn: Turn, ctx: Context, ready: _Ready, kept: Kept) -> tuple[int | None, int | None]:
+    owner = own(ctx)
+    able = select(col(User.id)).where(
+        col(User.id) == owner, ~col(User.disabled), ~col(User.suspended)
+    )
+    if turn.connection.execute(able).scalar() is None:
+        raise Forbidden("this account may not send")
+    message_id = _copied(turn, ready, kept)
+    if ready.outgoing.stays:
+        return None, message_id
+    return _queued(turn, ctx, ready, (kept, message_id)), message_id
+
+
+def _copied(turn: Turn, ready: _Ready, kept: Kept) -> int | None:
+    """Store the copy; None where it does not fit, unless to store it was all that was asked."""
+    if ready.place is None:
+        return None
+    before = dict(turn.reached)
+    try:
+        with turn.connection.begin_nested():
+            return place(turn, ready.letter, kept, ready.place).message_id
+    except OverQuota:
+        if ready.outgoing.stays:
+            raise
+        turn.reached.clear()
+        turn.reached.update(before)  # its number went back
+        return None
+
+
+def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | None]) -> int:
+    """Write submission, deliveries, what blobs it needs, and the journal."""
+    kept, message_id = copy
+    now, key, owner = turn.world.now(), turn.world.key(), own(ctx)
+    at, state, undo_until = _when(turn.world, ready.outgoing)
+    blobs = blob_ids(turn, kept)
+    row = {
+        "id": key,
+        "user_id": owner,
+        "queue_id": turn.world.random(10).hex(),
+        "state": state,
+        "message_id": message_id,
+        "blob_id": blobs[kept.root],
+        "size": ready.letter.size,
+        "envelope_from": ready.sender,
+        "send_time": _send_time(turn.world, ready.outgoing),
+        "undo_until": undo_until,
+        "created_at": now,
+    }
+    turn.connection.execute(insert(Submission), row)
+    deliveries = [
+        {
+            "id": turn.world.key(),
+            "user_id": owner,
+            "submission_id": key,
+            "recipient": address,
+            "domain": address.rpartition("@")[2],
+            "state": DeliveryState.PENDING,
+            "attempts": 0,
+            "next_at": at,
+            "created_at": now,
+            "expires_at": at + EXPIRES,
+        }
+        for address in ready.recipients
+    ]
+    turn.connection.execute(insert(Delivery), deliveries)
+    needs = [{"submission_id": key, "blob_id": blob} for blob in set(blobs.values())]
+    turn.connection.execute(insert(SubmissionBlob), needs)
+    facts = {"state": state.value}
+    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, ctx.origin)
+    turn.record(owner, entry, at=now)
+    return key
+
+
+def _when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:
+    """When it is first tried, the state until then, and how long it can be taken back."""
+    now, later = world.now(), _send_time(world, outgoing)
+    window = outgoing.undo_window or timedelta()
+    if not timedelta() <= window <= LONGEST_UNDO:
+        raise Invalid("from nothing to a day", constraint="range", path=["undoWindow"])
+    undo_until = now + window if window else None
+    if later:
+        return max(later, undo_until or later), SubmissionState.SCHEDULED, undo_until
+    if undo_until:
+        return undo_until, SubmissionState.HELD_FOR_UNDO, undo_until
+    return now, SubmissionState.QUEUED, None
+
+
+def ring(session: AsyncSession, world: World) -> None:
+    """Wake whoever sends, once this unit is stored."""
+
+    def tell(_session: object) -> None:
+        world.wakeups.tell({QUEUE: world.key()})
+
+    event.listen(session.sync_session, "after_commit", tell)
+
+
+async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+    """Take back what is not on its way yet: all of these submissions, or none.
+
+    Recipients that were served, or are being served right now, stay as they are. Conflict where
+    there is nothing left to take back.
+    """
+    now, keys = ctx.world.now(), list(dict.fromkeys(ids))
+    async with ctx.write(*await owners(ctx, Submission, keys)) as session:
+        rows = {row.id: row for row in await by_ids(ctx, keys) if row}
+        for index, key in enumerate(ids):
+            if key not in rows:
+                raise NotFound(str(key), path=["ids"], index=index)
+
+        def unit(turn: Turn) -> int | None:
+            for key in keys:
+                waiting = update(Delivery).where(
+                    col(Delivery.submission_id) == key,
+                    col(Delivery.state).in_(OPEN),
+                    or_(col(Delivery.leased_until).is_(None), col(Delivery.leased_until) <= now),
+                )
+                gone = {"state": DeliveryState.CANCELLED, "next_at": None}
+                ended = {"lease": None, "leased_until": None}
+                if not turn.connection.execute(waiting.values(**gone, **ended)).rowcount:
+                    return key
+                announce(turn, rows[key].user_id, key, at=now)
+            return None
+
+        if (late := await ctx.world.join(session, unit)) is not None:
+            raise Conflict("too late to take it back", path=["ids"], index=list(ids).index(late))
+    again = await ctx.load_all(by_ids, ids)
+    return [row for row in again if row]
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The viewer's submissions with these ids, in this order; None where there is none."""
+    asked = select(*picked(Submission)).where(col(Submission.id).in_(ids), visible(ctx, Submission))
+    known = {row.id: row for row in await ctx.read(asked)}
+    return [known.get(key) for key in ids]
+
+
+async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None]:
+    """The viewer's submissions with these ids of the queue; None where there is none."""
+    asked = select(*picked(Submission)).where(
+        col(Submission.queue_id).in_(queue_ids), visible(ctx, Submission)
+    )
+    known = {row.queue_id: row for row in await ctx.read(asked)}
+    return [known.get(key) for key in queue_ids]
+
+
+async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
+    """The deliveries of these submissions, recipients in the order they were named."""
+    asked = select(*picked(Delivery)).where(
+        col(Delivery.submission_id).in_(ids), visible(ctx, Delivery)
+    )
+    theirs: Mapping[int, list[Picked]] = defaultdict(list)
+    for row in await ctx.read(asked.order_by(col(Delivery.id))):
+        theirs[row.submission_id].append(row)
+    return [theirs[key] for key in ids]
+
+
+@dataclass(frozen=True, slots=True)
+class OfUser:
+    """A page of a user's submissions, newest first; `states` empty: all."""
+
+    user_id: int
+    ask: Ask
+    states: frozenset[SubmissionState] = frozenset()
+
+
+def newest(states: frozenset[SubmissionState] = frozenset()) -> str:
+    """The ordering that cursors of such a page belong to."""
+    return ordering("submissions-", sorted(states))
+
+
+async def of_user(ctx: Context, asked: OfUser) -> Page[Picked]:
+    """The page, in reading order."""
+    place: tuple[Any, Any] = (col(Submission.created_at), col(Submission.id))
+    theirs = listing.page(_theirs(ctx, asked, *picked(Submission)), asked.ask, place, falling=True)
+    rows: list[Picked] = listing.turned(await ctx.read(theirs), asked.ask)
+    return asked.ask.page(rows)
+
+
+async def count(ctx: Context, asked: OfUser) -> int:
+    """How many there are in all."""
+    (row,) = await ctx.read(_theirs(ctx, asked, func.count().label("many")))
+    return int(row.many)
+
+
+def _theirs(ctx: Context, asked: OfUser, *columns: Any) -> Any:
+    theirs = select(*columns).where(
+        col(Submission.user_id) == asked.user_id, visible(ctx, Submission)
+    )
+    return theirs.where(col(Submission.state).in_(asked.states)) if asked.states else theirs

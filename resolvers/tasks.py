@@ -1,0 +1,222 @@
+"""Background work: held by a lease with a heartbeat, going on from where it was."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select, true, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.columns import Picked, picked
+from models.errors import NotFound, Refused
+from models.journal import PLATFORM, ChangeKind
+from models.pages import Ask, Page
+from models.roles import Role, Scope
+from models.tasks import Task, TaskState
+from models.world import World
+from resolvers import bulk
+from resolvers.access import own
+from resolvers.context import Context, Viewer
+from resolvers.listing import page, turned
+
+LEASE = timedelta(seconds=60)  # each chunk renews it
+IDLE = 15.0  # seconds until a worker looks unasked
+CHUNK = 1000  # messages a unit
+ATTEMPTS = 5
+KINDS = ("MESSAGE_UPDATE", "MESSAGE_MOVE", "MESSAGE_DELETE")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWhere:
+    """Which tasks to list; all conditions hold."""
+
+    kind: str | None = None
+    states: tuple[TaskState, ...] = ()
+
+
+def _visible(ctx: Context) -> ColumnElement[bool]:
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return true()
+    return col(Task.user_id) == own(ctx)
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The tasks with these ids, in this order; None where the viewer sees none."""
+    asked = select(*picked(Task)).where(col(Task.id).in_(ids), _visible(ctx))
+    found = {row.id: row for row in await ctx.read(asked)}
+    return [found.get(key) for key in ids]
+
+
+def _terms(ctx: Context, where: TaskWhere) -> list[ColumnElement[bool]]:
+    terms = [_visible(ctx)]
+    if where.states:
+        terms.append(col(Task.state).in_(where.states))
+    if where.kind:
+        terms.append(col(Task.kind) == where.kind)
+    return terms
+
+
+async def count(ctx: Context, where: TaskWhere) -> int:
+    """How many tasks such a list has."""
+    asked = select(func.count()).select_from(Task).where(*_terms(ctx, where))
+    (row,) = await ctx.read(asked)
+    return int(row[0])
+
+
+async def pages(ctx: Context, where: TaskWhere, ask: Ask, columns: frozenset[str]) -> Page[Picked]:
+    """A page of tasks, the newest first."""
+    names = {"id", "created_at", *columns}
+    asked = select(*picked(Task, names)).where(*_terms(ctx, where))
+    place = (col(Task.created_at), col(Task.id))
+    return ask.page(turned(await ctx.read(page(asked, ask, place, falling=True)), ask))
+
+
+async def cancel(ctx: Context, ids: list[int]) -> None:
+    """Stop these tasks at the next safe point; those that have ended stay as they are."""
+    rows = await ctx.load_all(by_ids, ids)
+    for index, (key, row) in enumerate(zip(ids, rows, strict=True)):
+        if row is None:
+            raise NotFound(str(key), path=["ids"], index=index)
+    streams = {_stream(row) for row in rows if row}
+    async with ctx.write(*streams) as session:
+        connection = await session.connection()
+        these = update(Task).where(col(Task.id).in_(ids))
+        await connection.execute(
+            these.where(col(Task.state) == TaskState.QUEUED).values(
+                state=TaskState.CANCELLED, finished_at=ctx.world.now(), cancelled=True
+            )
+        )
+        await connection.execute(
+            these.where(col(Task.state) == TaskState.RUNNING).values(cancelled=True)
+        )
+        for row in rows:
+            if row:
+                await ctx.record(session, _stream(row), ChangeKind.TASK_CHANGED, [row.id])
+
+
+def _stream(row: Any) -> int:
+    return PLATFORM if row.user_id is None else int(row.user_id)
+
+
+async def run(world: World) -> None:
+    """Do what is waiting, until cancelled; a dead worker's tasks are taken over."""
+    with world.wakeups.listen_always() as bell:
+        while True:
+            bell.clear()
+            try:
+                while await work(world):
+                    pass
+            except Exception:  # a worker's edge: the task's lease ends, and it is tried again
+                log.exception("a task could not go on")
+            try:
+                await asyncio.wait_for(bell.wait(), IDLE)
+            except TimeoutError:
+                continue
+
+
+async def work(world: World) -> bool:
+    """Take the next task that nobody holds and bring it to its end; False where there is none."""
+    row = await _claim(world)
+    if row is None:
+        return False
+    viewer = Viewer(row.user_id, Role.USER, frozenset({Scope.MASTER}))
+    ctx = Context(world, viewer, origin=row.order.get("origin"), reason=row.order.get("reason"))
+    log.info("task begun", extra={"task": row.id, "kind": row.kind, "attempt": row.attempts})
+    try:
+        await _chunks(ctx, row)
+    except Refused as refusal:
+        await _end(ctx, row, TaskState.FAILED, error=refusal.message)
+    except Exception:
+        if row.attempts >= ATTEMPTS:
+            await _end(ctx, row, TaskState.FAILED, error="it broke on our side")
+        raise
+    return True
+
+
+async def _claim(world: World) -> Picked | None:
+    now, lease = world.now(), world.key()
+    due = (
+        select(col(Task.id))
+        .where(
+            col(Task.finished_at).is_(None),
+            col(Task.kind).in_(KINDS),
+            or_(col(Task.leased_until).is_(None), col(Task.leased_until) < now),
+        )
+        .order_by(col(Task.created_at), col(Task.id))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    waiting = select(col(Task.id)).where(col(Task.finished_at).is_(None)).limit(1)
+    if not await world.database.read(waiting):
+        return None  # an idle worker writes nothing
+    claim = (
+        update(Task)
+        .where(col(Task.id).in_(due))
+        .values(
+            state=TaskState.RUNNING,
+            lease=lease,
+            leased_until=now + LEASE,
+            attempts=Task.attempts + 1,
+            started_at=now,
+        )
+        .returning(*picked(Task))
+    )
+    async with world.write() as session:
+        return (await (await session.connection()).execute(claim)).first()
+
+
+async def _chunks(ctx: Context, row: Picked) -> None:
+    """Work through the ids, a chunk a unit, each noted in the unit that did it."""
+    ids: list[int] = row.order["ids"]
+    at, done = (row.checkpoint or {}).get("at", 0), row.done
+    state = TaskState.SUCCEEDED
+    while at < len(ids):
+        async with ctx.write(_stream(row)) as session:
+            if await _asked_to_stop(session, row):
+                state = TaskState.CANCELLED
+                break
+            chunk = ids[at : at + CHUNK]
+            at += len(chunk)
+            done += await bulk.work_on(ctx, session, row.order, chunk)
+            await _note(ctx, session, row, {"checkpoint": {"at": at}, "done": done})
+    await _end(ctx, row, state, result={"changed": done})
+
+
+async def _asked_to_stop(session: AsyncSession, row: Picked) -> bool:
+    asked = select(col(Task.cancelled)).where(col(Task.id) == row.id)
+    return bool((await (await session.connection()).execute(asked)).scalar())
+
+
+async def _note(ctx: Context, session: AsyncSession, row: Picked, values: dict[str, Any]) -> None:
+    """Write how far it is, and keep the lease; who has lost it must not go on."""
+    held = (
+        update(Task)
+        .where(col(Task.id) == row.id, col(Task.lease) == row.lease)
+        .values(leased_until=ctx.world.now() + LEASE, **values)
+    )
+    if not (await (await session.connection()).execute(held)).rowcount:
+        raise LeaseLost
+    await ctx.record(session, _stream(row), ChangeKind.TASK_CHANGED, [row.id])
+
+
+class LeaseLost(Exception):
+    """Another worker has taken the task over."""
+
+
+async def _end(
+    ctx: Context,
+    row: Picked,
+    state: TaskState,
+    *,
+    result: dict[str, Any] | None = None,
+    error: str | None = None,
+) -> None:
+    values = {"state": state, "finished_at": ctx.world.now(), "result": result, "error": error}
+    async with ctx.write(_stream(row)) as session:
+        await _note(ctx, session, row, values)
+    log.info("task ended", extra={"task": row.id, "state": state})

@@ -1,0 +1,157 @@
+"""Bytes sent before the mutation that uses them: kept for a day, for who sent them."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Select, delete, func, insert, select
+from sqlmodel import col
+
+from mail.blobs.codec import verify
+from mail.blobs.errors import Corrupt
+from mail.blobs.store import object_name
+from mail.messages.parameters import filename_of, parameters
+from models.blobs import Upload
+from models.columns import Picked, picked
+from models.errors import Forbidden, LimitReached, RateLimited, found
+from models.options import MIB
+from models.roles import Scope, opened
+from models.world import Turn, World
+from resolvers.access import own, visible
+from resolvers.context import Context
+
+KEPT = timedelta(hours=24)
+MOST = 100  # of one user at a time
+MOST_BYTES = 1024 * MIB  # of one user at a time
+ROUND = 1000  # rows that one unit deletes
+LONGEST = 255  # characters of a name, and of a media type
+OPAQUE = "application/octet-stream"
+
+_KIND = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Bytes that have come: in memory, or in a file that stays until they are stored."""
+
+    source: bytes | Path
+    size: int
+    digest: str  # SHA-256, hex
+    content_type: str = OPAQUE
+    filename: str | None = None
+
+
+def described(headers: Mapping[str, str]) -> tuple[str, str | None]:
+    """The media type and the file name that headers tell of; names of headers in lower case."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    _, given = parameters(headers.get("content-disposition", ""))
+    name = filename_of(given.get("filename"))
+    if name:
+        name = name.replace("\\", "/").rsplit("/", 1)[-1][:LONGEST] or None
+    return kind if _KIND.fullmatch(kind) else OPAQUE, name
+
+
+async def begin(ctx: Context, size: int = 0) -> None:
+    """See whether the viewer may send `size` bytes, or some where it is 0.
+
+    Forbidden without the scope MAIL or SUBMIT; RateLimited and LimitReached as `finish` says.
+    """
+    viewer = ctx.viewer
+    owner = own(ctx)
+    if viewer.read_only or not {Scope.MAIL, Scope.SUBMIT} & opened(viewer.scopes):
+        raise Forbidden("this needs the scope MAIL or SUBMIT", requires=Scope.MAIL)
+    _check(ctx.world, (await ctx.read(_kept(ctx.world, owner)))[0], size)
+
+
+def _kept(world: World, owner: int) -> Select[*tuple[Any, ...]]:
+    return select(
+        func.count().label("many"),
+        func.coalesce(func.sum(col(Upload.size)), 0).label("bytes"),
+        func.min(col(Upload.expires_at)).label("first"),
+    ).where(col(Upload.user_id) == owner, col(Upload.expires_at) > world.now())
+
+
+def _check(world: World, kept: Picked, size: int) -> None:
+    if kept.many >= MOST:
+        wait = max(kept.first - world.now(), timedelta(seconds=1))
+        raise RateLimited(f"{MOST} uploads wait to be used", retry_after=wait)
+    if kept.bytes + size > MOST_BYTES:
+        text = f"uploads of {MOST_BYTES} bytes wait to be used"
+        raise LimitReached(text, limit=MOST_BYTES, used=int(kept.bytes))
+
+
+async def finish(ctx: Context, received: Received) -> Picked:
+    """Store what has come; on return it is durable.
+
+    RateLimited where 100 uploads of the viewer wait to be used, LimitReached where they have
+    1 GiB with this one.
+    """
+    world, owner = ctx.world, own(ctx)
+    key = world.key()
+    name = object_name(received.digest, key)
+    row = {
+        "id": key,
+        "user_id": owner,
+        "size": received.size,
+        "digest": received.digest,
+        "content_type": received.content_type,
+        "filename": received.filename,
+        "blob_name": name,
+        "created_at": world.now(),
+        "expires_at": world.now() + KEPT,
+    }
+
+    def unit(turn: Turn) -> Picked:
+        kept = turn.connection.execute(_kept(world, owner)).one()
+        _check(world, kept, received.size)
+        made = insert(Upload).returning(*picked(Upload))
+        return turn.connection.execute(made, row).one()
+
+    if isinstance(received.source, Path):
+        await world.blobs.put_file(name, received.source)
+    else:
+        await world.blobs.put(name, received.source)
+    try:
+        return await world.apply(unit, owner)
+    except BaseException:  # whatever it was: no row tells of the object
+        await world.blobs.delete([name])
+        raise
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The viewer's uploads with these ids, in this order; None where there is none any more."""
+    asked = select(*picked(Upload)).where(
+        col(Upload.id).in_(ids), visible(ctx, Upload), col(Upload.expires_at) > ctx.world.now()
+    )
+    there = {row.id: row for row in await ctx.read(asked)}
+    return [there.get(key) for key in ids]
+
+
+async def read_upload(ctx: Context, upload_id: int) -> bytes:
+    """What was sent, verified; NotFound where the viewer has no such upload any more."""
+    row = found(await ctx.load(by_ids, upload_id), str(upload_id))
+    try:
+        content = await ctx.world.blobs.get(row.blob_name)
+        return await asyncio.to_thread(verify, row.digest, content)
+    except KeyError as problem:
+        raise Corrupt(f"The object {row.blob_name} of an upload is lost") from problem
+
+
+async def expire(world: World) -> int:
+    """Forget uploads that are over; returns how many. The collector's sweep removes the bytes.
+
+    It looks who else uses them by then: an upload may have become part of something.
+    """
+    gone = 0
+    over = select(col(Upload.id)).where(col(Upload.expires_at) <= world.now()).limit(ROUND)
+
+    def unit(turn: Turn) -> int:
+        return turn.connection.execute(delete(Upload).where(col(Upload.id).in_(over))).rowcount
+
+    while removed := await world.apply(unit):
+        gone += removed
+    return gone

@@ -1,0 +1,225 @@
+"""Real stores, a clock that ticks when told, and a client that speaks GraphQL over HTTP."""
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import event
+
+from graph.app import create_app
+from mail import addresses, delivery
+from mail.blobs.store import LocalStore
+from models.auth import ApiKey
+from models.columns import Picked
+from models.database import Database
+from models.options import Options
+from models.roles import Role, Scope
+from models.users import User
+from models.world import World
+from resolvers import mailboxes, users
+from resolvers.context import Context, Viewer
+from resolvers.users import NewUser
+from tests import stores
+
+CHEAP = Options(argon2_memory=8, argon2_time=1, hostname="mx.example.org")
+
+
+class Clock:
+    """Stands still until told otherwise."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2030, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def tick(self, **by: float) -> None:
+        self.time += timedelta(**by)
+
+
+@dataclass
+class Client:
+    """A GraphQL client for one user, or for a key of the platform."""
+
+    http: httpx.AsyncClient
+    world: World
+    user: User
+    secret: str
+
+    @property
+    def address(self) -> str:
+        return f"{self.user.username}@example.org"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.secret}"}
+
+    async def __call__(self, document: str, **variables: Any) -> Any:
+        """Run `document` and return its data; any GraphQL error fails the test."""
+        answer = await self.raw(document, **variables)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    async def raw(self, document: str, **variables: Any) -> Any:
+        response = await self.http.post(
+            "/graphql",
+            json={"query": document, "variables": variables},
+            headers=self.headers,
+        )
+        return response.json()
+
+    async def box(self, path: str = "INBOX") -> Picked:
+        """This user's folder."""
+        return await mailboxes.find(context(self), mailboxes.Named(path=path))
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stores.sqlite_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of this worker's migrated database."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    server = stores.postgres_server()
+    url = stores.run(stores.new_database(server.get_uri(), f"merganser_{worker or 'alone'}"))
+    stores.run(stores.migrated(url))
+    yield url
+    server.cleanup()
+
+
+@pytest.fixture(params=stores.STORES)
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    """An empty store."""
+    if request.param == "sqlite":
+        template = request.getfixturevalue("sqlite_template")
+        database = Database(stores.copied(template, tmp_path))
+    else:
+        database = Database(request.getfixturevalue("postgres"))
+        await stores.emptied(database)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterator[World]:
+    blobs = LocalStore(tmp_path / "blobs")
+    yield World(database, blobs, secret=b"s" * 32, options=CHEAP, now=clock)
+    await blobs.close()
+
+
+@pytest.fixture
+async def http(world: World, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=create_app(world, spool=tmp_path))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def make_key(world: World, name: str, **more: Any) -> str:
+    """The secret of a new API key."""
+    secret = f"mgk_{name}".ljust(47, "k")
+    key = ApiKey(
+        id=world.key(),
+        name=name,
+        digest=hashlib.sha256(secret.encode()).hexdigest(),
+        created_at=world.now(),
+        **more,
+    )
+    async with world.write() as session:
+        session.add(key)
+    return secret
+
+
+async def make_user(world: World, name: str, **more: Any) -> User:
+    """A user of example.org, with folders and the address name@example.org."""
+    admin = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    new = NewUser(username=name, address=f"{name}@example.org", password_disabled=True, **more)
+    return await users.create(admin, new)
+
+
+async def make_client(world: World, http: httpx.AsyncClient, name: str, **more: Any) -> Client:
+    user = await make_user(world, name, **more)
+    scopes = [Scope.MASTER]
+    secret = await make_key(world, name, user_id=user.id, role=user.role, scopes=scopes)
+    return Client(http, world, user, secret)
+
+
+@pytest.fixture
+async def ada(world: World, http: httpx.AsyncClient) -> Client:
+    return await make_client(world, http, "ada")
+
+
+@pytest.fixture
+async def bob(world: World, http: httpx.AsyncClient) -> Client:
+    return await make_client(world, http, "bob")
+
+
+@pytest.fixture
+async def root(world: World, http: httpx.AsyncClient) -> Client:
+    """A key of the platform, which belongs to no user."""
+    secret = await make_key(world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
+    nobody = User(
+        id=0,
+        username="",
+        username_key="",
+        tenant_id=0,
+        created_at=world.now(),
+        updated_at=world.now(),
+    )
+    return Client(http, world, nobody, secret)
+
+
+def context(client: Client, *scopes: Scope) -> Context:
+    """What an operation of this client is handed."""
+    viewer = Viewer(client.user.id, client.user.role, frozenset(scopes or {Scope.MASTER}))
+    return Context(client.world, viewer)
+
+
+def raw_message(subject: str = "Hello", *, body: str = "Hi there.", **headers: str) -> bytes:
+    """A small message, different for each subject."""
+    lines = {
+        "From": "Carol <carol@example.com>",
+        "To": "ada@example.org",
+        "Subject": subject,
+        "Date": "Tue, 01 Jan 2030 10:00:00 +0000",
+        "Message-ID": f"<{hashlib.sha256((subject + body).encode()).hexdigest()[:16]}@example.com>",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
+    return f"{head}\r\n{body}\r\n".encode()
+
+
+async def receive(
+    client: Client, raw: bytes | str = "Hello", sender: str = "carol@example.com"
+) -> delivery.Placed:
+    """Deliver a message, as if it came by LMTP; a text is its subject."""
+    message = raw_message(raw) if isinstance(raw, str) else raw
+    letter = await delivery.read(message)
+    to = await addresses.recipient(client.world, client.address)
+    return await delivery.receive(client.world, letter, to, sender)
+
+
+@pytest.fixture
+def statements(database: Database) -> Any:
+    """Every SQL statement sent, in order; `del statements[:]` to start afresh."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith(("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")):
+            sent.append(statement)
+
+    for engine in database.engines:
+        event.listen(engine, "before_cursor_execute", note)
+    return sent

@@ -1,0 +1,106 @@
+"""A worker that runs meanwhile, and what its queue holds."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail.fields import Named
+from mail.queue.jobs import Pace
+from mail.queue.worker import run
+from mail.routing import Route, next_hop
+from models.messages import Message
+from models.queue import QUEUE, Delivery, DeliveryState
+from models.submission import Submission, SubmissionState
+from models.world import World
+from resolvers import submission
+from resolvers.submission import Outgoing
+from tests.conftest import Client, context
+from tests.mail.neighbours import Server, trust
+
+SLOW = 60.0  # seconds: no test waits for the worker's own look
+PACE = Pace(look=SLOW, connect=5.0, answer=5.0, final=5.0)
+FAR = [Named("carol@example.net", "Carol"), Named("dave@example.net")]
+
+State = DeliveryState
+
+
+@asynccontextmanager
+async def working(world: World, route: Route, pace: Pace = PACE) -> AsyncGenerator[asyncio.Event]:
+    """A worker that runs meanwhile; leaving stops it."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(run(world, route, stop=stop, pace=pace))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+async def send(ada: Client, *to: Named, **more: Any) -> int:
+    """Queue a message; the key of its submission."""
+    outgoing = Outgoing(to=to or FAR, subject="Hello", text="Hi.\n.\n..dots\n", **more)
+    sent = await submission.send(context(ada), outgoing)
+    assert sent.submission is not None
+    return int(sent.submission.id)
+
+
+async def deliveries(world: World, key: int) -> dict[str, Any]:
+    asked = select(*Delivery.__table__.c).where(col(Delivery.submission_id) == key)  # type: ignore[attr-defined]
+    return {row.recipient.partition("@")[0]: row for row in await world.database.read(asked)}
+
+
+async def state(world: World, key: int) -> SubmissionState:
+    asked = select(col(Submission.state)).where(col(Submission.id) == key)
+    (row,) = await world.database.read(asked)
+    return SubmissionState(row.state)
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await true():  # noqa: ASYNC110 - rows have no event
+            await asyncio.sleep(0.01)
+
+
+async def settled(world: World, key: int) -> dict[str, Any]:
+    """The deliveries, once each has been tried and nobody holds it."""
+
+    async def quiet() -> bool:
+        rows = (await deliveries(world, key)).values()
+        return all(row.lease is None and row.last_code is not None for row in rows)
+
+    await until(quiet)
+    return await deliveries(world, key)
+
+
+def ring(world: World) -> None:
+    world.wakeups.tell({QUEUE: world.key()})
+
+
+def relay(server: Server, query: str = "") -> Route:
+    return Route(next_hop(f"smtp://127.0.0.1:{server.port}{query}"), trust=trust())
+
+
+async def inbox(client: Client) -> list[Any]:
+    asked = select(
+        col(Message.subject),
+        col(Message.content_type),
+        col(Message.envelope_from),
+        col(Message.preview),
+        col(Message.bcc),
+        col(Message.blob_id),
+    ).where(col(Message.mailbox_id) == (await client.box()).id)
+    return list(await client.world.database.read(asked.order_by(col(Message.id))))
+
+
+async def blob_of(world: World, key: int) -> int:
+    asked = select(col(Submission.blob_id)).where(col(Submission.id) == key)
+    (row,) = await world.database.read(asked)
+    return int(row.blob_id)
+
+
+async def is_now(world: World, key: int, name: str, wanted: DeliveryState) -> bool:
+    return (await deliveries(world, key))[name].state is wanted

@@ -1,0 +1,279 @@
+import base64
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mail.blobs import lines, pack
+from mail.blobs.errors import Corrupt, Hole
+from mail.blobs.pack import Cut, Packed, Skeleton, open_skeleton, rebuild
+
+LINE_ENDS = st.sampled_from([b"\n", b"\r\n"])
+WIDTHS = st.sampled_from([1, 2, 3, 5, 60, 64, 72, 75, 76, 77, 998, 100_000])
+SIZES = st.sampled_from([0, 10, 769, 1025, 3001, 50_000, 65_536, 65_537, 70_000])
+CONTENTS = st.builds(lambda size, part: (part * size)[:size], SIZES, st.binary(min_size=1))
+
+
+def wrap(content: bytes, width: int = 76, eol: bytes = b"\r\n") -> bytes:
+    text = base64.b64encode(content)
+    return eol.join(text[at : at + width] for at in range(0, len(text), width))
+
+
+def noise(size: int) -> bytes:
+    return hashlib.shake_128(b"noise").digest(size)
+
+
+@dataclass(frozen=True)
+class Example:
+    raw: bytes
+    cuts: Sequence[Cut]
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> Example:
+    """Bytes with bodies in them: proper base64, spoilt base64, anything."""
+    raw, cuts = b"", []
+    for _ in range(draw(st.integers(0, 4))):
+        raw += draw(st.binary(max_size=50))
+        body = draw(CONTENTS)
+        if draw(st.booleans()):
+            body = wrap(body, draw(WIDTHS), draw(LINE_ENDS))
+        if body and draw(st.integers(0, 4)) == 0:
+            at = draw(st.integers(0, len(body) - 1))
+            body = body[:at] + draw(st.binary(max_size=3)) + body[at + 1 :]
+        body = draw(st.sampled_from([b"", b"\r\n", b" \t"])) + body
+        body += draw(st.sampled_from([b"", b"\n", b"\r\n", b"\r\n\r\n", b"  "]))
+        cuts.append(
+            Cut(
+                len(raw),
+                len(raw) + len(body),
+                draw(st.sampled_from(["base64", "BASE64 ", "8bit"])),
+            )
+        )
+        raw += body
+    raw += draw(st.binary(max_size=50))
+    offset = st.integers(-10, len(raw) + 10)
+    cuts += draw(st.lists(st.builds(Cut, offset, offset, st.just("base64")), max_size=3))
+    return Example(raw, draw(st.permutations(cuts)))
+
+
+async def all_of(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
+
+
+def larder(packed: Packed) -> pack.Fetch:
+    contents = {piece.digest: piece.content for piece in packed.pieces}
+
+    async def fetch(digest: str) -> bytes:
+        return contents[digest]
+
+    return fetch
+
+
+@given(messages(), st.data())
+async def test_any_message_comes_back_byte_for_byte_whole_and_in_parts(
+    message: Example, data: st.DataObject
+) -> None:
+    raw = message.raw
+    packed = pack.pack(raw, message.cuts)
+    skeleton = open_skeleton(packed.skeleton)
+    assert len(skeleton) == len(raw)
+    assert await all_of(rebuild(skeleton, larder(packed))) == raw
+    start = data.draw(st.integers(0, len(raw) + 10))
+    end = data.draw(st.integers(start, len(raw) + 20))
+    part = rebuild(skeleton, larder(packed), start=start, end=end)
+    assert await all_of(part) == raw[start:end]
+
+
+@given(messages(), st.data())
+def test_a_slice_is_that_of_the_raw_message_or_names_the_piece(
+    message: Example, data: st.DataObject
+) -> None:
+    raw = message.raw
+    skeleton = open_skeleton(pack.pack(raw, message.cuts).skeleton)
+    start = data.draw(st.integers(0, len(raw)))
+    end = data.draw(st.integers(start, len(raw) + 10))
+    touched = [hole for hole in skeleton.holes if max(start, hole.start) < min(end, hole.end)]
+    if touched:
+        with pytest.raises(Hole) as caught:
+            skeleton.slice(start, end)
+        assert caught.value.digest == touched[0].digest
+    else:
+        assert skeleton.slice(start, end) == raw[start:end]
+
+
+@given(messages())
+def test_a_gap_lies_in_its_cut_and_holes_are_the_gaps(message: Example) -> None:
+    packed = pack.pack(message.raw, message.cuts)
+    for cut, gap in zip(message.cuts, packed.gaps, strict=True):
+        assert gap is None or cut.start <= gap.start < gap.end <= cut.end
+    gaps = sorted((gap for gap in packed.gaps if gap), key=lambda gap: gap.start)
+    assert open_skeleton(packed.skeleton).holes == tuple(gaps)
+    assert {gap.digest for gap in gaps} == {piece.digest for piece in packed.pieces}
+
+
+@given(CONTENTS, WIDTHS, LINE_ENDS, st.data())
+def test_regular_base64_is_read_and_each_part_of_it_written_again(
+    content: bytes, width: int, eol: bytes, data: st.DataObject
+) -> None:
+    text = wrap(content, width, eol)
+    found = lines.decode(text)
+    assert found is not None
+    assert found[0] == content
+    assert lines.text_length(len(content), found[1]) == len(text)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    assert lines.encode(content, found[1], start, end) == text[start:end]
+
+
+@given(
+    st.lists(st.sampled_from([b"QUJD", b"QQ==", b"QR==", b"\n", b"\r\n", b"\r", b" ", b"="])).map(
+        b"".join
+    )
+)
+@example(b"\nQUJD")
+@example(b"\r\nQUJD")
+@example(b"QUJD\n")
+@example(b"QR==")
+@example(b"QQ==QQ==")
+def test_base64_is_only_taken_when_it_can_be_written_again(text: bytes) -> None:
+    found = lines.decode(text)
+    assert found is None or lines.encode(*found, 0, len(text)) == text
+
+
+def attachment(content: bytes) -> tuple[bytes, Cut]:
+    head = b"Content-Type: application/pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    body = wrap(content) + b"\r\n"
+    return head + body, Cut(len(head), len(head) + len(body), "base64")
+
+
+def test_an_attachment_is_cut_out_decoded() -> None:
+    content = noise(3000)
+    raw, cut = attachment(content)
+    packed = pack.pack(raw, [cut])
+    assert [piece.content for piece in packed.pieces] == [content]
+    assert packed.pieces[0].digest == hashlib.sha256(content).hexdigest()
+    assert len(packed.skeleton) < cut.start + 60
+
+
+def test_two_equal_attachments_are_one_piece() -> None:
+    raw, cut = attachment(b"x" * 3000)
+    again = Cut(cut.start + len(raw), cut.end + len(raw), "base64")
+    packed = pack.pack(raw + raw, [cut, again])
+    assert len(packed.pieces) == 1
+    assert len(open_skeleton(packed.skeleton).holes) == 2
+
+
+def test_small_parts_stay_and_large_ones_of_any_encoding_go() -> None:
+    raw = b"=C3=A9" * 20_000
+    for size, cut_out in [(64 * 1024, False), (64 * 1024 + 1, True)]:
+        packed = pack.pack(raw, [Cut(0, size, "quoted-printable")])
+        assert [piece.content for piece in packed.pieces] == ([raw[:size]] if cut_out else [])
+    text = wrap(b"x" * 3000, 5000)
+    for size, cut_out in [(1024, False), (1028, True)]:
+        assert bool(pack.pack(text, [Cut(0, size, "base64")]).pieces) == cut_out
+
+
+def test_base64_of_uneven_lines_is_kept_as_it_is() -> None:
+    body = wrap(b"x" * 60_000) + b"\r\n" + wrap(b"y" * 60_000, 60)
+    packed = pack.pack(body, [Cut(0, len(body), "base64")])
+    assert [piece.content for piece in packed.pieces] == [body]
+    assert not pack.pack(body[-2000:], [Cut(0, 2000, "base64")]).pieces[1:]
+
+
+async def test_a_piece_with_other_bytes_than_its_digest_is_refused() -> None:
+    raw, cut = attachment(b"x" * 3000)
+    skeleton = open_skeleton(pack.pack(raw, [cut]).skeleton)
+    for content in [b"x" * 2999 + b"y", b"x" * 2999, b""]:
+
+        async def fetch(_digest: str, content: bytes = content) -> bytes:
+            return content
+
+        with pytest.raises(Corrupt):
+            await all_of(rebuild(skeleton, fetch))
+
+
+async def test_a_range_fetches_only_the_pieces_it_touches() -> None:
+    first, cut = attachment(b"x" * 3000)
+    second, _ = attachment(b"y" * 3000)
+    packed = pack.pack(
+        first + second, [cut, Cut(cut.start + len(first), cut.end + len(first), "base64")]
+    )
+    asked = []
+
+    async def fetch(digest: str) -> bytes:
+        asked.append(digest)
+        return await larder(packed)(digest)
+
+    skeleton = open_skeleton(packed.skeleton)
+    await all_of(rebuild(skeleton, fetch, end=cut.start))
+    assert asked == []
+    await all_of(rebuild(skeleton, fetch, start=len(first)))
+    assert asked == [packed.pieces[1].digest]
+
+
+async def test_a_large_message_comes_in_small_chunks() -> None:
+    raw, cut = attachment(noise(3_000_000))
+    packed = pack.pack(raw, [cut])
+    chunks = [chunk async for chunk in rebuild(open_skeleton(packed.skeleton), larder(packed))]
+    assert b"".join(chunks) == raw
+    assert max(map(len, chunks)) <= 256 * 1024
+
+
+def number(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + number(value >> 7)
+
+
+DIGEST = bytes(range(32))
+HOLE = b"\x02" + number(3000) + DIGEST + b"\x4c\x02"
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        b"",
+        b"MSK",
+        b"MSK\x02\x00",  # another version
+        b"MSK\x01",
+        b"MSK\x01\x00x",  # literals nobody wants
+        b"MSK\x01\x01\x00\x02x",  # fewer literals than wanted
+        b"MSK\x01\x01\x00\x00",  # an empty literal
+        b"MSK\x01\x02\x00\x01\x00\x01xy",  # two literals side by side
+        b"MSK\x01\x01\x00\x81\x00x",  # a number longer than need be
+        b"MSK\x01" + b"\xff" * 9 + b"\x01",  # a number too large
+        b"MSK\x01\x7f",  # more entries than bytes
+        b"MSK\x01\x01\x03\x01x",  # no such kind
+        b"MSK\x01\x01" + HOLE[:-1],
+        b"MSK\x01\x01" + HOLE[:-1] + b"\x03",  # no such line end
+        b"MSK\x01\x01" + HOLE[:-1] + b"\x00",  # lines without an end
+        b"MSK\x01\x01" + HOLE[:-2] + b"\x00\x02",  # a line end without lines
+        b"MSK\x01\x01" + HOLE + b"x",
+    ],
+)
+def test_a_skeleton_that_pack_would_not_write_is_refused(container: bytes) -> None:
+    with pytest.raises(Corrupt):
+        open_skeleton(container)
+
+
+def test_the_format_of_the_first_version_stays_readable() -> None:
+    container = b"MSK\x01\x04\x00\x02" + HOLE + b"\x01\x05" + DIGEST + b"\x00\x01abc"
+    skeleton = open_skeleton(container)
+    text = 4000 + 2 * 52
+    assert [(hole.start, hole.end) for hole in skeleton.holes] == [
+        (2, 2 + text),
+        (106 + 4000, 4111),
+    ]
+    assert (skeleton.slice(0, 2), skeleton.slice(4111, 9999)) == (b"ab", b"c")
+
+
+@given(messages(), st.data())
+def test_a_spoilt_skeleton_is_read_or_refused(message: Example, data: st.DataObject) -> None:
+    container = bytearray(pack.pack(message.raw, message.cuts).skeleton)
+    for _ in range(data.draw(st.integers(1, 3))):
+        container[data.draw(st.integers(0, len(container) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(Corrupt):
+        assert isinstance(open_skeleton(bytes(container)), Skeleton)

@@ -1,0 +1,172 @@
+"""HTML of strangers is shown without harm."""
+
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail.messages import Safe, html_to_text, sanitize
+
+
+def safe(html: str, *, remote_images: bool = False) -> Safe:
+    return sanitize(
+        html,
+        remote_images=remote_images,
+        cid_url=lambda cid: f"/files/{cid}" if cid == "a" else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<p>Hi <b>you<p>two", "<p>Hi <b>you</b></p><p>two</p>"),
+        ("<script>alert(1)</script>x", "x"),
+        ("<style>a{}</style><title>t</title>x", "x"),
+        ('<p onclick="x()">x', "<p>x</p>"),
+        ("<form action=x><input name=y>z</form>", "z"),
+        ("<svg><a href=x>q</a></svg>x", "x"),
+        ('<meta http-equiv=refresh content="0;url=x">x', "x"),
+        ("<!-- <b> --><i>x</i>", "<i>x</i>"),
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("<table><tr><td>1<td>2</table>",
+         "<table><tbody><tr><td>1</td><td>2</td></tr></tbody></table>"),
+        ('<p style="color:red;position:fixed">x', '<p style="color:red">x</p>'),
+        ('<p style="width:calc(1px*-9);margin:0 -5px;color:\\72 ed">x', "<p>x</p>"),
+        ('<img src="cid:a">', '<img src="/files/a">'),
+        ('<img src="cid:b">', "<img>"),
+        ('<img src="data:image/png;base64,AA==">', '<img src="data:image/png;base64,AA==">'),
+        ('<img src="data:image/svg+xml;base64,AA==">', "<img>"),
+        ("<img src=/local>", "<img>"),
+    ],
+)  # fmt: skip
+def test_what_is_safe_is_kept(html: str, expected: str) -> None:
+    assert safe(html).html == expected
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "javascript:alert(1)",
+        " java\nscript:alert(1)",
+        "data:text/html,x",
+        "/x",
+        "//x",
+        "cid:a",
+        "file:///x",
+    ],
+)
+def test_links_lead_to_the_web_or_nowhere(href: str) -> None:
+    assert "href" not in safe(f'<a href="{href}">x</a>').html
+
+
+def test_links_open_elsewhere_and_tell_nothing() -> None:
+    html = safe('<a href="https://x/?a=1&amp;b" target=_self rel=opener>x</a>').html
+    assert html == '<a href="https://x/?a=1&amp;b" target="_blank" rel="noopener noreferrer">x</a>'
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<img src=http://x/a.png>",
+        "<img src='//x/a.png'>",
+        "<img srcset='https://x/a.png 2x'>",
+        "<table background=http://x/a.png><tr><td>x</table>",
+        "<p style=\"background:url('http://x/a.png')\">x",
+    ],
+)
+def test_remote_images_are_blocked_and_counted(html: str) -> None:
+    found = safe(html)
+    assert found.blocked == 1
+    assert "//x" not in found.html
+
+
+def test_remote_images_are_shown_when_wanted() -> None:
+    found = safe("<img src=http://x/a.png srcset='https://x/b.png 2x'>", remote_images=True)
+    assert found == Safe(
+        '<img src="http://x/a.png" srcset="https://x/b.png 2x">', 0, too_complex=False
+    )
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<div>" * 501 + "<i>deep",
+        "<p>long" + "x" * (2 << 20),
+        "<li><dd>" * 300,
+        "<table><td>" * 400 + "<b>",
+    ],
+)
+def test_what_is_too_complex_is_shown_as_text(html: str) -> None:
+    found = safe(html)
+    assert found.too_complex
+    assert found.html.count("<") == 2
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<div><table><td></div>" * 300,
+        "<div>" * 400 + "<table><td>" + "</div>" * 400 + "<div>" * 400,
+        "<div>" * 400 + "<!--" + "</div>" * 400 + "-->" + "<div>" * 400,
+        "<div>" * 400 + "<script></div></script>" * 400 + "<div>" * 400,
+    ],
+)
+def test_nothing_hides_depth_from_the_count(html: str) -> None:
+    assert safe(html).too_complex
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<p>x" * 5000,
+        "<tr><td>x" * 3000,
+        "<table>" + "<tr><td>x" * 3000,
+        "<li>x" * 3000,
+        "<br>" * 3000,
+    ],
+)
+def test_elements_that_end_by_themselves_are_not_deep(html: str) -> None:
+    assert not safe(html).too_complex
+
+
+class Seen(HTMLParser):
+    """Gathers what a parser sees in HTML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.names: set[str] = set()
+        self.values: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.names.update(name for name, _ in attrs)
+        self.values.extend(value or "" for _, value in attrs)
+
+
+HOSTILE = """
+    < > </ p div table td a href= src= javascript:x ' " <!-- --> <script <style> <svg> <math> <img
+    on onerror=x = &lt; &#60; / <![CDATA[ ]]> <textarea> <noscript> style= url(http://x) <a <title>
+"""
+
+
+@given(st.lists(st.sampled_from([*HOSTILE.split(), " ", "\0", "\n"]), max_size=40).map("".join))
+@settings(max_examples=1000, deadline=None)
+def test_whatever_the_html_nothing_dangerous_is_left(html: str) -> None:
+    seen = Seen()
+    seen.feed(safe(html).html)
+    assert not seen.tags & {"script", "style", "svg", "math", "textarea", "noscript", "title"}
+    assert not seen.names & {"onerror", "on"}
+    assert not any("url(" in value or "javascript:" in value for value in seen.values)
+    html_to_text(html)
+
+
+def test_html_becomes_text_with_lines_and_quotes() -> None:
+    html = """<html><head><title>t</title></head><body><p>Dear  Ada,</p>one<br>two
+        <ul><li>first<li>second</ul><blockquote>said<br>he</blockquote>
+        <table><tr><td>1<td>2</table>&lt;b&gt; caf&eacute;<pre>x
+  y</pre></body>"""
+    assert html_to_text(html) == (
+        "Dear Ada,\n\none\ntwo\n\n- first\n- second\n\n> said\n> he\n\n1 2\n\n<b> café\n\nx\n  y"
+    )

@@ -1,0 +1,247 @@
+"""Mail that was made to hurt: it is read quickly, and never raises."""
+
+import base64
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail.messages import (
+    Part,
+    addresses,
+    body_html,
+    body_text,
+    bodystructure,
+    content,
+    facts,
+    headers,
+    part_json,
+    part_of,
+    split,
+    text_of,
+    walk,
+)
+from mail.messages.split import MOST_DEPTH, MOST_PARTS
+
+
+def nested_messages(count: int) -> bytes:
+    return b"Content-Type: message/rfc822\r\n\r\n" * count + b"Subject: inside\r\n\r\nhello\r\n"
+
+
+def nested_multiparts(count: int, *, closed: bool = True) -> bytes:
+    opening = b"".join(
+        b'Content-Type: multipart/mixed; boundary="b%d"\r\n\r\n--b%d\r\n' % (n, n)
+        for n in range(count)
+    )
+    closing = b"".join(b"\r\n--b%d--" % n for n in reversed(range(count)))
+    return opening + b"\r\nthe innermost" + (closing if closed else b"")
+
+
+def many_parts(count: int) -> bytes:
+    return b"Content-Type: multipart/mixed; boundary=x\n\n" + b"--x\n\na\n" * count + b"--x--\n"
+
+
+TORTURES: dict[str, Callable[[], bytes]] = {
+    "300 nested messages": lambda: nested_messages(300),
+    "20,000 nested messages": lambda: nested_messages(20_000),
+    "1,000 nested multiparts": lambda: nested_multiparts(1000),
+    "1,000 nested multiparts, none closed": lambda: nested_multiparts(1000, closed=False),
+    "100,000 parts": lambda: many_parts(100_000),
+    "100,000 parts without a blank line": lambda: (
+        b"Content-Type: multipart/mixed; boundary=x\n\n" + b"--x\nA: b\n" * 100_000
+    ),
+    "20,000 nested comments": lambda: (
+        b"From: " + b"(" * 20_000 + b")" * 20_000 + b" a@example.com\nContent-Type: "
+        b"text/plain " + b"(" * 20_000 + b")" * 20_000 + b"\n\nx"
+    ),
+    "comments that never end": lambda: b"To: " + b"(a\\" * 300_000 + b"\n\nx",
+    "5,000 recipients": lambda: (
+        b"To: "
+        + b",\n ".join(b'"Nr. %d" <u%d@example.com>' % (n, n) for n in range(5000))
+        + b"\n\n"
+    ),
+    "300,000 commas": lambda: b"To: " + b",<>" * 300_000 + b"\n\nx",
+    "open brackets": lambda: b"To: " + b"[" * 900_000 + b"\n\nx",
+    "open quotes": lambda: b"To: " + b'"\\' * 450_000 + b"\n\nx",
+    "open encoded words": lambda: b"Subject: " + b"=?a?q?" * 150_000 + b"\n\nx",
+    "many encoded words": lambda: b"Subject: " + b"=?utf-8?q?a?= " * 70_000 + b"\n\nx",
+    "semicolons": lambda: b"Content-Type: text/plain" + b" ;" * 500_000 + b"\n\nx",
+    "semicolons and brackets": lambda: b"Content-Type: text/plain" + b";(" * 500_000 + b"\n\nx",
+    "2 MiB of header": lambda: b"Subject: hi\n" + b"X-Y: " + b"z" * (2 << 20) + b"\n\nbody",
+    "a header of carriage returns": lambda: b"\r" * (1 << 20) + b"\n" * 10,
+    "dashes": lambda: b"Content-Type: multipart/mixed; boundary=-\n\n" + b"\n--" * 700_000,
+    "a boundary of dashes": lambda: (
+        b"Content-Type: multipart/mixed; boundary=-\n\n" + b"-" * (2 << 20)
+    ),
+    "prefixes": lambda: b"Subject: " + b"Re: [x] " * 100_000 + b"y\n\nx",
+    "forward marks": lambda: b"Subject: y" + b" (fwd)" * 150_000 + b"\n\nx",
+    "references": lambda: b"References: " + b"<a@b> <" * 130_000 + b"\n\nx",
+    "open tags": lambda: b"Content-Type: text/html\n\n" + b"<div>" * 400_000,
+    "open attributes": lambda: b"Content-Type: text/html\n\n" + b'<a =">"' * 250_000,
+    "open comments": lambda: b"Content-Type: text/html\n\n" + b"<!--" * 500_000,
+    "flowed blanks": lambda: b"Content-Type: text/plain; format=flowed\n\n" + b"> \n" * 500_000,
+    "soft breaks": lambda: (
+        b"Content-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\n"
+        + b"= " * 1_000_000
+    ),
+    "a charset with NUL": lambda: b'Content-Type: text/plain; charset="a\0b"\n\n\xff',
+    "a charset that is no text": lambda: b"Content-Type: text/plain; charset=zlib\n\n\xff",
+    "halves of surrogate pairs": lambda: b"Content-Type: text/plain; charset=utf-7\n\n+2AA- +3AA-",
+    "nothing": lambda: b"",
+    "a line end": lambda: b"\r\n",
+}
+
+
+@pytest.mark.parametrize("name", TORTURES)
+def test_hostile_mail_is_read_in_a_moment(name: str) -> None:
+    raw = TORTURES[name]()
+    start = time.process_time()
+    found = facts(raw)
+    body_html(raw, found.structure)
+    assert bodystructure(raw, found.structure).isascii()
+    assert time.process_time() - start < 8  # quadratic ones take minutes
+    assert_sound(raw, found.structure)
+    found.search_text.encode()
+    found.preview.encode()
+
+
+def test_nesting_is_read_to_a_hundred_levels_and_the_rest_is_one_part() -> None:
+    for raw in (nested_messages(300), nested_multiparts(1000)):
+        parts = list(walk(split(raw)))
+        assert len(parts) == MOST_DEPTH
+        assert parts[0].truncated
+        assert parts[-1].truncated
+        assert parts[-1].body_end == len(raw) or b"innermost" in content(raw, parts[-1])
+
+
+def test_nesting_below_the_cap_is_read_whole() -> None:
+    raw = nested_multiparts(50)
+    parts = list(walk(split(raw)))
+    assert len(parts) == 51
+    assert not parts[0].truncated
+    assert content(raw, parts[-1]) == b"the innermost"
+
+
+def test_parts_beyond_ten_thousand_are_one() -> None:
+    root = split(many_parts(100_000))
+    assert len(root.parts) == MOST_PARTS
+    assert root.truncated
+    assert root.parts[-1].content_type == "application/octet-stream"
+    assert root.parts[-1].size > 89_000 * 7
+
+
+def test_a_header_beyond_a_mebibyte_leaves_one_opaque_part() -> None:
+    found = facts(TORTURES["2 MiB of header"]())
+    assert found.subject == "hi"
+    assert found.structure.truncated
+    assert found.structure.content_type == "application/octet-stream"
+
+
+def test_all_of_5000_recipients_are_there() -> None:
+    to = facts(TORTURES["5,000 recipients"]()).to
+    assert len(to) == 5000
+    assert to[4999].name == "Nr. 4999"
+
+
+def test_at_most_ten_thousand_addresses_of_a_header_are_read() -> None:
+    assert len(addresses("a@example.com, " * 20_000)) == 10_000
+
+
+def test_a_tree_of_the_greatest_depth_goes_through_json_and_back() -> None:
+    root = split(nested_multiparts(1000))
+    assert part_json(part_of(part_json(root))) == part_json(root)
+
+
+@pytest.mark.parametrize("length", range(7))
+def test_a_list_footer_behind_base64_is_dropped_with_the_padding(length: int) -> None:
+    body = bytes(range(length)) * 19
+    raw = (
+        b"Content-Transfer-Encoding: base64\r\n\r\n"
+        + base64.encodebytes(body)
+        + b"_______________\r\nlist mailing list\r\n"
+    )
+    found = content(raw, split(raw))
+    assert found.startswith(body)
+    if len(body) % 3:
+        assert found == body
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"aGVs\r\n\tbG8", b"hello"),
+        (b"aGVsbG8", b"hello"),
+        (b"aGVsbG8=====", b"hello"),
+        (b"aGVs*bG8=", b"hello"),
+        (b"aGVsb", b"hel"),
+        (b"a", b""),
+        (b"=", b""),
+        (b"\xff\xfe", b""),
+    ],
+)
+def test_bad_base64_gives_what_can_be_read(body: bytes, expected: bytes) -> None:
+    raw = b"Content-Transfer-Encoding: base64\n\n" + body
+    assert content(raw, split(raw)) == expected
+
+
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        [
+            b"\r\n", b"\n", b"\r", b"--", b"--a", b"--a--", b"--b", b" ", b"\t", b":", b";", b"=",
+            b'"', b"(", b")", b"\\", b"<", b">", b",", b"@", b"=?utf-8?q?", b"?=", b"x@y", b"\0",
+            b"\xff", b"\xc3\xa4", b"Content-Type: multipart/mixed; boundary=a\n\n--a\n",
+            b"Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n", b"From: ", b"Subject: ",
+            b"Content-Type: message/rfc822\n\n", b"Content-Type: text/html\n\n<p>",
+            b"Content-Transfer-Encoding: base64\n", b"Content-Transfer-Encoding: x-uuencode\n",
+            b"Content-Disposition: attachment; filename*0*=utf-8''a; filename*1=b\n", b"charset=",
+            b"Content-Type: text/plain; format=flowed\n\n", b"begin 644 a\n", b"Date: ", b"+0100",
+            b"1 Jan 2030 10:00:00", b"References: ", b"=?iso-2022-jp?b?", b"utf-7", b"&#55296;",
+        ]
+    ),
+    max_size=40,
+).map(b"".join)  # fmt: skip
+
+
+@given(st.one_of(st.binary(max_size=400), FRAGMENTS))
+@settings(max_examples=1500, deadline=None)
+def test_whatever_the_bytes_nothing_raises_and_offsets_are_sound(raw: bytes) -> None:
+    found = facts(raw)
+    root = found.structure
+    assert_sound(raw, root)
+    assert part_of(part_json(root)) == root
+    body_html(raw, root)
+    assert bodystructure(raw, root).isprintable()
+    (body_text(raw, root) or "").encode()
+    found.search_text.encode()
+    for part in walk(root):
+        headers(raw, part)
+        content(raw, part)
+        text_of(raw, part).encode()
+
+
+def test_a_boundary_inside_an_attached_header_ends_all_that_is_open() -> None:
+    raw = (
+        b"Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n"
+        b"Content-Type: message/rfc822\r\n\r\nSubject: cut off\r\n--x--"
+    )
+    root = split(raw)
+    assert_sound(raw, root)
+    assert root.parts[0].parts[0].size == 0
+
+
+def assert_sound(raw: bytes, root: Part) -> None:
+    """Children lie inside their parents, in order, and each section is there once."""
+    assert root.header_start == 0
+    assert root.body_end == len(raw)
+    sections: set[str] = set()
+    for part in walk(root):
+        assert part.header_start <= part.body_start <= part.body_end <= len(raw)
+        assert part.section not in sections
+        sections.add(part.section)
+        at = part.body_start
+        for child in part.parts:
+            assert at <= child.header_start
+            assert child.body_end <= part.body_end
+            at = child.body_end

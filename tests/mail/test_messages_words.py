@@ -1,0 +1,100 @@
+"""Values of headers as people and programs write them."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from mail.messages import addresses, base_subject, date_of, decode_words, message_ids
+from mail.messages.parameters import filename_of, parameters
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("=?utf-8?q?a=C3?= =?UTF-8?B?pA==?= b", "aä b"),
+        ("=?utf-8?Q?What?_Really??=", "What? Really?"),
+        ("=?bogus?q?x=E4?=", "xä"),
+        ("=?utf-8*de?q?a b?=", "a b"),
+        ("a=?utf-8?q?b?=c", "abc"),
+        ("=?utf-8?b?aGk", "=?utf-8?b?aGk"),
+        ("=?utf-8?q?a=00b?=", "ab"),
+    ],
+)
+def test_encoded_words_are_decoded(value: str, expected: str) -> None:
+    assert decode_words(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("ada@example.com (Ada (the) L)", [("Ada (the) L", "ada@example.com")]),
+        ("=?utf-8?q?L=C3=A4,_Ada?= <a@b>", [("Lä, Ada", "a@b")]),
+        ('"Ada <x@y>" <a@b>', [("Ada <x@y>", "a@b")]),
+        ("<@x,@y:a@b>", [(None, "a@b")]),
+        ("undisclosed-recipients:;", []),
+        ("a@b; c@d", [(None, "a@b"), (None, "c@d")]),
+        ("Ada a@b", [("Ada", "a@b")]),
+        ('"a b"@c', [(None, '"a b"@c')]),
+        ("Ä <ä@b>", [("Ä", "ä@b")]),
+        ("MAILER-DAEMON <>", [("MAILER-DAEMON", "")]),
+        ('"open <a@b>, c@d', [('"open', "a@b"), (None, "c@d")]),
+        ("A <a@b> <c@d>", [("A", "a@b"), (None, "c@d")]),
+        ("root", [(None, "root")]),
+    ],
+)
+def test_addresses_are_read_as_people_write_them(
+    value: str, expected: list[tuple[str | None, str]]
+) -> None:
+    assert [(each.name, each.address) for each in addresses(value)] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('attachment; filename="a;b.txt"', "a;b.txt"),
+        ("attachment; filename=my file (1).pdf; size=3", "my file (1).pdf"),
+        ("attachment; filename=x; filename*=iso-8859-1''%E4", "ä"),
+        ("attachment; filename*1=b; filename*0=a; filename=x", "ab"),
+        ("attachment; filename*0*=utf-8''%C3; filename*1*=%A4", "ä"),
+        ('attachment; filename="=?utf-8?q?=C3=A4?=.txt"', "ä.txt"),
+        ('attachment; filename="a\\"b"', 'a"b'),
+    ],
+)
+def test_file_names_are_decoded(value: str, expected: str) -> None:
+    assert filename_of(parameters(value)[1].get("filename")) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("Tue, 1 Jan 2030 10:00:00 +0100 (CET)", datetime(2030, 1, 1, 9, tzinfo=UTC)),
+        ("1 Jan 30 10:00 EST", datetime(2030, 1, 1, 15, tzinfo=UTC)),
+        ("Tue Jan  1 10:00:00 2030", datetime(2030, 1, 1, 10, tzinfo=UTC)),
+        ("2030-01-01T10:00:00Z", datetime(2030, 1, 1, 10, tzinfo=UTC)),
+        ("31 Dec 2029 23:59:60 GMT", datetime(2029, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ("Mon, 1 Jan 0001 00:00:00 +1200", None),
+        ("32 Jan 2030 10:00:00 +0000", None),
+        ("yesterday", None),
+    ],
+)
+def test_dates_are_read_in_utc(value: str, expected: datetime | None) -> None:
+    assert date_of(value) == expected
+
+
+def test_message_ids_are_found_in_and_out_of_brackets() -> None:
+    assert message_ids("<a@b>\t<c @d> junk") == ["<a@b>", "<c@d>"]
+    assert message_ids("a@b") == ["<a@b>"]
+    assert message_ids("your message of Tuesday") == []
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["Re: x", "AW: WG: x", "RE[2]: [list] Re: x", "x (fwd) (fwd)", "回复\uff1ax", "Fwd: SV: VS: X"],
+)
+def test_answers_and_forwards_have_one_base_subject(subject: str) -> None:
+    assert base_subject(subject) == "x"
+
+
+def test_a_subject_that_is_only_a_tag_stays() -> None:
+    assert base_subject("Re: [tag]") == "[tag]"
+    assert base_subject("Rest: x") == "rest: x"

@@ -1,0 +1,184 @@
+"""Leases, crashes, stops, and many at once."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from mail.fields import Named
+from mail.queue import claims
+from mail.queue.jobs import Result
+from mail.queue.settle import settle
+from mail.routing import Route, next_hop
+from models.world import World
+from tests.conftest import Client, Clock
+from tests.mail.neighbours import Names, Server, answering, listening
+from tests.mail.sending import (
+    PACE,
+    State,
+    deliveries,
+    is_now,
+    relay,
+    ring,
+    send,
+    settled,
+    until,
+    working,
+)
+
+
+async def test_sending_wakes_the_worker_at_once(ada: Client, world: World) -> None:
+    async with listening(Server()) as there, working(world, relay(there)):
+        await asyncio.sleep(0.1)  # it has looked, and waits for the bell
+        key = await send(ada)
+        async with asyncio.timeout(5):
+            await settled(world, key)
+
+
+async def test_a_dead_workers_lease_ends_by_itself(ada: Client, world: World, clock: Clock) -> None:
+    await send(ada)
+    first = await claims.claim(world, PACE)
+    (job,) = first.jobs
+    assert len(job.recipients) == 2
+    assert (await claims.claim(world, PACE)).jobs == []
+    clock.tick(seconds=119)
+    await claims.extend(world, PACE, [job.lease])
+    clock.tick(seconds=119)
+    assert (await claims.claim(world, PACE)).jobs == []
+    assert await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
+    clock.tick(seconds=2)
+    assert not await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
+    again = await claims.claim(world, PACE)
+    assert (len(again.jobs), again.uncertain) == (1, 2)
+
+    late = Result(State.RELAYED, 250, "OK")  # the first worker was not dead, only slow
+    await settle(world, job, {to.delivery_id: late for to in job.recipients}, b"")
+    rows = await deliveries(world, job.submission_id)
+    assert {(row.state, row.lease) for row in rows.values()} == {
+        (State.PENDING, again.jobs[0].lease)
+    }
+
+
+async def test_stopping_gives_back_what_has_not_come_to_the_dot(ada: Client, world: World) -> None:
+    greeted = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 there\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"RCPT"):
+                greeted.set()
+                continue  # no answer
+            writer.write(b"250 OK\r\n")
+        writer.close()
+
+    listener = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener, working(world, Route(next_hop(f"127.0.0.1:{port}"))):
+        key = await send(ada)
+        await asyncio.wait_for(greeted.wait(), 5)
+    for row in (await deliveries(world, key)).values():
+        assert (row.state, row.lease, row.attempts) == (State.PENDING, None, 0)
+        assert row.next_at == world.now()
+
+
+async def test_stopping_waits_for_the_answer_to_the_dot(ada: Client, world: World) -> None:
+    async with listening(Server(gate=asyncio.Event())) as there:
+        assert there.gate is not None
+        async with working(world, relay(there)) as stop:
+            key = await send(ada)
+
+            async def dotted() -> bool:
+                return there.dots == 1
+
+            await until(dotted)
+            stop.set()
+            await asyncio.sleep(0.1)
+            there.gate.set()
+    rows = await deliveries(world, key)
+    assert {row.state for row in rows.values()} == {State.RELAYED}
+    assert len(there.mails) == 1
+
+
+async def test_leases_are_held_while_the_answer_takes_its_time(
+    ada: Client, world: World, clock: Clock
+) -> None:
+    pace = replace(PACE, lease=timedelta(seconds=0.6))
+    async with listening(Server(gate=asyncio.Event())) as there:
+        assert there.gate is not None
+        async with working(world, relay(there), pace):
+            key = await send(ada)
+            for _ in range(12):
+                await asyncio.sleep(0.3)  # a beat is every 0.2
+                clock.tick(seconds=0.3)
+                assert (await claims.claim(world, pace)).jobs == []
+            there.gate.set()
+            rows = await settled(world, key)
+    assert {row.state for row in rows.values()} == {State.RELAYED}
+    assert there.dots == 1
+
+
+@pytest.mark.parametrize(("place", "sent_before"), [("dot", 0), ("sent", 1)])
+async def test_a_crash_beside_the_dot_leaves_its_mark(
+    ada: Client, world: World, clock: Clock, place: str, sent_before: int
+) -> None:
+    def crash(where: str) -> None:
+        if where == place:
+            raise OSError("crash")
+
+    broken = replace(world, fault=crash)
+    async with listening(Server()) as there:
+        async with working(broken, relay(there)):
+            key = await send(ada, Named("carol@example.net"))
+
+            async def marked() -> bool:
+                return (await deliveries(world, key))["carol"].final_dot_at is not None
+
+            await until(marked)
+        assert len(there.mails) == sent_before
+        clock.tick(minutes=3)  # whatever lease there was has ended
+        async with working(world, relay(there)):
+            ring(world)
+            await until(lambda: is_now(world, key, "carol", State.RELAYED))
+    assert len(there.mails) == sent_before + 1
+    assert len({mail.raw for mail in there.mails}) == 1
+
+
+async def test_a_slow_domain_does_not_hold_up_another(ada: Client, world: World) -> None:
+    names = Names(
+        {
+            ("slow.example", "MX"): ["1 mx.slow.example."],
+            ("mx.slow.example", "A"): ["127.0.0.1"],
+            ("fast.example", "MX"): ["1 mx.fast.example."],
+            ("mx.fast.example", "A"): ["127.0.0.2"],
+        }
+    )
+    slow, fast = Server(gate=asyncio.Event()), Server()
+    assert slow.gate is not None
+    pace = replace(PACE, at_once=3, claim=2)
+    async with (
+        answering(names),
+        listening(slow),
+        listening(fast, "127.0.0.2", slow.port),
+        working(world, Route(resolver=names.resolver, port=slow.port), pace),
+    ):
+        keys = [await send(ada, Named(f"n{nth}@slow.example")) for nth in range(6)]
+        last = await send(ada, Named("carol@fast.example"))
+        await settled(world, last)
+        assert slow.sessions == 2
+        slow.gate.set()
+        for key in keys:
+            await settled(world, key)
+    assert sorted(mail.to[0][:2] for mail in slow.mails) == [f"n{nth}" for nth in range(6)]
+
+
+async def test_two_workers_send_each_message_once(ada: Client, world: World) -> None:
+    async with listening(Server()) as there:
+        keys = [await send(ada, Named(f"n{nth}@example.net")) for nth in range(20)]
+        small = replace(PACE, claim=3, at_once=4)
+        async with working(world, relay(there), small), working(world, relay(there), small):
+            for key in keys:
+                await settled(world, key)
+    assert sorted(mail.to[0] for mail in there.mails) == sorted(
+        f"n{nth}@example.net" for nth in range(20)
+    )

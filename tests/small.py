@@ -1,0 +1,394 @@
+"""A schema of a few fields, a server for it on a loopback port, and those who may ask it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, NewType
+
+import httpx
+import orjson
+import strawberry
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from strawberry.schema.config import StrawberryConfig
+from websockets.asyncio.client import ClientConnection, connect
+
+from graph.endpoint import Endpoint, Settings
+from graph.limits import Cost, Limits
+from graph.policy import EXTENSIONS, Schema
+from mail.blobs.store import LocalStore
+from models.database import Database
+from models.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    RateLimited,
+    Refused,
+    Unauthenticated,
+)
+from models.roles import Role
+from models.world import World
+from resolvers.context import Context, Viewer
+
+Info = strawberry.Info[Context, None]
+Even = NewType("Even", int)
+Ids = Annotated[list[strawberry.ID], strawberry.argument(description="Which.")]
+
+BRIEF = datetime(2030, 1, 1, 0, 1, tzinfo=UTC)
+VIEWERS = {
+    "Bearer user": Viewer(7, Role.USER, token_id=1),
+    "Bearer other": Viewer(8, Role.USER, token_id=2),
+    "Bearer admin": Viewer(9, Role.ADMIN, token_id=3),
+    "Bearer reader": Viewer(7, Role.USER, read_only=True, token_id=4),
+    "Bearer brief": Viewer(7, Role.USER, token_id=5, ends_at=BRIEF),
+    "Bearer key": Viewer(0, Role.ADMIN, api_key_id=6),
+}
+REFUSALS: dict[str, Refused] = {
+    "unauthenticated": Unauthenticated(),
+    "forbidden": Forbidden("never"),
+    "missing": NotFound("x"),
+    "id": Invalid("no id", constraint="id"),
+    "cursor": Invalid("no cursor", constraint="cursor"),
+    "page": Invalid("no page", constraint="page"),
+    "pattern": Invalid("no pattern", constraint="pattern"),
+    "conflict": Conflict("there already"),
+    "limited": RateLimited("slowly", retry_after=timedelta(seconds=7)),
+}
+
+
+def costly(**price: Any) -> Callable[[Callable[..., Any]], Any]:
+    declare: Callable[[Callable[..., Any]], Any] = strawberry.field(directives=[Cost(**price)])
+    return declare
+
+
+def even(value: Any) -> Even:
+    if not isinstance(value, int) or value % 2:
+        raise ValueError("odd")
+    return Even(value)
+
+
+async def clocks(ctx: Context, keys: list[str]) -> list[str]:
+    """A loader of something that changes: the time."""
+    return [f"{ctx.world.now():%H:%M}" for _ in keys]
+
+
+@strawberry.type
+class Item:
+    name: str = "a"
+
+    @strawberry.field
+    def within(self) -> "Item":
+        return Item()
+
+    @strawberry.field
+    async def seen(self, info: Info) -> str:
+        return await info.context.load(clocks, self.name)
+
+    @strawberry.field
+    def others(self, first: int = 20) -> "ItemConnection":
+        return connection(first)
+
+    @costly(weight=500)
+    def dear(self) -> str:
+        return "!"
+
+
+@strawberry.type
+class PageInfo:
+    has_next_page: bool = False
+
+
+@strawberry.type
+class ItemEdge:
+    cursor: str
+    node: Item
+
+
+@strawberry.type
+class ItemConnection:
+    edges: list[ItemEdge]
+    nodes: list[Item]
+    page_info: PageInfo
+    total_count: int
+
+
+def connection(many: int) -> ItemConnection:
+    items = [Item()] * many
+    edges = [ItemEdge(cursor="", node=item) for item in items]
+    return ItemConnection(edges=edges, nodes=items, page_info=PageInfo(), total_count=many)
+
+
+@strawberry.type
+class Query:
+    @strawberry.field
+    def hello(self) -> str:
+        return "world"
+
+    @strawberry.field
+    def echo(self, text: str | None = None, number: int = 1) -> str:
+        return (text or "-") * number
+
+    @strawberry.field
+    def even(self, value: Even) -> Even:
+        return value
+
+    @strawberry.field
+    def huge(self) -> int:
+        return 1 << 40
+
+    @strawberry.field
+    def odd(self) -> str | None:
+        return "half a pair: \ud83d"
+
+    @strawberry.field
+    def item(self) -> Item:
+        return Item()
+
+    @strawberry.field
+    def items(self, first: int | None = None, last: int | None = None) -> ItemConnection:
+        return connection(last or first or 20)
+
+    @costly(weight=2, per_item=True)
+    def chosen(self, ids: Ids) -> list[Item]:
+        return [Item(name=name) for name in ids]
+
+    @strawberry.field
+    def refused(self, kind: str) -> str | None:
+        raise REFUSALS[kind]
+
+    @strawberry.field
+    def broken(self) -> str | None:
+        raise RuntimeError("the password is hunter2")
+
+    @strawberry.field
+    def whoami(self, info: Info) -> str:
+        viewer = info.context.viewer
+        return f"{viewer.role} {viewer.user_id} {info.context.client_ip}"
+
+    @strawberry.field
+    async def slow(self) -> str:
+        await asyncio.sleep(30)
+        return "too late"
+
+
+@strawberry.type
+class Mutation:
+    @strawberry.mutation
+    def change(self, text: str) -> str:
+        return text
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription
+    async def count(self, to: int = 3) -> AsyncGenerator[int, None]:
+        for number in range(to):
+            yield number
+
+    @strawberry.subscription
+    async def items(self, info: Info) -> AsyncGenerator[Item, None]:
+        """Its clock goes on by an hour between two events."""
+        for _ in range(3):
+            yield Item()
+            info.context.world.now.tick(hours=1)  # type: ignore[attr-defined]
+
+    @strawberry.subscription
+    async def forever(self) -> AsyncGenerator[int, None]:
+        yield 1
+        await asyncio.Event().wait()
+
+    @strawberry.subscription
+    async def broken(self) -> AsyncGenerator[int, None]:
+        yield 1
+        raise RuntimeError("the password is hunter2")
+
+    @strawberry.subscription
+    async def flood(self, info: Info) -> AsyncGenerator[str, None]:
+        """The clock counts how often it went on."""
+        while info.context.world.now():
+            yield "x" * 100_000
+
+    @strawberry.subscription
+    async def quiet(self) -> AsyncGenerator[int, None]:
+        await asyncio.Event().wait()
+        yield 1
+
+
+def make_schema(**limits: Any) -> Schema:
+    return Schema(
+        query=Query,
+        mutation=Mutation,
+        subscription=Subscription,
+        extensions=EXTENSIONS,
+        limits=Limits(**limits),
+        config=StrawberryConfig(
+            sort_schema=True,
+            scalar_map={Even: strawberry.scalar(name="Even", serialize=even, parse_value=even)},
+        ),
+    )
+
+
+@dataclass
+class Clock:
+    """Stands still until told otherwise."""
+
+    time: datetime = field(default_factory=lambda: datetime(2030, 1, 1, tzinfo=UTC))
+    asked: int = 0
+
+    def __call__(self) -> datetime:
+        self.asked += 1
+        return self.time
+
+    def tick(self, **by: float) -> None:
+        self.time += timedelta(**by)
+
+
+async def sign_in(headers: Mapping[str, str], _params: dict[str, Any] | None) -> Viewer:
+    if headers.get("authorization") == "Bearer broken":
+        raise RuntimeError("the password is hunter2")
+    if (shown := headers.get("authorization")) is None:
+        return VIEWERS["Bearer key"] if headers.get("x-api-key") == "key" else Viewer()
+    if shown not in VIEWERS:
+        raise Unauthenticated
+    return VIEWERS[shown]
+
+
+async def page(_request: Request) -> Response:
+    return HTMLResponse("<title>GraphiQL</title>")
+
+
+@asynccontextmanager
+async def a_world(folder: Path) -> AsyncIterator[World]:
+    """A world whose store nobody opens."""
+    database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
+    yield World(database, LocalStore(folder), b"secret", now=Clock())
+    await database.close()
+
+
+def app_of(endpoint: Endpoint) -> Starlette:
+    return Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)])
+
+
+@dataclass
+class Server:
+    """The endpoint on a real port."""
+
+    endpoint: Endpoint
+    port: int
+    clock: Clock
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/graphql"
+
+    def connect(self, **more: Any) -> connect:
+        protocols = more.pop("subprotocols", ["graphql-transport-ws"])
+        return connect(f"ws{self.url[4:]}", subprotocols=protocols, **more)
+
+    @asynccontextmanager
+    async def deaf(self, query: str) -> AsyncIterator[None]:
+        """A socket whose peer asks, and reads nothing."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1000)
+        head = {
+            "Host": "x",
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "MDAwMDAwMDAwMDAwMDAwMA==",
+            "Sec-WebSocket-Protocol": "graphql-transport-ws",
+        }
+        lines = ["GET /graphql HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        await reader.readline()
+        for kind, payload in (
+            ("connection_init", {"token": "user"}),
+            ("subscribe", {"query": query}),
+        ):
+            frame = orjson.dumps({"type": kind, "id": "1", "payload": payload})
+            writer.write(b"\x81" + bytes([0x80 | len(frame)]) + bytes(4) + frame)
+        yield
+        writer.transport.abort()
+
+    async def still(self) -> int:
+        """How often the clock was asked, once nobody does any more."""
+        before = 0
+        async with asyncio.timeout(10):
+            while not before or before != self.clock.asked:
+                before = self.clock.asked
+                await asyncio.sleep(0.2)
+        return before
+
+    async def raw(self, sent: bytes, *, seconds: float = 5) -> bytes:
+        """What comes back for these bytes until the server hangs up, or the time is over."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(sent)
+        answer = bytearray()
+        try:
+            async with asyncio.timeout(seconds):
+                while piece := await reader.read(4096):
+                    answer += piece
+        except TimeoutError:
+            answer += b"<still open>"
+        writer.close()
+        await writer.wait_closed()
+        return bytes(answer)
+
+
+@asynccontextmanager
+async def serving(world: World, settings: Settings, **limits: Any) -> AsyncIterator[Server]:
+    endpoint = Endpoint(make_schema(**limits), world, sign_in, settings)
+    config = uvicorn.Config(
+        app_of(endpoint),
+        ws="websockets-sansio",
+        ws_max_size=1 << 21,
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    running = asyncio.create_task(server.serve([listener]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn rings no bell
+        await asyncio.sleep(0.01)
+    clock: Any = world.now
+    yield Server(endpoint, listener.getsockname()[1], clock)
+    server.should_exit = True
+    await running
+
+
+@asynccontextmanager
+async def client_of(endpoint: Endpoint) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=app_of(endpoint))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def say(ws: ClientConnection, kind: str, **more: Any) -> None:
+    await ws.send(orjson.dumps({"type": kind, **more}).decode())
+
+
+async def hear(ws: ClientConnection) -> Any:
+    async with asyncio.timeout(5):
+        frame = await ws.recv()
+    assert isinstance(frame, str)
+    return orjson.loads(frame)
+
+
+async def greet(ws: ClientConnection, payload: object = None) -> None:
+    await say(ws, "connection_init", **({} if payload is None else {"payload": payload}))
+    assert (await hear(ws))["type"] == "connection_ack"
+
+
+async def closing(ws: ClientConnection) -> int:
+    """The code with which the server closes."""
+    async with asyncio.timeout(5):
+        await ws.wait_closed()
+    return ws.close_code or 0

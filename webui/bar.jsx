@@ -1,0 +1,179 @@
+// The bar on top: name, examples, and who is signed in.
+
+import { useEffect, useRef, useState } from 'react';
+import { pick, useGraphiQL, useGraphiQLActions } from '@graphiql/react';
+import { examples } from '../graph/static/examples.json';
+import * as session from './session.js';
+
+function Examples() {
+  const { addTab, changeTab } = useGraphiQLActions();
+  const { tabs, queryEditor } = useGraphiQL(pick('tabs', 'queryEditor'));
+
+  function open(name) {
+    const { query } = examples.find((example) => example.name === name);
+    const index = tabs.findIndex((tab) => tab.query === query);
+    if (index >= 0) return changeTab(index);
+    addTab();
+    queryEditor.setValue(query);
+  }
+
+  return (
+    <select
+      aria-label="Examples"
+      value=""
+      disabled={!queryEditor}
+      onChange={(event) => open(event.target.value)}
+    >
+      <option value="" disabled>
+        Examples
+      </option>
+      {examples.map(({ name }) => (
+        <option key={name}>{name}</option>
+      ))}
+    </select>
+  );
+}
+
+function SignIn({ onClose, onDone }) {
+  const dialog = useRef(null);
+  const [problem, setProblem] = useState('');
+  const [factors, setFactors] = useState(null);
+  useEffect(() => dialog.current.showModal(), []);
+
+  async function submit(event) {
+    event.preventDefault();
+    const { username, password, totp } = Object.fromEntries(new FormData(event.target));
+    try {
+      const needed = await session.signIn(username, password, totp?.trim());
+      if (!needed) return onDone();
+      setFactors(needed);
+      setProblem(needed.includes('TOTP') ? '' : 'This account needs a second factor other than a code.');
+    } catch (error) {
+      setProblem(error.message);
+    }
+  }
+
+  return (
+    <dialog ref={dialog} onClose={onClose} aria-labelledby="sign-in-title">
+      <form onSubmit={submit}>
+        <h2 id="sign-in-title">Sign in</h2>
+        <label>
+          User name or address
+          <input name="username" autoComplete="username" required autoFocus />
+        </label>
+        <label>
+          Password
+          <input name="password" type="password" autoComplete="current-password" required />
+        </label>
+        {factors?.includes('TOTP') && (
+          <label>
+            Code of the second factor
+            <input name="totp" inputMode="numeric" autoComplete="one-time-code" required autoFocus />
+          </label>
+        )}
+        {problem && <p role="alert">{problem}</p>}
+        <footer>
+          <button type="button" onClick={() => dialog.current.close()}>
+            Cancel
+          </button>
+          <button className="main">Sign in</button>
+        </footer>
+      </form>
+    </dialog>
+  );
+}
+
+function PasteToken({ onDone }) {
+  function submit(event) {
+    event.preventDefault();
+    session.keep(new FormData(event.target).get('token').trim());
+    onDone();
+  }
+
+  return (
+    <form onSubmit={submit}>
+      <input
+        name="token"
+        type="password"
+        autoComplete="off"
+        placeholder="Paste a token or API key"
+        aria-label="Token or API key"
+        required
+      />
+      <button>Use</button>
+    </form>
+  );
+}
+
+function useSession() {
+  const { introspect } = useGraphiQLActions();
+  const [who, setWho] = useState('');
+  const [problem, setProblem] = useState('');
+
+  async function refresh({ schema = true } = {}) {
+    setProblem('');
+    setWho(session.token() ? '…' : '');
+    try {
+      if (session.token()) setWho(await session.whoAmI());
+    } catch (error) {
+      setWho(session.token() ? 'unknown' : '');
+      setProblem(error.message);
+    }
+    if (schema) introspect();
+  }
+
+  async function signOut() {
+    try {
+      await session.signOut();
+      await refresh();
+    } catch (error) {
+      await refresh();
+      setProblem(`The token is forgotten here, but was not revoked: ${error.message}`);
+    }
+  }
+
+  useEffect(() => {
+    refresh({ schema: false }); // GraphiQL reads the schema itself when it starts.
+    const onHash = () => session.takeFromAddress() && refresh();
+    addEventListener('hashchange', onHash);
+    return () => removeEventListener('hashchange', onHash);
+  }, []);
+
+  return { who, problem, refresh, signOut };
+}
+
+export function Bar() {
+  const { who, problem, refresh, signOut } = useSession();
+  const [asking, setAsking] = useState(false);
+
+  function done() {
+    setAsking(false);
+    refresh();
+  }
+
+  return (
+    <header className="graphiql-container merganser-bar">
+      <h1>
+        Merganser <span>· GraphiQL</span>
+      </h1>
+      <Examples />
+      <p role="alert" title={problem}>
+        {problem}
+      </p>
+      {who ? (
+        <>
+          <output aria-label="Signed in as">{who}</output>
+          <button onClick={signOut}>Sign out</button>
+        </>
+      ) : (
+        <>
+          <PasteToken onDone={refresh} />
+          <button className="main" onClick={() => setAsking(true)}>
+            Sign in
+          </button>
+        </>
+      )}
+      {asking && <SignIn onClose={() => setAsking(false)} onDone={done} />}
+    </header>
+  );
+}

@@ -1,0 +1,72 @@
+// Bundles GraphiQL into ../graph/static: scripts and styles as .gz, examples and licences as text.
+
+import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { build } from 'esbuild';
+import { licences } from './licences.mjs';
+
+const OUT = '../graph/static';
+
+const WORKERS = {
+  'editor.worker': 'monaco-editor/esm/vs/editor/editor.worker.js',
+  'json.worker': 'monaco-editor/esm/vs/language/json/json.worker.js',
+  'graphql.worker': 'monaco-graphql/esm/graphql.worker.js',
+};
+
+// graphiql/style.css holds all of Monaco's styles already, so those that its modules import are
+// left out; of its fonts only the icons stay, text is set in the fonts of the system.
+const styles = {
+  name: 'styles',
+  setup(bundler) {
+    bundler.onLoad({ filter: /monaco-editor[\\/].*\.css$/ }, () => ({ contents: '', loader: 'css' }));
+    bundler.onLoad({ filter: /graphiql[\\/]dist[\\/]style\.css$/ }, ({ path }) => ({
+      contents: readFileSync(path, 'utf8').replace(
+        /@font-face\s*\{[^}]*font-family:\s*"?(Roboto|Fira Code)[^}]*\}/g,
+        '',
+      ),
+      loader: 'css',
+    }));
+  },
+};
+
+function operations(folder) {
+  return readdirSync(folder)
+    .sort()
+    .map((file) => [basename(file, '.graphql'), readFileSync(join(folder, file), 'utf8')]);
+}
+
+function examples() {
+  const shown = operations('operations').map(([, query]) => ({
+    name: /^(?:query|mutation|subscription) (\w+)/m.exec(query)[1],
+    query,
+  }));
+  return { examples: shown, page: Object.fromEntries(operations('page')) };
+}
+
+mkdirSync(OUT, { recursive: true });
+readdirSync(OUT).forEach((file) => rmSync(join(OUT, file)));
+writeFileSync(join(OUT, 'examples.json'), `${JSON.stringify(examples(), null, 2)}\n`);
+
+const { outputFiles, metafile } = await build({
+  entryPoints: { graphiql: 'main.jsx', ...WORKERS },
+  outdir: OUT,
+  bundle: true,
+  format: 'iife',
+  minify: true,
+  metafile: true,
+  write: false,
+  target: 'es2022',
+  jsx: 'automatic',
+  legalComments: 'none', // LICENSES.txt has them whole
+  loader: { '.ttf': 'dataurl' },
+  define: { 'process.env.NODE_ENV': '"production"' },
+  plugins: [styles],
+});
+
+for (const { path, contents } of outputFiles) {
+  const packed = gzipSync(contents, { level: 9 });
+  writeFileSync(join(OUT, `${basename(path)}.gz`), packed);
+  console.log(`${basename(path)}: ${contents.length} bytes, ${packed.length} packed`);
+}
+writeFileSync(join(OUT, 'LICENSES.txt'), licences(Object.keys(metafile.inputs)));
