@@ -1,14 +1,13 @@
 """What accepts mail, as the API shows it."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import strawberry
 
-import graph.users
 from graph.domains import Domain
 from graph.errors import leaf
-from graph.rows import Made, Shape, identified, link
+from graph.rows import Made, Shape, identified, link, shaped
 from models.addresses import AddressKind
 from resolvers import addresses, domains, users
 
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
 
 
-def _owner(row: Any) -> Any:
-    return graph.users.User.of(row) if row else None
-
-
 @strawberry.type(description="What accepts mail.")
 class Address(Shape):
     address: str = leaf("Unicode form, may hold *.")
@@ -29,7 +24,10 @@ class Address(Shape):
     kind: AddressKind = leaf("What happens to its mail.")
     name: str | None = leaf("Identity name.")
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
-        "user_id", users.by_ids, _owner, description="Owner of a MAILBOX address."
+        "user_id",
+        users.by_ids,
+        shaped("graph.users", "User"),
+        description="Owner of a MAILBOX address.",
     )
     domain: Domain | None = link(
         "domain_id",

@@ -18,7 +18,14 @@ from models.world import World
 from resolvers import auth
 from resolvers.context import Viewer
 
-EXPOSED = ("Retry-After", "X-Request-Id", "ETag", "Content-Disposition")
+ACCEPTED = (
+    "Authorization", "Content-Type", "X-API-Key", "Idempotency-Key", "Range", "If-Range",
+    "If-None-Match", "Content-Disposition",
+)  # fmt: skip
+EXPOSED = (
+    "Retry-After", "X-Request-Id", "ETag", "Content-Disposition", "Content-Range",
+    "Accept-Ranges", "Content-Length",
+)  # fmt: skip
 
 
 async def page(_request: Request) -> Response:
@@ -61,7 +68,7 @@ def create_app(
         CORSMiddleware,
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "X-API-Key", "Idempotency-Key"],
+        allow_headers=list(ACCEPTED),
         expose_headers=list(EXPOSED),
     )
     return Starlette(

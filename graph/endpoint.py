@@ -75,7 +75,7 @@ class Endpoint(GraphQL[Operation, None]):
     """
 
     graphql_transport_ws_handler_class = Handler
-    websocket_adapter_class = Adapter
+    websocket_adapter_class = Adapter  # ty: ignore[invalid-assignment]
 
     def __init__(
         self, schema: Schema, world: World, sign_in: SignIn, settings: Settings | None = None
@@ -122,7 +122,8 @@ class Endpoint(GraphQL[Operation, None]):
     async def _answer(self, request: Request, context: Operation, kind: str) -> Response:
         if request.method not in ALLOWED:
             message = "Only GET and POST are answered here."
-            raise Rejected(405, "BAD_USER_INPUT", message, {"Allow": "GET, POST"})
+            headers = {"Allow": "GET, POST", "Connection": "close"}  # its body stays unread
+            raise Rejected(405, "BAD_USER_INPUT", message, headers)
         if self.settings.page and _wants_page(request):
             return await self.settings.page(request)
         asked = await self._question(request)

@@ -76,8 +76,8 @@ async def restored(
     for name, value in answer.items():
         if name not in ("journal_cursor", "replayed"):
             setattr(payload, name, made(value))
-    position = answer.get("journal_cursor", {}).items()
-    payload.journal_cursor = Cursor({int(stream): number for stream, number in position})
+    if position := answer.get("journal_cursor"):
+        payload.journal_cursor = Cursor({int(key): number for key, number in position.items()})
     return payload
 
 

@@ -226,10 +226,10 @@ class Price:
         return Price(min(pages.count({}) * (each + self.fixed), CEILING))
 
     def and_(self, other: "Price") -> "Price":
-        """Both. What has parts becomes one part: fragments that double would double them."""
-        if other.parts:
+        """Both. Many parts become one: fragments that double would double them."""
+        if len(other.parts) > 1:
             return Price(self.fixed, (*self.parts, (ONCE, 0, other)))
-        return Price(min(self.fixed + other.fixed, CEILING), self.parts)
+        return Price(min(self.fixed + other.fixed, CEILING), self.parts + other.parts)
 
 
 ONCE = Pages(1, (), 1)
@@ -303,7 +303,7 @@ class Clerk:
 
     def _field(self, node: FieldNode, parent: GraphQLNamedType | None) -> Price:
         name: str = node.name.value
-        definition: GraphQLField = parent.fields[name]  # type: ignore[union-attr]
+        definition: GraphQLField = getattr(parent, "fields", {})[name]
         kind = get_named_type(definition.type)
         below = self._selection(node.selection_set, kind)
         envelope = _is_connection(parent) and name in ("edges", "pageInfo")

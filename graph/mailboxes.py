@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional
 import strawberry
 from strawberry import UNSET
 
-import graph.users
 from graph import ids
 from graph.connections import Connection
 from graph.errors import DeletePayload, MutationPayload, Options, leaf
@@ -15,7 +14,7 @@ from graph.fields import Auth, Info, field, query
 from graph.messages import Message, message_page
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, named, user_of
-from graph.rows import Made, Shape, identified, link
+from graph.rows import Made, Shape, identified, link, shaped
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from models.mailboxes import SpecialUse
@@ -27,15 +26,11 @@ if TYPE_CHECKING:
     from graph.users import User
 
 
-def _owner(row: Any) -> Any:
-    return graph.users.User.of(row)
-
-
 @strawberry.type(description="Folder.", directives=[Auth(scope=Scope.MAIL_READ)])
 class Mailbox(Shape):
     guid: str = leaf("128-bit id as 32 hex digits.")
     user: Annotated["User", strawberry.lazy("graph.users")] = link(
-        "user_id", users.by_ids, _owner, description="Owner."
+        "user_id", users.by_ids, shaped("graph.users", "User"), description="Owner."
     )
     name: str = leaf("Last part of path.")
     path: str = leaf("Full path, slashes.")

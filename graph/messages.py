@@ -8,15 +8,12 @@ import orjson
 import strawberry
 from strawberry.scalars import JSON
 
-import graph.mailboxes
-import graph.threads
-import graph.users
 from graph import parts
 from graph.connections import Connection, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
 from graph.refs import MessageRef, message_of
-from graph.rows import Made, Shape, asked, fill, identified, link
+from graph.rows import Made, Shape, asked, fill, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import Wanted
 from mail.contents import Stored
@@ -170,10 +167,6 @@ def _people(column: str) -> Made:
     return Made((column,), lambda row: [MailAddress.of(pair) for pair in getattr(row, column)])
 
 
-def _owner(row: Any) -> Any:
-    return graph.users.User.of(row)
-
-
 def _sender(row: Any) -> MailAddress | None:
     if not row.from_address and not row.from_name:
         return None
@@ -211,18 +204,18 @@ class Message(Shape):
     guid: str = leaf("128-bit id as 32 hex digits.")
     uid: BigInt = leaf("In its folder.")
     user: Annotated["User", strawberry.lazy("graph.users")] = link(
-        "user_id", users.by_ids, _owner, description="Owner."
+        "user_id", users.by_ids, shaped("graph.users", "User"), description="Owner."
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes")] = link(
         "mailbox_id",
         mailboxes.by_ids,
-        lambda row: graph.mailboxes.Mailbox.of(found(row)),
+        shaped("graph.mailboxes", "Mailbox"),
         description="Folder.",
     )
     thread: Annotated["Thread", strawberry.lazy("graph.threads")] = link(
         "thread_id",
         messages.threads_by_ids,
-        lambda row: graph.threads.Thread.of(found(row)),
+        shaped("graph.threads", "Thread"),
         description="Conversation.",
     )
     envelope: Envelope | None = leaf("SMTP envelope, if known.")
@@ -355,7 +348,8 @@ async def message_page(
     ctx = info.context
     messages.readable(ctx, user_id)
     where = wanted.filter.where(info) if wanted.filter else ALL
-    kind = ordering(wanted.order.ordering, None if where.everything else where)
+    # As it was written: what `ago` means has moved on when the next page is asked for.
+    kind = ordering(wanted.order.ordering, None if where.everything else wanted.filter)
     names = asked(info, "edges", "node") | asked(info, "nodes")
     listing = Listing(
         user_id,
@@ -372,7 +366,7 @@ async def message_page(
         page,
         nodes,
         lambda row: Cursor(kind, row.received_at, row.id),
-        lambda: messages.count(ctx, listing),
+        lambda: ctx.load(messages.counts, listing),
     )
 
 
@@ -386,7 +380,7 @@ class MessageQuery:
         key = await message_of(info, by)
         row = await ctx.load(messages.by_ids, key) if key else None
         if row and mark_as_seen and not row.seen:
-            ctx.viewer.require_scope(Scope.MAIL)
+            messages.changeable(ctx)
             order = Order(Selection(ids=[row.id]), Changes.of({"seen": True}))
             await bulk.carry_out(ctx, order)
             row = await ctx.load(messages.by_ids, row.id)

@@ -182,11 +182,11 @@ def is_bug(error: GraphQLError) -> bool:
     return cause is not None and not isinstance(cause, NO_BUGS)
 
 
-def settle(result: object, context: object) -> None:
+def settle(result: Any, context: object) -> None:
     """Make the errors of a result ready for the one who asked: codes, and nothing of our inside."""
     errors: list[GraphQLError] | None = getattr(result, "errors", None)
     if errors:
-        result.errors = [_settled(error, context) for error in errors]  # type: ignore[attr-defined]
+        result.errors = [_settled(error, context) for error in errors]
 
 
 def _settled(error: GraphQLError, context: object) -> GraphQLError:

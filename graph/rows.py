@@ -1,6 +1,7 @@
 """From a selection to the columns it needs, and from rows to objects."""
 
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -98,6 +99,15 @@ def link(column: str, batch: Batch[Any, Any], of: Callable[[Any], Any], *, descr
     return strawberry.field(
         resolver=resolve, description=description, metadata={"link": Link(column, batch, of)}
     )
+
+
+def shaped(module: str, name: str) -> Callable[[Any], Any]:
+    """How a row becomes an object of a type in a module that imports ours; None stays None."""
+
+    def of(row: Any) -> Any:
+        return None if row is None else getattr(sys.modules[module], name).of(row)
+
+    return of
 
 
 async def fill(info: Info, items: list[Any], asked: Iterable[str]) -> None:

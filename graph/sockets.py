@@ -56,6 +56,7 @@ class Adapter(ASGIWebSocketAdapter):
         if self._closed():
             raise WebSocketDisconnected
         await super().send_json(message)
+        await asyncio.sleep(0)  # a source that is never idle would let nobody else run
 
     async def close(self, code: int, reason: str) -> None:
         if self._closed():
@@ -137,6 +138,11 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
     def _full(self) -> bool:
         most = self.max_subscriptions_per_connection
         return most is not None and len(self.operations) >= most
+
+    async def handle_task_exception(self, error: Exception) -> None:
+        """Log a bug. That the peer has gone in the middle of an event is none."""
+        if not isinstance(error, WebSocketDisconnected):
+            await super().handle_task_exception(error)
 
     async def shutdown(self) -> None:
         """End what runs."""

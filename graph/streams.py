@@ -162,8 +162,8 @@ class EventStream:
         if not source.cancelled() and (error := source.exception()):
             raise error  # Strawberry turns those of resolvers into results: this is another bug
 
-    def _next(self, payload: object) -> str:
-        return self.transport.encode_next(payload, lambda data: encode(data).decode())  # type: ignore[arg-type]
+    def _next(self, payload: Any) -> str:
+        return self.transport.encode_next(payload, lambda data: encode(data).decode())
 
     def _comment(self) -> str:
         return self.transport.encode_comment("ping")

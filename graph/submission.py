@@ -5,15 +5,15 @@ import binascii
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import strawberry
 
-import graph.messages
 from graph import ids
 from graph.connections import Connection, page_asked
 from graph.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 - the outline's word
-from graph.fields import Auth, Info, query
+from graph.fields import Info, query
+from graph.messages import Message
 from graph.mutations import mutation
 from graph.refs import MailboxRef, MessageRef, message_of, named
 from graph.rows import Made, Shape, fill, identified, link
@@ -28,9 +28,6 @@ from models.submission import SubmissionState
 from resolvers import messages, submission
 from resolvers.references import Reference, ReferenceAction
 from resolvers.submission import Envelope, OfUser, Outgoing, newest
-
-if TYPE_CHECKING:
-    from graph.messages import Message
 
 
 class ContentEncoding(StrEnum):
@@ -85,7 +82,7 @@ class RecipientDelivery:
         )
 
 
-@strawberry.type(description="A message on its way.", directives=[Auth(scope=Scope.MAIL_READ)])
+@strawberry.type(description="A message on its way.")
 class Submission(Shape):
     queue_id: str = leaf("Id in the queue.")
     state: SubmissionState = leaf("Overall.")
@@ -93,10 +90,10 @@ class Submission(Shape):
     send_time: datetime | None = leaf("Not before.")
     created_at: datetime = leaf("Handed in.")
     undo_until: datetime | None = leaf("Can be taken back until.")
-    message: Annotated["Message", strawberry.lazy("graph.messages")] | None = link(
+    message: Message | None = link(
         "message_id",
         messages.by_ids,
-        lambda row: graph.messages.Message.of(row) if row else None,
+        lambda row: Message.of(row) if row else None,
         description="Stored copy.",
     )
     recipients: list[RecipientDelivery] = link(
@@ -254,9 +251,7 @@ async def _outgoing(info: Info, given: MessageSendInput) -> Outgoing:
 @strawberry.type(description="Answer of messageSend.")
 class MessageSendPayload(MutationPayload):
     submission: Submission | None = leaf("On its way; null when only stored.", default=None)
-    message: Annotated["Message", strawberry.lazy("graph.messages")] | None = leaf(
-        "Stored copy.", default=None
-    )
+    message: Message | None = leaf("Stored copy.", default=None)
 
 
 @strawberry.input(description="Input of submissionCancel.")
@@ -310,7 +305,7 @@ class SubmissionMutation:
         sent = await submission.send(info.context, await _outgoing(info, input))
         return MessageSendPayload(
             submission=Submission.of(sent.submission) if sent.submission else None,
-            message=graph.messages.Message.of(sent.message) if sent.message else None,
+            message=Message.of(sent.message) if sent.message else None,
             warnings=[
                 Warning(code=code, message=words, path=["mailbox"]) for code, words in sent.warnings
             ],

@@ -7,13 +7,12 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-import graph.users
 from graph import ids
 from graph.connections import Connection, page_asked
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info, query
 from graph.mutations import mutation
-from graph.rows import Made, Shape, asked, fill, identified, link
+from graph.rows import Made, Shape, asked, fill, identified, link, shaped
 from graph.scalars import BigInt
 from models.pages import Cursor, ordering
 from models.roles import Scope
@@ -37,7 +36,7 @@ class Task(Shape):
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
         users.by_ids,
-        lambda row: graph.users.User.of(row) if row else None,
+        shaped("graph.users", "User"),
         description="Whose data, when one user's.",
     )
     created_at: datetime = leaf("Asked for.")

@@ -1,25 +1,21 @@
 """Conversations, as the API shows them."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
 
-import graph.mailboxes
-import graph.messages
 from graph import ids
 from graph.connections import Connection
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
+from graph.mailboxes import Mailbox
+from graph.messages import MailAddress, Message, message_page
 from graph.rows import Made, Shape, identified
 from graph.selections import MessageOrder, Wanted
 from models.roles import Scope
 from resolvers import mailboxes, messages
-
-if TYPE_CHECKING:
-    from graph.mailboxes import Mailbox
-    from graph.messages import MailAddress, Message
 
 
 @strawberry.type(description="Conversation.", directives=[Auth(scope=Scope.MAIL_READ)])
@@ -33,28 +29,22 @@ class Thread(Shape):
     made: ClassVar[dict[str, Made]] = {"id": identified("Thread")}
 
     @field("People in it, the first first.")
-    async def participants(
-        self, info: Info
-    ) -> list[Annotated["MailAddress", strawberry.lazy("graph.messages")]]:
+    async def participants(self, info: Info) -> list[MailAddress]:
         pairs: Any = await info.context.load(messages.people_of, self.row.id)
-        return [graph.messages.MailAddress.of(pair) for pair in pairs]
+        return [MailAddress.of(pair) for pair in pairs]
 
     @field("Folders it has messages in.")
-    async def mailboxes(
-        self, info: Info
-    ) -> list[Annotated["Mailbox", strawberry.lazy("graph.mailboxes")]]:
+    async def mailboxes(self, info: Info) -> list[Mailbox]:
         keys = await info.context.load(messages.places_of, self.row.id)
         rows = await info.context.load_all(mailboxes.by_ids, keys)
-        return [graph.mailboxes.Mailbox.of(row) for row in rows if row]
+        return [Mailbox.of(row) for row in rows if row]
 
     @field("Oldest first.")
     async def messages(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
-    ) -> Connection[Annotated["Message", strawberry.lazy("graph.messages")]]:
+    ) -> Connection[Message]:
         wanted = Wanted(None, MessageOrder.RECEIVED_ASC, (first, after, None, None))
-        return await graph.messages.message_page(
-            info, wanted, user_id=self.row.user_id, thread_id=self.row.id
-        )
+        return await message_page(info, wanted, user_id=self.row.user_id, thread_id=self.row.id)
 
 
 @strawberry.type

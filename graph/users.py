@@ -7,6 +7,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph import submission
 from graph.addresses import Address
 from graph.connections import Connection, page_asked
 from graph.domains import Domain
@@ -19,10 +20,12 @@ from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Made, Shape, asked, fill, identified, link
 from graph.scalars import BigInt, ByteSize, Cursor, free_data
 from graph.selections import MessageFilter, MessageOrder, Wanted
+from graph.submission import Submission
 from models.mailboxes import SpecialUse
 from models.pages import Cursor as Place
 from models.pages import ordering
 from models.roles import Role, Scope
+from models.submission import SubmissionState
 from resolvers import addresses, changes, domains, mailboxes, users
 from resolvers.addresses import OfUser
 from resolvers.users import NewUser, UserWhere
@@ -144,6 +147,20 @@ class User(Shape):
     ) -> Connection[Message]:
         listing = Wanted(filter, order_by, (first, after, last, before))
         return await message_page(info, listing, user_id=self.row.id)
+
+    @field("Sent and scheduled mail with delivery state.", scope=Scope.MAIL_READ)
+    async def submissions(
+        self,
+        info: Info,
+        states: list[SubmissionState] | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Submission]:
+        asked_for = submission.of_user(self.row.id, states or (), first, after, last, before)
+        names = asked(info, "edges", "node") | asked(info, "nodes")
+        return await submission.page(info, asked_for, names)
 
 
 @strawberry.input(description="For listings; fields are combined with AND.")

@@ -8,7 +8,9 @@ where that is an alias, then in the domain it stands for:
 3. `*`, everything in the domain
 
 and last `local@*`, which holds in all domains that are ours. Labels (`+…`) and dots of the
-local part are removed before, an unknown domain ends it. Login takes the first row only.
+local part are removed before, an unknown domain ends it. An address that has ended is none;
+one that is switched off decides all the same, and refuses: what it kept out would else come
+in by a pattern. Login takes the first row only.
 """
 
 import re
@@ -32,7 +34,8 @@ STATIC = 32  # letters beside the "*" of a pattern, at most
 LONGEST = 320  # letters of an address (RFC 3696, erratum 1690)
 
 _USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
-_LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f]{1,64}")
+_LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f\ud800-\udfff]{1,64}")
+_ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
 _LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
 
 
@@ -51,8 +54,17 @@ def normal(address: str) -> Normal:
 
 def normal_domain(name: str) -> str:
     """The domain in lower case, each of its labels in Unicode (IDNA 2008)."""
-    name = unicodedata.normalize("NFC", name.strip().lower().rstrip("."))
+    name = unicodedata.normalize("NFC", name.strip().lower())
+    name = (name if name.isascii() else _mapped(name)).rstrip(".")
     return ".".join(_decoded(label) for label in name.split("."))
+
+
+def _mapped(name: str) -> str:
+    """The name as the wire will know it: without this, "ﬁ" and "fi" were two domains of one."""
+    try:
+        return idna.uts46_remap(name, std3_rules=False)
+    except idna.IDNAError:
+        return name
 
 
 def _decoded(label: str) -> str:
@@ -101,7 +113,8 @@ def checked_domain(name: str, *, path: str = "domain") -> str:
     """The domain in normal form; Invalid where it cannot be one."""
     domain = normal_domain(name)
     labels = domain.split(".")
-    if len(domain) > 255 or not all(_LABEL.fullmatch(label) for label in labels):  # noqa: PLR2004
+    fits = all(_LABEL.fullmatch(label) and label[:4] != "xn--" for label in labels)
+    if len(domain) > 255 or not fits:  # noqa: PLR2004
         raise Invalid("not a domain name", constraint="domain", path=[path])
     try:
         if len(ascii_domain(domain)) > 253:  # noqa: PLR2004 - RFC 1035, section 2.3.4
@@ -134,6 +147,8 @@ async def resolve(world: World, address: str, *, wildcards: bool = True) -> Pick
     Two statements, however many patterns stand in the table. Without `wildcards` only the
     address itself counts: that is what signs in.
     """
+    if _ODD.search(address):
+        raise NotFound(address, path=["address"])
     local, name = normal(address)
     alias = select(col(DomainAlias.domain_id)).where(
         col(DomainAlias.alias) == name, col(DomainAlias.active)
@@ -149,19 +164,22 @@ async def resolve(world: World, address: str, *, wildcards: bool = True) -> Pick
     best = patterns(local) if wildcards else [local]
     there = or_(col(Address.domain_id).in_(places), col(Address.domain_id).is_(None))
     alive = or_(col(Address.expires_at).is_(None), col(Address.expires_at) > world.now())
-    asked = select(*picked(Address)).where(
-        col(Address.local).in_(best), there, alive, col(Address.active)
-    )
+    asked = select(*picked(Address)).where(col(Address.local).in_(best), there, alive)
     found = await world.database.read(asked)
 
     def rank(row: Picked) -> tuple[bool, int, int]:
         anywhere = row.domain_id is None
         return anywhere, best.index(row.local), 0 if anywhere else places.index(row.domain_id)
 
-    fit = [row for row in found if row.domain_id or (wildcards and row.local == local)]
-    if not fit:
+    def fits(row: Picked) -> bool:
+        if row.domain_id is None:
+            return wildcards and bool(row.local == local)
+        return wildcards or "*" not in row.local
+
+    winner = min(filter(fits, found), key=rank, default=None)
+    if winner is None or not winner.active:
         raise NotFound(address, path=["address"])
-    return min(fit, key=rank)
+    return winner
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,15 +241,17 @@ async def login_of(world: World, name: str) -> int | None:
                 return int(row.user_id)
         local, _, domain = name.partition("@")
         name = f"{local.partition('+')[0]}@{domain}"
+    if _ODD.search(name):
+        return None
     asked = select(col(User.id)).where(col(User.username_key) == username_key(name))
     found = next(iter(await world.database.read(asked)), None)
     return None if found is None else int(found.id)
 
 
 async def owner_of(world: World, address: str) -> int | None:
-    """The user who may send as `address`; None where it is nobody's."""
+    """The user who may send as `address`; None where it is nobody's, or not to be sent as."""
     try:
         row = await resolve(world, address)
     except NotFound:
         return None
-    return None if row.kind is not AddressKind.MAILBOX else row.user_id
+    return row.user_id if row.kind is AddressKind.MAILBOX and row.send_as else None

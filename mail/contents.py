@@ -294,14 +294,17 @@ class Lines:
         return min(self.quad_before(max(offset - 1, 0)) + 4, self.characters)
 
     def text(self, content: bytes, at: int) -> bytes:
-        """The text of `content`, whose first character is `at`, with the line end behind it."""
+        """The text of `content`, whose first character is `at`.
+
+        A line end stands behind each full line, also behind the last of all: for callers to cut.
+        """
         characters = binascii.b2a_base64(content, newline=False)
         out: list[bytes] = []
         start, end = at, at + len(characters)
         while start < end:
             stop = min(end, (start // self.width + 1) * self.width)
             out.append(characters[start - at : stop - at])
-            if stop % self.width == 0 and stop < self.characters:
+            if stop % self.width == 0:
                 out.append(self.eol)
             start = stop
         return b"".join(out)

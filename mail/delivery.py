@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class Letter:
     root: Piece  # what is left when large attachments are cut out
     pieces: Sequence[Piece]
     structure: bytes  # the MIME tree as it is stored
+    keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,11 @@ def _cuts(facts: Facts) -> list[Cut]:
 
 
 async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:
-    """Make the bytes of a message safe, before the unit that refers to them."""
-    kept = await keep(world, tenant_id, letter.root, letter.pieces, again=again)
+    """Make the bytes of a message safe, once for all its recipients in a tenant."""
+    if again or tenant_id not in letter.keeping:
+        work = keep(world, tenant_id, letter.root, letter.pieces, again=again)
+        letter.keeping[tenant_id] = asyncio.ensure_future(work)
+    kept = await asyncio.shield(letter.keeping[tenant_id])
     world.fault("commit")
     return kept
 

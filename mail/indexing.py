@@ -4,10 +4,11 @@ import asyncio
 import logging
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlmodel import col
 
 from mail import contents, messages
+from mail.blobs.errors import Corrupt
 from mail.searchindex import indexed
 from models import searchindex
 from models.columns import picked
@@ -44,7 +45,8 @@ async def run(world: World) -> None:
 
 async def index(world: World) -> int:
     """Index the next messages; returns how many there were."""
-    asked = select(*picked(Message, SHOWN)).where(~col(Message.indexed))
+    # NOT as the index of those that wait has it: SQLite compares the words.
+    asked = select(*picked(Message, SHOWN)).where(text("NOT messages.indexed"))
     rows = await world.database.read(asked.order_by(col(Message.id)).limit(BATCH))
     if not rows:
         return 0
@@ -72,11 +74,15 @@ def _words(dialect: str, rows: Any, sources: Any) -> list[dict[str, Any]]:
 
 def text_of(row: Any, stored: contents.Stored) -> str:
     """What is searched of a message: subject, people, file names, text."""
+    try:
+        body = messages.body_text(stored.source, stored.structure) or ""
+    except Corrupt:  # logged where it was read; the rest of the mail is not to wait for it
+        body = ""
     people = [*row.to, *row.cc, *row.bcc, [row.from_name, row.from_address]]
     parts = [
         row.subject,
         *(word for pair in people for word in pair if word),
         *(file["filename"] or "" for file in row.attachments),
-        messages.body_text(stored.source, stored.structure) or "",
+        body,
     ]
     return "\n".join(parts)[:LONGEST]

@@ -7,8 +7,9 @@ do not divide words: a run of those is indexed, and searched, as its pairs of le
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from models.searchindex import owner
 
@@ -32,13 +33,7 @@ class Term:
 
 def words(text: str) -> Iterator[str]:
     """The words of a text, in order."""
-    folded = "".join(
-        letter
-        for letter in unicodedata.normalize("NFKD", text.casefold())
-        if not unicodedata.combining(letter)
-    )
-    folded = unicodedata.normalize("NFC", folded)
-    for run in _WORD.findall(folded):
+    for run in _WORD.findall(_folded(text)):
         at = 0
         for undivided in _UNDIVIDED.finditer(run):
             if undivided.start() > at:
@@ -47,6 +42,12 @@ def words(text: str) -> Iterator[str]:
             at = undivided.end()
         if at < len(run):
             yield run[at:][:LONGEST]
+
+
+def _folded(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    kept = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return unicodedata.normalize("NFC", kept)
 
 
 def _pairs(run: str) -> Iterator[str]:
@@ -99,3 +100,42 @@ def _tsquery(term: Term) -> str:
     lexemes = [f"'{word}'" for word in term.words]
     lexemes[-1] += ":*" if term.prefix else ""
     return ("!" if term.negated else "") + f"({' <-> '.join(lexemes)})"
+
+
+def pattern(term: Term) -> str:
+    """The term as a regular expression, for Python and PostgreSQL: for texts as they are."""
+    parts = [""]
+    for word in term.words:
+        before = parts[-1]
+        undivided = _UNDIVIDED.fullmatch(word)
+        if before and undivided and before[-1] == word[0] and _UNDIVIDED.fullmatch(before):
+            parts[-1] += word[1:]
+        else:
+            parts.append(word)
+    runs = parts[1:]
+    text = r"(\W|_)+".join("".join(map(_letter, _units(run))) for run in runs)
+    start = "" if _UNDIVIDED.fullmatch(runs[0]) else r"(^|\W|_)"
+    end = "" if term.prefix or _UNDIVIDED.fullmatch(runs[-1]) else r"($|\W|_)"
+    return start + text + end
+
+
+def _units(run: str) -> list[str]:
+    return re.findall("ss|.", run)
+
+
+def _letter(unit: str) -> str:
+    if unit == "ss":
+        return f"({_letter('s') * 2}|[ßẞ])"
+    forms = "".join(sorted({unit, unit.upper()[:1], *_forms().get(unit, "")}))
+    return f"[{forms}][\u0300-\u036f]*"
+
+
+@cache
+def _forms() -> Mapping[str, str]:
+    """The letters that are folded to each letter."""
+    forms: defaultdict[str, str] = defaultdict(str)
+    for letter in map(chr, (*range(0x80, 0x2200), *range(0xFF00, 0xFFF0))):
+        folded = _folded(letter)
+        if len(folded) == 1 and folded != letter and letter.isalnum():
+            forms[folded] += letter
+    return forms

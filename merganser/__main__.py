@@ -30,7 +30,8 @@ def main() -> int:
 
 
 def _told(sentence: str, code: int) -> int:
-    typer.echo(f"merganser: {sentence}", err=True)
+    if sentence:  # else help was shown
+        typer.echo(f"merganser: {sentence}", err=True)
     return code
 
 

@@ -1,6 +1,6 @@
 """The commands `merganser user …` and `merganser token …`."""
 # ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
-# ruff: noqa: PLR0913 - a parameter for each option: typer reads them
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
 
 import sys
 from datetime import UTC, datetime, timedelta
@@ -212,14 +212,10 @@ def _print(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bo
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from merganser.tables import shown
 
-    rows = Table(*(name.replace("_", " ") for name in columns), box=None, padding=(0, 2, 0, 0))
-    for each in found:
-        rows.add_row(*(_cell(each[name]) for name in columns))
-    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
-    console.print(rows)
+    titles = [name.replace("_", " ") for name in columns]
+    shown(titles, [[_cell(each[name]) for name in columns] for each in found])
 
 
 def _cell(value: object) -> str:

@@ -42,16 +42,17 @@ def send(settings: Settings, account: Account) -> str:
     """A command that sends the account a message, from whatever shell it is typed into."""
     usual = settings.lmtp == Settings.model_fields["lmtp"].default
     there = "" if usual else f"MERGANSER_LMTP={shlex.quote(settings.lmtp)} "
-    return f"{there}{shlex.quote(_program())} send-test --to {account.address}"
+    return f"{there}{_program()} send-test --to {account.address}"
 
 
 def _program() -> str:
-    """How we are called: by the bare name where the shell finds it."""
-    beside = Path(sys.executable).with_name("merganser")
-    if shutil.which("merganser") or not beside.exists():
+    """How we are called from the folder we were started in."""
+    if sys.prefix == sys.base_prefix and shutil.which("merganser"):
         return "merganser"
-    here = Path.cwd()
-    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+    beside, here = Path(sys.executable).with_name("merganser"), Path.cwd()
+    program = beside if beside.exists() else Path(sys.executable)  # a venv need not be in PATH
+    near = program.relative_to(here) if program.is_relative_to(here) else program
+    return shlex.quote(str(near)) + ("" if program == beside else " -m merganser")
 
 
 def address(settings: Settings) -> str:

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from obstore.exceptions import BaseError
-from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mail.blobs.store import open_store
 from mail.messages import close_readers
@@ -61,7 +61,8 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
 @asynccontextmanager
 async def database(settings: Settings) -> AsyncGenerator[Database]:
     """The store's engine, closed at the end."""
-    store = Database(settings.store)
+    with reached(settings):
+        store = Database(settings.store)
     try:
         yield store
     finally:
@@ -74,15 +75,33 @@ def reached(settings: Settings) -> Generator[None]:
     try:
         yield
     except (DBAPIError, OSError) as problem:
-        cause = getattr(problem, "orig", None) or problem
-        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        where = make_url(settings.store).render_as_string(hide_password=True)
+        reason = _first(getattr(problem, "orig", None) or problem)
+        where = url_of(settings).render_as_string(hide_password=True)
         raise Trouble(f"cannot use the store {where}: {reason}") from problem
+    except ModuleNotFoundError as problem:
+        text = f"a PostgreSQL store needs {problem.name}: pip install 'merganser[postgres]'"
+        raise Trouble(text) from problem
+
+
+def url_of(settings: Settings) -> URL:
+    """The store's address. Trouble where it names no place that lasts."""
+    try:
+        url = make_url(settings.store)
+    except (ArgumentError, ValueError) as problem:
+        raise Trouble("MERGANSER_STORE is wrong: it cannot be read as a URL") from problem
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise Trouble("MERGANSER_STORE is wrong: name a file, or all is lost at the end")
+    return url
+
+
+def _first(problem: BaseException) -> str:
+    """The first line of what it says, or else its name."""
+    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
 
 
 def make_folder(settings: Settings) -> None:
     """The folder for all that is ours; also that of an SQLite store elsewhere."""
-    url = make_url(settings.store)
+    url = url_of(settings)
     folders = [settings.data]
     if url.get_backend_name() == "sqlite" and url.database:
         folders.append(Path(url.database).parent)
@@ -143,7 +162,7 @@ def blobs(settings: Settings) -> Store:
     try:
         return open_store(settings.blobs)
     except (OSError, ValueError, BaseError) as problem:
-        raise Trouble(f"MERGANSER_BLOBS cannot be used: {problem}") from problem
+        raise Trouble(f"MERGANSER_BLOBS cannot be used: {_first(problem)}") from problem
 
 
 def fault(setting: str | None) -> Callable[[str], None]:

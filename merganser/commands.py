@@ -11,6 +11,9 @@ import typer
 from merganser.trouble import MISUSED, Trouble
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from merganser.demonstration import Account
     from merganser.doctor import Finding
     from merganser.importing import Outcome, Progress
     from merganser.settings import Settings
@@ -64,7 +67,6 @@ def serve(
         uvloop.run(serving.serve(settings))  # asyncio.run would leave uvloop unused
         return
     from merganser import banner
-    from merganser.demonstration import Account
 
     made: list[Account] = []
 
@@ -79,12 +81,9 @@ def serve(
 
 
 async def _furnished(world: "World", settings: "Settings", count: int) -> "Account":
-    from rich.console import Console
-    from rich.progress import Progress
-
     from merganser.demonstration import furnish
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with _bar() as bar:
         task = bar.add_task("Writing letters to the demo account", total=None, visible=False)
 
         def progress(done: int, total: int) -> None:
@@ -167,11 +166,12 @@ def bring(
         typer.echo(f"Skipped {outcome.untold} more.")
 
 
-def _bar() -> "rich.progress.Progress":
+def _bar() -> "Bar":
     from rich.console import Console
     from rich.progress import Progress
 
-    return Progress(console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
 def send_test(
@@ -248,15 +248,16 @@ def _plain(finding: "Finding") -> dict[str, str]:
 
 
 def _print_findings(found: "list[Finding]") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
+
+    from merganser.tables import shown
 
     colours = {"ok": "green", "hint": "yellow", "action": "bold red"}
-    rows = Table("", "what", "found", "to do", box=None, padding=(0, 2, 0, 0))
-    for each in found:
-        colour = colours[each.verdict]
-        rows.add_row(f"[{colour}]{each.verdict}[/]", each.subject, each.found, each.todo)
-    Console().print(rows)
+    rows = [
+        (Text(each.verdict, colours[each.verdict]), each.subject, each.found, each.todo)
+        for each in found
+    ]
+    shown(("", "what", "found", "to do"), rows)
 
 
 def _print_json(value: object) -> None:
@@ -281,7 +282,7 @@ def check(
     """
     from merganser import locks
 
-    async def work(world: "World", settings: "Settings") -> dict[str, object]:
+    async def work(world: "World", _settings: "Settings") -> dict[str, object]:
         from mail.verify import verify
 
         with _bar() as bar:

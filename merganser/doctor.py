@@ -16,7 +16,7 @@ from pathlib import Path
 import dns.exception
 import dns.resolver
 from dns.asyncresolver import Resolver
-from sqlalchemy import make_url, select, text
+from sqlalchemy import select, text
 from sqlmodel import col
 
 from mail.addresses import ascii_domain
@@ -78,6 +78,10 @@ async def examine(settings: Settings) -> list[Finding]:
         _programs, _clock, _folder, _secret, _disk, _store, _blobs, _ports, _names,
     )  # fmt: skip
     found: list[Finding] = []
+    try:
+        building.url_of(settings)
+    except Trouble as trouble:
+        return action("store", trouble.message, f"set {PREFIX}STORE right")
     for check in checks:
         try:
             found += await check(settings)
@@ -140,7 +144,7 @@ async def _disk(settings: Settings) -> list[Finding]:
 
 
 def _folders(settings: Settings) -> list[Path]:
-    url = make_url(settings.store)
+    url = building.url_of(settings)
     folders = [settings.data]
     if url.get_backend_name() == "sqlite" and url.database:
         folders.append(Path(url.database).parent)
@@ -157,7 +161,7 @@ def _existing(folder: Path) -> Path:
 
 
 async def _store(settings: Settings) -> list[Finding]:
-    url = make_url(settings.store)
+    url = building.url_of(settings)
     where = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not _there(url.database or ""):
         return hint("store", f"{where} is not there yet", "`merganser init` makes it")

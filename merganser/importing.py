@@ -23,6 +23,7 @@ from merganser.sources import Found, Source, Unusable, messages, source
 from merganser.trouble import Trouble
 from models.columns import Picked, picked
 from models.errors import OverQuota, Refused
+from models.journal import ChangeKind
 from models.messages import Message
 from models.tasks import Task, TaskState
 from models.users import User
@@ -160,6 +161,8 @@ async def _begun(
         task.state, task.total = TaskState.RUNNING, origin.total
         task.started_at, task.attempts = now, task.attempts + 1
         session.add(task)
+        await session.flush()
+        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [key])
     rows = await mailboxes.all_of(ctx, user.id, (), show_hidden=True)
     outcome = Outcome(**note.get("outcome", {}))
     base = int(note.get("at", 0)) if same else 0
@@ -273,10 +276,20 @@ async def _unit(work: Import, ready: Sequence[Ready], kept: Sequence[Kept], last
             "stamp": work.origin.stamp,
             "outcome": outcome,
         }
-        this = update(Task).where(col(Task.id) == work.task_id)
-        values = {"checkpoint": note, "done": _reached(work, last)}
-        await (await session.connection()).execute(this.values(**values))
+        stop = await _note(work, session, {"checkpoint": note, "done": _reached(work, last)})
     work.outcome.stored += len(ready)
+    if stop:
+        await _finish(work, TaskState.CANCELLED)
+        raise Trouble("the import was cancelled; what it has brought in stays")
+
+
+async def _note(work: Import, session: AsyncSession, values: dict[str, Any]) -> bool:
+    """Write how far we are; returns whether somebody wants us to stop."""
+    this = update(Task).where(col(Task.id) == work.task_id).values(**values)
+    changed = await (await session.connection()).execute(this.returning(col(Task.cancelled)))
+    stop = bool(changed.scalar_one())
+    await work.ctx.record(session, work.user.id, ChangeKind.TASK_CHANGED, [work.task_id])
+    return stop
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
@@ -313,14 +326,9 @@ async def _flag(
             await moves.change(work.ctx, session, rows, moves.Changes.of({}, add=[flag]))
 
 
-async def _finish(work: Import) -> None:
-    now = work.ctx.world.now()
-    values = {
-        "state": TaskState.SUCCEEDED,
-        "finished_at": now,
-        "done": work.origin.total,
-        "result": _plain(work.outcome),
-    }
+async def _finish(work: Import, state: TaskState = TaskState.SUCCEEDED) -> None:
+    values = {"state": state, "finished_at": work.ctx.world.now(), "result": _plain(work.outcome)}
+    if state is TaskState.SUCCEEDED:
+        values["done"] = work.origin.total
     async with work.ctx.write(work.user.id) as session:
-        this = update(Task).where(col(Task.id) == work.task_id)
-        await (await session.connection()).execute(this.values(**values))
+        await _note(work, session, values)

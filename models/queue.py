@@ -47,7 +47,7 @@ class Delivery(Owned, table=True):
     last_code: MaybeNumber = None  # SMTP
     last_response: str | None = None
     mx: str | None = None
-    tls: str | None = None  # protocol version
+    tls: str | None = None  # version and cipher
     delivered_at: MaybeMoment = None
     created_at: Moment
     expires_at: Moment

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from sqlalchemy import Index
 from sqlmodel import Field
 
 from models.columns import MaybeMoment, Moment, Number, Owned, choice, ref
@@ -24,6 +25,7 @@ class Submission(Owned, table=True):
     """A message handed in for sending, with a delivery for each recipient."""
 
     __tablename__ = "submissions"
+    __table_args__ = (Index("submissions_of_user", "user_id", "created_at", "id"),)
 
     queue_id: str = Field(unique=True)
     state: SubmissionState = choice(SubmissionState, default=SubmissionState.QUEUED)

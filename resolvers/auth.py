@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, Update, and_, case, delete, or_, s
 from sqlmodel import col
 
 from mail.addresses import LONGEST, login_of, normal, username_key
-from models.auth import AccessToken, ApiKey, Throttle
+from models.auth import AccessToken, ApiKey
 from models.columns import Picked, picked
 from models.errors import AuthenticationFailed, Invalid, NotFound, RateLimited, Unauthenticated
 from models.roles import Role, Scope
@@ -436,21 +436,3 @@ def _listed(ctx: Context) -> Select[*tuple[Any, ...]]:
     )
     owned = select(*shown, current).join(User, col(User.id) == col(AccessToken.user_id))
     return owned.where(visible(ctx, AccessToken), *good)
-
-
-async def sweep(world: World, most: int = 1000) -> int:
-    """Remove what has run out, at most so many tokens and throttles each; returns how many."""
-    now = world.now()
-    old = [
-        (AccessToken, col(AccessToken.id), col(AccessToken.expires_at)),
-        (Throttle, col(Throttle.key), col(Throttle.until)),
-    ]
-
-    def unit(turn: Turn) -> int:
-        gone = 0
-        for table, key, end in old:
-            over = select(key).where(end <= now).limit(most)
-            gone += turn.connection.execute(delete(table).where(key.in_(over))).rowcount
-        return gone
-
-    return await world.apply(unit)

@@ -14,6 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
+from models.journal import LONGEST as LONGEST_ROW
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
@@ -302,7 +303,9 @@ async def _remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -
     keys = [row.id for row in rows]
     inside = select(*picked(Message, STATE)).where(col(Message.mailbox_id).in_(keys))
     messages = (await connection.execute(inside.order_by(col(Message.id)))).all()
-    await archive(ctx, session, messages, {row.id: row.path for row in rows})
+    paths = {row.id: row.path for row in rows}
+    for start in range(0, len(messages), LONGEST_ROW):
+        await archive(ctx, session, messages[start : start + LONGEST_ROW], paths)
     await connection.execute(delete_rows(Mailbox).where(col(Mailbox.id).in_(keys)))
     await ctx.record(
         session,

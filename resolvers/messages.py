@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, literal, select, tuple_, union_all
+from sqlalchemy import func, select
 from sqlmodel import col
 
 from models.columns import Picked, picked
@@ -13,8 +13,10 @@ from models.errors import Forbidden
 from models.mailboxes import Mailbox
 from models.messages import Message, Thread
 from models.pages import Ask, Page
+from models.roles import Scope
 from resolvers.access import visible
 from resolvers.context import Context
+from resolvers.listing import page, together
 from resolvers.selections import MessageWhere, conditions
 
 NEWEST, OLDEST = "received-", "received+"
@@ -40,6 +42,11 @@ class Listing:
         """Whether the newest comes first."""
         return self.ask.ordering.startswith(NEWEST)
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of a folder."""
+        return self.where.everything and self.mailbox_id is not None and self.thread_id is None
+
 
 def here() -> Any:
     """SQL: messages that lie in a folder, not in the archive."""
@@ -47,43 +54,23 @@ def here() -> Any:
 
 
 async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
-    """The pages, each in reading order.
-
-    One statement: a UNION ALL of short index scans. A window function would first
-    number every row of every mailbox.
-    """
-    if len(keys) == 1:
-        (key,) = keys
-        columns = key.columns | {"received_at", "id"}
-        rows = list(await ctx.read(_page(ctx, key, columns)))
-        return [key.ask.page(rows[::-1] if key.ask.back else rows)]
+    """The pages, each in reading order."""
     columns = frozenset({"received_at", "id"}).union(*(key.columns for key in keys))
-    scans = union_all(
-        *(
-            select(_page(ctx, key, columns).add_columns(literal(nth).label("nth")).subquery())
-            for nth, key in enumerate(keys)
+    place = (col(Message.received_at), col(Message.id))
+    scans = [
+        page(
+            select(*picked(Message, columns)).where(*_where(ctx, key)),
+            key.ask,
+            place,
+            falling=key.falling,
         )
-    ).subquery()
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(select(scans)):
-        found[row.nth].append(row)
+        for key in keys
+    ]
     result = []
-    for nth, key in enumerate(keys):
-        ordered = sorted(found[nth], key=lambda row: (row.received_at, row.id), reverse=key.falling)
-        result.append(key.ask.page(ordered))
+    for key, rows in zip(keys, await together(ctx, scans), strict=True):
+        rows.sort(key=lambda row: (row.received_at, row.id), reverse=key.falling)
+        result.append(key.ask.page(rows))
     return result
-
-
-def _page(ctx: Context, key: Listing, columns: Collection[str]) -> Select[*tuple[Any, ...]]:
-    """The page and one row more, which tells whether there is another page."""
-    place = tuple_(col(Message.received_at), col(Message.id))
-    page = select(*picked(Message, columns)).where(*_where(ctx, key))
-    up = key.ask.back is key.falling
-    if at := key.ask.place:
-        page = page.where(place > (at.at, at.id) if up else place < (at.at, at.id))
-    order = (col(Message.received_at), col(Message.id))
-    page = page.order_by(*(order if up else (column.desc() for column in order)))
-    return page.limit(key.ask.count + 1)
 
 
 def _where(ctx: Context, key: Listing) -> list[Any]:
@@ -97,23 +84,36 @@ def _where(ctx: Context, key: Listing) -> list[Any]:
     return [*terms, *conditions(ctx, key.where, key.user_id)]
 
 
-async def count(ctx: Context, key: Listing) -> int:
-    """How many messages the whole list has: the counter, where nothing narrows it."""
-    if key.where.everything and key.mailbox_id is not None and key.thread_id is None:
-        box = select(col(Mailbox.total)).where(
-            col(Mailbox.id) == key.mailbox_id, visible(ctx, Mailbox)
+async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
+    """How many messages these lists have: the folder's counter, where nothing narrows one."""
+    whole = {key.mailbox_id for key in keys if key.whole}
+    found: dict[Listing, int] = {}
+    if whole:
+        boxes = select(col(Mailbox.id), col(Mailbox.total)).where(
+            col(Mailbox.id).in_(whole), visible(ctx, Mailbox)
         )
-        row = next(iter(await ctx.read(box)), None)
-        return int(row.total) if row else 0
-    asked = select(func.count()).select_from(Message).where(*_where(ctx, key))
-    (row,) = await ctx.read(asked)
-    return int(row[0])
+        totals = {row.id: row.total for row in await ctx.read(boxes)}
+        found = {key: totals.get(key.mailbox_id, 0) for key in keys if key.whole}
+    narrow = [key for key in keys if not key.whole]
+    if narrow:
+        many = func.count().label("many")
+        scans = [select(many).select_from(Message).where(*_where(ctx, key)) for key in narrow]
+        rows = await together(ctx, scans)
+        found |= {key: row.many for key, (row,) in zip(narrow, rows, strict=True)}
+    return [found[key] for key in keys]
 
 
 def readable(ctx: Context, user_id: int) -> None:
     """Forbidden where this user's mail is not the viewer's to read."""
     if user_id != ctx.viewer.user_id:
         raise Forbidden("other people's mail is read by their own credential", requires="owner")
+
+
+def changeable(ctx: Context) -> None:
+    """Forbidden where the credential may not change messages."""
+    ctx.viewer.require_scope(Scope.MAIL)
+    if ctx.viewer.read_only:
+        raise Forbidden("this credential is for reading only", requires="a credential that writes")
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:

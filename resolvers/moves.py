@@ -5,7 +5,7 @@ streams are held. A chunk costs a number of statements that does not depend on i
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,12 +21,23 @@ from models.domains import Domain
 from models.errors import Invalid, NotFound, OverQuota
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox
-from models.messages import Message
+from models.messages import Message, Thread
 from models.users import User
 from resolvers.context import Context
 
 STATE = frozenset(
-    {"id", "user_id", "mailbox_id", "uid", "modseq", "size", "keywords", "expires", "archived_at"}
+    {
+        "id",
+        "user_id",
+        "mailbox_id",
+        "thread_id",
+        "uid",
+        "modseq",
+        "size",
+        "keywords",
+        "expires",
+        "archived_at",
+    }
     | set(SYSTEM_FLAGS)
 )
 KEYWORDS = 64  # of one message
@@ -341,7 +352,15 @@ async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) ->
         for start in range(0, len(theirs), 1000):
             ids = [row.id for row in theirs[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
+        await _end_threads(session, {row.thread_id for row in theirs})
         await _use(session, user_id, theirs, -1)
+
+
+async def _end_threads(session: AsyncSession, keys: Collection[int]) -> None:
+    """Delete those of these conversations that have no message left."""
+    left = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id))
+    ended = delete_rows(Thread).where(col(Thread.id).in_(keys), ~left.exists())
+    await (await session.connection()).execute(ended)
 
 
 async def _taken_out(

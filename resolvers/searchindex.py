@@ -1,15 +1,20 @@
 """Finding messages by their words."""
 
-from sqlalchemy import ColumnElement, and_, column, func, or_, select, union_all
+from typing import Any
+
+from sqlalchemy import ColumnElement, String, and_, cast, column, func, select, text, union_all
 from sqlmodel import col
 
-from mail.searchindex import Term, terms, written
+from mail.searchindex import Term, pattern, terms, written
 from models import searchindex
+from models.columns import picked
 from models.errors import Invalid
 from models.messages import Message
 from resolvers.context import Context
 
 LONGEST = 1024  # characters of a search
+WAITING = 5000  # messages at most that are looked through before they are in the index
+SHOWN = ("subject", "from_name", "from_address", "preview")
 
 
 def matching(ctx: Context, user_id: int, query: str) -> ColumnElement[bool]:
@@ -27,17 +32,22 @@ def matching(ctx: Context, user_id: int, query: str) -> ColumnElement[bool]:
         )
     dialect = ctx.world.database.dialect
     index = searchindex.found(dialect).bindparams(query=written(dialect, user_id, asked))
-    fresh = select(col(Message.id)).where(
-        ~col(Message.indexed),
-        col(Message.user_id) == user_id,
-        *(_shows(term) for term in asked),
-    )
     known = index.columns(column("rowid")).subquery()
-    return col(Message.id).in_(union_all(select(known.c.rowid), fresh))
+    return col(Message.id).in_(union_all(select(known.c.rowid), _fresh(user_id, asked)))
 
 
-def _shows(term: Term) -> ColumnElement[bool]:
-    shown = (col(Message.subject), col(Message.from_name), col(Message.from_address))
-    texts = [func.lower(func.coalesce(part, "")) for part in (*shown, col(Message.preview))]
-    words = [or_(*(text.contains(word, autoescape=True) for text in texts)) for word in term.words]
-    return ~and_(*words) if term.negated else and_(*words)
+def _fresh(user_id: int, asked: list[Term]) -> Any:
+    # NOT as the index of those that wait has it: SQLite compares the words.
+    waiting = (
+        select(*picked(Message, {"id", "user_id", "to", "cc", *SHOWN}))
+        .where(text("NOT messages.indexed"))
+        .order_by(col(Message.id).desc())
+        .limit(WAITING)
+        .subquery()
+    )
+    shown = cast(waiting.c["to"], String) + cast(waiting.c.cc, String)
+    for name in SHOWN:
+        shown = shown + "\n" + func.coalesce(waiting.c[name], "")
+    found = [shown.regexp_match(pattern(term)) for term in asked]
+    terms_ = [~one if term.negated else one for one, term in zip(found, asked, strict=True)]
+    return select(waiting.c.id).where(waiting.c.user_id == user_id, and_(*terms_))

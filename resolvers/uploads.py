@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, select
+from sqlalchemy import Select, func, insert, select
 from sqlmodel import col
 
 from mail.blobs.codec import verify
@@ -139,19 +139,3 @@ async def read_upload(ctx: Context, upload_id: int) -> bytes:
         return await asyncio.to_thread(verify, row.digest, content)
     except KeyError as problem:
         raise Corrupt(f"The object {row.blob_name} of an upload is lost") from problem
-
-
-async def expire(world: World) -> int:
-    """Forget uploads that are over; returns how many. The collector's sweep removes the bytes.
-
-    It looks who else uses them by then: an upload may have become part of something.
-    """
-    gone = 0
-    over = select(col(Upload.id)).where(col(Upload.expires_at) <= world.now()).limit(ROUND)
-
-    def unit(turn: Turn) -> int:
-        return turn.connection.execute(delete(Upload).where(col(Upload.id).in_(over))).rowcount
-
-    while removed := await world.apply(unit):
-        gone += removed
-    return gone

@@ -277,6 +277,7 @@ async def _take_place(ctx: Context, session: AsyncSession, user: User, domain: D
             path=["quota"],
         )
     domain.user_count += 1
+    domain.address_count += 1
     domain.quota_allocated = allocated
     domain.updated_at = ctx.world.now()
     session.add(domain)

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -196,9 +196,10 @@ class Subscription:
     @strawberry.subscription
     async def items(self, info: Info) -> AsyncGenerator[Item, None]:
         """Its clock goes on by an hour between two events."""
+        clock: Any = info.context.world.now
         for _ in range(3):
             yield Item()
-            info.context.world.now.tick(hours=1)  # type: ignore[attr-defined]
+            clock.tick(hours=1)
 
     @strawberry.subscription
     async def forever(self) -> AsyncGenerator[int, None]:
@@ -266,7 +267,7 @@ async def page(_request: Request) -> Response:
 
 
 @asynccontextmanager
-async def a_world(folder: Path) -> AsyncIterator[World]:
+async def a_world(folder: Path) -> AsyncGenerator[World]:
     """A world whose store nobody opens."""
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
     yield World(database, LocalStore(folder), b"secret", now=Clock())
@@ -294,7 +295,7 @@ class Server:
         return connect(f"ws{self.url[4:]}", subprotocols=protocols, **more)
 
     @asynccontextmanager
-    async def deaf(self, query: str) -> AsyncIterator[None]:
+    async def deaf(self, query: str) -> AsyncGenerator[None]:
         """A socket whose peer asks, and reads nothing."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1000)
         head = {
@@ -343,12 +344,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(world: World, settings: Settings, **limits: Any) -> AsyncIterator[Server]:
+async def serving(world: World, settings: Settings, **limits: Any) -> AsyncGenerator[Server]:
     endpoint = Endpoint(make_schema(**limits), world, sign_in, settings)
     config = uvicorn.Config(
         app_of(endpoint),
         ws="websockets-sansio",
         ws_max_size=1 << 21,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         timeout_graceful_shutdown=1,
@@ -365,7 +367,7 @@ async def serving(world: World, settings: Settings, **limits: Any) -> AsyncItera
 
 
 @asynccontextmanager
-async def client_of(endpoint: Endpoint) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(endpoint: Endpoint) -> AsyncGenerator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=app_of(endpoint))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

@@ -11,6 +11,7 @@ import pytest
 
 from graph.endpoint import Endpoint, Settings
 from models.world import World
+from resolvers.context import Context, Viewer
 from tests.small import Server, a_world, client_of, make_schema, page, serving, sign_in
 
 RESPONSE = "application/graphql-response+json"
@@ -416,6 +417,16 @@ async def test_apollo_hears_that_no_document_is_persisted(http: httpx.AsyncClien
 async def test_half_a_surrogate_pair_is_no_bug(http: httpx.AsyncClient) -> None:
     answer = await ask(http, "{ odd }")
     assert json.loads(answer.content)["data"] == {"odd": "half a pair: \ud83d"}
+
+
+async def test_each_operation_loads_afresh(world: World) -> None:
+    schema, context = make_schema(), Context(world, Viewer())
+    clock: Any = world.now
+    seen = []
+    for _ in range(2):
+        seen.append((await schema.execute("{ item { seen } }", None, context)).data)
+        clock.tick(hours=1)
+    assert seen == [{"item": {"seen": "00:00"}}, {"item": {"seen": "01:00"}}]
 
 
 async def test_introspection_can_be_closed_to_strangers(world: World) -> None:

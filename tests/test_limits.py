@@ -62,9 +62,9 @@ def test_a_bomb_of_fragments_is_refused_at_once(inside: str, name: str) -> None:
         bomb = (
             "query ($n: Int) { items(first: $n) { nodes { ...f0 } } } " + bomb.partition("} }")[2]
         )
-    start = time.perf_counter()
+    start = time.process_time()
     assert codes(bomb) == {"QUERY_TOO_COMPLEX"}
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_a_bomb_of_fragments_is_refused_at_once(inside: str, name: str) -> None:
     ],
 )
 def test_no_document_takes_long_to_be_refused(query: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert codes(query)
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.3
 
 
 def test_depth() -> None:
@@ -132,7 +132,8 @@ def test_the_usual_introspection_is_let_through() -> None:
 
 def test_measures_stop_at_a_ceiling() -> None:
     document = parse(chain(70, "...f{next} ...f{next}"))
-    assert Ruler(document).measure(document.definitions[0].selection_set).fields == CEILING  # type: ignore[attr-defined]
+    operation: Any = document.definitions[0]
+    assert Ruler(document).measure(operation.selection_set).fields == CEILING
 
 
 @pytest.mark.parametrize(
@@ -188,9 +189,17 @@ def test_a_price_with_variables_is_worked_out_fast() -> None:
     """
     known = SCHEMA.documents.find(query, None)
     assert not known.faults
-    start = time.perf_counter()
+    start = time.process_time()
     assert known.cost({"n": 10}) == 1 + 10 * (1 + 2**8 * (1 + 10))
-    assert time.perf_counter() - start < 0.001
+    assert time.process_time() - start < 0.001
+
+
+def test_a_long_chain_of_fragments_is_priced() -> None:
+    link = "others(first: $n) { totalCount } ... on Item { ...f{next} }"
+    query = chain(39, link).replace("{ item", "query ($n: Int!) { item", 1)
+    known = SCHEMA.documents.find(query, None)
+    assert not known.faults
+    assert known.cost({"n": 10}) == 1 + 39
 
 
 async def run(world: World, viewer: Viewer, query: str, **variables: Any) -> Any:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +15,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlmodel import col, select
-from starlette.applications import Starlette
 from starlette.requests import Request
 
-from graph import ids, parts, rest, serving
+from graph import ids, parts, serving
+from graph.app import create_app
 from graph.bodies import Rejected
 from models.blobs import Blob
 from models.columns import picked
@@ -29,52 +28,19 @@ from models.options import Options
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import auth, links
-from resolvers.context import Viewer
+from resolvers import links
 from tests import rich
-from tests.conftest import Client, Clock, make_key, make_user, receive
+from tests.conftest import Client, Clock, make_key, receive
 from tests.rich import EDGES, FILES, RICH
 from tests.serving import served
 
 KEPT = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def app_of(world: World, spool: Path) -> Starlette:
-    """The routes alone."""
-
-    async def sign_in(headers: Mapping[str, str]) -> Viewer:
-        return await auth.sign_in(world, headers, ip=None)
-
-    return Starlette(routes=rest.routes(world, sign_in, spool))
-
-
 @pytest.fixture
-async def web(world: World, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=app_of(world, tmp_path / "spool"))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
-
-
-async def client_of(world: World, web: httpx.AsyncClient, name: str) -> Client:
-    user = await make_user(world, name)
-    secret = await make_key(world, name, user_id=user.id, role=Role.USER, scopes=[Scope.MASTER])
-    return Client(web, world, user, secret)
-
-
-@pytest.fixture
-async def carol(world: World, web: httpx.AsyncClient) -> Client:
-    return await client_of(world, web, "carol")
-
-
-@pytest.fixture
-async def dave(world: World, web: httpx.AsyncClient) -> Client:
-    return await client_of(world, web, "dave")
-
-
-@pytest.fixture
-async def message(carol: Client) -> int:
-    """The rich message, in Carol's mailbox."""
-    return (await receive(carol, RICH)).message_id
+async def message(ada: Client) -> int:
+    """The rich message, in Ada's mailbox."""
+    return (await receive(ada, RICH)).message_id
 
 
 async def get(client: Client, path: str, **headers: str) -> httpx.Response:
@@ -92,8 +58,8 @@ def signed(client: Client, path: str) -> str:
     return links.sign(client.world, path, client.user.id, now=client.world.now())
 
 
-async def test_a_message_comes_byte_for_byte_as_a_file(carol: Client, message: int) -> None:
-    answer = await get(carol, parts.source_path(message))
+async def test_a_message_comes_byte_for_byte_as_a_file(ada: Client, message: int) -> None:
+    answer = await get(ada, parts.source_path(message))
     assert answer.status_code == 200
     assert answer.content == RICH
     assert answer.headers["content-type"] == "message/rfc822"
@@ -107,14 +73,14 @@ async def test_a_message_comes_byte_for_byte_as_a_file(carol: Client, message: i
 
 
 @pytest.mark.parametrize("nth", range(len(FILES)))
-async def test_an_attachment_comes_decoded(carol: Client, message: int, nth: int) -> None:
-    answer = await get(carol, parts.attachment_path(message, nth))
+async def test_an_attachment_comes_decoded(ada: Client, message: int, nth: int) -> None:
+    answer = await get(ada, parts.attachment_path(message, nth))
     assert answer.status_code == 200
     assert answer.content == FILES[nth].content
     assert answer.headers["content-length"] == str(len(FILES[nth].content))
 
 
-async def test_only_harmless_kinds_are_shown_in_the_page(carol: Client) -> None:
+async def test_only_harmless_kinds_are_shown_in_the_page(ada: Client) -> None:
     kinds = {
         "image/png": "inline",
         "image/webp": "inline",
@@ -127,17 +93,17 @@ async def test_only_harmless_kinds_are_shown_in_the_page(carol: Client) -> None:
         rich.File(f"Content-Type: {kind}\r\nContent-Disposition: attachment", b"x", b"x")
         for kind in kinds
     ]
-    key = (await receive(carol, rich.raw(files))).message_id
+    key = (await receive(ada, rich.raw(files))).message_id
     for nth, (kind, way) in enumerate(kinds.items()):
-        answer = await get(carol, parts.attachment_path(key, nth))
+        answer = await get(ada, parts.attachment_path(key, nth))
         assert answer.headers["content-type"].partition(";")[0] == kind
         assert answer.headers["content-disposition"].partition(";")[0] == way
 
 
 async def test_a_name_is_sent_in_both_forms_and_can_break_out_of_neither(
-    carol: Client, message: int
+    ada: Client, message: int
 ) -> None:
-    answer = await get(carol, parts.attachment_path(message, 1))
+    answer = await get(ada, parts.attachment_path(message, 1))
     expected = "attachment; filename=\"_bersicht.log\"; filename*=UTF-8''%C3%9Cbersicht.log"
     assert answer.headers["content-disposition"] == expected
     evil = serving.disposition("attachment", 'a"; x=\\..\\../e\u202egpj.\r\nSet-Cookie: exe')
@@ -166,10 +132,10 @@ OFFSETS = st.one_of(
 @example(0, None)
 @example(EDGES[0] - 1, EDGES[-1] + 1)
 async def test_any_range_is_exactly_those_bytes(
-    carol: Client, message: int, first: int, last: int | None
+    ada: Client, message: int, first: int, last: int | None
 ) -> None:
     asked = f"bytes={first}-{'' if last is None else last}"
-    answer = await get(carol, parts.source_path(message), range=asked)
+    answer = await get(ada, parts.source_path(message), range=asked)
     if last is not None and last < first:
         assert (answer.status_code, answer.content) == (200, RICH), "no range at all"
     elif first >= len(RICH):
@@ -213,10 +179,10 @@ def test_a_range_of_nothing_is_refused(header: str) -> None:
     assert refused.value.headers == {"Content-Range": "bytes */10"}
 
 
-async def test_head_tells_all_but_the_bytes(carol: Client, message: int) -> None:
+async def test_head_tells_all_but_the_bytes(ada: Client, message: int) -> None:
     for path in (parts.source_path(message), parts.attachment_path(message, 5)):
-        full = await get(carol, path)
-        head = await carol.http.head(path, headers={**carol.headers, "Range": "bytes=0-1"})
+        full = await get(ada, path)
+        head = await ada.http.head(path, headers={**ada.headers, "Range": "bytes=0-1"})
         assert (head.status_code, head.content) == (200, b"")
         changing = {"x-request-id"}
         assert {n: v for n, v in head.headers.items() if n not in changing} == {
@@ -224,48 +190,48 @@ async def test_head_tells_all_but_the_bytes(carol: Client, message: int) -> None
         }
 
 
-async def test_what_is_known_already_is_not_sent_again(carol: Client, message: int) -> None:
+async def test_what_is_known_already_is_not_sent_again(ada: Client, message: int) -> None:
     path = parts.attachment_path(message, 0)
-    tag = (await get(carol, path)).headers["etag"]
+    tag = (await get(ada, path)).headers["etag"]
     assert re.fullmatch('"[0-9a-f]{64}"', tag)
     for known in (tag, f'"other", W/{tag}', "*"):
-        answer = await get(carol, path, if_none_match=known)
+        answer = await get(ada, path, if_none_match=known)
         assert (answer.status_code, answer.content) == (304, b"")
         assert answer.headers["etag"] == tag
-    assert (await get(carol, path, if_none_match='"other"')).status_code == 200
-    assert (await get(carol, path, if_match=tag)).status_code == 200
-    assert (await get(carol, path, if_match=f"W/{tag}")).status_code == 412
+    assert (await get(ada, path, if_none_match='"other"')).status_code == 200
+    assert (await get(ada, path, if_match=tag)).status_code == 200
+    assert (await get(ada, path, if_match=f"W/{tag}")).status_code == 412
 
 
-async def test_a_download_goes_on_only_with_the_same_bytes(carol: Client, message: int) -> None:
+async def test_a_download_goes_on_only_with_the_same_bytes(ada: Client, message: int) -> None:
     path = parts.source_path(message)
-    tag = (await get(carol, path)).headers["etag"]
+    tag = (await get(ada, path)).headers["etag"]
     for known, status in ((tag, 206), ('"other"', 200), (f"W/{tag}", 200)):
-        answer = await get(carol, path, range="bytes=5-9", if_range=known)
+        answer = await get(ada, path, range="bytes=5-9", if_range=known)
         assert answer.status_code == status
 
 
-async def test_tags_differ_where_bytes_do(carol: Client, message: int) -> None:
+async def test_tags_differ_where_bytes_do(ada: Client, message: int) -> None:
     paths = [
         parts.source_path(message),
         *(parts.attachment_path(message, nth) for nth in range(len(FILES))),
         *(parts.part_path(message, section) for section in ("TEXT", "1.1", "1.2")),
     ]
-    tags = [(await get(carol, path)).headers["etag"] for path in paths]
+    tags = [(await get(ada, path)).headers["etag"] for path in paths]
     assert len(set(tags)) == len(tags)
 
 
-async def test_parts_are_served_by_their_section(carol: Client, message: int) -> None:
-    html = await get(carol, parts.part_path(message, "1.2"))
+async def test_parts_are_served_by_their_section(ada: Client, message: int) -> None:
+    html = await get(ada, parts.part_path(message, "1.2"))
     assert html.text == rich.HTML.decode()
     assert html.headers["content-type"] == "text/html; charset=utf-8"
     assert html.headers["content-disposition"] == 'attachment; filename="part-1.2.html"'
-    inner = await get(carol, parts.part_path(message, "5.2"))
+    inner = await get(ada, parts.part_path(message, "5.2"))
     assert inner.content == rich.INNER
-    whole = await get(carol, parts.part_path(message, "TEXT"))
+    whole = await get(ada, parts.part_path(message, "TEXT"))
     assert RICH.endswith(whole.content)
     assert whole.headers["content-type"] == "application/octet-stream", "no live multipart"
-    assert (await get(carol, parts.part_path(message, "77"))).status_code == 404
+    assert (await get(ada, parts.part_path(message, "77"))).status_code == 404
 
 
 def paths(key: int) -> list[str]:
@@ -273,136 +239,136 @@ def paths(key: int) -> list[str]:
 
 
 async def test_anothers_message_looks_like_one_that_never_was(
-    carol: Client, dave: Client, message: int
+    ada: Client, bob: Client, message: int
 ) -> None:
     for mine, never in zip(paths(message), paths(message + 1), strict=True):
-        theirs, unknown = await get(dave, mine), await get(dave, never)
+        theirs, unknown = await get(bob, mine), await get(bob, never)
         assert theirs.status_code == unknown.status_code == 404
         assert code(theirs) == "NOT_FOUND"
         assert theirs.content == unknown.content
-        assert (await get(carol, mine)).status_code == 200
+        assert (await get(ada, mine)).status_code == 200
 
 
 async def test_an_attachment_of_anothers_message_is_not_reached_through_ones_own(
-    carol: Client, dave: Client, message: int
+    ada: Client, bob: Client, message: int
 ) -> None:
-    own = ids.encode("Message", (await receive(dave, RICH)).message_id)
+    own = ids.encode("Message", (await receive(bob, RICH)).message_id)
     there = parts.attachment_id(message, 0)
-    answer = await get(dave, f"/rest/messages/{own}/attachments/{there}")
+    answer = await get(bob, f"/rest/messages/{own}/attachments/{there}")
     assert answer.status_code == 404
     mine = ids.encode("Message", message)
-    assert (await get(dave, f"/rest/messages/{mine}/attachments/{there}")).status_code == 404
+    assert (await get(bob, f"/rest/messages/{mine}/attachments/{there}")).status_code == 404
     beyond = parts.attachment_path(message, len(FILES))
-    assert (await get(carol, beyond)).status_code == 404
+    assert (await get(ada, beyond)).status_code == 404
 
 
 @pytest.mark.parametrize("made_up", ["msg_", "x", "usr_AAAAAAAAAAE", "msg_%00", "%ff", "msg_é"])
-async def test_what_is_no_id_names_nothing(carol: Client, made_up: str) -> None:
+async def test_what_is_no_id_names_nothing(ada: Client, made_up: str) -> None:
     for path in (
         f"/rest/messages/{made_up}/message.eml",
         f"/rest/messages/{ids.encode('Message', 5)}/attachments/{made_up}",
     ):
-        answer = await get(carol, path)
+        answer = await get(ada, path)
         assert (answer.status_code, code(answer)) == (404, "NOT_FOUND")
 
 
 async def test_nobody_and_a_wrong_credential_are_told_to_sign_in(
-    web: httpx.AsyncClient, message: int
+    http: httpx.AsyncClient, message: int
 ) -> None:
     for headers in ({}, {"Authorization": "Bearer nonsense"}):
         for path in paths(message):
-            answer = await web.get(path, headers=headers)
+            answer = await http.get(path, headers=headers)
             assert (answer.status_code, code(answer)) == (401, "UNAUTHENTICATED")
             assert answer.headers["www-authenticate"] == "Bearer"
             assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-request-id"]
 
 
-async def test_a_credential_for_sending_does_not_read(carol: Client, message: int) -> None:
+async def test_a_credential_for_sending_does_not_read(ada: Client, message: int) -> None:
     secret = await make_key(
-        carol.world, "send", user_id=carol.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
+        ada.world, "send", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
     )
-    sender = Client(carol.http, carol.world, carol.user, secret)
+    sender = Client(ada.http, ada.world, ada.user, secret)
     for path in paths(message):
         answer = await get(sender, path)
         assert (answer.status_code, code(answer)) == (403, "FORBIDDEN")
 
 
-async def test_the_key_of_the_platform_has_no_mail(carol: Client, message: int) -> None:
-    secret = await make_key(carol.world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
-    root = Client(carol.http, carol.world, carol.user, secret)
+async def test_the_key_of_the_platform_has_no_mail(ada: Client, message: int) -> None:
+    secret = await make_key(ada.world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
+    root = Client(ada.http, ada.world, ada.user, secret)
     assert (await get(root, parts.source_path(message))).status_code == 404
 
 
 async def test_a_signed_address_needs_no_credential_for_a_quarter_of_an_hour(
-    carol: Client, message: int, clock: Clock
+    ada: Client, message: int, clock: Clock
 ) -> None:
     clock.tick(seconds=1.5)
     for path in paths(message):
-        address = signed(carol, path)
-        assert (await carol.http.get(address)).status_code == 200
-        assert (await carol.http.head(address)).status_code == 200
+        address = signed(ada, path)
+        assert (await ada.http.get(address)).status_code == 200
+        assert (await ada.http.head(address)).status_code == 200
     clock.tick(minutes=15)
-    answer = await carol.http.get(address)
+    answer = await ada.http.get(address)
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "private, max-age=300"
     clock.tick(minutes=5)
-    ended = await carol.http.get(address)
+    ended = await ada.http.get(address)
     assert (ended.status_code, code(ended)) == (401, "UNAUTHENTICATED")
 
 
-async def test_an_address_stays_the_same_for_a_while(carol: Client, clock: Clock) -> None:
+async def test_an_address_stays_the_same_for_a_while(ada: Client, clock: Clock) -> None:
     clock.tick(seconds=1)
-    first = signed(carol, "/rest/x")
+    first = signed(ada, "/rest/x")
     clock.tick(minutes=4)
-    assert signed(carol, "/rest/x") == first
+    assert signed(ada, "/rest/x") == first
     clock.tick(minutes=1)
-    assert signed(carol, "/rest/x") != first
+    assert signed(ada, "/rest/x") != first
 
 
 async def test_a_signature_opens_no_other_path_and_no_other_mailbox(
-    carol: Client, dave: Client, message: int
+    ada: Client, bob: Client, message: int
 ) -> None:
     source, attachment, _ = paths(message)
-    query = signed(carol, source).partition("?")[2]
-    assert (await carol.http.get(f"{source}?{query}")).status_code == 200
-    assert (await carol.http.get(f"{attachment}?{query}")).status_code == 401
-    other = (await receive(carol, "Other")).message_id
-    assert (await carol.http.get(f"{parts.source_path(other)}?{query}")).status_code == 401
-    # Dave's own signature is sound, but the message is none of his.
-    answer = await carol.http.get(signed(dave, source))
+    query = signed(ada, source).partition("?")[2]
+    assert (await ada.http.get(f"{source}?{query}")).status_code == 200
+    assert (await ada.http.get(f"{attachment}?{query}")).status_code == 401
+    other = (await receive(ada, "Other")).message_id
+    assert (await ada.http.get(f"{parts.source_path(other)}?{query}")).status_code == 401
+    # Bob's own signature is sound, but the message is none of his.
+    answer = await ada.http.get(signed(bob, source))
     assert (answer.status_code, code(answer)) == (404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("name", ["exp", "user", "sig"])
 async def test_a_signed_address_that_was_changed_is_refused(
-    carol: Client, dave: Client, message: int, name: str
+    ada: Client, bob: Client, message: int, name: str
 ) -> None:
-    url = httpx.URL("http://test" + signed(carol, parts.source_path(message)))
+    url = httpx.URL("http://test" + signed(ada, parts.source_path(message)))
     changes = {
         "exp": [str(int(url.params["exp"]) + 300), "0" + url.params["exp"], "-1", "²", ""],
-        "user": [str(dave.user.id), "0", "9" * 30, ""],
+        "user": [str(bob.user.id), "0", "9" * 30, ""],
         "sig": [url.params["sig"][:-1], url.params["sig"][:-1] + "é", "", "A" * 43],
     }
     for value in changes[name]:
-        answer = await carol.http.get(url.copy_set_param(name, value))
+        answer = await ada.http.get(url.copy_set_param(name, value))
         assert (answer.status_code, code(answer)) == (401, "UNAUTHENTICATED")
-    without = await carol.http.get(url.copy_remove_param(name))
+    without = await ada.http.get(url.copy_remove_param(name))
     assert without.status_code == 401
 
 
-async def test_a_wrong_signature_is_not_mended_by_a_credential(carol: Client, message: int) -> None:
-    answer = await get(carol, f"{parts.source_path(message)}?exp=9&user=9&sig=x")
+async def test_a_wrong_signature_is_not_mended_by_a_credential(ada: Client, message: int) -> None:
+    answer = await get(ada, f"{parts.source_path(message)}?exp=9&user=9&sig=x")
     assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("column", ["disabled", "suspended"])
-async def test_addresses_end_with_the_account(carol: Client, message: int, column: str) -> None:
-    address = signed(carol, parts.source_path(message))
-    async with carol.world.write() as session:
-        closed = update(User).where(col(User.id) == carol.user.id).values({column: True})
+async def test_addresses_end_with_the_account(ada: Client, message: int, column: str) -> None:
+    address = signed(ada, parts.source_path(message))
+    async with ada.world.write() as session:
+        closed = update(User).where(col(User.id) == ada.user.id).values({column: True})
         await session.exec(closed)
-    assert (await carol.http.get(address)).status_code == 401
+    assert (await ada.http.get(address)).status_code == 401
 
 
 def test_an_address_is_absolute_where_we_are_reached() -> None:
@@ -428,12 +394,12 @@ def test_what_we_did_not_write_is_no_id_of_an_attachment(text: str) -> None:
 
 
 async def test_a_damaged_message_is_our_mistake_and_says_no_more(
-    carol: Client, message: int, caplog: pytest.LogCaptureFixture
+    ada: Client, message: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with carol.world.write() as session:
+    async with ada.world.write() as session:
         root = select(Message.blob_id).where(col(Message.id) == message).scalar_subquery()
         await session.exec(update(Blob).where(col(Blob.id) == root).values(data=b"spoilt"))
-    answer = await get(carol, parts.source_path(message))
+    answer = await get(ada, parts.source_path(message))
     assert (answer.status_code, code(answer)) == (500, "INTERNAL_SERVER_ERROR")
     error = answer.json()["errors"][0]["extensions"]
     assert error["requestId"] == answer.headers["x-request-id"]
@@ -442,19 +408,19 @@ async def test_a_damaged_message_is_our_mistake_and_says_no_more(
 
 
 async def test_a_download_that_turns_out_damaged_ends_early(
-    world: World, carol: Client, message: int, tmp_path: Path
+    world: World, ada: Client, message: int, tmp_path: Path
 ) -> None:
     asked = select(*picked(Blob, ("name",))).where(col(Blob.size) == len(FILES[0].content))
     ((name,),) = await world.database.read(asked)
     content = bytearray(await world.blobs.get(name))
     content[-1] ^= 1
     await world.blobs.put(name, bytes(content))
-    async with served(app_of(world, tmp_path / "spool")) as port, httpx.AsyncClient() as http:
+    async with served(create_app(world, spool=tmp_path)) as port, httpx.AsyncClient() as http:
         url = f"http://127.0.0.1:{port}{parts.attachment_path(message, 0)}"
         with pytest.raises(httpx.RemoteProtocolError):
-            await http.get(url, headers=carol.headers)
+            await http.get(url, headers=ada.headers)
         sound = f"http://127.0.0.1:{port}{parts.part_path(message, '1.1')}"
-        intact = await http.get(sound, headers=carol.headers)
+        intact = await http.get(sound, headers=ada.headers)
         assert intact.text == rich.TEXT
 
 

@@ -128,8 +128,8 @@ async def test_greeting_twice_is_too_much(ws: ClientConnection) -> None:
 
 
 async def test_an_id_serves_one_operation_at_a_time(ws: ClientConnection) -> None:
-    await subscribe(ws, "subscription { quiet }")
-    await subscribe(ws, "subscription { quiet }")
+    for _ in range(2):
+        await subscribe(ws, "subscription { quiet }", id="long" * 60)  # the reason must fit
     assert await closing(ws) == 4409
 
 
@@ -220,6 +220,19 @@ async def test_each_event_loads_afresh(ws: ClientConnection) -> None:
     *events, _end = await answers(ws)
     seen = [event["data"]["items"]["seen"] for event in events]
     assert seen == ["00:00", "01:00", "02:00"]
+
+
+async def test_nothing_is_sent_after_the_end(
+    ws: ClientConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await subscribe(ws, "subscription { flood }")
+    await hear(ws)
+    await ws.send("{}")
+    async with asyncio.timeout(5):
+        async for _frame in ws:
+            pass
+    assert ws.close_code == 4400
+    assert not caplog.records
 
 
 async def test_operations_at_once_are_bounded(ws: ClientConnection) -> None:

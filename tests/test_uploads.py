@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from starlette.applications import Starlette
 
 from graph import ids, rest
 from graph.rest import Limits
-from mail.blobs.collect import collect
 from mail.blobs.errors import Corrupt
 from models.blobs import Upload
 from models.columns import picked
@@ -46,7 +44,7 @@ def small(world: World) -> World:
 
 def app_of(world: World, spool: Path, limits: Limits | None = None) -> Starlette:
     async def sign_in(headers: Mapping[str, str]) -> Viewer:
-        return await auth.sign_in(world, headers, ip=None)
+        return await auth.sign_in(world, headers)
 
     return Starlette(routes=rest.routes(world, sign_in, spool, limits))
 
@@ -320,23 +318,6 @@ async def test_a_damaged_or_lost_upload_is_not_given_out(carol: Client) -> None:
     await world.blobs.delete([row.blob_name])
     with pytest.raises(Corrupt, match="lost"):
         await uploads.read_upload(context(carol), key)
-
-
-async def test_uploads_that_are_over_go_and_then_their_bytes(
-    carol: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = carol.world
-    monkeypatch.setattr(uploads, "ROUND", 2)
-    for number in range(5):
-        await uploads.finish(context(carol), received(b"%d" % number))
-    clock.tick(hours=1)
-    kept = await uploads.finish(context(carol), received(b"kept"))
-    clock.tick(hours=23)
-    assert await uploads.expire(world) == 5
-    assert [row.id for row in await rows(world)] == [kept.id]
-    # The dates of objects are those of the real clock.
-    await collect(world, world.blobs, grace=timedelta(days=-9999))
-    assert [stored.name async for stored in world.blobs.list()] == [kept.blob_name]
 
 
 async def test_who_vanishes_leaves_nothing(carol: Client, tmp_path: Path) -> None:

@@ -37,17 +37,14 @@ function Examples() {
 function SignIn({ onClose, onDone }) {
   const dialog = useRef(null);
   const [problem, setProblem] = useState('');
-  const [factors, setFactors] = useState(null);
   useEffect(() => dialog.current.showModal(), []);
 
   async function submit(event) {
     event.preventDefault();
-    const { username, password, totp } = Object.fromEntries(new FormData(event.target));
+    const { username, password } = Object.fromEntries(new FormData(event.target));
     try {
-      const needed = await session.signIn(username, password, totp?.trim());
-      if (!needed) return onDone();
-      setFactors(needed);
-      setProblem(needed.includes('TOTP') ? '' : 'This account needs a second factor other than a code.');
+      await session.signIn(username, password);
+      onDone();
     } catch (error) {
       setProblem(error.message);
     }
@@ -65,12 +62,6 @@ function SignIn({ onClose, onDone }) {
           Password
           <input name="password" type="password" autoComplete="current-password" required />
         </label>
-        {factors?.includes('TOTP') && (
-          <label>
-            Code of the second factor
-            <input name="totp" inputMode="numeric" autoComplete="one-time-code" required autoFocus />
-          </label>
-        )}
         {problem && <p role="alert">{problem}</p>}
         <footer>
           <button type="button" onClick={() => dialog.current.close()}>

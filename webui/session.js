@@ -60,16 +60,14 @@ export async function whoAmI() {
   }
 }
 
-// Null when done, else the second factors of which one is needed.
-export async function signIn(u, p, totp) {
+export async function signIn(u, p) {
   forget();
-  const { authenticate } = await ask(page.signIn, { u, p, totp: totp || null });
+  const { authenticate } = await ask(page.signIn, { u, p });
   if (authenticate.token) {
     keep(authenticate.token);
     sessionStorage.setItem(SIGNED_IN, 'yes');
-    return null;
+    return;
   }
-  if (authenticate.require2fa.length && !totp) return authenticate.require2fa;
   throw new Error(authenticate.errors[0]?.message ?? 'Signing in did not give a token.');
 }
 

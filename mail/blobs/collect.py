@@ -9,9 +9,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete
 from sqlmodel import col, select
 
 from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
-from models.messages import Message
 from models.stores import Store, Stored
-from models.submission import Submission
 from models.world import World
 
 GRACE = timedelta(hours=24)

@@ -118,21 +118,32 @@ async def _rest(worker: Worker, events: Sequence[asyncio.Event], pause: float) -
 
 
 async def _drive(worker: Worker, lane: Lane) -> None:
-    """Do the jobs of a lane. One that breaks is tried later, like one that was deferred."""
+    """Do the jobs of a lane."""
     try:
         async with worker.turns:
             while lane.jobs and not worker.stopping:
-                try:
-                    await _do(worker, lane, lane.jobs[0])
-                except LeaseLost:
-                    log.warning(TOO_LATE, extra={"queue": lane.jobs[0].queue_id})
-                except Exception:  # the lease ends by itself, and then it is tried again
-                    log.exception("sending broke", extra={"queue": lane.jobs[0].queue_id})
+                await _attempt(worker, lane, lane.jobs[0])
                 lane.sending = False
                 lane.jobs.pop(0)
     finally:
         if not lane.jobs:
             worker.lanes.discard(lane)
+
+
+async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
+    """Do a job, come what may."""
+    try:
+        await _do(worker, lane, job)
+    except LeaseLost:
+        log.warning(TOO_LATE, extra={"queue": job.queue_id})
+    except Exception:  # one bad message must not stop the others
+        log.exception("sending broke", extra={"queue": job.queue_id})
+        later = DeliveryState.DEFERRED
+        broken = Result(later, 451, "4.3.0 Something broke on our side", after_dot=lane.sending)
+        try:
+            await settle(worker.world, job, _all(job, broken), b"")
+        except Exception:  # the store is gone: the lease ends by itself, and then it is tried again
+            log.exception("that could not be written", extra={"queue": job.queue_id})
 
 
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:

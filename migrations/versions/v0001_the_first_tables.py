@@ -107,6 +107,7 @@ def upgrade() -> None:
                 "ADDRESS_CHANGED",
                 "USER_CHANGED",
                 "DOMAIN_CHANGED",
+                "TASK_CHANGED",
                 "RESYNC",
                 name="changekind",
                 native_enum=False,
@@ -658,6 +659,7 @@ def upgrade() -> None:
     with op.batch_alter_table("submissions", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_submissions_message_id"), ["message_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_submissions_user_id"), ["user_id"], unique=False)
+        batch_op.create_index("submissions_of_user", ["user_id", "created_at", "id"], unique=False)
 
     op.create_table(
         "deliveries",
@@ -758,6 +760,7 @@ def downgrade() -> None:
 
     op.drop_table("deliveries")
     with op.batch_alter_table("submissions", schema=None) as batch_op:
+        batch_op.drop_index("submissions_of_user")
         batch_op.drop_index(batch_op.f("ix_submissions_user_id"))
         batch_op.drop_index(batch_op.f("ix_submissions_message_id"))
 

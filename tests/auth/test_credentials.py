@@ -17,7 +17,7 @@ from models.roles import Role, Scope
 from resolvers import apikeys, auth
 from resolvers.apikeys import NewKey
 from resolvers.context import Context, Viewer
-from tests.auth.conftest import MASTER, Town, count, fail, signed_in
+from tests.auth.conftest import MASTER, Town, count, signed_in
 
 
 async def test_nothing_shown_is_nobody(town: Town) -> None:
@@ -230,13 +230,3 @@ async def test_open_sockets_learn_that_their_credential_has_ended(town: Town) ->
     await town.change("ada", role=Role.ADMIN)
     assert await auth.ended(town.world, viewer)
     assert not await auth.ended(town.world, Viewer())
-
-
-async def test_what_has_run_out_is_swept(town: Town) -> None:
-    await town.token("ada", ttl=timedelta(minutes=5))
-    kept = await town.token("ada")
-    await fail(town, "nobody", 1, ip="192.0.2.1")
-    town.clock.tick(minutes=5)
-    assert await auth.sweep(town.world) == 3  # a token, a name, a network
-    assert not await town.refused(kept)
-    assert await auth.sweep(town.world) == 0

@@ -23,27 +23,10 @@ from models.replays import Replay
 from models.tasks import Task, Undo
 from models.users import User
 from models.world import World
+from tests.conftest import Clock
 from tests.mail.homes import Home, domain_of, home_of, letter
 
 DAY = timedelta(days=1)
-
-
-class Clock:
-    """Stands still until told otherwise."""
-
-    def __init__(self) -> None:
-        self.time = datetime.fromisoformat("2030-01-01T00:00:00+00:00")
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def tick(self, **by: float) -> None:
-        self.time += timedelta(**by)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -213,7 +196,14 @@ async def test_what_has_ended_goes_and_what_has_not_stays(
     await add(world, Task(id=world.key(), kind="some", created_at=past))  # still at it
     once = Tidied(receipts=1, replays=1, undos=1, tokens=1, throttles=1, tasks=1)
     assert await tidy(world) == once
-    tables = [(Receipt, 1), (Replay, 1), (Undo, 1), (AccessToken, 1), (Throttle, 1), (Task, 2)]
+    tables: list[tuple[type[SQLModel], int]] = [
+        (Receipt, 1),
+        (Replay, 1),
+        (Undo, 1),
+        (AccessToken, 1),
+        (Throttle, 1),
+        (Task, 2),
+    ]
     for table, left in tables:
         assert await count(world, table) == left
     assert await tidy(world) == Tidied()

@@ -16,9 +16,10 @@ from mail.queue.bounces import report
 from mail.queue.jobs import Job, Result, To
 from mail.queue.settle import BACKOFF, pause, summed
 from mail.routing import Route, next_hop
-from models.journal import Change, ChangeKind
+from models.journal import Change, ChangeKind, Entry, record
 from models.queue import DeliveryState
 from models.submission import Submission, SubmissionState
+from models.users import User
 from models.world import World
 from resolvers import submission
 from resolvers.submission import Outgoing
@@ -172,6 +173,22 @@ async def test_local_recipients_need_no_server(ada: Client, bob: Client, world: 
         "Hello",
         "Your message could not be delivered",
     ]
+
+
+async def test_without_room_for_a_report_the_state_still_tells(ada: Client, world: World) -> None:
+    key = await send(ada, Named("nobody@example.org"))
+    async with world.write(ada.user.id) as session:
+        await session.exec(update(User).where(col(User.id) == ada.user.id).values(quota=10))
+    with world.wakeups.listen([ada.user.id]) as bell:
+        async with working(world, Route(next_hop("127.0.0.1:1"))):
+            await settled(world, key)
+        bell.clear()
+        async with world.write(ada.user.id) as session:
+            entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key])
+            await record(session, ada.user.id, entry, at=world.now())
+        assert bell.is_set()  # the report's number went back, and nobody was told of it
+    assert (await state(world, key)) is SubmissionState.FAILED
+    assert await inbox(ada) == []
 
 
 async def test_a_bounce_is_never_bounced(ada: Client, world: World) -> None:

@@ -1,0 +1,1 @@
+"""How fast it is, as ratios to a hand-written floor, and what is left of it after a crash."""

@@ -1,0 +1,133 @@
+"""`python -m bench`: measure a real server and the floor, in turn, in one run."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import Progress
+
+from bench import live, lmtp, report
+from bench.documents import Work, works
+from bench.house import READER, TAKER
+from bench.letters import Writer
+from bench.load import loaded
+from bench.measure import Fact, Line
+from bench.report import Results
+from bench.server import cpu, settled
+from bench.sides import Kind, Sides, Size, sides
+
+DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
+LETTER = 20_000  # bytes of a letter that is delivered under load
+SMALL = 2_000  # bytes of one that is only to be heard of
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured. The whole takes about six minutes, the quick one about one."""
+
+    size: Size = field(default_factory=Size)
+    page: int = 100
+    seconds: float = 3.0  # of each run
+    least: int = 30  # requests of each run, however long they take
+    connections: tuple[int, ...] = (1, 16, 64)
+    neighbours: tuple[int, ...] = (1, 8, 32)
+    events: int = 200
+    subscribers: int = 500
+
+
+QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100)
+
+
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute.")] = False,
+    store: Annotated[Kind, typer.Option(help="Where rows lie.")] = Kind.SQLITE,
+    json: Annotated[Path | None, typer.Option(help="Keep the figures in this file.")] = None,
+    only: Annotated[str, typer.Option(help="Only what has this in its name.")] = "",
+) -> None:
+    """Measure requests, deliveries, events and memory as ratios to a hand-written floor."""
+    plan = QUICK if quick else Plan()
+    results = Results(store.value, plan.size.messages)
+    uvloop.run(_measured(plan, results, only))
+    report.shown(results)
+    if json:
+        report.written(results, json)
+
+
+async def _measured(plan: Plan, results: Results, only: str) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="merganser-bench-") as folder,
+        Progress(console=Console(stderr=True), transient=True) as bar,
+    ):
+        async with sides(plan.size, Kind(results.store), Path(folder), bar) as both:
+            for work in await works(both.ours, both.floor, both.house, plan.page):
+                if only in work.name:
+                    results.lines += await _requests(plan, both, work, bar)
+            if only in LIVE:
+                results.facts += await _live(plan, both, bar)
+            if only in DELIVERY:
+                results.lines += await _deliveries(plan, both, bar)
+
+
+async def _requests(plan: Plan, both: Sides, work: Work, bar: Progress) -> list[Line]:
+    lines = []
+    task = bar.add_task(work.name, total=len(plan.connections))
+    for connections in plan.connections:
+        floor, ours = [
+            await loaded(
+                target, requests, connections=connections, seconds=plan.seconds, least=plan.least
+            )
+            for target, requests in ((both.floor, work.floor), (both.ours, work.ours))
+        ]
+        lines.append(Line(work.name, ours, floor))
+        await settled(both.ours.pid)
+        bar.advance(task)
+    bar.remove_task(task)
+    return lines
+
+
+async def _deliveries(plan: Plan, both: Sides, bar: Progress) -> list[Line]:
+    lines = []
+    letters = _letters(LETTER)
+    task = bar.add_task(DELIVERY, total=len(plan.neighbours))
+    for connections in plan.neighbours:
+        floor, ours = [
+            await lmtp.delivered(
+                target, letters, TAKER, connections=connections, seconds=plan.seconds
+            )
+            for target in (both.floor_lmtp, both.lmtp)
+        ]
+        before = cpu(both.ours.pid)
+        await settled(both.ours.pid)
+        behind = (cpu(both.ours.pid) - before) * 1e6 / max(ours.count, 1)
+        lines.append(Line(DELIVERY, replace(ours, cpu_behind=behind), floor))
+        bar.advance(task)
+    bar.remove_task(task)
+    return lines
+
+
+async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:
+    task = bar.add_task("subscribers", total=2)
+    neighbour, letters = await lmtp.connected(both.lmtp.port), _letters(SMALL)
+    facts = await live.crowd(both.ours, neighbour, letters, READER, plan.subscribers)
+    bar.advance(task)
+    facts += await live.latency(both.ours, neighbour, letters, READER, plan.events)
+    neighbour.close()
+    bar.remove_task(task)
+    return facts
+
+
+def _letters(size: int) -> Iterator[bytes]:
+    writer = Writer(seed=size)
+    return (writer.letter(number, size=size) for number in itertools.count())
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(bench)
+    app()

@@ -1,0 +1,228 @@
+"""The floor: the same reads and writes by hand, in a process of its own.
+
+SQL, dictionaries and orjson over a copy of the SQLite file: no GraphQL, no credential, no rule,
+no undo, no bell. Its deliveries are an LMTP conversation and one row with the whole message.
+"""
+
+import asyncio
+import email
+import email.policy
+import sqlite3
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import nh3
+import orjson
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+FLAGS = ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")
+INTRO = 128  # bytes
+BOX = "SELECT id, path, total, unseen, user_id FROM mailboxes WHERE id = ?"
+NODES = (
+    'SELECT id, subject, from_name, from_address, "to", date, size, preview, attachment_count,'
+    " keywords, seen, answered, flagged, deleted, draft FROM messages WHERE mailbox_id = ?"
+)
+NEWEST = " ORDER BY received_at DESC, id DESC LIMIT 50"
+PLACE = (
+    "SELECT received_at, id FROM messages WHERE mailbox_id = ?"
+    " ORDER BY received_at DESC, id DESC LIMIT 1 OFFSET ?"
+)
+BOXES = (
+    "SELECT id, path, special_use, total, unseen, size FROM mailboxes WHERE user_id = ?"
+    " ORDER BY path <> 'INBOX', path"
+)
+OWNER = "SELECT user_id FROM mailboxes WHERE id = ?"
+COUNT = "UPDATE streams SET last = last + ? WHERE id = ? RETURNING last"
+FLAG = (
+    "UPDATE messages SET flagged = ?, modseq = ? WHERE id IN (SELECT value FROM json_each(?))"
+    " RETURNING id, seen, answered, flagged, deleted, draft, keywords"
+)
+MARK = "UPDATE mailboxes SET modseq = ?, modify_index = ? WHERE id = ?"
+CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, NULL)"
+KEEP = "INSERT INTO floor_letters (at, raw) VALUES (?, ?)"
+
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def global_id(prefix: str, key: int) -> str:
+    """An id as clients see it."""
+    return f"{prefix}_{urlsafe_b64encode(key.to_bytes(8, 'big')).decode().rstrip('=')}"
+
+
+class Floor:
+    """One connection, and what is answered over it."""
+
+    def __init__(self, file: str) -> None:
+        self.db = sqlite3.connect(file, isolation_level=None, cached_statements=512)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "mmap_size=268435456"):
+            self.db.execute(f"PRAGMA {pragma}")
+        self.db.execute("CREATE TABLE IF NOT EXISTS floor_letters (at TEXT, raw BLOB)")
+
+    def page(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The folder and 50 of its messages, `after` a place if one is given."""
+        key, path, total, unseen, _ = self.db.execute(BOX, (asked["box"],)).fetchone()
+        if after := asked.get("after"):
+            sql = f"{NODES} AND (received_at, id) < (?, ?){NEWEST}"
+            rows = self.db.execute(sql, (key, *after))
+        else:
+            rows = self.db.execute(NODES + NEWEST, (key,))
+        box = {
+            "id": global_id("box", key),
+            "path": path,
+            "total": total,
+            "unseen": unseen,
+            "messages": {"nodes": [_node(row) for row in rows]},
+        }
+        return {"mailbox": box}
+
+    def place(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The place before the page so far from the newest message; it is not measured."""
+        row = self.db.execute(PLACE, (asked["box"], asked["skip"] - 1)).fetchone()
+        return {"after": row}
+
+    def boxes(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """All folders with their counters."""
+        (user,) = self.db.execute(OWNER, (asked["box"],)).fetchone()
+        return {"user": {"mailboxes": [_folder(row) for row in self.db.execute(BOXES, (user,))]}}
+
+    def message(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A message in full, read from its bytes by the standard library."""
+        row = self.db.execute("SELECT raw FROM floor_letters WHERE rowid = 1").fetchone()
+        parsed = email.message_from_bytes(row[0], policy=email.policy.default)
+        text, html = parsed.get_body(("plain",)), parsed.get_body(("html",))
+        message = {
+            "text": text.get_content() if text else None,
+            "html": [nh3.clean(html.get_content())] if html else [],
+            "headers": [{"key": key, "value": str(value)} for key, value in parsed.items()],
+            "attachments": [
+                {"filename": part.get_filename(), "contentType": part.get_content_type()}
+                for part in parsed.iter_attachments()
+            ],
+        }
+        return {"message": message}
+
+    def start(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Page, folders and message together."""
+        return {**self.page(asked), **self.boxes(asked), **self.message(asked)}
+
+    def flag(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Set or clear a flag, with the journal, in one durable transaction."""
+        ids, box, at = asked["ids"], asked["box"], datetime.now(UTC).isoformat(" ")
+        (user,) = self.db.execute(OWNER, (box,)).fetchone()
+        self.db.execute("BEGIN IMMEDIATE")
+        (last,) = self.db.execute(COUNT, (len(ids), user)).fetchone()
+        rows = self.db.execute(FLAG, (asked["flagged"], last, orjson.dumps(ids).decode()))
+        nodes = [
+            {"id": global_id("msg", row[0]), "flags": _flags(row[1:6], row[6]), "modseq": last}
+            for row in rows.fetchall()
+        ]
+        facts = orjson.dumps({"mailbox": box, "flags": [node["flags"] for node in nodes]})
+        self.db.execute(MARK, (last, last, box))
+        plain = orjson.dumps(ids).decode()
+        self.db.execute(CHANGE, (user, last, at, "MESSAGE_UPDATED", plain, facts.decode()))
+        self.db.execute("COMMIT")
+        return {"updatedCount": len(ids), "messages": nodes if asked.get("shown") else []}
+
+    def keep(self, raw: bytes) -> None:
+        """Store a whole message; on return it is durable."""
+        self.db.execute(KEEP, (datetime.now(UTC).isoformat(), raw))
+
+
+def _node(row: Sequence[Any]) -> dict[str, Any]:
+    (key, subject, name, address, to, date, size, preview, count, keywords, *flags) = row
+    return {
+        "id": global_id("msg", key),
+        "subject": subject,
+        "from": {"name": name, "address": address} if name or address else None,
+        "to": [{"name": name, "address": address} for name, address in orjson.loads(to)],
+        "date": f"{date[:10]}T{date[11:19]}Z" if date else None,
+        "flags": _flags(flags, keywords),
+        "size": size,
+        "intro": preview.encode()[:INTRO].decode(errors="ignore"),
+        "attachmentCount": count,
+    }
+
+
+def _flags(values: Sequence[int], keywords: str) -> list[str]:
+    named = [name for name, value in zip(FLAGS, values, strict=True) if value]
+    return [*named, *orjson.loads(keywords)]
+
+
+def _folder(row: Sequence[Any]) -> dict[str, Any]:
+    key, path, use, total, unseen, size = row
+    return {
+        "id": global_id("box", key),
+        "path": path,
+        "specialUse": use,
+        "total": total,
+        "unseen": unseen,
+        "size": size,
+    }
+
+
+class Mailman(asyncio.Protocol):
+    """Takes mail by LMTP, pipelined, for anybody."""
+
+    def __init__(self, floor: Floor) -> None:
+        self.floor = floor
+        self.received = bytearray()
+        self.inside = False  # DATA
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP socket
+        self.transport = transport
+        transport.write(b"220 floor\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        """Take commands and messages."""
+        self.received += data
+        while (end := self.received.find(b"\r\n.\r\n" if self.inside else b"\r\n")) >= 0:
+            if self.inside:
+                self.floor.keep(bytes(self.received[: end + 2]).replace(b"\r\n..", b"\r\n."))
+                del self.received[: end + 5]
+                self.inside = False
+                self.transport.write(b"250 2.0.0 Kept\r\n")
+                continue
+            self.inside = self.received.startswith(b"DATA")
+            del self.received[: end + 2]
+            self.transport.write(b"354 Go on\r\n" if self.inside else b"250 2.0.0 Fine\r\n")
+
+
+def _endpoint(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        asked = orjson.loads(await request.body())
+        return Response(orjson.dumps(answer(asked)), media_type="application/json")
+
+    return endpoint
+
+
+async def _health(_request: Request) -> Response:
+    return Response()
+
+
+async def serve(file: str, http: int, lmtp: int) -> None:
+    """Serve until SIGTERM, on the loopback only."""
+    floor = Floor(file)
+    answers = (floor.page, floor.place, floor.boxes, floor.message, floor.start, floor.flag)
+    routes = [Route(f"/{one.__name__}", _endpoint(one), methods=["POST"]) for one in answers]
+    app = Starlette(routes=[*routes, Route("/health", _health)])
+    loop = asyncio.get_running_loop()
+    mailmen = await loop.create_server(lambda: Mailman(floor), "127.0.0.1", lmtp)
+    config = uvicorn.Config(
+        app, port=http, log_config=None, access_log=False, http="httptools", loop="uvloop"
+    )
+    await uvicorn.Server(config).serve()
+    mailmen.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

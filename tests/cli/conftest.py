@@ -1,0 +1,76 @@
+"""The command line in this process, on a data folder of its own."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merganser.__main__ import main
+from tests import stores
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command has said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Shell:
+    """Runs commands as a shell would."""
+
+    data: Path
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *words: str | Path) -> Said:
+        self.monkeypatch.setattr(sys, "argv", ["merganser", *map(str, words)])
+        code = main()
+        out, err = self.capsys.readouterr()
+        return Said(code, out, err)
+
+    def set(self, **settings: str) -> None:
+        for name, value in settings.items():
+            self.monkeypatch.setenv(f"MERGANSER_{name.upper()}", value)
+
+
+@pytest.fixture
+def bare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Shell]:
+    """A shell where nothing has been made yet."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    shell = Shell(tmp_path / "var", monkeypatch, capsys)
+    shell.set(data=str(shell.data), argon2_memory="8", argon2_time="1")
+    yield shell
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def shell(bare: Shell, sqlite_template: Path) -> Shell:
+    """A shell with a store that is migrated and empty."""
+    bare.data.mkdir(mode=0o700)
+    copied = stores.copied(sqlite_template, bare.data)
+    bare.set(store=copied)
+    return bare
+
+
+@pytest.fixture
+def ada(shell: Shell) -> Shell:
+    """A shell with the user ada in the store."""
+    said = shell("user", "add", "ada", "--address", "ada@example.org", "--no-password")
+    assert said.code == 0, said.err
+    return shell

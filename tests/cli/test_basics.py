@@ -1,0 +1,224 @@
+"""The command line itself: help, failures, the store, its locks and what the doctor says."""
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from merganser import locks
+from merganser.building import fault, once, secret
+from merganser.listening import outside
+from merganser.settings import Settings, read
+from tests.cli.conftest import Shell
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_help_needs_no_store_and_loads_nothing_heavy() -> None:
+    watched = "import sys; sys.argv[1:] = ['--help']\nfrom merganser.__main__ import main\nmain()\n"
+    heavy = "print([m for m in ('strawberry', 'sqlalchemy', 'pydantic') if m in sys.modules])"
+    command = [sys.executable, "-c", watched + heavy]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "send-test" in out
+    assert out.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("words", [(), ("user",), ("token",)])
+def test_without_a_command_it_helps(bare: Shell, words: tuple[str, ...]) -> None:
+    said = bare(*words)
+    assert said.code == 2
+    assert "Usage" in said.out
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("words", [("nonsense",), ("user", "add"), ("serve", "--fast")])
+def test_a_wrong_command_line_is_one_sentence(bare: Shell, words: tuple[str, ...]) -> None:
+    said = bare(*words)
+    assert said.code == 2
+    assert said.err.startswith("merganser: ")
+    assert said.err.count("\n") == 1
+
+
+def test_the_schema_and_the_settings_are_printed(bare: Shell) -> None:
+    assert "type Query" in bare("schema").out
+    assert bare("settings").out == (ROOT / "docs" / "settings.md").read_text()
+
+
+def test_init_makes_a_store_that_nobody_else_can_read(bare: Shell) -> None:
+    assert bare("init").code == 0
+    assert bare("init").code == 0
+    for made in (bare.data, bare.data / "secret", bare.data / "merganser.db"):
+        assert not stat.S_IMODE(made.stat().st_mode) & 0o077, made
+
+
+@pytest.mark.parametrize("words", [("user", "list"), ("token", "list"), ("check",)])
+def test_a_store_that_is_not_ready_says_what_to_do(bare: Shell, words: tuple[str, ...]) -> None:
+    said = bare(*words)
+    assert said.code == 1
+    assert said.err == "merganser: the store is not ready: run `merganser init` first\n"
+
+
+def test_a_store_of_a_newer_version_is_left_alone(shell: Shell) -> None:
+    import sqlite3
+
+    with sqlite3.connect(shell.data / "mail.db") as store:
+        store.execute("UPDATE alembic_version SET version_num = 'v9999'")
+    store.close()
+    for words in (("init",), ("user", "list")):
+        said = shell(*words)
+        assert said.code == 1
+        assert "made by a newer merganser (v9999)" in said.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("data", "/proc/nothing", "cannot make the folder /proc/nothing"),
+        ("store", "postgresql://mail:hunter2@127.0.0.1:1/mail", "cannot use the store"),
+        ("store", "postgresql://host:port/x", "cannot be read as a URL"),
+        ("store", "sqlite://", "name a file"),
+        ("blobs", "nosuch://bucket", "MERGANSER_BLOBS cannot be used"),
+        ("hhtp", "x", "did you mean MERGANSER_HTTP"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_sentence(
+    shell: Shell, setting: str, value: str, words: str
+) -> None:
+    shell.set(**{setting: value})
+    said = shell("user", "list")
+    assert said.code in (1, 2)
+    assert said.err.startswith("merganser: ")
+    assert said.err.count("\n") == 1
+    assert words in said.err
+    assert "hunter2" not in said.err
+
+
+def test_a_file_that_is_no_store_is_one_sentence(bare: Shell) -> None:
+    bare.data.mkdir()
+    (bare.data / "merganser.db").write_bytes(b"not a database at all" * 100)
+    said = bare("user", "list")
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert "file is not a database" in said.err
+
+
+def test_a_secret_is_made_once_whoever_comes_first(bare: Shell) -> None:
+    bare.data.mkdir()
+    first = secret(read())
+    once(bare.data / "secret", "ff" * 32)
+    assert secret(read()) == first
+    assert len(first) == 32
+    assert [each.name for each in bare.data.iterdir()] == ["secret"]
+
+
+@pytest.mark.usefixtures("shell")
+async def test_a_store_is_served_or_repaired_but_never_both() -> None:
+    store = read().store
+    assert locks.holder_of(store) is None
+    async with locks.serving(store):
+        assert locks.holder_of(store) == str(os.getpid())
+        with pytest.raises(Exception, match=rf"another merganser.*\(pid {os.getpid()}\)"):
+            async with locks.serving(store):
+                pass
+        with pytest.raises(Exception, match=r"serves this store \(pid \d+\): stop it"):
+            async with locks.repairing(store):
+                pass
+    async with locks.repairing(store):
+        pass
+
+
+async def test_servers_share_a_postgres_store_but_not_with_a_repair(postgres: str) -> None:
+    async with locks.serving(postgres), locks.serving(postgres):
+        with pytest.raises(Exception, match="stop all of them"):
+            async with locks.repairing(postgres):
+                pass
+    async with locks.repairing(postgres):
+        with pytest.raises(Exception, match="is being repaired"):
+            async with locks.serving(postgres):
+                pass
+
+
+async def test_check_refuses_to_repair_beside_a_server(shell: Shell) -> None:
+    async with locks.serving(read().store):
+        said = await asyncio.to_thread(shell, "check", "--repair")
+    assert said.code == 1
+    assert "stop it, then repair" in said.err
+
+
+def test_check_finds_a_difference_and_repairs_it(ada: Shell) -> None:
+    import sqlite3
+
+    ada("check", "--repair")  # whatever else there is
+    with sqlite3.connect(ada.data / "mail.db") as store:
+        store.execute("UPDATE mailboxes SET total = 7 WHERE path = 'INBOX'")
+    store.close()
+    said = ada("check", "--quick")
+    assert said.code == 1
+    assert [(f["rule"], f["found"]) for f in said.json["findings"]] == [("total", 7)]
+    assert ada("check", "--repair").code == 0
+    assert ada("check").json["whole"] is True
+
+
+@pytest.mark.parametrize(
+    ("place", "open_to_others"),
+    [
+        ("127.0.0.1:1", False),
+        ("127.9.9.9:1", False),
+        ("[::1]:1", False),
+        ("localhost:1", False),
+        ("0.0.0.0:1", True),
+        ("[::]:1", True),
+        ("192.0.2.1:1", True),
+    ],
+)
+def test_who_can_reach_us_is_known(place: str, *, open_to_others: bool) -> None:
+    assert outside(Settings(http=place)) == (["HTTP"] if open_to_others else [])
+    assert outside(Settings(lmtp=place)) == (["LMTP"] if open_to_others else [])
+
+
+def test_the_doctor_finds_a_new_installation_fit(shell: Shell) -> None:
+    shell.set(http="127.0.0.1:0", lmtp="127.0.0.1:0")
+    shell("user", "list")
+    said = shell("doctor", "--json")
+    assert said.code == 0
+    verdicts = {row["subject"]: row["verdict"] for row in said.json}
+    assert {verdicts[name] for name in ("store", "blobs", "secret", "disk", "HTTP port")} == {"ok"}
+
+
+def test_the_doctor_says_what_to_do(shell: Shell) -> None:
+    import socket
+
+    shell("user", "list")
+    (shell.data / "secret").chmod(0o644)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        shell.set(http=f"127.0.0.1:{port}", lmtp="127.0.0.1:0", store="postgresql://127.0.0.1:1/x")
+        said = shell("doctor")
+    assert said.code == 1
+    for words in (f"chmod 600 {shell.data}/secret", "MERGANSER_HTTP", "MERGANSER_STORE"):
+        assert words in said.out
+
+
+def test_a_fault_ends_the_process_at_its_passing() -> None:
+    code = "from merganser.building import fault\np = fault('commit:3')\n"
+    code += "for n in range(9):\n    p('other'); p('commit'); print(n, flush=True)\n"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert ended.returncode == -9
+    assert ended.stdout == b"0\n1\n"
+    fault(None)("commit")
+
+
+def test_no_server_to_send_a_test_to_is_one_sentence(bare: Shell) -> None:
+    bare.set(lmtp="127.0.0.1:1")
+    began = time.monotonic()
+    said = bare("send-test", "--to", "ada@example.org")
+    assert time.monotonic() - began < 10
+    assert said.code == 1
+    assert "no LMTP server answers at 127.0.0.1:1" in said.err
+    assert "say with --to" in bare("send-test").err

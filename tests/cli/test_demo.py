@@ -1,0 +1,91 @@
+"""`merganser demo`: made once, through the delivery code, and never twice."""
+
+import io
+import os
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merganser.demo import letters
+from tests.cli.conftest import Said, Shell
+from tests.cli.test_accounts import signs_in, viewer_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(shell: Shell, asked: str) -> list[Any]:
+    store = sqlite3.connect(shell.data / "mail.db")
+    try:
+        return store.execute(asked).fetchall()
+    finally:
+        store.close()
+
+
+def fact(said: Said, name: str) -> str:
+    found = re.search(rf"^{name} +(\S+)", said.out, re.MULTILINE)
+    assert found, said
+    return found[1]
+
+
+def test_the_demo_account_has_the_letters_and_its_credentials_work(shell: Shell) -> None:
+    said = shell("demo", "--count", "60")
+    assert said.code == 0
+    assert signs_in("demo", fact(said, "Password"))
+    assert viewer_of(fact(said, "API key")).user_id
+    assert not stat.S_IMODE((shell.data / "demo.json").stat().st_mode) & 0o077
+    bag = list(letters(count=60, now=datetime.now(UTC)))
+    boxes = dict(rows(shell, "SELECT path, total FROM mailboxes"))
+    for path in {each.mailbox for each in bag}:
+        assert boxes[path] == sum(each.mailbox == path for each in bag)
+    flags = rows(shell, "SELECT sum(seen), sum(flagged), sum(answered), sum(draft) FROM messages")
+    names = ("seen", "flagged", "answered", "draft")
+    assert flags == [tuple(sum(getattr(each, name) for each in bag) for name in names)]
+    assert shell("check").json["findings"] == []
+
+
+def test_once_made_it_is_only_shown(shell: Shell) -> None:
+    first = shell("demo", "--count", "40")
+    with sqlite3.connect(shell.data / "mail.db") as store:
+        store.execute("DELETE FROM mailboxes WHERE path = 'Trash'")
+    store.close()
+    assert shell("demo", "--count", "90") == first
+    assert rows(shell, "SELECT count(*) FROM messages") == [(40,)]
+    assert not rows(shell, "SELECT * FROM mailboxes WHERE path = 'Trash'")
+    assert rows(shell, "SELECT count(*) FROM api_keys") == [(1,)]
+
+
+@pytest.mark.parametrize("place", ["commit:1", "commit:30"])
+def test_killed_in_the_middle_it_is_finished_the_next_time(shell: Shell, place: str) -> None:
+    command = [sys.executable, "-m", "merganser", "demo", "--count", "60"]
+    env = {**os.environ, "MERGANSER_FAULT": place}
+    assert subprocess.run(command, cwd=ROOT, env=env, check=False).returncode == -9
+    assert rows(shell, "SELECT count(*) < 60 FROM messages") == [(1,)]
+    assert shell("demo", "--count", "60").code == 0
+    assert rows(shell, "SELECT count(*), count(DISTINCT digest) FROM messages") == [(60, 60)]
+
+
+def test_a_password_somebody_has_changed_is_left(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell("demo", "--count", "20")
+    monkeypatch.setattr("sys.stdin", io.StringIO("my very own\n"))
+    shell("user", "passwd", "demo", "--password-stdin")
+    assert "somebody has changed it" in shell("demo", "--count", "20").out
+    assert signs_in("demo", "my very own")
+
+
+def test_credentials_that_were_lost_are_made_anew(shell: Shell) -> None:
+    shell("demo", "--count", "20")
+    (shell.data / "demo.json").unlink()
+    said = shell("demo", "--count", "20")
+    assert signs_in("demo", fact(said, "Password"))
+    (key,) = [row["id"] for row in shell("token", "list", "--json").json[1:]]
+    shell("token", "revoke", key)
+    assert viewer_of(fact(shell("demo"), "API key")).user_id

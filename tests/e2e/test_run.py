@@ -1,0 +1,250 @@
+"""What `make run` starts: the server with its demo account, as a stranger meets it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COUNT = 40
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class House:
+    """A data folder, and places to listen."""
+
+    folder: Path
+    more: dict[str, str] = field(default_factory=dict)
+    http: int = field(default_factory=free_port)
+    lmtp: int = field(default_factory=free_port)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "MERGANSER_DATA": str(self.folder),
+            "MERGANSER_HTTP": f"127.0.0.1:{self.http}",
+            "MERGANSER_LMTP": f"127.0.0.1:{self.lmtp}",
+            **self.more,
+        }
+
+    async def begin(self, *words: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "merganser",
+            *words,
+            cwd=ROOT,
+            env=self.env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def told(self, *words: str) -> tuple[int, str, str]:
+        """Code, stdout and stderr of a command."""
+        process = await self.begin(*words)
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        return process.returncode or 0, out.decode(), err.decode()
+
+    async def asked(self, key: str, document: str) -> Any:
+        async with httpx.AsyncClient() as client:
+            headers = {"Authorization": f"Bearer {key}"}
+            url = f"http://127.0.0.1:{self.http}/graphql"
+            answer = await client.post(url, json={"query": document}, headers=headers)
+            return answer.json()
+
+
+@dataclass
+class Running:
+    """A server with a demo account, and what it has said."""
+
+    process: asyncio.subprocess.Process
+    banner: str
+    took: float  # seconds until it said so
+
+    def line(self, words: str) -> str:
+        return next(line.strip() for line in self.banner.splitlines() if words in line)
+
+    @property
+    def key(self) -> str:
+        return self.line("API key").split()[-1]
+
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(how)
+        _, log = await asyncio.wait_for(self.process.communicate(), 15)
+        assert self.process.returncode == 0, log.decode()
+        assert b"Traceback" not in log
+
+
+async def running(house: House) -> Running:
+    began = time.monotonic()
+    process = await house.begin("serve", "--demo", "--demo-count", str(COUNT))
+    assert process.stdout
+    banner = ""
+    while "send-test" not in banner:
+        line = await asyncio.wait_for(process.stdout.readline(), 30)
+        if not line:
+            _, log = await process.communicate()
+            pytest.fail(log.decode())
+        banner += line.decode()
+    return Running(process, banner, time.monotonic() - began)
+
+
+async def shell(line: str, env: dict[str, str]) -> str:
+    process = await asyncio.create_subprocess_shell(
+        line, env=env, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+    return out.decode()
+
+
+async def totals(house: House, key: str) -> dict[str, int]:
+    answer = await house.asked(key, "{ viewer { user { mailboxes { path total } } } }")
+    return {box["path"]: box["total"] for box in answer["data"]["viewer"]["user"]["mailboxes"]}
+
+
+async def test_a_stranger_starts_it_reads_writes_and_starts_it_again(tmp_path: Path) -> None:
+    house = House(tmp_path / "var")
+    first = await running(house)
+    answer = json.loads(await shell(first.line("curl"), dict(os.environ)))
+    nodes = answer["data"]["viewer"]["user"]["mailbox"]["messages"]["nodes"]
+    assert len([node["subject"] for node in nodes]) == 3
+
+    before = await totals(house, first.key)
+    assert sum(before.values()) == COUNT
+    said = await shell(first.line("send-test"), dict(os.environ))
+    assert "250 2.0.0 Delivered" in said
+    page = await asyncio.to_thread(
+        httpx.get,
+        re.findall(r"http://\S+", first.line("GraphiQL"))[0],
+        headers={"Accept": "text/html"},
+    )
+    assert "GraphiQL" in page.text
+    assert (await totals(house, first.key))["INBOX"] == before["INBOX"] + 1
+    await first.end(signal.SIGINT)
+
+    second = await running(house)
+    assert second.banner == first.banner
+    assert (await totals(house, second.key))["INBOX"] == before["INBOX"] + 1
+    await second.end(signal.SIGTERM)
+
+
+async def test_a_second_server_on_the_store_and_a_taken_port_are_told_in_one_sentence(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path / "var")
+    server = await running(house)
+    code, _, err = await house.told("serve")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"another merganser uses this store (pid {server.process.pid})" in err
+
+    elsewhere = House(tmp_path / "other", http=house.http)
+    code, _, err = await elsewhere.told("serve")
+    assert (code, err.splitlines()[-1].partition(": address")[0]) == (
+        1,
+        f"merganser: cannot listen on 127.0.0.1:{house.http}",
+    )
+    assert "MERGANSER_HTTP" in err
+    elsewhere = House(tmp_path / "other", lmtp=house.lmtp)
+    code, _, err = await elsewhere.told("serve")
+    assert code == 1
+    assert "set MERGANSER_LMTP to another place" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+    code, _, err = await house.told("check", "--repair")
+    assert code == 1
+    assert "stop it, then repair" in err
+    await server.end()
+
+
+async def test_what_the_command_line_does_beside_a_server_is_heard_within_a_second(
+    tmp_path: Path,
+) -> None:
+    import websockets
+
+    house = House(tmp_path / "var")
+    server = await running(house)
+    (tmp_path / "a.eml").write_bytes(b"Subject: from the side\r\n\r\nHello\r\n")
+    url = f"ws://127.0.0.1:{house.http}/graphql"
+    protocol = websockets.Subprotocol("graphql-transport-ws")
+    async with websockets.connect(url, subprotocols=[protocol]) as ws:
+        signed = {"Authorization": f"Bearer {server.key}"}
+        await ws.send(json.dumps({"type": "connection_init", "payload": signed}))
+        assert json.loads(await ws.recv())["type"] == "connection_ack"
+        query = "subscription { changes { events { kind } } }"
+        await ws.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": query}}))
+        await asyncio.sleep(0.5)  # until it waits for the bell
+        code, out, err = await house.told("import", str(tmp_path / "a.eml"), "--user", "demo")
+        assert (code, out) == (0, "1 messages imported.\n"), err
+        assert "MESSAGE_ADDED" in await heard(ws)
+        code, _, err = await house.told("send-test")
+        assert code == 0, err
+        assert "MESSAGE_ADDED" in await heard(ws)
+        await server.end()  # whoever listens does not hold it up
+
+
+async def heard(ws: Any) -> list[str]:
+    """The kinds of all that comes within a second."""
+    kinds: list[str] = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while True:
+                payload = json.loads(await ws.recv())["payload"]
+                kinds += [event["kind"] for event in payload["data"]["changes"]["events"]]
+    return kinds
+
+
+async def test_nobody_else_is_served_until_there_is_a_credential(tmp_path: Path) -> None:
+    house = House(tmp_path / "var")
+    house.more["MERGANSER_HTTP"] = f"0.0.0.0:{house.http}"
+    code, _, err = await house.told("serve")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("merganser: MERGANSER_HTTP is open to other machines")
+    assert "merganser token create --name root --role ROOT" in err
+    code, _, err = await house.told("token", "create", "--name", "root", "--role", "ROOT")
+    assert code == 0, err
+    process = await house.begin("serve")
+    async with asyncio.timeout(20), httpx.AsyncClient() as client:
+        while True:
+            try:
+                answer = await client.get(f"http://127.0.0.1:{house.http}/health")
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
+            else:
+                break
+    assert answer.status_code == 200
+    await Running(process, "", 0).end(signal.SIGINT)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_told_to_end_while_it_starts_it_ends_quietly(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    house = House(tmp_path / "var")
+    process = await house.begin("serve", "--demo", "--demo-count", "400")
+    async with asyncio.timeout(20):
+        while not (house.folder / "demo.json").exists():  # noqa: ASYNC110 - another process's
+            await asyncio.sleep(0.02)
+    await Running(process, "", 0).end(how)
+    server = await running(house)
+    assert sum((await totals(house, server.key)).values()) in (COUNT, 400)
+    await server.end()
