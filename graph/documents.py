@@ -23,6 +23,8 @@ from graphql.language import BREAK, Visitor, visit
 from strawberry.schema.schema import validate_document
 
 from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
+from graph.scopes import needed
+from models.roles import Scope
 
 Value = TypeVar("Value")
 
@@ -64,6 +66,7 @@ class Known:
     price: Price = FREE
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the variables that count
     introspects: bool = False
+    scopes: frozenset[Scope] = frozenset()  # that the types it leads to ask for
 
     def cost(self, variables: Mapping[str, object] | None) -> int:
         """The price of the operation with these variables."""
@@ -155,6 +158,7 @@ class Documents:
             price=Clerk(self.schema, ruler).price(operation),
             defaults=defaults(operation),
             introspects=_introspects(document),
+            scopes=needed(self.schema, document, operation),
         )
 
 

@@ -29,7 +29,6 @@ from graph.policy import Operation, Schema, facts
 from graph.sockets import Adapter, Handler
 from graph.streams import Ended, EventStream, Watch
 from models.errors import AuthenticationFailed, Refused, Unauthenticated
-from models.roles import Role
 from models.world import World
 from resolvers.context import Viewer
 
@@ -201,7 +200,7 @@ class Endpoint(GraphQL[Operation, None]):
         except Refused as refusal:
             raise _turned_away(refusal) from None
         context.viewer = viewer
-        if viewer.role is not Role.PUBLIC and (viewer.api_key_id or not viewer.user_id):
+        if viewer.speaks_for_others:
             _believe(context)
 
     async def on_ws_connect(self, context: Operation) -> Any:

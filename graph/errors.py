@@ -122,7 +122,7 @@ class MutationOptions:
         "The caller's session: the origin of the events this causes.", default=strawberry.UNSET
     )
     client_ip: IPAddress | None = leaf(
-        "Address of the person behind a trusted front end; believed from API keys only.",
+        "Address of the person behind a trusted front end; believed from API keys of an ADMIN.",
         default=strawberry.UNSET,
     )
     reason: str | None = leaf("Why; kept in the journal.", default=strawberry.UNSET)

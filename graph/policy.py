@@ -15,7 +15,7 @@ from strawberry.types import ExecutionContext, ExecutionResult
 from graph.documents import Documents, Known
 from graph.limits import Limits
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
-from models.roles import Role
+from models.roles import Role, opened
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,10 @@ class Prepared(SchemaExtension):
         }
         if viewer.read_only and known.kind is OperationType.MUTATION:
             return [_error("this credential is for reading only", "FORBIDDEN")]
+        for scope in sorted(known.scopes - opened(viewer.scopes)):
+            if viewer.role is Role.PUBLIC:
+                return [_error("sign in first: no valid credential was sent", "UNAUTHENTICATED")]
+            return [_error(f"this needs the scope {scope}", "FORBIDDEN")]
         if known.introspects and viewer.role is Role.PUBLIC and not limits.open_introspection:
             return [_error("sign in first: introspection is not public", "UNAUTHENTICATED")]
         if self.cost["requested"] > self.cost["maximum"]:

@@ -13,7 +13,7 @@ from models.errors import Invalid, NotFound
 from models.mailboxes import SpecialUse
 from resolvers import messages, users
 from resolvers.access import own
-from resolvers.mailboxes import Named, find
+from resolvers.mailboxes import Named, find, spelled
 
 strawberry.enum(SpecialUse, description="Role of a folder.")
 
@@ -64,7 +64,9 @@ def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:
     """The folder that is named, as the floors below name it."""
     if ref.id:
         return Named(id=ids.decode("Mailbox", ref.id.value, path=path))
-    return Named(path=given(ref.path), special_use=given(ref.special_use))
+    path_ = given(ref.path)
+    path_ = path_ if path_ is None else spelled(path_)
+    return Named(path=path_, special_use=given(ref.special_use))
 
 
 async def message_of(info: Info, ref: MessageRef) -> int | None:

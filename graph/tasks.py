@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from graph.users import User
 
 strawberry.enum(TaskState, description="Where a task stands.")
-IDS = 250  # of one call
 
 
 @strawberry.type(description="Background work.")

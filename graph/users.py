@@ -109,14 +109,14 @@ class User(Shape):
         ask = page_asked(ordering("address", query or None), first, after, None, None)
         names = asked(info, "edges", "node") | asked(info, "nodes")
         listing = OfUser(self.row.id, ask, Address.columns(names), query or None)
-        page = await addresses.of_user(info.context, listing)
+        page = await info.context.load(addresses.pages, listing)
         nodes = [Address.of(row, names) for row in page.rows]
         await fill(info, nodes, names)
         return Connection[Address].of(
             page,
             nodes,
             lambda row: Place(ask.ordering, row.local, row.id),
-            lambda: addresses.count(info.context, listing),
+            lambda: info.context.load(addresses.counts, listing),
         )
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
@@ -274,7 +274,7 @@ class UserQuery:
         return Connection[User].of(
             page,
             nodes,
-            lambda row: Place(ask.ordering, row.username, row.id),
+            lambda row: Place(ask.ordering, row.username_key, row.id),
             lambda: users.count(info.context, where),
         )
 

@@ -87,7 +87,7 @@ class Place:
 
     user_id: int
     mailbox_id: int
-    at: datetime
+    at: datetime  # of its arrival
     seen: bool = False
     flagged: bool = False
     draft: bool = False
@@ -204,7 +204,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place) -> Placed:
     One UPDATE both checks and takes the quota, so two deliveries at once cannot both
     squeeze into the last free bytes. OverQuota, NotFound, Gone.
     """
-    key, last = turn.world.key(), turn.count(to.user_id, 1)
+    key, last, now = turn.world.key(), turn.count(to.user_id, 1), turn.world.now()
     _take_quota(turn, to.user_id, letter.size)
     taken = turn.connection.execute(
         _TAKE_UID,
@@ -230,8 +230,8 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place) -> Placed:
         "thread_id": _thread(turn, letter.facts, to),
         "blob_id": blobs[kept.root],
         "received_at": to.at,
-        "saved_at": to.at,
-        "expires": to.at + timedelta(seconds=taken.retention) if taken.retention else None,
+        "saved_at": now,  # old mail may be put in today
+        "expires": now + timedelta(seconds=taken.retention) if taken.retention else None,
         "seen": to.seen,
         "flagged": to.flagged,
         "draft": to.draft,
@@ -243,7 +243,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place) -> Placed:
     refer(turn, key, list(blobs.values()))
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
-    turn.append(to.user_id, entry, at=to.at)
+    turn.append(to.user_id, entry, at=now)
     return Placed(key, row["uid"], last, row["blob_id"], list(blobs.values()))
 
 

@@ -1,5 +1,6 @@
 """The command `merganser`: every failure is one sentence on stderr and a code for the shell."""
 
+import logging
 import os
 import sys
 
@@ -26,7 +27,20 @@ def main() -> int:
         return _told(wrong.format_message().strip().rstrip("."), wrong.exit_code)
     except typer.Abort:
         return _told("given up", WRONG)
+    except Exception as problem:  # noqa: BLE001 - the process ends here: nobody else would tell
+        return _broken(problem)
     return code if isinstance(code, int) else 0
+
+
+def _broken(problem: Exception) -> int:
+    """Say what came in between. A bug of ours leaves its traceback in the log as well."""
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - so that --help is quick
+
+    words = next(iter(str(getattr(problem, "orig", problem)).strip().splitlines()), "")
+    if isinstance(problem, DBAPIError | OSError):
+        return _told(f"it could not be done: {words or type(problem).__name__}", WRONG)
+    logging.getLogger("merganser").error("a command broke", exc_info=problem)
+    return _told(f"it broke on our side, please tell us: {type(problem).__name__} {words}", WRONG)
 
 
 def _told(sentence: str, code: int) -> int:

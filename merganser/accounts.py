@@ -76,14 +76,23 @@ async def set_password(ctx: Context, user_id: int, password: str) -> None:
 async def listed(world: World) -> list[dict[str, Any]]:
     """All accounts by user name, in plain values."""
     ctx, at, found = owner(world), None, list[Any]()
-    columns = {"name", "role", "used", "quota", "message_count", "disabled", "suspended"}
+    columns = {
+        "username",
+        "name",
+        "role",
+        "used",
+        "quota",
+        "message_count",
+        "disabled",
+        "suspended",
+    }
     while True:
         ask = Ask("users", MOST, at)
         page = await users.pages(ctx, UserWhere(), ask, columns)
         found += page.rows
         if not page.next:
             break
-        at = Cursor(ask.ordering, page.rows[-1].username, page.rows[-1].id)
+        at = Cursor(ask.ordering, page.rows[-1].username_key, page.rows[-1].id)
     addresses = await _main_addresses(world)
     return [
         {

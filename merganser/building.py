@@ -1,6 +1,5 @@
 """The world as the settings describe it, opened for one command and closed behind it."""
 
-import logging
 import os
 import secrets
 import signal
@@ -26,12 +25,14 @@ from models.world import World
 from resolvers.auth import settle
 from resolvers.context import Context, Viewer
 
-log = logging.getLogger("merganser")
+UNREADY = "the store is not ready: run `merganser init` first"
 
 
 @asynccontextmanager
 async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator[World]:
     """The world, with its store ready: migrated here, or else Trouble where it is not."""
+    if not migrate and not _there(settings):
+        raise Trouble(UNREADY)  # and nothing is made that nobody asked for
     make_folder(settings)
     key = secret(settings)
     async with database(settings) as store:
@@ -39,7 +40,7 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             if migrate:
                 await upgrade(store)
             elif await lacking(store):
-                raise Trouble("the store is not ready: run `merganser init` first")
+                raise Trouble(UNREADY)
         large, bells = blobs(settings), Neighbours(settings.data)
         world = World(
             store,
@@ -97,6 +98,12 @@ def url_of(settings: Settings) -> URL:
 def _first(problem: BaseException) -> str:
     """The first line of what it says, or else its name."""
     return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+
+
+def _there(settings: Settings) -> bool:
+    """Whether there may be a store: opening an SQLite file makes it."""
+    url = url_of(settings)
+    return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
 
 
 def make_folder(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from mail import housekeeping, indexing, routing
 from mail.lmtp import Lmtp, listen
 from mail.queue import worker
 from mail.routing import Route
+from mail.spool import claim
 from merganser import listening, locks
 from merganser.building import make_folder, opened, reached
 from merganser.settings import Settings
@@ -92,6 +94,7 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
     key = settings.bootstrap_key.get_secret_value() if settings.bootstrap_key else None
     app = create_app(world, spool=spool / "http", bootstrap=key, origins=settings.origins)
     async with AsyncExitStack() as stack:
+        stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
         bound = listening.sockets("HTTP", settings.http)
         for one in bound:
             stack.callback(one.close)

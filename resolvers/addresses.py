@@ -10,9 +10,11 @@ from models.columns import Picked, picked
 from models.pages import Ask, Page
 from models.roles import Role
 from models.users import User
+from resolvers import listing
 from resolvers.access import visible_users
 from resolvers.context import Context
-from resolvers.listing import page, turned
+from resolvers.listing import Scan, together
+from resolvers.texts import within
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +53,24 @@ async def mains(ctx: Context, user_ids: list[int]) -> list[Picked | None]:
     return [found.get(key) for key in user_ids]
 
 
-def _of(ctx: Context, listing: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(Address.user_id) == listing.user_id, _visible(ctx)]
-    if listing.query:
-        part = listing.query.lower()
-        terms.append(func.lower(col(Address.shown)).contains(part, autoescape=True))
-    return terms
+def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
+    terms = [col(Address.user_id) == key.user_id, _visible(ctx)]
+    return [*terms, within(col(Address.shown), key.query)] if key.query else terms
 
 
-async def of_user(ctx: Context, listing: OfUser) -> Page[Picked]:
-    """A page of one user's addresses."""
-    names = {"id", "local", *listing.columns}
-    asked = select(*picked(Address, names)).where(*_of(ctx, listing))
+async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+    """These pages of users' addresses, each in reading order."""
+    columns = frozenset({"id", "local"}).union(*(key.columns for key in keys))
     place = (col(Address.local), col(Address.id))
-    rows = await ctx.read(page(asked, listing.ask, place, falling=False))
-    return listing.ask.page(turned(rows, listing.ask))
+    scans = []
+    for key in keys:
+        rows = select(*picked(Address, columns)).where(*_of(ctx, key))
+        scans.append(Scan(rows, key.ask, place, falling=False))
+    return await listing.pages(ctx, scans)
 
 
-async def count(ctx: Context, listing: OfUser) -> int:
-    """How many addresses such a list has."""
-    asked = select(func.count()).select_from(Address).where(*_of(ctx, listing))
-    (row,) = await ctx.read(asked)
-    return int(row[0])
+async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
+    """How many addresses these lists have, in their order."""
+    many = func.count().label("many")
+    scans = [select(many).select_from(Address).where(*_of(ctx, key)) for key in keys]
+    return [row.many for (row,) in await together(ctx, scans)]

@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, func, insert, select
 from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.delivery import flags
 from models.columns import Picked, picked
 from models.errors import Invalid, NotFound, Stale
+from models.journal import ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message
 from models.tasks import Task, Undo
@@ -61,29 +63,30 @@ async def carry_out(ctx: Context, order: Order) -> Done:
     if order.changes is not None and order.changes.nothing and order.to is None:
         raise Invalid("say what to change", constraint="required", path=["set"])
     async with ctx.write(user_id) as session:
+        if order.select.mailbox is not None:
+            await mailboxes.find(ctx, order.select.mailbox, path=["select", "mailbox"])
         limit = ctx.world.options.bulk
-        rows = await _rows(ctx, order, limit + 1)
+        rows = await _rows(ctx, order, max(limit, len(order.select.ids or ())) + 1)
         _check(order, rows)
+        await _check_age(ctx, order)
         if order.later or len(rows) > limit:
             return Done(task=await _task(ctx, session, order))
         return await _do(ctx, session, order, rows, undo=True)
 
 
-async def _rows(ctx: Context, order: Order, limit: int, after: int = 0) -> Sequence[Picked]:
+async def _rows(ctx: Context, order: Order, limit: int) -> Sequence[Picked]:
+    asked = select(*picked(Message, STATE)).where(*_chosen(ctx, order))
+    return await ctx.read(asked.order_by(col(Message.id)).limit(limit))
+
+
+def _chosen(ctx: Context, order: Order) -> list[ColumnElement[bool]]:
     user_id = own(ctx)
-    asked = (
-        select(*picked(Message, STATE))
-        .where(
-            visible(ctx, Message),
-            col(Message.user_id) == user_id,
-            col(Message.archived_at).is_(None),
-            col(Message.id) > after,
-            *order.select.condition(ctx, user_id),
-        )
-        .order_by(col(Message.id))
-        .limit(limit)
-    )
-    return await ctx.read(asked)
+    return [
+        visible(ctx, Message),
+        col(Message.user_id) == user_id,
+        col(Message.archived_at).is_(None),
+        *order.select.condition(ctx, user_id),
+    ]
 
 
 def _check(order: Order, rows: Sequence[Picked]) -> None:
@@ -92,10 +95,14 @@ def _check(order: Order, rows: Sequence[Picked]) -> None:
         for index, key in enumerate(order.select.ids):
             if key not in there:
                 raise NotFound(str(key), path=["select", "ids"], index=index)
+
+
+async def _check_age(ctx: Context, order: Order) -> None:
     if order.unless_since is not None:
-        newest = max((row.modseq for row in rows), default=0)
-        if newest > order.unless_since:
-            raise Stale(current_modseq=newest, path=["ifUnchangedSince"])
+        asked = select(func.max(col(Message.modseq)).label("newest"))
+        (row,) = await ctx.read(asked.where(*_chosen(ctx, order)))
+        if (row.newest or 0) > order.unless_since:
+            raise Stale(current_modseq=row.newest, path=["ifUnchangedSince"])
 
 
 async def _do(
@@ -106,13 +113,12 @@ async def _do(
         return done
     if undo and not order.permanent:
         done.undo, done.undo_until = await _undo(ctx, session, order, rows)
+    if order.to is not None:
+        done.uids = await moves.move(ctx, session, rows, await _target(ctx, order.to))
+        rows = await moves.chosen(session, [row.id for row in rows])
     if order.changes is not None and not order.changes.nothing:
         await moves.change(ctx, session, rows, order.changes)
-    if order.to is not None:
-        target = await _target(ctx, order.to)
-        fresh = await moves.chosen(session, [row.id for row in rows])
-        done.uids = await moves.move(ctx, session, fresh, target)
-    elif order.permanent:
+    if order.permanent:
         await moves.remove(ctx, session, rows)
     elif order.delete:
         boxes = await ctx.load_all(mailboxes.by_ids, {row.mailbox_id for row in rows})
@@ -137,11 +143,28 @@ async def _undo(
         "id": ctx.world.key(),
         "user_id": own(ctx),
         "digest": hashlib.sha256(token.encode()).hexdigest(),
-        "before": {"kind": order.kind, "messages": moves.was(rows)},
+        "before": await _before(session, order, rows),
         "expires_at": until,
     }
     await (await session.connection()).execute(insert(Undo), row)
     return token, until
+
+
+async def _before(session: AsyncSession, order: Order, rows: Sequence[Picked]) -> dict[str, Any]:
+    """What was, and what of it is changed; `flags` is None where all of them are."""
+    changes = order.changes or Changes({})
+    values = changes.values or {}
+    before: dict[str, Any] = {
+        "kind": order.kind,
+        "messages": moves.was(rows),
+        "flags": None if changes.replace is not None else changes.touched,
+        "expires": order.kind != "MESSAGE_UPDATE" or "expires" in values,
+    }
+    if "meta_data" in values:
+        also = frozenset({"meta_data"})
+        kept = await moves.chosen(session, [row.id for row in rows], also=also)
+        before["meta"] = {str(row.id): row.meta_data for row in kept}
+    return before
 
 
 async def undo(ctx: Context, token: str) -> int:
@@ -160,41 +183,56 @@ async def undo(ctx: Context, token: str) -> int:
             raise NotFound("undo token", path=["token"])
         await session.delete(kept)
         await session.flush()
-        return await _take_back(ctx, session, kept.before["messages"])
+        return await _take_back(ctx, session, kept.before)
 
 
-async def _take_back(ctx: Context, session: AsyncSession, was: list[list[Any]]) -> int:
-    rows = {row.id: row for row in await moves.chosen(session, [one[0] for one in was])}
+async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]) -> int:
+    """Put back what was changed, and nothing else: the rest may have been changed since."""
+    was = {one[0]: one[1:] for one in before["messages"]}
+    if before["kind"] != "MESSAGE_UPDATE":
+        await _bring_back(ctx, session, before["kind"], {key: one[0] for key, one in was.items()})
+    meta = before.get("meta")
+    also = frozenset() if meta is None else frozenset({"meta_data"})
+    rows = [
+        row
+        for row in await moves.chosen(session, list(was), also=also)
+        if row.mailbox_id is not None
+    ]
+    states = {}
+    for row in rows:
+        _, named, expires = was[row.id]
+        states[row.id] = moves.flagged(_as_before(flags(row), named, before["flags"]))
+        if before["expires"]:
+            states[row.id]["expires"] = moves.when(expires)
+        if meta is not None:
+            states[row.id]["meta_data"] = meta[str(row.id)]
+    await moves.restate(ctx, session, rows, states)
+    return len(rows)
+
+
+def _as_before(now: list[str], was: list[str], touched: list[str] | None) -> list[str]:
+    if touched is None:
+        return was
+    return [n for n in now if n not in touched] + [n for n in was if n in touched]
+
+
+async def _bring_back(
+    ctx: Context, session: AsyncSession, kind: str, homes: dict[int, int]
+) -> None:
+    """What was deleted comes out of the archive, what was moved goes home; else to INBOX."""
     boxes = {box.id: box for box in await _boxes(ctx)}
     inbox = next(box for box in boxes.values() if box.path == "INBOX")
+    deleted = kind == "MESSAGE_DELETE"
     back: dict[int, list[Picked]] = {}
-    for key, mailbox_id, _, _ in was:
-        row = rows.get(key)
-        home = boxes.get(mailbox_id, inbox)
-        if row is not None and row.mailbox_id != home.id:
+    for row in await moves.chosen(session, list(homes)):
+        home = boxes.get(homes[row.id], inbox)
+        if (row.mailbox_id is None) is deleted and row.mailbox_id != home.id:
             back.setdefault(home.id, []).append(row)
     for mailbox_id, theirs in back.items():
-        gone = [row for row in theirs if row.mailbox_id is None]
-        if gone:
-            await moves.restore(ctx, session, gone, boxes[mailbox_id])
-        moved = [row for row in theirs if row.mailbox_id is not None]
-        if moved:
-            await moves.move(ctx, session, moved, boxes[mailbox_id])
-    now = {row.id: row for row in await moves.chosen(session, list(rows))}
-    alike: dict[tuple[Any, ...], list[Picked]] = {}
-    for key, _, flags, expires in was:
-        if key in now:
-            alike.setdefault((tuple(flags), expires), []).append(now[key])
-    for (flags, expires), theirs in alike.items():
-        changes = Changes.of({}, replaced=flags, values={"expires": moves.when(expires)})
-        changed = [row for row in theirs if not _as_it_was(row, flags, expires)]
-        if changed:
-            await moves.change(ctx, session, changed, changes)
-    return len(now)
-
-
-def _as_it_was(row: Picked, flags: Sequence[str], expires: str | None) -> bool:
-    return moves.was([row])[0][2:] == [list(flags), expires]
+        if deleted:
+            await moves.restore(ctx, session, theirs, boxes[mailbox_id])
+        else:
+            await moves.move(ctx, session, theirs, boxes[mailbox_id])
 
 
 async def _boxes(ctx: Context) -> Sequence[Picked]:
@@ -204,12 +242,7 @@ async def _boxes(ctx: Context) -> Sequence[Picked]:
 async def _task(ctx: Context, session: AsyncSession, order: Order) -> Task:
     """Hand the work to a task, which does it to what the selection holds now."""
     user_id = own(ctx)
-    everything = select(col(Message.id)).where(
-        visible(ctx, Message),
-        col(Message.user_id) == user_id,
-        col(Message.archived_at).is_(None),
-        *order.select.condition(ctx, user_id),
-    )
+    everything = select(col(Message.id)).where(*_chosen(ctx, order))
     ids = [row.id for row in await ctx.read(everything.order_by(col(Message.id)))]
     what = {"ids": ids, "origin": ctx.origin, "reason": ctx.reason, **_written(order)}
     task = Task(
@@ -222,6 +255,7 @@ async def _task(ctx: Context, session: AsyncSession, order: Order) -> Task:
     )
     session.add(task)
     await session.flush()
+    await ctx.record(session, user_id, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
     return task
 
 
@@ -234,6 +268,7 @@ def _written(order: Order) -> dict[str, Any]:
         "to": order.to,
         "delete": order.delete,
         "permanent": order.permanent,
+        "unless_since": order.unless_since,
     }
 
 
@@ -242,7 +277,7 @@ async def work_on(
 ) -> int:
     """One chunk of a task, inside the unit that notes how far it has come; returns how many.
 
-    What has gone meanwhile is left out.
+    What has gone meanwhile, or was not to be changed if it changed meanwhile, is left out.
     """
     changes = what["changes"] and Changes(**what["changes"])
     if changes and changes.values and changes.values.get("expires"):
@@ -255,6 +290,8 @@ async def work_on(
         delete=what["delete"],
         permanent=what["permanent"],
     )
+    since = what.get("unless_since")
     rows = await _rows(ctx, order, len(ids))
+    rows = [row for row in rows if since is None or row.modseq <= since]
     await _do(ctx, session, order, rows, undo=False)
     return len(rows)

@@ -66,6 +66,11 @@ class Viewer:
             return f"user:{self.user_id}"
         return f"key:{self.api_key_id or 0}" if self.role is not Role.PUBLIC else "public"
 
+    @property
+    def speaks_for_others(self) -> bool:
+        """Whether it is believed who is behind it: a front end, with a key of an ADMIN."""
+        return self.token_id is None and self.role.includes(Role.ADMIN)
+
     def require_scope(self, scope: Scope) -> None:
         """Raise Forbidden unless the credential is good for this."""
         self.require(Needs(scope=scope))

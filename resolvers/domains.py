@@ -7,11 +7,14 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import checked_domain, normal_domain
+from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Conflict, NotFound
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.roles import Role
+from models.users import User
+from resolvers.access import visible_users
 from resolvers.context import Context
 
 
@@ -25,11 +28,15 @@ def visible_domains(ctx: Context) -> ColumnElement[bool]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The domains with these ids, in this order; None where there is none.
+    """The domains with these ids, in this order; None where the viewer sees none.
 
-    Reached through an object the viewer may see, whose domain is no secret.
+    Seen are those one administers, and those of the accounts and addresses one sees.
     """
-    asked = select(*picked(Domain)).where(col(Domain.id).in_(ids))
+    users = select(col(User.domain_id)).where(visible_users(ctx))
+    theirs = select(col(User.id)).where(visible_users(ctx))
+    places = select(col(Address.domain_id)).where(col(Address.user_id).in_(theirs))
+    seen = visible_domains(ctx) | col(Domain.id).in_(users) | col(Domain.id).in_(places)
+    asked = select(*picked(Domain)).where(col(Domain.id).in_(ids), seen)
     found = {row.id: row for row in await ctx.read(asked)}
     return [found.get(key) for key in ids]
 
@@ -51,19 +58,19 @@ async def ensure(ctx: Context, session: AsyncSession, name: str, *, path: str) -
     """
     name = checked_domain(name, path=path)
     connection = await session.connection()
-    aliased = select(col(DomainAlias.id)).where(col(DomainAlias.alias) == name)
-    if (await connection.execute(aliased)).first():
+    free = ctx.viewer.role.includes(Role.ADMIN)
+    aliased = select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
+    alias = (await connection.execute(aliased)).first()
+    if alias and (free or alias.domain_id in ctx.viewer.administers):
         raise Conflict(f"{name} is an alias of another domain", path=[path])
     row = (await connection.execute(select(col(Domain.id)).where(col(Domain.name) == name))).first()
+    if not free and (row is None or row.id not in ctx.viewer.administers):
+        raise NotFound(name, path=[path])
     if row is None:
-        if not ctx.viewer.role.includes(Role.ADMIN):
-            raise NotFound(name, path=[path])
         return await _make(ctx, session, name)
     await connection.execute(
         select(col(Stream.id)).where(col(Stream.id) == row.id).with_for_update()
     )
-    if not ctx.viewer.role.includes(Role.ADMIN) and row.id not in ctx.viewer.administers:
-        raise NotFound(name, path=[path])
     return await session.get_one(Domain, row.id, populate_existing=True)
 
 

@@ -1,12 +1,13 @@
 """Keyset pages in SQL: the rows behind a place, in the order of an index."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, literal, select, tuple_, union_all
 
 from models.columns import Picked
-from models.pages import Ask
+from models.pages import Ask, Page
 from resolvers.context import Context
 
 Row = TypeVar("Row")
@@ -37,13 +38,35 @@ def turned(rows: Sequence[Row], ask: Ask) -> list[Row]:
     return list(reversed(rows)) if ask.back else list(rows)
 
 
-async def together(ctx: Context, scans: Sequence[Select[*tuple[Any, ...]]]) -> list[list[Picked]]:
-    """The rows of several selects of the same columns, in no order; in one statement.
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A page that is asked for: of these rows, by these columns, the highest first or last."""
+
+    rows: Select[*tuple[Any, ...]]
+    ask: Ask
+    place: tuple[Any, Any]
+    falling: bool
+
+
+async def pages(ctx: Context, scans: Sequence[Scan]) -> list[Page[Picked]]:
+    """These pages of one kind of rows, in one statement, each in reading order."""
+    asked = [page(scan.rows, scan.ask, scan.place, falling=scan.falling) for scan in scans]
+    if len(asked) == 1:
+        return [scans[0].ask.page(turned(await ctx.read(asked[0]), scans[0].ask))]
+    found = await together(ctx, asked, [column.key for column in scans[0].place])
+    return [
+        scan.ask.page(rows[::-1] if scan.falling else rows)
+        for scan, rows in zip(scans, found, strict=True)
+    ]
+
+
+async def together(
+    ctx: Context, scans: Sequence[Select[*tuple[Any, ...]]], order: Sequence[str] = ()
+) -> list[list[Picked]]:
+    """The rows of several selects of the same columns, in the `order` of some; in one statement.
 
     A UNION ALL of short index scans. A window function would first number every row.
     """
-    if len(scans) == 1:
-        return [list(await ctx.read(scans[0]))]
     numbered = union_all(
         *(
             select(scan.add_columns(literal(nth).label("nth")).subquery())
@@ -51,6 +74,6 @@ async def together(ctx: Context, scans: Sequence[Select[*tuple[Any, ...]]]) -> l
         )
     ).subquery()
     found: list[list[Picked]] = [[] for _ in scans]
-    for row in await ctx.read(select(numbered)):
+    for row in await ctx.read(select(numbered).order_by(*(numbered.c[name] for name in order))):
         found[row.nth].append(row)
     return found

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -35,6 +36,17 @@ class Named:
     path: str | None = None
     special_use: SpecialUse | None = None
 
+    def __str__(self) -> str:
+        return str(self.path if self.path is not None else self.special_use or self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """All folders of a user, with the columns their reader asked for."""
+
+    user_id: int
+    columns: frozenset[str]
+
 
 @dataclass(frozen=True, slots=True)
 class NewMailboxes:
@@ -49,8 +61,7 @@ class NewMailboxes:
 
 def checked_path(path: str, *, path_in: Sequence[str] = ("path",), index: int | None = None) -> str:
     """The path as it is stored: one slash at either end goes, the first level `inbox` is INBOX."""
-    clean = unicodedata.normalize("NFC", path)
-    clean = clean.removeprefix("/").removesuffix("/")
+    clean = spelled(path)
     levels = clean.split("/")
     problem = None
     if not all(level.strip() for level in levels):
@@ -61,9 +72,23 @@ def checked_path(path: str, *, path_in: Sequence[str] = ("path",), index: int | 
         problem = "a path has no control characters"
     if problem:
         raise Invalid(problem, constraint="pattern", path=path_in, index=index)
-    if levels[0].lower() == "inbox":
-        levels[0] = "INBOX"
-    return "/".join(levels)
+    return clean
+
+
+def spelled(path: str) -> str:
+    """The path in the one spelling that is stored; it may yet be none."""
+    clean = unicodedata.normalize("NFC", path).removeprefix("/").removesuffix("/")
+    first, slash, rest = clean.partition("/")
+    return f"INBOX{slash}{rest}" if first.lower() == "inbox" else clean
+
+
+def with_parents(paths: Iterable[str], there: Collection[str] = ()) -> list[str]:
+    """These paths and those above them, each once, as far as they are not there."""
+    found: dict[str, None] = {}
+    for path in paths:
+        levels = path.split("/")
+        found |= dict.fromkeys("/".join(levels[:depth]) for depth in range(1, len(levels) + 1))
+    return [path for path in found if path not in there]
 
 
 def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> Mailbox:
@@ -85,14 +110,26 @@ def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> 
 async def all_of(
     ctx: Context, user_id: int, columns: Collection[str], *, show_hidden: bool = False
 ) -> Sequence[Picked]:
-    """A user's folders, INBOX and what is below it first, then by path."""
-    asked = select(*picked(Mailbox, {"id", "path", *columns})).where(
-        col(Mailbox.user_id) == user_id, visible(ctx, Mailbox)
+    """A user's folders, INBOX and what is below it first, then as the tree has them."""
+    rows = await ctx.load(trees, Tree(user_id, frozenset(columns)))
+    return rows if show_hidden else [row for row in rows if not row.hidden]
+
+
+async def trees(ctx: Context, keys: list[Tree]) -> list[list[Picked]]:
+    """The folders of these users, hidden ones too, in the order of `all_of`."""
+    columns = {"id", "user_id", "path", "hidden"}.union(*(key.columns for key in keys))
+    asked = select(*picked(Mailbox, columns)).where(
+        col(Mailbox.user_id).in_({key.user_id for key in keys}), visible(ctx, Mailbox)
     )
-    if not show_hidden:
-        asked = asked.where(~col(Mailbox.hidden))
-    rows = await ctx.read(asked)
-    return sorted(rows, key=lambda row: (row.path.split("/")[0] != "INBOX", row.path))
+    found: defaultdict[int, list[Picked]] = defaultdict(list)
+    for row in sorted(await ctx.read(asked), key=_in_tree):
+        found[row.user_id].append(row)
+    return [found[key.user_id] for key in keys]
+
+
+def _in_tree(row: Picked) -> tuple[bool, list[str]]:
+    levels: list[str] = row.path.split("/")
+    return levels[0] != "INBOX", levels
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
@@ -128,7 +165,7 @@ async def find(ctx: Context, name: Named, *, path: Sequence[str] = ("mailbox",))
     """The viewer's folder of this name, or NotFound."""
     row = await ctx.load(named, (own(ctx), name))
     if row is None:
-        raise NotFound(str(name.path or name.special_use or name.id), path=path)
+        raise NotFound(str(name), path=path)
     return row
 
 
@@ -145,9 +182,7 @@ async def create(ctx: Context, new: NewMailboxes) -> list[Mailbox]:
             user = await session.get_one(User, user_id, populate_existing=True)
             there = await _paths_of(session, user_id)
             made = _made(ctx, user, paths, there)
-            limit = ctx.world.options.max_mailboxes
-            if len(there) + len(made) > limit:
-                raise LimitReached("too many folders", limit=limit, used=len(there), path=["paths"])
+            _check_room(ctx, there, made, path="paths")
             asked = {box.path: box for box in made}
             for box in (asked[path] for path in paths):
                 box.hidden, box.subscribed = new.hidden, new.subscribe
@@ -167,6 +202,14 @@ async def create(ctx: Context, new: NewMailboxes) -> list[Mailbox]:
     return [asked[path] for path in paths]
 
 
+def _check_room(
+    ctx: Context, there: Collection[str], made: Collection[Mailbox], *, path: str
+) -> None:
+    limit = ctx.world.options.max_mailboxes
+    if made and len(there) + len(made) > limit:
+        raise LimitReached("too many folders", limit=limit, used=len(there), path=[path])
+
+
 def _seconds(retention: timedelta | None) -> int | None:
     if retention is None or not retention:
         return None
@@ -181,16 +224,10 @@ async def _paths_of(session: AsyncSession, user_id: int) -> set[str]:
 
 
 def _made(ctx: Context, user: User, paths: Sequence[str], there: set[str]) -> list[Mailbox]:
-    made: dict[str, Mailbox] = {}
     for index, path in enumerate(paths):
-        if path in there or path in made:
+        if path in there or path in paths[:index]:
             raise Conflict("there is already a folder of this path", path=["paths"], index=index)
-        levels = path.split("/")
-        for depth in range(1, len(levels) + 1):
-            part = "/".join(levels[:depth])
-            if part not in there and part not in made:
-                made[part] = new_mailbox(ctx, user, part, None)
-    return list(made.values())
+    return [new_mailbox(ctx, user, path, None) for path in with_parents(paths, there)]
 
 
 async def rename(ctx: Context, name: Named, new_path: str) -> list[Picked]:
@@ -221,9 +258,10 @@ async def _move_below(ctx: Context, session: AsyncSession, old: Picked, path: st
     there = await _paths_of(session, user_id)
     if path in there:
         raise Conflict("there is already a folder of this path", path=["newPath"])
+    prefix = f"{old.path}/"
+    below = func.substr(col(Mailbox.path), 1, len(prefix)) == prefix  # LIKE knows no case on SQLite
     subtree = select(col(Mailbox.id), col(Mailbox.path)).where(
-        col(Mailbox.user_id) == user_id,
-        (col(Mailbox.id) == old.id) | col(Mailbox.path).startswith(f"{old.path}/", autoescape=True),
+        col(Mailbox.user_id) == user_id, (col(Mailbox.id) == old.id) | below
     )
     rows = (await connection.execute(subtree.order_by(col(Mailbox.path)))).all()
     moved = {row.path: path + row.path[len(old.path) :] for row in rows}
@@ -235,6 +273,7 @@ async def _move_below(ctx: Context, session: AsyncSession, old: Picked, path: st
     user = await session.get_one(User, user_id, populate_existing=True)
     above = path.rpartition("/")[0]
     parents = _made(ctx, user, [above], there) if above and above not in there else []
+    _check_room(ctx, there, parents, path="newPath")
     session.add_all([user, *parents])
     await session.flush()
     if parents:
@@ -268,16 +307,19 @@ async def delete(
 
     Returns the ids that are gone. INBOX and folders with a role are never deleted.
     """
+    if not names:
+        raise Invalid("name at least one folder", constraint="required", path=["mailboxes"])
     user_id = own(ctx)
     async with ctx.write(user_id) as session:
         gone: dict[int, Picked] = {}
         everything = await all_of(ctx, user_id, set(Mailbox.model_fields), show_hidden=True)
-        for index, name in enumerate(names):
-            row = await ctx.load(named, (user_id, name))
+        rows = await ctx.load_all(named, [(user_id, name) for name in names])
+        listed = {row.id for row in rows if row}
+        for index, (name, row) in enumerate(zip(names, rows, strict=True)):
             if row is None:
-                raise NotFound(str(name.path or name.id), path=["mailboxes"], index=index)
+                raise NotFound(str(name), path=["mailboxes"], index=index)
             below = [other for other in everything if other.path.startswith(f"{row.path}/")]
-            if below and not recursive:
+            if not recursive and any(other.id not in listed for other in below):
                 raise Conflict(
                     "there are folders below it: say recursive", path=["mailboxes"], index=index
                 )

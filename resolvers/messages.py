@@ -14,9 +14,10 @@ from models.mailboxes import Mailbox
 from models.messages import Message, Thread
 from models.pages import Ask, Page
 from models.roles import Scope
+from resolvers import listing
 from resolvers.access import visible
 from resolvers.context import Context
-from resolvers.listing import page, together
+from resolvers.listing import Scan, together
 from resolvers.selections import MessageWhere, conditions
 
 NEWEST, OLDEST = "received-", "received+"
@@ -57,20 +58,11 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     """The pages, each in reading order."""
     columns = frozenset({"received_at", "id"}).union(*(key.columns for key in keys))
     place = (col(Message.received_at), col(Message.id))
-    scans = [
-        page(
-            select(*picked(Message, columns)).where(*_where(ctx, key)),
-            key.ask,
-            place,
-            falling=key.falling,
-        )
-        for key in keys
-    ]
-    result = []
-    for key, rows in zip(keys, await together(ctx, scans), strict=True):
-        rows.sort(key=lambda row: (row.received_at, row.id), reverse=key.falling)
-        result.append(key.ask.page(rows))
-    return result
+    scans = []
+    for key in keys:
+        rows = select(*picked(Message, columns)).where(*_where(ctx, key))
+        scans.append(Scan(rows, key.ask, place, falling=key.falling))
+    return await listing.pages(ctx, scans)
 
 
 def _where(ctx: Context, key: Listing) -> list[Any]:

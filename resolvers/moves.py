@@ -44,6 +44,8 @@ KEYWORDS = 64  # of one message
 LONGEST = 128  # characters of a keyword
 _SYSTEM = {f"\\{name.capitalize()}": name for name in SYSTEM_FLAGS}
 
+States = Mapping[str, Any]  # what a message is to be, by column
+
 
 @dataclass(slots=True)
 class Tally:
@@ -83,11 +85,17 @@ class Changes:
             system |= {name: name in named for name in SYSTEM_FLAGS}
         return cls(
             system,
-            [name for name in _checked(add, "addFlags") if name not in _SYSTEM],
-            [name for name in _checked(remove, "removeFlags") if name not in _SYSTEM],
-            None if replaced is None else [n for n in _checked(replaced, "flags") if n[:1] != "\\"],
+            _keywords(add, "addFlags"),
+            _keywords(remove, "removeFlags"),
+            None if replaced is None else _keywords(replaced, "flags"),
             values,
         )
+
+    @property
+    def touched(self) -> list[str]:
+        """The flags and keywords that are set or taken, as IMAP names them."""
+        system = [name for name, column in _SYSTEM.items() if column in self.flags]
+        return [*system, *self.add, *self.remove]
 
     @property
     def nothing(self) -> bool:
@@ -95,6 +103,10 @@ class Changes:
         return not (
             self.flags or self.add or self.remove or self.replace is not None or self.values
         )
+
+
+def _keywords(names: Sequence[str], path: str) -> list[str]:
+    return list(dict.fromkeys(name for name in _checked(names, path) if name not in _SYSTEM))
 
 
 def _checked(names: Sequence[str], path: str) -> list[str]:
@@ -111,9 +123,11 @@ def _checked(names: Sequence[str], path: str) -> list[str]:
     return found
 
 
-async def chosen(session: AsyncSession, ids: Sequence[int]) -> Sequence[Picked]:
-    """The rows of these messages as they are in the unit, by key."""
-    asked = select(*picked(Message, STATE)).where(col(Message.id).in_(ids))
+async def chosen(
+    session: AsyncSession, ids: Sequence[int], *, also: frozenset[str] = frozenset()
+) -> Sequence[Picked]:
+    """The rows of these messages as they are in the unit, by key; with other columns `also`."""
+    asked = select(*picked(Message, STATE | also)).where(col(Message.id).in_(ids))
     return (await (await session.connection()).execute(asked.order_by(col(Message.id)))).all()
 
 
@@ -123,27 +137,55 @@ async def change(
     """Change flags, keywords and values; returns the ids of those that were not so before."""
     after = {row.id: _after(row, changes) for row in rows}
     changed = [row for row in rows if _differs(row, after[row.id])]
-    connection = await session.connection()
-    for user_id, theirs in by_user(changed).items():
-        ids = [row.id for row in theirs]
-        last = await ctx.record(
-            session,
-            user_id,
-            ChangeKind.MESSAGE_UPDATED,
-            ids,
-            mailbox=[row.mailbox_id for row in theirs],
-            uid=[row.uid for row in theirs],
-            flags=[flags(after[row.id]) for row in theirs],
-        )
+    for theirs in by_user(changed).values():
+        last = await _updated(ctx, session, theirs, after)
         values = {**changes.flags, **(changes.values or {}), "modseq": last}
-        for start in range(0, len(ids), 1000):
-            part = col(Message.id).in_(ids[start : start + 1000])
-            await connection.execute(update(Message).where(part).values(**values))
+        await _by_thousands(session, [row.id for row in theirs], values)
         await _set_keywords(
             session, [r for r in theirs if after[r.id]["keywords"] != r.keywords], after
         )
         await _count(session, last, _unseen(theirs, after))
     return [row.id for row in changed]
+
+
+async def restate(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked], states: Mapping[int, States]
+) -> None:
+    """Give each message values of its own, by column: the system's flags, keywords, and others.
+
+    Each has the same columns, which are in its row too.
+    """
+    changed = [
+        row
+        for row in rows
+        if any(getattr(row, name) != value for name, value in states[row.id].items())
+    ]
+    table = Message.__table__  # type: ignore[attr-defined]
+    for theirs in by_user(changed).values():
+        last = await _updated(ctx, session, theirs, states)
+        names = sorted(states[theirs[0].id])
+        its = {name: bindparam(f"its_{name}", type_=table.c[name].type) for name in names}
+        statement = update(table).where(table.c.id == bindparam("key")).values(modseq=last, **its)
+        given = [
+            {"key": row.id, **{f"its_{name}": states[row.id][name] for name in names}}
+            for row in theirs
+        ]
+        await (await session.connection()).execute(statement, given)
+        await _count(session, last, _unseen(theirs, states))
+
+
+async def _updated(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked], after: Mapping[int, States]
+) -> int:
+    return await ctx.record(
+        session,
+        rows[0].user_id,
+        ChangeKind.MESSAGE_UPDATED,
+        [row.id for row in rows],
+        mailbox=[row.mailbox_id for row in rows],
+        uid=[row.uid for row in rows],
+        flags=[flags(after[row.id]) for row in rows],
+    )
 
 
 def _after(row: Picked, changes: Changes) -> dict[str, Any]:
@@ -158,14 +200,14 @@ def _after(row: Picked, changes: Changes) -> dict[str, Any]:
     return {**after, "values": changes.values}
 
 
-def _differs(row: Picked, after: Mapping[str, Any]) -> bool:
+def _differs(row: Picked, after: States) -> bool:
     return bool(after["values"]) or any(
         getattr(row, name) != value for name, value in after.items() if name != "values"
     )
 
 
 async def _set_keywords(
-    session: AsyncSession, rows: Sequence[Picked], after: Mapping[int, Mapping[str, Any]]
+    session: AsyncSession, rows: Sequence[Picked], after: Mapping[int, States]
 ) -> None:
     if rows:
         statement = (
@@ -177,7 +219,7 @@ async def _set_keywords(
         await (await session.connection()).execute(statement, given)
 
 
-def _unseen(rows: Iterable[Picked], after: Mapping[int, Mapping[str, Any]]) -> dict[int, Tally]:
+def _unseen(rows: Iterable[Picked], after: Mapping[int, States]) -> dict[int, Tally]:
     tallies: defaultdict[int, Tally] = defaultdict(Tally)
     for row in rows:
         if row.mailbox_id is not None:
@@ -430,6 +472,12 @@ def was(rows: Iterable[Picked]) -> list[list[Any]]:
         [row.id, row.mailbox_id, flags(row), row.expires and row.expires.isoformat()]
         for row in rows
     ]
+
+
+def flagged(names: Collection[str]) -> dict[str, Any]:
+    """The columns of these flags and keywords, as IMAP names them."""
+    system = {column: name in names for name, column in _SYSTEM.items()}
+    return {**system, "keywords": [name for name in names if name not in _SYSTEM]}
 
 
 def when(text: str | None) -> datetime | None:

@@ -11,7 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.columns import Picked, picked
-from models.errors import NotFound, Refused
+from models.errors import Invalid, NotFound, Refused
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.roles import Role, Scope
@@ -25,7 +25,9 @@ from resolvers.listing import page, turned
 LEASE = timedelta(seconds=60)  # each chunk renews it
 IDLE = 15.0  # seconds until a worker looks unasked
 CHUNK = 1000  # messages a unit
-ATTEMPTS = 5
+ATTEMPTS = 5  # without getting any further
+BROKEN = "it broke on our side"
+MOST = 250  # tasks cancelled at once
 KINDS = ("MESSAGE_UPDATE", "MESSAGE_MOVE", "MESSAGE_DELETE")
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ async def pages(ctx: Context, where: TaskWhere, ask: Ask, columns: frozenset[str
 
 async def cancel(ctx: Context, ids: list[int]) -> None:
     """Stop these tasks at the next safe point; those that have ended stay as they are."""
+    if len(ids) > MOST:
+        raise Invalid(f"at most {MOST} tasks", constraint="max", path=["ids"])
     rows = await ctx.load_all(by_ids, ids)
     for index, (key, row) in enumerate(zip(ids, rows, strict=True)):
         if row is None:
@@ -127,13 +131,16 @@ async def work(world: World) -> bool:
     viewer = Viewer(row.user_id, Role.USER, frozenset({Scope.MASTER}))
     ctx = Context(world, viewer, origin=row.order.get("origin"), reason=row.order.get("reason"))
     log.info("task begun", extra={"task": row.id, "kind": row.kind, "attempt": row.attempts})
+    if row.attempts > ATTEMPTS:  # those before took their workers along
+        await _end(ctx, row, TaskState.FAILED, error=BROKEN)
+        return True
     try:
         await _chunks(ctx, row)
     except Refused as refusal:
         await _end(ctx, row, TaskState.FAILED, error=refusal.message)
     except Exception:
         if row.attempts >= ATTEMPTS:
-            await _end(ctx, row, TaskState.FAILED, error="it broke on our side")
+            await _end(ctx, row, TaskState.FAILED, error=BROKEN)
         raise
     return True
 
@@ -162,7 +169,7 @@ async def _claim(world: World) -> Picked | None:
             lease=lease,
             leased_until=now + LEASE,
             attempts=Task.attempts + 1,
-            started_at=now,
+            started_at=func.coalesce(Task.started_at, now),
         )
         .returning(*picked(Task))
     )
@@ -183,7 +190,7 @@ async def _chunks(ctx: Context, row: Picked) -> None:
             chunk = ids[at : at + CHUNK]
             at += len(chunk)
             done += await bulk.work_on(ctx, session, row.order, chunk)
-            await _note(ctx, session, row, {"checkpoint": {"at": at}, "done": done})
+            await _note(ctx, session, row, {"checkpoint": {"at": at}, "done": done, "attempts": 0})
     await _end(ctx, row, state, result={"changed": done})
 
 

@@ -36,9 +36,9 @@ class NewMessage:
 
 async def store(ctx: Context, new: NewMessage) -> Picked | None:
     """Store the message; its row. OverQuota, NotFound."""
-    letter = await read(await _bytes(ctx, new))
     user_id = own(ctx)
     box = await find(ctx, new.mailbox)
+    letter = await read(await _bytes(ctx, new))
     asked = select(col(User.tenant_id)).where(col(User.id) == user_id)
     (owner,) = await ctx.read(asked)
     to = Place(

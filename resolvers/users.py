@@ -23,7 +23,8 @@ from resolvers import domains, passwords
 from resolvers.access import own, visible_users
 from resolvers.context import Context
 from resolvers.listing import page, turned
-from resolvers.mailboxes import checked_path, new_mailbox
+from resolvers.mailboxes import checked_path, new_mailbox, with_parents
+from resolvers.texts import within
 
 SPECIAL = {
     SpecialUse.SENT: "Sent",
@@ -80,10 +81,10 @@ async def named(ctx: Context, name: str) -> Picked | None:
 
 
 async def pages(ctx: Context, where: UserWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of accounts by user name."""
-    names = {"id", "username", *columns}
+    """A page of accounts by user name, as they are compared: there is an index of that."""
+    names = {"id", "username_key", *columns}
     asked = select(*picked(User, names)).where(*_conditions(ctx, where))
-    rows = await ctx.read(page(asked, ask, (col(User.username), col(User.id)), falling=False))
+    rows = await ctx.read(page(asked, ask, (col(User.username_key), col(User.id)), falling=False))
     return ask.page(turned(rows, ask))
 
 
@@ -97,24 +98,18 @@ async def count(ctx: Context, where: UserWhere) -> int:
 def _conditions(ctx: Context, where: UserWhere) -> list[ColumnElement[bool]]:
     conditions = [visible_users(ctx)]
     if where.query:
-        part = where.query.lower()
+        part = where.query
         main = select(col(Address.user_id)).where(
-            col(Address.main), func.lower(col(Address.shown)).contains(part, autoescape=True)
+            col(Address.main), within(col(Address.shown), part)
         )
-        conditions.append(
-            or_(
-                col(User.username).contains(part, autoescape=True),
-                func.lower(col(User.name)).contains(part, autoescape=True),
-                col(User.id).in_(main),
-            )
-        )
+        named_so = or_(within(col(User.username), part), within(col(User.name), part))
+        conditions.append(named_so | col(User.id).in_(main))
     if where.roles:
         conditions.append(col(User.role).in_(where.roles))
     if where.domain is not None:
-        named_so = select(col(Domain.id)).where(
-            col(Domain.name) == addresses.normal_domain(where.domain)
-        )
-        conditions.append(col(User.domain_id).in_(named_so))
+        name = addresses.normal_domain(where.domain)
+        domain = select(col(Domain.id)).where(col(Domain.name) == name)
+        conditions.append(col(User.domain_id).in_(domain))
     if where.disabled is not None:
         conditions.append(col(User.disabled).is_(where.disabled))
     if where.suspended is not None:
@@ -161,7 +156,8 @@ async def create(ctx: Context, new: NewUser) -> User:
             await _free(session, user)
             session.add_all([user, Stream(id=key)])
             await session.flush()
-            boxes = [new_mailbox(ctx, user, path, use) for use, path in paths.items()]
+            uses = {path: use for use, path in paths.items()}
+            boxes = [new_mailbox(ctx, user, path, uses.get(path)) for path in with_parents(uses)]
             session.add_all(boxes)
             if domain and address:
                 await _take_place(ctx, session, user, domain)
@@ -169,7 +165,7 @@ async def create(ctx: Context, new: NewUser) -> User:
             await session.flush()
             ids = [box.id for box in boxes]
             await ctx.record(
-                session, key, ChangeKind.MAILBOX_CREATED, ids, path=list(paths.values())
+                session, key, ChangeKind.MAILBOX_CREATED, ids, path=[box.path for box in boxes]
             )
             stream = domain.id if domain else PLATFORM
             await ctx.record(session, stream, ChangeKind.USER_CHANGED, [key])
@@ -199,6 +195,8 @@ def _address(ctx: Context, new: NewUser) -> str | None:
 
 def _check(ctx: Context, new: NewUser, address: str | None) -> None:
     viewer = ctx.viewer
+    if new.role is Role.PUBLIC:
+        raise Invalid("PUBLIC is who has no account", constraint="enum", path=["role"])
     if not viewer.role.includes(new.role):
         raise Forbidden(f"to make a {new.role} needs that role", requires=new.role, path=["role"])
     if address is None and not viewer.role.includes(Role.ADMIN):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from graph.endpoint import Settings
 from models.world import World
@@ -27,7 +27,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def server(world: World) -> AsyncIterator[Server]:
-    settings = Settings(init_timeout=0.3, operations_max=3, origins=("https://mail.example.org",))
+    settings = Settings(init_timeout=0.3, operations_max=4, origins=("https://mail.example.org",))
     async with serving(world, settings, deadline=0.3) as server:
         yield server
 
@@ -228,15 +228,33 @@ async def test_nothing_is_sent_after_the_end(
     await subscribe(ws, "subscription { flood }")
     await hear(ws)
     await ws.send("{}")
-    async with asyncio.timeout(5):
-        async for _frame in ws:
-            pass
+    with pytest.raises(ConnectionClosedError):
+        await drain(ws)
     assert ws.close_code == 4400
     assert not caplog.records
 
 
+async def drain(ws: ClientConnection) -> None:
+    while await hear(ws):
+        pass
+
+
+async def test_that_a_peer_vanishes_in_the_middle_is_no_bug(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        ws = await follow(server, "user")
+        await subscribe(ws, "subscription { flood }", id="3")
+        await hear(ws)
+        ws.transport.abort()
+    async with asyncio.timeout(5):
+        while server.endpoint.watch.followers:  # noqa: ASYNC110 - the server rings no bell
+            await asyncio.sleep(0.01)
+    assert not caplog.records
+
+
 async def test_operations_at_once_are_bounded(ws: ClientConnection) -> None:
-    for number in range(3):
+    for number in range(4):
         await subscribe(ws, "subscription { quiet }", id=str(number))
     await subscribe(ws, "{ hello }", id="more")
     frame = await hear(ws)

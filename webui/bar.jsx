@@ -104,13 +104,15 @@ function useSession() {
   async function refresh({ schema = true } = {}) {
     setProblem('');
     setWho(session.token() ? '…' : '');
+    let refused = false; // then the schema was refused as well: without the token it is not
     try {
       if (session.token()) setWho(await session.whoAmI());
     } catch (error) {
+      ({ refused } = error);
       setWho(session.token() ? 'unknown' : '');
       setProblem(error.message);
     }
-    if (schema) introspect();
+    if (schema || refused) introspect();
   }
 
   async function signOut() {

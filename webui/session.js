@@ -50,13 +50,11 @@ async function ask(query, variables) {
 export async function whoAmI() {
   try {
     const { viewer } = await ask(page.whoAmI);
-    if (viewer.role === 'PUBLIC') {
-      throw Object.assign(new Error('This token is not known here.'), { refused: true });
-    }
     return viewer.user?.username ?? viewer.role.toLowerCase();
   } catch (error) {
-    if (error.refused) forget();
-    throw error;
+    if (!error.refused) throw error;
+    forget();
+    throw Object.assign(new Error('This token is not known here.'), { refused: true });
   }
 }
 

@@ -1,5 +1,6 @@
 """Drives GraphiQL in a real headless Chromium, against any base URL."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE = 20_000  # ms
+LISTENS = 0.5  # seconds from the frame that asks until the server waits for its bell; no frame says
 # Monaco keeps only the lines in view in the document; its model has all of them.
 ANSWER = """() => globalThis.__MONACO.editor.getModels()
     .find(model => model.uri.path.includes('response')).getValue()"""
@@ -94,6 +96,14 @@ class GraphiQL:
         """Press the button that runs, or that stops a subscription."""
         await self.page.locator(".graphiql-execute-button").click()
 
+    async def listen(self) -> None:
+        """Run a subscription, and wait until the server has begun to listen for it."""
+        async with self.page.expect_websocket() as opening:
+            await self.run()
+        socket = await opening.value
+        await socket.wait_for_event("framesent", lambda frame: "subscribe" in str(frame))
+        await asyncio.sleep(LISTENS)
+
     async def shows(self, text: str) -> None:
         """Wait until `text` is in the visible lines of the answer."""
         answer = self.page.locator(".graphiql-response")
@@ -149,7 +159,7 @@ async def browse(base: str, *, dark: bool = False) -> AsyncIterator[GraphiQL]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
         page = await browser.new_page(
-            viewport={"width": 1440, "height": 860}, color_scheme="dark" if dark else "light"
+            viewport={"width": 1280, "height": 800}, color_scheme="dark" if dark else "light"
         )
         await page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=base)
         page.set_default_timeout(PATIENCE)

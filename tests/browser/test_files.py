@@ -9,25 +9,35 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.browser.app import create_app
+from graph.app import create_app
+from mail.blobs.store import LocalStore
+from models.database import Database
+from models.world import World
+from tests import stores
 
 WEBUI = Path(__file__).parents[2] / "webui"
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=create_app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+async def http(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    database = Database(stores.copied(sqlite_template, tmp_path))
+    blobs = LocalStore(tmp_path / "blobs")
+    app = create_app(World(database, blobs, secret=b"s" * 32), spool=tmp_path)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://test"
+    ) as client:
         yield client
+    await blobs.close()
+    await database.close()
 
 
 async def links(http: httpx.AsyncClient) -> list[str]:
-    page = await http.get("/graphql")
+    page = await http.get("/graphql", headers={"Accept": "text/html"})
     return re.findall(r'(?:src|href)="(graphiql/[^"]+)"', page.text)
 
 
 async def test_the_page_allows_no_inline_script_and_no_other_host(http: httpx.AsyncClient) -> None:
-    page = await http.get("/graphql")
+    page = await http.get("/graphql", headers={"Accept": "text/html"})
     policy = page.headers["content-security-policy"]
     assert "script-src" not in policy
     assert policy.startswith("default-src 'self';")

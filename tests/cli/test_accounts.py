@@ -2,46 +2,38 @@
 
 import asyncio
 import io
+import sqlite3
 
 import pytest
 
+from merganser.building import opened, owner
 from merganser.settings import read
-from models.database import Database
-from models.errors import AuthenticationFailed
+from models.errors import AuthenticationFailed, Unauthenticated
+from models.pages import MOST
 from models.roles import Role, Scope
-from models.world import World
-from resolvers.auth import Attempt, authenticate, settle, sign_in
+from resolvers import apikeys, users
+from resolvers.apikeys import NewKey
+from resolvers.auth import authenticate, sign_in
 from resolvers.context import Context, Viewer
+from resolvers.users import NewUser
 from tests.cli.conftest import Shell
-
-
-def world_of(database: Database) -> World:
-    return World(database, blobs=None, secret=b"s" * 32, options=read().options())  # type: ignore[arg-type]
 
 
 def signs_in(name: str, password: str) -> bool:
     async def tried() -> bool:
-        database = Database(read().store)
-        ctx = Context(world_of(database), Viewer())
-        try:
-            return bool(await authenticate(ctx, name, password, Attempt()))
-        except AuthenticationFailed:
-            return False
-        finally:
-            await database.close()
+        async with opened(read()) as world:
+            try:
+                return bool(await authenticate(Context(world, Viewer()), name, password))
+            except AuthenticationFailed:
+                return False
 
     return asyncio.run(tried())
 
 
 def viewer_of(secret: str) -> Viewer:
     async def asked() -> Viewer:
-        database = Database(read().store)
-        try:
-            world = world_of(database)
+        async with opened(read()) as world:
             return await sign_in(world, {"authorization": f"Bearer {secret}"}, ip=None)
-        finally:
-            await settle(world)
-            await database.close()
 
     return asyncio.run(asked())
 
@@ -118,7 +110,7 @@ def test_a_key_is_shown_once_works_and_is_revoked(ada: Shell) -> None:
     assert secret not in listed.out
     assert ada("token", "revoke", row["id"]).code == 0
     assert ada("token", "list", "--json").json == []
-    with pytest.raises(Exception, match="sign in first"):
+    with pytest.raises(Unauthenticated):
         viewer_of(secret)
 
 
@@ -126,3 +118,29 @@ def test_a_key_of_the_platform_belongs_to_nobody(shell: Shell) -> None:
     secret = shell("token", "create", "--name", "root", "--role", "ROOT").out.strip()
     viewer = viewer_of(secret)
     assert (viewer.user_id, viewer.role) == (0, Role.ROOT)
+
+
+def test_lists_are_whole_however_long(shell: Shell) -> None:
+    async def fill() -> None:
+        async with opened(read()) as world:
+            for number in range(MOST + 5):
+                user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
+                made = await users.create(owner(world), user)
+                await apikeys.create_key(owner(world), NewKey("k", user_id=made.id))
+
+    asyncio.run(fill())
+    names = [row["username"] for row in shell("user", "list", "--json").json]
+    assert sorted(names) == sorted(f"u.{number}" for number in range(MOST + 5))
+    owners = [row["user"] for row in shell("token", "list", "--json").json]
+    assert sorted(owners) == sorted(names)
+
+
+def test_a_store_that_fails_in_the_middle_is_one_sentence(ada: Shell) -> None:
+    with sqlite3.connect(ada.data / "mail.db") as store:
+        store.execute("DROP TABLE api_keys")
+    store.close()
+    said = ada("token", "list")
+    assert (said.code, said.err) == (
+        1,
+        "merganser: it could not be done: no such table: api_keys\n",
+    )

@@ -14,6 +14,7 @@ from merganser import locks
 from merganser.building import fault, once, secret
 from merganser.listening import outside
 from merganser.settings import Settings, read
+from merganser.trouble import Trouble
 from tests.cli.conftest import Shell
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,9 @@ def test_the_schema_and_the_settings_are_printed(bare: Shell) -> None:
 def test_init_makes_a_store_that_nobody_else_can_read(bare: Shell) -> None:
     assert bare("init").code == 0
     assert bare("init").code == 0
+    bare.set(data="/proc/nothing")
+    assert "cannot make the folder /proc/nothing" in bare("init").err
+    bare.set(data=str(bare.data))
     for made in (bare.data, bare.data / "secret", bare.data / "merganser.db"):
         assert not stat.S_IMODE(made.stat().st_mode) & 0o077, made
 
@@ -61,6 +65,7 @@ def test_a_store_that_is_not_ready_says_what_to_do(bare: Shell, words: tuple[str
     said = bare(*words)
     assert said.code == 1
     assert said.err == "merganser: the store is not ready: run `merganser init` first\n"
+    assert not bare.data.exists()
 
 
 def test_a_store_of_a_newer_version_is_left_alone(shell: Shell) -> None:
@@ -78,7 +83,6 @@ def test_a_store_of_a_newer_version_is_left_alone(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
     [
-        ("data", "/proc/nothing", "cannot make the folder /proc/nothing"),
         ("store", "postgresql://mail:hunter2@127.0.0.1:1/mail", "cannot use the store"),
         ("store", "postgresql://host:port/x", "cannot be read as a URL"),
         ("store", "sqlite://", "name a file"),
@@ -121,10 +125,10 @@ async def test_a_store_is_served_or_repaired_but_never_both() -> None:
     assert locks.holder_of(store) is None
     async with locks.serving(store):
         assert locks.holder_of(store) == str(os.getpid())
-        with pytest.raises(Exception, match=rf"another merganser.*\(pid {os.getpid()}\)"):
+        with pytest.raises(Trouble, match=rf"another merganser.*\(pid {os.getpid()}\)"):
             async with locks.serving(store):
                 pass
-        with pytest.raises(Exception, match=r"serves this store \(pid \d+\): stop it"):
+        with pytest.raises(Trouble, match=r"serves this store \(pid \d+\): stop it"):
             async with locks.repairing(store):
                 pass
     async with locks.repairing(store):
@@ -133,11 +137,11 @@ async def test_a_store_is_served_or_repaired_but_never_both() -> None:
 
 async def test_servers_share_a_postgres_store_but_not_with_a_repair(postgres: str) -> None:
     async with locks.serving(postgres), locks.serving(postgres):
-        with pytest.raises(Exception, match="stop all of them"):
+        with pytest.raises(Trouble, match="stop all of them"):
             async with locks.repairing(postgres):
                 pass
     async with locks.repairing(postgres):
-        with pytest.raises(Exception, match="is being repaired"):
+        with pytest.raises(Trouble, match="is being repaired"):
             async with locks.serving(postgres):
                 pass
 
