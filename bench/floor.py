@@ -12,7 +12,7 @@ import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import nh3
 import orjson
@@ -178,9 +178,8 @@ class Mailman(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP socket
-        self.transport = transport
-        transport.write(b"220 floor\r\n")
+        self.transport = cast("asyncio.Transport", transport)  # of a TCP socket
+        self.transport.write(b"220 floor\r\n")
 
     def data_received(self, data: bytes) -> None:
         """Take commands and messages."""

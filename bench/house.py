@@ -53,8 +53,8 @@ async def furnish(
     """Make two accounts in a new store; the first has this mail, indexed, and so many folders."""
     settings = Settings(data=data, store=store) if store else Settings(data=data)
     async with opened(settings, migrate=True) as world:
-        ada = await _user(world, READER)
-        await _user(world, TAKER)
+        ada = await make_user(world, READER)
+        await make_user(world, TAKER)
         ctx = on_behalf(world, ada.id)
         there = len(await mailboxes.all_of(ctx, ada.id, ()))
         paths = [f"Projects/No {n:02}" for n in range(1, boxes - there)]
@@ -67,7 +67,8 @@ async def furnish(
         return await _found(world, secret, full_raw)
 
 
-async def _user(world: World, address: str) -> User:
+async def make_user(world: World, address: str) -> User:
+    """Make an account of this address, without a quota."""
     new = NewUser(username=address, address=address, password_disabled=True, quota=0)
     return await users.create(owner(world), new)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.load import WARM, Target
 from bench.measure import Figure, figure
-from bench.server import HOST, cpu
+from bench.server import HOST, PATIENCE, cpu, hang_up
 
 SENDER = "bob@example.com"
 
@@ -41,9 +41,9 @@ class Neighbour:
         await self.writer.drain()
         return await self.reply()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Hang up."""
-        self.writer.close()
+        await hang_up(self.writer)
 
 
 def stuffed(raw: bytes) -> bytes:
@@ -55,9 +55,13 @@ def stuffed(raw: bytes) -> bytes:
 async def connected(port: int) -> Neighbour:
     """A connection that has said LHLO."""
     neighbour = Neighbour(*await asyncio.open_connection(HOST, port))
-    await neighbour.reply()
-    neighbour.writer.write(b"LHLO bench.example.com\r\n")
-    await neighbour.reply()
+    try:
+        await neighbour.reply()
+        neighbour.writer.write(b"LHLO bench.example.com\r\n")
+        await neighbour.reply()
+    except OSError:
+        await neighbour.close()
+        raise
     return neighbour
 
 
@@ -71,7 +75,7 @@ async def delivered(
     latencies = await _busy(neighbours, letters, to, seconds)
     took, used = time.perf_counter() - began, cpu(target.pid) - before
     for neighbour in neighbours:
-        neighbour.close()
+        await neighbour.close()
     return figure(connections, latencies, took, used)
 
 
@@ -90,5 +94,6 @@ async def _busy(
                 raise RuntimeError(f"not delivered: {reply}")
             latencies.append(time.perf_counter() - began)
 
-    await asyncio.gather(*map(work, neighbours))
+    async with asyncio.timeout(seconds + PATIENCE):
+        await asyncio.gather(*map(work, neighbours))
     return latencies

@@ -5,12 +5,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from bench.measure import Figure, figure
-from bench.server import HOST, cpu
+from bench.server import HOST, PATIENCE, cpu, hang_up
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 LONGEST = 8  # times the duration asked for: slow requests take longer to be enough
@@ -69,8 +69,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP socket
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # of a TCP socket
         self._send()
 
     def _send(self) -> None:
@@ -129,7 +128,8 @@ async def _filled(port: int, run: Run, connections: int, seconds: float) -> floa
         await loop.create_connection(lambda: Connection(run), HOST, port)
         for _ in range(connections)
     ]
-    await asyncio.gather(*(protocol.done for _, protocol in made))
+    async with asyncio.timeout(LONGEST * seconds + PATIENCE):
+        await asyncio.gather(*(protocol.done for _, protocol in made))
     if run.wrong:
         raise RuntimeError(f"not a good answer: {run.wrong.decode(errors='replace')}")
     return time.perf_counter() - run.begin
@@ -142,7 +142,7 @@ async def once(target: Target, path: str, body: Mapping[str, Any]) -> Any:
     head = await reader.readuntil(b"\r\n\r\n")
     found = LENGTH.search(head)
     answer = orjson.loads(await reader.readexactly(int(found[1]) if found else 0))
-    writer.close()
+    await hang_up(writer)
     if b" 200 " not in head[:16] or (isinstance(answer, dict) and "errors" in answer):
         raise RuntimeError(f"not a good answer: {answer}")
     return answer

@@ -100,7 +100,7 @@ def _facts(facts: Sequence[Fact]) -> Table:
     table.add_column("", justify="right")
     table.add_column("")
     for fact in facts:
-        table.add_row(fact.name, f"{fact.value:,.1f}", fact.unit)
+        table.add_row(fact.name, f"{fact.value:,.2f}", fact.unit)
     return table
 
 

@@ -6,10 +6,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"  # all load stays on this machine
@@ -77,14 +78,26 @@ async def answering(port: int, process: asyncio.subprocess.Process) -> None:
         while True:
             if process.returncode is not None:
                 raise RuntimeError(f"the server ended with {process.returncode} at its start")
-            with suppress(OSError, asyncio.IncompleteReadError):
-                reader, writer = await asyncio.open_connection(HOST, port)
-                writer.write(f"GET /health HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
-                line = await reader.readline()
-                writer.close()
-                if b" 200 " in line:
+            with suppress(OSError):
+                if await _healthy(port):
                     return
             await asyncio.sleep(0.05)
+
+
+async def _healthy(port: int) -> bool:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        writer.write(f"GET /health HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        return b" 200 " in await reader.readline()
+    finally:
+        await hang_up(writer)
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, also one that the other side has broken."""
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def stop(process: asyncio.subprocess.Process) -> int:
@@ -109,6 +122,14 @@ async def running(
         yield process.pid
     finally:
         await stop(process)
+
+
+async def bounded(work: Coroutine[Any, Any, None], longest: float) -> None:
+    """Do it, in at most so many seconds; SIGTERM breaks it off, and what it started is ended."""
+    task = asyncio.create_task(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with asyncio.timeout(longest):
+        await task
 
 
 def cpu(pid: int) -> float:

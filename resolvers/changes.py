@@ -111,15 +111,16 @@ def _unusable(since: Position, stand: dict[int, Picked]) -> ResyncReason | None:
 
 
 async def _next(ctx: Context, at: Position, asked: Asked) -> Batch | None:
-    changes = await ctx.read(journal.after(at))
+    changes = await ctx.read(journal.after(at).limit(journal.MOST + 1))
     if not changes:
         return None
     lost = _lost(changes, at)
     if lost:
         return Batch([], lost, resync=ResyncReason.CURSOR_EXPIRED, more=True)
-    found = list(islice(journal.events(changes, at), journal.MOST))
+    coming = list(islice(journal.events(changes, at), journal.MOST + 1))
+    found = coming[: journal.MOST]  # the one behind them tells that more is coming
     heard = [event for event in found if _wanted(event, asked)]
-    return Batch(heard, found[-1].position, more=len(found) == journal.MOST)
+    return Batch(heard, found[-1].position, more=len(coming) > len(found))
 
 
 def _lost(changes: Sequence[Picked], at: Position) -> Position | None:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from playwright.async_api import ConsoleMessage, Locator, Page, Request, async_playwright
+from playwright.async_api import ConsoleMessage, Locator, Page, Request, WebSocket, async_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -46,17 +46,26 @@ class GraphiQL:
     base: str
     problems: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)  # a subscription was sent
 
     def watch(self) -> None:
         """Note errors, and requests that leave the host, sockets included."""
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("websocket", lambda socket: self._went_to(socket.url))
+        self.page.on("websocket", self._socket)
         self.page.on("request", self._request)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
             self.problems.append(message.text)
+
+    def _socket(self, socket: WebSocket) -> None:
+        self._went_to(socket.url)
+        socket.on("framesent", self._frame)
+
+    def _frame(self, frame: bytes | str) -> None:
+        if '"subscribe"' in str(frame):
+            self.asked.set()
 
     def _request(self, request: Request) -> None:
         self._went_to(request.url)
@@ -98,10 +107,10 @@ class GraphiQL:
 
     async def listen(self) -> None:
         """Run a subscription, and wait until the server has begun to listen for it."""
-        async with self.page.expect_websocket() as opening:
-            await self.run()
-        socket = await opening.value
-        await socket.wait_for_event("framesent", lambda frame: "subscribe" in str(frame))
+        self.asked.clear()
+        await self.run()
+        async with asyncio.timeout(PATIENCE / 1000):
+            await self.asked.wait()
         await asyncio.sleep(LISTENS)
 
     async def shows(self, text: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from merganser.demonstration import ADDRESS
 from tests.browser.driver import GraphiQL, browse
 from tests.browser.house import PASSWORDS, House, serving
+from tests.conftest import raw_message
 
 MINE = """query Mine {
 viewer { user { mailbox(by: { specialUse: INBOX }) {
@@ -66,6 +67,7 @@ async def test_the_inbox_is_read_and_a_delivery_is_seen_as_it_happens(
     (event,) = (await graphiql.answer())["data"]["changes"]["events"]
     assert event["message"]["subject"] == "The lamp is lit"
     assert event["message"]["from"]["name"] == "Nora Lindqvist"
+    assert event["message"]["mailbox"]["path"] == "INBOX"
     await graphiql.screenshot(pictures / "graphiql.png")
     stop = graphiql.page.get_by_label("Stop query")
     await stop.click()
@@ -102,7 +104,6 @@ async def test_a_query_that_is_typed_and_run_shows_its_answer(
     await graphiql.shows("carol@example.com")
     mailbox = (await graphiql.answer())["data"]["viewer"]["user"]["mailbox"]
     assert mailbox["path"] == "INBOX"
-    assert mailbox["messages"]["nodes"][0]["subject"] == "Hello ada"
 
 
 async def test_a_field_that_does_not_exist_is_marked(graphiql: GraphiQL, house: House) -> None:
@@ -145,8 +146,8 @@ async def test_the_headers_pane_wins_over_the_bar_on_both_roads(
     await graphiql.shows('"bob"')
     await graphiql.write("subscription { changes { events { user { username } } } }")
     await graphiql.listen()
-    await asyncio.to_thread(house.send, "ada@example.org", b"Subject: Not for bob\r\n\r\nNo\r\n")
-    await asyncio.to_thread(house.send, "bob@example.org", b"Subject: For bob\r\n\r\nYes\r\n")
+    await asyncio.to_thread(house.send, "ada@example.org", raw_message("Not for bob"))
+    await asyncio.to_thread(house.send, "bob@example.org", raw_message("For bob"))
     await graphiql.shows('"events"')
     (event,) = (await graphiql.answer())["data"]["changes"]["events"]
     assert event["user"]["username"] == "bob"
@@ -199,7 +200,9 @@ async def test_signing_in_by_password_and_out_again_ends_the_token(
     await graphiql.signed_in_as("ada")
     token = (await graphiql.stored())["session"]["merganser:token"]
     assert house.ask(token, "{ viewer { role } }")["viewer"]["role"] == "USER"
-    async with graphiql.page.expect_response(lambda said: "tokenRevoke" in said.request.post_data):
+    async with graphiql.page.expect_response(
+        lambda said: "tokenRevoke" in str(said.request.post_data)
+    ):
         await graphiql.page.get_by_role("button", name="Sign out").click()
     await graphiql.page.get_by_role("button", name="Sign in").wait_for()
     assert token not in str(await graphiql.stored())

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class House:
     more: dict[str, str] = field(default_factory=dict)
     http: int = field(default_factory=free_port)
     lmtp: int = field(default_factory=free_port)
+    begun: list[asyncio.subprocess.Process] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -47,7 +49,7 @@ class House:
         }
 
     async def begin(self, *words: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "merganser",
@@ -57,6 +59,8 @@ class House:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+        self.begun.append(process)
+        return process
 
     async def told(self, *words: str) -> tuple[int, str, str]:
         """Code, stdout and stderr of a command."""
@@ -94,6 +98,16 @@ class Running:
         assert b"Traceback" not in log
 
 
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path / "var")
+    yield house
+    for process in house.begun:  # of a test that has failed
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
 async def running(house: House) -> Running:
     began = time.monotonic()
     process = await house.begin("serve", "--demo", "--demo-count", str(COUNT))
@@ -122,8 +136,7 @@ async def totals(house: House, key: str) -> dict[str, int]:
     return {box["path"]: box["total"] for box in answer["data"]["viewer"]["user"]["mailboxes"]}
 
 
-async def test_a_stranger_starts_it_reads_writes_and_starts_it_again(tmp_path: Path) -> None:
-    house = House(tmp_path / "var")
+async def test_a_stranger_starts_it_reads_writes_and_starts_it_again(house: House) -> None:
     first = await running(house)
     answer = json.loads(await shell(first.line("curl"), dict(os.environ)))
     nodes = answer["data"]["viewer"]["user"]["mailbox"]["messages"]["nodes"]
@@ -149,22 +162,21 @@ async def test_a_stranger_starts_it_reads_writes_and_starts_it_again(tmp_path: P
 
 
 async def test_a_second_server_on_the_store_and_a_taken_port_are_told_in_one_sentence(
-    tmp_path: Path,
+    house: House, tmp_path: Path
 ) -> None:
-    house = House(tmp_path / "var")
     server = await running(house)
     code, _, err = await house.told("serve")
     assert (code, err.count("\n")) == (1, 1)
     assert f"another merganser uses this store (pid {server.process.pid})" in err
 
-    elsewhere = House(tmp_path / "other", http=house.http)
+    elsewhere = House(tmp_path / "other", http=house.http, begun=house.begun)
     code, _, err = await elsewhere.told("serve")
     assert (code, err.splitlines()[-1].partition(": address")[0]) == (
         1,
         f"merganser: cannot listen on 127.0.0.1:{house.http}",
     )
     assert "MERGANSER_HTTP" in err
-    elsewhere = House(tmp_path / "other", lmtp=house.lmtp)
+    elsewhere = House(tmp_path / "other", lmtp=house.lmtp, begun=house.begun)
     code, _, err = await elsewhere.told("serve")
     assert code == 1
     assert "set MERGANSER_LMTP to another place" in err.splitlines()[-1]
@@ -177,11 +189,10 @@ async def test_a_second_server_on_the_store_and_a_taken_port_are_told_in_one_sen
 
 
 async def test_what_the_command_line_does_beside_a_server_is_heard_within_a_second(
-    tmp_path: Path,
+    house: House, tmp_path: Path
 ) -> None:
     import websockets
 
-    house = House(tmp_path / "var")
     server = await running(house)
     (tmp_path / "a.eml").write_bytes(b"Subject: from the side\r\n\r\nHello\r\n")
     url = f"ws://127.0.0.1:{house.http}/graphql"
@@ -213,8 +224,7 @@ async def heard(ws: Any) -> list[str]:
     return kinds
 
 
-async def test_nobody_else_is_served_until_there_is_a_credential(tmp_path: Path) -> None:
-    house = House(tmp_path / "var")
+async def test_nobody_else_is_served_until_there_is_a_credential(house: House) -> None:
     house.more["MERGANSER_HTTP"] = f"0.0.0.0:{house.http}"
     code, _, err = await house.told("serve")
     assert code == 1
@@ -237,9 +247,8 @@ async def test_nobody_else_is_served_until_there_is_a_credential(tmp_path: Path)
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 async def test_told_to_end_while_it_starts_it_ends_quietly(
-    tmp_path: Path, how: signal.Signals
+    house: House, how: signal.Signals
 ) -> None:
-    house = House(tmp_path / "var")
     process = await house.begin("serve", "--demo", "--demo-count", "400")
     async with asyncio.timeout(20):
         while not (house.folder / "demo.json").exists():  # noqa: ASYNC110 - another process's

@@ -1,0 +1,178 @@
+"""`python -m bench.soak`: kill the server under load, again and again, and count its mail."""
+
+import asyncio
+import hashlib
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import orjson
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sqlalchemy import select
+from sqlmodel import col
+
+from bench.crash import Death, Ledger, Post, Round, drained, killed
+from bench.house import TAKER, make_user
+from bench.server import ROOT, Server, bounded
+from mail import contents
+from merganser.building import opened
+from merganser.settings import Settings
+from models.columns import picked
+from models.messages import Message
+from models.world import World
+
+PLACES = ("data", "commit", "reply", "outside")
+FIRST, LAST = 5, 60  # the passing, or the letter, at which the server dies
+LONGEST = 3600.0  # seconds of a whole run
+TOGETHER = 100  # messages that are read back at once
+
+Told = Callable[[Round], None]
+
+
+@dataclass
+class Verdict:
+    """What a soak has found."""
+
+    rounds: list[Round] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.differences
+
+
+def deaths(rounds: int, seed: int) -> list[Death]:
+    """How each round is to end: at every place in turn, at the nth passing as chance has it."""
+    random = Random(seed)  # noqa: S311 - no secret
+    places = (PLACES[number % len(PLACES)] for number in range(rounds))
+    return [Death(place, random.randint(FIRST, LAST)) for place in places]
+
+
+async def soak(folder: Path, plan: Sequence[Death], *, seed: int = 1, told: Told) -> Verdict:
+    """Kill a server on this empty folder once for each death, then compare all its mail."""
+    verdict, server, post = Verdict(), Server(folder), Post(seed)
+    async with opened(Settings(data=folder), migrate=True) as world:
+        await make_user(world, TAKER)
+    for death in plan:
+        verdict.rounds.append(await killed(server, post, verdict.ledger, death))
+        told(verdict.rounds[-1])
+    verdict.rounds.append(await drained(server, post, verdict.ledger))
+    told(verdict.rounds[-1])
+    for number, each in enumerate(verdict.rounds, 1):
+        verdict.differences += _wrong(number, each)
+    verdict.differences += await compared(folder, verdict.ledger)
+    verdict.differences += await checked(server)
+    return verdict
+
+
+def _wrong(number: int, each: Round) -> list[str]:
+    found = [f"round {number}: {mark} was answered 250 and is lost" for mark in each.seen.lost]
+    found += [f"round {number}: {mark} is stored twice" for mark in each.seen.double]
+    if not each.as_planned:
+        found.append(f"round {number}: the server ended with {each.code}")
+    return found
+
+
+async def compared(folder: Path, ledger: Ledger) -> list[str]:
+    """How the store of a stopped server differs from what was sent and answered."""
+    async with opened(Settings(data=folder)) as world:
+        there = await _digests(world)
+    times = Counter(mark for mark, _ in there)
+    found = [f"{mark} has never been answered" for mark in ledger.sent.keys() - ledger.answered]
+    found += [f"{mark} was answered 250 and is not there" for mark in ledger.answered - times]
+    found += [f"{mark} is there {n} times" for mark, n in times.items() if n > 1]
+    found += [f"{mark} was never sent" for mark in times.keys() - ledger.sent.keys()]
+    found += [
+        f"{mark} has other bytes than were sent"
+        for mark, digest in there
+        if ledger.sent.get(mark, digest) != digest
+    ]
+    return found
+
+
+async def _digests(world: World) -> list[tuple[str, str]]:
+    """Subject and SHA-256 of each message, computed from the bytes that a reader gets."""
+    asked = select(*picked(Message, {"id", "subject", "blob_id", "structure"}))
+    rows, found = await world.database.read(asked.order_by(col(Message.id))), []
+    for first in range(0, len(rows), TOGETHER):
+        for one in await contents.sources(world, rows[first : first + TOGETHER]):
+            digest = hashlib.sha256()
+            async for chunk in one.whole():
+                digest.update(chunk)
+            found.append((one.row.subject, digest.hexdigest()))
+    return found
+
+
+async def checked(server: Server) -> list[str]:
+    """What `merganser check` finds wrong."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "merganser", "check"),
+        env=server.settings(),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, problem = await process.communicate()
+    if not out:
+        return [f"merganser check ended with {process.returncode}: {problem.decode()[-300:]}"]
+    return [f"merganser check: {finding}" for finding in orjson.loads(out)["findings"]]
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="How often the server is killed.")] = 20,
+    seed: Annotated[int, typer.Option(help="Which letters, and when it dies.")] = 1,
+) -> None:
+    """Kill the server under LMTP load; ends with 1 where mail is lost, doubled or damaged."""
+    found: list[Verdict] = []
+
+    async def work() -> None:
+        with (
+            tempfile.TemporaryDirectory(prefix="merganser-soak-") as folder,
+            Progress(console=Console(stderr=True), transient=True) as bar,
+        ):
+            task = bar.add_task("Killing the server", total=rounds + 1)
+            plan = deaths(rounds, seed)
+            told: Told = lambda _round: bar.advance(task)  # noqa: E731 - a name for its type
+            found.append(await soak(Path(folder), plan, seed=seed, told=told))
+
+    uvloop.run(bounded(work(), LONGEST))
+    _show(found[0])
+    if not found[0].whole:
+        raise typer.Exit(1)
+
+
+def _show(verdict: Verdict) -> None:
+    console, table = Console(highlight=False, width=120), Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("round", "death", "answered 250", "open at start", "… stored", "orphans"):
+        table.add_column(name, justify="right")
+    for number, each in enumerate(verdict.rounds, 1):
+        death = f"{each.death.place}:{each.death.nth}" if each.death else "SIGTERM"
+        seen = each.seen
+        numbers: tuple[Any, ...] = (number, death, each.answered, seen.waiting, seen.stored)
+        table.add_row(*map(str, numbers), "yes" if each.orphans else "")
+    console.print(table)
+    ledger = verdict.ledger
+    again = sum(times > 1 for times in ledger.tried.values())
+    console.print(
+        f"{len(ledger.sent)} letters sent, {again} of them more than once, "
+        f"{len(ledger.answered)} answered 250; {len(verdict.differences)} differences."
+    )
+    for line in verdict.differences:
+        console.print(f"  {line}", markup=False)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()
