@@ -268,8 +268,8 @@ def _thread(turn: Turn, facts: Facts, to: Place) -> int:
         row = {
             "id": key,
             "user_id": user_id,
-            "subject": facts.subject,
-            "created_at": to.at,
+            "subject": _storable(facts.subject),
+            "created_at": turn.world.now(),
         }
         turn.connection.execute(insert(Thread), row)
     thread_id = int(known or key)

@@ -64,7 +64,7 @@ def test_a_bomb_of_fragments_is_refused_at_once(inside: str, name: str) -> None:
         )
     start = time.process_time()
     assert codes(bomb) == {"QUERY_TOO_COMPLEX"}
-    assert time.process_time() - start < 0.05
+    assert time.process_time() - start < 0.5  # ms in truth; doubling per level it were hours
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_bomb_of_fragments_is_refused_at_once(inside: str, name: str) -> None:
 def test_no_document_takes_long_to_be_refused(query: str) -> None:
     start = time.process_time()
     assert codes(query)
-    assert time.process_time() - start < 0.3
+    assert time.process_time() - start < 2  # a tenth of it in truth
 
 
 def test_depth() -> None:

@@ -10,92 +10,96 @@ import pytest
 from tests.conftest import raw_message
 from tests.e2e.server import PASSWORD, Client, Server
 
-PLACES: dict[str, str] = {  # a document for each place; $it is the text
-    "node": "query ($it: ID!) { node(id: $it) { id } }",
-    "nodes": "query ($it: ID!) { nodes(ids: [$it]) { id } }",
-    "thread": "query ($it: ID!) { thread(id: $it) { id } }",
-    "task": "query ($it: ID!) { task(id: $it) { id } }",
-    "guid": "query ($it: String!) { message(by: {guid: $it}) { id } }",
-    "queueId": "query ($it: String!) { submission(by: {queueId: $it}) { id } }",
-    "username": "query ($it: String!) { user(by: {username: $it}) { id } }",
-    "address": "query ($it: EmailAddress!) { user(by: {address: $it}) { id } }",
-    "path": "query ($it: String!) { mailbox(by: {path: $it}) { id } }",
-    "path of uid": "query ($it: String!) "
-    "{ message(by: {uid: {mailbox: {path: $it}, uid: 1}}) { id } }",
-    "after": "query ($it: String!) { apiKeys(first: 2, after: $it) { totalCount } }",
-    "addresses": "query ($it: String!) "
-    "{ viewer { user { addresses(query: $it) { nodes { id } totalCount } } } }",
-    "users": "query ($it: String!) { users(filter: {query: $it}) { nodes { id } totalCount } }",
-    "domain": "query ($it: String!) { users(filter: {domain: $it}) { nodes { id } totalCount } }",
-    "tasks": "query ($it: String!) { tasks(filter: {kind: $it}) { nodes { id } totalCount } }",
-    "header": "query ($it: String!) "
-    "{ viewer { user { messages { nodes { header(name: $it) } } } } }",
-    "part": "query ($it: String!) { viewer { user { messages "
-    "{ nodes { bodyPart(section: $it) binaryPart(section: $it) } } } } }",
+QUERIES = {  # what to ask, with the text as $it of the type before it
+    "node": ("ID", "node(id: $it) { id }"),
+    "nodes": ("ID", "nodes(ids: [$it]) { id }"),
+    "thread": ("ID", "thread(id: $it) { id }"),
+    "task": ("ID", "task(id: $it) { id }"),
+    "guid": ("String", "message(by: {guid: $it}) { id }"),
+    "queueId": ("String", "submission(by: {queueId: $it}) { id }"),
+    "username": ("String", "user(by: {username: $it}) { id }"),
+    "address": ("EmailAddress", "user(by: {address: $it}) { id }"),
+    "path": ("String", "mailbox(by: {path: $it}) { id }"),
+    "uid": ("String", "message(by: {uid: {mailbox: {path: $it}, uid: 1}}) { id }"),
+    "after": ("String", "apiKeys(first: 2, after: $it) { totalCount }"),
+    "addresses": ("String", "viewer { user { addresses(query: $it) { nodes { id } totalCount } } }"),
+    "users": ("String", "users(filter: {query: $it}) { nodes { id } totalCount }"),
+    "users of domain": ("String", "users(filter: {domain: $it}) { nodes { id } totalCount }"),
+    "tasks": ("String", "tasks(filter: {kind: $it}) { nodes { id } totalCount }"),
+    "header": ("String", "viewer { user { messages { nodes { header(name: $it) } } } }"),
+    "bodyPart": ("String", "viewer { user { messages { nodes { bodyPart(section: $it) } } } }"),
+    "binaryPart": ("String", "viewer { user { messages { nodes { binaryPart(section: $it) } } } }"),
+}
+FILTERS = {
+    "query": "query: $it",
+    "subject": "subject: $it",
+    "from": "from: $it",
+    "to": "to: $it",
+    "keyword": "keyword: $it",
+    "messageId": "messageId: $it",
+    "uids": "uids: $it",
+    "mailbox": "mailbox: {path: $it}",
+    "and": "and: [{not: {subject: $it}}]",
+    "or": "or: [{query: $it}, {from: $it}]",
+}
+TO = 'to: [{address: "x@far.example"}]'
+BARE = "emptyAddress: true, passwordDisabled: true"
+MUTATIONS = {  # what is before the dot, with this input
+    "mailboxCreate.path": "paths: [$it]",
+    "mailboxCreate.paths": 'paths: ["Good", $it]',
+    "mailboxRename.path": 'mailbox: {path: "Old"}, newPath: $it',
+    "mailboxDelete.path": "mailboxes: [{path: $it}]",
+    "messageMove.path": 'select: {mailbox: {path: "INBOX"}}, to: {path: $it}',
+    "messageMove.uids": 'select: {mailbox: {path: "INBOX"}, uids: $it}, to: {path: "Trash"}',
+    "messageUpdate.flag": 'select: {mailbox: {path: "INBOX"}}, set: {addFlags: [$it]}',
+    "messageUpdate.filter": "select: {filter: {query: $it}}, set: {seen: true}",
+    "messageUpload.raw": 'mailbox: {path: "INBOX"}, raw: $it',
+    "messageSend.subject": f"{TO}, subject: $it",
+    "messageSend.text": f"{TO}, text: $it, html: $it",
+    "messageSend.name": 'to: [{address: "x@far.example", name: $it}], text: "a"',
+    "messageSend.address": 'to: [{address: $it}], text: "a"',
+    "messageSend.from": f'{TO}, from: {{address: "ada@example.org", name: $it}}',
+    "messageSend.envelope": f"{TO}, envelope: {{to: [{{address: $it}}]}}",
+    "messageSend.key": f'{TO}, headers: [{{key: $it, value: "a"}}]',
+    "messageSend.value": f'{TO}, headers: [{{key: "X-A", value: $it}}]',
+    "messageSend.file": f'{TO}, attachments: [{{content: "", filename: $it}}]',
+    "messageSend.cid": f'{TO}, attachments: [{{content: "", cid: $it}}]',
+    "messageSend.kind": f'{TO}, attachments: [{{content: "", contentType: $it}}]',
+    "messageSend.content": f"{TO}, attachments: [{{content: $it, encoding: UTF8}}]",
+    "messageSend.draft": f"{TO}, isDraft: true, mailbox: {{path: $it}}",
+    "undo.token": "token: $it",
+    "apiKeyCreate.name": "name: $it",
+    "userCreate.username": 'username: $it, address: "u1@example.org", passwordDisabled: true',
+    "userCreate.address": 'username: "u2", address: $it, passwordDisabled: true',
+    "userCreate.password": 'username: "u3", emptyAddress: true, password: $it',
+    "userCreate.name": f'username: "u4", {BARE}, name: $it',
+    "userCreate.tags": f'username: "u5", {BARE}, tags: [$it]',
+    "userCreate.language": f'username: "u6", {BARE}, language: $it',
+    "userCreate.folders": f'username: "u7", {BARE}, mailboxes: {{sent: $it}}',
+    "authenticate.username": 'username: $it, password: "wrong"',
+    "authenticate.password": 'username: "eve", password: $it',
+    "authenticate.protocol": 'username: "eve", password: "wrong", protocol: $it',
+    "mailboxCreate.key": 'paths: ["Keyed"], options: {idempotencyKey: $it}',
+    "mailboxCreate.session": 'paths: ["Session"], options: {sessionId: $it}',
+    "mailboxCreate.reason": 'paths: ["Reason"], options: {reason: $it}',
+}
+INBOX = 'mailbox: {path: "INBOX"}'
+PLACES = {
+    **{name: f"query ($it: {kind}!) {{ {field} }}" for name, (kind, field) in QUERIES.items()},
     **{
-        f"filter {name}": f"query ($it: {kind}!) {{ viewer {{ user {{ messages(filter: "
-        f"{{{field}}}) {{ nodes {{ id }} totalCount }} }} }} }}"
-        for name, kind, field in (
-            ("query", "String", "query: $it"),
-            ("subject", "String", "subject: $it"),
-            ("from", "String", "from: $it"),
-            ("to", "String", "to: $it"),
-            ("keyword", "String", "keyword: $it"),
-            ("messageId", "String", "messageId: $it"),
-            ("uids", "String", "uids: $it"),
-            ("thread", "ID", "thread: $it"),
-            ("path", "String", "mailbox: {path: $it}"),
-            ("and", "String", "and: [{not: {subject: $it}}]"),
-            ("or", "String", "or: [{query: $it}, {from: $it}]"),
-        )
+        f"filter.{name}": "query ($it: String!) { viewer { user { messages(filter: "
+        f"{{{given}}}) {{ nodes {{ id }} totalCount }} }} }} }}"
+        for name, given in FILTERS.items()
     },
     **{
-        name: f"mutation ($it: String!) {{ {name.split()[0]}(input: {{{given}}}) "
+        name: f"mutation ($it: String!) {{ {name.partition('.')[0]}(input: {{{given}}}) "
         "{ errors { code path } } }"
-        for name, given in {
-            "mailboxCreate": "paths: [$it]",
-            "mailboxCreate below": 'paths: ["Good", $it]',
-            "mailboxRename": 'mailbox: {path: "Old"}, newPath: $it',
-            "mailboxDelete": "mailboxes: [{path: $it}]",
-            "messageMove": 'select: {mailbox: {path: "INBOX"}}, to: {path: $it}',
-            "messageMove uids": 'select: {mailbox: {path: "INBOX"}, uids: $it}, to: {path: "Trash"}',
-            "messageUpdate": 'select: {mailbox: {path: "INBOX"}}, set: {addFlags: [$it]}',
-            "messageUpdate filter": 'select: {filter: {query: $it}}, set: {seen: true}',
-            "messageUpload": 'mailbox: {path: "INBOX"}, raw: $it',
-            "messageSend subject": f'{(to := "to: [{address: \"x@far.example\"}]")}, subject: $it',
-            "messageSend text": f"{to}, text: $it, html: $it",
-            "messageSend name": 'to: [{address: "x@far.example", name: $it}], text: "a"',
-            "messageSend address": 'to: [{address: $it}], text: "a"',
-            "messageSend from": f'{to}, from: {{address: "ada@example.org", name: $it}}',
-            "messageSend envelope": f"{to}, envelope: {{to: [{{address: $it}}]}}",
-            "messageSend key": f'{to}, headers: [{{key: $it, value: "a"}}]',
-            "messageSend value": f'{to}, headers: [{{key: "X-A", value: $it}}]',
-            "messageSend file": f'{to}, attachments: [{{content: "", filename: $it}}]',
-            "messageSend cid": f'{to}, attachments: [{{content: "", cid: $it}}]',
-            "messageSend kind": f'{to}, attachments: [{{content: "", contentType: $it}}]',
-            "messageSend content": f"{to}, attachments: [{{content: $it, encoding: UTF8}}]",
-            "messageSend draft": f"{to}, isDraft: true, mailbox: {{path: $it}}",
-            "undo": "token: $it",
-            "apiKeyCreate": "name: $it",
-            "userCreate username": 'username: $it, address: "u1@example.org", passwordDisabled: true',
-            "userCreate address": 'username: "u2", address: $it, passwordDisabled: true',
-            "userCreate password": 'username: "u3", emptyAddress: true, password: $it',
-            "userCreate name": 'username: "u4", emptyAddress: true, passwordDisabled: true, name: $it',
-            "userCreate tags": 'username: "u5", emptyAddress: true, passwordDisabled: true, tags: [$it]',
-            "userCreate language": "username: \"u6\", emptyAddress: true, passwordDisabled: true, language: $it",
-            "userCreate folders": "username: \"u7\", emptyAddress: true, passwordDisabled: true, mailboxes: {sent: $it}",
-            "authenticate username": 'username: $it, password: "wrong"',
-            "authenticate password": 'username: "eve", password: $it',
-            "authenticate protocol": 'username: "eve", password: "wrong", protocol: $it',
-            "mailboxCreate key": 'paths: ["Keyed"], options: {idempotencyKey: $it}',
-            "mailboxCreate session": 'paths: ["Session"], options: {sessionId: $it}',
-            "mailboxCreate reason": 'paths: ["Reason"], options: {reason: $it}',
-        }.items()
+        for name, given in MUTATIONS.items()
     },
-    "metaData": 'mutation ($it: JSON!) { messageUpdate(input: {select: {mailbox: {path: "INBOX"}}, '
+    "metaData": f"mutation ($it: JSON!) {{ messageUpdate(input: {{select: {{{INBOX}}}, "
     "set: {metaData: {a: $it}}}) { errors { code } } }",
-    "rawUpload": 'mutation ($it: Upload!) { messageUpload(input: {mailbox: {path: "INBOX"}, '
-    "rawUpload: $it}) { errors { code } } }",
+    "rawUpload": f"mutation ($it: Upload!) {{ messageUpload(input: {{{INBOX}, rawUpload: $it}}) "
+    "{ errors { code } } }",
 }
 TEXTS = {
     "NUL": "\0",

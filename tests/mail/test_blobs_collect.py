@@ -82,7 +82,8 @@ class Place:
             size=blob.size,
             structure=b"",
         )
-        await self.add(thread, message)
+        needs = MessageBlob(message_id=message.id, blob_id=blob.id)
+        await self.add(thread, message, needs)
         return message
 
     async def submission(self, blob: Blob) -> Submission:
@@ -95,7 +96,8 @@ class Place:
             envelope_from="ada@example.org",
             created_at=self.world.now(),
         )
-        await self.add(submission)
+        needs = SubmissionBlob(submission_id=submission.id, blob_id=blob.id)
+        await self.add(submission, needs)
         return submission
 
     def upload(self, name: str) -> Upload:
