@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from bench import live, lmtp, report
 from bench.documents import Work, works
-from bench.house import READER, TAKER
+from bench.house import TAKER
 from bench.letters import Writer
 from bench.load import loaded
 from bench.measure import Fact, Line
@@ -115,9 +115,10 @@ async def _deliveries(plan: Plan, both: Sides, bar: Progress) -> list[Line]:
 async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:
     task = bar.add_task("subscribers", total=2)
     neighbour, letters = await lmtp.connected(both.lmtp.port), _letters(SMALL)
-    facts = await live.crowd(both.ours, neighbour, letters, READER, plan.subscribers)
+    target = replace(both.ours, secret=both.house.taker_secret)
+    facts = await live.crowd(target, neighbour, letters, TAKER, plan.subscribers)
     bar.advance(task)
-    facts += await live.latency(both.ours, neighbour, letters, READER, plan.events)
+    facts += await live.latency(target, neighbour, letters, TAKER, plan.events)
     await neighbour.close()
     bar.remove_task(task)
     return facts

@@ -39,6 +39,7 @@ class House:
     """What the load needs to know of the account. Ids are those clients see."""
 
     secret: str
+    taker_secret: str
     box: str
     full: str  # the message that is read in full
     messages: list[str]  # newest first
@@ -54,17 +55,19 @@ async def furnish(
     settings = Settings(data=data, store=store) if store else Settings(data=data)
     async with opened(settings, migrate=True) as world:
         ada = await make_user(world, READER)
-        await make_user(world, TAKER)
+        post = await make_user(world, TAKER)
         ctx = on_behalf(world, ada.id)
         there = len(await mailboxes.all_of(ctx, ada.id, ()))
         paths = [f"Projects/No {n:02}" for n in range(1, boxes - there)]
         await mailboxes.create(ctx, NewMailboxes(paths))
-        key, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=ada.id))
-        del key
+        secrets = [
+            (await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id)))[1]
+            for user in (ada, post)
+        ]
         full_raw = await _fill(world, messages, progress)
         while await indexing.index(world):
             pass
-        return await _found(world, secret, full_raw)
+        return await _found(world, secrets, full_raw)
 
 
 async def make_user(world: World, address: str) -> User:
@@ -109,9 +112,10 @@ async def _deliver(world: World, to: Recipient, number: int, raw: bytes) -> None
     await delivery.receive(world, await delivery.read(raw), to, "bob@example.com", into=place)
 
 
-async def _found(world: World, secret: str, full_raw: bytes) -> House:
+async def _found(world: World, secrets: list[str], full_raw: bytes) -> House:
     to = await addresses.recipient(world, READER)
     asked = select(col(Message.id)).where(col(Message.mailbox_id) == to.mailbox_id)
     newest = asked.order_by(col(Message.received_at).desc(), col(Message.id).desc())
     ids = [str(encode("Message", row.id)) for row in await world.database.read(newest)]
-    return House(secret, str(encode("Mailbox", to.mailbox_id)), ids[0], ids, full_raw)
+    reader, taker = secrets
+    return House(reader, taker, str(encode("Mailbox", to.mailbox_id)), ids[0], ids, full_raw)

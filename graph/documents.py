@@ -16,6 +16,7 @@ from graphql import (
     OperationType,
     SelectionSetNode,
     SourceLocation,
+    StringValueNode,
     parse,
     specified_rules,
 )
@@ -33,6 +34,7 @@ TEXT_MAX = 100_000  # characters of a document
 TOKENS_MAX = 5_000
 COMMENTS_MAX = 1_000
 KEPT_MAX = 32_000  # characters; longer documents are read anew each time
+NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
 TOKEN = 600  # bytes that a token takes once it is parsed, measured
 
 
@@ -149,6 +151,8 @@ class Documents:
         if found := list(excesses(document, ruler, self.limits)):
             message = f"The document is too large. {'; '.join(found)}."
             return _refused(name, Fault(message, "QUERY_TOO_COMPLEX"))
+        if has_nul(_literals(document)):
+            return _refused(name, Fault(NO_NUL, "BAD_USER_INPUT"))
         if errors := validate_document(self.schema, document, RULES):
             faults = (_fault(error, "GRAPHQL_VALIDATION_FAILED") for error in errors)
             return _refused(name, *faults)
@@ -202,6 +206,36 @@ def _introspects(document: DocumentNode) -> bool:
     found = _Introspection()
     visit(document, found)
     return found.seen
+
+
+def has_nul(value: object) -> bool:
+    """Say whether a text in this value, a key among them, holds the character NUL."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text if "\0" in text:
+                return True
+            case dict() as members:
+                waiting += members
+                waiting += members.values()
+            case list() as items:
+                waiting += items
+    return False
+
+
+def _literals(document: DocumentNode) -> list[object]:
+    found = _Texts()
+    visit(document, found)
+    return found.texts
+
+
+class _Texts(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[object] = []
+
+    def enter_string_value(self, node: StringValueNode, *_: Any) -> None:
+        self.texts.append(node.value)
 
 
 class _Introspection(Visitor):

@@ -12,7 +12,7 @@ from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import SchemaExtension
 from strawberry.types import ExecutionContext, ExecutionResult
 
-from graph.documents import Documents, Known
+from graph.documents import NO_NUL, Documents, Known, has_nul
 from graph.limits import Limits
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
@@ -115,6 +115,8 @@ class Prepared(SchemaExtension):
     def _refusals(self, known: Known) -> list[GraphQLError]:
         """What speaks against this document from this viewer, with these variables."""
         asked = self.execution_context
+        if has_nul(asked.variables):
+            return [_error(NO_NUL, "BAD_USER_INPUT")]
         viewer, limits = asked.context.viewer, _schema(asked).limits
         self.cost = {
             "requested": known.cost(asked.variables),

@@ -21,6 +21,7 @@ from graph import (
 )
 from graph.policy import EXTENSIONS, Schema
 from graph.scalars import SCALARS
+from graph.words import describe
 
 Query = merge_types(
     "Query",
@@ -49,8 +50,12 @@ Mutation = merge_types(
 Subscription = merge_types("Subscription", (changes.ChangeSubscription,))
 
 
-def _members(schema: Schema) -> Schema:
-    """Let enums arrive as members: sorting a schema makes plain text of them."""
+def _finished(schema: Schema) -> Schema:
+    """Describe what has no words yet, and let enums arrive as members.
+
+    Sorting a schema makes plain text of them.
+    """
+    describe(schema._schema)  # noqa: SLF001 - strawberry has no other way in
     for kind in schema._schema.type_map.values():  # noqa: SLF001 - strawberry has no other way in
         definition = kind.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
         if isinstance(kind, GraphQLEnumType) and isinstance(definition, StrawberryEnumDefinition):
@@ -59,7 +64,7 @@ def _members(schema: Schema) -> Schema:
     return schema
 
 
-schema = _members(
+schema = _finished(
     Schema(
         query=Query,
         mutation=Mutation,

@@ -138,7 +138,7 @@ async def test_every_place_that_takes_text_takes_this_or_refuses_it(
                 broken[place] = answer.text
             if "\0" in TEXTS[text] and place.startswith(("mailbox", "messageSend")) and not codes:
                 broken[place] = "a NUL was taken"
-    assert not broken
+    assert not broken, "\n".join(f"{place}: {why}" for place, why in broken.items())
 
 
 async def test_bytes_and_addresses_with_nul_are_refused(server: Server, tmp_path: Path) -> None:

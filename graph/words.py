@@ -1,0 +1,201 @@
+"""What arguments and values of enums are, in words: those that say the same wherever they stand."""
+
+from graphql import GraphQLEnumType, GraphQLInterfaceType, GraphQLObjectType, GraphQLSchema
+
+TYPES = {
+    "Query": "What can be read.",
+    "Mutation": "What can be changed. Fields run one after another, each a unit of its own.",
+    "Subscription": "What can be followed.",
+}
+ARGUMENTS = {
+    "after": "Behind this cursor; of a subscription: what came later, nothing given = from now.",
+    "batchWindow": "Least time between two batches; the first goes at once.",
+    "before": "Ahead of this cursor, with last.",
+    "by": "Which one.",
+    "filter": "Only those for which all of this holds.",
+    "first": "How many from the beginning, at most 250; 20 where neither first nor last is given.",
+    "id": "Global id.",
+    "ids": "Global ids, at most 250.",
+    "input": "All that the mutation takes.",
+    "kinds": "Only these kinds; none = all.",
+    "last": "How many from the end, at most 250.",
+    "mailboxes": "Only what happens in these folders; none = all.",
+    "markAsSeen": r"Set \Seen, as reading it in a mail program does.",
+    "maxBytes": "Cut after so many bytes.",
+    "name": "Name of the header field, in any case.",
+    "orderBy": "Order of the list.",
+    "query": "Partial match.",
+    "remoteImages": "Let images from elsewhere in: their servers learn that it is read.",
+    "sanitize": "Without scripts, forms and what else is dangerous in a page.",
+    "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
+    "showHidden": "Also folders that are hidden.",
+    "states": "Only in one of these states.",
+    "user": "Whose; nothing given = the viewer's.",
+}
+VALUES = {
+    "AddressKind": {
+        "MAILBOX": "Delivers to user.",
+        "FORWARD": "Delivers to targets.",
+        "DISCARD": "Accepted and dropped.",
+        "LEARN_SPAM": "Trains the spam filter with it.",
+        "LEARN_HAM": "Trains as good mail.",
+    },
+    "AdminPermission": {
+        "SYNCJOBS": "Connectors of users.",
+        "QUARANTINE": "Quarantine of users.",
+        "LOGIN_AS": "To act as a user.",
+        "WEBMAIL_ACCESS": "Who may use browser clients.",
+        "APP_PASSWDS": "Application passwords of users.",
+        "BCC_MAPS": "BCC rules.",
+        "PUSHOVER": "Push channels of users.",
+        "FILTERS": "Filters and scripts of users.",
+        "RATELIMIT": "Sending rates.",
+        "SPAM_POLICY": "Sender rules and spam thresholds.",
+        "EXTEND_SENDER_ACL": "Further senders of users.",
+        "UNLIMITED_QUOTA": "To give a quota of 0, which is unlimited.",
+        "PROTOCOL_ACCESS": "Protocols of users.",
+        "SMTP_IP_ACCESS": "Where users may submit from.",
+        "ALIAS_DOMAINS": "Domain aliases.",
+        "DOMAIN_DESC": "The description of the domain.",
+    },
+    "ChangeKind": {
+        "MAILBOX_CREATED": "A folder was made.",
+        "MAILBOX_UPDATED": "A folder was changed or repaired.",
+        "MAILBOX_RENAMED": "A folder has another path.",
+        "MAILBOX_DELETED": "A folder is gone.",
+        "MESSAGE_ADDED": "A message came, was sent, or was put in.",
+        "MESSAGE_UPDATED": "Flags, keywords, expiry or data of a message changed.",
+        "MESSAGE_MOVED": "A message lies in another folder, with another uid.",
+        "MESSAGE_DELETED": "A message is gone for good.",
+        "MESSAGE_ARCHIVED": "A message was deleted, and can still be brought back.",
+        "MESSAGE_RESTORED": "A message was brought back.",
+        "SUBMISSION_CHANGED": "A message on its way moved on.",
+        "ADDRESS_CHANGED": "An address was made, changed or deleted.",
+        "USER_CHANGED": "An account was made, changed or deleted.",
+        "DOMAIN_CHANGED": "A domain was made or changed.",
+        "TASK_CHANGED": "Background work moved on.",
+        "RESYNC": "The stream cannot go on from the cursor given.",
+    },
+    "ContentEncoding": {
+        "BASE64": "Base64 (RFC 4648).",
+        "HEX": "Two digits a byte.",
+        "UTF8": "Text as it is.",
+    },
+    "DeliveryState": {
+        "PENDING": "Not tried yet.",
+        "DEFERRED": "Refused for now, will be tried again.",
+        "DELIVERED": "With the server of the recipient.",
+        "RELAYED": "With the next hop.",
+        "BOUNCED": "Refused for good.",
+        "EXPIRED": "Given up after five days.",
+        "CANCELLED": "Taken back.",
+    },
+    "ErrorCode": {
+        "VALIDATION": "The input breaks a rule.",
+        "NOT_FOUND": "No such thing, or none that the viewer may see.",
+        "CONFLICT": "It collides with what exists.",
+        "STALE": "It changed meanwhile.",
+        "FORBIDDEN": "The credential does not allow it.",
+        "FORBIDDEN_OPERATION": "Nobody may do this to this thing.",
+        "AUTHENTICATION_FAILED": "Wrong credentials.",
+        "LIMIT_REACHED": "More than domain or platform allow.",
+        "QUOTA_EXCEEDED": "The storage is full.",
+        "RATE_LIMITED": "Too often: wait.",
+        "UNAVAILABLE": "A component does not answer.",
+        "ABORTED": "Given up with the others of its unit.",
+    },
+    "MessageOrder": {
+        "RECEIVED_DESC": "The newest arrival first.",
+        "RECEIVED_ASC": "The oldest arrival first.",
+    },
+    "Priority": {"HIGH": "Urgent.", "NORMAL": "As usual.", "LOW": "Not urgent."},
+    "ReferenceAction": {
+        "REPLY": "Answer to whoever wrote.",
+        "REPLY_ALL": "Answer to all who had it.",
+        "FORWARD": "Pass it on.",
+    },
+    "ResyncReason": {
+        "CURSOR_EXPIRED": "Older than the journal is kept.",
+        "CURSOR_UNKNOWN": "Of another store.",
+        "OVERFLOW": "The client read too slowly, or was away too long.",
+    },
+    "Role": {
+        "PUBLIC": "Nobody: not signed in.",
+        "USER": "Own account.",
+        "DOMAIN_ADMIN": "Users, addresses and settings of some domains.",
+        "ADMIN": "Every domain and user, not the machine.",
+        "ROOT": "Everything.",
+    },
+    "Scope": {
+        "MASTER": "Everything the role may.",
+        "READ": "Queries and subscriptions only.",
+        "MAIL_READ": "Own mail, read only.",
+        "MAIL": "Own mail, read and write.",
+        "SUBMIT": "Sending only.",
+        "SETTINGS": "Own account settings.",
+        "IMAP": "Client protocol.",
+        "POP3": "Client protocol.",
+        "SMTP": "Submission protocol.",
+        "SIEVE": "Script management.",
+    },
+    "SpecialUse": {
+        "INBOX": "Where mail arrives.",
+        "DRAFTS": "Messages being written.",
+        "JUNK": "Unwanted mail.",
+        "SENT": "Copies of what was sent.",
+        "TRASH": "Thrown away.",
+        "ARCHIVE": "Kept out of the way.",
+        "FLAGGED": "Marked messages.",
+        "ALL": "All messages.",
+        "SNOOZED": "Put off until later.",
+        "SCHEDULED": "To be sent later.",
+    },
+    "SubmissionState": {
+        "SCHEDULED": "Waits for its time.",
+        "HELD_FOR_UNDO": "Can still be taken back.",
+        "QUEUED": "Waits for its turn.",
+        "SENDING": "On its way.",
+        "SENT": "With all recipients.",
+        "PARTIAL": "With some recipients, refused by others.",
+        "FAILED": "With no recipient.",
+        "CANCELLED": "Taken back.",
+    },
+    "TaskState": {
+        "QUEUED": "Waits for its turn.",
+        "RUNNING": "Being done.",
+        "SUCCEEDED": "Done.",
+        "FAILED": "Given up.",
+        "CANCELLED": "Stopped on request; what was done stays.",
+    },
+    "UserPermission": {
+        "SPAM_ALIAS": "Temporary addresses.",
+        "TLS_POLICY": "Encrypted delivery only.",
+        "SPAM_SCORE": "Spam thresholds.",
+        "SPAM_POLICY": "Own sender rules.",
+        "DELIMITER_ACTION": "What tagged addresses do.",
+        "SYNCJOBS": "Connectors.",
+        "CLIENT_RESET": "To make clients start afresh.",
+        "QUARANTINE": "Own held mail.",
+        "PROFILE_RESET": "To forget preferences of browser clients.",
+        "QUARANTINE_ATTACHMENTS": "Attachments of held mail.",
+        "QUARANTINE_NOTIFICATION": "Interval of the summaries.",
+        "APP_PASSWDS": "Application passwords.",
+        "PUSHOVER": "Push channels.",
+    },
+}
+
+
+def describe(schema: GraphQLSchema) -> None:
+    """Give their words to all arguments, enum values and root types that have none yet."""
+    for kind in schema.type_map.values():
+        if kind.name.startswith("__"):
+            continue
+        if kind.name in TYPES:
+            kind.description = TYPES[kind.name]
+        if isinstance(kind, GraphQLEnumType):
+            for name, value in kind.values.items():
+                value.description = value.description or VALUES.get(kind.name, {}).get(name)
+        if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
+            for field in kind.fields.values():
+                for name, argument in field.args.items():
+                    argument.description = argument.description or ARGUMENTS.get(name)
