@@ -54,8 +54,10 @@ def bench(
     """Measure requests, deliveries, events and memory as ratios to a hand-written floor."""
     plan = QUICK if quick else Plan()
     results = Results(store.value, plan.size.messages)
-    uvloop.run(bounded(_measured(plan, results, only), LONGEST))
-    report.shown(results)
+    try:
+        uvloop.run(bounded(_measured(plan, results, only), LONGEST))
+    finally:  # what was measured before something broke is true all the same
+        report.shown(results)
     if json:
         report.written(results, json)
 

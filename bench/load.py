@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import orjson
@@ -13,6 +13,7 @@ from bench.measure import Figure, figure
 from bench.server import HOST, PATIENCE, cpu, hang_up
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+LATE = b'"code":"DEADLINE_EXCEEDED"'
 LONGEST = 8  # times the duration asked for: slow requests take longer to be enough
 WARM = 0.15  # of the duration, and it is not counted
 
@@ -46,6 +47,7 @@ class Run:
     begin: float = 0.0
     end: float = 0.0
     latencies: list[float] = field(default_factory=list)
+    late: int = 0  # answers that the server gave up for taking too long
     wrong: bytes = b""
 
     @property
@@ -53,7 +55,7 @@ class Run:
         """Whether no more requests are sent."""
         now = time.perf_counter()
         limit = self.begin + LONGEST * (self.end - self.begin)
-        enough = len(self.latencies) >= self.least or now >= limit
+        enough = len(self.latencies) + self.late >= self.least or now >= limit
         return bool(self.wrong) or (now >= self.end and enough)
 
 
@@ -90,9 +92,12 @@ class Connection(asyncio.Protocol):
 
     def _answered(self) -> None:
         run, answer = self.run, self._answer
-        run.latencies.append(time.perf_counter() - self._sent)
-        if not answer.startswith(b"HTTP/1.1 200") or b'"errors":[{' in answer:
+        if LATE in answer:
+            run.late += 1
+        elif not answer.startswith(b"HTTP/1.1 200") or b'"errors":[{' in answer:
             run.wrong = bytes(answer[:2000])
+        else:
+            run.latencies.append(time.perf_counter() - self._sent)
         answer.clear()
         self._whole = 0
         if not run.over:
@@ -111,13 +116,14 @@ class Connection(asyncio.Protocol):
 async def loaded(
     target: Target, requests: Iterator[bytes], *, connections: int, seconds: float, least: int = 0
 ) -> Figure:
-    """Keep so many connections busy for a time. RuntimeError on any answer but a good one."""
+    """Keep so many connections busy for a time. RuntimeError on an error."""
     warm = Run(requests, least=connections)
     await _filled(target.port, warm, connections, seconds * WARM)
     run = Run(requests, least)
     before = cpu(target.pid)
     took = await _filled(target.port, run, connections, seconds)
-    return figure(connections, run.latencies, took, cpu(target.pid) - before)
+    made = figure(connections, run.latencies, took, cpu(target.pid) - before)
+    return replace(made, late=run.late)
 
 
 async def _filled(port: int, run: Run, connections: int, seconds: float) -> float:

@@ -16,6 +16,7 @@ class Figure:
     p99: float
     cpu: float
     cpu_behind: float = 0.0  # for what each one leaves to do behind its answer
+    late: int = 0  # given up by the server's deadline; they are not counted
 
     @property
     def rate(self) -> float:

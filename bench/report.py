@@ -82,7 +82,7 @@ def _lines(lines: Sequence[Line]) -> Table:
             _cell(line, "cpu", ".0f") + behind,
             f"{floor.rate:,.0f}" if floor else "",
             f"{floor.cpu:,.0f}" if floor else "",
-            str(ours.count),
+            f"{ours.count} + {ours.late} late" if ours.late else str(ours.count),
         )
         known = line.name
     return table

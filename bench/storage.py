@@ -11,7 +11,7 @@ from sqlalchemy import Select, func, select, text
 from sqlmodel import col
 
 from merganser.building import database
-from merganser.settings import Settings, read
+from merganser.settings import read
 from models.blobs import Blob, MessageBlob
 from models.database import Database
 from models.messages import Message
@@ -41,20 +41,16 @@ class Storage:
     rows: int  # bytes of the whole database: pieces in rows, indexes and all else
 
 
-async def measured(settings: Settings) -> Storage:
-    """Add up what the store of these settings holds."""
-    async with database(settings) as store:
-        messages, raw = await _sums(store, select(func.count(), func.sum(col(Message.size))))
-        needed = select(func.count(), func.sum(col(Blob.size))).join(
-            MessageBlob, col(MessageBlob.blob_id) == col(Blob.id)
-        )
-        referred, apart = await _sums(store, needed)
-        stored = col(Blob.stored_size)
-        all_ = select(func.count(), func.sum(col(Blob.size)), func.sum(stored))
-        pieces, plain, packed = await _sums(store, all_)
-        outside = select(func.count(), func.sum(stored)).where(col(Blob.name).is_not(None))
-        files, in_files = await _sums(store, outside)
-        (rows,) = await _sums(store, SIZES[store.dialect])
+async def measured(store: Database) -> Storage:
+    """Add up what this store holds."""
+    stored, size = func.sum(col(Blob.stored_size)), func.sum(col(Blob.size))
+    messages, raw = await _sums(store, select(func.count(), func.sum(col(Message.size))))
+    needed = select(func.count(), size).join(MessageBlob, col(MessageBlob.blob_id) == col(Blob.id))
+    referred, apart = await _sums(store, needed)
+    pieces, plain, packed = await _sums(store, select(func.count(), size, stored))
+    outside = select(func.count(), stored).where(col(Blob.name).is_not(None))
+    files, in_files = await _sums(store, outside)
+    (rows,) = await _sums(store, SIZES[store.dialect])
     return Storage(
         messages=messages,
         raw=raw,
@@ -95,9 +91,14 @@ def lines(found: Storage) -> list[tuple[str, str]]:
     ]
 
 
+async def _of_settings() -> Storage:
+    async with database(read()) as store:
+        return await measured(store)
+
+
 def main() -> None:
     """Print the figures of the store that the settings name, as a Markdown table."""
-    found = asyncio.run(measured(read()))
+    found = asyncio.run(_of_settings())
     typer.echo("| what | how much |\n|---|---|")
     for name, figure in lines(found):
         typer.echo(f"| {name} | {figure} |")

@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from starlette.requests import Request
-from starlette.types import Receive
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 JSON = "application/json"
 RESPONSE = "application/graphql-response+json"
@@ -17,6 +19,9 @@ EVENTS = "text/event-stream"
 NESTING = 64  # brackets inside brackets, in variables too
 OPENING = b"[{"
 NAME_MAX = 256  # characters of an operation's name
+LATE = 408
+DRAINED = 16 << 20  # bytes of a refused body that we read on for
+DRAINING = 1.0  # seconds that we do so
 
 
 class Rejected(Exception):
@@ -31,6 +36,37 @@ class Rejected(Exception):
         self.message = message
         self.headers = dict(headers or {})
         self.extensions: dict[str, object] = {"code": code}
+
+    @property
+    def answer(self) -> type[Response]:
+        """The kind of response: who is late sends nothing more that we could wait for."""
+        hangs_up = "Connection" in self.headers and self.status != LATE
+        return Farewell if hangs_up else Response
+
+
+class Farewell(Response):
+    """An answer to somebody who may still be sending, before we hang up.
+
+    We read on for a while and drop it: whoever is cut off while sending may not see the answer.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer at once, end later."""
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        await _drain(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drain(receive: Receive) -> None:
+    left, more = DRAINED, True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAINING):
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +131,7 @@ async def read(request: Request, *, limit: int, timeout: float) -> bytes:  # noq
             return await _receive(request.receive, limit)
     except TimeoutError:
         message = f"The body did not come within {timeout:g} seconds."
-        raise Rejected(408, "DEADLINE_EXCEEDED", message, {"Connection": "close"}) from None
+        raise Rejected(LATE, "DEADLINE_EXCEEDED", message, {"Connection": "close"}) from None
 
 
 async def _receive(receive: Receive, limit: int) -> bytes:

@@ -151,10 +151,7 @@ class Documents:
         if found := list(excesses(document, ruler, self.limits)):
             message = f"The document is too large. {'; '.join(found)}."
             return _refused(name, Fault(message, "QUERY_TOO_COMPLEX"))
-        if has_nul(_literals(document)):
-            return _refused(name, Fault(NO_NUL, "BAD_USER_INPUT"))
-        if errors := validate_document(self.schema, document, RULES):
-            faults = (_fault(error, "GRAPHQL_VALIDATION_FAILED") for error in errors)
+        if faults := self._faults(document):
             return _refused(name, *faults)
         return Known(
             document,
@@ -164,6 +161,12 @@ class Documents:
             introspects=_introspects(document),
             scopes=needed(self.schema, document, operation),
         )
+
+    def _faults(self, document: DocumentNode) -> list[Fault]:
+        if has_nul(_literals(document)):
+            return [Fault(NO_NUL, "BAD_USER_INPUT")]
+        errors = validate_document(self.schema, document, RULES)
+        return [_fault(error, "GRAPHQL_VALIDATION_FAILED") for error in errors]
 
 
 def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionNode | Fault:

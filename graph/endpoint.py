@@ -282,11 +282,13 @@ def _payload(result: ExecutionResult) -> tuple[dict[str, Any], bool]:
 
 def _refused(refusal: Rejected, kind: str) -> Response:
     error = {"message": refusal.message, "extensions": refusal.extensions}
-    response = _json({"errors": [error]}, JSON if kind == EVENTS else kind, refusal.status)
-    response.headers.update(refusal.headers)
-    return response
+    headers = _typed(JSON if kind == EVENTS else kind) | refusal.headers
+    return refusal.answer(bodies.encode({"errors": [error]}), refusal.status, headers)
 
 
 def _json(payload: object, kind: str, status: int) -> Response:
-    headers = {"Content-Type": f"{kind}; charset=utf-8"}
-    return Response(bodies.encode(payload), status, headers)
+    return Response(bodies.encode(payload), status, _typed(kind))
+
+
+def _typed(kind: str) -> dict[str, str]:
+    return {"Content-Type": f"{kind}; charset=utf-8"}

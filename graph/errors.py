@@ -29,7 +29,7 @@ class MutationError:
 
     @staticmethod
     def of(refusal: errors.Refused) -> "MutationError":
-        facts = {"code": refusal.code, **vars(refusal)}
+        facts: dict[str, Any] = {"code": refusal.code, **vars(refusal)}
         return MutationError.types[type(refusal)](**facts)
 
     @staticmethod

@@ -51,8 +51,11 @@ class Guard(FieldExtension):
         self.needs = needs
 
     def apply(self, field: StrawberryField) -> None:
-        asked = {name: value for name, value in asdict(self.needs).items() if value}
-        field.directives = [*field.directives, Auth(**asked)]
+        rule = Auth()
+        for name, value in asdict(self.needs).items():
+            if value:
+                setattr(rule, name, value)
+        field.directives = [*field.directives, rule]
 
     async def resolve_async(
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from strawberry.types import get_object_definition, has_object_definition
+from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph.errors import MutationPayload
@@ -121,7 +122,9 @@ def _restored(  # noqa: PLR0911 - a table, in words
 
 
 def _class(info: Info, name: str) -> Any:
-    return get_object_definition(info.schema.get_type_by_name(name).origin, strict=True).origin  # type: ignore[union-attr]
+    definition = info.schema.get_type_by_name(name)
+    assert isinstance(definition, StrawberryObjectDefinition)  # noqa: S101 - an object was stored
+    return definition.origin
 
 
 def _enum(info: Info, name: str) -> Any:

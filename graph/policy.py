@@ -109,14 +109,15 @@ class Prepared(SchemaExtension):
     def on_validate(self) -> Iterator[None]:
         if self.known:
             faults = [fault.error() for fault in self.known.faults]
-            self.execution_context.pre_execution_errors = faults or self._refusals(self.known)
+            nul = has_nul(self.execution_context.variables)
+            unfit = [_error(NO_NUL, "BAD_USER_INPUT")] if nul else []
+            refusals = faults or unfit or self._refusals(self.known)
+            self.execution_context.pre_execution_errors = refusals
         yield
 
     def _refusals(self, known: Known) -> list[GraphQLError]:
         """What speaks against this document from this viewer, with these variables."""
         asked = self.execution_context
-        if has_nul(asked.variables):
-            return [_error(NO_NUL, "BAD_USER_INPUT")]
         viewer, limits = asked.context.viewer, _schema(asked).limits
         self.cost = {
             "requested": known.cost(asked.variables),

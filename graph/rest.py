@@ -6,7 +6,7 @@ import logging
 import re
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -306,7 +306,7 @@ async def _pieces(desk: Desk, request: Request) -> AsyncGenerator[bytes]:
 
 
 @contextmanager
-def _sending(desk: Desk, user_id: int) -> Iterator[None]:
+def _sending(desk: Desk, user_id: int) -> Generator[None]:
     """Count the uploads of a user that are under way: no more than a few at once."""
     if desk.sending[user_id] >= desk.limits.at_once:
         text = f"{desk.limits.at_once} uploads are under way"

@@ -1,6 +1,6 @@
 """Which messages: filters of lists and selections of bulk operations, as inputs."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, Optional
 
@@ -39,8 +39,9 @@ class DateBound:
         """The instant that is meant."""
         if self.at:
             return self.at.value
+        ago = self.ago.value if self.ago else timedelta(0)  # one of the two is given
         try:
-            return info.context.world.now() - self.ago.value  # type: ignore[union-attr]
+            return info.context.world.now() - ago
         except OverflowError as problem:
             raise Invalid("too long ago", constraint="min", path=["ago"]) from problem
 

@@ -18,7 +18,7 @@ from sqlmodel import SQLModel, col
 from mail.blobs.collect import collect
 from models.auth import AccessToken, Throttle
 from models.blobs import Blob, Upload
-from models.columns import Picked
+from models.columns import Picked, table_of
 from models.journal import Change, ChangeKind, Entry, Stream
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
@@ -175,7 +175,7 @@ def _count_out(turn: Turn, user_id: int, rows: Sequence[Picked], last: int) -> N
     counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for row in rows:
         counts[row.mailbox_id].update(total=1, unseen=not row.seen, size=row.size)
-    table = Mailbox.__table__  # type: ignore[attr-defined]
+    table = table_of(Mailbox)
     lower = {name: table.c[name] - bindparam(f"by_{name}") for name in ("total", "unseen", "size")}
     statement = (
         update(table)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, Enum, Integer, inspect
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, Enum, Integer, Table, inspect
 from sqlalchemy import Row as CoreRow
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
@@ -89,8 +89,14 @@ Picked = CoreRow[*tuple[Any, ...]]  # columns of one row, by name: a value, not 
 
 def picked(table: type[SQLModel], names: Iterable[str] | None = None) -> list[Column[Any]]:
     """Columns of `table` by name, all without names: what lists select instead of instances."""
-    columns: dict[str, Column[Any]] = dict(inspect(table).local_table.c)
+    columns: dict[str, Column[Any]] = dict(table_of(table).c)
     return [columns[name] for name in (columns if names is None else sorted(names))]
+
+
+def table_of(table: type[SQLModel]) -> Table:
+    """The table behind a class, for statements that name its columns themselves."""
+    found: Table = inspect(table).local_table
+    return found
 
 
 def insert_or(dialect: str, table: type[SQLModel]) -> Any:

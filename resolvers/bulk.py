@@ -260,9 +260,10 @@ async def _task(ctx: Context, session: AsyncSession, order: Order) -> Task:
 
 
 def _written(order: Order) -> dict[str, Any]:
-    changes = order.changes and asdict(order.changes)
-    if changes and changes["values"] and changes["values"].get("expires"):
-        changes["values"]["expires"] = changes["values"]["expires"].isoformat()
+    changes: dict[str, Any] | None = asdict(order.changes) if order.changes else None
+    values = changes["values"] if changes else None
+    if values and values.get("expires"):
+        values["expires"] = values["expires"].isoformat()
     return {
         "changes": changes,
         "to": order.to,

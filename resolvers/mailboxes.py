@@ -323,7 +323,7 @@ async def delete(
                 raise Conflict(
                     "there are folders below it: say recursive", path=["mailboxes"], index=index
                 )
-            for one in (row, *below):
+            for one in (row, *(below if recursive else ())):
                 _deletable(one, index, require_empty=require_empty)
                 gone[one.id] = one
         await _remove(ctx, session, list(gone.values()))

@@ -16,7 +16,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.delivery import SYSTEM_FLAGS, flags
-from models.columns import Picked, picked
+from models.columns import Picked, picked, table_of
 from models.domains import Domain
 from models.errors import Invalid, NotFound, OverQuota
 from models.journal import ChangeKind
@@ -160,7 +160,7 @@ async def restate(
         for row in rows
         if any(getattr(row, name) != value for name, value in states[row.id].items())
     ]
-    table = Message.__table__  # type: ignore[attr-defined]
+    table = table_of(Message)
     for theirs in by_user(changed).values():
         last = await _updated(ctx, session, theirs, states)
         names = sorted(states[theirs[0].id])
@@ -211,9 +211,9 @@ async def _set_keywords(
 ) -> None:
     if rows:
         statement = (
-            update(Message.__table__)  # type: ignore[attr-defined]
+            update(table_of(Message))
             .where(col(Message.id) == bindparam("key"))
-            .values(keywords=bindparam("words", type_=Message.__table__.c.keywords.type))  # type: ignore[attr-defined]
+            .values(keywords=bindparam("words", type_=table_of(Message).c.keywords.type))
         )
         given = [{"key": row.id, "words": after[row.id]["keywords"]} for row in rows]
         await (await session.connection()).execute(statement, given)
@@ -231,7 +231,7 @@ async def _count(session: AsyncSession, last: int, tallies: Mapping[int, Tally])
     """Bring the counters of folders along, and their modseq to `last`."""
     if not tallies:
         return
-    table = Mailbox.__table__  # type: ignore[attr-defined]
+    table = table_of(Mailbox)
     statement = (
         update(table)
         .where(table.c.id == bindparam("key"))
@@ -329,7 +329,7 @@ async def _put(
 ) -> None:
     to, last = there
     at = ctx.world.now()
-    table = Message.__table__  # type: ignore[attr-defined]
+    table = table_of(Message)
     expires = at + timedelta(seconds=to.retention) if to.retention else None
     statement = (
         update(table)
@@ -449,21 +449,18 @@ async def _use(
     """Count the bytes of these messages as used, or as free again; with `platform`, if they fit."""
     size = sign * sum(row.size for row in rows)
     connection = await session.connection()
+    domains = select(col(Domain.default_user_quota)).where(col(Domain.id) == col(User.domain_id))
+    allowed = func.coalesce(col(User.quota), domains.scalar_subquery(), platform or 0)
     statement = update(User).where(col(User.id) == user_id)
     if platform is not None:
-        domains = select(col(Domain.default_user_quota)).where(
-            col(Domain.id) == col(User.domain_id)
-        )
-        allowed = func.coalesce(col(User.quota), domains.scalar_subquery(), platform)
         statement = statement.where((allowed == 0) | (col(User.used) + size <= allowed))
     done = await connection.execute(
         statement.values(used=User.used + size, message_count=User.message_count + sign * len(rows))
     )
     if not done.rowcount:
-        row = (
-            await connection.execute(select(col(User.used)).where(col(User.id) == user_id))
-        ).one()
-        raise OverQuota(used=row.used, allowed=row.used + size)
+        asked = select(col(User.used), allowed.label("allowed")).where(col(User.id) == user_id)
+        row = (await connection.execute(asked)).one()
+        raise OverQuota(used=row.used, allowed=row.allowed)
 
 
 def was(rows: Iterable[Picked]) -> list[list[Any]]:

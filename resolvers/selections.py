@@ -16,11 +16,13 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    text,
     true,
 )
+from sqlalchemy.sql.elements import UnaryExpression
+from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
+from models.columns import table_of
 from models.errors import Invalid
 from models.mailboxes import Mailbox
 from models.messages import Message
@@ -34,6 +36,7 @@ TERMS = 250  # of a whole filter; SQLite takes no expression of more than 1000 l
 UIDS = 1000  # parts of one set
 RANGES = 250  # apart from each other, of one set
 LONGEST = 10  # digits of a uid
+_NOT = custom_op[Any]("NOT")  # as the index of the unseen has it: SQLite compares the words
 HIGHEST = 1 << 32  # above all uids (RFC 9051, section 2.3.1.1)
 
 
@@ -149,7 +152,9 @@ class _Terms:
 
 def people(*columns: Any) -> ColumnElement[str]:
     """SQL: the people of these columns as one text; who has no name is not called "null"."""
-    listed = [func.replace(cast(col(column), String), "[null,", "[") for column in columns]
+    listed = [
+        func.replace(cast(col(column), String), "[null,", "[", type_=String) for column in columns
+    ]
     whole: ColumnElement[str] = listed[0]
     for one in listed[1:]:
         whole = whole + one
@@ -166,9 +171,8 @@ def _marks(where: MessageWhere) -> list[Any]:
     for name in FLAGS:
         value = getattr(where, name)
         if value is not None:
-            # As the index of the unseen has it: SQLite compares the words.
-            no = text(f"NOT messages.{name}")
-            terms.append(col(getattr(Message, name)).is_(True) if value else no)
+            flag = col(getattr(Message, name))
+            terms.append(flag.is_(True) if value else UnaryExpression(flag, operator=_NOT))
     if where.keyword:
         words = cast(col(Message.keywords), String)
         terms.append(within(words, f'"{_written(where.keyword)}"'))
@@ -239,7 +243,7 @@ def _from(lowest: list[int]) -> list[ColumnElement[bool]]:
     """Ranges up to "*" as SQL: the highest is in them even where it is below their beginning."""
     if not lowest:
         return []
-    other = Message.__table__.alias("other")  # type: ignore[attr-defined]
+    other = table_of(Message).alias("other")
     highest = (
         select(func.max(other.c.uid))
         .where(other.c.mailbox_id == col(Message.mailbox_id))

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import text
 
 from mail.verify import verify
+from models.columns import table_of
 from models.journal import Change, ChangeKind
 from models.world import World
 
@@ -46,7 +47,7 @@ async def recount(world: World) -> None:
 
 async def journal(world: World, stream: int, after: int = 0) -> list[tuple[ChangeKind, list[int]]]:
     """The rows of a stream: of which kind, and about what."""
-    table = Change.__table__  # type: ignore[attr-defined]
+    table = table_of(Change)
     asked = table.select().where(table.c.stream_id == stream, table.c.last > after)
     async with world.database.engine.connect() as connection:
         found = await connection.execute(asked.order_by(table.c.last))

@@ -1,16 +1,20 @@
 """The real server with its demo account, and the same account in the stores of ordinary tests."""
 
 import smtplib
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from sqlmodel import select
 
+from graph.policy import Operation
+from graph.schema import schema
 from merganser.demonstration import NAME, furnish, kept
 from models.users import User
 from models.world import World
+from resolvers import auth
 from tests.conftest import Client, raw_message
 from tests.e2e.server import Server
 
@@ -18,7 +22,7 @@ LETTERS = 120  # of the demo account
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
+def serving(folder: Path) -> Generator[Server]:
     """`merganser serve` until the end of the block, on free ports, with all data in `folder`.
 
     The demo account is there, and the users ada and bob, who have a letter each.
@@ -53,3 +57,11 @@ async def demo_client(world: World, http: httpx.AsyncClient, folder: Path) -> Cl
     async with world.write() as session:
         user = (await session.exec(select(User).where(User.username == NAME))).one()
     return Client(http, world, user, account.key)
+
+
+async def subscribed(client: Client, document: str) -> AsyncGenerator[Any]:
+    """The results of a subscription of this client."""
+    viewer = await auth.sign_in(client.world, {"authorization": f"Bearer {client.secret}"})
+    context = Operation(client.world, viewer)
+    async for result in await schema.stream(document, context_value=context):
+        yield result

@@ -454,7 +454,7 @@ async def test_an_account_has_many_names_and_only_its_owner_and_admins_see_it(
 
 
 @pytest.mark.usefixtures("ada")
-@pytest.mark.parametrize("odd", ["", "nobody", "*@example.org", "a\u0000b", "@", "é@example.org"])
+@pytest.mark.parametrize("odd", ["", "nobody", "*@example.org", "@", "é@example.org"])
 async def test_an_unknown_name_is_nobody(root: Client, odd: str) -> None:
     assert await root(USER, by={"username": odd}) == {"user": None}
 

@@ -55,7 +55,8 @@ def addresses(value: str) -> list[MailAddress]:
     found: list[MailAddress] = []
     at, end = 0, len(value)
     for _ in range(2 * MOST_ADDRESSES):  # empty ones cost time too
-        at = _NOTHING.match(value, at).end()  # type: ignore[union-attr]  # it always matches
+        nothing = _NOTHING.match(value, at)  # it always matches
+        at = nothing.end() if nothing else end
         if at >= end or len(found) >= MOST_ADDRESSES:
             break
         usual = _USUAL.match(value, at)

@@ -6,6 +6,7 @@ from sqlalchemy import case, func, select, update
 from sqlmodel import col
 
 from mail.verify.checks import Check, Rule, total, within, write
+from models.columns import table_of
 from models.journal import ChangeKind, Entry, Stream
 from models.mailboxes import Mailbox
 from models.messages import Message
@@ -45,7 +46,7 @@ def _folders() -> Check:
     }
     rules["uid_next"] = Rule(case((next_uid > uid, next_uid), else_=uid + 1), next_uid, cured=True)
     rules["modseq"] = Rule(highest, known, cured=True)
-    table = Mailbox.__table__  # type: ignore[attr-defined]
+    table = table_of(Mailbox)
     source = table.outerjoin(counted, counted.c.mailbox_id == table.c.id).outerjoin(
         Stream, col(Stream.id) == table.c.user_id
     )
@@ -70,7 +71,7 @@ def _uids() -> Check:
     )
     most = select(twice.c.mailbox_id, func.max(twice.c.many).label("many"))
     doubled = most.group_by(twice.c.mailbox_id).subquery()
-    table = Mailbox.__table__  # type: ignore[attr-defined]
+    table = table_of(Mailbox)
     return Check(
         SUBJECT,
         Mailbox,
@@ -82,7 +83,7 @@ def _uids() -> Check:
 
 def _places() -> Check:
     """A message is its folder's owner's; in no folder, and only there, it is in the archive."""
-    table = Message.__table__  # type: ignore[attr-defined]
+    table = table_of(Message)
     archived = case((col(Message.archived_at).is_not(None), "archive"), else_="folder")
     lies = case((col(Message.mailbox_id).is_(None), "archive"), else_="folder")
     return Check(

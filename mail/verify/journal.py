@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from mail.verify.checks import Check, Rule, within
-from models.columns import Big
+from models.columns import Big, table_of
 from models.journal import Change, ChangeKind, Stream
 from models.messages import Message
 from models.users import User
@@ -62,7 +62,7 @@ def _gaps(dialect: str) -> Check:
         .where(within(col(Change.stream_id)))
         .subquery()
     )
-    table = Stream.__table__  # type: ignore[attr-defined]
+    table = table_of(Stream)
     return Check(
         SUBJECT,
         Stream,
@@ -79,7 +79,7 @@ def _ends() -> Check:
         SUBJECT,
         Stream,
         {"last": Rule(func.coalesce(newest.scalar_subquery(), col(Stream.gone)), col(Stream.last))},
-        Stream.__table__,  # type: ignore[attr-defined]
+        table_of(Stream),
         col(Stream.id),
     )
 
@@ -99,7 +99,7 @@ def _events(dialect: str) -> Check:
         .group_by(col(Change.stream_id), cast(each.c.value, BigInteger))
         .subquery()
     )
-    messages = Message.__table__  # type: ignore[attr-defined]
+    messages = table_of(Message)
     source = (
         touched.join(User, col(User.id) == touched.c.stream_id)
         .join(
@@ -135,7 +135,7 @@ def _modseqs(dialect: str) -> Check:
         col(Change.stream_id) == col(Message.user_id), col(Change.last) == modseq, named
     )
     said = case((modseq <= col(Stream.gone), True), (modseq > col(Stream.last), True), else_=told)
-    table = Message.__table__  # type: ignore[attr-defined]
+    table = table_of(Message)
     return Check(
         SUBJECT,
         Message,

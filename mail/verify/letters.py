@@ -15,7 +15,7 @@ from mail.verify.contents import ABOUT, AT_ONCE, content
 from mail.verify.references import under_way
 from mail.verify.report import Finding
 from models.blobs import Blob, MessageBlob, SubmissionBlob
-from models.columns import Picked, insert_or
+from models.columns import Picked, insert_or, table_of
 from models.messages import Message
 from models.submission import Submission
 from models.world import Turn, World
@@ -91,7 +91,7 @@ async def _references(
     world: World, holder: Holder, low: int, high: int
 ) -> defaultdict[int, set[str]]:
     """The digests of the pieces that each row refers to."""
-    table = holder.reference.__table__  # type: ignore[attr-defined]
+    table = table_of(holder.reference)
     owner = table.c[holder.owner]
     asked = select(owner.label("owner"), col(Blob.digest))
     asked = asked.join(Blob, col(Blob.id) == table.c.blob_id).where(owner > low, owner <= high)

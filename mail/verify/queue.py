@@ -7,6 +7,7 @@ from sqlmodel import col
 
 from mail.verify.checks import Check, Rule, total, within
 from mail.verify.repair import rewriting
+from models.columns import table_of
 from models.journal import ChangeKind
 from models.queue import Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
@@ -43,7 +44,7 @@ def _states() -> Check:
     )
     going = col(Submission.state).in_(GOING)
     lost = case((going & counted.c.every.is_(None), "some"), else_="any")
-    table = Submission.__table__  # type: ignore[attr-defined]
+    table = table_of(Submission)
     return Check(
         SUBJECT,
         Submission,
@@ -66,7 +67,7 @@ def _summed(counted: Subquery) -> ColumnElement[Any]:
     state = col(Submission.state)
 
     def named(value: SubmissionState) -> ColumnElement[Any]:
-        return literal(value, Submission.__table__.c.state.type)  # type: ignore[attr-defined]
+        return literal(value, table_of(Submission).c.state.type)
 
     begun = case(
         (state.in_(GOING), state),
@@ -90,7 +91,7 @@ def _dates() -> Check:
         SUBJECT,
         Delivery,
         {"next_attempt": Rule(literal("planned"), planned)},
-        Delivery.__table__,  # type: ignore[attr-defined]
+        table_of(Delivery),
         col(Delivery.user_id),
         [col(Delivery.state).in_(OPEN)],
     )

@@ -6,6 +6,7 @@ from sqlmodel import col
 from mail.verify.checks import Check, Rule, total, within
 from mail.verify.repair import rewriting
 from models.addresses import Address
+from models.columns import table_of
 from models.domains import Domain
 from models.journal import ChangeKind, Stream
 from models.mailboxes import Mailbox, SpecialUse
@@ -32,7 +33,7 @@ def _use() -> Check:
         .group_by(col(Message.user_id))
         .subquery()
     )
-    table = User.__table__  # type: ignore[attr-defined]
+    table = table_of(User)
     return Check(
         SUBJECT,
         User,
@@ -60,7 +61,7 @@ def _belongings() -> Check:
             "inbox": Rule(literal(1), inboxes.scalar_subquery()),
             "stream": Rule(literal(1), streams.scalar_subquery()),
         },
-        User.__table__,  # type: ignore[attr-defined]
+        table_of(User),
         col(User.id),
     )
 
@@ -96,7 +97,7 @@ def _domains(options: Options) -> Check:
         for name, (wanted, found) in counts.items()
     }
     rules["stream"] = Rule(case((stream > 0, stream), else_=1), stream)
-    table = Domain.__table__  # type: ignore[attr-defined]
+    table = table_of(Domain)
     source = table.outerjoin(users, users.c.domain_id == table.c.id).outerjoin(
         addresses, addresses.c.domain_id == table.c.id
     )

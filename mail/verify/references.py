@@ -8,6 +8,7 @@ from sqlmodel import col
 from mail.verify.checks import Check, Rule
 from mail.verify.queue import OPEN
 from models.blobs import Blob, MessageBlob, SubmissionBlob
+from models.columns import table_of
 from models.messages import Message
 from models.queue import Delivery
 from models.submission import Submission
@@ -45,7 +46,7 @@ def _messages() -> Check:
         ),
         "lost_references": Rule(literal(0), lost.scalar_subquery()),
     }
-    table = Message.__table__  # type: ignore[attr-defined]
+    table = table_of(Message)
     return Check(SUBJECT, Message, rules, table, col(Message.user_id))
 
 
@@ -68,7 +69,7 @@ def _submissions() -> Check:
         ),
         "lost_references": Rule(literal(0), lost.scalar_subquery()),
     }
-    table = Submission.__table__  # type: ignore[attr-defined]
+    table = table_of(Submission)
     where = [under_way()]
     return Check(SUBJECT, Submission, rules, table, col(Submission.user_id), where)
 

@@ -5,7 +5,7 @@ from sqlmodel import col
 
 from mail.verify.checks import Check, Look, Rule
 from mail.verify.repair import rewriting
-from models.columns import Big
+from models.columns import Big, table_of
 from models.messages import Message
 from models.searchindex import TABLE
 
@@ -27,7 +27,7 @@ def checks(dialect: str) -> list[Check]:
     (key,) = words(dialect).c
     there = exists().where(key == col(Message.id))
     rule = Rule(case((there, true()), else_=false()), col(Message.indexed), cured=True)
-    rows = Message.__table__  # type: ignore[attr-defined]
+    rows = table_of(Message)
     where = [col(Message.indexed)]
     cure = rewriting()
     return [

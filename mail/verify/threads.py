@@ -6,6 +6,7 @@ from sqlalchemy import case, delete, exists, func, literal, select
 from sqlmodel import col
 
 from mail.verify.checks import Check, Rule
+from models.columns import table_of
 from models.messages import Message, Thread, ThreadRef
 from models.users import User
 from models.world import Turn
@@ -19,7 +20,7 @@ def checks() -> list[Check]:
 
 
 def _owners() -> Check:
-    table = Message.__table__  # type: ignore[attr-defined]
+    table = table_of(Message)
     return Check(
         SUBJECT,
         Message,
@@ -32,7 +33,7 @@ def _owners() -> Check:
 def _empty() -> Check:
     some = exists().where(col(Message.thread_id) == col(Thread.id))
     rule = Rule(literal("some"), case((some, "some"), else_="none"), cured=True)
-    table = Thread.__table__  # type: ignore[attr-defined]
+    table = table_of(Thread)
     return Check(SUBJECT, Thread, {"messages": rule}, table, col(Thread.user_id), cure=_let_go)
 
 
@@ -48,7 +49,7 @@ def _refs() -> Check:
     )
     astray = select(func.count()).where(col(ThreadRef.user_id) == col(User.id), ~own)
     rule = Rule(literal(0), astray.scalar_subquery(), cured=True)
-    table = User.__table__  # type: ignore[attr-defined]
+    table = table_of(User)
     return Check(SUBJECT, User, {"refs_astray": rule}, table, col(User.id), cure=_forget)
 
 

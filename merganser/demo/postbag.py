@@ -213,5 +213,5 @@ def _broken(desk: Desk, count: int) -> Iterator[Letter]:
         way = Way((desk.owner,), (), _moment(desk), new_id(desk, note.sender))
         letter = _letter(desk, note, way, Part("text/plain"))
         raw = build(desk, note, fields(desk, note, way))
-        name = f"broken-{build.__name__.replace('_', '-')}"
+        name = f"broken-{shapes.named(build)}"
         yield replace(letter, raw=raw, structure=name, broken=True)

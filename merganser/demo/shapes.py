@@ -17,6 +17,11 @@ _WORK = ("work",)
 Build = Callable[[Desk, Note], Part]
 
 
+def named(build: Callable[..., object]) -> str:
+    """What is built, in words: the name of the function that does it."""
+    return str(getattr(build, "__name__", "")).replace("_", "-")
+
+
 @dataclass(frozen=True)
 class Shape:
     """A way to build a letter, and the genres it suits. `weight` counts beyond the first two."""
@@ -28,7 +33,7 @@ class Shape:
     @property
     def name(self) -> str:
         """What the shape is called."""
-        return self.build.__name__.replace("_", "-")
+        return named(self.build)
 
 
 SHAPES = (

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import SQLModel, col
 
+from models.columns import table_of
 from models.domains import Domain, DomainAlias
 from models.errors import AuthenticationFailed, Unauthenticated
 from models.journal import Stream
@@ -51,7 +52,7 @@ class Town:
             await session.exec(update(User).where(mine).values(**facts))
 
     async def row(self, name: str) -> Any:
-        mine = select(User.__table__).where(col(User.id) == self.users[name])  # type: ignore[attr-defined]
+        mine = select(table_of(User)).where(col(User.id) == self.users[name])
         (row,) = await self.world.database.read(mine)
         return row
 

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from models.auth import AccessToken
+from models.columns import table_of
 from models.errors import (
     Forbidden,
     Invalid,
@@ -42,7 +43,7 @@ async def test_a_token_is_its_user(town: Town) -> None:
 
 async def test_the_store_keeps_no_secret(town: Town) -> None:
     token = await town.token("ada")
-    (row,) = await town.world.database.read(select(AccessToken.__table__))  # type: ignore[attr-defined]
+    (row,) = await town.world.database.read(select(table_of(AccessToken)))
     assert token[4:] not in repr(row)
     assert len(row.digest) == 64
 

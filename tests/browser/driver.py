@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +162,7 @@ class GraphiQL:
 
 
 @asynccontextmanager
-async def browse(base: str, *, dark: bool = False) -> AsyncIterator[GraphiQL]:
+async def browse(base: str, *, dark: bool = False) -> AsyncGenerator[GraphiQL]:
     """Start a browser with an empty profile for the server at `base`; the page is not open yet."""
     executable = chromium()
     async with async_playwright() as playwright:

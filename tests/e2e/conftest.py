@@ -31,7 +31,9 @@ def server(
     folder, store = tmp_path_factory.mktemp("server"), ""
     if request.param != "sqlite":
         url = request.getfixturevalue("postgres")
-        store = _beside(url, f"e2e_{request.module.__name__.rpartition('.')[2]}_{Path(folder).name}")
+        store = _beside(
+            url, f"e2e_{request.module.__name__.rpartition('.')[2]}_{Path(folder).name}"
+        )
     hop = free_port()
     settings = {"NEXT_HOP": f"smtp://127.0.0.1:{hop}", **getattr(request.module, "SETTINGS", {})}
     server = Server(folder, store, settings, hop=hop)

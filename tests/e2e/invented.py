@@ -144,10 +144,10 @@ MOMENTS = [
     "2029-01-01T00:00:00.123456789Z",
     "1970-01-01T00:00:00Z",
     "0001-01-01T00:00:00Z",
-    "0001-01-01T00:00:00+14:00",
     "9999-12-31T23:59:59.999999Z",
-    "9999-12-31T23:59:59-14:00",
     "9999-12-31T23:59:59+14:00",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59-14:00",
     "2030-02-30T00:00:00Z",
     "2030-01-01",
     "2030-01-01T24:00:00Z",
@@ -169,8 +169,16 @@ SPANS = [
     "PT",
 ]
 CURSORS = ["1.1.0", "1.0.0", "1.9223372036854775807.9223372036854775807", "1", "2.1.1", "1.1"]
+# what is only nearly right stands at the end of these
 WHOLE = [0, 1, -1, 2, 20, 100, 101, 1000, 1001, 2**31 - 1, -(2**31), 2**31, 2**53 - 1, 2**63]
-DEEP = [{"a": [[{}]]}, {"\0": "\0"}, {"a": "\ud800"}, {"a": 2**70}, {"a": 1e308}, {"": None}]
+DEEP: list[Any] = [
+    {"a": [[{}]]},
+    {"\0": "\0"},
+    {"a": "\ud800"},
+    {"a": 2**70},
+    {"a": 1e308},
+    {"": None},
+]
 
 
 @dataclass(frozen=True)
@@ -182,9 +190,10 @@ class Known:
     texts: tuple[str, ...] = ()
 
 
-def texts(known: Known) -> SearchStrategy[str]:
-    whole = some.text(some.characters(codec=None), max_size=12)
-    return some.sampled_from([*ODD, *known.texts, *known.ids]) | whole
+def texts(known: Known, *, strict: bool = False) -> SearchStrategy[str]:
+    letters = some.characters(codec="utf-8", exclude_characters="\0" if strict else "")
+    odd = [text for text in ODD if not strict or text.isprintable()]
+    return some.sampled_from([*odd, *known.texts, *known.ids]) | some.text(letters, max_size=12)
 
 
 def json_values() -> SearchStrategy[Any]:
@@ -212,6 +221,7 @@ class Inventor:
     schema: GraphQLSchema
     known: Known
     draw: DrawFn
+    strict: bool = False  # whether all values are what their types ask for
     variables: dict[str, Any] = field(default_factory=dict)
     declared: list[str] = field(default_factory=list)
 
@@ -222,23 +232,28 @@ class Inventor:
     def leaf(self, kind: GraphQLNamedType) -> Any:
         if isinstance(kind, GraphQLEnumType):
             return self.draw(some.sampled_from([*kind.values]))
-        text = texts(self.known)
+        text = texts(self.known, strict=self.strict)
+        whole = WHOLE[: 11 if self.strict else None]
         by_name: Mapping[str, SearchStrategy[Any]] = {
             "Boolean": some.booleans(),
-            "Int": some.sampled_from([n for n in WHOLE if abs(n) < 2**31]),
-            "BigInt": some.sampled_from([*WHOLE, "12", "9007199254740991", "x"]),
-            "ByteSize": some.sampled_from([*WHOLE, "3 GiB", "0", "999999999999 TiB", "1.5k"]),
-            "ID": some.sampled_from(self.known.ids or ("x",)) | text,
-            "Cursor": some.sampled_from([*CURSORS, *self.known.cursors]),
-            "DateTime": some.sampled_from(MOMENTS),
-            "Duration": some.sampled_from(SPANS),
+            "Int": some.sampled_from(WHOLE[:11]),
+            "BigInt": some.sampled_from([*whole, 2**53 - 1, "12", "9007199254740991"]),
+            "ByteSize": some.sampled_from([0, 1, 2**31, 2**53 - 1, "3 GiB", "0", "1.5k"]),
+            "ID": some.sampled_from(self.known.ids or ("x",)),
+            "Cursor": some.sampled_from(
+                [*CURSORS[: 3 if self.strict else None], *self.known.cursors]
+            ),
+            "DateTime": some.sampled_from(MOMENTS[: 7 if self.strict else None]),
+            "Duration": some.sampled_from(SPANS[: 11 if self.strict else None]),
             "JSON": some.sampled_from(DEEP) | json_values(),
         }
+        if not self.strict:
+            by_name = {**by_name, "ID": by_name["ID"] | text, "ByteSize": by_name["BigInt"] | text}
         return self.draw(by_name.get(kind.name, text))
 
     def value(self, kind: Any, depth: int = 0) -> Any:
         """A value of this type; once in a while one of another."""
-        if self.chance(2):
+        if not self.strict and self.chance(2):
             return self.draw(json_values())
         if isinstance(kind, GraphQLNonNull):
             return self.value(kind.of_type, depth)
@@ -252,7 +267,7 @@ class Inventor:
         return self.leaf(kind)
 
     def object(self, kind: GraphQLInputObjectType, depth: int) -> Any:
-        if kind.is_one_of and not self.chance(3):
+        if kind.is_one_of and (self.strict or not self.chance(3)):
             name = self.draw(some.sampled_from([*kind.fields]))
             return {name: self.value(kind.fields[name].type, depth + 1)}
         likely = (45, 30, 20, 10)[min(depth, 3)]
@@ -260,7 +275,8 @@ class Inventor:
         for name, spec in kind.fields.items():
             needed = is_required_input_field(spec)
             if needed or (depth < 6 and self.chance(likely)):
-                made[name] = None if self.chance(3) else self.value(spec.type, depth + 1)
+                null = not (self.strict and is_required_input_field(spec)) and self.chance(3)
+                made[name] = None if null else self.value(spec.type, depth + 1)
         return made
 
     def arguments(self, spec: GraphQLField, *, all_of_them: bool) -> str:
@@ -317,4 +333,5 @@ def requests(draw: DrawFn, schema: GraphQLSchema, known: Known) -> dict[str, Any
         for name, spec in (root.fields if root else {}).items()
     ]
     operation, name, spec = draw(some.sampled_from(roots))
-    return Inventor(schema, known, draw).document(operation, name, spec)
+    strict = draw(some.sampled_from([True, True, False]))
+    return Inventor(schema, known, draw, strict).document(operation, name, spec)

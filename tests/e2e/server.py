@@ -32,6 +32,7 @@ from tests.mail.lmtp_client import connect as lmtp
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
+OTHER = "another horse"
 START = 30.0  # seconds, on a machine that does other things too
 STOP = 30.0
 ANSWER = 15.0
@@ -159,7 +160,9 @@ class Server:
                     address = f"{name}@example.org"
                     await accounts.add(world, NewUser(name, address=address, password=PASSWORD))
                     _, self.secrets[name] = await accounts.make_key(world, Key(name, name))
-                _, self.secrets["root"] = await accounts.make_key(world, Key("root", role=Role.ROOT))
+                _, self.secrets["root"] = await accounts.make_key(
+                    world, Key("root", role=Role.ROOT)
+                )
 
         stores.run(work())
 

@@ -1,7 +1,6 @@
 """Texts that no store or mail can hold, in every place that takes text."""
 
 import json
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +21,10 @@ QUERIES = {  # what to ask, with the text as $it of the type before it
     "path": ("String", "mailbox(by: {path: $it}) { id }"),
     "uid": ("String", "message(by: {uid: {mailbox: {path: $it}, uid: 1}}) { id }"),
     "after": ("String", "apiKeys(first: 2, after: $it) { totalCount }"),
-    "addresses": ("String", "viewer { user { addresses(query: $it) { nodes { id } totalCount } } }"),
+    "addresses": (
+        "String",
+        "viewer { user { addresses(query: $it) { nodes { id } totalCount } } }",
+    ),
     "users": ("String", "users(filter: {query: $it}) { nodes { id } totalCount }"),
     "users of domain": ("String", "users(filter: {domain: $it}) { nodes { id } totalCount }"),
     "tasks": ("String", "tasks(filter: {kind: $it}) { nodes { id } totalCount }"),
@@ -136,12 +138,12 @@ async def test_every_place_that_takes_text_takes_this_or_refuses_it(
             codes = _codes(answer.json())
             if answer.status_code >= 500 or "INTERNAL_SERVER_ERROR" in codes:
                 broken[place] = answer.text
-            if "\0" in TEXTS[text] and place.startswith(("mailbox", "messageSend")) and not codes:
-                broken[place] = "a NUL was taken"
+            if "\0" in TEXTS[text] and codes != ["BAD_USER_INPUT"]:
+                broken[place] = f"a NUL was taken: {answer.text}"
     assert not broken, "\n".join(f"{place}: {why}" for place, why in broken.items())
 
 
-async def test_bytes_and_addresses_with_nul_are_refused(server: Server, tmp_path: Path) -> None:
+async def test_bytes_and_addresses_with_nul_are_refused(server: Server) -> None:
     async with server.client("ada") as ada:
         for path in ("/rest/messages/%00/message.eml", "/rest/messages/a%00b/parts/%00"):
             assert (await ada.http.get(path)).status_code == 404
@@ -154,9 +156,9 @@ async def test_bytes_and_addresses_with_nul_are_refused(server: Server, tmp_path
         for query in ("?sig=%00", "?sig=a&expires=%00", "?expires=" + "9" * 99 + "&sig=a"):
             path = message["sourceUrl"].partition("?")[0] + query
             assert (await ada.http.get(path)).status_code in {401, 403, 404}, query
-        name = {"Content-Disposition": "attachment; filename*=UTF-8''a%00b%0d%0a%ED%A0%80.txt"}
-        kind = {"Content-Type": "text/plain; a=\x7f"}
-        answer = await ada.http.post("/rest/uploads", content=b"a\0b", headers={**name, **kind})
+        named = {"Content-Disposition": "attachment; filename*=UTF-8''a%00b%0d%0a%ED%A0%80.txt"}
+        opaque = {"Content-Type": 'text/plain; a="%00'}
+        answer = await ada.http.post("/rest/uploads", content=b"a\0b", headers={**named, **opaque})
         assert answer.status_code == 201
         given = {"mailbox": {"path": "INBOX"}, "rawUpload": answer.json()["id"]}
         document = (

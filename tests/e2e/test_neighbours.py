@@ -14,7 +14,7 @@ from merganser.building import on_behalf
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.conftest import raw_message
-from tests.e2e.server import PASSWORD, Client, Server, Socket, free_port
+from tests.e2e.server import OTHER, PASSWORD, Client, Server, Socket, free_port
 
 STORES = ["sqlite"]  # the road there is the same whatever the store
 FOLLOW = """
@@ -96,10 +96,10 @@ async def test_an_account_made_beside_the_server_is_served_at_once(server: Serve
             assert sent == "250 2.0.0 Delivered"
             assert (await zoe.events(1))[0]["message"]["subject"] == "Welcome"
 
-        await beside(server, "user", "passwd", "zoe", "--password-stdin", stdin="another horse\n")
+        await beside(server, "user", "passwd", "zoe", "--password-stdin", stdin=f"{OTHER}\n")
         again = await stranger(SIGN_IN, username="zoe", password=PASSWORD)
         assert [one["code"] for one in again["authenticate"]["errors"]] == ["AUTHENTICATION_FAILED"]
-        again = await stranger(SIGN_IN, username="zoe", password="another horse")
+        again = await stranger(SIGN_IN, username="zoe", password=OTHER)
         assert again["authenticate"]["token"]
     key = (await beside(server, "token", "create", "--name", "cli", "--user", "zoe")).strip()
     server.secrets["zoe"] = key

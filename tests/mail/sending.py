@@ -12,6 +12,7 @@ from mail.fields import Named
 from mail.queue.jobs import Pace
 from mail.queue.worker import run
 from mail.routing import Route, next_hop
+from models.columns import table_of
 from models.messages import Message
 from models.queue import QUEUE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
@@ -49,7 +50,7 @@ async def send(ada: Client, *to: Named, **more: Any) -> int:
 
 
 async def deliveries(world: World, key: int) -> dict[str, Any]:
-    asked = select(*Delivery.__table__.c).where(col(Delivery.submission_id) == key)  # type: ignore[attr-defined]
+    asked = select(*table_of(Delivery).c).where(col(Delivery.submission_id) == key)
     return {row.recipient.partition("@")[0]: row for row in await world.database.read(asked)}
 
 

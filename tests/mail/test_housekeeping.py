@@ -15,7 +15,7 @@ from mail.housekeeping import Tidied, tidy
 from mail.verify import verify
 from models.auth import AccessToken, Throttle
 from models.blobs import Blob, Upload
-from models.columns import picked
+from models.columns import picked, table_of
 from models.journal import Change, ChangeKind, Entry, Stream, record
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread, ThreadRef
@@ -40,7 +40,7 @@ async def count(world: World, table: type[SQLModel]) -> int:
 
 
 async def row_of(world: World, table: type[SQLModel], key: int) -> Any:
-    asked = select(*picked(table)).where(table.__table__.c.id == key)  # type: ignore[attr-defined]
+    asked = select(*picked(table)).where(table_of(table).c.id == key)
     return (await world.database.read(asked))[0]
 
 

@@ -1,0 +1,751 @@
+"""What is done to many messages: at once, by a task, and taken back."""
+
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from graph import ids
+from graph.app import create_app
+from mail import housekeeping
+from models.errors import Invalid
+from models.journal import ChangeKind
+from models.messages import Message
+from models.tasks import Task, TaskState
+from models.users import User
+from models.world import World
+from resolvers import bulk, tasks, uploading
+from resolvers.bulk import Done, Order, carry_out
+from resolvers.mailboxes import Named, NewMailboxes, create
+from resolvers.moves import Changes
+from resolvers.selections import MessageWhere, Selection
+from tests.conftest import Client, Clock, context, raw_message, receive
+from tests.counts import journal, reached, recount, rows
+
+ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
+  ... on StaleError { currentModseq } ... on QuotaExceededError { used allowed } }"""
+TASK = "task { id kind state done total result error startedAt finishedAt }"
+UNDO = "undo { token expiresAt }"
+UPDATE = f"""
+mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
+  updatedCount messages {{ id flags expires metaData modseq }} {TASK} {UNDO} {ERRORS} }} }}
+"""
+MOVE = f"""
+mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
+  movedCount
+  moved {{ oldUid newUid message {{ id flags expires mailbox {{ path total unseen }} }} }}
+  {TASK} {UNDO} {ERRORS} }} }}
+"""
+DELETE = f"""
+mutation ($input: MessageDeleteInput!) {{ messageDelete(input: $input) {{
+  deletedCount {TASK} {UNDO} {ERRORS} }} }}
+"""
+TAKE_BACK = f"""
+mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {ERRORS} }} }}
+"""
+UPLOAD = f"""
+mutation ($input: MessageUploadInput!) {{ messageUpload(input: $input) {{
+  message {{ id uid flags size receivedAt savedAt expires metaData source mailbox {{ path }} }}
+  {ERRORS} }} }}
+"""
+FOUND = """
+{ viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
+  nodes { id uid subject flags expires metaData mailbox { path } } } } } }
+"""
+NAMED = {"messageUpdate": UPDATE, "messageMove": MOVE, "messageDelete": DELETE,
+         "messageUpload": UPLOAD}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+async def counted(world: World) -> AsyncIterator[None]:
+    yield
+    await recount(world)
+
+
+@pytest.fixture
+async def post(ada: Client, clock: Clock) -> Client:
+    """Three messages, a to c, in INBOX, and two folders: Keep, and Brief, where mail ends."""
+    for letter in "abc":
+        await receive(ada, letter)
+        clock.tick(seconds=1)
+    await create(context(ada), NewMailboxes(["Keep"]))
+    await create(context(ada), NewMailboxes(["Brief"], retention=timedelta(days=1)))
+    return ada
+
+
+async def call(client: Client, name: str, **given: Any) -> Any:
+    return (await client(NAMED[name], input=given))[name]
+
+
+async def take_back(client: Client, answer: Any) -> Any:
+    return (await client(TAKE_BACK, token=answer["undo"]["token"]))["undo"]
+
+
+async def nodes(client: Client) -> list[Any]:
+    found: list[Any] = (await client(FOUND))["viewer"]["user"]["messages"]["nodes"]
+    return found
+
+
+async def keys(client: Client) -> list[str]:
+    return [node["id"] for node in await nodes(client)]
+
+
+async def places(client: Client) -> dict[str, str]:
+    """Where each message lies, by subject."""
+    return {node["subject"]: node["mailbox"]["path"] for node in await nodes(client)}
+
+
+def inbox(uids: str) -> dict[str, Any]:
+    return {"mailbox": {"path": "INBOX"}, "uids": uids}
+
+
+# flags and values
+
+
+@pytest.mark.parametrize(
+    ("before", "set_", "after"),
+    [
+        ([], {"seen": True}, ["\\Seen"]),
+        (["\\Seen"], {"seen": False, "flagged": True}, ["\\Flagged"]),
+        ([], {"draft": True, "answered": True, "deleted": True},
+         ["\\Answered", "\\Deleted", "\\Draft"]),
+        (["a"], {"addFlags": ["b", "\\SEEN", "b"]}, ["\\Seen", "a", "b"]),
+        (["a", "b", "\\Seen"], {"removeFlags": ["b", "\\seen", "x"]}, ["a"]),
+        (["a", "\\Seen"], {"addFlags": ["b"], "removeFlags": ["a"]}, ["\\Seen", "b"]),
+        (["a", "\\Seen"], {"flags": ["$Forwarded", "\\Flagged", "$Forwarded"]},
+         ["\\Flagged", "$Forwarded"]),
+        (["a", "\\Seen"], {"flags": []}, []),
+        (["a"], {"addFlags": [], "seen": False}, ["a"]),
+    ],
+)  # fmt: skip
+async def test_flags_and_keywords_are_added_taken_and_replaced(
+    post: Client, before: list[str], set_: dict[str, Any], after: list[str]
+) -> None:
+    select = {"ids": [(await keys(post))[0]]}
+    await call(post, "messageUpdate", select=select, set={"flags": before})
+    last = await reached(post.world, post.user.id)
+    answer = await call(post, "messageUpdate", select=select, set=set_)
+    assert (answer["errors"], answer["messages"][0]["flags"]) == ([], after)
+    kinds = [kind for kind, _ in await journal(post.world, post.user.id, last)]
+    assert kinds == ([] if sorted(before) == sorted(after) else [ChangeKind.MESSAGE_UPDATED])
+
+
+async def test_absent_is_unchanged_and_null_is_cleared(post: Client) -> None:
+    select = {"ids": [(await keys(post))[0]]}
+    later = "2031-01-01T00:00:00Z"
+    for set_, now in (
+        ({"expires": later, "metaData": {"a": [1]}}, (later, {"a": [1]})),
+        ({"seen": True}, (later, {"a": [1]})),
+        ({"expires": None}, (None, {"a": [1]})),
+        ({"metaData": None}, (None, None)),
+    ):
+        (message,) = (await call(post, "messageUpdate", select=select, set=set_))["messages"]
+        assert (message["expires"], message["metaData"]) == now
+
+
+@pytest.mark.parametrize(
+    ("set_", "path", "constraint", "index"),
+    [
+        ({}, ["set"], "required", None),
+        ({"addFlags": []}, ["set"], "required", None),
+        ({"addFlags": ["ok", "\\Recent"]}, ["set", "addFlags"], "pattern", 1),
+        ({"addFlags": ["two words"]}, ["set", "addFlags"], "pattern", 0),
+        ({"removeFlags": ["a(b"]}, ["set", "removeFlags"], "pattern", 0),
+        ({"flags": [""]}, ["set", "flags"], "pattern", 0),
+        ({"flags": ["x" * 129]}, ["set", "flags"], "pattern", 0),
+        ({"flags": ["a"], "addFlags": ["b"]}, ["set", "flags"], "exclusive", None),
+        ({"addFlags": [f"k{n}" for n in range(65)]}, ["set", "addFlags"], "max", None),
+        ({"metaData": [1]}, ["metaData"], "object", None),
+    ],
+)
+async def test_a_wrong_change_is_refused_whole(
+    post: Client, set_: dict[str, Any], path: list[str], constraint: str, index: int | None
+) -> None:
+    last = await reached(post.world, post.user.id)
+    answer = await call(post, "messageUpdate", select={"ids": await keys(post)}, set=set_)
+    assert [(e["path"], e["constraint"], e["index"]) for e in answer["errors"]] == [
+        (path, constraint, index)
+    ]
+    assert await reached(post.world, post.user.id) == last
+
+
+async def test_a_bulk_change_is_one_row_of_the_journal(post: Client) -> None:
+    last = await reached(post.world, post.user.id)
+    listed = [ids.decode("Message", text) for text in await keys(post)]
+    for _ in range(2):  # the second time nothing changes
+        await call(post, "messageUpdate", select={"ids": await keys(post)}, set={"seen": True})
+    ((kind, about),) = await journal(post.world, post.user.id, last)
+    assert (kind, about) == (ChangeKind.MESSAGE_UPDATED, listed)
+    assert await reached(post.world, post.user.id) == last + 3
+    modseqs = await rows(post.world, "SELECT DISTINCT modseq FROM messages")
+    assert modseqs == [(last + 3,)]
+
+
+async def test_what_changed_since_is_refused(post: Client) -> None:
+    select = {"ids": await keys(post)}
+    since = await reached(post.world, post.user.id)
+    first = await call(post, "messageUpdate", select={"ids": select["ids"][:1]}, set={"seen": True})
+    newest = first["messages"][0]["modseq"]
+    for more in ({}, {"async": True}):
+        answer = await call(
+            post, "messageUpdate", select=select, set={"flagged": True},
+            ifUnchangedSince=since, **more,
+        )  # fmt: skip
+        assert [(e["code"], e["currentModseq"], e["path"]) for e in answer["errors"]] == [
+            ("STALE", newest, ["ifUnchangedSince"])
+        ]
+    answer = await call(
+        post, "messageUpdate", select=select, set={"flagged": True}, ifUnchangedSince=newest
+    )
+    assert (answer["errors"], answer["updatedCount"]) == ([], 3)
+
+
+# which
+
+
+@pytest.mark.parametrize(
+    ("select", "chosen"),
+    [
+        (inbox("1"), "a"), (inbox("2:*"), "bc"), (inbox("3,1"), "ac"), (inbox("9:*"), "c"),
+        (inbox("7"), ""), ({"mailbox": {"path": "inbox"}}, "abc"),
+        ({"mailbox": {"path": "Keep"}}, ""),
+        ({"filter": {"subject": "B"}}, "b"), ({"filter": {}}, "abc"), ({"ids": []}, ""),
+        ({"filter": {"query": "c"}}, "c"),
+    ],
+)  # fmt: skip
+async def test_a_selection_names_messages_in_one_way(
+    post: Client, select: dict[str, Any], chosen: str
+) -> None:
+    answer = await call(post, "messageUpdate", select=select, set={"flagged": True})
+    assert (answer["errors"], answer["updatedCount"]) == ([], len(chosen))
+    assert (answer["undo"] is None) is (not chosen)
+    assert [node["subject"] for node in await nodes(post) if node["flags"]] == list(chosen)
+
+
+@pytest.mark.parametrize(
+    ("select", "code", "path"),
+    [
+        ({}, "VALIDATION", ["select"]),
+        ({"ids": [], "filter": {}}, "VALIDATION", ["select"]),
+        ({"ids": [], "mailbox": {"path": "INBOX"}}, "VALIDATION", ["select"]),
+        ({"mailbox": {"path": "INBOX"}, "filter": {}}, "VALIDATION", ["select"]),
+        ({"uids": "1"}, "VALIDATION", ["select"]),
+        ({"filter": {}, "uids": "1"}, "VALIDATION", ["select"]),
+        (inbox("x"), "VALIDATION", ["uids"]),
+        ({"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["select", "mailbox"]),
+        ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select"]),
+        ({"ids": [ids.encode("Message", 7)] * 1001}, "VALIDATION", ["select", "ids"]),
+    ],
+)
+async def test_a_selection_that_is_none_is_refused(
+    post: Client, select: dict[str, Any], code: str, path: list[str]
+) -> None:
+    for name, more in (("messageUpdate", {"set": {"seen": True}}), ("messageDelete", {})):
+        (error,) = (await call(post, name, select=select, **more))["errors"]
+        assert (error["code"], error["path"]) == (code, path)
+    assert len(await keys(post)) == 3
+
+
+async def test_an_unknown_or_foreign_message_refuses_the_whole(post: Client, bob: Client) -> None:
+    foreign = ids.encode("Message", (await receive(bob)).message_id)
+    mine = (await keys(post))[0]
+    for wrong in (foreign, ids.encode("Message", 7)):
+        for name, more in (
+            ("messageUpdate", {"set": {"seen": True}}),
+            ("messageMove", {"to": {"path": "Keep"}}),
+            ("messageDelete", {"permanent": True}),
+        ):
+            answer = await call(post, name, select={"ids": [mine, wrong]}, **more)
+            assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
+                ("NOT_FOUND", ["select", "ids"], 1)
+            ]
+    assert {tuple(node["flags"]) for node in await nodes(post)} == {()}
+    box = {"id": ids.encode("Mailbox", (await bob.box()).id)}
+    for name, given in (
+        ("messageMove", {"select": {"ids": [mine]}, "to": box}),
+        ("messageDelete", {"select": {"mailbox": box}}),
+    ):
+        assert (await call(post, name, **given))["errors"][0]["code"] == "NOT_FOUND"
+    assert (await bob.box()).total == 1
+
+
+# moving and deleting
+
+
+async def test_moved_messages_get_new_uids_in_their_order(post: Client) -> None:
+    a, _, c = await keys(post)
+    last = await reached(post.world, post.user.id)
+    answer = await call(post, "messageMove", select={"ids": [c, a]}, to={"path": "Brief"})
+    assert answer["movedCount"] == 2
+    assert [(one["oldUid"], one["newUid"]) for one in answer["moved"]] == [(1, 1), (3, 2)]
+    message = answer["moved"][0]["message"]
+    assert (message["id"], message["mailbox"]) == (a, {"path": "Brief", "total": 2, "unseen": 2})
+    assert message["expires"] == "2030-01-02T00:00:03Z"
+    ((kind, about),) = await journal(post.world, post.user.id, last)
+    assert (kind, about) == (ChangeKind.MESSAGE_MOVED, [ids.decode("Message", k) for k in (a, c)])
+    back = await call(post, "messageMove", select={"ids": [a]}, to={"specialUse": "INBOX"})
+    assert (back["moved"][0]["newUid"], back["moved"][0]["message"]["expires"]) == (4, None)
+
+
+async def test_flags_and_an_end_may_be_set_on_the_way(post: Client) -> None:
+    (a, *_) = await keys(post)
+    given = {"seen": True, "addFlags": ["x"], "expires": "2031-01-01T00:00:00Z"}
+    answer = await call(post, "messageMove", select={"ids": [a]}, to={"path": "Brief"}, set=given)
+    message = answer["moved"][0]["message"]
+    assert (message["flags"], message["expires"]) == (["\\Seen", "x"], "2031-01-01T00:00:00Z")
+    assert message["mailbox"] == {"path": "Brief", "total": 1, "unseen": 0}
+
+
+async def test_what_lies_there_already_stays_as_it_is(post: Client) -> None:
+    last = await reached(post.world, post.user.id)
+    answer = await call(post, "messageMove", select=inbox("1:2"), to={"path": "INBOX"})
+    assert [(one["oldUid"], one["newUid"]) for one in answer["moved"]] == [(1, 1), (2, 2)]
+    assert await reached(post.world, post.user.id) == last
+
+
+async def test_a_target_that_is_not_there_is_refused(post: Client) -> None:
+    answer = await call(post, "messageMove", select=inbox("1"), to={"path": "Nowhere"})
+    assert [(e["code"], e["path"]) for e in answer["errors"]] == [("NOT_FOUND", ["to"])]
+
+
+async def test_deleted_messages_wait_in_the_archive(post: Client, world: World) -> None:
+    (a, b, _) = await keys(post)
+    await call(post, "messageUpdate", select={"ids": [b]}, set={"draft": True})
+    last = await reached(world, post.user.id)
+    answer = await call(post, "messageDelete", select={"ids": [a, b]})
+    assert (answer["deletedCount"], answer["errors"]) == (2, [])
+    assert await places(post) == {"c": "INBOX"}
+    sql = (
+        "SELECT subject, archived_from, purge_at FROM messages WHERE mailbox_id IS NULL ORDER BY 1"
+    )
+    (plain, draft) = await rows(world, sql)
+    assert (plain[:2], draft[:2]) == (("a", "INBOX"), ("b", "INBOX"))
+    assert str(draft[2])[:16] < str(plain[2])[:16]
+    ((kind, about),) = await journal(world, post.user.id, last)
+    assert (kind, len(about)) == (ChangeKind.MESSAGE_ARCHIVED, 2)
+    again = await call(post, "messageDelete", select={"ids": [a]})
+    assert again["errors"][0]["code"] == "NOT_FOUND"
+
+
+async def test_what_is_deleted_for_good_leaves_nothing(post: Client, world: World) -> None:
+    last = await reached(world, post.user.id)
+    answer = await call(post, "messageDelete", select={"filter": {}}, permanent=True)
+    assert (answer["deletedCount"], answer["undo"]) == (3, None)
+    for table in ("messages", "message_blobs", "threads"):
+        sql = f"SELECT count(*) FROM {table}"  # noqa: S608 - our own names
+        assert await rows(world, sql) == [(0,)]
+    assert [kind for kind, _ in await journal(world, post.user.id, last)] == [
+        ChangeKind.MESSAGE_DELETED
+    ]
+
+
+# taking back
+
+
+async def test_an_undo_brings_back_what_was_deleted(post: Client) -> None:
+    select = {"ids": (await keys(post))[:2]}
+    await call(post, "messageUpdate", select=select, set={"flags": ["\\Seen", "x"]})
+    before = await nodes(post)
+    answer = await call(post, "messageDelete", select=select)
+    assert answer["undo"]["expiresAt"] == "2030-01-01T00:10:03Z"
+    assert await take_back(post, answer) == {"restoredCount": 2, "errors": []}
+    after = await nodes(post)
+    assert [{**node, "uid": 0} for node in after] == [{**node, "uid": 0} for node in before]
+    assert [node["uid"] for node in after] == [4, 5, 3]
+
+
+async def test_an_undo_moves_back_what_was_moved(post: Client) -> None:
+    await call(post, "messageUpdate", select=inbox("1"), set={"expires": "2032-01-01T00:00:00Z"})
+    before = await nodes(post)
+    answer = await call(
+        post, "messageMove", select=inbox("1:3"), to={"path": "Brief"}, set={"addFlags": ["x"]}
+    )
+    assert await take_back(post, answer) == {"restoredCount": 3, "errors": []}
+    after = await nodes(post)
+    assert [{**node, "uid": 0} for node in after] == [{**node, "uid": 0} for node in before]
+
+
+async def test_an_undo_takes_back_a_change_and_nothing_that_came_after(post: Client) -> None:
+    await call(post, "messageUpdate", select=inbox("1:2"), set={"flags": ["x", "\\Flagged"]})
+    given = {"removeFlags": ["x"], "addFlags": ["y"], "flagged": True, "metaData": {"a": 1},
+             "expires": "2031-01-01T00:00:00Z"}  # fmt: skip
+    answer = await call(post, "messageUpdate", select=inbox("1:3"), set=given)
+    await call(post, "messageUpdate", select=inbox("1:3"), set={"seen": True, "addFlags": ["z"]})
+    await call(post, "messageMove", select=inbox("1"), to={"path": "Keep"})
+    assert await take_back(post, answer) == {"restoredCount": 3, "errors": []}
+    a, b, c = await nodes(post)
+    assert sorted(a["flags"]) == sorted(b["flags"]) == ["\\Flagged", "\\Seen", "x", "z"]
+    assert sorted(c["flags"]) == ["\\Seen", "z"]
+    assert a["mailbox"]["path"] == "Keep"
+    assert [(n["expires"], n["metaData"]) for n in (a, b, c)] == [(None, None)] * 3
+
+
+async def test_an_undo_of_replaced_flags_brings_them_all_back(post: Client) -> None:
+    await call(post, "messageUpdate", select=inbox("1"), set={"flags": ["x", "\\Flagged"]})
+    answer = await call(post, "messageUpdate", select=inbox("1:2"), set={"flags": ["y"]})
+    await take_back(post, answer)
+    assert [node["flags"] for node in await nodes(post)] == [["\\Flagged", "x"], [], []]
+
+
+async def test_what_lost_its_folder_comes_back_to_inbox(post: Client) -> None:
+    await call(post, "messageMove", select=inbox("1"), to={"path": "Keep"})
+    answer = await call(post, "messageDelete", select={"mailbox": {"path": "Keep"}})
+    gone = """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }"""
+    await post(gone)
+    assert await take_back(post, answer) == {"restoredCount": 1, "errors": []}
+    assert (await places(post))["a"] == "INBOX"
+
+
+async def test_an_undo_that_does_not_fit_can_be_tried_again(post: Client, world: World) -> None:
+    answer = await call(post, "messageDelete", select=inbox("1:2"))
+    ((used,),) = await rows(world, "SELECT used FROM users")
+    for quota, expected in ((used, [("QUOTA_EXCEEDED", used, used)]), (None, [])):
+        async with world.write() as session:
+            await session.exec(update(User).values(quota=quota))
+        undone = await take_back(post, answer)
+        errors = [(e["code"], e["used"], e["allowed"]) for e in undone["errors"]]
+        assert errors == expected
+    assert len(await keys(post)) == 3
+
+
+async def test_a_token_is_good_once_for_its_owner_and_for_ten_minutes(
+    post: Client, bob: Client, clock: Clock
+) -> None:
+    first = await call(post, "messageDelete", select=inbox("1"))
+    second = await call(post, "messageDelete", select=inbox("2"))
+    assert [e["code"] for e in (await take_back(bob, first))["errors"]] == ["NOT_FOUND"]
+    assert (await take_back(post, first))["errors"] == []
+    assert [e["code"] for e in (await take_back(post, first))["errors"]] == ["NOT_FOUND"]
+    clock.tick(minutes=10)
+    assert [e["code"] for e in (await take_back(post, second))["errors"]] == ["NOT_FOUND"]
+    assert sorted(await places(post)) == ["a", "c"]
+
+
+async def test_what_is_gone_for_good_stays_so(post: Client, world: World) -> None:
+    answer = await call(post, "messageDelete", select=inbox("1:2"))
+    async with world.write() as session:
+        gone = update(Message).where(Message.uid == 1)  # type: ignore[arg-type]
+        await session.exec(gone.values(purge_at=world.now()))
+    await housekeeping.tidy(world)
+    assert await take_back(post, answer) == {"restoredCount": 1, "errors": []}
+    assert sorted(await places(post)) == ["b", "c"]
+
+
+async def test_a_call_repeated_with_its_key_is_done_once(post: Client) -> None:
+    given = {"select": {"mailbox": {"path": "INBOX"}}, "options": {"idempotencyKey": "k"}}
+    await call(post, "messageDelete", **given)
+    await receive(post, "d")
+    again = await call(post, "messageDelete", **given)
+    assert again["deletedCount"] == 3
+    assert await places(post) == {"d": "INBOX"}
+
+
+async def test_a_dry_run_changes_nothing(post: Client) -> None:
+    last = await reached(post.world, post.user.id)
+    for name, more in (("messageUpdate", {"set": {"seen": True}}), ("messageDelete", {})):
+        given = {"select": {"filter": {}}, "options": {"validateOnly": True}, **more}
+        assert (await call(post, name, **given))["errors"] == []
+    assert await reached(post.world, post.user.id) == last
+
+
+# by a task
+
+
+@pytest.fixture
+async def few(post: Client, world: World, tmp_path: Path) -> Client:
+    """The same client, of a world where two messages are many."""
+    small = replace(world, options=replace(world.options, bulk=2))
+    transport = httpx.ASGITransport(app=create_app(small, spool=tmp_path))
+    return replace(post, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
+
+
+async def order(post: Client, world: World, **more: Any) -> Task:
+    """A task that flags all messages."""
+    changes = Changes.of({"flagged": True}, add=["x"])
+    what = Order(Selection(where=MessageWhere()), changes, later=True, **more)
+    done: Done = await carry_out(context(replace(post, world=world)), what)
+    assert done.task
+    return done.task
+
+
+async def state(world: World) -> tuple[Any, ...]:
+    columns = "state, done, total, checkpoint, error"
+    (row,) = await rows(world, f"SELECT {columns} FROM tasks")  # noqa: S608
+    return row
+
+
+@pytest.mark.parametrize("asked", ["all", "ids", "async"])
+async def test_more_than_a_request_does_is_a_tasks_work(
+    post: Client, few: Client, asked: str
+) -> None:
+    client, world = post if asked == "async" else few, post.world
+    select = {"ids": await keys(post)} if asked == "ids" else {"filter": {}}
+    more = {"async": True} if asked == "async" else {}
+    answer = await call(client, "messageUpdate", select=select, set={"seen": True}, **more)
+    task = answer["task"]
+    assert (answer["updatedCount"], answer["undo"], answer["errors"]) == (0, None, [])
+    assert (task["kind"], task["state"], task["done"], task["total"]) == (
+        "MESSAGE_UPDATE", "QUEUED", 0, 3,
+    )  # fmt: skip
+    assert (await post.box()).unseen == 3
+    assert await tasks.work(world) is True
+    assert await tasks.work(world) is False
+    assert (await post.box()).unseen == 0
+    document = f"query ($id: ID!) {{ task(id: $id) {{ {TASK[7:-2]} user {{ username }} }} }}"
+    done = (await post(document, id=task["id"]))["task"]
+    assert (done["state"], done["done"], done["result"]) == ("SUCCEEDED", 3, {"changed": 3})
+    assert done["user"] == {"username": "ada"}
+
+
+async def test_a_task_moves_and_deletes_too_and_leaves_out_what_has_gone(
+    post: Client, few: Client
+) -> None:
+    world = post.world
+    moved = await call(few, "messageMove", select={"filter": {}}, to={"path": "Brief"})
+    deleted = await call(few, "messageDelete", select={"filter": {}})
+    await call(post, "messageDelete", select=inbox("2"), permanent=True)
+    assert await tasks.work(world)
+    assert await places(post) == {"a": "Brief", "c": "Brief"}
+    assert await tasks.work(world)
+    assert await places(post) == {}
+    for answer, kind in ((moved, "MESSAGE_MOVE"), (deleted, "MESSAGE_DELETE")):
+        document = "query ($id: ID!) { task(id: $id) { kind state done total } }"
+        assert (await post(document, id=answer["task"]["id"]))["task"] == {
+            "kind": kind, "state": "SUCCEEDED", "done": 2, "total": 3,
+        }  # fmt: skip
+
+
+async def test_a_task_without_its_target_fails_and_says_so(few: Client, world: World) -> None:
+    await call(few, "messageMove", select={"filter": {}}, to={"path": "Keep"})
+    await few("""mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }""")
+    assert await tasks.work(world)
+    assert (await state(world))[0::4] == ("FAILED", "no such object")
+    assert len(await places(few)) == 3
+
+
+async def test_a_task_is_cancelled_before_and_between_its_chunks(
+    post: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await order(post, world)
+    document = """mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) {
+        tasks { state } errors { code path index } } }"""
+    key = ids.encode("Task", task.id)
+    answer = (await post(document, ids=[key]))["taskCancel"]
+    assert answer == {"tasks": [{"state": "CANCELLED"}], "errors": []}
+    assert await tasks.work(world) is False
+    unknown = (await post(document, ids=[key, ids.encode("Task", 7)]))["taskCancel"]
+    assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["ids"], "index": 1}]
+
+    async with world.write() as session:
+        await session.exec(update(Task).values(state=TaskState.RUNNING, finished_at=None))
+    await post(document, ids=[key])
+    monkeypatch.setattr(tasks, "CHUNK", 1)
+    assert await tasks.work(world)
+    assert (await state(world))[0] == "CANCELLED"
+    assert (await post.box()).unseen == 3
+
+
+async def test_a_killed_workers_task_goes_on_where_it_was(
+    post: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await order(post, world)
+    monkeypatch.setattr(tasks, "CHUNK", 1)
+    work_on, times = bulk.work_on, 0
+
+    async def killed(*given: Any) -> int:
+        nonlocal times
+        times += 1
+        if times == 3:
+            raise KeyboardInterrupt  # what no worker catches
+        return int(await work_on(*given))
+
+    monkeypatch.setattr(bulk, "work_on", killed)
+    with pytest.raises(KeyboardInterrupt):
+        await tasks.work(world)
+    assert (await state(world))[:3] == ("RUNNING", 2, 3)
+    assert await tasks.work(world) is False  # it is held
+    last = await reached(world, post.user.id)
+    clock.tick(seconds=61)
+    assert await tasks.work(world) is True
+    assert (await state(world))[:3] == ("SUCCEEDED", 3, 3)
+    kinds = [kind for kind, _ in await journal(world, post.user.id, last)]
+    assert kinds == [ChangeKind.MESSAGE_UPDATED, ChangeKind.TASK_CHANGED, ChangeKind.TASK_CHANGED]
+
+
+async def test_a_worker_that_lost_its_lease_changes_nothing(
+    post: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await order(post, world)
+    work_on = bulk.work_on
+
+    async def slow(*given: Any) -> int:
+        monkeypatch.setattr(bulk, "work_on", work_on)
+        async with given[0].write() as session:
+            await session.exec(update(Task).values(lease=7))  # as the next one does
+        return int(await work_on(*given))
+
+    monkeypatch.setattr(bulk, "work_on", slow)
+    with pytest.raises(tasks.LeaseLost):
+        await tasks.work(world)
+    assert {tuple(node["flags"]) for node in await nodes(post)} == {()}
+    clock.tick(seconds=61)
+    assert await tasks.work(world)
+    assert (await state(world))[:2] == ("SUCCEEDED", 3)
+
+
+async def test_a_task_that_takes_its_workers_along_is_given_up(post: Client, world: World) -> None:
+    await order(post, world)
+    async with world.write() as session:
+        await session.exec(update(Task).values(attempts=tasks.ATTEMPTS))
+    assert await tasks.work(world)
+    assert (await state(world))[0::4] == ("FAILED", "it broke on our side")
+
+
+async def test_a_task_leaves_out_what_changed_since_it_was_asked_for(
+    post: Client, world: World
+) -> None:
+    await order(post, world, unless_since=await reached(world, post.user.id))
+    await call(post, "messageUpdate", select=inbox("2"), set={"seen": True})
+    assert await tasks.work(world)
+    assert [node["flags"] for node in await nodes(post)] == [
+        ["\\Flagged", "x"], ["\\Seen"], ["\\Flagged", "x"],
+    ]  # fmt: skip
+
+
+async def test_others_see_no_task(post: Client, bob: Client, root: Client, world: World) -> None:
+    key = ids.encode("Task", (await order(post, world)).id)
+    document = "query ($id: ID!) { task(id: $id) { kind } tasks { totalCount nodes { id } } }"
+    mine = {"task": {"kind": "MESSAGE_UPDATE"}, "tasks": {"totalCount": 1, "nodes": [{"id": key}]}}
+    assert await post(document, id=key) == mine
+    assert await root(document, id=key) == mine
+    nothing = {"task": None, "tasks": {"totalCount": 0, "nodes": []}}
+    assert await bob(document, id=key) == nothing
+
+
+async def test_a_list_of_tasks_is_narrowed_and_paged(post: Client, clock: Clock) -> None:
+    for n in range(5):
+        await order(post, post.world)
+        clock.tick(seconds=n % 2)
+    assert await tasks.work(post.world)
+    document = """query ($filter: TaskFilter, $first: Int, $after: String) {
+        tasks(filter: $filter, first: $first, after: $after) { totalCount
+        nodes { id state user { username } } pageInfo { hasNextPage endCursor } } }"""
+    queued = (await post(document, filter={"states": ["QUEUED", "RUNNING"]}))["tasks"]
+    assert (queued["totalCount"], len(queued["nodes"])) == (4, 4)
+    assert (await post(document, filter={"kind": "MESSAGE_MOVE"}))["tasks"]["totalCount"] == 0
+    seen, at = [], {"hasNextPage": True, "endCursor": None}
+    while at["hasNextPage"]:
+        page = (await post(document, first=2, after=at["endCursor"]))["tasks"]
+        seen += [node["id"] for node in page["nodes"]]
+        at = page["pageInfo"]
+    assert len(set(seen)) == 5
+
+
+# putting in
+
+
+async def test_a_message_is_put_in_byte_for_byte(post: Client, clock: Clock) -> None:
+    raw = raw_message("Up", body="Grüße")
+    clock.tick(days=1)
+    for given in (raw.decode(), raw.decode().replace("\r\n", "\n"), base64.b64encode(raw).decode()):
+        answer = await call(
+            post, "messageUpload", mailbox={"path": "Brief"}, raw=given, flagged=True,
+            receivedAt="2001-01-01T00:00:00Z", metaData={"a": 1},
+        )  # fmt: skip
+        message = answer["message"]
+        assert (answer["errors"], message["source"]) == ([], raw.decode())
+        assert message["flags"] == ["\\Seen", "\\Flagged"]
+        assert message["size"] == len(raw)
+        assert message["receivedAt"] == "2001-01-01T00:00:00Z"
+        assert message["savedAt"] == "2030-01-02T00:00:03Z"
+        assert message["expires"] == "2030-01-03T00:00:03Z"
+        assert message["metaData"] == {"a": 1}
+    ((at,),) = await rows(post.world, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'")
+    assert str(at).startswith("2030-01-02")
+
+
+async def test_a_message_sent_before_is_put_in(post: Client) -> None:
+    raw = raw_message("Up", body="x" * 300_000)
+    sent = await post.http.post("/rest/uploads", content=raw, headers=post.headers)
+    given = {"mailbox": {"path": "INBOX"}, "rawUpload": sent.json()["id"], "unseen": True}
+    answer = await call(post, "messageUpload", **given)
+    assert (answer["errors"], answer["message"]["size"]) == ([], len(raw))
+    assert (await post.box()).unseen == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "path"),
+    [
+        ({}, "VALIDATION", ["raw"]),
+        ({"raw": "a: b", "rawUpload": "x"}, "VALIDATION", ["rawUpload"]),
+        ({"rawUpload": ids.encode("Upload", 7)}, "NOT_FOUND", None),
+        ({"raw": "no message"}, "VALIDATION", ["raw"]),
+        ({"raw": " \n"}, "VALIDATION", ["raw"]),
+        ({"raw": "a: b", "mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
+        ({"raw": "a: b", "metaData": []}, "VALIDATION", ["metaData"]),
+    ],
+)
+async def test_what_is_no_message_is_refused(
+    post: Client, given: dict[str, Any], code: str, path: list[str] | None
+) -> None:
+    answer = await call(post, "messageUpload", **{"mailbox": {"path": "INBOX"}, **given})
+    (error,) = answer["errors"]
+    assert error["code"] == code
+    assert path is None or error["path"] == path
+    assert len(await keys(post)) == 3
+
+
+async def test_too_large_a_message_is_refused_and_one_that_does_not_fit(
+    post: Client, world: World
+) -> None:
+    raw = raw_message("Up").decode()
+    small = replace(world, options=replace(world.options, message_max=len(raw) - 1))
+    ctx = context(replace(post, world=small))
+    with pytest.raises(Invalid) as refused:
+        await uploading.store(ctx, uploading.NewMessage(Named(path="INBOX"), raw))
+    assert refused.value.constraint == "max"
+    ((used,),) = await rows(world, "SELECT used FROM users")
+    async with world.write() as session:
+        await session.exec(update(User).values(quota=used + len(raw) - 1))
+    answer = await call(post, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
+    assert [(e["code"], e["used"]) for e in answer["errors"]] == [("QUOTA_EXCEEDED", used)]
+    async with world.write() as session:
+        await session.exec(update(User).values(quota=used + len(raw)))
+    answer = await call(post, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
+    assert answer["errors"] == []
+    async with world.write() as session:
+        await session.exec(update(User).values(quota=None))
+
+
+# however many
+
+
+async def test_many_cost_no_more_statements_than_few(
+    post: Client, statements: list[str], clock: Clock
+) -> None:
+    async def cost() -> list[int]:
+        costs = []
+        for set_ in ({"seen": True}, {"addFlags": ["x"], "expires": "2031-01-01T00:00:00Z"}):
+            for name, more in (
+                ("messageUpdate", {"set": set_}),
+                ("messageMove", {"to": {"path": "Brief"}}),
+                ("messageDelete", {}),
+            ):
+                del statements[:]
+                answer = await call(post, name, select={"filter": {}}, **more)
+                await take_back(post, answer)
+                costs.append(len([sent for sent in statements if "api_keys" not in sent]))
+        return costs
+
+    one = await cost()
+    for n in range(40):
+        await receive(post, f"more {n}")
+        clock.tick(seconds=1)
+    await call(post, "messageUpdate", select={"filter": {}}, set={"flags": []})
+    assert await cost() == one

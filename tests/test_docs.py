@@ -1,0 +1,222 @@
+"""README.md and docs/: every document is run, every command is one, every link leads somewhere."""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from graphql import (
+    GraphQLEnumType,
+    GraphQLScalarType,
+    OperationDefinitionNode,
+    OperationType,
+    build_schema,
+    parse,
+    validate,
+)
+
+from mail import addresses, delivery
+from merganser.commands import app
+from merganser.demonstration import ADDRESS, NAME
+from merganser.settings import Settings
+from models.world import World
+from tests.conftest import Client, raw_message
+from tests.e2e.server import Server
+from tests.furnished import demo_client, serving, subscribed
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+SCHEMA = build_schema((ROOT / "schema.graphql").read_text())
+BUILT_IN = {"ID", "Int", "Float", "String", "Boolean"}
+REFUSED = {"Rename"}  # examples of a refusal
+USUAL = {"127.0.0.1:8025": "http", "127.0.0.1:8024": "lmtp"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it is, what its fence says, and what is in it."""
+
+    page: str
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.text.strip().splitlines()[0]}"
+
+
+def blocks(kind: str) -> list[Block]:
+    return [
+        Block(page.name, found, text)
+        for page in PAGES
+        for found, text in FENCE.findall(page.read_text())
+        if found == kind
+    ]
+
+
+DOCUMENTS = blocks("graphql")
+SHELL = blocks("sh") + blocks("sh run")
+
+
+def operation(block: Block) -> OperationDefinitionNode:
+    (found,) = parse(block.text).definitions
+    assert isinstance(found, OperationDefinitionNode)
+    return found
+
+
+def of_kind(*kinds: OperationType) -> list[Block]:
+    return [block for block in DOCUMENTS if operation(block).operation in kinds]
+
+
+@pytest.fixture
+async def demo(world: World, http: httpx.AsyncClient, tmp_path: Path) -> Client:
+    return await demo_client(world, http, tmp_path)
+
+
+def test_there_are_documents_on_the_pages() -> None:
+    assert {block.page for block in DOCUMENTS} == {"README.md", "api.md"}
+
+
+@pytest.mark.parametrize("block", DOCUMENTS, ids=str)
+def test_documents_fit_the_schema(block: Block) -> None:
+    assert validate(SCHEMA, parse(block.text)) == []
+
+
+async def given(client: Client, block: Block) -> dict[str, Any]:
+    """Values for the variables of a document."""
+    names = {each.variable.name.value for each in operation(block).variable_definitions or ()}
+    values: dict[str, Any] = {"username": "x", "password": "x", "after": None}
+    if "upload" in names:
+        raw = raw_message("Uploaded")
+        sent = await client.http.post("/rest/uploads", content=raw, headers=client.headers)
+        values["upload"] = sent.json()["id"]
+    return {name: values[name] for name in names}
+
+
+async def test_queries_and_mutations_run_on_the_demo_account(demo: Client) -> None:
+    for block in of_kind(OperationType.QUERY, OperationType.MUTATION):
+        name = operation(block).name
+        assert name
+        answer = await demo(block.text, **await given(demo, block))
+        for payload in answer.values():
+            assert payload
+            refused = name.value in REFUSED | {"SignIn"}
+            assert bool(payload.get("errors")) == refused, (str(block), payload)
+
+
+@pytest.mark.parametrize("block", of_kind(OperationType.SUBSCRIPTION), ids=str)
+async def test_subscriptions_tell_of_a_delivery(demo: Client, block: Block) -> None:
+    stream: AsyncGenerator[Any] = subscribed(demo, block.text)
+    async with asyncio.timeout(10):
+        coming = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.2)  # until it listens
+        letter = await delivery.read(raw_message("Out of the blue"))
+        to = await addresses.recipient(demo.world, ADDRESS)
+        await delivery.receive(demo.world, letter, to, "carol@example.com")
+        result = await coming
+    assert not result.errors
+    (event,) = result.data["changes"]["events"]
+    assert event["message"]["subject"] == "Out of the blue"
+    await stream.aclose()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("house")) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `merganser` and `python`, as a venv that we are installed in has them."""
+    folder = tmp_path_factory.mktemp("programs")
+    for name, words in (("merganser", "-m merganser "), ("python", "")):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n')
+        program.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("block", blocks("sh run"), ids=str)
+async def test_commands_that_are_marked_succeed_beside_a_server(
+    house: Server, programs: Path, block: Block
+) -> None:
+    text = block.text
+    for usual, setting in USUAL.items():
+        text = text.replace(usual, f"127.0.0.1:{getattr(house, setting)}")
+    path = f"{programs}:{os.environ['PATH']}"
+    env = {**house.env, "PATH": path, "KEY": house.secrets[NAME]}
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-euc", text, cwd=ROOT, env=env,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, said.decode()
+    assert b'"errors"' not in said, said.decode()
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The words of each line, without settings before them."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    words = [re.sub(r"^(?:[A-Z_]+=\S+\s+)+", "", line).split() for line in lines]
+    return [each for each in words if each]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_all_commands_of_ours_exist(block: Block) -> None:
+    known = {each.name for each in app().registered_commands + app().registered_groups}
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in commands(block):
+        if words[0] == "make":
+            assert words[1] in targets
+        if words[0] == "merganser":
+            assert words[1] in known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    for link in LINK.findall(page.read_text()):
+        path, _, heading = link.partition("#")
+        if path.startswith(("https://", "http://")):
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if heading:
+            names = HEADING.findall(target.read_text())
+            assert heading in {re.sub(r"[^\w -]", "", n).lower().replace(" ", "-") for n in names}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"\bMERGANSER_[A-Z0-9_]+", page.read_text())
+    assert {name.removeprefix("MERGANSER_").lower() for name in named} <= set(Settings.model_fields)
+
+
+def table(heading: str) -> set[str]:
+    """The first column of the table of docs/api.md whose head begins so, where it is code."""
+    text = (ROOT / "docs" / "api.md").read_text()
+    rows = text[text.index(f"| {heading} |") :].split("\n\n", 1)[0]
+    return set(re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE))
+
+
+def test_the_tables_of_the_api_are_whole() -> None:
+    codes = SCHEMA.type_map["ErrorCode"]
+    assert isinstance(codes, GraphQLEnumType)
+    assert table("`code` in a payload") == set(codes.values)
+    scalars = {
+        name for name, kind in SCHEMA.type_map.items() if isinstance(kind, GraphQLScalarType)
+    }
+    assert table("scalar") == scalars | BUILT_IN
+    source = "".join(path.read_text() for path in (ROOT / "graph").glob("*.py"))
+    for code in table("`extensions.code`"):
+        assert f'"{code}"' in source
+    raised = re.findall(r'(?:"code": |Rejected\(\d+, |Fault\([^"]*)"([A-Z_]+)"', source)
+    assert set(raised) <= table("`extensions.code`")

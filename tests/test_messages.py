@@ -1,0 +1,629 @@
+"""Lists of messages, what narrows them, and what is in one."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from sqlalchemy import update
+from sqlmodel import col
+
+from graph import ids
+from mail import indexing
+from models.errors import Invalid
+from models.messages import Message
+from models.pages import Ask
+from models.roles import Role, Scope
+from models.world import World
+from resolvers import messages, uploading
+from resolvers.mailboxes import Named, NewMailboxes, create
+from resolvers.messages import Listing
+from resolvers.moves import Changes, archive, change, chosen
+from resolvers.selections import MessageWhere
+from resolvers.uploading import NewMessage
+from tests import rich
+from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
+from tests.counts import recount, rows
+
+PAGE = """
+query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC,
+       $first: Int, $after: String, $last: Int, $before: String) {
+  viewer { user { messages(filter: $filter, orderBy: $orderBy, first: $first, after: $after,
+                           last: $last, before: $before) {
+    nodes { id subject } totalCount
+    pageInfo { hasNextPage hasPreviousPage startCursor endCursor }
+  } } }
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+async def counted(world: World) -> AsyncIterator[None]:
+    yield
+    await recount(world)
+
+
+async def page(client: Client, **ask: Any) -> Any:
+    return (await client(PAGE, **ask))["viewer"]["user"]["messages"]
+
+
+async def found(client: Client, **condition: Any) -> list[str]:
+    """The subjects of all that a filter finds, in the order of the alphabet."""
+    answer = await page(client, filter=condition, first=250)
+    assert answer["totalCount"] == len(answer["nodes"])
+    return sorted(node["subject"] for node in answer["nodes"])
+
+
+def subjects(answer: Any) -> str:
+    return "".join(node["subject"] for node in answer["nodes"])
+
+
+# pages
+
+
+async def test_pages_meet_both_ways_while_mail_arrives(ada: Client, clock: Clock) -> None:
+    for n in range(7):
+        await receive(ada, str(n))
+        clock.tick(seconds=n % 2)  # two each arrive at the same instant
+    seen, at = "", {"hasNextPage": True, "endCursor": None}
+    while at["hasNextPage"]:
+        answer = await page(ada, first=2, after=at["endCursor"])
+        seen, at = seen + subjects(answer), answer["pageInfo"]
+        clock.tick(seconds=1)
+        await receive(ada, "new" + seen)
+    assert seen == "6543210"
+    last = await page(ada, last=3)
+    info = last["pageInfo"]
+    assert (subjects(last), info["hasPreviousPage"], info["hasNextPage"]) == ("210", True, False)
+    assert subjects(await page(ada, last=3, before=info["startCursor"])) == "543"
+    rising = await page(ada, first=3, orderBy="RECEIVED_ASC")
+    assert subjects(rising) == "012"
+    after = rising["pageInfo"]["endCursor"]
+    assert subjects(await page(ada, first=2, after=after, orderBy="RECEIVED_ASC")) == "34"
+    assert subjects(await page(ada, last=2, before=after, orderBy="RECEIVED_ASC")) == "01"
+    assert (await page(ada, first=0))["nodes"] == []
+
+
+@pytest.mark.parametrize(
+    ("ask", "code"),
+    [
+        ({"first": 251}, "BAD_PAGINATION"),
+        ({"first": 1, "last": 1}, "BAD_PAGINATION"),
+        ({"last": 1, "after": "x"}, "BAD_PAGINATION"),
+        ({"first": 1, "after": "bm9uc2Vuc2U"}, "BAD_CURSOR"),
+        ({"first": 1, "after": "mine", "filter": {"seen": True}}, "BAD_CURSOR"),
+        ({"first": 1, "after": "mine", "orderBy": "RECEIVED_ASC"}, "BAD_CURSOR"),
+    ],
+)
+async def test_a_page_that_is_none_says_so_in_a_code(
+    ada: Client, ask: dict[str, Any], code: str
+) -> None:
+    await receive(ada)
+    mine = (await page(ada))["pageInfo"]["endCursor"]
+    answer = await ada.raw(PAGE, **{k: mine if v == "mine" else v for k, v in ask.items()})
+    assert answer["errors"][0]["extensions"] == {"code": code}
+
+
+async def test_a_moving_bound_keeps_its_cursors(ada: Client, clock: Clock) -> None:
+    for n in range(3):
+        await receive(ada, str(n))
+        clock.tick(seconds=1)
+    condition = {"receivedSince": {"ago": "P1D"}}
+    first = await page(ada, first=2, filter=condition)
+    clock.tick(seconds=1)
+    rest = await page(ada, first=2, filter=condition, after=first["pageInfo"]["endCursor"])
+    assert subjects(first) + subjects(rest) == "210"
+
+
+async def test_the_count_of_a_folder_is_its_counter(ada: Client, statements: list[str]) -> None:
+    for n in range(3):
+        await receive(ada, str(n))
+    del statements[:]
+    document = "{ viewer { user { mailboxes { messages(first: 0) { totalCount } } } } }"
+    boxes = (await ada(document))["viewer"]["user"]["mailboxes"]
+    assert [box["messages"]["totalCount"] for box in boxes] == [3, 0, 0, 0, 0]
+    assert not any("count(" in statement for statement in statements)
+
+
+async def test_a_list_reads_the_columns_asked_for(ada: Client, statements: list[str]) -> None:
+    await receive(ada)
+    del statements[:]
+    await ada("{ viewer { user { messages { nodes { subject } } } } }")
+    (read,) = [sent for sent in statements if "FROM messages" in sent]
+    assert "messages.subject" in read
+    assert "from_address" not in read
+    assert "structure" not in read
+
+
+async def test_two_pages_of_one_folder_in_one_query(ada: Client, clock: Clock) -> None:
+    for n in range(5):
+        clock.tick(seconds=1)
+        await receive(ada, str(n))
+    both = await ada(
+        """{ viewer { user { mailbox(by: {specialUse: INBOX}) {
+            a: messages(first: 1) { edges { node { subject } } }
+            b: messages(last: 2) { nodes { subject seen } }
+            c: messages(first: 2, orderBy: RECEIVED_ASC) { nodes { subject } } } } } }"""
+    )
+    box = both["viewer"]["user"]["mailbox"]
+    assert [edge["node"]["subject"] for edge in box["a"]["edges"]] == ["4"]
+    assert (subjects(box["b"]), subjects(box["c"])) == ("10", "01")
+
+
+# filters
+
+
+@pytest.fixture
+async def post(ada: Client, clock: Clock) -> Client:
+    """Four messages: old and seen in Work, large with a file, an answer, and plain."""
+    await create(context(ada), NewMailboxes(["Work"]))
+    old = raw_message("Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>')
+    new = NewMessage(Named(path="Work"), old.decode(), flagged=True)
+    await uploading.store(context(ada), new)
+    clock.tick(days=10)
+    await receive(ada, rich.raw(rich.FILES[6:7], subject="ÄRGER 100%_"))
+    clock.tick(hours=1)
+    first = await receive(ada, "Question")
+    reference = raw_message("Question").split(b"Message-ID: ")[1].split(b"\r\n")[0].decode()
+    clock.tick(hours=1)
+    answer = raw_message("Re: Question", body="yes", In_Reply_To=reference)
+    await receive(ada, answer + b"x" * 3000)
+    async with context(ada).write(ada.user.id) as session:
+        found_ = await chosen(session, [first.message_id])
+        changes = Changes.of({"answered": True}, add=["$Label1", "Grün"])
+        await change(context(ada), session, found_, changes)
+    return ada
+
+
+FOUR = ["Old", "Question", "Re: Question", "ÄRGER 100%_"]
+FILTERS: list[tuple[dict[str, Any], list[int]]] = [
+    ({}, [0, 1, 2, 3]),
+    ({"from": "CAROL"}, [1, 2, 3]),
+    ({"from": "dÄn"}, [0]),
+    ({"from": "dan@example.NET"}, [0]),
+    ({"to": "ada@EXAMPLE"}, [0, 1, 2, 3]),
+    ({"to": "joe@"}, [0]),
+    ({"to": "O'Neil, J\"r"}, [0]),
+    ({"to": "null"}, []),
+    ({"subject": "question"}, [1, 2]),
+    ({"subject": "ärger"}, [3]),
+    ({"subject": "ÄRGER"}, [3]),
+    ({"subject": "%"}, [3]),
+    ({"subject": "0%_"}, [3]),
+    ({"subject": "Q_estion"}, []),
+    ({"subject": "[ä]"}, []),
+    ({"subject": "'; DROP TABLE messages; --"}, []),
+    ({"mailbox": {"path": "/work"}}, []),
+    ({"mailbox": {"path": "Work/"}}, [0]),
+    ({"mailbox": {"path": "inbox"}}, [1, 2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "1,3"}, [2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "3:2"}, [1, 2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "2:*"}, [1, 2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "9:*"}, [2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "*"}, [2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "*:1"}, [1, 2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": " 1 , 1:1, 7"}, [3]),
+    ({"seen": True}, [0]),
+    ({"seen": False}, [1, 2, 3]),
+    ({"flagged": True}, [0]),
+    ({"flagged": False}, [1, 2, 3]),
+    ({"answered": True}, [1]),
+    ({"draft": True}, []),
+    ({"deleted": False}, [0, 1, 2, 3]),
+    ({"keyword": "$label1"}, [1]),
+    ({"keyword": "grün"}, [1]),
+    ({"keyword": "label1"}, []),
+    ({"keyword": "%"}, []),
+    ({"receivedSince": {"at": "2030-01-11T00:00:00Z"}}, [1, 2, 3]),
+    ({"receivedSince": {"ago": "PT1H"}}, [1, 2]),
+    ({"receivedBefore": {"at": "2030-01-11T02:00:00+01:00"}}, [0, 3]),
+    ({"receivedBefore": {"ago": "P1D"}}, [0]),
+    ({"sentSince": {"at": "2030-01-01T10:00:00Z"}}, [0, 1, 2]),
+    ({"sentBefore": {"at": "2030-01-01T10:00:00Z"}}, []),
+    ({"larger": "2 KB"}, [2]),
+    ({"smaller": 2000, "larger": 100}, [0, 1, 3]),
+    ({"hasAttachment": True}, [3]),
+    ({"hasAttachment": False}, [0, 1, 2]),
+    ({"seen": False, "subject": "e"}, [1, 2, 3]),
+    ({"and": [{"seen": False}, {"subject": "Re"}]}, [2]),
+    ({"and": []}, [0, 1, 2, 3]),
+    ({"and": [{}]}, [0, 1, 2, 3]),
+    ({"or": [{"seen": True}, {"answered": True}]}, [0, 1]),
+    ({"or": []}, [0, 1, 2, 3]),
+    ({"or": [{}, {"seen": True}]}, [0, 1, 2, 3]),
+    ({"not": {"seen": False}}, [0]),
+    ({"not": {}}, []),
+    ({"not": {"or": [{"seen": True}, {"not": {"subject": "question"}}]}}, [1, 2]),
+    ({"query": "ärger", "hasAttachment": True}, [3]),
+    ({"not": {"query": "question"}}, [0, 3]),
+    ({"or": [{"query": "question"}, {"query": "arger"}]}, [1, 2, 3]),
+]
+
+
+async def test_a_list_is_narrowed(post: Client) -> None:
+    for condition, expected in FILTERS:
+        assert await found(post, **condition) == [FOUR[n] for n in expected], condition
+
+
+async def test_a_list_is_narrowed_by_message_id_and_thread(post: Client) -> None:
+    (row,) = await rows(
+        post.world, "SELECT message_id, thread_id FROM messages WHERE subject = 'Question'"
+    )
+    assert await found(post, messageId=row[0]) == ["Question"]
+    assert await found(post, messageId=row[0][1:]) == []
+    assert await found(post, thread=ids.encode("Thread", row[1])) == ["Question", "Re: Question"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uids": "1"},
+        {"mailbox": {"path": "A"}, "uids": "x"},
+        {"mailbox": {"path": "A"}, "uids": "0"},
+        {"mailbox": {"path": "A"}, "uids": "1:"},
+        {"mailbox": {"path": "A"}, "uids": "1:2:3"},
+        {"mailbox": {"path": "A"}, "uids": "4294967296"},
+        {"mailbox": {"path": "A"}, "uids": "9" * 5000},
+        {"mailbox": {"path": "A"}, "uids": ",".join("1" * 1001)},
+        {"mailbox": {"path": "A"}, "uids": ",".join(f"{n}:{n + 1}" for n in range(1, 999, 3))},
+        {"query": ""} | {"query": " ,. "},
+        {"query": "x" * 1025},
+        {"receivedSince": {"ago": "P9999Y"}},
+        {"not": {"not": {"not": {"not": {"not": {"not": {"not": {"not": {"not": {}}}}}}}}}},
+        {"or": [{"seen": True}] * 300},
+    ],
+)
+async def test_a_filter_that_is_none_is_refused(ada: Client, wrong: dict[str, Any]) -> None:
+    answer = await ada.raw(PAGE, filter=wrong)
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
+
+
+async def test_a_filter_may_be_large(ada: Client) -> None:
+    await receive(ada)
+    singles = ",".join(str(n) for n in range(1, 1999, 2))
+    wide = ",".join(f"{n}:{n + 1}" for n in range(1, 700, 3))
+    meeting = ",".join(f"{n}:{n + 1}" for n in range(1, 999))
+    for uids in (singles, wide, meeting):
+        assert await found(ada, mailbox={"path": "INBOX"}, uids=uids) == ["Hello"]
+    assert await found(ada, **{"or": [{"subject": "x"}] * 120 + [{"subject": "hell"}]}) == ["Hello"]
+
+
+async def test_a_page_of_each_folder_takes_a_large_filter_too(ada: Client) -> None:
+    await create(context(ada), NewMailboxes([f"Box {n}" for n in range(40)]))
+    await receive(ada)
+    document = """query ($filter: MessageFilter) { viewer { user { mailboxes {
+        messages(filter: $filter) { nodes { subject } totalCount } } } } }"""
+    condition = {"or": [{"subject": letter} for letter in "hxyz" * 25]}
+    boxes = (await ada(document, filter=condition))["viewer"]["user"]["mailboxes"]
+    assert [box["messages"]["totalCount"] for box in boxes] == [1] + [0] * 44
+
+
+# search
+
+
+LETTERS = {
+    "Grüße aus Köln": "Die Straße ist gesperrt.",
+    "Lunch": "Quack! The duck_pond freezes; ducks-and-geese leave.",
+    "会议通知": "明天下午三点在北京大学开会。",
+    "お知らせ": "東京タワーでお待ちしております。",
+    "Ελληνικά": "Καλημέρα κόσμε",
+    "O'Reilly (AND) NOT": 'owner:u1u "quoted" words* ^x NEAR(a b) a:b <-> c & d | !e \\ %',
+}
+SEARCHES: list[tuple[str, list[str]]] = [
+    ("duck", ["Lunch"]),
+    ("DUCK quack", ["Lunch"]),
+    ("duck swan", []),
+    ("duc", []),
+    ("duc*", ["Lunch"]),
+    ('"the duck pond"', ["Lunch"]),
+    ('"pond duck"', []),
+    ('"duck pond', ["Lunch"]),
+    ("duck -swan", ["Lunch"]),
+    ("duck -geese", []),
+    ('lunch -"duck pond"', []),
+    ("ducks-and-geese", ["Lunch"]),
+    ("grusse", ["Grüße aus Köln"]),
+    ("GRÜSSE", ["Grüße aus Köln"]),
+    ("köln", ["Grüße aus Köln"]),
+    ("koln", ["Grüße aus Köln"]),
+    ("ko\u0308ln", ["Grüße aus Köln"]),
+    ("strasse", ["Grüße aus Köln"]),
+    ("straße gesperrt", ["Grüße aus Köln"]),
+    ("北京", ["会议通知"]),
+    ("北京大学", ["会议通知"]),
+    ("北大", []),
+    ("会议 明天", ["会议通知"]),
+    ("東京タワー", ["お知らせ"]),
+    ("京都", []),
+    ("καλημερα", ["Ελληνικά"]),
+    ("ΚΌΣΜΕ", ["Ελληνικά"]),
+    ("o'reilly", ["O'Reilly (AND) NOT"]),
+    ("quoted AND", ["O'Reilly (AND) NOT"]),
+    ("quoted OR swan", []),
+    ("owner:u1u", ["O'Reilly (AND) NOT"]),
+    ("carol@example.com duck", ["Lunch"]),
+]
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_mail_is_found_by_its_words(ada: Client, bob: Client, *, known: bool) -> None:
+    """Behind the delivery by what lists show, then by the index: here they agree."""
+    for subject, body in LETTERS.items():
+        raw = raw_message("", body=body, Content_Type="text/plain; charset=utf-8")
+        await receive(ada, raw.replace(b"Date:", f"Subject: {subject}\r\nDate:".encode(), 1))
+    await receive(bob, raw_message("Secret", body="duck quack köln 北京"))
+    if known:
+        assert await indexing.index(ada.world) == 7
+        assert await indexing.index(ada.world) == 0
+    for query, expected in SEARCHES:
+        assert await found(ada, query=query) == expected, query
+    assert await found(bob, query="duck") == ["Secret"]
+
+
+async def test_the_index_knows_more_than_lists_show(ada: Client, world: World) -> None:
+    body = "word " * 100 + "needle"
+    await receive(ada, raw_message("Hay", body=body, Cc="Zoe <zoe@example.net>"))
+    await receive(ada, rich.RICH)
+    assert await found(ada, query="needle") == []
+    await indexing.index(world)
+    assert await found(ada, query="needle zoe@example.net") == ["Hay"]
+    assert await found(ada, query="ubersicht.log") == ["Rich"]
+
+
+async def test_what_is_gone_is_not_found(ada: Client, world: World) -> None:
+    key = (await receive(ada, "duck")).message_id
+    await indexing.index(world)
+    async with context(ada).write(ada.user.id) as session:
+        found_ = await chosen(session, [key])
+        box = await ada.box()
+        await archive(context(ada), session, found_, {box.id: box.path})
+    assert await found(ada, query="duck") == []
+
+
+async def test_a_damaged_message_does_not_hold_up_the_index(ada: Client, world: World) -> None:
+    await receive(ada, "first")
+    await receive(ada, "second")
+    first = update(Message).where(col(Message.subject) == "first")
+    ((blob_id,),) = await rows(world, "SELECT blob_id FROM messages WHERE subject = 'first'")
+    async with world.write() as session:
+        await session.exec(first.values(blob_id=7))
+    assert await indexing.index(world) == 2
+    assert await found(ada, query="first") == ["first"]
+    assert await found(ada, query="second") == ["second"]
+    async with world.write() as session:
+        await session.exec(first.values(blob_id=blob_id))
+
+
+odd = some.text(
+    alphabet=some.sampled_from("ab \"'*-():^&|!\\<>%_;{}[]+~äß北\u0300u1NOTAD"), max_size=30
+)
+
+
+async def test_no_search_breaks_anything(ada: Client, bob: Client, world: World) -> None:
+    await receive(ada, "a b ab")
+    await receive(bob, "a b ab")
+    await indexing.index(world)
+    await receive(ada, "b a ba")
+    loop = asyncio.get_running_loop()
+    ctx = context(ada)
+
+    async def search(query: str) -> None:
+        where = MessageWhere(query=query)
+        key = Listing(ada.user.id, Ask("received-"), frozenset({"user_id"}), where=where)
+        try:
+            (answer,) = await messages.pages(ctx, [key])
+        except Invalid:
+            return
+        assert {row.user_id for row in answer.rows} <= {ada.user.id}
+
+    @given(odd | some.text(max_size=20))
+    @settings(
+        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    def hold(query: str) -> None:
+        if "\0" not in query and query.isprintable():
+            asyncio.run_coroutine_threadsafe(search(query), loop).result()
+
+    await asyncio.to_thread(hold)
+
+
+# links
+
+
+MANY = """{ viewer { user { mailboxes { path user { username } parent { path }
+  messages(first: 5) { totalCount nodes { subject flags attachments { filename }
+    mailbox { path } user { username }
+    thread { subject messageCount unseenCount lastReceivedAt participants { address }
+      mailboxes { path } messages(first: 3) { totalCount nodes { subject mailbox { path } } } } } }
+  unseen: messages(filter: {seen: false, subject: "e"}) {
+    totalCount nodes { subject text } } } } } }"""
+
+
+async def test_a_list_costs_the_same_however_long(ada: Client, statements: list[str]) -> None:
+    async def cost() -> int:
+        del statements[:]
+        await ada(MANY)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    async def put(path: str, many: int) -> None:
+        for n in range(many):
+            raw = raw_message(f"{path} {n} e", body=str(n)).decode()
+            await uploading.store(context(ada), NewMessage(Named(path=path), raw, seen=False))
+
+    await create(context(ada), NewMailboxes(["Box/in it"]))
+    await put("Box", 1)
+    one = await cost()
+    await create(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
+    for n in range(20):
+        await put(f"Box/{n}", 1)
+    await put("Box", 19)
+    assert await cost() == one
+
+
+async def test_a_conversation_has_its_figures(post: Client) -> None:
+    ((thread,),) = await rows(
+        post.world, "SELECT thread_id FROM messages WHERE subject = 'Question'"
+    )
+    document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
+        lastReceivedAt participants { name address } mailboxes { path }
+        messages(first: 1) { totalCount nodes { subject } pageInfo { hasNextPage } } } }"""
+    assert (await post(document, id=ids.encode("Thread", thread)))["thread"] == {
+        "subject": "Question",
+        "messageCount": 2,
+        "unseenCount": 2,
+        "lastReceivedAt": "2030-01-11T02:00:00Z",
+        "participants": [{"name": "Carol", "address": "carol@example.com"}],
+        "mailboxes": [{"path": "INBOX"}],
+        "messages": {
+            "totalCount": 2, "nodes": [{"subject": "Question"}], "pageInfo": {"hasNextPage": True},
+        },
+    }  # fmt: skip
+
+
+async def test_another_users_mail_looks_like_none(ada: Client, bob: Client, root: Client) -> None:
+    key = (await receive(ada)).message_id
+    ((thread, uid, box),) = await rows(
+        ada.world, "SELECT thread_id, uid, mailbox_id FROM messages WHERE id = :key", key=key
+    )
+    document = """query ($ref: MessageRef!, $id: ID!, $thread: ID!) {
+        message(by: $ref) { subject } node(id: $id) { id } thread(id: $thread) { subject } }"""
+    message, its = ids.encode("Message", key), ids.encode("Thread", thread)
+    refs: list[dict[str, Any]] = [
+        {"id": message},
+        {"guid": f"{key:032X}"},
+        {"uid": {"mailbox": {"id": ids.encode("Mailbox", box)}, "uid": uid}},
+    ]
+    for ref in refs:
+        given_ = {"ref": ref, "id": message, "thread": its}
+        mine = await ada(document, **given_)
+        assert (mine["message"], mine["thread"]) == ({"subject": "Hello"}, {"subject": "Hello"})
+        for other in (bob, root):
+            if other is root and "uid" in ref:
+                continue
+            seen = await other(document, **given_)
+            assert seen == {"message": None, "node": None, "thread": None}
+    answer = await root.raw("{ users { nodes { messages { nodes { subject } } } } }")
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        {"guid": "0" * 31 + "7"},
+        {"guid": "f" * 32},
+        {"uid": {"mailbox": {"path": "INBOX"}, "uid": 99}},
+        {"uid": {"mailbox": {"path": "INBOX"}, "uid": -1}},
+        {"uid": {"mailbox": {"path": "Nowhere"}, "uid": 1}},
+    ],
+)
+async def test_a_message_that_is_not_there_is_null(ada: Client, ref: dict[str, Any]) -> None:
+    document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
+    assert await ada(document, ref=ref) == {"message": None}
+
+
+@pytest.mark.parametrize("wrong", [{"guid": "x"}, {"guid": "g" * 32}, {"id": "msg_nonsense"}])
+async def test_a_made_up_reference_is_refused(ada: Client, wrong: dict[str, Any]) -> None:
+    answer = await ada.raw("query ($ref: MessageRef!) { message(by: $ref) { id } }", ref=wrong)
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
+
+
+async def test_several_objects_come_in_the_order_asked_for(
+    ada: Client, statements: list[str]
+) -> None:
+    keys = [(await receive(ada, str(n))).message_id for n in range(3)]
+    asked = [ids.encode("Message", key) for key in (keys[2], 7, keys[0], keys[2])]
+    asked.insert(1, ids.encode("Mailbox", (await ada.box()).id))
+    document = """query ($ids: [ID!]!) { nodes(ids: $ids) { __typename
+        ... on Message { subject } ... on Mailbox { path } } }"""
+    del statements[:]
+    assert (await ada(document, ids=asked))["nodes"] == [
+        {"__typename": "Message", "subject": "2"},
+        {"__typename": "Mailbox", "path": "INBOX"},
+        None,
+        {"__typename": "Message", "subject": "0"},
+        {"__typename": "Message", "subject": "2"},
+    ]
+    assert len([sent for sent in statements if "api_keys" not in sent]) == 2
+
+
+# one message
+
+
+SEEN = "query ($id: ID!) { message(by: {id: $id}, markAsSeen: true) { seen flags modseq } }"
+
+
+async def test_reading_marks_as_seen_only_when_asked(ada: Client) -> None:
+    placed = await receive(ada)
+    key = ids.encode("Message", placed.message_id)
+    plain = await ada("query ($id: ID!) { message(by: {id: $id}) { seen text } }", id=key)
+    assert plain["message"]["seen"] is False
+    for _ in range(2):
+        read = (await ada(SEEN, id=key))["message"]
+        assert read == {"seen": True, "flags": ["\\Seen"], "modseq": placed.modseq + 1}
+    assert (await ada.box()).unseen == 0
+
+
+async def test_a_credential_for_reading_marks_nothing(ada: Client, world: World) -> None:
+    key = ids.encode("Message", (await receive(ada)).message_id)
+    for name, more in (
+        ("only", {"read_only": True, "scopes": [Scope.MASTER]}),
+        ("scope", {"scopes": [Scope.MAIL_READ]}),
+    ):
+        secret = await make_key(world, name, user_id=ada.user.id, role=Role.USER, **more)
+        answer = await Client(ada.http, world, ada.user, secret).raw(SEEN, id=key)
+        assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
+    assert (await ada.box()).unseen == 1
+
+
+WHOLE = """query ($id: ID!) { message(by: {id: $id}) {
+  text html headersText header(name: "x-twice") headers { key value }
+  source(maxBytes: 16777216) bodyPart(section: "HEADER") contentType { value params }
+  structure { section contentType { value } parts { section contentType { value } filename
+    parts { section contentType { value } } } }
+  hasAttachments attachmentCount attachments { filename contentType size sizeKb part related cid }
+  from { name address } to { name address } size intro list { listId } envelope { from rcpt }
+  sourceUrl encrypted metaData guid } }"""
+
+
+async def test_all_there_is_in_a_message(ada: Client) -> None:
+    placed = await receive(ada, rich.RICH)
+    message = (await ada(WHOLE, id=ids.encode("Message", placed.message_id)))["message"]
+    assert message["text"] == rich.TEXT
+    (html,) = message["html"]
+    assert "evil" not in html
+    assert "far.example" not in html
+    assert message["header"] == ["one", "zwölf"]
+    assert message["headersText"] == message["bodyPart"]
+    assert base64.b64decode(message["source"]) == rich.RICH
+    assert message["contentType"] == {
+        "value": "multipart/mixed", "params": {"boundary": "out"},
+    }  # fmt: skip
+    parts = message["structure"]["parts"]
+    assert [part["section"] for part in parts] == [str(n) for n in range(1, 10)]
+    assert [part["contentType"]["value"] for part in parts[0]["parts"]] == [
+        "text/plain", "text/html",
+    ]  # fmt: skip
+    assert message["attachmentCount"] == len(message["attachments"]) == 8
+    large = message["attachments"][0]
+    assert (large["filename"], large["size"], large["sizeKb"]) == ("large.pdf", 3 << 20, 3072)
+    assert message["from"] == {"name": "Carol", "address": "carol@example.com"}
+    assert (message["size"], message["list"]) == (len(rich.RICH), None)
+    assert message["envelope"] == {"from": "carol@example.com", "rcpt": ["ada@example.org"]}
+    assert message["guid"] == f"{placed.message_id:032x}"
+
+
+async def test_mail_of_two_accounts_is_never_mixed(ada: Client, world: World, clock: Clock) -> None:
+    dora = await make_client(world, ada.http, "dora")
+    for n in range(3):
+        await receive(ada, f"ada {n}")
+        await receive(dora, f"dora {n}")
+        clock.tick(seconds=1)
+    assert await found(ada) == ["ada 0", "ada 1", "ada 2"]
+    assert await found(dora, query="dora") == ["dora 0", "dora 1", "dora 2"]
+    assert await found(ada, **{"or": [{"query": "dora"}, {"subject": "dora"}]}) == []
+    mailbox = {"id": ids.encode("Mailbox", (await dora.box()).id)}
+    assert await found(ada, mailbox=mailbox) == []
+    assert await found(ada, mailbox=mailbox, uids="1:*") == []
