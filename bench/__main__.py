@@ -68,13 +68,20 @@ async def _measured(plan: Plan, results: Results, only: str) -> None:
         Progress(console=Console(stderr=True), transient=True) as bar,
     ):
         async with sides(plan.size, Kind(results.store), Path(folder), bar) as both:
-            if only in LIVE:  # first: memory that was needed once stays with the process
-                results.facts += await _live(plan, both, bar)
-            for work in await works(both.ours, both.floor, both.house, plan.page):
-                if only in work.name:
-                    results.lines += await _requests(plan, both, work, bar)
-            if only in DELIVERY:
-                results.lines += await _deliveries(plan, both, bar)
+            try:
+                await _all(plan, both, results, only, bar)
+            finally:
+                results.errors = both.broken()
+
+
+async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progress) -> None:
+    if only in LIVE:  # first: memory that was needed once stays with the process
+        results.facts += await _live(plan, both, bar)
+    if only in DELIVERY:
+        results.lines += await _deliveries(plan, both, bar)
+    for work in await works(both.ours, both.floor, both.house, plan.page):
+        if only in work.name:
+            results.lines += await _requests(plan, both, work, bar)
 
 
 async def _requests(plan: Plan, both: Sides, work: Work, bar: Progress) -> list[Line]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from bench.measure import Fact, Line
 
 WIDE = 140  # columns of a pipe
+SHOWN = 3  # errors
 PAGE, MOST_CONNECTIONS = "inbox page", 16
 RATE, RATIO, SPREAD = 2000.0, 1.5, 3.0  # goals: performance.md, section 2
 
@@ -26,6 +27,7 @@ class Results:
     messages: int
     lines: list[Line] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)  # that the server has logged
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def as_json(self) -> dict[str, Any]:
@@ -35,6 +37,7 @@ class Results:
             "messages": self.messages,
             "python": platform.python_version(),
             "cores": os.cpu_count(),
+            "errors": self.errors,
             "load_before": self.load_before,
             "load_after": os.getloadavg()[0],
             "lines": [line.as_json() for line in self.lines],
@@ -56,6 +59,8 @@ def shown(results: Results) -> None:
     console.print(_lines(results.lines))
     console.print(_facts(results.facts))
     console.print(_goals(results.lines))
+    for line in results.errors[:SHOWN]:
+        console.print(f"the server logged: {line}", markup=False)
     console.print(
         f"{results.store}, {results.messages} messages, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores shared with the client; load average "

@@ -43,6 +43,11 @@ class Sides:
     lmtp: Target
     floor_lmtp: Target
     house: House
+    log: Path  # of our server
+
+    def broken(self) -> list[str]:
+        """What our server has logged as an error."""
+        return [line for line in self.log.read_text().splitlines() if '"level": "error"' in line]
 
 
 @asynccontextmanager
@@ -69,6 +74,7 @@ async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGen
             Target(server.lmtp, pid),
             Target(lmtp, floor_pid),
             house,
+            server.folder / "server.log",
         )
 
 

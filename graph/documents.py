@@ -165,7 +165,10 @@ class Documents:
     def _faults(self, document: DocumentNode) -> list[Fault]:
         if has_nul(_literals(document)):
             return [Fault(NO_NUL, "BAD_USER_INPUT")]
-        errors = validate_document(self.schema, document, RULES)
+        try:
+            errors = validate_document(self.schema, document, RULES)
+        except IndexError:  # graphql-core, looking for what was meant by a letter such as "İ"
+            return [Fault("An unknown name.", "GRAPHQL_VALIDATION_FAILED")]
         return [_fault(error, "GRAPHQL_VALIDATION_FAILED") for error in errors]
 
 

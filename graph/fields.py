@@ -87,7 +87,7 @@ def field(description: str, *columns: str, **needs: Any) -> Declare:
 
 def query(description: str, **needs: Any) -> Declare:
     """A root field; `needs` are the arguments of `Needs`, and of `@auth`."""
-    asked = {"role": Role.USER, **needs}
+    asked: dict[str, Any] = {"role": Role.USER, **needs}
     declare: Declare = strawberry.field(description=description, extensions=[Guard(Needs(**asked))])
     return declare
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import strawberry
 from graphql import GraphQLError, OperationType
-from strawberry.exceptions import MissingQueryError
+from strawberry.exceptions import MissingQueryError, StrawberryInputCoercionError
 from strawberry.extensions import SchemaExtension
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types import ExecutionContext, ExecutionResult
 
 from graph.documents import NO_NUL, Documents, Known, has_nul
@@ -37,7 +38,16 @@ class DeadlineExceeded(Exception):
     """The operation took longer than it may."""
 
 
-NO_BUGS = (Refused, DeadlineExceeded, MissingQueryError)
+NO_BUGS = (Refused, DeadlineExceeded, MissingQueryError, StrawberryInputCoercionError)
+
+
+class Unsuggesting(StrawberryGraphQLCoreExecutionContext):
+    """Guesses nothing for names in variables: graphql-core fails at letters such as "İ"."""
+
+    @classmethod
+    def build(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make the executor of one operation."""
+        return super().build(*args, **{**kwargs, "hide_suggestions": True})
 
 
 class Schema(strawberry.Schema):
@@ -48,6 +58,7 @@ class Schema(strawberry.Schema):
 
     def __init__(self, *args: Any, limits: Limits = NO_LIMITS_SET, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.execution_context_class = Unsuggesting
         self.limits = limits
         self.documents = Documents(self._schema, limits)
 
@@ -183,10 +194,12 @@ def _error(message: str, code: str) -> GraphQLError:
 def is_bug(error: GraphQLError) -> bool:
     """Say whether an error is ours: neither a refusal, nor something that the client wrote."""
     cause = error.original_error
+    if cause is None or isinstance(cause, NO_BUGS):
+        return False
     if isinstance(cause, GraphQLError):  # of a type: of an argument's, or of our own answer's
         inside = error.path is not None and not error.message.startswith("Argument '")
         return inside and "code" not in (error.extensions or {})
-    return cause is not None and not isinstance(cause, NO_BUGS)
+    return True
 
 
 def settle(result: Any, context: object) -> None:
@@ -210,6 +223,9 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
     elif isinstance(error.original_error, DeadlineExceeded):
         message = "The operation took too long."
         extensions = {"code": "DEADLINE_EXCEEDED"}
+    elif isinstance(error.original_error, StrawberryInputCoercionError):
+        message = "A member of an input is null that may be left out, but not be null."
+        extensions = {"code": "BAD_USER_INPUT"}
     elif "code" not in extensions:  # a variable or an argument that its type refuses
         extensions = {"code": "BAD_USER_INPUT"}
     if viewer is None or viewer.role is Role.PUBLIC:

@@ -81,12 +81,8 @@ async def _rows(ctx: Context, order: Order, limit: int) -> Sequence[Picked]:
 
 def _chosen(ctx: Context, order: Order) -> list[ColumnElement[bool]]:
     user_id = own(ctx)
-    return [
-        visible(ctx, Message),
-        col(Message.user_id) == user_id,
-        col(Message.archived_at).is_(None),
-        *order.select.condition(ctx, user_id),
-    ]
+    theirs = [col(Message.user_id) == user_id, col(Message.archived_at).is_(None)]
+    return order.select.condition(ctx, [visible(ctx, Message), *theirs], user_id)
 
 
 def _check(order: Order, rows: Sequence[Picked]) -> None:

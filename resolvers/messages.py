@@ -18,7 +18,7 @@ from resolvers import listing
 from resolvers.access import visible
 from resolvers.context import Context
 from resolvers.listing import Scan, together
-from resolvers.selections import MessageWhere, conditions
+from resolvers.selections import MessageWhere, narrowed
 
 NEWEST, OLDEST = "received-", "received+"
 ALL = MessageWhere()
@@ -73,7 +73,7 @@ def _where(ctx: Context, key: Listing) -> list[Any]:
         terms.append(here())
     if key.thread_id is not None:
         terms.append(col(Message.thread_id) == key.thread_id)
-    return [*terms, *conditions(ctx, key.where, key.user_id)]
+    return narrowed(ctx, terms, key.where, key.user_id)
 
 
 async def counts(ctx: Context, keys: list[Listing]) -> list[int]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import (
     Select,
     String,
     and_,
+    case,
     cast,
     func,
     not_,
@@ -78,6 +79,18 @@ class MessageWhere:
 def conditions(ctx: Context, where: MessageWhere, user_id: int) -> list[ColumnElement[bool]]:
     """The filter as SQL over messages of this user."""
     return list(_Terms(ctx, user_id).of(where, 0))
+
+
+def narrowed(
+    ctx: Context, terms: Sequence[ColumnElement[bool]], where: MessageWhere, user_id: int
+) -> list[ColumnElement[bool]]:
+    """These terms and the filter's, of messages of this user; a search of words comes first."""
+    if not where.query or ctx.world.database.dialect != "sqlite":
+        return [*terms, *conditions(ctx, where, user_id)]
+    rest = conditions(ctx, replace(where, query=None), user_id)
+    # Inside a CASE nothing names an index: SQLite would else go through a whole folder, and
+    # ask of each message whether it was found.
+    return [matching(ctx, user_id, where.query), case((and_(*terms, *rest), 1), else_=0) == 1]
 
 
 FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
@@ -152,7 +165,7 @@ class _Terms:
 
 def people(*columns: Any) -> ColumnElement[str]:
     """SQL: the people of these columns as one text; who has no name is not called "null"."""
-    listed = [
+    listed: list[Any] = [
         func.replace(cast(col(column), String), "[null,", "[", type_=String) for column in columns
     ]
     whole: ColumnElement[str] = listed[0]
@@ -171,7 +184,7 @@ def _marks(where: MessageWhere) -> list[Any]:
     for name in FLAGS:
         value = getattr(where, name)
         if value is not None:
-            flag = col(getattr(Message, name))
+            flag: Any = col(getattr(Message, name))
             terms.append(flag.is_(True) if value else UnaryExpression(flag, operator=_NOT))
     if where.keyword:
         words = cast(col(Message.keywords), String)
@@ -270,8 +283,10 @@ class Selection:
     uids: str | None = None
     where: MessageWhere | None = None
 
-    def condition(self, ctx: Context, user_id: int) -> list[ColumnElement[bool]]:
-        """The selection as SQL."""
+    def condition(
+        self, ctx: Context, terms: Sequence[ColumnElement[bool]], user_id: int
+    ) -> list[ColumnElement[bool]]:
+        """The selection as SQL, of messages for which these terms hold."""
         given = sum(part is not None for part in (self.ids, self.mailbox, self.where))
         if given != 1 or (self.uids is not None and self.mailbox is None):
             raise Invalid(
@@ -280,6 +295,6 @@ class Selection:
                 path=["select"],
             )
         if self.ids is not None:
-            return [col(Message.id).in_(self.ids)]
+            return [*terms, col(Message.id).in_(self.ids)]
         where = self.where or MessageWhere(mailbox=self.mailbox, uids=self.uids)
-        return conditions(ctx, where, user_id)
+        return narrowed(ctx, terms, where, user_id)

@@ -1,7 +1,6 @@
-"""One server for a module."""
+"""One server for each kind of store."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,32 +11,34 @@ from tests.e2e.server import Server, free_port
 def _beside(url: str, name: str) -> str:
     """A new database on the server of this URL."""
     there, _, host = url.partition("?")
-    uri = f"{there.rpartition('/')[0]}/postgres?{host}".replace("+asyncpg", "")
-    return stores.run(stores.new_database(uri, name))
+    place, _, ours = there.rpartition("/")
+    uri = f"{place}/postgres?{host}".replace("+asyncpg", "")
+    return stores.run(stores.new_database(uri, f"{ours}_{name}"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A module with STORES of its own is run on these."""
     if "server" in metafunc.fixturenames:
         theirs = getattr(metafunc.module, "STORES", stores.STORES)
-        metafunc.parametrize("server", theirs, indirect=True, scope="module")
+        metafunc.parametrize("server", theirs, indirect=True, scope="session")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A server with the users ada, bob and eve; a module's SETTINGS are its own."""
-    folder, store = tmp_path_factory.mktemp("server"), ""
+    """A server with users; those behind bob are each for one test that changes much."""
+    store = ""
     if request.param != "sqlite":
-        url = request.getfixturevalue("postgres")
-        store = _beside(
-            url, f"e2e_{request.module.__name__.rpartition('.')[2]}_{Path(folder).name}"
-        )
+        store = _beside(request.getfixturevalue("postgres"), "e2e")
     hop = free_port()
-    settings = {"NEXT_HOP": f"smtp://127.0.0.1:{hop}", **getattr(request.module, "SETTINGS", {})}
-    server = Server(folder, store, settings, hop=hop)
-    server.make("ada", "bob", "eve")
+    settings = {
+        "NEXT_HOP": f"smtp://127.0.0.1:{hop}",
+        "MESSAGE_MAX": "16 MiB",
+        "UPLOAD_MAX": "8 MiB",
+    }
+    server = Server(tmp_path_factory.mktemp("server"), store, settings, hop=hop)
+    server.make("ada", "bob", "dora", "eve", "fay", "gil")
     server.start()
     yield server
     server.stop()

@@ -1,6 +1,6 @@
 """Values that a schema's types allow, or nearly allow, and documents that use them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +171,22 @@ SPANS = [
 CURSORS = ["1.1.0", "1.0.0", "1.9223372036854775807.9223372036854775807", "1", "2.1.1", "1.1"]
 # what is only nearly right stands at the end of these
 WHOLE = [0, 1, -1, 2, 20, 100, 101, 1000, 1001, 2**31 - 1, -(2**31), 2**31, 2**53 - 1, 2**63]
+PATHS = ["INBOX", "Sent", "Trash", "Drafts", "Junk", "Clients", "Clients/Eve", "A", "A/B"]
+PEOPLE = ["ada@example.org", "bob@example.org", "carol@far.example", "eve@example.org"]
+FLAGS = ["work", "$label", "\\Seen", "SEEN", "a" * 50]
+LIKELY: Mapping[str, Sequence[str]] = {  # what does well, by the name of its member
+    "path": PATHS,
+    "paths": PATHS,
+    "newPath": PATHS,
+    "uids": ["1", "1:*", "2,3", "*"],
+    "address": PEOPLE,
+    "username": ["ada", "eve", "mallory", *PEOPLE],
+    "flags": FLAGS,
+    "addFlags": FLAGS,
+    "removeFlags": FLAGS,
+    "query": ["news", "news -rich", '"news 1"', "ne*"],
+    "content": ["SGVsbG8=", "", "zz"],
+}
 DEEP: list[Any] = [
     {"a": [[{}]]},
     {"\0": "\0"},
@@ -196,22 +212,21 @@ def texts(known: Known, *, strict: bool = False) -> SearchStrategy[str]:
     return some.sampled_from([*odd, *known.texts, *known.ids]) | some.text(letters, max_size=12)
 
 
-def json_values() -> SearchStrategy[Any]:
-    leaves = (
-        some.none()
-        | some.booleans()
-        | some.integers(-(2**70), 2**70)
-        | some.floats(allow_nan=False, allow_infinity=False)
-        | some.sampled_from(ODD)
-    )
-    return some.recursive(
-        leaves,
-        lambda inner: (
-            some.lists(inner, max_size=4)
-            | some.dictionaries(some.sampled_from(ODD), inner, max_size=4)
-        ),
-        max_leaves=12,
-    )
+def json_value(draw: DrawFn, depth: int = 0) -> Any:
+    """Anything that JSON can say."""
+    match draw(some.integers(0, 7 if depth < 3 else 5)):
+        case 0 | 1 | 2:
+            return draw(some.sampled_from(ODD))
+        case 3:
+            return draw(some.integers(-(2**70), 2**70))
+        case 4:
+            return draw(some.floats(allow_nan=False, allow_infinity=False))
+        case 5:
+            return draw(some.sampled_from([None, True, False]))
+        case 6:
+            return [json_value(draw, depth + 1) for _ in range(draw(some.integers(0, 3)))]
+    names = draw(some.lists(some.sampled_from(ODD), max_size=3))
+    return {name: json_value(draw, depth + 1) for name in names}
 
 
 @dataclass
@@ -229,9 +244,11 @@ class Inventor:
         # the small end is the rare one: what shrinks becomes usual
         return self.draw(some.integers(0, 99)) >= 100 - of_hundred
 
-    def leaf(self, kind: GraphQLNamedType) -> Any:
+    def leaf(self, kind: GraphQLNamedType, name: str) -> Any:
         if isinstance(kind, GraphQLEnumType):
             return self.draw(some.sampled_from([*kind.values]))
+        if name in LIKELY and self.chance(80 if self.strict else 20):
+            return self.draw(some.sampled_from(LIKELY[name]))
         text = texts(self.known, strict=self.strict)
         whole = WHOLE[: 11 if self.strict else None]
         by_name: Mapping[str, SearchStrategy[Any]] = {
@@ -245,38 +262,40 @@ class Inventor:
             ),
             "DateTime": some.sampled_from(MOMENTS[: 7 if self.strict else None]),
             "Duration": some.sampled_from(SPANS[: 11 if self.strict else None]),
-            "JSON": some.sampled_from(DEEP) | json_values(),
+            "JSON": some.sampled_from(DEEP),
         }
         if not self.strict:
             by_name = {**by_name, "ID": by_name["ID"] | text, "ByteSize": by_name["BigInt"] | text}
+        if kind.name == "JSON" and self.chance(50):
+            return json_value(self.draw)
         return self.draw(by_name.get(kind.name, text))
 
-    def value(self, kind: Any, depth: int = 0) -> Any:
-        """A value of this type; once in a while one of another."""
+    def value(self, kind: Any, depth: int = 0, name: str = "") -> Any:
+        """A value of this type for a member of this name; once in a while one of another type."""
         if not self.strict and self.chance(2):
-            return self.draw(json_values())
+            return json_value(self.draw)
         if isinstance(kind, GraphQLNonNull):
-            return self.value(kind.of_type, depth)
+            return self.value(kind.of_type, depth, name)
         if isinstance(kind, GraphQLList):
             many = self.draw(some.sampled_from([0, 1, 1, 2, 3]))
             if self.chance(2):
-                return [self.value(kind.of_type, 9)] * 101
-            return [self.value(kind.of_type, depth) for _ in range(many)]
+                return [self.value(kind.of_type, 9, name)] * 101
+            return [self.value(kind.of_type, depth, name) for _ in range(many)]
         if isinstance(kind, GraphQLInputObjectType):
             return self.object(kind, depth)
-        return self.leaf(kind)
+        return self.leaf(kind, name)
 
     def object(self, kind: GraphQLInputObjectType, depth: int) -> Any:
         if kind.is_one_of and (self.strict or not self.chance(3)):
             name = self.draw(some.sampled_from([*kind.fields]))
-            return {name: self.value(kind.fields[name].type, depth + 1)}
+            return {name: self.value(kind.fields[name].type, depth + 1, name)}
         likely = (45, 30, 20, 10)[min(depth, 3)]
         made = {}
         for name, spec in kind.fields.items():
             needed = is_required_input_field(spec)
             if needed or (depth < 6 and self.chance(likely)):
                 null = not (self.strict and is_required_input_field(spec)) and self.chance(3)
-                made[name] = None if null else self.value(spec.type, depth + 1)
+                made[name] = None if null else self.value(spec.type, depth + 1, name)
         return made
 
     def arguments(self, spec: GraphQLField, *, all_of_them: bool) -> str:
@@ -287,7 +306,7 @@ class Inventor:
                 continue
             variable = f"v{len(self.declared)}"
             self.declared.append(f"${variable}: {argument.type}")
-            self.variables[variable] = self.value(argument.type)
+            self.variables[variable] = self.value(argument.type, name=name)
             said.append(f"{name}: ${variable}")
         return f"({', '.join(said)})" if said else ""
 

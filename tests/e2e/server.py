@@ -99,6 +99,12 @@ class Server:
         """The lines of the log, each of which is a JSON object."""
         return [json.loads(line) for line in self.log.splitlines()]
 
+    def complaints(self) -> list[Any]:
+        """What it has logged beyond its usual facts; that somebody speaks no HTTP is none."""
+        usual = ("Invalid HTTP request received.",)
+        lines = [line for line in self.logged() if line["level"] != "info"]
+        return [line for line in lines if line["event"] not in usual]
+
     def start(self) -> Self:
         """Run the command until it answers."""
         command = [sys.executable, "-m", "merganser", "serve"]

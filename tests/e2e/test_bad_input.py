@@ -14,7 +14,6 @@ from tests.conftest import raw_message
 from tests.e2e.server import Server
 
 MIB = 1 << 20
-SETTINGS = {"MESSAGE_MAX": "1 MiB", "UPLOAD_MAX": "1 MiB"}
 ME = "{ viewer { user { username } } }"
 NAMED = "query ($id: ID!) { message(by: {id: $id}) { subject } }"
 STORES = ["sqlite"]  # none of this comes as far as the store
@@ -71,6 +70,28 @@ BODIES = {
     "no document": (asking("{ viewer {"), 200, "GRAPHQL_PARSE_FAILED"),
     "brackets": (asking("{a" * 2000), 200, "GRAPHQL_PARSE_FAILED"),
     "NUL in the document": (asking('{ node(id: "\0") { id } }'), 200, "BAD_USER_INPUT"),
+    "an unknown member with an odd letter": (
+        asking(
+            "mutation ($i: UndoInput!) { undo(input: $i) { restoredCount } }",
+            i={"token": "x", "İ": 1},
+        ),
+        200,
+        "BAD_USER_INPUT",
+    ),
+    "an enum with an odd letter": (
+        asking('{ users(filter: {roles: "İ"}) { totalCount } }'),
+        200,
+        "GRAPHQL_VALIDATION_FAILED",
+    ),
+    "null where nothing may be null": (
+        asking(
+            "mutation ($s: MessageChanges!) "
+            "{ messageUpdate(input: {select: {ids: []}, set: $s}) { updatedCount } }",
+            s={"flags": None},
+        ),
+        200,
+        "BAD_USER_INPUT",
+    ),
     "an unknown field": (asking("{ nope }"), 200, "GRAPHQL_VALIDATION_FAILED"),
     "a wrong type": (asking(NAMED, id=[1]), 200, "BAD_USER_INPUT"),
     "a variable left out": (asking(NAMED), 200, "BAD_USER_INPUT"),

@@ -75,10 +75,10 @@ async def test_imported_mail_is_heard_within_a_second(server: Server, tmp_path: 
         words = ("import", tmp_path, "--user", "ada", "--mailbox", "INBOX")
         importing = asyncio.create_task(beside(server, *words))
         heard: list[Any] = []
-        while len(heard) < 3:
-            (event, *rest) = (await ada.batch())["events"]
-            assert _age(event) < 1
-            heard += [event, *rest]
+        while len(heard) < 3:  # beside them the task of the import is heard
+            events = (await ada.batch())["events"]
+            assert max(_age(event) for event in events) < 1
+            heard += [event for event in events if event["kind"] == "MESSAGE_ADDED"]
         subjects = sorted(one["message"]["subject"] for one in heard)
         assert subjects == ["Kept 0", "Kept 1", "Kept 2"]
         assert await importing == "3 messages imported.\n"
@@ -127,17 +127,17 @@ async def test_a_store_has_one_server_and_is_checked_but_not_repaired_meanwhile(
         assert (await ada("{ viewer { role } }"))["viewer"]["role"] == "USER"
 
 
-async def _furnished(eve: Client, server: Server) -> Any:
+async def _furnished(fay: Client, server: Server) -> Any:
     """What an account shows that has a bit of everything."""
     for number in range(3):
-        await server.deliver(raw_message(f"Pond {number}"), "eve@example.org")
-    await eve.do("mailboxCreate", {"paths": ["Clients/Eve"]})
+        await server.deliver(raw_message(f"Pond {number}"), "fay@example.org")
+    await fay.do("mailboxCreate", {"paths": ["Clients/Eve"]})
     chosen = {"mailbox": {"path": "INBOX"}, "uids": "1"}
     to = {"select": chosen, "to": {"path": "Clients/Eve"}, "set": {"flagged": True}}
-    await eve.do("messageMove", to)
+    await fay.do("messageMove", to)
     later = {"to": [{"address": "carol@far.example"}], "text": "Hi", "sendTime": _tomorrow()}
-    await eve.do("messageSend", later)
-    return await eve(ALL)
+    await fay.do("messageSend", later)
+    return await fay(ALL)
 
 
 def _tomorrow() -> str:
@@ -145,19 +145,19 @@ def _tomorrow() -> str:
 
 
 async def test_a_restart_keeps_everything_and_the_stream_goes_on(server: Server) -> None:
-    async with server.client("eve") as eve, server.client() as stranger:
-        before = await _furnished(eve, server)
-        signed = await stranger(SIGN_IN, username="eve", password=PASSWORD)
+    async with server.client("fay") as fay, server.client() as stranger:
+        before = await _furnished(fay, server)
+        signed = await stranger(SIGN_IN, username="fay", password=PASSWORD)
         token = signed["authenticate"]["token"]
-    async with server.socket(server.secrets["eve"]) as listener:
+    async with server.socket(server.secrets["fay"]) as listener:
         await listener.subscribe(FOLLOW)
         await asyncio.to_thread(server.stop)  # whoever listens does not hold it up
         assert await listener.closed() in {1001, 1012}
     with_it_down = await asyncio.to_thread(server.command, "user", "list", "--json")
-    assert {"ada", "bob", "eve"} <= {one["username"] for one in json.loads(with_it_down.out)}
+    assert {"ada", "bob", "fay"} <= {one["username"] for one in json.loads(with_it_down.out)}
     await asyncio.to_thread(server.start)
-    async with server.client("eve") as eve, server.socket(token) as socket:
-        assert await eve(ALL) == before
+    async with server.client("fay") as fay, server.socket(token) as socket:
+        assert await fay(ALL) == before
         await socket.subscribe(FOLLOW, after=before["viewer"]["user"]["cursor"])
-        await server.deliver(raw_message("After"), "eve@example.org")
+        await server.deliver(raw_message("After"), "fay@example.org")
         assert (await socket.events(1))[0]["message"]["subject"] == "After"

@@ -1,0 +1,76 @@
+"""How tests do things to many messages, by GraphQL."""
+
+from datetime import timedelta
+from typing import Any
+
+from resolvers.mailboxes import NewMailboxes, create
+from tests.conftest import Client, Clock, context, receive
+
+ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
+  ... on StaleError { currentModseq } ... on QuotaExceededError { used allowed } }"""
+TASK = "task { id kind state done total result error startedAt finishedAt }"
+UNDO = "undo { token expiresAt }"
+UPDATE = f"""
+mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
+  updatedCount messages {{ id flags expires metaData modseq }} {TASK} {UNDO} {ERRORS} }} }}
+"""
+MOVE = f"""
+mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
+  movedCount
+  moved {{ oldUid newUid message {{ id flags expires mailbox {{ path total unseen }} }} }}
+  {TASK} {UNDO} {ERRORS} }} }}
+"""
+DELETE = f"""
+mutation ($input: MessageDeleteInput!) {{ messageDelete(input: $input) {{
+  deletedCount {TASK} {UNDO} {ERRORS} }} }}
+"""
+TAKE_BACK = f"""
+mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {ERRORS} }} }}
+"""
+UPLOAD = f"""
+mutation ($input: MessageUploadInput!) {{ messageUpload(input: $input) {{
+  message {{ id uid flags size receivedAt savedAt expires metaData source mailbox {{ path }} }}
+  {ERRORS} }} }}
+"""
+FOUND = """
+{ viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
+  nodes { id uid subject flags expires metaData mailbox { path } } } } } }
+"""
+NAMED = {"messageUpdate": UPDATE, "messageMove": MOVE, "messageDelete": DELETE,
+         "messageUpload": UPLOAD}  # fmt: skip
+
+
+async def post_of(client: Client, clock: Clock) -> Client:
+    """Three messages, a to c, in INBOX, and two folders: Keep, and Brief, where mail ends."""
+    for letter in "abc":
+        await receive(client, letter)
+        clock.tick(seconds=1)
+    await create(context(client), NewMailboxes(["Keep"]))
+    await create(context(client), NewMailboxes(["Brief"], retention=timedelta(days=1)))
+    return client
+
+
+async def call(client: Client, name: str, **given: Any) -> Any:
+    return (await client(NAMED[name], input=given))[name]
+
+
+async def take_back(client: Client, answer: Any) -> Any:
+    return (await client(TAKE_BACK, token=answer["undo"]["token"]))["undo"]
+
+
+async def nodes(client: Client) -> list[Any]:
+    found: list[Any] = (await client(FOUND))["viewer"]["user"]["messages"]["nodes"]
+    return found
+
+
+async def keys(client: Client) -> list[str]:
+    return [node["id"] for node in await nodes(client)]
+
+
+async def places(client: Client) -> dict[str, str]:
+    """Where each message lies, by subject."""
+    return {node["subject"]: node["mailbox"]["path"] for node in await nodes(client)}
+
+
+def inbox(uids: str) -> dict[str, Any]:
+    return {"mailbox": {"path": "INBOX"}, "uids": uids}

@@ -1,0 +1,200 @@
+"""How the stores find what is read most: by which index, and without looking at all there is."""
+
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, select, text
+from sqlmodel import col
+
+from graph import ids
+from mail import addresses, indexing
+from models.columns import picked
+from models.messages import Message
+from models.users import User
+from models.world import World
+from resolvers import messages
+from resolvers.mailboxes import NewMailboxes, create
+from tests.conftest import Client, Clock, context, receive
+
+MANY = 4000  # messages of a folder
+DAY = 86_400
+
+
+@dataclass
+class Plans:
+    """The plans of the selects that were sent last, as the store tells them."""
+
+    world: World
+    sent: list[tuple[str, Any]] = field(default_factory=list)
+
+    async def of(self, work: Awaitable[Any], table: str) -> str:
+        """The plan of the one select that `work` sends for this table."""
+        del self.sent[:]
+        await work
+        (statement,) = [one for one in self.sent if f"FROM {table}" in one[0]]
+        sqlite = self.world.database.dialect == "sqlite"
+        explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
+        async with self.world.database.engine.connect() as connection:
+            found = await connection.exec_driver_sql(explain + statement[0], statement[1])
+            return "\n".join(str(row[-1]) for row in found)
+
+
+@pytest.fixture
+async def full(ada: Client, bob: Client, clock: Clock) -> Client:
+    """Two accounts with a large folder each, nearly all of it seen and indexed."""
+    await create(context(ada), NewMailboxes(["Other"]))
+    for client in (ada, bob):
+        await receive(client, "Hello duck")
+        await _copy(client, clock)
+    await _crowd(ada.world, ada.user)
+    if ada.world.database.dialect == "postgresql":
+        async with ada.world.database.engine.begin() as connection:
+            for table in ("messages", "users", "addresses", "search_words"):
+                await connection.execute(text(f"ANALYZE {table}"))
+    return ada
+
+
+async def _copy(client: Client, clock: Clock) -> None:
+    """The message of a client, many times."""
+    world, user_id = client.world, client.user.id
+    asked = select(*picked(Message)).where(col(Message.user_id) == user_id)
+    (row,) = await world.database.read(asked)
+    given = []
+    for n in range(2, MANY):
+        clock.tick(seconds=60)
+        own = {"id": world.key(), "uid": n, "received_at": clock(), "seen": n % 100 > 0}
+        given.append({**dict(zip(row._fields, row, strict=True)), **own, "subject": f"Number {n}"})
+    async with world.write() as session:
+        await (await session.connection()).execute(insert(Message), given)
+    while await indexing.index(world):
+        pass
+
+
+async def _crowd(world: World, like: User) -> None:
+    given = [
+        {**like.model_dump(), "id": world.key(), "username": f"n{n}", "username_key": f"n{n}"}
+        for n in range(3000)
+    ]
+    async with world.write() as session:
+        await (await session.connection()).execute(insert(User), given)
+
+
+@pytest.fixture
+async def plans(full: Client) -> AsyncIterator[Plans]:
+    plans = Plans(full.world)
+
+    def note(_connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
+        plans.sent.append((statement, given))
+
+    for engine in full.world.database.engines:
+        event.listen(engine, "before_cursor_execute", note)
+    yield plans
+    for engine in full.world.database.engines:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+PAGE = """
+query ($first: Int, $after: String, $last: Int, $before: String, $filter: MessageFilter) {
+  viewer { user { mailbox(by: {specialUse: INBOX}) {
+    messages(first: $first, after: $after, last: $last, before: $before, filter: $filter) {
+      nodes { subject } pageInfo { startCursor endCursor } } } } }
+}
+"""
+
+
+def sorts(plan: str) -> bool:
+    return "TEMP B-TREE" in plan or "Sort" in plan
+
+
+async def test_a_page_of_a_folder_is_read_in_its_order(full: Client, plans: Plans) -> None:
+    at = (await full(PAGE, first=50))["viewer"]["user"]["mailbox"]["messages"]["pageInfo"]
+    for ask in (
+        {"first": 50},
+        {"last": 50},
+        {"first": 50, "after": at["endCursor"]},
+        {"last": 50, "before": at["endCursor"]},
+    ):
+        plan = await plans.of(full(PAGE, **ask), "messages")
+        assert "messages_by_age" in plan, plan
+        assert not sorts(plan), plan
+
+
+async def test_the_unseen_have_an_index_of_their_own(full: Client, plans: Plans) -> None:
+    plan = await plans.of(full(PAGE, first=50, filter={"seen": False}), "messages")
+    assert "messages_unseen" in plan, plan
+    assert not sorts(plan), plan
+
+
+async def test_all_mail_of_an_account_is_read_in_its_order(full: Client, plans: Plans) -> None:
+    document = "{ viewer { user { messages(first: 50) { nodes { subject } } } } }"
+    plan = await plans.of(full(document), "messages")
+    assert "messages_of_user" in plan, plan
+    assert not sorts(plan), plan
+
+
+@pytest.mark.parametrize("query", ["17", "number 39*", "39* -hello"])
+async def test_words_are_looked_up_and_the_folder_is_not_read(
+    full: Client, plans: Plans, query: str
+) -> None:
+    document = """query ($query: String!) { viewer { user { messages(filter: {query: $query}) {
+        nodes { subject } } } } }"""
+    plan = await plans.of(full(document, query=query), "messages")
+    assert "messages_to_index" in plan, plan
+    assert "messages_of_user" not in plan, plan
+    assert "Seq Scan" not in plan, plan
+    assert "SCAN messages" not in plan.replace("SCAN messages USING INDEX messages_to_index", "")
+
+
+async def test_the_indexer_finds_what_waits_without_reading_the_rest(
+    full: Client, plans: Plans
+) -> None:
+    plan = await plans.of(indexing.index(full.world), "messages")
+    assert "messages_to_index" in plan, plan
+    assert not sorts(plan), plan
+
+
+async def test_a_message_is_found_by_its_uid_and_by_its_id(full: Client, plans: Plans) -> None:
+    (row,) = await full.world.database.read(select(col(Message.id)).limit(1))
+    document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
+    plan = await plans.of(full(document, ref={"id": ids.encode("Message", row.id)}), "messages")
+    assert "PRIMARY KEY" in plan or "pk_messages" in plan, plan
+    box = {"mailbox": {"path": "INBOX"}, "uid": 7}
+    plan = await plans.of(messages.by_uid(context(full), (await full.box()).id, 7), "messages")
+    assert "messages_by_uid" in plan, plan
+    assert (await full(document, ref={"uid": box}))["message"]["subject"] == "Number 7"
+
+
+@pytest.mark.parametrize("name", ["ada", "ada@example.org", "nobody@example.org"])
+async def test_a_name_is_looked_up_by_index(full: Client, plans: Plans, name: str) -> None:
+    await addresses.login_of(full.world, name)
+    assert plans.sent
+    for statement, _ in list(plans.sent):
+        table = statement.split("FROM ")[1].split()[0]
+        if table in ("users", "addresses"):
+            plan = await plans.of(addresses.login_of(full.world, name), table)
+            assert "SCAN" not in plan, plan
+            assert "Seq Scan on users" not in plan, plan
+
+
+@pytest.mark.usefixtures("full")
+async def test_a_list_of_users_is_read_in_its_order(root: Client, plans: Plans) -> None:
+    document = """query ($after: String) { users(after: $after) {
+        nodes { username } pageInfo { endCursor } } }"""
+    first = (await root(document))["users"]["pageInfo"]["endCursor"]
+    for after in (None, first):
+        plan = await plans.of(root(document, after=after), "users")
+        assert "TEMP B-TREE" not in plan, plan
+        assert "Seq Scan" not in plan, plan
+
+
+async def test_a_folder_is_found_by_path_and_the_tree_by_its_user(
+    full: Client, plans: Plans
+) -> None:
+    for document in (
+        '{ mailbox(by: {path: "Other"}) { path } }',
+        "{ viewer { user { mailboxes { path } } } }",
+    ):
+        plan = await plans.of(full(document), "mailboxes")
+        assert "SCAN mailboxes" not in plan, plan

@@ -1,0 +1,353 @@
+"""What narrows a list of messages: filters, and words."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from sqlalchemy import update
+from sqlmodel import col
+
+from graph import ids
+from mail import indexing
+from models.errors import Invalid
+from models.messages import Message
+from models.pages import Ask
+from models.world import World
+from resolvers import messages, uploading
+from resolvers.mailboxes import Named, NewMailboxes, create
+from resolvers.messages import Listing
+from resolvers.moves import Changes, archive, change, chosen
+from resolvers.selections import MessageWhere
+from resolvers.uploading import NewMessage
+from tests import rich
+from tests.conftest import Client, Clock, context, raw_message, receive
+from tests.counts import recount, rows
+
+PAGE = """
+query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC,
+       $first: Int, $after: String, $last: Int, $before: String) {
+  viewer { user { messages(filter: $filter, orderBy: $orderBy, first: $first, after: $after,
+                           last: $last, before: $before) {
+    nodes { id subject } totalCount
+    pageInfo { hasNextPage hasPreviousPage startCursor endCursor }
+  } } }
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+async def counted(world: World) -> AsyncIterator[None]:
+    yield
+    await recount(world)
+
+
+async def page(client: Client, **ask: Any) -> Any:
+    return (await client(PAGE, **ask))["viewer"]["user"]["messages"]
+
+
+async def found(client: Client, **condition: Any) -> list[str]:
+    """The subjects of all that a filter finds, in the order of the alphabet."""
+    answer = await page(client, filter=condition, first=250)
+    assert answer["totalCount"] == len(answer["nodes"])
+    return sorted(node["subject"] for node in answer["nodes"])
+
+
+def subjects(answer: Any) -> str:
+    return "".join(node["subject"] for node in answer["nodes"])
+
+
+@pytest.fixture
+async def post(ada: Client, clock: Clock) -> Client:
+    """Four messages: old and seen in Work, large with a file, an answer, and plain."""
+    await create(context(ada), NewMailboxes(["Work"]))
+    old = raw_message("Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>')
+    new = NewMessage(Named(path="Work"), old.decode(), flagged=True)
+    await uploading.store(context(ada), new)
+    clock.tick(days=10)
+    await receive(ada, rich.raw(rich.FILES[6:7], subject="ÄRGER 100%_"))
+    clock.tick(hours=1)
+    first = await receive(ada, "Question")
+    reference = raw_message("Question").split(b"Message-ID: ")[1].split(b"\r\n")[0].decode()
+    clock.tick(hours=1)
+    answer = raw_message("Re: Question", body="yes", In_Reply_To=reference)
+    await receive(ada, answer + b"x" * 3000)
+    async with context(ada).write(ada.user.id) as session:
+        found_ = await chosen(session, [first.message_id])
+        changes = Changes.of({"answered": True}, add=["$Label1", "Grün"])
+        await change(context(ada), session, found_, changes)
+    return ada
+
+
+FOUR = ["Old", "Question", "Re: Question", "ÄRGER 100%_"]
+FILTERS: list[tuple[dict[str, Any], list[int]]] = [
+    ({}, [0, 1, 2, 3]),
+    ({"from": "CAROL"}, [1, 2, 3]),
+    ({"from": "dÄn"}, [0]),
+    ({"from": "dan@example.NET"}, [0]),
+    ({"to": "ada@EXAMPLE"}, [0, 1, 2, 3]),
+    ({"to": "joe@"}, [0]),
+    ({"to": "O'Neil, J\"r"}, [0]),
+    ({"to": "null"}, []),
+    ({"subject": "question"}, [1, 2]),
+    ({"subject": "ärger"}, [3]),
+    ({"subject": "ÄRGER"}, [3]),
+    ({"subject": "%"}, [3]),
+    ({"subject": "0%_"}, [3]),
+    ({"subject": "Q_estion"}, []),
+    ({"subject": "[ä]"}, []),
+    ({"subject": "'; DROP TABLE messages; --"}, []),
+    ({"mailbox": {"path": "/work"}}, []),
+    ({"mailbox": {"path": "Work/"}}, [0]),
+    ({"mailbox": {"path": "inbox"}}, [1, 2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "1,3"}, [2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "3:2"}, [1, 2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "2:*"}, [1, 2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "9:*"}, [2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "*"}, [2]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": "*:1"}, [1, 2, 3]),
+    ({"mailbox": {"specialUse": "INBOX"}, "uids": " 1 , 1:1, 7"}, [3]),
+    ({"seen": True}, [0]),
+    ({"seen": False}, [1, 2, 3]),
+    ({"flagged": True}, [0]),
+    ({"flagged": False}, [1, 2, 3]),
+    ({"answered": True}, [1]),
+    ({"draft": True}, []),
+    ({"deleted": False}, [0, 1, 2, 3]),
+    ({"keyword": "$label1"}, [1]),
+    ({"keyword": "grün"}, [1]),
+    ({"keyword": "label1"}, []),
+    ({"keyword": "%"}, []),
+    ({"receivedSince": {"at": "2030-01-11T00:00:00Z"}}, [1, 2, 3]),
+    ({"receivedSince": {"ago": "PT1H"}}, [1, 2]),
+    ({"receivedBefore": {"at": "2030-01-11T02:00:00+01:00"}}, [0, 3]),
+    ({"receivedBefore": {"ago": "P1D"}}, [0]),
+    ({"sentSince": {"at": "2030-01-01T10:00:00Z"}}, [0, 1, 2]),
+    ({"sentBefore": {"at": "2030-01-01T10:00:00Z"}}, []),
+    ({"larger": "2 KB"}, [2]),
+    ({"smaller": 2000, "larger": 100}, [0, 1, 3]),
+    ({"hasAttachment": True}, [3]),
+    ({"hasAttachment": False}, [0, 1, 2]),
+    ({"seen": False, "subject": "e"}, [1, 2, 3]),
+    ({"and": [{"seen": False}, {"subject": "Re"}]}, [2]),
+    ({"and": []}, [0, 1, 2, 3]),
+    ({"and": [{}]}, [0, 1, 2, 3]),
+    ({"or": [{"seen": True}, {"answered": True}]}, [0, 1]),
+    ({"or": []}, [0, 1, 2, 3]),
+    ({"or": [{}, {"seen": True}]}, [0, 1, 2, 3]),
+    ({"not": {"seen": False}}, [0]),
+    ({"not": {}}, []),
+    ({"not": {"or": [{"seen": True}, {"not": {"subject": "question"}}]}}, [1, 2]),
+    ({"query": "ärger", "hasAttachment": True}, [3]),
+    ({"not": {"query": "question"}}, [0, 3]),
+    ({"or": [{"query": "question"}, {"query": "arger"}]}, [1, 2, 3]),
+]
+
+
+async def test_a_list_is_narrowed(post: Client) -> None:
+    for condition, expected in FILTERS:
+        assert await found(post, **condition) == [FOUR[n] for n in expected], condition
+
+
+async def test_a_list_is_narrowed_by_message_id_and_thread(post: Client) -> None:
+    (row,) = await rows(
+        post.world, "SELECT message_id, thread_id FROM messages WHERE subject = 'Question'"
+    )
+    assert await found(post, messageId=row[0]) == ["Question"]
+    assert await found(post, messageId=row[0][1:]) == []
+    assert await found(post, thread=ids.encode("Thread", row[1])) == ["Question", "Re: Question"]
+
+
+async def test_a_conversation_has_its_figures(post: Client) -> None:
+    ((thread,),) = await rows(
+        post.world, "SELECT thread_id FROM messages WHERE subject = 'Question'"
+    )
+    document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
+        lastReceivedAt participants { name address } mailboxes { path }
+        messages(first: 1) { totalCount nodes { subject } pageInfo { hasNextPage } } } }"""
+    assert (await post(document, id=ids.encode("Thread", thread)))["thread"] == {
+        "subject": "Question",
+        "messageCount": 2,
+        "unseenCount": 2,
+        "lastReceivedAt": "2030-01-11T02:00:00Z",
+        "participants": [{"name": "Carol", "address": "carol@example.com"}],
+        "mailboxes": [{"path": "INBOX"}],
+        "messages": {
+            "totalCount": 2, "nodes": [{"subject": "Question"}], "pageInfo": {"hasNextPage": True},
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uids": "1"},
+        {"mailbox": {"path": "A"}, "uids": "x"},
+        {"mailbox": {"path": "A"}, "uids": "0"},
+        {"mailbox": {"path": "A"}, "uids": "1:"},
+        {"mailbox": {"path": "A"}, "uids": "1:2:3"},
+        {"mailbox": {"path": "A"}, "uids": "4294967296"},
+        {"mailbox": {"path": "A"}, "uids": "9" * 5000},
+        {"mailbox": {"path": "A"}, "uids": ",".join("1" * 1001)},
+        {"mailbox": {"path": "A"}, "uids": ",".join(f"{n}:{n + 1}" for n in range(1, 999, 3))},
+        {"query": ""} | {"query": " ,. "},
+        {"query": "x" * 1025},
+        {"receivedSince": {"ago": "P9999Y"}},
+        {"not": {"not": {"not": {"not": {"not": {"not": {"not": {"not": {"not": {}}}}}}}}}},
+        {"or": [{"seen": True}] * 300},
+    ],
+)
+async def test_a_filter_that_is_none_is_refused(ada: Client, wrong: dict[str, Any]) -> None:
+    answer = await ada.raw(PAGE, filter=wrong)
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
+
+
+async def test_a_filter_may_be_large(ada: Client) -> None:
+    await receive(ada)
+    singles = ",".join(str(n) for n in range(1, 1999, 2))
+    wide = ",".join(f"{n}:{n + 1}" for n in range(1, 700, 3))
+    meeting = ",".join(f"{n}:{n + 1}" for n in range(1, 999))
+    for uids in (singles, wide, meeting):
+        assert await found(ada, mailbox={"path": "INBOX"}, uids=uids) == ["Hello"]
+    assert await found(ada, **{"or": [{"subject": "x"}] * 120 + [{"subject": "hell"}]}) == ["Hello"]
+
+
+async def test_a_page_of_each_folder_takes_a_large_filter_too(ada: Client) -> None:
+    await create(context(ada), NewMailboxes([f"Box {n}" for n in range(40)]))
+    await receive(ada)
+    document = """query ($filter: MessageFilter) { viewer { user { mailboxes {
+        messages(filter: $filter) { nodes { subject } totalCount } } } } }"""
+    condition = {"or": [{"subject": letter} for letter in "hxyz" * 25]}
+    boxes = (await ada(document, filter=condition))["viewer"]["user"]["mailboxes"]
+    assert [box["messages"]["totalCount"] for box in boxes] == [1] + [0] * 44
+
+
+# search
+
+
+LETTERS = {
+    "Grüße aus Köln": "Die Straße ist gesperrt.",
+    "Lunch": "Quack! The duck_pond freezes; ducks-and-geese leave.",
+    "会议通知": "明天下午三点在北京大学开会。",
+    "お知らせ": "東京タワーでお待ちしております。",
+    "Ελληνικά": "Καλημέρα κόσμε",
+    "O'Reilly (AND) NOT": 'owner:u1u "quoted" words* ^x NEAR(a b) a:b <-> c & d | !e \\ %',
+}
+SEARCHES: list[tuple[str, list[str]]] = [
+    ("duck", ["Lunch"]),
+    ("DUCK quack", ["Lunch"]),
+    ("duck swan", []),
+    ("duc", []),
+    ("duc*", ["Lunch"]),
+    ('"the duck pond"', ["Lunch"]),
+    ('"pond duck"', []),
+    ('"duck pond', ["Lunch"]),
+    ("duck -swan", ["Lunch"]),
+    ("duck -geese", []),
+    ('lunch -"duck pond"', []),
+    ("ducks-and-geese", ["Lunch"]),
+    ("grusse", ["Grüße aus Köln"]),
+    ("GRÜSSE", ["Grüße aus Köln"]),
+    ("köln", ["Grüße aus Köln"]),
+    ("koln", ["Grüße aus Köln"]),
+    ("ko\u0308ln", ["Grüße aus Köln"]),
+    ("strasse", ["Grüße aus Köln"]),
+    ("straße gesperrt", ["Grüße aus Köln"]),
+    ("北京", ["会议通知"]),
+    ("北京大学", ["会议通知"]),
+    ("北大", []),
+    ("会议 明天", ["会议通知"]),
+    ("東京タワー", ["お知らせ"]),
+    ("京都", []),
+    ("καλημερα", ["Ελληνικά"]),
+    ("ΚΌΣΜΕ", ["Ελληνικά"]),
+    ("o'reilly", ["O'Reilly (AND) NOT"]),
+    ("quoted AND", ["O'Reilly (AND) NOT"]),
+    ("quoted OR swan", []),
+    ("owner:u1u", ["O'Reilly (AND) NOT"]),
+    ("carol@example.com duck", ["Lunch"]),
+]
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_mail_is_found_by_its_words(ada: Client, bob: Client, *, known: bool) -> None:
+    """Behind the delivery by what lists show, then by the index: here they agree."""
+    for subject, body in LETTERS.items():
+        raw = raw_message("", body=body, Content_Type="text/plain; charset=utf-8")
+        await receive(ada, raw.replace(b"Date:", f"Subject: {subject}\r\nDate:".encode(), 1))
+    await receive(bob, raw_message("Secret", body="duck quack köln 北京"))
+    if known:
+        assert await indexing.index(ada.world) == 7
+        assert await indexing.index(ada.world) == 0
+    for query, expected in SEARCHES:
+        assert await found(ada, query=query) == expected, query
+    assert await found(bob, query="duck") == ["Secret"]
+
+
+async def test_the_index_knows_more_than_lists_show(ada: Client, world: World) -> None:
+    body = "word " * 100 + "needle"
+    await receive(ada, raw_message("Hay", body=body, Cc="Zoe <zoe@example.net>"))
+    await receive(ada, rich.RICH)
+    assert await found(ada, query="needle") == []
+    await indexing.index(world)
+    assert await found(ada, query="needle zoe@example.net") == ["Hay"]
+    assert await found(ada, query="ubersicht.log") == ["Rich"]
+
+
+async def test_what_is_gone_is_not_found(ada: Client, world: World) -> None:
+    key = (await receive(ada, "duck")).message_id
+    await indexing.index(world)
+    async with context(ada).write(ada.user.id) as session:
+        found_ = await chosen(session, [key])
+        box = await ada.box()
+        await archive(context(ada), session, found_, {box.id: box.path})
+    assert await found(ada, query="duck") == []
+
+
+async def test_a_damaged_message_does_not_hold_up_the_index(ada: Client, world: World) -> None:
+    await receive(ada, "first")
+    await receive(ada, "second")
+    first = update(Message).where(col(Message.subject) == "first")
+    ((blob_id,),) = await rows(world, "SELECT blob_id FROM messages WHERE subject = 'first'")
+    async with world.write() as session:
+        await session.exec(first.values(blob_id=7))
+    assert await indexing.index(world) == 2
+    assert await found(ada, query="first") == ["first"]
+    assert await found(ada, query="second") == ["second"]
+    async with world.write() as session:
+        await session.exec(first.values(blob_id=blob_id))
+
+
+odd = some.text(
+    alphabet=some.sampled_from("ab \"'*-():^&|!\\<>%_;{}[]+~äß北\u0300u1NOTAD"), max_size=30
+)
+
+
+async def test_no_search_breaks_anything(ada: Client, bob: Client, world: World) -> None:
+    await receive(ada, "a b ab")
+    await receive(bob, "a b ab")
+    await indexing.index(world)
+    await receive(ada, "b a ba")
+    loop = asyncio.get_running_loop()
+    ctx = context(ada)
+
+    async def search(query: str) -> None:
+        where = MessageWhere(query=query)
+        key = Listing(ada.user.id, Ask("received-"), frozenset({"user_id"}), where=where)
+        try:
+            (answer,) = await messages.pages(ctx, [key])
+        except Invalid:
+            return
+        assert {row.user_id for row in answer.rows} <= {ada.user.id}
+
+    @given(odd | some.text(max_size=20))
+    @settings(
+        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    def hold(query: str) -> None:
+        if "\0" not in query and query.isprintable():
+            asyncio.run_coroutine_threadsafe(search(query), loop).result()
+
+    await asyncio.to_thread(hold)

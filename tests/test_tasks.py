@@ -1,0 +1,227 @@
+"""Background work on messages."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from graph import ids
+from graph.app import create_app
+from models.journal import ChangeKind
+from models.tasks import Task, TaskState
+from models.world import World
+from resolvers import bulk, tasks
+from resolvers.bulk import Done, Order, carry_out
+from resolvers.moves import Changes
+from resolvers.selections import MessageWhere, Selection
+from tests.bulk import TASK, call, inbox, keys, nodes, places, post_of
+from tests.conftest import Client, Clock, context
+from tests.counts import examine, journal, reached, rows
+
+
+@pytest.fixture(autouse=True)
+async def counted(world: World) -> AsyncIterator[None]:
+    yield
+    await examine(world)
+
+
+@pytest.fixture
+async def post(ada: Client, clock: Clock) -> Client:
+    return await post_of(ada, clock)
+
+
+# by a task
+
+
+@pytest.fixture
+async def few(post: Client, world: World, tmp_path: Path) -> Client:
+    """The same client, of a world where two messages are many."""
+    small = replace(world, options=replace(world.options, bulk=2))
+    transport = httpx.ASGITransport(app=create_app(small, spool=tmp_path))
+    return replace(post, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
+
+
+async def order(post: Client, world: World, **more: Any) -> Task:
+    """A task that flags all messages."""
+    changes = Changes.of({"flagged": True}, add=["x"])
+    what = Order(Selection(where=MessageWhere()), changes, later=True, **more)
+    done: Done = await carry_out(context(replace(post, world=world)), what)
+    assert done.task
+    return done.task
+
+
+async def state(world: World) -> tuple[Any, ...]:
+    columns = "state, done, total, checkpoint, error"
+    (row,) = await rows(world, f"SELECT {columns} FROM tasks")  # noqa: S608
+    return row
+
+
+@pytest.mark.parametrize("asked", ["all", "ids", "async"])
+async def test_more_than_a_request_does_is_a_tasks_work(
+    post: Client, few: Client, asked: str
+) -> None:
+    client, world = post if asked == "async" else few, post.world
+    select: dict[str, Any] = {"ids": await keys(post)} if asked == "ids" else {"filter": {}}
+    more = {"async": asked == "async"}
+    answer = await call(client, "messageUpdate", select=select, set={"seen": True}, **more)
+    task = answer["task"]
+    assert (answer["updatedCount"], answer["undo"], answer["errors"]) == (0, None, [])
+    assert (task["kind"], task["state"], task["done"], task["total"]) == (
+        "MESSAGE_UPDATE", "QUEUED", 0, 3,
+    )  # fmt: skip
+    assert (await post.box()).unseen == 3
+    assert await tasks.work(world) is True
+    assert await tasks.work(world) is False
+    assert (await post.box()).unseen == 0
+    document = f"query ($id: ID!) {{ task(id: $id) {{ {TASK[7:-2]} user {{ username }} }} }}"
+    done = (await post(document, id=task["id"]))["task"]
+    assert (done["state"], done["done"], done["result"]) == ("SUCCEEDED", 3, {"changed": 3})
+    assert done["user"] == {"username": "ada"}
+
+
+async def test_a_task_moves_and_deletes_too_and_leaves_out_what_has_gone(
+    post: Client, few: Client
+) -> None:
+    world = post.world
+    moved = await call(few, "messageMove", select={"filter": {}}, to={"path": "Brief"})
+    deleted = await call(few, "messageDelete", select={"filter": {}})
+    await call(post, "messageDelete", select=inbox("2"), permanent=True)
+    assert await tasks.work(world)
+    assert await places(post) == {"a": "Brief", "c": "Brief"}
+    assert await tasks.work(world)
+    assert await places(post) == {}
+    for answer, kind in ((moved, "MESSAGE_MOVE"), (deleted, "MESSAGE_DELETE")):
+        document = "query ($id: ID!) { task(id: $id) { kind state done total } }"
+        assert (await post(document, id=answer["task"]["id"]))["task"] == {
+            "kind": kind, "state": "SUCCEEDED", "done": 2, "total": 3,
+        }  # fmt: skip
+
+
+async def test_a_task_without_its_target_fails_and_says_so(few: Client, world: World) -> None:
+    await call(few, "messageMove", select={"filter": {}}, to={"path": "Keep"})
+    await few("""mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }""")
+    assert await tasks.work(world)
+    assert (await state(world))[0::4] == ("FAILED", "no such object")
+    assert len(await places(few)) == 3
+
+
+async def test_a_task_is_cancelled_before_and_between_its_chunks(
+    post: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await order(post, world)
+    document = """mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) {
+        tasks { state } errors { code path index } } }"""
+    key = ids.encode("Task", task.id)
+    answer = (await post(document, ids=[key]))["taskCancel"]
+    assert answer == {"tasks": [{"state": "CANCELLED"}], "errors": []}
+    assert await tasks.work(world) is False
+    unknown = (await post(document, ids=[key, ids.encode("Task", 7)]))["taskCancel"]
+    assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["ids"], "index": 1}]
+
+    async with world.write() as session:
+        await session.exec(update(Task).values(state=TaskState.RUNNING, finished_at=None))
+    await post(document, ids=[key])
+    monkeypatch.setattr(tasks, "CHUNK", 1)
+    assert await tasks.work(world)
+    assert (await state(world))[0] == "CANCELLED"
+    assert (await post.box()).unseen == 3
+
+
+async def test_a_killed_workers_task_goes_on_where_it_was(
+    post: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await order(post, world)
+    monkeypatch.setattr(tasks, "CHUNK", 1)
+    work_on, times = bulk.work_on, 0
+
+    async def killed(*given: Any) -> int:
+        nonlocal times
+        times += 1
+        if times == 3:
+            raise KeyboardInterrupt  # what no worker catches
+        return int(await work_on(*given))
+
+    monkeypatch.setattr(bulk, "work_on", killed)
+    with pytest.raises(KeyboardInterrupt):
+        await tasks.work(world)
+    assert (await state(world))[:3] == ("RUNNING", 2, 3)
+    assert await tasks.work(world) is False  # it is held
+    last = await reached(world, post.user.id)
+    clock.tick(seconds=61)
+    assert await tasks.work(world) is True
+    assert (await state(world))[:3] == ("SUCCEEDED", 3, 3)
+    kinds = [kind for kind, _ in await journal(world, post.user.id, last)]
+    assert kinds == [ChangeKind.MESSAGE_UPDATED, ChangeKind.TASK_CHANGED, ChangeKind.TASK_CHANGED]
+
+
+async def test_a_worker_that_lost_its_lease_changes_nothing(
+    post: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await order(post, world)
+    work_on = bulk.work_on
+
+    async def slow(*given: Any) -> int:
+        monkeypatch.setattr(bulk, "work_on", work_on)
+        async with given[0].write() as session:
+            await session.exec(update(Task).values(lease=7))  # as the next one does
+        return int(await work_on(*given))
+
+    monkeypatch.setattr(bulk, "work_on", slow)
+    with pytest.raises(tasks.LeaseLost):
+        await tasks.work(world)
+    assert {tuple(node["flags"]) for node in await nodes(post)} == {()}
+    clock.tick(seconds=61)
+    assert await tasks.work(world)
+    assert (await state(world))[:2] == ("SUCCEEDED", 3)
+
+
+async def test_a_task_that_takes_its_workers_along_is_given_up(post: Client, world: World) -> None:
+    await order(post, world)
+    async with world.write() as session:
+        await session.exec(update(Task).values(attempts=tasks.ATTEMPTS))
+    assert await tasks.work(world)
+    assert (await state(world))[0::4] == ("FAILED", "it broke on our side")
+
+
+async def test_a_task_leaves_out_what_changed_since_it_was_asked_for(
+    post: Client, world: World
+) -> None:
+    await order(post, world, unless_since=await reached(world, post.user.id))
+    await call(post, "messageUpdate", select=inbox("2"), set={"seen": True})
+    assert await tasks.work(world)
+    assert [node["flags"] for node in await nodes(post)] == [
+        ["\\Flagged", "x"], ["\\Seen"], ["\\Flagged", "x"],
+    ]  # fmt: skip
+
+
+async def test_others_see_no_task(post: Client, bob: Client, root: Client, world: World) -> None:
+    key = ids.encode("Task", (await order(post, world)).id)
+    document = "query ($id: ID!) { task(id: $id) { kind } tasks { totalCount nodes { id } } }"
+    mine = {"task": {"kind": "MESSAGE_UPDATE"}, "tasks": {"totalCount": 1, "nodes": [{"id": key}]}}
+    assert await post(document, id=key) == mine
+    assert await root(document, id=key) == mine
+    nothing = {"task": None, "tasks": {"totalCount": 0, "nodes": []}}
+    assert await bob(document, id=key) == nothing
+
+
+async def test_a_list_of_tasks_is_narrowed_and_paged(post: Client, clock: Clock) -> None:
+    for n in range(5):
+        await order(post, post.world)
+        clock.tick(seconds=n % 2)
+    assert await tasks.work(post.world)
+    document = """query ($filter: TaskFilter, $first: Int, $after: String) {
+        tasks(filter: $filter, first: $first, after: $after) { totalCount
+        nodes { id state user { username } } pageInfo { hasNextPage endCursor } } }"""
+    queued = (await post(document, filter={"states": ["QUEUED", "RUNNING"]}))["tasks"]
+    assert (queued["totalCount"], len(queued["nodes"])) == (4, 4)
+    assert (await post(document, filter={"kind": "MESSAGE_MOVE"}))["tasks"]["totalCount"] == 0
+    seen, at = [], {"hasNextPage": True, "endCursor": None}
+    while at["hasNextPage"]:
+        page = (await post(document, first=2, after=at["endCursor"]))["tasks"]
+        seen += [node["id"] for node in page["nodes"]]
+        at = page["pageInfo"]
+    assert len(set(seen)) == 5

@@ -1,0 +1,250 @@
+"""Accounts: listing them, and who sees them."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from graph import ids
+from models.roles import Role, Scope
+from models.world import World
+from resolvers import users
+from resolvers.context import Context, Viewer
+from resolvers.users import NewUser
+from tests.conftest import Client, make_client, make_user
+from tests.counts import recount, rows
+
+LIST = """
+query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: String) {
+  users(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
+    nodes { username } totalCount
+    pageInfo { hasNextPage hasPreviousPage startCursor endCursor }
+  }
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+async def counted(world: World) -> AsyncIterator[None]:
+    yield
+    await recount(world)
+
+
+async def far(world: World) -> int:
+    """An account of another domain."""
+    admin = Context(world, Viewer(role=Role.ROOT))
+    new = NewUser(address="eve@new.example", password_disabled=True)
+    return (await users.create(admin, new)).id
+
+
+@pytest.fixture
+async def crowd(root: Client) -> Client:
+    admin = Context(root.world, Viewer(role=Role.ROOT))
+    people: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("d.an", {"name": "Dän Brown", "suspended": True}),
+        ("bert", {"disabled": True}),
+        ("zoe", {"name": "Zoë_100%", "role": Role.ADMIN}),
+        ("ann", {}),
+        ("carl", {}),
+    )
+    for name, more in people:
+        await users.create(
+            admin, NewUser(name, address=f"{name}@example.org", password_disabled=True, **more)
+        )
+    await far(root.world)
+    return root
+
+
+ALL = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
+
+
+async def listed(client: Client, **ask: Any) -> Any:
+    return (await client(LIST, **ask))["users"]
+
+
+def names_of(page: Any) -> list[str]:
+    return [node["username"] for node in page["nodes"]]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({}, ALL),
+        ({"query": "AN"}, ["ann", "d.an"]),
+        ({"query": "DÄN"}, ["d.an"]),
+        ({"query": "zoë"}, ["zoe"]),
+        ({"query": "e@New"}, ["eve@new.example"]),
+        ({"query": "d.an@example"}, ["d.an"]),
+        ({"query": "%"}, ["zoe"]),
+        ({"query": "_100"}, ["zoe"]),
+        ({"query": "' OR 1=1 --"}, []),
+        ({"roles": ["ADMIN"]}, ["zoe"]),
+        ({"roles": ["ADMIN", "USER"], "query": "zo"}, ["zoe"]),
+        ({"domain": "New.Example"}, ["eve@new.example"]),
+        ({"domain": "elsewhere.example"}, []),
+        ({"disabled": True}, ["bert"]),
+        ({"suspended": True}, ["d.an"]),
+        ({"suspended": False, "disabled": False}, ["ann", "carl", "eve@new.example", "zoe"]),
+    ],
+)
+async def test_a_listing_is_narrowed(
+    crowd: Client, condition: dict[str, Any], expected: list[str]
+) -> None:
+    page = await listed(crowd, filter=condition)
+    assert (names_of(page), page["totalCount"]) == (expected, len(expected))
+
+
+async def test_pages_meet_without_gap_both_ways(crowd: Client) -> None:
+    seen, at = [], {"hasNextPage": True, "endCursor": None}
+    while at["hasNextPage"]:
+        page = await listed(crowd, first=2, after=at["endCursor"])
+        seen.append(names_of(page))
+        at = page["pageInfo"]
+    assert seen == [ALL[:2], ALL[2:4], ALL[4:]]
+    back, at = [], {"hasPreviousPage": True, "startCursor": None}
+    while at["hasPreviousPage"]:
+        page = await listed(crowd, last=4, before=at["startCursor"])
+        back.append(names_of(page))
+        at = page["pageInfo"]
+    assert back == [ALL[2:], ALL[:2]]
+    await make_user(crowd.world, "anna")  # between the pages: what was read stays where it is
+    first = await listed(crowd, first=1)
+    assert names_of(await listed(crowd, first=1, after=first["pageInfo"]["endCursor"])) == ["anna"]
+
+
+@pytest.mark.parametrize(
+    ("ask", "code"),
+    [
+        ({"first": 251}, "BAD_PAGINATION"),
+        ({"first": -1}, "BAD_PAGINATION"),
+        ({"last": 251}, "BAD_PAGINATION"),
+        ({"first": 1, "last": 1}, "BAD_PAGINATION"),
+        ({"after": "", "first": 1}, "BAD_CURSOR"),
+        ({"after": "x", "first": 1}, "BAD_CURSOR"),
+        ({"before": "x", "first": 1}, "BAD_PAGINATION"),
+    ],
+)
+async def test_a_page_that_is_none_says_so_in_a_code(
+    root: Client, ask: dict[str, Any], code: str
+) -> None:
+    answer = await root.raw(LIST, **ask)
+    assert answer["errors"][0]["extensions"] == {"code": code}
+
+
+async def test_a_cursor_belongs_to_its_filter(crowd: Client) -> None:
+    cursor = (await listed(crowd, first=1))["pageInfo"]["endCursor"]
+    answer = await crowd.raw(LIST, first=1, after=cursor, filter={"suspended": False})
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+
+
+@pytest.mark.usefixtures("ada")
+async def test_a_listing_costs_the_same_however_many_there_are(
+    root: Client, statements: list[str]
+) -> None:
+    document = """{ users { totalCount nodes { username cursor limits { quota { allowed } }
+        domain { name } address { address domain { name } user { username } }
+        mailboxes { path } addresses { totalCount nodes { address } } } } }"""
+
+    async def cost() -> int:
+        del statements[:]
+        await root(document)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    one = await cost()
+    for n in range(20):
+        await make_user(root.world, f"user{n}")
+    assert await cost() == one
+
+
+# who sees whom
+
+USER = """query ($by: UserRef) { user(by: $by) { username } }"""
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        {"username": "Bob"}, {"username": "b.o.b"}, {"username": "bob@example.org"},
+        {"address": "B.ob+x@example.org"},
+    ],
+)  # fmt: skip
+async def test_an_account_has_many_names_and_only_its_owner_and_admins_see_it(
+    root: Client, ada: Client, bob: Client, by: dict[str, str]
+) -> None:
+    for client, seen in ((root, True), (bob, True), (ada, False)):
+        assert await client(USER, by=by) == {"user": {"username": "bob"} if seen else None}
+    by_id = {"id": ids.encode("User", bob.user.id)}
+    for client, seen in ((root, True), (bob, True), (ada, False)):
+        assert await client(USER, by=by_id) == {"user": {"username": "bob"} if seen else None}
+
+
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("odd", ["", "nobody", "*@example.org", "@", "é@example.org"])
+async def test_an_unknown_name_is_nobody(root: Client, odd: str) -> None:
+    assert await root(USER, by={"username": odd}) == {"user": None}
+
+
+async def test_nothing_named_is_oneself(root: Client, ada: Client) -> None:
+    assert await ada(USER) == {"user": {"username": "ada"}}
+    answer = await root.raw(USER)
+    assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
+
+
+async def test_a_made_up_id_is_refused(ada: Client) -> None:
+    answer = await ada.raw(USER, by={"id": ids.encode("Mailbox", 7)})
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
+
+
+NODES = """query ($ids: [ID!]!) { nodes(ids: $ids) { __typename id } }"""
+
+
+async def test_a_user_finds_nothing_of_others_by_any_id(ada: Client, bob: Client) -> None:
+    sql = """SELECT 'Mailbox', id FROM mailboxes WHERE user_id = :key
+        UNION SELECT 'Address', id FROM addresses WHERE user_id = :key
+        UNION SELECT 'User', id FROM users WHERE id = :key"""
+    given = [ids.encode(*row) for row in await rows(ada.world, sql, key=bob.user.id)]
+    assert len(given) == 7
+    assert await ada(NODES, ids=given) == {"nodes": [None] * 7}
+    assert None not in (await bob(NODES, ids=given))["nodes"]
+
+
+async def test_a_domain_is_seen_from_inside_and_by_admins(
+    root: Client, ada: Client, world: World
+) -> None:
+    await far(world)
+    sql = "SELECT id FROM domains WHERE name = :name"
+    keys = [
+        ids.encode("Domain", (await rows(world, sql, name=name))[0][0])
+        for name in ("example.org", "new.example")
+    ]
+    mine, foreign = (await ada(NODES, ids=keys))["nodes"]
+    assert (mine["id"], foreign) == (keys[0], None)
+    assert [node["id"] for node in (await root(NODES, ids=keys))["nodes"]] == keys
+
+
+async def test_the_list_of_users_is_for_admins(ada: Client) -> None:
+    answer = await ada.raw("{ users { nodes { username } } }")
+    assert (answer["data"], answer["errors"][0]["extensions"]) == (None, {"code": "FORBIDDEN"})
+
+
+async def test_internal_data_is_hidden_from_its_user(root: Client, world: World) -> None:
+    eve = await make_client(world, root.http, "eve", internal_data={"debt": 7})
+    document = "query ($by: UserRef) { user(by: $by) { username internalData } }"
+    answer = await eve.raw(document)
+    assert answer["data"] == {"user": {"username": "eve", "internalData": None}}
+    assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
+    seen = await root(document, by={"username": "eve"})
+    assert seen["user"]["internalData"] == {"debt": 7}
+
+
+async def test_a_domain_admin_sees_the_users_of_his_domains(ada: Client, world: World) -> None:
+    foreign, inside = await far(world), await make_user(world, "inside")
+    assert ada.user.domain_id
+    viewer = Viewer(
+        ada.user.id,
+        Role.DOMAIN_ADMIN,
+        frozenset({Scope.MASTER}),
+        administers=frozenset({ada.user.domain_id}),
+    )
+    found = await users.by_ids(Context(world, viewer), [ada.user.id, foreign, inside.id])
+    assert [row and row.username for row in found] == ["ada", None, "inside"]
