@@ -51,7 +51,8 @@ class Mailbox(Shape):
         "id": identified("Mailbox"),
         "name": Made(("path",), lambda row: row.path.rpartition("/")[2]),
         "retention": Made(
-            ("retention",), lambda row: row.retention and timedelta(seconds=row.retention)
+            ("retention",),
+            lambda row: timedelta(seconds=row.retention) if row.retention else None,
         ),
     }
 

@@ -155,7 +155,7 @@ def _refused(refusal: Rejected) -> Response:
     error = {"message": refusal.message, "extensions": refusal.extensions}
     headers = {"Cache-Control": "no-store", **refusal.headers}
     body = bodies.encode({"errors": [error]})
-    return Response(body, refusal.status, headers, "application/json")
+    return refusal.answer(body, refusal.status, headers, "application/json")
 
 
 def _message_key(request: Request) -> int:

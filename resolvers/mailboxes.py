@@ -26,6 +26,7 @@ from resolvers.moves import STATE, archive
 
 LEVELS = 128
 LONGEST = 512  # characters of a level
+LIFE = timedelta(days=36_500)  # of messages, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +214,12 @@ def _check_room(
 def _seconds(retention: timedelta | None) -> int | None:
     if retention is None or not retention:
         return None
-    if retention < timedelta(0):
-        raise Invalid("a life is not negative", constraint="min", path=["retention"])
+    if not timedelta(seconds=1) <= retention <= LIFE:
+        raise Invalid(
+            "a life is between a second and a hundred years",
+            constraint="range",
+            path=["retention"],
+        )
     return int(retention.total_seconds())
 
 

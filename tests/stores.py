@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import delete, table, text
 from sqlmodel import SQLModel
 
 from merganser.upgrade import upgrade
@@ -73,10 +73,10 @@ async def new_database(uri: str, name: str) -> str:
 
 async def emptied(database: Database) -> None:
     """Take all rows out of a PostgreSQL store."""
-    names = [TABLE, *(table.name for table in reversed(SQLModel.metadata.sorted_tables))]
+    names = [TABLE, *(known.name for known in reversed(SQLModel.metadata.sorted_tables))]
     async with database.engine.begin() as connection:
         for name in names:  # a TRUNCATE makes a file anew for each table and index
-            await connection.execute(text(f'DELETE FROM "{name}"'))
+            await connection.execute(delete(table(name)))
         await connection.execute(text("INSERT INTO streams (id, last, gone) VALUES (0, 0, 0)"))
 
 
