@@ -58,8 +58,8 @@ def bench(
         uvloop.run(bounded(_measured(plan, results, only), LONGEST))
     finally:  # what was measured before something broke is true all the same
         report.shown(results)
-    if json:
-        report.written(results, json)
+        if json:
+            report.written(results, json)
 
 
 async def _measured(plan: Plan, results: Results, only: str) -> None:
@@ -78,14 +78,13 @@ async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progre
     if only in LIVE:  # first: memory that was needed once stays with the process
         results.facts += await _live(plan, both, bar)
     if only in DELIVERY:
-        results.lines += await _deliveries(plan, both, bar)
+        await _deliveries(plan, both, results, bar)
     for work in await works(both.ours, both.floor, both.house, plan.page):
         if only in work.name:
-            results.lines += await _requests(plan, both, work, bar)
+            await _requests(plan, both, work, results, bar)
 
 
-async def _requests(plan: Plan, both: Sides, work: Work, bar: Progress) -> list[Line]:
-    lines = []
+async def _requests(plan: Plan, both: Sides, work: Work, results: Results, bar: Progress) -> None:
     task = bar.add_task(work.name, total=len(plan.connections))
     for connections in plan.connections:
         floor, ours = [
@@ -94,15 +93,13 @@ async def _requests(plan: Plan, both: Sides, work: Work, bar: Progress) -> list[
             )
             for target, requests in ((both.floor, work.floor), (both.ours, work.ours))
         ]
-        lines.append(Line(work.name, ours, floor))
+        results.lines.append(Line(work.name, ours, floor))
         await settled(both.ours.pid)
         bar.advance(task)
     bar.remove_task(task)
-    return lines
 
 
-async def _deliveries(plan: Plan, both: Sides, bar: Progress) -> list[Line]:
-    lines = []
+async def _deliveries(plan: Plan, both: Sides, results: Results, bar: Progress) -> None:
     letters = _letters(LETTER)
     task = bar.add_task(DELIVERY, total=len(plan.neighbours))
     for connections in plan.neighbours:
@@ -115,10 +112,9 @@ async def _deliveries(plan: Plan, both: Sides, bar: Progress) -> list[Line]:
         before = cpu(both.ours.pid)
         await settled(both.ours.pid)
         behind = (cpu(both.ours.pid) - before) * 1e6 / max(ours.count, 1)
-        lines.append(Line(DELIVERY, replace(ours, cpu_behind=behind), floor))
+        results.lines.append(Line(DELIVERY, replace(ours, cpu_behind=behind), floor))
         bar.advance(task)
     bar.remove_task(task)
-    return lines
 
 
 async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:

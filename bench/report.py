@@ -60,7 +60,7 @@ def shown(results: Results) -> None:
     console.print(_facts(results.facts))
     console.print(_goals(results.lines))
     for line in results.errors[:SHOWN]:
-        console.print(f"the server logged: {line}", markup=False)
+        console.print(f"the server logged, of {len(results.errors)}: {line}", markup=False)
     console.print(
         f"{results.store}, {results.messages} messages, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores shared with the client; load average "

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+import orjson
 from rich.progress import Progress
 
 from bench.house import House, furnish
@@ -46,8 +47,15 @@ class Sides:
     log: Path  # of our server
 
     def broken(self) -> list[str]:
-        """What our server has logged as an error."""
-        return [line for line in self.log.read_text().splitlines() if '"level": "error"' in line]
+        """What our server has logged as an error, each with the last line of its traceback."""
+        found = []
+        for line in self.log.read_text().splitlines():
+            if '"level": "error"' in line:
+                fact = orjson.loads(line)
+                cause = fact.get("traceback", "").strip().splitlines()
+                known = next((one for one in reversed(cause) if "Error" in one), "")
+                found.append(f"{fact['from']}: {fact['event']}: {known}")
+        return found
 
 
 @asynccontextmanager

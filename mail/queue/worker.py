@@ -45,6 +45,8 @@ class Worker:
     lanes: set[Lane] = field(default_factory=set)
     turns: asyncio.Semaphore = field(init=False)
     stopping: bool = False
+    held_back: bool = False  # the last look left out what would have been too much at once
+    freed: asyncio.Event = field(default_factory=asyncio.Event)  # a lane has ended
     trust: ssl.SSLContext = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
             try:
                 while not stop.is_set():
                     bell.clear()  # before we look: what comes from here on rings again
+                    worker.freed.clear()
                     pause = await _look(worker)
                     await _rest(worker, (bell, stop), pause)
             finally:
@@ -71,11 +74,13 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
 
 async def _look(worker: Worker) -> float:
     """Begin what is due; returns the seconds until there may be more."""
-    pace = worker.pace
-    if len(worker.lanes) >= pace.at_once:
+    pace, busy = worker.pace, _busy(worker)
+    crowded = len(worker.lanes) >= pace.at_once
+    worker.held_back = crowded or bool(busy)
+    if crowded:
         return pace.look
     try:
-        claimed = await claims.claim(worker.world, pace, _busy(worker))
+        claimed = await claims.claim(worker.world, pace, busy)
     except Exception:  # the store may be back when we look again
         log.exception("the queue could not be read")
         return pace.look
@@ -106,12 +111,11 @@ def _busy(worker: Worker) -> list[str]:
 
 async def _rest(worker: Worker, events: Sequence[asyncio.Event], pause: float) -> None:
     """Wait for one of the events, for the time, or, where we could do no more, for a lane."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    crowded = len(worker.lanes) >= worker.pace.at_once or _busy(worker)
-    lanes = [lane.task for lane in worker.lanes if lane.task] if crowded else []
+    crowded = worker.held_back or len(worker.lanes) >= worker.pace.at_once
+    told = [*events, worker.freed] if crowded else events
+    waits = [asyncio.ensure_future(event.wait()) for event in told]
     try:
-        done = asyncio.FIRST_COMPLETED
-        await asyncio.wait([*waits, *lanes], timeout=pause, return_when=done)
+        await asyncio.wait(waits, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
@@ -128,6 +132,7 @@ async def _drive(worker: Worker, lane: Lane) -> None:
     finally:
         if not lane.jobs:
             worker.lanes.discard(lane)
+            worker.freed.set()
 
 
 async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
