@@ -12,6 +12,7 @@ from sqlalchemy import Row as CoreRow
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models import patience
 from models.groups import Batches, GroupCommit
 
 Columns = TypeVarTuple("Columns")
@@ -39,7 +40,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = create_async_engine(url, pool_pre_ping=True, **COMMON)
+        sqlite = make_url(url).get_backend_name() == "sqlite"
+        creator = {"connect_args": {"async_creator_fn": patience.connect}} if sqlite else {}
+        self.engine = create_async_engine(url, pool_pre_ping=True, **creator, **COMMON)
         self.dialect = self.engine.dialect.name
         self._readers: Readers | None = None
         self._group: GroupCommit | None = None

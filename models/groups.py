@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models import patience
+
 MOST = 32  # units in a group
 LONGEST = 0.005  # seconds a group stays open: a person waits behind it
 
@@ -45,17 +47,18 @@ class GroupCommit:
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncSession]:
         await self._take_turn()
-        try:
-            group = self._group = self._group or Group(await self._engine.connect())
+        with patience.unit():  # from here on it ends either way, called off or not
             try:
-                async with self._savepoint(group) as session:
-                    yield session
+                group = self._group = self._group or Group(await self._engine.connect())
+                try:
+                    async with self._savepoint(group) as session:
+                        yield session
+                finally:
+                    if self._ends(group):
+                        await self._save(group)
             finally:
-                if self._ends(group):
-                    await self._save(group)
-        finally:
-            self._turn.release()
-        await asyncio.shield(group.saved)
+                self._turn.release()
+            await patience.to_the_end(group.saved)
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
