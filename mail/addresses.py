@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import idna
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import Select, bindparam, func, or_, select
 from sqlmodel import col
 
 from models.addresses import Address, AddressKind
-from models.columns import Picked, picked
+from models.columns import Big, Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota
 from models.mailboxes import Mailbox, SpecialUse
@@ -141,6 +141,50 @@ def patterns(local: str) -> list[str]:
     return [*found, "*"]
 
 
+# Made once: building a select costs more than running it.
+_DOMAINS = select(col(Domain.id), col(Domain.name)).where(
+    or_(
+        col(Domain.name) == bindparam("name"),
+        col(Domain.id).in_(
+            select(col(DomainAlias.domain_id)).where(
+                col(DomainAlias.alias) == bindparam("name"), col(DomainAlias.active)
+            )
+        ),
+    ),
+    col(Domain.active),
+)
+_ADDRESSES = select(*picked(Address)).where(
+    col(Address.local).in_(bindparam("best", expanding=True)),
+    or_(
+        col(Address.domain_id).in_(bindparam("places", expanding=True)),
+        col(Address.domain_id).is_(None),
+    ),
+    or_(col(Address.expires_at).is_(None), col(Address.expires_at) > bindparam("now")),
+)
+_ALLOWED = func.coalesce(  # bytes, 0 where there is no limit
+    col(User.quota),
+    select(col(Domain.default_user_quota))
+    .where(col(Domain.id) == col(User.domain_id))
+    .scalar_subquery(),
+    bindparam("platform", type_=Big),
+)
+_ACCOUNT: Select[*tuple[Any, ...]] = (
+    select(
+        col(User.id),
+        col(User.tenant_id),
+        col(User.used),
+        col(Mailbox.id).label("box"),
+        _ALLOWED.label("allowed"),
+    )
+    .join(Mailbox, col(Mailbox.user_id) == col(User.id))
+    .where(
+        col(User.id) == bindparam("user"),
+        ~col(User.disabled),
+        col(Mailbox.special_use) == SpecialUse.INBOX,
+    )
+)
+
+
 async def resolve(world: World, address: str, *, wildcards: bool = True) -> Picked:
     """The row of the address that takes mail for `address`, or NotFound.
 
@@ -150,22 +194,14 @@ async def resolve(world: World, address: str, *, wildcards: bool = True) -> Pick
     if _ODD.search(address):
         raise NotFound(address, path=["address"])
     local, name = normal(address)
-    alias = select(col(DomainAlias.domain_id)).where(
-        col(DomainAlias.alias) == name, col(DomainAlias.active)
-    )
-    ours = select(col(Domain.id), col(Domain.name)).where(
-        or_(col(Domain.name) == name, col(Domain.id).in_(alias)), col(Domain.active)
-    )
-    domains = await world.database.read(ours)
+    domains = await world.database.read(_DOMAINS, {"name": name})
     if not domains or not local:
         raise NotFound(address, path=["address"])
 
     places = [row.id for row in sorted(domains, key=lambda row: row.name != name)]
     best = patterns(local) if wildcards else [local]
-    there = or_(col(Address.domain_id).in_(places), col(Address.domain_id).is_(None))
-    alive = or_(col(Address.expires_at).is_(None), col(Address.expires_at) > world.now())
-    asked = select(*picked(Address)).where(col(Address.local).in_(best), there, alive)
-    found = await world.database.read(asked)
+    asked = {"best": best, "places": places, "now": world.now()}
+    found = await world.database.read(_ADDRESSES, asked)
 
     def rank(row: Picked) -> tuple[bool, int, int]:
         anywhere = row.domain_id is None
@@ -193,12 +229,6 @@ class Recipient:
     address: str  # as given
 
 
-def allowed(world: World) -> ColumnElement[int]:
-    """SQL: the bytes a user may keep, 0 where there is no limit."""
-    domains = select(col(Domain.default_user_quota)).where(col(Domain.id) == col(User.domain_id))
-    return func.coalesce(col(User.quota), domains.scalar_subquery(), world.options.default_quota)
-
-
 async def recipient(world: World, address: str) -> Recipient:
     """Who receives mail for `address`.
 
@@ -206,22 +236,8 @@ async def recipient(world: World, address: str) -> Recipient:
     OverQuota where the mailbox is full.
     """
     to = await resolve(world, address)
-    columns: tuple[Any, ...] = (
-        col(User.id),
-        col(User.tenant_id),
-        col(User.used),
-        col(Mailbox.id).label("box"),
-    )
-    theirs = (
-        select(*columns, allowed(world).label("allowed"))
-        .join(Mailbox, col(Mailbox.user_id) == col(User.id))
-        .where(
-            col(User.id) == to.user_id,
-            ~col(User.disabled),
-            col(Mailbox.special_use) == SpecialUse.INBOX,
-        )
-    )
-    row = next(iter(await world.database.read(theirs)), None)
+    given = {"user": to.user_id, "platform": world.options.default_quota}
+    row = next(iter(await world.database.read(_ACCOUNT, given)), None)
     if row is None or to.kind is not AddressKind.MAILBOX:
         raise NotFound(address, path=["address"])
     if row.allowed and row.used >= row.allowed:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ _TAKE_UID = (
         modify_index=bindparam("last"),
     )
     .returning(col(Mailbox.uid_next), col(Mailbox.retention))
+)
+_RECEIPT = (
+    select(col(Message.id), col(Message.uid), col(Message.modseq), col(Message.blob_id))
+    .join(Receipt, col(Receipt.message_id) == col(Message.id))
+    .where(col(Receipt.digest) == bindparam("known"), col(Receipt.at) > bindparam("since"))
 )
 _THREADS = select(func.min(col(ThreadRef.thread_id))).where(
     col(ThreadRef.user_id) == bindparam("user"),
@@ -169,14 +175,7 @@ async def receive(
             return earlier
         placed = place(turn, letter, kept, there)
         row = {"digest": known, "message_id": placed.message_id, "at": now}
-        new = insert_or(turn.connection.dialect.name, Receipt)
-        turn.connection.execute(
-            new.on_conflict_do_update(
-                index_elements=["digest"],
-                set_={"message_id": new.excluded.message_id, "at": new.excluded.at},
-            ),
-            row,
-        )
+        turn.connection.execute(_noted(turn.connection.dialect.name), row)
         return placed
 
     kept = await stored(world, to.tenant_id, letter)
@@ -187,14 +186,21 @@ async def receive(
         return await world.apply(unit, to.user_id)
 
 
+@cache
+def _noted(dialect: str) -> Any:
+    new = insert_or(dialect, Receipt)
+    values = {"message_id": new.excluded.message_id, "at": new.excluded.at}
+    return new.on_conflict_do_update(index_elements=["digest"], set_=values)
+
+
+@cache
+def _joined(dialect: str) -> Any:
+    return insert_or(dialect, ThreadRef).on_conflict_do_nothing()
+
+
 def _receipt(turn: Turn, known: str, since: datetime) -> Placed | None:
     """What was stored for the same delivery, as far as it still is."""
-    asked = (
-        select(col(Message.id), col(Message.uid), col(Message.modseq), col(Message.blob_id))
-        .join(Receipt, col(Receipt.message_id) == col(Message.id))
-        .where(col(Receipt.digest) == known, col(Receipt.at) > since)
-    )
-    row = turn.connection.execute(asked).first()
+    row = turn.connection.execute(_RECEIPT, {"known": known, "since": since}).first()
     return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id]) if row else None
 
 
@@ -274,7 +280,7 @@ def _thread(turn: Turn, facts: Facts, to: Place) -> int:
         turn.connection.execute(insert(Thread), row)
     thread_id = int(known or key)
     if keys:
-        new = insert_or(turn.connection.dialect.name, ThreadRef).on_conflict_do_nothing()
+        new = _joined(turn.connection.dialect.name)
         rows = [{"user_id": user_id, "key": key, "thread_id": thread_id} for key in keys]
         turn.connection.execute(new, rows)
     return thread_id

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import bindparam, insert, select
 from sqlmodel import col
 
 from mail.blobs.codec import compress
@@ -52,8 +53,8 @@ async def keep(
     known: list[str] = []
     large = [piece.digest for piece in pieces if len(piece.content) > INLINE]
     if large and not again:
-        asked = _KNOWN.params(tenant=tenant_id, digests=large)
-        known = [row.digest for row in await world.database.read(asked)]
+        given = {"tenant": tenant_id, "digests": large}
+        known = [row.digest for row in await world.database.read(_KNOWN, given)]
     new = [piece for piece in pieces if piece.digest not in known]
     rows = [await _stored(world, tenant_id, root, INLINE_ROOT)]
     rows += [await _stored(world, tenant_id, piece, INLINE) for piece in new]
@@ -94,13 +95,15 @@ def blob_ids(turn: Turn, kept: Kept) -> dict[str, int]:
         found = {row.digest: row.id for row in connection.execute(asked, given)}
         if len(found) < len(kept.known):
             raise Gone
+    upsert = _upsert(connection.dialect.name)
     for row in kept.rows:
-        found[row["digest"]] = connection.execute(_upsert(connection), row).scalar_one()
+        found[row["digest"]] = connection.execute(upsert, row).scalar_one()
     return found
 
 
-def _upsert(connection: Connection) -> Any:
-    new = insert_or(connection.dialect.name, Blob)
+@cache
+def _upsert(dialect: str) -> Any:
+    new = insert_or(dialect, Blob)
     return new.on_conflict_do_update(
         index_elements=["tenant_id", "digest"],
         set_={"created_at": new.excluded.created_at},  # the collector sees that it is wanted

@@ -34,6 +34,10 @@ class Term:
 
 def words(text: str) -> Iterator[str]:
     """The words of a text, in order."""
+    if text.isascii():  # nothing to fold but case, nothing undivided
+        for run in _WORD.findall(text.lower()):
+            yield run[:LONGEST]
+        return
     for run in _WORD.findall(_folded(text)):
         at = 0
         for undivided in _UNDIVIDED.finditer(run):

@@ -1,7 +1,7 @@
 """One engine, and the ways to use it: `read()`, `write()` and, for hot paths, `apply()`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
@@ -62,12 +62,17 @@ class Database:
         more = [part.engine for part in (self._readers, self._batches) if part]
         return [self.engine.sync_engine, *more]
 
-    async def read(self, statement: Select[*Columns]) -> Sequence[CoreRow[*Columns]]:
-        """The rows of one select: rows, never instances."""
+    async def read(
+        self, statement: Select[*Columns], given: Mapping[str, Any] | None = None
+    ) -> Sequence[CoreRow[*Columns]]:
+        """The rows of one select: rows, never instances.
+
+        Hot paths make their select once, and give the values of its parameters here.
+        """
         if self._readers:
-            return await self._readers.read(statement)
+            return await self._readers.read(statement, given)
         async with self.engine.connect() as connection:
-            return (await connection.execute(statement)).all()
+            return (await connection.execute(statement, given)).all()
 
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
@@ -123,13 +128,17 @@ class Readers:
         event.listen(self.engine, "connect", _tune_reader)
         self._threads = ThreadPoolExecutor(self.THREADS, "reader")
 
-    async def read(self, statement: Select[*Columns]) -> Sequence[CoreRow[*Columns]]:
+    async def read(
+        self, statement: Select[*Columns], given: Mapping[str, Any] | None
+    ) -> Sequence[CoreRow[*Columns]]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._read, statement)
+        return await loop.run_in_executor(self._threads, self._read, statement, given)
 
-    def _read(self, statement: Select[*Columns]) -> Sequence[CoreRow[*Columns]]:
+    def _read(
+        self, statement: Select[*Columns], given: Mapping[str, Any] | None
+    ) -> Sequence[CoreRow[*Columns]]:
         with self.engine.connect() as connection:
-            return connection.execute(statement).all()
+            return connection.execute(statement, given).all()
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, insert, or_, select, update
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -102,16 +102,31 @@ class Event:
         return int(self.facts["modseq"])
 
 
-def locking(streams: Sequence[int]) -> Select[*tuple[Any, ...]]:
-    """To hold these streams until the unit ends. In the order of their ids: nobody deadlocks."""
-    theirs = select(col(Stream.id)).where(col(Stream.id).in_(streams)).order_by(col(Stream.id))
-    return theirs.with_for_update()
+# Made once: building a statement costs more than running it. Streams are held in the order
+# of their ids: nobody deadlocks.
+_LOCK = (
+    select(col(Stream.id))
+    .where(col(Stream.id).in_(bindparam("streams", expanding=True)))
+    .order_by(col(Stream.id))
+    .with_for_update()
+)
+_COUNT = (
+    update(Stream)
+    .where(col(Stream.id) == bindparam("stream"))
+    .values(last=Stream.last + bindparam("many"))
+    .returning(col(Stream.last))
+)
+
+
+def hold(connection: Connection, streams: Sequence[int]) -> None:
+    """Hold these streams until the unit ends."""
+    connection.execute(_LOCK, {"streams": list(streams)})
 
 
 async def lock(session: AsyncSession, streams: Sequence[int]) -> None:
     """Hold these streams until the unit ends."""
     if streams:
-        await (await session.connection()).execute(locking(streams))
+        await (await session.connection()).execute(_LOCK, {"streams": list(streams)})
 
 
 def count(connection: Connection, stream_id: int, many: int) -> int:
@@ -121,12 +136,7 @@ def count(connection: Connection, stream_id: int, many: int) -> int:
     become visible in the order of their numbers, and a reader that asks for "all after
     7" never misses an 8 that was committed later than a 9. Who counts must append.
     """
-    counted = connection.execute(
-        update(Stream)
-        .where(col(Stream.id) == stream_id)
-        .values(last=Stream.last + many)
-        .returning(col(Stream.last))
-    )
+    counted = connection.execute(_COUNT, {"stream": stream_id, "many": many})
     last: int | None = counted.scalar_one_or_none()
     return found(last, str(stream_id), path=["user"])
 

@@ -60,7 +60,7 @@ class World:
 
         def unit(connection: Connection) -> tuple[Outcome, dict[int, int]]:
             if streams:
-                connection.execute(journal.locking(streams))
+                journal.hold(connection, streams)
             turn = Turn(connection, self)
             return work(turn), turn.reached
 

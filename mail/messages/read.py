@@ -1,15 +1,19 @@
 """Reading messages without holding up the event loop."""
 
 import asyncio
+import ctypes
 import multiprocessing
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from mail.messages.facts import Facts, facts
 
 INLINE_BELOW = 64 << 10  # bytes: a fraction of a millisecond
+PR_SET_PDEATHSIG = 1
 THREAD_BELOW = 1 << 20  # bytes: beyond, a thread would hold the interpreter's lock too long
 
 
@@ -43,7 +47,14 @@ async def close_readers() -> None:
 
 @cache
 def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, spawn, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Be killed when the server is: nobody else would end us then. Linux only (prctl(2))."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _read(message: bytes | Path) -> Facts:
