@@ -16,6 +16,7 @@ from graph.refs import MessageRef, message_of
 from graph.rows import Made, Shape, asked, fill, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import Wanted
+from mail.addresses import normal
 from mail.contents import Stored
 from mail.delivery import flags as flags_of
 from mail.messages import Part, part_of, walk
@@ -53,10 +54,20 @@ class ContentType:
     params: JSON = leaf("Parameters of the header.")
 
 
+@strawberry.type(description="SMTP recipient.")
+class EnvelopeRcpt:
+    value: str = leaf("As given.")
+    formatted: str = leaf("Normalized form.")
+
+    @classmethod
+    def of(cls, address: str) -> "EnvelopeRcpt":
+        return cls(value=address, formatted="@".join(normal(address)))
+
+
 @strawberry.type(description="SMTP envelope, when known.")
 class Envelope:
     from_: str | None = leaf("MAIL FROM.", name="from")
-    rcpt: list[str] = leaf("RCPT TO, as given.")
+    rcpt: list[EnvelopeRcpt] = leaf("RCPT TO, as given and normalized.")
 
 
 @strawberry.type(description="Mailing list headers.")
@@ -193,7 +204,8 @@ def _list(row: Any) -> ListInfo | None:
 def _envelope(row: Any) -> Envelope | None:
     if row.envelope_from is None:
         return None
-    return Envelope(from_=row.envelope_from, rcpt=row.envelope_to)
+    rcpt = [EnvelopeRcpt.of(address) for address in row.envelope_to]
+    return Envelope(from_=row.envelope_from, rcpt=rcpt)
 
 
 FLAGS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from graph import ids
+from mail import addresses, delivery
 from models.roles import Role, Scope
 from models.world import World
 from resolvers import uploading
@@ -275,7 +276,8 @@ WHOLE = """query ($id: ID!) { message(by: {id: $id}) {
   structure { section contentType { value } parts { section contentType { value } filename
     parts { section contentType { value } } } }
   hasAttachments attachmentCount attachments { filename contentType size sizeKb part related cid }
-  from { name address } to { name address } size intro list { listId } envelope { from rcpt }
+  from { name address } to { name address } size intro list { listId }
+  envelope { from rcpt { value } }
   sourceUrl encrypted metaData guid } }"""
 
 
@@ -302,7 +304,8 @@ async def test_all_there_is_in_a_message(ada: Client) -> None:
     assert (large["filename"], large["size"], large["sizeKb"]) == ("large.pdf", 3 << 20, 3072)
     assert message["from"] == {"name": "Carol", "address": "carol@example.com"}
     assert (message["size"], message["list"]) == (len(rich.RICH), None)
-    assert message["envelope"] == {"from": "carol@example.com", "rcpt": ["ada@example.org"]}
+    rcpt = [{"value": "ada@example.org"}]
+    assert message["envelope"] == {"from": "carol@example.com", "rcpt": rcpt}
     assert message["guid"] == f"{placed.message_id:032x}"
 
 
@@ -318,3 +321,16 @@ async def test_mail_of_two_accounts_is_never_mixed(ada: Client, world: World, cl
     mailbox = {"id": ids.encode("Mailbox", (await dora.box()).id)}
     assert await found(ada, mailbox=mailbox) == []
     assert await found(ada, mailbox=mailbox, uids="1:*") == []
+
+
+async def test_the_envelope_has_recipients_as_given_and_as_compared(ada: Client) -> None:
+    letter = await delivery.read(raw_message("Pond news"))
+    to = await addresses.recipient(ada.world, "A.da+news@Example.org")
+    placed = await delivery.receive(ada.world, letter, to, "carol@example.com")
+    key = ids.encode("Message", placed.message_id)
+    document = """query ($id: ID!) { message(by: {id: $id}) {
+        envelope { from rcpt { value formatted } } } }"""
+    assert (await ada(document, id=key))["message"]["envelope"] == {
+        "from": "carol@example.com",
+        "rcpt": [{"value": "A.da+news@Example.org", "formatted": "ada@example.org"}],
+    }

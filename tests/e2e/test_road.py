@@ -24,7 +24,7 @@ subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
 READ = """
 query ($id: ID!) { message(by: {id: $id}) {
   subject text html(sanitize: false) size sourceUrl
-  from { name address } envelope { from rcpt }
+  from { name address } envelope { from rcpt { value } }
   attachments { filename contentType size url }
 } }
 """
@@ -41,7 +41,7 @@ async def _reads_all_of_it(client: Client, id: str, whole: bytes) -> None:
     read = (await client(READ, id=id))["message"]
     assert read["subject"] == "Rich"
     assert read["from"] == {"name": "Carol", "address": "carol@example.com"}
-    assert read["envelope"] == {"from": "carol@example.com", "rcpt": ["ada@example.org"]}
+    assert read["envelope"] == {"from": "carol@example.com", "rcpt": [{"value": "ada@example.org"}]}
     assert read["text"].strip() == TEXT
     assert [html.strip() for html in read["html"]] == [HTML.decode()]
     assert read["size"] == len(whole)
