@@ -22,7 +22,7 @@ from models.options import Options
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import mailboxes, users
+from resolvers import auth, mailboxes, users
 from resolvers.context import Context, Viewer
 from resolvers.users import NewUser
 from tests import stores
@@ -116,7 +116,9 @@ def clock() -> Clock:
 @pytest.fixture
 async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterator[World]:
     blobs = LocalStore(tmp_path / "blobs")
-    yield World(database, blobs, secret=b"s" * 32, options=CHEAP, now=clock)
+    made = World(database, blobs, secret=b"s" * 32, options=CHEAP, now=clock)
+    yield made
+    await auth.settle(made)  # uses of keys are noted behind the answers
     await blobs.close()
 
 
