@@ -39,18 +39,14 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The addresses with these ids, in this order; None where the viewer sees none."""
-    asked = select(*picked(Address)).where(col(Address.id).in_(ids), _visible(ctx))
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [found.get(key) for key in ids]
+    seen = select(*picked(Address)).where(_visible(ctx))
+    return await listing.by_keys(ctx, seen, col(Address.id), ids)
 
 
 async def mains(ctx: Context, user_ids: list[int]) -> list[Picked | None]:
     """The main addresses of these users, in this order; None where there is none."""
-    asked = select(*picked(Address)).where(
-        col(Address.user_id).in_(user_ids), col(Address.main), _visible(ctx)
-    )
-    found = {row.user_id: row for row in await ctx.read(asked)}
-    return [found.get(key) for key in user_ids]
+    seen = select(*picked(Address)).where(col(Address.main), _visible(ctx))
+    return await listing.by_keys(ctx, seen, col(Address.user_id), user_ids)
 
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:

@@ -17,7 +17,7 @@ from models.users import User
 from resolvers.access import visible_users
 from resolvers.auth import KEY, digest_of, forget, new_secret
 from resolvers.context import Context, Needs
-from resolvers.listing import page, turned
+from resolvers.listing import by_keys, page, turned
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +125,8 @@ async def count_keys(ctx: Context) -> int:
 
 async def keys_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The keys with these ids, as far as the viewer sees them, in this order; else None."""
-    theirs = select(*picked(ApiKey, SHOWN)).where(col(ApiKey.id).in_(ids), _visible(ctx))
-    found = {row.id: row for row in await ctx.read(theirs)}
-    return [found.get(key) for key in ids]
+    theirs = select(*picked(ApiKey, SHOWN)).where(_visible(ctx))
+    return await by_keys(ctx, theirs, col(ApiKey.id), ids)
 
 
 async def delete_keys(ctx: Context, ids: list[int]) -> None:

@@ -26,6 +26,7 @@ from resolvers import passwords, throttles
 from resolvers.access import visible
 from resolvers.context import Context, Needs, Viewer
 from resolvers.known import Known, memory_of
+from resolvers.listing import by_keys
 
 log = logging.getLogger(__name__)
 
@@ -422,9 +423,7 @@ async def tokens_of(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
 
 async def tokens_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's tokens with these ids, in this order; None where there is none."""
-    rows = await ctx.read(_listed(ctx).where(col(AccessToken.id).in_(ids)))
-    found = {row.id: row for row in rows}
-    return [found.get(key) for key in ids]
+    return await by_keys(ctx, _listed(ctx), col(AccessToken.id), ids)
 
 
 def _listed(ctx: Context) -> Select[*tuple[Any, ...]]:

@@ -16,6 +16,7 @@ from models.roles import Role
 from models.users import User
 from resolvers.access import visible_users
 from resolvers.context import Context
+from resolvers.listing import by_keys
 
 
 def visible_domains(ctx: Context) -> ColumnElement[bool]:
@@ -36,9 +37,7 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     theirs = select(col(User.id)).where(visible_users(ctx))
     places = select(col(Address.domain_id)).where(col(Address.user_id).in_(theirs))
     seen = visible_domains(ctx) | col(Domain.id).in_(users) | col(Domain.id).in_(places)
-    asked = select(*picked(Domain)).where(col(Domain.id).in_(ids), seen)
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [found.get(key) for key in ids]
+    return await by_keys(ctx, select(*picked(Domain)).where(seen), col(Domain.id), ids)
 
 
 async def by_name(ctx: Context, name: str) -> Picked | None:

@@ -1,4 +1,4 @@
-"""Keyset pages in SQL: the rows behind a place, in the order of an index."""
+"""Rows by their keys, and keyset pages: the rows behind a place, in the order of an index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,14 @@ from models.pages import Ask, Page
 from resolvers.context import Context
 
 Row = TypeVar("Row")
+
+
+async def by_keys(
+    ctx: Context, rows: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
+) -> list[Picked | None]:
+    """The ones of `rows` with these keys in a unique `column`, in their order; else None."""
+    found = {getattr(row, column.key): row for row in await ctx.read(rows.where(column.in_(keys)))}
+    return [found.get(key) for key in keys]
 
 
 def page(

@@ -22,6 +22,7 @@ from models.messages import Message
 from models.users import User
 from resolvers.access import own, visible
 from resolvers.context import Context
+from resolvers.listing import by_keys
 from resolvers.moves import STATE, archive
 
 LEVELS = 128
@@ -135,9 +136,8 @@ def _in_tree(row: Picked) -> tuple[bool, list[str]]:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's folders with these ids, in this order; None where there is none."""
-    asked = select(*picked(Mailbox)).where(col(Mailbox.id).in_(ids), visible(ctx, Mailbox))
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [found.get(key) for key in ids]
+    theirs = select(*picked(Mailbox)).where(visible(ctx, Mailbox))
+    return await by_keys(ctx, theirs, col(Mailbox.id), ids)
 
 
 async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:

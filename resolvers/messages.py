@@ -116,11 +116,8 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 async def _rows(
     ctx: Context, ids: Sequence[int], columns: Collection[str] | None
 ) -> list[Picked | None]:
-    asked = select(*picked(Message, columns)).where(
-        col(Message.id).in_(ids), visible(ctx, Message), here()
-    )
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [found.get(key) for key in ids]
+    theirs = select(*picked(Message, columns)).where(visible(ctx, Message), here())
+    return await listing.by_keys(ctx, theirs, col(Message.id), ids)
 
 
 async def by_uid(ctx: Context, mailbox_id: int, uid: int) -> int | None:
@@ -135,7 +132,7 @@ async def by_uid(ctx: Context, mailbox_id: int, uid: int) -> int | None:
 async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's conversations with these ids, in this order, with their figures."""
     unseen = func.count().filter(~col(Message.seen))
-    asked = (
+    theirs = (
         select(
             *picked(Thread, {"id", "user_id", "subject"}),
             func.count().label("message_count"),
@@ -143,11 +140,10 @@ async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
             func.max(col(Message.received_at)).label("last_received_at"),
         )
         .join(Message, col(Message.thread_id) == col(Thread.id))
-        .where(col(Thread.id).in_(ids), visible(ctx, Thread), here())
+        .where(visible(ctx, Thread), here())
         .group_by(col(Thread.id), col(Thread.user_id), col(Thread.subject))
     )
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [found.get(key) for key in ids]
+    return await listing.by_keys(ctx, theirs, col(Thread.id), ids)
 
 
 async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None, str]]]:

@@ -381,18 +381,14 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's submissions with these ids, in this order; None where there is none."""
-    asked = select(*picked(Submission)).where(col(Submission.id).in_(ids), visible(ctx, Submission))
-    known = {row.id: row for row in await ctx.read(asked)}
-    return [known.get(key) for key in ids]
+    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
+    return await listing.by_keys(ctx, theirs, col(Submission.id), ids)
 
 
 async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None]:
     """The viewer's submissions with these ids of the queue; None where there is none."""
-    asked = select(*picked(Submission)).where(
-        col(Submission.queue_id).in_(queue_ids), visible(ctx, Submission)
-    )
-    known = {row.queue_id: row for row in await ctx.read(asked)}
-    return [known.get(key) for key in queue_ids]
+    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
+    return await listing.by_keys(ctx, theirs, col(Submission.queue_id), queue_ids)
 
 
 async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:

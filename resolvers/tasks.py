@@ -20,7 +20,7 @@ from models.world import World
 from resolvers import bulk
 from resolvers.access import own
 from resolvers.context import Context, Viewer
-from resolvers.listing import page, turned
+from resolvers.listing import by_keys, page, turned
 
 LEASE = timedelta(seconds=60)  # each chunk renews it
 IDLE = 15.0  # seconds until a worker looks unasked
@@ -49,9 +49,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The tasks with these ids, in this order; None where the viewer sees none."""
-    asked = select(*picked(Task)).where(col(Task.id).in_(ids), _visible(ctx))
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [found.get(key) for key in ids]
+    return await by_keys(ctx, select(*picked(Task)).where(_visible(ctx)), col(Task.id), ids)
 
 
 def _terms(ctx: Context, where: TaskWhere) -> list[ColumnElement[bool]]:

@@ -23,6 +23,7 @@ from models.roles import Scope, opened
 from models.world import Turn, World
 from resolvers.access import own, visible
 from resolvers.context import Context
+from resolvers.listing import by_keys
 
 KEPT = timedelta(hours=24)
 MOST = 100  # of one user at a time
@@ -124,11 +125,10 @@ async def finish(ctx: Context, received: Received) -> Picked:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's uploads with these ids, in this order; None where there is none any more."""
-    asked = select(*picked(Upload)).where(
-        col(Upload.id).in_(ids), visible(ctx, Upload), col(Upload.expires_at) > ctx.world.now()
+    theirs = select(*picked(Upload)).where(
+        visible(ctx, Upload), col(Upload.expires_at) > ctx.world.now()
     )
-    there = {row.id: row for row in await ctx.read(asked)}
-    return [there.get(key) for key in ids]
+    return await by_keys(ctx, theirs, col(Upload.id), ids)
 
 
 async def read_upload(ctx: Context, upload_id: int) -> bytes:

@@ -22,7 +22,7 @@ from models.users import User
 from resolvers import domains, passwords
 from resolvers.access import own, visible_users
 from resolvers.context import Context
-from resolvers.listing import page, turned
+from resolvers.listing import by_keys, page, turned
 from resolvers.mailboxes import checked_path, new_mailbox, with_parents
 from resolvers.texts import within
 
@@ -69,9 +69,8 @@ class UserWhere:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The accounts with these ids, in this order; None where the viewer sees none."""
-    asked = select(*picked(User)).where(col(User.id).in_(ids), visible_users(ctx))
-    found = {row.id: row for row in await ctx.read(asked)}
-    return [found.get(key) for key in ids]
+    seen = select(*picked(User)).where(visible_users(ctx))
+    return await by_keys(ctx, seen, col(User.id), ids)
 
 
 async def named(ctx: Context, name: str) -> Picked | None:
