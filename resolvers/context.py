@@ -100,6 +100,8 @@ class Context:
     session_id: str | None = None  # the caller's own word for its session
     origin: str | None = None  # of what it changes: recognised by its followers as their own
     reason: str | None = None  # the caller's, for the journal
+    # what may be kept as long as the selection that is being answered
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
@@ -123,7 +125,7 @@ class Context:
 
     def fresh(self) -> Self:
         """The same viewer in the same world, with nothing loaded yet."""
-        return replace(self)
+        return replace(self, memo={})
 
     async def read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Picked]:
         """The rows of one select, as an open unit of ours sees them."""

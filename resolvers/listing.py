@@ -21,7 +21,7 @@ async def by_keys(
     return [found.get(key) for key in keys]
 
 
-def page(
+def _page(
     statement: Select[*tuple[Any, ...]],
     ask: Ask,
     place: tuple[Any, Any],
@@ -30,7 +30,7 @@ def page(
 ) -> Select[*tuple[Any, ...]]:
     """The rows of the page and one more, which tells whether there is another page.
 
-    They come in the order they were looked for: `turned` puts them in reading order.
+    They come in the order they were looked for: `_turned` puts them in reading order.
     """
     up = ask.back is falling
     key = tuple_(*place)
@@ -41,7 +41,7 @@ def page(
     return statement.limit(ask.count + 1)
 
 
-def turned(rows: Sequence[Row], ask: Ask) -> list[Row]:
+def _turned(rows: Sequence[Row], ask: Ask) -> list[Row]:
     """The rows in reading order."""
     return list(reversed(rows)) if ask.back else list(rows)
 
@@ -58,14 +58,20 @@ class Scan:
 
 async def pages(ctx: Context, scans: Sequence[Scan]) -> list[Page[Picked]]:
     """These pages of one kind of rows, in one statement, each in reading order."""
-    asked = [page(scan.rows, scan.ask, scan.place, falling=scan.falling) for scan in scans]
+    asked = [_page(scan.rows, scan.ask, scan.place, falling=scan.falling) for scan in scans]
     if len(asked) == 1:
-        return [scans[0].ask.page(turned(await ctx.read(asked[0]), scans[0].ask))]
+        return [scans[0].ask.page(_turned(await ctx.read(asked[0]), scans[0].ask))]
     found = await together(ctx, asked, [column.key for column in scans[0].place])
     return [
         scan.ask.page(rows[::-1] if scan.falling else rows)
         for scan, rows in zip(scans, found, strict=True)
     ]
+
+
+async def one(ctx: Context, scan: Scan) -> Page[Picked]:
+    """One page, in reading order."""
+    (found,) = await pages(ctx, [scan])
+    return found
 
 
 async def together(

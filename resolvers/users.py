@@ -19,10 +19,10 @@ from models.mailboxes import Mailbox, SpecialUse
 from models.pages import Ask, Page
 from models.roles import AdminPermission, Role
 from models.users import User
-from resolvers import domains, passwords
+from resolvers import domains, listing, passwords
 from resolvers.access import own, visible_users
 from resolvers.context import Context
-from resolvers.listing import by_keys, page, turned
+from resolvers.listing import Scan, by_keys
 from resolvers.mailboxes import checked_path, new_mailbox, with_parents
 from resolvers.texts import within
 
@@ -82,9 +82,9 @@ async def named(ctx: Context, name: str) -> Picked | None:
 async def pages(ctx: Context, where: UserWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
     """A page of accounts by user name, as they are compared: there is an index of that."""
     names = {"id", "username_key", *columns}
-    asked = select(*picked(User, names)).where(*_conditions(ctx, where))
-    rows = await ctx.read(page(asked, ask, (col(User.username_key), col(User.id)), falling=False))
-    return ask.page(turned(rows, ask))
+    rows = select(*picked(User, names)).where(*_conditions(ctx, where))
+    place = (col(User.username_key), col(User.id))
+    return await listing.one(ctx, Scan(rows, ask, place, falling=False))
 
 
 async def count(ctx: Context, where: UserWhere) -> int:
