@@ -7,12 +7,14 @@ with the value that was resolved: no resolver runs twice.
 import inspect
 import logging
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, cast
 
 from graphql import (
+    GraphQLError,
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLResolveInfo,
+    OperationType,
 )
 from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
@@ -30,6 +32,7 @@ KNOWN = {  # the methods we build on, with the parameters they must have
     "execute_fields": (
         "self", "parent_type", "source_value", "path", "grouped_field_set", "position_context",
     ),
+    "execute_operation": ("self", "serially"),
     "collect_subfields": ("self", "return_type", "field_details_list"),
     "execute_field": (
         "self", "parent_type", "source", "field_details_list", "path", "position_context",
@@ -56,6 +59,33 @@ class CompiledExecutor(PlainExecutor):
         self.plans = plans
         self._relevant_sub_fields = plans.collected
         self._compiles = not (self.middleware_manager and self.middleware_manager.middlewares)
+
+    def execute_operation(self, serially: bool | None = None) -> Any:
+        """Execute the operation; an awaitable where something in it is one."""
+        kind = self.operation.operation
+        if self.abort_signal is not None or self.hooks is not None:
+            return super().execute_operation(serially)
+        try:
+            grouped, deferred, _ = self.plans.root
+            root = self.schema.get_root_type(kind)
+            assert root is not None  # noqa: S101 - there are fields, so there is a type
+            in_turn = kind is OperationType.MUTATION if serially is None else serially
+            found = self.execute_collected_root_fields(
+                root, self.root_value, grouped, in_turn, deferred
+            )
+        except GraphQLError as error:
+            self.collected_errors.add(error, None)
+            return self.build_response(None)
+        if self.is_awaitable(found):
+            return self._response(found)
+        return self.build_response(cast("dict[str, Any]", found))
+
+    async def _response(self, found: Awaitable[dict[str, Any]]) -> Any:
+        try:
+            return self.build_response(await found)
+        except GraphQLError as error:
+            self.collected_errors.add(error, None)
+            return self.build_response(None)
 
     def complete_value(
         self,
