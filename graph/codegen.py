@@ -10,6 +10,7 @@ literals of a document not at all.
 
 import math
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -50,6 +51,8 @@ EXACT = {  # values that are their own response
     "URL": "type({v}) is str",
     "EmailAddress": "type({v}) is str",
 }
+
+USUAL = frozenset({bool, bytes, datetime, dict, float, int, list, str, timedelta})
 
 Complete = Callable[[Any], Any]
 
@@ -100,7 +103,12 @@ class Writer:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.names: dict[str, Any] = {"Bail": Bail, "odd": odd, "isfinite": math.isfinite}
+        self.names: dict[str, Any] = {
+            "Bail": Bail,
+            "isfinite": math.isfinite,
+            "odd": odd,
+            "usual": USUAL,
+        }
         self.lines: list[str] = []
         self._count = 0
 
@@ -177,7 +185,7 @@ class Writer:
             test = exact.format(v=var)
             self._emit(indent, f"{out} = {var} if {test} else {coerce}({var})")
         else:
-            self._emit(indent, f"if odd({var}): raise Bail")
+            self._emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail")
             self._emit(indent, f"{out} = {coerce}({var})")
         self._emit(indent, f"if {out} is None: raise Bail")
 
@@ -325,7 +333,7 @@ class Writer:
         definition = kind.extensions.get(BACKREF)
         if not isinstance(definition, StrawberryObjectDefinition):
             raise Bail
-        origin: type = definition.origin
+        origin: type = (definition.concrete_of or definition).origin
         return origin
 
     def _constant(self, value: object) -> str:

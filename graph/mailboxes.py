@@ -13,7 +13,7 @@ from graph.errors import DeletePayload, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, query
 from graph.messages import Message, message_page
 from graph.mutations import mutation
-from graph.refs import MailboxRef, UserRef, named, user_of
+from graph.refs import MailboxRef, UserRef, named, owner_of
 from graph.rows import Shape, identified, link, shaped
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
@@ -113,10 +113,10 @@ class MailboxQuery:
     async def mailbox(
         self, info: Info, by: MailboxRef, user: UserRef | None = UNSET
     ) -> Mailbox | None:
-        owner = await user_of(info, user)
+        owner = await owner_of(info, user)
         if owner is None:
             return None
-        row = await info.context.load(mailboxes.named, (owner.id, named(by, path="by")))
+        row = await info.context.load(mailboxes.named, (owner, named(by, path="by")))
         return Mailbox.maybe(row)
 
 

@@ -190,6 +190,8 @@ def _from(row: Any) -> tuple[str | None, str | None] | None:
 
 def _intro(row: Any) -> str:
     text: str = row.preview
+    if text.isascii():
+        return text[:INTRO]
     if len(text) * 4 > INTRO:
         text = text.encode()[:INTRO].decode(errors="ignore")
     return text

@@ -65,7 +65,8 @@ class Shape(View):
 
 def identified(kind: str) -> Made:
     """How a type's `id` is made."""
-    return Made(("id",), lambda row: ids.encode(kind, row.id))
+    encoded = ids.encoder(kind)
+    return Made(("id",), lambda row: encoded(row.id))
 
 
 def link(column: str, batch: Batch[Any, Any], of: Callable[[Any], Any], *, description: str) -> Any:

@@ -57,7 +57,9 @@ def _size(value: object) -> int:
 
 
 def _instant(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
+    return f"{value.isoformat()[:-6]}Z"  # in the place of +00:00
 
 
 def _moment(text: object) -> datetime:

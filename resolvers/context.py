@@ -1,7 +1,7 @@
 """What every operation is handed: who asks, and the world to answer from."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +16,7 @@ from models import journal
 from models.columns import Picked
 from models.errors import Forbidden, Unauthenticated
 from models.journal import ChangeKind, Entry, Position
+from models.prepared import Prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
 from models.world import World
 
@@ -127,14 +128,23 @@ class Context:
         """The same viewer in the same world, with nothing loaded yet."""
         return replace(self, memo={})
 
-    async def read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Picked]:
+    async def read(
+        self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
+    ) -> Sequence[Picked]:
         """The rows of one select, as an open unit of ours sees them."""
         if self._unit is None or self._unit.session is None:
-            return await self.world.database.read(statement)
+            return await self.world.database.read(statement, given)
         async with self._unit.turn:  # sibling fields may read at once, a session serves one
             await self._unit.session.flush()
             connection = await self._unit.session.connection()
-            return (await connection.execute(statement)).all()
+            return (await connection.execute(statement, given)).all()
+
+    async def find(self, statement: Prepared, **given: Any) -> Sequence[Any]:
+        """The few rows of a select that was made once; `viewer` is among its parameters."""
+        given["viewer"] = self.viewer.user_id
+        if self._unit is None or self._unit.session is None:
+            return await self.world.database.find(statement, given)
+        return await self.read(statement.select, given)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
