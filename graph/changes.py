@@ -204,11 +204,16 @@ class ChangeSubscription:
             raise Invalid("at most a minute", constraint="max", path=["batchWindow"])
         if len(kinds or ()) > FILTERS or len(mailboxes or ()) > FILTERS:
             raise Invalid(f"at most {FILTERS}", constraint="max", path=["mailboxes"])
+        trail = info.context.trail
+        since = (trail and trail.since) or (after if isinstance(after, dict) else None)
         asked = Asked(
-            after if isinstance(after, dict) else None,
+            since,
             frozenset(kinds or ()),
             frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in mailboxes or ()),
             window,
         )
         async for batch in changes.follow(info.context, asked):
-            yield ChangeBatch.of(batch, info.context.world.now())
+            told = ChangeBatch.of(batch, info.context.world.now())
+            if trail:
+                trail.at = batch.position
+            yield told

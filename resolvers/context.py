@@ -1,7 +1,7 @@
 """What every operation is handed: who asks, and the world to answer from."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -91,6 +91,19 @@ class Viewer:
 
 
 @dataclass
+class Trail:
+    """Where a follower stands, for a transport that speaks of it beside the document.
+
+    `since`, what the peer heard last, goes before the position in the document. `begun` is called
+    with the first position where neither says one.
+    """
+
+    begun: Callable[[Position], None]
+    since: Position | None = None
+    at: Position | None = None  # behind the event that goes out
+
+
+@dataclass
 class Context:
     """One operation: a GraphQL request, one event of a stream, or a job."""
 
@@ -103,6 +116,7 @@ class Context:
     reason: str | None = None  # the caller's, for the journal
     # what may be kept as long as the selection that is being answered
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    trail: Trail | None = field(default=None, repr=False)
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
