@@ -28,7 +28,7 @@ import remove, {
 import { socket } from './graphql-ws.ts';
 import { type Client, type Place, show } from './tour.ts';
 
-export function network(place: Place, live = socket(place)) {
+export function environmentOf(place: Place, live = socket(place)): Environment {
   const send = place.fetch ?? fetch;
   const ask: FetchFunction = async ({ text, name }, variables) => {
     const answer = await send(place.endpoint, {
@@ -49,7 +49,10 @@ export function network(place: Place, live = socket(place)) {
         sink as Parameters<typeof live.subscribe>[1],
       ),
     );
-  return Network.create(ask, follow);
+  return new Environment({
+    network: Network.create(ask, follow),
+    store: new Store(new RecordSource()),
+  });
 }
 
 function change<Operation extends MutationParameters>(
@@ -69,8 +72,7 @@ function change<Operation extends MutationParameters>(
 
 export function make(place: Place): Client {
   const live = socket(place);
-  const store = new Store(new RecordSource());
-  const environment = new Environment({ network: network(place, live), store });
+  const environment = environmentOf(place, live);
 
   return {
     async inbox() {

@@ -5,6 +5,7 @@ import { graphql } from 'relay-runtime';
 export const query = graphql`
   query InboxPagesQuery($first: Int!, $after: String) {
     mailbox(by: { specialUse: INBOX }) {
+      id
       ...InboxPages_mailbox @arguments(first: $first, after: $after)
     }
   }
