@@ -205,7 +205,8 @@ class ChangeSubscription:
         if len(kinds or ()) > FILTERS or len(mailboxes or ()) > FILTERS:
             raise Invalid(f"at most {FILTERS}", constraint="max", path=["mailboxes"])
         trail = info.context.trail
-        since = (trail and trail.since) or (after if isinstance(after, dict) else None)
+        said = after if isinstance(after, dict) else None
+        since = trail.since if trail and trail.since else said
         asked = Asked(
             since,
             frozenset(kinds or ()),

@@ -97,8 +97,7 @@ async def test_an_unknown_member_of_a_frame_does_no_harm(ws: ClientConnection) -
 
 
 async def test_optional_members_may_be_null(ws: ClientConnection) -> None:
-    nothing = {"variables": None, "operationName": None, "extensions": None}
-    await begin(ws, "{ hello }", **nothing)
+    await begin(ws, "{ hello }", variables=None, operationName=None, extensions=None)
     assert (await hear(ws))["payload"]["data"] == {"hello": "world"}
     assert await hear(ws) == {"type": "complete", "id": "1"}
 
