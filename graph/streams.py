@@ -96,8 +96,8 @@ class EventStream:
     """One subscription as server-sent events.
 
     What comes of the journal has the cursor behind it as `id`, whether or not the document asks
-    for one. A client that connects again says in `Last-Event-ID` what it got last, as browsers
-    do by themselves, and goes on from there. Raises Rejected where that is no cursor.
+    for one. A client that connects again says in `Last-Event-ID` what it got last, and goes on
+    from there (HTML standard, section 9.2). Raises Rejected where that is no cursor.
     """
 
     def __init__(self, context: Operation, *, heartbeat: float) -> None:

@@ -33,7 +33,7 @@ export function make(place: Place, { persisted = false } = {}): Client {
       persisted ? ApolloLink.from([hashes, http]) : http,
     ),
     cache: new InMemoryCache({
-      // these are no things of their own: each belongs to the object that it is a field of
+      // it has no id: Apollo has to be told that what two documents know of it belongs together
       typePolicies: { Viewer: { merge: true } },
     }),
   });

@@ -1,5 +1,5 @@
 // The same short tour with every client: read the inbox, make a folder and hear of it, be refused
-// to make it again, delete it and hear of that.
+// twice, delete the folder and hear of that.
 
 import { randomUUID } from 'node:crypto';
 
@@ -14,6 +14,7 @@ export interface Refusal {
   readonly code: string;
   readonly message: string;
   readonly path: readonly string[];
+  readonly constraint?: string; // of a ValidationError
 }
 
 interface Event {
@@ -87,10 +88,10 @@ export async function tour(client: Client): Promise<Report> {
     const folder = made.mailboxes[0];
     if (!folder) throw new Error(made.errors[0]?.message ?? 'no folder was made');
     await log.has('MAILBOX_CREATED');
-    const { errors: refused } = await client.create(path);
+    const [again, nameless] = [await client.create(path), await client.create('a//b')];
     await client.remove(folder.id);
     await log.has('MAILBOX_DELETED');
-    return { subjects, heard: log.heard, refused };
+    return { subjects, heard: log.heard, refused: [...again.errors, ...nameless.errors] };
   } finally {
     stop();
     await client.close?.();

@@ -1,4 +1,5 @@
-// relay-compiler reads documents out of sources only: here each of operations/ becomes one.
+// relay-compiler reads documents out of sources only: here each of operations/ becomes one. Their
+// comments lose their backquotes, which it cannot read there.
 
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
