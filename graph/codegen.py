@@ -34,22 +34,22 @@ from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
-from graph.views import Made, View, Viewed
+from graph.views import Expressed, Made, View, Viewed
 
 BACKREF = GraphQLCoreConverter.DEFINITION_BACKREF
 BRANCHES = 40  # object types behind an interface or a union, that we compile for
 
-WHOLE = "type({v}) is int and -9007199254740992 < {v} < 9007199254740992"
-EXACT = {  # values that are their own response
-    "String": "type({v}) is str",
-    "ID": "type({v}) is str",
-    "Boolean": "type({v}) is bool",
-    "Int": "type({v}) is int and -2147483648 <= {v} <= 2147483647",
-    "Float": "type({v}) is float and isfinite({v})",
+WHOLE = "type({v}) is not int or not -9007199254740992 < {v} < 9007199254740992"
+OTHER = {  # what values must be, that are not their own response
+    "String": "type({v}) is not str",
+    "ID": "type({v}) is not str",
+    "Boolean": "type({v}) is not bool",
+    "Int": "type({v}) is not int or not -2147483648 <= {v} <= 2147483647",
+    "Float": "type({v}) is not float or not isfinite({v})",
     "BigInt": WHOLE,
     "ByteSize": WHOLE,
-    "URL": "type({v}) is str",
-    "EmailAddress": "type({v}) is str",
+    "URL": "type({v}) is not str",
+    "EmailAddress": "type({v}) is not str",
 }
 
 USUAL = frozenset({bool, bytes, datetime, dict, float, int, list, str, timedelta})
@@ -107,6 +107,8 @@ class Writer:
             "Bail": Bail,
             "isfinite": math.isfinite,
             "odd": odd,
+            "str": str,
+            "type": type,
             "usual": USUAL,
         }
         self.lines: list[str] = []
@@ -141,7 +143,8 @@ class Writer:
         return self._function(f"{{{', '.join(parts)}}}"), rest
 
     def _function(self, outcome: str) -> Complete:
-        body = "\n".join(("def complete(v):", *self.lines, f"    return {outcome}", ""))
+        local = "".join(f", {name}={name}" for name in self.names)
+        body = "\n".join((f"def complete(v{local}):", *self.lines, f"    return {outcome}", ""))
         try:
             code = compile(body, "<plan>", "exec")
         except SyntaxError:  # Python allows 20 loops inside each other, and 100 indents
@@ -181,12 +184,13 @@ class Writer:
 
     def _scalar(self, kind: Any, var: str, out: str, indent: int) -> None:
         coerce = self._constant(kind.coerce_output_value)
-        if exact := EXACT.get(kind.name):
-            test = exact.format(v=var)
-            self._emit(indent, f"{out} = {var} if {test} else {coerce}({var})")
+        if other := OTHER.get(kind.name):
+            self._emit(indent, f"{out} = {var}")
+            self._emit(indent, f"if {other.format(v=var)}:")
+            indent += 1
         else:
             self._emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail")
-            self._emit(indent, f"{out} = {coerce}({var})")
+        self._emit(indent, f"{out} = {coerce}({var})")
         self._emit(indent, f"if {out} is None: raise Bail")
 
     def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
@@ -209,12 +213,12 @@ class Writer:
     def _object(
         self, kind: GraphQLObjectType, details: FieldDetailsList, var: str, out: str, indent: int
     ) -> None:
-        if kind.is_type_of:
+        if self._made(kind) is None and not kind.is_type_of:
+            self._emit(indent, f"if {var} is None or odd({var}): raise Bail")
+        elif self._made(kind) is None:
             # A subclass, or an object cast to another type, is graphql-core's to judge.
             origin = self._constant(self._class(kind))
             self._emit(indent, f"if type({var}) is not {origin}: raise Bail")
-        else:
-            self._emit(indent, f"if {var} is None or odd({var}): raise Bail")
         self._fields(kind, details, self._held(kind, var, indent), out, indent)
 
     def _held(self, kind: GraphQLObjectType, var: str, indent: int) -> Held:
@@ -291,6 +295,8 @@ class Writer:
         elif isinstance(viewed := made.get(name), Viewed):
             self._emit(indent, f"{raw} = {self._constant(viewed.source)}({held.source})")
             return self._viewed(field.type, details, raw, indent)
+        elif isinstance(expressed := made.get(name), Expressed):
+            self._emit(indent, f"{raw} = {expressed.expression.format(held.source)}")
         elif name in made:
             self._emit(indent, f"{raw} = {self._constant(made[name].of)}({held.source})")
         else:
@@ -323,7 +329,7 @@ class Writer:
             raise Bail
         return bare
 
-    def _made(self, kind: GraphQLObjectType) -> Mapping[str, Made | Viewed] | None:
+    def _made(self, kind: GraphQLObjectType) -> Mapping[str, Made] | None:
         """How the fields of a view are made; None where the type is no view."""
         origin = self._class(kind)
         return origin.made if issubclass(origin, View) else None

@@ -16,7 +16,7 @@ from graph.refs import MessageRef, message_of
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import Wanted
-from graph.views import Made, View, Viewed
+from graph.views import Expressed, Made, View, Viewed
 from mail.addresses import normal
 from mail.contents import Stored
 from mail.delivery import flags as flags_of
@@ -47,8 +47,8 @@ class MailAddress(View):
     address: str = leaf("As written.")
 
     made: ClassVar[dict[str, Made]] = {
-        "name": Made((), lambda pair: pair[0]),
-        "address": Made((), lambda pair: pair[1] or ""),
+        "name": Expressed((), "{0}[0]"),
+        "address": Expressed((), "{0}[1] or ''"),
     }
 
 
@@ -271,7 +271,7 @@ class Message(Shape):
     meta_data: JSON | None = leaf("Free data of the application.")
 
     batch = staticmethod(messages.by_ids)
-    made: ClassVar[dict[str, Made | Viewed]] = {
+    made: ClassVar[dict[str, Made]] = {
         "id": identified("Message"),
         "guid": Made(("id",), lambda row: f"{row.id:032x}"),
         "envelope": Made(("envelope_from", "envelope_to"), _envelope),

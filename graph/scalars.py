@@ -59,7 +59,7 @@ def _size(value: object) -> int:
 def _instant(value: datetime) -> str:
     if value.tzinfo is not UTC:
         value = value.astimezone(UTC)
-    return f"{value.isoformat()[:-6]}Z"  # in the place of +00:00
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z)[1:-1].decode()  # a third of isoformat()
 
 
 def _moment(text: object) -> datetime:

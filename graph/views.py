@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Made:
     """A field that is not the attribute of its name."""
 
@@ -13,24 +14,42 @@ class Made:
     of: Callable[[Any], Any]  # the source, as far as it was read
 
 
-@dataclass(frozen=True, slots=True)
-class Viewed:
+class Expressed(Made):
+    """A field that is an expression of its source, `{0}`: generated code holds it as it is."""
+
+    def __init__(self, columns: tuple[str, ...], expression: str) -> None:
+        source = f"lambda source: {expression.format('source')}"
+        super().__init__(columns, eval(source))  # noqa: S307 - our own words, at import
+        object.__setattr__(self, "expression", expression)
+
+    expression: str
+
+
+class Viewed(Made):
     """A field whose value is a view, or a list of views where there are `many`.
 
     `source` says what of. No objects are made where an answer is made of their fields alone.
     """
 
-    columns: tuple[str, ...]
-    source: Callable[[Any], Any]
-    view: "type[View]"
-    many: bool = False
+    def __init__(
+        self,
+        columns: tuple[str, ...],
+        source: Callable[[Any], Any],
+        view: "type[View]",
+        *,
+        many: bool = False,
+    ) -> None:
+        super().__init__(columns, partial(_objects, source, view, many))
+        object.__setattr__(self, "source", source)
 
-    def of(self, source: Any) -> Any:
-        """The objects; None stays None."""
-        found = self.source(source)
-        if found is None:
-            return None
-        return [self.view.of(one) for one in found] if self.many else self.view.of(found)
+    source: Callable[[Any], Any]
+
+
+def _objects(source: Callable[[Any], Any], view: "type[View]", many: bool, row: Any) -> Any:
+    found = source(row)
+    if found is None:
+        return None
+    return [view.of(one) for one in found] if many else view.of(found)
 
 
 class View:
@@ -40,7 +59,7 @@ class View:
     """
 
     row: Any
-    made: ClassVar[Mapping[str, Made | Viewed]] = {}
+    made: ClassVar[Mapping[str, Made]] = {}
 
     @classmethod
     def of(cls, row: Any) -> Self:
