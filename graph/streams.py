@@ -163,7 +163,17 @@ class EventStream:
             raise error  # Strawberry turns those of resolvers into results: this is another bug
 
     def _next(self, payload: Any) -> str:
-        return self.transport.encode_next(payload, lambda data: encode(data).decode())
+        return _next(self.transport, payload)
 
     def _comment(self) -> str:
         return self.transport.encode_comment("ping")
+
+
+def one_result(payload: object) -> str:
+    """A stream of one result, which is complete."""
+    transport = SSE()
+    return _next(transport, payload) + transport.encode_complete()
+
+
+def _next(transport: SSE, payload: Any) -> str:
+    return transport.encode_next(payload, lambda data: encode(data).decode())
