@@ -54,10 +54,11 @@ def claim(asked: Question) -> Claim | None:
 def _of_apollo(found: object) -> bytes | None:
     if found is None:
         return None
-    match found:
-        case {"version": int(version), "sha256Hash": str(text)} if HEX.fullmatch(text):
-            if version == VERSION:
-                return bytes.fromhex(text)
+    members = found if isinstance(found, dict) else {}
+    version, text = members.get("version"), members.get("sha256Hash")
+    known = type(version) is int and version == VERSION  # nor True, which is 1 as well
+    if known and isinstance(text, str) and HEX.fullmatch(text):
+        return bytes.fromhex(text)
     raise bad("persistedQuery must have version 1, and in sha256Hash 64 digits in lower case.")
 
 
