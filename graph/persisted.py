@@ -42,7 +42,7 @@ def claim(asked: Question) -> Claim | None:
     """What a request names as its document; None where it names nothing."""
     by_apollo = _of_apollo((asked.extensions or {}).get("persistedQuery"))
     if asked.document_id is None:
-        return by_apollo and Claim(by_apollo, apollo=True)
+        return Claim(by_apollo, apollo=True) if by_apollo else None
     found = asked.document_id.removeprefix(PREFIX)
     if not HEX.fullmatch(found):
         raise bad(f"documentId must be {PREFIX} and 64 hexadecimal digits in lower case.")

@@ -58,18 +58,21 @@ def _manifest(path: Path, raw: str) -> Iterator[Entry]:
 
 def _pairs(path: Path, found: Any) -> Iterator[tuple[str, str]]:
     """Names and texts. Relay and graphql-codegen write one object, Apollo a list in another."""
+    pairs: list[tuple[Any, Any]]
     if isinstance(found, dict) and found.get("format") == APOLLO:
         listed = found.get("operations")
         if found.get("version") != 1 or not isinstance(listed, list):
             raise Trouble(f"{path} is a manifest of a version that we do not know")
-        pairs = [(each.get("id"), each.get("body")) for each in listed if isinstance(each, dict)]
-        whole = len(pairs) == len(listed)
+        pairs = [
+            (each.get("id"), each.get("body")) if isinstance(each, dict) else (None, None)
+            for each in listed
+        ]
     else:
-        pairs = list(found.items()) if isinstance(found, dict) else []
-        whole = isinstance(found, dict)
-    if not whole or not all(isinstance(part, str) for pair in pairs for part in pair):
-        raise Trouble(f"{path} is no manifest: it should be an object of hashes and documents")
-    yield from pairs
+        pairs = list(found.items()) if isinstance(found, dict) else [(None, None)]
+    for key, text in pairs:
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise Trouble(f"{path} is no manifest: it should be an object of hashes and documents")
+        yield key, text
 
 
 def _fault(key: str, text: str) -> str | None:

@@ -1,5 +1,7 @@
 """Names and shapes of the schema, and that its rules find what breaks them."""
 
+from typing import Any
+
 import pytest
 from graphql import build_schema, parse, print_schema
 
@@ -170,9 +172,10 @@ def test_the_printed_schema_is_whole_and_in_order() -> None:
 def test_what_costs_more_than_usual_says_so() -> None:
     small = make_schema()
     for made in (schema, small):
+        definitions: list[Any] = [*parse(made.as_str()).definitions]
         printed = {
             (kind.name.value, field.name.value): [d.name.value for d in field.directives or ()]
-            for kind in parse(made.as_str()).definitions
+            for kind in definitions
             for field in getattr(kind, "fields", None) or ()
         }
         for kind in own(made._schema):  # noqa: SLF001

@@ -7,6 +7,7 @@ the first release it is the one that clients may have been made for meanwhile.
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from graphql import GraphQLSchema, build_schema
@@ -31,8 +32,8 @@ Where it must be: enter it in ACCEPTED with its reason, and in CHANGELOG.md. At 
 
 def changes(old: GraphQLSchema, new: GraphQLSchema) -> Iterator[str]:
     """What may break clients of `old`, in words."""
-    for change in (*find_breaking_changes(old, new), *find_dangerous_changes(old, new)):
-        yield change.description
+    found: list[Any] = [*find_breaking_changes(old, new), *find_dangerous_changes(old, new)]
+    yield from (change.description for change in found)
     yield from rights(old, new)
 
 
