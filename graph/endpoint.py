@@ -28,7 +28,7 @@ from graph.bodies import EVENTS, JSON, Question, Rejected
 from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema, facts
 from graph.sockets import Adapter, Handler
-from graph.streams import SSE, Ended, EventStream, Watch, one_result
+from graph.streams import HEADERS, Ended, EventStream, Watch, one_result
 from models.errors import AuthenticationFailed, Refused, Unauthenticated
 from models.world import World
 from resolvers.context import Viewer
@@ -170,6 +170,7 @@ class Endpoint(GraphQL[Operation, None]):
             raise bodies.bad(message) from None
 
     async def _stream(self, asked: Question, context: Operation) -> Response:
+        stream = EventStream(context, heartbeat=self.settings.heartbeat)
         results = await self.schema.stream(
             asked.query,
             variable_values=asked.variables,
@@ -177,9 +178,8 @@ class Endpoint(GraphQL[Operation, None]):
             operation_name=asked.operation_name,
             operation_extensions=asked.extensions,
         )
-        stream = EventStream(results, context.viewer, heartbeat=self.settings.heartbeat)
-        events = stream.text(self.watch, lambda result: _payload(result)[0])
-        return StreamingResponse(events, headers=stream.transport.headers)
+        events = stream.text(results, self.watch, lambda result: _payload(result)[0])
+        return StreamingResponse(events, headers=HEADERS)
 
     def _present(self, result: ExecutionResult, kind: str) -> Response:
         payload, early = _payload(result)
@@ -296,7 +296,7 @@ def _refused(refusal: Rejected, kind: str) -> Response:
     payload, status = {"errors": [error]}, refusal.status
     if isinstance(refusal, Unmet):  # told as what is wrong with a document is told
         if kind == EVENTS:
-            return Response(one_result(payload), headers=SSE.headers)
+            return Response(one_result(payload), headers=HEADERS)
         status = 200 if kind == JSON else status
     headers = _typed(JSON if kind == EVENTS else kind) | refusal.headers
     return refusal.answer(bodies.encode(payload), status, headers)

@@ -88,6 +88,8 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 yield Batch([], dict(at), resync=reason)
             else:
                 at = since
+        elif ctx.trail:
+            ctx.trail.begun(dict(at))
         while True:
             bell.clear()  # before we look: a change from here on rings again
             batch = await _next(ctx, at, asked)
