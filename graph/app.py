@@ -1,6 +1,7 @@
 """The ASGI app: GraphQL, bytes, the page for people, and a sign of life."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from graph import graphiql, rest
 from graph.endpoint import Endpoint, Settings
 from graph.schema import schema
 from models.world import World
-from resolvers import auth
+from resolvers import auth, documents
 from resolvers.context import Viewer
 
 ACCEPTED = (
@@ -44,11 +45,13 @@ def create_app(
     spool: Path,
     bootstrap: str | None = None,
     origins: Sequence[str] = (),
+    only_trusted: bool = False,
 ) -> Starlette:
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
-    machine, `origins` are foreign pages that may call us.
+    machine, `origins` are foreign pages that may call us. With `only_trusted` no documents are
+    run but those that were added before.
     """
 
     async def sign_in(headers: Mapping[str, str], params: dict[str, Any] | None = None) -> Viewer:
@@ -62,7 +65,13 @@ def create_app(
         await world.database.ping()
         return JSONResponse({"status": "ok"})
 
-    settings = Settings(origins=tuple(origins), page=page, ended=ended)
+    settings = Settings(
+        origins=tuple(origins),
+        page=page,
+        ended=ended,
+        trusted=partial(documents.text_of, world),
+        only_trusted=only_trusted,
+    )
     endpoint = Endpoint(schema, world, sign_in, settings)
     cors = Middleware(
         CORSMiddleware,
