@@ -46,13 +46,15 @@ def create_app(
     bootstrap: str | None = None,
     origins: Sequence[str] = (),
     only_trusted: bool = False,
+    compiled: bool = True,
 ) -> Starlette:
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
     machine, `origins` are foreign pages that may call us. With `only_trusted` no documents are
-    run but those that were added before.
+    run but those that were added before; without `compiled` graphql-core runs them alone.
     """
+    schema.use(compiled=compiled)
 
     async def sign_in(headers: Mapping[str, str], params: dict[str, Any] | None = None) -> Viewer:
         return await auth.sign_in(world, headers, params, bootstrap=bootstrap)
