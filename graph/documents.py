@@ -36,7 +36,8 @@ TOKENS_MAX = 5_000
 COMMENTS_MAX = 1_000
 KEPT_MAX = 32_000  # characters; longer documents are read anew each time
 NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
-TOKEN = 600  # bytes that a token takes once it is parsed, measured
+TOKEN = 700  # bytes that a token takes once it is parsed, measured
+PLAN = 600  # and once it is compiled
 
 
 class Fault(NamedTuple):
@@ -96,6 +97,12 @@ class Shelf(Generic[Value]):
         self._values.move_to_end(key)
         return found[0]
 
+    def take(self, key: Hashable) -> tuple[Value, int] | None:
+        """The value of `key` and its size, which is then kept no longer."""
+        found = self._values.pop(key, None)
+        self.taken -= found[1] if found else 0
+        return found
+
     def put(self, key: Hashable, value: Value, *, size: int) -> None:
         """Keep a value of so many bytes; the ones unused longest make room for it."""
         if size > self.room or key in self._values:
@@ -108,12 +115,17 @@ class Shelf(Generic[Value]):
 
 
 class Documents:
-    """All documents of one schema. Bad ones lie apart: a flood of them displaces no good one."""
+    """All documents of one schema.
+
+    Bad ones lie apart, and those that were asked for but once: a flood of such displaces none
+    that is in use.
+    """
 
     def __init__(self, schema: GraphQLSchema, limits: Limits, *, compiles: bool = True) -> None:
         self.schema = schema
         self.limits = limits
         self.compiles = compiles
+        self.once: Shelf[Known] = Shelf(entries=500, room=32 << 20)
         self.good: Shelf[Known] = Shelf(entries=1_000, room=64 << 20)
         self.bad: Shelf[Known] = Shelf(entries=200, room=1 << 20)
 
@@ -121,6 +133,9 @@ class Documents:
         """A document, and its operation `name`; None where it has but one."""
         key = text, name
         known = self.good.get(key) or self.bad.get(key)
+        if known is None and (again := self.once.take(key)):
+            known, size = again
+            self.good.put(key, known, size=size)
         if known is None:
             known = self._read(text, name)
             self._keep(key, known)
@@ -135,7 +150,8 @@ class Documents:
             size += sum(len(fault.message.encode()) for fault in known.faults)
             self.bad.put(key, known, size=size)
         else:
-            self.good.put(key, known, size=size + TOKEN * _tokens(known.document))
+            each = TOKEN + PLAN * (known.book.outcomes if known.book else 0)
+            self.once.put(key, known, size=size + each * _tokens(known.document))
 
     def _read(self, text: str, name: str | None) -> Known:
         if len(text) > TEXT_MAX:

@@ -213,6 +213,11 @@ class Book:
     _runs: int = 0
     _plans: dict[tuple[Any, ...], Plans] = field(default_factory=dict)
 
+    @property
+    def outcomes(self) -> int:
+        """How many plans there may be at most."""
+        return min(1 << len(self.deciding), OUTCOMES) if self.compiles else 0
+
     @classmethod
     def of(
         cls,
