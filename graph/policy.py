@@ -4,17 +4,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import strawberry
 from graphql import GraphQLError, OperationType
 from strawberry.exceptions import MissingQueryError, StrawberryInputCoercionError
 from strawberry.extensions import SchemaExtension
-from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext, StreamResult
 from strawberry.types import ExecutionContext, ExecutionResult
 
 from graph.documents import NO_NUL, Documents, Known, has_nul
 from graph.limits import Limits
+from graph.telemetry import Observed
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
 from resolvers.context import Context
@@ -32,6 +33,7 @@ class Operation(Context):
 
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    observed: Observed | None = field(default=None, repr=False)  # who is told what it costs
 
 
 class DeadlineExceeded(Exception):
@@ -71,9 +73,25 @@ class Schema(strawberry.Schema):
         **kwargs: Any,
     ) -> ExecutionResult:
         """Run a query or mutation; its errors are ready to be sent."""
-        result = await super().execute(query, variable_values, context_value, *args, **kwargs)
-        settle(result, context_value)
+        context, observed = _begun(context_value, query)
+        with observed:
+            result = await super().execute(query, variable_values, context, *args, **kwargs)
+            settle(result, context)
+            observed.sent = result
         return result
+
+    async def stream(
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> StreamResult:
+        """Run any operation, whose results come one by one."""
+        context, observed = _begun(context_value, query)
+        results = await super().stream(query, variable_values, context, *args, **kwargs)
+        return cast("StreamResult", observed.follow(results))
 
     def process_errors(
         self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None
@@ -90,12 +108,17 @@ class Schema(strawberry.Schema):
             log.error("a field broke", exc_info=bugs[0].original_error, extra=extra)
 
 
-class FreshContext(SchemaExtension):
-    """A context for each operation, empty loaders for each event: a socket has one for all."""
+def _begun(given: Any, text: str | None) -> tuple[Context, Observed]:
+    """A context for one operation, a socket has one for all; and who tells of it."""
+    context: Context = given.fresh()
+    observed = Observed(context, text)
+    if isinstance(context, Operation):
+        context.observed = observed
+    return context, observed
 
-    def on_operation(self) -> Iterator[None]:
-        self.execution_context.context = self.execution_context.context.fresh()
-        yield
+
+class FreshContext(SchemaExtension):
+    """Empty loaders for each event."""
 
     def on_stream_result(self, result: object) -> Iterator[None]:
         yield
@@ -115,6 +138,8 @@ class Prepared(SchemaExtension):
             # no document is set yet, so this is the name that the request gave
             self.known = documents.find(asked.query, asked.operation_name)
             asked.graphql_document = self.known.document
+            if observed := getattr(asked.context, "observed", None):
+                observed.known = self.known
         yield
 
     def on_validate(self) -> Iterator[None]:
@@ -134,6 +159,8 @@ class Prepared(SchemaExtension):
             "requested": known.cost(asked.variables),
             "maximum": limits.budget(viewer.role),
         }
+        if observed := getattr(asked.context, "observed", None):
+            observed.cost = self.cost["requested"]
         if viewer.read_only and known.kind is OperationType.MUTATION:
             return [_error("this credential is for reading only", "FORBIDDEN")]
         for scope in sorted(known.scopes - opened(viewer.scopes)):
