@@ -53,5 +53,5 @@ clean:
 	@touch $@
 
 .venv/ready: pyproject.toml .venv/venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[postgres,dev]'
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[postgres,telemetry,dev]'
 	@touch $@ .venv/installed

@@ -8,11 +8,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from graph import graphiql, rest
+from graph import graphiql, health, rest
 from graph.endpoint import Endpoint, Settings
+from graph.metrics import Census, Metrics, Readers
 from graph.schema import schema
 from models.world import World
 from resolvers import auth
@@ -26,6 +27,7 @@ EXPOSED = (
     "Retry-After", "X-Request-Id", "ETag", "Content-Disposition", "Content-Range",
     "Accept-Ranges", "Content-Length",
 )  # fmt: skip
+ADMINS = Readers()
 
 
 async def page(_request: Request) -> Response:
@@ -44,11 +46,14 @@ def create_app(
     spool: Path,
     bootstrap: str | None = None,
     origins: Sequence[str] = (),
+    readers: Readers = ADMINS,
+    checks: Mapping[str, health.Check] | None = None,
 ) -> Starlette:
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
-    machine, `origins` are foreign pages that may call us.
+    machine, `origins` are foreign pages that may call us, `readers` those who may see the
+    metrics. `checks` say, beside the store, whether we are ready.
     """
 
     async def sign_in(headers: Mapping[str, str], params: dict[str, Any] | None = None) -> Viewer:
@@ -57,10 +62,9 @@ def create_app(
     async def ended(viewer: Viewer) -> bool:
         return await auth.ended(world, viewer)
 
-    async def health(_request: Request) -> Response:
-        """Say that we are here, and that the store answers."""
+    async def store() -> bool:
         await world.database.ping()
-        return JSONResponse({"status": "ok"})
+        return True
 
     settings = Settings(origins=tuple(origins), page=page, ended=ended)
     endpoint = Endpoint(schema, world, sign_in, settings)
@@ -74,7 +78,8 @@ def create_app(
     return Starlette(
         routes=[
             Route("/", home),
-            Route("/health", health),
+            Route("/metrics", Metrics(Census(world), sign_in, readers).answer),
+            *health.routes({health.STORE: store, **(checks or {})}),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),

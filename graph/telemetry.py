@@ -55,6 +55,9 @@ COST = meters.counter(
 EVENTS = meters.counter(
     "merganser_subscription_events", "Results sent to subscribers.", "operation", most=NAMED
 )
+RESPONSES = meters.counter(
+    "merganser_http_responses", "Answers over HTTP, by the road they took.", "road", "status"
+)
 OPEN = meters.level("merganser_subscriptions", "Subscriptions that are open.")
 SOCKETS = meters.level("merganser_sockets", "WebSockets that are open, signed in or not.")
 
