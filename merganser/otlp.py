@@ -53,9 +53,9 @@ async def exporting(settings: Settings, world: World) -> AsyncGenerator[None]:
         yield
         return
     try:
-        resource = _resource()
-        sender = _Traces(settings, resource) if traces else None
-        pushing = _Metrics(settings, resource, Census(world)) if metrics else None
+        resource = described()
+        sender = TraceSender(settings, resource) if traces else None
+        pushing = MetricSender(settings, resource, Census(world)) if metrics else None
     except ModuleNotFoundError as problem:
         named = "OTLP" if settings.otlp else "OTEL_EXPORTER_OTLP_ENDPOINT"
         where = f"{PREFIX}{named}" if settings.otlp else named
@@ -75,7 +75,8 @@ async def exporting(settings: Settings, world: World) -> AsyncGenerator[None]:
             await sender.close()
 
 
-def _resource() -> "Resource":
+def described() -> "Resource":
+    """What we say of ourselves beside all that we send."""
     from opentelemetry.sdk.resources import Resource
 
     ours: dict[str, Any] = {
@@ -93,8 +94,8 @@ def _place(settings: Settings, signal: str) -> str | None:
     return f"{settings.otlp.rstrip('/')}/v1/{signal}" if settings.otlp else None
 
 
-class _Traces:
-    """Makes spans of what was traced, and leaves them to a thread that sends."""
+class TraceSender:
+    """The sink of traces: makes spans of what was traced, and leaves them to a thread that sends."""
 
     def __init__(self, settings: Settings, resource: "Resource") -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -144,7 +145,7 @@ class _Traces:
         await _ended(self._provider.shutdown, self._exporter)
 
 
-class _Metrics:
+class MetricSender:
     """Sends all numbers every minute."""
 
     def __init__(self, settings: Settings, resource: "Resource", census: Census) -> None:
