@@ -104,7 +104,7 @@ def pipe() -> Generator[None]:
 class Taking(BaseHTTPRequestHandler):
     """A collector that takes everything."""
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+    def do_POST(self) -> None:
         """Take it."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
@@ -118,7 +118,7 @@ class Taking(BaseHTTPRequestHandler):
 def collector() -> Generator[str]:
     """The address of a collector in a process of its own."""
     command = [sys.executable, "-m", "bench.telemetry", "collector"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - ours
         assert process.stdout is not None  # noqa: S101 - it was asked for
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"

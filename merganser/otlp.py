@@ -95,7 +95,7 @@ def _place(settings: Settings, signal: str) -> str | None:
 
 
 class TraceSender:
-    """The sink of traces: makes spans of what was traced, and leaves them to a thread that sends."""
+    """The sink of traces: makes spans of them, and leaves these to a thread that sends."""
 
     def __init__(self, settings: Settings, resource: "Resource") -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
