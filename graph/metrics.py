@@ -69,7 +69,9 @@ class Census:
             if monotonic() - self._asked >= FRESH:
                 self._standing = await self._look()
                 self._asked = monotonic()
-        up = gauge("merganser_store_up", "1 where the store answers.", bool(self._standing))
+        up = gauge(
+            "merganser_store_up", "1 where the store answers.", int(self._standing is not None)
+        )
         return [up, *_waiting(self._standing)] if self._standing else [up]
 
     async def _look(self) -> Standing | None:

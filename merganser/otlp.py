@@ -45,6 +45,18 @@ def wanted(settings: Settings, signal: str) -> bool:
     return there and not off and "otlp" in chosen.split(",")
 
 
+def checked(settings: Settings) -> None:
+    """Trouble where something is to be sent, and the packages for it are not there."""
+    if not any(wanted(settings, signal) for signal in ("traces", "metrics")):
+        return
+    try:
+        import opentelemetry.exporter.otlp.proto.http
+        import opentelemetry.sdk.trace  # noqa: F401
+    except ModuleNotFoundError as problem:
+        name = f"{PREFIX}OTLP" if settings.otlp else "OTEL_EXPORTER_OTLP_ENDPOINT"
+        raise Trouble(f"{name} is set, but {LACKING}", code=MISUSED) from problem
+
+
 @asynccontextmanager
 async def exporting(settings: Settings, world: World) -> AsyncGenerator[None]:
     """Send what was asked for, while the block runs; what is left at its end is sent too."""
@@ -52,14 +64,9 @@ async def exporting(settings: Settings, world: World) -> AsyncGenerator[None]:
     if not (traces or metrics):
         yield
         return
-    try:
-        resource = described()
-        sender = TraceSender(settings, resource) if traces else None
-        pushing = MetricSender(settings, resource, Census(world)) if metrics else None
-    except ModuleNotFoundError as problem:
-        named = "OTLP" if settings.otlp else "OTEL_EXPORTER_OTLP_ENDPOINT"
-        where = f"{PREFIX}{named}" if settings.otlp else named
-        raise Trouble(f"{where} is set, but {LACKING}", code=MISUSED) from problem
+    resource = described()
+    sender = TraceSender(settings, resource) if traces else None
+    pushing = MetricSender(settings, resource, Census(world)) if metrics else None
     if sender is not None:
         telemetry.trace_to(Sampler(settings.trace_share, sender))
     task = asyncio.create_task(pushing.run()) if pushing else None

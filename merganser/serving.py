@@ -41,6 +41,7 @@ async def serve(
 
     `before` is done with the store ready and nothing listening, `after` once HTTP answers.
     """
+    otlp.checked(settings)
     ending = Ending(settings.drain.total_seconds(), starting=asyncio.current_task())
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):
