@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import strawberry
 from graphql import GraphQLError, OperationType
@@ -91,7 +91,7 @@ class Schema(strawberry.Schema):
         """Run any operation, whose results come one by one."""
         context, observed = _begun(context_value, query)
         results = await super().stream(query, variable_values, context, *args, **kwargs)
-        return cast("StreamResult", observed.follow(results))
+        return observed.follow(results)
 
     def process_errors(
         self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None

@@ -5,8 +5,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import column, select, table
+from sqlalchemy import Select, column, select, table
 
 from graph.health import Check
 from mail.spool import MARK
@@ -14,7 +15,7 @@ from merganser.ending import Ending
 from models.database import Database
 from models.world import World
 
-VERSIONS = select(column("version_num")).select_from(table("alembic_version"))
+VERSIONS: Select[Any] = select(column("version_num")).select_from(table("alembic_version"))
 
 
 async def versions(database: Database) -> set[str]:

@@ -273,7 +273,8 @@ async def test_a_store_that_is_away_is_told_and_takes_no_other_number_along(
     nowhere = Database(f"postgresql+asyncpg://nobody@127.0.0.1:{free_port()}/none")
     world = World(nowhere, LocalStore(tmp_path / "blobs"), secret=b"s" * 32)
     families = await Census(world).families()
-    found = samples(openmetrics(written(families, openmetrics=True)))
+    parse: Callable[[str], Any] = openmetrics
+    found = samples(parse(written(families, openmetrics=True)))
     assert found["merganser_store_up", ()] == 0
     assert ("process_cpu_seconds_total", ()) in found
     transport = httpx.ASGITransport(app=create_app(world, spool=tmp_path))

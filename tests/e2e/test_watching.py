@@ -57,7 +57,7 @@ class Watched(Server):
         return httpx.get(f"{self.url}/metrics", headers=given, timeout=15)
 
     def numbers(self) -> Samples:
-        return samples(openmetrics(self.scrape().text))
+        return read(self.scrape().text)
 
     def ask(self, document: str, who: str | None = "ada", **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.secrets[who]}"} if who else {}
@@ -70,10 +70,10 @@ class Watched(Server):
         return [line for line in self.logged() if facts.items() <= line.items()]
 
 
-def samples(families: Any) -> Samples:
+def read(text: str, parse: Callable[[str], Any] = openmetrics) -> Samples:
     return {
         (one.name, tuple(sorted(one.labels.items()))): one.value
-        for family in families
+        for family in parse(text)
         for one in family.samples
     }
 
@@ -138,7 +138,7 @@ def test_both_formats_are_read_by_a_real_parser(house: Watched) -> None:
     new, old = house.scrape(), house.scrape(Accept="*/*")
     assert new.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert old.headers["content-type"].startswith("text/plain; version=0.0.4")
-    first, second = samples(openmetrics(new.text)), samples(older(old.text))
+    first, second = read(new.text), read(old.text, older)
     assert first.keys() <= second.keys() | {key for key in first if "_http_" in key[0]}
     assert of(first, "merganser_store_up") == 1
     assert of(first, "process_resident_memory_bytes") > 10 << 20
