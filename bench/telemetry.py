@@ -63,7 +63,7 @@ class Asked:
 def operation(asked: Asked, known: Known, result: object) -> None:
     """All that is told of an inbox page."""
     with Observed(asked, TEXT) as observed:
-        observed.known = known
+        observed.judged(known)
         observed.cost = 57
         for _ in range(2):
             with Timed(STORE, "store read", "read"):

@@ -139,7 +139,7 @@ class Prepared(SchemaExtension):
             self.known = documents.find(asked.query, asked.operation_name)
             asked.graphql_document = self.known.document
             if observed := getattr(asked.context, "observed", None):
-                observed.known = self.known
+                observed.judged(self.known)
         yield
 
     def on_validate(self) -> Iterator[None]:

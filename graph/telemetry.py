@@ -175,11 +175,11 @@ def trace_to(sampler: Sampler | None) -> None:
 class Observed:
     """One operation, from its beginning to its end: a block around it.
 
-    Inside are told: `known` and `cost` as soon as there is a verdict, and what is `sent`.
+    Inside are told: what is `judged` as soon as there is a verdict, its `cost`, what is `sent`.
     """
 
-    __slots__ = ("_began", "_codes", "_token", "asked", "cost", "events", "known", "root", "sent",
-                 "text")  # fmt: skip
+    __slots__ = ("_began", "_codes", "_open", "_token", "asked", "cost", "events", "known",
+                 "root", "sent", "text")  # fmt: skip
 
     def __init__(self, asked: Asked, text: str | None) -> None:
         self.asked = asked
@@ -190,6 +190,7 @@ class Observed:
         self.events: int | None = None  # of a stream
         self.root = None if _sampler is None else _sampler.root(asked)
         self._codes: set[str] = set()
+        self._open = False
         self._token: Token[Span | None] | None = None
 
     def __enter__(self) -> "Observed":
@@ -209,11 +210,17 @@ class Observed:
             traces.current.reset(self._token)
         self._finish(seconds, error)
 
+    def judged(self, known: Sort) -> None:
+        """Which document it is."""
+        self.known = known
+        if known.kind is OperationType.SUBSCRIPTION and not known.faults:
+            self._open = True
+            OPEN.add()
+
     async def follow(self, results: AsyncGenerator[Result, None]) -> AsyncGenerator[Result]:
         """The results of a stream, which ends the operation."""
         began, problem = perf_counter(), None
         self.events = 0
-        OPEN.add()
         try:
             async with aclosing(results):
                 async for result in results:
@@ -226,11 +233,12 @@ class Observed:
             problem = error
             raise
         finally:
-            OPEN.add(by=-1)
             self._finish(perf_counter() - began, problem)
 
     def _finish(self, seconds: float, error: BaseException | None) -> None:
         """Tell of it. `error` is what it raised in the place of a result."""
+        if self._open:
+            OPEN.add(by=-1)
         known = self.known
         name, kind, label = None, "none", REFUSED
         if known is not None and not known.faults:

@@ -45,28 +45,36 @@ def wanted(settings: Settings, signal: str) -> bool:
     return there and not off and "otlp" in chosen.split(",")
 
 
-def checked(settings: Settings) -> None:
-    """Trouble where something is to be sent, and the packages for it are not there."""
-    if not any(wanted(settings, signal) for signal in ("traces", "metrics")):
-        return
+def signals(settings: Settings) -> list[str]:
+    """Which of `traces` and `metrics` are to be sent.
+
+    Where the packages for it are not there: Trouble if our setting asks for them, but a line
+    in the log if only variables do that are meant for every program of a machine.
+    """
+    asked = [signal for signal in ("traces", "metrics") if wanted(settings, signal)]
+    if not asked:
+        return []
     try:
         import opentelemetry.exporter.otlp.proto.http
         import opentelemetry.sdk.trace  # noqa: F401
     except ModuleNotFoundError as problem:
-        name = f"{PREFIX}OTLP" if settings.otlp else "OTEL_EXPORTER_OTLP_ENDPOINT"
-        raise Trouble(f"{name} is set, but {LACKING}", code=MISUSED) from problem
+        if settings.otlp:
+            raise Trouble(f"{PREFIX}OTLP is set, but {LACKING}", code=MISUSED) from problem
+        log.warning("nothing is sent to the collector: %s", LACKING)
+        return []
+    return asked
 
 
 @asynccontextmanager
 async def exporting(settings: Settings, world: World) -> AsyncGenerator[None]:
     """Send what was asked for, while the block runs; what is left at its end is sent too."""
-    traces, metrics = (wanted(settings, signal) for signal in ("traces", "metrics"))
-    if not (traces or metrics):
+    asked = signals(settings)
+    if not asked:
         yield
         return
     resource = described()
-    sender = TraceSender(settings, resource) if traces else None
-    pushing = MetricSender(settings, resource, Census(world)) if metrics else None
+    sender = TraceSender(settings, resource) if "traces" in asked else None
+    pushing = MetricSender(settings, resource, Census(world)) if "metrics" in asked else None
     if sender is not None:
         telemetry.trace_to(Sampler(settings.trace_share, sender))
     task = asyncio.create_task(pushing.run()) if pushing else None

@@ -41,7 +41,7 @@ async def serve(
 
     `before` is done with the store ready and nothing listening, `after` once HTTP answers.
     """
-    otlp.checked(settings)
+    otlp.signals(settings)  # before anything is made
     ending = Ending(settings.drain.total_seconds(), starting=asyncio.current_task())
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol, Self, TypeVar
 
 from aiodataloader import DataLoader
@@ -214,6 +214,7 @@ async def _told(batch: Batch[Key, Value], ctx: Context, keys: list[Key]) -> list
         return await batch(ctx, keys)
 
 
+@lru_cache(1000)
 def _name(batch: object) -> str:
     """The module and the function: `users.by_ids`. A partial goes by what it calls."""
     while isinstance(batch, partial):

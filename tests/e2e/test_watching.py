@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -19,8 +20,9 @@ from merganser import otlp
 from merganser.settings import Settings
 from merganser.trouble import Trouble
 from tests.collector import Collector, collecting
-from tests.e2e.server import OTHER, PASSWORD, START, Server
+from tests.e2e.server import OTHER, PASSWORD, ROOT, START, Server
 
+COLLECTOR = "http://127.0.0.1:4318"
 KEY = "a key for metrics only"
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 NEW = "application/openmetrics-text;version=1.0.0"
@@ -171,6 +173,16 @@ def test_operations_are_counted_by_name_with_codes_and_cost(house: Watched) -> N
     assert more("merganser_document_lookups_total", result="hit") >= 2
     assert more("merganser_store_seconds_count", work="read") >= 1
     assert more("merganser_http_responses_total", road="graphql", status="200") >= 5
+
+
+def test_the_documentation_names_all_that_is_counted(house: Watched) -> None:
+    docs = (ROOT / "docs" / "operating.md").read_text()
+    told = set(re.findall(r"^\| `(merganser_\w+)` \| ([\w, ]*) ?\|", docs, re.MULTILINE))
+    known = {family.name: family for family in openmetrics(house.scrape().text)}
+    assert {name for name, _ in told} == {name for name in known if name.startswith("merganser_")}
+    for name, labels in told:
+        for sample in known[name].samples:
+            assert set(sample.labels) - {"le"} == set(filter(None, labels.strip().split(", ")))
 
 
 async def test_a_flood_of_names_makes_no_flood_of_numbers(house: Watched) -> None:
@@ -380,12 +392,27 @@ def test_without_the_packages_a_collector_is_refused_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as if it were not there
-    otlp.checked(Settings())
+    assert otlp.signals(Settings()) == []
     words = "MERGANSER_OTLP is set, but it needs OpenTelemetry: pip install 'merganser.telemetry.'"
     with pytest.raises(Trouble, match=words):
-        otlp.checked(Settings(otlp="http://127.0.0.1:4318"))
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:4318/v1/traces")
-    with pytest.raises(Trouble, match="OTEL_EXPORTER_OTLP_ENDPOINT is set"):
-        otlp.checked(Settings())
-    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    otlp.checked(Settings(otlp="http://127.0.0.1:4318"))
+        otlp.signals(Settings(otlp=COLLECTOR))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", COLLECTOR)
+    assert otlp.signals(Settings()) == []  # it may be meant for others
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({}, []),
+        ({"EXPORTER_OTLP_ENDPOINT": COLLECTOR}, ["traces", "metrics"]),
+        ({"EXPORTER_OTLP_METRICS_ENDPOINT": COLLECTOR}, ["metrics"]),
+        ({"EXPORTER_OTLP_ENDPOINT": COLLECTOR, "METRICS_EXPORTER": "none"}, ["traces"]),
+        ({"EXPORTER_OTLP_ENDPOINT": COLLECTOR, "SDK_DISABLED": "true"}, []),
+    ],
+)
+def test_the_usual_variables_say_what_is_sent(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], asked: list[str]
+) -> None:
+    for name, text in environment.items():
+        monkeypatch.setenv(f"OTEL_{name}", text)
+    assert otlp.signals(Settings()) == asked
