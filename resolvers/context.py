@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 from aiodataloader import DataLoader
@@ -120,7 +120,9 @@ class Context:
 
     def _loader(self, batch: Batch[Key, Value]) -> DataLoader[Key, Value]:
         if batch not in self._loaders:
-            self._loaders[batch] = DataLoader(partial(_told, batch, self), max_batch_size=BATCH)
+            self._loaders[batch] = DataLoader(
+                partial(_told, batch, _name(batch), self), max_batch_size=BATCH
+            )
         return self._loaders[batch]
 
     def forget(self) -> None:
@@ -204,9 +206,8 @@ class Context:
             self.forget()
 
 
-async def _told(batch: Batch[Key, Value], ctx: Context, keys: list[Key]) -> list[Value]:
-    """What a batch brings; its size and time are told by its name in the code."""
-    name = _name(batch)
+async def _told(batch: Batch[Key, Value], name: str, ctx: Context, keys: list[Key]) -> list[Value]:
+    """What a batch brings; its size and time are told by its name."""
     BATCHES.note(len(keys), name)
     with Timed(LOADING, f"load {name}", name) as timed:
         if timed.part is not None:
@@ -214,7 +215,6 @@ async def _told(batch: Batch[Key, Value], ctx: Context, keys: list[Key]) -> list
         return await batch(ctx, keys)
 
 
-@lru_cache(1000)
 def _name(batch: object) -> str:
     """The module and the function: `users.by_ids`. A partial goes by what it calls."""
     while isinstance(batch, partial):
