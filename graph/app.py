@@ -21,7 +21,7 @@ from resolvers.context import Viewer
 
 ACCEPTED = (
     "Authorization", "Content-Type", "X-API-Key", "Idempotency-Key", "Range", "If-Range",
-    "If-None-Match", "Content-Disposition",
+    "If-None-Match", "Content-Disposition", "Last-Event-ID",
 )  # fmt: skip
 EXPOSED = (
     "Retry-After", "X-Request-Id", "ETag", "Content-Disposition", "Content-Range",

@@ -24,6 +24,7 @@ from graphql.language import BREAK, Visitor, visit
 from strawberry.schema.schema import validate_document
 
 from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
+from graph.plans import Book
 from graph.scopes import needed
 from models import meters
 from models.roles import Scope
@@ -77,6 +78,7 @@ class Known:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the variables that count
     introspects: bool = False
     scopes: frozenset[Scope] = frozenset()  # that the types it leads to ask for
+    book: Book | None = None  # how it is run; None where it was refused
 
     def cost(self, variables: Mapping[str, object] | None) -> int:
         """The price of the operation with these variables."""
@@ -117,9 +119,10 @@ class Shelf(Generic[Value]):
 class Documents:
     """All documents of one schema. Bad ones lie apart: a flood of them displaces no good one."""
 
-    def __init__(self, schema: GraphQLSchema, limits: Limits) -> None:
+    def __init__(self, schema: GraphQLSchema, limits: Limits, *, compiles: bool = True) -> None:
         self.schema = schema
         self.limits = limits
+        self.compiles = compiles
         self.good: Shelf[Known] = Shelf(entries=1_000, room=64 << 20)
         self.bad: Shelf[Known] = Shelf(entries=200, room=1 << 20)
 
@@ -171,6 +174,7 @@ class Documents:
             defaults=defaults(operation),
             introspects=_introspects(document),
             scopes=needed(self.schema, document, operation),
+            book=Book.of(self.schema, document, operation, compiles=self.compiles),
         )
 
     def _faults(self, document: DocumentNode) -> list[Fault]:

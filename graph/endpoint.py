@@ -27,7 +27,7 @@ from graph import bodies
 from graph.bodies import EVENTS, JSON, Question, Rejected
 from graph.policy import Operation, Schema, facts
 from graph.sockets import Adapter, Handler
-from graph.streams import Ended, EventStream, Watch
+from graph.streams import HEADERS, Ended, EventStream, Watch
 from graph.telemetry import RESPONSES, SOCKETS
 from models.errors import AuthenticationFailed, Refused, Unauthenticated
 from models.world import World
@@ -165,6 +165,7 @@ class Endpoint(GraphQL[Operation, None]):
             raise bodies.bad(message) from None
 
     async def _stream(self, asked: Question, context: Operation) -> Response:
+        stream = EventStream(context, heartbeat=self.settings.heartbeat)
         results = await self.schema.stream(
             asked.query,
             variable_values=asked.variables,
@@ -172,9 +173,8 @@ class Endpoint(GraphQL[Operation, None]):
             operation_name=asked.operation_name,
             operation_extensions=asked.extensions,
         )
-        stream = EventStream(results, context.viewer, heartbeat=self.settings.heartbeat)
-        events = stream.text(self.watch, lambda result: _payload(result)[0])
-        return StreamingResponse(events, headers=stream.transport.headers)
+        events = stream.text(results, self.watch, lambda result: _payload(result)[0])
+        return StreamingResponse(events, headers=HEADERS)
 
     def _present(self, result: ExecutionResult, kind: str) -> Response:
         payload, early = _payload(result)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graph import openmetrics
+from graph.plans import TALLY
 from models import meters, process
 from models.errors import AuthenticationFailed, Refused, Unauthenticated
 from models.meters import Family, Kind, Point, gauge
@@ -62,7 +63,8 @@ class Census:
 
     async def families(self) -> list[Family]:
         """All there is to tell."""
-        return [*meters.families(), *_build(self.world), *process.families(), *await self._stored()]
+        ours = [*meters.families(), _plans(), *_build(self.world)]
+        return [*ours, *process.families(), *await self._stored()]
 
     async def _stored(self) -> list[Family]:
         async with self._turn:
@@ -81,6 +83,18 @@ class Census:
         except Exception as problem:  # noqa: BLE001 - the other numbers are wanted all the more
             log.warning("the store was not counted", extra={"problem": type(problem).__name__})
             return None
+
+
+def _plans() -> Family:
+    """What became of plans, by the names of fields and types; the most frequent of them."""
+    counts = {
+        (outcome, where): many
+        for outcome, tally in TALLY._asdict().items()
+        for where, many in tally.most_common(meters.MOST // len(TALLY))
+    }
+    points = [Point(labels, many) for labels, many in counts.items()]
+    words = "Functions made of selections: compiled, refused, fell back on a value, given up."
+    return Family("merganser_plans", Kind.COUNTER, words, ("outcome", "where"), points)
 
 
 def _build(world: World) -> list[Family]:

@@ -2,29 +2,38 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import strawberry
-from graphql import GraphQLError, OperationType
+from graphql import ExecutionResult as Executed
+from graphql import GraphQLError, OperationType, default_field_resolver, default_type_resolver
+from graphql.execution.values import get_variable_values
 from strawberry.exceptions import MissingQueryError, StrawberryInputCoercionError
+from strawberry.execution import optimized_is_awaitable
 from strawberry.extensions import SchemaExtension
-from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext, StreamResult
+from strawberry.schema.exceptions import InvalidOperationTypeError
 from strawberry.types import ExecutionContext, ExecutionResult
+from strawberry.types.execution import PreExecutionError
+from strawberry.types.graphql import OperationType as Kind
 
 from graph.documents import NO_NUL, Documents, Known, has_nul
+from graph.executor import CompiledExecutor, PlainExecutor, executor_class
 from graph.limits import Limits
+from graph.plans import Book
 from graph.telemetry import Observed
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
-from resolvers.context import Context
+from resolvers.context import Context, Viewer
 
 log = logging.getLogger(__name__)
 
 # what a refused query says in extensions.code, by the rule it broke
 RULES = {"id": "BAD_ID", "cursor": "BAD_CURSOR", "page": "BAD_PAGINATION"}
 NO_LIMITS_SET = Limits()
+STRANGER = "sign in first: no valid credential was sent"
 
 
 @dataclass
@@ -43,40 +52,58 @@ class DeadlineExceeded(Exception):
 NO_BUGS = (Refused, DeadlineExceeded, MissingQueryError, StrawberryInputCoercionError)
 
 
-class Unsuggesting(StrawberryGraphQLCoreExecutionContext):
-    """Guesses nothing for names in variables: graphql-core fails at letters such as "İ"."""
-
-    @classmethod
-    def build(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make the executor of one operation."""
-        return super().build(*args, **{**kwargs, "hide_suggestions": True})
-
-
 class Schema(strawberry.Schema):
     """Runs documents it has seen before, within limits, and speaks of errors with care.
 
-    Give it `extensions=EXTENSIONS`.
+    Give it `extensions=EXTENSIONS`: subscriptions run by them, queries and mutations do not.
     """
 
-    def __init__(self, *args: Any, limits: Limits = NO_LIMITS_SET, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: Limits = NO_LIMITS_SET, compiled: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.execution_context_class = Unsuggesting
         self.limits = limits
-        self.documents = Documents(self._schema, limits)
+        self.use(compiled=compiled)
+
+    def use(self, *, compiled: bool) -> None:
+        """Choose the executor; documents that were seen are forgotten."""
+        self.execution_context_class = executor_class(compiled=compiled)
+        compiles = issubclass(self.execution_context_class, CompiledExecutor)
+        self.documents = Documents(self._schema, self.limits, compiles=compiles)
 
     async def execute(
         self,
         query: str | None,
         variable_values: dict[str, Any] | None = None,
         context_value: Any | None = None,
-        *args: Any,
-        **kwargs: Any,
+        root_value: Any | None = None,
+        operation_name: str | None = None,
+        allowed_operation_types: Iterable[Kind] | None = None,
+        operation_extensions: dict[str, Any] | None = None,
     ) -> ExecutionResult:
         """Run a query or mutation; its errors are ready to be sent."""
-        context, observed = _begun(context_value, query)
-        with observed:
-            result = await super().execute(query, variable_values, context, *args, **kwargs)
-            settle(result, context)
+        if not query:
+            raise MissingQueryError
+        context: Operation = context_value.fresh()  # type: ignore[union-attr]  # ty: ignore
+        with Observed(context, query) as observed:
+            known = self.documents.find(query, operation_name)
+            observed.judged(known)
+            if known.kind.value not in {kind.value for kind in allowed_operation_types or Kind}:
+                raise InvalidOperationTypeError(Kind(known.kind.value))
+            verdict = judged(known, variable_values, context, self.limits)
+            result: ExecutionResult
+            if verdict.refusals or known.book is None:
+                result = PreExecutionError(data=None, errors=verdict.refusals)
+            else:
+                given = variable_values or {}
+                run = Run(known.book, given, context, root_value, operation_extensions)
+                result = await self._run(run)
+            if result.errors:
+                self._report(result.errors, context)
+                settle(result, context)
+            if verdict.cost:
+                result.extensions = {"cost": verdict.cost}
+                observed.cost = verdict.cost["requested"]
             observed.sent = result
         return result
 
@@ -85,19 +112,79 @@ class Schema(strawberry.Schema):
         query: str | None,
         variable_values: dict[str, Any] | None = None,
         context_value: Any | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> StreamResult:
-        """Run any operation, whose results come one by one."""
-        context, observed = _begun(context_value, query)
-        results = await super().stream(query, variable_values, context, *args, **kwargs)
-        return observed.follow(results)
+        root_value: Any | None = None,
+        operation_name: str | None = None,
+        operation_extensions: dict[str, Any] | None = None,
+        allowed_operation_types: Iterable[Kind] | None = None,
+    ) -> Any:
+        """Run any operation; a query or mutation is a stream of one result."""
+        given = query, variable_values, context_value, root_value, operation_name
+        known = self.documents.find(query, operation_name) if query else None
+        if known is None or known.kind is OperationType.SUBSCRIPTION:
+            context: Any = context_value.fresh()  # type: ignore[union-attr]  # ty: ignore
+            context.observed = observed = Observed(context, query)
+            asked = query, variable_values, context, root_value, operation_name
+            results = await super().stream(*asked, operation_extensions, allowed_operation_types)
+            return observed.follow(results)
+
+        async def single() -> AsyncGenerator[ExecutionResult]:
+            yield await self.execute(*given, allowed_operation_types, operation_extensions)
+
+        return single()
+
+    async def _run(self, run: "Run") -> ExecutionResult:
+        """Run an operation to its end, or to its deadline."""
+        try:
+            async with asyncio.timeout(self.limits.deadline) as running:
+                found = self._executed(run)
+                if not isinstance(found, ExecutionResult):
+                    found = await found
+            return found
+        except TimeoutError as late:
+            cause: Exception = DeadlineExceeded() if running.expired() else late
+        except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
+            cause = error
+        return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
+
+    def _executed(self, run: "Run") -> ExecutionResult | Awaitable[ExecutionResult]:
+        book = run.book
+        values = get_variable_values(
+            self._schema,
+            book.operation.variable_definitions or (),
+            run.variables,
+            hide_suggestions=True,
+        )
+        if isinstance(values, list):
+            return ExecutionResult(None, values)
+        made: Any = PlainExecutor
+        if plans := book.plans(values):
+            run.context.memo = plans.memo
+            made = partial(CompiledExecutor, plans=plans)
+        executor = made(
+            self._schema,
+            book.definitions,
+            book.fragments,
+            run.root,
+            run.context,
+            book.operation,
+            values,
+            default_field_resolver,
+            default_type_resolver,
+            default_field_resolver,
+            is_awaitable=optimized_is_awaitable,
+            hide_suggestions=True,
+            operation_extensions=run.extensions,
+        )
+        found: Any = executor.execute_operation()
+        return _awaited(found) if optimized_is_awaitable(found) else _told(found)
 
     def process_errors(
         self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None
     ) -> None:
-        """Log the first bug of a result with its traceback. Clients' mistakes are theirs."""
-        context = execution_context.context if execution_context else None
+        """Log the first bug of a stream's result. Clients' mistakes are theirs."""
+        self._report(errors, execution_context.context if execution_context else None)
+
+    def _report(self, errors: Sequence[GraphQLError], context: object) -> None:
         extra = {"request_id": getattr(context, "request_id", "")}
         if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
             log.warning("an operation was ended at its deadline", extra=extra)
@@ -108,13 +195,60 @@ class Schema(strawberry.Schema):
             log.error("a field broke", exc_info=bugs[0].original_error, extra=extra)
 
 
-def _begun(given: Any, text: str | None) -> tuple[Context, Observed]:
-    """A context for one operation, a socket has one for all; and who tells of it."""
-    context: Context = given.fresh()
-    observed = Observed(context, text)
-    if isinstance(context, Operation):
-        context.observed = observed
-    return context, observed
+class Run(NamedTuple):
+    """One run of an operation."""
+
+    book: Book
+    variables: dict[str, Any]
+    context: Operation
+    root: Any
+    extensions: dict[str, Any] | None
+
+
+async def _awaited(found: Awaitable[Executed]) -> ExecutionResult:
+    return _told(await found)
+
+
+def _told(found: Executed) -> ExecutionResult:
+    return ExecutionResult(found.data, found.errors)
+
+
+class Verdict(NamedTuple):
+    """What speaks against an operation, and what it costs; nothing where it is not even valid."""
+
+    refusals: list[GraphQLError]
+    cost: dict[str, int] | None = None
+
+
+def judged(
+    known: Known, variables: dict[str, Any] | None, context: Operation, limits: Limits
+) -> Verdict:
+    """Whether this viewer may run a document with these variables."""
+    if known.faults:
+        return Verdict([fault.error() for fault in known.faults])
+    if variables and has_nul(variables):
+        return Verdict([_error(NO_NUL, "BAD_USER_INPUT")])
+    viewer = context.viewer
+    cost = {"requested": known.cost(variables), "maximum": limits.budget(viewer.role)}
+    refusal = next(_refusals(known, viewer, cost, limits), None)
+    return Verdict([refusal] if refusal else [], cost)
+
+
+def _refusals(
+    known: Known, viewer: Viewer, cost: dict[str, int], limits: Limits
+) -> Iterator[GraphQLError]:
+    stranger = viewer.role is Role.PUBLIC
+    if viewer.read_only and known.kind is OperationType.MUTATION:
+        yield _error("this credential is for reading only", "FORBIDDEN")
+    for scope in sorted(known.scopes - opened(viewer.scopes)):
+        if stranger:
+            yield _error(STRANGER, "UNAUTHENTICATED")
+        yield _error(f"this needs the scope {scope}", "FORBIDDEN")
+    if known.introspects and stranger and not limits.open_introspection:
+        yield _error("sign in first: introspection is not public", "UNAUTHENTICATED")
+    if cost["requested"] > cost["maximum"]:
+        message = "the operation costs {requested}, {maximum} are allowed"
+        yield _error(message.format(**cost), "QUERY_TOO_COMPLEX")
 
 
 class FreshContext(SchemaExtension):
@@ -129,7 +263,6 @@ class Prepared(SchemaExtension):
     """The document comes from the cache, with its verdict and its price."""
 
     known: Known | None = None
-    cost: dict[str, int] | None = None
 
     def on_parse(self) -> Iterator[None]:
         asked = self.execution_context
@@ -144,57 +277,13 @@ class Prepared(SchemaExtension):
 
     def on_validate(self) -> Iterator[None]:
         if self.known:
-            faults = [fault.error() for fault in self.known.faults]
-            nul = has_nul(self.execution_context.variables)
-            unfit = [_error(NO_NUL, "BAD_USER_INPUT")] if nul else []
-            refusals = faults or unfit or self._refusals(self.known)
-            self.execution_context.pre_execution_errors = refusals
+            asked = self.execution_context
+            limits = _schema(asked).limits
+            verdict = judged(self.known, asked.variables, asked.context, limits)
+            asked.pre_execution_errors = verdict.refusals
+            if verdict.cost and (observed := getattr(asked.context, "observed", None)):
+                observed.cost = verdict.cost["requested"]
         yield
-
-    def _refusals(self, known: Known) -> list[GraphQLError]:
-        """What speaks against this document from this viewer, with these variables."""
-        asked = self.execution_context
-        viewer, limits = asked.context.viewer, _schema(asked).limits
-        self.cost = {
-            "requested": known.cost(asked.variables),
-            "maximum": limits.budget(viewer.role),
-        }
-        if observed := getattr(asked.context, "observed", None):
-            observed.cost = self.cost["requested"]
-        if viewer.read_only and known.kind is OperationType.MUTATION:
-            return [_error("this credential is for reading only", "FORBIDDEN")]
-        for scope in sorted(known.scopes - opened(viewer.scopes)):
-            if viewer.role is Role.PUBLIC:
-                return [_error("sign in first: no valid credential was sent", "UNAUTHENTICATED")]
-            return [_error(f"this needs the scope {scope}", "FORBIDDEN")]
-        if known.introspects and viewer.role is Role.PUBLIC and not limits.open_introspection:
-            return [_error("sign in first: introspection is not public", "UNAUTHENTICATED")]
-        if self.cost["requested"] > self.cost["maximum"]:
-            message = "the operation costs {requested}, {maximum} are allowed"
-            return [_error(message.format(**self.cost), "QUERY_TOO_COMPLEX")]
-        return []
-
-    def get_results(self) -> dict[str, Any]:
-        streams = self.known is not None and self.known.kind is OperationType.SUBSCRIPTION
-        return {} if self.cost is None or streams else {"cost": self.cost}
-
-
-class Deadline(SchemaExtension):
-    """Queries and mutations end after some seconds, done or not."""
-
-    async def on_execute(self) -> AsyncIterator[None]:
-        asked = self.execution_context
-        if asked.operation_type.value == "subscription":
-            yield
-            return
-        limits = _schema(asked).limits
-        try:
-            async with asyncio.timeout(limits.deadline) as running:
-                yield
-        except TimeoutError:
-            if not running.expired():
-                raise
-            raise DeadlineExceeded from None
 
 
 class Codes(SchemaExtension):
@@ -205,7 +294,7 @@ class Codes(SchemaExtension):
         yield
 
 
-EXTENSIONS: list[type[SchemaExtension]] = [FreshContext, Prepared, Deadline, Codes]
+EXTENSIONS: list[type[SchemaExtension]] = [FreshContext, Prepared, Codes]  # of streams
 
 
 def _schema(asked: ExecutionContext) -> Schema:

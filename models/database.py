@@ -1,19 +1,31 @@
 """One engine, and the ways to use it: `read()`, `write()` and, for hot paths, `apply()`."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
 import orjson
-from sqlalchemy import Connection, Engine, Select, create_engine, event, literal, make_url, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    PoolProxiedConnection,
+    Select,
+    create_engine,
+    event,
+    literal,
+    make_url,
+    select,
+)
 from sqlalchemy import Row as CoreRow
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
 from models.groups import Batches, GroupCommit
+from models.prepared import Prepared
 from models.traces import Timed
 
 Columns = TypeVarTuple("Columns")
@@ -26,10 +38,11 @@ def _json(value: object) -> str:
 
 STORE = meters.histogram(
     "merganser_store_seconds",
-    "Time at the store, waiting for a turn included: read, a select; unit, a unit of work; "
-    "apply, one in one go.",
+    "Time at the store, waiting for a turn included: read, a select; find, one that was made "
+    "once; unit, a unit of work; apply, one in one go.",
     "work",
 )
+BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)
 COMMON: dict[str, Any] = {
     "json_serializer": _json,
     "json_deserializer": orjson.loads,
@@ -82,6 +95,14 @@ class Database:
             async with self.engine.connect() as connection:
                 return (await connection.execute(statement, given)).all()
 
+    async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
+        """The rows of a select that was made once, with these values of its parameters."""
+        with Timed(STORE, "store find", "find"):
+            if self._readers:
+                return await self._readers.find(statement, given)
+            async with self.engine.connect() as connection:
+                return (await connection.execute(statement.select, given)).all()
+
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
         await self.read(select(literal(1)))
@@ -133,12 +154,13 @@ class Readers:
         self.engine = create_engine(
             plain,
             isolation_level="AUTOCOMMIT",
-            pool_size=self.THREADS,
+            pool_size=self.THREADS + 1,
             connect_args={"cached_statements": 512},
             **COMMON,
         )
         event.listen(self.engine, "connect", _tune_reader)
         self._threads = ThreadPoolExecutor(self.THREADS, "reader")
+        self._near: PoolProxiedConnection | None = None
 
     async def read(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None
@@ -152,7 +174,31 @@ class Readers:
         with self.engine.connect() as connection:
             return connection.execute(statement, given).all()
 
+    async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
+        """The few rows of a prepared select, read where we are: a thread costs as much again.
+
+        A store that is locked for a moment, as while it recovers, is waited for in a thread.
+        """
+        if self._near is None:
+            self._near = self.engine.raw_connection()
+            self._near.cursor().execute("PRAGMA busy_timeout=0")
+        driven = statement.driven(self.engine.dialect)
+        values = driven.values(given)
+        for heard in self.engine.dispatch.before_cursor_execute:
+            heard(None, None, driven.sql, values, None, False)
+        cursor = self._near.cursor()
+        try:
+            return driven.rows(cursor.execute(driven.sql, values))
+        except sqlite3.OperationalError as problem:
+            if problem.sqlite_errorcode not in BUSY:
+                raise
+            return await self.read(statement.select, given)
+        finally:
+            cursor.close()
+
     def close(self) -> None:
+        if self._near is not None:
+            self._near.close()
         self._threads.shutdown()
         self.engine.dispose()
 

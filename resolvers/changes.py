@@ -96,6 +96,8 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 yield Batch([], dict(at), resync=reason)
             else:
                 at = since
+        elif ctx.trail:
+            ctx.trail.begun(dict(at))
         waited = False
         while True:
             bell.clear()  # before we look: a change from here on rings again

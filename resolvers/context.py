@@ -1,7 +1,7 @@
 """What every operation is handed: who asks, and the world to answer from."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +16,7 @@ from models import journal, meters
 from models.columns import Picked
 from models.errors import Forbidden, Unauthenticated
 from models.journal import ChangeKind, Entry, Position
+from models.prepared import Prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
 from models.traces import Timed
 from models.world import World
@@ -96,6 +97,19 @@ class Viewer:
 
 
 @dataclass
+class Trail:
+    """Where a follower stands, for a transport that speaks of it beside the document.
+
+    `since`, what the peer heard last, goes before the position in the document. `begun` is called
+    with the first position where neither says one.
+    """
+
+    begun: Callable[[Position], None]
+    since: Position | None = None
+    at: Position | None = None  # behind the event that goes out
+
+
+@dataclass
 class Context:
     """One operation: a GraphQL request, one event of a stream, or a job."""
 
@@ -106,6 +120,9 @@ class Context:
     session_id: str | None = None  # the caller's own word for its session
     origin: str | None = None  # of what it changes: recognised by its followers as their own
     reason: str | None = None  # the caller's, for the journal
+    # what may be kept as long as the selection that is being answered
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    trail: Trail | None = field(default=None, repr=False)
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
@@ -131,16 +148,25 @@ class Context:
 
     def fresh(self) -> Self:
         """The same viewer in the same world, with nothing loaded yet."""
-        return replace(self)
+        return replace(self, memo={})
 
-    async def read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Picked]:
+    async def read(
+        self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
+    ) -> Sequence[Picked]:
         """The rows of one select, as an open unit of ours sees them."""
         if self._unit is None or self._unit.session is None:
-            return await self.world.database.read(statement)
+            return await self.world.database.read(statement, given)
         async with self._unit.turn:  # sibling fields may read at once, a session serves one
             await self._unit.session.flush()
             connection = await self._unit.session.connection()
-            return (await connection.execute(statement)).all()
+            return (await connection.execute(statement, given)).all()
+
+    async def find(self, statement: Prepared, **given: Any) -> Sequence[Any]:
+        """The few rows of a select that was made once; `viewer` is among its parameters."""
+        given["viewer"] = self.viewer.user_id
+        if self._unit is None or self._unit.session is None:
+            return await self.world.database.find(statement, given)
+        return await self.read(statement.select, given)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
