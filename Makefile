@@ -4,7 +4,7 @@ PYTHON ?= python3
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: run check test clients schema docs soak conformance bench webui clean
+.PHONY: run check test clients schema released docs soak conformance bench webui clean
 
 run: .venv/installed  ## a server with a demo account, on this machine alone
 	@merganser serve --demo
@@ -31,6 +31,10 @@ conformance: .venv/ready  ## the long forms of the protocol tests
 
 schema: .venv/ready
 	python -m merganser schema > schema.graphql
+
+released: .venv/ready  ## at a release, once the version is set: the schema that later ones must not break
+	sed -n 's/^version = "\(.*\)"/# merganser \1/p' pyproject.toml > tests/released.graphql
+	python -m merganser schema >> tests/released.graphql
 
 docs: .venv/ready  ## what in docs/ is made by programs
 	python -m merganser settings > docs/settings.md

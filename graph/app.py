@@ -1,6 +1,7 @@
 """The ASGI app: GraphQL, bytes, the page for people, and a sign of life."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from graph.endpoint import Endpoint, Settings
 from graph.metrics import Census, Metrics, Readers
 from graph.schema import schema
 from models.world import World
-from resolvers import auth
+from resolvers import auth, documents
 from resolvers.context import Viewer
 
 ACCEPTED = (
@@ -46,14 +47,16 @@ def create_app(
     spool: Path,
     bootstrap: str | None = None,
     origins: Sequence[str] = (),
+    only_trusted: bool = False,
     readers: Readers = ADMINS,
     checks: Mapping[str, health.Check] | None = None,
 ) -> Starlette:
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
-    machine, `origins` are foreign pages that may call us, `readers` those who may see the
-    metrics. `checks` say, beside the store, whether we are ready.
+    machine, `origins` are foreign pages that may call us. With `only_trusted` no documents are
+    run but those that were added before. `readers` may see the metrics, and `checks` say,
+    beside the store, whether we are ready.
     """
 
     async def sign_in(headers: Mapping[str, str], params: dict[str, Any] | None = None) -> Viewer:
@@ -66,7 +69,13 @@ def create_app(
         await world.database.ping()
         return True
 
-    settings = Settings(origins=tuple(origins), page=page, ended=ended)
+    settings = Settings(
+        origins=tuple(origins),
+        page=page,
+        ended=ended,
+        trusted=partial(documents.text_of, world),
+        only_trusted=only_trusted,
+    )
     endpoint = Endpoint(schema, world, sign_in, settings)
     cors = Middleware(
         CORSMiddleware,

@@ -10,7 +10,9 @@ from collections.abc import Awaitable
 from typing import Any, cast
 
 from graphql import (
+    FieldNode,
     GraphQLError,
+    GraphQLField,
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLResolveInfo,
@@ -18,6 +20,8 @@ from graphql import (
 )
 from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
+from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
+from graphql.execution.values import get_argument_values
 from graphql.pyutils import Path
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
@@ -40,8 +44,23 @@ KNOWN = {  # the methods we build on, with the parameters they must have
 }  # fmt: skip
 
 
-class PlainExecutor(StrawberryGraphQLCoreExecutionContext):
+class PlainExecutor(ExecutorThrowingOnIncremental):
     """Guesses nothing for names in variables: graphql-core fails at letters such as "İ"."""
+
+    def __init__(self, *args: Any, operation_extensions: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.operation_extensions = operation_extensions
+
+    def build_resolve_info(
+        self,
+        field_def: GraphQLField,
+        field_nodes: list[FieldNode],
+        parent_type: GraphQLObjectType,
+        path: Path,
+    ) -> GraphQLResolveInfo[Any]:
+        """Make what resolvers are told, as strawberry has it."""
+        base = StrawberryGraphQLCoreExecutionContext.build_resolve_info
+        return base(cast("Any", self), field_def, field_nodes, parent_type, path)
 
     @classmethod
     def build(cls, *args: Any, **kwargs: Any) -> Any:
@@ -86,6 +105,71 @@ class CompiledExecutor(PlainExecutor):
         except GraphQLError as error:
             self.collected_errors.add(error, None)
             return self.build_response(None)
+
+    def execute_field(
+        self,
+        parent_type: GraphQLObjectType,
+        source: Any,
+        field_details_list: FieldDetailsList,
+        path: Path,
+        position_context: Any,
+    ) -> Any:
+        """Resolve a field as graphql-core does, its arguments known from before."""
+        call = self.plans.call(parent_type, field_details_list)
+        if call is None or not self._compiles:
+            return super().execute_field(
+                parent_type, source, field_details_list, path, position_context
+            )
+        kind = call.field.type
+        info = self.build_resolve_info(call.field, call.nodes, parent_type, path)
+        try:
+            given = call.given
+            if given is None:
+                given = get_argument_values(
+                    call.field, call.nodes[0], self.variable_values, None, self.hide_suggestions
+                )
+            result = call.resolve(source, info, **given)
+            if self.is_awaitable(result):
+                return self._awaited(kind, field_details_list, info, path, result)
+            completed = self.complete_value(
+                kind, field_details_list, info, path, result, position_context
+            )
+            if self.is_awaitable(completed):
+                return self._settled(kind, field_details_list, path, completed)
+        except Exception as error:  # noqa: BLE001 - it becomes an error of the field
+            self.handle_field_error(error, kind, field_details_list, path)
+            return None
+        return completed
+
+    async def _awaited(
+        self,
+        kind: GraphQLOutputType,
+        details: FieldDetailsList,
+        info: GraphQLResolveInfo[Any],
+        path: Path,
+        result: Awaitable[Any],
+    ) -> Any:
+        try:
+            completed = self.complete_value(kind, details, info, path, await result, None)
+            if self.is_awaitable(completed):
+                completed = await completed
+        except Exception as error:  # noqa: BLE001 - it becomes an error of the field
+            self.handle_field_error(error, kind, details, path)
+            return None
+        return completed
+
+    async def _settled(
+        self,
+        kind: GraphQLOutputType,
+        details: FieldDetailsList,
+        path: Path,
+        completed: Awaitable[Any],
+    ) -> Any:
+        try:
+            return await completed
+        except Exception as error:  # noqa: BLE001 - it becomes an error of the field
+            self.handle_field_error(error, kind, details, path)
+            return None
 
     def complete_value(
         self,

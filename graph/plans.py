@@ -2,19 +2,25 @@
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from graphql import (
     DirectiveNode,
     DocumentNode,
+    FieldNode,
     FragmentDefinitionNode,
+    GraphQLError,
+    GraphQLField,
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLSchema,
+    Node,
     OperationDefinitionNode,
     VariableNode,
     Visitor,
+    default_field_resolver,
     visit,
 )
 from graphql.execution.collect_fields import (
@@ -25,7 +31,7 @@ from graphql.execution.collect_fields import (
     collect_fields,
     collect_subfields,
 )
-from graphql.execution.values import VariableValues
+from graphql.execution.values import VariableValues, get_argument_values
 
 from graph.codegen import Bail, Complete, Writer
 
@@ -73,6 +79,16 @@ class Plan:
             TALLY.given_up[self.where] += self.off
 
 
+class Call(NamedTuple):
+    """How a field is resolved, and with what; without `given` its arguments are of variables."""
+
+    details: FieldDetailsList
+    field: GraphQLField
+    nodes: list[FieldNode]
+    resolve: Callable[..., Any]
+    given: dict[str, Any] | None
+
+
 class Plans:
     """The plans of one operation, for one outcome of its @skip and @include.
 
@@ -96,6 +112,7 @@ class Plans:
         self._root: CollectedFields | None = None
         self._values: dict[tuple[int, int], tuple[FieldDetailsList, Plan | None]] = {}
         self._objects: dict[int, tuple[GroupedFieldSet, Plan | None]] = {}
+        self._calls: dict[int, Call] = {}
         self.memo: dict[Any, Any] = {}
 
     @property
@@ -148,6 +165,26 @@ class Plans:
         except (Bail, RecursionError):
             TALLY.refused[where] += 1
             return None
+
+    def call(self, kind: GraphQLObjectType, details: FieldDetailsList) -> Call | None:
+        """How a field is called; None where graphql-core must see to it itself."""
+        known = self._calls.get(id(details))
+        if known is None:
+            node, given = details[0].node, None
+            field = self.schema.get_field(kind, node.name.value)
+            if field is None or details[0].fragment_variable_values:
+                return None
+            if not any(_holds_variable(argument) for argument in node.arguments or ()):
+                try:
+                    given = get_argument_values(field, node, hide_suggestions=True)
+                except GraphQLError:
+                    return None  # said anew with the place where it is
+                if any(isinstance(value, dict | list) for value in given.values()):
+                    given = None  # a resolver may keep it, or change it
+            nodes = [one.node for one in details]
+            resolve = field.resolve or default_field_resolver
+            known = self._calls[id(details)] = Call(details, field, nodes, resolve, given)
+        return known
 
     def object(self, kind: GraphQLObjectType, grouped: GroupedFieldSet) -> Plan | None:
         """How the plain fields of an object are read; None where there is none."""
@@ -216,10 +253,20 @@ class Book:
         return plans
 
 
+def _holds_variable(node: Node) -> bool:
+    found = _Deciding()
+    visit(node, found)
+    return found.holds
+
+
 class _Deciding(Visitor):
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+        self.holds = False
+
+    def enter_variable(self, *_: Any) -> Any:
+        self.holds = True
 
     def enter_directive(self, node: DirectiveNode, *_: Any) -> None:
         for argument in node.arguments or ():

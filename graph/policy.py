@@ -23,6 +23,7 @@ from graph.documents import NO_NUL, Documents, Known, has_nul
 from graph.executor import CompiledExecutor, PlainExecutor, executor_class
 from graph.limits import Limits
 from graph.plans import Book
+from graph.resolving import quicken
 from graph.telemetry import Observed
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
@@ -62,6 +63,7 @@ class Schema(strawberry.Schema):
         self, *args: Any, limits: Limits = NO_LIMITS_SET, compiled: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        quicken(self._schema.type_map, self.schema_converter)
         self.limits = limits
         self.use(compiled=compiled)
 

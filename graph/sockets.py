@@ -21,6 +21,8 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
     SubscribeMessage,
 )
 
+from graph.bodies import Rejected, names_document, question
+from graph.persisted import Persisted
 from graph.policy import Operation
 from graph.streams import ENDED, Watch
 from resolvers.context import Viewer
@@ -42,7 +44,8 @@ FRAMES: Mapping[str, Shape] = {
     "complete": {"id": (str,)},
 }
 SUBSCRIBE: Shape = {
-    "query": (str,),
+    "query": (str, None),
+    "documentId": (str, None),
     "variables": (dict, None),
     "operationName": (str, None),
     "extensions": (dict, None),
@@ -74,6 +77,7 @@ class Desk(Protocol):
     """What a socket needs of the endpoint."""
 
     watch: Watch
+    persisted: Persisted
 
 
 class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
@@ -125,15 +129,31 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         if self.connection_acknowledged and self.watch.expired(self.viewer):
             await self.end()
         elif self._full() and self.connection_acknowledged and message["id"] not in self.operations:
-            error = GraphQLError(
+            await self._refuse(
+                message["id"],
                 f"{self.max_subscriptions_per_connection} operations run on this socket already",
-                extensions={"code": "RATE_LIMITED", "retryAfterSeconds": 1},
+                {"code": "RATE_LIMITED", "retryAfterSeconds": 1},
             )
-            await self.send_message(
-                {"id": message["id"], "type": "error", "payload": [error.formatted]}
-            )
+        elif self.connection_acknowledged and message["id"] not in self.operations:
+            await self._begin(message)
         else:
-            await super().handle_subscribe(message)
+            await super().handle_subscribe(message)  # closes the socket
+
+    async def _begin(self, message: SubscribeMessage) -> None:
+        """Find the document that is named, before Strawberry drops all but its text."""
+        try:
+            asked = question(message["payload"])
+            asked = await cast("Desk", self.view).persisted.resolve(asked, self.viewer)
+        except Rejected as refusal:
+            await self._refuse(message["id"], refusal.message, refusal.extensions)
+            return
+        await super().handle_subscribe(
+            {**message, "payload": {**message["payload"], "query": asked.query}}
+        )
+
+    async def _refuse(self, id_: str, message: str, extensions: dict[str, object]) -> None:
+        error = GraphQLError(message, extensions=extensions)
+        await self.send_message({"id": id_, "type": "error", "payload": [error.formatted]})
 
     def _full(self) -> bool:
         most = self.max_subscriptions_per_connection
@@ -175,7 +195,10 @@ def frame_fault(frame: object) -> str | None:
         return "Unknown message type"
     fault = _fault(frame, FRAMES[kind])
     if fault is None and kind == "subscribe":
-        fault = _fault(frame["payload"], SUBSCRIBE)
+        payload = frame["payload"]
+        fault = _fault(payload, SUBSCRIBE)
+        if fault is None and payload.get("query") is None and not names_document(payload):
+            fault = "query"
     if fault is None and not 0 < len(frame.get("id", "-")) <= ID_MAX:
         fault = "id"
     return fault and f"Invalid {kind} message: {fault}"

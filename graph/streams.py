@@ -191,3 +191,8 @@ def _event(kind: str, data: str) -> str:
 
 def _json(payload: object) -> str:
     return encode(payload).decode()
+
+
+def one_result(payload: object) -> str:
+    """A stream of one result, which is complete."""
+    return _event("next", _json(payload)) + _event("complete", "")

@@ -81,6 +81,7 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
         spool=spool / "http",
         bootstrap=_told(settings.bootstrap_key),
         origins=settings.origins,
+        only_trusted=settings.documents == "trusted",
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
         checks=await readiness.checks(world, ending, spool / "http"),
     )

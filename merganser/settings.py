@@ -127,6 +127,12 @@ class Settings(BaseSettings):
         default=(),
         description="Web origins that may call GraphQL from a browser (CORS), with spaces between.",
     )
+    documents: Literal["any", "trusted"] = Field(
+        default="any",
+        description="Which GraphQL documents are run: any, or trusted: only those that "
+        "`merganser documents add` has registered.",
+        json_schema_extra={"hint": "write any or trusted"},
+    )
     connections: int = Field(
         default=10_000,
         ge=1,

@@ -37,7 +37,6 @@ FREE = {  # licences of what is run, of which nothing is passed on
     "MIT", "(MIT OR Apache-2.0)", "Apache-2.0", "ISC", "0BSD", "BSD-2-Clause", "BSD-3-Clause",
     "BlueOak-1.0.0", "Python-2.0", "CC-BY-4.0",
 }  # fmt: skip
-PERSISTED = False  # whether the server keeps what it is sent with a hash
 DOCUMENTS = {file.stem: file.read_text() for file in npm.EXAMPLES.glob("operations/*.graphql")}
 SCHEMA = build_schema((npm.ROOT / "schema.graphql").read_text())
 
@@ -130,8 +129,8 @@ def test_apollo_asks_by_hash(report: Any) -> None:
     unknown = {"text": False, "data": False, "code": "PERSISTED_QUERY_NOT_FOUND"}
     whole = {"text": True, "data": True, "code": None}
     known = {"text": False, "data": True, "code": None}
-    expected = [unknown, whole, *([known] if PERSISTED else [unknown, whole])]
-    assert asked["sent"] == [{**each, "hash": 64, "status": 200} for each in expected]
+    expected = [{**each, "hash": 64, "status": 200} for each in (unknown, whole, known)]
+    assert asked["sent"] == expected
 
 
 @pytest.mark.parametrize("name", ["audits with a token", "audits without"])
