@@ -50,14 +50,16 @@ def create_app(
     only_trusted: bool = False,
     readers: Readers = ADMINS,
     checks: Mapping[str, health.Check] | None = None,
+    compiled: bool = True,
 ) -> Starlette:
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
     machine, `origins` are foreign pages that may call us. With `only_trusted` no documents are
-    run but those that were added before. `readers` may see the metrics, and `checks` say,
-    beside the store, whether we are ready.
+    run but those that were added before; without `compiled` graphql-core runs them alone.
+    `readers` may see the metrics, and `checks` say, beside the store, whether we are ready.
     """
+    schema.use(compiled=compiled)
 
     async def sign_in(headers: Mapping[str, str], params: dict[str, Any] | None = None) -> Viewer:
         return await auth.sign_in(world, headers, params, bootstrap=bootstrap)

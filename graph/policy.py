@@ -68,10 +68,12 @@ class Schema(strawberry.Schema):
         self.use(compiled=compiled)
 
     def use(self, *, compiled: bool) -> None:
-        """Choose the executor; documents that were seen are forgotten."""
-        self.execution_context_class = executor_class(compiled=compiled)
-        compiles = issubclass(self.execution_context_class, CompiledExecutor)
-        self.documents = Documents(self._schema, self.limits, compiles=compiles)
+        """Choose the executor. With another than before, documents that were seen are forgotten."""
+        chosen = executor_class(compiled=compiled)
+        if chosen is not self.execution_context_class:
+            self.execution_context_class = chosen
+            compiles = issubclass(chosen, CompiledExecutor)
+            self.documents = Documents(self._schema, self.limits, compiles=compiles)
 
     async def execute(
         self,

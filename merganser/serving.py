@@ -1,6 +1,7 @@
 """The server: HTTP, LMTP and all workers in one process, until told to stop."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ from resolvers import changes, tasks
 
 log = logging.getLogger("merganser")
 
+COLLECT = (20_000, 20, 20)  # objects, or rounds, after which the collector looks
 PATIENCE = 25.0  # seconds that workers have to end
 
 Before = Callable[[World], Awaitable[None]]
@@ -84,6 +86,7 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
         only_trusted=settings.documents == "trusted",
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
         checks=await readiness.checks(world, ending, spool / "http"),
+        compiled=settings.compiled_executor,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(otlp.exporting(settings, world))
@@ -95,6 +98,7 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
         lmtp = await _lmtp(settings, world)
         stack.push_async_callback(lmtp.close)
         ending.web = listening.web(app, settings, after)
+        _settle_down()
         log.info("listening", extra={"http": settings.http, "lmtp": settings.lmtp})
         await ending.web.serve(sockets=bound)
         log.info("stopping")
@@ -102,6 +106,13 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
 
 def _told(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
+
+
+def _settle_down() -> None:
+    """Let the collector look at what requests leave, not at what has been there since the start."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
 
 
 def _route(settings: Settings) -> Route:

@@ -133,6 +133,12 @@ class Settings(BaseSettings):
         "`merganser documents add` has registered.",
         json_schema_extra={"hint": "write any or trusted"},
     )
+    compiled_executor: bool = Field(
+        default=True,
+        description="Complete answers by functions made for each document; off: as graphql-core "
+        "does, for comparison.",
+        json_schema_extra={"hint": "write on or off"},
+    )
     connections: int = Field(
         default=10_000,
         ge=1,
