@@ -26,6 +26,7 @@ from strawberry.schema.schema import validate_document
 from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
 from graph.plans import Book
 from graph.scopes import needed
+from models import meters
 from models.roles import Scope
 
 Value = TypeVar("Value")
@@ -36,6 +37,12 @@ TOKENS_MAX = 5_000
 COMMENTS_MAX = 1_000
 KEPT_MAX = 32_000  # characters; longer documents are read anew each time
 NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
+LOOKUPS = meters.counter(
+    "merganser_document_lookups",
+    "Looks into the cache of documents: hit; bad, known as refused; miss, read anew.",
+    "result",
+)
+EVICTIONS = meters.counter("merganser_document_evictions", "Documents that made room for others.")
 TOKEN = 700  # bytes that a token takes once it is parsed, measured
 PLAN = 600  # and once it is compiled
 
@@ -67,6 +74,7 @@ class Known:
     document: DocumentNode
     faults: tuple[Fault, ...] = ()
     kind: OperationType = OperationType.QUERY
+    name: str | None = None  # of the operation
     price: Price = FREE
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the variables that count
     introspects: bool = False
@@ -112,6 +120,7 @@ class Shelf(Generic[Value]):
         while self.taken > self.room or len(self._values) > self.entries:
             _, (_, gone) = self._values.popitem(last=False)
             self.taken -= gone
+            EVICTIONS.add()
 
 
 class Documents:
@@ -136,6 +145,7 @@ class Documents:
         if known is None and (again := self.once.take(key)):
             known, size = again
             self.good.put(key, known, size=size)
+        LOOKUPS.add("miss" if known is None else "bad" if known.faults else "hit")
         if known is None:
             known = self._read(text, name)
             self._keep(key, known)
@@ -175,6 +185,7 @@ class Documents:
         return Known(
             document,
             kind=operation.operation,
+            name=operation.name.value if operation.name else None,
             price=Clerk(self.schema, ruler).price(operation),
             defaults=defaults(operation),
             introspects=_introspects(document),

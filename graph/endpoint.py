@@ -29,6 +29,7 @@ from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema, facts
 from graph.sockets import Adapter, Handler
 from graph.streams import HEADERS, Ended, EventStream, Watch, one_result
+from graph.telemetry import RESPONSES, SOCKETS
 from models.errors import AuthenticationFailed, Refused, Unauthenticated
 from models.world import World
 from resolvers.context import Viewer
@@ -105,7 +106,11 @@ class Endpoint(GraphQL[Operation, None]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
+            SOCKETS.add()
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                SOCKETS.add(by=-1)
             return
         request = Request(scope, receive)
         response = await self._respond(request)
@@ -126,6 +131,7 @@ class Endpoint(GraphQL[Operation, None]):
         for name, value in ALWAYS.items():
             response.headers.setdefault(name, value)
         response.headers["X-Request-Id"] = context.request_id
+        RESPONSES.add("graphql", str(response.status_code))
         return response
 
     async def _answer(self, request: Request, context: Operation, kind: str) -> Response:

@@ -24,6 +24,7 @@ from graph.executor import CompiledExecutor, PlainExecutor, executor_class
 from graph.limits import Limits
 from graph.plans import Book
 from graph.resolving import quicken
+from graph.telemetry import Observed
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
 from resolvers.context import Context, Viewer
@@ -42,6 +43,7 @@ class Operation(Context):
 
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    observed: Observed | None = field(default=None, repr=False)  # who is told what it costs
 
 
 class DeadlineExceeded(Exception):
@@ -87,21 +89,26 @@ class Schema(strawberry.Schema):
         if not query:
             raise MissingQueryError
         context: Operation = context_value.fresh()  # type: ignore[union-attr]  # ty: ignore
-        known = self.documents.find(query, operation_name)
-        if known.kind.value not in {kind.value for kind in allowed_operation_types or Kind}:
-            raise InvalidOperationTypeError(Kind(known.kind.value))
-        verdict = judged(known, variable_values, context, self.limits)
-        result: ExecutionResult
-        if verdict.refusals or known.book is None:
-            result = PreExecutionError(data=None, errors=verdict.refusals)
-        else:
-            run = Run(known.book, variable_values or {}, context, root_value, operation_extensions)
-            result = await self._run(run)
-        if result.errors:
-            self._report(result.errors, context)
-            settle(result, context)
-        if verdict.cost:
-            result.extensions = {"cost": verdict.cost}
+        with Observed(context, query) as observed:
+            known = self.documents.find(query, operation_name)
+            observed.judged(known)
+            if known.kind.value not in {kind.value for kind in allowed_operation_types or Kind}:
+                raise InvalidOperationTypeError(Kind(known.kind.value))
+            verdict = judged(known, variable_values, context, self.limits)
+            result: ExecutionResult
+            if verdict.refusals or known.book is None:
+                result = PreExecutionError(data=None, errors=verdict.refusals)
+            else:
+                given = variable_values or {}
+                run = Run(known.book, given, context, root_value, operation_extensions)
+                result = await self._run(run)
+            if result.errors:
+                self._report(result.errors, context)
+                settle(result, context)
+            if verdict.cost:
+                result.extensions = {"cost": verdict.cost}
+                observed.cost = verdict.cost["requested"]
+            observed.sent = result
         return result
 
     async def stream(
@@ -118,12 +125,16 @@ class Schema(strawberry.Schema):
         given = query, variable_values, context_value, root_value, operation_name
         known = self.documents.find(query, operation_name) if query else None
         if known is None or known.kind is OperationType.SUBSCRIPTION:
-            return await super().stream(*given, operation_extensions, allowed_operation_types)
+            context: Any = context_value.fresh()  # type: ignore[union-attr]  # ty: ignore
+            context.observed = observed = Observed(context, query)
+            asked = query, variable_values, context, root_value, operation_name
+            results = await super().stream(*asked, operation_extensions, allowed_operation_types)
+            return observed.follow(results)
 
-        async def results() -> AsyncGenerator[ExecutionResult]:
+        async def single() -> AsyncGenerator[ExecutionResult]:
             yield await self.execute(*given, allowed_operation_types, operation_extensions)
 
-        return results()
+        return single()
 
     async def _run(self, run: "Run") -> ExecutionResult:
         """Run an operation to its end, or to its deadline."""
@@ -245,11 +256,7 @@ def _refusals(
 
 
 class FreshContext(SchemaExtension):
-    """A context for each operation, empty loaders for each event: a socket has one for all."""
-
-    def on_operation(self) -> Iterator[None]:
-        self.execution_context.context = self.execution_context.context.fresh()
-        yield
+    """Empty loaders for each event."""
 
     def on_stream_result(self, result: object) -> Iterator[None]:
         yield
@@ -268,6 +275,8 @@ class Prepared(SchemaExtension):
             # no document is set yet, so this is the name that the request gave
             self.known = documents.find(asked.query, asked.operation_name)
             asked.graphql_document = self.known.document
+            if observed := getattr(asked.context, "observed", None):
+                observed.judged(self.known)
         yield
 
     def on_validate(self) -> Iterator[None]:
@@ -276,6 +285,8 @@ class Prepared(SchemaExtension):
             limits = _schema(asked).limits
             verdict = judged(self.known, asked.variables, asked.context, limits)
             asked.pre_execution_errors = verdict.refusals
+            if verdict.cost and (observed := getattr(asked.context, "observed", None)):
+                observed.cost = verdict.cost["requested"]
         yield
 
 

@@ -32,7 +32,7 @@ def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool
     from merganser.settings import read
 
     settings = read()
-    logs.set_up("WARNING")
+    logs.set_up("WARNING", settings.log_format)
 
     async def whole() -> Result:
         async with opened(settings, migrate=migrate) as world:
@@ -60,7 +60,7 @@ def serve(
     from merganser.settings import read
 
     settings = read()
-    logs.set_up("WARNING" if demo else settings.log_level)
+    logs.set_up("WARNING" if demo else settings.log_level, settings.log_format)
     from merganser import serving
 
     if not demo:
@@ -74,7 +74,7 @@ def serve(
         made.append(await _furnished(world, settings, demo_count))
 
     def greet() -> None:
-        logs.set_up(settings.log_level)
+        logs.set_up(settings.log_level, settings.log_format)
         banner.shown(settings, made[0])
 
     uvloop.run(serving.serve(settings, before=furnish, after=greet))

@@ -12,18 +12,24 @@ from aiodataloader import DataLoader
 from sqlalchemy import Select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import journal
+from models import journal, meters
 from models.columns import Picked
 from models.errors import Forbidden, Unauthenticated
 from models.journal import ChangeKind, Entry, Position
 from models.prepared import Prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
+from models.traces import Timed
 from models.world import World
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 BATCH = 250  # keys at most; SQLite takes no more than 500 parts in a UNION
+
+BATCHES = meters.histogram(
+    "merganser_loader_batch_keys", "Keys in a batch of a loader.", "batch", bounds=meters.MANY
+)
+LOADING = meters.histogram("merganser_loader_batch_seconds", "Time of a batch.", "batch")
 
 
 class Batch(Protocol[Key, Value]):
@@ -131,7 +137,9 @@ class Context:
 
     def _loader(self, batch: Batch[Key, Value]) -> DataLoader[Key, Value]:
         if batch not in self._loaders:
-            self._loaders[batch] = DataLoader(partial(batch, self), max_batch_size=BATCH)
+            self._loaders[batch] = DataLoader(
+                partial(_told, batch, _name(batch), self), max_batch_size=BATCH
+            )
         return self._loaders[batch]
 
     def forget(self) -> None:
@@ -222,6 +230,23 @@ class Context:
         finally:
             self._unit = None
             self.forget()
+
+
+async def _told(batch: Batch[Key, Value], name: str, ctx: Context, keys: list[Key]) -> list[Value]:
+    """What a batch brings; its size and time are told by its name."""
+    BATCHES.note(len(keys), name)
+    with Timed(LOADING, f"load {name}", name) as timed:
+        if timed.part is not None:
+            timed.part.facts["merganser.keys"] = len(keys)
+        return await batch(ctx, keys)
+
+
+def _name(batch: object) -> str:
+    """The module and the function: `users.by_ids`. A partial goes by what it calls."""
+    while isinstance(batch, partial):
+        batch = batch.func
+    module = getattr(batch, "__module__", "").rpartition(".")[2]
+    return f"{module}.{getattr(batch, '__qualname__', type(batch).__qualname__)}"
 
 
 class NotKept(Exception):
