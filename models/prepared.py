@@ -7,7 +7,7 @@ from functools import lru_cache, wraps
 from typing import Any, ParamSpec
 
 import orjson
-from sqlalchemy import JSON, BindParameter, Dialect, Select, bindparam
+from sqlalchemy import JSON, BindParameter, Boolean, Dialect, Select, bindparam
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
@@ -77,6 +77,8 @@ def _builder(compiled: SQLCompiler, dialect: Dialect) -> Build:
         processor = _processor(column.type, dialect)
         if processor is None:
             parts.append(name)
+        elif isinstance(column.type, Boolean) and dialect.name == "sqlite":
+            parts.append(f"None if {name} is None else {name} == 1")
         else:
             scope[f"p{name}"] = processor
             parts.append(f"None if {name} is None else p{name}({name})")
