@@ -1,0 +1,626 @@
+"""Uploads in pieces, over real connections that break: the tus protocol."""
+
+import asyncio
+import base64
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from graph import ids, tus
+from graph.app import create_app
+from graph.intake import Limits
+from mail import arriving, spool
+from mail.housekeeping import swept, tidy
+from models.errors import NotFound
+from models.roles import Scope
+from models.world import World
+from resolvers import resuming, uploads
+from tests.conftest import Client, Clock, context, raw_message
+from tests.rich import noise
+from tests.serving import served
+from tests.test_uploads import app_of, client_of, code, files, nothing_is_left, rows
+
+MIB = 1 << 20
+MOST = 6 * MIB
+PATH = "/rest/uploads"
+PIECE = {"Content-Type": tus.KIND}
+
+
+@pytest.fixture
+def small(world: World) -> World:
+    """A world in which uploads have at most 6 MiB."""
+    return replace(world, options=replace(world.options, upload_max=MOST))
+
+
+@dataclass
+class Sender:
+    """A program of a user that sends in pieces."""
+
+    client: Client
+    port: int
+
+    async def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        headers = {**self.client.headers, "Tus-Resumable": "1.0.0", **more.pop("headers", {})}
+        return await self.client.http.request(method, path, headers=headers, **more)
+
+    async def announce(self, size: int, **headers: str) -> httpx.Response:
+        return await self.ask("POST", PATH, headers={"Upload-Length": str(size), **headers})
+
+    async def begin(self, size: int, **headers: str) -> str:
+        """The path of a new upload."""
+        answer = await self.announce(size, **headers)
+        assert answer.status_code == 201, answer.text
+        return answer.headers["location"]
+
+    async def add(self, path: str, offset: int, content: Any, **headers: str) -> httpx.Response:
+        named = {**PIECE, "Upload-Offset": str(offset), **headers}
+        return await self.ask("PATCH", path, content=content, headers=named)
+
+    async def offset(self, path: str) -> int:
+        answer = await self.ask("HEAD", path)
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "no-store"
+        return int(answer.headers["upload-offset"])
+
+    async def until(self, path: str, offset: int) -> None:
+        """Wait until HEAD tells of so many bytes."""
+        async with asyncio.timeout(10):
+            while await self.offset(path) < offset:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+
+    async def connect(
+        self, path: str, offset: int, length: int, sent: bytes
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection on which a PATCH has begun."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        head = (
+            f"PATCH {path} HTTP/1.1\r\nHost: test\r\nTus-Resumable: 1.0.0\r\n"
+            f"Authorization: {self.client.headers['Authorization']}\r\n"
+            f"Content-Type: {tus.KIND}\r\nUpload-Offset: {offset}\r\n"
+            f"Content-Length: {length}\r\n\r\n"
+        )
+        writer.write(head.encode() + sent)
+        await writer.drain()
+        return reader, writer
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture
+async def connect(small: World, tmp_path: Path) -> AsyncIterator[Connect]:
+    """Makes senders, each by a server of its own: all of them share store and spool."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def sender(client: Client | str, limits: Limits | None = None, **more: Any) -> Sender:
+            app = app_of(small, tmp_path / "spool", limits)
+            port = await stack.enter_async_context(served(app))
+            url = f"http://127.0.0.1:{port}"
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url))
+            if isinstance(client, str):
+                return Sender(await client_of(small, http, client, **more), port)
+            return Sender(replace(client, http=http), port)
+
+        yield sender
+
+
+@pytest.fixture
+async def carol(connect: Connect) -> Sender:
+    made: Sender = await connect("carol")
+    return made
+
+
+def told(**pairs: str) -> str:
+    return ",".join(f"{k} {base64.b64encode(v.encode()).decode()}" for k, v in pairs.items())
+
+
+def key_of(path: str) -> int:
+    return ids.decode("Upload", path.rsplit("/", 1)[-1])
+
+
+def digested(content: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
+
+
+async def pieces(*contents: bytes) -> AsyncIterator[bytes]:
+    for content in contents:
+        yield content
+
+
+async def test_what_can_be_done_is_told_to_anybody(carol: Sender) -> None:
+    for path in (PATH, f"{PATH}/any"):
+        answer = await carol.client.http.options(path)
+        assert answer.status_code == 204
+        assert answer.headers["tus-version"] == answer.headers["tus-resumable"] == "1.0.0"
+        assert answer.headers["tus-max-size"] == str(MOST)
+        assert set(answer.headers["tus-extension"].split(",")) == {
+            "creation", "creation-with-upload", "expiration", "termination",
+        }  # fmt: skip
+
+
+async def test_a_file_in_pieces_is_whole_at_the_end(
+    carol: Sender, tmp_path: Path, clock: Clock
+) -> None:
+    content = noise(3 * MIB + 5)
+    meta = told(filename="C:\\x\\ü.png", filetype="Image/PNG") + ",is_confidential"
+    answer = await carol.announce(len(content), **{"Upload-Metadata": meta})
+    path = answer.headers["location"]
+    assert answer.headers["upload-expires"] == "Wed, 02 Jan 2030 00:00:00 GMT"
+    assert answer.json() == {
+        "id": path.rsplit("/", 1)[-1],
+        "size": len(content),
+        "expiresAt": "2030-01-02T00:00:00Z",
+    }
+    clock.tick(hours=1)
+    at = 0
+    for size in (1, 2 * MIB, 0, 100_000, len(content)):
+        assert await carol.offset(path) == at
+        part = content[at : at + size]
+        added = await carol.add(path, at, part)
+        at += len(part)
+        assert (added.status_code, added.headers["upload-offset"]) == (204, str(at))
+        assert added.content == b""
+        assert ("repr-digest" in added.headers) is (at == len(content))
+        if at < len(content):
+            with pytest.raises(NotFound):
+                await uploads.read_upload(context(carol.client), key_of(path))
+    assert added.headers["repr-digest"] == digested(content)
+    whole = await carol.ask("HEAD", path)
+    assert whole.headers["upload-offset"] == whole.headers["upload-length"] == str(len(content))
+    assert whole.headers["upload-metadata"] == meta
+    assert whole.headers["upload-expires"] == "Wed, 02 Jan 2030 01:00:00 GMT", "a day from its end"
+    assert (await carol.add(path, len(content), b"")).status_code == 204
+    assert (await carol.add(path, len(content), pieces(b"x"))).status_code == 413
+    (row,) = await uploads.by_ids(context(carol.client), [key_of(path)])
+    assert row
+    assert (row.content_type, row.filename) == ("image/png", "ü.png")
+    assert await uploads.read_upload(context(carol.client), key_of(path)) == content
+    assert files(tmp_path / "spool") == []
+
+
+async def test_a_mutation_takes_what_came_in_pieces(small: World, tmp_path: Path) -> None:
+    raw = raw_message("In pieces")
+    app = create_app(small, spool=tmp_path, origins=["https://mail.example.org"])
+    async with (
+        served(app) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        carol = Sender(await client_of(small, http, "carol"), port)
+        path = await carol.begin(len(raw))
+        assert (await carol.add(path, 0, raw[:50])).status_code == 204
+        assert (await carol.add(path, 50, raw[50:])).status_code == 204
+        document = """mutation ($upload: Upload!) { messageUpload(input: {
+          mailbox: {path: "INBOX"}, rawUpload: $upload}) { message { subject } } }"""
+        done = await carol.client(document, upload=path.rsplit("/", 1)[-1])
+        assert done["messageUpload"]["message"]["subject"] == "In pieces"
+        await _a_browser_may(carol, path)
+
+
+async def _a_browser_may(carol: Sender, path: str) -> None:
+    origin = {"Origin": "https://mail.example.org"}
+    sent = "authorization,content-type,tus-resumable,upload-length,upload-metadata,upload-offset"
+    for method in ("POST", "HEAD", "PATCH", "DELETE"):
+        asked = {
+            **origin,
+            "Access-Control-Request-Method": method,
+            "Access-Control-Request-Headers": f"{sent},x-http-method-override,x-request-id",
+        }
+        assert (await carol.client.http.options(path, headers=asked)).status_code == 200
+    answer = await carol.ask("HEAD", path, headers=origin)
+    shown = answer.headers["access-control-expose-headers"].lower().replace(" ", "").split(",")
+    for name in ("location", "upload-offset", "upload-length", "tus-resumable", "upload-expires"):
+        assert name in shown
+
+
+async def test_what_came_before_the_line_broke_is_kept(carol: Sender, tmp_path: Path) -> None:
+    content = noise(3 * MIB)
+    path = await carol.begin(len(content))
+    half = len(content) // 2
+    _, writer = await carol.connect(path, 0, len(content), content[:half])
+    writer.transport.abort()
+    await carol.until(path, half)
+    assert await carol.offset(path) == half
+    assert (await carol.add(path, half, content[half:])).headers["repr-digest"] == digested(content)
+    assert files(tmp_path / "spool") == []
+
+
+async def test_another_server_goes_on_with_it(carol: Sender, connect: Connect) -> None:
+    content = noise(2 * MIB)
+    path = await carol.begin(len(content))
+    await carol.add(path, 0, content[:MIB])
+    other = await connect(carol.client)
+    assert await other.offset(path) == MIB
+    done = await other.add(path, MIB, content[MIB:])
+    assert done.headers["repr-digest"] == digested(content)
+    assert await carol.offset(path) == len(content)
+
+
+WRONG: list[tuple[str | None, int, str]] = [
+    ("0", 409, "STALE"),
+    ("4", 409, "STALE"),
+    ("6", 409, "STALE"),
+    ("9" * 5000, 409, "STALE"),
+    ("-1", 400, "BAD_USER_INPUT"),
+    ("", 400, "BAD_USER_INPUT"),
+    ("5.0", 400, "BAD_USER_INPUT"),
+    (None, 400, "BAD_USER_INPUT"),
+]
+
+
+async def test_at_a_wrong_offset_nothing_is_added(carol: Sender) -> None:
+    path = await carol.begin(10)
+    await carol.add(path, 0, b"12345")
+    for offset, status, said in WRONG:
+        headers = {**PIECE, **({} if offset is None else {"Upload-Offset": offset})}
+        answer = await carol.ask("PATCH", path, content=b"x", headers=headers)
+        assert (answer.status_code, code(answer)) == (status, said), offset
+        assert answer.headers["tus-resumable"] == "1.0.0"
+        assert status != 409 or answer.headers["upload-offset"] == "5"
+    assert (await carol.add(path, 5, b"67890")).headers["repr-digest"] == digested(b"1234567890")
+
+
+async def test_another_version_is_not_spoken(carol: Sender) -> None:
+    path = await carol.begin(10)
+    http = carol.client.http
+    for version in (None, "0.2.2", "1.0.1", ""):
+        named = {**carol.client.headers, **({} if version is None else {"Tus-Resumable": version})}
+        piece = {**named, **PIECE, "Upload-Offset": "0"}
+        for answer in (
+            await http.post(PATH, headers={**named, "Upload-Length": "5"}),
+            await http.patch(path, content=b"x", headers=piece),
+            await http.delete(path, headers=named),
+        ):
+            assert (answer.status_code, answer.headers["tus-version"]) == (412, "1.0.0")
+    assert len(await rows(carol.client.world)) == 1
+    assert await carol.offset(path) == 0
+
+
+ANNOUNCED: list[tuple[dict[str, Any], int]] = [
+    ({}, 400),
+    ({"Upload-Length": "-1"}, 400),
+    ({"Upload-Length": "1e3"}, 400),
+    ({"Upload-Length": "٣".encode()}, 400),
+    ({"Upload-Length": "5", "Upload-Defer-Length": "1"}, 400),
+    ({"Upload-Length": "5", "Upload-Concat": "partial"}, 400),
+    ({"Upload-Length": str(MOST + 1)}, 413),
+    ({"Upload-Length": "9" * 5000}, 413),
+    ({"Upload-Length": "5", "Upload-Metadata": "filename"}, 201),
+    ({"Upload-Length": "5", "Upload-Metadata": "filename !"}, 400),
+    ({"Upload-Length": "5", "Upload-Metadata": "filename /w=="}, 400),
+    ({"Upload-Length": "5", "Upload-Metadata": "a YQ==,a YQ=="}, 400),
+    ({"Upload-Length": "5", "Upload-Metadata": "a YQ==,,b"}, 400),
+    ({"Upload-Length": "5", "Upload-Metadata": told(name="a\0b\r\n")}, 201),
+    ({"Upload-Length": "5", "Upload-Metadata": told(name="x" * 9999)}, 400),
+]
+
+
+async def test_what_is_announced_wrongly_is_refused(carol: Sender) -> None:
+    for headers, status in ANNOUNCED:
+        answer = await carol.ask("POST", PATH, headers=headers)
+        assert answer.status_code == status, headers
+    taken = sum(status == 201 for _, status in ANNOUNCED)
+    assert len(await rows(carol.client.world)) == taken
+
+
+async def test_bodies_of_another_kind_are_refused(carol: Sender) -> None:
+    path = await carol.begin(10)
+    for headers in (
+        {"Content-Type": "application/octet-stream"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {**PIECE, "Content-Encoding": "gzip"},
+    ):
+        named = {"Upload-Length": "10", "Upload-Offset": "0", **headers}
+        patched = await carol.ask("PATCH", path, content=b"x", headers=named)
+        created = await carol.ask("POST", PATH, content=b"x", headers=named)
+        for answer in (patched, created):
+            assert (answer.status_code, code(answer)) == (415, "BAD_USER_INPUT")
+    assert await carol.offset(path) == 0
+    assert len(await rows(carol.client.world)) == 1
+
+
+async def test_forms_are_no_uploads_on_any_road(small: World, tmp_path: Path) -> None:
+    async with (
+        served(create_app(small, spool=tmp_path)) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        carol = await client_of(small, http, "carol")
+        for path in (PATH, "/graphql"):
+            form = {"operations": (None, '{"query": "{ __typename }"}'), "0": ("a.txt", b"x")}
+            answer = await http.post(path, files=form, headers=carol.headers)
+            assert (answer.status_code, code(answer)) == (415, "BAD_USER_INPUT")
+            assert answer.headers["content-type"].startswith("application/json")
+
+
+async def test_more_than_was_announced_is_refused(carol: Sender) -> None:
+    path = await carol.begin(10)
+    announced = await carol.add(path, 0, bytes(11))
+    assert (announced.status_code, code(announced)) == (413, "TOO_LARGE")
+    assert await carol.offset(path) == 0
+    silent = await carol.add(path, 0, pieces(b"12345", b"6789012"))
+    assert (silent.status_code, code(silent)) == (413, "TOO_LARGE")
+    assert await carol.offset(path) in (0, 5)  # as the line has cut it
+    at = await carol.offset(path)
+    done = await carol.add(path, at, b"1234567890"[at:])
+    assert done.headers["repr-digest"] == digested(b"1234567890")
+
+
+async def test_to_others_it_is_as_if_it_were_not_there(carol: Sender, connect: Connect) -> None:
+    path = await carol.begin(10)
+    dave = await connect("dave")
+    missing = f"{PATH}/{ids.encode('Upload', 7)}"
+    for method, headers in (
+        ("HEAD", {}),
+        ("PATCH", {**PIECE, "Upload-Offset": "0"}),
+        ("DELETE", {}),
+    ):
+        seen = [await dave.ask(method, where, headers=headers) for where in (path, missing)]
+        bogus = await dave.ask(method, f"{PATH}/nonsense", headers=headers)
+        theirs, none = seen
+        assert theirs.status_code == none.status_code == bogus.status_code == 404
+        assert set(theirs.headers) == set(none.headers)
+        assert "upload-offset" not in theirs.headers
+        assert method == "HEAD" or code(theirs) == code(none) == code(bogus) == "NOT_FOUND"
+        stranger = await carol.client.http.request(
+            method, path, headers={"Tus-Resumable": "1.0.0", **headers}
+        )
+        assert stranger.status_code == 401
+    assert await carol.offset(path) == 0
+
+
+async def test_the_scopes_are_those_of_all_uploads(connect: Connect) -> None:
+    submitter = await connect("dora", scopes=[Scope.SUBMIT])
+    assert (await submitter.announce(1)).status_code == 201
+    readers = ("erin", {"scopes": [Scope.MAIL_READ]}), ("fay", {"read_only": True})
+    for name, more in readers:
+        reader = await connect(name, **more)
+        assert (await reader.announce(1)).status_code == 403
+        row = await resuming.create(context(reader.client), resuming.Announced(5, "a/b"))
+        path = f"{PATH}/{ids.encode('Upload', row.id)}"
+        assert (await reader.ask("HEAD", path)).status_code == 403
+        assert (await reader.add(path, 0, b"12345")).status_code == 403
+        assert (await reader.ask("DELETE", path)).status_code == 403
+        assert (await resuming.find(context(reader.client), row.id)).received == 0
+
+
+async def test_announced_bytes_count_until_they_end(
+    carol: Sender, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(uploads, "MOST_BYTES", 100)
+    monkeypatch.setattr(uploads, "MOST", 3)
+    path = await carol.begin(60)
+    refused = await carol.announce(41)
+    assert (refused.status_code, code(refused)) == (413, "LIMIT_REACHED")
+    assert (await carol.add(path, 0, bytes(60))).status_code == 204, "they were counted before"
+    assert (await carol.announce(41)).status_code == 413
+    await carol.begin(0)
+    await carol.begin(40)
+    refused = await carol.announce(0)
+    assert (refused.status_code, code(refused)) == (429, "RATE_LIMITED")
+    assert refused.headers["retry-after"] == str(24 * 3600)
+    assert (await carol.ask("DELETE", path)).status_code == 204
+    assert (await carol.announce(60)).status_code == 201
+    assert files(tmp_path / "spool") == []
+
+
+async def test_after_a_day_it_is_gone_from_store_and_disk(
+    carol: Sender, clock: Clock, tmp_path: Path
+) -> None:
+    world, folder = carol.client.world, tmp_path / "spool"
+    old = await carol.begin(10)
+    await carol.add(old, 0, b"12345")
+    clock.tick(hours=23)
+    young = await carol.begin(10)
+    await carol.add(young, 0, b"12345")
+    assert await carol.offset(old) == 5
+    clock.tick(hours=1)
+    for answer in (await carol.add(old, 5, b"67890"), await carol.ask("HEAD", old)):
+        assert answer.status_code == 404
+    assert len(files(folder)) == 2
+    assert (await tidy(world, sweep=False)).uploads == 1
+    assert await swept(world, folder) == 1
+    assert files(folder) == [arriving.path_of(folder, key_of(young)).name]
+    assert (await carol.add(young, 5, b"67890")).status_code == 204
+    assert await swept(world, folder) == 0
+
+
+async def test_two_at_once_are_not_taken(carol: Sender, connect: Connect) -> None:
+    content = noise(2 * MIB)
+    path = await carol.begin(len(content))
+    reader, writer = await carol.connect(path, 0, len(content), content[:MIB])
+    file = arriving.path_of(carol_spool(carol), key_of(path))
+    async with asyncio.timeout(10):
+        while not file.exists():  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.01)
+    for sender in (carol, await connect(carol.client)):
+        refused = await sender.add(path, 0, bytes(len(content)))
+        assert (refused.status_code, code(refused)) == (423, "CONFLICT")
+        assert refused.headers["retry-after"] == "1"
+    writer.write(content[MIB:])
+    async with asyncio.timeout(10):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 204")
+    assert digested(content).encode() in answer
+    writer.close()
+
+
+def carol_spool(carol: Sender) -> Path:
+    blobs: Any = carol.client.world.blobs
+    folder: Path = blobs.folder
+    return folder.parent / "spool"
+
+
+async def test_who_has_fallen_silent_lets_go_when_another_comes(connect: Connect) -> None:
+    carol = await connect("carol", Limits(idle=60, yields=0.1))
+    path = await carol.begin(10)
+    reader, writer = await carol.connect(path, 0, 10, b"12345")
+    assert await still(reader)
+    async with asyncio.timeout(10):
+        while (again := await carol.add(path, await carol.offset(path), b"67890")).is_error:
+            assert again.status_code in (409, 423)
+            await asyncio.sleep(0.02)
+    assert again.headers["upload-offset"] == "10"
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+    writer.close()
+    assert await uploads.read_upload(context(carol.client), key_of(path)) == b"1234567890"
+
+
+async def still(reader: asyncio.StreamReader) -> bool:
+    """Whether nothing comes for a while."""
+    try:
+        async with asyncio.timeout(0.2):
+            await reader.readline()
+    except TimeoutError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("limits", [Limits(idle=0.1), Limits(longest=0.1)])
+async def test_a_body_that_stops_coming_is_ended_and_kept(connect: Connect, limits: Limits) -> None:
+    carol = await connect("carol", limits)
+    path = await carol.begin(10)
+    reader, writer = await carol.connect(path, 0, 10, b"12345")
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503"), "a client of tus gives up at a 4xx"
+    assert b"retry-after: 1" in head
+    writer.close()
+    assert await carol.offset(path) == 5
+
+
+async def test_bytes_may_come_with_the_announcement(carol: Sender, tmp_path: Path) -> None:
+    content = noise(MIB)
+    named = {**PIECE, "Upload-Length": str(len(content))}
+    whole = await carol.ask("POST", PATH, content=content, headers=named)
+    assert (whole.status_code, whole.headers["upload-offset"]) == (201, str(len(content)))
+    assert whole.json()["sha256"] == hashlib.sha256(content).hexdigest()
+    part = await carol.ask("POST", PATH, content=content[:500], headers=named)
+    assert (part.status_code, part.headers["upload-offset"]) == (201, "500")
+    rest = await carol.add(part.headers["location"], 500, content[500:])
+    assert rest.headers["repr-digest"] == digested(content)
+    for refused in (
+        await carol.ask("POST", PATH, content=content + b"x", headers=named),
+        await carol.ask("POST", PATH, content=pieces(content, b"x"), headers=named),
+    ):
+        assert refused.status_code == 413
+    assert len(await rows(carol.client.world)) == 2
+    assert files(tmp_path / "spool") == []
+
+
+async def test_an_empty_file_is_whole_at_once(carol: Sender) -> None:
+    path = await carol.begin(0)
+    assert await carol.offset(path) == 0
+    assert await uploads.read_upload(context(carol.client), key_of(path)) == b""
+
+
+async def test_what_is_ended_leaves_nothing(carol: Sender, tmp_path: Path) -> None:
+    begun, whole = await carol.begin(10), await carol.begin(5)
+    await carol.add(begun, 0, b"12345")
+    await carol.add(whole, 0, b"12345")
+    plain = await carol.client.http.post(PATH, content=b"plain", headers=carol.client.headers)
+    for path in (begun, whole, plain.headers["location"]):
+        assert (await carol.ask("DELETE", path)).status_code == 204
+        assert (await carol.ask("DELETE", path)).status_code == 404
+        assert (await carol.ask("HEAD", path)).status_code == 404
+    await nothing_is_left(carol.client.world, tmp_path / "spool")
+
+
+async def test_an_end_is_heard_by_who_is_sending(carol: Sender, tmp_path: Path) -> None:
+    path = await carol.begin(10)
+    reader, writer = await carol.connect(path, 0, 10, b"12345")
+    assert await still(reader)
+    assert (await carol.ask("DELETE", path)).status_code == 204
+    writer.write(b"67890")
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+    writer.close()
+    await nothing_is_left(carol.client.world, tmp_path / "spool")
+
+
+async def test_without_room_nothing_is_promised(
+    carol: Sender, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowded = await connect(carol.client, Limits(disk_reserve=1 << 60))
+    tight = await connect(carol.client, Limits(budget=1000))
+    path = await carol.begin(MIB)
+    for answer in (
+        await crowded.announce(1),
+        await crowded.add(path, 0, b"x"),
+        await tight.add(path, 0, bytes(MIB)),
+    ):
+        assert (answer.status_code, code(answer)) == (507, "UNAVAILABLE")
+    assert await carol.offset(path) == 0
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", _full)
+        assert (await carol.add(path, 0, bytes(MIB))).status_code == 507
+    assert await carol.offset(path) == 1000, "what the disk took"
+    assert (await carol.add(path, 1000, bytes(MIB - 1000))).status_code == 204
+
+
+_pwrite = os.pwrite
+
+
+def _full(handle: int, data: bytes, at: int) -> int:
+    if at >= 1000:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return _pwrite(handle, data[: 1000 - at], at)
+
+
+async def test_the_last_byte_is_promised_when_the_whole_is_stored(
+    carol: Sender, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def broken(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = await carol.begin(10)
+    with monkeypatch.context() as full:
+        full.setattr(carol.client.world.blobs, "put_file", broken)
+        assert (await carol.add(path, 0, b"1234567890")).status_code == 507
+    assert await carol.offset(path) == 9
+    assert (await carol.add(path, 9, b"0")).headers["repr-digest"] == digested(b"1234567890")
+    assert files(tmp_path / "spool") == []
+
+
+async def test_a_crash_takes_what_was_promised_to_nobody(carol: Sender) -> None:
+    folder = carol_spool(carol)
+    path = await carol.begin(10)
+    await carol.add(path, 0, b"12345")
+    os.close(spool.claim(folder))  # as at the next start
+    file = arriving.path_of(folder, key_of(path))
+    file.write_bytes(b"12345\0\0\0")
+    assert await carol.offset(path) == 5
+    assert (await carol.add(path, 5, b"67")).status_code == 204
+    assert file.read_bytes() == b"1234567"
+    file.write_bytes(b"1234")
+    for answer in (await carol.ask("HEAD", path), await carol.add(path, 7, b"890")):
+        assert answer.status_code == 404
+
+
+async def test_bytes_are_promised_while_more_come(connect: Connect) -> None:
+    carol = await connect("carol", Limits(checkpoint=MIB))
+    content = noise(3 * MIB)
+    path = await carol.begin(len(content))
+    _, writer = await carol.connect(path, 0, len(content), content[: 2 * MIB + MIB // 2])
+    await carol.until(path, 2 * MIB)
+    writer.close()
+
+
+async def test_who_can_only_post_says_which_method_is_meant(carol: Sender) -> None:
+    path = await carol.begin(5)
+    meant = {"X-HTTP-Method-Override": "PATCH", **PIECE, "Upload-Offset": "0"}
+    added = await carol.ask("POST", path, content=b"12345", headers=meant)
+    assert added.status_code == 204
+    ended = await carol.ask("POST", path, headers={"X-HTTP-Method-Override": "DELETE"})
+    assert ended.status_code == 204
+    for method in ({}, {"X-HTTP-Method-Override": "PUT"}):
+        refused = await carol.ask("POST", path, headers=method)
+        assert (refused.status_code, code(refused)) == (405, "BAD_USER_INPUT")
+        assert "PATCH" in refused.headers["allow"]
