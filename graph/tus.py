@@ -178,24 +178,24 @@ async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offs
     """Add the body at this offset. What came before it broke off is kept, and told by HEAD."""
     with sending(desk, ctx.viewer.user_id), _held(desk, upload_id) as (file, flow):
         row = await resuming.find(ctx, upload_id)  # again: nobody else moves it from here on
+        whole = row.blob_name is not None
+        if whole:
+            arriving.remove(desk.spool, upload_id)  # we have just made it
         if offset != _offset(row):
             raise _elsewhere(_offset(row))
         left = row.size - offset
         if declared(request.headers) > left:
             raise _too_long(left)
         try:
-            await asyncio.to_thread(file.go_on, 0 if row.blob_name else row.received)
+            await asyncio.to_thread(file.go_on, 0 if whole else row.received)
         except Lost:
             raise _lost(row.id) from None
-        size = row.size if row.blob_name is None else 0  # nothing is added to what is whole
-        taking = Taking(desk, ctx, file, row.id, size, offset)
+        taking = Taking(desk, ctx, file, row.id, 0 if whole else row.size, offset)
         await _receive(taking, request, flow)
-        if row.blob_name is None and file.size == row.size:
-            row = await resuming.complete(ctx, row.id, file.path)
-        else:
-            row = await resuming.find(ctx, upload_id)
-        if row.blob_name is not None:
-            await asyncio.to_thread(arriving.remove, desk.spool, upload_id)
+        if whole or file.size < row.size:
+            return await resuming.find(ctx, upload_id)
+        row = await resuming.complete(ctx, row.id, file.path)
+        await asyncio.to_thread(arriving.remove, desk.spool, upload_id)
         return row
 
 
