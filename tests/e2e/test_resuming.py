@@ -15,8 +15,8 @@ from graph import tus
 from tests.e2e.server import Client, Server
 
 MIB = 1 << 20
-SIZE = 40 * MIB
-MEMORY = 24 * MIB  # more than at rest; the whole does not fit in
+SIZE = 24 * MIB
+MEMORY = 12 * MIB  # more than at rest; the whole does not fit in
 
 
 async def _pieces(content: bytes, stuck_after: int) -> AsyncIterator[bytes]:
@@ -62,9 +62,9 @@ async def test_what_was_promised_outlives_a_kill(tmp_path: Path) -> None:
         created = await ada.http.post("/rest/uploads", headers=announced)
         path = created.headers["location"]
         before = _peak(server.pid)
-        sending = asyncio.create_task(_add(ada, path, content, 0, stuck=30 * MIB))
+        sending = asyncio.create_task(_add(ada, path, content, 0, stuck=20 * MIB))
         async with asyncio.timeout(30):
-            while (promised := await _offset(ada, path)) < 24 * MIB:  # noqa: ASYNC110
+            while (promised := await _offset(ada, path)) < 16 * MIB:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert _peak(server.pid) - before < MEMORY
         server.kill()
