@@ -116,7 +116,7 @@ class Attachment:
     index: strawberry.Private[int] = 0
 
     @field("Download.")
-    async def url(self, info: Info) -> URL:
+    def url(self, info: Info) -> URL:
         path = parts.attachment_path(self.row.id, self.index)
         return _signed(info, path, self.row.user_id)
 
@@ -152,7 +152,7 @@ class MimePart:
     row: strawberry.Private[Any] = None
 
     @field("Decoded content.")
-    async def url(self, info: Info) -> URL:
+    def url(self, info: Info) -> URL:
         return _signed(info, parts.part_path(self.row.id, self.section), self.row.user_id)
 
     @classmethod
@@ -350,7 +350,7 @@ class Message(Shape):
         return await contents.source_text(await self._stored(info), max_bytes)
 
     @field("Whole message, byte for byte.", "user_id")
-    async def source_url(self, info: Info) -> URL:
+    def source_url(self, info: Info) -> URL:
         return _signed(info, parts.source_path(self.row.id), self.row.user_id)
 
 
