@@ -1,5 +1,6 @@
 """What accepts mail, as the API shows it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -48,7 +49,7 @@ class Address(Shape):
     updated_at: datetime | None = leaf("Last change.")
 
     batch = staticmethod(addresses.by_ids)
-    made: ClassVar[dict[str, Made]] = {
+    made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Address"),
         "address": Made(("shown",), lambda row: row.shown),
         "local_part": Made(("shown",), lambda row: row.shown.rpartition("@")[0]),

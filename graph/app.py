@@ -22,11 +22,14 @@ from resolvers.context import Viewer
 
 ACCEPTED = (
     "Authorization", "Content-Type", "X-API-Key", "Idempotency-Key", "Range", "If-Range",
-    "If-None-Match", "Content-Disposition", "Last-Event-ID",
+    "If-None-Match", "Content-Disposition", "Last-Event-ID", "Tus-Resumable", "Upload-Length",
+    "Upload-Offset", "Upload-Metadata", "X-HTTP-Method-Override", "X-Request-Id",
 )  # fmt: skip
 EXPOSED = (
     "Retry-After", "X-Request-Id", "ETag", "Content-Disposition", "Content-Range",
-    "Accept-Ranges", "Content-Length",
+    "Accept-Ranges", "Content-Length", "Location", "Repr-Digest", "Tus-Resumable", "Tus-Version",
+    "Tus-Extension", "Tus-Max-Size", "Upload-Length", "Upload-Offset", "Upload-Metadata",
+    "Upload-Expires",
 )  # fmt: skip
 ADMINS = Readers()
 
@@ -82,7 +85,7 @@ def create_app(
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "HEAD", "PATCH", "DELETE"],
         allow_headers=list(ACCEPTED),
         expose_headers=list(EXPOSED),
     )

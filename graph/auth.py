@@ -1,5 +1,6 @@
 """Credentials, as the API shows them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -44,7 +45,7 @@ class AccessToken(Shape):
     current: bool = leaf("True for the token of this call.")
 
     batch = staticmethod(auth.tokens_by_ids)
-    made: ClassVar[dict[str, Made]] = {"id": identified("AccessToken")}
+    made: ClassVar[Mapping[str, Made]] = {"id": identified("AccessToken")}
 
 
 @strawberry.type(description="Long-lived key.")
@@ -64,7 +65,7 @@ class ApiKey(Shape):
     )
 
     batch = staticmethod(apikeys.keys_by_ids)
-    made: ClassVar[dict[str, Made]] = {
+    made: ClassVar[Mapping[str, Made]] = {
         "id": identified("ApiKey"),
         "scopes": Made(("scopes",), lambda row: [Scope(scope) for scope in row.scopes]),
     }

@@ -1,5 +1,6 @@
 """Mail domains, as the API shows them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
@@ -28,4 +29,4 @@ class Domain(Shape):
     updated_at: datetime | None = leaf("Last change.")
 
     batch = staticmethod(domains.by_ids)
-    made: ClassVar[dict[str, Made]] = {"id": identified("Domain")}
+    made: ClassVar[Mapping[str, Made]] = {"id": identified("Domain")}

@@ -15,7 +15,6 @@ from graphql import (
     GraphQLField,
     GraphQLObjectType,
     GraphQLOutputType,
-    GraphQLResolveInfo,
     OperationType,
 )
 from graphql.execution import Executor
@@ -57,7 +56,7 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         field_nodes: list[FieldNode],
         parent_type: GraphQLObjectType,
         path: Path,
-    ) -> GraphQLResolveInfo[Any]:
+    ) -> Any:
         """Make what resolvers are told, as strawberry has it."""
         base = StrawberryGraphQLCoreExecutionContext.build_resolve_info
         return base(cast("Any", self), field_def, field_nodes, parent_type, path)
@@ -145,7 +144,7 @@ class CompiledExecutor(PlainExecutor):
         self,
         kind: GraphQLOutputType,
         details: FieldDetailsList,
-        info: GraphQLResolveInfo[Any],
+        info: Any,
         path: Path,
         result: Awaitable[Any],
     ) -> Any:
@@ -175,7 +174,7 @@ class CompiledExecutor(PlainExecutor):
         self,
         return_type: GraphQLOutputType,
         field_details_list: FieldDetailsList,
-        info: GraphQLResolveInfo[Any],
+        info: Any,
         path: Path,
         result: Any,
         position_context: Any,

@@ -1,6 +1,6 @@
 """Folders, as the API shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional
 
@@ -48,7 +48,7 @@ class Mailbox(Shape):
     size: ByteSize = leaf("Bytes.")
 
     batch = staticmethod(mailboxes.by_ids)
-    made: ClassVar[dict[str, Made]] = {
+    made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Mailbox"),
         "name": Made(("path",), lambda row: row.path.rpartition("/")[2]),
         "retention": Made(

@@ -1,5 +1,6 @@
 """Stored mail, as the API shows it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -46,7 +47,7 @@ class MailAddress(View):
     name: str | None = leaf("Display name.")
     address: str = leaf("As written.")
 
-    made: ClassVar[dict[str, Made]] = {
+    made: ClassVar[Mapping[str, Made]] = {
         "name": Expressed((), "{0}[0]"),
         "address": Expressed((), "{0}[1] or ''"),
     }
@@ -116,7 +117,7 @@ class Attachment:
     index: strawberry.Private[int] = 0
 
     @field("Download.")
-    async def url(self, info: Info) -> URL:
+    def url(self, info: Info) -> URL:
         path = parts.attachment_path(self.row.id, self.index)
         return _signed(info, path, self.row.user_id)
 
@@ -152,7 +153,7 @@ class MimePart:
     row: strawberry.Private[Any] = None
 
     @field("Decoded content.")
-    async def url(self, info: Info) -> URL:
+    def url(self, info: Info) -> URL:
         return _signed(info, parts.part_path(self.row.id, self.section), self.row.user_id)
 
     @classmethod
@@ -271,7 +272,7 @@ class Message(Shape):
     meta_data: JSON | None = leaf("Free data of the application.")
 
     batch = staticmethod(messages.by_ids)
-    made: ClassVar[dict[str, Made]] = {
+    made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Message"),
         "guid": Made(("id",), lambda row: f"{row.id:032x}"),
         "envelope": Made(("envelope_from", "envelope_to"), _envelope),
@@ -350,7 +351,7 @@ class Message(Shape):
         return await contents.source_text(await self._stored(info), max_bytes)
 
     @field("Whole message, byte for byte.", "user_id")
-    async def source_url(self, info: Info) -> URL:
+    def source_url(self, info: Info) -> URL:
         return _signed(info, parts.source_path(self.row.id), self.row.user_id)
 
 

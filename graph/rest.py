@@ -5,38 +5,46 @@ import hashlib
 import logging
 import re
 import tempfile
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
-from errno import EDQUOT, EFBIG, ENOSPC
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
+from types import MappingProxyType
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph import bodies, ids, parts
+from graph import bodies, ids, parts, tus
 from graph.bodies import Rejected
+from graph.intake import (
+    CLOSED,
+    Desk,
+    Flow,
+    Limits,
+    SignIn,
+    admitted,
+    check_size,
+    declared,
+    pieces,
+    roomy,
+    sending,
+)  # fmt: skip
 from graph.policy import facts
 from graph.serving import Bytes, Served, serve
 from graph.telemetry import RESPONSES
 from mail.contents import Stored
 from mail.messages import Part
-from mail.spool import Budget, NoRoom, Spool, room
-from models.errors import Invalid, LimitReached, NotFound, RateLimited, Refused, found
-from models.options import MIB
+from mail.spool import Budget, Spool
+from models.errors import Invalid, LimitReached, NotFound, Refused, found
 from models.roles import Role, Scope
 from models.world import World
 from resolvers import contents, links, uploads
-from resolvers.context import Context, Needs, Viewer
+from resolvers.context import Context, Needs
 from resolvers.uploads import Received
 
 log = logging.getLogger(__name__)
 
-SignIn = Callable[[Mapping[str, str]], Awaitable[Viewer]]
-
+UPLOADS = "/rest/uploads"
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 STATUSES = {
@@ -47,8 +55,6 @@ STATUSES = {
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
 }
-FULL = frozenset((ENOSPC, EDQUOT, EFBIG))
-CLOSED = {"Connection": "close"}  # the rest of a body would have to be read otherwise
 ENDINGS = {  # of files that have no name
     "text/plain": "txt",
     "text/html": "html",
@@ -61,29 +67,6 @@ ENDINGS = {  # of files that have no name
     "image/png": "png",
     "image/webp": "webp",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What uploads may take. Times are in seconds."""
-
-    idle: float = 30  # until the next bytes
-    longest: float = 3600  # until all are there
-    at_once: int = 8  # of one user
-    budget: int = 1024 * MIB  # bytes on their way in, of all users together
-    disk_reserve: int = 64 * MIB  # bytes that stay free beside the spool
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """All that requests share."""
-
-    world: World
-    sign_in: SignIn
-    spool: Path
-    limits: Limits
-    budget: Budget
-    sending: Counter[int] = field(default_factory=Counter)  # uploads under way, by user
 
 
 Answer = Callable[[Desk, Request], Awaitable[Response]]
@@ -106,7 +89,12 @@ def routes(
         Route(f"{message}/message.eml", _endpoint(desk, _message)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
-        Route("/rest/uploads", _endpoint(desk, _upload), methods=["POST"]),
+        Route(UPLOADS, _endpoint(desk, _uploads, tus.ALWAYS), methods=["POST", "OPTIONS"]),
+        Route(
+            f"{UPLOADS}/{{id}}",
+            _endpoint(desk, tus.resource, tus.ALWAYS),
+            methods=["HEAD", "PATCH", "DELETE", "POST", "OPTIONS"],
+        ),
     ]
 
 
@@ -115,7 +103,9 @@ def base_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-def _endpoint(desk: Desk, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    desk: Desk, answer: Answer, more: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         asked = request.headers.get("x-request-id", "")
         name = asked if PLAIN.fullmatch(asked) else desk.world.random(12).hex()
@@ -132,7 +122,7 @@ def _endpoint(desk: Desk, answer: Answer) -> Callable[[Request], Awaitable[Respo
             broken = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
             broken.extensions["requestId"] = name
             response = _refused(broken)
-        response.headers.update({**ALWAYS, "X-Request-Id": name})
+        response.headers.update({**ALWAYS, **more, "X-Request-Id": name})
         RESPONSES.add("rest", str(response.status_code))
         return response
 
@@ -239,54 +229,37 @@ async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[S
     return found(message), caching
 
 
+async def _uploads(desk: Desk, request: Request) -> Response:
+    if request.method == "OPTIONS":
+        return tus.abilities(desk)
+    return await (tus.create if tus.wanted(request.headers) else _upload)(desk, request)
+
+
 async def _upload(desk: Desk, request: Request) -> Response:
-    """Take bytes for a later mutation. Whoever leaves early leaves nothing."""
-    viewer = await desk.sign_in(request.headers)
-    viewer.require(Needs(role=Role.USER))
-    ctx = Context(desk.world, viewer)
-    size = _declared(request.headers, desk.world.options.upload_max)
+    """Take bytes for a later mutation, all in one request. Whoever leaves early leaves nothing."""
+    ctx = await admitted(desk, request)
+    size = declared(request.headers)
+    check_size(size, desk.world.options.upload_max)
     await uploads.begin(ctx, size)
-    try:
-        if room(desk.spool) < size + desk.limits.disk_reserve:
-            raise NoRoom
-        with _sending(desk, viewer.user_id), Spool(desk.spool, desk.budget) as spool:
-            row = await uploads.finish(ctx, await _received(desk, request, spool))
-    except NoRoom:
-        raise _no_room() from None
-    except OSError as problem:
-        if problem.errno in FULL:
-            raise _no_room() from problem
-        raise
-    answer = {
-        "id": ids.encode("Upload", row.id),
-        "size": row.size,
-        "sha256": row.digest,
-        "expiresAt": row.expires_at.isoformat().replace("+00:00", "Z"),
-    }
-    headers = {"Cache-Control": "no-store"}
-    return Response(bodies.encode(answer), 201, headers, "application/json")
-
-
-def _declared(headers: Mapping[str, str], most: int) -> int:
-    """The size of the body as announced, 0 where it is not."""
-    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
-        message = "The body must not be compressed."
-        raise Rejected(415, "BAD_USER_INPUT", message, {"Accept-Encoding": "identity"})
-    length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit()):
-        raise bodies.bad("Content-Length is not a number.")
-    if len(length) > len(str(most)) or int(length) > most:
-        raise _too_large(most)
-    return int(length)
+    with (
+        roomy(desk, size),
+        sending(desk, ctx.viewer.user_id),
+        Spool(desk.spool, desk.budget) as spool,
+    ):
+        row = await uploads.finish(ctx, await _received(desk, request, spool))
+    headers = {"Cache-Control": "no-store", "Location": tus.location(desk, request, row.id)}
+    return Response(bodies.encode(tus.facts(row)), 201, headers, "application/json")
 
 
 async def _received(desk: Desk, request: Request, spool: Spool) -> Received:
     digest, most = hashlib.sha256(), desk.world.options.upload_max
     try:
-        async with asyncio.timeout(desk.limits.longest), aclosing(_pieces(desk, request)) as body:
+        async with (
+            asyncio.timeout(desk.limits.longest),
+            aclosing(pieces(desk, request, Flow())) as body,
+        ):
             async for piece in body:
-                if spool.size + len(piece) > most:
-                    raise _too_large(most)
+                check_size(spool.size + len(piece), most)
                 digest.update(piece)
                 await spool.add(piece)
     except TimeoutError:
@@ -294,37 +267,3 @@ async def _received(desk: Desk, request: Request, spool: Spool) -> Received:
         raise Rejected(408, "DEADLINE_EXCEEDED", message, CLOSED) from None
     kind, name = uploads.described(request.headers)
     return Received(await spool.source(), spool.size, digest.hexdigest(), kind, name)
-
-
-async def _pieces(desk: Desk, request: Request) -> AsyncGenerator[bytes]:
-    """The body as it comes; TimeoutError where nothing comes for too long."""
-    async with aclosing(request.stream()) as stream:
-        while True:
-            async with asyncio.timeout(desk.limits.idle):
-                piece = await anext(stream, None)
-            if piece is None:
-                return
-            yield piece
-
-
-@contextmanager
-def _sending(desk: Desk, user_id: int) -> Generator[None]:
-    """Count the uploads of a user that are under way: no more than a few at once."""
-    if desk.sending[user_id] >= desk.limits.at_once:
-        text = f"{desk.limits.at_once} uploads are under way"
-        raise RateLimited(text, retry_after=timedelta(seconds=1))
-    desk.sending[user_id] += 1
-    try:
-        yield
-    finally:
-        desk.sending[user_id] -= 1
-        if not desk.sending[user_id]:
-            del desk.sending[user_id]
-
-
-def _too_large(most: int) -> Rejected:
-    return Rejected(413, "TOO_LARGE", f"An upload has at most {most} bytes.", CLOSED)
-
-
-def _no_room() -> Rejected:
-    return Rejected(507, "UNAVAILABLE", "There is no room for it now: try again later.", CLOSED)

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -103,7 +103,7 @@ class Submission(Shape):
     )
 
     batch = staticmethod(submission.by_ids)
-    made: ClassVar[dict[str, Made]] = {"id": identified("Submission")}
+    made: ClassVar[Mapping[str, Made]] = {"id": identified("Submission")}
 
 
 @strawberry.input(one_of=True, description="Names one submission.")

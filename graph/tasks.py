@@ -1,5 +1,6 @@
 """Background work and undo, as the API shows them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -46,7 +47,7 @@ class Task(Shape):
     error: str | None = leaf("Why it failed.")
 
     batch = staticmethod(tasks.by_ids)
-    made: ClassVar[dict[str, Made]] = {"id": identified("Task")}
+    made: ClassVar[Mapping[str, Made]] = {"id": identified("Task")}
 
 
 @strawberry.type(description="Takes a destructive mutation back.")

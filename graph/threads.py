@@ -1,5 +1,6 @@
 """Conversations, as the API shows them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ class Thread(Shape):
     last_received_at: datetime = leaf("Newest message.")
 
     batch = staticmethod(messages.threads_by_ids)
-    made: ClassVar[dict[str, Made]] = {"id": identified("Thread")}
+    made: ClassVar[Mapping[str, Made]] = {"id": identified("Thread")}
 
     @field("People in it, the first first.")
     async def participants(self, info: Info) -> list[MailAddress]:

@@ -1,5 +1,6 @@
 """Accounts, as the API shows them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
@@ -80,7 +81,7 @@ class User(Shape):
     )
 
     batch = staticmethod(users.by_ids)
-    made: ClassVar[dict[str, Made]] = {
+    made: ClassVar[Mapping[str, Made]] = {
         "id": identified("User"),
         "activated": Made(
             ("password", "disabled", "suspended"),

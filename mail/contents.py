@@ -3,9 +3,10 @@
 import asyncio
 import binascii
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
@@ -22,6 +23,8 @@ from models.blobs import Blob, MessageBlob
 from models.columns import Picked
 from models.errors import NotFound
 from models.messages import Message
+from models.prepared import Prepared, number
+from models.shelf import Shelf
 from models.stores import Store
 from models.world import World
 
@@ -32,6 +35,7 @@ LARGE = 64 * 1024  # bytes; from here on a thread works on them
 CODED = ("base64", "quoted-printable", "x-uuencode")  # all other encodings are the content itself
 
 _ROOTS = select(*pieces.COLUMNS).where(col(Blob.id).in_(bindparam("ids", expanding=True)))
+ROOT = Prepared(select(*pieces.COLUMNS).where(col(Blob.id) == number("blob")))
 _PIECE = (
     select(*pieces.COLUMNS)
     .join(MessageBlob, col(MessageBlob.blob_id) == col(Blob.id))
@@ -42,7 +46,7 @@ _PIECE = (
 )
 _THERE = select(col(Message.id)).where(col(Message.id) == bindparam("message"))
 
-Read = Callable[[Select[*tuple[Any, ...]]], Awaitable[Sequence[Picked]]]
+Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Picked]]]
 Stream = AsyncGenerator[bytes]
 Found = TypeVar("Found")
 
@@ -61,16 +65,17 @@ class Stored:
 
     row: Picked
     structure: Part
-    _skeleton: Skeleton | Corrupt
+    skeleton: Skeleton | Corrupt
     _store: Store
     _read: Read
+    shelf: Shelf = field(default_factory=partial(Shelf, 0))  # what was worked out before
 
     @property
     def source(self) -> Skeleton:
         """All but what was cut out. Corrupt where it is lost or damaged."""
-        if isinstance(self._skeleton, Corrupt):
-            raise Corrupt(str(self._skeleton)) from self._skeleton
-        return self._skeleton
+        if isinstance(self.skeleton, Corrupt):
+            raise Corrupt(str(self.skeleton)) from self.skeleton
+        return self.skeleton
 
     @property
     def size(self) -> int:
@@ -82,10 +87,9 @@ class Stored:
         return await pieces.read(self._store, await self._piece(digest))
 
     async def _piece(self, digest: str) -> Picked:
-        asked = _PIECE.params(message=self.row.id, digest=digest)
-        for row in await self._read(asked):
+        for row in await self._read(_PIECE, {"message": self.row.id, "digest": digest}):
             return row
-        if await self._read(_THERE.params(message=self.row.id)):
+        if await self._read(_THERE, {"message": self.row.id}):
             raise Corrupt(f"The message {self.row.id} lacks its piece {digest}")
         raise NotFound(str(self.row.id))  # deleted while it was read
 
@@ -202,21 +206,34 @@ async def sources(world: World, rows: Sequence[Picked], read: Read | None = None
     is logged, and raised as Corrupt where that one is looked into.
     """
     read = read or world.database.read
+    opened = await skeletons(world, await roots(rows, read))
+    return [Stored(row, tree_of(row), skeleton_of(row, opened), world.blobs, read) for row in rows]
+
+
+async def roots(rows: Sequence[Picked], read: Read) -> Sequence[Picked]:
+    """What is stored of the skeletons of these rows, in no order; one statement."""
     ids = list({row.blob_id for row in rows})
-    blobs = await read(_ROOTS.params(ids=ids)) if ids else []
+    return await read(_ROOTS, {"ids": ids}) if ids else []
+
+
+async def skeletons(world: World, blobs: Sequence[Picked]) -> dict[int, Skeleton | Corrupt]:
+    """The skeletons that these hold, by their keys; damage is logged."""
     turn = asyncio.Semaphore(AT_ONCE)
+    if len(blobs) == 1:
+        return {blobs[0].id: await _skeleton(world.blobs, blobs[0], turn)}
     opened = await asyncio.gather(*(_skeleton(world.blobs, blob, turn) for blob in blobs))
-    skeletons = dict(zip((blob.id for blob in blobs), opened, strict=True))
-    return [
-        Stored(
-            row,
-            part_of(orjson.loads(row.structure)),
-            skeletons.get(row.blob_id, Corrupt(f"The skeleton {row.blob_id} has no row")),
-            world.blobs,
-            read,
-        )
-        for row in rows
-    ]
+    return dict(zip((blob.id for blob in blobs), opened, strict=True))
+
+
+def skeleton_of(row: Picked, opened: Mapping[int, Skeleton | Corrupt]) -> Skeleton | Corrupt:
+    """The skeleton of a row."""
+    found = opened.get(row.blob_id)
+    return Corrupt(f"The skeleton {row.blob_id} has no row") if found is None else found
+
+
+def tree_of(row: Picked) -> Part:
+    """The MIME tree of a row."""
+    return part_of(orjson.loads(row.structure))
 
 
 async def _skeleton(store: Store, blob: Picked, turn: asyncio.Semaphore) -> Skeleton | Corrupt:

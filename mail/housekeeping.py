@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import bindparam, case, delete, exists, func, inspect, select, tuple_, update
 from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
+from mail import arriving
 from mail.blobs.collect import collect
 from models.auth import AccessToken, Throttle
 from models.blobs import Blob, Upload
@@ -57,21 +59,24 @@ class Tidied:
     bytes: int = 0  # stored ones, of blobs and objects
 
 
-async def run(world: World, stop: asyncio.Event) -> None:
+async def run(world: World, stop: asyncio.Event, spool: Path | None = None) -> None:
     """Tidy now and then until told to stop; the store of large bytes is swept once a day.
 
-    Several processes may do so: what one has removed the others do not find.
+    Several processes may do so: what one has removed the others do not find. `spool` is the
+    folder of uploads that are still arriving.
     """
-    swept, wait = None, FIRST
+    at, wait = None, FIRST
     while not await _stopped(stop, wait):
         wait, now = EVERY, world.now()
-        due = swept is None or now - swept >= SWEEP
+        due = at is None or now - at >= SWEEP
         try:
             done = await tidy(world, sweep=due)
+            if spool is not None:
+                await swept(world, spool)
         except Exception:  # whatever it was: the next round may do better, and must come
             log.exception("housekeeping failed")
             continue
-        swept = now if due else swept
+        at = now if due else at
         log.info("tidied", extra=asdict(done))
 
 
@@ -257,13 +262,35 @@ async def _uploads(world: World) -> int:
     some = some.limit(ROUND).with_for_update(skip_locked=True)
     removal = delete(Upload).where(col(Upload.id).in_(some)).returning(col(Upload.blob_name))
     while True:
-        names = await world.apply(lambda turn: turn.connection.execute(removal).scalars().all())
-        taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
-        used = {row.name for row in await world.database.read(taken)}
-        await world.blobs.delete([name for name in names if name not in used])
-        gone += len(names)
-        if len(names) < ROUND:
+        gone_now = await world.apply(lambda turn: turn.connection.execute(removal).scalars().all())
+        await forget_objects(world, [name for name in gone_now if name is not None])
+        gone += len(gone_now)
+        if len(gone_now) < ROUND:
             return gone
+
+
+async def forget_objects(world: World, names: Sequence[str]) -> None:
+    """Remove the objects of uploads whose rows are gone, but for those that are blobs since."""
+    taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
+    used = {row.name for row in await world.database.read(taken)}
+    await world.blobs.delete([name for name in names if name not in used])
+
+
+async def swept(world: World, spool: Path) -> int:
+    """Remove what has arrived of uploads that are over, or whole; how many files.
+
+    The row is made before the file, so a file without a row that waits for it is of no use.
+    """
+    keys, gone = await asyncio.to_thread(arriving.arrived, spool), 0
+    waiting = select(col(Upload.id)).where(
+        col(Upload.blob_name).is_(None), col(Upload.expires_at) > world.now()
+    )
+    for begin in range(0, len(keys), ROUND):
+        part = keys[begin : begin + ROUND]
+        rows = await world.database.read(waiting.where(col(Upload.id).in_(part)))
+        useless = set(part).difference(row.id for row in rows)
+        gone += await asyncio.to_thread(arriving.sweep, spool, useless)
+    return gone
 
 
 async def _forget(world: World) -> int:

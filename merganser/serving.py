@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -94,7 +95,7 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
         bound = listening.sockets("HTTP", settings.http)
         for one in bound:
             stack.callback(one.close)
-        await stack.enter_async_context(_workers(world, route, ending))
+        await stack.enter_async_context(_workers(world, route, ending, spool / "http"))
         lmtp = await _lmtp(settings, world)
         stack.push_async_callback(lmtp.close)
         ending.web = listening.web(app, settings, after)
@@ -133,11 +134,11 @@ async def _lmtp(settings: Settings, world: World) -> Lmtp:
 
 
 @asynccontextmanager
-async def _workers(world: World, route: Route, ending: Ending) -> AsyncGenerator[None]:
+async def _workers(world: World, route: Route, ending: Ending, spool: Path) -> AsyncGenerator[None]:
     """All that goes on behind requests. One that breaks takes the server along."""
     ended_by_event = [
         worker.run(world, route, stop=ending.stop),
-        housekeeping.run(world, ending.stop),
+        housekeeping.run(world, ending.stop, spool),
     ]
     cancelled = [indexing.run(world), tasks.run(world), changes.watch(world)]
     asked = [_begun(work, ending) for work in ended_by_event]

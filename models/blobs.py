@@ -43,14 +43,20 @@ class SubmissionBlob(SQLModel, table=True):
 
 
 class Upload(Owned, table=True):
-    """Bytes sent before the mutation that uses them. Kept for a day."""
+    """Bytes sent before the mutation that uses them. Kept for a day.
+
+    Until all have come it has neither `digest` nor `blob_name`, and those that have lie in a
+    file: mail/arriving.py.
+    """
 
     __tablename__ = "uploads"
 
     size: Number
-    digest: str  # SHA-256, hex
+    received: Number = 0  # bytes that are safe in the file; says nothing once all have come
+    digest: str | None = None  # SHA-256, hex
     content_type: str
     filename: str | None = None
-    blob_name: str = Field(unique=True)  # in the store, not compressed
+    told: str | None = None  # Upload-Metadata, as it came
+    blob_name: str | None = Field(default=None, unique=True)  # in the store, not compressed
     created_at: Moment
     expires_at: datetime = Field(sa_type=Instant, index=True)

@@ -184,7 +184,8 @@ class Readers:
             self._near.cursor().execute("PRAGMA busy_timeout=0")
         driven = statement.driven(self.engine.dialect)
         values = driven.values(given)
-        for heard in self.engine.dispatch.before_cursor_execute:
+        dispatch: Any = self.engine.dispatch
+        for heard in dispatch.before_cursor_execute:
             heard(None, None, driven.sql, values, None, False)
         cursor = self._near.cursor()
         try:

@@ -4,7 +4,7 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import orjson
 from sqlalchemy import JSON, BindParameter, Boolean, Dialect, Select, bindparam
@@ -69,9 +69,9 @@ class Driven:
 def _builder(compiled: SQLCompiler, dialect: Dialect) -> Build:
     """Makes rows, with names, of what the driver gives."""
     columns = compiled._result_columns  # noqa: SLF001 - the order of the text, with types
-    kind = namedtuple("Picked", [column.keyname for column in columns], rename=True)  # type: ignore[misc]
+    Picked = namedtuple("Picked", [column.keyname for column in columns], rename=True)  # type: ignore[misc]
     names = [f"c{nth}" for nth in range(len(columns))]
-    scope: dict[str, Any] = {"kind": kind, "new": tuple.__new__}
+    scope: dict[str, Any] = {"kind": Picked, "new": tuple.__new__}
     parts = []
     for name, column in zip(names, columns, strict=True):
         processor = _processor(column.type, dialect)
@@ -120,4 +120,4 @@ def prepared(
     def kept(*args: Given.args, **kwargs: Given.kwargs) -> Prepared:
         return Prepared(make(*args, **kwargs))
 
-    return kept  # type: ignore[return-value]  # lru_cache forgets the parameters
+    return cast("Callable[Given, Prepared]", kept)  # lru_cache forgets the parameters

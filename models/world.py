@@ -15,6 +15,7 @@ from models.database import Database
 from models.journal import Entry
 from models.keys import Keys
 from models.options import Options
+from models.shelf import Shelf
 from models.stores import Store
 from models.wakeups import Wakeups
 
@@ -38,6 +39,7 @@ class World:
     secret: bytes = field(repr=False)  # signs what we hand out: addresses of bytes
     options: Options = field(default_factory=Options)
     wakeups: Wakeups = field(default_factory=Wakeups)
+    shelf: Shelf = field(default_factory=Shelf, repr=False)
     now: Callable[[], datetime] = _now
     random: Callable[[int], bytes] = secrets.token_bytes
     key: Callable[[], int] = field(default_factory=Keys)

@@ -3,26 +3,33 @@
 import asyncio
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from sys import getsizeof
+from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlmodel import col
 
 from mail import messages
-from mail.contents import LARGE, Stored, gathered, sources
+from mail.blobs.pack import Skeleton
+from mail.contents import LARGE, ROOT, Stored, gathered, roots, skeleton_of, skeletons, tree_of
 from mail.messages import Header, Part, Source, Whole
-from models.columns import picked
+from models.columns import Picked, picked
 from models.errors import Invalid, LimitReached
 from models.messages import Message
 from models.options import MIB
-from resolvers.access import visible
+from models.prepared import number, prepared
+from resolvers.access import owned, visible
 from resolvers.context import Context
 
 COLUMNS = ("attachments", "blob_id", "digest", "id", "structure", "subject", "user_id")
+TREE = 10  # bytes of a MIME tree in memory for each that is stored
+OBJECT = 100  # bytes of an object, about
 LONGEST = 16 * MIB  # bytes of a message or part that fit into an answer
 WORD = "TEXT"  # the section of a part that IMAP gives no number of its own
+
+Made = TypeVar("Made")
 
 _SECTION = re.compile(r"((?:[0-9]{1,9}\.)*)(HEADER|TEXT|MIME)", re.IGNORECASE)
 _CONTINUED, _LEADING = 0x80, 0xC0  # bits of the bytes of a character in UTF-8
@@ -30,16 +37,74 @@ _CONTINUED, _LEADING = 0x80, 0xC0  # bits of the bytes of a character in UTF-8
 
 async def stored(ctx: Context, ids: list[int]) -> list[Stored | None]:
     """The viewer's messages with these ids, in this order; None where there is none."""
-    asked = select(*picked(Message, COLUMNS)).where(col(Message.id).in_(ids), visible(ctx, Message))
-    found = {
-        each.row.id: each for each in await sources(ctx.world, await ctx.read(asked), ctx.read)
-    }
+    if len(ids) == 1:
+        rows = await ctx.find(_by_id(), id=ids[0])
+    else:
+        asked = select(*picked(Message, COLUMNS)).where(visible(ctx, Message))
+        rows = await ctx.read(asked.where(col(Message.id).in_(ids)))
+    found = {each.row.id: each for each in await _opened(ctx, rows)}
     return [found.get(key) for key in ids]
+
+
+@prepared
+def _by_id() -> Select[*tuple[Any, ...]]:
+    mine = owned(Message), col(Message.id) == number("id")
+    return select(*picked(Message, COLUMNS)).where(*mine)
+
+
+async def _opened(ctx: Context, rows: Sequence[Picked]) -> list[Stored]:
+    """What is behind these rows: from the shelf, or in one statement."""
+    world = ctx.world
+    known = {row.id: world.shelf.get(("source", *_bytes_of(row))) for row in rows}
+    missing = [row for row in rows if known[row.id] is None]
+    if len(missing) == 1:
+        blobs = await ctx.find(ROOT, blob=missing[0].blob_id)
+    else:
+        blobs = await roots(missing, ctx.read)
+    opened = await skeletons(world, blobs) if missing else {}
+    for row in missing:
+        skeleton, tree = known[row.id] = skeleton_of(row, opened), tree_of(row)
+        if isinstance(skeleton, Skeleton):
+            size = skeleton.held + len(row.structure) * TREE
+            world.shelf.put(("source", *_bytes_of(row)), (skeleton, tree), size)
+    return [
+        Stored(row, tree, skeleton, world.blobs, ctx.read, world.shelf)
+        for row in rows
+        for skeleton, tree in (known[row.id],)
+    ]
+
+
+def _bytes_of(row: Picked) -> tuple[int, bytes]:
+    """What all that is worked out of a message depends on: its bytes, and how we read them."""
+    return row.blob_id, row.structure
+
+
+async def _kept(message: Stored, how: Hashable, make: Callable[[], Awaitable[Made]]) -> Made:
+    """What is worked out of a message, or was before."""
+    key = (how, *_bytes_of(message.row))
+    found: tuple[Made] | None = message.shelf.get(key)
+    if found is None:
+        found = (await make(),)
+        message.shelf.put(key, found, _size(found[0]))
+    return found[0]
+
+
+def _size(thing: object) -> int:
+    """About how many bytes a thing takes."""
+    if isinstance(thing, list):
+        return OBJECT + sum(map(_size, thing))
+    if isinstance(thing, Header):
+        return OBJECT + _size(thing.key) + _size(thing.value) + _size(thing.raw)
+    return getsizeof(thing)
 
 
 async def texts(message: Stored) -> str | None:
     """The plain text, made from HTML where there is none; None where there is no body."""
-    return await message.examine(lambda source: messages.body_text(source, message.structure))
+
+    def make() -> Awaitable[str | None]:
+        return message.examine(lambda source: messages.body_text(source, message.structure))
+
+    return await _kept(message, "text", make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +118,40 @@ class Showing:
 
 async def htmls(message: Stored, showing: Showing) -> list[str]:
     """The HTML, one for each part that is shown; safe to put into a page unless not wanted so."""
+    key = ("html", showing.remote_images, *_bytes_of(message.row))
+    if showing.sanitize and (found := message.shelf.get(key)):
+        return list(found)
     bodies = await message.examine(lambda source: messages.body_html(source, message.structure))
     if not showing.sanitize:
         return bodies
+    clean = Cleaning(showing)
     if sum(map(len, bodies)) < LARGE:
-        return _sanitized(bodies, showing)
-    return await asyncio.to_thread(_sanitized, bodies, showing)
+        safe = clean(bodies)
+    else:
+        safe = await asyncio.to_thread(clean, bodies)
+    if not clean.addressed:  # addresses differ by who looks, and when
+        message.shelf.put(key, tuple(safe), OBJECT + _size(safe))
+    return safe
 
 
-def _sanitized(bodies: list[str], showing: Showing) -> list[str]:
-    return [
-        messages.sanitize(body, remote_images=showing.remote_images, cid_url=showing.cid_url).html
-        for body in bodies
-    ]
+@dataclass(slots=True)
+class Cleaning:
+    """Makes HTML safe, and knows whether it wrote addresses of ours into it."""
+
+    showing: Showing
+    addressed: bool = False
+
+    def __call__(self, bodies: list[str]) -> list[str]:
+        """The same, safe."""
+        images = self.showing.remote_images
+        return [
+            messages.sanitize(body, remote_images=images, cid_url=self._cid_url).html
+            for body in bodies
+        ]
+
+    def _cid_url(self, cid: str) -> str | None:
+        self.addressed = True
+        return self.showing.cid_url(cid)
 
 
 def cids(message: Stored) -> dict[str, int]:
@@ -79,7 +165,11 @@ def cids(message: Stored) -> dict[str, int]:
 
 async def header_fields(message: Stored) -> list[Header]:
     """The header fields in order."""
-    return await message.examine(lambda source: messages.headers(source, message.structure))
+
+    def make() -> Awaitable[list[Header]]:
+        return message.examine(lambda source: messages.headers(source, message.structure))
+
+    return await _kept(message, "headers", make)
 
 
 async def header(message: Stored, name: str) -> list[str]:

@@ -17,7 +17,7 @@ from mail.blobs.store import object_name
 from mail.messages.parameters import filename_of, parameters
 from models.blobs import Upload
 from models.columns import Picked, picked
-from models.errors import Forbidden, LimitReached, RateLimited, found
+from models.errors import Forbidden, LimitReached, RateLimited, Refused, found
 from models.options import MIB
 from models.roles import Scope, opened
 from models.world import Turn, World
@@ -48,27 +48,42 @@ class Received:
 
 def described(headers: Mapping[str, str]) -> tuple[str, str | None]:
     """The media type and the file name that headers tell of; names of headers in lower case."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = headers.get("content-type", "").partition(";")[0]
     _, given = parameters(headers.get("content-disposition", ""))
-    name = filename_of(given.get("filename"))
-    if name:
-        name = name.replace("\\", "/").rsplit("/", 1)[-1][:LONGEST] or None
-    return kind if _KIND.fullmatch(kind) else OPAQUE, name
+    return kind_of(kind), name_of(filename_of(given.get("filename")) or "")
+
+
+def kind_of(text: str) -> str:
+    """A media type, or that of opaque bytes."""
+    kind = text.strip().lower()
+    return kind if _KIND.fullmatch(kind) else OPAQUE
+
+
+def name_of(text: str) -> str | None:
+    """The last part of a path; None where nothing is left."""
+    return text.replace("\\", "/").rsplit("/", 1)[-1][:LONGEST] or None
 
 
 async def begin(ctx: Context, size: int = 0) -> None:
     """See whether the viewer may send `size` bytes, or some where it is 0.
 
-    Forbidden without the scope MAIL or SUBMIT; RateLimited and LimitReached as `finish` says.
+    Forbidden as `permit` says; RateLimited and LimitReached as `finish` says.
     """
+    owner = permit(ctx)
+    check(ctx.world, (await ctx.read(kept(ctx.world, owner)))[0], size)
+
+
+def permit(ctx: Context) -> int:
+    """Whose uploads the viewer may make: its own. Forbidden without the scope MAIL or SUBMIT."""
     viewer = ctx.viewer
     owner = own(ctx)
     if viewer.read_only or not {Scope.MAIL, Scope.SUBMIT} & opened(viewer.scopes):
         raise Forbidden("this needs the scope MAIL or SUBMIT", requires=Scope.MAIL)
-    _check(ctx.world, (await ctx.read(_kept(ctx.world, owner)))[0], size)
+    return owner
 
 
-def _kept(world: World, owner: int) -> Select[*tuple[Any, ...]]:
+def kept(world: World, owner: int) -> Select[*tuple[Any, ...]]:
+    """What waits to be used or to be there: `many`, `bytes`, and when the `first` expires."""
     return select(
         func.count().label("many"),
         func.coalesce(func.sum(col(Upload.size)), 0).label("bytes"),
@@ -76,7 +91,8 @@ def _kept(world: World, owner: int) -> Select[*tuple[Any, ...]]:
     ).where(col(Upload.user_id) == owner, col(Upload.expires_at) > world.now())
 
 
-def _check(world: World, kept: Picked, size: int) -> None:
+def check(world: World, kept: Picked, size: int) -> None:
+    """See whether `size` bytes may be added to what is `kept`. RateLimited, LimitReached."""
     if kept.many >= MOST:
         wait = max(kept.first - world.now(), timedelta(seconds=1))
         raise RateLimited(f"{MOST} uploads wait to be used", retry_after=wait)
@@ -98,6 +114,7 @@ async def finish(ctx: Context, received: Received) -> Picked:
         "id": key,
         "user_id": owner,
         "size": received.size,
+        "received": received.size,
         "digest": received.digest,
         "content_type": received.content_type,
         "filename": received.filename,
@@ -107,26 +124,35 @@ async def finish(ctx: Context, received: Received) -> Picked:
     }
 
     def unit(turn: Turn) -> Picked:
-        kept = turn.connection.execute(_kept(world, owner)).one()
-        _check(world, kept, received.size)
+        check(world, turn.connection.execute(kept(world, owner)).one(), received.size)
         made = insert(Upload).returning(*picked(Upload))
         return turn.connection.execute(made, row).one()
 
-    if isinstance(received.source, Path):
-        await world.blobs.put_file(name, received.source)
-    else:
-        await world.blobs.put(name, received.source)
+    await put(world, name, received.source)
     try:
         return await world.apply(unit, owner)
-    except BaseException:  # whatever it was: no row tells of the object
+    except Refused:  # no row tells of it; of other failures we cannot be so sure
         await world.blobs.delete([name])
         raise
 
 
+async def put(world: World, name: str, source: bytes | Path) -> None:
+    """Store the bytes, or those of the file, under this name."""
+    if isinstance(source, Path):
+        await world.blobs.put_file(name, source)
+    else:
+        await world.blobs.put(name, source)
+
+
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's uploads with these ids, in this order; None where there is none any more."""
+    """The viewer's uploads with these ids, in this order; None where there is none any more.
+
+    One of which bytes are still to come is none yet.
+    """
     theirs = select(*picked(Upload)).where(
-        visible(ctx, Upload), col(Upload.expires_at) > ctx.world.now()
+        visible(ctx, Upload),
+        col(Upload.expires_at) > ctx.world.now(),
+        col(Upload.blob_name).is_not(None),
     )
     return await by_keys(ctx, theirs, col(Upload.id), ids)
 

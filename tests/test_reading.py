@@ -7,6 +7,7 @@ import pytest
 
 from mail.contents import Stored
 from models.errors import Invalid, LimitReached
+from models.shelf import ROOM, Shelf
 from resolvers import contents
 from resolvers.contents import Showing
 from tests import rich
@@ -69,6 +70,62 @@ async def test_html_is_safe_unless_it_is_wanted_as_sent(ada: Client, message: in
     assert "far.example" in remote
     (sent,) = await contents.htmls(found, Showing(own.get, sanitize=False))
     assert sent == rich.HTML.decode()
+
+
+async def test_what_was_worked_out_once_is_not_again_nor_for_others(
+    ada: Client, bob: Client, message: int, statements: list[str]
+) -> None:
+    async def look() -> list[object]:
+        found = await rich_of(ada, message)
+        shown = await contents.htmls(found, Showing(lambda cid: f"https://here.example/{cid}"))
+        return [await contents.texts(found), await contents.header_fields(found), shown]
+
+    del statements[:]
+    first = await look()
+    assert len(statements) == 2, "the row and its bytes"
+    del statements[:]
+    assert await look() == first
+    assert len(statements) == 1, "who looks must have the row all the same"
+    assert await contents.stored(context(bob), [message]) == [None]
+
+
+async def test_addresses_in_html_are_those_of_whoever_looks(ada: Client, message: int) -> None:
+    for address in ("https://here.example/1", "https://here.example/2"):
+        (safe,) = await contents.htmls(
+            await rich_of(ada, message), Showing({"photo@here": address}.get)
+        )
+        assert f'src="{address}"' in safe
+
+
+async def test_html_without_addresses_is_kept_by_how_it_is_shown(ada: Client) -> None:
+    page = b'<p>Hello</p><img src="https://far.example/x.png">'
+    raw = b"Subject: Page\r\nContent-Type: text/html\r\n\r\n" + page
+    key = (await receive(ada, raw)).message_id
+    for _ in range(2):
+        found = await rich_of(ada, key)
+        nowhere = dict[str, str]().get
+        assert "far.example" not in (await contents.htmls(found, Showing(nowhere)))[0]
+        remote = Showing(nowhere, remote_images=True)
+        assert "far.example" in (await contents.htmls(found, remote))[0]
+        sent = Showing(nowhere, sanitize=False)
+        assert await contents.htmls(found, sent) == [page.decode()]
+
+
+def test_the_shelf_keeps_what_was_used_last_as_far_as_there_is_room() -> None:
+    shelf = Shelf(100)
+    for name in "abcd":
+        shelf.put(name, name.upper(), 30)
+        shelf.get("a")
+    assert [shelf.get(name) for name in "abcd"] == ["A", None, "C", "D"]
+    assert (len(shelf), shelf.used) == (3, 90)
+    shelf.put("c", "small", 1)
+    shelf.put("large", "L", 101)
+    shelf.remove("nothing")
+    assert [shelf.get(name) for name in ("c", "large")] == ["small", None]
+    assert (len(shelf), shelf.used) == (3, 61)
+    usual = Shelf()
+    usual.put("x", "X", ROOM // 10)
+    assert len(usual) == 0, "one thing does not push out all others"
 
 
 async def test_large_html_does_not_hold_up_the_loop(ada: Client) -> None:

@@ -17,7 +17,7 @@ from sqlmodel import col, select
 from starlette.applications import Starlette
 
 from graph import ids, rest
-from graph.rest import Limits
+from graph.intake import Limits
 from mail.blobs.errors import Corrupt
 from models.blobs import Upload
 from models.columns import picked

@@ -179,6 +179,11 @@ class Skeleton:
         """The length of the raw message, holes filled."""
         return self._entries[-1].end if self._entries else 0
 
+    @property
+    def held(self) -> int:
+        """How many bytes it holds."""
+        return len(self._container)
+
     def slice(self, start: int, end: int) -> bytes:
         """Bytes of the raw message, fewer where it ends sooner; raises Hole in a cut part."""
         found = b""

@@ -2,6 +2,7 @@
 
 import html as entities
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -119,16 +120,36 @@ def sanitize(html: str, *, remote_images: bool, cid_url: Callable[[str], str | N
     except TooDeep:
         return _text_only(html)
     decide = _Filter(remote_images, cid_url)
-    safe = nh3.clean(
-        tidy,
-        tags=set(_TAGS),
-        attributes=_ATTRIBUTES,
-        attribute_filter=decide,
-        url_schemes={"http", "https", "mailto", "tel", "cid", "data"},
-        link_rel="noopener noreferrer",
-        set_tag_attribute_values={"a": {"target": "_blank"}},
-    )
-    return Safe(safe, decide.blocked, too_complex=False)
+    return Safe(_CLEANERS.clean(tidy, decide), decide.blocked, too_complex=False)
+
+
+class _Cleaners(threading.local):
+    """nh3's cleaner, whose tables cost as much as the cleaning: one for each thread."""
+
+    def __init__(self) -> None:
+        self._decide: _Filter | None = None
+        self._cleaner = nh3.Cleaner(
+            tags=set(_TAGS),
+            attributes=_ATTRIBUTES,
+            attribute_filter=self._attribute,
+            url_schemes={"http", "https", "mailto", "tel", "cid", "data"},
+            link_rel="noopener noreferrer",
+            set_tag_attribute_values={"a": {"target": "_blank"}},
+        )
+
+    def clean(self, html: str, decide: _Filter) -> str:
+        """The HTML with what is allowed; `decide` judges each attribute."""
+        self._decide = decide
+        try:
+            return self._cleaner.clean(html)
+        finally:
+            self._decide = None
+
+    def _attribute(self, tag: str, name: str, value: str) -> str | None:
+        return None if self._decide is None else self._decide(tag, name, value)
+
+
+_CLEANERS = _Cleaners()
 
 
 def html_to_text(html: str) -> str:

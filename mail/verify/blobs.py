@@ -95,6 +95,7 @@ async def _uploads(look: Look) -> list[Finding]:
     async for low, high in ranges(look, SUBJECT, Upload):
         key = col(Upload.id)
         asked = select(key, col(Upload.blob_name), col(Upload.size)).where(key > low, key <= high)
+        asked = asked.where(col(Upload.blob_name).is_not(None))  # else all have not come yet
         rows = await world.database.read(asked)
         found = [(row.id, await _ends(world, row.blob_name, row.size)) for row in rows]
         problems = {key: problem for key, problem in found if problem}

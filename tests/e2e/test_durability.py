@@ -1,4 +1,4 @@
-"""What the kernel is told, in which order, before the bytes of a 250 leave the server.
+"""What the kernel is told, in which order, before the bytes of a promise leave the server.
 
 A kill cannot show a missing sync, for what is in the page cache survives it: strace can.
 """
@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bench.house import TAKER, make_user
 from bench.letters import Writer
 from bench.lmtp import connected
 from bench.server import Server, stop
-from merganser.building import opened
+from merganser.building import opened, owner
 from merganser.settings import Settings
+from resolvers import apikeys
+from resolvers.apikeys import NewKey
 
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write,writev"
 LINE = re.compile(r"^(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
@@ -54,18 +57,29 @@ def calls(trace: Sequence[str]) -> list[Call]:
     return found
 
 
-def promised_too_early(trace: Sequence[str]) -> str:
-    """What had not been done yet when the 250 of a delivery was written; "" when all was."""
+Step = tuple[str, Sequence[str], str]  # what it is, by which calls, of what
+DELIVERY: Sequence[Step] = (
+    ("sync of the blob", SYNCS, r"/blobs/[0-9a-f]{2}/\.part-[^>]*>"),
+    ("rename of the blob", RENAMES, r"/blobs/[0-9a-f]{2}/\.part-.*/blobs/"),
+    ("sync of its folder", SYNCS, r"/blobs/[0-9a-f]{2}>"),
+    ("sync of the store's log", SYNCS, r"/merganser\.db-wal>"),
+)
+PIECE: Sequence[Step] = (
+    ("sync of the piece", SYNCS, r"/spool/http/upload-[0-9a-f]+>"),
+    ("sync of the spool", SYNCS, r"/spool/http>"),
+    ("sync of the store's log", SYNCS, r"/merganser\.db-wal>"),
+)
+
+
+def promised_too_early(
+    trace: Sequence[str], promise: str = "250 2.0.0 Delivered", steps: Sequence[Step] = DELIVERY
+) -> str:
+    """What had not been done yet when a promise was written; "" when all was."""
     done = calls(trace)
-    (reply,) = [call for call in done if '"250 2.0.0 Delivered' in call.text]
+    (reply,) = [call for call in done if f'"{promise}' in call.text]
     earlier = [call for call in done if call.end < reply.begin]
     at = -1
-    for what, names, holds in (
-        ("sync of the blob", SYNCS, r"/blobs/[0-9a-f]{2}/\.part-[^>]*>"),
-        ("rename of the blob", RENAMES, r"/blobs/[0-9a-f]{2}/\.part-.*/blobs/"),
-        ("sync of its folder", SYNCS, r"/blobs/[0-9a-f]{2}>"),
-        ("sync of the store's log", SYNCS, r"/merganser\.db-wal>"),
-    ):
+    for what, names, holds in steps:
         came = [
             call.end
             for call in earlier
@@ -88,10 +102,11 @@ def strace() -> str:
 
 
 async def traced(strace: str, folder: Path) -> list[str]:
-    """The trace of a server to which one message with a large file was delivered."""
+    """The trace of a server that got a message with a large file, and a piece of an upload."""
     server, log = Server(folder), folder / "trace"
     async with opened(Settings(data=folder), migrate=True) as world:
-        await make_user(world, TAKER)
+        user = await make_user(world, TAKER)
+        _, secret = await apikeys.create_key(owner(world), NewKey("piece", user_id=user.id))
     before = (strace, "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(log))
     process = await server.start(before=before)
     try:
@@ -99,17 +114,26 @@ async def traced(strace: str, folder: Path) -> list[str]:
         raw = Writer().letter(1, attached=os.urandom(FILE))
         assert (await neighbour.deliver(TAKER, raw)).startswith("250 2.0.0 Delivered")
         await neighbour.close()
+        await _piece(server.http, secret)
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # strace hands on no signal of its own accord
         await stop(process)
     return log.read_text(errors="replace").splitlines()
 
 
-async def test_blob_folder_and_log_are_on_the_disk_before_a_delivery_is_promised(
-    strace: str, tmp_path: Path
-) -> None:
+async def _piece(port: int, secret: str) -> None:
+    named = {"Authorization": f"Bearer {secret}", "Tus-Resumable": "1.0.0"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=named) as http:
+        created = await http.post("/rest/uploads", headers={"Upload-Length": "10"})
+        headers = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+        path = created.headers["location"]
+        assert (await http.patch(path, content=b"12345", headers=headers)).status_code == 204
+
+
+async def test_what_is_promised_is_on_the_disk_before(strace: str, tmp_path: Path) -> None:
     trace = await traced(strace, tmp_path)
     assert promised_too_early(trace) == ""
+    assert promised_too_early(trace, "HTTP/1.1 204 No Content", PIECE) == ""
 
 
 BLOB = "/d/blobs/ab"

@@ -1,0 +1,149 @@
+"""Bodies of uploads as they come: how long, how much, how many at once."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from errno import EDQUOT, EFBIG, ENOSPC
+from pathlib import Path
+
+from starlette.requests import Request
+
+from graph import bodies
+from graph.bodies import Rejected
+from mail.spool import Budget, NoRoom, room
+from models.errors import RateLimited
+from models.options import MIB
+from models.roles import Role
+from models.world import World
+from resolvers.context import Context, Needs, Viewer
+
+SignIn = Callable[[Mapping[str, str]], Awaitable[Viewer]]
+
+FULL = frozenset((ENOSPC, EDQUOT, EFBIG))
+DIGITS = 20  # of a number that is absurd
+CLOSED = {"Connection": "close"}  # the rest of a body would have to be read otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What uploads may take. Times are in seconds."""
+
+    idle: float = 30  # until the next bytes
+    longest: float = 3600  # until all are there
+    yields: float = 3  # silence after which an upload is left to another request for it
+    at_once: int = 8  # of one user
+    budget: int = 1024 * MIB  # bytes on their way in, of all users together
+    disk_reserve: int = 64 * MIB  # bytes that stay free beside the spool
+    checkpoint: int = 4 * MIB  # bytes that a crash of ours may take from a body that comes
+
+
+@dataclass(slots=True)
+class Flow:
+    """A body that is being taken, and the patience that is left with it."""
+
+    heard: float = 0  # by the loop's clock
+    waiting: asyncio.Timeout | None = None
+
+    def hurry(self, patience: float) -> None:
+        """Wait no longer than this, from the last bytes on: somebody else is there."""
+        ends = self.waiting.when() if self.waiting else None
+        if self.waiting and ends and not self.waiting.expired():
+            self.waiting.reschedule(min(ends, self.heard + patience))
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """All that requests share."""
+
+    world: World
+    sign_in: SignIn
+    spool: Path
+    limits: Limits
+    budget: Budget
+    sending: Counter[int] = field(default_factory=Counter)  # uploads under way, by user
+    flows: dict[int, Flow] = field(default_factory=dict)  # of uploads in pieces, by their keys
+
+
+async def admitted(desk: Desk, request: Request) -> Context:
+    """The context of a user that has signed in. Unauthenticated, Forbidden."""
+    viewer = await desk.sign_in(request.headers)
+    viewer.require(Needs(role=Role.USER))
+    return Context(desk.world, viewer)
+
+
+def declared(headers: Mapping[str, str]) -> int:
+    """The size of the body as announced, 0 where it is not; the body is no form, and plain."""
+    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        more = {"Accept-Encoding": "identity", **CLOSED}
+        raise Rejected(415, "BAD_USER_INPUT", "The body must not be compressed.", more)
+    if headers.get("content-type", "").strip().lower().startswith("multipart/"):
+        message = "The body is the file itself: a form of several parts is not taken."
+        raise Rejected(415, "BAD_USER_INPUT", message, CLOSED)
+    return number(headers, "content-length") or 0
+
+
+def number(headers: Mapping[str, str], name: str) -> int | None:
+    """The number that a header holds, None where there is none. It may be absurdly large."""
+    text = headers.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise bodies.bad(f"{name.title()} is not a number.")
+    return int(text) if len(text) < DIGITS else 1 << 64
+
+
+def check_size(size: int, most: int) -> None:
+    """Refuse a file that is too large."""
+    if size > most:
+        raise Rejected(413, "TOO_LARGE", f"An upload has at most {most} bytes.", CLOSED)
+
+
+async def pieces(desk: Desk, request: Request, flow: Flow) -> AsyncGenerator[bytes]:
+    """The body as it comes; TimeoutError where nothing comes for too long."""
+    loop = asyncio.get_running_loop()
+    async with aclosing(request.stream()) as stream:
+        while True:
+            flow.heard = loop.time()
+            async with asyncio.timeout(desk.limits.idle) as flow.waiting:
+                piece = await anext(stream, None)
+            flow.waiting = None
+            if piece is None:
+                return
+            yield piece
+
+
+@contextmanager
+def sending(desk: Desk, user_id: int) -> Generator[None]:
+    """Count the uploads of a user that are under way: no more than a few at once."""
+    if desk.sending[user_id] >= desk.limits.at_once:
+        text = f"{desk.limits.at_once} uploads are under way"
+        raise RateLimited(text, retry_after=timedelta(seconds=1))
+    desk.sending[user_id] += 1
+    try:
+        yield
+    finally:
+        desk.sending[user_id] -= 1
+        if not desk.sending[user_id]:
+            del desk.sending[user_id]
+
+
+@contextmanager
+def roomy(desk: Desk, size: int) -> Generator[None]:
+    """Refuse where the disk has no room for so many bytes, or turns out to be full."""
+    try:
+        if room(desk.spool) < size + desk.limits.disk_reserve:
+            raise NoRoom
+        yield
+    except NoRoom:
+        raise _no_room() from None
+    except OSError as problem:
+        if problem.errno in FULL:
+            raise _no_room() from problem
+        raise
+
+
+def _no_room() -> Rejected:
+    return Rejected(507, "UNAVAILABLE", "There is no room for it now: try again later.", CLOSED)

@@ -1,0 +1,366 @@
+"""Uploads that survive a break: the tus protocol, version 1.0.0 (https://tus.io).
+
+Core, and the extensions creation, creation-with-upload, expiration and termination.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import re
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import format_datetime
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from graph import bodies, ids
+from graph.bodies import Rejected
+from graph.intake import (
+    CLOSED,
+    Desk,
+    Flow,
+    admitted,
+    check_size,
+    declared,
+    number,
+    pieces,
+    roomy,
+    sending,
+)  # fmt: skip
+from mail import arriving
+from mail.arriving import Arriving, Busy, Lost
+from mail.messages.parameters import filename_of
+from mail.spool import MEMORY, NoRoom, room
+from models.columns import Picked
+from models.errors import Invalid, NotFound
+from resolvers import links, resuming, uploads
+from resolvers.context import Context
+from resolvers.resuming import Announced
+
+log = logging.getLogger(__name__)
+
+VERSION = "1.0.0"
+ALWAYS = {"Tus-Resumable": VERSION}
+EXTENSIONS = "creation,creation-with-upload,expiration,termination"
+KIND = "application/offset+octet-stream"
+OVERRIDE = "x-http-method-override"  # for those who can send GET and POST only
+TOLD_MAX = 4096  # characters of Upload-Metadata
+METHODS = "HEAD, PATCH, DELETE, OPTIONS"
+
+_KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,100}", re.ASCII)
+
+
+def wanted(headers: Mapping[str, str]) -> bool:
+    """Whether a POST announces bytes, rather than bringing all of them."""
+    return "tus-resumable" in headers or "upload-length" in headers
+
+
+def location(desk: Desk, request: Request, upload_id: int) -> str:
+    """The address of an upload; a path alone where no public address is set."""
+    path = f"/rest/uploads/{ids.encode('Upload', upload_id)}"
+    return links.absolute(desk.world, path, request.scope.get("root_path", ""))
+
+
+def facts(row: Picked) -> dict[str, object]:
+    """What is told of an upload in JSON."""
+    told = {
+        "id": ids.encode("Upload", row.id),
+        "size": row.size,
+        "sha256": row.digest,
+        "expiresAt": row.expires_at.isoformat().replace("+00:00", "Z"),
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def abilities(desk: Desk) -> Response:
+    """Answer OPTIONS: what we can do, for anybody."""
+    headers = {
+        "Tus-Version": VERSION,
+        "Tus-Extension": EXTENSIONS,
+        "Tus-Max-Size": str(desk.world.options.upload_max),
+    }
+    return Response(status_code=204, headers=headers)
+
+
+async def create(desk: Desk, request: Request) -> Response:
+    """Answer POST: announced bytes get an address; those that come along are taken."""
+    _check_version(request.headers)
+    ctx = await admitted(desk, request)
+    uploads.permit(ctx)
+    coming = _announced(request.headers, desk.world.options.upload_max)
+    brings = _kind(request.headers) == KIND
+    if declared(request.headers) and not brings:
+        raise _unsupported()
+    with roomy(desk, coming.size):
+        row = await resuming.create(ctx, coming)
+        try:
+            if not row.size:
+                row = await resuming.complete(ctx, row.id, b"")
+            elif brings:
+                row = await _take(desk, ctx, request, row.id, 0)
+        except BaseException:  # its address was told to nobody
+            with suppress(NotFound):
+                await _end(desk, ctx, row.id)
+            raise
+    headers = {**_state(row), "Location": location(desk, request, row.id)}
+    return Response(bodies.encode(facts(row)), 201, headers, "application/json")
+
+
+async def resource(desk: Desk, request: Request) -> Response:
+    """Answer HEAD, PATCH, DELETE and OPTIONS for one upload."""
+    method = request.headers.get(OVERRIDE, request.method).upper()
+    if method == "OPTIONS":
+        return abilities(desk)
+    answer = ANSWERS.get(method)
+    if answer is None:
+        message = f"Only {METHODS} are answered here."
+        raise Rejected(405, "BAD_USER_INPUT", message, {"Allow": METHODS, **CLOSED})
+    _check_version(request.headers)
+    ctx = await admitted(desk, request)
+    text = request.path_params["id"]
+    try:
+        key = ids.decode("Upload", text)
+    except Invalid:
+        raise NotFound(text) from None
+    return await answer(desk, ctx, request, await _found(desk, ctx, key))
+
+
+async def _found(desk: Desk, ctx: Context, upload_id: int) -> Picked:
+    """The upload, if what was promised of it is there."""
+    row = await resuming.find(ctx, upload_id)
+    if _lacks(desk, row):
+        row = await resuming.find(ctx, upload_id)  # it may have become whole meanwhile
+        if _lacks(desk, row):
+            raise _lost(row.id)
+    return row
+
+
+def _lacks(desk: Desk, row: Picked) -> bool:
+    return row.blob_name is None and arriving.size_of(desk.spool, row.id) < row.received
+
+
+async def _head(_desk: Desk, _ctx: Context, _request: Request, row: Picked) -> Response:
+    return Response(headers=_state(row))
+
+
+async def _patch(desk: Desk, ctx: Context, request: Request, row: Picked) -> Response:
+    if _kind(request.headers) != KIND:
+        raise _unsupported()
+    offset = number(request.headers, "upload-offset")
+    if offset is None:
+        raise bodies.bad("Upload-Offset is missing.")
+    declared(request.headers)
+    with roomy(desk, row.size - _offset(row)):
+        row = await _take(desk, ctx, request, row.id, offset)
+    return Response(status_code=204, headers=_state(row))
+
+
+async def _delete(desk: Desk, ctx: Context, _request: Request, row: Picked) -> Response:
+    await _end(desk, ctx, row.id)
+    return Response(status_code=204)
+
+
+Answer = Callable[[Desk, Context, Request, Picked], Awaitable[Response]]
+ANSWERS: dict[str, Answer] = {"HEAD": _head, "PATCH": _patch, "DELETE": _delete}
+
+
+async def _end(desk: Desk, ctx: Context, upload_id: int) -> None:
+    """Forget it. Who sends to it meanwhile finds it gone."""
+    await resuming.end(ctx, upload_id)
+    await asyncio.to_thread(arriving.remove, desk.spool, upload_id)
+
+
+async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offset: int) -> Picked:
+    """Add the body at this offset. What came before it broke off is kept, and told by HEAD."""
+    with sending(desk, ctx.viewer.user_id), _held(desk, upload_id) as (file, flow):
+        row = await resuming.find(ctx, upload_id)  # again: nobody else moves it from here on
+        whole = row.blob_name is not None
+        if whole:
+            arriving.remove(desk.spool, upload_id)  # we have just made it
+        if offset != _offset(row):
+            raise _elsewhere(_offset(row))
+        left = row.size - offset
+        if declared(request.headers) > left:
+            raise _too_long(left)
+        try:
+            await asyncio.to_thread(file.go_on, 0 if whole else row.received)
+        except Lost:
+            raise _lost(row.id) from None
+        taking = Taking(desk, ctx, file, row.id, 0 if whole else row.size, offset)
+        await _receive(taking, request, flow)
+        if whole or file.size < row.size:
+            return await resuming.find(ctx, upload_id)
+        row = await resuming.complete(ctx, row.id, file.path)
+        await asyncio.to_thread(arriving.remove, desk.spool, upload_id)
+        return row
+
+
+@contextmanager
+def _held(desk: Desk, upload_id: int) -> Generator[tuple[Arriving, Flow]]:
+    """Hold the upload's file alone; whoever holds it but has fallen silent is to let go soon."""
+    try:
+        with Arriving(desk.spool, upload_id) as file:
+            flow = desk.flows[upload_id] = Flow()
+            try:
+                yield file, flow
+            except NotFound:  # it ended while we were at it
+                arriving.remove(desk.spool, upload_id)
+                raise
+            finally:
+                del desk.flows[upload_id]
+    except Busy:
+        if holder := desk.flows.get(upload_id):
+            holder.hurry(desk.limits.yields)
+        message = "Another request sends to this upload."
+        raise Rejected(423, "CONFLICT", message, {"Retry-After": "1", **CLOSED}) from None
+
+
+async def _receive(taking: "Taking", request: Request, flow: Flow) -> None:
+    desk = taking.desk
+    try:
+        async with (
+            asyncio.timeout(desk.limits.longest),
+            aclosing(pieces(desk, request, flow)) as body,
+        ):
+            async for piece in body:
+                await taking.add(piece)
+    except TimeoutError:  # no 4xx: clients take that for an end
+        message = "The body did not come in time: go on where HEAD says."
+        more = {"Retry-After": "1", **CLOSED}
+        raise Rejected(503, "DEADLINE_EXCEEDED", message, more) from None
+    finally:
+        await taking.settle()
+
+
+@dataclass(slots=True)
+class Taking:
+    """Bytes on their way into a file, and how many of them are promised."""
+
+    desk: Desk
+    ctx: Context
+    file: Arriving
+    upload_id: int
+    size: int  # of the whole
+    promised: int
+    part: bytearray = field(default_factory=bytearray)  # not yet in the file
+
+    async def add(self, piece: bytes) -> None:
+        """Keep these bytes too. NoRoom; Rejected where they are more than were announced."""
+        left = self.size - self.file.size - len(self.part)
+        if len(piece) > left:
+            raise _too_long(left)
+        self.desk.budget.take(len(piece))
+        self.part += piece
+        if len(self.part) >= MEMORY:
+            await self._spill()
+        if self.file.size - self.promised >= self.desk.limits.checkpoint:
+            await self.settle()
+            if room(self.desk.spool) < self.desk.limits.disk_reserve:
+                raise NoRoom
+
+    async def settle(self) -> None:
+        """Wait until all is on the disk, then promise it.
+
+        All but the last byte, which is promised when the whole is stored: a client that
+        hears of the last one asks for nothing more.
+        """
+        await self._spill()
+        safe = min(self.file.size, self.size - 1)
+        if safe > self.promised:
+            await asyncio.to_thread(self.file.sync)
+            await resuming.note(self.ctx, self.upload_id, safe)
+            self.promised = safe
+
+    async def _spill(self) -> None:
+        part, self.part = self.part, bytearray()
+        try:
+            await asyncio.to_thread(self.file.append, part)
+        finally:
+            self.desk.budget.give(len(part))
+
+
+def _offset(row: Picked) -> int:
+    return int(row.received if row.blob_name is None else row.size)
+
+
+def _state(row: Picked) -> dict[str, str]:
+    headers = {
+        "Cache-Control": "no-store",
+        "Upload-Offset": str(_offset(row)),
+        "Upload-Length": str(row.size),
+        "Upload-Expires": _date(row.expires_at),
+    }
+    if row.told:
+        headers["Upload-Metadata"] = row.told
+    if row.digest:  # RFC 9530
+        digest = base64.b64encode(bytes.fromhex(row.digest)).decode()
+        headers["Repr-Digest"] = f"sha-256=:{digest}:"
+    return headers
+
+
+def _date(moment: datetime) -> str:
+    return format_datetime(moment, usegmt=True)
+
+
+def _check_version(headers: Mapping[str, str]) -> None:
+    if headers.get("tus-resumable") != VERSION:
+        message = f"Tus-Resumable must be {VERSION}."
+        raise Rejected(412, "BAD_USER_INPUT", message, {"Tus-Version": VERSION, **CLOSED})
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _announced(headers: Mapping[str, str], most: int) -> Announced:
+    size = number(headers, "upload-length")
+    if size is None or "upload-defer-length" in headers:
+        raise bodies.bad("Upload-Length must say how many bytes will come.")
+    if "upload-concat" in headers:
+        raise bodies.bad("Upload-Concat is not supported.")
+    check_size(size, most)
+    told = headers.get("upload-metadata", "").strip()
+    meta = metadata(told)
+    kind = uploads.kind_of(meta.get("filetype") or meta.get("type") or "")
+    name = uploads.name_of(filename_of(meta.get("filename"), meta.get("name")) or "")
+    return Announced(size, kind, name, told or None)
+
+
+def metadata(text: str) -> dict[str, str]:
+    """The pairs of Upload-Metadata: a key, and after a space its value in base64, or nothing."""
+    if len(text) > TOLD_MAX:
+        raise bodies.bad(f"Upload-Metadata has at most {TOLD_MAX} characters.")
+    found: dict[str, str] = {}
+    for pair in text.split(",") if text else ():
+        key, _, value = pair.strip().partition(" ")
+        if not _KEY.fullmatch(key) or key in found:
+            raise bodies.bad("Upload-Metadata has a key that is none, or twice.")
+        try:
+            found[key] = base64.b64decode(value.strip(), validate=True).decode()
+        except (binascii.Error, ValueError):
+            message = f"In Upload-Metadata, {key} has a value that is not UTF-8 in base64."
+            raise bodies.bad(message) from None
+    return found
+
+
+def _unsupported() -> Rejected:
+    headers = {"Accept-Patch": KIND, **CLOSED}
+    return Rejected(415, "BAD_USER_INPUT", f"The body must be {KIND}.", headers)
+
+
+def _elsewhere(offset: int) -> Rejected:
+    headers = {"Upload-Offset": str(offset), "Cache-Control": "no-store", **CLOSED}
+    return Rejected(409, "STALE", f"The upload goes on at {offset}.", headers)
+
+
+def _too_long(left: int) -> Rejected:
+    return Rejected(413, "TOO_LARGE", f"The upload lacks {left} bytes, not more.", CLOSED)
+
+
+def _lost(upload_id: int) -> NotFound:
+    log.warning("bytes of an upload are not here", extra={"upload": upload_id})
+    return NotFound(str(upload_id))
