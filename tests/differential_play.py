@@ -1,0 +1,103 @@
+"""What resolvers give while two executors are compared: values that hang on the place alone."""
+
+import asyncio
+from copy import deepcopy
+from functools import partial
+from typing import Any, cast
+
+from graphql import (
+    FragmentDefinitionNode,
+    GraphQLField,
+    GraphQLObjectType,
+    GraphQLResolveInfo,
+    GraphQLSchema,
+)
+
+from models.world import World
+from resolvers.context import Context, Viewer
+from tests.differential_values import ERRORS, Dice, Maker, Reference, definition, is_link
+
+RAISED = 0.4  # of the odd values of a resolver
+
+
+class Play(Context):
+    """The context of one execution: it makes up what resolvers give, and notes each call."""
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        fragments: dict[str, FragmentDefinitionNode],
+        *,
+        seed: int,
+        wrong: float,
+        fast: bool,
+    ) -> None:
+        super().__init__(cast(World, None), Viewer())
+        self.maker = Maker(schema, fragments, wrong)
+        self.dice = Dice(seed)
+        self.fast = fast
+        self.calls: list[tuple[tuple[str | int, ...], str]] = []
+
+    def give(self, info: GraphQLResolveInfo, arguments: dict[str, Any]) -> Any:
+        """What the resolver of this field returns; or it raises."""
+        dice = self._called(info, arguments)
+        if dice.one_in(self.maker.wrong * RAISED):
+            raise dice.pick(ERRORS)()
+        return self.maker.value(info.return_type, info.field_nodes, dice.at("value"))
+
+    async def give_later(self, info: GraphQLResolveInfo, arguments: dict[str, Any]) -> Any:
+        """The same, after no, one, or two turns of the loop."""
+        turns = self.dice.at("turns", *info.path.as_list()).below(3)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return self.give(info, arguments)
+
+    def _called(self, info: GraphQLResolveInfo, arguments: dict[str, Any]) -> Dice:
+        place = info.path.as_list()
+        self.calls.append((tuple(place), repr(sorted(arguments.items()))))
+        return self.dice.at(*place)
+
+
+async def leaves_by_ids(ctx: Context, keys: list[int]) -> list[Any]:
+    """Rows of links, as a store would give them: some are gone."""
+    play = cast(Play, ctx)
+    play.calls.append(((), f"leaves {keys}"))
+    rows = [(play, key, play.dice.at("leaf", key)) for key in keys]
+    return [None if dice.one_in(0.1) else (play, dice) for play, _, dice in rows]
+
+
+def leaf_of(row: Any) -> Any:
+    """The object of such a row."""
+    if row is None:
+        return None
+    play, dice = row
+    kind = cast(GraphQLObjectType, play.maker.schema.get_type("Leaf"))
+    return play.maker.whole(kind, dice)
+
+
+def staged(schema: GraphQLSchema) -> GraphQLSchema:
+    """A copy whose computed fields give what the play makes up; all else is the schema's own."""
+    made = deepcopy(schema)
+    made._strawberry_schema = schema._strawberry_schema  # type: ignore[attr-defined] # noqa: SLF001
+    for kind in made.type_map.values():
+        if not isinstance(kind, GraphQLObjectType) or definition(kind) is None:
+            continue
+        for field in kind.fields.values():
+            known = definition(field)
+            if not known.is_basic_field:
+                field.resolve = partial(_resolve, field.resolve, field)
+    return made
+
+
+def _resolve(
+    own: Any, field: GraphQLField, source: Any, info: GraphQLResolveInfo, **arguments: Any
+) -> Any:
+    known, play = definition(field), info.context
+    if is_link(known) and vars(source).get(known.python_name) is not None:
+        return own(source, info, **arguments)
+    if play.dice.at("how", *info.path.as_list()).one_in(0.5):
+        return play.maker.kept(play.give_later(info, arguments))
+    return play.give(info, arguments)
+
+
+__all__ = ["Play", "Reference", "leaf_of", "leaves_by_ids", "staged"]
