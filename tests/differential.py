@@ -4,22 +4,30 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphql import (
+    REMOVE,
+    DirectiveNode,
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
     GraphQLSchema,
+    GraphQLSyntaxError,
     InlineFragmentNode,
-    OperationDefinitionNode,
-    SelectionSetNode,
+    Node,
+    NoUnusedFragmentsRule,
+    NoUnusedVariablesRule,
+    VariableDefinitionNode,
+    Visitor,
     parse,
     print_ast,
+    specified_rules,
     validate,
+    visit,
 )
 from graphql.execution import Executor
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext as Stock
@@ -29,9 +37,19 @@ from tests.differential_play import Play
 from tests.differential_values import Dice
 
 PLACE = re.compile(r"0x[0-9a-f]+")
+ENOUGH = 3  # differences: each takes seconds to be made small
 SIGHTS = 4  # of each document, with other values and variables
 SHARES = (0.0, 0.0, 0.01, 0.05, 0.15)  # of values that are odd
 LONGEST = 10.0  # seconds of one execution
+RULES = [r for r in specified_rules if r not in (NoUnusedFragmentsRule, NoUnusedVariablesRule)]
+PARTS = (
+    FieldNode,
+    InlineFragmentNode,
+    FragmentSpreadNode,
+    DirectiveNode,
+    FragmentDefinitionNode,
+    VariableDefinitionNode,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,7 @@ class Case:
     variables: dict[str, Any]
     seed: int
     wrong: float
+    most: int = 3  # items of a list
 
 
 @dataclass
@@ -121,6 +140,8 @@ class Bench:
     async def differences(self, tally: Tally, *, seed: int, documents: int) -> None:
         """Compare so many random documents, each with several values, into the tally."""
         for number in range(documents):
+            if len(tally.differences) >= ENOUGH:
+                return
             author = Author(self.schema, Dice(seed).at(number).seed)
             text = author.document()
             await self._sights(tally, author, text, Dice(seed).at(number, "values"))
@@ -153,6 +174,7 @@ class Bench:
             {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)},
             seed=case.seed,
             wrong=case.wrong,
+            most=case.most,
             fast=executor_class is not self.plain,
         )
         try:
@@ -182,15 +204,18 @@ class Bench:
         while again:
             again = False
             for text in shorter(case.document):
-                less = Case(text, case.variables, case.seed, case.wrong)
+                less = replace(case, document=text)
                 if await self._differs(less):
                     case, again = less, True
                     break
         return case
 
     async def _differs(self, case: Case) -> bool:
-        document = parse(case.document)
-        if validate(self.schema, document):
+        try:
+            document = parse(case.document)
+        except GraphQLSyntaxError:
+            return False
+        if validate(self.schema, document, RULES):
             return False
         for _ in range(SIGHTS - 1):  # an executor may look at a document first
             if await self.compared(case, document):
@@ -199,62 +224,23 @@ class Bench:
 
 
 def shorter(text: str) -> Iterator[str]:
-    """The document with one selection, one directive, or one unused part less, in turn."""
-    number = 0
-    while True:
-        document = parse(text, no_location=True)
-        if not _without(document, number):
-            return
-        number += 1
-        yield print_ast(_tidy(document))
+    """The document with one part less, in turn: not all of these are documents."""
+    parts = Part(-1)
+    visit(parse(text), parts)
+    for number in range(parts.seen):
+        yield print_ast(visit(parse(text), Part(number)))
 
 
-def _without(document: DocumentNode, number: int) -> bool:
-    """Take the nth thing out; says whether there is one."""
-    waiting = [n.selection_set for n in document.definitions if hasattr(n, "selection_set")]
-    while waiting:
-        chosen = waiting.pop()
-        for nth, node in enumerate(chosen.selections):
-            rest = list(chosen.selections)
-            if number == 0:
-                rest[nth : nth + 1] = (
-                    node.selection_set.selections if isinstance(node, InlineFragmentNode) else ()
-                )
-                chosen.selections = tuple(rest)
-                return bool(rest) or True
-            number -= 1
-            if node.directives:
-                if number == 0:
-                    node.directives = ()
-                    return True
-                number -= 1
-            inner = getattr(node, "selection_set", None)
-            if inner:
-                waiting.append(inner)
-    return False
+class Part(Visitor):
+    """Takes the nth part out of a document."""
 
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.seen = 0
 
-def _tidy(document: DocumentNode) -> DocumentNode:
-    """Drop empty selections, unused fragments and unused variables."""
-    definitions = list(document.definitions)
-    spread = set[str]()
-    text = print_ast(document)
-    for match in re.finditer(r"\.\.\.(\w+)", text):
-        spread.add(match[1])
-    document.definitions = tuple(
-        n
-        for n in definitions
-        if not isinstance(n, FragmentDefinitionNode) or n.name.value in spread
-    )
-    for node in document.definitions:
-        if isinstance(node, OperationDefinitionNode):
-            body = print_ast(DocumentNode(definitions=document.definitions))
-            node.variable_definitions = tuple(
-                v
-                for v in node.variable_definitions or ()
-                if len(re.findall(rf"\${v.variable.name.value}\b", body)) > 1
-            )
-    return document
-
-
-__all__ = ["FieldNode", "FragmentSpreadNode", "SelectionSetNode"]
+    def enter(self, node: Node, *_: Any) -> Any:
+        if not isinstance(node, PARTS):
+            return None
+        self.seen += 1
+        return REMOVE if self.seen - 1 == self.number else None

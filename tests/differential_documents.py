@@ -128,7 +128,7 @@ class Author:
             chosen += [self.dice.pick(chosen)] if chosen else []
         parts = [self._field(kind, name, levels) for name in chosen]
         if self.dice.one_in(0.2) or not parts:
-            parts.append(f"{self.dice.pick(['', 'kind: '])}__typename{self._directives()}")
+            parts.append(f"{self.dice.pick(['', 'type_: '])}__typename{self._directives()}")
         for _ in range(2 if is_abstract_type(kind) else 1):
             if self.dice.one_in(0.8 if is_abstract_type(kind) else 0.25):
                 parts.append(self._fragment(kind, levels))

@@ -1,7 +1,6 @@
 """What resolvers give while two executors are compared: values that hang on the place alone."""
 
 import asyncio
-from copy import deepcopy
 from functools import partial
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from graphql import (
     GraphQLObjectType,
     GraphQLResolveInfo,
     GraphQLSchema,
+    lexicographic_sort_schema,
 )
 
 from models.world import World
@@ -30,10 +30,11 @@ class Play(Context):
         *,
         seed: int,
         wrong: float,
+        most: int,
         fast: bool,
     ) -> None:
         super().__init__(cast(World, None), Viewer())
-        self.maker = Maker(schema, fragments, wrong)
+        self.maker = Maker(schema, fragments, wrong, most)
         self.dice = Dice(seed)
         self.fast = fast
         self.calls: list[tuple[tuple[str | int, ...], str]] = []
@@ -77,7 +78,7 @@ def leaf_of(row: Any) -> Any:
 
 def staged(schema: GraphQLSchema) -> GraphQLSchema:
     """A copy whose computed fields give what the play makes up; all else is the schema's own."""
-    made = deepcopy(schema)
+    made = lexicographic_sort_schema(schema)
     made._strawberry_schema = schema._strawberry_schema  # type: ignore[attr-defined] # noqa: SLF001
     for kind in made.type_map.values():
         if not isinstance(kind, GraphQLObjectType) or definition(kind) is None:

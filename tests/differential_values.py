@@ -292,14 +292,22 @@ def _class(kind: GraphQLObjectType) -> type:
 
 
 class Maker:
-    """Values for whatever a document selects; `wrong` is the share of those that are odd."""
+    """Values for whatever a document selects.
+
+    `wrong` is the share of those that are odd, and lists have at most so many items.
+    """
 
     def __init__(
-        self, schema: GraphQLSchema, fragments: Mapping[str, FragmentDefinitionNode], wrong: float
+        self,
+        schema: GraphQLSchema,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        wrong: float,
+        most: int,
     ) -> None:
         self.schema = schema
         self.fragments = fragments
         self.wrong = wrong
+        self.most = most
         self.made: list[Any] = []  # coroutines: to be closed, where nobody has awaited them
 
     def value(self, kind: Any, nodes: Sequence[FieldNode], dice: Dice) -> Any:
@@ -340,7 +348,7 @@ class Maker:
         return RIGHT[kind.name](dice)
 
     def _list(self, item: Any, nodes: Sequence[FieldNode], dice: Dice) -> Any:
-        items = [self.value(item, nodes, dice.at(nth)) for nth in range(dice.below(4))]
+        items = [self.value(item, nodes, dice.at(nth)) for nth in range(dice.below(self.most + 1))]
         if self.wrong and dice.one_in(LOOSE):
             return dice.pick(LOOSE_LISTS)(items)
         return items
