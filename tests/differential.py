@@ -2,10 +2,9 @@
 
 import asyncio
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from graphql import (
     REMOVE,
@@ -21,8 +20,12 @@ from graphql import (
     Node,
     NoUnusedFragmentsRule,
     NoUnusedVariablesRule,
+    OperationType,
     VariableDefinitionNode,
     Visitor,
+    default_field_resolver,
+    default_type_resolver,
+    get_operation_ast,
     parse,
     print_ast,
     specified_rules,
@@ -30,15 +33,19 @@ from graphql import (
     visit,
 )
 from graphql.execution import Executor
+from graphql.execution.values import VariableValues, get_variable_values
+from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext as Stock
 
+from graph.executor import CompiledExecutor
+from graph.plans import Book
 from tests.differential_documents import Author
 from tests.differential_play import Play
 from tests.differential_values import Dice
 
 PLACE = re.compile(r"0x[0-9a-f]+")
 ENOUGH = 3  # differences: each takes seconds to be made small
-SIGHTS = 4  # of each document, with other values and variables
+SIGHTS = 4  # runs of each document, with other values and variables
 SHARES = (0.0, 0.0, 0.01, 0.05, 0.15)  # of values that are odd
 LONGEST = 10.0  # seconds of one execution
 RULES = [r for r in specified_rules if r not in (NoUnusedFragmentsRule, NoUnusedVariablesRule)]
@@ -71,13 +78,6 @@ class Answer:
     errors: list[str]
     calls: list[str]
 
-    def differs(self, other: "Answer") -> str:
-        """In what; "" where they are equal."""
-        for what in ("data", "errors", "calls"):
-            if getattr(self, what) != getattr(other, what):
-                return what
-        return ""
-
 
 @dataclass
 class Tally:
@@ -88,7 +88,6 @@ class Tally:
     refused: int = 0  # before anything ran: the variables do not fit
     documents: int = 0
     differences: list[str] = field(default_factory=list)
-    words: Counter[str] = field(default_factory=Counter)  # of the errors
 
 
 def frozen(value: Any) -> Any:
@@ -107,21 +106,91 @@ def told(error: GraphQLError) -> str:
     return PLACE.sub("0x", f"{error.message} {facts} {cause}")
 
 
+class Side(Protocol):
+    """A way to run one document again and again."""
+
+    def begin(self, context: Any, variables: dict[str, Any]) -> "Executor[Any] | list[Any]":
+        """The executor of one run; errors where the variables do not fit."""
+
+
+class Direct:
+    """An executor as it comes: all is found out anew in each run."""
+
+    def __init__(
+        self, schema: GraphQLSchema, document: DocumentNode, executor: type[Executor[Any]] = Stock
+    ) -> None:
+        self.schema = schema
+        self.document = document
+        self.executor = executor
+
+    def begin(self, context: Any, variables: dict[str, Any]) -> Executor[Any] | list[Any]:
+        return self.executor.build(
+            self.schema,
+            self.document,
+            context_value=context,
+            raw_variable_values=variables,
+            hide_suggestions=True,
+        )
+
+
+class Planned:
+    """Ours, with the plans that a document keeps: from the first run on."""
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        document: DocumentNode,
+        executor: type[CompiledExecutor] = CompiledExecutor,
+    ) -> None:
+        operation = get_operation_ast(document)
+        assert operation
+        self.schema = schema
+        self.executor = executor
+        self.book = Book.of(schema, document, operation, compiles=True)
+        self.book.plans(VariableValues({}, {}))  # the first sight of a document is not compiled
+
+    def begin(self, context: Any, variables: dict[str, Any]) -> Executor[Any] | list[Any]:
+        book = self.book
+        values = get_variable_values(
+            self.schema,
+            book.operation.variable_definitions or (),
+            variables,
+            hide_suggestions=True,
+        )
+        if isinstance(values, list):
+            return values
+        plans = book.plans(values)
+        if plans:
+            context.memo = plans.memo
+        return self.executor(
+            self.schema,
+            book.definitions,
+            book.fragments,
+            None,
+            context,
+            book.operation,
+            values,
+            default_field_resolver,
+            default_type_resolver,
+            default_field_resolver,
+            is_awaitable=optimized_is_awaitable,
+            hide_suggestions=True,
+            **({"plans": plans} if plans else {}),
+        )
+
+
 async def answered(
-    executor_class: type[Executor[Any]],
-    schema: GraphQLSchema,
-    document: DocumentNode,
-    context: Any,
-    variables: dict[str, Any] | None,
+    side: Side, context: Any, variables: dict[str, Any]
 ) -> tuple[Any, list[GraphQLError]]:
-    """Data and errors of one execution."""
-    executor = executor_class.build(
-        schema, document, context_value=context, raw_variable_values=dict(variables or {})
-    )
+    """Data and errors of one run."""
+    executor = side.begin(context, dict(variables))
     if isinstance(executor, list):
         return None, executor
+    event = executor.operation.operation is OperationType.SUBSCRIPTION
+    if event:  # as each event of a stream is run
+        executor = executor.build_per_event_executor(None)
     async with asyncio.timeout(LONGEST):
-        result: Any = executor.execute_operation()
+        result: Any = executor.execute_operation(False) if event else executor.execute_operation()
         if executor.is_awaitable(result):
             result = await result
         while executor.background_futures:  # what graphql-core has left behind
@@ -129,73 +198,70 @@ async def answered(
     return result.data, list(result.errors or ())
 
 
+Make = Callable[[GraphQLSchema, DocumentNode], Side]
+
+
 @dataclass
 class Bench:
-    """Two executors over one schema."""
+    """Two ways to run a document, over one schema."""
 
     schema: GraphQLSchema
-    other: type[Executor[Any]]
-    plain: type[Executor[Any]] = Stock
+    other: Make
+    plain: Make = Direct
 
     async def differences(self, tally: Tally, *, seed: int, documents: int) -> None:
         """Compare so many random documents, each with several values, into the tally."""
         for number in range(documents):
-            if len(tally.differences) >= ENOUGH:
-                return
             author = Author(self.schema, Dice(seed).at(number).seed)
             text = author.document()
+            tally.documents += 1
             await self._sights(tally, author, text, Dice(seed).at(number, "values"))
+            if len(tally.differences) >= ENOUGH:
+                return
 
     async def _sights(self, tally: Tally, author: Author, text: str, dice: Dice) -> None:
         document = parse(text)
-        tally.documents += 1
+        sides = self.sides(document)
         for sight in range(SIGHTS):
             place = dice.at(sight)
             case = Case(text, author.values(place), place.seed, place.pick(SHARES))
-            what = await self.compared(case, document, tally)
-            if what:
-                tally.differences.append(await self.told(case, what))
-
-    async def compared(self, case: Case, document: DocumentNode, tally: Tally | None = None) -> str:
-        """In what the answers differ; "" where they are equal."""
-        plain = await self._answer(self.plain, case, document)
-        other = await self._answer(self.other, case, document)
-        if tally:
+            plain, other = [await self.answer(side, case, document) for side in sides]
             tally.cases += 1
             tally.with_errors += bool(plain.errors)
-            tally.refused += not plain.calls and plain.data is None
-        return plain.differs(other)
+            tally.refused += not plain.calls and plain.data == frozen(None)
+            if plain != other:
+                tally.differences.append(await self.told(case))
+                return
 
-    async def _answer(
-        self, executor_class: type[Executor[Any]], case: Case, document: DocumentNode
-    ) -> Answer:
+    def sides(self, document: DocumentNode) -> list[Side]:
+        return [self.plain(self.schema, document), self.other(self.schema, document)]
+
+    async def answer(self, side: Side, case: Case, document: DocumentNode) -> Answer:
+        """What one side makes of a case."""
+        definitions = document.definitions
         play = Play(
             self.schema,
-            {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)},
+            {n.name.value: n for n in definitions if isinstance(n, FragmentDefinitionNode)},
             seed=case.seed,
             wrong=case.wrong,
             most=case.most,
-            fast=executor_class is not self.plain,
         )
         try:
-            data, errors = await answered(
-                executor_class, self.schema, document, play, case.variables
-            )
+            data, errors = await answered(side, play, case.variables)
         except Exception as broken:  # noqa: BLE001 - both must break in the same way
             data, errors = ("broken", repr(broken)), []
         play.maker.close()
         return Answer(frozen(data), sorted(map(told, errors)), sorted(map(str, play.calls)))
 
-    async def told(self, case: Case, what: str) -> str:
+    async def told(self, case: Case) -> str:
         """A difference in words, made as small as it gets."""
         small = await self._smaller(case)
+        lines = [f"share of odd values {case.wrong}, seed {case.seed}, {case.variables}"]
+        lines.append(small.document)
         document = parse(small.document)
-        lines = [f"{what} differ (share of odd values {case.wrong}, seed {case.seed}):"]
-        lines += [small.document, f"variables {small.variables}"]
-        for each in (self.plain, self.other):
-            for _ in range(SIGHTS):
-                answer = await self._answer(each, small, document)
-            lines += [f"{each.__name__}:", *(f"  {n}: {v}" for n, v in vars(answer).items())]
+        for side in self.sides(document):
+            answer = await self.answer(side, small, document)
+            lines += [f"{type(side).__name__}:", *(f"  {n}: {v}" for n, v in vars(answer).items())]
         return "\n".join(lines)
 
     async def _smaller(self, case: Case) -> Case:
@@ -205,22 +271,23 @@ class Bench:
             again = False
             for text in shorter(case.document):
                 less = replace(case, document=text)
-                if await self._differs(less):
+                if await self.differs(less):
                     case, again = less, True
                     break
         return case
 
-    async def _differs(self, case: Case) -> bool:
+    async def differs(self, case: Case) -> bool:
+        """Whether the answers to a case are others; False where it is no case at all."""
         try:
             document = parse(case.document)
         except GraphQLSyntaxError:
             return False
         if validate(self.schema, document, RULES):
             return False
-        for _ in range(SIGHTS - 1):  # an executor may look at a document first
-            if await self.compared(case, document):
-                return True
-        return False
+        plain, other = [
+            await self.answer(side, case, document) for side in self.sides(document)
+        ]
+        return plain != other
 
 
 def shorter(text: str) -> Iterator[str]:

@@ -15,7 +15,8 @@ from graphql import (
 
 from models.world import World
 from resolvers.context import Context, Viewer
-from tests.differential_values import ERRORS, Dice, Maker, Reference, definition, is_link
+from tests.differential_rows import source
+from tests.differential_values import ERRORS, Dice, Maker, definition, is_link
 
 RAISED = 0.4  # of the odd values of a resolver
 
@@ -31,12 +32,10 @@ class Play(Context):
         seed: int,
         wrong: float,
         most: int,
-        fast: bool,
     ) -> None:
         super().__init__(cast(World, None), Viewer())
-        self.maker = Maker(schema, fragments, wrong, most)
+        self.maker = Maker(schema, fragments, wrong, most, source)
         self.dice = Dice(seed)
-        self.fast = fast
         self.calls: list[tuple[tuple[str | int, ...], str]] = []
 
     def give(self, info: GraphQLResolveInfo, arguments: dict[str, Any]) -> Any:
@@ -99,6 +98,3 @@ def _resolve(
     if play.dice.at("how", *info.path.as_list()).one_in(0.5):
         return play.maker.kept(play.give_later(info, arguments))
     return play.give(info, arguments)
-
-
-__all__ = ["Play", "Reference", "leaf_of", "leaves_by_ids", "staged"]

@@ -3,6 +3,7 @@
 import enum
 from collections.abc import AsyncGenerator
 from datetime import datetime
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Generic, NewType, Optional, TypeVar
 
 import strawberry
@@ -12,8 +13,10 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import create_type
 from strawberry.types.field import StrawberryField
 
+from graph.connections import Connection
 from graph.rows import link
 from graph.scalars import SCALARS
+from graph.views import Made, View, Viewed
 from tests.differential_play import Play, leaf_of, leaves_by_ids
 
 Info = strawberry.Info[Play, None]
@@ -132,6 +135,48 @@ class Bare:
 
 
 @strawberry.type
+class Pair(View):
+    """A view of two values."""
+
+    first: str | None
+    second: str
+
+    made: ClassVar[dict[str, Made]] = {
+        "first": Made((), lambda pair: pair[0]),
+        "second": Made((), lambda pair: pair[1] or ""),
+    }
+
+
+@strawberry.type
+class Seen(View, Node):
+    """A view of a row, with all that can be made of one."""
+
+    word: str
+    length: int
+    level: Level | None
+    one: Pair | None
+    must: Pair
+    many: list[Pair]
+    some: list[Pair | None] | None
+    leaf: Leaf | None
+    leaves: list[Leaf]
+    to: Leaf | None = link("leaf_id", leaves_by_ids, leaf_of, description="A leaf.")
+
+    made: ClassVar[dict[str, Made | Viewed]] = {
+        "id": Made(("id",), lambda row: f"seen_{row.id}"),
+        "length": Made(("word",), lambda row: len(row.word)),
+        "one": Viewed(("one",), attrgetter("one"), Pair),
+        "must": Viewed(("one",), attrgetter("one"), Pair),
+        "many": Viewed(("many",), attrgetter("many"), Pair, many=True),
+        "some": Viewed(("many",), lambda row: row.many or None, Pair, many=True),
+    }
+
+    @strawberry.field
+    async def later(self, info: Info) -> Optional["Seen"]:
+        return await given_later(info)
+
+
+@strawberry.type
 class Page(Generic[Item]):
     nodes: list[Item]
     first: Item | None
@@ -144,7 +189,7 @@ class Page(Generic[Item]):
         return total
 
 
-Several = Annotated[Leaf | Other | Strict | Bare, strawberry.union("Several")]
+Several = Annotated[Leaf | Other | Strict | Bare | Seen, strawberry.union("Several")]
 
 
 @strawberry.input(one_of=True)
@@ -178,6 +223,8 @@ class Branch(Named):
     others: list[Other] | None
     bare: Bare
     kids: list["Branch"]
+    seen: Seen | None
+    sights: list[Seen]
     page: Page[Leaf]
     pages: list[Page[Other]] | None
     to: Leaf | None = link("leaf_id", leaves_by_ids, leaf_of, description="A leaf.")
@@ -222,6 +269,8 @@ KINDS: dict[str, Any] = {
     "several": list[Several] | None,
     "page": Page[Leaf] | None,
     "bare": Bare | None,
+    "seen": Seen | None,
+    "sights": Connection[Seen],
     "count": int | None,
     "table": list[list[Colour | None]] | None,
 }
@@ -265,7 +314,7 @@ def make_schema(**more: Any) -> strawberry.Schema:
         query=create_type("Query", fields()),
         mutation=create_type("Mutation", fields()),
         subscription=Subscription,
-        types=[Leaf, Other, Strict, Branch],
+        types=[Leaf, Other, Strict, Branch, Seen],
         config=StrawberryConfig(scalar_map=scalars),
         **more,
     )

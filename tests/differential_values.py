@@ -31,6 +31,7 @@ from graphql import (
 )
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 
+from graph.views import View
 from models.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 
 Item = TypeVar("Item")
@@ -40,6 +41,7 @@ EMPTY = 0.15  # of values that may be null
 LOOSE = 0.05  # of lists that are another iterable, where values may be odd
 FILLED = 0.6  # of links
 SUBCLASS = 0.03  # of objects
+BARE = 0.2  # of views that hold their fields themselves
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
@@ -303,11 +305,13 @@ class Maker:
         fragments: Mapping[str, FragmentDefinitionNode],
         wrong: float,
         most: int,
+        source: Callable[..., Any],
     ) -> None:
         self.schema = schema
         self.fragments = fragments
         self.wrong = wrong
         self.most = most
+        self.source = source  # of what a view is made
         self.made: list[Any] = []  # coroutines: to be closed, where nobody has awaited them
 
     def value(self, kind: Any, nodes: Sequence[FieldNode], dice: Dice) -> Any:
@@ -358,15 +362,20 @@ class Maker:
         cls = _class(kind)
         if self.wrong and dice.one_in(SUBCLASS):
             cls = dice.pick([_raising, _sub])(cls)
-        made = cls.__new__(cls)
-        made.row = Reference(dice)
-        for name, listed in self._selected(nodes).items():
+        made, selected = cls.__new__(cls), self.selected(nodes)
+        viewed = issubclass(cls, View) and not dice.one_in(BARE)
+        if viewed:
+            made.row = self.source(self, kind, selected, dice.at("row"))
+        elif not issubclass(cls, View):
+            made.row = self.source(self, kind, {}, dice.at("row"))
+        for name, listed in selected.items():
             field = kind.fields.get(name)
             known = field and definition(field)
             if not field or not known:
                 continue
             place = dice.at(name)
-            if known.is_basic_field or (is_link(known) and place.one_in(FILLED)):
+            link = is_link(known)
+            if (known.is_basic_field and not viewed) or (link and place.one_in(FILLED)):
                 if self.wrong and place.one_in(self.wrong / 4):
                     continue
                 setattr(made, known.python_name, self.value(field.type, listed, place.at("value")))
@@ -381,7 +390,7 @@ class Maker:
                 setattr(made, definition(field).python_name, value)
         return made
 
-    def _selected(self, nodes: Sequence[FieldNode]) -> dict[str, list[FieldNode]]:
+    def selected(self, nodes: Sequence[FieldNode]) -> dict[str, list[FieldNode]]:
         """Fields below these nodes by name, through all fragments."""
         found: dict[str, list[FieldNode]] = {}
         for node in nodes:
@@ -401,16 +410,3 @@ class Maker:
                 case FragmentSpreadNode():
                     fragment = self.fragments[node.name.value]
                     self._collect(fragment.selection_set.selections, found)
-
-
-class Reference:
-    """What stands for a row: a key for each link."""
-
-    def __init__(self, dice: Dice) -> None:
-        self.dice = dice
-
-    def __getattr__(self, name: str) -> int | None:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        place = self.dice.at("row", name)
-        return None if place.one_in(EMPTY) else place.below(1000)

@@ -7,13 +7,10 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from graphql import GraphQLSchema, parse
-from graphql.execution import Executor
-from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext as Stock
 
 from graph.policy import Operation
 from graph.schema import schema as real
@@ -21,13 +18,12 @@ from models.world import World
 from resolvers import auth
 from tests import differential_stored as stored
 from tests.conftest import Client
-from tests.differential import SIGHTS, Bench, Case, Tally, answered, frozen, told
+from tests.differential import SIGHTS, Bench, Case, Direct, Planned, Tally, answered, frozen, told
 from tests.differential_play import staged
 from tests.differential_schema import make_schema
 from tests.differential_values import Dice
 from tests.furnished import demo_client
 
-OURS: type[Executor[Any]] = real.execution_context_class
 CASES = int(os.environ.get("DIFFERENTIAL_CASES", 12_000 if "CI" in os.environ else 2_000))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", 1))
 
@@ -60,7 +56,9 @@ async def test_random_documents_are_answered_alike(
 ) -> None:
     tally = Tally()
     count = -(-CASES // SIGHTS // 2)
-    await Bench(request.getfixturevalue(name), OURS).differences(tally, seed=SEED, documents=count)
+    await Bench(request.getfixturevalue(name), Planned).differences(
+        tally, seed=SEED, documents=count
+    )
     print(f"seed {SEED}: {tally}"[:200])
     assert not tally.differences, f"seed {SEED}\n" + "\n\n".join(tally.differences)
     assert tally.cases >= CASES // 2
@@ -82,10 +80,12 @@ WIDE = {
 
 @pytest.mark.parametrize("name", WIDE)
 async def test_what_is_deep_or_wide_is_answered_alike(small: GraphQLSchema, name: str) -> None:
-    bench, document = Bench(small, OURS), parse(WIDE[name])
+    bench, document = Bench(small, Planned), parse(WIDE[name])
+    sides = bench.sides(document)
     for seed in range(SIGHTS):
         case = Case(WIDE[name], {}, seed, 0.0, most=1)
-        assert not await bench.compared(case, document)
+        plain, ours = [await bench.answer(side, case, document) for side in sides]
+        assert plain == ours
 
 
 @pytest.fixture
@@ -119,16 +119,17 @@ async def test_our_own_documents_are_answered_alike_from_the_store(
     assert len(documents) > 70
     filled = 0
     for nth, one in enumerate(documents):
+        sides = Direct(schema, one.document), Planned(schema, one.document)
         for sight in range(SIGHTS):
             client = root if sight == SIGHTS - 1 else demo
             variables = stored.values(schema, one, known, Dice(SEED).at(nth, sight))
             answers = []
-            for executor in (Stock, OURS):
+            for side in sides:
                 viewer = await auth.sign_in(
                     client.world, {"authorization": f"Bearer {client.secret}"}
                 )
                 context = Operation(client.world, viewer)
-                data, errors = await answered(executor, schema, one.document, context, variables)
+                data, errors = await answered(side, context, variables)
                 answers.append((frozen(data), sorted(map(told, errors))))
             assert answers[0] == answers[1], (one.place, variables)
             filled += data is not None and not errors
