@@ -188,7 +188,7 @@ async def answered(
         return None, executor
     event = executor.operation.operation is OperationType.SUBSCRIPTION
     if event:  # as each event of a stream is run
-        executor = executor.build_per_event_executor(None)
+        executor = executor.build_per_event_executor(context.event(executor.operation))
     async with asyncio.timeout(LONGEST):
         result: Any = executor.execute_operation(False) if event else executor.execute_operation()
         if executor.is_awaitable(result):

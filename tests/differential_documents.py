@@ -24,7 +24,7 @@ from graphql import (
     is_required_input_field,
 )
 
-from tests.differential_values import Dice
+from tests.differential_values import Dice, definition
 
 SHAPES = [(2, 6), (3, 5), (3, 8), (4, 4), (5, 3), (6, 2), (14, 1)]  # levels, fields of each
 ROOTS = 3
@@ -192,7 +192,7 @@ class Author:
             return self.dice.pick(list(kind.values))
         if not is_input_object_type(kind):
             return self.dice.pick(LITERALS[kind.name])
-        if kind.is_one_of:
+        if kind.is_one_of or definition(kind).is_one_of:  # sorting a schema forgets it
             name = self.dice.pick(list(kind.fields))
             inner = kind.fields[name].type
             value = None

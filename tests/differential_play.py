@@ -5,11 +5,13 @@ from functools import partial
 from typing import Any, cast
 
 from graphql import (
+    FieldNode,
     FragmentDefinitionNode,
     GraphQLField,
     GraphQLObjectType,
     GraphQLResolveInfo,
     GraphQLSchema,
+    OperationDefinitionNode,
     lexicographic_sort_schema,
 )
 
@@ -51,6 +53,14 @@ class Play(Context):
         for _ in range(turns):
             await asyncio.sleep(0)
         return self.give(info, arguments)
+
+    def event(self, operation: OperationDefinitionNode) -> Any:
+        """What a stream yields: its field makes nothing of it but the answer."""
+        root = self.maker.schema.subscription_type
+        (node,) = operation.selection_set.selections
+        assert isinstance(node, FieldNode)
+        assert root
+        return self.maker.value(root.fields[node.name.value].type, [node], self.dice.at("event"))
 
     def _called(self, info: GraphQLResolveInfo, arguments: dict[str, Any]) -> Dice:
         place = info.path.as_list()

@@ -41,7 +41,7 @@ EMPTY = 0.15  # of values that may be null
 LOOSE = 0.05  # of lists that are another iterable, where values may be odd
 FILLED = 0.6  # of links
 SUBCLASS = 0.03  # of objects
-BARE = 0.2  # of views that hold their fields themselves
+BARE = 0.05  # of views that hold their fields themselves, where values may be odd
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
@@ -363,7 +363,7 @@ class Maker:
         if self.wrong and dice.one_in(SUBCLASS):
             cls = dice.pick([_raising, _sub])(cls)
         made, selected = cls.__new__(cls), self.selected(nodes)
-        viewed = issubclass(cls, View) and not dice.one_in(BARE)
+        viewed = issubclass(cls, View) and not (self.wrong and dice.one_in(BARE))
         if viewed:
             made.row = self.source(self, kind, selected, dice.at("row"))
         elif not issubclass(cls, View):
