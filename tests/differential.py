@@ -45,7 +45,8 @@ from tests.differential_values import Dice
 
 PLACE = re.compile(r"0x[0-9a-f]+")
 ENOUGH = 3  # differences: each takes seconds to be made small
-SIGHTS = 4  # runs of each document, with other values and variables
+SIGHTS = 6  # runs of each document, with other values and variables
+OUTCOMES = 2  # of the variables that decide of @skip and @include, for each document
 SHARES = (0.0, 0.0, 0.01, 0.05, 0.15)  # of values that are odd
 LONGEST = 10.0  # seconds of one execution
 RULES = [r for r in specified_rules if r not in (NoUnusedFragmentsRule, NoUnusedVariablesRule)]
@@ -208,6 +209,7 @@ class Bench:
     schema: GraphQLSchema
     other: Make
     plain: Make = Direct
+    small: bool = True  # cases that differ are made small, which takes seconds
 
     async def differences(self, tally: Tally, *, seed: int, documents: int) -> None:
         """Compare so many random documents, each with several values, into the tally."""
@@ -216,7 +218,7 @@ class Bench:
             text = author.document()
             tally.documents += 1
             await self._sights(tally, author, text, Dice(seed).at(number, "values"))
-            if len(tally.differences) >= ENOUGH:
+            if len(tally.differences) >= (ENOUGH if self.small else 1):
                 return
 
     async def _sights(self, tally: Tally, author: Author, text: str, dice: Dice) -> None:
@@ -224,7 +226,8 @@ class Bench:
         sides = self.sides(document)
         for sight in range(SIGHTS):
             place = dice.at(sight)
-            case = Case(text, author.values(place), place.seed, place.pick(SHARES))
+            values = author.values(place, flags=dice.at("flags", sight % OUTCOMES))
+            case = Case(text, values, place.seed, place.pick(SHARES))
             plain, other = [await self.answer(side, case, document) for side in sides]
             tally.cases += 1
             tally.with_errors += bool(plain.errors)
@@ -255,7 +258,7 @@ class Bench:
 
     async def told(self, case: Case) -> str:
         """A difference in words, made as small as it gets."""
-        small = await self._smaller(case)
+        small = await self._smaller(case) if self.small else case
         lines = [f"share of odd values {case.wrong}, seed {case.seed}, {case.variables}"]
         lines.append(small.document)
         document = parse(small.document)
@@ -291,11 +294,13 @@ class Bench:
 
 
 def shorter(text: str) -> Iterator[str]:
-    """The document with one part less, in turn: not all of these are documents."""
+    """The document with one part less, in turn: not all of these are valid."""
     parts = Part(-1)
     visit(parse(text), parts)
     for number in range(parts.seen):
-        yield print_ast(visit(parse(text), Part(number)))
+        less = print_ast(visit(parse(text), Part(number)))
+        if "{}" not in less:
+            yield less
 
 
 class Part(Visitor):

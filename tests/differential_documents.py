@@ -1,6 +1,6 @@
 """Random documents that fit a schema: whatever GraphQL can say about fields, in all its forms."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -263,19 +263,17 @@ class Author:
     def _abstract(self) -> list[Any]:
         return [kind for kind in self.schema.type_map.values() if is_abstract_type(kind)]
 
-    def values(self, dice: Dice) -> dict[str, Any]:
+    def values(self, dice: Dice, flags: Dice) -> dict[str, Any]:
         """Values for the variables: some are left out, null or wrong."""
-        given = {}
-        chosen: Callable[[], Any]
+        given: dict[str, Any] = {}
         for name, variable in self.variables.items():
-            if variable.default and dice.one_in(0.4):
+            own = (flags if variable.type is None else dice).at(name)
+            if variable.default and own.one_in(0.4):
                 continue
             if variable.type is None:
-                chosen = lambda: dice.pick([True, False])  # noqa: E731 - one of two
+                given[name] = own.pick([True, False])
             else:
-                kind, own = variable.type, Author(self.schema, dice.at(name).seed)
-                chosen = lambda kind=kind, own=own: own.input(kind, 3)  # noqa: E731
-            given[name] = chosen()
+                given[name] = Author(self.schema, own.seed).input(variable.type, 3)
             if not variable.kind.endswith("!") and dice.one_in(0.1):
                 given[name] = None
             if dice.one_in(0.01):

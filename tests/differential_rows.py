@@ -162,6 +162,8 @@ def paged(
         items = maker.value(_inner(kind, "nodes"), nodes, dice.at("items"))
     else:
         items = []
+    if "edges" in selected and not isinstance(items, list):
+        items = [items] * 2  # a page's items are read as often as anybody asks
     count = len(items) if isinstance(items, list) else dice.below(3)
     rows: list[Any] = [datetime(2030, 1, 1 + nth, tzinfo=UTC) for nth in range(count)]
     ends = [True, False] if not dice.one_in(maker.wrong) else [None, "yes"]

@@ -6,12 +6,14 @@ DIFFERENTIAL_CASES says how many of the random ones, DIFFERENTIAL_SEED which.
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 from graphql import GraphQLSchema, parse
 
+from graph.executor import CompiledExecutor
 from graph.policy import Operation
 from graph.schema import schema as real
 from models.world import World
@@ -19,12 +21,13 @@ from resolvers import auth
 from tests import differential_stored as stored
 from tests.conftest import Client
 from tests.differential import SIGHTS, Bench, Case, Direct, Planned, Tally, answered, frozen, told
+from tests.differential_faults import FAULTS
 from tests.differential_play import staged
 from tests.differential_schema import make_schema
 from tests.differential_values import Dice
 from tests.furnished import demo_client
 
-CASES = int(os.environ.get("DIFFERENTIAL_CASES", 12_000 if "CI" in os.environ else 2_000))
+CASES = int(os.environ.get("DIFFERENTIAL_CASES", 10_200 if "CI" in os.environ else 1_200))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", 1))
 
 # graphql-core drops some of its own coroutines where a sibling fails at once
@@ -64,6 +67,14 @@ async def test_random_documents_are_answered_alike(
     assert tally.cases >= CASES // 2
     assert tally.with_errors > 0.15 * tally.cases
     assert tally.refused < 0.1 * tally.cases
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+async def test_faults_are_found(small: GraphQLSchema, fault: type[CompiledExecutor]) -> None:
+    tally = Tally()
+    bench = Bench(small, partial(Planned, executor=fault), small=False)
+    await bench.differences(tally, seed=SEED, documents=200)
+    assert tally.differences, fault.__doc__
 
 
 WIDE = {
