@@ -1,6 +1,6 @@
 """What views are made of: rows, pairs, pages, with columns that are right or odd."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
@@ -123,7 +123,9 @@ class Row:
             raise ValueError(f"no {name} to be had")
         if name in COLUMNS:
             right = COLUMNS[name](place)
-            return self._maker.odd(right, place) if place.one_in(self._maker.wrong) else right
+            value = self._maker.odd(right, place) if place.one_in(self._maker.wrong) else right
+            # a column is read as often as anybody asks: it is never used up
+            return [right] if isinstance(value, Iterator | AsyncIterator) else value
         if name in self._fields:
             field = self._fields[name]
             return self._maker.value(field.type, field.nodes, place.at("value"))

@@ -24,7 +24,10 @@ from graphql import (
     InlineFragmentNode,
     SelectionNode,
     Undefined,
+    get_named_type,
+    get_nullable_type,
     is_abstract_type,
+    is_leaf_type,
     is_list_type,
     is_non_null_type,
     is_object_type,
@@ -221,6 +224,22 @@ ODD: list[Callable[[Any], Any]] = [
     _told,
     _settled,
 ]
+NEAR: dict[str, list[Any]] = {  # of scalars, by name: nearly right, or right in another type
+    "String": [Word("word"), 1, True, 1.5, b"bytes", Letter.A, Number(3), Oddity(), [], "\ud800"],
+    "ID": [7, Number(3), Word("1"), 1.5, True, 2**70, Letter.A, Oddity()],
+    "Int": [2**31, -(2**31) - 1, True, 3.0, "7", "", Number(3), Digit.ONE, Digit.LARGE, 1.5],
+    "Float": [math.nan, math.inf, -math.inf, "1.5", True, Number(3), 10**400, ""],
+    "Boolean": [1, 0, "true", 1.0, math.nan, math.inf, None],
+    "BigInt": [2**53, -(2**53), True, "12", 1.0, Number(3), Digit.LARGE],
+    "ByteSize": [2**53, -(2**53), -1, True, "3 GiB", 1.0, Number(3)],
+    "DateTime": [datetime(2030, 1, 1), date(2030, 1, 1), "2030-01-01", 0],  # noqa: DTZ001 - odd
+    "Duration": [timedelta.max, timedelta.min, timedelta(seconds=-0.5), 3, "P1D"],
+    "Cursor": [{}, {1: "a"}, [1], {"b": 1, "a": 2}],
+    "URL": [Word("x"), 1, None],
+    "EmailAddress": [Word("x"), 1, None],
+    "Even": [1, 2.0, True, None],
+    "Picky": ["c", "undefined", 1],
+}
 LOOSE_LISTS: list[Callable[[list[Any]], Any]] = [
     tuple,
     iter,
@@ -247,7 +266,7 @@ RIGHT: dict[str, Callable[[Dice], Any]] = {  # of scalars, by name
     "Int": lambda dice: dice.pick([0, 1, -1, 2**31 - 1, -(2**31)]),
     "Float": lambda dice: dice.pick([0.0, 1.5, 3, -2e300]),
     "Boolean": lambda dice: dice.pick([True, False]),
-    "BigInt": lambda dice: dice.pick([0, 2**40, 2**53 - 1, -7]),
+    "BigInt": lambda dice: dice.pick([0, 2**40, 2**53 - 1, 1 - 2**53]),
     "ByteSize": lambda dice: dice.pick([0, 2**40]),
     "Cursor": lambda dice: {dice.below(9): dice.below(99), 7: 8},
     "DateTime": lambda dice: NOON + timedelta(microseconds=dice.below(10**12)),
@@ -316,8 +335,14 @@ class Maker:
 
     def value(self, kind: Any, nodes: Sequence[FieldNode], dice: Dice) -> Any:
         """A value for a field or an item of this type, with all that is selected below."""
-        right = self._right(kind, nodes, dice)
-        return self.odd(right, dice) if dice.one_in(self.wrong) else right
+        right, leaf = self._right(kind, nodes, dice), get_named_type(kind)
+        if not is_leaf_type(leaf) or is_list_type(get_nullable_type(kind)):
+            return self.odd(right, dice) if dice.one_in(self.wrong / 2) else right
+        if not dice.one_in(self.wrong):
+            return right
+        if dice.one_in(0.5) and leaf.name in NEAR:
+            return dice.pick(NEAR[leaf.name])
+        return self.odd(right, dice)
 
     def odd(self, right: Any, dice: Dice) -> Any:
         """Something else than what is right."""
