@@ -1,4 +1,4 @@
-"""Our server and the floor, over the same mail."""
+"""Our server, the floor and plain Strawberry, over the same mail."""
 
 import shutil
 import sqlite3
@@ -37,10 +37,11 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both, ready to be asked."""
+    """All, ready to be asked."""
 
     ours: Target
     floor: Target
+    plain: Target  # over our store: it reads only
     lmtp: Target
     floor_lmtp: Target
     house: House
@@ -60,10 +61,11 @@ class Sides:
 
 @asynccontextmanager
 async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGenerator[Sides]:
-    """Start both on this folder, with the mail in them; ended behind the block."""
+    """Start all on this folder, with the mail in them; ended behind the block."""
     url = _postgres(folder) if kind is Kind.POSTGRES else None
     house = await _furnished(size, folder, url, bar)
     server, http, lmtp = Server(folder / "data", url), free_port(), free_port()
+    beside = free_port()
 
     async def floor() -> Process:
         command = (sys.executable, "-m", "bench.floor", str(folder / "floor.db"))
@@ -72,13 +74,21 @@ async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGen
         await answering(http, process)
         return process
 
+    async def plain() -> Process:
+        command = (sys.executable, "-m", "bench.plain", str(beside))
+        process = await spawned(command, server.settings(), folder / "plain.log")
+        await answering(beside, process)
+        return process
+
     async with AsyncExitStack() as stack:
         pid = await stack.enter_async_context(running(server.start))
         floor_pid = await stack.enter_async_context(running(floor))
+        plain_pid = await stack.enter_async_context(running(plain))
         await settled(pid)
         yield Sides(
             Target(server.http, pid, house.secret),
             Target(http, floor_pid),
+            Target(beside, plain_pid, house.secret),
             Target(server.lmtp, pid),
             Target(lmtp, floor_pid),
             house,

@@ -251,7 +251,7 @@ class Bench:
         )
         try:
             data, errors = await answered(side, play, case.variables)
-        except Exception as broken:  # noqa: BLE001 - both must break in the same way
+        except (Exception, asyncio.CancelledError) as broken:  # noqa: BLE001 - both must, alike
             data, errors = ("broken", repr(broken)), []
         play.maker.close()
         return Answer(frozen(data), sorted(map(told, errors)), sorted(map(str, play.calls)))
