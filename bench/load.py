@@ -127,9 +127,7 @@ async def loaded(
     return replace(made, late=run.late)
 
 
-async def filled(
-    target: Target, requests: Iterator[bytes], *, connections: int, least: int
-) -> int:
+async def filled(target: Target, requests: Iterator[bytes], *, connections: int, least: int) -> int:
     """Send so many requests, as fast as they are answered; how many there were."""
     run = Run(requests, least)
     await _filled(target.port, run, connections, 0.0)

@@ -1,5 +1,6 @@
 """Our server, the floor and plain Strawberry, over the same mail."""
 
+import asyncio
 import shutil
 import sqlite3
 import sys
@@ -7,16 +8,18 @@ import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 import orjson
 from rich.progress import Progress
 
+from bench.goals import FIRST
 from bench.house import House, furnish
 from bench.load import Target
-from bench.server import Server, answering, free_port, running, settled, spawned
+from bench.measure import Fact
+from bench.server import ROOT, Server, answering, free_port, running, settled, spawned
 from graph.ids import decode
 
 
@@ -46,6 +49,23 @@ class Sides:
     floor_lmtp: Target
     house: House
     log: Path  # of our server
+    env: dict[str, str] = field(repr=False)  # of whoever works on our store
+
+    async def inside(self) -> list[Fact]:
+        """What a process of its own measures within itself, over our store."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.inside", self.house.secret, self.house.box),
+            env=self.env,
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await process.communicate()
+        found = orjson.loads(said.splitlines()[-1])
+        return [
+            Fact(FIRST, found["first resolver"], "µs"),
+            Fact("a credential, checked once more", found["credential"], "µs"),
+            Fact("inbox page, in process, without sockets", found["whole"], "µs"),
+        ]
 
     def broken(self) -> list[str]:
         """What our server has logged as an error, each with the last line of its traceback."""
@@ -93,6 +113,7 @@ async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGen
             Target(lmtp, floor_pid),
             house,
             server.folder / "server.log",
+            server.settings(),
         )
 
 

@@ -287,9 +287,7 @@ class Bench:
             return False
         if validate(self.schema, document, RULES):
             return False
-        plain, other = [
-            await self.answer(side, case, document) for side in self.sides(document)
-        ]
+        plain, other = [await self.answer(side, case, document) for side in self.sides(document)]
         return plain != other
 
 

@@ -323,4 +323,3 @@ def make_schema(**more: Any) -> strawberry.Schema:
         config=StrawberryConfig(scalar_map=scalars),
         **more,
     )
-
