@@ -17,8 +17,8 @@ from bench.documents import Work, works
 from bench.goals import AT, PAGE
 from bench.house import TAKER
 from bench.letters import Writer
-from bench.load import loaded
-from bench.measure import Fact, Line
+from bench.load import Target, loaded
+from bench.measure import Fact, Figure, Line
 from bench.report import Results
 from bench.server import bounded, cpu, settled
 from bench.sides import Kind, Sides, Size, sides
@@ -100,18 +100,19 @@ async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progre
 async def _requests(plan: Plan, both: Sides, work: Work, results: Results, bar: Progress) -> None:
     task = bar.add_task(work.name, total=len(plan.connections))
     for connections in plan.connections:
-        floor, ours, plain = [
-            requests
-            and await loaded(
-                target, requests, connections=connections, seconds=plan.seconds, least=plan.least
+
+        async def measured(
+            target: Target, requests: Iterator[bytes], many: int = connections
+        ) -> Figure:
+            return await loaded(
+                target, requests, connections=many, seconds=plan.seconds, least=plan.least
             )
-            for target, requests in (
-                (both.floor, work.floor),
-                (both.ours, work.ours),
-                (both.plain, work.plain if connections == AT else None),
-            )
-        ]
-        assert ours  # noqa: S101 - it was measured
+
+        floor = await measured(both.floor, work.floor)
+        ours = await measured(both.ours, work.ours)
+        plain = None
+        if work.plain and connections == AT:
+            plain = await measured(both.plain, work.plain)
         results.lines.append(Line(work.name, ours, floor, plain))
         await settled(both.ours.pid)
         bar.advance(task)

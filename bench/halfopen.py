@@ -24,7 +24,7 @@ UPGRADE = (
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\n"
     "Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
 )
-HALVES = [  # of a request: nothing, a word, a head, a body, and a socket that never introduces itself
+HALVES = [  # of a request: nothing, a word, a head, a body; and a socket that says no more
     b"",
     b"POST /gra",
     HEAD.encode(),
@@ -71,7 +71,7 @@ async def noticed(target: Target, requests: Iterator[bytes], seconds: float) -> 
     """p99 of a request without them and with them, in turn; the medians of some rounds."""
     alone, beside = list[float](), list[float]()
     for _ in range(ROUNDS):
-        alone.append((await _p99(target, requests, seconds)))
+        alone.append(await _p99(target, requests, seconds))
         async with half_open(target.port, COUNT):
             beside.append(await _p99(target, requests, seconds))
     before, after = statistics.median(alone), statistics.median(beside)

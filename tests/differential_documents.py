@@ -88,7 +88,7 @@ def written(value: Any, kind: Any) -> str:
 
 
 class Author:
-    """Writes one document. Names in the response hang on field and arguments, so that it is valid."""
+    """Writes one document. A name in the response is one field's: so nothing conflicts."""
 
     def __init__(self, schema: GraphQLSchema, seed: int) -> None:
         self.schema = schema
@@ -129,9 +129,8 @@ class Author:
         parts = [self._field(kind, name, levels) for name in chosen]
         if self.dice.one_in(0.2) or not parts:
             parts.append(f"{self.dice.pick(['', 'type_: '])}__typename{self._directives()}")
-        for _ in range(2 if is_abstract_type(kind) else 1):
-            if self.dice.one_in(0.8 if is_abstract_type(kind) else 0.25):
-                parts.append(self._fragment(kind, levels))
+        tries, share = (2, 0.8) if is_abstract_type(kind) else (1, 0.25)
+        parts += [self._fragment(kind, levels) for _ in range(tries) if self.dice.one_in(share)]
         if self.dice.one_in(0.1):
             parts.reverse()
         return "{ " + " ".join(parts) + " }"

@@ -40,14 +40,14 @@ class Play(Context):
         self.dice = Dice(seed)
         self.calls: list[tuple[tuple[str | int, ...], str]] = []
 
-    def give(self, info: GraphQLResolveInfo, arguments: dict[str, Any]) -> Any:
+    def give(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Any:
         """What the resolver of this field returns; or it raises."""
         dice = self._called(info, arguments)
         if dice.one_in(self.maker.wrong * RAISED):
             raise dice.pick(ERRORS)()
         return self.maker.value(info.return_type, info.field_nodes, dice.at("value"))
 
-    async def give_later(self, info: GraphQLResolveInfo, arguments: dict[str, Any]) -> Any:
+    async def give_later(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Any:
         """The same, after no, one, or two turns of the loop."""
         turns = self.dice.at("turns", *info.path.as_list()).below(3)
         for _ in range(turns):
@@ -62,7 +62,7 @@ class Play(Context):
         assert root
         return self.maker.value(root.fields[node.name.value].type, [node], self.dice.at("event"))
 
-    def _called(self, info: GraphQLResolveInfo, arguments: dict[str, Any]) -> Dice:
+    def _called(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Dice:
         place = info.path.as_list()
         self.calls.append((tuple(place), repr(sorted(arguments.items()))))
         return self.dice.at(*place)
@@ -100,7 +100,7 @@ def staged(schema: GraphQLSchema) -> GraphQLSchema:
 
 
 def _resolve(
-    own: Any, field: GraphQLField, source: Any, info: GraphQLResolveInfo, **arguments: Any
+    own: Any, field: GraphQLField, source: Any, info: GraphQLResolveInfo[Any], **arguments: Any
 ) -> Any:
     known, play = definition(field), info.context
     if is_link(known) and vars(source).get(known.python_name) is not None:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import orjson
 from graphql import FieldNode, GraphQLObjectType, get_nullable_type
 
-from graph.connections import Connection, Edge, PageInfo, Paged, Placed
+from graph.connections import Connection, Edge, Paged, PageInfo, Placed
 from graph.messages import MailAddress
 from graph.views import View
-from mail.messages.facts import opened
 from mail.messages.parts import part_json
+from mail.messages.split import opened
 from models.pages import Cursor, Page
 from models.roles import Scope
 from tests.differential_values import EMPTY, Dice, definition, text
@@ -158,8 +158,7 @@ def paged(
 ) -> Paged:
     """A page of as many items as rows, or, where odd things may be, of others."""
     nodes = list(selected.get("nodes", ()))
-    for inner in maker.selected(selected.get("edges", ())).get("node", ()):
-        nodes.append(inner)
+    nodes += maker.selected(selected.get("edges", ())).get("node", ())
     if "nodes" in kind.fields:
         items = maker.value(_inner(kind, "nodes"), nodes, dice.at("items"))
     else:
@@ -168,7 +167,7 @@ def paged(
         items = [items] * 2  # a page's items are read as often as anybody asks
     count = len(items) if isinstance(items, list) else dice.below(3)
     rows: list[Any] = [datetime(2030, 1, 1 + nth, tzinfo=UTC) for nth in range(count)]
-    ends = [True, False] if not dice.one_in(maker.wrong) else [None, "yes"]
+    ends: list[Any] = [True, False] if not dice.one_in(maker.wrong) else [None, "yes"]
     page = Page(rows, dice.pick(ends), dice.pick(ends))
     place = dice.pick(PLACES[: 1 if not dice.one_in(maker.wrong) else 4])
 

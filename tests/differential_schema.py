@@ -56,7 +56,7 @@ class Sign(enum.StrEnum):
     MINUS = enum.auto()
 
 
-def raw(info: Info) -> GraphQLResolveInfo:
+def raw(info: Info) -> GraphQLResolveInfo[Any]:
     return info._raw_info  # noqa: SLF001 - what graphql-core hands to resolvers
 
 
@@ -107,7 +107,7 @@ class Leaf(Node):
     grid: list[list[int]]
     holes: list[list[str | None] | None] | None
     cube: list[list[list[Sign]]]
-    secret: strawberry.Private[str] = "nobody's"
+    secret: strawberry.Private[str] = "nobody's"  # noqa: S105 - none
     class_: str | None = strawberry.field(name="class", default="kept")
 
 
@@ -126,7 +126,7 @@ class Strict(Named):
     shared: list[str]
 
     @classmethod
-    def is_type_of(cls, value: Any, _info: GraphQLResolveInfo) -> bool:
+    def is_type_of(cls, value: Any, _info: GraphQLResolveInfo[Any]) -> bool:
         return type(value) is cls
 
 
@@ -178,7 +178,8 @@ class Seen(View, Node):
 
     @strawberry.field
     async def later(self, info: Info) -> Optional["Seen"]:
-        return await given_later(info)
+        made: Seen | None = await given_later(info)
+        return made
 
 
 @strawberry.type
@@ -238,11 +239,13 @@ class Branch(Named):
 
     @strawberry.field
     def parent(self, info: Info) -> Optional["Branch"]:
-        return given(info)
+        made: Branch | None = given(info)
+        return made
 
     @strawberry.field
     def now(self, info: Info) -> str:
-        return given(info)
+        made: str = given(info)
+        return made
 
     @strawberry.field
     async def later(self, info: Info) -> Leaf:
@@ -251,19 +254,22 @@ class Branch(Named):
 
     @strawberry.field
     async def later_text(self, info: Info) -> str | None:
-        return await given_later(info)
+        made: str | None = await given_later(info)
+        return made
 
     @strawberry.field
     def some(
         self, info: Info, n: int = 2, colours: list[Colour] | None = None
     ) -> list[Leaf] | None:
-        return given(info, n=n, colours=colours)
+        made: list[Leaf] | None = given(info, n=n, colours=colours)
+        return made
 
     @strawberry.field
     async def found(
         self, info: Info, where: Filter, choice: Choice | None = None, at: datetime | None = None
     ) -> list[Several] | None:
-        return await given_later(info, where=where, choice=choice, at=at)
+        made: list[Several] | None = await given_later(info, where=where, choice=choice, at=at)
+        return made
 
 
 KINDS: dict[str, Any] = {

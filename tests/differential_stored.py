@@ -68,9 +68,10 @@ def queries(schema: GraphQLSchema) -> list[Stored]:
         except GraphQLError:
             continue
         stored = [n for n in document.definitions if isinstance(n, OperationDefinitionNode)]
-        if len(stored) == 1 and stored[0].operation is OperationType.QUERY:
-            if not validate(schema, document):
-                found[text] = Stored(place, document)
+        if [one.operation for one in stored] != [OperationType.QUERY]:
+            continue
+        if not validate(schema, document):
+            found[text] = Stored(place, document)
     return list(found.values())
 
 

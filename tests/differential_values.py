@@ -96,7 +96,7 @@ class Oddity:
         return "<oddity>"
 
 
-class Word(str):  # noqa: FURB189 - what is odd is that it is one
+class Word(str):
     """Text, but not of the type `str`."""
 
     __slots__ = ()
@@ -226,7 +226,7 @@ ODD: list[Callable[[Any], Any]] = [
     lambda right: _each(right, GraphQLError("in the middle")),
     lambda right: _each_later(right, right),
     lambda right: _each_later(right, GraphQLError("in the middle")),
-    lambda right: Later(right),
+    Later,
     lambda right: Later(right, turns=2),
     lambda right: Later(Later(right)),
     _told,
@@ -395,7 +395,7 @@ class Maker:
         cls = _class(kind)
         if self.wrong and dice.one_in(SUBCLASS):
             cls = dice.pick([_raising, _sub])(cls)
-        made, selected = cls.__new__(cls), self.selected(nodes)
+        made, selected = object.__new__(cls), self.selected(nodes)
         viewed = issubclass(cls, View) and not (self.wrong and dice.one_in(BARE))
         if viewed:
             made.row = self.source(self, kind, selected, dice.at("row"))
@@ -416,7 +416,7 @@ class Maker:
 
     def whole(self, kind: GraphQLObjectType, dice: Dice) -> Any:
         """An object with all its plain fields that hold no objects."""
-        made = _class(kind).__new__(_class(kind))
+        made = object.__new__(_class(kind))
         for name, field in kind.fields.items():
             if definition(field).is_basic_field:
                 value = self.value(field.type, (), dice.at(name))
