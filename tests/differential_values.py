@@ -395,7 +395,8 @@ class Maker:
         cls = _class(kind)
         if self.wrong and dice.one_in(SUBCLASS):
             cls = dice.pick([_raising, _sub])(cls)
-        made, selected = object.__new__(cls), self.selected(nodes)
+        selected = self.selected(nodes)
+        made: Any = object.__new__(cls)
         viewed = issubclass(cls, View) and not (self.wrong and dice.one_in(BARE))
         if viewed:
             made.row = self.source(self, kind, selected, dice.at("row"))
@@ -416,7 +417,7 @@ class Maker:
 
     def whole(self, kind: GraphQLObjectType, dice: Dice) -> Any:
         """An object with all its plain fields that hold no objects."""
-        made = object.__new__(_class(kind))
+        made: Any = object.__new__(_class(kind))
         for name, field in kind.fields.items():
             if definition(field).is_basic_field:
                 value = self.value(field.type, (), dice.at(name))
