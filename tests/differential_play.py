@@ -1,9 +1,11 @@
 """What resolvers give while two executors are compared: values that hang on the place alone."""
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
+import strawberry
 from graphql import (
     FieldNode,
     FragmentDefinitionNode,
@@ -85,18 +87,42 @@ def leaf_of(row: Any) -> Any:
     return play.maker.whole(kind, dice)
 
 
-def staged(schema: GraphQLSchema) -> GraphQLSchema:
-    """A copy whose computed fields give what the play makes up; all else is the schema's own."""
+def copied(schema: GraphQLSchema) -> GraphQLSchema:
+    """The same schema, with fields that may be given other resolvers.
+
+    It must have no unions: Strawberry tells their types by identity.
+    """
     made = lexicographic_sort_schema(schema)
     made._strawberry_schema = schema._strawberry_schema  # type: ignore[attr-defined] # noqa: SLF001
-    for kind in made.type_map.values():
-        if not isinstance(kind, GraphQLObjectType) or definition(kind) is None:
-            continue
-        for field in kind.fields.values():
-            known = definition(field)
-            if not known.is_basic_field:
-                field.resolve = partial(_resolve, field.resolve, field)
     return made
+
+
+def staged(schema: GraphQLSchema) -> GraphQLSchema:
+    """A copy whose computed fields give what the play makes up; all else is the schema's own."""
+    made = copied(schema)
+    for field in _computed(made):
+        field.resolve = partial(_resolve, field.resolve, field)
+    return made
+
+
+def as_shipped(schema: strawberry.Schema) -> GraphQLSchema:
+    """A copy with the resolvers that Strawberry makes."""
+    made = copied(schema._schema)  # noqa: SLF001 - what graphql-core runs
+    for field in _computed(made):
+        known = definition(field)
+        directives = known.directives  # extensions add theirs once more
+        if not known.is_subscription:
+            field.resolve = schema.schema_converter.from_resolver(known)
+        known.directives = directives
+    return made
+
+
+def _computed(schema: GraphQLSchema) -> Iterator[GraphQLField]:
+    for kind in schema.type_map.values():
+        if isinstance(kind, GraphQLObjectType) and definition(kind) is not None:
+            for field in kind.fields.values():
+                if not definition(field).is_basic_field:
+                    yield field
 
 
 def _resolve(

@@ -1,7 +1,7 @@
 """Fields that wait for the same object do not end each other."""
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 import strawberry
 
