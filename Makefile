@@ -4,7 +4,7 @@ PYTHON ?= python3
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: run check test clients schema released docs soak conformance bench webui clean
+.PHONY: run check test clients schema released docs soak conformance bench gate webui clean
 
 run: .venv/installed  ## a server with a demo account, on this machine alone
 	@merganser serve --demo
@@ -23,8 +23,11 @@ clients: examples/node_modules/.package-lock.json  ## the JavaScript clients tha
 soak: .venv/ready  ## the long forms: crashes under load, many messages
 	python -m bench.soak
 
-bench: .venv/ready  ## figures, as ratios to a hand-written floor
+bench: .venv/ready  ## figures on both stores, beside a hand-written floor and plain Strawberry
 	python -m bench
+
+gate: .venv/ready  ## fails where a request has become dearer against the floor than is kept
+	python -m bench.gate
 
 conformance: .venv/ready  ## the long forms of the protocol tests
 	LONG=1 pytest tests/test_endpoint.py tests/test_sockets.py tests/test_sse.py tests/mail

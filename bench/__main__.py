@@ -12,17 +12,19 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import live, lmtp, report
+from bench import halfopen, live, lmtp, report
 from bench.documents import Work, works
+from bench.goals import AT, PAGE
 from bench.house import TAKER
 from bench.letters import Writer
-from bench.load import loaded
-from bench.measure import Fact, Line
+from bench.load import Target, loaded
+from bench.measure import Fact, Figure, Line
 from bench.report import Results
 from bench.server import bounded, cpu, settled
 from bench.sides import Kind, Sides, Size, sides
 
 DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
+INSIDE, HALF_OPEN = "inside the process", "half-open connections"
 LETTER = 20_000  # bytes of a letter that is delivered under load
 LONGEST = 1800.0  # seconds of a whole run
 SMALL = 2_000  # bytes of one that is only to be heard of
@@ -30,7 +32,7 @@ SMALL = 2_000  # bytes of one that is only to be heard of
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured. The whole takes about six minutes, the quick one about one."""
+    """How much is measured. SQLite takes about eight minutes, a quick run about one."""
 
     size: Size = field(default_factory=Size)
     page: int = 100
@@ -39,27 +41,32 @@ class Plan:
     connections: tuple[int, ...] = (1, 16, 64)
     neighbours: tuple[int, ...] = (1, 8, 32)
     events: int = 200
-    subscribers: int = 500
+    subscribers: int = 1000
 
 
 QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100)
+SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500)  # what differs by the store
 
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute.")] = False,
-    store: Annotated[Kind, typer.Option(help="Where rows lie.")] = Kind.SQLITE,
+    store: Annotated[Kind | None, typer.Option(help="Where rows lie; else on both.")] = None,
     json: Annotated[Path | None, typer.Option(help="Keep the figures in this file.")] = None,
     only: Annotated[str, typer.Option(help="Only what has this in its name.")] = "",
 ) -> None:
-    """Measure requests, deliveries, events and memory as ratios to a hand-written floor."""
-    plan = QUICK if quick else Plan()
-    results = Results(store.value, plan.size.messages)
-    try:
-        uvloop.run(bounded(_measured(plan, results, only), LONGEST))
-    finally:  # what was measured before something broke is true all the same
-        report.shown(results)
-        if json:
-            report.written(results, json)
+    """Measure requests, deliveries, events and memory beside a hand-written floor."""
+    done: list[Results] = []
+    kinds = [store] if store else [Kind.SQLITE] if quick else list(Kind)
+    for kind in kinds:
+        plan = QUICK if quick else SECOND if done else Plan()
+        results = Results(kind.value, plan.size.messages)
+        done.append(results)
+        try:
+            uvloop.run(bounded(_measured(plan, results, only), LONGEST))
+        finally:  # what was measured before something broke is true all the same
+            report.shown(results)
+            if json:
+                report.written(done, json)
 
 
 async def _measured(plan: Plan, results: Results, only: str) -> None:
@@ -79,21 +86,34 @@ async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progre
         results.facts += await _live(plan, both, bar)
     if only in DELIVERY:
         await _deliveries(plan, both, results, bar)
-    for work in await works(both.ours, both.floor, both.house, plan.page):
+    found = await works(both, plan.page)
+    for work in found:
         if only in work.name:
             await _requests(plan, both, work, results, bar)
+    if only in INSIDE:
+        results.facts += await both.inside()
+    if only in HALF_OPEN:
+        page = next(work for work in found if work.name == PAGE)
+        results.facts += await halfopen.noticed(both.ours, page.ours, plan.seconds)
 
 
 async def _requests(plan: Plan, both: Sides, work: Work, results: Results, bar: Progress) -> None:
     task = bar.add_task(work.name, total=len(plan.connections))
     for connections in plan.connections:
-        floor, ours = [
-            await loaded(
-                target, requests, connections=connections, seconds=plan.seconds, least=plan.least
+
+        async def measured(
+            target: Target, requests: Iterator[bytes], many: int = connections
+        ) -> Figure:
+            return await loaded(
+                target, requests, connections=many, seconds=plan.seconds, least=plan.least
             )
-            for target, requests in ((both.floor, work.floor), (both.ours, work.ours))
-        ]
-        results.lines.append(Line(work.name, ours, floor))
+
+        floor = await measured(both.floor, work.floor)
+        ours = await measured(both.ours, work.ours)
+        plain = None
+        if work.plain and connections == AT:
+            plain = await measured(both.plain, work.plain)
+        results.lines.append(Line(work.name, ours, floor, plain))
         await settled(both.ours.pid)
         bar.advance(task)
     bar.remove_task(task)

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.house import House
 from bench.load import Target, once, post
+from bench.sides import Sides
 from graph.ids import decode
 
 PAGE_SIZE, WALK = 50, 250  # messages; the way to page 100 is walked in larger steps
@@ -43,19 +44,21 @@ FLAG_ONE, FLAG_MANY = FLAG % "messages { id flags modseq }", FLAG % "undo { toke
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Requests without end, for both sides."""
+    """Requests without end, for all sides."""
 
     name: str
     ours: Iterator[bytes]
     floor: Iterator[bytes]
+    plain: Iterator[bytes] | None = None  # where it only reads
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """Both sides, and what the account is."""
+    """All sides, and what the account is."""
 
     ours: Target
     floor: Target
+    plain: Target
     house: House
 
     def query(self, document: str, **variables: Any) -> dict[str, Any]:
@@ -70,12 +73,14 @@ class Desk:
             name,
             itertools.repeat(post(self.ours, "/graphql", ours)),
             itertools.repeat(post(self.floor, place, floor)),
+            itertools.repeat(post(self.plain, "/graphql", ours)),
         )
 
 
-async def works(ours: Target, floor: Target, house: House, page: int) -> list[Work]:
-    """All that is measured over HTTP. RuntimeError where both sides do not show the same."""
-    desk = Desk(ours, floor, house)
+async def works(both: Sides, page: int) -> list[Work]:
+    """All that is measured over HTTP. RuntimeError where the sides do not show the same."""
+    ours, floor, house = both.ours, both.floor, both.house
+    desk = Desk(ours, floor, both.plain, house)
     key = decode("Mailbox", house.floor or house.box)
     skip = (page - 1) * PAGE_SIZE
     place = await once(floor, "/place", {"box": key, "skip": skip})
@@ -91,7 +96,10 @@ async def works(ours: Target, floor: Target, house: House, page: int) -> list[Wo
     }
     for name, (query, path, body) in asked.items():
         theirs = await once(floor, path, body)
-        _compared(name, (await once(ours, "/graphql", query))["data"], theirs)
+        shown = (await once(ours, "/graphql", query))["data"]
+        _compared(name, shown, theirs)
+        if _unsigned(shown) != _unsigned((await once(desk.plain, "/graphql", query))["data"]):
+            raise RuntimeError(f"{name}: plain Strawberry shows something else")
     reads = [desk.work(name, query, path, body) for name, (query, path, body) in asked.items()]
     return [*reads, _flag_one(desk, key), _flag_many(desk, key)]
 
@@ -114,6 +122,13 @@ def _compared(name: str, ours: dict[str, Any], floor: dict[str, Any]) -> None:
     shown, wanted = ({**each, "message": None} for each in (ours, floor))
     if _plain(shown) != _plain(wanted):
         raise RuntimeError(f"{name}: the floor shows something else")
+
+
+def _unsigned(value: Any) -> Any:
+    """A value without addresses of bytes: each is signed anew."""
+    if isinstance(value, dict):
+        return {key: _unsigned(item) for key, item in value.items() if key != "url"}
+    return [_unsigned(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

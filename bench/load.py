@@ -15,6 +15,7 @@ from bench.server import HOST, PATIENCE, cpu, hang_up
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 LATE = b'"code":"DEADLINE_EXCEEDED"'
 LONGEST = 8  # times the duration asked for: slow requests take longer to be enough
+LEAST = 1.0  # seconds that are looked upon as the duration where it is shorter
 WARM = 0.15  # of the duration, and it is not counted
 
 
@@ -54,7 +55,7 @@ class Run:
     def over(self) -> bool:
         """Whether no more requests are sent."""
         now = time.perf_counter()
-        limit = self.begin + LONGEST * (self.end - self.begin)
+        limit = self.begin + LONGEST * max(self.end - self.begin, LEAST)
         enough = len(self.latencies) + self.late >= self.least or now >= limit
         return bool(self.wrong) or (now >= self.end and enough)
 
@@ -124,6 +125,13 @@ async def loaded(
     took = await _filled(target.port, run, connections, seconds)
     made = figure(connections, run.latencies, took, cpu(target.pid) - before)
     return replace(made, late=run.late)
+
+
+async def filled(target: Target, requests: Iterator[bytes], *, connections: int, least: int) -> int:
+    """Send so many requests, as fast as they are answered; how many there were."""
+    run = Run(requests, least)
+    await _filled(target.port, run, connections, 0.0)
+    return len(run.latencies)
 
 
 async def _filled(port: int, run: Run, connections: int, seconds: float) -> float:

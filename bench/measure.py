@@ -35,6 +35,7 @@ class Line:
     name: str
     ours: Figure
     floor: Figure | None = None
+    plain: Figure | None = None  # Strawberry as it comes
 
     def ratio(self, what: str) -> float | None:
         """How many times the floor's; None without a floor, or where that took no time."""
@@ -47,6 +48,7 @@ class Line:
             "name": self.name,
             "ours": self.ours.as_json(),
             "floor": self.floor and self.floor.as_json(),
+            "plain": self.plain and self.plain.as_json(),
             "ratios": {what: self.ratio(what) for what in ("rate", "p50", "p99", "cpu")},
         }
 

@@ -138,6 +138,15 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def fine_cpu(pid: int) -> float:
+    """The same to the nanosecond, without the threads that have ended."""
+    taken = 0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):  # it ends at this moment
+            taken += int(file.read_text().split()[0])
+    return taken / 1e9
+
+
 def memory(pid: int) -> tuple[int, int]:
     """PSS and RSS of a process, in KiB."""
     found = {"Pss": 0, "Rss": 0}

@@ -1,5 +1,6 @@
-"""Our server and the floor, over the same mail."""
+"""Our server, the floor and plain Strawberry, over the same mail."""
 
+import asyncio
 import shutil
 import sqlite3
 import sys
@@ -7,16 +8,18 @@ import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 import orjson
 from rich.progress import Progress
 
+from bench.goals import FIRST
 from bench.house import House, furnish
 from bench.load import Target
-from bench.server import Server, answering, free_port, running, settled, spawned
+from bench.measure import Fact
+from bench.server import ROOT, Server, answering, free_port, running, settled, spawned
 from graph.ids import decode
 
 
@@ -37,14 +40,32 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both, ready to be asked."""
+    """All, ready to be asked."""
 
     ours: Target
     floor: Target
+    plain: Target  # over our store: it reads only
     lmtp: Target
     floor_lmtp: Target
     house: House
     log: Path  # of our server
+    env: dict[str, str] = field(repr=False)  # of whoever works on our store
+
+    async def inside(self) -> list[Fact]:
+        """What a process of its own measures within itself, over our store."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.inside", self.house.secret, self.house.box),
+            env=self.env,
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await process.communicate()
+        found = orjson.loads(said.splitlines()[-1])
+        return [
+            Fact(FIRST, found["first resolver"], "µs"),
+            Fact("a credential, checked once more", found["credential"], "µs"),
+            Fact("inbox page, in process, without sockets", found["whole"], "µs"),
+        ]
 
     def broken(self) -> list[str]:
         """What our server has logged as an error, each with the last line of its traceback."""
@@ -60,10 +81,11 @@ class Sides:
 
 @asynccontextmanager
 async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGenerator[Sides]:
-    """Start both on this folder, with the mail in them; ended behind the block."""
+    """Start all on this folder, with the mail in them; ended behind the block."""
     url = _postgres(folder) if kind is Kind.POSTGRES else None
     house = await _furnished(size, folder, url, bar)
     server, http, lmtp = Server(folder / "data", url), free_port(), free_port()
+    beside = free_port()
 
     async def floor() -> Process:
         command = (sys.executable, "-m", "bench.floor", str(folder / "floor.db"))
@@ -72,17 +94,26 @@ async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGen
         await answering(http, process)
         return process
 
+    async def plain() -> Process:
+        command = (sys.executable, "-m", "bench.plain", str(beside))
+        process = await spawned(command, server.settings(), folder / "plain.log")
+        await answering(beside, process)
+        return process
+
     async with AsyncExitStack() as stack:
         pid = await stack.enter_async_context(running(server.start))
         floor_pid = await stack.enter_async_context(running(floor))
+        plain_pid = await stack.enter_async_context(running(plain))
         await settled(pid)
         yield Sides(
             Target(server.http, pid, house.secret),
             Target(http, floor_pid),
+            Target(beside, plain_pid, house.secret),
             Target(server.lmtp, pid),
             Target(lmtp, floor_pid),
             house,
             server.folder / "server.log",
+            server.settings(),
         )
 
 

@@ -105,6 +105,7 @@ class Writer:
         self.document = document
         self.names: dict[str, Any] = {
             "Bail": Bail,
+            "Undefined": Undefined,
             "isfinite": math.isfinite,
             "odd": odd,
             "str": str,
@@ -188,10 +189,9 @@ class Writer:
             self._emit(indent, f"{out} = {var}")
             self._emit(indent, f"if {other.format(v=var)}:")
             indent += 1
-        else:
-            self._emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail")
+        self._emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail")
         self._emit(indent, f"{out} = {coerce}({var})")
-        self._emit(indent, f"if {out} is None: raise Bail")
+        self._emit(indent, f"if {out} is None or {out} is Undefined: raise Bail")
 
     def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
         members: type[Enum] | None = getattr(kind.extensions.get(BACKREF), "wrapped_cls", None)

@@ -162,7 +162,7 @@ class Plans:
         where = details[0].node.name.value
         try:
             return Plan(where, Writer(self).value(kind, details))
-        except (Bail, RecursionError):
+        except Exception:  # noqa: BLE001 - what cannot be compiled is graphql-core's
             TALLY.refused[where] += 1
             return None
 
@@ -196,7 +196,7 @@ class Plans:
     def _object(self, kind: GraphQLObjectType, grouped: GroupedFieldSet) -> Plan | None:
         try:
             return Plan(kind.name, *Writer(self).fields(kind, grouped))
-        except (Bail, RecursionError):
+        except Exception:  # noqa: BLE001 - what cannot be compiled is graphql-core's
             return None
 
 

@@ -48,6 +48,15 @@ Mutation = merge_types(
     ),
 )
 Subscription = merge_types("Subscription", (changes.ChangeSubscription,))
+TYPES = [  # that no field names, and interfaces lead to
+    *errors.MutationError.types.values(),
+    *nodes.KINDS.values(),
+    changes.AccountChange,
+    changes.MailboxChange,
+    changes.MessageChange,
+    changes.ResyncChange,
+    changes.SubmissionChange,
+]
 
 
 def _finished(schema: Schema) -> Schema:
@@ -71,15 +80,7 @@ schema = _finished(
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=[
-            *errors.MutationError.types.values(),
-            *nodes.KINDS.values(),
-            changes.AccountChange,
-            changes.MailboxChange,
-            changes.MessageChange,
-            changes.ResyncChange,
-            changes.SubmissionChange,
-        ],
+        types=TYPES,
         config=StrawberryConfig(scalar_map=SCALARS, sort_schema=True),
         extensions=EXTENSIONS,
     )

@@ -128,12 +128,15 @@ class Context:
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def load(self, batch: Batch[Key, Value], key: Key) -> Awaitable[Value]:
-        """The value of `key`, fetched together with all that is asked of `batch` in this tick."""
-        return self._loader(batch).load(key)
+        """The value of `key`, fetched together with all that is asked of `batch` in this tick.
+
+        Whoever waits for the same is not disturbed by one who is called off.
+        """
+        return asyncio.shield(self._loader(batch).load(key))
 
     def load_all(self, batch: Batch[Key, Value], keys: Iterable[Key]) -> Awaitable[list[Value]]:
         """The values of all the keys, in their order."""
-        return self._loader(batch).load_many(list(keys))
+        return asyncio.shield(self._loader(batch).load_many(list(keys)))
 
     def _loader(self, batch: Batch[Key, Value]) -> DataLoader[Key, Value]:
         if batch not in self._loaders:

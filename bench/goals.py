@@ -1,0 +1,71 @@
+"""What is asked of the figures, and whether they reach it."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from bench.measure import Fact, Line
+
+PAGE, BOXES, FULL, START = "inbox page", "mailboxes", "one message in full", "app start"
+AT = 16  # connections
+EVENT, HEAVY = "one event, from MAIL until all", "subscribers, PSS"
+HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
+
+
+class Goal(NamedTuple):
+    """One line: what, how much of it, and whether that is enough."""
+
+    name: str
+    asked: str
+    reached: str
+    holds: bool
+
+
+def goals(lines: Sequence[Line], facts: Sequence[Fact]) -> Iterator[Goal]:
+    """The goals of which something was measured."""
+    at = {line.name: line for line in lines if line.ours.connections == AT}
+    yield from _page(at.get(PAGE))
+    for name, most in ((FULL, 500.0), (BOXES, 400.0), (START, 1500.0)):
+        if line := at.get(name):
+            yield _most(f"{name}, CPU", line.ours.cpu, most, "µs")
+    by_name = {fact.name: fact for fact in facts}
+    if first := by_name.get(FIRST):
+        yield _most(FIRST, first.value, 50.0, "µs")
+    yield from _crowd(by_name)
+    for fact in facts:
+        if fact.name.startswith(HALF_OPEN):
+            yield _most(f"{PAGE}, {fact.name}", fact.value, 2.0, "times")
+
+
+def _page(line: Line | None) -> Iterator[Goal]:
+    if line is None:
+        return
+    ours = line.ours
+    yield _least(f"{PAGE}, in a second of CPU", 1e6 / max(ours.cpu, 1e-9), 2000.0, "")
+    yield _most(f"{PAGE}, CPU", ours.cpu, 450.0, "µs")
+    if line.plain:
+        times = line.plain.cpu / max(ours.cpu, 1e-9)
+        yield _least(f"{PAGE}, plain Strawberry's CPU against ours", times, 10.0, "times")
+    if ratio := line.ratio("cpu"):
+        yield _most(f"{PAGE}, CPU against the floor's", ratio, 1.5, "times")
+    yield _most(f"{PAGE}, p99 against p50, {AT} connections", ours.p99 / ours.p50, 3.0, "times")
+
+
+def _crowd(facts: dict[str, Fact]) -> Iterator[Goal]:
+    """Memory and events of subscribers; for a thousand, where fewer were there."""
+    idle = facts.get("memory idle, PSS")
+    for name, fact in facts.items():
+        if name.endswith(HEAVY) and idle:
+            count = int(name.split()[2].replace(",", ""))
+            more = (fact.value - idle.value) * 1000 / count
+            yield _most("1,000 idle subscribers, memory above idle", more, 64.0, "MiB")
+        if name.startswith(EVENT):
+            count = int(name.removeprefix(EVENT).split()[0].replace(",", ""))
+            yield _most(f"one event to {count:,} subscribers", fact.value, 100.0, "ms")
+
+
+def _most(name: str, reached: float, most: float, unit: str) -> Goal:
+    return Goal(name, f"≤ {most:,.4g} {unit}", f"{reached:,.4g} {unit}", reached <= most)
+
+
+def _least(name: str, reached: float, least: float, unit: str) -> Goal:
+    return Goal(name, f"≥ {least:,.4g} {unit}".strip(), f"{reached:,.4g} {unit}", reached >= least)

@@ -1,0 +1,74 @@
+"""Plain Strawberry: the same types and resolvers, by its own schema, executor and view.
+
+Nothing of ours stands between: documents are parsed and judged anew each time, values are
+walked field by field, and answers are written by the standard library. Credentials are
+checked as in our server.
+"""
+
+import sys
+from typing import Any
+
+import strawberry
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.websockets import WebSocket
+from strawberry.asgi import GraphQL
+from strawberry.schema.config import StrawberryConfig
+
+from graph.policy import Operation
+from graph.scalars import SCALARS
+from graph.schema import TYPES, Mutation, Query, Subscription
+from merganser.building import opened
+from merganser.settings import read
+from models.world import World
+from resolvers import auth
+
+
+def make_schema() -> strawberry.Schema:
+    """The schema of our server, as Strawberry makes it."""
+    return strawberry.Schema(
+        query=Query,
+        mutation=Mutation,
+        subscription=Subscription,
+        types=TYPES,
+        config=StrawberryConfig(scalar_map=SCALARS),
+    )
+
+
+class View(GraphQL[Operation, None]):
+    """Strawberry's view; it only says who asks."""
+
+    def __init__(self, schema: strawberry.Schema, world: World) -> None:
+        super().__init__(schema, graphql_ide=None)
+        self.world = world
+
+    async def get_context(
+        self, request: Request | WebSocket, response: Response | WebSocket
+    ) -> Operation:
+        """The context that our resolvers are handed."""
+        headers = dict(request.headers)
+        viewer = await auth.sign_in(self.world, headers)
+        return Operation(self.world, viewer, headers=headers)
+
+
+async def serve(port: int) -> None:
+    """Serve the store of the settings until SIGTERM, on the loopback only."""
+    async with opened(read()) as world:
+        view: Any = View(make_schema(), world)
+        app = Starlette(routes=[Route("/graphql", view), Route("/health", _health)])
+        config = uvicorn.Config(
+            app, port=port, log_config=None, access_log=False, http="httptools", loop="uvloop"
+        )
+        await uvicorn.Server(config).serve()
+
+
+async def _health(_request: Request) -> Response:
+    return Response()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1])))

@@ -1,0 +1,51 @@
+"""Fields that wait for the same object do not end each other."""
+
+import asyncio
+from typing import cast
+
+import strawberry
+
+from models.world import World
+from resolvers.context import Context, Viewer
+
+Info = strawberry.Info[Context, None]
+
+
+async def doubled(_ctx: Context, keys: list[int]) -> list[int]:
+    await asyncio.sleep(0.02)
+    return [key * 2 for key in keys]
+
+
+@strawberry.type
+class Part:
+    @strawberry.field
+    async def one(self, info: Info) -> int:
+        return await info.context.load(doubled, 1)
+
+    @strawberry.field
+    async def many(self, info: Info) -> list[int]:
+        return await info.context.load_all(doubled, [1, 2])
+
+    @strawberry.field
+    async def broken(self) -> int:
+        await asyncio.sleep(0.005)
+        raise ValueError("boom")
+
+
+@strawberry.type
+class Query:
+    @strawberry.field
+    def first(self) -> Part | None:
+        return Part()
+
+    @strawberry.field
+    def second(self) -> Part | None:
+        return Part()
+
+
+async def test_a_field_that_breaks_ends_nothing_beside_it() -> None:
+    context = Context(cast(World, None), Viewer())
+    document = "{ first { one many broken } second { one many } }"
+    found = await strawberry.Schema(Query).execute(document, context_value=context)
+    assert found.data == {"first": None, "second": {"one": 2, "many": [2, 4]}}
+    assert [error.path for error in found.errors or ()] == [["first", "broken"]]
