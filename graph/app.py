@@ -1,6 +1,7 @@
 """The ASGI app: GraphQL, bytes, the page for people, and a sign of life."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
 from graph import graphiql, rest
 from graph.endpoint import Endpoint, Settings
+from graph.headers import dressed
 from graph.schema import schema
 from models.world import World
 from resolvers import auth
@@ -26,6 +29,16 @@ EXPOSED = (
     "Retry-After", "X-Request-Id", "ETag", "Content-Disposition", "Content-Range",
     "Accept-Ranges", "Content-Length",
 )  # fmt: skip
+
+
+class App(Starlette):
+    """Dresses every answer, also those of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request or socket."""
+        if scope["type"] == "http":
+            send = dressed(scope, send)
+        await super().__call__(scope, receive, send)
 
 
 async def page(_request: Request) -> Response:
@@ -43,12 +56,12 @@ def create_app(
     *,
     spool: Path,
     bootstrap: str | None = None,
-    origins: Sequence[str] = (),
+    settings: Settings | None = None,
 ) -> Starlette:
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
-    machine, `origins` are foreign pages that may call us.
+    machine. `settings` say what is allowed; the rest of them is filled in here.
     """
 
     async def sign_in(headers: Mapping[str, str], params: dict[str, Any] | None = None) -> Viewer:
@@ -62,16 +75,17 @@ def create_app(
         await world.database.ping()
         return JSONResponse({"status": "ok"})
 
-    settings = Settings(origins=tuple(origins), page=page, ended=ended)
+    settings = replace(settings or Settings(), page=page, ended=ended)
+    origins = list(settings.origins)
     endpoint = Endpoint(schema, world, sign_in, settings)
     cors = Middleware(
         CORSMiddleware,
-        allow_origins=list(origins),
+        allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=list(ACCEPTED),
         expose_headers=list(EXPOSED),
     )
-    return Starlette(
+    app = App(
         routes=[
             Route("/", home),
             Route("/health", health),
@@ -82,3 +96,5 @@ def create_app(
         ],
         middleware=[cors] if origins else [],
     )
+    app.router.redirect_slashes = False  # it would send people to whatever host the request named
+    return app

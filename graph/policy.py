@@ -13,7 +13,9 @@ from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types import ExecutionContext, ExecutionResult
 
-from graph.documents import NO_NUL, Documents, Known, has_nul
+from graph.crowds import Seat
+from graph.documents import NO_NUL, Documents, Known, has_nul, refused
+from graph.guards import Guards, Presence, running
 from graph.limits import Limits
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
@@ -32,6 +34,9 @@ class Operation(Context):
 
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    guards: Guards | None = field(default=None, repr=False)
+    presence: Presence | None = field(default=None, repr=False)  # of the client of a request
+    seat: Seat | None = field(default=None, repr=False)  # of a socket
 
 
 class DeadlineExceeded(Exception):
@@ -61,6 +66,13 @@ class Schema(strawberry.Schema):
         self.execution_context_class = Unsuggesting
         self.limits = limits
         self.documents = Documents(self._schema, limits)
+
+    def find(self, context: Any, text: str, name: str | None) -> Known:
+        """A document and its operation `name`; whoever brings an unknown one pays for reading."""
+        guards: Guards | None = getattr(context, "guards", None)
+        unknown = guards is not None and not self.documents.has(text, name)
+        error = guards.unread(context, text) if guards and unknown else None
+        return refused(name, error) if error else self.documents.find(text, name)
 
     async def execute(
         self,
@@ -110,10 +122,9 @@ class Prepared(SchemaExtension):
 
     def on_parse(self) -> Iterator[None]:
         asked = self.execution_context
-        documents = _schema(asked).documents
         if asked.query:
             # no document is set yet, so this is the name that the request gave
-            self.known = documents.find(asked.query, asked.operation_name)
+            self.known = _schema(asked).find(asked.context, asked.query, asked.operation_name)
             asked.graphql_document = self.known.document
         yield
 
@@ -130,6 +141,7 @@ class Prepared(SchemaExtension):
         """What speaks against this document from this viewer, with these variables."""
         asked = self.execution_context
         viewer, limits = asked.context.viewer, _schema(asked).limits
+        guards: Guards | None = getattr(asked.context, "guards", None)
         self.cost = {
             "requested": known.cost(asked.variables),
             "maximum": limits.budget(viewer.role),
@@ -140,12 +152,12 @@ class Prepared(SchemaExtension):
             if viewer.role is Role.PUBLIC:
                 return [_error("sign in first: no valid credential was sent", "UNAUTHENTICATED")]
             return [_error(f"this needs the scope {scope}", "FORBIDDEN")]
-        if known.introspects and viewer.role is Role.PUBLIC and not limits.open_introspection:
-            return [_error("sign in first: introspection is not public", "UNAUTHENTICATED")]
+        if known.introspects and guards and (code := guards.hides(viewer)):
+            return [_error("the schema is not shown here", code)]
         if self.cost["requested"] > self.cost["maximum"]:
             message = "the operation costs {requested}, {maximum} are allowed"
             return [_error(message.format(**self.cost), "QUERY_TOO_COMPLEX")]
-        return []
+        return guards.charge(asked.context, self.cost) if guards else []
 
     def get_results(self) -> dict[str, Any]:
         streams = self.known is not None and self.known.kind is OperationType.SUBSCRIPTION
@@ -162,10 +174,11 @@ class Deadline(SchemaExtension):
             return
         limits = _schema(asked).limits
         try:
-            async with asyncio.timeout(limits.deadline) as running:
-                yield
+            async with asyncio.timeout(limits.deadline) as clock:
+                with running(asked.context, OperationType(asked.operation_type.value)):
+                    yield
         except TimeoutError:
-            if not running.expired():
+            if not clock.expired():
                 raise
             raise DeadlineExceeded from None
 
@@ -228,7 +241,8 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
         extensions = {"code": "BAD_USER_INPUT"}
     elif "code" not in extensions:  # a variable or an argument that its type refuses
         extensions = {"code": "BAD_USER_INPUT"}
-    if viewer is None or viewer.role is Role.PUBLIC:
+    guards: Guards | None = getattr(context, "guards", None)
+    if viewer is None or viewer.role is Role.PUBLIC or (guards and guards.hides(viewer)):
         message = message.partition(" Did you mean ")[0]
     made = GraphQLError(message, path=error.path, extensions=extensions)
     made.locations = error.locations

@@ -32,6 +32,7 @@ ID_MAX = 256  # characters of an operation's id
 PARTING = 5.0  # seconds to say goodbye to a peer who may not read
 FORBIDDEN = 4403
 BROKEN = 1011
+AGAIN_LATER = 1013  # clients try again, after a while: 4429 would tell them not to
 
 Shape = Mapping[str, tuple[type | None, ...]]  # of the members of an object; None: may be missing
 FRAMES: Mapping[str, Shape] = {
@@ -68,6 +69,10 @@ class Adapter(ASGIWebSocketAdapter):
     def _closed(self) -> bool:
         states = self.ws.application_state, self.ws.client_state
         return WebSocketState.DISCONNECTED in states
+
+
+class Crowded(Exception):
+    """Whoever signs in has too many sockets and streams already."""
 
 
 class Desk(Protocol):
@@ -109,7 +114,10 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         """Sign in. Nobody is watched before that."""
         if message.get("payload") is None:
             message = {"type": "connection_init", "payload": {}}
-        await super().handle_connection_init(message)
+        try:
+            await super().handle_connection_init(message)
+        except Crowded:
+            await self.websocket.close(AGAIN_LATER, "Too many sockets are open")
         if self.connection_acknowledged:
             self.watch.add(self)
 

@@ -92,7 +92,9 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
     await listening.guarded(world, settings)
     spool = settings.data / "spool"
     key = settings.bootstrap_key.get_secret_value() if settings.bootstrap_key else None
-    app = create_app(world, spool=spool / "http", bootstrap=key, origins=settings.origins)
+    listening.more_files()
+    http = listening.endpoint(settings)
+    app = create_app(world, spool=spool / "http", bootstrap=key, settings=http)
     async with AsyncExitStack() as stack:
         stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
         bound = listening.sockets("HTTP", settings.http)
