@@ -5,15 +5,19 @@ from functools import cache
 from hashlib import sha256
 from html import escape
 from pathlib import Path
+from threading import Lock
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
+_PIECE = 64 << 10  # bytes
+_UNPACKING = Lock()
 _YEAR = "public, max-age=31536000, immutable"
 _POLICY = {
     "default-src": "'self'",
@@ -43,6 +47,18 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
+
+
+class _Pieces(Response):
+    """Sends a large body as fast as it is read: whoever reads nothing holds one piece of it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        for begin in range(0, len(self.body), _PIECE):
+            piece = bytes(self.body[begin : begin + _PIECE])
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def page(endpoint: str = "graphql") -> Response:
@@ -85,8 +101,8 @@ async def _file(request: Request) -> Response:
         if _takes_gzip(request.headers.get("accept-encoding", "")):
             headers["Content-Encoding"] = "gzip"
         else:
-            body = await run_in_threadpool(gzip.decompress, body)
-    return Response(body, headers=headers, media_type=_TYPES.get(Path(name).suffix, "text/plain"))
+            body = await run_in_threadpool(_unpacked, name)
+    return _Pieces(body, headers=headers, media_type=_TYPES.get(Path(name).suffix, "text/plain"))
 
 
 def _takes_gzip(accepted: str) -> bool:
@@ -104,6 +120,17 @@ def _read(name: str) -> tuple[bytes, bool]:
     return (
         (packed.read_bytes(), True) if packed.exists() else ((_STATIC / name).read_bytes(), False)
     )
+
+
+def _unpacked(name: str) -> bytes:
+    """Answer with the bytes as they are; all who ask share them."""
+    with _UNPACKING:
+        return _unpacked_once(name)
+
+
+@cache
+def _unpacked_once(name: str) -> bytes:
+    return gzip.decompress((_STATIC / f"{name}.gz").read_bytes())
 
 
 @cache

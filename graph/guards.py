@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from graphql import GraphQLError, OperationType
 
@@ -17,9 +17,16 @@ from resolvers.context import Context, Viewer
 
 Introspection = Literal["open", "signed-in", "off"]
 
+UNREAD = 8  # answers that may wait for the peer of a socket; each takes memory until it is read
 SOON = timedelta(seconds=1)
 LISTENING = 0.25  # seconds that a query runs before we listen whether its client is still there
 EMPTY = "The budget is spent: wait before the next operation."
+
+
+class Reader(Protocol):
+    """Somebody who reads our answers, one after the other."""
+
+    unread: int
 
 
 @dataclass
@@ -84,13 +91,16 @@ def _spent(wait: float) -> GraphQLError:
 def running(ctx: Any, kind: OperationType) -> Generator[None]:
     """Count a query or mutation while it runs, and end a query whose client has gone.
 
-    Raises RateLimited where its payer has too many at once, Unavailable where all together do.
+    Raises RateLimited where its payer has too many at once or does not read, Unavailable where
+    too many run of all together.
     """
     guards: Guards | None = getattr(ctx, "guards", None)
     if guards is None:
         yield
         return
     crowd = guards.operations
+    if ctx.reader is not None and ctx.reader.unread >= UNREAD:
+        raise RateLimited("Read the answers that wait for you.", retry_after=SOON)
     seat = crowd.enter(payer(ctx), guards.each(ctx.viewer, crowd))
     if seat is None:
         if crowd.full:

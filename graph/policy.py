@@ -15,7 +15,7 @@ from strawberry.types import ExecutionContext, ExecutionResult
 
 from graph.crowds import Seat
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
-from graph.guards import Guards, Presence, running
+from graph.guards import Guards, Presence, Reader, running
 from graph.limits import Limits
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
@@ -37,6 +37,7 @@ class Operation(Context):
     guards: Guards | None = field(default=None, repr=False)
     presence: Presence | None = field(default=None, repr=False)  # of the client of a request
     seat: Seat | None = field(default=None, repr=False)  # of a socket
+    reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
 
 
 class DeadlineExceeded(Exception):

@@ -53,10 +53,16 @@ SUBSCRIBE: Shape = {
 class Adapter(ASGIWebSocketAdapter):
     """Sends nothing after the end, and closes once."""
 
+    unread = 0  # messages that wait for the peer to read
+
     async def send_json(self, message: Mapping[str, object]) -> None:
         if self._closed():
             raise WebSocketDisconnected
-        await super().send_json(message)
+        self.unread += 1
+        try:
+            await super().send_json(message)
+        finally:
+            self.unread -= 1
         await asyncio.sleep(0)  # a source that is never idle would let nobody else run
 
     async def close(self, code: int, reason: str) -> None:
@@ -114,6 +120,7 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         """Sign in. Nobody is watched before that."""
         if message.get("payload") is None:
             message = {"type": "connection_init", "payload": {}}
+        self.context.reader = cast("Adapter", self.websocket)
         try:
             await super().handle_connection_init(message)
         except Crowded:

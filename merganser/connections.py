@@ -5,6 +5,7 @@ looks at all connections; a request takes no timer of its own.
 """
 
 import ipaddress
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,12 @@ HEADERS_MAX = 100
 PIPELINED_MAX = 16  # requests that wait for the answer to another one
 PARTING = 1.0  # seconds
 WRITTEN_LEAST = 16 << 10  # bytes that a peer reads while `write` lasts, where it has more to read
+VERSIONS = ("1.1", "1.0")
 INVALID_DATA = 1007  # RFC 6455, section 7.4.1
+REFUSED = "websocket.http.response.body"
+
+QUIET = logging.getLogger("uvicorn.error.strangers")
+QUIET.setLevel(logging.ERROR)  # that a stranger speaks no HTTP is said to the stranger
 
 
 @dataclass(frozen=True)
@@ -113,10 +119,12 @@ class Http(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Let somebody in, or say that there is no room."""
+        self.logger = QUIET
         super().connection_made(transport)
         self.until = time.monotonic() + self.desk.head  # 0 while a request is answered
         self.head = 0  # bytes of it that have come
         self.over = False
+        self.active: Any = None  # the request that is being answered; others wait behind it
         self.writing = Writing()
         if not self.desk.enter(self, self.client[0] if self.client else None):
             self._end(CROWDED)
@@ -140,8 +148,14 @@ class Http(HttpToolsProtocol):
         """Begin with a request; ValueError, which is answered 400, where it has no measure."""
         if len(self.headers) > HEADERS_MAX or len(self.pipeline) > PIPELINED_MAX:
             raise ValueError("too much")
+        if self.parser.get_http_version() not in VERSIONS:
+            raise ValueError("a version of which we know nothing")
         self.until, self.head = 0.0, 0
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.active = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
@@ -177,6 +191,12 @@ class Http(HttpToolsProtocol):
             return
         self.over, self.until = True, time.monotonic() + PARTING
         self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        active = self.active
+        if active is not None and not active.response_complete:
+            active.disconnected = True  # whoever answers it is heard by nobody
+            active.message_event.set()
+            last = b"" if active.response_started else last
         self.transport.write(last)
         self.transport.write_eof()
 
@@ -215,6 +235,12 @@ class Socket(WebSocketsSansIOProtocol):
                 self.handle_parser_exception()
                 return
         super().send_receive_event_to_app()
+
+    async def send(self, message: Any) -> None:
+        """Send, and know that a refusal ends the handshake too: uvicorn would log an error."""
+        await super().send(message)
+        if message["type"] == REFUSED and not message.get("more_body", False):
+            self.handshake_complete = True
 
     def resume_writing(self) -> None:
         """The peer has read."""

@@ -5,7 +5,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,9 +147,13 @@ class Siege:
         lines = Path(f"/proc/{self.server.pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
-    def files(self) -> int:
-        """Open files and connections of the process."""
-        return len(list(Path(f"/proc/{self.server.pid}/fd").iterdir()))
+    def connections(self) -> int:
+        """Open sockets of the process."""
+        found = 0
+        for each in Path(f"/proc/{self.server.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found += str(each.readlink()).startswith("socket:")
+        return found
 
     def table(self) -> str:
         lines = ["| attack | answer | ms | KiB |", "|---|---|---:|---:|"]

@@ -14,6 +14,7 @@ FIRST = "query ($n: Int) { viewer { user { messages(first: $n) { nodes { id } } 
 DEAR = """query ($n: Int!) { viewer { user { messages(first: $n) { nodes {
   thread { messages(first: $n) { nodes { mailbox { messages(first: $n) { nodes { id }
 } } } } } } } } } }"""
+OF_TYPE = "ofType { " * 90
 UNDO = "mutation ($i: UndoInput!) { undo(input: $i) { restoredCount } }"
 CHANGED = "mutation ($i: MessageUpdateInput!) { messageUpdate(input: $i) { updatedCount } }"
 
@@ -108,7 +109,10 @@ DOCUMENTS = {
     "3,000 comments": ("#\n" * 3000 + "{ viewer { role } }", UNPARSED),
     "a document of 900 kB": ("{ viewer { role } }" + " " * 900_000, "413 TOO_LARGE"),
     "a string of 90 kB for an id": (f'{{ node(id: "{"a" * 90_000}") {{ id }} }}', "200 BAD_ID"),
-    "an integer of 90,000 digits": (f"{{ apiKeys(first: {'9' * 90_000}) {{ totalCount }} }}", INVALID),
+    "an integer of 90,000 digits": (
+        f"{{ apiKeys(first: {'9' * 90_000}) {{ totalCount }} }}",
+        INVALID,
+    ),
     "an exponent of 90,000 digits": (
         f"{{ apiKeys(first: 1e{'9' * 90_000}) {{ totalCount }} }}",
         INVALID,
@@ -118,7 +122,7 @@ DOCUMENTS = {
     "NUL in a string": ('{ node(id: "\\u0000") { id } }', BAD),
     "a letter that grows when lowered": ('{ users(filter: {roles: "İ"}) { totalCount } }', INVALID),
     "introspection 100 deep": (
-        f"{{ __schema {{ types {{ fields {{ type {{ {'ofType { ' * 90}name{' }' * 90} }} }} }} }} }}",
+        f"{{ __schema {{ types {{ fields {{ type {{ {OF_TYPE}name{' }' * 90} }} }} }} }} }}",
         COMPLEX,
     ),
     "introspection that multiplies": (
@@ -149,7 +153,11 @@ VARIABLES: dict[str, tuple[str, dict[str, Any], str]] = {
     "60,000 wrong ids": (IDS, {"i": [[1]] * 60_000}, BAD),
     "an id of 900 kB": (NODE, {"i": "m" * 900_000}, "200 BAD_ID"),
     "20,000 unknown members": (UNDO, {"i": {f"a{n}": 1 for n in range(20_000)}}, BAD),
-    "20,000 unknown variables": (NODE, {f"a{n}": 1 for n in range(20_000)} | {"i": "x"}, "200 BAD_ID"),
+    "20,000 unknown variables": (
+        NODE,
+        {f"a{n}": 1 for n in range(20_000)} | {"i": "x"},
+        "200 BAD_ID",
+    ),
     "9,000 wrong members of a list": (
         CHANGED,
         {"i": {"select": {"ids": [{}] * 9_000}, "set": {}}},

@@ -7,6 +7,7 @@ from tests.e2e.siege import MIB, Answer, Attack, Attacks, Siege, request
 
 ASKED = b'{"query": "{ viewer { role } }"}'
 BAD = "400 BAD_USER_INPUT"
+POST = b"POST /graphql HTTP/1.1\r\nHost: a\r\n"
 ATTACKS = Attacks()
 attack = ATTACKS.__call__
 FOREIGN = {"Origin": "https://evil.example"}
@@ -25,33 +26,33 @@ KINDS = {
 }
 RAW = {
     "length and chunks, both": (
-        b"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n",
         BAD,
     ),
     "two lengths": (
-        b"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         BAD,
     ),
-    "a negative length": (b"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", BAD),
+    "a negative length": (POST + b"Content-Length: -1\r\n\r\n", BAD),
     "a length with a plus": (
-        b"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n",
+        POST + b"Content-Length: +5\r\n\r\n",
         BAD,
     ),
     "a length of 30 digits": (
-        b"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n",
+        POST + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n",
         BAD,
     ),
     "chunks that are no chunks": (
-        b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         BAD,
     ),
     "chunks before something else": (
-        b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         BAD,
     ),
     "a chunk of 2^64 bytes": (
-        b"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        POST + b"Content-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n",
         BAD,
     ),
@@ -168,7 +169,7 @@ async def _(siege: Siege) -> Answer:
 @attack("request: 5,000 at once on one connection", "some, then hung up")
 async def _(siege: Siege) -> str:
     answer = await siege.raw(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 5000)
-    return "some, then hung up" if answer.raw.count(b"HTTP/1.1 200") < 2000 else "all"
+    return "some, then hung up" if answer.raw.count(b"HTTP/1.1 200") < 20 else "all"
 
 
 @attack("request: a thousand ranges of bytes", "200")
