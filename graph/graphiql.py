@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
 _PIECE = 64 << 10  # bytes
-_UNPACKING = Lock()
+_READING = Lock()
 _YEAR = "public, max-age=31536000, immutable"
 _POLICY = {
     "default-src": "'self'",
@@ -95,13 +95,12 @@ async def _file(request: Request) -> Response:
         "Cache-Control": _YEAR if version == _version() else "no-cache",
         "X-Content-Type-Options": "nosniff",
     }
-    body, packed = await run_in_threadpool(_read, name)
-    if packed:
+    takes_gzip = _takes_gzip(request.headers.get("accept-encoding", ""))
+    body, packed, choice = await run_in_threadpool(_read, name, takes_gzip)
+    if choice:
         headers["Vary"] = "Accept-Encoding"
-        if _takes_gzip(request.headers.get("accept-encoding", "")):
-            headers["Content-Encoding"] = "gzip"
-        else:
-            body = await run_in_threadpool(_unpacked, name)
+    if packed:
+        headers["Content-Encoding"] = "gzip"
     return _Pieces(body, headers=headers, media_type=_TYPES.get(Path(name).suffix, "text/plain"))
 
 
@@ -114,22 +113,18 @@ def _takes_gzip(accepted: str) -> bool:
     return weights.get("gzip", weights.get("*", False))
 
 
-def _read(name: str) -> tuple[bytes, bool]:
-    """Answer with the file's bytes, and whether they are gzip."""
-    packed = _STATIC / f"{name}.gz"
-    return (
-        (packed.read_bytes(), True) if packed.exists() else ((_STATIC / name).read_bytes(), False)
-    )
-
-
-def _unpacked(name: str) -> bytes:
-    """Answer with the bytes as they are; all who ask share them."""
-    with _UNPACKING:
-        return _unpacked_once(name)
+def _read(name: str, packed: bool) -> tuple[bytes, bool, bool]:
+    """Answer with the file's bytes, whether they are packed, and whether there was a choice."""
+    choice = (_STATIC / f"{name}.gz").exists()
+    with _READING:
+        return _bytes(name, packed and choice), packed and choice, choice
 
 
 @cache
-def _unpacked_once(name: str) -> bytes:
+def _bytes(name: str, packed: bool) -> bytes:
+    """Read once: all who ask share the bytes."""
+    if packed or not (_STATIC / f"{name}.gz").exists():
+        return (_STATIC / (f"{name}.gz" if packed else name)).read_bytes()
     return gzip.decompress((_STATIC / f"{name}.gz").read_bytes())
 
 

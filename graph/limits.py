@@ -35,7 +35,7 @@ CEILING = 10**12  # counts stop here: 800 fragments that double make a number of
 LEVELS = 80  # nested selections and spreads that we follow, far more than a depth of 16 needs
 PAGE = 20  # objects of a page whose size is not said
 SIZES = ("first", "last", "ids")  # arguments that say how many objects come
-WHOLE_SCHEMA = 1000  # price of a full introspection, and once more for each alias in it
+WHOLE_SCHEMA = 3000  # price of a full introspection, and once more for each alias in it
 ONE_TYPE = 20
 
 

@@ -14,6 +14,7 @@ from tests.e2e.server import Server
 
 PATIENCE = 15.0  # seconds for any answer
 MIB = 1 << 20
+NOBODY_WAITS = 3.0  # seconds, on a machine that does other things too
 SLOW = 1500.0  # ms that any attack may take, unless it says otherwise: tens of them in truth
 FLAT = 12 * 1024  # KiB that the process may grow by
 RESPONSE = "application/graphql-response+json"
@@ -79,6 +80,7 @@ class Siege:
     server: Server
     rows: list[Row] = field(default_factory=list)
     count: int = 0
+    slowest: float = 0.0  # seconds in which somebody else was answered
 
     @property
     def key(self) -> dict[str, str]:
@@ -140,7 +142,8 @@ class Siege:
         began = time.monotonic()
         answer = await self.ask("{ viewer { user { username } } }", self.key_of("dora"))
         assert json.loads(answer.body)["data"] == {"viewer": {"user": {"username": "dora"}}}
-        assert time.monotonic() - began < 1
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        assert self.slowest < NOBODY_WAITS
 
     def memory(self) -> int:
         """KiB of the process that no other shares."""

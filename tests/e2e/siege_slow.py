@@ -12,6 +12,7 @@ from tests.e2e.siege_sockets import frame, handshake
 
 ATTACKS = Attacks()
 attack = ATTACKS.__call__
+PONG = 0x8A
 LATE = "408 DEADLINE_EXCEEDED"
 SOON = 6000.0  # ms: deadlines of a second or two, a sweep every second, and others beside
 HEAD = b"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -92,11 +93,11 @@ async def _(siege: Siege) -> str:
     return "dropped"
 
 
-async def _dropped(writer: asyncio.StreamWriter) -> None:
+async def _dropped(writer: asyncio.StreamWriter, drop: bytes = b"\r\n") -> None:
     """Wait until the server has hung up: whoever sends then hears of it."""
     with suppress(ConnectionError):
         while not writer.transport.is_closing():
-            writer.write(b"\r\n")
+            writer.write(drop)
             await writer.drain()
             await asyncio.sleep(0.2)
 
@@ -116,7 +117,7 @@ async def _(siege: Siege) -> str:
             payload = {"type": "subscribe", "id": str(n), "payload": {"query": query}}
             writer.write(frame(json.dumps(payload).encode()))
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await _dropped(writer)
+        await _dropped(writer, frame(b"", PONG))
         return "dropped"
 
 
@@ -135,8 +136,8 @@ async def _(siege: Siege) -> str:
     assert int(last.headers["retry-after"]) >= 1
     assert json.loads(last.body)["errors"][0]["extensions"]["retryAfterSeconds"] >= 1
     cost = json.loads(last.body)["extensions"]["cost"]
-    assert (cost["requested"], cost["restoreRate"]) == (1000, 250)
-    assert cost["available"] < 1000
+    assert (cost["requested"], cost["restoreRate"]) == (3000, 250)
+    assert cost["available"] < 3000
     other = await siege.post(json.dumps({"query": dear}).encode(), source="127.0.0.6")
     assert other.said == "200"  # another address has a bucket of its own
     return "200, then 429"
