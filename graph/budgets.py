@@ -35,6 +35,8 @@ class Rates:
 
     def of(self, viewer: Viewer) -> int:
         """The rate of this viewer."""
+        if viewer.role is Role.USER:
+            return self.users
         if viewer.role is Role.PUBLIC:
             return self.strangers
         return self.admins if viewer.role.includes(Role.ADMIN) else self.users

@@ -1,6 +1,5 @@
 """How many may be here at once: in all, and of each."""
 
-from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -37,7 +36,7 @@ class Crowd:
     most: int  # in all
     each: int  # of one
     here: int = 0
-    _counts: Counter[Hashable] = field(default_factory=Counter)
+    _counts: dict[Hashable, int] = field(default_factory=dict)
 
     @property
     def full(self) -> bool:
@@ -46,12 +45,11 @@ class Crowd:
 
     def enter(self, who: Hashable, each: int | None = None) -> Seat | None:
         """A seat; None where all are taken, or all of this one's."""
-        if self.full or self._counts[who] >= (self.each if each is None else each):
-            if not self._counts[who]:
-                del self._counts[who]
+        count = self._counts.get(who, 0)
+        if self.here >= self.most or count >= (self.each if each is None else each):
             return None
         self.here += 1
-        self._counts[who] += 1
+        self._counts[who] = count + 1
         return Seat(self, who)
 
     def of(self, who: Hashable) -> int:
@@ -60,6 +58,8 @@ class Crowd:
 
     def count(self, who: Hashable, more: int) -> None:
         """Count so many more of one."""
-        self._counts[who] += more
-        if not self._counts[who]:
+        now = self._counts.get(who, 0) + more
+        if now:
+            self._counts[who] = now
+        else:
             del self._counts[who]

@@ -22,7 +22,8 @@ from graphql import (
 )
 from graphql.language import BREAK, Visitor, visit
 from graphql.validation import validate
-from strawberry.schema.schema import MaybeNullValidationRule, OneOfInputValidationRule
+from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
+from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
 from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
 from graph.scopes import needed

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from graphql import OperationType
@@ -268,6 +269,7 @@ class Endpoint(GraphQL[Operation, None]):
         return bodies.encode(data).decode()
 
 
+@lru_cache(maxsize=4096)
 def _address(host: str | None) -> str | None:
     """The address of a client, in one way of writing; None where a proxy said something else."""
     try:

@@ -1,6 +1,5 @@
 """Headers that every answer over HTTP has, whoever made it."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Scope, Send
 
 USUAL = {
@@ -13,6 +12,11 @@ POLICY = "Content-Security-Policy"
 RESOURCE = "Cross-Origin-Resource-Policy"
 FILES = "/graphiql/"  # scripts and their workers: a policy of theirs would bind the page's workers
 
+_USUAL = [(name.lower().encode(), value.encode()) for name, value in USUAL.items()]
+_POLICY = POLICY.lower().encode(), NOTHING.encode()
+_OURS = RESOURCE.lower().encode(), b"same-origin"
+_ANYBODYS = _OURS[0], b"cross-origin"
+
 
 def dressed(scope: Scope, send: Send) -> Send:
     """A `send` that adds what an answer does not say by itself.
@@ -23,13 +27,14 @@ def dressed(scope: Scope, send: Send) -> Send:
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(raw=message.setdefault("headers", []))
-            for name, value in USUAL.items():
-                headers.setdefault(name, value)
-            if not scope["path"].startswith(FILES):
-                headers.setdefault(POLICY, NOTHING)
-            signed = scope["path"].startswith("/rest/") and b"sig=" in scope["query_string"]
-            headers.setdefault(RESOURCE, "cross-origin" if signed else "same-origin")
+            headers = message["headers"] = list(message.get("headers", ()))
+            there = {name for name, _ in headers}
+            headers += [pair for pair in _USUAL if pair[0] not in there]
+            if _POLICY[0] not in there and not scope["path"].startswith(FILES):
+                headers.append(_POLICY)
+            if _OURS[0] not in there:
+                signed = b"sig=" in scope["query_string"] and scope["path"].startswith("/rest/")
+                headers.append(_ANYBODYS if signed else _OURS)
         await send(message)
 
     return sending

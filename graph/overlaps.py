@@ -46,7 +46,7 @@ class Comparisons:
         return self.pairs > self.most or self._steps > STEPS
 
     def _count(self, selection: SelectionSetNode) -> None:
-        waiting = [((selection,), 0)]
+        waiting: list[tuple[tuple[SelectionSetNode, ...], int]] = [((selection,), 0)]
         while waiting and not self._enough():
             beside, level = waiting.pop()
             named = self._merged(beside)

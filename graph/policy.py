@@ -15,7 +15,7 @@ from strawberry.types import ExecutionContext, ExecutionResult
 
 from graph.crowds import Seat
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
-from graph.guards import Guards, Presence, Reader, running
+from graph.guards import Guards, Presence, Reader, Running
 from graph.limits import Limits
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
@@ -176,7 +176,7 @@ class Deadline(SchemaExtension):
         limits = _schema(asked).limits
         try:
             async with asyncio.timeout(limits.deadline) as clock:
-                with running(asked.context, OperationType(asked.operation_type.value)):
+                with Running(asked.context, OperationType(asked.operation_type.value)):
                     yield
         except TimeoutError:
             if not clock.expired():

@@ -148,7 +148,7 @@ class Http(HttpToolsProtocol):
         """Begin with a request; ValueError, which is answered 400, where it has no measure."""
         if len(self.headers) > HEADERS_MAX or len(self.pipeline) > PIPELINED_MAX:
             raise ValueError("too much")
-        if self.parser.get_http_version() not in VERSIONS:
+        if self.parser is not None and self.parser.get_http_version() not in VERSIONS:
             raise ValueError("a version of which we know nothing")
         self.until, self.head = 0.0, 0
         super().on_headers_complete()
