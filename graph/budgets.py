@@ -15,6 +15,7 @@ from models.roles import Role
 from resolvers.context import Context, Viewer
 from resolvers.throttles import network
 
+FOR_MANY = frozenset(role for role in Role if role.includes(Role.ADMIN))
 BURST = 100  # seconds of its rate that a bucket holds
 BUCKETS = 20_000
 READING = 8  # characters of an unknown document that are read for a point
@@ -39,7 +40,7 @@ class Rates:
             return self.users
         if viewer.role is Role.PUBLIC:
             return self.strangers
-        return self.admins if viewer.role.includes(Role.ADMIN) else self.users
+        return self.admins if viewer.role in FOR_MANY else self.users
 
 
 def capacity(rate: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from graphql import GraphQLError, OperationType
 
-from graph.budgets import Budgets, payer, reading
+from graph.budgets import FOR_MANY, Budgets, payer, reading
 from graph.crowds import Crowd, Seat
 from models.errors import RateLimited, Unavailable
 from models.roles import Role
@@ -16,7 +16,6 @@ from resolvers.context import Context, Viewer
 
 Introspection = Literal["open", "signed-in", "off"]
 
-HUMBLE = (Role.PUBLIC, Role.USER)
 UNREAD = 8  # answers that may wait for the peer of a socket; each takes memory until it is read
 SOON = timedelta(seconds=1)
 LISTENING = 0.25  # seconds that a query runs before we listen whether its client is still there
@@ -119,9 +118,9 @@ class Guards:
 
     def each(self, viewer: Viewer, crowd: Crowd) -> int:
         """How many places of a crowd one payer may take: a front end may take half of all."""
-        if viewer.role in HUMBLE:
+        if viewer.role not in FOR_MANY or viewer.token_id is not None:
             return crowd.each
-        return max(crowd.most // 2, crowd.each) if viewer.speaks_for_others else crowd.each
+        return max(crowd.most // 2, crowd.each)
 
 
 def _spent(wait: float) -> GraphQLError:

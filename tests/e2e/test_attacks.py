@@ -112,9 +112,9 @@ HEAD = """# Attacks
 then (the worst, of those that are tried twice), and by how much the process has grown. The server of the
 test has short deadlines and small limits, to show that they hold. Those called *slow* run beside each
 other, and the growth of each is that of all of them; meanwhile, and after each other attack, somebody else
-asks an ordinary question; the slowest of them was answered in {slowest:.0f} ms. From before the first attack to
-after the last the process has grown by {kib} KiB, most of it
-caches, threads, and the files of GraphiQL, which are read once.
+asks an ordinary question; the slowest of these was answered in {slowest:.0f} ms. From before the first
+attack to after the last the process has grown by {kib} KiB, most of it caches, threads, and the files of
+GraphiQL, which are read once.
 
 Measured with {where} shared with others, by
 
