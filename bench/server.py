@@ -43,6 +43,8 @@ class Server:
             "MERGANSER_DATA": str(self.folder),
             "MERGANSER_HTTP": f"{HOST}:{self.http}",
             "MERGANSER_LMTP": f"{HOST}:{self.lmtp}",
+            "MERGANSER_BUDGET_USERS": "0",  # one user asks for more than any would
+            "MERGANSER_FOLLOWERS_EACH": "10000",
         }
         if self.store:
             own["MERGANSER_STORE"] = self.store

@@ -1,6 +1,7 @@
 """The ASGI app: GraphQL, bytes, the page for people, and a sign of life."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
 from graph import graphiql, health, rest
 from graph.endpoint import Endpoint, Settings
+from graph.headers import dressed
 from graph.metrics import Census, Metrics, Readers
 from graph.schema import schema
 from models.world import World
@@ -34,6 +37,16 @@ EXPOSED = (
 ADMINS = Readers()
 
 
+class App(Starlette):
+    """Dresses every answer, also those of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request or socket."""
+        if scope["type"] == "http":
+            send = dressed(scope, send)
+        await super().__call__(scope, receive, send)
+
+
 async def page(_request: Request) -> Response:
     """What a browser sees at /graphql."""
     return graphiql.page()
@@ -49,8 +62,7 @@ def create_app(
     *,
     spool: Path,
     bootstrap: str | None = None,
-    origins: Sequence[str] = (),
-    only_trusted: bool = False,
+    settings: Settings | None = None,
     readers: Readers = ADMINS,
     checks: Mapping[str, health.Check] | None = None,
     compiled: bool = True,
@@ -58,9 +70,9 @@ def create_app(
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
-    machine, `origins` are foreign pages that may call us. With `only_trusted` no documents are
-    run but those that were added before; without `compiled` graphql-core runs them alone.
-    `readers` may see the metrics, and `checks` say, beside the store, whether we are ready.
+    machine. `settings` say what is allowed; the rest of them is filled in here. `readers` may
+    see the metrics, and `checks` say, beside the store, whether we are ready. Without `compiled`
+    graphql-core runs operations alone.
     """
     schema.use(compiled=compiled)
 
@@ -74,22 +86,19 @@ def create_app(
         await world.database.ping()
         return True
 
-    settings = Settings(
-        origins=tuple(origins),
-        page=page,
-        ended=ended,
-        trusted=partial(documents.text_of, world),
-        only_trusted=only_trusted,
+    settings = replace(
+        settings or Settings(), page=page, ended=ended, trusted=partial(documents.text_of, world)
     )
+    origins = list(settings.origins)
     endpoint = Endpoint(schema, world, sign_in, settings)
     cors = Middleware(
         CORSMiddleware,
-        allow_origins=list(origins),
+        allow_origins=origins,
         allow_methods=["GET", "POST", "HEAD", "PATCH", "DELETE"],
         allow_headers=list(ACCEPTED),
         expose_headers=list(EXPOSED),
     )
-    return Starlette(
+    app = App(
         routes=[
             Route("/", home),
             Route("/metrics", Metrics(Census(world), sign_in, readers).answer),
@@ -101,3 +110,5 @@ def create_app(
         ],
         middleware=[cors] if origins else [],
     )
+    app.router.redirect_slashes = False  # it would send people to whatever host the request named
+    return app

@@ -21,7 +21,9 @@ from graphql import (
     specified_rules,
 )
 from graphql.language import BREAK, Visitor, visit
-from strawberry.schema.schema import validate_document
+from graphql.validation import validate
+from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
+from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
 from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
 from graph.plans import Book
@@ -31,7 +33,9 @@ from models.roles import Scope
 
 Value = TypeVar("Value")
 
-RULES = tuple(specified_rules)  # made once: a rule made anew would be another rule
+RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
+ERRORS_MAX = 10  # of one document: each is looked for in the text, and sent
+MESSAGE_MAX = 400  # characters; graphql-core shows whole objects in some
 TEXT_MAX = 100_000  # characters of a document
 TOKENS_MAX = 5_000
 COMMENTS_MAX = 1_000
@@ -56,10 +60,11 @@ class Fault(NamedTuple):
     message: str
     code: str
     locations: tuple[SourceLocation, ...] = ()
+    more: Mapping[str, Any] = {}  # beside the code
 
     def error(self) -> GraphQLError:
         """An error of its own for each answer."""
-        made = GraphQLError(self.message, extensions={"code": self.code})
+        made = GraphQLError(self.message, extensions={"code": self.code, **self.more})
         made.locations = list(self.locations) or None
         return made
 
@@ -97,6 +102,9 @@ class Shelf(Generic[Value]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
 
     def get(self, key: Hashable) -> Value | None:
         """The value of `key`, which is then the one used last."""
@@ -151,6 +159,11 @@ class Documents:
             self._keep(key, known)
         return known
 
+    def has(self, text: str, name: str | None) -> bool:
+        """Say whether `find` would know it, and take no time over it."""
+        key = text, name
+        return key in self.good or key in self.once or key in self.bad
+
     def _keep(self, key: tuple[str, str | None], known: Known) -> None:
         text, name = key
         if len(text) + len(name or "") > KEPT_MAX:
@@ -197,7 +210,7 @@ class Documents:
         if has_nul(_literals(document)):
             return [Fault(NO_NUL, "BAD_USER_INPUT")]
         try:
-            errors = validate_document(self.schema, document, RULES)
+            errors = validate(self.schema, document, RULES, max_errors=ERRORS_MAX)
         except IndexError:  # graphql-core, looking for what was meant by a letter such as "İ"
             return [Fault("An unknown name.", "GRAPHQL_VALIDATION_FAILED")]
         return [_fault(error, "GRAPHQL_VALIDATION_FAILED") for error in errors]
@@ -218,7 +231,16 @@ def _operation(document: DocumentNode, name: str | None) -> OperationDefinitionN
 
 
 def _fault(error: GraphQLError, code: str) -> Fault:
-    return Fault(error.message, code, tuple(error.locations or ()))
+    message = error.message
+    if len(message) > MESSAGE_MAX:
+        message = f"{message[:MESSAGE_MAX]}…"
+    return Fault(message, code, tuple(error.locations or ()))
+
+
+def refused(name: str | None, error: GraphQLError) -> Known:
+    """A document that is not even read."""
+    extensions = dict(error.extensions or {})
+    return _refused(name, Fault(error.message, str(extensions.pop("code")), more=extensions))
 
 
 def _refused(name: str | None, *faults: Fault) -> Known:

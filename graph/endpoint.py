@@ -1,13 +1,15 @@
 """/graphql itself: GET, POST and WebSocket."""
 
+import asyncio
 import ipaddress
 import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from graphql import OperationType
@@ -25,12 +27,15 @@ from strawberry.types.graphql import OperationType as Kind
 
 from graph import bodies
 from graph.bodies import EVENTS, JSON, Question, Rejected
+from graph.budgets import payer
+from graph.guards import Guards, Presence
 from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema, facts
-from graph.sockets import Adapter, Handler
+from graph.sockets import Adapter, Crowded, Handler
 from graph.streams import HEADERS, Ended, EventStream, Watch, one_result
 from graph.telemetry import RESPONSES, SOCKETS
 from models.errors import AuthenticationFailed, Refused, Unauthenticated
+from models.roles import Role
 from models.world import World
 from resolvers.context import Viewer
 
@@ -46,9 +51,12 @@ STATUSES = {  # of what was refused before it ran; 400 is all the rest
     "FORBIDDEN": 403,
     "TOO_LARGE": 413,
     "RATE_LIMITED": 429,
+    "UNAVAILABLE": 503,
     "INTERNAL_SERVER_ERROR": 500,
 }
 DOCUMENTS = ("query", "documentId", "extensions")  # parameters that say what to run
+WAIT = {429, 503}  # who hears these is told how long
+ALWAYS_SAID = {"RATE_LIMITED", "UNAVAILABLE", "INTERNAL_SERVER_ERROR"}  # to older clients too
 SESSION_MAX = 128  # characters of a caller's own word for its session
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -68,6 +76,7 @@ class Settings:
     ended: Ended | None = None  # says whether a credential was revoked
     trusted: Find | None = None  # the text of a trusted document by its hash
     only_trusted: bool = False  # no other documents are run
+    guards: Guards = field(default_factory=Guards)
 
 
 class Endpoint(GraphQL[Operation, None]):
@@ -93,9 +102,10 @@ class Endpoint(GraphQL[Operation, None]):
             max_subscriptions_per_connection=self.settings.operations_max,
             allowed_origins=self.settings.origins,
         )
-        self.documents = schema.documents
+        self.graph = schema
+        self.guards = self.settings.guards
         self.persisted = Persisted(
-            schema.documents,
+            schema.find,
             self.settings.trusted,
             world.now,
             only_trusted=self.settings.only_trusted,
@@ -105,16 +115,29 @@ class Endpoint(GraphQL[Operation, None]):
         self.watch = Watch(world.now, self.settings.ended, self.settings.sweep)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            SOCKETS.add()
-            try:
-                await super().__call__(scope, receive, send)
-            finally:
-                SOCKETS.add(by=-1)
+        try:
+            if scope["type"] != "http":
+                await self._socket(scope, receive, send)
+                return
+            response = await self._respond(Request(scope, receive))
+            await response(scope, receive, send)
+        finally:
+            if seat := scope.get("seat"):
+                seat.leave()
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A socket has a seat of its address until it signs in, then one of its user."""
+        asked = WebSocket(scope, receive, send)
+        context = await self.get_context(asked, None)
+        scope["seat"] = self.guards.followers.enter(payer(context))
+        if scope["seat"] is None:
+            await asked.send_denial_response(_refused(_crowded(), JSON))
             return
-        request = Request(scope, receive)
-        response = await self._respond(request)
-        await response(scope, receive, send)
+        SOCKETS.add()
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            SOCKETS.add(by=-1)
 
     async def _respond(self, request: Request) -> Response:
         context = await self.get_context(request, None)
@@ -123,6 +146,12 @@ class Endpoint(GraphQL[Operation, None]):
             response = await self._answer(request, context, kind)
         except Rejected as refusal:
             response = _refused(refusal, kind)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or context.presence is None or not context.presence.gone:
+                raise
+            task.uncancel()
+            response = Response(status_code=400)  # nobody reads it
         except Exception:  # the edge of a listener: a bug is answered in JSON, and logged once
             log.exception("a request broke", extra={"request_id": context.request_id})
             broken = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
@@ -143,11 +172,12 @@ class Endpoint(GraphQL[Operation, None]):
             return await self.settings.page(request)
         asked = await self._question(request)
         await self._admit(context, None)
-        asked = await self.persisted.resolve(asked, context.viewer)
+        asked = await self.persisted.resolve(asked, context)
         if request.method == "GET":
-            self._refuse_mutation(asked)
+            self._refuse_mutation(asked, context)
         if kind == EVENTS:
-            return await self._stream(asked, context)
+            return await self._stream(asked, context, request.scope)
+        context.presence = Presence(request.receive)
         return self._present(await self._execute(asked, context, request.method), kind)
 
     async def _question(self, request: Request) -> Question:
@@ -156,8 +186,9 @@ class Endpoint(GraphQL[Operation, None]):
         limit, timeout = self.settings.body_max, self.settings.receive_timeout
         return bodies.of_body(await bodies.read(request, limit=limit, timeout=timeout))
 
-    def _refuse_mutation(self, asked: Question) -> None:
-        if self.documents.find(asked.query, asked.operation_name).kind is OperationType.MUTATION:
+    def _refuse_mutation(self, asked: Question, context: Operation) -> None:
+        known = self.graph.find(context, asked.query, asked.operation_name)
+        if known.kind is OperationType.MUTATION:
             message = "Mutations are not allowed by GET."
             raise Rejected(405, "BAD_USER_INPUT", message, {"Allow": "POST"})
 
@@ -175,7 +206,12 @@ class Endpoint(GraphQL[Operation, None]):
             message = f"A subscription needs a WebSocket, or Accept: {EVENTS}."
             raise bodies.bad(message) from None
 
-    async def _stream(self, asked: Question, context: Operation) -> Response:
+    async def _stream(self, asked: Question, context: Operation, scope: Scope) -> Response:
+        followers = self.guards.followers
+        each = self.guards.each(context.viewer, followers)
+        if (seat := followers.enter(payer(context), each)) is None:
+            raise _crowded()
+        scope["seat"] = seat
         stream = EventStream(context, heartbeat=self.settings.heartbeat)
         results = await self.schema.stream(
             asked.query,
@@ -193,21 +229,27 @@ class Endpoint(GraphQL[Operation, None]):
         if early and result.errors:
             code = str((result.errors[0].extensions or {}).get("code"))
             status = STATUSES.get(code, 400)
-            if kind == JSON and code != "INTERNAL_SERVER_ERROR":
+            if kind == JSON and code not in ALWAYS_SAID:
                 status = 200  # older clients read the errors of such answers only
-        return _json(payload, kind, status)
+        response = _json(payload, kind, status)
+        if status in WAIT:
+            wait = (result.errors or [])[0].extensions or {}
+            response.headers["Retry-After"] = str(wait.get("retryAfterSeconds", 1))
+        return response
 
     async def get_context(self, request: Request | WebSocket, response: object) -> Operation:
         """A context for somebody who has not signed in yet."""
         asked = request.headers.get("x-request-id", "")
         name = asked if PLAIN.fullmatch(asked) else self.world.random(12).hex()
-        address = request.client.host if request.client else None
+        address = _address(request.client.host if request.client else None)
         return Operation(
             self.world,
             Viewer(),
             client_ip=address,
             request_id=name,
             headers=dict(request.headers),
+            guards=self.guards,
+            seat=request.scope.get("seat"),
         )
 
     async def _admit(self, context: Operation, params: dict[str, Any] | None) -> None:
@@ -226,6 +268,11 @@ class Endpoint(GraphQL[Operation, None]):
             await self._admit(context, context.connection_params)
         except Rejected:
             raise ConnectionRejectionError from None
+        seat, followers = context.seat, self.guards.followers
+        each = self.guards.each(context.viewer, followers)
+        known = context.viewer.role is not Role.PUBLIC
+        if seat and known and not seat.move(payer(context), each):
+            raise Crowded
         return await super().on_ws_connect(context)
 
     def decode_json(self, data: str | bytes) -> object:
@@ -237,6 +284,21 @@ class Endpoint(GraphQL[Operation, None]):
     def encode_json(self, data: object) -> str:
         """Text, not bytes: a socket would send those as binary frames."""
         return bodies.encode(data).decode()
+
+
+@lru_cache(maxsize=4096)
+def _address(host: str | None) -> str | None:
+    """The address of a client, in one way of writing; None where a proxy said something else."""
+    try:
+        return str(ipaddress.ip_address(host or ""))
+    except ValueError:
+        return None
+
+
+def _crowded() -> Rejected:
+    made = Rejected(429, "RATE_LIMITED", "Too many of your streams are open.", {"Retry-After": "5"})
+    made.extensions["retryAfterSeconds"] = 5
+    return made
 
 
 def _wants_page(request: Request) -> bool:

@@ -5,15 +5,19 @@ from functools import cache
 from hashlib import sha256
 from html import escape
 from pathlib import Path
+from threading import Lock
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
+_PIECE = 64 << 10  # bytes
+_READING = Lock()
 _YEAR = "public, max-age=31536000, immutable"
 _POLICY = {
     "default-src": "'self'",
@@ -43,6 +47,18 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
+
+
+class _Pieces(Response):
+    """Sends a large body as fast as it is read: whoever reads nothing holds one piece of it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        for begin in range(0, len(self.body), _PIECE):
+            piece = bytes(self.body[begin : begin + _PIECE])
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def page(endpoint: str = "graphql") -> Response:
@@ -79,14 +95,13 @@ async def _file(request: Request) -> Response:
         "Cache-Control": _YEAR if version == _version() else "no-cache",
         "X-Content-Type-Options": "nosniff",
     }
-    body, packed = await run_in_threadpool(_read, name)
-    if packed:
+    takes_gzip = _takes_gzip(request.headers.get("accept-encoding", ""))
+    body, packed, choice = await run_in_threadpool(_read, name, takes_gzip)
+    if choice:
         headers["Vary"] = "Accept-Encoding"
-        if _takes_gzip(request.headers.get("accept-encoding", "")):
-            headers["Content-Encoding"] = "gzip"
-        else:
-            body = await run_in_threadpool(gzip.decompress, body)
-    return Response(body, headers=headers, media_type=_TYPES.get(Path(name).suffix, "text/plain"))
+    if packed:
+        headers["Content-Encoding"] = "gzip"
+    return _Pieces(body, headers=headers, media_type=_TYPES.get(Path(name).suffix, "text/plain"))
 
 
 def _takes_gzip(accepted: str) -> bool:
@@ -98,12 +113,19 @@ def _takes_gzip(accepted: str) -> bool:
     return weights.get("gzip", weights.get("*", False))
 
 
-def _read(name: str) -> tuple[bytes, bool]:
-    """Answer with the file's bytes, and whether they are gzip."""
-    packed = _STATIC / f"{name}.gz"
-    return (
-        (packed.read_bytes(), True) if packed.exists() else ((_STATIC / name).read_bytes(), False)
-    )
+def _read(name: str, packed: bool) -> tuple[bytes, bool, bool]:
+    """Answer with the file's bytes, whether they are packed, and whether there was a choice."""
+    choice = (_STATIC / f"{name}.gz").exists()
+    with _READING:
+        return _bytes(name, packed and choice), packed and choice, choice
+
+
+@cache
+def _bytes(name: str, packed: bool) -> bytes:
+    """Read once: all who ask share the bytes."""
+    if packed or not (_STATIC / f"{name}.gz").exists():
+        return (_STATIC / (f"{name}.gz" if packed else name)).read_bytes()
+    return gzip.decompress((_STATIC / f"{name}.gz").read_bytes())
 
 
 @cache

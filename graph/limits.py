@@ -1,6 +1,5 @@
 """What one operation may ask for: its size, and its price."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,16 +24,18 @@ from graphql import (
     get_named_type,
     is_composite_type,
 )
+from graphql.language import Visitor, visit
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.schema_directive import Location
 
+from graph.overlaps import Comparisons
 from models.roles import Role
 
 CEILING = 10**12  # counts stop here: 800 fragments that double make a number of 240 digits
 LEVELS = 80  # nested selections and spreads that we follow, far more than a depth of 16 needs
 PAGE = 20  # objects of a page whose size is not said
 SIZES = ("first", "last", "ids")  # arguments that say how many objects come
-WHOLE_SCHEMA = 1000  # price of a full introspection, and once more for each alias in it
+WHOLE_SCHEMA = 3000  # price of a full introspection, and once more for each alias in it
 ONE_TYPE = 20
 
 
@@ -57,11 +58,11 @@ class Limits:
     fields: int = 1000  # fragments unfolded, `__typename` not counted
     root_fields: int = 50
     directives: int = 100
-    repeats: int = 60  # of a name in one selection: comparing them is quadratic
+    comparisons: int = 8_000  # of fields and fragments that stand beside each other: see overlaps
+    members: int = 500  # of objects that are written into the document: errors show them whole
     cost: int = 10_000  # for everybody
     cost_of_admins: int = 100_000
     deadline: float = 10.0  # seconds
-    open_introspection: bool = True  # to those who have not signed in
 
     def budget(self, role: Role) -> int:
         """The highest price that somebody of this role may pay for one operation."""
@@ -76,7 +77,6 @@ class Size(NamedTuple):
     top: int = 0
     aliases: int = 0
     directives: int = 0
-    repeats: int = 0
 
     def beside(self, other: "Size") -> "Size":
         """Both in one selection."""
@@ -104,7 +104,7 @@ class Ruler:
             return Size()
         if level > LEVELS:
             return TOO_DEEP
-        total = Size(repeats=_repeats(selection))
+        total = Size()
         for node in selection.selections:
             total = total.beside(self._measure_one(node, level + 1))
         return total
@@ -139,13 +139,19 @@ class Ruler:
         return self._memo[name]
 
 
-def _repeats(selection: SelectionSetNode) -> int:
-    names = Counter(
-        (node.alias or node.name).value
-        for node in selection.selections
-        if isinstance(node, FieldNode)
-    )
-    return names.total() - len(names)
+def _members(document: DocumentNode) -> int:
+    found = _Members()
+    visit(document, found)
+    return found.count
+
+
+class _Members(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def enter_object_field(self, *_: Any) -> None:
+        self.count += 1
 
 
 def excesses(document: DocumentNode, ruler: Ruler, limits: Limits) -> Iterator[str]:
@@ -166,10 +172,12 @@ def excesses(document: DocumentNode, ruler: Ruler, limits: Limits) -> Iterator[s
         ("fields", total.fields, limits.fields),
         ("root fields", total.top, limits.root_fields),
         ("directives", total.directives, limits.directives),
-        ("repeated fields", total.repeats, limits.repeats),
+        ("members of objects", _members(document), limits.members),
     ):
         if count > most:
             yield f"{what}: {most} allowed, more asked for"
+    if Comparisons(ruler.fragments, limits.comparisons).exceed(document):
+        yield "fields and fragments beside each other: fewer allowed"
 
 
 @dataclass(frozen=True, slots=True)

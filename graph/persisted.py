@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from graph.bodies import Question, Rejected, bad
-from graph.documents import KEPT_MAX, TEXT_MAX, Documents, Shelf
+from graph.documents import KEPT_MAX, TEXT_MAX, Known, Shelf
 from models.roles import Role
-from resolvers.context import Viewer
+from resolvers.context import Context
 from resolvers.documents import hash_of
 
 Find = Callable[[bytes], Awaitable[str | None]]
+Read = Callable[[Context, str, str | None], Known]  # a document, and its operation
 
 HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 PREFIX = "sha256:"
@@ -76,13 +77,13 @@ class Persisted:
 
     def __init__(
         self,
-        documents: Documents,
+        read: Read,
         find: Find | None,
         now: Callable[[], datetime],
         *,
         only_trusted: bool = False,
     ) -> None:
-        self.documents = documents
+        self.read = read
         self.find = find
         self.now = now
         self.only_trusted = only_trusted
@@ -90,7 +91,7 @@ class Persisted:
         self.registered: Shelf[str] = Shelf(entries=1_000, room=8 << 20)
         self.strangers: Shelf[str] = Shelf(entries=100, room=1 << 20)  # of those without credential
 
-    async def resolve(self, asked: Question, viewer: Viewer) -> Question:
+    async def resolve(self, asked: Question, context: Context) -> Question:
         """The same question with its document's text.
 
         Rejected where the hash is not the text's; Unmet where no document of this hash is
@@ -102,7 +103,7 @@ class Persisted:
         if claimed is None:
             return asked
         if asked.query:
-            self._register(asked, claimed.hash, viewer)
+            self._register(asked, claimed.hash, context)
             return asked
         text = self._registered(claimed.hash) or await self._trusted(claimed.hash)
         if text is None:
@@ -141,15 +142,15 @@ class Persisted:
     def _registered(self, wanted: bytes) -> str | None:
         return self.registered.get(wanted) or self.strangers.get(wanted)
 
-    def _register(self, asked: Question, wanted: bytes, viewer: Viewer) -> None:
+    def _register(self, asked: Question, wanted: bytes, context: Context) -> None:
         """Keep a text that has this hash, once it is found to be valid."""
         text = asked.query
         if len(text) > TEXT_MAX or self._registered(wanted) == text:
             return  # too long to be run, or known
         _compare(hash_of(text), Claim(wanted, apollo=True))
-        if len(text) > KEPT_MAX or self.documents.find(text, asked.operation_name).faults:
+        if len(text) > KEPT_MAX or self.read(context, text, asked.operation_name).faults:
             return
-        shelf = self.strangers if viewer.role is Role.PUBLIC else self.registered
+        shelf = self.strangers if context.viewer.role is Role.PUBLIC else self.registered
         shelf.put(wanted, text, size=len(text.encode()))
 
 

@@ -19,15 +19,17 @@ from strawberry.types import ExecutionContext, ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType as Kind
 
-from graph.documents import NO_NUL, Documents, Known, has_nul
+from graph.crowds import Seat
+from graph.documents import NO_NUL, Documents, Known, has_nul, refused
 from graph.executor import CompiledExecutor, PlainExecutor, executor_class
+from graph.guards import Guards, Presence, Reader, Running
 from graph.limits import Limits
 from graph.plans import Book
 from graph.resolving import quicken
 from graph.telemetry import Observed
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
-from resolvers.context import Context, Viewer
+from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ class Operation(Context):
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     observed: Observed | None = field(default=None, repr=False)  # who is told what it costs
+    guards: Guards | None = field(default=None, repr=False)
+    presence: Presence | None = field(default=None, repr=False)  # of the client of a request
+    seat: Seat | None = field(default=None, repr=False)  # of a socket
+    reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
 
 
 class DeadlineExceeded(Exception):
@@ -75,6 +81,13 @@ class Schema(strawberry.Schema):
             compiles = issubclass(chosen, CompiledExecutor)
             self.documents = Documents(self._schema, self.limits, compiles=compiles)
 
+    def find(self, context: Any, text: str, name: str | None) -> Known:
+        """A document and its operation `name`; whoever brings an unknown one pays for reading."""
+        guards: Guards | None = getattr(context, "guards", None)
+        unknown = guards is not None and not self.documents.has(text, name)
+        error = guards.unread(context, text) if guards and unknown else None
+        return refused(name, error) if error else self.documents.find(text, name)
+
     async def execute(
         self,
         query: str | None,
@@ -90,7 +103,7 @@ class Schema(strawberry.Schema):
             raise MissingQueryError
         context: Operation = context_value.fresh()  # type: ignore[union-attr]  # ty: ignore
         with Observed(context, query) as observed:
-            known = self.documents.find(query, operation_name)
+            known = self.find(context, query, operation_name)
             observed.judged(known)
             if known.kind.value not in {kind.value for kind in allowed_operation_types or Kind}:
                 raise InvalidOperationTypeError(Kind(known.kind.value))
@@ -139,13 +152,14 @@ class Schema(strawberry.Schema):
     async def _run(self, run: "Run") -> ExecutionResult:
         """Run an operation to its end, or to its deadline."""
         try:
-            async with asyncio.timeout(self.limits.deadline) as running:
-                found = self._executed(run)
-                if not isinstance(found, ExecutionResult):
-                    found = await found
+            async with asyncio.timeout(self.limits.deadline) as clock:
+                with Running(run.context, run.book.operation.operation):
+                    found = self._executed(run)
+                    if not isinstance(found, ExecutionResult):
+                        found = await found
             return found
         except TimeoutError as late:
-            cause: Exception = DeadlineExceeded() if running.expired() else late
+            cause: Exception = DeadlineExceeded() if clock.expired() else late
         except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
             cause = error
         return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
@@ -234,13 +248,12 @@ def judged(
         return Verdict([_error(NO_NUL, "BAD_USER_INPUT")])
     viewer = context.viewer
     cost = {"requested": known.cost(variables), "maximum": limits.budget(viewer.role)}
-    refusal = next(_refusals(known, viewer, cost, limits), None)
+    refusal = next(_refusals(known, context, cost), None)
     return Verdict([refusal] if refusal else [], cost)
 
 
-def _refusals(
-    known: Known, viewer: Viewer, cost: dict[str, int], limits: Limits
-) -> Iterator[GraphQLError]:
+def _refusals(known: Known, context: Operation, cost: dict[str, int]) -> Iterator[GraphQLError]:
+    viewer, guards = context.viewer, getattr(context, "guards", None)
     stranger = viewer.role is Role.PUBLIC
     if viewer.read_only and known.kind is OperationType.MUTATION:
         yield _error("this credential is for reading only", "FORBIDDEN")
@@ -248,11 +261,13 @@ def _refusals(
         if stranger:
             yield _error(STRANGER, "UNAUTHENTICATED")
         yield _error(f"this needs the scope {scope}", "FORBIDDEN")
-    if known.introspects and stranger and not limits.open_introspection:
-        yield _error("sign in first: introspection is not public", "UNAUTHENTICATED")
+    if known.introspects and guards and (code := guards.hides(viewer)):
+        yield _error("the schema is not shown here", code)
     if cost["requested"] > cost["maximum"]:
         message = "the operation costs {requested}, {maximum} are allowed"
         yield _error(message.format(**cost), "QUERY_TOO_COMPLEX")
+    if guards:
+        yield from guards.charge(context, cost)
 
 
 class FreshContext(SchemaExtension):
@@ -270,10 +285,9 @@ class Prepared(SchemaExtension):
 
     def on_parse(self) -> Iterator[None]:
         asked = self.execution_context
-        documents = _schema(asked).documents
         if asked.query:
             # no document is set yet, so this is the name that the request gave
-            self.known = documents.find(asked.query, asked.operation_name)
+            self.known = _schema(asked).find(asked.context, asked.query, asked.operation_name)
             asked.graphql_document = self.known.document
             if observed := getattr(asked.context, "observed", None):
                 observed.judged(self.known)
@@ -348,7 +362,8 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
         extensions = {"code": "BAD_USER_INPUT"}
     elif "code" not in extensions:  # a variable or an argument that its type refuses
         extensions = {"code": "BAD_USER_INPUT"}
-    if viewer is None or viewer.role is Role.PUBLIC:
+    guards: Guards | None = getattr(context, "guards", None)
+    if viewer is None or viewer.role is Role.PUBLIC or (guards and guards.hides(viewer)):
         message = message.partition(" Did you mean ")[0]
     made = GraphQLError(message, path=error.path, extensions=extensions)
     made.locations = error.locations

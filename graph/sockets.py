@@ -34,6 +34,7 @@ ID_MAX = 256  # characters of an operation's id
 PARTING = 5.0  # seconds to say goodbye to a peer who may not read
 FORBIDDEN = 4403
 BROKEN = 1011
+AGAIN_LATER = 1013  # clients try again, after a while: 4429 would tell them not to
 
 Shape = Mapping[str, tuple[type | None, ...]]  # of the members of an object; None: may be missing
 FRAMES: Mapping[str, Shape] = {
@@ -55,10 +56,16 @@ SUBSCRIBE: Shape = {
 class Adapter(ASGIWebSocketAdapter):
     """Sends nothing after the end, and closes once."""
 
+    unread = 0  # messages that wait for the peer to read
+
     async def send_json(self, message: Mapping[str, object]) -> None:
         if self._closed():
             raise WebSocketDisconnected
-        await super().send_json(message)
+        self.unread += 1
+        try:
+            await super().send_json(message)
+        finally:
+            self.unread -= 1
         await asyncio.sleep(0)  # a source that is never idle would let nobody else run
 
     async def close(self, code: int, reason: str) -> None:
@@ -71,6 +78,10 @@ class Adapter(ASGIWebSocketAdapter):
     def _closed(self) -> bool:
         states = self.ws.application_state, self.ws.client_state
         return WebSocketState.DISCONNECTED in states
+
+
+class Crowded(Exception):
+    """Whoever signs in has too many sockets and streams already."""
 
 
 class Desk(Protocol):
@@ -113,7 +124,11 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         """Sign in. Nobody is watched before that."""
         if message.get("payload") is None:
             message = {"type": "connection_init", "payload": {}}
-        await super().handle_connection_init(message)
+        self.context.reader = cast("Adapter", self.websocket)
+        try:
+            await super().handle_connection_init(message)
+        except Crowded:
+            await self.websocket.close(AGAIN_LATER, "Too many sockets are open")
         if self.connection_acknowledged:
             self.watch.add(self)
 
@@ -143,7 +158,7 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         """Find the document that is named, before Strawberry drops all but its text."""
         try:
             asked = question(message["payload"])
-            asked = await cast("Desk", self.view).persisted.resolve(asked, self.viewer)
+            asked = await cast("Desk", self.view).persisted.resolve(asked, self.context)
         except Rejected as refusal:
             await self._refuse(message["id"], refusal.message, refusal.extensions)
             return

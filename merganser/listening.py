@@ -1,8 +1,12 @@
 """Where we listen: places, their sockets, and who may not find us without a credential."""
 
 import contextlib
+import gc
 import ipaddress
+import math
+import resource
 import socket
+import time
 from collections.abc import Callable, Generator
 
 import uvicorn
@@ -10,6 +14,12 @@ from sqlalchemy import exists, or_, select
 from sqlmodel import col
 from starlette.applications import Starlette
 
+from graph.budgets import Budgets, Rates
+from graph.crowds import Crowd
+from graph.endpoint import Settings as Endpoint
+from graph.guards import Guards
+from merganser import connections
+from merganser.connections import Desk
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import Trouble
 from models.auth import ApiKey
@@ -17,7 +27,10 @@ from models.users import User
 from models.world import World
 
 BACKLOG = 2048
+COLLECT = (20_000, 20, 20)  # objects, or rounds, after which the collector looks
 GRACE = 20  # seconds that requests have to end
+SWEEP = 10  # ticks, of a tenth of a second each
+UNREAD = 60_000  # milliseconds that what we sent may stay unread in the kernel
 
 
 class Web(uvicorn.Server):
@@ -27,6 +40,15 @@ class Web(uvicorn.Server):
         super().__init__(config)
         self._up = up
 
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections once a second."""
+        if counter % SWEEP == 0:
+            now = time.monotonic()
+            for one in list(self.server_state.connections):
+                if isinstance(one, connections.Http | connections.Socket):
+                    one.sweep(now)
+        return await super().on_tick(counter)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Leave the signals alone: `merganser/serving.py` takes them."""
@@ -35,26 +57,59 @@ class Web(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, and say so."""
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what is here stays: looking through it takes a tenth of a second each time
+        gc.set_threshold(*COLLECT)
         if self._up is not None:
             self._up()
 
 
 def web(app: Starlette, settings: Settings, up: Callable[[], None] | None = None) -> Web:
     """The HTTP server of this app, for sockets that are given; calls `up` once it answers."""
+    http, websocket = connections.protocols(desk(settings))
     return Web(
         uvicorn.Config(
             app,
             log_config=None,
             access_log=False,  # operations are logged by name, not by path
             server_header=False,
-            http="httptools",
-            ws="websockets-sansio",  # a third of the memory of a socket, with deflate off
+            http=http,
+            ws=websocket,  # sansio: a third of the memory of a socket, with deflate off
             ws_per_message_deflate=False,
             ws_max_size=1 << 20,
-            limit_concurrency=settings.connections,
+            timeout_keep_alive=math.ceil(settings.keep_alive.total_seconds()),
+            forwarded_allow_ips=list(settings.proxies),
             timeout_graceful_shutdown=GRACE,
         ),
         up,
+    )
+
+
+def desk(settings: Settings) -> Desk:
+    """What the connections of a server share."""
+    return Desk(
+        Crowd(settings.connections, settings.connections_each),
+        tuple(ipaddress.ip_network(each) for each in settings.proxies),
+        head=settings.head_timeout.total_seconds(),
+        idle=settings.keep_alive.total_seconds(),
+        write=settings.write_timeout.total_seconds(),
+    )
+
+
+def endpoint(settings: Settings) -> Endpoint:
+    """How GraphQL is answered, and what each may ask."""
+    guards = Guards(
+        Budgets(Rates(settings.budget_strangers, settings.budget_users, settings.budget_admins)),
+        Crowd(settings.operations, settings.operations_each),
+        Crowd(settings.connections, settings.followers_each),
+        settings.introspection,
+    )
+    return Endpoint(
+        receive_timeout=settings.body_timeout.total_seconds(),
+        init_timeout=settings.init_timeout.total_seconds(),
+        origins=settings.origins,
+        guards=guards,
+        only_trusted=settings.documents == "trusted",
     )
 
 
@@ -82,6 +137,7 @@ def sockets(name: str, setting: str) -> list[socket.socket]:
             one = socket.socket(family, socket.SOCK_STREAM)
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _let_go(one)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)
@@ -92,6 +148,19 @@ def sockets(name: str, setting: str) -> list[socket.socket]:
             one.close()
         raise unbound(name, setting, problem) from problem
     return bound
+
+
+def _let_go(listener: socket.socket) -> None:
+    """Let the kernel drop peers that vanished or never read; accepted sockets inherit it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
+
+
+def more_files() -> None:
+    """Let this process open as many files and connections as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def unbound(name: str, setting: str, problem: OSError) -> Trouble:

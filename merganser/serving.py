@@ -1,7 +1,6 @@
 """The server: HTTP, LMTP and all workers in one process, until told to stop."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -30,7 +29,6 @@ from resolvers import changes, tasks
 
 log = logging.getLogger("merganser")
 
-COLLECT = (20_000, 20, 20)  # objects, or rounds, after which the collector looks
 PATIENCE = 25.0  # seconds that workers have to end
 
 Before = Callable[[World], Awaitable[None]]
@@ -79,12 +77,12 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
     route = _route(settings)
     await listening.guarded(world, settings)
     spool = settings.data / "spool"
+    listening.more_files()
     app = create_app(
         world,
         spool=spool / "http",
         bootstrap=_told(settings.bootstrap_key),
-        origins=settings.origins,
-        only_trusted=settings.documents == "trusted",
+        settings=listening.endpoint(settings),
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
         checks=await readiness.checks(world, ending, spool / "http"),
         compiled=settings.compiled_executor,
@@ -99,7 +97,6 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
         lmtp = await _lmtp(settings, world)
         stack.push_async_callback(lmtp.close)
         ending.web = listening.web(app, settings, after)
-        _settle_down()
         log.info("listening", extra={"http": settings.http, "lmtp": settings.lmtp})
         await ending.web.serve(sockets=bound)
         log.info("stopping")
@@ -107,13 +104,6 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
 
 def _told(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
-
-
-def _settle_down() -> None:
-    """Let the collector look at what requests leave, not at what has been there since the start."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT)
 
 
 def _route(settings: Settings) -> Route:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from graph.endpoint import Endpoint, Settings
+from graph.guards import Guards, Introspection
 from models.world import World
 from resolvers.context import Context, Viewer
 from tests.small import Server, a_world, client_of, make_schema, page, serving, sign_in
@@ -429,10 +430,29 @@ async def test_each_operation_loads_afresh(world: World) -> None:
     assert seen == [{"item": {"seen": "00:00"}}, {"item": {"seen": "01:00"}}]
 
 
-async def test_introspection_can_be_closed_to_strangers(world: World) -> None:
-    schema = make_schema(open_introspection=False)
-    async with client_of(Endpoint(schema, world, sign_in)) as http:
-        query = "{ __schema { queryType { name } } }"
-        assert code(await ask(http, query)) == "UNAUTHENTICATED"
-        assert "errors" not in (await ask(http, query, headers=USER)).json()
+@pytest.mark.parametrize(
+    ("who", "stranger", "user"),
+    [
+        ("open", None, None),
+        ("signed-in", "UNAUTHENTICATED", None),
+        ("off", "FORBIDDEN", "FORBIDDEN"),
+    ],
+)
+async def test_the_schema_is_shown_to_whom_it_may_be(
+    world: World, who: Introspection, stranger: str | None, user: str | None
+) -> None:
+    """Whoever may not look at it gets no suggestions either, on any road."""
+    settings = Settings(guards=Guards(introspection=who))
+    async with client_of(Endpoint(make_schema(), world, sign_in, settings)) as http:
+        for query in (
+            "{ __schema { queryType { name } } }",
+            '{ a: __type(name: "Item") { name } }',
+        ):
+            for headers, refused in (({}, stranger), (USER, user)):
+                answer = await ask(http, query, headers=headers)
+                assert (code(answer) if refused else answer.json().get("errors")) == refused
         assert "errors" not in (await ask(http, "{ __typename }")).json()
+        shown = "Did you mean" in (await ask(http, "{ helo }", headers=USER)).text
+        assert shown is (user is None)
+        events = await ask(http, "{ helo }", headers={**USER, "Accept": "text/event-stream"})
+        assert ("Did you mean" in events.text) is (user is None)

@@ -21,6 +21,11 @@ SKIP = "@skip(if: false)"
 SKIPPED = f"{{ hello {SKIP} item {SKIP} {{ name {SKIP} }} }}"
 SPREAD = f"{{ ...f {SKIP} }} fragment f on Query {{ ... {SKIP} {{ odd {SKIP} }} }}"
 THREE = "{ ...f } fragment f on Query { huge odd hello }"
+SIDE_BY_SIDE = "{ ...a ...b ...c } " + " ".join(
+    f"fragment {name} on Query {{ {field} }}"
+    for name, field in (("a", "hello"), ("b", "huge"), ("c", "odd"))
+)
+TWICE = "{ item { name seen } item { name seen } }"
 PAGE = "fragment g on ItemConnection { nodes { name } }"
 
 
@@ -106,7 +111,11 @@ def test_depth() -> None:
         ("root_fields", "{ item { name within { name } } }", "{ hello ... { huge odd } }"),
         ("directives", "{ hello @skip(if: true) }", SKIPPED),
         ("directives", "{ hello }", SPREAD),
-        ("repeats", "{ hello hello hello }", "{ hello hello hello hello }"),
+        ("comparisons", "{ hello hello }", "{ hello hello hello }"),
+        ("comparisons", "{ hello hello }", "{ hello ... { hello ... { hello } } }"),
+        ("comparisons", "{ item { name } item { name } }", TWICE),
+        ("comparisons", "{ hello ...f } fragment f on Query { hello }", SIDE_BY_SIDE),
+        ("members", "{ hello }", "{ chosen(ids: {a: {b: 1}, c: 2}) { name } }"),
     ],
 )  # fmt: skip
 def test_each_limit_holds_through_fragments(limit: str, fits: str, exceeds: str) -> None:
@@ -169,8 +178,8 @@ def test_measures_stop_at_a_ceiling() -> None:
         ('{ chosen(ids: "a") { name } }', {}, 2),
         (f"{{ ...f }} fragment f on Query {{ items(first: 2) {{ ...g }} }} {PAGE}", {}, 3),
         ("{ __typename }", {}, 0),
-        ("{ __schema { types { name } } }", {}, 1000),
-        ("{ __schema { types { name } a: types { name } } }", {}, 2000),
+        ("{ __schema { types { name } } }", {}, 3000),
+        ("{ __schema { types { name } a: types { name } } }", {}, 6000),
         ('{ __type(name: "Item") { name } }', {}, 20),
         ('mutation { change(text: "x") }', {}, 0),
     ],

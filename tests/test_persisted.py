@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import orjson
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from graph.bodies import Question, Rejected
-from graph.documents import KEPT_MAX, TEXT_MAX, Documents
+from graph.documents import KEPT_MAX, TEXT_MAX, Documents, Known
 from graph.endpoint import Settings
 from graph.limits import Limits
 from graph.persisted import FRESH, Persisted, Unmet, claim
@@ -25,7 +25,7 @@ from models.database import Database
 from models.roles import Role
 from models.world import World
 from resolvers import documents
-from resolvers.context import Viewer
+from resolvers.context import Context, Viewer
 from resolvers.documents import NewDocument
 from tests import stores
 from tests.conftest import Clock
@@ -262,7 +262,7 @@ async def test_a_name_that_is_wrong_is_the_clients_mistake(members: dict[str, An
     )
     for only_trusted in (False, True):
         with pytest.raises(Rejected) as refused:
-            await persisted({}, only_trusted=only_trusted).resolve(question, USER)
+            await persisted({}, only_trusted=only_trusted).resolve(question, asker())
         assert (refused.value.status, refused.value.code) == (400, INPUT)
 
 
@@ -363,16 +363,25 @@ def persisted(texts: dict[str, str], *, only_trusted: bool = False) -> Persisted
     async def find(wanted: bytes) -> str | None:
         return texts.get(wanted.hex())
 
-    return Persisted(Documents(SCHEMA, Limits()), find, Clock(), only_trusted=only_trusted)
+    documents = Documents(SCHEMA, Limits())
+
+    def read(_context: Context, text: str, name: str | None) -> Known:
+        return documents.find(text, name)
+
+    return Persisted(read, find, Clock(), only_trusted=only_trusted)
+
+
+def asker(viewer: Viewer = USER) -> Context:
+    return Context(cast("World", None), viewer)  # nothing is read from the world
 
 
 async def send(to: Persisted, text: str, viewer: Viewer = USER) -> None:
-    await to.resolve(Question(text, document_id=sha(text)), viewer)
+    await to.resolve(Question(text, document_id=sha(text)), asker(viewer))
 
 
 async def known(to: Persisted, text: str) -> bool:
     try:
-        found = await to.resolve(Question("", document_id=sha(text)), USER)
+        found = await to.resolve(Question("", document_id=sha(text)), asker())
     except Unmet:
         return False
     return found.query == text

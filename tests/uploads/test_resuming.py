@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from graph.app import create_app
+from graph.endpoint import Settings
 from graph.intake import Limits
 from mail import arriving, spool
 from mail.housekeeping import swept, tidy
@@ -89,7 +90,9 @@ async def test_a_file_in_pieces_is_whole_at_the_end(
 
 async def test_a_mutation_takes_what_came_in_pieces(small: World, tmp_path: Path) -> None:
     raw = raw_message("In pieces")
-    app = create_app(small, spool=tmp_path, origins=["https://mail.example.org"])
+    app = create_app(
+        small, spool=tmp_path, settings=Settings(origins=("https://mail.example.org",))
+    )
     async with (
         served(app) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
