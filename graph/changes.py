@@ -189,6 +189,7 @@ class ChangeSubscription:
     @subscription(
         "All changes of the account after a position: missed, then live. "
         "batchWindow = least time between two batches.",
+        standing=changes.standing,
         scope=Scope.MAIL_READ,
     )
     async def changes(

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +14,13 @@ from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types import ExecutionContext, ExecutionResult
 
+from graph import feeds
+from graph.bodies import Question
 from graph.documents import NO_NUL, Documents, Known, has_nul
 from graph.limits import Limits
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
-from resolvers.context import Context
+from resolvers.context import Context, Viewer
 
 log = logging.getLogger(__name__)
 
@@ -75,31 +78,55 @@ class Schema(strawberry.Schema):
         settle(result, context_value)
         return result
 
+    async def stream(
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any | None = None,
+        root_value: Any | None = None,
+        operation_name: str | None = None,
+        operation_extensions: dict[str, Any] | None = None,
+        allowed_operation_types: object = None,
+    ) -> Any:
+        """The results of an operation of any kind."""
+        asked = Question(query or "", variable_values, operation_name, operation_extensions)
+        return self._results(asked, context_value)
+
+    async def _results(self, asked: Question, context: Any) -> AsyncGenerator[ExecutionResult]:
+        async with aclosing(feeds.stream(self, asked, context)) as results:
+            async for told in results:
+                yield told.result
+
+    def refusals(
+        self, known: Known, variables: dict[str, Any] | None, context: Context
+    ) -> list[GraphQLError]:
+        """What speaks against a document that is right, before anything of it is run."""
+        if has_nul(variables):
+            return [_error(NO_NUL, "BAD_USER_INPUT")]
+        viewer = context.viewer
+        return _refusals(
+            known, viewer, self.limits, _price(known, variables, self.limits, viewer)
+        )
+
+    def finish(self, result: ExecutionResult, context: Context) -> None:
+        """Log the bugs of a result, and make its errors ready to be sent."""
+        if result.errors:
+            report(result.errors, context)
+            settle(result, context)
+
     def process_errors(
         self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None
     ) -> None:
-        """Log the first bug of a result with its traceback. Clients' mistakes are theirs."""
-        context = execution_context.context if execution_context else None
-        extra = {"request_id": getattr(context, "request_id", "")}
-        if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
-            log.warning("an operation was ended at its deadline", extra=extra)
-        bugs = [error for error in errors if is_bug(error)]
-        if bugs:
-            path = ".".join(map(str, bugs[0].path or ()))
-            extra |= {"path": path, "errors": len(bugs)}
-            log.error("a field broke", exc_info=bugs[0].original_error, extra=extra)
+        """Log the first bug of a result with its traceback."""
+        report(errors, execution_context.context if execution_context else None)
 
 
 class FreshContext(SchemaExtension):
-    """A context for each operation, empty loaders for each event: a socket has one for all."""
+    """A context for each operation: a socket has one for all."""
 
     def on_operation(self) -> Iterator[None]:
         self.execution_context.context = self.execution_context.context.fresh()
         yield
-
-    def on_stream_result(self, result: object) -> Iterator[None]:
-        yield
-        self.execution_context.context.forget()
 
 
 class Prepared(SchemaExtension):
@@ -127,29 +154,13 @@ class Prepared(SchemaExtension):
         yield
 
     def _refusals(self, known: Known) -> list[GraphQLError]:
-        """What speaks against this document from this viewer, with these variables."""
         asked = self.execution_context
         viewer, limits = asked.context.viewer, _schema(asked).limits
-        self.cost = {
-            "requested": known.cost(asked.variables),
-            "maximum": limits.budget(viewer.role),
-        }
-        if viewer.read_only and known.kind is OperationType.MUTATION:
-            return [_error("this credential is for reading only", "FORBIDDEN")]
-        for scope in sorted(known.scopes - opened(viewer.scopes)):
-            if viewer.role is Role.PUBLIC:
-                return [_error("sign in first: no valid credential was sent", "UNAUTHENTICATED")]
-            return [_error(f"this needs the scope {scope}", "FORBIDDEN")]
-        if known.introspects and viewer.role is Role.PUBLIC and not limits.open_introspection:
-            return [_error("sign in first: introspection is not public", "UNAUTHENTICATED")]
-        if self.cost["requested"] > self.cost["maximum"]:
-            message = "the operation costs {requested}, {maximum} are allowed"
-            return [_error(message.format(**self.cost), "QUERY_TOO_COMPLEX")]
-        return []
+        self.cost = _price(known, asked.variables, limits, viewer)
+        return _refusals(known, viewer, limits, self.cost)
 
     def get_results(self) -> dict[str, Any]:
-        streams = self.known is not None and self.known.kind is OperationType.SUBSCRIPTION
-        return {} if self.cost is None or streams else {"cost": self.cost}
+        return {} if self.cost is None else {"cost": self.cost}
 
 
 class Deadline(SchemaExtension):
@@ -157,9 +168,6 @@ class Deadline(SchemaExtension):
 
     async def on_execute(self) -> AsyncIterator[None]:
         asked = self.execution_context
-        if asked.operation_type.value == "subscription":
-            yield
-            return
         limits = _schema(asked).limits
         try:
             async with asyncio.timeout(limits.deadline) as running:
@@ -170,15 +178,7 @@ class Deadline(SchemaExtension):
             raise DeadlineExceeded from None
 
 
-class Codes(SchemaExtension):
-    """The errors of streams; those of single answers are settled by `Schema.execute`."""
-
-    def on_stream_result(self, result: object) -> Iterator[None]:
-        settle(result, self.execution_context.context)
-        yield
-
-
-EXTENSIONS: list[type[SchemaExtension]] = [FreshContext, Prepared, Deadline, Codes]
+EXTENSIONS: list[type[SchemaExtension]] = [FreshContext, Prepared, Deadline]
 
 
 def _schema(asked: ExecutionContext) -> Schema:
@@ -187,8 +187,44 @@ def _schema(asked: ExecutionContext) -> Schema:
     return asked.schema
 
 
+def _price(
+    known: Known, variables: dict[str, Any] | None, limits: Limits, viewer: Viewer
+) -> dict[str, int]:
+    return {"requested": known.cost(variables), "maximum": limits.budget(viewer.role)}
+
+
+def _refusals(
+    known: Known, viewer: Viewer, limits: Limits, cost: dict[str, int]
+) -> list[GraphQLError]:
+    """What speaks against this document from this viewer, at this price."""
+    if viewer.read_only and known.kind is OperationType.MUTATION:
+        return [_error("this credential is for reading only", "FORBIDDEN")]
+    for scope in sorted(known.scopes - opened(viewer.scopes)):
+        if viewer.role is Role.PUBLIC:
+            return [_error("sign in first: no valid credential was sent", "UNAUTHENTICATED")]
+        return [_error(f"this needs the scope {scope}", "FORBIDDEN")]
+    if known.introspects and viewer.role is Role.PUBLIC and not limits.open_introspection:
+        return [_error("sign in first: introspection is not public", "UNAUTHENTICATED")]
+    if cost["requested"] > cost["maximum"]:
+        message = "the operation costs {requested}, {maximum} are allowed"
+        return [_error(message.format(**cost), "QUERY_TOO_COMPLEX")]
+    return []
+
+
 def _error(message: str, code: str) -> GraphQLError:
     return GraphQLError(message, extensions={"code": code})
+
+
+def report(errors: list[GraphQLError], context: object) -> None:
+    """Log the first bug among the errors with its traceback. Clients' mistakes are theirs."""
+    extra = {"request_id": getattr(context, "request_id", "")}
+    if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
+        log.warning("an operation was ended at its deadline", extra=extra)
+    bugs = [error for error in errors if is_bug(error)]
+    if bugs:
+        path = ".".join(map(str, bugs[0].path or ()))
+        extra |= {"path": path, "errors": len(bugs)}
+        log.error("a field broke", exc_info=bugs[0].original_error, extra=extra)
 
 
 def is_bug(error: GraphQLError) -> bool:

@@ -64,6 +64,11 @@ async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
     return {row.id: row for row in await ctx.read(asked)}
 
 
+async def standing(ctx: Context) -> dict[int, int]:
+    """Where the viewer's streams stand."""
+    return {key: row.last for key, row in (await positions(ctx, streams(ctx))).items()}
+
+
 async def by_streams(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """Where these streams stand, in this order; None where there is none."""
     found = await positions(ctx, ids)
@@ -74,15 +79,17 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
     """Yield what happened to the viewer after a position: what was missed, then what comes.
 
     The first batch goes at once; while the window it opened runs, events are gathered.
+    `ctx.since` counts more than the position that was asked for.
     """
     ours = streams(ctx)
-    if asked.since and asked.since.keys() - set(ours):
+    given = asked.since if ctx.since is None else ctx.since
+    if given and given.keys() - set(ours):
         raise Invalid("a position in somebody else's stream", constraint="cursor", path=["after"])
     with ctx.world.wakeups.listen(ours) as bell:
         stand = await positions(ctx, ours)
         at = {key: row.last for key, row in stand.items()}
-        if asked.since is not None:
-            since = {**dict.fromkeys(at, 0), **asked.since}
+        if given is not None:
+            since = {**dict.fromkeys(at, 0), **given}
             reason = _unusable(since, stand)
             if reason:
                 yield Batch([], dict(at), resync=reason)

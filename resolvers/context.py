@@ -100,6 +100,7 @@ class Context:
     session_id: str | None = None  # the caller's own word for its session
     origin: str | None = None  # of what it changes: recognised by its followers as their own
     reason: str | None = None  # the caller's, for the journal
+    since: Position | None = None  # where a stream goes on, whatever it was asked for
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)

@@ -1,0 +1,221 @@
+"""From a question to a stream of results: the outer step once, then one execution per event."""
+
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from graphql import ExecutionResult as Answer
+from graphql import FieldNode, GraphQLError, GraphQLField, OperationType, VariableNode, Visitor
+from graphql import visit as walk
+from graphql.execution import (
+    Executor,
+    create_source_event_stream,
+    execute_subscription_event,
+    get_argument_values,
+)
+from strawberry.http import process_result
+from strawberry.types import ExecutionResult
+from strawberry.types.execution import PreExecutionError
+
+from graph.bodies import Question, encode
+from graph.documents import Documents, Known
+from graph.fields import Standing
+from models.journal import Position
+from resolvers.context import Context
+
+AFTER = "after"  # the argument that says where a stream goes on
+
+
+class Runner(Protocol):
+    """What a schema does for its streams."""
+
+    documents: Documents
+
+    @property
+    def execution_context_class(self) -> type[Executor] | None: ...
+
+    async def execute(
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any | None = None,
+        root_value: Any | None = None,
+        operation_name: str | None = None,
+        allowed_operation_types: Any = None,
+        operation_extensions: dict[str, Any] | None = None,
+    ) -> ExecutionResult: ...
+
+    def refusals(
+        self, known: Known, variables: dict[str, Any] | None, context: Context
+    ) -> list[GraphQLError]:
+        """What speaks against running this, before anything of it is run."""
+
+    def finish(self, result: ExecutionResult, context: Context) -> None:
+        """Log its bugs, and make its errors ready to be sent."""
+
+
+@dataclass(slots=True)
+class Told:
+    """One result of a stream. Who shares it shares its text.
+
+    `cursor` is the position after it, `more` says that the next is there already; both are
+    of streams of the journal only.
+    """
+
+    result: ExecutionResult
+    cursor: Position | None = None
+    more: bool = False
+    _text: str | None = field(default=None, init=False, repr=False)
+
+    @property
+    def refused(self) -> bool:
+        """Whether nothing was run."""
+        return isinstance(self.result, PreExecutionError)
+
+    @property
+    def text(self) -> str:
+        """JSON of the result. Made once."""
+        if self._text is None:
+            self._text = encode(process_result(self.result)).decode()
+        return self._text
+
+
+async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGenerator[Told]:
+    """Run an operation of any kind: a query or mutation is a stream of one.
+
+    The first result is a PreExecutionError where it is refused. Errors of the source, and of
+    the making of an event, are results too.
+    """
+    context = context.fresh()
+    if not asked.query:
+        error = GraphQLError("query is missing.", extensions={"code": "BAD_USER_INPUT"})
+        yield Told(PreExecutionError(data=None, errors=[error]))
+        return
+    opened = begun(schema, asked, context)
+    if opened is None:
+        yield Told(await _alone(schema, asked, context))
+        return
+    if isinstance(opened, list):
+        yield _told(schema, PreExecutionError(data=None, errors=opened), context)
+        return
+    source = create_source_event_stream(opened)
+    if opened.is_awaitable(source):
+        source = await cast("Awaitable[AsyncIterable[Any] | Answer]", source)
+    if isinstance(source, Answer):
+        yield _told(schema, PreExecutionError(data=None, errors=source.errors), context)
+        return
+    try:
+        async with aclosing(cast("AsyncGenerator[Any]", source)) as items:
+            async for item in items:
+                result = await _event(opened, item)
+                made = ExecutionResult(data=result.data, errors=result.errors)
+                yield _told(schema, made, context, item)
+                context.forget()
+    except Exception as problem:  # noqa: BLE001 - of the source: it is the last result
+        error = problem
+        if not isinstance(error, GraphQLError):
+            error = GraphQLError(str(problem), original_error=problem)
+        yield _told(schema, ExecutionResult(data=None, errors=[error]), context)
+
+
+def begun(
+    schema: Runner, asked: Question, context: Context
+) -> Executor | list[GraphQLError] | None:
+    """The executor of a subscription, or what speaks against it; None where it is none."""
+    known = schema.documents.find(asked.query, asked.operation_name)
+    if known.faults or known.kind is not OperationType.SUBSCRIPTION:
+        return None
+    if refusals := schema.refusals(known, asked.variables, context):
+        return refusals
+    return (schema.execution_context_class or Executor).build(
+        schema.documents.schema,
+        known.document,
+        context_value=context,
+        raw_variable_values=asked.variables,
+        operation_name=asked.operation_name,
+    )
+
+
+async def _alone(schema: Runner, asked: Question, context: Context) -> ExecutionResult:
+    return await schema.execute(
+        asked.query,
+        variable_values=asked.variables,
+        context_value=context,
+        operation_name=asked.operation_name,
+        operation_extensions=asked.extensions,
+    )
+
+
+async def _event(opened: Executor, item: Any) -> Answer:
+    result = execute_subscription_event(opened.build_per_event_executor(item))
+    return await result if isinstance(result, Awaitable) else result
+
+
+def _told(schema: Runner, result: ExecutionResult, context: Context, item: Any = None) -> Told:
+    schema.finish(result, context)
+    return Told(result, getattr(item, "cursor", None), getattr(item, "has_more", False))
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How a subscription may be shared: from where it starts, and what else tells it apart.
+
+    `after` is the position asked for. `variables` are those that matter besides it.
+    """
+
+    standing: Standing
+    after: Position | None
+    variables: bytes
+    window: float  # seconds
+
+
+def sharing(opened: Executor, asked: Question) -> Sharing | None:
+    """How the subscription may be shared; None where it may not."""
+    (*others, node) = opened.operation.selection_set.selections
+    root = opened.schema.subscription_type
+    if others or root is None or not isinstance(node, FieldNode) or node.directives:
+        return None
+    declared = root.fields[node.name.value]
+    standing = _standing(declared)
+    if standing is None:
+        return None
+    given = get_argument_values(declared, node, opened.variable_values)
+    variables = dict(asked.variables or {})
+    if name := _only_after(opened, node):
+        variables.pop(name, None)
+    ordered = dict(sorted(variables.items()))
+    window = given.get("batchWindow")
+    return Sharing(
+        standing,
+        given.get(AFTER),
+        encode(ordered),
+        window.total_seconds() if window else 0,
+    )
+
+
+def _standing(declared: GraphQLField) -> Standing | None:
+    definition = declared.extensions.get("strawberry-definition")
+    return getattr(definition, "metadata", {}).get("standing")
+
+
+def _only_after(opened: Executor, node: FieldNode) -> str | None:
+    """The variable that says where to go on, if it says nothing else."""
+    for argument in node.arguments:
+        if argument.name.value == AFTER and isinstance(argument.value, VariableNode):
+            name = argument.value.name.value
+            uses = _Uses(name)
+            walk(opened.operation, uses)
+            for fragment in opened.fragment_definitions.values():
+                walk(fragment, uses)
+            return name if uses.count == 2 else None  # noqa: PLR2004 - it is declared, and used
+    return None
+
+
+class _Uses(Visitor):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.count = name, 0
+
+    def enter_variable(self, node: VariableNode, *_: Any) -> None:
+        self.count += node.name.value == self.name
