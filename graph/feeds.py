@@ -66,6 +66,7 @@ class Told:
     result: ExecutionResult
     cursor: Position | None = None
     more: bool = False
+    bare: bool = False  # nothing was run that could have made `data`
     _text: str | None = field(default=None, init=False, repr=False)
 
     @property
@@ -77,7 +78,10 @@ class Told:
     def text(self) -> str:
         """JSON of the result. Made once."""
         if self._text is None:
-            self._text = encode(process_result(self.result)).decode()
+            payload: dict[str, Any] = dict(process_result(self.result))
+            if self.bare:
+                del payload["data"]
+            self._text = encode(payload).decode()
         return self._text
 
 
@@ -90,20 +94,21 @@ async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGene
     context = context.fresh()
     if not asked.query:
         error = GraphQLError("query is missing.", extensions={"code": "BAD_USER_INPUT"})
-        yield Told(PreExecutionError(data=None, errors=[error]))
+        yield Told(PreExecutionError(data=None, errors=[error]), bare=True)
         return
     opened = begun(schema, asked, context)
     if opened is None:
-        yield Told(await _alone(schema, asked, context))
+        result = await _alone(schema, asked, context)
+        yield Told(result, bare=early(result))
         return
     if isinstance(opened, list):
-        yield _told(schema, PreExecutionError(data=None, errors=opened), context)
+        yield _refused(schema, opened, context)
         return
     source = create_source_event_stream(opened)
     if opened.is_awaitable(source):
         source = await cast("Awaitable[AsyncIterable[Any] | Answer]", source)
     if isinstance(source, Answer):
-        yield _told(schema, PreExecutionError(data=None, errors=source.errors), context)
+        yield _refused(schema, source.errors or [], context)
         return
     try:
         async with aclosing(cast("AsyncGenerator[Any]", source)) as items:
@@ -150,6 +155,19 @@ async def _alone(schema: Runner, asked: Question, context: Context) -> Execution
 async def _event(opened: Executor, item: Any) -> Answer:
     result = execute_subscription_event(opened.build_per_event_executor(item))
     return await result if isinstance(result, Awaitable) else result
+
+
+def early(result: ExecutionResult) -> bool:
+    """Whether an operation was refused before it ran: then there is no `data`."""
+    errors = result.errors or ()
+    late = any((error.extensions or {}).get("code") == "DEADLINE_EXCEEDED" for error in errors)
+    return bool(errors) and result.data is None and not late and not any(e.path for e in errors)
+
+
+def _refused(schema: Runner, errors: list[GraphQLError], context: Context) -> Told:
+    result = PreExecutionError(data=None, errors=errors)
+    schema.finish(result, context)
+    return Told(result, bare=True)
 
 
 def _told(schema: Runner, result: ExecutionResult, context: Context, item: Any = None) -> Told:

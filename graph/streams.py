@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from strawberry.http.streaming import SSETransport
 
 from graph.bodies import EVENTS, encode, media
+from graph.feeds import Told
 from models.roles import Role
 from resolvers.context import Viewer
 
@@ -54,6 +55,7 @@ class Watch:
         self.every = every  # seconds
         self.followers: set[Follower] = set()
         self._sweeping: asyncio.Task[None] | None = None
+        self._ending = set[asyncio.Task[None]]()
 
     def add(self, follower: Follower) -> None:
         """Begin to watch. The sweep runs as long as there is somebody."""
@@ -76,6 +78,12 @@ class Watch:
         """Send away at once whoever is meant: a credential was revoked, a user disabled."""
         gone = [follower for follower in self.followers if which(follower.viewer)]
         await asyncio.gather(*(follower.end() for follower in gone))
+
+    def dismiss(self) -> None:
+        """Send away, soon, whose credential's time is over."""
+        ending = asyncio.create_task(self.end(self.expired))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def sweep(self) -> None:
         """Send away whose credential has ended. Asks once for each of them."""
@@ -101,13 +109,13 @@ class EventStream:
     """One subscription as server-sent events."""
 
     def __init__(
-        self, results: AsyncGenerator[Any, None], viewer: Viewer, *, heartbeat: float
+        self, results: AsyncGenerator[Told, None], viewer: Viewer, *, heartbeat: float
     ) -> None:
         self.results = results
         self.viewer = viewer
         self.transport = SSE(heartbeat)
         self._over = False
-        self._queue: asyncio.Queue[Any] = asyncio.Queue(1)  # the generator waits for the reader
+        self._queue: asyncio.Queue[Told] = asyncio.Queue(1)  # the generator waits for the reader
         self._source: asyncio.Task[None] | None = None
 
     async def end(self) -> None:
@@ -116,16 +124,16 @@ class EventStream:
         if self._source:
             self._source.cancel()
 
-    async def text(self, watch: Watch, present: Callable[[Any], object]) -> AsyncGenerator[str]:
+    async def text(self, watch: Watch) -> AsyncGenerator[str]:
         """The events, and a comment where none came for a while."""
         self._source = source = asyncio.create_task(self._drain())
         watch.add(self)
         try:
             async with aclosing(self._events(source)) as events:
-                async for result in events:
-                    yield self._next(present(result)) if result else self._comment()
+                async for told in events:
+                    yield self._next(told.text) if told else self._comment()
             if self._over:
-                yield self._next({"errors": [ENDED]})
+                yield self._next(encode({"errors": [ENDED]}).decode())
             yield self.transport.encode_complete()
         finally:
             watch.remove(self)
@@ -139,7 +147,7 @@ class EventStream:
             async for result in results:
                 await self._queue.put(result)
 
-    async def _events(self, source: asyncio.Task[None]) -> AsyncGenerator[Any]:
+    async def _events(self, source: asyncio.Task[None]) -> AsyncGenerator[Told | None]:
         """The results, and None for each heartbeat."""
         getting = asyncio.create_task(self._queue.get())
         try:
@@ -162,8 +170,8 @@ class EventStream:
         if not source.cancelled() and (error := source.exception()):
             raise error  # Strawberry turns those of resolvers into results: this is another bug
 
-    def _next(self, payload: Any) -> str:
-        return self.transport.encode_next(payload, lambda data: encode(data).decode())
+    def _next(self, payload: str) -> str:
+        return self.transport.encode_event("next", payload)
 
     def _comment(self) -> str:
         return self.transport.encode_comment("ping")

@@ -1,0 +1,317 @@
+"""Subscriptions that are shared: one reader of the journal, one execution and one text for all.
+
+Shared are those of the same document, operation and variables by viewers of the same account
+with the same rights. What they are shown is made for the account and its rights alone: nothing
+of the single credential, session or address is in their context, also while they read alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Protocol
+
+from graphql.execution import Executor
+from strawberry.http.exceptions import WebSocketDisconnected
+
+from graph import feeds
+from graph.bodies import Question
+from graph.feeds import Runner, Told
+from graph.outbox import Outbox
+from models.journal import Position
+from resolvers.context import Context, Viewer
+
+log = logging.getLogger(__name__)
+
+TURN = 50  # members that are told before others have their turn
+SHORT = 1.0  # seconds: a newcomer may wait for the end of such a window
+SLOW = 1.0  # seconds: who took a batch no faster looks again how far it is behind
+ADDRESSED = "host", "x-forwarded-proto"  # the headers that answers depend on
+
+
+class Sink(Protocol):
+    """Where the results of one subscription go."""
+
+    async def send(self, told: Told | None) -> None:
+        """Hand on a result, None for the end; returns once it was taken.
+
+        Raises WebSocketDisconnected where nobody is there any more.
+        """
+
+
+class Groups:
+    """The groups of one endpoint. `expired` tells whose credential has ended, `dismiss` ends them."""
+
+    def __init__(
+        self, schema: Runner, expired: Callable[[Viewer], bool], dismiss: Callable[[], None]
+    ) -> None:
+        self.schema = schema
+        self.expired = expired
+        self.dismiss = dismiss
+        self.groups: dict[Hashable, Group] = {}
+
+    def meet(self, seat: "Seat", at: Position) -> bool:
+        """Sit down in the group of one's kind, if it stands where the seat does; make one."""
+        key = seat.key
+        if key is None:
+            return False
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = Group(self, key, seat.asked, seat.context, at)
+        if group.position != at:
+            group.waiting.add(seat)
+            return False
+        group.add(seat)
+        return True
+
+    async def find(self, seat: "Seat") -> bool:
+        """Find out with whom the seat may share; says whether it sits in a group already."""
+        opened = feeds.begun(self.schema, seat.asked, seat.context)
+        if not isinstance(opened, Executor) or not seat.context.viewer.user_id:
+            return False
+        how = feeds.sharing(opened, seat.asked)
+        if how is None:
+            return False
+        seat.context = neutral(seat.context)
+        seat.key = (
+            seat.asked.query,
+            seat.asked.operation_name,
+            how.variables,
+            seat.context.viewer,
+            tuple(_headers(seat.context).items()),
+        )
+        after = how.after if seat.context.since is None else seat.context.since
+        group = self.groups.get(seat.key)
+        if group and after is None and how.window <= SHORT:
+            return self.meet(seat, group.position)
+        if group and after is not None:
+            return self.meet(seat, after)
+        try:
+            now = await how.standing(seat.context)
+        except Exception:  # noqa: BLE001 - the stream itself will say what is wrong
+            return False
+        if after is None:
+            seat.at = now
+        return self.meet(seat, now) if after in (None, now) else False
+
+
+def neutral(context: Context) -> Context:
+    """The context of all who share: the same for every credential of an account and its rights."""
+    viewer = replace(context.viewer, token_id=None, api_key_id=None, ends_at=None)
+    made = replace(
+        context, viewer=viewer, connection_params=None, client_ip=None, session_id=None
+    )
+    if hasattr(made, "headers"):
+        made.headers = _headers(context)
+    return made
+
+
+def _headers(context: Context) -> dict[str, str]:
+    headers = getattr(context, "headers", {})
+    return {name: headers[name] for name in ADDRESSED if name in headers}
+
+
+class Group:
+    """The members, what all of them have been told, and the one who reads for them."""
+
+    def __init__(
+        self, groups: Groups, key: Hashable, asked: Question, context: Context, at: Position
+    ) -> None:
+        self.groups = groups
+        self.key = key
+        self.position = at
+        self.members: set[Seat] = set()
+        self.waiting: set[Seat] = set()  # they read alone, and sit down where we meet
+        self._task = asyncio.create_task(self._run(asked, replace(context, since=at)))
+
+    def add(self, seat: "Seat") -> None:
+        """Let somebody sit down who has been told what we have."""
+        self.waiting.discard(seat)
+        self.members.add(seat)
+        seat.group, seat.at = self, self.position
+
+    def remove(self, seat: "Seat") -> None:
+        """Let somebody go. Without members there is no group."""
+        self.waiting.discard(seat)
+        self.members.discard(seat)
+        if not self.members:
+            self._task.cancel()
+            self._forget()
+
+    def _forget(self) -> None:
+        if self.groups.groups.get(self.key) is self:
+            del self.groups.groups[self.key]
+
+    async def _run(self, asked: Question, context: Context) -> None:
+        try:
+            async with aclosing(feeds.stream(self.groups.schema, asked, context)) as results:
+                async for told in results:
+                    await self._tell(told)
+            await self._tell(None)
+        except Exception:  # the edge of a task: each of its members tries for itself, once
+            log.exception("a group broke")
+            for seat in list(self.members):
+                seat.key = None
+                seat.resume()
+        finally:
+            self._forget()
+
+    async def _tell(self, told: Told | None) -> None:
+        if told and told.cursor is not None:
+            self.position = told.cursor
+        ended = False
+        for turn, seat in enumerate(list(self.members)):
+            if seat not in self.members:  # it left while others were told
+                continue
+            if self.groups.expired(seat.viewer):
+                ended = True
+            else:
+                seat.outbox.put(seat, told)
+            if turn % TURN == TURN - 1:
+                await asyncio.sleep(0)
+        if ended:
+            self.groups.dismiss()
+        for seat in list(self.waiting):
+            if self.members and seat.at == self.position and not seat.busy:
+                seat.stop()
+                self.add(seat)
+
+
+class Seat:
+    """One subscription of one connection: alone while it catches up, then in a group.
+
+    `at` is the position after the last result that was taken; whatever was dropped later is
+    read again from there.
+    """
+
+    __slots__ = (
+        "__weakref__", "asked", "at", "busy", "context", "group", "groups", "key", "left",
+        "outbox", "sink", "task", "viewer",
+    )  # fmt: skip
+
+    def __init__(
+        self, groups: Groups, asked: Question, context: Context, outbox: "Outbox[Seat]", sink: Sink
+    ) -> None:
+        self.groups = groups
+        self.asked = asked
+        self.context = context
+        self.viewer = context.viewer
+        self.outbox = outbox
+        self.sink = sink
+        self.key: Hashable = None  # of those with whom it may share
+        self.group: Group | None = None
+        self.at: Position | None = None
+        self.busy = False  # a result is on its way
+        self.left = False
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self.task = asyncio.create_task(self._begin())
+
+    def resume(self) -> None:
+        """Read alone, behind what was taken last."""
+        self._leave_group()
+        if not self.left:
+            self.task = asyncio.create_task(self._read())
+
+    def fall(self) -> None:
+        """Leave the group: the connection is slower than it."""
+        self._leave_group()
+
+    def stop(self) -> None:
+        """Read no more alone."""
+        if self.task:
+            self.task.cancel()
+            self.task = None
+
+    def leave(self) -> None:
+        """Hear no more."""
+        self.left = True
+        self.stop()
+        self._leave_group()
+
+    def _leave_group(self) -> None:
+        group, self.group = self.group, None
+        if group is None and self.key is not None:
+            group = self.groups.groups.get(self.key)
+            if group:
+                group.waiting.discard(self)
+        elif group:
+            group.remove(self)
+
+    async def deliver(self, told: Told | None) -> None:
+        """Hand a result on; nothing of it comes where the seat was left meanwhile."""
+        if self.left:
+            return
+        await self.sink.send(told)
+        if told and told.cursor is not None:
+            self.at = told.cursor
+
+    async def _begin(self) -> None:
+        try:
+            found = await self.groups.find(self)
+        except Exception:  # the edge of a task
+            log.exception("a subscription broke at its beginning")
+            found = False
+        if not found:
+            await self._read()
+        elif not self.left:
+            self.task = None
+
+    async def _read(self) -> None:
+        try:
+            while not await self._alone():
+                pass
+        except WebSocketDisconnected:
+            self.left = True
+        except Exception:  # the edge of a task: a bug ends one stream, and is logged once
+            log.exception("a stream broke")
+            with suppress(Exception):
+                await self.sink.send(None)
+
+    async def _alone(self) -> bool:
+        """Read until the end, or until we sit in a group; False where it is to begin anew."""
+        clock = asyncio.get_running_loop().time
+        context = self.context if self.at is None else replace(self.context, since=self.at)
+        async with aclosing(feeds.stream(self.groups.schema, self.asked, context)) as results:
+            async for told in results:
+                if self.groups.expired(self.viewer):
+                    self.groups.dismiss()
+                    return True
+                began, self.busy = clock(), True
+                await self.deliver(told)
+                await asyncio.sleep(0)  # a source that is never idle would let nobody else run
+                self.busy = False
+                if told.cursor is not None and not told.more and self.groups.meet(self, told.cursor):
+                    self.task = None
+                    return True
+                if self.key is not None and clock() - began > SLOW:
+                    return False
+        self.busy = True
+        await self.sink.send(None)
+        return True
+
+
+class Handing(asyncio.Queue[Told | None]):
+    """A sink for somebody who pulls."""
+
+    async def send(self, told: Told | None) -> None:
+        """Wait until the next is asked for."""
+        await self.put(told)
+        await self.join()
+
+
+async def pulled(groups: Groups, asked: Question, context: Context) -> AsyncGenerator[Told]:
+    """The results of an operation, for a reader who asks for each of them."""
+    outbox, sink = Outbox[Seat](), Handing(1)
+    seat = Seat(groups, asked, context, outbox, sink)
+    seat.start()
+    try:
+        while (told := await sink.get()) is not None:
+            yield told
+            sink.task_done()
+    finally:
+        seat.leave()
+        outbox.close()
