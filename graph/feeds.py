@@ -219,7 +219,7 @@ def _standing(declared: GraphQLField) -> Standing | None:
 
 def _only_after(opened: Executor, node: FieldNode) -> str | None:
     """The variable that says where to go on, if it says nothing else."""
-    for argument in node.arguments:
+    for argument in node.arguments or ():
         if argument.name.value == AFTER and isinstance(argument.value, VariableNode):
             name = argument.value.name.value
             uses = _Uses(name)
