@@ -184,7 +184,7 @@ class Sharing:
 
     standing: Standing
     after: Position | None
-    variables: bytes
+    variables: str
     window: float  # seconds
 
 
@@ -207,7 +207,7 @@ def sharing(opened: Executor, asked: Question) -> Sharing | None:
     return Sharing(
         standing,
         given.get(AFTER),
-        encode(ordered),
+        encode(ordered).decode(),
         window.total_seconds() if window else 0,
     )
 

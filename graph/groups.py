@@ -120,16 +120,19 @@ class Group:
     ) -> None:
         self.groups = groups
         self.key = key
+        self.asked = asked
+        self.context = context
         self.position = at
         self.members: set[Seat] = set()
         self.waiting: set[Seat] = set()  # they read alone, and sit down where we meet
-        self._task = asyncio.create_task(self._run(asked, replace(context, since=at)))
+        self._task = asyncio.create_task(self._run(replace(context, since=at)))
 
     def add(self, seat: "Seat") -> None:
         """Let somebody sit down who has been told what we have."""
         self.waiting.discard(seat)
         self.members.add(seat)
         seat.group, seat.at = self, self.position
+        seat.key, seat.asked, seat.context = self.key, self.asked, self.context  # one of each
 
     def remove(self, seat: "Seat") -> None:
         """Let somebody go. Without members there is no group."""
@@ -143,9 +146,9 @@ class Group:
         if self.groups.groups.get(self.key) is self:
             del self.groups.groups[self.key]
 
-    async def _run(self, asked: Question, context: Context) -> None:
+    async def _run(self, context: Context) -> None:
         try:
-            async with aclosing(feeds.stream(self.groups.schema, asked, context)) as results:
+            async with aclosing(feeds.stream(self.groups.schema, self.asked, context)) as results:
                 async for told in results:
                     await self._tell(told)
             await self._tell(None)

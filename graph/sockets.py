@@ -163,6 +163,7 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         if message.get("payload") is None:
             message = {"type": "connection_init", "payload": {}}
         await super().handle_connection_init(message)
+        self.connection_init_timeout_task = None
         if self.connection_acknowledged:
             self.desk.watch.add(self)
 
