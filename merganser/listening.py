@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable, Generator
+from datetime import timedelta
 
 import uvicorn
 from sqlalchemy import exists, or_, select
@@ -74,8 +75,14 @@ def found(name: str, setting: str) -> list[tuple[int, tuple[str, int]]]:
     return [(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in known]
 
 
-def sockets(name: str, setting: str) -> list[socket.socket]:
-    """Sockets bound to all addresses of a place; Trouble, naming the setting, where that fails."""
+def sockets(
+    name: str, setting: str, *, patience: timedelta = timedelta(0)
+) -> list[socket.socket]:
+    """Sockets bound to all addresses of a place; Trouble, naming the setting, where that fails.
+
+    Where a connection takes nothing of what was sent for `patience`, the kernel ends it: what
+    we hold for it is let go, also where its buffers are full and it could not be closed.
+    """
     bound: list[socket.socket] = []
     try:
         for family, address in found(name, setting):
@@ -86,6 +93,9 @@ def sockets(name: str, setting: str) -> list[socket.socket]:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)
             one.listen(BACKLOG)
+            if patience and hasattr(socket, "TCP_USER_TIMEOUT"):  # those it accepts inherit it
+                milliseconds = min(int(patience.total_seconds() * 1000), 2**31 - 1)
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
             one.setblocking(False)
     except OSError as problem:
         for one in bound:

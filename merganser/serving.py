@@ -95,7 +95,7 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
     app = create_app(world, spool=spool / "http", bootstrap=key, origins=settings.origins)
     async with AsyncExitStack() as stack:
         stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
-        bound = listening.sockets("HTTP", settings.http)
+        bound = listening.sockets("HTTP", settings.http, patience=settings.patience)
         for one in bound:
             stack.callback(one.close)
         await stack.enter_async_context(_workers(world, route, ending))

@@ -132,6 +132,11 @@ class Settings(BaseSettings):
         ge=1,
         description="HTTP and WebSocket connections at once; more are answered 503.",
     )
+    patience: Span = Field(
+        default=timedelta(minutes=1),
+        description="A connection that takes nothing of what we send for that long is ended, on "
+        "Linux. 0 is never.",
+    )
     default_domain: str | None = Field(
         default=_USUAL.default_domain,
         pattern=HOST,

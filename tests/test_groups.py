@@ -1,0 +1,459 @@
+"""Subscriptions that are shared: what each of them gets, and what they cost together."""
+
+import asyncio
+import logging
+import random
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from graph import feeds, groups
+from graph.bodies import Question
+from graph.schema import schema
+from merganser.settings import Settings
+from models.auth import ApiKey
+from models.journal import ChangeKind
+from models.roles import Scope
+from models.world import World
+from resolvers import bulk, mailboxes
+from resolvers.bulk import Order
+from resolvers.mailboxes import NewMailboxes
+from resolvers.moves import Changes
+from resolvers.selections import MessageWhere, Selection
+from tests.conftest import Client, Clock, context, make_key, receive
+from tests.live import Follower, House, Slow, cursor, house, note, until
+
+MADE = 6  # events of a new account
+PLAIN = "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind cursor } } }"
+NESTED = """subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
+  __typename kind cursor origin user { username }
+  ... on MailboxChange { mailboxId path oldPath mailbox { path total unseen } }
+  ... on MessageChange { messageId uid flags message { subject flags mailbox { path } } } } } }"""
+RENAMED = """subscription Follow($after: Cursor) { live: changes(after: $after) { at: cursor
+  events { ...E } } } fragment E on Change { it: kind place: cursor
+  ... on MessageChange { message { from { address } size } } }"""
+
+
+@pytest.fixture
+async def live(world: World, tmp_path: Path) -> AsyncIterator[House]:
+    async with house(world, tmp_path) as live:
+        yield live
+
+
+@pytest.fixture
+def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The events that were executed, counted where they are."""
+    counted: list[object] = []
+    execute = feeds.execute_subscription_event
+
+    def count(executor: Any) -> Any:
+        counted.append(executor)
+        return execute(executor)
+
+    monkeypatch.setattr(feeds, "execute_subscription_event", count)
+    return counted
+
+
+async def create(client: Client, *paths: str) -> None:
+    await mailboxes.create(context(client), NewMailboxes(paths))
+
+
+async def test_one_event_is_executed_once_for_all(
+    live: House, ada: Client, executions: list[object]
+) -> None:
+    sockets = [await live.follow(ada, PLAIN) for _ in range(8)]
+    streams = [await live.stream(ada, PLAIN) for _ in range(2)]
+    await until(lambda: live.seats == 10)
+    assert len(live.groups) == 1
+    await create(ada, "Clients")
+    everybody = sockets + streams
+    await until(lambda: all(each.got for each in everybody))
+    assert len(executions) == 1
+    assert [each.batches for each in everybody] == [sockets[0].batches] * 10
+    for each in everybody:
+        await each.leave()
+    await until(lambda: not live.groups)
+
+
+async def test_the_last_one_gone_ends_the_group(live: House, ada: Client) -> None:
+    before = len(asyncio.all_tasks())
+    one, other = [await live.follow(ada, PLAIN) for _ in range(2)]
+    await until(lambda: live.seats == 2)
+    assert one.ws
+    await one.ws.send('{"type": "complete", "id": "1"}')
+    await until(lambda: live.seats == 1)
+    await create(ada, "Clients")
+    await until(lambda: other.got)
+    assert not one.got
+    await other.leave()
+    await until(lambda: not live.groups)
+    await one.leave()
+    await until(lambda: len(asyncio.all_tasks()) == before)
+    assert not ada.world.wakeups.followed
+
+
+async def test_an_id_that_is_used_again_hears_nothing_of_the_former(
+    live: House, ada: Client
+) -> None:
+    ws = await live.socket(ada)
+    subscribe = {"type": "subscribe", "id": "1", "payload": {"query": PLAIN}}
+    await ws.send(orjson.dumps(subscribe).decode())
+    await until(lambda: live.seats == 1)
+    await create(ada, "Clients")
+    await ws.send('{"type": "complete", "id": "1"}')
+    subscribe["payload"] = {"query": "{ viewer { role } }"}
+    await ws.send(orjson.dumps(subscribe).decode())
+    frames = [orjson.loads(await ws.recv())]
+    while frames[-1]["type"] != "complete":
+        frames.append(orjson.loads(await ws.recv()))
+    kinds = [next(iter(frame["payload"]["data"])) for frame in frames[:-1]]
+    assert kinds[-1] == "viewer"
+    assert "changes" not in kinds[kinds.index("viewer") :]
+    await ws.close()
+
+
+async def test_several_operations_of_a_socket_share_with_others(live: House, ada: Client) -> None:
+    ws = await live.socket(ada)
+    for id_, query in (("a", PLAIN), ("b", PLAIN), ('"c"', NESTED)):
+        frame = {"type": "subscribe", "id": id_, "payload": {"query": query}}
+        await ws.send(orjson.dumps(frame).decode())
+    await until(lambda: live.seats == 3)
+    assert len(live.groups) == 2
+    await create(ada, "Clients")
+    frames = [orjson.loads(await ws.recv()) for _ in range(3)]
+    assert {frame["id"] for frame in frames} == {"a", "b", '"c"'}
+    assert {frame["type"] for frame in frames} == {"next"}
+    await ws.close()
+    await until(lambda: not live.groups)
+
+
+async def test_nobody_shares_with_other_rights(
+    live: House, ada: Client, bob: Client, executions: list[object]
+) -> None:
+    common = {"user_id": ada.user.id, "role": ada.user.role}
+    same = await make_key(ada.world, "same", scopes=[Scope.MASTER], **common)
+    narrow = await make_key(ada.world, "narrow", scopes=[Scope.MAIL_READ], **common)
+    reader = await make_key(
+        ada.world, "reader", scopes=[Scope.MASTER], read_only=True, **common
+    )
+    followers = [
+        await live.follow(client, NESTED, secret=secret)
+        for client, secret in (
+            (ada, ""), (ada, same), (ada, narrow), (ada, reader), (bob, ""),
+        )
+    ]  # fmt: skip
+    await until(lambda: live.seats == 5)
+    assert sorted(len(group.members) for group in live.groups) == [1, 1, 1, 2]
+    for group in live.groups:
+        viewer = group.context.viewer
+        assert (viewer.token_id, viewer.api_key_id, viewer.ends_at) == (None, None, None)
+    await create(ada, "Hers")
+    await until(lambda: all(each.got for each in followers[:4]))
+    await create(bob, "His")
+    await until(lambda: followers[4].got)
+    assert len(executions) == 4
+    assert [[event["path"] for event in each.events] for each in followers] == [["Hers"]] * 4 + [
+        ["His"]
+    ]
+    for each in followers:
+        await each.leave()
+
+
+async def test_who_has_no_scope_is_refused_beside_those_who_have(live: House, ada: Client) -> None:
+    poor = await make_key(
+        ada.world, "poor", scopes=[Scope.SMTP], user_id=ada.user.id, role=ada.user.role
+    )
+    rich = await live.follow(ada, PLAIN)
+    await until(lambda: live.seats == 1)
+    turned_away = await live.follow(ada, PLAIN, secret=poor)
+    await until(lambda: turned_away.over or turned_away.got)
+    (error,) = turned_away.over["payload"] if turned_away.over else turned_away.got[0]["errors"]
+    assert error["extensions"]["code"] == "FORBIDDEN"
+    assert live.seats == 1
+    await rich.leave()
+    await turned_away.leave()
+
+
+async def test_different_windows_and_addresses_do_not_share(live: House, ada: Client) -> None:
+    query = "subscription ($w: Duration) { changes(batchWindow: $w) { cursor } }"
+    followers = [await live.follow(ada, query, w=window) for window in ("PT0S", "PT0.1S", "PT0S")]
+    await until(lambda: live.seats == 3)
+    assert sorted(len(group.members) for group in live.groups) == [1, 2]
+    for each in followers:
+        await each.leave()
+
+
+async def test_a_credential_that_ends_takes_its_own_seat_only(
+    live: House, ada: Client, clock: Clock
+) -> None:
+    ends = clock() + timedelta(minutes=1)
+    brief = await make_key(
+        ada.world, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role,
+        expires_at=ends,
+    )  # fmt: skip
+    lasting = await live.follow(ada, PLAIN)
+    ending = await live.follow(ada, PLAIN, secret=brief)
+    await until(lambda: live.seats == 2)
+    assert len(live.groups) == 1
+    await create(ada, "Before")
+    await until(lambda: lasting.got and ending.got)
+    clock.tick(minutes=2)
+    await create(ada, "After")  # no sweep has looked yet
+    await until(lambda: len(lasting.got) == 2 and ending.over)
+    assert ending.ws
+    await ending.ws.wait_closed()
+    assert (len(ending.got), ending.ws.close_code) == (1, 4403)
+    assert ending.over["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    await lasting.leave()
+
+
+async def test_a_revoked_credential_takes_its_own_seat_only(live: House, ada: Client) -> None:
+    other = await make_key(
+        ada.world, "other", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+    )
+    lasting, revoked = await live.follow(ada, PLAIN), await live.follow(ada, PLAIN, secret=other)
+    await until(lambda: live.seats == 2)
+    (key,) = [
+        follower.viewer.api_key_id
+        for follower in live.endpoint.watch.followers
+        if follower.viewer.api_key_id
+        and (await _name(ada.world, follower.viewer.api_key_id)) == "other"
+    ]
+    await live.endpoint.watch.end(lambda viewer: viewer.api_key_id == key)
+    await until(lambda: revoked.over)
+    await create(ada, "After")
+    await until(lambda: lasting.got)
+    assert not revoked.got
+    await lasting.leave()
+
+
+async def _name(world: World, key: int) -> str:
+    async with world.write() as session:
+        found = await session.get(ApiKey, key)
+        assert found
+        return found.name
+
+
+async def test_an_error_in_one_event_is_masked_and_the_stream_goes_on(
+    live: House, ada: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from graph import changes
+
+    followers = [await live.follow(ada, NESTED) for _ in range(3)]
+    await until(lambda: live.seats == 3)
+    shown = changes.MailboxChange.of
+
+    def broken(event: Any) -> Any:
+        made = shown(event)
+        made.kind = "the password is hunter2"
+        return made
+
+    monkeypatch.setattr(changes.MailboxChange, "of", broken)
+    await create(ada, "Broken")
+    await until(lambda: all(each.got for each in followers))
+    monkeypatch.undo()
+    await create(ada, "Whole")
+    await until(lambda: all(len(each.got) == 2 for each in followers))
+    for each in followers:
+        first, second = each.got
+        assert first["data"] is None
+        assert first["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
+        assert "hunter2" not in str(first)
+        assert [event["path"] for event in second["data"]["changes"]["events"]] == ["Whole"]
+        await each.leave()
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+async def test_late_joiners_catch_up_and_then_share(
+    live: House, ada: Client, executions: list[object]
+) -> None:
+    await create(ada, *(f"Old {number}" for number in range(5)))
+    first = await live.follow(ada, PLAIN)
+    await until(lambda: live.seats == 1)
+    late = [await live.follow(ada, PLAIN, after=cursor(ada, after)) for after in (0, MADE + 2)]
+    late += [await live.stream(ada, PLAIN, after=cursor(ada, MADE))]
+    await until(lambda: live.seats == 4)
+    fresh = await live.follow(ada, PLAIN, after=cursor(ada, MADE + 5))  # it has missed nothing
+    await until(lambda: live.seats == 5)
+    assert len(live.groups) == 1
+    del executions[:]
+    await create(ada, "New")
+    await until(lambda: all(each.at == cursor(ada, MADE + 6) for each in [first, fresh, *late]))
+    assert len(executions) == 1
+    for each, missed in zip([first, fresh, *late], (0, 0, MADE + 5, 3, 5), strict=True):
+        places = [event["cursor"] for event in each.events]
+        assert places == [cursor(ada, MADE + 6 - missed + n) for n in range(missed + 1)]
+        await each.leave()
+
+
+async def lone(client: Client, query: str, many: int) -> list[Any]:
+    """What somebody gets who shares with nobody, from the first event of all."""
+    asked = Question(query, {"after": cursor(client, 0)})
+    events: list[Any] = []
+    async with asyncio.timeout(5), aclosing(feeds.stream(schema, asked, context(client))) as told:
+        async for one in told:
+            data = orjson.loads(one.text)["data"]
+            events += next(iter(data.values()))["events"]
+            if len(events) >= many:
+                break
+    return events
+
+
+def place(event: Any) -> str:
+    return str(event.get("cursor") or event["place"])
+
+
+def facts(event: Any) -> Any:
+    """What an event says of itself: objects are as they are when it is told."""
+    return {name: value for name, value in event.items() if not isinstance(value, dict)}
+
+
+async def test_what_is_shared_is_what_one_gets_alone(
+    live: House, ada: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Random changes, and followers who come and go in many ways."""
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    dice = random.Random(seed)
+    monkeypatch.setattr(groups, "TURN", 2)  # others act in the middle of a telling
+    queries = {"plain": PLAIN, "nested": NESTED, "renamed": RENAMED}
+    followers: list[tuple[str, Follower, bool]] = []
+    await receive(ada, "First")
+    number = MADE + 1
+    for turn in range(40):
+        for _ in range(dice.randrange(3)):
+            name = dice.choice(list(queries))
+            after = {"after": cursor(ada, dice.randrange(number + 1))} if dice.random() < 0.5 else {}
+            join = live.follow if dice.random() < 0.7 else live.stream
+            if len(followers) < 12:
+                followers.append((name, await join(ada, queries[name], **after), bool(after)))
+        if followers and dice.random() < 0.3:
+            await followers.pop(dice.randrange(len(followers)))[1].leave()
+        many = dice.choice((1, 1, 1, 4))
+        await asyncio.gather(*(_change(ada, dice, turn * 10 + n) for n in range(many)))
+        number = await _reached(ada)
+        await until(lambda: all(_at(each) == cursor(ada, number) for _, each, late in followers if late))  # noqa: B023
+    for name, query in queries.items():
+        expected = {place(event): event for event in await lone(ada, query, number)}
+        order = list(expected)
+        for _, each, _late in [one for one in followers if one[0] == name]:
+            got = [event for payload in each.got for event in next(iter(payload["data"].values()))["events"]]
+            places = [place(event) for event in got]
+            if places:
+                begin = order.index(places[0])
+                assert places == order[begin:], (seed, name)
+            assert [facts(event) for event in got] == [
+                facts(expected[place(event)]) for event in got
+            ], (seed, name)
+    for _, each, _late in followers:
+        await each.leave()
+    await until(lambda: not live.groups)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def _at(each: Follower) -> str:
+    if not each.got:
+        return ""
+    batch = next(iter(each.got[-1]["data"].values()))
+    return str(batch.get("cursor") or batch["at"])
+
+
+async def _reached(client: Client) -> int:
+    from resolvers import changes
+
+    return (await changes.standing(context(client)))[client.user.id]
+
+
+async def _change(client: Client, dice: random.Random, number: int) -> None:
+    kind = dice.randrange(3)
+    if kind == 0:
+        await create(client, f"Box {number}")
+    elif kind == 1:
+        await receive(client, f"Letter {number}")
+    else:
+        order = Order(Selection(where=MessageWhere()), Changes.of({"flagged": dice.random() < 0.5}))
+        await bulk.carry_out(context(client), order)
+
+
+@pytest.mark.parametrize("by_socket", [True, False])
+async def test_who_does_not_read_holds_up_nobody_and_gets_the_rest_folded(
+    live: House, ada: Client, by_socket: bool
+) -> None:
+    query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
+        ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
+    with Slow(live.port) as slow:
+        await slow.ask(ada, query, by_socket=by_socket)
+        healthy = await live.follow(ada, query)
+        await until(lambda: live.seats == 2)
+        assert len(live.groups) == 1
+        tracemalloc.start()
+        long = "x" * 100_000
+        for number in range(100):  # 10 MB; the kernel holds some 3 of them
+            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {long}")
+            await until(lambda: len(healthy.events) == number + 1)  # noqa: B023
+            del healthy.got[:-1]
+            healthy.got[0]["data"]["changes"]["events"] = [{}] * (number + 1)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < 5_000_000
+        assert live.seats == 1  # it is on its own now, and has not been forgotten
+        await create(ada, "End")
+        rest = await slow.read(b'"path":"End"')
+        numbers = [int(part.split(b" ", 1)[0]) for part in rest.split(b'"path":"')[1:-1]]
+        assert numbers == list(range(100))
+        assert rest.count(b'"cursor":') < 95  # the last ones came together
+        await until(lambda: live.seats == 2)
+    await healthy.leave()
+    await until(lambda: not live.groups)
+
+
+async def test_who_is_too_far_behind_is_told_so_once(live: House, ada: Client) -> None:
+    query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
+        ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
+    with Slow(live.port) as slow:
+        await slow.ask(ada, query, by_socket=True)
+        healthy = await live.follow(ada, PLAIN)
+        await until(lambda: live.seats == 2)
+        long = "x" * 1_000_000
+        for number in range(8):
+            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {long}")
+            await until(lambda: len(healthy.events) == number + 1)  # noqa: B023
+        for _ in range(11):
+            last = await note(ada, ChangeKind.TASK_CHANGED, [1] * 1000)
+        await until(lambda: len(healthy.events) == 11_008)  # who reads gets all of them
+        rest = await slow.read(b'"reason":"OVERFLOW"}]}}}}'[:-2])
+        assert rest.count(b'"RESYNC"') == 1
+        assert cursor(ada, last).encode() in rest[-300:]
+        assert b'"TASK_CHANGED"' not in rest
+        await create(ada, "End")
+        assert b'"path":"End"' in await slow.read(b'"path":"End"')
+        await healthy.leave()
+
+
+@pytest.mark.parametrize("by_socket", [True, False])
+async def test_who_takes_nothing_for_long_is_cut_off(
+    world: World, tmp_path: Path, ada: Client, by_socket: bool
+) -> None:
+    query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
+    settings = Settings(patience=timedelta(milliseconds=500))
+    async with house(world, tmp_path, settings) as live:
+        with Slow(live.port) as slow:
+            await slow.ask(ada, query, by_socket=by_socket)
+            await until(lambda: live.seats == 1)
+            await note(ada, ChangeKind.MAILBOX_UPDATED, [1] * 8, path="x" * 1_000_000)
+            await until(lambda: not live.endpoint.watch.followers)
+            await until(lambda: not live.groups)
+
+
+async def test_a_key_of_the_platform_has_no_stream(live: House, root: Client) -> None:
+    nobody = await live.follow(root, PLAIN)
+    await until(lambda: nobody.got)
+    assert nobody.got[0]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    assert not live.groups
+    await nobody.leave()
