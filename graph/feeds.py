@@ -1,5 +1,6 @@
 """From a question to a stream of results: the outer step once, then one execution per event."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from graph.fields import Standing
 from models.journal import Position
 from resolvers.context import Context
 
+PARTING = 5.0  # seconds that an event which nobody wants any more has to be done
 AFTER = "after"  # the argument that says where a stream goes on
 
 
@@ -154,7 +156,15 @@ async def _alone(schema: Runner, asked: Question, context: Context) -> Execution
 
 async def _event(opened: Executor, item: Any) -> Answer:
     result = execute_subscription_event(opened.build_per_event_executor(item))
-    return await result if isinstance(result, Awaitable) else result
+    if not isinstance(result, Awaitable):
+        return result
+    running = asyncio.ensure_future(result)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:  # half an execution leaves coroutines that nobody awaits
+        await asyncio.wait([running], timeout=PARTING)
+        running.cancel()
+        raise
 
 
 def early(result: ExecutionResult) -> bool:

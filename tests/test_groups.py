@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from graph import feeds, groups
-from graph.bodies import Question
+from graph.bodies import Question, encode
 from graph.schema import schema
 from merganser.settings import Settings
 from models.auth import ApiKey
@@ -64,17 +64,19 @@ async def create(client: Client, *paths: str) -> None:
     await mailboxes.create(context(client), NewMailboxes(paths))
 
 
-async def test_one_event_is_executed_once_for_all(
-    live: House, ada: Client, executions: list[object]
+async def test_one_event_is_executed_and_written_once_for_all(
+    live: House, ada: Client, executions: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sockets = [await live.follow(ada, PLAIN) for _ in range(8)]
     streams = [await live.stream(ada, PLAIN) for _ in range(2)]
     await until(lambda: live.seats == 10)
     assert len(live.groups) == 1
+    texts: list[object] = []
+    monkeypatch.setattr(feeds, "encode", lambda data: texts.append(data) or encode(data))
     await create(ada, "Clients")
     everybody = sockets + streams
     await until(lambda: all(each.got for each in everybody))
-    assert len(executions) == 1
+    assert (len(executions), len(texts)) == (1, 1)
     assert [each.batches for each in everybody] == [sockets[0].batches] * 10
     for each in everybody:
         await each.leave()
@@ -292,17 +294,13 @@ async def test_late_joiners_catch_up_and_then_share(
         await each.leave()
 
 
-async def lone(client: Client, query: str, many: int) -> list[Any]:
-    """What somebody gets who shares with nobody, from the first event of all."""
+async def lone(client: Client, query: str, events: dict[str, Any]) -> None:
+    """Follow as somebody who shares with nobody, from the first event of all."""
     asked = Question(query, {"after": cursor(client, 0)})
-    events: list[Any] = []
-    async with asyncio.timeout(5), aclosing(feeds.stream(schema, asked, context(client))) as told:
+    async with aclosing(feeds.stream(schema, asked, context(client))) as told:
         async for one in told:
             data = orjson.loads(one.text)["data"]
-            events += next(iter(data.values()))["events"]
-            if len(events) >= many:
-                break
-    return events
+            events.update((place(each), each) for each in next(iter(data.values()))["events"])
 
 
 def place(event: Any) -> str:
@@ -323,38 +321,50 @@ async def test_what_is_shared_is_what_one_gets_alone(
     dice = random.Random(seed)
     monkeypatch.setattr(groups, "TURN", 2)  # others act in the middle of a telling
     queries = {"plain": PLAIN, "nested": NESTED, "renamed": RENAMED}
-    followers: list[tuple[str, Follower, bool]] = []
+    followers: list[tuple[str, Follower, str]] = []  # the last says where it began
+    alone: dict[str, dict[str, Any]] = {name: {} for name in queries}
+    tasks = [asyncio.create_task(lone(ada, queries[name], alone[name])) for name in queries]
     await receive(ada, "First")
     number = MADE + 1
-    for turn in range(40):
+    for turn in range(30):
         for _ in range(dice.randrange(3)):
             name = dice.choice(list(queries))
-            after = {"after": cursor(ada, dice.randrange(number + 1))} if dice.random() < 0.5 else {}
+            after = {"after": cursor(ada, dice.randrange(number + 1))}
+            after = after if dice.random() < 0.5 else {}
             join = live.follow if dice.random() < 0.7 else live.stream
             if len(followers) < 12:
-                followers.append((name, await join(ada, queries[name], **after), bool(after)))
+                made = await join(ada, queries[name], **after)
+                followers.append((name, made, after.get("after", "")))
         if followers and dice.random() < 0.3:
             await followers.pop(dice.randrange(len(followers)))[1].leave()
         many = dice.choice((1, 1, 1, 4))
         await asyncio.gather(*(_change(ada, dice, turn * 10 + n) for n in range(many)))
         number = await _reached(ada)
-        await until(lambda: all(_at(each) == cursor(ada, number) for _, each, late in followers if late))  # noqa: B023
-    for name, query in queries.items():
-        expected = {place(event): event for event in await lone(ada, query, number)}
-        order = list(expected)
-        for _, each, _late in [one for one in followers if one[0] == name]:
-            got = [event for payload in each.got for event in next(iter(payload["data"].values()))["events"]]
-            places = [place(event) for event in got]
-            if places:
-                begin = order.index(places[0])
-                assert places == order[begin:], (seed, name)
-            assert [facts(event) for event in got] == [
-                facts(expected[place(event)]) for event in got
-            ], (seed, name)
-    for _, each, _late in followers:
+        there = cursor(ada, number)
+        await until(lambda: {_at(each) or begin for _, each, begin in followers if begin} <= {there})  # noqa: B023
+        await until(lambda: all(there in events for events in alone.values()))  # noqa: B023
+        for name, each, _ in followers:
+            if many == 1 and _at(each) == there:  # all has been told at the same state
+                assert _events(each)[-1] == alone[name][there], (seed, name)
+    for name, each, begin in followers:
+        got, order = _events(each), list(alone[name])
+        first = int(begin.rpartition(".")[2]) if begin else number - len(got)
+        assert [place(event) for event in got] == order[first:], (seed, name)
+        assert [facts(event) for event in got] == [
+            facts(alone[name][place(event)]) for event in got
+        ], (seed, name)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for _, each, _ in followers:
         await each.leave()
     await until(lambda: not live.groups)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def _events(each: Follower) -> list[Any]:
+    batches = [next(iter(payload["data"].values())) for payload in each.got]
+    return [event for batch in batches for event in batch["events"]]
 
 
 def _at(each: Follower) -> str:
