@@ -25,6 +25,7 @@ from bench.sides import Kind, Sides, Size, sides
 DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
 LETTER = 20_000  # bytes of a letter that is delivered under load
 LONGEST = 1800.0  # seconds of a whole run
+LARGE = 24_000  # bytes of one that is told of whole, to those who do not read
 SMALL = 2_000  # bytes of one that is only to be heard of
 
 
@@ -39,10 +40,11 @@ class Plan:
     connections: tuple[int, ...] = (1, 16, 64)
     neighbours: tuple[int, ...] = (1, 8, 32)
     events: int = 200
-    subscribers: int = 500
+    subscribers: int = 1000
+    unread: int = 300
 
 
-QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100)
+QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50)
 
 
 def bench(
@@ -118,12 +120,14 @@ async def _deliveries(plan: Plan, both: Sides, results: Results, bar: Progress) 
 
 
 async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:
-    task = bar.add_task("subscribers", total=2)
+    task = bar.add_task("subscribers", total=3)
     neighbour, letters = await lmtp.connected(both.lmtp.port), _letters(SMALL)
     target = replace(both.ours, secret=both.house.taker_secret)
     facts = await live.crowd(target, neighbour, letters, TAKER, plan.subscribers)
     bar.advance(task)
     facts += await live.latency(target, neighbour, letters, TAKER, plan.events)
+    bar.advance(task)
+    facts += await live.slow(target, neighbour, _letters(LARGE), TAKER, plan.unread)
     await neighbour.close()
     bar.remove_task(task)
     return facts
