@@ -35,7 +35,7 @@ class Runner(Protocol):
     documents: Documents
 
     @property
-    def execution_context_class(self) -> type[Executor] | None: ...
+    def execution_context_class(self) -> type[Executor[Any]] | None: ...
 
     async def execute(
         self,
@@ -100,8 +100,8 @@ async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGene
         return
     opened = begun(schema, asked, context)
     if opened is None:
-        result = await _alone(schema, asked, context)
-        yield Told(result, bare=early(result))
+        single = await _alone(schema, asked, context)
+        yield Told(single, bare=early(single))
         return
     if isinstance(opened, list):
         yield _refused(schema, opened, context)
@@ -120,15 +120,16 @@ async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGene
                 yield _told(schema, made, context, item)
                 context.forget()
     except Exception as problem:  # noqa: BLE001 - of the source: it is the last result
-        error = problem
-        if not isinstance(error, GraphQLError):
+        if isinstance(problem, GraphQLError):
+            error = problem
+        else:
             error = GraphQLError(str(problem), original_error=problem)
         yield _told(schema, ExecutionResult(data=None, errors=[error]), context)
 
 
 def begun(
     schema: Runner, asked: Question, context: Context
-) -> Executor | list[GraphQLError] | None:
+) -> Executor[Any] | list[GraphQLError] | None:
     """The executor of a subscription, or what speaks against it; None where it is none."""
     known = schema.documents.find(asked.query, asked.operation_name)
     if known.faults or known.kind is not OperationType.SUBSCRIPTION:
@@ -154,7 +155,7 @@ async def _alone(schema: Runner, asked: Question, context: Context) -> Execution
     )
 
 
-async def _event(opened: Executor, item: Any) -> Answer:
+async def _event(opened: Executor[Any], item: Any) -> Answer:
     result = execute_subscription_event(opened.build_per_event_executor(item))
     if not isinstance(result, Awaitable):
         return result
@@ -198,7 +199,7 @@ class Sharing:
     window: float  # seconds
 
 
-def sharing(opened: Executor, asked: Question) -> Sharing | None:
+def sharing(opened: Executor[Any], asked: Question) -> Sharing | None:
     """How the subscription may be shared; None where it may not."""
     (*others, node) = opened.operation.selection_set.selections
     root = opened.schema.subscription_type
@@ -227,7 +228,7 @@ def _standing(declared: GraphQLField) -> Standing | None:
     return getattr(definition, "metadata", {}).get("standing")
 
 
-def _only_after(opened: Executor, node: FieldNode) -> str | None:
+def _only_after(opened: Executor[Any], node: FieldNode) -> str | None:
     """The variable that says where to go on, if it says nothing else."""
     for argument in node.arguments or ():
         if argument.name.value == AFTER and isinstance(argument.value, VariableNode):

@@ -17,8 +17,9 @@ from strawberry.http.exceptions import WebSocketDisconnected
 
 from graph import feeds
 from graph.bodies import Question
-from graph.feeds import Runner, Told
+from graph.feeds import Runner, Sharing, Told
 from graph.outbox import Outbox
+from graph.policy import Operation
 from models.journal import Position
 from resolvers.context import Context, Viewer
 
@@ -41,7 +42,10 @@ class Sink(Protocol):
 
 
 class Groups:
-    """The groups of one endpoint. `expired` tells whose credential has ended, `dismiss` ends them."""
+    """The groups of one endpoint.
+
+    `expired` tells whose credential has ended; `dismiss` sends them away, soon.
+    """
 
     def __init__(
         self, schema: Runner, expired: Callable[[Viewer], bool], dismiss: Callable[[], None]
@@ -67,48 +71,53 @@ class Groups:
 
     async def find(self, seat: "Seat") -> bool:
         """Find out with whom the seat may share; says whether it sits in a group already."""
-        opened = feeds.begun(self.schema, seat.asked, seat.context)
-        if not isinstance(opened, Executor) or not seat.context.viewer.user_id:
-            return False
-        how = feeds.sharing(opened, seat.asked)
+        how = self._known(seat)
         if how is None:
             return False
-        seat.context = neutral(seat.context)
-        seat.key = (
-            seat.asked.query,
-            seat.asked.operation_name,
-            how.variables,
-            seat.context.viewer,
-            tuple(_headers(seat.context).items()),
-        )
         after = how.after if seat.context.since is None else seat.context.since
         group = self.groups.get(seat.key)
-        if group and after is None and how.window <= SHORT:
-            return self.meet(seat, group.position)
-        if group and after is not None:
-            return self.meet(seat, after)
+        if group and how.window <= SHORT:
+            return self.meet(seat, group.position if after is None else after)
         try:
             now = await how.standing(seat.context)
         except Exception:  # noqa: BLE001 - the stream itself will say what is wrong
             return False
-        if after is None:
-            seat.at = now
-        return self.meet(seat, now) if after in (None, now) else False
+        seat.at = now if after is None else None
+        if after not in (None, now):
+            return False
+        group = self.groups.get(seat.key)
+        if group and how.window > SHORT:  # its window may run for long yet: ours has not begun
+            group.waiting.add(seat)
+            return False
+        return self.meet(seat, now)
+
+    def _known(self, seat: "Seat") -> Sharing | None:
+        """How a seat may share, and with whom; None where it may not, or will be refused."""
+        opened = feeds.begun(self.schema, seat.asked, seat.context)
+        if not isinstance(opened, Executor) or not seat.context.viewer.user_id:
+            return None
+        how = feeds.sharing(opened, seat.asked)
+        if how:
+            seat.context = neutral(seat.context)
+            seat.key = (
+                seat.asked.query,
+                seat.asked.operation_name,
+                how.variables,
+                seat.context.viewer,
+                tuple(_headers(seat.context).items()),
+            )
+        return how
 
 
 def neutral(context: Context) -> Context:
     """The context of all who share: the same for every credential of an account and its rights."""
     viewer = replace(context.viewer, token_id=None, api_key_id=None, ends_at=None)
-    made = replace(
-        context, viewer=viewer, connection_params=None, client_ip=None, session_id=None
-    )
-    if hasattr(made, "headers"):
-        made.headers = _headers(context)
-    return made
+    made = replace(context, viewer=viewer, connection_params=None, client_ip=None, session_id=None)
+    return replace(made, headers=_headers(made)) if isinstance(made, Operation) else made
 
 
 def _headers(context: Context) -> dict[str, str]:
-    headers = getattr(context, "headers", {})
+    headers = context.headers if isinstance(context, Operation) else {}
     return {name: headers[name] for name in ADDRESSED if name in headers}
 
 
@@ -287,7 +296,11 @@ class Seat:
                 await self.deliver(told)
                 await asyncio.sleep(0)  # a source that is never idle would let nobody else run
                 self.busy = False
-                if told.cursor is not None and not told.more and self.groups.meet(self, told.cursor):
+                if (
+                    told.cursor is not None
+                    and not told.more
+                    and self.groups.meet(self, told.cursor)
+                ):
                     self.task = None
                     return True
                 if self.key is not None and clock() - began > SLOW:

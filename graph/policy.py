@@ -104,9 +104,7 @@ class Schema(strawberry.Schema):
         if has_nul(variables):
             return [_error(NO_NUL, "BAD_USER_INPUT")]
         viewer = context.viewer
-        return _refusals(
-            known, viewer, self.limits, _price(known, variables, self.limits, viewer)
-        )
+        return _refusals(known, viewer, self.limits, _price(known, variables, self.limits, viewer))
 
     def finish(self, result: ExecutionResult, context: Context) -> None:
         """Log the bugs of a result, and make its errors ready to be sent."""

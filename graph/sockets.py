@@ -124,7 +124,7 @@ class Running:
 class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
     """Strawberry's handler, made strict about frames, with operations of our own."""
 
-    operations: dict[str, Running]  # type: ignore[assignment]  # ty: ignore[invalid-attribute-override]
+    operations: dict[str, Running]  # type: ignore[assignment]  # ty: ignore[incompatible-attribute-override]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from strawberry.http.streaming import SSETransport
 

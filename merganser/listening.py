@@ -75,9 +75,7 @@ def found(name: str, setting: str) -> list[tuple[int, tuple[str, int]]]:
     return [(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in known]
 
 
-def sockets(
-    name: str, setting: str, *, patience: timedelta = timedelta(0)
-) -> list[socket.socket]:
+def sockets(name: str, setting: str, *, patience: timedelta = timedelta(0)) -> list[socket.socket]:
     """Sockets bound to all addresses of a place; Trouble, naming the setting, where that fails.
 
     Where a connection takes nothing of what was sent for `patience`, the kernel ends it: what

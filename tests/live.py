@@ -96,19 +96,19 @@ class House:
     def seats(self) -> int:
         return sum(len(group.members) for group in self.groups)
 
-    async def socket(self, client: Client, secret: str = "") -> ClientConnection:
-        url = f"ws://127.0.0.1:{self.port}/graphql"
-        ws = await connect(url, subprotocols=PROTOCOLS, compression=None)
+    async def socket(self, client: Client, secret: str = "", host: str = "") -> ClientConnection:
+        url = f"ws://{host or '127.0.0.1'}:{self.port}/graphql"
+        ws = await connect(url, host="127.0.0.1", subprotocols=PROTOCOLS, compression=None)
         token = {"Authorization": f"Bearer {secret or client.secret}"}
         await ws.send(orjson.dumps({"type": "connection_init", "payload": token}).decode())
         assert orjson.loads(await ws.recv())["type"] == "connection_ack"
         return ws
 
     async def follow(
-        self, client: Client, query: str, *, secret: str = "", **variables: Any
+        self, client: Client, query: str, *, secret: str = "", host: str = "", **variables: Any
     ) -> Follower:
         """Subscribe by a socket of its own."""
-        ws = await self.socket(client, secret)
+        ws = await self.socket(client, secret, host)
         payload = {"query": query, "variables": variables}
         frame = {"type": "subscribe", "id": "1", "payload": payload}
         await ws.send(orjson.dumps(frame).decode())
@@ -210,7 +210,7 @@ class Slow:
             await self._send(
                 b"POST /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: text/event-stream\r\n"
                 b"Content-Type: application/json\r\nAuthorization: Bearer %b\r\n"
-                b"Content-Length: %d\r\n\r\n%b" 
+                b"Content-Length: %d\r\n\r\n%b"
                 % (self.port, client.secret.encode(), len(body), body)
             )
             await self._until(b"\r\n\r\n")

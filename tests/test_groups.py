@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import random
+import secrets
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import graphql.execution
 import orjson
 import pytest
 
@@ -19,10 +21,11 @@ from graph.schema import schema
 from merganser.settings import Settings
 from models.auth import ApiKey
 from models.journal import ChangeKind
-from models.roles import Scope
+from models.roles import Role, Scope
 from models.world import World
 from resolvers import bulk, mailboxes
 from resolvers.bulk import Order
+from resolvers.context import Context, Viewer
 from resolvers.mailboxes import NewMailboxes
 from resolvers.moves import Changes
 from resolvers.selections import MessageWhere, Selection
@@ -50,7 +53,7 @@ async def live(world: World, tmp_path: Path) -> AsyncIterator[House]:
 def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The events that were executed, counted where they are."""
     counted: list[object] = []
-    execute = feeds.execute_subscription_event
+    execute = graphql.execution.execute_subscription_event
 
     def count(executor: Any) -> Any:
         counted.append(executor)
@@ -71,8 +74,13 @@ async def test_one_event_is_executed_and_written_once_for_all(
     streams = [await live.stream(ada, PLAIN) for _ in range(2)]
     await until(lambda: live.seats == 10)
     assert len(live.groups) == 1
-    texts: list[object] = []
-    monkeypatch.setattr(feeds, "encode", lambda data: texts.append(data) or encode(data))
+    texts: list[bytes] = []
+
+    def write(data: object) -> bytes:
+        texts.append(encode(data))
+        return texts[-1]
+
+    monkeypatch.setattr(feeds, "encode", write)
     await create(ada, "Clients")
     everybody = sockets + streams
     await until(lambda: all(each.got for each in everybody))
@@ -141,9 +149,7 @@ async def test_nobody_shares_with_other_rights(
     common = {"user_id": ada.user.id, "role": ada.user.role}
     same = await make_key(ada.world, "same", scopes=[Scope.MASTER], **common)
     narrow = await make_key(ada.world, "narrow", scopes=[Scope.MAIL_READ], **common)
-    reader = await make_key(
-        ada.world, "reader", scopes=[Scope.MASTER], read_only=True, **common
-    )
+    reader = await make_key(ada.world, "reader", scopes=[Scope.MASTER], read_only=True, **common)
     followers = [
         await live.follow(client, NESTED, secret=secret)
         for client, secret in (
@@ -182,13 +188,46 @@ async def test_who_has_no_scope_is_refused_beside_those_who_have(live: House, ad
     await turned_away.leave()
 
 
-async def test_different_windows_and_addresses_do_not_share(live: House, ada: Client) -> None:
+async def test_different_windows_and_hosts_do_not_share(live: House, ada: Client) -> None:
     query = "subscription ($w: Duration) { changes(batchWindow: $w) { cursor } }"
     followers = [await live.follow(ada, query, w=window) for window in ("PT0S", "PT0.1S", "PT0S")]
-    await until(lambda: live.seats == 3)
-    assert sorted(len(group.members) for group in live.groups) == [1, 2]
+    followers += [await live.follow(ada, query, host="mail.example.org", w="PT0S")]
+    await until(lambda: live.seats == 4)  # links in answers name the host that was asked
+    assert sorted(len(group.members) for group in live.groups) == [1, 1, 2]
     for each in followers:
         await each.leave()
+
+
+async def test_a_newcomer_does_not_wait_for_the_end_of_a_long_window(
+    live: House, ada: Client
+) -> None:
+    query = 'subscription { changes(batchWindow: "PT20S") { cursor events { kind } } }'
+    first = await live.follow(ada, query)
+    await until(lambda: live.seats == 1)
+    await create(ada, "One")
+    await until(lambda: first.got)  # and its window runs
+    second = await live.follow(ada, query)
+    await until(lambda: any(group.waiting for group in live.groups) or live.seats == 2)
+    await create(ada, "Two")
+    await until(lambda: second.got)
+    assert (len(first.got), len(second.events)) == (1, 1)
+    for each in (first, second):
+        await each.leave()
+    await until(lambda: not live.groups)
+
+
+def test_where_to_go_on_is_no_part_of_what_is_asked() -> None:
+    ctx = Context(cast("World", None), Viewer(7, Role.USER, frozenset({Scope.MASTER})))
+    spaced = PLAIN.replace("after: $after", "after: $ after # $after\n")
+    choosing = PLAIN.replace("($a", "($x: Boolean!, $a").replace("kind", "kind @skip(if: $x)")
+    for query, variables in ((PLAIN, "{}"), (spaced, "{}"), (choosing, '{"x":true}')):
+        given = {"after": "1.7.3", **({"x": True} if query is choosing else {})}
+        asked = Question(query, given)
+        opened = feeds.begun(schema, asked, ctx)
+        assert isinstance(opened, graphql.execution.Executor)
+        how = feeds.sharing(opened, asked)
+        assert how
+        assert (how.variables, how.after) == (variables, {7: 3})
 
 
 async def test_a_credential_that_ends_takes_its_own_seat_only(
@@ -251,9 +290,11 @@ async def test_an_error_in_one_event_is_masked_and_the_stream_goes_on(
     await until(lambda: live.seats == 3)
     shown = changes.MailboxChange.of
 
+    inside: Any = "the password is hunter2"
+
     def broken(event: Any) -> Any:
         made = shown(event)
-        made.kind = "the password is hunter2"
+        made.kind = inside
         return made
 
     monkeypatch.setattr(changes.MailboxChange, "of", broken)
@@ -316,9 +357,9 @@ async def test_what_is_shared_is_what_one_gets_alone(
     live: House, ada: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Random changes, and followers who come and go in many ways."""
-    seed = random.randrange(10**6)
-    print("seed", seed)
-    dice = random.Random(seed)
+    seed = secrets.randbelow(10**6)
+    print("seed", seed)  # noqa: T201 - shown where it fails
+    dice = random.Random(seed)  # noqa: S311 - the same dice for the same seed
     monkeypatch.setattr(groups, "TURN", 2)  # others act in the middle of a telling
     queries = {"plain": PLAIN, "nested": NESTED, "renamed": RENAMED}
     followers: list[tuple[str, Follower, str]] = []  # the last says where it began
@@ -326,7 +367,7 @@ async def test_what_is_shared_is_what_one_gets_alone(
     tasks = [asyncio.create_task(lone(ada, queries[name], alone[name])) for name in queries]
     await receive(ada, "First")
     number = MADE + 1
-    for turn in range(30):
+    for turn in range(20):
         for _ in range(dice.randrange(3)):
             name = dice.choice(list(queries))
             after = {"after": cursor(ada, dice.randrange(number + 1))}
@@ -341,7 +382,9 @@ async def test_what_is_shared_is_what_one_gets_alone(
         await asyncio.gather(*(_change(ada, dice, turn * 10 + n) for n in range(many)))
         number = await _reached(ada)
         there = cursor(ada, number)
-        await until(lambda: {_at(each) or begin for _, each, begin in followers if begin} <= {there})  # noqa: B023
+        await until(
+            lambda: {_at(each) or begin for _, each, begin in followers if begin} <= {there}  # noqa: B023
+        )
         await until(lambda: all(there in events for events in alone.values()))  # noqa: B023
         for name, each, _ in followers:
             if many == 1 and _at(each) == there:  # all has been told at the same state
@@ -403,8 +446,8 @@ async def test_who_does_not_read_holds_up_nobody_and_gets_the_rest_folded(
         await until(lambda: live.seats == 2)
         assert len(live.groups) == 1
         tracemalloc.start()
-        long = "x" * 100_000
-        for number in range(100):  # 10 MB; the kernel holds some 3 of them
+        long = "x" * 200_000
+        for number in range(50):  # 10 MB; the kernel holds some 3 of them
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {long}")
             await until(lambda: len(healthy.events) == number + 1)  # noqa: B023
             del healthy.got[:-1]
@@ -416,8 +459,8 @@ async def test_who_does_not_read_holds_up_nobody_and_gets_the_rest_folded(
         await create(ada, "End")
         rest = await slow.read(b'"path":"End"')
         numbers = [int(part.split(b" ", 1)[0]) for part in rest.split(b'"path":"')[1:-1]]
-        assert numbers == list(range(100))
-        assert rest.count(b'"cursor":') < 95  # the last ones came together
+        assert numbers == list(range(50))
+        assert rest.count(b'"cursor":') < 45  # the last ones came together
         await until(lambda: live.seats == 2)
     await healthy.leave()
     await until(lambda: not live.groups)
