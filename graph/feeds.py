@@ -209,7 +209,10 @@ def sharing(opened: Executor[Any], asked: Question) -> Sharing | None:
     standing = _standing(declared)
     if standing is None:
         return None
-    given = get_argument_values(declared, node, opened.variable_values)
+    try:
+        given = get_argument_values(declared, node, opened.variable_values)
+    except GraphQLError:  # the stream itself will say so
+        return None
     variables = dict(asked.variables or {})
     if name := _only_after(opened, node):
         variables.pop(name, None)

@@ -280,6 +280,7 @@ class Seat:
             self.left = True
         except Exception:  # the edge of a task: a bug ends one stream, and is logged once
             log.exception("a stream broke")
+            self._leave_group()
             with suppress(Exception):
                 await self.sink.send(None)
 
@@ -305,7 +306,7 @@ class Seat:
                     return True
                 if self.key is not None and clock() - began > SLOW:
                     return False
-        self.busy = True
+        self._leave_group()
         await self.sink.send(None)
         return True
 

@@ -28,6 +28,15 @@ from models.world import World
 from tests.conftest import Client
 from tests.serving import Quiet
 
+MADE = 6  # events of a new account
+PLAIN = "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind cursor } } }"
+NESTED = """subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
+  __typename kind cursor origin user { username }
+  ... on MailboxChange { mailboxId path oldPath mailbox { path total unseen } }
+  ... on MessageChange { messageId uid flags message { subject flags mailbox { path } } } } } }"""
+RENAMED = """subscription Follow($after: Cursor) { live: changes(after: $after) { at: cursor
+  events { ...E } } } fragment E on Change { it: kind place: cursor
+  ... on MessageChange { message { from { address } size } } }"""
 PROTOCOLS: list[Any] = ["graphql-transport-ws"]
 
 

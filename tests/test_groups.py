@@ -1,12 +1,8 @@
 """Subscriptions that are shared: what each of them gets, and what they cost together."""
 
 import asyncio
-import logging
-import random
-import secrets
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -15,32 +11,29 @@ import graphql.execution
 import orjson
 import pytest
 
-from graph import feeds, groups
+from graph import feeds
 from graph.bodies import Question, encode
 from graph.schema import schema
 from merganser.settings import Settings
 from models.auth import ApiKey
+from models.database import Database
 from models.journal import ChangeKind
 from models.roles import Role, Scope
 from models.world import World
-from resolvers import bulk, mailboxes
-from resolvers.bulk import Order
+from resolvers import mailboxes
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import NewMailboxes
-from resolvers.moves import Changes
-from resolvers.selections import MessageWhere, Selection
-from tests.conftest import Client, Clock, context, make_key, receive
-from tests.live import Follower, House, Slow, cursor, house, note, until
+from tests import stores
+from tests.conftest import Client, Clock, context, make_key
+from tests.live import MADE, NESTED, PLAIN, House, Slow, cursor, house, note, until
 
-MADE = 6  # events of a new account
-PLAIN = "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind cursor } } }"
-NESTED = """subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
-  __typename kind cursor origin user { username }
-  ... on MailboxChange { mailboxId path oldPath mailbox { path total unseen } }
-  ... on MessageChange { messageId uid flags message { subject flags mailbox { path } } } } } }"""
-RENAMED = """subscription Follow($after: Cursor) { live: changes(after: $after) { at: cursor
-  events { ...E } } } fragment E on Change { it: kind place: cursor
-  ... on MessageChange { message { from { address } size } } }"""
+
+@pytest.fixture
+async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Database]:
+    """A store of one kind: what is shared is shared above it."""
+    database = Database(stores.copied(sqlite_template, tmp_path))
+    yield database
+    await database.close()
 
 
 @pytest.fixture
@@ -333,105 +326,6 @@ async def test_late_joiners_catch_up_and_then_share(
         places = [event["cursor"] for event in each.events]
         assert places == [cursor(ada, MADE + 6 - missed + n) for n in range(missed + 1)]
         await each.leave()
-
-
-async def lone(client: Client, query: str, events: dict[str, Any]) -> None:
-    """Follow as somebody who shares with nobody, from the first event of all."""
-    asked = Question(query, {"after": cursor(client, 0)})
-    async with aclosing(feeds.stream(schema, asked, context(client))) as told:
-        async for one in told:
-            data = orjson.loads(one.text)["data"]
-            events.update((place(each), each) for each in next(iter(data.values()))["events"])
-
-
-def place(event: Any) -> str:
-    return str(event.get("cursor") or event["place"])
-
-
-def facts(event: Any) -> Any:
-    """What an event says of itself: objects are as they are when it is told."""
-    return {name: value for name, value in event.items() if not isinstance(value, dict)}
-
-
-async def test_what_is_shared_is_what_one_gets_alone(
-    live: House, ada: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Random changes, and followers who come and go in many ways."""
-    seed = secrets.randbelow(10**6)
-    print("seed", seed)  # noqa: T201 - shown where it fails
-    dice = random.Random(seed)  # noqa: S311 - the same dice for the same seed
-    monkeypatch.setattr(groups, "TURN", 2)  # others act in the middle of a telling
-    queries = {"plain": PLAIN, "nested": NESTED, "renamed": RENAMED}
-    followers: list[tuple[str, Follower, str]] = []  # the last says where it began
-    alone: dict[str, dict[str, Any]] = {name: {} for name in queries}
-    tasks = [asyncio.create_task(lone(ada, queries[name], alone[name])) for name in queries]
-    await receive(ada, "First")
-    number = MADE + 1
-    for turn in range(20):
-        for _ in range(dice.randrange(3)):
-            name = dice.choice(list(queries))
-            after = {"after": cursor(ada, dice.randrange(number + 1))}
-            after = after if dice.random() < 0.5 else {}
-            join = live.follow if dice.random() < 0.7 else live.stream
-            if len(followers) < 12:
-                made = await join(ada, queries[name], **after)
-                followers.append((name, made, after.get("after", "")))
-        if followers and dice.random() < 0.3:
-            await followers.pop(dice.randrange(len(followers)))[1].leave()
-        many = dice.choice((1, 1, 1, 4))
-        await asyncio.gather(*(_change(ada, dice, turn * 10 + n) for n in range(many)))
-        number = await _reached(ada)
-        there = cursor(ada, number)
-        await until(
-            lambda: {_at(each) or begin for _, each, begin in followers if begin} <= {there}  # noqa: B023
-        )
-        await until(lambda: all(there in events for events in alone.values()))  # noqa: B023
-        for name, each, _ in followers:
-            if many == 1 and _at(each) == there:  # all has been told at the same state
-                assert _events(each)[-1] == alone[name][there], (seed, name)
-    for name, each, begin in followers:
-        got, order = _events(each), list(alone[name])
-        first = int(begin.rpartition(".")[2]) if begin else number - len(got)
-        assert [place(event) for event in got] == order[first:], (seed, name)
-        assert [facts(event) for event in got] == [
-            facts(alone[name][place(event)]) for event in got
-        ], (seed, name)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    for _, each, _ in followers:
-        await each.leave()
-    await until(lambda: not live.groups)
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-def _events(each: Follower) -> list[Any]:
-    batches = [next(iter(payload["data"].values())) for payload in each.got]
-    return [event for batch in batches for event in batch["events"]]
-
-
-def _at(each: Follower) -> str:
-    if not each.got:
-        return ""
-    batch = next(iter(each.got[-1]["data"].values()))
-    return str(batch.get("cursor") or batch["at"])
-
-
-async def _reached(client: Client) -> int:
-    from resolvers import changes
-
-    return (await changes.standing(context(client)))[client.user.id]
-
-
-async def _change(client: Client, dice: random.Random, number: int) -> None:
-    kind = dice.randrange(3)
-    if kind == 0:
-        await create(client, f"Box {number}")
-    elif kind == 1:
-        await receive(client, f"Letter {number}")
-    else:
-        order = Order(Selection(where=MessageWhere()), Changes.of({"flagged": dice.random() < 0.5}))
-        await bulk.carry_out(context(client), order)
 
 
 @pytest.mark.parametrize("by_socket", [True, False])
