@@ -4,7 +4,7 @@ PYTHON ?= python3
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: run check test schema docs soak conformance bench webui clean
+.PHONY: run check test clients schema released docs soak conformance bench webui clean
 
 run: .venv/installed  ## a server with a demo account, on this machine alone
 	@merganser serve --demo
@@ -18,6 +18,8 @@ check: .venv/ready  ## format, lint, types, walls, printed schema; no tests
 test: .venv/ready  ## SQLite and PostgreSQL, end to end; under five minutes on two cores
 	@TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile
 
+clients: examples/node_modules/.package-lock.json  ## the JavaScript clients that the tests run, from npm
+
 soak: .venv/ready  ## the long forms: crashes under load, many messages
 	python -m bench.soak
 
@@ -30,6 +32,10 @@ conformance: .venv/ready  ## the long forms of the protocol tests
 schema: .venv/ready
 	python -m merganser schema > schema.graphql
 
+released: .venv/ready  ## at a release, once the version is set: the schema that later ones must not break
+	sed -n 's/^version = "\(.*\)"/# merganser \1/p' pyproject.toml > tests/released.graphql
+	python -m merganser schema >> tests/released.graphql
+
 docs: .venv/ready  ## what in docs/ is made by programs
 	python -m merganser settings > docs/settings.md
 	PICTURES=docs pytest tests/browser -k inbox
@@ -38,7 +44,11 @@ webui: .venv/ready  ## GraphiQL's files in graph/static, from npm
 	webui/build.sh
 
 clean:
-	rm -rf .venv dist webui/node_modules
+	rm -rf .venv dist webui/node_modules examples/node_modules examples/generated
+
+examples/node_modules/.package-lock.json: examples/package-lock.json | .venv/ready
+	cd examples && npm ci --ignore-scripts
+	@touch $@
 
 .venv/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -53,5 +63,5 @@ clean:
 	@touch $@
 
 .venv/ready: pyproject.toml .venv/venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[postgres,dev]'
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[postgres,telemetry,dev]'
 	@touch $@ .venv/installed

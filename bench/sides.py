@@ -50,8 +50,8 @@ class Sides:
         """What our server has logged as an error, each with the last line of its traceback."""
         found = []
         for line in self.log.read_text().splitlines():
-            if '"level": "error"' in line:
-                fact = orjson.loads(line)
+            fact = orjson.loads(line)
+            if fact["level"] == "error":
                 cause = fact.get("traceback", "").strip().splitlines()
                 known = next((one for one in reversed(cause) if "Error" in one), "")
                 found.append(f"{fact['from']}: {fact['event']}: {known}")

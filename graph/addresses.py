@@ -7,7 +7,8 @@ import strawberry
 
 from graph.domains import Domain
 from graph.errors import leaf
-from graph.rows import Made, Shape, identified, link, shaped
+from graph.rows import Shape, identified, link, shaped
+from graph.views import Made
 from models.addresses import AddressKind
 from resolvers import addresses, domains, users
 
@@ -32,7 +33,7 @@ class Address(Shape):
     domain: Domain | None = link(
         "domain_id",
         domains.by_ids,
-        lambda row: Domain.of(row) if row else None,
+        Domain.maybe,
         description="Domain record; null = holds in all domains.",
     )
     main: bool = leaf("Default of its user.")

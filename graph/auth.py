@@ -7,13 +7,14 @@ import strawberry
 
 import graph.users
 from graph import ids
-from graph.connections import Connection, page_asked
+from graph.connections import Connection, connected, page_asked
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info, field, query
 from graph.mutations import mutation
 from graph.refs import UserRef, user_of
-from graph.rows import Made, Shape, asked, fill, identified, link
+from graph.rows import Shape, columns, identified, link
 from graph.scalars import Duration, IPAddress
+from graph.views import Made
 from models.errors import Forbidden, Invalid, found
 from models.pages import Cursor
 from models.roles import Role, Scope
@@ -29,7 +30,7 @@ SECRET = {"secret": True}  # never kept for an idempotency key
 
 
 def _user(row: Any) -> "User | None":
-    return graph.users.User.of(row) if row else None
+    return graph.users.User.maybe(row)
 
 
 @strawberry.type(description="Login of a program.")
@@ -84,13 +85,13 @@ class Viewer:
     async def api_key(self, info: Info) -> ApiKey | None:
         key = info.context.viewer.api_key_id
         row = await info.context.load(apikeys.keys_by_ids, key) if key else None
-        return ApiKey.of(row) if row else None
+        return ApiKey.maybe(row)
 
     @field("The token used, if any.")
     async def token(self, info: Info) -> AccessToken | None:
         key = info.context.viewer.token_id
         row = await info.context.load(auth.tokens_by_ids, key) if key else None
-        return AccessToken.of(row) if row else None
+        return AccessToken.maybe(row)
 
 
 @strawberry.input(description="Input of authenticate.")
@@ -168,13 +169,10 @@ class AuthQuery:
         before: str | None = strawberry.UNSET,
     ) -> Connection[ApiKey]:
         ctx, ask = info.context, page_asked(apikeys.NEWEST, first, after, last, before)
-        names = asked(info, "edges", "node") | asked(info, "nodes")
-        page = await apikeys.keys(ctx, ask, ApiKey.columns(names))
-        nodes = [ApiKey.of(row, names) for row in page.rows]
-        await fill(info, nodes, names)
-        return Connection[ApiKey].of(
-            page,
-            nodes,
+        return await connected(
+            info,
+            ApiKey,
+            await apikeys.keys(ctx, ask, columns(info, ApiKey)),
             lambda row: Cursor(apikeys.NEWEST, row.created_at, row.id),
             lambda: apikeys.count_keys(ctx),
         )

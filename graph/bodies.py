@@ -71,12 +71,13 @@ async def _drain(receive: Receive) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a request asks."""
+    """What a request asks. Without a text in `query` it names its document: graph/persisted.py."""
 
     query: str
     variables: dict[str, Any] | None = None
     operation_name: str | None = None
     extensions: dict[str, Any] | None = None
+    document_id: str | None = None
 
 
 def bad(message: str) -> Rejected:
@@ -194,24 +195,34 @@ def of_parameters(parameters: Mapping[str, str]) -> Question:
 
 
 def question(found: Mapping[str, Any]) -> Question:
-    """The four members of a request, of the types they must have."""
+    """The members of a request, of the types they must have."""
     for name, kind, words in (
         ("query", str, "a string"),
+        ("documentId", str, "a string"),
         ("variables", dict, "an object"),
         ("operationName", str, "a string"),
         ("extensions", dict, "an object"),
     ):
         if not isinstance(found.get(name), kind | None):
             raise bad(f"{name} must be {words}, where it is given.")
-    extensions = found.get("extensions")
-    if not found.get("query"):
-        if extensions and "persistedQuery" in extensions:  # Apollo sends the text after this
-            raise Rejected(200, "PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
+    if not found.get("query") and not names_document(found):
         raise bad("query is missing.")
     operation = found.get("operationName") or None
     if operation and len(operation) > NAME_MAX:
         raise bad(f"operationName has at most {NAME_MAX} characters.")
-    return Question(found["query"], found.get("variables"), operation, extensions)
+    return Question(
+        found.get("query") or "",
+        found.get("variables"),
+        operation,
+        found.get("extensions"),
+        found.get("documentId") or None,
+    )
+
+
+def names_document(found: Mapping[str, Any]) -> bool:
+    """Say whether a request names its document, however well."""
+    extensions = found.get("extensions") or {}
+    return bool(found.get("documentId")) or extensions.get("persistedQuery") is not None
 
 
 def media(accept: str | None) -> str:

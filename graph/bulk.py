@@ -140,7 +140,7 @@ def _undo(done: Done) -> UndoToken | None:
 
 
 def _task(done: Done) -> Task | None:
-    return Task.of(done.task) if done.task else None
+    return Task.maybe(done.task)
 
 
 @strawberry.type
@@ -172,9 +172,7 @@ class BulkMutation:
         done = await bulk.carry_out(info.context, order)
         rows = await info.context.load_all(messages.by_ids, list(done.uids))
         moved = [
-            MovedMessage(
-                old_uid=BigInt(old), new_uid=BigInt(new), message=Message.of(row) if row else None
-            )
+            MovedMessage(old_uid=BigInt(old), new_uid=BigInt(new), message=Message.maybe(row))
             for (old, new), row in zip(done.uids.values(), rows, strict=True)
         ]
         return MessageMovePayload(
@@ -209,4 +207,4 @@ class BulkMutation:
             meta_data=free_data(input.meta_data, "metaData"),
         )
         row = await uploading.store(info.context, new)
-        return MessageUploadPayload(message=Message.of(row) if row else None)
+        return MessageUploadPayload(message=Message.maybe(row))

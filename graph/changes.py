@@ -32,7 +32,7 @@ FILTERS = 100  # mailboxes or kinds of one subscription
 
 
 def _user(row: Any) -> User | None:
-    return User.of(row) if row else None
+    return User.maybe(row)
 
 
 @strawberry.interface(description="One event.")
@@ -63,7 +63,7 @@ class MailboxChange(Change):
     mailbox: Mailbox | None = link(
         "object_id",
         mailboxes.by_ids,
-        lambda row: Mailbox.of(row) if row else None,
+        Mailbox.maybe,
         description="As it is now, null when deleted.",
     )
     path: str | None = leaf("Path after the event.")
@@ -91,7 +91,7 @@ class MessageChange(Change):
     message: Message | None = link(
         "object_id",
         messages.by_ids,
-        lambda row: Message.of(row) if row else None,
+        Message.maybe,
         description="As it is now, null when gone.",
     )
     mailbox_id: strawberry.ID | None = leaf("Folder it is in, or was in.")
@@ -121,7 +121,7 @@ class SubmissionChange(Change):
     submission: Submission | None = link(
         "object_id",
         submission.by_ids,
-        lambda row: Submission.of(row) if row else None,
+        Submission.maybe,
         description="As it is now, null when gone.",
     )
 
@@ -205,8 +205,11 @@ class ChangeSubscription:
             raise Invalid("at most a minute", constraint="max", path=["batchWindow"])
         if len(kinds or ()) > FILTERS or len(mailboxes or ()) > FILTERS:
             raise Invalid(f"at most {FILTERS}", constraint="max", path=["mailboxes"])
+        trail = info.context.trail
+        said = after if isinstance(after, dict) else None
+        since = trail.since if trail and trail.since else said
         asked = Asked(
-            after if isinstance(after, dict) else None,
+            since,
             frozenset(kinds or ()),
             frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in mailboxes or ()),
             window,

@@ -24,7 +24,9 @@ from graphql.language import BREAK, Visitor, visit
 from strawberry.schema.schema import validate_document
 
 from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
+from graph.plans import Book
 from graph.scopes import needed
+from models import meters
 from models.roles import Scope
 
 Value = TypeVar("Value")
@@ -35,7 +37,14 @@ TOKENS_MAX = 5_000
 COMMENTS_MAX = 1_000
 KEPT_MAX = 32_000  # characters; longer documents are read anew each time
 NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
-TOKEN = 600  # bytes that a token takes once it is parsed, measured
+LOOKUPS = meters.counter(
+    "merganser_document_lookups",
+    "Looks into the cache of documents: hit; bad, known as refused; miss, read anew.",
+    "result",
+)
+EVICTIONS = meters.counter("merganser_document_evictions", "Documents that made room for others.")
+TOKEN = 700  # bytes that a token takes once it is parsed, measured
+PLAN = 600  # and once it is compiled
 
 
 class Fault(NamedTuple):
@@ -65,10 +74,12 @@ class Known:
     document: DocumentNode
     faults: tuple[Fault, ...] = ()
     kind: OperationType = OperationType.QUERY
+    name: str | None = None  # of the operation
     price: Price = FREE
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the variables that count
     introspects: bool = False
     scopes: frozenset[Scope] = frozenset()  # that the types it leads to ask for
+    book: Book | None = None  # how it is run; None where it was refused
 
     def cost(self, variables: Mapping[str, object] | None) -> int:
         """The price of the operation with these variables."""
@@ -94,6 +105,12 @@ class Shelf(Generic[Value]):
         self._values.move_to_end(key)
         return found[0]
 
+    def take(self, key: Hashable) -> tuple[Value, int] | None:
+        """The value of `key` and its size, which is then kept no longer."""
+        found = self._values.pop(key, None)
+        self.taken -= found[1] if found else 0
+        return found
+
     def put(self, key: Hashable, value: Value, *, size: int) -> None:
         """Keep a value of so many bytes; the ones unused longest make room for it."""
         if size > self.room or key in self._values:
@@ -103,14 +120,21 @@ class Shelf(Generic[Value]):
         while self.taken > self.room or len(self._values) > self.entries:
             _, (_, gone) = self._values.popitem(last=False)
             self.taken -= gone
+            EVICTIONS.add()
 
 
 class Documents:
-    """All documents of one schema. Bad ones lie apart: a flood of them displaces no good one."""
+    """All documents of one schema.
 
-    def __init__(self, schema: GraphQLSchema, limits: Limits) -> None:
+    Bad ones lie apart, and those that were asked for but once: a flood of such displaces none
+    that is in use.
+    """
+
+    def __init__(self, schema: GraphQLSchema, limits: Limits, *, compiles: bool = True) -> None:
         self.schema = schema
         self.limits = limits
+        self.compiles = compiles
+        self.once: Shelf[Known] = Shelf(entries=500, room=32 << 20)
         self.good: Shelf[Known] = Shelf(entries=1_000, room=64 << 20)
         self.bad: Shelf[Known] = Shelf(entries=200, room=1 << 20)
 
@@ -118,6 +142,10 @@ class Documents:
         """A document, and its operation `name`; None where it has but one."""
         key = text, name
         known = self.good.get(key) or self.bad.get(key)
+        if known is None and (again := self.once.take(key)):
+            known, size = again
+            self.good.put(key, known, size=size)
+        LOOKUPS.add("miss" if known is None else "bad" if known.faults else "hit")
         if known is None:
             known = self._read(text, name)
             self._keep(key, known)
@@ -132,7 +160,8 @@ class Documents:
             size += sum(len(fault.message.encode()) for fault in known.faults)
             self.bad.put(key, known, size=size)
         else:
-            self.good.put(key, known, size=size + TOKEN * _tokens(known.document))
+            each = TOKEN + PLAN * (known.book.outcomes if known.book else 0)
+            self.once.put(key, known, size=size + each * _tokens(known.document))
 
     def _read(self, text: str, name: str | None) -> Known:
         if len(text) > TEXT_MAX:
@@ -156,10 +185,12 @@ class Documents:
         return Known(
             document,
             kind=operation.operation,
+            name=operation.name.value if operation.name else None,
             price=Clerk(self.schema, ruler).price(operation),
             defaults=defaults(operation),
             introspects=_introspects(document),
             scopes=needed(self.schema, document, operation),
+            book=Book.of(self.schema, document, operation, compiles=self.compiles),
         )
 
     def _faults(self, document: DocumentNode) -> list[Fault]:

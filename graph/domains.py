@@ -6,8 +6,9 @@ from typing import ClassVar
 import strawberry
 
 from graph.errors import leaf
-from graph.rows import Made, Shape, identified
+from graph.rows import Shape, identified
 from graph.scalars import ByteSize
+from graph.views import Made
 from resolvers import domains
 
 

@@ -27,9 +27,11 @@ from graph import bodies
 from graph.bodies import EVENTS, JSON, Question, Rejected
 from graph.feeds import early
 from graph.groups import Groups, pulled
+from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema, facts
 from graph.sockets import Adapter, Handler
-from graph.streams import Ended, EventStream, Watch
+from graph.streams import HEADERS, Ended, EventStream, Watch, one_result
+from graph.telemetry import RESPONSES, SOCKETS
 from models.errors import AuthenticationFailed, Refused, Unauthenticated
 from models.world import World
 from resolvers.context import Viewer
@@ -48,6 +50,7 @@ STATUSES = {  # of what was refused before it ran; 400 is all the rest
     "RATE_LIMITED": 429,
     "INTERNAL_SERVER_ERROR": 500,
 }
+DOCUMENTS = ("query", "documentId", "extensions")  # parameters that say what to run
 SESSION_MAX = 128  # characters of a caller's own word for its session
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -65,6 +68,8 @@ class Settings:
     origins: tuple[str, ...] = ()  # foreign pages that may open sockets
     page: Page | None = None  # what a browser sees
     ended: Ended | None = None  # says whether a credential was revoked
+    trusted: Find | None = None  # the text of a trusted document by its hash
+    only_trusted: bool = False  # no other documents are run
 
 
 class Endpoint(GraphQL[Operation, None]):
@@ -91,6 +96,12 @@ class Endpoint(GraphQL[Operation, None]):
             allowed_origins=self.settings.origins,
         )
         self.documents = schema.documents
+        self.persisted = Persisted(
+            schema.documents,
+            self.settings.trusted,
+            world.now,
+            only_trusted=self.settings.only_trusted,
+        )
         self.world = world
         self.sign_in = sign_in
         self.watch = Watch(world.now, self.settings.ended, self.settings.sweep)
@@ -98,7 +109,11 @@ class Endpoint(GraphQL[Operation, None]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
+            SOCKETS.add()
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                SOCKETS.add(by=-1)
             return
         request = Request(scope, receive)
         response = await self._respond(request)
@@ -119,6 +134,7 @@ class Endpoint(GraphQL[Operation, None]):
         for name, value in ALWAYS.items():
             response.headers.setdefault(name, value)
         response.headers["X-Request-Id"] = context.request_id
+        RESPONSES.add("graphql", str(response.status_code))
         return response
 
     async def _answer(self, request: Request, context: Operation, kind: str) -> Response:
@@ -130,6 +146,7 @@ class Endpoint(GraphQL[Operation, None]):
             return await self.settings.page(request)
         asked = await self._question(request)
         await self._admit(context, None)
+        asked = await self.persisted.resolve(asked, context.viewer)
         if request.method == "GET":
             self._refuse_mutation(asked)
         if kind == EVENTS:
@@ -162,10 +179,9 @@ class Endpoint(GraphQL[Operation, None]):
             raise bodies.bad(message) from None
 
     async def _stream(self, asked: Question, context: Operation) -> Response:
-        results = pulled(self.groups, asked, context)
-        stream = EventStream(results, context.viewer, heartbeat=self.settings.heartbeat)
-        events = stream.text(self.watch)
-        return StreamingResponse(events, headers=stream.transport.headers)
+        stream = EventStream(context, heartbeat=self.settings.heartbeat)
+        events = stream.text(pulled(self.groups, asked, context), self.watch)
+        return StreamingResponse(events, headers=HEADERS)
 
     def _present(self, result: ExecutionResult, kind: str) -> Response:
         payload: dict[str, Any] = dict(process_result(result))
@@ -223,7 +239,7 @@ class Endpoint(GraphQL[Operation, None]):
 def _wants_page(request: Request) -> bool:
     return (
         request.method == "GET"
-        and "query" not in request.query_params
+        and not any(name in request.query_params for name in DOCUMENTS)
         and bodies.named(request.headers.get("accept", ""), "text/html")
     )
 
@@ -269,8 +285,13 @@ def _turned_away(refusal: Refused) -> Rejected:
 
 def _refused(refusal: Rejected, kind: str) -> Response:
     error = {"message": refusal.message, "extensions": refusal.extensions}
+    payload, status = {"errors": [error]}, refusal.status
+    if isinstance(refusal, Unmet):  # told as what is wrong with a document is told
+        if kind == EVENTS:
+            return Response(one_result(payload), headers=HEADERS)
+        status = 200 if kind == JSON else status
     headers = _typed(JSON if kind == EVENTS else kind) | refusal.headers
-    return refusal.answer(bodies.encode({"errors": [error]}), refusal.status, headers)
+    return refusal.answer(bodies.encode(payload), status, headers)
 
 
 def _json(payload: object, kind: str, status: int) -> Response:

@@ -9,22 +9,24 @@ from typing import Any, Protocol, cast
 from graphql import ExecutionResult as Answer
 from graphql import FieldNode, GraphQLError, GraphQLField, OperationType, VariableNode, Visitor
 from graphql import visit as walk
-from graphql.execution import (
-    Executor,
-    create_source_event_stream,
-    execute_subscription_event,
-    get_argument_values,
-)
+from graphql.execution import create_source_event_stream, execute_subscription_event
+from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 from strawberry.http import process_result
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 
 from graph.bodies import Question, encode
 from graph.documents import Documents, Known
+from graph.executor import PlainExecutor, executor_of
 from graph.fields import Standing
+from graph.plans import Book
+from models import meters
 from models.journal import Position
 from resolvers.context import Context
 
+MADE = meters.counter(
+    "merganser_subscription_results", "Results made, each for one subscriber or for all who share."
+)
 PARTING = 5.0  # seconds that an event which nobody wants any more has to be done
 AFTER = "after"  # the argument that says where a stream goes on
 
@@ -33,9 +35,6 @@ class Runner(Protocol):
     """What a schema does for its streams."""
 
     documents: Documents
-
-    @property
-    def execution_context_class(self) -> type[Executor[Any]] | None: ...
 
     async def execute(
         self,
@@ -48,7 +47,7 @@ class Runner(Protocol):
         operation_extensions: dict[str, Any] | None = None,
     ) -> ExecutionResult: ...
 
-    def refusals(
+    def judge(
         self, known: Known, variables: dict[str, Any] | None, context: Context
     ) -> list[GraphQLError]:
         """What speaks against running this, before anything of it is run."""
@@ -78,12 +77,14 @@ class Told:
 
     @property
     def text(self) -> str:
-        """JSON of the result. Made once."""
+        """JSON of the result. Made once; then the data itself is let go."""
         if self._text is None:
             payload: dict[str, Any] = dict(process_result(self.result))
             if self.bare:
                 del payload["data"]
             self._text = encode(payload).decode()
+            if self.result.data:
+                self.result = ExecutionResult(data={}, errors=self.result.errors)
         return self._text
 
 
@@ -94,20 +95,18 @@ async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGene
     the making of an event, are results too.
     """
     context = context.fresh()
-    if not asked.query:
-        error = GraphQLError("query is missing.", extensions={"code": "BAD_USER_INPUT"})
-        yield Told(PreExecutionError(data=None, errors=[error]), bare=True)
-        return
-    opened = begun(schema, asked, context)
-    if opened is None:
+    known = subscribed(schema, asked)
+    if known is None:
         single = await _alone(schema, asked, context)
         yield Told(single, bare=early(single))
         return
+    opened = begun(schema, known, asked, context)
     if isinstance(opened, list):
         yield _refused(schema, opened, context)
         return
-    source = create_source_event_stream(opened)
-    if opened.is_awaitable(source):
+    executor = opened.executor(context)
+    source = create_source_event_stream(executor)
+    if executor.is_awaitable(source):
         source = await cast("Awaitable[AsyncIterable[Any] | Answer]", source)
     if isinstance(source, Answer):
         yield _refused(schema, source.errors or [], context)
@@ -115,7 +114,7 @@ async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGene
     try:
         async with aclosing(cast("AsyncGenerator[Any]", source)) as items:
             async for item in items:
-                result = await _event(opened, item)
+                result = await _event(opened.executor(context, item))
                 made = ExecutionResult(data=result.data, errors=result.errors)
                 yield _told(schema, made, context, item)
                 context.forget()
@@ -127,22 +126,40 @@ async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGene
         yield _told(schema, ExecutionResult(data=None, errors=[error]), context)
 
 
-def begun(
-    schema: Runner, asked: Question, context: Context
-) -> Executor[Any] | list[GraphQLError] | None:
-    """The executor of a subscription, or what speaks against it; None where it is none."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A subscription that may begin, with its variables as they are understood."""
+
+    book: Book
+    values: VariableValues
+
+    def executor(self, context: Context, root: object = None) -> PlainExecutor:
+        """What runs it, or one event of it."""
+        return executor_of(self.book, self.values, root, context)
+
+
+def subscribed(schema: Runner, asked: Question) -> Known | None:
+    """The document of a subscription; None where it is none, or wrong."""
     known = schema.documents.find(asked.query, asked.operation_name)
-    if known.faults or known.kind is not OperationType.SUBSCRIPTION:
-        return None
-    if refusals := schema.refusals(known, asked.variables, context):
+    good = not known.faults and known.kind is OperationType.SUBSCRIPTION
+    return known if good else None
+
+
+def begun(
+    schema: Runner, known: Known, asked: Question, context: Context
+) -> Opened | list[GraphQLError]:
+    """A subscription that may begin, or what speaks against it."""
+    refusals = schema.judge(known, asked.variables, context)
+    if refusals or known.book is None:
         return refusals
-    return (schema.execution_context_class or Executor).build(
-        schema.documents.schema,
-        known.document,
-        context_value=context,
-        raw_variable_values=asked.variables,
-        operation_name=asked.operation_name,
+    book = known.book
+    values = get_variable_values(
+        book.schema,
+        book.operation.variable_definitions or (),
+        asked.variables or {},
+        hide_suggestions=True,
     )
+    return values if isinstance(values, list) else Opened(book, values)
 
 
 async def _alone(schema: Runner, asked: Question, context: Context) -> ExecutionResult:
@@ -155,8 +172,8 @@ async def _alone(schema: Runner, asked: Question, context: Context) -> Execution
     )
 
 
-async def _event(opened: Executor[Any], item: Any) -> Answer:
-    result = execute_subscription_event(opened.build_per_event_executor(item))
+async def _event(executor: PlainExecutor) -> Answer:
+    result = execute_subscription_event(executor)
     if not isinstance(result, Awaitable):
         return result
     running = asyncio.ensure_future(result)
@@ -183,6 +200,7 @@ def _refused(schema: Runner, errors: list[GraphQLError], context: Context) -> To
 
 def _told(schema: Runner, result: ExecutionResult, context: Context, item: Any = None) -> Told:
     schema.finish(result, context)
+    MADE.add()
     return Told(result, getattr(item, "cursor", None), getattr(item, "has_more", False))
 
 
@@ -199,10 +217,10 @@ class Sharing:
     window: float  # seconds
 
 
-def sharing(opened: Executor[Any], asked: Question) -> Sharing | None:
+def sharing(opened: Opened, asked: Question) -> Sharing | None:
     """How the subscription may be shared; None where it may not."""
-    (*others, node) = opened.operation.selection_set.selections
-    root = opened.schema.subscription_type
+    (*others, node) = opened.book.operation.selection_set.selections
+    root = opened.book.schema.subscription_type
     if others or root is None or not isinstance(node, FieldNode) or node.directives:
         return None
     declared = root.fields[node.name.value]
@@ -210,11 +228,11 @@ def sharing(opened: Executor[Any], asked: Question) -> Sharing | None:
     if standing is None:
         return None
     try:
-        given = get_argument_values(declared, node, opened.variable_values)
+        given = get_argument_values(declared, node, opened.values)
     except GraphQLError:  # the stream itself will say so
         return None
     variables = dict(asked.variables or {})
-    if name := _only_after(opened, node):
+    if name := _only_after(opened.book, node):
         variables.pop(name, None)
     ordered = dict(sorted(variables.items()))
     window = given.get("batchWindow")
@@ -231,14 +249,14 @@ def _standing(declared: GraphQLField) -> Standing | None:
     return getattr(definition, "metadata", {}).get("standing")
 
 
-def _only_after(opened: Executor[Any], node: FieldNode) -> str | None:
+def _only_after(book: Book, node: FieldNode) -> str | None:
     """The variable that says where to go on, if it says nothing else."""
     for argument in node.arguments or ():
         if argument.name.value == AFTER and isinstance(argument.value, VariableNode):
             name = argument.value.name.value
             uses = _Uses(name)
-            walk(opened.operation, uses)
-            for fragment in opened.fragment_definitions.values():
+            walk(book.operation, uses)
+            for fragment in book.definitions.values():
                 walk(fragment, uses)
             return name if uses.count == 2 else None  # noqa: PLR2004 - it is declared, and used
     return None

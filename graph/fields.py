@@ -99,7 +99,7 @@ def subscription(description: str, *, standing: Standing | None = None, **needs:
 
     With `standing`, which says where the viewer's streams of the journal stand, it is shared
     by all that ask the same with the same rights: its argument `after` is a position, its
-    items have a `cursor` and say whether they `have_more`, and it goes on from `ctx.since`.
+    items have a `cursor` and say whether they `has_more`, and it goes on from its `trail`.
     """
     declare: Declare = strawberry.subscription(
         description=description,

@@ -12,16 +12,17 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Protocol
 
-from graphql.execution import Executor
 from strawberry.http.exceptions import WebSocketDisconnected
 
 from graph import feeds
 from graph.bodies import Question
+from graph.documents import Known
 from graph.feeds import Runner, Sharing, Told
 from graph.outbox import Outbox
 from graph.policy import Operation
+from graph.telemetry import Observed
 from models.journal import Position
-from resolvers.context import Context, Viewer
+from resolvers.context import Context, Trail, Viewer
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +75,21 @@ class Groups:
         how = self._known(seat)
         if how is None:
             return False
-        after = how.after if seat.context.since is None else seat.context.since
+        after = how.after
+        if seat.trail and seat.trail.since is not None:
+            after = seat.since = seat.trail.since
         group = self.groups.get(seat.key)
         if group and how.window <= SHORT:
+            if after is None:
+                seat.tell_beginning(group.position)
             return self.meet(seat, group.position if after is None else after)
         try:
             now = await how.standing(seat.context)
         except Exception:  # noqa: BLE001 - the stream itself will say what is wrong
             return False
-        seat.at = now if after is None else None
+        if after is None:
+            seat.at = now
+            seat.tell_beginning(now)
         if after not in (None, now):
             return False
         group = self.groups.get(seat.key)
@@ -93,8 +100,12 @@ class Groups:
 
     def _known(self, seat: "Seat") -> Sharing | None:
         """How a seat may share, and with whom; None where it may not, or will be refused."""
-        opened = feeds.begun(self.schema, seat.asked, seat.context)
-        if not isinstance(opened, Executor) or not seat.context.viewer.user_id:
+        known = feeds.subscribed(self.schema, seat.asked)
+        if known is None:
+            return None
+        seat.observe(known)
+        opened = feeds.begun(self.schema, known, seat.asked, seat.context)
+        if isinstance(opened, list) or not seat.context.viewer.user_id:
             return None
         how = feeds.sharing(opened, seat.asked)
         if how:
@@ -112,8 +123,22 @@ class Groups:
 def neutral(context: Context) -> Context:
     """The context of all who share: the same for every credential of an account and its rights."""
     viewer = replace(context.viewer, token_id=None, api_key_id=None, ends_at=None)
-    made = replace(context, viewer=viewer, connection_params=None, client_ip=None, session_id=None)
-    return replace(made, headers=_headers(made)) if isinstance(made, Operation) else made
+    made = replace(
+        context,
+        viewer=viewer,
+        connection_params=None,
+        client_ip=None,
+        session_id=None,
+        trail=None,
+    )
+    if isinstance(made, Operation):
+        return replace(made, headers=_headers(made), observed=None)
+    return made
+
+
+def _from(context: Context, at: Position) -> Context:
+    """The same context for a stream that goes on from there, whatever it was asked for."""
+    return replace(context, trail=Trail(lambda _position: None, at))
 
 
 def _headers(context: Context) -> dict[str, str]:
@@ -134,7 +159,7 @@ class Group:
         self.position = at
         self.members: set[Seat] = set()
         self.waiting: set[Seat] = set()  # they read alone, and sit down where we meet
-        self._task = asyncio.create_task(self._run(replace(context, since=at)))
+        self._task = asyncio.create_task(self._run(_from(context, at)))
 
     def add(self, seat: "Seat") -> None:
         """Let somebody sit down who has been told what we have."""
@@ -199,7 +224,7 @@ class Seat:
 
     __slots__ = (
         "__weakref__", "asked", "at", "busy", "context", "group", "groups", "key", "left",
-        "outbox", "sink", "task", "viewer",
+        "observed", "outbox", "since", "sink", "task", "trail", "viewer",
     )  # fmt: skip
 
     def __init__(
@@ -209,14 +234,29 @@ class Seat:
         self.asked = asked
         self.context = context
         self.viewer = context.viewer
+        self.trail = context.trail
+        self.observed: Observed | None = None
         self.outbox = outbox
         self.sink = sink
         self.key: Hashable = None  # of those with whom it may share
         self.group: Group | None = None
+        self.since: Position | None = None  # what the peer heard last, beside the document
         self.at: Position | None = None
         self.busy = False  # a result is on its way
         self.left = False
         self.task: asyncio.Task[None] | None = None
+
+    def observe(self, known: Known) -> None:
+        """Tell of the subscription as of other operations, until it ends."""
+        self.observed = observed = Observed(self.context, self.asked.query)
+        observed.judged(known)
+        observed.cost = known.cost(self.asked.variables)
+        observed.begin()
+
+    def tell_beginning(self, position: Position) -> None:
+        """Tell where it begins, where nobody said so: who is cut off soon misses nothing."""
+        if self.trail:
+            self.trail.begun(position)
 
     def start(self) -> None:
         """Begin."""
@@ -243,6 +283,12 @@ class Seat:
         self.left = True
         self.stop()
         self._leave_group()
+        self._close()
+
+    def _close(self) -> None:
+        observed, self.observed = self.observed, None
+        if observed:
+            observed.end()
 
     def _leave_group(self) -> None:
         group, self.group = self.group, None
@@ -258,7 +304,12 @@ class Seat:
         if self.left:
             return
         await self.sink.send(told)
-        if told and told.cursor is not None:
+        if told is None:
+            self._close()
+            return
+        if self.observed:
+            self.observed.passed(told.result)
+        if told.cursor is not None:
             self.at = told.cursor
 
     async def _begin(self) -> None:
@@ -287,7 +338,8 @@ class Seat:
     async def _alone(self) -> bool:
         """Read until the end, or until we sit in a group; False where it is to begin anew."""
         clock = asyncio.get_running_loop().time
-        context = self.context if self.at is None else replace(self.context, since=self.at)
+        at = self.since if self.at is None else self.at
+        context = self.context if at is None else _from(self.context, at)
         async with aclosing(feeds.stream(self.groups.schema, self.asked, context)) as results:
             async for told in results:
                 if self.groups.expired(self.viewer):
@@ -307,7 +359,7 @@ class Seat:
                 if self.key is not None and clock() - began > SLOW:
                     return False
         self._leave_group()
-        await self.sink.send(None)
+        await self.deliver(None)
         return True
 
 

@@ -68,7 +68,7 @@ async def restored(
         shape = _class(info, name)
         listed = sorted(keys)
         for key, row in zip(listed, await info.context.load_all(shape.batch, listed), strict=True):
-            rows[name, key] = shape.of(row) if row else None
+            rows[name, key] = shape.maybe(row)
 
     def made(value: Any) -> Any:
         return _restored(info, value, lambda name, key: rows[name, key])

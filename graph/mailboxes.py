@@ -13,10 +13,11 @@ from graph.errors import DeletePayload, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, query
 from graph.messages import Message, message_page
 from graph.mutations import mutation
-from graph.refs import MailboxRef, UserRef, named, user_of
-from graph.rows import Made, Shape, identified, link, shaped
+from graph.refs import MailboxRef, UserRef, named, owner_of
+from graph.rows import Shape, identified, link, shaped
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
+from graph.views import Made
 from models.mailboxes import SpecialUse
 from models.roles import Scope
 from resolvers import mailboxes, users
@@ -62,7 +63,7 @@ class Mailbox(Shape):
         if not above:
             return None
         row = await info.context.load(mailboxes.named, (self.row.user_id, Named(path=above)))
-        return Mailbox.of(row) if row else None
+        return Mailbox.maybe(row)
 
     @field("Messages, newest first.", "user_id")
     async def messages(
@@ -112,11 +113,11 @@ class MailboxQuery:
     async def mailbox(
         self, info: Info, by: MailboxRef, user: UserRef | None = UNSET
     ) -> Mailbox | None:
-        owner = await user_of(info, user)
+        owner = await owner_of(info, user)
         if owner is None:
             return None
-        row = await info.context.load(mailboxes.named, (owner.id, named(by, path="by")))
-        return Mailbox.of(row) if row else None
+        row = await info.context.load(mailboxes.named, (owner, named(by, path="by")))
+        return Mailbox.maybe(row)
 
 
 def _all(rows: Sequence[Any]) -> MailboxesPayload:

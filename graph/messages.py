@@ -1,7 +1,7 @@
 """Stored mail, as the API shows it."""
 
-from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import orjson
@@ -9,13 +9,14 @@ import strawberry
 from strawberry.scalars import JSON
 
 from graph import parts
-from graph.connections import Connection, page_asked
+from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
 from graph.refs import MessageRef, message_of
-from graph.rows import Made, Shape, asked, fill, identified, link, shaped
+from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import Wanted
+from graph.views import Expressed, Made, View, Viewed
 from mail.addresses import normal
 from mail.contents import Stored
 from mail.delivery import flags as flags_of
@@ -39,13 +40,16 @@ INTRO = 128  # bytes
 
 
 @strawberry.type(description="In a header.")
-class MailAddress:
+class MailAddress(View):
+    """A view of a pair: name and address."""
+
     name: str | None = leaf("Display name.")
     address: str = leaf("As written.")
 
-    @classmethod
-    def of(cls, pair: Sequence[str | None]) -> "MailAddress":
-        return cls(name=pair[0], address=pair[1] or "")
+    made: ClassVar[dict[str, Made]] = {
+        "name": Expressed((), "{0}[0]"),
+        "address": Expressed((), "{0}[1] or ''"),
+    }
 
 
 @strawberry.type(description="Content-Type, parsed.")
@@ -174,18 +178,20 @@ class MimePart:
         )
 
 
-def _people(column: str) -> Made:
-    return Made((column,), lambda row: [MailAddress.of(pair) for pair in getattr(row, column)])
+def _people(column: str) -> Viewed:
+    return Viewed((column,), attrgetter(column), MailAddress, many=True)
 
 
-def _sender(row: Any) -> MailAddress | None:
+def _from(row: Any) -> tuple[str | None, str | None] | None:
     if not row.from_address and not row.from_name:
         return None
-    return MailAddress(name=row.from_name, address=row.from_address or "")
+    return row.from_name, row.from_address
 
 
 def _intro(row: Any) -> str:
     text: str = row.preview
+    if text.isascii():
+        return text[:INTRO]
     if len(text) * 4 > INTRO:
         text = text.encode()[:INTRO].decode(errors="ignore")
     return text
@@ -269,8 +275,8 @@ class Message(Shape):
         "id": identified("Message"),
         "guid": Made(("id",), lambda row: f"{row.id:032x}"),
         "envelope": Made(("envelope_from", "envelope_to"), _envelope),
-        "from_": Made(("from_name", "from_address"), _sender),
-        "sender": Made(("sender",), lambda row: row.sender and MailAddress.of(row.sender)),
+        "from_": Viewed(("from_name", "from_address"), _from, MailAddress),
+        "sender": Viewed(("sender",), lambda row: row.sender or None, MailAddress),
         "reply_to": _people("reply_to"),
         "to": _people("to"),
         "cc": _people("cc"),
@@ -362,21 +368,12 @@ async def message_page(
     where = wanted.filter.where(info) if wanted.filter else ALL
     # As it was written: what `ago` means has moved on when the next page is asked for.
     kind = ordering(wanted.order.ordering, None if where.everything else wanted.filter)
-    names = asked(info, "edges", "node") | asked(info, "nodes")
-    listing = Listing(
-        user_id,
-        page_asked(kind, *wanted.page),
-        Message.columns(names),
-        mailbox_id,
-        thread_id,
-        where,
-    )
-    page = await ctx.load(messages.pages, listing)
-    nodes = [Message.of(row, names) for row in page.rows]
-    await fill(info, nodes, names)
-    return Connection[Message].of(
-        page,
-        nodes,
+    ask = page_asked(kind, *wanted.page)
+    listing = Listing(user_id, ask, columns(info, Message), mailbox_id, thread_id, where)
+    return await connected(
+        info,
+        Message,
+        await ctx.load(messages.pages, listing),
         lambda row: Cursor(kind, row.received_at, row.id),
         lambda: ctx.load(messages.counts, listing),
     )
@@ -396,4 +393,4 @@ class MessageQuery:
             order = Order(Selection(ids=[row.id]), Changes.of({"seen": True}))
             await bulk.carry_out(ctx, order)
             row = await ctx.load(messages.by_ids, row.id)
-        return Message.of(row) if row else None
+        return Message.maybe(row)

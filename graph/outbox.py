@@ -8,9 +8,13 @@ from typing import Generic, Protocol, TypeVar
 from strawberry.http.exceptions import WebSocketDisconnected
 
 from graph.feeds import Told
+from models import meters
 
 log = logging.getLogger(__name__)
 
+OVERFLOWS = meters.counter(
+    "merganser_subscription_overflows", "Connections whose waiting results were dropped."
+)
 MOST = 64  # results that wait for one connection
 ROOM = 1 << 20  # characters of them
 
@@ -73,6 +77,7 @@ class Outbox(Generic[For]):
                 self._fallen[taker] = None
                 taker.fall()
         waiting.clear()
+        OVERFLOWS.add()
         self._size = 0
 
     async def _flush(self, taker: For, told: Told | None) -> None:

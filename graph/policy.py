@@ -2,22 +2,30 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import strawberry
+from graphql import ExecutionResult as Executed
 from graphql import GraphQLError, OperationType
+from graphql.execution.values import get_variable_values
 from strawberry.exceptions import MissingQueryError, StrawberryInputCoercionError
-from strawberry.extensions import SchemaExtension
-from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
-from strawberry.types import ExecutionContext, ExecutionResult
+from strawberry.execution import optimized_is_awaitable
+from strawberry.schema.exceptions import InvalidOperationTypeError
+from strawberry.types import ExecutionResult
+from strawberry.types.execution import PreExecutionError
+from strawberry.types.graphql import OperationType as Kind
 
 from graph import feeds
 from graph.bodies import Question
 from graph.documents import NO_NUL, Documents, Known, has_nul
+from graph.executor import CompiledExecutor, executor_class, executor_of
 from graph.limits import Limits
+from graph.plans import Book
+from graph.resolving import quicken
+from graph.telemetry import Observed
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
 from resolvers.context import Context, Viewer
@@ -27,6 +35,7 @@ log = logging.getLogger(__name__)
 # what a refused query says in extensions.code, by the rule it broke
 RULES = {"id": "BAD_ID", "cursor": "BAD_CURSOR", "page": "BAD_PAGINATION"}
 NO_LIMITS_SET = Limits()
+STRANGER = "sign in first: no valid credential was sent"
 
 
 @dataclass
@@ -35,6 +44,7 @@ class Operation(Context):
 
     request_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    observed: Observed | None = field(default=None, repr=False)  # who is told what it costs
 
 
 class DeadlineExceeded(Exception):
@@ -44,38 +54,57 @@ class DeadlineExceeded(Exception):
 NO_BUGS = (Refused, DeadlineExceeded, MissingQueryError, StrawberryInputCoercionError)
 
 
-class Unsuggesting(StrawberryGraphQLCoreExecutionContext):
-    """Guesses nothing for names in variables: graphql-core fails at letters such as "İ"."""
-
-    @classmethod
-    def build(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make the executor of one operation."""
-        return super().build(*args, **{**kwargs, "hide_suggestions": True})
-
-
 class Schema(strawberry.Schema):
-    """Runs documents it has seen before, within limits, and speaks of errors with care.
+    """Runs documents it has seen before, within limits, and speaks of errors with care."""
 
-    Give it `extensions=EXTENSIONS`.
-    """
-
-    def __init__(self, *args: Any, limits: Limits = NO_LIMITS_SET, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: Limits = NO_LIMITS_SET, compiled: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.execution_context_class = Unsuggesting
+        quicken(self._schema.type_map, self.schema_converter)
         self.limits = limits
-        self.documents = Documents(self._schema, limits)
+        self.use(compiled=compiled)
+
+    def use(self, *, compiled: bool) -> None:
+        """Choose the executor. With another than before, documents that were seen are forgotten."""
+        chosen = executor_class(compiled=compiled)
+        if chosen is not self.execution_context_class:
+            self.execution_context_class = chosen
+            compiles = issubclass(chosen, CompiledExecutor)
+            self.documents = Documents(self._schema, self.limits, compiles=compiles)
 
     async def execute(
         self,
         query: str | None,
         variable_values: dict[str, Any] | None = None,
         context_value: Any | None = None,
-        *args: Any,
-        **kwargs: Any,
+        root_value: Any | None = None,
+        operation_name: str | None = None,
+        allowed_operation_types: Iterable[Kind] | None = None,
+        operation_extensions: dict[str, Any] | None = None,
     ) -> ExecutionResult:
         """Run a query or mutation; its errors are ready to be sent."""
-        result = await super().execute(query, variable_values, context_value, *args, **kwargs)
-        settle(result, context_value)
+        if not query:
+            raise MissingQueryError
+        context: Operation = context_value.fresh()  # type: ignore[union-attr]  # ty: ignore
+        with Observed(context, query) as observed:
+            known = self.documents.find(query, operation_name)
+            observed.judged(known)
+            if known.kind.value not in {kind.value for kind in allowed_operation_types or Kind}:
+                raise InvalidOperationTypeError(Kind(known.kind.value))
+            verdict = judged(known, variable_values, context, self.limits)
+            result: ExecutionResult
+            if verdict.refusals or known.book is None:
+                result = PreExecutionError(data=None, errors=verdict.refusals)
+            else:
+                given = variable_values or {}
+                run = Run(known.book, given, context, root_value, operation_extensions)
+                result = await self._run(run)
+            self.finish(result, context)
+            if verdict.cost:
+                result.extensions = {"cost": verdict.cost}
+                observed.cost = verdict.cost["requested"]
+            observed.sent = result
         return result
 
     async def stream(
@@ -86,9 +115,9 @@ class Schema(strawberry.Schema):
         root_value: Any | None = None,
         operation_name: str | None = None,
         operation_extensions: dict[str, Any] | None = None,
-        allowed_operation_types: object = None,
+        allowed_operation_types: Iterable[Kind] | None = None,
     ) -> Any:
-        """The results of an operation of any kind."""
+        """The results of any operation; a query or mutation is a stream of one."""
         asked = Question(query or "", variable_values, operation_name, operation_extensions)
         return self._results(asked, context_value)
 
@@ -97,132 +126,115 @@ class Schema(strawberry.Schema):
             async for told in results:
                 yield told.result
 
-    def refusals(
+    def judge(
         self, known: Known, variables: dict[str, Any] | None, context: Context
     ) -> list[GraphQLError]:
-        """What speaks against a document that is right, before anything of it is run."""
-        if has_nul(variables):
-            return [_error(NO_NUL, "BAD_USER_INPUT")]
-        viewer = context.viewer
-        return _refusals(known, viewer, self.limits, _price(known, variables, self.limits, viewer))
+        """What speaks against a document, before anything of it is run."""
+        return judged(known, variables, context, self.limits).refusals
 
     def finish(self, result: ExecutionResult, context: Context) -> None:
         """Log the bugs of a result, and make its errors ready to be sent."""
         if result.errors:
-            report(result.errors, context)
+            self._report(result.errors, context)
             settle(result, context)
 
-    def process_errors(
-        self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None
-    ) -> None:
-        """Log the first bug of a result with its traceback."""
-        report(errors, execution_context.context if execution_context else None)
+    async def _run(self, run: "Run") -> ExecutionResult:
+        """Run an operation to its end, or to its deadline."""
+        try:
+            async with asyncio.timeout(self.limits.deadline) as running:
+                found = self._executed(run)
+                if not isinstance(found, ExecutionResult):
+                    found = await found
+            return found
+        except TimeoutError as late:
+            cause: Exception = DeadlineExceeded() if running.expired() else late
+        except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
+            cause = error
+        return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
+
+    def _executed(self, run: "Run") -> ExecutionResult | Awaitable[ExecutionResult]:
+        book = run.book
+        values = get_variable_values(
+            self._schema,
+            book.operation.variable_definitions or (),
+            run.variables,
+            hide_suggestions=True,
+        )
+        if isinstance(values, list):
+            return ExecutionResult(None, values)
+        executor = executor_of(book, values, run.root, run.context, run.extensions)
+        found: Any = executor.execute_operation()
+        return _awaited(found) if optimized_is_awaitable(found) else _told(found)
+
+    def _report(self, errors: Sequence[GraphQLError], context: object) -> None:
+        extra = {"request_id": getattr(context, "request_id", "")}
+        if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
+            log.warning("an operation was ended at its deadline", extra=extra)
+        bugs = [error for error in errors if is_bug(error)]
+        if bugs:
+            path = ".".join(map(str, bugs[0].path or ()))
+            extra |= {"path": path, "errors": len(bugs)}
+            log.error("a field broke", exc_info=bugs[0].original_error, extra=extra)
 
 
-class FreshContext(SchemaExtension):
-    """A context for each operation: a socket has one for all."""
+class Run(NamedTuple):
+    """One run of an operation."""
 
-    def on_operation(self) -> Iterator[None]:
-        self.execution_context.context = self.execution_context.context.fresh()
-        yield
+    book: Book
+    variables: dict[str, Any]
+    context: Operation
+    root: Any
+    extensions: dict[str, Any] | None
 
 
-class Prepared(SchemaExtension):
-    """The document comes from the cache, with its verdict and its price."""
+async def _awaited(found: Awaitable[Executed]) -> ExecutionResult:
+    return _told(await found)
 
-    known: Known | None = None
+
+def _told(found: Executed) -> ExecutionResult:
+    return ExecutionResult(found.data, found.errors)
+
+
+class Verdict(NamedTuple):
+    """What speaks against an operation, and what it costs; nothing where it is not even valid."""
+
+    refusals: list[GraphQLError]
     cost: dict[str, int] | None = None
 
-    def on_parse(self) -> Iterator[None]:
-        asked = self.execution_context
-        documents = _schema(asked).documents
-        if asked.query:
-            # no document is set yet, so this is the name that the request gave
-            self.known = documents.find(asked.query, asked.operation_name)
-            asked.graphql_document = self.known.document
-        yield
 
-    def on_validate(self) -> Iterator[None]:
-        if self.known:
-            faults = [fault.error() for fault in self.known.faults]
-            nul = has_nul(self.execution_context.variables)
-            unfit = [_error(NO_NUL, "BAD_USER_INPUT")] if nul else []
-            refusals = faults or unfit or self._refusals(self.known)
-            self.execution_context.pre_execution_errors = refusals
-        yield
-
-    def _refusals(self, known: Known) -> list[GraphQLError]:
-        asked = self.execution_context
-        viewer, limits = asked.context.viewer, _schema(asked).limits
-        self.cost = _price(known, asked.variables, limits, viewer)
-        return _refusals(known, viewer, limits, self.cost)
-
-    def get_results(self) -> dict[str, Any]:
-        return {} if self.cost is None else {"cost": self.cost}
-
-
-class Deadline(SchemaExtension):
-    """Queries and mutations end after some seconds, done or not."""
-
-    async def on_execute(self) -> AsyncIterator[None]:
-        asked = self.execution_context
-        limits = _schema(asked).limits
-        try:
-            async with asyncio.timeout(limits.deadline) as running:
-                yield
-        except TimeoutError:
-            if not running.expired():
-                raise
-            raise DeadlineExceeded from None
-
-
-EXTENSIONS: list[type[SchemaExtension]] = [FreshContext, Prepared, Deadline]
-
-
-def _schema(asked: ExecutionContext) -> Schema:
-    if not isinstance(asked.schema, Schema):
-        raise TypeError("these extensions work with graph.policy.Schema only")
-    return asked.schema
-
-
-def _price(
-    known: Known, variables: dict[str, Any] | None, limits: Limits, viewer: Viewer
-) -> dict[str, int]:
-    return {"requested": known.cost(variables), "maximum": limits.budget(viewer.role)}
+def judged(
+    known: Known, variables: dict[str, Any] | None, context: Context, limits: Limits
+) -> Verdict:
+    """Whether this viewer may run a document with these variables."""
+    if known.faults:
+        return Verdict([fault.error() for fault in known.faults])
+    if variables and has_nul(variables):
+        return Verdict([_error(NO_NUL, "BAD_USER_INPUT")])
+    viewer = context.viewer
+    cost = {"requested": known.cost(variables), "maximum": limits.budget(viewer.role)}
+    refusal = next(_refusals(known, viewer, cost, limits), None)
+    return Verdict([refusal] if refusal else [], cost)
 
 
 def _refusals(
-    known: Known, viewer: Viewer, limits: Limits, cost: dict[str, int]
-) -> list[GraphQLError]:
-    """What speaks against this document from this viewer, at this price."""
+    known: Known, viewer: Viewer, cost: dict[str, int], limits: Limits
+) -> Iterator[GraphQLError]:
+    stranger = viewer.role is Role.PUBLIC
     if viewer.read_only and known.kind is OperationType.MUTATION:
-        return [_error("this credential is for reading only", "FORBIDDEN")]
+        yield _error("this credential is for reading only", "FORBIDDEN")
     for scope in sorted(known.scopes - opened(viewer.scopes)):
-        if viewer.role is Role.PUBLIC:
-            return [_error("sign in first: no valid credential was sent", "UNAUTHENTICATED")]
-        return [_error(f"this needs the scope {scope}", "FORBIDDEN")]
-    if known.introspects and viewer.role is Role.PUBLIC and not limits.open_introspection:
-        return [_error("sign in first: introspection is not public", "UNAUTHENTICATED")]
+        if stranger:
+            yield _error(STRANGER, "UNAUTHENTICATED")
+        yield _error(f"this needs the scope {scope}", "FORBIDDEN")
+    if known.introspects and stranger and not limits.open_introspection:
+        yield _error("sign in first: introspection is not public", "UNAUTHENTICATED")
     if cost["requested"] > cost["maximum"]:
         message = "the operation costs {requested}, {maximum} are allowed"
-        return [_error(message.format(**cost), "QUERY_TOO_COMPLEX")]
-    return []
+        yield _error(message.format(**cost), "QUERY_TOO_COMPLEX")
 
 
 def _error(message: str, code: str) -> GraphQLError:
     return GraphQLError(message, extensions={"code": code})
-
-
-def report(errors: list[GraphQLError], context: object) -> None:
-    """Log the first bug among the errors with its traceback. Clients' mistakes are theirs."""
-    extra = {"request_id": getattr(context, "request_id", "")}
-    if any(isinstance(error.original_error, DeadlineExceeded) for error in errors):
-        log.warning("an operation was ended at its deadline", extra=extra)
-    bugs = [error for error in errors if is_bug(error)]
-    if bugs:
-        path = ".".join(map(str, bugs[0].path or ()))
-        extra |= {"path": path, "errors": len(bugs)}
-        log.error("a field broke", exc_info=bugs[0].original_error, extra=extra)
 
 
 def is_bug(error: GraphQLError) -> bool:

@@ -60,6 +60,14 @@ async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
     return await users.named(ctx, given(ref.username) or given(ref.address) or "")
 
 
+async def owner_of(info: Info, ref: UserRef | None) -> int | None:
+    """The key of the account that is named, or the viewer's own; None as `user_of` says."""
+    if ref is None or ref is strawberry.UNSET:
+        return own(info.context)
+    found = await user_of(info, ref)
+    return int(found.id) if found else None
+
+
 def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:
     """The folder that is named, as the floors below name it."""
     if ref.id:

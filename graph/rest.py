@@ -21,6 +21,7 @@ from graph import bodies, ids, parts
 from graph.bodies import Rejected
 from graph.policy import facts
 from graph.serving import Bytes, Served, serve
+from graph.telemetry import RESPONSES
 from mail.contents import Stored
 from mail.messages import Part
 from mail.spool import Budget, NoRoom, Spool, room
@@ -132,6 +133,7 @@ def _endpoint(desk: Desk, answer: Answer) -> Callable[[Request], Awaitable[Respo
             broken.extensions["requestId"] = name
             response = _refused(broken)
         response.headers.update({**ALWAYS, "X-Request-Id": name})
+        RESPONSES.add("rest", str(response.status_code))
         return response
 
     return endpoint

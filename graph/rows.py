@@ -2,32 +2,33 @@
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from keyword import iskeyword
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import strawberry
+from graphql import (
+    FieldNode,
+    FragmentSpreadNode,
+    InlineFragmentNode,
+    SelectionSetNode,
+    get_named_type,
+)
 from strawberry.types import get_object_definition
 from strawberry.types.base import StrawberryObjectDefinition
-from strawberry.types.nodes import SelectedField, Selection
 
 from graph import ids
 from graph.errors import leaf
 from graph.fields import Info
+from graph.views import Made, View
 from resolvers.context import Batch
 
+Item = TypeVar("Item", bound="Shape")
+Value = TypeVar("Value")
+
 SHADOWED = {"list"}  # names of fields that Python needs for itself
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A field that is not the column of its name."""
-
-    columns: tuple[str, ...]
-    of: Callable[[Any], Any]  # the row, as far as it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +41,12 @@ class Link:
 
 
 @strawberry.interface(name="Node", description="Anything with a global id.")
-class Shape:
+class Shape(View):
     """A type over one table: each plain field is the column of its name, or in `made`."""
 
-    row: strawberry.Private[Any]
     id: strawberry.ID = leaf("Global id.")
 
-    made: ClassVar[dict[str, Made]] = {}
     batch: ClassVar[Batch[int, Any]]  # loads rows by their keys
-
-    @classmethod
-    def of(cls, row: Any, asked: Collection[str] | None = None) -> Self:
-        """The object of a row; fields that nobody `asked` for are left unset."""
-        one = cls.__new__(cls)
-        one.row = row
-        plain = _fields(cls).plain
-        for name in plain if asked is None else plain.intersection(asked):
-            made = cls.made.get(name)
-            setattr(one, name, made.of(row) if made else getattr(row, name))
-        return one
 
     @classmethod
     def columns(cls, asked: Iterable[str]) -> frozenset[str]:
@@ -77,7 +65,8 @@ class Shape:
 
 def identified(kind: str) -> Made:
     """How a type's `id` is made."""
-    return Made(("id",), lambda row: ids.encode(kind, row.id))
+    encoded = ids.encoder(kind)
+    return Made(("id",), lambda row: encoded(row.id))
 
 
 def link(column: str, batch: Batch[Any, Any], of: Callable[[Any], Any], *, description: str) -> Any:
@@ -105,40 +94,73 @@ def shaped(module: str, name: str) -> Callable[[Any], Any]:
     """How a row becomes an object of a type in a module that imports ours; None stays None."""
 
     def of(row: Any) -> Any:
-        return None if row is None else getattr(sys.modules[module], name).of(row)
+        return getattr(sys.modules[module], name).maybe(row)
 
     return of
 
 
-async def fill(info: Info, items: list[Any], asked: Iterable[str]) -> None:
-    """Load the links that were asked for, for all the items at once, and set them."""
-    links = _fields(type(items[0])).links if items else {}
-    for name in links.keys() & set(asked):
+async def listed(info: Info, shape: type[Item], rows: Sequence[Any]) -> list[Item]:
+    """The objects of a list's rows, with the links that were asked for filled in."""
+    items = [shape.of(row) for row in rows]
+    links = _fields(shape).links
+    for name in links.keys() & asked(info) if items else ():
         to = links[name]
         keys = sorted({getattr(item.row, to.column) for item in items} - {None})
-        rows = await info.context.load_all(to.batch, keys)
-        found = {key: to.of(row) for key, row in zip(keys, rows, strict=True)}
+        found = dict(zip(keys, await info.context.load_all(to.batch, keys), strict=True))
+        made = {key: to.of(row) for key, row in found.items()}
         for item in items:
-            setattr(item, name, found.get(getattr(item.row, to.column)))
+            setattr(item, name, made.get(getattr(item.row, to.column)))
+    return items
 
 
-def asked(info: Info, *path: str) -> frozenset[str]:
-    """Names, as in Python, of the fields selected below `path`, through fragments.
+def columns(info: Info, shape: type[Shape]) -> frozenset[str]:
+    """What to select for the list, or the connection, that is being resolved."""
+    return _kept(info, shape, lambda: shape.columns(asked(info)))
 
-    A superset where @skip or type conditions stand. The plan of a document keeps it.
+
+def asked(info: Info) -> frozenset[str]:
+    """Names, as in Python, of the fields asked of the items of a list or a connection.
+
+    A superset where @skip or type conditions stand.
     """
-    level = list(_below(info.selected_fields))
-    for name in path:
-        level = list(_below(field for field in level if field.name == name))
-    return frozenset(_python(field.name) for field in level)
+
+    def names() -> frozenset[str]:
+        level = list(_below(info, info._raw_info.field_nodes))  # noqa: SLF001 - no other way in
+        if get_named_type(info._raw_info.return_type).name.endswith("Connection"):  # noqa: SLF001
+            edges = [node for node in level if node.name.value == "edges"]
+            inside = [node for node in _below(info, edges) if node.name.value == "node"]
+            inside += [node for node in level if node.name.value == "nodes"]
+            level = list(_below(info, inside))
+        return frozenset(_python(node.name.value) for node in level)
+
+    return _kept(info, None, names)
 
 
-def _below(selections: Iterable[Selection]) -> Iterator[SelectedField]:
-    for inner in chain.from_iterable(selection.selections for selection in selections):
-        if isinstance(inner, SelectedField):
-            yield inner
-        else:
-            yield from _below([inner])
+def _kept(info: Info, what: object, make: Callable[[], Value]) -> Value:
+    """What `make` says of the selection under execution, kept as long as its document is."""
+    key = what, *map(id, info._raw_info.field_nodes)  # noqa: SLF001 - strawberry's is slower
+    memo = info.context.memo
+    if key not in memo:
+        memo[key] = make()
+    kept: Value = memo[key]
+    return kept
+
+
+def _below(info: Info, nodes: Iterable[FieldNode]) -> Iterator[FieldNode]:
+    for node in nodes:
+        if node.selection_set:
+            yield from _selected(info, node.selection_set)
+
+
+def _selected(info: Info, selections: SelectionSetNode) -> Iterator[FieldNode]:
+    for node in selections.selections:
+        if isinstance(node, FieldNode):
+            yield node
+        elif isinstance(node, InlineFragmentNode):
+            yield from _selected(info, node.selection_set)
+        elif isinstance(node, FragmentSpreadNode):
+            fragment = info._raw_info.fragments[node.name.value]  # noqa: SLF001 - no other way in
+            yield from _selected(info, fragment.selection_set)
 
 
 @cache

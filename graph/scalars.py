@@ -57,7 +57,9 @@ def _size(value: object) -> int:
 
 
 def _instant(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z)[1:-1].decode()  # a third of isoformat()
 
 
 def _moment(text: object) -> datetime:
@@ -105,11 +107,13 @@ def free_data(value: object, path: str) -> dict[str, Any] | None:
     return value
 
 
-def _place(position: Position) -> str:
+def cursor(position: Position) -> str:
+    """The text of a cursor of the journal."""
     return "1" + "".join(f".{stream}.{number}" for stream, number in sorted(position.items()))
 
 
-def _position(text: object) -> Position:
+def position(text: object) -> Position:
+    """What a cursor says. Raises GraphQLError, with the code BAD_CURSOR."""
     if isinstance(text, str) and POSITION.fullmatch(text):
         numbers = [int(number) for number in text.split(".")[1:]]
         if max(numbers) < 1 << 63:
@@ -154,7 +158,7 @@ SCALARS: dict[object, ScalarDefinition] = {
     ByteSize: _scalar(
         "ByteSize", 'Bytes as BigInt; inputs also take strings such as "3 GiB".', _whole, _size
     ),
-    Cursor: _scalar("Cursor", "Opaque position in the change journal.", _place, _position),
+    Cursor: _scalar("Cursor", "Opaque position in the change journal.", cursor, position),
     datetime: _scalar(
         "DateTime", "RFC 3339 instant with offset, answered in UTC.", _instant, _moment, RFC_3339
     ),

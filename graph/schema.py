@@ -19,9 +19,9 @@ from graph import (
     threads,
     users,
 )
-from graph.policy import EXTENSIONS, Schema
+from graph.policy import Schema
 from graph.scalars import SCALARS
-from graph.words import describe
+from graph.words import describe, describe_directives
 
 Query = merge_types(
     "Query",
@@ -56,6 +56,8 @@ def _finished(schema: Schema) -> Schema:
     Sorting a schema makes plain text of them.
     """
     describe(schema._schema)  # noqa: SLF001 - strawberry has no other way in
+    # what is printed with fields: in other words than the sorted schema's it stood there twice
+    describe_directives(schema._schema_graphql_directives.values())  # noqa: SLF001
     for kind in schema._schema.type_map.values():  # noqa: SLF001 - strawberry has no other way in
         definition = kind.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
         if isinstance(kind, GraphQLEnumType) and isinstance(definition, StrawberryEnumDefinition):
@@ -79,6 +81,5 @@ schema = _finished(
             changes.SubmissionChange,
         ],
         config=StrawberryConfig(scalar_map=SCALARS, sort_schema=True),
-        extensions=EXTENSIONS,
     )
 )

@@ -21,10 +21,11 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
     SubscribeMessage,
 )
 
-from graph.bodies import Question, encode
+from graph.bodies import Question, Rejected, encode, names_document, question
 from graph.feeds import Told
 from graph.groups import Groups, Seat
 from graph.outbox import Outbox
+from graph.persisted import Persisted
 from graph.policy import Operation
 from graph.streams import ENDED, Watch
 from resolvers.context import Viewer
@@ -48,7 +49,8 @@ FRAMES: Mapping[str, Shape] = {
     "complete": {"id": (str,)},
 }
 SUBSCRIBE: Shape = {
-    "query": (str,),
+    "query": (str, None),
+    "documentId": (str, None),
     "variables": (dict, None),
     "operationName": (str, None),
     "extensions": (dict, None),
@@ -90,6 +92,7 @@ class Desk(Protocol):
 
     watch: Watch
     groups: Groups
+    persisted: Persisted
 
 
 class Running:
@@ -176,33 +179,36 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
         """Begin an operation."""
-        id_, payload = message["id"], message["payload"]
+        id_ = message["id"]
         if not self.connection_acknowledged:
             await self.websocket.close(UNGREETED, "Unauthorized")
         elif self.desk.watch.expired(self.viewer):
             await self.end()
         elif id_ in self.operations:
             await self.websocket.close(TAKEN, f"Subscriber for {id_} already exists")
+        elif self._full():
+            said = f"{self.max_subscriptions_per_connection} operations run on this socket already"
+            await self._refuse(id_, said, {"code": "RATE_LIMITED", "retryAfterSeconds": 1})
         else:
-            asked = Question(
-                payload["query"], payload.get("variables"), payload.get("operationName")
-            )
-            running = Running(self, id_, asked)
-            if self._full():
-                await running.refuse([self._too_many().formatted])
-                return
-            self.operations[id_] = running
-            running.seat.start()
+            await self._begin(message)
+
+    async def _begin(self, message: SubscribeMessage) -> None:
+        try:
+            asked = question(message["payload"])
+            asked = await self.desk.persisted.resolve(asked, self.viewer)
+        except Rejected as refusal:
+            await self._refuse(message["id"], refusal.message, refusal.extensions)
+            return
+        running = self.operations[message["id"]] = Running(self, message["id"], asked)
+        running.seat.start()
+
+    async def _refuse(self, id_: str, message: str, extensions: dict[str, object]) -> None:
+        error = GraphQLError(message, extensions=extensions)
+        await self.send_message({"id": id_, "type": "error", "payload": [error.formatted]})
 
     def _full(self) -> bool:
         most = self.max_subscriptions_per_connection
         return most is not None and len(self.operations) >= most
-
-    def _too_many(self) -> GraphQLError:
-        return GraphQLError(
-            f"{self.max_subscriptions_per_connection} operations run on this socket already",
-            extensions={"code": "RATE_LIMITED", "retryAfterSeconds": 1},
-        )
 
     def forget(self, running: Running) -> bool:
         """Make the id of an operation free; says whether it was still that one's."""
@@ -256,7 +262,10 @@ def frame_fault(frame: object) -> str | None:
         return "Unknown message type"
     fault = _fault(frame, FRAMES[kind])
     if fault is None and kind == "subscribe":
-        fault = _fault(frame["payload"], SUBSCRIBE)
+        payload = frame["payload"]
+        fault = _fault(payload, SUBSCRIBE)
+        if fault is None and payload.get("query") is None and not names_document(payload):
+            fault = "query"
     if fault is None and not 0 < len(frame.get("id", "-")) <= ID_MAX:
         fault = "id"
     return fault and f"Invalid {kind} message: {fault}"

@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Protocol
 
-from strawberry.http.streaming import SSETransport
+from graphql import GraphQLError
 
-from graph.bodies import EVENTS, encode, media
+from graph.bodies import EVENTS, Rejected, encode
 from graph.feeds import Told
+from graph.policy import Operation
+from graph.scalars import cursor, position
+from models.journal import Position
 from models.roles import Role
-from resolvers.context import Viewer
+from resolvers.context import Trail, Viewer
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +24,11 @@ ENDED = {
     "message": "sign in again: the credential has ended",
     "extensions": {"code": "UNAUTHENTICATED"},
 }
-
-
-class SSE(SSETransport):
-    """Streams to those who accept nothing else: urql names the type with every query."""
-
-    headers = {  # noqa: RUF012 - a ClassVar of the parent's
-        **SSETransport.headers,
-        "Content-Type": f"{EVENTS}; charset=utf-8",
-        "Cache-Control": "no-store, no-transform",
-    }
-
-    def accepts(self, accept: str) -> bool:
-        return media(accept) == EVENTS
+HEADERS = {
+    "Content-Type": f"{EVENTS}; charset=utf-8",
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",  # nginx would keep small events back
+}
 
 
 class Follower(Protocol):
@@ -106,16 +101,19 @@ class Watch:
 
 
 class EventStream:
-    """One subscription as server-sent events."""
+    """One subscription as server-sent events.
 
-    def __init__(
-        self, results: AsyncGenerator[Told, None], viewer: Viewer, *, heartbeat: float
-    ) -> None:
-        self.results = results
-        self.viewer = viewer
-        self.transport = SSE(heartbeat)
+    What comes of the journal has the cursor behind it as `id`, whether or not the document asks
+    for one. A client that connects again says in `Last-Event-ID` what it got last, and goes on
+    from there (HTML standard, section 9.2). Raises Rejected where that is no cursor.
+    """
+
+    def __init__(self, context: Operation, *, heartbeat: float) -> None:
+        self.viewer = context.viewer
+        self.heartbeat = heartbeat  # seconds
+        context.trail = Trail(self._begin, _last_event(context.headers))
         self._over = False
-        self._queue: asyncio.Queue[Told] = asyncio.Queue(1)  # the generator waits for the reader
+        self._queue: asyncio.Queue[str] = asyncio.Queue(1)  # the generator waits for the reader
         self._source: asyncio.Task[None] | None = None
 
     async def end(self) -> None:
@@ -124,44 +122,49 @@ class EventStream:
         if self._source:
             self._source.cancel()
 
-    async def text(self, watch: Watch) -> AsyncGenerator[str]:
+    async def text(self, results: AsyncGenerator[Told], watch: Watch) -> AsyncGenerator[str]:
         """The events, and a comment where none came for a while."""
-        self._source = source = asyncio.create_task(self._drain())
+        self._source = source = asyncio.create_task(self._drain(results))
         watch.add(self)
         try:
             async with aclosing(self._events(source)) as events:
-                async for told in events:
-                    yield self._next(told.text) if told else self._comment()
+                async for event in events:
+                    yield event
             if self._over:
-                yield self._next(encode({"errors": [ENDED]}).decode())
-            yield self.transport.encode_complete()
+                yield _event("next", _json({"errors": [ENDED]}))
+            yield _event("complete", "")
         finally:
             watch.remove(self)
             source.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({source})
 
-    async def _drain(self) -> None:
-        """Ask for results in one task: generators may hold what belongs to a task."""
-        async with aclosing(self.results) as results:
-            async for result in results:
-                await self._queue.put(result)
+    def _begin(self, place: Position) -> None:
+        """Tell where the stream begins: who is cut off before the first event misses none."""
+        self._queue.put_nowait(f"{_id(place)}\n")
 
-    async def _events(self, source: asyncio.Task[None]) -> AsyncGenerator[Told | None]:
-        """The results, and None for each heartbeat."""
+    async def _drain(self, results: AsyncGenerator[Told]) -> None:
+        """Ask for results in one task: generators may hold what belongs to a task."""
+        async with aclosing(results):
+            async for told in results:
+                place = "" if told.cursor is None else _id(told.cursor)
+                await self._queue.put(place + _event("next", told.text))
+
+    async def _events(self, source: asyncio.Task[None]) -> AsyncGenerator[str]:
+        """The events, and a comment for each heartbeat."""
         getting = asyncio.create_task(self._queue.get())
         try:
             while not self._over:
                 await asyncio.wait(
                     {getting, source},
-                    timeout=self.transport.heartbeat_interval,
+                    timeout=self.heartbeat,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if getting.done():
                     yield getting.result()
                     getting = asyncio.create_task(self._queue.get())
                 elif not source.done():
-                    yield None
+                    yield ": ping\n\n"
                 elif self._queue.empty():
                     break
             await asyncio.wait({source})
@@ -170,8 +173,30 @@ class EventStream:
         if not source.cancelled() and (error := source.exception()):
             raise error  # Strawberry turns those of resolvers into results: this is another bug
 
-    def _next(self, payload: str) -> str:
-        return self.transport.encode_event("next", payload)
 
-    def _comment(self) -> str:
-        return self.transport.encode_comment("ping")
+def _last_event(headers: Mapping[str, str]) -> Position | None:
+    text = headers.get("last-event-id")
+    if not text:
+        return None
+    try:
+        return position(text)
+    except GraphQLError:
+        raise Rejected(400, "BAD_CURSOR", "Last-Event-ID is not a cursor of the journal.") from None
+
+
+def _id(place: Position) -> str:
+    return f"id: {cursor(place)}\n"
+
+
+def _event(kind: str, data: str) -> str:
+    """One event. Its lines end as urql needs them: it looks for no other ends than these."""
+    return f"event: {kind}\ndata: {data}\n\n"
+
+
+def _json(payload: object) -> str:
+    return encode(payload).decode()
+
+
+def one_result(payload: object) -> str:
+    """A stream of one result, which is complete."""
+    return _event("next", _json(payload)) + _event("complete", "")

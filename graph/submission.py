@@ -10,24 +10,23 @@ from typing import Any, ClassVar
 import strawberry
 
 from graph import ids
-from graph.connections import Connection, page_asked
 from graph.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 - the outline's word
 from graph.fields import Info, query
 from graph.messages import Message
 from graph.mutations import mutation
 from graph.refs import MailboxRef, MessageRef, message_of, named
-from graph.rows import Made, Shape, fill, identified, link
+from graph.rows import Shape, identified, link
 from graph.scalars import Duration
+from graph.views import Made
 from mail.compose import Attachment, HeaderLine, Priority
 from mail.fields import Named
 from models.errors import Invalid, NotFound, found
-from models.pages import Cursor
 from models.queue import DeliveryState
 from models.roles import Scope
 from models.submission import SubmissionState
 from resolvers import messages, submission
 from resolvers.references import Reference, ReferenceAction
-from resolvers.submission import Envelope, OfUser, Outgoing, newest
+from resolvers.submission import Envelope, Outgoing
 
 
 class ContentEncoding(StrEnum):
@@ -93,7 +92,7 @@ class Submission(Shape):
     message: Message | None = link(
         "message_id",
         messages.by_ids,
-        lambda row: Message.of(row) if row else None,
+        Message.maybe,
         description="Stored copy.",
     )
     recipients: list[RecipientDelivery] = link(
@@ -264,27 +263,6 @@ class SubmissionsPayload(MutationPayload):
     submissions: list[Submission] = leaf("As they are now.", default_factory=list)
 
 
-async def page(info: Info, asked: OfUser, names: frozenset[str]) -> Connection[Submission]:
-    """A page of a user's submissions, newest first; `names` are the fields asked for."""
-    found_page = await submission.of_user(info.context, asked)
-    nodes = [Submission.of(row) for row in found_page.rows]
-    await fill(info, nodes, names)
-    order = newest(asked.states)
-
-    async def count() -> int:
-        return await submission.count(info.context, asked)
-
-    return Connection[Submission].of(
-        found_page, nodes, lambda row: Cursor(order, row.created_at, row.id), count
-    )
-
-
-def of_user(user_id: int, states: Sequence[SubmissionState], *arguments: Any) -> OfUser:
-    """The page that first, after, last and before ask for."""
-    narrowed = frozenset(states)
-    return OfUser(user_id, page_asked(newest(narrowed), *arguments), narrowed)
-
-
 @strawberry.type
 class SubmissionQuery:
     @query("One submission, or null.", scope=Scope.MAIL_READ)
@@ -295,7 +273,7 @@ class SubmissionQuery:
         else:
             name = by.queue_id.value if by.queue_id else ""
             row = await info.context.load(submission.by_queue_ids, name)
-        return Submission.of(row) if row else None
+        return Submission.maybe(row)
 
 
 @strawberry.type
@@ -304,8 +282,8 @@ class SubmissionMutation:
     async def message_send(self, info: Info, input: MessageSendInput) -> MessageSendPayload:
         sent = await submission.send(info.context, await _outgoing(info, input))
         return MessageSendPayload(
-            submission=Submission.of(sent.submission) if sent.submission else None,
-            message=Message.of(sent.message) if sent.message else None,
+            submission=Submission.maybe(sent.submission),
+            message=Message.maybe(sent.message),
             warnings=[
                 Warning(code=code, message=words, path=["mailbox"]) for code, words in sent.warnings
             ],

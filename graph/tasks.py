@@ -8,12 +8,13 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph import ids
-from graph.connections import Connection, page_asked
+from graph.connections import Connection, connected, page_asked
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info, query
 from graph.mutations import mutation
-from graph.rows import Made, Shape, asked, fill, identified, link, shaped
+from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import BigInt
+from graph.views import Made
 from models.pages import Cursor, ordering
 from models.roles import Scope
 from models.tasks import TaskState
@@ -85,7 +86,7 @@ class TaskQuery:
     @query("One background task.", scope=Scope.MAIL_READ)
     async def task(self, info: Info, id: strawberry.ID) -> Task | None:
         row = await info.context.load(tasks.by_ids, ids.decode("Task", id))
-        return Task.of(row) if row else None
+        return Task.maybe(row)
 
     @query("Tasks of the viewer; all for ADMIN.", scope=Scope.MAIL_READ)
     async def tasks(
@@ -99,13 +100,10 @@ class TaskQuery:
         where = TaskWhere(given.kind or None, tuple(given.states or ()))
         kind = ordering("created-", None if where == TaskWhere() else where)
         ask = page_asked(kind, first, after, None, None)
-        names = asked(info, "edges", "node") | asked(info, "nodes")
-        page = await tasks.pages(info.context, where, ask, Task.columns(names))
-        nodes = [Task.of(row, names) for row in page.rows]
-        await fill(info, nodes, names)
-        return Connection[Task].of(
-            page,
-            nodes,
+        return await connected(
+            info,
+            Task,
+            await tasks.pages(info.context, where, ask, columns(info, Task)),
             lambda row: Cursor(kind, row.created_at, row.id),
             lambda: tasks.count(info.context, where),
         )

@@ -12,8 +12,9 @@ from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
 from graph.mailboxes import Mailbox
 from graph.messages import MailAddress, Message, message_page
-from graph.rows import Made, Shape, identified
+from graph.rows import Shape, identified
 from graph.selections import MessageOrder, Wanted
+from graph.views import Made
 from models.roles import Scope
 from resolvers import mailboxes, messages
 
@@ -52,4 +53,4 @@ class ThreadQuery:
     @query("One conversation.", scope=Scope.MAIL_READ)
     async def thread(self, info: Info, id: strawberry.ID) -> Thread | None:
         row = await info.context.load(messages.threads_by_ids, ids.decode("Thread", id))
-        return Thread.of(row) if row else None
+        return Thread.maybe(row)

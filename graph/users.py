@@ -7,9 +7,8 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph import submission
 from graph.addresses import Address
-from graph.connections import Connection, page_asked
+from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info, field, query
@@ -17,16 +16,18 @@ from graph.mailboxes import Mailbox
 from graph.messages import Message, message_page
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, named, user_of
-from graph.rows import Made, Shape, asked, fill, identified, link
+from graph.rows import Shape, columns, identified, link, listed
 from graph.scalars import BigInt, ByteSize, Cursor, free_data
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.submission import Submission
+from graph.views import Made
 from models.mailboxes import SpecialUse
 from models.pages import Cursor as Place
 from models.pages import ordering
 from models.roles import Role, Scope
 from models.submission import SubmissionState
 from resolvers import addresses, changes, domains, mailboxes, users
+from resolvers import submission as submissions
 from resolvers.addresses import OfUser
 from resolvers.users import NewUser, UserWhere
 
@@ -50,13 +51,13 @@ class User(Shape):
     address: Address | None = link(
         "id",
         addresses.mains,
-        lambda row: Address.of(row) if row else None,
+        Address.maybe,
         description="Main address, null for accounts without one.",
     )
     domain: Domain | None = link(
         "domain_id",
         domains.by_ids,
-        lambda row: Domain.of(row) if row else None,
+        Domain.maybe,
         description="Domain of the main address.",
     )
     tags: list[str] = leaf("Labels such as domain:example.com.")
@@ -107,32 +108,26 @@ class User(Shape):
         query: str | None = UNSET,
     ) -> Connection[Address]:
         ask = page_asked(ordering("address", query or None), first, after, None, None)
-        names = asked(info, "edges", "node") | asked(info, "nodes")
-        listing = OfUser(self.row.id, ask, Address.columns(names), query or None)
-        page = await info.context.load(addresses.pages, listing)
-        nodes = [Address.of(row, names) for row in page.rows]
-        await fill(info, nodes, names)
-        return Connection[Address].of(
-            page,
-            nodes,
+        listing = OfUser(self.row.id, ask, columns(info, Address), query or None)
+        return await connected(
+            info,
+            Address,
+            await info.context.load(addresses.pages, listing),
             lambda row: Place(ask.ordering, row.local, row.id),
             lambda: info.context.load(addresses.counts, listing),
         )
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
     async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:
-        names = asked(info)
         rows = await mailboxes.all_of(
-            info.context, self.row.id, Mailbox.columns(names), show_hidden=show_hidden
+            info.context, self.row.id, columns(info, Mailbox), show_hidden=show_hidden
         )
-        items = [Mailbox.of(row, names) for row in rows]
-        await fill(info, items, names)
-        return items
+        return await listed(info, Mailbox, rows)
 
     @field("One folder.", scope=Scope.MAIL_READ)
     async def mailbox(self, info: Info, by: MailboxRef) -> Mailbox | None:
         row = await info.context.load(mailboxes.named, (self.row.id, named(by, path="by")))
-        return Mailbox.of(row) if row else None
+        return Mailbox.maybe(row)
 
     @field("Messages in all folders, newest first.", scope=Scope.MAIL_READ)
     async def messages(
@@ -158,9 +153,16 @@ class User(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Submission]:
-        asked_for = submission.of_user(self.row.id, states or (), first, after, last, before)
-        names = asked(info, "edges", "node") | asked(info, "nodes")
-        return await submission.page(info, asked_for, names)
+        narrowed = frozenset(states or ())
+        ask = page_asked(submissions.newest(narrowed), first, after, last, before)
+        listing = submissions.OfUser(self.row.id, ask, columns(info, Submission), narrowed)
+        return await connected(
+            info,
+            Submission,
+            await info.context.load(submissions.pages, listing),
+            lambda row: Place(ask.ordering, row.created_at, row.id),
+            lambda: info.context.load(submissions.counts, listing),
+        )
 
 
 @strawberry.input(description="For listings; fields are combined with AND.")
@@ -252,7 +254,7 @@ class UserQuery:
     @query("One user; nothing = viewer.", scope=Scope.READ)
     async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
         row = await user_of(info, by)
-        return User.of(row) if row else None
+        return User.maybe(row)
 
     @query("Listing.", role=Role.DOMAIN_ADMIN, scope=Scope.READ)
     async def users(
@@ -267,13 +269,10 @@ class UserQuery:
         where = filter.where() if filter else UserWhere()
         kind = ordering("username", None if where == UserWhere() else where)
         ask = page_asked(kind, first, after, last, before)
-        names = asked(info, "edges", "node") | asked(info, "nodes")
-        page = await users.pages(info.context, where, ask, User.columns(names))
-        nodes = [User.of(row, names) for row in page.rows]
-        await fill(info, nodes, names)
-        return Connection[User].of(
-            page,
-            nodes,
+        return await connected(
+            info,
+            User,
+            await users.pages(info.context, where, ask, columns(info, User)),
             lambda row: Place(ask.ordering, row.username_key, row.id),
             lambda: users.count(info.context, where),
         )

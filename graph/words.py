@@ -1,6 +1,14 @@
 """What arguments and values of enums are, in words: those that say the same wherever they stand."""
 
-from graphql import GraphQLEnumType, GraphQLInterfaceType, GraphQLObjectType, GraphQLSchema
+from collections.abc import Iterable
+
+from graphql import (
+    GraphQLDirective,
+    GraphQLEnumType,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLSchema,
+)
 
 TYPES = {
     "Query": "What can be read.",
@@ -31,6 +39,18 @@ ARGUMENTS = {
     "showHidden": "Also folders that are hidden.",
     "states": "Only in one of these states.",
     "user": "Whose; nothing given = the viewer's.",
+}
+DIRECTIVES = {
+    "auth": {
+        "adminPermission": "What a DOMAIN_ADMIN must have been given as well.",
+        "role": "The least role.",
+        "scope": "What the credential must be good for.",
+        "userPermission": "What a USER must have been given as well.",
+    },
+    "cost": {
+        "perItem": "Paid for each object that comes, not once.",
+        "weight": "What the field itself costs.",
+    },
 }
 VALUES = {
     "AddressKind": {
@@ -199,3 +219,13 @@ def describe(schema: GraphQLSchema) -> None:
             for field in kind.fields.values():
                 for name, argument in field.args.items():
                     argument.description = argument.description or ARGUMENTS.get(name)
+    describe_directives(schema.directives)
+
+
+def describe_directives(directives: Iterable[GraphQLDirective]) -> None:
+    """Give their words to the arguments of our directives."""
+    for directive in directives:
+        for name, argument in directive.args.items():
+            argument.description = argument.description or DIRECTIVES.get(directive.name, {}).get(
+                name
+            )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import compress, product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
 CUT = 1024  # encoded bytes; smaller attachments stay where they are
 _ODD = re.compile("[\0\ud800-\udfff]")
 SYSTEM_FLAGS = ("seen", "answered", "flagged", "deleted", "draft")
+FLAGS_OF = {  # their names in IMAP, by which of them are set
+    marks: [f"\\{name.capitalize()}" for name in compress(SYSTEM_FLAGS, marks)]
+    for marks in product((False, True), repeat=len(SYSTEM_FLAGS))
+}
 
 _ALLOWED = func.coalesce(
     col(User.quota),
@@ -288,9 +293,10 @@ def _thread(turn: Turn, facts: Facts, to: Place) -> int:
 
 def flags(row: Any) -> list[str]:
     """The flags and keywords of a row or of its columns by name, as IMAP names them."""
-    value = row.__getitem__ if isinstance(row, dict) else lambda name: getattr(row, name)
-    named = [f"\\{name.capitalize()}" for name in SYSTEM_FLAGS if value(name)]
-    return named + list(value("keywords"))
+    if isinstance(row, dict):
+        return [*FLAGS_OF[tuple(bool(row[name]) for name in SYSTEM_FLAGS)], *row["keywords"]]
+    marks = (row.seen, row.answered, row.flagged, row.deleted, row.draft)
+    return [*FLAGS_OF[marks], *row.keywords]
 
 
 def columns(letter: Letter) -> dict[str, Any]:

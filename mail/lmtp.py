@@ -13,7 +13,7 @@ from typing import AnyStr, Protocol, cast
 from aiosmtpd.lmtp import LMTP
 from sqlalchemy.exc import StatementError
 
-from mail import addresses, delivery
+from mail import addresses, delivery, intake
 from mail.addresses import Recipient
 from mail.spool import Body, Budget, NoRoom, Spool, claim, room
 from mail.wire import (
@@ -187,6 +187,12 @@ class Lmtp:
         return await asyncio.shield(task)
 
     async def _deliver(self, spool: Spool, transaction: Transaction) -> list[str]:
+        size = spool.size
+        replies = await self._replies(spool, transaction)
+        intake.count(replies, size)
+        return replies
+
+    async def _replies(self, spool: Spool, transaction: Transaction) -> list[str]:
         to, size = transaction.recipients, spool.size
         with spool:
             try:
@@ -260,6 +266,7 @@ class Conversation(LMTP):
         """Begin, unless there are too many."""
         super().connection_made(transport)
         self.lmtp.sessions.add(self)
+        intake.SESSIONS.add()
         if self.lmtp.closing:
             self.dismiss(CLOSING)
         elif len(self.lmtp.sessions) > self.limits.connections:
@@ -273,6 +280,7 @@ class Conversation(LMTP):
 
     def _forget(self, _ended: asyncio.Task[None]) -> None:
         self.lmtp.sessions.discard(self)
+        intake.SESSIONS.add(by=-1)
         if not self.gone.done():
             self.gone.set_result(None)
 
@@ -413,7 +421,11 @@ class Conversation(LMTP):
         need_utf8(address, utf8=self._transaction.utf8)
         if len(self._transaction.recipients) >= self.limits.recipients:
             return "452 4.5.3 Too many recipients, send it to the others again"
-        self._transaction.recipients.append(await self.lmtp.post.accept(address))
+        try:
+            self._transaction.recipients.append(await self.lmtp.post.accept(address))
+        except Refused as error:
+            intake.count([refusal(error)])
+            raise
         return "250 2.1.5 Known here"
 
     async def _data(self, argument: str) -> str:
@@ -435,7 +447,9 @@ class Conversation(LMTP):
             spool = Spool(self.lmtp.spool, self.lmtp.budget)
             until_handed_over.enter_context(spool)
             if trouble := await self._fill(spool):
-                return [trouble] * len(transaction.recipients)
+                replies = [trouble] * len(transaction.recipients)
+                intake.count(replies)
+                return replies
             until_handed_over.pop_all()
         self._reset_timeout(self.limits.delivery_timeout)
         return await self.lmtp.deliver(spool, transaction)

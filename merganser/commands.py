@@ -32,7 +32,7 @@ def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool
     from merganser.settings import read
 
     settings = read()
-    logs.set_up("WARNING")
+    logs.set_up("WARNING", settings.log_format)
 
     async def whole() -> Result:
         async with opened(settings, migrate=migrate) as world:
@@ -60,7 +60,7 @@ def serve(
     from merganser.settings import read
 
     settings = read()
-    logs.set_up("WARNING" if demo else settings.log_level)
+    logs.set_up("WARNING" if demo else settings.log_level, settings.log_format)
     from merganser import serving
 
     if not demo:
@@ -74,7 +74,7 @@ def serve(
         made.append(await _furnished(world, settings, demo_count))
 
     def greet() -> None:
-        logs.set_up(settings.log_level)
+        logs.set_up(settings.log_level, settings.log_format)
         banner.shown(settings, made[0])
 
     uvloop.run(serving.serve(settings, before=furnish, after=greet))
@@ -83,7 +83,7 @@ def serve(
 async def _furnished(world: "World", settings: "Settings", count: int) -> "Account":
     from merganser.demonstration import furnish
 
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("Writing letters to the demo account", total=None, visible=False)
 
         def progress(done: int, total: int) -> None:
@@ -145,7 +145,7 @@ def bring(
 
     async def work(world: "World", settings: "Settings") -> "Outcome":
         order = Order(path.absolute(), user, mailbox, settings.data)
-        with _bar() as bar:
+        with progress_bar() as bar:
 
             def began(origin: "Source", at: int) -> "Progress":
                 task = bar.add_task(f"Importing {path.name}", total=origin.total, completed=at)
@@ -166,7 +166,8 @@ def bring(
         typer.echo(f"Skipped {outcome.untold} more.")
 
 
-def _bar() -> "Bar":
+def progress_bar() -> "Bar":
+    """A bar on stderr, where somebody watches."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -285,7 +286,7 @@ def check(
     async def work(world: "World", _settings: "Settings") -> dict[str, object]:
         from mail.verify import verify
 
-        with _bar() as bar:
+        with progress_bar() as bar:
             task = bar.add_task("Checking", total=None)
 
             def progress(subject: str, done: int, total: int | None) -> None:
@@ -326,7 +327,7 @@ def whole(
 
 def app() -> typer.Typer:
     """The command line, ready to be called."""
-    from merganser import account_commands
+    from merganser import account_commands, document_commands
 
     made = typer.Typer(
         name="merganser",
@@ -351,4 +352,5 @@ def app() -> typer.Typer:
         made.command(name)(command)
     made.add_typer(account_commands.users(), name="user")
     made.add_typer(account_commands.tokens(), name="token")
+    made.add_typer(document_commands.documents(), name="documents")
     return made

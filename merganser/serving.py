@@ -1,21 +1,25 @@
 """The server: HTTP, LMTP and all workers in one process, until told to stop."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+
+from pydantic import SecretStr
 
 from graph.app import create_app
+from graph.metrics import Access, Readers
 from mail import housekeeping, indexing, routing
 from mail.lmtp import Lmtp, listen
 from mail.queue import worker
 from mail.routing import Route
 from mail.spool import claim
-from merganser import listening, locks
+from merganser import listening, locks, otlp, readiness
 from merganser.building import make_folder, opened, reached
+from merganser.ending import Ending
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
@@ -25,29 +29,11 @@ from resolvers import changes, tasks
 
 log = logging.getLogger("merganser")
 
+COLLECT = (20_000, 20, 20)  # objects, or rounds, after which the collector looks
 PATIENCE = 25.0  # seconds that workers have to end
 
 Before = Callable[[World], Awaitable[None]]
 After = Callable[[], None]
-
-
-@dataclass
-class Ending:
-    """Whether we have been told to stop, and what a signal breaks off until we listen."""
-
-    asked: bool = False
-    web: listening.Web | None = None
-    starting: asyncio.Task[None] | None = None
-    broken: BaseException | None = None  # a worker that ended by itself
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def signalled(self, which: signal.Signals) -> None:
-        """Stop; a second Ctrl-C does not wait for requests to end."""
-        self.asked = True
-        if self.web is not None:
-            self.web.handle_exit(which, None)
-        elif self.starting is not None:
-            self.starting.cancel()
 
 
 async def serve(
@@ -57,7 +43,8 @@ async def serve(
 
     `before` is done with the store ready and nothing listening, `after` once HTTP answers.
     """
-    ending = Ending(starting=asyncio.current_task())
+    otlp.signals(settings)  # before anything is made
+    ending = Ending(settings.drain.total_seconds(), starting=asyncio.current_task())
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, ending.signalled, which)
@@ -91,9 +78,18 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
     route = _route(settings)
     await listening.guarded(world, settings)
     spool = settings.data / "spool"
-    key = settings.bootstrap_key.get_secret_value() if settings.bootstrap_key else None
-    app = create_app(world, spool=spool / "http", bootstrap=key, origins=settings.origins)
+    app = create_app(
+        world,
+        spool=spool / "http",
+        bootstrap=_told(settings.bootstrap_key),
+        origins=settings.origins,
+        only_trusted=settings.documents == "trusted",
+        readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
+        checks=await readiness.checks(world, ending, spool / "http"),
+        compiled=settings.compiled_executor,
+    )
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(otlp.exporting(settings, world))
         stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
         bound = listening.sockets("HTTP", settings.http, patience=settings.patience)
         for one in bound:
@@ -102,9 +98,21 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
         lmtp = await _lmtp(settings, world)
         stack.push_async_callback(lmtp.close)
         ending.web = listening.web(app, settings, after)
+        _settle_down()
         log.info("listening", extra={"http": settings.http, "lmtp": settings.lmtp})
         await ending.web.serve(sockets=bound)
         log.info("stopping")
+
+
+def _told(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+def _settle_down() -> None:
+    """Let the collector look at what requests leave, not at what has been there since the start."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
 
 
 def _route(settings: Settings) -> Route:
@@ -134,6 +142,7 @@ async def _workers(world: World, route: Route, ending: Ending) -> AsyncGenerator
     cancelled = [indexing.run(world), tasks.run(world), changes.watch(world)]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]
+    ending.workers = [*asked, *running]
     try:
         yield
     finally:

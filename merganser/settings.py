@@ -127,6 +127,18 @@ class Settings(BaseSettings):
         default=(),
         description="Web origins that may call GraphQL from a browser (CORS), with spaces between.",
     )
+    documents: Literal["any", "trusted"] = Field(
+        default="any",
+        description="Which GraphQL documents are run: any, or trusted: only those that "
+        "`merganser documents add` has registered.",
+        json_schema_extra={"hint": "write any or trusted"},
+    )
+    compiled_executor: bool = Field(
+        default=True,
+        description="Complete answers by functions made for each document; off: as graphql-core "
+        "does, for comparison.",
+        json_schema_extra={"hint": "write on or off"},
+    )
     connections: int = Field(
         default=10_000,
         ge=1,
@@ -191,6 +203,44 @@ class Settings(BaseSettings):
         default=_USUAL.bulk,
         ge=1,
         description="Messages that one request changes at once; more become a task.",
+    )
+    drain: Span = Field(
+        default=timedelta(0),
+        description="How long to answer as before once told to stop, while `/health/ready` says "
+        "503: time for a load balancer to turn elsewhere.",
+    )
+    metrics: Literal["key", "loopback", "off"] = Field(
+        default="key",
+        description="Who may read `/metrics`: key, with `MERGANSER_METRICS_KEY` or a credential "
+        "of an ADMIN; loopback, also whoever asks from this machine, which no proxy may pass "
+        "on then; off, nobody.",
+        json_schema_extra={"hint": "write key, loopback or off"},
+    )
+    metrics_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="A bearer key for `/metrics` and nothing else, at least 16 characters.",
+        json_schema_extra={"hint": "it needs 16 characters at least"},
+    )
+    otlp: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s@/]+(/[^\s@]*)?$",
+        description="Where traces and metrics are sent by OTLP over HTTP, as in "
+        "http://127.0.0.1:4318; needs the extra `telemetry`. The usual `OTEL_…` variables are "
+        "heeded too.",
+        json_schema_extra={
+            "hint": "write http://host:port, and keys into OTEL_EXPORTER_OTLP_HEADERS"
+        },
+    )
+    trace_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of operations that are traced, where there is somewhere to send them.",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto",
+        description="json or text lines on stderr; auto, text on a terminal and else json.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR."

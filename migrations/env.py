@@ -11,6 +11,7 @@ from sqlmodel import SQLModel
 import models.addresses
 import models.auth
 import models.blobs
+import models.documents
 import models.domains
 import models.journal
 import models.mailboxes

@@ -1,19 +1,32 @@
 """One engine, and the ways to use it: `read()`, `write()` and, for hot paths, `apply()`."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
 import orjson
-from sqlalchemy import Connection, Engine, Select, create_engine, event, literal, make_url, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    PoolProxiedConnection,
+    Select,
+    create_engine,
+    event,
+    literal,
+    make_url,
+    select,
+)
 from sqlalchemy import Row as CoreRow
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import patience
+from models import meters, patience
 from models.groups import Batches, GroupCommit
+from models.prepared import Prepared
+from models.traces import Timed
 
 Columns = TypeVarTuple("Columns")
 Outcome = TypeVar("Outcome")
@@ -23,6 +36,13 @@ def _json(value: object) -> str:
     return orjson.dumps(value).decode()  # umlauts as they are: they are searched for
 
 
+STORE = meters.histogram(
+    "merganser_store_seconds",
+    "Time at the store, waiting for a turn included: read, a select; find, one that was made "
+    "once; unit, a unit of work; apply, one in one go.",
+    "work",
+)
+BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)
 COMMON: dict[str, Any] = {
     "json_serializer": _json,
     "json_deserializer": orjson.loads,
@@ -69,18 +89,30 @@ class Database:
 
         Hot paths make their select once, and give the values of its parameters here.
         """
-        if self._readers:
-            return await self._readers.read(statement, given)
-        async with self.engine.connect() as connection:
-            return (await connection.execute(statement, given)).all()
+        with Timed(STORE, "store read", "read"):
+            if self._readers:
+                return await self._readers.read(statement, given)
+            async with self.engine.connect() as connection:
+                return (await connection.execute(statement, given)).all()
+
+    async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
+        """The rows of a select that was made once, with these values of its parameters."""
+        with Timed(STORE, "store find", "find"):
+            if self._readers:
+                return await self._readers.find(statement, given)
+            async with self.engine.connect() as connection:
+                return (await connection.execute(statement.select, given)).all()
 
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
         await self.read(select(literal(1)))
 
-    def write(self) -> AbstractAsyncContextManager[AsyncSession]:
+    @asynccontextmanager
+    async def write(self) -> AsyncGenerator[AsyncSession]:
         """A unit of work: all of it is durable on leaving, or, on any exception, none."""
-        return self._group.write() if self._group else self._write_alone()
+        with Timed(STORE, "store unit", "unit"):
+            async with self._group.write() if self._group else self._write_alone() as session:
+                yield session
 
     async def apply(self, work: Callable[[Connection], Outcome]) -> Outcome:
         """A unit of work in one go: statements only, on a plain connection.
@@ -88,10 +120,11 @@ class Database:
         On SQLite it takes one hop to the writer's thread, however many statements it has,
         and shares its wait for the disk with its neighbours.
         """
-        if self._batches:
-            return await self._batches.apply(work)
-        async with self.engine.begin() as connection:
-            return await connection.run_sync(work)
+        with Timed(STORE, "store apply", "apply"):
+            if self._batches:
+                return await self._batches.apply(work)
+            async with self.engine.begin() as connection:
+                return await connection.run_sync(work)
 
     @asynccontextmanager
     async def _write_alone(self) -> AsyncGenerator[AsyncSession]:
@@ -121,12 +154,13 @@ class Readers:
         self.engine = create_engine(
             plain,
             isolation_level="AUTOCOMMIT",
-            pool_size=self.THREADS,
+            pool_size=self.THREADS + 1,
             connect_args={"cached_statements": 512},
             **COMMON,
         )
         event.listen(self.engine, "connect", _tune_reader)
         self._threads = ThreadPoolExecutor(self.THREADS, "reader")
+        self._near: PoolProxiedConnection | None = None
 
     async def read(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None
@@ -140,7 +174,31 @@ class Readers:
         with self.engine.connect() as connection:
             return connection.execute(statement, given).all()
 
+    async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
+        """The few rows of a prepared select, read where we are: a thread costs as much again.
+
+        A store that is locked for a moment, as while it recovers, is waited for in a thread.
+        """
+        if self._near is None:
+            self._near = self.engine.raw_connection()
+            self._near.cursor().execute("PRAGMA busy_timeout=0")
+        driven = statement.driven(self.engine.dialect)
+        values = driven.values(given)
+        for heard in self.engine.dispatch.before_cursor_execute:
+            heard(None, None, driven.sql, values, None, False)
+        cursor = self._near.cursor()
+        try:
+            return driven.rows(cursor.execute(driven.sql, values))
+        except sqlite3.OperationalError as problem:
+            if problem.sqlite_errorcode not in BUSY:
+                raise
+            return await self.read(statement.select, given)
+        finally:
+            cursor.close()
+
     def close(self) -> None:
+        if self._near is not None:
+            self._near.close()
         self._threads.shutdown()
         self.engine.dispose()
 

@@ -13,8 +13,10 @@ class Role(StrEnum):
     ROOT = "ROOT"
 
     def includes(self, other: "Role") -> bool:
-        order = list(Role)
-        return order.index(self) >= order.index(other)
+        return RANKS[self] >= RANKS[other]
+
+
+RANKS = {role: rank for rank, role in enumerate(Role)}
 
 
 class Scope(StrEnum):

@@ -14,10 +14,11 @@ from models.errors import Forbidden, Invalid, NotFound
 from models.pages import Ask, Page
 from models.roles import AdminPermission, Role, Scope
 from models.users import User
+from resolvers import listing
 from resolvers.access import visible_users
 from resolvers.auth import KEY, digest_of, forget, new_secret
 from resolvers.context import Context, Needs
-from resolvers.listing import by_keys, page, turned
+from resolvers.listing import Scan, by_keys
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +112,10 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 async def keys(ctx: Context, ask: Ask, columns: Iterable[str] = SHOWN) -> Page[Picked]:
     """A page of the viewer's keys, newest first; of all keys for an ADMIN."""
-    asked = select(*picked(ApiKey, SHOWN.intersection(columns) | {"created_at", "id"}))
+    names = SHOWN.intersection(columns) | {"created_at", "id"}
+    rows = select(*picked(ApiKey, names)).where(_visible(ctx))
     place = (col(ApiKey.created_at), col(ApiKey.id))
-    rows = await ctx.read(page(asked.where(_visible(ctx)), ask, place, falling=True))
-    return ask.page(turned(rows, ask))
+    return await listing.one(ctx, Scan(rows, ask, place, falling=True))
 
 
 async def count_keys(ctx: Context) -> int:

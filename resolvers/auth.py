@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Select, Update, and_, case, delete, or_, s
 from sqlmodel import col
 
 from mail.addresses import LONGEST, login_of, normal, username_key
+from models import meters
 from models.auth import AccessToken, ApiKey
 from models.columns import Picked, picked
 from models.errors import AuthenticationFailed, Invalid, NotFound, RateLimited, Unauthenticated
@@ -35,6 +36,12 @@ SECRET = re.compile(r"mg[tk]_[A-Za-z0-9_-]{43}")
 PROTOCOL = re.compile(r"[A-Za-z0-9.+_-]{1,32}")
 HEADERS = {"authorization": "", "x-access-token": TOKEN, "x-api-key": KEY, "token": ""}
 
+SIGN_INS = meters.counter(
+    "merganser_sign_ins", "Attempts to sign in with a password, by what came of them.", "result"
+)
+CREDENTIALS_REFUSED = meters.counter(
+    "merganser_credentials_refused", "Tokens and keys that were shown and are not good."
+)
 PAUSE = timedelta(hours=1)  # between two notes of a credential's use
 SHORTEST = timedelta(minutes=1)  # of a token
 
@@ -74,6 +81,7 @@ async def sign_in(
     ours = SECRET.fullmatch(secret) and secret.startswith(prefix)
     known = await _known(world, secret) if ours else None
     if known is None:
+        CREDENTIALS_REFUSED.add()
         log.info("credential refused", extra={"ip": ip})
         raise Unauthenticated
     _note(world, known)
@@ -274,6 +282,7 @@ async def authenticate(
     right = await passwords.check(world, user.password if user else None, password)
     facts = {"user": user_id, "protocol": attempt.protocol, "ip": ctx.client_ip}
     if user is None or not right or user.disabled or user.suspended:
+        SIGN_INS.add("failed")
         log.info("sign-in failed", extra=facts)
         await throttles.count(world, limits)
         raise AuthenticationFailed
@@ -285,6 +294,7 @@ async def authenticate(
         await throttles.clear(ctx, name)
         user = await _signed_in(ctx, user, fresh)
         token = await _new_token(ctx, user, attempt) if attempt.token else (None, None)
+    SIGN_INS.add("signed in")
     log.info("signed in", extra=facts)
     return Authenticated(user, attempt.scope, user.require_password_change, *token)
 

@@ -11,7 +11,7 @@ from itertools import islice
 from sqlalchemy import select
 from sqlmodel import col
 
-from models import journal
+from models import journal, meters
 from models.columns import Picked
 from models.errors import Invalid
 from models.journal import ChangeKind, Event, Position, Stream
@@ -21,6 +21,13 @@ from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
+RESYNCS = meters.counter(
+    "merganser_change_resyncs", "Followers who were told to read afresh, and why.", "reason"
+)
+LAG = meters.histogram(
+    "merganser_change_lag_seconds",
+    "Time from a change to the batch that brings it to a follower who had read all before it.",
+)
 LOOK = 15.0  # seconds between two looks for changes that no bell told of
 FAR = 10_000  # events behind: who is further has read too slowly
 
@@ -79,32 +86,44 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
     """Yield what happened to the viewer after a position: what was missed, then what comes.
 
     The first batch goes at once; while the window it opened runs, events are gathered.
-    `ctx.since` counts more than the position that was asked for.
     """
     ours = streams(ctx)
-    given = asked.since if ctx.since is None else ctx.since
-    if given and given.keys() - set(ours):
+    if asked.since and asked.since.keys() - set(ours):
         raise Invalid("a position in somebody else's stream", constraint="cursor", path=["after"])
     with ctx.world.wakeups.listen(ours) as bell:
         stand = await positions(ctx, ours)
         at = {key: row.last for key, row in stand.items()}
-        if given is not None:
-            since = {**dict.fromkeys(at, 0), **given}
+        if asked.since is not None:
+            since = {**dict.fromkeys(at, 0), **asked.since}
             reason = _unusable(since, stand)
             if reason:
+                RESYNCS.add(reason)
                 yield Batch([], dict(at), resync=reason)
             else:
                 at = since
+        elif ctx.trail:
+            ctx.trail.begun(dict(at))
+        waited = False
         while True:
             bell.clear()  # before we look: a change from here on rings again
             batch = await _next(ctx, at, asked)
             if batch is None:
+                waited = True
                 await bell.wait()
                 continue
+            _count(ctx, batch, live=waited)
+            waited = waited and not batch.more
             at = dict(batch.position)
             yield batch
             if not batch.more:
                 await asyncio.sleep(asked.window.total_seconds())
+
+
+def _count(ctx: Context, batch: Batch, *, live: bool) -> None:
+    if batch.resync:
+        RESYNCS.add(batch.resync)
+    elif live and batch.events:
+        LAG.note(max(0.0, (ctx.world.now() - batch.events[0].at).total_seconds()))
 
 
 def _unusable(since: Position, stand: dict[int, Picked]) -> ResyncReason | None:

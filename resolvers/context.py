@@ -1,7 +1,7 @@
 """What every operation is handed: who asks, and the world to answer from."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,17 +12,24 @@ from aiodataloader import DataLoader
 from sqlalchemy import Select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import journal
+from models import journal, meters
 from models.columns import Picked
 from models.errors import Forbidden, Unauthenticated
 from models.journal import ChangeKind, Entry, Position
+from models.prepared import Prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
+from models.traces import Timed
 from models.world import World
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 BATCH = 250  # keys at most; SQLite takes no more than 500 parts in a UNION
+
+BATCHES = meters.histogram(
+    "merganser_loader_batch_keys", "Keys in a batch of a loader.", "batch", bounds=meters.MANY
+)
+LOADING = meters.histogram("merganser_loader_batch_seconds", "Time of a batch.", "batch")
 
 
 class Batch(Protocol[Key, Value]):
@@ -90,6 +97,18 @@ class Viewer:
 
 
 @dataclass
+class Trail:
+    """Where a follower begins, for a transport that speaks of it beside the document.
+
+    `since`, what the peer heard last, goes before the position in the document. `begun` is called
+    with the first position where neither says one.
+    """
+
+    begun: Callable[[Position], None]
+    since: Position | None = None
+
+
+@dataclass
 class Context:
     """One operation: a GraphQL request, one event of a stream, or a job."""
 
@@ -100,7 +119,9 @@ class Context:
     session_id: str | None = None  # the caller's own word for its session
     origin: str | None = None  # of what it changes: recognised by its followers as their own
     reason: str | None = None  # the caller's, for the journal
-    since: Position | None = None  # where a stream goes on, whatever it was asked for
+    # what may be kept as long as the selection that is being answered
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    trail: Trail | None = field(default=None, repr=False)
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
@@ -115,7 +136,9 @@ class Context:
 
     def _loader(self, batch: Batch[Key, Value]) -> DataLoader[Key, Value]:
         if batch not in self._loaders:
-            self._loaders[batch] = DataLoader(partial(batch, self), max_batch_size=BATCH)
+            self._loaders[batch] = DataLoader(
+                partial(_told, batch, _name(batch), self), max_batch_size=BATCH
+            )
         return self._loaders[batch]
 
     def forget(self) -> None:
@@ -124,16 +147,25 @@ class Context:
 
     def fresh(self) -> Self:
         """The same viewer in the same world, with nothing loaded yet."""
-        return replace(self)
+        return replace(self, memo={})
 
-    async def read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Picked]:
+    async def read(
+        self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
+    ) -> Sequence[Picked]:
         """The rows of one select, as an open unit of ours sees them."""
         if self._unit is None or self._unit.session is None:
-            return await self.world.database.read(statement)
+            return await self.world.database.read(statement, given)
         async with self._unit.turn:  # sibling fields may read at once, a session serves one
             await self._unit.session.flush()
             connection = await self._unit.session.connection()
-            return (await connection.execute(statement)).all()
+            return (await connection.execute(statement, given)).all()
+
+    async def find(self, statement: Prepared, **given: Any) -> Sequence[Any]:
+        """The few rows of a select that was made once; `viewer` is among its parameters."""
+        given["viewer"] = self.viewer.user_id
+        if self._unit is None or self._unit.session is None:
+            return await self.world.database.find(statement, given)
+        return await self.read(statement.select, given)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
@@ -197,6 +229,23 @@ class Context:
         finally:
             self._unit = None
             self.forget()
+
+
+async def _told(batch: Batch[Key, Value], name: str, ctx: Context, keys: list[Key]) -> list[Value]:
+    """What a batch brings; its size and time are told by its name."""
+    BATCHES.note(len(keys), name)
+    with Timed(LOADING, f"load {name}", name) as timed:
+        if timed.part is not None:
+            timed.part.facts["merganser.keys"] = len(keys)
+        return await batch(ctx, keys)
+
+
+def _name(batch: object) -> str:
+    """The module and the function: `users.by_ids`. A partial goes by what it calls."""
+    while isinstance(batch, partial):
+        batch = batch.func
+    module = getattr(batch, "__module__", "").rpartition(".")[2]
+    return f"{module}.{getattr(batch, '__qualname__', type(batch).__qualname__)}"
 
 
 class NotKept(Exception):

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Select, literal, select, tuple_, union_all
+from sqlalchemy import Integer, Select, bindparam, literal, select, tuple_, union_all
 
 from models.columns import Picked
 from models.pages import Ask, Page
@@ -21,29 +21,48 @@ async def by_keys(
     return [found.get(key) for key in keys]
 
 
-def page(
-    statement: Select[*tuple[Any, ...]],
-    ask: Ask,
-    place: tuple[Any, Any],
-    *,
-    falling: bool,
-) -> Select[*tuple[Any, ...]]:
-    """The rows of the page and one more, which tells whether there is another page.
+class Form(NamedTuple):
+    """What of a page decides how its select reads; `placed` and `back` as its Ask has them."""
 
-    They come in the order they were looked for: `turned` puts them in reading order.
+    columns: frozenset[str]
+    placed: bool
+    back: bool
+    falling: bool
+
+    @classmethod
+    def of(cls, ask: Ask, columns: frozenset[str], *, falling: bool) -> "Form":
+        """The form of this page."""
+        return cls(columns, ask.place is not None, ask.back, falling)
+
+
+def form_of_page(
+    statement: Select[*tuple[Any, ...]], form: Form, place: Sequence[Any]
+) -> Select[*tuple[Any, ...]]:
+    """The rows of a page and one more, which tells whether there is another page.
+
+    They come in the order they were looked for: `page_of` puts them in reading order. The
+    page itself is in parameters, whose values `parameters` has.
     """
-    up = ask.back is falling
-    key = tuple_(*place)
-    if at := ask.place:
-        here = (at.at, at.id)
+    up = form.back is form.falling
+    if form.placed:
+        here = tuple_(*(bindparam(f"at_{column.key}", type_=column.type) for column in place))
+        key = tuple_(*place)
         statement = statement.where(key > here if up else key < here)
     statement = statement.order_by(*(c if up else c.desc() for c in place))
-    return statement.limit(ask.count + 1)
+    return statement.limit(bindparam("count", type_=Integer))
 
 
-def turned(rows: Sequence[Row], ask: Ask) -> list[Row]:
-    """The rows in reading order."""
-    return list(reversed(rows)) if ask.back else list(rows)
+def parameters(ask: Ask, place: Sequence[Any]) -> dict[str, Any]:
+    """The parameters of a page's select."""
+    given: dict[str, Any] = {"count": ask.count + 1}
+    if at := ask.place:
+        given |= {f"at_{c.key}": value for c, value in zip(place, (at.at, at.id), strict=True)}
+    return given
+
+
+def page_of(rows: Sequence[Row], ask: Ask) -> Page[Row]:
+    """The page of rows in the order they were looked for."""
+    return ask.page(list(reversed(rows)) if ask.back else rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +77,24 @@ class Scan:
 
 async def pages(ctx: Context, scans: Sequence[Scan]) -> list[Page[Picked]]:
     """These pages of one kind of rows, in one statement, each in reading order."""
-    asked = [page(scan.rows, scan.ask, scan.place, falling=scan.falling) for scan in scans]
+    asked = []
+    for scan in scans:
+        form = Form.of(scan.ask, frozenset(), falling=scan.falling)
+        statement = form_of_page(scan.rows, form, scan.place)
+        asked.append(statement.params(parameters(scan.ask, scan.place)))
     if len(asked) == 1:
-        return [scans[0].ask.page(turned(await ctx.read(asked[0]), scans[0].ask))]
+        return [page_of(await ctx.read(asked[0]), scans[0].ask)]
     found = await together(ctx, asked, [column.key for column in scans[0].place])
     return [
         scan.ask.page(rows[::-1] if scan.falling else rows)
         for scan, rows in zip(scans, found, strict=True)
     ]
+
+
+async def one(ctx: Context, scan: Scan) -> Page[Picked]:
+    """One page, in reading order."""
+    (found,) = await pages(ctx, [scan])
+    return found
 
 
 async def together(

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -19,12 +20,14 @@ from models.journal import LONGEST as LONGEST_ROW
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
+from models.prepared import number, prepared
 from models.users import User
-from resolvers.access import own, visible
+from resolvers.access import own, owned, visible
 from resolvers.context import Context
 from resolvers.listing import by_keys
 from resolvers.moves import STATE, archive
 
+BY = ("id", "path", "special_use")  # what names a folder
 LEVELS = 128
 LONGEST = 512  # characters of a level
 LIFE = timedelta(days=36_500)  # of messages, at most
@@ -119,7 +122,10 @@ async def all_of(
 
 async def trees(ctx: Context, keys: list[Tree]) -> list[list[Picked]]:
     """The folders of these users, hidden ones too, in the order of `all_of`."""
-    columns = {"id", "user_id", "path", "hidden"}.union(*(key.columns for key in keys))
+    columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
+    if len(keys) == 1:
+        rows = await ctx.find(_tree(columns), user=keys[0].user_id)
+        return [sorted(rows, key=_in_tree)]
     asked = select(*picked(Mailbox, columns)).where(
         col(Mailbox.user_id).in_({key.user_id for key in keys}), visible(ctx, Mailbox)
     )
@@ -127,6 +133,13 @@ async def trees(ctx: Context, keys: list[Tree]) -> list[list[Picked]]:
     for row in sorted(await ctx.read(asked), key=_in_tree):
         found[row.user_id].append(row)
     return [found[key.user_id] for key in keys]
+
+
+@prepared
+def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    return select(*picked(Mailbox, columns)).where(
+        owned(Mailbox), col(Mailbox.user_id) == number("user")
+    )
 
 
 def _in_tree(row: Picked) -> tuple[bool, list[str]]:
@@ -142,6 +155,11 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
     """The folders of these users, by id, path or role, in this order; None where there is none."""
+    if len(keys) == 1:
+        (user_id, name), *_ = keys
+        by = next((by for by in BY if getattr(name, by) is not None), "id")
+        rows = await ctx.find(_named(by), user=user_id, name=getattr(name, by))
+        return [next(iter(rows), None)]
     users = {user_id for user_id, _ in keys}
     asked = select(*picked(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
@@ -160,6 +178,16 @@ async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | No
         )
 
     return [next((row for row in rows if fits(row, user_id, name)), None) for user_id, name in keys]
+
+
+@prepared
+def _named(by: str) -> Select[*tuple[Any, ...]]:
+    column = getattr(Mailbox, by)
+    return select(*picked(Mailbox)).where(
+        owned(Mailbox),
+        col(Mailbox.user_id) == number("user"),
+        column == bindparam("name", type_=column.type),
+    )
 
 
 async def find(ctx: Context, name: Named, *, path: Sequence[str] = ("mailbox",)) -> Picked:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlmodel import col
 
 from models.columns import Picked, picked
@@ -13,14 +13,16 @@ from models.errors import Forbidden
 from models.mailboxes import Mailbox
 from models.messages import Message, Thread
 from models.pages import Ask, Page
+from models.prepared import number, prepared
 from models.roles import Scope
 from resolvers import listing
-from resolvers.access import visible
+from resolvers.access import owned, visible
 from resolvers.context import Context
-from resolvers.listing import Scan, together
+from resolvers.listing import Form, Scan, together
 from resolvers.selections import MessageWhere, narrowed
 
 NEWEST, OLDEST = "received-", "received+"
+PLACE = (col(Message.received_at), col(Message.id))
 ALL = MessageWhere()
 
 
@@ -57,12 +59,38 @@ def here() -> Any:
 async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     """The pages, each in reading order."""
     columns = frozenset({"received_at", "id"}).union(*(key.columns for key in keys))
-    place = (col(Message.received_at), col(Message.id))
+    if len(keys) == 1 and keys[0].where.everything:
+        return [await _plain_page(ctx, keys[0], columns)]
     scans = []
     for key in keys:
         rows = select(*picked(Message, columns)).where(*_where(ctx, key))
-        scans.append(Scan(rows, key.ask, place, falling=key.falling))
+        scans.append(Scan(rows, key.ask, PLACE, falling=key.falling))
     return await listing.pages(ctx, scans)
+
+
+async def _plain_page(ctx: Context, key: Listing, columns: frozenset[str]) -> Page[Picked]:
+    """A page that nothing narrows, as an inbox is shown."""
+    form = Form.of(key.ask, columns, falling=key.falling)
+    of_mailbox, of_thread = key.mailbox_id is not None, key.thread_id is not None
+    rows = await ctx.find(
+        _page_select(form, of_mailbox=of_mailbox, of_thread=of_thread),
+        user=key.user_id,
+        mailbox=key.mailbox_id,
+        thread=key.thread_id,
+        **listing.parameters(key.ask, PLACE),
+    )
+    return listing.page_of(rows, key.ask)
+
+
+@prepared
+def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tuple[Any, ...]]:
+    rows = select(*picked(Message, form.columns)).where(
+        owned(Message), col(Message.user_id) == number("user")
+    )
+    rows = rows.where(col(Message.mailbox_id) == number("mailbox") if of_mailbox else here())
+    if of_thread:
+        rows = rows.where(col(Message.thread_id) == number("thread"))
+    return listing.form_of_page(rows, form, PLACE)
 
 
 def _where(ctx: Context, key: Listing) -> list[Any]:
@@ -110,7 +138,14 @@ def changeable(ctx: Context) -> None:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's messages with these ids, in this order; None where there is none."""
+    if len(ids) == 1:
+        return [next(iter(await ctx.find(_by_id(), id=ids[0])), None)]
     return await _rows(ctx, ids, None)
+
+
+@prepared
+def _by_id() -> Select[*tuple[Any, ...]]:
+    return select(*picked(Message)).where(owned(Message), here(), col(Message.id) == number("id"))
 
 
 async def _rows(

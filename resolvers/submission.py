@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import event, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, event, func, insert, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -31,6 +31,7 @@ from models.world import Turn, World
 from resolvers import listing, mailboxes, messages
 from resolvers.access import own, owners, visible
 from resolvers.context import Context
+from resolvers.listing import Scan
 from resolvers.references import Reference, Taken, answered, taken
 
 SMALL = 64 * 1024  # bytes of a message that is built without a thread
@@ -408,6 +409,7 @@ class OfUser:
 
     user_id: int
     ask: Ask
+    columns: frozenset[str]
     states: frozenset[SubmissionState] = frozenset()
 
 
@@ -416,22 +418,24 @@ def newest(states: frozenset[SubmissionState] = frozenset()) -> str:
     return ordering("submissions-", sorted(states))
 
 
-async def of_user(ctx: Context, asked: OfUser) -> Page[Picked]:
-    """The page, in reading order."""
-    place: tuple[Any, Any] = (col(Submission.created_at), col(Submission.id))
-    theirs = listing.page(_theirs(ctx, asked, *picked(Submission)), asked.ask, place, falling=True)
-    rows: list[Picked] = listing.turned(await ctx.read(theirs), asked.ask)
-    return asked.ask.page(rows)
+async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
+    """These pages of users' submissions, each in reading order."""
+    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in keys))
+    place = (col(Submission.created_at), col(Submission.id))
+    scans = []
+    for key in keys:
+        rows = select(*picked(Submission, columns)).where(*_of(ctx, key))
+        scans.append(Scan(rows, key.ask, place, falling=True))
+    return await listing.pages(ctx, scans)
 
 
-async def count(ctx: Context, asked: OfUser) -> int:
-    """How many there are in all."""
-    (row,) = await ctx.read(_theirs(ctx, asked, func.count().label("many")))
-    return int(row.many)
+async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
+    """How many submissions these lists have, in their order."""
+    many = func.count().label("many")
+    scans = [select(many).select_from(Submission).where(*_of(ctx, key)) for key in keys]
+    return [row.many for (row,) in await listing.together(ctx, scans)]
 
 
-def _theirs(ctx: Context, asked: OfUser, *columns: Any) -> Any:
-    theirs = select(*columns).where(
-        col(Submission.user_id) == asked.user_id, visible(ctx, Submission)
-    )
-    return theirs.where(col(Submission.state).in_(asked.states)) if asked.states else theirs
+def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
+    terms = [col(Submission.user_id) == key.user_id, visible(ctx, Submission)]
+    return [*terms, col(Submission.state).in_(key.states)] if key.states else terms

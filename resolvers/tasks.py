@@ -17,10 +17,10 @@ from models.pages import Ask, Page
 from models.roles import Role, Scope
 from models.tasks import Task, TaskState
 from models.world import World
-from resolvers import bulk
+from resolvers import bulk, listing
 from resolvers.access import own
 from resolvers.context import Context, Viewer
-from resolvers.listing import by_keys, page, turned
+from resolvers.listing import Scan, by_keys
 
 LEASE = timedelta(seconds=60)  # each chunk renews it
 IDLE = 15.0  # seconds until a worker looks unasked
@@ -71,9 +71,9 @@ async def count(ctx: Context, where: TaskWhere) -> int:
 async def pages(ctx: Context, where: TaskWhere, ask: Ask, columns: frozenset[str]) -> Page[Picked]:
     """A page of tasks, the newest first."""
     names = {"id", "created_at", *columns}
-    asked = select(*picked(Task, names)).where(*_terms(ctx, where))
+    rows = select(*picked(Task, names)).where(*_terms(ctx, where))
     place = (col(Task.created_at), col(Task.id))
-    return ask.page(turned(await ctx.read(page(asked, ask, place, falling=True)), ask))
+    return await listing.one(ctx, Scan(rows, ask, place, falling=True))
 
 
 async def cancel(ctx: Context, ids: list[int]) -> None:

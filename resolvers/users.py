@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -17,12 +17,13 @@ from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.mailboxes import Mailbox, SpecialUse
 from models.pages import Ask, Page
+from models.prepared import number, prepared
 from models.roles import AdminPermission, Role
 from models.users import User
-from resolvers import domains, passwords
+from resolvers import domains, listing, passwords
 from resolvers.access import own, visible_users
 from resolvers.context import Context
-from resolvers.listing import by_keys, page, turned
+from resolvers.listing import Scan, by_keys
 from resolvers.mailboxes import checked_path, new_mailbox, with_parents
 from resolvers.texts import within
 
@@ -69,8 +70,15 @@ class UserWhere:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The accounts with these ids, in this order; None where the viewer sees none."""
+    if ids == [ctx.viewer.user_id]:
+        return [next(iter(await ctx.find(_oneself())), None)]
     seen = select(*picked(User)).where(visible_users(ctx))
     return await by_keys(ctx, seen, col(User.id), ids)
+
+
+@prepared
+def _oneself() -> Select[*tuple[Any, ...]]:
+    return select(*picked(User)).where(col(User.id) == number("viewer"))
 
 
 async def named(ctx: Context, name: str) -> Picked | None:
@@ -82,9 +90,9 @@ async def named(ctx: Context, name: str) -> Picked | None:
 async def pages(ctx: Context, where: UserWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
     """A page of accounts by user name, as they are compared: there is an index of that."""
     names = {"id", "username_key", *columns}
-    asked = select(*picked(User, names)).where(*_conditions(ctx, where))
-    rows = await ctx.read(page(asked, ask, (col(User.username_key), col(User.id)), falling=False))
-    return ask.page(turned(rows, ask))
+    rows = select(*picked(User, names)).where(*_conditions(ctx, where))
+    place = (col(User.username_key), col(User.id))
+    return await listing.one(ctx, Scan(rows, ask, place, falling=False))
 
 
 async def count(ctx: Context, where: UserWhere) -> int:

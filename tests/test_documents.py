@@ -2,7 +2,7 @@
 
 from graphql import OperationType
 
-from graph.documents import KEPT_MAX, TEXT_MAX, TOKEN, Documents, Shelf
+from graph.documents import KEPT_MAX, PLAN, TEXT_MAX, TOKEN, Documents, Known, Shelf
 from graph.limits import Limits
 from tests.small import make_schema
 
@@ -16,15 +16,16 @@ def documents() -> Documents:
 def test_a_document_is_read_once() -> None:
     found = documents()
     first = found.find("{ hello }", None)
-    assert found.find("{ hello }", None) is first
-    assert (len(found.good), len(found.bad)) == (1, 0)
+    assert (len(found.once), len(found.good)) == (1, 0)
+    assert [found.find("{ hello }", None) for _ in range(2)] == [first, first]
+    assert (len(found.once), len(found.good), len(found.bad)) == (0, 1, 0)
 
 
 def test_a_bad_document_is_judged_once_and_lies_apart() -> None:
     found = documents()
     for query in ("{ nothing }", "{ hello"):
         assert found.find(query, None) is found.find(query, None)
-    assert (len(found.good), len(found.bad)) == (0, 2)
+    assert (len(found.once), len(found.good), len(found.bad)) == (0, 0, 2)
 
 
 def test_errors_are_made_anew_for_each_answer() -> None:
@@ -50,7 +51,7 @@ def test_a_long_document_is_read_but_not_kept() -> None:
     for query in ("{ hello }", "{ nothing }"):
         long = found.find(query + " " * KEPT_MAX, None)
         assert bool(long.faults) == ("nothing" in query)
-    assert (len(found.good), len(found.bad)) == (0, 0)
+    assert (len(found.once), len(found.good), len(found.bad)) == (0, 0, 0)
 
 
 def test_a_document_that_is_too_long_is_not_read() -> None:
@@ -64,16 +65,30 @@ def test_comments_and_tokens_are_bounded() -> None:
         assert fault.code == "GRAPHQL_PARSE_FAILED"
 
 
+def twice(found: Documents, text: str) -> Known:
+    found.find(text, None)
+    return found.find(text, None)
+
+
 def test_a_thousand_documents_are_kept_and_the_last_used_longest() -> None:
     found = documents()
-    first = found.find("{ hello }", None)
+    first = twice(found, "{ hello }")
     for number in range(999):
-        found.find(f"{{ a{number}: hello }}", None)
+        twice(found, f"{{ a{number}: hello }}")
     assert found.find("{ hello }", None) is first
-    found.find("{ item { name } }", None)
+    twice(found, "{ item { name } }")
     assert found.find("{ hello }", None) is first
     assert len(found.good) == 1000
     assert found.good.get(("{ a0: hello }", None)) is None
+
+
+def test_a_flood_of_different_documents_displaces_none_in_use() -> None:
+    found = documents()
+    first = twice(found, "{ hello }")
+    for number in range(3000):
+        found.find(f"{{ a{number}: hello }}", None)
+    assert found.find("{ hello }", None) is first
+    assert (len(found.once), len(found.good)) == (500, 1)
 
 
 def test_a_flood_of_bad_documents_displaces_no_good_one() -> None:
@@ -87,8 +102,20 @@ def test_a_flood_of_bad_documents_displaces_no_good_one() -> None:
 
 def test_a_document_weighs_what_its_tokens_take() -> None:
     found = documents()
+    weight = len("{ hello }") + 5 * (TOKEN + PLAN)  # with both ends of the file
     found.find("{ hello }", None)
-    assert found.good.taken == len("{ hello }") + 5 * TOKEN  # with both ends of the file
+    assert (found.once.taken, found.good.taken) == (weight, 0)
+    found.find("{ hello }", None)
+    assert (found.once.taken, found.good.taken) == (0, weight)
+
+
+def test_each_outcome_of_a_directive_weighs_as_a_plan() -> None:
+    found = documents()
+    deciding = "query ($a: Boolean!, $b: Boolean!) { hello @skip(if: $a) x: hello @skip(if: $b) }"
+    known = found.find(deciding, None)
+    assert known.book is not None
+    assert known.book.outcomes == 4
+    assert found.once.taken == len(deciding) + 37 * (TOKEN + 4 * PLAN)
 
 
 def test_a_shelf_is_bounded_in_bytes() -> None:

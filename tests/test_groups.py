@@ -216,8 +216,10 @@ def test_where_to_go_on_is_no_part_of_what_is_asked() -> None:
     for query, variables in ((PLAIN, "{}"), (spaced, "{}"), (choosing, '{"x":true}')):
         given = {"after": "1.7.3", **({"x": True} if query is choosing else {})}
         asked = Question(query, given)
-        opened = feeds.begun(schema, asked, ctx)
-        assert isinstance(opened, graphql.execution.Executor)
+        known = feeds.subscribed(schema, asked)
+        assert known
+        opened = feeds.begun(schema, known, asked, ctx)
+        assert not isinstance(opened, list)
         how = feeds.sharing(opened, asked)
         assert how
         assert (how.variables, how.after) == (variables, {7: 3})

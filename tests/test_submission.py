@@ -283,15 +283,16 @@ async def test_submissions_are_listed_newest_first(ada: Client, clock: Clock) ->
     await submission.cancel(ctx, [keys[1]])
 
     async def listed(*states: SubmissionState, count: int = 20) -> tuple[list[int], bool]:
-        asked = OfUser(ada.user.id, Ask("", count), frozenset(states))
-        page = await submission.of_user(ctx, asked)
+        asked = OfUser(ada.user.id, Ask("", count), frozenset({"id"}), frozenset(states))
+        (page,) = await submission.pages(ctx, [asked])
         return [row.id for row in page.rows], page.next
 
     assert await listed() == (keys[::-1], False)
     assert await listed(count=2) == ([keys[2], keys[1]], True)
     assert await listed(SubmissionState.CANCELLED) == ([keys[1]], False)
-    scheduled = OfUser(ada.user.id, Ask(""), frozenset({SubmissionState.SCHEDULED}))
-    assert await submission.count(ctx, scheduled) == 2
+    narrowed = frozenset({SubmissionState.SCHEDULED})
+    scheduled = OfUser(ada.user.id, Ask(""), frozenset({"id"}), narrowed)
+    assert await submission.counts(ctx, [scheduled]) == [2]
 
 
 async def test_a_trial_keeps_nothing(ada: Client, world: World) -> None:

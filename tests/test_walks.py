@@ -33,8 +33,8 @@ TOLD = {
     ),
 }
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
-    "access_tokens", "api_keys", "blobs", "changes", "deliveries", "domain_aliases", "domains",
-    "message_blobs", "receipts", "replays", "streams", "submission_blobs", "thread_refs",
+    "access_tokens", "api_keys", "blobs", "changes", "deliveries", "documents", "domain_aliases",
+    "domains", "message_blobs", "receipts", "replays", "streams", "submission_blobs", "thread_refs",
     "threads", "throttles", "undos", "uploads",
 }  # fmt: skip
 

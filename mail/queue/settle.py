@@ -11,6 +11,7 @@ from mail.delivery import Letter, Place, place, read, stored
 from mail.keeping import Gone, Kept
 from mail.queue.bounces import report
 from mail.queue.jobs import Job, Result, To
+from models import meters
 from models.errors import OverQuota
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox, SpecialUse
@@ -24,6 +25,9 @@ BACKOFF = tuple(timedelta(minutes=each) for each in (1, 5, 15, 30, 60, 120, 240)
 JITTER = 0.2  # of a pause, up or down
 EXPIRES = timedelta(days=5)
 
+ATTEMPTS = meters.counter(
+    "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
+)
 OPEN = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED})
 THERE = frozenset({DeliveryState.DELIVERED, DeliveryState.RELAYED})
 FAILED = frozenset({DeliveryState.BOUNCED, DeliveryState.EXPIRED})
@@ -36,6 +40,8 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     reported to nobody, so a report is never answered by another.
     """
     now = world.now()
+    for result in results.values():
+        ATTEMPTS.add(result.state)
     there = {key: result for key, result in results.items() if result.state in THERE}
     if there:
         await world.apply(lambda turn: _write(turn, job, there, now), job.user_id)

@@ -29,7 +29,7 @@ def test_help_needs_no_store_and_loads_nothing_heavy() -> None:
     assert out.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("words", [(), ("user",), ("token",)])
+@pytest.mark.parametrize("words", [(), ("user",), ("token",), ("documents",)])
 def test_without_a_command_it_helps(bare: Shell, words: tuple[str, ...]) -> None:
     said = bare(*words)
     assert said.code == 2
@@ -60,7 +60,9 @@ def test_init_makes_a_store_that_nobody_else_can_read(bare: Shell) -> None:
         assert not stat.S_IMODE(made.stat().st_mode) & 0o077, made
 
 
-@pytest.mark.parametrize("words", [("user", "list"), ("token", "list"), ("check",)])
+@pytest.mark.parametrize(
+    "words", [("user", "list"), ("token", "list"), ("documents", "list"), ("check",)]
+)
 def test_a_store_that_is_not_ready_says_what_to_do(bare: Shell, words: tuple[str, ...]) -> None:
     said = bare(*words)
     assert said.code == 1

@@ -1,0 +1,18 @@
+// graphql-sse: a request for each operation ("distinct connections mode"), for networks that let
+// no WebSocket pass.
+
+import { createClient, type Client as Streams } from 'graphql-sse';
+import { over } from './streaming.ts';
+import { type Client, type Place, show } from './tour.ts';
+
+export function streams({ endpoint, key, fetch }: Place): Streams {
+  return createClient({
+    url: endpoint,
+    headers: { Authorization: `Bearer ${key}` },
+    ...(fetch ? { fetchFn: fetch } : {}),
+  });
+}
+
+export const make = (place: Place): Client => over(streams(place));
+
+if (import.meta.main) await show(make);

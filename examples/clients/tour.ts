@@ -1,0 +1,106 @@
+// The same short tour with every client: read the inbox, make a folder and hear of it, be refused
+// twice, delete the folder and hear of that.
+
+import { randomUUID } from 'node:crypto';
+
+export interface Place {
+  endpoint: string; // https://mail.example.org/graphql
+  key: string; // an API key, or the token of `authenticate`
+  fetch?: typeof fetch;
+}
+
+export interface Refusal {
+  readonly __typename: string;
+  readonly code: string;
+  readonly message: string;
+  readonly path: readonly string[];
+  readonly constraint?: string; // of a ValidationError
+}
+
+interface Event {
+  readonly __typename: string;
+  readonly kind: string;
+  readonly path?: string | null | undefined;
+}
+
+export interface Batch {
+  readonly cursor: string;
+  readonly events: readonly Event[];
+}
+
+interface Folder {
+  readonly id: string;
+  readonly path: string;
+}
+
+// What the tour asks of a client.
+export interface Client {
+  inbox(): Promise<{ cursor: string; subjects: string[] }>;
+  create(path: string): Promise<{ mailboxes: readonly Folder[]; errors: readonly Refusal[] }>;
+  remove(id: string): Promise<{ deletedIds: readonly string[]; errors: readonly Refusal[] }>;
+  // Returns a function that ends the subscription.
+  follow(after: string, next: (batch: Batch) => void, failed: (cause: unknown) => void): () => void;
+  close?(): void | Promise<void>;
+}
+
+export interface Report {
+  subjects: string[];
+  heard: string[];
+  refused: readonly Refusal[];
+}
+
+// What a subscription has told of one folder, and who waits for it.
+class Log {
+  heard: string[] = [];
+  #cause: unknown;
+  #changed: () => void = () => {};
+
+  add(event: Event): void {
+    this.heard.push(event.kind);
+    this.#changed();
+  }
+
+  fail(cause: unknown): void {
+    this.#cause = cause ?? new Error('the subscription ended');
+    this.#changed();
+  }
+
+  async has(kind: string): Promise<void> {
+    while (!this.heard.includes(kind)) {
+      if (this.#cause) throw this.#cause;
+      await new Promise<void>((resolve) => (this.#changed = resolve));
+    }
+  }
+}
+
+export async function tour(client: Client): Promise<Report> {
+  const { cursor, subjects } = await client.inbox();
+  const path = `Tour ${randomUUID()}`;
+  const log = new Log();
+  // From the cursor that came with the inbox: what happens in between is not missed.
+  const stop = client.follow(
+    cursor,
+    (batch) => batch.events.filter((event) => event.path === path).forEach((event) => log.add(event)),
+    (cause) => log.fail(cause),
+  );
+  try {
+    const made = await client.create(path);
+    const folder = made.mailboxes[0];
+    if (!folder) throw new Error(made.errors[0]?.message ?? 'no folder was made');
+    await log.has('MAILBOX_CREATED');
+    const [again, nameless] = [await client.create(path), await client.create('a//b')];
+    await client.remove(folder.id);
+    await log.has('MAILBOX_DELETED');
+    return { subjects, heard: log.heard, refused: [...again.errors, ...nameless.errors] };
+  } finally {
+    stop();
+    await client.close?.();
+  }
+}
+
+// For `node clients/….ts`: where and who come from the environment.
+export async function show(make: (place: Place) => Client): Promise<void> {
+  const { ENDPOINT = 'http://127.0.0.1:8025/graphql', KEY } = process.env;
+  if (!KEY) throw new Error('KEY is missing: give the API key that `make run` prints');
+  console.log(await tour(make({ endpoint: ENDPOINT, key: KEY })));
+}

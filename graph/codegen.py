@@ -1,0 +1,355 @@
+"""Python functions that complete values: one for a selection whose fields are plain attributes.
+
+Generated code never reports an error. Where a value is not what its type says it raises
+inside, and whoever called it hands the same value to graphql-core, which makes the exact
+error, path and null.
+
+Names of the schema and of a document come into the source through `repr()` alone, and
+literals of a document not at all.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from graphql import (
+    GraphQLEnumType,
+    GraphQLField,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLOutputType,
+    GraphQLSchema,
+    GraphQLUnionType,
+    Undefined,
+    get_nullable_type,
+    is_leaf_type,
+    is_list_type,
+    is_non_null_type,
+)
+from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
+from graphql.pyutils import is_awaitable
+from strawberry.schema.schema_converter import GraphQLCoreConverter
+from strawberry.types.base import StrawberryObjectDefinition
+from strawberry.types.field import StrawberryField
+
+from graph.views import Expressed, Made, View, Viewed
+
+BACKREF = GraphQLCoreConverter.DEFINITION_BACKREF
+BRANCHES = 40  # object types behind an interface or a union, that we compile for
+
+WHOLE = "type({v}) is not int or not -9007199254740992 < {v} < 9007199254740992"
+OTHER = {  # what values must be, that are not their own response
+    "String": "type({v}) is not str",
+    "ID": "type({v}) is not str",
+    "Boolean": "type({v}) is not bool",
+    "Int": "type({v}) is not int or not -2147483648 <= {v} <= 2147483647",
+    "Float": "type({v}) is not float or not isfinite({v})",
+    "BigInt": WHOLE,
+    "ByteSize": WHOLE,
+    "URL": "type({v}) is not str",
+    "EmailAddress": "type({v}) is not str",
+}
+
+USUAL = frozenset({bool, bytes, datetime, dict, float, int, list, str, timedelta})
+
+Complete = Callable[[Any], Any]
+
+
+class Bail(Exception):
+    """Something that generated code, or the one who writes it, leaves to graphql-core."""
+
+
+class Document(Protocol):
+    """What the compiler asks of an operation."""
+
+    schema: GraphQLSchema
+
+    def fields(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GroupedFieldSet:
+        """The fields below these, as graphql-core groups them. Raises Bail for @defer."""
+
+
+def odd(value: object) -> bool:
+    """Say whether graphql-core would take a value for something else than a result."""
+    return isinstance(value, Exception) or value is Undefined or is_awaitable(value)
+
+
+def is_plain(field: GraphQLField) -> bool:
+    """Say whether a field is nothing but an attribute of its object."""
+    definition = field.extensions.get(BACKREF)
+    return (
+        isinstance(definition, StrawberryField)
+        and not field.args
+        and definition.is_basic_field
+        and definition.default_resolver is getattr
+    )
+
+
+def is_link(field: GraphQLField) -> bool:
+    """Say whether a list may have filled a field for all its items."""
+    return "link" in getattr(field.extensions.get(BACKREF), "metadata", ())
+
+
+class Held(NamedTuple):
+    """The variables of an object, and of what its fields are read from."""
+
+    object: str
+    source: str
+
+
+class Writer:
+    """Writes one function; `names` are the constants it uses."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.names: dict[str, Any] = {
+            "Bail": Bail,
+            "isfinite": math.isfinite,
+            "odd": odd,
+            "str": str,
+            "type": type,
+            "usual": USUAL,
+        }
+        self.lines: list[str] = []
+        self._count = 0
+
+    def value(self, kind: GraphQLOutputType, details: FieldDetailsList) -> Complete:
+        """The function that completes a value of this type. Raises Bail where there is none."""
+        return self._function(self._value(kind, details, "v", 1))
+
+    def fields(
+        self, kind: GraphQLObjectType, grouped: GroupedFieldSet
+    ) -> tuple[Complete, GroupedFieldSet]:
+        """The function for the plain fields of an object, and the fields it leaves open.
+
+        What it makes has all fields, in their order. Raises Bail where none is plain.
+        """
+        self._emit(1, "if odd(v): raise Bail")
+        held = self._held(kind, "v", 1)
+        parts, rest = [], {}
+        for name, details in grouped.items():
+            mark = len(self.lines)
+            try:
+                if is_link(self._definition(kind, details)):
+                    raise Bail
+                parts.append(f"{name!r}: {self._field(kind, details, held, 1)}")
+            except Bail:
+                del self.lines[mark:]
+                rest[name] = details
+                parts.append(f"{name!r}: None")
+        if len(rest) == len(grouped):
+            raise Bail
+        return self._function(f"{{{', '.join(parts)}}}"), rest
+
+    def _function(self, outcome: str) -> Complete:
+        local = "".join(f", {name}={name}" for name in self.names)
+        body = "\n".join((f"def complete(v{local}):", *self.lines, f"    return {outcome}", ""))
+        try:
+            code = compile(body, "<plan>", "exec")
+        except SyntaxError:  # Python allows 20 loops inside each other, and 100 indents
+            raise Bail from None
+        exec(code, self.names)  # noqa: S102 - of our own names alone
+        made: Complete = self.names["complete"]
+        return made
+
+    def _value(
+        self,
+        kind: GraphQLOutputType,
+        details: FieldDetailsList,
+        var: str,
+        indent: int,
+        *,
+        nullable: bool = True,
+    ) -> str:
+        """Write what completes the variable `var`; returns the variable with the outcome."""
+        if is_non_null_type(kind):
+            return self._value(kind.of_type, details, var, indent, nullable=False)
+        out = self._fresh("o")
+        if nullable:
+            self._emit(indent, f"if {var} is None: {out} = None")
+            self._emit(indent, "else:")
+            indent += 1
+        if is_list_type(kind):
+            self._list(kind.of_type, details, var, out, indent)
+        elif isinstance(kind, GraphQLEnumType):
+            self._enum(kind, var, out, indent)
+        elif is_leaf_type(kind):
+            self._scalar(kind, var, out, indent)
+        elif isinstance(kind, GraphQLObjectType):
+            self._object(kind, details, var, out, indent)
+        elif isinstance(kind, GraphQLInterfaceType | GraphQLUnionType):
+            self._abstract(kind, details, var, out, indent)
+        return out
+
+    def _scalar(self, kind: Any, var: str, out: str, indent: int) -> None:
+        coerce = self._constant(kind.coerce_output_value)
+        if other := OTHER.get(kind.name):
+            self._emit(indent, f"{out} = {var}")
+            self._emit(indent, f"if {other.format(v=var)}:")
+            indent += 1
+        else:
+            self._emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail")
+        self._emit(indent, f"{out} = {coerce}({var})")
+        self._emit(indent, f"if {out} is None: raise Bail")
+
+    def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
+        members: type[Enum] | None = getattr(kind.extensions.get(BACKREF), "wrapped_cls", None)
+        if members is None:
+            raise Bail
+        named = self._constant({member: kind.coerce_output_value(member) for member in members})
+        self._emit(indent, f"if type({var}) is not {self._constant(members)}: raise Bail")
+        self._emit(indent, f"{out} = {named}[{var}]")
+
+    def _list(
+        self, item: GraphQLOutputType, details: FieldDetailsList, var: str, out: str, indent: int
+    ) -> None:
+        one = self._fresh("i")
+        self._emit(indent, f"if type({var}) is not list: raise Bail")
+        self._emit(indent, f"{out} = []")
+        self._emit(indent, f"for {one} in {var}:")
+        self._emit(indent + 1, f"{out}.append({self._value(item, details, one, indent + 1)})")
+
+    def _object(
+        self, kind: GraphQLObjectType, details: FieldDetailsList, var: str, out: str, indent: int
+    ) -> None:
+        if self._made(kind) is None and not kind.is_type_of:
+            self._emit(indent, f"if {var} is None or odd({var}): raise Bail")
+        elif self._made(kind) is None:
+            # A subclass, or an object cast to another type, is graphql-core's to judge.
+            origin = self._constant(self._class(kind))
+            self._emit(indent, f"if type({var}) is not {origin}: raise Bail")
+        self._fields(kind, details, self._held(kind, var, indent), out, indent)
+
+    def _held(self, kind: GraphQLObjectType, var: str, indent: int) -> Held:
+        """Fields of a view are read from what it is made of."""
+        if self._made(kind) is None:
+            return Held(var, var)
+        self._emit(indent, f"if type({var}) is not {self._constant(self._class(kind))}: raise Bail")
+        source = self._fresh("s")
+        self._emit(indent, f"{source} = {var}.row")
+        return Held(var, source)
+
+    def _fields(
+        self,
+        kind: GraphQLObjectType,
+        details: FieldDetailsList,
+        held: Held,
+        out: str,
+        indent: int,
+    ) -> None:
+        parts = [
+            f"{name!r}: {self._field(kind, below, held, indent)}"
+            for name, below in self.document.fields(kind, details).items()
+        ]
+        self._emit(indent, f"{out} = {{{', '.join(parts)}}}")
+
+    def _abstract(
+        self,
+        kind: GraphQLInterfaceType | GraphQLUnionType,
+        details: FieldDetailsList,
+        var: str,
+        out: str,
+        indent: int,
+    ) -> None:
+        """One function for each type it may be; values of all others are graphql-core's."""
+        types = self.document.schema.get_possible_types(kind)
+        if len(types) > BRANCHES:
+            raise Bail
+        branches: dict[type, Complete] = {}
+        for each in types:
+            definition = each.extensions.get(BACKREF)
+            if isinstance(definition, StrawberryObjectDefinition) and not definition.concrete_of:
+                try:
+                    branches[definition.origin] = Writer(self.document).value(each, details)
+                except Bail:
+                    continue
+        if not branches:
+            raise Bail
+        branch = self._fresh("b")
+        self._emit(indent, f"{branch} = {self._constant(branches)}.get(type({var}))")
+        self._emit(indent, f"if {branch} is None: raise Bail")
+        self._emit(indent, f"{out} = {branch}({var})")
+        self._emit(indent, f"if {out} is None: raise Bail")
+
+    def _definition(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GraphQLField:
+        field = self.document.schema.get_field(kind, details[0].node.name.value)
+        if field is None:
+            raise Bail
+        return field
+
+    def _field(
+        self, kind: GraphQLObjectType, details: FieldDetailsList, held: Held, indent: int
+    ) -> str:
+        """Write what one field needs; returns the expression for it."""
+        if details[0].node.name.value == "__typename":
+            return repr(kind.name)
+        field = self._definition(kind, details)
+        name = getattr(field.extensions.get(BACKREF), "python_name", "")
+        raw, made = self._fresh("r"), self._made(kind) or {}
+        if is_link(field):  # filled by its list, or left to its resolver
+            self._emit(indent, f"{raw} = {held.object}.__dict__.get({name!r})")
+            self._emit(indent, f"if {raw} is None: raise Bail")
+        elif not is_plain(field):
+            raise Bail
+        elif isinstance(viewed := made.get(name), Viewed):
+            self._emit(indent, f"{raw} = {self._constant(viewed.source)}({held.source})")
+            return self._viewed(field.type, details, raw, indent)
+        elif isinstance(expressed := made.get(name), Expressed):
+            self._emit(indent, f"{raw} = {expressed.expression.format(held.source)}")
+        elif name in made:
+            self._emit(indent, f"{raw} = {self._constant(made[name].of)}({held.source})")
+        else:
+            self._emit(indent, f"{raw} = {held.source}.{name}")
+        return self._value(field.type, details, raw, indent)
+
+    def _viewed(
+        self, kind: GraphQLOutputType, details: FieldDetailsList, var: str, indent: int
+    ) -> str:
+        """Write what completes sources of views, of which no object is made."""
+        nullable, bare = not is_non_null_type(kind), get_nullable_type(kind)
+        out = self._fresh("o")
+        self._emit(indent, f"if {var} is None:")
+        self._emit(indent + 1, f"{out} = None" if nullable else "raise Bail")
+        self._emit(indent, "else:")
+        if is_list_type(bare):
+            one, made = self._fresh("i"), self._fresh("o")
+            self._emit(indent + 1, f"if type({var}) is not list: raise Bail")
+            self._emit(indent + 1, f"{out} = []")
+            self._emit(indent + 1, f"for {one} in {var}:")
+            self._fields(self._bare(bare.of_type), details, Held(one, one), made, indent + 2)
+            self._emit(indent + 2, f"{out}.append({made})")
+        else:
+            self._fields(self._bare(bare), details, Held(var, var), out, indent + 1)
+        return out
+
+    def _bare(self, kind: object) -> GraphQLObjectType:
+        bare = kind.of_type if is_non_null_type(kind) else kind
+        if not isinstance(bare, GraphQLObjectType):
+            raise Bail
+        return bare
+
+    def _made(self, kind: GraphQLObjectType) -> Mapping[str, Made] | None:
+        """How the fields of a view are made; None where the type is no view."""
+        origin = self._class(kind)
+        return origin.made if issubclass(origin, View) else None
+
+    def _class(self, kind: GraphQLObjectType) -> type:
+        """The class of the objects of a type; of a generic, the one without arguments."""
+        definition = kind.extensions.get(BACKREF)
+        if not isinstance(definition, StrawberryObjectDefinition):
+            raise Bail
+        origin: type = (definition.concrete_of or definition).origin
+        return origin
+
+    def _constant(self, value: object) -> str:
+        name = self._fresh("k")
+        self.names[name] = value
+        return name
+
+    def _fresh(self, letter: str) -> str:
+        self._count += 1
+        return f"{letter}{self._count}"
+
+    def _emit(self, indent: int, line: str) -> None:
+        self.lines.append("    " * indent + line)

@@ -1,0 +1,89 @@
+"""Signs of life: whether the process answers, and whether it can do its work.
+
+Nobody is told more than the names of our components.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[], Awaitable[bool]]
+
+STORE = "store"
+PATIENCE = 2.0  # seconds that a component has to answer
+FRESH = 0.25  # seconds for which it is not asked again, however many ask us
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+class Health:
+    """Asks the components, all at once."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self.checks = checks
+        self._turn = asyncio.Lock()
+        self._asked = -FRESH
+        self._found: dict[str, bool] = {}
+
+    async def found(self) -> dict[str, bool]:
+        """Which components are well."""
+        async with self._turn:
+            if monotonic() - self._asked >= FRESH:
+                answers = await asyncio.gather(*map(_well, self.checks.values()))
+                self._found = self._noted(dict(zip(self.checks, answers, strict=True)))
+                self._asked = monotonic()
+        return self._found
+
+    def _noted(self, found: dict[str, bool]) -> dict[str, bool]:
+        """Tell the log of what has changed: not of each look."""
+        for name, well in found.items():
+            if well and not self._found.get(name, True):
+                log.info("well again", extra={"component": name})
+            elif not well and self._found.get(name, True):
+                log.warning("not well", extra={"component": name})
+        return found
+
+    async def ready(self, _request: Request) -> JSONResponse:
+        """200 where all is well, else 503; each component by name."""
+        found = await self.found()
+        well = all(found.values())
+        answer = {
+            "status": "ok" if well else "unavailable",
+            "components": {name: "ok" if well else "unavailable" for name, well in found.items()},
+        }
+        return JSONResponse(answer, 200 if well else 503, HEADERS)
+
+    async def store(self, _request: Request) -> JSONResponse:
+        """Whether the store answers, in one word."""
+        well = (await self.found())[STORE]
+        answer = {"status": "ok" if well else "unavailable"}
+        return JSONResponse(answer, 200 if well else 503, HEADERS)
+
+
+async def _well(check: Check) -> bool:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await check()
+    except Exception:  # noqa: BLE001 - whatever it is, it is not well
+        return False
+
+
+async def live(_request: Request) -> JSONResponse:
+    """The process answers; nothing else is asked."""
+    return JSONResponse({"status": "ok"}, 200, HEADERS)
+
+
+def routes(checks: Mapping[str, Check]) -> list[Route]:
+    """/health, /health/live and /health/ready. The store is among the checks."""
+    health = Health(checks)
+    return [
+        Route("/health", health.store),
+        Route("/health/live", live),
+        Route("/health/ready", health.ready),
+    ]

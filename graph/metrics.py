@@ -1,0 +1,194 @@
+"""GET /metrics: what the process counts, for those who may know."""
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import platform
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from time import monotonic
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from graph import openmetrics
+from graph.plans import TALLY
+from models import meters, process
+from models.errors import AuthenticationFailed, Refused, Unauthenticated
+from models.meters import Family, Kind, Point, gauge
+from models.roles import Role, Scope
+from models.world import World
+from resolvers.context import Needs, Viewer
+from resolvers.metrics import MOST, Standing, standing
+
+log = logging.getLogger(__name__)
+
+SignIn = Callable[[Mapping[str, str]], Awaitable[Viewer]]
+
+FRESH = 5.0  # seconds for which what stands in the store is not asked for again
+PATIENCE = 2.0  # seconds that the store has to answer
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "via")  # what proxies put in
+MAY = Needs(role=Role.ADMIN, scope=Scope.READ)
+
+
+class Access(StrEnum):
+    """Who may read the metrics."""
+
+    OFF = "off"  # nobody
+    KEY = "key"  # with the key that is set, or a credential of an ADMIN
+    LOOPBACK = "loopback"  # whoever asks from this machine, and those
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """Who may read the metrics, and the key that is good for nothing else."""
+
+    access: Access = Access.KEY
+    key: str | None = field(default=None, repr=False)
+
+
+class Census:
+    """Collects all numbers; the store is asked every few seconds at most."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._turn = asyncio.Lock()
+        self._asked = -FRESH
+        self._standing: Standing | None = None
+
+    async def families(self) -> list[Family]:
+        """All there is to tell."""
+        ours = [*meters.families(), _plans(), *_build(self.world)]
+        return [*ours, *process.families(), *await self._stored()]
+
+    async def _stored(self) -> list[Family]:
+        async with self._turn:
+            if monotonic() - self._asked >= FRESH:
+                self._standing = await self._look()
+                self._asked = monotonic()
+        up = gauge(
+            "merganser_store_up", "1 where the store answers.", int(self._standing is not None)
+        )
+        return [up, *_waiting(self._standing)] if self._standing else [up]
+
+    async def _look(self) -> Standing | None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await standing(self.world)
+        except Exception as problem:  # noqa: BLE001 - the other numbers are wanted all the more
+            log.warning("the store was not counted", extra={"problem": type(problem).__name__})
+            return None
+
+
+def _plans() -> Family:
+    """What became of plans, by the names of fields and types; the most frequent of them."""
+    counts = {
+        (outcome, where): many
+        for outcome, tally in TALLY._asdict().items()
+        for where, many in tally.most_common(meters.MOST // len(TALLY))
+    }
+    points = [Point(labels, many) for labels, many in counts.items()]
+    words = "Functions made of selections: compiled, refused, fell back on a value, given up."
+    return Family("merganser_plans", Kind.COUNTER, words, ("outcome", "where"), points)
+
+
+def _build(world: World) -> list[Family]:
+    facts = {
+        "version": version_of("merganser"),
+        "python": platform.python_version(),
+        "store": world.database.dialect,
+    }
+    return [meters.info("merganser_build", "What runs here.", facts)]
+
+
+def version_of(package: str) -> str:
+    """Of what is installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "unknown"
+
+
+def _waiting(now: Standing) -> list[Family]:
+    up_to = f", counted up to {MOST}"
+    return [
+        _by_state(
+            "merganser_queue_deliveries", f"Recipients still to be sent to{up_to}.", now.deliveries
+        ),
+        _by_state(
+            "merganser_queue_submissions",
+            f"Submissions of those recipients{up_to}.",
+            now.submissions,
+        ),
+        gauge(
+            "merganser_queue_overdue_seconds",
+            "How long the first attempt that nobody has in hand has been due.",
+            now.overdue,
+        ),
+        gauge(
+            "merganser_unindexed_messages",
+            f"Messages the text index does not have yet{up_to}.",
+            now.unindexed,
+        ),
+    ]
+
+
+def _by_state(name: str, help: str, many: Mapping[str, int]) -> Family:
+    points = [Point((state,), count) for state, count in sorted(many.items())]
+    return Family(name, Kind.GAUGE, help, ("state",), points)
+
+
+class Metrics:
+    """The endpoint."""
+
+    def __init__(self, census: Census, sign_in: SignIn, readers: Readers) -> None:
+        self.census = census
+        self.sign_in = sign_in
+        self.readers = readers
+
+    async def answer(self, request: Request) -> Response:
+        """The numbers, or 401 or 403, or, where they are switched off, 404."""
+        if self.readers.access is Access.OFF:
+            return _refused(404, "There are no metrics here.")
+        if not self._local(request) and not self._knows_key(request):
+            try:
+                (await self.sign_in(request.headers)).require(MAY)
+            except Refused as refusal:
+                return _turned_away(refusal)
+        accept = request.headers.get("accept", "")
+        new = openmetrics.preferred(accept)
+        text = openmetrics.written(await self.census.families(), openmetrics=new)
+        headers = {**HEADERS, "Content-Type": openmetrics.TYPES[new], "Vary": "Accept"}
+        return Response(text.encode(), headers=headers)
+
+    def _knows_key(self, request: Request) -> bool:
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        key = self.readers.key
+        if not key or scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(shown.strip().encode(errors="replace"), key.encode())
+
+    def _local(self, request: Request) -> bool:
+        if self.readers.access is not Access.LOOPBACK or request.client is None:
+            return False
+        if any(name in request.headers for name in PASSED_ON):
+            return False  # a proxy on this machine, and behind it anybody
+        with suppress(ValueError):
+            return ipaddress.ip_address(request.client.host).is_loopback
+        return False
+
+
+def _turned_away(refusal: Refused) -> Response:
+    if isinstance(refusal, Unauthenticated | AuthenticationFailed):
+        return _refused(401, "Show a key for metrics.", {"WWW-Authenticate": "Bearer"})
+    return _refused(403, "This credential is not for metrics.")
+
+
+def _refused(status: int, words: str, more: Mapping[str, str] | None = None) -> Response:
+    headers = {**HEADERS, **(more or {}), "Content-Type": "text/plain; charset=utf-8"}
+    return Response(f"{words}\n".encode(), status, headers)

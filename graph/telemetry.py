@@ -1,0 +1,326 @@
+"""What is told of each operation: meters, one line in the log, and of a few a trace.
+
+Told are the name, never the text; codes, never messages; the viewer's key, never an address.
+"""
+
+import hashlib
+import logging
+import random
+import re
+from collections.abc import Mapping
+from contextvars import Token
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter, time_ns
+from types import TracebackType
+from typing import Any, Protocol
+
+from graphql import OperationType
+from strawberry.schema.exceptions import InvalidOperationTypeError
+
+from models import meters, traces
+from models.roles import Role
+from models.traces import Span
+from resolvers.context import Viewer
+
+log = logging.getLogger(__name__)
+
+ANONYMOUS = "anonymous"  # a document whose operation has no name
+REFUSED = "refused"  # a document that is not valid has none we would repeat
+NAMES = {True: 150, False: 50}  # with numbers of their own: of those signed in, of strangers
+LONGEST = 64  # characters of a name
+CODES = 8  # of one operation, in its line
+FAILURES = frozenset(("INTERNAL_SERVER_ERROR", "DEADLINE_EXCEEDED"))  # ours, not the client's
+FORCED = 10.0  # traces a second that those signed in may ask for by `traceparent`
+
+NAMED = meters.MOST + 20  # the names, and what stands for the rest
+SECONDS = meters.histogram(
+    "merganser_operation_seconds",
+    "Time that operations took, from the document to the settled result.",
+    "operation",
+    "kind",
+    most=NAMED,
+)
+ERRORS = meters.counter(
+    "merganser_operation_errors",
+    "Operations that had an error with this code.",
+    "operation",
+    "code",
+    most=2 * NAMED,
+)
+COST = meters.counter(
+    "merganser_operation_cost", "Cost that was asked for, in points.", "operation", most=NAMED
+)
+EVENTS = meters.counter(
+    "merganser_subscription_events", "Results sent to subscribers.", "operation", most=NAMED
+)
+RESPONSES = meters.counter(
+    "merganser_http_responses", "Answers over HTTP, by the road they took.", "road", "status"
+)
+OPEN = meters.level("merganser_subscriptions", "Subscriptions that are open.")
+SOCKETS = meters.level("merganser_sockets", "WebSockets that are open, signed in or not.")
+
+NOTHING: Mapping[str, str] = {}
+_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
+
+
+class Asked(Protocol):
+    """Who asks for an operation; `request_id` and `headers` where a request or socket did."""
+
+    viewer: Viewer
+
+
+class Sort(Protocol):
+    """What is known of a document."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def kind(self) -> OperationType: ...
+    @property
+    def faults(self) -> tuple[Any, ...]: ...
+
+
+class Names:
+    """The names of operations that have numbers of their own, so that they stay few.
+
+    The first that come have room, those of people who signed in and of strangers apart:
+    a stranger's flood of names leaves theirs alone.
+    """
+
+    def __init__(self, room: Mapping[bool, int] = NAMES) -> None:
+        self._left = dict(room)
+        self._known: set[str] = set()
+
+    def label(self, name: str | None, *, signed_in: bool) -> str:
+        """What an operation of this name is counted as. Only of documents found good."""
+        if name is None:
+            return ANONYMOUS
+        if name in self._known:
+            return name
+        if len(name) > LONGEST or self._left[signed_in] <= 0:
+            return meters.OTHER
+        self._left[signed_in] -= 1
+        self._known.add(name)
+        return name
+
+
+@dataclass(slots=True)
+class Root(Span):
+    """A whole operation, and what it goes on from: ids of 32 and 16 hex digits."""
+
+    trace_id: str = ""
+    parent_id: str = ""
+
+
+class Sink(Protocol):
+    """Takes the traces of operations, when they have ended. Must not wait."""
+
+    def take(self, root: Root) -> None: ...
+
+
+@dataclass(slots=True)
+class Sampler:
+    """Says which operations are traced: a share of all, and some that callers ask for.
+
+    The word of those who are signed in counts, within FORCED; strangers have none.
+    """
+
+    share: float
+    sink: Sink
+    allowed: float = FORCED
+    at: float = field(default_factory=monotonic)
+
+    def root(self, asked: Asked) -> Root | None:
+        """The trace that begins here, if one does."""
+        said = getattr(asked, "headers", NOTHING).get("traceparent")
+        parent = parent_of(said) if said and asked.viewer.role is not Role.PUBLIC else None
+        if parent is None:
+            return Root("") if random.random() < self.share else None  # noqa: S311 - no secret
+        trace_id, parent_id, sampled = parent
+        return Root("", trace_id=trace_id, parent_id=parent_id) if sampled and self._may() else None
+
+    def _may(self) -> bool:
+        now = monotonic()
+        self.allowed = min(FORCED, self.allowed + (now - self.at) * FORCED)
+        self.at = now
+        if self.allowed < 1:
+            return False
+        self.allowed -= 1
+        return True
+
+
+def parent_of(header: str) -> tuple[str, str, bool] | None:
+    """Trace, span and whether it is sampled, of a `traceparent` (W3C Trace Context, level 1)."""
+    found = _PARENT.fullmatch(header)
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, rest = found.groups()
+    if version == "ff" or (version == "00" and rest) or not int(trace_id, 16):
+        return None
+    return (trace_id, span_id, bool(int(flags, 16) & 1)) if int(span_id, 16) else None
+
+
+names = Names()
+_sampler: Sampler | None = None
+
+
+def trace_to(sampler: Sampler | None) -> None:
+    """Trace operations from here on; None: no more."""
+    global _sampler  # noqa: PLW0603 - of the process, as the meters are
+    _sampler = sampler
+
+
+class Observed:
+    """One operation, from its beginning to its end: a block around it.
+
+    Inside are told: what is `judged` as soon as there is a verdict, its `cost`, what is `sent`.
+    """
+
+    __slots__ = ("_began", "_codes", "_open", "_token", "asked", "cost", "events", "known",
+                 "root", "sent", "text")  # fmt: skip
+
+    def __init__(self, asked: Asked, text: str | None) -> None:
+        self.asked = asked
+        self.text = text
+        self.known: Sort | None = None
+        self.cost = 0
+        self.sent: Any = None  # the result, once it is ready for the one who asked
+        self.events: int | None = None  # of a stream
+        self.root = None if _sampler is None else _sampler.root(asked)
+        self._codes: set[str] = set()
+        self._open = False
+        self._token: Token[Span | None] | None = None
+
+    def __enter__(self) -> "Observed":
+        if self.root is not None:
+            self._token = traces.current.set(self.root)
+        self._began = perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        seconds = perf_counter() - self._began
+        if self._token is not None:
+            traces.current.reset(self._token)
+        self._finish(seconds, error)
+
+    def judged(self, known: Sort) -> None:
+        """Which document it is."""
+        self.known = known
+        if known.kind is OperationType.SUBSCRIPTION and not known.faults:
+            self._open = True
+            OPEN.add()
+
+    def begin(self) -> None:
+        """A stream begins; no block is around it."""
+        self._began = perf_counter()
+        self.events = 0
+
+    def passed(self, result: Any) -> None:
+        """A result of a stream was sent."""
+        self.events = (self.events or 0) + 1
+        self.sent = result  # whose data was let go: a stream lasts, and holds nothing
+        if getattr(result, "errors", None):
+            self._codes |= codes_of(result)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The stream has ended, so or by this."""
+        self._finish(perf_counter() - self._began, error)
+
+    def _finish(self, seconds: float, error: BaseException | None) -> None:
+        """Tell of it. `error` is what it raised in the place of a result."""
+        if self._open:
+            OPEN.add(by=-1)
+        known = self.known
+        name, kind, label = None, "none", REFUSED
+        if known is not None and not known.faults:
+            name, kind = known.name, known.kind.value
+            label = names.label(name, signed_in=self.asked.viewer.role is not Role.PUBLIC)
+        SECONDS.note(seconds, label, kind)
+        if self.cost:
+            COST.add(label, by=self.cost)
+        if self.events:
+            EVENTS.add(label, by=self.events)
+        if error is not None or getattr(self.sent, "errors", None):
+            self._codes |= codes_of(self.sent) if error is None else raised(error)
+        for code in self._codes:
+            ERRORS.add(label, code)
+        logged = log.isEnabledFor(logging.INFO)
+        if logged or self.root is not None:
+            facts = self._facts(name, kind, seconds, error)
+            if logged:
+                # made by hand: nobody asks for the line of code, a walk up the stack
+                extra = {"facts": facts}
+                record = log.makeRecord(
+                    log.name, logging.INFO, "", 0, "operation", (), None, extra=extra
+                )
+                log.handle(record)
+            if self.root is not None and _sampler is not None:
+                self._trace(self.root, facts)
+                _sampler.sink.take(self.root)
+
+    def _facts(
+        self, name: str | None, kind: str, seconds: float, error: BaseException | None
+    ) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "request_id": getattr(self.asked, "request_id", ""),
+            "operation": name and name[:LONGEST],
+            "kind": kind,
+            "status": self._status(error),
+            "ms": round(seconds * 1000, 3),
+            "cost": self.cost,
+        }
+        if self._codes:
+            facts["codes"] = sorted(self._codes)[:CODES]
+        if self.events is not None:
+            facts["events"] = self.events
+        if self.asked.viewer.user_id:
+            facts["user"] = self.asked.viewer.user_id
+        return facts
+
+    def _status(self, error: BaseException | None) -> str:
+        if error is not None and not isinstance(error, Exception):
+            return "gone"  # nobody waited for it any more
+        if not self._codes:
+            return "ok"
+        if not FAILURES.isdisjoint(self._codes):
+            return "failed"
+        if getattr(self.sent, "data", None) is not None:
+            return "partial"
+        errors = getattr(self.sent, "errors", None) or ()
+        return "failed" if any(one.path for one in errors) else "refused"
+
+    def _trace(self, root: Root, facts: dict[str, Any]) -> None:
+        root.name = " ".join(filter(None, (facts["kind"], facts["operation"])))
+        root.ended = time_ns()
+        root.failed = facts["status"] == "failed"
+        root.facts = {
+            "graphql.operation.type": facts["kind"],
+            "graphql.operation.name": facts["operation"] or ANONYMOUS,
+            "merganser.status": facts["status"],
+            "merganser.cost": self.cost,
+            "merganser.request_id": facts["request_id"],
+        }
+        if self.text is not None:
+            digest = hashlib.sha256(self.text.encode(errors="surrogatepass")).hexdigest()
+            root.facts["graphql.document.hash"] = f"sha256:{digest}"
+        if "codes" in facts:
+            root.facts["merganser.codes"] = facts["codes"]
+        if root.lost:
+            root.facts["merganser.parts_lost"] = root.lost
+
+
+def codes_of(result: Any) -> set[str]:
+    """The codes of a result's errors."""
+    return {str((one.extensions or {}).get("code")) for one in result.errors}
+
+
+def raised(error: BaseException) -> set[str]:
+    """What an operation that ended so counts as."""
+    if isinstance(error, InvalidOperationTypeError):
+        return {"BAD_USER_INPUT"}
+    return {"INTERNAL_SERVER_ERROR"} if isinstance(error, Exception) else set()

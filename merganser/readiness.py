@@ -1,0 +1,52 @@
+"""What must be well for this server to be sent work."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Select, column, select, table
+
+from graph.health import Check
+from mail.spool import MARK
+from merganser.ending import Ending
+from models.database import Database
+from models.world import World
+
+VERSIONS: Select[Any] = select(column("version_num")).select_from(table("alembic_version"))
+
+
+async def versions(database: Database) -> set[str]:
+    """Up to where the store is migrated."""
+    return {row.version_num for row in await database.read(VERSIONS)}
+
+
+async def checks(world: World, ending: Ending, spool: Path) -> Mapping[str, Check]:
+    """What to ask, by the names that are told to anybody. The store must be migrated."""
+    ours = await versions(world.database)
+
+    async def migrations() -> bool:
+        return await versions(world.database) == ours
+
+    async def workers() -> bool:
+        return bool(ending.workers) and not any(task.done() for task in ending.workers)
+
+    async def writable() -> bool:
+        return await asyncio.to_thread(_writable, spool)
+
+    async def serving() -> bool:
+        return not ending.asked
+
+    return {"migrations": migrations, "workers": workers, "spool": writable, "serving": serving}
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made there: OSError where it cannot."""
+    handle, name = tempfile.mkstemp(prefix=MARK, dir=folder)  # removed at a start, if we die now
+    try:
+        return os.write(handle, b"?") == 1
+    finally:
+        os.close(handle)
+        Path(name).unlink()

@@ -1,0 +1,24 @@
+"""trusted documents"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from models.columns import Instant, Plain
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "documents",
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("text", sa.String(), nullable=False),
+        sa.Column("operations", Plain, nullable=False),
+        sa.Column("added_at", Instant(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("hash", name=op.f("pk_documents")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("documents")

@@ -1,0 +1,54 @@
+"""What the kernel says of this process."""
+
+import os
+import resource
+import time
+from pathlib import Path
+
+from models.meters import Family, Kind, Point, gauge
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS = os.sysconf("SC_CLK_TCK")
+SELF = Path("/proc/self")
+
+
+def _started() -> float:
+    """Seconds since the epoch at which the process began; of its first import, outside Linux."""
+    try:
+        ticks = int(SELF.joinpath("stat").read_text().rpartition(")")[2].split()[19])
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return time.time()
+    (booted,) = (line.split()[1] for line in lines if line.startswith("btime "))
+    return int(booted) + ticks / TICKS
+
+
+STARTED = _started()
+
+
+def families() -> list[Family]:
+    """The usual numbers, by the names they have everywhere."""
+    cpu = Family(
+        "process_cpu_seconds",
+        Kind.COUNTER,
+        "Time on the CPU.",
+        (),
+        [Point((), time.process_time())],
+    )
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = [
+        cpu,
+        gauge("process_start_time_seconds", "Start, since the epoch.", STARTED),
+        gauge("process_max_fds", "File descriptors there may be.", most),
+    ]
+    try:
+        virtual, resident, *_ = map(int, SELF.joinpath("statm").read_text().split())
+        handles = len(os.listdir(SELF / "fd"))  # noqa: PTH208 - thousands, only counted
+    except OSError:  # no /proc, or not one file descriptor left
+        return found
+    return [
+        *found,
+        gauge("process_virtual_memory_bytes", "Address space.", virtual * PAGE),
+        gauge("process_resident_memory_bytes", "Memory in RAM.", resident * PAGE),
+        gauge("process_open_fds", "File descriptors that are open.", handles),
+    ]

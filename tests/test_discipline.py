@@ -1,0 +1,186 @@
+"""Names and shapes of the schema, and that its rules find what breaks them."""
+
+from typing import Any
+
+import pytest
+from graphql import build_schema, parse, print_schema
+
+from graph.limits import Cost, cost_of
+from graph.schema import schema
+from tests.discipline import RULES, Rule, own
+from tests.small import make_schema
+
+TEXT = schema.as_str()
+SDL = build_schema(TEXT)
+
+OUTLINE = "what it is called in the outline of the schema, and in other mail systems"
+ONE_ACT = "an act without an object: there is one of it"
+FORWARDS = "a list that is short, and read forwards only"
+EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reason
+    "suffixed": {
+        "ContentType": "the header field Content-Type",
+        "DateBound": "a way to say a time, inside a filter",
+        "MessageChanges": "a patch for many, called so before patches were",
+        "MessageUid": "a reference by folder and UID",
+        "MutationOptions": "part of every input",
+        "SpecialMailboxNames": "names by special use, inside an input",
+    },
+    "prefixed": {
+        "Address.address": "the address itself: it has no other word",
+        "Message.messageId": "the header field Message-ID, which is no id of ours",
+    },
+    "unordered": {"Mutation.authenticate": ONE_ACT, "Mutation.undo": ONE_ACT},
+    "misshapen": {"Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id"},
+    "unclear": {
+        "Address.isCatchAll": OUTLINE,
+        "Address.isWildcard": OUTLINE,
+        "Address.sendAs": OUTLINE,
+        "AuthenticateInput.token": "asks for one",
+        "AuthenticatePayload.requirePasswordChange": OUTLINE,
+        "ListInfo.unsubscribeOneClick": "the header field List-Unsubscribe-Post says it so",
+        "Message.html(remoteImages:)": "asks for them",
+        "MessageSendInput.isDraft": OUTLINE,
+        "User.requirePasswordChange": OUTLINE,
+    },
+    "untimely": {
+        "Message.date": "the header field Date",
+        "Message.expires": OUTLINE,
+        "MessageChanges.expires": OUTLINE,
+        "MessageSendInput.sendTime": OUTLINE,
+        "Submission.sendTime": OUTLINE,
+    },
+    "unconnected": {
+        "Query.tasks": FORWARDS,
+        "Thread.messages": FORWARDS,
+        "User.addresses": FORWARDS,
+    },
+    "public": {
+        "Mutation.authenticate": "where one signs in",
+        "Mutation.tokenRevoke": "signing out with an ended token is no error",
+        "Query.viewer": "who am I: nobody is an answer",
+    },
+}
+
+BAD = '''
+directive @auth(role: String = null) on FIELD_DEFINITION
+"""d"""
+scalar DateTime
+"""d"""
+enum Colour_Enum { """d""" red }
+"""d"""
+interface Timed { """d""" lastSeen: DateTime """d""" flat: Int }
+type User implements Timed {
+  lastSeen: DateTime
+  flat: Int
+  """d""" userName: String
+  """d""" usernames("d" Sort: Int = null): [String]
+  """d""" locked: Boolean
+  """d""" isActive: Boolean
+  """d""" active: Boolean
+  """d""" hasMail: Boolean
+  """d""" old: Int @deprecated(reason: "nobody needs it")
+  """d""" older: Int @deprecated(reason: "use `old`")
+  """d""" oldest: Int @deprecated(reason: "use `flat`")
+  """d""" friends("d" first: Int): UserConnection
+}
+"""d"""
+type UserConnection { """d""" edges: [UserEdge] """d""" nodes: [User!]! }
+"""d"""
+type UserEdge { """d""" cursor: Int """d""" node: User! }
+"""d"""
+type Query {
+  """d""" getUsers: User @auth(role: "USER")
+  """d""" user: User @auth(role: "PUBLIC")
+  """d""" lists: Int
+}
+"""d"""
+type Mutation {
+  """d""" createUser("d" input: UserCreate!): Boolean @auth(role: "USER")
+  """d""" userLock("d" input: UserLockInput, "d" now: Boolean): UserPayload! @auth
+  """d""" userUpdate("d" input: UserUpdateInput!): UserUpdatePayload! @auth(role: "USER")
+}
+"""d"""
+interface MutationPayload { """d""" errors: [String!]! }
+"""d"""
+type UserPayload { """d""" user: User }
+"""d"""
+type UserUpdatePayload implements MutationPayload { """d""" errors: [String!]! }
+"""d"""
+input UserCreate { """d""" name: String = null }
+"""d"""
+input UserLockInput { """d""" validateOnly: Boolean """d""" until: Boolean """d""" lock: Int }
+"""d"""
+input UserUpdateInput { """d""" name: String! }
+'''
+FOUND = {  # by rule, what of it is found in the bad schema
+    "undescribed": {"@auth", "@auth(role:)", "User", "User.lastSeen", "User.flat"},
+    "misspelt": {"Colour_Enum", "Colour_Enum.red", "User.usernames(Sort:)"},
+    "suffixed": {"Colour_Enum", "UserCreate"},
+    "prefixed": {"User.userName"},
+    "fetching": {"Query.getUsers"},
+    "unordered": {"Mutation.createUser", "Mutation.userLock"},
+    "misshapen": {
+        "Mutation.createUser",
+        "Mutation.createUser(input:)",
+        "Mutation.userLock",
+        "Mutation.userLock(input:)",
+        "UserPayload",
+    },
+    "unclear": {
+        "Mutation.createUser",
+        "User.locked",
+        "User.isActive",
+        "Mutation.userLock(now:)",
+        "UserLockInput.until",
+    },
+    "untimely": {"Timed.lastSeen"},
+    "unconnected": {"UserConnection", "UserEdge", "User.friends"},
+    "null_by_default": {"@auth(role:)", "User.usernames(Sort:)", "UserCreate.name"},
+    "abandoned": {"User.old", "User.older"},
+    "unguarded": {"Query.lists", "Mutation.userLock"},
+    "public": {"Query.user"},
+}
+
+
+def test_every_rule_is_tried() -> None:
+    assert set(FOUND) == {rule.__name__ for rule in RULES}
+    assert set(EXCEPTIONS) <= set(FOUND)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_schema_keeps_to_the_rule(rule: Rule) -> None:
+    explained = EXCEPTIONS.get(rule.__name__, {})
+    found = set(rule(SDL))
+    assert found - set(explained) == set(), rule.__doc__
+    assert set(explained) - found == set(), "these keep to the rule: explain them no more"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_rule_finds_what_breaks_it(rule: Rule) -> None:
+    assert set(rule(build_schema(BAD))) == FOUND[rule.__name__]
+
+
+def test_the_printed_schema_is_whole_and_in_order() -> None:
+    assert print_schema(build_schema(print_schema(SDL))) == print_schema(SDL)
+    kinds = [kind.name for kind in own(SDL) if kind.ast_node]
+    assert kinds == sorted(kinds)
+    for kind in own(SDL):
+        names = list(getattr(kind, "fields", getattr(kind, "values", ())))
+        assert names == sorted(names), kind.name
+
+
+def test_what_costs_more_than_usual_says_so() -> None:
+    small = make_schema()
+    for made in (schema, small):
+        definitions: list[Any] = [*parse(made.as_str()).definitions]
+        printed = {
+            (kind.name.value, field.name.value): [d.name.value for d in field.directives or ()]
+            for kind in definitions
+            for field in getattr(kind, "fields", None) or ()
+        }
+        for kind in own(made._schema):  # noqa: SLF001
+            for name, field in getattr(kind, "fields", {}).items():
+                costly = hasattr(field, "args") and cost_of(field) is not None
+                assert costly is ("cost" in printed[kind.name, name]), f"{kind.name}.{name}"
+    assert "dear: String! @cost(perItem: false, weight: 500)" in small.as_str()
+    assert cost_of(small._schema.query_type.fields["chosen"]) == Cost(weight=2, per_item=True)  # type: ignore[union-attr]  # noqa: SLF001

@@ -1,0 +1,265 @@
+"""Plans: what is compiled, when, and what becomes of values that do not fit."""
+
+import logging
+from typing import Any
+
+import pytest
+import strawberry
+from graphql import GraphQLObjectType, get_named_type, parse
+from graphql.execution import Executor
+from strawberry.types import get_object_definition
+
+from graph import executor
+from graph.executor import CompiledExecutor, PlainExecutor, executor_class
+from graph.nodes import KINDS
+from graph.plans import FALLS, OUTCOMES, TALLY, Tally
+from graph.policy import Operation, Schema
+from graph.rows import Shape
+from graph.schema import schema
+from models.world import World
+from resolvers.context import Viewer
+from tests.conftest import Client, receive
+
+
+@strawberry.interface
+class Named:
+    name: str
+
+
+@strawberry.type
+class Cat(Named):
+    lives: int
+
+
+@strawberry.type
+class Dog(Named):
+    good: bool
+    friend: Cat | None = None
+
+
+@strawberry.type
+class Deep:
+    n: int
+    below: list["Deep"]
+    one: "Deep | None"
+
+
+CATS = [Cat(name="Tom", lives=9), Cat(name="Kit", lives=7)]
+
+
+def chain(depth: int) -> Deep:
+    found = Deep(n=0, below=[], one=None)
+    for n in range(1, depth):
+        found = Deep(n=n, below=[found], one=found)
+    return found
+
+
+@strawberry.type
+class Query:
+    @strawberry.field
+    def cats(self, info: strawberry.Info) -> list[Cat]:
+        return info.context.memo_of_test or CATS
+
+    @strawberry.field
+    def pets(self) -> list[Named]:
+        return [CATS[0], Dog(name="Rex", good=True, friend=CATS[1])]
+
+    @strawberry.field
+    def either(self, dog: bool = False) -> Cat | Dog:
+        return Dog(name="Rex", good=True) if dog else CATS[0]
+
+    @strawberry.field
+    def deep(self) -> Deep:
+        return chain(60)
+
+
+class Told(Operation):
+    """An operation that hands values to the schema of this test."""
+
+    memo_of_test: Any = None
+
+
+@pytest.fixture
+def small() -> Schema:
+    return Schema(query=Query, types=[Cat, Dog])
+
+
+@pytest.fixture
+def tally() -> Tally:
+    for one in TALLY:
+        one.clear()
+    return TALLY
+
+
+async def ask(
+    small: Schema, world: World, text: str, *, cats: Any = None, **variables: Any
+) -> tuple[Any, list[Any]]:
+    context = Told(world, Viewer())
+    context.memo_of_test = cats
+    Told.memo_of_test = cats  # `fresh` copies the fields of the dataclass alone
+    found = await small.execute(text, variables, context)
+    return found.data, [error.formatted for error in found.errors or []]
+
+
+async def test_a_document_is_compiled_when_it_is_seen_again(
+    small: Schema, world: World, tally: Tally
+) -> None:
+    text = "{ cats { name lives } }"
+    assert await ask(small, world, text) == (
+        {"cats": [{"name": "Tom", "lives": 9}, {"name": "Kit", "lives": 7}]},
+        [],
+    )
+    assert not tally.compiled
+    await ask(small, world, text)
+    assert tally.compiled == {"cats": 1}
+    await ask(small, world, text)
+    assert tally.compiled == {"cats": 1}
+    assert not tally.fell
+
+
+async def test_interfaces_and_unions_are_compiled(
+    small: Schema, world: World, tally: Tally
+) -> None:
+    text = """query ($dog: Boolean!) {
+      pets { __typename name ... on Dog { good friend { name } } ... on Cat { lives } }
+      either(dog: $dog) { ... on Cat { lives } ... on Dog { good name } } }"""
+    pets = [
+        {"__typename": "Cat", "name": "Tom", "lives": 9},
+        {"__typename": "Dog", "name": "Rex", "good": True, "friend": {"name": "Kit"}},
+    ]
+    for dog in (True, False, True):
+        either = {"good": True, "name": "Rex"} if dog else {"lives": 9}
+        assert await ask(small, world, text, dog=dog) == ({"pets": pets, "either": either}, [])
+    assert tally.compiled == {"pets": 1, "either": 1}
+    assert not tally.fell
+    assert not tally.refused
+
+
+async def test_directives_have_a_plan_for_each_outcome(
+    small: Schema, world: World, tally: Tally
+) -> None:
+    names = "abcd"
+    fields = " ".join(f"{name}: name @include(if: ${name})" for name in names)
+    head = ", ".join(f"${name}: Boolean!" for name in names)
+    text = f"query ({head}) {{ cats {{ lives {fields} }} }}"
+    for _ in range(2):
+        for number in range(2 ** len(names)):
+            given = {name: bool(number >> nth & 1) for nth, name in enumerate(names)}
+            wanted = {"lives": 9} | {name: "Tom" for name in names if given[name]}
+            data, errors = await ask(small, world, text, **given)
+            assert (data["cats"][0], list(data["cats"][0]), errors) == (wanted, list(wanted), [])
+    assert tally.compiled == {"cats": OUTCOMES}
+
+
+@pytest.mark.parametrize("text", [
+    "{ deep " + "{ n below " * 40 + "{ n }" + "}" * 40 + " }",
+    "{ deep " + "{ n one " * 55 + "{ n }" + "}" * 55 + " }",
+    "{ cats { " + " ".join(f"a{n}: name" for n in range(3000)) + " } }",
+])  # fmt: skip
+async def test_what_python_cannot_nest_is_answered_all_the_same(
+    small: Schema, world: World, text: str
+) -> None:
+    document, context = parse(text), Told(world, Viewer())
+    Told.memo_of_test = None
+    types = small.documents.schema  # past the limits, which do not let such documents in
+    ours, plain = (
+        made.build(types, document, context_value=context).execute_operation()
+        for made in (CompiledExecutor, PlainExecutor)
+    )
+    assert ours == plain
+    assert ours.errors is None
+
+
+async def test_a_value_that_does_not_fit_is_graphql_cores(
+    small: Schema, world: World, tally: Tally
+) -> None:
+    text = "{ cats { lives name } }"
+    wrong: Any = [Cat(name="Tom", lives=2**40)]
+    first = await ask(small, world, text, cats=wrong)
+    assert first[0] is None
+    assert first[1][0]["path"] == ["cats", 0, "lives"]
+    for _ in range(2):
+        assert await ask(small, world, text, cats=wrong) == first
+    assert tally.fell["cats"] > 0
+
+
+async def test_a_plan_that_falls_back_too_often_is_given_up(
+    small: Schema, world: World, tally: Tally
+) -> None:
+    text = "{ cats { name lives } }"
+    wrong: Any = [Cat(name="Tom", lives=2**40)]
+    for _ in range(FALLS + 20):
+        await ask(small, world, text, cats=wrong)
+    tried = tally.compiled["cats"]  # the list, its items, and both where they may be null
+    assert tally.fell["cats"] == tried * FALLS
+    assert tally.given_up["cats"] == tried
+    assert (await ask(small, world, text))[0]["cats"][0] == {"name": "Tom", "lives": 9}
+
+
+def test_an_executor_that_is_not_the_known_one_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert executor_class(compiled=True) is CompiledExecutor
+    assert executor_class(compiled=False) is PlainExecutor
+
+    def complete_value(self: Any, something: Any) -> None:
+        """A graphql-core to come."""
+
+    monkeypatch.setattr(Executor, "complete_value", complete_value)
+    with caplog.at_level(logging.WARNING, executor.__name__):
+        assert executor_class(compiled=True) is PlainExecutor
+    assert len(caplog.records) == 1
+
+
+def plain_fields(kind: type[Shape]) -> str:
+    """A selection of all plain fields of a type, and of those below."""
+    printed = schema.documents.schema.type_map[get_object_definition(kind, strict=True).name]
+    assert isinstance(printed, GraphQLObjectType)
+    return _selection(printed, 4)
+
+
+def _selection(kind: GraphQLObjectType, depth: int) -> str:
+    parts = []
+    for name, field in kind.fields.items():
+        definition = field.extensions["strawberry-definition"]
+        below = get_named_type(field.type)
+        if not definition.is_basic_field:
+            continue
+        if not isinstance(below, GraphQLObjectType):
+            parts.append(name)
+        elif depth:
+            parts.append(f"{name} {_selection(below, depth - 1)}")
+    return "{ " + " ".join(parts) + " }"
+
+
+LISTED = {
+    "Message": "viewer { user { messages { nodes %s } } }",
+    "Mailbox": "viewer { user { mailboxes %s } }",
+    "Address": "viewer { user { addresses { edges { cursor node %s } pageInfo { endCursor } } } }",
+    "ApiKey": "apiKeys { nodes %s }",
+    "Task": "tasks { nodes %s }",
+    "Submission": "viewer { user { submissions { nodes %s } } }",
+    "User": "users { nodes %s }",
+}
+BY_ID = {"AccessToken", "Domain", "Thread"}  # no list of the schema has them
+
+
+@pytest.mark.parametrize("name", LISTED)
+async def test_types_of_lists_are_compiled_wholly(
+    name: str, ada: Client, root: Client, tally: Tally
+) -> None:
+    await receive(ada, "Hello")
+    client = root if name == "User" else ada
+    await client("{ apiKeys { nodes { id } } }")  # from now on its key was used
+    text = "{ " + LISTED[name] % plain_fields(KINDS[name]) + " }"
+    answers = [await client(text) for _ in range(3)]
+    assert answers[1:] == [answers[0]] * 2
+    listed = "mailboxes" if name == "Mailbox" else f"{name[0].lower()}{name[1:]}s"
+    wanted = {"Address": "addresses"}.get(name, listed)
+    assert tally.compiled[wanted] + tally.compiled["nodes"] >= 1
+    assert not tally.fell
+    assert not tally.refused[wanted]
+
+
+def test_every_type_with_rows_is_in_a_list_or_known_not_to_be() -> None:
+    assert {*LISTED, *BY_ID} == set(KINDS)

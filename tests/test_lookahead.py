@@ -1,0 +1,113 @@
+"""Lists read what is asked for, and no more: columns, links, and for many parents at once."""
+
+import re
+from typing import Any
+
+import pytest
+from graphql import GraphQLObjectType, build_schema, get_named_type
+
+from graph.schema import schema
+from resolvers import mailboxes
+from resolvers.mailboxes import NewMailboxes
+from tests.conftest import Client, context, make_user, receive
+
+# Each list of the schema: how to ask for it, and a heavy column of its table that is not asked for.
+CONNECTIONS = {
+    "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
+                         "messages", "preview"),
+    "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
+    "Query.tasks": ("tasks { %s }", "tasks", "result"),
+    "Query.users": ("users { %s }", "users", "password"),
+    "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
+                        "messages", "preview"),
+    "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
+    "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
+    "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
+}  # fmt: skip
+OF_ADMINS = {"Query.users"}
+PRINTED = build_schema(schema.as_str())
+
+
+def test_every_connection_is_looked_at() -> None:
+    found = {
+        f"{kind.name}.{name}"
+        for kind in PRINTED.type_map.values()
+        if isinstance(kind, GraphQLObjectType)
+        for name, field in kind.fields.items()
+        if get_named_type(field.type).name.endswith("Connection")
+    }
+    assert found == set(CONNECTIONS)
+
+
+def columns(statements: list[str], table: str) -> list[set[str]]:
+    """The columns of this table that each select of a page reads."""
+    pages = [one for one in statements if f"FROM {table}" in one and "LIMIT" in one]
+    return [set(re.findall(rf"{table}\.\"?(\w+)", one.partition("FROM")[0])) for one in pages]
+
+
+@pytest.mark.parametrize("way", ["nodes { id }", "edges { node { ...F } } nodes { id }"])
+@pytest.mark.parametrize("name", CONNECTIONS)
+async def test_a_list_reads_the_columns_asked_for(
+    name: str, way: str, ada: Client, root: Client, statements: list[str]
+) -> None:
+    await receive(ada, "Hello")
+    document, table, heavy = CONNECTIONS[name]
+    kind = get_named_type(_node(name)).name
+    text = "{ %s }" % (document % way)
+    if "...F" in way:
+        text += f" fragment F on {kind} {{ ... on Node {{ id }} }}"
+    client = root if name in OF_ADMINS else ada
+    for _ in range(3):  # read anew, then compiled, then by its plan
+        del statements[:]
+        await client(text)
+        read = columns(statements, table)
+        assert read
+        assert all("id" in each and heavy not in each for each in read)
+
+
+def _node(name: str) -> Any:
+    parent, field = name.split(".")
+    kind: Any = PRINTED.type_map[parent]
+    connection: Any = get_named_type(kind.fields[field].type)
+    return connection.fields["nodes"].type
+
+
+NESTED = """{ users(first: 50) { nodes {
+  username domain { name } address { address }
+  addresses(first: 2) { totalCount nodes { address domain { name } } }
+  submissions(first: 2) { totalCount nodes { id recipients { recipient } } } } } }"""
+
+
+async def test_many_parents_cost_no_more_statements_than_one(
+    root: Client, ada: Client, statements: list[str]
+) -> None:
+    async def cost() -> int:
+        del statements[:]
+        await root(NESTED)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    costs = [await cost()]
+    for n in range(20):
+        await make_user(ada.world, f"n{n}")
+    costs += [await cost(), await cost()]
+    assert len(set(costs)) == 1
+
+
+FOLDERS = """{ viewer { user { mailboxes { path parent { path }
+  messages(first: 2) { totalCount nodes { subject mailbox { path } thread { subject } } } } } } }"""
+
+
+async def test_many_folders_cost_no_more_statements_than_few(
+    ada: Client, statements: list[str]
+) -> None:
+    await receive(ada, "Hello")
+
+    async def cost() -> int:
+        del statements[:]
+        await ada(FOLDERS)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    await mailboxes.create(context(ada), NewMailboxes(["Box/0"]))
+    few = await cost()
+    await mailboxes.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)]))
+    assert [await cost(), await cost()] == [few, few]

@@ -1,0 +1,116 @@
+"""The schema against that of the last release: clients that were made for it go on working.
+
+`tests/released.graphql` is the schema as it was released, the version in its first line. Before
+the first release it is the one that clients may have been made for meanwhile.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graphql import GraphQLSchema, build_schema
+from graphql.utilities import (
+    DangerousChangeType,
+    find_breaking_changes,
+    find_dangerous_changes,
+)
+
+from graph.schema import schema
+from tests.discipline import auth, own
+
+ROOT = Path(__file__).parents[1]
+RELEASED = (ROOT / "tests" / "released.graphql").read_text()
+VERSION = RELEASED.splitlines()[0].removeprefix("# merganser ")
+
+HARMLESS = (  # graphql-core thinks of those who resolve fields, we of those who ask
+    DangerousChangeType.OPTIONAL_ARG_ADDED,
+    DangerousChangeType.OPTIONAL_INPUT_FIELD_ADDED,
+)
+ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reason for each
+}
+ADVICE = f"""
+Clients that were made for {VERSION} may fail on this. Add beside it instead, and deprecate the
+old with a reason that names the new; what has been deprecated for two minor releases may go.
+Where it must be: enter it in ACCEPTED with its reason, and in CHANGELOG.md. At a release
+`make released` keeps the schema as it is then, and ACCEPTED begins afresh.
+"""
+
+
+def changes(old: GraphQLSchema, new: GraphQLSchema) -> Iterator[str]:
+    """What may break clients of `old`, in words."""
+    found: list[Any] = [*find_breaking_changes(old, new), *find_dangerous_changes(old, new)]
+    yield from (change.description for change in found if change.type not in HARMLESS)
+    yield from rights(old, new)
+
+
+def rights(old: GraphQLSchema, new: GraphQLSchema) -> Iterator[str]:
+    """What asks for other rights than it did: graphql-core does not look at directives."""
+    after = {kind.name: kind for kind in own(new)}
+    for kind in own(old):
+        same = after.get(kind.name)
+        if same is None or not hasattr(kind, "fields"):
+            continue
+        pairs = [(kind.name, kind, same)]
+        fields = getattr(same, "fields", {})
+        pairs += [(f"{kind.name}.{n}", f, fields[n]) for n, f in kind.fields.items() if n in fields]
+        for where, before, now in pairs:
+            if auth(before) != auth(now):
+                yield f"{where} asked for {auth(before)}, and asks for {auth(now)}."
+
+
+def test_clients_of_the_last_release_go_on_working() -> None:
+    found = set(changes(build_schema(RELEASED), build_schema(schema.as_str())))
+    assert found - set(ACCEPTED) == set(), ADVICE
+    assert set(ACCEPTED) - found == set(), "these are no changes: accept them no more"
+
+
+def test_the_released_schema_says_of_which_version_it_is() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(".")[:3]]
+
+    assert RELEASED.startswith("# merganser ")
+    assert numbers(VERSION) <= numbers(version)
+
+
+OLD = """
+directive @auth(role: String, scope: String) on FIELD_DEFINITION | OBJECT
+type Query { user(id: ID): User @auth(role: "USER") }
+type User @auth(scope: "MAIL") { name: String! age: Int @auth(role: "USER") colour: Colour }
+enum Colour { RED }
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("age: Int @auth", "years: Int @auth", "Field User.age was removed."),
+        ("name: String!", "name: String", "Field User.name changed type from String! to String."),
+        ("id: ID", "id: ID!", "Argument Query.user(id:) has changed type from ID to ID!."),
+        ("id: ID", "id: ID, of: Int!", "A required argument Query.user(of:) was added."),
+        ("{ RED }", "{ BLUE }", "Enum value Colour.RED was removed."),
+        ("{ RED }", "{ RED BLUE }", "Enum value Colour.BLUE was added."),
+        ("id: ID", "id: ID = 1", None),
+        ("id: ID", "id: ID, of: Int", None),
+        ("name: String!", "name: String! more: Int", None),
+        ("name: String!", 'name: String! @deprecated(reason: "use `more`") more: Int', None),
+        (
+            'age: Int @auth(role: "USER")',
+            'age: Int @auth(role: "ADMIN")',
+            "User.age asked for {'role': 'USER'}, and asks for {'role': 'ADMIN'}.",
+        ),
+        (
+            'User @auth(scope: "MAIL")',
+            "User",
+            "User asked for {'scope': 'MAIL'}, and asks for {}.",
+        ),
+    ],
+)
+def test_what_breaks_clients_is_found(before: str, after: str, told: str | None) -> None:
+    assert before in OLD
+    new = build_schema(OLD.replace(before, after))
+    found = list(changes(build_schema(OLD), new))
+    assert (told in found) if told else (found == []), found
