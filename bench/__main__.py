@@ -27,6 +27,7 @@ DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
 INSIDE, HALF_OPEN = "inside the process", "half-open connections"
 LETTER = 20_000  # bytes of a letter that is delivered under load
 LONGEST = 1800.0  # seconds of a whole run
+LARGE = 24_000  # bytes of one that is told of whole, to those who do not read
 SMALL = 2_000  # bytes of one that is only to be heard of
 
 
@@ -42,10 +43,11 @@ class Plan:
     neighbours: tuple[int, ...] = (1, 8, 32)
     events: int = 200
     subscribers: int = 1000
+    unread: int = 300
 
 
-QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100)
-SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500)  # what differs by the store
+QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50)
+SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
 
 def bench(
@@ -138,12 +140,14 @@ async def _deliveries(plan: Plan, both: Sides, results: Results, bar: Progress) 
 
 
 async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:
-    task = bar.add_task("subscribers", total=2)
+    task = bar.add_task("subscribers", total=3)
     neighbour, letters = await lmtp.connected(both.lmtp.port), _letters(SMALL)
     target = replace(both.ours, secret=both.house.taker_secret)
     facts = await live.crowd(target, neighbour, letters, TAKER, plan.subscribers)
     bar.advance(task)
     facts += await live.latency(target, neighbour, letters, TAKER, plan.events)
+    bar.advance(task)
+    facts += await live.slow(target, neighbour, _letters(LARGE), TAKER, plan.unread)
     await neighbour.close()
     bar.remove_task(task)
     return facts

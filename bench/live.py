@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from typing import cast
 
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
@@ -16,8 +17,68 @@ from bench.server import HOST, cpu, memory, settled
 
 EVENTS = "subscription { changes { cursor events { kind ... on MessageChange { messageId } } } }"
 PAUSE = 0.08  # seconds between two letters: longer than the window in which events are gathered
+TOLD = 10  # events of which a crowd is told, one by one
 LONGEST = 30.0  # seconds until an event must have come
 OPENING = 20  # connections that are opened at once
+SLOW = 10  # who read nothing
+LARGE = (
+    "subscription { changes { cursor events { kind ... on MessageChange { message { text } } } } }"
+)
+HELLO = (
+    b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\n"
+    b"Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+)
+
+
+class Listener(asyncio.Protocol):
+    """A subscriber that costs next to nothing: it only knows when something came."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, target: Target, query: str = EVENTS) -> None:
+        self.target = target
+        self.query = query
+        self.state = 0
+        self.asked = asyncio.get_running_loop().create_future()
+        self.came: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open the socket."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(HELLO % self.target.port)
+
+    def data_received(self, data: bytes) -> None:
+        """Go on: sign in, subscribe, then note the first piece of each event."""
+        self.state += 1
+        if self.state == 1:
+            token = {"Authorization": f"Bearer {self.target.secret}"}
+            self._say("connection_init", payload=token)
+        elif self.state == 2:  # noqa: PLR2004 - the acknowledgement
+            self._say("subscribe", id="1", payload={"query": self.query})
+            self.asked.set_result(None)
+        elif not self.came.done():
+            self.came.set_result(time.perf_counter())
+
+    def _say(self, kind: str, **more: object) -> None:
+        frame = orjson.dumps({"type": kind, **more})
+        size = len(frame)
+        head = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2)  # noqa: PLR2004
+        self.transport.write(b"\x81" + head + bytes(4) + frame)
+
+
+async def listening(target: Target, query: str, count: int) -> list[Listener]:
+    """So many subscribers, each by a socket of its own."""
+    loop, made = asyncio.get_running_loop(), list[Listener]()
+    for first in range(0, count, OPENING):
+        some = [
+            loop.create_connection(lambda: Listener(target, query), HOST, target.port)
+            for _ in range(first, min(first + OPENING, count))
+        ]
+        new = [listener for _, listener in await asyncio.gather(*some)]
+        await asyncio.gather(*(listener.asked for listener in new))
+        made += new
+    return made
 
 
 @asynccontextmanager
@@ -79,35 +140,73 @@ async def crowd(
     """What so many idle subscribers take, and how long one event takes to reach them all."""
     await settled(target.pid)
     before, used = memory(target.pid), cpu(target.pid)
-    async with AsyncExitStack() as stack:
-        sockets = list[ClientConnection]()
-        for first in range(0, count, OPENING):
-            some = range(first, min(first + OPENING, count))
-            made = [stack.enter_async_context(subscribed(target)) for _ in some]
-            sockets += await asyncio.gather(*made)
-        await settled(target.pid)
-        opened, now = cpu(target.pid) - used, memory(target.pid)
-        facts = [
-            Fact("memory idle, PSS", before[0] / 1024, "MiB"),
-            Fact("memory idle, RSS", before[1] / 1024, "MiB"),
-            Fact(f"memory with {count} subscribers, PSS", now[0] / 1024, "MiB"),
-            Fact(f"memory with {count} subscribers, RSS", now[1] / 1024, "MiB"),
-            Fact("memory of a subscriber, PSS", (now[0] - before[0]) / count, "KiB"),
-            Fact("CPU to connect and subscribe, each", opened / count * 1e3, "ms"),
-        ]
-        return facts + await _told(target, neighbour, next(letters), to, sockets)
+    listeners = await listening(target, EVENTS, count)
+    await settled(target.pid)
+    opened, now = cpu(target.pid) - used, memory(target.pid)
+    facts = [
+        Fact("memory idle, PSS", before[0] / 1024, "MiB"),
+        Fact("memory idle, RSS", before[1] / 1024, "MiB"),
+        Fact(f"memory with {count} subscribers, PSS", now[0] / 1024, "MiB"),
+        Fact(f"memory with {count} subscribers, RSS", now[1] / 1024, "MiB"),
+        Fact("memory of a subscriber, PSS", (now[0] - before[0]) / count, "KiB"),
+        Fact("CPU to connect and subscribe, each", opened / count * 1e3, "ms"),
+    ]
+    facts += await _told(target, neighbour, letters, to, listeners)
+    for listener in listeners:
+        listener.transport.abort()
+    return facts
 
 
 async def _told(
-    target: Target, neighbour: Neighbour, raw: bytes, to: str, sockets: list[ClientConnection]
+    target: Target,
+    neighbour: Neighbour,
+    letters: Iterator[bytes],
+    to: str,
+    listeners: list[Listener],
 ) -> list[Fact]:
-    coming = [asyncio.create_task(_event(ws)) for ws in sockets]
-    await asyncio.sleep(0)
-    used, began = cpu(target.pid), time.perf_counter()
-    await neighbour.deliver(to, raw)  # the 250 may come late: the server is telling the others
-    last = max(await asyncio.gather(*coming)) - began
-    took = cpu(target.pid) - used
+    lasts, used = list[float](), cpu(target.pid)
+    for _ in range(TOLD):
+        for listener in listeners:
+            listener.came = asyncio.get_running_loop().create_future()
+        began = time.perf_counter()
+        await neighbour.deliver(to, next(letters))  # the 250 may come late: others are told
+        async with asyncio.timeout(LONGEST):
+            came = await asyncio.gather(*(listener.came for listener in listeners))
+        lasts.append((max(came) - began) * 1e3)
+        await asyncio.sleep(2 * PAUSE)
+    await settled(target.pid)
+    took = (cpu(target.pid) - used) / TOLD
+    many = len(listeners)
     return [
-        Fact(f"one event, from MAIL until all {len(sockets)} have it", last * 1e3, "ms"),
-        Fact("one event, CPU for each subscriber", took / len(sockets) * 1e6, "µs"),
+        Fact(f"one event, from MAIL until all {many} have it, p50", percentile(lasts, 0.5), "ms"),
+        Fact(f"one event, until all {many} have it, worst of {TOLD}", max(lasts), "ms"),
+        Fact("one event, CPU for each subscriber, the delivery with it", took / many * 1e6, "µs"),
     ]
+
+
+async def slow(
+    target: Target, neighbour: Neighbour, letters: Iterator[bytes], to: str, count: int
+) -> list[Fact]:
+    """What some take who read nothing, while one who reads is told of so many large letters."""
+    await settled(target.pid)
+    deaf = await listening(target, LARGE, SLOW)
+    for listener in deaf:
+        listener.transport.pause_reading()
+    (reader,) = await listening(target, LARGE, 1)
+    before, waits = memory(target.pid)[0], list[float]()
+    for _ in range(count):
+        reader.came = asyncio.get_running_loop().create_future()
+        began = time.perf_counter()
+        await neighbour.deliver(to, next(letters))
+        async with asyncio.timeout(LONGEST):
+            waits.append((await reader.came - began) * 1e3)
+    await settled(target.pid)
+    held = memory(target.pid)[0] - before
+    for listener in (*deaf, reader):
+        listener.transport.abort()
+    return [
+        Fact(f"{SLOW} who read nothing, {count} letters: from MAIL to the one who does, p50",
+             percentile(waits, 0.5), "ms"),
+        Fact("the same, worst", max(waits), "ms"),
+        Fact("memory of one who reads nothing", held / SLOW, "KiB"),
+    ]  # fmt: skip

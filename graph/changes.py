@@ -189,6 +189,7 @@ class ChangeSubscription:
     @subscription(
         "All changes of the account after a position: missed, then live. "
         "batchWindow = least time between two batches.",
+        standing=changes.standing,
         scope=Scope.MAIL_READ,
     )
     async def changes(
@@ -214,7 +215,4 @@ class ChangeSubscription:
             window,
         )
         async for batch in changes.follow(info.context, asked):
-            told = ChangeBatch.of(batch, info.context.world.now())
-            if trail:
-                trail.at = batch.position
-            yield told
+            yield ChangeBatch.of(batch, info.context.world.now())

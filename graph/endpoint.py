@@ -28,6 +28,8 @@ from strawberry.types.graphql import OperationType as Kind
 from graph import bodies
 from graph.bodies import EVENTS, JSON, Question, Rejected
 from graph.budgets import payer
+from graph.feeds import early
+from graph.groups import Groups, pulled
 from graph.guards import Guards, Presence
 from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema, facts
@@ -113,6 +115,7 @@ class Endpoint(GraphQL[Operation, None]):
         self.world = world
         self.sign_in = sign_in
         self.watch = Watch(world.now, self.settings.ended, self.settings.sweep)
+        self.groups = Groups(schema, self.watch.expired, self.watch.dismiss)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -213,20 +216,14 @@ class Endpoint(GraphQL[Operation, None]):
             raise _crowded()
         scope["seat"] = seat
         stream = EventStream(context, heartbeat=self.settings.heartbeat)
-        results = await self.schema.stream(
-            asked.query,
-            variable_values=asked.variables,
-            context_value=context,
-            operation_name=asked.operation_name,
-            operation_extensions=asked.extensions,
-        )
-        events = stream.text(results, self.watch, lambda result: _payload(result)[0])
+        events = stream.text(pulled(self.groups, asked, context), self.watch)
         return StreamingResponse(events, headers=HEADERS)
 
     def _present(self, result: ExecutionResult, kind: str) -> Response:
-        payload, early = _payload(result)
+        payload: dict[str, Any] = dict(process_result(result))
         status = 200
-        if early and result.errors:
+        if early(result) and result.errors:
+            del payload["data"]
             code = str((result.errors[0].extensions or {}).get("code"))
             status = STATUSES.get(code, 400)
             if kind == JSON and code not in ALWAYS_SAID:
@@ -346,17 +343,6 @@ def _turned_away(refusal: Refused) -> Rejected:
     if code == "RATE_LIMITED":
         made.headers["Retry-After"] = str(extensions["retryAfterSeconds"])
     return made
-
-
-def _payload(result: ExecutionResult) -> tuple[dict[str, Any], bool]:
-    """What to send, and whether it was refused before it ran: then there is no `data`."""
-    payload: dict[str, Any] = dict(process_result(result))
-    early = result.data is None and all(error.path is None for error in result.errors or ())
-    late = any((e.extensions or {}).get("code") == "DEADLINE_EXCEEDED" for e in result.errors or ())
-    if early and result.errors and not late:
-        del payload["data"]
-        return payload, True
-    return payload, False
 
 
 def _refused(refusal: Rejected, kind: str) -> Response:

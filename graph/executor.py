@@ -7,6 +7,7 @@ with the value that was resolved: no resolver runs twice.
 import inspect
 import logging
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any, cast
 
 from graphql import (
@@ -16,15 +17,19 @@ from graphql import (
     GraphQLObjectType,
     GraphQLOutputType,
     OperationType,
+    default_field_resolver,
+    default_type_resolver,
 )
 from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
-from graphql.execution.values import get_argument_values
+from graphql.execution.values import VariableValues, get_argument_values
 from graphql.pyutils import Path
+from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from graph.plans import Plans
+from graph.plans import Book, Plans
+from resolvers.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -236,3 +241,33 @@ def executor_class(*, compiled: bool) -> type[PlainExecutor]:
             log.warning("graphql-core's executor is not the known one: nothing is compiled")
             return PlainExecutor
     return CompiledExecutor
+
+
+def executor_of(
+    book: Book,
+    values: VariableValues,
+    root: object,
+    context: Context,
+    extensions: dict[str, Any] | None = None,
+) -> PlainExecutor:
+    """The executor of one run of an operation, or of one event: by plans where there are some."""
+    made: Any = PlainExecutor
+    if plans := book.plans(values):
+        context.memo = plans.memo
+        made = partial(CompiledExecutor, plans=plans)
+    found: PlainExecutor = made(
+        book.schema,
+        book.definitions,
+        book.fragments,
+        root,
+        context,
+        book.operation,
+        values,
+        default_field_resolver,
+        default_type_resolver,
+        default_field_resolver,
+        is_awaitable=optimized_is_awaitable,
+        hide_suggestions=True,
+        operation_extensions=extensions,
+    )
+    return found

@@ -1,6 +1,6 @@
 """How fields are declared: what they ask of the viewer, and how refusals reach the client."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
@@ -9,10 +9,12 @@ from strawberry.extensions import FieldExtension
 from strawberry.schema_directive import Location
 from strawberry.types.field import StrawberryField
 
+from models.journal import Position
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers.context import Context, Needs
 
 Info = strawberry.Info[Context, None]
+Standing = Callable[[Context], Awaitable[Position]]
 Resolver = TypeVar("Resolver", bound=Callable[..., Any])
 
 for words, text in (
@@ -92,9 +94,16 @@ def query(description: str, **needs: Any) -> Declare:
     return declare
 
 
-def subscription(description: str, **needs: Any) -> Declare:
-    """A stream; the viewer is judged before each event."""
+def subscription(description: str, *, standing: Standing | None = None, **needs: Any) -> Declare:
+    """A stream; the viewer is judged before each event.
+
+    With `standing`, which says where the viewer's streams of the journal stand, it is shared
+    by all that ask the same with the same rights: its argument `after` is a position, its
+    items have a `cursor` and say whether they `has_more`, and it goes on from its `trail`.
+    """
     declare: Declare = strawberry.subscription(
-        description=description, extensions=[GuardStream(Needs(**needs))]
+        description=description,
+        extensions=[GuardStream(Needs(**needs))],
+        metadata={"standing": standing},
     )
     return declare

@@ -3,25 +3,26 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import strawberry
 from graphql import ExecutionResult as Executed
-from graphql import GraphQLError, OperationType, default_field_resolver, default_type_resolver
+from graphql import GraphQLError, OperationType
 from graphql.execution.values import get_variable_values
 from strawberry.exceptions import MissingQueryError, StrawberryInputCoercionError
 from strawberry.execution import optimized_is_awaitable
-from strawberry.extensions import SchemaExtension
 from strawberry.schema.exceptions import InvalidOperationTypeError
-from strawberry.types import ExecutionContext, ExecutionResult
+from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType as Kind
 
+from graph import feeds
+from graph.bodies import Question
 from graph.crowds import Seat
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
-from graph.executor import CompiledExecutor, PlainExecutor, executor_class
+from graph.executor import CompiledExecutor, executor_class, executor_of
 from graph.guards import Guards, Presence, Reader, Running
 from graph.limits import Limits
 from graph.plans import Book
@@ -50,6 +51,7 @@ class Operation(Context):
     presence: Presence | None = field(default=None, repr=False)  # of the client of a request
     seat: Seat | None = field(default=None, repr=False)  # of a socket
     reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
+    paid: bool = False  # what is to be run was charged for already
 
 
 class DeadlineExceeded(Exception):
@@ -60,10 +62,7 @@ NO_BUGS = (Refused, DeadlineExceeded, MissingQueryError, StrawberryInputCoercion
 
 
 class Schema(strawberry.Schema):
-    """Runs documents it has seen before, within limits, and speaks of errors with care.
-
-    Give it `extensions=EXTENSIONS`: subscriptions run by them, queries and mutations do not.
-    """
+    """Runs documents it has seen before, within limits, and speaks of errors with care."""
 
     def __init__(
         self, *args: Any, limits: Limits = NO_LIMITS_SET, compiled: bool = True, **kwargs: Any
@@ -115,9 +114,7 @@ class Schema(strawberry.Schema):
                 given = variable_values or {}
                 run = Run(known.book, given, context, root_value, operation_extensions)
                 result = await self._run(run)
-            if result.errors:
-                self._report(result.errors, context)
-                settle(result, context)
+            self.finish(result, context)
             if verdict.cost:
                 result.extensions = {"cost": verdict.cost}
                 observed.cost = verdict.cost["requested"]
@@ -134,20 +131,26 @@ class Schema(strawberry.Schema):
         operation_extensions: dict[str, Any] | None = None,
         allowed_operation_types: Iterable[Kind] | None = None,
     ) -> Any:
-        """Run any operation; a query or mutation is a stream of one result."""
-        given = query, variable_values, context_value, root_value, operation_name
-        known = self.documents.find(query, operation_name) if query else None
-        if known is None or known.kind is OperationType.SUBSCRIPTION:
-            context: Any = context_value.fresh()  # type: ignore[union-attr]  # ty: ignore
-            context.observed = observed = Observed(context, query)
-            asked = query, variable_values, context, root_value, operation_name
-            results = await super().stream(*asked, operation_extensions, allowed_operation_types)
-            return observed.follow(results)
+        """The results of any operation; a query or mutation is a stream of one."""
+        asked = Question(query or "", variable_values, operation_name, operation_extensions)
+        return self._results(asked, context_value)
 
-        async def single() -> AsyncGenerator[ExecutionResult]:
-            yield await self.execute(*given, allowed_operation_types, operation_extensions)
+    async def _results(self, asked: Question, context: Any) -> AsyncGenerator[ExecutionResult]:
+        async with aclosing(feeds.stream(self, asked, context)) as results:
+            async for told in results:
+                yield told.result
 
-        return single()
+    def judge(
+        self, known: Known, variables: dict[str, Any] | None, context: Context
+    ) -> list[GraphQLError]:
+        """What speaks against a document, before anything of it is run."""
+        return judged(known, variables, context, self.limits).refusals
+
+    def finish(self, result: ExecutionResult, context: Context) -> None:
+        """Log the bugs of a result, and make its errors ready to be sent."""
+        if result.errors:
+            self._report(result.errors, context)
+            settle(result, context)
 
     async def _run(self, run: "Run") -> ExecutionResult:
         """Run an operation to its end, or to its deadline."""
@@ -174,33 +177,9 @@ class Schema(strawberry.Schema):
         )
         if isinstance(values, list):
             return ExecutionResult(None, values)
-        made: Any = PlainExecutor
-        if plans := book.plans(values):
-            run.context.memo = plans.memo
-            made = partial(CompiledExecutor, plans=plans)
-        executor = made(
-            self._schema,
-            book.definitions,
-            book.fragments,
-            run.root,
-            run.context,
-            book.operation,
-            values,
-            default_field_resolver,
-            default_type_resolver,
-            default_field_resolver,
-            is_awaitable=optimized_is_awaitable,
-            hide_suggestions=True,
-            operation_extensions=run.extensions,
-        )
+        executor = executor_of(book, values, run.root, run.context, run.extensions)
         found: Any = executor.execute_operation()
         return _awaited(found) if optimized_is_awaitable(found) else _told(found)
-
-    def process_errors(
-        self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None
-    ) -> None:
-        """Log the first bug of a stream's result. Clients' mistakes are theirs."""
-        self._report(errors, execution_context.context if execution_context else None)
 
     def _report(self, errors: Sequence[GraphQLError], context: object) -> None:
         extra = {"request_id": getattr(context, "request_id", "")}
@@ -239,7 +218,7 @@ class Verdict(NamedTuple):
 
 
 def judged(
-    known: Known, variables: dict[str, Any] | None, context: Operation, limits: Limits
+    known: Known, variables: dict[str, Any] | None, context: Context, limits: Limits
 ) -> Verdict:
     """Whether this viewer may run a document with these variables."""
     if known.faults:
@@ -252,7 +231,7 @@ def judged(
     return Verdict([refusal] if refusal else [], cost)
 
 
-def _refusals(known: Known, context: Operation, cost: dict[str, int]) -> Iterator[GraphQLError]:
+def _refusals(known: Known, context: Context, cost: dict[str, int]) -> Iterator[GraphQLError]:
     viewer, guards = context.viewer, getattr(context, "guards", None)
     stranger = viewer.role is Role.PUBLIC
     if viewer.read_only and known.kind is OperationType.MUTATION:
@@ -266,59 +245,8 @@ def _refusals(known: Known, context: Operation, cost: dict[str, int]) -> Iterato
     if cost["requested"] > cost["maximum"]:
         message = "the operation costs {requested}, {maximum} are allowed"
         yield _error(message.format(**cost), "QUERY_TOO_COMPLEX")
-    if guards:
+    if guards and not getattr(context, "paid", False):
         yield from guards.charge(context, cost)
-
-
-class FreshContext(SchemaExtension):
-    """Empty loaders for each event."""
-
-    def on_stream_result(self, result: object) -> Iterator[None]:
-        yield
-        self.execution_context.context.forget()
-
-
-class Prepared(SchemaExtension):
-    """The document comes from the cache, with its verdict and its price."""
-
-    known: Known | None = None
-
-    def on_parse(self) -> Iterator[None]:
-        asked = self.execution_context
-        if asked.query:
-            # no document is set yet, so this is the name that the request gave
-            self.known = _schema(asked).find(asked.context, asked.query, asked.operation_name)
-            asked.graphql_document = self.known.document
-            if observed := getattr(asked.context, "observed", None):
-                observed.judged(self.known)
-        yield
-
-    def on_validate(self) -> Iterator[None]:
-        if self.known:
-            asked = self.execution_context
-            limits = _schema(asked).limits
-            verdict = judged(self.known, asked.variables, asked.context, limits)
-            asked.pre_execution_errors = verdict.refusals
-            if verdict.cost and (observed := getattr(asked.context, "observed", None)):
-                observed.cost = verdict.cost["requested"]
-        yield
-
-
-class Codes(SchemaExtension):
-    """The errors of streams; those of single answers are settled by `Schema.execute`."""
-
-    def on_stream_result(self, result: object) -> Iterator[None]:
-        settle(result, self.execution_context.context)
-        yield
-
-
-EXTENSIONS: list[type[SchemaExtension]] = [FreshContext, Prepared, Codes]  # of streams
-
-
-def _schema(asked: ExecutionContext) -> Schema:
-    if not isinstance(asked.schema, Schema):
-        raise TypeError("these extensions work with graph.policy.Schema only")
-    return asked.schema
 
 
 def _error(message: str, code: str) -> GraphQLError:

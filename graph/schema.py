@@ -19,7 +19,7 @@ from graph import (
     threads,
     users,
 )
-from graph.policy import EXTENSIONS, Schema
+from graph.policy import Schema
 from graph.scalars import SCALARS
 from graph.words import describe, describe_directives
 
@@ -82,6 +82,5 @@ schema = _finished(
         subscription=Subscription,
         types=TYPES,
         config=StrawberryConfig(scalar_map=SCALARS, sort_schema=True),
-        extensions=EXTENSIONS,
     )
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
@@ -21,7 +21,10 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
     SubscribeMessage,
 )
 
-from graph.bodies import Rejected, names_document, question
+from graph.bodies import Question, Rejected, encode, names_document, question
+from graph.feeds import Told
+from graph.groups import Groups, Seat
+from graph.outbox import Outbox
 from graph.persisted import Persisted
 from graph.policy import Operation
 from graph.streams import ENDED, Watch
@@ -32,9 +35,11 @@ log = logging.getLogger(__name__)
 REASON_MAX = 123  # bytes of a close reason: RFC 6455, section 5.5
 ID_MAX = 256  # characters of an operation's id
 PARTING = 5.0  # seconds to say goodbye to a peer who may not read
-FORBIDDEN = 4403
 BROKEN = 1011
 AGAIN_LATER = 1013  # clients try again, after a while: 4429 would tell them not to
+UNGREETED = 4401
+FORBIDDEN = 4403
+TAKEN = 4409
 
 Shape = Mapping[str, tuple[type | None, ...]]  # of the members of an object; None: may be missing
 FRAMES: Mapping[str, Shape] = {
@@ -66,7 +71,19 @@ class Adapter(ASGIWebSocketAdapter):
             await super().send_json(message)
         finally:
             self.unread -= 1
-        await asyncio.sleep(0)  # a source that is never idle would let nobody else run
+        await asyncio.sleep(0)  # a peer that is never idle would let nobody else run
+
+    async def send_text(self, text: str) -> None:
+        """Send a frame that is JSON already."""
+        if self._closed():
+            raise WebSocketDisconnected
+        self.unread += 1
+        try:
+            await self.ws.send({"type": "websocket.send", "text": text})
+        except WebSocketDisconnect as gone:
+            raise WebSocketDisconnected from gone
+        finally:
+            self.unread -= 1
 
     async def close(self, code: int, reason: str) -> None:
         if self._closed():
@@ -88,14 +105,47 @@ class Desk(Protocol):
     """What a socket needs of the endpoint."""
 
     watch: Watch
+    groups: Groups
     persisted: Persisted
 
 
-class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
-    """Strawberry's handler, made strict about frames.
+class Running:
+    """One operation of a socket: where its results go."""
 
-    It would close the socket on a syntax error; `Documents` makes that a fault like others.
-    """
+    __slots__ = ("handler", "id", "seat")
+
+    def __init__(self, handler: "Handler", id_: str, asked: Question) -> None:
+        self.handler = handler
+        self.id = id_
+        self.seat = Seat(handler.desk.groups, asked, handler.context, handler.outbox, self)
+
+    async def send(self, told: Told | None) -> None:
+        """Send a result; its end takes the operation from the socket."""
+        if told is None:
+            if self.handler.forget(self):
+                await self.handler.send_message({"id": self.id, "type": "complete"})
+        elif told.refused:
+            self.handler.forget(self)
+            await self.refuse([error.formatted for error in told.result.errors or ()])
+        else:
+            head = encode(self.id).decode()
+            text = f'{{"id":{head},"type":"next","payload":{told.text}}}'
+            await self.handler.adapter.send_text(text)
+
+    async def refuse(self, errors: Sequence[object]) -> None:
+        """Say why there will be no more results."""
+        payload = cast("Any", errors)
+        await self.handler.send_message({"id": self.id, "type": "error", "payload": payload})
+
+
+class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
+    """Strawberry's handler, made strict about frames, with operations of our own."""
+
+    operations: dict[str, Running]  # type: ignore[assignment]  # ty: ignore[incompatible-attribute-override]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.outbox = Outbox[Seat]()
 
     @property
     def viewer(self) -> Viewer:
@@ -103,9 +153,14 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         return self.context.viewer
 
     @property
-    def watch(self) -> Watch:
-        """Who sends us away when the credential ends."""
-        return cast("Desk", self.view).watch
+    def desk(self) -> Desk:
+        """The endpoint."""
+        return cast("Desk", self.view)
+
+    @property
+    def adapter(self) -> Adapter:
+        """Our end of the socket."""
+        return cast("Adapter", self.websocket)
 
     async def handle_message(self, message: Message) -> None:
         """Answer one frame."""
@@ -129,8 +184,9 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
             await super().handle_connection_init(message)
         except Crowded:
             await self.websocket.close(AGAIN_LATER, "Too many sockets are open")
+        self.connection_init_timeout_task = None
         if self.connection_acknowledged:
-            self.watch.add(self)
+            self.desk.watch.add(self)
 
     async def handle_ping(self, message: PingMessage) -> None:
         """Send back what came."""
@@ -141,30 +197,28 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
         """Begin an operation."""
-        if self.connection_acknowledged and self.watch.expired(self.viewer):
+        id_ = message["id"]
+        if not self.connection_acknowledged:
+            await self.websocket.close(UNGREETED, "Unauthorized")
+        elif self.desk.watch.expired(self.viewer):
             await self.end()
-        elif self._full() and self.connection_acknowledged and message["id"] not in self.operations:
-            await self._refuse(
-                message["id"],
-                f"{self.max_subscriptions_per_connection} operations run on this socket already",
-                {"code": "RATE_LIMITED", "retryAfterSeconds": 1},
-            )
-        elif self.connection_acknowledged and message["id"] not in self.operations:
-            await self._begin(message)
+        elif id_ in self.operations:
+            await self.websocket.close(TAKEN, f"Subscriber for {id_} already exists")
+        elif self._full():
+            said = f"{self.max_subscriptions_per_connection} operations run on this socket already"
+            await self._refuse(id_, said, {"code": "RATE_LIMITED", "retryAfterSeconds": 1})
         else:
-            await super().handle_subscribe(message)  # closes the socket
+            await self._begin(message)
 
     async def _begin(self, message: SubscribeMessage) -> None:
-        """Find the document that is named, before Strawberry drops all but its text."""
         try:
             asked = question(message["payload"])
-            asked = await cast("Desk", self.view).persisted.resolve(asked, self.context)
+            asked = await self.desk.persisted.resolve(asked, self.context)
         except Rejected as refusal:
             await self._refuse(message["id"], refusal.message, refusal.extensions)
             return
-        await super().handle_subscribe(
-            {**message, "payload": {**message["payload"], "query": asked.query}}
-        )
+        running = self.operations[message["id"]] = Running(self, message["id"], asked)
+        running.seat.start()
 
     async def _refuse(self, id_: str, message: str, extensions: dict[str, object]) -> None:
         error = GraphQLError(message, extensions=extensions)
@@ -174,28 +228,44 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         most = self.max_subscriptions_per_connection
         return most is not None and len(self.operations) >= most
 
-    async def handle_task_exception(self, error: Exception) -> None:
-        """Log a bug. That the peer has gone in the middle of an event is none."""
-        if not isinstance(error, WebSocketDisconnected):
-            await super().handle_task_exception(error)
+    def forget(self, running: Running) -> bool:
+        """Make the id of an operation free; says whether it was still that one's."""
+        if self.operations.get(running.id) is not running:
+            return False
+        del self.operations[running.id]
+        return True
+
+    async def cleanup_operation(self, operation_id: str) -> None:
+        """End what the peer wants to hear no more of."""
+        if running := self.operations.pop(operation_id, None):
+            running.seat.leave()
 
     async def shutdown(self) -> None:
         """End what runs."""
-        self.watch.remove(self)
+        self.desk.watch.remove(self)
+        tasks = self._stop()
         await super().shutdown()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _stop(self) -> list[asyncio.Task[None]]:
+        """End all operations; what of them is still ending."""
+        seats = [running.seat for running in self.operations.values()]
+        tasks = [seat.task for seat in seats if seat.task]
+        self.operations.clear()
+        for seat in seats:
+            seat.leave()
+        self.outbox.close()
+        return tasks
 
     async def end(self) -> None:
         """Tell each operation that the credential has ended, then close."""
         operations = list(self.operations.values())
-        for operation in operations:
-            if operation.task:
-                operation.task.cancel()
+        self._stop()
         with suppress(TimeoutError, WebSocketDisconnected):
             async with asyncio.timeout(PARTING):
-                for operation in operations:
-                    await operation.send_operation_message(
-                        {"id": operation.id, "type": "error", "payload": [cast("Any", ENDED)]}
-                    )
+                for running in operations:
+                    await running.refuse([ENDED])
         with suppress(TimeoutError):
             async with asyncio.timeout(PARTING):
                 await self.websocket.close(FORBIDDEN, "Forbidden")

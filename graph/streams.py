@@ -5,11 +5,12 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from graphql import GraphQLError
 
 from graph.bodies import EVENTS, Rejected, encode
+from graph.feeds import Told
 from graph.policy import Operation
 from graph.scalars import cursor, position
 from models.journal import Position
@@ -49,6 +50,7 @@ class Watch:
         self.every = every  # seconds
         self.followers: set[Follower] = set()
         self._sweeping: asyncio.Task[None] | None = None
+        self._ending = set[asyncio.Task[None]]()
 
     def add(self, follower: Follower) -> None:
         """Begin to watch. The sweep runs as long as there is somebody."""
@@ -71,6 +73,12 @@ class Watch:
         """Send away at once whoever is meant: a credential was revoked, a user disabled."""
         gone = [follower for follower in self.followers if which(follower.viewer)]
         await asyncio.gather(*(follower.end() for follower in gone))
+
+    def dismiss(self) -> None:
+        """Send away, soon, whose credential's time is over."""
+        ending = asyncio.create_task(self.end(self.expired))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def sweep(self) -> None:
         """Send away whose credential has ended. Asks once for each of them."""
@@ -103,7 +111,7 @@ class EventStream:
     def __init__(self, context: Operation, *, heartbeat: float) -> None:
         self.viewer = context.viewer
         self.heartbeat = heartbeat  # seconds
-        self._trail = context.trail = Trail(self._begin, _last_event(context.headers))
+        context.trail = Trail(self._begin, _last_event(context.headers))
         self._over = False
         self._queue: asyncio.Queue[str] = asyncio.Queue(1)  # the generator waits for the reader
         self._source: asyncio.Task[None] | None = None
@@ -114,11 +122,9 @@ class EventStream:
         if self._source:
             self._source.cancel()
 
-    async def text(
-        self, results: AsyncGenerator[Any, None], watch: Watch, present: Callable[[Any], object]
-    ) -> AsyncGenerator[str]:
+    async def text(self, results: AsyncGenerator[Told], watch: Watch) -> AsyncGenerator[str]:
         """The events, and a comment where none came for a while."""
-        self._source = source = asyncio.create_task(self._drain(results, present))
+        self._source = source = asyncio.create_task(self._drain(results))
         watch.add(self)
         try:
             async with aclosing(self._events(source)) as events:
@@ -137,14 +143,12 @@ class EventStream:
         """Tell where the stream begins: who is cut off before the first event misses none."""
         self._queue.put_nowait(f"{_id(place)}\n")
 
-    async def _drain(
-        self, results: AsyncGenerator[Any, None], present: Callable[[Any], object]
-    ) -> None:
+    async def _drain(self, results: AsyncGenerator[Told]) -> None:
         """Ask for results in one task: generators may hold what belongs to a task."""
         async with aclosing(results):
-            async for result in results:
-                place = _id(self._trail.at) if self._trail.at else ""
-                await self._queue.put(place + _event("next", _json(present(result))))
+            async for told in results:
+                place = "" if told.cursor is None else _id(told.cursor)
+                await self._queue.put(place + _event("next", told.text))
 
     async def _events(self, source: asyncio.Task[None]) -> AsyncGenerator[str]:
         """The events, and a comment for each heartbeat."""

@@ -7,13 +7,12 @@ import hashlib
 import logging
 import random
 import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from contextvars import Token
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter, time_ns
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from graphql import OperationType
 from strawberry.schema.exceptions import InvalidOperationTypeError
@@ -24,7 +23,6 @@ from models.traces import Span
 from resolvers.context import Viewer
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 ANONYMOUS = "anonymous"  # a document whose operation has no name
 REFUSED = "refused"  # a document that is not valid has none we would repeat
@@ -217,23 +215,21 @@ class Observed:
             self._open = True
             OPEN.add()
 
-    async def follow(self, results: AsyncGenerator[Result, None]) -> AsyncGenerator[Result]:
-        """The results of a stream, which ends the operation."""
-        began, problem = perf_counter(), None
+    def begin(self) -> None:
+        """A stream begins; no block is around it."""
+        self._began = perf_counter()
         self.events = 0
-        try:
-            async with aclosing(results):
-                async for result in results:
-                    self.events += 1
-                    self.sent = result
-                    if getattr(result, "errors", None):
-                        self._codes |= codes_of(result)
-                    yield result
-        except Exception as error:
-            problem = error
-            raise
-        finally:
-            self._finish(perf_counter() - began, problem)
+
+    def passed(self, result: Any) -> None:
+        """A result of a stream was sent."""
+        self.events = (self.events or 0) + 1
+        self.sent = result  # whose data was let go: a stream lasts, and holds nothing
+        if getattr(result, "errors", None):
+            self._codes |= codes_of(result)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The stream has ended, so or by this."""
+        self._finish(perf_counter() - self._began, error)
 
     def _finish(self, seconds: float, error: BaseException | None) -> None:
         """Tell of it. `error` is what it raised in the place of a result."""

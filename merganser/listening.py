@@ -8,6 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Generator
+from datetime import timedelta
 
 import uvicorn
 from sqlalchemy import exists, or_, select
@@ -30,7 +31,6 @@ BACKLOG = 2048
 COLLECT = (20_000, 20, 20)  # objects, or rounds, after which the collector looks
 GRACE = 20  # seconds that requests have to end
 SWEEP = 10  # ticks, of a tenth of a second each
-UNREAD = 60_000  # milliseconds that what we sent may stay unread in the kernel
 
 
 class Web(uvicorn.Server):
@@ -129,15 +129,19 @@ def found(name: str, setting: str) -> list[tuple[int, tuple[str, int]]]:
     return [(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in known]
 
 
-def sockets(name: str, setting: str) -> list[socket.socket]:
-    """Sockets bound to all addresses of a place; Trouble, naming the setting, where that fails."""
+def sockets(name: str, setting: str, *, patience: timedelta = timedelta(0)) -> list[socket.socket]:
+    """Sockets bound to all addresses of a place; Trouble, naming the setting, where that fails.
+
+    Where a connection takes nothing of what was sent for `patience`, the kernel ends it: what
+    we hold for it is let go, also where its buffers are full and it could not be closed.
+    """
     bound: list[socket.socket] = []
     try:
         for family, address in found(name, setting):
             one = socket.socket(family, socket.SOCK_STREAM)
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _let_go(one)
+            _let_go(one, patience)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind(address)
@@ -150,11 +154,12 @@ def sockets(name: str, setting: str) -> list[socket.socket]:
     return bound
 
 
-def _let_go(listener: socket.socket) -> None:
+def _let_go(listener: socket.socket, patience: timedelta) -> None:
     """Let the kernel drop peers that vanished or never read; accepted sockets inherit it."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
+    if patience and hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux
+        milliseconds = min(int(patience.total_seconds() * 1000), 2**31 - 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def more_files() -> None:

@@ -90,7 +90,7 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(otlp.exporting(settings, world))
         stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
-        bound = listening.sockets("HTTP", settings.http)
+        bound = listening.sockets("HTTP", settings.http, patience=settings.write_timeout)
         for one in bound:
             stack.callback(one.close)
         await stack.enter_async_context(_workers(world, route, ending, spool / "http"))

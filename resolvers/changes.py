@@ -71,6 +71,11 @@ async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
     return {row.id: row for row in await ctx.read(asked)}
 
 
+async def standing(ctx: Context) -> dict[int, int]:
+    """Where the viewer's streams stand."""
+    return {key: row.last for key, row in (await positions(ctx, streams(ctx))).items()}
+
+
 async def by_streams(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """Where these streams stand, in this order; None where there is none."""
     found = await positions(ctx, ids)

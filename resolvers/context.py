@@ -98,7 +98,7 @@ class Viewer:
 
 @dataclass
 class Trail:
-    """Where a follower stands, for a transport that speaks of it beside the document.
+    """Where a follower begins, for a transport that speaks of it beside the document.
 
     `since`, what the peer heard last, goes before the position in the document. `begun` is called
     with the first position where neither says one.
@@ -106,7 +106,6 @@ class Trail:
 
     begun: Callable[[Position], None]
     since: Position | None = None
-    at: Position | None = None  # behind the event that goes out
 
 
 @dataclass

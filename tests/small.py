@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from graph.endpoint import Endpoint, Settings
 from graph.limits import Cost, Limits
-from graph.policy import EXTENSIONS, Schema
+from graph.policy import Schema
 from mail.blobs.store import LocalStore
 from models.database import Database
 from models.errors import (
@@ -228,7 +228,6 @@ def make_schema(**limits: Any) -> Schema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        extensions=EXTENSIONS,
         limits=Limits(**limits),
         config=StrawberryConfig(
             sort_schema=True,
