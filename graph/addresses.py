@@ -9,7 +9,7 @@ import strawberry
 from graph.domains import Domain
 from graph.errors import leaf
 from graph.rows import Shape, identified, link, shaped
-from graph.views import Made
+from graph.views import Made, same
 from models.addresses import AddressKind
 from resolvers import addresses, domains, users
 
@@ -51,8 +51,8 @@ class Address(Shape):
     batch = staticmethod(addresses.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Address"),
-        "address": Made(("shown",), lambda row: row.shown),
-        "local_part": Made(("shown",), lambda row: row.shown.rpartition("@")[0]),
-        "is_wildcard": Made(("local",), lambda row: "*" in row.local),
-        "is_catch_all": Made(("local",), lambda row: row.local == "*"),
+        "address": Made(("shown",), same),
+        "local_part": Made(("shown",), lambda shown: shown.rpartition("@")[0]),
+        "is_wildcard": Made(("local",), lambda local: "*" in local),
+        "is_catch_all": Made(("local",), lambda local: local == "*"),
     }

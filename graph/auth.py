@@ -67,7 +67,7 @@ class ApiKey(Shape):
     batch = staticmethod(apikeys.keys_by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("ApiKey"),
-        "scopes": Made(("scopes",), lambda row: [Scope(scope) for scope in row.scopes]),
+        "scopes": Made(("scopes",), lambda scopes: [Scope(scope) for scope in scopes]),
     }
 
 

@@ -23,6 +23,7 @@ from graphql import (
     GraphQLSchema,
     GraphQLUnionType,
     Undefined,
+    get_named_type,
     get_nullable_type,
     is_leaf_type,
     is_list_type,
@@ -34,9 +35,12 @@ from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
-from graph.views import Expressed, Made, View, Viewed
+from graph.views import Expressed, Listed, Made, View, Viewed, Whole, same
+from models.prepared import Column, Driven, instant
 
 BACKREF = GraphQLCoreConverter.DEFINITION_BACKREF
+STATEMENTS = 8  # whose rows one list may be of: an argument may choose another
+INSTANT = 26  # characters of an instant in SQLite
 BRANCHES = 40  # object types behind an interface or a union, that we compile for
 
 WHOLE = "type({v}) is not int or not -9007199254740992 < {v} < 9007199254740992"
@@ -92,10 +96,79 @@ def is_link(field: GraphQLField) -> bool:
 
 
 class Held(NamedTuple):
-    """The variables of an object, and of what its fields are read from."""
+    """The variables of an object, and of what its fields are read from.
+
+    Of a row as a driver gave it there is no object: `columns` has its variables, by name.
+    """
 
     object: str
     source: str
+    columns: "Raw | None" = None
+
+
+class Raw:
+    """The columns of a row as a driver gave it, each in a variable."""
+
+    def __init__(self, writer: "Writer", columns: Mapping[str, Column], indent: int) -> None:
+        self.columns = columns
+        self.given = {name: f"c{nth}" for nth, name in enumerate(columns)}
+        self._writer = writer
+        self._indent = indent
+        self._made: dict[str, str] = {}
+
+    def value(self, name: str) -> str:
+        """The variable with the value of a column, which is made where it is first needed."""
+        column, given = self.columns.get(name), self.given.get(name, "")
+        if column is None:
+            raise Bail
+        if column.process is None:
+            return given
+        if name not in self._made:
+            made = self._made[name] = f"p{given}"
+            expression = column.expression.format(given, self._writer.constant(column.process))
+            self._writer.emit(self._indent, f"{made} = {expression}")
+        return self._made[name]
+
+    def told(self, name: str) -> bool:
+        """Say whether the driver gives a column as the text of an instant."""
+        column = self.columns.get(name)
+        return column is not None and column.process is instant
+
+
+def told(text: str) -> str:
+    """An instant in UTC, as SQLite keeps it (2026-01-31 12:00:00.000000), as RFC 3339 has it."""
+    if len(text) != INSTANT or text[10] != " ":
+        raise Bail
+    end = 19 if text.endswith(".000000") else INSTANT
+    return f"{text[:10]}T{text[11:end]}Z"
+
+
+class OfRows:
+    """The functions that complete a list of views, one for each statement its rows are from."""
+
+    def __init__(
+        self, document: Document, kind: GraphQLObjectType, details: FieldDetailsList
+    ) -> None:
+        self.document = document
+        self.kind = kind
+        self.details = details
+        self._known: dict[int, tuple[Driven, Complete | None]] = {}
+
+    def __call__(self, found: Listed) -> Complete | None:
+        """The function for these rows; None where objects are needed."""
+        driven = found.rows.driven
+        known = self._known.get(id(driven))
+        if known is None:
+            if len(self._known) >= STATEMENTS:
+                return None
+            known = self._known[id(driven)] = driven, self._compiled(driven)
+        return known[1]
+
+    def _compiled(self, driven: Driven) -> Complete | None:
+        try:
+            return Writer(self.document).rows(self.kind, self.details, driven)
+        except Bail:
+            return None
 
 
 class Writer:
@@ -105,6 +178,7 @@ class Writer:
         self.document = document
         self.names: dict[str, Any] = {
             "Bail": Bail,
+            "Listed": Listed,
             "Undefined": Undefined,
             "isfinite": math.isfinite,
             "odd": odd,
@@ -126,7 +200,7 @@ class Writer:
 
         What it makes has all fields, in their order. Raises Bail where none is plain.
         """
-        self._emit(1, "if odd(v): raise Bail")
+        self.emit(1, "if odd(v): raise Bail")
         held = self._held(kind, "v", 1)
         parts, rest = [], {}
         for name, details in grouped.items():
@@ -142,6 +216,18 @@ class Writer:
         if len(rest) == len(grouped):
             raise Bail
         return self._function(f"{{{', '.join(parts)}}}"), rest
+
+    def rows(self, kind: GraphQLObjectType, details: FieldDetailsList, driven: Driven) -> Complete:
+        """The function that completes a list of views, of rows as this statement gives them.
+
+        Raises Bail where a field needs more than columns.
+        """
+        raw = Raw(self, driven.columns, 2)
+        self.emit(1, "o = []")
+        self.emit(1, f"for {', '.join(raw.given.values())}, in v:")
+        self._fields(kind, details, Held("", "", raw), "one", 2)
+        self.emit(2, "o.append(one)")
+        return self._function("o")
 
     def _function(self, outcome: str) -> Complete:
         local = "".join(f", {name}={name}" for name in self.names)
@@ -168,8 +254,8 @@ class Writer:
             return self._value(kind.of_type, details, var, indent, nullable=False)
         out = self._fresh("o")
         if nullable:
-            self._emit(indent, f"if {var} is None: {out} = None")
-            self._emit(indent, "else:")
+            self.emit(indent, f"if {var} is None: {out} = None")
+            self.emit(indent, "else:")
             indent += 1
         if is_list_type(kind):
             self._list(kind.of_type, details, var, out, indent)
@@ -184,50 +270,58 @@ class Writer:
         return out
 
     def _scalar(self, kind: Any, var: str, out: str, indent: int) -> None:
-        coerce = self._constant(kind.coerce_output_value)
+        coerce = self.constant(kind.coerce_output_value)
         if other := OTHER.get(kind.name):
-            self._emit(indent, f"{out} = {var}")
-            self._emit(indent, f"if {other.format(v=var)}:")
+            self.emit(indent, f"{out} = {var}")
+            self.emit(indent, f"if {other.format(v=var)}:")
             indent += 1
-        self._emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail")
-        self._emit(indent, f"{out} = {coerce}({var})")
-        self._emit(indent, f"if {out} is None or {out} is Undefined: raise Bail")
+        self.emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail")
+        self.emit(indent, f"{out} = {coerce}({var})")
+        self.emit(indent, f"if {out} is None or {out} is Undefined: raise Bail")
 
     def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
         members: type[Enum] | None = getattr(kind.extensions.get(BACKREF), "wrapped_cls", None)
         if members is None:
             raise Bail
-        named = self._constant({member: kind.coerce_output_value(member) for member in members})
-        self._emit(indent, f"if type({var}) is not {self._constant(members)}: raise Bail")
-        self._emit(indent, f"{out} = {named}[{var}]")
+        named = self.constant({member: kind.coerce_output_value(member) for member in members})
+        self.emit(indent, f"if type({var}) is not {self.constant(members)}: raise Bail")
+        self.emit(indent, f"{out} = {named}[{var}]")
 
     def _list(
         self, item: GraphQLOutputType, details: FieldDetailsList, var: str, out: str, indent: int
     ) -> None:
         one = self._fresh("i")
-        self._emit(indent, f"if type({var}) is not list: raise Bail")
-        self._emit(indent, f"{out} = []")
-        self._emit(indent, f"for {one} in {var}:")
-        self._emit(indent + 1, f"{out}.append({self._value(item, details, one, indent + 1)})")
+        bare = get_nullable_type(item)
+        if isinstance(bare, GraphQLObjectType) and self._made(bare) is not None:
+            made, rows = self._fresh("f"), self.constant(OfRows(self.document, bare, details))
+            self.emit(indent, f"{made} = {rows}({var}) if type({var}) is Listed else None")
+            self.emit(indent, f"if {made} is not None: {out} = {made}({var}.rows.raw)")
+            self.emit(indent, "else:")
+            self.emit(indent + 1, f"if type({var}) is Listed: {var} = {var}.items")
+            indent += 1
+        self.emit(indent, f"if type({var}) is not list: raise Bail")
+        self.emit(indent, f"{out} = []")
+        self.emit(indent, f"for {one} in {var}:")
+        self.emit(indent + 1, f"{out}.append({self._value(item, details, one, indent + 1)})")
 
     def _object(
         self, kind: GraphQLObjectType, details: FieldDetailsList, var: str, out: str, indent: int
     ) -> None:
         if self._made(kind) is None and not kind.is_type_of:
-            self._emit(indent, f"if {var} is None or odd({var}): raise Bail")
+            self.emit(indent, f"if {var} is None or odd({var}): raise Bail")
         elif self._made(kind) is None:
             # A subclass, or an object cast to another type, is graphql-core's to judge.
-            origin = self._constant(self._class(kind))
-            self._emit(indent, f"if type({var}) is not {origin}: raise Bail")
+            origin = self.constant(self._class(kind))
+            self.emit(indent, f"if type({var}) is not {origin}: raise Bail")
         self._fields(kind, details, self._held(kind, var, indent), out, indent)
 
     def _held(self, kind: GraphQLObjectType, var: str, indent: int) -> Held:
         """Fields of a view are read from what it is made of."""
         if self._made(kind) is None:
             return Held(var, var)
-        self._emit(indent, f"if type({var}) is not {self._constant(self._class(kind))}: raise Bail")
+        self.emit(indent, f"if type({var}) is not {self.constant(self._class(kind))}: raise Bail")
         source = self._fresh("s")
-        self._emit(indent, f"{source} = {var}.row")
+        self.emit(indent, f"{source} = {var}.row")
         return Held(var, source)
 
     def _fields(
@@ -242,7 +336,7 @@ class Writer:
             f"{name!r}: {self._field(kind, below, held, indent)}"
             for name, below in self.document.fields(kind, details).items()
         ]
-        self._emit(indent, f"{out} = {{{', '.join(parts)}}}")
+        self.emit(indent, f"{out} = {{{', '.join(parts)}}}")
 
     def _abstract(
         self,
@@ -267,10 +361,10 @@ class Writer:
         if not branches:
             raise Bail
         branch = self._fresh("b")
-        self._emit(indent, f"{branch} = {self._constant(branches)}.get(type({var}))")
-        self._emit(indent, f"if {branch} is None: raise Bail")
-        self._emit(indent, f"{out} = {branch}({var})")
-        self._emit(indent, f"if {out} is None: raise Bail")
+        self.emit(indent, f"{branch} = {self.constant(branches)}.get(type({var}))")
+        self.emit(indent, f"if {branch} is None: raise Bail")
+        self.emit(indent, f"{out} = {branch}({var})")
+        self.emit(indent, f"if {out} is None: raise Bail")
 
     def _definition(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GraphQLField:
         field = self.document.schema.get_field(kind, details[0].node.name.value)
@@ -287,21 +381,57 @@ class Writer:
         field = self._definition(kind, details)
         name = getattr(field.extensions.get(BACKREF), "python_name", "")
         raw, made = self._fresh("r"), self._made(kind) or {}
+        if held.columns:
+            return self._of_columns(field, made.get(name), name, details, held.columns, indent)
         if is_link(field):  # filled by its list, or left to its resolver
-            self._emit(indent, f"{raw} = {held.object}.__dict__.get({name!r})")
-            self._emit(indent, f"if {raw} is None: raise Bail")
+            self.emit(indent, f"{raw} = {held.object}.__dict__.get({name!r})")
+            self.emit(indent, f"if {raw} is None: raise Bail")
         elif not is_plain(field):
             raise Bail
         elif isinstance(viewed := made.get(name), Viewed):
-            self._emit(indent, f"{raw} = {self._constant(viewed.source)}({held.source})")
+            self.emit(indent, f"{raw} = {self.constant(viewed.look)}({held.source})")
             return self._viewed(field.type, details, raw, indent)
         elif isinstance(expressed := made.get(name), Expressed):
-            self._emit(indent, f"{raw} = {expressed.expression.format(held.source)}")
+            self.emit(indent, f"{raw} = {expressed.expression.format(held.source)}")
         elif name in made:
-            self._emit(indent, f"{raw} = {self._constant(made[name].of)}({held.source})")
+            self.emit(indent, f"{raw} = {self.constant(made[name].make)}({held.source})")
         else:
-            self._emit(indent, f"{raw} = {held.source}.{name}")
+            self.emit(indent, f"{raw} = {held.source}.{name}")
         return self._value(field.type, details, raw, indent)
+
+    def _of_columns(
+        self,
+        field: GraphQLField,
+        made: Made | None,
+        name: str,
+        details: FieldDetailsList,
+        columns: Raw,
+        indent: int,
+    ) -> str:
+        """Write what one field of a row needs, as a driver gave it."""
+        if not is_plain(field) or (made and (isinstance(made, Whole) or not made.columns)):
+            raise Bail
+        if made is None:
+            if get_named_type(field.type).name == "DateTime" and columns.told(name):
+                return self._told(field.type, columns.given[name], indent)
+            return self._value(field.type, details, columns.value(name), indent)
+        values = ", ".join(columns.value(one) for one in made.columns)
+        raw = self._fresh("r")
+        maker = made.source if isinstance(made, Viewed) else made.of
+        self.emit(
+            indent, f"{raw} = {values if maker is same else f'{self.constant(maker)}({values})'}"
+        )
+        if isinstance(made, Viewed):
+            return self._viewed(field.type, details, raw, indent)
+        return self._value(field.type, details, raw, indent)
+
+    def _told(self, kind: GraphQLOutputType, var: str, indent: int) -> str:
+        """Write an instant that the driver gives as text."""
+        out = self._fresh("o")
+        empty = "raise Bail" if is_non_null_type(kind) else f"{out} = None"
+        self.emit(indent, f"if {var} is None: {empty}")
+        self.emit(indent, f"else: {out} = {self.constant(told)}({var})")
+        return out
 
     def _viewed(
         self, kind: GraphQLOutputType, details: FieldDetailsList, var: str, indent: int
@@ -309,16 +439,16 @@ class Writer:
         """Write what completes sources of views, of which no object is made."""
         nullable, bare = not is_non_null_type(kind), get_nullable_type(kind)
         out = self._fresh("o")
-        self._emit(indent, f"if {var} is None:")
-        self._emit(indent + 1, f"{out} = None" if nullable else "raise Bail")
-        self._emit(indent, "else:")
+        self.emit(indent, f"if {var} is None:")
+        self.emit(indent + 1, f"{out} = None" if nullable else "raise Bail")
+        self.emit(indent, "else:")
         if is_list_type(bare):
             one, made = self._fresh("i"), self._fresh("o")
-            self._emit(indent + 1, f"if type({var}) is not list: raise Bail")
-            self._emit(indent + 1, f"{out} = []")
-            self._emit(indent + 1, f"for {one} in {var}:")
+            self.emit(indent + 1, f"if type({var}) is not list: raise Bail")
+            self.emit(indent + 1, f"{out} = []")
+            self.emit(indent + 1, f"for {one} in {var}:")
             self._fields(self._bare(bare.of_type), details, Held(one, one), made, indent + 2)
-            self._emit(indent + 2, f"{out}.append({made})")
+            self.emit(indent + 2, f"{out}.append({made})")
         else:
             self._fields(self._bare(bare), details, Held(var, var), out, indent + 1)
         return out
@@ -342,7 +472,8 @@ class Writer:
         origin: type = (definition.concrete_of or definition).origin
         return origin
 
-    def _constant(self, value: object) -> str:
+    def constant(self, value: Any) -> str:
+        """The name of a value in the function."""
         name = self._fresh("k")
         self.names[name] = value
         return name
@@ -351,5 +482,6 @@ class Writer:
         self._count += 1
         return f"{letter}{self._count}"
 
-    def _emit(self, indent: int, line: str) -> None:
+    def emit(self, indent: int, line: str) -> None:
+        """Write a line."""
         self.lines.append("    " * indent + line)

@@ -50,10 +50,10 @@ class Mailbox(Shape):
     batch = staticmethod(mailboxes.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Mailbox"),
-        "name": Made(("path",), lambda row: row.path.rpartition("/")[2]),
+        "name": Made(("path",), lambda path: path.rpartition("/")[2]),
         "retention": Made(
             ("retention",),
-            lambda row: timedelta(seconds=row.retention) if row.retention else None,
+            lambda seconds: timedelta(seconds=seconds) if seconds else None,
         ),
     }
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import orjson
@@ -17,10 +16,10 @@ from graph.refs import MessageRef, message_of
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import Wanted
-from graph.views import Expressed, Made, View, Viewed
+from graph.views import Expressed, Made, View, Viewed, Whole, same
 from mail.addresses import normal
 from mail.contents import Stored
-from mail.delivery import flags as flags_of
+from mail.delivery import named_flags as flags_of
 from mail.messages import Part, part_of, walk
 from models.errors import found
 from models.pages import Cursor, ordering
@@ -48,8 +47,8 @@ class MailAddress(View):
     address: str = leaf("As written.")
 
     made: ClassVar[Mapping[str, Made]] = {
-        "name": Expressed((), "{0}[0]"),
-        "address": Expressed((), "{0}[1] or ''"),
+        "name": Expressed("{0}[0]"),
+        "address": Expressed("{0}[1] or ''"),
     }
 
 
@@ -180,17 +179,14 @@ class MimePart:
 
 
 def _people(column: str) -> Viewed:
-    return Viewed((column,), attrgetter(column), MailAddress, many=True)
+    return Viewed((column,), same, MailAddress, many=True)
 
 
-def _from(row: Any) -> tuple[str | None, str | None] | None:
-    if not row.from_address and not row.from_name:
-        return None
-    return row.from_name, row.from_address
+def _from(name: str | None, address: str | None) -> tuple[str | None, str | None] | None:
+    return (name, address) if name or address else None
 
 
-def _intro(row: Any) -> str:
-    text: str = row.preview
+def _intro(text: str) -> str:
     if text.isascii():
         return text[:INTRO]
     if len(text) * 4 > INTRO:
@@ -198,21 +194,23 @@ def _intro(row: Any) -> str:
     return text
 
 
-def _list(row: Any) -> ListInfo | None:
-    known = row.mailing_list
-    return known and ListInfo(
-        list_id=known["id"],
-        unsubscribe=known["unsubscribe"],
-        unsubscribe_url=known["url"],
-        unsubscribe_one_click=known["one_click"],
+def _list(known: dict[str, Any] | None) -> ListInfo | None:
+    return (
+        None
+        if not known
+        else ListInfo(
+            list_id=known["id"],
+            unsubscribe=known["unsubscribe"],
+            unsubscribe_url=known["url"],
+            unsubscribe_one_click=known["one_click"],
+        )
     )
 
 
-def _envelope(row: Any) -> Envelope | None:
-    if row.envelope_from is None:
+def _envelope(sender: str | None, recipients: list[str]) -> Envelope | None:
+    if sender is None:
         return None
-    rcpt = [EnvelopeRcpt.of(address) for address in row.envelope_to]
-    return Envelope(from_=row.envelope_from, rcpt=rcpt)
+    return Envelope(from_=sender, rcpt=[EnvelopeRcpt.of(address) for address in recipients])
 
 
 FLAGS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")
@@ -274,10 +272,10 @@ class Message(Shape):
     batch = staticmethod(messages.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Message"),
-        "guid": Made(("id",), lambda row: f"{row.id:032x}"),
+        "guid": Made(("id",), "{:032x}".format),
         "envelope": Made(("envelope_from", "envelope_to"), _envelope),
         "from_": Viewed(("from_name", "from_address"), _from, MailAddress),
-        "sender": Viewed(("sender",), lambda row: row.sender or None, MailAddress),
+        "sender": Viewed(("sender",), lambda pair: pair or None, MailAddress),
         "reply_to": _people("reply_to"),
         "to": _people("to"),
         "cc": _people("cc"),
@@ -285,16 +283,16 @@ class Message(Shape):
         "list_": Made(("mailing_list",), _list),
         "intro": Made(("preview",), _intro),
         "flags": Made(FLAGS, flags_of),
-        "forwarded": Made(("keywords",), lambda row: "$Forwarded" in row.keywords),
-        "has_attachments": Made(("attachment_count",), lambda row: row.attachment_count > 0),
-        "attachments": Made(
+        "forwarded": Made(("keywords",), lambda keywords: "$Forwarded" in keywords),
+        "has_attachments": Made(("attachment_count",), lambda count: count > 0),
+        "attachments": Whole(
             ("attachments", "user_id"),
             lambda row: [Attachment.of(row, nth) for nth in range(len(row.attachments))],
         ),
-        "structure": Made(("structure", "user_id"), MimePart.of),
+        "structure": Whole(("structure", "user_id"), MimePart.of),
         "content_type": Made(
             ("content_type", "content_params"),
-            lambda row: ContentType(value=row.content_type, params=row.content_params),
+            lambda kind, params: ContentType(value=kind, params=params),
         ),
     }
 

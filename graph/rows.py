@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from keyword import iskeyword
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import strawberry
 from graphql import (
@@ -22,7 +22,8 @@ from strawberry.types.base import StrawberryObjectDefinition
 from graph import ids
 from graph.errors import leaf
 from graph.fields import Info
-from graph.views import Made, View
+from graph.views import Listed, Made, View
+from models.prepared import Rows
 from resolvers.context import Batch
 
 Item = TypeVar("Item", bound="Shape")
@@ -65,8 +66,7 @@ class Shape(View):
 
 def identified(kind: str) -> Made:
     """How a type's `id` is made."""
-    encoded = ids.encoder(kind)
-    return Made(("id",), lambda row: encoded(row.id))
+    return Made(("id",), ids.encoder(kind))
 
 
 def link(column: str, batch: Batch[Any, Any], of: Callable[[Any], Any], *, description: str) -> Any:
@@ -101,9 +101,12 @@ def shaped(module: str, name: str) -> Callable[[Any], Any]:
 
 async def listed(info: Info, shape: type[Item], rows: Sequence[Any]) -> list[Item]:
     """The objects of a list's rows, with the links that were asked for filled in."""
-    items = [shape.of(row) for row in rows]
     links = _fields(shape).links
-    for name in links.keys() & asked(info) if items else ():
+    wanted = links.keys() & asked(info)
+    if isinstance(rows, Rows) and not wanted:
+        return cast("list[Item]", Listed(shape, rows))  # of which none may be made
+    items = [shape.of(row) for row in rows]
+    for name in wanted if items else ():
         to = links[name]
         keys = sorted({getattr(item.row, to.column) for item in items} - {None})
         found = dict(zip(keys, await info.context.load_all(to.batch, keys), strict=True))

@@ -85,9 +85,9 @@ class User(Shape):
         "id": identified("User"),
         "activated": Made(
             ("password", "disabled", "suspended"),
-            lambda row: bool(row.password) and not (row.disabled or row.suspended),
+            lambda password, disabled, suspended: bool(password) and not (disabled or suspended),
         ),
-        "has_password_set": Made(("password",), lambda row: bool(row.password)),
+        "has_password_set": Made(("password",), bool),
     }
 
     @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)

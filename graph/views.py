@@ -1,28 +1,41 @@
 """Objects that are views of something: of a row, of a pair, of a page."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
+from models.prepared import Rows
 
-@dataclass(frozen=True)
+
 class Made:
-    """A field that is not the attribute of its name."""
+    """A field that is not the attribute of its name, but made of the values of `columns`.
 
-    columns: tuple[str, ...]  # of the row, where the source is one
-    of: Callable[[Any], Any]  # the source, as far as it was read
+    Without columns it is made of the source itself. It may be made twice: nothing else may
+    depend on it.
+    """
+
+    def __init__(self, columns: tuple[str, ...], of: Callable[..., Any]) -> None:
+        self.columns = columns
+        self.of = of
+        self.make: Callable[[Any], Any] = _reader(columns, of)
+
+
+class Whole(Made):
+    """A field made of the whole source, of which it reads these columns."""
+
+    def __init__(self, columns: tuple[str, ...], of: Callable[[Any], Any]) -> None:
+        super().__init__((), of)
+        self.columns = columns
 
 
 class Expressed(Made):
     """A field that is an expression of its source, `{0}`: generated code holds it as it is."""
 
-    def __init__(self, columns: tuple[str, ...], expression: str) -> None:
+    def __init__(self, expression: str) -> None:
         source = f"lambda source: {expression.format('source')}"
-        super().__init__(columns, eval(source))  # noqa: S307 - our own words, at import
-        object.__setattr__(self, "expression", expression)
-
-    expression: str
+        super().__init__((), eval(source))  # noqa: S307 - our own words, at import
+        self.expression = expression
 
 
 class Viewed(Made):
@@ -34,22 +47,60 @@ class Viewed(Made):
     def __init__(
         self,
         columns: tuple[str, ...],
-        source: Callable[[Any], Any],
+        source: Callable[..., Any],
         view: "type[View]",
         *,
         many: bool = False,
     ) -> None:
         super().__init__(columns, partial(_objects, source, view, many))
-        object.__setattr__(self, "source", source)
+        self.source = source
+        self.look: Callable[[Any], Any] = _reader(columns, source)
 
-    source: Callable[[Any], Any]
+
+def same(value: Any) -> Any:
+    """What a column holds, as it is."""
+    return value
 
 
-def _objects(source: Callable[[Any], Any], view: "type[View]", many: bool, row: Any) -> Any:
-    found = source(row)
+def _reader(columns: tuple[str, ...], of: Callable[..., Any]) -> Callable[[Any], Any]:
+    """What reads the columns of a source, and hands them on."""
+    if not columns:
+        return of
+    read = attrgetter(*columns)
+    if len(columns) == 1:
+        return lambda source: of(read(source))
+    return lambda source: of(*read(source))
+
+
+def _objects(source: Callable[..., Any], view: "type[View]", many: bool, *values: Any) -> Any:
+    found = source(*values)
     if found is None:
         return None
     return [view.of(one) for one in found] if many else view.of(found)
+
+
+class Listed(Sequence[Any]):
+    """Views of rows as a driver gave them: an answer is made of those, and no object, if it can."""
+
+    __slots__ = ("_items", "rows", "view")
+
+    def __init__(self, view: "type[View]", rows: Rows) -> None:
+        self.view = view
+        self.rows = rows
+        self._items: list[View] | None = None
+
+    @property
+    def items(self) -> "list[View]":
+        """The views."""
+        if self._items is None:
+            self._items = [self.view.of(row) for row in self.rows]
+        return self._items
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.items[at]
 
 
 class View:
@@ -77,6 +128,6 @@ class View:
         if name.startswith("__") or name == "row":
             raise AttributeError(name)
         made = self.made.get(name)
-        value = getattr(self.row, name) if made is None else made.of(self.row)
+        value = getattr(self.row, name) if made is None else made.make(self.row)
         setattr(self, name, value)
         return value

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from itertools import compress, product
 from pathlib import Path
 from typing import Any
@@ -293,10 +293,13 @@ def _thread(turn: Turn, facts: Facts, to: Place) -> int:
 
 def flags(row: Any) -> list[str]:
     """The flags and keywords of a row or of its columns by name, as IMAP names them."""
-    if isinstance(row, dict):
-        return [*FLAGS_OF[tuple(bool(row[name]) for name in SYSTEM_FLAGS)], *row["keywords"]]
-    marks = (row.seen, row.answered, row.flagged, row.deleted, row.draft)
-    return [*FLAGS_OF[marks], *row.keywords]
+    read = row.__getitem__ if isinstance(row, dict) else partial(getattr, row)
+    return named_flags(*map(read, SYSTEM_FLAGS), read("keywords"))
+
+
+def named_flags(*marks: Any) -> list[str]:
+    """The flags that are set of SYSTEM_FLAGS, in their order, and the keywords behind them."""
+    return [*FLAGS_OF[marks[:-1]], *marks[-1]]
 
 
 def columns(letter: Letter) -> dict[str, Any]:

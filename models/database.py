@@ -25,7 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
 from models.groups import Batches, GroupCommit
-from models.prepared import Prepared
+from models.prepared import Prepared, Rows
 from models.traces import Timed
 
 Columns = TypeVarTuple("Columns")
@@ -189,7 +189,7 @@ class Readers:
             heard(None, None, driven.sql, values, None, False)
         cursor = self._near.cursor()
         try:
-            return driven.rows(cursor.execute(driven.sql, values))
+            return Rows(driven, cursor.execute(driven.sql, values).fetchall())
         except sqlite3.OperationalError as problem:
             if problem.sqlite_errorcode not in BUSY:
                 raise

@@ -1,10 +1,10 @@
 """Selects that are made once: their text, their parameters and how their rows are made."""
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, wraps
-from typing import Any, ParamSpec, cast
+from typing import Any, NamedTuple, ParamSpec, cast
 
 import orjson
 from sqlalchemy import JSON, BindParameter, Boolean, Dialect, Select, bindparam
@@ -38,10 +38,76 @@ class Prepared:
         return self._driven[dialect.name]
 
 
+class Column(NamedTuple):
+    """A column of what a driver gives: its type, and what makes a value of it, if anything."""
+
+    type: TypeEngine[Any]
+    process: Callable[[Any], Any] | None
+
+    @property
+    def expression(self) -> str:
+        """Python that makes the value of the variable `{0}`, by the function `{1}`."""
+        if self.process is None:
+            return "{0}"
+        if isinstance(self.type, Boolean):
+            return "None if {0} is None else {0} == 1"
+        return "None if {0} is None else {1}({0})"
+
+
+class Rows(Sequence[Any]):
+    """Rows as the driver gave them in `raw`; their values are made when somebody looks."""
+
+    __slots__ = ("_made", "driven", "raw")
+
+    def __init__(self, driven: "Driven", raw: Sequence[tuple[Any, ...]]) -> None:
+        self.driven = driven
+        self.raw = raw
+        self._made: list[Any] | None = None
+
+    @property
+    def made(self) -> list[Any]:
+        """The rows, by names."""
+        if self._made is None:
+            self._made = self.driven.rows(self.raw)
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.made)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return Rows(self.driven, self.raw[at])
+        if self._made is None:
+            return self.driven.rows([self.raw[at]])[0]
+        return self._made[at]
+
+    def values(self, column: str) -> list[Any]:
+        """What the driver gave for one column."""
+        at = list(self.driven.columns).index(column)
+        return [row[at] for row in self.raw]
+
+    def chosen(self, order: Sequence[int]) -> "Rows":
+        """The rows at these places, in this order."""
+        return Rows(self.driven, [self.raw[at] for at in order])
+
+
+def values_of(rows: Sequence[Any], column: str) -> list[Any]:
+    """What these rows hold in a column that every driver gives as it is: text, or a number."""
+    return rows.values(column) if isinstance(rows, Rows) else [getattr(r, column) for r in rows]
+
+
+def chosen(rows: Sequence[Any], order: Sequence[int]) -> Sequence[Any]:
+    """The rows at these places, in this order."""
+    return rows.chosen(order) if isinstance(rows, Rows) else [rows[at] for at in order]
+
+
 class Driven:
     """The text of a select for one kind of store, without SQLAlchemy around each run."""
 
-    __slots__ = ("_defaults", "_names", "_processors", "rows", "sql")
+    __slots__ = ("_defaults", "_names", "_processors", "columns", "rows", "sql")
 
     def __init__(self, select: Select[*tuple[Any, ...]], dialect: Dialect) -> None:
         compiled = select.compile(dialect=dialect)
@@ -54,7 +120,11 @@ class Driven:
             for name, bind in compiled.binds.items()
             if (found := bind.type.dialect_impl(dialect).bind_processor(dialect))
         }
-        self.rows = _builder(compiled, dialect)
+        entries = compiled._result_columns  # noqa: SLF001 - the order of the text, with types
+        self.columns = {
+            one.keyname: Column(one.type, _processor(one.type, dialect)) for one in entries
+        }
+        self.rows = _builder(self.columns)
 
     def values(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values of the parameters, in the order of the text."""
@@ -66,22 +136,15 @@ class Driven:
         return tuple(values)
 
 
-def _builder(compiled: SQLCompiler, dialect: Dialect) -> Build:
+def _builder(columns: Mapping[str, Column]) -> Build:
     """Makes rows, with names, of what the driver gives."""
-    columns = compiled._result_columns  # noqa: SLF001 - the order of the text, with types
-    Picked = namedtuple("Picked", [column.keyname for column in columns], rename=True)  # type: ignore[misc]
+    Picked = namedtuple("Picked", columns, rename=True)  # type: ignore[misc]
     names = [f"c{nth}" for nth in range(len(columns))]
     scope: dict[str, Any] = {"kind": Picked, "new": tuple.__new__}
     parts = []
-    for name, column in zip(names, columns, strict=True):
-        processor = _processor(column.type, dialect)
-        if processor is None:
-            parts.append(name)
-        elif isinstance(column.type, Boolean) and dialect.name == "sqlite":
-            parts.append(f"None if {name} is None else {name} == 1")
-        else:
-            scope[f"p{name}"] = processor
-            parts.append(f"None if {name} is None else p{name}({name})")
+    for name, column in zip(names, columns.values(), strict=True):
+        scope[f"p{name}"] = column.process
+        parts.append(column.expression.format(name, f"p{name}"))
     source = (
         f"def rows(found):\n"
         f"    return [new(kind, ({', '.join(parts)},)) for {', '.join(names)}, in found]\n"
@@ -94,13 +157,13 @@ def _builder(compiled: SQLCompiler, dialect: Dialect) -> Build:
 def _processor(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
     if dialect.name == "sqlite":  # shorter ways to the same values
         if isinstance(kind, Instant):
-            return _instant
+            return instant
         if isinstance(kind, JSON):
             return orjson.loads
     return kind.dialect_impl(dialect).result_processor(dialect, None)
 
 
-def _instant(text: str) -> datetime:
+def instant(text: str) -> datetime:
     """What SQLite keeps is UTC, without saying so."""
     return datetime.fromisoformat(f"{text}+00:00")
 

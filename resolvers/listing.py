@@ -62,7 +62,7 @@ def parameters(ask: Ask, place: Sequence[Any]) -> dict[str, Any]:
 
 def page_of(rows: Sequence[Row], ask: Ask) -> Page[Row]:
     """The page of rows in the order they were looked for."""
-    return ask.page(list(reversed(rows)) if ask.back else rows)
+    return ask.page(rows[::-1] if ask.back else rows)
 
 
 @dataclass(frozen=True, slots=True)

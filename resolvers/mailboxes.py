@@ -20,7 +20,7 @@ from models.journal import LONGEST as LONGEST_ROW
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
-from models.prepared import number, prepared
+from models.prepared import chosen, number, prepared, values_of
 from models.users import User
 from resolvers.access import own, owned, visible
 from resolvers.context import Context
@@ -117,20 +117,23 @@ async def all_of(
 ) -> Sequence[Picked]:
     """A user's folders, INBOX and what is below it first, then as the tree has them."""
     rows = await ctx.load(trees, Tree(user_id, frozenset(columns)))
-    return rows if show_hidden else [row for row in rows if not row.hidden]
+    if show_hidden:
+        return rows
+    return chosen(rows, [at for at, hidden in enumerate(values_of(rows, "hidden")) if not hidden])
 
 
-async def trees(ctx: Context, keys: list[Tree]) -> list[list[Picked]]:
+async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
     """The folders of these users, hidden ones too, in the order of `all_of`."""
     columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
     if len(keys) == 1:
         rows = await ctx.find(_tree(columns), user=keys[0].user_id)
-        return [sorted(rows, key=_in_tree)]
+        places = [_in_tree(path) for path in values_of(rows, "path")]
+        return [chosen(rows, sorted(range(len(rows)), key=places.__getitem__))]
     asked = select(*picked(Mailbox, columns)).where(
         col(Mailbox.user_id).in_({key.user_id for key in keys}), visible(ctx, Mailbox)
     )
     found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in sorted(await ctx.read(asked), key=_in_tree):
+    for row in sorted(await ctx.read(asked), key=lambda row: _in_tree(row.path)):
         found[row.user_id].append(row)
     return [found[key.user_id] for key in keys]
 
@@ -142,8 +145,8 @@ def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _in_tree(row: Picked) -> tuple[bool, list[str]]:
-    levels: list[str] = row.path.split("/")
+def _in_tree(path: str) -> tuple[bool, list[str]]:
+    levels = path.split("/")
     return levels[0] != "INBOX", levels
 
 
