@@ -10,7 +10,7 @@ from graphql import ExecutionResult as Answer
 from graphql import FieldNode, GraphQLError, GraphQLField, OperationType, VariableNode, Visitor
 from graphql import visit as walk
 from graphql.execution import create_source_event_stream, execute_subscription_event
-from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
+from graphql.execution.values import VariableValues, get_argument_values
 from strawberry.http import process_result
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
@@ -154,12 +154,7 @@ def begun(
     if refusals or known.book is None:
         return refusals
     book = known.book
-    values = get_variable_values(
-        book.schema,
-        book.operation.variable_definitions or (),
-        asked.variables or {},
-        hide_suggestions=True,
-    )
+    values = book.values(asked.variables or {})
     return values if isinstance(values, list) else Opened(book, values)
 
 

@@ -20,7 +20,8 @@ def judge(documents: Documents, text: str) -> Judged:
         return Judged((), (Fault("A document must not hold the character NUL.", "BAD_USER_INPUT"),))
     names = _names(text)
     found = [fault for name in names for fault in documents.find(text, name).faults]
-    return Judged(tuple(name for name in names if name), tuple(dict.fromkeys(found)))
+    once = tuple(fault for nth, fault in enumerate(found) if fault not in found[:nth])
+    return Judged(tuple(name for name in names if name), once)
 
 
 def _names(text: str) -> list[str | None]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,12 +31,13 @@ from graphql.execution.collect_fields import (
     collect_fields,
     collect_subfields,
 )
-from graphql.execution.values import VariableValues, get_argument_values
+from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
 from graph.codegen import Bail, Complete, Writer
 
 log = logging.getLogger(__name__)
 
+ERRORS_MAX = 10  # of variables: each is looked for, and sent
 OUTCOMES = 8  # of the variables that decide @skip and @include, for which plans are kept
 USES, FALLS = 1_000, 100  # a plan that falls back so often, in so many uses, is given up
 
@@ -238,6 +239,13 @@ class Book:
         visit(document, found)
         names = tuple(sorted(found.names))
         return cls(schema, operation, definitions, fragments, names, compiles)
+
+    def values(self, given: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
+        """The variables as the operation understands them, or what is wrong with the first few."""
+        definitions = self.operation.variable_definitions or ()
+        return get_variable_values(
+            self.schema, definitions, dict(given), max_errors=ERRORS_MAX, hide_suggestions=True
+        )
 
     def plans(self, values: VariableValues) -> Plans | None:
         """The plans for these variables; None where none are kept, or not yet.

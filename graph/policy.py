@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import strawberry
 from graphql import ExecutionResult as Executed
 from graphql import GraphQLError, OperationType
-from graphql.execution.values import get_variable_values
 from strawberry.exceptions import MissingQueryError, StrawberryInputCoercionError
 from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.exceptions import InvalidOperationTypeError
@@ -169,12 +168,7 @@ class Schema(strawberry.Schema):
 
     def _executed(self, run: "Run") -> ExecutionResult | Awaitable[ExecutionResult]:
         book = run.book
-        values = get_variable_values(
-            self._schema,
-            book.operation.variable_definitions or (),
-            run.variables,
-            hide_suggestions=True,
-        )
+        values = book.values(run.variables)
         if isinstance(values, list):
             return ExecutionResult(None, values)
         executor = executor_of(book, values, run.root, run.context, run.extensions)
