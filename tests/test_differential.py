@@ -138,6 +138,8 @@ IDS = """{ viewer { user { id messages(first: 1, filter: {hasAttachment: true}) 
 async def test_our_own_documents_are_answered_alike_from_the_store(
     demo: Client, root: Client, known: dict[str, str]
 ) -> None:
+    if demo.world.database.dialect != "sqlite" and "CI" not in os.environ:
+        pytest.skip("both stores where there is time, in CI")
     schema = real._schema  # noqa: SLF001 - what graphql-core runs
     shipped = as_shipped(real)
     documents = stored.queries(schema)

@@ -85,7 +85,7 @@ def test_a_thousand_documents_are_kept_and_the_last_used_longest() -> None:
 def test_a_flood_of_different_documents_displaces_none_in_use() -> None:
     found = documents()
     first = twice(found, "{ hello }")
-    for number in range(3000):
+    for number in range(600):
         found.find(f"{{ a{number}: hello }}", None)
     assert found.find("{ hello }", None) is first
     assert (len(found.once), len(found.good)) == (500, 1)

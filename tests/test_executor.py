@@ -250,10 +250,12 @@ async def test_types_of_lists_are_compiled_wholly(
 ) -> None:
     await receive(ada, "Hello")
     client = root if name == "User" else ada
-    await client("{ apiKeys { nodes { id } } }")  # from now on its key was used
     text = "{ " + LISTED[name] % plain_fields(KINDS[name]) + f" }} # {ada.world.database.dialect}"
-    answers = [await client(text) for _ in range(3)]
-    assert answers[1:] == [answers[0]] * 2
+    first, *answers = [await client(text) for _ in range(3)]
+    if name == "ApiKey":  # its own use is noted when it has been used
+        for each in (first, *answers):
+            del each["apiKeys"]["nodes"][0]["lastUsedAt"]
+    assert answers == [first] * 2
     listed = "mailboxes" if name == "Mailbox" else f"{name[0].lower()}{name[1:]}s"
     wanted = {"Address": "addresses"}.get(name, listed)
     assert tally.compiled[wanted] + tally.compiled["nodes"] >= 1

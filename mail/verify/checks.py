@@ -139,10 +139,11 @@ def statement(check: Check) -> Select[*tuple[Any, ...]]:
 
 
 async def run(look: Look, check: Check) -> list[Hit]:
-    """All rows that break rules of this check, in the order of their ranges."""
+    """All rows that break rules of this check, in the order of their keys."""
     asked, hits = statement(check), list[Hit]()
     async for low, high in ranges(look, check.subject, check.table, check.step):
         rows = await look.world.database.read(asked.params(low=low, high=high))
+        rows = sorted(rows, key=lambda row: row.key)
         hits += [Hit(check, row.key, row.stream, _findings(check, row)) for row in rows]
     return hits
 

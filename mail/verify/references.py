@@ -18,7 +18,10 @@ SUBJECT = "blobs"
 
 def checks() -> list[Check]:
     """All checks of reference rows. What was lost with them cannot be told from SQL alone."""
-    return [_messages(), _submissions()]
+    return [
+        _of(Message, MessageBlob, col(MessageBlob.message_id)),
+        _of(Submission, SubmissionBlob, col(SubmissionBlob.submission_id), under_way()),
+    ]
 
 
 def under_way() -> ColumnElement[bool]:
@@ -27,56 +30,22 @@ def under_way() -> ColumnElement[bool]:
     return exists().where(mine, col(Delivery.state).in_(OPEN))
 
 
-def _messages() -> Check:
-    lost = select(func.count()).where(
-        col(MessageBlob.message_id) == col(Message.id), ~_exists(MessageBlob)
-    )
+def _of(table: Any, blobs: Any, key: Any, *where: ColumnElement[bool]) -> Check:
+    """The check of one table and its reference rows, in which `key` says what they are of."""
+    mine = key == col(table.id)
+    lost = select(func.count()).where(mine, ~_exists(blobs))
+    known = exists().where(mine, col(blobs.blob_id) == col(table.blob_id))
     rules = {
-        "root_reference": Rule(
-            literal("there"),
-            _there(
-                exists().where(
-                    col(MessageBlob.message_id) == col(Message.id),
-                    col(MessageBlob.blob_id) == col(Message.blob_id),
-                )
-            ),
-        ),
-        "root": Rule(
-            literal("there"), _there(exists().where(col(Blob.id) == col(Message.blob_id)))
-        ),
+        "root_reference": Rule(literal("there"), _there(known)),
+        "root": Rule(literal("there"), _there(exists().where(col(Blob.id) == col(table.blob_id)))),
         "lost_references": Rule(literal(0), lost.scalar_subquery()),
     }
-    table = table_of(Message)
-    return Check(SUBJECT, Message, rules, table, col(Message.user_id))
-
-
-def _submissions() -> Check:
-    lost = select(func.count()).where(
-        col(SubmissionBlob.submission_id) == col(Submission.id), ~_exists(SubmissionBlob)
-    )
-    rules = {
-        "root_reference": Rule(
-            literal("there"),
-            _there(
-                exists().where(
-                    col(SubmissionBlob.submission_id) == col(Submission.id),
-                    col(SubmissionBlob.blob_id) == col(Submission.blob_id),
-                )
-            ),
-        ),
-        "root": Rule(
-            literal("there"), _there(exists().where(col(Blob.id) == col(Submission.blob_id)))
-        ),
-        "lost_references": Rule(literal(0), lost.scalar_subquery()),
-    }
-    table = table_of(Submission)
-    where = [under_way()]
-    return Check(SUBJECT, Submission, rules, table, col(Submission.user_id), where)
-
-
-def _exists(reference: type[MessageBlob] | type[SubmissionBlob]) -> ColumnElement[bool]:
-    return exists().where(col(Blob.id) == col(reference.blob_id))
+    return Check(SUBJECT, table, rules, table_of(table), col(table.user_id), list(where))
 
 
 def _there(condition: ColumnElement[bool]) -> ColumnElement[Any]:
     return case((condition, "there"), else_="missing")
+
+
+def _exists(reference: type[MessageBlob] | type[SubmissionBlob]) -> ColumnElement[bool]:
+    return exists().where(col(Blob.id) == col(reference.blob_id))

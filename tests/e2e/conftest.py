@@ -38,7 +38,7 @@ def server(
         "UPLOAD_MAX": "8 MiB",
     }
     server = Server(tmp_path_factory.mktemp("server"), store, settings, hop=hop)
-    server.make("ada", "bob", "dora", "eve", "fay", "gil")
+    server.make("ada", "bob", "dora", "eve", "fay", "gil", "hal")
     server.start()
     yield server
     server.stop()

@@ -70,53 +70,53 @@ async def following(
         yield Reader(response)
 
 
-async def arrived(server: Server, *subjects: str, to: str = "gil") -> None:
+async def arrived(server: Server, *subjects: str, to: str = "hal") -> None:
     for subject in subjects:
         answer = await server.deliver(raw_message(subject), f"{to}@example.org")
         assert answer == "250 2.0.0 Delivered"
 
 
 async def test_every_event_has_an_id_though_no_cursor_is_asked_for(server: Server) -> None:
-    async with server.client("gil") as gil, following(gil) as stream:
+    async with server.client("hal") as hal, following(hal) as stream:
         begin = await stream.hear()
-        assert (begin.id, begin.event, begin.data) == (await gil.cursor(), None, None)
+        assert (begin.id, begin.event, begin.data) == (await hal.cursor(), None, None)
         await arrived(server, "one")
         first = await stream.hear()
         assert (first.event, first.subjects) == ("next", ["one"])
-        assert first.id == await gil.cursor() != begin.id
+        assert first.id == await hal.cursor() != begin.id
 
 
 async def test_the_id_is_the_cursor_of_the_batch(server: Server) -> None:
-    async with server.client("gil") as gil:
-        after = await gil.cursor()
+    async with server.client("hal") as hal:
+        after = await hal.cursor()
         await arrived(server, "two")
-        async with following(gil, TOLD, after=after) as stream:
+        async with following(hal, TOLD, after=after) as stream:
             heard = await stream.hear()
             assert heard.id == heard.data["data"]["changes"]["cursor"]
 
 
 async def test_who_is_cut_off_before_the_first_event_misses_none(server: Server) -> None:
-    async with server.client("gil") as gil:
-        async with following(gil) as stream:
+    async with server.client("hal") as hal:
+        async with following(hal) as stream:
             begin = await stream.hear()
         await arrived(server, "while away")
-        async with following(gil, last=begin.id) as stream:
+        async with following(hal, last=begin.id) as stream:
             assert (await stream.hear()).subjects == ["while away"]
 
 
 async def test_who_is_cut_off_at_each_event_hears_all_once_and_in_order(server: Server) -> None:
     sent = [f"letter {number}" for number in range(5)]
     heard: list[str] = []
-    async with server.client("gil") as gil:
-        last: str | None = await gil.cursor()
+    async with server.client("hal") as hal:
+        last: str | None = await hal.cursor()
         for subject in sent:
-            async with following(gil, last=last) as stream:
+            async with following(hal, last=last) as stream:
                 await arrived(server, subject)
                 block = await stream.hear()
                 heard += block.subjects
                 last = block.id
                 await arrived(server, f"after {subject}")  # on its way when the line is cut
-            async with following(gil, last=last) as stream:
+            async with following(hal, last=last) as stream:
                 block = await stream.hear()
                 heard += block.subjects
                 last = block.id
@@ -125,41 +125,41 @@ async def test_who_is_cut_off_at_each_event_hears_all_once_and_in_order(server: 
 
 async def test_what_came_last_goes_before_what_the_document_says(server: Server) -> None:
     """A browser that connects again sends the same address, with the `after` of the first time."""
-    async with server.client("gil") as gil:
-        old = await gil.cursor()
+    async with server.client("hal") as hal:
+        old = await hal.cursor()
         await arrived(server, "heard already")
-        last = await gil.cursor()
+        last = await hal.cursor()
         await arrived(server, "not yet heard")
-        async with following(gil, TOLD, last, after=old) as stream:
+        async with following(hal, TOLD, last, after=old) as stream:
             heard = await stream.hear()
     assert heard.id != last
     assert len(heard.data["data"]["changes"]["events"]) == 1
 
 
 async def test_by_get_too_as_browsers_do(server: Server) -> None:
-    async with server.client("gil") as gil:
-        last = await gil.cursor()
+    async with server.client("hal") as hal:
+        last = await hal.cursor()
         await arrived(server, "by GET")
         headers = EVENTS | {"Last-Event-ID": last}
-        asked = gil.http.stream("GET", "/graphql", params={"query": BARE}, headers=headers)
+        asked = hal.http.stream("GET", "/graphql", params={"query": BARE}, headers=headers)
         async with asked as response:
             assert (await Reader(response).hear()).subjects == ["by GET"]
 
 
 async def test_a_position_that_was_never_reached_is_a_resync(server: Server) -> None:
-    async with server.client("gil") as gil:
-        now = await gil.cursor()
+    async with server.client("hal") as hal:
+        now = await hal.cursor()
         form, stream_id, _number = now.split(".")[:3]
         ahead = ".".join([form, stream_id, str(1 << 40), *now.split(".")[3:]])
-        async with following(gil, TOLD, ahead) as stream:
+        async with following(hal, TOLD, ahead) as stream:
             heard = await stream.hear()
     assert [each["kind"] for each in heard.data["data"]["changes"]["events"]] == ["RESYNC"]
     assert heard.id == now
 
 
 async def test_somebody_elses_position_is_refused(server: Server) -> None:
-    async with server.client("fay") as fay, server.client("gil") as gil:
-        async with following(gil, last=await fay.cursor()) as stream:
+    async with server.client("fay") as fay, server.client("hal") as hal:
+        async with following(hal, last=await fay.cursor()) as stream:
             heard = await stream.hear()
         (error,) = heard.data["errors"]
         assert error["extensions"]["code"] == "BAD_CURSOR"
@@ -168,17 +168,17 @@ async def test_somebody_elses_position_is_refused(server: Server) -> None:
 
 @pytest.mark.parametrize("last", ["7", "1.2", "x" * 5000, "1.1.99999999999999999999"])
 async def test_what_is_no_cursor_is_refused(server: Server, last: str) -> None:
-    async with server.client("gil") as gil:
-        answer = await gil.post({"query": BARE}, **EVENTS, **{"Last-Event-ID": last})
+    async with server.client("hal") as hal:
+        answer = await hal.post({"query": BARE}, **EVENTS, **{"Last-Event-ID": last})
     assert answer.status_code == 400
     assert answer.headers["content-type"].startswith("application/json")
     assert [each["extensions"] for each in answer.json()["errors"]] == [{"code": "BAD_CURSOR"}]
 
 
 async def test_queries_do_not_mind_it(server: Server) -> None:
-    async with server.client("gil") as gil:
-        answer = await gil.post({"query": "{ viewer { role } }"}, **{"Last-Event-ID": "x"})
+    async with server.client("hal") as hal:
+        answer = await hal.post({"query": "{ viewer { role } }"}, **{"Last-Event-ID": "x"})
         assert answer.json()["data"] == {"viewer": {"role": "USER"}}
-        asked = {"Last-Event-ID": await gil.cursor(), **EVENTS}
-        streamed = await gil.post({"query": "{ viewer { role } }"}, **asked)
+        asked = {"Last-Event-ID": await hal.cursor(), **EVENTS}
+        streamed = await hal.post({"query": "{ viewer { role } }"}, **asked)
         assert "id:" not in streamed.text
