@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -119,17 +118,23 @@ def _depth(value: object) -> int:
     return depth
 
 
-async def read(request: Request, *, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109
+async def read(
+    headers: Mapping[str, str],
+    receive: Receive,
+    *,
+    limit: int,
+    timeout: float,  # noqa: ASYNC109 - it is answered, not raised
+) -> bytes:
     """The body, of at most `limit` bytes, and there within `timeout` seconds."""
-    _check_kind(request.headers)
-    length = request.headers.get("content-length", "0")
+    _check_kind(headers)
+    length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
         raise bad("Content-Length is not a number.")
     if len(length) > len(str(limit)) or int(length) > limit:
         raise _too_large(limit)
     try:
         async with asyncio.timeout(timeout):
-            return await _receive(request.receive, limit)
+            return await _receive(receive, limit)
     except TimeoutError:
         message = f"The body did not come within {timeout:g} seconds."
         raise Rejected(LATE, "DEADLINE_EXCEEDED", message, {"Connection": "close"}) from None

@@ -60,7 +60,7 @@ DOCUMENTS = ("query", "documentId", "extensions")  # parameters that say what to
 WAIT = {429, 503}  # who hears these is told how long
 ALWAYS_SAID = {"RATE_LIMITED", "UNAVAILABLE", "INTERNAL_SERVER_ERROR"}  # to older clients too
 SESSION_MAX = 128  # characters of a caller's own word for its session
-ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Endpoint(GraphQL[Operation, None]):
 
     async def _respond(self, request: Request) -> Response:
         context = await self.get_context(request, None)
-        kind = bodies.media(request.headers.get("accept"))
+        kind = bodies.media(context.headers.get("accept"))
         try:
             response = await self._answer(request, context, kind)
         except Rejected as refusal:
@@ -160,9 +160,9 @@ class Endpoint(GraphQL[Operation, None]):
             broken = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
             broken.extensions["requestId"] = context.request_id
             response = _refused(broken, kind)
-        for name, value in ALWAYS.items():
-            response.headers.setdefault(name, value)
-        response.headers["X-Request-Id"] = context.request_id
+        there = {name for name, _ in response.raw_headers}
+        response.raw_headers += [pair for pair in ALWAYS if pair[0] not in there]
+        response.raw_headers.append((b"x-request-id", context.request_id.encode()))
         RESPONSES.add("graphql", str(response.status_code))
         return response
 
@@ -173,7 +173,7 @@ class Endpoint(GraphQL[Operation, None]):
             raise Rejected(405, "BAD_USER_INPUT", message, headers)
         if self.settings.page and _wants_page(request):
             return await self.settings.page(request)
-        asked = await self._question(request)
+        asked = await self._question(request, context.headers)
         await self._admit(context, None)
         asked = await self.persisted.resolve(asked, context)
         if request.method == "GET":
@@ -183,11 +183,12 @@ class Endpoint(GraphQL[Operation, None]):
         context.presence = Presence(request.receive)
         return self._present(await self._execute(asked, context, request.method), kind)
 
-    async def _question(self, request: Request) -> Question:
+    async def _question(self, request: Request, headers: Mapping[str, str]) -> Question:
         if request.method == "GET":
             return bodies.of_parameters(request.query_params)
         limit, timeout = self.settings.body_max, self.settings.receive_timeout
-        return bodies.of_body(await bodies.read(request, limit=limit, timeout=timeout))
+        body = await bodies.read(headers, request.receive, limit=limit, timeout=timeout)
+        return bodies.of_body(body)
 
     def _refuse_mutation(self, asked: Question, context: Operation) -> None:
         known = self.graph.find(context, asked.query, asked.operation_name)
@@ -236,7 +237,10 @@ class Endpoint(GraphQL[Operation, None]):
 
     async def get_context(self, request: Request | WebSocket, response: object) -> Operation:
         """A context for somebody who has not signed in yet."""
-        asked = request.headers.get("x-request-id", "")
+        # of headers that come twice the first counts
+        pairs = reversed(request.scope["headers"])
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+        asked = headers.get("x-request-id", "")
         name = asked if PLAIN.fullmatch(asked) else self.world.random(12).hex()
         address = _address(request.client.host if request.client else None)
         return Operation(
@@ -244,7 +248,7 @@ class Endpoint(GraphQL[Operation, None]):
             Viewer(),
             client_ip=address,
             request_id=name,
-            headers=dict(request.headers),
+            headers=headers,
             guards=self.guards,
             seat=request.scope.get("seat"),
         )
