@@ -189,9 +189,7 @@ def _from(name: str | None, address: str | None) -> tuple[str | None, str | None
 def _intro(text: str) -> str:
     if text.isascii():
         return text[:INTRO]
-    if len(text) * 4 > INTRO:
-        text = text.encode()[:INTRO].decode(errors="ignore")
-    return text
+    return text[:INTRO].encode()[:INTRO].decode(errors="ignore")
 
 
 def _list(known: dict[str, Any] | None) -> ListInfo | None:

@@ -51,6 +51,8 @@ class Column(NamedTuple):
             return "{0}"
         if isinstance(self.type, Boolean):
             return "None if {0} is None else {0} == 1"
+        if self.process is orjson.loads:  # most lists are empty
+            return "None if {0} is None else [] if {0} == '[]' else {1}({0})"
         return "None if {0} is None else {1}({0})"
 
 
