@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Select, bindparam, func, select, update
@@ -145,6 +146,7 @@ def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
     )
 
 
+@lru_cache(4096)
 def _in_tree(path: str) -> tuple[bool, list[str]]:
     levels = path.split("/")
     return levels[0] != "INBOX", levels
