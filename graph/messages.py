@@ -301,6 +301,7 @@ class Message(Shape):
         "One per MIME node; without sanitize as sent, to be shown in a sandbox only. "
         "Remote images are left out unless asked for.",
         "user_id",
+        cost=10,
     )
     async def html(
         self, info: Info, sanitize: bool = True, remote_images: bool = False
@@ -317,32 +318,32 @@ class Message(Shape):
         showing = Showing(cid_url, sanitize=sanitize, remote_images=remote_images)
         return await contents.htmls(stored, showing)
 
-    @field("Plain text, made from HTML when missing.")
+    @field("Plain text, made from HTML when missing.", cost=3)
     async def text(self, info: Info) -> str | None:
         return await contents.texts(await self._stored(info))
 
-    @field("In order.")
+    @field("In order.", cost=2)
     async def headers(self, info: Info) -> list[HeaderField]:
         lines = await contents.header_fields(await self._stored(info))
         return [HeaderField(key=one.key, value=one.value, raw=one.raw) for one in lines]
 
-    @field("Header block as stored.")
+    @field("Header block as stored.", cost=2)
     async def headers_text(self, info: Info) -> str:
         return await contents.headers_text(await self._stored(info))
 
-    @field("Values of one header.")
+    @field("Values of one header.", cost=2)
     async def header(self, info: Info, name: str) -> list[str]:
         return await contents.header(await self._stored(info), name)
 
-    @field("IMAP BODY[section].")
+    @field("IMAP BODY[section].", cost=10)
     async def body_part(self, info: Info, section: str) -> str | None:
         return await contents.body_part(await self._stored(info), section)
 
-    @field("Decoded, base64.")
+    @field("Decoded, base64.", cost=10)
     async def binary_part(self, info: Info, section: str) -> str | None:
         return await contents.binary_part(await self._stored(info), section)
 
-    @field("RFC 5322 text, base64 when not UTF-8.")
+    @field("RFC 5322 text, base64 when not UTF-8.", cost=20)
     async def source(self, info: Info, max_bytes: int = 1048576) -> str:
         return await contents.source_text(await self._stored(info), max_bytes)
 
