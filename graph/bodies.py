@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ EVENTS = "text/event-stream"
 
 NESTING = 64  # brackets inside brackets, in variables too
 OPENING = b"[{"
+USUAL_MAX = 200  # characters of a header that is remembered
 NAME_MAX = 256  # characters of an operation's name
 LATE = 408
 DRAINED = 16 << 20  # bytes of a refused body that we read on for
@@ -236,6 +238,10 @@ def media(accept: str | None) -> str:
     JSON wherever it is acceptable: urql lists text/event-stream with every query. Who accepts
     nothing that we have is answered in JSON too.
     """
+    return _usual(accept) if accept and len(accept) <= USUAL_MAX else _media(accept)
+
+
+def _media(accept: str | None) -> str:
     ranges = dict(_ranges(accept or "*/*"))
     response, plain, events = (_quality(ranges, kind) for kind in (RESPONSE, JSON, EVENTS))
     if RESPONSE in ranges and response and response >= plain:
@@ -243,6 +249,9 @@ def media(accept: str | None) -> str:
     if not plain and events:
         return EVENTS
     return JSON if plain or not response else RESPONSE
+
+
+_usual = lru_cache(256)(_media)  # clients say the same each time
 
 
 def named(accept: str, kind: str) -> bool:

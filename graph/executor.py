@@ -6,7 +6,7 @@ with the value that was resolved: no resolver runs twice.
 
 import inspect
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from graphql import (
     GraphQLField,
     GraphQLObjectType,
     GraphQLOutputType,
+    GraphQLResolveInfoHelpers,
     OperationType,
     default_field_resolver,
     default_type_resolver,
@@ -24,7 +25,7 @@ from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
 from graphql.execution.values import VariableValues, get_argument_values
-from graphql.pyutils import Path
+from graphql.pyutils import Path, gather_with_cancel
 from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
@@ -48,12 +49,25 @@ KNOWN = {  # the methods we build on, with the parameters they must have
 }  # fmt: skip
 
 
+async def _gathered(awaitables: Sequence[Any]) -> list[Any]:
+    return list(await gather_with_cancel(*awaitables))
+
+
+def _untracked(_awaitables: Sequence[Any]) -> None:
+    """Nobody asks when work has ended: an operation that is called off cancels its own."""
+
+
+HELPERS = GraphQLResolveInfoHelpers(gather=_gathered, track=_untracked)
+
+
 class PlainExecutor(ExecutorThrowingOnIncremental):
     """Guesses nothing for names in variables: graphql-core fails at letters such as "İ"."""
 
     def __init__(self, *args: Any, operation_extensions: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.operation_extensions = operation_extensions
+        # Its own helpers hold on to it: all of an answer would wait for the garbage collector.
+        self.async_helpers = HELPERS
 
     def build_resolve_info(
         self,

@@ -164,6 +164,8 @@ class Schema(strawberry.Schema):
             cause: Exception = DeadlineExceeded() if clock.expired() else late
         except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
             cause = error
+        finally:
+            run.context.forget()  # loaders and context hold on to each other
         return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
 
     def _executed(self, run: "Run") -> ExecutionResult | Awaitable[ExecutionResult]:
