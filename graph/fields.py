@@ -58,7 +58,8 @@ class Guard(FieldExtension):
         for name, value in asdict(self.needs).items():
             if value:
                 setattr(rule, name, value)
-        field.directives = [*field.directives, rule]
+        if rule not in field.directives:  # another schema may have been made of these types
+            field.directives = [*field.directives, rule]
 
     async def resolve_async(
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
