@@ -62,7 +62,7 @@ Complete = Callable[[Any], Any]
 
 
 class Bail(Exception):
-    """Something that generated code, or the one who writes it, leaves to graphql-core."""
+    """Something that generated code, or the one who writes it, leaves to graphql-core: why."""
 
 
 class Document(Protocol):
@@ -120,7 +120,7 @@ class Raw:
         """The variable with the value of a column, which is made where it is first needed."""
         column, given = self.columns.get(name), self.given.get(name, "")
         if column is None:
-            raise Bail
+            raise Bail("no column")
         if column.process is None:
             return given
         if name not in self._made:
@@ -138,7 +138,7 @@ class Raw:
 def told(text: str) -> str:
     """An instant in UTC, as SQLite keeps it (2026-01-31 12:00:00.000000), as RFC 3339 has it."""
     if len(text) != INSTANT or text[10] != " ":
-        raise Bail
+        raise Bail("type")
     end = 19 if text.endswith(".000000") else INSTANT
     return f"{text[:10]}T{text[11:end]}Z"
 
@@ -200,21 +200,21 @@ class Writer:
 
         What it makes has all fields, in their order. Raises Bail where none is plain.
         """
-        self.emit(1, "if odd(v): raise Bail")
+        self.emit(1, "if odd(v): raise Bail('odd')")
         held = self._held(kind, "v", 1)
         parts, rest = [], {}
         for name, details in grouped.items():
             mark = len(self.lines)
             try:
                 if is_link(self._definition(kind, details)):
-                    raise Bail
+                    raise Bail("link")
                 parts.append(f"{name!r}: {self._field(kind, details, held, 1)}")
             except Bail:
                 del self.lines[mark:]
                 rest[name] = details
                 parts.append(f"{name!r}: None")
         if len(rest) == len(grouped):
-            raise Bail
+            raise Bail("resolver")
         return self._function(f"{{{', '.join(parts)}}}"), rest
 
     def rows(self, kind: GraphQLObjectType, details: FieldDetailsList, driven: Driven) -> Complete:
@@ -235,7 +235,7 @@ class Writer:
         try:
             code = compile(body, "<plan>", "exec")
         except SyntaxError:  # Python allows 20 loops inside each other, and 100 indents
-            raise Bail from None
+            raise Bail("depth") from None
         exec(code, self.names)  # noqa: S102 - of our own names alone
         made: Complete = self.names["complete"]
         return made
@@ -275,16 +275,16 @@ class Writer:
             self.emit(indent, f"{out} = {var}")
             self.emit(indent, f"if {other.format(v=var)}:")
             indent += 1
-        self.emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail")
+        self.emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail('odd')")
         self.emit(indent, f"{out} = {coerce}({var})")
-        self.emit(indent, f"if {out} is None or {out} is Undefined: raise Bail")
+        self.emit(indent, f"if {out} is None or {out} is Undefined: raise Bail('null')")
 
     def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
         members: type[Enum] | None = getattr(kind.extensions.get(BACKREF), "wrapped_cls", None)
         if members is None:
-            raise Bail
+            raise Bail("enum")
         named = self.constant({member: kind.coerce_output_value(member) for member in members})
-        self.emit(indent, f"if type({var}) is not {self.constant(members)}: raise Bail")
+        self.emit(indent, f"if type({var}) is not {self.constant(members)}: raise Bail('type')")
         self.emit(indent, f"{out} = {named}[{var}]")
 
     def _list(
@@ -299,7 +299,7 @@ class Writer:
             self.emit(indent, "else:")
             self.emit(indent + 1, f"if type({var}) is Listed: {var} = {var}.items")
             indent += 1
-        self.emit(indent, f"if type({var}) is not list: raise Bail")
+        self.emit(indent, f"if type({var}) is not list: raise Bail('type')")
         self.emit(indent, f"{out} = []")
         self.emit(indent, f"for {one} in {var}:")
         self.emit(indent + 1, f"{out}.append({self._value(item, details, one, indent + 1)})")
@@ -308,18 +308,20 @@ class Writer:
         self, kind: GraphQLObjectType, details: FieldDetailsList, var: str, out: str, indent: int
     ) -> None:
         if self._made(kind) is None and not kind.is_type_of:
-            self.emit(indent, f"if {var} is None or odd({var}): raise Bail")
+            self.emit(indent, f"if {var} is None or odd({var}): raise Bail('null')")
         elif self._made(kind) is None:
             # A subclass, or an object cast to another type, is graphql-core's to judge.
             origin = self.constant(self._class(kind))
-            self.emit(indent, f"if type({var}) is not {origin}: raise Bail")
+            self.emit(indent, f"if type({var}) is not {origin}: raise Bail('type')")
         self._fields(kind, details, self._held(kind, var, indent), out, indent)
 
     def _held(self, kind: GraphQLObjectType, var: str, indent: int) -> Held:
         """Fields of a view are read from what it is made of."""
         if self._made(kind) is None:
             return Held(var, var)
-        self.emit(indent, f"if type({var}) is not {self.constant(self._class(kind))}: raise Bail")
+        self.emit(
+            indent, f"if type({var}) is not {self.constant(self._class(kind))}: raise Bail('type')"
+        )
         source = self._fresh("s")
         self.emit(indent, f"{source} = {var}.row")
         return Held(var, source)
@@ -349,7 +351,7 @@ class Writer:
         """One function for each type it may be; values of all others are graphql-core's."""
         types = self.document.schema.get_possible_types(kind)
         if len(types) > BRANCHES:
-            raise Bail
+            raise Bail("abstract")
         branches: dict[type, Complete] = {}
         for each in types:
             definition = each.extensions.get(BACKREF)
@@ -359,17 +361,17 @@ class Writer:
                 except Bail:
                     continue
         if not branches:
-            raise Bail
+            raise Bail("abstract")
         branch = self._fresh("b")
         self.emit(indent, f"{branch} = {self.constant(branches)}.get(type({var}))")
-        self.emit(indent, f"if {branch} is None: raise Bail")
+        self.emit(indent, f"if {branch} is None: raise Bail('type')")
         self.emit(indent, f"{out} = {branch}({var})")
-        self.emit(indent, f"if {out} is None: raise Bail")
+        self.emit(indent, f"if {out} is None: raise Bail('null')")
 
     def _definition(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GraphQLField:
         field = self.document.schema.get_field(kind, details[0].node.name.value)
         if field is None:
-            raise Bail
+            raise Bail("unknown")
         return field
 
     def _field(
@@ -385,9 +387,9 @@ class Writer:
             return self._of_columns(field, made.get(name), name, details, held.columns, indent)
         if is_link(field):  # filled by its list, or left to its resolver
             self.emit(indent, f"{raw} = {held.object}.__dict__.get({name!r})")
-            self.emit(indent, f"if {raw} is None: raise Bail")
+            self.emit(indent, f"if {raw} is None: raise Bail('link')")
         elif not is_plain(field):
-            raise Bail
+            raise Bail("resolver")
         elif isinstance(viewed := made.get(name), Viewed):
             self.emit(indent, f"{raw} = {self.constant(viewed.look)}({held.source})")
             return self._viewed(field.type, details, raw, indent)
@@ -410,7 +412,7 @@ class Writer:
     ) -> str:
         """Write what one field of a row needs, as a driver gave it."""
         if not is_plain(field) or (made and (isinstance(made, Whole) or not made.columns)):
-            raise Bail
+            raise Bail("resolver")
         if made is None:
             if get_named_type(field.type).name == "DateTime" and columns.told(name):
                 return self._told(field.type, columns.given[name], indent)
@@ -428,7 +430,7 @@ class Writer:
     def _told(self, kind: GraphQLOutputType, var: str, indent: int) -> str:
         """Write an instant that the driver gives as text."""
         out = self._fresh("o")
-        empty = "raise Bail" if is_non_null_type(kind) else f"{out} = None"
+        empty = "raise Bail('null')" if is_non_null_type(kind) else f"{out} = None"
         self.emit(indent, f"if {var} is None: {empty}")
         self.emit(indent, f"else: {out} = {self.constant(told)}({var})")
         return out
@@ -440,11 +442,11 @@ class Writer:
         nullable, bare = not is_non_null_type(kind), get_nullable_type(kind)
         out = self._fresh("o")
         self.emit(indent, f"if {var} is None:")
-        self.emit(indent + 1, f"{out} = None" if nullable else "raise Bail")
+        self.emit(indent + 1, f"{out} = None" if nullable else "raise Bail('null')")
         self.emit(indent, "else:")
         if is_list_type(bare):
             one, made = self._fresh("i"), self._fresh("o")
-            self.emit(indent + 1, f"if type({var}) is not list: raise Bail")
+            self.emit(indent + 1, f"if type({var}) is not list: raise Bail('type')")
             self.emit(indent + 1, f"{out} = []")
             self.emit(indent + 1, f"for {one} in {var}:")
             self._fields(self._bare(bare.of_type), details, Held(one, one), made, indent + 2)
@@ -456,7 +458,7 @@ class Writer:
     def _bare(self, kind: object) -> GraphQLObjectType:
         bare = kind.of_type if is_non_null_type(kind) else kind
         if not isinstance(bare, GraphQLObjectType):
-            raise Bail
+            raise Bail("abstract")
         return bare
 
     def _made(self, kind: GraphQLObjectType) -> Mapping[str, Made] | None:
@@ -468,7 +470,7 @@ class Writer:
         """The class of the objects of a type; of a generic, the one without arguments."""
         definition = kind.extensions.get(BACKREF)
         if not isinstance(definition, StrawberryObjectDefinition):
-            raise Bail
+            raise Bail("unknown")
         origin: type = (definition.concrete_of or definition).origin
         return origin
 

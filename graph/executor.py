@@ -202,11 +202,11 @@ class CompiledExecutor(PlainExecutor):
         if field_details_list[0].node.selection_set is not None and self._compiles:
             plan = self.plans.value(return_type, field_details_list)
             if plan is not None and not plan.off:
-                plan.uses += 1
+                plan.use()
                 try:
                     return plan.complete(result)
-                except Exception:  # noqa: BLE001 - graphql-core finds out what is wrong
-                    plan.fell()
+                except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
+                    plan.fell(error)
         return super().complete_value(
             return_type, field_details_list, info, path, result, position_context
         )
@@ -226,11 +226,11 @@ class CompiledExecutor(PlainExecutor):
         plan = self.plans.object(parent_type, grouped_field_set)
         if plan is None or plan.off:
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
-        plan.uses += 1
+        plan.use()
         try:
             made: dict[str, Any] = plan.complete(source_value)
-        except Exception:  # noqa: BLE001 - graphql-core finds out what is wrong
-            plan.fell()
+        except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
+            plan.fell(error)
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
         if not plan.rest:
             return made

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from graph import openmetrics
-from graph.plans import TALLY
+from graph.plans import REASONS, TALLY
 from models import meters, process
 from models.errors import AuthenticationFailed, Refused, Unauthenticated
 from models.meters import Family, Kind, Point, gauge
@@ -63,7 +63,7 @@ class Census:
 
     async def families(self) -> list[Family]:
         """All there is to tell."""
-        ours = [*meters.families(), _plans(), *_build(self.world)]
+        ours = [*meters.families(), _plans(), _reasons(), *_build(self.world)]
         return [*ours, *process.families(), *await self._stored()]
 
     async def _stored(self) -> list[Family]:
@@ -93,8 +93,15 @@ def _plans() -> Family:
         for where, many in tally.most_common(meters.MOST // len(TALLY))
     }
     points = [Point(labels, many) for labels, many in counts.items()]
-    words = "Functions made of selections: compiled, refused, fell back on a value, given up."
+    words = "Functions made of selections: used, compiled, refused, fell back, given up."
     return Family("merganser_plans", Kind.COUNTER, words, ("outcome", "where"), points)
+
+
+def _reasons() -> Family:
+    """Why selections were not compiled, and values not completed by their functions."""
+    points = [Point(labels, many) for labels, many in REASONS.most_common(meters.MOST)]
+    words = "Why functions were not made (refused), or gave a value to graphql-core (fell)."
+    return Family("merganser_plan_reasons", Kind.COUNTER, words, ("outcome", "reason"), points)
 
 
 def _build(world: World) -> list[Family]:

@@ -45,13 +45,19 @@ USES, FALLS = 1_000, 100  # a plan that falls back so often, in so many uses, is
 class Tally(NamedTuple):
     """By the names of fields and types: how often a function was made, used, or fell back."""
 
+    used: Counter[str]
     compiled: Counter[str]
     refused: Counter[str]  # something below has a resolver of its own
     fell: Counter[str]
     given_up: Counter[str]
 
 
-TALLY = Tally(Counter(), Counter(), Counter(), Counter())
+TALLY = Tally(Counter(), Counter(), Counter(), Counter(), Counter())
+REASONS: Counter[tuple[str, str]] = Counter()  # why something fell, or was refused
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, Bail) else type(error).__name__
 
 
 class Plan:
@@ -70,10 +76,16 @@ class Plan:
         self.uses = self.falls = 0
         self.off = False
 
-    def fell(self) -> None:
+    def use(self) -> None:
+        """Count a value that is to be completed."""
+        self.uses += 1
+        TALLY.used[self.where] += 1
+
+    def fell(self, error: Exception) -> None:
         """Count a value that graphql-core had to complete; give up where there are many."""
         self.falls += 1
         TALLY.fell[self.where] += 1
+        REASONS["fell", _reason(error)] += 1
         if self.falls >= FALLS:
             self.off = self.falls * USES >= self.uses * FALLS
             self.uses = self.falls = 0
@@ -148,7 +160,7 @@ class Plans:
             self.collected[key] = details, found
         grouped, deferred, _ = self.collected[key][1]
         if deferred or any(one.fragment_variable_values for one in details):
-            raise Bail
+            raise Bail("deferred")
         return grouped
 
     def value(self, kind: GraphQLOutputType, details: FieldDetailsList) -> Plan | None:
@@ -163,8 +175,9 @@ class Plans:
         where = details[0].node.name.value
         try:
             return Plan(where, Writer(self).value(kind, details))
-        except Exception:  # noqa: BLE001 - what cannot be compiled is graphql-core's
+        except Exception as error:  # noqa: BLE001 - what cannot be compiled is graphql-core's
             TALLY.refused[where] += 1
+            REASONS["refused", _reason(error)] += 1
             return None
 
     def call(self, kind: GraphQLObjectType, details: FieldDetailsList) -> Call | None:

@@ -12,7 +12,7 @@ from strawberry.types import get_object_definition
 from graph import executor
 from graph.executor import CompiledExecutor, PlainExecutor, executor_class
 from graph.nodes import KINDS
-from graph.plans import FALLS, OUTCOMES, TALLY, Tally
+from graph.plans import FALLS, OUTCOMES, REASONS, TALLY, Tally
 from graph.policy import Operation, Schema
 from graph.rows import Shape
 from graph.schema import schema
@@ -114,6 +114,7 @@ async def test_a_document_is_compiled_when_it_is_seen_again(
     assert tally.compiled == {"cats": 1}
     await ask(small, world, text)
     assert tally.compiled == {"cats": 1}
+    assert tally.used == {"cats": 2}
     assert not tally.fell
 
 
@@ -181,6 +182,7 @@ async def test_a_value_that_does_not_fit_is_graphql_cores(
     for _ in range(2):
         assert await ask(small, world, text, cats=wrong) == first
     assert tally.fell["cats"] > 0
+    assert REASONS["fell", "GraphQLError"] > 0
 
 
 async def test_a_plan_that_falls_back_too_often_is_given_up(
