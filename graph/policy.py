@@ -99,7 +99,9 @@ class Schema(strawberry.Schema):
         """Run a query or mutation; its errors are ready to be sent."""
         if not query:
             raise MissingQueryError
-        context: Operation = context_value.fresh()  # type: ignore[union-attr]  # ty: ignore
+        context: Operation = context_value  # type: ignore[assignment]  # ty: ignore
+        if context.presence is None:  # of a socket, which has one for all its operations
+            context = context.fresh()
         with Observed(context, query) as observed:
             known = self.find(context, query, operation_name)
             observed.judged(known)

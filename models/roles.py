@@ -1,6 +1,7 @@
 """Who may do what: roles of people, scopes of their credentials, and what is delegated."""
 
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Role(StrEnum):
@@ -80,6 +81,7 @@ INCLUDES = {
 }
 
 
+@lru_cache(256)
 def opened(scopes: frozenset[Scope]) -> frozenset[Scope]:
     """`scopes` and all they include."""
     return scopes.union(*(INCLUDES.get(scope, frozenset()) for scope in scopes))
