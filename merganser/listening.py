@@ -28,7 +28,7 @@ from models.users import User
 from models.world import World
 
 BACKLOG = 2048
-COLLECT = (100_000, 20, 20)  # objects, or rounds, after which the collector looks
+COLLECT = (20_000, 5, 5)  # objects, or rounds, after which the collector looks
 GRACE = 20  # seconds that requests have to end
 SWEEP = 10  # ticks, of a tenth of a second each
 

@@ -87,7 +87,10 @@ LONG = (
     "e2e/test_bad_text", "test_differential", "e2e/test_neighbours", "test_sockets",
     "e2e/test_attacks", "test_demo_letters",
 )  # fmt: skip
-SECOND = ("mail/test_verify", "uploads/")  # whose second store waits for CI, where there is time
+SECOND = (  # whose second store waits for CI, where there is time
+    "mail/test_contents", "mail/test_verify", "test_bulk", "test_plans", "test_rest", "test_walks",
+    "uploads/",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
