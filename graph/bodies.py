@@ -39,6 +39,11 @@ class Rejected(Exception):
         self.extensions: dict[str, object] = {"code": code}
 
     @property
+    def payload(self) -> dict[str, Any]:
+        """What is said, in the shape of a result of GraphQL."""
+        return {"errors": [{"message": self.message, "extensions": self.extensions}]}
+
+    @property
     def answer(self) -> type[Response]:
         """The kind of response: who is late sends nothing more that we could wait for."""
         hangs_up = "Connection" in self.headers and self.status != LATE
@@ -169,8 +174,13 @@ def _check_kind(headers: Mapping[str, str]) -> None:
     for name, _, value in (part.partition("=") for part in parameters.lower().split(";")):
         if name.strip() == "charset" and value.strip(' "') not in ("utf-8", "utf8"):
             raise _unsupported("The body must be in UTF-8.", {})
-    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+    if compressed(headers):
         raise _unsupported("The body must not be compressed.", {"Accept-Encoding": "identity"})
+
+
+def compressed(headers: Mapping[str, str]) -> bool:
+    """Whether a body is not what it stands for, byte for byte."""
+    return headers.get("content-encoding", "identity").strip().lower() not in ("identity", "")
 
 
 def _unsupported(message: str, headers: Mapping[str, str]) -> Rejected:

@@ -31,14 +31,13 @@ from graphql import (
 )
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from graphql.pyutils import is_awaitable
-from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
+from graph.origins import origin
 from graph.views import Expressed, Listed, Made, View, Viewed, Whole, same
 from models.prepared import Column, Driven, instant
 
-BACKREF = GraphQLCoreConverter.DEFINITION_BACKREF
 STATEMENTS = 8  # whose rows one list may be of: an argument may choose another
 INSTANT = 26  # characters of an instant in SQLite
 BRANCHES = 40  # object types behind an interface or a union, that we compile for
@@ -81,7 +80,7 @@ def odd(value: object) -> bool:
 
 def is_plain(field: GraphQLField) -> bool:
     """Say whether a field is nothing but an attribute of its object."""
-    definition = field.extensions.get(BACKREF)
+    definition = origin(field)
     return (
         isinstance(definition, StrawberryField)
         and not field.args
@@ -92,7 +91,7 @@ def is_plain(field: GraphQLField) -> bool:
 
 def is_link(field: GraphQLField) -> bool:
     """Say whether a list may have filled a field for all its items."""
-    return "link" in getattr(field.extensions.get(BACKREF), "metadata", ())
+    return "link" in getattr(origin(field), "metadata", ())
 
 
 class Held(NamedTuple):
@@ -280,7 +279,7 @@ class Writer:
         self.emit(indent, f"if {out} is None or {out} is Undefined: raise Bail('null')")
 
     def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
-        members: type[Enum] | None = getattr(kind.extensions.get(BACKREF), "wrapped_cls", None)
+        members: type[Enum] | None = getattr(origin(kind), "wrapped_cls", None)
         if members is None:
             raise Bail("enum")
         named = self.constant({member: kind.coerce_output_value(member) for member in members})
@@ -354,7 +353,7 @@ class Writer:
             raise Bail("abstract")
         branches: dict[type, Complete] = {}
         for each in types:
-            definition = each.extensions.get(BACKREF)
+            definition = origin(each)
             if isinstance(definition, StrawberryObjectDefinition) and not definition.concrete_of:
                 try:
                     branches[definition.origin] = Writer(self.document).value(each, details)
@@ -381,7 +380,7 @@ class Writer:
         if details[0].node.name.value == "__typename":
             return repr(kind.name)
         field = self._definition(kind, details)
-        name = getattr(field.extensions.get(BACKREF), "python_name", "")
+        name = getattr(origin(field), "python_name", "")
         raw, made = self._fresh("r"), self._made(kind) or {}
         if held.columns:
             return self._of_columns(field, made.get(name), name, details, held.columns, indent)
@@ -463,16 +462,16 @@ class Writer:
 
     def _made(self, kind: GraphQLObjectType) -> Mapping[str, Made] | None:
         """How the fields of a view are made; None where the type is no view."""
-        origin = self._class(kind)
-        return origin.made if issubclass(origin, View) else None
+        cls = self._class(kind)
+        return cls.made if issubclass(cls, View) else None
 
     def _class(self, kind: GraphQLObjectType) -> type:
         """The class of the objects of a type; of a generic, the one without arguments."""
-        definition = kind.extensions.get(BACKREF)
+        definition = origin(kind)
         if not isinstance(definition, StrawberryObjectDefinition):
             raise Bail("unknown")
-        origin: type = (definition.concrete_of or definition).origin
-        return origin
+        cls: type = (definition.concrete_of or definition).origin
+        return cls
 
     def constant(self, value: Any) -> str:
         """The name of a value in the function."""

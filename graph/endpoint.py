@@ -4,7 +4,6 @@ import asyncio
 import ipaddress
 import json
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,11 +31,12 @@ from graph.feeds import early
 from graph.groups import Groups, pulled
 from graph.guards import Guards, Presence
 from graph.persisted import Find, Persisted, Unmet
-from graph.policy import Operation, Schema, facts
+from graph.policy import Operation, Schema
+from graph.refusals import broken, request_id, turned_away
 from graph.sockets import Adapter, Crowded, Handler
 from graph.streams import HEADERS, Ended, EventStream, Watch, one_result
 from graph.telemetry import RESPONSES, SOCKETS
-from models.errors import AuthenticationFailed, Refused, Unauthenticated
+from models.errors import Refused, Unauthenticated
 from models.roles import Role
 from models.world import World
 from resolvers.context import Viewer
@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 SignIn = Callable[[Mapping[str, str], dict[str, Any] | None], Awaitable[Viewer]]
 Page = Callable[[Request], Awaitable[Response]]
 
-PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 ALLOWED = {"GET": {Kind.QUERY}, "POST": {Kind.QUERY, Kind.MUTATION}}
 STATUSES = {  # of what was refused before it ran; 400 is all the rest
     "UNAUTHENTICATED": 401,
@@ -157,9 +156,7 @@ class Endpoint(GraphQL[Operation, None]):
             response = Response(status_code=400)  # nobody reads it
         except Exception:  # the edge of a listener: a bug is answered in JSON, and logged once
             log.exception("a request broke", extra={"request_id": context.request_id})
-            broken = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
-            broken.extensions["requestId"] = context.request_id
-            response = _refused(broken, kind)
+            response = _refused(broken(context.request_id), kind)
         there = {name for name, _ in response.raw_headers}
         response.raw_headers += [pair for pair in ALWAYS if pair[0] not in there]
         response.raw_headers.append((b"x-request-id", context.request_id.encode()))
@@ -240,14 +237,12 @@ class Endpoint(GraphQL[Operation, None]):
         # of headers that come twice the first counts
         pairs = reversed(request.scope["headers"])
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
-        asked = headers.get("x-request-id", "")
-        name = asked if PLAIN.fullmatch(asked) else self.world.random(12).hex()
         address = _address(request.client.host if request.client else None)
         return Operation(
             self.world,
             Viewer(),
             client_ip=address,
-            request_id=name,
+            request_id=request_id(headers, self.world),
             headers=headers,
             guards=self.guards,
             seat=request.scope.get("seat"),
@@ -258,7 +253,7 @@ class Endpoint(GraphQL[Operation, None]):
             credentials = _credentials(context.headers, params)
             viewer = await self.sign_in(credentials, params)
         except Refused as refusal:
-            raise _turned_away(refusal) from None
+            raise turned_away(refusal, STATUSES) from None
         context.viewer = viewer
         if viewer.speaks_for_others:
             _believe(context)
@@ -334,24 +329,8 @@ def _believe(context: Operation) -> None:
         context.session_id = session
 
 
-def _turned_away(refusal: Refused) -> Rejected:
-    """A credential that is wrong ends the whole request: nothing of it is public by accident."""
-    extensions = facts(refusal)
-    if isinstance(refusal, AuthenticationFailed):
-        extensions = {"code": "UNAUTHENTICATED"}
-    code = str(extensions["code"])
-    made = Rejected(STATUSES.get(code, 400), code, refusal.message)
-    made.extensions |= extensions
-    if code == "UNAUTHENTICATED":
-        made.headers["WWW-Authenticate"] = "Bearer"
-    if code == "RATE_LIMITED":
-        made.headers["Retry-After"] = str(extensions["retryAfterSeconds"])
-    return made
-
-
 def _refused(refusal: Rejected, kind: str) -> Response:
-    error = {"message": refusal.message, "extensions": refusal.extensions}
-    payload, status = {"errors": [error]}, refusal.status
+    payload, status = refusal.payload, refusal.status
     if isinstance(refusal, Unmet):  # told as what is wrong with a document is told
         if kind == EVENTS:
             return Response(one_result(payload), headers=HEADERS)

@@ -19,7 +19,7 @@ Check = Callable[[], Awaitable[bool]]
 STORE = "store"
 PATIENCE = 2.0  # seconds that a component has to answer
 FRESH = 0.25  # seconds for which it is not asked again, however many ask us
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+HEADERS = {"Cache-Control": "no-store"}
 
 
 class Health:

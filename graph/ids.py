@@ -8,7 +8,7 @@ from typing import Any
 
 import strawberry
 
-from models.errors import Invalid
+from models.errors import Invalid, NotFound
 
 # kept when a type is renamed
 PREFIXES = {
@@ -64,3 +64,11 @@ def decode(kind: str, id: str, *, path: str = "id", index: int | None = None) ->
     except ValueError:
         pass
     raise Invalid(f"not the id of a {kind}", constraint="id", path=[path], index=index)
+
+
+def named(kind: str, id: str) -> int:
+    """The key of the row at an address; NotFound where no id stands in it."""
+    try:
+        return decode(kind, id)
+    except Invalid:
+        raise NotFound(id) from None

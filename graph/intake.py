@@ -1,19 +1,18 @@
 """Bodies of uploads as they come: how long, how much, how many at once."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 
 from starlette.requests import Request
 
 from graph import bodies
 from graph.bodies import Rejected
-from mail.spool import Budget, NoRoom, room
+from graph.crowds import Crowd
+from mail.spool import FULL, Budget, NoRoom, room
 from models.errors import RateLimited
 from models.options import MIB
 from models.roles import Role
@@ -22,7 +21,6 @@ from resolvers.context import Context, Needs, Viewer
 
 SignIn = Callable[[Mapping[str, str]], Awaitable[Viewer]]
 
-FULL = frozenset((ENOSPC, EDQUOT, EFBIG))
 DIGITS = 20  # of a number that is absurd
 CLOSED = {"Connection": "close"}  # the rest of a body would have to be read otherwise
 
@@ -63,7 +61,7 @@ class Desk:
     spool: Path
     limits: Limits
     budget: Budget
-    sending: Counter[int] = field(default_factory=Counter)  # uploads under way, by user
+    sending: Crowd  # users with uploads under way
     flows: dict[int, Flow] = field(default_factory=dict)  # of uploads in pieces, by their keys
 
 
@@ -76,7 +74,7 @@ async def admitted(desk: Desk, request: Request) -> Context:
 
 def declared(headers: Mapping[str, str]) -> int:
     """The size of the body as announced, 0 where it is not; the body is no form, and plain."""
-    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+    if bodies.compressed(headers):
         more = {"Accept-Encoding": "identity", **CLOSED}
         raise Rejected(415, "BAD_USER_INPUT", "The body must not be compressed.", more)
     if headers.get("content-type", "").strip().lower().startswith("multipart/"):
@@ -118,16 +116,13 @@ async def pieces(desk: Desk, request: Request, flow: Flow) -> AsyncGenerator[byt
 @contextmanager
 def sending(desk: Desk, user_id: int) -> Generator[None]:
     """Count the uploads of a user that are under way: no more than a few at once."""
-    if desk.sending[user_id] >= desk.limits.at_once:
+    if (seat := desk.sending.enter(user_id)) is None:
         text = f"{desk.limits.at_once} uploads are under way"
         raise RateLimited(text, retry_after=timedelta(seconds=1))
-    desk.sending[user_id] += 1
     try:
         yield
     finally:
-        desk.sending[user_id] -= 1
-        if not desk.sending[user_id]:
-            del desk.sending[user_id]
+        seat.leave()
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from graphql import (
     is_composite_type,
 )
 from graphql.language import Visitor, visit
-from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.schema_directive import Location
 
+from graph.origins import origin
 from graph.overlaps import Comparisons
 from models.roles import Role
 
@@ -333,7 +333,7 @@ def _is_connection(kind: GraphQLNamedType | None) -> bool:
 
 def cost_of(definition: GraphQLField) -> Cost | None:
     """The `@cost` of a field; None where it has none."""
-    field = definition.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
+    field = origin(definition)
     found = (d for d in getattr(field, "directives", ()) if isinstance(d, Cost))
     return next(found, None)
 

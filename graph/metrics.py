@@ -18,7 +18,7 @@ from starlette.responses import Response
 from graph import openmetrics
 from graph.plans import REASONS, TALLY
 from models import meters, process
-from models.errors import AuthenticationFailed, Refused, Unauthenticated
+from models.errors import Refused, Unauthenticated
 from models.meters import Family, Kind, Point, gauge
 from models.roles import Role, Scope
 from models.world import World
@@ -31,7 +31,7 @@ SignIn = Callable[[Mapping[str, str]], Awaitable[Viewer]]
 
 FRESH = 5.0  # seconds for which what stands in the store is not asked for again
 PATIENCE = 2.0  # seconds that the store has to answer
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+HEADERS = {"Cache-Control": "no-store"}
 PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "via")  # what proxies put in
 MAY = Needs(role=Role.ADMIN, scope=Scope.READ)
 
@@ -191,7 +191,7 @@ class Metrics:
 
 
 def _turned_away(refusal: Refused) -> Response:
-    if isinstance(refusal, Unauthenticated | AuthenticationFailed):
+    if isinstance(refusal, Unauthenticated):
         return _refused(401, "Show a key for metrics.", {"WWW-Authenticate": "Bearer"})
     return _refused(403, "This credential is not for metrics.")
 

@@ -100,9 +100,8 @@ class Schema(strawberry.Schema):
         if not query:
             raise MissingQueryError
         context: Operation = context_value  # type: ignore[assignment]  # ty: ignore
-        if (
-            getattr(context, "presence", None) is None
-        ):  # of a socket, which has one for all its operations
+        # a socket has one context for all its operations
+        if getattr(context, "presence", None) is None:
             context = context.fresh()
         with Observed(context, query) as observed:
             known = self.find(context, query, operation_name)

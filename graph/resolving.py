@@ -25,8 +25,8 @@ from strawberry.types.field import StrawberryField
 from strawberry.types.lazy_type import LazyType
 
 from graph.fields import Guard, Info
+from graph.origins import origin
 
-BACKREF = GraphQLCoreConverter.DEFINITION_BACKREF
 Convert = Callable[[Any], Any]
 Resolve = Callable[..., Any]
 
@@ -127,7 +127,7 @@ def quicken(types: Mapping[str, Any], converter: GraphQLCoreConverter) -> None:
         if not isinstance(kind, GraphQLObjectType):
             continue
         for field in kind.fields.values():
-            definition = field.extensions.get(BACKREF)
+            definition = origin(field)
             if isinstance(definition, StrawberryField) and _is_ours(definition):
                 field.resolve = _resolver(definition, inputs)
 

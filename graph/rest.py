@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-import re
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from graph import bodies, ids, parts, tus
 from graph.bodies import Rejected
+from graph.crowds import Crowd
 from graph.intake import (
     CLOSED,
     Desk,
@@ -29,13 +30,13 @@ from graph.intake import (
     roomy,
     sending,
 )  # fmt: skip
-from graph.policy import facts
+from graph.refusals import broken, request_id, turned_away
 from graph.serving import Bytes, Served, serve
 from graph.telemetry import RESPONSES
 from mail.contents import Stored
 from mail.messages import Part
 from mail.spool import Budget, Spool
-from models.errors import Invalid, LimitReached, NotFound, Refused, found
+from models.errors import Invalid, NotFound, Refused, found
 from models.roles import Role, Scope
 from models.world import World
 from resolvers import contents, links, uploads
@@ -45,7 +46,6 @@ from resolvers.uploads import Received
 log = logging.getLogger(__name__)
 
 UPLOADS = "/rest/uploads"
-PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 STATUSES = {
     "UNAUTHENTICATED": 401,
@@ -83,7 +83,8 @@ def routes(
     limits = limits or Limits()
     folder = spool or Path(tempfile.gettempdir())
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    desk = Desk(world, sign_in, folder, limits, Budget(limits.budget))
+    crowd = Crowd(sys.maxsize, limits.at_once)  # the budget bounds all together
+    desk = Desk(world, sign_in, folder, limits, Budget(limits.budget), crowd)
     message = "/rest/messages/{id}"
     return [
         Route(f"{message}/message.eml", _endpoint(desk, _message)),
@@ -107,21 +108,18 @@ def _endpoint(
     desk: Desk, answer: Answer, more: Mapping[str, str] = MappingProxyType({})
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        asked = request.headers.get("x-request-id", "")
-        name = asked if PLAIN.fullmatch(asked) else desk.world.random(12).hex()
+        name = request_id(request.headers, desk.world)
         try:
             response = await answer(desk, request)
         except Rejected as refusal:
             response = _refused(refusal)
         except Refused as refusal:
-            response = _refused(_rejected(refusal))
+            response = _refused(turned_away(refusal, STATUSES))
         except ClientDisconnect:
             response = Response(status_code=400)  # nobody reads it
         except Exception:  # the edge of a listener: a bug is answered in JSON, and logged once
             log.exception("a request broke", extra={"request_id": name})
-            broken = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
-            broken.extensions["requestId"] = name
-            response = _refused(broken)
+            response = _refused(broken(name))
         response.headers.update({**ALWAYS, **more, "X-Request-Id": name})
         RESPONSES.add("rest", str(response.status_code))
         return response
@@ -129,34 +127,14 @@ def _endpoint(
     return endpoint
 
 
-def _rejected(refusal: Refused) -> Rejected:
-    extensions = facts(refusal)
-    code = str(extensions["code"])
-    made = Rejected(STATUSES.get(code, 400), code, refusal.message)
-    made.extensions |= extensions
-    if isinstance(refusal, LimitReached):
-        made.extensions |= {"limit": refusal.limit, "used": refusal.used}
-    if code == "UNAUTHENTICATED":
-        made.headers["WWW-Authenticate"] = "Bearer"
-    if code == "RATE_LIMITED":
-        made.headers["Retry-After"] = str(extensions["retryAfterSeconds"])
-    return made
-
-
 def _refused(refusal: Rejected) -> Response:
-    error = {"message": refusal.message, "extensions": refusal.extensions}
     headers = {"Cache-Control": "no-store", **refusal.headers}
-    body = bodies.encode({"errors": [error]})
-    return refusal.answer(body, refusal.status, headers, "application/json")
+    body = bodies.encode(refusal.payload)
+    return refusal.answer(body, refusal.status, headers, bodies.JSON)
 
 
 def _message_key(request: Request) -> int:
-    """The key of the message in the path; whatever is no id names nothing."""
-    text = request.path_params["id"]
-    try:
-        return ids.decode("Message", text)
-    except Invalid:
-        raise NotFound(text) from None
+    return ids.named("Message", request.path_params["id"])
 
 
 async def _message(desk: Desk, request: Request) -> Response:

@@ -2,7 +2,6 @@
 
 from graphql import GraphQLEnumType
 from strawberry.schema.config import StrawberryConfig
-from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.tools import merge_types
 from strawberry.types.enum import StrawberryEnumDefinition
 
@@ -19,6 +18,7 @@ from graph import (
     threads,
     users,
 )
+from graph.origins import origin
 from graph.policy import Schema
 from graph.scalars import SCALARS
 from graph.words import describe, describe_directives
@@ -68,7 +68,7 @@ def _finished(schema: Schema) -> Schema:
     # what is printed with fields: in other words than the sorted schema's it stood there twice
     describe_directives(schema._schema_graphql_directives.values())  # noqa: SLF001
     for kind in schema._schema.type_map.values():  # noqa: SLF001 - strawberry has no other way in
-        definition = kind.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
+        definition = origin(kind)
         if isinstance(kind, GraphQLEnumType) and isinstance(definition, StrawberryEnumDefinition):
             for value in kind.values.values():
                 value.value = definition.wrapped_cls(value.value)

@@ -16,9 +16,9 @@ from graphql import (
     SelectionSetNode,
     get_named_type,
 )
-from strawberry.schema.schema_converter import GraphQLCoreConverter
 
 from graph.fields import Auth
+from graph.origins import origin
 from models.roles import Scope
 
 
@@ -65,7 +65,7 @@ def _below(kind: GraphQLNamedType | None, name: str) -> GraphQLNamedType | None:
 
 @cache
 def _asked(kind: GraphQLNamedType) -> frozenset[Scope]:
-    definition = kind.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
+    definition = origin(kind)
     directives = getattr(definition, "directives", None) or ()
     rules = [one for one in directives if isinstance(one, Auth)]
     return frozenset(rule.scope for rule in rules if isinstance(rule.scope, Scope))

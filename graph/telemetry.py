@@ -3,7 +3,6 @@
 Told are the name, never the text; codes, never messages; the viewer's key, never an address.
 """
 
-import hashlib
 import logging
 import random
 import re
@@ -21,6 +20,7 @@ from models import meters, traces
 from models.roles import Role
 from models.traces import Span
 from resolvers.context import Viewer
+from resolvers.documents import hash_of
 
 log = logging.getLogger(__name__)
 
@@ -306,8 +306,7 @@ class Observed:
             "merganser.request_id": facts["request_id"],
         }
         if self.text is not None:
-            digest = hashlib.sha256(self.text.encode(errors="surrogatepass")).hexdigest()
-            root.facts["graphql.document.hash"] = f"sha256:{digest}"
+            root.facts["graphql.document.hash"] = f"sha256:{hash_of(self.text).hex()}"
         if "codes" in facts:
             root.facts["merganser.codes"] = facts["codes"]
         if root.lost:

@@ -36,7 +36,7 @@ from mail.arriving import Arriving, Busy, Lost
 from mail.messages.parameters import filename_of
 from mail.spool import MEMORY, NoRoom, room
 from models.columns import Picked
-from models.errors import Invalid, NotFound
+from models.errors import NotFound
 from resolvers import links, resuming, uploads
 from resolvers.context import Context
 from resolvers.resuming import Announced
@@ -121,11 +121,7 @@ async def resource(desk: Desk, request: Request) -> Response:
         raise Rejected(405, "BAD_USER_INPUT", message, {"Allow": METHODS, **CLOSED})
     _check_version(request.headers)
     ctx = await admitted(desk, request)
-    text = request.path_params["id"]
-    try:
-        key = ids.decode("Upload", text)
-    except Invalid:
-        raise NotFound(text) from None
+    key = ids.named("Upload", request.path_params["id"])
     return await answer(desk, ctx, request, await _found(desk, ctx, key))
 
 

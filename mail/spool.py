@@ -16,7 +16,7 @@ LINE_MAX = 1 << 20  # bytes; neighbours that join lines are met, endless ones ar
 MEMORY = 1 << 20  # bytes of a message that stay in memory
 MARK = "incoming-"  # names of our files begin with it
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of a disk, or what we may have of it
 
 
 class NoRoom(Exception):
@@ -146,7 +146,7 @@ class Spool:
         try:
             await to_thread(self._write, part)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise NoRoom from error
             raise
 

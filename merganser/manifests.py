@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graph.persisted import PREFIX
 from merganser.trouble import Trouble
 from resolvers.documents import hash_of
 
 APOLLO = "apollo-persisted-query-manifest"
 OTHERS = {32: "MD5", 40: "SHA-1"}  # digits of hashes that compilers make unless told otherwise
 HEX = re.compile(r"[0-9a-f]+", re.ASCII)
-PREFIX = "sha256:"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """What is done to many messages: at once where they are few, by a task where they are many."""
 
-import hashlib
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from models.messages import Message
 from models.tasks import Task, Undo
 from resolvers import mailboxes, moves
 from resolvers.access import own, visible
+from resolvers.auth import digest_of
 from resolvers.context import Context
 from resolvers.moves import STATE, Changes
 from resolvers.selections import Selection
@@ -138,7 +138,7 @@ async def _undo(
     row = {
         "id": ctx.world.key(),
         "user_id": own(ctx),
-        "digest": hashlib.sha256(token.encode()).hexdigest(),
+        "digest": digest_of(token),
         "before": await _before(session, order, rows),
         "expires_at": until,
     }
@@ -169,10 +169,11 @@ async def undo(ctx: Context, token: str) -> int:
     Messages that are gone for good stay so; a folder that is gone is replaced by INBOX.
     """
     user_id = own(ctx)
-    digest = hashlib.sha256(token.encode()).hexdigest()
     async with ctx.write(user_id) as session:
         asked = instances(Undo).where(
-            col(Undo.digest) == digest, visible(ctx, Undo), col(Undo.expires_at) > ctx.world.now()
+            col(Undo.digest) == digest_of(token),
+            visible(ctx, Undo),
+            col(Undo.expires_at) > ctx.world.now(),
         )
         kept = (await session.exec(asked)).first()
         if kept is None:

@@ -1,0 +1,39 @@
+"""What every road over HTTP says of requests that it does not serve, and what it calls them."""
+
+import re
+from collections.abc import Mapping
+
+from graph.bodies import Rejected
+from graph.policy import facts
+from models.errors import LimitReached, Refused
+from models.world import World
+
+PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
+def request_id(headers: Mapping[str, str], world: World) -> str:
+    """The name of a request: the caller's own, if it is plain, else a new one."""
+    asked = headers.get("x-request-id", "")
+    return asked if PLAIN.fullmatch(asked) else world.random(12).hex()
+
+
+def turned_away(refusal: Refused, statuses: Mapping[str, int]) -> Rejected:
+    """The answer to one who may not, with the status of its code; 400 where it has none."""
+    extensions = facts(refusal)
+    code = str(extensions["code"])
+    made = Rejected(statuses.get(code, 400), code, refusal.message)
+    made.extensions |= extensions
+    if isinstance(refusal, LimitReached):
+        made.extensions |= {"limit": refusal.limit, "used": refusal.used}
+    if code == "UNAUTHENTICATED":
+        made.headers["WWW-Authenticate"] = "Bearer"
+    if code == "RATE_LIMITED":
+        made.headers["Retry-After"] = str(extensions["retryAfterSeconds"])
+    return made
+
+
+def broken(name: str) -> Rejected:
+    """The answer where a bug of ours kept us from one; the log has this request's name too."""
+    made = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
+    made.extensions["requestId"] = name
+    return made
