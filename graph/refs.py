@@ -14,6 +14,7 @@ from models.mailboxes import SpecialUse
 from resolvers import messages, users
 from resolvers.access import own
 from resolvers.mailboxes import Named, find, spelled
+from resolvers.userselection import Users
 
 strawberry.enum(SpecialUse, description="Role of a folder.")
 
@@ -23,6 +24,37 @@ class UserRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
     username: strawberry.Maybe[str] = leaf("Dots ignored.")
     address: strawberry.Maybe[EmailAddress] = leaf("Any address that delivers to the user.")
+
+
+@strawberry.input(
+    description="Names many users; fields are combined with OR; nothing given = the viewer's user."
+)
+class UserSelection:
+    all: bool | None = leaf("Every user (ADMIN).", default=strawberry.UNSET)
+    ids: list[strawberry.ID] | None = leaf("Global ids.", default=strawberry.UNSET)
+    usernames: list[str] | None = leaf("User names or addresses.", default=strawberry.UNSET)
+    masks: list[str] | None = leaf("User names with * and ?.", default=strawberry.UNSET)
+    domains: list[str] | None = leaf(
+        "Everybody whose main address is there.", default=strawberry.UNSET
+    )
+    tags: list[str] | None = leaf("Everybody with one of the tags.", default=strawberry.UNSET)
+
+
+def users_named(selection: UserSelection | None, *, path: str = "users") -> Users:
+    """The selection as the floors below know it."""
+    if not selection:
+        return Users()
+    return Users(
+        all=bool(selection.all),
+        ids=tuple(
+            ids.decode("User", text, path=path, index=nth)
+            for nth, text in enumerate(selection.ids or ())
+        ),
+        usernames=tuple(selection.usernames or ()),
+        masks=tuple(selection.masks or ()),
+        domains=tuple(selection.domains or ()),
+        tags=tuple(selection.tags or ()),
+    )
 
 
 @strawberry.input(one_of=True, description="Names one folder of the user in question.")

@@ -94,6 +94,8 @@ VALUES = {
         "USER_CHANGED": "An account was made, changed or deleted.",
         "DOMAIN_CHANGED": "A domain was made or changed.",
         "TASK_CHANGED": "Background work moved on.",
+        "SECURITY_EVENT": "Somebody signed in, tried to, or changed a credential.",
+        "SETTING_CHANGED": "A setting has another value.",
         "RESYNC": "The stream cannot go on from the cursor given.",
     },
     "ContentEncoding": {

@@ -14,9 +14,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mail.blobs.store import open_store
 from mail.messages import close_readers
+from merganser.files import once
 from merganser.settings import Settings
 from merganser.trouble import Trouble
 from merganser.upgrade import lacking, upgrade
+from merganser.vaults import vault
 from models.database import Database
 from models.roles import Role, Scope
 from models.stores import Store
@@ -41,11 +43,13 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
                 await upgrade(store)
             elif await lacking(store):
                 raise Trouble(UNREADY)
+            sealing = await vault(settings, store)
         large, bells = blobs(settings), Neighbours(settings.data)
         world = World(
             store,
             large,
             secret=key,
+            vault=sealing,
             options=settings.options(),
             wakeups=bells,
             fault=fault(settings.fault),
@@ -134,34 +138,6 @@ def secret(settings: Settings) -> bytes:
         raise Trouble(f"cannot read {path}: {problem.strerror}") from problem
     except ValueError as problem:
         raise Trouble(f"{path} holds no secret of ours: remove it, or set it right") from problem
-
-
-def once(path: Path, text: str) -> None:
-    """Write a file that only we may read; if somebody was quicker, theirs stays."""
-    part = written(path, text)
-    try:
-        os.link(part, path)  # unlike a rename this never replaces
-    except FileExistsError:
-        pass
-    finally:
-        part.unlink()
-
-
-def replaced(path: Path, text: str) -> None:
-    """Write a file that only we may read, in the place of the old one, whole or not at all."""
-    written(path, text).rename(path)
-
-
-def written(path: Path, text: str) -> Path:
-    """A new file beside `path`, safe on the disk, that only we may read."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(handle, text.encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    return part
 
 
 def blobs(settings: Settings) -> Store:

@@ -15,8 +15,9 @@ from sqlmodel import col
 
 from mail import addresses, delivery
 from merganser.accounts import set_password
-from merganser.building import on_behalf, owner, replaced
+from merganser.building import on_behalf, owner
 from merganser.demo import Letter, letters
+from merganser.files import replaced
 from merganser.trouble import Trouble
 from models.auth import ApiKey
 from models.errors import OverQuota

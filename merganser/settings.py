@@ -111,6 +111,12 @@ class Settings(BaseSettings):
             "hint": "it needs 32 characters at least",
         },
     )
+    vault: Path | None = Field(
+        default=None,
+        description="File of the keys that seal secrets in the store, such as seeds of second "
+        "factors; readable by nobody else, and kept where no backup of the store lies.",
+        json_schema_extra=_shown("the file {data}/vault, made at first"),
+    )
     hostname: str = Field(
         default=_USUAL.hostname,
         pattern=HOST,

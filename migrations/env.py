@@ -9,7 +9,10 @@ from sqlalchemy import Connection
 from sqlmodel import SQLModel
 
 import models.addresses
+import models.adminlog
+import models.apppasswords
 import models.auth
+import models.authlog
 import models.blobs
 import models.documents
 import models.domains
@@ -18,8 +21,10 @@ import models.mailboxes
 import models.messages
 import models.queue
 import models.replays
+import models.settings
 import models.submission
 import models.tasks
+import models.twofactor
 import models.users  # noqa: F401  each table must be known to the metadata
 from models.database import Database
 

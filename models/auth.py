@@ -4,7 +4,18 @@ from datetime import datetime
 
 from sqlmodel import Field, SQLModel
 
-from models.columns import Instant, MaybeMoment, Moment, Number, Owned, Row, choice, plain, ref
+from models.columns import (
+    Instant,
+    MaybeMoment,
+    MaybeNumber,
+    Moment,
+    Number,
+    Owned,
+    Row,
+    choice,
+    plain,
+    ref,
+)
 from models.roles import Role, Scope
 
 
@@ -18,6 +29,8 @@ class AccessToken(Owned, table=True):
     scope: Scope = choice(Scope, default=Scope.MASTER)
     protocol: str = "API"
     ip: str | None = None
+    pending: bool = False  # a second factor is outstanding: good for nothing else
+    actor_id: MaybeNumber = None  # the administrator who acts as its user
     created_at: Moment
     last_used_at: Moment
     expires_at: datetime = Field(sa_type=Instant, index=True)
@@ -33,10 +46,15 @@ class ApiKey(Row, table=True):
     role: Role = choice(Role, default=Role.USER)
     scopes: list[str] = plain(list)
     read_only: bool = False
+    active: bool = True
     user_id: int | None = ref("users.id", default=None)
+    domains: list[int] = plain(list)  # of a DOMAIN_ADMIN's key: only these; empty = all of its user
+    operations: list[str] = plain(list)  # root fields it is good for; empty = all
+    allowed_ips: list[str] = plain(list)  # networks it is good from; empty = all
     created_at: Moment
     expires_at: MaybeMoment = None
     last_used_at: MaybeMoment = None
+    last_used_ip: str | None = None
 
 
 class Throttle(SQLModel, table=True):
@@ -46,4 +64,15 @@ class Throttle(SQLModel, table=True):
 
     key: str = Field(primary_key=True)
     failures: Number = 0
+    times: Number = 0  # windows in a row that were used up: each makes the next wait longer
     until: datetime = Field(sa_type=Instant, index=True)
+
+
+class VaultKey(SQLModel, table=True):
+    """A key that something in this store is sealed with: models/vault.py has it, we have not."""
+
+    __tablename__ = "vault_keys"
+
+    name: str = Field(primary_key=True)
+    proof: str  # Vault.proof
+    created_at: Moment

@@ -1,8 +1,8 @@
 """Domains whose mail we take."""
 
-from sqlmodel import Field
+from sqlmodel import Field, SQLModel
 
-from models.columns import MaybeNumber, Moment, Number, Row, plain, ref
+from models.columns import Big, MaybeNumber, Moment, Number, Row, plain, ref
 
 
 class Domain(Row, table=True):
@@ -22,6 +22,10 @@ class Domain(Row, table=True):
     user_count: Number = 0
     address_count: Number = 0
     quota_allocated: Number = 0  # bytes
+    backup_mx: bool = False  # only relayed to the primary server
+    relay_all_recipients: bool = False  # also those without an address here
+    relay_unknown_only: bool = False  # those with an address here are delivered
+    global_address_list: bool = True  # its users see each other
     created_at: Moment
     updated_at: Moment
 
@@ -35,3 +39,17 @@ class DomainAlias(Row, table=True):
     domain_id: int = ref("domains.id")
     active: bool = True
     created_at: Moment
+
+
+class DomainTotal(SQLModel, table=True):
+    """What users of a domain store: the sum over `part`, which spreads those who write.
+
+    Triggers on `users` keep it: models/domaintotals.py.
+    """
+
+    __tablename__ = "domain_totals"
+
+    domain_id: int = ref("domains.id", primary_key=True, index=False)
+    part: int = Field(primary_key=True, sa_type=Big, sa_column_kwargs={"autoincrement": False})
+    used: Number = 0  # bytes
+    messages: Number = 0

@@ -1,29 +1,74 @@
-"""Who has an account."""
+"""Who has an account, and what is left of those that were deleted."""
 
+from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlmodel import Field
+from sqlalchemy import Index
+from sqlmodel import Field, SQLModel
 
-from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, choice, plain, ref
+from models.columns import (
+    Instant,
+    MaybeMoment,
+    MaybeNumber,
+    Moment,
+    Number,
+    Row,
+    choice,
+    plain,
+    ref,
+)
 from models.roles import Role
+
+
+class UsageKind(StrEnum):
+    """What is counted for so long, and then from the beginning."""
+
+    RECIPIENTS = "RECIPIENTS"  # addresses written to
+    RECEIVED = "RECEIVED"  # messages delivered
 
 
 class User(Row, table=True):
     """An account. Its journal is the stream of its id."""
 
     __tablename__ = "users"
+    __table_args__ = (
+        Index("ix_users_created_at", "created_at", "id"),
+        Index("ix_users_used", "used", "id"),
+    )
 
     username: str  # lower case, as shown
     username_key: str = Field(unique=True)  # as compared: mail/addresses.py
     name: str | None = None
+    words: str = ""  # user name, name and main address, case folded: models/usersearch.py
     role: Role = choice(Role, default=Role.USER)
     domain_id: int | None = ref("domains.id", ondelete="RESTRICT", default=None)
     tenant_id: Number  # whose blobs it shares; stays when the domain changes
     password: str | None = None  # Argon2id, PHC form
+    temporary_password: str | None = None  # beside the real one, never over it
+    temporary_from: MaybeMoment = None
+    temporary_until: MaybeMoment = None
+    password_changed_at: MaybeMoment = None
     require_password_change: bool = False
     auth_version: Number = 1  # tokens made under an older one have ended
     disabled: bool = False  # neither signs in nor receives
     suspended: bool = False  # does not sign in, still receives
+    deleted_at: MaybeMoment = None  # then it is disabled too, and `DeletedUser` has the rest
+    kicked_at: MaybeMoment = None  # connections opened before have ended
+    second_factors: list[str] = plain(list)  # those that are on: TOTP, WEBAUTHN, CUSTOM
+    disabled_scopes: list[str] = plain(list)  # of IMAP, POP3, SMTP
+    webmail_access: bool = True  # may sign in for a token
+    permissions: list[str] = plain(list)  # what a USER may change: models/roles.py
+    admin_permissions: list[str] = plain(list)  # what a DOMAIN_ADMIN may
+    from_whitelist: list[str] = plain(list)  # further senders: addresses, domains, patterns
+    pub_key: str | None = None  # OpenPGP, armoured
+    key_info: dict[str, Any] | None = plain()  # what it says: name, address, fingerprint, expires
+    retention: MaybeNumber = None  # seconds; of new folders and messages
+    spam_level: Number = 50  # 0 everything is spam … 100 nothing is
+    junk_score: float | None = None
+    reject_score: float | None = None
+    recipients: MaybeNumber = None  # a day; None: the platform's, 0: unlimited
+    received_max: MaybeNumber = None  # messages an hour; None: the platform's, 0: unlimited
     quota: MaybeNumber = None  # bytes; None: the domain's, 0: unlimited
     used: Number = 0  # bytes
     message_count: Number = 0
@@ -35,3 +80,49 @@ class User(Row, table=True):
     created_at: Moment
     updated_at: Moment
     last_login_at: MaybeMoment = None
+
+
+class UserTag(SQLModel, table=True):
+    """A label of an account, case folded: what lists are narrowed by."""
+
+    __tablename__ = "user_tags"
+
+    tag: str = Field(primary_key=True)
+    user_id: int = ref("users.id", primary_key=True)
+
+
+class DomainAdmin(SQLModel, table=True):
+    """A domain that a DOMAIN_ADMIN is in charge of."""
+
+    __tablename__ = "domain_admins"
+
+    user_id: int = ref("users.id", primary_key=True, index=False)
+    domain_id: int = ref("domains.id", primary_key=True)
+
+
+class Usage(SQLModel, table=True):
+    """What an account has used of a limit, in the window that is running."""
+
+    __tablename__ = "usages"
+
+    user_id: int = ref("users.id", primary_key=True, index=False)
+    kind: UsageKind = choice(UsageKind, primary_key=True)
+    used: Number = 0
+    until: datetime = Field(sa_type=Instant, index=True)
+
+
+class DeletedUser(SQLModel, table=True):
+    """An account that waits for its end: what it takes to bring it back.
+
+    Its row among the users stays, with a `username_key` that nobody can have.
+    """
+
+    __tablename__ = "deleted_users"
+
+    id: int = ref("users.id", primary_key=True, index=False)
+    username_key: str = Field(index=True)
+    disabled: bool = False  # it was, before
+    addresses: list[dict[str, Any]] = plain(list)  # rows of `addresses` as they were
+    deleted_at: Moment
+    delete_after: MaybeMoment = None  # None: at once
+    task_id: MaybeNumber = None

@@ -17,6 +17,7 @@ from models.keys import Keys
 from models.options import Options
 from models.shelf import Shelf
 from models.stores import Store
+from models.vault import Vault
 from models.wakeups import Wakeups
 
 Outcome = TypeVar("Outcome")
@@ -37,6 +38,7 @@ class World:
     database: Database
     blobs: Store
     secret: bytes = field(repr=False)  # signs what we hand out: addresses of bytes
+    vault: Vault = field(default_factory=Vault.fresh, repr=False)  # seals what we must read again
     options: Options = field(default_factory=Options)
     wakeups: Wakeups = field(default_factory=Wakeups)
     shelf: Shelf = field(default_factory=Shelf, repr=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, false, select, true
+from sqlalchemy import ColumnElement, false, select
 from sqlmodel import col
 
 from models.columns import Owned
@@ -25,13 +25,27 @@ def owned(table: type[Owned]) -> ColumnElement[bool]:
 
 def visible_users(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for accounts: one's own, those of one's domains, or all."""
-    viewer = ctx.viewer
+    viewer, there = ctx.viewer, col(User.deleted_at).is_(None)
     if viewer.role.includes(Role.ADMIN):
-        return true()
+        return there
     own = col(User.id) == viewer.user_id
     if viewer.role is Role.DOMAIN_ADMIN and viewer.administers:
-        return own | col(User.domain_id).in_(viewer.administers)
-    return own if viewer.user_id else false()
+        return there & (own | col(User.domain_id).in_(viewer.administers))
+    return own & there if viewer.user_id else false()
+
+
+def managed_users(ctx: Context) -> ColumnElement[bool]:
+    """The WHERE clause for accounts one may change: visible ones, and of no higher standing.
+
+    A DOMAIN_ADMIN manages the users of the domains, and no administrator who lives there.
+    """
+    viewer, seen = ctx.viewer, visible_users(ctx)
+    if viewer.role is Role.ROOT:
+        return seen
+    own = col(User.id) == viewer.user_id
+    if viewer.role is Role.ADMIN:
+        return seen & (own | (col(User.role) != Role.ROOT))
+    return seen & (own | (col(User.role) == Role.USER))
 
 
 def streams(ctx: Context) -> list[int]:

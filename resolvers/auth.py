@@ -12,7 +12,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Update, and_, case, delete, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    String,
+    Update,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlmodel import col
 
 from mail.addresses import LONGEST, login_of, normal, username_key
@@ -20,8 +33,8 @@ from models import meters
 from models.auth import AccessToken, ApiKey
 from models.columns import Picked, picked
 from models.errors import AuthenticationFailed, Invalid, NotFound, RateLimited, Unauthenticated
-from models.roles import Role, Scope
-from models.users import User
+from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.users import DomainAdmin, User
 from models.world import Turn, World
 from resolvers import passwords, throttles
 from resolvers.access import visible
@@ -150,7 +163,7 @@ async def _token(world: World, which: ColumnElement[bool]) -> Known | None:
     """The token, while it is good."""
     now, life = world.now(), world.options.token_life
     good = (
-        select(*picked(AccessToken), col(User.role).label("role"))
+        select(*picked(AccessToken), *_standing())
         .join(User, col(User.id) == col(AccessToken.user_id))
         .where(
             which,
@@ -164,9 +177,11 @@ async def _token(world: World, which: ColumnElement[bool]) -> Known | None:
     for row in await world.database.read(good):
         viewer = Viewer(
             row.user_id,
-            row.role,
+            row.owners,
             frozenset({row.scope}),
+            **_delegated(row, row.owners),
             token_id=row.id,
+            actor_id=row.actor_id or 0,
             ends_at=row.created_at + life,
         )
         used, ends = row.last_used_at, row.expires_at
@@ -178,7 +193,7 @@ async def _key(world: World, which: ColumnElement[bool]) -> Known | None:
     """The API key, while it is good. It may never do more than the user it belongs to."""
     now = world.now()
     good = (
-        select(*picked(ApiKey), col(User.role).label("owners"))
+        select(*picked(ApiKey), *_standing())
         .outerjoin(User, col(User.id) == col(ApiKey.user_id))
         .where(
             which,
@@ -187,16 +202,45 @@ async def _key(world: World, which: ColumnElement[bool]) -> Known | None:
         )
     )
     for row in await world.database.read(good):
+        role = row.role if row.owners is None or row.owners.includes(row.role) else row.owners
         viewer = Viewer(
             row.user_id or 0,
-            row.role if row.owners is None or row.owners.includes(row.role) else row.owners,
+            role,
             frozenset(map(Scope, row.scopes)) or frozenset({Scope.MASTER}),
+            **_delegated(row, role),
             read_only=row.read_only,
             api_key_id=row.id,
             ends_at=row.expires_at,
         )
         return Known(viewer, now, row.last_used_at, row.expires_at)
     return None
+
+
+def _standing() -> list[ColumnElement[Any]]:
+    """What a credential's user is allowed, beside the columns of the credential."""
+    charges = select(func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), ",")).where(
+        col(DomainAdmin.user_id) == col(User.id)
+    )
+    return [
+        col(User.role).label("owners"),
+        col(User.permissions).label("permissions"),
+        col(User.admin_permissions).label("admin_permissions"),
+        charges.scalar_subquery().label("charges"),
+    ]
+
+
+def _delegated(row: Picked, role: Role) -> dict[str, Any]:
+    """What is delegated to whoever has this role, as arguments of a Viewer."""
+    if role is Role.USER:
+        return {"permissions": frozenset(map(UserPermission, row.permissions or ()))}
+    if role is Role.DOMAIN_ADMIN:
+        return {
+            "permissions": frozenset(map(AdminPermission, row.admin_permissions or ())),
+            "administers": frozenset(map(int, row.charges.split(",")))
+            if row.charges
+            else frozenset(),
+        }
+    return {}
 
 
 def _note(world: World, known: Known) -> None:

@@ -53,7 +53,8 @@ class Viewer:
     """Who asks, and what their credential allows.
 
     `user_id` is 0 where the credential belongs to nobody: none was shown, or a key of the
-    platform. `administers` are the domains of a DOMAIN_ADMIN.
+    platform. `administers` are the domains of a DOMAIN_ADMIN, whose `permissions` are
+    AdminPermissions; those of a USER are UserPermissions.
     """
 
     user_id: int = 0
@@ -64,6 +65,8 @@ class Viewer:
     read_only: bool = False
     token_id: int | None = None
     api_key_id: int | None = None
+    pending_for: int = 0  # whose second factor is outstanding: the role is PUBLIC until then
+    actor_id: int = 0  # the administrator who acts as the user
     ends_at: datetime | None = None  # of the credential
 
     @property

@@ -18,8 +18,9 @@ from models.journal import PLATFORM, ChangeKind, Stream
 from models.mailboxes import Mailbox, SpecialUse
 from models.pages import Ask, Page
 from models.prepared import number, prepared
-from models.roles import AdminPermission, Role
-from models.users import User
+from models.roles import AdminPermission, Role, UserPermission
+from models.users import User, UserTag
+from models.usersearch import words_of
 from resolvers import domains, listing, passwords
 from resolvers.access import own, visible_users
 from resolvers.context import Context
@@ -155,6 +156,8 @@ async def create(ctx: Context, new: NewUser) -> User:
                 quota=new.quota,
                 language=new.language,
                 tags=_tags(new.tags),
+                permissions=[permission.value for permission in UserPermission],
+                words=words_of(username, new.name, address),
                 meta_data=new.meta_data,
                 internal_data=new.internal_data,
                 created_at=at,
@@ -163,6 +166,7 @@ async def create(ctx: Context, new: NewUser) -> User:
             await _free(session, user)
             session.add_all([user, Stream(id=key)])
             await session.flush()
+            session.add_all(UserTag(tag=tag.casefold(), user_id=key) for tag in user.tags)
             uses = {path: use for use, path in paths.items()}
             boxes = [new_mailbox(ctx, user, path, uses.get(path)) for path in with_parents(uses)]
             session.add_all(boxes)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from merganser import locks
-from merganser.building import fault, once, secret
+from merganser.building import fault, secret
+from merganser.files import once
 from merganser.listening import outside
 from merganser.settings import Settings, read
 from merganser.trouble import Trouble

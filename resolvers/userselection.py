@@ -1,0 +1,139 @@
+"""Which accounts a mutation is about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlmodel import col
+
+from mail import addresses
+from models.columns import Picked, picked
+from models.domains import Domain
+from models.errors import Forbidden, Invalid, LimitReached, NotFound
+from models.roles import Role
+from models.users import User, UserTag
+from resolvers.access import managed_users, own, visible_users
+from resolvers.context import Context, Needs
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Many accounts; any of the conditions brings one in. Nothing given is the viewer's own.
+
+    Ids and names stand for one account each, which must be there; the others narrow.
+    """
+
+    all: bool = False
+    ids: tuple[int, ...] = ()
+    usernames: tuple[str, ...] = ()  # or addresses
+    masks: tuple[str, ...] = ()  # user names with * and ?
+    domains: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> bool:
+        """Whether it says anything."""
+        return any(getattr(self, field.name) for field in fields(self))
+
+
+async def chosen(
+    ctx: Context, users: Users, *, managed: bool = True, path: str = "users"
+) -> list[Picked]:
+    """The rows of these accounts, by id, as many as one mutation takes.
+
+    With `managed` only such as the viewer may change. NotFound where a named one is none
+    that the viewer sees, Forbidden where it may not be changed; `all` needs an ADMIN.
+    """
+    most = ctx.world.options.bulk
+    if not users.given:
+        users = Users(ids=(own(ctx),))
+    if users.all:
+        ctx.viewer.require(Needs(role=Role.ADMIN))
+    for name in ("ids", "usernames", "masks", "domains", "tags"):
+        if len(getattr(users, name)) > most:
+            raise Invalid(f"at most {most} at once", constraint="max", path=[path, name])
+    named = await _named(ctx, users, path)
+    where = [*_conditions(users), col(User.id).in_(named)]
+    seen = visible_users(ctx)
+    free = managed_users(ctx).label("free") if managed else seen.label("free")
+    asked = select(*picked(User), free).where(seen, or_(*where)).order_by(col(User.id))
+    rows: Sequence[Picked] = await ctx.read(asked.limit(most + 1))
+    there = {row.id: row for row in rows}
+    for index, key in enumerate(users.ids):
+        if key not in there and len(rows) <= most:
+            raise NotFound(str(key), path=[path, "ids"], index=index)
+    if len(rows) > most:
+        raise LimitReached(
+            f"at most {most} accounts at once: narrow the selection",
+            limit=most,
+            used=len(rows),
+            path=[path],
+        )
+    picked_ones = {*named, *users.ids}
+    for row in rows:
+        if not row.free and (row.id in picked_ones or users.all):
+            raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
+    return [row for row in rows if row.free]
+
+
+async def _named(ctx: Context, users: Users, path: str) -> list[int]:
+    """The accounts of the user names and addresses; NotFound as `chosen` says."""
+    found = []
+    for index, name in enumerate(users.usernames):
+        key = await addresses.login_of(ctx.world, name)
+        seen = select(col(User.id)).where(col(User.id) == (key or 0), visible_users(ctx))
+        if key is None or not await ctx.read(seen):
+            raise NotFound(name, path=[path, "usernames"], index=index)
+        found.append(key)
+    return found
+
+
+def _conditions(users: Users) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if users.all:
+        found.append(col(User.id) > 0)
+    if users.ids:
+        found.append(col(User.id).in_(users.ids))
+    if users.masks:
+        found.append(masked(users.masks))
+    if users.domains:
+        names = [addresses.normal_domain(name) for name in users.domains]
+        domains = select(col(Domain.id)).where(col(Domain.name).in_(names))
+        found.append(col(User.domain_id).in_(domains))
+    if users.tags:
+        found.append(tagged(users.tags))
+    return found
+
+
+def masked(masks: Sequence[str]) -> ColumnElement[bool]:
+    """Accounts whose user name, as compared, fits one of these masks with * and ?."""
+    key: Any = col(User.username_key)
+    return or_(*(key.like(_pattern(mask), escape="/") for mask in masks))
+
+
+def _pattern(mask: str) -> str:
+    text = addresses.username_key(mask)
+    for sign in "/%_":
+        text = text.replace(sign, "/" + sign)
+    return text.replace("*", "%").replace("?", "_")
+
+
+def tagged(tags: Sequence[str]) -> ColumnElement[bool]:
+    """Accounts with any of these labels, in any case."""
+    folded = {tag.strip().casefold() for tag in tags}
+    with_one = select(col(UserTag.user_id)).where(col(UserTag.tag).in_(folded))
+    return col(User.id).in_(with_one)
+
+
+def tagged_all(tags: Sequence[str]) -> ColumnElement[bool]:
+    """Accounts with all of these labels, in any case."""
+    folded = {tag.strip().casefold() for tag in tags}
+    many = func.count(col(UserTag.tag).distinct())
+    with_all = (
+        select(col(UserTag.user_id))
+        .where(col(UserTag.tag).in_(folded))
+        .group_by(col(UserTag.user_id))
+        .having(many == len(folded))
+    )
+    return col(User.id).in_(with_all)
