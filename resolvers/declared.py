@@ -108,6 +108,7 @@ def _days(value: timedelta) -> int:
     return value.days
 
 
+TIB = MIB << 20
 MINUTE, NOTHING = timedelta(minutes=1), timedelta(0)
 NUMBER, SIZE, DURATION = Kind.NUMBER, Kind.SIZE, Kind.DURATION
 # Each with its option and type, then a name and a description for people, then its range.
@@ -164,7 +165,7 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "quota.default", "default_quota", SIZE, "Storage",
             "Storage of a user, where neither user nor domain says more; 0 is unlimited.",
-            0, amounts.WHOLE - 1,
+            0, 16 * TIB,
         ),
         Setting(
             "receipts.retention", "receipts_for", DURATION, "Repeated deliveries",

@@ -16,7 +16,7 @@ SECRETS = frozenset(
 )
 PARTS = re.compile(r"passw(or)?d|secret|(private|public|signing|encryption) ?key")
 HARMLESS = frozenset(  # what a secret has that is none: `tokenTtl`, `passwordChangedAt`
-    "at count id ids life limit policy required ttl until version".split()  # noqa: SIM905
+    "at count disabled enabled id ids life limit policy required ttl until version".split()  # noqa: SIM905
 )
 WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 OURS = re.compile(r"mg[a-z]_[A-Za-z0-9_-]{40,}|\$(argon2|2[abxy]|[156y]|pbkdf2)[a-z0-9-]*\$\S+")

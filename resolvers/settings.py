@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, literal, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked, insert_or, picked
+from models.columns import Big, Picked, insert_or, picked
 from models.domains import Domain
 from models.errors import Invalid, LimitReached
 from models.journal import PLATFORM, ChangeKind, Stream
@@ -235,7 +235,7 @@ async def _allocate(ctx: Context, session: AsyncSession, more: int) -> None:
     counted = (
         update(Domain)
         .where(inherits, many > 0)
-        .values(quota_allocated=Domain.quota_allocated + many * more)
+        .values(quota_allocated=Domain.quota_allocated + many * literal(more, Big))
         .returning(col(Domain.id))
         .execution_options(synchronize_session=False)
     )

@@ -35,9 +35,9 @@ TOLD = {
     ),
 }
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
-    "access_tokens", "admin_log", "api_keys", "blobs", "changes", "deliveries", "documents", "domain_aliases",
-    "domains", "message_blobs", "receipts", "replays", "settings", "streams", "submission_blobs", "thread_refs",
-    "threads", "throttles", "undos", "uploads",
+    "access_tokens", "admin_log", "api_keys", "blobs", "changes", "deliveries", "documents",
+    "domain_aliases", "domains", "message_blobs", "receipts", "replays", "settings", "streams",
+    "submission_blobs", "thread_refs", "threads", "throttles", "undos", "uploads",
 }  # fmt: skip
 
 
