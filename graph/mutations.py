@@ -97,5 +97,6 @@ def _note(ctx: Context, options: MutationOptions) -> None:
     ctx.reached = None
     ctx.origin = options.session_id or options.idempotency_key or ctx.session_id
     ctx.reason = options.reason or None
-    if options.client_ip and ctx.viewer.speaks_for_others:
-        ctx.client_ip = options.client_ip
+    if ctx.viewer.speaks_for_others:
+        ctx.client_ip = options.client_ip or ctx.client_ip
+        ctx.session_id = options.session_id or ctx.session_id

@@ -7,12 +7,15 @@ import strawberry
 
 from graph import ids
 from graph.addresses import Address
+from graph.adminlog import AdminLogEntry
 from graph.auth import AccessToken, ApiKey
+from graph.authlog import AuthEvent
 from graph.domains import Domain
 from graph.fields import Info, query
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.rows import Shape
+from graph.settings import SettingChange
 from graph.submission import Submission
 from graph.tasks import Task
 from graph.threads import Thread
@@ -24,10 +27,13 @@ MOST = 250  # ids of one call
 KINDS: dict[str, type[Shape]] = {
     "AccessToken": AccessToken,
     "Address": Address,
+    "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
+    "AuthEvent": AuthEvent,
     "Domain": Domain,
     "Mailbox": Mailbox,
     "Message": Message,
+    "SettingChange": SettingChange,
     "Submission": Submission,
     "Task": Task,
     "Thread": Thread,

@@ -6,13 +6,16 @@ from strawberry.tools import merge_types
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph import (
+    adminlog,
     auth,
+    authlog,
     bulk,
     changes,
     errors,
     mailboxes,
     messages,
     nodes,
+    settings,
     submission,
     tasks,
     threads,
@@ -28,12 +31,15 @@ Query = merge_types(
     (
         nodes.NodeQuery,
         auth.AuthQuery,
+        authlog.AuthLogQuery,
+        adminlog.AdminLogQuery,
         users.UserQuery,
         mailboxes.MailboxQuery,
         messages.MessageQuery,
         threads.ThreadQuery,
         submission.SubmissionQuery,
         tasks.TaskQuery,
+        settings.SettingQuery,
     ),
 )
 Mutation = merge_types(
@@ -45,6 +51,7 @@ Mutation = merge_types(
         bulk.BulkMutation,
         submission.SubmissionMutation,
         tasks.TaskMutation,
+        settings.SettingMutation,
     ),
 )
 Subscription = merge_types("Subscription", (changes.ChangeSubscription,))

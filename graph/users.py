@@ -9,6 +9,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.addresses import Address
+from graph.authlog import AuthEvent, AuthLogFilter, event_page
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import MutationPayload, Options, leaf
@@ -117,6 +118,18 @@ class User(Shape):
             lambda row: Place(ask.ordering, row.local, row.id),
             lambda: info.context.load(addresses.counts, listing),
         )
+
+    @field("Security events, newest first.", scope=Scope.READ)
+    async def auth_log(
+        self,
+        info: Info,
+        filter: AuthLogFilter | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[AuthEvent]:
+        return await event_page(info, self.row.id, filter, first, after, last, before)
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
     async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:

@@ -16,6 +16,7 @@ TYPES = {
     "Subscription": "What can be followed.",
 }
 ARGUMENTS = {
+    "actor": "Only what this user did.",
     "after": "Behind this cursor; of a subscription: what came later, nothing given = from now.",
     "batchWindow": "Least time between two batches; the first goes at once.",
     "before": "Ahead of this cursor, with last.",
@@ -25,10 +26,12 @@ ARGUMENTS = {
     "id": "Global id.",
     "ids": "Global ids, at most 250.",
     "input": "All that the mutation takes.",
+    "key": "Key of the setting.",
     "kinds": "Only these kinds; none = all.",
     "last": "How many from the end, at most 250.",
     "mailboxes": "Only what happens in these folders; none = all.",
     "markAsSeen": r"Set \Seen, as reading it in a mail program does.",
+    "mutation": "Only this mutation.",
     "maxBytes": "Cut after so many bytes.",
     "name": "Name of the header field, in any case.",
     "orderBy": "Order of the list.",
@@ -36,8 +39,11 @@ ARGUMENTS = {
     "remoteImages": "Let images from elsewhere in: their servers learn that it is read.",
     "sanitize": "Without scripts, forms and what else is dangerous in a page.",
     "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
+    "since": "From then on.",
     "showHidden": "Also folders that are hidden.",
     "states": "Only in one of these states.",
+    "targetId": "Only what was done to this.",
+    "until": "Earlier than this.",
     "user": "Whose; nothing given = the viewer's.",
 }
 DIRECTIVES = {

@@ -18,13 +18,16 @@ from sqlmodel import SQLModel, col
 
 from mail import arriving
 from mail.blobs.collect import collect
+from models.adminlog import AdminLogEntry
 from models.auth import AccessToken, Throttle
+from models.authlog import AuthEvent
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
 from models.journal import Change, ChangeKind, Entry, Stream
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.replays import Replay
+from models.settings import SettingChange
 from models.tasks import Task, Undo
 from models.users import User
 from models.world import Turn, World
@@ -51,6 +54,9 @@ class Tidied:
     undos: int = 0
     tokens: int = 0
     throttles: int = 0
+    events: int = 0  # of the security log
+    entries: int = 0  # of the administrative log
+    settings: int = 0  # of their history
     uploads: int = 0
     changes: int = 0
     tasks: int = 0
@@ -97,6 +103,9 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "undos": (Undo, col(Undo.expires_at) <= now),
         "tokens": (AccessToken, col(AccessToken.expires_at) <= now),
         "throttles": (Throttle, col(Throttle.until) <= now),
+        "events": (AuthEvent, col(AuthEvent.created_at) <= now - options.authlog_for),
+        "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
+        "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}

@@ -275,6 +275,15 @@ class Settings(BaseSettings):
         ge=1000,
         description="Changes that stay readable in one account.",
     )
+    authlog_for: Span = Field(
+        default=_USUAL.authlog_for,
+        description="How long security events are kept; 0 s: none are written.",
+    )
+    adminlog_for: Span = Field(
+        default=_USUAL.adminlog_for,
+        ge=timedelta(days=1),
+        description="How long it is kept who changed what of others, and which settings.",
+    )
     bulk: int = Field(
         default=_USUAL.bulk,
         ge=1,

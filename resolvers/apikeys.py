@@ -1,12 +1,13 @@
 """Operations on API keys."""
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, false, func, select, true
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth import ApiKey
 from models.columns import Picked, picked
@@ -14,8 +15,9 @@ from models.errors import Forbidden, Invalid, NotFound
 from models.pages import Ask, Page
 from models.roles import AdminPermission, Role, Scope
 from models.users import User
-from resolvers import listing
+from resolvers import adminlog, listing
 from resolvers.access import visible_users
+from resolvers.adminlog import Done
 from resolvers.auth import KEY, digest_of, forget, new_secret
 from resolvers.context import Context, Needs
 from resolvers.listing import Scan, by_keys
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 NEWEST = "apikeys-newest"
 LONGEST = 128  # characters of a name
+LOGGED = ("name", "role", "scopes", "read_only", "user_id", "expires_at")
 SHOWN = frozenset(column.name for column in picked(ApiKey)) - {"digest"}
 
 
@@ -65,6 +68,7 @@ async def create_key(ctx: Context, new: NewKey) -> tuple[ApiKey, str]:
     )
     async with ctx.write(*([owner] if owner else [])) as session:
         session.add(row)
+        await _log(ctx, session, "apiKeyCreate", [row])
     log.info("key made", extra={"key": row.id, "role": row.role, "by": ctx.viewer.principal})
     return row, secret
 
@@ -140,5 +144,37 @@ async def delete_keys(ctx: Context, ids: list[int]) -> None:
     owners = {row.user_id or 0 for row in rows if row}
     async with ctx.write(*(owner for owner in owners if owner)) as session:
         await session.exec(delete(ApiKey).where(col(ApiKey.id).in_(ids)))
+        await _log(ctx, session, "apiKeyDelete", [row for row in rows if row])
     for owner in owners:
         forget(ctx.world, owner)
+
+
+async def _log(
+    ctx: Context, session: AsyncSession, mutation: str, keys: Sequence[ApiKey | Picked]
+) -> None:
+    """Note what became of keys that are not the viewer's own."""
+    viewer = ctx.viewer
+    others = [
+        key for key in keys if viewer.actor_id or not key.user_id or key.user_id != viewer.user_id
+    ]
+    owners = {key.user_id for key in others if key.user_id}
+    asked = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(owners))
+    found = (await (await session.connection()).execute(asked)).all() if owners else []
+    domains = {row.id: row.domain_id for row in found}
+    told = {key.id: {name: getattr(key, name) for name in LOGGED} for key in others}
+    made = mutation == "apiKeyCreate"
+    await adminlog.note(
+        ctx,
+        session,
+        *(
+            Done(
+                mutation,
+                "ApiKey",
+                key.id,
+                domains.get(key.user_id or 0),
+                before=None if made else told[key.id],
+                after=told[key.id] if made else None,
+            )
+            for key in others
+        ),
+    )

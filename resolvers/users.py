@@ -1,7 +1,7 @@
 """Operations on accounts."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
@@ -21,8 +21,9 @@ from models.prepared import number, prepared
 from models.roles import AdminPermission, Role, UserPermission
 from models.users import User, UserTag
 from models.usersearch import words_of
-from resolvers import domains, listing, passwords
+from resolvers import adminlog, domains, listing, passwords
 from resolvers.access import own, visible_users
+from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
 from resolvers.mailboxes import checked_path, new_mailbox, with_parents
@@ -180,9 +181,19 @@ async def create(ctx: Context, new: NewUser) -> User:
             )
             stream = domain.id if domain else PLATFORM
             await ctx.record(session, stream, ChangeKind.USER_CHANGED, [key])
+            given = {**_given(new), "username": username, "address": address}
+            done = Done("userCreate", "User", key, user.domain_id, after=given)
+            await adminlog.note(ctx, session, done)
     except IntegrityError as clash:  # somebody was quicker, on a store with several writers
         raise Conflict("user name or address is taken", path=["username"]) from clash
     return user
+
+
+def _given(new: NewUser) -> dict[str, Any]:
+    """What is not as it is by default."""
+    usual = NewUser()
+    said = {each.name: getattr(new, each.name) for each in fields(NewUser)}
+    return {name: value for name, value in said.items() if value != getattr(usual, name)}
 
 
 def _address(ctx: Context, new: NewUser) -> str | None:

@@ -76,7 +76,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_admin_log_actor_id", "admin_log", ["actor_id", "at", "id"], unique=False)
     op.create_index("ix_admin_log_at", "admin_log", ["at", "id"], unique=False)
-    op.create_index(op.f("ix_admin_log_domain_id"), "admin_log", ["domain_id"], unique=False)
+    op.create_index("ix_admin_log_domain_id", "admin_log", ["domain_id", "at", "id"], unique=False)
     op.create_index("ix_admin_log_target_id", "admin_log", ["target_id", "at", "id"], unique=False)
 
     op.create_table(
@@ -139,13 +139,20 @@ def upgrade() -> None:
         sa.Column("count", Big, nullable=False),
         sa.Column("created_at", Instant(timezone=True), nullable=False),
         sa.Column("last_at", Instant(timezone=True), nullable=False),
+        sa.Column("told_at", Instant(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_auth_events_user_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_auth_events")),
         sa.UniqueConstraint("fold", name=op.f("uq_auth_events_fold")),
     )
+    op.create_index(
+        "ix_auth_events_action", "auth_events", ["action", "created_at", "id"], unique=False
+    )
     op.create_index("ix_auth_events_created_at", "auth_events", ["created_at", "id"], unique=False)
+    op.create_index(
+        "ix_auth_events_ip_key", "auth_events", ["ip_key", "created_at", "id"], unique=False
+    )
     op.create_index(
         "ix_auth_events_user_id", "auth_events", ["user_id", "created_at", "id"], unique=False
     )
