@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import (
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Select,
     String,
+    bindparam,
     cast,
     false,
     func,
@@ -67,6 +68,36 @@ class Event:
     protocol: str | None = None
     target: str | None = None  # what it was done to, where that makes events different
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Made once: building a statement costs more than running it, and a flood runs many.
+_FOLD = col(AuthEvent.fold).in_(bindparam("folds", expanding=True))
+_TOLD = select(col(AuthEvent.id)).where(
+    _FOLD,
+    col(AuthEvent.created_at) > bindparam("begun"),
+    col(AuthEvent.told_at) > bindparam("told"),
+)
+_PART = (
+    update(AuthEvent)
+    .where(_FOLD, col(AuthEvent.created_at) <= bindparam("begun"))
+    .values(fold=col(AuthEvent.fold) + literal("~") + cast(col(AuthEvent.id), String))
+)
+_MARK = (
+    update(AuthEvent)
+    .where(col(AuthEvent.id).in_(bindparam("late", expanding=True)))
+    .values(told_at=bindparam("now"))
+)
+
+
+@cache
+def _upsert(dialect: str) -> Any:
+    """Insert events, or count those up that are there; answers with the rows as they are then."""
+    new = insert_or(dialect, AuthEvent)
+    names = ("last_at", "session_id", "detail", "ip", "ip_key")  # as the last of them has it
+    again = {name: new.excluded[name] for name in names}
+    again["count"] = AuthEvent.count + new.excluded.count
+    put = new.on_conflict_do_update(index_elements=["fold"], set_=again)
+    return put.returning(*picked(AuthEvent, ("id", "user_id", "fold", "told_at")))
 
 
 async def note(ctx: Context, session: AsyncSession, event: Event) -> int:
@@ -126,13 +157,9 @@ async def noted(ctx: Context, event: Event) -> None:
 
 async def _due(ctx: Context, event: Event, by: tuple[int, str]) -> bool:
     """Whether this event is one to tell: the first of its kind, or the first for a minute."""
-    now, fold = ctx.world.now(), _fold(ctx, event, by)
-    told = select(col(AuthEvent.id)).where(
-        col(AuthEvent.fold) == fold,
-        col(AuthEvent.created_at) > now - FOLDED,
-        col(AuthEvent.told_at) > now - PAUSE,
-    )
-    return not await ctx.world.database.read(told)
+    now = ctx.world.now()
+    given = {"folds": [_fold(ctx, event, by)], "begun": now - FOLDED, "told": now - PAUSE}
+    return not await ctx.world.database.read(_TOLD, given)
 
 
 def _another(viewer: Viewer, event: Event) -> bool:
@@ -195,28 +222,15 @@ def _put(
     for fold, event in zip(folds, events, strict=True):
         row = _row(ctx, event, by, fold)
         rows[fold] = row if fold not in rows else {**row, "count": rows[fold]["count"] + 1}
-    over = (col(AuthEvent.fold).in_(rows), col(AuthEvent.created_at) <= now - FOLDED)
-    apart = col(AuthEvent.fold) + literal("~") + cast(col(AuthEvent.id), String)
-    connection.execute(update(AuthEvent).where(*over).values(fold=apart))
-
-    new = insert_or(connection.dialect.name, AuthEvent).values(
-        [{**row, "told_at": now if tell else None} for row in rows.values()]
-    )
-    again = {
-        name: new.excluded[name] for name in ("last_at", "session_id", "detail", "ip", "ip_key")
-    }
-    again["count"] = AuthEvent.count + new.excluded.count
-    put = new.on_conflict_do_update(index_elements=["fold"], set_=again)
-    there = connection.execute(
-        put.returning(*picked(AuthEvent, ("id", "user_id", "fold", "told_at")))
-    ).all()
+    connection.execute(_PART, {"folds": list(rows), "begun": now - FOLDED})
+    given = [{**row, "told_at": now if tell else None} for row in rows.values()]
+    there = connection.execute(_upsert(connection.dialect.name), given).all()
     first = {row["id"] for row in rows.values()}
     late = {row.id for row in there if row.told_at is None or row.told_at <= now - PAUSE} - first
     reached: Position = {}
     if tell:
         if late:
-            mark = update(AuthEvent).where(col(AuthEvent.id).in_(late)).values(told_at=now)
-            connection.execute(mark)
+            connection.execute(_MARK, {"late": list(late), "now": now})
         reached = _tell(connection, ctx, [row for row in there if row.id in first | late])
     keys = {row.fold: int(row.id) for row in there}
     return [keys[fold] for fold in folds], reached

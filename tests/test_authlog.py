@@ -1,14 +1,14 @@
 """The security log: who reads what of it, what it folds, and what it tells."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, func, insert, select, text
+from sqlalchemy import delete, func, insert, select, text
 from sqlmodel import col
 
 from graph import ids
@@ -25,6 +25,7 @@ from resolvers import authlog
 from resolvers.authlog import Event, Events, EventWhere
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, make_client, make_key, make_user
+from tests.explained import Plans, explained
 from tests.live import House, house, until
 
 LIST = """query ($user: UserRef, $filter: AuthLogFilter, $first: Int, $after: String, $last: Int,
@@ -512,26 +513,13 @@ async def full(ada: Client, bob: Client, clock: Clock) -> Client:
     return ada
 
 
-async def plan(world: World, work: Any, table: str) -> str:
-    """The plan of the one select that `work` sends."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
-        sent.append((statement, given))
-
-    for engine in world.database.engines:
-        event.listen(engine, "before_cursor_execute", note)
-    await work
-    for engine in world.database.engines:
-        event.remove(engine, "before_cursor_execute", note)
-    ((statement, given),) = [one for one in sent if f"FROM {table}" in one[0]]
-    explain = "EXPLAIN QUERY PLAN " if world.database.dialect == "sqlite" else "EXPLAIN "
-    async with world.database.engine.connect() as connection:
-        found = await connection.exec_driver_sql(explain + statement, given)
-        return "\n".join(str(row[-1]) for row in found)
+@pytest.fixture
+def plans(full: Client) -> Iterator[Plans]:
+    with explained(full.world) as made:
+        yield made
 
 
-async def test_every_filter_is_answered_by_an_index(full: Client) -> None:
+async def test_every_filter_is_answered_by_an_index(full: Client, plans: Plans) -> None:
     day = datetime(2029, 12, 20, tzinfo=UTC)
     wheres = {
         "created_at": EventWhere(),
@@ -547,7 +535,7 @@ async def test_every_filter_is_answered_by_an_index(full: Client) -> None:
         for user_id in (None, full.user.id):
             ctx = Context(full.world, viewer)
             asked = Events(Ask("x"), frozenset({"action"}), where, user_id)
-            found = await plan(full.world, authlog.pages(ctx, [asked]), "auth_events")
+            found = await plans.of(authlog.pages(ctx, [asked]), "auth_events")
             assert "Seq Scan" not in found, (name, found)
             assert "ix_auth_events" in found, (name, found)
             if user_id is None:
@@ -557,11 +545,11 @@ async def test_every_filter_is_answered_by_an_index(full: Client) -> None:
                 assert "B-TREE" not in found, found
 
 
-async def test_a_users_page_is_read_off_the_index(full: Client) -> None:
+async def test_a_users_page_is_read_off_the_index(full: Client, plans: Plans) -> None:
     viewer = Viewer(full.user.id, Role.USER, frozenset({Scope.MASTER}))
     asked = Events(Ask("x"), frozenset({"action"}), EventWhere(), full.user.id)
     ctx = Context(full.world, viewer)
-    found = await plan(full.world, authlog.pages(ctx, [asked]), "auth_events")
+    found = await plans.of(authlog.pages(ctx, [asked]), "auth_events")
     assert "ix_auth_events_user_id" in found, found
     assert "B-TREE" not in found, found
     assert "Sort" not in found, found
