@@ -6,6 +6,7 @@ from strawberry.tools import merge_types
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph import (
+    apppasswords,
     auth,
     bulk,
     changes,
@@ -16,6 +17,7 @@ from graph import (
     submission,
     tasks,
     threads,
+    twofactor,
     users,
 )
 from graph.origins import origin
@@ -41,6 +43,8 @@ Mutation = merge_types(
     (
         auth.AuthMutation,
         users.UserMutation,
+        twofactor.TwoFactorMutation,
+        apppasswords.AppPasswordMutation,
         mailboxes.MailboxMutation,
         bulk.BulkMutation,
         submission.SubmissionMutation,
