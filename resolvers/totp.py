@@ -78,7 +78,8 @@ def decoded(text: str) -> bytes:
     return seed
 
 
-def _place(user_id: int) -> str:
+def place_of(user_id: int) -> str:
+    """What the vault seals the seeds of an account for."""
     return f"totp:{user_id}"
 
 
@@ -92,7 +93,7 @@ async def setup(
     """A new seed, to be proved within six hours; one that was pending is forgotten."""
     names = [_name(label, "label") or user.username, _name(issuer, "issuer") or PRODUCT]
     seed = ctx.world.random(SIZE)
-    sealed = ctx.world.vault.seal(_base32(seed), _place(user.id))
+    sealed = ctx.world.vault.seal(_base32(seed), place_of(user.id))
     await _keep(session, user.id, pending=sealed, pending_at=ctx.world.now())
     return _shown(seed, *names)
 
@@ -148,7 +149,7 @@ async def enable(ctx: Context, session: AsyncSession, user_id: int, code: str) -
 
 async def bring(ctx: Context, session: AsyncSession, user_id: int, seed: bytes) -> None:
     """Put a seed into use that an authenticator of the user has already."""
-    sealed = ctx.world.vault.seal(_base32(seed), _place(user_id))
+    sealed = ctx.world.vault.seal(_base32(seed), place_of(user_id))
     await _keep(
         session,
         user_id,
@@ -171,7 +172,7 @@ def _row(user_id: int) -> Select[*tuple[Any, ...]]:
 
 
 def _opened(world: World, sealed: str, user_id: int) -> bytes:
-    return decoded(world.vault.open(sealed, _place(user_id)))
+    return decoded(world.vault.open(sealed, place_of(user_id)))
 
 
 async def step_for(ctx: Context, user_id: int, code: str) -> int | None:
