@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import strawberry
 
 import graph.users
-from graph import ids
 from graph.connections import Connection, connected, page_asked
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info, field, query
-from graph.mutations import mutation
-from graph.refs import UserRef, user_of
+from graph.mutations import alone, mutation
+from graph.refs import UserRef, keys_of, user_of
 from graph.rows import Shape, columns, identified, link
 from graph.scalars import Duration, IPAddress
 from graph.views import Made
-from models.errors import Forbidden, Invalid, found
+from models.errors import found
 from models.pages import Cursor
 from models.roles import Role, Scope
 from resolvers import apikeys, auth, users
 from resolvers.apikeys import NewKey
 from resolvers.auth import Attempt
-from resolvers.context import Context
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -183,7 +181,7 @@ class AuthQuery:
 class AuthMutation:
     @mutation("Sign in. Throttled by user and network.", role=Role.PUBLIC)
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
-        _alone(info, input)
+        alone(info, input, "a sign-in")
         scope = Scope(input.scope)  # strawberry's sorted schemas hand over the bare text
         attempt = Attempt(scope, input.protocol, input.token, input.token_ttl or None)
         done = await auth.authenticate(info.context, input.username, input.password, attempt)
@@ -197,9 +195,8 @@ class AuthMutation:
 
     @mutation("End tokens. Without a credential nothing happens.", role=Role.PUBLIC)
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
-        ctx, given = info.context, isinstance(input.ids, list)
-        keys = _decoded(ctx, "AccessToken", input.ids or []) if given else None
-        return TokenRevokePayload(revoked=await auth.revoke(ctx, keys, all=input.all))
+        keys = keys_of(info, "AccessToken", input.ids) if isinstance(input.ids, list) else None
+        return TokenRevokePayload(revoked=await auth.revoke(info.context, keys, all=input.all))
 
     @mutation("Role up to one's own.", scope=Scope.MASTER)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
@@ -217,28 +214,6 @@ class AuthMutation:
 
     @mutation("All or none; nobody deletes a key above themselves.", scope=Scope.MASTER)
     async def api_key_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = _decoded(info.context, "ApiKey", input.ids)
+        keys = keys_of(info, "ApiKey", input.ids)
         await apikeys.delete_keys(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)
-
-
-def _decoded(ctx: Context, kind: str, texts: list[strawberry.ID]) -> list[int]:
-    if len(texts) > (most := ctx.world.options.bulk):
-        raise Invalid(f"at most {most} at once", constraint="max", path=["ids"])
-    return [ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
-
-
-def _alone(info: Info, input: AuthenticateInput) -> None:
-    """Refuse to sign in as part of something else.
-
-    Failures are counted whatever becomes of the rest, which a surrounding unit could not
-    wait for. And an answer that is kept would tell whoever sends the key again.
-    """
-    if any(directive.name.value == "atomic" for directive in info.operation.directives or ()):
-        raise Forbidden("a sign-in takes no part in @atomic")
-    if input.options and input.options.idempotency_key:
-        raise Invalid(
-            "a sign-in is not repeated under a key",
-            constraint="unsupported",
-            path=["options", "idempotencyKey"],
-        )

@@ -16,6 +16,7 @@ PREFIXES = {
     "Address": "adr",
     "AdminLogEntry": "adm",
     "ApiKey": "key",
+    "AppPassword": "app",
     "Attachment": "att",
     "AuthEvent": "evt",
     "Domain": "dom",
@@ -27,6 +28,7 @@ PREFIXES = {
     "Thread": "thr",
     "Upload": "upl",
     "User": "usr",
+    "WebauthnKey": "wak",
 }
 KINDS = {prefix: kind for kind, prefix in PREFIXES.items()}
 LONGEST = 256

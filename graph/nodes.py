@@ -8,6 +8,7 @@ import strawberry
 from graph import ids
 from graph.addresses import Address
 from graph.adminlog import AdminLogEntry
+from graph.apppasswords import AppPassword
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.domains import Domain
@@ -19,6 +20,7 @@ from graph.settings import SettingChange
 from graph.submission import Submission
 from graph.tasks import Task
 from graph.threads import Thread
+from graph.twofactor import WebauthnKey
 from graph.users import User
 from models.errors import Invalid
 from models.roles import Scope
@@ -30,6 +32,7 @@ KINDS: dict[str, type[Shape]] = {
     "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
     "AuthEvent": AuthEvent,
+    "AppPassword": AppPassword,
     "Domain": Domain,
     "Mailbox": Mailbox,
     "Message": Message,
@@ -38,6 +41,7 @@ KINDS: dict[str, type[Shape]] = {
     "Task": Task,
     "Thread": Thread,
     "User": User,
+    "WebauthnKey": WebauthnKey,
 }
 
 

@@ -7,6 +7,7 @@ from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph import (
     adminlog,
+    apppasswords,
     auth,
     authlog,
     bulk,
@@ -19,6 +20,7 @@ from graph import (
     submission,
     tasks,
     threads,
+    twofactor,
     users,
 )
 from graph.origins import origin
@@ -47,6 +49,8 @@ Mutation = merge_types(
     (
         auth.AuthMutation,
         users.UserMutation,
+        twofactor.TwoFactorMutation,
+        apppasswords.AppPasswordMutation,
         mailboxes.MailboxMutation,
         bulk.BulkMutation,
         submission.SubmissionMutation,

@@ -40,6 +40,7 @@ ARGUMENTS = {
     "sanitize": "Without scripts, forms and what else is dangerous in a page.",
     "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
     "since": "From then on.",
+    "showAll": "Also those that end after a time unused.",
     "showHidden": "Also folders that are hidden.",
     "states": "Only in one of these states.",
     "targetId": "Only what was done to this.",
@@ -83,6 +84,16 @@ VALUES = {
         "SMTP_IP_ACCESS": "Where users may submit from.",
         "ALIAS_DOMAINS": "Domain aliases.",
         "DOMAIN_DESC": "The description of the domain.",
+    },
+    "AppPasswordScope": {
+        "IMAP": "Client protocol.",
+        "POP3": "Client protocol.",
+        "SMTP": "Submission protocol.",
+        "SIEVE": "Script management.",
+        "MAIL_READ": "Own mail by this API, read only.",
+        "MAIL": "Own mail by this API, read and write.",
+        "SUBMIT": "Sending by this API only.",
+        "ALL": "All of these; never MASTER.",
     },
     "ChangeKind": {
         "MAILBOX_CREATED": "A folder was made.",
@@ -195,6 +206,11 @@ VALUES = {
         "FAILED": "Given up.",
         "CANCELLED": "Stopped on request; what was done stays.",
     },
+    "TwoFactorMethod": {
+        "TOTP": "A code by time (RFC 6238).",
+        "CUSTOM": "Something the calling application checks.",
+        "WEBAUTHN": "A security key or passkey.",
+    },
     "UserPermission": {
         "SPAM_ALIAS": "Temporary addresses.",
         "TLS_POLICY": "Encrypted delivery only.",
@@ -209,6 +225,10 @@ VALUES = {
         "QUARANTINE_NOTIFICATION": "Interval of the summaries.",
         "APP_PASSWDS": "Application passwords.",
         "PUSHOVER": "Push channels.",
+    },
+    "WebauthnCeremony": {
+        "REGISTRATION": "To add a key.",
+        "AUTHENTICATION": "To prove one that is there.",
     },
 }
 

@@ -328,7 +328,7 @@ def whole(
 
 def app() -> typer.Typer:
     """The command line, ready to be called."""
-    from merganser import account_commands, document_commands, setting_commands
+    from merganser import account_commands, document_commands, key_commands, setting_commands
 
     made = typer.Typer(
         name="merganser",
@@ -355,4 +355,5 @@ def app() -> typer.Typer:
     made.add_typer(account_commands.tokens(), name="token")
     made.add_typer(document_commands.documents(), name="documents")
     made.add_typer(setting_commands.settings(), name="setting")
+    made.add_typer(key_commands.keys(), name="keys")
     return made

@@ -27,6 +27,7 @@ from sqlalchemy import (
     update,
 )
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import LONGEST, login_of, normal, username_key
 from models import meters
@@ -431,6 +432,17 @@ async def _new_token(ctx: Context, user: Picked, attempt: Attempt) -> tuple[str,
     async with ctx.write(user.id) as session:
         session.add(row)
     return secret, row.expires_at
+
+
+async def complete(ctx: Context, session: AsyncSession) -> None:
+    """Make the token of this call, whose second factor was outstanding, good for all it says."""
+    waits = (
+        update(AccessToken)
+        .where(col(AccessToken.id) == ctx.viewer.token_id, col(AccessToken.pending))
+        .values(pending=False)
+    )
+    if not (await (await session.connection()).execute(waits)).rowcount:
+        raise AuthenticationFailed
 
 
 async def revoke(ctx: Context, ids: Collection[int] | None = None, *, all: bool = False) -> int:
