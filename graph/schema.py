@@ -9,6 +9,7 @@ from graph import (
     auth,
     bulk,
     changes,
+    clientreset,
     errors,
     mailboxes,
     messages,
@@ -16,6 +17,9 @@ from graph import (
     submission,
     tasks,
     threads,
+    userdelete,
+    userlist,
+    userquota,
     users,
 )
 from graph.origins import origin
@@ -29,6 +33,8 @@ Query = merge_types(
         nodes.NodeQuery,
         auth.AuthQuery,
         users.UserQuery,
+        userlist.UserListQuery,
+        userdelete.UserDeleteQuery,
         mailboxes.MailboxQuery,
         messages.MessageQuery,
         threads.ThreadQuery,
@@ -41,6 +47,9 @@ Mutation = merge_types(
     (
         auth.AuthMutation,
         users.UserMutation,
+        userdelete.UserDeleteMutation,
+        userquota.UserQuotaMutation,
+        clientreset.ClientResetMutation,
         mailboxes.MailboxMutation,
         bulk.BulkMutation,
         submission.SubmissionMutation,

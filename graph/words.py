@@ -20,6 +20,8 @@ ARGUMENTS = {
     "batchWindow": "Least time between two batches; the first goes at once.",
     "before": "Ahead of this cursor, with last.",
     "by": "Which one.",
+    "expand": "A template such as %{user}, with %{local} and %{domain} too; it comes as expand.",
+    "fields": "Only these; none = all.",
     "filter": "Only those for which all of this holds.",
     "first": "How many from the beginning, at most 250; 20 where neither first nor last is given.",
     "id": "Global id.",
@@ -36,9 +38,11 @@ ARGUMENTS = {
     "remoteImages": "Let images from elsewhere in: their servers learn that it is read.",
     "sanitize": "Without scripts, forms and what else is dangerous in a page.",
     "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
+    "service": "One of api, imap, lmtp, pop3 and smtp.",
     "showHidden": "Also folders that are hidden.",
     "states": "Only in one of these states.",
     "user": "Whose; nothing given = the viewer's.",
+    "userdbOnly": "Only what is of the account itself.",
 }
 DIRECTIVES = {
     "auth": {
@@ -188,6 +192,12 @@ VALUES = {
         "SUCCEEDED": "Done.",
         "FAILED": "Given up.",
         "CANCELLED": "Stopped on request; what was done stays.",
+    },
+    "UserOrder": {
+        "USERNAME": "By user name, as names are compared.",
+        "CREATED": "The oldest account first.",
+        "QUOTA_USED": "Who stores most first.",
+        "LAST_LOGIN": "Who signed in last first; who never did comes at the end.",
     },
     "UserPermission": {
         "SPAM_ALIAS": "Temporary addresses.",

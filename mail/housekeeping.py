@@ -26,7 +26,7 @@ from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.replays import Replay
 from models.tasks import Task, Undo
-from models.users import User
+from models.users import Usage, User
 from models.world import Turn, World
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Tidied:
     undos: int = 0
     tokens: int = 0
     throttles: int = 0
+    usages: int = 0
     uploads: int = 0
     changes: int = 0
     tasks: int = 0
@@ -97,6 +98,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "undos": (Undo, col(Undo.expires_at) <= now),
         "tokens": (AccessToken, col(AccessToken.expires_at) <= now),
         "throttles": (Throttle, col(Throttle.until) <= now),
+        "usages": (Usage, col(Usage.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
@@ -271,6 +273,8 @@ async def _uploads(world: World) -> int:
 
 async def forget_objects(world: World, names: Sequence[str]) -> None:
     """Remove the objects of uploads whose rows are gone, but for those that are blobs since."""
+    if not names:
+        return
     taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
     used = {row.name for row in await world.database.read(taken)}
     await world.blobs.delete([name for name in names if name not in used])

@@ -19,11 +19,12 @@ from models.pages import MOST, Ask, Cursor
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import apikeys, passwords, users
+from resolvers import apikeys, passwords, userlist, users
 from resolvers.apikeys import NewKey
 from resolvers.auth import forget
 from resolvers.context import Context
-from resolvers.users import NewUser, UserWhere
+from resolvers.userlist import UserWhere
+from resolvers.users import NewUser
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ async def listed(world: World) -> list[dict[str, Any]]:
     }
     while True:
         ask = Ask("users", MOST, at)
-        page = await users.pages(ctx, UserWhere(), ask, columns)
+        page = await userlist.pages(ctx, UserWhere(), ask, columns)
         found += page.rows
         if not page.next:
             break

@@ -18,6 +18,8 @@ class Options:
     upload_max: int = 50 * MIB  # bytes
     max_mailboxes: int = 1500  # per user
     max_recipients: int = 400  # per message
+    recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
+    received_hourly: int = 3600  # messages, likewise
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
     token_idle: timedelta = timedelta(days=14)  # unused that long, a token ends

@@ -22,6 +22,8 @@ CONNECTIONS = {
                         "messages", "preview"),
     "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
+    "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
+                                "shown"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
 OF_ADMINS = {"Query.users"}
