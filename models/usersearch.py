@@ -9,6 +9,7 @@ PostgreSQL compare by bytes, as SQLite's do anyway, so that what begins alike li
 from datetime import datetime
 from typing import Any
 
+import idna
 from sqlalchemy import ColumnElement, Label, collate, func, literal_column, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
@@ -79,16 +80,24 @@ DROP = {
 def words_of(username: str, name: str | None, address: str | None) -> str:
     """What an account is found by; each part in a line of its own, so that none runs over.
 
-    User name and address stand there as they are shown, and without their dots.
+    User name and address stand there as they are shown, and as they are compared: without dots,
+    the domain in Unicode.
     """
     parts = [part.casefold() for part in (username, name, address) if part]
-    plain = [_dotless(part.casefold()) for part in (username, address) if part]
+    plain = [_compared(part.casefold()) for part in (username, address) if part]
     return "\n".join(dict.fromkeys(parts + plain))
 
 
-def _dotless(name: str) -> str:
+def _compared(name: str) -> str:
     local, at, domain = name.partition("@")
-    return local.replace(".", "") + at + domain
+    return local.replace(".", "") + at + ".".join(map(_decoded, domain.split(".")))
+
+
+def _decoded(label: str) -> str:
+    try:
+        return idna.decode(label) if label.startswith("xn--") else label
+    except idna.IDNAError:
+        return label
 
 
 def holding(dialect: str, part: str) -> ColumnElement[bool]:

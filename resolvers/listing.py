@@ -11,7 +11,7 @@ from models.pages import Ask, Page
 from resolvers.context import Context
 
 Row = TypeVar("Row")
-COUNT = bindparam("count", type_=Integer)  # of rows that a page's select reads
+COUNT: Any = bindparam("count", type_=Integer)  # of rows that a page's select reads
 
 
 async def by_keys(

@@ -208,9 +208,8 @@ def _named_like(dialect: str, query: str) -> ColumnElement[bool]:
     It is looked for as it is written, and as names are compared: without dots and label, the
     domain in Unicode.
     """
-    plain = addresses.username_key(query) if "@" in query else query.strip().casefold()
-    forms = list(dict.fromkeys(form for form in (query.casefold(), plain) if form))
-    return or_(*(_like(dialect, form) for form in forms))
+    forms = dict.fromkeys([query.casefold(), addresses.username_key(query)])
+    return or_(*(_like(dialect, form) for form in forms if form))
 
 
 def _like(dialect: str, form: str) -> ColumnElement[bool]:
