@@ -80,6 +80,8 @@ def names_of(page: Any) -> list[str]:
         ({"query": "DA"}, ["d.an"]),
         ({"query": "ev"}, ["eve@new.example"]),
         ({"query": "ANN"}, ["ann"]),
+        ({"query": "w.exam"}, ["eve@new.example"]),
+        ({"masks": ["*carl*", "*@new.*"], "query": "arl"}, ["carl"]),
         ({"query": "dan@example"}, ["d.an"]),
         ({"query": "D.a.n@"}, ["d.an"]),
         ({"masks": ["*a*n*"]}, ["ann", "d.an"]),
