@@ -287,6 +287,17 @@ class Settings(BaseSettings):
         default=_USUAL.profile_key,
         description="PEM file of its private key, without a passphrase.",
     )
+    recipients_daily: int = Field(
+        default=_USUAL.recipients_daily,
+        ge=0,
+        description="Recipients a user may write to in 24 hours; 0 is unlimited.",
+    )
+    received_hourly: int = Field(
+        default=_USUAL.received_hourly,
+        ge=0,
+        description="Messages a user is sent in an hour, before senders are put off; "
+        "0 is unlimited.",
+    )
     argon2_memory: int = Field(
         default=_USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, or_, select, update
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -193,6 +193,35 @@ async def record(session: AsyncSession, stream_id: int, entry: Entry, *, at: dat
     last = await (await session.connection()).run_sync(write)
     session.info["reached"] = {**reached(session), stream_id: last}
     return last
+
+
+async def restart(
+    session: AsyncSession, streams: Sequence[int], *, origin: str | None, at: datetime
+) -> None:
+    """Let no reader of these accounts' streams, which are held, go on from where it is.
+
+    What was is forgotten, and one number more, which nobody has read. Behind it the account
+    has changed: so that whoever waits sees the gap.
+    """
+    connection, these = await session.connection(), col(Stream.id).in_(streams)
+    await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
+    ahead = update(Stream).where(these).values(last=Stream.last + 2, gone=Stream.last + 1)
+    counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
+    rows = [
+        {
+            "stream_id": stream,
+            "last": last,
+            "at": at,
+            "kind": ChangeKind.USER_CHANGED,
+            "ids": [stream],
+            "facts": {"modseq": last},
+            "origin": origin,
+        }
+        for stream, last in counted
+    ]
+    if rows:
+        await connection.execute(insert(Change), rows)
+    session.info["reached"] = {**reached(session), **{row.id: row.last for row in counted}}
 
 
 def reached(session: AsyncSession) -> Position:

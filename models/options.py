@@ -27,6 +27,8 @@ class Options:
     smtp_server: str = ""
     profile_cert: Path | None = None  # signs profiles for Apple's devices, with `profile_key`
     profile_key: Path | None = None
+    recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
+    received_hourly: int = 3600  # messages, likewise
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
     token_idle: timedelta = timedelta(days=14)  # unused that long, a token ends

@@ -27,6 +27,8 @@ CONNECTIONS = {
     "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
     "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
+    "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
+                                "shown"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
 OF_ADMINS = {"Query.adminLog", "Query.authLog", "Query.users", "Setting.history"}
