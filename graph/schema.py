@@ -16,7 +16,9 @@ from graph import (
     submission,
     tasks,
     threads,
+    usercreate,
     users,
+    userupdate,
 )
 from graph.origins import origin
 from graph.policy import Schema
@@ -40,7 +42,8 @@ Mutation = merge_types(
     "Mutation",
     (
         auth.AuthMutation,
-        users.UserMutation,
+        usercreate.UserCreateMutation,
+        userupdate.UserUpdateMutation,
         mailboxes.MailboxMutation,
         bulk.BulkMutation,
         submission.SubmissionMutation,

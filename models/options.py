@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 MIB = 1 << 20
 
@@ -20,6 +21,10 @@ class Options:
     max_recipients: int = 400  # per message
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
+    password_min: int = 8  # characters of a password that is set
+    breached_list: Path | None = None  # sorted file of passwords that are known, or their SHA-1
+    breached_range: str | None = None  # where to ask for them by the beginning of their SHA-1
+    welcome: Path | None = None  # folder of messages that new accounts begin with
     token_idle: timedelta = timedelta(days=14)  # unused that long, a token ends
     token_life: timedelta = timedelta(days=180)
     undo_window: timedelta = timedelta(minutes=10)

@@ -28,6 +28,14 @@ class UsageKind(StrEnum):
     RECEIVED = "RECEIVED"  # messages delivered
 
 
+class ProtocolScope(StrEnum):
+    """A protocol of mail programs."""
+
+    IMAP = "IMAP"
+    POP3 = "POP3"
+    SMTP = "SMTP"
+
+
 class User(Row, table=True):
     """An account. Its journal is the stream of its id."""
 
