@@ -89,10 +89,10 @@ def _asked(service: str, password: str) -> bool:
         # Padding: who listens cannot tell the prefix by the length of the answer.
         headers = {"Add-Padding": "true", "User-Agent": "Merganser"}
         connection.request("GET", f"{there.path}/{digest[:PREFIX]}", headers=headers)
-        answer = connection.getresponse()
-        if answer.status != http.client.OK:
-            raise ValueError(f"status {answer.status}")
-        lines = answer.read(LONGEST).decode("ascii", "replace").splitlines()
+        with connection.getresponse() as answer:
+            if answer.status != http.client.OK:
+                raise ValueError(f"status {answer.status}")
+            lines = answer.read(LONGEST).decode("ascii", "replace").splitlines()
     finally:
         connection.close()
     counts = dict(_counted(line) for line in lines)

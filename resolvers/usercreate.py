@@ -206,11 +206,7 @@ async def _give_secrets(ctx: Context, user: User, new: NewUser) -> None:
         user.pub_key, user.key_info = key.armored, key.info
     if new.password:
         given = NewPassword(new.password, new.hashed_password, new.allow_unsafe)
-        stored = await hashed(ctx, given)
-        if new.require_password_change:  # good for signing in, and for nothing else
-            user.temporary_password, user.temporary_from = stored, user.created_at
-        else:
-            user.password, user.password_changed_at = stored, user.created_at
+        user.password, user.password_changed_at = await hashed(ctx, given), user.created_at
 
 
 def _paths(new: NewUser) -> dict[SpecialUse, str]:

@@ -137,21 +137,6 @@ def _below(most: int) -> Callable[[int | None, Sequence[str]], int | None]:
     return check
 
 
-def _data(value: dict[str, Any] | None, path: Sequence[str]) -> dict[str, Any] | None:
-    """Free data, whose size was checked where it came in: no store takes a NUL."""
-    if value is not None and _has_nul(value):
-        raise Invalid("no NUL", constraint="pattern", path=path)
-    return value
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, Mapping):
-        return any(_has_nul(one) for pair in value.items() for one in pair)
-    return isinstance(value, list) and any(map(_has_nul, value))
-
-
 CHECKS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "name": _name,
     "language": _language,
@@ -163,6 +148,4 @@ CHECKS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "quota": _below(WHOLE),
     "recipients": _below(COUNT),
     "received_max": _below(COUNT),
-    "meta_data": _data,
-    "internal_data": _data,
 }
