@@ -15,6 +15,7 @@ from models.mailboxes import SpecialUse
 from resolvers import messages, users
 from resolvers.access import own
 from resolvers.mailboxes import Named, find, spelled
+from resolvers.userrights import domain_keys
 from resolvers.userselection import Users
 
 strawberry.enum(SpecialUse, description="Role of a folder.")
@@ -56,6 +57,26 @@ def users_named(selection: UserSelection | None, *, path: str = "users") -> User
         domains=tuple(selection.domains or ()),
         tags=tuple(selection.tags or ()),
     )
+
+
+@strawberry.input(one_of=True, description="Names one domain.")
+class DomainRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    name: strawberry.Maybe[str] = leaf("In Unicode, or as it is on the wire.")
+
+
+async def domains_of(info: Info, refs: Sequence[DomainRef], *, path: str) -> list[int]:
+    """The keys of the domains that are named; NotFound where a name is none's."""
+    keys: list[int] = []
+    named = await info.context.load_all(domain_keys, [given(ref.name) or "" for ref in refs])
+    for index, (ref, known) in enumerate(zip(refs, named, strict=True)):
+        if ref.id:
+            keys.append(ids.decode("Domain", ref.id.value, path=path, index=index))
+        elif known is None:
+            raise NotFound(given(ref.name), path=[path], index=index)
+        else:
+            keys.append(known)
+    return keys
 
 
 @strawberry.input(one_of=True, description="Names one folder of the user in question.")

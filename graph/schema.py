@@ -22,10 +22,12 @@ from graph import (
     tasks,
     threads,
     twofactor,
+    usercreate,
     userdelete,
     userlist,
     userquota,
     users,
+    userupdate,
 )
 from graph.origins import origin
 from graph.policy import Schema
@@ -54,12 +56,13 @@ Mutation = merge_types(
     "Mutation",
     (
         auth.AuthMutation,
-        users.UserMutation,
         twofactor.TwoFactorMutation,
         apppasswords.AppPasswordMutation,
         userdelete.UserDeleteMutation,
         userquota.UserQuotaMutation,
         clientreset.ClientResetMutation,
+        usercreate.UserCreateMutation,
+        userupdate.UserUpdateMutation,
         mailboxes.MailboxMutation,
         bulk.BulkMutation,
         submission.SubmissionMutation,

@@ -1,8 +1,8 @@
 """Accounts, as the API shows them."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -14,23 +14,22 @@ from graph.apppasswords import AppPassword
 from graph.authlog import AuthEvent, AuthLogFilter, event_page
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
-from graph.errors import MutationPayload, Options, leaf
+from graph.errors import leaf
 from graph.fields import Info, field, query
 from graph.mailboxes import Mailbox
 from graph.messages import Message, message_page
-from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, columns, identified, link, listed
-from graph.scalars import BigInt, ByteSize, Cursor, free_data
+from graph.scalars import BigInt, ByteSize, Cursor, Duration, EmailAddress
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.submission import Submission
 from graph.twofactor import TwoFactor, WebauthnKey
 from graph.views import Made, Whole
-from models.mailboxes import SpecialUse
 from models.pages import Cursor as Place
 from models.pages import ordering
-from models.roles import Role, Scope
+from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.submission import SubmissionState
+from models.users import ProtocolScope
 from resolvers import (
     addresses,
     apppasswords,
@@ -46,8 +45,10 @@ from resolvers import (
 from resolvers import submission as submissions
 from resolvers import userlimits as limits
 from resolvers.addresses import OfUser
+from resolvers.spampolicy import JUNK, REJECT
 from resolvers.twofactor import TwoFactorMethod, enabled
-from resolvers.users import NewUser
+
+strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
 
 
 @strawberry.type(description="One resolved setting.")
@@ -64,6 +65,45 @@ async def _addresses(info: Info, listing: OfUser) -> Connection[Address]:
         lambda row: Place(listing.ask.ordering, row.local, row.id),
         lambda: info.context.load(addresses.counts, listing),
     )
+
+
+@strawberry.type(description="How strict.")
+class SpamPolicy:
+    level: int = leaf("0 everything is spam … 100 nothing is.")
+    junk_score: float = leaf("To Junk from this score, default 8.")
+    reject_score: float = leaf("Refused from this score, default 15.")
+
+
+@strawberry.type(description="About an OpenPGP public key.")
+class KeyInfo:
+    name: str | None = leaf("Name in the key.")
+    address: EmailAddress | None = leaf("Address in the key.")
+    fingerprint: str = leaf("Fingerprint, hex.")
+    expires_at: datetime | None = leaf("End of validity.")
+
+
+def _key_info(said: dict[str, Any] | None) -> KeyInfo | None:
+    if said is None:
+        return None
+    expires = said["expires_at"]
+    return KeyInfo(
+        name=said["name"],
+        address=said["address"],
+        fingerprint=said["fingerprint"],
+        expires_at=expires and datetime.fromisoformat(expires),
+    )
+
+
+def _spam(level: int, junk: float | None, reject: float | None) -> SpamPolicy:
+    return SpamPolicy(
+        level=level,
+        junk_score=JUNK if junk is None else junk,
+        reject_score=REJECT if reject is None else reject,
+    )
+
+
+def _listed(enum: Any) -> Callable[[list[str]], list[Any]]:
+    return lambda values: [enum(value) for value in values]
 
 
 @strawberry.type(description="Account.")
@@ -100,6 +140,15 @@ class User(Shape):
     suspended: bool = leaf("No login.")
     has_password_set: bool = leaf("Can log in with a password.")
     require_password_change: bool = leaf("At next login.")
+    disabled_scopes: list[ProtocolScope] = leaf("Protocols switched off.")
+    from_whitelist: list[str] = leaf("Further senders: addresses, domains, patterns with one *.")
+    retention: Duration | None = leaf("Life of messages in new folders, null = for ever.")
+    pub_key: str | None = leaf("OpenPGP public key, armoured.")
+    key_info: KeyInfo | None = leaf("What the key says.")
+    spam: SpamPolicy = leaf("Spam thresholds.")
+    webmail_access: bool = leaf("May use browser clients.")
+    permissions: list[UserPermission] = leaf("What the user may change.")
+    admin_permissions: list[AdminPermission] = leaf("What a DOMAIN_ADMIN may do for users.")
     message_count: BigInt = leaf("All messages.")
     enabled2fa: list[TwoFactorMethod] = leaf("Second factors that are on.")
     cursor: Cursor = link(
@@ -113,12 +162,30 @@ class User(Shape):
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("User"),
         "activated": Made(
-            ("password", "disabled", "suspended"),
-            lambda password, disabled, suspended: bool(password) and not (disabled or suspended),
+            ("password", "temporary_password", "disabled", "suspended"),
+            lambda password, temporary, disabled, suspended: (
+                bool(password or temporary) and not (disabled or suspended)
+            ),
         ),
-        "has_password_set": Made(("password",), bool),
         "enabled2fa": Whole(("second_factors",), enabled),
+        "has_password_set": Made(
+            ("password", "temporary_password"),
+            lambda password, temporary: bool(password or temporary),
+        ),
+        "disabled_scopes": Made(("disabled_scopes",), _listed(ProtocolScope)),
+        "retention": Made(
+            ("retention",), lambda life: None if life is None else timedelta(seconds=life)
+        ),
+        "key_info": Made(("key_info",), _key_info),
+        "spam": Made(("spam_level", "junk_score", "reject_score"), _spam),
+        "permissions": Made(("permissions",), _listed(UserPermission)),
+        "admin_permissions": Made(("admin_permissions",), _listed(AdminPermission)),
     }
+
+    @field("Domains a DOMAIN_ADMIN is in charge of.", "id")
+    async def administers(self, info: Info) -> list[Domain]:
+        rows = await info.context.load(users.administered, self.row.id)
+        return await listed(info, Domain, rows)
 
     @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)
     async def internal_data(self) -> JSON | None:
@@ -277,81 +344,9 @@ class User(Shape):
         )
 
 
-@strawberry.input(description="Names of the special folders.")
-class SpecialMailboxNames:
-    sent: str | None = leaf("Name of Sent.", default=UNSET)
-    junk: str | None = leaf("Name of Junk.", default=UNSET)
-    drafts: str | None = leaf("Name of Drafts.", default=UNSET)
-    trash: str | None = leaf("Name of Trash.", default=UNSET)
-    archive: str | None = leaf("Name of Archive, which is made only when named.", default=UNSET)
-
-
-@strawberry.input(description="Input of userCreate.")
-class UserCreateInput(Options):
-    username: str | None = leaf("Default: the address.", default=UNSET)
-    name: str | None = leaf("Display name.", default=UNSET)
-    role: Role = leaf("Up to the caller's own.", default=Role.USER)
-    password: str | None = leaf("Needed unless passwordDisabled.", default=UNSET)
-    password_disabled: bool = leaf("Only tokens.", default=False)
-    require_password_change: bool = leaf("At the first login.", default=False)
-    address: str | None = leaf(
-        "Main address; from user name and the default domain if missing.", default=UNSET
-    )
-    empty_address: bool = leaf("No address at all.", default=False)
-    disabled: bool = leaf("Switched off.", default=False)
-    suspended: bool = leaf("No login.", default=False)
-    tags: list[str] | None = leaf("Labels.", default=UNSET)
-    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
-    internal_data: JSON | None = leaf("Free data hidden from the user.", default=UNSET)
-    language: str | None = leaf("For texts sent to the user.", default=UNSET)
-    quota: ByteSize | None = leaf(
-        "Absent or null: inherited from domain, then platform; 0 = unlimited, "
-        "needs UNLIMITED_QUOTA.",
-        default=UNSET,
-    )
-    mailboxes: SpecialMailboxNames | None = leaf(
-        "Names of the special folders; INBOX, Sent, Trash, Drafts and Junk are always made.",
-        default=UNSET,
-    )
-
-    def new(self) -> NewUser:
-        """The account as the floors below make it."""
-        names = vars(self.mailboxes) if self.mailboxes else {}
-        return NewUser(
-            username=self.username or None,
-            name=self.name or None,
-            role=self.role,
-            password=self.password or None,
-            password_disabled=self.password_disabled,
-            require_password_change=self.require_password_change,
-            address=self.address or None,
-            empty_address=self.empty_address,
-            disabled=self.disabled,
-            suspended=self.suspended,
-            quota=None if self.quota is UNSET else self.quota,
-            language=self.language or None,
-            tags=self.tags or (),
-            meta_data=free_data(self.meta_data, "metaData"),
-            internal_data=free_data(self.internal_data, "internalData"),
-            mailboxes={SpecialUse[use.upper()]: name for use, name in names.items() if name},
-        )
-
-
-@strawberry.type(description="Answer of userCreate.")
-class UserCreatePayload(MutationPayload):
-    user: User | None = leaf("The account.", default=None)
-
-
 @strawberry.type
 class UserQuery:
     @query("One user; nothing = viewer.", scope=Scope.READ)
     async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
         row = await user_of(info, by)
         return User.maybe(row)
-
-
-@strawberry.type
-class UserMutation:
-    @mutation("Account with folders and main address.", role=Role.DOMAIN_ADMIN, scope=Scope.MASTER)
-    async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
-        return UserCreatePayload(user=User.of(await users.create(info.context, input.new())))

@@ -152,6 +152,11 @@ VALUES = {
         "RECEIVED_ASC": "The oldest arrival first.",
     },
     "Priority": {"HIGH": "Urgent.", "NORMAL": "As usual.", "LOW": "Not urgent."},
+    "ProtocolScope": {
+        "IMAP": "Reading with a mail program.",
+        "POP3": "Fetching with a mail program.",
+        "SMTP": "Sending with a mail program.",
+    },
     "ReferenceAction": {
         "REPLY": "Answer to whoever wrote.",
         "REPLY_ALL": "Answer to all who had it.",

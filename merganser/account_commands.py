@@ -43,7 +43,7 @@ def add(
     """
     from merganser import accounts
     from merganser.commands import run
-    from resolvers.users import NewUser
+    from resolvers.usercreate import NewUser
 
     if no_password and password_stdin:
         raise Trouble("--no-password and --password-stdin exclude each other", code=MISUSED)

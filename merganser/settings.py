@@ -304,6 +304,32 @@ class Settings(BaseSettings):
     argon2_time: int = Field(
         default=_USUAL.argon2_time, ge=1, description="Passes that hashing a password takes."
     )
+    password_min: int = Field(
+        default=_USUAL.password_min,
+        ge=1,
+        le=256,
+        description="Characters a password has at least when it is set; imported hashes go by.",
+    )
+    breached_list: Path | None = Field(
+        default=_USUAL.breached_list,
+        description="File of passwords that nobody should have, asked where `allowUnsafe` is "
+        "false: one a line, or their SHA-1 in hex, in the order of their bytes. Without it the "
+        "commonest few hundred are known.",
+    )
+    breached_range: str | None = Field(
+        default=_USUAL.breached_range,
+        pattern=r"^https?://[^\s@]+[^/\s@]$",
+        description="Range service that is asked as well, as in "
+        "https://api.pwnedpasswords.com/range: it learns five digits of the SHA-1. One that does "
+        "not answer in time is passed over.",
+        json_schema_extra={"hint": "write https://host/path, without a slash at its end"},
+    )
+    welcome: Path | None = Field(
+        default=_USUAL.welcome,
+        description="Folder of messages that a new account with an address begins with: for each "
+        "a NAME.json with from, subject, mailbox, seen, flagged and attachments, and a NAME.html "
+        "or NAME.txt. [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL] and [DOMAIN] are filled in.",
+    )
     token_idle: Span = Field(
         default=_USUAL.token_idle, description="Unused that long, a token ends."
     )

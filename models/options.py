@@ -31,6 +31,10 @@ class Options:
     received_hourly: int = 3600  # messages, likewise
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
+    password_min: int = 8  # characters of a password that is set
+    breached_list: Path | None = None  # sorted file of passwords that are known, or their SHA-1
+    breached_range: str | None = None  # where to ask for them by the beginning of their SHA-1
+    welcome: Path | None = None  # folder of messages that new accounts begin with
     token_idle: timedelta = timedelta(days=14)  # unused that long, a token ends
     token_life: timedelta = timedelta(days=180)
     undo_window: timedelta = timedelta(minutes=10)

@@ -31,6 +31,14 @@ def _where(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
+class ProtocolScope(StrEnum):
+    """A protocol of mail programs."""
+
+    IMAP = "IMAP"
+    POP3 = "POP3"
+    SMTP = "SMTP"
+
+
 class User(Row, table=True):
     """An account. Its journal is the stream of its id."""
 

@@ -10,7 +10,16 @@ from datetime import datetime
 from typing import Any
 
 import idna
-from sqlalchemy import ColumnElement, Label, bindparam, collate, func, literal_column, text
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Label,
+    bindparam,
+    collate,
+    func,
+    literal_column,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 from sqlmodel import col
@@ -107,7 +116,9 @@ def holding(dialect: str, part: str) -> ColumnElement[bool]:
     if dialect == "sqlite":
         quoted = '"' + part.replace('"', '""') + '"'
         found = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")
-        given = bindparam("part", quoted, unique=True)  # there may be others in the statement
+        given: BindParameter[str] = bindparam(
+            "part", quoted, unique=True
+        )  # there may be others in the statement
         return col(User.id).in_(found.bindparams(given).columns(rowid=Big)) & held
     grams = sorted({part[at : at + LETTERS] for at in range(len(part) - LETTERS + 1)})
     indexed = func.trigrams_of(literal_column("users.words"), type_=ARRAY(Text))

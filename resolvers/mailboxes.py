@@ -60,7 +60,7 @@ class NewMailboxes:
 
     paths: Sequence[str]
     hidden: bool = False
-    retention: timedelta | None = None
+    retention: timedelta | None = None  # None: what the account has; nothing: for ever
     subscribe: bool = True
     special_use: SpecialUse | None = None
 
@@ -109,6 +109,7 @@ def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> 
         guid=ctx.world.random(16).hex(),
         special_use=use,
         uid_validity=user.uid_validity,
+        retention=user.retention,
         created_at=at,
     )
 
@@ -225,7 +226,8 @@ async def create(ctx: Context, new: NewMailboxes) -> list[Mailbox]:
             asked = {box.path: box for box in made}
             for box in (asked[path] for path in paths):
                 box.hidden, box.subscribed = new.hidden, new.subscribe
-                box.retention = _seconds(new.retention)
+                if new.retention is not None:
+                    box.retention = seconds(new.retention)
                 box.special_use = new.special_use
             session.add_all([user, *made])
             await session.flush()
@@ -249,14 +251,15 @@ def _check_room(
         raise LimitReached("too many folders", limit=limit, used=len(there), path=[path])
 
 
-def _seconds(retention: timedelta | None) -> int | None:
-    if retention is None or not retention:
+def seconds(retention: timedelta, path: Sequence[str] = ("retention",)) -> int | None:
+    """How long messages live, as it is stored; None: for ever."""
+    if not retention:
         return None
     if not timedelta(seconds=1) <= retention <= LIFE:
         raise Invalid(
             "a life is between a second and a hundred years",
             constraint="range",
-            path=["retention"],
+            path=path,
         )
     return int(retention.total_seconds())
 

@@ -1,9 +1,12 @@
-"""Passwords: Argon2id, in threads of their own and a few at a time."""
+"""Passwords: Argon2id, in threads of their own and a few at a time.
+
+Hashes of other systems are checked here too (resolvers/hashes.py), until the first sign-in.
+"""
 
 import asyncio
 import base64
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +19,7 @@ from argon2.exceptions import VerifyMismatchError
 
 from models.errors import Invalid, RateLimited
 from models.world import World
+from resolvers import hashes
 
 LONGEST = 256  # characters
 THREADS = 2  # hashes at once: each takes `argon2_memory`
@@ -42,15 +46,17 @@ class Pool:
         return await asyncio.wrap_future(job)
 
 
-def checked(password: str, *, path: str = "password") -> str:
-    """The password, in the form we hash. Invalid where it cannot be one."""
+def checked(password: str, *, path: Sequence[str] = ("password",), least: int = 1) -> str:
+    """The password, in the form we hash. Invalid where it cannot be one, or is too short."""
     if not password:
-        raise Invalid("a password cannot be empty", constraint="min", path=[path])
+        raise Invalid("a password cannot be empty", constraint="min", path=path)
     if len(password) > LONGEST:
-        raise Invalid(f"at most {LONGEST} characters", constraint="max", path=[path])
+        raise Invalid(f"at most {LONGEST} characters", constraint="max", path=path)
     if not acceptable(password):
-        raise Invalid("no NUL, and whole characters only", constraint="pattern", path=[path])
-    return _written(password)
+        raise Invalid("no NUL, and whole characters only", constraint="pattern", path=path)
+    if len(written := _written(password)) < least:
+        raise Invalid(f"at least {least} characters", constraint="min", path=path)
+    return written
 
 
 def acceptable(password: str) -> bool:
@@ -65,6 +71,11 @@ async def make(world: World, password: str) -> str:
     return await _pool().run(lambda: ready.hash(written))
 
 
+async def imported(stored: str, *, path: Sequence[str] = ("password",)) -> str:
+    """A hash of another system, once it is sure that we can check it. Never inside a unit."""
+    return await _pool().run(lambda: hashes.checked(stored, path=path))
+
+
 async def check(world: World, stored: str | None, password: str) -> bool:
     """Whether this is the password. Takes as long where there is none. Never inside a unit."""
     ready, written = _hasher(world), _written(password)
@@ -72,6 +83,8 @@ async def check(world: World, stored: str | None, password: str) -> bool:
         return False
 
     def verify() -> bool:
+        if stored is not None and hashes.foreign(stored):  # made of what was typed, as it was typed
+            return any(hashes.verify(form, stored) for form in dict.fromkeys((written, password)))
         try:
             return ready.verify(stored or _nobodys(ready), written) and stored is not None
         except VerifyMismatchError:
@@ -81,8 +94,8 @@ async def check(world: World, stored: str | None, password: str) -> bool:
 
 
 def outdated(world: World, stored: str) -> bool:
-    """Whether the hash costs less, or more, than what is set today."""
-    return _hasher(world).check_needs_rehash(stored)
+    """Whether the hash is not ours, or costs less, or more, than what is set today."""
+    return hashes.foreign(stored) or _hasher(world).check_needs_rehash(stored)
 
 
 def _written(password: str) -> str:

@@ -33,6 +33,7 @@ from resolvers.access import own, owners, visible
 from resolvers.context import Context
 from resolvers.listing import Scan
 from resolvers.references import Reference, Taken, answered, taken
+from resolvers.senders import permitted
 
 SMALL = 64 * 1024  # bytes of a message that is built without a thread
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
@@ -108,7 +109,7 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
     if not outgoing.stays:
         await userlimits.may_write(ctx, account)
     draft = await _draft(ctx, account, outgoing)
-    sender, recipients = await _envelope(ctx, owner, draft, outgoing)
+    sender, recipients = await _envelope(ctx, account, draft, outgoing)
     size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
     raw = compose.build(draft) if size < SMALL else await asyncio.to_thread(compose.build, draft)
     ready = _Ready(
@@ -132,8 +133,8 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
 
 
 async def _account(ctx: Context, owner: int) -> Picked:
-    columns = picked(User, {"id", "tenant_id", "name", "recipients"})
-    mine = select(*columns).where(col(User.id) == owner)
+    names = {"id", "tenant_id", "name", "recipients", "from_whitelist"}
+    mine = select(*picked(User, names)).where(col(User.id) == owner)
     account: Picked = found(next(iter(await ctx.read(mine)), None))
     return account
 
@@ -143,7 +144,7 @@ async def _draft(ctx: Context, account: Picked, outgoing: Outgoing) -> Draft:
     from_ = outgoing.from_ or await _main(ctx, account)
     from_ = Named(compose.address(from_.address, "from"), from_.name)
     if outgoing.is_draft or not outgoing.upload_only:
-        await _may_send_as(ctx, account.id, from_.address, ["from"])
+        await _may_send_as(ctx, account, from_.address, ["from"])
     given = await taken(ctx, outgoing.reference) if outgoing.reference else Taken("")
     answers = outgoing.to is None and outgoing.cc is None
     hostname = world.options.hostname
@@ -178,9 +179,11 @@ async def _main(ctx: Context, account: Picked) -> Named:
     return Named(row.shown, row.name or account.name)
 
 
-async def _may_send_as(ctx: Context, owner: int, address: str, path: Sequence[str]) -> None:
+async def _may_send_as(ctx: Context, account: Picked, address: str, path: Sequence[str]) -> None:
     """Refuse a sender that is somebody else's: it is never replaced."""
-    if await addresses.owner_of(ctx.world, address) != owner:
+    if permitted(account.from_whitelist, address):
+        return
+    if await addresses.owner_of(ctx.world, address) != account.id:
         raise Forbidden(f"you may not send as {address}", path=path)
 
 
@@ -191,7 +194,7 @@ def _send_time(world: World, outgoing: Outgoing) -> datetime | None:
 
 
 async def _envelope(
-    ctx: Context, owner: int, draft: Draft, outgoing: Outgoing
+    ctx: Context, account: Picked, draft: Draft, outgoing: Outgoing
 ) -> tuple[str, list[str]]:
     """Sender and recipients, each recipient once."""
     given, path = outgoing.envelope, "from"
@@ -199,7 +202,7 @@ async def _envelope(
     if given.sender is not None:
         path = "envelope"
         sender = compose.address(given.sender, path)
-        await _may_send_as(ctx, owner, sender, [path, "from"])
+        await _may_send_as(ctx, account, sender, [path, "from"])
     if given.to is not None:
         named = [(address, "envelope", nth) for nth, address in enumerate(given.to)]
     else:

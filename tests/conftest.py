@@ -22,9 +22,9 @@ from models.options import Options
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import auth, mailboxes, users
+from resolvers import auth, mailboxes, usercreate
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests import stores
 
 CHEAP = Options(
@@ -187,7 +187,7 @@ async def make_user(world: World, name: str, **more: Any) -> User:
     """A user of example.org, with folders and the address name@example.org."""
     admin = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     new = NewUser(username=name, address=f"{name}@example.org", password_disabled=True, **more)
-    return await users.create(admin, new)
+    return await usercreate.create(admin, new)
 
 
 async def make_client(world: World, http: httpx.AsyncClient, name: str, **more: Any) -> Client:

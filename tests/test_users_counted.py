@@ -17,10 +17,10 @@ from models.errors import NotFound, Refused
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import tasks, userdelete, userquota, userrestore, users
+from resolvers import tasks, usercreate, userdelete, userquota, userrestore, users
 from resolvers.context import Context, Viewer
+from resolvers.usercreate import NewUser
 from resolvers.userrestore import Named
-from resolvers.users import NewUser
 from resolvers.userselection import Users
 from tests.conftest import Client, make_user, raw_message, receive
 from tests.counts import examine, rows
@@ -132,7 +132,7 @@ class Play:
 
     async def create(self, name: str, domain: str) -> None:
         new = NewUser(username=name, address=f"{name}@{domain}", password_disabled=True)
-        await users.create(self.ctx, new)
+        await usercreate.create(self.ctx, new)
 
     async def deliver(self, name: str, domain: str) -> None:
         for place in (domain, "d0.example"):

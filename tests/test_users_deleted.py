@@ -18,9 +18,9 @@ from models.journal import PLATFORM, ChangeKind
 from models.roles import Role, Scope
 from models.users import DomainAdmin
 from models.world import World
-from resolvers import auth, tasks, userdelete, users
+from resolvers import auth, tasks, usercreate, userdelete, users
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from resolvers.userselection import Users
 from tests.conftest import Client, Clock, make_client, make_user, raw_message, receive
 from tests.counts import examine, journal, rows
@@ -196,7 +196,7 @@ async def test_an_account_comes_back_as_it_was(root: Client, world: World) -> No
     answer, _ = await delete(root, client.user.id, deleteAfter=LATER)
     await nobody(world, root, client.user.id, "ada")
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
-    await users.create(
+    await usercreate.create(
         admin_ctx, NewUser(username="carl", address="l.ady@example.org", password_disabled=True)
     )
     for by in ({"username": "A.DA"}, {"address": "a.da+x@Example.org"},
@@ -243,14 +243,14 @@ async def test_main_address_and_domain_may_be_gone(root: Client, ada: Client, wo
     await more_addresses(ada, "lady")
     await delete(root, ada.user.id, deleteAfter=LATER)
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
-    await users.create(
+    await usercreate.create(
         admin_ctx, NewUser(username="x", address="ada@example.org", password_disabled=True)
     )
     back, errors = await restore(root, username="ada")
     assert errors == []
     assert back["user"]["address"] == {"address": "lady@example.org"}
     assert back["lostAddresses"] == ["ada@example.org"]
-    eve = await users.create(
+    eve = await usercreate.create(
         admin_ctx, NewUser(username="eve", address="eve@gone.example", password_disabled=True)
     )
     await delete(root, eve.id, deleteAfter=LATER)
@@ -269,7 +269,7 @@ async def test_an_administrator_ends_users_of_his_domains_alone(
     root: Client, ada: Client, bob: Client, world: World
 ) -> None:
     admin_ctx = Context(world, Viewer(role=Role.ROOT))
-    await users.create(
+    await usercreate.create(
         admin_ctx, NewUser(username="far", address="far@new.example", password_disabled=True)
     )
     here = await admin(world, root.http, "here", "example.org")

@@ -13,9 +13,9 @@ from models.pages import Cursor
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import users
+from resolvers import usercreate, users
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests.conftest import Client, make_client, make_user
 from tests.counts import recount, rows
 
@@ -42,7 +42,7 @@ async def far(world: World) -> int:
     """An account of another domain."""
     admin = Context(world, Viewer(role=Role.ROOT))
     new = NewUser(address="eve@new.example", password_disabled=True)
-    return (await users.create(admin, new)).id
+    return (await usercreate.create(admin, new)).id
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def crowd(root: Client) -> Client:
         ("carl", {"tags": ["X", "Y"]}),
     )
     for name, more in people:
-        await users.create(
+        await usercreate.create(
             admin, NewUser(name, address=f"{name}@example.org", password_disabled=True, **more)
         )
     await far(root.world)

@@ -11,11 +11,11 @@ from models.errors import Conflict
 from models.pages import Ask
 from models.roles import Role, Scope
 from models.world import World
-from resolvers import userdelete, userlist, userrestore, users
+from resolvers import usercreate, userdelete, userlist, userrestore, users
 from resolvers.context import Context, Viewer
+from resolvers.usercreate import NewUser
 from resolvers.userlist import UserWhere
 from resolvers.userrestore import Named
-from resolvers.users import NewUser
 from resolvers.userselection import Users, chosen
 from tests.conftest import Client
 
@@ -55,7 +55,7 @@ def spellings(draw: some.DrawFn) -> tuple[str, str]:
 async def people(world: World) -> dict[str, int]:
     ctx = Context(world, Viewer(role=Role.ROOT))
     return {
-        who: (await users.create(ctx, NewUser(name, address=at, password_disabled=True))).id
+        who: (await usercreate.create(ctx, NewUser(name, address=at, password_disabled=True))).id
         for who, (name, at) in NAMES.items()
     }
 
@@ -77,7 +77,7 @@ async def test_however_it_is_spelled_it_is_one_account(
             page = await userlist.pages(ctx, UserWhere(query=name.strip()), Ask("x"), {"id"})
             assert [row.id for row in page.rows] == [people[who]]
         with pytest.raises(Conflict):
-            await users.create(ctx, NewUser(NAMES[who][0], empty_address=True,
+            await usercreate.create(ctx, NewUser(NAMES[who][0], empty_address=True,
                                             password_disabled=True))  # fmt: skip
         document = "query ($by: UserRef!) { user(by: $by) { username } }"
         assert await root(document, by={"username": name}) == {"user": {"username": NAMES[who][0]}}

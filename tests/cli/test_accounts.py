@@ -11,11 +11,11 @@ from merganser.settings import read
 from models.errors import AuthenticationFailed, Unauthenticated
 from models.pages import MOST
 from models.roles import Role, Scope
-from resolvers import apikeys, users
+from resolvers import apikeys, usercreate
 from resolvers.apikeys import NewKey
 from resolvers.auth import authenticate, sign_in
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests.cli.conftest import Shell
 
 
@@ -160,7 +160,7 @@ def test_lists_are_whole_however_long(shell: Shell) -> None:
         async with opened(read()) as world:
             for number in range(MOST + 5):
                 user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
-                made = await users.create(owner(world), user)
+                made = await usercreate.create(owner(world), user)
                 await apikeys.create_key(owner(world), NewKey("k", user_id=made.id))
 
     asyncio.run(fill())
