@@ -186,7 +186,8 @@ async def make_key(world: World, name: str, **more: Any) -> str:
 async def make_user(world: World, name: str, **more: Any) -> User:
     """A user of example.org, with folders and the address name@example.org."""
     admin = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-    new = NewUser(username=name, address=f"{name}@example.org", password_disabled=True, **more)
+    more = {"password_disabled": "password" not in more} | more
+    new = NewUser(username=name, address=f"{name}@example.org", **more)
     return await usercreate.create(admin, new)
 
 
