@@ -17,6 +17,7 @@ PREFIXES = {
     "ApiKey": "key",
     "Attachment": "att",
     "Domain": "dom",
+    "DomainAlias": "dal",
     "Mailbox": "box",
     "Message": "msg",
     "Submission": "sub",

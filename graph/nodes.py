@@ -8,7 +8,7 @@ import strawberry
 from graph import ids
 from graph.addresses import Address
 from graph.auth import AccessToken, ApiKey
-from graph.domains import Domain
+from graph.domains import Domain, DomainAlias
 from graph.fields import Info, query
 from graph.mailboxes import Mailbox
 from graph.messages import Message
@@ -26,6 +26,7 @@ KINDS: dict[str, type[Shape]] = {
     "Address": Address,
     "ApiKey": ApiKey,
     "Domain": Domain,
+    "DomainAlias": DomainAlias,
     "Mailbox": Mailbox,
     "Message": Message,
     "Submission": Submission,

@@ -13,6 +13,7 @@ from models.errors import Invalid, NotFound
 from models.mailboxes import SpecialUse
 from resolvers import messages, users
 from resolvers.access import own
+from resolvers.domains import Named as Domain
 from resolvers.mailboxes import Named, find, spelled
 from resolvers.userselection import Users
 
@@ -24,6 +25,18 @@ class UserRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
     username: strawberry.Maybe[str] = leaf("Dots ignored.")
     address: strawberry.Maybe[EmailAddress] = leaf("Any address that delivers to the user.")
+
+
+@strawberry.input(one_of=True, description="Names one domain.")
+class DomainRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    name: strawberry.Maybe[str] = leaf("Its own name, in Unicode or ASCII form.")
+
+
+@strawberry.input(one_of=True, description="Names one second name of a domain.")
+class DomainAliasRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    alias: strawberry.Maybe[str] = leaf("The name, in Unicode or ASCII form.")
 
 
 @strawberry.input(
@@ -98,6 +111,13 @@ async def owner_of(info: Info, ref: UserRef | None) -> int | None:
         return own(info.context)
     found = await user_of(info, ref)
     return int(found.id) if found else None
+
+
+def domain_named(ref: DomainRef, *, path: str, index: int | None = None) -> Domain:
+    """The domain that is named, as the floors below name it."""
+    if ref.id:
+        return Domain(id=ids.decode("Domain", ref.id.value, path=path, index=index))
+    return Domain(name=given(ref.name))
 
 
 def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:

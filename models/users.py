@@ -35,6 +35,7 @@ class User(Row, table=True):
     __table_args__ = (
         Index("ix_users_created_at", "created_at", "id"),
         Index("ix_users_used", "used", "id"),
+        Index("ix_users_domain_id_username_key", "domain_id", "username_key", "id"),
     )
 
     username: str  # lower case, as shown

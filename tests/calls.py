@@ -24,7 +24,9 @@ class Call:
     def document(self) -> str:
         """The operation, with the input in `$input`."""
         kind = self.name[0].upper() + self.name[1:] + "Input"
-        kind = {"apiKeyDelete": "IdsInput"}.get(self.name, kind[0].upper() + kind[1:])
+        kind = {"apiKeyDelete": "IdsInput", "domainAliasDelete": "IdsInput"}.get(
+            self.name, kind[0].upper() + kind[1:]
+        )
         return (
             f"mutation ($input: {kind}!) {{ {self.name}(input: $input) "
             f"{{ {self.payload} {PAYLOAD} }} }}"
@@ -65,6 +67,45 @@ async def authenticate(_ada: Client, root: Client) -> Call:
     assert made["errors"] == []
     given = {"username": "eve@example.org", "password": "correct horse", "token": True}
     return Call("authenticate", given, "user { username }", journaled=False)
+
+
+@call
+async def domain_alias_create(_ada: Client, _root: Client) -> Call:
+    given = {"alias": "example.net", "domain": "example.org"}
+    return Call("domainAliasCreate", given, "domainAlias { alias }", by_root=True)
+
+
+@call
+async def domain_alias_delete(ada: Client, root: Client) -> Call:
+    create = await domain_alias_create(ada, root)
+    made = await Call(create.name, create.input, "domainAlias { id }")(root)
+    given = {"ids": [made["domainAlias"]["id"]]}
+    return Call("domainAliasDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def domain_create(_ada: Client, _root: Client) -> Call:
+    return Call("domainCreate", {"name": "new.example"}, "domain { name }", by_root=True)
+
+
+@call
+async def domain_delete(ada: Client, root: Client) -> Call:
+    await (await domain_create(ada, root))(root)
+    given = {"domains": [{"name": "new.example"}]}
+    return Call("domainDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def domain_rename(_ada: Client, _root: Client) -> Call:
+    given = {"oldDomain": "example.org", "newDomain": "renamed.example"}
+    payload = "domain { name } addressesUpdated usersUpdated domainAliasesUpdated"
+    return Call("domainRename", given, payload, by_root=True)
+
+
+@call
+async def domain_update(_ada: Client, _root: Client) -> Call:
+    given = {"domains": [{"name": "example.org"}], "set": {"description": "Ours"}}
+    return Call("domainUpdate", given, "domains { name description }", by_root=True)
 
 
 @call

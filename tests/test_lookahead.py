@@ -13,9 +13,13 @@ from tests.conftest import Client, context, make_user, receive
 
 # Each list of the schema: how to ask for it, and a heavy column of its table that is not asked for.
 CONNECTIONS = {
+    "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
+    "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
     "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
+    "Query.domainAliases": ("domainAliases { %s }", "domain_aliases", "created_at"),
+    "Query.domains": ("domains { %s }", "domains", "description"),
     "Query.tasks": ("tasks { %s }", "tasks", "result"),
     "Query.users": ("users { %s }", "users", "password"),
     "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
@@ -24,7 +28,9 @@ CONNECTIONS = {
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
-OF_ADMINS = {"Query.users"}
+OF_ADMINS = {
+    "Domain.addresses", "Domain.users", "Query.domainAliases", "Query.domains", "Query.users",
+}  # fmt: skip
 PRINTED = build_schema(schema.as_str())
 
 

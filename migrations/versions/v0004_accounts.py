@@ -339,6 +339,8 @@ def upgrade() -> None:
     op.add_column("users", sa.Column("received_max", Big, nullable=True))
     op.create_index("ix_users_created_at", "users", ["created_at", "id"], unique=False)
     op.create_index("ix_users_used", "users", ["used", "id"], unique=False)
+    op.create_index("ix_users_domain_id_username_key", "users", ["domain_id", "username_key", "id"])
+    op.create_index("ix_addresses_domain_id_local", "addresses", ["domain_id", "local", "id"])
 
     _fill()
     for statement in (*usersearch.CREATE[dialect()], *domaintotals.CREATE[dialect()]):
@@ -381,6 +383,8 @@ def _fill() -> None:
 def downgrade() -> None:
     for statement in (*usersearch.DROP[dialect()], *domaintotals.DROP[dialect()]):
         op.execute(statement)
+    op.drop_index("ix_addresses_domain_id_local", table_name="addresses")
+    op.drop_index("ix_users_domain_id_username_key", table_name="users")
     op.drop_index("ix_users_used", table_name="users")
     op.drop_index("ix_users_created_at", table_name="users")
     op.drop_column("users", "received_max")
