@@ -29,7 +29,7 @@ UPDATE = f"""mutation ($input: DomainUpdateInput!) {{
 DELETE = f"""mutation ($input: DomainDeleteInput!) {{
   domainDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
-  domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated {ERRORS} }} }}"""
+  domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated journalCursor {ERRORS} }} }}"""
 ALIAS = f"""mutation ($input: DomainAliasCreateInput!) {{ domainAliasCreate(input: $input) {{
   domainAlias {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
 UNALIAS = f"""mutation ($input: IdsInput!) {{
@@ -63,7 +63,7 @@ async def of(client: Client, name: str) -> Any:
     return (await client(DOMAIN, by={"name": name}))["domain"]
 
 
-async def live(world: World, name: str, **more: Any) -> User:
+async def live(world: World, name: str, /, **more: Any) -> User:
     """A user of any domain."""
     new = NewUser(name, address=more.pop("address", name), password_disabled=True, **more)
     return await users.create(Context(world, Viewer(role=Role.ROOT)), new)
