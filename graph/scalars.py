@@ -25,9 +25,8 @@ URL = NewType("URL", str)
 Upload = NewType("Upload", str)
 
 STREAMS = 100  # that a position tells of at most
-POSITION = re.compile(
-    rf"1(\.[0-9]{{1,19}}\.[0-9]{{1,19}}){{1,{STREAMS}}}"
-)  # the form, stream, number, …
+# the form, stream, number, …
+POSITION = re.compile(rf"1(\.[0-9]{{1,19}}\.[0-9]{{1,19}}){{1,{STREAMS}}}")
 SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 UNITS = {"k": 1, "m": 2, "g": 3, "t": 4}
 DURATION = re.compile(

@@ -29,7 +29,8 @@ UPDATE = f"""mutation ($input: DomainUpdateInput!) {{
 DELETE = f"""mutation ($input: DomainDeleteInput!) {{
   domainDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
-  domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated journalCursor {ERRORS} }} }}"""
+  domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated journalCursor
+  {ERRORS} }} }}"""
 ALIAS = f"""mutation ($input: DomainAliasCreateInput!) {{ domainAliasCreate(input: $input) {{
   domainAlias {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
 UNALIAS = f"""mutation ($input: IdsInput!) {{
