@@ -107,7 +107,9 @@ class MutationPayload:
     warnings: list[Warning] = leaf("Succeeded, but worth knowing.", default_factory=list)
     replayed: bool = leaf("The answer of an earlier call with this key.", default=False)
     journal_cursor: Cursor | None = leaf(
-        "Journal position after this mutation: events up to it are one's own echo.", default=None
+        "Journal position after this mutation: events up to it are one's own echo. Null where "
+        "nothing was told, or more than 100 accounts were changed.",
+        default=None,
     )
 
 

@@ -20,6 +20,7 @@ PREFIXES = {
     "Attachment": "att",
     "AuthEvent": "evt",
     "Domain": "dom",
+    "DomainAlias": "dal",
     "Mailbox": "box",
     "Message": "msg",
     "SettingChange": "set",

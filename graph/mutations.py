@@ -10,7 +10,7 @@ from strawberry.types.field import StrawberryField
 from graph.errors import MutationError, MutationOptions, MutationPayload, Options
 from graph.fields import Declare, Guard, Info
 from graph.kept import restored, stored
-from graph.scalars import Cursor
+from graph.scalars import STREAMS, Cursor
 from models.errors import Forbidden, Invalid, Refused, Unauthenticated
 from resolvers import replays
 from resolvers.context import Context, Needs
@@ -42,7 +42,8 @@ class Answer(FieldExtension):
 
         async def work() -> MutationPayload:
             payload: MutationPayload = await next_(source, info, **kwargs)
-            payload.journal_cursor = Cursor(ctx.reached) if ctx.reached else None
+            told = 0 < len(ctx.reached or ()) <= STREAMS  # longer ones nobody could go on from
+            payload.journal_cursor = Cursor(ctx.reached) if ctx.reached and told else None
             return payload
 
         try:

@@ -11,7 +11,7 @@ from graph.adminlog import AdminLogEntry
 from graph.apppasswords import AppPassword
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
-from graph.domains import Domain
+from graph.domains import Domain, DomainAlias
 from graph.fields import Info, query
 from graph.mailboxes import Mailbox
 from graph.messages import Message
@@ -34,6 +34,7 @@ KINDS: dict[str, type[Shape]] = {
     "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
     "Domain": Domain,
+    "DomainAlias": DomainAlias,
     "Mailbox": Mailbox,
     "Message": Message,
     "SettingChange": SettingChange,

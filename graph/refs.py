@@ -14,6 +14,7 @@ from models.errors import Invalid, NotFound, found
 from models.mailboxes import SpecialUse
 from resolvers import messages, users
 from resolvers.access import own
+from resolvers.domains import Named as Domain
 from resolvers.mailboxes import Named, find, spelled
 from resolvers.userrights import domain_keys
 from resolvers.userselection import Users
@@ -26,6 +27,18 @@ class UserRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
     username: strawberry.Maybe[str] = leaf("Dots ignored.")
     address: strawberry.Maybe[EmailAddress] = leaf("Any address that delivers to the user.")
+
+
+@strawberry.input(one_of=True, description="Names one domain.")
+class DomainRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    name: strawberry.Maybe[str] = leaf("Its own name, in Unicode or ASCII form.")
+
+
+@strawberry.input(one_of=True, description="Names one second name of a domain.")
+class DomainAliasRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    alias: strawberry.Maybe[str] = leaf("The name, in Unicode or ASCII form.")
 
 
 @strawberry.input(
@@ -57,12 +70,6 @@ def users_named(selection: UserSelection | None, *, path: str = "users") -> User
         domains=tuple(selection.domains or ()),
         tags=tuple(selection.tags or ()),
     )
-
-
-@strawberry.input(one_of=True, description="Names one domain.")
-class DomainRef:
-    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
-    name: strawberry.Maybe[str] = leaf("In Unicode, or as it is on the wire.")
 
 
 async def domains_of(info: Info, refs: Sequence[DomainRef], *, path: str) -> list[int]:
@@ -132,6 +139,13 @@ def keys_of(info: Info, kind: str, texts: Sequence[str]) -> list[int]:
     if len(texts) > (most := info.context.world.options.bulk):
         raise Invalid(f"at most {most} at once", constraint="max", path=["ids"])
     return [ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
+
+
+def domain_named(ref: DomainRef, *, path: str, index: int | None = None) -> Domain:
+    """The domain that is named, as the floors below name it."""
+    if ref.id:
+        return Domain(id=ids.decode("Domain", ref.id.value, path=path, index=index))
+    return Domain(name=given(ref.name))
 
 
 def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import idna
-from sqlalchemy import Select, bindparam, func, or_, select
+from sqlalchemy import Boolean, Select, bindparam, func, or_, select
 from sqlmodel import col
 
 from models.addresses import Address, AddressKind
@@ -155,7 +155,7 @@ _DOMAINS = select(col(Domain.id), col(Domain.name)).where(
             )
         ),
     ),
-    col(Domain.active),
+    or_(col(Domain.active), bindparam("any", type_=Boolean)),
 )
 _ADDRESSES = select(*picked(Address)).where(
     col(Address.local).in_(bindparam("best", expanding=True)),
@@ -196,12 +196,12 @@ async def resolve(world: World, address: str, *, wildcards: bool = True) -> Pick
     """The row of the address that takes mail for `address`, or NotFound.
 
     Two statements, however many patterns stand in the table. Without `wildcards` only the
-    address itself counts: that is what signs in.
+    address itself counts: that is what signs in, also where the domain takes no mail.
     """
     if _ODD.search(address):
         raise NotFound(address, path=["address"])
     local, name = normal(address)
-    domains = await world.database.read(_DOMAINS, {"name": name})
+    domains = await world.database.read(_DOMAINS, {"name": name, "any": not wildcards})
     if not domains or not local:
         raise NotFound(address, path=["address"])
 

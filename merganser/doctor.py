@@ -20,6 +20,7 @@ from sqlalchemy import select, text
 from sqlmodel import col
 
 from mail.addresses import ascii_domain
+from mail.resolving import resolver as resolver_at
 from merganser import building, listening, locks, vaults
 from merganser.amounts import rounded
 from merganser.settings import PREFIX, Settings
@@ -278,7 +279,7 @@ async def _names(settings: Settings) -> list[Finding]:
     if settings.hostname == "localhost":
         todo = f"set {PREFIX}HOSTNAME to this machine's name before mail leaves it"
         return hint("DNS", "the host has no name of its own", todo)
-    resolver = Resolver()
+    resolver = resolver_at(settings.dns_resolver)
     answers = [await _looked_up(resolver, settings.hostname, ("A", "AAAA"))]
     answers += await asyncio.gather(
         *(_looked_up(resolver, name, ("MX", "A")) for name in await _domains(settings))

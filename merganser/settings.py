@@ -4,7 +4,7 @@ import os
 from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -231,6 +231,21 @@ class Settings(BaseSettings):
         description="Domain of the address of a new user whose name has none.",
         json_schema_extra={"hint": "write a domain such as example.org"},
     )
+    auto_create_domains: bool = Field(
+        default=_USUAL.auto_create_domains,
+        description="Make a domain when an ADMIN makes the first address in it; off: only "
+        "`domainCreate` does.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    dns_resolver: str | None = Field(
+        default=_USUAL.dns_resolver,
+        pattern=PLACE,
+        description="Name server that is asked for everything, as in 127.0.0.1:53.",
+        json_schema_extra={
+            **_shown("those of the system"),
+            "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
+        },
+    )
     default_quota: Size = Field(
         default=_USUAL.default_quota,
         description="Storage of a user, where neither user nor domain says more; 0 is unlimited.",
@@ -428,6 +443,15 @@ class Settings(BaseSettings):
         for each in names:
             ip_network(each)
         return names
+
+    @field_validator("dns_resolver")
+    @classmethod
+    def _resolver(cls, place: str | None) -> str | None:
+        host, _, port = (place or "127.0.0.1:53").rpartition(":")
+        ip_address(host.removeprefix("[").removesuffix("]"))
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError(port)
+        return place
 
     def options(self) -> Options:
         """What the floors below are told."""

@@ -14,6 +14,8 @@ class Options:
     hostname: str = "localhost"
     public_url: str = ""  # before the paths of addresses we hand out
     default_domain: str | None = None
+    auto_create_domains: bool = True  # by the first address that an ADMIN makes there
+    dns_resolver: str | None = None  # address:port; None: the system's
     default_quota: int = 1 << 30  # bytes, where neither user nor domain has one
     message_max: int = 64 * MIB  # bytes
     upload_max: int = 50 * MIB  # bytes

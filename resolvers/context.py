@@ -227,6 +227,28 @@ class Context:
             last = await journal.record(session, stream_id, entry, at=self.world.now())
         return last
 
+    async def record_all(
+        self,
+        session: AsyncSession,
+        told: Mapping[int, Sequence[tuple[ChangeKind, Sequence[int]]]],
+    ) -> None:
+        """What `record` does, for many streams, which are held: in as few statements as for one."""
+        facts = {"reason": self.reason} if self.reason else {}
+        entries = {
+            stream: [
+                Entry(kind, ids[start : start + journal.LONGEST], facts, self.origin)
+                for kind, ids in kinds
+                for start in range(0, len(ids), journal.LONGEST)
+            ]
+            for stream, kinds in told.items()
+        }
+        await journal.record_all(session, entries, at=self.world.now())
+
+    @property
+    def writing(self) -> bool:
+        """Whether a unit of work is open: nothing slow may be waited for."""
+        return self._unit is not None and self._unit.session is not None
+
     @asynccontextmanager
     async def together(self, *, keep: bool = True) -> AsyncGenerator["Unit"]:
         """All units opened inside are one: an `@atomic` request, an answer kept with its effect.

@@ -9,7 +9,7 @@ from models.tasks import Task
 from tests import factors
 from tests.conftest import Client, receive
 
-BY_IDS = {"apiKeyDelete", "appPasswordDelete"}
+BY_IDS = {"apiKeyDelete", "appPasswordDelete", "domainAliasDelete"}
 PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
 
 
@@ -98,6 +98,45 @@ async def custom_two_factor_disable(ada: Client, root: Client) -> Call:
 async def custom_two_factor_enable(_ada: Client, _root: Client) -> Call:
     given = {"user": {"username": "ada"}}
     return Call("customTwoFactorEnable", given, "user { enabled2fa }", by_root=True)
+
+
+@call
+async def domain_alias_create(_ada: Client, _root: Client) -> Call:
+    given = {"alias": "example.net", "domain": "example.org"}
+    return Call("domainAliasCreate", given, "domainAlias { alias }", by_root=True)
+
+
+@call
+async def domain_alias_delete(ada: Client, root: Client) -> Call:
+    create = await domain_alias_create(ada, root)
+    made = await Call(create.name, create.input, "domainAlias { id }")(root)
+    given = {"ids": [made["domainAlias"]["id"]]}
+    return Call("domainAliasDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def domain_create(_ada: Client, _root: Client) -> Call:
+    return Call("domainCreate", {"name": "new.example"}, "domain { name }", by_root=True)
+
+
+@call
+async def domain_delete(ada: Client, root: Client) -> Call:
+    await (await domain_create(ada, root))(root)
+    given = {"domains": [{"name": "new.example"}]}
+    return Call("domainDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def domain_rename(_ada: Client, _root: Client) -> Call:
+    given = {"oldDomain": "example.org", "newDomain": "renamed.example"}
+    payload = "domain { name } addressesUpdated usersUpdated domainAliasesUpdated"
+    return Call("domainRename", given, payload, by_root=True)
+
+
+@call
+async def domain_update(_ada: Client, _root: Client) -> Call:
+    given = {"domains": [{"name": "example.org"}], "set": {"description": "Ours"}}
+    return Call("domainUpdate", given, "domains { name description }", by_root=True)
 
 
 @call

@@ -1,6 +1,6 @@
 """Roles and what is delegated: given by those above, and never above their own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -116,7 +116,7 @@ async def test_permissions_of_users_are_replaced(root: Client, ada: Client, bob:
     both = {"ids": [id_of(ada), id_of(bob)]}
     fields = "users { permissions }"
 
-    async def give(client: Client, given: list[str], **users: Any) -> Any:
+    async def give(client: Client, given: Sequence[str], **users: Any) -> Any:
         return await run(client, "userPermissionsSet", fields, users=users, permissions=given)
 
     answer = await give(boss, ["SPAM_SCORE", "APP_PASSWDS", "SPAM_SCORE"], **both)

@@ -374,6 +374,7 @@ def upgrade() -> None:
     for name, columns, condition in PARTIAL:
         where = sa.text(condition)
         op.create_index(name, "users", columns, sqlite_where=where, postgresql_where=where)
+    op.create_index("ix_addresses_domain_id_local", "addresses", ["domain_id", "local", "id"])
 
     _fill()
     for statement in (*usersearch.CREATE[dialect()], *domaintotals.CREATE[dialect()]):
@@ -424,6 +425,7 @@ def downgrade() -> None:
     for name, _, _ in PARTIAL:
         op.drop_index(name, table_name="users")
     op.drop_index("ix_users_of_domain", table_name="users")
+    op.drop_index("ix_addresses_domain_id_local", table_name="addresses")
     op.drop_index("ix_users_used", table_name="users")
     op.drop_index("ix_users_created_at", table_name="users")
     op.drop_column("users", "received_until")
