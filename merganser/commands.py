@@ -327,7 +327,7 @@ def whole(
 
 def app() -> typer.Typer:
     """The command line, ready to be called."""
-    from merganser import account_commands, document_commands
+    from merganser import account_commands, document_commands, domain_commands
 
     made = typer.Typer(
         name="merganser",
@@ -352,5 +352,6 @@ def app() -> typer.Typer:
         made.command(name)(command)
     made.add_typer(account_commands.users(), name="user")
     made.add_typer(account_commands.tokens(), name="token")
+    made.add_typer(domain_commands.domains(), name="domain")
     made.add_typer(document_commands.documents(), name="documents")
     return made
