@@ -1,6 +1,7 @@
 """What an operator can set: the environment, read once, here and nowhere else."""
 
 import os
+import re
 from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
@@ -258,7 +259,10 @@ class Settings(BaseSettings):
         default=_USUAL.webauthn_origins,
         description="Origins of the pages that security keys are used on, with spaces between, as "
         "in https://webmail.example.org.",
-        json_schema_extra=_shown("the origin of `MERGANSER_PUBLIC_URL`"),
+        json_schema_extra={
+            **_shown("the origin of `MERGANSER_PUBLIC_URL`"),
+            "hint": "write https://host, without a slash at its end",
+        },
     )
     imap_server: str = Field(
         default=_USUAL.imap_server,
@@ -286,6 +290,7 @@ class Settings(BaseSettings):
     profile_key: Path | None = Field(
         default=_USUAL.profile_key,
         description="PEM file of its private key, without a passphrase.",
+        json_schema_extra=_shown("the file of the certificate"),
     )
     argon2_memory: int = Field(
         default=_USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
@@ -382,6 +387,14 @@ class Settings(BaseSettings):
         for each in names:
             ip_network(each)
         return names
+
+    @field_validator("webauthn_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for each in origins:
+            if not re.fullmatch(r"https?://[^\s/?#]+", each):
+                raise ValueError("not an origin")
+        return tuple(each.lower() for each in origins)
 
     def options(self) -> Options:
         """What the floors below are told."""

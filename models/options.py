@@ -25,8 +25,8 @@ class Options:
     imap_server: str = ""  # host:port as clients are told; else `hostname` and the usual port
     pop3_server: str = ""
     smtp_server: str = ""
-    profile_cert: Path | None = None  # signs profiles for Apple's devices, with `profile_key`
-    profile_key: Path | None = None
+    profile_cert: Path | None = None  # signs profiles for Apple's devices
+    profile_key: Path | None = None  # else in the same file
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
     token_idle: timedelta = timedelta(days=14)  # unused that long, a token ends
