@@ -1,6 +1,7 @@
 """What an operator can set: the environment, read once, here and nowhere else."""
 
 import os
+import re
 from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
@@ -273,7 +274,10 @@ class Settings(BaseSettings):
         default=_USUAL.webauthn_origins,
         description="Origins of the pages that security keys are used on, with spaces between, as "
         "in https://webmail.example.org.",
-        json_schema_extra=_shown("the origin of `MERGANSER_PUBLIC_URL`"),
+        json_schema_extra={
+            **_shown("the origin of `MERGANSER_PUBLIC_URL`"),
+            "hint": "write https://host, without a slash at its end",
+        },
     )
     imap_server: str = Field(
         default=_USUAL.imap_server,
@@ -301,6 +305,7 @@ class Settings(BaseSettings):
     profile_key: Path | None = Field(
         default=_USUAL.profile_key,
         description="PEM file of its private key, without a passphrase.",
+        json_schema_extra=_shown("the file of the certificate"),
     )
     recipients_daily: int = Field(
         default=_USUAL.recipients_daily,
@@ -452,6 +457,14 @@ class Settings(BaseSettings):
         if not 0 < int(port) < 1 << 16:
             raise ValueError(port)
         return place
+
+    @field_validator("webauthn_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for each in origins:
+            if not re.fullmatch(r"https?://[^\s/?#]+", each):
+                raise ValueError("not an origin")
+        return tuple(each.lower() for each in origins)
 
     def options(self) -> Options:
         """What the floors below are told."""

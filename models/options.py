@@ -27,8 +27,8 @@ class Options:
     imap_server: str = ""  # host:port as clients are told; else `hostname` and the usual port
     pop3_server: str = ""
     smtp_server: str = ""
-    profile_cert: Path | None = None  # signs profiles for Apple's devices, with `profile_key`
-    profile_key: Path | None = None
+    profile_cert: Path | None = None  # signs profiles for Apple's devices
+    profile_key: Path | None = None  # else in the same file
     recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
     received_hourly: int = 3600  # messages, likewise
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check

@@ -436,12 +436,9 @@ async def _new_token(ctx: Context, user: Picked, attempt: Attempt) -> tuple[str,
 
 async def complete(ctx: Context, session: AsyncSession) -> None:
     """Make the token of this call, whose second factor was outstanding, good for all it says."""
-    waits = (
-        update(AccessToken)
-        .where(col(AccessToken.id) == ctx.viewer.token_id, col(AccessToken.pending))
-        .values(pending=False)
-    )
-    if not (await (await session.connection()).execute(waits)).rowcount:
+    waits = (col(AccessToken.id) == ctx.viewer.token_id) & col(AccessToken.pending)
+    done = update(AccessToken).where(waits).values(pending=False)
+    if not (await (await session.connection()).execute(done)).rowcount:
         raise AuthenticationFailed
 
 

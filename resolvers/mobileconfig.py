@@ -59,8 +59,8 @@ async def make(world: World, user: Picked, row: AppPassword, address: str, passw
     """
     listed = plistlib.dumps(_profile(world, user, row, address, password))
     options = world.options
-    if options.profile_cert and options.profile_key:
-        listed = await asyncio.to_thread(_signed, listed, options.profile_cert, options.profile_key)
+    if cert := options.profile_cert:
+        listed = await asyncio.to_thread(_signed, listed, cert, options.profile_key or cert)
     return base64.b64encode(listed).decode()
 
 

@@ -146,6 +146,11 @@ def checked(signed: Path, cert: Path) -> "subprocess.CompletedProcess[bytes]":
 
 async def test_a_profile_is_signed_where_a_certificate_is_set(ada: Client, tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_bytes(cert.read_bytes() + key.read_bytes())
+    raw, _ = await profile(ada, replace(CHEAP, profile_cert=both))
+    (tmp_path / "one").write_bytes(raw)
+    assert checked(tmp_path / "one", cert).returncode == 0
     raw, password = await profile(ada, replace(CHEAP, profile_cert=cert, profile_key=key))
     file = tmp_path / "signed.mobileconfig"
     file.write_bytes(raw)

@@ -4,7 +4,6 @@
 
 import asyncio
 import base64
-import random
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -40,40 +39,7 @@ from tests.twofactor.conftest import (
     waiting,
 )
 
-SEED = b"12345678901234567890"  # of both RFCs
-SHORT = "GEZD GNBV GY3T QOJQ"  # 80 bits: the first half of it
-
-
-HOTP = "755224 287082 359152 969429 338314 254676 287922 162583 399871 520489"
-
-
-@pytest.mark.parametrize(("step", "code"), list(enumerate(HOTP.split())))
-def test_codes_are_those_of_rfc_4226_appendix_d(step: int, code: str) -> None:
-    assert totp.code_at(SEED, step) == code
-
-
-@pytest.mark.parametrize(
-    ("at", "code"),  # of which the RFC shows eight digits
-    [
-        (59, "94287082"),
-        (1111111109, "07081804"),
-        (1111111111, "14050471"),
-        (1234567890, "89005924"),
-        (2000000000, "69279037"),
-        (20000000000, "65353130"),
-    ],
-)
-def test_codes_are_those_of_rfc_6238_appendix_b(at: int, code: str) -> None:
-    assert totp.code_at(SEED, at // totp.STEP) == code[2:]
-
-
-def test_codes_are_those_of_another_implementation() -> None:
-    dice = random.Random(6238)  # noqa: S311
-    for _ in range(50):
-        seed = dice.randbytes(dice.randint(14, 64))
-        at = dice.randrange(2**37)
-        other = pyotp.TOTP(base64.b32encode(seed).decode()).at(at)
-        assert totp.code_at(seed, at // totp.STEP) == other
+SHORT = "GEZD GNBV GY3T QOJQ"  # 80 bits: "1234567890"
 
 
 async def test_a_setup_shows_the_seed_in_three_forms(ada: Client) -> None:
@@ -428,7 +394,7 @@ async def test_a_short_seed_from_another_system_works(
     done = await ask(root, "totpImport", USER, user={"username": "ada"}, seed=SHORT.lower())
     assert done["user"]["enabled2fa"] == ["TOTP"]
     clock.time = clock.time.fromtimestamp(59, clock.time.tzinfo)
-    assert await codes(ada, "totpCheck", token=totp.code_at(SEED[:10], 1)) == []
+    assert await codes(ada, "totpCheck", token=totp.code_at(b"1234567890", 1)) == []
     again = await codes(root, "totpImport", user={"username": "ada"}, seed=SHORT)
     assert again == ["CONFLICT"]
 
