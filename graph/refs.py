@@ -1,5 +1,6 @@
 """How inputs name one user, folder or message, and what they mean for us."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import strawberry
@@ -11,7 +12,7 @@ from graph.scalars import BigInt, EmailAddress
 from models.columns import Picked
 from models.errors import Invalid, NotFound
 from models.mailboxes import SpecialUse
-from resolvers import messages, users
+from resolvers import domains, messages, users
 from resolvers.access import own
 from resolvers.mailboxes import Named, find, spelled
 from resolvers.userselection import Users
@@ -24,6 +25,12 @@ class UserRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
     username: strawberry.Maybe[str] = leaf("Dots ignored.")
     address: strawberry.Maybe[EmailAddress] = leaf("Any address that delivers to the user.")
+
+
+@strawberry.input(one_of=True, description="Names one domain.")
+class DomainRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    name: strawberry.Maybe[str] = leaf("Name, or one of its aliases.")
 
 
 @strawberry.input(
@@ -90,6 +97,23 @@ async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
     if ref.id:
         return await ctx.load(users.by_ids, ids.decode("User", ref.id.value, path="user"))
     return await users.named(ctx, given(ref.username) or given(ref.address) or "")
+
+
+async def domains_of(
+    info: Info, given: Sequence[DomainRef], *, path: str = "domains"
+) -> list[Picked]:
+    """The domains that are named; NotFound where one is none that the viewer sees."""
+    found = []
+    for index, ref in enumerate(given):
+        if ref.id:
+            key = ids.decode("Domain", ref.id.value, path=path, index=index)
+            row = await info.context.load(domains.by_ids, key)
+        else:
+            row = await domains.by_name(info.context, ref.name.value if ref.name else "")
+        if row is None:
+            raise NotFound("", path=[path], index=index)
+        found.append(row)
+    return found
 
 
 async def owner_of(info: Info, ref: UserRef | None) -> int | None:

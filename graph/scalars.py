@@ -20,6 +20,7 @@ ByteSize = NewType("ByteSize", int)
 Cursor = NewType("Cursor", Position)
 Duration = NewType("Duration", timedelta)
 EmailAddress = NewType("EmailAddress", str)
+CIDR = NewType("CIDR", str)
 IPAddress = NewType("IPAddress", str)
 URL = NewType("URL", str)
 Upload = NewType("Upload", str)
@@ -134,6 +135,13 @@ def _ip(value: object) -> str:
         raise GraphQLError("not an IPv4 or IPv6 address") from problem
 
 
+def _cidr(value: object) -> str:
+    try:
+        return str(ipaddress.ip_network(_text(value).strip(), strict=False))
+    except ValueError as problem:
+        raise GraphQLError("not a network") from problem
+
+
 def _scalar(
     name: str,
     description: str,
@@ -176,6 +184,7 @@ SCALARS: dict[object, ScalarDefinition] = {
         _text,
         f"{RFC}6531",
     ),
+    CIDR: _scalar("CIDR", "Network or single address.", _text, _cidr, f"{RFC}4632"),
     IPAddress: _scalar("IPAddress", "IPv4 or IPv6 address.", _text, _ip, f"{RFC}4291"),
     JSON: _scalar("JSON", "Any JSON value.", _same, _same, f"{RFC}8259"),
     Upload: _scalar("Upload", "Id of bytes sent before to POST /rest/uploads.", _text, _text),

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+import graph.auth
 from graph.addresses import Address
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
@@ -27,10 +28,13 @@ from models.pages import Cursor as Place
 from models.pages import ordering
 from models.roles import Role, Scope
 from models.submission import SubmissionState
-from resolvers import addresses, changes, domains, mailboxes, users
+from resolvers import addresses, changes, domains, mailboxes, tokens, users
 from resolvers import submission as submissions
 from resolvers.addresses import OfUser
 from resolvers.users import NewUser, UserWhere
+
+if TYPE_CHECKING:
+    from graph.auth import AccessToken
 
 
 @strawberry.type(description="Storage.")
@@ -117,6 +121,13 @@ class User(Shape):
             lambda row: Place(ask.ordering, row.local, row.id),
             lambda: info.context.load(addresses.counts, listing),
         )
+
+    @field("Live tokens, newest first; of others nobody sees any.", scope=Scope.READ)
+    async def access_tokens(
+        self, info: Info
+    ) -> list[Annotated["AccessToken", strawberry.lazy("graph.auth")]]:
+        rows = await info.context.load(tokens.tokens_of, self.row.id)
+        return await listed(info, graph.auth.AccessToken, rows)
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
     async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:

@@ -123,6 +123,7 @@ VALUES = {
         "LIMIT_REACHED": "More than domain or platform allow.",
         "QUOTA_EXCEEDED": "The storage is full.",
         "RATE_LIMITED": "Too often: wait.",
+        "NO_SESSION": "Nobody is connected.",
         "UNAVAILABLE": "A component does not answer.",
         "ABORTED": "Given up with the others of its unit.",
     },
@@ -188,6 +189,11 @@ VALUES = {
         "SUCCEEDED": "Done.",
         "FAILED": "Given up.",
         "CANCELLED": "Stopped on request; what was done stays.",
+    },
+    "TwoFactorMethod": {
+        "TOTP": "A code by time, or a recovery code.",
+        "CUSTOM": "Checked by the application.",
+        "WEBAUTHN": "A security key or passkey.",
     },
     "UserPermission": {
         "SPAM_ALIAS": "Temporary addresses.",

@@ -18,7 +18,7 @@ from sqlmodel import SQLModel, col
 
 from mail import arriving
 from mail.blobs.collect import collect
-from models.auth import AccessToken, Throttle
+from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
 from models.journal import Change, ChangeKind, Entry, Stream
@@ -95,8 +95,12 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
         "replays": (Replay, col(Replay.at) <= now - options.replays_for),
         "undos": (Undo, col(Undo.expires_at) <= now),
-        "tokens": (AccessToken, col(AccessToken.expires_at) <= now),
-        "throttles": (Throttle, col(Throttle.until) <= now),
+        "tokens": (
+            AccessToken,
+            (col(AccessToken.expires_at) <= now)
+            | (col(AccessToken.pending) & (col(AccessToken.created_at) <= now - PENDING)),
+        ),
+        "throttles": (Throttle, col(Throttle.until) <= now - CALM),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}

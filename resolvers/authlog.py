@@ -46,6 +46,16 @@ async def note(ctx: Context, session: AsyncSession, event: Event) -> int:
     return key
 
 
+async def noted(
+    world: World, event: Event, *, ip: str | None = None, session_id: str | None = None
+) -> int:
+    """Write it in a unit of its own: what came of strangers, or behind an answer."""
+    viewer = Viewer(user_id=event.user_id or 0)
+    ctx = Context(world, viewer, client_ip=ip, session_id=session_id)
+    async with ctx.write(*([event.user_id] if event.user_id else [])) as session:
+        return await note(ctx, session, event)
+
+
 def _another(viewer: Viewer, event: Event) -> bool:
     """Whether it is somebody else's doing than the account's own."""
     return bool(viewer.actor_id) or (

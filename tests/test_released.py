@@ -29,6 +29,9 @@ HARMLESS = (  # graphql-core thinks of those who resolve fields, we of those who
     DangerousChangeType.OPTIONAL_INPUT_FIELD_ADDED,
 )
 ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reason for each
+    "Enum value ChangeKind.SECURITY_EVENT was added.": "streams tell of more",
+    "Enum value ChangeKind.SETTING_CHANGED was added.": "streams tell of more",
+    "Enum value ErrorCode.NO_SESSION was added.": "of a mutation that is new",
 }
 ADVICE = f"""
 Clients that were made for {VERSION} may fail on this. Add beside it instead, and deprecate the
