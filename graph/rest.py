@@ -203,8 +203,7 @@ async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[S
         viewer = await desk.sign_in(request.headers, client_address(request))
         caching = "private, no-cache"  # the next to ask may be somebody else
     viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
-    (message,) = await contents.stored(Context(desk.world, viewer), [key])
-    return found(message), caching
+    return found(await contents.one(Context(desk.world, viewer), key)), caching
 
 
 async def _uploads(desk: Desk, request: Request) -> Response:

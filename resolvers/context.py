@@ -205,6 +205,20 @@ class Context:
             self.reached = journal.reached(unit.session)
             self.forget()
 
+    @asynccontextmanager
+    async def aside(self, *streams: int) -> AsyncGenerator[tuple[Self, AsyncSession]]:
+        """A unit beside what is being read: nothing loaded is forgotten by it.
+
+        Inside an open unit it is a part of that one, since a store may have but one writer.
+        """
+        if self._unit is not None:
+            async with self.write(*streams) as session:
+                yield self, session
+        else:
+            apart = self.fresh()
+            async with apart.write(*streams) as session:
+                yield apart, session
+
     async def record(
         self,
         session: AsyncSession,

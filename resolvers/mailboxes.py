@@ -23,7 +23,7 @@ from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
 from models.prepared import chosen, number, prepared, values_of
 from models.users import User
-from resolvers.access import own, owned, visible
+from resolvers.access import administered, own, owned, records
 from resolvers.context import Context
 from resolvers.listing import by_keys
 from resolvers.moves import STATE, archive
@@ -126,17 +126,22 @@ async def all_of(
 async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
     """The folders of these users, hidden ones too, in the order of `all_of`."""
     columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
-    if len(keys) == 1:
+    if len(keys) == 1 and _plainly(ctx, keys[0].user_id):
         rows = await ctx.find(_tree(columns), user=keys[0].user_id)
         places = [_in_tree(path) for path in values_of(rows, "path")]
         return [chosen(rows, sorted(range(len(rows)), key=places.__getitem__))]
     asked = select(*picked(Mailbox, columns)).where(
-        col(Mailbox.user_id).in_({key.user_id for key in keys}), visible(ctx, Mailbox)
+        col(Mailbox.user_id).in_({key.user_id for key in keys}), records(ctx, Mailbox)
     )
     found: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in sorted(await ctx.read(asked), key=lambda row: _in_tree(row.path)):
         found[row.user_id].append(row)
     return [found[key.user_id] for key in keys]
+
+
+def _plainly(ctx: Context, user_id: int) -> bool:
+    """Whether a select that was made once will do: it asks for one's own."""
+    return user_id == ctx.viewer.user_id or not administered(ctx)
 
 
 @prepared
@@ -153,14 +158,14 @@ def _in_tree(path: str) -> tuple[bool, list[str]]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's folders with these ids, in this order; None where there is none."""
-    theirs = select(*picked(Mailbox)).where(visible(ctx, Mailbox))
+    """The folders with these ids, in this order; None where the viewer sees none."""
+    theirs = select(*picked(Mailbox)).where(records(ctx, Mailbox))
     return await by_keys(ctx, theirs, col(Mailbox.id), ids)
 
 
 async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
     """The folders of these users, by id, path or role, in this order; None where there is none."""
-    if len(keys) == 1:
+    if len(keys) == 1 and _plainly(ctx, keys[0][0]):
         (user_id, name), *_ = keys
         by = next((by for by in BY if getattr(name, by) is not None), "id")
         rows = await ctx.find(_named(by), user=user_id, name=getattr(name, by))
@@ -168,7 +173,7 @@ async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | No
     users = {user_id for user_id, _ in keys}
     asked = select(*picked(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
-        visible(ctx, Mailbox),
+        records(ctx, Mailbox),
         col(Mailbox.id).in_([name.id for _, name in keys if name.id])
         | col(Mailbox.path).in_([name.path for _, name in keys if name.path])
         | col(Mailbox.special_use).in_([name.special_use for _, name in keys if name.special_use]),

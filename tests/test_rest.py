@@ -296,12 +296,6 @@ async def test_a_credential_for_sending_does_not_read(ada: Client, message: int)
         assert (answer.status_code, code(answer)) == (403, "FORBIDDEN")
 
 
-async def test_the_key_of_the_platform_has_no_mail(ada: Client, message: int) -> None:
-    secret = await make_key(ada.world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
-    root = Client(ada.http, ada.world, ada.user, secret)
-    assert (await get(root, parts.source_path(message))).status_code == 404
-
-
 async def test_a_signed_address_needs_no_credential_for_a_quarter_of_an_hour(
     ada: Client, message: int, clock: Clock
 ) -> None:

@@ -27,15 +27,18 @@ TOLD = {
     "addresses": ("ADDRESS_CHANGED", set[str]()),
     "submissions": ("SUBMISSION_CHANGED", set[str]()),
     "tasks": ("TASK_CHANGED", set[str]()),
+    "auth_events": ("SECURITY_EVENT", {"count", "detail", "last_at", "session_id"}),
     "users": (
         "USER_CHANGED",
         {"used", "message_count", "uid_validity", "last_login_at", "updated_at", "password"},
     ),
 }
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
-    "access_tokens", "api_keys", "blobs", "changes", "deliveries", "documents", "domain_aliases",
-    "domains", "message_blobs", "receipts", "replays", "streams", "submission_blobs", "thread_refs",
-    "threads", "throttles", "undos", "uploads",
+    "access_tokens", "admin_log", "api_keys", "app_passwords", "blobs", "changes", "deleted_users",
+    "deliveries", "documents", "domain_admins", "domain_aliases", "domain_totals", "domains",
+    "message_blobs", "receipts", "recovery_codes", "replays", "setting_changes", "settings",
+    "streams", "submission_blobs", "thread_refs", "threads", "throttles", "totp_seeds", "undos",
+    "uploads", "usages", "user_tags", "vault_keys", "webauthn_challenges", "webauthn_keys",
 }  # fmt: skip
 
 
