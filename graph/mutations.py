@@ -64,7 +64,7 @@ class Answer(FieldExtension):
         """Do the work and keep its answer in the same unit, or give the one kept before."""
         ctx = info.context
         earlier = await replays.find(ctx, asked)
-        if not earlier:
+        if earlier is None:
             try:
                 async with ctx.together():
                     payload = await work()
@@ -73,7 +73,7 @@ class Answer(FieldExtension):
             except Refused:
                 async with ctx.write():  # behind whoever makes the same call at this moment
                     earlier = await replays.find(ctx, asked)
-                if not earlier:
+                if earlier is None:
                     raise
         return await restored(info, self.payload, earlier)
 

@@ -203,7 +203,8 @@ async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[S
         viewer = await desk.sign_in(request.headers, client_address(request))
         caching = "private, no-cache"  # the next to ask may be somebody else
     viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
-    return found(await contents.one(Context(desk.world, viewer), key)), caching
+    ctx = Context(desk.world, viewer, client_ip=client_address(request))
+    return found(await contents.one(ctx, key)), caching
 
 
 async def _uploads(desk: Desk, request: Request) -> Response:

@@ -124,12 +124,13 @@ async def key(world: World, which: ColumnElement[bool]) -> Known | None:
     )
     for row in await world.database.read(statement):
         role = row.role if row.owners is None or row.owners.includes(row.role) else row.owners
-        user_id, delegated = row.user_id or 0, _delegated(row, role)
+        user_id = row.user_id or 0
+        delegated: dict[str, Any] = _delegated(row, role)
         if row.domains and role is not Role.USER:
             user_id, charges = 0, frozenset(row.domains)
             if role.includes(Role.ADMIN):
                 role = Role.DOMAIN_ADMIN
-                delegated = {"permissions": frozenset(AdminPermission), "administers": charges}
+                delegated |= {"permissions": frozenset(AdminPermission), "administers": charges}
             else:
                 delegated["administers"] &= charges
         viewer = Viewer(
