@@ -8,30 +8,29 @@ import strawberry
 from strawberry.scalars import JSON
 
 import graph.users
-from graph import ids
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info, field, query
-from graph.mutations import mutation
+from graph.mutations import alone, mutation
 from graph.refs import (
     DomainRef,
     UserRef,
     UserSelection,
     domains_of,
+    keys_of,
     user_of,
     users_named,
 )
 from graph.rows import Shape, columns, identified, link
 from graph.scalars import CIDR, Duration, IPAddress
 from graph.views import Made
-from models.errors import Forbidden, Invalid, found
+from models.errors import Invalid, found
 from models.pages import Cursor
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers import acting, apikeys, auth, domains, flushing, tokens, users
 from resolvers.apikeys import KeyChange, NewKey
 from resolvers.auth import Authenticated
-from resolvers.context import Context
 from resolvers.proving import Attempt
 from resolvers.twofactor import Proof, TwoFactorMethod
 
@@ -286,7 +285,7 @@ class AuthQuery:
 class AuthMutation:
     @mutation("Sign in. Throttled by user and network.", role=Role.PUBLIC)
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
-        _alone(info, input)
+        alone(info, input, "a sign-in")
         scope = Scope(input.scope)  # strawberry's sorted schemas hand over the bare text
         proof = _proof(input)
         attempt = Attempt(scope, input.protocol, input.token, input.token_ttl or None, proof)
@@ -295,9 +294,8 @@ class AuthMutation:
 
     @mutation("End tokens. Without a credential nothing happens.", role=Role.PUBLIC)
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
-        ctx, given = info.context, isinstance(input.ids, list)
-        keys = _decoded(ctx, "AccessToken", input.ids or []) if given else None
-        return TokenRevokePayload(revoked=await tokens.revoke(ctx, keys, all=input.all))
+        keys = keys_of(info, "AccessToken", input.ids) if isinstance(input.ids, list) else None
+        return TokenRevokePayload(revoked=await tokens.revoke(info.context, keys, all=input.all))
 
     @mutation("Role up to one's own.", scope=Scope.MASTER)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
@@ -318,7 +316,7 @@ class AuthMutation:
 
     @mutation("All or none; nobody changes a key above themselves.", scope=Scope.MASTER)
     async def api_key_update(self, info: Info, input: ApiKeyUpdateInput) -> ApiKeysPayload:
-        ctx, keys = info.context, _decoded(info.context, "ApiKey", input.ids)
+        ctx, keys = info.context, keys_of(info, "ApiKey", input.ids)
         networks = input.allowed_ips
         change = KeyChange(
             input.name or (None if input.name is None or input.name is strawberry.UNSET else ""),
@@ -332,7 +330,7 @@ class AuthMutation:
 
     @mutation("All or none; nobody deletes a key above themselves.", scope=Scope.MASTER)
     async def api_key_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = _decoded(info.context, "ApiKey", input.ids)
+        keys = keys_of(info, "ApiKey", input.ids)
         await apikeys.delete_keys(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)
 
@@ -374,25 +372,3 @@ def _operations(info: Info, names: Sequence[str]) -> Sequence[str]:
             text = "no field of Query, Mutation or Subscription"
             raise Invalid(text, constraint="unknown", path=["operations"], index=index)
     return names
-
-
-def _decoded(ctx: Context, kind: str, texts: list[strawberry.ID]) -> list[int]:
-    if len(texts) > (most := ctx.world.options.bulk):
-        raise Invalid(f"at most {most} at once", constraint="max", path=["ids"])
-    return [ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
-
-
-def _alone(info: Info, input: AuthenticateInput) -> None:
-    """Refuse to sign in as part of something else.
-
-    Failures are counted whatever becomes of the rest, which a surrounding unit could not
-    wait for. And an answer that is kept would tell whoever sends the key again.
-    """
-    if any(directive.name.value == "atomic" for directive in info.operation.directives or ()):
-        raise Forbidden("a sign-in takes no part in @atomic")
-    if input.options and input.options.idempotency_key:
-        raise Invalid(
-            "a sign-in is not repeated under a key",
-            constraint="unsupported",
-            path=["options", "idempotencyKey"],
-        )

@@ -15,6 +15,7 @@ PREFIXES = {
     "AccessToken": "tok",
     "Address": "adr",
     "ApiKey": "key",
+    "AppPassword": "app",
     "Attachment": "att",
     "Domain": "dom",
     "Mailbox": "box",
@@ -24,6 +25,7 @@ PREFIXES = {
     "Thread": "thr",
     "Upload": "upl",
     "User": "usr",
+    "WebauthnKey": "wak",
 }
 KINDS = {prefix: kind for kind, prefix in PREFIXES.items()}
 LONGEST = 256

@@ -7,11 +7,11 @@ import strawberry
 from strawberry.extensions import FieldExtension
 from strawberry.types.field import StrawberryField
 
-from graph.errors import MutationError, MutationOptions, MutationPayload
+from graph.errors import MutationError, MutationOptions, MutationPayload, Options
 from graph.fields import Declare, Guard, Info
 from graph.kept import restored, stored
 from graph.scalars import Cursor
-from models.errors import Invalid, Refused, Unauthenticated
+from models.errors import Forbidden, Invalid, Refused, Unauthenticated
 from resolvers import replays
 from resolvers.context import Context, Needs
 from resolvers.replays import Asked
@@ -76,6 +76,22 @@ class Answer(FieldExtension):
                 if earlier is None:
                     raise
         return await restored(info, self.payload, earlier)
+
+
+def alone(info: Info, given: Options, what: str) -> None:
+    """Refuse to do `what`, such as a sign-in, as part of something else.
+
+    Failures are counted whatever becomes of the rest, which a surrounding unit could not
+    wait for. And an answer that is kept would tell whoever sends the key again.
+    """
+    if any(directive.name.value == "atomic" for directive in info.operation.directives or ()):
+        raise Forbidden(f"{what} takes no part in @atomic")
+    if given.options and given.options.idempotency_key:
+        raise Invalid(
+            f"{what} is not repeated under a key",
+            constraint="unsupported",
+            path=["options", "idempotencyKey"],
+        )
 
 
 def _words(given: Any) -> str:

@@ -7,6 +7,7 @@ import strawberry
 
 from graph import ids
 from graph.addresses import Address
+from graph.apppasswords import AppPassword
 from graph.auth import AccessToken, ApiKey
 from graph.domains import Domain
 from graph.fields import Info, query
@@ -16,6 +17,7 @@ from graph.rows import Shape
 from graph.submission import Submission
 from graph.tasks import Task
 from graph.threads import Thread
+from graph.twofactor import WebauthnKey
 from graph.users import User
 from models.errors import Invalid
 from models.roles import Scope
@@ -25,6 +27,7 @@ KINDS: dict[str, type[Shape]] = {
     "AccessToken": AccessToken,
     "Address": Address,
     "ApiKey": ApiKey,
+    "AppPassword": AppPassword,
     "Domain": Domain,
     "Mailbox": Mailbox,
     "Message": Message,
@@ -32,6 +35,7 @@ KINDS: dict[str, type[Shape]] = {
     "Task": Task,
     "Thread": Thread,
     "User": User,
+    "WebauthnKey": WebauthnKey,
 }
 
 

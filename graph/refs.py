@@ -10,7 +10,7 @@ from graph.errors import leaf
 from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
 from models.columns import Picked
-from models.errors import Invalid, NotFound
+from models.errors import Invalid, NotFound, found
 from models.mailboxes import SpecialUse
 from resolvers import domains, messages, users
 from resolvers.access import own
@@ -120,8 +120,20 @@ async def owner_of(info: Info, ref: UserRef | None) -> int | None:
     """The key of the account that is named, or the viewer's own; None as `user_of` says."""
     if ref is None or ref is strawberry.UNSET:
         return own(info.context)
-    found = await user_of(info, ref)
-    return int(found.id) if found else None
+    row = await user_of(info, ref)
+    return int(row.id) if row else None
+
+
+async def owner_named(info: Info, ref: UserRef | None) -> int | None:
+    """The key of the account that is named, None where none is; NotFound where none is seen."""
+    return int(found(await user_of(info, ref), path=["user"]).id) if ref else None
+
+
+def keys_of(info: Info, kind: str, texts: Sequence[str]) -> list[int]:
+    """The keys of these ids of one kind. Invalid where one is none, or there are too many."""
+    if len(texts) > (most := info.context.world.options.bulk):
+        raise Invalid(f"at most {most} at once", constraint="max", path=["ids"])
+    return [ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
 
 
 def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:

@@ -6,6 +6,7 @@ from strawberry.tools import merge_types
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph import (
+    apppasswords,
     auth,
     bulk,
     changes,
@@ -17,6 +18,7 @@ from graph import (
     submission,
     tasks,
     threads,
+    twofactor,
     users,
 )
 from graph.origins import origin
@@ -42,6 +44,8 @@ Mutation = merge_types(
     (
         auth.AuthMutation,
         users.UserMutation,
+        twofactor.TwoFactorMutation,
+        apppasswords.AppPasswordMutation,
         mailboxes.MailboxMutation,
         bulk.BulkMutation,
         sessions.SessionMutation,

@@ -10,6 +10,7 @@ from strawberry.scalars import JSON
 
 import graph.auth
 from graph.addresses import Address
+from graph.apppasswords import AppPassword
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import MutationPayload, Options, leaf
@@ -22,15 +23,28 @@ from graph.rows import Shape, columns, identified, link, listed
 from graph.scalars import BigInt, ByteSize, Cursor, free_data
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.submission import Submission
-from graph.views import Made
+from graph.twofactor import TwoFactor, WebauthnKey
+from graph.views import Made, Whole
 from models.mailboxes import SpecialUse
 from models.pages import Cursor as Place
 from models.pages import ordering
 from models.roles import Role, Scope
 from models.submission import SubmissionState
-from resolvers import addresses, changes, domains, mailboxes, tokens, users
+from resolvers import (
+    addresses,
+    apppasswords,
+    changes,
+    domains,
+    factors,
+    mailboxes,
+    recovery,
+    tokens,
+    users,
+    webauthn,
+)
 from resolvers import submission as submissions
 from resolvers.addresses import OfUser
+from resolvers.twofactor import TwoFactorMethod, enabled
 from resolvers.users import NewUser, UserWhere
 
 if TYPE_CHECKING:
@@ -77,6 +91,7 @@ class User(Shape):
     has_password_set: bool = leaf("Can log in with a password.")
     require_password_change: bool = leaf("At next login.")
     message_count: BigInt = leaf("All messages.")
+    enabled2fa: list[TwoFactorMethod] = leaf("Second factors that are on.")
     cursor: Cursor = link(
         "id",
         changes.by_streams,
@@ -92,6 +107,7 @@ class User(Shape):
             lambda password, disabled, suspended: bool(password) and not (disabled or suspended),
         ),
         "has_password_set": Made(("password",), bool),
+        "enabled2fa": Whole(("second_factors",), enabled),
     }
 
     @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)
@@ -128,6 +144,28 @@ class User(Shape):
     ) -> list[Annotated["AccessToken", strawberry.lazy("graph.auth")]]:
         rows = await info.context.load(tokens.tokens_of, self.row.id)
         return await listed(info, graph.auth.AccessToken, rows)
+
+    @field("Second factors that are on, with their last use.", scope=Scope.READ)
+    async def two_factors(self, info: Info) -> list[TwoFactor]:
+        rows = await info.context.load(factors.standing, self.row.id)
+        return [TwoFactor.of(row) for row in rows]
+
+    @field("Recovery codes that are not used yet.", scope=Scope.READ)
+    async def recovery_codes_left(self, info: Info) -> int:
+        return await info.context.load(recovery.left, self.row.id)
+
+    @field("Security keys, the oldest first.", scope=Scope.READ)
+    async def webauthn_keys(self, info: Info) -> list[WebauthnKey]:
+        rows = await info.context.load(webauthn.of_users, self.row.id)
+        return await listed(info, WebauthnKey, rows)
+
+    @field(
+        "Passwords of programs, the newest first; without those that end, unless showAll.",
+        scope=Scope.READ,
+    )
+    async def app_passwords(self, info: Info, show_all: bool = False) -> list[AppPassword]:
+        rows = await info.context.load(apppasswords.of_users, (self.row.id, show_all))
+        return await listed(info, AppPassword, rows)
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
     async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:

@@ -36,6 +36,7 @@ ARGUMENTS = {
     "remoteImages": "Let images from elsewhere in: their servers learn that it is read.",
     "sanitize": "Without scripts, forms and what else is dangerous in a page.",
     "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
+    "showAll": "Also those that end after a time unused.",
     "showHidden": "Also folders that are hidden.",
     "states": "Only in one of these states.",
     "user": "Whose; nothing given = the viewer's.",
@@ -77,6 +78,16 @@ VALUES = {
         "SMTP_IP_ACCESS": "Where users may submit from.",
         "ALIAS_DOMAINS": "Domain aliases.",
         "DOMAIN_DESC": "The description of the domain.",
+    },
+    "AppPasswordScope": {
+        "IMAP": "Client protocol.",
+        "POP3": "Client protocol.",
+        "SMTP": "Submission protocol.",
+        "SIEVE": "Script management.",
+        "MAIL_READ": "Own mail by this API, read only.",
+        "MAIL": "Own mail by this API, read and write.",
+        "SUBMIT": "Sending by this API only.",
+        "ALL": "All of these; never MASTER.",
     },
     "ChangeKind": {
         "MAILBOX_CREATED": "A folder was made.",
@@ -191,8 +202,8 @@ VALUES = {
         "CANCELLED": "Stopped on request; what was done stays.",
     },
     "TwoFactorMethod": {
-        "TOTP": "A code by time, or a recovery code.",
-        "CUSTOM": "Checked by the application.",
+        "TOTP": "A code by time (RFC 6238).",
+        "CUSTOM": "Something the calling application checks.",
         "WEBAUTHN": "A security key or passkey.",
     },
     "UserPermission": {
@@ -209,6 +220,10 @@ VALUES = {
         "QUARANTINE_NOTIFICATION": "Interval of the summaries.",
         "APP_PASSWDS": "Application passwords.",
         "PUSHOVER": "Push channels.",
+    },
+    "WebauthnCeremony": {
+        "REGISTRATION": "To add a key.",
+        "AUTHENTICATION": "To prove one that is there.",
     },
 }
 

@@ -18,6 +18,7 @@ from sqlmodel import SQLModel, col
 
 from mail import arriving
 from mail.blobs.collect import collect
+from models.apppasswords import AppPassword
 from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
@@ -26,6 +27,7 @@ from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.replays import Replay
 from models.tasks import Task, Undo
+from models.twofactor import TotpSeed, WebauthnChallenge
 from models.users import User
 from models.world import Turn, World
 
@@ -37,6 +39,7 @@ SWEEP = timedelta(days=1)
 ROUND = 1000  # rows that one unit changes
 STREAMS = 5000  # looked at together
 TASKS_FOR = timedelta(days=7)  # after their end
+SHOWN_FOR = timedelta(hours=6)  # challenges of security keys, and seeds nobody proved
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,9 @@ class Tidied:
     uploads: int = 0
     changes: int = 0
     tasks: int = 0
+    app_passwords: int = 0
+    challenges: int = 0
+    seeds: int = 0
     blobs: int = 0
     objects: int = 0
     bytes: int = 0  # stored ones, of blobs and objects
@@ -102,6 +108,12 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         ),
         "throttles": (Throttle, col(Throttle.until) <= now - CALM),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
+        "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
+        "challenges": (WebauthnChallenge, col(WebauthnChallenge.created_at) <= now - SHOWN_FOR),
+        "seeds": (
+            TotpSeed,
+            col(TotpSeed.seed).is_(None) & (col(TotpSeed.pending_at) <= now - SHOWN_FOR),
+        ),
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
     uploads = await _uploads(world)

@@ -327,7 +327,7 @@ def whole(
 
 def app() -> typer.Typer:
     """The command line, ready to be called."""
-    from merganser import account_commands, document_commands
+    from merganser import account_commands, document_commands, key_commands
 
     made = typer.Typer(
         name="merganser",
@@ -353,4 +353,5 @@ def app() -> typer.Typer:
     made.add_typer(account_commands.users(), name="user")
     made.add_typer(account_commands.tokens(), name="token")
     made.add_typer(document_commands.documents(), name="documents")
+    made.add_typer(key_commands.keys(), name="keys")
     return made

@@ -247,6 +247,52 @@ class Settings(BaseSettings):
     max_recipients: int = Field(
         default=_USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."
     )
+    max_app_passwords: int = Field(
+        default=_USUAL.max_app_passwords, ge=0, description="Application passwords of a user."
+    )
+    webauthn_id: str = Field(
+        default=_USUAL.webauthn_id,
+        pattern=rf"^$|{HOST}",
+        description="Domain that security keys are made for: that of the pages they are used on, "
+        "or one above it. Whoever changes it makes all keys useless.",
+        json_schema_extra={
+            **_shown("the host of `MERGANSER_PUBLIC_URL`"),
+            "hint": "write a domain such as example.org",
+        },
+    )
+    webauthn_origins: Names = Field(
+        default=_USUAL.webauthn_origins,
+        description="Origins of the pages that security keys are used on, with spaces between, as "
+        "in https://webmail.example.org.",
+        json_schema_extra=_shown("the origin of `MERGANSER_PUBLIC_URL`"),
+    )
+    imap_server: str = Field(
+        default=_USUAL.imap_server,
+        pattern=rf"^$|{PLACE}",
+        description="Where mail programs find IMAP with TLS: host:port.",
+        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:993"), "hint": "write host:port"},
+    )
+    pop3_server: str = Field(
+        default=_USUAL.pop3_server,
+        pattern=rf"^$|{PLACE}",
+        description="The same for POP3.",
+        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:995"), "hint": "write host:port"},
+    )
+    smtp_server: str = Field(
+        default=_USUAL.smtp_server,
+        pattern=rf"^$|{PLACE}",
+        description="The same for submission.",
+        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:465"), "hint": "write host:port"},
+    )
+    profile_cert: Path | None = Field(
+        default=_USUAL.profile_cert,
+        description="PEM file of the certificate, with those between, that profiles for Apple's "
+        "devices are signed with; without it they are not signed.",
+    )
+    profile_key: Path | None = Field(
+        default=_USUAL.profile_key,
+        description="PEM file of its private key, without a passphrase.",
+    )
     argon2_memory: int = Field(
         default=_USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 MIB = 1 << 20
 
@@ -18,6 +19,14 @@ class Options:
     upload_max: int = 50 * MIB  # bytes
     max_mailboxes: int = 1500  # per user
     max_recipients: int = 400  # per message
+    max_app_passwords: int = 50  # per user
+    webauthn_id: str = ""  # for whom security keys are made; else the host of `public_url`
+    webauthn_origins: tuple[str, ...] = ()  # pages they work on; else that of `public_url`
+    imap_server: str = ""  # host:port as clients are told; else `hostname` and the usual port
+    pop3_server: str = ""
+    smtp_server: str = ""
+    profile_cert: Path | None = None  # signs profiles for Apple's devices, with `profile_key`
+    profile_key: Path | None = None
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
     login_memory: int = 256 * MIB  # bytes that all hashing of passwords takes at once

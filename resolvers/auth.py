@@ -13,16 +13,25 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters
-from models.apppasswords import AppPassword
 from models.auth import PENDING, AccessToken, ApiKey
 from models.columns import Picked, picked
 from models.errors import AuthenticationFailed, Forbidden, Invalid, RateLimited, Unauthenticated
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import authlog, known, passwords, proving, standing, throttles, tokens, twofactor
+from resolvers import (
+    apppasswords,
+    authlog,
+    known,
+    passwords,
+    proving,
+    standing,
+    throttles,
+    tokens,
+    twofactor,
+)
 from resolvers.authlog import Event
-from resolvers.basic import BASIC, signed, used
+from resolvers.basic import BASIC, signed
 from resolvers.context import Context, Viewer
 from resolvers.known import Known, memory_of
 from resolvers.proving import Attempt, Source
@@ -301,10 +310,8 @@ async def _signed_in(
 async def _log(ctx: Context, session: AsyncSession, seen: Event, app: Picked | None) -> None:
     """Write the sign-in into the user's log, as the user's own doing: a key may have passed it."""
     key = await authlog.note(_as(ctx, seen.user_id or 0), session, seen)
-    if app:
-        await (await session.connection()).execute(
-            update(AppPassword).where(col(AppPassword.id) == app.id).values(**used(ctx, app, key))
-        )
+    if app and not await apppasswords.used(ctx, session, app, key):
+        raise AuthenticationFailed  # it has changed since we looked
 
 
 def _as(ctx: Context, user_id: int) -> Context:

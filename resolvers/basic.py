@@ -4,18 +4,16 @@ import base64
 import binascii
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import update
 from sqlmodel import col
 
-from models.apppasswords import AppPassword
 from models.columns import Picked
 from models.errors import Forbidden, Unauthenticated
 from models.roles import Role, Scope, UserPermission
 from models.users import User
 from models.world import World
-from resolvers import authlog, passwords, proving, standing, throttles
+from resolvers import apppasswords, authlog, passwords, proving, standing, throttles
 from resolvers.context import Context, Viewer
 from resolvers.known import Known, memory_of
 from resolvers.proving import Attempt, Entry, Proved, Source
@@ -100,19 +98,8 @@ async def _note(ctx: Context, who: Entry, found: Proved) -> None:
     ctx = replace(ctx, viewer=Viewer(user_id=user_id))
     async with ctx.write(user_id) as session:
         key = await authlog.note(ctx, session, proving.event(who, HTTP, found))
-        connection = await session.connection()
         if app:
-            change = update(AppPassword).where(col(AppPassword.id) == app.id)
-            await connection.execute(change.values(**used(ctx, app, key)))
+            await apppasswords.used(ctx, session, app, key)
         else:
             seen = update(User).where(col(User.id) == user_id)
-            await connection.execute(seen.values(last_login_at=ctx.world.now()))
-
-
-def used(ctx: Context, app: Picked, event_id: int) -> dict[str, Any]:
-    """What of an application password changes by its use: its end is put off."""
-    now = ctx.world.now()
-    changes = {"last_used_at": now, "last_used_ip": ctx.client_ip, "last_event_id": event_id}
-    if app.ttl:
-        changes["expires_at"] = now + timedelta(seconds=app.ttl)
-    return changes
+            await (await session.connection()).execute(seen.values(last_login_at=ctx.world.now()))

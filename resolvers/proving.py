@@ -21,14 +21,13 @@ from mail.addresses import LONGEST, login_of, normal, username_key
 from models import meters
 from models.columns import Picked, picked
 from models.errors import Forbidden
-from models.roles import Scope, opened
+from models.roles import Scope
 from models.users import User
 from models.world import World
 from resolvers import apppasswords, authlog, passwords, throttles
 from resolvers.authlog import Event
 from resolvers.context import Context
 from resolvers.known import memory_of
-from resolvers.standing import ALL
 from resolvers.throttles import Limit
 from resolvers.twofactor import Proof
 
@@ -39,8 +38,6 @@ SIGN_INS = meters.counter(
 )
 OURS = "$argon2"  # what hashes begin with that are no imported ones
 TEMPORARY = re.compile(r"[A-Za-z0-9]{12}")
-PROGRAM = re.compile(r"[a-z]{16}")  # without spaces, in lower case
-PROGRAMS = frozenset(Scope) - {Scope.MASTER, Scope.READ, Scope.SETTINGS}
 WORDS = 128  # characters of a name that the log keeps
 
 
@@ -121,7 +118,7 @@ async def proved(
         other = user.temporary_password if user and _runs(user, world.now()) else None
         if await passwords.check(world, other, password) and not right:
             return Proved(Source.TEMPORARY)
-    elif apps and PROGRAM.fullmatch("".join(password.split()).lower()):
+    elif apps and apppasswords.written(password):
         if user is None:
             await passwords.check(world, None, password)
         elif app := await apppasswords.matching(world, user.id, password):
@@ -145,8 +142,7 @@ def judge(user: Picked, found: Proved, attempt: Attempt, now: datetime) -> None:
         if attempt.token and not user.webmail_access:
             raise Forbidden("this account gets no token", requires="webmailAccess")
     elif found.app is not None:
-        theirs = PROGRAMS if ALL in found.app.scopes else frozenset(map(Scope, found.app.scopes))
-        if scope not in opened(theirs):
+        if scope not in apppasswords.good_for(found.app.scopes):
             raise Forbidden(f"this application password is not for {scope}", requires=scope)
     elif source is Source.TEMPORARY or user.second_factors:
         needed = "an application password"

@@ -17,13 +17,13 @@ from models.columns import Picked, picked
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.users import DomainAdmin, User
 from models.world import Turn, World
+from resolvers import apppasswords
 from resolvers.context import Viewer
 from resolvers.known import Known
 
 TOKEN, KEY = "mgt_", "mgk_"  # what secrets begin with: who scans leaked text knows them by it
 ACTING = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})  # no credentials
 HTTP = frozenset({Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT})  # of an application password
-ALL = "ALL"  # of an application password: any but MASTER
 
 Actor = aliased(User)
 
@@ -173,7 +173,7 @@ async def app_password(world: World, key: int) -> Known | None:
 
 def by_app_password(world: World, row: Picked, user: Picked) -> Known | None:
     """Who shows this application password over HTTP; None where it is good for none of that."""
-    scopes = HTTP if ALL in row.scopes else HTTP & frozenset(map(Scope, row.scopes))
+    scopes = HTTP & apppasswords.good_for(row.scopes)
     if not scopes:
         return None
     viewer = Viewer(

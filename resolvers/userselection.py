@@ -77,6 +77,21 @@ async def chosen(
     return [row for row in rows if row.free]
 
 
+async def managed_one(ctx: Context, key: int, *, path: str = "user") -> Picked:
+    """The row of an account that the viewer may change.
+
+    NotFound where the viewer sees none such, Forbidden where it may not be changed.
+    """
+    free = managed_users(ctx).label("free")
+    asked = select(*picked(User), free).where(col(User.id) == key, visible_users(ctx))
+    row = next(iter(await ctx.read(asked)), None)
+    if row is None:
+        raise NotFound(str(key), path=[path])
+    if not row.free:
+        raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
+    return row
+
+
 async def _named(ctx: Context, users: Users, path: str) -> list[int]:
     """The accounts of the user names and addresses; NotFound as `chosen` says."""
     found = []

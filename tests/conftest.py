@@ -27,7 +27,13 @@ from resolvers.context import Context, Viewer
 from resolvers.users import NewUser
 from tests import stores
 
-CHEAP = Options(argon2_memory=8, argon2_time=1, hostname="mx.example.org")
+CHEAP = Options(
+    argon2_memory=8,
+    argon2_time=1,
+    hostname="mx.example.org",
+    webauthn_id="mail.example.org",
+    webauthn_origins=("https://mail.example.org",),
+)
 
 
 class Clock:

@@ -15,6 +15,7 @@ SDL = build_schema(TEXT)
 
 OUTLINE = "what it is called in the outline of the schema, and in other mail systems"
 ONE_ACT = "an act without an object: there is one of it"
+FACTORS = "a factor is no object of ours: it is on, or it is not"
 FORWARDS = "a list that is short, and read forwards only"
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reason
     "suffixed": {
@@ -33,14 +34,30 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.actAs": ONE_ACT,
         "Mutation.authCacheFlush": "what operators know the memory of credentials by",
         "Mutation.authenticate": ONE_ACT,
+        "Mutation.customTwoFactorDisable": OUTLINE,
+        "Mutation.customTwoFactorEnable": OUTLINE,
+        "Mutation.recoveryCodesCreate": "ten at once, and they are text",
         "Mutation.sessionKick": "a session is a connection: it is ended, and never read",
+        "Mutation.totpCheck": FACTORS,
+        "Mutation.totpDisable": FACTORS,
+        "Mutation.totpEnable": FACTORS,
+        "Mutation.totpImport": FACTORS,
+        "Mutation.totpSetup": FACTORS,
         "Mutation.undo": ONE_ACT,
+        "Mutation.webauthnChallenge": OUTLINE,
+        "Mutation.webauthnCheck": FACTORS,
+        "Mutation.webauthnDelete": OUTLINE,
+        "Mutation.webauthnRegister": OUTLINE,
     },
-    "misshapen": {"Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id"},
+    "misshapen": {
+        "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
+    },
     "unclear": {
         "Address.isCatchAll": OUTLINE,
         "Address.isWildcard": OUTLINE,
         "Address.sendAs": OUTLINE,
+        "AppPasswordCreateInput.generateMobileconfig": OUTLINE,
         "AuthenticateInput.token": "asks for one",
         "AuthenticatePayload.requirePasswordChange": OUTLINE,
         "ListInfo.unsubscribeOneClick": "the header field List-Unsubscribe-Post says it so",
@@ -64,6 +81,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
     "public": {
         "Mutation.authenticate": "where one signs in",
         "Mutation.tokenRevoke": "signing out with an ended token is no error",
+        "Mutation.totpCheck": "who waits for it has not signed in yet; all others need a token",
+        "Mutation.webauthnChallenge": "who waits for it has not signed in yet; others need a token",
+        "Mutation.webauthnCheck": "who waits for it has not signed in yet; others need a token",
         "Query.viewer": "who am I: nobody is an answer",
     },
 }

@@ -208,6 +208,7 @@ def upgrade() -> None:
         sa.Column("pending", sa.String(), nullable=True),
         sa.Column("pending_at", Instant(timezone=True), nullable=True),
         sa.Column("last_step", Big, nullable=True),
+        sa.Column("enabled_at", Instant(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_totp_seeds_user_id"), ondelete="CASCADE"
         ),
