@@ -120,7 +120,7 @@ async def test_the_use_is_in_the_log_once_an_hour(town: Town) -> None:
         await signed(town, PROGRAM)
         await auth.settle(town.world)
         town.clock.tick(minutes=15)
-    rows = await town.world.database.read(select(table_of(AuthEvent)))
+    rows: list[Any] = list(await town.world.database.read(select(table_of(AuthEvent))))
     assert [(row.protocol, row.result, row.count) for row in rows] == [("HTTP", "success", 3)]
 
 

@@ -85,7 +85,7 @@ async def test_a_domain_admins_key_has_no_domain_more(town: Town) -> None:
         with pytest.raises(NotFound):
             await made(town, dora, role=role, domains=domains)
     _, secret, viewer = await made(town, dora, role=role, domains=[town.domain_id])
-    assert (viewer.user_id, viewer.administers) == (0, {town.domain_id})
+    assert (viewer.user_id, viewer.administers) == (0, frozenset({town.domain_id}))
     assert viewer.permissions == {AdminPermission.LOGIN_AS}
     narrow = Context(town.world, viewer)
     with pytest.raises(Invalid):  # nobody's account, and so no key of its own without domains
