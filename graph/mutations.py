@@ -100,7 +100,7 @@ def _words(given: Any) -> str:
 
 
 def _note(ctx: Context, options: MutationOptions) -> None:
-    """Take over what the caller says of itself; its address only where it is trusted."""
+    """Take over what the caller says of itself; for the logs only where it is trusted."""
     for name, text, most in (
         ("idempotencyKey", options.idempotency_key, LONGEST),
         ("sessionId", options.session_id, WORDS),
@@ -113,5 +113,6 @@ def _note(ctx: Context, options: MutationOptions) -> None:
     ctx.reached = None
     ctx.origin = options.session_id or options.idempotency_key or ctx.session_id
     ctx.reason = options.reason or None
-    if options.client_ip and ctx.viewer.speaks_for_others:
-        ctx.client_ip = options.client_ip
+    if ctx.viewer.speaks_for_others:
+        ctx.client_ip = options.client_ip or ctx.client_ip
+        ctx.session_id = options.session_id or ctx.session_id
