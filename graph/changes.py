@@ -148,6 +148,7 @@ KINDS_CHANGED = {
     ChangeKind.USER_CHANGED: "User",
     ChangeKind.DOMAIN_CHANGED: "Domain",
     ChangeKind.TASK_CHANGED: "Task",
+    ChangeKind.SECURITY_EVENT: "AuthEvent",
 }
 
 

@@ -123,13 +123,17 @@ class MutationOptions:
     )
     validate_only: bool | None = leaf("Run every check, keep nothing.", default=False)
     session_id: str | None = leaf(
-        "The caller's session: the origin of the events this causes.", default=strawberry.UNSET
+        "The caller's session: the origin of the events this causes, and, believed from API keys "
+        "of an ADMIN, the session in the security log.",
+        default=strawberry.UNSET,
     )
     client_ip: IPAddress | None = leaf(
         "Address of the person behind a trusted front end; believed from API keys of an ADMIN.",
         default=strawberry.UNSET,
     )
-    reason: str | None = leaf("Why; kept in the journal.", default=strawberry.UNSET)
+    reason: str | None = leaf(
+        "Why; kept in the journal and in the administrative log.", default=strawberry.UNSET
+    )
 
 
 @strawberry.input

@@ -7,13 +7,16 @@ import strawberry
 
 from graph import ids
 from graph.addresses import Address
+from graph.adminlog import AdminLogEntry
 from graph.apppasswords import AppPassword
 from graph.auth import AccessToken, ApiKey
+from graph.authlog import AuthEvent
 from graph.domains import Domain
 from graph.fields import Info, query
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.rows import Shape
+from graph.settings import SettingChange
 from graph.submission import Submission
 from graph.tasks import Task
 from graph.threads import Thread
@@ -26,11 +29,14 @@ MOST = 250  # ids of one call
 KINDS: dict[str, type[Shape]] = {
     "AccessToken": AccessToken,
     "Address": Address,
+    "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
+    "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
     "Domain": Domain,
     "Mailbox": Mailbox,
     "Message": Message,
+    "SettingChange": SettingChange,
     "Submission": Submission,
     "Task": Task,
     "Thread": Thread,

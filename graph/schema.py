@@ -6,19 +6,26 @@ from strawberry.tools import merge_types
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph import (
+    adminlog,
     apppasswords,
     auth,
+    authlog,
     bulk,
     changes,
+    clientreset,
     errors,
     mailboxes,
     messages,
     nodes,
     sessions,
+    settings,
     submission,
     tasks,
     threads,
     twofactor,
+    userdelete,
+    userlist,
+    userquota,
     users,
 )
 from graph.origins import origin
@@ -31,12 +38,17 @@ Query = merge_types(
     (
         nodes.NodeQuery,
         auth.AuthQuery,
+        authlog.AuthLogQuery,
+        adminlog.AdminLogQuery,
         users.UserQuery,
+        userlist.UserListQuery,
+        userdelete.UserDeleteQuery,
         mailboxes.MailboxQuery,
         messages.MessageQuery,
         threads.ThreadQuery,
         submission.SubmissionQuery,
         tasks.TaskQuery,
+        settings.SettingQuery,
     ),
 )
 Mutation = merge_types(
@@ -46,11 +58,15 @@ Mutation = merge_types(
         users.UserMutation,
         twofactor.TwoFactorMutation,
         apppasswords.AppPasswordMutation,
+        userdelete.UserDeleteMutation,
+        userquota.UserQuotaMutation,
+        clientreset.ClientResetMutation,
         mailboxes.MailboxMutation,
         bulk.BulkMutation,
         sessions.SessionMutation,
         submission.SubmissionMutation,
         tasks.TaskMutation,
+        settings.SettingMutation,
     ),
 )
 Subscription = merge_types("Subscription", (changes.ChangeSubscription,))

@@ -9,8 +9,10 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 import graph.auth
+from graph import userlimits
 from graph.addresses import Address
 from graph.apppasswords import AppPassword
+from graph.authlog import AuthEvent, AuthLogFilter, event_page
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import MutationPayload, Options, leaf
@@ -40,26 +42,33 @@ from resolvers import (
     recovery,
     tokens,
     users,
+    usersettings,
     webauthn,
 )
 from resolvers import submission as submissions
+from resolvers import userlimits as limits
 from resolvers.addresses import OfUser
 from resolvers.twofactor import TwoFactorMethod, enabled
-from resolvers.users import NewUser, UserWhere
+from resolvers.users import NewUser
 
 if TYPE_CHECKING:
     from graph.auth import AccessToken
 
 
-@strawberry.type(description="Storage.")
-class QuotaUsage:
-    allowed: ByteSize = leaf("Quota in bytes, 0 = unlimited.")
-    used: ByteSize = leaf("In use.")
+@strawberry.type(description="One resolved setting.")
+class EffectiveSetting:
+    key: str = leaf("Name.")
+    value: str | None = leaf("Value.")
 
 
-@strawberry.type(description="Limits with what is used of them.")
-class UserLimits:
-    quota: QuotaUsage = leaf("Storage.")
+async def _addresses(info: Info, listing: OfUser) -> Connection[Address]:
+    return await connected(
+        info,
+        Address,
+        await info.context.load(addresses.pages, listing),
+        lambda row: Place(listing.ask.ordering, row.local, row.id),
+        lambda: info.context.load(addresses.counts, listing),
+    )
 
 
 @strawberry.type(description="Account.")
@@ -72,6 +81,12 @@ class User(Shape):
         addresses.mains,
         Address.maybe,
         description="Main address, null for accounts without one.",
+    )
+    local_part: str | None = link(
+        "id",
+        addresses.mains,
+        lambda row: row and row.shown.rpartition("@")[0],
+        description="Left part of the main address.",
     )
     domain: Domain | None = link(
         "domain_id",
@@ -115,10 +130,63 @@ class User(Shape):
         kept: JSON | None = self.row.internal_data
         return kept
 
-    @field("Limits with what is used of them.", "quota", "used", "domain_id")
-    async def limits(self, info: Info) -> UserLimits:
-        allowed = await users.allowed(info.context, self.row)
-        return UserLimits(quota=QuotaUsage(allowed=ByteSize(allowed), used=ByteSize(self.row.used)))
+    @field("Limits with what is used of them.", *userlimits.COLUMNS)
+    async def limits(self) -> userlimits.UserLimits:
+        return userlimits.UserLimits.of(self.row)
+
+    @field("Used share of the quota in percent; null = unlimited.", "quota", "used", "domain_id")
+    async def quota_percent(self, info: Info) -> float | None:
+        allowed = await limits.allowed(info.context, self.row)
+        return max(self.row.used, 0) * 100 / allowed if allowed else None
+
+    @field(
+        "Most this user could be given within the domain; null = nothing limits it.",
+        "quota",
+        "domain_id",
+        role=Role.DOMAIN_ADMIN,
+    )
+    async def max_new_quota(self, info: Info) -> ByteSize | None:
+        most = await limits.most(info.context, self.row)
+        return None if most is None else ByteSize(most)
+
+    @field("Mail is passed on to another server (backup MX domain).", "domain_id")
+    async def is_relayed(self, info: Info) -> bool:
+        key = self.row.domain_id
+        domain = await info.context.load(domains.by_ids, key) if key else None
+        return bool(domain and domain.backup_mx)
+
+    @field("How messages are stored, with compression and encryption at rest.", role=Role.ADMIN)
+    async def storage_format(self) -> str:
+        return usersettings.FORMAT
+
+    @field(
+        "What a service is told about the user: api, imap, lmtp, pop3 or smtp; absent = all.",
+        *usersettings.COLUMNS,
+        role=Role.ADMIN,
+    )
+    async def effective_settings(
+        self,
+        info: Info,
+        service: str | None = UNSET,
+        fields: list[str] | None = UNSET,
+        userdb_only: bool = False,
+        expand: str | None = UNSET,
+    ) -> list[EffectiveSetting]:
+        asked = usersettings.Asked(service or None, fields or None, userdb_only, expand or None)
+        found = await usersettings.settings(info.context, self.row, asked)
+        return [EffectiveSetting(key=key, value=value) for key, value in found]
+
+    @field("How many addresses have an end that is to come.")
+    async def temporary_address_count(self, info: Info) -> int:
+        return await info.context.load(addresses.temporary, self.row.id)
+
+    @field("Those with an end that is to come.")
+    async def temporary_addresses(
+        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+    ) -> Connection[Address]:
+        ask = page_asked("temporary", first, after, None, None)
+        listing = OfUser(self.row.id, ask, columns(info, Address), temporary=True)
+        return await _addresses(info, listing)
 
     @field("All that deliver here.")
     async def addresses(
@@ -130,13 +198,19 @@ class User(Shape):
     ) -> Connection[Address]:
         ask = page_asked(ordering("address", query or None), first, after, None, None)
         listing = OfUser(self.row.id, ask, columns(info, Address), query or None)
-        return await connected(
-            info,
-            Address,
-            await info.context.load(addresses.pages, listing),
-            lambda row: Place(ask.ordering, row.local, row.id),
-            lambda: info.context.load(addresses.counts, listing),
-        )
+        return await _addresses(info, listing)
+
+    @field("Security events, newest first.", scope=Scope.READ)
+    async def auth_log(
+        self,
+        info: Info,
+        filter: AuthLogFilter | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[AuthEvent]:
+        return await event_page(info, self.row.id, filter, first, after, last, before)
 
     @field("Live tokens, newest first; of others nobody sees any.", scope=Scope.READ)
     async def access_tokens(
@@ -215,25 +289,6 @@ class User(Shape):
         )
 
 
-@strawberry.input(description="For listings; fields are combined with AND.")
-class UserFilter:
-    query: str | None = leaf("Partial match of user name, name or main address.", default=UNSET)
-    roles: list[Role] | None = leaf("Only these roles.", default=UNSET)
-    domain: str | None = leaf("Main address in this domain.", default=UNSET)
-    disabled: bool | None = leaf("Off or on.", default=UNSET)
-    suspended: bool | None = leaf("Off or on.", default=UNSET)
-
-    def where(self) -> UserWhere:
-        """The filter as the floors below know it."""
-        return UserWhere(
-            query=self.query or None,
-            roles=tuple(self.roles or ()),
-            domain=self.domain or None,
-            disabled=None if self.disabled is UNSET else self.disabled,
-            suspended=None if self.suspended is UNSET else self.suspended,
-        )
-
-
 @strawberry.input(description="Names of the special folders.")
 class SpecialMailboxNames:
     sent: str | None = leaf("Name of Sent.", default=UNSET)
@@ -305,27 +360,6 @@ class UserQuery:
     async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
         row = await user_of(info, by)
         return User.maybe(row)
-
-    @query("Listing.", role=Role.DOMAIN_ADMIN, scope=Scope.READ)
-    async def users(
-        self,
-        info: Info,
-        filter: UserFilter | None = UNSET,
-        first: int | None = UNSET,
-        after: str | None = UNSET,
-        last: int | None = UNSET,
-        before: str | None = UNSET,
-    ) -> Connection[User]:
-        where = filter.where() if filter else UserWhere()
-        kind = ordering("username", None if where == UserWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
-        return await connected(
-            info,
-            User,
-            await users.pages(info.context, where, ask, columns(info, User)),
-            lambda row: Place(ask.ordering, row.username_key, row.id),
-            lambda: users.count(info.context, where),
-        )
 
 
 @strawberry.type

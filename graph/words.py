@@ -16,19 +16,24 @@ TYPES = {
     "Subscription": "What can be followed.",
 }
 ARGUMENTS = {
+    "actor": "Only what this user did.",
     "after": "Behind this cursor; of a subscription: what came later, nothing given = from now.",
     "batchWindow": "Least time between two batches; the first goes at once.",
     "before": "Ahead of this cursor, with last.",
     "by": "Which one.",
+    "expand": "A template such as %{user}, with %{local} and %{domain} too; it comes as expand.",
+    "fields": "Only these; none = all.",
     "filter": "Only those for which all of this holds.",
     "first": "How many from the beginning, at most 250; 20 where neither first nor last is given.",
     "id": "Global id.",
     "ids": "Global ids, at most 250.",
     "input": "All that the mutation takes.",
+    "key": "Key of the setting.",
     "kinds": "Only these kinds; none = all.",
     "last": "How many from the end, at most 250.",
     "mailboxes": "Only what happens in these folders; none = all.",
     "markAsSeen": r"Set \Seen, as reading it in a mail program does.",
+    "mutation": "Only this mutation.",
     "maxBytes": "Cut after so many bytes.",
     "name": "Name of the header field, in any case.",
     "orderBy": "Order of the list.",
@@ -36,10 +41,15 @@ ARGUMENTS = {
     "remoteImages": "Let images from elsewhere in: their servers learn that it is read.",
     "sanitize": "Without scripts, forms and what else is dangerous in a page.",
     "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
+    "since": "From then on.",
     "showAll": "Also those that end after a time unused.",
+    "service": "One of api, imap, lmtp, pop3 and smtp.",
     "showHidden": "Also folders that are hidden.",
     "states": "Only in one of these states.",
+    "targetId": "Only what was done to this.",
+    "until": "Earlier than this.",
     "user": "Whose; nothing given = the viewer's.",
+    "userdbOnly": "Only what is of the account itself.",
 }
 DIRECTIVES = {
     "auth": {
@@ -205,6 +215,12 @@ VALUES = {
         "TOTP": "A code by time (RFC 6238).",
         "CUSTOM": "Something the calling application checks.",
         "WEBAUTHN": "A security key or passkey.",
+    },
+    "UserOrder": {
+        "USERNAME": "By user name, as names are compared.",
+        "CREATED": "The oldest account first.",
+        "QUOTA_USED": "Who stores most first.",
+        "LAST_LOGIN": "Who signed in last first; who never did comes at the end.",
     },
     "UserPermission": {
         "SPAM_ALIAS": "Temporary addresses.",

@@ -18,17 +18,20 @@ from sqlmodel import SQLModel, col
 
 from mail import arriving
 from mail.blobs.collect import collect
+from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
 from models.auth import CALM, PENDING, AccessToken, Throttle
+from models.authlog import AuthEvent
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
 from models.journal import Change, ChangeKind, Entry, Stream
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.replays import Replay
+from models.settings import SettingChange
 from models.tasks import Task, Undo
 from models.twofactor import TotpSeed, WebauthnChallenge
-from models.users import User
+from models.users import Usage, User
 from models.world import Turn, World
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,10 @@ class Tidied:
     undos: int = 0
     tokens: int = 0
     throttles: int = 0
+    events: int = 0  # of the security log
+    entries: int = 0  # of the administrative log
+    settings: int = 0  # of their history
+    usages: int = 0
     uploads: int = 0
     changes: int = 0
     tasks: int = 0
@@ -107,6 +114,10 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
             | (col(AccessToken.pending) & (col(AccessToken.created_at) <= now - PENDING)),
         ),
         "throttles": (Throttle, col(Throttle.until) <= now - CALM),
+        "events": (AuthEvent, col(AuthEvent.created_at) <= now - options.authlog_for),
+        "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
+        "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
+        "usages": (Usage, col(Usage.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
         "challenges": (WebauthnChallenge, col(WebauthnChallenge.created_at) <= now - SHOWN_FOR),
@@ -287,6 +298,8 @@ async def _uploads(world: World) -> int:
 
 async def forget_objects(world: World, names: Sequence[str]) -> None:
     """Remove the objects of uploads whose rows are gone, but for those that are blobs since."""
+    if not names:
+        return
     taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
     used = {row.name for row in await world.database.read(taken)}
     await world.blobs.delete([name for name in names if name not in used])

@@ -121,7 +121,7 @@ class Lmtp:
     ) -> None:
         self.world = world
         self.spool = spool
-        self.limits = limits or _limits(world.options)
+        self._given = limits
         self.post = post or Household(world)
         self.budget = Budget(self.limits.budget)
         self.sessions: set[Conversation] = set()
@@ -130,6 +130,11 @@ class Lmtp:
         self._deliveries: set[asyncio.Task[list[str]]] = set()
         self._server: asyncio.Server | None = None
         self._claim: int | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What a session that begins now is bound to: the largest message is a setting."""
+        return self._given or _limits(self.world.options)
 
     async def start(self, host: str, port: int) -> None:
         """Listen; port 0 takes any free one, and `port` is then the one it took."""

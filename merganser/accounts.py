@@ -19,11 +19,14 @@ from models.pages import MOST, Ask, Cursor
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import apikeys, passwords, users
+from resolvers import apikeys, passwords, userdelete, userlist, userrestore, users
 from resolvers.apikeys import NewKey
 from resolvers.auth import forget
 from resolvers.context import Context
-from resolvers.users import NewUser, UserWhere
+from resolvers.userlist import UserWhere
+from resolvers.userrestore import Named
+from resolvers.users import NewUser
+from resolvers.userselection import Users
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,25 @@ async def set_password(ctx: Context, user_id: int, password: str) -> None:
     forget(ctx.world, user_id)
 
 
-async def listed(world: World) -> list[dict[str, Any]]:
-    """All accounts by user name, in plain values."""
+async def delete(world: World, name: str, after: datetime | None) -> datetime | None:
+    """End an account, or put off the end of one that waits for it; returns until when it waits.
+
+    Its data goes by a task, of a server that is running or the next one.
+    """
+    ctx = owner(world)
+    done = await userdelete.delete(ctx, Users(usernames=(name,)), after, mutation="user delete")
+    until: datetime | None = done.tasks[0].not_before
+    return until
+
+
+async def restore(world: World, name: str) -> tuple[list[str], list[str]]:
+    """Bring an account back; returns the addresses it has again, and those it has lost."""
+    done = await userrestore.restore(owner(world), Named(name=name))
+    return list(done.recovered), list(done.lost)
+
+
+async def listed(world: World, where: UserWhere) -> list[dict[str, Any]]:
+    """These accounts by user name, in plain values."""
     ctx, at, found = owner(world), None, list[Any]()
     columns = {
         "username",
@@ -88,7 +108,7 @@ async def listed(world: World) -> list[dict[str, Any]]:
     }
     while True:
         ask = Ask("users", MOST, at)
-        page = await users.pages(ctx, UserWhere(), ask, columns)
+        page = await userlist.pages(ctx, where, ask, columns)
         found += page.rows
         if not page.next:
             break

@@ -24,6 +24,7 @@ from models.roles import Role, Scope
 from models.stores import Store
 from models.wakeups import Neighbours
 from models.world import World
+from resolvers import settings as stored_settings
 from resolvers.auth import settle
 from resolvers.context import Context, Viewer
 
@@ -55,6 +56,8 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             fault=fault(settings.fault),
         )
         try:
+            with reached(settings):
+                stored_settings.warn(await stored_settings.refresh(world))
             yield world
         finally:
             await settle(world)  # uses of credentials are noted behind the requests

@@ -321,13 +321,14 @@ def whole(
 ) -> None:
     """Mail behind one GraphQL API.
 
-    All settings are environment variables: `merganser settings` lists them.
+    Environment variables set it up: `merganser settings` lists them. What changes while it runs
+    is stored: `merganser setting list`.
     """
 
 
 def app() -> typer.Typer:
     """The command line, ready to be called."""
-    from merganser import account_commands, document_commands, key_commands
+    from merganser import account_commands, document_commands, key_commands, setting_commands
 
     made = typer.Typer(
         name="merganser",
@@ -353,5 +354,6 @@ def app() -> typer.Typer:
     made.add_typer(account_commands.users(), name="user")
     made.add_typer(account_commands.tokens(), name="token")
     made.add_typer(document_commands.documents(), name="documents")
+    made.add_typer(setting_commands.settings(), name="setting")
     made.add_typer(key_commands.keys(), name="keys")
     return made

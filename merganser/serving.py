@@ -26,6 +26,7 @@ from models.errors import Invalid
 from models.wakeups import Neighbours
 from models.world import World
 from resolvers import changes, tasks
+from resolvers import settings as stored_settings
 
 log = logging.getLogger("merganser")
 
@@ -130,7 +131,12 @@ async def _workers(world: World, route: Route, ending: Ending, spool: Path) -> A
         worker.run(world, route, stop=ending.stop),
         housekeeping.run(world, ending.stop, spool),
     ]
-    cancelled = [indexing.run(world), tasks.run(world), changes.watch(world)]
+    cancelled = [
+        indexing.run(world),
+        tasks.run(world),
+        changes.watch(world),
+        stored_settings.follow(world),
+    ]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]
     ending.workers = [*asked, *running]

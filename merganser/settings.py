@@ -293,6 +293,17 @@ class Settings(BaseSettings):
         default=_USUAL.profile_key,
         description="PEM file of its private key, without a passphrase.",
     )
+    recipients_daily: int = Field(
+        default=_USUAL.recipients_daily,
+        ge=0,
+        description="Recipients a user may write to in 24 hours; 0 is unlimited.",
+    )
+    received_hourly: int = Field(
+        default=_USUAL.received_hourly,
+        ge=0,
+        description="Messages a user is sent in an hour, before senders are put off; "
+        "0 is unlimited.",
+    )
     argon2_memory: int = Field(
         default=_USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
     )
@@ -363,6 +374,15 @@ class Settings(BaseSettings):
         default=_USUAL.journal_events,
         ge=1000,
         description="Changes that stay readable in one account.",
+    )
+    authlog_for: Span = Field(
+        default=_USUAL.authlog_for,
+        description="How long security events are kept; 0 s: none are written.",
+    )
+    adminlog_for: Span = Field(
+        default=_USUAL.adminlog_for,
+        ge=timedelta(days=1),
+        description="How long it is kept who changed what of others, and which settings.",
     )
     bulk: int = Field(
         default=_USUAL.bulk,

@@ -14,6 +14,7 @@ class AdminLogEntry(Row, table=True):
     __tablename__ = "admin_log"
     __table_args__ = (
         Index("ix_admin_log_at", "at", "id"),
+        Index("ix_admin_log_domain_id", "domain_id", "at", "id"),
         Index("ix_admin_log_actor_id", "actor_id", "at", "id"),
         Index("ix_admin_log_target_id", "target_id", "at", "id"),
     )
@@ -26,7 +27,9 @@ class AdminLogEntry(Row, table=True):
     mutation: str  # as the schema calls it
     target_kind: str | None = None  # type of the target
     target_id: MaybeNumber = None
-    domain_id: int | None = ref("domains.id", ondelete="SET NULL", default=None)  # whose target
+    domain_id: int | None = ref(  # whose target
+        "domains.id", index=False, ondelete="SET NULL", default=None
+    )
     before: dict[str, Any] | None = plain()
     after: dict[str, Any] | None = plain()
     reason: str | None = None

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Index
 from sqlmodel import Field
 
-from models.columns import MaybeNumber, Moment, Number, Row, plain, ref
+from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, plain, ref
 
 
 class AuthEvent(Row, table=True):
@@ -15,10 +15,12 @@ class AuthEvent(Row, table=True):
     __table_args__ = (
         Index("ix_auth_events_user_id", "user_id", "created_at", "id"),
         Index("ix_auth_events_created_at", "created_at", "id"),
+        Index("ix_auth_events_action", "action", "created_at", "id"),
+        Index("ix_auth_events_ip_key", "ip_key", "created_at", "id"),
     )
 
     user_id: int | None = ref("users.id", index=False, default=None)  # None: of no account
-    fold: str = Field(unique=True)  # what makes events equal, and when the first was
+    fold: str = Field(unique=True)  # what makes events equal; of one that is over, with its id
     action: str  # such as authenticate, totp enable, password change, act as
     result: str  # success, fail, disabled, suspended
     protocol: str | None = None
@@ -31,3 +33,4 @@ class AuthEvent(Row, table=True):
     count: Number = 1
     created_at: Moment
     last_at: Moment
+    told_at: MaybeMoment = None  # when the journal told of it last

@@ -1,12 +1,13 @@
 """The change journal: the one true order of what happened, stream by stream."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, or_, select, update
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -147,7 +148,11 @@ def append(
     connection: Connection, stream_id: int, entry: Entry, *, last: int, at: datetime
 ) -> None:
     """Write the entry whose numbers, up to `last`, were counted before."""
-    row = {
+    connection.execute(insert(Change), _row(stream_id, entry, last, at))
+
+
+def _row(stream_id: int, entry: Entry, last: int, at: datetime) -> dict[str, Any]:
+    return {
         "stream_id": stream_id,
         "last": last,
         "at": at,
@@ -156,7 +161,25 @@ def append(
         "facts": {"modseq": last, **entry.facts},
         "origin": entry.origin,
     }
-    connection.execute(insert(Change), row)
+
+
+def record_each(connection: Connection, entries: Mapping[int, Entry], *, at: datetime) -> Position:
+    """Count and append an entry in each of these streams, which are held; where each stands now.
+
+    As many statements for many as for one. What has no stream is left out.
+    """
+    alike: defaultdict[int, list[int]] = defaultdict(list)
+    for stream, entry in entries.items():
+        alike[len(entry.ids)].append(stream)
+    reached: dict[int, int] = {}
+    for many, streams in alike.items():
+        counted = update(Stream).where(col(Stream.id).in_(streams)).values(last=Stream.last + many)
+        rows = connection.execute(counted.returning(col(Stream.id), col(Stream.last)))
+        reached |= {row.id: row.last for row in rows}
+    if reached:
+        told = [_row(stream, entries[stream], last, at) for stream, last in reached.items()]
+        connection.execute(insert(Change), told)
+    return reached
 
 
 async def record(session: AsyncSession, stream_id: int, entry: Entry, *, at: datetime) -> int:
@@ -170,6 +193,35 @@ async def record(session: AsyncSession, stream_id: int, entry: Entry, *, at: dat
     last = await (await session.connection()).run_sync(write)
     session.info["reached"] = {**reached(session), stream_id: last}
     return last
+
+
+async def restart(
+    session: AsyncSession, streams: Sequence[int], *, origin: str | None, at: datetime
+) -> None:
+    """Let no reader of these accounts' streams, which are held, go on from where it is.
+
+    What was is forgotten, and one number more, which nobody has read. Behind it the account
+    has changed: so that whoever waits sees the gap.
+    """
+    connection, these = await session.connection(), col(Stream.id).in_(streams)
+    await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
+    ahead = update(Stream).where(these).values(last=Stream.last + 2, gone=Stream.last + 1)
+    counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
+    rows = [
+        {
+            "stream_id": stream,
+            "last": last,
+            "at": at,
+            "kind": ChangeKind.USER_CHANGED,
+            "ids": [stream],
+            "facts": {"modseq": last},
+            "origin": origin,
+        }
+        for stream, last in counted
+    ]
+    if rows:
+        await connection.execute(insert(Change), rows)
+    session.info["reached"] = {**reached(session), **{row.id: row.last for row in counted}}
 
 
 def reached(session: AsyncSession) -> Position:

@@ -27,6 +27,8 @@ class Options:
     smtp_server: str = ""
     profile_cert: Path | None = None  # signs profiles for Apple's devices, with `profile_key`
     profile_key: Path | None = None
+    recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
+    received_hourly: int = 3600  # messages, likewise
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
     login_memory: int = 256 * MIB  # bytes that all hashing of passwords takes at once
@@ -44,4 +46,6 @@ class Options:
     replays_for: timedelta = timedelta(hours=24)
     journal_days: int = 30
     journal_events: int = 100_000  # per stream
+    authlog_for: timedelta = timedelta(days=30)  # 0: nothing is written
+    adminlog_for: timedelta = timedelta(days=365)
     bulk: int = 1000  # messages a request changes; more are a task's work

@@ -14,7 +14,7 @@ class SettingValue(SQLModel, table=True):
     __tablename__ = "settings"
 
     key: str = Field(primary_key=True)
-    value: Any = Field(sa_column=Column(Plain, nullable=True))
+    value: dict[str, Any] = Field(sa_column=Column(Plain, nullable=True))  # {"value": …}
     updated_at: Moment
 
 

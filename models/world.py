@@ -1,4 +1,4 @@
-"""The outside world, as we are lent it."""
+"""The outside world, as we are lent it, and the options that are in force."""
 
 import secrets
 from collections.abc import AsyncGenerator, Callable
@@ -32,6 +32,18 @@ def _no_fault(_place: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopted:
+    """Options as settings make them, and how far the platform's stream had come by then.
+
+    A unit that changes settings puts it into the `info` of its session, by this type: it is
+    in force in this process as soon as the unit is durable.
+    """
+
+    options: Options
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """Store, blobs, bells, clock, dice and keys. Tests bring their own."""
 
@@ -46,6 +58,21 @@ class World:
     random: Callable[[int], bytes] = secrets.token_bytes
     key: Callable[[], int] = field(default_factory=Keys)
     fault: Callable[[str], None] = _no_fault
+    base: Options = field(init=False, repr=False)  # the options we were given, before any setting
+    settled: int = field(init=False, default=0, repr=False)  # `Adopted.number` of those in force
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base", self.options)
+
+    def adopt(self, adopted: "Adopted") -> None:
+        """Let other options be in force from now on, unless newer ones are.
+
+        `options` stays a plain attribute: hot paths read it at every message. Whoever needs
+        two of them to fit together takes the whole object first.
+        """
+        if adopted.number >= self.settled:
+            object.__setattr__(self, "settled", adopted.number)
+            object.__setattr__(self, "options", adopted.options)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
@@ -57,6 +84,8 @@ class World:
         async with self.database.write() as session:
             await journal.lock(session, streams)
             yield session
+        if adopted := session.info.get(Adopted):
+            self.adopt(adopted)
         self.wakeups.tell(journal.reached(session))
 
     async def apply(self, work: Callable[["Turn"], Outcome], *streams: int) -> Outcome:

@@ -1,17 +1,30 @@
-"""The administrative log: who changed what of others, and why."""
+"""The administrative log: who changed what of others, and why; and who may read of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from sqlalchemy import ColumnElement, false, func, insert, select, true
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.adminlog import AdminLogEntry
+from models.columns import Picked, picked
+from models.errors import Invalid
+from models.pages import Ask, Page
+from models.roles import Role
+from resolvers import listing
 from resolvers.authlog import actor
 from resolvers.context import Context
+from resolvers.listing import Scan, by_keys
+from resolvers.redaction import without_secrets
 
-SECRETS = frozenset({"password", "temporary_password", "digest", "seed", "pending", "public_key"})
-HIDDEN = "(hidden)"  # what stands for a secret that was set
+LONGEST = 128  # characters of a condition
+NEWEST = "adminlog-newest"
+NONE = 0  # an account that nobody has
+MOST = 1000  # entries of one statement
+SHOWN = frozenset(column.name for column in picked(AdminLogEntry))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +43,86 @@ async def note(ctx: Context, session: AsyncSession, *done: Done) -> None:
     """Write it in the unit that does it."""
     if not done:
         return
-    at, (actor_id, name) = ctx.world.now(), await actor(ctx.world, ctx.viewer)
-    session.add_all(
-        AdminLogEntry(
-            id=ctx.world.key(),
-            at=at,
-            actor=name,
-            actor_id=actor_id or None,
-            role=ctx.viewer.role,
-            ip=ctx.client_ip,
-            mutation=one.mutation,
-            target_kind=one.kind,
-            target_id=one.target_id,
-            domain_id=one.domain_id,
-            before=without_secrets(one.before),
-            after=without_secrets(one.after),
-            reason=ctx.reason,
-        )
+    connection = await session.connection()
+    at, (actor_id, name) = ctx.world.now(), await actor(session, ctx.viewer)
+    rows = [
+        {
+            "id": ctx.world.key(),
+            "at": at,
+            "actor": name,
+            "actor_id": actor_id or None,
+            "role": ctx.viewer.role,
+            "ip": ctx.client_ip,
+            "mutation": one.mutation,
+            "target_kind": one.kind,
+            "target_id": one.target_id,
+            "domain_id": one.domain_id,
+            "before": without_secrets(one.before),
+            "after": without_secrets(one.after),
+            "reason": ctx.reason,
+        }
         for one in done
-    )
-    await session.flush()
+    ]
+    for start in range(0, len(rows), MOST):
+        await connection.execute(insert(AdminLogEntry), rows[start : start + MOST])
 
 
-def without_secrets(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """These facts as JSON takes them, with what is secret hidden."""
-    if facts is None:
-        return None
-    return {
-        name: (HIDDEN if value else None) if name in SECRETS else _plain(value)
-        for name, value in facts.items()
-    }
+@dataclass(frozen=True, slots=True)
+class EntryWhere:
+    """Which entries to list; all conditions hold."""
+
+    actor_id: int | None = None
+    target: tuple[str, int] | None = None  # type, as the schema calls it, and key
+    mutation: str | None = None
+    since: datetime | None = None  # inclusive
+    until: datetime | None = None  # exclusive
+
+    def terms(self) -> list[ColumnElement[bool]]:
+        """The WHERE clause. Raises Invalid where a condition can be none."""
+        found: list[ColumnElement[bool]] = []
+        if self.actor_id is not None:
+            found.append(col(AdminLogEntry.actor_id) == self.actor_id)
+        if self.target is not None:
+            kind, key = self.target
+            found += [col(AdminLogEntry.target_id) == key, col(AdminLogEntry.target_kind) == kind]
+        if self.mutation is not None:
+            if not self.mutation.isprintable() or len(self.mutation) > LONGEST:
+                text = f"at most {LONGEST} printable characters"
+                raise Invalid(text, constraint="length", path=["mutation"])
+            found.append(col(AdminLogEntry.mutation) == self.mutation)
+        if self.since is not None:
+            found.append(col(AdminLogEntry.at) >= self.since)
+        if self.until is not None:
+            found.append(col(AdminLogEntry.at) < self.until)
+        return found
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, bool | int | float | str | None):
-        return value
-    if isinstance(value, Mapping):
-        return without_secrets({str(name): each for name, each in value.items()})
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(each) for each in value]
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+def _visible(ctx: Context) -> ColumnElement[bool]:
+    """The WHERE clause for entries: those of the domains one administers, or all there are."""
+    viewer = ctx.viewer
+    if viewer.role.includes(Role.ADMIN):
+        return true()
+    if viewer.role is Role.DOMAIN_ADMIN and viewer.administers:
+        return col(AdminLogEntry.domain_id).in_(viewer.administers)
+    return false()
+
+
+async def page(ctx: Context, where: EntryWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+    """A page of entries, the newest first."""
+    names = SHOWN.intersection(columns) | {"at", "id"}
+    rows = select(*picked(AdminLogEntry, names)).where(_visible(ctx), *where.terms())
+    place = (col(AdminLogEntry.at), col(AdminLogEntry.id))
+    return await listing.one(ctx, Scan(rows, ask, place, falling=True))
+
+
+async def count(ctx: Context, where: EntryWhere) -> int:
+    """How many entries such a list has."""
+    many = select(func.count().label("many")).select_from(AdminLogEntry)
+    (row,) = await ctx.read(many.where(_visible(ctx), *where.terms()))
+    return int(row.many)
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The entries with these ids, in this order; None where the viewer sees none."""
+    seen = select(*picked(AdminLogEntry)).where(_visible(ctx))
+    return await by_keys(ctx, seen, col(AdminLogEntry.id), ids)

@@ -1,7 +1,7 @@
 """Operations on API keys."""
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_network
@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 NEWEST = "apikeys-newest"
 LONGEST = 128  # characters of a name
 MOST = 100  # networks, domains and operations of a key
+LOGGED = (
+    "name", "role", "scopes", "read_only", "active", "user_id", "domains", "operations",
+    "allowed_ips", "expires_at",
+)  # fmt: skip
 SHOWN = frozenset(column.name for column in picked(ApiKey)) - {"digest"}
 
 
@@ -106,7 +110,7 @@ async def create_key(ctx: Context, new: NewKey) -> tuple[ApiKey, str]:
     async with ctx.write(*([owner] if owner else [])) as session:
         session.add(row)
         await session.flush()
-        await _log(ctx, session, "create", [row])
+        await _log(ctx, session, "apiKeyCreate", [row])
     log.info("key made", extra={"key": row.id, "role": row.role, "by": ctx.viewer.principal})
     return row, secret
 
@@ -244,18 +248,47 @@ async def _check_domains(ctx: Context, new: NewKey, owner: int | None) -> None:
 
 
 async def _log(
-    ctx: Context, session: AsyncSession, what: str, rows: Sequence[Any], **more: Any
+    ctx: Context,
+    session: AsyncSession,
+    mutation: str,
+    keys: Sequence[ApiKey | Picked],
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write it into the log of whose key it is, and where that is not the caller, of all."""
-    for row in rows:
-        if row.user_id:
-            detail = {"key": str(row.id), "name": row.name}
-            seen = Event(f"api key {what}", row.user_id, target=str(row.id), detail=detail)
+    """Write it into the log of whose keys they are, and where that is not the viewer, of all.
+
+    `facts` are what has changed of them.
+    """
+    viewer, action = ctx.viewer, f"api key {mutation.removeprefix('apiKey').lower()}"
+    for key in keys:
+        if key.user_id:
+            detail = {"key": str(key.id), "name": key.name}
+            seen = Event(action, key.user_id, target=str(key.id), detail=detail)
             await authlog.note(ctx, session, seen)
-        if row.user_id is None or row.user_id != ctx.viewer.user_id:
-            facts = more or {"name": row.name, "role": row.role}
-            done = Done(f"apiKey{what.title()}", "ApiKey", row.id, after=facts)
-            await adminlog.note(ctx, session, done)
+    others = [
+        key for key in keys if viewer.actor_id or not key.user_id or key.user_id != viewer.user_id
+    ]
+    owners = {key.user_id for key in others if key.user_id}
+    asked = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(owners))
+    found = (await (await session.connection()).execute(asked)).all() if owners else []
+    domains = {row.id: row.domain_id for row in found}
+    told = {key.id: {name: getattr(key, name) for name in facts or LOGGED} for key in others}
+    after = {"apiKeyUpdate": facts}.get(mutation)
+    made = mutation == "apiKeyCreate"
+    await adminlog.note(
+        ctx,
+        session,
+        *(
+            Done(
+                mutation,
+                "ApiKey",
+                key.id,
+                domains.get(key.user_id or 0),
+                before=None if made else told[key.id],
+                after=told[key.id] if made else after,
+            )
+            for key in others
+        ),
+    )
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
@@ -308,7 +341,7 @@ async def update_keys(ctx: Context, ids: list[int], change: KeyChange) -> list[P
         connection = await session.connection()
         changed = update(ApiKey).where(col(ApiKey.id).in_(ids)).values(**facts)
         await connection.execute(changed)
-        await _log(ctx, session, "update", rows, **facts)
+        await _log(ctx, session, "apiKeyUpdate", rows, facts)
     forget(ctx.world, *owners)
     return [row for row in await keys_by_ids(ctx, ids) if row]
 
@@ -319,7 +352,7 @@ async def delete_keys(ctx: Context, ids: list[int]) -> None:
     owners = {row.user_id or 0 for row in rows}
     async with ctx.write(*(owner for owner in owners if owner)) as session:
         await session.exec(delete(ApiKey).where(col(ApiKey.id).in_(ids)))
-        await _log(ctx, session, "delete", rows)
+        await _log(ctx, session, "apiKeyDelete", rows)
     forget(ctx.world, *owners)
 
 

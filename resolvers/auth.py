@@ -161,7 +161,8 @@ def _elsewhere(world: World, found: Known, ip: str | None) -> None:
     """A key was shown from a network that it is not for: somebody else may have it."""
     detail = {"key": str(found.viewer.api_key_id)}
     seen = Event("api key", found.owners[0] or None, "fail", detail=detail | {"reason": "network"})
-    memory_of(world.database).behind(authlog.noted(world, seen, ip=ip))
+    ctx = Context(world, Viewer(), client_ip=ip)
+    memory_of(world.database).behind(authlog.noted(ctx, seen))
 
 
 def _note(world: World, found: Known, ip: str | None) -> None:
@@ -308,14 +309,10 @@ async def _signed_in(
 
 
 async def _log(ctx: Context, session: AsyncSession, seen: Event, app: Picked | None) -> None:
-    """Write the sign-in into the user's log, as the user's own doing: a key may have passed it."""
-    key = await authlog.note(_as(ctx, seen.user_id or 0), session, seen)
+    """Write the sign-in into the user's log."""
+    key = await authlog.note(ctx, session, seen)
     if app and not await apppasswords.used(ctx, session, app, key):
         raise AuthenticationFailed  # it has changed since we looked
-
-
-def _as(ctx: Context, user_id: int) -> Context:
-    return replace(ctx, viewer=Viewer(user_id=user_id))
 
 
 async def complete(ctx: Context, session: AsyncSession) -> None:
@@ -349,5 +346,5 @@ async def complete(ctx: Context, session: AsyncSession) -> None:
     theirs = update(User).where(col(User.id) == row.user_id)
     await connection.execute(theirs.values(last_login_at=now))
     seen = Event("authenticate", row.user_id, protocol=row.protocol, detail={"completed": True})
-    await authlog.note(_as(ctx, row.user_id), session, seen)
+    await authlog.note(ctx, session, seen)
     forget(world, row.user_id)

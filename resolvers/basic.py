@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import update
@@ -95,7 +94,6 @@ async def _note(ctx: Context, who: Entry, found: Proved) -> None:
     """Write the use into the user's log, and when it was."""
     assert who.user is not None  # noqa: S101 - it has signed in
     user_id, app = who.user.id, found.app
-    ctx = replace(ctx, viewer=Viewer(user_id=user_id))
     async with ctx.write(user_id) as session:
         key = await authlog.note(ctx, session, proving.event(who, HTTP, found))
         if app:

@@ -308,10 +308,11 @@ class Unit:
 
 @asynccontextmanager
 async def _savepoint(session: AsyncSession) -> AsyncGenerator[None]:
-    before = journal.reached(session)
+    before = dict(session.info)
     try:
         async with session.begin_nested():
             yield
     except BaseException:
-        session.info["reached"] = before  # the numbers went back
+        session.info.clear()  # what it says of the unit went back with it
+        session.info.update(before)
         raise

@@ -117,6 +117,8 @@ def _signed(listed: bytes, cert: Path, key: Path) -> bytes:
     try:
         own, *between = x509.load_pem_x509_certificates(cert.read_bytes())
         private: Any = serialization.load_pem_private_key(key.read_bytes(), password=None)
+        if private.public_key() != own.public_key():
+            raise ValueError("the key is another certificate's")
         builder = pkcs7.PKCS7SignatureBuilder().set_data(listed)
         builder = builder.add_signer(own, private, hashes.SHA256())
         for each in between:

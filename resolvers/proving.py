@@ -10,7 +10,7 @@ never less. What is noted of a failure, is noted behind the answer.
 import hashlib
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -184,5 +184,4 @@ def failed(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None, why
 
 def note(ctx: Context, event: Event) -> None:
     """Put an event into the security log, behind the answer."""
-    noted = authlog.noted(ctx.world, event, ip=ctx.client_ip, session_id=ctx.session_id)
-    memory_of(ctx.world.database).behind(noted)
+    memory_of(ctx.world.database).behind(authlog.noted(replace(ctx), event))

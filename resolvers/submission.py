@@ -28,7 +28,7 @@ from models.queue import QUEUE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
 from models.world import Turn, World
-from resolvers import listing, mailboxes, messages
+from resolvers import listing, mailboxes, messages, userlimits
 from resolvers.access import own, owners, visible
 from resolvers.context import Context
 from resolvers.listing import Scan
@@ -101,9 +101,12 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
     """Build a message, keep a copy, and queue it: all of it, or nothing.
 
     Where the copy does not fit into the quota the message goes out all the same, with a warning.
+    RateLimited where the account has written to as many as it may in 24 hours.
     """
     owner = own(ctx)
     account = await _account(ctx, owner)
+    if not outgoing.stays:
+        await userlimits.may_write(ctx, account)
     draft = await _draft(ctx, account, outgoing)
     sender, recipients = await _envelope(ctx, owner, draft, outgoing)
     size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
@@ -129,7 +132,8 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
 
 
 async def _account(ctx: Context, owner: int) -> Picked:
-    mine = select(col(User.id), col(User.tenant_id), col(User.name)).where(col(User.id) == owner)
+    columns = picked(User, {"id", "tenant_id", "name", "recipients"})
+    mine = select(*columns).where(col(User.id) == owner)
     account: Picked = found(next(iter(await ctx.read(mine)), None))
     return account
 
@@ -261,6 +265,8 @@ def _written(turn: Turn, ctx: Context, ready: _Ready, kept: Kept) -> tuple[int |
     )
     if turn.connection.execute(able).scalar() is None:
         raise Forbidden("this account may not send")
+    if not ready.outgoing.stays:
+        userlimits.count_recipients(turn, owner, len(ready.recipients))
     message_id = _copied(turn, ready, kept)
     if ready.outgoing.stays:
         return None, message_id

@@ -1,10 +1,10 @@
 """Operations on accounts."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import Select, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -16,17 +16,16 @@ from models.domains import Domain
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.mailboxes import Mailbox, SpecialUse
-from models.pages import Ask, Page
 from models.prepared import number, prepared
 from models.roles import AdminPermission, Role, UserPermission
 from models.users import User, UserTag
 from models.usersearch import words_of
-from resolvers import domains, listing, passwords
+from resolvers import adminlog, domains, passwords
 from resolvers.access import own, visible_users
+from resolvers.adminlog import Done
 from resolvers.context import Context
-from resolvers.listing import Scan, by_keys
+from resolvers.listing import by_keys
 from resolvers.mailboxes import checked_path, new_mailbox, with_parents
-from resolvers.texts import within
 
 SPECIAL = {
     SpecialUse.SENT: "Sent",
@@ -58,17 +57,6 @@ class NewUser:
     mailboxes: dict[SpecialUse, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class UserWhere:
-    """Which accounts to list; all conditions hold."""
-
-    query: str | None = None
-    roles: tuple[Role, ...] = ()
-    domain: str | None = None
-    disabled: bool | None = None
-    suspended: bool | None = None
-
-
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The accounts with these ids, in this order; None where the viewer sees none."""
     if ids == [ctx.viewer.user_id]:
@@ -86,43 +74,6 @@ async def named(ctx: Context, name: str) -> Picked | None:
     """The account of this user name or address, as far as the viewer may see it."""
     key = await addresses.login_of(ctx.world, name)
     return await ctx.load(by_ids, key) if key else None
-
-
-async def pages(ctx: Context, where: UserWhere, ask: Ask, columns: Collection[str]) -> Page[Picked]:
-    """A page of accounts by user name, as they are compared: there is an index of that."""
-    names = {"id", "username_key", *columns}
-    rows = select(*picked(User, names)).where(*_conditions(ctx, where))
-    place = (col(User.username_key), col(User.id))
-    return await listing.one(ctx, Scan(rows, ask, place, falling=False))
-
-
-async def count(ctx: Context, where: UserWhere) -> int:
-    """How many accounts such a list has."""
-    asked = select(func.count()).select_from(User).where(*_conditions(ctx, where))
-    (row,) = await ctx.read(asked)
-    return int(row[0])
-
-
-def _conditions(ctx: Context, where: UserWhere) -> list[ColumnElement[bool]]:
-    conditions = [visible_users(ctx)]
-    if where.query:
-        part = where.query
-        main = select(col(Address.user_id)).where(
-            col(Address.main), within(col(Address.shown), part)
-        )
-        named_so = or_(within(col(User.username), part), within(col(User.name), part))
-        conditions.append(named_so | col(User.id).in_(main))
-    if where.roles:
-        conditions.append(col(User.role).in_(where.roles))
-    if where.domain is not None:
-        name = addresses.normal_domain(where.domain)
-        domain = select(col(Domain.id)).where(col(Domain.name) == name)
-        conditions.append(col(User.domain_id).in_(domain))
-    if where.disabled is not None:
-        conditions.append(col(User.disabled).is_(where.disabled))
-    if where.suspended is not None:
-        conditions.append(col(User.suspended).is_(where.suspended))
-    return conditions
 
 
 async def create(ctx: Context, new: NewUser) -> User:
@@ -180,9 +131,19 @@ async def create(ctx: Context, new: NewUser) -> User:
             )
             stream = domain.id if domain else PLATFORM
             await ctx.record(session, stream, ChangeKind.USER_CHANGED, [key])
+            given = {**_given(new), "username": username, "address": address}
+            done = Done("userCreate", "User", key, user.domain_id, after=given)
+            await adminlog.note(ctx, session, done)
     except IntegrityError as clash:  # somebody was quicker, on a store with several writers
         raise Conflict("user name or address is taken", path=["username"]) from clash
     return user
+
+
+def _given(new: NewUser) -> dict[str, Any]:
+    """What is not as it is by default."""
+    usual = NewUser()
+    said = {each.name: getattr(new, each.name) for each in fields(NewUser)}
+    return {name: value for name, value in said.items() if value != getattr(usual, name)}
 
 
 def _address(ctx: Context, new: NewUser) -> str | None:
@@ -332,13 +293,3 @@ async def folders_of(ctx: Context, user_id: int, use: SpecialUse) -> int | None:
     )
     row = next(iter(await ctx.read(asked)), None)
     return None if row is None else int(row.id)
-
-
-async def allowed(ctx: Context, user: Picked) -> int:
-    """The bytes this user may keep: the user's, else the domain's, else the platform's."""
-    if user.quota is not None:
-        return int(user.quota)
-    domain = await ctx.load(domains.by_ids, user.domain_id) if user.domain_id else None
-    if domain is not None and domain.default_user_quota is not None:
-        return int(domain.default_user_quota)
-    return ctx.world.options.default_quota

@@ -173,6 +173,20 @@ async def message_upload(_ada: Client, _root: Client) -> Call:
 
 
 @call
+async def setting_delete(ada: Client, root: Client) -> Call:
+    done = await (await setting_set(ada, root))(root)
+    assert done["errors"] == []
+    given = {"keys": ["submission.maxRecipients"]}
+    return Call("settingDelete", given, "settings { key value custom }", by_root=True)
+
+
+@call
+async def setting_set(_ada: Client, _root: Client) -> Call:
+    given = {"key": "submission.maxRecipients", "value": 50}
+    return Call("settingSet", given, "setting { key value custom }", by_root=True)
+
+
+@call
 async def recovery_codes_create(ada: Client, _root: Client) -> Call:
     proof = {"totp": await factors.code_on(ada)}
     return Call("recoveryCodesCreate", {"proof": proof})

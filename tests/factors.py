@@ -21,7 +21,7 @@ PRESENT, VERIFIED, ATTESTED = 0x01, 0x04, 0x40  # flags of authenticator data
 
 def document(name: str, payload: str = "") -> str:
     """A mutation with its input in `$input`."""
-    kind = f"{name[0].upper()}{name[1:]}Input"
+    kind = "IdsInput" if name == "appPasswordDelete" else f"{name[0].upper()}{name[1:]}Input"
     return (
         f"mutation ($input: {kind}!) {{ {name}(input: $input) "
         f"{{ {payload} errors {{ code message path index }} }} }}"

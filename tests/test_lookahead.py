@@ -15,16 +15,23 @@ from tests.conftest import Client, context, make_user, receive
 CONNECTIONS = {
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
+    "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
+    "Query.authLog": ("authLog { %s }", "auth_events", "detail"),
     "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
+    "Setting.history": ('setting(key: "undo.window") { history { %s } }',
+                        "setting_changes", "after"),
     "Query.tasks": ("tasks { %s }", "tasks", "result"),
     "Query.users": ("users { %s }", "users", "password"),
     "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
                         "messages", "preview"),
     "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
+    "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
+    "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
+                                "shown"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
-OF_ADMINS = {"Query.users"}
+OF_ADMINS = {"Query.adminLog", "Query.authLog", "Query.users", "Setting.history"}
 PRINTED = build_schema(schema.as_str())
 
 

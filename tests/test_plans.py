@@ -1,11 +1,9 @@
 """How the stores find what is read most: by which index, and without looking at all there is."""
 
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import event, insert, select, text
+from sqlalchemy import insert, select, text
 from sqlmodel import col
 
 from graph import ids
@@ -17,28 +15,10 @@ from models.world import World
 from resolvers import messages
 from resolvers.mailboxes import NewMailboxes, create
 from tests.conftest import Client, Clock, context, receive
+from tests.explained import Plans, explained
 
 MANY = 4000  # messages of a folder
 DAY = 86_400
-
-
-@dataclass
-class Plans:
-    """The plans of the selects that were sent last, as the store tells them."""
-
-    world: World
-    sent: list[tuple[str, Any]] = field(default_factory=list)
-
-    async def of(self, work: Awaitable[Any], table: str) -> str:
-        """The plan of the one select that `work` sends for this table."""
-        del self.sent[:]
-        await work
-        (statement,) = [one for one in self.sent if f"FROM {table}" in one[0]]
-        sqlite = self.world.database.dialect == "sqlite"
-        explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
-        async with self.world.database.engine.connect() as connection:
-            found = await connection.exec_driver_sql(explain + statement[0], statement[1])
-            return "\n".join(str(row[-1]) for row in found)
 
 
 @pytest.fixture
@@ -82,17 +62,9 @@ async def _crowd(world: World, like: User) -> None:
 
 
 @pytest.fixture
-async def plans(full: Client) -> AsyncIterator[Plans]:
-    plans = Plans(full.world)
-
-    def note(_connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
-        plans.sent.append((statement, given))
-
-    for engine in full.world.database.engines:
-        event.listen(engine, "before_cursor_execute", note)
-    yield plans
-    for engine in full.world.database.engines:
-        event.remove(engine, "before_cursor_execute", note)
+def plans(full: Client) -> Iterator[Plans]:
+    with explained(full.world) as made:
+        yield made
 
 
 PAGE = """

@@ -9,6 +9,7 @@ from models.blobs import Upload
 from models.messages import Message, Receipt
 from models.replays import Replay
 from models.tasks import Undo
+from models.users import Usage
 from models.world import World
 
 
@@ -28,6 +29,7 @@ def _old(world: World) -> dict[str, Select[int]]:
         "old_replays": count.where(col(Replay.at) <= now - options.replays_for),
         "expired_tokens": count.where(col(AccessToken.expires_at) <= now),
         "expired_throttles": count.where(col(Throttle.until) <= now - CALM),
+        "expired_usages": count.where(col(Usage.until) <= now),
         "expired_undos": count.where(col(Undo.expires_at) <= now),
         "expired_uploads": count.where(col(Upload.expires_at) <= now),
         "messages_to_expire": count.where(

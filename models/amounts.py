@@ -1,0 +1,54 @@
+"""Sizes and times in the words that clients use."""
+
+import re
+from datetime import timedelta
+
+SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)\s*([KMGT]i?)?B?", re.IGNORECASE | re.ASCII)
+UNITS = {"k": 1, "m": 2, "g": 3, "t": 4}
+DURATION = re.compile(
+    r"P(?:(?P<years>\d{1,4})Y)?(?:(?P<months>\d{1,5})M)?(?:(?P<weeks>\d{1,5})W)?"
+    r"(?:(?P<days>\d{1,6})D)?(?:T(?:(?P<hours>\d{1,7})H)?(?:(?P<minutes>\d{1,8})M)?"
+    r"(?:(?P<seconds>\d{1,9}(?:\.\d{1,6})?)S)?)?",
+    re.ASCII,
+)
+DAYS = {"years": 365, "months": 30, "weeks": 7, "days": 1}
+WHOLE = 2**53  # JSON numbers below it are exact everywhere
+
+
+def whole(value: object) -> int:
+    """A whole number below 2^53; ValueError where it is none."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,16}", value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < WHOLE:
+        return value
+    raise ValueError("not a whole number below 2^53")
+
+
+def size(value: object) -> int:
+    """Bytes, given as they are or as text such as "3 GiB"; ValueError where it is no size."""
+    if isinstance(value, str) and (match := SIZE.fullmatch(value.strip())):
+        number, unit = match.groups()
+        base = 1024 if unit and unit[1:] else 1000
+        value = int(float(number) * base ** (UNITS[unit[0].lower()] if unit else 0))
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < WHOLE:
+        return value
+    raise ValueError('not a size: give bytes, or text such as "3 GiB"')
+
+
+def duration(text: object) -> timedelta:
+    """A duration of ISO 8601; ValueError where it is none. A year has 365 days, a month 30."""
+    match = DURATION.fullmatch(text) if isinstance(text, str) else None
+    given = {name: value for name, value in (match.groupdict() if match else {}).items() if value}
+    if not given or str(text).endswith("T"):
+        raise ValueError("not an ISO 8601 duration such as P30D or PT20M")
+    days = sum(int(given.pop(name, 0)) * length for name, length in DAYS.items())
+    return timedelta(days=days, **{name: float(value) for name, value in given.items()})
+
+
+def long(value: timedelta) -> str:
+    """A duration as ISO 8601 writes it, in days and seconds."""
+    days, seconds = value.days, value.seconds + value.microseconds / 1_000_000
+    text = f"P{days}D" if days else "P"
+    if seconds or not days:
+        text += f"T{seconds:.6f}".rstrip("0").rstrip(".") + "S"
+    return text

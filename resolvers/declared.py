@@ -1,0 +1,248 @@
+"""The settings there are: what each is for, which values it takes, and what it changes."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from mail.addresses import checked_domain
+from models import amounts
+from models.errors import Invalid
+from models.options import MIB, Options
+
+CUSTOM = "custom."  # what keys begin with that are the operator's own
+CUSTOM_KEY = re.compile(r"custom(\.[A-Za-z0-9][A-Za-z0-9_-]*)+")
+LONGEST_KEY = 128  # characters
+LONGEST = 4096  # bytes of a custom value, as JSON
+ITEMS = 100  # of a list
+PATH = ("value",)
+DAY, YEARS = timedelta(days=1), timedelta(days=36_500)
+
+
+class Kind(StrEnum):
+    """Of what type a setting is, and how its value is written in JSON."""
+
+    STRING = "string"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    DURATION = "duration"  # ISO 8601, such as P30D
+    SIZE = "size"  # bytes; also taken as text such as "3 GiB"
+    LIST = "list"
+
+
+Plain = Any  # JSON: a text, a number, a switch, null, or a list of these
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting that has an option behind it: `read` and `write` go between JSON and that."""
+
+    key: str
+    option: str  # its name in models/options.py
+    kind: Kind
+    name: str
+    description: str
+    least: Any = None
+    most: Any = None
+    nullable: bool = False
+    read: Callable[[Any], Any] | None = None  # from JSON, beyond what the kind says
+    restart_required: bool = False
+
+    def parse(self, value: object) -> Any:
+        """The option's value; Invalid, naming the rule, where it can be none."""
+        if value is None and self.nullable:
+            return None
+        try:
+            found = READ[self.kind](value)
+        except ValueError as problem:
+            raise Invalid(f"{self.key}: {problem}", constraint="type", path=PATH) from None
+        if self.least is not None and found < self.least:
+            text = f"{self.key} is {_written(self.least)} at least"
+            raise Invalid(text, constraint="min", path=PATH)
+        if self.most is not None and found > self.most:
+            text = f"{self.key} is {_written(self.most)} at most"
+            raise Invalid(text, constraint="max", path=PATH)
+        return self.read(found) if self.read else found
+
+    def plain(self, value: Any) -> Plain:
+        """A value of the option, as JSON has it."""
+        if self.kind is Kind.DURATION and isinstance(value, int):
+            value = timedelta(days=value)
+        return _written(value)
+
+    def standing(self, options: Options) -> Plain:
+        """What the option holds, as JSON has it."""
+        return self.plain(getattr(options, self.option))
+
+
+def _written(value: Any) -> Any:
+    return amounts.long(value) if isinstance(value, timedelta) else value
+
+
+def _string(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError("not text")
+
+
+READ: Mapping[Kind, Callable[[object], Any]] = {
+    Kind.STRING: _string,
+    Kind.NUMBER: amounts.whole,
+    Kind.SIZE: amounts.size,
+    Kind.DURATION: amounts.duration,
+}
+
+
+def _domain(value: str) -> str:
+    return checked_domain(value, path="value")
+
+
+def _days(value: timedelta) -> int:
+    if value % DAY:
+        raise Invalid("only whole days", constraint="pattern", path=PATH)
+    return value.days
+
+
+TIB = MIB << 20
+MINUTE, NOTHING = timedelta(minutes=1), timedelta(0)
+NUMBER, SIZE, DURATION = Kind.NUMBER, Kind.SIZE, Kind.DURATION
+# Each with its option and type, then a name and a description for people, then its range.
+DECLARED: dict[str, Setting] = {
+    one.key: one
+    for one in (
+        Setting(
+            "adminlog.retention", "adminlog_for", DURATION, "Administrative log",
+            "How long it is kept who changed what of others, and which settings.", DAY, YEARS,
+        ),
+        Setting(
+            "archive.retention", "archive_for", DURATION, "Archive",
+            "How long deleted messages can be restored.", NOTHING, YEARS,
+        ),
+        Setting(
+            "auth.tokenLife", "token_life", DURATION, "Age of tokens",
+            "A token ends at that age, however much it is used.", MINUTE, YEARS,
+        ),
+        Setting(
+            "auth.tokenTtl", "token_idle", DURATION, "Unused tokens",
+            "Unused that long, a new token ends.", MINUTE, YEARS,
+        ),
+        Setting(
+            "authlog.retention", "authlog_for", DURATION, "Security log",
+            "How long security events are kept; PT0S: none are written.", NOTHING, YEARS,
+        ),
+        Setting(
+            "bulk.max", "bulk", NUMBER, "Bulk changes",
+            "Messages that one request changes at once, and most things one mutation names.",
+            1, 10_000,
+        ),
+        Setting(
+            "domains.default", "default_domain", Kind.STRING, "Default domain",
+            "Domain of the address of a new user whose name has none; null: it must be given.",
+            nullable=True, read=_domain,
+        ),
+        Setting(
+            "journal.events", "journal_events", NUMBER, "Length of the journal",
+            "Changes that stay readable in one account.", 1000, 100_000_000,
+        ),
+        Setting(
+            "journal.retention", "journal_days", DURATION, "Journal",
+            "How long changes stay readable for clients that come back; whole days.", DAY, YEARS,
+            read=_days,
+        ),
+        Setting(
+            "mailboxes.max", "max_mailboxes", NUMBER, "Folders", "Folders of a user.", 5, 100_000
+        ),
+        Setting(
+            "message.max", "message_max", SIZE, "Largest message",
+            "Largest message that is taken, sent or stored. Sessions of LMTP that are open keep "
+            "what they began with.", 1 << 16, 256 * MIB,
+        ),
+        Setting(
+            "quota.default", "default_quota", SIZE, "Storage",
+            "Storage of a user, where neither user nor domain says more; 0 is unlimited.",
+            0, 16 * TIB,
+        ),
+        Setting(
+            "receipts.retention", "receipts_for", DURATION, "Repeated deliveries",
+            "How long a repeated delivery is known, and not stored twice.", NOTHING, YEARS,
+        ),
+        Setting(
+            "replays.retention", "replays_for", DURATION, "Idempotency keys",
+            "How long the answer to an idempotency key is kept.", NOTHING, YEARS,
+        ),
+        Setting(
+            "submission.maxRecipients", "max_recipients", NUMBER, "Recipients",
+            "Recipients of a message that is sent.", 1, 100_000,
+        ),
+        Setting(
+            "undo.window", "undo_window", DURATION, "Undo",
+            "How long a change to messages can be taken back.", NOTHING, YEARS,
+        ),
+        Setting(
+            "upload.max", "upload_max", SIZE, "Largest upload",
+            "Largest file in an upload.", 1 << 16, 1024 * MIB,
+        ),
+    )
+}  # fmt: skip
+
+
+def custom_value(value: object) -> Plain:
+    """A value of the operator's own: a text, a number, a switch, or a list of these."""
+    items = value if isinstance(value, list) else [value]
+    if len(items) > ITEMS:
+        raise Invalid(f"at most {ITEMS} items", constraint="max", path=PATH)
+    if not all(map(_scalar, items)):
+        text = "a text, a number, true, false, or a list of these"
+        raise Invalid(text, constraint="type", path=PATH)
+    if len(orjson.dumps(value)) > LONGEST:
+        raise Invalid(f"at most {LONGEST} bytes of JSON", constraint="max", path=PATH)
+    return value
+
+
+def _scalar(value: object) -> bool:
+    match value:
+        case bool():
+            return True
+        case int():
+            return abs(value) < amounts.WHOLE
+        case float():
+            return math.isfinite(value)
+        case str():
+            return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+        case _:
+            return False
+
+
+def checked_key(key: str, *, path: tuple[str, ...] = ("key",), index: int | None = None) -> str:
+    """The key of a setting there is, or may be; Invalid where it is unknown."""
+    if key in DECLARED or (len(key) <= LONGEST_KEY and CUSTOM_KEY.fullmatch(key)):
+        return key
+    text = f"there is no such setting; those of your own begin with {CUSTOM}"
+    raise Invalid(text, constraint="unknown", path=path, index=index)
+
+
+def kind_of(value: Plain) -> Kind:
+    """The type of a value of the operator's own."""
+    if isinstance(value, bool):
+        return Kind.BOOLEAN
+    if isinstance(value, int | float):
+        return Kind.NUMBER
+    return Kind.LIST if isinstance(value, list) else Kind.STRING
+
+
+def effective(base: Options, stored: Mapping[str, Any]) -> tuple[Options, list[str]]:
+    """The options with these stored values in force, and the keys whose values are of no use."""
+    useless = []
+    values: dict[str, Any] = {}
+    for key, value in stored.items():
+        try:
+            if not key.startswith(CUSTOM):
+                values[DECLARED[key].option] = DECLARED[key].parse(value)
+        except (KeyError, Invalid):
+            useless.append(key)
+    return replace(base, **values), useless
