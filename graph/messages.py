@@ -97,7 +97,7 @@ def _signed(info: Info, path: str, user_id: int) -> URL:
     headers = getattr(ctx, "headers", {})
     scheme = headers.get("x-forwarded-proto", "http")
     base = f"{scheme if scheme == 'https' else 'http'}://{headers.get('host', 'localhost')}"
-    signed = links.sign(ctx.world, path, user_id, now=ctx.world.now())
+    signed = links.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now())
     return URL(links.absolute(ctx.world, signed, base))
 
 

@@ -101,7 +101,7 @@ def _words(given: Any) -> str:
 
 
 def _note(ctx: Context, options: MutationOptions) -> None:
-    """Take over what the caller says of itself; its address only where it is trusted."""
+    """Take over what the caller says of itself; for the logs only where it is trusted."""
     for name, text, most in (
         ("idempotencyKey", options.idempotency_key, LONGEST),
         ("sessionId", options.session_id, WORDS),

@@ -12,11 +12,10 @@ from graph.scalars import BigInt, EmailAddress
 from models.columns import Picked
 from models.errors import Invalid, NotFound, found
 from models.mailboxes import SpecialUse
-from resolvers import messages, users
+from resolvers import domains, messages, users
 from resolvers.access import own
 from resolvers.domains import Named as Domain
 from resolvers.mailboxes import Named, find, spelled
-from resolvers.userrights import domain_keys
 from resolvers.userselection import Users
 
 strawberry.enum(SpecialUse, description="Role of a folder.")
@@ -72,20 +71,6 @@ def users_named(selection: UserSelection | None, *, path: str = "users") -> User
     )
 
 
-async def domains_of(info: Info, refs: Sequence[DomainRef], *, path: str) -> list[int]:
-    """The keys of the domains that are named; NotFound where a name is none's."""
-    keys: list[int] = []
-    named = await info.context.load_all(domain_keys, [given(ref.name) or "" for ref in refs])
-    for index, (ref, known) in enumerate(zip(refs, named, strict=True)):
-        if ref.id:
-            keys.append(ids.decode("Domain", ref.id.value, path=path, index=index))
-        elif known is None:
-            raise NotFound(given(ref.name), path=[path], index=index)
-        else:
-            keys.append(known)
-    return keys
-
-
 @strawberry.input(one_of=True, description="Names one folder of the user in question.")
 class MailboxRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
@@ -119,6 +104,16 @@ async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
     if ref.id:
         return await ctx.load(users.by_ids, ids.decode("User", ref.id.value, path="user"))
     return await users.named(ctx, given(ref.username) or given(ref.address) or "")
+
+
+async def domains_of(
+    info: Info, refs: Sequence[DomainRef] | None, *, path: str = "domains"
+) -> list[int]:
+    """The keys of the domains that are named; NotFound where the viewer administers one not."""
+    if not refs:
+        return []
+    named = [domain_named(ref, path=path, index=nth) for nth, ref in enumerate(refs or ())]
+    return [row.id for row in await domains.chosen(info.context, named, path=path)]
 
 
 async def owner_of(info: Info, ref: UserRef | None) -> int | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+import graph.auth
 from graph import userlimits
 from graph.addresses import Address
 from graph.apppasswords import AppPassword
@@ -38,6 +39,7 @@ from resolvers import (
     factors,
     mailboxes,
     recovery,
+    tokens,
     users,
     usersettings,
     webauthn,
@@ -49,6 +51,9 @@ from resolvers.spampolicy import JUNK, REJECT
 from resolvers.twofactor import TwoFactorMethod, enabled
 
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
+
+if TYPE_CHECKING:
+    from graph.auth import AccessToken
 
 
 @strawberry.type(description="One resolved setting.")
@@ -273,6 +278,13 @@ class User(Shape):
         before: str | None = UNSET,
     ) -> Connection[AuthEvent]:
         return await event_page(info, self.row.id, filter, first, after, last, before)
+
+    @field("Live tokens, newest first; of others nobody sees any.", scope=Scope.READ)
+    async def access_tokens(
+        self, info: Info
+    ) -> list[Annotated["AccessToken", strawberry.lazy("graph.auth")]]:
+        rows = await info.context.load(tokens.tokens_of, self.row.id)
+        return await listed(info, graph.auth.AccessToken, rows)
 
     @field("Second factors that are on, with their last use.", scope=Scope.READ)
     async def two_factors(self, info: Info) -> list[TwoFactor]:

@@ -20,7 +20,7 @@ from mail import arriving
 from mail.blobs.collect import collect
 from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
-from models.auth import AccessToken, Throttle
+from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
@@ -108,8 +108,12 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
         "replays": (Replay, col(Replay.at) <= now - options.replays_for),
         "undos": (Undo, col(Undo.expires_at) <= now),
-        "tokens": (AccessToken, col(AccessToken.expires_at) <= now),
-        "throttles": (Throttle, col(Throttle.until) <= now),
+        "tokens": (
+            AccessToken,
+            (col(AccessToken.expires_at) <= now)
+            | (col(AccessToken.pending) & (col(AccessToken.created_at) <= now - PENDING)),
+        ),
+        "throttles": (Throttle, col(Throttle.until) <= now - CALM),
         "events": (AuthEvent, col(AuthEvent.created_at) <= now - options.authlog_for),
         "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),

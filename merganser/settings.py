@@ -42,6 +42,12 @@ def _listed(text: object) -> object:
     return text.replace(",", " ").split() if isinstance(text, str) else text
 
 
+def _networked(names: tuple[str, ...]) -> tuple[str, ...]:
+    for each in names:
+        ip_network(each)
+    return names
+
+
 Url = Annotated[str, BeforeValidator(_driven)]
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
 Span = Annotated[timedelta, BeforeValidator(span), Field(ge=timedelta(0))]
@@ -350,6 +356,43 @@ class Settings(BaseSettings):
         "a NAME.json with from, subject, mailbox, seen, flagged and attachments, and a NAME.html "
         "or NAME.txt. [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL] and [DOMAIN] are filled in.",
     )
+    login_memory: Size = Field(
+        default=_USUAL.login_memory,
+        description="Memory that all hashing of passwords may take at once; it says how many are "
+        "hashed side by side, one at least. Whoever has to wait too long is sent away.",
+    )
+    login_failures: int = Field(
+        default=_USUAL.login_failures,
+        ge=1,
+        description="Wrong passwords for one account, or under one name that nobody has, until it "
+        "is closed for the rest of `MERGANSER_LOGIN_WINDOW`, and each time in a row twice as long.",
+    )
+    login_window: Span = Field(
+        default=_USUAL.login_window,
+        ge=timedelta(seconds=1),
+        description="Time in which those are counted.",
+    )
+    network_failures: int = Field(
+        default=_USUAL.network_failures,
+        ge=1,
+        description="The same for all of one network, /24 of IPv4 or /64 of IPv6.",
+    )
+    network_window: Span = Field(
+        default=_USUAL.network_window,
+        ge=timedelta(seconds=1),
+        description="Time in which those are counted.",
+    )
+    login_wait: Span = Field(
+        default=_USUAL.login_wait,
+        ge=timedelta(seconds=1),
+        description="The longest wait after wrong passwords, however many there were.",
+    )
+    login_allow: Names = Field(
+        default=_USUAL.login_allow,
+        description="Addresses and networks that are never closed, with spaces between; an account "
+        "is closed to them as to all.",
+        json_schema_extra={"hint": "write addresses and networks such as 10.0.0.0/8"},
+    )
     token_idle: Span = Field(
         default=_USUAL.token_idle, description="Unused that long, a token ends."
     )
@@ -443,11 +486,12 @@ class Settings(BaseSettings):
     @field_validator("proxies")
     @classmethod
     def _networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if names == ("none",):
-            return ()
-        for each in names:
-            ip_network(each)
-        return names
+        return () if names == ("none",) else _networked(names)
+
+    @field_validator("login_allow")
+    @classmethod
+    def _allowed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _networked(names)
 
     @field_validator("dns_resolver")
     @classmethod

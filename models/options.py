@@ -37,6 +37,13 @@ class Options:
     breached_list: Path | None = None  # sorted file of passwords that are known, or their SHA-1
     breached_range: str | None = None  # where to ask for them by the beginning of their SHA-1
     welcome: Path | None = None  # folder of messages that new accounts begin with
+    login_memory: int = 256 * MIB  # bytes that all hashing of passwords takes at once
+    login_failures: int = 12  # of one account or name, in
+    login_window: timedelta = timedelta(minutes=2)
+    network_failures: int = 100  # of one network, in
+    network_window: timedelta = timedelta(minutes=5)
+    login_wait: timedelta = timedelta(hours=1)  # the longest that anybody is made to wait
+    login_allow: tuple[str, ...] = ()  # networks whose failures do not count against them
     token_idle: timedelta = timedelta(days=14)  # unused that long, a token ends
     token_life: timedelta = timedelta(days=180)
     undo_window: timedelta = timedelta(minutes=10)

@@ -26,7 +26,7 @@ from resolvers.access import managed_users, own, visible_users
 from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
-from resolvers.known import memory_of
+from resolvers.known import forget
 from resolvers.listing import by_keys
 from resolvers.userselection import managed_one
 
@@ -307,13 +307,8 @@ async def change(ctx: Context, ids: Sequence[int], patch: AppPasswordPatch) -> l
                 if row.user_id == owner
             ]
             await _log(ctx, session, owner, "app password update", done)
-    _forget(ctx, owners)
+    forget(ctx.world, *owners)
     return list(dict.fromkeys(ids))
-
-
-def _forget(ctx: Context, owners: Sequence[int]) -> None:
-    for owner in owners:
-        memory_of(ctx.world.database).drop(owner, ctx.world.now())
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
@@ -336,7 +331,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
                 if row.user_id == owner
             ]
             await _log(ctx, session, owner, "app password delete", done)
-    _forget(ctx, owners)
+    forget(ctx.world, *owners)
 
 
 async def _log(

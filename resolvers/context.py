@@ -65,9 +65,12 @@ class Viewer:
     read_only: bool = False
     token_id: int | None = None
     api_key_id: int | None = None
+    app_password_id: int | None = None
+    operations: frozenset[str] = frozenset()  # root fields it is good for; empty = all
     pending_for: int = 0  # whose second factor is outstanding: the role is PUBLIC until then
     actor_id: int = 0  # the administrator who acts as the user
     ends_at: datetime | None = None  # of the credential
+    auth_version: int = field(default=0, compare=False)  # of the user, as it was asked
 
     @property
     def principal(self) -> str:
@@ -80,6 +83,17 @@ class Viewer:
     def speaks_for_others(self) -> bool:
         """Whether it is believed who is behind it: a front end, with a key of an ADMIN."""
         return self.token_id is None and self.role.includes(Role.ADMIN)
+
+    @property
+    def credential(self) -> str:
+        """What signed addresses are bound to: they end with it."""
+        if self.token_id:
+            return f"t{self.token_id}"
+        if self.api_key_id:
+            return f"k{self.api_key_id}"
+        if self.app_password_id:
+            return f"a{self.app_password_id}"
+        return f"v{self.auth_version}" if self.user_id else "b"
 
     def require_scope(self, scope: Scope) -> None:
         """Raise Forbidden unless the credential is good for this."""
@@ -249,6 +263,13 @@ class Context:
         """Whether a unit of work is open: nothing slow may be waited for."""
         return self._unit is not None and self._unit.session is not None
 
+    def afterwards(self, call: Callable[[], object]) -> None:
+        """Call this when all is stored: never of a trial, nor of what is rolled back."""
+        if self._unit is None:
+            call()
+        else:
+            self._unit.after.append(call)
+
     @asynccontextmanager
     async def together(self, *, keep: bool = True) -> AsyncGenerator["Unit"]:
         """All units opened inside are one: an `@atomic` request, an answer kept with its effect.
@@ -261,11 +282,13 @@ class Context:
             return
         try:
             async with AsyncExitStack() as stack:
-                self._unit = Unit(stack, keep)
-                yield self._unit
-                if not self._unit.keep:
+                self._unit = unit = Unit(stack, keep)
+                yield unit
+                if not unit.keep:
                     self.reached = None
                     raise NotKept
+            for call in unit.after:
+                call()
         except NotKept:
             pass
         finally:
@@ -301,6 +324,7 @@ class Unit:
     stack: AsyncExitStack
     keep: bool
     session: AsyncSession | None = None
+    after: list[Callable[[], object]] = field(default_factory=list)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

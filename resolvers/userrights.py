@@ -7,8 +7,6 @@ from enum import StrEnum
 from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
-from mail.addresses import normal_domain
-from models.domains import Domain
 from models.errors import Forbidden, Invalid, NotFound
 from models.roles import AdminPermission, Role, UserPermission
 from models.users import DomainAdmin
@@ -118,11 +116,3 @@ async def set_permissions(
         for row in held.rows:
             held.set(row, permissions=values_of(permissions))
     return [row.id for row in held.rows]
-
-
-async def domain_keys(ctx: Context, names: list[str]) -> list[int | None]:
-    """The ids of the domains of these names, in their order; None where there is none."""
-    normal = [normal_domain(name) for name in names]
-    asked = select(col(Domain.name), col(Domain.id)).where(col(Domain.name).in_(normal))
-    known = {row.name: int(row.id) for row in await ctx.read(asked)}
-    return [known.get(name) for name in normal]

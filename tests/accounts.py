@@ -8,8 +8,9 @@ from models.errors import AuthenticationFailed
 from models.roles import AdminPermission, Role, Scope
 from models.users import User
 from models.world import World
-from resolvers.auth import Attempt, authenticate
+from resolvers.auth import authenticate
 from resolvers.context import Context, Viewer
+from resolvers.proving import Attempt
 from tests.conftest import Client, make_client
 
 ERRORS = """

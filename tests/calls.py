@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graph import ids
+from models.auth import AccessToken
+from models.roles import Role
 from models.tasks import Task
 from tests import factors
-from tests.conftest import Client, receive
+from tests.conftest import Client, make_client, receive
 
 BY_IDS = {"apiKeyDelete", "appPasswordDelete", "domainAliasDelete"}
 PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
@@ -22,6 +24,7 @@ class Call:
     payload: str = ""
     journaled: bool = True  # whether it changes what the journal tells of
     by_root: bool = False
+    by: Client | None = None  # who else makes it
 
     def document(self) -> str:
         """The operation, with the input in `$input`."""
@@ -52,14 +55,30 @@ def call(prepare: Prepare) -> Prepare:
 
 @call
 async def api_key_create(_ada: Client, _root: Client) -> Call:
-    return Call("apiKeyCreate", {"name": "reports"}, "apiKey { name }", journaled=False)
+    return Call("apiKeyCreate", {"name": "reports"}, "apiKey { name }")
+
+
+@call
+async def act_as(ada: Client, _root: Client) -> Call:
+    boss = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
+    return Call("actAs", {"user": {"username": "ada"}}, "user { username } scope", by=boss)
 
 
 @call
 async def api_key_delete(ada: Client, _root: Client) -> Call:
-    document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } } }'
-    key = (await ada(document))["apiKeyCreate"]["apiKey"]["id"]
-    return Call("apiKeyDelete", {"ids": [key]}, "deletedIds", journaled=False)
+    return Call("apiKeyDelete", {"ids": [await _key(ada)]}, "deletedIds")
+
+
+@call
+async def api_key_update(ada: Client, _root: Client) -> Call:
+    given = {"ids": [await _key(ada)], "name": "y", "active": False}
+    return Call("apiKeyUpdate", given, "apiKeys { name active }")
+
+
+@call
+async def auth_cache_flush(_ada: Client, _root: Client) -> Call:
+    given = {"users": {"usernames": ["ada"]}}
+    return Call("authCacheFlush", given, "entries", journaled=False, by_root=True)
 
 
 @call
@@ -83,7 +102,7 @@ async def authenticate(_ada: Client, root: Client) -> Call:
     made = await (await user_create(_ada, root))(root)
     assert made["errors"] == []
     given = {"username": "eve@example.org", "password": "correct horse", "token": True}
-    return Call("authenticate", given, "user { username }", journaled=False)
+    return Call("authenticate", given, "user { username }")
 
 
 @call
@@ -213,6 +232,24 @@ async def recovery_codes_create(ada: Client, _root: Client) -> Call:
 
 
 @call
+async def session_kick(ada: Client, _root: Client) -> Call:
+    now, world = ada.world.now(), ada.world
+    async with world.write(ada.user.id) as session:
+        session.add(
+            AccessToken(
+                id=world.key(),
+                user_id=ada.user.id,
+                digest="x",
+                auth_version=1,
+                created_at=now,
+                last_used_at=now,
+                expires_at=now,
+            )
+        )
+    return Call("sessionKick", {"revokeTokens": True}, "kicked results")
+
+
+@call
 async def submission_cancel(ada: Client, root: Client) -> Call:
     send = await message_send(ada, root)
     later = Call(
@@ -312,6 +349,11 @@ async def webauthn_register(ada: Client, _root: Client) -> Call:
     response = await factors.made(ada, factors.SoftKey())
     given = {"name": "Blue", "response": response}
     return Call("webauthnRegister", given, "webauthnKey { name } user { enabled2fa }")
+
+
+async def _key(ada: Client) -> str:
+    document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } } }'
+    return str((await ada(document))["apiKeyCreate"]["apiKey"]["id"])
 
 
 async def _app_password(ada: Client) -> str:

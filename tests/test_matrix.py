@@ -32,7 +32,7 @@ from models.roles import AdminPermission, Role, Scope
 from models.users import User
 from models.world import World
 from resolvers import auth
-from resolvers.auth import TOKEN, digest_of, new_secret
+from resolvers.standing import TOKEN, digest_of, new_secret
 from tests.administrators import make_domain_admin
 from tests.conftest import make_client, make_key, make_user
 
@@ -44,7 +44,7 @@ CLASSES = {
     for name, text in FILE["classes"].items()
 }
 NOBODYS = "this credential belongs to no account"
-REFUSED = {"nobody": "UNAUTHENTICATED"}
+REFUSED = {"nobody": "UNAUTHENTICATED", "pending": "UNAUTHENTICATED"}
 BOOTSTRAP = "the key of whoever owns it"
 ROOTS = {"Query": "query", "Mutation": "mutation", "Subscription": "subscription"}
 SAMPLES: dict[str, Any] = {  # a value of each scalar that its own parser takes
@@ -143,12 +143,12 @@ async def server(world: World, tmp_path: Path) -> AsyncIterator[httpx.AsyncClien
         yield client
 
 
-async def token_of(world: World, user: User) -> str:
+async def token_of(world: World, user: User, **more: Any) -> str:
     """A token, as signing in gives it."""
     secret, now = new_secret(world, TOKEN), world.now()
     row = AccessToken(
         id=world.key(), user_id=user.id, digest=digest_of(secret), auth_version=1,
-        created_at=now, last_used_at=now, expires_at=now + world.options.token_idle,
+        created_at=now, last_used_at=now, expires_at=now + world.options.token_idle, **more,
     )  # fmt: skip
     async with world.write(user.id) as session:
         session.add(row)
@@ -171,6 +171,8 @@ async def credentials(world: World, http: httpx.AsyncClient) -> dict[str, str | 
     return {
         "nobody": None,
         "user": await token_of(world, ada),
+        "pending": await token_of(world, ada, pending=True),
+        "acting": await token_of(world, ada, actor_id=over.user.id),
         "user-key": await make_key(world, "user-key", **own),
         "read-only": await make_key(world, "read-only", **own, read_only=True),
         "bare": await token_of(world, bare),
