@@ -107,7 +107,7 @@ def holding(dialect: str, part: str) -> ColumnElement[bool]:
     if dialect == "sqlite":
         quoted = '"' + part.replace('"', '""') + '"'
         found = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")
-        given = bindparam("part", quoted, unique=True)  # there may be others in the statement
+        given: Any = bindparam("part", quoted, unique=True)  # there may be others in the statement
         return col(User.id).in_(found.bindparams(given).columns(rowid=Big)) & held
     grams = sorted({part[at : at + LETTERS] for at in range(len(part) - LETTERS + 1)})
     indexed = func.trigrams_of(literal_column("users.words"), type_=ARRAY(Text))
