@@ -82,13 +82,11 @@ async def _measured(plan: Plan, results: Results, only: str) -> None:
                 await _all(plan, both, results, only, bar)
             finally:
                 results.errors = both.broken()
-        if only in accounts.NAME:
-            bar.update(bar.add_task("Lists of accounts"), total=None)
+    if only in accounts.NAME:
+        with tempfile.TemporaryDirectory(prefix="merganser-crowd-") as folder:
+            kind, seconds = Kind(results.store), plan.seconds
             results.lines += await accounts.measured(
-                Kind(results.store),
-                Path(folder) / "crowd",
-                many=plan.accounts,
-                seconds=plan.seconds,
+                kind, Path(folder), many=plan.accounts, seconds=seconds
             )
 
 
