@@ -116,7 +116,7 @@ async def test_permissions_of_users_are_replaced(root: Client, ada: Client, bob:
     both = {"ids": [id_of(ada), id_of(bob)]}
     fields = "users { permissions }"
 
-    async def give(client: Client, given: list[str], **users: Any) -> Any:
+    async def give(client: Client, given: Any, **users: Any) -> Any:
         return await run(client, "userPermissionsSet", fields, users=users, permissions=given)
 
     answer = await give(boss, ["SPAM_SCORE", "APP_PASSWDS", "SPAM_SCORE"], **both)

@@ -352,7 +352,7 @@ async def test_a_token_of_somebody_else_s_change_is_not_kept(root: Client, eve: 
 
 # Who may change what.
 
-OWN = {
+OWN: dict[str, Any] = {
     "name": "N",
     "language": "fr",
     "retention": "P2D",
@@ -360,7 +360,7 @@ OWN = {
     "pubKey": None,
     "spamLevel": 20,
 }
-OTHERS = {
+OTHERS: dict[str, Any] = {
     "username": "other",
     "requirePasswordChange": True,
     "disabled": True,
