@@ -12,7 +12,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import halfopen, live, lmtp, report
+from bench import halfopen, live, lmtp, logins, report
 from bench.documents import Work, works
 from bench.goals import AT, PAGE
 from bench.house import TAKER
@@ -24,7 +24,7 @@ from bench.server import bounded, cpu, settled
 from bench.sides import Kind, Sides, Size, sides
 
 DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
-INSIDE, HALF_OPEN = "inside the process", "half-open connections"
+INSIDE, HALF_OPEN, LOGINS = "inside the process", "half-open connections", "logins"
 LETTER = 20_000  # bytes of a letter that is delivered under load
 LONGEST = 1800.0  # seconds of a whole run
 LARGE = 24_000  # bytes of one that is told of whole, to those who do not read
@@ -94,8 +94,10 @@ async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progre
             await _requests(plan, both, work, results, bar)
     if only in INSIDE:
         results.facts += await both.inside()
+    page = next(work for work in found if work.name == PAGE)
+    if only in LOGINS:
+        results.facts += await logins.measured(both.ours, both.env, page.ours, plan.seconds)
     if only in HALF_OPEN:
-        page = next(work for work in found if work.name == PAGE)
         results.facts += await halfopen.noticed(both.ours, page.ours, plan.seconds)
 
 

@@ -19,10 +19,10 @@ from merganser.settings import Settings
 from models.messages import Message
 from models.users import User
 from models.world import World
-from resolvers import apikeys, mailboxes, users
+from resolvers import apikeys, mailboxes, usercreate
 from resolvers.apikeys import NewKey
 from resolvers.mailboxes import NewMailboxes
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 
 READER, TAKER = "ada@bench.example", "post@bench.example"  # who reads, and who takes the load
 TOGETHER = 32  # letters on their way at once
@@ -73,7 +73,7 @@ async def furnish(
 async def make_user(world: World, address: str) -> User:
     """Make an account of this address, without a quota."""
     new = NewUser(username=address, address=address, password_disabled=True, quota=0)
-    return await users.create(owner(world), new)
+    return await usercreate.create(owner(world), new)
 
 
 async def _fill(world: World, count: int, progress: Progress) -> bytes:

@@ -20,7 +20,7 @@ from graph.headers import dressed
 from graph.metrics import Census, Metrics, Readers
 from graph.schema import schema
 from models.world import World
-from resolvers import auth, documents
+from resolvers import auth, documents, standing
 from resolvers.context import Viewer
 
 ACCEPTED = (
@@ -84,8 +84,14 @@ def create_app(
     """
     schema.use(compiled=compiled)
 
-    async def sign_in(headers: Mapping[str, str], params: dict[str, Any] | None = None) -> Viewer:
-        return await auth.sign_in(world, headers, params, bootstrap=bootstrap)
+    async def sign_in(
+        headers: Mapping[str, str], params: Mapping[str, Any] | None, ip: str | None
+    ) -> Viewer:
+        viewer = await auth.sign_in(world, headers, params, ip=ip, bootstrap=bootstrap)
+        return auth.for_documents(viewer)
+
+    async def by_path(headers: Mapping[str, str], ip: str | None) -> Viewer:
+        return auth.for_paths(await auth.sign_in(world, headers, ip=ip, bootstrap=bootstrap))
 
     async def ended(viewer: Viewer) -> bool:
         return await auth.ended(world, viewer)
@@ -95,7 +101,11 @@ def create_app(
         return True
 
     settings = replace(
-        settings or Settings(), page=page, ended=ended, trusted=partial(documents.text_of, world)
+        settings or Settings(),
+        page=page,
+        ended=ended,
+        kicked=partial(standing.kicked, world),
+        trusted=partial(documents.text_of, world),
     )
     origins = list(settings.origins)
     endpoint = Endpoint(schema, world, sign_in, settings)
@@ -109,12 +119,12 @@ def create_app(
     app = App(
         routes=[
             Route("/", home),
-            Route("/metrics", Metrics(Census(world), sign_in, readers).answer),
+            Route("/metrics", Metrics(Census(world), by_path, readers).answer),
             *health.routes({health.STORE: store, **(checks or {})}),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),
-            *rest.routes(world, sign_in, spool),
+            *rest.routes(world, by_path, spool),
         ],
         middleware=[cors] if origins else [],
     )

@@ -1,28 +1,38 @@
 """Credentials, as the API shows them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import strawberry
+from strawberry.scalars import JSON
 
 import graph.users
-from graph import ids
 from graph.connections import Connection, connected, page_asked
+from graph.domains import Domain
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info, field, query
-from graph.mutations import mutation
-from graph.refs import UserRef, user_of
+from graph.mutations import alone, mutation
+from graph.refs import (
+    DomainRef,
+    UserRef,
+    UserSelection,
+    domains_of,
+    keys_of,
+    user_of,
+    users_named,
+)
 from graph.rows import Shape, columns, identified, link
-from graph.scalars import Duration, IPAddress
+from graph.scalars import CIDR, Duration, IPAddress
 from graph.views import Made
-from models.errors import Forbidden, Invalid, found
+from models.errors import Invalid, found
 from models.pages import Cursor
-from models.roles import Role, Scope
-from resolvers import apikeys, auth, users
-from resolvers.apikeys import NewKey
-from resolvers.auth import Attempt
-from resolvers.context import Context
+from models.roles import AdminPermission, Role, Scope, UserPermission
+from resolvers import acting, apikeys, auth, domains, flushing, tokens, users
+from resolvers.apikeys import KeyChange, NewKey
+from resolvers.auth import Authenticated
+from resolvers.proving import Attempt
+from resolvers.twofactor import Proof, TwoFactorMethod
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -44,7 +54,7 @@ class AccessToken(Shape):
     scope: Scope = leaf("What it is good for.")
     current: bool = leaf("True for the token of this call.")
 
-    batch = staticmethod(auth.tokens_by_ids)
+    batch = staticmethod(tokens.tokens_by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("AccessToken")}
 
 
@@ -57,6 +67,10 @@ class ApiKey(Shape):
     created_at: datetime = leaf("Made.")
     expires_at: datetime | None = leaf("Ends then; null = never.")
     last_used_at: datetime | None = leaf("Last use, to the hour.")
+    last_used_ip: IPAddress | None = leaf("Where from.")
+    active: bool = leaf("False: refused, and can be switched on again.")
+    allowed_ips: list[CIDR] = leaf("Networks it is good from; empty = all.")
+    operations: list[str] = leaf("Root fields it is good for; empty = all.")
     user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
         "user_id",
         users.by_ids,
@@ -70,17 +84,38 @@ class ApiKey(Shape):
         "scopes": Made(("scopes",), lambda scopes: [Scope(scope) for scope in scopes]),
     }
 
+    @field("Domains it acts for, in place of an account; empty = all of its role.", "domains")
+    async def domains(self, info: Info) -> list[Domain]:
+        rows = await info.context.load_all(domains.by_ids, self.row.domains)
+        return [Domain.of(row) for row in rows if row is not None]
+
 
 @strawberry.type(description="The caller, derived from the credential alone.")
 class Viewer:
     role: Role = leaf("Effective role.")
     scopes: list[Scope] = leaf("Effective scopes.")
     read_only: bool = leaf("True for read-only API keys.")
+    admin_permissions: list[AdminPermission] = leaf("Delegated to a DOMAIN_ADMIN.")
+    permissions: list[UserPermission] = leaf("Given to a USER.")
 
     @field("The user, null for API keys that belong to nobody.")
     async def user(self, info: Info) -> Annotated["User", strawberry.lazy("graph.users")] | None:
         key = info.context.viewer.user_id
         return _user(await info.context.load(users.by_ids, key)) if key else None
+
+    @field("Set when an administrator acts as a user: whom.")
+    async def acting_for(
+        self, info: Info
+    ) -> Annotated["User", strawberry.lazy("graph.users")] | None:
+        viewer = info.context.viewer
+        row = await info.context.load(users.by_ids, viewer.user_id) if viewer.actor_id else None
+        return _user(row)
+
+    @field("Domains a DOMAIN_ADMIN is in charge of.")
+    async def administers(self, info: Info) -> list[Domain]:
+        keys = sorted(info.context.viewer.administers)
+        rows = await info.context.load_all(domains.by_ids, keys)
+        return sorted((Domain.of(row) for row in rows if row), key=lambda domain: domain.name)
 
     @field("The key used, if any.")
     async def api_key(self, info: Info) -> ApiKey | None:
@@ -91,7 +126,7 @@ class Viewer:
     @field("The token used, if any.")
     async def token(self, info: Info) -> AccessToken | None:
         key = info.context.viewer.token_id
-        row = await info.context.load(auth.tokens_by_ids, key) if key else None
+        row = await info.context.load(tokens.tokens_by_ids, key) if key else None
         return AccessToken.maybe(row)
 
 
@@ -102,6 +137,12 @@ class AuthenticateInput(Options):
     protocol: str = leaf("For the log.", default="API")
     scope: Scope = leaf("MASTER, IMAP, POP3, SMTP, …", default=Scope.MASTER)
     token: bool = leaf("Answer with an access token; only for MASTER.", default=False)
+    totp: str | None = leaf(
+        "Second factor at once: a code, or a recovery code.", default=strawberry.UNSET
+    )
+    webauthn: JSON | None = leaf(
+        "Second factor at once: what a key has signed.", default=strawberry.UNSET
+    )
     token_ttl: Duration | None = leaf(
         "Unused that long, the token ends; PT1M to P180D, by default P14D.",
         default=strawberry.UNSET,
@@ -114,11 +155,28 @@ class AuthenticatePayload(MutationPayload):
         "Who has signed in.", default=None
     )
     scope: Scope | None = leaf("What the password was good for.", default=None)
+    require2fa: list[TwoFactorMethod] = leaf(
+        "Not finished until one of these is proved: till then the token is good for that alone, "
+        "and for ten minutes.",
+        default_factory=list,
+    )
     require_password_change: bool = leaf("A new password should be set.", default=False)
     token: str | None = leaf("Shown once.", default=None, metadata=SECRET)
     expires_at: datetime | None = leaf(
         "When the token ends, unless it is used before.", default=None
     )
+
+    @classmethod
+    def made(cls, done: Authenticated) -> "AuthenticatePayload":
+        """The answer to one who has signed in."""
+        return cls(
+            user=graph.users.User.of(done.user),
+            scope=done.scope,
+            require2fa=done.require2fa,
+            require_password_change=done.require_password_change,
+            token=done.token,
+            expires_at=done.expires_at,
+        )
 
 
 @strawberry.input(description="Input of tokenRevoke.")
@@ -145,6 +203,15 @@ class ApiKeyCreateInput(Options):
         default=strawberry.UNSET,
     )
     expires_at: datetime | None = leaf("Default: never.", default=strawberry.UNSET)
+    domains: list[DomainRef] | None = leaf(
+        "Act for these alone, as a DOMAIN_ADMIN.", default=strawberry.UNSET
+    )
+    operations: list[str] | None = leaf(
+        "Root fields it is good for; default: all.", default=strawberry.UNSET
+    )
+    allowed_ips: list[CIDR] | None = leaf(
+        "Networks it is good from; default: all.", default=strawberry.UNSET
+    )
 
 
 @strawberry.type(description="Answer of apiKeyCreate.")
@@ -153,12 +220,47 @@ class ApiKeyCreatePayload(MutationPayload):
     secret: str | None = leaf("Shown once.", default=None, metadata=SECRET)
 
 
+@strawberry.input(description="Input of apiKeyUpdate; what is absent stays.")
+class ApiKeyUpdateInput(IdsInput):
+    name: str | None = leaf("What they are for.", default=strawberry.UNSET)
+    active: bool | None = leaf("Off or on.", default=strawberry.UNSET)
+    allowed_ips: list[CIDR] | None = leaf("Networks; empty = all.", default=strawberry.UNSET)
+    expires_at: datetime | None = leaf("null = never.", default=strawberry.UNSET)
+
+
+@strawberry.type(description="Answer of apiKeyUpdate.")
+class ApiKeysPayload(MutationPayload):
+    api_keys: list[ApiKey] = leaf("The keys.", default_factory=list)
+
+
+@strawberry.input(description="Input of actAs.")
+class ActAsInput(Options):
+    user: UserRef = leaf("As whom.")
+    ttl: Duration | None = leaf("PT1M to PT4H, by default PT30M.", default=strawberry.UNSET)
+
+
+@strawberry.input(description="Input of authCacheFlush.")
+class AuthCacheFlushInput(Options):
+    users: UserSelection | None = leaf("Whose; default: everybody's.", default=strawberry.UNSET)
+
+
+@strawberry.type(description="Answer of authCacheFlush.")
+class AuthCacheFlushPayload(MutationPayload):
+    entries: int = leaf("How many credentials were forgotten, in this process.", default=0)
+
+
 @strawberry.type
 class AuthQuery:
     @query("The caller.", role=Role.PUBLIC)
     async def viewer(self, info: Info) -> Viewer:
         who = info.context.viewer
-        return Viewer(role=who.role, scopes=sorted(who.scopes), read_only=who.read_only)
+        return Viewer(
+            role=who.role,
+            scopes=sorted(who.scopes),
+            read_only=who.read_only,
+            admin_permissions=sorted(p for p in who.permissions if isinstance(p, AdminPermission)),
+            permissions=sorted(p for p in who.permissions if isinstance(p, UserPermission)),
+        )
 
     @query("One's own keys, newest first; all for ADMIN.", scope=Scope.READ)
     async def api_keys(
@@ -183,23 +285,17 @@ class AuthQuery:
 class AuthMutation:
     @mutation("Sign in. Throttled by user and network.", role=Role.PUBLIC)
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
-        _alone(info, input)
+        alone(info, input, "a sign-in")
         scope = Scope(input.scope)  # strawberry's sorted schemas hand over the bare text
-        attempt = Attempt(scope, input.protocol, input.token, input.token_ttl or None)
+        proof = _proof(input)
+        attempt = Attempt(scope, input.protocol, input.token, input.token_ttl or None, proof)
         done = await auth.authenticate(info.context, input.username, input.password, attempt)
-        return AuthenticatePayload(
-            user=graph.users.User.of(done.user),
-            scope=done.scope,
-            require_password_change=done.require_password_change,
-            token=done.token,
-            expires_at=done.expires_at,
-        )
+        return AuthenticatePayload.made(done)
 
     @mutation("End tokens. Without a credential nothing happens.", role=Role.PUBLIC)
     async def token_revoke(self, info: Info, input: TokenRevokeInput) -> TokenRevokePayload:
-        ctx, given = info.context, isinstance(input.ids, list)
-        keys = _decoded(ctx, "AccessToken", input.ids or []) if given else None
-        return TokenRevokePayload(revoked=await auth.revoke(ctx, keys, all=input.all))
+        keys = keys_of(info, "AccessToken", input.ids) if isinstance(input.ids, list) else None
+        return TokenRevokePayload(revoked=await tokens.revoke(info.context, keys, all=input.all))
 
     @mutation("Role up to one's own.", scope=Scope.MASTER)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
@@ -211,34 +307,68 @@ class AuthMutation:
             read_only=input.read_only,
             user_id=owner,
             expires_at=input.expires_at or None,
+            domains=await domains_of(info, input.domains or ()),
+            operations=_operations(info, input.operations or ()),
+            allowed_ips=input.allowed_ips or (),
         )
         row, secret = await apikeys.create_key(info.context, new)
         return ApiKeyCreatePayload(api_key=ApiKey.of(row), secret=secret)
 
+    @mutation("All or none; nobody changes a key above themselves.", scope=Scope.MASTER)
+    async def api_key_update(self, info: Info, input: ApiKeyUpdateInput) -> ApiKeysPayload:
+        ctx, keys = info.context, keys_of(info, "ApiKey", input.ids)
+        networks = input.allowed_ips
+        change = KeyChange(
+            input.name or (None if input.name is None or input.name is strawberry.UNSET else ""),
+            None if input.active is strawberry.UNSET else input.active,
+            None if networks is strawberry.UNSET else networks,
+            input.expires_at or None,
+            endless=input.expires_at is None,
+        )
+        rows = await apikeys.update_keys(ctx, keys, change)
+        return ApiKeysPayload(api_keys=[ApiKey.of(row) for row in rows])
+
     @mutation("All or none; nobody deletes a key above themselves.", scope=Scope.MASTER)
     async def api_key_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = _decoded(info.context, "ApiKey", input.ids)
+        keys = keys_of(info, "ApiKey", input.ids)
         await apikeys.delete_keys(info.context, keys)
         return DeletePayload(deleted_ids=input.ids)
 
+    @mutation(
+        "Token for another user's mail and settings, written to that user's log.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.MASTER,
+        admin_permission=AdminPermission.LOGIN_AS,
+    )
+    async def act_as(self, info: Info, input: ActAsInput) -> AuthenticatePayload:
+        user = found(await user_of(info, input.user), path=["user"])
+        done = await acting.act_as(info.context, user.id, input.ttl or None)
+        return AuthenticatePayload.made(done)
 
-def _decoded(ctx: Context, kind: str, texts: list[strawberry.ID]) -> list[int]:
-    if len(texts) > (most := ctx.world.options.bulk):
-        raise Invalid(f"at most {most} at once", constraint="max", path=["ids"])
-    return [ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
+    @mutation(
+        "Ask the store again about remembered credentials.", role=Role.ADMIN, scope=Scope.MASTER
+    )
+    async def auth_cache_flush(
+        self, info: Info, input: AuthCacheFlushInput
+    ) -> AuthCacheFlushPayload:
+        users = users_named(input.users) if input.users else None
+        return AuthCacheFlushPayload(entries=await flushing.flush(info.context, users))
 
 
-def _alone(info: Info, input: AuthenticateInput) -> None:
-    """Refuse to sign in as part of something else.
+def _proof(input: AuthenticateInput) -> Proof:
+    if input.webauthn and not isinstance(input.webauthn, dict):
+        text = "what a key has signed is an object"
+        raise Invalid(text, constraint="object", path=["webauthn"])
+    return Proof(input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None))
 
-    Failures are counted whatever becomes of the rest, which a surrounding unit could not
-    wait for. And an answer that is kept would tell whoever sends the key again.
-    """
-    if any(directive.name.value == "atomic" for directive in info.operation.directives or ()):
-        raise Forbidden("a sign-in takes no part in @atomic")
-    if input.options and input.options.idempotency_key:
-        raise Invalid(
-            "a sign-in is not repeated under a key",
-            constraint="unsupported",
-            path=["options", "idempotencyKey"],
-        )
+
+def _operations(info: Info, names: Sequence[str]) -> Sequence[str]:
+    """These names; Invalid where one is no root field."""
+    schema = info.schema._schema  # noqa: SLF001 - no other way in
+    roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
+    there = {name for root in roots if root for name in root.fields}
+    for index, name in enumerate(names):
+        if name not in there:
+            text = "no field of Query, Mutation or Subscription"
+            raise Invalid(text, constraint="unknown", path=["operations"], index=index)
+    return names

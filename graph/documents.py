@@ -8,9 +8,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from graphql import (
     DocumentNode,
     FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
     GraphQLError,
     GraphQLSchema,
     GraphQLSyntaxError,
+    InlineFragmentNode,
     NameNode,
     OperationDefinitionNode,
     OperationType,
@@ -82,6 +85,7 @@ class Known:
     name: str | None = None  # of the operation
     price: Price = FREE
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of the variables that count
+    fields: frozenset[str] = frozenset()  # root fields that it names
     introspects: bool = False
     scopes: frozenset[Scope] = frozenset()  # that the types it leads to ask for
     book: Book | None = None  # how it is run; None where it was refused
@@ -201,6 +205,7 @@ class Documents:
             name=operation.name.value if operation.name else None,
             price=Clerk(self.schema, ruler).price(operation),
             defaults=defaults(operation),
+            fields=_fields(document, operation),
             introspects=_introspects(document),
             scopes=needed(self.schema, document, operation),
             book=Book.of(self.schema, document, operation, compiles=self.compiles),
@@ -259,6 +264,28 @@ def _tokens(document: DocumentNode) -> int:
     while token is not None:
         count, token = count + 1, token.next
     return count
+
+
+def _fields(document: DocumentNode, operation: OperationDefinitionNode) -> frozenset[str]:
+    """The root fields of an operation, also those in fragments."""
+    fragments = {
+        node.name.value: node.selection_set
+        for node in document.definitions
+        if isinstance(node, FragmentDefinitionNode)
+    }
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = [operation.selection_set]
+    while waiting:
+        for node in waiting.pop().selections:
+            if isinstance(node, FieldNode):
+                found.add(node.name.value)
+            elif isinstance(node, InlineFragmentNode):
+                waiting.append(node.selection_set)
+            elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
+                seen.add(node.name.value)
+                waiting.append(fragments[node.name.value])
+    return frozenset(found - {"__typename"})
 
 
 def _introspects(document: DocumentNode) -> bool:

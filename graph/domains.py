@@ -1,32 +1,297 @@
 """Mail domains, as the API shows them."""
 
+import sys
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
+from strawberry import UNSET
 
+from graph import ids
+from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
-from graph.rows import Shape, identified
-from graph.scalars import ByteSize
-from graph.views import Made
-from resolvers import domains
+from graph.fields import Info, field, query
+from graph.refs import DomainAliasRef, DomainRef, UserRef, domain_named, given, user_of
+from graph.rows import Shape, columns, identified, link, listed
+from graph.scalars import BigInt, ByteSize
+from graph.views import Made, View
+from mail.dnsadvice import DnsState
+from models.pages import Cursor, ordering
+from models.roles import Role, Scope
+from resolvers import dnsrecords, domainaliases, domainlists, domains
+from resolvers.dnsrecords import Question
+from resolvers.domainlists import OfDomain
+from resolvers.domains import DomainWhere
+
+if TYPE_CHECKING:
+    from graph.addresses import Address
+    from graph.users import User
+
+strawberry.enum(DnsState, description="How what DNS says compares with what it should.")
+
+DNS_COST = 20
+OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
+
+
+def _left(limit: int, used: int) -> int | None:
+    return max(limit - used, 0) if limit else None
+
+
+def _next(highest: int, quota: int, allocated: int) -> int | None:
+    known = [left for left in (highest or None, _left(quota, allocated)) if left is not None]
+    return min(known, default=None)
+
+
+def _of(name: str) -> Any:
+    """A type of a module that imports ours."""
+    module = {"Address": "graph.addresses", "User": "graph.users"}[name]
+    return getattr(sys.modules[module], name)
+
+
+@strawberry.type(description="What the users of a domain store together.")
+class DomainStorage(View):
+    bytes: ByteSize = leaf("In use.")
+    messages: BigInt = leaf("Messages in all folders.")
+
+
+@strawberry.type(description="What DNS should say.")
+class DnsRecord(View):
+    type: str = leaf("Such as MX or TXT.")
+    name: str = leaf("Whole name, as DNS has it.")
+    value: str = leaf('What it should be; begins with "not configured" where there is nothing yet.')
+    purpose: str = leaf("What it is for.")
+    state: DnsState = leaf("As looked up.")
+    found: list[str] = leaf("What DNS has there, as far as it is about this.")
+    problem: str | None = leaf("Why the state is UNKNOWN.")
+
+    made: ClassVar[Mapping[str, Made]] = {
+        **{
+            name: Made(("advice",), lambda advice, name=name: getattr(advice, name))
+            for name in ("type", "name", "value", "purpose")
+        },
+        "state": Made(("judged",), lambda judged: judged.state),
+        "found": Made(("judged",), lambda judged: list(judged.found)),
+        "problem": Made(("judged",), lambda judged: judged.problem),
+    }
 
 
 @strawberry.type(description="Mail domain.")
 class Domain(Shape):
     name: str = leaf("Unicode form.")
     description: str | None = leaf("Text for people.")
-    active: bool = leaf("Takes mail.")
+    active: bool = leaf("Takes mail; its users sign in all the same.")
     tags: list[str] = leaf("Labels.")
-    max_addresses: int = leaf("Aliases allowed, 0 = any number.")
+    max_addresses: int = leaf("Addresses allowed, those of accounts among them, 0 = any number.")
     max_users: int = leaf("Accounts allowed, 0 = any number.")
     max_user_quota: ByteSize = leaf("Highest per user, 0 = unlimited.")
+    max_new_user_quota: ByteSize | None = leaf(
+        "Highest for the next one; null = unlimited, 0 = nothing is left."
+    )
     quota: ByteSize = leaf("For all users together, 0 = unlimited.")
     quota_allocated: ByteSize = leaf("Given out.")
+    address_count: int = leaf("Addresses, those of accounts among them.")
+    addresses_left: int | None = leaf("How many more; null = any number.")
     user_count: int = leaf("Accounts.")
+    users_left: int | None = leaf("How many more; null = any number.")
+    backup_mx: bool = leaf("Only relayed to the primary server.")
+    relay_all_recipients: bool = leaf("Relayed also for unknown recipients.")
+    relay_unknown_only: bool = leaf("Local users here, others relayed.")
+    global_address_list: bool = leaf("Users see each other in the address register.")
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
 
     batch = staticmethod(domains.by_ids)
-    made: ClassVar[Mapping[str, Made]] = {"id": identified("Domain")}
+    made: ClassVar[Mapping[str, Made]] = {
+        "id": identified("Domain"),
+        "max_new_user_quota": Made(("max_user_quota", "quota", "quota_allocated"), _next),
+        "addresses_left": Made(("max_addresses", "address_count"), _left),
+        "users_left": Made(("max_users", "user_count"), _left),
+    }
+
+    @field("What users without a quota of their own have, 0 = unlimited.", "default_user_quota")
+    async def default_user_quota(self, info: Info) -> ByteSize:
+        return ByteSize(domains.default_quota(info.context, self.row))
+
+    @field(
+        "defaultUserQuota, but no more than maxNewUserQuota; null = unlimited, 0 = nothing left.",
+        "default_user_quota",
+        "max_user_quota",
+        "quota",
+        "quota_allocated",
+    )
+    async def default_new_user_quota(self, info: Info) -> ByteSize | None:
+        most = self.max_new_user_quota
+        default = domains.default_quota(info.context, self.row) or None
+        known = [ByteSize(size) for size in (most, default) if size is not None]
+        return min(known, default=None)
+
+    @field("In use.", **OURS)
+    async def storage(self, info: Info) -> DomainStorage:
+        return DomainStorage.of(await info.context.load(domainlists.totals, self.row.id))
+
+    @field("Accounts, by user name.", **OURS)
+    async def users(
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Annotated["User", strawberry.lazy("graph.users")]]:
+        shape, ask = _of("User"), page_asked("domain-users", first, after, last, before)
+        listing = OfDomain(self.row.id, ask, columns(info, shape))
+        return await connected(
+            info,
+            shape,
+            await info.context.load(domainlists.users, listing),
+            lambda row: Cursor(ask.ordering, row.username_key, row.id),
+            lambda: info.context.load(domainlists.count_users, listing),
+        )
+
+    @field("What accepts mail there.", **OURS)
+    async def addresses(
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Annotated["Address", strawberry.lazy("graph.addresses")]]:
+        shape, ask = _of("Address"), page_asked("domain-addresses", first, after, last, before)
+        listing = OfDomain(self.row.id, ask, columns(info, shape))
+        return await connected(
+            info,
+            shape,
+            await info.context.load(domainlists.addresses, listing),
+            lambda row: Cursor(ask.ordering, row.local, row.id),
+            lambda: info.context.load(domainlists.count_addresses, listing),
+        )
+
+    @field("Other names, by name.", **OURS)
+    async def aliases(
+        self, info: Info
+    ) -> list[Annotated["DomainAlias", strawberry.lazy("graph.domains")]]:
+        rows = await info.context.load(domainaliases.of_domains, self.row.id)
+        return await listed(info, DomainAlias, rows)
+
+    @field("In charge, by user name.", **OURS)
+    async def admins(self, info: Info) -> list[Annotated["User", strawberry.lazy("graph.users")]]:
+        rows = await info.context.load(domainlists.admins, self.row.id)
+        found: list[User] = await listed(info, _of("User"), rows)
+        return found
+
+    @field(
+        "MX, SPF, DKIM, DMARC, MTA-STS, TLS-RPT, TLSA, and what programs look for. With check they "
+        "are looked up, within four seconds for all that are asked for at once.",
+        "name",
+        "backup_mx",
+        cost=DNS_COST,
+        **OURS,
+    )
+    async def dns_records(self, info: Info, check: bool = False) -> list[DnsRecord]:
+        asked = Question.of(self.row, check=check)
+        return [DnsRecord.of(one) for one in await info.context.load(dnsrecords.records, asked)]
+
+
+@strawberry.type(description="Second name of a domain: mail for it is mail for the domain.")
+class DomainAlias(Shape):
+    alias: str = leaf("Unicode form.")
+    domain: Domain = link(
+        "domain_id", domains.by_ids, Domain.maybe, description="What it stands for."
+    )
+    active: bool = leaf("False = it takes no mail.")
+    created_at: datetime = leaf("Creation.")
+
+    batch = staticmethod(domainaliases.by_ids)
+    made: ClassVar[Mapping[str, Made]] = {"id": identified("DomainAlias")}
+
+
+@strawberry.input(description="Which domains.")
+class DomainFilter:
+    query: str | None = leaf("Partial match of name or description.", default=UNSET)
+    active: bool | None = leaf("On or off.", default=UNSET)
+    backup_mx: bool | None = leaf("Only relayed, or not.", default=UNSET)
+    administered_by: UserRef | None = leaf("That this user is in charge of.", default=UNSET)
+    not_administered_by: UserRef | None = leaf("That this user is not in charge of.", default=UNSET)
+    tags: list[str] | None = leaf("With any of these labels.", default=UNSET)
+
+    async def where(self, info: Info) -> DomainWhere:
+        """The filter as the floors below know it."""
+
+        async def user(ref: UserRef | None) -> int | None:
+            if not ref:
+                return None
+            row = await user_of(info, ref)
+            return row.id if row else 0
+
+        return DomainWhere(
+            query=self.query or None,
+            active=None if self.active is UNSET else self.active,
+            backup_mx=None if self.backup_mx is UNSET else self.backup_mx,
+            administered_by=await user(self.administered_by),
+            not_administered_by=await user(self.not_administered_by),
+            tags=tuple(self.tags or ()),
+        )
+
+
+@strawberry.type
+class DomainQuery:
+    @query("One domain, by id or by its own name.", scope=Scope.READ, **OURS)
+    async def domain(self, info: Info, by: DomainRef) -> Domain | None:
+        ref = domain_named(by, path="by")
+        if ref.id is None:
+            return Domain.maybe(await domains.named(info.context, ref.name or ""))
+        (row,) = await domains.administered_by_ids(info.context, [ref.id])
+        return Domain.maybe(row)
+
+    @query("Those the viewer administers, by name.", scope=Scope.READ, **OURS)
+    async def domains(
+        self,
+        info: Info,
+        filter: DomainFilter | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Domain]:
+        where = await filter.where(info) if filter else DomainWhere()
+        kind = ordering("domain", None if where == DomainWhere() else where)
+        ask = page_asked(kind, first, after, last, before)
+        return await connected(
+            info,
+            Domain,
+            await domains.pages(info.context, where, ask, columns(info, Domain)),
+            lambda row: Cursor(ask.ordering, row.name, row.id),
+            lambda: domains.count(info.context, where),
+        )
+
+    @query("One second name of a domain.", scope=Scope.READ, **OURS)
+    async def domain_alias(self, info: Info, by: DomainAliasRef) -> DomainAlias | None:
+        if by.id:
+            key = ids.decode("DomainAlias", by.id.value, path="by")
+            (row,) = await domainaliases.by_ids(info.context, [key])
+            return DomainAlias.maybe(row)
+        return DomainAlias.maybe(await domainaliases.named(info.context, given(by.alias) or ""))
+
+    @query(
+        "Second names, by name; query matches alias or domain in part.", scope=Scope.READ, **OURS
+    )
+    async def domain_aliases(
+        self,
+        info: Info,
+        query: str | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[DomainAlias]:
+        asked = query or None
+        ask = page_asked(ordering("domain-alias", asked), first, after, last, before)
+        return await connected(
+            info,
+            DomainAlias,
+            await domainaliases.pages(info.context, asked, ask, columns(info, DomainAlias)),
+            lambda row: Cursor(ask.ordering, row.alias, row.id),
+            lambda: domainaliases.count(info.context, asked),
+        )

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 
 from graphql import OperationType
@@ -32,9 +31,9 @@ from graph.groups import Groups, pulled
 from graph.guards import Guards, Presence
 from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema
-from graph.refusals import broken, request_id, turned_away
+from graph.refusals import broken, client_address, request_id, turned_away
 from graph.sockets import Adapter, Crowded, Handler
-from graph.streams import HEADERS, Ended, EventStream, Watch, one_result
+from graph.streams import HEADERS, Ended, EventStream, Kicked, Watch, one_result
 from graph.telemetry import RESPONSES, SOCKETS
 from models.errors import Refused, Unauthenticated
 from models.roles import Role
@@ -43,7 +42,9 @@ from resolvers.context import Viewer
 
 log = logging.getLogger(__name__)
 
-SignIn = Callable[[Mapping[str, str], dict[str, Any] | None], Awaitable[Viewer]]
+SignIn = Callable[
+    [Mapping[str, str], Mapping[str, Any] | None, str | None], Awaitable[Viewer]
+]  # headers, parameters, address
 Page = Callable[[Request], Awaitable[Response]]
 
 ALLOWED = {"GET": {Kind.QUERY}, "POST": {Kind.QUERY, Kind.MUTATION}}
@@ -75,6 +76,7 @@ class Settings:
     origins: tuple[str, ...] = ()  # foreign pages that may open sockets
     page: Page | None = None  # what a browser sees
     ended: Ended | None = None  # says whether a credential was revoked
+    kicked: Kicked | None = None  # says who was sent away, and when
     trusted: Find | None = None  # the text of a trusted document by its hash
     only_trusted: bool = False  # no other documents are run
     guards: Guards = field(default_factory=Guards)
@@ -83,9 +85,9 @@ class Settings:
 class Endpoint(GraphQL[Operation, None]):
     """One object for `Route` and `WebSocketRoute`.
 
-    `sign_in` makes a viewer of headers, by their names in lower case, and of the payload of
-    `connection_init`. It raises Unauthenticated where a credential is wrong, and answers
-    `Viewer()` where there is none.
+    `sign_in` makes a viewer of headers, by their names in lower case, of the payload of
+    `connection_init`, and of the address of whoever sent them. It raises Unauthenticated where
+    a credential is wrong, and answers `Viewer()` where there is none.
     """
 
     graphql_transport_ws_handler_class = Handler
@@ -113,7 +115,9 @@ class Endpoint(GraphQL[Operation, None]):
         )
         self.world = world
         self.sign_in = sign_in
-        self.watch = Watch(world.now, self.settings.ended, self.settings.sweep)
+        self.watch = Watch(
+            world.now, self.settings.ended, self.settings.sweep, self.settings.kicked
+        )
         self.groups = Groups(schema, self.watch.expired, self.watch.dismiss)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -237,21 +241,21 @@ class Endpoint(GraphQL[Operation, None]):
         # of headers that come twice the first counts
         pairs = reversed(request.scope["headers"])
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
-        address = _address(request.client.host if request.client else None)
         return Operation(
             self.world,
             Viewer(),
-            client_ip=address,
+            client_ip=client_address(request),
             request_id=request_id(headers, self.world),
             headers=headers,
             guards=self.guards,
             seat=request.scope.get("seat"),
+            live=self.watch,
         )
 
     async def _admit(self, context: Operation, params: dict[str, Any] | None) -> None:
         try:
             credentials = _credentials(context.headers, params)
-            viewer = await self.sign_in(credentials, params)
+            viewer = await self.sign_in(credentials, params, context.client_ip)
         except Refused as refusal:
             raise turned_away(refusal, STATUSES) from None
         context.viewer = viewer
@@ -280,15 +284,6 @@ class Endpoint(GraphQL[Operation, None]):
     def encode_json(self, data: object) -> str:
         """Text, not bytes: a socket would send those as binary frames."""
         return bodies.encode(data).decode()
-
-
-@lru_cache(maxsize=4096)
-def _address(host: str | None) -> str | None:
-    """The address of a client, in one way of writing; None where a proxy said something else."""
-    try:
-        return str(ipaddress.ip_address(host or ""))
-    except ValueError:
-        return None
 
 
 def _crowded() -> Rejected:

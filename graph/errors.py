@@ -6,7 +6,9 @@ import strawberry
 
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
 from models import errors
+from resolvers.twofactor import TwoFactorMethod
 
+strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
 strawberry.enum(errors.Code, name="ErrorCode", description="Why; clients switch on it.")
 
 
@@ -65,9 +67,9 @@ class StaleError(MutationError, of=errors.Stale):
     current_modseq: BigInt = leaf("Present modification sequence.")
 
 
-@strawberry.type(description="Wrong credentials.")
+@strawberry.type(description="Wrong credentials or second factor.")
 class AuthenticationFailedError(MutationError, of=errors.AuthenticationFailed):
-    pass
+    require2fa: list[TwoFactorMethod] = leaf("Second factors that would be accepted.")
 
 
 @strawberry.type(description="A count or size limit of domain or platform.")
@@ -87,7 +89,9 @@ class RateLimitedError(MutationError, of=errors.RateLimited):
     retry_after: Duration = leaf("Wait at least.")
 
 
-@strawberry.type(description="A component does not answer, or the field was given up.")
+@strawberry.type(
+    description="A component does not answer, nobody is there, or the field was given up."
+)
 class UnavailableError(MutationError, of=errors.Unavailable):
     component: str | None = leaf("Which.")
 
@@ -107,7 +111,9 @@ class MutationPayload:
     warnings: list[Warning] = leaf("Succeeded, but worth knowing.", default_factory=list)
     replayed: bool = leaf("The answer of an earlier call with this key.", default=False)
     journal_cursor: Cursor | None = leaf(
-        "Journal position after this mutation: events up to it are one's own echo.", default=None
+        "Journal position after this mutation: events up to it are one's own echo. Null where "
+        "nothing was told, or more than 100 accounts were changed.",
+        default=None,
     )
 
 

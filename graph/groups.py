@@ -119,13 +119,17 @@ class Groups:
                 seat.asked.operation_name,
                 how.variables,
                 seat.context.viewer,
+                seat.context.viewer.auth_version,
                 tuple(_headers(seat.context).items()),
             )
         return how
 
 
 def neutral(context: Context) -> Context:
-    """The context of all who share: the same for every credential of an account and its rights."""
+    """The context of all who share: the same for every credential of an account and its rights.
+
+    Addresses that are signed in it end with what ends all of these: a new password, say.
+    """
     viewer = replace(context.viewer, token_id=None, api_key_id=None, ends_at=None)
     made = replace(
         context,
@@ -143,6 +147,7 @@ def neutral(context: Context) -> Context:
             presence=None,
             seat=None,
             reader=None,
+            live=None,
         )
     return made
 

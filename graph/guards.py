@@ -1,7 +1,7 @@
 """What stands between a stranger and the work: budgets, crowds, and who may look at the schema."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol
@@ -26,6 +26,16 @@ class Reader(Protocol):
     """Somebody who reads our answers, one after the other."""
 
     unread: int
+
+
+class Live(Protocol):
+    """Those who are connected to this process by a WebSocket or a stream of events."""
+
+    def of(self, user_ids: Collection[int]) -> Sequence[Viewer]:
+        """Who is here of these users, once for each connection."""
+
+    def kick(self, user_ids: Collection[int], reason: str | None, *, force: bool) -> None:
+        """Begin to send them away."""
 
 
 @dataclass(eq=False, slots=True)

@@ -16,9 +16,11 @@ PREFIXES = {
     "Address": "adr",
     "AdminLogEntry": "adm",
     "ApiKey": "key",
+    "AppPassword": "app",
     "Attachment": "att",
     "AuthEvent": "evt",
     "Domain": "dom",
+    "DomainAlias": "dal",
     "Mailbox": "box",
     "Message": "msg",
     "SettingChange": "set",
@@ -27,6 +29,7 @@ PREFIXES = {
     "Thread": "thr",
     "Upload": "upl",
     "User": "usr",
+    "WebauthnKey": "wak",
 }
 KINDS = {prefix: kind for kind, prefix in PREFIXES.items()}
 LONGEST = 256

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from graph import bodies
 from graph.bodies import Rejected
 from graph.crowds import Crowd
+from graph.refusals import client_address
 from mail.spool import FULL, Budget, NoRoom, room
 from models.errors import RateLimited
 from models.options import MIB
@@ -19,7 +20,7 @@ from models.roles import Role
 from models.world import World
 from resolvers.context import Context, Needs, Viewer
 
-SignIn = Callable[[Mapping[str, str]], Awaitable[Viewer]]
+SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
 DIGITS = 20  # of a number that is absurd
 CLOSED = {"Connection": "close"}  # the rest of a body would have to be read otherwise
@@ -67,9 +68,9 @@ class Desk:
 
 async def admitted(desk: Desk, request: Request) -> Context:
     """The context of a user that has signed in. Unauthenticated, Forbidden."""
-    viewer = await desk.sign_in(request.headers)
+    viewer = await desk.sign_in(request.headers, client_address(request))
     viewer.require(Needs(role=Role.USER))
-    return Context(desk.world, viewer)
+    return Context(desk.world, viewer, client_ip=client_address(request))
 
 
 def declared(headers: Mapping[str, str]) -> int:

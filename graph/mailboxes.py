@@ -84,7 +84,10 @@ class Mailbox(Shape):
 class MailboxCreateInput(Options):
     paths: list[str] = leaf("Full paths; missing parents are made.")
     hidden: bool = leaf("Not opened by IMAP.", default=False)
-    retention: Duration | None = leaf("Life of messages added here.", default=UNSET)
+    retention: Duration | None = leaf(
+        "Life of messages added here; by default that of the account, PT0S = for ever.",
+        default=UNSET,
+    )
     subscribe: bool = leaf("Subscribe new folders.", default=True)
     special_use: SpecialUse | None = leaf("Role of the folder, with one path.", default=UNSET)
 
@@ -131,7 +134,7 @@ class MailboxMutation:
         new = NewMailboxes(
             input.paths,
             hidden=input.hidden,
-            retention=input.retention or None,
+            retention=None if input.retention is UNSET else input.retention,
             subscribe=input.subscribe,
             special_use=input.special_use or None,
         )

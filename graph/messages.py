@@ -30,6 +30,7 @@ from resolvers.contents import Showing
 from resolvers.messages import ALL, Listing
 from resolvers.moves import Changes
 from resolvers.selections import Selection
+from resolvers.withheld import openable
 
 if TYPE_CHECKING:
     from graph.mailboxes import Mailbox
@@ -92,10 +93,11 @@ class HeaderField:
 def _signed(info: Info, path: str, user_id: int) -> URL:
     """The address of bytes, good for a quarter of an hour."""
     ctx = info.context
+    openable(ctx, user_id)
     headers = getattr(ctx, "headers", {})
     scheme = headers.get("x-forwarded-proto", "http")
     base = f"{scheme if scheme == 'https' else 'http'}://{headers.get('host', 'localhost')}"
-    signed = links.sign(ctx.world, path, user_id, now=ctx.world.now())
+    signed = links.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now())
     return URL(links.absolute(ctx.world, signed, base))
 
 
@@ -295,7 +297,7 @@ class Message(Shape):
     }
 
     async def _stored(self, info: Info) -> Stored:
-        return found(await info.context.load(contents.stored, self.row.id))
+        return found(await contents.one(info.context, self.row.id))
 
     @field(
         "One per MIME node; without sanitize as sent, to be shown in a sandbox only. "
@@ -362,7 +364,6 @@ async def message_page(
 ) -> Connection[Message]:
     """A page of messages: with the columns that are asked for, and the links filled."""
     ctx = info.context
-    messages.readable(ctx, user_id)
     where = wanted.filter.where(info) if wanted.filter else ALL
     # As it was written: what `ago` means has moved on when the next page is asked for.
     kind = ordering(wanted.order.ordering, None if where.everything else wanted.filter)

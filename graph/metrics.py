@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from graph import openmetrics
 from graph.plans import REASONS, TALLY
+from graph.refusals import client_address
 from models import meters, process
 from models.errors import Refused, Unauthenticated
 from models.meters import Family, Kind, Point, gauge
@@ -27,7 +28,7 @@ from resolvers.metrics import MOST, Standing, standing
 
 log = logging.getLogger(__name__)
 
-SignIn = Callable[[Mapping[str, str]], Awaitable[Viewer]]
+SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
 FRESH = 5.0  # seconds for which what stands in the store is not asked for again
 PATIENCE = 2.0  # seconds that the store has to answer
@@ -164,7 +165,7 @@ class Metrics:
             return _refused(404, "There are no metrics here.")
         if not self._local(request) and not self._knows_key(request):
             try:
-                (await self.sign_in(request.headers)).require(MAY)
+                (await self.sign_in(request.headers, client_address(request))).require(MAY)
             except Refused as refusal:
                 return _turned_away(refusal)
         accept = request.headers.get("accept", "")

@@ -7,11 +7,11 @@ import strawberry
 from strawberry.extensions import FieldExtension
 from strawberry.types.field import StrawberryField
 
-from graph.errors import MutationError, MutationOptions, MutationPayload
+from graph.errors import MutationError, MutationOptions, MutationPayload, Options
 from graph.fields import Declare, Guard, Info
 from graph.kept import restored, stored
-from graph.scalars import Cursor
-from models.errors import Invalid, Refused, Unauthenticated
+from graph.scalars import STREAMS, Cursor
+from models.errors import Forbidden, Invalid, Refused, Unauthenticated
 from resolvers import replays
 from resolvers.context import Context, Needs
 from resolvers.replays import Asked
@@ -42,7 +42,8 @@ class Answer(FieldExtension):
 
         async def work() -> MutationPayload:
             payload: MutationPayload = await next_(source, info, **kwargs)
-            payload.journal_cursor = Cursor(ctx.reached) if ctx.reached else None
+            told = 0 < len(ctx.reached or ()) <= STREAMS  # longer ones nobody could go on from
+            payload.journal_cursor = Cursor(ctx.reached) if ctx.reached and told else None
             return payload
 
         try:
@@ -64,7 +65,7 @@ class Answer(FieldExtension):
         """Do the work and keep its answer in the same unit, or give the one kept before."""
         ctx = info.context
         earlier = await replays.find(ctx, asked)
-        if not earlier:
+        if earlier is None:
             try:
                 async with ctx.together():
                     payload = await work()
@@ -73,9 +74,25 @@ class Answer(FieldExtension):
             except Refused:
                 async with ctx.write():  # behind whoever makes the same call at this moment
                     earlier = await replays.find(ctx, asked)
-                if not earlier:
+                if earlier is None:
                     raise
         return await restored(info, self.payload, earlier)
+
+
+def alone(info: Info, given: Options, what: str) -> None:
+    """Refuse to do `what`, such as a sign-in, as part of something else.
+
+    Failures are counted whatever becomes of the rest, which a surrounding unit could not
+    wait for. And an answer that is kept would tell whoever sends the key again.
+    """
+    if any(directive.name.value == "atomic" for directive in info.operation.directives or ()):
+        raise Forbidden(f"{what} takes no part in @atomic")
+    if given.options and given.options.idempotency_key:
+        raise Invalid(
+            f"{what} is not repeated under a key",
+            constraint="unsupported",
+            path=["options", "idempotencyKey"],
+        )
 
 
 def _words(given: Any) -> str:
@@ -84,7 +101,7 @@ def _words(given: Any) -> str:
 
 
 def _note(ctx: Context, options: MutationOptions) -> None:
-    """Take over what the caller says of itself; its address only where it is trusted."""
+    """Take over what the caller says of itself; for the logs only where it is trusted."""
     for name, text, most in (
         ("idempotencyKey", options.idempotency_key, LONGEST),
         ("sessionId", options.session_id, WORDS),

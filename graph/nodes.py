@@ -8,9 +8,10 @@ import strawberry
 from graph import ids
 from graph.addresses import Address
 from graph.adminlog import AdminLogEntry
+from graph.apppasswords import AppPassword
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
-from graph.domains import Domain
+from graph.domains import Domain, DomainAlias
 from graph.fields import Info, query
 from graph.mailboxes import Mailbox
 from graph.messages import Message
@@ -19,6 +20,7 @@ from graph.settings import SettingChange
 from graph.submission import Submission
 from graph.tasks import Task
 from graph.threads import Thread
+from graph.twofactor import WebauthnKey
 from graph.users import User
 from models.errors import Invalid
 from models.roles import Scope
@@ -30,7 +32,9 @@ KINDS: dict[str, type[Shape]] = {
     "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
     "AuthEvent": AuthEvent,
+    "AppPassword": AppPassword,
     "Domain": Domain,
+    "DomainAlias": DomainAlias,
     "Mailbox": Mailbox,
     "Message": Message,
     "SettingChange": SettingChange,
@@ -38,6 +42,7 @@ KINDS: dict[str, type[Shape]] = {
     "Task": Task,
     "Thread": Thread,
     "User": User,
+    "WebauthnKey": WebauthnKey,
 }
 
 

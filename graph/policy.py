@@ -22,7 +22,7 @@ from graph.bodies import Question
 from graph.crowds import Seat
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
 from graph.executor import CompiledExecutor, executor_class, executor_of
-from graph.guards import Guards, Presence, Reader, Running
+from graph.guards import Guards, Live, Presence, Reader, Running
 from graph.limits import Limits
 from graph.plans import Book
 from graph.resolving import quicken
@@ -50,6 +50,7 @@ class Operation(Context):
     presence: Presence | None = field(default=None, repr=False)  # of the client of a request
     seat: Seat | None = field(default=None, repr=False)  # of a socket
     reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
+    live: Live | None = field(default=None, repr=False)  # who is connected to this process
     paid: bool = False  # what is to be run was charged for already
 
 
@@ -235,6 +236,8 @@ def _refusals(known: Known, context: Context, cost: dict[str, int]) -> Iterator[
     stranger = viewer.role is Role.PUBLIC
     if viewer.read_only and known.kind is OperationType.MUTATION:
         yield _error("this credential is for reading only", "FORBIDDEN")
+    for name in sorted(known.fields - viewer.operations if viewer.operations else ()):
+        yield _error(f"this key is not for {name}", "FORBIDDEN")
     for scope in sorted(known.scopes - opened(viewer.scopes)):
         if stranger:
             yield _error(STRANGER, "UNAUTHENTICATED")

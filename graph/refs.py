@@ -1,5 +1,6 @@
 """How inputs name one user, folder or message, and what they mean for us."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import strawberry
@@ -9,10 +10,11 @@ from graph.errors import leaf
 from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
 from models.columns import Picked
-from models.errors import Invalid, NotFound
+from models.errors import Invalid, NotFound, found
 from models.mailboxes import SpecialUse
-from resolvers import messages, users
+from resolvers import domains, messages, users
 from resolvers.access import own
+from resolvers.domains import Named as Domain
 from resolvers.mailboxes import Named, find, spelled
 from resolvers.userselection import Users
 
@@ -24,6 +26,18 @@ class UserRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
     username: strawberry.Maybe[str] = leaf("Dots ignored.")
     address: strawberry.Maybe[EmailAddress] = leaf("Any address that delivers to the user.")
+
+
+@strawberry.input(one_of=True, description="Names one domain.")
+class DomainRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    name: strawberry.Maybe[str] = leaf("Its own name, in Unicode or ASCII form.")
+
+
+@strawberry.input(one_of=True, description="Names one second name of a domain.")
+class DomainAliasRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    alias: strawberry.Maybe[str] = leaf("The name, in Unicode or ASCII form.")
 
 
 @strawberry.input(
@@ -92,12 +106,41 @@ async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
     return await users.named(ctx, given(ref.username) or given(ref.address) or "")
 
 
+async def domains_of(
+    info: Info, refs: Sequence[DomainRef] | None, *, path: str = "domains"
+) -> list[int]:
+    """The keys of the domains that are named; NotFound where the viewer administers one not."""
+    if not refs:
+        return []
+    named = [domain_named(ref, path=path, index=nth) for nth, ref in enumerate(refs or ())]
+    return [row.id for row in await domains.chosen(info.context, named, path=path)]
+
+
 async def owner_of(info: Info, ref: UserRef | None) -> int | None:
     """The key of the account that is named, or the viewer's own; None as `user_of` says."""
     if ref is None or ref is strawberry.UNSET:
         return own(info.context)
-    found = await user_of(info, ref)
-    return int(found.id) if found else None
+    row = await user_of(info, ref)
+    return int(row.id) if row else None
+
+
+async def owner_named(info: Info, ref: UserRef | None) -> int | None:
+    """The key of the account that is named, None where none is; NotFound where none is seen."""
+    return int(found(await user_of(info, ref), path=["user"]).id) if ref else None
+
+
+def keys_of(info: Info, kind: str, texts: Sequence[str]) -> list[int]:
+    """The keys of these ids of one kind. Invalid where one is none, or there are too many."""
+    if len(texts) > (most := info.context.world.options.bulk):
+        raise Invalid(f"at most {most} at once", constraint="max", path=["ids"])
+    return [ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
+
+
+def domain_named(ref: DomainRef, *, path: str, index: int | None = None) -> Domain:
+    """The domain that is named, as the floors below name it."""
+    if ref.id:
+        return Domain(id=ids.decode("Domain", ref.id.value, path=path, index=index))
+    return Domain(name=given(ref.name))
 
 
 def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:

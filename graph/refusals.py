@@ -1,7 +1,11 @@
 """What every road over HTTP says of requests that it does not serve, and what it calls them."""
 
+import ipaddress
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+
+from starlette.requests import HTTPConnection
 
 from graph.bodies import Rejected
 from graph.policy import facts
@@ -15,6 +19,19 @@ def request_id(headers: Mapping[str, str], world: World) -> str:
     """The name of a request: the caller's own, if it is plain, else a new one."""
     asked = headers.get("x-request-id", "")
     return asked if PLAIN.fullmatch(asked) else world.random(12).hex()
+
+
+def client_address(request: HTTPConnection) -> str | None:
+    """Who asks, as trusted proxies say: one way of writing it; None where they say no address."""
+    return _address(request.client.host if request.client else None)
+
+
+@lru_cache(maxsize=4096)
+def _address(host: str | None) -> str | None:
+    try:
+        return str(ipaddress.ip_address(host or ""))
+    except ValueError:
+        return None
 
 
 def turned_away(refusal: Refused, statuses: Mapping[str, int]) -> Rejected:

@@ -30,7 +30,7 @@ from graph.intake import (
     roomy,
     sending,
 )  # fmt: skip
-from graph.refusals import broken, request_id, turned_away
+from graph.refusals import broken, client_address, request_id, turned_away
 from graph.serving import Bytes, Served, serve
 from graph.telemetry import RESPONSES
 from mail.contents import Stored
@@ -200,11 +200,11 @@ async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[S
         viewer = await links.viewer(desk.world, path, request.query_params)
         caching = "private, max-age=300"  # no longer than the address, which nobody else has
     else:
-        viewer = await desk.sign_in(request.headers)
+        viewer = await desk.sign_in(request.headers, client_address(request))
         caching = "private, no-cache"  # the next to ask may be somebody else
     viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
-    (message,) = await contents.stored(Context(desk.world, viewer), [key])
-    return found(message), caching
+    ctx = Context(desk.world, viewer, client_ip=client_address(request))
+    return found(await contents.one(ctx, key)), caching
 
 
 async def _uploads(desk: Desk, request: Request) -> Response:

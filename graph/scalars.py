@@ -26,7 +26,9 @@ IPAddress = NewType("IPAddress", str)
 URL = NewType("URL", str)
 Upload = NewType("Upload", str)
 
-POSITION = re.compile(r"1(\.[0-9]{1,19}\.[0-9]{1,19}){1,100}")  # the form, stream, number, …
+STREAMS = 100  # that a position tells of at most
+# the form, stream, number, …
+POSITION = re.compile(rf"1(\.[0-9]{{1,19}}\.[0-9]{{1,19}}){{1,{STREAMS}}}")
 RFC_3339 = "https://www.rfc-editor.org/rfc/rfc3339"
 FREE_DATA = 1 << 20  # bytes
 

@@ -27,13 +27,14 @@ from graph.groups import Groups, Seat
 from graph.outbox import Outbox
 from graph.persisted import Persisted
 from graph.policy import Operation
-from graph.streams import ENDED, Watch
+from graph.streams import FAREWELL, Farewell, Watch
 from resolvers.context import Viewer
 
 log = logging.getLogger(__name__)
 
 REASON_MAX = 123  # bytes of a close reason: RFC 6455, section 5.5
 ID_MAX = 256  # characters of an operation's id
+SOON = 0.05  # seconds between two looks
 PARTING = 5.0  # seconds to say goodbye to a peer who may not read
 BROKEN = 1011
 AGAIN_LATER = 1013  # clients try again, after a while: 4429 would tell them not to
@@ -146,6 +147,7 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.outbox = Outbox[Seat]()
+        self.since = self.context.world.now()
 
     @property
     def viewer(self) -> Viewer:
@@ -201,7 +203,7 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         if not self.connection_acknowledged:
             await self.websocket.close(UNGREETED, "Unauthorized")
         elif self.desk.watch.expired(self.viewer):
-            await self.end()
+            await self.end(FAREWELL)
         elif id_ in self.operations:
             await self.websocket.close(TAKEN, f"Subscriber for {id_} already exists")
         elif self._full():
@@ -258,17 +260,26 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
         self.outbox.close()
         return tasks
 
-    async def end(self) -> None:
-        """Tell each operation that the credential has ended, then close."""
+    async def _settled(self) -> None:
+        """Wait, for a few seconds at most, until only subscriptions run."""
+        for _ in range(int(PARTING / SOON)):
+            if all(one.seat.observed for one in self.operations.values()):
+                break
+            await asyncio.sleep(SOON)
+
+    async def end(self, farewell: Farewell) -> None:
+        """Tell each operation why, then close. Without force what is being answered is let end."""
+        if not farewell.force:
+            await self._settled()
         operations = list(self.operations.values())
         self._stop()
         with suppress(TimeoutError, WebSocketDisconnected):
             async with asyncio.timeout(PARTING):
                 for running in operations:
-                    await running.refuse([ENDED])
+                    await running.refuse([farewell.error])
         with suppress(TimeoutError):
             async with asyncio.timeout(PARTING):
-                await self.websocket.close(FORBIDDEN, "Forbidden")
+                await self.websocket.close(FORBIDDEN, farewell.said)
 
 
 def frame_fault(frame: object) -> str | None:

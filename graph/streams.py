@@ -2,10 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
-from datetime import datetime
-from typing import Protocol
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from graphql import GraphQLError
 
@@ -20,10 +30,9 @@ from resolvers.context import Trail, Viewer
 log = logging.getLogger(__name__)
 
 Ended = Callable[[Viewer], Awaitable[bool]]
-ENDED = {
-    "message": "sign in again: the credential has ended",
-    "extensions": {"code": "UNAUTHENTICATED"},
-}
+Kicked = Callable[[Collection[int]], Awaitable[Mapping[int, datetime]]]
+ENDED = "sign in again: the credential has ended"
+KICKED = "the connection was ended: sign in again"
 HEADERS = {
     "Content-Type": f"{EVENTS}; charset=utf-8",
     "Cache-Control": "no-store, no-transform",
@@ -31,22 +40,53 @@ HEADERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """What is said to those who are sent away, and whether what they run is cut short."""
+
+    text: str = ENDED
+    force: bool = True
+
+    @property
+    def said(self) -> str:
+        """As the reason of a closing frame."""
+        return "Forbidden" if self.text == ENDED else self.text
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """As an error of GraphQL: clients sign in again."""
+        return {"message": self.text, "extensions": {"code": "UNAUTHENTICATED"}}
+
+
+FAREWELL = Farewell()
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+
 class Follower(Protocol):
     """Somebody who stays: a socket, or one stream of events."""
+
+    since: datetime
 
     @property
     def viewer(self) -> Viewer: ...
 
-    async def end(self) -> None:
-        """Say that the credential has ended, and hang up. Takes a few seconds at most."""
+    async def end(self, farewell: Farewell) -> None:
+        """Say why, and hang up. Takes a few seconds at most."""
 
 
 class Watch:
     """Those who stay, and the one sweep that sends away whose credential has ended."""
 
-    def __init__(self, now: Callable[[], datetime], ended: Ended | None, every: float) -> None:
+    def __init__(
+        self,
+        now: Callable[[], datetime],
+        ended: Ended | None,
+        every: float,
+        kicked: Kicked | None = None,
+    ) -> None:
         self.now = now
         self.ended = ended
+        self.kicked = kicked
         self.every = every  # seconds
         self.followers: set[Follower] = set()
         self._sweeping: asyncio.Task[None] | None = None
@@ -71,23 +111,44 @@ class Watch:
 
     async def end(self, which: Callable[[Viewer], bool]) -> None:
         """Send away at once whoever is meant: a credential was revoked, a user disabled."""
-        gone = [follower for follower in self.followers if which(follower.viewer)]
-        await asyncio.gather(*(follower.end() for follower in gone))
+        await self._end([one for one in self.followers if which(one.viewer)])
+
+    async def _end(self, gone: Iterable[Follower], farewell: Farewell = FAREWELL) -> None:
+        await asyncio.gather(*(follower.end(farewell) for follower in gone))
 
     def dismiss(self) -> None:
         """Send away, soon, whose credential's time is over."""
-        ending = asyncio.create_task(self.end(self.expired))
+        self._soon(self.end(self.expired))
+
+    def of(self, user_ids: Collection[int]) -> Sequence[Viewer]:
+        """Who is here of these users, once for each connection."""
+        return [one.viewer for one in self.followers if _whose(one.viewer) in user_ids]
+
+    def kick(self, user_ids: Collection[int], reason: str | None, *, force: bool) -> None:
+        """Begin to send away all connections of these users."""
+        gone = [one for one in self.followers if _whose(one.viewer) in user_ids]
+        self._soon(self._end(gone, Farewell(reason or KICKED, force)))
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        ending = asyncio.create_task(work)
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
     async def sweep(self) -> None:
-        """Send away whose credential has ended. Asks once for each of them."""
+        """Send away whose credential has ended, and whom another process kicked.
+
+        Asks once for each viewer, and once for all kicks.
+        """
         viewers = {follower.viewer for follower in self.followers}
         gone = {viewer for viewer in viewers if await self._has_ended(viewer)}
         await self.end(gone.__contains__)
+        users = {_whose(viewer) for viewer in viewers - gone} - {0}
+        times = await self.kicked(users) if self.kicked and users else {}
+        away = [one for one in self.followers if one.since < times.get(_whose(one.viewer), NEVER)]
+        await self._end(away, Farewell(KICKED, force=False))
 
     async def _has_ended(self, viewer: Viewer) -> bool:
-        if viewer.role is Role.PUBLIC:
+        if viewer.role is Role.PUBLIC and not viewer.pending_for:
             return False
         return self.expired(viewer) or (self.ended is not None and await self.ended(viewer))
 
@@ -100,6 +161,10 @@ class Watch:
                 log.exception("the sweep of credentials failed")
 
 
+def _whose(viewer: Viewer) -> int:
+    return viewer.user_id or viewer.pending_for
+
+
 class EventStream:
     """One subscription as server-sent events.
 
@@ -110,15 +175,16 @@ class EventStream:
 
     def __init__(self, context: Operation, *, heartbeat: float) -> None:
         self.viewer = context.viewer
+        self.since = context.world.now()
         self.heartbeat = heartbeat  # seconds
         context.trail = Trail(self._begin, _last_event(context.headers))
-        self._over = False
+        self._over: Farewell | None = None
         self._queue: asyncio.Queue[str] = asyncio.Queue(1)  # the generator waits for the reader
         self._source: asyncio.Task[None] | None = None
 
-    async def end(self) -> None:
-        """Say that the credential has ended, and complete."""
-        self._over = True
+    async def end(self, farewell: Farewell) -> None:
+        """Say why, and complete."""
+        self._over = farewell
         if self._source:
             self._source.cancel()
 
@@ -131,7 +197,7 @@ class EventStream:
                 async for event in events:
                     yield event
             if self._over:
-                yield _event("next", _json({"errors": [ENDED]}))
+                yield _event("next", _json({"errors": [self._over.error]}))
             yield _event("complete", "")
         finally:
             watch.remove(self)

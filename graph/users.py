@@ -1,48 +1,114 @@
 """Accounts, as the API shows them."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+import graph.auth
+from graph import userlimits
 from graph.addresses import Address
+from graph.apppasswords import AppPassword
 from graph.authlog import AuthEvent, AuthLogFilter, event_page
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
-from graph.errors import MutationPayload, Options, leaf
+from graph.errors import leaf
 from graph.fields import Info, field, query
 from graph.mailboxes import Mailbox
 from graph.messages import Message, message_page
-from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, columns, identified, link, listed
-from graph.scalars import BigInt, ByteSize, Cursor, free_data
+from graph.scalars import BigInt, ByteSize, Cursor, Duration, EmailAddress
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.submission import Submission
-from graph.views import Made
-from models.mailboxes import SpecialUse
+from graph.twofactor import TwoFactor, WebauthnKey
+from graph.views import Made, Whole
 from models.pages import Cursor as Place
 from models.pages import ordering
-from models.roles import Role, Scope
+from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.submission import SubmissionState
-from resolvers import addresses, changes, domains, mailboxes, users
+from models.users import ProtocolScope
+from resolvers import (
+    addresses,
+    apppasswords,
+    changes,
+    domains,
+    factors,
+    mailboxes,
+    recovery,
+    tokens,
+    users,
+    usersettings,
+    webauthn,
+)
 from resolvers import submission as submissions
+from resolvers import userlimits as limits
 from resolvers.addresses import OfUser
-from resolvers.users import NewUser, UserWhere
+from resolvers.spampolicy import JUNK, REJECT
+from resolvers.twofactor import TwoFactorMethod, enabled
+
+strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
+
+if TYPE_CHECKING:
+    from graph.auth import AccessToken
 
 
-@strawberry.type(description="Storage.")
-class QuotaUsage:
-    allowed: ByteSize = leaf("Quota in bytes, 0 = unlimited.")
-    used: ByteSize = leaf("In use.")
+@strawberry.type(description="One resolved setting.")
+class EffectiveSetting:
+    key: str = leaf("Name.")
+    value: str | None = leaf("Value.")
 
 
-@strawberry.type(description="Limits with what is used of them.")
-class UserLimits:
-    quota: QuotaUsage = leaf("Storage.")
+async def _addresses(info: Info, listing: OfUser) -> Connection[Address]:
+    return await connected(
+        info,
+        Address,
+        await info.context.load(addresses.pages, listing),
+        lambda row: Place(listing.ask.ordering, row.local, row.id),
+        lambda: info.context.load(addresses.counts, listing),
+    )
+
+
+@strawberry.type(description="How strict.")
+class SpamPolicy:
+    level: int = leaf("0 everything is spam … 100 nothing is.")
+    junk_score: float = leaf("To Junk from this score, default 8.")
+    reject_score: float = leaf("Refused from this score, default 15.")
+
+
+@strawberry.type(description="About an OpenPGP public key.")
+class KeyInfo:
+    name: str | None = leaf("Name in the key.")
+    address: EmailAddress | None = leaf("Address in the key.")
+    fingerprint: str = leaf("Fingerprint, hex.")
+    expires_at: datetime | None = leaf("End of validity.")
+
+
+def _key_info(said: dict[str, Any] | None) -> KeyInfo | None:
+    if said is None:
+        return None
+    expires = said["expires_at"]
+    return KeyInfo(
+        name=said["name"],
+        address=said["address"],
+        fingerprint=said["fingerprint"],
+        expires_at=expires and datetime.fromisoformat(expires),
+    )
+
+
+def _spam(level: int, junk: float | None, reject: float | None) -> SpamPolicy:
+    return SpamPolicy(
+        level=level,
+        junk_score=JUNK if junk is None else junk,
+        reject_score=REJECT if reject is None else reject,
+    )
+
+
+def _listed(enum: Any) -> Callable[[list[str]], list[Any]]:
+    return lambda values: [enum(value) for value in values]
 
 
 @strawberry.type(description="Account.")
@@ -55,6 +121,12 @@ class User(Shape):
         addresses.mains,
         Address.maybe,
         description="Main address, null for accounts without one.",
+    )
+    local_part: str | None = link(
+        "id",
+        addresses.mains,
+        lambda row: row and row.shown.rpartition("@")[0],
+        description="Left part of the main address.",
     )
     domain: Domain | None = link(
         "domain_id",
@@ -73,7 +145,17 @@ class User(Shape):
     suspended: bool = leaf("No login.")
     has_password_set: bool = leaf("Can log in with a password.")
     require_password_change: bool = leaf("At next login.")
+    disabled_scopes: list[ProtocolScope] = leaf("Protocols switched off.")
+    from_whitelist: list[str] = leaf("Further senders: addresses, domains, patterns with one *.")
+    retention: Duration | None = leaf("Life of messages in new folders, null = for ever.")
+    pub_key: str | None = leaf("OpenPGP public key, armoured.")
+    key_info: KeyInfo | None = leaf("What the key says.")
+    spam: SpamPolicy = leaf("Spam thresholds.")
+    webmail_access: bool = leaf("May use browser clients.")
+    permissions: list[UserPermission] = leaf("What the user may change.")
+    admin_permissions: list[AdminPermission] = leaf("What a DOMAIN_ADMIN may do for users.")
     message_count: BigInt = leaf("All messages.")
+    enabled2fa: list[TwoFactorMethod] = leaf("Second factors that are on.")
     cursor: Cursor = link(
         "id",
         changes.by_streams,
@@ -85,21 +167,93 @@ class User(Shape):
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("User"),
         "activated": Made(
-            ("password", "disabled", "suspended"),
-            lambda password, disabled, suspended: bool(password) and not (disabled or suspended),
+            ("password", "temporary_password", "disabled", "suspended"),
+            lambda password, temporary, disabled, suspended: (
+                bool(password or temporary) and not (disabled or suspended)
+            ),
         ),
-        "has_password_set": Made(("password",), bool),
+        "enabled2fa": Whole(("second_factors",), enabled),
+        "has_password_set": Made(
+            ("password", "temporary_password"),
+            lambda password, temporary: bool(password or temporary),
+        ),
+        "disabled_scopes": Made(("disabled_scopes",), _listed(ProtocolScope)),
+        "retention": Made(
+            ("retention",), lambda life: None if life is None else timedelta(seconds=life)
+        ),
+        "key_info": Made(("key_info",), _key_info),
+        "spam": Made(("spam_level", "junk_score", "reject_score"), _spam),
+        "permissions": Made(("permissions",), _listed(UserPermission)),
+        "admin_permissions": Made(("admin_permissions",), _listed(AdminPermission)),
     }
+
+    @field("Domains a DOMAIN_ADMIN is in charge of.", "id")
+    async def administers(self, info: Info) -> list[Domain]:
+        rows = await info.context.load(users.administered, self.row.id)
+        return await listed(info, Domain, rows)
 
     @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)
     async def internal_data(self) -> JSON | None:
         kept: JSON | None = self.row.internal_data
         return kept
 
-    @field("Limits with what is used of them.", "quota", "used", "domain_id")
-    async def limits(self, info: Info) -> UserLimits:
-        allowed = await users.allowed(info.context, self.row)
-        return UserLimits(quota=QuotaUsage(allowed=ByteSize(allowed), used=ByteSize(self.row.used)))
+    @field("Limits with what is used of them.", *userlimits.COLUMNS)
+    async def limits(self) -> userlimits.UserLimits:
+        return userlimits.UserLimits.of(self.row)
+
+    @field("Used share of the quota in percent; null = unlimited.", "quota", "used", "domain_id")
+    async def quota_percent(self, info: Info) -> float | None:
+        allowed = await limits.allowed(info.context, self.row)
+        return max(self.row.used, 0) * 100 / allowed if allowed else None
+
+    @field(
+        "Most this user could be given within the domain; null = nothing limits it.",
+        "quota",
+        "domain_id",
+        role=Role.DOMAIN_ADMIN,
+    )
+    async def max_new_quota(self, info: Info) -> ByteSize | None:
+        most = await limits.most(info.context, self.row)
+        return None if most is None else ByteSize(most)
+
+    @field("Mail is passed on to another server (backup MX domain).", "domain_id")
+    async def is_relayed(self, info: Info) -> bool:
+        key = self.row.domain_id
+        domain = await info.context.load(domains.by_ids, key) if key else None
+        return bool(domain and domain.backup_mx)
+
+    @field("How messages are stored, with compression and encryption at rest.", role=Role.ADMIN)
+    async def storage_format(self) -> str:
+        return usersettings.FORMAT
+
+    @field(
+        "What a service is told about the user: api, imap, lmtp, pop3 or smtp; absent = all.",
+        *usersettings.COLUMNS,
+        role=Role.ADMIN,
+    )
+    async def effective_settings(
+        self,
+        info: Info,
+        service: str | None = UNSET,
+        fields: list[str] | None = UNSET,
+        userdb_only: bool = False,
+        expand: str | None = UNSET,
+    ) -> list[EffectiveSetting]:
+        asked = usersettings.Asked(service or None, fields or None, userdb_only, expand or None)
+        found = await usersettings.settings(info.context, self.row, asked)
+        return [EffectiveSetting(key=key, value=value) for key, value in found]
+
+    @field("How many addresses have an end that is to come.")
+    async def temporary_address_count(self, info: Info) -> int:
+        return await info.context.load(addresses.temporary, self.row.id)
+
+    @field("Those with an end that is to come.")
+    async def temporary_addresses(
+        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+    ) -> Connection[Address]:
+        ask = page_asked("temporary", first, after, None, None)
+        listing = OfUser(self.row.id, ask, columns(info, Address), temporary=True)
+        return await _addresses(info, listing)
 
     @field("All that deliver here.")
     async def addresses(
@@ -111,13 +265,7 @@ class User(Shape):
     ) -> Connection[Address]:
         ask = page_asked(ordering("address", query or None), first, after, None, None)
         listing = OfUser(self.row.id, ask, columns(info, Address), query or None)
-        return await connected(
-            info,
-            Address,
-            await info.context.load(addresses.pages, listing),
-            lambda row: Place(ask.ordering, row.local, row.id),
-            lambda: info.context.load(addresses.counts, listing),
-        )
+        return await _addresses(info, listing)
 
     @field("Security events, newest first.", scope=Scope.READ)
     async def auth_log(
@@ -130,6 +278,35 @@ class User(Shape):
         before: str | None = UNSET,
     ) -> Connection[AuthEvent]:
         return await event_page(info, self.row.id, filter, first, after, last, before)
+
+    @field("Live tokens, newest first; of others nobody sees any.", scope=Scope.READ)
+    async def access_tokens(
+        self, info: Info
+    ) -> list[Annotated["AccessToken", strawberry.lazy("graph.auth")]]:
+        rows = await info.context.load(tokens.tokens_of, self.row.id)
+        return await listed(info, graph.auth.AccessToken, rows)
+
+    @field("Second factors that are on, with their last use.", scope=Scope.READ)
+    async def two_factors(self, info: Info) -> list[TwoFactor]:
+        rows = await info.context.load(factors.standing, self.row.id)
+        return [TwoFactor.of(row) for row in rows]
+
+    @field("Recovery codes that are not used yet.", scope=Scope.READ)
+    async def recovery_codes_left(self, info: Info) -> int:
+        return await info.context.load(recovery.left, self.row.id)
+
+    @field("Security keys, the oldest first.", scope=Scope.READ)
+    async def webauthn_keys(self, info: Info) -> list[WebauthnKey]:
+        rows = await info.context.load(webauthn.of_users, self.row.id)
+        return await listed(info, WebauthnKey, rows)
+
+    @field(
+        "Passwords of programs, the newest first; without those that end, unless showAll.",
+        scope=Scope.READ,
+    )
+    async def app_passwords(self, info: Info, show_all: bool = False) -> list[AppPassword]:
+        rows = await info.context.load(apppasswords.of_users, (self.row.id, show_all))
+        return await listed(info, AppPassword, rows)
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
     async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:
@@ -179,121 +356,9 @@ class User(Shape):
         )
 
 
-@strawberry.input(description="For listings; fields are combined with AND.")
-class UserFilter:
-    query: str | None = leaf("Partial match of user name, name or main address.", default=UNSET)
-    roles: list[Role] | None = leaf("Only these roles.", default=UNSET)
-    domain: str | None = leaf("Main address in this domain.", default=UNSET)
-    disabled: bool | None = leaf("Off or on.", default=UNSET)
-    suspended: bool | None = leaf("Off or on.", default=UNSET)
-
-    def where(self) -> UserWhere:
-        """The filter as the floors below know it."""
-        return UserWhere(
-            query=self.query or None,
-            roles=tuple(self.roles or ()),
-            domain=self.domain or None,
-            disabled=None if self.disabled is UNSET else self.disabled,
-            suspended=None if self.suspended is UNSET else self.suspended,
-        )
-
-
-@strawberry.input(description="Names of the special folders.")
-class SpecialMailboxNames:
-    sent: str | None = leaf("Name of Sent.", default=UNSET)
-    junk: str | None = leaf("Name of Junk.", default=UNSET)
-    drafts: str | None = leaf("Name of Drafts.", default=UNSET)
-    trash: str | None = leaf("Name of Trash.", default=UNSET)
-    archive: str | None = leaf("Name of Archive, which is made only when named.", default=UNSET)
-
-
-@strawberry.input(description="Input of userCreate.")
-class UserCreateInput(Options):
-    username: str | None = leaf("Default: the address.", default=UNSET)
-    name: str | None = leaf("Display name.", default=UNSET)
-    role: Role = leaf("Up to the caller's own.", default=Role.USER)
-    password: str | None = leaf("Needed unless passwordDisabled.", default=UNSET)
-    password_disabled: bool = leaf("Only tokens.", default=False)
-    require_password_change: bool = leaf("At the first login.", default=False)
-    address: str | None = leaf(
-        "Main address; from user name and the default domain if missing.", default=UNSET
-    )
-    empty_address: bool = leaf("No address at all.", default=False)
-    disabled: bool = leaf("Switched off.", default=False)
-    suspended: bool = leaf("No login.", default=False)
-    tags: list[str] | None = leaf("Labels.", default=UNSET)
-    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
-    internal_data: JSON | None = leaf("Free data hidden from the user.", default=UNSET)
-    language: str | None = leaf("For texts sent to the user.", default=UNSET)
-    quota: ByteSize | None = leaf(
-        "Absent or null: inherited from domain, then platform; 0 = unlimited, "
-        "needs UNLIMITED_QUOTA.",
-        default=UNSET,
-    )
-    mailboxes: SpecialMailboxNames | None = leaf(
-        "Names of the special folders; INBOX, Sent, Trash, Drafts and Junk are always made.",
-        default=UNSET,
-    )
-
-    def new(self) -> NewUser:
-        """The account as the floors below make it."""
-        names = vars(self.mailboxes) if self.mailboxes else {}
-        return NewUser(
-            username=self.username or None,
-            name=self.name or None,
-            role=self.role,
-            password=self.password or None,
-            password_disabled=self.password_disabled,
-            require_password_change=self.require_password_change,
-            address=self.address or None,
-            empty_address=self.empty_address,
-            disabled=self.disabled,
-            suspended=self.suspended,
-            quota=None if self.quota is UNSET else self.quota,
-            language=self.language or None,
-            tags=self.tags or (),
-            meta_data=free_data(self.meta_data, "metaData"),
-            internal_data=free_data(self.internal_data, "internalData"),
-            mailboxes={SpecialUse[use.upper()]: name for use, name in names.items() if name},
-        )
-
-
-@strawberry.type(description="Answer of userCreate.")
-class UserCreatePayload(MutationPayload):
-    user: User | None = leaf("The account.", default=None)
-
-
 @strawberry.type
 class UserQuery:
     @query("One user; nothing = viewer.", scope=Scope.READ)
     async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
         row = await user_of(info, by)
         return User.maybe(row)
-
-    @query("Listing.", role=Role.DOMAIN_ADMIN, scope=Scope.READ)
-    async def users(
-        self,
-        info: Info,
-        filter: UserFilter | None = UNSET,
-        first: int | None = UNSET,
-        after: str | None = UNSET,
-        last: int | None = UNSET,
-        before: str | None = UNSET,
-    ) -> Connection[User]:
-        where = filter.where() if filter else UserWhere()
-        kind = ordering("username", None if where == UserWhere() else where)
-        ask = page_asked(kind, first, after, last, before)
-        return await connected(
-            info,
-            User,
-            await users.pages(info.context, where, ask, columns(info, User)),
-            lambda row: Place(ask.ordering, row.username_key, row.id),
-            lambda: users.count(info.context, where),
-        )
-
-
-@strawberry.type
-class UserMutation:
-    @mutation("Account with folders and main address.", role=Role.DOMAIN_ADMIN, scope=Scope.MASTER)
-    async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
-        return UserCreatePayload(user=User.of(await users.create(info.context, input.new())))

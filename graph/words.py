@@ -21,6 +21,9 @@ ARGUMENTS = {
     "batchWindow": "Least time between two batches; the first goes at once.",
     "before": "Ahead of this cursor, with last.",
     "by": "Which one.",
+    "expand": "A template such as %{user}, with %{local} and %{domain} too; it comes as expand.",
+    "fields": "Only these; none = all.",
+    "check": "Look up what DNS says now.",
     "filter": "Only those for which all of this holds.",
     "first": "How many from the beginning, at most 250; 20 where neither first nor last is given.",
     "id": "Global id.",
@@ -40,11 +43,14 @@ ARGUMENTS = {
     "sanitize": "Without scripts, forms and what else is dangerous in a page.",
     "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
     "since": "From then on.",
+    "showAll": "Also those that end after a time unused.",
+    "service": "One of api, imap, lmtp, pop3 and smtp.",
     "showHidden": "Also folders that are hidden.",
     "states": "Only in one of these states.",
     "targetId": "Only what was done to this.",
     "until": "Earlier than this.",
     "user": "Whose; nothing given = the viewer's.",
+    "userdbOnly": "Only what is of the account itself.",
 }
 DIRECTIVES = {
     "auth": {
@@ -84,6 +90,16 @@ VALUES = {
         "ALIAS_DOMAINS": "Domain aliases.",
         "DOMAIN_DESC": "The description of the domain.",
     },
+    "AppPasswordScope": {
+        "IMAP": "Client protocol.",
+        "POP3": "Client protocol.",
+        "SMTP": "Submission protocol.",
+        "SIEVE": "Script management.",
+        "MAIL_READ": "Own mail by this API, read only.",
+        "MAIL": "Own mail by this API, read and write.",
+        "SUBMIT": "Sending by this API only.",
+        "ALL": "All of these; never MASTER.",
+    },
     "ChangeKind": {
         "MAILBOX_CREATED": "A folder was made.",
         "MAILBOX_UPDATED": "A folder was changed or repaired.",
@@ -98,7 +114,7 @@ VALUES = {
         "SUBMISSION_CHANGED": "A message on its way moved on.",
         "ADDRESS_CHANGED": "An address was made, changed or deleted.",
         "USER_CHANGED": "An account was made, changed or deleted.",
-        "DOMAIN_CHANGED": "A domain was made or changed.",
+        "DOMAIN_CHANGED": "A domain was made, changed or deleted.",
         "TASK_CHANGED": "Background work moved on.",
         "SECURITY_EVENT": "Somebody signed in, tried to, or changed a credential.",
         "SETTING_CHANGED": "A setting has another value.",
@@ -118,6 +134,12 @@ VALUES = {
         "EXPIRED": "Given up after five days.",
         "CANCELLED": "Taken back.",
     },
+    "DnsState": {
+        "OK": "It says what it should.",
+        "MISSING": "It says that there is no such record.",
+        "DIFFERENT": "It says something else.",
+        "UNKNOWN": "Not looked up, not configured, or DNS does not answer.",
+    },
     "ErrorCode": {
         "VALIDATION": "The input breaks a rule.",
         "NOT_FOUND": "No such thing, or none that the viewer may see.",
@@ -129,6 +151,7 @@ VALUES = {
         "LIMIT_REACHED": "More than domain or platform allow.",
         "QUOTA_EXCEEDED": "The storage is full.",
         "RATE_LIMITED": "Too often: wait.",
+        "NO_SESSION": "Nobody is connected.",
         "UNAVAILABLE": "A component does not answer.",
         "ABORTED": "Given up with the others of its unit.",
     },
@@ -137,6 +160,11 @@ VALUES = {
         "RECEIVED_ASC": "The oldest arrival first.",
     },
     "Priority": {"HIGH": "Urgent.", "NORMAL": "As usual.", "LOW": "Not urgent."},
+    "ProtocolScope": {
+        "IMAP": "Reading with a mail program.",
+        "POP3": "Fetching with a mail program.",
+        "SMTP": "Sending with a mail program.",
+    },
     "ReferenceAction": {
         "REPLY": "Answer to whoever wrote.",
         "REPLY_ALL": "Answer to all who had it.",
@@ -195,6 +223,17 @@ VALUES = {
         "FAILED": "Given up.",
         "CANCELLED": "Stopped on request; what was done stays.",
     },
+    "TwoFactorMethod": {
+        "TOTP": "A code by time (RFC 6238).",
+        "CUSTOM": "Something the calling application checks.",
+        "WEBAUTHN": "A security key or passkey.",
+    },
+    "UserOrder": {
+        "USERNAME": "By user name, as names are compared.",
+        "CREATED": "The oldest account first.",
+        "QUOTA_USED": "Who stores most first.",
+        "LAST_LOGIN": "Who signed in last first; who never did comes at the end.",
+    },
     "UserPermission": {
         "SPAM_ALIAS": "Temporary addresses.",
         "TLS_POLICY": "Encrypted delivery only.",
@@ -209,6 +248,10 @@ VALUES = {
         "QUARANTINE_NOTIFICATION": "Interval of the summaries.",
         "APP_PASSWDS": "Application passwords.",
         "PUSHOVER": "Push channels.",
+    },
+    "WebauthnCeremony": {
+        "REGISTRATION": "To add a key.",
+        "AUTHENTICATION": "To prove one that is there.",
     },
 }
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import idna
-from sqlalchemy import Select, bindparam, func, or_, select
+from sqlalchemy import Boolean, Select, bindparam, func, or_, select
 from sqlmodel import col
 
 from models.addresses import Address, AddressKind
 from models.columns import Big, Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Invalid, NotFound, OverQuota
+from models.errors import Invalid, NotFound, OverQuota, RateLimited
 from models.mailboxes import Mailbox, SpecialUse
 from models.users import User
 from models.world import World
@@ -75,10 +75,14 @@ def _decoded(label: str) -> str:
 
 
 def username_key(name: str) -> str:
-    """A user name as compared: lower case, without the dots left of any "@"."""
+    """A user name as compared: lower case, without the dots left of any "@".
+
+    One that looks like an address is compared like one: without label, the domain in Unicode.
+    """
     name = unicodedata.normalize("NFC", name.strip().lower())
-    local, at, domain = name.partition("@")
-    return local.replace(".", "") + at + domain
+    if "@" in name:
+        return "@".join(normal(name))
+    return name.replace(".", "")
 
 
 def checked_username(name: str, *, path: str = "username") -> str:
@@ -151,7 +155,7 @@ _DOMAINS = select(col(Domain.id), col(Domain.name)).where(
             )
         ),
     ),
-    col(Domain.active),
+    or_(col(Domain.active), bindparam("any", type_=Boolean)),
 )
 _ADDRESSES = select(*picked(Address)).where(
     col(Address.local).in_(bindparam("best", expanding=True)),
@@ -173,6 +177,9 @@ _ACCOUNT: Select[*tuple[Any, ...]] = (
         col(User.id),
         col(User.tenant_id),
         col(User.used),
+        col(User.received),
+        col(User.received_max),
+        col(User.received_until),
         col(Mailbox.id).label("box"),
         _ALLOWED.label("allowed"),
     )
@@ -189,12 +196,12 @@ async def resolve(world: World, address: str, *, wildcards: bool = True) -> Pick
     """The row of the address that takes mail for `address`, or NotFound.
 
     Two statements, however many patterns stand in the table. Without `wildcards` only the
-    address itself counts: that is what signs in.
+    address itself counts: that is what signs in, also where the domain takes no mail.
     """
     if _ODD.search(address):
         raise NotFound(address, path=["address"])
     local, name = normal(address)
-    domains = await world.database.read(_DOMAINS, {"name": name})
+    domains = await world.database.read(_DOMAINS, {"name": name, "any": not wildcards})
     if not domains or not local:
         raise NotFound(address, path=["address"])
 
@@ -233,7 +240,7 @@ async def recipient(world: World, address: str) -> Recipient:
     """Who receives mail for `address`.
 
     NotFound where nobody does, also for a disabled user (a suspended one receives);
-    OverQuota where the mailbox is full.
+    OverQuota where the mailbox is full, RateLimited where as much came as may in an hour.
     """
     to = await resolve(world, address)
     given = {"user": to.user_id, "platform": world.options.default_quota}
@@ -242,7 +249,15 @@ async def recipient(world: World, address: str) -> Recipient:
         raise NotFound(address, path=["address"])
     if row.allowed and row.used >= row.allowed:
         raise OverQuota(used=row.used, allowed=row.allowed)
+    _check_received(world, row)
     return Recipient(row.id, row.tenant_id, row.box, to.id, address)
+
+
+def _check_received(world: World, row: Picked) -> None:
+    most = world.options.received_hourly if row.received_max is None else row.received_max
+    now = world.now()
+    if most and row.received >= most and row.received_until and row.received_until > now:
+        raise RateLimited("too much mail for this mailbox", retry_after=row.received_until - now)
 
 
 async def login_of(world: World, name: str) -> int | None:
@@ -255,8 +270,6 @@ async def login_of(world: World, name: str) -> int | None:
         else:
             if row.kind is AddressKind.MAILBOX and row.user_id is not None:
                 return int(row.user_id)
-        local, _, domain = name.partition("@")
-        name = f"{local.partition('+')[0]}@{domain}"
     if _ODD.search(name):
         return None
     asked = select(col(User.id)).where(col(User.username_key) == username_key(name))

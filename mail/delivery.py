@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, case, func, insert, select, update
 from sqlmodel import col
 
 from mail import messages
@@ -21,7 +21,7 @@ from mail.blobs.codec import digest_of
 from mail.blobs.pack import Cut, Piece, pack
 from mail.keeping import Gone, Kept, blob_ids, keep, refer
 from mail.messages import Facts, MailAddress
-from models.columns import insert_or
+from models.columns import Instant, insert_or
 from models.domains import Domain
 from models.errors import NotFound, OverQuota
 from models.journal import ChangeKind, Entry
@@ -46,15 +46,27 @@ _ALLOWED = func.coalesce(
     .scalar_subquery(),
     bindparam("platform"),
 )
+HOUR = timedelta(hours=1)  # in which messages that come are counted
+_RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _TAKE_QUOTA = (
     update(User)
     .where(
         col(User.id) == bindparam("user"),
+        col(User.deleted_at).is_(None),
         (_ALLOWED == 0) | (col(User.used) + bindparam("bytes") <= _ALLOWED),
     )
     .values(used=User.used + bindparam("bytes"), message_count=User.message_count + 1)
 )
-_QUOTA = select(col(User.used), _ALLOWED.label("allowed")).where(col(User.id) == bindparam("user"))
+# What came from outside is counted by the same statement: a row of its own costs another.
+_RECEIVED = _TAKE_QUOTA.values(
+    received=case((_RUNNING, User.received + 1), else_=1),
+    received_until=case(
+        (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
+    ),
+)
+_QUOTA = select(col(User.used), _ALLOWED.label("allowed")).where(
+    col(User.id) == bindparam("user"), col(User.deleted_at).is_(None)
+)
 _TAKE_UID = (
     update(Mailbox)
     .where(col(Mailbox.id) == bindparam("box"), col(Mailbox.user_id) == bindparam("user"))
@@ -178,7 +190,7 @@ async def receive(
         earlier = _receipt(turn, known, since)
         if earlier:
             return earlier
-        placed = place(turn, letter, kept, there)
+        placed = place(turn, letter, kept, there, received=True)
         row = {"digest": known, "message_id": placed.message_id, "at": now}
         turn.connection.execute(_noted(turn.connection.dialect.name), row)
         return placed
@@ -209,14 +221,15 @@ def _receipt(turn: Turn, known: str, since: datetime) -> Placed | None:
     return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id]) if row else None
 
 
-def place(turn: Turn, letter: Letter, kept: Kept, to: Place) -> Placed:
+def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, received: bool = False) -> Placed:
     """Store a message inside the caller's unit: quota, folder, rows and journal at once.
 
-    One UPDATE both checks and takes the quota, so two deliveries at once cannot both
-    squeeze into the last free bytes. OverQuota, NotFound, Gone.
+    Where it was `received` it counts against what may come in an hour. One UPDATE both checks
+    and takes the quota, so two deliveries at once cannot both squeeze into the last free bytes.
+    OverQuota, NotFound, Gone.
     """
     key, last, now = turn.world.key(), turn.count(to.user_id, 1), turn.world.now()
-    _take_quota(turn, to.user_id, letter.size)
+    _take_quota(turn, to.user_id, letter.size, received=received)
     taken = turn.connection.execute(
         _TAKE_UID,
         {
@@ -258,9 +271,13 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place) -> Placed:
     return Placed(key, row["uid"], last, row["blob_id"], list(blobs.values()))
 
 
-def _take_quota(turn: Turn, user_id: int, size: int) -> None:
+def _take_quota(turn: Turn, user_id: int, size: int, *, received: bool) -> None:
     given = {"user": user_id, "platform": turn.world.options.default_quota}
-    if turn.connection.execute(_TAKE_QUOTA, {**given, "bytes": size}).rowcount:
+    taken: dict[str, Any] = {**given, "bytes": size}
+    if received:
+        now = turn.world.now()
+        taken |= {"now": now, "until": now + HOUR}
+    if turn.connection.execute(_RECEIVED if received else _TAKE_QUOTA, taken).rowcount:
         return
     row = turn.connection.execute(_QUOTA, given).first()
     if row is None:

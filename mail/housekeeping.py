@@ -19,7 +19,8 @@ from sqlmodel import SQLModel, col
 from mail import arriving
 from mail.blobs.collect import collect
 from models.adminlog import AdminLogEntry
-from models.auth import AccessToken, Throttle
+from models.apppasswords import AppPassword
+from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
@@ -29,7 +30,8 @@ from models.messages import Message, Receipt, Thread
 from models.replays import Replay
 from models.settings import SettingChange
 from models.tasks import Task, Undo
-from models.users import User
+from models.twofactor import TotpSeed, WebauthnChallenge
+from models.users import Usage, User
 from models.world import Turn, World
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ SWEEP = timedelta(days=1)
 ROUND = 1000  # rows that one unit changes
 STREAMS = 5000  # looked at together
 TASKS_FOR = timedelta(days=7)  # after their end
+SHOWN_FOR = timedelta(hours=6)  # challenges of security keys, and seeds nobody proved
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,13 @@ class Tidied:
     events: int = 0  # of the security log
     entries: int = 0  # of the administrative log
     settings: int = 0  # of their history
+    usages: int = 0
     uploads: int = 0
     changes: int = 0
     tasks: int = 0
+    app_passwords: int = 0
+    challenges: int = 0
+    seeds: int = 0
     blobs: int = 0
     objects: int = 0
     bytes: int = 0  # stored ones, of blobs and objects
@@ -101,12 +108,23 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
         "replays": (Replay, col(Replay.at) <= now - options.replays_for),
         "undos": (Undo, col(Undo.expires_at) <= now),
-        "tokens": (AccessToken, col(AccessToken.expires_at) <= now),
-        "throttles": (Throttle, col(Throttle.until) <= now),
+        "tokens": (
+            AccessToken,
+            (col(AccessToken.expires_at) <= now)
+            | (col(AccessToken.pending) & (col(AccessToken.created_at) <= now - PENDING)),
+        ),
+        "throttles": (Throttle, col(Throttle.until) <= now - CALM),
         "events": (AuthEvent, col(AuthEvent.created_at) <= now - options.authlog_for),
         "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
+        "usages": (Usage, col(Usage.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
+        "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
+        "challenges": (WebauthnChallenge, col(WebauthnChallenge.created_at) <= now - SHOWN_FOR),
+        "seeds": (
+            TotpSeed,
+            col(TotpSeed.seed).is_(None) & (col(TotpSeed.pending_at) <= now - SHOWN_FOR),
+        ),
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
     uploads = await _uploads(world)
@@ -280,6 +298,8 @@ async def _uploads(world: World) -> int:
 
 async def forget_objects(world: World, names: Sequence[str]) -> None:
     """Remove the objects of uploads whose rows are gone, but for those that are blobs since."""
+    if not names:
+        return
     taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
     used = {row.name for row in await world.database.read(taken)}
     await world.blobs.delete([name for name in names if name not in used])

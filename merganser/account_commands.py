@@ -43,7 +43,7 @@ def add(
     """
     from merganser import accounts
     from merganser.commands import run
-    from resolvers.users import NewUser
+    from resolvers.usercreate import NewUser
 
     if no_password and password_stdin:
         raise Trouble("--no-password and --password-stdin exclude each other", code=MISUSED)
@@ -84,20 +84,87 @@ def passwd(
     typer.echo(f"{name} has another password.")
 
 
-def list_users(as_json: Json = False) -> None:
-    """List all accounts.
+def list_users(
+    query: Annotated[
+        str | None, typer.Option(help="Only who has this in user name, name or main address.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="Only of this domain.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Only with this label; again: or that.")
+    ] = None,
+    disabled: Annotated[
+        bool | None, typer.Option("--disabled/--enabled", help="Only who is off, or on.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List accounts.
 
     Example: merganser user list --json
+
+    Example: merganser user list --query lovelace --domain example.org
     """
     from merganser import accounts
     from merganser.commands import run
+    from resolvers.userlist import UserWhere
+
+    where = UserWhere(query, tuple(tag or ()), domain=domain, disabled=disabled)
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
-        return await accounts.listed(world)
+        return await accounts.listed(world, where)
 
     found = run(work)
     columns = ("username", "address", "role", "messages", "used")
     _print(found, columns, as_json=as_json)
+
+
+def delete(
+    name: Annotated[str, typer.Argument(help="User name or address.")],
+    after: Annotated[
+        str | None,
+        typer.Option(help='Keep what is stored until then: "30 days", or a date as 2031-12-24.'),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """End an account. Its name and addresses are free at once; its data goes by a task.
+
+    With --after it can be brought back until then. Once more for the same name puts it off.
+
+    Example: merganser user delete ada --after "30 days"
+    """
+    from merganser import accounts
+    from merganser.commands import run
+
+    until = _end(after, option="--after")
+    if not yes and until is None:
+        if not sys.stdin.isatty():
+            raise Trouble("all mail will be gone: say --yes, or --after", code=MISUSED)
+        typer.confirm(f"Delete {name}, and all that is stored?", abort=True)
+
+    async def work(world: "World", _settings: "Settings") -> datetime | None:
+        return await accounts.delete(world, name, until)
+
+    waits = run(work)
+    when = f"kept until {waits:%Y-%m-%d %H:%M} UTC" if waits else "removed by a running server"
+    typer.echo(f"{name} is deleted; what it has stored is {when}.")
+
+
+def restore(
+    name: Annotated[str, typer.Argument(help="User name or address that it had.")],
+) -> None:
+    """Bring a deleted account back, while what it has stored waits.
+
+    Example: merganser user restore ada
+    """
+    from merganser import accounts
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> tuple[list[str], list[str]]:
+        return await accounts.restore(world, name)
+
+    recovered, lost = run(work)
+    typer.echo(f"{name} is back, with {' '.join(recovered) or 'no address'}.")
+    if lost:
+        typer.echo(f"taken by others, or of a domain that is gone: {' '.join(lost)}", err=True)
 
 
 def create(
@@ -189,7 +256,7 @@ def _bytes(text: str | None) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def _end(text: str | None) -> datetime | None:
+def _end(text: str | None, *, option: str = "--expires") -> datetime | None:
     from merganser.amounts import span
 
     if text is None:
@@ -202,7 +269,7 @@ def _end(text: str | None) -> datetime | None:
     try:
         time = span(text)
     except ValueError as problem:
-        raise Trouble('--expires: write "30 days" or 2031-12-24', code=MISUSED) from problem
+        raise Trouble(f'{option}: write "30 days" or 2031-12-24', code=MISUSED) from problem
     return datetime.now(UTC) + time if isinstance(time, timedelta) else None
 
 
@@ -232,6 +299,8 @@ def users() -> typer.Typer:
     made.command("add")(add)
     made.command("list")(list_users)
     made.command("passwd")(passwd)
+    made.command("delete")(delete)
+    made.command("restore")(restore)
     return made
 
 

@@ -14,16 +14,19 @@ from merganser.trouble import Trouble
 from models.addresses import Address
 from models.columns import picked
 from models.errors import Invalid
-from models.journal import PLATFORM, ChangeKind
 from models.pages import MOST, Ask, Cursor
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import apikeys, passwords, users
+from resolvers import apikeys, usercreate, userdelete, userlist, userrestore, userupdate
 from resolvers.apikeys import NewKey
-from resolvers.auth import forget
 from resolvers.context import Context
-from resolvers.users import NewUser, UserWhere
+from resolvers.newpasswords import NewPassword
+from resolvers.usercreate import NewUser
+from resolvers.userlist import UserWhere
+from resolvers.userrestore import Named
+from resolvers.userselection import Users
+from resolvers.userupdate import Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Key:
 
 async def add(world: World, new: NewUser) -> str:
     """Make an account; returns its id."""
-    return encode("User", (await users.create(owner(world), new)).id)
+    return encode("User", (await usercreate.create(owner(world), new)).id)
 
 
 async def found(world: World, name: str) -> int:
@@ -58,23 +61,28 @@ async def change_password(world: World, name: str, password: str) -> None:
 
 async def set_password(ctx: Context, user_id: int, password: str) -> None:
     """Give a user another password, in one unit; tokens made under the old one end."""
-    stored = await passwords.make(ctx.world, password)
-    asked = select(col(User.domain_id)).where(col(User.id) == user_id)
-    for row in await ctx.read(asked):
-        stream = row.domain_id or PLATFORM
-        async with ctx.write(user_id, stream) as session:
-            user = await session.get_one(User, user_id, populate_existing=True)
-            user.password = stored
-            user.auth_version += 1
-            user.require_password_change = False
-            user.updated_at = ctx.world.now()
-            session.add(user)
-            await ctx.record(session, stream, ChangeKind.USER_CHANGED, [user_id])
-    forget(ctx.world, user_id)
+    await userupdate.change(ctx, Users(ids=(user_id,)), Patch(password=NewPassword(password)))
 
 
-async def listed(world: World) -> list[dict[str, Any]]:
-    """All accounts by user name, in plain values."""
+async def delete(world: World, name: str, after: datetime | None) -> datetime | None:
+    """End an account, or put off the end of one that waits for it; returns until when it waits.
+
+    Its data goes by a task, of a server that is running or the next one.
+    """
+    ctx = owner(world)
+    done = await userdelete.delete(ctx, Users(usernames=(name,)), after, mutation="user delete")
+    until: datetime | None = done.tasks[0].not_before
+    return until
+
+
+async def restore(world: World, name: str) -> tuple[list[str], list[str]]:
+    """Bring an account back; returns the addresses it has again, and those it has lost."""
+    done = await userrestore.restore(owner(world), Named(name=name))
+    return list(done.recovered), list(done.lost)
+
+
+async def listed(world: World, where: UserWhere) -> list[dict[str, Any]]:
+    """These accounts by user name, in plain values."""
     ctx, at, found = owner(world), None, list[Any]()
     columns = {
         "username",
@@ -88,7 +96,7 @@ async def listed(world: World) -> list[dict[str, Any]]:
     }
     while True:
         ask = Ask("users", MOST, at)
-        page = await users.pages(ctx, UserWhere(), ask, columns)
+        page = await userlist.pages(ctx, where, ask, columns)
         found += page.rows
         if not page.next:
             break

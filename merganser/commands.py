@@ -328,7 +328,13 @@ def whole(
 
 def app() -> typer.Typer:
     """The command line, ready to be called."""
-    from merganser import account_commands, document_commands, setting_commands
+    from merganser import (
+        account_commands,
+        document_commands,
+        domain_commands,
+        key_commands,
+        setting_commands,
+    )
 
     made = typer.Typer(
         name="merganser",
@@ -353,6 +359,8 @@ def app() -> typer.Typer:
         made.command(name)(command)
     made.add_typer(account_commands.users(), name="user")
     made.add_typer(account_commands.tokens(), name="token")
+    made.add_typer(domain_commands.domains(), name="domain")
     made.add_typer(document_commands.documents(), name="documents")
     made.add_typer(setting_commands.settings(), name="setting")
+    made.add_typer(key_commands.keys(), name="keys")
     return made

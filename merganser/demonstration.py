@@ -24,11 +24,11 @@ from models.errors import OverQuota
 from models.messages import Message
 from models.users import User
 from models.world import Turn, World
-from resolvers import apikeys, mailboxes, moves, passwords, users
+from resolvers import apikeys, mailboxes, moves, passwords, usercreate
 from resolvers.apikeys import NewKey
 from resolvers.auth import digest_of
 from resolvers.mailboxes import NewMailboxes
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 
 NAME = "demo"
 ADDRESS = "demo@merganser.example"
@@ -112,7 +112,7 @@ async def _create(world: World, account: Account) -> Any:
         password=account.password,
         internal_data={"demo": begun},
     )
-    await users.create(owner(world), new)
+    await usercreate.create(owner(world), new)
     return await _row(world)
 
 

@@ -20,7 +20,8 @@ from sqlalchemy import select, text
 from sqlmodel import col
 
 from mail.addresses import ascii_domain
-from merganser import building, listening, locks
+from mail.resolving import resolver as resolver_at
+from merganser import building, listening, locks, vaults
 from merganser.amounts import rounded
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import Trouble
@@ -76,7 +77,7 @@ def action(subject: str, found: str, todo: str) -> list[Finding]:
 async def examine(settings: Settings) -> list[Finding]:
     """Look at everything; a check that fails says so, and the others go on."""
     checks: tuple[Check, ...] = (
-        _programs, _clock, _folder, _secret, _disk, _store, _blobs, _ports, _names,
+        _programs, _clock, _folder, _secret, _disk, _store, _vault, _blobs, _ports, _names,
     )  # fmt: skip
     found: list[Finding] = []
     try:
@@ -178,6 +179,34 @@ async def _store(settings: Settings) -> list[Finding]:
     return ok("store", f"{where} is up to date{version}")
 
 
+async def _vault(settings: Settings) -> list[Finding]:
+    """The keys of sealed secrets: whether they are there, ours alone, and the right ones."""
+    path, needed = vaults.path_of(settings), await _needed(settings)
+    if not path.exists() and not needed:
+        return hint("vault", f"{path} is not there yet", "`merganser init` makes it")
+    try:
+        lacking = vaults.lacking(path, needed)
+    except Trouble as trouble:
+        return action("vault", trouble.message, "bring the file back, or set its rights right")
+    if lacking:
+        todo = "bring back the file that has them: the secrets of users lie under them"
+        return action("vault", f"{path} has not the keys {' '.join(lacking)}", todo)
+    return ok("vault", f"{path} has all keys of the store")
+
+
+async def _needed(settings: Settings) -> dict[str, str]:
+    """Proofs of the keys that the store needs, by name; none where it does not say."""
+    url = building.url_of(settings)
+    if url.get_backend_name() == "sqlite" and not _there(url.database or ""):
+        return {}
+    async with building.database(settings) as store:
+        try:
+            with building.reached(settings):
+                return await vaults.proofs(store)
+        except Trouble:
+            return {}  # the check of the store says why
+
+
 def _there(path: str) -> bool:
     return Path(path).exists()
 
@@ -250,7 +279,7 @@ async def _names(settings: Settings) -> list[Finding]:
     if settings.hostname == "localhost":
         todo = f"set {PREFIX}HOSTNAME to this machine's name before mail leaves it"
         return hint("DNS", "the host has no name of its own", todo)
-    resolver = Resolver()
+    resolver = resolver_at(settings.dns_resolver)
     answers = [await _looked_up(resolver, settings.hostname, ("A", "AAAA"))]
     answers += await asyncio.gather(
         *(_looked_up(resolver, name, ("MX", "A")) for name in await _domains(settings))

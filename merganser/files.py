@@ -16,8 +16,13 @@ def once(path: Path, text: str) -> None:
 
 
 def replaced(path: Path, text: str) -> None:
-    """Write a file in the place of the old one, whole or not at all."""
+    """Write a file in the place of the old one, whole or not at all, and safe on the disk."""
     written(path, text).rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def written(path: Path, text: str) -> Path:

@@ -34,18 +34,18 @@ async def serving(store: str) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def repairing(store: str) -> AsyncGenerator[None]:
-    """Hold the store alone. Trouble while it is served."""
+async def repairing(store: str, then: str = "repair") -> AsyncGenerator[None]:
+    """Hold the store alone, to do what `then` says. Trouble while it is served."""
     path = lock_of(store)
     if path is None:
         async with _advisory(store, shared=False) as got:
             if not got:
-                raise Trouble("a merganser serves this store: stop all of them, then repair")
+                raise Trouble(f"a merganser serves this store: stop all of them, then {then}")
             yield
         return
     with _Flock(path) as holder:
         if holder:
-            raise Trouble(f"a merganser serves this store (pid {holder}): stop it, then repair")
+            raise Trouble(f"a merganser serves this store (pid {holder}): stop it, then {then}")
         yield
 
 

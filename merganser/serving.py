@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -15,6 +16,7 @@ from graph.metrics import Access, Readers
 from mail import housekeeping, indexing, routing
 from mail.lmtp import Lmtp, listen
 from mail.queue import worker
+from mail.resolving import resolver
 from mail.routing import Route
 from mail.spool import claim
 from merganser import listening, locks, otlp, readiness
@@ -109,7 +111,7 @@ def _told(secret: SecretStr | None) -> str | None:
 
 def _route(settings: Settings) -> Route:
     if settings.next_hop is None:
-        return Route()
+        return Route(resolver=partial(resolver, settings.dns_resolver))
     try:
         return Route(routing.next_hop(settings.next_hop.get_secret_value()))
     except Invalid as problem:

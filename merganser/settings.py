@@ -1,10 +1,11 @@
 """What an operator can set: the environment, read once, here and nowhere else."""
 
 import os
+import re
 from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,12 @@ def _driven(url: str) -> str:
 
 def _listed(text: object) -> object:
     return text.replace(",", " ").split() if isinstance(text, str) else text
+
+
+def _networked(names: tuple[str, ...]) -> tuple[str, ...]:
+    for each in names:
+        ip_network(each)
+    return names
 
 
 Url = Annotated[str, BeforeValidator(_driven)]
@@ -231,6 +238,21 @@ class Settings(BaseSettings):
         description="Domain of the address of a new user whose name has none.",
         json_schema_extra={"hint": "write a domain such as example.org"},
     )
+    auto_create_domains: bool = Field(
+        default=_USUAL.auto_create_domains,
+        description="Make a domain when an ADMIN makes the first address in it; off: only "
+        "`domainCreate` does.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    dns_resolver: str | None = Field(
+        default=_USUAL.dns_resolver,
+        pattern=PLACE,
+        description="Name server that is asked for everything, as in 127.0.0.1:53.",
+        json_schema_extra={
+            **_shown("those of the system"),
+            "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
+        },
+    )
     default_quota: Size = Field(
         default=_USUAL.default_quota,
         description="Storage of a user, where neither user nor domain says more; 0 is unlimited.",
@@ -241,11 +263,135 @@ class Settings(BaseSettings):
     max_recipients: int = Field(
         default=_USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."
     )
+    max_app_passwords: int = Field(
+        default=_USUAL.max_app_passwords, ge=0, description="Application passwords of a user."
+    )
+    webauthn_id: str = Field(
+        default=_USUAL.webauthn_id,
+        pattern=rf"^$|{HOST}",
+        description="Domain that security keys are made for: that of the pages they are used on, "
+        "or one above it. Whoever changes it makes all keys useless.",
+        json_schema_extra={
+            **_shown("the host of `MERGANSER_PUBLIC_URL`"),
+            "hint": "write a domain such as example.org",
+        },
+    )
+    webauthn_origins: Names = Field(
+        default=_USUAL.webauthn_origins,
+        description="Origins of the pages that security keys are used on, with spaces between, as "
+        "in https://webmail.example.org.",
+        json_schema_extra={
+            **_shown("the origin of `MERGANSER_PUBLIC_URL`"),
+            "hint": "write https://host, without a slash at its end",
+        },
+    )
+    imap_server: str = Field(
+        default=_USUAL.imap_server,
+        pattern=rf"^$|{PLACE}",
+        description="Where mail programs find IMAP with TLS: host:port.",
+        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:993"), "hint": "write host:port"},
+    )
+    pop3_server: str = Field(
+        default=_USUAL.pop3_server,
+        pattern=rf"^$|{PLACE}",
+        description="The same for POP3.",
+        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:995"), "hint": "write host:port"},
+    )
+    smtp_server: str = Field(
+        default=_USUAL.smtp_server,
+        pattern=rf"^$|{PLACE}",
+        description="The same for submission.",
+        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:465"), "hint": "write host:port"},
+    )
+    profile_cert: Path | None = Field(
+        default=_USUAL.profile_cert,
+        description="PEM file of the certificate, with those between, that profiles for Apple's "
+        "devices are signed with; without it they are not signed.",
+    )
+    profile_key: Path | None = Field(
+        default=_USUAL.profile_key,
+        description="PEM file of its private key, without a passphrase.",
+        json_schema_extra=_shown("the file of the certificate"),
+    )
+    recipients_daily: int = Field(
+        default=_USUAL.recipients_daily,
+        ge=0,
+        description="Recipients a user may write to in 24 hours; 0 is unlimited.",
+    )
+    received_hourly: int = Field(
+        default=_USUAL.received_hourly,
+        ge=0,
+        description="Messages a user is sent in an hour, before senders are put off; "
+        "0 is unlimited.",
+    )
     argon2_memory: int = Field(
         default=_USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
     )
     argon2_time: int = Field(
         default=_USUAL.argon2_time, ge=1, description="Passes that hashing a password takes."
+    )
+    password_min: int = Field(
+        default=_USUAL.password_min,
+        ge=1,
+        le=256,
+        description="Characters a password has at least when it is set; imported hashes go by.",
+    )
+    breached_list: Path | None = Field(
+        default=_USUAL.breached_list,
+        description="File of passwords that nobody should have, asked where `allowUnsafe` is "
+        "false: one a line, or their SHA-1 in hex, in the order of their bytes. Without it the "
+        "commonest few hundred are known.",
+    )
+    breached_range: str | None = Field(
+        default=_USUAL.breached_range,
+        pattern=r"^https?://[^\s@]+[^/\s@]$",
+        description="Range service that is asked as well, as in "
+        "https://api.pwnedpasswords.com/range: it learns five digits of the SHA-1. One that does "
+        "not answer in time is passed over.",
+        json_schema_extra={"hint": "write https://host/path, without a slash at its end"},
+    )
+    welcome: Path | None = Field(
+        default=_USUAL.welcome,
+        description="Folder of messages that a new account with an address begins with: for each "
+        "a NAME.json with from, subject, mailbox, seen, flagged and attachments, and a NAME.html "
+        "or NAME.txt. [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL] and [DOMAIN] are filled in.",
+    )
+    login_memory: Size = Field(
+        default=_USUAL.login_memory,
+        description="Memory that all hashing of passwords may take at once; it says how many are "
+        "hashed side by side, one at least. Whoever has to wait too long is sent away.",
+    )
+    login_failures: int = Field(
+        default=_USUAL.login_failures,
+        ge=1,
+        description="Wrong passwords for one account, or under one name that nobody has, until it "
+        "is closed for the rest of `MERGANSER_LOGIN_WINDOW`, and each time in a row twice as long.",
+    )
+    login_window: Span = Field(
+        default=_USUAL.login_window,
+        ge=timedelta(seconds=1),
+        description="Time in which those are counted.",
+    )
+    network_failures: int = Field(
+        default=_USUAL.network_failures,
+        ge=1,
+        description="The same for all of one network, /24 of IPv4 or /64 of IPv6.",
+    )
+    network_window: Span = Field(
+        default=_USUAL.network_window,
+        ge=timedelta(seconds=1),
+        description="Time in which those are counted.",
+    )
+    login_wait: Span = Field(
+        default=_USUAL.login_wait,
+        ge=timedelta(seconds=1),
+        description="The longest wait after wrong passwords, however many there were.",
+    )
+    login_allow: Names = Field(
+        default=_USUAL.login_allow,
+        description="Addresses and networks that are never closed, with spaces between; an account "
+        "is closed to them as to all.",
+        json_schema_extra={"hint": "write addresses and networks such as 10.0.0.0/8"},
     )
     token_idle: Span = Field(
         default=_USUAL.token_idle, description="Unused that long, a token ends."
@@ -340,11 +486,29 @@ class Settings(BaseSettings):
     @field_validator("proxies")
     @classmethod
     def _networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if names == ("none",):
-            return ()
-        for each in names:
-            ip_network(each)
-        return names
+        return () if names == ("none",) else _networked(names)
+
+    @field_validator("login_allow")
+    @classmethod
+    def _allowed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _networked(names)
+
+    @field_validator("dns_resolver")
+    @classmethod
+    def _resolver(cls, place: str | None) -> str | None:
+        host, _, port = (place or "127.0.0.1:53").rpartition(":")
+        ip_address(host.removeprefix("[").removesuffix("]"))
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError(port)
+        return place
+
+    @field_validator("webauthn_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for each in origins:
+            if not re.fullmatch(r"https?://[^\s/?#]+", each):
+                raise ValueError("not an origin")
+        return tuple(each.lower() for each in origins)
 
     def options(self) -> Options:
         """What the floors below are told."""

@@ -1,15 +1,17 @@
 """The file of keys that secrets in the store are sealed with."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlmodel import col
 
-from merganser.files import once
+from merganser.files import once, replaced
 from merganser.settings import Settings
 from merganser.trouble import Trouble
 from models.auth import VaultKey
+from models.columns import insert_or
 from models.database import Database
 from models.vault import SIZE, Vault, new_key
 
@@ -23,25 +25,33 @@ def path_of(settings: Settings) -> Path:
 
 async def vault(settings: Settings, store: Database) -> Vault:
     """The keys, made at first. Trouble where one is missing that the store was sealed with."""
-    path = path_of(settings)
-    proofs = {
-        row.name: row.proof
-        for row in await store.read(select(col(VaultKey.name), col(VaultKey.proof)))
-    }
+    path, needed = path_of(settings), await proofs(store)
     if not path.exists():
-        if proofs:
+        if needed:
             raise Trouble(
                 f"the key file {path} is missing, and the store holds secrets sealed with it:"
                 " bring it back from where you keep it"
             )
-        name, key = new_key()
-        once(path, f"{name} {key.hex()}\n")
+        once(path, _text(dict([new_key()])))
+    for name in lacking(path, needed):
+        raise Trouble(f"the key file {path} has not the key {name} that the store needs")
     made = Vault(read(path))
-    for name, proof in proofs.items():
-        if name not in made.keys or made.proof(name) != proof:
-            raise Trouble(f"the key file {path} has not the key {name} that the store needs")
-    await _register(store, made, proofs.keys() ^ made.keys.keys())
+    await register(store, made)
     return made
+
+
+async def proofs(store: Database) -> dict[str, str]:
+    """What tells the keys that the store needs, by their names: `Vault.proof`."""
+    asked = select(col(VaultKey.name), col(VaultKey.proof))
+    return {row.name: row.proof for row in await store.read(asked)}
+
+
+def lacking(path: Path, needed: Mapping[str, str]) -> list[str]:
+    """The needed keys that the file has not. Trouble where it cannot be read, or by others too."""
+    made = Vault(read(path))
+    return [
+        name for name, proof in needed.items() if name not in made.keys or made.proof(name) != proof
+    ]
 
 
 def read(path: Path) -> dict[str, bytes]:
@@ -62,10 +72,40 @@ def read(path: Path) -> dict[str, bytes]:
     return keys
 
 
-async def _register(store: Database, made: Vault, names: set[str]) -> None:
-    if names:
+def write(path: Path, keys: Mapping[str, bytes]) -> None:
+    """Write the file anew. Trouble where it cannot be written."""
+    try:
+        replaced(path, _text(keys))
+    except OSError as problem:
+        raise Trouble(f"cannot write {path}: {problem.strerror}") from problem
+
+
+def _text(keys: Mapping[str, bytes]) -> str:
+    return "".join(f"{name} {key.hex()}\n" for name, key in keys.items())
+
+
+async def register(store: Database, made: Vault) -> None:
+    """Let the store know which keys it needs, before anything is sealed with them."""
+    known = {row.name for row in await store.read(select(col(VaultKey.name)))}
+    rows = [
+        {"name": name, "proof": made.proof(name), "created_at": datetime.now(UTC)}
+        for name in made.keys
+        if name not in known
+    ]
+    if rows:
         async with store.write() as session:
-            session.add_all(
-                VaultKey(name=name, proof=made.proof(name), created_at=datetime.now(UTC))
-                for name in sorted(names)
-            )
+            connection = await session.connection()
+            new = insert_or(connection.dialect.name, VaultKey).values(rows)
+            await connection.execute(new.on_conflict_do_nothing())  # a neighbour starts as well
+
+
+async def forget(store: Database, names: Sequence[str]) -> None:
+    """Let the store know that it needs these keys no longer."""
+    async with store.write() as session:
+        await session.exec(delete(VaultKey).where(col(VaultKey.name).in_(names)))
+
+
+async def made_at(store: Database) -> dict[str, datetime]:
+    """When each key was made, by its name."""
+    asked = select(col(VaultKey.name), col(VaultKey.created_at))
+    return {row.name: row.created_at for row in await store.read(asked)}

@@ -24,6 +24,7 @@ class Address(Row, table=True):
     __tablename__ = "addresses"
     __table_args__ = (
         Index("uq_addresses_local_domain_id", "local", "domain_id", unique=True),
+        Index("ix_addresses_domain_id_local", "domain_id", "local", "id"),
         Index(
             "uq_addresses_everywhere",
             "local",

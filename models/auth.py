@@ -1,6 +1,6 @@
 """Credentials, and how often they failed."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlmodel import Field, SQLModel
 
@@ -18,6 +18,9 @@ from models.columns import (
 )
 from models.roles import Role, Scope
 
+PENDING = timedelta(minutes=10)  # that a second factor may be outstanding
+CALM = timedelta(days=1)  # after a wait: then the next begins with the shortest again
+
 
 class AccessToken(Owned, table=True):
     """A login of a program. Only the hash of its secret is kept."""
@@ -26,7 +29,7 @@ class AccessToken(Owned, table=True):
 
     digest: str = Field(unique=True)  # SHA-256 of the secret, hex
     auth_version: Number  # of its user when it was made
-    scope: Scope = choice(Scope, default=Scope.MASTER)
+    scope: Scope = choice(Scope, default=Scope.MASTER)  # with an actor narrower: resolvers/standing
     protocol: str = "API"
     ip: str | None = None
     pending: bool = False  # a second factor is outstanding: good for nothing else

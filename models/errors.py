@@ -35,6 +35,7 @@ class Code(StrEnum):
     LIMIT_REACHED = "LIMIT_REACHED"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     RATE_LIMITED = "RATE_LIMITED"
+    NO_SESSION = "NO_SESSION"
     UNAVAILABLE = "UNAVAILABLE"
     ABORTED = "ABORTED"
 
@@ -117,8 +118,11 @@ class AuthenticationFailed(Refused):
 
     code = Code.AUTHENTICATION_FAILED
 
-    def __init__(self, message: str = "user name or password is wrong") -> None:
+    def __init__(
+        self, message: str = "user name or password is wrong", *, require2fa: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
+        self.require2fa = list(require2fa)  # the password was right: proofs that would be taken
 
 
 class Unauthenticated(Refused):
@@ -163,13 +167,18 @@ class RateLimited(Refused):
 
 
 class Unavailable(Refused):
-    """A component does not answer, or this field was given up with the others."""
+    """A component does not answer, nobody is there, or this field was given up with the others."""
 
     def __init__(
-        self, message: str, *, component: str | None = None, aborted: bool = False
+        self,
+        message: str,
+        *,
+        component: str | None = None,
+        aborted: bool = False,
+        code: Code = Code.UNAVAILABLE,
     ) -> None:
         super().__init__(message)
-        self.code = Code.ABORTED if aborted else Code.UNAVAILABLE
+        self.code = Code.ABORTED if aborted else code
         self.component = component
 
 

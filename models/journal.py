@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, or_, select, update
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -16,6 +16,7 @@ from models.errors import found
 
 MOST = 500  # events a batch
 LONGEST = 1000  # ids a row: a larger change is a task's work, row by row
+PARAMETERS = 10_000  # of one statement; PostgreSQL takes 32,767
 PLATFORM = 0  # the stream of what belongs to no account and no domain
 
 Position = Mapping[int, int]  # a place in several streams: stream -> number of its last event
@@ -113,6 +114,12 @@ _LOCK = (
     .order_by(col(Stream.id))
     .with_for_update()
 )
+_STAND = select(col(Stream.id), col(Stream.last)).where(
+    col(Stream.id).in_(bindparam("streams", expanding=True))
+)
+_REACH = (
+    update(Stream).where(col(Stream.id) == bindparam("stream")).values(last=bindparam("number"))
+)
 _COUNT = (
     update(Stream)
     .where(col(Stream.id) == bindparam("stream"))
@@ -148,19 +155,7 @@ def append(
     connection: Connection, stream_id: int, entry: Entry, *, last: int, at: datetime
 ) -> None:
     """Write the entry whose numbers, up to `last`, were counted before."""
-    connection.execute(insert(Change), _row(stream_id, entry, last, at))
-
-
-def _row(stream_id: int, entry: Entry, last: int, at: datetime) -> dict[str, Any]:
-    return {
-        "stream_id": stream_id,
-        "last": last,
-        "at": at,
-        "kind": entry.kind,
-        "ids": list(entry.ids),
-        "facts": {"modseq": last, **entry.facts},
-        "origin": entry.origin,
-    }
+    connection.execute(insert(Change), _row(stream_id, entry, last=last, at=at))
 
 
 def record_each(connection: Connection, entries: Mapping[int, Entry], *, at: datetime) -> Position:
@@ -177,7 +172,7 @@ def record_each(connection: Connection, entries: Mapping[int, Entry], *, at: dat
         rows = connection.execute(counted.returning(col(Stream.id), col(Stream.last)))
         reached |= {row.id: row.last for row in rows}
     if reached:
-        told = [_row(stream, entries[stream], last, at) for stream, last in reached.items()]
+        told = [_row(stream, entries[stream], last=last, at=at) for stream, last in reached.items()]
         connection.execute(insert(Change), told)
     return reached
 
@@ -193,6 +188,74 @@ async def record(session: AsyncSession, stream_id: int, entry: Entry, *, at: dat
     last = await (await session.connection()).run_sync(write)
     session.info["reached"] = {**reached(session), stream_id: last}
     return last
+
+
+async def restart(
+    session: AsyncSession, streams: Sequence[int], *, origin: str | None, at: datetime
+) -> None:
+    """Let no reader of these accounts' streams, which are held, go on from where it is.
+
+    What was is forgotten, and one number more, which nobody has read. Behind it the account
+    has changed: so that whoever waits sees the gap.
+    """
+    connection, these = await session.connection(), col(Stream.id).in_(streams)
+    await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
+    ahead = update(Stream).where(these).values(last=Stream.last + 2, gone=Stream.last + 1)
+    counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
+    rows = [
+        {
+            "stream_id": stream,
+            "last": last,
+            "at": at,
+            "kind": ChangeKind.USER_CHANGED,
+            "ids": [stream],
+            "facts": {"modseq": last},
+            "origin": origin,
+        }
+        for stream, last in counted
+    ]
+    if rows:
+        await connection.execute(insert(Change), rows)
+    session.info["reached"] = {**reached(session), **{row.id: row.last for row in counted}}
+
+
+async def record_all(
+    session: AsyncSession, entries: Mapping[int, Sequence[Entry]], *, at: datetime
+) -> None:
+    """Count and append entries of many streams, which are held: as few statements as for one."""
+
+    def write(connection: Connection) -> dict[int, int]:
+        lasts: dict[int, int] = {}
+        rows: list[dict[str, Any]] = []
+        keys = sorted(entries)
+        for start in range(0, len(keys), PARAMETERS):
+            stands = connection.execute(_STAND, {"streams": keys[start : start + PARAMETERS]})
+            lasts |= {row.id: row.last for row in stands}
+        for key in keys:
+            found(lasts.get(key), str(key), path=["user"])
+            for entry in entries[key]:
+                lasts[key] += len(entry.ids)
+                rows.append(_row(key, entry, last=lasts[key], at=at))
+        if rows:
+            counted = [{"stream": key, "number": last} for key, last in lasts.items()]
+            connection.execute(_REACH, counted)
+            connection.execute(insert(Change), rows)
+        return lasts
+
+    lasts = await (await session.connection()).run_sync(write)
+    session.info["reached"] = {**reached(session), **lasts}
+
+
+def _row(stream_id: int, entry: Entry, *, last: int, at: datetime) -> dict[str, Any]:
+    return {
+        "stream_id": stream_id,
+        "last": last,
+        "at": at,
+        "kind": entry.kind,
+        "ids": list(entry.ids),
+        "facts": {"modseq": last, **entry.facts},
+        "origin": entry.origin,
+    }
 
 
 def reached(session: AsyncSession) -> Position:

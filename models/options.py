@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 MIB = 1 << 20
 
@@ -13,13 +14,36 @@ class Options:
     hostname: str = "localhost"
     public_url: str = ""  # before the paths of addresses we hand out
     default_domain: str | None = None
+    auto_create_domains: bool = True  # by the first address that an ADMIN makes there
+    dns_resolver: str | None = None  # address:port; None: the system's
     default_quota: int = 1 << 30  # bytes, where neither user nor domain has one
     message_max: int = 64 * MIB  # bytes
     upload_max: int = 50 * MIB  # bytes
     max_mailboxes: int = 1500  # per user
     max_recipients: int = 400  # per message
+    max_app_passwords: int = 50  # per user
+    webauthn_id: str = ""  # for whom security keys are made; else the host of `public_url`
+    webauthn_origins: tuple[str, ...] = ()  # pages they work on; else that of `public_url`
+    imap_server: str = ""  # host:port as clients are told; else `hostname` and the usual port
+    pop3_server: str = ""
+    smtp_server: str = ""
+    profile_cert: Path | None = None  # signs profiles for Apple's devices
+    profile_key: Path | None = None  # else in the same file
+    recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
+    received_hourly: int = 3600  # messages, likewise
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
+    password_min: int = 8  # characters of a password that is set
+    breached_list: Path | None = None  # sorted file of passwords that are known, or their SHA-1
+    breached_range: str | None = None  # where to ask for them by the beginning of their SHA-1
+    welcome: Path | None = None  # folder of messages that new accounts begin with
+    login_memory: int = 256 * MIB  # bytes that all hashing of passwords takes at once
+    login_failures: int = 12  # of one account or name, in
+    login_window: timedelta = timedelta(minutes=2)
+    network_failures: int = 100  # of one network, in
+    network_window: timedelta = timedelta(minutes=5)
+    login_wait: timedelta = timedelta(hours=1)  # the longest that anybody is made to wait
+    login_allow: tuple[str, ...] = ()  # networks whose failures do not count against them
     token_idle: timedelta = timedelta(days=14)  # unused that long, a token ends
     token_life: timedelta = timedelta(days=180)
     undo_window: timedelta = timedelta(minutes=10)

@@ -8,6 +8,7 @@ from sqlalchemy import Index, text
 from sqlmodel import Field
 
 from models.columns import (
+    Big,
     Instant,
     MaybeMoment,
     MaybeNumber,
@@ -48,6 +49,8 @@ class Task(Row, table=True):
     kind: str
     state: TaskState = choice(TaskState, default=TaskState.QUEUED)
     user_id: int | None = ref("users.id", default=None)
+    actor_id: int | None = Field(default=None, sa_type=Big, index=True)  # who asked, of another's
+    not_before: MaybeMoment = None  # it waits until then
     done: Number = 0
     total: MaybeNumber = None
     order: dict[str, Any] = plain(dict)  # what is to be done

@@ -15,6 +15,7 @@ class TotpSeed(SQLModel, table=True):
     pending: str | None = None  # shown, and not yet proved
     pending_at: MaybeMoment = None
     last_step: MaybeNumber = None  # of the last code that was taken: no code works twice
+    enabled_at: MaybeMoment = None
 
 
 class RecoveryCode(Owned, table=True):

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Index
+from sqlalchemy import Index, text
 from sqlmodel import Field, SQLModel
 
 from models.columns import (
@@ -25,7 +25,18 @@ class UsageKind(StrEnum):
     """What is counted for so long, and then from the beginning."""
 
     RECIPIENTS = "RECIPIENTS"  # addresses written to
-    RECEIVED = "RECEIVED"  # messages delivered
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
+class ProtocolScope(StrEnum):
+    """A protocol of mail programs."""
+
+    IMAP = "IMAP"
+    POP3 = "POP3"
+    SMTP = "SMTP"
 
 
 class User(Row, table=True):
@@ -35,6 +46,10 @@ class User(Row, table=True):
     __table_args__ = (
         Index("ix_users_created_at", "created_at", "id"),
         Index("ix_users_used", "used", "id"),
+        Index("ix_users_of_domain", "domain_id", "username_key", "id"),
+        Index("ix_users_disabled", "username_key", "id", **_where("disabled")),
+        Index("ix_users_suspended", "username_key", "id", **_where("suspended")),
+        Index("ix_users_staff", "role", "id", **_where("role <> 'USER'")),
     )
 
     username: str  # lower case, as shown
@@ -69,6 +84,10 @@ class User(Row, table=True):
     reject_score: float | None = None
     recipients: MaybeNumber = None  # a day; None: the platform's, 0: unlimited
     received_max: MaybeNumber = None  # messages an hour; None: the platform's, 0: unlimited
+    received: Number = (
+        0  # messages, in the hour that is running; here, as each delivery writes here
+    )
+    received_until: MaybeMoment = None  # its end
     quota: MaybeNumber = None  # bytes; None: the domain's, 0: unlimited
     used: Number = 0  # bytes
     message_count: Number = 0
@@ -114,7 +133,7 @@ class Usage(SQLModel, table=True):
 class DeletedUser(SQLModel, table=True):
     """An account that waits for its end: what it takes to bring it back.
 
-    Its row among the users stays, with a `username_key` that nobody can have.
+    Its row among the users stays, with a `username_key` that nobody can have and no domain.
     """
 
     __tablename__ = "deleted_users"
@@ -122,6 +141,7 @@ class DeletedUser(SQLModel, table=True):
     id: int = ref("users.id", primary_key=True, index=False)
     username_key: str = Field(index=True)
     disabled: bool = False  # it was, before
+    domain_id: int | None = ref("domains.id", ondelete="SET NULL", default=None)  # where it was
     addresses: list[dict[str, Any]] = plain(list)  # rows of `addresses` as they were
     deleted_at: Moment
     delete_after: MaybeMoment = None  # None: at once

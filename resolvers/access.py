@@ -8,7 +8,7 @@ from sqlmodel import col
 from models.columns import Owned
 from models.errors import Forbidden
 from models.prepared import number
-from models.roles import Role
+from models.roles import AdminPermission, Role
 from models.users import User
 from resolvers.context import Context
 
@@ -21,6 +21,26 @@ def visible(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
 def owned(table: type[Owned]) -> ColumnElement[bool]:
     """What `visible` says, for selects that are made once: `Context.find` names the viewer."""
     return col(table.user_id) == number("viewer")
+
+
+def administered(ctx: Context) -> bool:
+    """Whether the viewer sees more folders and messages than their own, as records."""
+    viewer = ctx.viewer
+    if viewer.role is Role.DOMAIN_ADMIN:
+        return bool(viewer.administers) and AdminPermission.LOGIN_AS in viewer.permissions
+    return viewer.role.includes(Role.ADMIN)
+
+
+def records(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
+    """The WHERE clause for folders, conversations and messages, without what is in them.
+
+    One's own, and for administrators those of the accounts they manage; a DOMAIN_ADMIN
+    needs LOGIN_AS. What is in them is another matter: `resolvers/withheld.py`.
+    """
+    if not administered(ctx):
+        return visible(ctx, table)
+    theirs = select(col(User.id)).where(managed_users(ctx))
+    return col(table.user_id).in_(theirs)
 
 
 def visible_users(ctx: Context) -> ColumnElement[bool]:

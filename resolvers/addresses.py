@@ -25,6 +25,7 @@ class OfUser:
     ask: Ask
     columns: frozenset[str]
     query: str | None = None
+    temporary: bool = False  # only those with an end that is to come
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
@@ -51,6 +52,8 @@ async def mains(ctx: Context, user_ids: list[int]) -> list[Picked | None]:
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
     terms = [col(Address.user_id) == key.user_id, _visible(ctx)]
+    if key.temporary:
+        terms.append(col(Address.expires_at) > ctx.world.now())
     return [*terms, within(col(Address.shown), key.query)] if key.query else terms
 
 
@@ -70,3 +73,18 @@ async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
     many = func.count().label("many")
     scans = [select(many).select_from(Address).where(*_of(ctx, key)) for key in keys]
     return [row.many for (row,) in await together(ctx, scans)]
+
+
+async def temporary(ctx: Context, user_ids: list[int]) -> list[int]:
+    """How many addresses with an end that is to come these users have, in their order."""
+    asked = (
+        select(col(Address.user_id), func.count())
+        .where(
+            col(Address.user_id).in_(user_ids),
+            col(Address.expires_at) > ctx.world.now(),
+            _visible(ctx),
+        )
+        .group_by(col(Address.user_id))
+    )
+    found = {key: int(many) for key, many in await ctx.read(asked)}
+    return [found.get(key, 0) for key in user_ids]

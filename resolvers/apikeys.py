@@ -1,32 +1,41 @@
 """Operations on API keys."""
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from ipaddress import ip_network
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, false, func, select, true
+from sqlalchemy import ColumnElement, delete, func, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth import ApiKey
 from models.columns import Picked, picked
+from models.domains import Domain
 from models.errors import Forbidden, Invalid, NotFound
 from models.pages import Ask, Page
 from models.roles import AdminPermission, Role, Scope
-from models.users import User
-from resolvers import adminlog, listing
-from resolvers.access import visible_users
+from models.users import DomainAdmin, User
+from resolvers import adminlog, authlog, listing
+from resolvers.access import managed_users, visible_users
 from resolvers.adminlog import Done
-from resolvers.auth import KEY, digest_of, forget, new_secret
+from resolvers.authlog import Event
 from resolvers.context import Context, Needs
+from resolvers.known import forget
 from resolvers.listing import Scan, by_keys
+from resolvers.standing import KEY, digest_of, new_secret
 
 log = logging.getLogger(__name__)
 
 NEWEST = "apikeys-newest"
 LONGEST = 128  # characters of a name
-LOGGED = ("name", "role", "scopes", "read_only", "user_id", "expires_at")
+MOST = 100  # networks, domains and operations of a key
+LOGGED = (
+    "name", "role", "scopes", "read_only", "active", "user_id", "domains", "operations",
+    "allowed_ips", "expires_at",
+)  # fmt: skip
 SHOWN = frozenset(column.name for column in picked(ApiKey)) - {"digest"}
 
 
@@ -35,6 +44,7 @@ class NewKey:
     """What a key is to be. Without scopes it is good for all its role may do.
 
     Without a user it is the caller's own, or, with the role of an ADMIN or above, nobody's.
+    Where there are `domains` it acts for these as a DOMAIN_ADMIN, and for no account.
     """
 
     name: str
@@ -43,15 +53,43 @@ class NewKey:
     read_only: bool = False
     user_id: int | None = None
     expires_at: datetime | None = None
+    domains: Collection[int] = ()
+    operations: Collection[str] = ()  # root fields; empty = all
+    allowed_ips: Collection[str] = ()  # networks; empty = all
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """What of keys is to change: what is None stays."""
+
+    name: str | None = None
+    active: bool | None = None
+    allowed_ips: Collection[str] | None = None
+    expires_at: datetime | None = None
+    endless: bool = False  # no end any more
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The columns, with their new values."""
+        given = {
+            "name": self.name and self.name.strip(),
+            "active": self.active,
+            "allowed_ips": None if self.allowed_ips is None else sorted(set(self.allowed_ips)),
+            "expires_at": self.expires_at,
+        }
+        facts = {name: value for name, value in given.items() if value is not None}
+        return facts | ({"expires_at": None} if self.endless else {})
 
 
 async def create_key(ctx: Context, new: NewKey) -> tuple[ApiKey, str]:
     """Make a key; returns it with its secret, which is nowhere else.
 
-    Its role and scopes go up to the caller's own, and up to the role of whose it is. To make
-    one for somebody else needs LOGIN_AS of a DOMAIN_ADMIN: it opens that account.
+    Nothing of it goes beyond the caller, nor beyond whose it is: role, scopes, domains; and
+    where a key makes it, that one's operations, networks and end. To make one for somebody
+    else needs LOGIN_AS of a DOMAIN_ADMIN: it opens that account.
     """
     world = ctx.world
+    new = _within_caller(await _calling(ctx), new)
     _check(ctx, new)
     owner = await _owner(ctx, new)
     secret = new_secret(world, KEY)
@@ -63,26 +101,102 @@ async def create_key(ctx: Context, new: NewKey) -> tuple[ApiKey, str]:
         scopes=sorted(new.scopes),
         read_only=new.read_only,
         user_id=owner,
+        domains=sorted(set(new.domains)),
+        operations=sorted(set(new.operations)),
+        allowed_ips=sorted(set(new.allowed_ips)),
         created_at=world.now(),
         expires_at=new.expires_at,
     )
     async with ctx.write(*([owner] if owner else [])) as session:
         session.add(row)
+        await session.flush()
         await _log(ctx, session, "apiKeyCreate", [row])
     log.info("key made", extra={"key": row.id, "role": row.role, "by": ctx.viewer.principal})
     return row, secret
 
 
+async def _calling(ctx: Context) -> Picked | None:
+    """The key of this call, if it is made by one."""
+    asked = select(*picked(ApiKey, SHOWN)).where(col(ApiKey.id) == (ctx.viewer.api_key_id or 0))
+    return next(iter(await ctx.read(asked)), None)
+
+
+def _within_caller(calling: Picked | None, new: NewKey) -> NewKey:
+    """The new key, which goes no further than the one that makes it; Forbidden where it would."""
+    if calling is None:
+        return new
+    if calling.read_only:
+        raise Forbidden("a key for reading makes no keys", requires="a key for writing")
+    if not set(new.operations or calling.operations) <= set(calling.operations or new.operations):
+        raise _beyond("operations", "operations")
+    _check_networks(calling, new.allowed_ips)
+    _check_end(calling, new.expires_at)
+    return replace(
+        new,
+        operations=new.operations or calling.operations,
+        allowed_ips=new.allowed_ips or calling.allowed_ips,
+        expires_at=new.expires_at or calling.expires_at,
+    )
+
+
+def _check_networks(calling: Picked, allowed: Collection[str]) -> None:
+    theirs = [ip_network(each) for each in calling.allowed_ips]
+    for each in map(ip_network, allowed):
+        if theirs and not any(_inside(each, wide) for wide in theirs):
+            raise _beyond("networks", "allowedIps")
+
+
+def _inside(narrow: Any, wide: Any) -> bool:
+    return narrow.version == wide.version and bool(narrow.subnet_of(wide))
+
+
+def _check_end(calling: Picked, end: datetime | None) -> None:
+    if calling.expires_at and end and end > calling.expires_at:
+        raise _beyond("end", "expiresAt")
+
+
+def _beyond(what: str, path: str) -> Forbidden:
+    text = f"the {what} of a key go no further than those of the key that asks"
+    return Forbidden(text, requires=f"a key with these {what}", path=[path])
+
+
 def _check(ctx: Context, new: NewKey) -> None:
     viewer = ctx.viewer
-    if not 0 < len(new.name.strip()) <= LONGEST or "\0" in new.name:
-        text = f"a name has 1 to {LONGEST} characters"
-        raise Invalid(text, constraint="pattern", path=["name"])
+    _check_facts(ctx, KeyChange(new.name, None, new.allowed_ips, new.expires_at))
     if new.role is Role.PUBLIC:
         raise Invalid("a key needs a role", constraint="role", path=["role"])
     viewer.require(Needs(role=new.role, scope=Scope.MASTER))
-    if new.expires_at and new.expires_at <= ctx.world.now():
+    if len(new.operations) > MOST:
+        raise Invalid(f"at most {MOST}", constraint="max", path=["operations"])
+    if new.domains:
+        if new.role is Role.USER:
+            text = "a USER is in charge of no domain"
+            raise Invalid(text, constraint="exclusive", path=["domains"])
+        if new.role.includes(Role.ADMIN) and new.user_id is not None:
+            text = "a key of an ADMIN for some domains belongs to nobody"
+            raise Invalid(text, constraint="exclusive", path=["user"])
+    elif viewer.role is Role.DOMAIN_ADMIN and not viewer.user_id and new.role is not Role.USER:
+        raise Invalid("say for which domains", constraint="required", path=["domains"])
+
+
+def _check_facts(ctx: Context, change: KeyChange) -> None:
+    """Invalid where a name, a network or an end is none."""
+    if change.name is not None and (
+        not 0 < len(change.name.strip()) <= LONGEST or not change.name.isprintable()
+    ):
+        text = f"a name has 1 to {LONGEST} printable characters"
+        raise Invalid(text, constraint="pattern", path=["name"])
+    if change.expires_at and change.expires_at <= ctx.world.now():
         raise Invalid("that is over already", constraint="min", path=["expiresAt"])
+    if len(change.allowed_ips or ()) > MOST:
+        raise Invalid(f"at most {MOST}", constraint="max", path=["allowedIps"])
+    for index, each in enumerate(change.allowed_ips or ()):
+        try:
+            ip_network(each)
+        except ValueError:
+            raise Invalid(
+                "not a network", constraint="cidr", path=["allowedIps"], index=index
+            ) from None
 
 
 async def _owner(ctx: Context, new: NewKey) -> int | None:
@@ -91,27 +205,99 @@ async def _owner(ctx: Context, new: NewKey) -> int | None:
     asked = new.user_id
     if asked is None:
         if new.role.includes(Role.ADMIN):
+            await _check_domains(ctx, new, None)
             return None
         asked = viewer.user_id
     if not asked:
         raise Invalid("say whose key it is", constraint="required", path=["user"])
-    there = select(col(User.id), col(User.role)).where(col(User.id) == asked, visible_users(ctx))
-    for user in await ctx.read(there):
+    there = select(col(User.id), col(User.role), managed_users(ctx).label("free"))
+    for user in await ctx.read(there.where(col(User.id) == asked, visible_users(ctx))):
         if user.id != viewer.user_id:
             needs = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
             viewer.require(needs)
+            if not user.free:
+                raise Forbidden(
+                    f"this needs more than the role {viewer.role}",
+                    requires=user.role,
+                    path=["user"],
+                )
         for role, whose in ((user.role, viewer.role), (new.role, user.role)):
             if not whose.includes(role):
                 raise Forbidden(f"this needs the role {role}", requires=role, path=["user"])
+        await _check_domains(ctx, new, int(user.id))
         return int(user.id)
     raise NotFound(str(asked), path=["user"])
 
 
+async def _check_domains(ctx: Context, new: NewKey, owner: int | None) -> None:
+    """NotFound where one of the domains is none that its owner is in charge of."""
+    if not new.domains:
+        return
+    if len(new.domains) > MOST:
+        raise Invalid(f"at most {MOST}", constraint="max", path=["domains"])
+    asked = select(col(Domain.id)).where(col(Domain.id).in_(new.domains))
+    if ctx.viewer.role is Role.DOMAIN_ADMIN:
+        asked = asked.where(col(Domain.id).in_(ctx.viewer.administers))
+    if owner and not new.role.includes(Role.ADMIN):
+        theirs = select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == owner)
+        asked = asked.where(col(Domain.id).in_(theirs))
+    there = {row.id for row in await ctx.read(asked)}
+    for index, key in enumerate(new.domains):
+        if key not in there:
+            raise NotFound(str(key), path=["domains"], index=index)
+
+
+async def _log(
+    ctx: Context,
+    session: AsyncSession,
+    mutation: str,
+    keys: Sequence[ApiKey | Picked],
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write it into the log of whose keys they are, and where that is not the viewer, of all.
+
+    `facts` are what has changed of them.
+    """
+    viewer, action = ctx.viewer, f"api key {mutation.removeprefix('apiKey').lower()}"
+    for key in keys:
+        if key.user_id:
+            detail = {"key": str(key.id), "name": key.name}
+            seen = Event(action, key.user_id, target=str(key.id), detail=detail)
+            await authlog.note(ctx, session, seen)
+    others = [
+        key for key in keys if viewer.actor_id or not key.user_id or key.user_id != viewer.user_id
+    ]
+    owners = {key.user_id for key in others if key.user_id}
+    asked = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(owners))
+    found = (await (await session.connection()).execute(asked)).all() if owners else []
+    domains = {row.id: row.domain_id for row in found}
+    told = {key.id: {name: getattr(key, name) for name in facts or LOGGED} for key in others}
+    after = {"apiKeyUpdate": facts}.get(mutation)
+    made = mutation == "apiKeyCreate"
+    await adminlog.note(
+        ctx,
+        session,
+        *(
+            Done(
+                mutation,
+                "ApiKey",
+                key.id,
+                domains.get(key.user_id or 0),
+                before=None if made else told[key.id],
+                after=told[key.id] if made else after,
+            )
+            for key in others
+        ),
+    )
+
+
 def _visible(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for keys: one's own, or all."""
-    if ctx.viewer.role.includes(Role.ADMIN):
+    viewer = ctx.viewer
+    if viewer.role.includes(Role.ADMIN):
         return true()
-    return col(ApiKey.user_id) == ctx.viewer.user_id if ctx.viewer.user_id else false()
+    own = col(ApiKey.id) == (viewer.api_key_id or 0)
+    return own | (col(ApiKey.user_id) == viewer.user_id) if viewer.user_id else own
 
 
 async def keys(ctx: Context, ask: Ask, columns: Iterable[str] = SHOWN) -> Page[Picked]:
@@ -134,47 +320,56 @@ async def keys_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     return await by_keys(ctx, theirs, col(ApiKey.id), ids)
 
 
+async def update_keys(ctx: Context, ids: list[int], change: KeyChange) -> list[Picked]:
+    """Change these keys, all or none; returns them.
+
+    Nobody changes one above themselves, and no key takes off what it is bound by.
+    """
+    _check_facts(ctx, change)
+    facts = change.facts
+    if not facts:
+        raise Invalid("say what is to change", constraint="required", path=["name"])
+    if calling := await _calling(ctx):
+        if change.allowed_ips is not None:
+            _check_networks(calling, change.allowed_ips or ["0.0.0.0/0"])
+        if change.endless and calling.expires_at:
+            raise _beyond("end", "expiresAt")
+        _check_end(calling, change.expires_at)
+    rows = await _managed(ctx, ids)
+    owners = {row.user_id or 0 for row in rows}
+    async with ctx.write(*(owner for owner in owners if owner)) as session:
+        connection = await session.connection()
+        changed = update(ApiKey).where(col(ApiKey.id).in_(ids)).values(**facts)
+        await connection.execute(changed)
+        await _log(ctx, session, "apiKeyUpdate", rows, facts)
+    forget(ctx.world, *owners)
+    return [row for row in await keys_by_ids(ctx, ids) if row]
+
+
 async def delete_keys(ctx: Context, ids: list[int]) -> None:
-    """Delete these keys, all or none. Nobody deletes one whose role is above their own."""
+    """Delete these keys, all or none. Nobody deletes one above themselves."""
+    rows = await _managed(ctx, ids)
+    owners = {row.user_id or 0 for row in rows}
+    async with ctx.write(*(owner for owner in owners if owner)) as session:
+        await session.exec(delete(ApiKey).where(col(ApiKey.id).in_(ids)))
+        await _log(ctx, session, "apiKeyDelete", rows)
+    forget(ctx.world, *owners)
+
+
+async def _managed(ctx: Context, ids: list[int]) -> list[Picked]:
+    """These keys, each once; NotFound where one is not seen, Forbidden where it is above one."""
+    viewer = ctx.viewer
+    viewer.require(Needs(scope=Scope.MASTER))
     rows = await keys_by_ids(ctx, ids)
     for index, row in enumerate(rows):
         if row is None:
             raise NotFound(str(ids[index]), path=["ids"], index=index)
-        ctx.viewer.require(Needs(role=row.role, scope=Scope.MASTER))
-    owners = {row.user_id or 0 for row in rows if row}
-    async with ctx.write(*(owner for owner in owners if owner)) as session:
-        await session.exec(delete(ApiKey).where(col(ApiKey.id).in_(ids)))
-        await _log(ctx, session, "apiKeyDelete", [row for row in rows if row])
-    for owner in owners:
-        forget(ctx.world, owner)
-
-
-async def _log(
-    ctx: Context, session: AsyncSession, mutation: str, keys: Sequence[ApiKey | Picked]
-) -> None:
-    """Note what became of keys that are not the viewer's own."""
-    viewer = ctx.viewer
-    others = [
-        key for key in keys if viewer.actor_id or not key.user_id or key.user_id != viewer.user_id
-    ]
-    owners = {key.user_id for key in others if key.user_id}
-    asked = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(owners))
-    found = (await (await session.connection()).execute(asked)).all() if owners else []
-    domains = {row.id: row.domain_id for row in found}
-    told = {key.id: {name: getattr(key, name) for name in LOGGED} for key in others}
-    made = mutation == "apiKeyCreate"
-    await adminlog.note(
-        ctx,
-        session,
-        *(
-            Done(
-                mutation,
-                "ApiKey",
-                key.id,
-                domains.get(key.user_id or 0),
-                before=None if made else told[key.id],
-                after=told[key.id] if made else None,
-            )
-            for key in others
-        ),
-    )
+        viewer.require(Needs(role=row.role))
+    found = {row.id: row for row in rows if row}
+    others = {row.user_id for row in found.values() if row.user_id} - {viewer.user_id}
+    if viewer.api_key_id:  # a key for domains is seen by itself, whoever made it
+        others -= {row.user_id for key, row in found.items() if key == viewer.api_key_id}
+    theirs = select(col(User.id)).where(col(User.id).in_(others), managed_users(ctx))
+    if others and len(await ctx.read(theirs)) < len(others):
+        raise Forbidden("a key of somebody above you", requires=Role.ROOT)
+    return list(found.values())

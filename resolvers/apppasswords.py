@@ -1,12 +1,409 @@
 """Passwords of single programs."""
 
-from models.columns import Picked
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.apppasswords import AppPassword
+from models.columns import Picked, picked
+from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
+from models.roles import AdminPermission, Role, Scope, opened
+from models.users import User
 from models.world import World
+from resolvers import adminlog, authlog, mobileconfig, passwords
+from resolvers.access import managed_users, own, visible_users
+from resolvers.adminlog import Done
+from resolvers.authlog import Event
+from resolvers.context import Context, Needs
+from resolvers.known import forget
+from resolvers.listing import by_keys
+from resolvers.userselection import managed_one
+
+LENGTH = 16
+FORM = re.compile(rf"[a-z]{{{LENGTH}}}")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+DIFFERENT = 6  # letters at least, in one that is brought along
+SELECTOR = 5  # hex digits
+LONGEST = 255  # characters of a description
+TYPED = 256  # characters that somebody may type for a password
+LIFE = (timedelta(minutes=1), timedelta(days=3650))
+
+
+class AppPasswordScope(StrEnum):
+    """What an application password may be good for."""
+
+    IMAP = "IMAP"
+    POP3 = "POP3"
+    SMTP = "SMTP"
+    SIEVE = "SIEVE"
+    MAIL_READ = "MAIL_READ"
+    MAIL = "MAIL"
+    SUBMIT = "SUBMIT"
+    ALL = "ALL"
+
+
+SINGLE = frozenset(Scope(each) for each in AppPasswordScope if each is not AppPasswordScope.ALL)
+SHOWN = frozenset(column.name for column in picked(AppPassword)) - {"password", "selector"}
+
+
+@dataclass(frozen=True, slots=True)
+class NewAppPassword:
+    """A password to be made. One that is given is exactly 16 letters of a to z."""
+
+    description: str
+    scopes: Collection[AppPasswordScope] = (AppPasswordScope.ALL,)
+    password: str | None = field(default=None, repr=False)
+    ttl: timedelta | None = None  # from the last use
+    active: bool = True
+    profile: bool = False  # make one for Apple's devices
+    address: str | None = None  # of the profile; else the main one
+
+
+@dataclass(frozen=True, slots=True)
+class AppPasswordPatch:
+    """What to change; None stays."""
+
+    description: str | None = None
+    active: bool | None = None
+    scopes: Collection[AppPasswordScope] | None = None
+
+
+def good_for(scopes: Collection[str]) -> frozenset[Scope]:
+    """What a password with these scopes opens: never MASTER."""
+    if AppPasswordScope.ALL in scopes:
+        return SINGLE
+    return opened(frozenset(map(Scope, scopes)))
+
+
+# ---------------------------------------------------------------- signing in by one
+
+
+def written(password: str) -> str | None:
+    """The password in normal form: no spaces, lower case; None where it cannot be one."""
+    if len(password) > TYPED:
+        return None
+    normal = "".join(password.split()).casefold()
+    return normal if FORM.fullmatch(normal) else None
+
+
+def selector_of(normal: str) -> str:
+    """What a password is found by. It tells 20 bits of its 75, and the hash costs as ever."""
+    return hashlib.sha256(normal.encode()).hexdigest()[:SELECTOR]
 
 
 async def matching(world: World, user_id: int, password: str) -> Picked | None:
     """The account's active password that this is, found by one hash check at most; else None.
 
-    Whatever it is good for: the caller looks at its `scopes`. Never inside a unit.
+    Whatever it is good for: the caller looks at its `scopes`. Never inside a unit. A hash is
+    checked where there is none, too, so that the time tells nothing.
     """
-    return None
+    normal = written(password)
+    row = None
+    if normal:
+        asked = select(*picked(AppPassword)).where(
+            col(AppPassword.user_id) == user_id,
+            col(AppPassword.selector) == selector_of(normal),
+            _good(world),
+        )
+        row = next(iter(await world.database.read(asked)), None)
+    right = await passwords.check(world, row.password if row else None, normal or password[:TYPED])
+    return row if right else None
+
+
+def _good(world: World) -> ColumnElement[bool]:
+    return and_(col(AppPassword.active), _lasting(world.now()))
+
+
+def _lasting(now: datetime) -> ColumnElement[bool]:
+    return or_(col(AppPassword.expires_at).is_(None), col(AppPassword.expires_at) > now)
+
+
+async def used(
+    ctx: Context, session: AsyncSession, row: Picked, event_id: int | None = None
+) -> bool:
+    """Note that somebody has signed in with it, in the unit that signs in; its end is put off.
+
+    `event_id` is that of the security log. False where it has changed since it was found: the
+    sign-in is refused then.
+    """
+    world, now = ctx.world, ctx.world.now()
+    values: dict[str, Any] = {
+        "last_used_at": now,
+        "last_used_ip": ctx.client_ip,
+        "last_event_id": event_id,
+    }
+    if row.ttl:
+        values["expires_at"] = now + timedelta(seconds=row.ttl)
+    same = (col(AppPassword.id) == row.id, col(AppPassword.password) == row.password)
+    noted = await (await session.connection()).execute(
+        update(AppPassword).where(*same, _good(world)).values(values)
+    )
+    return noted.rowcount == 1
+
+
+# ---------------------------------------------------------------- making and changing
+
+
+async def create(
+    ctx: Context, key: int | None, new: NewAppPassword
+) -> tuple[AppPassword, str, str | None]:
+    """Make a password; returns it, its text, and the profile, which are nowhere else."""
+    world = ctx.world
+    user = await managed_one(ctx, own(ctx) if key is None else key)
+    _permitted(ctx, user.id)
+    description, scopes = _described(new.description), _collapsed(new.scopes)
+    ttl = _ttl(new.ttl)
+    if new.profile:
+        mobileconfig.servers_for(scopes, path="scopes")
+    address = await mobileconfig.address_of(ctx, user, new.address) if new.profile else ""
+    text = _given(new.password) if new.password is not None else _made(world)
+    stored = await passwords.make(world, text)
+    now = world.now()
+    row = AppPassword(
+        id=world.key(),
+        user_id=user.id,
+        description=description,
+        selector=selector_of(text),
+        password=stored,
+        scopes=scopes,
+        active=new.active,
+        ttl=ttl,
+        expires_at=now + new.ttl if new.ttl else None,
+        created_at=now,
+    )
+    profile = await mobileconfig.make(world, user, row, address, text) if new.profile else None
+    async with ctx.write(user.id) as session:
+        await _room(ctx, session, user.id)
+        try:
+            async with session.begin_nested():
+                session.add(row)
+        except IntegrityError as clash:  # once in twenty thousand, with 50 of them
+            raise Conflict("too like another: try once more", path=["password"]) from clash
+        after = {"description": description, "scopes": scopes}
+        deed = Done("appPasswordCreate", "AppPassword", row.id, user.domain_id, None, after)
+        await _log(ctx, session, user.id, "app password create", [deed])
+    return row, text, profile
+
+
+def _permitted(ctx: Context, user_id: int) -> None:
+    """For others' passwords a DOMAIN_ADMIN needs to have been given the permission."""
+    if user_id != ctx.viewer.user_id:
+        permission = AdminPermission.APP_PASSWDS
+        ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))
+
+
+async def _room(ctx: Context, session: AsyncSession, user_id: int) -> None:
+    """See that there is room for one more; those that have ended make some."""
+    connection, mine = await session.connection(), col(AppPassword.user_id) == user_id
+    await connection.execute(delete(AppPassword).where(mine, ~_lasting(ctx.world.now())))
+    many = len((await connection.execute(select(col(AppPassword.id)).where(mine))).all())
+    if many >= (most := ctx.world.options.max_app_passwords):
+        text = f"at most {most} application passwords"
+        raise LimitReached(text, limit=most, used=many, path=["user"])
+
+
+def _described(text: str) -> str:
+    text = text.strip()
+    if not 0 < len(text) <= LONGEST or not text.isprintable():
+        raise Invalid(
+            f"a description has 1 to {LONGEST} printable characters",
+            constraint="pattern",
+            path=["description"],
+        )
+    return text
+
+
+def _collapsed(scopes: Collection[AppPasswordScope]) -> list[str]:
+    """The scopes as they are kept: ALL alone, where it is among them or all others are."""
+    if not scopes:
+        raise Invalid("say what it is good for", constraint="required", path=["scopes"])
+    given = set(scopes)
+    if AppPasswordScope.ALL in given or len(given) == len(SINGLE):
+        return [AppPasswordScope.ALL.value]
+    return [each.value for each in AppPasswordScope if each in given]
+
+
+def _ttl(ttl: timedelta | None) -> int | None:
+    if ttl is None:
+        return None
+    least, most = LIFE
+    if ttl < least:
+        raise Invalid("it lasts a minute at least", constraint="min", path=["ttl"])
+    if ttl > most:
+        raise Invalid(f"it lasts {most.days} days at most", constraint="max", path=["ttl"])
+    return int(ttl.total_seconds())
+
+
+def _given(text: str) -> str:
+    if not FORM.fullmatch(text):
+        raise Invalid(
+            f"exactly {LENGTH} lower-case letters of a to z",
+            constraint="pattern",
+            path=["password"],
+        )
+    if _weak(text):
+        raise Invalid("too easy to guess", constraint="weak", path=["password"])
+    return text
+
+
+def _weak(text: str) -> bool:
+    """Few letters, a piece that comes again and again, or the alphabet, either way."""
+    codes = [ord(letter) for letter in text]
+    steps = {(later - earlier) % 26 for earlier, later in pairwise(codes)}
+    again = any(text[size:] == text[:-size] for size in range(1, LENGTH // 2 + 1))
+    return len(set(text)) < DIFFERENT or len(steps) == 1 or again
+
+
+def _made(world: World) -> str:
+    """A password by chance, each letter as likely as any."""
+    while True:
+        even = [byte for byte in world.random(4 * LENGTH) if byte < 256 - 256 % len(LETTERS)]
+        text = "".join(LETTERS[byte % len(LETTERS)] for byte in even[:LENGTH])
+        if FORM.fullmatch(text) and not _weak(text):
+            return text
+
+
+async def change(ctx: Context, ids: Sequence[int], patch: AppPasswordPatch) -> list[int]:
+    """Change these passwords, all or none; returns their ids."""
+    values: dict[str, Any] = {}
+    if patch.description is not None:
+        values["description"] = _described(patch.description)
+    if patch.scopes is not None:
+        values["scopes"] = _collapsed(patch.scopes)
+    if patch.active is not None:
+        values["active"] = patch.active
+    if not values:
+        raise Invalid("nothing is to be changed", constraint="required")
+    owners = await _owners(ctx, ids)
+    async with ctx.write(*owners) as session:
+        rows = await _held(ctx, session, ids)
+        connection = await session.connection()
+        which = col(AppPassword.id).in_(ids)
+        now = ctx.world.now()
+        changed = update(AppPassword).where(which).values(**values, updated_at=now)
+        await connection.execute(changed)
+        for owner in owners:
+            done = [
+                Done(
+                    "appPasswordUpdate",
+                    "AppPassword",
+                    row.id,
+                    row.domain_id,
+                    {name: getattr(row, name) for name in values},
+                    values,
+                )
+                for row in rows
+                if row.user_id == owner
+            ]
+            await _log(ctx, session, owner, "app password update", done)
+    forget(ctx.world, *owners)
+    return list(dict.fromkeys(ids))
+
+
+async def remove(ctx: Context, ids: Sequence[int]) -> None:
+    """Delete these passwords, all or none. The security log keeps what they were called."""
+    owners = await _owners(ctx, ids)
+    async with ctx.write(*owners) as session:
+        rows = await _held(ctx, session, ids)
+        connection = await session.connection()
+        await connection.execute(delete(AppPassword).where(col(AppPassword.id).in_(ids)))
+        for owner in owners:
+            done = [
+                Done(
+                    "appPasswordDelete",
+                    "AppPassword",
+                    row.id,
+                    row.domain_id,
+                    {"description": row.description, "scopes": row.scopes},
+                )
+                for row in rows
+                if row.user_id == owner
+            ]
+            await _log(ctx, session, owner, "app password delete", done)
+    forget(ctx.world, *owners)
+
+
+async def _log(
+    ctx: Context, session: AsyncSession, user_id: int, action: str, done: Sequence[Done]
+) -> None:
+    for one in done:
+        told = {**(one.before or {}), **(one.after or {})}
+        target = told.get("description") or str(one.target_id)
+        detail = {"id": one.target_id, **told}
+        await authlog.note(ctx, session, Event(action, user_id, target=target, detail=detail))
+    if ctx.viewer.user_id != user_id:
+        await adminlog.note(ctx, session, *done)
+
+
+async def _owners(ctx: Context, ids: Sequence[int]) -> list[int]:
+    """Whose these passwords are: the accounts to hold. NotFound where one cannot be seen."""
+    rows = await by_ids(ctx, list(ids))
+    for index, row in enumerate(rows):
+        if row is None:
+            raise NotFound(str(ids[index]), path=["ids"], index=index)
+    return sorted({row.user_id for row in rows if row})
+
+
+async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> Sequence[Picked]:
+    """The passwords as they are now that we hold their accounts; Forbidden where not managed."""
+    free = managed_users(ctx).label("free")
+    owner: list[Any] = [col(User.domain_id), col(User.role).label("owners"), free]
+    asked = (
+        select(*picked(AppPassword, SHOWN), *owner)
+        .join(User, col(User.id) == col(AppPassword.user_id))
+        .where(col(AppPassword.id).in_(ids), _visible(ctx))
+    )
+    found = await (await session.connection()).execute(asked)
+    rows = {row.id: row for row in found}
+    for index, key in enumerate(ids):
+        if key not in rows:
+            raise NotFound(str(key), path=["ids"], index=index)
+        if not rows[key].free:
+            role = rows[key].owners
+            raise Forbidden(f"this needs the role {role}", requires=role, path=["ids"])
+    return list(rows.values())
+
+
+# ---------------------------------------------------------------- listing
+
+
+def _visible(ctx: Context) -> ColumnElement[bool]:
+    """One's own; those of accounts one sees, for a DOMAIN_ADMIN with the permission."""
+    viewer, owner = ctx.viewer, col(AppPassword.user_id)
+    lasts = _lasting(ctx.world.now())
+    permission = AdminPermission.APP_PASSWDS
+    if viewer.role is Role.DOMAIN_ADMIN and permission not in viewer.permissions:
+        return and_(owner == viewer.user_id, lasts)
+    return and_(owner.in_(select(col(User.id)).where(visible_users(ctx))), lasts)
+
+
+def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
+    return select(*picked(AppPassword, SHOWN)).where(_visible(ctx))
+
+
+async def of_users(ctx: Context, keys: list[tuple[int, bool]]) -> list[list[Picked]]:
+    """The passwords of accounts, the newest first; those with a TTL where the flag says so."""
+    users = {user_id for user_id, _ in keys}
+    asked = _seen(ctx).where(col(AppPassword.user_id).in_(users))
+    found: defaultdict[int, list[Picked]] = defaultdict(list)
+    for row in await ctx.read(asked.order_by(col(AppPassword.id).desc())):
+        found[row.user_id].append(row)
+    return [
+        [row for row in found[user_id] if show_all or row.ttl is None] for user_id, show_all in keys
+    ]
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The passwords with these ids, in this order; None where the viewer sees none."""
+    return await by_keys(ctx, _seen(ctx), col(AppPassword.id), ids)

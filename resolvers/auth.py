@@ -1,75 +1,57 @@
-"""Credentials: what one is good for, how it is earned, and how it ends."""
+"""Who is it? Credentials that are shown, and how a token is earned by a password."""
 
-import asyncio
-import base64
-import hashlib
 import hmac
 import logging
 import re
-from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    String,
-    Update,
-    and_,
-    case,
-    cast,
-    delete,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import case, select, update
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.addresses import LONGEST, login_of, normal, username_key
 from models import meters
-from models.auth import AccessToken, ApiKey
+from models.auth import PENDING, AccessToken, ApiKey
 from models.columns import Picked, picked
-from models.errors import AuthenticationFailed, Invalid, NotFound, RateLimited, Unauthenticated
-from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.users import DomainAdmin, User
-from models.world import Turn, World
-from resolvers import passwords, throttles
-from resolvers.access import visible
-from resolvers.context import Context, Needs, Viewer
+from models.errors import AuthenticationFailed, Forbidden, Invalid, RateLimited, Unauthenticated
+from models.roles import Role, Scope
+from models.users import User
+from models.world import World
+from resolvers import (
+    apppasswords,
+    authlog,
+    known,
+    passwords,
+    proving,
+    standing,
+    throttles,
+    tokens,
+    twofactor,
+)
+from resolvers.authlog import Event
+from resolvers.basic import BASIC, signed
+from resolvers.context import Context, Viewer
 from resolvers.known import Known, memory_of
-from resolvers.listing import by_keys
+from resolvers.proving import Attempt, Source
+from resolvers.standing import KEY, TOKEN
+from resolvers.tokens import NewToken
+from resolvers.twofactor import TwoFactorMethod
 
 log = logging.getLogger(__name__)
 
-TOKEN, KEY = "mgt_", "mgk_"  # what secrets begin with: who scans leaked text knows them by it
 SECRET = re.compile(r"mg[tk]_[A-Za-z0-9_-]{43}")
 PROTOCOL = re.compile(r"[A-Za-z0-9.+_-]{1,32}")
 HEADERS = {"authorization": "", "x-access-token": TOKEN, "x-api-key": KEY, "token": ""}
 
-SIGN_INS = meters.counter(
-    "merganser_sign_ins", "Attempts to sign in with a password, by what came of them.", "result"
-)
 CREDENTIALS_REFUSED = meters.counter(
     "merganser_credentials_refused", "Tokens and keys that were shown and are not good."
 )
 PAUSE = timedelta(hours=1)  # between two notes of a credential's use
 SHORTEST = timedelta(minutes=1)  # of a token
 
-
-def forget(world: World, user_id: int) -> None:
-    """Ask the store again about this user's credentials; 0: about those of no user.
-
-    Whoever ends or narrows credentials calls this, right behind the unit that did it.
-    """
-    memory_of(world.database).drop(user_id, world.now())
-
-
-async def settle(world: World) -> None:
-    """Wait until all uses are noted: before the store is closed."""
-    await asyncio.gather(*memory_of(world.database).tasks)
+forget, settle, digest_of = known.forget, known.settle, standing.digest_of
 
 
 async def sign_in(
@@ -83,40 +65,66 @@ async def sign_in(
     """Who shows these headers, or else these parameters of `connection_init`.
 
     Names of headers are in lower case. Nobody where no credential is there, Unauthenticated
-    where it is wrong or has ended. `bootstrap` is the key of whoever owns the machine.
+    where it is wrong or has ended, RateLimited where too many passwords were. `bootstrap` is
+    the key of whoever owns the machine. Whether the credential is good where it was shown,
+    `for_documents` and `for_paths` say.
     """
     shown = _shown(headers) or _shown({key.lower(): text for key, text in (params or {}).items()})
     if shown is None:
         return Viewer()
     secret, prefix = shown
+    if prefix == BASIC:
+        return await signed(world, secret, ip)
     if bootstrap and hmac.compare_digest(_bytes(secret), _bytes(bootstrap)):
         return Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
     ours = SECRET.fullmatch(secret) and secret.startswith(prefix)
-    known = await _known(world, secret) if ours else None
-    if known is None:
+    found = await _known(world, secret) if ours else None
+    if found is None or (found.networks and not throttles.within(ip, found.networks)):
         CREDENTIALS_REFUSED.add()
         log.info("credential refused", extra={"ip": ip})
+        if found:
+            _elsewhere(world, found, ip)
         raise Unauthenticated
-    _note(world, known)
-    return known.viewer
+    _note(world, found, ip)
+    return found.viewer
+
+
+def for_documents(viewer: Viewer) -> Viewer:
+    """The viewer, or Forbidden: a document is not run by an account's own password."""
+    bare = viewer.token_id is viewer.api_key_id is viewer.app_password_id is None
+    if viewer.user_id and bare:
+        text = "this asks for a token, a key or an application password"
+        raise Forbidden(text, requires="an application password")
+    return viewer
+
+
+def for_paths(viewer: Viewer) -> Viewer:
+    """The viewer, or Forbidden: a path is no operation that a key could be for."""
+    if viewer.operations:
+        raise Forbidden("this key is for some operations", requires="a key for all operations")
+    return viewer
 
 
 async def ended(world: World, viewer: Viewer) -> bool:
     """Whether the credential is no longer good for all it was. Asking counts as using it."""
     if viewer.token_id:
-        known = await _token(world, col(AccessToken.id) == viewer.token_id)
+        found = await standing.token(world, col(AccessToken.id) == viewer.token_id)
     elif viewer.api_key_id:
-        known = await _key(world, col(ApiKey.id) == viewer.api_key_id)
+        found = await standing.key(world, col(ApiKey.id) == viewer.api_key_id)
+    elif viewer.app_password_id:
+        found = await standing.app_password(world, viewer.app_password_id)
+    elif viewer.user_id:
+        return not await standing.account(world, viewer.user_id, viewer.auth_version)
     else:
         return False
-    if known is None:
+    if found is None:
         return True
-    _note(world, known)
-    return replace(known.viewer, ends_at=viewer.ends_at) != viewer
+    _note(world, found, None)
+    return not standing.same(found, viewer)
 
 
 def _shown(sent: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The secret, and what it has to begin with."""
+    """The secret, and what it has to begin with; BASIC where it is a name and a password."""
     for name, prefix in HEADERS.items():
         text = sent.get(name)
         if not text:
@@ -126,9 +134,9 @@ def _shown(sent: Mapping[str, Any]) -> tuple[str, str] | None:
         if name != "authorization":
             return text, prefix
         scheme, _, secret = text.partition(" ")
-        if scheme.lower() != "bearer":
+        if scheme.lower() not in ("bearer", BASIC):
             raise Unauthenticated
-        return secret.strip(), prefix
+        return secret.strip(), BASIC if scheme.lower() == BASIC else prefix
     return None
 
 
@@ -136,168 +144,50 @@ def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogatepass")
 
 
-def digest_of(secret: str) -> str:
-    """What the store keeps of a secret. It has 256 bits of chance, so a plain hash will do."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def new_secret(world: World, prefix: str) -> str:
-    """A secret nobody can guess."""
-    return prefix + base64.urlsafe_b64encode(world.random(32)).decode().rstrip("=")
-
-
 async def _known(world: World, secret: str) -> Known | None:
-    memory, digest = memory_of(world.database), digest_of(secret)
-    if known := memory.recall(digest, world.now()):
-        return known
+    memory, digest = memory_of(world.database), standing.digest_of(secret)
+    if found := memory.recall(digest, world.now()):
+        return found
     if secret.startswith(TOKEN):
-        known = await _token(world, col(AccessToken.digest) == digest)
+        found = await standing.token(world, col(AccessToken.digest) == digest)
     else:
-        known = await _key(world, col(ApiKey.digest) == digest)
-    if known:
-        memory.keep(digest, known)
-    return known
+        found = await standing.key(world, col(ApiKey.digest) == digest)
+    if found:
+        memory.keep(digest, found)
+    return found
 
 
-async def _token(world: World, which: ColumnElement[bool]) -> Known | None:
-    """The token, while it is good."""
-    now, life = world.now(), world.options.token_life
-    good = (
-        select(*picked(AccessToken), *_standing())
-        .join(User, col(User.id) == col(AccessToken.user_id))
-        .where(
-            which,
-            col(AccessToken.expires_at) > now,
-            col(AccessToken.created_at) > now - life,
-            col(AccessToken.auth_version) == col(User.auth_version),
-            ~col(User.disabled),
-            ~col(User.suspended),
-        )
-    )
-    for row in await world.database.read(good):
-        viewer = Viewer(
-            row.user_id,
-            row.owners,
-            frozenset({row.scope}),
-            **_delegated(row, row.owners),
-            token_id=row.id,
-            actor_id=row.actor_id or 0,
-            ends_at=row.created_at + life,
-        )
-        used, ends = row.last_used_at, row.expires_at
-        return Known(viewer, now, used, ends, idle=ends - used)
-    return None
+def _elsewhere(world: World, found: Known, ip: str | None) -> None:
+    """A key was shown from a network that it is not for: somebody else may have it."""
+    detail = {"key": str(found.viewer.api_key_id)}
+    seen = Event("api key", found.owners[0] or None, "fail", detail=detail | {"reason": "network"})
+    ctx = Context(world, Viewer(), client_ip=ip)
+    memory_of(world.database).behind(authlog.noted(ctx, seen))
 
 
-async def _key(world: World, which: ColumnElement[bool]) -> Known | None:
-    """The API key, while it is good. It may never do more than the user it belongs to."""
-    now = world.now()
-    good = (
-        select(*picked(ApiKey), *_standing())
-        .outerjoin(User, col(User.id) == col(ApiKey.user_id))
-        .where(
-            which,
-            or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now),
-            or_(col(ApiKey.user_id).is_(None), and_(~col(User.disabled), ~col(User.suspended))),
-        )
-    )
-    for row in await world.database.read(good):
-        role = row.role if row.owners is None or row.owners.includes(row.role) else row.owners
-        viewer = Viewer(
-            row.user_id or 0,
-            role,
-            frozenset(map(Scope, row.scopes)) or frozenset({Scope.MASTER}),
-            **_delegated(row, role),
-            read_only=row.read_only,
-            api_key_id=row.id,
-            ends_at=row.expires_at,
-        )
-        return Known(viewer, now, row.last_used_at, row.expires_at)
-    return None
-
-
-def _standing() -> list[ColumnElement[Any]]:
-    """What a credential's user is allowed, beside the columns of the credential."""
-    charges = select(func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), ",")).where(
-        col(DomainAdmin.user_id) == col(User.id)
-    )
-    return [
-        col(User.role).label("owners"),
-        col(User.permissions).label("permissions"),
-        col(User.admin_permissions).label("admin_permissions"),
-        charges.scalar_subquery().label("charges"),
-    ]
-
-
-def _delegated(row: Picked, role: Role) -> dict[str, Any]:
-    """What is delegated to whoever has this role, as arguments of a Viewer."""
-    if role is Role.USER:
-        return {"permissions": frozenset(map(UserPermission, row.permissions or ()))}
-    if role is Role.DOMAIN_ADMIN:
-        return {
-            "permissions": frozenset(map(AdminPermission, row.admin_permissions or ())),
-            "administers": frozenset(map(int, row.charges.split(",")))
-            if row.charges
-            else frozenset(),
-        }
-    return {}
-
-
-def _note(world: World, known: Known) -> None:
+def _note(world: World, found: Known, ip: str | None) -> None:
     """Note the use of a credential, behind the back of the request that uses it.
 
     At most once an hour; where a token would end before, four times in its idle span.
     """
-    now, memory = world.now(), memory_of(world.database)
-    pause = PAUSE if known.idle is None else min(PAUSE, known.idle / 4)
-    if known.used_at is None or now - known.used_at >= pause:
-        task = asyncio.create_task(_noted(world, replace(known), now))
-        known.used_at = now  # as long as we remember it, not again
-        memory.tasks.add(task)
-        task.add_done_callback(memory.tasks.discard)
-
-
-async def _noted(world: World, known: Known, now: datetime) -> None:
-    viewer = known.viewer
-    statement: Update
-    if viewer.api_key_id:
-        key = col(ApiKey.id) == viewer.api_key_id
-        statement = update(ApiKey).where(key).values(last_used_at=now)
-    else:
-        unchanged = col(AccessToken.last_used_at) == known.used_at  # else a neighbour did it
-        ends = [end for end in (known.idle and now + known.idle, viewer.ends_at) if end]
-        statement = (
-            update(AccessToken)
-            .where(col(AccessToken.id) == viewer.token_id, unchanged)
-            .values(last_used_at=now, expires_at=min(ends))
-        )
-
-    def unit(turn: Turn) -> None:
-        turn.connection.execute(statement)
-
-    try:
-        await world.apply(unit)
-    except Exception:  # the edge of a task: nobody waits for it, and the next use tries again
-        log.exception("the use of a credential was not noted")
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """How somebody wants to sign in."""
-
-    scope: Scope = Scope.MASTER
-    protocol: str = "API"
-    token: bool = False
-    ttl: timedelta | None = None  # unused that long, the token ends
+    if not (found.viewer.token_id or found.viewer.api_key_id) or found.viewer.pending_for:
+        return
+    now = world.now()
+    pause = PAUSE if found.idle is None else min(PAUSE, found.idle / 4)
+    if found.used_at is None or now - found.used_at >= pause:
+        use = standing.note_use(world, replace(found), now, ip)
+        found.used_at = now  # as long as we remember it, not again
+        memory_of(world.database).behind(use)
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """Who has signed in."""
+    """Who has signed in; not yet, where `require2fa` names factors and there is a token."""
 
     user: Picked
     scope: Scope
     require_password_change: bool
+    require2fa: list[TwoFactorMethod] = field(default_factory=list)
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
 
@@ -310,37 +200,47 @@ async def authenticate(
     AuthenticationFailed, in the same words and time, for unknown names, wrong passwords and
     accounts that may not sign in. RateLimited, before anything is hashed, after too many
     failures under the name or from the network; nothing takes a counted failure back.
+    Forbidden, once the password is right, where it is not good for the scope.
     """
     world, attempt = ctx.world, _checked(ctx.world, attempt or Attempt())
     if not passwords.acceptable(password):
         raise AuthenticationFailed
-    user_id = await _login(world, username)
-    name = f"user:{user_id}" if user_id else f"name:{_counted(username)}"
-    limits = {name: throttles.BY_NAME}
-    if near := throttles.network(ctx.client_ip):
-        limits[f"network:{near}"] = throttles.BY_NETWORK
-    await throttles.check(ctx, limits)
-
-    asked = select(*picked(User)).where(col(User.id) == (user_id or 0))
-    user = next(iter(await world.database.read(asked)), None)
-    right = await passwords.check(world, user.password if user else None, password)
-    facts = {"user": user_id, "protocol": attempt.protocol, "ip": ctx.client_ip}
-    if user is None or not right or user.disabled or user.suspended:
-        SIGN_INS.add("failed")
-        log.info("sign-in failed", extra=facts)
-        await throttles.count(world, limits)
+    who = await proving.entry(ctx, username)
+    found = await proving.proved(world, who.user, password, apps=attempt.scope is not Scope.MASTER)
+    user = who.user
+    if user is None or found is None or not who.open:
+        await proving.refuse(ctx, who, attempt, found)
         raise AuthenticationFailed
-    fresh = await _rehashed(world, user.password, password)
-    async with ctx.write(user.id):
+    try:
+        proving.judge(user, found, attempt, world.now())
+        outstanding = await _outstanding(ctx, user, attempt)
+    except (AuthenticationFailed, Forbidden) as refusal:
+        proving.failed(ctx, who, attempt, found, refusal.message)
+        raise
+    master = found.source is Source.MASTER
+    fresh = await _rehashed(world, user.password, password) if master else user.password
+    async with ctx.write(user.id) as session:
         # Once more, now that we hold the account: of many guesses made at once, one that is
         # right counts for nothing when the others have used up the limit meanwhile.
-        await throttles.check(ctx, limits)
-        await throttles.clear(ctx, name)
-        user = await _signed_in(ctx, user, fresh)
-        token = await _new_token(ctx, user, attempt) if attempt.token else (None, None)
-    SIGN_INS.add("signed in")
+        await throttles.check(ctx, who.limits)
+        await throttles.clear(ctx, who.counted)
+        waits = bool(outstanding) and attempt.token and not _vouched(ctx, outstanding)
+        changes: dict[str, Any] = {} if waits else {"last_login_at": world.now()}
+        if found.source is Source.TEMPORARY:
+            changes["require_password_change"] = True
+        now = await _signed_in(session, user, fresh, changes)
+        token: tuple[str | None, datetime | None] = (None, None)
+        if attempt.token:
+            idle = attempt.ttl or world.options.token_idle
+            new = NewToken(now, idle, attempt.protocol, pending=waits)
+            token = await tokens.create(ctx, session, new)
+        more: dict[str, Any] = {"require2fa": outstanding} if outstanding else {}
+        await _log(ctx, session, proving.event(who, attempt, found, **more), found.app)
+    proving.SIGN_INS.add("signed in")
+    facts = {"user": user.id, "protocol": attempt.protocol, "ip": ctx.client_ip}
     log.info("signed in", extra=facts)
-    return Authenticated(user, attempt.scope, user.require_password_change, *token)
+    change = now.require_password_change
+    return Authenticated(now, attempt.scope, change, outstanding, *token)
 
 
 def _checked(world: World, attempt: Attempt) -> Attempt:
@@ -360,21 +260,21 @@ def _checked(world: World, attempt: Attempt) -> Attempt:
     return attempt
 
 
-def _known_form(username: str) -> bool:
-    return len(username) <= LONGEST and "\0" not in username
+async def _outstanding(ctx: Context, user: Picked, attempt: Attempt) -> list[TwoFactorMethod]:
+    """The factors of which one is still to be proved."""
+    factors = twofactor.enabled(user) if attempt.scope is Scope.MASTER else []
+    if not factors or not attempt.proof.given:
+        return factors
+    try:
+        await twofactor.check(ctx, user, attempt.proof)
+    except AuthenticationFailed as wrong:
+        raise AuthenticationFailed(wrong.message, require2fa=factors) from None
+    return []
 
 
-async def _login(world: World, username: str) -> int | None:
-    return await login_of(world, username) if _known_form(username) else None
-
-
-def _counted(username: str) -> str:
-    """The name as failures under it are counted, where it leads to nobody."""
-    if "@" in username and _known_form(username):
-        name = "@".join(normal(username))
-    else:
-        name = username_key(username)
-    return hashlib.sha256(_bytes(name)).hexdigest()  # it may be long, or a password in its place
+def _vouched(ctx: Context, factors: list[TwoFactorMethod]) -> bool:
+    """Whether the one factor is checked by the application that asks, and which we believe."""
+    return factors == [TwoFactorMethod.CUSTOM] and ctx.viewer.speaks_for_others
 
 
 async def _rehashed(world: World, stored: str, password: str) -> str:
@@ -387,105 +287,64 @@ async def _rehashed(world: World, stored: str, password: str) -> str:
     return stored
 
 
-async def _signed_in(ctx: Context, user: Picked, fresh: str) -> Picked:
-    """Note the sign-in on the account; AuthenticationFailed where it changed since we looked.
-
-    Not in the journal: it would wake all of the user's clients, and tell them nothing.
-    """
+async def _signed_in(
+    session: AsyncSession, user: Picked, fresh: str | None, changes: dict[str, Any]
+) -> Picked:
+    """Note the sign-in on the account; AuthenticationFailed where it changed since we looked."""
     kept = col(User.password)
-    async with ctx.write(user.id) as session:
-        changed = await (await session.connection()).execute(
-            update(User)
-            .where(
-                col(User.id) == user.id,
-                col(User.auth_version) == user.auth_version,
-                ~col(User.disabled),
-                ~col(User.suspended),
-            )
-            .values(
-                last_login_at=ctx.world.now(),
-                password=case((kept == user.password, fresh), else_=kept),
-            )
-            .returning(*picked(User))
+    changed = await (await session.connection()).execute(
+        update(User)
+        .where(
+            col(User.id) == user.id,
+            col(User.auth_version) == user.auth_version,
+            standing.open_users(),
         )
-        now = changed.first()
+        .values(password=case((kept == user.password, fresh), else_=kept), **changes)
+        .returning(*picked(User))
+    )
+    now = changed.first()
     if now is None:
         raise AuthenticationFailed
     return now
 
 
-async def _new_token(ctx: Context, user: Picked, attempt: Attempt) -> tuple[str, datetime]:
-    now, options = ctx.world.now(), ctx.world.options
-    secret = new_secret(ctx.world, TOKEN)
-    row = AccessToken(
-        id=ctx.world.key(),
-        user_id=user.id,
-        digest=digest_of(secret),
-        auth_version=user.auth_version,
-        protocol=attempt.protocol,
-        ip=ctx.client_ip,
-        created_at=now,
-        last_used_at=now,
-        expires_at=now + min(attempt.ttl or options.token_idle, options.token_life),
-    )
-    async with ctx.write(user.id) as session:
-        session.add(row)
-    return secret, row.expires_at
+async def _log(ctx: Context, session: AsyncSession, seen: Event, app: Picked | None) -> None:
+    """Write the sign-in into the user's log."""
+    key = await authlog.note(ctx, session, seen)
+    if app and not await apppasswords.used(ctx, session, app, key):
+        raise AuthenticationFailed  # it has changed since we looked
 
 
-async def revoke(ctx: Context, ids: Collection[int] | None = None, *, all: bool = False) -> int:
-    """End tokens of the viewer: these, or all, or else the one of this call; returns how many.
+async def complete(ctx: Context, session: AsyncSession) -> None:
+    """Make the viewer's token a full one: the second factor is proved.
 
-    Without a credential nothing happens. NotFound where one of `ids` is not theirs.
+    Inside the unit that proves it and holds the account. Nothing happens where no factor was
+    outstanding; AuthenticationFailed where the token or the account has ended meanwhile.
     """
-    viewer = ctx.viewer
-    which = visible(ctx, AccessToken)
-    if ids is not None or all:
-        if viewer.role is Role.PUBLIC:
-            return 0
-        viewer.require(Needs(scope=Scope.MASTER))
-    elif viewer.token_id is None:
-        return 0
-    else:
-        which &= col(AccessToken.id) == viewer.token_id
-    if ids is not None and not all:
-        which &= col(AccessToken.id).in_(ids)
-    async with ctx.write(viewer.user_id) as session:
-        deleted = await (await session.connection()).execute(
-            delete(AccessToken).where(which).returning(col(AccessToken.id))
+    viewer, world = ctx.viewer, ctx.world
+    if not viewer.pending_for:
+        return
+    now, connection = world.now(), await session.connection()
+    asked = (
+        select(*picked(AccessToken))
+        .join(User, col(User.id) == col(AccessToken.user_id))
+        .where(
+            col(AccessToken.id) == viewer.token_id,
+            col(AccessToken.pending),
+            col(AccessToken.created_at) > now - PENDING,
+            col(AccessToken.auth_version) == col(User.auth_version),
+            standing.open_users(),
         )
-        gone = set(deleted.scalars())
-        for index, key in enumerate(ids or ()):
-            if key not in gone:
-                raise NotFound(str(key), path=["ids"], index=index)
-    forget(ctx.world, viewer.user_id)
-    return len(gone)
-
-
-async def tokens_of(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
-    """Tokens that are good, of these users, newest first; `current` is the one of this call.
-
-    Nobody sees another's.
-    """
-    theirs = _listed(ctx).where(col(AccessToken.user_id).in_(user_ids))
-    newest = theirs.order_by(col(AccessToken.created_at).desc(), col(AccessToken.id).desc())
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(newest):
-        found[row.user_id].append(row)
-    return [found[key] for key in user_ids]
-
-
-async def tokens_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's tokens with these ids, in this order; None where there is none."""
-    return await by_keys(ctx, _listed(ctx), col(AccessToken.id), ids)
-
-
-def _listed(ctx: Context) -> Select[*tuple[Any, ...]]:
-    shown = [column for column in picked(AccessToken) if column.name != "digest"]
-    current = (col(AccessToken.id) == (ctx.viewer.token_id or 0)).label("current")
-    good = (
-        col(AccessToken.expires_at) > ctx.world.now(),
-        col(AccessToken.auth_version) == col(User.auth_version),
     )
-    owned = select(*shown, current).join(User, col(User.id) == col(AccessToken.user_id))
-    return owned.where(visible(ctx, AccessToken), *good)
+    row = (await connection.execute(asked)).first()
+    if row is None:
+        raise AuthenticationFailed
+    ends = min(now + (row.expires_at - row.last_used_at), row.created_at + world.options.token_life)
+    full = {"pending": False, "last_used_at": now, "expires_at": ends}
+    this = update(AccessToken).where(col(AccessToken.id) == row.id)
+    await connection.execute(this.values(**full))
+    theirs = update(User).where(col(User.id) == row.user_id)
+    await connection.execute(theirs.values(last_login_at=now))
+    seen = Event("authenticate", row.user_id, protocol=row.protocol, detail={"completed": True})
+    await authlog.note(ctx, session, seen)
+    forget(world, row.user_id)

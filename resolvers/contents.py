@@ -16,12 +16,13 @@ from mail.blobs.pack import Skeleton
 from mail.contents import LARGE, ROOT, Stored, gathered, roots, skeleton_of, skeletons, tree_of
 from mail.messages import Header, Part, Source, Whole
 from models.columns import Picked, picked
-from models.errors import Invalid, LimitReached
+from models.errors import Forbidden, Invalid, LimitReached
 from models.messages import Message
 from models.options import MIB
 from models.prepared import number, prepared
-from resolvers.access import owned, visible
+from resolvers.access import administered, owned, records
 from resolvers.context import Context
+from resolvers.withheld import Withheld, refusal, shown
 
 COLUMNS = ("attachments", "blob_id", "digest", "id", "structure", "subject", "user_id")
 TREE = 10  # bytes of a MIME tree in memory for each that is stored
@@ -35,15 +36,30 @@ _SECTION = re.compile(r"((?:[0-9]{1,9}\.)*)(HEADER|TEXT|MIME)", re.IGNORECASE)
 _CONTINUED, _LEADING = 0x80, 0xC0  # bits of the bytes of a character in UTF-8
 
 
-async def stored(ctx: Context, ids: list[int]) -> list[Stored | None]:
-    """The viewer's messages with these ids, in this order; None where there is none."""
-    if len(ids) == 1:
+async def stored(ctx: Context, ids: list[int]) -> list[Stored | Forbidden | None]:
+    """What is in the messages with these ids, in this order; None where there is none.
+
+    One's own. In the place of others' an administrator has the refusal, which a loader
+    raises, and ROOT is noted: `resolvers/withheld.py`.
+    """
+    refused: dict[int, Forbidden] = {}
+    if len(ids) == 1 and not administered(ctx):
         rows = await ctx.find(_by_id(), id=ids[0])
     else:
-        asked = select(*picked(Message, COLUMNS)).where(visible(ctx, Message))
-        rows = await ctx.read(asked.where(col(Message.id).in_(ids)))
+        asked = select(*picked(Message, COLUMNS)).where(records(ctx, Message))
+        there = await shown(ctx, await ctx.read(asked.where(col(Message.id).in_(ids))))
+        rows = [row for row in there if not isinstance(row, Withheld)]
+        refused = {row.id: refusal() for row in there if isinstance(row, Withheld)}
     found = {each.row.id: each for each in await _opened(ctx, rows)}
-    return [found.get(key) for key in ids]
+    return [found.get(key) or refused.get(key) for key in ids]
+
+
+async def one(ctx: Context, key: int) -> Stored | None:
+    """What is in a message, as `stored` says; raises the refusal."""
+    message = await ctx.load(stored, key)
+    if isinstance(message, Forbidden):
+        raise message
+    return message
 
 
 @prepared

@@ -1,22 +1,47 @@
-"""Operations on domains."""
+"""Operations on domains: which ones are seen, lists of them, and the one that an address needs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, false, select, true
+from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select, true
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import checked_domain, normal_domain
+from models import journal
 from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, NotFound
+from models.errors import Conflict, Invalid, LimitReached, NotFound
 from models.journal import PLATFORM, ChangeKind, Stream
+from models.pages import Ask, Page
 from models.roles import Role
-from models.users import User
-from resolvers.access import visible_users
+from models.users import DomainAdmin, User
+from resolvers import listing
 from resolvers.context import Context
-from resolvers.listing import by_keys
+from resolvers.listing import Scan, by_keys
+from resolvers.texts import same, within
+
+
+@dataclass(frozen=True, slots=True)
+class DomainWhere:
+    """Which domains to list; all conditions hold. A user of 0 is one that nobody sees."""
+
+    query: str | None = None
+    active: bool | None = None
+    backup_mx: bool | None = None
+    administered_by: int | None = None
+    not_administered_by: int | None = None
+    tags: tuple[str, ...] = ()  # any of them
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A domain by its id, or by its own name: an alias names none."""
+
+    id: int | None = None
+    name: str | None = None
 
 
 def visible_domains(ctx: Context) -> ColumnElement[bool]:
@@ -28,55 +53,183 @@ def visible_domains(ctx: Context) -> ColumnElement[bool]:
     return false()
 
 
+def administered(ctx: Context, column: Any) -> ColumnElement[bool]:
+    """Whether the domain whose id is in this column is one that the viewer administers."""
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return true()
+    there: ColumnElement[bool] = column.in_(select(col(Domain.id)).where(visible_domains(ctx)))
+    return there
+
+
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The domains with these ids, in this order; None where the viewer sees none.
 
-    Seen are those one administers, and those of the accounts and addresses one sees.
+    Seen are those one administers, and those of one's own account and addresses.
     """
-    users = select(col(User.domain_id)).where(visible_users(ctx))
-    theirs = select(col(User.id)).where(visible_users(ctx))
-    places = select(col(Address.domain_id)).where(col(Address.user_id).in_(theirs))
-    seen = visible_domains(ctx) | col(Domain.id).in_(users) | col(Domain.id).in_(places)
+    own = ctx.viewer.user_id
+    home = select(col(User.domain_id)).where(col(User.id) == own)
+    places = select(col(Address.domain_id)).where(col(Address.user_id) == own)
+    seen = visible_domains(ctx) | col(Domain.id).in_(home) | col(Domain.id).in_(places)
     return await by_keys(ctx, select(*picked(Domain)).where(seen), col(Domain.id), ids)
 
 
-async def by_name(ctx: Context, name: str) -> Picked | None:
-    """The domain of this name, or the one it is an alias of, as far as the viewer may see it."""
-    alias = select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == normal_domain(name))
+async def administered_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The domains with these ids, in this order; None where the viewer administers none."""
+    seen = select(*picked(Domain)).where(visible_domains(ctx))
+    return await by_keys(ctx, seen, col(Domain.id), ids)
+
+
+def default_quota(ctx: Context, domain: Any) -> int:
+    """What a user without a quota of his own has there, in bytes; 0 is unlimited."""
+    given: int | None = domain.default_user_quota
+    return ctx.world.options.default_quota if given is None else given
+
+
+async def named(ctx: Context, name: str) -> Picked | None:
+    """The domain of this name, where the viewer administers it."""
     asked = select(*picked(Domain)).where(
-        (col(Domain.name) == normal_domain(name)) | col(Domain.id).in_(alias), visible_domains(ctx)
+        col(Domain.name) == normal_domain(name), visible_domains(ctx)
     )
     rows: Sequence[Picked] = await ctx.read(asked)
     return next(iter(rows), None)
 
 
-async def ensure(ctx: Context, session: AsyncSession, name: str, *, path: str) -> Domain:
-    """The domain of this name, held until the unit ends; an ADMIN's first use makes it.
+async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "domains") -> list[Picked]:
+    """The rows of these domains, in the order they are named, each once.
 
-    NotFound where it is none of the viewer's, Conflict where the name is an alias.
+    NotFound where one is none that the viewer administers.
+    """
+    most = ctx.world.options.bulk
+    if not 0 < len(refs) <= most:
+        raise Invalid(f"name 1 to {most} domains", constraint="max", path=[path])
+    names = [None if ref.name is None else normal_domain(ref.name) for ref in refs]
+    which = or_(
+        col(Domain.id).in_([ref.id for ref in refs if ref.id is not None]),
+        col(Domain.name).in_([name for name in names if name is not None]),
+    )
+    rows: Sequence[Picked] = await ctx.read(
+        select(*picked(Domain)).where(which, visible_domains(ctx))
+    )
+    by_id = {row.id: row for row in rows}
+    by_name = {row.name: row for row in rows}
+    found: dict[int, Picked] = {}
+    for index, (ref, name) in enumerate(zip(refs, names, strict=True)):
+        row = by_id.get(ref.id) if name is None else by_name.get(name)
+        if row is None:
+            raise NotFound(ref.name or str(ref.id), path=[path], index=index)
+        found.setdefault(row.id, row)
+    return list(found.values())
+
+
+async def pages(
+    ctx: Context, where: DomainWhere, ask: Ask, columns: Collection[str]
+) -> Page[Picked]:
+    """A page of the domains one administers, by name: there is an index of that."""
+    rows = select(*picked(Domain, {"id", "name", *columns})).where(*_conditions(ctx, where))
+    place = (col(Domain.name), col(Domain.id))
+    return await listing.one(ctx, Scan(rows, ask, place, falling=False))
+
+
+async def count(ctx: Context, where: DomainWhere) -> int:
+    """How many domains such a list has."""
+    asked = select(func.count()).select_from(Domain).where(*_conditions(ctx, where))
+    (row,) = await ctx.read(asked)
+    return int(row[0])
+
+
+def _conditions(ctx: Context, where: DomainWhere) -> list[ColumnElement[bool]]:
+    conditions = [visible_domains(ctx)]
+    if where.query:
+        named_so = within(col(Domain.name), where.query)
+        conditions.append(named_so | within(col(Domain.description), where.query))
+    if where.active is not None:
+        conditions.append(col(Domain.active).is_(where.active))
+    if where.backup_mx is not None:
+        conditions.append(col(Domain.backup_mx).is_(where.backup_mx))
+    if where.administered_by is not None:
+        conditions.append(col(Domain.id).in_(_charges(where.administered_by)))
+    if where.not_administered_by is not None:
+        conditions.append(col(Domain.id).not_in(_charges(where.not_administered_by)))
+    if where.tags:
+        listed = {"sqlite": func.json_each, "postgresql": func.jsonb_array_elements_text}
+        each = listed[ctx.world.database.dialect](col(Domain.tags)).table_valued("value")
+        alike = or_(*(same(each.c.value, tag.strip()) for tag in where.tags))
+        conditions.append(exists(select(each.c.value).where(alike)))
+    return conditions
+
+
+def _charges(user_id: int) -> Select[int]:
+    return select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == user_id)
+
+
+async def ensure(ctx: Context, session: AsyncSession, name: str, *, path: str) -> Domain:
+    """The domain for a new address, held until the unit ends; an ADMIN's first use makes it.
+
+    NotFound where it is none of the viewer's, or may not be made so; Conflict where the name
+    is an alias; LimitReached where the domain has all its addresses.
     """
     name = checked_domain(name, path=path)
-    connection = await session.connection()
-    free = ctx.viewer.role.includes(Role.ADMIN)
-    aliased = select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
-    alias = (await connection.execute(aliased)).first()
-    if alias and (free or alias.domain_id in ctx.viewer.administers):
+    viewer, connection = ctx.viewer, await session.connection()
+    free = viewer.role.includes(Role.ADMIN)
+    alias = (await connection.execute(_aliased(name))).first()
+    if alias and (free or alias.domain_id in viewer.administers):
         raise Conflict(f"{name} is an alias of another domain", path=[path])
-    row = (await connection.execute(select(col(Domain.id)).where(col(Domain.name) == name))).first()
-    if not free and (row is None or row.id not in ctx.viewer.administers):
+    known = select(col(Domain.id)).where(col(Domain.name) == name)
+    row = (await connection.execute(known)).first()
+    if row is None and free and ctx.world.options.auto_create_domains:
+        await journal.lock(session, [PLATFORM])  # where names of domains are given away
+        row = (await connection.execute(known)).first()
+        if row is None:
+            await free_name(session, name, path=path)
+            return await added(ctx, session, Domain(name=name, **_made(ctx)))
+    if row is None or not (free or row.id in viewer.administers):
         raise NotFound(name, path=[path])
-    if row is None:
-        return await _make(ctx, session, name)
     await connection.execute(
         select(col(Stream.id)).where(col(Stream.id) == row.id).with_for_update()
     )
-    return await session.get_one(Domain, row.id, populate_existing=True)
+    domain = await session.get(Domain, row.id, populate_existing=True)
+    if domain is None or domain.name != name:  # while we waited it was deleted, or renamed
+        raise NotFound(name, path=[path])
+    if domain.max_addresses and domain.address_count >= domain.max_addresses:
+        raise LimitReached(
+            "the domain has all its addresses",
+            limit=domain.max_addresses,
+            used=domain.address_count,
+            path=[path],
+        )
+    return domain
 
 
-async def _make(ctx: Context, session: AsyncSession, name: str) -> Domain:
+def _aliased(name: str) -> Select[int]:
+    return select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
+
+
+def _made(ctx: Context) -> dict[str, Any]:
     at = ctx.world.now()
-    domain = Domain(id=ctx.world.key(), name=name, created_at=at, updated_at=at)
+    return {"id": ctx.world.key(), "created_at": at, "updated_at": at}
+
+
+async def taken(session: AsyncSession, name: str, *, path: str) -> list[Conflict]:
+    """What has this name of a domain already. The stream PLATFORM is held: nobody takes it now."""
+    connection = await session.connection()
+    found = []
+    if (await connection.execute(select(col(Domain.id)).where(col(Domain.name) == name))).first():
+        found.append(Conflict(f"{name} is a domain already", path=[path]))
+    if (await connection.execute(_aliased(name))).first():
+        found.append(Conflict(f"{name} is an alias of a domain", path=[path]))
+    return found
+
+
+async def free_name(session: AsyncSession, name: str, *, path: str) -> None:
+    """Raise Conflict where a domain or an alias has this name; PLATFORM is held."""
+    for conflict in await taken(session, name, path=path):
+        raise conflict
+
+
+async def added(ctx: Context, session: AsyncSession, domain: Domain) -> Domain:
+    """Store a new domain with its stream, in a unit that holds PLATFORM."""
     session.add_all([domain, Stream(id=domain.id)])
     await session.flush()
-    await ctx.record(session, PLATFORM, ChangeKind.DOMAIN_CHANGED, [domain.id])
+    told = [(ChangeKind.DOMAIN_CHANGED, [domain.id])]
+    await ctx.record_all(session, {PLATFORM: told, domain.id: told})
     return domain

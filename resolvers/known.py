@@ -5,12 +5,21 @@ process is forgotten at once.
 """
 
 import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 from models.database import Database
+from models.world import World
 from resolvers.context import Viewer
+
+log = logging.getLogger(__name__)
 
 FRESH = timedelta(seconds=5)
 MOST = 10_000  # credentials remembered
@@ -25,6 +34,8 @@ class Known:
     used_at: datetime | None
     ends_at: datetime | None
     idle: timedelta | None = None  # of a token: each use puts the end off by this
+    owners: tuple[int, ...] = (0,)  # accounts it ends with; 0: the platform's
+    networks: tuple[str, ...] = ()  # it is good from these alone; none: from everywhere
 
 
 @dataclass
@@ -32,8 +43,9 @@ class Memory:
     """Credentials that were good a moment ago, and whose may not be remembered now."""
 
     known: dict[str, Known] = field(default_factory=dict)  # by digest, the oldest first
-    quiet: dict[int, datetime] = field(default_factory=dict)  # by user; 0: the platform's
+    quiet: dict[int, datetime] = field(default_factory=dict)  # by account; 0: the platform's
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    salt: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def recall(self, digest: str, now: datetime) -> Known | None:
         """What was remembered, while it is fresh and has not ended."""
@@ -43,23 +55,65 @@ class Memory:
         return None
 
     def keep(self, digest: str, known: Known) -> None:
-        """Remember it, unless one of its owner's has just ended: we may have read before."""
+        """Remember it, unless one of its owners' has just ended: we may have read before."""
         self.known.pop(digest, None)
-        if self.quiet.get(known.viewer.user_id, known.at) > known.at:
+        if any(self.quiet.get(owner, known.at) > known.at for owner in known.owners):
             return
         if len(self.known) >= MOST:
             del self.known[next(iter(self.known))]
         self.known[digest] = known
 
-    def drop(self, user_id: int, now: datetime) -> None:
-        """Forget what is this user's, and remember none until the unit around us has ended."""
-        self.quiet = {user: until for user, until in self.quiet.items() if until > now}
-        self.quiet[user_id] = now + FRESH
-        for digest in [d for d, known in self.known.items() if known.viewer.user_id == user_id]:
+    def drop(self, owners: Collection[int], now: datetime) -> int:
+        """Forget what is theirs, and remember none until the unit around us has ended.
+
+        Returns how many there were.
+        """
+        self.quiet = {owner: until for owner, until in self.quiet.items() if until > now}
+        self.quiet |= dict.fromkeys(owners, now + FRESH)
+        theirs = [d for d, known in self.known.items() if not set(owners).isdisjoint(known.owners)]
+        for digest in theirs:
             del self.known[digest]
+        return len(theirs)
+
+    def clear(self) -> int:
+        """Forget all; returns how many there were."""
+        many = len(self.known)
+        self.known.clear()
+        return many
+
+    def keyed(self, text: str) -> str:
+        """What a password is remembered by: worth nothing without the salt of this process."""
+        return hmac.digest(self.salt, text.encode(errors="surrogatepass"), hashlib.sha256).hex()
+
+    def behind(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do this behind the back of the request, which does not wait for it."""
+        task = asyncio.create_task(_done(work))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+async def _done(work: Coroutine[Any, Any, object]) -> None:
+    try:
+        await work
+    except Exception:  # the edge of a task: nobody waits for it, and the next use tries again
+        log.exception("the use of a credential was not noted")
 
 
 @lru_cache(maxsize=4)
 def memory_of(_database: Database) -> Memory:
     """The memory of what this store said."""
     return Memory()
+
+
+def forget(world: World, *user_ids: int) -> None:
+    """Ask the store again about these users' credentials; 0: about those of no user.
+
+    Whoever ends or narrows credentials calls this, right behind the unit that did it.
+    """
+    memory_of(world.database).drop(user_ids, world.now())
+
+
+async def settle(world: World) -> None:
+    """Wait until all uses are noted: before the store is closed."""
+    while tasks := memory_of(world.database).tasks:
+        await asyncio.gather(*tasks)

@@ -11,34 +11,40 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlmodel import col
 
+from models.auth import AccessToken, ApiKey
 from models.errors import Unauthenticated
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
+from resolvers import standing
 from resolvers.context import Viewer
+from resolvers.known import Known
 
 VALID = timedelta(minutes=15)  # at least
 STEP = 300  # seconds to which the end is rounded up: for so long an address stays the same
 METHOD = "GET"  # and so HEAD
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_CREDENTIAL = re.compile(r"([tkav])([1-9][0-9]{0,18})|(b)", re.ASCII)
 
 
-def sign(world: World, path: str, user_id: int, *, now: datetime) -> str:
+def sign(world: World, path: str, user_id: int, by: Viewer, *, now: datetime) -> str:
     """The path, with a query that lets whoever has it read there as this user.
 
-    It ends after 15 to 20 minutes, so that the address of a thing changes but every five.
+    It ends after 15 to 20 minutes, so that the address of a thing changes but every five; and
+    at once with the credential it is made by.
     """
-    ends = math.ceil((now + VALID).timestamp() / STEP) * STEP
-    return f"{path}?exp={ends}&user={user_id}&sig={_signature(world, path, user_id, ends)}"
+    ends, name = math.ceil((now + VALID).timestamp() / STEP) * STEP, by.credential
+    signature = _signature(world, path, name, user_id, ends)
+    return f"{path}?exp={ends}&user={user_id}&by={name}&sig={signature}"
 
 
 def verify(world: World, path: str, query: Mapping[str, str]) -> int:
-    """Whose address it is. Unauthenticated where it was not made by `sign`, or has ended."""
-    ends, user_id, shown = (query.get(name, "") for name in ("exp", "user", "sig"))
-    if not (_NUMBER.fullmatch(ends) and _NUMBER.fullmatch(user_id)):
+    """Whose address it is. Unauthenticated where it was not made by `sign`, or is over."""
+    ends, user_id, name, shown = (query.get(part, "") for part in ("exp", "user", "by", "sig"))
+    if not (_NUMBER.fullmatch(ends) and _NUMBER.fullmatch(user_id) and _CREDENTIAL.fullmatch(name)):
         raise Unauthenticated
-    made = _signature(world, path, int(user_id), int(ends))
+    made = _signature(world, path, name, int(user_id), int(ends))
     if not hmac.compare_digest(made.encode(), shown.encode(errors="surrogatepass")):
         raise Unauthenticated
     if int(ends) <= world.now().timestamp():
@@ -47,17 +53,27 @@ def verify(world: World, path: str, query: Mapping[str, str]) -> int:
 
 
 async def viewer(world: World, path: str, query: Mapping[str, str]) -> Viewer:
-    """Who may read by this address: its user, as long as the account is open.
+    """Who may read by this address: its user, as long as account and credential are open.
 
     Unauthenticated as `verify` says.
     """
     user_id = verify(world, path, query)
-    open_ = select(col(User.id)).where(
-        col(User.id) == user_id, ~col(User.disabled), ~col(User.suspended)
-    )
-    if not await world.database.read(open_):
+    kind, key = query["by"][0], int(query["by"][1:] or 0)
+    owner = select(col(User.auth_version)).where(col(User.id) == user_id, standing.open_users())
+    rows = await world.database.read(owner)
+    if not rows or (kind == "v" and rows[0].auth_version != key):
+        raise Unauthenticated
+    if kind in "tka" and await _credential(world, kind, key) is None:
         raise Unauthenticated
     return Viewer(user_id, Role.USER, frozenset({Scope.MAIL_READ}), read_only=True)
+
+
+async def _credential(world: World, kind: str, key: int) -> Known | None:
+    if kind == "t":
+        return await standing.token(world, col(AccessToken.id) == key)
+    if kind == "k":
+        return await standing.key(world, col(ApiKey.id) == key)
+    return await standing.app_password(world, key)
 
 
 def absolute(world: World, address: str, base: str) -> str:
@@ -68,8 +84,8 @@ def absolute(world: World, address: str, base: str) -> str:
     return (world.options.public_url or base).rstrip("/") + address
 
 
-def _signature(world: World, path: str, user_id: int, ends: int) -> str:
-    # Numbers stand last, so that no path can be read as another path and other numbers.
-    text = f"{METHOD}\n{path}\n{user_id}\n{ends}"
+def _signature(world: World, path: str, by: str, user_id: int, ends: int) -> str:
+    # What has a form of its own stands last: no path can be read as another path and other facts.
+    text = f"{METHOD}\n{path}\n{by}\n{user_id}\n{ends}"
     digest = hmac.digest(world.secret, text.encode(errors="surrogatepass"), hashlib.sha256)
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")

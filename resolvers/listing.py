@@ -11,6 +11,7 @@ from models.pages import Ask, Page
 from resolvers.context import Context
 
 Row = TypeVar("Row")
+COUNT: Any = bindparam("count", type_=Integer)  # of rows that a page's select reads
 
 
 async def by_keys(
@@ -49,7 +50,7 @@ def form_of_page(
         key = tuple_(*place)
         statement = statement.where(key > here if up else key < here)
     statement = statement.order_by(*(c if up else c.desc() for c in place))
-    return statement.limit(bindparam("count", type_=Integer))
+    return statement.limit(COUNT)
 
 
 def parameters(ask: Ask, place: Sequence[Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
 from models.prepared import chosen, number, prepared, values_of
 from models.users import User
-from resolvers.access import own, owned, visible
+from resolvers.access import administered, own, owned, records
 from resolvers.context import Context
 from resolvers.listing import by_keys
 from resolvers.moves import STATE, archive
@@ -60,7 +60,7 @@ class NewMailboxes:
 
     paths: Sequence[str]
     hidden: bool = False
-    retention: timedelta | None = None
+    retention: timedelta | None = None  # None: what the account has; nothing: for ever
     subscribe: bool = True
     special_use: SpecialUse | None = None
 
@@ -109,6 +109,7 @@ def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> 
         guid=ctx.world.random(16).hex(),
         special_use=use,
         uid_validity=user.uid_validity,
+        retention=user.retention,
         created_at=at,
     )
 
@@ -126,17 +127,22 @@ async def all_of(
 async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
     """The folders of these users, hidden ones too, in the order of `all_of`."""
     columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
-    if len(keys) == 1:
+    if len(keys) == 1 and _plainly(ctx, keys[0].user_id):
         rows = await ctx.find(_tree(columns), user=keys[0].user_id)
         places = [_in_tree(path) for path in values_of(rows, "path")]
         return [chosen(rows, sorted(range(len(rows)), key=places.__getitem__))]
     asked = select(*picked(Mailbox, columns)).where(
-        col(Mailbox.user_id).in_({key.user_id for key in keys}), visible(ctx, Mailbox)
+        col(Mailbox.user_id).in_({key.user_id for key in keys}), records(ctx, Mailbox)
     )
     found: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in sorted(await ctx.read(asked), key=lambda row: _in_tree(row.path)):
         found[row.user_id].append(row)
     return [found[key.user_id] for key in keys]
+
+
+def _plainly(ctx: Context, user_id: int) -> bool:
+    """Whether a select that was made once will do: it asks for one's own."""
+    return user_id == ctx.viewer.user_id or not administered(ctx)
 
 
 @prepared
@@ -153,14 +159,14 @@ def _in_tree(path: str) -> tuple[bool, list[str]]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's folders with these ids, in this order; None where there is none."""
-    theirs = select(*picked(Mailbox)).where(visible(ctx, Mailbox))
+    """The folders with these ids, in this order; None where the viewer sees none."""
+    theirs = select(*picked(Mailbox)).where(records(ctx, Mailbox))
     return await by_keys(ctx, theirs, col(Mailbox.id), ids)
 
 
 async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
     """The folders of these users, by id, path or role, in this order; None where there is none."""
-    if len(keys) == 1:
+    if len(keys) == 1 and _plainly(ctx, keys[0][0]):
         (user_id, name), *_ = keys
         by = next((by for by in BY if getattr(name, by) is not None), "id")
         rows = await ctx.find(_named(by), user=user_id, name=getattr(name, by))
@@ -168,7 +174,7 @@ async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | No
     users = {user_id for user_id, _ in keys}
     asked = select(*picked(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
-        visible(ctx, Mailbox),
+        records(ctx, Mailbox),
         col(Mailbox.id).in_([name.id for _, name in keys if name.id])
         | col(Mailbox.path).in_([name.path for _, name in keys if name.path])
         | col(Mailbox.special_use).in_([name.special_use for _, name in keys if name.special_use]),
@@ -220,7 +226,8 @@ async def create(ctx: Context, new: NewMailboxes) -> list[Mailbox]:
             asked = {box.path: box for box in made}
             for box in (asked[path] for path in paths):
                 box.hidden, box.subscribed = new.hidden, new.subscribe
-                box.retention = _seconds(new.retention)
+                if new.retention is not None:
+                    box.retention = seconds(new.retention)
                 box.special_use = new.special_use
             session.add_all([user, *made])
             await session.flush()
@@ -244,14 +251,15 @@ def _check_room(
         raise LimitReached("too many folders", limit=limit, used=len(there), path=[path])
 
 
-def _seconds(retention: timedelta | None) -> int | None:
-    if retention is None or not retention:
+def seconds(retention: timedelta, path: Sequence[str] = ("retention",)) -> int | None:
+    """How long messages live, as it is stored; None: for ever."""
+    if not retention:
         return None
     if not timedelta(seconds=1) <= retention <= LIFE:
         raise Invalid(
             "a life is between a second and a hundred years",
             constraint="range",
-            path=["retention"],
+            path=path,
         )
     return int(retention.total_seconds())
 

@@ -1,8 +1,7 @@
 """Operations on stored messages."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -14,12 +13,13 @@ from models.mailboxes import Mailbox
 from models.messages import Message, Thread
 from models.pages import Ask, Page
 from models.prepared import number, prepared
-from models.roles import Scope
+from models.roles import Role, Scope
 from resolvers import listing
-from resolvers.access import owned, visible
+from resolvers.access import administered, owned, records
 from resolvers.context import Context
 from resolvers.listing import Form, Scan, together
 from resolvers.selections import MessageWhere, narrowed
+from resolvers.withheld import CONTENT, shown
 
 NEWEST, OLDEST = "received-", "received+"
 PLACE = (col(Message.received_at), col(Message.id))
@@ -59,13 +59,19 @@ def here() -> Any:
 async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     """The pages, each in reading order."""
     columns = frozenset({"received_at", "id"}).union(*(key.columns for key in keys))
-    if len(keys) == 1 and keys[0].where.everything:
+    own = all(key.user_id == ctx.viewer.user_id for key in keys)
+    if len(keys) == 1 and keys[0].where.everything and (own or not administered(ctx)):
         return [await _plain_page(ctx, keys[0], columns)]
+    if not own:
+        columns |= {"user_id"}
     scans = []
     for key in keys:
         rows = select(*picked(Message, columns)).where(*_where(ctx, key))
         scans.append(Scan(rows, key.ask, PLACE, falling=key.falling))
-    return await listing.pages(ctx, scans)
+    found = await listing.pages(ctx, scans)
+    if own or (ctx.viewer.role is not Role.ROOT and not columns & CONTENT):
+        return found
+    return [replace(page, rows=await shown(ctx, page.rows)) for page in found]
 
 
 async def _plain_page(ctx: Context, key: Listing, columns: frozenset[str]) -> Page[Picked]:
@@ -94,7 +100,7 @@ def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tu
 
 
 def _where(ctx: Context, key: Listing) -> list[Any]:
-    terms = [visible(ctx, Message), col(Message.user_id) == key.user_id]
+    terms = [records(ctx, Message), col(Message.user_id) == key.user_id]
     if key.mailbox_id is not None:
         terms.append(col(Message.mailbox_id) == key.mailbox_id)
     else:
@@ -110,7 +116,7 @@ async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
     found: dict[Listing, int] = {}
     if whole:
         boxes = select(col(Mailbox.id), col(Mailbox.total)).where(
-            col(Mailbox.id).in_(whole), visible(ctx, Mailbox)
+            col(Mailbox.id).in_(whole), records(ctx, Mailbox)
         )
         totals = {row.id: row.total for row in await ctx.read(boxes)}
         found = {key: totals.get(key.mailbox_id, 0) for key in keys if key.whole}
@@ -123,12 +129,6 @@ async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
     return [found[key] for key in keys]
 
 
-def readable(ctx: Context, user_id: int) -> None:
-    """Forbidden where this user's mail is not the viewer's to read."""
-    if user_id != ctx.viewer.user_id:
-        raise Forbidden("other people's mail is read by their own credential", requires="owner")
-
-
 def changeable(ctx: Context) -> None:
     """Forbidden where the credential may not change messages."""
     ctx.viewer.require_scope(Scope.MAIL)
@@ -137,10 +137,15 @@ def changeable(ctx: Context) -> None:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's messages with these ids, in this order; None where there is none."""
-    if len(ids) == 1:
+    """The messages with these ids, in this order; None where the viewer sees none.
+
+    Of other people's there is no more than the record: `resolvers/withheld.py`.
+    """
+    if len(ids) == 1 and not administered(ctx):
         return [next(iter(await ctx.find(_by_id(), id=ids[0])), None)]
-    return await _rows(ctx, ids, None)
+    theirs = select(*picked(Message)).where(records(ctx, Message), here(), col(Message.id).in_(ids))
+    found = {row.id: row for row in await shown(ctx, await ctx.read(theirs))}
+    return [found.get(key) for key in ids]
 
 
 @prepared
@@ -148,24 +153,17 @@ def _by_id() -> Select[*tuple[Any, ...]]:
     return select(*picked(Message)).where(owned(Message), here(), col(Message.id) == number("id"))
 
 
-async def _rows(
-    ctx: Context, ids: Sequence[int], columns: Collection[str] | None
-) -> list[Picked | None]:
-    theirs = select(*picked(Message, columns)).where(visible(ctx, Message), here())
-    return await listing.by_keys(ctx, theirs, col(Message.id), ids)
-
-
 async def by_uid(ctx: Context, mailbox_id: int, uid: int) -> int | None:
     """The id of a message by its folder and uid."""
     asked = select(col(Message.id)).where(
-        col(Message.mailbox_id) == mailbox_id, col(Message.uid) == uid, visible(ctx, Message)
+        col(Message.mailbox_id) == mailbox_id, col(Message.uid) == uid, records(ctx, Message)
     )
     row = next(iter(await ctx.read(asked)), None)
     return None if row is None else int(row.id)
 
 
 async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The viewer's conversations with these ids, in this order, with their figures."""
+    """The conversations with these ids, in this order, with their figures."""
     unseen = func.count().filter(~col(Message.seen))
     theirs = (
         select(
@@ -175,10 +173,12 @@ async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
             func.max(col(Message.received_at)).label("last_received_at"),
         )
         .join(Message, col(Message.thread_id) == col(Thread.id))
-        .where(visible(ctx, Thread), here())
+        .where(records(ctx, Thread), here())
         .group_by(col(Thread.id), col(Thread.user_id), col(Thread.subject))
     )
-    return await listing.by_keys(ctx, theirs, col(Thread.id), ids)
+    rows = await ctx.read(theirs.where(col(Thread.id).in_(ids)))
+    found = {row.id: row for row in await shown(ctx, rows)}
+    return [found.get(key) for key in ids]
 
 
 async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None, str]]]:
@@ -191,7 +191,7 @@ async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None,
         )
         .where(
             col(Message.thread_id).in_(ids),
-            visible(ctx, Message),
+            records(ctx, Message),
             here(),
             col(Message.from_address).is_not(None),
         )
@@ -208,7 +208,7 @@ async def places_of(ctx: Context, ids: list[int]) -> list[list[int]]:
     """The folders in which these conversations have messages."""
     asked = (
         select(col(Message.thread_id), col(Message.mailbox_id))
-        .where(col(Message.thread_id).in_(ids), visible(ctx, Message), here())
+        .where(col(Message.thread_id).in_(ids), records(ctx, Message), here())
         .distinct()
     )
     found: defaultdict[int, list[int]] = defaultdict(list)

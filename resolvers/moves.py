@@ -394,11 +394,11 @@ async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) ->
         for start in range(0, len(theirs), 1000):
             ids = [row.id for row in theirs[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
-        await _end_threads(session, {row.thread_id for row in theirs})
+        await end_threads(session, {row.thread_id for row in theirs})
         await _use(session, user_id, theirs, -1)
 
 
-async def _end_threads(session: AsyncSession, keys: Collection[int]) -> None:
+async def end_threads(session: AsyncSession, keys: Collection[int]) -> None:
     """Delete those of these conversations that have no message left."""
     left = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id))
     ended = delete_rows(Thread).where(col(Thread.id).in_(keys), ~left.exists())

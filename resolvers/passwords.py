@@ -1,14 +1,18 @@
-"""Passwords: Argon2id, in threads of their own and a few at a time."""
+"""Passwords: Argon2id, in threads of their own and a few at a time.
+
+Hashes of other systems are checked here too (resolvers/hashes.py), until the first sign-in.
+"""
 
 import asyncio
 import base64
+import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, get_native_id
 from typing import TypeVar
 
 from argon2 import DEFAULT_PARALLELISM, PasswordHasher
@@ -16,22 +20,28 @@ from argon2.exceptions import VerifyMismatchError
 
 from models.errors import Invalid, RateLimited
 from models.world import World
+from resolvers import hashes
 
 LONGEST = 256  # characters
-THREADS = 2  # hashes at once: each takes `argon2_memory`
-WAITING = 64  # more are sent away: they would wait for seconds
+WAITING = 32  # for each thread; more are sent away: they would wait for seconds
+NICE = 10  # the rest of the process goes first: a flood of sign-ins must not starve it
 
 Outcome = TypeVar("Outcome")
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """The threads, and the places for those who use them or wait."""
+def _behind() -> None:
+    """Let this thread, and those that Argon2 begins in it, run when the others have nothing."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), NICE)  # on Linux: of the thread alone
 
-    threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(THREADS, "password")
-    )
-    places: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(THREADS + WAITING))
+
+class Pool:
+    """So many threads, and the places for those who use them or wait."""
+
+    def __init__(self, threads: int) -> None:
+        self.size = threads + WAITING * threads
+        self.threads = ThreadPoolExecutor(threads, "password", _behind)
+        self.places = BoundedSemaphore(self.size)
 
     async def run(self, work: Callable[[], Outcome]) -> Outcome:
         """Do `work` in a thread. RateLimited where too many wait already."""
@@ -42,15 +52,17 @@ class Pool:
         return await asyncio.wrap_future(job)
 
 
-def checked(password: str, *, path: str = "password") -> str:
-    """The password, in the form we hash. Invalid where it cannot be one."""
+def checked(password: str, *, path: Sequence[str] = ("password",), least: int = 1) -> str:
+    """The password, in the form we hash. Invalid where it cannot be one, or is too short."""
     if not password:
-        raise Invalid("a password cannot be empty", constraint="min", path=[path])
+        raise Invalid("a password cannot be empty", constraint="min", path=path)
     if len(password) > LONGEST:
-        raise Invalid(f"at most {LONGEST} characters", constraint="max", path=[path])
+        raise Invalid(f"at most {LONGEST} characters", constraint="max", path=path)
     if not acceptable(password):
-        raise Invalid("no NUL, and whole characters only", constraint="pattern", path=[path])
-    return _written(password)
+        raise Invalid("no NUL, and whole characters only", constraint="pattern", path=path)
+    if len(written := _written(password)) < least:
+        raise Invalid(f"at least {least} characters", constraint="min", path=path)
+    return written
 
 
 def acceptable(password: str) -> bool:
@@ -62,7 +74,12 @@ def acceptable(password: str) -> bool:
 async def make(world: World, password: str) -> str:
     """The hash of a password, in PHC form, as `users.password` keeps it. Never inside a unit."""
     ready, written = _hasher(world), checked(password)
-    return await _pool().run(lambda: ready.hash(written))
+    return await pool_of(world).run(lambda: ready.hash(written))
+
+
+async def imported(stored: str, *, path: Sequence[str] = ("password",)) -> str:
+    """A hash of another system, once it is sure that we can check it. Never inside a unit."""
+    return await _pool().run(lambda: hashes.checked(stored, path=path))
 
 
 async def check(world: World, stored: str | None, password: str) -> bool:
@@ -72,17 +89,19 @@ async def check(world: World, stored: str | None, password: str) -> bool:
         return False
 
     def verify() -> bool:
+        if stored is not None and hashes.foreign(stored):  # made of what was typed, as it was typed
+            return any(hashes.verify(form, stored) for form in dict.fromkeys((written, password)))
         try:
             return ready.verify(stored or _nobodys(ready), written) and stored is not None
         except VerifyMismatchError:
             return False
 
-    return await _pool().run(verify)
+    return await pool_of(world).run(verify)
 
 
 def outdated(world: World, stored: str) -> bool:
-    """Whether the hash costs less, or more, than what is set today."""
-    return _hasher(world).check_needs_rehash(stored)
+    """Whether the hash is not ours, or costs less, or more, than what is set today."""
+    return hashes.foreign(stored) or _hasher(world).check_needs_rehash(stored)
 
 
 def _written(password: str) -> str:
@@ -105,7 +124,14 @@ def _nobodys(ready: PasswordHasher) -> str:
     return f"$argon2id$v=19${cost}${salt}${digest}"
 
 
+def pool_of(world: World) -> Pool:
+    """As many threads as there are cores, and as memory is set aside for; one at least."""
+    options = world.options
+    fit = options.login_memory // (options.argon2_memory << 10)
+    return _pool(max(1, min(fit, os.cpu_count() or 1)))
+
+
 @cache
-def _pool() -> Pool:
+def _pool(threads: int) -> Pool:
     """One for the process, whatever it serves: it bounds memory and cores."""
-    return Pool()
+    return Pool(threads)

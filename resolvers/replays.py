@@ -1,6 +1,6 @@
 """Answers given before, under an idempotency key."""
 
-import hashlib
+import hmac
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,12 @@ class Asked:
     key: str
     what: str
 
-    @property
-    def digest(self) -> str:
-        """What tells this call from another with the same key."""
-        return hashlib.sha256(self.what.encode()).hexdigest()
+    def digest(self, secret: bytes) -> str:
+        """What tells this call from another with the same key.
+
+        There may be a password in it: whoever has the store alone cannot try others.
+        """
+        return hmac.digest(secret, self.what.encode(), "sha256").hex()
 
 
 async def find(ctx: Context, asked: Asked) -> Any:
@@ -32,7 +34,7 @@ async def find(ctx: Context, asked: Asked) -> Any:
         col(Replay.principal) == ctx.viewer.principal, col(Replay.key) == asked.key
     )
     earlier = next(iter(await ctx.read(mine)), None)
-    if earlier and earlier.asked != asked.digest:
+    if earlier and earlier.asked != asked.digest(ctx.world.secret):
         raise Conflict("this key was used for something else", path=["options", "idempotencyKey"])
     return earlier and earlier.answer
 
@@ -42,7 +44,7 @@ async def keep(ctx: Context, asked: Asked, answer: Any) -> None:
     row = Replay(
         principal=ctx.viewer.principal,
         key=asked.key,
-        asked=asked.digest,
+        asked=asked.digest(ctx.world.secret),
         answer=answer,
         at=ctx.world.now(),
     )

@@ -28,11 +28,12 @@ from models.queue import QUEUE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
 from models.world import Turn, World
-from resolvers import listing, mailboxes, messages
+from resolvers import listing, mailboxes, messages, userlimits
 from resolvers.access import own, owners, visible
 from resolvers.context import Context
 from resolvers.listing import Scan
 from resolvers.references import Reference, Taken, answered, taken
+from resolvers.senders import permitted
 
 SMALL = 64 * 1024  # bytes of a message that is built without a thread
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
@@ -101,11 +102,14 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
     """Build a message, keep a copy, and queue it: all of it, or nothing.
 
     Where the copy does not fit into the quota the message goes out all the same, with a warning.
+    RateLimited where the account has written to as many as it may in 24 hours.
     """
     owner = own(ctx)
     account = await _account(ctx, owner)
+    if not outgoing.stays:
+        await userlimits.may_write(ctx, account)
     draft = await _draft(ctx, account, outgoing)
-    sender, recipients = await _envelope(ctx, owner, draft, outgoing)
+    sender, recipients = await _envelope(ctx, account, draft, outgoing)
     size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
     raw = compose.build(draft) if size < SMALL else await asyncio.to_thread(compose.build, draft)
     ready = _Ready(
@@ -129,7 +133,8 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
 
 
 async def _account(ctx: Context, owner: int) -> Picked:
-    mine = select(col(User.id), col(User.tenant_id), col(User.name)).where(col(User.id) == owner)
+    names = {"id", "tenant_id", "name", "recipients", "from_whitelist"}
+    mine = select(*picked(User, names)).where(col(User.id) == owner)
     account: Picked = found(next(iter(await ctx.read(mine)), None))
     return account
 
@@ -139,7 +144,7 @@ async def _draft(ctx: Context, account: Picked, outgoing: Outgoing) -> Draft:
     from_ = outgoing.from_ or await _main(ctx, account)
     from_ = Named(compose.address(from_.address, "from"), from_.name)
     if outgoing.is_draft or not outgoing.upload_only:
-        await _may_send_as(ctx, account.id, from_.address, ["from"])
+        await _may_send_as(ctx, account, from_.address, ["from"])
     given = await taken(ctx, outgoing.reference) if outgoing.reference else Taken("")
     answers = outgoing.to is None and outgoing.cc is None
     hostname = world.options.hostname
@@ -174,9 +179,11 @@ async def _main(ctx: Context, account: Picked) -> Named:
     return Named(row.shown, row.name or account.name)
 
 
-async def _may_send_as(ctx: Context, owner: int, address: str, path: Sequence[str]) -> None:
+async def _may_send_as(ctx: Context, account: Picked, address: str, path: Sequence[str]) -> None:
     """Refuse a sender that is somebody else's: it is never replaced."""
-    if await addresses.owner_of(ctx.world, address) != owner:
+    if permitted(account.from_whitelist, address):
+        return
+    if await addresses.owner_of(ctx.world, address) != account.id:
         raise Forbidden(f"you may not send as {address}", path=path)
 
 
@@ -187,7 +194,7 @@ def _send_time(world: World, outgoing: Outgoing) -> datetime | None:
 
 
 async def _envelope(
-    ctx: Context, owner: int, draft: Draft, outgoing: Outgoing
+    ctx: Context, account: Picked, draft: Draft, outgoing: Outgoing
 ) -> tuple[str, list[str]]:
     """Sender and recipients, each recipient once."""
     given, path = outgoing.envelope, "from"
@@ -195,7 +202,7 @@ async def _envelope(
     if given.sender is not None:
         path = "envelope"
         sender = compose.address(given.sender, path)
-        await _may_send_as(ctx, owner, sender, [path, "from"])
+        await _may_send_as(ctx, account, sender, [path, "from"])
     if given.to is not None:
         named = [(address, "envelope", nth) for nth, address in enumerate(given.to)]
     else:
@@ -261,6 +268,8 @@ def _written(turn: Turn, ctx: Context, ready: _Ready, kept: Kept) -> tuple[int |
     )
     if turn.connection.execute(able).scalar() is None:
         raise Forbidden("this account may not send")
+    if not ready.outgoing.stays:
+        userlimits.count_recipients(turn, owner, len(ready.recipients))
     message_id = _copied(turn, ready, kept)
     if ready.outgoing.stays:
         return None, message_id

@@ -10,17 +10,19 @@ from sqlalchemy import ColumnElement, func, or_, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.housekeeping import forget_objects
 from models.columns import Picked, picked
-from models.errors import Invalid, NotFound, Refused
+from models.errors import Forbidden, Invalid, NotFound, Refused
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.roles import Role, Scope
 from models.tasks import Task, TaskState
 from models.world import World
-from resolvers import bulk, listing
+from resolvers import bulk, listing, userdelete, userpurge, userquota
 from resolvers.access import own
 from resolvers.context import Context, Viewer
 from resolvers.listing import Scan, by_keys
+from resolvers.work import Kind, Plan, Step
 
 LEASE = timedelta(seconds=60)  # each chunk renews it
 IDLE = 15.0  # seconds until a worker looks unasked
@@ -28,7 +30,6 @@ CHUNK = 1000  # messages a unit
 ATTEMPTS = 5  # without getting any further
 BROKEN = "it broke on our side"
 MOST = 250  # tasks cancelled at once
-KINDS = ("MESSAGE_UPDATE", "MESSAGE_MOVE", "MESSAGE_DELETE")
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class TaskWhere:
 def _visible(ctx: Context) -> ColumnElement[bool]:
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
-    return col(Task.user_id) == own(ctx)
+    return or_(col(Task.user_id) == own(ctx), col(Task.actor_id) == own(ctx))
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
@@ -77,13 +78,18 @@ async def pages(ctx: Context, where: TaskWhere, ask: Ask, columns: frozenset[str
 
 
 async def cancel(ctx: Context, ids: list[int]) -> None:
-    """Stop these tasks at the next safe point; those that have ended stay as they are."""
+    """Stop these tasks at the next safe point; those that have ended stay as they are.
+
+    Forbidden for what must not end half-way: the deletion of an account is taken back otherwise.
+    """
     if len(ids) > MOST:
         raise Invalid(f"at most {MOST} tasks", constraint="max", path=["ids"])
     rows = await ctx.load_all(by_ids, ids)
     for index, (key, row) in enumerate(zip(ids, rows, strict=True)):
         if row is None:
             raise NotFound(str(key), path=["ids"], index=index)
+        if row.kind in KINDS and not KINDS[row.kind].stoppable:
+            raise Forbidden("this task is not cancelled: see userRestore", path=["ids"])
     streams = {_stream(row) for row in rows if row}
     async with ctx.write(*streams) as session:
         connection = await session.connection()
@@ -126,7 +132,7 @@ async def work(world: World) -> bool:
     row = await _claim(world)
     if row is None:
         return False
-    viewer = Viewer(row.user_id, Role.USER, frozenset({Scope.MASTER}))
+    viewer = Viewer(row.user_id or 0, Role.USER, frozenset({Scope.MASTER}))
     ctx = Context(world, viewer, origin=row.order.get("origin"), reason=row.order.get("reason"))
     log.info("task begun", extra={"task": row.id, "kind": row.kind, "attempt": row.attempts})
     if row.attempts > ATTEMPTS:  # those before took their workers along
@@ -150,15 +156,15 @@ async def _claim(world: World) -> Picked | None:
         .where(
             col(Task.finished_at).is_(None),
             col(Task.kind).in_(KINDS),
+            or_(col(Task.not_before).is_(None), col(Task.not_before) <= now),
             or_(col(Task.leased_until).is_(None), col(Task.leased_until) < now),
         )
         .order_by(col(Task.created_at), col(Task.id))
         .limit(1)
-        .with_for_update(skip_locked=True)
     )
-    waiting = select(col(Task.id)).where(col(Task.finished_at).is_(None)).limit(1)
-    if not await world.database.read(waiting):
+    if not await world.database.read(due):
         return None  # an idle worker writes nothing
+    due = due.with_for_update(skip_locked=True)
     claim = (
         update(Task)
         .where(col(Task.id).in_(due))
@@ -176,20 +182,49 @@ async def _claim(world: World) -> Picked | None:
 
 
 async def _chunks(ctx: Context, row: Picked) -> None:
-    """Work through the ids, a chunk a unit, each noted in the unit that did it."""
-    ids: list[int] = row.order["ids"]
-    at, done = (row.checkpoint or {}).get("at", 0), row.done
-    state = TaskState.SUCCEEDED
-    while at < len(ids):
-        async with ctx.write(_stream(row)) as session:
+    """Work a chunk a unit, each noted in the unit that did it."""
+    kind, order = KINDS[row.kind], row.order
+    checkpoint, done = row.checkpoint or {}, row.done
+    state, more = TaskState.SUCCEEDED, True
+    while more:
+        held = await kind.plan(ctx, order, checkpoint)
+        async with ctx.write(_stream(row), *held.streams) as session:
             if await _asked_to_stop(session, row):
                 state = TaskState.CANCELLED
                 break
-            chunk = ids[at : at + CHUNK]
-            at += len(chunk)
-            done += await bulk.work_on(ctx, session, row.order, chunk)
-            await _note(ctx, session, row, {"checkpoint": {"at": at}, "done": done, "attempts": 0})
-    await _end(ctx, row, state, result={"changed": done})
+            step = await kind.step(ctx, session, order, checkpoint, held)
+            checkpoint, more, done = step.checkpoint, step.more, done + step.done
+            values = {"checkpoint": checkpoint, "done": done, "attempts": 0}
+            if step.total is not None:
+                values["total"] = step.total
+            await _note(ctx, session, row, values)
+        await forget_objects(ctx.world, step.objects)
+    facts = {name: value for name, value in checkpoint.items() if name == "corrected"}
+    await _end(ctx, row, state, result={"changed": done, **facts})
+
+
+async def _no_plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
+    return Plan()
+
+
+async def _messages(
+    ctx: Context, session: AsyncSession, order: dict[str, Any], checkpoint: dict[str, Any], _: Plan
+) -> Step:
+    at = checkpoint.get("at", 0)
+    chunk = order["ids"][at : at + CHUNK]
+    at += len(chunk)
+    done = await bulk.work_on(ctx, session, order, chunk)
+    return Step({"at": at}, done, more=at < len(order["ids"]))
+
+
+OF_MESSAGES = Kind(_no_plan, _messages)
+KINDS = {
+    "MESSAGE_UPDATE": OF_MESSAGES,
+    "MESSAGE_MOVE": OF_MESSAGES,
+    "MESSAGE_DELETE": OF_MESSAGES,
+    userdelete.KIND: Kind(userpurge.plan, userpurge.step, stoppable=False),
+    userquota.KIND: Kind(userquota.plan, userquota.step),
+}
 
 
 async def _asked_to_stop(session: AsyncSession, row: Picked) -> bool:

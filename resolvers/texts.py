@@ -1,12 +1,16 @@
 """Texts in SQL: what is in them, whatever its case, alike on both stores."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, func
 
 from models.errors import Invalid
 
+LABEL = 128  # characters of a tag
+LABELS = 100  # of one thing
+_ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes
 LONGEST = 1000  # characters: the store reads a pattern for seconds that is much longer
 
 
@@ -22,6 +26,35 @@ def within(column: Any, part: str) -> ColumnElement[bool]:
         return func.lower(column).contains(part.lower(), autoescape=True)
     found: ColumnElement[bool] = column.regexp_match("".join(map(_either, part)))
     return found
+
+
+def same(column: Any, text: str) -> ColumnElement[bool]:
+    """Whether the text is this one, whatever its case."""
+    if text.isascii():
+        return func.lower(column) == text.lower()
+    found: ColumnElement[bool] = column.regexp_match(f"^{''.join(map(_either, text))}$")
+    return found
+
+
+def checked(text: str | None, *, most: int, path: Sequence[str]) -> str | None:
+    """A text for people, trimmed; None where nothing is left, Invalid where it cannot be kept."""
+    text = (text or "").strip()
+    if len(text) > most or _ODD.search(text):
+        words = f"at most {most} characters, and none that no store takes"
+        raise Invalid(words, constraint="length", path=path)
+    return text or None
+
+
+def labels(tags: Sequence[str], *, path: Sequence[str]) -> list[str]:
+    """Labels in their first spelling, sorted, each once in any case."""
+    if len(tags) > LABELS:
+        raise Invalid(f"at most {LABELS} tags", constraint="max", path=path)
+    for index, tag in enumerate(tags):
+        if not 0 < len(tag.strip()) <= LABEL or _ODD.search(tag):
+            words = f"a tag has 1 to {LABEL} characters"
+            raise Invalid(words, constraint="length", path=path, index=index)
+    spelled = {tag.strip().casefold(): tag.strip() for tag in reversed(tags)}
+    return sorted(spelled.values())
 
 
 def _either(letter: str) -> str:

@@ -1,54 +1,105 @@
-"""Failures that are counted, and who has to wait because of them."""
+"""Failures that are counted, and who has to wait because of them.
+
+They lie in the store: all processes count together, and a new start forgives nothing. Each
+window that is used up makes the next wait twice as long, until a day goes by in peace.
+"""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
-from sqlalchemy import case, delete, select
+from sqlalchemy import delete, select, update
 from sqlmodel import col
 
-from models.auth import Throttle
+from models.auth import CALM, Throttle
 from models.columns import Picked, insert_or, picked
 from models.errors import RateLimited
+from models.options import Options
 from models.world import Turn, World
 from resolvers.context import Context
+
+DOUBLED = 20  # times at most: no wait is that long
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many failures in a window; the first one opens it."""
+    """So many failures in a window; the first one opens it. Then one waits, at most `longest`."""
 
     failures: int
     window: timedelta
+    longest: timedelta = timedelta(hours=1)
+
+    def counted(self, was: Picked, now: datetime) -> tuple[int, int, datetime]:
+        """Failures, times and end, with one failure more."""
+        failures, times, until = was.failures, was.times, was.until
+        if until <= now:
+            lately = failures >= self.failures and now < until + CALM
+            failures, times, until = 0, times if lately else 0, now + self.window
+        failures += 1
+        if failures == self.failures:
+            if times:
+                longer = self.window * 2 ** min(times, DOUBLED)
+                until = max(until, now + min(longer, self.longest))
+            times += 1
+        return failures, times, until
 
 
 BY_NAME = Limit(12, timedelta(seconds=120))
-BY_NETWORK = Limit(100, timedelta(seconds=300))
 
 Limits = Mapping[str, Limit]  # by what is counted
 
 
+def by_name(options: Options) -> Limit:
+    """What an account allows, or a name that nobody has."""
+    return Limit(options.login_failures, options.login_window, options.login_wait)
+
+
+def by_network(options: Options, ip: str | None) -> dict[str, Limit]:
+    """What the network of this address allows; nothing where it is never closed, or is none."""
+    near = network(ip)
+    if near is None or within(ip, options.login_allow):
+        return {}
+    limit = Limit(options.network_failures, options.network_window, options.login_wait)
+    return {f"network:{near}": limit}
+
+
+@lru_cache(maxsize=4096)
 def network(ip: str | None) -> str | None:
     """What counts as one neighbour: /24 of IPv4, /64 of IPv6; None where it is no address."""
+    address = _address(ip)
+    if address is None:
+        return None
+    bits = 24 if address.version == 4 else 64  # noqa: PLR2004 - the two there are
+    return str(ipaddress.ip_network((address, bits), strict=False))
+
+
+@lru_cache(maxsize=4096)
+def within(ip: str | None, networks: tuple[str, ...]) -> bool:
+    """Whether the address is in one of these networks."""
+    address = _address(ip)
+    return address is not None and any(address in ipaddress.ip_network(one) for one in networks)
+
+
+def _address(ip: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(ip or "")
     except ValueError:
         return None
     if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or ipaddress.IPv6Address(int(address))  # no zone
-    bits = 24 if address.version == 4 else 64  # noqa: PLR2004 - the two there are
-    return str(ipaddress.ip_network((address, bits), strict=False))
+        return address.ipv4_mapped or ipaddress.IPv6Address(int(address))  # no zone
+    return address
 
 
-async def check(ctx: Context, limits: Limits) -> None:
-    """Raise RateLimited where one of these is used up."""
+async def check(ctx: Context, limits: Limits) -> frozenset[str]:
+    """Raise RateLimited where one of these is used up; returns those that have failures."""
     now = ctx.world.now()
-    running = select(col(Throttle.key), col(Throttle.failures), col(Throttle.until)).where(
-        col(Throttle.key).in_(limits), col(Throttle.until) > now
-    )
-    full = [row for row in await ctx.read(running) if row.failures >= limits[row.key].failures]
-    _refuse(full, now)
+    asked = select(col(Throttle.key), col(Throttle.failures), col(Throttle.until))
+    rows = await ctx.read(asked.where(col(Throttle.key).in_(limits)))
+    running = [row for row in rows if row.until > now]
+    _refuse([row for row in running if row.failures >= limits[row.key].failures], now)
+    return frozenset(row.key for row in rows)
 
 
 async def count(world: World, limits: Limits) -> None:
@@ -58,29 +109,39 @@ async def count(world: World, limits: Limits) -> None:
     says that, and so not even the failure of this one is learnt.
     """
     now = world.now()
-    rows = [
-        {"key": key, "failures": 1, "until": now + limits[key].window}
-        for key in sorted(limits)  # nobody deadlocks
-    ]
 
-    def unit(turn: Turn) -> list[Picked]:
-        new = insert_or(turn.connection.dialect.name, Throttle).values(rows)
-        over = col(Throttle.until) <= now
-        changed = {
-            "failures": case((over, 1), else_=col(Throttle.failures) + 1),
-            "until": case((over, new.excluded.until), else_=col(Throttle.until)),
-        }
-        counted = new.on_conflict_do_update(index_elements=["key"], set_=changed)
-        return list(turn.connection.execute(counted.returning(*picked(Throttle))))
+    def unit(turn: Turn) -> list[tuple[str, int, datetime]]:
+        return [_counted(turn, key, limits[key], now) for key in sorted(limits)]  # no deadlock
 
-    now_there = await world.apply(unit)
-    _refuse([row for row in now_there if row.failures > limits[row.key].failures], now)
+    counted = await world.apply(unit)
+    late = [until for key, failures, until in counted if failures > limits[key].failures]
+    if late:
+        raise _too_many(late, now)
+
+
+def _counted(turn: Turn, key: str, limit: Limit, now: datetime) -> tuple[str, int, datetime]:
+    new = insert_or(turn.connection.dialect.name, Throttle).values(
+        key=key, failures=0, times=0, until=now + limit.window
+    )
+    held = new.on_conflict_do_update(index_elements=["key"], set_={"key": key})  # others wait
+    row = turn.connection.execute(held.returning(*picked(Throttle))).one()
+    failures, times, until = limit.counted(row, now)
+    turn.connection.execute(
+        update(Throttle)
+        .where(col(Throttle.key) == key)
+        .values(failures=failures, times=times, until=until)
+    )
+    return key, failures, until
 
 
 def _refuse(full: Sequence[Picked], now: datetime) -> None:
     if full:
-        wait = max(row.until - now for row in full)
-        raise RateLimited("too many failures, wait before the next try", retry_after=wait)
+        raise _too_many([row.until for row in full], now)
+
+
+def _too_many(until: Sequence[datetime], now: datetime) -> RateLimited:
+    wait = max(until) - now
+    return RateLimited("too many failures, wait before the next try", retry_after=wait)
 
 
 async def clear(ctx: Context, key: str) -> None:

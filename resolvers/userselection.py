@@ -1,5 +1,6 @@
 """Which accounts a mutation is about."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,8 +14,12 @@ from models.domains import Domain
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
 from models.roles import Role
 from models.users import User, UserTag
+from models.usersearch import LETTERS, beginning, holding
 from resolvers.access import managed_users, own, visible_users
 from resolvers.context import Context, Needs
+
+LONGEST = 128  # characters of a mask, as of a user name
+_WILD = re.compile(r"[*?]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ async def chosen(
         if len(getattr(users, name)) > most:
             raise Invalid(f"at most {most} at once", constraint="max", path=[path, name])
     named = await _named(ctx, users, path)
-    where = [*_conditions(users), col(User.id).in_(named)]
+    where = [*_conditions(ctx.world.database.dialect, users), col(User.id).in_(named)]
     seen = visible_users(ctx)
     free = managed_users(ctx).label("free") if managed else seen.label("free")
     asked = select(*picked(User), free).where(seen, or_(*where)).order_by(col(User.id))
@@ -77,6 +82,21 @@ async def chosen(
     return [row for row in rows if row.free]
 
 
+async def managed_one(ctx: Context, key: int, *, path: str = "user") -> Picked:
+    """The row of an account that the viewer may change.
+
+    NotFound where the viewer sees none such, Forbidden where it may not be changed.
+    """
+    free = managed_users(ctx).label("free")
+    asked = select(*picked(User), free).where(col(User.id) == key, visible_users(ctx))
+    row = next(iter(await ctx.read(asked)), None)
+    if row is None:
+        raise NotFound(str(key), path=[path])
+    if not row.free:
+        raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
+    return row
+
+
 async def _named(ctx: Context, users: Users, path: str) -> list[int]:
     """The accounts of the user names and addresses; NotFound as `chosen` says."""
     found = []
@@ -89,14 +109,14 @@ async def _named(ctx: Context, users: Users, path: str) -> list[int]:
     return found
 
 
-def _conditions(users: Users) -> list[ColumnElement[bool]]:
+def _conditions(dialect: str, users: Users) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if users.all:
         found.append(col(User.id) > 0)
     if users.ids:
         found.append(col(User.id).in_(users.ids))
     if users.masks:
-        found.append(masked(users.masks))
+        found.append(masked(dialect, users.masks))
     if users.domains:
         names = [addresses.normal_domain(name) for name in users.domains]
         domains = select(col(Domain.id)).where(col(Domain.name).in_(names))
@@ -106,17 +126,29 @@ def _conditions(users: Users) -> list[ColumnElement[bool]]:
     return found
 
 
-def masked(masks: Sequence[str]) -> ColumnElement[bool]:
-    """Accounts whose user name, as compared, fits one of these masks with * and ?."""
+def masked(dialect: str, masks: Sequence[str]) -> ColumnElement[bool]:
+    """Accounts whose user name, as compared, fits one of these masks with * and ?.
+
+    What is fixed at the beginning of a mask, or else three letters anywhere, is by an index.
+    """
+    return or_(*(_fitting(dialect, mask, nth) for nth, mask in enumerate(masks)))
+
+
+def _fitting(dialect: str, mask: str, nth: int) -> ColumnElement[bool]:
+    if len(mask) > LONGEST:
+        text = f"a mask has at most {LONGEST} characters"
+        raise Invalid(text, constraint="max", path=["masks"], index=nth)
     key: Any = col(User.username_key)
-    return or_(*(key.like(_pattern(mask), escape="/") for mask in masks))
-
-
-def _pattern(mask: str) -> str:
-    text = addresses.username_key(mask)
+    mask = addresses.username_key(mask)
+    text = mask
     for sign in "/%_":
         text = text.replace(sign, "/" + sign)
-    return text.replace("*", "%").replace("?", "_")
+    fits: ColumnElement[bool] = key.like(text.replace("*", "%").replace("?", "_"), escape="/")
+    first, *others = _WILD.split(mask)
+    if first:
+        return beginning(dialect, key, first) & fits
+    longest = max(others, key=len, default="")
+    return holding(dialect, longest) & fits if len(longest) >= LETTERS else fits
 
 
 def tagged(tags: Sequence[str]) -> ColumnElement[bool]:

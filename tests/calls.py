@@ -5,9 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graph import ids
+from models.auth import AccessToken
+from models.roles import Role
 from models.tasks import Task
-from tests.conftest import Client, receive
+from tests import factors
+from tests.conftest import Client, make_client, receive
 
+BY_IDS = {"apiKeyDelete", "appPasswordDelete", "domainAliasDelete"}
 PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
 
 
@@ -20,11 +24,12 @@ class Call:
     payload: str = ""
     journaled: bool = True  # whether it changes what the journal tells of
     by_root: bool = False
+    by: Client | None = None  # who else makes it
 
     def document(self) -> str:
         """The operation, with the input in `$input`."""
         kind = self.name[0].upper() + self.name[1:] + "Input"
-        kind = {"apiKeyDelete": "IdsInput"}.get(self.name, kind[0].upper() + kind[1:])
+        kind = "IdsInput" if self.name in BY_IDS else kind
         return (
             f"mutation ($input: {kind}!) {{ {self.name}(input: $input) "
             f"{{ {self.payload} {PAYLOAD} }} }}"
@@ -32,7 +37,8 @@ class Call:
 
     async def __call__(self, client: Client, **options: Any) -> Any:
         """What the payload is."""
-        given = {**self.input, "options": options} if options else self.input
+        own = self.input.get("options", {})
+        given = {**self.input, "options": {**own, **options}} if options else self.input
         return (await client(self.document(), input=given))[self.name]
 
 
@@ -49,14 +55,46 @@ def call(prepare: Prepare) -> Prepare:
 
 @call
 async def api_key_create(_ada: Client, _root: Client) -> Call:
-    return Call("apiKeyCreate", {"name": "reports"}, "apiKey { name }", journaled=False)
+    return Call("apiKeyCreate", {"name": "reports"}, "apiKey { name }")
+
+
+@call
+async def act_as(ada: Client, _root: Client) -> Call:
+    boss = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
+    return Call("actAs", {"user": {"username": "ada"}}, "user { username } scope", by=boss)
 
 
 @call
 async def api_key_delete(ada: Client, _root: Client) -> Call:
-    document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } } }'
-    key = (await ada(document))["apiKeyCreate"]["apiKey"]["id"]
-    return Call("apiKeyDelete", {"ids": [key]}, "deletedIds", journaled=False)
+    return Call("apiKeyDelete", {"ids": [await _key(ada)]}, "deletedIds")
+
+
+@call
+async def api_key_update(ada: Client, _root: Client) -> Call:
+    given = {"ids": [await _key(ada)], "name": "y", "active": False}
+    return Call("apiKeyUpdate", given, "apiKeys { name active }")
+
+
+@call
+async def auth_cache_flush(_ada: Client, _root: Client) -> Call:
+    given = {"users": {"usernames": ["ada"]}}
+    return Call("authCacheFlush", given, "entries", journaled=False, by_root=True)
+
+
+@call
+async def app_password_create(_ada: Client, _root: Client) -> Call:
+    return Call("appPasswordCreate", {"description": "Phone"}, "appPassword { description }")
+
+
+@call
+async def app_password_delete(ada: Client, _root: Client) -> Call:
+    return Call("appPasswordDelete", {"ids": [await _app_password(ada)]}, "deletedIds")
+
+
+@call
+async def app_password_update(ada: Client, _root: Client) -> Call:
+    given = {"ids": [await _app_password(ada)], "active": False}
+    return Call("appPasswordUpdate", given, "appPasswords { active }")
 
 
 @call
@@ -64,7 +102,60 @@ async def authenticate(_ada: Client, root: Client) -> Call:
     made = await (await user_create(_ada, root))(root)
     assert made["errors"] == []
     given = {"username": "eve@example.org", "password": "correct horse", "token": True}
-    return Call("authenticate", given, "user { username }", journaled=False)
+    return Call("authenticate", given, "user { username }")
+
+
+@call
+async def custom_two_factor_disable(ada: Client, root: Client) -> Call:
+    await (await custom_two_factor_enable(ada, root))(root)
+    given = {"user": {"username": "ada"}, "options": {"reason": "the application is gone"}}
+    payload = "user { enabled2fa }"
+    return Call("customTwoFactorDisable", given, payload, by_root=True)
+
+
+@call
+async def custom_two_factor_enable(_ada: Client, _root: Client) -> Call:
+    given = {"user": {"username": "ada"}}
+    return Call("customTwoFactorEnable", given, "user { enabled2fa }", by_root=True)
+
+
+@call
+async def domain_alias_create(_ada: Client, _root: Client) -> Call:
+    given = {"alias": "example.net", "domain": "example.org"}
+    return Call("domainAliasCreate", given, "domainAlias { alias }", by_root=True)
+
+
+@call
+async def domain_alias_delete(ada: Client, root: Client) -> Call:
+    create = await domain_alias_create(ada, root)
+    made = await Call(create.name, create.input, "domainAlias { id }")(root)
+    given = {"ids": [made["domainAlias"]["id"]]}
+    return Call("domainAliasDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def domain_create(_ada: Client, _root: Client) -> Call:
+    return Call("domainCreate", {"name": "new.example"}, "domain { name }", by_root=True)
+
+
+@call
+async def domain_delete(ada: Client, root: Client) -> Call:
+    await (await domain_create(ada, root))(root)
+    given = {"domains": [{"name": "new.example"}]}
+    return Call("domainDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def domain_rename(_ada: Client, _root: Client) -> Call:
+    given = {"oldDomain": "example.org", "newDomain": "renamed.example"}
+    payload = "domain { name } addressesUpdated usersUpdated domainAliasesUpdated"
+    return Call("domainRename", given, payload, by_root=True)
+
+
+@call
+async def domain_update(_ada: Client, _root: Client) -> Call:
+    given = {"domains": [{"name": "example.org"}], "set": {"description": "Ours"}}
+    return Call("domainUpdate", given, "domains { name description }", by_root=True)
 
 
 @call
@@ -135,6 +226,30 @@ async def setting_set(_ada: Client, _root: Client) -> Call:
 
 
 @call
+async def recovery_codes_create(ada: Client, _root: Client) -> Call:
+    proof = {"totp": await factors.code_on(ada)}
+    return Call("recoveryCodesCreate", {"proof": proof})
+
+
+@call
+async def session_kick(ada: Client, _root: Client) -> Call:
+    now, world = ada.world.now(), ada.world
+    async with world.write(ada.user.id) as session:
+        session.add(
+            AccessToken(
+                id=world.key(),
+                user_id=ada.user.id,
+                digest="x",
+                auth_version=1,
+                created_at=now,
+                last_used_at=now,
+                expires_at=now,
+            )
+        )
+    return Call("sessionKick", {"revokeTokens": True}, "kicked results")
+
+
+@call
 async def submission_cancel(ada: Client, root: Client) -> Call:
     send = await message_send(ada, root)
     later = Call(
@@ -166,6 +281,40 @@ async def token_revoke(_ada: Client, _root: Client) -> Call:
 
 
 @call
+async def totp_check(ada: Client, _root: Client) -> Call:
+    return Call("totpCheck", {"token": await factors.code_on(ada)}, "valid")
+
+
+@call
+async def totp_disable(ada: Client, _root: Client) -> Call:
+    given = {"proof": {"totp": await factors.code_on(ada)}}
+    return Call("totpDisable", given, "user { enabled2fa }")
+
+
+@call
+async def totp_enable(ada: Client, _root: Client) -> Call:
+    code = factors.code_of(ada.world, await factors.seed_of(ada))
+    return Call("totpEnable", {"token": code}, "user { enabled2fa }")
+
+
+@call
+async def totp_import(_ada: Client, _root: Client) -> Call:
+    given = {"user": {"username": "ada"}, "seed": "GEZD GNBV GY3T QOJQ"}
+    return Call("totpImport", given, "user { enabled2fa }", by_root=True)
+
+
+@call
+async def totp_setup(_ada: Client, _root: Client) -> Call:
+    return Call("totpSetup", {"label": "Ada"})
+
+
+@call
+async def two_factor_disable(ada: Client, _root: Client) -> Call:
+    given = {"proof": {"totp": await factors.code_on(ada)}}
+    return Call("twoFactorDisable", given, "user { enabled2fa }")
+
+
+@call
 async def undo(ada: Client, root: Client) -> Call:
     done = await (await message_delete(ada, root))(ada)
     return Call("undo", {"token": done["undo"]["token"]}, "restoredCount")
@@ -175,6 +324,44 @@ async def undo(ada: Client, root: Client) -> Call:
 async def user_create(_ada: Client, _root: Client) -> Call:
     given = {"address": "eve@example.org", "password": "correct horse"}
     return Call("userCreate", given, "user { username }", by_root=True)
+
+
+@call
+async def webauthn_challenge(_ada: Client, _root: Client) -> Call:
+    return Call("webauthnChallenge", journaled=False)
+
+
+@call
+async def webauthn_check(ada: Client, _root: Client) -> Call:
+    key = await factors.key_on(ada)
+    return Call("webauthnCheck", {"response": await factors.signed(ada, key)}, "valid")
+
+
+@call
+async def webauthn_delete(ada: Client, _root: Client) -> Call:
+    key = await factors.key_on(ada)
+    proof = {"webauthn": await factors.signed(ada, key)}
+    return Call("webauthnDelete", {"ids": [key.global_id], "proof": proof}, "deletedIds")
+
+
+@call
+async def webauthn_register(ada: Client, _root: Client) -> Call:
+    response = await factors.made(ada, factors.SoftKey())
+    given = {"name": "Blue", "response": response}
+    return Call("webauthnRegister", given, "webauthnKey { name } user { enabled2fa }")
+
+
+async def _key(ada: Client) -> str:
+    document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } } }'
+    return str((await ada(document))["apiKeyCreate"]["apiKey"]["id"])
+
+
+async def _app_password(ada: Client) -> str:
+    done = await ada(
+        'mutation { appPasswordCreate(input: {description: "Phone"}) { appPassword { id } } }'
+    )
+    key: str = done["appPasswordCreate"]["appPassword"]["id"]
+    return key
 
 
 async def _message(ada: Client) -> str:

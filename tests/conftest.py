@@ -22,12 +22,18 @@ from models.options import Options
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import auth, mailboxes, users
+from resolvers import auth, mailboxes, usercreate
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests import stores
 
-CHEAP = Options(argon2_memory=8, argon2_time=1, hostname="mx.example.org")
+CHEAP = Options(
+    argon2_memory=8,
+    argon2_time=1,
+    hostname="mx.example.org",
+    webauthn_id="mail.example.org",
+    webauthn_origins=("https://mail.example.org",),
+)
 
 
 class Clock:
@@ -180,8 +186,9 @@ async def make_key(world: World, name: str, **more: Any) -> str:
 async def make_user(world: World, name: str, **more: Any) -> User:
     """A user of example.org, with folders and the address name@example.org."""
     admin = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-    new = NewUser(username=name, address=f"{name}@example.org", password_disabled=True, **more)
-    return await users.create(admin, new)
+    more = {"password_disabled": "password" not in more} | more
+    new = NewUser(username=name, address=f"{name}@example.org", **more)
+    return await usercreate.create(admin, new)
 
 
 async def make_client(world: World, http: httpx.AsyncClient, name: str, **more: Any) -> Client:

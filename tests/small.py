@@ -251,7 +251,9 @@ class Clock:
         self.time += timedelta(**by)
 
 
-async def sign_in(headers: Mapping[str, str], _params: dict[str, Any] | None) -> Viewer:
+async def sign_in(
+    headers: Mapping[str, str], _params: Mapping[str, Any] | None, _ip: str | None
+) -> Viewer:
     if headers.get("authorization") == "Bearer broken":
         raise RuntimeError("the password is hunter2")
     if (shown := headers.get("authorization")) is None:

@@ -13,6 +13,8 @@ from tests.conftest import Client, context, make_user, receive
 
 # Each list of the schema: how to ask for it, and a heavy column of its table that is not asked for.
 CONNECTIONS = {
+    "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
+    "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
     "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
@@ -20,6 +22,8 @@ CONNECTIONS = {
     "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
     "Setting.history": ('setting(key: "undo.window") { history { %s } }',
                         "setting_changes", "after"),
+    "Query.domainAliases": ("domainAliases { %s }", "domain_aliases", "created_at"),
+    "Query.domains": ("domains { %s }", "domains", "description"),
     "Query.tasks": ("tasks { %s }", "tasks", "result"),
     "Query.users": ("users { %s }", "users", "password"),
     "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
@@ -27,9 +31,14 @@ CONNECTIONS = {
     "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
     "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
+    "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
+                                "shown"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
-OF_ADMINS = {"Query.adminLog", "Query.authLog", "Query.users", "Setting.history"}
+OF_ADMINS = {
+    "Domain.addresses", "Domain.users", "Query.adminLog", "Query.authLog", "Query.domainAliases",
+    "Query.domains", "Query.users", "Setting.history",
+}  # fmt: skip
 PRINTED = build_schema(schema.as_str())
 
 

@@ -43,8 +43,8 @@ def small(world: World) -> World:
 
 
 def app_of(world: World, spool: Path, limits: Limits | None = None) -> Starlette:
-    async def sign_in(headers: Mapping[str, str]) -> Viewer:
-        return await auth.sign_in(world, headers)
+    async def sign_in(headers: Mapping[str, str], ip: str | None) -> Viewer:
+        return await auth.sign_in(world, headers, ip=ip)
 
     return Starlette(routes=rest.routes(world, sign_in, spool, limits))
 

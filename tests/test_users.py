@@ -12,9 +12,9 @@ from models.errors import Forbidden, NotFound
 from models.journal import ChangeKind
 from models.roles import AdminPermission, Role, Scope
 from models.world import World
-from resolvers import users
+from resolvers import usercreate
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests.conftest import Client, make_user
 from tests.counts import journal, recount, rows
 
@@ -173,7 +173,7 @@ async def test_a_dry_run_and_a_failure_in_the_middle_leave_nothing(
     before = await sizes(world)
     assert await create(root, options={"validateOnly": True}) == (None, [])
     assert await sizes(world) == before
-    monkeypatch.setattr(users, "_add_address", None)  # as if our own code broke
+    monkeypatch.setattr(usercreate, "_add_address", None)  # as if our own code broke
     answer = await root.raw(CREATE, input=GOOD)
     assert answer["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
     assert await sizes(world) == before
@@ -182,7 +182,7 @@ async def test_a_dry_run_and_a_failure_in_the_middle_leave_nothing(
 async def test_nobody_makes_an_account_above_his_own(ada: Client) -> None:
     ctx = await admin_of(ada)
     with pytest.raises(Forbidden) as refused:
-        await users.create(
+        await usercreate.create(
             ctx, NewUser(address="eve@example.org", password_disabled=True, role=Role.ADMIN)
         )
     assert (refused.value.path, refused.value.requires) == (["role"], "ADMIN")
@@ -196,25 +196,27 @@ async def test_an_admin_makes_accounts_in_his_domains_only(ada: Client, world: W
         "far",
     )
     ctx = await admin_of(ada)
-    made = await users.create(ctx, NewUser(address="eve@example.org", password_disabled=True))
+    made = await usercreate.create(ctx, NewUser(address="eve@example.org", password_disabled=True))
     assert made.domain_id == ada.user.domain_id
     with pytest.raises(NotFound) as refused:
-        await users.create(ctx, NewUser(address="eve@unknown.example", password_disabled=True))
+        await usercreate.create(ctx, NewUser(address="eve@unknown.example", password_disabled=True))
     assert refused.value.path == ["address"]
     with pytest.raises(Forbidden):
-        await users.create(ctx, NewUser(username="x", empty_address=True, password_disabled=True))
+        await usercreate.create(
+            ctx, NewUser(username="x", empty_address=True, password_disabled=True)
+        )
     nobodys = await admin_of(ada, administers=())
     with pytest.raises(NotFound):
-        await users.create(nobodys, NewUser(address="dan@example.org", password_disabled=True))
+        await usercreate.create(nobodys, NewUser(address="dan@example.org", password_disabled=True))
 
 
 async def test_unlimited_storage_is_given_by_permission(ada: Client) -> None:
     new = NewUser(address="eve@example.org", password_disabled=True, quota=0)
     with pytest.raises(Forbidden) as refused:
-        await users.create(await admin_of(ada), new)
+        await usercreate.create(await admin_of(ada), new)
     assert (refused.value.path, refused.value.requires) == (["quota"], "UNLIMITED_QUOTA")
     may = await admin_of(ada, AdminPermission.UNLIMITED_QUOTA)
-    assert (await users.create(may, new)).quota == 0
+    assert (await usercreate.create(may, new)).quota == 0
 
 
 @pytest.mark.usefixtures("ada")

@@ -1,22 +1,30 @@
 """Accounts: listing them, and who sees them."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
 from graph import ids
+from models.pages import Cursor
 from models.roles import Role, Scope
+from models.users import User
 from models.world import World
-from resolvers import users
+from resolvers import usercreate, users
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests.conftest import Client, make_client, make_user
 from tests.counts import recount, rows
 
+ALL = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
 LIST = """
-query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: String) {
-  users(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
+query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: String,
+       $orderBy: UserOrder! = USERNAME) {
+  users(filter: $filter, first: $first, after: $after, last: $last, before: $before,
+        orderBy: $orderBy) {
     nodes { username } totalCount
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor }
   }
@@ -34,7 +42,7 @@ async def far(world: World) -> int:
     """An account of another domain."""
     admin = Context(world, Viewer(role=Role.ROOT))
     new = NewUser(address="eve@new.example", password_disabled=True)
-    return (await users.create(admin, new)).id
+    return (await usercreate.create(admin, new)).id
 
 
 @pytest.fixture
@@ -42,20 +50,17 @@ async def crowd(root: Client) -> Client:
     admin = Context(root.world, Viewer(role=Role.ROOT))
     people: tuple[tuple[str, dict[str, Any]], ...] = (
         ("d.an", {"name": "Dän Brown", "suspended": True}),
-        ("bert", {"disabled": True}),
+        ("bert", {"disabled": True, "tags": ["x"]}),
         ("zoe", {"name": "Zoë_100%", "role": Role.ADMIN}),
         ("ann", {}),
-        ("carl", {}),
+        ("carl", {"tags": ["X", "Y"]}),
     )
     for name, more in people:
-        await users.create(
+        await usercreate.create(
             admin, NewUser(name, address=f"{name}@example.org", password_disabled=True, **more)
         )
     await far(root.world)
     return root
-
-
-ALL = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
 
 
 async def listed(client: Client, **ask: Any) -> Any:
@@ -70,16 +75,35 @@ def names_of(page: Any) -> list[str]:
     ("condition", "expected"),
     [
         ({}, ALL),
-        ({"query": "AN"}, ["ann", "d.an"]),
+        ({"query": "AN"}, ["ann"]),
+        ({"query": "d.A"}, ["d.an"]),
+        ({"query": "DA"}, ["d.an"]),
+        ({"query": "ev"}, ["eve@new.example"]),
+        ({"query": "ANN"}, ["ann"]),
+        ({"query": "w.exam"}, ["eve@new.example"]),
+        ({"masks": ["*carl*", "*@new.*"], "query": "arl"}, ["carl"]),
+        ({"query": "dan@example"}, ["d.an"]),
+        ({"query": "D.a.n@"}, ["d.an"]),
+        ({"masks": ["*a*n*"]}, ["ann", "d.an"]),
+        ({"masks": ["B?rt", "z*"]}, ["bert", "zoe"]),
+        ({"masks": ["*@new.example"]}, ["eve@new.example"]),
+        ({"masks": ["%", "_*"]}, []),
+        ({"tags": ["X", "y"]}, ["bert", "carl"]),
+        ({"requiredTags": ["x", "Y"]}, ["carl"]),
+        ({"tags": ["y"], "requiredTags": ["x"], "masks": ["c*"]}, ["carl"]),
+        ({"tags": []}, ALL),
+        ({"createdAfter": "2031-01-01T00:00:00Z"}, []),
+        ({"createdAfter": "2029-12-31T23:59:59Z", "query": "bert"}, ["bert"]),
         ({"query": "DÄN"}, ["d.an"]),
         ({"query": "zoë"}, ["zoe"]),
         ({"query": "e@New"}, ["eve@new.example"]),
         ({"query": "d.an@example"}, ["d.an"]),
-        ({"query": "%"}, ["zoe"]),
+        ({"query": "%"}, []),
+        ({"query": "00%"}, ["zoe"]),
         ({"query": "_100"}, ["zoe"]),
         ({"query": "' OR 1=1 --"}, []),
         ({"roles": ["ADMIN"]}, ["zoe"]),
-        ({"roles": ["ADMIN", "USER"], "query": "zo"}, ["zoe"]),
+        ({"roles": ["ADMIN", "USER"], "query": "zoë"}, ["zoe"]),
         ({"domain": "New.Example"}, ["eve@new.example"]),
         ({"domain": "elsewhere.example"}, []),
         ({"disabled": True}, ["bert"]),
@@ -110,6 +134,60 @@ async def test_pages_meet_without_gap_both_ways(crowd: Client) -> None:
     await make_user(crowd.world, "anna")  # between the pages: what was read stays where it is
     first = await listed(crowd, first=1)
     assert names_of(await listed(crowd, first=1, after=first["pageInfo"]["endCursor"])) == ["anna"]
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("CREATED", ["d.an", "bert", "zoe", "ann", "carl", "eve@new.example"]),
+        ("QUOTA_USED", ["carl", "bert", "eve@new.example", "ann", "zoe", "d.an"]),
+        ("LAST_LOGIN", ["zoe", "ann", "eve@new.example", "carl", "bert", "d.an"]),
+    ],
+)
+async def test_each_order_pages_both_ways_with_ties_and_without_gap(
+    crowd: Client, order: str, expected: list[str]
+) -> None:
+    async with crowd.world.write() as session:
+        connection = await session.connection()
+        for name, used, login in (
+            ("carl", 9, None),
+            ("bert", 5, None),
+            ("zoe", 0, 7),
+            ("ann", 0, 7),
+        ):
+            values = {"used": used, "last_login_at": crowd.world.now() if login else None}
+            if name == "zoe":
+                values["last_login_at"] = crowd.world.now() + timedelta(seconds=1)
+            await connection.execute(update(User).where(col(User.username) == name).values(values))
+    for size in (1, 2, 4, 6):
+        seen, at = [], {"hasNextPage": True, "endCursor": None}
+        while at["hasNextPage"]:
+            page = await listed(crowd, first=size, after=at["endCursor"], orderBy=order)
+            seen += names_of(page)
+            at = page["pageInfo"]
+        back: list[str] = []
+        at = {"hasPreviousPage": True, "startCursor": None}
+        while at["hasPreviousPage"]:
+            page = await listed(crowd, last=size, before=at["startCursor"], orderBy=order)
+            back = names_of(page) + back
+            at = page["pageInfo"]
+        assert (seen, back) == (expected, expected)
+    other = await crowd.raw(LIST, first=1, after=page["pageInfo"]["startCursor"])
+    assert other["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+    async with crowd.world.write() as session:
+        await (await session.connection()).execute(update(User).values(used=0))
+
+
+async def test_forged_cursors_and_too_much_are_refused(crowd: Client) -> None:
+    forged = str(Cursor("users-CREATED", "text", 7))
+    answer = await crowd.raw(LIST, first=1, after=forged, orderBy="CREATED")
+    assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+    for condition in (
+        {"query": "x" * 1001}, {"masks": ["x" * 129]}, {"masks": ["x"] * 101},
+        {"tags": ["x"] * 101}, {"requiredTags": ["x"] * 101},
+    ):  # fmt: skip
+        answer = await crowd.raw(LIST, filter=condition)
+        assert answer["errors"], condition
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from sqlalchemy import Select, func, select
 from sqlmodel import col
 
 from mail.verify.checks import Look
-from models.auth import AccessToken, Throttle
+from models.auth import CALM, AccessToken, Throttle
 from models.blobs import Upload
 from models.messages import Message, Receipt
 from models.replays import Replay
 from models.tasks import Undo
+from models.users import Usage
 from models.world import World
 
 
@@ -27,7 +28,8 @@ def _old(world: World) -> dict[str, Select[int]]:
         "old_receipts": count.where(col(Receipt.at) <= now - options.receipts_for),
         "old_replays": count.where(col(Replay.at) <= now - options.replays_for),
         "expired_tokens": count.where(col(AccessToken.expires_at) <= now),
-        "expired_throttles": count.where(col(Throttle.until) <= now),
+        "expired_throttles": count.where(col(Throttle.until) <= now - CALM),
+        "expired_usages": count.where(col(Usage.until) <= now),
         "expired_undos": count.where(col(Undo.expires_at) <= now),
         "expired_uploads": count.where(col(Upload.expires_at) <= now),
         "messages_to_expire": count.where(

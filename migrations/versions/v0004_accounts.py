@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
+from mail.addresses import username_key
 from models import domaintotals, usersearch
 from models.columns import Big, Instant, Plain
 from models.roles import UserPermission
@@ -10,6 +11,12 @@ from models.usersearch import words_of
 
 revision = "0004"
 down_revision = "0003"
+
+PARTIAL = (  # indexes of the few accounts that are out of the ordinary
+    ("ix_users_disabled", ["username_key", "id"], "disabled"),
+    ("ix_users_suspended", ["username_key", "id"], "suspended"),
+    ("ix_users_staff", ["role", "id"], "role <> 'USER'"),
+)
 
 
 def upgrade() -> None:
@@ -166,10 +173,20 @@ def upgrade() -> None:
         sa.Column("deleted_at", Instant(timezone=True), nullable=False),
         sa.Column("delete_after", Instant(timezone=True), nullable=True),
         sa.Column("task_id", Big, nullable=True),
+        sa.Column("domain_id", Big, nullable=True),
+        sa.ForeignKeyConstraint(
+            ["domain_id"],
+            ["domains.id"],
+            name=op.f("fk_deleted_users_domain_id"),
+            ondelete="SET NULL",
+        ),
         sa.ForeignKeyConstraint(
             ["id"], ["users.id"], name=op.f("fk_deleted_users_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deleted_users")),
+    )
+    op.create_index(
+        op.f("ix_deleted_users_domain_id"), "deleted_users", ["domain_id"], unique=False
     )
     op.create_index(
         op.f("ix_deleted_users_username_key"), "deleted_users", ["username_key"], unique=False
@@ -215,6 +232,7 @@ def upgrade() -> None:
         sa.Column("pending", sa.String(), nullable=True),
         sa.Column("pending_at", Instant(timezone=True), nullable=True),
         sa.Column("last_step", Big, nullable=True),
+        sa.Column("enabled_at", Instant(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_totp_seeds_user_id"), ondelete="CASCADE"
         ),
@@ -225,7 +243,7 @@ def upgrade() -> None:
         sa.Column("user_id", Big, nullable=False),
         sa.Column(
             "kind",
-            sa.Enum("RECIPIENTS", "RECEIVED", name="usagekind", native_enum=False, length=32),
+            sa.Enum("RECIPIENTS", name="usagekind", native_enum=False, length=32),
             nullable=False,
         ),
         sa.Column("used", Big, nullable=False),
@@ -317,6 +335,10 @@ def upgrade() -> None:
         sa.Column("global_address_list", sa.Boolean(), nullable=False, server_default=sa.true()),
     )
 
+    op.add_column("tasks", sa.Column("actor_id", Big, nullable=True))
+    op.add_column("tasks", sa.Column("not_before", Instant(timezone=True), nullable=True))
+    op.create_index(op.f("ix_tasks_actor_id"), "tasks", ["actor_id"], unique=False)
+
     op.add_column("throttles", sa.Column("times", Big, nullable=False, server_default="0"))
 
     op.add_column("users", sa.Column("words", sa.String(), nullable=False, server_default=""))
@@ -344,8 +366,15 @@ def upgrade() -> None:
     op.add_column("users", sa.Column("reject_score", sa.Float(), nullable=True))
     op.add_column("users", sa.Column("recipients", Big, nullable=True))
     op.add_column("users", sa.Column("received_max", Big, nullable=True))
+    op.add_column("users", sa.Column("received", Big, nullable=False, server_default="0"))
+    op.add_column("users", sa.Column("received_until", Instant(timezone=True), nullable=True))
     op.create_index("ix_users_created_at", "users", ["created_at", "id"], unique=False)
     op.create_index("ix_users_used", "users", ["used", "id"], unique=False)
+    op.create_index("ix_users_of_domain", "users", ["domain_id", "username_key", "id"])
+    for name, columns, condition in PARTIAL:
+        where = sa.text(condition)
+        op.create_index(name, "users", columns, sqlite_where=where, postgresql_where=where)
+    op.create_index("ix_addresses_domain_id_local", "addresses", ["domain_id", "local", "id"])
 
     _fill()
     for statement in (*usersearch.CREATE[dialect()], *domaintotals.CREATE[dialect()]):
@@ -363,6 +392,7 @@ def _fill() -> None:
         "users",
         sa.column("id", Big),
         sa.column("username"),
+        sa.column("username_key"),
         sa.column("name"),
         sa.column("tags", Plain),
         sa.column("words"),
@@ -378,7 +408,11 @@ def _fill() -> None:
     shown = {row.user_id: row.shown for row in store.execute(mains)}
     for row in store.execute(users.select()).all():
         words = words_of(row.username, row.name, shown.get(row.id))
-        changed = {"words": words, "permissions": all_of}
+        changed = {
+            "words": words,
+            "permissions": all_of,
+            "username_key": username_key(row.username),
+        }
         store.execute(users.update().where(users.c.id == row.id).values(changed))
         folded = sorted({tag.casefold() for tag in row.tags})
         for tag in folded:
@@ -388,8 +422,14 @@ def _fill() -> None:
 def downgrade() -> None:
     for statement in (*usersearch.DROP[dialect()], *domaintotals.DROP[dialect()]):
         op.execute(statement)
+    for name, _, _ in PARTIAL:
+        op.drop_index(name, table_name="users")
+    op.drop_index("ix_users_of_domain", table_name="users")
+    op.drop_index("ix_addresses_domain_id_local", table_name="addresses")
     op.drop_index("ix_users_used", table_name="users")
     op.drop_index("ix_users_created_at", table_name="users")
+    op.drop_column("users", "received_until")
+    op.drop_column("users", "received")
     op.drop_column("users", "received_max")
     op.drop_column("users", "recipients")
     op.drop_column("users", "reject_score")
@@ -413,6 +453,10 @@ def downgrade() -> None:
     op.drop_column("users", "words")
 
     op.drop_column("throttles", "times")
+
+    op.drop_index(op.f("ix_tasks_actor_id"), table_name="tasks")
+    op.drop_column("tasks", "not_before")
+    op.drop_column("tasks", "actor_id")
 
     op.drop_column("domains", "global_address_list")
     op.drop_column("domains", "relay_unknown_only")
@@ -448,6 +492,7 @@ def downgrade() -> None:
 
     op.drop_table("domain_admins")
     op.drop_index(op.f("ix_deleted_users_username_key"), table_name="deleted_users")
+    op.drop_index(op.f("ix_deleted_users_domain_id"), table_name="deleted_users")
 
     op.drop_table("deleted_users")
     op.drop_index("ix_auth_events_user_id", table_name="auth_events")

@@ -16,8 +16,9 @@ from models.roles import Role, Scope
 from models.users import User
 from models.world import World
 from resolvers import auth, passwords
-from resolvers.auth import Attempt, Authenticated
+from resolvers.auth import Authenticated
 from resolvers.context import Context, Viewer
+from resolvers.proving import Attempt
 from tests.conftest import Clock
 
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's

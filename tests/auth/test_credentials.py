@@ -15,7 +15,7 @@ from models.errors import (
     Unauthenticated,
 )
 from models.roles import Role, Scope
-from resolvers import apikeys, auth
+from resolvers import apikeys, auth, tokens
 from resolvers.apikeys import NewKey
 from resolvers.context import Context, Viewer
 from tests.auth.conftest import MASTER, Town, count, signed_in
@@ -166,17 +166,17 @@ async def test_the_bootstrap_key_is_root(town: Town) -> None:
 
 async def test_revoking_ends_the_token_of_the_call(town: Town) -> None:
     (ctx, mine), (_, other) = await signed_in(town, "ada"), await signed_in(town, "ada")
-    assert await auth.revoke(ctx) == 1
+    assert await tokens.revoke(ctx) == 1
     assert await town.refused(mine)
     assert not await town.refused(other)
-    assert await auth.revoke(ctx) == 0
+    assert await tokens.revoke(ctx) == 0
 
 
 async def test_without_a_token_nothing_is_revoked(town: Town) -> None:
     await town.token("ada")
     for viewer in (Viewer(), Viewer(role=Role.ROOT, scopes=MASTER)):
         for all_ in (True, False):
-            assert await auth.revoke(Context(town.world, viewer), all=all_) == 0
+            assert await tokens.revoke(Context(town.world, viewer), all=all_) == 0
     assert await count(town, AccessToken) == 1
 
 
@@ -184,7 +184,7 @@ async def test_all_tokens_of_the_viewer_end_and_no_others(town: Town) -> None:
     await town.user("bob")
     (ctx, first), (_, second) = await signed_in(town, "ada"), await signed_in(town, "ada")
     _, bobs = await signed_in(town, "bob")
-    assert await auth.revoke(ctx, all=True) == 2
+    assert await tokens.revoke(ctx, all=True) == 2
     assert [await town.refused(token) for token in (first, second, bobs)] == [True, True, False]
 
 
@@ -193,28 +193,28 @@ async def test_another_users_token_looks_like_none(town: Town) -> None:
     (ctx, _), (_, mine) = await signed_in(town, "ada"), await signed_in(town, "ada")
     (bob, bobs) = await signed_in(town, "bob")
     assert bob.viewer.token_id
-    (newest, current) = (await auth.tokens_of(ctx, [ctx.viewer.user_id]))[0]
+    (newest, current) = (await tokens.tokens_of(ctx, [ctx.viewer.user_id]))[0]
     assert (newest.current, current.current) == (False, True)
     with pytest.raises(NotFound) as refusal:
-        await auth.revoke(ctx, [newest.id, bob.viewer.token_id])
+        await tokens.revoke(ctx, [newest.id, bob.viewer.token_id])
     assert refusal.value.index == 1
     assert not await town.refused(mine)  # all or none
     assert not await town.refused(bobs)
-    assert await auth.tokens_of(ctx, [bob.viewer.user_id]) == [[]]
-    assert await auth.tokens_by_ids(ctx, [bob.viewer.token_id]) == [None]
-    assert await auth.revoke(ctx, [newest.id]) == 1
+    assert await tokens.tokens_of(ctx, [bob.viewer.user_id]) == [[]]
+    assert await tokens.tokens_by_ids(ctx, [bob.viewer.token_id]) == [None]
+    assert await tokens.revoke(ctx, [newest.id]) == 1
 
 
 async def test_a_narrow_credential_ends_no_other(town: Town) -> None:
     await town.token("ada")
     with pytest.raises(Forbidden):
-        await auth.revoke(town.by("ada", scopes=frozenset({Scope.MAIL})), all=True)
+        await tokens.revoke(town.by("ada", scopes=frozenset({Scope.MAIL})), all=True)
 
 
 async def test_a_token_revoked_in_a_unit_is_not_remembered_before_its_end(town: Town) -> None:
     ctx, token = await signed_in(town, "ada")
     async with ctx.together():
-        await auth.revoke(ctx)
+        await tokens.revoke(ctx)
         assert not await town.refused(token)  # for others nothing has happened yet
     assert await town.refused(token)
 

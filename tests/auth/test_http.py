@@ -10,9 +10,9 @@ from models.columns import table_of
 from models.replays import Replay
 from models.roles import Role, Scope
 from models.world import World
-from resolvers import users
+from resolvers import usercreate
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests.auth.conftest import MASTER, PASSWORD
 from tests.conftest import Client, make_client, make_key
 
@@ -66,7 +66,9 @@ async def sent(http: httpx.AsyncClient, document: str, bearer: str = "", **more:
 async def eve(world: World) -> str:
     """The name of somebody who has a password."""
     boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER))
-    await users.create(boss, NewUser(address="eve@example.org", username="eve", password=PASSWORD))
+    await usercreate.create(
+        boss, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
+    )
     return "eve"
 
 

@@ -15,8 +15,8 @@ from models.errors import (
 )
 from models.roles import Scope
 from resolvers import auth, passwords
-from resolvers.auth import Attempt
 from resolvers.context import Context, Viewer
+from resolvers.proving import Attempt
 from tests.auth.conftest import PASSWORD, TOKEN, Town, count, fail
 
 MAILBOX = AddressKind.MAILBOX
@@ -40,7 +40,7 @@ async def test_what_cannot_be_a_password_is_refused(town: Town, password: str) -
 
 async def test_too_many_who_wait_are_sent_away(town: Town) -> None:
     stored = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)  # some milliseconds
-    many = passwords.THREADS + passwords.WAITING + 5
+    many = passwords.pool_of(town.world).size + 5
     checks = (passwords.check(town.world, stored, PASSWORD) for _ in range(many))
     answers = await asyncio.gather(*checks, return_exceptions=True)
     refused = [type(answer) for answer in answers].count(RateLimited)
@@ -115,6 +115,7 @@ async def test_unknown_names_cost_the_same_statements(town: Town, statements: li
         with pytest.raises(AuthenticationFailed):
             await town.enter(name, "wrong")
         costs.append([statement.partition("\n")[0] for statement in statements])
+        await auth.settle(town.world)  # what is noted behind the answer
     assert costs[0] == costs[1]
     assert len(costs[0]) > 3
 

@@ -11,11 +11,11 @@ from merganser.settings import read
 from models.errors import AuthenticationFailed, Unauthenticated
 from models.pages import MOST
 from models.roles import Role, Scope
-from resolvers import apikeys, users
+from resolvers import apikeys, usercreate
 from resolvers.apikeys import NewKey
 from resolvers.auth import authenticate, sign_in
 from resolvers.context import Context, Viewer
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests.cli.conftest import Shell
 
 
@@ -69,6 +69,12 @@ def test_another_password_ends_the_old_one(ada: Shell, monkeypatch: pytest.Monke
         (("user", "add", "b@x.org", "--no-password", "--quota", "much"), "write a size"),
         (("user", "add", "b@x.org"), "--password-stdin"),
         (("user", "passwd", "bob", "--password-stdin"), "there is no password on stdin"),
+        (("user", "delete", "ada"), "say --yes, or --after"),
+        (("user", "delete", "bob", "--yes"), "no such object"),
+        (("user", "delete", "ada", "--after", "soon"), "--after: write"),
+        (("user", "restore", "bob"), "no such object"),
+        (("user", "restore", "ada"), "not deleted"),
+        (("user", "list", "--query", "x" * 1001), "at most 1000"),
         (("token", "create", "--name", "x"), "say whose key it is"),
         (("token", "create", "--name", "x", "--user", "bob"), "there is no user bob"),
         (("token", "create", "--name", "x", "--user", "ada", "--role", "ROOT"), "ROOT"),
@@ -89,6 +95,35 @@ def test_a_refusal_is_one_sentence(
     assert said.err.startswith("merganser: ")
     assert said.err.count("\n") == 1
     assert sentence in said.err
+
+
+def test_a_list_is_narrowed(ada: Shell) -> None:
+    assert ada("user", "add", "bob@new.example", "--no-password").code == 0
+
+    def names(*words: str) -> list[str]:
+        return [row["username"] for row in ada("user", "list", "--json", *words).json]
+
+    assert names("--query", "ADA") == ["ada"]
+    assert names("--domain", "New.example") == ["bob@new.example"]
+    assert names("--disabled") == []
+    assert names("--enabled", "--query", "new.ex") == ["bob@new.example"]
+    assert names("--tag", "x") == []
+
+
+def test_an_account_is_deleted_and_comes_back(ada: Shell) -> None:
+    said = ada("user", "delete", "A.da@example.org", "--after", "2099-12-24")
+    assert (said.code, said.err) == (0, "")
+    assert "kept until 2099-12-2" in said.out
+    assert ada("user", "list", "--json").json == []
+    assert "kept until 2098" in ada("user", "delete", "ada", "--after", "2098-06-01").out
+    said = ada("user", "restore", "ada")
+    assert said.out == "ada is back, with ada@example.org.\n"
+    assert [row["address"] for row in ada("user", "list", "--json").json] == ["ada@example.org"]
+    assert "removed by" in ada("user", "delete", "ada", "--yes").out
+    assert ada("user", "add", "bob", "--address", "ada@example.org", "--no-password").code == 0
+    said = ada("user", "restore", "ada")
+    assert said.out == "ada is back, with no address.\n"
+    assert said.err.endswith("ada@example.org\n")
 
 
 def test_a_key_is_shown_once_works_and_is_revoked(ada: Shell) -> None:
@@ -125,7 +160,7 @@ def test_lists_are_whole_however_long(shell: Shell) -> None:
         async with opened(read()) as world:
             for number in range(MOST + 5):
                 user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
-                made = await users.create(owner(world), user)
+                made = await usercreate.create(owner(world), user)
                 await apikeys.create_key(owner(world), NewKey("k", user_id=made.id))
 
     asyncio.run(fill())

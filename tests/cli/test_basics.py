@@ -30,7 +30,7 @@ def test_help_needs_no_store_and_loads_nothing_heavy() -> None:
     assert out.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("words", [(), ("user",), ("token",), ("documents",)])
+@pytest.mark.parametrize("words", [(), ("user",), ("token",), ("domain",), ("documents",)])
 def test_without_a_command_it_helps(bare: Shell, words: tuple[str, ...]) -> None:
     said = bare(*words)
     assert said.code == 2

@@ -25,7 +25,7 @@ from merganser.building import opened
 from merganser.settings import Settings
 from models.roles import Role
 from models.world import World
-from resolvers.users import NewUser
+from resolvers.usercreate import NewUser
 from tests import stores
 from tests.mail.lmtp_client import Neighbour
 from tests.mail.lmtp_client import connect as lmtp

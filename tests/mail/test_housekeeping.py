@@ -13,7 +13,7 @@ from mail import housekeeping
 from mail.blobs.store import LocalStore
 from mail.housekeeping import Tidied, tidy
 from mail.verify import verify
-from models.auth import AccessToken, Throttle
+from models.auth import CALM, AccessToken, Throttle
 from models.blobs import Blob, Upload
 from models.columns import picked, table_of
 from models.journal import Change, ChangeKind, Entry, Stream, record
@@ -190,7 +190,7 @@ async def test_what_has_ended_goes_and_what_has_not_stays(
                 last_used_at=past,
                 expires_at=end,
             ),
-            Throttle(key=f"x{nth}", until=end),
+            Throttle(key=f"x{nth}", until=end - CALM),
             Task(id=world.key(), kind="some", created_at=past, finished_at=finished),
         )
     await add(world, Task(id=world.key(), kind="some", created_at=past))  # still at it

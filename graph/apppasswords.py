@@ -1,0 +1,153 @@
+"""Passwords of single programs, as the API shows them."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import strawberry
+from strawberry import UNSET
+
+from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.fields import Info
+from graph.mutations import mutation
+from graph.refs import UserRef, keys_of, owner_named
+from graph.rows import Shape, identified, link, shaped
+from graph.scalars import Duration, EmailAddress
+from graph.twofactor import SECRET
+from graph.views import Made, View, Viewed
+from models.roles import Scope, UserPermission
+from resolvers import apppasswords, users
+from resolvers.apppasswords import AppPasswordPatch, AppPasswordScope, NewAppPassword
+
+if TYPE_CHECKING:
+    from graph.users import User
+
+strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
+
+
+@strawberry.type(description="The last sign-in by a credential.")
+class LastUse(View):
+    at: datetime = leaf("When.")
+
+    made: ClassVar[Mapping[str, Made]] = {"at": Made((), lambda at: at)}
+
+
+@strawberry.type(description="Password of one program.")
+class AppPassword(Shape):
+    user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
+        "user_id",
+        users.by_ids,
+        shaped("graph.users", "User"),
+        description="Whose it is.",
+    )
+    description: str = leaf("What it is for.")
+    scopes: list[AppPasswordScope] = leaf("What it is good for; ALL = any but MASTER.")
+    active: bool = leaf("Good for signing in.")
+    last_use: LastUse | None = leaf("Null = never.")
+    created_at: datetime = leaf("Made.")
+    updated_at: datetime | None = leaf("Changed; null = never.")
+    expires_at: datetime | None = leaf("Ends then; each use puts it off. Null = never.")
+
+    batch = staticmethod(apppasswords.by_ids)
+    made: ClassVar[Mapping[str, Made]] = {
+        "id": identified("AppPassword"),
+        "scopes": Made(("scopes",), lambda scopes: [AppPasswordScope(one) for one in scopes]),
+        "last_use": Viewed(("last_used_at",), lambda at: at, LastUse),
+    }
+
+
+@strawberry.input(description="Input of appPasswordCreate.")
+class AppPasswordCreateInput(Options):
+    user: UserRef | None = leaf("Whose. Default: the viewer's.", default=UNSET)
+    description: str = leaf("What it is for.")
+    scopes: list[AppPasswordScope] = leaf(
+        "What it is to be good for; ALL = any but MASTER.",
+        default_factory=lambda: [AppPasswordScope.ALL],
+    )
+    password: str | None = leaf(
+        "Exactly 16 letters of a to z; made by chance when missing.", default=UNSET
+    )
+    ttl: Duration | None = leaf(
+        "It ends so long after its last use. Default: never.", default=UNSET
+    )
+    active: bool = leaf("Good for signing in.", default=True)
+    generate_mobileconfig: bool = leaf("Make a profile for Apple's devices too.", default=False)
+    address: EmailAddress | None = leaf(
+        "For the profile: one of the user's. Default: the main address.", default=UNSET
+    )
+
+    def new(self) -> NewAppPassword:
+        """The password as the floors below make it."""
+        return NewAppPassword(
+            description=self.description,
+            scopes=[AppPasswordScope(scope) for scope in self.scopes],
+            password=None if self.password is UNSET else self.password,
+            ttl=None if self.ttl is UNSET else self.ttl,
+            active=self.active,
+            profile=self.generate_mobileconfig,
+            address=self.address or None,
+        )
+
+
+@strawberry.type(description="Answer of appPasswordCreate.")
+class AppPasswordCreatePayload(MutationPayload):
+    app_password: AppPassword | None = leaf("Its record.", default=None)
+    password: str | None = leaf(
+        "Shown once; spaces and case do not matter.", default=None, metadata=SECRET
+    )
+    mobileconfig: str | None = leaf(
+        "Base64 of application/x-apple-aspen-config, with the password in it. Shown once.",
+        default=None,
+        metadata=SECRET,
+    )
+
+
+@strawberry.input(description="Input of appPasswordUpdate.")
+class AppPasswordUpdateInput(Options):
+    ids: list[strawberry.ID] = leaf("Global ids.")
+    description: str | None = leaf("What it is for.", default=UNSET)
+    active: bool | None = leaf("Good for signing in.", default=UNSET)
+    scopes: list[AppPasswordScope] | None = leaf("What it is to be good for.", default=UNSET)
+
+
+@strawberry.type(description="Some application passwords.")
+class AppPasswordsPayload(MutationPayload):
+    app_passwords: list[AppPassword] = leaf("As they are now.", default_factory=list)
+
+
+@strawberry.type
+class AppPasswordMutation:
+    @mutation(
+        "A password for one program. Good beside second factors, where the account's own is not.",
+        scope=Scope.MASTER,
+        user_permission=UserPermission.APP_PASSWDS,
+    )
+    async def app_password_create(
+        self, info: Info, input: AppPasswordCreateInput
+    ) -> AppPasswordCreatePayload:
+        key = await owner_named(info, input.user)
+        row, password, profile = await apppasswords.create(info.context, key, input.new())
+        return AppPasswordCreatePayload(
+            app_password=AppPassword.of(row), password=password, mobileconfig=profile
+        )
+
+    @mutation("All or none.", scope=Scope.MASTER, user_permission=UserPermission.APP_PASSWDS)
+    async def app_password_update(
+        self, info: Info, input: AppPasswordUpdateInput
+    ) -> AppPasswordsPayload:
+        scopes: Any = input.scopes
+        patch = AppPasswordPatch(
+            description=None if input.description is UNSET else input.description,
+            active=None if input.active is UNSET else input.active,
+            scopes=[AppPasswordScope(one) for one in scopes] if isinstance(scopes, list) else None,
+        )
+        keys = keys_of(info, "AppPassword", input.ids)
+        changed = await apppasswords.change(info.context, keys, patch)
+        rows = await info.context.load_all(apppasswords.by_ids, changed)
+        return AppPasswordsPayload(app_passwords=[AppPassword.of(row) for row in rows if row])
+
+    @mutation("All or none.", scope=Scope.MASTER, user_permission=UserPermission.APP_PASSWDS)
+    async def app_password_delete(self, info: Info, input: IdsInput) -> DeletePayload:
+        keys = keys_of(info, "AppPassword", input.ids)
+        await apppasswords.remove(info.context, keys)
+        return DeletePayload(deleted_ids=input.ids)

@@ -1,0 +1,38 @@
+"""Making clients start afresh, as the API shows it."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.errors import MutationPayload, Options, leaf
+from graph.fields import Info
+from graph.mutations import mutation
+from graph.refs import UserSelection, users_named
+from graph.users import User
+from models.roles import Scope, UserPermission
+from resolvers import clientreset
+
+
+@strawberry.input(description="Input of clientStateReset.")
+class ClientStateResetInput(Options):
+    users: UserSelection | None = leaf("Which accounts; absent = the viewer's.", default=UNSET)
+
+
+@strawberry.type(description="Answer of clientStateReset.")
+class ClientStateResetPayload(MutationPayload):
+    users: list[User] = leaf("The accounts.", default_factory=list)
+
+
+@strawberry.type
+class ClientResetMutation:
+    @mutation(
+        "Ends connections, and makes every journal cursor of the accounts stale: clients fetch "
+        "afresh.",
+        scope=Scope.MASTER,
+        user_permission=UserPermission.CLIENT_RESET,
+    )
+    async def client_state_reset(
+        self, info: Info, input: ClientStateResetInput
+    ) -> ClientStateResetPayload:
+        selected = users_named(input.users or None)
+        rows = await clientreset.reset(info.context, selected)
+        return ClientStateResetPayload(users=[User.of(row) for row in rows])

@@ -1,0 +1,175 @@
+"""Making, changing and deleting domains and their second names."""
+
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph import ids
+from graph.domains import Domain, DomainAlias
+from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.fields import Info
+from graph.mutations import mutation
+from graph.refs import DomainRef, domain_named
+from graph.scalars import ByteSize
+from models.roles import AdminPermission, Role, Scope
+from resolvers import domainaliases, domainchange, domainrename
+from resolvers.domainaliases import NewAlias
+from resolvers.domainchange import Values
+
+GIB = 1 << 30
+ADMIN = {"role": Role.ADMIN, "scope": Scope.MASTER}
+DELEGATED = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
+ALIASES = {**DELEGATED, "admin_permission": AdminPermission.ALIAS_DOMAINS}
+DEFAULT = "For users without a quota of their own, 0 = unlimited; null = the platform's."
+
+
+def _set(given: Any, *within: str, without: frozenset[str] = frozenset()) -> Values:
+    """What an input says of the columns of a domain."""
+    named = {name: value for name, value in vars(given).items() if value is not UNSET}
+    columns = {name: value for name, value in named.items() if name not in without}
+    return Values(columns, within)
+
+
+@strawberry.input(description="Input of domainCreate.")
+class DomainCreateInput(Options):
+    name: str = leaf("Unicode or ASCII form.")
+    active: bool = leaf("Takes mail.", default=True)
+    description: str | None = leaf("Text for people.", default=UNSET)
+    tags: list[str] | None = leaf("Labels.", default=UNSET)
+    max_addresses: int = leaf("Addresses, those of accounts among them, 0 = any.", default=400)
+    max_users: int = leaf("Accounts, 0 = any number.", default=10)
+    default_user_quota: ByteSize | None = leaf(DEFAULT, default=ByteSize(3 * GIB))
+    max_user_quota: ByteSize = leaf("Highest per user, 0 = unlimited.", default=ByteSize(10 * GIB))
+    quota: ByteSize = leaf("For all users together, 0 = unlimited.", default=ByteSize(10 * GIB))
+    backup_mx: bool = leaf("Only relay to the primary server.", default=False)
+    relay_all_recipients: bool = leaf("Also unknown ones; needs backupMx.", default=False)
+    relay_unknown_only: bool = leaf(
+        "Local users here, others relayed; needs relayAllRecipients.", default=False
+    )
+    global_address_list: bool = leaf("Users see each other.", default=True)
+
+
+@strawberry.input(description="What to set; absent = as it is, null = none.")
+class DomainPatch:
+    active: bool | None = leaf("Takes mail.", default=UNSET)
+    description: str | None = leaf("Text for people; needs DOMAIN_DESC.", default=UNSET)
+    tags: list[str] | None = leaf("Labels, in place of those there are.", default=UNSET)
+    max_addresses: int | None = leaf("Addresses, 0 = any number.", default=UNSET)
+    max_users: int | None = leaf("Accounts, 0 = any number.", default=UNSET)
+    default_user_quota: ByteSize | None = leaf(DEFAULT, default=UNSET)
+    max_user_quota: ByteSize | None = leaf("Highest per user, 0 = unlimited.", default=UNSET)
+    quota: ByteSize | None = leaf("For all users together, 0 = unlimited.", default=UNSET)
+    backup_mx: bool | None = leaf("Only relay to the primary server.", default=UNSET)
+    relay_all_recipients: bool | None = leaf("Also unknown ones; needs backupMx.", default=UNSET)
+    relay_unknown_only: bool | None = leaf(
+        "Local users here, others relayed; needs relayAllRecipients.", default=UNSET
+    )
+    global_address_list: bool | None = leaf("Users see each other.", default=UNSET)
+
+
+@strawberry.input(description="Input of domainUpdate.")
+class DomainUpdateInput(Options):
+    domains: list[DomainRef] = leaf("Which ones, by their own names: an alias names none.")
+    set: DomainPatch = leaf("The same for all.")
+
+
+@strawberry.input(description="Input of domainDelete.")
+class DomainDeleteInput(Options):
+    domains: list[DomainRef] = leaf("Which ones, by their own names: an alias names none.")
+    cascade: bool = leaf("With their addresses and aliases; users go first.", default=False)
+
+
+@strawberry.input(description="Input of domainRename.")
+class DomainRenameInput(Options):
+    old_domain: str = leaf("Its name.")
+    new_domain: str = leaf("Its new name, which nothing has yet.")
+
+
+@strawberry.input(description="Input of domainAliasCreate.")
+class DomainAliasCreateInput(Options):
+    alias: str = leaf("The second name.")
+    domain: str = leaf("What it stands for: the own name of a domain.")
+    active: bool = leaf("Takes mail.", default=True)
+
+
+@strawberry.type(description="Answer of domainCreate.")
+class DomainPayload(MutationPayload):
+    domain: Domain | None = leaf("The domain.", default=None)
+
+
+@strawberry.type(description="Answer of domainUpdate.")
+class DomainsPayload(MutationPayload):
+    domains: list[Domain] = leaf("The domains.", default_factory=list)
+
+
+@strawberry.type(description="Answer of domainRename.")
+class DomainRenamePayload(MutationPayload):
+    domain: Domain | None = leaf("The domain, with its new name.", default=None)
+    addresses_updated: int = leaf("Addresses with the new name.", default=0)
+    users_updated: int = leaf("Accounts with another user name or main address.", default=0)
+    domain_aliases_updated: int = leaf("Aliases that stand for the new name.", default=0)
+
+
+@strawberry.type(description="Answer of domainAliasCreate.")
+class DomainAliasPayload(MutationPayload):
+    domain_alias: DomainAlias | None = leaf("The alias.", default=None)
+
+
+@strawberry.type
+class DomainMutation:
+    @mutation("With limits; the first address that an ADMIN makes does so without any.", **ADMIN)
+    async def domain_create(self, info: Info, input: DomainCreateInput) -> DomainPayload:
+        values = _set(input, without=frozenset({"name", "options"}))
+        row = await domainchange.create(info.context, input.name, values)
+        return DomainPayload(domain=Domain.of(row))
+
+    @mutation(
+        "Many at once, all or none. A DOMAIN_ADMIN changes the description, with DOMAIN_DESC.",
+        **DELEGATED,
+    )
+    async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:
+        refs = [domain_named(ref, path="domains", index=n) for n, ref in enumerate(input.domains)]
+        rows = await domainchange.change(info.context, refs, _set(input.set, "set"))
+        return DomainsPayload(domains=[Domain.of(row) for row in rows])
+
+    @mutation(
+        "Many at once, all or none. CONFLICT while users live there, and without cascade while "
+        "addresses or aliases exist.",
+        **ADMIN,
+    )
+    async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:
+        refs = [domain_named(ref, path="domains", index=n) for n, ref in enumerate(input.domains)]
+        keys = await domainchange.remove(info.context, refs, cascade=input.cascade)
+        return DeletePayload(deleted_ids=[ids.encode("Domain", key) for key in keys])
+
+    @mutation(
+        "With its addresses, main addresses, and user names that are addresses there, in one "
+        "transaction. validateOnly lists all that is in the way.",
+        **ADMIN,
+    )
+    async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
+        done = await domainrename.rename(info.context, input.old_domain, input.new_domain)
+        return DomainRenamePayload(
+            domain=Domain.of(done.domain),
+            addresses_updated=done.addresses,
+            users_updated=done.users,
+            domain_aliases_updated=done.aliases,
+        )
+
+    @mutation("A second name of a domain; an alias has none itself.", **ALIASES)
+    async def domain_alias_create(
+        self, info: Info, input: DomainAliasCreateInput
+    ) -> DomainAliasPayload:
+        new = NewAlias(input.alias, input.domain, active=input.active)
+        row = await domainaliases.create(info.context, new)
+        return DomainAliasPayload(domain_alias=DomainAlias.of(row))
+
+    @mutation("All or none.", **ALIASES)
+    async def domain_alias_delete(self, info: Info, input: IdsInput) -> DeletePayload:
+        keys = [
+            ids.decode("DomainAlias", text, path="ids", index=nth)
+            for nth, text in enumerate(input.ids)
+        ]
+        await domainaliases.remove(info.context, keys)
+        return DeletePayload(deleted_ids=input.ids)

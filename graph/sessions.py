@@ -1,0 +1,55 @@
+"""Live connections, as the API ends them."""
+
+import strawberry
+
+from graph.errors import MutationPayload, Options, leaf
+from graph.fields import Info
+from graph.mutations import mutation
+from graph.refs import UserSelection, users_named
+from models.errors import Code, Invalid, Unavailable
+from models.roles import Scope
+from resolvers import sessions
+
+REASON_MAX = 120  # characters
+
+
+@strawberry.input(description="Input of sessionKick.")
+class SessionKickInput(Options):
+    users: UserSelection | None = leaf("Whose; default: the viewer's.", default=strawberry.UNSET)
+    reason: str | None = leaf("Shown to those who are sent away.", default=strawberry.UNSET)
+    force: bool = leaf("Also where a query or mutation is being answered.", default=False)
+    revoke_tokens: bool = leaf("End all their tokens too.", default=False)
+
+
+@strawberry.type(description="Answer of sessionKick.")
+class SessionKickPayload(MutationPayload):
+    kicked: int = leaf(
+        "Connections to this process; those to others end within half a minute.", default=0
+    )
+    results: list[str] = leaf(
+        "User names, once for each connection that ends.", default_factory=list
+    )
+
+
+@strawberry.type
+class SessionMutation:
+    @mutation(
+        "End WebSockets and event streams: one's own, or of users one manages. Nobody there = "
+        "NO_SESSION, unless tokens were ended.",
+        scope=Scope.MASTER,
+    )
+    async def session_kick(self, info: Info, input: SessionKickInput) -> SessionKickPayload:
+        ctx, reason = info.context, input.reason or None
+        if reason and (len(reason) > REASON_MAX or not reason.isprintable()):
+            text = f"at most {REASON_MAX} printable characters"
+            raise Invalid(text, constraint="length", path=["reason"])
+        users = users_named(input.users or None)
+        rows, revoked = await sessions.kick(ctx, users, revoke_tokens=input.revoke_tokens)
+        live, names = getattr(ctx, "live", None), {row.id: row.username for row in rows}
+        there = live.of(names) if live else []
+        if not there and not revoked:
+            raise Unavailable("nobody is connected to this process", code=Code.NO_SESSION)
+        if live:
+            ctx.afterwards(lambda: live.kick(names, reason, force=input.force))
+        results = [names[viewer.user_id or viewer.pending_for] for viewer in there]
+        return SessionKickPayload(kicked=len(there), results=sorted(results))

@@ -1,0 +1,144 @@
+"""Making accounts, as the API does it."""
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+
+from graph.errors import MutationPayload, Options, leaf
+from graph.fields import Info
+from graph.mutations import mutation
+from graph.refs import DomainRef, domains_of
+from graph.scalars import ByteSize, Duration, free_data
+from graph.users import User
+from models.errors import Forbidden
+from models.mailboxes import SpecialUse
+from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.users import ProtocolScope
+from resolvers import usercreate
+from resolvers.usercreate import NewUser
+
+HASHED = (
+    "The password is a hash, known by its form: $pbkdf2-sha1$, $pbkdf2-sha256$, $pbkdf2-sha512$; "
+    "bcrypt $2a$, $2b$, $2y$; crypt $1$ (MD5), $5$ (SHA-256), $6$ (SHA-512); $argon2d$, "
+    "$argon2i$, $argon2id$; DES crypt (13 characters, no prefix). Anything else is refused. "
+    "Rehashed to Argon2id at the first login."
+)
+SENDERS = "Further senders: an address, a domain, *, or a pattern with one * at either end."
+
+
+def not_atomic(info: Info, name: str) -> None:
+    """Refuse what waits for others, or counts a failure whatever becomes of the rest."""
+    if any(directive.name.value == "atomic" for directive in info.operation.directives or ()):
+        raise Forbidden(f"{name} takes no part in @atomic", path=[name])
+
+
+@strawberry.input(description="Names of the special folders.")
+class SpecialMailboxNames:
+    sent: str | None = leaf("Name of Sent.", default=UNSET)
+    junk: str | None = leaf("Name of Junk.", default=UNSET)
+    drafts: str | None = leaf("Name of Drafts.", default=UNSET)
+    trash: str | None = leaf("Name of Trash.", default=UNSET)
+    archive: str | None = leaf("Name of Archive, which is made only when named.", default=UNSET)
+
+
+@strawberry.input(description="Input of userCreate.")
+class UserCreateInput(Options):
+    username: str | None = leaf("Default: the address.", default=UNSET)
+    name: str | None = leaf("Display name.", default=UNSET)
+    role: Role = leaf("Up to the caller's own.", default=Role.USER)
+    administers: list[DomainRef] | None = leaf("For DOMAIN_ADMIN.", default=UNSET)
+    admin_permissions: list[AdminPermission] | None = leaf("For DOMAIN_ADMIN.", default=UNSET)
+    permissions: list[UserPermission] | None = leaf(
+        "What the user may change; by default all.", default=UNSET
+    )
+    password: str | None = leaf("Needed unless passwordDisabled.", default=UNSET)
+    password_disabled: bool = leaf("Only application passwords and tokens.", default=False)
+    hashed_password: bool = leaf(HASHED, default=False)
+    allow_unsafe: bool = leaf("False checks the list of known passwords.", default=True)
+    require_password_change: bool = leaf("At the first login.", default=False)
+    address: str | None = leaf(
+        "Main address; from user name and the default domain if missing.", default=UNSET
+    )
+    empty_address: bool = leaf("No address at all.", default=False)
+    add_tags_to_address: bool = leaf("Give the address the same labels.", default=False)
+    disabled: bool = leaf("Switched off.", default=False)
+    suspended: bool = leaf("No login.", default=False)
+    tags: list[str] | None = leaf("Labels.", default=UNSET)
+    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
+    internal_data: JSON | None = leaf("Free data hidden from the user.", default=UNSET)
+    language: str | None = leaf(
+        "For texts sent to the user, and the names of the special folders.", default=UNSET
+    )
+    retention: Duration | None = leaf(
+        "Life of messages in all folders but for Trash and Junk, where it is 30 days at most; "
+        "by default for ever.",
+        default=UNSET,
+    )
+    pub_key: str | None = leaf("OpenPGP public key, armoured.", default=UNSET)
+    spam_level: int = leaf("0 everything is spam … 100 nothing is.", default=50)
+    recipients: int | None = leaf("Messages sent per 24 h, 0 = unlimited.", default=UNSET)
+    received_max: int | None = leaf("Messages received per hour, 0 = unlimited.", default=UNSET)
+    from_whitelist: list[str] | None = leaf(SENDERS, default=UNSET)
+    disabled_scopes: list[ProtocolScope] | None = leaf("Protocols switched off.", default=UNSET)
+    webmail_access: bool = leaf("May use browser clients.", default=True)
+    quota: ByteSize | None = leaf(
+        "Absent or null: inherited from domain, then platform; 0 = unlimited, "
+        "needs UNLIMITED_QUOTA.",
+        default=UNSET,
+    )
+    mailboxes: SpecialMailboxNames | None = leaf(
+        "Names of the special folders; INBOX, Sent, Trash, Drafts and Junk are always made.",
+        default=UNSET,
+    )
+
+    def new(self, administers: list[int]) -> NewUser:
+        """The account, in charge of these domains, as the floors below make it."""
+        names = vars(self.mailboxes) if self.mailboxes else {}
+        return NewUser(
+            username=self.username or None,
+            name=self.name or None,
+            role=self.role,
+            administers=administers,
+            admin_permissions=self.admin_permissions or (),
+            permissions=None if self.permissions is UNSET else self.permissions,
+            password=self.password or None,
+            hashed_password=self.hashed_password,
+            allow_unsafe=self.allow_unsafe,
+            password_disabled=self.password_disabled,
+            require_password_change=self.require_password_change,
+            address=self.address or None,
+            empty_address=self.empty_address,
+            add_tags_to_address=self.add_tags_to_address,
+            disabled=self.disabled,
+            suspended=self.suspended,
+            quota=None if self.quota is UNSET else self.quota,
+            language=self.language or None,
+            tags=self.tags or (),
+            retention=self.retention or None,
+            pub_key=self.pub_key or None,
+            spam_level=self.spam_level,
+            recipients=None if self.recipients is UNSET else self.recipients,
+            received_max=None if self.received_max is UNSET else self.received_max,
+            from_whitelist=self.from_whitelist or (),
+            disabled_scopes=self.disabled_scopes or (),
+            webmail_access=self.webmail_access,
+            meta_data=free_data(self.meta_data, "metaData"),
+            internal_data=free_data(self.internal_data, "internalData"),
+            mailboxes={SpecialUse[use.upper()]: name for use, name in names.items() if name},
+        )
+
+
+@strawberry.type(description="Answer of userCreate.")
+class UserCreatePayload(MutationPayload):
+    user: User | None = leaf("The account.", default=None)
+
+
+@strawberry.type
+class UserCreateMutation:
+    @mutation("Account with folders and main address.", role=Role.DOMAIN_ADMIN, scope=Scope.MASTER)
+    async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
+        if not input.allow_unsafe:
+            not_atomic(info, "allowUnsafe")
+        charge = await domains_of(info, input.administers or (), path="administers")
+        user = await usercreate.create(info.context, input.new(charge))
+        return UserCreatePayload(user=User.of(user))

@@ -1,0 +1,75 @@
+"""Lists of accounts, as the API asks for them."""
+
+from datetime import datetime
+
+import strawberry
+from strawberry import UNSET
+
+from graph.connections import Connection, connected, page_asked
+from graph.errors import leaf
+from graph.fields import Info, query
+from graph.rows import columns
+from graph.users import User
+from models.pages import Cursor, ordering
+from models.roles import Role, Scope
+from resolvers import userlist
+from resolvers.userlist import UserOrder, UserWhere
+
+strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
+
+
+@strawberry.input(description="For listings; fields are combined with AND.")
+class UserFilter:
+    query: str | None = leaf(
+        "Partial match of user name, name or main address; one or two letters: how user name or "
+        "main address begin.",
+        default=UNSET,
+    )
+    tags: list[str] | None = leaf("Any of.", default=UNSET)
+    required_tags: list[str] | None = leaf("All of.", default=UNSET)
+    masks: list[str] | None = leaf("User names with * and ?.", default=UNSET)
+    roles: list[Role] | None = leaf("Only these roles.", default=UNSET)
+    domain: str | None = leaf("Main address in this domain.", default=UNSET)
+    disabled: bool | None = leaf("Off or on.", default=UNSET)
+    suspended: bool | None = leaf("Off or on.", default=UNSET)
+    created_after: datetime | None = leaf("Made later than this.", default=UNSET)
+
+    def where(self) -> UserWhere:
+        """The filter as the floors below know it."""
+        return UserWhere(
+            query=self.query or None,
+            tags=tuple(self.tags or ()),
+            required_tags=tuple(self.required_tags or ()),
+            masks=tuple(self.masks or ()),
+            roles=tuple(self.roles or ()),
+            domain=self.domain or None,
+            disabled=None if self.disabled is UNSET else self.disabled,
+            suspended=None if self.suspended is UNSET else self.suspended,
+            created_after=self.created_after or None,
+        )
+
+
+@strawberry.type
+class UserListQuery:
+    @query("Listing.", role=Role.DOMAIN_ADMIN, scope=Scope.READ)
+    async def users(
+        self,
+        info: Info,
+        filter: UserFilter | None = UNSET,
+        order_by: UserOrder = UserOrder.USERNAME,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[User]:
+        where = filter.where() if filter else UserWhere()
+        kind = ordering(f"users-{order_by}", None if where == UserWhere() else where)
+        ask = page_asked(kind, first, after, last, before)
+        asked = columns(info, User)
+        return await connected(
+            info,
+            User,
+            await userlist.pages(info.context, where, ask, asked, order_by),
+            lambda row: Cursor(ask.ordering, userlist.place_of(order_by, row), row.id),
+            lambda: userlist.count(info.context, where),
+        )

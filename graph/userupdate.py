@@ -1,0 +1,224 @@
+"""Changing accounts, as the API does it."""
+
+from datetime import datetime
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+
+from graph.errors import MutationPayload, Options, leaf
+from graph.fields import Info
+from graph.mutations import mutation
+from graph.refs import DomainRef, UserRef, UserSelection, domains_of, given, user_of, users_named
+from graph.scalars import ByteSize, Duration, free_data
+from graph.usercreate import HASHED, SENDERS, not_atomic
+from graph.users import User
+from models.errors import found
+from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.users import ProtocolScope
+from resolvers import passwordreset, spampolicy, userrights, users, userupdate
+from resolvers.newpasswords import NewPassword
+from resolvers.userrights import Standing
+from resolvers.userupdate import Patch
+
+SECRET = {"secret": True}
+FREE = {"meta_data": "metaData", "internal_data": "internalData"}
+FACTS = (
+    "name",
+    "require_password_change",
+    "disabled",
+    "suspended",
+    "tags",
+    "retention",
+    "meta_data",
+    "internal_data",
+    "language",
+    "from_whitelist",
+    "disabled_scopes",
+    "spam_level",
+    "quota",
+    "recipients",
+    "received_max",
+    "webmail_access",
+)
+
+
+@strawberry.input(description="What to change on accounts; absent = unchanged, null = cleared.")
+class UserPatch:
+    username: strawberry.Maybe[str] = leaf("Another user name, of one account.")
+    name: strawberry.Maybe[str | None] = leaf("Display name.")
+    password: strawberry.Maybe[str] = leaf("Another password, of one account.")
+    password_disabled: bool = leaf("Only application passwords and tokens.", default=False)
+    hashed_password: bool = leaf(HASHED, default=False)
+    allow_unsafe: bool = leaf("False checks the list of known passwords.", default=True)
+    require_password_change: strawberry.Maybe[bool] = leaf("At the next login.")
+    disabled: strawberry.Maybe[bool] = leaf("No login, no new mail; tokens end.")
+    suspended: strawberry.Maybe[bool] = leaf("No login; tokens end.")
+    tags: strawberry.Maybe[list[str] | None] = leaf("Labels, in place of those there are.")
+    retention: strawberry.Maybe[Duration | None] = leaf(
+        "Life of messages in folders made from now on; null = for ever."
+    )
+    pub_key: strawberry.Maybe[str | None] = leaf("OpenPGP public key, armoured.")
+    meta_data: strawberry.Maybe[JSON | None] = leaf("Free data of the application.")
+    internal_data: strawberry.Maybe[JSON | None] = leaf("Free data hidden from the user.")
+    language: strawberry.Maybe[str | None] = leaf("For texts sent to the user.")
+    from_whitelist: strawberry.Maybe[list[str] | None] = leaf(SENDERS)
+    disabled_scopes: strawberry.Maybe[list[ProtocolScope] | None] = leaf("Protocols switched off.")
+    spam_level: strawberry.Maybe[int | None] = leaf("0 everything is spam … 100 nothing is.")
+    quota: strawberry.Maybe[ByteSize | None] = leaf(
+        "Null = inherited from domain, then platform; 0 = unlimited, needs UNLIMITED_QUOTA."
+    )
+    recipients: strawberry.Maybe[int | None] = leaf(
+        "Messages sent per 24 h, 0 = unlimited; counts afresh."
+    )
+    received_max: strawberry.Maybe[int | None] = leaf(
+        "Messages received per hour, 0 = unlimited; counts afresh."
+    )
+    webmail_access: strawberry.Maybe[bool] = leaf("May use browser clients.")
+
+    def patch(self) -> Patch:
+        """The patch as the floors below know it."""
+        facts: dict[str, Any] = {}
+        for name in FACTS:
+            if maybe := getattr(self, name):
+                facts[name] = free_data(maybe.value, FREE[name]) if name in FREE else maybe.value
+        password = None
+        if self.password:
+            password = NewPassword(self.password.value, self.hashed_password, self.allow_unsafe)
+        return Patch(
+            facts,
+            username=given(self.username),
+            pub_key=(self.pub_key.value or "") if self.pub_key else None,
+            password=password,
+            password_disabled=self.password_disabled,
+        )
+
+
+@strawberry.input(description="Input of userUpdate.")
+class UserUpdateInput(Options):
+    users: UserSelection | None = leaf("Whose; nothing = the viewer's.", default=UNSET)
+    existing_password: str | None = leaf(
+        "Checked first; needed to change the own password.", default=UNSET
+    )
+    set: UserPatch = leaf("What to change.")
+
+
+@strawberry.input(description="Input of userRoleSet; what is absent stays.")
+class UserRoleSetInput(Options):
+    users: UserSelection = leaf("Whose.")
+    role: Role | None = leaf("Up to the caller's own.", default=UNSET)
+    administers: list[DomainRef] | None = leaf(
+        "Domains of a DOMAIN_ADMIN, in place of those there are.", default=UNSET
+    )
+    admin_permissions: list[AdminPermission] | None = leaf(
+        "What a DOMAIN_ADMIN may do, in place of what there is.", default=UNSET
+    )
+
+
+@strawberry.input(description="Input of userPermissionsSet.")
+class UserPermissionsSetInput(Options):
+    users: UserSelection = leaf("Whose.")
+    permissions: list[UserPermission] = leaf("In place of those there are.")
+
+
+@strawberry.input(description="Input of spamPolicySet; absent = unchanged, null = the default.")
+class SpamPolicySetInput(Options):
+    users: UserSelection | None = leaf("Whose; nothing = the viewer's.", default=UNSET)
+    level: strawberry.Maybe[int | None] = leaf("0 everything is spam … 100 nothing is.")
+    junk_score: strawberry.Maybe[float | None] = leaf("To Junk from this score.")
+    reject_score: strawberry.Maybe[float | None] = leaf("Refused from this score.")
+
+
+@strawberry.input(description="Input of passwordReset.")
+class PasswordResetInput(Options):
+    user: UserRef = leaf("Whose; not the viewer's.")
+    valid_after: datetime | None = leaf("Not usable earlier.", default=UNSET)
+
+
+@strawberry.type(description="Accounts that were changed, or were so already.")
+class UsersPayload(MutationPayload):
+    users: list[User] = leaf("The accounts, as they are now.", default_factory=list)
+
+
+@strawberry.type(description="Answer of passwordReset.")
+class PasswordResetPayload(MutationPayload):
+    password: str | None = leaf(
+        "Temporary password, good for 24 hours; shown once.", default=None, metadata=SECRET
+    )
+
+
+async def _payload(info: Info, keys: list[int]) -> UsersPayload:
+    rows = await info.context.load_all(users.by_ids, keys)
+    return UsersPayload(users=[User.of(row) for row in rows if row])
+
+
+@strawberry.type
+class UserUpdateMutation:
+    @mutation("Own account, or many: all or none.", scope=Scope.SETTINGS)
+    async def user_update(self, info: Info, input: UserUpdateInput) -> UsersPayload:
+        if not input.set.allow_unsafe:
+            not_atomic(info, "allowUnsafe")
+        existing = input.existing_password
+        if isinstance(existing, str):
+            not_atomic(info, "existingPassword")
+        keys = await userupdate.change(
+            info.context,
+            users_named(input.users),
+            input.set.patch(),
+            existing if isinstance(existing, str) else None,
+        )
+        return await _payload(info, keys)
+
+    @mutation("Role, domains and delegated permissions.", role=Role.ADMIN, scope=Scope.MASTER)
+    async def user_role_set(self, info: Info, input: UserRoleSetInput) -> UsersPayload:
+        charge, permissions = input.administers, input.admin_permissions
+        standing = Standing(
+            input.role or None,
+            await domains_of(info, charge, path="administers")
+            if isinstance(charge, list)
+            else None,
+            permissions if isinstance(permissions, list) else None,
+        )
+        chosen = users_named(input.users)
+        return await _payload(info, await userrights.set_role(info.context, chosen, standing))
+
+    @mutation(
+        "What users may change themselves: replaces the list.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.MASTER,
+    )
+    async def user_permissions_set(
+        self, info: Info, input: UserPermissionsSetInput
+    ) -> UsersPayload:
+        chosen = users_named(input.users)
+        keys = await userrights.set_permissions(info.context, chosen, input.permissions)
+        return await _payload(info, keys)
+
+    @mutation(
+        "Spam thresholds.",
+        scope=Scope.SETTINGS,
+        user_permission=UserPermission.SPAM_SCORE,
+        admin_permission=AdminPermission.SPAM_POLICY,
+    )
+    async def spam_policy_set(self, info: Info, input: SpamPolicySetInput) -> UsersPayload:
+        said = {
+            "spam_level": input.level,
+            "junk_score": input.junk_score,
+            "reject_score": input.reject_score,
+        }
+        facts = {name: maybe.value for name, maybe in said.items() if maybe}
+        chosen = users_named(input.users)
+        return await _payload(info, await spampolicy.set_spam_policy(info.context, chosen, facts))
+
+    @mutation(
+        "A temporary password beside the one there is, to be changed at the next login; "
+        "second factors stay.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.MASTER,
+    )
+    async def password_reset(self, info: Info, input: PasswordResetInput) -> PasswordResetPayload:
+        user = found(await user_of(info, input.user), path=["user"])
+        begin = input.valid_after or None
+        password = await passwordreset.reset_password(info.context, user.id, begin)
+        return PasswordResetPayload(password=password)

@@ -1,0 +1,189 @@
+"""What DNS should say of a domain, and whether what it says will do.
+
+MX (RFC 5321), SPF (RFC 7208), DMARC (RFC 7489) and TLS-RPT (RFC 8460) can be said of every
+domain; DKIM (RFC 6376), MTA-STS (RFC 8461), TLSA (RFC 7672) and the services that programs look
+for (RFC 6186) only where there is a key, a policy, a certificate or a server.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mail.addresses import ascii_domain
+
+UNSET = "not configured: "  # begins the value of what there is nothing for yet
+FOUND = 10  # records shown of one name
+SHOWN = 1000  # characters of a record
+STRICT = ("quarantine", "reject")
+PASSES = ("+", "")  # qualifiers of a mechanism that lets mail in
+
+
+class DnsState(StrEnum):
+    """How what DNS says compares with what it should."""
+
+    OK = "OK"
+    MISSING = "MISSING"
+    DIFFERENT = "DIFFERENT"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A record that should be there."""
+
+    type: str
+    name: str  # in ASCII, without the last dot
+    value: str
+    purpose: str
+    judge: Callable[[Sequence[str]], "Judged"] | None = None  # None: there is nothing to ask for
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was found of a record, and what that is worth."""
+
+    state: DnsState
+    found: tuple[str, ...] = ()
+    problem: str | None = None  # why it is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """What of a domain decides about its records."""
+
+    domain: str
+    hostname: str  # of this machine
+    backup: bool = False  # only relays
+
+
+def advise(ours: Ours) -> list[Advice]:
+    """All records that should be there, in the order in which one sets them up."""
+    domain, host = ascii_domain(ours.domain), ours.hostname.lower()
+    return [*_sending(ours, domain, host), *_services(domain, host)]
+
+
+def _sending(ours: Ours, domain: str, host: str) -> list[Advice]:
+    postmaster = f"rua=mailto:postmaster@{domain}"
+    named = "." in host
+    nameless = f"{UNSET}this machine has no name, set MERGANSER_HOSTNAME"
+
+    def mx(found: Sequence[str]) -> Judged:
+        return judged_mx(found, host, backup=ours.backup)
+
+    def spf(found: Sequence[str]) -> Judged:
+        return judged_spf(found, domain, host)
+
+    return [
+        Advice(
+            "MX",
+            domain,
+            f"{20 if ours.backup else 10} {host}." if named else nameless,
+            "Mail for the domain comes here",
+            mx if named else None,
+        ),
+        Advice(
+            "TXT",
+            domain,
+            f"v=spf1 mx a:{host} ~all" if named else nameless,
+            "SPF: which servers send mail of the domain",
+            spf if named else None,
+        ),
+        Advice(
+            "TXT",
+            f"dkim._domainkey.{domain}",
+            f"{UNSET}the domain has no key yet",
+            "DKIM: the key that mail of the domain is signed with",
+        ),
+        Advice(
+            "TXT",
+            f"_dmarc.{domain}",
+            f"v=DMARC1; p=quarantine; {postmaster}",
+            "DMARC: what others do with mail that only claims to be from the domain",
+            judged_dmarc,
+        ),
+        Advice(
+            "TXT",
+            f"_mta-sts.{domain}",
+            f"{UNSET}there is no policy yet",
+            "MTA-STS: that the domain has a policy for encryption",
+        ),
+        Advice(
+            "CNAME",
+            f"mta-sts.{domain}",
+            f"{UNSET}there is no policy yet",
+            "MTA-STS: the host that serves the policy",
+        ),
+        Advice(
+            "TXT",
+            f"_smtp._tls.{domain}",
+            f"v=TLSRPTv1; {postmaster}",
+            "TLS-RPT: where reports of failed encryption go",
+            judged_tlsrpt,
+        ),
+    ]
+
+
+def _services(domain: str, host: str) -> list[Advice]:
+    nothing = f"{UNSET}this server does not offer it yet"
+    return [
+        Advice(
+            "TLSA",
+            f"_25._tcp.{host}",
+            f"{UNSET}there is no certificate yet",
+            "DANE: the certificate of the server that takes mail",
+        ),
+        Advice("CNAME", f"autoconfig.{domain}", nothing, "Settings for Thunderbird and its kind"),
+        Advice("SRV", f"_autodiscover._tcp.{domain}", nothing, "Settings for Outlook and its kind"),
+        Advice("SRV", f"_imaps._tcp.{domain}", nothing, "Where programs read mail"),
+        Advice("SRV", f"_submissions._tcp.{domain}", nothing, "Where programs send mail"),
+    ]
+
+
+def judged_mx(found: Sequence[str], host: str, *, backup: bool) -> Judged:
+    """Servers as "10 mx.example.org.": ours must be among the best, for a backup among them."""
+    servers = []
+    for text in found:
+        preference, _, name = text.partition(" ")
+        servers.append((int(preference), name.rstrip(".").lower()))
+    ours = [preference for preference, name in servers if name == host]
+    best = min((preference for preference, _ in servers), default=0)
+    right = bool(ours) and (backup or min(ours) == best)
+    return _judged(found, right=right)
+
+
+def judged_spf(found: Sequence[str], domain: str, host: str) -> Judged:
+    """One record, with a mechanism that lets our mail in. Other texts of the name are not ours."""
+    records = [text for text in found if re.match(r"v=spf1( |$)", text, re.IGNORECASE)]
+    ours = {"mx", f"mx:{domain}", f"a:{host}"}
+    terms = [term.lower().rstrip(".") for text in records for term in text.split()[1:]]
+    right = any(
+        term[: -len(name)] in PASSES for name in ours for term in terms if term.endswith(name)
+    )
+    return _judged(records, right=right and len(records) == 1)
+
+
+def judged_dmarc(found: Sequence[str]) -> Judged:
+    """One record, whose policy is as strict as ours or stricter, for all mail."""
+    records = [tags for text in found if (tags := _tags(text)).get("v") == "DMARC1"]
+    right = len(records) == 1 and records[0].get("p", "").lower() in STRICT
+    return _judged(found, right=right and records[0].get("pct", "100") == "100")
+
+
+def judged_tlsrpt(found: Sequence[str]) -> Judged:
+    """One record that names somebody who reads the reports."""
+    records = [tags for text in found if (tags := _tags(text)).get("v") == "TLSRPTv1"]
+    return _judged(found, right=len(records) == 1 and bool(records[0].get("rua")))
+
+
+def _tags(text: str) -> dict[str, str]:
+    """The tags of a record such as "v=DMARC1; p=none", names in lower case."""
+    pairs = (part.partition("=") for part in text.split(";"))
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _judged(found: Sequence[str], *, right: bool) -> Judged:
+    if not found:
+        return Judged(DnsState.MISSING)
+    state = DnsState.OK if right else DnsState.DIFFERENT
+    return Judged(state, tuple(text[:SHOWN] for text in found[:FOUND]))

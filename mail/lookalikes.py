@@ -1,0 +1,48 @@
+"""Names that would pass for others: refused where they are to be ours.
+
+After UTS 39: letters of one script, or of Latin beside those that are written with it
+(section 5.2, "highly restrictive"); nothing that only looks like a usual letter, such as a
+full-width one; and no name of Cyrillic or Greek letters all of which look like Latin ones.
+Mail from and to such names elsewhere is none of our business.
+"""
+
+import unicodedata
+from functools import lru_cache
+
+from models.errors import Invalid
+
+# scripts that are written together, by the first word of the names of their letters
+TOGETHER = (
+    frozenset({"LATIN", "CJK", "HIRAGANA", "KATAKANA"}),
+    frozenset({"LATIN", "CJK", "BOPOMOFO"}),
+    frozenset({"LATIN", "CJK", "HANGUL"}),
+)
+SEEN_AS_LATIN = frozenset("асԁеһіјӏорԛѕԝхуьвαικνορτυγη")
+
+
+def refuse(address: str, *, path: str = "address") -> None:
+    """Raise Invalid where the address, or a domain alone, would pass for another."""
+    local, _, domain = address.rpartition("@")
+    for part in (*local.split("."), *domain.split(".")):
+        if deceptive(part):
+            text = "letters that pass for others: write it in one script"
+            raise Invalid(text, constraint="lookalike", path=[path])
+
+
+@lru_cache(1024)
+def deceptive(part: str) -> bool:
+    """Whether this part of a name would pass for another."""
+    if part.isascii():
+        return False
+    folded = unicodedata.normalize("NFC", part.lower())
+    if unicodedata.normalize("NFKC", folded) != folded:
+        return True
+    letters = [letter for letter in folded if letter.isalpha()]
+    scripts = {_script(letter) for letter in letters}
+    if len(scripts) > 1 and not any(scripts <= usual for usual in TOGETHER):
+        return True
+    return bool(letters) and SEEN_AS_LATIN.issuperset(letters)
+
+
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "?").partition(" ")[0].partition("-")[0]

@@ -1,0 +1,188 @@
+"""The commands `merganser domain …`."""
+# ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from merganser.trouble import MISUSED, WRONG, Trouble
+
+if TYPE_CHECKING:
+    from merganser.settings import Settings
+    from models.world import World
+    from resolvers.domainrename import Renamed
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Size = Annotated[str | None, typer.Option(help="Such as 5 GiB; 0 is unlimited.")]
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the domain.")],
+    description: Annotated[str | None, typer.Option(help="Text for people.")] = None,
+    max_users: Annotated[int, typer.Option(help="Accounts; 0 is any number.")] = 10,
+    max_addresses: Annotated[int, typer.Option(help="Addresses; 0 is any number.")] = 400,
+    default_user_quota: Size = "3 GiB",
+    max_user_quota: Size = "10 GiB",
+    quota: Size = "10 GiB",
+    backup_mx: Annotated[
+        bool, typer.Option("--backup-mx", help="Only relay to the primary server.")
+    ] = False,
+) -> None:
+    """Make a domain, with limits for its accounts.
+
+    Quotas are what a user has who is given none, what one user may have, and what all may have
+    together.
+
+    Example: merganser domain add example.org --max-users 50 --quota "100 GiB"
+    """
+    from merganser import domains
+    from merganser.commands import run
+
+    columns = {
+        "description": description,
+        "max_users": max_users,
+        "max_addresses": max_addresses,
+        "default_user_quota": _bytes("--default-user-quota", default_user_quota),
+        "max_user_quota": _bytes("--max-user-quota", max_user_quota),
+        "quota": _bytes("--quota", quota),
+        "backup_mx": backup_mx,
+    }
+
+    async def work(world: "World", _settings: "Settings") -> str:
+        return await domains.add(world, name, columns)
+
+    typer.echo(f"{name} is made: {run(work)}")
+
+
+def list_domains(as_json: Json = False) -> None:
+    """List all domains, with what they have and may have.
+
+    Example: merganser domain list
+    """
+    from merganser import domains
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await domains.listed(world)
+
+    columns = ("name", "active", "users", "max_users", "addresses", "allocated", "quota", "used")
+    _print(run(work), columns, as_json=as_json)
+
+
+def rename(
+    old: Annotated[str, typer.Argument(help="Its name.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be changed, or is in the way.")
+    ] = False,
+) -> None:
+    """Give a domain another name, with its addresses, and the user names that are addresses in it.
+
+    All of it at once, or none where something is in the way. Mail for the old name is refused
+    from then on.
+
+    Example: merganser domain rename old.example new.example --dry-run
+    """
+    from merganser import domains
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> "Renamed":
+        return await domains.rename(world, old, new, dry_run=dry_run)
+
+    done = run(work)
+    typer.echo(f"{old} {'would be' if dry_run else 'is'} {done.domain.name}.")
+    counts = f"Addresses: {done.addresses}, users: {done.users}, aliases: {done.aliases}."
+    typer.echo(counts)
+
+
+def delete(
+    names: Annotated[list[str], typer.Argument(help="Names of domains.")],
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Also their addresses and aliases.")
+    ] = False,
+) -> None:
+    """Delete domains, all or none. Their users must have gone before.
+
+    Example: merganser domain delete old.example --cascade
+    """
+    from merganser import domains
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> int:
+        return await domains.delete(world, names, cascade=cascade)
+
+    typer.echo(f"{run(work)} deleted.")
+
+
+def dns(
+    name: Annotated[str, typer.Argument(help="Name of a domain.")],
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Look up what DNS says now.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Say what DNS should hold for a domain, and what it does.
+
+    Ends with 1 where a record is missing or different.
+
+    Example: merganser domain dns example.org
+    """
+    from merganser import domains
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
+        return await domains.records(world, name, check=check)
+
+    found = run(work)
+    columns = ("state", "type", "name", "value", "found", "problem")
+    _print(found, columns, as_json=as_json)
+    if any(each["state"] in ("MISSING", "DIFFERENT") for each in found):
+        raise typer.Exit(WRONG)
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    from merganser.amounts import size
+
+    try:
+        count = size(text)
+    except ValueError as problem:
+        raise Trouble(f"{option}: {problem}", code=MISUSED) from problem
+    return count if isinstance(count, int) else None
+
+
+def _print(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    from merganser.tables import shown
+
+    titles = [name.replace("_", " ") for name in columns]
+    shown(titles, [[_cell(name, each[name]) for name in columns] for each in found])
+
+
+def _cell(name: str, value: object) -> str:
+    from merganser.amounts import sized
+
+    if isinstance(value, list):
+        return " | ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in ("allocated", "quota", "used") and isinstance(value, int):
+        return "unlimited" if name == "quota" and not value else sized(value)
+    if name == "max_users" and not value:
+        return "any"
+    return "" if value is None else str(value)
+
+
+def domains() -> typer.Typer:
+    """The commands about domains."""
+    made = typer.Typer(help="Make, list, rename and delete domains.", no_args_is_help=True)
+    made.command("add")(add)
+    made.command("list")(list_domains)
+    made.command("rename")(rename)
+    made.command("delete")(delete)
+    made.command("dns")(dns)
+    return made

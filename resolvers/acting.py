@@ -1,0 +1,60 @@
+"""An administrator who acts as a user: a token for the mail, and for nothing that opens doors."""
+
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from models.columns import Picked, picked
+from models.errors import Conflict, Forbidden, Invalid, NotFound
+from models.roles import Scope
+from models.users import User
+from resolvers import adminlog, authlog, standing, tokens
+from resolvers.access import managed_users, own, visible_users
+from resolvers.adminlog import Done
+from resolvers.auth import Authenticated
+from resolvers.authlog import Event
+from resolvers.context import Context
+from resolvers.tokens import NewToken
+
+LEAST, USUAL, MOST = timedelta(minutes=1), timedelta(minutes=30), timedelta(hours=4)
+
+
+async def act_as(ctx: Context, user_id: int, ttl: timedelta | None = None) -> Authenticated:
+    """A token with which the viewer acts as this user, for so long and however much it is used.
+
+    It ends before that with either account, or with the right. Written to the user's own log.
+    Who acts is a person, whom that log can name: Forbidden for keys that belong to nobody.
+    """
+    actor, ttl = own(ctx), USUAL if ttl is None else ttl
+    if not LEAST <= ttl <= MOST:
+        text = "from a minute to four hours"
+        raise Invalid(text, constraint="max" if ttl > MOST else "min", path=["ttl"])
+    if ctx.viewer.actor_id:
+        raise Forbidden("who acts as somebody acts as nobody else", requires=Scope.MASTER)
+    user = await _target(ctx, user_id)
+    if user_id == actor:
+        raise Invalid("that is yourself", constraint="exclusive", path=["user"])
+    async with ctx.write(user_id) as session:
+        new = NewToken(user, ttl, protocol="API", scope=Scope.MAIL, actor_id=actor)
+        secret, ends = await tokens.create(ctx, session, new)
+        detail = {"until": ends.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
+        await authlog.note(ctx, session, Event("act as", user_id, detail=detail))
+        done = Done("actAs", "User", user_id, user.domain_id, after={"until": ends})
+        await adminlog.note(ctx, session, done)
+    return Authenticated(
+        user, Scope.MAIL, require_password_change=False, token=secret, expires_at=ends
+    )
+
+
+async def _target(ctx: Context, user_id: int) -> Picked:
+    asked = select(
+        *picked(User), managed_users(ctx).label("free"), standing.open_users().label("open")
+    )
+    for row in await ctx.read(asked.where(col(User.id) == user_id, visible_users(ctx))):
+        if not row.free:
+            raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=["user"])
+        if not row.open:
+            raise Conflict("the account is switched off", path=["user"])
+        return row
+    raise NotFound(str(user_id), path=["user"])

@@ -1,0 +1,103 @@
+"""`Authorization: Basic`: a name, and the password of a program, or by paths the account's own."""
+
+import base64
+import binascii
+from datetime import timedelta
+
+from sqlalchemy import update
+from sqlmodel import col
+
+from models.columns import Picked
+from models.errors import Forbidden, Unauthenticated
+from models.roles import Role, Scope, UserPermission
+from models.users import User
+from models.world import World
+from resolvers import apppasswords, authlog, passwords, proving, standing, throttles
+from resolvers.context import Context, Viewer
+from resolvers.known import Known, memory_of
+from resolvers.proving import Attempt, Entry, Proved, Source
+
+BASIC = "basic"
+HTTP = Attempt(protocol="HTTP")
+PAUSE = timedelta(hours=1)  # between two notes of its use
+APPLICATION = "an application password"
+
+
+async def signed(world: World, shown: str, ip: str | None) -> Viewer:
+    """Who shows this name and password (RFC 7617), in UTF-8.
+
+    An application password is good for what of MAIL_READ, MAIL and SUBMIT it has; that of an
+    account without second factors for all. Remembered for seconds, so that not each request is
+    hashed. Unauthenticated; RateLimited as in `authenticate`.
+    """
+    name, password = _read(shown)
+    memory, now = memory_of(world.database), world.now()
+    digest = memory.keyed(f"{name}\0{password}")
+    known = memory.recall(digest, now)
+    if known is None:
+        known = await _proved(Context(world, Viewer(), client_ip=ip), name, password)
+        memory.keep(digest, known)
+    return known.viewer
+
+
+def _read(shown: str) -> tuple[str, str]:
+    try:
+        text = base64.b64decode(shown, validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise Unauthenticated from None
+    name, colon, password = text.partition(":")
+    if not colon or not name or not passwords.acceptable(password):
+        raise Unauthenticated
+    return name, password
+
+
+async def _proved(ctx: Context, name: str, password: str) -> Known:
+    world = ctx.world
+    who = await proving.entry(ctx, name)
+    found = await proving.proved(world, who.user, password, apps=True)
+    user = who.user
+    if user is None or found is None or not who.open:
+        await proving.refuse(ctx, who, HTTP, found)
+        raise Unauthenticated
+    await throttles.check(ctx, who.limits)  # once more: of many guesses at once
+    try:
+        known = _known(world, user, found)
+    except Forbidden as refusal:
+        proving.failed(ctx, who, HTTP, found, refusal.message)
+        raise
+    if who.counted in who.failures:
+        await throttles.clear(ctx, who.counted)
+    last = found.app.last_used_at if found.app else user.last_login_at
+    if last is None or world.now() - last >= PAUSE:
+        memory_of(world.database).behind(_note(ctx, who, found))
+    return known
+
+
+def _known(world: World, user: Picked, found: Proved) -> Known:
+    if found.app is not None:
+        if known := standing.by_app_password(world, found.app, user):
+            return known
+        raise Forbidden("this application password is not for HTTP", requires=Scope.MAIL_READ)
+    if found.source is Source.TEMPORARY or user.second_factors or not user.webmail_access:
+        raise Forbidden(f"this account asks for {APPLICATION} here", requires=APPLICATION)
+    viewer = Viewer(
+        user.id,
+        Role.USER,
+        frozenset({Scope.MASTER}),
+        frozenset(map(UserPermission, user.permissions)),
+        auth_version=user.auth_version,
+    )
+    return Known(viewer, world.now(), None, None, owners=(user.id,))
+
+
+async def _note(ctx: Context, who: Entry, found: Proved) -> None:
+    """Write the use into the user's log, and when it was."""
+    assert who.user is not None  # noqa: S101 - it has signed in
+    user_id, app = who.user.id, found.app
+    async with ctx.write(user_id) as session:
+        key = await authlog.note(ctx, session, proving.event(who, HTTP, found))
+        if app:
+            await apppasswords.used(ctx, session, app, key)
+        else:
+            seen = update(User).where(col(User.id) == user_id)
+            await (await session.connection()).execute(seen.values(last_login_at=ctx.world.now()))

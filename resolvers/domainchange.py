@@ -1,0 +1,344 @@
+"""Making, changing and deleting domains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.addresses import checked_domain
+from models.addresses import Address
+from models.columns import Picked, picked
+from models.domains import Domain, DomainAlias
+from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Refused
+from models.journal import PLATFORM, ChangeKind, Stream
+from models.roles import AdminPermission, Role
+from models.users import DomainAdmin, User
+from resolvers import adminlog, domains, texts
+from resolvers.adminlog import Done
+from resolvers.auth import forget
+from resolvers.context import Context
+from resolvers.domains import Named
+
+DESCRIPTION = 1000  # characters
+MOST = (1 << 31) - 1  # accounts and addresses
+LIMITS = ("default_user_quota", "max_user_quota", "quota")
+COUNTS = ("max_addresses", "max_users")
+FLAGS = ("backup_mx", "relay_all_recipients", "relay_unknown_only")
+WORDS = {  # what a client calls these columns
+    "max_addresses": "maxAddresses",
+    "max_users": "maxUsers",
+    "default_user_quota": "defaultUserQuota",
+    "max_user_quota": "maxUserQuota",
+    "quota": "quota",
+    "backup_mx": "backupMx",
+    "relay_all_recipients": "relayAllRecipients",
+    "relay_unknown_only": "relayUnknownOnly",
+    "global_address_list": "globalAddressList",
+}
+OF_DOMAIN_ADMINS = {"description": AdminPermission.DOMAIN_DESC}
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What to set, by column; `within` is where that stands in the input."""
+
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    within: Sequence[str] = ()
+
+    def path(self, name: str) -> list[str]:
+        """Where a column stands in the input."""
+        return [*self.within, WORDS.get(name, name)]
+
+    def checked(self) -> dict[str, Any]:
+        """The values as they are stored; Invalid where one cannot be."""
+        made = dict(self.columns)
+        for name, value in made.items():
+            if name == "description":
+                made[name] = texts.checked(value, most=DESCRIPTION, path=self.path(name))
+            elif name == "tags":
+                made[name] = texts.labels(value or (), path=self.path(name))
+            elif name in COUNTS:
+                made[name] = self._count(name, value or 0)
+            elif name in LIMITS:
+                made[name] = value if name == "default_user_quota" else value or 0
+            elif value is None:
+                text = "it is either so or not: null says neither"
+                raise Invalid(text, constraint="required", path=self.path(name))
+        return made
+
+    def _count(self, name: str, value: int) -> int:
+        if not 0 <= value <= MOST:
+            raise Invalid("0 or more; 0 is no limit", constraint="min", path=self.path(name))
+        return value
+
+
+async def create(ctx: Context, name: str, values: Values) -> Domain:
+    """Make a domain. Conflict where a domain or an alias has its name."""
+    name = checked_domain(name, path="name")
+    columns = values.checked()
+    at = ctx.world.now()
+    domain = Domain(id=ctx.world.key(), name=name, created_at=at, updated_at=at, **columns)
+    _consistent(ctx, domain, values)
+    try:
+        async with ctx.write(PLATFORM) as session:
+            await domains.free_name(session, name, path="name")
+            await domains.added(ctx, session, domain)
+            after = {"name": name, **columns}
+            await adminlog.note(ctx, session, _done("domainCreate", domain.id, after=after))
+    except IntegrityError as clash:  # made by an address at the same moment
+        raise Conflict(f"{name} is a domain already", path=["name"]) from clash
+    return domain
+
+
+async def change(ctx: Context, refs: Sequence[Named], values: Values) -> list[Picked]:
+    """Change domains, all or none; returns their rows, in the order they are named.
+
+    LimitReached, with what is in use, where a limit would be below it.
+    """
+    _allowed(ctx, values)
+    columns = values.checked()
+    if not columns:
+        raise Invalid("say what to change", constraint="required", path=list(values.within))
+    keys = [row.id for row in await domains.chosen(ctx, refs)]
+    async with ctx.write(PLATFORM, *keys) as session:
+        before = await _rows(ctx, keys)
+        use = await _use(ctx, keys) if set(LIMITS) & set(columns) else {}
+        for index, row in enumerate(before):
+            try:
+                _fits(ctx, row, values, columns, use.get(row.id))
+            except Refused as refusal:
+                refusal.index = index
+                raise
+        await _write(ctx, session, keys, columns)
+        after = await _rows(ctx, keys)
+        told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in keys}
+        await ctx.record_all(session, {**told, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, keys)]})
+        pairs = zip(before, after, strict=True)
+        await adminlog.note(ctx, session, *(_changed(columns, *pair) for pair in pairs))
+    return after
+
+
+def _allowed(ctx: Context, values: Values) -> None:
+    viewer = ctx.viewer
+    if viewer.role.includes(Role.ADMIN):
+        return
+    for name in values.columns:
+        permission = OF_DOMAIN_ADMINS.get(name)
+        if permission is None or permission not in viewer.permissions:
+            needed = permission or Role.ADMIN
+            text = f"to change {WORDS.get(name, name)} needs {needed}"
+            raise Forbidden(text, requires=needed, path=values.path(name))
+
+
+async def _rows(ctx: Context, keys: Sequence[int]) -> list[Picked]:
+    """These rows as they are now, in this order; NotFound where one has gone meanwhile."""
+    found = {
+        row.id: row
+        for row in await ctx.read(select(*picked(Domain)).where(col(Domain.id).in_(keys)))
+    }
+    for index, key in enumerate(keys):
+        if key not in found:
+            raise NotFound(str(key), path=["domains"], index=index)
+    return [found[key] for key in keys]
+
+
+def _fits(
+    ctx: Context, row: Picked, values: Values, columns: Mapping[str, Any], use: Picked | None
+) -> None:
+    """Refuse what is not consistent, and what is below what is in use."""
+    stored = {column.name: getattr(row, column.name) for column in picked(Domain)}
+    domain = Domain(**{**stored, **columns})
+    _consistent(ctx, domain, values)
+    for name, used in (("max_users", row.user_count), ("max_addresses", row.address_count)):
+        limit = columns.get(name)
+        if limit and used > limit:
+            text = f"the domain has {used} already"
+            raise LimitReached(text, limit=limit, used=used, path=values.path(name))
+    if use is None:
+        return
+    changed = [
+        name for name in ("quota", "max_user_quota", "default_user_quota") if name in columns
+    ]
+    default = domains.default_quota(ctx, domain)
+    allocated = row.quota_allocated + use.inheriting * (default - domains.default_quota(ctx, row))
+    highest = max(use.highest or 0, default if use.inheriting else 0)
+    limited = domain.quota or domain.max_user_quota
+    if limited and (use.unlimited or (use.inheriting and not default)):
+        text = "a user of the domain has unlimited storage"
+        raise LimitReached(text, limit=limited, used=allocated, path=values.path(changed[0]))
+    if domain.max_user_quota and highest > domain.max_user_quota:
+        where = "max_user_quota" if "max_user_quota" in columns else changed[0]
+        text = f"a user of the domain has {highest} bytes already"
+        limit = domain.max_user_quota
+        raise LimitReached(text, limit=limit, used=highest, path=values.path(where))
+    if domain.quota and allocated > domain.quota:
+        text = f"the users of the domain have {allocated} bytes together"
+        path = values.path(changed[0])
+        raise LimitReached(text, limit=domain.quota, used=allocated, path=path)
+
+
+def _consistent(ctx: Context, domain: Domain, values: Values) -> None:
+    """Refuse limits and flags that contradict each other, as far as the input says any."""
+    given = [name for name in LIMITS if name in values.columns]
+    default = domains.default_quota(ctx, domain)
+    pairs = (
+        ("max_user_quota", domain.max_user_quota, "quota", domain.quota, False),
+        ("default_user_quota", default, "max_user_quota", domain.max_user_quota, True),
+        ("default_user_quota", default, "quota", domain.quota, True),
+    )
+    for low, small, high, large, unlimited in pairs if given else ():
+        if large and (small > large or (unlimited and not small)):
+            where = low if low in given else high if high in given else given[0]
+            text = f"{WORDS[low]} is {small or 'unlimited'}, more than {WORDS[high]}, {large}"
+            raise Invalid(text, constraint="max", path=values.path(where))
+    flags = [name for name in FLAGS if name in values.columns]
+    needs = (
+        ("relay_all_recipients", domain.relay_all_recipients, "backup_mx", domain.backup_mx),
+        (
+            "relay_unknown_only",
+            domain.relay_unknown_only,
+            "relay_all_recipients",
+            domain.relay_all_recipients,
+        ),
+    )
+    for said, on, needed, there in needs if flags else ():
+        if on and not there:
+            text = f"{WORDS[said]} is for a domain with {WORDS[needed]}"
+            name = said if said in flags else needed
+            raise Invalid(text, constraint="requires", path=values.path(name))
+
+
+async def _use(ctx: Context, keys: Sequence[int]) -> dict[int, Picked]:
+    """How storage is given out, by domain: one statement however many there are."""
+    own = col(User.quota)
+    asked: Select[*tuple[Any, ...]] = (
+        select(
+            col(User.domain_id).label("domain_id"),
+            func.max(own).label("highest"),
+            func.count().filter(own == 0).label("unlimited"),
+            func.count().filter(own.is_(None)).label("inheriting"),
+        )
+        .where(col(User.domain_id).in_(keys))
+        .group_by(col(User.domain_id))
+    )
+    return {row.domain_id: row for row in await ctx.read(asked)}
+
+
+async def _write(
+    ctx: Context, session: AsyncSession, keys: Sequence[int], columns: Mapping[str, Any]
+) -> None:
+    values = {**columns, "updated_at": ctx.world.now()}
+    if "default_user_quota" in columns:  # what inherits it is given out anew
+        platform = ctx.world.options.default_quota
+        given = columns["default_user_quota"]
+        new = platform if given is None else given
+        heirs = (
+            select(func.count())
+            .where(col(User.domain_id) == col(Domain.id), col(User.quota).is_(None))
+            .scalar_subquery()
+        )
+        old = func.coalesce(col(Domain.default_user_quota), platform)
+        values["quota_allocated"] = col(Domain.quota_allocated) + heirs * (new - old)
+    connection = await session.connection()
+    await connection.execute(update(Domain).where(col(Domain.id).in_(keys)).values(values))
+
+
+def _changed(columns: Mapping[str, Any], before: Picked, after: Picked) -> Done:
+    names = [name for name in columns if getattr(before, name) != getattr(after, name)]
+    return _done(
+        "domainUpdate",
+        before.id,
+        before={name: getattr(before, name) for name in names},
+        after={name: getattr(after, name) for name in names},
+        domain_id=before.id,
+    )
+
+
+def _done(mutation: str, key: int, **more: Any) -> Done:
+    return Done(mutation=mutation, kind="Domain", target_id=key, **more)
+
+
+async def remove(ctx: Context, refs: Sequence[Named], *, cascade: bool) -> list[int]:
+    """Delete domains, all or none; returns their ids.
+
+    Conflict while users live there, or, without `cascade`, while addresses or aliases exist.
+    """
+    rows = await domains.chosen(ctx, refs)
+    keys = [row.id for row in rows]
+    async with ctx.write() as session:
+        await hold_all(session, keys)
+        rows = await _rows(ctx, keys)
+        await _unused(ctx, rows, cascade=cascade)
+        told = await of_owners(ctx, keys)
+        told.setdefault(PLATFORM, []).append((ChangeKind.DOMAIN_CHANGED, keys))
+        charges = select(col(DomainAdmin.user_id)).where(col(DomainAdmin.domain_id).in_(keys))
+        admins = {row.user_id for row in await ctx.read(charges)}
+        connection = await session.connection()
+        for table, column in (
+            (Address, col(Address.domain_id)),
+            (DomainAlias, col(DomainAlias.domain_id)),
+            (Domain, col(Domain.id)),
+            (Stream, col(Stream.id)),
+        ):
+            await connection.execute(delete(table).where(column.in_(keys)))
+        await ctx.record_all(session, told)
+        done = (_done("domainDelete", row.id, before={"name": row.name}) for row in rows)
+        await adminlog.note(ctx, session, *done)
+    for user_id in admins:
+        forget(ctx.world, user_id)
+    return keys
+
+
+async def hold_all(session: AsyncSession, keys: Sequence[int]) -> None:
+    """Hold these domains, and all accounts that live or have an address there; and PLATFORM.
+
+    Looked for twice: who came while we waited came before the domains were held.
+    """
+    living = select(col(User.id)).where(col(User.domain_id).in_(keys))
+    owners = select(col(Address.user_id)).where(
+        col(Address.domain_id).in_(keys), col(Address.user_id).is_not(None)
+    )
+    homes = select(col(User.domain_id)).where(col(User.id).in_(owners))
+    theirs = (col(Stream.id).in_(part) for part in (living, owners, homes))
+    asked = (
+        select(col(Stream.id))
+        .where(or_(col(Stream.id).in_([PLATFORM, *keys]), *theirs))
+        .order_by(col(Stream.id))
+        .with_for_update()
+    )
+    connection = await session.connection()
+    for _ in range(2):
+        await connection.execute(asked)
+
+
+async def _unused(ctx: Context, rows: Sequence[Picked], *, cascade: bool) -> None:
+    """Conflict, for the first of these domains in which something is left that keeps it."""
+    keys = [row.id for row in rows]
+    kinds = {
+        "users live in it, or wait for their deletion": col(User.domain_id),
+        "addresses are in it": col(Address.domain_id),
+        "other names stand for it": col(DomainAlias.domain_id),
+    }
+    for text, column in list(kinds.items())[: 1 if cascade else None]:
+        used: Select[*tuple[Any, ...]] = (
+            select(column.label("key")).where(column.in_(keys)).distinct()
+        )
+        there = {row.key for row in await ctx.read(used)}
+        for index, row in enumerate(rows):
+            if row.id in there:
+                raise Conflict(f"{row.name}: {text}", path=["domains"], index=index)
+
+
+async def of_owners(
+    ctx: Context, keys: Sequence[int]
+) -> dict[int, list[tuple[ChangeKind, list[int]]]]:
+    """What to tell, by stream, of the addresses there; those of nobody are the platform's."""
+    asked = select(col(Address.id), col(Address.user_id)).where(col(Address.domain_id).in_(keys))
+    owned: dict[int, list[int]] = {}
+    for row in await ctx.read(asked.order_by(col(Address.id))):
+        owned.setdefault(row.user_id or PLATFORM, []).append(row.id)
+    return {stream: [(ChangeKind.ADDRESS_CHANGED, ids)] for stream, ids in owned.items()}

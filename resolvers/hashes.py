@@ -1,0 +1,156 @@
+"""Hashes of passwords that accounts bring along from other systems.
+
+Known by their form: PBKDF2 as `$pbkdf2-sha256$i=100000$salt$hash` (PHC) or with the bare count
+and `.` for `+`, bcrypt, crypt's MD5, SHA-256 and SHA-512, DES crypt, and all kinds of Argon2.
+What would cost more to check than `MOST` is refused when it is brought.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from argon2 import Type
+from argon2.exceptions import Argon2Error, VerifyMismatchError
+from argon2.low_level import verify_secret
+
+from models.errors import Invalid
+
+LONGEST = 512  # characters
+MOST = {
+    "PBKDF2": 2_000_000,  # iterations
+    "bcrypt": 14,  # its cost, 2^n rounds
+    "crypt": 1_000_000,  # rounds
+    "memory": 1 << 18,  # KiB that Argon2 takes
+    "time": 1 << 20,  # KiB, times passes
+    "lanes": 16,
+}
+BCRYPT = 72  # bytes of a password that bcrypt looks at
+TYPES = {"argon2d": Type.D, "argon2i": Type.I, "argon2id": Type.ID}
+
+_B64 = "A-Za-z0-9./+"
+_PBKDF2 = re.compile(
+    rf"\$pbkdf2-(?P<digest>sha1|sha256|sha512)\$(?:i=)?(?P<cost>\d{{1,9}})(?:,l=\d{{1,3}})?"
+    rf"\$(?P<salt>[{_B64}]{{2,128}})\$(?P<hash>[{_B64}]{{22,86}})"
+)
+_BCRYPT = re.compile(r"\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}")
+_MD5 = re.compile(r"\$1\$[./A-Za-z0-9]{0,8}\$[./A-Za-z0-9]{22}")
+_SHA = re.compile(
+    r"\$(?:5\$(?:rounds=(?P<cost>\d{1,9})\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{43}"
+    r"|6\$(?:rounds=(?P<cost6>\d{1,9})\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{86})"
+)
+_DES = re.compile(r"[./0-9A-Za-z]{13}")
+_ARGON2 = re.compile(
+    r"\$argon2(?:d|i|id)\$(?:v=(?:16|19)\$)?m=(?P<memory>\d{1,9}),t=(?P<time>\d{1,9}),"
+    r"p=(?P<lanes>\d{1,4})\$[A-Za-z0-9+/]{11,128}\$[A-Za-z0-9+/]{6,172}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A form of hashes, and how a password is compared with one."""
+
+    form: re.Pattern[str]
+    costs: Callable[[re.Match[str]], bool]  # no more than we can afford
+    verify: Callable[[bytes, str], bool]
+
+
+def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
+    """The hash, if it is one we can check; Invalid where it is not, or costs too much.
+
+    Takes as long as checking a password.
+    """
+    stored = stored.strip()
+    for known in FORMATS:
+        match = known.form.fullmatch(stored) if len(stored) <= LONGEST else None
+        if match is None:
+            continue
+        if not known.costs(match):
+            text = "to check a password against this hash would cost too much"
+            raise Invalid(text, constraint="cost", path=path)
+        try:
+            known.verify(b"some password", stored)
+        except (ValueError, Argon2Error):
+            break
+        return stored
+    text = "not a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
+    raise Invalid(text, constraint="hash", path=path)
+
+
+def verify(password: str, stored: str) -> bool:
+    """Whether this is the password. Raises ValueError where the hash is of no known form."""
+    for known in FORMATS:
+        if known.form.fullmatch(stored):
+            return known.verify(password.encode(), stored)
+    raise ValueError("a hash of no known form")
+
+
+def foreign(stored: str) -> bool:
+    """Whether the hash is of a kind that we do not make ourselves."""
+    return not stored.startswith("$argon2id$")
+
+
+def _bytes(text: str) -> bytes:
+    """What unpadded base64 means, its 62nd digit spelled either way."""
+    text = text.replace(".", "+")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except binascii.Error as problem:
+        raise ValueError("not base64") from problem
+
+
+def _pbkdf2(password: bytes, stored: str) -> bool:
+    parts = _PBKDF2.fullmatch(stored)
+    if parts is None:
+        raise ValueError("not PBKDF2")
+    kept, salt = _bytes(parts["hash"]), _bytes(parts["salt"])
+    made = hashlib.pbkdf2_hmac(parts["digest"], password, salt, int(parts["cost"]), len(kept))
+    return hmac.compare_digest(made, kept)
+
+
+def _bcrypt(password: bytes, stored: str) -> bool:
+    import bcrypt  # noqa: PLC0415 - few need it, and all wait for the start
+
+    return bcrypt.checkpw(password[:BCRYPT], stored.encode())
+
+
+def _crypt(name: str) -> Callable[[bytes, str], bool]:
+    def verify(password: bytes, stored: str) -> bool:
+        from passlib import hash as hashes  # noqa: PLC0415 - few need it, and all wait
+
+        return bool(getattr(hashes, name).verify(password, stored))
+
+    return verify
+
+
+def _sha(password: bytes, stored: str) -> bool:
+    return _crypt("sha256_crypt" if stored.startswith("$5$") else "sha512_crypt")(password, stored)
+
+
+def _argon2(password: bytes, stored: str) -> bool:
+    try:
+        return verify_secret(stored.encode(), password, TYPES[stored.split("$")[1]])
+    except VerifyMismatchError:
+        return False
+
+
+def _argon2_affordable(match: re.Match[str]) -> bool:
+    memory, time, lanes = (int(match[name]) for name in ("memory", "time", "lanes"))
+    return memory <= MOST["memory"] and memory * time <= MOST["time"] and lanes <= MOST["lanes"]
+
+
+def _any(_match: re.Match[str]) -> bool:
+    return True
+
+
+FORMATS = (
+    Format(_ARGON2, _argon2_affordable, _argon2),
+    Format(_PBKDF2, lambda match: 0 < int(match["cost"]) <= MOST["PBKDF2"], _pbkdf2),
+    Format(_BCRYPT, lambda match: int(match["cost"]) <= MOST["bcrypt"], _bcrypt),
+    Format(_SHA, lambda match: int(match["cost"] or match["cost6"] or 0) <= MOST["crypt"], _sha),
+    Format(_MD5, _any, _crypt("md5_crypt")),
+    Format(_DES, _any, _crypt("des_crypt")),
+)

@@ -1,0 +1,129 @@
+"""Configuration profiles for Apple's devices: an account, ready to be used."""
+
+import asyncio
+import base64
+import plistlib
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from mail import addresses
+from models.apppasswords import AppPassword
+from models.columns import Picked
+from models.errors import Invalid, NotFound, Unavailable
+from models.options import Options
+from models.world import World
+from resolvers.addresses import mains
+from resolvers.context import Context
+from resolvers.totp import PRODUCT
+
+IMAP, POP3, SMTP, ALL = "IMAP", "POP3", "SMTP", "ALL"
+PORTS = {IMAP: 993, POP3: 995, SMTP: 465}  # with TLS from the start (RFC 8314)
+KINDS = {IMAP: "EmailTypeIMAP", POP3: "EmailTypePOP"}
+
+
+def servers_for(scopes: Collection[str], *, path: str) -> str:
+    """What mail is read by: IMAP, or else POP3. Invalid where it cannot be read and sent."""
+    for read in (IMAP, POP3):
+        if ALL in scopes or {read, SMTP} <= set(scopes):
+            return read
+    text = "a profile needs SMTP, and IMAP or POP3"
+    raise Invalid(text, constraint="scope", path=[path])
+
+
+async def address_of(ctx: Context, user: Picked, address: str | None) -> str:
+    """The address to write from: this, or the main one. NotFound where it is not theirs."""
+    if address is None:
+        (main,) = await mains(ctx, [user.id])
+        if main is None:
+            raise NotFound(user.username, path=["address"])
+        return str(main.shown)
+    shown = addresses.checked(address)
+    if await addresses.login_of(ctx.world, shown) != user.id:
+        raise NotFound(shown, path=["address"])
+    return shown
+
+
+def server(options: Options, protocol: str) -> tuple[str, int]:
+    """Name and port of a server, as clients are told."""
+    set_ = {IMAP: options.imap_server, POP3: options.pop3_server, SMTP: options.smtp_server}
+    host, _, port = set_[protocol].rpartition(":")
+    return (host, int(port)) if host else (options.hostname, PORTS[protocol])
+
+
+async def make(world: World, user: Picked, row: AppPassword, address: str, password: str) -> str:
+    """The profile in base64: a property list, signed where a certificate is set.
+
+    Unavailable where it is set and cannot be used.
+    """
+    listed = plistlib.dumps(_profile(world, user, row, address, password))
+    options = world.options
+    if cert := options.profile_cert:
+        listed = await asyncio.to_thread(_signed, listed, cert, options.profile_key or cert)
+    return base64.b64encode(listed).decode()
+
+
+def _profile(
+    world: World, user: Picked, row: AppPassword, address: str, password: str
+) -> dict[str, Any]:
+    read = servers_for(row.scopes, path="scopes")
+    (incoming, port), (outgoing, port_out) = (server(world.options, p) for p in (read, SMTP))
+    place = ".".join(reversed(world.options.hostname.split(".")))
+    account = {
+        "EmailAccountDescription": row.description,
+        "EmailAccountName": user.name or user.username,
+        "EmailAccountType": KINDS[read],
+        "EmailAddress": address,
+        "IncomingMailServerAuthentication": "EmailAuthPassword",
+        "IncomingMailServerHostName": incoming,
+        "IncomingMailServerPortNumber": port,
+        "IncomingMailServerUseSSL": True,
+        "IncomingMailServerUsername": user.username,
+        "IncomingPassword": password,
+        "OutgoingMailServerAuthentication": "EmailAuthPassword",
+        "OutgoingMailServerHostName": outgoing,
+        "OutgoingMailServerPortNumber": port_out,
+        "OutgoingMailServerUseSSL": True,
+        "OutgoingMailServerUsername": user.username,
+        "OutgoingPasswordSameAsIncomingPassword": True,
+        **_payload(world, "com.apple.mail.managed", f"{place}.mail.{row.id}", row.description),
+    }
+    return {
+        "PayloadContent": [account],
+        "PayloadDescription": f"Mail of {address}",
+        "PayloadOrganization": PRODUCT,
+        "PayloadRemovalDisallowed": False,
+        **_payload(world, "Configuration", f"{place}.profile.{row.id}", row.description),
+    }
+
+
+def _payload(world: World, kind: str, name: str, shown: str) -> dict[str, Any]:
+    return {
+        "PayloadDisplayName": shown,
+        "PayloadIdentifier": name,
+        "PayloadType": kind,
+        "PayloadUUID": str(uuid.UUID(bytes=world.random(16), version=4)).upper(),
+        "PayloadVersion": 1,
+    }
+
+
+def _signed(listed: bytes, cert: Path, key: Path) -> bytes:
+    """The profile inside a CMS signature (RFC 5652), DER."""
+    from cryptography import x509  # noqa: PLC0415 - only where a profile is signed
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import pkcs7  # noqa: PLC0415
+
+    try:
+        own, *between = x509.load_pem_x509_certificates(cert.read_bytes())
+        private: Any = serialization.load_pem_private_key(key.read_bytes(), password=None)
+        if private.public_key() != own.public_key():
+            raise ValueError("the key is another certificate's")
+        builder = pkcs7.PKCS7SignatureBuilder().set_data(listed)
+        builder = builder.add_signer(own, private, hashes.SHA256())
+        for each in between:
+            builder = builder.add_certificate(each)
+        return builder.sign(serialization.Encoding.DER, [pkcs7.PKCS7Options.Binary])
+    except (OSError, ValueError, TypeError) as problem:
+        text = "profiles cannot be signed: certificate or key cannot be used"
+        raise Unavailable(text, component="profile") from problem

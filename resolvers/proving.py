@@ -1,0 +1,187 @@
+"""Names and passwords: whose they are, and what may be done with them. Tells nobody why not.
+
+What it takes to say no is the same for all: one hash, for an account with a password of ours
+as for a name that nobody has, and a second one wherever what was typed has the form of a
+temporary password or of an application's, whether or not the account has such. An imported
+hash is compared beside one of ours: until its first sign-in it takes that much longer, and
+never less. What is noted of a failure, is noted behind the answer.
+"""
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail.addresses import LONGEST, login_of, normal, username_key
+from models import meters
+from models.columns import Picked, picked
+from models.errors import Forbidden
+from models.roles import Scope
+from models.users import User
+from models.world import World
+from resolvers import apppasswords, authlog, passwords, throttles
+from resolvers.authlog import Event
+from resolvers.context import Context
+from resolvers.known import memory_of
+from resolvers.throttles import Limit
+from resolvers.twofactor import Proof
+
+log = logging.getLogger(__name__)
+
+SIGN_INS = meters.counter(
+    "merganser_sign_ins", "Attempts to sign in with a password, by what came of them.", "result"
+)
+OURS = "$argon2"  # what hashes begin with that are no imported ones
+TEMPORARY = re.compile(r"[A-Za-z0-9]{12}")
+WORDS = 128  # characters of a name that the log keeps
+
+
+class Source(StrEnum):
+    """What was shown."""
+
+    MASTER = "master"
+    TEMPORARY = "temporary"
+    APP = "application password"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How somebody wants to sign in."""
+
+    scope: Scope = Scope.MASTER
+    protocol: str = "API"
+    token: bool = False
+    ttl: timedelta | None = None  # unused that long, the token ends
+    proof: Proof = field(default_factory=Proof)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Whom a name leads to, and what counts the failures under it."""
+
+    name: str  # as it was typed
+    user: Picked | None
+    counted: str
+    limits: dict[str, Limit]
+    failures: frozenset[str]  # those of `limits` that have any
+
+    @property
+    def open(self) -> bool:
+        """Whether there is an account, which may sign in."""
+        user = self.user
+        return user is not None and not (user.disabled or user.suspended or user.deleted_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """What of an account has been shown to be known."""
+
+    source: Source
+    app: Picked | None = None  # the row of the application password
+
+
+async def entry(ctx: Context, username: str) -> Entry:
+    """Who signs in as `username`. RateLimited, before anything is hashed, who has to wait."""
+    world = ctx.world
+    known = len(username) <= LONGEST and "\0" not in username
+    user_id = await login_of(world, username) if known else None
+    counted = f"user:{user_id}" if user_id else f"name:{_counted(username, known=known)}"
+    limits = {counted: throttles.by_name(world.options)}
+    limits |= throttles.by_network(world.options, ctx.client_ip)
+    failures = await throttles.check(ctx, limits)
+    asked = select(*picked(User)).where(col(User.id) == (user_id or 0))
+    user = next(iter(await world.database.read(asked)), None)
+    return Entry(username, user, counted, limits, failures)
+
+
+def _counted(username: str, *, known: bool) -> str:
+    """The name as failures under it are counted, where it leads to nobody."""
+    name = "@".join(normal(username)) if "@" in username and known else username_key(username)
+    # it may be long, or a password in its place
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+
+
+async def proved(
+    world: World, user: Picked | None, password: str, *, apps: bool = False
+) -> Proved | None:
+    """What this password proves; with `apps` also those of programs. Never inside a unit."""
+    stored = user.password if user else None
+    right = await passwords.check(world, stored, password)
+    if stored and not stored.startswith(OURS):
+        await passwords.check(world, None, password)
+    if TEMPORARY.fullmatch(password):
+        other = user.temporary_password if user and _runs(user, world.now()) else None
+        if await passwords.check(world, other, password) and not right:
+            return Proved(Source.TEMPORARY)
+    elif apps and apppasswords.written(password):
+        if user is None:
+            await passwords.check(world, None, password)
+        elif app := await apppasswords.matching(world, user.id, password):
+            return Proved(Source.APP, app)
+    return Proved(Source.MASTER) if right else None
+
+
+def _runs(user: Picked, now: datetime) -> bool:
+    until: datetime | None = user.temporary_until
+    return until is None or now < until
+
+
+def judge(user: Picked, found: Proved, attempt: Attempt, now: datetime) -> None:
+    """Raise Forbidden where what was proved is not good for what is wanted."""
+    scope, source = attempt.scope, found.source
+    if source is Source.TEMPORARY and user.temporary_from and now < user.temporary_from:
+        raise Forbidden("the temporary password is not valid yet")
+    if scope in user.disabled_scopes:
+        raise Forbidden(f"{scope} is switched off for this account", requires=scope)
+    if scope is Scope.MASTER:
+        if attempt.token and not user.webmail_access:
+            raise Forbidden("this account gets no token", requires="webmailAccess")
+    elif found.app is not None:
+        if scope not in apppasswords.good_for(found.app.scopes):
+            raise Forbidden(f"this application password is not for {scope}", requires=scope)
+    elif source is Source.TEMPORARY or user.second_factors:
+        needed = "an application password"
+        raise Forbidden(f"{scope} asks for {needed} of this account", requires=needed)
+
+
+def event(who: Entry, attempt: Attempt, found: Proved | None, **more: object) -> Event:
+    """What the security log says of this: a success, unless `result` says something else."""
+    user, detail = who.user, {"scope": attempt.scope.value}
+    if found:
+        detail["source"] = found.source.value
+    if found and found.app:
+        detail["applicationPassword"] = found.app.description
+    if user is None:
+        detail["username"] = who.name[:WORDS].replace("\0", "").encode(errors="replace").decode()
+    result = str(more.pop("result", "success"))
+    facts = {**detail, **more}
+    return Event("authenticate", user.id if user else None, result, attempt.protocol, detail=facts)
+
+
+async def refuse(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None) -> None:
+    """Count a failure. RateLimited where others have used up the limit meanwhile."""
+    SIGN_INS.add("failed")
+    user_id = who.user.id if who.user else None
+    facts = {"user": user_id, "protocol": attempt.protocol, "ip": ctx.client_ip}
+    log.info("sign-in failed", extra=facts)
+    await throttles.count(ctx.world, who.limits)
+    failed(ctx, who, attempt, found)
+
+
+def failed(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None, why: str = "") -> None:
+    """Tell the security log, behind the back of whoever waits for the answer."""
+    user, result = who.user, "fail"
+    if user is not None and not who.open:
+        result = "suspended" if user.suspended and not user.disabled else "disabled"
+    more = {"reason": why} if why else {}
+    note(ctx, event(who, attempt, found, result=result, **more))
+
+
+def note(ctx: Context, event: Event) -> None:
+    """Put an event into the security log, behind the answer."""
+    memory_of(ctx.world.database).behind(authlog.noted(replace(ctx), event))

@@ -1,0 +1,89 @@
+"""Senders an account may use beside its own addresses: patterns, and whose they may be.
+
+A pattern is an address, a domain, `*` for anybody, or has one `*` at either end.
+"""
+
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import select, union_all
+from sqlmodel import col
+
+from mail.addresses import checked_domain, normal_domain
+from models.domains import Domain, DomainAlias
+from models.errors import Forbidden, Invalid
+from models.roles import Role
+from resolvers.context import Context
+
+LONGEST = 128  # characters
+_ODD = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff,;<>\"]")
+
+
+def checked_pattern(text: str, path: Sequence[str], index: int) -> str:
+    """The pattern in the form we compare; Invalid where it is none."""
+    pattern = _folded(text.strip().removeprefix("@"))
+    inner = pattern[1:] if pattern.startswith("*") else pattern.removesuffix("*")
+    fits = 0 < len(pattern) <= LONGEST and not _ODD.search(pattern) and "*" not in inner
+    if fits and pattern == inner:  # an address, or a domain
+        local, at, domain = pattern.rpartition("@")
+        fits = bool(local) or not at
+        try:
+            checked_domain(domain)
+        except Invalid:
+            fits = False
+    if not fits or pattern.count("@") > 1:
+        words = f"an address, a domain, or one * at either end; at most {LONGEST} characters"
+        raise Invalid(words, constraint="pattern", path=path, index=index)
+    return pattern
+
+
+def permitted(patterns: Collection[str], address: str) -> bool:
+    """Whether one of these patterns, as they are stored, lets this address be a sender."""
+    if not patterns:
+        return False
+    address = _folded(address)
+    domain = address.rpartition("@")[2]
+    for pattern in patterns:
+        if pattern.startswith("*"):
+            fits = address.endswith(pattern[1:])
+        elif pattern.endswith("*"):
+            fits = address.startswith(pattern[:-1])
+        else:
+            fits = pattern == (address if "@" in pattern else domain)
+        if fits:
+            return True
+    return False
+
+
+def _folded(text: str) -> str:
+    """In lower case, the domain in Unicode; what has no domain stays as it is."""
+    text = unicodedata.normalize("NFC", text.lower())
+    local, at, domain = text.rpartition("@")
+    return text if "*" in domain or not domain else f"{local}{at}{normal_domain(domain)}"
+
+
+async def reach(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:
+    """Forbidden where a DOMAIN_ADMIN would let somebody send in the name of others here.
+
+    So a pattern has a whole domain, and one that is not ours, or is in the viewer's charge.
+    """
+    if ctx.viewer.role.includes(Role.ADMIN) or not patterns:
+        return
+    names = [_domain(pattern) for pattern in patterns]
+    asked = union_all(
+        select(col(Domain.name).label("name"), col(Domain.id).label("id")),
+        select(col(DomainAlias.alias), col(DomainAlias.domain_id)),
+    ).subquery()
+    known = select(asked.c.name, asked.c.id).where(asked.c.name.in_([n for n in names if n]))
+    foreign = {row.name for row in await ctx.read(known) if row.id not in ctx.viewer.administers}
+    for name in names:
+        if name is None or name in foreign:
+            words = "only an ADMIN lets somebody send in the name of other domains here"
+            raise Forbidden(words, requires=Role.ADMIN, path=path)
+
+
+def _domain(pattern: str) -> str | None:
+    """The domain of all that fits the pattern; None where there may be several."""
+    domain = pattern.rpartition("@")[2]
+    return None if "*" in domain else domain

@@ -1,0 +1,34 @@
+"""Live connections, and who is sent away."""
+
+from sqlalchemy import delete, update
+from sqlmodel import col
+
+from models.auth import AccessToken
+from models.columns import Picked
+from models.users import User
+from resolvers import authlog
+from resolvers.authlog import Event
+from resolvers.context import Context
+from resolvers.known import forget
+from resolvers.userselection import Users, chosen
+
+
+async def kick(ctx: Context, users: Users, *, revoke_tokens: bool) -> tuple[list[Picked], int]:
+    """Note that all connections of these accounts have ended; they, and how many tokens have.
+
+    Whoever holds the connections ends them: this process at once, others at their next look.
+    """
+    rows = await chosen(ctx, users)
+    keys, revoked = [row.id for row in rows], 0
+    async with ctx.write(*keys) as session:
+        connection = await session.connection()
+        theirs = update(User).where(col(User.id).in_(keys))
+        await connection.execute(theirs.values(kicked_at=ctx.world.now()))
+        if revoke_tokens:
+            ended = delete(AccessToken).where(col(AccessToken.user_id).in_(keys))
+            revoked = (await connection.execute(ended)).rowcount
+        for key in keys:
+            detail = {"tokens": True} if revoke_tokens else {}
+            await authlog.note(ctx, session, Event("session kick", key, detail=detail))
+    forget(ctx.world, *keys)
+    return rows, revoked

@@ -1,0 +1,77 @@
+"""What Sent, Trash, Drafts and Junk are called in mail programs, by language."""
+
+from models.mailboxes import SpecialUse
+
+USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
+ENGLISH = ("Sent", "Trash", "Drafts", "Junk")
+NAMES = {  # as they follow in USES
+    "af": ("Gestuur", "Asblik", "Konsepte", "Gemorspos"),
+    "ar": ("المرسلة", "المهملات", "المسودات", "غير مرغوب فيها"),
+    "az": ("Göndərilmiş", "Zibil qutusu", "Qaralamalar", "Spam"),
+    "be": ("Адпраўленыя", "Сметніца", "Чарнавікі", "Спам"),
+    "bg": ("Изпратени", "Кошче", "Чернови", "Нежелана поща"),
+    "bn": ("প্রেরিত", "আবর্জনা", "খসড়া", "স্প্যাম"),
+    "ca": ("Enviats", "Paperera", "Esborranys", "Correu brossa"),
+    "cs": ("Odeslané", "Koš", "Koncepty", "Nevyžádaná pošta"),
+    "cy": ("Anfonwyd", "Sbwriel", "Drafftiau", "Sothach"),
+    "da": ("Sendt", "Papirkurv", "Kladder", "Uønsket post"),
+    "de": ("Gesendet", "Papierkorb", "Entwürfe", "Spam"),
+    "el": ("Απεσταλμένα", "Κάδος απορριμμάτων", "Πρόχειρα", "Ανεπιθύμητα"),
+    "en": ENGLISH,
+    "eo": ("Senditaj", "Rubujo", "Malnetoj", "Trudmesaĝoj"),
+    "es": ("Enviados", "Papelera", "Borradores", "Correo no deseado"),
+    "et": ("Saadetud", "Prügikast", "Mustandid", "Rämpspost"),
+    "eu": ("Bidalita", "Zakarrontzia", "Zirriborroak", "Zabor-posta"),
+    "fa": ("فرستاده‌شده", "زباله‌دان", "پیش‌نویس‌ها", "هرزنامه"),
+    "fi": ("Lähetetyt", "Roskakori", "Luonnokset", "Roskaposti"),
+    "fr": ("Envoyés", "Corbeille", "Brouillons", "Indésirables"),
+    "ga": ("Seolta", "Bruscar", "Dréachtaí", "Dramhphost"),
+    "gl": ("Enviados", "Lixo", "Borradores", "Correo lixo"),
+    "he": ("נשלחו", "אשפה", "טיוטות", "דואר זבל"),
+    "hi": ("भेजे गए", "कचरा", "प्रारूप", "स्पैम"),
+    "hr": ("Poslano", "Smeće", "Skice", "Neželjena pošta"),
+    "hu": ("Elküldött", "Kuka", "Piszkozatok", "Levélszemét"),
+    "hy": ("Ուղարկված", "Աղբարկղ", "Սևագրեր", "Թափոն"),
+    "id": ("Terkirim", "Sampah", "Draf", "Spam"),
+    "is": ("Sendur póstur", "Rusl", "Drög", "Ruslpóstur"),
+    "it": ("Inviata", "Cestino", "Bozze", "Indesiderata"),
+    "ja": ("送信済み", "ゴミ箱", "下書き", "迷惑メール"),
+    "ka": ("გაგზავნილი", "ურნა", "მონახაზები", "სპამი"),
+    "kk": ("Жіберілген", "Себет", "Шимайлар", "Спам"),
+    "ko": ("보낸 편지함", "휴지통", "임시 보관함", "스팸 편지함"),
+    "lt": ("Išsiųsti", "Šiukšlinė", "Juodraščiai", "Brukalas"),
+    "lv": ("Nosūtītie", "Miskaste", "Melnraksti", "Mēstules"),
+    "mk": ("Испратени", "Корпа", "Нацрти", "Несакана пошта"),
+    "ms": ("Dihantar", "Sampah", "Draf", "Spam"),
+    "nb": ("Sendt", "Papirkurv", "Utkast", "Søppelpost"),
+    "nl": ("Verzonden", "Prullenbak", "Concepten", "Ongewenst"),
+    "nn": ("Sendt", "Papirkorg", "Utkast", "Søppelpost"),
+    "pl": ("Wysłane", "Kosz", "Szkice", "Niechciane"),
+    "pt": ("Enviados", "Lixo", "Rascunhos", "Spam"),
+    "ro": ("Trimise", "Coș de gunoi", "Ciorne", "Nedorite"),
+    "ru": ("Отправленные", "Корзина", "Черновики", "Спам"),
+    "sk": ("Odoslané", "Kôš", "Koncepty", "Nevyžiadaná pošta"),
+    "sl": ("Poslano", "Smeti", "Osnutki", "Neželena pošta"),
+    "sq": ("Të dërguar", "Hedhurina", "Skica", "Të padëshiruar"),
+    "sr": ("Послато", "Смеће", "Нацрти", "Непожељно"),
+    "sv": ("Skickat", "Papperskorg", "Utkast", "Skräppost"),
+    "th": ("ส่งแล้ว", "ถังขยะ", "ฉบับร่าง", "จดหมายขยะ"),
+    "tr": ("Gönderilmiş", "Çöp kutusu", "Taslaklar", "Gereksiz"),
+    "uk": ("Надіслані", "Кошик", "Чернетки", "Спам"),
+    "ur": ("بھیجے گئے", "ردی", "مسودے", "فضول"),
+    "uz": ("Yuborilgan", "Savat", "Qoralamalar", "Spam"),
+    "vi": ("Đã gửi", "Thùng rác", "Thư nháp", "Thư rác"),
+    "zh": ("已发送", "已删除", "草稿", "垃圾邮件"),
+    "zh-hant": ("已傳送", "垃圾桶", "草稿", "垃圾郵件"),
+}
+OTHERS = {"no": "nb", "in": "id", "iw": "he", "zh-tw": "zh-hant", "zh-hk": "zh-hant"}
+
+
+def names_in(language: str | None) -> dict[SpecialUse, str]:
+    """The names in this language, such as `de`, `pt-BR` or `zh_TW`; English where we know none."""
+    code = (language or "").lower().replace("_", "-")
+    found = None
+    while code and not found:
+        found = NAMES.get(OTHERS.get(code, code))
+        code = code.rpartition("-")[0]
+    return dict(zip(USES, found or ENGLISH, strict=True))

@@ -1,0 +1,288 @@
+"""Making accounts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import addresses
+from models.addresses import Address
+from models.domains import Domain
+from models.errors import Conflict, Forbidden, Invalid, LimitReached
+from models.journal import PLATFORM, ChangeKind, Stream
+from models.mailboxes import Mailbox, SpecialUse
+from models.roles import AdminPermission, Role, UserPermission
+from models.users import DomainAdmin, ProtocolScope, User, UserTag
+from models.usersearch import words_of
+from resolvers import adminlog, domains, publickeys, senders, welcome
+from resolvers.adminlog import Done
+from resolvers.context import Context
+from resolvers.mailboxes import checked_path, new_mailbox, with_parents
+from resolvers.newpasswords import NewPassword, hashed
+from resolvers.quotas import effective, give
+from resolvers.specialnames import names_in
+from resolvers.userfacts import SPAM_LEVEL, allow, allow_quota, checked
+from resolvers.userrights import check_charge, domains_there, values_of
+
+MONTH = 30 * 86_400  # seconds that messages lie in Trash and Junk, at most
+FACTS = (  # what is stored as it was given, once it is checked
+    "name",
+    "disabled",
+    "suspended",
+    "quota",
+    "language",
+    "tags",
+    "retention",
+    "spam_level",
+    "recipients",
+    "received_max",
+    "from_whitelist",
+    "disabled_scopes",
+    "webmail_access",
+    "meta_data",
+    "internal_data",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """An account to be made. What is None has its default."""
+
+    username: str | None = None
+    name: str | None = None
+    role: Role = Role.USER
+    administers: Sequence[int] = ()  # domains, of a DOMAIN_ADMIN
+    admin_permissions: Sequence[AdminPermission] = ()
+    permissions: Sequence[UserPermission] | None = None  # None: all
+    password: str | None = None
+    hashed_password: bool = False
+    allow_unsafe: bool = True
+    password_disabled: bool = False
+    require_password_change: bool = False
+    address: str | None = None
+    empty_address: bool = False
+    add_tags_to_address: bool = False
+    disabled: bool = False
+    suspended: bool = False
+    quota: int | None = None  # bytes
+    language: str | None = None
+    tags: Sequence[str] = ()
+    retention: timedelta | None = None
+    pub_key: str | None = None
+    spam_level: int | None = None
+    recipients: int | None = None
+    received_max: int | None = None
+    from_whitelist: Sequence[str] = ()
+    disabled_scopes: Sequence[ProtocolScope] = ()
+    webmail_access: bool = True
+    meta_data: dict[str, Any] | None = None
+    internal_data: dict[str, Any] | None = None
+    mailboxes: dict[SpecialUse, str] = field(default_factory=dict)
+
+
+async def create(ctx: Context, new: NewUser) -> User:
+    """Make an account with its folders and main address, in one unit."""
+    address = _address(ctx, new)
+    username = addresses.checked_username(new.username or address or "")
+    _check(ctx, new, address)
+    facts = checked({name: getattr(new, name) for name in FACTS})
+    await _check_rights(ctx, new, facts)
+    key = ctx.world.key()
+    user = User(
+        id=key,
+        username=username,
+        username_key=addresses.username_key(username),
+        role=new.role,
+        tenant_id=key,
+        admin_permissions=values_of(new.admin_permissions),
+        permissions=values_of(UserPermission if new.permissions is None else new.permissions),
+        require_password_change=new.require_password_change,
+        words=words_of(username, facts["name"], address),
+        created_at=ctx.world.now(),
+        updated_at=ctx.world.now(),
+        **facts,
+    )
+    await _give_secrets(ctx, user, new)
+    paths = _paths(new)
+    words = {"name": user.name or "", "username": username, "address": address or ""}
+    news = await welcome.letters(ctx.world, words) if address else []
+    try:
+        async with ctx.write() as session:
+            domain = None
+            if address:
+                name = address.rpartition("@")[2]
+                domain = await domains.ensure(ctx, session, name, path="address")
+                user.domain_id = user.tenant_id = domain.id
+            await _free(session, user)
+            session.add_all([user, Stream(id=key)])
+            await session.flush()
+            session.add_all(UserTag(tag=tag.casefold(), user_id=key) for tag in user.tags)
+            session.add_all(DomainAdmin(user_id=key, domain_id=one) for one in set(new.administers))
+            if domain and address:
+                _take_place(ctx, session, user, domain)
+                await _add_address(ctx, session, user, address, with_tags=new.add_tags_to_address)
+            boxes = await _add_folders(ctx, session, user, paths)
+            if news:
+                await welcome.put(ctx, session, user, boxes, news)
+                await session.refresh(user)
+            stream = user.domain_id or PLATFORM
+            await ctx.record(session, stream, ChangeKind.USER_CHANGED, [key])
+            await adminlog.note(ctx, session, _done(user))
+    except IntegrityError as clash:  # somebody was quicker, on a store with several writers
+        raise Conflict("the user name is taken", path=["username"]) from clash
+    return user
+
+
+def _address(ctx: Context, new: NewUser) -> str | None:
+    if new.empty_address:
+        return None
+    address = new.address or new.username or ""
+    if "@" not in address and new.address is None and ctx.world.options.default_domain:
+        address = f"{address}@{ctx.world.options.default_domain}"
+    if "@" not in address:
+        raise Invalid(
+            "an account has an address, unless emptyAddress says it has none",
+            constraint="required",
+            path=["address"],
+        )
+    if "*" in address or "+" in address.rpartition("@")[0]:
+        raise Invalid(
+            "a main address has neither * nor a label", constraint="pattern", path=["address"]
+        )
+    return addresses.checked(address)
+
+
+def _check(ctx: Context, new: NewUser, address: str | None) -> None:
+    viewer = ctx.viewer
+    if new.role is Role.PUBLIC:
+        raise Invalid("PUBLIC is who has no account", constraint="enum", path=["role"])
+    if not viewer.role.includes(new.role):
+        raise Forbidden(f"to make a {new.role} needs that role", requires=new.role, path=["role"])
+    if address is None and not viewer.role.includes(Role.ADMIN):
+        raise Forbidden(
+            "only an ADMIN makes accounts without a domain",
+            requires=Role.ADMIN,
+            path=["emptyAddress"],
+        )
+    if not new.password and not new.password_disabled:
+        raise Invalid(
+            "give a password, or passwordDisabled", constraint="required", path=["password"]
+        )
+    if new.password and new.password_disabled:
+        raise Invalid(
+            "passwordDisabled means: no password", constraint="exclusive", path=["password"]
+        )
+    check_charge(new.role, new.administers, new.admin_permissions)
+
+
+async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) -> None:
+    """Refuse what the viewer may not give: nobody gives more than he has."""
+    viewer = ctx.viewer
+    usual = {
+        "from_whitelist": [],
+        "disabled_scopes": [],
+        "webmail_access": True,
+        "spam_level": SPAM_LEVEL,
+    }
+    allow(ctx, [name for name, value in usual.items() if facts[name] != value])
+    allow_quota(ctx, facts["quota"])
+    await senders.reach(ctx, facts["from_whitelist"], ["fromWhitelist"])
+    await domains_there(ctx, new.administers)
+    for permission in sorted(set(new.admin_permissions) - viewer.permissions):
+        if not viewer.role.includes(Role.ADMIN):
+            text = "nobody delegates what was not delegated to him"
+            raise Forbidden(text, requires=permission, path=["adminPermissions"])
+
+
+async def _give_secrets(ctx: Context, user: User, new: NewUser) -> None:
+    """Set password and key; both take their time, and so come before the unit."""
+    if new.pub_key:
+        key = await publickeys.checked(ctx.world, new.pub_key)
+        user.pub_key, user.key_info = key.armored, key.info
+    if new.password:
+        given = NewPassword(new.password, new.hashed_password, new.allow_unsafe)
+        user.password, user.password_changed_at = await hashed(ctx, given), user.created_at
+
+
+def _paths(new: NewUser) -> dict[SpecialUse, str]:
+    paths = {SpecialUse.INBOX: "INBOX", **names_in(new.language)}
+    for use, name in new.mailboxes.items():
+        paths[use] = checked_path(name, path_in=["mailboxes", use.lower()])
+    if len(set(paths.values())) < len(paths):
+        raise Invalid("two folders of one name", constraint="unique", path=["mailboxes"])
+    return paths
+
+
+async def _free(session: AsyncSession, user: User) -> None:
+    connection = await session.connection()
+    taken = select(col(User.id)).where(col(User.username_key) == user.username_key)
+    if (await connection.execute(taken)).first():
+        raise Conflict("the user name is taken", path=["username"])
+
+
+def _take_place(ctx: Context, session: AsyncSession, user: User, domain: Domain) -> None:
+    """Count the account in its domain, whose stream is held; LimitReached where it is full."""
+    for used, limit, what in (
+        (domain.user_count, domain.max_users, "users"),
+        (domain.address_count, domain.max_addresses, "addresses"),
+    ):
+        if limit and used >= limit:
+            text = f"the domain has all its {what}"
+            raise LimitReached(text, limit=limit, used=used, path=["address"])
+    give(ctx.world, domain, [], [effective(ctx.world, domain, user.quota)])
+    domain.user_count += 1
+    domain.address_count += 1
+    session.add(domain)
+
+
+async def _add_address(
+    ctx: Context, session: AsyncSession, user: User, shown: str, *, with_tags: bool
+) -> None:
+    at = ctx.world.now()
+    local = addresses.normal(shown).local
+    connection = await session.connection()
+    taken = select(col(Address.id)).where(
+        col(Address.local) == local, col(Address.domain_id) == user.domain_id
+    )
+    if (await connection.execute(taken)).first():
+        raise Conflict("the address is taken", path=["address"])
+    address = Address(
+        id=ctx.world.key(),
+        local=local,
+        domain_id=user.domain_id,
+        shown=shown,
+        user_id=user.id,
+        main=True,
+        tags=user.tags if with_tags else [],
+        created_at=at,
+        updated_at=at,
+    )
+    session.add(address)
+    await session.flush()
+    await ctx.record(session, user.id, ChangeKind.ADDRESS_CHANGED, [address.id])
+
+
+async def _add_folders(
+    ctx: Context, session: AsyncSession, user: User, paths: Mapping[SpecialUse, str]
+) -> list[Mailbox]:
+    uses = {path: use for use, path in paths.items()}
+    boxes = [new_mailbox(ctx, user, path, uses.get(path)) for path in with_parents(uses)]
+    for box in boxes:
+        if box.special_use in {SpecialUse.TRASH, SpecialUse.JUNK}:
+            box.retention = min(MONTH, box.retention or MONTH)
+    session.add_all(boxes)
+    await session.flush()
+    where = [box.path for box in boxes]
+    kind = ChangeKind.MAILBOX_CREATED
+    await ctx.record(session, user.id, kind, [box.id for box in boxes], path=where)
+    return boxes
+
+
+def _done(user: User) -> Done:
+    after = {"username": user.username, "role": user.role}
+    return Done("userCreate", "User", user.id, user.domain_id, None, after)

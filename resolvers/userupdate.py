@@ -1,0 +1,261 @@
+"""Changing accounts: their facts, names, passwords and thresholds."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col
+
+from mail import addresses
+from models.addresses import Address
+from models.auth import AccessToken
+from models.columns import Picked
+from models.errors import AuthenticationFailed, Conflict, Forbidden, Invalid
+from models.roles import Role, Scope
+from models.users import Usage, UsageKind, User, UserTag
+from models.usersearch import words_of
+from models.world import World
+from resolvers import authlog, passwords, publickeys, senders, throttles
+from resolvers.authlog import Event
+from resolvers.context import Context, Needs
+from resolvers.newpasswords import NewPassword, hashed
+from resolvers.quotas import regive
+from resolvers.userfacts import OWN, allow, allow_quota, camel, checked
+from resolvers.userholding import Held, changing
+from resolvers.userselection import Users, chosen
+
+AT = ("set",)  # where the patch is in the input
+NO_TEMPORARY = {"temporary_password": None, "temporary_from": None, "temporary_until": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What to change; what is not given stays. `facts` by column, None clears."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    username: str | None = None
+    pub_key: str | None = None  # "": none any more
+    password: NewPassword | None = None
+    password_disabled: bool = False
+
+    @property
+    def secret(self) -> bool:
+        """Whether it is about how one signs in."""
+        return self.password is not None or self.password_disabled
+
+    @property
+    def names(self) -> set[str]:
+        """The columns it changes."""
+        more = {
+            "username": self.username is not None,
+            "pub_key": self.pub_key is not None,
+            "password": self.secret,
+        }
+        return {*self.facts, *(name for name, given in more.items() if given)}
+
+
+async def change(
+    ctx: Context, users: Users, patch: Patch, existing: str | None = None
+) -> list[int]:
+    """Change these accounts, all or none; returns their ids.
+
+    `existing` is the password until now: whoever changes the own one must know it.
+    """
+    if not patch.names:
+        raise Invalid("change at least one thing", constraint="required", path=AT)
+    facts = checked(patch.facts, AT)
+    rows = await chosen(ctx, users)
+    _alone(rows, patch, existing)
+    _allowed(ctx, rows, patch)
+    allow(ctx, patch.names, AT)
+    allow_quota(ctx, facts.get("quota"), AT)
+    await senders.reach(ctx, facts.get("from_whitelist", ()), [*AT, "fromWhitelist"])
+    await _know(ctx, rows, patch, existing)
+    values = {**facts, **await _secrets(ctx, patch)}
+    values |= _named(patch.username)
+    ids = Users(ids=tuple(row.id for row in rows))
+    if not rows:
+        return []
+    try:
+        async with changing(ctx, ids, "userUpdate") as held:
+            if existing is not None and held.rows[0].password != rows[0].password:
+                raise _wrong()  # it was right, until somebody was quicker
+            await _apply(ctx, held, patch, values)
+    except IntegrityError as clash:
+        raise Conflict("the user name is taken", path=[*AT, "username"]) from clash
+    return list(ids.ids)
+
+
+def _alone(rows: Sequence[Picked], patch: Patch, existing: str | None) -> None:
+    """Invalid where what can be of one account only is said of several."""
+    for path, given in (
+        ([*AT, "username"], patch.username is not None),
+        ([*AT, "password"], patch.password is not None),
+        (["existingPassword"], existing is not None),
+    ):
+        if given and len(rows) > 1:
+            raise Invalid("that is of one account only", constraint="exclusive", path=path)
+    if patch.password and patch.password_disabled:
+        text = "passwordDisabled means: no password"
+        raise Invalid(text, constraint="exclusive", path=[*AT, "password"])
+
+
+def _allowed(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
+    """Forbidden where the role does not reach so far, over the own account or another."""
+    viewer, more = ctx.viewer, sorted(patch.names - OWN)
+    if patch.password and patch.password.hashed:
+        more.append("hashed_password")
+    if more or patch.secret:
+        viewer.require(Needs(scope=Scope.MASTER))
+    if not more or viewer.role.includes(Role.ADMIN):
+        return
+    for row in rows:
+        if row.domain_id not in viewer.administers:
+            needed = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
+            text = f"this needs the role {needed}"
+            raise Forbidden(text, requires=needed, path=[*AT, camel(more[0])])
+
+
+async def _know(ctx: Context, rows: Sequence[Picked], patch: Patch, existing: str | None) -> None:
+    """Refuse whoever does not know the password that is to be changed; failures are counted."""
+    path = ["existingPassword"]
+    if existing is None:
+        mine = [row for row in rows if row.id == ctx.viewer.user_id]
+        if patch.secret and any(has_password(ctx.world, row) for row in mine):
+            text = "to change your password takes the one you have"
+            raise Invalid(text, constraint="required", path=path)
+        return
+    for row in rows:
+        known = [row.password, row.temporary_password if _temporary(ctx.world, row) else None]
+        if not any(known):
+            continue
+        limits = {f"user:{row.id}": throttles.BY_NAME}
+        await throttles.check(ctx, limits)
+        for stored in filter(None, known):
+            if await passwords.check(ctx.world, stored, existing):
+                break
+        else:
+            await throttles.count(ctx.world, limits)
+            raise _wrong()
+
+
+def has_password(world: World, row: Picked) -> bool:
+    """Whether one can sign in with a password, be it a temporary one."""
+    return bool(row.password) or _temporary(world, row)
+
+
+def _temporary(world: World, row: Picked) -> bool:
+    begun = row.temporary_from is None or row.temporary_from <= world.now()
+    over = row.temporary_until is not None and row.temporary_until <= world.now()
+    return bool(row.temporary_password) and begun and not over
+
+
+def _wrong() -> AuthenticationFailed:
+    refusal = AuthenticationFailed("the existing password is wrong")
+    refusal.path = ["existingPassword"]
+    return refusal
+
+
+async def _secrets(ctx: Context, patch: Patch) -> dict[str, Any]:
+    """Password and key as they are stored; both take their time, and so come before the unit."""
+    values: dict[str, Any] = {}
+    if patch.pub_key is not None:
+        values = {"pub_key": None, "key_info": None}
+    if patch.pub_key:
+        key = await publickeys.checked(ctx.world, patch.pub_key, path=[*AT, "pubKey"])
+        values = {"pub_key": key.armored, "key_info": key.info}
+    if patch.secret:
+        stored = await hashed(ctx, patch.password, AT) if patch.password else None
+        values |= {"password": stored, "password_changed_at": ctx.world.now(), **NO_TEMPORARY}
+        values["require_password_change"] = patch.facts.get("require_password_change", False)
+    return values
+
+
+def _named(username: str | None) -> dict[str, Any]:
+    if username is None:
+        return {}
+    try:
+        name = addresses.checked_username(username)
+    except Invalid as refusal:
+        refusal.path = [*AT, "username"]
+        raise
+    return {"username": name, "username_key": addresses.username_key(name)}
+
+
+async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, Any]) -> None:
+    """Change the accounts that are held, and what hangs on them."""
+    if "username" in values:
+        await _free(held, values["username_key"])
+    fresh = {row.id: held.set(row, **values) for row in held.rows}
+
+    def with_new(*names: str) -> list[Picked]:
+        return [row for row in held.rows if set(names) & set(fresh[row.id])]
+
+    if rows := with_new("quota"):
+        regive(ctx.world, held.domains, rows, values["quota"], path=[*AT, "quota"])
+        held.session.add_all(held.domains.values())
+    if rows := with_new("name", "username"):
+        await _respell(held, rows, values)
+    if rows := with_new("tags"):
+        await _retag(held, rows, values["tags"])
+    await _recount(held, with_new("recipients"), with_new("received_max"))
+    for row in held.rows:
+        closed = any(name in fresh[row.id] and values[name] for name in ("disabled", "suspended"))
+        if patch.secret or closed:
+            held.end(row)
+        if patch.secret:
+            await _note_secret(ctx, held, row, patch)
+
+
+async def _recount(held: Held, senders: Sequence[Picked], receivers: Sequence[Picked]) -> None:
+    """Let what was used of a limit begin afresh."""
+    connection = await held.session.connection()
+    if senders:
+        theirs = col(Usage.user_id).in_([row.id for row in senders])
+        sent = col(Usage.kind) == UsageKind.RECIPIENTS
+        await connection.execute(delete(Usage).where(theirs, sent))
+    if receivers:
+        these = update(User).where(col(User.id).in_([row.id for row in receivers]))
+        await connection.execute(these.values(received=0, received_until=None))
+
+
+async def _note_secret(ctx: Context, held: Held, row: Picked, patch: Patch) -> None:
+    """Log the change, and let the token of this call go on: its holder knew the password."""
+    detail = {"disabled": True} if patch.password_disabled else {}
+    await authlog.note(ctx, held.session, Event("password change", row.id, detail=detail))
+    if row.id == ctx.viewer.user_id and ctx.viewer.token_id:
+        this = update(AccessToken).where(
+            col(AccessToken.id) == ctx.viewer.token_id,
+            col(AccessToken.auth_version) == row.auth_version,
+        )
+        connection = await held.session.connection()
+        await connection.execute(this.values(auth_version=row.auth_version + 1))
+
+
+async def _free(held: Held, key: str) -> None:
+    others = [row.id for row in held.rows]
+    taken = select(col(User.id)).where(col(User.username_key) == key, col(User.id).not_in(others))
+    if (await (await held.session.connection()).execute(taken)).first():
+        raise Conflict("the user name is taken", path=[*AT, "username"])
+
+
+async def _respell(held: Held, rows: Sequence[Picked], values: Mapping[str, Any]) -> None:
+    """Keep what accounts are found by in step with their names."""
+    asked = select(col(Address.user_id), col(Address.shown)).where(
+        col(Address.main), col(Address.user_id).in_([row.id for row in rows])
+    )
+    found = await (await held.session.connection()).execute(asked)
+    mains = {row.user_id: row.shown for row in found}
+    for row in rows:
+        username, name = values.get("username", row.username), values.get("name", row.name)
+        held.set(row, words=words_of(username, name, mains.get(row.id)))
+
+
+async def _retag(held: Held, rows: Sequence[Picked], tags: Collection[str]) -> None:
+    keys, connection = [row.id for row in rows], await held.session.connection()
+    await connection.execute(delete(UserTag).where(col(UserTag.user_id).in_(keys)))
+    folded = [{"tag": tag.casefold(), "user_id": key} for key in keys for tag in tags]
+    if folded:
+        await connection.execute(insert(UserTag), folded)

@@ -1,0 +1,160 @@
+"""Messages that new accounts begin with, made of templates in a folder.
+
+Each is a NAME.json with any of `from`, `subject`, `mailbox` (a path, or a role such as JUNK),
+`seen`, `flagged` and `attachments` (names of files beside it), and a NAME.html or NAME.txt.
+What stands in brackets is filled in: [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL], [DOMAIN].
+"""
+
+import asyncio
+import json
+import logging
+import mimetypes
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parseaddr
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import compose
+from mail.compose import Attachment, Draft
+from mail.delivery import Letter, Place, place, read, stored
+from mail.fields import Named
+from models.errors import Refused
+from models.mailboxes import Mailbox, SpecialUse
+from models.users import User
+from models.world import World
+from resolvers.context import Context
+
+log = logging.getLogger(__name__)
+
+MOST = 50  # templates
+LARGEST = 1 << 20  # bytes of one file
+_WORD = re.compile(r"\[(NAME|FNAME|LNAME|USERNAME|EMAIL|DOMAIN)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A message for many, as it lies in the folder."""
+
+    name: str
+    said: Mapping[str, Any]
+    html: str | None
+    text: str | None
+    files: Sequence[Attachment]
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """A message to begin with, and where it lies."""
+
+    letter: Letter
+    mailbox: str  # path, or role
+    seen: bool
+    flagged: bool
+
+
+async def letters(world: World, facts: Mapping[str, str]) -> list[Welcome]:
+    """The messages for an account with this `name`, `username` and `address`.
+
+    A template that cannot be used is left out, and the log says so.
+    """
+    folder = world.options.welcome
+    if folder is None:
+        return []
+    found = []
+    for template in await asyncio.to_thread(_templates, folder):
+        try:
+            found.append(await _written(world, template, facts))
+        except (Refused, TypeError, ValueError, AttributeError):
+            log.exception("a welcome message cannot be made", extra={"template": template.name})
+    return found
+
+
+async def put(
+    ctx: Context, session: AsyncSession, user: User, boxes: Sequence[Mailbox], news: list[Welcome]
+) -> None:
+    """Lay the messages into the folders of a new account, in the unit that makes it."""
+    names = {box.path: box for box in boxes}
+    names |= {box.special_use: box for box in boxes if box.special_use}
+    for one in news:
+        box = names.get(one.mailbox) or names[SpecialUse.INBOX]
+        there = Place(user.id, box.id, ctx.world.now(), seen=one.seen, flagged=one.flagged)
+        try:
+            # Whose bytes they are is not known before: its domain may be as new as the account.
+            kept = await stored(ctx.world, user.tenant_id, one.letter)
+            async with session.begin_nested():
+                await ctx.world.join(
+                    session, partial(place, letter=one.letter, kept=kept, to=there)
+                )
+        except Exception:  # whatever it is: nobody goes without an account for it
+            log.exception("a welcome message is left out")
+
+
+def _templates(folder: Path) -> list[Template]:
+    """All templates of the folder, by name."""
+    found = []
+    try:
+        for file in sorted(folder.glob("*.json"))[:MOST]:
+            try:
+                found.append(_template(file))
+            except (OSError, ValueError, TypeError, AttributeError):
+                log.exception("a welcome message cannot be read", extra={"template": file.name})
+    except OSError:
+        log.exception("the folder of welcome messages cannot be read")
+    return found
+
+
+def _template(file: Path) -> Template:
+    said = json.loads(_read(file))
+    if not isinstance(said, dict):
+        raise TypeError("a template is a JSON object")
+    texts = {kind: file.with_suffix(f".{kind}") for kind in ("html", "txt")}
+    bodies = {kind: _read(path).decode() for kind, path in texts.items() if path.is_file()}
+    files = []
+    for name in said.get("attachments", ()):
+        path = file.parent / Path(str(name)).name  # beside it, and nowhere else
+        files.append(Attachment(_read(path), path.name, mimetypes.guess_type(path.name)[0]))
+    return Template(file.name, said, bodies.get("html"), bodies.get("txt"), tuple(files))
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path.name} is larger than {LARGEST} bytes")
+    return path.read_bytes()
+
+
+async def _written(world: World, template: Template, facts: Mapping[str, str]) -> Welcome:
+    said, domain = template.said, facts["address"].rpartition("@")[2]
+    first, _, last = facts["name"].partition(" ")
+    words = {
+        "NAME": facts["name"],
+        "FNAME": first,
+        "LNAME": last,
+        "USERNAME": facts["username"],
+        "EMAIL": facts["address"],
+        "DOMAIN": domain,
+    }
+    sender = _filled(str(said.get("from") or "postmaster@[DOMAIN]"), words)
+    name, address = parseaddr(sender)
+    draft = Draft(
+        from_=Named(compose.address(address, "from"), name or None),
+        date=world.now(),
+        message_id=compose.message_id(world.random(16), domain),
+        to=[Named(facts["address"], facts["name"] or None)],
+        subject=_filled(str(said.get("subject") or "Welcome"), words),
+        text=None if template.text is None else _filled(template.text, words),
+        html=None if template.html is None else _filled(template.html, words, escape),
+        attachments=template.files,
+    )
+    raw = await asyncio.to_thread(compose.build, draft)
+    where = str(said.get("mailbox") or SpecialUse.INBOX)
+    return Welcome(await read(raw), where, bool(said.get("seen")), bool(said.get("flagged")))
+
+
+def _filled(text: str, words: Mapping[str, str], write: Callable[[str], str] = str) -> str:
+    return _WORD.sub(lambda match: write(words[match[1]]), text)

@@ -1,0 +1,39 @@
+"""How a kind of background work is cut into units."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from resolvers.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the next unit holds, and what it is about."""
+
+    streams: Sequence[int] = ()
+    ids: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class Step:
+    """What one unit has done, and where the next one begins."""
+
+    checkpoint: dict[str, Any]
+    done: int = 0
+    more: bool = False
+    total: int | None = None  # where this unit found out
+    objects: Sequence[str] = ()  # of uploads whose rows are gone: removed behind the unit
+
+
+class Kind(NamedTuple):
+    """How a kind of task is worked on: `plan` before a unit, `step` in it.
+
+    Both get the order and the checkpoint, and `stoppable` says whether it may end half-way.
+    """
+
+    plan: Callable[[Context, dict[str, Any], dict[str, Any]], Awaitable[Plan]]
+    step: Callable[[Context, AsyncSession, dict[str, Any], dict[str, Any], Plan], Awaitable[Step]]
+    stoppable: bool = True

@@ -1,0 +1,89 @@
+"""What tests of accounts share: documents, and those who use them."""
+
+from typing import Any
+
+from graph import ids
+from models.columns import table_of
+from models.errors import AuthenticationFailed
+from models.roles import AdminPermission, Role, Scope
+from models.users import User
+from models.world import World
+from resolvers.auth import authenticate
+from resolvers.context import Context, Viewer
+from resolvers.proving import Attempt
+from tests.conftest import Client, make_client
+
+ERRORS = """
+errors {
+  code message path index
+  ... on ValidationError { constraint }
+  ... on LimitReachedError { limit used }
+  ... on ForbiddenError { requires }
+  ... on NotFoundError { ref }
+}
+"""
+SHOWN = """
+id username name role tags language metaData disabled suspended hasPasswordSet activated
+requirePasswordChange retention pubKey fromWhitelist disabledScopes webmailAccess permissions
+adminPermissions administers { name } spam { level junkScore rejectScore }
+keyInfo { name address fingerprint expiresAt } limits { quota { allowed } }
+"""
+CREATE = f"""mutation ($input: UserCreateInput!) {{
+  userCreate(input: $input) {{ user {{ {SHOWN} }} {ERRORS} }} }}"""
+UPDATE = f"""mutation ($input: UserUpdateInput!) {{
+  userUpdate(input: $input) {{ users {{ {SHOWN} }} {ERRORS} }} }}"""
+PASSWORD = "correct horse battery"  # noqa: S105 - a test's
+
+
+async def create(client: Client, **given: Any) -> tuple[Any, list[Any]]:
+    given = {"address": "eve@example.org", "password": PASSWORD} | given
+    answer = (await client(CREATE, input=given))["userCreate"]
+    return answer["user"], answer["errors"]
+
+
+async def change(client: Client, *who: Client | int, **given: Any) -> tuple[Any, list[Any]]:
+    """Update accounts; nobody named is the client's own."""
+    chosen = {"ids": [id_of(one) for one in who]} if who else None
+    more = {name: given.pop(name) for name in ("existingPassword", "options") if name in given}
+    answer = await client(UPDATE, input={"users": chosen, "set": given, **more})
+    return answer["userUpdate"]["users"], answer["userUpdate"]["errors"]
+
+
+async def run(
+    client: Client, mutation: str, fields: str = "users { username }", **given: Any
+) -> Any:
+    name = mutation[0].upper() + mutation[1:]
+    document = f"""mutation ($input: {name}Input!) {{
+      {mutation}(input: $input) {{ {fields} {ERRORS} }} }}"""
+    return (await client(document, input=given))[mutation]
+
+
+def id_of(who: Client | int) -> str:
+    return str(ids.encode("User", who if isinstance(who, int) else who.user.id))
+
+
+async def row_of(world: World, who: Client | int) -> Any:
+    key = who if isinstance(who, int) else who.user.id
+    table = table_of(User)
+    (row,) = await world.database.read(table.select().where(table.c.id == key))
+    return row
+
+
+async def chief(
+    root: Client, *permissions: AdminPermission, domain: str = "example.org", name: str = "chief"
+) -> Client:
+    """A DOMAIN_ADMIN of this domain, who lives in example.org."""
+    answer = await root("{ users { nodes { domain { id name } } } }")
+    there = {one["domain"]["name"]: one["domain"]["id"] for one in answer["users"]["nodes"]}
+    charge = [ids.decode("Domain", there[domain])]
+    more = {"administers": charge, "admin_permissions": permissions}
+    return await make_client(root.world, root.http, name, role=Role.DOMAIN_ADMIN, **more)
+
+
+async def signs_in(world: World, name: str, password: str) -> str | None:
+    """A token, or None where the password is wrong."""
+    ctx = Context(world, Viewer(scopes=frozenset({Scope.MASTER})))
+    try:
+        return (await authenticate(ctx, name, password, Attempt(token=True))).token
+    except AuthenticationFailed:
+        return None

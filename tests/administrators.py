@@ -1,0 +1,35 @@
+"""Administrators for tests."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from sqlalchemy import select
+from sqlmodel import col
+
+from models.domains import Domain
+from models.roles import AdminPermission, Role
+from models.users import DomainAdmin, User
+from models.world import World
+from tests.conftest import Client, make_client
+
+
+async def make_domain_admin(
+    world: World,
+    http: httpx.AsyncClient,
+    name: str,
+    permissions: Sequence[AdminPermission] = (),
+    *,
+    domains: Sequence[str] = ("example.org",),
+    **more: Any,
+) -> Client:
+    """A user of example.org in charge of these domains, which are there."""
+    client = await make_client(world, http, name, role=Role.DOMAIN_ADMIN, **more)
+    there = select(col(Domain.id)).where(col(Domain.name).in_(domains))
+    ids = [row.id for row in await world.database.read(there)]
+    assert len(ids) == len(domains)
+    async with world.write(client.user.id) as session:
+        session.add_all(DomainAdmin(user_id=client.user.id, domain_id=key) for key in ids)
+        user = await session.get_one(User, client.user.id)
+        user.admin_permissions = [permission.value for permission in permissions]
+    return client

@@ -1,0 +1,158 @@
+"""`Authorization: Basic`."""
+
+import base64
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from models.apppasswords import AppPassword
+from models.authlog import AuthEvent
+from models.columns import table_of
+from models.errors import Forbidden, RateLimited, Unauthenticated
+from models.roles import Role, Scope
+from models.world import World
+from resolvers import auth, usercreate
+from resolvers.context import Context, Viewer
+from resolvers.usercreate import NewUser
+from tests.auth.conftest import MASTER, PASSWORD, Town
+from tests.auth.test_scopes import PROGRAM, program
+
+
+def shown(name: str, password: str) -> dict[str, str]:
+    return {"authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+async def signed(town: Town, password: str, name: str = "ada") -> Viewer:
+    return await auth.sign_in(town.world, shown(name, password), ip="192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("scopes", "expected"),
+    [
+        (["ALL"], {Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT}),
+        (["MAIL", "IMAP"], {Scope.MAIL_READ, Scope.MAIL}),
+        (["SUBMIT"], {Scope.SUBMIT}),
+    ],
+)
+async def test_a_programs_password_is_good_for_what_of_http_it_has(
+    town: Town, scopes: list[str], expected: set[Scope]
+) -> None:
+    key = await program(town, scopes)
+    viewer = await signed(town, PROGRAM)
+    assert viewer == Viewer(
+        town.users["ada"],
+        Role.USER,
+        frozenset(expected),
+        viewer.permissions,
+        app_password_id=key,
+    )
+    assert auth.for_documents(viewer) is auth.for_paths(viewer) is viewer
+    assert not await auth.ended(town.world, viewer)
+
+
+async def test_a_password_for_protocols_alone_is_refused(town: Town) -> None:
+    await program(town, ["IMAP", "SMTP"])
+    with pytest.raises(Forbidden):
+        await signed(town, PROGRAM)
+
+
+async def test_an_accounts_password_is_for_paths_and_without_factors(town: Town) -> None:
+    await town.change("ada", role=Role.ADMIN)
+    viewer = await signed(town, PASSWORD)
+    assert (viewer.user_id, viewer.role, viewer.scopes) == (town.users["ada"], Role.USER, MASTER)
+    assert auth.for_paths(viewer) is viewer
+    with pytest.raises(Forbidden):
+        auth.for_documents(viewer)
+    assert not await auth.ended(town.world, viewer)
+    await town.change("ada", second_factors=["TOTP"])
+    assert await auth.ended(town.world, viewer)
+    town.clock.tick(seconds=5)
+    with pytest.raises(Forbidden):
+        await signed(town, PASSWORD)
+
+
+async def test_what_was_right_is_not_hashed_again_for_seconds(
+    town: Town, statements: list[str]
+) -> None:
+    await program(town, ["MAIL"])
+    await signed(town, PROGRAM)
+    await auth.settle(town.world)
+    del statements[:]
+    for _ in range(5):
+        await signed(town, PROGRAM)
+    assert statements == []
+    town.clock.tick(seconds=5)
+    await signed(town, PROGRAM)
+    assert statements != []
+
+
+async def test_it_ends_when_the_password_does(town: Town) -> None:
+    key = await program(town, ["MAIL"])
+    viewer = await signed(town, PROGRAM)
+    async with town.world.write() as session:
+        row = col(AppPassword.id) == key
+        await session.exec(update(AppPassword).where(row).values(active=False))
+    auth.forget(town.world, town.users["ada"])
+    with pytest.raises(Unauthenticated):
+        await signed(town, PROGRAM)
+    assert await auth.ended(town.world, viewer)
+
+
+async def test_failures_close_the_name_as_anywhere(town: Town) -> None:
+    for _ in range(6):
+        with pytest.raises(Unauthenticated):
+            await signed(town, "wrong")
+    await signed(town, PASSWORD)  # begins afresh
+    town.clock.tick(seconds=5)
+    for _ in range(12):
+        with pytest.raises(Unauthenticated):
+            await signed(town, "wrong")
+    with pytest.raises(RateLimited):
+        await signed(town, PASSWORD)
+
+
+async def test_the_use_is_in_the_log_once_an_hour(town: Town) -> None:
+    await program(town, ["MAIL"])
+    for _ in range(10):
+        await signed(town, PROGRAM)
+        await auth.settle(town.world)
+        town.clock.tick(minutes=15)
+    rows: list[Any] = list(await town.world.database.read(select(table_of(AuthEvent))))
+    assert [(row.protocol, row.result, row.count) for row in rows] == [("HTTP", "success", 3)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "!", "YWRh", "Og==", "OnB3", "YWRhOg==", "YWRhOv8=", "YWRhOngA", "A" * 9999],
+)
+async def test_what_is_none_is_refused_without_a_hash(
+    town: Town, text: str, statements: list[str]
+) -> None:
+    del statements[:]
+    with pytest.raises(Unauthenticated):
+        await auth.sign_in(town.world, {"authorization": f"Basic {text}"}, ip=None)
+    assert statements == []
+
+
+async def test_over_http(world: World, http: httpx.AsyncClient) -> None:
+    boss = Context(world, Viewer(role=Role.ROOT, scopes=MASTER))
+    await usercreate.create(
+        boss, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
+    )
+    good = {"Authorization": shown("eve", PASSWORD)["authorization"]}
+
+    async def asked(headers: dict[str, str]) -> Any:
+        body = {"query": "{ viewer { role } }"}
+        return await http.post("/graphql", json=body, headers=headers)
+
+    assert (await asked(good)).json()["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    sent = await http.post("/rest/uploads", content=b"x", headers=good)
+    assert sent.status_code == 201
+    wrong = {"Authorization": shown("eve", "wrong")["authorization"]}
+    answers = [await http.post("/rest/uploads", content=b"x", headers=wrong) for _ in range(13)]
+    assert [answer.status_code for answer in answers] == [401] * 12 + [429]
+    assert int(answers[-1].headers["retry-after"]) == 120
+    assert "basic" not in answers[0].headers["www-authenticate"].lower()  # no page prompts for it

@@ -1,0 +1,129 @@
+"""Wrong passwords: how long one waits, and what it costs everybody else."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from mail.housekeeping import tidy
+from models.auth import Throttle
+from models.columns import table_of
+from models.errors import RateLimited
+from models.world import World
+from resolvers import passwords, throttles
+from resolvers.throttles import Limit
+from tests.auth.conftest import Town, count, fail
+from tests.conftest import Clock
+
+MINUTE = timedelta(minutes=1)
+
+
+async def waits(town: Town, name: str = "ada", ip: str | None = None) -> timedelta:
+    with pytest.raises(RateLimited) as refusal:
+        await town.enter(name, ip=ip)
+    return refusal.value.retry_after
+
+
+async def test_each_window_that_is_used_up_makes_the_next_wait_longer(town: Town) -> None:
+    seen = []
+    for _ in range(8):
+        await fail(town, "ada", 12)
+        seen.append(await waits(town))
+        town.clock.tick(seconds=seen[-1].total_seconds())
+    assert [wait / MINUTE for wait in seen] == [2, 4, 8, 16, 32, 60, 60, 60]
+
+
+async def test_a_success_or_a_day_of_peace_begins_afresh(town: Town) -> None:
+    for _ in range(3):
+        await fail(town, "ada", 12)
+        town.clock.tick(seconds=(await waits(town)).total_seconds())
+    await town.enter("ada", ip=None)
+    await fail(town, "ada", 12)
+    assert await waits(town) == 2 * MINUTE
+    town.clock.tick(days=1, minutes=2)
+    await tidy(town.world)
+    assert await count(town, Throttle) == 0
+    await fail(town, "ada", 12)
+    assert await waits(town) == 2 * MINUTE
+
+
+async def test_housekeeping_forgives_nothing_that_still_counts(town: Town) -> None:
+    await fail(town, "ada", 12)
+    town.clock.tick(minutes=2)
+    await tidy(town.world)
+    await fail(town, "ada", 12)
+    assert await waits(town) == 4 * MINUTE
+
+
+async def test_a_window_that_is_not_used_up_ends_the_row(town: Town) -> None:
+    await fail(town, "ada", 12)
+    town.clock.tick(minutes=2)
+    await fail(town, "ada", 5)
+    town.clock.tick(minutes=2)
+    await fail(town, "ada", 12)
+    assert await waits(town) == 2 * MINUTE
+
+
+async def test_what_is_counted_is_seen_by_all_processes_and_after_a_start(town: Town) -> None:
+    await fail(town, "ada", 12)
+    other = Town(replace(town.world), town.clock, town.domain_id, town.users)
+    assert await waits(other) == 2 * MINUTE
+    (row,) = await town.world.database.read(select(table_of(Throttle)))
+    assert (row.failures, row.times) == (12, 1)
+
+
+async def test_networks_that_are_allowed_are_never_closed_but_accounts_are(
+    world: World, town: Town
+) -> None:
+    options = replace(world.options, login_allow=("192.0.2.0/24",), network_failures=3)
+    here = Town(replace(world, options=options), town.clock, town.domain_id, town.users)
+    for nth in range(5):
+        await fail(here, f"name{nth}", 1, ip="192.0.2.1")
+    assert await here.enter("ada", ip="::ffff:192.0.2.2")
+    await fail(here, "ada", 12, ip="192.0.2.1")
+    await waits(here, ip="192.0.2.1")
+    for nth in range(3):
+        await fail(here, f"name{nth}", 1, ip="198.51.100.1")
+    await waits(here, "nobody", ip="198.51.100.7")
+
+
+def test_networks_of_both_kinds_are_told_apart() -> None:
+    assert throttles.network("192.0.2.77") == "192.0.2.0/24"
+    assert throttles.network("2001:db8:1:2:3::4%eth0") == "2001:db8:1:2::/64"
+    for odd in (None, "", "unix:", "x" * 10_000, "\ud800"):
+        assert throttles.network(odd) is None
+        assert throttles.within(odd, ("0.0.0.0/0", "::/0")) is False
+
+
+def test_no_wait_is_longer_than_the_longest(clock: Clock) -> None:
+    limit = Limit(1, MINUTE, timedelta(minutes=5))
+    row = Throttle(key="x", failures=1, times=10**6, until=clock())
+    failures, times, until = limit.counted(row, clock())  # type: ignore[arg-type]
+    assert (failures, times, until) == (1, 10**6 + 1, clock() + 5 * MINUTE)
+
+
+async def test_names_of_any_length_and_kind_are_counted(town: Town) -> None:
+    for name in ("x" * 10_000, "\0", "\ud800", "a@" + "b" * 9_000, "", "\uff41da@\uff45xample.org"):
+        await fail(town, name, 12)
+        await waits(town, name)
+
+
+async def test_memory_says_how_many_are_hashed_at_once(world: World) -> None:
+    def threads(memory: int, each: int) -> int:
+        options = replace(world.options, login_memory=memory, argon2_memory=each)
+        return passwords.pool_of(replace(world, options=options)).threads._max_workers  # noqa: SLF001
+
+    assert threads(1 << 30, 64 << 10) >= 1
+    assert threads(64 << 20, 64 << 10) == 1
+    assert threads(0, 64 << 10) == 1
+
+
+async def test_of_many_at_once_in_one_network_no_more_are_heard_than_may_be(town: Town) -> None:
+    world = replace(town.world, options=replace(town.world.options, network_failures=20))
+    here = Town(world, town.clock, town.domain_id, town.users)
+    guesses = (here.enter(f"name{nth}", "wrong", ip="192.0.2.1") for nth in range(45))
+    answers = await asyncio.gather(*guesses, return_exceptions=True)
+    assert sum(type(answer).__name__ == "AuthenticationFailed" for answer in answers) == 20
+    assert sum(isinstance(answer, RateLimited) for answer in answers) == 25

@@ -1,0 +1,94 @@
+"""`merganser domain`."""
+
+import socket
+import threading
+
+import dns.message
+import dns.rrset
+import pytest
+
+from tests.cli.conftest import Shell
+
+
+def test_a_domain_is_made_listed_renamed_and_deleted(ada: Shell) -> None:
+    said = ada("domain", "add", "NEW.example", "--max-users", "2", "--quota", "20 GiB")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("NEW.example is made: dom_")
+    ours, theirs = ada("domain", "list", "--json").json
+    assert (ours["name"], ours["users"], ours["quota"]) == ("example.org", 1, 0)
+    assert (theirs["name"], theirs["max_users"], theirs["quota"]) == ("new.example", 2, 20 << 30)
+    table = ada("domain", "list").out
+    assert "20 GiB" in table
+    assert "unlimited" in table
+
+    said = ada("domain", "rename", "example.org", "example.net", "--dry-run")
+    assert (said.code, said.out.splitlines()) == (
+        0,
+        ["example.org would be example.net.", "Addresses: 1, users: 1, aliases: 0."],
+    )
+    assert "example.org" in ada("user", "list").out
+    assert ada("domain", "rename", "example.org", "example.net").code == 0
+    assert "ada@example.net" in ada("user", "list").out
+    assert ada("domain", "delete", "new.example").out == "1 deleted.\n"
+    assert [row["name"] for row in ada("domain", "list", "--json").json] == ["example.net"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("add", "example.org"), "is a domain already"),
+        (("add", "a b"), "name: not a domain name"),
+        (("add", "x.example", "--quota", "much"), "--quota: write a size"),
+        (("add", "x.example", "--quota", "1 GiB"), "maxUserQuota"),
+        (("add", "x.example", "--max-users", "-1"), "maxUsers"),
+        (("rename", "nowhere.example", "x.example"), "there is no domain nowhere.example"),
+        (("rename", "example.org", "example.org"), "that is its name"),
+        (("delete", "example.org", "--cascade"), "users live in it"),
+        (("delete", "nowhere.example"), "there is no domain nowhere.example"),
+        (("dns", "nowhere.example"), "there is no domain nowhere.example"),
+    ],
+)
+def test_a_refusal_is_one_sentence(ada: Shell, words: tuple[str, ...], sentence: str) -> None:
+    said = ada("domain", *words)
+    assert said.code in (1, 2)
+    assert said.out == ""
+    assert said.err.startswith("merganser: ")
+    assert said.err.count("\n") == 1
+    assert sentence in said.err
+
+
+def test_dns_is_compared_with_what_it_should_be(ada: Shell) -> None:
+    ada.set(hostname="mx.example.org")
+    said = ada("domain", "dns", "example.org", "--no-check", "--json")
+    assert said.code == 0
+    values = {(one["type"], one["name"]): one["value"] for one in said.json}
+    assert values["MX", "example.org"] == "10 mx.example.org."
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        ada.set(dns_resolver=f"127.0.0.1:{server.getsockname()[1]}")
+        threading.Thread(target=answer, args=(server, 4), daemon=True).start()
+        said = ada("domain", "dns", "example.org", "--json")
+    assert said.code == 1  # all but MX is missing
+    states = {(one["type"], one["name"]): one["state"] for one in said.json}
+    assert states["MX", "example.org"] == "OK"
+    assert states["TXT", "_dmarc.example.org"] == "MISSING"
+
+
+def answer(server: socket.socket, times: int) -> None:
+    """Say of MX what is right, and of anything else that there is none."""
+    for _ in range(times):
+        data, peer = server.recvfrom(4096)
+        query = dns.message.from_wire(data)
+        made, (question,) = dns.message.make_response(query), query.question
+        if question.rdtype == dns.rdatatype.MX:
+            text = "10 mx.example.org."
+            made.answer.append(dns.rrset.from_text(question.name, 60, "IN", "MX", text))
+        server.sendto(made.to_wire(), peer)
+
+
+@pytest.mark.parametrize("value", ["localhost:53", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1"])
+def test_a_name_server_is_an_address_and_a_port(ada: Shell, value: str) -> None:
+    ada.set(dns_resolver=value)
+    said = ada("domain", "list")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "MERGANSER_DNS_RESOLVER is wrong: write address:port" in said.err

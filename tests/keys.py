@@ -1,0 +1,47 @@
+"""OpenPGP keys for tests."""
+
+import pysequoia
+
+
+def key_of(name: str, *, seconds: int = 10**9) -> str:
+    """A public key that is good for so long."""
+    secret = pysequoia.Tsk.generate(user_id=name, validity_seconds=seconds)
+    return str(secret.extract_certificate())
+
+
+SIGNS_ONLY = """
+-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mDMEawBrhhYJKwYBBAHaRw8BAQdA4FiZg7xqWOQh+/p0yQ7u6qwbjLtrfovUA+E7
+YQF+E8a0F3NpZ24gPHNpZ25AZXhhbXBsZS5vcmc+iJAEExYIADgWIQRib0tXP33b
+o0TymuDZYm+256wjcwUCawBrhgIbAwULCQgHAgYVCgkICwIEFgIDAQIeAQIXgAAK
+CRDZYm+256wjc1B1AP9pvBBHgY33EHXxpIhXuwy3cFJBLY8/ZIRcU+Xrj8JxPQD9
+EYt/1WJGxYWIUQ9aAfoPyv6o9Nnxg2mu4i+xrHiNDQg=
+=X5ZX
+-----END PGP PUBLIC KEY BLOCK-----
+"""
+RSA_1024 = """
+-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mI0EawBrhgEEALpb+7FfCnfbogN2qkaSggwB2rG8djtfZlqTIyW8aWG1XvhuEcjj
+hJVAmHMaQPdDZj9Ru2L8UZ738DCm0VvHFjFwja1cythI34DKcnDpbRDC4Ofh+qk5
+5gzIoVOWjQzhLZjk1CiI0v3kpsfBuQMMxCNd98jkVmLnOkrjnsKF7kmXABEBAAG0
+FXJzYSA8cnNhQGV4YW1wbGUub3JnPojOBBMBCgA4FiEEjSvxw4ZfCpWxflieTxO3
+AV9iikUFAmsAa4YCGy8FCwkIBwIGFQoJCAsCBBYCAwECHgECF4AACgkQTxO3AV9i
+ikUujwP9G6rkrluAH5iYVlcQuzdzr58Ak9wAQ7P19vzy3LZtSpYPjve4cQK/eMl/
+qXal8oWqytpmvNyh8r5x1kEHaj6SL74iprWV3AJwyK8GScZh/j/FvGSEDn/zgBtt
+UVPdNDYPEXFgkTE0bpgwXgjQc+eb3FahYIy72s72Ka8aTbAZJWS4jQRrAGuGAQQA
+0V+7ZdFtZB7ets6CAxYwDdy7RDud9XnOtw3T1s41Zzq0HrLA6Iy+fWfqBSmCstxQ
+DhW0XHetM6XdO8O7EfycUbARIhAAEGgUfLstum6kkNBZOXt9FZwnxT9D4f9cHmL9
+Q/IlSGI/pNzx7sFBvEfLSJs3PdNaPtFIr9/rQPhg3ocAEQEAAYkBawQYAQoAIBYh
+BI0r8cOGXwqVsX5Ynk8TtwFfYopFBQJrAGuGAhsuAL8JEE8TtwFfYopFtCAEGQEK
+AB0WIQRD2bsGXm3MnMXIF2HLHkiH7A2XYgUCawBrhgAKCRDLHkiH7A2XYgE6BAC8
+axsnThbbM0nH3bZGy172176tyGPI9yz55o3ILCdg9kwsNZj2BJsXzgnm8V/hNTy1
+ddIJju96bdXvjZHCVvYVAyXEX6lsp+BmnjUbSfbJ6Eu4ZeElzSA/Gw2oyjEgvXM9
+JHd5C1WsGPsbMFutaZx47l+bwgNIev+M/zGpgKK34T1GA/0Ylbv2wTpt9akY/1Z4
+BL92wg+YVloHxJpEmXuYmBeFSb0yQmIWt3UwkXJE2Oz6RMNQpzRka1+b/G/slfSf
+PuL0DIOaKEK1jsjssZToEdSH60zK1vP4DmiTukAWszHkD1nTMK3AaDRpLKYqHvZr
+VrUa6LnyzvZSMiiig7f099tOJg==
+=evwv
+-----END PGP PUBLIC KEY BLOCK-----
+"""

@@ -1,0 +1,37 @@
+"""Names that would pass for others."""
+
+import pytest
+
+from mail import lookalikes
+from models.errors import Invalid
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ada@example.org", "jürgen@bücher.example", "анна@пример.example", "1@2.example", "", "@",
+        "ελένη@παράδειγμα.example", "さくらtanaka@例え.example", "김ada@example.org",
+        "أحمد@example.org", "o'neil+x@example.org", "анна.ada@example.org", "データ@example.org",
+    ],
+)  # fmt: skip
+def test_names_of_one_script_are_fine(address: str) -> None:
+    lookalikes.refuse(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "\N{CYRILLIC SMALL LETTER A}da@example.org",
+        "ada@ex\N{CYRILLIC SMALL LETTER A}mple.org",
+        "\u0441\u043e\u0441\u043e@example.org",  # all of it Cyrillic, and seen as coco
+        "ada@\N{GREEK SMALL LETTER OMICRON}.example",
+        "\N{FULLWIDTH LATIN SMALL LETTER A}da@example.org",
+        "\N{LATIN SMALL LIGATURE FI}@example.org",
+        "ada\N{CIRCLED DIGIT ONE}@example.org",
+        "\N{CYRILLIC SMALL LETTER ZHE}\N{GREEK SMALL LETTER LAMDA}@example.org",
+    ],
+)
+def test_names_that_pass_for_others_are_refused(address: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        lookalikes.refuse(address, path="alias")
+    assert (refused.value.constraint, refused.value.path) == ("lookalike", ["alias"])

@@ -1,0 +1,113 @@
+"""One normal form of names: however somebody is spelled, it is the same account."""
+
+import asyncio
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from mail.addresses import login_of, username_key
+from models.errors import Conflict
+from models.pages import Ask
+from models.roles import Role, Scope
+from models.world import World
+from resolvers import usercreate, userdelete, userlist, userrestore, users
+from resolvers.context import Context, Viewer
+from resolvers.usercreate import NewUser
+from resolvers.userlist import UserWhere
+from resolvers.userrestore import Named
+from resolvers.userselection import Users, chosen
+from tests.conftest import Client
+
+NAMES = {  # user name, and address
+    "ada": ("a.da-x", "ada.lovelace@bücher.example"),
+    "bob": ("b.ob@xn--bcher-kva.example", "other.bob@example.org"),
+    "eve": ("eve@example.org", "e.v.e@example.org"),
+}
+DOMAINS = {
+    "bücher.example": ("bücher.example", "BÜCHER.example", "xn--bcher-kva.example",
+                       "XN--BCHER-KVA.Example.", "bu\u0308cher.example"),
+    "example.org": ("example.org", "Example.ORG", "example.org."),
+}  # fmt: skip
+PLAIN = {
+    "ada": ("ada-x", "adalovelace@bücher.example"),
+    "bob": ("bob@bücher.example", "otherbob@example.org"),
+    "eve": ("eve@example.org",),
+}
+
+
+@some.composite
+def spellings(draw: some.DrawFn) -> tuple[str, str]:
+    """Who, and one way to spell a name or address of theirs."""
+    who = draw(some.sampled_from(sorted(PLAIN)))
+    local, at, domain = draw(some.sampled_from(PLAIN[who])).partition("@")
+    dots = draw(some.sets(some.integers(1, len(local) - 1)))
+    spelled = "".join("." * (n in dots) + letter for n, letter in enumerate(local))
+    upper = draw(some.sets(some.integers(0, len(spelled) - 1)))
+    spelled = "".join(c.upper() if n in upper else c for n, c in enumerate(spelled))
+    if at:
+        label = draw(some.sampled_from(["", "+", "+news", "+a.b+c"]))
+        spelled = f"{spelled}{label}@{draw(some.sampled_from(DOMAINS[domain]))}"
+    return who, draw(some.sampled_from(["", " "])) + spelled
+
+
+@pytest.fixture
+async def people(world: World) -> dict[str, int]:
+    ctx = Context(world, Viewer(role=Role.ROOT))
+    return {
+        who: (await usercreate.create(ctx, NewUser(name, address=at, password_disabled=True))).id
+        for who, (name, at) in NAMES.items()
+    }
+
+
+async def test_however_it_is_spelled_it_is_one_account(
+    world: World, root: Client, people: dict[str, int]
+) -> None:
+    loop = asyncio.get_running_loop()
+    ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+
+    async def tried(who: str, name: str) -> None:
+        assert await login_of(world, name) == people[who]
+        found = await users.named(ctx.fresh(), name)
+        assert found is not None
+        assert found.id == people[who]
+        (row,) = await chosen(ctx.fresh(), Users(usernames=(name,)))
+        assert row.id == people[who]
+        if "+" not in name:
+            page = await userlist.pages(ctx, UserWhere(query=name.strip()), Ask("x"), {"id"})
+            assert [row.id for row in page.rows] == [people[who]]
+        with pytest.raises(Conflict):
+            await usercreate.create(ctx, NewUser(NAMES[who][0], empty_address=True,
+                                            password_disabled=True))  # fmt: skip
+        document = "query ($by: UserRef!) { user(by: $by) { username } }"
+        assert await root(document, by={"username": name}) == {"user": {"username": NAMES[who][0]}}
+
+    @given(spellings())
+    @settings(
+        max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    def hold(spelled: tuple[str, str]) -> None:
+        asyncio.run_coroutine_threadsafe(tried(*spelled), loop).result()
+
+    await asyncio.to_thread(hold)
+
+
+@given(spellings())
+def test_a_key_is_its_own_key(spelled: tuple[str, str]) -> None:
+    key = username_key(spelled[1])
+    assert username_key(key) == key
+
+
+async def test_masks_and_the_deleted_go_by_the_same_form(
+    world: World, people: dict[str, int]
+) -> None:
+    ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    for mask in ("B.ob@*", "*@XN--bcher-kva.*", "bo?@bücher.example"):
+        page = await userlist.pages(ctx, UserWhere(masks=(mask,)), Ask("x"), {"id"})
+        assert [row.id for row in page.rows] == [people["bob"]], mask
+        assert [row.id for row in await chosen(ctx, Users(masks=(mask,)))] == [people["bob"]]
+    await userdelete.delete(ctx, Users(usernames=("BOB@xn--bcher-kva.example",)))
+    for name in ("b.o.b@Bücher.example", "bob+x@xn--bcher-kva.example", "OTHER.bob@example.org."):
+        found = await userrestore.find(ctx, Named(name=name))
+        assert found is not None, name
+        assert found.id == people["bob"], name
