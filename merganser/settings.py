@@ -1,25 +1,24 @@
 """What an operator can set: the environment, read once, here and nowhere else."""
 
 import os
-import re
 from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from merganser.amounts import size, sized, span, spanned
+from merganser.account_settings import AccountSettings
+from merganser.amounts import size, sized, spanned
+from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
 from merganser.trouble import MISUSED, Trouble
 from models.options import Options
 
 PREFIX = "MERGANSER_"
-PLACE = r"^[^:].*:[0-9]{1,5}$"  # a host always: without one we would listen to the whole world
-HOST = r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
 FAULT = r"^[a-z]+:[1-9][0-9]*$"
 DRIVERS = {  # what people write, and what we open
     "sqlite": "sqlite+aiosqlite",
@@ -28,7 +27,6 @@ DRIVERS = {  # what people write, and what we open
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-_USUAL = Options()
 
 
 def _driven(url: str) -> str:
@@ -38,28 +36,10 @@ def _driven(url: str) -> str:
     return f"{DRIVERS[scheme]}://{rest}"
 
 
-def _listed(text: object) -> object:
-    return text.replace(",", " ").split() if isinstance(text, str) else text
-
-
-def _networked(names: tuple[str, ...]) -> tuple[str, ...]:
-    for each in names:
-        ip_network(each)
-    return names
-
-
 Url = Annotated[str, BeforeValidator(_driven)]
-Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
-Span = Annotated[timedelta, BeforeValidator(span), Field(ge=timedelta(0))]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 
 
-def _shown(text: str) -> dict[str, Any]:
-    """How the table shows a default that depends on others, or is none."""
-    return {"default": text}
-
-
-class Settings(BaseSettings):
+class Settings(AccountSettings):
     """Each is an environment variable: `MERGANSER_` and the name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -77,12 +57,12 @@ class Settings(BaseSettings):
     store: Url = Field(
         default_factory=lambda known: f"sqlite+aiosqlite:///{known['data']}/merganser.db",
         description="Where rows live: sqlite:///path or postgresql://user:password@host/database.",
-        json_schema_extra=_shown("sqlite:///{data}/merganser.db"),
+        json_schema_extra=shown("sqlite:///{data}/merganser.db"),
     )
     blobs: str = Field(
         default_factory=lambda known: f"{known['data']}/blobs",
         description="Where large bytes live: a folder, or s3://bucket/prefix and its kind.",
-        json_schema_extra=_shown("{data}/blobs"),
+        json_schema_extra=shown("{data}/blobs"),
     )
     http: str = Field(
         default="127.0.0.1:8025",
@@ -114,7 +94,7 @@ class Settings(BaseSettings):
         description="Signs the addresses we hand out, at least 32 characters. Processes that share "
         "a store must share it.",
         json_schema_extra={
-            **_shown("the file {data}/secret, made at first"),
+            **shown("the file {data}/secret, made at first"),
             "hint": "it needs 32 characters at least",
         },
     )
@@ -122,16 +102,16 @@ class Settings(BaseSettings):
         default=None,
         description="File of the keys that seal secrets in the store, such as seeds of second "
         "factors; readable by nobody else, and kept where no backup of the store lies.",
-        json_schema_extra=_shown("the file {data}/vault, made at first"),
+        json_schema_extra=shown("the file {data}/vault, made at first"),
     )
     hostname: str = Field(
-        default=_USUAL.hostname,
+        default=USUAL.hostname,
         pattern=HOST,
         description="The name of this machine in mail: in greetings, Message-IDs and reports.",
         json_schema_extra={"hint": "write a name such as mx.example.org"},
     )
     public_url: str = Field(
-        default=_USUAL.public_url,
+        default=USUAL.public_url,
         pattern=r"^$|^https?://[^\s]+[^/\s]$",
         description="What stands before the paths of addresses we hand out, as in "
         "https://mail.example.org. Without it they are paths alone.",
@@ -207,7 +187,7 @@ class Settings(BaseSettings):
         description="Addresses and networks of proxies before us, with spaces between; none, where "
         "there are none. What they say in X-Forwarded-For and X-Forwarded-Proto is believed.",
         json_schema_extra={
-            **_shown("127.0.0.1 ::1"),
+            **shown("127.0.0.1 ::1"),
             "hint": "write addresses and networks such as 10.0.0.0/8, or none",
         },
     )
@@ -233,205 +213,71 @@ class Settings(BaseSettings):
         description="Whoever reads nothing of an answer for so long is dropped.",
     )
     default_domain: str | None = Field(
-        default=_USUAL.default_domain,
+        default=USUAL.default_domain,
         pattern=HOST,
         description="Domain of the address of a new user whose name has none.",
         json_schema_extra={"hint": "write a domain such as example.org"},
     )
     auto_create_domains: bool = Field(
-        default=_USUAL.auto_create_domains,
+        default=USUAL.auto_create_domains,
         description="Make a domain when an ADMIN makes the first address in it; off: only "
         "`domainCreate` does.",
         json_schema_extra={"hint": "write on or off"},
     )
     dns_resolver: str | None = Field(
-        default=_USUAL.dns_resolver,
+        default=USUAL.dns_resolver,
         pattern=PLACE,
         description="Name server that is asked for everything, as in 127.0.0.1:53.",
         json_schema_extra={
-            **_shown("those of the system"),
+            **shown("those of the system"),
             "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
         },
     )
     default_quota: Size = Field(
-        default=_USUAL.default_quota,
+        default=USUAL.default_quota,
         description="Storage of a user, where neither user nor domain says more; 0 is unlimited.",
     )
-    message_max: Size = Field(default=_USUAL.message_max, description="Largest message we take.")
-    upload_max: Size = Field(default=_USUAL.upload_max, description="Largest file in an upload.")
-    max_mailboxes: int = Field(default=_USUAL.max_mailboxes, ge=5, description="Folders of a user.")
+    message_max: Size = Field(default=USUAL.message_max, description="Largest message we take.")
+    upload_max: Size = Field(default=USUAL.upload_max, description="Largest file in an upload.")
+    max_mailboxes: int = Field(default=USUAL.max_mailboxes, ge=5, description="Folders of a user.")
     max_recipients: int = Field(
-        default=_USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."
+        default=USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."
     )
-    max_app_passwords: int = Field(
-        default=_USUAL.max_app_passwords, ge=0, description="Application passwords of a user."
-    )
-    webauthn_id: str = Field(
-        default=_USUAL.webauthn_id,
-        pattern=rf"^$|{HOST}",
-        description="Domain that security keys are made for: that of the pages they are used on, "
-        "or one above it. Whoever changes it makes all keys useless.",
-        json_schema_extra={
-            **_shown("the host of `MERGANSER_PUBLIC_URL`"),
-            "hint": "write a domain such as example.org",
-        },
-    )
-    webauthn_origins: Names = Field(
-        default=_USUAL.webauthn_origins,
-        description="Origins of the pages that security keys are used on, with spaces between, as "
-        "in https://webmail.example.org.",
-        json_schema_extra={
-            **_shown("the origin of `MERGANSER_PUBLIC_URL`"),
-            "hint": "write https://host, without a slash at its end",
-        },
-    )
-    imap_server: str = Field(
-        default=_USUAL.imap_server,
-        pattern=rf"^$|{PLACE}",
-        description="Where mail programs find IMAP with TLS: host:port.",
-        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:993"), "hint": "write host:port"},
-    )
-    pop3_server: str = Field(
-        default=_USUAL.pop3_server,
-        pattern=rf"^$|{PLACE}",
-        description="The same for POP3.",
-        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:995"), "hint": "write host:port"},
-    )
-    smtp_server: str = Field(
-        default=_USUAL.smtp_server,
-        pattern=rf"^$|{PLACE}",
-        description="The same for submission.",
-        json_schema_extra={**_shown("`MERGANSER_HOSTNAME`:465"), "hint": "write host:port"},
-    )
-    profile_cert: Path | None = Field(
-        default=_USUAL.profile_cert,
-        description="PEM file of the certificate, with those between, that profiles for Apple's "
-        "devices are signed with; without it they are not signed.",
-    )
-    profile_key: Path | None = Field(
-        default=_USUAL.profile_key,
-        description="PEM file of its private key, without a passphrase.",
-        json_schema_extra=_shown("the file of the certificate"),
-    )
-    recipients_daily: int = Field(
-        default=_USUAL.recipients_daily,
-        ge=0,
-        description="Recipients a user may write to in 24 hours; 0 is unlimited.",
-    )
-    received_hourly: int = Field(
-        default=_USUAL.received_hourly,
-        ge=0,
-        description="Messages a user is sent in an hour, before senders are put off; "
-        "0 is unlimited.",
-    )
-    argon2_memory: int = Field(
-        default=_USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
-    )
-    argon2_time: int = Field(
-        default=_USUAL.argon2_time, ge=1, description="Passes that hashing a password takes."
-    )
-    password_min: int = Field(
-        default=_USUAL.password_min,
-        ge=1,
-        le=256,
-        description="Characters a password has at least when it is set; imported hashes go by.",
-    )
-    breached_list: Path | None = Field(
-        default=_USUAL.breached_list,
-        description="File of passwords that nobody should have, asked where `allowUnsafe` is "
-        "false: one a line, or their SHA-1 in hex, in the order of their bytes. Without it the "
-        "commonest few hundred are known.",
-    )
-    breached_range: str | None = Field(
-        default=_USUAL.breached_range,
-        pattern=r"^https?://[^\s@]+[^/\s@]$",
-        description="Range service that is asked as well, as in "
-        "https://api.pwnedpasswords.com/range: it learns five digits of the SHA-1. One that does "
-        "not answer in time is passed over.",
-        json_schema_extra={"hint": "write https://host/path, without a slash at its end"},
-    )
-    welcome: Path | None = Field(
-        default=_USUAL.welcome,
-        description="Folder of messages that a new account with an address begins with: for each "
-        "a NAME.json with from, subject, mailbox, seen, flagged and attachments, and a NAME.html "
-        "or NAME.txt. [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL] and [DOMAIN] are filled in.",
-    )
-    login_memory: Size = Field(
-        default=_USUAL.login_memory,
-        description="Memory that all hashing of passwords may take at once; it says how many are "
-        "hashed side by side, one at least. Whoever has to wait too long is sent away.",
-    )
-    login_failures: int = Field(
-        default=_USUAL.login_failures,
-        ge=1,
-        description="Wrong passwords for one account, or under one name that nobody has, until it "
-        "is closed for the rest of `MERGANSER_LOGIN_WINDOW`, and each time in a row twice as long.",
-    )
-    login_window: Span = Field(
-        default=_USUAL.login_window,
-        ge=timedelta(seconds=1),
-        description="Time in which those are counted.",
-    )
-    network_failures: int = Field(
-        default=_USUAL.network_failures,
-        ge=1,
-        description="The same for all of one network, /24 of IPv4 or /64 of IPv6.",
-    )
-    network_window: Span = Field(
-        default=_USUAL.network_window,
-        ge=timedelta(seconds=1),
-        description="Time in which those are counted.",
-    )
-    login_wait: Span = Field(
-        default=_USUAL.login_wait,
-        ge=timedelta(seconds=1),
-        description="The longest wait after wrong passwords, however many there were.",
-    )
-    login_allow: Names = Field(
-        default=_USUAL.login_allow,
-        description="Addresses and networks that are never closed, with spaces between; an account "
-        "is closed to them as to all.",
-        json_schema_extra={"hint": "write addresses and networks such as 10.0.0.0/8"},
-    )
-    token_idle: Span = Field(
-        default=_USUAL.token_idle, description="Unused that long, a token ends."
-    )
-    token_life: Span = Field(default=_USUAL.token_life, description="A token ends at that age.")
     undo_window: Span = Field(
-        default=_USUAL.undo_window, description="How long a change to messages can be taken back."
+        default=USUAL.undo_window, description="How long a change to messages can be taken back."
     )
     archive_for: Span = Field(
-        default=_USUAL.archive_for, description="How long deleted messages can be restored."
+        default=USUAL.archive_for, description="How long deleted messages can be restored."
     )
     receipts_for: Span = Field(
-        default=_USUAL.receipts_for,
+        default=USUAL.receipts_for,
         description="How long a repeated delivery is known, and not stored twice.",
     )
     replays_for: Span = Field(
-        default=_USUAL.replays_for,
+        default=USUAL.replays_for,
         description="How long the answer to an idempotency key is kept.",
     )
     journal_days: int = Field(
-        default=_USUAL.journal_days,
+        default=USUAL.journal_days,
         ge=1,
         description="Days that changes stay readable for clients that come back.",
     )
     journal_events: int = Field(
-        default=_USUAL.journal_events,
+        default=USUAL.journal_events,
         ge=1000,
         description="Changes that stay readable in one account.",
     )
     authlog_for: Span = Field(
-        default=_USUAL.authlog_for,
+        default=USUAL.authlog_for,
         description="How long security events are kept; 0 s: none are written.",
     )
     adminlog_for: Span = Field(
-        default=_USUAL.adminlog_for,
+        default=USUAL.adminlog_for,
         ge=timedelta(days=1),
         description="How long it is kept who changed what of others, and which settings.",
     )
     bulk: int = Field(
-        default=_USUAL.bulk,
+        default=USUAL.bulk,
         ge=1,
         description="Messages that one request changes at once; more become a task.",
     )
@@ -486,12 +332,7 @@ class Settings(BaseSettings):
     @field_validator("proxies")
     @classmethod
     def _networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return () if names == ("none",) else _networked(names)
-
-    @field_validator("login_allow")
-    @classmethod
-    def _allowed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return _networked(names)
+        return () if names == ("none",) else networked(names)
 
     @field_validator("dns_resolver")
     @classmethod
@@ -501,14 +342,6 @@ class Settings(BaseSettings):
         if not 0 < int(port) < 1 << 16:
             raise ValueError(port)
         return place
-
-    @field_validator("webauthn_origins")
-    @classmethod
-    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for each in origins:
-            if not re.fullmatch(r"https?://[^\s/?#]+", each):
-                raise ValueError("not an origin")
-        return tuple(each.lower() for each in origins)
 
     def options(self) -> Options:
         """What the floors below are told."""
@@ -541,7 +374,9 @@ def _sentence(problem: ValidationError) -> str:
 def table(settings: type[Settings] = Settings) -> str:
     """The settings as a Markdown table; docs/settings.md is this, printed."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
-    for name, spec in settings.model_fields.items():
+    known = settings.model_fields
+    for name in sorted(known, key=AccountSettings.model_fields.__contains__):  # those come last
+        spec = known[name]
         extra = spec.json_schema_extra if isinstance(spec.json_schema_extra, dict) else {}
         if not extra.get("hidden"):
             default = extra.get("default") or _default(spec)

@@ -1,0 +1,162 @@
+"""What an operator can set about accounts: how one signs in, and what a user may have."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings
+
+from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
+
+
+class AccountSettings(BaseSettings):
+    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+
+    max_app_passwords: int = Field(
+        default=USUAL.max_app_passwords, ge=0, description="Application passwords of a user."
+    )
+    webauthn_id: str = Field(
+        default=USUAL.webauthn_id,
+        pattern=rf"^$|{HOST}",
+        description="Domain that security keys are made for: that of the pages they are used on, "
+        "or one above it. Whoever changes it makes all keys useless.",
+        json_schema_extra={
+            **shown("the host of `MERGANSER_PUBLIC_URL`"),
+            "hint": "write a domain such as example.org",
+        },
+    )
+    webauthn_origins: Names = Field(
+        default=USUAL.webauthn_origins,
+        description="Origins of the pages that security keys are used on, with spaces between, as "
+        "in https://webmail.example.org.",
+        json_schema_extra={
+            **shown("the origin of `MERGANSER_PUBLIC_URL`"),
+            "hint": "write https://host, without a slash at its end",
+        },
+    )
+    imap_server: str = Field(
+        default=USUAL.imap_server,
+        pattern=rf"^$|{PLACE}",
+        description="Where mail programs find IMAP with TLS: host:port.",
+        json_schema_extra={**shown("`MERGANSER_HOSTNAME`:993"), "hint": "write host:port"},
+    )
+    pop3_server: str = Field(
+        default=USUAL.pop3_server,
+        pattern=rf"^$|{PLACE}",
+        description="The same for POP3.",
+        json_schema_extra={**shown("`MERGANSER_HOSTNAME`:995"), "hint": "write host:port"},
+    )
+    smtp_server: str = Field(
+        default=USUAL.smtp_server,
+        pattern=rf"^$|{PLACE}",
+        description="The same for submission.",
+        json_schema_extra={**shown("`MERGANSER_HOSTNAME`:465"), "hint": "write host:port"},
+    )
+    profile_cert: Path | None = Field(
+        default=USUAL.profile_cert,
+        description="PEM file of the certificate, with those between, that profiles for Apple's "
+        "devices are signed with; without it they are not signed.",
+    )
+    profile_key: Path | None = Field(
+        default=USUAL.profile_key,
+        description="PEM file of its private key, without a passphrase.",
+        json_schema_extra=shown("the file of the certificate"),
+    )
+    recipients_daily: int = Field(
+        default=USUAL.recipients_daily,
+        ge=0,
+        description="Recipients a user may write to in 24 hours; 0 is unlimited.",
+    )
+    received_hourly: int = Field(
+        default=USUAL.received_hourly,
+        ge=0,
+        description="Messages a user is sent in an hour, before senders are put off; "
+        "0 is unlimited.",
+    )
+    argon2_memory: int = Field(
+        default=USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
+    )
+    argon2_time: int = Field(
+        default=USUAL.argon2_time, ge=1, description="Passes that hashing a password takes."
+    )
+    password_min: int = Field(
+        default=USUAL.password_min,
+        ge=1,
+        le=256,
+        description="Characters a password has at least when it is set; imported hashes go by.",
+    )
+    breached_list: Path | None = Field(
+        default=USUAL.breached_list,
+        description="File of passwords that nobody should have, asked where `allowUnsafe` is "
+        "false: one a line, or their SHA-1 in hex, in the order of their bytes. Without it the "
+        "commonest few hundred are known.",
+    )
+    breached_range: str | None = Field(
+        default=USUAL.breached_range,
+        pattern=r"^https?://[^\s@]+[^/\s@]$",
+        description="Range service that is asked as well, as in "
+        "https://api.pwnedpasswords.com/range: it learns five digits of the SHA-1. One that does "
+        "not answer in time is passed over.",
+        json_schema_extra={"hint": "write https://host/path, without a slash at its end"},
+    )
+    welcome: Path | None = Field(
+        default=USUAL.welcome,
+        description="Folder of messages that a new account with an address begins with: for each "
+        "a NAME.json with from, subject, mailbox, seen, flagged and attachments, and a NAME.html "
+        "or NAME.txt. [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL] and [DOMAIN] are filled in.",
+    )
+    login_memory: Size = Field(
+        default=USUAL.login_memory,
+        description="Memory that all hashing of passwords may take at once; it says how many are "
+        "hashed side by side, one at least. Whoever has to wait too long is sent away.",
+    )
+    login_failures: int = Field(
+        default=USUAL.login_failures,
+        ge=1,
+        description="Wrong passwords for one account, or under one name that nobody has, until it "
+        "is closed for the rest of `MERGANSER_LOGIN_WINDOW`, and each time in a row twice as long.",
+    )
+    login_window: Span = Field(
+        default=USUAL.login_window,
+        ge=timedelta(seconds=1),
+        description="Time in which those are counted.",
+    )
+    network_failures: int = Field(
+        default=USUAL.network_failures,
+        ge=1,
+        description="The same for all of one network, /24 of IPv4 or /64 of IPv6.",
+    )
+    network_window: Span = Field(
+        default=USUAL.network_window,
+        ge=timedelta(seconds=1),
+        description="Time in which those are counted.",
+    )
+    login_wait: Span = Field(
+        default=USUAL.login_wait,
+        ge=timedelta(seconds=1),
+        description="The longest wait after wrong passwords, however many there were.",
+    )
+    login_allow: Names = Field(
+        default=USUAL.login_allow,
+        description="Addresses and networks that are never closed, with spaces between; an account "
+        "is closed to them as to all.",
+        json_schema_extra={"hint": "write addresses and networks such as 10.0.0.0/8"},
+    )
+    token_idle: Span = Field(
+        default=USUAL.token_idle, description="Unused that long, a token ends."
+    )
+    token_life: Span = Field(default=USUAL.token_life, description="A token ends at that age.")
+
+    @field_validator("login_allow")
+    @classmethod
+    def _allowed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return networked(names)
+
+    @field_validator("webauthn_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for each in origins:
+            if not re.fullmatch(r"https?://[^\s/?#]+", each):
+                raise ValueError("not an origin")
+        return tuple(each.lower() for each in origins)
