@@ -27,7 +27,7 @@ class ClientResetMutation:
     @mutation(
         "Ends connections, and makes every journal cursor of the accounts stale: clients fetch "
         "afresh.",
-        scope=Scope.MASTER,
+        scope=Scope.SETTINGS,
         user_permission=UserPermission.CLIENT_RESET,
     )
     async def client_state_reset(

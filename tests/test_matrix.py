@@ -130,6 +130,7 @@ def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
 
 
 REACHED = {  # how an object is come by whose fields are guarded
+    "Domain": 'domain(by: {name: "example.org"}) { FIELD }',
     "User": 'user(by: {username: "WHOSE"}) { FIELD }',
 }
 
