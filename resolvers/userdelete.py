@@ -90,6 +90,9 @@ async def delete(
     after = after if after and after > ctx.world.now() else None
     async with ctx.write(*streams) as session:
         tasks = await _schedule(ctx, session, ids, after)
+        late = select(col(User.id), col(User.username), col(DeletedUser.domain_id))
+        late = late.join(DeletedUser, col(DeletedUser.id) == col(User.id))
+        moved = await ctx.read(late.where(col(User.id).in_(tasks)).order_by(col(User.id)))
         live = select(*picked(User)).where(col(User.id).in_(ids), managed_users(ctx))
         ending = await ctx.read(live.order_by(col(User.id)))
         tasks |= await _bury(ctx, session, ending, after)
@@ -97,7 +100,7 @@ async def delete(
         what = {"deleteAfter": after}
         log = [
             Done(mutation, "User", row.id, row.domain_id, {"username": row.username}, what)
-            for row in ending
+            for row in [*moved, *ending]
         ]
         await adminlog.note(ctx, session, *log)
         ids = [key for key in ids if key in tasks]

@@ -6,6 +6,7 @@ here; one of a lower role stands here where it may also be done to others.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from graph import ids
 from tests.calls import CALLS, Call
@@ -22,8 +23,6 @@ class Logged:
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     prepare: Prepare | None = None  # where the usual call is one of the viewer's own things
-    by_root: bool = True
-    hidden: tuple[str, ...] = ()  # of those after, the secrets
 
 
 async def _others_key(ada: Client, root: Client) -> Call:
@@ -36,12 +35,64 @@ async def _key_for_ada(ada: Client, _root: Client) -> Call:
     return Call("apiKeyCreate", given, "apiKey { name }", journaled=False, by_root=True)
 
 
+def _named(name: str, **given: Any) -> Prepare:
+    """A call of what is done to ada."""
+
+    async def prepare(ada: Client, _root: Client) -> Call:
+        users = {"users": {"ids": [ids.encode("User", ada.user.id)]}}
+        return Call(name, {**users, **given}, by_root=True)
+
+    return prepare
+
+
+async def _reset(ada: Client, _root: Client) -> Call:
+    given = {"user": {"id": ids.encode("User", ada.user.id)}}
+    return Call("passwordReset", given, "password", by_root=True)
+
+
+async def _deleted(ada: Client, root: Client) -> None:
+    delete = await _named("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
+    assert (await delete(root))["errors"] == []
+
+
+async def _restore(ada: Client, root: Client) -> Call:
+    await _deleted(ada, root)
+    given = {"by": {"id": ids.encode("User", ada.user.id)}}
+    return Call("userRestore", given, by_root=True)
+
+
+async def _purge(ada: Client, root: Client) -> Call:
+    await _deleted(ada, root)
+    return await _named("userPurge")(ada, root)
+
+
 LOGGED: dict[str, Logged] = {
+    "actAs": Logged("User", after=("until",)),
+    "customTwoFactorDisable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
+    "customTwoFactorEnable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
+    "domainAliasCreate": Logged("DomainAlias"),
+    "domainAliasDelete": Logged("DomainAlias"),
+    "domainCreate": Logged("Domain"),
+    "domainDelete": Logged("Domain"),
+    "domainRename": Logged("Domain"),
+    "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
+    "passwordReset": Logged("User", prepare=_reset),
+    "totpImport": Logged("User", after=("enabled2fa",)),
+    "userDelete": Logged("User", before=("username",), prepare=_named("userDelete")),
+    "userPermissionsSet": Logged("User", prepare=_named("userPermissionsSet", permissions=[])),
+    "userPurge": Logged("User", before=("username",), prepare=_purge),
+    "userRestore": Logged("User", prepare=_restore),
+    "userRoleSet": Logged(
+        "User", before=("role",), after=("role",), prepare=_named("userRoleSet", role="ADMIN")
+    ),
     "apiKeyCreate": Logged("ApiKey", after=("name", "role"), prepare=_key_for_ada),
     "apiKeyDelete": Logged("ApiKey", before=("name", "role"), prepare=_others_key),
     "settingDelete": Logged("Setting", before=("submission.maxRecipients",)),
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
-    "userCreate": Logged("User", after=("username", "address", "password"), hidden=("password",)),
+    "userCreate": Logged("User", after=("username", "role")),
 }
 # for administrators, but nothing is changed of others
-UNLOGGED: dict[str, str] = {}
+UNLOGGED: dict[str, str] = {
+    "authCacheFlush": "what is remembered is asked of the store again, and nothing else",
+    "quotaRecalculate": "what is counted is counted afresh",
+}

@@ -42,6 +42,7 @@ LITERALS: dict[str, list[Any]] = {  # of scalars of inputs, by name, as JSON
     "Boolean": [True, False],
     "BigInt": [7, "12"],
     "ByteSize": [7, "3 GiB"],
+    "CIDR": ["192.0.2.0/24"],
     "Cursor": ["1.7.8"],
     "DateTime": ["2030-01-01T12:00:00Z"],
     "Duration": ["P30D"],
