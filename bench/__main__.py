@@ -12,7 +12,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import halfopen, live, lmtp, logins, report
+from bench import accounts, halfopen, live, lmtp, logins, report
 from bench.documents import Work, works
 from bench.goals import AT, PAGE
 from bench.house import TAKER
@@ -44,9 +44,10 @@ class Plan:
     events: int = 200
     subscribers: int = 1000
     unread: int = 300
+    accounts: int = accounts.MANY
 
 
-QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50)
+QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000)
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
 
@@ -81,6 +82,12 @@ async def _measured(plan: Plan, results: Results, only: str) -> None:
                 await _all(plan, both, results, only, bar)
             finally:
                 results.errors = both.broken()
+    if only in accounts.NAME:
+        with tempfile.TemporaryDirectory(prefix="merganser-crowd-") as folder:
+            kind, seconds = Kind(results.store), plan.seconds
+            results.lines += await accounts.measured(
+                kind, Path(folder), many=plan.accounts, seconds=seconds
+            )
 
 
 async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progress) -> None:

@@ -103,20 +103,15 @@ def _addresses(world: World, users: dict[int, int], places: list[int]) -> Iterat
 
 
 async def _insert(world: World, table: type[SQLModel], rows: Iterator[dict[str, Any]]) -> None:
-    """Insert these rows, some thousands a unit."""
-    given = [_whole(table, row) for row in rows]
+    """Insert these rows, some thousands a unit, with the defaults that a plain insert lacks."""
+    known = table_of(table).c
+    usual = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in table.model_fields.items()
+        if not field.is_required() and name in known
+    }
+    given = [{**usual, **row} for row in rows]
     for start in range(0, len(given), TOGETHER):
         part = given[start : start + TOGETHER]
         async with world.write() as session:
             await (await session.connection()).execute(insert(table), part)
-
-
-def _whole(table: type[SQLModel], row: dict[str, Any]) -> dict[str, Any]:
-    """The row with the defaults of its table, which a plain insert does not know."""
-    defaults = {
-        name: field.get_default(call_default_factory=True)
-        for name, field in table.model_fields.items()
-        if not field.is_required()
-    }
-    known = table_of(table).c
-    return {name: value for name, value in {**defaults, **row}.items() if name in known}

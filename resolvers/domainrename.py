@@ -8,6 +8,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail import lookalikes
 from mail.addresses import ascii_domain, checked_domain, checked_username
 from models.addresses import Address
 from models.columns import Picked, picked
@@ -80,6 +81,7 @@ async def rename(ctx: Context, old: str, new: str) -> Renamed:
     is in the way, where it cannot be done.
     """
     new = checked_domain(new, path="newDomain")
+    lookalikes.refuse_domain(new, path="newDomain")
     row = await domains.named(ctx, old)
     if row is None:
         raise NotFound(old, path=["oldDomain"])

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select, 
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail import lookalikes
 from mail.addresses import checked_domain, normal_domain
 from models import journal
 from models.addresses import Address
@@ -180,6 +181,7 @@ async def ensure(ctx: Context, session: AsyncSession, name: str, *, path: str) -
         await journal.lock(session, [PLATFORM])  # where names of domains are given away
         row = (await connection.execute(known)).first()
         if row is None:
+            lookalikes.refuse_domain(name, path=path)
             await free_name(session, name, path=path)
             return await added(ctx, session, Domain(name=name, **_made(ctx)))
     if row is None or not (free or row.id in viewer.administers):

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import addresses
+from mail import addresses, lookalikes
 from models.addresses import Address
 from models.domains import Domain
 from models.errors import Conflict, Forbidden, Invalid, LimitReached
@@ -154,7 +154,9 @@ def _address(ctx: Context, new: NewUser) -> str | None:
         raise Invalid(
             "a main address has neither * nor a label", constraint="pattern", path=["address"]
         )
-    return addresses.checked(address)
+    address = addresses.checked(address)
+    lookalikes.refuse_address(address)
+    return address
 
 
 def _check(ctx: Context, new: NewUser, address: str | None) -> None:

@@ -50,10 +50,10 @@ async def most(ctx: Context, user: Picked) -> int | None:
 
 async def usages(ctx: Context, keys: list[tuple[int, UsageKind]]) -> list[Picked | None]:
     """The counters of these users whose time is running, in this order."""
-    seen = select(col(User.id)).where(visible_users(ctx))
+    seen = select(col(User.id)).where(col(User.id) == col(Usage.user_id), visible_users(ctx))
     asked = select(*picked(Usage)).where(
         col(Usage.user_id).in_({user_id for user_id, _ in keys}),
-        col(Usage.user_id).in_(seen),
+        seen.exists(),
         col(Usage.until) > ctx.world.now(),
     )
     found = {(row.user_id, row.kind): row for row in await ctx.read(asked)}

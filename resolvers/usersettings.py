@@ -40,10 +40,10 @@ _VARIABLE = re.compile(r"%(\{([^{}]*)\}|.?)", re.DOTALL)
 
 async def folders(ctx: Context, user_ids: list[int]) -> list[dict[str, str]]:
     """The paths of folders with a role, by role, of these users in this order."""
-    seen = select(col(User.id)).where(visible_users(ctx))
+    seen = select(col(User.id)).where(col(User.id) == col(Mailbox.user_id), visible_users(ctx))
     asked = select(col(Mailbox.user_id), col(Mailbox.special_use), col(Mailbox.path)).where(
         col(Mailbox.user_id).in_(user_ids),
-        col(Mailbox.user_id).in_(seen),
+        seen.exists(),
         col(Mailbox.special_use).is_not(None),
     )
     found: defaultdict[int, dict[str, str]] = defaultdict(dict)

@@ -260,6 +260,16 @@ async def submission_cancel(ada: Client, root: Client) -> Call:
 
 
 @call
+async def password_reset(ada: Client, _root: Client) -> Call:
+    return Call("passwordReset", {"user": _ref(ada)}, by_root=True)
+
+
+@call
+async def spam_policy_set(_ada: Client, _root: Client) -> Call:
+    return Call("spamPolicySet", {"junkScore": 5}, "users { username spam { junkScore } }")
+
+
+@call
 async def task_cancel(ada: Client, _root: Client) -> Call:
     key = ada.world.key()
     async with ada.world.write() as session:
@@ -349,6 +359,29 @@ async def webauthn_register(ada: Client, _root: Client) -> Call:
     response = await factors.made(ada, factors.SoftKey())
     given = {"name": "Blue", "response": response}
     return Call("webauthnRegister", given, "webauthnKey { name } user { enabled2fa }")
+
+
+@call
+async def user_permissions_set(ada: Client, _root: Client) -> Call:
+    given = {"users": {"ids": [_ref(ada)["id"]]}, "permissions": ["APP_PASSWDS"]}
+    return Call("userPermissionsSet", given, "users { permissions }", by_root=True)
+
+
+@call
+async def user_role_set(ada: Client, _root: Client) -> Call:
+    charge = {"role": "DOMAIN_ADMIN", "administers": [{"name": "example.org"}]}
+    given = {"users": {"ids": [_ref(ada)["id"]]}, **charge}
+    return Call("userRoleSet", given, "users { role administers { name } }", by_root=True)
+
+
+@call
+async def user_update(_ada: Client, _root: Client) -> Call:
+    given = {"name": "Ada L.", "metaData": {"born": 1815}, "language": "en"}
+    return Call("userUpdate", {"set": given}, "users { username name }")
+
+
+def _ref(client: Client) -> dict[str, str]:
+    return {"id": ids.encode("User", client.user.id)}
 
 
 async def _key(ada: Client) -> str:

@@ -263,3 +263,19 @@ NAMES = """
     passwordHash secret clientSecret seed totpSeed token accessToken tokens digest privateKey
     secret_key recoveryCodes otp pin credential proof
 """.split()  # noqa: SIM905 - a list of lines would be a page long
+
+
+async def test_whose_address_it_was_is_believed_from_keys_only(root: Client, ada: Client) -> None:
+    """A front end speaks for the person behind it; a person does not for somebody else."""
+    given = {"clientIp": "198.51.100.7", "sessionId": "panel"}
+    made = await CALLS["userCreate"](ada, root)
+    assert (await made(root, **given))["errors"] == []
+    assert (await entries(root.world))[-1].ip == "198.51.100.7"
+    chief = await make_client(root.world, root.http, "chief", role=Role.DOMAIN_ADMIN)
+    async with root.world.write() as session:
+        session.add(DomainAdmin(user_id=chief.user.id, domain_id=ada.user.domain_id or 0))
+    other = Call(made.name, {**made.input, "address": "zoe@example.org"})
+    assert (await other(chief, **given))["errors"] == []
+    row = (await entries(root.world))[-1]
+    assert (row.actor, row.role) == ("chief", Role.DOMAIN_ADMIN)
+    assert row.ip != "198.51.100.7"

@@ -15,7 +15,8 @@ from models.errors import Invalid
     ],
 )  # fmt: skip
 def test_names_of_one_script_are_fine(address: str) -> None:
-    lookalikes.refuse(address)
+    lookalikes.refuse_address(address)
+    lookalikes.refuse_domain(address.rpartition("@")[2])
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,10 @@ def test_names_of_one_script_are_fine(address: str) -> None:
     ],
 )
 def test_names_that_pass_for_others_are_refused(address: str) -> None:
+    def refuse() -> None:
+        lookalikes.refuse_address(address, path="alias")
+        lookalikes.refuse_domain(address.rpartition("@")[2], path="alias")
+
     with pytest.raises(Invalid) as refused:
-        lookalikes.refuse(address, path="alias")
+        refuse()
     assert (refused.value.constraint, refused.value.path) == ("lookalike", ["alias"])

@@ -1,0 +1,113 @@
+"""`python -m bench.accounts`: lists of 100,000 accounts, on a server and a store of their own."""
+
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from bench.crowds import fill
+from bench.load import Target, loaded, once, post
+from bench.measure import Line
+from bench.server import Server, bounded, running, settled
+from bench.sides import Kind, postgres
+from merganser.building import opened, owner
+from merganser.settings import Settings
+from models.roles import Role
+from resolvers import apikeys
+from resolvers.apikeys import NewKey
+
+NAME = "accounts"
+MANY = 100_000
+LONGEST = 600.0  # seconds of a whole run
+LIST = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME, $after: String) {
+  users(filter: $filter, orderBy: $orderBy, first: 50, after: $after) {
+    nodes { id username name address { address } domain { name } disabled lastLoginAt
+      limits { quota { allowed used } } }
+    pageInfo { endCursor hasNextPage } } }"""
+COUNT = "query ($filter: UserFilter) { users(filter: $filter, first: 0) { totalCount } }"
+HALF = "d0.crowd.example"  # has half of them
+
+
+def asked(after: str) -> dict[str, dict[str, Any]]:
+    """What is asked, by name: document and variables."""
+    lists: dict[str, dict[str, Any]] = {
+        "first page": {},
+        "a later page": {"after": after},
+        "by creation": {"orderBy": "CREATED"},
+        "by storage": {"orderBy": "QUOTA_USED"},
+        "by last sign-in": {"orderBy": "LAST_LOGIN"},
+        "of a domain": {"filter": {"domain": HALF}},
+        "disabled": {"filter": {"disabled": True}},
+        "tagged": {"filter": {"tags": ["vip"]}},
+        "mask": {"filter": {"masks": ["adalove*7@d?.*"]}},
+        "search, one is found": {"filter": {"query": "lovelace.050012"}},
+        "search, a ninth is found": {"filter": {"query": "lovelace"}},
+        "search, two letters": {"filter": {"query": "zo"}},
+    }
+    found = {name: {"query": LIST, "variables": given} for name, given in lists.items()}
+    for name, where in (("all", None), ("a search", {"query": "lovelace"})):
+        found[f"count of {name}"] = {"query": COUNT, "variables": {"filter": where}}
+    return found
+
+
+async def measured(
+    kind: Kind, folder: Path, *, many: int = MANY, connections: int = 4, seconds: float = 2.0
+) -> list[Line]:
+    """Figures of each list, over HTTP, without a floor."""
+    url = postgres(folder) if kind is Kind.POSTGRES else None
+    server = Server(folder / "crowd", url)
+    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
+    async with opened(settings, migrate=True) as world:
+        await fill(world, many)
+        _, secret = await apikeys.create_key(owner(world), NewKey("bench", role=Role.ROOT))
+    lines = []
+    async with running(server.start) as pid:
+        target = Target(server.http, pid, secret)
+        for name, body in asked(await _middle(target)).items():
+            answer = await once(target, "/graphql", body)
+            if "errors" in answer:
+                raise RuntimeError(f"{name}: {answer['errors']}")
+            requests = itertools.repeat(post(target, "/graphql", body))
+            figure = await loaded(
+                target, requests, connections=connections, seconds=seconds, least=5
+            )
+            lines.append(Line(f"{many:,} {NAME}: {name}", figure))
+            await settled(pid)
+    return lines
+
+
+async def _middle(target: Target) -> str:
+    """A cursor behind the first thousands."""
+    body: dict[str, Any] = {"query": LIST.replace("first: 50", "first: 250"), "variables": {}}
+    after = ""
+    for _ in range(10):
+        found = await once(target, "/graphql", body)
+        after = found["data"]["users"]["pageInfo"]["endCursor"]
+        body["variables"] = {"after": after}
+    return after
+
+
+def main(
+    store: Annotated[Kind, typer.Option(help="Where rows lie.")] = Kind.SQLITE,
+    many: Annotated[int, typer.Option(help="Accounts.")] = MANY,
+) -> None:
+    """Print the figures."""
+    uvloop.run(bounded(_shown(store, many), LONGEST))
+
+
+async def _shown(store: Kind, many: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="merganser-accounts-") as folder:
+        lines = await measured(store, Path(folder), many=many)
+    for line in lines:
+        ours = line.ours
+        typer.echo(
+            f"{line.name:45} {ours.rate:8,.0f} /s  p50 {ours.p50:7.2f} ms  "
+            f"p99 {ours.p99:7.2f} ms  CPU {ours.cpu:7,.0f} µs"
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)
