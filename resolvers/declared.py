@@ -124,12 +124,34 @@ DECLARED: dict[str, Setting] = {
             "How long deleted messages can be restored.", NOTHING, YEARS,
         ),
         Setting(
+            "auth.failures", "login_failures", NUMBER, "Wrong passwords",
+            "So many for one account or name close it for the rest of auth.window, and each time "
+            "in a row for twice as long.", 1, 10_000,
+        ),
+        Setting(
+            "auth.longestWait", "login_wait", DURATION, "Longest wait",
+            "The longest wait after wrong passwords.", MINUTE, DAY,
+        ),
+        Setting(
+            "auth.networkFailures", "network_failures", NUMBER, "Wrong passwords of a network",
+            "The same for all of one network, /24 of IPv4 or /64 of IPv6.", 1, 1_000_000,
+        ),
+        Setting(
+            "auth.networkWindow", "network_window", DURATION, "Window of networks",
+            "Time in which those are counted.", timedelta(seconds=1), DAY,
+        ),
+        Setting(
             "auth.tokenLife", "token_life", DURATION, "Age of tokens",
             "A token ends at that age, however much it is used.", MINUTE, YEARS,
         ),
         Setting(
             "auth.tokenTtl", "token_idle", DURATION, "Unused tokens",
             "Unused that long, a new token ends.", MINUTE, YEARS,
+        ),
+        Setting(
+            "auth.window", "login_window", DURATION, "Window of accounts",
+            "Time in which wrong passwords of one account or name are counted.",
+            timedelta(seconds=1), DAY,
         ),
         Setting(
             "authlog.retention", "authlog_for", DURATION, "Security log",

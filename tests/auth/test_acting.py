@@ -141,7 +141,9 @@ async def test_it_is_written_to_the_users_own_log_and_the_administrative_one(
     assert (event.user_id, event.action) == (ada.user.id, "act as")
     assert (event.by, event.by_id) == ("boss", boss.user.id)
     assert event.detail["reason"] == "ticket 7"
-    (entry,) = await world.database.read(select(table_of(AdminLogEntry)))
+    table = table_of(AdminLogEntry)
+    asked = select(table).where(table.c.mutation == "actAs")
+    (entry,) = await world.database.read(asked)
     assert (entry.mutation, entry.target_id, entry.reason) == ("actAs", ada.user.id, "ticket 7")
     assert done["token"] not in repr((event, entry))
     viewer = (await sent(http, WHO, done["token"]))["data"]["viewer"]
