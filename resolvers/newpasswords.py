@@ -24,7 +24,7 @@ async def hashed(ctx: Context, new: NewPassword, at: Sequence[str] = ()) -> str:
         if not new.allow_unsafe:
             text = "nobody can tell of a hash whether its password is known"
             raise Invalid(text, constraint="exclusive", path=[*at, "allowUnsafe"])
-        return await passwords.imported(new.text, path=path)
+        return await passwords.imported(ctx.world, new.text, path=path)
     passwords.checked(new.text, path=path, least=ctx.world.options.password_min)
     if not new.allow_unsafe and await breaches.known(ctx.world, new.text):
         text = "others have found this password out: take another"

@@ -77,9 +77,9 @@ async def make(world: World, password: str) -> str:
     return await pool_of(world).run(lambda: ready.hash(written))
 
 
-async def imported(stored: str, *, path: Sequence[str] = ("password",)) -> str:
+async def imported(world: World, stored: str, *, path: Sequence[str] = ("password",)) -> str:
     """A hash of another system, once it is sure that we can check it. Never inside a unit."""
-    return await _pool().run(lambda: hashes.checked(stored, path=path))
+    return await pool_of(world).run(lambda: hashes.checked(stored, path=path))
 
 
 async def check(world: World, stored: str | None, password: str) -> bool:

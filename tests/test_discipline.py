@@ -46,7 +46,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.totpEnable": FACTORS,
         "Mutation.totpImport": FACTORS,
         "Mutation.totpSetup": FACTORS,
-        "Mutation.passwordReset": PART,
         "Mutation.undo": ONE_ACT,
         "Mutation.userPermissionsSet": PART,
         "Mutation.userRoleSet": PART,

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from models.errors import AuthenticationFailed, Invalid
+from models.world import World
 from resolvers import hashes, passwords
 from tests.auth.conftest import Town
 
@@ -47,7 +48,7 @@ KNOWN = [  # of RFCs, of OpenSSL, of libxcrypt, of Openwall and of the reference
 
 @pytest.mark.parametrize(("password", "stored"), KNOWN)
 async def test_known_answers(town: Town, password: str, stored: str) -> None:
-    assert await passwords.imported(f" {stored}\n") == stored
+    assert await passwords.imported(town.world, f" {stored}\n") == stored
     assert await passwords.check(town.world, stored, password)
     assert not await passwords.check(town.world, stored, f"x{password}")
     assert not await passwords.check(town.world, stored, f"{password[:-1]}x")
@@ -82,9 +83,9 @@ async def test_known_answers(town: Town, password: str, stored: str) -> None:
         "$y$j9T$abc$def",
     ],
 )
-async def test_what_is_no_hash_we_know_is_refused(stored: str) -> None:
+async def test_what_is_no_hash_we_know_is_refused(world: World, stored: str) -> None:
     with pytest.raises(Invalid) as refused:
-        await passwords.imported(stored, path=["set", "password"])
+        await passwords.imported(world, stored, path=["set", "password"])
     assert (refused.value.constraint, refused.value.path) == ("hash", ["set", "password"])
     with pytest.raises(ValueError, match="no known form"):
         hashes.verify("secret", "nobody's")
@@ -104,9 +105,9 @@ async def test_what_is_no_hash_we_know_is_refused(stored: str) -> None:
         "$argon2id$v=19$m=8192,t=1,p=17$c2FsdHNhbHQ$V2ZLF9Rz1I5x88qWRftZTg",
     ],
 )
-async def test_what_would_cost_too_much_is_refused_and_not_tried(stored: str) -> None:
+async def test_what_would_cost_too_much_is_refused_and_not_tried(world: World, stored: str) -> None:
     with pytest.raises(Invalid) as refused:
-        await passwords.imported(stored)
+        await passwords.imported(world, stored)
     assert refused.value.constraint == "cost"
 
 
