@@ -77,7 +77,7 @@ class DomainUpdateInput(Options):
 @strawberry.input(description="Input of domainDelete.")
 class DomainDeleteInput(Options):
     domains: list[DomainRef] = leaf("Which ones, by their own names: an alias names none.")
-    cascade: bool = leaf("With their addresses and aliases; users go first.", default=False)
+    cascade: bool = leaf("With their users, addresses and aliases.", default=False)
 
 
 @strawberry.input(description="Input of domainRename.")
@@ -134,8 +134,8 @@ class DomainMutation:
         return DomainsPayload(domains=[Domain.of(row) for row in rows])
 
     @mutation(
-        "Many at once, all or none. CONFLICT while users live there, and without cascade while "
-        "addresses or aliases exist.",
+        "Many at once, all or none. CONFLICT while users, addresses or aliases exist, unless "
+        "cascade deletes them too: at most 1,000 users.",
         **ADMIN,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:

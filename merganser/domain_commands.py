@@ -99,10 +99,10 @@ def rename(
 def delete(
     names: Annotated[list[str], typer.Argument(help="Names of domains.")],
     cascade: Annotated[
-        bool, typer.Option("--cascade", help="Also their addresses and aliases.")
+        bool, typer.Option("--cascade", help="Also their users, addresses and aliases.")
     ] = False,
 ) -> None:
-    """Delete domains, all or none. Their users must have gone before.
+    """Delete domains, all or none; without --cascade only where nothing is left in them.
 
     Example: merganser domain delete old.example --cascade
     """

@@ -18,11 +18,12 @@ from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, 
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.roles import AdminPermission, Role
 from models.users import DomainAdmin, User
-from resolvers import adminlog, domains, texts
+from resolvers import adminlog, domains, texts, userdelete
 from resolvers.adminlog import Done
 from resolvers.auth import forget
 from resolvers.context import Context
 from resolvers.domains import Named
+from resolvers.userselection import Users
 
 DESCRIPTION = 1000  # characters
 MOST = (1 << 31) - 1  # accounts and addresses
@@ -267,10 +268,19 @@ def _done(mutation: str, key: int, **more: Any) -> Done:
 async def remove(ctx: Context, refs: Sequence[Named], *, cascade: bool) -> list[int]:
     """Delete domains, all or none; returns their ids.
 
-    Conflict while users live there, or, without `cascade`, while addresses or aliases exist.
+    Conflict while users live there, or addresses or aliases exist, unless they go along by
+    `cascade`; such users are as good as deleted by `userdelete.delete`, at most `bulk` of them.
     """
     rows = await domains.chosen(ctx, refs)
-    keys = [row.id for row in rows]
+    async with ctx.together():
+        living = select(col(User.id)).where(col(User.domain_id).in_([row.id for row in rows]))
+        if cascade and await ctx.read(living.limit(1)):
+            theirs = Users(domains=tuple(row.name for row in rows))
+            await userdelete.delete(ctx, theirs, mutation="domainDelete")
+        return await _removed(ctx, [row.id for row in rows], cascade=cascade)
+
+
+async def _removed(ctx: Context, keys: list[int], *, cascade: bool) -> list[int]:
     async with ctx.write() as session:
         await hold_all(session, keys)
         rows = await _rows(ctx, keys)
@@ -321,7 +331,7 @@ async def _unused(ctx: Context, rows: Sequence[Picked], *, cascade: bool) -> Non
     """Conflict, for the first of these domains in which something is left that keeps it."""
     keys = [row.id for row in rows]
     kinds = {
-        "users live in it, or wait for their deletion": col(User.domain_id),
+        "users live in it": col(User.domain_id),
         "addresses are in it": col(Address.domain_id),
         "other names stand for it": col(DomainAlias.domain_id),
     }

@@ -3,7 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, and_, case, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -11,11 +22,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import lookalikes
 from mail.addresses import ascii_domain, checked_domain, checked_username
 from models.addresses import Address
-from models.columns import Picked, picked
+from models.columns import Picked, picked, table_of
 from models.domains import Domain, DomainAlias
 from models.errors import Conflict, Invalid, NotFound, Refused, Several
 from models.journal import PLATFORM, ChangeKind
 from models.users import User
+from models.usersearch import words_of
 from resolvers import adminlog, domains
 from resolvers.adminlog import Done
 from resolvers.context import Context
@@ -23,6 +35,13 @@ from resolvers.domainchange import hold_all, of_owners
 
 LISTED = 100  # conflicts of user names that are told at once
 USERNAME = 128  # characters
+
+
+_FOUND_BY = (
+    update(table_of(User))
+    .where(col(User.id) == bindparam("user"))
+    .values(words=bindparam("found_by"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +171,32 @@ def _unfit(suffix: str, longest: int) -> list[Refused]:
 
 async def _changed(ctx: Context, session: AsyncSession, names: Names) -> dict[str, int]:
     """Change all rows and tell of them; how many there were, as `Renamed` says it."""
-    affected = select(col(User.id), col(User.domain_id)).where(or_(names.called, names.reached))
+    main = and_(col(Address.user_id) == col(User.id), col(Address.main))
+    affected: Select[*tuple[Any, ...]] = (
+        select(
+            *picked(User, {"id", "domain_id", "username", "name"}),
+            names.called.label("called"),
+            col(Address.shown).label("main"),
+        )
+        .outerjoin(Address, main)
+        .where(or_(names.called, names.reached))
+        .order_by(col(User.id))
+    )
     told = await of_owners(ctx, [names.key])
     addresses = sum(len(ids) for kinds in told.values() for _, ids in kinds)
     users: dict[int, list[int]] = {}
-    for row in await ctx.read(affected.order_by(col(User.id))):
+    words = []
+    for row in await ctx.read(affected):
         users.setdefault(row.domain_id or PLATFORM, []).append(row.id)
+        words.append({"user": row.id, "found_by": _words(names, row)})
     asked = select(func.count()).where(col(DomainAlias.domain_id) == names.key)
     ((aliases,),) = await ctx.read(asked)
 
     at = ctx.world.now()
     connection = await session.connection()
     await connection.execute(_users(names, at))
+    if words:
+        await connection.execute(_FOUND_BY, words)
     shown = col(Address.shown)
     await connection.execute(
         update(Address)
@@ -183,22 +216,24 @@ async def _changed(ctx: Context, session: AsyncSession, names: Names) -> dict[st
 
 
 def _users(names: Names, at: Any) -> Any:
-    """The statement for accounts: names, and the words they are found by, which hold both.
-
-    Of the words the user name is the first line, and the main address the end.
-    """
-    username, key, words = col(User.username), col(User.username_key), col(User.words)
-    called, reached = names.called, names.reached
-    old, new = f"@{names.old.casefold()}", f"@{names.new.casefold()}"
-    ended = case((reached, without(words, old) + new), else_=words)
-    behind: Any = func.substr(ended, func.length(username) + 1, type_=String)
+    """The statement for accounts: main addresses and user names have another end."""
+    called = names.called
+    username, key = col(User.username), col(User.username_key)
     return (
         update(User)
-        .where(or_(called, reached))
+        .where(or_(called, names.reached))
         .values(
             username=case((called, names.renamed(username)), else_=username),
             username_key=case((called, names.renamed(key)), else_=key),
-            words=case((called, names.renamed(username) + behind), else_=ended),
             updated_at=at,
         )
     )
+
+
+def _words(names: Names, row: Picked) -> str:
+    """What an account is found by, under the new name."""
+    old, new = names.suffixes
+    username = row.username.removesuffix(old) + new if row.called else row.username
+    main = row.main and row.main.removesuffix(f"@{names.old}")
+    main = main if main == row.main else f"{main}@{names.new}"
+    return words_of(username, row.name, main)

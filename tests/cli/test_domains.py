@@ -43,7 +43,7 @@ def test_a_domain_is_made_listed_renamed_and_deleted(ada: Shell) -> None:
         (("add", "x.example", "--max-users", "-1"), "maxUsers"),
         (("rename", "nowhere.example", "x.example"), "there is no domain nowhere.example"),
         (("rename", "example.org", "example.org"), "that is its name"),
-        (("delete", "example.org", "--cascade"), "users live in it"),
+        (("delete", "example.org"), "users live in it"),
         (("delete", "nowhere.example"), "there is no domain nowhere.example"),
         (("dns", "nowhere.example"), "there is no domain nowhere.example"),
     ],
