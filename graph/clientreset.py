@@ -34,5 +34,9 @@ class ClientResetMutation:
         self, info: Info, input: ClientStateResetInput
     ) -> ClientStateResetPayload:
         selected = users_named(input.users or None)
-        rows = await clientreset.reset(info.context, selected)
+        ctx, live = info.context, getattr(info.context, "live", None)
+        rows = await clientreset.reset(ctx, selected)
+        if live:  # other processes see it at their next look
+            names = [row.id for row in rows]
+            ctx.afterwards(lambda: live.kick(names, "client state reset", force=False))
         return ClientStateResetPayload(users=[User.of(row) for row in rows])

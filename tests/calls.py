@@ -23,6 +23,7 @@ class Call:
     input: dict[str, Any] = field(default_factory=dict)
     payload: str = ""
     journaled: bool = True  # whether it changes what the journal tells of
+    nudges: bool = False  # it tells clients to look at an account that is as it was
     by_root: bool = False
     by: Client | None = None  # who else makes it
 
@@ -103,6 +104,11 @@ async def authenticate(_ada: Client, root: Client) -> Call:
     assert made["errors"] == []
     given = {"username": "eve@example.org", "password": "correct horse", "token": True}
     return Call("authenticate", given, "user { username }")
+
+
+@call
+async def client_state_reset(_ada: Client, _root: Client) -> Call:
+    return Call("clientStateReset", {}, "users { username }", nudges=True)
 
 
 @call
@@ -226,6 +232,13 @@ async def setting_set(_ada: Client, _root: Client) -> Call:
 
 
 @call
+async def quota_recalculate(ada: Client, _root: Client) -> Call:
+    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    payload = "results { storageUsed }"  # nothing of it has drifted
+    return Call("quotaRecalculate", given, payload, journaled=False, by_root=True)
+
+
+@call
 async def recovery_codes_create(ada: Client, _root: Client) -> Call:
     proof = {"totp": await factors.code_on(ada)}
     return Call("recoveryCodesCreate", {"proof": proof})
@@ -334,6 +347,24 @@ async def undo(ada: Client, root: Client) -> Call:
 async def user_create(_ada: Client, _root: Client) -> Call:
     given = {"address": "eve@example.org", "password": "correct horse"}
     return Call("userCreate", given, "user { username }", by_root=True)
+
+
+@call
+async def user_delete(ada: Client, _root: Client) -> Call:
+    given = {"users": {"ids": [_ref(ada)["id"]]}, "deleteAfter": "2031-01-01T00:00:00Z"}
+    return Call("userDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def user_purge(ada: Client, _root: Client) -> Call:
+    return Call("userPurge", {"users": {"ids": [_ref(ada)["id"]]}}, "purged", by_root=True)
+
+
+@call
+async def user_restore(ada: Client, root: Client) -> Call:
+    assert (await (await user_delete(ada, root))(root))["errors"] == []
+    given = {"by": {"username": "ada"}}
+    return Call("userRestore", given, "user { username } recoveredAddresses", by_root=True)
 
 
 @call

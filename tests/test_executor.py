@@ -20,6 +20,7 @@ from models.world import World
 from resolvers import authlog
 from resolvers.authlog import Event
 from resolvers.context import Viewer
+from tests import factors
 from tests.calls import CALLS
 from tests.conftest import Client, context, receive
 
@@ -243,18 +244,22 @@ LISTED = {
     "Address": "viewer { user { addresses { edges { cursor node %s } pageInfo { endCursor } } } }",
     "AdminLogEntry": "adminLog { nodes %s }",
     "ApiKey": "apiKeys { nodes %s }",
+    "AppPassword": "viewer { user { appPasswords %s } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
+    "Domain": "domains { nodes %s }",
+    "DomainAlias": "domainAliases { nodes %s }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
     "Task": "tasks { nodes %s }",
     "Submission": "viewer { user { submissions { nodes %s } } }",
     "User": "users { nodes %s }",
+    "WebauthnKey": "viewer { user { webauthnKeys %s } }",
 }
 CALLED = {  # where it is not the plural
     "Address": "addresses", "AdminLogEntry": "adminLog", "AuthEvent": "authLog",
-    "SettingChange": "history",
+    "DomainAlias": "domainAliases", "SettingChange": "history",
 }  # fmt: skip
-OF_ADMINS = {"AdminLogEntry", "SettingChange", "User"}
-BY_ID = {"AccessToken", "Domain", "Thread"}  # no list of the schema has them
+OF_ADMINS = {"AdminLogEntry", "Domain", "DomainAlias", "SettingChange", "User"}
+BY_ID = {"AccessToken", "Thread"}  # no list of the schema has them
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -264,12 +269,16 @@ async def test_types_of_lists_are_compiled_wholly(
     await receive(ada, "Hello")
     await authlog.noted(context(ada), Event("totp enable", ada.user.id))
     await (await CALLS["settingSet"](ada, root))(root)
+    await (await CALLS["domainAliasCreate"](ada, root))(root)
+    await (await CALLS["appPasswordCreate"](ada, root))(ada)
+    await factors.key_on(ada)
     client = root if name in OF_ADMINS else ada
     text = "{ " + LISTED[name] % plain_fields(KINDS[name]) + f" }} # {ada.world.database.dialect}"
     first, *answers = [await client(text) for _ in range(3)]
     if name == "ApiKey":  # its own use is noted when it has been used
         for each in (first, *answers):
-            del each["apiKeys"]["nodes"][0]["lastUsedAt"]
+            for use in ("lastUsedAt", "lastUsedIp"):
+                del each["apiKeys"]["nodes"][0][use]
     assert answers == [first] * 2
     listed = "mailboxes" if name == "Mailbox" else f"{name[0].lower()}{name[1:]}s"
     wanted = CALLED.get(name, listed)

@@ -146,8 +146,8 @@ def _tomorrow() -> str:
 
 async def test_a_restart_keeps_everything_and_the_stream_goes_on(server: Server) -> None:
     async with server.client("fay") as fay, server.client() as stranger:
-        before = await _furnished(fay, server)
         signed = await stranger(SIGN_IN, username="fay", password=PASSWORD)
+        before = await _furnished(fay, server)
         token = signed["authenticate"]["token"]
     async with server.socket(server.secrets["fay"]) as listener:
         await listener.subscribe(FOLLOW)
