@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import strawberry
 from strawberry import UNSET
 
+from graph.authlog import AuthEvent
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
-from graph.fields import Info
+from graph.fields import Info, field
 from graph.mutations import mutation
 from graph.refs import UserRef, keys_of, owner_named
 from graph.rows import Shape, identified, link, shaped
 from graph.scalars import Duration, EmailAddress
 from graph.twofactor import SECRET
-from graph.views import Made, View, Viewed
+from graph.views import Expressed, Made, View, Viewed
 from models.roles import Scope, UserPermission
-from resolvers import apppasswords, users
+from resolvers import apppasswords, authlog, users
 from resolvers.apppasswords import AppPasswordPatch, AppPasswordScope, NewAppPassword
 
 if TYPE_CHECKING:
@@ -27,9 +28,16 @@ strawberry.enum(AppPasswordScope, description="What an application password may 
 
 @strawberry.type(description="The last sign-in by a credential.")
 class LastUse(View):
+    """A view of a pair: when, and the key of the event."""
+
     at: datetime = leaf("When.")
 
-    made: ClassVar[Mapping[str, Made]] = {"at": Made((), lambda at: at)}
+    made: ClassVar[Mapping[str, Made]] = {"at": Expressed("{0}[0]")}
+
+    @field("What the security log has of it; null = no longer kept.")
+    async def event(self, info: Info) -> AuthEvent | None:
+        key = self.row[1]
+        return AuthEvent.maybe(await info.context.load(authlog.by_ids, key) if key else None)
 
 
 @strawberry.type(description="Password of one program.")
@@ -52,7 +60,11 @@ class AppPassword(Shape):
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("AppPassword"),
         "scopes": Made(("scopes",), lambda scopes: [AppPasswordScope(one) for one in scopes]),
-        "last_use": Viewed(("last_used_at",), lambda at: at, LastUse),
+        "last_use": Viewed(
+            ("last_used_at", "last_event_id"),
+            lambda at, event: None if at is None else (at, event),
+            LastUse,
+        ),
     }
 
 

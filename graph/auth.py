@@ -8,6 +8,7 @@ import strawberry
 from strawberry.scalars import JSON
 
 import graph.users
+from graph.apppasswords import AppPassword
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
@@ -28,7 +29,7 @@ from graph.views import Made
 from models.errors import Invalid, found
 from models.pages import Cursor
 from models.roles import AdminPermission, Role, Scope, UserPermission
-from resolvers import acting, apikeys, auth, domains, flushing, tokens, users
+from resolvers import acting, apikeys, apppasswords, auth, domains, flushing, tokens, users
 from resolvers.apikeys import KeyChange, NewKey
 from resolvers.auth import Authenticated
 from resolvers.proving import Attempt
@@ -123,6 +124,12 @@ class Viewer:
         row = await info.context.load(apikeys.keys_by_ids, key) if key else None
         return ApiKey.maybe(row)
 
+    @field("The application password used, if any.")
+    async def app_password(self, info: Info) -> AppPassword | None:
+        key = info.context.viewer.app_password_id
+        row = await info.context.load(apppasswords.by_ids, key) if key else None
+        return AppPassword.maybe(row)
+
     @field("The token used, if any.")
     async def token(self, info: Info) -> AccessToken | None:
         key = info.context.viewer.token_id
@@ -144,7 +151,7 @@ class AuthenticateInput(Options):
         "Second factor at once: what a key has signed.", default=strawberry.UNSET
     )
     token_ttl: Duration | None = leaf(
-        "Unused that long, the token ends; PT1M to P180D, by default P14D.",
+        "Unused that long, the token ends, PT1M to P180D; by default the setting auth.tokenTtl.",
         default=strawberry.UNSET,
     )
 

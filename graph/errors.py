@@ -89,6 +89,11 @@ class RateLimitedError(MutationError, of=errors.RateLimited):
     retry_after: Duration = leaf("Wait at least.")
 
 
+@strawberry.type(description="Open sessions prevent it.")
+class InUseError(MutationError, of=errors.InUse):
+    sessions: int = leaf("How many.")
+
+
 @strawberry.type(
     description="A component does not answer, nobody is there, or the field was given up."
 )

@@ -16,6 +16,7 @@ from graph.scalars import ByteSize, EmailAddress
 from graph.tasks import Task
 from graph.users import User
 from graph.views import Made, View
+from models.errors import InUse
 from models.roles import Role, Scope
 from resolvers import userdelete, userrestore
 from resolvers.userdelete import Deletion
@@ -133,12 +134,17 @@ class UserDeleteMutation:
         )
 
     @mutation(
-        "All data gone at once, also of accounts that wait for their end.",
+        "All data gone at once, also of accounts that wait for their end; IN_USE while "
+        "connections are open.",
         role=Role.ADMIN,
         scope=Scope.MASTER,
     )
     async def user_purge(self, info: Info, input: UserPurgeInput) -> UserPurgePayload:
-        selected = users_named(input.users)
-        done = await userdelete.delete(info.context, selected, mutation="userPurge")
+        ctx, live = info.context, getattr(info.context, "live", None)
+        async with ctx.together():
+            done = await userdelete.delete(ctx, users_named(input.users), mutation="userPurge")
+            if live and (there := live.of(done.ids)):
+                text = "connections are open: end them by sessionKick first"
+                raise InUse(text, sessions=len(there), path=["users"])
         tasks = [Task.of(row) for row in done.tasks]
         return UserPurgePayload(purged=_ids(done), task=next(iter(tasks), None), tasks=tasks)

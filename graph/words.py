@@ -151,6 +151,7 @@ VALUES = {
         "LIMIT_REACHED": "More than domain or platform allow.",
         "QUOTA_EXCEEDED": "The storage is full.",
         "RATE_LIMITED": "Too often: wait.",
+        "IN_USE": "Open sessions prevent it.",
         "NO_SESSION": "Nobody is connected.",
         "UNAVAILABLE": "A component does not answer.",
         "ABORTED": "Given up with the others of its unit.",

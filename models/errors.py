@@ -35,6 +35,7 @@ class Code(StrEnum):
     LIMIT_REACHED = "LIMIT_REACHED"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     RATE_LIMITED = "RATE_LIMITED"
+    IN_USE = "IN_USE"
     NO_SESSION = "NO_SESSION"
     UNAVAILABLE = "UNAVAILABLE"
     ABORTED = "ABORTED"
@@ -164,6 +165,16 @@ class RateLimited(Refused):
     def __init__(self, message: str, *, retry_after: timedelta) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class InUse(Refused):
+    """Open sessions prevent it."""
+
+    code = Code.IN_USE
+
+    def __init__(self, message: str, *, sessions: int, path: Sequence[str] = ()) -> None:
+        super().__init__(message, path=path)
+        self.sessions = sessions
 
 
 class Unavailable(Refused):

@@ -114,17 +114,17 @@ _LOCK = (
     .order_by(col(Stream.id))
     .with_for_update()
 )
-_STAND = select(col(Stream.id), col(Stream.last)).where(
-    col(Stream.id).in_(bindparam("streams", expanding=True))
-)
-_REACH = (
-    update(Stream).where(col(Stream.id) == bindparam("stream")).values(last=bindparam("number"))
-)
 _COUNT = (
     update(Stream)
     .where(col(Stream.id) == bindparam("stream"))
     .values(last=Stream.last + bindparam("many"))
     .returning(col(Stream.last))
+)
+_COUNT_EACH = (
+    update(Stream)
+    .where(col(Stream.id).in_(bindparam("streams", expanding=True)))
+    .values(last=Stream.last + bindparam("many"))
+    .returning(col(Stream.id), col(Stream.last))
 )
 
 
@@ -158,22 +158,30 @@ def append(
     connection.execute(insert(Change), _row(stream_id, entry, last=last, at=at))
 
 
-def record_each(connection: Connection, entries: Mapping[int, Entry], *, at: datetime) -> Position:
-    """Count and append an entry in each of these streams, which are held; where each stands now.
+def record_each(
+    connection: Connection, entries: Mapping[int, Sequence[Entry]], *, at: datetime
+) -> Position:
+    """Count and append entries in each of these streams, which are held; where each stands now.
 
-    As many statements for many as for one. What has no stream is left out.
+    As few statements for many streams as for one. What has no stream is left out.
     """
     alike: defaultdict[int, list[int]] = defaultdict(list)
-    for stream, entry in entries.items():
-        alike[len(entry.ids)].append(stream)
+    for stream, told in entries.items():
+        alike[sum(len(entry.ids) for entry in told)].append(stream)
     reached: dict[int, int] = {}
+    rows: list[dict[str, Any]] = []
     for many, streams in alike.items():
-        counted = update(Stream).where(col(Stream.id).in_(streams)).values(last=Stream.last + many)
-        rows = connection.execute(counted.returning(col(Stream.id), col(Stream.last)))
-        reached |= {row.id: row.last for row in rows}
-    if reached:
-        told = [_row(stream, entries[stream], last=last, at=at) for stream, last in reached.items()]
-        connection.execute(insert(Change), told)
+        for start in range(0, len(streams), PARAMETERS):
+            some = streams[start : start + PARAMETERS]
+            counted = connection.execute(_COUNT_EACH, {"streams": some, "many": many}).all()
+            reached |= {row.id: row.last for row in counted}
+            for row in counted:
+                last = row.last - many
+                for entry in entries[row.id]:
+                    last += len(entry.ids)
+                    rows.append(_row(row.id, entry, last=last, at=at))
+    if rows:
+        connection.execute(insert(Change), rows)
     return reached
 
 
@@ -203,16 +211,8 @@ async def restart(
     ahead = update(Stream).where(these).values(last=Stream.last + 2, gone=Stream.last + 1)
     counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
     rows = [
-        {
-            "stream_id": stream,
-            "last": last,
-            "at": at,
-            "kind": ChangeKind.USER_CHANGED,
-            "ids": [stream],
-            "facts": {"modseq": last},
-            "origin": origin,
-        }
-        for stream, last in counted
+        _row(key, Entry(ChangeKind.USER_CHANGED, [key], {}, origin), last=last, at=at)
+        for key, last in counted
     ]
     if rows:
         await connection.execute(insert(Change), rows)
@@ -222,27 +222,11 @@ async def restart(
 async def record_all(
     session: AsyncSession, entries: Mapping[int, Sequence[Entry]], *, at: datetime
 ) -> None:
-    """Count and append entries of many streams, which are held: as few statements as for one."""
-
-    def write(connection: Connection) -> dict[int, int]:
-        lasts: dict[int, int] = {}
-        rows: list[dict[str, Any]] = []
-        keys = sorted(entries)
-        for start in range(0, len(keys), PARAMETERS):
-            stands = connection.execute(_STAND, {"streams": keys[start : start + PARAMETERS]})
-            lasts |= {row.id: row.last for row in stands}
-        for key in keys:
-            found(lasts.get(key), str(key), path=["user"])
-            for entry in entries[key]:
-                lasts[key] += len(entry.ids)
-                rows.append(_row(key, entry, last=lasts[key], at=at))
-        if rows:
-            counted = [{"stream": key, "number": last} for key, last in lasts.items()]
-            connection.execute(_REACH, counted)
-            connection.execute(insert(Change), rows)
-        return lasts
-
-    lasts = await (await session.connection()).run_sync(write)
+    """What `record` does, for many streams, which are held: as few statements as for one."""
+    connection = await session.connection()
+    lasts = await connection.run_sync(lambda plain: record_each(plain, entries, at=at))
+    for key in entries:
+        found(lasts.get(key), str(key), path=["user"])
     session.info["reached"] = {**reached(session), **lasts}
 
 

@@ -268,7 +268,7 @@ def _tell(connection: Connection, ctx: Context, rows: Sequence[Picked]) -> Posit
             theirs.setdefault(row.user_id, []).append(row.id)
     facts = {"reason": ctx.reason} if ctx.reason else {}
     entries = {
-        user_id: Entry(ChangeKind.SECURITY_EVENT, keys, facts, ctx.origin)
+        user_id: [Entry(ChangeKind.SECURITY_EVENT, keys, facts, ctx.origin)]
         for user_id, keys in theirs.items()
     }
     return journal.record_each(connection, entries, at=ctx.world.now())

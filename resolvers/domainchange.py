@@ -91,7 +91,9 @@ async def create(ctx: Context, name: str, values: Values) -> Domain:
             await domains.free_name(session, name, path="name")
             await domains.added(ctx, session, domain)
             after = {"name": name, **columns}
-            await adminlog.note(ctx, session, _done("domainCreate", domain.id, after=after))
+            await adminlog.note(
+                ctx, session, _done("domainCreate", domain.id, after=after, domain_id=domain.id)
+            )
     except IntegrityError as clash:  # made by an address at the same moment
         raise Conflict(f"{name} is a domain already", path=["name"]) from clash
     return domain

@@ -46,8 +46,6 @@ class Limit:
         return failures, times, until
 
 
-BY_NAME = Limit(12, timedelta(seconds=120))
-
 Limits = Mapping[str, Limit]  # by what is counted
 
 

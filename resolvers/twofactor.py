@@ -57,7 +57,7 @@ async def check(ctx: Context, user: Picked, proof: Proof) -> TwoFactorMethod:
     Never inside a unit that has begun to write. AuthenticationFailed where it proves none that
     is on, RateLimited after too many failures: nothing takes a counted one back.
     """
-    limits = {f"factor:{user.id}": throttles.BY_NAME}
+    limits = {f"factor:{user.id}": throttles.by_name(ctx.world.options)}
     await throttles.check(ctx, limits)
     found = await _found(ctx, user, proof)
     if found is None:

@@ -124,14 +124,14 @@ async def _told(ctx: Context, held: Held, mutation: str) -> None:
     rows, at = held.changed, ctx.world.now()
     why = {"reason": ctx.reason} if ctx.reason else {}
     entries = {
-        row.id: Entry(
-            ChangeKind.USER_CHANGED, [row.id], {"changed": [held.names(row)], **why}, ctx.origin
-        )
+        row.id: [
+            Entry(
+                ChangeKind.USER_CHANGED, [row.id], {"changed": [held.names(row)], **why}, ctx.origin
+            )
+        ]
         for row in rows
     }
-    connection = await held.session.connection()
-    reached = await connection.run_sync(lambda plain: journal.record_each(plain, entries, at=at))
-    held.session.info["reached"] = {**journal.reached(held.session), **reached}
+    await journal.record_all(held.session, entries, at=at)
     for stream in sorted({row.domain_id or PLATFORM for row in rows}):
         there = [row for row in rows if (row.domain_id or PLATFORM) == stream]
         names = [held.names(row) for row in there]

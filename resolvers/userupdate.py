@@ -131,7 +131,7 @@ async def _know(ctx: Context, rows: Sequence[Picked], patch: Patch, existing: st
         known = [row.password, row.temporary_password if _temporary(ctx.world, row) else None]
         if not any(known):
             continue
-        limits = {f"user:{row.id}": throttles.BY_NAME}
+        limits = {f"user:{row.id}": throttles.by_name(ctx.world.options)}
         await throttles.check(ctx, limits)
         for stored in filter(None, known):
             if await passwords.check(ctx.world, stored, existing):

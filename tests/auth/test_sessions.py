@@ -91,6 +91,36 @@ async def test_nobody_ends_connections_of_those_they_do_not_manage(
     await until(lambda: mine.over)
 
 
+async def test_a_purge_waits_until_nobody_is_connected(
+    live: House, ada: Client, root: Client
+) -> None:
+    purge = """mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
+        purged errors { code ... on InUseError { sessions } } } }"""
+    socket = await live.follow(ada, PLAIN)
+    await until(lambda: live.endpoint.watch.followers)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}") as http:
+        there = Client(http, root.world, root.user, root.secret)
+        given = {"users": {"usernames": ["ada"]}}
+        refused = (await there(purge, input=given))["userPurge"]
+        assert refused == {"purged": [], "errors": [{"code": "IN_USE", "sessions": 1}]}
+        assert await ada("{ viewer { user { username } } }")
+        await kick(there, **given)
+        await until(lambda: socket.over)
+        await until(lambda: not live.endpoint.watch.followers)
+        done = (await there(purge, input=given))["userPurge"]
+    assert (len(done["purged"]), done["errors"]) == (1, [])
+
+
+async def test_a_client_reset_ends_connections(live: House, ada: Client) -> None:
+    socket = await live.follow(ada, PLAIN)
+    await until(lambda: live.endpoint.watch.followers)
+    document = "mutation { clientStateReset(input: {}) { errors { code } } }"
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}") as http:
+        done = await Client(http, ada.world, ada.user, ada.secret)(document)
+    assert done["clientStateReset"]["errors"] == []
+    await until(lambda: socket.over)
+
+
 async def test_nobody_there_is_said(live: House, ada: Client) -> None:
     (error,) = (await kick_by(live, ada))["errors"]
     assert (error["__typename"], error["code"]) == ("UnavailableError", "NO_SESSION")
