@@ -68,11 +68,16 @@ class Names:
         return f"@{ascii_domain(self.old)}", f"@{ascii_domain(self.new)}"
 
     @property
+    def keys(self) -> tuple[str, str]:
+        """The ends of user names as compared, which are in Unicode."""
+        return f"@{self.old}", f"@{self.new}"
+
+    @property
     def called(self) -> ColumnElement[bool]:
         """Accounts that live or have an address there, and have a user name like one."""
         there = select(col(Address.user_id)).where(col(Address.domain_id) == self.key)
         lives = or_(col(User.domain_id) == self.key, col(User.id).in_(there))
-        return and_(lives, col(User.username_key).endswith(self.suffixes[0], autoescape=True))
+        return and_(lives, col(User.username_key).endswith(self.keys[0], autoescape=True))
 
     @property
     def reached(self) -> ColumnElement[bool]:
@@ -82,10 +87,17 @@ class Names:
         )
         return col(User.id).in_(main)
 
-    def renamed(self, column: Any) -> Any:
-        """A user name with the new end."""
+    @property
+    def renamed(self) -> Any:
+        """User names with the new end."""
         old, new = self.suffixes
-        return without(column, old) + new
+        return without(col(User.username), old) + new
+
+    @property
+    def compared(self) -> Any:
+        """The same, as compared."""
+        old, new = self.keys
+        return without(col(User.username_key), old) + new
 
 
 def without(column: Any, end: str) -> Any:
@@ -142,7 +154,7 @@ async def _clashes(ctx: Context, names: Names) -> list[Refused]:
     other: Any = aliased(User)
     theirs: Select[*tuple[Any, ...]] = (
         select(col(User.username), col(other.username).label("other"))
-        .join(other, col(other.username_key) == names.renamed(col(User.username_key)))
+        .join(other, col(other.username_key) == names.compared)
         .where(names.called)
         .order_by(col(User.id))
         .limit(LISTED)
@@ -151,7 +163,7 @@ async def _clashes(ctx: Context, names: Names) -> list[Refused]:
         Conflict(f"the user {row.username} would be called as {row.other} is", path=["newDomain"])
         for row in await ctx.read(theirs)
     ]
-    longest = select(func.max(func.length(names.renamed(col(User.username)))).label("longest"))
+    longest = select(func.max(func.length(names.renamed)).label("longest"))
     for row in await ctx.read(longest.where(names.called)):
         if row.longest is not None:
             found += _unfit(names.suffixes[1], row.longest)
@@ -223,8 +235,8 @@ def _users(names: Names, at: Any) -> Any:
         update(User)
         .where(or_(called, names.reached))
         .values(
-            username=case((called, names.renamed(username)), else_=username),
-            username_key=case((called, names.renamed(key)), else_=key),
+            username=case((called, names.renamed), else_=username),
+            username_key=case((called, names.compared), else_=key),
             updated_at=at,
         )
     )

@@ -155,7 +155,7 @@ def event(who: Entry, attempt: Attempt, found: Proved | None, **more: object) ->
     if found:
         detail["source"] = found.source.value
     if found and found.app:
-        detail["applicationPassword"] = found.app.description
+        detail["application"] = found.app.description
     if user is None:
         detail["username"] = who.name[:WORDS].replace("\0", "").encode(errors="replace").decode()
     result = str(more.pop("result", "success"))

@@ -88,7 +88,7 @@ class NewUser:
 async def create(ctx: Context, new: NewUser) -> User:
     """Make an account with its folders and main address, in one unit."""
     address = _address(ctx, new)
-    username = addresses.checked_username(new.username or address or "")
+    username = addresses.checked_username(new.username or _wired(address or ""))
     _check(ctx, new, address)
     facts = checked({name: getattr(new, name) for name in FACTS})
     await _check_rights(ctx, new, facts)
@@ -136,6 +136,12 @@ async def create(ctx: Context, new: NewUser) -> User:
     except IntegrityError as clash:  # somebody was quicker, on a store with several writers
         raise Conflict("the user name is taken", path=["username"]) from clash
     return user
+
+
+def _wired(address: str) -> str:
+    """The address as a user name can be: its domain as it is on the wire."""
+    local, at, domain = address.rpartition("@")
+    return local + at + addresses.ascii_domain(domain)
 
 
 def _address(ctx: Context, new: NewUser) -> str | None:

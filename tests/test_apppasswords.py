@@ -181,9 +181,17 @@ async def test_a_use_is_noted_and_puts_the_end_off(ada: Client, clock: Clock) ->
 async def test_the_last_use_is_shown(ada: Client, clock: Clock) -> None:
     done = await make(ada)
     await use(ada, await found(ada.world, ada, done["password"]))
-    text_ = "{ user { appPasswords { lastUse { at } } } }"
+    text_ = "{ user { appPasswords { lastUse { at event { action } } } } }"
     (shown,) = (await ada(text_))["user"]["appPasswords"]
-    assert shown == {"lastUse": {"at": clock().isoformat().replace("+00:00", "Z")}}
+    at = clock().isoformat().replace("+00:00", "Z")
+    assert shown == {"lastUse": {"at": at, "event": None}}
+
+    sign_in = """mutation ($password: String!) { authenticate(input: {
+        username: "ada", password: $password, scope: IMAP}) { errors { code } } }"""
+    signed = await ada(sign_in, password=done["password"])
+    assert signed["authenticate"]["errors"] == []
+    (shown,) = (await ada(text_))["user"]["appPasswords"]
+    assert shown == {"lastUse": {"at": at, "event": {"action": "authenticate"}}}
 
 
 async def test_what_has_ended_is_tidied_away(ada: Client, clock: Clock) -> None:

@@ -52,6 +52,17 @@ async def town(root: Client, ada: Client, world: World) -> dict[str, int]:
     return {"eve": eve.id, "dan": dan.id, "ada": ada.user.id}
 
 
+async def test_names_follow_from_a_domain_in_unicode_too(
+    root: Client, town: dict[str, int], world: World
+) -> None:
+    assert (await renamed(root, new="bücher.example"))[1] == []
+    answer, errors = await renamed(root, old="bücher.example", new="back.example")
+    assert (errors, answer["usersUpdated"]) == ([], 2)
+    name = "e.ve@back.example"
+    words = words_of(name, "Eve @old.example", name)
+    assert (await called(world))[town["eve"]] == (name, "eve@back.example", words)
+
+
 async def test_all_that_is_called_after_it_follows(
     root: Client, town: dict[str, int], world: World
 ) -> None:
@@ -67,7 +78,7 @@ async def test_all_that_is_called_after_it_follows(
     found = await called(world)
     name = "e.ve@xn--bcher-kva.example"
     words = words_of(name, "Eve @old.example", "e.ve@bücher.example")
-    assert found[town["eve"]] == (name, "eve@xn--bcher-kva.example", words)
+    assert found[town["eve"]] == (name, "eve@bücher.example", words)
     assert found[town["dan"]] == ("dan", "dan", words_of("dan", None, "D.an@bücher.example"))
     assert found[town["ada"]][0] == "ada"
     shown = await rows(world, "SELECT shown FROM addresses WHERE domain_id = :k", k=key)

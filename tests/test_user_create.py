@@ -70,6 +70,14 @@ async def test_all_that_can_be_said_is_kept(root: Client) -> None:
     assert kept == dict.fromkeys(("INBOX", "Sent", "Drafts", "Trash", "Junk"), 864_000)
 
 
+async def test_a_user_name_is_the_address_as_it_is_on_the_wire(root: Client) -> None:
+    user, errors = await create(root, address="E.va@Bücher.example", password="correct horse")
+    assert (errors, user["username"]) == ([], "e.va@xn--bcher-kva.example")
+    document = "query ($name: String!) { user(by: {username: $name}) { username } }"
+    for name in ("eva@bücher.example", "EVA@XN--BCHER-KVA.example", "e.v.a+x@bücher.example"):
+        assert (await root(document, name=name))["user"] == {"username": user["username"]}
+
+
 async def test_what_is_not_said_is_as_usual(root: Client) -> None:
     user, errors = await create(root)
     assert errors == []
