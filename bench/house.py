@@ -71,8 +71,10 @@ async def furnish(
 
 
 async def make_user(world: World, address: str) -> User:
-    """Make an account of this address, without a quota."""
-    new = NewUser(username=address, address=address, password_disabled=True, quota=0)
+    """Make an account of this address, without limits."""
+    new = NewUser(
+        username=address, address=address, password_disabled=True, quota=0, received_max=0
+    )
     return await usercreate.create(owner(world), new)
 
 

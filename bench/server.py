@@ -45,6 +45,8 @@ class Server:
             "MERGANSER_LMTP": f"{HOST}:{self.lmtp}",
             "MERGANSER_BUDGET_USERS": "0",  # one user asks for more than any would
             "MERGANSER_FOLLOWERS_EACH": "10000",
+            "MERGANSER_RECEIVED_HOURLY": "0",  # and is sent more than anybody would
+            "MERGANSER_RECIPIENTS_DAILY": "0",
         }
         if self.store:
             own["MERGANSER_STORE"] = self.store

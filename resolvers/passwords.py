@@ -15,7 +15,7 @@ from functools import cache
 from threading import BoundedSemaphore, get_native_id
 from typing import TypeVar
 
-from argon2 import DEFAULT_PARALLELISM, PasswordHasher
+from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
 from models.errors import Invalid, RateLimited
@@ -23,8 +23,9 @@ from models.world import World
 from resolvers import hashes
 
 LONGEST = 256  # characters
+LANES = 1  # of a hash: more would be more threads than those of the pool, for as much work
 WAITING = 32  # for each thread; more are sent away: they would wait for seconds
-NICE = 10  # the rest of the process goes first: a flood of sign-ins must not starve it
+NICE = 19  # the rest of the process goes first: a flood of sign-ins must not starve it
 
 Outcome = TypeVar("Outcome")
 
@@ -110,8 +111,7 @@ def _written(password: str) -> str:
 
 def _hasher(world: World) -> PasswordHasher:
     memory = world.options.argon2_memory
-    lanes = max(1, min(DEFAULT_PARALLELISM, memory // 8))  # RFC 9106, section 3.1
-    return PasswordHasher(world.options.argon2_time, memory, lanes)
+    return PasswordHasher(world.options.argon2_time, memory, LANES)
 
 
 def _nobodys(ready: PasswordHasher) -> str:

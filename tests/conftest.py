@@ -94,8 +94,10 @@ LONG = (
     "e2e/test_attacks", "test_demo_letters",
 )  # fmt: skip
 SECOND = (  # whose second store waits for CI, where there is time
-    "mail/test_contents", "mail/test_verify", "test_bulk", "test_plans", "test_rest", "test_walks",
-    "uploads/",
+    "auth/", "mail/test_contents", "mail/test_verify", "test_adminlog", "test_apppasswords",
+    "test_authlog", "test_bulk", "test_domain", "test_executor", "test_lookahead", "test_matrix",
+    "test_plans", "test_rest", "test_stored_settings", "test_user", "test_walks", "test_withheld",
+    "twofactor/", "uploads/",
 )  # fmt: skip
 
 
