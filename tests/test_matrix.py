@@ -1,6 +1,7 @@
 """Every root field and every guarded field, as every kind of caller: tests/matrix.toml decides."""
 
 import asyncio
+import base64
 import tomllib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -31,7 +32,9 @@ from models.auth import AccessToken
 from models.roles import AdminPermission, Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import auth
+from resolvers import apppasswords, auth
+from resolvers.apppasswords import AppPasswordScope, NewAppPassword
+from resolvers.context import Context, Viewer
 from resolvers.standing import TOKEN, digest_of, new_secret
 from tests.administrators import make_domain_admin
 from tests.conftest import make_client, make_key, make_user
@@ -44,6 +47,7 @@ CLASSES = {
     for name, text in FILE["classes"].items()
 }
 NOBODYS = "this credential belongs to no account"
+SCOPED = ("read", "mail-read", "mail", "submit", "settings", "imap", "pop3", "smtp", "sieve")
 REFUSED = {"nobody": "UNAUTHENTICATED", "pending": "UNAUTHENTICATED"}
 BOOTSTRAP = "the key of whoever owns it"
 ROOTS = {"Query": "query", "Mutation": "mutation", "Subscription": "subscription"}
@@ -167,8 +171,12 @@ async def credentials(world: World, http: httpx.AsyncClient) -> dict[str, str | 
     own = {"user_id": ada.id, "role": Role.USER}
     scoped = {
         name: await make_key(world, name, **own, scopes=[Scope[name.upper().replace("-", "_")]])
-        for name in ("read", "mail-read", "mail", "submit", "settings", "imap")
+        for name in SCOPED
     }
+    mine = Context(world, Viewer(ada.id, Role.USER, frozenset({Scope.MASTER})))
+    new = NewAppPassword("Reader", scopes=(AppPasswordScope.MAIL_READ,))
+    _, password, _ = await apppasswords.create(mine, None, new)
+    basic = base64.b64encode(f"ada:{password}".encode()).decode()
     return {
         "nobody": None,
         "user": await token_of(world, ada),
@@ -178,6 +186,8 @@ async def credentials(world: World, http: httpx.AsyncClient) -> dict[str, str | 
         "read-only": await make_key(world, "read-only", **own, read_only=True),
         "bare": await token_of(world, bare),
         **scoped,
+        "one-operation": await make_key(world, "one", **own, operations=["viewer"]),
+        "app-password": f"Basic {basic}",
         "domain-admin": await token_of(world, every.user),
         "domain-bare": await token_of(world, none.user),
         "admin": await token_of(world, over.user),
@@ -195,11 +205,18 @@ def test_every_field_has_its_decision() -> None:
     assert set(CALLERS) >= set().union(*CLASSES.values())
 
 
+def header(secret: str | None) -> dict[str, str]:
+    """How a credential is shown."""
+    if secret is None:
+        return {}
+    return {"authorization": secret if secret.startswith("Basic ") else f"Bearer {secret}"}
+
+
 async def answered(
     server: httpx.AsyncClient, secret: str | None, text: str, variables: dict[str, Any]
 ) -> str:
     """ALLOWED, or the code of the refusal."""
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    headers = header(secret)
     body = {"query": text, "variables": variables}
     answer = await server.post("/graphql", json=body, headers=headers)
     return verdict(answer.json())
@@ -207,8 +224,7 @@ async def answered(
 
 async def followed(world: World, secret: str | None, text: str, variables: dict[str, Any]) -> str:
     """The same of a subscription: one that is let in says nothing for now."""
-    headers = {"authorization": f"Bearer {secret}"} if secret else {}
-    viewer = await auth.sign_in(world, headers, bootstrap=BOOTSTRAP)
+    viewer = await auth.sign_in(world, header(secret), bootstrap=BOOTSTRAP)
     asked = Question(text, variables, None, None)
     async with aclosing(feeds.stream(schema, asked, Operation(world, viewer))) as results:
         try:
