@@ -11,8 +11,9 @@ from sqlmodel import SQLModel
 from graph.schema import schema
 from models import journal
 from models.journal import ChangeKind
-from models.roles import Role, Scope
+from models.roles import AdminPermission, Role, Scope
 from models.world import World
+from tests.administrators import make_domain_admin
 from tests.calls import CALLS, Call
 from tests.conftest import Client, make_key
 
@@ -169,6 +170,28 @@ async def test_a_key_used_for_something_else_conflicts(
 
 
 STRANGERS = sorted({*CALLS} - {"apiKeyCreate", "authenticate", "tokenRevoke"})
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+async def test_an_administrator_of_another_domain_changes_nothing(
+    name: str, ada: Client, root: Client
+) -> None:
+    made, _ = await prepared(name, ada, root)
+    await Call("userCreate", {"address": "x@afar.example", "passwordDisabled": True})(root)
+    far = await make_domain_admin(
+        ada.world, ada.http, "far", list(AdminPermission), domains=["afar.example"]
+    )
+    before = await everything(ada.world)
+    answer = await far.raw(made.document(), input=made.input)
+    after = await everything(ada.world)
+    for table, rows in before.items():
+        theirs = {
+            key: row
+            for key, row in rows.items()
+            if _is(row, ada) or table in {"addresses", "domains", "domain_aliases", "settings"}
+        }
+        assert {key: after[table].get(key) for key in theirs} == theirs, (table, answer)
+    assert "@example.org" not in str(answer).replace(str(made.input), "")
 
 
 @pytest.mark.parametrize("name", STRANGERS)
