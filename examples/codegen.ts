@@ -20,6 +20,7 @@ const config: CodegenConfig = {
           DateTime: 'string',
           Duration: 'string',
           EmailAddress: 'string',
+          CIDR: 'string',
           IPAddress: 'string',
           JSON: 'unknown',
           URL: 'string',

@@ -1,13 +1,24 @@
 """The change journal: the one true order of what happened, stream by stream."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -165,21 +176,25 @@ def record_each(
 
     As few statements for many streams as for one. What has no stream is left out.
     """
-    alike: defaultdict[int, list[int]] = defaultdict(list)
-    for stream, told in entries.items():
-        alike[sum(len(entry.ids) for entry in told)].append(stream)
+    totals = {stream: sum(len(one.ids) for one in told) for stream, told in entries.items()}
+    usual = Counter(totals.values()).most_common(1)[0][0] if totals else 0
+    streams = list(totals)
     reached: dict[int, int] = {}
     rows: list[dict[str, Any]] = []
-    for many, streams in alike.items():
-        for start in range(0, len(streams), PARAMETERS):
-            some = streams[start : start + PARAMETERS]
-            counted = connection.execute(_COUNT_EACH, {"streams": some, "many": many}).all()
-            reached |= {row.id: row.last for row in counted}
-            for row in counted:
-                last = row.last - many
-                for entry in entries[row.id]:
-                    last += len(entry.ids)
-                    rows.append(_row(row.id, entry, last=last, at=at))
+    for start in range(0, len(streams), PARAMETERS):
+        some = streams[start : start + PARAMETERS]
+        others = {key: totals[key] for key in some if totals[key] != usual}
+        statement = _COUNT_EACH
+        if others:
+            more = case(others, value=col(Stream.id), else_=usual)
+            statement = statement.values(last=Stream.last + more)
+        counted = connection.execute(statement, {"streams": some, "many": usual}).all()
+        reached |= {row.id: row.last for row in counted}
+        for row in counted:
+            last = row.last - totals[row.id]
+            for entry in entries[row.id]:
+                last += len(entry.ids)
+                rows.append(_row(row.id, entry, last=last, at=at))
     if rows:
         connection.execute(insert(Change), rows)
     return reached

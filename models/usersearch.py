@@ -62,7 +62,8 @@ CREATE = {
         " PARALLEL SAFE RETURNS NULL ON NULL INPUT AS $$ SELECT coalesce(array_agg(DISTINCT"
         " substr(words, place, 3)), ARRAY[]::text[])"
         " FROM generate_series(1, length(words) - 2) AS place $$",
-        "CREATE INDEX search_users_words ON users USING gin (trigrams_of(words))",
+        "CREATE INDEX search_users_words ON users USING gin (trigrams_of(words))"
+        " WITH (fastupdate = off)",
         'CREATE INDEX search_users_names ON users (username_key COLLATE "C")',
         'CREATE INDEX search_users_mains ON addresses (local COLLATE "C") WHERE main',
         _index_of_logins("postgresql"),

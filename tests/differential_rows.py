@@ -124,12 +124,17 @@ class Row:
         if name in COLUMNS:
             right = COLUMNS[name](place)
             value = self._maker.odd(right, place) if place.one_in(self._maker.wrong) else right
-            # a column is read as often as anybody asks: it is never used up
-            return [right] if isinstance(value, Iterator | AsyncIterator) else value
+            return [right] if _spent(value) else value
         if name in self._fields:
             field = self._fields[name]
-            return self._maker.value(field.type, field.nodes, place.at("value"))
+            value = self._maker.value(field.type, field.nodes, place.at("value"))
+            return [] if _spent(value) else value
         return None if place.one_in(EMPTY) else place.below(1000)  # of a link
+
+
+def _spent(value: object) -> bool:
+    """Whether reading uses it up: a column is read as often as anybody asks, and never is that."""
+    return isinstance(value, Iterator | AsyncIterator)
 
 
 def source(
