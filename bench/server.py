@@ -71,10 +71,8 @@ async def spawned(
 ) -> asyncio.subprocess.Process:
     """Start a command in the project's folder, in a group of its own."""
     with log.open("ab") as out:
-        # A group of its own, for signals; but our session: Linux shares cores by session, and what
-        # the server's threads leave to the rest of it would else be taken from us.
         return await asyncio.create_subprocess_exec(
-            *command, env=env, cwd=ROOT, stdout=out, stderr=out, process_group=0
+            *command, env=env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
         )
 
 
