@@ -23,6 +23,7 @@ from resolvers import dnsrecords, domainaliases, domainlists, domains
 from resolvers.dnsrecords import Question
 from resolvers.domainlists import OfDomain
 from resolvers.domains import DomainWhere
+from resolvers.quotas import effective
 
 if TYPE_CHECKING:
     from graph.addresses import Address
@@ -111,7 +112,7 @@ class Domain(Shape):
 
     @field("What users without a quota of their own have, 0 = unlimited.", "default_user_quota")
     async def default_user_quota(self, info: Info) -> ByteSize:
-        return ByteSize(domains.default_quota(info.context, self.row))
+        return ByteSize(effective(info.context.world, self.row, None))
 
     @field(
         "defaultUserQuota, but no more than maxNewUserQuota; null = unlimited, 0 = nothing left.",
@@ -122,7 +123,7 @@ class Domain(Shape):
     )
     async def default_new_user_quota(self, info: Info) -> ByteSize | None:
         most = self.max_new_user_quota
-        default = domains.default_quota(info.context, self.row) or None
+        default = effective(info.context.world, self.row, None) or None
         known = [ByteSize(size) for size in (most, default) if size is not None]
         return min(known, default=None)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import case, select, update
@@ -347,4 +348,4 @@ async def complete(ctx: Context, session: AsyncSession) -> None:
     await connection.execute(theirs.values(last_login_at=now))
     seen = Event("authenticate", row.user_id, protocol=row.protocol, detail={"completed": True})
     await authlog.note(ctx, session, seen)
-    forget(world, row.user_id)
+    ctx.afterwards(partial(forget, world, row.user_id))

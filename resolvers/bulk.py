@@ -24,6 +24,7 @@ from resolvers.auth import digest_of
 from resolvers.context import Context
 from resolvers.moves import STATE, Changes
 from resolvers.selections import Selection
+from resolvers.work import queue
 
 
 @dataclass(slots=True)
@@ -241,17 +242,8 @@ async def _task(ctx: Context, session: AsyncSession, order: Order) -> Task:
     user_id = own(ctx)
     everything = select(col(Message.id)).where(*_chosen(ctx, order))
     ids = [row.id for row in await ctx.read(everything.order_by(col(Message.id)))]
-    what = {"ids": ids, "origin": ctx.origin, "reason": ctx.reason, **_written(order)}
-    task = Task(
-        id=ctx.world.key(),
-        kind=order.kind,
-        user_id=user_id,
-        total=len(ids),
-        order=what,
-        created_at=ctx.world.now(),
-    )
-    session.add(task)
-    await session.flush()
+    what = [{"ids": ids, **_written(order)}]
+    (task,) = await queue(ctx, session, order.kind, what, user_id=user_id, total=len(ids))
     await ctx.record(session, user_id, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
     return task
 

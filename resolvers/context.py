@@ -231,15 +231,21 @@ class Context:
 
         More than a row may hold become several; a list among the facts goes along in order.
         """
+        last = 0
+        for entry in self.entries(kind, ids, **facts):
+            last = await journal.record(session, stream_id, entry, at=self.world.now())
+        return last
+
+    def entries(self, kind: ChangeKind, ids: Sequence[int], **facts: Any) -> list[Entry]:
+        """What is to be recorded of a change to these objects, with its reason and origin."""
         if self.reason:
             facts["reason"] = self.reason
-        last = 0
+        made = []
         for start in range(0, len(ids), journal.LONGEST):
             part = slice(start, start + journal.LONGEST)
             theirs = {k: v[part] if isinstance(v, list) else v for k, v in facts.items()}
-            entry = Entry(kind, ids[part], theirs, self.origin)
-            last = await journal.record(session, stream_id, entry, at=self.world.now())
-        return last
+            made.append(Entry(kind, ids[part], theirs, self.origin))
+        return made
 
     async def record_all(
         self,
@@ -247,13 +253,8 @@ class Context:
         told: Mapping[int, Sequence[tuple[ChangeKind, Sequence[int]]]],
     ) -> None:
         """What `record` does, for many streams, which are held: in as few statements as for one."""
-        facts = {"reason": self.reason} if self.reason else {}
         entries = {
-            stream: [
-                Entry(kind, ids[start : start + journal.LONGEST], facts, self.origin)
-                for kind, ids in kinds
-                for start in range(0, len(ids), journal.LONGEST)
-            ]
+            stream: [entry for kind, ids in kinds for entry in self.entries(kind, ids)]
             for stream, kinds in told.items()
         }
         await journal.record_all(session, entries, at=self.world.now())

@@ -23,6 +23,7 @@ from resolvers.adminlog import Done
 from resolvers.auth import forget
 from resolvers.context import Context
 from resolvers.domains import Named
+from resolvers.quotas import effective
 from resolvers.userselection import Users
 
 DESCRIPTION = 1000  # characters
@@ -168,8 +169,8 @@ def _fits(
     changed = [
         name for name in ("quota", "max_user_quota", "default_user_quota") if name in columns
     ]
-    default = domains.default_quota(ctx, domain)
-    allocated = row.quota_allocated + use.inheriting * (default - domains.default_quota(ctx, row))
+    default = effective(ctx.world, domain, None)
+    allocated = row.quota_allocated + use.inheriting * (default - effective(ctx.world, row, None))
     highest = max(use.highest or 0, default if use.inheriting else 0)
     limited = domain.quota or domain.max_user_quota
     if limited and (use.unlimited or (use.inheriting and not default)):
@@ -189,7 +190,7 @@ def _fits(
 def _consistent(ctx: Context, domain: Domain, values: Values) -> None:
     """Refuse limits and flags that contradict each other, as far as the input says any."""
     given = [name for name in LIMITS if name in values.columns]
-    default = domains.default_quota(ctx, domain)
+    default = effective(ctx.world, domain, None)
     pairs = (
         ("max_user_quota", domain.max_user_quota, "quota", domain.quota, False),
         ("default_user_quota", default, "max_user_quota", domain.max_user_quota, True),
@@ -302,8 +303,7 @@ async def _removed(ctx: Context, keys: list[int], *, cascade: bool) -> list[int]
         await ctx.record_all(session, told)
         done = (_done("domainDelete", row.id, before={"name": row.name}) for row in rows)
         await adminlog.note(ctx, session, *done)
-    for user_id in admins:
-        forget(ctx.world, user_id)
+    forget(ctx.world, *admins)
     return keys
 
 

@@ -80,12 +80,6 @@ async def administered_by_ids(ctx: Context, ids: list[int]) -> list[Picked | Non
     return await by_keys(ctx, seen, col(Domain.id), ids)
 
 
-def default_quota(ctx: Context, domain: Any) -> int:
-    """What a user without a quota of his own has there, in bytes; 0 is unlimited."""
-    given: int | None = domain.default_user_quota
-    return ctx.world.options.default_quota if given is None else given
-
-
 async def named(ctx: Context, name: str) -> Picked | None:
     """The domain of this name, where the viewer administers it."""
     asked = select(*picked(Domain)).where(

@@ -252,7 +252,6 @@ async def prove(ctx: Context, key: int | None, proof: Proof) -> int:
     if ctx.viewer.pending_for:
         async with ctx.write(user.id) as session:
             await auth.complete(ctx, session)
-        auth.forget(ctx.world, user.id)
     return int(user.id)
 
 

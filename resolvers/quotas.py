@@ -1,4 +1,4 @@
-"""Storage that is given away: what an account may use, and what its domain has left."""
+"""What is given away: what an account may use, and what its domain has left for accounts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,33 @@ def effective(world: World, domain: Any, quota: int | None) -> int:
         return quota
     inherited = None if domain is None else domain.default_user_quota
     return world.options.default_quota if inherited is None else int(inherited)
+
+
+def seat(domain: Domain, *, path: Sequence[str]) -> None:
+    """LimitReached where the domain, which is held, has no place for one more account."""
+    if domain.max_users and domain.user_count >= domain.max_users:
+        raise LimitReached(
+            "the domain has all its users",
+            limit=domain.max_users,
+            used=domain.user_count,
+            path=path,
+        )
+
+
+def room(domain: Domain, more: int, *, unlimited: bool, path: Sequence[str]) -> int:
+    """The bytes the domain has given away with so many more, of which some may be unlimited.
+
+    LimitReached where that is more than it has; what becomes no more is never refused.
+    """
+    allocated = domain.quota_allocated + more
+    if domain.quota and ((more > 0 and allocated > domain.quota) or unlimited):
+        raise LimitReached(
+            "more storage than the domain has left",
+            limit=domain.quota,
+            used=domain.quota_allocated,
+            path=path,
+        )
+    return allocated
 
 
 def give(
@@ -41,16 +68,8 @@ def give(
                 used=quota,
                 path=path,
             )
-    allocated = domain.quota_allocated - sum(before) + sum(after)
-    grows = allocated > domain.quota_allocated
-    if domain.quota and ((grows and allocated > domain.quota) or not all(after)):
-        raise LimitReached(
-            "more storage than the domain has left",
-            limit=domain.quota,
-            used=domain.quota_allocated,
-            path=path,
-        )
-    domain.quota_allocated = allocated
+    more = sum(after) - sum(before)
+    domain.quota_allocated = room(domain, more, unlimited=not all(after), path=path)
     domain.updated_at = world.now()
 
 

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import addresses, lookalikes
 from models.addresses import Address
 from models.domains import Domain
-from models.errors import Conflict, Forbidden, Invalid, LimitReached
+from models.errors import Conflict, Forbidden, Invalid
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.mailboxes import Mailbox, SpecialUse
 from models.roles import AdminPermission, Role, UserPermission
@@ -24,7 +24,7 @@ from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.mailboxes import checked_path, new_mailbox, with_parents
 from resolvers.newpasswords import NewPassword, hashed
-from resolvers.quotas import effective, give
+from resolvers.quotas import effective, give, seat
 from resolvers.specialnames import names_in
 from resolvers.userfacts import SPAM_LEVEL, allow, allow_quota, checked
 from resolvers.userrights import check_charge, domains_there, values_of
@@ -235,13 +235,7 @@ async def _free(session: AsyncSession, user: User) -> None:
 
 def _take_place(ctx: Context, session: AsyncSession, user: User, domain: Domain) -> None:
     """Count the account in its domain, whose stream is held; LimitReached where it is full."""
-    for used, limit, what in (
-        (domain.user_count, domain.max_users, "users"),
-        (domain.address_count, domain.max_addresses, "addresses"),
-    ):
-        if limit and used >= limit:
-            text = f"the domain has all its {what}"
-            raise LimitReached(text, limit=limit, used=used, path=["address"])
+    seat(domain, path=["address"])
     give(ctx.world, domain, [], [effective(ctx.world, domain, user.quota)])
     domain.user_count += 1
     domain.address_count += 1

@@ -41,7 +41,9 @@ from resolvers.access import managed_users
 from resolvers.adminlog import Done
 from resolvers.auth import forget
 from resolvers.context import Context
+from resolvers.quotas import effective
 from resolvers.userselection import Users, chosen
+from resolvers.work import queue
 
 KIND = "USER_DELETE"  # of the task that removes the data
 
@@ -106,8 +108,7 @@ async def delete(
         ids = [key for key in ids if key in tasks]
         found = select(*picked(Task)).where(col(Task.id).in_(tasks.values()))
         made = {row.id: row for row in await ctx.read(found)}
-    for key in ids:
-        forget(ctx.world, key)
+    forget(ctx.world, *ids)
     return Deletion(ids, [made[tasks[key]] for key in ids])
 
 
@@ -180,25 +181,9 @@ async def _new_tasks(
     ctx: Context, session: AsyncSession, ids: Sequence[int], after: datetime | None
 ) -> dict[int, int]:
     """Make a task for each account, which belongs to nobody: it must outlive them all."""
-    tasks = {key: ctx.world.key() for key in ids}
-    rows = [
-        {
-            "id": task,
-            "kind": KIND,
-            "state": TaskState.QUEUED,
-            "actor_id": ctx.viewer.user_id or None,
-            "not_before": after,
-            "done": 0,
-            "order": {"user": key, "origin": ctx.origin, "reason": ctx.reason},
-            "cancelled": False,
-            "attempts": 0,
-            "created_at": ctx.world.now(),
-        }
-        for key, task in tasks.items()
-    ]
-    if rows:
-        await (await session.connection()).execute(insert(Task), rows)
-    return tasks
+    orders = [{"user": key} for key in ids]
+    made = await queue(ctx, session, KIND, orders, not_before=after)
+    return {key: task.id for key, task in zip(ids, made, strict=True)}
 
 
 async def _bury(
@@ -260,18 +245,18 @@ async def count_places(
     sign: int,
 ) -> None:
     """Count accounts, with their quota, and addresses in or out of their domains."""
-    rows, platform = [row for row in rows if row.domain_id], ctx.world.options.default_quota
+    rows = [row for row in rows if row.domain_id]
     kept = Counter(address["domain_id"] for address in addresses if address["domain_id"])
     keys = sorted({*kept, *(row.domain_id for row in rows)})
     asked = select(col(Domain.id), col(Domain.default_user_quota)).where(col(Domain.id).in_(keys))
-    usual = {row.id: row.default_user_quota for row in await ctx.read(asked)}
+    places = {row.id: row for row in await ctx.read(asked)}
     given = {
         key: {"key": key, "users": 0, "addresses": sign * kept[key], "bytes": 0} for key in keys
     }
     for row in rows:
-        inherited = platform if usual[row.domain_id] is None else usual[row.domain_id]
+        quota = effective(ctx.world, places[row.domain_id], row.quota)
         given[row.domain_id]["users"] += sign
-        given[row.domain_id]["bytes"] += sign * (inherited if row.quota is None else row.quota)
+        given[row.domain_id]["bytes"] += sign * quota
     table = table_of(Domain)
     statement = (
         update(table)
@@ -294,10 +279,10 @@ async def tell(
     addresses: Collection[Mapping[str, Any]],
 ) -> None:
     """Write to the journals of domains, or the platform's, that accounts and addresses changed."""
-    told: defaultdict[tuple[int, ChangeKind], list[int]] = defaultdict(list)
-    for row in rows:
-        told[row.domain_id or PLATFORM, ChangeKind.USER_CHANGED].append(row.id)
+    told: defaultdict[int, defaultdict[ChangeKind, list[int]]]
+    told = defaultdict(lambda: defaultdict(list))
     for address in addresses:
-        told[address["domain_id"] or PLATFORM, ChangeKind.ADDRESS_CHANGED].append(address["id"])
-    for (stream, kind), ids in sorted(told.items()):
-        await ctx.record(session, stream, kind, ids)
+        told[address["domain_id"] or PLATFORM][ChangeKind.ADDRESS_CHANGED].append(address["id"])
+    for row in rows:
+        told[row.domain_id or PLATFORM][ChangeKind.USER_CHANGED].append(row.id)
+    await ctx.record_all(session, {stream: list(kinds.items()) for stream, kinds in told.items()})

@@ -14,7 +14,7 @@ from models import journal
 from models.columns import Picked, table_of
 from models.domains import Domain
 from models.errors import Conflict
-from models.journal import PLATFORM, ChangeKind, Entry
+from models.journal import PLATFORM, ChangeKind
 from models.roles import Role, Scope
 from models.users import User
 from resolvers import adminlog, auth
@@ -102,8 +102,7 @@ async def changing(
         await session.flush()
         await _write(ctx, held)
         await _told(ctx, held, mutation)
-    for row in held.changed:
-        auth.forget(ctx.world, row.id)
+    auth.forget(ctx.world, *(row.id for row in held.changed))
 
 
 async def _write(ctx: Context, held: Held) -> None:
@@ -121,22 +120,20 @@ async def _write(ctx: Context, held: Held) -> None:
 
 async def _told(ctx: Context, held: Held, mutation: str) -> None:
     """Write to the journals, and to the log of administrators, what changed."""
-    rows, at = held.changed, ctx.world.now()
-    why = {"reason": ctx.reason} if ctx.reason else {}
+    rows = held.changed
+    told: defaultdict[int, list[Picked]] = defaultdict(list)
+    for row in rows:
+        told[row.id].append(row)
+        told[row.domain_id or PLATFORM].append(row)
     entries = {
-        row.id: [
-            Entry(
-                ChangeKind.USER_CHANGED, [row.id], {"changed": [held.names(row)], **why}, ctx.origin
-            )
-        ]
-        for row in rows
+        stream: ctx.entries(
+            ChangeKind.USER_CHANGED,
+            [row.id for row in theirs],
+            changed=[held.names(row) for row in theirs],
+        )
+        for stream, theirs in told.items()
     }
-    await journal.record_all(held.session, entries, at=at)
-    for stream in sorted({row.domain_id or PLATFORM for row in rows}):
-        there = [row for row in rows if (row.domain_id or PLATFORM) == stream]
-        names = [held.names(row) for row in there]
-        keys = [row.id for row in there]
-        await ctx.record(held.session, stream, ChangeKind.USER_CHANGED, keys, changed=names)
+    await journal.record_all(held.session, entries, at=ctx.world.now())
     await adminlog.note(
         ctx,
         held.session,

@@ -13,6 +13,7 @@ from models.world import Turn, World
 from resolvers import domains
 from resolvers.access import visible_users
 from resolvers.context import Context
+from resolvers.quotas import effective
 
 DAY = timedelta(days=1)
 
@@ -29,11 +30,9 @@ class Window:
 async def allowed(ctx: Context, user: Picked) -> int:
     """The bytes this user may keep: the user's, else the domain's, else the platform's."""
     if user.quota is not None:
-        return int(user.quota)
+        return int(user.quota)  # without a look at the domain
     domain = await ctx.load(domains.by_ids, user.domain_id) if user.domain_id else None
-    if domain is not None and domain.default_user_quota is not None:
-        return int(domain.default_user_quota)
-    return ctx.world.options.default_quota
+    return effective(ctx.world, domain, None)
 
 
 async def most(ctx: Context, user: Picked) -> int | None:

@@ -5,19 +5,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Picked, picked, table_of
+from models.columns import picked, table_of
 from models.journal import PLATFORM, ChangeKind
 from models.messages import Message
 from models.roles import Role
-from models.tasks import Task, TaskState
+from models.tasks import Task
 from models.users import User
 from resolvers.context import Context, Needs
 from resolvers.userselection import Users, chosen
-from resolvers.work import Plan, Step
+from resolvers.work import Plan, Step, queue
 
 KIND = "QUOTA_RECALCULATE"
 TOGETHER = 100  # accounts of a unit; more are a task's work
@@ -28,7 +28,7 @@ class Recounted:
     """Accounts with what they stored by the counters, and what they do; or the task that looks."""
 
     counts: Sequence[tuple[int, int, int]] = ()  # id, bytes before, bytes now
-    task: Picked | None = None
+    task: Task | None = None
 
 
 async def recalculate(ctx: Context, users: Users) -> Recounted:
@@ -47,28 +47,14 @@ async def recalculate(ctx: Context, users: Users) -> Recounted:
         return Recounted(await recount(ctx, session, ids))
 
 
-async def _task(ctx: Context, ids: Sequence[int] | None) -> Picked:
-    key = ctx.world.key()
+async def _task(ctx: Context, ids: Sequence[int] | None) -> Task:
     total = len(ids) if ids is not None else None
     if ids is None:
         ((total,),) = await ctx.read(select(func.count()).select_from(User))
-    row = {
-        "id": key,
-        "kind": KIND,
-        "state": TaskState.QUEUED,
-        "actor_id": ctx.viewer.user_id or None,
-        "total": total,
-        "done": 0,
-        "order": {"ids": ids, "origin": ctx.origin, "reason": ctx.reason},
-        "cancelled": False,
-        "attempts": 0,
-        "created_at": ctx.world.now(),
-    }
     async with ctx.write(PLATFORM) as session:
-        await (await session.connection()).execute(insert(Task), row)
-        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [key])
-        found = await ctx.read(select(*picked(Task)).where(col(Task.id) == key))
-    return found[0]
+        (task,) = await queue(ctx, session, KIND, [{"ids": ids}], total=total)
+        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+    return task
 
 
 async def _held(ctx: Context, ids: Sequence[int]) -> Plan:
@@ -132,6 +118,6 @@ async def recount(
     told: defaultdict[int, list[int]] = defaultdict(list)
     for row in wrong:
         told[row.domain_id or PLATFORM].append(row.id)
-    for stream, theirs in sorted(told.items()):
-        await ctx.record(session, stream, ChangeKind.USER_CHANGED, theirs)
+    kind = ChangeKind.USER_CHANGED
+    await ctx.record_all(session, {stream: [(kind, theirs)] for stream, theirs in told.items()})
     return [(row.id, row.used, stored.get(row.id, (0, 0))[0]) for row in rows]

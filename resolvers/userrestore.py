@@ -15,7 +15,7 @@ from mail.addresses import normal, normal_domain, username_key
 from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, LimitReached, NotFound
+from models.errors import Conflict, NotFound
 from models.journal import PLATFORM, ChangeKind
 from models.roles import Role
 from models.tasks import Task, TaskState
@@ -25,6 +25,7 @@ from resolvers import adminlog, users
 from resolvers.adminlog import Done
 from resolvers.auth import forget
 from resolvers.context import Context
+from resolvers.quotas import effective, room, seat
 from resolvers.userdelete import buried, count_places, tell
 
 Kept = Mapping[str, Any]  # an address as it was
@@ -140,7 +141,9 @@ async def _bring_back(ctx: Context, session: AsyncSession, row: Picked) -> Resto
     domain = await session.get(Domain, key, populate_existing=True) if key else None
     place = SimpleNamespace(id=row.id, quota=row.quota, domain_id=domain.id if domain else None)
     if domain:
-        _check(ctx, domain, row)
+        quota = effective(ctx.world, domain, row.quota)
+        seat(domain, path=["by"])
+        room(domain, quota, unlimited=not quota, path=["by"])
     await count_places(ctx, session, [place], back, sign=1)
     now = ctx.world.now()
     session.add_all(
@@ -206,25 +209,3 @@ def _main(ctx: Context, row: Picked, back: Sequence[Kept]) -> Kept | None:
     ]
     rank = sorted(able, key=lambda a: (not a["main"], a["domain_id"] != row.domain_id))
     return next(iter(rank), None)
-
-
-def _check(ctx: Context, domain: Domain, row: Picked) -> None:
-    """LimitReached where the domain has no place for the account."""
-    quota = row.quota
-    if quota is None:
-        usual = domain.default_user_quota
-        quota = ctx.world.options.default_quota if usual is None else usual
-    if domain.max_users and domain.user_count >= domain.max_users:
-        raise LimitReached(
-            "the domain has all its users",
-            limit=domain.max_users,
-            used=domain.user_count,
-            path=["by"],
-        )
-    if domain.quota and (domain.quota_allocated + quota > domain.quota or not quota):
-        raise LimitReached(
-            "more storage than the domain has left",
-            limit=domain.quota,
-            used=domain.quota_allocated,
-            path=["by"],
-        )

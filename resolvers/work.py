@@ -1,11 +1,12 @@
 """How a kind of background work is cut into units."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.tasks import Task
 from resolvers.context import Context
 
 
@@ -37,3 +38,31 @@ class Kind(NamedTuple):
     plan: Callable[[Context, dict[str, Any], dict[str, Any]], Awaitable[Plan]]
     step: Callable[[Context, AsyncSession, dict[str, Any], dict[str, Any], Plan], Awaitable[Step]]
     stoppable: bool = True
+
+
+async def queue(
+    ctx: Context,
+    session: AsyncSession,
+    kind: str,
+    orders: Iterable[Mapping[str, Any]],
+    **columns: Any,
+) -> list[Task]:
+    """Store a task for each order, in this order; who does so records them too.
+
+    They are the account's whose `user_id` is given, or else nobody's, asked for by the viewer.
+    """
+    if not columns.get("user_id"):
+        columns["actor_id"] = ctx.viewer.user_id or None
+    tasks = [
+        Task(
+            id=ctx.world.key(),
+            kind=kind,
+            order={**order, "origin": ctx.origin, "reason": ctx.reason},
+            created_at=ctx.world.now(),
+            **columns,
+        )
+        for order in orders
+    ]
+    session.add_all(tasks)
+    await session.flush()
+    return tasks
