@@ -24,6 +24,7 @@ from models.roles import Role, Scope
 from models.stores import Store
 from models.wakeups import Neighbours
 from models.world import World
+from resolvers import passwords
 from resolvers import settings as stored_settings
 from resolvers.auth import settle
 from resolvers.context import Context, Viewer
@@ -64,6 +65,7 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             bells.close()
             await large.close()
             await close_readers()
+            await passwords.close(world)
 
 
 @asynccontextmanager

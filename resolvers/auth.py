@@ -206,8 +206,8 @@ async def authenticate(
     world, attempt = ctx.world, _checked(ctx.world, attempt or Attempt())
     if not passwords.acceptable(password):
         raise AuthenticationFailed
-    who = await proving.entry(ctx, username)
-    found = await proving.proved(world, who.user, password, apps=attempt.scope is not Scope.MASTER)
+    apps = attempt.scope is not Scope.MASTER
+    who, found = await proving.tried(ctx, username, password, apps=apps)
     user = who.user
     if user is None or found is None or not who.open:
         await proving.refuse(ctx, who, attempt, found)

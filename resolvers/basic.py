@@ -53,8 +53,7 @@ def _read(shown: str) -> tuple[str, str]:
 
 async def _proved(ctx: Context, name: str, password: str) -> Known:
     world = ctx.world
-    who = await proving.entry(ctx, name)
-    found = await proving.proved(world, who.user, password, apps=True)
+    who, found = await proving.tried(ctx, name, password, apps=True)
     user = who.user
     if user is None or found is None or not who.open:
         await proving.refuse(ctx, who, HTTP, found)

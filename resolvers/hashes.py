@@ -59,10 +59,7 @@ class Format:
 
 
 def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
-    """The hash, if it is one we can check; Invalid where it is not, or costs too much.
-
-    Takes as long as checking a password.
-    """
+    """The hash, if its form is known; Invalid where it is not, or checking would cost too much."""
     stored = stored.strip()
     for known in FORMATS:
         match = known.form.fullmatch(stored) if len(stored) <= LONGEST else None
@@ -71,13 +68,23 @@ def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
         if not known.costs(match):
             text = "to check a password against this hash would cost too much"
             raise Invalid(text, constraint="cost", path=path)
-        try:
-            known.verify(b"some password", stored)
-        except (ValueError, Argon2Error):
-            break
         return stored
+    raise unknown(path)
+
+
+def unknown(path: Sequence[str]) -> Invalid:
+    """What is said of a hash that we cannot check."""
     text = "not a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
-    raise Invalid(text, constraint="hash", path=path)
+    return Invalid(text, constraint="hash", path=path)
+
+
+def works(stored: str) -> bool:
+    """Whether a password can be compared with this hash. Takes as long as doing so."""
+    try:
+        verify("some password", stored)
+    except (ValueError, Argon2Error):
+        return False
+    return True
 
 
 def verify(password: str, stored: str) -> bool:

@@ -85,8 +85,19 @@ class Proved:
     app: Picked | None = None  # the row of the application password
 
 
-async def entry(ctx: Context, username: str) -> Entry:
-    """Who signs in as `username`. RateLimited, before anything is hashed, who has to wait."""
+async def tried(
+    ctx: Context, username: str, password: str, *, apps: bool
+) -> tuple[Entry, Proved | None]:
+    """Who signs in as `username`, and what this password proves; with `apps` also a program's.
+
+    RateLimited, before anything is hashed, who has to wait. Never inside a unit.
+    """
+    with passwords.admitted(ctx.world):
+        who = await _entry(ctx, username)
+        return who, await _proved(ctx.world, who.user, password, apps=apps)
+
+
+async def _entry(ctx: Context, username: str) -> Entry:
     world = ctx.world
     known = len(username) <= LONGEST and "\0" not in username
     user_id = await login_of(world, username) if known else None
@@ -106,10 +117,7 @@ def _counted(username: str, *, known: bool) -> str:
     return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
-async def proved(
-    world: World, user: Picked | None, password: str, *, apps: bool = False
-) -> Proved | None:
-    """What this password proves; with `apps` also those of programs. Never inside a unit."""
+async def _proved(world: World, user: Picked | None, password: str, *, apps: bool) -> Proved | None:
     stored = user.password if user else None
     right = await passwords.check(world, stored, password)
     if stored and not stored.startswith(OURS):

@@ -1,20 +1,15 @@
 """Reading messages without holding up the event loop."""
 
 import asyncio
-import ctypes
-import multiprocessing
-import signal
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 from mail.messages.facts import Facts, facts
+from models.apart import Apart
 
 INLINE_BELOW = 64 << 10  # bytes: a fraction of a millisecond
-PR_SET_PDEATHSIG = 1
 THREAD_BELOW = 1 << 20  # bytes: beyond, a thread would hold the interpreter's lock too long
+READERS = Apart(1)
 
 
 async def read(message: bytes | Path) -> Facts:
@@ -31,30 +26,14 @@ async def read(message: bytes | Path) -> Facts:
     if size < THREAD_BELOW:
         return await asyncio.to_thread(_read, message)
     try:
-        return await asyncio.get_running_loop().run_in_executor(_pool(), _read, message)
+        return await asyncio.wrap_future(READERS.submit(_read, message))
     except BrokenProcessPool:  # someone ended the process; the next message gets a new one
-        _pool.cache_clear()
         return await asyncio.to_thread(_read, message)
 
 
 async def close_readers() -> None:
     """End the process that reads large messages, if there is one."""
-    if _pool.cache_info().currsize:
-        pool = _pool()
-        _pool.cache_clear()
-        await asyncio.to_thread(pool.shutdown, cancel_futures=True)
-
-
-@cache
-def _pool() -> ProcessPoolExecutor:
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, spawn, initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """Be killed when the server is: nobody else would end us then. Linux only (prctl(2))."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    await READERS.close()
 
 
 def _read(message: bytes | Path) -> Facts:

@@ -1,6 +1,8 @@
 """Names and passwords: who gets in, and who has to wait."""
 
 import asyncio
+import multiprocessing
+from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
@@ -40,13 +42,35 @@ async def test_what_cannot_be_a_password_is_refused(town: Town, password: str) -
 
 async def test_too_many_who_wait_are_sent_away(town: Town) -> None:
     stored = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)  # some milliseconds
-    many = passwords.pool_of(town.world).size + 5
+    many = passwords.pool_of(town.world).waiting.most + 5
     checks = (passwords.check(town.world, stored, PASSWORD) for _ in range(many))
     answers = await asyncio.gather(*checks, return_exceptions=True)
     refused = [type(answer) for answer in answers].count(RateLimited)
     assert 0 < refused <= 5
     assert answers.count(True) == many - refused
     assert await passwords.check(town.world, stored, PASSWORD)  # there is place again
+
+
+async def test_of_too_many_who_sign_in_nothing_is_looked_up(
+    town: Town, statements: list[str]
+) -> None:
+    with ExitStack() as taken:
+        for _ in range(passwords.pool_of(town.world).signing_in.most):
+            taken.enter_context(passwords.admitted(town.world))
+        statements.clear()
+        for name in ("ada", "nobody"):
+            with pytest.raises(RateLimited):
+                await town.enter(name)
+        assert statements == []
+    await town.enter("ada")  # there is place again
+
+
+async def test_a_killed_process_costs_no_sign_in(town: Town) -> None:
+    await town.enter("ada")
+    for process in multiprocessing.active_children():
+        process.kill()
+    for _ in range(3):
+        await town.enter("ada")
 
 
 async def test_a_hash_of_other_costs_is_made_anew_at_sign_in(town: Town) -> None:

@@ -148,7 +148,7 @@ async def test_who_has_no_webmail_gets_no_token(town: Town) -> None:
 async def test_as_much_is_hashed_for_nobody_as_for_whom_it_is_wrong(
     town: Town, password: str, scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted where threads are asked for: each hash takes one."""
+    """Counted where processes are asked for: each hash takes one."""
     await program(town, ["ALL"])
     await temporary(town)
     await town.user("bare", password=None)
@@ -156,9 +156,9 @@ async def test_as_much_is_hashed_for_nobody_as_for_whom_it_is_wrong(
     pool, hashes = passwords.pool_of(town.world), []
     run = type(pool).run
 
-    async def counted(self: Any, work: Any) -> Any:
+    async def counted(self: Any, *work: Any) -> Any:
         hashes.append(1)
-        return await run(self, work)
+        return await run(self, *work)
 
     monkeypatch.setattr(type(pool), "run", counted)
     costs = set()
