@@ -21,6 +21,7 @@ PREFIXES = {
     "AuthEvent": "evt",
     "Domain": "dom",
     "DomainAlias": "dal",
+    "KeyValue": "kvl",
     "Mailbox": "box",
     "Message": "msg",
     "SettingChange": "set",

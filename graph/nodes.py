@@ -13,6 +13,7 @@ from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.domains import Domain, DomainAlias
 from graph.fields import Info, query
+from graph.keyvalue import KeyValue
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.rows import Shape
@@ -35,6 +36,7 @@ KINDS: dict[str, type[Shape]] = {
     "AppPassword": AppPassword,
     "Domain": Domain,
     "DomainAlias": DomainAlias,
+    "KeyValue": KeyValue,
     "Mailbox": Mailbox,
     "Message": Message,
     "SettingChange": SettingChange,

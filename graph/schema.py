@@ -16,9 +16,11 @@ from graph import (
     domainchange,
     domains,
     errors,
+    keyvalue,
     mailboxes,
     messages,
     nodes,
+    profilereset,
     sessions,
     settings,
     submission,
@@ -54,6 +56,7 @@ Query = merge_types(
         submission.SubmissionQuery,
         tasks.TaskQuery,
         settings.SettingQuery,
+        keyvalue.KeyValueQuery,
     ),
 )
 Mutation = merge_types(
@@ -65,6 +68,7 @@ Mutation = merge_types(
         userdelete.UserDeleteMutation,
         userquota.UserQuotaMutation,
         clientreset.ClientResetMutation,
+        profilereset.ProfileResetMutation,
         usercreate.UserCreateMutation,
         userupdate.UserUpdateMutation,
         domainchange.DomainMutation,
@@ -74,6 +78,7 @@ Mutation = merge_types(
         submission.SubmissionMutation,
         tasks.TaskMutation,
         settings.SettingMutation,
+        keyvalue.KeyValueMutation,
     ),
 )
 Subscription = merge_types("Subscription", (changes.ChangeSubscription,))
