@@ -17,6 +17,7 @@ PREFIXES = {
     "AdminLogEntry": "adm",
     "ApiKey": "key",
     "AppPassword": "app",
+    "ArchivedMessage": "arc",
     "Attachment": "att",
     "AuthEvent": "evt",
     "Domain": "dom",

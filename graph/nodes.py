@@ -9,6 +9,7 @@ from graph import ids
 from graph.addresses import Address
 from graph.adminlog import AdminLogEntry
 from graph.apppasswords import AppPassword
+from graph.archive import ArchivedMessage
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.domains import Domain, DomainAlias
@@ -31,6 +32,7 @@ KINDS: dict[str, type[Shape]] = {
     "Address": Address,
     "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
+    "ArchivedMessage": ArchivedMessage,
     "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
     "Domain": Domain,

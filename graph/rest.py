@@ -39,7 +39,7 @@ from mail.spool import Budget, Spool
 from models.errors import Invalid, NotFound, Refused, found
 from models.roles import Role, Scope
 from models.world import World
-from resolvers import contents, links, uploads
+from resolvers import archive, contents, links, uploads
 from resolvers.context import Context, Needs
 from resolvers.uploads import Received
 
@@ -88,6 +88,7 @@ def routes(
     message = "/rest/messages/{id}"
     return [
         Route(f"{message}/message.eml", _endpoint(desk, _message)),
+        Route("/rest/archive/{id}/message.eml", _endpoint(desk, _archived)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
         Route(UPLOADS, _endpoint(desk, _uploads, tus.ALWAYS), methods=["POST", "OPTIONS"]),
@@ -141,7 +142,18 @@ async def _message(desk: Desk, request: Request) -> Response:
     """Serve a whole message, byte for byte."""
     key = _message_key(request)
     message, caching = await _reached(desk, request, key, parts.source_path(key))
+    return await _whole(request, message, caching)
 
+
+async def _archived(desk: Desk, request: Request) -> Response:
+    """Serve a whole deleted message, byte for byte, as long as it can be brought back."""
+    key = ids.named("ArchivedMessage", request.path_params["id"])
+    ctx, caching = await _who(desk, request, parts.archived_path(key))
+    found(await ctx.load(archive.by_ids, key))
+    return await _whole(request, found(await contents.one(ctx, key)), caching)
+
+
+async def _whole(request: Request, message: Stored, caching: str) -> Response:
     async def opened() -> Bytes:
         return Bytes(message.size, message.whole)
 
@@ -192,7 +204,13 @@ def _name(part: Part) -> str:
 
 
 async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[Stored, str]:
-    """The message, as far as whoever asks may read it, and how the answer may be cached.
+    """The message, as far as whoever asks may read it, and how the answer may be cached."""
+    ctx, caching = await _who(desk, request, path)
+    return found(await contents.one(ctx, key)), caching
+
+
+async def _who(desk: Desk, request: Request, path: str) -> tuple[Context, str]:
+    """Who asks for the bytes at a path, and how the answer may be cached.
 
     The path is made anew from what it says: so the app may lie anywhere.
     """
@@ -203,8 +221,7 @@ async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[S
         viewer = await desk.sign_in(request.headers, client_address(request))
         caching = "private, no-cache"  # the next to ask may be somebody else
     viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
-    ctx = Context(desk.world, viewer, client_ip=client_address(request))
-    return found(await contents.one(ctx, key)), caching
+    return Context(desk.world, viewer, client_ip=client_address(request)), caching
 
 
 async def _uploads(desk: Desk, request: Request) -> Response:

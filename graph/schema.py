@@ -8,6 +8,7 @@ from strawberry.types.enum import StrawberryEnumDefinition
 from graph import (
     adminlog,
     apppasswords,
+    archive,
     auth,
     authlog,
     bulk,
@@ -70,6 +71,7 @@ Mutation = merge_types(
         domainchange.DomainMutation,
         mailboxes.MailboxMutation,
         bulk.BulkMutation,
+        archive.ArchiveMutation,
         sessions.SessionMutation,
         submission.SubmissionMutation,
         tasks.TaskMutation,

@@ -12,8 +12,9 @@ import graph.auth
 from graph import userlimits
 from graph.addresses import Address
 from graph.apppasswords import AppPassword
+from graph.archive import ArchivedMessage, archive_page
 from graph.authlog import AuthEvent, AuthLogFilter, event_page
-from graph.connections import Connection, connected, page_asked
+from graph.connections import Connection, OrderDirection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import leaf
 from graph.fields import Info, field, query
@@ -333,6 +334,20 @@ class User(Shape):
     ) -> Connection[Message]:
         listing = Wanted(filter, order_by, (first, after, last, before))
         return await message_page(info, listing, user_id=self.row.id)
+
+    @field("Deleted, and recoverable still.", scope=Scope.MAIL_READ)
+    async def archived_messages(
+        self,
+        info: Info,
+        filter: MessageFilter | None = UNSET,
+        order_by: OrderDirection = OrderDirection.DESC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[ArchivedMessage]:
+        page = (first, after, last, before)
+        return await archive_page(info, self.row.id, filter, order_by, page)
 
     @field("Sent and scheduled mail with delivery state.", scope=Scope.MAIL_READ)
     async def submissions(

@@ -65,6 +65,10 @@ DIRECTIVES = {
     },
 }
 VALUES = {
+    "ArchiveRestorePlace": {
+        "ORIGINAL": "The folder it was deleted from.",
+        "NEW_MAILBOX": "One folder for all, named after the day.",
+    },
     "AddressKind": {
         "MAILBOX": "Delivers to user.",
         "FORWARD": "Delivers to targets.",
@@ -160,6 +164,7 @@ VALUES = {
         "RECEIVED_DESC": "The newest arrival first.",
         "RECEIVED_ASC": "The oldest arrival first.",
     },
+    "OrderDirection": {"ASC": "The oldest first.", "DESC": "The newest first."},
     "Priority": {"HIGH": "Urgent.", "NORMAL": "As usual.", "LOW": "Not urgent."},
     "ProtocolScope": {
         "IMAP": "Reading with a mail program.",

@@ -353,6 +353,7 @@ def columns(letter: Letter) -> dict[str, Any]:
         "keywords": [],
         "archived_at": None,
         "archived_from": None,
+        "archived_mailbox_id": None,
         "purge_at": None,
         "indexed": False,
     }

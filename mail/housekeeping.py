@@ -194,6 +194,7 @@ def _take_out(turn: Turn, ids: Sequence[int], last: int) -> None:
             modseq=last,
             archived_at=now,
             archived_from=path.scalar_subquery(),
+            archived_mailbox_id=Message.mailbox_id,
             purge_at=case(
                 (col(Message.draft), now + options.undo_window), else_=now + options.archive_for
             ),

@@ -342,6 +342,7 @@ async def _put(
             expires=expires,
             archived_at=None,
             archived_from=None,
+            archived_mailbox_id=None,
             purge_at=None,
         )
     )
@@ -371,6 +372,7 @@ async def archive(
                     "modseq": last,
                     "archived_at": at,
                     "archived_from": paths[mailbox_id],
+                    "archived_mailbox_id": mailbox_id,
                     "purge_at": at + keep,
                 }
                 await _by_thousands(session, ids, values)

@@ -99,6 +99,22 @@ async def app_password_update(ada: Client, _root: Client) -> Call:
 
 
 @call
+async def archive_restore(ada: Client, root: Client) -> Call:
+    assert (await (await message_delete(ada, root))(ada))["errors"] == []
+    given = {"start": "2029-01-01T00:00:00Z", "end": "2031-01-01T00:00:00Z"}
+    return Call("archiveRestore", given, "task { kind state total }")
+
+
+@call
+async def archived_message_restore(ada: Client, root: Client) -> Call:
+    deleted = await message_delete(ada, root)
+    assert (await deleted(ada))["errors"] == []
+    key = ids.encode("ArchivedMessage", ids.decode("Message", deleted.input["select"]["ids"][0]))
+    payload = "restored { mailbox { path } message { subject } }"
+    return Call("archivedMessageRestore", {"ids": [key]}, payload)
+
+
+@call
 async def authenticate(_ada: Client, root: Client) -> Call:
     made = await (await user_create(_ada, root))(root)
     assert made["errors"] == []

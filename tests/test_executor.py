@@ -245,6 +245,7 @@ LISTED = {
     "AdminLogEntry": "adminLog { nodes %s }",
     "ApiKey": "apiKeys { nodes %s }",
     "AppPassword": "viewer { user { appPasswords %s } }",
+    "ArchivedMessage": "viewer { user { archivedMessages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
@@ -271,6 +272,7 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["settingSet"](ada, root))(root)
     await (await CALLS["domainAliasCreate"](ada, root))(root)
     await (await CALLS["appPasswordCreate"](ada, root))(ada)
+    await (await CALLS["archiveRestore"](ada, root))(ada)  # of a message that is deleted
     await factors.key_on(ada)
     client = root if name in OF_ADMINS else ada
     text = "{ " + LISTED[name] % plain_fields(KINDS[name]) + f" }} # {ada.world.database.dialect}"
