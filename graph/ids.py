@@ -22,6 +22,8 @@ PREFIXES = {
     "AuthEvent": "evt",
     "Domain": "dom",
     "DomainAlias": "dal",
+    "File": "fil",
+    "FileShare": "fsh",
     "Mailbox": "box",
     "Message": "msg",
     "SettingChange": "set",

@@ -14,6 +14,7 @@ from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.domains import Domain, DomainAlias
 from graph.fields import Info, query
+from graph.files import File, FileShare
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.rows import Shape
@@ -37,6 +38,8 @@ KINDS: dict[str, type[Shape]] = {
     "AppPassword": AppPassword,
     "Domain": Domain,
     "DomainAlias": DomainAlias,
+    "File": File,
+    "FileShare": FileShare,
     "Mailbox": Mailbox,
     "Message": Message,
     "SettingChange": SettingChange,

@@ -66,8 +66,17 @@ def signed(info: Info, path: str, user_id: int) -> URL:
 def addressed(info: Info, path: str, user_id: int) -> URL:
     """The same, where it was seen before that the viewer may have them."""
     ctx = info.context
-    headers = getattr(ctx, "headers", {})
+    return absolute(info, links.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now()))
+
+
+def absolute(info: Info, path: str) -> URL:
+    """A path of ours as a URL."""
+    headers = getattr(info.context, "headers", {})
     scheme = headers.get("x-forwarded-proto", "http")
     base = f"{scheme if scheme == 'https' else 'http'}://{headers.get('host', 'localhost')}"
-    signed_ = links.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now())
-    return URL(links.absolute(ctx.world, signed_, base))
+    return URL(links.absolute(info.context.world, path, base))
+
+
+def file_path(file_key: int) -> str:
+    """Where the bytes of a file are."""
+    return f"/rest/files/{ids.encode('File', file_key)}"

@@ -1,12 +1,9 @@
 """Bytes over HTTP: what is too large for GraphQL, behind the same rules."""
 
-import asyncio
-import hashlib
 import logging
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,34 +11,30 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph import bodies, ids, parts, tus
+from graph import bodies, fileserving, ids, parts, tus
 from graph.bodies import Rejected
 from graph.crowds import Crowd
 from graph.intake import (
-    CLOSED,
     Desk,
-    Flow,
     Limits,
     SignIn,
     admitted,
     check_size,
     declared,
-    pieces,
+    reader,
+    received,
     roomy,
     sending,
 )  # fmt: skip
-from graph.refusals import broken, client_address, request_id, turned_away
+from graph.refusals import broken, request_id, turned_away
 from graph.serving import Bytes, Served, serve
 from graph.telemetry import RESPONSES
 from mail.contents import Stored
 from mail.messages import Part
 from mail.spool import Budget, Spool
 from models.errors import Invalid, NotFound, Refused, found
-from models.roles import Role, Scope
 from models.world import World
-from resolvers import archive, contents, links, uploads
-from resolvers.context import Context, Needs
-from resolvers.uploads import Received
+from resolvers import archive, contents, uploads
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +84,8 @@ def routes(
         Route("/rest/archive/{id}/message.eml", _endpoint(desk, _archived)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
+        Route("/rest/files/{name}", _endpoint(desk, fileserving.file), methods=["GET", "POST"]),
+        Route("/share/{token}", _endpoint(desk, fileserving.share), methods=["GET", "PUT"]),
         Route(UPLOADS, _endpoint(desk, _uploads, tus.ALWAYS), methods=["POST", "OPTIONS"]),
         Route(
             f"{UPLOADS}/{{id}}",
@@ -148,7 +143,7 @@ async def _message(desk: Desk, request: Request) -> Response:
 async def _archived(desk: Desk, request: Request) -> Response:
     """Serve a whole deleted message, byte for byte, as long as it can be brought back."""
     key = ids.named("ArchivedMessage", request.path_params["id"])
-    ctx, caching = await _who(desk, request, parts.archived_path(key))
+    ctx, caching = await reader(desk, request, parts.archived_path(key))
     found(await ctx.load(archive.by_ids, key))
     return await _whole(request, found(await contents.one(ctx, key)), caching)
 
@@ -205,23 +200,8 @@ def _name(part: Part) -> str:
 
 async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[Stored, str]:
     """The message, as far as whoever asks may read it, and how the answer may be cached."""
-    ctx, caching = await _who(desk, request, path)
+    ctx, caching = await reader(desk, request, path)
     return found(await contents.one(ctx, key)), caching
-
-
-async def _who(desk: Desk, request: Request, path: str) -> tuple[Context, str]:
-    """Who asks for the bytes at a path, and how the answer may be cached.
-
-    The path is made anew from what it says: so the app may lie anywhere.
-    """
-    if "sig" in request.query_params:
-        viewer = await links.viewer(desk.world, path, request.query_params)
-        caching = "private, max-age=300"  # no longer than the address, which nobody else has
-    else:
-        viewer = await desk.sign_in(request.headers, client_address(request))
-        caching = "private, no-cache"  # the next to ask may be somebody else
-    viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
-    return Context(desk.world, viewer, client_ip=client_address(request)), caching
 
 
 async def _uploads(desk: Desk, request: Request) -> Response:
@@ -241,24 +221,6 @@ async def _upload(desk: Desk, request: Request) -> Response:
         sending(desk, ctx.viewer.user_id),
         Spool(desk.spool, desk.budget) as spool,
     ):
-        row = await uploads.finish(ctx, await _received(desk, request, spool))
+        row = await uploads.finish(ctx, await received(desk, request, spool))
     headers = {"Cache-Control": "no-store", "Location": tus.location(desk, request, row.id)}
     return Response(bodies.encode(tus.facts(row)), 201, headers, "application/json")
-
-
-async def _received(desk: Desk, request: Request, spool: Spool) -> Received:
-    digest, most = hashlib.sha256(), desk.world.options.upload_max
-    try:
-        async with (
-            asyncio.timeout(desk.limits.longest),
-            aclosing(pieces(desk, request, Flow())) as body,
-        ):
-            async for piece in body:
-                check_size(spool.size + len(piece), most)
-                digest.update(piece)
-                await spool.add(piece)
-    except TimeoutError:
-        message = "The body did not come in time."
-        raise Rejected(408, "DEADLINE_EXCEEDED", message, CLOSED) from None
-    kind, name = uploads.described(request.headers)
-    return Received(await spool.source(), spool.size, digest.hexdigest(), kind, name)

@@ -48,6 +48,7 @@ class Served:
     opened: Callable[[], Awaitable[Bytes]]
     charset: str | None = None
     caching: str = "private"
+    shown: bool = True  # whether a browser may show it in its page, where it is harmless
 
 
 class _Stream(StreamingResponse):
@@ -122,7 +123,7 @@ def _headers(served: Served) -> dict[str, str]:
     kind = served.content_type if _KIND.fullmatch(served.content_type) else OPAQUE
     if kind.startswith("multipart/"):
         kind = OPAQUE  # a browser may take some apart, and nobody can without the boundary
-    way = "inline" if kind in INLINE else "attachment"
+    way = "inline" if served.shown and kind in INLINE else "attachment"
     if kind.startswith("text/"):
         charset = served.charset or ""
         kind += f"; charset={charset if _CHARSET.fullmatch(charset) else 'utf-8'}"

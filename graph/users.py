@@ -18,6 +18,7 @@ from graph.connections import Connection, OrderDirection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import leaf
 from graph.fields import Info, field, query
+from graph.files import File, file_page
 from graph.mailboxes import Mailbox
 from graph.messages import Message, message_page
 from graph.refs import MailboxRef, UserRef, named, user_of
@@ -348,6 +349,18 @@ class User(Shape):
     ) -> Connection[ArchivedMessage]:
         page = (first, after, last, before)
         return await archive_page(info, self.row.id, filter, order_by, page)
+
+    @field("Stored files, the newest first; query = part of the name.", scope=Scope.MAIL_READ)
+    async def files(
+        self,
+        info: Info,
+        query: str | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[File]:
+        return await file_page(info, self.row.id, query, (first, after, last, before))
 
     @field("Sent and scheduled mail with delivery state.", scope=Scope.MAIL_READ)
     async def submissions(

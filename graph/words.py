@@ -116,6 +116,7 @@ VALUES = {
         "MESSAGE_ARCHIVED": "A message was deleted, and can still be brought back.",
         "MESSAGE_RESTORED": "A message was brought back.",
         "SUBMISSION_CHANGED": "A message on its way moved on.",
+        "FILE_CHANGED": "A file, or a link to it.",
         "ADDRESS_CHANGED": "An address was made, changed or deleted.",
         "USER_CHANGED": "An account was made, changed or deleted.",
         "DOMAIN_CHANGED": "A domain was made, changed or deleted.",
@@ -163,6 +164,12 @@ VALUES = {
     "MessageOrder": {
         "RECEIVED_DESC": "The newest arrival first.",
         "RECEIVED_ASC": "The oldest arrival first.",
+    },
+    "FileAttachmentMode": {
+        "ATTACH": "In the message.",
+        "LINK": "Link to the file.",
+        "SHARE_RO": "Link to a read-only copy as of now.",
+        "SHARE_RW": "Link that can also be written to.",
     },
     "OrderDirection": {"ASC": "The oldest first.", "DESC": "The newest first."},
     "Priority": {"HIGH": "Urgent.", "NORMAL": "As usual.", "LOW": "Not urgent."},

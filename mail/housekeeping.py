@@ -24,6 +24,7 @@ from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
+from models.files import File, FileShare
 from models.journal import Change, ChangeKind, Entry, Stream
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
@@ -52,6 +53,8 @@ class Tidied:
     purged: int = 0
     expired: int = 0
     threads: int = 0
+    files: int = 0  # that nobody used
+    shares: int = 0  # of files
     receipts: int = 0
     replays: int = 0
     undos: int = 0
@@ -105,6 +108,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     expired = await _expire(world)
     purged, threads = await _purge(world)
     ended: dict[str, tuple[type[SQLModel], Any]] = {
+        "shares": (FileShare, col(FileShare.expires_at) <= now),
         "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
         "replays": (Replay, col(Replay.at) <= now - options.replays_for),
         "undos": (Undo, col(Undo.expires_at) <= now),
@@ -127,6 +131,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         ),
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
+    files = await _files(world)
     uploads = await _uploads(world)
     changes = await _forget(world)
     if sweep:
@@ -136,6 +141,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         purged=purged,
         expired=expired,
         threads=threads,
+        files=files,
         uploads=uploads,
         changes=changes,
         blobs=collected.rows,
@@ -281,6 +287,33 @@ async def _remove(world: World, table: type[SQLModel], ended: Any) -> int:
         gone += many
         if many < ROUND:
             return gone
+
+
+async def _files(world: World) -> int:
+    """Remove files that nobody has fetched or shared for long; how many."""
+    if not world.options.files_for:
+        return 0
+    shared = exists().where(col(FileShare.file_id) == col(File.id))
+    unused = [col(File.used_at) <= world.now() - world.options.files_for, ~shared]
+    asked = select(col(File.id), col(File.user_id)).where(*unused)
+    asked, done = asked.order_by(col(File.used_at), col(File.id)).limit(ROUND), 0
+    while rows := await world.database.read(asked):
+        theirs: defaultdict[int, list[int]] = defaultdict(list)
+        for row in rows:
+            theirs[row.user_id].append(row.id)
+        for user_id, ids in theirs.items():
+            removal = delete(File).where(col(File.id).in_(ids), *unused)
+
+            def unit(turn: Turn, removal: Any = removal, user_id: int = user_id) -> int:
+                gone = list(turn.connection.execute(removal.returning(col(File.id))).scalars())
+                if gone:
+                    turn.record(user_id, Entry(ChangeKind.FILE_CHANGED, gone), at=world.now())
+                return len(gone)
+
+            done += await world.apply(unit, user_id)
+        if len(rows) < ROUND:
+            break
+    return done
 
 
 async def _uploads(world: World) -> int:

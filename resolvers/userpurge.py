@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.authlog import AuthEvent
 from models.blobs import Upload
 from models.columns import picked
+from models.files import File
 from models.journal import PLATFORM, Change, ChangeKind, Stream
 from models.messages import Message
 from models.submission import Submission
@@ -105,6 +106,7 @@ async def _row(ctx: Context, session: AsyncSession, user_id: int) -> Step:
 
 _PHASES: tuple[Phase, ...] = (
     _uploads,
+    _rows(File, col(File.user_id), col(File.id)),
     _rows(Submission, col(Submission.user_id), col(Submission.id)),
     _messages,
     _archived,

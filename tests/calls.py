@@ -11,7 +11,7 @@ from models.tasks import Task
 from tests import factors
 from tests.conftest import Client, make_client, receive
 
-BY_IDS = {"apiKeyDelete", "appPasswordDelete", "domainAliasDelete"}
+BY_IDS = {"apiKeyDelete", "appPasswordDelete", "domainAliasDelete", "fileDelete", "fileShareDelete"}
 PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
 
 
@@ -178,6 +178,32 @@ async def domain_rename(_ada: Client, _root: Client) -> Call:
 async def domain_update(_ada: Client, _root: Client) -> Call:
     given = {"domains": [{"name": "example.org"}], "set": {"description": "Ours"}}
     return Call("domainUpdate", given, "domains { name description }", by_root=True)
+
+
+@call
+async def file_delete(ada: Client, root: Client) -> Call:
+    made = await (await file_upload(ada, root))(ada)
+    return Call("fileDelete", {"ids": [made["file"]["id"]]}, "deletedIds")
+
+
+@call
+async def file_share_create(ada: Client, root: Client) -> Call:
+    made = await (await file_upload(ada, root))(ada)
+    given = {"file": made["file"]["id"], "mode": "SHARE_RW", "password": "correct horse"}
+    return Call("fileShareCreate", given, "share { mode hasPassword }")
+
+
+@call
+async def file_share_delete(ada: Client, root: Client) -> Call:
+    create = await file_share_create(ada, root)
+    made = await Call(create.name, create.input, "share { id }")(ada)
+    return Call("fileShareDelete", {"ids": [made["share"]["id"]]}, "deletedIds")
+
+
+@call
+async def file_upload(_ada: Client, _root: Client) -> Call:
+    given = {"filename": "pond.txt", "content": {"text": "Ducks."}}
+    return Call("fileUpload", given, "file { id filename size }")
 
 
 @call

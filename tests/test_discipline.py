@@ -22,6 +22,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
     "suffixed": {
         "ContentType": "the header field Content-Type",
         "DateBound": "a way to say a time, inside a filter",
+        "DateBoundFuture": "a way to say a time, inside an input",
+        "FileContent": "a way to say what is in a file, inside an input",
         "MessageChanges": "a patch for many, called so before patches were",
         "MessageUid": "a reference by folder and UID",
         "MutationOptions": "part of every input",
@@ -59,6 +61,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.fileShareDelete(input:)": "shares IdsInput with all that delete by id",
     },
     "unclear": {
         "Address.isCatchAll": OUTLINE,

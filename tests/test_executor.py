@@ -249,6 +249,8 @@ LISTED = {
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
+    "File": "viewer { user { files { nodes %s } } }",
+    "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
     "Task": "tasks { nodes %s }",
     "Submission": "viewer { user { submissions { nodes %s } } }",
@@ -257,7 +259,7 @@ LISTED = {
 }
 CALLED = {  # where it is not the plural
     "Address": "addresses", "AdminLogEntry": "adminLog", "AuthEvent": "authLog",
-    "DomainAlias": "domainAliases", "SettingChange": "history",
+    "DomainAlias": "domainAliases", "FileShare": "shares", "SettingChange": "history",
 }  # fmt: skip
 OF_ADMINS = {"AdminLogEntry", "Domain", "DomainAlias", "SettingChange", "User"}
 BY_ID = {"AccessToken", "Thread"}  # no list of the schema has them
@@ -273,6 +275,7 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["domainAliasCreate"](ada, root))(root)
     await (await CALLS["appPasswordCreate"](ada, root))(ada)
     await (await CALLS["archiveRestore"](ada, root))(ada)  # of a message that is deleted
+    await CALLS["fileShareDelete"](ada, root)  # of a link that stays
     await factors.key_on(ada)
     client = root if name in OF_ADMINS else ada
     text = "{ " + LISTED[name] % plain_fields(KINDS[name]) + f" }} # {ada.world.database.dialect}"
