@@ -81,7 +81,7 @@ async def share(desk: Desk, request: Request) -> Response:
     row = await fileshares.reached(ctx, request.path_params["token"])
     if not await fileshares.admitted(ctx, row, _password(request)):
         message = "This link has a password: send it by Basic, under any name."
-        raise Rejected(401, "AUTHENTICATION_FAILED", message, ASKS)
+        raise Rejected(401, "UNAUTHENTICATED", message, ASKS)
     if request.method == "PUT":
         return await _put(desk, request, row)
 

@@ -10,6 +10,7 @@ from graph.addresses import Address
 from graph.adminlog import AdminLogEntry
 from graph.apppasswords import AppPassword
 from graph.archive import ArchivedMessage
+from graph.audit import Audit, AuditAccess, AuditedMessage
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.domains import Domain, DomainAlias
@@ -34,6 +35,9 @@ KINDS: dict[str, type[Shape]] = {
     "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
     "ArchivedMessage": ArchivedMessage,
+    "Audit": Audit,
+    "AuditAccess": AuditAccess,
+    "AuditedMessage": AuditedMessage,
     "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
     "Domain": Domain,

@@ -77,6 +77,11 @@ def absolute(info: Info, path: str) -> URL:
     return URL(links.absolute(info.context.world, path, base))
 
 
+def audit_path(audit_key: int) -> str:
+    """Where the copies of an audit are, as a mailbox file."""
+    return f"/rest/audits/{ids.encode('Audit', audit_key)}/export.mbox"
+
+
 def file_path(file_key: int) -> str:
     """Where the bytes of a file are."""
     return f"/rest/files/{ids.encode('File', file_key)}"

@@ -26,15 +26,17 @@ from graph.intake import (
     roomy,
     sending,
 )  # fmt: skip
-from graph.refusals import broken, request_id, turned_away
-from graph.serving import Bytes, Served, serve
+from graph.refusals import broken, client_address, request_id, turned_away
+from graph.serving import Bytes, Served, serve, streamed
 from graph.telemetry import RESPONSES
 from mail.contents import Stored
 from mail.messages import Part
 from mail.spool import Budget, Spool
 from models.errors import Invalid, NotFound, Refused, found
+from models.roles import Role, Scope
 from models.world import World
-from resolvers import archive, contents, uploads
+from resolvers import archive, audit, contents, links, uploads
+from resolvers.context import Context, Needs
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ def routes(
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
         Route("/rest/files/{name}", _endpoint(desk, fileserving.file), methods=["GET", "POST"]),
         Route("/share/{token}", _endpoint(desk, fileserving.share), methods=["GET", "PUT"]),
+        Route("/rest/audits/{id}/export.mbox", _endpoint(desk, _audit)),
         Route(UPLOADS, _endpoint(desk, _uploads, tus.ALWAYS), methods=["POST", "OPTIONS"]),
         Route(
             f"{UPLOADS}/{{id}}",
@@ -146,6 +149,19 @@ async def _archived(desk: Desk, request: Request) -> Response:
     ctx, caching = await reader(desk, request, parts.archived_path(key))
     found(await ctx.load(archive.by_ids, key))
     return await _whole(request, found(await contents.one(ctx, key)), caching)
+
+
+async def _audit(desk: Desk, request: Request) -> Response:
+    """Serve the copies of an audit as a mailbox file; whoever asks is noted."""
+    key = ids.named("Audit", request.path_params["id"])
+    path, where = parts.audit_path(key), client_address(request)
+    if "sig" in request.query_params:
+        viewer = await links.caller(desk.world, path, request.query_params)
+    else:
+        viewer = await desk.sign_in(request.headers, where)
+    viewer.require(Needs(role=Role.ADMIN, scope=Scope.READ))
+    chunks = await audit.exported(Context(desk.world, viewer, client_ip=where), key)
+    return streamed(request, "application/mbox", f"{ids.encode('Audit', key)}.mbox", chunks)
 
 
 async def _whole(request: Request, message: Stored, caching: str) -> Response:

@@ -90,6 +90,18 @@ async def serve(request: Request, served: Served) -> Response:
     return _Stream(found.stream(start, end), status, headers)
 
 
+def streamed(
+    request: Request, content_type: str, filename: str, chunks: AsyncGenerator[bytes]
+) -> Response:
+    """Answer with bytes of which nobody knows yet how many there are: all of them."""
+    headers = {
+        "Content-Type": content_type,
+        "Content-Disposition": disposition("attachment", filename),
+        "Cache-Control": "no-store",
+    }
+    return Response(headers=headers) if request.method == "HEAD" else _Stream(chunks, 200, headers)
+
+
 def span_of(header: str, size: int) -> tuple[int, int] | None:
     """Where the range that a header asks for begins and ends; None where it is to be ignored.
 

@@ -65,6 +65,13 @@ DIRECTIVES = {
     },
 }
 VALUES = {
+    "AuditRoad": {
+        "STORED": "It was in a folder when the audit began.",
+        "ARCHIVED": "It was deleted, and kept in the archive.",
+        "RECEIVED": "It came.",
+        "SAVED": "It was put into a folder, or kept as a draft.",
+        "SENT": "It was sent.",
+    },
     "ArchiveRestorePlace": {
         "ORIGINAL": "The folder it was deleted from.",
         "NEW_MAILBOX": "One folder for all, named after the day.",

@@ -17,9 +17,11 @@ from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
 from mail import arriving
+from mail.audit import unfinished
 from mail.blobs.collect import collect
 from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
+from models.audit import Audit, AuditCopy
 from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
 from models.blobs import Blob, Upload
@@ -53,6 +55,8 @@ class Tidied:
     purged: int = 0
     expired: int = 0
     threads: int = 0
+    audits: int = 0  # that have come to their end
+    copies: int = 0  # of messages, for audits
     files: int = 0  # that nobody used
     shares: int = 0  # of files
     receipts: int = 0
@@ -132,6 +136,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
     files = await _files(world)
+    audits, copies = await _audits(world)
     uploads = await _uploads(world)
     changes = await _forget(world)
     if sweep:
@@ -141,6 +146,8 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         purged=purged,
         expired=expired,
         threads=threads,
+        audits=audits,
+        copies=copies,
         files=files,
         uploads=uploads,
         changes=changes,
@@ -235,7 +242,8 @@ def _count_out(turn: Turn, user_id: int, rows: Sequence[Picked], last: int) -> N
 
 async def _purge(world: World) -> tuple[int, int]:
     """Remove what the archive lets go, with conversations that end so; how many of each."""
-    due = [col(Message.purge_at) <= world.now(), col(Message.mailbox_id).is_(None)]
+    wanted = unfinished(col(Message.user_id))  # an audit comes first
+    due = [col(Message.purge_at) <= world.now(), col(Message.mailbox_id).is_(None), ~wanted]
     asked = select(col(Message.id), col(Message.user_id)).where(*due)
     asked = asked.order_by(col(Message.purge_at), col(Message.id)).limit(ROUND)
     messages, threads = 0, 0
@@ -287,6 +295,24 @@ async def _remove(world: World, table: type[SQLModel], ended: Any) -> int:
         gone += many
         if many < ROUND:
             return gone
+
+
+async def _audits(world: World) -> tuple[int, int]:
+    """End audits whose time has come, and remove the copies of those that are over.
+
+    How many of each. The record of an audit stays, unless it was removed before its time.
+    """
+    now = world.now()
+    due = update(Audit).where(col(Audit.ended_at).is_(None), col(Audit.expires) <= now)
+    due = due.values(ended_at=now).returning(col(Audit.id))
+    ended = await world.apply(lambda turn: turn.connection.execute(due).scalars().all())
+    if ended:
+        log.info("audits have expired", extra={"audits": list(ended)})
+    over = select(col(Audit.id)).where(col(Audit.ended_at).is_not(None))
+    copies = await _remove(world, AuditCopy, col(AuditCopy.audit_id).in_(over))
+    done = delete(Audit).where(col(Audit.removed), col(Audit.ended_at).is_not(None))
+    await world.apply(lambda turn: turn.connection.execute(done).rowcount)
+    return len(ended), copies
 
 
 async def _files(world: World) -> int:

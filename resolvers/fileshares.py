@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.keeping import Kept, blob_ids
 from models.columns import Picked, picked
@@ -124,7 +125,7 @@ async def create(ctx: Context, new: NewShare) -> int:
             row.blob_id, row.size, row.digest = file.blob_id, file.size, file.digest
             await ctx.world.join(session, lambda turn: files.check_room(turn, owner, file.size))
         session.add(row)
-        await ctx.record(session, owner, ChangeKind.FILE_CHANGED, [file.id])
+        await _changed(ctx, session, owner, [file.id])
         return row.id
 
 
@@ -140,8 +141,16 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
             if key not in there:
                 raise NotFound(str(key), path=["ids"], index=index)
         if gone:
-            about = sorted({row.file_id for row in gone})
-            await ctx.record(session, owner, ChangeKind.FILE_CHANGED, about)
+            await _changed(ctx, session, owner, sorted({row.file_id for row in gone}))
+
+
+async def _changed(
+    ctx: Context, session: AsyncSession, owner: int, file_ids: Sequence[int]
+) -> None:
+    """Tell of these files that the links to them are others."""
+    these = update(File).where(col(File.id).in_(file_ids)).values(updated_at=ctx.world.now())
+    await (await session.connection()).execute(these)
+    await ctx.record(session, owner, ChangeKind.FILE_CHANGED, file_ids)
 
 
 async def reached(ctx: Context, token: str) -> Picked:

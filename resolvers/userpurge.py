@@ -72,6 +72,7 @@ async def _archived(ctx: Context, session: AsyncSession, user_id: int) -> Step:
     rows = await ctx.read(theirs.order_by(col(Message.id)).limit(CHUNK))
     connection = await session.connection()
     ids = [row.id for row in rows]
+    await moves.leaving(ctx, session, user_id, ids)
     await connection.execute(delete(Message).where(col(Message.id).in_(ids)))
     await moves.end_threads(session, {row.thread_id for row in rows})
     return Step({}, done=len(rows), more=len(rows) == CHUNK)

@@ -11,7 +11,14 @@ from models.tasks import Task
 from tests import factors
 from tests.conftest import Client, make_client, receive
 
-BY_IDS = {"apiKeyDelete", "appPasswordDelete", "domainAliasDelete", "fileDelete", "fileShareDelete"}
+BY_IDS = {
+    "apiKeyDelete",
+    "appPasswordDelete",
+    "auditDelete",
+    "domainAliasDelete",
+    "fileDelete",
+    "fileShareDelete",
+}
 PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
 
 
@@ -112,6 +119,20 @@ async def archived_message_restore(ada: Client, root: Client) -> Call:
     key = ids.encode("ArchivedMessage", ids.decode("Message", deleted.input["select"]["ids"][0]))
     payload = "restored { mailbox { path } message { subject } }"
     return Call("archivedMessageRestore", {"ids": [key]}, payload)
+
+
+@call
+async def audit_create(ada: Client, _root: Client) -> Call:
+    given = {"user": _ref(ada), "expires": "2031-01-01T00:00:00Z", "reason": "as ordered"}
+    return Call("auditCreate", given, "audit { username messageCount state }", by_root=True)
+
+
+@call
+async def audit_delete(ada: Client, root: Client) -> Call:
+    create = await audit_create(ada, root)
+    made = await Call(create.name, create.input, "audit { id }")(root)
+    given = {"ids": [made["audit"]["id"]]}
+    return Call("auditDelete", given, "deletedIds", journaled=False, by_root=True)
 
 
 @call

@@ -60,6 +60,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
     "misshapen": {
         "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.auditDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileShareDelete(input:)": "shares IdsInput with all that delete by id",
@@ -93,6 +94,13 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "UserPatch.webmailAccess": OUTLINE,
     },
     "untimely": {
+        "Audit.end": OUTLINE,
+        "Audit.expires": OUTLINE,
+        "Audit.start": OUTLINE,
+        "AuditCreateInput.end": OUTLINE,
+        "AuditCreateInput.expires": OUTLINE,
+        "AuditCreateInput.start": OUTLINE,
+        "AuditedMessage.date": "the header field Date",
         "ArchiveRestoreInput.end": OUTLINE,
         "ArchiveRestoreInput.start": OUTLINE,
         "ArchivedMessage.date": "the header field Date",
@@ -107,6 +115,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Submission.sendTime": OUTLINE,
     },
     "unconnected": {
+        "Audit.accessLog": FORWARDS,
+        "Audit.messages": OUTLINE,
+        "Query.audits": FORWARDS,
         "Query.tasks": FORWARDS,
         "Thread.messages": FORWARDS,
         "User.addresses": FORWARDS,
