@@ -71,6 +71,17 @@ DIRECTIVES = {
     },
 }
 VALUES = {
+    "AuditRoad": {
+        "STORED": "It was in a folder when the audit began.",
+        "ARCHIVED": "It was deleted, and kept in the archive.",
+        "RECEIVED": "It came.",
+        "SAVED": "It was put into a folder, or kept as a draft.",
+        "SENT": "It was sent.",
+    },
+    "ArchiveRestorePlace": {
+        "ORIGINAL": "The folder it was deleted from.",
+        "NEW_MAILBOX": "One folder for all, named after the day.",
+    },
     "AddressKind": {
         "MAILBOX": "Delivers to user.",
         "FORWARD": "Delivers to targets.",
@@ -118,6 +129,7 @@ VALUES = {
         "MESSAGE_ARCHIVED": "A message was deleted, and can still be brought back.",
         "MESSAGE_RESTORED": "A message was brought back.",
         "SUBMISSION_CHANGED": "A message on its way moved on.",
+        "FILE_CHANGED": "A file, or a link to it.",
         "ADDRESS_CHANGED": "An address was made, changed or deleted.",
         "USER_CHANGED": "An account was made, changed or deleted.",
         "DOMAIN_CHANGED": "A domain was made, changed or deleted.",
@@ -167,6 +179,13 @@ VALUES = {
         "RECEIVED_DESC": "The newest arrival first.",
         "RECEIVED_ASC": "The oldest arrival first.",
     },
+    "FileAttachmentMode": {
+        "ATTACH": "In the message.",
+        "LINK": "Link to the file.",
+        "SHARE_RO": "Link to a read-only copy as of now.",
+        "SHARE_RW": "Link that can also be written to.",
+    },
+    "OrderDirection": {"ASC": "The oldest first.", "DESC": "The newest first."},
     "Priority": {"HIGH": "Urgent.", "NORMAL": "As usual.", "LOW": "Not urgent."},
     "ProtocolScope": {
         "IMAP": "Reading with a mail program.",

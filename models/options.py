@@ -19,6 +19,8 @@ class Options:
     default_quota: int = 1 << 30  # bytes, where neither user nor domain has one
     message_max: int = 64 * MIB  # bytes
     upload_max: int = 50 * MIB  # bytes
+    files_quota: int = 1 << 30  # bytes of the files of a user; 0: any number
+    files_for: timedelta = timedelta(days=365)  # unused that long, a file ends; 0: never
     max_mailboxes: int = 1500  # per user
     max_recipients: int = 400  # per message
     max_app_passwords: int = 50  # per user

@@ -168,6 +168,16 @@ DECLARED: dict[str, Setting] = {
             nullable=True, read=_domain,
         ),
         Setting(
+            "files.quota", "files_quota", SIZE, "Storage for files",
+            "Storage of a user for files that are shared or wait for a draft; 0 is unlimited.",
+            0, 16 * TIB,
+        ),
+        Setting(
+            "files.retention", "files_for", DURATION, "Unused files",
+            "Files that are not shared, and were not fetched for so long, are removed; PT0S: "
+            "never.", NOTHING, YEARS,
+        ),
+        Setting(
             "journal.events", "journal_events", NUMBER, "Length of the journal",
             "Changes that stay readable in one account.", 1000, 100_000_000,
         ),

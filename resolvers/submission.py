@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, event, func, insert, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import addresses, compose
+from mail import addresses, audit, compose
 from mail.compose import Attachment, Draft, HeaderLine, Priority
-from mail.delivery import Letter, Place, place, read, stored
+from mail.delivery import Letter, Place, columns, place, read, stored
 from mail.fields import Named
 from mail.keeping import Gone, Kept, blob_ids
 from mail.queue.settle import EXPIRES, OPEN, announce
@@ -316,6 +316,8 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
         "created_at": now,
     }
     turn.connection.execute(insert(Submission), row)
+    if message_id is None:
+        _audited(turn, ready, (owner, key), blobs, kept.root)
     deliveries = [
         {
             "id": turn.world.key(),
@@ -338,6 +340,21 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, ctx.origin)
     turn.record(owner, entry, at=now)
     return key
+
+
+def _audited(
+    turn: Turn, ready: _Ready, keys: tuple[int, int], blobs: Mapping[str, int], root: str
+) -> None:
+    """Let audits of the sender have what leaves no copy in a folder."""
+    owner, submission_id = keys
+    facts = {
+        **columns(ready.letter),
+        "blob_id": blobs[root],
+        "received_at": turn.world.now(),
+        "envelope_from": ready.sender,
+        "envelope_to": list(ready.recipients),
+    }
+    audit.sent(turn, owner, submission_id, facts, list(blobs.values()))
 
 
 def _when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:

@@ -80,6 +80,8 @@ async def _purge(ada: Client, root: Client) -> Call:
 
 LOGGED: dict[str, Logged] = {
     "actAs": Logged("User", after=("until",)),
+    "auditCreate": Logged("Audit", after=("user", "expires")),
+    "auditDelete": Logged("Audit", before=("user",)),
     "customTwoFactorDisable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
     "customTwoFactorEnable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
     "domainAliasCreate": Logged("DomainAlias"),

@@ -22,6 +22,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
     "suffixed": {
         "ContentType": "the header field Content-Type",
         "DateBound": "a way to say a time, inside a filter",
+        "DateBoundFuture": "a way to say a time, inside an input",
+        "FileContent": "a way to say what is in a file, inside an input",
         "MessageChanges": "a patch for many, called so before patches were",
         "MessageUid": "a reference by folder and UID",
         "MutationOptions": "part of every input",
@@ -33,6 +35,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
     },
     "unordered": {
         "Mutation.actAs": ONE_ACT,
+        "Mutation.archiveRestore": OUTLINE,
         "Mutation.authCacheFlush": "what operators know the memory of credentials by",
         "Mutation.authenticate": ONE_ACT,
         "Mutation.customTwoFactorDisable": OUTLINE,
@@ -58,7 +61,10 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
     "misshapen": {
         "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.auditDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.fileShareDelete(input:)": "shares IdsInput with all that delete by id",
     },
     "unclear": {
         "Address.isCatchAll": OUTLINE,
@@ -91,6 +97,16 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "UserPatch.webmailAccess": OUTLINE,
     },
     "untimely": {
+        "Audit.end": OUTLINE,
+        "Audit.expires": OUTLINE,
+        "Audit.start": OUTLINE,
+        "AuditCreateInput.end": OUTLINE,
+        "AuditCreateInput.expires": OUTLINE,
+        "AuditCreateInput.start": OUTLINE,
+        "AuditedMessage.date": "the header field Date",
+        "ArchiveRestoreInput.end": OUTLINE,
+        "ArchiveRestoreInput.start": OUTLINE,
+        "ArchivedMessage.date": "the header field Date",
         "AuthLogFilter.before": OUTLINE,
         "AuthLogFilter.since": OUTLINE,
         "Query.adminLog(since:)": OUTLINE,
@@ -102,6 +118,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Submission.sendTime": OUTLINE,
     },
     "unconnected": {
+        "Audit.accessLog": FORWARDS,
+        "Audit.messages": OUTLINE,
+        "Query.audits": FORWARDS,
         "Query.tasks": FORWARDS,
         "Thread.messages": FORWARDS,
         "User.addresses": FORWARDS,
