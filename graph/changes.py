@@ -150,6 +150,7 @@ KINDS_CHANGED = {
     ChangeKind.DOMAIN_CHANGED: "Domain",
     ChangeKind.TASK_CHANGED: "Task",
     ChangeKind.SECURITY_EVENT: "AuthEvent",
+    ChangeKind.KEY_VALUE_CHANGED: "KeyValue",
 }
 
 

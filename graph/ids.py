@@ -27,6 +27,7 @@ PREFIXES = {
     "DomainAlias": "dal",
     "File": "fil",
     "FileShare": "fsh",
+    "KeyValue": "kvl",
     "Mailbox": "box",
     "Message": "msg",
     "SettingChange": "set",

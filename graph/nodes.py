@@ -16,6 +16,7 @@ from graph.authlog import AuthEvent
 from graph.domains import Domain, DomainAlias
 from graph.fields import Info, query
 from graph.files import File, FileShare
+from graph.keyvalue import KeyValue
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.rows import Shape
@@ -44,6 +45,7 @@ KINDS: dict[str, type[Shape]] = {
     "DomainAlias": DomainAlias,
     "File": File,
     "FileShare": FileShare,
+    "KeyValue": KeyValue,
     "Mailbox": Mailbox,
     "Message": Message,
     "SettingChange": SettingChange,

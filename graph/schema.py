@@ -19,9 +19,11 @@ from graph import (
     domains,
     errors,
     files,
+    keyvalue,
     mailboxes,
     messages,
     nodes,
+    profilereset,
     sessions,
     settings,
     submission,
@@ -58,6 +60,7 @@ Query = merge_types(
         submission.SubmissionQuery,
         tasks.TaskQuery,
         settings.SettingQuery,
+        keyvalue.KeyValueQuery,
     ),
 )
 Mutation = merge_types(
@@ -69,6 +72,7 @@ Mutation = merge_types(
         userdelete.UserDeleteMutation,
         userquota.UserQuotaMutation,
         clientreset.ClientResetMutation,
+        profilereset.ProfileResetMutation,
         usercreate.UserCreateMutation,
         userupdate.UserUpdateMutation,
         domainchange.DomainMutation,
@@ -81,6 +85,7 @@ Mutation = merge_types(
         submission.SubmissionMutation,
         tasks.TaskMutation,
         settings.SettingMutation,
+        keyvalue.KeyValueMutation,
     ),
 )
 Subscription = merge_types("Subscription", (changes.ChangeSubscription,))

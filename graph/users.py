@@ -19,6 +19,7 @@ from graph.domains import Domain
 from graph.errors import leaf
 from graph.fields import Info, field, query
 from graph.files import File, file_page
+from graph.keyvalue import Key, KeyValue
 from graph.mailboxes import Mailbox
 from graph.messages import Message, message_page
 from graph.refs import MailboxRef, UserRef, named, user_of
@@ -39,6 +40,7 @@ from resolvers import (
     changes,
     domains,
     factors,
+    keyvalue,
     mailboxes,
     recovery,
     tokens,
@@ -49,6 +51,7 @@ from resolvers import (
 from resolvers import submission as submissions
 from resolvers import userlimits as limits
 from resolvers.addresses import OfUser
+from resolvers.keyvalue import Namespace
 from resolvers.spampolicy import JUNK, REJECT
 from resolvers.twofactor import TwoFactorMethod, enabled
 
@@ -309,6 +312,10 @@ class User(Shape):
     async def app_passwords(self, info: Info, show_all: bool = False) -> list[AppPassword]:
         rows = await info.context.load(apppasswords.of_users, (self.row.id, show_all))
         return await listed(info, AppPassword, rows)
+
+    @field("Own key-value store: an entry of the one called default.", scope=Scope.READ)
+    async def key_value(self, info: Info, key: Key) -> KeyValue | None:
+        return KeyValue.maybe(await keyvalue.find(info.context, Namespace(self.row.id), key))
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
     async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:

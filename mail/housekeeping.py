@@ -28,6 +28,7 @@ from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
 from models.files import File, FileShare
 from models.journal import Change, ChangeKind, Entry, Stream
+from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.replays import Replay
@@ -74,6 +75,7 @@ class Tidied:
     app_passwords: int = 0
     challenges: int = 0
     seeds: int = 0
+    key_values: int = 0
     blobs: int = 0
     objects: int = 0
     bytes: int = 0  # stored ones, of blobs and objects
@@ -128,6 +130,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "usages": (Usage, col(Usage.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
+        "key_values": (KeyValue, col(KeyValue.expires_at) <= now),
         "challenges": (WebauthnChallenge, col(WebauthnChallenge.created_at) <= now - SHOWN_FOR),
         "seeds": (
             TotpSeed,

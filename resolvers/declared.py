@@ -187,6 +187,26 @@ DECLARED: dict[str, Setting] = {
             read=_days,
         ),
         Setting(
+            "keyValue.bytes", "key_value_bytes", SIZE, "Room of a key-value store",
+            "Keys and values of a user, and of all that are shared, together.", 0, 64 * MIB,
+        ),
+        Setting(
+            "keyValue.entries", "key_value_entries", NUMBER, "Entries of a key-value store",
+            "Entries of a user, and of all that are shared.", 0, 10_000,
+        ),
+        Setting(
+            "keyValue.key", "key_value_key", SIZE, "Longest key",
+            "Longest key of a key-value store, in bytes of UTF-8.", 1, 1024,
+        ),
+        Setting(
+            "keyValue.levels", "key_value_levels", NUMBER, "Levels of keys",
+            "Levels of a key, with slashes between.", 1, 512,
+        ),
+        Setting(
+            "keyValue.max", "key_value_max", SIZE, "Largest value",
+            "Largest value of a key-value store, in bytes of UTF-8.", 0, MIB,
+        ),
+        Setting(
             "mailboxes.max", "max_mailboxes", NUMBER, "Folders", "Folders of a user.", 5, 100_000
         ),
         Setting(

@@ -12,6 +12,7 @@ from models.blobs import Upload
 from models.columns import picked
 from models.files import File
 from models.journal import PLATFORM, Change, ChangeKind, Stream
+from models.keyvalue import KeyValue
 from models.messages import Message
 from models.submission import Submission
 from models.users import DeletedUser, User
@@ -113,5 +114,6 @@ _PHASES: tuple[Phase, ...] = (
     _archived,
     _rows(Change, col(Change.stream_id), col(Change.last)),
     _rows(AuthEvent, col(AuthEvent.user_id), col(AuthEvent.id)),
+    _rows(KeyValue, col(KeyValue.stream_id), col(KeyValue.id)),
     _row,
 )

@@ -228,6 +228,23 @@ async def file_upload(_ada: Client, _root: Client) -> Call:
 
 
 @call
+async def key_value_delete(ada: Client, root: Client) -> Call:
+    await (await key_value_set(ada, root))(ada)
+    return Call("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
+
+
+@call
+async def key_value_increment(_ada: Client, _root: Client) -> Call:
+    given = {"key": "ui/visits", "difference": 1, "createMissing": True}
+    return Call("keyValueIncrement", given, "entry { key value }")
+
+
+@call
+async def key_value_set(_ada: Client, _root: Client) -> Call:
+    return Call("keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }")
+
+
+@call
 async def mailbox_create(_ada: Client, _root: Client) -> Call:
     return Call("mailboxCreate", {"paths": ["Clients/Eve"]}, "mailboxes { path }")
 
@@ -338,6 +355,12 @@ async def submission_cancel(ada: Client, root: Client) -> Call:
 @call
 async def password_reset(ada: Client, _root: Client) -> Call:
     return Call("passwordReset", {"user": _ref(ada)}, by_root=True)
+
+
+@call
+async def profile_reset(ada: Client, root: Client) -> Call:
+    await (await key_value_set(ada, root))(ada)
+    return Call("profileReset", {}, "users { username }")
 
 
 @call

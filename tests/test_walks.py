@@ -31,6 +31,7 @@ TOLD = {
     "tasks": ("TASK_CHANGED", set[str]()),
     "auth_events": ("SECURITY_EVENT", set[str]()),
     "setting_changes": ("SETTING_CHANGED", set[str]()),
+    "key_values": ("KEY_VALUE_CHANGED", set[str]()),
     "users": (
         "USER_CHANGED",
         {

@@ -6,7 +6,7 @@ from alembic import op
 from models.columns import Big
 
 revision = "0010"
-down_revision = "0004"
+down_revision = "0005"
 
 
 def upgrade() -> None:
