@@ -202,22 +202,6 @@ async def domain_update(_ada: Client, _root: Client) -> Call:
 
 
 @call
-async def key_value_delete(ada: Client, root: Client) -> Call:
-    await (await key_value_set(ada, root))(ada)
-    return Call("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
-
-
-@call
-async def key_value_increment(_ada: Client, _root: Client) -> Call:
-    given = {"key": "ui/visits", "difference": 1, "createMissing": True}
-    return Call("keyValueIncrement", given, "entry { key value }")
-
-
-@call
-async def key_value_set(_ada: Client, _root: Client) -> Call:
-    return Call("keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }")
-
-
 async def file_delete(ada: Client, root: Client) -> Call:
     made = await (await file_upload(ada, root))(ada)
     return Call("fileDelete", {"ids": [made["file"]["id"]]}, "deletedIds")
@@ -241,6 +225,23 @@ async def file_share_delete(ada: Client, root: Client) -> Call:
 async def file_upload(_ada: Client, _root: Client) -> Call:
     given = {"filename": "pond.txt", "content": {"text": "Ducks."}}
     return Call("fileUpload", given, "file { id filename size }")
+
+
+@call
+async def key_value_delete(ada: Client, root: Client) -> Call:
+    await (await key_value_set(ada, root))(ada)
+    return Call("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
+
+
+@call
+async def key_value_increment(_ada: Client, _root: Client) -> Call:
+    given = {"key": "ui/visits", "difference": 1, "createMissing": True}
+    return Call("keyValueIncrement", given, "entry { key value }")
+
+
+@call
+async def key_value_set(_ada: Client, _root: Client) -> Call:
+    return Call("keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }")
 
 
 @call
