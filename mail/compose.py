@@ -6,7 +6,7 @@ import hashlib
 import html as entities
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -27,6 +27,7 @@ NAME = 255
 HEADER = 100 * KIB
 HEADERS = 100  # fields of the client's own
 REFERENCES = 50  # ids
+FILES = 250
 
 # What we write ourselves, and what only servers may write.
 OURS = frozenset(
@@ -43,6 +44,7 @@ _POLICY = SMTP.clone(cte_type="7bit")  # any server takes what we build
 _FTEXT = re.compile(r"[!-9;-~]+")
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
+_CHARSET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")
 _CID = re.compile(r"[!-;=?-~]{1,255}")
 _ID = re.compile(r"<[!-;=?-~]{1,900}>")
 _IMAGE = re.compile(r"<img\b(?:[^<>\"']|\"[^\"<]*\"|'[^'<]*')*+>", re.IGNORECASE)
@@ -81,6 +83,7 @@ class Attachment:
     content_type: str | None = None
     cid: str | None = None  # without angle brackets
     disposition: Disposition | None = None
+    charset: str | None = None  # of a text that is copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +259,8 @@ def _at(nth: int, name: str) -> list[str]:
 def _body(draft: Draft) -> _Body:
     if sum(len(attachment.content) for attachment in draft.attachments) > draft.most:
         raise Invalid(f"more than {draft.most} bytes", constraint="max", path=["attachments"])
+    if len(draft.attachments) > FILES:
+        raise Invalid(f"more than {FILES} files", constraint="max", path=["attachments"])
     body = _Body(_text(draft.text or "", "text", TEXT), None)
     if draft.html is not None:
         body.html = _text(draft.html, "html", HTML_WITH_IMAGES)
@@ -287,6 +292,18 @@ def _check(attachment: Attachment, nth: int) -> None:
     _text(name, "attachments", 4 * NAME)
 
 
+def fitting(attachment: Attachment) -> Attachment:
+    """A file of somebody else's message with what can be written of its name, type and id."""
+    kind, cid, charset = attachment.content_type or "", attachment.cid, attachment.charset
+    return replace(
+        attachment,
+        filename=_plain_name(attachment.filename or ""),
+        content_type=kind if _TYPE.fullmatch(kind) else None,
+        cid=cid if cid and _CID.fullmatch(cid) else None,
+        charset=charset if kind.startswith("text/") and _CHARSET.fullmatch(charset or "") else None,
+    )
+
+
 def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
     """The HTML with images given as data: URLs taken out, and those images."""
     found: dict[str, Attachment] = {}
@@ -312,7 +329,10 @@ def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
 
 def _named(tag: str) -> str | None:
     found = _DATA_FILENAME.search(tag)
-    name = entities.unescape(found.group(1) or found.group(2) or "") if found else ""
+    return _plain_name(entities.unescape(found.group(1) or found.group(2) or "") if found else "")
+
+
+def _plain_name(name: str) -> str | None:
     return _CONTROLS.sub("", name).replace("\t", " ")[:NAME] or None
 
 
@@ -341,6 +361,7 @@ def _typed(attachment: Attachment) -> tuple[bytes, str, str]:
 def _described(attachment: Attachment, usual: Disposition) -> dict[str, Any]:
     return {
         "cte": "base64",
+        "params": {"charset": attachment.charset} if attachment.charset else None,
         "disposition": (attachment.disposition or usual).value,
         "filename": attachment.filename,
         "cid": f"<{attachment.cid}>" if attachment.cid else None,
