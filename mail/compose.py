@@ -127,6 +127,11 @@ class _Body:
     files: list[Attachment] = field(default_factory=list)
 
 
+def is_id(text: str | None) -> bool:
+    """Whether it is a Message-ID that can be written."""
+    return bool(text and _ID.fullmatch(text))
+
+
 def message_id(random: bytes, domain: str) -> str:
     """A new Message-ID of these random bytes."""
     return f"<{random.hex()}@{fields.on_wire(f'@{domain}')[1:]}>"
@@ -214,9 +219,9 @@ def _line(text: str, path: str, most: int) -> str:
 
 def _ours(draft: Draft) -> list[bytes]:
     lines = []
-    if draft.in_reply_to and _ID.fullmatch(draft.in_reply_to):
+    if draft.in_reply_to and is_id(draft.in_reply_to):
         lines.append(fields.listed("In-Reply-To", [draft.in_reply_to]))
-    if known := [each for each in draft.references if _ID.fullmatch(each)]:
+    if known := [each for each in draft.references if is_id(each)]:
         # The first began the conversation, the last ones are nearest (RFC 5322, section 3.6.4).
         known = known if len(known) <= REFERENCES else [known[0], *known[1 - REFERENCES :]]
         lines.append(fields.listed("References", known))

@@ -4,19 +4,21 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import quote
 
 from sqlalchemy import select
 from sqlmodel import col
 
 from mail import addresses, compose
 from mail.compose import Attachment, Draft, HeaderLine, Priority
+from mail.contents import Stored
 from mail.fields import Named
 from models.addresses import Address
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, found
 from models.users import User
 from resolvers import attaching
-from resolvers.attaching import Room, Uploaded
+from resolvers.attaching import Chosen, Room, Uploaded
 from resolvers.context import Context
 from resolvers.references import Reference, Taken, taken
 from resolvers.senders import permitted
@@ -42,6 +44,23 @@ class Fields:
     reference: Reference | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """An earlier draft, with all columns, and which of its attachments are to be kept."""
+
+    message: Stored
+    keep: Chosen | None = None  # None: all, unless others are given
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """The circumstances of writing. Where it is `checked`, the sender must be one's own."""
+
+    date: datetime
+    checked: bool = True
+    previous: Previous | None = None
+
+
 async def account_of(ctx: Context, owner: int) -> Picked:
     """What is to be known of who writes."""
     names = {"id", "tenant_id", "name", "recipients", "from_whitelist"}
@@ -50,25 +69,22 @@ async def account_of(ctx: Context, owner: int) -> Picked:
     return account
 
 
-async def draft_of(
-    ctx: Context, account: Picked, fields: Fields, *, date: datetime, checked: bool
-) -> Draft:
-    """The message to build. Where its sender is `checked`, Forbidden for somebody else's."""
+async def draft_of(ctx: Context, account: Picked, fields: Fields, how: How) -> Draft:
+    """The message to build. An earlier draft gives its Message-ID, and what it answered."""
     world = ctx.world
     from_ = fields.from_ or await _main(ctx, account)
     from_ = Named(compose.address(from_.address, "from"), from_.name)
-    if checked:
+    if how.checked:
         await may_send_as(ctx, account, from_.address, ["from"])
     room = Room(world.options.message_max)
+    kept = await _kept(fields, how.previous, room) if how.previous else []
     files = await attaching.given(ctx, fields.attachments or (), room)
-    over = await taken(ctx, fields.reference, room) if fields.reference else Taken("")
+    over = await _over(ctx, fields, how, room)
     answers = fields.to is None and fields.cc is None
-    hostname = world.options.hostname
-    domain = hostname if "." in hostname else from_.address.rpartition("@")[2]
     return Draft(
         from_=from_,
-        date=date,
-        message_id=compose.message_id(world.random(16), domain),
+        date=how.date,
+        message_id=_message_id(ctx, from_, how),
         reply_to=fields.reply_to,
         to=over.to if answers else fields.to or (),
         cc=over.cc if answers else fields.cc or (),
@@ -77,12 +93,58 @@ async def draft_of(
         text=fields.text,
         html=fields.html,
         headers=fields.headers,
-        attachments=[*files, *over.attachments],
+        attachments=[*kept, *files, *over.attachments],
         in_reply_to=over.in_reply_to,
         references=over.references,
         priority=fields.priority,
         most=world.options.message_max,
     )
+
+
+def _message_id(ctx: Context, from_: Named, how: How) -> str:
+    """That of the earlier draft, so that the conversation stays; else a new one."""
+    known = how.previous.message.row.message_id if how.previous else None
+    if known and compose.is_id(known):
+        return str(known)
+    hostname = ctx.world.options.hostname
+    domain = hostname if "." in hostname else from_.address.rpartition("@")[2]
+    return compose.message_id(ctx.world.random(16), domain)
+
+
+async def _over(ctx: Context, fields: Fields, how: How, room: Room) -> Taken:
+    """What is taken over from the message referred to, or was by the earlier draft."""
+    if fields.reference:
+        return await taken(ctx, fields.reference, room)
+    if not how.previous:
+        return Taken("")
+    row = how.previous.message.row
+    return Taken("", in_reply_to=row.in_reply_to, references=row.references)
+
+
+async def _kept(fields: Fields, previous: Previous, room: Room) -> list[Attachment]:
+    """The attachments of the earlier draft that stay.
+
+    Images go with the HTML: those it still shows stay, unless there are others of their id.
+    """
+    message, path = previous.message, ["keepAttachments"]
+    copies = fields.reference is not None and fields.reference.attachments is not None
+    others = {file.cid for file in fields.attachments or ()}
+    stay = {
+        number
+        for number, each in enumerate(message.row.attachments)
+        if each["related"] and each["cid"] not in others and _shown(each["cid"], fields.html)
+    }
+    if previous.keep is not None:
+        stay |= set(attaching.numbers(message, previous.keep, path))
+    elif fields.attachments is None and not copies:
+        stay |= set(attaching.numbers(message, Chosen(all=True), path))
+    return await attaching.copied(message, sorted(stay), room, path)
+
+
+def _shown(cid: str | None, html: str | None) -> bool:
+    if not cid or not html:
+        return False
+    return f"cid:{cid}" in html or f"cid:{quote(cid)}" in html  # RFC 2392 writes it as a URL
 
 
 async def built(draft: Draft) -> bytes:

@@ -27,7 +27,7 @@ from models.users import User
 from models.world import Turn, World
 from resolvers import composing, listing, mailboxes, messages, userlimits
 from resolvers.access import own, owners, visible
-from resolvers.composing import Fields
+from resolvers.composing import Fields, How
 from resolvers.context import Context
 from resolvers.listing import Scan
 from resolvers.references import answered
@@ -94,7 +94,7 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
         await userlimits.may_write(ctx, account)
     date = _send_time(ctx.world, outgoing) or ctx.world.now()
     checked = outgoing.is_draft or not outgoing.upload_only
-    draft = await composing.draft_of(ctx, account, outgoing, date=date, checked=checked)
+    draft = await composing.draft_of(ctx, account, outgoing, How(date, checked))
     sender, recipients = await _envelope(ctx, account, draft, outgoing)
     ready = _Ready(
         await read(await composing.built(draft)),

@@ -1,9 +1,6 @@
 """What messages are written from: files that are there already, and other messages' files."""
 
 import base64
-import email
-from email import policy
-from email.message import EmailMessage
 from typing import Any
 
 import pytest
@@ -11,45 +8,18 @@ import pytest
 from graph import ids, parts
 from models.roles import Role, Scope
 from tests.conftest import Client, make_key, receive
+from tests.mime import files, put, source
 from tests.rich import FILES, RICH
 
 SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   message { id } errors { __typename code path index } } }
 """
-SOURCE = """
-query ($id: ID!) { message(by: {id: $id}) { source(maxBytes: 16777216) } }
-"""
 LETTER = {"to": [{"address": "carol@example.net"}], "subject": "Hi", "text": "Yo"}
 
 
 async def sent(client: Client, **given: Any) -> Any:
     return (await client(SEND, input={**LETTER, **given}))["messageSend"]
-
-
-async def put(client: Client, content: bytes, **headers: str) -> str:
-    """The id of an upload."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    answer = await client.http.post(
-        "/rest/uploads", content=content, headers={**client.headers, **named}
-    )
-    return str(answer.json()["id"])
-
-
-async def files(client: Client, answer: Any) -> list[tuple[Any, ...]]:
-    """Name, type, Content-ID and bytes of the files of a message that was written."""
-    assert answer["errors"] == []
-    source = (await client(SOURCE, id=answer["message"]["id"]))["message"]["source"]
-    message = email.message_from_string(source, policy=policy.default)
-    assert isinstance(message, EmailMessage)
-    return [
-        (
-            *(part.get_filename(), part.get_content_type(), part["Content-ID"]),
-            part.get_payload(decode=True),
-        )
-        for part in message.walk()
-        if part.get_content_disposition()
-    ]
 
 
 async def original(client: Client) -> str:
@@ -91,8 +61,8 @@ async def test_a_forward_takes_the_files_along(ada: Client) -> None:
     reference = {"message": {"id": key}, "action": "FORWARD", "attachments": {"all": True}}
     forward = await sent(ada, reference=reference)
     assert [content for *_, content in await files(ada, forward)] == [f.content for f in FILES]
-    source = (await ada(SOURCE, id=forward["message"]["id"]))["message"]["source"]
-    assert 'Content-Type: text/markdown; charset="utf-8"' in source
+    raw = await source(ada, forward["message"]["id"])
+    assert 'Content-Type: text/markdown; charset="utf-8"' in raw
     chosen = {"ids": [attachment(key, 4), attachment(key, 0)]}
     reference = {"message": {"id": key}, "action": "REPLY", "attachments": chosen}
     own = {"content": base64.b64encode(b"own").decode(), "filename": "own.txt"}
