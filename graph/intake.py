@@ -1,6 +1,7 @@
 """Bodies of uploads as they come: how long, how much, how many at once."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from graph import bodies
 from graph.bodies import Rejected
 from graph.crowds import Crowd
 from graph.refusals import client_address
-from mail.spool import FULL, Budget, NoRoom, room
+from mail.spool import FULL, Budget, NoRoom, Spool, room
 from models.errors import RateLimited
 from models.options import MIB
 from models.roles import Role
@@ -22,6 +23,7 @@ from resolvers.context import Context, Needs, Viewer
 
 SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
+TOGETHER = 2  # large messages that are taken apart
 DIGITS = 20  # of a number that is absurd
 CLOSED = {"Connection": "close"}  # the rest of a body would have to be read otherwise
 
@@ -63,6 +65,8 @@ class Desk:
     limits: Limits
     budget: Budget
     sending: Crowd  # users with uploads under way
+    # large messages that are taken apart: each is in memory whole, and more than once
+    apart: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TOGETHER))
     flows: dict[int, Flow] = field(default_factory=dict)  # of uploads in pieces, by their keys
 
 
@@ -97,7 +101,7 @@ def number(headers: Mapping[str, str], name: str) -> int | None:
 def check_size(size: int, most: int) -> None:
     """Refuse a file that is too large."""
     if size > most:
-        raise Rejected(413, "TOO_LARGE", f"An upload has at most {most} bytes.", CLOSED)
+        raise Rejected(413, "TOO_LARGE", f"A body has at most {most} bytes here.", CLOSED)
 
 
 async def pieces(desk: Desk, request: Request, flow: Flow) -> AsyncGenerator[bytes]:
@@ -112,6 +116,24 @@ async def pieces(desk: Desk, request: Request, flow: Flow) -> AsyncGenerator[byt
             if piece is None:
                 return
             yield piece
+
+
+async def filled(desk: Desk, request: Request, spool: Spool, most: int) -> str:
+    """Put the whole body into the spool; its SHA-256, hex. Refused above so many bytes."""
+    digest = hashlib.sha256()
+    try:
+        async with (
+            asyncio.timeout(desk.limits.longest),
+            aclosing(pieces(desk, request, Flow())) as body,
+        ):
+            async for piece in body:
+                check_size(spool.size + len(piece), most)
+                digest.update(piece)
+                await spool.add(piece)
+    except TimeoutError:
+        message = "The body did not come in time."
+        raise Rejected(408, "DEADLINE_EXCEEDED", message, CLOSED) from None
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -1,12 +1,9 @@
 """Bytes over HTTP: what is too large for GraphQL, behind the same rules."""
 
-import asyncio
-import hashlib
 import logging
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,19 +11,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph import bodies, ids, parts, tus
+from graph import bodies, ids, parts, posting, tus
 from graph.bodies import Rejected
 from graph.crowds import Crowd
 from graph.intake import (
-    CLOSED,
     Desk,
-    Flow,
     Limits,
     SignIn,
     admitted,
     check_size,
     declared,
-    pieces,
+    filled,
     roomy,
     sending,
 )  # fmt: skip
@@ -52,6 +47,7 @@ STATUSES = {
     "FORBIDDEN": 403,
     "NOT_FOUND": 404,
     "LIMIT_REACHED": 413,
+    "QUOTA_EXCEEDED": 413,
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
 }
@@ -90,6 +86,7 @@ def routes(
         Route(f"{message}/message.eml", _endpoint(desk, _message)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
+        Route("/rest/mailboxes/{id}/messages", _endpoint(desk, posting.post), methods=["POST"]),
         Route(UPLOADS, _endpoint(desk, _uploads, tus.ALWAYS), methods=["POST", "OPTIONS"]),
         Route(
             f"{UPLOADS}/{{id}}",
@@ -230,18 +227,6 @@ async def _upload(desk: Desk, request: Request) -> Response:
 
 
 async def _received(desk: Desk, request: Request, spool: Spool) -> Received:
-    digest, most = hashlib.sha256(), desk.world.options.upload_max
-    try:
-        async with (
-            asyncio.timeout(desk.limits.longest),
-            aclosing(pieces(desk, request, Flow())) as body,
-        ):
-            async for piece in body:
-                check_size(spool.size + len(piece), most)
-                digest.update(piece)
-                await spool.add(piece)
-    except TimeoutError:
-        message = "The body did not come in time."
-        raise Rejected(408, "DEADLINE_EXCEEDED", message, CLOSED) from None
+    digest = await filled(desk, request, spool, desk.world.options.upload_max)
     kind, name = uploads.described(request.headers)
-    return Received(await spool.source(), spool.size, digest.hexdigest(), kind, name)
+    return Received(await spool.source(), spool.size, digest, kind, name)

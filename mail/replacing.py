@@ -55,7 +55,7 @@ _USE = (
         col(User.deleted_at).is_(None),
         or_(_MORE <= 0, ALLOWED == 0, col(User.used) + _MORE <= ALLOWED),
     )
-    .values(used=User.used + _MORE)
+    .values(used=col(User.used) + _MORE)
 )
 _LEAVE = (
     update(Mailbox)
