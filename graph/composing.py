@@ -17,7 +17,7 @@ from graph.refs import MessageRef, message_of
 from graph.scalars import Upload
 from mail.compose import Attachment, HeaderLine, Priority
 from mail.fields import Named
-from models.errors import Invalid, NotFound
+from models.errors import Invalid, NotFound, Problems
 from resolvers.attaching import Chosen, Uploaded
 from resolvers.references import Reference, ReferenceAction
 
@@ -97,8 +97,8 @@ class Composing(Options):
     reference: ReferenceInput | None = leaf("Answers or forwards a message.", default=UNSET)
 
 
-async def composed(info: Info, given: Composing) -> dict[str, Any]:
-    """The fields of `resolvers.composing.Fields`; Invalid where a file is not what it says."""
+async def composed(info: Info, given: Composing, problems: Problems) -> dict[str, Any]:
+    """The fields of `resolvers.composing.Fields`; `problems` has the files that are none."""
     return {
         "from_": _named(given.from_) if given.from_ else None,
         "to": _people(given.to) if given.to is not UNSET else None,
@@ -109,7 +109,7 @@ async def composed(info: Info, given: Composing) -> dict[str, Any]:
         "text": plain(given.text),
         "html": plain(given.html),
         "headers": [HeaderLine(each.key, each.value) for each in given.headers or ()],
-        "attachments": _files(given.attachments),
+        "attachments": _files(given.attachments, problems),
         "priority": given.priority,
         "reference": await _reference(info, given.reference) if given.reference else None,
     }
@@ -143,10 +143,17 @@ def _people(people: Sequence[NamedAddressInput] | None) -> list[Named]:
     return [_named(person) for person in people or ()]
 
 
-def _files(files: Sequence[AttachmentInput] | None) -> list[Attachment | Uploaded] | None:
+def _files(
+    files: Sequence[AttachmentInput] | None, problems: Problems
+) -> list[Attachment | Uploaded] | None:
     if files is None or files is UNSET:
         return None
-    return [_attached(each, nth) for nth, each in enumerate(files)]
+    made: list[Attachment | Uploaded] = []
+    for nth, each in enumerate(files):
+        made.append(Attachment(b""))  # the others keep their places, where this one is none
+        with problems.caught():
+            made[nth] = _attached(each, nth)
+    return made
 
 
 def _attached(file: AttachmentInput, nth: int) -> Attachment | Uploaded:

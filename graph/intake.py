@@ -17,9 +17,11 @@ from graph.refusals import client_address
 from mail.spool import FULL, Budget, NoRoom, Spool, room
 from models.errors import RateLimited
 from models.options import MIB
-from models.roles import Role
+from models.roles import Role, Scope
 from models.world import World
+from resolvers import links, uploads
 from resolvers.context import Context, Needs, Viewer
+from resolvers.uploads import Received
 
 SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
@@ -165,3 +167,25 @@ def roomy(desk: Desk, size: int) -> Generator[None]:
 
 def _no_room() -> Rejected:
     return Rejected(507, "UNAVAILABLE", "There is no room for it now: try again later.", CLOSED)
+
+
+async def reader(desk: Desk, request: Request, path: str) -> tuple[Context, str]:
+    """Who asks for the bytes at a path, and how the answer may be cached.
+
+    The path is made anew from what it says: so the app may lie anywhere.
+    """
+    if "sig" in request.query_params:
+        viewer = await links.viewer(desk.world, path, request.query_params)
+        caching = "private, max-age=300"  # no longer than the address, which nobody else has
+    else:
+        viewer = await desk.sign_in(request.headers, client_address(request))
+        caching = "private, no-cache"  # the next to ask may be somebody else
+    viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
+    return Context(desk.world, viewer, client_ip=client_address(request)), caching
+
+
+async def received(desk: Desk, request: Request, spool: Spool) -> Received:
+    """The whole body, as it was announced; it stays as long as the spool does."""
+    digest = await filled(desk, request, spool, desk.world.options.upload_max)
+    kind, name = uploads.described(request.headers)
+    return Received(await spool.source(), spool.size, digest, kind, name)

@@ -16,7 +16,7 @@ from graph.refs import MailboxRef, named
 from graph.rows import Shape, identified, link
 from graph.scalars import Duration
 from graph.views import Made
-from models.errors import found
+from models.errors import Problems, found
 from models.queue import DeliveryState
 from models.roles import Scope
 from models.submission import SubmissionState
@@ -113,11 +113,11 @@ class MessageSendInput(Composing):
     undo_window: Duration | None = leaf("Hold that long first.", default=strawberry.UNSET)
 
 
-async def _outgoing(info: Info, given: MessageSendInput) -> Outgoing:
-    """What the resolver is to send; Invalid where an attachment is not what it says."""
+async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> Outgoing:
+    """What the resolver is to send."""
     envelope = given.envelope or EnvelopeInput()
     return Outgoing(
-        **await composed(info, given),
+        **await composed(info, given, problems),
         envelope=Envelope(
             envelope.from_.address if envelope.from_ else None,
             [each.address for each in envelope.to] if envelope.to else None,
@@ -163,7 +163,9 @@ class SubmissionQuery:
 class SubmissionMutation:
     @mutation("Build, store and send.", scope=Scope.SUBMIT)
     async def message_send(self, info: Info, input: MessageSendInput) -> MessageSendPayload:
-        sent = await submission.send(info.context, await _outgoing(info, input))
+        problems = Problems()
+        outgoing = await _outgoing(info, input, problems)
+        sent = await submission.send(info.context, outgoing, problems)
         return MessageSendPayload(
             submission=Submission.maybe(sent.submission),
             message=Message.maybe(sent.message),

@@ -15,7 +15,7 @@ from graph.mutations import mutation
 from graph.refs import MailboxRef, MessageRef, message_of, named
 from graph.scalars import Upload, free_data
 from mail.compose import Priority
-from models.errors import NotFound
+from models.errors import NotFound, Problems
 from models.roles import Scope
 from resolvers import uploading
 from resolvers.composing import Fields
@@ -57,11 +57,11 @@ class MessageUploadPayload(MutationPayload):
     previous_deleted: bool = leaf("The earlier draft is no more: this is it.", default=False)
 
 
-async def _fields(info: Info, given: MessageUploadInput) -> Fields | None:
+async def _fields(info: Info, given: MessageUploadInput, problems: Problems) -> Fields | None:
     """What it is to be written from; None where nothing of that is given."""
     some = any(getattr(given, name) not in (UNSET, None) for name in WRITTEN)
     if some or given.priority is not Priority.NORMAL:
-        return Fields(**await composed(info, given))
+        return Fields(**await composed(info, given, problems))
     return None
 
 
@@ -82,13 +82,14 @@ class UploadingMutation:
         scope=Scope.MAIL,
     )
     async def message_upload(self, info: Info, input: MessageUploadInput) -> MessageUploadPayload:
+        problems = Problems()
         new = NewMessage(
             mailbox=named(input.mailbox),
             raw=input.raw or None,
             upload_id=ids.decode("Upload", input.raw_upload, path="rawUpload")
             if input.raw_upload
             else None,
-            fields=await _fields(info, input),
+            fields=await _fields(info, input, problems),
             seen=not input.unseen,
             flagged=input.flagged,
             draft=input.draft,
@@ -97,7 +98,7 @@ class UploadingMutation:
             replaces=await _replaced(info, input.replace_previous or None),
             keep=chosen(input.keep_attachments or None, ["keepAttachments"]),
         )
-        done = await uploading.store(info.context, new)
+        done = await uploading.store(info.context, new, problems)
         return MessageUploadPayload(
             message=Message.maybe(done.message),
             previous_deleted=done.replaced,

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, bindparam, delete, or_, select, update
 from sqlmodel import col
 
+from mail import audit
 from mail.delivery import (
     ALLOWED,
     TAKE_UID,
@@ -24,6 +25,7 @@ from mail.delivery import (
 from mail.keeping import Kept, blob_ids, refer
 from mail.messages import Facts
 from models import searchindex
+from models.audit import AuditRoad
 from models.blobs import MessageBlob
 from models.columns import Picked, picked
 from models.errors import Conflict, NotFound, Stale
@@ -106,19 +108,20 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
         raise Stale(current_modseq=row.modseq, path=PATH)
     last, now = turn.count(to.user_id, 1), turn.world.now()
     _take_quota(turn, to.user_id, letter.size - row.size)
-    number, retention = _uid(turn, letter, row, to, last)
+    audit.leaving(turn, to.user_id, [row.id])
+    taken = _uid(turn, letter, row, to, last)
     blobs = blob_ids(turn, kept)
     thread_id = _thread(turn, letter.facts, row, to.user_id)
     values = {
         **columns(letter),
         "mailbox_id": to.mailbox_id,
-        "uid": number,
+        "uid": taken.uid_next - 1,
         "modseq": last,
         "thread_id": thread_id,
         "blob_id": blobs[kept.root],
         "received_at": to.at,
         "saved_at": now,
-        "expires": now + timedelta(seconds=retention) if retention else row.expires,
+        "expires": now + timedelta(seconds=taken.retention) if taken.retention else row.expires,
         "seen": to.seen,
         "flagged": to.flagged or row.flagged,
         "answered": row.answered,
@@ -137,14 +140,16 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
         turn.connection.execute(forget, dict(earlier.words))
     facts = {
         "mailbox": to.mailbox_id,
-        "uid": [number],
+        "uid": [taken.uid_next - 1],
         "fromMailbox": row.mailbox_id,
         "fromUid": [row.uid],
         "flags": [flags(values)],
     }
     entry = Entry(ChangeKind.MESSAGE_UPDATED, [row.id], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
-    return Placed(row.id, number, last, blobs[kept.root], list(blobs.values()))
+    if taken.audited:
+        audit.stored(turn, to.user_id, row.id, AuditRoad.SAVED)
+    return Placed(row.id, taken.uid_next - 1, last, blobs[kept.root], list(blobs.values()))
 
 
 def _take_quota(turn: Turn, user_id: int, more: int) -> None:
@@ -156,15 +161,16 @@ def _take_quota(turn: Turn, user_id: int, more: int) -> None:
         raise over_quota(turn, user_id)
 
 
-def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> tuple[int, int | None]:
-    """Bring the counters of both folders along; the new uid, and how long the folder keeps mail."""
+def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> Picked:
+    """Bring the counters of both folders along, and take the next uid."""
     gone = {"box": row.mailbox_id, "unread": int(not row.seen), "bytes": row.size, "last": last}
     turn.connection.execute(_LEAVE, gone)
     come = {"box": to.mailbox_id, "user": to.user_id, "new": not to.seen, "bytes": letter.size}
-    taken = turn.connection.execute(TAKE_UID, {**come, "last": last}).first()
+    given = {**come, "last": last, "now": turn.world.now()}
+    taken = turn.connection.execute(TAKE_UID, given).first()
     if taken is None:
         raise NotFound(str(to.mailbox_id), path=["mailbox"])
-    return taken.uid_next - 1, taken.retention
+    return taken
 
 
 def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:

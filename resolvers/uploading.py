@@ -19,7 +19,7 @@ from mail.fields import Named as Person
 from mail.keeping import Gone, Kept
 from mail.replacing import PATH, Earlier
 from models.columns import Picked, picked
-from models.errors import Conflict, Invalid, OverQuota, found
+from models.errors import Conflict, Invalid, OverQuota, Problems, found
 from models.messages import Message
 from models.world import Turn
 from resolvers import composing, messages, uploads
@@ -75,14 +75,21 @@ async def permit(ctx: Context, mailbox: Named, size: int) -> None:
         raise OverQuota(used=row.used, allowed=row.allowed)
 
 
-async def store(ctx: Context, new: NewMessage) -> Done:
-    """Store the message. OverQuota, NotFound; for a draft to replace Conflict and Stale."""
+async def store(ctx: Context, new: NewMessage, problems: Problems | None = None) -> Done:
+    """Store the message. OverQuota, NotFound; for a draft to replace Conflict and Stale.
+
+    All that is wrong with its fields is told at once, with the `problems` found before.
+    """
+    problems = problems or Problems()
     user_id = own(ctx)
     box = await find(ctx, new.mailbox)
     account = await composing.account_of(ctx, user_id)
     previous = await _previous(ctx, new)
     new, dropped = _finished(new)
-    letter = await read(await _source(ctx, account, new, previous))
+    with problems.caught():
+        source = await _source(ctx, account, new, previous)
+    problems.settle()
+    letter = await read(source)
     to = Place(
         user_id,
         box.id,
