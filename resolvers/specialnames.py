@@ -1,6 +1,7 @@
 """What Sent, Trash, Drafts and Junk are called in mail programs, by language."""
 
 from models.mailboxes import SpecialUse
+from resolvers.languages import closest
 
 USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
 ENGLISH = ("Sent", "Trash", "Drafts", "Junk")
@@ -64,14 +65,8 @@ NAMES = {  # as they follow in USES
     "zh": ("已发送", "已删除", "草稿", "垃圾邮件"),
     "zh-hant": ("已傳送", "垃圾桶", "草稿", "垃圾郵件"),
 }
-OTHERS = {"no": "nb", "in": "id", "iw": "he", "zh-tw": "zh-hant", "zh-hk": "zh-hant"}
 
 
 def names_in(language: str | None) -> dict[SpecialUse, str]:
     """The names in this language, such as `de`, `pt-BR` or `zh_TW`; English where we know none."""
-    code = (language or "").lower().replace("_", "-")
-    found = None
-    while code and not found:
-        found = NAMES.get(OTHERS.get(code, code))
-        code = code.rpartition("-")[0]
-    return dict(zip(USES, found or ENGLISH, strict=True))
+    return dict(zip(USES, closest(language, NAMES) or ENGLISH, strict=True))
