@@ -185,6 +185,16 @@ DECLARED: dict[str, Setting] = {
             "what they began with.", 1 << 16, 256 * MIB,
         ),
         Setting(
+            "passwords.minClasses", "password_classes", NUMBER, "Kinds of characters",
+            "How many of lower case, upper case, digits and others are in a password at least "
+            "when it is set, where its domain says nothing.", 1, 4,
+        ),
+        Setting(
+            "passwords.minLength", "password_min", NUMBER, "Length of passwords",
+            "Characters a password has at least when it is set, where its domain says nothing.",
+            1, 256,
+        ),
+        Setting(
             "quota.default", "default_quota", SIZE, "Storage",
             "Storage of a user, where neither user nor domain says more; 0 is unlimited.",
             0, 16 * TIB,

@@ -19,7 +19,15 @@ from models.mailboxes import Mailbox, SpecialUse
 from models.roles import AdminPermission, Role, UserPermission
 from models.users import DomainAdmin, ProtocolScope, User, UserTag
 from models.usersearch import words_of
-from resolvers import adminlog, domains, newpasswords, publickeys, senders, welcome
+from resolvers import (
+    adminlog,
+    domains,
+    newpasswords,
+    passwordpolicy,
+    publickeys,
+    senders,
+    welcome,
+)
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.mailboxes import checked_path, new_mailbox, with_parents
@@ -96,7 +104,7 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
     paths = _paths(new, facts, problems)
     _check_role(new, problems)
     pub_key = await _key(ctx, new, problems)
-    password = await _password(ctx, new, problems)
+    password = await _password(ctx, new, address, problems)
     problems.settle()
     await _check_rights(ctx, new, facts)
     key = ctx.world.key()
@@ -231,7 +239,9 @@ async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]
     return {}
 
 
-async def _password(ctx: Context, new: NewUser, problems: Problems) -> NewPassword | None:
+async def _password(
+    ctx: Context, new: NewUser, address: str | None, problems: Problems
+) -> NewPassword | None:
     """The password, once it can be set; None where there is to be none."""
     with problems.caught():
         if not new.password and not new.password_disabled:
@@ -244,7 +254,10 @@ async def _password(ctx: Context, new: NewUser, problems: Problems) -> NewPasswo
             )
         if new.password:
             given = NewPassword(new.password, new.hashed_password, new.allow_unsafe)
-            return await newpasswords.checked(ctx, given)
+            policy = await passwordpolicy.of_address(
+                ctx, address or new.address or new.username or ""
+            )
+            return await newpasswords.checked(ctx, given, policy)
     return None
 
 
