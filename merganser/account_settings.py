@@ -94,6 +94,13 @@ class AccountSettings(BaseSettings):
         description="How many of lower case, upper case, digits and others are in it at least; "
         "domains may say otherwise. NIST SP 800-63B advises against more than 1.",
     )
+    totp_steps: int = Field(
+        default=USUAL.totp_steps,
+        ge=0,
+        le=10,
+        description="Steps of 30 seconds that the clock of an authenticator may be wrong, either "
+        "way.",
+    )
     breached_list: Path | None = Field(
         default=USUAL.breached_list,
         description="File of passwords that nobody should have, asked where `allowUnsafe` is "

@@ -149,6 +149,11 @@ DECLARED: dict[str, Setting] = {
             "Unused that long, a new token ends.", MINUTE, YEARS,
         ),
         Setting(
+            "auth.totpSteps", "totp_steps", NUMBER, "Clocks of authenticators",
+            "So many steps of 30 seconds the clock of an authenticator may be wrong, either way; "
+            "a code is good once all the same.", 0, 10,
+        ),
+        Setting(
             "auth.window", "login_window", DURATION, "Window of accounts",
             "Time in which wrong passwords of one account or name are counted.",
             timedelta(seconds=1), DAY,

@@ -99,6 +99,7 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
     All that is wrong with its fields is told at once, with the `problems` found before.
     """
     problems = problems or Problems()
+    _allowed(ctx, new)
     username, address = _names(ctx, new, problems)
     facts = checked({name: getattr(new, name) for name in FACTS}, problems)
     paths = _paths(new, facts, problems)
@@ -203,8 +204,8 @@ def _check_role(new: NewUser, problems: Problems) -> None:
         check_charge(new.role, new.administers, new.admin_permissions)
 
 
-async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) -> None:
-    """Refuse what the viewer may not give: nobody gives more than he has."""
+def _allowed(ctx: Context, new: NewUser) -> None:
+    """Forbidden where the role does not reach so far, whatever else is said."""
     viewer = ctx.viewer
     if not viewer.role.includes(new.role):
         raise Forbidden(f"to make a {new.role} needs that role", requires=new.role, path=["role"])
@@ -214,6 +215,11 @@ async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) ->
             requires=Role.ADMIN,
             path=["emptyAddress"],
         )
+
+
+async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) -> None:
+    """Refuse what the viewer may not give: nobody gives more than he has."""
+    viewer = ctx.viewer
     usual = {
         "from_whitelist": [],
         "disabled_scopes": [],
