@@ -18,6 +18,7 @@ from graph.rows import Shape, identified, link, shaped
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.views import Made
+from mail import paths
 from models.mailboxes import SpecialUse
 from models.roles import Scope
 from resolvers import mailboxes, users
@@ -35,6 +36,7 @@ class Mailbox(Shape):
     )
     name: str = leaf("Last part of path.")
     path: str = leaf("Full path, slashes.")
+    path_utf7: str = leaf("Path in IMAP's modified UTF-7.")
     special_use: SpecialUse | None = leaf("Role of the folder.")
     modify_index: BigInt = leaf("Counts every change.")
     modseq: BigInt = leaf("Highest modification sequence of its messages.")
@@ -51,6 +53,7 @@ class Mailbox(Shape):
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Mailbox"),
         "name": Made(("path",), lambda path: path.rpartition("/")[2]),
+        "path_utf7": Made(("path",), paths.utf7),
         "retention": Made(
             ("retention",),
             lambda seconds: timedelta(seconds=seconds) if seconds else None,

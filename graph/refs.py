@@ -9,13 +9,14 @@ from graph import ids
 from graph.errors import leaf
 from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
+from mail import paths
 from models.columns import Picked
 from models.errors import Invalid, NotFound, found
 from models.mailboxes import SpecialUse
 from resolvers import domains, messages, users
 from resolvers.access import own
 from resolvers.domains import Named as Domain
-from resolvers.mailboxes import Named, find, spelled
+from resolvers.mailboxes import Named, find
 from resolvers.userselection import Users
 
 strawberry.enum(SpecialUse, description="Role of a folder.")
@@ -148,7 +149,7 @@ def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:
     if ref.id:
         return Named(id=ids.decode("Mailbox", ref.id.value, path=path))
     path_ = given(ref.path)
-    path_ = path_ if path_ is None else spelled(path_)
+    path_ = path_ if path_ is None else paths.spelled(path_)
     return Named(path=path_, special_use=given(ref.special_use))
 
 

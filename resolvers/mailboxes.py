@@ -1,12 +1,9 @@
 """Operations on folders."""
 
-import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Select, bindparam, func, select, update
@@ -15,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.paths import checked_path, in_tree, with_parents
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
 from models.journal import LONGEST as LONGEST_ROW
@@ -29,8 +27,6 @@ from resolvers.listing import by_keys
 from resolvers.moves import STATE, archive
 
 BY = ("id", "path", "special_use")  # what names a folder
-LEVELS = 128
-LONGEST = 512  # characters of a level
 LIFE = timedelta(days=36_500)  # of messages, at most
 
 
@@ -65,38 +61,6 @@ class NewMailboxes:
     special_use: SpecialUse | None = None
 
 
-def checked_path(path: str, *, path_in: Sequence[str] = ("path",), index: int | None = None) -> str:
-    """The path as it is stored: one slash at either end goes, the first level `inbox` is INBOX."""
-    clean = spelled(path)
-    levels = clean.split("/")
-    problem = None
-    if not all(level.strip() for level in levels):
-        problem = "a path has no empty levels"
-    elif len(levels) > LEVELS or any(len(level) > LONGEST for level in levels):
-        problem = f"a path has at most {LEVELS} levels of {LONGEST} characters"
-    elif re.search(r"[\x00-\x1f\x7f]", clean):
-        problem = "a path has no control characters"
-    if problem:
-        raise Invalid(problem, constraint="pattern", path=path_in, index=index)
-    return clean
-
-
-def spelled(path: str) -> str:
-    """The path in the one spelling that is stored; it may yet be none."""
-    clean = unicodedata.normalize("NFC", path).removeprefix("/").removesuffix("/")
-    first, slash, rest = clean.partition("/")
-    return f"INBOX{slash}{rest}" if first.lower() == "inbox" else clean
-
-
-def with_parents(paths: Iterable[str], there: Collection[str] = ()) -> list[str]:
-    """These paths and those above them, each once, as far as they are not there."""
-    found: dict[str, None] = {}
-    for path in paths:
-        levels = path.split("/")
-        found |= dict.fromkeys("/".join(levels[:depth]) for depth in range(1, len(levels) + 1))
-    return [path for path in found if path not in there]
-
-
 def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> Mailbox:
     """A folder of `user`, whose row is held; its UIDVALIDITY was never given before."""
     at = ctx.world.now()
@@ -129,13 +93,13 @@ async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
     columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
     if len(keys) == 1 and _plainly(ctx, keys[0].user_id):
         rows = await ctx.find(_tree(columns), user=keys[0].user_id)
-        places = [_in_tree(path) for path in values_of(rows, "path")]
+        places = [in_tree(path) for path in values_of(rows, "path")]
         return [chosen(rows, sorted(range(len(rows)), key=places.__getitem__))]
     asked = select(*picked(Mailbox, columns)).where(
         col(Mailbox.user_id).in_({key.user_id for key in keys}), records(ctx, Mailbox)
     )
     found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in sorted(await ctx.read(asked), key=lambda row: _in_tree(row.path)):
+    for row in sorted(await ctx.read(asked), key=lambda row: in_tree(row.path)):
         found[row.user_id].append(row)
     return [found[key.user_id] for key in keys]
 
@@ -150,12 +114,6 @@ def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
     return select(*picked(Mailbox, columns)).where(
         owned(Mailbox), col(Mailbox.user_id) == number("user")
     )
-
-
-@lru_cache(4096)
-def _in_tree(path: str) -> tuple[bool, list[str]]:
-    levels = path.split("/")
-    return levels[0] != "INBOX", levels
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
@@ -211,20 +169,22 @@ async def find(ctx: Context, name: Named, *, path: Sequence[str] = ("mailbox",))
 
 async def create(ctx: Context, new: NewMailboxes) -> list[Mailbox]:
     """Create folders at these paths, and those above that are missing: all of them or none."""
-    paths = [checked_path(path, path_in=["paths"], index=nth) for nth, path in enumerate(new.paths)]
-    if not paths:
+    wanted = [
+        checked_path(path, path_in=["paths"], index=nth) for nth, path in enumerate(new.paths)
+    ]
+    if not wanted:
         raise Invalid("name at least one path", constraint="required", path=["paths"])
-    if new.special_use and len(paths) > 1:
+    if new.special_use and len(wanted) > 1:
         raise Invalid("one folder has the role", constraint="exclusive", path=["specialUse"])
     user_id = own(ctx)
     try:
         async with ctx.write(user_id) as session:
             user = await session.get_one(User, user_id, populate_existing=True)
             there = await _paths_of(session, user_id)
-            made = _made(ctx, user, paths, there)
+            made = _made(ctx, user, wanted, there)
             _check_room(ctx, there, made, path="paths")
             asked = {box.path: box for box in made}
-            for box in (asked[path] for path in paths):
+            for box in (asked[path] for path in wanted):
                 box.hidden, box.subscribed = new.hidden, new.subscribe
                 if new.retention is not None:
                     box.retention = seconds(new.retention)
@@ -240,7 +200,7 @@ async def create(ctx: Context, new: NewMailboxes) -> list[Mailbox]:
             )
     except IntegrityError as clash:
         raise Conflict("another folder has this role", path=["specialUse"]) from clash
-    return [asked[path] for path in paths]
+    return [asked[path] for path in wanted]
 
 
 def _check_room(
