@@ -18,7 +18,7 @@ from models.pages import Ask, Page
 from models.roles import Role, Scope
 from models.tasks import Task, TaskState
 from models.world import World
-from resolvers import bulk, listing, userdelete, userpurge, userquota
+from resolvers import bulk, listing, mailboxupdate, userdelete, userpurge, userquota
 from resolvers.access import own
 from resolvers.context import Context, Viewer
 from resolvers.listing import Scan, by_keys
@@ -223,6 +223,7 @@ KINDS = {
     "MESSAGE_MOVE": OF_MESSAGES,
     "MESSAGE_DELETE": OF_MESSAGES,
     userdelete.KIND: Kind(userpurge.plan, userpurge.step, stoppable=False),
+    mailboxupdate.KIND: Kind(_no_plan, mailboxupdate.step),
     userquota.KIND: Kind(userquota.plan, userquota.step),
 }
 

@@ -50,6 +50,22 @@ async def _reset(ada: Client, _root: Client) -> Call:
     return Call("passwordReset", given, "password", by_root=True)
 
 
+def _folder(name: str) -> Prepare:
+    """A call of what is done to a folder of ada's, which there is."""
+
+    async def prepare(ada: Client, root: Client) -> Call:
+        made = await _named("mailboxCreate", paths=["A"])(ada, root)
+        assert (await made(root))["errors"] == []
+        return await _named(name, mailboxes=[{"path": "A"}])(ada, root)
+
+    return prepare
+
+
+async def _updated(ada: Client, _root: Client) -> Call:
+    given = {"user": {"id": ids.encode("User", ada.user.id)}, "mailboxes": [{"path": "Sent"}]}
+    return Call("mailboxUpdate", {**given, "set": {"subscribed": False}}, by_root=True)
+
+
 async def _deleted(ada: Client, root: Client) -> None:
     delete = await _named("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
     assert (await delete(root))["errors"] == []
@@ -76,6 +92,25 @@ LOGGED: dict[str, Logged] = {
     "domainDelete": Logged("Domain"),
     "domainRename": Logged("Domain"),
     "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
+    "mailboxCreate": Logged("User", prepare=_named("mailboxCreate", paths=["A"])),
+    "mailboxDelete": Logged("User", prepare=_folder("mailboxDelete")),
+    "mailboxMetadataSet": Logged(
+        "User",
+        prepare=_named(
+            "mailboxMetadataSet", mailbox={"path": "INBOX"}, key="/private/comment", value="x"
+        ),
+    ),
+    "mailboxMetadataUnset": Logged(
+        "User",
+        prepare=_named("mailboxMetadataUnset", mailbox={"path": "INBOX"}, key="/private/comment"),
+    ),
+    "mailboxRename": Logged(
+        "User", prepare=_named("mailboxRename", mailbox={"path": "Sent"}, newPath="A")
+    ),
+    "mailboxStateSet": Logged("User"),
+    "mailboxSubscribe": Logged("User", prepare=_named("mailboxSubscribe", paths=["A"])),
+    "mailboxUnsubscribe": Logged("User", prepare=_named("mailboxUnsubscribe", paths=["Sent"])),
+    "mailboxUpdate": Logged("User", prepare=_updated),
     "passwordReset": Logged("User", prepare=_reset),
     "totpImport": Logged("User", after=("enabled2fa",)),
     "userDelete": Logged("User", before=("username",), prepare=_named("userDelete")),

@@ -17,6 +17,7 @@ OUTLINE = "what it is called in the outline of the schema, and in other mail sys
 ONE_ACT = "an act without an object: there is one of it"
 FACTORS = "a factor is no object of ours: it is on, or it is not"
 PART = "acts on a part of a User, which is no type of its own"
+BOX_PART = "acts on a part of a Mailbox, which is no type of its own"
 FORWARDS = "a list that is short, and read forwards only"
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reason
     "suffixed": {
@@ -38,6 +39,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.customTwoFactorDisable": OUTLINE,
         "Mutation.customTwoFactorEnable": OUTLINE,
         "Mutation.clientStateReset": OUTLINE,
+        "Mutation.mailboxMetadataSet": BOX_PART,
+        "Mutation.mailboxMetadataUnset": BOX_PART,
+        "Mutation.mailboxStateSet": BOX_PART,
         "Mutation.quotaRecalculate": OUTLINE,
         "Mutation.recoveryCodesCreate": "ten at once, and they are text",
         "Mutation.sessionKick": "a session is a connection: it is ended, and never read",
@@ -58,6 +62,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.mailboxUnsubscribe(input:)": "shares the input of mailboxSubscribe",
     },
     "unclear": {
         "Address.isCatchAll": OUTLINE,
@@ -74,6 +79,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "DomainPatch.relayAllRecipients": OUTLINE,
         "DomainDeleteInput.cascade": OUTLINE,
         "DomainFilter.backupMx": OUTLINE,
+        "Mailbox.metadata(prependPrefix:)": OUTLINE,
+        "MailboxRenameInput.subscriptions": OUTLINE,
+        "User.mailboxes(specialUse:)": OUTLINE,
         "ListInfo.unsubscribeOneClick": "the header field List-Unsubscribe-Post says it so",
         "Message.html(remoteImages:)": "asks for them",
         "MessageSendInput.isDraft": OUTLINE,
@@ -99,6 +107,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Submission.sendTime": OUTLINE,
     },
     "unconnected": {
+        "Query.mailboxes": FORWARDS,
         "Query.tasks": FORWARDS,
         "Thread.messages": FORWARDS,
         "User.addresses": FORWARDS,
