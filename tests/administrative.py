@@ -129,5 +129,6 @@ LOGGED: dict[str, Logged] = {
 # for administrators, but nothing is changed of others
 UNLOGGED: dict[str, str] = {
     "authCacheFlush": "what is remembered is asked of the store again, and nothing else",
+    "mailboxRepair": "what can be computed is computed afresh",
     "quotaRecalculate": "what is counted is counted afresh",
 }

@@ -216,6 +216,13 @@ async def mailbox_state_set(_ada: Client, _root: Client) -> Call:
 
 
 @call
+async def mailbox_repair(_ada: Client, _root: Client) -> Call:
+    given = {"users": {"usernames": ["ada"]}, "mailboxMasks": ["*"]}
+    payload = "repaired { findings fixed }"
+    return Call("mailboxRepair", given, payload, journaled=False, by_root=True)
+
+
+@call
 async def mailbox_rename(ada: Client, root: Client) -> Call:
     await _filed(ada, root)
     given = {"mailbox": {"path": "Clients"}, "newPath": "Old/Clients"}
