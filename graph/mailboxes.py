@@ -86,7 +86,12 @@ class Mailbox(Shape):
 
     @field("Annotations, by name.", "id")
     async def metadata(
-        self, info: Info, prefix: str | None = UNSET, prepend_prefix: bool = False
+        self,
+        info: Info,
+        prefix: Annotated[
+            str | None, strawberry.argument(description="Only names that begin so.")
+        ] = UNSET,
+        prepend_prefix: bool = False,
     ) -> list[MetadataEntry]:
         rows = await info.context.load(mailboxmetadata.of_mailboxes, self.row.id)
         return [

@@ -239,6 +239,16 @@ class Settings(AccountSettings):
     )
     message_max: Size = Field(default=USUAL.message_max, description="Largest message we take.")
     upload_max: Size = Field(default=USUAL.upload_max, description="Largest file in an upload.")
+    files_quota: Size = Field(
+        default=USUAL.files_quota,
+        description="Storage of a user for files that are shared or wait for a draft; 0 is "
+        "unlimited.",
+    )
+    files_for: Span = Field(
+        default=USUAL.files_for,
+        description="Files that are not shared, and were not fetched for so long, are removed; "
+        "0 s: never.",
+    )
     max_mailboxes: int = Field(default=USUAL.max_mailboxes, ge=5, description="Folders of a user.")
     max_recipients: int = Field(
         default=USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."

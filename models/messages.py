@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Index, LargeBinary, text
 from sqlmodel import Field, SQLModel
 
-from models.columns import Instant, MaybeMoment, Moment, Number, Owned, plain, ref
+from models.columns import Instant, MaybeMoment, MaybeNumber, Moment, Number, Owned, plain, ref
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -28,6 +28,9 @@ class Message(Owned, table=True):
         Index("messages_unseen", "mailbox_id", "received_at", "id", **_where("NOT seen")),
         Index("messages_of_user", "user_id", "received_at", "id", **_where("archived_at IS NULL")),
         Index("messages_to_index", "id", **_where("NOT indexed")),
+        Index(
+            "messages_archived", "user_id", "archived_at", "id", **_where("archived_at IS NOT NULL")
+        ),
         Index("messages_to_purge", "purge_at", **_where("purge_at IS NOT NULL")),
         Index("messages_to_expire", "expires", **_where("expires IS NOT NULL")),
     )
@@ -73,6 +76,7 @@ class Message(Owned, table=True):
     meta_data: dict[str, Any] | None = plain()
     archived_at: MaybeMoment = None
     archived_from: str | None = None  # path of the folder it was deleted from
+    archived_mailbox_id: MaybeNumber = None  # that folder, which may be gone since
     purge_at: MaybeMoment = None
     indexed: bool = False  # its words are in the text index
 

@@ -76,18 +76,28 @@ class MessageWhere:
         return self == MessageWhere()
 
 
-def conditions(ctx: Context, where: MessageWhere, user_id: int) -> list[ColumnElement[bool]]:
-    """The filter as SQL over messages of this user."""
-    return list(_Terms(ctx, user_id).of(where, 0))
+LIES_IN: Any = col(Message.mailbox_id)
+
+
+def conditions(
+    ctx: Context, where: MessageWhere, user_id: int, *, place: ColumnElement[Any] = LIES_IN
+) -> list[ColumnElement[bool]]:
+    """The filter as SQL over messages of this user; `place` has the folder that is meant."""
+    return list(_Terms(ctx, user_id, place).of(where, 0))
 
 
 def narrowed(
-    ctx: Context, terms: Sequence[ColumnElement[bool]], where: MessageWhere, user_id: int
+    ctx: Context,
+    terms: Sequence[ColumnElement[bool]],
+    where: MessageWhere,
+    user_id: int,
+    *,
+    place: ColumnElement[Any] = LIES_IN,
 ) -> list[ColumnElement[bool]]:
     """These terms and the filter's, of messages of this user; a search of words comes first."""
     if not where.query or ctx.world.database.dialect != "sqlite":
-        return [*terms, *conditions(ctx, where, user_id)]
-    rest = conditions(ctx, replace(where, query=None), user_id)
+        return [*terms, *conditions(ctx, where, user_id, place=place)]
+    rest = conditions(ctx, replace(where, query=None), user_id, place=place)
     # Inside a CASE nothing names an index: SQLite would else go through a whole folder, and
     # ask of each message whether it was found.
     return [matching(ctx, user_id, where.query), case((and_(*terms, *rest), 1), else_=0) == 1]
@@ -100,6 +110,7 @@ FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
 class _Terms:
     ctx: Context
     user_id: int
+    place: ColumnElement[Any]
     many: int = field(default=0, init=False)  # terms made so far
 
     def of(self, where: MessageWhere, depth: int) -> list[ColumnElement[bool]]:
@@ -147,7 +158,7 @@ class _Terms:
     def _places(self, where: MessageWhere) -> list[ColumnElement[bool]]:
         terms: list[ColumnElement[bool]] = []
         if where.mailbox:
-            terms.append(col(Message.mailbox_id).in_(self._mailbox(where.mailbox)))
+            terms.append(self.place.in_(self._mailbox(where.mailbox)))
         if where.thread_id is not None:
             terms.append(col(Message.thread_id) == where.thread_id)
         if where.uids is not None:

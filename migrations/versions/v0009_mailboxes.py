@@ -5,8 +5,8 @@ from alembic import op
 
 from models.columns import Big
 
-revision = "0008"
-down_revision = "0004"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:
