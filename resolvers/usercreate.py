@@ -11,6 +11,8 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import addresses, lookalikes
+from mail.paths import checked_path, with_parents
+from mail.specialnames import names_in
 from models.addresses import Address
 from models.domains import Domain
 from models.errors import Conflict, Forbidden, Invalid, Problems
@@ -30,10 +32,9 @@ from resolvers import (
 )
 from resolvers.adminlog import Done
 from resolvers.context import Context
-from resolvers.mailboxes import checked_path, new_mailbox, with_parents
+from resolvers.mailboxes import new_mailbox
 from resolvers.newpasswords import NewPassword
 from resolvers.quotas import effective, give, seat
-from resolvers.specialnames import names_in
 from resolvers.userfacts import SPAM_LEVEL, allow, allow_quota, checked
 from resolvers.userrights import check_charge, domains_there, values_of
 
