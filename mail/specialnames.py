@@ -2,8 +2,8 @@
 
 from datetime import date
 
+from mail.languages import closest
 from models.mailboxes import SpecialUse
-from resolvers.languages import closest
 
 USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
 ENGLISH = ("Sent", "Trash", "Drafts", "Junk")

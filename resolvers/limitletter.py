@@ -14,6 +14,7 @@ from mail.compose import Draft, HeaderLine
 from mail.delivery import Letter, Place, Way, place, read, stored
 from mail.fields import Named
 from mail.keeping import Kept
+from mail.languages import closest
 from mail.userlimits import ALLOWED, LETTER, level
 from models.addresses import Address
 from models.amounts import rounded
@@ -24,7 +25,6 @@ from models.users import UsageLevel, User
 from models.world import World
 from resolvers.access import own
 from resolvers.context import Context
-from resolvers.languages import closest
 from resolvers.limitwords import ENGLISH, WORDS
 from resolvers.work import Plan, Step
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from mail.languages import closest
 from models.errors import OverQuota
 from models.tasks import Task
 from models.world import Adopted, World
 from resolvers import tasks
-from resolvers.languages import closest
 from resolvers.limitwords import WORDS, Words
 from tests.bulk import DELETE
 from tests.conftest import Client, Clock
