@@ -123,7 +123,8 @@ VALUES = {
         "MAILBOX_RENAMED": "A folder has another path.",
         "MAILBOX_DELETED": "A folder is gone.",
         "MESSAGE_ADDED": "A message came, was sent, or was put in.",
-        "MESSAGE_UPDATED": "Flags, keywords, expiry or data of a message changed.",
+        "MESSAGE_UPDATED": "Flags, keywords, expiry or data of a message changed; of a draft that "
+        "was saved again also its content, uid and perhaps folder.",
         "MESSAGE_MOVED": "A message lies in another folder, with another uid.",
         "MESSAGE_DELETED": "A message is gone for good.",
         "MESSAGE_ARCHIVED": "A message was deleted, and can still be brought back.",

@@ -24,7 +24,7 @@ from mail.messages import Facts, MailAddress
 from models.audit import AuditRoad
 from models.columns import Instant, insert_or
 from models.domains import Domain
-from models.errors import NotFound, OverQuota
+from models.errors import NotFound, OverQuota, Refused
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread, ThreadRef
@@ -40,7 +40,7 @@ FLAGS_OF = {  # their names in IMAP, by which of them are set
     for marks in product((False, True), repeat=len(SYSTEM_FLAGS))
 }
 
-_ALLOWED = func.coalesce(
+ALLOWED = func.coalesce(
     col(User.quota),
     select(col(Domain.default_user_quota))
     .where(col(Domain.id) == col(User.domain_id))
@@ -54,7 +54,7 @@ _TAKE_QUOTA = (
     .where(
         col(User.id) == bindparam("user"),
         col(User.deleted_at).is_(None),
-        (_ALLOWED == 0) | (col(User.used) + bindparam("bytes") <= _ALLOWED),
+        (ALLOWED == 0) | (col(User.used) + bindparam("bytes") <= ALLOWED),
     )
     .values(used=User.used + bindparam("bytes"), message_count=User.message_count + 1)
 )
@@ -65,10 +65,10 @@ _RECEIVED = _TAKE_QUOTA.values(
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
 )
-_QUOTA = select(col(User.used), _ALLOWED.label("allowed")).where(
+QUOTA = select(col(User.used), ALLOWED.label("allowed")).where(
     col(User.id) == bindparam("user"), col(User.deleted_at).is_(None)
 )
-_TAKE_UID = (
+TAKE_UID = (
     update(Mailbox)
     .where(col(Mailbox.id) == bindparam("box"), col(Mailbox.user_id) == bindparam("user"))
     .values(
@@ -232,7 +232,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, received: bool =
     key, last, now = turn.world.key(), turn.count(to.user_id, 1), turn.world.now()
     _take_quota(turn, to.user_id, letter.size, received=received)
     taken = turn.connection.execute(
-        _TAKE_UID,
+        TAKE_UID,
         {
             "box": to.mailbox_id,
             "user": to.user_id,
@@ -282,17 +282,23 @@ def _road(to: Place, *, received: bool) -> AuditRoad:
 
 
 def _take_quota(turn: Turn, user_id: int, size: int, *, received: bool) -> None:
-    given = {"user": user_id, "platform": turn.world.options.default_quota}
-    taken: dict[str, Any] = {**given, "bytes": size}
+    platform = turn.world.options.default_quota
+    taken: dict[str, Any] = {"user": user_id, "platform": platform, "bytes": size}
     if received:
         now = turn.world.now()
         taken |= {"now": now, "until": now + HOUR}
     if turn.connection.execute(_RECEIVED if received else _TAKE_QUOTA, taken).rowcount:
         return
-    row = turn.connection.execute(_QUOTA, given).first()
+    raise over_quota(turn, user_id)
+
+
+def over_quota(turn: Turn, user_id: int) -> Refused:
+    """Why bytes were not taken: the account has no room for them, or is gone."""
+    given = {"user": user_id, "platform": turn.world.options.default_quota}
+    row = turn.connection.execute(QUOTA, given).first()
     if row is None:
-        raise NotFound(str(user_id), path=["user"])
-    raise OverQuota(used=row.used, allowed=row.allowed)
+        return NotFound(str(user_id), path=["user"])
+    return OverQuota(used=row.used, allowed=row.allowed)
 
 
 def _thread(turn: Turn, facts: Facts, to: Place) -> int:
@@ -301,21 +307,25 @@ def _thread(turn: Turn, facts: Facts, to: Place) -> int:
     known = None
     if keys:
         known = turn.connection.execute(_THREADS, {"user": user_id, "keys": keys}).scalar()
-    key = turn.world.key()
-    if known is None:
-        row = {
-            "id": key,
-            "user_id": user_id,
-            "subject": _storable(facts.subject),
-            "created_at": turn.world.now(),
-        }
-        turn.connection.execute(insert(Thread), row)
-    thread_id = int(known or key)
+    thread_id = begun(turn, user_id, facts.subject) if known is None else int(known)
+    lead(turn, user_id, keys, thread_id)
+    return thread_id
+
+
+def begun(turn: Turn, user_id: int, subject: str) -> int:
+    """A new conversation."""
+    key, now = turn.world.key(), turn.world.now()
+    row = {"id": key, "user_id": user_id, "subject": storable(subject), "created_at": now}
+    turn.connection.execute(insert(Thread), row)
+    return key
+
+
+def lead(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> None:
+    """Let what refers to these keys come to this conversation, where they lead to none yet."""
     if keys:
         new = _joined(turn.connection.dialect.name)
         rows = [{"user_id": user_id, "key": key, "thread_id": thread_id} for key in keys]
         turn.connection.execute(new, rows)
-    return thread_id
 
 
 def flags(row: Any) -> list[str]:
@@ -367,10 +377,10 @@ def columns(letter: Letter) -> dict[str, Any]:
         "purge_at": None,
         "indexed": False,
     }
-    return {name: _storable(value) for name, value in shown.items()}
+    return {name: storable(value) for name, value in shown.items()}
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """The value without NUL and lone surrogates, which no text column takes."""
     if isinstance(value, str):
         return (
@@ -379,9 +389,9 @@ def _storable(value: Any) -> Any:
             else value
         )
     if isinstance(value, list):
-        return [_storable(item) for item in value]
+        return [storable(item) for item in value]
     if isinstance(value, dict):
-        return {_storable(name): _storable(item) for name, item in value.items()}
+        return {storable(name): storable(item) for name, item in value.items()}
     return value
 
 

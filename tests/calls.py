@@ -294,9 +294,14 @@ async def message_update(ada: Client, _root: Client) -> Call:
 
 
 @call
-async def message_upload(_ada: Client, _root: Client) -> Call:
-    given = {"mailbox": {"path": "INBOX"}, "raw": "Subject: Mine\n\nText\n"}
-    return Call("messageUpload", given, "message { subject }")
+async def message_upload(ada: Client, _root: Client) -> Call:
+    file = {"content": "eA==", "filename": "a.txt"}
+    first = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "attachments": [file]}
+    made = await Call("messageUpload", first, "message { id }")(ada)
+    saved = {"replacePrevious": {"id": made["message"]["id"]}, "mailbox": {"path": "INBOX"}}
+    given = {**saved, "subject": "Mine", "to": [{"address": "carol"}]}
+    payload = "message { subject attachments { filename } } previousDeleted warnings { path }"
+    return Call("messageUpload", given, payload)
 
 
 @call

@@ -5,7 +5,7 @@ from alembic import op
 
 from models.columns import Big
 
-revision = "0010"
+revision = "0006"
 down_revision = "0005"
 
 

@@ -5,8 +5,8 @@ from alembic import op
 
 from models.columns import Big, Instant, Plain
 
-revision = "0012"
-down_revision = "0011"
+revision = "0008"
+down_revision = "0007"
 
 
 def upgrade() -> None:

@@ -5,8 +5,8 @@ from alembic import op
 
 from models.columns import Big, Instant
 
-revision = "0011"
-down_revision = "0010"
+revision = "0007"
+down_revision = "0006"
 
 
 def upgrade() -> None:
