@@ -8,9 +8,8 @@ from typing import Any
 from sqlalchemy import BigInteger, bindparam, delete, or_, select, update
 from sqlmodel import col
 
-from mail import audit
+from mail import audit, userlimits
 from mail.delivery import (
-    ALLOWED,
     TAKE_UID,
     Letter,
     Place,
@@ -24,6 +23,7 @@ from mail.delivery import (
 )
 from mail.keeping import Kept, blob_ids, refer
 from mail.messages import Facts
+from mail.userlimits import ALLOWED
 from models import searchindex
 from models.audit import AuditRoad
 from models.blobs import MessageBlob
@@ -58,6 +58,7 @@ _USE = (
         or_(_MORE <= 0, ALLOWED == 0, col(User.used) + _MORE <= ALLOWED),
     )
     .values(used=col(User.used) + _MORE)
+    .returning(col(User.used), ALLOWED.label("allowed"))
 )
 _LEAVE = (
     update(Mailbox)
@@ -155,10 +156,12 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
 def _take_quota(turn: Turn, user_id: int, more: int) -> None:
     """Count the difference; what becomes no more is never refused."""
     platform = turn.world.options.default_quota
-    if not turn.connection.execute(
-        _USE, {"user": user_id, "platform": platform, "more": more}
-    ).rowcount:
+    given = {"user": user_id, "platform": platform, "more": more}
+    taken = turn.connection.execute(_USE, given).first()
+    if taken is None:
         raise over_quota(turn, user_id)
+    if more > 0:
+        userlimits.stored(turn, user_id, taken, more)
 
 
 def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> Picked:

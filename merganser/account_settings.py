@@ -111,6 +111,23 @@ class AccountSettings(BaseSettings):
         description="Messages a user is sent in an hour, before senders are put off; "
         "0 is unlimited.",
     )
+    limit_warning: int = Field(
+        default=USUAL.limit_warning,
+        ge=0,
+        le=99,
+        description="Percent of a limit from where it counts as WARNING; 0: nothing does.",
+    )
+    limit_critical: int = Field(
+        default=USUAL.limit_critical,
+        ge=0,
+        le=99,
+        description="Percent of a limit from where it counts as CRITICAL; 0: nothing does.",
+    )
+    limit_letters: bool = Field(
+        default=USUAL.limit_letters,
+        description="Write to accounts when their storage passes one of these marks, or is full.",
+        json_schema_extra={"hint": "write on or off"},
+    )
     argon2_memory: int = Field(
         default=USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
     )

@@ -39,6 +39,9 @@ class Options:
     profile_key: Path | None = None  # else in the same file
     recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
     received_hourly: int = 3600  # messages, likewise
+    limit_warning: int = 80  # percent of a limit, from where it is WARNING; 0: never
+    limit_critical: int = 95  # and CRITICAL
+    limit_letters: bool = True  # an account hears of it where storage passes one of these
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
     password_min: int = 8  # characters of a password that is set

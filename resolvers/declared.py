@@ -90,8 +90,15 @@ def _string(value: object) -> str:
     raise ValueError("not text")
 
 
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("neither true nor false")
+
+
 READ: Mapping[Kind, Callable[[object], Any]] = {
     Kind.STRING: _string,
+    Kind.BOOLEAN: _switch,
     Kind.NUMBER: amounts.whole,
     Kind.SIZE: amounts.size,
     Kind.DURATION: amounts.duration,
@@ -205,6 +212,18 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "keyValue.max", "key_value_max", SIZE, "Largest value",
             "Largest value of a key-value store, in bytes of UTF-8.", 0, MIB,
+        ),
+        Setting(
+            "limits.critical", "limit_critical", NUMBER, "Second mark",
+            "Percent of a limit from where it counts as CRITICAL; 0: nothing does.", 0, 99,
+        ),
+        Setting(
+            "limits.letters", "limit_letters", Kind.BOOLEAN, "Letters about storage",
+            "Accounts are written to when their storage passes one of the marks, or is full.",
+        ),
+        Setting(
+            "limits.warning", "limit_warning", NUMBER, "First mark",
+            "Percent of a limit from where it counts as WARNING; 0: nothing does.", 0, 99,
         ),
         Setting(
             "mailboxes.max", "max_mailboxes", NUMBER, "Folders", "Folders of a user.", 5, 100_000

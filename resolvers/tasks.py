@@ -18,7 +18,7 @@ from models.pages import Ask, Page
 from models.roles import Role, Scope
 from models.tasks import Task, TaskState
 from models.world import World
-from resolvers import archive, audit, bulk, listing, userdelete, userpurge, userquota
+from resolvers import archive, audit, bulk, limitletter, listing, userdelete, userpurge, userquota
 from resolvers.access import own
 from resolvers.context import Context, Viewer
 from resolvers.listing import Scan, by_keys
@@ -232,6 +232,7 @@ KINDS = {
     audit.KIND: Kind(audit.plan, audit.step, stoppable=False),
     userdelete.KIND: Kind(userpurge.plan, userpurge.step, stoppable=False),
     userquota.KIND: Kind(userquota.plan, userquota.step),
+    limitletter.KIND: Kind(limitletter.plan, limitletter.step),
 }
 
 

@@ -437,6 +437,15 @@ async def undo(ada: Client, root: Client) -> Call:
 
 
 @call
+async def usage_reset(ada: Client, root: Client) -> Call:
+    await receive(ada, "Hello")
+    assert (await (await message_send(ada, root))(ada))["errors"] == []
+    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    payload = "users { limits { recipients { used } received { used } } }"
+    return Call("usageReset", given, payload, by_root=True)
+
+
+@call
 async def user_create(_ada: Client, _root: Client) -> Call:
     given = {"address": "eve@example.org", "password": "correct horse"}
     return Call("userCreate", given, "user { username }", by_root=True)
