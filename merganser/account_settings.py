@@ -138,7 +138,22 @@ class AccountSettings(BaseSettings):
         default=USUAL.password_min,
         ge=1,
         le=256,
-        description="Characters a password has at least when it is set; imported hashes go by.",
+        description="Characters a password has at least when it is set; imported hashes go by. "
+        "Domains may say otherwise.",
+    )
+    password_classes: int = Field(
+        default=USUAL.password_classes,
+        ge=1,
+        le=4,
+        description="How many of lower case, upper case, digits and others are in it at least; "
+        "domains may say otherwise. NIST SP 800-63B advises against more than 1.",
+    )
+    totp_steps: int = Field(
+        default=USUAL.totp_steps,
+        ge=0,
+        le=10,
+        description="Steps of 30 seconds that the clock of an authenticator may be wrong, either "
+        "way.",
     )
     breached_list: Path | None = Field(
         default=USUAL.breached_list,

@@ -237,6 +237,17 @@ async def restart(
     session.info["reached"] = {**reached(session), **{row.id: row.last for row in counted}}
 
 
+async def lift(session: AsyncSession, streams: Sequence[int], *, to: int) -> None:
+    """Let these streams, which are held and stand below, go on from this number.
+
+    What was is forgotten, so that no reader goes on from where it is.
+    """
+    if streams:
+        connection, these = await session.connection(), col(Stream.id).in_(streams)
+        await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
+        await connection.execute(update(Stream).where(these).values(last=to, gone=to))
+
+
 async def record_all(
     session: AsyncSession, entries: Mapping[int, Sequence[Entry]], *, at: datetime
 ) -> None:

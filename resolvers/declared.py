@@ -156,6 +156,11 @@ DECLARED: dict[str, Setting] = {
             "Unused that long, a new token ends.", MINUTE, YEARS,
         ),
         Setting(
+            "auth.totpSteps", "totp_steps", NUMBER, "Clocks of authenticators",
+            "So many steps of 30 seconds the clock of an authenticator may be wrong, either way; "
+            "a code is good once all the same.", 0, 10,
+        ),
+        Setting(
             "auth.window", "login_window", DURATION, "Window of accounts",
             "Time in which wrong passwords of one account or name are counted.",
             timedelta(seconds=1), DAY,
@@ -232,6 +237,16 @@ DECLARED: dict[str, Setting] = {
             "message.max", "message_max", SIZE, "Largest message",
             "Largest message that is taken, sent or stored. Sessions of LMTP that are open keep "
             "what they began with.", 1 << 16, 256 * MIB,
+        ),
+        Setting(
+            "passwords.minClasses", "password_classes", NUMBER, "Kinds of characters",
+            "How many of lower case, upper case, digits and others are in a password at least "
+            "when it is set, where its domain says nothing.", 1, 4,
+        ),
+        Setting(
+            "passwords.minLength", "password_min", NUMBER, "Length of passwords",
+            "Characters a password has at least when it is set, where its domain says nothing.",
+            1, 256,
         ),
         Setting(
             "quota.default", "default_quota", SIZE, "Storage",

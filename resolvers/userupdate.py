@@ -20,6 +20,7 @@ from models.world import World
 from resolvers import (
     authlog,
     newpasswords,
+    passwordpolicy,
     passwords,
     publickeys,
     senders,
@@ -82,7 +83,7 @@ async def change(
     _allowed(ctx, rows, patch)
     allow(ctx, patch.names, AT)
     facts |= await _key(ctx, patch, problems)
-    password = await _password(ctx, patch, problems)
+    password = await _password(ctx, rows, patch, problems)
     _check_existing(ctx, rows, patch, existing, problems)
     problems.settle()
     allow_quota(ctx, facts.get("quota"), AT)
@@ -189,14 +190,17 @@ async def _key(ctx: Context, patch: Patch, problems: Problems) -> dict[str, Any]
     return {} if patch.pub_key is None else {"pub_key": None, "key_info": None}
 
 
-async def _password(ctx: Context, patch: Patch, problems: Problems) -> NewPassword | None:
+async def _password(
+    ctx: Context, rows: Sequence[Picked], patch: Patch, problems: Problems
+) -> NewPassword | None:
     """The password, once it can be set; None where none is given."""
     with problems.caught():
         if patch.password and patch.password_disabled:
             text = "passwordDisabled means: no password"
             raise Invalid(text, constraint="exclusive", path=[*AT, "password"])
         if patch.password:
-            return await newpasswords.checked(ctx, patch.password, AT)
+            policy = await ctx.load(passwordpolicy.of_users, rows[0].id if rows else 0)
+            return await newpasswords.checked(ctx, patch.password, policy, AT)
     return None
 
 
