@@ -154,10 +154,10 @@ def named(ref: MailboxRef, *, path: str = "mailbox", index: int | None = None) -
     return Named(path=path_, special_use=given(ref.special_use), guid=given(ref.guid))
 
 
-async def message_of(info: Info, ref: MessageRef) -> int | None:
+async def message_of(info: Info, ref: MessageRef, *, path: str = "by") -> int | None:
     """The key of the message that is named; it may yet be nobody's."""
     if ref.id:
-        return ids.decode("Message", ref.id.value, path="by")
+        return ids.decode("Message", ref.id.value, path=path)
     if ref.guid:
         text = ref.guid.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004

@@ -22,6 +22,7 @@ from graph.files import File, file_page
 from graph.keyvalue import Key, KeyValue
 from graph.mailboxes import Mailbox, MailboxTotals
 from graph.messages import Message, message_page
+from graph.passwordpolicy import PasswordPolicy
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, columns, identified, link, listed
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, EmailAddress
@@ -43,6 +44,7 @@ from resolvers import (
     keyvalue,
     mailboxes,
     mailboxlists,
+    passwordpolicy,
     recovery,
     subscriptions,
     tokens,
@@ -227,6 +229,10 @@ class User(Shape):
     async def max_new_quota(self, info: Info) -> ByteSize | None:
         most = await limits.most(info.context, self.row)
         return None if most is None else ByteSize(most)
+
+    @field("What a password must have to be set here.", "id")
+    async def password_policy(self, info: Info) -> PasswordPolicy:
+        return PasswordPolicy.of(await info.context.load(passwordpolicy.of_users, self.row.id))
 
     @field("Mail is passed on to another server (backup MX domain).", "domain_id")
     async def is_relayed(self, info: Info) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text, tuple_, update
 from sqlmodel import col
 
 from mail import contents, messages
@@ -55,8 +55,10 @@ async def index(world: World) -> int:
     given = await asyncio.to_thread(_words, dialect, rows, sources)
     async with world.write() as session:
         connection = await session.connection()
-        ids = [row.id for row in rows]
-        mark = update(Message).where(col(Message.id).in_(ids), ~col(Message.indexed))
+        # As they were read: a draft may have been replaced meanwhile.
+        read = [(row.id, row.blob_id) for row in rows]
+        these = tuple_(col(Message.id), col(Message.blob_id)).in_(read)
+        mark = update(Message).where(these, ~col(Message.indexed))
         marked = await connection.execute(mark.values(indexed=True).returning(col(Message.id)))
         now = set(marked.scalars())  # another process may have been quicker
         rest = [one for one in given if one["id"] in now]
@@ -66,10 +68,12 @@ async def index(world: World) -> int:
 
 
 def _words(dialect: str, rows: Any, sources: Any) -> list[dict[str, Any]]:
-    return [
-        {"id": row.id, **indexed(dialect, row.user_id, text_of(row, source))}
-        for row, source in zip(rows, sources, strict=True)
-    ]
+    return [words_of(dialect, row, one) for row, one in zip(rows, sources, strict=True)]
+
+
+def words_of(dialect: str, row: Any, stored: contents.Stored) -> dict[str, Any]:
+    """What the index takes, and must be told again to forget it, of a row with SHOWN."""
+    return {"id": row.id, **indexed(dialect, row.user_id, text_of(row, stored))}
 
 
 def text_of(row: Any, stored: contents.Stored) -> str:

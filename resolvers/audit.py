@@ -139,17 +139,17 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def states(ctx: Context, ids: list[int]) -> list[TaskState]:
-    """How far the first copies of these audits, which are seen, have come."""
+    """How far the first copies of these audits have come; CANCELLED of those that are gone."""
     asked = (
         select(col(Audit.id), col(Audit.copied), col(Task.state))
         .outerjoin(Task, col(Task.id) == col(Audit.task_id))
         .where(seen(ctx), col(Audit.id).in_(ids))
     )
-    rows = {row.id: row for row in await ctx.read(asked)}
-    return [
-        TaskState.SUCCEEDED if rows[key].copied else rows[key].state or TaskState.FAILED
-        for key in ids
-    ]
+    known = {
+        row.id: TaskState.SUCCEEDED if row.copied else row.state or TaskState.FAILED
+        for row in await ctx.read(asked)
+    }
+    return [known.get(key, TaskState.CANCELLED) for key in ids]
 
 
 async def page(

@@ -22,6 +22,7 @@ from resolvers import (
     archive,
     audit,
     bulk,
+    limitletter,
     listing,
     mailboxrepair,
     mailboxupdate,
@@ -245,6 +246,7 @@ KINDS = {
     mailboxrepair.KIND: Kind(mailboxrepair.plan, mailboxrepair.step),
     mailboxupdate.KIND: Kind(_no_plan, mailboxupdate.step),
     userquota.KIND: Kind(userquota.plan, userquota.step),
+    limitletter.KIND: Kind(limitletter.plan, limitletter.step),
 }
 
 

@@ -148,6 +148,7 @@ LOGGED: dict[str, Logged] = {
     "apiKeyDelete": Logged("ApiKey", before=("name", "role"), prepare=_others_key),
     "settingDelete": Logged("Setting", before=("submission.maxRecipients",)),
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
+    "usageReset": Logged("User", before=("limits",), after=("limits",)),
     "userCreate": Logged("User", after=("username", "role")),
 }
 # for administrators, but nothing is changed of others

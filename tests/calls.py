@@ -203,22 +203,6 @@ async def domain_update(_ada: Client, _root: Client) -> Call:
 
 
 @call
-async def key_value_delete(ada: Client, root: Client) -> Call:
-    await (await key_value_set(ada, root))(ada)
-    return Call("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
-
-
-@call
-async def key_value_increment(_ada: Client, _root: Client) -> Call:
-    given = {"key": "ui/visits", "difference": 1, "createMissing": True}
-    return Call("keyValueIncrement", given, "entry { key value }")
-
-
-@call
-async def key_value_set(_ada: Client, _root: Client) -> Call:
-    return Call("keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }")
-
-
 async def file_delete(ada: Client, root: Client) -> Call:
     made = await (await file_upload(ada, root))(ada)
     return Call("fileDelete", {"ids": [made["file"]["id"]]}, "deletedIds")
@@ -242,6 +226,23 @@ async def file_share_delete(ada: Client, root: Client) -> Call:
 async def file_upload(_ada: Client, _root: Client) -> Call:
     given = {"filename": "pond.txt", "content": {"text": "Ducks."}}
     return Call("fileUpload", given, "file { id filename size }")
+
+
+@call
+async def key_value_delete(ada: Client, root: Client) -> Call:
+    await (await key_value_set(ada, root))(ada)
+    return Call("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
+
+
+@call
+async def key_value_increment(_ada: Client, _root: Client) -> Call:
+    given = {"key": "ui/visits", "difference": 1, "createMissing": True}
+    return Call("keyValueIncrement", given, "entry { key value }")
+
+
+@call
+async def key_value_set(_ada: Client, _root: Client) -> Call:
+    return Call("keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }")
 
 
 @call
@@ -338,9 +339,14 @@ async def message_update(ada: Client, _root: Client) -> Call:
 
 
 @call
-async def message_upload(_ada: Client, _root: Client) -> Call:
-    given = {"mailbox": {"path": "INBOX"}, "raw": "Subject: Mine\n\nText\n"}
-    return Call("messageUpload", given, "message { subject }")
+async def message_upload(ada: Client, _root: Client) -> Call:
+    file = {"content": "eA==", "filename": "a.txt"}
+    first = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "attachments": [file]}
+    made = await Call("messageUpload", first, "message { id }")(ada)
+    saved = {"replacePrevious": {"id": made["message"]["id"]}, "mailbox": {"path": "INBOX"}}
+    given = {**saved, "subject": "Mine", "to": [{"address": "carol"}]}
+    payload = "message { subject attachments { filename } } previousDeleted warnings { path }"
+    return Call("messageUpload", given, payload)
 
 
 @call
@@ -473,6 +479,15 @@ async def two_factor_disable(ada: Client, _root: Client) -> Call:
 async def undo(ada: Client, root: Client) -> Call:
     done = await (await message_delete(ada, root))(ada)
     return Call("undo", {"token": done["undo"]["token"]}, "restoredCount")
+
+
+@call
+async def usage_reset(ada: Client, root: Client) -> Call:
+    await receive(ada, "Hello")
+    assert (await (await message_send(ada, root))(ada))["errors"] == []
+    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    payload = "users { limits { recipients { used } received { used } } }"
+    return Call("usageReset", given, payload, by_root=True)
 
 
 @call

@@ -28,6 +28,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "MessageChanges": "a patch for many, called so before patches were",
         "MessageUid": "a reference by folder and UID",
         "MutationOptions": "part of every input",
+        "ReferenceAttachments": "a choice of attachments, inside inputs",
         "SpecialMailboxNames": "names by special use, inside an input",
     },
     "prefixed": {

@@ -266,5 +266,5 @@ async def test_a_credential_for_sending_reads_no_mail_by_any_way(name: str, ada:
 def test_every_kind_of_change_is_used_or_a_resync() -> None:
     told = {kind for kind, _ in TOLD.values()}
     rest = {kind for kind in ChangeKind if not any(kind.startswith(begin) for begin in told)}
-    assert rest == {ChangeKind.DOMAIN_CHANGED, ChangeKind.RESYNC}
+    assert rest == {ChangeKind.DOMAIN_CHANGED, ChangeKind.LIMIT_REACHED, ChangeKind.RESYNC}
     assert journal.PLATFORM == 0
