@@ -8,9 +8,8 @@ from typing import Any
 from sqlalchemy import BigInteger, bindparam, delete, or_, select, update
 from sqlmodel import col
 
-from mail import audit
+from mail import audit, userlimits
 from mail.delivery import (
-    ALLOWED,
     TAKE_UID,
     Letter,
     Place,
@@ -24,6 +23,7 @@ from mail.delivery import (
 )
 from mail.keeping import Kept, blob_ids, refer
 from mail.messages import Facts
+from mail.userlimits import ALLOWED
 from models import searchindex
 from models.audit import AuditRoad
 from models.blobs import MessageBlob
@@ -58,6 +58,7 @@ _USE = (
         or_(_MORE <= 0, ALLOWED == 0, col(User.used) + _MORE <= ALLOWED),
     )
     .values(used=col(User.used) + _MORE)
+    .returning(col(User.used), ALLOWED.label("allowed"))
 )
 _LEAVE = (
     update(Mailbox)
@@ -107,7 +108,8 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
     if row.digest != earlier.digest:
         raise Stale(current_modseq=row.modseq, path=PATH)
     last, now = turn.count(to.user_id, 1), turn.world.now()
-    _take_quota(turn, to.user_id, letter.size - row.size)
+    more = letter.size - row.size
+    use = _take_quota(turn, to.user_id, more)
     audit.leaving(turn, to.user_id, [row.id])
     taken = _uid(turn, letter, row, to, last)
     blobs = blob_ids(turn, kept)
@@ -147,18 +149,21 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
     }
     entry = Entry(ChangeKind.MESSAGE_UPDATED, [row.id], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
+    if more > 0:
+        userlimits.stored(turn, to.user_id, use, more)
     if taken.audited:
         audit.stored(turn, to.user_id, row.id, AuditRoad.SAVED)
     return Placed(row.id, taken.uid_next - 1, last, blobs[kept.root], list(blobs.values()))
 
 
-def _take_quota(turn: Turn, user_id: int, more: int) -> None:
-    """Count the difference; what becomes no more is never refused."""
+def _take_quota(turn: Turn, user_id: int, more: int) -> Picked:
+    """Count the difference; what is `used` then. What becomes no more is never refused."""
     platform = turn.world.options.default_quota
-    if not turn.connection.execute(
-        _USE, {"user": user_id, "platform": platform, "more": more}
-    ).rowcount:
+    given = {"user": user_id, "platform": platform, "more": more}
+    taken = turn.connection.execute(_USE, given).first()
+    if taken is None:
         raise over_quota(turn, user_id)
+    return taken
 
 
 def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> Picked:

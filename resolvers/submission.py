@@ -205,7 +205,7 @@ def _written(turn: Turn, ctx: Context, ready: _Ready, kept: Kept) -> tuple[int |
     if turn.connection.execute(able).scalar() is None:
         raise Forbidden("this account may not send")
     if not ready.outgoing.stays:
-        userlimits.count_recipients(turn, owner, len(ready.recipients))
+        userlimits.count_recipients(turn, ctx, owner, len(ready.recipients))
     message_id = _copied(turn, ready, kept)
     if ready.outgoing.stays:
         return None, message_id

@@ -38,8 +38,9 @@ ADJECTIVES = set(
     """
     activated active all answered certified compressed current custom default deleted dirty
     disabled draft empty enabled encrypted exact failing fixed flagged forwarded global hidden main
-    muted notified only permanent pinned previous proxied recent recursive related replayed required
-    running searchable seen shared snoozed spam subscribed suspended temporary unsafe unseen valid
+    muted notified only permanent pinned previous proxied recent recursive refused related replayed
+    required running searchable seen shared snoozed spam subscribed suspended temporary unsafe
+    unseen valid
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 REQUESTS = set(  # of inputs and arguments: what is to be done along the way

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-revision = "0012"
+revision = "0009"
 down_revision = "0008"
 
 NAME, TABLE = "audit_copies_of_origin", "audit_copies"
