@@ -182,10 +182,11 @@ async def _claim(world: World) -> Picked | None:
     )
     if not await world.database.read(due):
         return None  # an idle worker writes nothing
-    due = due.with_for_update(skip_locked=True)
+    # one value, and no IN: PostgreSQL may ask for that once for each task, and take them all
+    one = due.with_for_update(skip_locked=True).scalar_subquery()
     claim = (
         update(Task)
-        .where(col(Task.id).in_(due))
+        .where(col(Task.id) == one)
         .values(
             state=TaskState.RUNNING,
             lease=lease,

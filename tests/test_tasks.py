@@ -225,3 +225,15 @@ async def test_a_list_of_tasks_is_narrowed_and_paged(post: Client, clock: Clock)
         seen += [node["id"] for node in page["nodes"]]
         at = page["pageInfo"]
     assert len(set(seen)) == 5
+
+
+async def test_a_worker_takes_one_task_whatever_the_store_thinks_of_the_table(
+    post: Client, world: World
+) -> None:
+    await order(post, world)
+    async with world.write() as session:  # what it knows is of a table with one row
+        await (await session.connection()).exec_driver_sql("ANALYZE tasks")
+    await order(post, world)
+    await order(post, world)
+    assert [await tasks.work(world) for _ in range(4)] == [True, True, True, False]
+    assert await rows(world, "SELECT DISTINCT state FROM tasks") == [("SUCCEEDED",)]
