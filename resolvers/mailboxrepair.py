@@ -155,7 +155,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
     examined = await folders.examine(
         ctx.world, box.user_id, [box.id], account=box.user_id != user, read=order["blobs"]
     )
-    return Plan([box.user_id], [box.user_id, box.id], examined)
+    return Plan([box.user_id], [box.user_id, box.id], made=examined)
 
 
 async def step(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select, tuple_, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -139,17 +139,19 @@ async def step(
     _: Plan,
 ) -> Step:
     """Give the next thousand messages of these folders the end that their folders say."""
-    connection, after = await session.connection(), checkpoint.get("after", 0)
+    connection, after = await session.connection(), checkpoint.get("after", (0, 0))
     boxes = select(col(Mailbox.id), col(Mailbox.retention))
     boxes = boxes.where(col(Mailbox.id).in_(order["mailboxes"]))
     lives = {row.id: row.retention for row in (await connection.execute(boxes)).all()}
-    inside = (col(Message.mailbox_id).in_(lives), col(Message.id) > after)
-    asked = select(col(Message.id)).where(*inside).order_by(col(Message.id)).limit(LONGEST)
-    keys = list((await connection.execute(asked)).scalars())
+    place = (col(Message.mailbox_id), col(Message.uid))
+    inside = (col(Message.mailbox_id).in_(lives), tuple_(*place) > tuple(after))
+    asked = select(col(Message.id), *place).where(*inside).order_by(*place).limit(LONGEST)
+    found = (await connection.execute(asked)).all()
+    keys = [row.id for row in found]
     rows = await moves.chosen(session, keys, also=frozenset({"saved_at"}))
     ends = {row.id: _state(row, lives[row.mailbox_id]) for row in rows}
     await moves.restate(ctx, session, rows, ends)
-    left = {"after": keys[-1] if keys else after}
+    left = {"after": list(found[-1][1:]) if found else after}
     return Step(left, done=len(keys), more=len(keys) == LONGEST)
 
 
