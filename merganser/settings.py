@@ -239,6 +239,13 @@ class Settings(AccountSettings):
     )
     message_max: Size = Field(default=USUAL.message_max, description="Largest message we take.")
     upload_max: Size = Field(default=USUAL.upload_max, description="Largest file in an upload.")
+    search_text: Size = Field(
+        default=USUAL.search_text,
+        ge=1024,
+        le=16 << 20,
+        description="Characters of a message that are searched by words; what is set later holds "
+        "for mail that comes later, and for all of it after searchIndexRebuild.",
+    )
     max_mailboxes: int = Field(default=USUAL.max_mailboxes, ge=5, description="Folders of a user.")
     max_recipients: int = Field(
         default=USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."

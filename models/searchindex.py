@@ -4,14 +4,19 @@ Each message is a row, whose number is its id. Its owner's token is a word of th
 that the index itself finds only the owner's; deleted messages are left in and joined away.
 """
 
-from sqlalchemy import TextClause, text
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import BindParameter, TextClause, bindparam, text
 
 TABLE = "search_words"
+APART = "\u2022"  # is in no word: neither a letter nor a digit
 
 CREATE = {
     "sqlite": (
         f"CREATE VIRTUAL TABLE {TABLE} USING fts5"
-        "(owner, words, content='', tokenize='unicode61 remove_diacritics 2')",
+        "(owner, words, content='', tokenize='ascii')",  # the words are divided and folded
     ),
     "postgresql": (
         f"CREATE TABLE {TABLE} (rowid bigint PRIMARY KEY, words tsvector NOT NULL)",
@@ -20,10 +25,26 @@ CREATE = {
 }
 DROP = (f"DROP TABLE {TABLE}",)
 
+_FOUND = {
+    "sqlite": "SELECT rowid FROM search_words WHERE search_words MATCH :query",
+    "postgresql": "SELECT rowid FROM search_words WHERE words @@ cast(:query AS text)::tsquery",
+}
+_LISTED = {
+    "sqlite": "SELECT value FROM json_each(:ids)",
+    "postgresql": "SELECT value::bigint FROM jsonb_array_elements_text(cast(:ids AS jsonb))",
+}
+# The sign keeps SQLite from asking the index for each message that is near.
+_NEAR = """
+SELECT rowid FROM search_words
+WHERE search_words MATCH :query
+  AND rowid >= (SELECT min(id) FROM near) AND rowid <= (SELECT max(id) FROM near)
+  AND +rowid IN (SELECT id FROM near)
+"""
+
 
 def owner(user_id: int) -> str:
     """The word that all rows of a user have, and no text can."""
-    return f"u{user_id}u"
+    return f"u{user_id}{APART}"
 
 
 def insert(dialect: str) -> TextClause:
@@ -36,8 +57,22 @@ def insert(dialect: str) -> TextClause:
     )
 
 
-def found(dialect: str) -> TextClause:
-    """To find message ids: `query` as `mail/searchindex.py` writes it."""
-    if dialect == "sqlite":
-        return text("SELECT rowid FROM search_words WHERE search_words MATCH :query")
-    return text("SELECT rowid FROM search_words WHERE words @@ cast(:query AS text)::tsquery")
+def found(dialect: str, query: str, ids: Sequence[int] = (), *, near: bool = False) -> TextClause:
+    """To find message ids: `query` as `mail/searchindex.py` writes it; and these ids besides.
+
+    With `near`, on SQLite, only of those that the statement calls so.
+    """
+    asked = _NEAR if near else _FOUND[dialect]
+    given: list[BindParameter[Any]] = [bindparam("query", query, unique=True)]
+    if ids:
+        asked += f" UNION ALL {_LISTED[dialect]}"
+        given.append(bindparam("ids", orjson.dumps(list(ids)).decode(), unique=True))
+    return text(asked).bindparams(*given)
+
+
+def several(query: str, most: int) -> TextClause:
+    """How many rows of an SQLite index the query finds, counted up to so many."""
+    return text(
+        "(SELECT count(*) FROM"
+        " (SELECT 1 FROM search_words WHERE search_words MATCH :query LIMIT :most))"
+    ).bindparams(bindparam("query", query, unique=True), bindparam("most", most, unique=True))

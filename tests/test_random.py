@@ -14,7 +14,8 @@ from resolvers import bulk, mailboxes
 from resolvers.bulk import Order
 from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.moves import Changes
-from resolvers.selections import MessageWhere, Selection
+from resolvers.selections import Selection
+from resolvers.where import MessageWhere
 from tests.conftest import Client, Clock, context, receive
 from tests.counts import examine
 
