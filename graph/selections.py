@@ -26,11 +26,12 @@ IDS = 1000  # of one selection
 class MessageOrder(StrEnum):
     RECEIVED_DESC = "RECEIVED_DESC"
     RECEIVED_ASC = "RECEIVED_ASC"
+    RELEVANCE = "RELEVANCE"
 
     @property
     def ordering(self) -> str:
         """Its name in cursors."""
-        return NEWEST if self is MessageOrder.RECEIVED_DESC else OLDEST
+        return {"RECEIVED_DESC": NEWEST, "RECEIVED_ASC": OLDEST}.get(self, "relevance-")
 
 
 @strawberry.input(one_of=True, description="A point in time.")

@@ -50,6 +50,7 @@ ARGUMENTS = {
     "targetId": "Only what was done to this.",
     "until": "Earlier than this.",
     "user": "Whose; nothing given = the viewer's.",
+    "users": "Whose; nothing given = the viewer's.",
     "userdbOnly": "Only what is of the account itself.",
 }
 DIRECTIVES = {
@@ -159,6 +160,8 @@ VALUES = {
     "MessageOrder": {
         "RECEIVED_DESC": "The newest arrival first.",
         "RECEIVED_ASC": "The oldest arrival first.",
+        "RELEVANCE": "By where the words of a search stand: subject, people, file names, beginning "
+        "of the text. Of the newest 500 that match; for searches with words.",
     },
     "Priority": {"HIGH": "Urgent.", "NORMAL": "As usual.", "LOW": "Not urgent."},
     "ProtocolScope": {

@@ -109,6 +109,12 @@ def conditions(ctx: Context, where: MessageWhere, seen: Looked) -> list[ColumnEl
     return list(_Terms(ctx, seen).of(where))
 
 
+def by_index(where: MessageWhere) -> bool:
+    """Whether the index alone answers a filter."""
+    words, rest = divided(where)
+    return words is not None and narrows(words) and rest.everything
+
+
 def divided(where: MessageWhere) -> tuple[Sought | None, MessageWhere]:
     """Words that all messages of a filter have, and what it asks for besides."""
     words: list[Sought] = [sought_by(where.query)] if where.query else []
