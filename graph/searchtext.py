@@ -32,7 +32,7 @@ from resolvers import searches
 from resolvers.searchkeys import spelled
 from resolvers.searchtext import read, understood
 from resolvers.searchwriting import written
-from resolvers.selections import by_index
+from resolvers.selections import words_of
 
 NAMES = {  # of fields, in JSON and here
     to_camel_case(field.python_name.removesuffix("_")): field.python_name
@@ -136,7 +136,7 @@ def _box(ref: MailboxRef) -> dict[str, Any]:
 
 def _described(info: Info, fields: Mapping[str, Any], problems: list[str]) -> ParsedSearch:
     try:
-        alone = by_index(filter_of(fields).where(info))
+        alone = words_of(filter_of(fields).where(info)) is not None
     except Refused as problem:
         alone, problems = False, [*problems, problem.message]
     now = info.context.world.now()

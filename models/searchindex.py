@@ -33,13 +33,6 @@ _LISTED = {
     "sqlite": "SELECT value FROM json_each(:ids)",
     "postgresql": "SELECT value::bigint FROM jsonb_array_elements_text(cast(:ids AS jsonb))",
 }
-# The sign keeps SQLite from asking the index for each message that is near.
-_NEAR = """
-SELECT rowid FROM search_words
-WHERE search_words MATCH :query
-  AND rowid >= (SELECT min(id) FROM near) AND rowid <= (SELECT max(id) FROM near)
-  AND +rowid IN (SELECT id FROM near)
-"""
 
 
 def owner(user_id: int) -> str:
@@ -57,12 +50,9 @@ def insert(dialect: str) -> TextClause:
     )
 
 
-def found(dialect: str, query: str, ids: Sequence[int] = (), *, near: bool = False) -> TextClause:
-    """To find message ids: `query` as `mail/searchindex.py` writes it; and these ids besides.
-
-    With `near`, on SQLite, only of those that the statement calls so.
-    """
-    asked = _NEAR if near else _FOUND[dialect]
+def found(dialect: str, query: str, ids: Sequence[int] = ()) -> TextClause:
+    """To find message ids: `query` as `mail/searchindex.py` writes it; and these ids besides."""
+    asked = _FOUND[dialect]
     given: list[BindParameter[Any]] = [bindparam("query", query, unique=True)]
     if ids:
         asked += f" UNION ALL {_LISTED[dialect]}"
@@ -70,9 +60,17 @@ def found(dialect: str, query: str, ids: Sequence[int] = (), *, near: bool = Fal
     return text(asked).bindparams(*given)
 
 
-def several(query: str, most: int) -> TextClause:
-    """How many rows of an SQLite index the query finds, counted up to so many."""
-    return text(
-        "(SELECT count(*) FROM"
-        " (SELECT 1 FROM search_words WHERE search_words MATCH :query LIMIT :most))"
-    ).bindparams(bindparam("query", query, unique=True), bindparam("most", most, unique=True))
+# Of an SQLite index; with the same parameters.
+MANY = text(
+    "SELECT count(*) AS many FROM"
+    " (SELECT 1 FROM search_words WHERE search_words MATCH :query LIMIT :most)"
+)
+# The sign keeps SQLite from asking the index for each message that is near.
+NEAR = text("""
+SELECT rowid FROM search_words
+WHERE search_words MATCH :query
+  AND rowid >= (SELECT min(id) FROM near) AND rowid <= (SELECT max(id) FROM near)
+  AND +rowid IN (SELECT id FROM near)
+UNION ALL SELECT value FROM json_each(:ids)
+""")
+ALL = text(f"{_FOUND['sqlite']} UNION ALL {_LISTED['sqlite']}")

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlmodel import col
 
+from mail.searchindex import Sought
 from models.columns import Picked, picked
 from models.errors import Forbidden
 from models.mailboxes import Mailbox
@@ -15,12 +16,12 @@ from models.messages import Message, Thread
 from models.pages import Ask, Page
 from models.prepared import number, prepared
 from models.roles import Role, Scope
-from resolvers import listing
+from resolvers import listing, wordpages
 from resolvers.access import administered, owned, records
 from resolvers.context import Context
 from resolvers.listing import Form, Scan, together
 from resolvers.looking import Place
-from resolvers.selections import Narrowed, narrowed
+from resolvers.selections import Narrowed, narrowed, words_of
 from resolvers.where import MessageWhere
 from resolvers.withheld import CONTENT, shown
 
@@ -65,6 +66,11 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     own = all(key.user_id == ctx.viewer.user_id for key in keys)
     if len(keys) == 1 and keys[0].where.everything and (own or not administered(ctx)):
         return [await _plain_page(ctx, keys[0], columns)]
+    if len(keys) == 1 and own and (words := _words_alone(ctx, keys[0])):
+        (key,) = keys
+        form = Form.of(key.ask, columns, falling=key.falling)
+        place = wordpages.Where(key.user_id, key.mailbox_id, key.thread_id)
+        return [await wordpages.page(ctx, place, words, key.ask, form)]
     if not own:
         columns |= {"user_id"}
     scans = []
@@ -100,6 +106,13 @@ def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tu
     if of_thread:
         rows = rows.where(col(Message.thread_id) == number("thread"))
     return listing.form_of_page(rows, form, PLACE)
+
+
+def _words_alone(ctx: Context, key: Listing) -> Sought | None:
+    """What a list is narrowed by where that is words alone, and the store is SQLite."""
+    if key.where.everything or ctx.world.database.dialect != "sqlite":
+        return None
+    return words_of(key.where)
 
 
 async def _narrowed(ctx: Context, keys: Sequence[Listing]) -> list[Narrowed]:

@@ -60,13 +60,11 @@ def narrows(sought: Sought) -> bool:
             return all(map(narrows, sought.parts))
 
 
-def matching(
-    ctx: Context, waiting: Waiting, sought: Sought, *, near: bool = False
-) -> ColumnElement[bool]:
-    """Messages with these words, as SQL; with `near` of those that the statement calls so."""
+def matching(ctx: Context, waiting: Waiting, sought: Sought) -> ColumnElement[bool]:
+    """Messages with these words, as SQL."""
     dialect = ctx.world.database.dialect
     query = written(dialect, waiting.owners, sought)
-    found = searchindex.found(dialect, query, waiting.holding(sought), near=near)
+    found = searchindex.found(dialect, query, waiting.holding(sought))
     known = found.columns(column("rowid")).subquery()
     return col(Message.id).in_(select(known.c.rowid))
 

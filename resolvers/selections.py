@@ -33,7 +33,7 @@ from models.errors import Invalid
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
 from resolvers.context import Context
-from resolvers.looking import READ, Looked, Place, looked
+from resolvers.looking import READ, Looked, Place, looked, parts
 from resolvers.mailboxes import Named
 from resolvers.numbersets import number_set
 from resolvers.searchindex import matching, narrows, sought_by
@@ -109,10 +109,11 @@ def conditions(ctx: Context, where: MessageWhere, seen: Looked) -> list[ColumnEl
     return list(_Terms(ctx, seen).of(where))
 
 
-def by_index(where: MessageWhere) -> bool:
-    """Whether the index alone answers a filter."""
+def words_of(where: MessageWhere) -> Sought | None:
+    """The words a filter asks for, where the index alone answers it; else None."""
+    list(parts(where))  # it is bounded
     words, rest = divided(where)
-    return words is not None and narrows(words) and rest.everything
+    return words if words is not None and narrows(words) and rest.everything else None
 
 
 def divided(where: MessageWhere) -> tuple[Sought | None, MessageWhere]:

@@ -38,8 +38,9 @@ ADJECTIVES = set(
     """
     activated active all answered certified compressed current custom default deleted dirty
     disabled draft empty enabled encrypted exact failing fixed flagged forwarded global hidden main
-    marked muted notified only permanent pinned previous proxied recent recursive related replayed required
-    running searchable seen shared snoozed spam subscribed suspended temporary unsafe unseen valid
+    marked muted notified only permanent pinned previous proxied recent recursive related replayed
+    required running searchable seen shared snoozed spam subscribed suspended temporary unsafe
+    unseen valid
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 REQUESTS = set(  # of inputs and arguments: what is to be done along the way
@@ -180,7 +181,7 @@ def misshapen(schema: GraphQLSchema) -> Iterator[str]:
 
 
 def unclear(schema: GraphQLSchema) -> Iterator[str]:
-    """A Boolean is an adjective, a statement with `has` or `uses`, or in an input what is to be done."""
+    """A Boolean is an adjective, says what it `has` or `uses`, or in an input what to do."""
     for where, name, value, kind in members(schema):
         if get_named_type(value.type).name != "Boolean":
             continue
