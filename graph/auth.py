@@ -20,13 +20,14 @@ from graph.refs import (
     UserSelection,
     domains_of,
     keys_of,
+    owner_named,
     user_of,
     users_named,
 )
 from graph.rows import Shape, columns, identified, link
 from graph.scalars import CIDR, Duration, IPAddress
 from graph.views import Made
-from models.errors import Invalid, found
+from models.errors import Invalid, Problems, found
 from models.pages import Cursor
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers import acting, apikeys, apppasswords, auth, domains, flushing, tokens, users
@@ -306,7 +307,14 @@ class AuthMutation:
 
     @mutation("Role up to one's own.", scope=Scope.MASTER)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
-        owner = found(await user_of(info, input.user), path=["user"]).id if input.user else None
+        problems = Problems()
+        owner, charge, operations = None, list[int](), list[str]()
+        with problems.caught():
+            owner = await owner_named(info, input.user)
+        with problems.caught():
+            charge = await domains_of(info, input.domains or ())
+        with problems.caught():
+            operations = _operations(info, input.operations or ())
         new = NewKey(
             name=input.name,
             role=Role(input.role),
@@ -314,11 +322,11 @@ class AuthMutation:
             read_only=input.read_only,
             user_id=owner,
             expires_at=input.expires_at or None,
-            domains=await domains_of(info, input.domains or ()),
-            operations=_operations(info, input.operations or ()),
+            domains=charge,
+            operations=operations,
             allowed_ips=input.allowed_ips or (),
         )
-        row, secret = await apikeys.create_key(info.context, new)
+        row, secret = await apikeys.create_key(info.context, new, problems)
         return ApiKeyCreatePayload(api_key=ApiKey.of(row), secret=secret)
 
     @mutation("All or none; nobody changes a key above themselves.", scope=Scope.MASTER)
@@ -369,7 +377,7 @@ def _proof(input: AuthenticateInput) -> Proof:
     return Proof(input.totp or None, cast("Mapping[str, Any] | None", input.webauthn or None))
 
 
-def _operations(info: Info, names: Sequence[str]) -> Sequence[str]:
+def _operations(info: Info, names: Sequence[str]) -> list[str]:
     """These names; Invalid where one is no root field."""
     schema = info.schema._schema  # noqa: SLF001 - no other way in
     roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
@@ -378,4 +386,4 @@ def _operations(info: Info, names: Sequence[str]) -> Sequence[str]:
         if name not in there:
             text = "no field of Query, Mutation or Subscription"
             raise Invalid(text, constraint="unknown", path=["operations"], index=index)
-    return names
+    return list(names)

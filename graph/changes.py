@@ -145,10 +145,12 @@ class AccountChange(Change):
 
 KINDS_CHANGED = {
     ChangeKind.ADDRESS_CHANGED: "Address",
+    ChangeKind.FILE_CHANGED: "File",
     ChangeKind.USER_CHANGED: "User",
     ChangeKind.DOMAIN_CHANGED: "Domain",
     ChangeKind.TASK_CHANGED: "Task",
     ChangeKind.SECURITY_EVENT: "AuthEvent",
+    ChangeKind.KEY_VALUE_CHANGED: "KeyValue",
 }
 
 

@@ -34,13 +34,6 @@ class MutationError:
         facts: dict[str, Any] = {"code": refusal.code, **vars(refusal)}
         return MutationError.types[type(refusal)](**facts)
 
-    @staticmethod
-    def all_of(refusal: errors.Refused) -> list["MutationError"]:
-        """One error, or all that were found in one go."""
-        if isinstance(refusal, errors.Several):
-            return [MutationError.of(one) for one in refusal.refusals]
-        return [MutationError.of(refusal)]
-
 
 @strawberry.type(description="Input breaks a rule.")
 class ValidationError(MutationError, of=errors.Invalid):

@@ -1,6 +1,7 @@
 """Bodies of uploads as they come: how long, how much, how many at once."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from graph import bodies
 from graph.bodies import Rejected
 from graph.crowds import Crowd
 from graph.refusals import client_address
-from mail.spool import FULL, Budget, NoRoom, room
+from mail.spool import FULL, Budget, NoRoom, Spool, room
 from models.errors import RateLimited
 from models.options import MIB
-from models.roles import Role
+from models.roles import Role, Scope
 from models.world import World
+from resolvers import links, uploads
 from resolvers.context import Context, Needs, Viewer
+from resolvers.uploads import Received
 
 SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
@@ -143,3 +146,37 @@ def roomy(desk: Desk, size: int) -> Generator[None]:
 
 def _no_room() -> Rejected:
     return Rejected(507, "UNAVAILABLE", "There is no room for it now: try again later.", CLOSED)
+
+
+async def reader(desk: Desk, request: Request, path: str) -> tuple[Context, str]:
+    """Who asks for the bytes at a path, and how the answer may be cached.
+
+    The path is made anew from what it says: so the app may lie anywhere.
+    """
+    if "sig" in request.query_params:
+        viewer = await links.viewer(desk.world, path, request.query_params)
+        caching = "private, max-age=300"  # no longer than the address, which nobody else has
+    else:
+        viewer = await desk.sign_in(request.headers, client_address(request))
+        caching = "private, no-cache"  # the next to ask may be somebody else
+    viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
+    return Context(desk.world, viewer, client_ip=client_address(request)), caching
+
+
+async def received(desk: Desk, request: Request, spool: Spool) -> Received:
+    """The whole body, as it was announced; it stays as long as the spool does."""
+    digest, most = hashlib.sha256(), desk.world.options.upload_max
+    try:
+        async with (
+            asyncio.timeout(desk.limits.longest),
+            aclosing(pieces(desk, request, Flow())) as body,
+        ):
+            async for piece in body:
+                check_size(spool.size + len(piece), most)
+                digest.update(piece)
+                await spool.add(piece)
+    except TimeoutError:
+        message = "The body did not come in time."
+        raise Rejected(408, "DEADLINE_EXCEEDED", message, CLOSED) from None
+    kind, name = uploads.described(request.headers)
+    return Received(await spool.source(), spool.size, digest.hexdigest(), kind, name)

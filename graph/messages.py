@@ -28,7 +28,6 @@ from models.roles import Scope
 from resolvers import (
     bulk,
     contents,
-    links,
     mailboxes,
     messages,
     relevance,
@@ -41,7 +40,6 @@ from resolvers.contents import Showing
 from resolvers.messages import ALL, Listing
 from resolvers.moves import Changes
 from resolvers.selections import Selection
-from resolvers.withheld import openable
 
 if TYPE_CHECKING:
     from graph.mailboxes import Mailbox
@@ -101,17 +99,6 @@ class HeaderField:
     raw: str = leaf("As in the message.")
 
 
-def _signed(info: Info, path: str, user_id: int) -> URL:
-    """The address of bytes, good for a quarter of an hour."""
-    ctx = info.context
-    openable(ctx, user_id)
-    headers = getattr(ctx, "headers", {})
-    scheme = headers.get("x-forwarded-proto", "http")
-    base = f"{scheme if scheme == 'https' else 'http'}://{headers.get('host', 'localhost')}"
-    signed = links.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now())
-    return URL(links.absolute(ctx.world, signed, base))
-
-
 @strawberry.type(description="Part that is a file.")
 class Attachment:
     id: strawberry.ID = leaf("Global, so that caches never mix the attachments of two messages.")
@@ -131,7 +118,7 @@ class Attachment:
     @field("Download.")
     def url(self, info: Info) -> URL:
         path = parts.attachment_path(self.row.id, self.index)
-        return _signed(info, path, self.row.user_id)
+        return parts.signed(info, path, self.row.user_id)
 
     @classmethod
     def of(cls, row: Any, index: int) -> "Attachment":
@@ -166,7 +153,7 @@ class MimePart:
 
     @field("Decoded content.")
     def url(self, info: Info) -> URL:
-        return _signed(info, parts.part_path(self.row.id, self.section), self.row.user_id)
+        return parts.signed(info, parts.part_path(self.row.id, self.section), self.row.user_id)
 
     @classmethod
     def of(cls, row: Any) -> "MimePart":
@@ -326,7 +313,7 @@ class Message(Shape):
             if cid not in known:
                 return None
             path = parts.attachment_path(self.row.id, known[cid])
-            return _signed(info, path, self.row.user_id)
+            return parts.signed(info, path, self.row.user_id)
 
         showing = Showing(cid_url, sanitize=sanitize, remote_images=remote_images)
         return await contents.htmls(stored, showing)
@@ -379,7 +366,7 @@ class Message(Shape):
 
     @field("Whole message, byte for byte.", "user_id")
     def source_url(self, info: Info) -> URL:
-        return _signed(info, parts.source_path(self.row.id), self.row.user_id)
+        return parts.signed(info, parts.source_path(self.row.id), self.row.user_id)
 
 
 async def message_page(

@@ -57,7 +57,7 @@ class Answer(FieldExtension):
         except Unauthenticated:
             raise  # of the whole request: the client signs in and tries again
         except Refused as refusal:
-            return self.payload(errors=MutationError.all_of(refusal))
+            return self.payload(errors=[MutationError.of(one) for one in refusal.each])
 
     async def _once(
         self, info: Info, asked: Asked, work: Callable[[], Awaitable[MutationPayload]]

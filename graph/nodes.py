@@ -9,10 +9,14 @@ from graph import ids
 from graph.addresses import Address
 from graph.adminlog import AdminLogEntry
 from graph.apppasswords import AppPassword
+from graph.archive import ArchivedMessage
+from graph.audit import Audit, AuditAccess, AuditedMessage
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.domains import Domain, DomainAlias
 from graph.fields import Info, query
+from graph.files import File, FileShare
+from graph.keyvalue import KeyValue
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.rows import Shape
@@ -31,10 +35,17 @@ KINDS: dict[str, type[Shape]] = {
     "Address": Address,
     "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
+    "ArchivedMessage": ArchivedMessage,
+    "Audit": Audit,
+    "AuditAccess": AuditAccess,
+    "AuditedMessage": AuditedMessage,
     "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
     "Domain": Domain,
     "DomainAlias": DomainAlias,
+    "File": File,
+    "FileShare": FileShare,
+    "KeyValue": KeyValue,
     "Mailbox": Mailbox,
     "Message": Message,
     "SettingChange": SettingChange,

@@ -5,7 +5,11 @@ import base64
 import strawberry
 
 from graph import ids
+from graph.fields import Info
+from graph.scalars import URL
 from models.errors import Invalid
+from resolvers import links
+from resolvers.withheld import openable
 
 MOST = 1 << 16  # attachments of a message that can be named
 SIZE = 10  # bytes of an id: the message's key, then the number
@@ -46,3 +50,38 @@ def attachment_path(message_key: int, index: int) -> str:
 def part_path(message_key: int, section: str) -> str:
     """Where a decoded part is; sections are those of `resolvers.contents.section_of`."""
     return f"/rest/messages/{ids.encode('Message', message_key)}/parts/{section}"
+
+
+def archived_path(message_key: int) -> str:
+    """Where the whole of a deleted message is."""
+    return f"/rest/archive/{ids.encode('ArchivedMessage', message_key)}/message.eml"
+
+
+def signed(info: Info, path: str, user_id: int) -> URL:
+    """The address of bytes of this user's, good for a quarter of an hour."""
+    openable(info.context, user_id)
+    return addressed(info, path, user_id)
+
+
+def addressed(info: Info, path: str, user_id: int) -> URL:
+    """The same, where it was seen before that the viewer may have them."""
+    ctx = info.context
+    return absolute(info, links.sign(ctx.world, path, user_id, ctx.viewer, now=ctx.world.now()))
+
+
+def absolute(info: Info, path: str) -> URL:
+    """A path of ours as a URL."""
+    headers = getattr(info.context, "headers", {})
+    scheme = headers.get("x-forwarded-proto", "http")
+    base = f"{scheme if scheme == 'https' else 'http'}://{headers.get('host', 'localhost')}"
+    return URL(links.absolute(info.context.world, path, base))
+
+
+def audit_path(audit_key: int) -> str:
+    """Where the copies of an audit are, as a mailbox file."""
+    return f"/rest/audits/{ids.encode('Audit', audit_key)}/export.mbox"
+
+
+def file_path(file_key: int) -> str:
+    """Where the bytes of a file are."""
+    return f"/rest/files/{ids.encode('File', file_key)}"

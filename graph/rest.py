@@ -1,12 +1,9 @@
 """Bytes over HTTP: what is too large for GraphQL, behind the same rules."""
 
-import asyncio
-import hashlib
 import logging
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,24 +11,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph import bodies, ids, parts, tus
+from graph import bodies, fileserving, ids, parts, tus
 from graph.bodies import Rejected
 from graph.crowds import Crowd
 from graph.intake import (
-    CLOSED,
     Desk,
-    Flow,
     Limits,
     SignIn,
     admitted,
     check_size,
     declared,
-    pieces,
+    reader,
+    received,
     roomy,
     sending,
 )  # fmt: skip
 from graph.refusals import broken, client_address, request_id, turned_away
-from graph.serving import Bytes, Served, serve
+from graph.serving import Bytes, Served, serve, streamed
 from graph.telemetry import RESPONSES
 from mail.contents import Stored
 from mail.messages import Part
@@ -39,9 +35,8 @@ from mail.spool import Budget, Spool
 from models.errors import Invalid, NotFound, Refused, found
 from models.roles import Role, Scope
 from models.world import World
-from resolvers import contents, links, uploads
+from resolvers import archive, audit, contents, links, uploads
 from resolvers.context import Context, Needs
-from resolvers.uploads import Received
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +83,12 @@ def routes(
     message = "/rest/messages/{id}"
     return [
         Route(f"{message}/message.eml", _endpoint(desk, _message)),
+        Route("/rest/archive/{id}/message.eml", _endpoint(desk, _archived)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
+        Route("/rest/files/{name}", _endpoint(desk, fileserving.file), methods=["GET", "POST"]),
+        Route("/share/{token}", _endpoint(desk, fileserving.share), methods=["GET", "PUT"]),
+        Route("/rest/audits/{id}/export.mbox", _endpoint(desk, _audit)),
         Route(UPLOADS, _endpoint(desk, _uploads, tus.ALWAYS), methods=["POST", "OPTIONS"]),
         Route(
             f"{UPLOADS}/{{id}}",
@@ -141,7 +140,31 @@ async def _message(desk: Desk, request: Request) -> Response:
     """Serve a whole message, byte for byte."""
     key = _message_key(request)
     message, caching = await _reached(desk, request, key, parts.source_path(key))
+    return await _whole(request, message, caching)
 
+
+async def _archived(desk: Desk, request: Request) -> Response:
+    """Serve a whole deleted message, byte for byte, as long as it can be brought back."""
+    key = ids.named("ArchivedMessage", request.path_params["id"])
+    ctx, caching = await reader(desk, request, parts.archived_path(key))
+    found(await ctx.load(archive.by_ids, key))
+    return await _whole(request, found(await contents.one(ctx, key)), caching)
+
+
+async def _audit(desk: Desk, request: Request) -> Response:
+    """Serve the copies of an audit as a mailbox file; whoever asks is noted."""
+    key = ids.named("Audit", request.path_params["id"])
+    path, where = parts.audit_path(key), client_address(request)
+    if "sig" in request.query_params:
+        viewer = await links.caller(desk.world, path, request.query_params)
+    else:
+        viewer = await desk.sign_in(request.headers, where)
+    viewer.require(Needs(role=Role.ADMIN, scope=Scope.READ))
+    chunks = await audit.exported(Context(desk.world, viewer, client_ip=where), key)
+    return streamed(request, "application/mbox", f"{ids.encode('Audit', key)}.mbox", chunks)
+
+
+async def _whole(request: Request, message: Stored, caching: str) -> Response:
     async def opened() -> Bytes:
         return Bytes(message.size, message.whole)
 
@@ -192,18 +215,8 @@ def _name(part: Part) -> str:
 
 
 async def _reached(desk: Desk, request: Request, key: int, path: str) -> tuple[Stored, str]:
-    """The message, as far as whoever asks may read it, and how the answer may be cached.
-
-    The path is made anew from what it says: so the app may lie anywhere.
-    """
-    if "sig" in request.query_params:
-        viewer = await links.viewer(desk.world, path, request.query_params)
-        caching = "private, max-age=300"  # no longer than the address, which nobody else has
-    else:
-        viewer = await desk.sign_in(request.headers, client_address(request))
-        caching = "private, no-cache"  # the next to ask may be somebody else
-    viewer.require(Needs(role=Role.USER, scope=Scope.MAIL_READ))
-    ctx = Context(desk.world, viewer, client_ip=client_address(request))
+    """The message, as far as whoever asks may read it, and how the answer may be cached."""
+    ctx, caching = await reader(desk, request, path)
     return found(await contents.one(ctx, key)), caching
 
 
@@ -224,24 +237,6 @@ async def _upload(desk: Desk, request: Request) -> Response:
         sending(desk, ctx.viewer.user_id),
         Spool(desk.spool, desk.budget) as spool,
     ):
-        row = await uploads.finish(ctx, await _received(desk, request, spool))
+        row = await uploads.finish(ctx, await received(desk, request, spool))
     headers = {"Cache-Control": "no-store", "Location": tus.location(desk, request, row.id)}
     return Response(bodies.encode(tus.facts(row)), 201, headers, "application/json")
-
-
-async def _received(desk: Desk, request: Request, spool: Spool) -> Received:
-    digest, most = hashlib.sha256(), desk.world.options.upload_max
-    try:
-        async with (
-            asyncio.timeout(desk.limits.longest),
-            aclosing(pieces(desk, request, Flow())) as body,
-        ):
-            async for piece in body:
-                check_size(spool.size + len(piece), most)
-                digest.update(piece)
-                await spool.add(piece)
-    except TimeoutError:
-        message = "The body did not come in time."
-        raise Rejected(408, "DEADLINE_EXCEEDED", message, CLOSED) from None
-    kind, name = uploads.described(request.headers)
-    return Received(await spool.source(), spool.size, digest.hexdigest(), kind, name)

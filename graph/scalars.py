@@ -13,8 +13,8 @@ from strawberry.scalars import JSON
 from strawberry.types.scalar import ScalarDefinition
 
 from models import amounts
-from models.errors import Invalid
 from models.journal import Position
+from resolvers import freedata
 
 BigInt = NewType("BigInt", int)
 ByteSize = NewType("ByteSize", int)
@@ -30,7 +30,6 @@ STREAMS = 100  # that a position tells of at most
 # the form, stream, number, …
 POSITION = re.compile(rf"1(\.[0-9]{{1,19}}\.[0-9]{{1,19}}){{1,{STREAMS}}}")
 RFC_3339 = "https://www.rfc-editor.org/rfc/rfc3339"
-FREE_DATA = 1 << 20  # bytes
 
 
 def _said(read: Callable[[object], Any]) -> Callable[[object], Any]:
@@ -68,18 +67,8 @@ def _moment(text: object) -> datetime:
 
 
 def free_data(value: object, path: str) -> dict[str, Any] | None:
-    """Free data of an application: an object of at most 1 MiB. Invalid where it is not."""
-    if value is None or value is strawberry.UNSET:
-        return None
-    if not isinstance(value, dict):
-        raise Invalid("free data is a JSON object", constraint="object", path=[path])
-    try:
-        small = len(orjson.dumps(value)) <= FREE_DATA
-    except (TypeError, ValueError, RecursionError):
-        small = False
-    if not small:
-        raise Invalid("free data has at most 1 MiB", constraint="max", path=[path])
-    return value
+    """Free data of an application. Invalid where it is none."""
+    return None if value is strawberry.UNSET else freedata.checked(value, [path])
 
 
 def cursor(position: Position) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
+from strawberry.types import get_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.connections import Connection
@@ -36,7 +37,7 @@ from resolvers.selections import words_of
 
 NAMES = {  # of fields, in JSON and here
     to_camel_case(field.python_name.removesuffix("_")): field.python_name
-    for field in MessageFilter.__strawberry_definition__.fields  # type: ignore[attr-defined]
+    for field in get_object_definition(MessageFilter, strict=True).fields
 }
 GROUPS = ("and", "or")
 BOUNDS = frozenset(map(to_camel_case, TIMES))

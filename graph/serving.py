@@ -48,6 +48,7 @@ class Served:
     opened: Callable[[], Awaitable[Bytes]]
     charset: str | None = None
     caching: str = "private"
+    shown: bool = True  # whether a browser may show it in its page, where it is harmless
 
 
 class _Stream(StreamingResponse):
@@ -89,6 +90,18 @@ async def serve(request: Request, served: Served) -> Response:
     return _Stream(found.stream(start, end), status, headers)
 
 
+def streamed(
+    request: Request, content_type: str, filename: str, chunks: AsyncGenerator[bytes]
+) -> Response:
+    """Answer with bytes of which nobody knows yet how many there are: all of them."""
+    headers = {
+        "Content-Type": content_type,
+        "Content-Disposition": disposition("attachment", filename),
+        "Cache-Control": "no-store",
+    }
+    return Response(headers=headers) if request.method == "HEAD" else _Stream(chunks, 200, headers)
+
+
 def span_of(header: str, size: int) -> tuple[int, int] | None:
     """Where the range that a header asks for begins and ends; None where it is to be ignored.
 
@@ -122,7 +135,7 @@ def _headers(served: Served) -> dict[str, str]:
     kind = served.content_type if _KIND.fullmatch(served.content_type) else OPAQUE
     if kind.startswith("multipart/"):
         kind = OPAQUE  # a browser may take some apart, and nobody can without the boundary
-    way = "inline" if kind in INLINE else "attachment"
+    way = "inline" if served.shown and kind in INLINE else "attachment"
     if kind.startswith("text/"):
         charset = served.charset or ""
         kind += f"; charset={charset if _CHARSET.fullmatch(charset) else 'utf-8'}"

@@ -20,7 +20,7 @@ from graph.scalars import Duration
 from graph.views import Made
 from mail.compose import Attachment, HeaderLine, Priority
 from mail.fields import Named
-from models.errors import Invalid, NotFound, found
+from models.errors import Invalid, NotFound, Problems, found
 from models.queue import DeliveryState
 from models.roles import Scope
 from models.submission import SubmissionState
@@ -193,15 +193,15 @@ def _people(people: Sequence[NamedAddressInput] | None) -> list[Named]:
     return [_named(person) for person in people or ()]
 
 
-def _attached(file: AttachmentInput, nth: int) -> Attachment:
+def _content(file: AttachmentInput, nth: int) -> bytes:
     try:
         match file.encoding:
             case ContentEncoding.BASE64:
-                content = base64.b64decode("".join(file.content.split()), validate=True)
+                return base64.b64decode("".join(file.content.split()), validate=True)
             case ContentEncoding.HEX:
-                content = bytes.fromhex(file.content)
+                return bytes.fromhex(file.content)
             case ContentEncoding.UTF8:
-                content = file.content.encode()
+                return file.content.encode()
     except (binascii.Error, ValueError) as wrong:
         raise Invalid(
             f"this is not {file.encoding}",
@@ -209,6 +209,12 @@ def _attached(file: AttachmentInput, nth: int) -> Attachment:
             path=["attachments", str(nth), "content"],
             index=nth,
         ) from wrong
+
+
+def _attached(file: AttachmentInput, nth: int, problems: Problems) -> Attachment:
+    content = b""  # the others keep their places, where this one's is none
+    with problems.caught():
+        content = _content(file, nth)
     return Attachment(content, file.filename or None, file.content_type or None, file.cid or None)
 
 
@@ -219,9 +225,9 @@ async def _reference(info: Info, reference: ReferenceInput) -> Reference:
     return Reference(key, reference.action)
 
 
-async def _outgoing(info: Info, given: MessageSendInput) -> Outgoing:
-    """What the resolver is to send; Invalid where an attachment is not what it says."""
-    envelope = given.envelope or EnvelopeInput()
+async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> Outgoing:
+    """What the resolver is to send."""
+    envelope, files = given.envelope or EnvelopeInput(), given.attachments or ()
     return Outgoing(
         from_=_named(given.from_) if given.from_ else None,
         to=_people(given.to) if given.to is not strawberry.UNSET else None,
@@ -232,7 +238,7 @@ async def _outgoing(info: Info, given: MessageSendInput) -> Outgoing:
         text=_plain(given.text),
         html=_plain(given.html),
         headers=[HeaderLine(each.key, each.value) for each in given.headers or ()],
-        attachments=[_attached(each, nth) for nth, each in enumerate(given.attachments or ())],
+        attachments=[_attached(each, nth, problems) for nth, each in enumerate(files)],
         priority=given.priority,
         envelope=Envelope(
             envelope.from_.address if envelope.from_ else None,
@@ -280,7 +286,9 @@ class SubmissionQuery:
 class SubmissionMutation:
     @mutation("Build, store and send.", scope=Scope.SUBMIT)
     async def message_send(self, info: Info, input: MessageSendInput) -> MessageSendPayload:
-        sent = await submission.send(info.context, await _outgoing(info, input))
+        problems = Problems()
+        outgoing = await _outgoing(info, input, problems)
+        sent = await submission.send(info.context, outgoing, problems)
         return MessageSendPayload(
             submission=Submission.maybe(sent.submission),
             message=Message.maybe(sent.message),

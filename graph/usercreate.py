@@ -8,9 +8,9 @@ from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import DomainRef, domains_of
-from graph.scalars import ByteSize, Duration, free_data
+from graph.scalars import ByteSize, Duration
 from graph.users import User
-from models.errors import Forbidden
+from models.errors import Forbidden, Problems
 from models.mailboxes import SpecialUse
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.users import ProtocolScope
@@ -122,8 +122,8 @@ class UserCreateInput(Options):
             from_whitelist=self.from_whitelist or (),
             disabled_scopes=self.disabled_scopes or (),
             webmail_access=self.webmail_access,
-            meta_data=free_data(self.meta_data, "metaData"),
-            internal_data=free_data(self.internal_data, "internalData"),
+            meta_data=None if self.meta_data is UNSET else self.meta_data,
+            internal_data=None if self.internal_data is UNSET else self.internal_data,
             mailboxes={SpecialUse[use.upper()]: name for use, name in names.items() if name},
         )
 
@@ -139,6 +139,8 @@ class UserCreateMutation:
     async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
         if not input.allow_unsafe:
             not_atomic(info, "allowUnsafe")
-        charge = await domains_of(info, input.administers or (), path="administers")
-        user = await usercreate.create(info.context, input.new(charge))
+        problems, charge = Problems(), list[int]()
+        with problems.caught():
+            charge = await domains_of(info, input.administers or (), path="administers")
+        user = await usercreate.create(info.context, input.new(charge), problems)
         return UserCreatePayload(user=User.of(user))

@@ -12,11 +12,14 @@ import graph.auth
 from graph import userlimits
 from graph.addresses import Address
 from graph.apppasswords import AppPassword
+from graph.archive import ArchivedMessage, archive_page
 from graph.authlog import AuthEvent, AuthLogFilter, event_page
-from graph.connections import Connection, connected, page_asked
+from graph.connections import Connection, OrderDirection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import leaf
 from graph.fields import Info, field, query
+from graph.files import File, file_page
+from graph.keyvalue import Key, KeyValue
 from graph.mailboxes import Mailbox
 from graph.messages import Message, message_page
 from graph.refs import MailboxRef, UserRef, named, user_of
@@ -37,6 +40,7 @@ from resolvers import (
     changes,
     domains,
     factors,
+    keyvalue,
     mailboxes,
     recovery,
     tokens,
@@ -47,6 +51,7 @@ from resolvers import (
 from resolvers import submission as submissions
 from resolvers import userlimits as limits
 from resolvers.addresses import OfUser
+from resolvers.keyvalue import Namespace
 from resolvers.spampolicy import JUNK, REJECT
 from resolvers.twofactor import TwoFactorMethod, enabled
 
@@ -308,6 +313,10 @@ class User(Shape):
         rows = await info.context.load(apppasswords.of_users, (self.row.id, show_all))
         return await listed(info, AppPassword, rows)
 
+    @field("Own key-value store: an entry of the one called default.", scope=Scope.READ)
+    async def key_value(self, info: Info, key: Key) -> KeyValue | None:
+        return KeyValue.maybe(await keyvalue.find(info.context, Namespace(self.row.id), key))
+
     @field("Folders in path order.", scope=Scope.MAIL_READ)
     async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:
         rows = await mailboxes.all_of(
@@ -333,6 +342,32 @@ class User(Shape):
     ) -> Connection[Message]:
         listing = Wanted(filter, order_by, (first, after, last, before))
         return await message_page(info, listing, users=[self.row.id])
+
+    @field("Deleted, and recoverable still.", scope=Scope.MAIL_READ)
+    async def archived_messages(
+        self,
+        info: Info,
+        filter: MessageFilter | None = UNSET,
+        order_by: OrderDirection = OrderDirection.DESC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[ArchivedMessage]:
+        page = (first, after, last, before)
+        return await archive_page(info, self.row.id, filter, order_by, page)
+
+    @field("Stored files, the newest first; query = part of the name.", scope=Scope.MAIL_READ)
+    async def files(
+        self,
+        info: Info,
+        query: str | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[File]:
+        return await file_page(info, self.row.id, query, (first, after, last, before))
 
     @field("Sent and scheduled mail with delivery state.", scope=Scope.MAIL_READ)
     async def submissions(

@@ -1,7 +1,6 @@
 """Changing accounts, as the API does it."""
 
 from datetime import datetime
-from typing import Any
 
 import strawberry
 from strawberry import UNSET
@@ -11,7 +10,7 @@ from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import DomainRef, UserRef, UserSelection, domains_of, given, user_of, users_named
-from graph.scalars import ByteSize, Duration, free_data
+from graph.scalars import ByteSize, Duration
 from graph.usercreate import HASHED, SENDERS, not_atomic
 from graph.users import User
 from models.errors import found
@@ -23,7 +22,6 @@ from resolvers.userrights import Standing
 from resolvers.userupdate import Patch
 
 SECRET = {"secret": True}
-FREE = {"meta_data": "metaData", "internal_data": "internalData"}
 FACTS = (
     "name",
     "require_password_change",
@@ -79,10 +77,7 @@ class UserPatch:
 
     def patch(self) -> Patch:
         """The patch as the floors below know it."""
-        facts: dict[str, Any] = {}
-        for name in FACTS:
-            if maybe := getattr(self, name):
-                facts[name] = free_data(maybe.value, FREE[name]) if name in FREE else maybe.value
+        facts = {name: maybe.value for name in FACTS if (maybe := getattr(self, name))}
         password = None
         if self.password:
             password = NewPassword(self.password.value, self.hashed_password, self.allow_unsafe)

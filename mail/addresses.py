@@ -15,6 +15,7 @@ in by a pattern. Login takes the first row only.
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -85,14 +86,14 @@ def username_key(name: str) -> str:
     return name.replace(".", "")
 
 
-def checked_username(name: str, *, path: str = "username") -> str:
+def checked_username(name: str, *, path: Sequence[str] = ("username",)) -> str:
     """The user name in lower case; Invalid where it is none."""
     name = unicodedata.normalize("NFC", name.strip().lower())
     if len(name) > 128 or not _USERNAME.fullmatch(name):  # noqa: PLR2004 - as documented
         raise Invalid(
             "a user name has 1 to 128 of a-z, 0-9 and -, in groups joined by one of . _ = :",
             constraint="pattern",
-            path=[path],
+            path=path,
         )
     return name
 

@@ -17,7 +17,7 @@ from typing import Any
 from mail import fields, messages
 from mail.addresses import checked
 from mail.fields import Named, needs_utf8
-from models.errors import Invalid
+from models.errors import Invalid, Problems
 
 KIB, MIB = 1 << 10, 1 << 20
 SUBJECT = 2 * KIB  # bytes, as all limits here
@@ -132,18 +132,24 @@ def message_id(random: bytes, domain: str) -> str:
 def build(draft: Draft) -> bytes:
     """The message, Bcc and all, in ASCII unless an address has a local part that is none.
 
-    CPU work: for a thread where there is much of it. Invalid says which field is wrong.
+    CPU work: for a thread where there is much of it. Invalid says which fields are wrong.
     """
-    people = _checked_people(draft)
+    problems = Problems()
+    people = _checked_people(draft, problems)
+    with problems.caught():
+        _line(draft.subject or "", ["subject"], SUBJECT)
+    _check_own(draft.headers, problems)
+    body = _body(draft, problems)
+    problems.settle()
     everybody = [person for found in people.values() for person in found]
     utf8 = any(needs_utf8(person.address) for person in everybody)
     lines = [fields.addressed(key, found, utf8=utf8) for key, found in people.items() if found]
-    lines.append(fields.unstructured("Subject", _line(draft.subject or "", "subject", SUBJECT)))
+    lines.append(fields.unstructured("Subject", draft.subject or ""))
     lines.append(fields.listed("Date", format_datetime(draft.date).split(" ")))
     lines.append(fields.listed("Message-ID", [draft.message_id]))
     lines += _ours(draft)
-    lines += _own(draft.headers)
-    raw = b"".join(lines) + _mime(_body(draft)).as_bytes(policy=_POLICY)
+    lines += [fields.unstructured(header.key, header.value) for header in draft.headers]
+    raw = b"".join(lines) + _mime(body).as_bytes(policy=_POLICY)
     if len(raw) > draft.most:
         raise Invalid(
             f"the message has more than {draft.most} bytes", constraint="max", path=["attachments"]
@@ -158,24 +164,29 @@ def without_bcc(raw: bytes) -> bytes:
     return _BCC.sub(b"", raw[:at]) + raw[at:]
 
 
-def _checked_people(draft: Draft) -> dict[str, list[Named]]:
+def _checked_people(draft: Draft, problems: Problems) -> dict[str, list[Named]]:
     """Who stands in which field."""
-    return {
-        "From": [_person(draft.from_, "from")],
-        "Sender": [_person(draft.sender, "sender")] if draft.sender else [],
-        "Reply-To": _people(draft.reply_to, "replyTo"),
-        "To": _people(draft.to, "to"),
-        "Cc": _people(draft.cc, "cc"),
-        "Bcc": _people(draft.bcc, "bcc"),
+    given = {
+        "From": [draft.from_],
+        "Sender": [draft.sender] if draft.sender else [],
+        "Reply-To": draft.reply_to,
+        "To": draft.to,
+        "Cc": draft.cc,
+        "Bcc": draft.bcc,
     }
-
-
-def _people(people: Sequence[Named], path: str) -> list[Named]:
-    return [_person(person, path, nth) for nth, person in enumerate(people)]
+    found: dict[str, list[Named]] = {}
+    for key, people in given.items():
+        path = "replyTo" if key == "Reply-To" else key.lower()
+        one = key in {"From", "Sender"}
+        with problems.caught():
+            found[key] = [
+                _person(person, path, None if one else nth) for nth, person in enumerate(people)
+            ]
+    return found
 
 
 def _person(person: Named, path: str, index: int | None = None) -> Named:
-    name = _line(person.name or "", path, NAME)
+    name = _line(person.name or "", [path], NAME)
     return Named(address(person.address, path, index), name or None)
 
 
@@ -189,23 +200,23 @@ def address(text: str, path: str, index: int | None = None) -> str:
         ) from wrong
 
 
-def _text(text: str, path: str, most: int) -> str:
+def _text(text: str, path: Sequence[str], most: int) -> str:
     """Text that can be written, of at most so many bytes."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError as half:
-        raise Invalid("half a character", constraint="unicode", path=[path]) from half
+        raise Invalid("half a character", constraint="unicode", path=path) from half
     if size > most:
-        raise Invalid(f"more than {most} bytes", constraint="max", path=[path])
+        raise Invalid(f"more than {most} bytes", constraint="max", path=path)
     if "\0" in text:
-        raise Invalid("text has no NUL", constraint="pattern", path=[path])
+        raise Invalid("text has no NUL", constraint="pattern", path=path)
     return text
 
 
-def _line(text: str, path: str, most: int) -> str:
+def _line(text: str, path: Sequence[str], most: int) -> str:
     """The same, and it stays one line."""
     if _CONTROLS.search(text):
-        raise Invalid("a line has no control characters", constraint="pattern", path=[path])
+        raise Invalid("a line has no control characters", constraint="pattern", path=path)
     return _text(text, path, most)
 
 
@@ -224,47 +235,45 @@ def _ours(draft: Draft) -> list[bytes]:
     return lines
 
 
-def _own(headers: Sequence[HeaderLine]) -> list[bytes]:
-    """The client's own fields; Invalid says which of them may not be."""
-    if len(headers) > HEADERS:
-        raise Invalid(f"more than {HEADERS} fields", constraint="max", path=["headers"])
-    lines = []
-    for nth, header in enumerate(headers):
-        key, value = header.key, header.value
-        if len(key) > NAME or not _FTEXT.fullmatch(key):
-            raise Invalid(
-                "not the name of a header field", constraint="pattern", path=_at(nth, "key")
-            )
-        if key.lower() in OURS or key.lower().startswith(OURS_BY_PREFIX):
-            raise Invalid(
-                f"{key} is not yours to write", constraint="reserved", path=_at(nth, "key")
-            )
-        try:
-            _line(value, "value", HEADER)
-        except Invalid as wrong:
-            raise Invalid(
-                wrong.message, constraint=wrong.constraint, path=_at(nth, "value")
-            ) from wrong
-        lines.append(fields.unstructured(key, value))
-    return lines
+def _check_own(headers: Sequence[HeaderLine], problems: Problems) -> None:
+    """Look for fields of the client's own that may not be."""
+    with problems.caught():
+        if len(headers) > HEADERS:
+            raise Invalid(f"more than {HEADERS} fields", constraint="max", path=["headers"])
+        for nth, header in enumerate(headers):
+            with problems.caught():
+                _check_key(header.key, _at(nth, "key"))
+            with problems.caught():
+                _line(header.value, _at(nth, "value"), HEADER)
+
+
+def _check_key(key: str, path: Sequence[str]) -> None:
+    if len(key) > NAME or not _FTEXT.fullmatch(key):
+        raise Invalid("not the name of a header field", constraint="pattern", path=path)
+    if key.lower() in OURS or key.lower().startswith(OURS_BY_PREFIX):
+        raise Invalid(f"{key} is not yours to write", constraint="reserved", path=path)
 
 
 def _at(nth: int, name: str) -> list[str]:
     return ["headers", str(nth), name]
 
 
-def _body(draft: Draft) -> _Body:
-    if sum(len(attachment.content) for attachment in draft.attachments) > draft.most:
-        raise Invalid(f"more than {draft.most} bytes", constraint="max", path=["attachments"])
-    body = _Body(_text(draft.text or "", "text", TEXT), None)
-    if draft.html is not None:
-        body.html = _text(draft.html, "html", HTML_WITH_IMAGES)
-        body.html, body.images = _images_out(body.html, draft.message_id)
-        _text(body.html, "html", TEXT)
-        if draft.text is None:
-            body.text = messages.html_to_text(body.html)
+def _body(draft: Draft, problems: Problems) -> _Body:
+    body = _Body("", None)
+    with problems.caught():
+        body.text = _text(draft.text or "", ["text"], TEXT)
+    with problems.caught():
+        if draft.html is not None:
+            body.html = _text(draft.html, ["html"], HTML_WITH_IMAGES)
+            body.html, body.images = _images_out(body.html, draft.message_id)
+            _text(body.html, ["html"], TEXT)
+            if draft.text is None:
+                body.text = messages.html_to_text(body.html)
+    with problems.caught():
+        if sum(len(attachment.content) for attachment in draft.attachments) > draft.most:
+            raise Invalid(f"more than {draft.most} bytes", constraint="max", path=["attachments"])
     for nth, attachment in enumerate(draft.attachments):
-        _check(attachment, nth)
+        _check(attachment, nth, problems)
         related = (
             attachment.cid and body.html and attachment.disposition is not Disposition.ATTACHMENT
         )
@@ -272,19 +281,20 @@ def _body(draft: Draft) -> _Body:
     return body
 
 
-def _check(attachment: Attachment, nth: int) -> None:
-    wrong = None
-    if attachment.content_type is not None and not _TYPE.fullmatch(attachment.content_type):
-        wrong = "contentType", "not a media type"
-    if attachment.cid is not None and not _CID.fullmatch(attachment.cid):
-        wrong = "cid", "not a Content-ID"
-    name = attachment.filename or ""
-    if len(name) > NAME or _CONTROLS.search(name) or "\t" in name:
-        wrong = "filename", "a file name is one line of at most 255 characters"
-    if wrong:
-        path = ["attachments", str(nth), wrong[0]]
-        raise Invalid(wrong[1], constraint="pattern", path=path, index=nth)
-    _text(name, "attachments", 4 * NAME)
+def _check(attachment: Attachment, nth: int, problems: Problems) -> None:
+    name, kind, cid = attachment.filename or "", attachment.content_type, attachment.cid
+    long = len(name) > NAME or _CONTROLS.search(name) or "\t" in name
+    for field_, wrong, text in (
+        ("contentType", kind is not None and not _TYPE.fullmatch(kind), "not a media type"),
+        ("cid", cid is not None and not _CID.fullmatch(cid), "not a Content-ID"),
+        ("filename", long, "a file name is one line of at most 255 characters"),
+    ):
+        with problems.caught():
+            if wrong:
+                path = ["attachments", str(nth), field_]
+                raise Invalid(text, constraint="pattern", path=path, index=nth)
+    with problems.caught():
+        _text(name, ["attachments"], 4 * NAME)
 
 
 def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:

@@ -15,12 +15,13 @@ import orjson
 from sqlalchemy import bindparam, case, func, insert, select, update
 from sqlmodel import col
 
-from mail import messages
+from mail import audit, messages
 from mail.addresses import Recipient
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Cut, Piece, pack
 from mail.keeping import Gone, Kept, blob_ids, keep, refer
 from mail.messages import Facts, MailAddress
+from models.audit import AuditRoad
 from models.columns import Instant, insert_or
 from models.domains import Domain
 from models.errors import NotFound, OverQuota
@@ -78,7 +79,7 @@ _TAKE_UID = (
         modseq=bindparam("last"),
         modify_index=bindparam("last"),
     )
-    .returning(col(Mailbox.uid_next), col(Mailbox.retention))
+    .returning(col(Mailbox.uid_next), col(Mailbox.retention), audit.AUDITED.label("audited"))
 )
 _RECEIPT = (
     select(col(Message.id), col(Message.uid), col(Message.modseq), col(Message.blob_id))
@@ -238,6 +239,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, received: bool =
             "new": not to.seen,
             "bytes": letter.size,
             "last": last,
+            "now": now,
         },
     ).first()
     if taken is None:
@@ -268,7 +270,15 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, received: bool =
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
+    if taken.audited:
+        audit.stored(turn, to.user_id, key, _road(to, received=received))
     return Placed(key, row["uid"], last, row["blob_id"], list(blobs.values()))
+
+
+def _road(to: Place, *, received: bool) -> AuditRoad:
+    if received:
+        return AuditRoad.RECEIVED
+    return AuditRoad.SAVED if to.envelope_from is None else AuditRoad.SENT
 
 
 def _take_quota(turn: Turn, user_id: int, size: int, *, received: bool) -> None:
@@ -353,6 +363,7 @@ def columns(letter: Letter) -> dict[str, Any]:
         "keywords": [],
         "archived_at": None,
         "archived_from": None,
+        "archived_mailbox_id": None,
         "purge_at": None,
         "indexed": False,
     }

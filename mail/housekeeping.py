@@ -17,14 +17,18 @@ from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
 from mail import arriving
+from mail.audit import unfinished
 from mail.blobs.collect import collect
 from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
+from models.audit import Audit, AuditCopy
 from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
+from models.files import File, FileShare
 from models.journal import Change, ChangeKind, Entry, Stream
+from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.replays import Replay
@@ -52,6 +56,10 @@ class Tidied:
     purged: int = 0
     expired: int = 0
     threads: int = 0
+    audits: int = 0  # that have come to their end
+    copies: int = 0  # of messages, for audits
+    files: int = 0  # that nobody used
+    shares: int = 0  # of files
     receipts: int = 0
     replays: int = 0
     undos: int = 0
@@ -67,6 +75,7 @@ class Tidied:
     app_passwords: int = 0
     challenges: int = 0
     seeds: int = 0
+    key_values: int = 0
     blobs: int = 0
     objects: int = 0
     bytes: int = 0  # stored ones, of blobs and objects
@@ -105,6 +114,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     expired = await _expire(world)
     purged, threads = await _purge(world)
     ended: dict[str, tuple[type[SQLModel], Any]] = {
+        "shares": (FileShare, col(FileShare.expires_at) <= now),
         "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
         "replays": (Replay, col(Replay.at) <= now - options.replays_for),
         "undos": (Undo, col(Undo.expires_at) <= now),
@@ -120,6 +130,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "usages": (Usage, col(Usage.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
+        "key_values": (KeyValue, col(KeyValue.expires_at) <= now),
         "challenges": (WebauthnChallenge, col(WebauthnChallenge.created_at) <= now - SHOWN_FOR),
         "seeds": (
             TotpSeed,
@@ -127,6 +138,8 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         ),
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
+    files = await _files(world)
+    audits, copies = await _audits(world)
     uploads = await _uploads(world)
     changes = await _forget(world)
     if sweep:
@@ -136,6 +149,9 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         purged=purged,
         expired=expired,
         threads=threads,
+        audits=audits,
+        copies=copies,
+        files=files,
         uploads=uploads,
         changes=changes,
         blobs=collected.rows,
@@ -194,6 +210,7 @@ def _take_out(turn: Turn, ids: Sequence[int], last: int) -> None:
             modseq=last,
             archived_at=now,
             archived_from=path.scalar_subquery(),
+            archived_mailbox_id=Message.mailbox_id,
             purge_at=case(
                 (col(Message.draft), now + options.undo_window), else_=now + options.archive_for
             ),
@@ -228,7 +245,8 @@ def _count_out(turn: Turn, user_id: int, rows: Sequence[Picked], last: int) -> N
 
 async def _purge(world: World) -> tuple[int, int]:
     """Remove what the archive lets go, with conversations that end so; how many of each."""
-    due = [col(Message.purge_at) <= world.now(), col(Message.mailbox_id).is_(None)]
+    wanted = unfinished(col(Message.user_id))  # an audit comes first
+    due = [col(Message.purge_at) <= world.now(), col(Message.mailbox_id).is_(None), ~wanted]
     asked = select(col(Message.id), col(Message.user_id)).where(*due)
     asked = asked.order_by(col(Message.purge_at), col(Message.id)).limit(ROUND)
     messages, threads = 0, 0
@@ -280,6 +298,51 @@ async def _remove(world: World, table: type[SQLModel], ended: Any) -> int:
         gone += many
         if many < ROUND:
             return gone
+
+
+async def _audits(world: World) -> tuple[int, int]:
+    """End audits whose time has come, and remove the copies of those that are over.
+
+    How many of each. The record of an audit stays, unless it was removed before its time.
+    """
+    now = world.now()
+    due = update(Audit).where(col(Audit.ended_at).is_(None), col(Audit.expires) <= now)
+    due = due.values(ended_at=now).returning(col(Audit.id))
+    ended = await world.apply(lambda turn: turn.connection.execute(due).scalars().all())
+    if ended:
+        log.info("audits have expired", extra={"audits": list(ended)})
+    over = select(col(Audit.id)).where(col(Audit.ended_at).is_not(None))
+    copies = await _remove(world, AuditCopy, col(AuditCopy.audit_id).in_(over))
+    done = delete(Audit).where(col(Audit.removed), col(Audit.ended_at).is_not(None))
+    await world.apply(lambda turn: turn.connection.execute(done).rowcount)
+    return len(ended), copies
+
+
+async def _files(world: World) -> int:
+    """Remove files that nobody has fetched or shared for long; how many."""
+    if not world.options.files_for:
+        return 0
+    shared = exists().where(col(FileShare.file_id) == col(File.id))
+    unused = [col(File.used_at) <= world.now() - world.options.files_for, ~shared]
+    asked = select(col(File.id), col(File.user_id)).where(*unused)
+    asked, done = asked.order_by(col(File.used_at), col(File.id)).limit(ROUND), 0
+    while rows := await world.database.read(asked):
+        theirs: defaultdict[int, list[int]] = defaultdict(list)
+        for row in rows:
+            theirs[row.user_id].append(row.id)
+        for user_id, ids in theirs.items():
+            removal = delete(File).where(col(File.id).in_(ids), *unused)
+
+            def unit(turn: Turn, removal: Any = removal, user_id: int = user_id) -> int:
+                gone = list(turn.connection.execute(removal.returning(col(File.id))).scalars())
+                if gone:
+                    turn.record(user_id, Entry(ChangeKind.FILE_CHANGED, gone), at=world.now())
+                return len(gone)
+
+            done += await world.apply(unit, user_id)
+        if len(rows) < ROUND:
+            break
+    return done
 
 
 async def _uploads(world: World) -> int:

@@ -21,8 +21,7 @@ def main() -> int:
     except Trouble as trouble:
         return _told(trouble.message, trouble.code)
     except Refused as refusal:
-        where = f"{'.'.join(refusal.path)}: " if isinstance(refusal, Invalid) else ""
-        return _told(where + refusal.message, WRONG)
+        return _told("; ".join(map(_said, refusal.each)), WRONG)
     except typer.TyperException as wrong:
         return _told(wrong.format_message().strip().rstrip("."), wrong.exit_code)
     except typer.Abort:
@@ -30,6 +29,11 @@ def main() -> int:
     except Exception as problem:  # noqa: BLE001 - the process ends here: nobody else would tell
         return _broken(problem)
     return code if isinstance(code, int) else 0
+
+
+def _said(refusal: Refused) -> str:
+    where = f"{'.'.join(refusal.path)}: " if isinstance(refusal, Invalid) else ""
+    return where + refusal.message
 
 
 def _broken(problem: Exception) -> int:

@@ -16,6 +16,43 @@ class AccountSettings(BaseSettings):
     max_app_passwords: int = Field(
         default=USUAL.max_app_passwords, ge=0, description="Application passwords of a user."
     )
+    key_value_stores: Names = Field(
+        default=USUAL.key_value_stores,
+        description="Names of key-value stores, with spaces between; `default` is the one of who "
+        "names none. Whoever takes a name away hides what is in it, and removes nothing.",
+        json_schema_extra={
+            "default": "default",
+            "hint": "write names of small letters, digits, - and _, at most 32 each",
+        },
+    )
+    key_value_key: Size = Field(
+        default=USUAL.key_value_key,
+        ge=1,
+        le=1024,
+        description="Longest key of a key-value store, in bytes of UTF-8.",
+    )
+    key_value_levels: int = Field(
+        default=USUAL.key_value_levels,
+        ge=1,
+        le=512,
+        description="Levels of a key, with slashes between.",
+    )
+    key_value_max: Size = Field(
+        default=USUAL.key_value_max,
+        le=1 << 20,
+        description="Largest value of a key-value store, in bytes of UTF-8.",
+    )
+    key_value_entries: int = Field(
+        default=USUAL.key_value_entries,
+        ge=0,
+        le=10_000,
+        description="Entries in key-value stores of a user, and of all that are shared.",
+    )
+    key_value_bytes: Size = Field(
+        default=USUAL.key_value_bytes,
+        le=64 << 20,
+        description="Keys and values of those together.",
+    )
     webauthn_id: str = Field(
         default=USUAL.webauthn_id,
         pattern=rf"^$|{HOST}",
@@ -152,6 +189,14 @@ class AccountSettings(BaseSettings):
     @classmethod
     def _allowed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return networked(names)
+
+    @field_validator("key_value_stores")
+    @classmethod
+    def _stores(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for each in names:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", each):
+                raise ValueError("not a name of a store")
+        return names
 
     @field_validator("webauthn_origins")
     @classmethod

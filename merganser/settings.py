@@ -243,8 +243,18 @@ class Settings(AccountSettings):
         default=USUAL.search_text,
         ge=1024,
         le=16 << 20,
-        description="Characters of a message that are searched by words; what is set later holds "
-        "for mail that comes later, and for all of it after searchIndexRebuild.",
+        description="Characters of a message that are searched by words; another number holds "
+        "for mail that comes later.",
+    )
+    files_quota: Size = Field(
+        default=USUAL.files_quota,
+        description="Storage of a user for files that are shared or wait for a draft; 0 is "
+        "unlimited.",
+    )
+    files_for: Span = Field(
+        default=USUAL.files_for,
+        description="Files that are not shared, and were not fetched for so long, are removed; "
+        "0 s: never.",
     )
     max_mailboxes: int = Field(default=USUAL.max_mailboxes, ge=5, description="Folders of a user.")
     max_recipients: int = Field(

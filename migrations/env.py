@@ -18,6 +18,7 @@ import models.blobs
 import models.documents
 import models.domains
 import models.journal
+import models.keyvalue
 import models.mailboxes
 import models.messages
 import models.queue

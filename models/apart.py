@@ -9,9 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 PR_SET_PDEATHSIG = 1
+AUTOGROUP = Path("/proc/self/autogroup")
 
 Given = ParamSpec("Given")
 Outcome = TypeVar("Outcome")
@@ -63,9 +65,14 @@ class Apart:
 
 
 def _begin(nice: int) -> None:
-    """Be killed when the server is: nobody else would end us then. Linux only (prctl(2))."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server ends us
+    """Leave the terminal, whose Ctrl-C is for the server; yield to it, and end with it."""
     with suppress(OSError, AttributeError):
+        # Linux only (prctl(2)): nobody else would end us after the server was killed.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):
-        os.nice(nice)
+        os.setsid()
+    if nice:
+        with suppress(OSError):
+            os.nice(nice)
+        with suppress(OSError):  # Linux weighs sessions against each other first (sched(7))
+            AUTOGROUP.write_text(str(nice))

@@ -5,7 +5,18 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, Enum, Integer, Table, inspect
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Enum,
+    Integer,
+    String,
+    Table,
+    inspect,
+)
 from sqlalchemy import Row as CoreRow
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
@@ -21,6 +32,7 @@ SQLModel.metadata.naming_convention = {
 }
 
 Big = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only by INTEGER
+ByBytes = String().with_variant(String(collation="C"), "postgresql")  # as SQLite compares anyway
 Plain = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 

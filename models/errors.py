@@ -14,7 +14,8 @@
   - Unavailable            a component does not answer, or the unit around it was given up
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from typing import TypeVar
@@ -52,6 +53,11 @@ class Refused(Exception):
         self.path = list(path)  # inside the input: ["set", "expires"]
         self.index = index  # which item, where the input was a list
 
+    @property
+    def each(self) -> list["Refused"]:
+        """The refusals it is made of: itself, or all that were found in one go."""
+        return [self]
+
 
 class Invalid(Refused):
     """The input breaks the rule `constraint`, such as "id", "cursor", "page" or "pattern"."""
@@ -73,6 +79,42 @@ class Several(Refused):
     def __init__(self, refusals: Sequence[Refused]) -> None:
         super().__init__("; ".join(refusal.message for refusal in refusals))
         self.refusals = list(refusals)
+
+    @property
+    def each(self) -> list[Refused]:
+        """What was found."""
+        return self.refusals
+
+
+class Problems:
+    """What is wrong with the fields of an input, gathered check by check; of each the first counts.
+
+    Each check that stands for itself goes into a `with problems.caught():`. Whoever needs what
+    was checked, or does anything, calls `settle` before. What is not Invalid is raised at once.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, ...], Refused] = {}  # by path
+
+    @contextmanager
+    def caught(self) -> Generator[None]:
+        """Keep what this check finds, and go on after it."""
+        try:
+            yield
+        except (Invalid, Several) as refusal:
+            for one in refusal.each:
+                self._found.setdefault(tuple(one.path), one)
+
+    def settle(self) -> None:
+        """Raise what was found: one Invalid, or Several in the order of their fields."""
+        found = sorted(self._found.values(), key=_place)
+        if found:
+            raise found[0] if len(found) == 1 else Several(found)
+
+
+def _place(refusal: Refused) -> list[str]:
+    """Where it stands in the input, whose fields are in the order of the alphabet."""
+    return [part.zfill(9) if part.isdecimal() else part for part in refusal.path]
 
 
 class NotFound(Refused):

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Index, LargeBinary, text
 from sqlmodel import Field, SQLModel
 
-from models.columns import Instant, MaybeMoment, Moment, Number, Owned, plain, ref
+from models.columns import Instant, MaybeMoment, MaybeNumber, Moment, Number, Owned, plain, ref
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -30,6 +30,9 @@ class Message(Owned, table=True):
         Index("messages_to_index", "id", **_where("NOT indexed")),
         # with a column that is always the same: SQLite would else take just any of an account
         Index("messages_waiting", "user_id", "indexed", "id", **_where("NOT indexed")),
+        Index(
+            "messages_archived", "user_id", "archived_at", "id", **_where("archived_at IS NOT NULL")
+        ),
         Index("messages_to_purge", "purge_at", **_where("purge_at IS NOT NULL")),
         Index("messages_to_expire", "expires", **_where("expires IS NOT NULL")),
     )
@@ -75,6 +78,7 @@ class Message(Owned, table=True):
     meta_data: dict[str, Any] | None = plain()
     archived_at: MaybeMoment = None
     archived_from: str | None = None  # path of the folder it was deleted from
+    archived_mailbox_id: MaybeNumber = None  # that folder, which may be gone since
     purge_at: MaybeMoment = None
     indexed: bool = False  # its words are in the text index
 

@@ -20,9 +20,17 @@ class Options:
     message_max: int = 64 * MIB  # bytes
     upload_max: int = 50 * MIB  # bytes
     search_text: int = 256 * 1024  # characters of a message that are in the text index
+    files_quota: int = 1 << 30  # bytes of the files of a user; 0: any number
+    files_for: timedelta = timedelta(days=365)  # unused that long, a file ends; 0: never
     max_mailboxes: int = 1500  # per user
     max_recipients: int = 400  # per message
     max_app_passwords: int = 50  # per user
+    key_value_stores: tuple[str, ...] = ("default",)
+    key_value_key: int = 512  # bytes of a key, in
+    key_value_levels: int = 16
+    key_value_max: int = 64 << 10  # bytes of a value
+    key_value_entries: int = 1000  # of a user, and of all that are shared
+    key_value_bytes: int = MIB  # keys and values of those
     webauthn_id: str = ""  # for whom security keys are made; else the host of `public_url`
     webauthn_origins: tuple[str, ...] = ()  # pages they work on; else that of `public_url`
     imap_server: str = ""  # host:port as clients are told; else `hostname` and the usual port

@@ -22,6 +22,7 @@ from resolvers.redaction import without_secrets
 
 LONGEST = 128  # characters of a condition
 NEWEST = "adminlog-newest"
+AUDIT = "Audit"  # a type of targets
 NONE = 0  # an account that nobody has
 MOST = 1000  # entries of one statement
 SHOWN = frozenset(column.name for column in picked(AdminLogEntry))
@@ -98,10 +99,16 @@ class EntryWhere:
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause for entries: those of the domains one administers, or all there are."""
+    """The WHERE clause for entries: those of the domains one administers, or all there are.
+
+    Of audits ROOT learns, and who did it: another ADMIN may be the one who is audited.
+    """
     viewer = ctx.viewer
-    if viewer.role.includes(Role.ADMIN):
+    if viewer.role is Role.ROOT:
         return true()
+    if viewer.role is Role.ADMIN:
+        kind, mine = col(AdminLogEntry.target_kind), col(AdminLogEntry.actor_id) == viewer.user_id
+        return kind.is_(None) | (kind != AUDIT) | mine
     if viewer.role is Role.DOMAIN_ADMIN and viewer.administers:
         return col(AdminLogEntry.domain_id).in_(viewer.administers)
     return false()

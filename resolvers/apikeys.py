@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.auth import ApiKey
 from models.columns import Picked, picked
 from models.domains import Domain
-from models.errors import Forbidden, Invalid, NotFound
+from models.errors import Forbidden, Invalid, NotFound, Problems
 from models.pages import Ask, Page
 from models.roles import AdminPermission, Role, Scope
 from models.users import DomainAdmin, User
@@ -81,16 +81,21 @@ class KeyChange:
         return facts | ({"expires_at": None} if self.endless else {})
 
 
-async def create_key(ctx: Context, new: NewKey) -> tuple[ApiKey, str]:
+async def create_key(
+    ctx: Context, new: NewKey, problems: Problems | None = None
+) -> tuple[ApiKey, str]:
     """Make a key; returns it with its secret, which is nowhere else.
+
+    All that is wrong with its fields is told at once, with the `problems` found before.
 
     Nothing of it goes beyond the caller, nor beyond whose it is: role, scopes, domains; and
     where a key makes it, that one's operations, networks and end. To make one for somebody
     else needs LOGIN_AS of a DOMAIN_ADMIN: it opens that account.
     """
-    world = ctx.world
+    world, problems = ctx.world, problems or Problems()
     new = _within_caller(await _calling(ctx), new)
-    _check(ctx, new)
+    _check(ctx, new, problems)
+    problems.settle()
     owner = await _owner(ctx, new)
     secret = new_secret(world, KEY)
     row = ApiKey(
@@ -160,18 +165,30 @@ def _beyond(what: str, path: str) -> Forbidden:
     return Forbidden(text, requires=f"a key with these {what}", path=[path])
 
 
-def _check(ctx: Context, new: NewKey) -> None:
+def _check(ctx: Context, new: NewKey, problems: Problems) -> None:
     viewer = ctx.viewer
-    _check_facts(ctx, KeyChange(new.name, None, new.allowed_ips, new.expires_at))
-    if new.role is Role.PUBLIC:
-        raise Invalid("a key needs a role", constraint="role", path=["role"])
+    change = KeyChange(new.name, None, new.allowed_ips, new.expires_at)
+    _check_facts(ctx, change, problems)
+    with problems.caught():
+        if new.role is Role.PUBLIC:
+            raise Invalid("a key needs a role", constraint="role", path=["role"])
     viewer.require(Needs(role=new.role, scope=Scope.MASTER))
-    if len(new.operations) > MOST:
-        raise Invalid(f"at most {MOST}", constraint="max", path=["operations"])
+    with problems.caught():
+        if len(new.operations) > MOST:
+            raise Invalid(f"at most {MOST}", constraint="max", path=["operations"])
+    with problems.caught():
+        _check_charge(ctx, new)
+
+
+def _check_charge(ctx: Context, new: NewKey) -> None:
+    """Invalid where a key cannot be for domains, or must be."""
+    viewer = ctx.viewer
     if new.domains:
         if new.role is Role.USER:
             text = "a USER is in charge of no domain"
             raise Invalid(text, constraint="exclusive", path=["domains"])
+        if len(new.domains) > MOST:
+            raise Invalid(f"at most {MOST}", constraint="max", path=["domains"])
         if new.role.includes(Role.ADMIN) and new.user_id is not None:
             text = "a key of an ADMIN for some domains belongs to nobody"
             raise Invalid(text, constraint="exclusive", path=["user"])
@@ -179,24 +196,27 @@ def _check(ctx: Context, new: NewKey) -> None:
         raise Invalid("say for which domains", constraint="required", path=["domains"])
 
 
-def _check_facts(ctx: Context, change: KeyChange) -> None:
-    """Invalid where a name, a network or an end is none."""
-    if change.name is not None and (
-        not 0 < len(change.name.strip()) <= LONGEST or not change.name.isprintable()
-    ):
-        text = f"a name has 1 to {LONGEST} printable characters"
-        raise Invalid(text, constraint="pattern", path=["name"])
-    if change.expires_at and change.expires_at <= ctx.world.now():
-        raise Invalid("that is over already", constraint="min", path=["expiresAt"])
-    if len(change.allowed_ips or ()) > MOST:
-        raise Invalid(f"at most {MOST}", constraint="max", path=["allowedIps"])
-    for index, each in enumerate(change.allowed_ips or ()):
-        try:
-            ip_network(each)
-        except ValueError:
-            raise Invalid(
-                "not a network", constraint="cidr", path=["allowedIps"], index=index
-            ) from None
+def _check_facts(ctx: Context, change: KeyChange, problems: Problems) -> None:
+    """Look for a name, a network or an end that is none."""
+    with problems.caught():
+        if change.name is not None and (
+            not 0 < len(change.name.strip()) <= LONGEST or not change.name.isprintable()
+        ):
+            text = f"a name has 1 to {LONGEST} printable characters"
+            raise Invalid(text, constraint="pattern", path=["name"])
+    with problems.caught():
+        if change.expires_at and change.expires_at <= ctx.world.now():
+            raise Invalid("that is over already", constraint="min", path=["expiresAt"])
+    with problems.caught():
+        if len(change.allowed_ips or ()) > MOST:
+            raise Invalid(f"at most {MOST}", constraint="max", path=["allowedIps"])
+        for index, each in enumerate(change.allowed_ips or ()):
+            try:
+                ip_network(each)
+            except ValueError:
+                raise Invalid(
+                    "not a network", constraint="cidr", path=["allowedIps"], index=index
+                ) from None
 
 
 async def _owner(ctx: Context, new: NewKey) -> int | None:
@@ -233,8 +253,6 @@ async def _check_domains(ctx: Context, new: NewKey, owner: int | None) -> None:
     """NotFound where one of the domains is none that its owner is in charge of."""
     if not new.domains:
         return
-    if len(new.domains) > MOST:
-        raise Invalid(f"at most {MOST}", constraint="max", path=["domains"])
     asked = select(col(Domain.id)).where(col(Domain.id).in_(new.domains))
     if ctx.viewer.role is Role.DOMAIN_ADMIN:
         asked = asked.where(col(Domain.id).in_(ctx.viewer.administers))
@@ -325,7 +343,9 @@ async def update_keys(ctx: Context, ids: list[int], change: KeyChange) -> list[P
 
     Nobody changes one above themselves, and no key takes off what it is bound by.
     """
-    _check_facts(ctx, change)
+    problems = Problems()
+    _check_facts(ctx, change, problems)
+    problems.settle()
     facts = change.facts
     if not facts:
         raise Invalid("say what is to change", constraint="required", path=["name"])

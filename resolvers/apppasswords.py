@@ -15,9 +15,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.addresses import checked as checked_address
 from models.apppasswords import AppPassword
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
+from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems
 from models.roles import AdminPermission, Role, Scope, opened
 from models.users import User
 from models.world import World
@@ -162,23 +163,20 @@ async def create(
     world = ctx.world
     user = await managed_one(ctx, own(ctx) if key is None else key)
     _permitted(ctx, user.id)
-    description, scopes = _described(new.description), _collapsed(new.scopes)
-    ttl = _ttl(new.ttl)
-    if new.profile:
-        mobileconfig.servers_for(scopes, path="scopes")
+    _check(new)
     address = await mobileconfig.address_of(ctx, user, new.address) if new.profile else ""
-    text = _given(new.password) if new.password is not None else _made(world)
+    text = _made(world) if new.password is None else new.password
     stored = await passwords.make(world, text)
     now = world.now()
     row = AppPassword(
         id=world.key(),
         user_id=user.id,
-        description=description,
+        description=_described(new.description),
         selector=selector_of(text),
         password=stored,
-        scopes=scopes,
+        scopes=_collapsed(new.scopes),
         active=new.active,
-        ttl=ttl,
+        ttl=_ttl(new.ttl),
         expires_at=now + new.ttl if new.ttl else None,
         created_at=now,
     )
@@ -190,10 +188,30 @@ async def create(
                 session.add(row)
         except IntegrityError as clash:  # once in twenty thousand, with 50 of them
             raise Conflict("too like another: try once more", path=["password"]) from clash
-        after = {"description": description, "scopes": scopes}
+        after = {"description": row.description, "scopes": row.scopes}
         deed = Done("appPasswordCreate", "AppPassword", row.id, user.domain_id, None, after)
         await _log(ctx, session, user.id, "app password create", [deed])
     return row, text, profile
+
+
+def _check(new: NewAppPassword) -> None:
+    """Invalid, with all that is wrong, where it cannot be made as it is described."""
+    problems = Problems()
+    with problems.caught():
+        _described(new.description)
+    with problems.caught():
+        scopes = _collapsed(new.scopes)
+        if new.profile:
+            mobileconfig.servers_for(scopes, path="scopes")
+    with problems.caught():
+        _ttl(new.ttl)
+    with problems.caught():
+        if new.profile and new.address is not None:
+            checked_address(new.address)
+    with problems.caught():
+        if new.password is not None:
+            _check_given(new.password)
+    problems.settle()
 
 
 def _permitted(ctx: Context, user_id: int) -> None:
@@ -245,7 +263,7 @@ def _ttl(ttl: timedelta | None) -> int | None:
     return int(ttl.total_seconds())
 
 
-def _given(text: str) -> str:
+def _check_given(text: str) -> None:
     if not FORM.fullmatch(text):
         raise Invalid(
             f"exactly {LENGTH} lower-case letters of a to z",
@@ -254,7 +272,6 @@ def _given(text: str) -> str:
         )
     if _weak(text):
         raise Invalid("too easy to guess", constraint="weak", path=["password"])
-    return text
 
 
 def _weak(text: str) -> bool:

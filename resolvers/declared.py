@@ -168,6 +168,16 @@ DECLARED: dict[str, Setting] = {
             nullable=True, read=_domain,
         ),
         Setting(
+            "files.quota", "files_quota", SIZE, "Storage for files",
+            "Storage of a user for files that are shared or wait for a draft; 0 is unlimited.",
+            0, 16 * TIB,
+        ),
+        Setting(
+            "files.retention", "files_for", DURATION, "Unused files",
+            "Files that are not shared, and were not fetched for so long, are removed; PT0S: "
+            "never.", NOTHING, YEARS,
+        ),
+        Setting(
             "journal.events", "journal_events", NUMBER, "Length of the journal",
             "Changes that stay readable in one account.", 1000, 100_000_000,
         ),
@@ -175,6 +185,26 @@ DECLARED: dict[str, Setting] = {
             "journal.retention", "journal_days", DURATION, "Journal",
             "How long changes stay readable for clients that come back; whole days.", DAY, YEARS,
             read=_days,
+        ),
+        Setting(
+            "keyValue.bytes", "key_value_bytes", SIZE, "Room of a key-value store",
+            "Keys and values of a user, and of all that are shared, together.", 0, 64 * MIB,
+        ),
+        Setting(
+            "keyValue.entries", "key_value_entries", NUMBER, "Entries of a key-value store",
+            "Entries of a user, and of all that are shared.", 0, 10_000,
+        ),
+        Setting(
+            "keyValue.key", "key_value_key", SIZE, "Longest key",
+            "Longest key of a key-value store, in bytes of UTF-8.", 1, 1024,
+        ),
+        Setting(
+            "keyValue.levels", "key_value_levels", NUMBER, "Levels of keys",
+            "Levels of a key, with slashes between.", 1, 512,
+        ),
+        Setting(
+            "keyValue.max", "key_value_max", SIZE, "Largest value",
+            "Largest value of a key-value store, in bytes of UTF-8.", 0, MIB,
         ),
         Setting(
             "mailboxes.max", "max_mailboxes", NUMBER, "Folders", "Folders of a user.", 5, 100_000

@@ -14,7 +14,7 @@ from mail.addresses import checked_domain
 from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Refused
+from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, Refused
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.roles import AdminPermission, Role
 from models.users import DomainAdmin, User
@@ -56,37 +56,41 @@ class Values:
         """Where a column stands in the input."""
         return [*self.within, WORDS.get(name, name)]
 
-    def checked(self) -> dict[str, Any]:
-        """The values as they are stored; Invalid where one cannot be."""
-        made = dict(self.columns)
-        for name, value in made.items():
-            if name == "description":
-                made[name] = texts.checked(value, most=DESCRIPTION, path=self.path(name))
-            elif name == "tags":
-                made[name] = texts.labels(value or (), path=self.path(name))
-            elif name in COUNTS:
-                made[name] = self._count(name, value or 0)
-            elif name in LIMITS:
-                made[name] = value if name == "default_user_quota" else value or 0
-            elif value is None:
-                text = "it is either so or not: null says neither"
-                raise Invalid(text, constraint="required", path=self.path(name))
+    def checked(self, problems: Problems) -> dict[str, Any]:
+        """The values as they are stored; what cannot be is left out, and told to `problems`."""
+        made = {}
+        for name, value in self.columns.items():
+            with problems.caught():
+                made[name] = self._checked(name, value)
         return made
 
-    def _count(self, name: str, value: int) -> int:
-        if not 0 <= value <= MOST:
-            raise Invalid("0 or more; 0 is no limit", constraint="min", path=self.path(name))
+    def _checked(self, name: str, value: Any) -> Any:
+        path = self.path(name)
+        if name == "description":
+            return texts.checked(value, most=DESCRIPTION, path=path)
+        if name == "tags":
+            return texts.labels(value or (), path=path)
+        if name in COUNTS and not 0 <= (value or 0) <= MOST:
+            raise Invalid("0 or more; 0 is no limit", constraint="min", path=path)
+        if name in COUNTS or name in LIMITS:
+            return value if name == "default_user_quota" else value or 0
+        if value is None:
+            text = "it is either so or not: null says neither"
+            raise Invalid(text, constraint="required", path=path)
         return value
 
 
 async def create(ctx: Context, name: str, values: Values) -> Domain:
     """Make a domain. Conflict where a domain or an alias has its name."""
-    name = checked_domain(name, path="name")
-    lookalikes.refuse_domain(name)
-    columns = values.checked()
+    problems = Problems()
+    with problems.caught():
+        name = checked_domain(name, path="name")
+        lookalikes.refuse_domain(name)
+    columns = values.checked(problems)
     at = ctx.world.now()
     domain = Domain(id=ctx.world.key(), name=name, created_at=at, updated_at=at, **columns)
-    _consistent(ctx, domain, values)
+    _consistent(ctx, domain, values, problems)
+    problems.settle()
     try:
         async with ctx.write(PLATFORM) as session:
             await domains.free_name(session, name, path="name")
@@ -106,9 +110,11 @@ async def change(ctx: Context, refs: Sequence[Named], values: Values) -> list[Pi
     LimitReached, with what is in use, where a limit would be below it.
     """
     _allowed(ctx, values)
-    columns = values.checked()
-    if not columns:
+    if not values.columns:
         raise Invalid("say what to change", constraint="required", path=list(values.within))
+    problems = Problems()
+    columns = values.checked(problems)
+    problems.settle()
     keys = [row.id for row in await domains.chosen(ctx, refs)]
     async with ctx.write(PLATFORM, *keys) as session:
         before = await _rows(ctx, keys)
@@ -117,7 +123,8 @@ async def change(ctx: Context, refs: Sequence[Named], values: Values) -> list[Pi
             try:
                 _fits(ctx, row, values, columns, use.get(row.id))
             except Refused as refusal:
-                refusal.index = index
+                for one in refusal.each:
+                    one.index = index
                 raise
         await _write(ctx, session, keys, columns)
         after = await _rows(ctx, keys)
@@ -158,7 +165,9 @@ def _fits(
     """Refuse what is not consistent, and what is below what is in use."""
     stored = {column.name: getattr(row, column.name) for column in picked(Domain)}
     domain = Domain(**{**stored, **columns})
-    _consistent(ctx, domain, values)
+    problems = Problems()
+    _consistent(ctx, domain, values, problems)
+    problems.settle()
     for name, used in (("max_users", row.user_count), ("max_addresses", row.address_count)):
         limit = columns.get(name)
         if limit and used > limit:
@@ -187,8 +196,8 @@ def _fits(
         raise LimitReached(text, limit=domain.quota, used=allocated, path=path)
 
 
-def _consistent(ctx: Context, domain: Domain, values: Values) -> None:
-    """Refuse limits and flags that contradict each other, as far as the input says any."""
+def _consistent(ctx: Context, domain: Domain, values: Values, problems: Problems) -> None:
+    """Look for limits and flags that contradict each other, as far as the input says any."""
     given = [name for name in LIMITS if name in values.columns]
     default = effective(ctx.world, domain, None)
     pairs = (
@@ -196,11 +205,12 @@ def _consistent(ctx: Context, domain: Domain, values: Values) -> None:
         ("default_user_quota", default, "max_user_quota", domain.max_user_quota, True),
         ("default_user_quota", default, "quota", domain.quota, True),
     )
-    for low, small, high, large, unlimited in pairs if given else ():
-        if large and (small > large or (unlimited and not small)):
-            where = low if low in given else high if high in given else given[0]
-            text = f"{WORDS[low]} is {small or 'unlimited'}, more than {WORDS[high]}, {large}"
-            raise Invalid(text, constraint="max", path=values.path(where))
+    with problems.caught():
+        for low, small, high, large, unlimited in pairs if given else ():
+            if large and (small > large or (unlimited and not small)):
+                where = low if low in given else high if high in given else given[0]
+                text = f"{WORDS[low]} is {small or 'unlimited'}, more than {WORDS[high]}, {large}"
+                raise Invalid(text, constraint="max", path=values.path(where))
     flags = [name for name in FLAGS if name in values.columns]
     needs = (
         ("relay_all_recipients", domain.relay_all_recipients, "backup_mx", domain.backup_mx),
@@ -211,11 +221,12 @@ def _consistent(ctx: Context, domain: Domain, values: Values) -> None:
             domain.relay_all_recipients,
         ),
     )
-    for said, on, needed, there in needs if flags else ():
-        if on and not there:
-            text = f"{WORDS[said]} is for a domain with {WORDS[needed]}"
-            name = said if said in flags else needed
-            raise Invalid(text, constraint="requires", path=values.path(name))
+    with problems.caught():
+        for said, on, needed, there in needs if flags else ():
+            if on and not there:
+                text = f"{WORDS[said]} is for a domain with {WORDS[needed]}"
+                name = said if said in flags else needed
+                raise Invalid(text, constraint="requires", path=values.path(name))
 
 
 async def _use(ctx: Context, keys: Sequence[int]) -> dict[int, Picked]:

@@ -175,7 +175,7 @@ def _unfit(suffix: str, longest: int) -> list[Refused]:
         text = f"a user name would have {longest} characters, and {USERNAME} are the most"
         return [Invalid(text, constraint="length", path=["newDomain"])]
     try:
-        checked_username(f"x{suffix}", path="newDomain")
+        checked_username(f"x{suffix}", path=["newDomain"])
     except Invalid as problem:
         return [problem]
     return []

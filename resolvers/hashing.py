@@ -19,7 +19,7 @@ from models.errors import RateLimited
 from resolvers import hashes
 
 WAITING = 16  # for each process; more are sent away: they would wait for seconds
-NICE = 19  # everything else goes first: a flood of sign-ins must not starve it
+NICE = 5  # a third of the weight: a flood must not starve the rest, nor a busy machine sign-ins
 
 Given = ParamSpec("Given")
 Outcome = TypeVar("Outcome")

@@ -25,6 +25,7 @@ STEP = 300  # seconds to which the end is rounded up: for so long an address sta
 METHOD = "GET"  # and so HEAD
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_OWNER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)  # 0: a key of the platform
 _CREDENTIAL = re.compile(r"([tkav])([1-9][0-9]{0,18})|(b)", re.ASCII)
 
 
@@ -42,7 +43,7 @@ def sign(world: World, path: str, user_id: int, by: Viewer, *, now: datetime) ->
 def verify(world: World, path: str, query: Mapping[str, str]) -> int:
     """Whose address it is. Unauthenticated where it was not made by `sign`, or is over."""
     ends, user_id, name, shown = (query.get(part, "") for part in ("exp", "user", "by", "sig"))
-    if not (_NUMBER.fullmatch(ends) and _NUMBER.fullmatch(user_id) and _CREDENTIAL.fullmatch(name)):
+    if not (_NUMBER.fullmatch(ends) and _OWNER.fullmatch(user_id) and _CREDENTIAL.fullmatch(name)):
         raise Unauthenticated
     made = _signature(world, path, name, int(user_id), int(ends))
     if not hmac.compare_digest(made.encode(), shown.encode(errors="surrogatepass")):
@@ -66,6 +67,21 @@ async def viewer(world: World, path: str, query: Mapping[str, str]) -> Viewer:
     if kind in "tka" and await _credential(world, kind, key) is None:
         raise Unauthenticated
     return Viewer(user_id, Role.USER, frozenset({Scope.MAIL_READ}), read_only=True)
+
+
+async def caller(world: World, path: str, query: Mapping[str, str]) -> Viewer:
+    """Who made this address, with all that their credential may do at this moment.
+
+    For what its maker may have by role, and not as its owner. Unauthenticated as `verify` says.
+    """
+    verify(world, path, query)
+    kind, key = query["by"][0], int(query["by"][1:] or 0)
+    if kind == "b":
+        return Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
+    known = await _credential(world, kind, key) if kind in "tka" else None
+    if known is None:
+        raise Unauthenticated
+    return known.viewer
 
 
 async def _credential(world: World, kind: str, key: int) -> Known | None:

@@ -41,6 +41,7 @@ class Place(NamedTuple):
     user_id: int
     mailbox_id: int | None = None
     thread_id: int | None = None
+    archived: bool = False  # among deleted messages, and the folders they lay in
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Looked:
     """What was seen."""
 
     waiting: Waiting
+    archived: bool = False
     found: Mapping[Leaf, Sequence[int]] = field(default_factory=dict)  # messages
     boxes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # folders by masks
 
@@ -82,16 +84,18 @@ def _leaves(where: MessageWhere) -> set[Leaf]:
     }
 
 
-async def looked(ctx: Context, places: Sequence[Place], terms: Terms) -> dict[MessageWhere, Looked]:
+async def looked(
+    ctx: Context, places: Sequence[Place], terms: Terms
+) -> dict[tuple[MessageWhere, bool], Looked]:
     """What these filters need to know, in a number of statements that is theirs.
 
     `terms` makes SQL of what columns answer. LimitReached where too many messages would have
     to be read: other conditions narrow them.
     """
-    alike: defaultdict[MessageWhere, list[Place]] = defaultdict(list)
+    alike: defaultdict[tuple[MessageWhere, bool], list[Place]] = defaultdict(list)
     for place in places:
-        alike[place.where].append(place)
-    return {where: await _looked(ctx, where, group, terms) for where, group in alike.items()}
+        alike[place.where, place.archived].append(place)
+    return {key: await _looked(ctx, key[0], group, terms) for key, group in alike.items()}
 
 
 async def _looked(
@@ -100,7 +104,8 @@ async def _looked(
     filters = list(parts(where))
     owners = sorted({place.user_id for place in places})
     by_words = any(one.query for one in filters)
-    seen = Looked(await waiting_of(ctx, owners) if by_words else Waiting(owners))
+    waiting = await waiting_of(ctx, owners) if by_words else Waiting(owners)
+    seen = Looked(waiting, places[0].archived)
     masks = {mask for one in filters for mask in one.mailbox_masks}
     if masks:
         seen = replace(seen, boxes=await _boxes(ctx, owners, masks))
@@ -124,7 +129,8 @@ def _there(
         keys = {getattr(place, name) for place in places}
         if None not in keys:
             found.append(col(getattr(Message, name)).in_(keys))
-    return [*found, col(Message.archived_at).is_(None)]
+    gone = col(Message.archived_at)
+    return [*found, gone.is_not(None) if places[0].archived else gone.is_(None)]
 
 
 async def _boxes(ctx: Context, owners: Sequence[int], masks: Iterable[str]) -> dict[str, list[int]]:

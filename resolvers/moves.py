@@ -15,6 +15,7 @@ from sqlalchemy import delete as delete_rows
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail import audit
 from mail.delivery import SYSTEM_FLAGS, flags
 from models.columns import Picked, picked, table_of
 from models.domains import Domain
@@ -342,6 +343,7 @@ async def _put(
             expires=expires,
             archived_at=None,
             archived_from=None,
+            archived_mailbox_id=None,
             purge_at=None,
         )
     )
@@ -371,6 +373,7 @@ async def archive(
                     "modseq": last,
                     "archived_at": at,
                     "archived_from": paths[mailbox_id],
+                    "archived_mailbox_id": mailbox_id,
                     "purge_at": at + keep,
                 }
                 await _by_thousands(session, ids, values)
@@ -390,12 +393,18 @@ async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) ->
     """Delete messages for good."""
     connection = await session.connection()
     for user_id, theirs in by_user(rows).items():
+        await leaving(ctx, session, user_id, [row.id for row in theirs])
         await _taken_out(ctx, session, ChangeKind.MESSAGE_DELETED, theirs)
         for start in range(0, len(theirs), 1000):
             ids = [row.id for row in theirs[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
         await end_threads(session, {row.thread_id for row in theirs})
         await _use(session, user_id, theirs, -1)
+
+
+async def leaving(ctx: Context, session: AsyncSession, user_id: int, ids: Sequence[int]) -> None:
+    """Let audits have what goes for good, before it does."""
+    await ctx.world.join(session, lambda turn: audit.leaving(turn, user_id, ids))
 
 
 async def end_threads(session: AsyncSession, keys: Collection[int]) -> None:

@@ -92,8 +92,8 @@ class Narrowed:
 async def narrowed(ctx: Context, places: list[Place]) -> list[Narrowed]:
     """The filters of these places as SQL, those that are alike made once."""
     seen = await looked(ctx, places, lambda where, seen: conditions(ctx, where, seen))
-    made = {where: _narrowed(ctx, where, one) for where, one in seen.items()}
-    return [made[place.where] for place in places]
+    made = {key: _narrowed(ctx, key[0], one) for key, one in seen.items()}
+    return [made[place.where, place.archived] for place in places]
 
 
 def _narrowed(ctx: Context, where: MessageWhere, seen: Looked) -> Narrowed:
@@ -172,7 +172,8 @@ class _Terms:
 
     def _places(self, where: MessageWhere) -> list[ColumnElement[bool]]:
         terms: list[ColumnElement[bool]] = []
-        box = col(Message.mailbox_id)
+        archived = self.seen.archived
+        box = col(Message.archived_mailbox_id if archived else Message.mailbox_id)
         if where.mailbox:
             terms.append(box.in_(self._mailbox(where.mailbox)))
         if where.mailboxes:

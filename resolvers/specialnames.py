@@ -1,6 +1,12 @@
-"""What Sent, Trash, Drafts and Junk are called in mail programs, by language."""
+"""What folders that we make are called, by language."""
+
+from collections.abc import Mapping
+from datetime import date
+from typing import TypeVar
 
 from models.mailboxes import SpecialUse
+
+Name = TypeVar("Name")
 
 USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
 ENGLISH = ("Sent", "Trash", "Drafts", "Junk")
@@ -64,14 +70,34 @@ NAMES = {  # as they follow in USES
     "zh": ("已发送", "已删除", "草稿", "垃圾邮件"),
     "zh-hant": ("已傳送", "垃圾桶", "草稿", "垃圾郵件"),
 }
+RESTORED = {  # a folder of messages that were brought back
+    "af": "Herstel", "bg": "Възстановени", "ca": "Restaurats", "cs": "Obnovené", "da": "Gendannet",
+    "de": "Wiederhergestellt", "el": "Ανακτημένα", "en": "Restored", "es": "Restaurados",
+    "et": "Taastatud", "fi": "Palautetut", "fr": "Restaurés", "gl": "Restaurados",
+    "hr": "Vraćeno", "hu": "Visszaállított", "id": "Dipulihkan", "it": "Ripristinati",
+    "ja": "復元済み", "ko": "복원됨", "lt": "Atkurti", "lv": "Atjaunotie", "nb": "Gjenopprettet",
+    "nl": "Hersteld", "nn": "Gjenoppretta", "pl": "Przywrócone", "pt": "Restaurados",
+    "ro": "Restaurate", "ru": "Восстановленные", "sk": "Obnovené", "sl": "Obnovljeno",
+    "sv": "Återställda", "tr": "Geri yüklenenler", "uk": "Відновлені", "vi": "Đã khôi phục",
+    "zh": "已恢复", "zh-hant": "已還原",
+}  # fmt: skip
 OTHERS = {"no": "nb", "in": "id", "iw": "he", "zh-tw": "zh-hant", "zh-hk": "zh-hant"}
 
 
 def names_in(language: str | None) -> dict[SpecialUse, str]:
     """The names in this language, such as `de`, `pt-BR` or `zh_TW`; English where we know none."""
+    return dict(zip(USES, _in(NAMES, language), strict=True))
+
+
+def restored_in(language: str | None, day: date) -> str:
+    """The folder of what was brought back on this day, as `names_in` has languages."""
+    return f"{_in(RESTORED, language)} ({day.isoformat()})"
+
+
+def _in(names: Mapping[str, Name], language: str | None) -> Name:
     code = (language or "").lower().replace("_", "-")
     found = None
-    while code and not found:
-        found = NAMES.get(OTHERS.get(code, code))
+    while code and found is None:
+        found = names.get(OTHERS.get(code, code))
         code = code.rpartition("-")[0]
-    return dict(zip(USES, found or ENGLISH, strict=True))
+    return names["en"] if found is None else found

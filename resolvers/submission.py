@@ -11,16 +11,16 @@ from sqlalchemy import ColumnElement, event, func, insert, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import addresses, compose
+from mail import addresses, audit, compose
 from mail.compose import Attachment, Draft, HeaderLine, Priority
-from mail.delivery import Letter, Place, place, read, stored
+from mail.delivery import Letter, Place, columns, place, read, stored
 from mail.fields import Named
 from mail.keeping import Gone, Kept, blob_ids
 from mail.queue.settle import EXPIRES, OPEN, announce
 from models.addresses import Address
 from models.blobs import SubmissionBlob
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, found
+from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, found
 from models.journal import ChangeKind, Entry
 from models.mailboxes import SpecialUse
 from models.pages import Ask, Page, ordering
@@ -98,9 +98,11 @@ class _Ready:
     outgoing: Outgoing
 
 
-async def send(ctx: Context, outgoing: Outgoing) -> Sent:
+async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = None) -> Sent:
     """Build a message, keep a copy, and queue it: all of it, or nothing.
 
+    All that is wrong with its fields is told at once, with the `problems` found before; only a
+    sender that is none comes alone, since the message is made in his name.
     Where the copy does not fit into the quota the message goes out all the same, with a warning.
     RateLimited where the account has written to as many as it may in 24 hours.
     """
@@ -108,10 +110,15 @@ async def send(ctx: Context, outgoing: Outgoing) -> Sent:
     account = await _account(ctx, owner)
     if not outgoing.stays:
         await userlimits.may_write(ctx, account)
+    problems = problems or Problems()
     draft = await _draft(ctx, account, outgoing)
-    sender, recipients = await _envelope(ctx, account, draft, outgoing)
+    with problems.caught():
+        sender, recipients = await _envelope(ctx, account, draft, outgoing)
     size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
-    raw = compose.build(draft) if size < SMALL else await asyncio.to_thread(compose.build, draft)
+    with problems.caught():
+        small = size < SMALL
+        raw = compose.build(draft) if small else await asyncio.to_thread(compose.build, draft)
+    problems.settle()
     ready = _Ready(
         await read(raw),
         sender,
@@ -309,6 +316,8 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
         "created_at": now,
     }
     turn.connection.execute(insert(Submission), row)
+    if message_id is None:
+        _audited(turn, ready, (owner, key), blobs, kept.root)
     deliveries = [
         {
             "id": turn.world.key(),
@@ -331,6 +340,21 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, ctx.origin)
     turn.record(owner, entry, at=now)
     return key
+
+
+def _audited(
+    turn: Turn, ready: _Ready, keys: tuple[int, int], blobs: Mapping[str, int], root: str
+) -> None:
+    """Let audits of the sender have what leaves no copy in a folder."""
+    owner, submission_id = keys
+    facts = {
+        **columns(ready.letter),
+        "blob_id": blobs[root],
+        "received_at": turn.world.now(),
+        "envelope_from": ready.sender,
+        "envelope_to": list(ready.recipients),
+    }
+    audit.sent(turn, owner, submission_id, facts, list(blobs.values()))
 
 
 def _when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:

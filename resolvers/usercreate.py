@@ -13,17 +13,17 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import addresses, lookalikes
 from models.addresses import Address
 from models.domains import Domain
-from models.errors import Conflict, Forbidden, Invalid
+from models.errors import Conflict, Forbidden, Invalid, Problems
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.mailboxes import Mailbox, SpecialUse
 from models.roles import AdminPermission, Role, UserPermission
 from models.users import DomainAdmin, ProtocolScope, User, UserTag
 from models.usersearch import words_of
-from resolvers import adminlog, domains, publickeys, senders, welcome
+from resolvers import adminlog, domains, newpasswords, publickeys, senders, welcome
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.mailboxes import checked_path, new_mailbox, with_parents
-from resolvers.newpasswords import NewPassword, hashed
+from resolvers.newpasswords import NewPassword
 from resolvers.quotas import effective, give, seat
 from resolvers.specialnames import names_in
 from resolvers.userfacts import SPAM_LEVEL, allow, allow_quota, checked
@@ -80,17 +80,24 @@ class NewUser:
     from_whitelist: Sequence[str] = ()
     disabled_scopes: Sequence[ProtocolScope] = ()
     webmail_access: bool = True
-    meta_data: dict[str, Any] | None = None
-    internal_data: dict[str, Any] | None = None
+    meta_data: Any = None  # free data: an object, once that is checked
+    internal_data: Any = None
     mailboxes: dict[SpecialUse, str] = field(default_factory=dict)
 
 
-async def create(ctx: Context, new: NewUser) -> User:
-    """Make an account with its folders and main address, in one unit."""
-    address = _address(ctx, new)
-    username = addresses.checked_username(new.username or _wired(address or ""))
-    _check(ctx, new, address)
-    facts = checked({name: getattr(new, name) for name in FACTS})
+async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -> User:
+    """Make an account with its folders and main address, in one unit.
+
+    All that is wrong with its fields is told at once, with the `problems` found before.
+    """
+    problems = problems or Problems()
+    username, address = _names(ctx, new, problems)
+    facts = checked({name: getattr(new, name) for name in FACTS}, problems)
+    paths = _paths(new, facts, problems)
+    _check_role(new, problems)
+    pub_key = await _key(ctx, new, problems)
+    password = await _password(ctx, new, problems)
+    problems.settle()
     await _check_rights(ctx, new, facts)
     key = ctx.world.key()
     user = User(
@@ -106,9 +113,11 @@ async def create(ctx: Context, new: NewUser) -> User:
         created_at=ctx.world.now(),
         updated_at=ctx.world.now(),
         **facts,
+        **pub_key,
     )
-    await _give_secrets(ctx, user, new)
-    paths = _paths(new)
+    if password:
+        user.password = await newpasswords.stored(ctx, password)
+        user.password_changed_at = user.created_at
     words = {"name": user.name or "", "username": username, "address": address or ""}
     news = await welcome.letters(ctx.world, words) if address else []
     try:
@@ -144,6 +153,19 @@ def _wired(address: str) -> str:
     return local + at + addresses.ascii_domain(domain)
 
 
+def _names(ctx: Context, new: NewUser, problems: Problems) -> tuple[str, str | None]:
+    """User name and main address as they are stored: either may come from the other."""
+    username, address = new.username, None
+    with problems.caught():
+        address = _address(ctx, new)
+        username = username or _wired(address or "")
+    made_of_it = address is None and new.address is None and not new.empty_address
+    if username is not None and not made_of_it:
+        with problems.caught():
+            username = addresses.checked_username(username)
+    return username or "", address
+
+
 def _address(ctx: Context, new: NewUser) -> str | None:
     if new.empty_address:
         return None
@@ -165,32 +187,25 @@ def _address(ctx: Context, new: NewUser) -> str | None:
     return address
 
 
-def _check(ctx: Context, new: NewUser, address: str | None) -> None:
-    viewer = ctx.viewer
-    if new.role is Role.PUBLIC:
-        raise Invalid("PUBLIC is who has no account", constraint="enum", path=["role"])
-    if not viewer.role.includes(new.role):
-        raise Forbidden(f"to make a {new.role} needs that role", requires=new.role, path=["role"])
-    if address is None and not viewer.role.includes(Role.ADMIN):
-        raise Forbidden(
-            "only an ADMIN makes accounts without a domain",
-            requires=Role.ADMIN,
-            path=["emptyAddress"],
-        )
-    if not new.password and not new.password_disabled:
-        raise Invalid(
-            "give a password, or passwordDisabled", constraint="required", path=["password"]
-        )
-    if new.password and new.password_disabled:
-        raise Invalid(
-            "passwordDisabled means: no password", constraint="exclusive", path=["password"]
-        )
-    check_charge(new.role, new.administers, new.admin_permissions)
+def _check_role(new: NewUser, problems: Problems) -> None:
+    with problems.caught():
+        if new.role is Role.PUBLIC:
+            raise Invalid("PUBLIC is who has no account", constraint="enum", path=["role"])
+    with problems.caught():
+        check_charge(new.role, new.administers, new.admin_permissions)
 
 
 async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) -> None:
     """Refuse what the viewer may not give: nobody gives more than he has."""
     viewer = ctx.viewer
+    if not viewer.role.includes(new.role):
+        raise Forbidden(f"to make a {new.role} needs that role", requires=new.role, path=["role"])
+    if new.empty_address and not viewer.role.includes(Role.ADMIN):
+        raise Forbidden(
+            "only an ADMIN makes accounts without a domain",
+            requires=Role.ADMIN,
+            path=["emptyAddress"],
+        )
     usual = {
         "from_whitelist": [],
         "disabled_scopes": [],
@@ -207,22 +222,43 @@ async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) ->
             raise Forbidden(text, requires=permission, path=["adminPermissions"])
 
 
-async def _give_secrets(ctx: Context, user: User, new: NewUser) -> None:
-    """Set password and key; both take their time, and so come before the unit."""
-    if new.pub_key:
-        key = await publickeys.checked(ctx.world, new.pub_key)
-        user.pub_key, user.key_info = key.armored, key.info
-    if new.password:
-        given = NewPassword(new.password, new.hashed_password, new.allow_unsafe)
-        user.password, user.password_changed_at = await hashed(ctx, given), user.created_at
+async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]:
+    """The public key and what it says, by column."""
+    with problems.caught():
+        if new.pub_key:
+            key = await publickeys.checked(ctx.world, new.pub_key)
+            return {"pub_key": key.armored, "key_info": key.info}
+    return {}
 
 
-def _paths(new: NewUser) -> dict[SpecialUse, str]:
-    paths = {SpecialUse.INBOX: "INBOX", **names_in(new.language)}
+async def _password(ctx: Context, new: NewUser, problems: Problems) -> NewPassword | None:
+    """The password, once it can be set; None where there is to be none."""
+    with problems.caught():
+        if not new.password and not new.password_disabled:
+            raise Invalid(
+                "give a password, or passwordDisabled", constraint="required", path=["password"]
+            )
+        if new.password and new.password_disabled:
+            raise Invalid(
+                "passwordDisabled means: no password", constraint="exclusive", path=["password"]
+            )
+        if new.password:
+            given = NewPassword(new.password, new.hashed_password, new.allow_unsafe)
+            return await newpasswords.checked(ctx, given)
+    return None
+
+
+def _paths(new: NewUser, facts: Mapping[str, Any], problems: Problems) -> dict[SpecialUse, str]:
+    """The special folders, where the language says no other names."""
+    paths = {SpecialUse.INBOX: "INBOX", **names_in(facts.get("language"))}
+    names = Problems()
     for use, name in new.mailboxes.items():
-        paths[use] = checked_path(name, path_in=["mailboxes", use.lower()])
-    if len(set(paths.values())) < len(paths):
-        raise Invalid("two folders of one name", constraint="unique", path=["mailboxes"])
+        with names.caught():
+            paths[use] = checked_path(name, path_in=["mailboxes", use.lower()])
+    with problems.caught():
+        names.settle()
+        if "language" in facts and len(set(paths.values())) < len(paths):
+            raise Invalid("two folders of one name", constraint="unique", path=["mailboxes"])
     return paths
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from models.errors import Forbidden, Invalid
+from models.errors import Forbidden, Invalid, Problems
 from models.roles import AdminPermission, Role, UserPermission
 from models.users import ProtocolScope
+from resolvers import freedata
 from resolvers.context import Context, Needs
 from resolvers.mailboxes import seconds
 from resolvers.senders import checked_pattern
@@ -34,15 +35,17 @@ _ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,4}")
 
 
-def checked(given: Mapping[str, Any], at: Sequence[str] = ()) -> dict[str, Any]:
+def checked(given: Mapping[str, Any], problems: Problems, at: Sequence[str] = ()) -> dict[str, Any]:
     """These facts, by column, as they are stored; None is what is cleared, or has its default.
 
-    Invalid, with a path that begins with `at`, where one cannot be.
+    What cannot be is left out, and told to `problems` with paths that begin with `at`.
     """
-    return {
-        name: CHECKS[name](value, [*at, camel(name)]) if name in CHECKS else value
-        for name, value in given.items()
-    }
+    found = {}
+    for name, value in given.items():
+        with problems.caught():
+            check = CHECKS.get(name)
+            found[name] = check(value, [*at, camel(name)]) if check else value
+    return found
 
 
 def camel(name: str) -> str:
@@ -148,4 +151,6 @@ CHECKS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "quota": _below(WHOLE),
     "recipients": _below(COUNT),
     "received_max": _below(COUNT),
+    "meta_data": freedata.checked,
+    "internal_data": freedata.checked,
 }

@@ -10,7 +10,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.authlog import AuthEvent
 from models.blobs import Upload
 from models.columns import picked
+from models.files import File
 from models.journal import PLATFORM, Change, ChangeKind, Stream
+from models.keyvalue import KeyValue
 from models.messages import Message
 from models.submission import Submission
 from models.users import DeletedUser, User
@@ -71,6 +73,7 @@ async def _archived(ctx: Context, session: AsyncSession, user_id: int) -> Step:
     rows = await ctx.read(theirs.order_by(col(Message.id)).limit(CHUNK))
     connection = await session.connection()
     ids = [row.id for row in rows]
+    await moves.leaving(ctx, session, user_id, ids)
     await connection.execute(delete(Message).where(col(Message.id).in_(ids)))
     await moves.end_threads(session, {row.thread_id for row in rows})
     return Step({}, done=len(rows), more=len(rows) == CHUNK)
@@ -105,10 +108,12 @@ async def _row(ctx: Context, session: AsyncSession, user_id: int) -> Step:
 
 _PHASES: tuple[Phase, ...] = (
     _uploads,
+    _rows(File, col(File.user_id), col(File.id)),
     _rows(Submission, col(Submission.user_id), col(Submission.id)),
     _messages,
     _archived,
     _rows(Change, col(Change.stream_id), col(Change.last)),
     _rows(AuthEvent, col(AuthEvent.user_id), col(AuthEvent.id)),
+    _rows(KeyValue, col(KeyValue.stream_id), col(KeyValue.id)),
     _row,
 )

@@ -7,7 +7,7 @@ from enum import StrEnum
 from sqlalchemy import delete, insert, select
 from sqlmodel import col
 
-from models.errors import Forbidden, Invalid, NotFound
+from models.errors import Forbidden, Invalid, NotFound, Problems
 from models.roles import AdminPermission, Role, UserPermission
 from models.users import DomainAdmin
 from resolvers import domains
@@ -36,10 +36,13 @@ def check_charge(
     role: Role, administers: Collection[int] | None, permissions: Collection[str] | None
 ) -> None:
     """Invalid where one who is no DOMAIN_ADMIN is given domains, or permissions over them."""
+    problems = Problems()
     for name, given in (("administers", administers), ("adminPermissions", permissions)):
-        if given and role is not Role.DOMAIN_ADMIN:
-            text = f"that is for a {Role.DOMAIN_ADMIN}"
-            raise Invalid(text, constraint="role", path=[name])
+        with problems.caught():
+            if given and role is not Role.DOMAIN_ADMIN:
+                text = f"that is for a {Role.DOMAIN_ADMIN}"
+                raise Invalid(text, constraint="role", path=[name])
+    problems.settle()
 
 
 async def domains_there(ctx: Context, keys: Sequence[int]) -> None:

@@ -12,15 +12,15 @@ from mail import addresses
 from models.addresses import Address
 from models.auth import AccessToken
 from models.columns import Picked
-from models.errors import AuthenticationFailed, Conflict, Forbidden, Invalid
+from models.errors import AuthenticationFailed, Conflict, Forbidden, Invalid, Problems
 from models.roles import Role, Scope
 from models.users import Usage, UsageKind, User, UserTag
 from models.usersearch import words_of
 from models.world import World
-from resolvers import authlog, passwords, publickeys, senders, throttles
+from resolvers import authlog, newpasswords, passwords, publickeys, senders, throttles
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
-from resolvers.newpasswords import NewPassword, hashed
+from resolvers.newpasswords import NewPassword
 from resolvers.quotas import regive
 from resolvers.userfacts import OWN, allow, allow_quota, camel, checked
 from resolvers.userholding import Held, changing
@@ -65,16 +65,21 @@ async def change(
     """
     if not patch.names:
         raise Invalid("change at least one thing", constraint="required", path=AT)
-    facts = checked(patch.facts, AT)
+    problems = Problems()
+    facts = checked(patch.facts, problems, AT)
+    facts |= _named(patch.username, problems)
     rows = await chosen(ctx, users)
-    _alone(rows, patch, existing)
+    _alone(rows, patch, existing, problems)
     _allowed(ctx, rows, patch)
     allow(ctx, patch.names, AT)
+    facts |= await _key(ctx, patch, problems)
+    password = await _password(ctx, patch, problems)
+    _check_existing(ctx, rows, patch, existing, problems)
+    problems.settle()
     allow_quota(ctx, facts.get("quota"), AT)
     await senders.reach(ctx, facts.get("from_whitelist", ()), [*AT, "fromWhitelist"])
-    await _know(ctx, rows, patch, existing)
-    values = {**facts, **await _secrets(ctx, patch)}
-    values |= _named(patch.username)
+    await _know(ctx, rows, existing)
+    values = {**facts, **await _secret(ctx, patch, password)}
     ids = Users(ids=tuple(row.id for row in rows))
     if not rows:
         return []
@@ -88,18 +93,16 @@ async def change(
     return list(ids.ids)
 
 
-def _alone(rows: Sequence[Picked], patch: Patch, existing: str | None) -> None:
-    """Invalid where what can be of one account only is said of several."""
+def _alone(rows: Sequence[Picked], patch: Patch, existing: str | None, problems: Problems) -> None:
+    """Look for what can be of one account only, and is said of several."""
     for path, given in (
         ([*AT, "username"], patch.username is not None),
         ([*AT, "password"], patch.password is not None),
         (["existingPassword"], existing is not None),
     ):
-        if given and len(rows) > 1:
-            raise Invalid("that is of one account only", constraint="exclusive", path=path)
-    if patch.password and patch.password_disabled:
-        text = "passwordDisabled means: no password"
-        raise Invalid(text, constraint="exclusive", path=[*AT, "password"])
+        with problems.caught():
+            if given and len(rows) > 1:
+                raise Invalid("that is of one account only", constraint="exclusive", path=path)
 
 
 def _allowed(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
@@ -118,14 +121,20 @@ def _allowed(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
             raise Forbidden(text, requires=needed, path=[*AT, camel(more[0])])
 
 
-async def _know(ctx: Context, rows: Sequence[Picked], patch: Patch, existing: str | None) -> None:
-    """Refuse whoever does not know the password that is to be changed; failures are counted."""
-    path = ["existingPassword"]
-    if existing is None:
-        mine = [row for row in rows if row.id == ctx.viewer.user_id]
-        if patch.secret and any(has_password(ctx.world, row) for row in mine):
+def _check_existing(
+    ctx: Context, rows: Sequence[Picked], patch: Patch, existing: str | None, problems: Problems
+) -> None:
+    """Look whether the own password is to be changed without the one there is."""
+    mine = [row for row in rows if row.id == ctx.viewer.user_id]
+    with problems.caught():
+        if existing is None and patch.secret and any(has_password(ctx.world, row) for row in mine):
             text = "to change your password takes the one you have"
-            raise Invalid(text, constraint="required", path=path)
+            raise Invalid(text, constraint="required", path=["existingPassword"])
+
+
+async def _know(ctx: Context, rows: Sequence[Picked], existing: str | None) -> None:
+    """Refuse whoever does not know the password there is; failures are counted."""
+    if existing is None:
         return
     for row in rows:
         known = [row.password, row.temporary_password if _temporary(ctx.world, row) else None]
@@ -158,30 +167,45 @@ def _wrong() -> AuthenticationFailed:
     return refusal
 
 
-async def _secrets(ctx: Context, patch: Patch) -> dict[str, Any]:
-    """Password and key as they are stored; both take their time, and so come before the unit."""
-    values: dict[str, Any] = {}
-    if patch.pub_key is not None:
-        values = {"pub_key": None, "key_info": None}
-    if patch.pub_key:
-        key = await publickeys.checked(ctx.world, patch.pub_key, path=[*AT, "pubKey"])
-        values = {"pub_key": key.armored, "key_info": key.info}
-    if patch.secret:
-        stored = await hashed(ctx, patch.password, AT) if patch.password else None
-        values |= {"password": stored, "password_changed_at": ctx.world.now(), **NO_TEMPORARY}
-        values["require_password_change"] = patch.facts.get("require_password_change", False)
-    return values
+def _named(username: str | None, problems: Problems) -> dict[str, Any]:
+    """The user name, and how it is compared, by column."""
+    with problems.caught():
+        if username is not None:
+            name = addresses.checked_username(username, path=[*AT, "username"])
+            return {"username": name, "username_key": addresses.username_key(name)}
+    return {}
 
 
-def _named(username: str | None) -> dict[str, Any]:
-    if username is None:
+async def _key(ctx: Context, patch: Patch, problems: Problems) -> dict[str, Any]:
+    """The public key and what it says, by column."""
+    with problems.caught():
+        if patch.pub_key:
+            key = await publickeys.checked(ctx.world, patch.pub_key, path=[*AT, "pubKey"])
+            return {"pub_key": key.armored, "key_info": key.info}
+    return {} if patch.pub_key is None else {"pub_key": None, "key_info": None}
+
+
+async def _password(ctx: Context, patch: Patch, problems: Problems) -> NewPassword | None:
+    """The password, once it can be set; None where none is given."""
+    with problems.caught():
+        if patch.password and patch.password_disabled:
+            text = "passwordDisabled means: no password"
+            raise Invalid(text, constraint="exclusive", path=[*AT, "password"])
+        if patch.password:
+            return await newpasswords.checked(ctx, patch.password, AT)
+    return None
+
+
+async def _secret(ctx: Context, patch: Patch, password: NewPassword | None) -> dict[str, Any]:
+    """What to store of another password, or of none any more, by column."""
+    if not patch.secret:
         return {}
-    try:
-        name = addresses.checked_username(username)
-    except Invalid as refusal:
-        refusal.path = [*AT, "username"]
-        raise
-    return {"username": name, "username_key": addresses.username_key(name)}
+    return {
+        "password": await newpasswords.stored(ctx, password) if password else None,
+        "password_changed_at": ctx.world.now(),
+        "require_password_change": patch.facts.get("require_password_change", False),
+        **NO_TEMPORARY,
+    }
 
 
 async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, Any]) -> None:

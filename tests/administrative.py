@@ -45,6 +45,18 @@ def _named(name: str, **given: Any) -> Prepare:
     return prepare
 
 
+def _shared(name: str, **given: Any) -> Prepare:
+    """A call about an entry that all may read."""
+
+    async def prepare(_ada: Client, root: Client) -> Call:
+        entry = {"key": "motd", "shared": True}
+        made = await Call("keyValueSet", {**entry, "value": "1"})(root)
+        assert made["errors"] == []
+        return Call(name, {**entry, **given}, by_root=True)
+
+    return prepare
+
+
 async def _reset(ada: Client, _root: Client) -> Call:
     given = {"user": {"id": ids.encode("User", ada.user.id)}}
     return Call("passwordReset", given, "password", by_root=True)
@@ -68,6 +80,8 @@ async def _purge(ada: Client, root: Client) -> Call:
 
 LOGGED: dict[str, Logged] = {
     "actAs": Logged("User", after=("until",)),
+    "auditCreate": Logged("Audit", after=("user", "expires")),
+    "auditDelete": Logged("Audit", before=("user",)),
     "customTwoFactorDisable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
     "customTwoFactorEnable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
     "domainAliasCreate": Logged("DomainAlias"),
@@ -76,7 +90,17 @@ LOGGED: dict[str, Logged] = {
     "domainDelete": Logged("Domain"),
     "domainRename": Logged("Domain"),
     "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
+    "keyValueDelete": Logged(
+        "KeyValue", before=("store", "key", "entries"), prepare=_shared("keyValueDelete")
+    ),
+    "keyValueIncrement": Logged(
+        "KeyValue", after=("store", "key"), prepare=_shared("keyValueIncrement", difference=1)
+    ),
+    "keyValueSet": Logged(
+        "KeyValue", after=("store", "key"), prepare=_shared("keyValueSet", value="correct horse")
+    ),
     "passwordReset": Logged("User", prepare=_reset),
+    "profileReset": Logged("User", prepare=_named("profileReset")),
     "totpImport": Logged("User", after=("enabled2fa",)),
     "userDelete": Logged("User", before=("username",), prepare=_named("userDelete")),
     "userPermissionsSet": Logged("User", prepare=_named("userPermissionsSet", permissions=[])),

@@ -11,7 +11,14 @@ from models.tasks import Task
 from tests import factors
 from tests.conftest import Client, make_client, receive
 
-BY_IDS = {"apiKeyDelete", "appPasswordDelete", "domainAliasDelete"}
+BY_IDS = {
+    "apiKeyDelete",
+    "appPasswordDelete",
+    "auditDelete",
+    "domainAliasDelete",
+    "fileDelete",
+    "fileShareDelete",
+}
 PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
 
 
@@ -99,6 +106,36 @@ async def app_password_update(ada: Client, _root: Client) -> Call:
 
 
 @call
+async def archive_restore(ada: Client, root: Client) -> Call:
+    assert (await (await message_delete(ada, root))(ada))["errors"] == []
+    given = {"start": "2029-01-01T00:00:00Z", "end": "2031-01-01T00:00:00Z"}
+    return Call("archiveRestore", given, "task { kind state total }")
+
+
+@call
+async def archived_message_restore(ada: Client, root: Client) -> Call:
+    deleted = await message_delete(ada, root)
+    assert (await deleted(ada))["errors"] == []
+    key = ids.encode("ArchivedMessage", ids.decode("Message", deleted.input["select"]["ids"][0]))
+    payload = "restored { mailbox { path } message { subject } }"
+    return Call("archivedMessageRestore", {"ids": [key]}, payload)
+
+
+@call
+async def audit_create(ada: Client, _root: Client) -> Call:
+    given = {"user": _ref(ada), "expires": "2031-01-01T00:00:00Z", "reason": "as ordered"}
+    return Call("auditCreate", given, "audit { username messageCount state }", by_root=True)
+
+
+@call
+async def audit_delete(ada: Client, root: Client) -> Call:
+    create = await audit_create(ada, root)
+    made = await Call(create.name, create.input, "audit { id }")(root)
+    given = {"ids": [made["audit"]["id"]]}
+    return Call("auditDelete", given, "deletedIds", journaled=False, by_root=True)
+
+
+@call
 async def authenticate(_ada: Client, root: Client) -> Call:
     made = await (await user_create(_ada, root))(root)
     assert made["errors"] == []
@@ -162,6 +199,49 @@ async def domain_rename(_ada: Client, _root: Client) -> Call:
 async def domain_update(_ada: Client, _root: Client) -> Call:
     given = {"domains": [{"name": "example.org"}], "set": {"description": "Ours"}}
     return Call("domainUpdate", given, "domains { name description }", by_root=True)
+
+
+@call
+async def file_delete(ada: Client, root: Client) -> Call:
+    made = await (await file_upload(ada, root))(ada)
+    return Call("fileDelete", {"ids": [made["file"]["id"]]}, "deletedIds")
+
+
+@call
+async def file_share_create(ada: Client, root: Client) -> Call:
+    made = await (await file_upload(ada, root))(ada)
+    given = {"file": made["file"]["id"], "mode": "SHARE_RW", "password": "correct horse"}
+    return Call("fileShareCreate", given, "share { mode hasPassword }")
+
+
+@call
+async def file_share_delete(ada: Client, root: Client) -> Call:
+    create = await file_share_create(ada, root)
+    made = await Call(create.name, create.input, "share { id }")(ada)
+    return Call("fileShareDelete", {"ids": [made["share"]["id"]]}, "deletedIds")
+
+
+@call
+async def file_upload(_ada: Client, _root: Client) -> Call:
+    given = {"filename": "pond.txt", "content": {"text": "Ducks."}}
+    return Call("fileUpload", given, "file { id filename size }")
+
+
+@call
+async def key_value_delete(ada: Client, root: Client) -> Call:
+    await (await key_value_set(ada, root))(ada)
+    return Call("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
+
+
+@call
+async def key_value_increment(_ada: Client, _root: Client) -> Call:
+    given = {"key": "ui/visits", "difference": 1, "createMissing": True}
+    return Call("keyValueIncrement", given, "entry { key value }")
+
+
+@call
+async def key_value_set(_ada: Client, _root: Client) -> Call:
+    return Call("keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }")
 
 
 @call
@@ -275,6 +355,12 @@ async def submission_cancel(ada: Client, root: Client) -> Call:
 @call
 async def password_reset(ada: Client, _root: Client) -> Call:
     return Call("passwordReset", {"user": _ref(ada)}, by_root=True)
+
+
+@call
+async def profile_reset(ada: Client, root: Client) -> Call:
+    await (await key_value_set(ada, root))(ada)
+    return Call("profileReset", {}, "users { username }")
 
 
 @call

@@ -141,9 +141,9 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     """An empty store."""
     if request.param == "sqlite":
         template = request.getfixturevalue("sqlite_template")
-        database = Database(stores.copied(template, tmp_path))
+        database = stores.warmed(Database(stores.copied(template, tmp_path)))
     else:
-        database = Database(request.getfixturevalue("postgres"))
+        database = stores.warmed(Database(request.getfixturevalue("postgres")))
         await stores.emptied(database)
     yield database
     await database.close()

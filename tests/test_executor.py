@@ -245,9 +245,15 @@ LISTED = {
     "AdminLogEntry": "adminLog { nodes %s }",
     "ApiKey": "apiKeys { nodes %s }",
     "AppPassword": "viewer { user { appPasswords %s } }",
+    "ArchivedMessage": "viewer { user { archivedMessages { nodes %s } } }",
+    "Audit": "audits { nodes %s }",
+    "AuditAccess": "audits { nodes { accessLog { nodes %s } } }",
+    "AuditedMessage": "audits { nodes { messages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
+    "File": "viewer { user { files { nodes %s } } }",
+    "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
     "Task": "tasks { nodes %s }",
     "Submission": "viewer { user { submissions { nodes %s } } }",
@@ -255,10 +261,20 @@ LISTED = {
     "WebauthnKey": "viewer { user { webauthnKeys %s } }",
 }
 CALLED = {  # where it is not the plural
-    "Address": "addresses", "AdminLogEntry": "adminLog", "AuthEvent": "authLog",
-    "DomainAlias": "domainAliases", "SettingChange": "history",
+    "Address": "addresses", "AdminLogEntry": "adminLog", "AuditAccess": "accessLog",
+    "AuditedMessage": "messages", "AuthEvent": "authLog",
+    "DomainAlias": "domainAliases", "FileShare": "shares", "SettingChange": "history",
 }  # fmt: skip
-OF_ADMINS = {"AdminLogEntry", "Domain", "DomainAlias", "SettingChange", "User"}
+OF_ADMINS = {
+    "AdminLogEntry",
+    "Audit",
+    "AuditAccess",
+    "AuditedMessage",
+    "Domain",
+    "DomainAlias",
+    "SettingChange",
+    "User",
+}
 BY_ID = {"AccessToken", "Thread"}  # no list of the schema has them
 
 
@@ -271,6 +287,10 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["settingSet"](ada, root))(root)
     await (await CALLS["domainAliasCreate"](ada, root))(root)
     await (await CALLS["appPasswordCreate"](ada, root))(ada)
+    await (await CALLS["archiveRestore"](ada, root))(ada)  # of a message that is deleted
+    await CALLS["fileShareDelete"](ada, root)  # of a link that stays
+    await (await CALLS["auditCreate"](ada, root))(root)
+    await receive(ada, "Copied")
     await factors.key_on(ada)
     client = root if name in OF_ADMINS else ada
     text = "{ " + LISTED[name] % plain_fields(KINDS[name]) + f" }} # {ada.world.database.dialect}"

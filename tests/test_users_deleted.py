@@ -339,7 +339,7 @@ async def test_a_purge_that_has_begun_goes_on_and_is_not_taken_back(
 
     async def broken(*given: Any) -> None:
         units.append(1)
-        if len(units) == 4:
+        if len(units) == 5:
             raise RuntimeError("the worker has died")
         await real(*given)
 

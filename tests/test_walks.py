@@ -26,10 +26,12 @@ TOLD = {
     "mailboxes": ("MAILBOX_", {"uid_next", "modseq", "modify_index", "total", "unseen", "size"}),
     "messages": ("MESSAGE_", {"indexed"}),
     "addresses": ("ADDRESS_CHANGED", set[str]()),
+    "files": ("FILE_CHANGED", {"used_at"}),
     "submissions": ("SUBMISSION_CHANGED", set[str]()),
     "tasks": ("TASK_CHANGED", set[str]()),
     "auth_events": ("SECURITY_EVENT", set[str]()),
     "setting_changes": ("SETTING_CHANGED", set[str]()),
+    "key_values": ("KEY_VALUE_CHANGED", set[str]()),
     "users": (
         "USER_CHANGED",
         {
@@ -44,9 +46,10 @@ TOLD = {
     ),
 }
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
-    "access_tokens", "admin_log", "api_keys", "app_passwords", "blobs", "changes", "deleted_users",
+    "access_tokens", "admin_log", "api_keys", "app_passwords", "audit_accesses", "audit_blobs",
+    "audit_copies", "audits", "blobs", "changes", "deleted_users",
     "deliveries", "documents", "domain_admins", "domain_aliases", "domain_totals", "domains",
-    "message_blobs", "receipts", "recovery_codes", "replays", "settings",
+    "file_shares", "message_blobs", "receipts", "recovery_codes", "replays", "settings",
     "streams", "submission_blobs", "thread_refs", "threads", "throttles", "totp_seeds", "undos",
     "uploads", "usages", "user_tags", "vault_keys", "webauthn_challenges", "webauthn_keys",
 }  # fmt: skip

@@ -8,7 +8,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, delete
 from sqlmodel import col, select
 
+from models.audit import AuditBlob
 from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
+from models.files import File, FileShare
 from models.stores import Store, Stored
 from models.world import World
 
@@ -17,6 +19,9 @@ ROUND = 1000  # rows that one unit deletes, objects that one batch does
 REFERENCES = (  # every foreign key to a blob
     col(MessageBlob.blob_id),
     col(SubmissionBlob.blob_id),
+    col(AuditBlob.blob_id),
+    col(File.blob_id),
+    col(FileShare.blob_id),
 )
 
 

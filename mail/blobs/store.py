@@ -66,9 +66,7 @@ class LocalStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for first in range(256):
-            (folder / f"{first:02x}").mkdir(parents=True, exist_ok=True)
-        _sync(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         _sync(folder.absolute().parent)
         self._threads = ThreadPoolExecutor(THREADS, "blobs")
 
@@ -139,6 +137,9 @@ class LocalStore:
 
     def _put(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
         place = self._place(name)
+        if not place.parent.is_dir():
+            place.parent.mkdir(exist_ok=True)
+            _sync(self.folder)
         with tempfile.NamedTemporaryFile(dir=place.parent, prefix=PART, delete=False) as part:
             try:
                 fill(part)
@@ -155,9 +156,13 @@ class LocalStore:
             return _whole(file.read(end - start), end - start, name)
 
     def _listed(self, shard: str) -> Sequence[Stored]:
-        found = []
+        found: list[Stored] = []
         young = time.time() - DAY  # against the clock that dates files, which is not the World's
-        with os.scandir(self.folder / shard) as entries:
+        try:
+            entries = os.scandir(self.folder / shard)
+        except FileNotFoundError:  # nothing was put there yet
+            return found
+        with entries:
             for entry in entries:
                 with suppress(FileNotFoundError):  # removed since
                     facts = entry.stat()

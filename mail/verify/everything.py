@@ -1,6 +1,7 @@
 """All checks in their order."""
 
 from mail.verify import (
+    audits,
     blobs,
     counters,
     journal,
@@ -41,6 +42,7 @@ async def verify(
     report.findings = await repaired(world, hits) if repair else untouched(hits)
     report.findings += await blobs.pieces(look, read=read_blobs)
     report.findings += await letters(look, read=read_blobs, repair=repair)
+    report.findings += await audits.chains(look)
     for figures in (search.figures, leftovers.figures, blobs.figures):
         report.figures |= await figures(look)
     return report

@@ -6,7 +6,7 @@ from alembic import op
 from models import searchindex
 
 revision = "0009"
-down_revision = "0004"
+down_revision = "0008"
 
 WAITING = "messages_waiting"
 

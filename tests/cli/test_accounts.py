@@ -66,6 +66,7 @@ def test_another_password_ends_the_old_one(ada: Shell, monkeypatch: pytest.Monke
         (("user", "add", "ada", "--no-password"), "the user name is taken"),
         (("user", "add", "bob", "--address", "ada@example.org", "--no-password"), "is taken"),
         (("user", "add", "bob", "--no-password"), "has an address"),
+        (("user", "add", "b b", "--address", "b b@x.org", "--no-password"), "; username: a user"),
         (("user", "add", "b@x.org", "--no-password", "--quota", "much"), "write a size"),
         (("user", "add", "b@x.org"), "--password-stdin"),
         (("user", "passwd", "bob", "--password-stdin"), "there is no password on stdin"),

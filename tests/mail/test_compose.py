@@ -23,7 +23,7 @@ from mail.compose import (
     without_bcc,
 )
 from mail.fields import Named
-from models.errors import Invalid
+from models.errors import Invalid, Several
 
 ADA = Named("ada@example.org", "Ada")
 BOB = Named("bob@example.com")
@@ -202,6 +202,25 @@ def test_what_cannot_be_written_is_refused_by_name(
     with pytest.raises(Invalid) as refused:
         build(replace(PLAIN, **change))  # type: ignore[arg-type]
     assert refused.value.path == path
+
+
+def test_all_that_cannot_be_written_is_told_at_once() -> None:
+    files = [Attachment(b"", "a\nb", "x", "a>b"), Attachment(b"", cid="a>b")]
+    headers = [HeaderLine("Bcc", "a\nb"), HeaderLine("X-A", "\n")]
+    wrong = replace(PLAIN, text="\0", html="\ud800", attachments=files, headers=headers)
+    with pytest.raises(Several) as refused:
+        build(wrong)
+    assert [".".join(one.path) for one in refused.value.each] == [
+        "attachments.0.cid",
+        "attachments.0.contentType",
+        "attachments.0.filename",
+        "attachments.1.cid",
+        "headers.0.key",
+        "headers.0.value",
+        "headers.1.value",
+        "html",
+        "text",
+    ]
 
 
 @pytest.mark.parametrize(

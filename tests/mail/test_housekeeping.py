@@ -325,13 +325,13 @@ async def test_a_round_that_fails_is_followed_by_another(
     monkeypatch.setattr(housekeeping, "FIRST", 0.01)
     monkeypatch.setattr(housekeeping, "EVERY", 0.01)
     assert isinstance(world.blobs, LocalStore)
-    folder = world.blobs.folder / "00"
-    folder.rmdir()  # the sweep stumbles over it
+    shard = world.blobs.folder / "00"
+    shard.touch()  # the sweep stumbles over what is no folder
     stop = asyncio.Event()
     with caplog.at_level(logging.INFO, "mail.housekeeping"):
         running = asyncio.create_task(housekeeping.run(world, stop))
         await _until(lambda: bool(caplog.records))
-        folder.mkdir()
+        shard.unlink()
         await _until(lambda: caplog.records[-1].getMessage() == "tidied")
         stop.set()
         await asyncio.wait_for(running, 5)

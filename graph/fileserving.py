@@ -1,0 +1,138 @@
+"""Files over HTTP: one's own, and those that others have given a link to."""
+
+import base64
+import binascii
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from graph import bodies, ids, parts
+from graph.bodies import Rejected
+from graph.intake import (
+    Desk,
+    admitted,
+    check_size,
+    declared,
+    reader,
+    received,
+    roomy,
+    sending,
+)  # fmt: skip
+from graph.refusals import client_address
+from graph.serving import Bytes, Served, serve
+from mail import pieces
+from mail.spool import Spool
+from models.columns import Picked
+from models.errors import Stale, found
+from models.roles import Role, Scope
+from resolvers import files, fileshares, links
+from resolvers.context import Context, Viewer
+from resolvers.uploads import Received
+
+_TAG = re.compile(r'"([0-9a-f]{64})"')
+ASKS = {"WWW-Authenticate": 'Basic realm="share", charset="UTF-8"'}
+
+
+async def file(desk: Desk, request: Request) -> Response:
+    """Serve a file of one's own, or take one in one step."""
+    return await (_upload if request.method == "POST" else _download)(desk, request)
+
+
+async def _download(desk: Desk, request: Request) -> Response:
+    key = ids.named("File", request.path_params["name"])
+    ctx, caching = await reader(desk, request, parts.file_path(key))
+    row: Picked = found(await ctx.load(files.by_ids, key), str(key))
+
+    async def opened() -> Bytes:
+        return _bytes(ctx, await files.fetched(ctx, row))
+
+    return await serve(request, _served(row, opened, caching))
+
+
+async def _upload(desk: Desk, request: Request) -> Response:
+    ctx = await admitted(desk, request)
+    told = request.headers.get("content-type", "")
+    name, kind = files.described(desk.world, request.path_params["name"], told)
+    async with _body(desk, request, files.permit(ctx)) as came:
+        key = await files.create(ctx, replace(came, filename=name, content_type=kind))
+    path = parts.file_path(key)
+    url = links.absolute(desk.world, path, str(request.base_url).rstrip("/"))
+    facts = {"id": ids.encode("File", key), "filename": name, "contentType": kind}
+    headers = {"Cache-Control": "no-store", "Location": url}
+    return Response(bodies.encode(facts), 201, headers, "application/json")
+
+
+@asynccontextmanager
+async def _body(desk: Desk, request: Request, owner: int) -> AsyncGenerator[Received]:
+    """The body of a request, which is kept as long as it is being stored."""
+    size = declared(request.headers)
+    check_size(size, desk.world.options.upload_max)
+    with roomy(desk, size), sending(desk, owner), Spool(desk.spool, desk.budget) as spool:
+        yield await received(desk, request, spool)
+
+
+async def share(desk: Desk, request: Request) -> Response:
+    """Serve what a link leads to, or put other bytes there. Whoever has the link is nobody."""
+    ctx = Context(desk.world, Viewer(), client_ip=client_address(request))
+    row = await fileshares.reached(ctx, request.path_params["token"])
+    if not await fileshares.admitted(ctx, row, _password(request)):
+        message = "This link has a password: send it by Basic, under any name."
+        raise Rejected(401, "UNAUTHENTICATED", message, ASKS)
+    if request.method == "PUT":
+        return await _put(desk, request, row)
+
+    async def opened() -> Bytes:
+        blob = await (files.blob(ctx, row.blob_id) if _goes_on(request) else
+                      fileshares.opened(ctx, row))  # fmt: skip
+        return _bytes(ctx, blob)
+
+    return await serve(request, _served(row, opened, "private, no-cache"))
+
+
+async def _put(desk: Desk, request: Request, row: Picked) -> Response:
+    fileshares.writable(row)
+    known, seen = request.headers.get("if-match"), None
+    if known is not None and known.strip() != "*":
+        tag = _TAG.fullmatch(known.strip())
+        seen = tag[1] if tag else ""
+    owner = Viewer(row.user_id, Role.USER, frozenset({Scope.MAIL}))
+    async with _body(desk, request, row.user_id) as came:
+        try:
+            ctx = Context(desk.world, owner, client_ip=client_address(request))
+            await fileshares.write(ctx, row, came, seen=seen)
+        except Stale:
+            raise Rejected(412, "STALE", "It is not what If-Match says.") from None
+    return Response(status_code=204, headers={"ETag": f'"{came.digest}"'})
+
+
+def _goes_on(request: Request) -> bool:
+    """Whether it is the rest of something that was counted before, or nothing is sent."""
+    begins = request.headers.get("range", "bytes=0-").replace(" ", "").startswith("bytes=0-")
+    return request.method == "HEAD" or not begins
+
+
+def _password(request: Request) -> str | None:
+    """The password of Basic (RFC 7617); of the name nothing depends."""
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(shown.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _bytes(ctx: Context, blob: Picked) -> Bytes:
+    def stream(start: int, end: int) -> AsyncGenerator[bytes]:
+        return pieces.stream(ctx.world.blobs, blob, start, end)
+
+    return Bytes(blob.size, stream)
+
+
+def _served(row: Picked, opened: Callable[[], Awaitable[Bytes]], caching: str) -> Served:
+    """A file as an answer: for a browser to keep, and never to show."""
+    return Served(row.digest, row.content_type, row.filename, opened, caching=caching, shown=False)

@@ -1,0 +1,31 @@
+"""Forgetting what browser clients keep, as the API shows it."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.errors import Options, leaf
+from graph.fields import Info
+from graph.mutations import mutation
+from graph.refs import UserSelection, users_named
+from graph.users import User
+from graph.userupdate import UsersPayload
+from models.roles import Scope, UserPermission
+from resolvers import profilereset
+
+
+@strawberry.input(description="Input of profileReset.")
+class ProfileResetInput(Options):
+    users: UserSelection | None = leaf("Which accounts; absent = the viewer's.", default=UNSET)
+
+
+@strawberry.type
+class ProfileResetMutation:
+    @mutation(
+        "Forgets preferences of browser clients: what the accounts keep below ui/ in key-value "
+        "stores.",
+        scope=Scope.SETTINGS,
+        user_permission=UserPermission.PROFILE_RESET,
+    )
+    async def profile_reset(self, info: Info, input: ProfileResetInput) -> UsersPayload:
+        rows = await profilereset.reset(info.context, users_named(input.users or None))
+        return UsersPayload(users=[User.of(row) for row in rows])
