@@ -1,4 +1,4 @@
-"""Mutations of messages: flags, moves, deletion, upload."""
+"""Mutations of messages: flags, moves, deletion."""
 
 from datetime import datetime
 from typing import Any
@@ -7,21 +7,19 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph import ids
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.messages import Message
 from graph.mutations import mutation
 from graph.refs import MailboxRef, given, named
-from graph.scalars import BigInt, Upload, free_data
+from graph.scalars import BigInt, free_data
 from graph.selections import MessageSelection
 from graph.tasks import Task, UndoToken
 from models.errors import Invalid
 from models.roles import Scope
-from resolvers import bulk, mailboxes, messages, uploading
+from resolvers import bulk, mailboxes, messages
 from resolvers.bulk import Done, Order
 from resolvers.moves import Changes
-from resolvers.uploading import NewMessage
 
 FLAGS = ("seen", "flagged", "draft", "answered", "deleted")
 
@@ -86,18 +84,6 @@ class MessageDeleteInput(Options):
     async_: bool = leaf("Answer with a task at once.", name="async", default=False)
 
 
-@strawberry.input(description="Input of messageUpload.")
-class MessageUploadInput(Options):
-    mailbox: MailboxRef = leaf("The folder it goes to.")
-    raw: str | None = leaf("Whole message, text or base64.", default=UNSET)
-    raw_upload: Upload | None = leaf("Whole message as upload.", default=UNSET)
-    unseen: bool = leaf("Leave it unread.", default=False)
-    flagged: bool = leaf(r"\Flagged.", default=False)
-    draft: bool = leaf(r"\Draft.", default=False)
-    received_at: datetime | None = leaf("Arrival, default now.", default=UNSET)
-    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
-
-
 @strawberry.type(description="Uid before and after.")
 class MovedMessage:
     old_uid: BigInt = leaf("Uid before.")
@@ -126,11 +112,6 @@ class MessageDeletePayload(MutationPayload):
     deleted_count: BigInt = leaf("How many are gone.", default=BigInt(0))
     task: Task | None = leaf("Background work, null when done at once.", default=None)
     undo: UndoToken | None = leaf("Takes it back.", default=None)
-
-
-@strawberry.type(description="Answer of messageUpload.")
-class MessageUploadPayload(MutationPayload):
-    message: Message | None = leaf("The message.", default=None)
 
 
 def _undo(done: Done) -> UndoToken | None:
@@ -191,20 +172,3 @@ class BulkMutation:
         return MessageDeletePayload(
             deleted_count=BigInt(len(done.rows)), task=_task(done), undo=_undo(done)
         )
-
-    @mutation("A whole message into a folder, byte for byte.", scope=Scope.MAIL)
-    async def message_upload(self, info: Info, input: MessageUploadInput) -> MessageUploadPayload:
-        new = NewMessage(
-            mailbox=named(input.mailbox),
-            raw=input.raw or None,
-            upload_id=ids.decode("Upload", input.raw_upload, path="rawUpload")
-            if input.raw_upload
-            else None,
-            seen=not input.unseen,
-            flagged=input.flagged,
-            draft=input.draft,
-            received_at=input.received_at or None,
-            meta_data=free_data(input.meta_data, "metaData"),
-        )
-        row = await uploading.store(info.context, new)
-        return MessageUploadPayload(message=Message.maybe(row))

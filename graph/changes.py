@@ -20,6 +20,7 @@ from graph.users import User
 from models.errors import Invalid
 from models.journal import ChangeKind, Event
 from models.roles import Scope
+from models.users import LimitKind, UsageLevel
 from resolvers import changes, mailboxes, messages, submission, users
 from resolvers.changes import Asked, Batch, ResyncReason
 
@@ -130,6 +131,32 @@ class SubmissionChange(Change):
         return cls(**_common(event))
 
 
+@strawberry.type(
+    description="A limit was reached, or storage has passed a mark: told once, and again only "
+    "after it was below. What was turned away for it is told once in the period, or in a day."
+)
+class LimitChange(Change):
+    limit: LimitKind = leaf("Which.")
+    level: UsageLevel = leaf("How far it was used up.")
+    used: BigInt = leaf("In use then; bytes of STORAGE.")
+    allowed: BigInt = leaf("The limit then; bytes of STORAGE.")
+    refused: bool = leaf("A message was turned away; false: one went through and used it up.")
+    resets_at: datetime | None = leaf("When the period ends; null of STORAGE.")
+
+    @classmethod
+    def of(cls, event: Event) -> "LimitChange":
+        facts, until = event.facts, event.facts["resetsAt"]
+        return cls(
+            **_common(event),
+            limit=LimitKind(facts["limit"]),
+            level=UsageLevel(facts["level"]),
+            used=BigInt(facts["used"]),
+            allowed=BigInt(facts["allowed"]),
+            refused=facts["refused"],
+            resets_at=until and datetime.fromisoformat(until),
+        )
+
+
 @strawberry.type(description="Everything else about an account.")
 class AccountChange(Change):
     node_id: strawberry.ID = leaf("Id of what changed.")
@@ -167,6 +194,8 @@ def change_of(event: Event) -> Change:
         return MessageChange.of(event)
     if event.kind is ChangeKind.SUBMISSION_CHANGED:
         return SubmissionChange.of(event)
+    if event.kind is ChangeKind.LIMIT_REACHED:
+        return LimitChange.of(event)
     return AccountChange.of(event)
 
 

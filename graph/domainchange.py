@@ -5,11 +5,12 @@ from typing import Any
 import strawberry
 from strawberry import UNSET
 
-from graph import ids
+from graph import ids, passwordpolicy
 from graph.domains import Domain, DomainAlias
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
+from graph.passwordpolicy import PasswordPolicyInput
 from graph.refs import DomainRef, domain_named
 from graph.scalars import ByteSize
 from models.roles import AdminPermission, Role, Scope
@@ -21,6 +22,7 @@ GIB = 1 << 30
 ADMIN = {"role": Role.ADMIN, "scope": Scope.MASTER}
 DELEGATED = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
 ALIASES = {**DELEGATED, "admin_permission": AdminPermission.ALIAS_DOMAINS}
+POLICY = "What passwords must have that are set from then on; null = what the platform says."
 DEFAULT = "For users without a quota of their own, 0 = unlimited; null = the platform's."
 
 
@@ -28,6 +30,8 @@ def _set(given: Any, *within: str, without: frozenset[str] = frozenset()) -> Val
     """What an input says of the columns of a domain."""
     named = {name: value for name, value in vars(given).items() if value is not UNSET}
     columns = {name: value for name, value in named.items() if name not in without}
+    if "password_policy" in columns:
+        columns |= passwordpolicy.columns(columns.pop("password_policy"))
     return Values(columns, within)
 
 
@@ -48,6 +52,7 @@ class DomainCreateInput(Options):
         "Local users here, others relayed; needs relayAllRecipients.", default=False
     )
     global_address_list: bool = leaf("Users see each other.", default=True)
+    password_policy: PasswordPolicyInput | None = leaf(POLICY, default=UNSET)
 
 
 @strawberry.input(description="What to set; absent = as it is, null = none.")
@@ -66,6 +71,7 @@ class DomainPatch:
         "Local users here, others relayed; needs relayAllRecipients.", default=UNSET
     )
     global_address_list: bool | None = leaf("Users see each other.", default=UNSET)
+    password_policy: PasswordPolicyInput | None = leaf(POLICY, default=UNSET)
 
 
 @strawberry.input(description="Input of domainUpdate.")

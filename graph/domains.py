@@ -12,6 +12,7 @@ from graph import ids
 from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Info, field, query
+from graph.passwordpolicy import PasswordPolicy
 from graph.refs import DomainAliasRef, DomainRef, UserRef, domain_named, given, user_of
 from graph.rows import Shape, columns, identified, link, listed
 from graph.scalars import BigInt, ByteSize
@@ -19,7 +20,7 @@ from graph.views import Made, View
 from mail.dnsadvice import DnsState
 from models.pages import Cursor, ordering
 from models.roles import Role, Scope
-from resolvers import dnsrecords, domainaliases, domainlists, domains
+from resolvers import dnsrecords, domainaliases, domainlists, domains, passwordpolicy
 from resolvers.dnsrecords import Question
 from resolvers.domainlists import OfDomain
 from resolvers.domains import DomainWhere
@@ -126,6 +127,14 @@ class Domain(Shape):
         default = effective(info.context.world, self.row, None) or None
         known = [ByteSize(size) for size in (most, default) if size is not None]
         return min(known, default=None)
+
+    @field(
+        "What passwords of its users must have when they are set.",
+        "password_min",
+        "password_classes",
+    )
+    async def password_policy(self, info: Info) -> PasswordPolicy:
+        return PasswordPolicy.of(passwordpolicy.of(info.context.world, self.row))
 
     @field("In use.", **OURS)
     async def storage(self, info: Info) -> DomainStorage:

@@ -10,6 +10,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids, parts
+from graph.composing import ContentEncoding
 from graph.connections import Connection, connected, page_asked
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field
@@ -17,7 +18,6 @@ from graph.mutations import mutation
 from graph.refs import UserRef, keys_of, owner_named
 from graph.rows import Shape, columns, identified, listed
 from graph.scalars import URL, ByteSize, Duration, Upload
-from graph.submission import ContentEncoding
 from graph.views import Made
 from models.errors import Forbidden, Invalid
 from models.files import FileAttachmentMode

@@ -25,6 +25,7 @@ from resolvers.uploads import Received
 
 SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
+TOGETHER = 2  # large messages that are taken apart
 DIGITS = 20  # of a number that is absurd
 CLOSED = {"Connection": "close"}  # the rest of a body would have to be read otherwise
 
@@ -66,6 +67,8 @@ class Desk:
     limits: Limits
     budget: Budget
     sending: Crowd  # users with uploads under way
+    # large messages that are taken apart: each is in memory whole, and more than once
+    apart: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TOGETHER))
     flows: dict[int, Flow] = field(default_factory=dict)  # of uploads in pieces, by their keys
 
 
@@ -100,7 +103,7 @@ def number(headers: Mapping[str, str], name: str) -> int | None:
 def check_size(size: int, most: int) -> None:
     """Refuse a file that is too large."""
     if size > most:
-        raise Rejected(413, "TOO_LARGE", f"An upload has at most {most} bytes.", CLOSED)
+        raise Rejected(413, "TOO_LARGE", f"A body has at most {most} bytes here.", CLOSED)
 
 
 async def pieces(desk: Desk, request: Request, flow: Flow) -> AsyncGenerator[bytes]:
@@ -115,6 +118,24 @@ async def pieces(desk: Desk, request: Request, flow: Flow) -> AsyncGenerator[byt
             if piece is None:
                 return
             yield piece
+
+
+async def filled(desk: Desk, request: Request, spool: Spool, most: int) -> str:
+    """Put the whole body into the spool; its SHA-256, hex. Refused above so many bytes."""
+    digest = hashlib.sha256()
+    try:
+        async with (
+            asyncio.timeout(desk.limits.longest),
+            aclosing(pieces(desk, request, Flow())) as body,
+        ):
+            async for piece in body:
+                check_size(spool.size + len(piece), most)
+                digest.update(piece)
+                await spool.add(piece)
+    except TimeoutError:
+        message = "The body did not come in time."
+        raise Rejected(408, "DEADLINE_EXCEEDED", message, CLOSED) from None
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -165,18 +186,6 @@ async def reader(desk: Desk, request: Request, path: str) -> tuple[Context, str]
 
 async def received(desk: Desk, request: Request, spool: Spool) -> Received:
     """The whole body, as it was announced; it stays as long as the spool does."""
-    digest, most = hashlib.sha256(), desk.world.options.upload_max
-    try:
-        async with (
-            asyncio.timeout(desk.limits.longest),
-            aclosing(pieces(desk, request, Flow())) as body,
-        ):
-            async for piece in body:
-                check_size(spool.size + len(piece), most)
-                digest.update(piece)
-                await spool.add(piece)
-    except TimeoutError:
-        message = "The body did not come in time."
-        raise Rejected(408, "DEADLINE_EXCEEDED", message, CLOSED) from None
+    digest = await filled(desk, request, spool, desk.world.options.upload_max)
     kind, name = uploads.described(request.headers)
-    return Received(await spool.source(), spool.size, digest.hexdigest(), kind, name)
+    return Received(await spool.source(), spool.size, digest, kind, name)

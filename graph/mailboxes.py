@@ -13,18 +13,35 @@ from graph.errors import DeletePayload, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, query
 from graph.messages import Message, message_page
 from graph.mutations import mutation
-from graph.refs import MailboxRef, UserRef, named, owner_of
+from graph.refs import MailboxRef, UserRef, UserSelection, named, owner_of, users_named
 from graph.rows import Shape, identified, link, shaped
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
+from graph.tasks import Task
 from graph.views import Made
+from mail import paths
 from models.mailboxes import SpecialUse
 from models.roles import Scope
-from resolvers import mailboxes, users
+from resolvers import mailboxdelete, mailboxes, mailboxmetadata, mailboxrename, users
+from resolvers.mailboxdelete import Gone
 from resolvers.mailboxes import Named, NewMailboxes
+from resolvers.mailboxrename import Renamed
 
 if TYPE_CHECKING:
     from graph.users import User
+
+WHOSE = "Whose; nothing = the viewer's."
+
+
+@strawberry.type(description="An annotation (RFC 5464).")
+class MetadataEntry:
+    key: str = leaf("Such as /private/comment.")
+    value: str | None = leaf("Text.")
+
+
+def _short(key: str) -> str:
+    """The name without /private/ or /shared/."""
+    return key.split("/", 2)[2]
 
 
 @strawberry.type(description="Folder.", directives=[Auth(scope=Scope.MAIL_READ)])
@@ -35,6 +52,7 @@ class Mailbox(Shape):
     )
     name: str = leaf("Last part of path.")
     path: str = leaf("Full path, slashes.")
+    path_utf7: str = leaf("Path in IMAP's modified UTF-7.")
     special_use: SpecialUse | None = leaf("Role of the folder.")
     modify_index: BigInt = leaf("Counts every change.")
     modseq: BigInt = leaf("Highest modification sequence of its messages.")
@@ -51,6 +69,7 @@ class Mailbox(Shape):
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Mailbox"),
         "name": Made(("path",), lambda path: path.rpartition("/")[2]),
+        "path_utf7": Made(("path",), paths.utf7),
         "retention": Made(
             ("retention",),
             lambda seconds: timedelta(seconds=seconds) if seconds else None,
@@ -64,6 +83,28 @@ class Mailbox(Shape):
             return None
         row = await info.context.load(mailboxes.named, (self.row.user_id, Named(path=above)))
         return Mailbox.maybe(row)
+
+    @field("Annotations, by name.", "id")
+    async def metadata(
+        self,
+        info: Info,
+        prefix: Annotated[
+            str | None, strawberry.argument(description="Only names that begin so.")
+        ] = UNSET,
+        prepend_prefix: bool = False,
+    ) -> list[MetadataEntry]:
+        rows = await info.context.load(mailboxmetadata.of_mailboxes, self.row.id)
+        return [
+            MetadataEntry(key=row.key if prepend_prefix else _short(row.key), value=row.value)
+            for row in rows
+            if row.key.startswith((prefix or "").lower())
+        ]
+
+    @field("One annotation.", "id")
+    async def metadata_entry(self, info: Info, key: str) -> MetadataEntry | None:
+        name = mailboxmetadata.checked_key(key)
+        row = await info.context.load(mailboxmetadata.single, (self.row.id, name))
+        return MetadataEntry(key=row.key, value=row.value) if row else None
 
     @field("Messages, newest first.", "user_id")
     async def messages(
@@ -80,8 +121,16 @@ class Mailbox(Shape):
         return await message_page(info, wanted, users=[self.row.user_id], mailbox_id=self.row.id)
 
 
+@strawberry.type(description="Sums over folders.")
+class MailboxTotals:
+    total: BigInt = leaf("Messages.")
+    unseen: BigInt = leaf("Unread.")
+    size: ByteSize = leaf("Bytes.")
+
+
 @strawberry.input(description="Input of mailboxCreate.")
 class MailboxCreateInput(Options):
+    users: UserSelection | None = leaf(WHOSE, default=UNSET)
     paths: list[str] = leaf("Full paths; missing parents are made.")
     hidden: bool = leaf("Not opened by IMAP.", default=False)
     retention: Duration | None = leaf(
@@ -89,25 +138,34 @@ class MailboxCreateInput(Options):
         default=UNSET,
     )
     subscribe: bool = leaf("Subscribe new folders.", default=True)
+    guid: str | None = leaf("32 hex digits; only with one path and one user.", default=UNSET)
     special_use: SpecialUse | None = leaf("Role of the folder, with one path.", default=UNSET)
 
 
 @strawberry.input(description="Input of mailboxRename.")
 class MailboxRenameInput(Options):
+    users: UserSelection | None = leaf(WHOSE, default=UNSET)
     mailbox: MailboxRef = leaf("The folder.")
     new_path: str = leaf("Children move along.")
+    subscriptions: bool = leaf("Subscriptions follow.", default=True)
 
 
 @strawberry.input(description="Input of mailboxDelete.")
 class MailboxDeleteInput(Options):
+    users: UserSelection | None = leaf(WHOSE, default=UNSET)
     mailboxes: list[MailboxRef] = leaf("The folders.")
     require_empty: bool = leaf("CONFLICT when not.", default=False)
     recursive: bool = leaf("With children.", default=False)
+    unsubscribe: bool = leaf("Their paths are no longer subscribed to.", default=True)
+    unsafe: bool = leaf(
+        "For doveadm's sake, without effect: nothing can arrive meanwhile.", default=False
+    )
 
 
 @strawberry.type(description="Answer of mailbox mutations.")
 class MailboxesPayload(MutationPayload):
     mailboxes: list[Mailbox] = leaf("The folders.", default_factory=list)
+    task: Task | None = leaf("Work on many messages; null when done at once.", default=None)
 
 
 @strawberry.type
@@ -123,7 +181,8 @@ class MailboxQuery:
         return Mailbox.maybe(row)
 
 
-def _all(rows: Sequence[Any]) -> MailboxesPayload:
+def payload(rows: Sequence[Any]) -> MailboxesPayload:
+    """The answer of a mutation of these folders."""
     return MailboxesPayload(mailboxes=[Mailbox.of(row) for row in rows])
 
 
@@ -137,22 +196,26 @@ class MailboxMutation:
             retention=None if input.retention is UNSET else input.retention,
             subscribe=input.subscribe,
             special_use=input.special_use or None,
+            guid=input.guid if isinstance(input.guid, str) else None,
         )
-        return _all(await mailboxes.create(info.context, new))
+        return payload(await mailboxes.create(info.context, new, users_named(input.users or None)))
 
     @mutation("Move or rename, with all that is below.", scope=Scope.MAIL)
     async def mailbox_rename(self, info: Info, input: MailboxRenameInput) -> MailboxesPayload:
-        return _all(await mailboxes.rename(info.context, named(input.mailbox), input.new_path))
+        asked = Renamed(named(input.mailbox), input.new_path, input.subscriptions)
+        whose = users_named(input.users or None)
+        return payload(await mailboxrename.rename(info.context, asked, whose))
 
     @mutation(
         "Messages go to the archive; INBOX and special folders: FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
     )
     async def mailbox_delete(self, info: Info, input: MailboxDeleteInput) -> DeletePayload:
-        gone = await mailboxes.delete(
-            info.context,
-            [named(ref) for ref in input.mailboxes],
+        what = Gone(
+            [named(ref, path="mailboxes", index=nth) for nth, ref in enumerate(input.mailboxes)],
             recursive=input.recursive,
             require_empty=input.require_empty,
+            unsubscribe=input.unsubscribe,
         )
+        gone = await mailboxdelete.delete(info.context, what, users_named(input.users or None))
         return DeletePayload(deleted_ids=[ids.encode("Mailbox", key) for key in gone])

@@ -9,13 +9,14 @@ from graph import ids
 from graph.errors import leaf
 from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
+from mail import paths
 from models.columns import Picked
 from models.errors import Invalid, NotFound, found
 from models.mailboxes import SpecialUse
 from resolvers import domains, messages, users
 from resolvers.access import own
 from resolvers.domains import Named as Domain
-from resolvers.mailboxes import Named, find, spelled
+from resolvers.mailboxes import Named, find
 from resolvers.userselection import Users
 
 strawberry.enum(SpecialUse, description="Role of a folder.")
@@ -76,6 +77,7 @@ class MailboxRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
     path: strawberry.Maybe[str] = leaf("Unicode, slashes.")
     special_use: strawberry.Maybe[SpecialUse] = leaf("Role of the folder.")
+    guid: strawberry.Maybe[str] = leaf("32 hex digits.")
 
 
 @strawberry.input(description="Folder and uid.")
@@ -143,19 +145,19 @@ def domain_named(ref: DomainRef, *, path: str, index: int | None = None) -> Doma
     return Domain(name=given(ref.name))
 
 
-def named(ref: MailboxRef, *, path: str = "mailbox") -> Named:
+def named(ref: MailboxRef, *, path: str = "mailbox", index: int | None = None) -> Named:
     """The folder that is named, as the floors below name it."""
     if ref.id:
-        return Named(id=ids.decode("Mailbox", ref.id.value, path=path))
+        return Named(id=ids.decode("Mailbox", ref.id.value, path=path, index=index))
     path_ = given(ref.path)
-    path_ = path_ if path_ is None else spelled(path_)
-    return Named(path=path_, special_use=given(ref.special_use))
+    path_ = path_ if path_ is None else paths.spelled(path_)
+    return Named(path=path_, special_use=given(ref.special_use), guid=given(ref.guid))
 
 
-async def message_of(info: Info, ref: MessageRef) -> int | None:
+async def message_of(info: Info, ref: MessageRef, *, path: str = "by") -> int | None:
     """The key of the message that is named; it may yet be nobody's."""
     if ref.id:
-        return ids.decode("Message", ref.id.value, path="by")
+        return ids.decode("Message", ref.id.value, path=path)
     if ref.guid:
         text = ref.guid.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph import bodies, fileserving, ids, parts, tus
+from graph import bodies, fileserving, ids, parts, posting, tus
 from graph.bodies import Rejected
 from graph.crowds import Crowd
 from graph.intake import (
@@ -47,6 +47,7 @@ STATUSES = {
     "FORBIDDEN": 403,
     "NOT_FOUND": 404,
     "LIMIT_REACHED": 413,
+    "QUOTA_EXCEEDED": 413,
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
 }
@@ -86,6 +87,7 @@ def routes(
         Route("/rest/archive/{id}/message.eml", _endpoint(desk, _archived)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
+        Route("/rest/mailboxes/{id}/messages", _endpoint(desk, posting.post), methods=["POST"]),
         Route("/rest/files/{name}", _endpoint(desk, fileserving.file), methods=["GET", "POST"]),
         Route("/share/{token}", _endpoint(desk, fileserving.share), methods=["GET", "PUT"]),
         Route("/rest/audits/{id}/export.mbox", _endpoint(desk, _audit)),

@@ -1,48 +1,31 @@
 """Sending, and how it went, as the API shows them."""
 
-import base64
-import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, ClassVar
 
 import strawberry
 
 from graph import ids
+from graph.composing import Composing, NamedAddressInput, composed, plain
 from graph.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 - the outline's word
 from graph.fields import Info, query
 from graph.messages import Message
 from graph.mutations import mutation
-from graph.refs import MailboxRef, MessageRef, message_of, named
+from graph.refs import MailboxRef, named
 from graph.rows import Shape, identified, link
 from graph.scalars import Duration
 from graph.views import Made
-from mail.compose import Attachment, HeaderLine, Priority
-from mail.fields import Named
-from models.errors import Invalid, NotFound, Problems, found
+from models.errors import Problems, found
 from models.queue import DeliveryState
 from models.roles import Scope
 from models.submission import SubmissionState
 from resolvers import messages, submission
-from resolvers.references import Reference, ReferenceAction
 from resolvers.submission import Envelope, Outgoing
 
-
-class ContentEncoding(StrEnum):
-    """How the content of an attachment is written."""
-
-    BASE64 = "BASE64"
-    HEX = "HEX"
-    UTF8 = "UTF8"
-
-
 for words, text in (
-    (Priority, "How much its sender hurries."),
     (SubmissionState, "Where a submission stands: the sum of its deliveries."),
     (DeliveryState, "How far a delivery to one recipient has come."),
-    (ReferenceAction, "What is done with the message referred to."),
-    (ContentEncoding, "How content is written."),
 ):
     strawberry.enum(words, description=text)
 
@@ -112,35 +95,6 @@ class SubmissionRef:
     queue_id: strawberry.Maybe[str] = leaf("Id in the queue.")
 
 
-@strawberry.input(description="Somebody in a header.")
-class NamedAddressInput:
-    address: str = leaf("Mail address.")
-    name: str | None = leaf("Display name.", default=strawberry.UNSET)
-
-
-@strawberry.input(description="A header field.")
-class HeaderInput:
-    key: str = leaf("Name.")
-    value: str = leaf("One line of text.")
-
-
-@strawberry.input(description="A file to attach.")
-class AttachmentInput:
-    content: str = leaf("The bytes, as encoding says.")
-    encoding: ContentEncoding = leaf("How content is written.", default=ContentEncoding.BASE64)
-    filename: str | None = leaf("Its name.", default=strawberry.UNSET)
-    content_type: str | None = leaf("Media type.", default=strawberry.UNSET)
-    cid: str | None = leaf(
-        "Content-ID, without angle brackets: an image of the html.", default=strawberry.UNSET
-    )
-
-
-@strawberry.input(description="The message this one answers or forwards.")
-class ReferenceInput:
-    message: MessageRef = leaf("Which message.")
-    action: ReferenceAction = leaf("What is done with it.")
-
-
 @strawberry.input(description="SMTP envelope, where it is not that of the header.")
 class EnvelopeInput:
     from_: NamedAddressInput | None = leaf("MAIL FROM.", name="from", default=strawberry.UNSET)
@@ -148,30 +102,8 @@ class EnvelopeInput:
 
 
 @strawberry.input(description="Input of messageSend.")
-class MessageSendInput(Options):
-    from_: NamedAddressInput | None = leaf(
-        "One of your addresses; default the main one.", name="from", default=strawberry.UNSET
-    )
-    to: list[NamedAddressInput] | None = leaf(
-        "Default: those an answer goes to.", default=strawberry.UNSET
-    )
-    cc: list[NamedAddressInput] | None = leaf("Copies.", default=strawberry.UNSET)
-    bcc: list[NamedAddressInput] | None = leaf("Hidden copies.", default=strawberry.UNSET)
-    reply_to: list[NamedAddressInput] | None = leaf("Answers go there.", default=strawberry.UNSET)
-    subject: str | None = leaf(
-        "Up to 2 KiB; default that of the reference.", default=strawberry.UNSET
-    )
-    text: str | None = leaf("Up to 1 MiB; made from html when missing.", default=strawberry.UNSET)
-    html: str | None = leaf(
-        "Up to 1 MiB; images as data: URLs become attachments.", default=strawberry.UNSET
-    )
-    headers: list[HeaderInput] | None = leaf("More header fields.", default=strawberry.UNSET)
-    attachments: list[AttachmentInput] | None = leaf("Files.", default=strawberry.UNSET)
-    priority: Priority = leaf("How much you hurry.", default=Priority.NORMAL)
+class MessageSendInput(Composing):
     envelope: EnvelopeInput | None = leaf("Default: from the header.", default=strawberry.UNSET)
-    reference: ReferenceInput | None = leaf(
-        "Answers or forwards a message.", default=strawberry.UNSET
-    )
     mailbox: MailboxRef | None = leaf(
         "Folder for the copy; default Sent.", default=strawberry.UNSET
     )
@@ -181,75 +113,20 @@ class MessageSendInput(Options):
     undo_window: Duration | None = leaf("Hold that long first.", default=strawberry.UNSET)
 
 
-def _plain(value: Any) -> Any:
-    return None if value is strawberry.UNSET else value
-
-
-def _named(person: NamedAddressInput) -> Named:
-    return Named(person.address, person.name or None)
-
-
-def _people(people: Sequence[NamedAddressInput] | None) -> list[Named]:
-    return [_named(person) for person in people or ()]
-
-
-def _content(file: AttachmentInput, nth: int) -> bytes:
-    try:
-        match file.encoding:
-            case ContentEncoding.BASE64:
-                return base64.b64decode("".join(file.content.split()), validate=True)
-            case ContentEncoding.HEX:
-                return bytes.fromhex(file.content)
-            case ContentEncoding.UTF8:
-                return file.content.encode()
-    except (binascii.Error, ValueError) as wrong:
-        raise Invalid(
-            f"this is not {file.encoding}",
-            constraint="encoding",
-            path=["attachments", str(nth), "content"],
-            index=nth,
-        ) from wrong
-
-
-def _attached(file: AttachmentInput, nth: int, problems: Problems) -> Attachment:
-    content = b""  # the others keep their places, where this one's is none
-    with problems.caught():
-        content = _content(file, nth)
-    return Attachment(content, file.filename or None, file.content_type or None, file.cid or None)
-
-
-async def _reference(info: Info, reference: ReferenceInput) -> Reference:
-    key = await message_of(info, reference.message)
-    if key is None:
-        raise NotFound("", path=["reference", "message"])
-    return Reference(key, reference.action)
-
-
 async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> Outgoing:
     """What the resolver is to send."""
-    envelope, files = given.envelope or EnvelopeInput(), given.attachments or ()
+    envelope = given.envelope or EnvelopeInput()
     return Outgoing(
-        from_=_named(given.from_) if given.from_ else None,
-        to=_people(given.to) if given.to is not strawberry.UNSET else None,
-        cc=_people(given.cc) if given.cc is not strawberry.UNSET else None,
-        bcc=_people(given.bcc),
-        reply_to=_people(given.reply_to),
-        subject=_plain(given.subject),
-        text=_plain(given.text),
-        html=_plain(given.html),
-        headers=[HeaderLine(each.key, each.value) for each in given.headers or ()],
-        attachments=[_attached(each, nth, problems) for nth, each in enumerate(files)],
-        priority=given.priority,
+        **await composed(info, given, problems),
         envelope=Envelope(
             envelope.from_.address if envelope.from_ else None,
             [each.address for each in envelope.to] if envelope.to else None,
         ),
-        reference=await _reference(info, given.reference) if given.reference else None,
         mailbox=named(given.mailbox) if given.mailbox else None,
         upload_only=given.upload_only,
         is_draft=given.is_draft,
-        send_time=_plain(given.send_time),
-        undo_window=_plain(given.undo_window),
+        send_time=plain(given.send_time),
+        undo_window=plain(given.undo_window),
     )
 
 

@@ -1,13 +1,25 @@
 """What accounts may use and have used, as the API shows it."""
 
+from datetime import datetime
+
 import strawberry
 
 from graph.errors import leaf
 from graph.fields import Info, field
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.views import View
+from models.users import LimitKind, LimitSource, UsageKind, UsageLevel
 from resolvers import userlimits
 from resolvers.userlimits import Window
+
+strawberry.enum(LimitKind, description="What is limited.")
+strawberry.enum(LimitSource, description="Who has set a limit.")
+strawberry.enum(UsageKind, description="A counter that begins anew.")
+strawberry.enum(
+    UsageLevel,
+    description="How far a limit is used up. The marks are the settings limits.warning and "
+    "limits.critical.",
+)
 
 
 @strawberry.type(description="Counter that refills.")
@@ -15,25 +27,41 @@ class Usage:
     allowed: BigInt = leaf("Limit, 0 = unlimited.")
     used: BigInt = leaf("In the running period.")
     ttl: Duration | None = leaf("Until the period ends; null = none is running.")
+    resets_at: datetime | None = leaf("When the period ends; null = none is running.")
+    source: LimitSource = leaf("Who has set the limit.")
+    level: UsageLevel = leaf("How far it is used up.")
 
     @classmethod
     def of(cls, window: Window) -> "Usage":
-        ttl = None if window.ttl is None else Duration(window.ttl)
-        return cls(allowed=BigInt(window.allowed), used=BigInt(window.used), ttl=ttl)
+        return cls(
+            allowed=BigInt(window.allowed),
+            used=BigInt(window.used),
+            ttl=None if window.ttl is None else Duration(window.ttl),
+            resets_at=window.resets_at,
+            source=window.source,
+            level=window.level,
+        )
 
 
 @strawberry.type(description="Storage.")
 class QuotaUsage:
     allowed: ByteSize = leaf("Quota in bytes, 0 = unlimited.")
     used: ByteSize = leaf("In use.")
+    source: LimitSource = leaf("Who has set the quota.")
+    level: UsageLevel = leaf("How far it is used up.")
 
 
 @strawberry.type(description="Limits with what is used of them.")
 class UserLimits(View):
     @field("Storage.")
     async def quota(self, info: Info) -> QuotaUsage:
-        allowed = await userlimits.allowed(info.context, self.row)
-        return QuotaUsage(allowed=ByteSize(allowed), used=ByteSize(max(self.row.used, 0)))
+        found = await userlimits.storage(info.context, self.row)
+        return QuotaUsage(
+            allowed=ByteSize(found.allowed),
+            used=ByteSize(found.used),
+            source=found.source,
+            level=found.level,
+        )
 
     @field("Recipients written to per 24 h.")
     async def recipients(self, info: Info) -> Usage:

@@ -20,8 +20,9 @@ from graph.errors import leaf
 from graph.fields import Info, field, query
 from graph.files import File, file_page
 from graph.keyvalue import Key, KeyValue
-from graph.mailboxes import Mailbox
+from graph.mailboxes import Mailbox, MailboxTotals
 from graph.messages import Message, message_page
+from graph.passwordpolicy import PasswordPolicy
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, columns, identified, link, listed
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, EmailAddress
@@ -42,7 +43,10 @@ from resolvers import (
     factors,
     keyvalue,
     mailboxes,
+    mailboxlists,
+    passwordpolicy,
     recovery,
+    subscriptions,
     tokens,
     users,
     usersettings,
@@ -52,6 +56,7 @@ from resolvers import submission as submissions
 from resolvers import userlimits as limits
 from resolvers.addresses import OfUser
 from resolvers.keyvalue import Namespace
+from resolvers.mailboxlists import Only
 from resolvers.spampolicy import JUNK, REJECT
 from resolvers.twofactor import TwoFactorMethod, enabled
 
@@ -110,6 +115,10 @@ def _spam(level: int, junk: float | None, reject: float | None) -> SpamPolicy:
         junk_score=JUNK if junk is None else junk,
         reject_score=REJECT if reject is None else reject,
     )
+
+
+def _masks(masks: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(masks) if isinstance(masks, list) else None
 
 
 def _listed(enum: Any) -> Callable[[list[str]], list[Any]]:
@@ -221,6 +230,10 @@ class User(Shape):
         most = await limits.most(info.context, self.row)
         return None if most is None else ByteSize(most)
 
+    @field("What a password must have to be set here.", "id")
+    async def password_policy(self, info: Info) -> PasswordPolicy:
+        return PasswordPolicy.of(await info.context.load(passwordpolicy.of_users, self.row.id))
+
     @field("Mail is passed on to another server (backup MX domain).", "domain_id")
     async def is_relayed(self, info: Info) -> bool:
         key = self.row.domain_id
@@ -318,11 +331,35 @@ class User(Shape):
         return KeyValue.maybe(await keyvalue.find(info.context, Namespace(self.row.id), key))
 
     @field("Folders in path order.", scope=Scope.MAIL_READ)
-    async def mailboxes(self, info: Info, show_hidden: bool = False) -> list[Mailbox]:
-        rows = await mailboxes.all_of(
-            info.context, self.row.id, columns(info, Mailbox), show_hidden=show_hidden
+    async def mailboxes(
+        self,
+        info: Info,
+        masks: list[str] | None = UNSET,
+        special_use: bool = False,
+        show_hidden: bool = False,
+        subscribed: bool | None = UNSET,
+    ) -> list[Mailbox]:
+        only = Only(
+            _masks(masks),
+            special_use=special_use,
+            hidden=show_hidden,
+            subscribed=subscribed if isinstance(subscribed, bool) else None,
         )
+        asked = columns(info, Mailbox)
+        rows = await mailboxlists.of_user(info.context, self.row.id, asked, only)
         return await listed(info, Mailbox, rows)
+
+    @field("Sums over folders, hidden ones too.", scope=Scope.MAIL_READ)
+    async def mailbox_totals(self, info: Info, masks: list[str] | None = UNSET) -> MailboxTotals:
+        only = Only(_masks(masks), hidden=True)
+        sums = await mailboxlists.totals(info.context, self.row.id, only)
+        return MailboxTotals(
+            total=BigInt(sums.total), unseen=BigInt(sums.unseen), size=ByteSize(sums.size)
+        )
+
+    @field("Paths subscribed to without a folder, sorted.", scope=Scope.MAIL_READ)
+    async def subscribed_paths(self, info: Info) -> list[str]:
+        return sorted(await info.context.load(subscriptions.of_users, self.row.id))
 
     @field("One folder.", scope=Scope.MAIL_READ)
     async def mailbox(self, info: Info, by: MailboxRef) -> Mailbox | None:

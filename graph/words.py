@@ -48,6 +48,11 @@ ARGUMENTS = {
     "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
     "shared": "Of those that everybody may read.",
     "since": "From then on.",
+    "masks": "Only paths that fit one: * is anything, % anything within a level.",
+    "prependPrefix": "Names with /private or /shared before them.",
+    "specialUse": "Only folders with a role.",
+    "subscribed": "Only folders that are, or are not.",
+    "users": "Whose; nothing given = the viewer's.",
     "showAll": "Also those that end after a time unused.",
     "service": "One of api, imap, lmtp, pop3 and smtp.",
     "showHidden": "Also folders that are hidden.",
@@ -56,7 +61,6 @@ ARGUMENTS = {
     "targetId": "Only what was done to this.",
     "until": "Earlier than this.",
     "user": "Whose; nothing given = the viewer's.",
-    "users": "Whose; nothing given = the viewer's.",
     "userdbOnly": "Only what is of the account itself.",
 }
 DIRECTIVES = {
@@ -124,7 +128,8 @@ VALUES = {
         "MAILBOX_RENAMED": "A folder has another path.",
         "MAILBOX_DELETED": "A folder is gone.",
         "MESSAGE_ADDED": "A message came, was sent, or was put in.",
-        "MESSAGE_UPDATED": "Flags, keywords, expiry or data of a message changed.",
+        "MESSAGE_UPDATED": "Flags, keywords, expiry or data of a message changed; of a draft that "
+        "was saved again also its content, uid and perhaps folder.",
         "MESSAGE_MOVED": "A message lies in another folder, with another uid.",
         "MESSAGE_DELETED": "A message is gone for good.",
         "MESSAGE_ARCHIVED": "A message was deleted, and can still be brought back.",
@@ -138,6 +143,7 @@ VALUES = {
         "SECURITY_EVENT": "Somebody signed in, tried to, or changed a credential.",
         "SETTING_CHANGED": "A setting has another value.",
         "KEY_VALUE_CHANGED": "An entry of a key-value store was set, counted or removed.",
+        "LIMIT_REACHED": "A limit of the account is reached, or storage has passed a mark.",
         "RESYNC": "The stream cannot go on from the cursor given.",
     },
     "ContentEncoding": {
@@ -175,6 +181,16 @@ VALUES = {
         "NO_SESSION": "Nobody is connected.",
         "UNAVAILABLE": "A component does not answer.",
         "ABORTED": "Given up with the others of its unit.",
+    },
+    "LimitKind": {
+        "STORAGE": "Bytes of messages.",
+        "RECIPIENTS": "Addresses written to, per 24 h.",
+        "RECEIVED": "Messages received, per hour.",
+    },
+    "LimitSource": {
+        "USER": "It is set on the account.",
+        "DOMAIN": "It is what the domain gives its users.",
+        "PLATFORM": "It is what the platform gives everybody.",
     },
     "MessageOrder": {
         "RECEIVED_DESC": "The newest arrival first.",
@@ -257,6 +273,16 @@ VALUES = {
         "TOTP": "A code by time (RFC 6238).",
         "CUSTOM": "Something the calling application checks.",
         "WEBAUTHN": "A security key or passkey.",
+    },
+    "UsageKind": {
+        "RECIPIENTS": "Addresses written to, per 24 h.",
+        "RECEIVED": "Messages received, per hour.",
+    },
+    "UsageLevel": {
+        "NORMAL": "Below the marks, or unlimited.",
+        "WARNING": "From the setting limits.warning on, by default 80 percent.",
+        "CRITICAL": "From the setting limits.critical on, by default 95 percent.",
+        "FULL": "All of it.",
     },
     "UserOrder": {
         "USERNAME": "By user name, as names are compared.",

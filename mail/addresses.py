@@ -17,18 +17,21 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import idna
-from sqlalchemy import Boolean, Select, bindparam, func, or_, select
+from sqlalchemy import Boolean, Select, bindparam, or_, select
 from sqlmodel import col
 
+from mail import userlimits
+from mail.userlimits import ALLOWED, Reached
 from models.addresses import Address, AddressKind
-from models.columns import Big, Picked, picked
+from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
 from models.mailboxes import Mailbox, SpecialUse
-from models.users import User
+from models.users import LimitKind, User
 from models.world import World
 
 STATIC = 32  # letters beside the "*" of a pattern, at most
@@ -166,13 +169,6 @@ _ADDRESSES = select(*picked(Address)).where(
     ),
     or_(col(Address.expires_at).is_(None), col(Address.expires_at) > bindparam("now")),
 )
-_ALLOWED = func.coalesce(  # bytes, 0 where there is no limit
-    col(User.quota),
-    select(col(Domain.default_user_quota))
-    .where(col(Domain.id) == col(User.domain_id))
-    .scalar_subquery(),
-    bindparam("platform", type_=Big),
-)
 _ACCOUNT: Select[*tuple[Any, ...]] = (
     select(
         col(User.id),
@@ -181,8 +177,10 @@ _ACCOUNT: Select[*tuple[Any, ...]] = (
         col(User.received),
         col(User.received_max),
         col(User.received_until),
+        col(User.received_told_until),
+        col(User.storage_told_until),
         col(Mailbox.id).label("box"),
-        _ALLOWED.label("allowed"),
+        ALLOWED.label("allowed"),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
@@ -241,7 +239,8 @@ async def recipient(world: World, address: str) -> Recipient:
     """Who receives mail for `address`.
 
     NotFound where nobody does, also for a disabled user (a suspended one receives);
-    OverQuota where the mailbox is full, RateLimited where as much came as may in an hour.
+    OverQuota where the mailbox is full, RateLimited where as much came as may in an hour. The
+    first of these in a while is told to the account.
     """
     to = await resolve(world, address)
     given = {"user": to.user_id, "platform": world.options.default_quota}
@@ -249,16 +248,25 @@ async def recipient(world: World, address: str) -> Recipient:
     if row is None or to.kind is not AddressKind.MAILBOX:
         raise NotFound(address, path=["address"])
     if row.allowed and row.used >= row.allowed:
+        full = Reached(LimitKind.STORAGE, row.used, row.allowed, refused=True)
+        await _tell(world, row.id, full, row.storage_told_until)
         raise OverQuota(used=row.used, allowed=row.allowed)
-    _check_received(world, row)
+    await _check_received(world, row)
     return Recipient(row.id, row.tenant_id, row.box, to.id, address)
 
 
-def _check_received(world: World, row: Picked) -> None:
+async def _check_received(world: World, row: Picked) -> None:
     most = world.options.received_hourly if row.received_max is None else row.received_max
-    now = world.now()
-    if most and row.received >= most and row.received_until and row.received_until > now:
-        raise RateLimited("too much mail for this mailbox", retry_after=row.received_until - now)
+    until, now = row.received_until, world.now()
+    if most and row.received >= most and until and until > now:
+        reached = Reached(LimitKind.RECEIVED, row.received, most, until, refused=True)
+        await _tell(world, row.id, reached, row.received_told_until)
+        raise RateLimited("too much mail for this mailbox", retry_after=until - now)
+
+
+async def _tell(world: World, user_id: int, reached: Reached, told: datetime | None) -> None:
+    if not userlimits.still(world, told):  # of a flood only the first costs anything
+        await userlimits.refused(world, user_id, reached)
 
 
 async def login_of(world: World, name: str) -> int | None:

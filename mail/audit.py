@@ -55,7 +55,7 @@ _ROWS = (
 _NEEDED = select(col(MessageBlob.message_id), col(MessageBlob.blob_id)).where(
     col(MessageBlob.message_id).in_(bindparam("ids", expanding=True))
 )
-_KNOWN = select(col(AuditCopy.origin_id)).where(
+_KNOWN = select(col(AuditCopy.origin_id), col(AuditCopy.digest)).where(
     col(AuditCopy.audit_id) == bindparam("audit"),
     col(AuditCopy.origin_id).in_(bindparam("ids", expanding=True)),
 )
@@ -111,7 +111,7 @@ def sent(
 
 
 def leaving(turn: Turn, user_id: int, ids: Sequence[int]) -> None:
-    """Copy what is about to be removed and has not been copied yet."""
+    """Copy what is about to be removed, or replaced, and has not been copied yet."""
     late = [audit for audit in _running(turn, user_id) if not audit.copied]
     if late:
         rows = turn.connection.execute(_ROWS, {"ids": list(ids)}).all()
@@ -130,7 +130,7 @@ def _running(turn: Turn, user_id: int) -> Sequence[Picked]:
 
 def _copy(turn: Turn, audit: Any, rows: Sequence[Picked], road: AuditRoad | None = None) -> int:
     given = {"audit": audit.id, "ids": [row.id for row in rows]}
-    known = set(turn.connection.execute(_KNOWN, given).scalars())
+    known = {(each.origin_id, each.digest) for each in turn.connection.execute(_KNOWN, given)}
     entries = [
         {
             **{name: getattr(row, name) for name in SHOWN},
@@ -139,7 +139,7 @@ def _copy(turn: Turn, audit: Any, rows: Sequence[Picked], road: AuditRoad | None
             "road": road or (AuditRoad.ARCHIVED if row.archived_at else AuditRoad.STORED),
         }
         for row in rows
-        if row.id not in known
+        if (row.id, row.digest) not in known  # a draft that was saved again is another message
     ]
     if entries:
         blobs: defaultdict[int, list[int]] = defaultdict(list)

@@ -6,7 +6,7 @@ import hashlib
 import html as entities
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -27,6 +27,7 @@ NAME = 255
 HEADER = 100 * KIB
 HEADERS = 100  # fields of the client's own
 REFERENCES = 50  # ids
+FILES = 250
 
 # What we write ourselves, and what only servers may write.
 OURS = frozenset(
@@ -43,6 +44,7 @@ _POLICY = SMTP.clone(cte_type="7bit")  # any server takes what we build
 _FTEXT = re.compile(r"[!-9;-~]+")
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}")
+_CHARSET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,39}")
 _CID = re.compile(r"[!-;=?-~]{1,255}")
 _ID = re.compile(r"<[!-;=?-~]{1,900}>")
 _IMAGE = re.compile(r"<img\b(?:[^<>\"']|\"[^\"<]*\"|'[^'<]*')*+>", re.IGNORECASE)
@@ -81,6 +83,7 @@ class Attachment:
     content_type: str | None = None
     cid: str | None = None  # without angle brackets
     disposition: Disposition | None = None
+    charset: str | None = None  # of a text that is copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,11 @@ class _Body:
     html: str | None
     images: list[Attachment] = field(default_factory=list)
     files: list[Attachment] = field(default_factory=list)
+
+
+def is_id(text: str | None) -> bool:
+    """Whether it is a Message-ID that can be written."""
+    return bool(text and _ID.fullmatch(text))
 
 
 def message_id(random: bytes, domain: str) -> str:
@@ -222,9 +230,9 @@ def _line(text: str, path: Sequence[str], most: int) -> str:
 
 def _ours(draft: Draft) -> list[bytes]:
     lines = []
-    if draft.in_reply_to and _ID.fullmatch(draft.in_reply_to):
+    if draft.in_reply_to and is_id(draft.in_reply_to):
         lines.append(fields.listed("In-Reply-To", [draft.in_reply_to]))
-    if known := [each for each in draft.references if _ID.fullmatch(each)]:
+    if known := [each for each in draft.references if is_id(each)]:
         # The first began the conversation, the last ones are nearest (RFC 5322, section 3.6.4).
         known = known if len(known) <= REFERENCES else [known[0], *known[1 - REFERENCES :]]
         lines.append(fields.listed("References", known))
@@ -272,6 +280,8 @@ def _body(draft: Draft, problems: Problems) -> _Body:
     with problems.caught():
         if sum(len(attachment.content) for attachment in draft.attachments) > draft.most:
             raise Invalid(f"more than {draft.most} bytes", constraint="max", path=["attachments"])
+        if len(draft.attachments) > FILES:
+            raise Invalid(f"more than {FILES} files", constraint="max", path=["attachments"])
     for nth, attachment in enumerate(draft.attachments):
         _check(attachment, nth, problems)
         related = (
@@ -295,6 +305,18 @@ def _check(attachment: Attachment, nth: int, problems: Problems) -> None:
                 raise Invalid(text, constraint="pattern", path=path, index=nth)
     with problems.caught():
         _text(name, ["attachments"], 4 * NAME)
+
+
+def fitting(attachment: Attachment) -> Attachment:
+    """A file of somebody else's message with what can be written of its name, type and id."""
+    kind, cid, charset = attachment.content_type or "", attachment.cid, attachment.charset
+    return replace(
+        attachment,
+        filename=_plain_name(attachment.filename or ""),
+        content_type=kind if _TYPE.fullmatch(kind) else None,
+        cid=cid if cid and _CID.fullmatch(cid) else None,
+        charset=charset if kind.startswith("text/") and _CHARSET.fullmatch(charset or "") else None,
+    )
 
 
 def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
@@ -322,7 +344,10 @@ def _images_out(html: str, seed: str) -> tuple[str, list[Attachment]]:
 
 def _named(tag: str) -> str | None:
     found = _DATA_FILENAME.search(tag)
-    name = entities.unescape(found.group(1) or found.group(2) or "") if found else ""
+    return _plain_name(entities.unescape(found.group(1) or found.group(2) or "") if found else "")
+
+
+def _plain_name(name: str) -> str | None:
     return _CONTROLS.sub("", name).replace("\t", " ")[:NAME] or None
 
 
@@ -351,6 +376,7 @@ def _typed(attachment: Attachment) -> tuple[bytes, str, str]:
 def _described(attachment: Attachment, usual: Disposition) -> dict[str, Any]:
     return {
         "cte": "base64",
+        "params": {"charset": attachment.charset} if attachment.charset else None,
         "disposition": (attachment.disposition or usual).value,
         "filename": attachment.filename,
         "cid": f"<{attachment.cid}>" if attachment.cid else None,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import cache, partial
 from itertools import compress, product
 from pathlib import Path
@@ -15,20 +16,20 @@ import orjson
 from sqlalchemy import bindparam, case, func, insert, select, update
 from sqlmodel import col
 
-from mail import audit, messages
+from mail import audit, messages, userlimits
 from mail.addresses import Recipient
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Cut, Piece, pack
 from mail.keeping import Gone, Kept, blob_ids, keep, refer
 from mail.messages import Facts, MailAddress
+from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
-from models.columns import Instant, insert_or
-from models.domains import Domain
-from models.errors import NotFound, OverQuota
+from models.columns import Instant, Picked, insert_or
+from models.errors import NotFound, OverQuota, Refused
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread, ThreadRef
-from models.users import User
+from models.users import LimitKind, User
 from models.world import Turn, World
 
 SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
@@ -40,35 +41,38 @@ FLAGS_OF = {  # their names in IMAP, by which of them are set
     for marks in product((False, True), repeat=len(SYSTEM_FLAGS))
 }
 
-_ALLOWED = func.coalesce(
-    col(User.quota),
-    select(col(Domain.default_user_quota))
-    .where(col(Domain.id) == col(User.domain_id))
-    .scalar_subquery(),
-    bindparam("platform"),
-)
+
+class Way(StrEnum):
+    """How a message comes to an account, and so what it counts against."""
+
+    PUT_IN = "PUT_IN"  # by the account: the quota
+    RECEIVED = "RECEIVED"  # from outside: the quota, and what may come in an hour
+    NOTICE = "NOTICE"  # by us, about the quota: it goes in beyond it, and leads to no other
+
+
 HOUR = timedelta(hours=1)  # in which messages that come are counted
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
-_TAKE_QUOTA = (
+_NOTICE = (
     update(User)
-    .where(
-        col(User.id) == bindparam("user"),
-        col(User.deleted_at).is_(None),
-        (_ALLOWED == 0) | (col(User.used) + bindparam("bytes") <= _ALLOWED),
+    .where(col(User.id) == bindparam("user"), col(User.deleted_at).is_(None))
+    .values(
+        used=User.used + bindparam("bytes"), message_count=User.message_count + bindparam("many")
     )
-    .values(used=User.used + bindparam("bytes"), message_count=User.message_count + 1)
+    .returning(col(User.used), ALLOWED.label("allowed"))
 )
+_PUT_IN = _NOTICE.where((ALLOWED == 0) | (col(User.used) + bindparam("bytes") <= ALLOWED))
 # What came from outside is counted by the same statement: a row of its own costs another.
-_RECEIVED = _TAKE_QUOTA.values(
+_RECEIVED = _PUT_IN.values(
     received=case((_RUNNING, User.received + 1), else_=1),
     received_until=case(
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
-)
-_QUOTA = select(col(User.used), _ALLOWED.label("allowed")).where(
+).returning(col(User.received), col(User.received_max), col(User.received_until))
+_TAKE = {Way.PUT_IN: _PUT_IN, Way.RECEIVED: _RECEIVED, Way.NOTICE: _NOTICE}
+QUOTA = select(col(User.used), ALLOWED.label("allowed")).where(
     col(User.id) == bindparam("user"), col(User.deleted_at).is_(None)
 )
-_TAKE_UID = (
+TAKE_UID = (
     update(Mailbox)
     .where(col(Mailbox.id) == bindparam("box"), col(Mailbox.user_id) == bindparam("user"))
     .values(
@@ -173,9 +177,20 @@ async def receive(
     """Store a message for one recipient, in INBOX or `into` a place; on return it is durable.
 
     A repeat after a lost reply is known by sender, recipient and content for a day, and
-    answered with the message that was stored then. OverQuota where it does not fit,
-    NotFound where the account has gone.
+    answered with the message that was stored then. OverQuota where it does not fit, which the
+    account is told of; NotFound where the account has gone.
     """
+    try:
+        return await _received(world, letter, to, sender, into=into)
+    except OverQuota as full:
+        reached = Reached(LimitKind.STORAGE, full.used, full.allowed, refused=True)
+        await userlimits.refused(world, to.user_id, reached)
+        raise
+
+
+async def _received(
+    world: World, letter: Letter, to: Recipient, sender: str, *, into: Place | None
+) -> Placed:
     now = world.now()
     there = into or Place(
         to.user_id,
@@ -191,7 +206,7 @@ async def receive(
         earlier = _receipt(turn, known, since)
         if earlier:
             return earlier
-        placed = place(turn, letter, kept, there, received=True)
+        placed = place(turn, letter, kept, there, way=Way.RECEIVED)
         row = {"digest": known, "message_id": placed.message_id, "at": now}
         turn.connection.execute(_noted(turn.connection.dialect.name), row)
         return placed
@@ -222,17 +237,16 @@ def _receipt(turn: Turn, known: str, since: datetime) -> Placed | None:
     return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id]) if row else None
 
 
-def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, received: bool = False) -> Placed:
+def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.PUT_IN) -> Placed:
     """Store a message inside the caller's unit: quota, folder, rows and journal at once.
 
-    Where it was `received` it counts against what may come in an hour. One UPDATE both checks
-    and takes the quota, so two deliveries at once cannot both squeeze into the last free bytes.
-    OverQuota, NotFound, Gone.
+    One UPDATE both checks and takes the quota, so two deliveries at once cannot both squeeze
+    into the last free bytes; it says too whether a limit is reached. OverQuota, NotFound, Gone.
     """
     key, last, now = turn.world.key(), turn.count(to.user_id, 1), turn.world.now()
-    _take_quota(turn, to.user_id, letter.size, received=received)
+    use = take_quota(turn, to.user_id, letter.size, way=way)
     taken = turn.connection.execute(
-        _TAKE_UID,
+        TAKE_UID,
         {
             "box": to.mailbox_id,
             "user": to.user_id,
@@ -270,29 +284,45 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, received: bool =
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
+    userlimits.stored(turn, to.user_id, use, letter.size, letter=way is not Way.NOTICE)
+    if way is Way.RECEIVED:
+        userlimits.received(turn, to.user_id, use)
     if taken.audited:
-        audit.stored(turn, to.user_id, key, _road(to, received=received))
+        audit.stored(turn, to.user_id, key, _road(to, way))
     return Placed(key, row["uid"], last, row["blob_id"], list(blobs.values()))
 
 
-def _road(to: Place, *, received: bool) -> AuditRoad:
-    if received:
+def _road(to: Place, way: Way) -> AuditRoad:
+    if way is Way.RECEIVED:
         return AuditRoad.RECEIVED
     return AuditRoad.SAVED if to.envelope_from is None else AuditRoad.SENT
 
 
-def _take_quota(turn: Turn, user_id: int, size: int, *, received: bool) -> None:
-    given = {"user": user_id, "platform": turn.world.options.default_quota}
-    taken: dict[str, Any] = {**given, "bytes": size}
-    if received:
+def take_quota(
+    turn: Turn, user_id: int, size: int, *, many: int = 1, way: Way = Way.PUT_IN
+) -> Picked:
+    """Count the bytes of so many messages as used; what is `used` then, and `allowed`.
+
+    OverQuota, NotFound.
+    """
+    platform = turn.world.options.default_quota
+    given: dict[str, Any] = {"user": user_id, "platform": platform, "bytes": size, "many": many}
+    if way is Way.RECEIVED:
         now = turn.world.now()
-        taken |= {"now": now, "until": now + HOUR}
-    if turn.connection.execute(_RECEIVED if received else _TAKE_QUOTA, taken).rowcount:
-        return
-    row = turn.connection.execute(_QUOTA, given).first()
+        given |= {"now": now, "until": now + HOUR}
+    taken = turn.connection.execute(_TAKE[way], given).first()
+    if taken is None:
+        raise over_quota(turn, user_id)
+    return taken
+
+
+def over_quota(turn: Turn, user_id: int) -> Refused:
+    """Why bytes were not taken: the account has no room for them, or is gone."""
+    given = {"user": user_id, "platform": turn.world.options.default_quota}
+    row = turn.connection.execute(QUOTA, given).first()
     if row is None:
-        raise NotFound(str(user_id), path=["user"])
-    raise OverQuota(used=row.used, allowed=row.allowed)
+        return NotFound(str(user_id), path=["user"])
+    return OverQuota(used=row.used, allowed=row.allowed)
 
 
 def _thread(turn: Turn, facts: Facts, to: Place) -> int:
@@ -301,21 +331,25 @@ def _thread(turn: Turn, facts: Facts, to: Place) -> int:
     known = None
     if keys:
         known = turn.connection.execute(_THREADS, {"user": user_id, "keys": keys}).scalar()
-    key = turn.world.key()
-    if known is None:
-        row = {
-            "id": key,
-            "user_id": user_id,
-            "subject": _storable(facts.subject),
-            "created_at": turn.world.now(),
-        }
-        turn.connection.execute(insert(Thread), row)
-    thread_id = int(known or key)
+    thread_id = begun(turn, user_id, facts.subject) if known is None else int(known)
+    lead(turn, user_id, keys, thread_id)
+    return thread_id
+
+
+def begun(turn: Turn, user_id: int, subject: str) -> int:
+    """A new conversation."""
+    key, now = turn.world.key(), turn.world.now()
+    row = {"id": key, "user_id": user_id, "subject": storable(subject), "created_at": now}
+    turn.connection.execute(insert(Thread), row)
+    return key
+
+
+def lead(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> None:
+    """Let what refers to these keys come to this conversation, where they lead to none yet."""
     if keys:
         new = _joined(turn.connection.dialect.name)
         rows = [{"user_id": user_id, "key": key, "thread_id": thread_id} for key in keys]
         turn.connection.execute(new, rows)
-    return thread_id
 
 
 def flags(row: Any) -> list[str]:
@@ -367,10 +401,10 @@ def columns(letter: Letter) -> dict[str, Any]:
         "purge_at": None,
         "indexed": False,
     }
-    return {name: _storable(value) for name, value in shown.items()}
+    return {name: storable(value) for name, value in shown.items()}
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """The value without NUL and lone surrogates, which no text column takes."""
     if isinstance(value, str):
         return (
@@ -379,9 +413,9 @@ def _storable(value: Any) -> Any:
             else value
         )
     if isinstance(value, list):
-        return [_storable(item) for item in value]
+        return [storable(item) for item in value]
     if isinstance(value, dict):
-        return {_storable(name): _storable(item) for name, item in value.items()}
+        return {storable(name): storable(item) for name, item in value.items()}
     return value
 
 

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text, tuple_, update
 from sqlmodel import col
 
 from mail import contents, messages
 from mail.blobs.errors import Corrupt
-from mail.searchindex import Words, indexed, words_of
+from mail.searchindex import Words, indexed
+from mail.searchindex import words_of as read_words
 from models import searchindex
 from models.columns import picked
 from models.messages import Message
@@ -58,8 +59,10 @@ async def index(world: World) -> int:
     ]
     async with world.write() as session:
         connection = await session.connection()
-        ids = [row.id for row in rows]
-        mark = update(Message).where(col(Message.id).in_(ids), ~col(Message.indexed))
+        # As they were read: a draft may have been replaced meanwhile.
+        read = [(row.id, row.blob_id) for row in rows]
+        these = tuple_(col(Message.id), col(Message.blob_id)).in_(read)
+        mark = update(Message).where(these, ~col(Message.indexed))
         marked = await connection.execute(mark.values(indexed=True).returning(col(Message.id)))
         now = set(marked.scalars())  # another process may have been quicker
         rest = [one for one in given if one["id"] in now]
@@ -80,11 +83,17 @@ async def words_in(
 
     def all_words() -> list[Words]:
         return [
-            words_of(text_of(row, source, longest))
+            read_words(text_of(row, source, longest))
             for row, source in zip(rows, sources, strict=True)
         ]
 
     return await asyncio.to_thread(all_words)
+
+
+def words_of(world: World, row: Any, stored: contents.Stored) -> dict[str, Any]:
+    """What the index takes, and must be told again to forget it, of a row with SHOWN."""
+    found = read_words(text_of(row, stored, world.options.search_text))
+    return {"id": row.id, **indexed(world.database.dialect, row.user_id, found)}
 
 
 def body_of(stored: contents.Stored) -> str:

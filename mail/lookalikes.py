@@ -17,7 +17,10 @@ TOGETHER = (
     frozenset({"LATIN", "CJK", "BOPOMOFO"}),
     frozenset({"LATIN", "CJK", "HANGUL"}),
 )
-SEEN_AS_LATIN = frozenset("асԁеһіјӏорԛѕԝхуьвαικνορτυγη")
+_LETTERS = dict(zip("асԁеһіјӏорԛѕԝхуьвαικνορτυγη", "acdehijlopqswxybbaikvoptuyn", strict=True))
+# those that only look so when they are large
+_CAPITALS = dict(zip("внкмтβεζημνυχ".upper(), "bhkmtbezhmnyx", strict=True))
+SEEN_AS_LATIN = frozenset(_LETTERS)
 
 
 def refuse_address(address: str, *, path: str = "address") -> None:
@@ -29,6 +32,11 @@ def refuse_address(address: str, *, path: str = "address") -> None:
 def refuse_domain(name: str, *, path: str = "name") -> None:
     """Raise Invalid where the domain would pass for another."""
     _refuse(name, name, path)
+
+
+def passes_for(name: str, names: tuple[str, ...]) -> bool:
+    """Whether the name looks like one of these, and is none of them in any case."""
+    return name.casefold() not in _folded(names) and _seen(name) in _looks(names)
 
 
 def _refuse(name: str, domain: str, path: str) -> None:
@@ -55,3 +63,21 @@ def _deceptive(part: str, *, plain: bool) -> bool:
 
 def _script(letter: str) -> str:
     return unicodedata.name(letter, "?").partition(" ")[0].partition("-")[0]
+
+
+@lru_cache
+def _folded(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name.casefold() for name in names)
+
+
+@lru_cache
+def _looks(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(_seen, names))
+
+
+def _seen(name: str) -> str:
+    """What people see of a name: Latin letters for those that look like them, blanks as one."""
+    usual = unicodedata.normalize("NFKC", name)
+    shown = "".join(sign for sign in usual if unicodedata.category(sign) != "Cf")
+    small = "".join(_CAPITALS.get(sign, sign) for sign in shown).lower()
+    return " ".join("".join(_LETTERS.get(sign, sign) for sign in small).split())

@@ -111,6 +111,23 @@ class AccountSettings(BaseSettings):
         description="Messages a user is sent in an hour, before senders are put off; "
         "0 is unlimited.",
     )
+    limit_warning: int = Field(
+        default=USUAL.limit_warning,
+        ge=0,
+        le=99,
+        description="Percent of a limit from where it counts as WARNING; 0: nothing does.",
+    )
+    limit_critical: int = Field(
+        default=USUAL.limit_critical,
+        ge=0,
+        le=99,
+        description="Percent of a limit from where it counts as CRITICAL; 0: nothing does.",
+    )
+    limit_letters: bool = Field(
+        default=USUAL.limit_letters,
+        description="Write to accounts when their storage passes one of these marks, or is full.",
+        json_schema_extra={"hint": "write on or off"},
+    )
     argon2_memory: int = Field(
         default=USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
     )
@@ -121,7 +138,22 @@ class AccountSettings(BaseSettings):
         default=USUAL.password_min,
         ge=1,
         le=256,
-        description="Characters a password has at least when it is set; imported hashes go by.",
+        description="Characters a password has at least when it is set; imported hashes go by. "
+        "Domains may say otherwise.",
+    )
+    password_classes: int = Field(
+        default=USUAL.password_classes,
+        ge=1,
+        le=4,
+        description="How many of lower case, upper case, digits and others are in it at least; "
+        "domains may say otherwise. NIST SP 800-63B advises against more than 1.",
+    )
+    totp_steps: int = Field(
+        default=USUAL.totp_steps,
+        ge=0,
+        le=10,
+        description="Steps of 30 seconds that the clock of an authenticator may be wrong, either "
+        "way.",
     )
     breached_list: Path | None = Field(
         default=USUAL.breached_list,

@@ -46,14 +46,6 @@ def sized(count: int) -> str:
     return f"{count} bytes"
 
 
-def rounded(count: int) -> str:
-    """Bytes for reading, with one decimal: 1.4 GiB."""
-    for name, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} bytes"
-
-
 def spanned(time: timedelta) -> str:
     """A span in the largest unit that divides it: 14 days, 24 h, 10 min."""
     seconds = int(time.total_seconds())

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -24,7 +23,7 @@ from models.errors import OverQuota
 from models.messages import Message
 from models.users import User
 from models.world import Turn, World
-from resolvers import apikeys, mailboxes, moves, passwords, usercreate
+from resolvers import apikeys, mailboxes, moves, newpasswords, passwordpolicy, passwords, usercreate
 from resolvers.apikeys import NewKey
 from resolvers.auth import digest_of
 from resolvers.mailboxes import NewMailboxes
@@ -71,13 +70,13 @@ async def furnish(world: World, data: Path, count: int, progress: Progress) -> A
 async def _account(world: World, data: Path) -> Account:
     """The account's credentials: those that were noted, as far as they still hold."""
     noted = kept(data)
-    account = noted or Account(secrets.token_urlsafe(9))
+    account = noted or Account(await _password(world))
     row = await _row(world)
     if noted is None:
         replaced(data / "demo.json", json.dumps(asdict(account)))  # before it is anybody's
     if row is None:
         if account.password is None:
-            account = replace(account, password=secrets.token_urlsafe(9))
+            account = replace(account, password=await _password(world))
         row = await _create(world, account)
     elif noted is None and account.password:
         await set_password(owner(world), row.id, account.password)
@@ -89,6 +88,10 @@ async def _account(world: World, data: Path) -> Account:
     if account != noted:
         replaced(data / "demo.json", json.dumps(asdict(account)))
     return account
+
+
+async def _password(world: World) -> str:
+    return newpasswords.generated(world, await passwordpolicy.of_address(owner(world), ADDRESS))
 
 
 async def _row(world: World) -> Any:

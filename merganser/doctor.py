@@ -22,10 +22,10 @@ from sqlmodel import col
 from mail.addresses import ascii_domain
 from mail.resolving import resolver as resolver_at
 from merganser import building, listening, locks, vaults
-from merganser.amounts import rounded
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import Trouble
 from merganser.upgrade import lacking
+from models.amounts import rounded
 from models.database import Database
 from models.domains import Domain
 

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import addresses, delivery
+from mail import addresses, delivery, paths
 from mail.delivery import Letter, Place, Placed
 from mail.keeping import Gone, Kept
 from merganser.building import on_behalf
@@ -30,7 +30,7 @@ from models.users import User
 from models.world import Turn, World
 from resolvers import mailboxes, moves
 from resolvers.context import Context
-from resolvers.mailboxes import NewMailboxes, checked_path
+from resolvers.mailboxes import NewMailboxes
 
 KIND = "IMPORT"
 TOGETHER = 32  # messages a unit
@@ -93,7 +93,7 @@ async def bring(world: World, order: Order, began: Callable[[Source, int], Progr
     user = await _user(world, order.user)
     origin = await _source(world, order.path)
     try:
-        into = checked_path(order.mailbox) if order.mailbox else None
+        into = paths.checked_path(order.mailbox) if order.mailbox else None
         async with _alone(order.data, f"{user.id}\0{origin.path.resolve()}\0{into}"):
             work, after = await _begun(world, origin, user, into)
             await _go_on(work, after, began(origin, work.base))
@@ -221,7 +221,7 @@ async def _read(work: Import, found: Found) -> Ready | None:
 
 
 async def _box(work: Import, folder: str) -> int:
-    path = checked_path(folder)
+    path = paths.checked_path(folder)
     if path not in work.boxes:
         for box in await mailboxes.create(work.ctx, NewMailboxes([path])):
             work.boxes[box.path] = box.id

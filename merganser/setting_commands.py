@@ -1,6 +1,7 @@
 """The commands `merganser setting …`: what is stored and can change while a server runs."""
 # ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[
     str | None, typer.Option(help="Why; kept in its history and in the administrative log.")
 ]
+SWITCHES = {"true": True, "on": True, "false": False, "off": False}
 
 
 def list_settings(
@@ -80,7 +82,8 @@ def get(
 def put(
     key: Annotated[str, typer.Argument(help="Key, as `merganser setting list` shows it.")],
     value: Annotated[
-        str, typer.Argument(help='As in 50, "3 GiB", "14 days", P14D, null; else JSON or a text.')
+        str,
+        typer.Argument(help='As in 50, "3 GiB", "14 days", P14D, off, null; else JSON or a text.'),
     ],
     reason: Reason = None,
 ) -> None:
@@ -149,15 +152,16 @@ def _read(key: str, text: str) -> Any:
             return json.loads(text)
         except (ValueError, RecursionError):
             return text
+    given: Any = text
     if declared.nullable and text == "null":
-        return None
-    if declared.kind is Kind.DURATION:
-        try:
-            given: Any = span(text)
-        except ValueError:
-            return text  # ISO 8601, or nothing we know
-        return long(given)
-    return text
+        given = None
+    elif declared.kind is Kind.BOOLEAN:
+        given = SWITCHES.get(text.lower(), text)
+    elif declared.kind is Kind.DURATION:
+        with suppress(ValueError):  # ISO 8601, or nothing we know
+            read: Any = span(text)
+            given = long(read)
+    return given
 
 
 def _told(value: object) -> str:

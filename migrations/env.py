@@ -30,9 +30,13 @@ import models.twofactor
 import models.users  # noqa: F401  each table must be known to the metadata
 from models.database import Database
 
+UNIQUE = ("uq_mailboxes_user_id_path", "uq_mailboxes_path")  # the one here, the other there
+
 
 def _ours(_object: Any, name: str | None, kind: str, _reflected: bool, _compare: Any) -> bool:
     """The text index is the store's own: models/searchindex.py, and no table of the models."""
+    if name in UNIQUE:
+        return False
     return not (kind in ("table", "index") and name and name.startswith(("search_", "ix_search_")))
 
 

@@ -52,3 +52,11 @@ def long(value: timedelta) -> str:
     if seconds or not days:
         text += f"T{seconds:.6f}".rstrip("0").rstrip(".") + "S"
     return text
+
+
+def rounded(count: int) -> str:
+    """Bytes for reading, with one decimal: 1.4 GiB."""
+    for name, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"

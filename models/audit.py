@@ -62,7 +62,7 @@ class AuditCopy(Row, table=True):
     __tablename__ = "audit_copies"
     __table_args__ = (
         UniqueConstraint("audit_id", "position"),
-        Index("audit_copies_of_origin", "audit_id", "origin_id", unique=True),
+        Index("audit_copies_of_origin", "audit_id", "origin_id", "digest", unique=True),
     )
 
     audit_id: int = ref("audits.id", index=False)

@@ -55,6 +55,7 @@ class ChangeKind(StrEnum):
     SECURITY_EVENT = "SECURITY_EVENT"
     SETTING_CHANGED = "SETTING_CHANGED"
     KEY_VALUE_CHANGED = "KEY_VALUE_CHANGED"
+    LIMIT_REACHED = "LIMIT_REACHED"
     RESYNC = "RESYNC"
 
 
@@ -234,6 +235,17 @@ async def restart(
     if rows:
         await connection.execute(insert(Change), rows)
     session.info["reached"] = {**reached(session), **{row.id: row.last for row in counted}}
+
+
+async def lift(session: AsyncSession, streams: Sequence[int], *, to: int) -> None:
+    """Let these streams, which are held and stand below, go on from this number.
+
+    What was is forgotten, so that no reader goes on from where it is.
+    """
+    if streams:
+        connection, these = await session.connection(), col(Stream.id).in_(streams)
+        await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
+        await connection.execute(update(Stream).where(these).values(last=to, gone=to))
 
 
 async def record_all(

@@ -3,9 +3,9 @@
 from enum import StrEnum
 
 from sqlalchemy import Index, UniqueConstraint, text
-from sqlmodel import Field
+from sqlmodel import Field, SQLModel
 
-from models.columns import Big, Moment, Number, Owned, choice
+from models.columns import Big, Moment, Number, Owned, choice, ref
 
 
 class SpecialUse(StrEnum):
@@ -31,6 +31,7 @@ class Mailbox(Owned, table=True):
 
     __tablename__ = "mailboxes"
     __table_args__ = (
+        # on PostgreSQL of the path's MD5: a row of an index has 2.7 KB there, and a path may more
         UniqueConstraint("user_id", "path"),
         Index(
             "uq_mailboxes_special_use",
@@ -56,3 +57,23 @@ class Mailbox(Owned, table=True):
     hidden: bool = False
     retention: int | None = Field(default=None, sa_type=Big)  # seconds that new messages live
     created_at: Moment
+
+
+class Subscription(SQLModel, table=True):
+    """A path that is subscribed to without a folder; a folder itself says whether it is."""
+
+    __tablename__ = "mailbox_subscriptions"
+
+    user_id: int = ref("users.id", primary_key=True, index=False)
+    digest: str = Field(primary_key=True)  # SHA-256 of the path, hex: an index takes no longer one
+    path: str
+
+
+class MailboxEntry(SQLModel, table=True):
+    """An annotation of a folder (RFC 5464)."""
+
+    __tablename__ = "mailbox_metadata"
+
+    mailbox_id: int = ref("mailboxes.id", primary_key=True, index=False)
+    key: str = Field(primary_key=True)  # lower case, such as /private/comment
+    value: str

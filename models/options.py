@@ -40,9 +40,14 @@ class Options:
     profile_key: Path | None = None  # else in the same file
     recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
     received_hourly: int = 3600  # messages, likewise
+    limit_warning: int = 80  # percent of a limit, from where it is WARNING; 0: never
+    limit_critical: int = 95  # and CRITICAL
+    limit_letters: bool = True  # an account hears of it where storage passes one of these
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes
-    password_min: int = 8  # characters of a password that is set
+    password_min: int = 8  # characters of a password that is set, and how many of lower case,
+    password_classes: int = 1  # upper case, digits and others; domains may say otherwise
+    totp_steps: int = 1  # of 30 seconds, that the clock of an authenticator may be wrong
     breached_list: Path | None = None  # sorted file of passwords that are known, or their SHA-1
     breached_range: str | None = None  # where to ask for them by the beginning of their SHA-1
     welcome: Path | None = None  # folder of messages that new accounts begin with

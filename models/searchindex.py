@@ -2,6 +2,7 @@
 
 Each message is a row, whose number is its id. Its owner's token is a word of the row, so
 that the index itself finds only the owner's; deleted messages are left in and joined away.
+What a replaced draft was is taken out.
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,16 @@ def insert(dialect: str) -> TextClause:
         "INSERT INTO search_words (rowid, words) VALUES (:id, cast(:words AS text)::tsvector)"
         " ON CONFLICT (rowid) DO NOTHING"
     )
+
+
+def delete(dialect: str) -> TextClause:
+    """To forget a message: FTS5 must be told the very words that it was given."""
+    if dialect == "sqlite":
+        return text(
+            "INSERT INTO search_words (search_words, rowid, owner, words)"
+            " VALUES ('delete', :id, :owner, :words)"
+        )
+    return text("DELETE FROM search_words WHERE rowid = :id")
 
 
 def found(dialect: str, query: str, ids: Sequence[int] = ()) -> TextClause:

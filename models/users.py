@@ -24,7 +24,33 @@ from models.roles import Role
 class UsageKind(StrEnum):
     """What is counted for so long, and then from the beginning."""
 
-    RECIPIENTS = "RECIPIENTS"  # addresses written to
+    RECIPIENTS = "RECIPIENTS"  # addresses written to; a row of `Usage`
+    RECEIVED = "RECEIVED"  # messages that came; in the row of the account
+
+
+class LimitKind(StrEnum):
+    """What an account may have, or do, no more than so much of."""
+
+    STORAGE = "STORAGE"
+    RECIPIENTS = "RECIPIENTS"
+    RECEIVED = "RECEIVED"
+
+
+class LimitSource(StrEnum):
+    """Who has set a limit of an account."""
+
+    USER = "USER"
+    DOMAIN = "DOMAIN"
+    PLATFORM = "PLATFORM"
+
+
+class UsageLevel(StrEnum):
+    """How far a limit is used up."""
+
+    NORMAL = "NORMAL"
+    WARNING = "WARNING"
+    CRITICAL = "CRITICAL"
+    FULL = "FULL"
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -88,8 +114,12 @@ class User(Row, table=True):
         0  # messages, in the hour that is running; here, as each delivery writes here
     )
     received_until: MaybeMoment = None  # its end
+    received_told_until: MaybeMoment = None  # no refusal for it is told before
     quota: MaybeNumber = None  # bytes; None: the domain's, 0: unlimited
     used: Number = 0  # bytes
+    # no refusal for want of room is told before; None: no letter told of one yet, since storage
+    # passed a mark
+    storage_told_until: MaybeMoment = None
     message_count: Number = 0
     uid_validity: Number = 0  # the last one given to a mailbox; rises by at least one
     language: str | None = None
@@ -128,6 +158,7 @@ class Usage(SQLModel, table=True):
     kind: UsageKind = choice(UsageKind, primary_key=True)
     used: Number = 0
     until: datetime = Field(sa_type=Instant, index=True)
+    told_until: MaybeMoment = None  # no refusal is told before
 
 
 class DeletedUser(SQLModel, table=True):

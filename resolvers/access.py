@@ -1,11 +1,11 @@
 """Whose rows a viewer may use. Every road asks here: GraphQL, bytes, search, streams, export."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import ColumnElement, false, select
 from sqlmodel import col
 
-from models.columns import Owned
+from models.columns import Owned, Picked
 from models.errors import Forbidden
 from models.prepared import number
 from models.roles import AdminPermission, Role
@@ -66,6 +66,19 @@ def managed_users(ctx: Context) -> ColumnElement[bool]:
     if viewer.role is Role.ADMIN:
         return seen & (own | (col(User.role) != Role.ROOT))
     return seen & (own | (col(User.role) == Role.USER))
+
+
+def require_charge(ctx: Context, rows: Iterable[Picked], path: Sequence[str]) -> None:
+    """Forbidden where one of these accounts lives in no domain that the viewer is in charge of.
+
+    It may be the own: what is given to users, nobody below an ADMIN gives to themselves.
+    """
+    viewer = ctx.viewer
+    if viewer.role.includes(Role.ADMIN):
+        return
+    needed = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
+    if any(row.domain_id not in viewer.administers for row in rows):
+        raise Forbidden(f"this needs the role {needed}", requires=needed, path=path)
 
 
 def streams(ctx: Context) -> list[int]:

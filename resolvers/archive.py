@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.specialnames import restored_in
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, NotFound
 from models.journal import ChangeKind
@@ -27,7 +28,6 @@ from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.messages import ALL
 from resolvers.moves import STATE, Changes
 from resolvers.selections import Narrowed, narrowed
-from resolvers.specialnames import restored_in
 from resolvers.userselection import managed_one
 from resolvers.where import MessageWhere
 from resolvers.withheld import CONTENT, shown

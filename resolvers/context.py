@@ -271,6 +271,11 @@ class Context:
         """Whether a unit of work is open: nothing slow may be waited for."""
         return self._unit is not None and self._unit.session is not None
 
+    @property
+    def trial(self) -> bool:
+        """Whether nothing of it will be stored."""
+        return self._unit is not None and not self._unit.keep
+
     def afterwards(self, call: Callable[[], object]) -> None:
         """Call this when all is stored: never of a trial, nor of what is rolled back."""
         if self._unit is None:

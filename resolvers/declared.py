@@ -90,8 +90,15 @@ def _string(value: object) -> str:
     raise ValueError("not text")
 
 
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("neither true nor false")
+
+
 READ: Mapping[Kind, Callable[[object], Any]] = {
     Kind.STRING: _string,
+    Kind.BOOLEAN: _switch,
     Kind.NUMBER: amounts.whole,
     Kind.SIZE: amounts.size,
     Kind.DURATION: amounts.duration,
@@ -147,6 +154,11 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "auth.tokenTtl", "token_idle", DURATION, "Unused tokens",
             "Unused that long, a new token ends.", MINUTE, YEARS,
+        ),
+        Setting(
+            "auth.totpSteps", "totp_steps", NUMBER, "Clocks of authenticators",
+            "So many steps of 30 seconds the clock of an authenticator may be wrong, either way; "
+            "a code is good once all the same.", 0, 10,
         ),
         Setting(
             "auth.window", "login_window", DURATION, "Window of accounts",
@@ -207,12 +219,34 @@ DECLARED: dict[str, Setting] = {
             "Largest value of a key-value store, in bytes of UTF-8.", 0, MIB,
         ),
         Setting(
+            "limits.critical", "limit_critical", NUMBER, "Second mark",
+            "Percent of a limit from where it counts as CRITICAL; 0: nothing does.", 0, 99,
+        ),
+        Setting(
+            "limits.letters", "limit_letters", Kind.BOOLEAN, "Letters about storage",
+            "Accounts are written to when their storage passes one of the marks, or is full.",
+        ),
+        Setting(
+            "limits.warning", "limit_warning", NUMBER, "First mark",
+            "Percent of a limit from where it counts as WARNING; 0: nothing does.", 0, 99,
+        ),
+        Setting(
             "mailboxes.max", "max_mailboxes", NUMBER, "Folders", "Folders of a user.", 5, 100_000
         ),
         Setting(
             "message.max", "message_max", SIZE, "Largest message",
             "Largest message that is taken, sent or stored. Sessions of LMTP that are open keep "
             "what they began with.", 1 << 16, 256 * MIB,
+        ),
+        Setting(
+            "passwords.minClasses", "password_classes", NUMBER, "Kinds of characters",
+            "How many of lower case, upper case, digits and others are in a password at least "
+            "when it is set, where its domain says nothing.", 1, 4,
+        ),
+        Setting(
+            "passwords.minLength", "password_min", NUMBER, "Length of passwords",
+            "Characters a password has at least when it is set, where its domain says nothing.",
+            1, 256,
         ),
         Setting(
             "quota.default", "default_quota", SIZE, "Storage",

@@ -18,11 +18,12 @@ from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, 
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.roles import AdminPermission, Role
 from models.users import DomainAdmin, User
-from resolvers import adminlog, domains, texts, userdelete
+from resolvers import adminlog, domains, passwords, texts, userdelete
 from resolvers.adminlog import Done
 from resolvers.auth import forget
 from resolvers.context import Context
 from resolvers.domains import Named
+from resolvers.passwordpolicy import KINDS
 from resolvers.quotas import effective
 from resolvers.userselection import Users
 
@@ -41,7 +42,10 @@ WORDS = {  # what a client calls these columns
     "relay_all_recipients": "relayAllRecipients",
     "relay_unknown_only": "relayUnknownOnly",
     "global_address_list": "globalAddressList",
+    "password_min": "passwordPolicy.minLength",
+    "password_classes": "passwordPolicy.minClasses",
 }
+STRENGTHS = {"password_min": passwords.LONGEST, "password_classes": KINDS}  # at most
 OF_DOMAIN_ADMINS = {"description": AdminPermission.DOMAIN_DESC}
 
 
@@ -54,7 +58,7 @@ class Values:
 
     def path(self, name: str) -> list[str]:
         """Where a column stands in the input."""
-        return [*self.within, WORDS.get(name, name)]
+        return [*self.within, *WORDS.get(name, name).split(".")]
 
     def checked(self, problems: Problems) -> dict[str, Any]:
         """The values as they are stored; what cannot be is left out, and told to `problems`."""
@@ -72,6 +76,11 @@ class Values:
             return texts.labels(value or (), path=path)
         if name in COUNTS and not 0 <= (value or 0) <= MOST:
             raise Invalid("0 or more; 0 is no limit", constraint="min", path=path)
+        if name in STRENGTHS:
+            if value is not None and not 1 <= value <= STRENGTHS[name]:
+                text = f"from 1 to {STRENGTHS[name]}"
+                raise Invalid(text, constraint="range", path=path)
+            return value
         if name in COUNTS or name in LIMITS:
             return value if name == "default_user_quota" else value or 0
         if value is None:

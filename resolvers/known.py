@@ -95,8 +95,8 @@ class Memory:
 async def _done(work: Coroutine[Any, Any, object]) -> None:
     try:
         await work
-    except Exception:  # the edge of a task: nobody waits for it, and the next use tries again
-        log.exception("the use of a credential was not noted")
+    except Exception:  # the edge of a task: nobody waits for it, and the next one tries again
+        log.exception("what was to be noted behind an answer was not")
 
 
 @lru_cache(maxsize=4)

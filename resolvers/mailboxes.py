@@ -1,36 +1,33 @@
 """Operations on folders."""
 
 import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, select, update
-from sqlalchemy import delete as delete_rows
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Select, bindparam, or_, select
 from sqlmodel import col
+from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.paths import checked_path, in_tree, with_parents
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
-from models.journal import LONGEST as LONGEST_ROW
+from models.errors import Conflict, Invalid, LimitReached, NotFound
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
-from models.messages import Message
 from models.prepared import chosen, number, prepared, values_of
 from models.users import User
+from resolvers import subscriptions
 from resolvers.access import administered, own, owned, records
 from resolvers.context import Context
 from resolvers.listing import by_keys
-from resolvers.moves import STATE, archive
+from resolvers.mailboxowners import Held, holding
+from resolvers.userselection import MINE, Users
 
-BY = ("id", "path", "special_use")  # what names a folder
-LEVELS = 128
-LONGEST = 512  # characters of a level
+BY = ("id", "path", "special_use", "guid")  # what names a folder
+GUID = re.compile("[0-9a-f]{32}")
 LIFE = timedelta(days=36_500)  # of messages, at most
 
 
@@ -41,9 +38,10 @@ class Named:
     id: int | None = None
     path: str | None = None
     special_use: SpecialUse | None = None
+    guid: str | None = None
 
     def __str__(self) -> str:
-        return str(self.path if self.path is not None else self.special_use or self.id)
+        return str(next((getattr(self, by) for by in BY if getattr(self, by) is not None), ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,7 @@ class Tree:
 
     user_id: int
     columns: frozenset[str]
+    pattern: str | None = None  # of their paths: mail/paths.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,55 +62,7 @@ class NewMailboxes:
     retention: timedelta | None = None  # None: what the account has; nothing: for ever
     subscribe: bool = True
     special_use: SpecialUse | None = None
-
-
-def checked_path(path: str, *, path_in: Sequence[str] = ("path",), index: int | None = None) -> str:
-    """The path as it is stored: one slash at either end goes, the first level `inbox` is INBOX."""
-    clean = spelled(path)
-    levels = clean.split("/")
-    problem = None
-    if not all(level.strip() for level in levels):
-        problem = "a path has no empty levels"
-    elif len(levels) > LEVELS or any(len(level) > LONGEST for level in levels):
-        problem = f"a path has at most {LEVELS} levels of {LONGEST} characters"
-    elif re.search(r"[\x00-\x1f\x7f]", clean):
-        problem = "a path has no control characters"
-    if problem:
-        raise Invalid(problem, constraint="pattern", path=path_in, index=index)
-    return clean
-
-
-def spelled(path: str) -> str:
-    """The path in the one spelling that is stored; it may yet be none."""
-    clean = unicodedata.normalize("NFC", path).removeprefix("/").removesuffix("/")
-    first, slash, rest = clean.partition("/")
-    return f"INBOX{slash}{rest}" if first.lower() == "inbox" else clean
-
-
-def with_parents(paths: Iterable[str], there: Collection[str] = ()) -> list[str]:
-    """These paths and those above them, each once, as far as they are not there."""
-    found: dict[str, None] = {}
-    for path in paths:
-        levels = path.split("/")
-        found |= dict.fromkeys("/".join(levels[:depth]) for depth in range(1, len(levels) + 1))
-    return [path for path in found if path not in there]
-
-
-def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> Mailbox:
-    """A folder of `user`, whose row is held; its UIDVALIDITY was never given before."""
-    at = ctx.world.now()
-    user.uid_validity = max(user.uid_validity + 1, int(at.timestamp()))
-    key = ctx.world.key()
-    return Mailbox(
-        id=key,
-        user_id=user.id,
-        path=path,
-        guid=ctx.world.random(16).hex(),
-        special_use=use,
-        uid_validity=user.uid_validity,
-        retention=user.retention,
-        created_at=at,
-    )
+    guid: str | None = None  # of one folder of one account
 
 
 async def all_of(
@@ -126,18 +77,39 @@ async def all_of(
 
 async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
     """The folders of these users, hidden ones too, in the order of `all_of`."""
+    patterns = {key.pattern for key in keys}
+    if len(patterns) > 1:
+        parts = [[key for key in keys if key.pattern == pattern] for pattern in patterns]
+        known = {key: rows for part in parts for key, rows in await _trees(ctx, part)}
+        return [known[key] for key in keys]
+    return [rows for _, rows in await _trees(ctx, keys)]
+
+
+async def _trees(ctx: Context, keys: list[Tree]) -> list[tuple[Tree, Sequence[Picked]]]:
+    """The folders of these users that fit the one pattern of all keys."""
+    pattern = keys[0].pattern
     columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
-    if len(keys) == 1 and _plainly(ctx, keys[0].user_id):
+    if len(keys) == 1 and pattern is None and _plainly(ctx, keys[0].user_id):
         rows = await ctx.find(_tree(columns), user=keys[0].user_id)
-        places = [_in_tree(path) for path in values_of(rows, "path")]
-        return [chosen(rows, sorted(range(len(rows)), key=places.__getitem__))]
+        places = [in_tree(path) for path in values_of(rows, "path")]
+        return [(keys[0], chosen(rows, sorted(range(len(rows)), key=places.__getitem__)))]
     asked = select(*picked(Mailbox, columns)).where(
         col(Mailbox.user_id).in_({key.user_id for key in keys}), records(ctx, Mailbox)
     )
+    if pattern is not None:
+        asked = asked.where(fitting(ctx, pattern))
     found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in sorted(await ctx.read(asked), key=lambda row: _in_tree(row.path)):
+    for row in sorted(await ctx.read(asked), key=lambda row: in_tree(row.path)):
         found[row.user_id].append(row)
-    return [found[key.user_id] for key in keys]
+    return [(key, found[key.user_id]) for key in keys]
+
+
+def fitting(ctx: Context, pattern: str) -> ColumnElement[bool]:
+    """Whether the path of a folder fits this pattern of mail/paths.py."""
+    if ctx.world.database.dialect == "postgresql":
+        pattern = pattern.replace("(?>", "(?:")
+    found: ColumnElement[bool] = col(Mailbox.path).regexp_match(pattern)
+    return found
 
 
 def _plainly(ctx: Context, user_id: int) -> bool:
@@ -152,12 +124,6 @@ def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
     )
 
 
-@lru_cache(4096)
-def _in_tree(path: str) -> tuple[bool, list[str]]:
-    levels = path.split("/")
-    return levels[0] != "INBOX", levels
-
-
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The folders with these ids, in this order; None where the viewer sees none."""
     theirs = select(*picked(Mailbox)).where(records(ctx, Mailbox))
@@ -165,30 +131,30 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 
 async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
-    """The folders of these users, by id, path or role, in this order; None where there is none."""
+    """The folders of these users, as they are named, in this order; None where there is none."""
     if len(keys) == 1 and _plainly(ctx, keys[0][0]):
         (user_id, name), *_ = keys
-        by = next((by for by in BY if getattr(name, by) is not None), "id")
+        by = _by(name)
         rows = await ctx.find(_named(by), user=user_id, name=getattr(name, by))
         return [next(iter(rows), None)]
     users = {user_id for user_id, _ in keys}
     asked = select(*picked(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
         records(ctx, Mailbox),
-        col(Mailbox.id).in_([name.id for _, name in keys if name.id])
-        | col(Mailbox.path).in_([name.path for _, name in keys if name.path])
-        | col(Mailbox.special_use).in_([name.special_use for _, name in keys if name.special_use]),
+        or_(*(getattr(Mailbox, by).in_(_given(by, keys)) for by in BY)),
     )
-    rows = await ctx.read(asked)
+    known: dict[tuple[int, str, Any], Picked] = {}
+    for row in await ctx.read(asked):
+        known |= {(row.user_id, by, getattr(row, by)): row for by in BY}
+    return [known.get((user_id, _by(name), getattr(name, _by(name)))) for user_id, name in keys]
 
-    def fits(row: Picked, user_id: int, name: Named) -> bool:
-        return row.user_id == user_id and (
-            row.id == name.id
-            or (name.path is not None and row.path == name.path)
-            or (name.special_use is not None and row.special_use == name.special_use)
-        )
 
-    return [next((row for row in rows if fits(row, user_id, name)), None) for user_id, name in keys]
+def _by(name: Named) -> str:
+    return next((by for by in BY if getattr(name, by) is not None), "id")
+
+
+def _given(by: str, keys: Sequence[tuple[int, Named]]) -> set[Any]:
+    return {getattr(name, by) for _, name in keys} - {None}
 
 
 @prepared
@@ -209,46 +175,100 @@ async def find(ctx: Context, name: Named, *, path: Sequence[str] = ("mailbox",))
     return row
 
 
-async def create(ctx: Context, new: NewMailboxes) -> list[Mailbox]:
-    """Create folders at these paths, and those above that are missing: all of them or none."""
-    paths = [checked_path(path, path_in=["paths"], index=nth) for nth, path in enumerate(new.paths)]
-    if not paths:
-        raise Invalid("name at least one path", constraint="required", path=["paths"])
-    if new.special_use and len(paths) > 1:
-        raise Invalid("one folder has the role", constraint="exclusive", path=["specialUse"])
-    user_id = own(ctx)
-    try:
-        async with ctx.write(user_id) as session:
-            user = await session.get_one(User, user_id, populate_existing=True)
-            there = await _paths_of(session, user_id)
-            made = _made(ctx, user, paths, there)
-            _check_room(ctx, there, made, path="paths")
-            asked = {box.path: box for box in made}
-            for box in (asked[path] for path in paths):
-                box.hidden, box.subscribed = new.hidden, new.subscribe
-                if new.retention is not None:
-                    box.retention = seconds(new.retention)
-                box.special_use = new.special_use
-            session.add_all([user, *made])
-            await session.flush()
-            await ctx.record(
-                session,
-                user_id,
-                ChangeKind.MAILBOX_CREATED,
-                [box.id for box in made],
-                path=[box.path for box in made],
-            )
-    except IntegrityError as clash:
-        raise Conflict("another folder has this role", path=["specialUse"]) from clash
-    return [asked[path] for path in paths]
+def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> Mailbox:
+    """A folder of `user`, whose row is held; its UIDVALIDITY was never given before."""
+    at = ctx.world.now()
+    user.uid_validity = max(user.uid_validity + 1, int(at.timestamp()))
+    key = ctx.world.key()
+    return Mailbox(
+        id=key,
+        user_id=user.id,
+        path=path,
+        guid=ctx.world.random(16).hex(),
+        special_use=use,
+        uid_validity=user.uid_validity,
+        retention=user.retention,
+        created_at=at,
+    )
 
 
-def _check_room(
-    ctx: Context, there: Collection[str], made: Collection[Mailbox], *, path: str
+async def create(ctx: Context, new: NewMailboxes, users: Users = MINE) -> list[Mailbox]:
+    """Create folders at these paths, and those above that are missing: all of them or none.
+
+    Returns those that were asked for, account by account in the order of the paths.
+    """
+    wanted = [checked_path(p, path_in=["paths"], index=nth) for nth, p in enumerate(new.paths)]
+    async with holding(ctx, users, "mailboxCreate") as held:
+        _check_new(new, held.ids)
+        asked = instances(User).where(col(User.id).in_(held.ids)).order_by(col(User.id))
+        again = asked.execution_options(populate_existing=True)
+        accounts = (await held.session.exec(again)).all()
+        there = await _there(held.session, held.ids)
+        made = {user.id: _made(held, user, wanted, new, there[user.id]) for user in accounts}
+        found = []
+        for boxes in made.values():
+            by_path = {box.path: box for box in boxes}
+            found += [by_path[path] for path in wanted]
+        for box in found:
+            box.guid = new.guid or box.guid
+            box.hidden, box.subscribed = new.hidden, new.subscribe
+            if new.retention is not None:
+                box.retention = seconds(new.retention)
+            box.special_use = new.special_use
+        await store(held, accounts, made)
+    return found
+
+
+async def store(
+    held: Held, accounts: Sequence[User], made: Mapping[int, Sequence[Mailbox]]
 ) -> None:
-    limit = ctx.world.options.max_mailboxes
-    if made and len(there) + len(made) > limit:
-        raise LimitReached("too many folders", limit=limit, used=len(there), path=[path])
+    """Store the folders made for these accounts, with their subscriptions, and tell of them."""
+    before = await subscriptions.standing(held.session, list(made))
+    after = {user: before[user] - {box.path for box in boxes} for user, boxes in made.items()}
+    for user, boxes in made.items():
+        for box in boxes:
+            box.subscribed = box.subscribed or box.path in before[user]
+    held.session.add_all([*accounts, *(box for boxes in made.values() for box in boxes)])
+    await held.session.flush()
+    await subscriptions.rewrite(held.session, before, after)
+    kind = ChangeKind.MAILBOX_CREATED
+    await held.tell(
+        {
+            user: held.ctx.entries(
+                kind, [box.id for box in boxes], path=[box.path for box in boxes]
+            )
+            for user, boxes in made.items()
+        }
+    )
+
+
+def _check_new(new: NewMailboxes, users: Sequence[int]) -> None:
+    if not new.paths:
+        raise Invalid("name at least one path", constraint="required", path=["paths"])
+    if new.special_use and len(new.paths) > 1:
+        raise Invalid("one folder has the role", constraint="exclusive", path=["specialUse"])
+    if new.guid is not None and (len(new.paths) > 1 or len(users) > 1):
+        raise Invalid("one folder has the guid", constraint="exclusive", path=["guid"])
+    if new.guid is not None and not GUID.fullmatch(new.guid):
+        raise Invalid("a guid has 32 hex digits", constraint="pattern", path=["guid"])
+
+
+async def _there(session: AsyncSession, users: Sequence[int]) -> Mapping[int, Sequence[Picked]]:
+    """What must not come twice, of the folders of these accounts."""
+    names = ("user_id", "path", "guid", "special_use")
+    asked = select(*picked(Mailbox, names)).where(col(Mailbox.user_id).in_(users))
+    found: defaultdict[int, list[Picked]] = defaultdict(list)
+    for row in (await (await session.connection()).execute(asked)).all():
+        found[row.user_id].append(row)
+    return found
+
+
+def check_room(held: Held, user_id: int, there: int, more: int, *, path: str) -> None:
+    """LimitReached where an account that has so many folders may not have so many more."""
+    limit = held.ctx.world.options.max_mailboxes
+    if more and there + more > limit:
+        text = held.whose(user_id, "too many folders")
+        raise LimitReached(text, limit=limit, used=there, path=[path])
 
 
 def seconds(retention: timedelta, path: Sequence[str] = ("retention",)) -> int | None:
@@ -264,141 +284,19 @@ def seconds(retention: timedelta, path: Sequence[str] = ("retention",)) -> int |
     return int(retention.total_seconds())
 
 
-async def _paths_of(session: AsyncSession, user_id: int) -> set[str]:
-    theirs = select(col(Mailbox.path)).where(col(Mailbox.user_id) == user_id)
-    return set((await (await session.connection()).execute(theirs)).scalars())
-
-
-def _made(ctx: Context, user: User, paths: Sequence[str], there: set[str]) -> list[Mailbox]:
-    for index, path in enumerate(paths):
-        if path in there or path in paths[:index]:
-            raise Conflict("there is already a folder of this path", path=["paths"], index=index)
-    return [new_mailbox(ctx, user, path, None) for path in with_parents(paths, there)]
-
-
-async def rename(ctx: Context, name: Named, new_path: str) -> list[Picked]:
-    """Move a folder with all that is below it; those above the new place are made.
-
-    INBOX and hidden folders stay where they are. Returns all that were moved, the folder
-    itself first.
-    """
-    path = checked_path(new_path, path_in=["newPath"])
-    user_id = own(ctx)
-    async with ctx.write(user_id) as session:
-        old = await find(ctx, name)
-        if old.path == path:
-            return [old]
-        if old.special_use is SpecialUse.INBOX or old.hidden:
-            raise Forbidden("INBOX and hidden folders keep their place", path=["mailbox"])
-        if path.startswith(f"{old.path}/"):
-            raise Forbidden("a folder does not move below itself", path=["newPath"])
-        await _move_below(ctx, session, old, path)
-    rows = await ctx.load_all(by_ids, [old.id])
-    below = await all_of(ctx, user_id, set(Mailbox.model_fields), show_hidden=True)
-    return [row for row in rows if row] + [row for row in below if row.path.startswith(f"{path}/")]
-
-
-async def _move_below(ctx: Context, session: AsyncSession, old: Picked, path: str) -> None:
-    user_id = old.user_id
-    connection = await session.connection()
-    there = await _paths_of(session, user_id)
-    if path in there:
-        raise Conflict("there is already a folder of this path", path=["newPath"])
-    prefix = f"{old.path}/"
-    below = func.substr(col(Mailbox.path), 1, len(prefix)) == prefix  # LIKE knows no case on SQLite
-    subtree = select(col(Mailbox.id), col(Mailbox.path)).where(
-        col(Mailbox.user_id) == user_id, (col(Mailbox.id) == old.id) | below
-    )
-    rows = (await connection.execute(subtree.order_by(col(Mailbox.path)))).all()
-    moved = {row.path: path + row.path[len(old.path) :] for row in rows}
-    for target in moved.values():
-        checked_path(target, path_in=["newPath"])
-        if target in there and target not in moved:
-            raise Conflict(f"there is already a folder {target}", path=["newPath"])
-
-    user = await session.get_one(User, user_id, populate_existing=True)
-    above = path.rpartition("/")[0]
-    parents = _made(ctx, user, [above], there) if above and above not in there else []
-    _check_room(ctx, there, parents, path="newPath")
-    session.add_all([user, *parents])
-    await session.flush()
-    if parents:
-        await ctx.record(
-            session,
-            user_id,
-            ChangeKind.MAILBOX_CREATED,
-            [box.id for box in parents],
-            path=[box.path for box in parents],
-        )
-    last = await ctx.record(
-        session,
-        user_id,
-        ChangeKind.MAILBOX_RENAMED,
-        [row.id for row in rows],
-        path=list(moved.values()),
-        oldPath=list(moved),
-    )
-    tail = func.substr(col(Mailbox.path), len(old.path) + 1)
-    await connection.execute(
-        update(Mailbox)
-        .where(col(Mailbox.id).in_([row.id for row in rows]))
-        .values(path=path + tail, modify_index=last)
-    )
-
-
-async def delete(
-    ctx: Context, names: Sequence[Named], *, recursive: bool, require_empty: bool
-) -> list[int]:
-    """Delete folders, their messages into the archive: all of them or none.
-
-    Returns the ids that are gone. INBOX and folders with a role are never deleted.
-    """
-    if not names:
-        raise Invalid("name at least one folder", constraint="required", path=["mailboxes"])
-    user_id = own(ctx)
-    async with ctx.write(user_id) as session:
-        gone: dict[int, Picked] = {}
-        everything = await all_of(ctx, user_id, set(Mailbox.model_fields), show_hidden=True)
-        rows = await ctx.load_all(named, [(user_id, name) for name in names])
-        listed = {row.id for row in rows if row}
-        for index, (name, row) in enumerate(zip(names, rows, strict=True)):
-            if row is None:
-                raise NotFound(str(name), path=["mailboxes"], index=index)
-            below = [other for other in everything if other.path.startswith(f"{row.path}/")]
-            if not recursive and any(other.id not in listed for other in below):
-                raise Conflict(
-                    "there are folders below it: say recursive", path=["mailboxes"], index=index
-                )
-            for one in (row, *(below if recursive else ())):
-                _deletable(one, index, require_empty=require_empty)
-                gone[one.id] = one
-        await _remove(ctx, session, list(gone.values()))
-    return list(gone)
-
-
-def _deletable(row: Picked, index: int, *, require_empty: bool) -> None:
-    if row.special_use or row.hidden:
-        refusal = Forbidden("INBOX, hidden folders and those with a role stay", path=["mailboxes"])
-        refusal.index = index
-        raise refusal
-    if require_empty and row.total:
-        raise Conflict("the folder is not empty", path=["mailboxes"], index=index)
-
-
-async def _remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> None:
-    user_id = own(ctx)
-    connection = await session.connection()
-    keys = [row.id for row in rows]
-    inside = select(*picked(Message, STATE)).where(col(Message.mailbox_id).in_(keys))
-    messages = (await connection.execute(inside.order_by(col(Message.id)))).all()
-    paths = {row.id: row.path for row in rows}
-    for start in range(0, len(messages), LONGEST_ROW):
-        await archive(ctx, session, messages[start : start + LONGEST_ROW], paths)
-    await connection.execute(delete_rows(Mailbox).where(col(Mailbox.id).in_(keys)))
-    await ctx.record(
-        session,
-        user_id,
-        ChangeKind.MAILBOX_DELETED,
-        keys,
-        path=[row.path for row in rows],
-    )
+def _made(
+    held: Held, user: User, wanted: Sequence[str], new: NewMailboxes, there: Sequence[Picked]
+) -> list[Mailbox]:
+    paths = {row.path for row in there}
+    for index, path in enumerate(wanted):
+        if path in paths or path in wanted[:index]:
+            text = held.whose(user.id, "there is already a folder of this path")
+            raise Conflict(text, path=["paths"], index=index)
+    if new.special_use and any(row.special_use == new.special_use for row in there):
+        text = held.whose(user.id, "another folder has this role")
+        raise Conflict(text, path=["specialUse"])
+    if new.guid and any(row.guid == new.guid for row in there):
+        raise Conflict(held.whose(user.id, "another folder has this guid"), path=["guid"])
+    missing = with_parents(wanted, paths)
+    check_room(held, user.id, len(there), len(missing), path="paths")
+    return [new_mailbox(held.ctx, user, path, None) for path in missing]

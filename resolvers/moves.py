@@ -8,18 +8,18 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy import delete as delete_rows
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import audit
-from mail.delivery import SYSTEM_FLAGS, flags
+from mail import audit, userlimits
+from mail.delivery import SYSTEM_FLAGS, flags, take_quota
 from models.columns import Picked, picked, table_of
-from models.domains import Domain
-from models.errors import Invalid, NotFound, OverQuota
+from models.errors import Invalid, NotFound
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message, Thread
@@ -377,7 +377,7 @@ async def archive(
                     "purge_at": at + keep,
                 }
                 await _by_thousands(session, ids, values)
-        await _use(session, user_id, theirs, -1)
+        await _free(session, user_id, theirs)
 
 
 async def _by_thousands(
@@ -399,7 +399,7 @@ async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) ->
             ids = [row.id for row in theirs[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
         await end_threads(session, {row.thread_id for row in theirs})
-        await _use(session, user_id, theirs, -1)
+        await _free(session, user_id, theirs)
 
 
 async def leaving(ctx: Context, session: AsyncSession, user_id: int, ids: Sequence[int]) -> None:
@@ -431,12 +431,14 @@ async def _taken_out(
 
 async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked) -> None:
     """Bring archived messages of one account back, into its folder `to`. OverQuota."""
-    await _use(session, to.user_id, rows, 1, platform=ctx.world.options.default_quota)
+    user_id, size = to.user_id, sum(row.size for row in rows)
+    take = partial(take_quota, user_id=user_id, size=size, many=len(rows))
+    taken = await ctx.world.join(session, take)
     ordered = sorted(rows, key=lambda row: row.id)
     uids = await _numbers(session, to, len(ordered))
     last = await ctx.record(
         session,
-        to.user_id,
+        user_id,
         ChangeKind.MESSAGE_RESTORED,
         [row.id for row in ordered],
         mailbox=to.id,
@@ -445,31 +447,16 @@ async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], t
     )
     await _put(ctx, session, zip(ordered, uids, strict=True), (to, last))
     await _count(session, last, {to.id: arriving(ordered)})
+    tell = partial(userlimits.stored, user_id=user_id, taken=taken, more=size)
+    await ctx.world.join(session, tell)
 
 
-async def _use(
-    session: AsyncSession,
-    user_id: int,
-    rows: Sequence[Picked],
-    sign: int,
-    *,
-    platform: int | None = None,
-) -> None:
-    """Count the bytes of these messages as used, or as free again; with `platform`, if they fit."""
-    size = sign * sum(row.size for row in rows)
-    connection = await session.connection()
-    domains = select(col(Domain.default_user_quota)).where(col(Domain.id) == col(User.domain_id))
-    allowed = func.coalesce(col(User.quota), domains.scalar_subquery(), platform or 0)
-    statement = update(User).where(col(User.id) == user_id)
-    if platform is not None:
-        statement = statement.where((allowed == 0) | (col(User.used) + size <= allowed))
-    done = await connection.execute(
-        statement.values(used=User.used + size, message_count=User.message_count + sign * len(rows))
-    )
-    if not done.rowcount:
-        asked = select(col(User.used), allowed.label("allowed")).where(col(User.id) == user_id)
-        row = (await connection.execute(asked)).one()
-        raise OverQuota(used=row.used, allowed=row.allowed)
+async def _free(session: AsyncSession, user_id: int, rows: Sequence[Picked]) -> None:
+    """Count the bytes of these messages as free again."""
+    size = sum(row.size for row in rows)
+    less = {"used": User.used - size, "message_count": User.message_count - len(rows)}
+    statement = update(User).where(col(User.id) == user_id).values(**less)
+    await (await session.connection()).execute(statement)
 
 
 def was(rows: Iterable[Picked]) -> list[list[Any]]:

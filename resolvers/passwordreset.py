@@ -3,15 +3,12 @@
 from datetime import datetime, timedelta
 
 from models.errors import Forbidden, Invalid
-from models.world import World
-from resolvers import authlog, passwords
+from resolvers import authlog, newpasswords, passwordpolicy, passwords
 from resolvers.authlog import Event
 from resolvers.context import Context
 from resolvers.userholding import changing
 from resolvers.userselection import Users
 
-LETTERS = "23456789abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"  # none looks like another
-LENGTH = 12
 VALID = timedelta(hours=24)
 LATEST = timedelta(days=365)  # that a temporary password can begin to be good
 
@@ -28,7 +25,8 @@ async def reset_password(ctx: Context, user_id: int, valid_after: datetime | Non
     if user_id == ctx.viewer.user_id:
         raise Forbidden("your own password you change by userUpdate", path=["user"])
     begin = max(now, valid_after or now)
-    password = _new_password(ctx.world)
+    policy = await ctx.load(passwordpolicy.of_users, user_id)
+    password = newpasswords.generated(ctx.world, policy)
     stored = await passwords.make(ctx.world, password)
     async with changing(ctx, Users(ids=(user_id,)), "passwordReset", path="user") as held:
         for row in held.rows:
@@ -41,11 +39,3 @@ async def reset_password(ctx: Context, user_id: int, valid_after: datetime | Non
             )
             await authlog.note(ctx, held.session, Event("password reset", row.id))
     return password
-
-
-def _new_password(world: World) -> str:
-    most = 256 - 256 % len(LETTERS)  # above, some letters would come more often
-    found = ""
-    while len(found) < LENGTH:
-        found += "".join(LETTERS[one % len(LETTERS)] for one in world.random(16) if one < most)
-    return found[:LENGTH]

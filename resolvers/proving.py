@@ -9,7 +9,6 @@ never less. What is noted of a failure, is noted behind the answer.
 
 import hashlib
 import logging
-import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -28,6 +27,7 @@ from resolvers import apppasswords, authlog, passwords, throttles
 from resolvers.authlog import Event
 from resolvers.context import Context
 from resolvers.known import memory_of
+from resolvers.newpasswords import GENERATED
 from resolvers.throttles import Limit
 from resolvers.twofactor import Proof
 
@@ -37,7 +37,6 @@ SIGN_INS = meters.counter(
     "merganser_sign_ins", "Attempts to sign in with a password, by what came of them.", "result"
 )
 OURS = "$argon2"  # what hashes begin with that are no imported ones
-TEMPORARY = re.compile(r"[A-Za-z0-9]{12}")
 WORDS = 128  # characters of a name that the log keeps
 
 
@@ -122,7 +121,7 @@ async def _proved(world: World, user: Picked | None, password: str, *, apps: boo
     right = await passwords.check(world, stored, password)
     if stored and not stored.startswith(OURS):
         await passwords.check(world, None, password)
-    if TEMPORARY.fullmatch(password):
+    if GENERATED.fullmatch(password):
         other = user.temporary_password if user and _runs(user, world.now()) else None
         if await passwords.check(world, other, password) and not right:
             return Proved(Source.TEMPORARY)

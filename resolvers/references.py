@@ -10,14 +10,17 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import Normal, normal
+from mail.compose import Attachment
 from mail.fields import Named
 from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import found
 from models.messages import Message
-from resolvers import moves
+from models.roles import Scope
+from resolvers import attaching, contents, moves
 from resolvers.access import own, visible
+from resolvers.attaching import Chosen, Room
 from resolvers.context import Context
 
 FORWARDED = "$Forwarded"
@@ -42,6 +45,7 @@ class Reference:
 
     message_id: int
     action: ReferenceAction
+    attachments: Chosen | None = None  # which are copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,10 @@ class Taken:
     cc: Sequence[Named] = ()
     in_reply_to: str | None = None
     references: Sequence[str] = ()
+    attachments: Sequence[Attachment] = ()
 
 
-async def taken(ctx: Context, reference: Reference) -> Taken:
+async def taken(ctx: Context, reference: Reference, room: Room) -> Taken:
     """What the viewer's message has to give; a forward has no recipients yet. NotFound."""
     asked = select(*picked(Message, _COLUMNS)).where(
         col(Message.id) == reference.message_id, visible(ctx, Message)
@@ -63,10 +68,22 @@ async def taken(ctx: Context, reference: Reference) -> Taken:
     path = ["reference", "message"]
     row = found(next(iter(await ctx.read(asked)), None), str(reference.message_id), path=path)
     references = [*row.references, *([row.message_id] if row.message_id else [])]
+    files = await _copied(ctx, reference, room)
     if reference.action is ReferenceAction.FORWARD:
-        return Taken(_subject(row.subject, "Fwd: "), references=references)
+        subject = _subject(row.subject, "Fwd: ")
+        return Taken(subject, references=references, attachments=files)
     to, cc = await _answering(ctx, row, everybody=reference.action is ReferenceAction.REPLY_ALL)
-    return Taken(_subject(row.subject, "Re: "), to, cc, row.message_id, references)
+    return Taken(_subject(row.subject, "Re: "), to, cc, row.message_id, references, files)
+
+
+async def _copied(ctx: Context, reference: Reference, room: Room) -> list[Attachment]:
+    if reference.attachments is None:
+        return []
+    ctx.viewer.require_scope(Scope.MAIL_READ)  # who may only send would read them elsewhere
+    path = ["reference", "attachments"]
+    message = found(await contents.one(ctx, reference.message_id), path=["reference", "message"])
+    which = attaching.numbers(message, reference.attachments, path)
+    return await attaching.copied(message, which, room, path)
 
 
 def _subject(subject: str, prefix: str) -> str:

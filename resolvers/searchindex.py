@@ -21,6 +21,7 @@ TERMS = 32  # words and phrases of a search
 WAITING = 5000  # messages of an account at most that are looked through before they are indexed
 # NOT as the index of those that wait has it, since SQLite compares the words; and its column.
 WAITS = (text("NOT messages.indexed"), col(Message.indexed) == false())
+KEYS = {"id", "blob_id"}  # a draft that is replaced keeps its id
 WORD = 100  # bytes of a word and its places in memory, about
 
 
@@ -79,28 +80,29 @@ async def waiting_of(ctx: Context, owners: Collection[int]) -> Waiting:
         rows = await ctx.find(_waiting(), user=owners[0], most=WAITING + 1)
     else:
         theirs = col(Message.user_id).in_(owners)
-        asked = select(col(Message.id)).where(theirs, *WAITS)
+        asked = select(*picked(Message, KEYS)).where(theirs, *WAITS)
         rows = await ctx.read(asked.limit(WAITING + 1))
     if len(rows) > WAITING:
         raise Unavailable(
             f"more than {WAITING} messages are about to be indexed: search again in a while",
             component="search index",
         )
-    return Waiting(owners, await _places(ctx, [row.id for row in rows]))
+    return Waiting(owners, await _places(ctx, [(row.id, row.blob_id) for row in rows]))
 
 
 @prepared
 def _waiting() -> Select[*tuple[Any, ...]]:
-    asked = select(col(Message.id)).where(col(Message.user_id) == number("user"), *WAITS)
+    mine = col(Message.user_id) == number("user")
+    asked = select(*picked(Message, KEYS)).where(mine, *WAITS)
     return asked.limit(number("most"))
 
 
-async def _places(ctx: Context, ids: Sequence[int]) -> list[tuple[int, Places]]:
+async def _places(ctx: Context, keys: Sequence[tuple[int, int]]) -> list[tuple[int, Places]]:
     """The words of these messages: from the shelf, or read from their bytes."""
     shelf, longest = ctx.world.shelf, ctx.world.options.search_text
-    found = [(key, shelf.get(("places", key, longest))) for key in ids]
-    known = {key: places for key, places in found if places is not None}
-    missing = [key for key in ids if key not in known]
+    found = [(key, shelf.get(("places", *key, longest))) for key in keys]
+    known = {key[0]: places for key, places in found if places is not None}
+    missing = [key for key, _ in keys if key not in known]
     if not missing:
         return list(known.items())
     asked = select(*picked(Message, indexing.SHOWN)).where(col(Message.id).in_(missing))
@@ -111,5 +113,5 @@ async def _places(ctx: Context, ids: Sequence[int]) -> list[tuple[int, Places]]:
         for row, words in zip(batch, read, strict=True):
             places = known[row.id] = Places(words)
             size = WORD * (len(words.first) + len(words.others))
-            shelf.put(("places", row.id, longest), places, size)
+            shelf.put(("places", row.id, row.blob_id, longest), places, size)
     return list(known.items())

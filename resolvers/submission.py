@@ -1,6 +1,5 @@
 """Sending: a message, its copy, and the rows of the queue come to be in one unit of work."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +10,14 @@ from sqlalchemy import ColumnElement, event, func, insert, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import addresses, audit, compose
-from mail.compose import Attachment, Draft, HeaderLine, Priority
+from mail import audit, compose
+from mail.compose import Draft
 from mail.delivery import Letter, Place, columns, place, read, stored
-from mail.fields import Named
 from mail.keeping import Gone, Kept, blob_ids
 from mail.queue.settle import EXPIRES, OPEN, announce
-from models.addresses import Address
 from models.blobs import SubmissionBlob
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, found
+from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems
 from models.journal import ChangeKind, Entry
 from models.mailboxes import SpecialUse
 from models.pages import Ask, Page, ordering
@@ -28,14 +25,13 @@ from models.queue import QUEUE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
 from models.world import Turn, World
-from resolvers import listing, mailboxes, messages, userlimits
+from resolvers import composing, listing, mailboxes, messages, userlimits
 from resolvers.access import own, owners, visible
+from resolvers.composing import Fields, How
 from resolvers.context import Context
 from resolvers.listing import Scan
-from resolvers.references import Reference, Taken, answered, taken
-from resolvers.senders import permitted
+from resolvers.references import answered
 
-SMALL = 64 * 1024  # bytes of a message that is built without a thread
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
 LONGEST_UNDO = timedelta(days=1)
 
@@ -49,22 +45,10 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """What a client wants sent. `to`, `cc` and `subject` may come from a reference."""
+class Outgoing(Fields):
+    """What a client wants sent."""
 
-    from_: Named | None = None  # None: the main address
-    to: Sequence[Named] | None = None
-    cc: Sequence[Named] | None = None
-    bcc: Sequence[Named] = ()
-    reply_to: Sequence[Named] = ()
-    subject: str | None = None
-    text: str | None = None
-    html: str | None = None
-    headers: Sequence[HeaderLine] = ()
-    attachments: Sequence[Attachment] = ()
-    priority: Priority = Priority.NORMAL
     envelope: Envelope = Envelope()
-    reference: Reference | None = None
     mailbox: mailboxes.Named | None = None  # None: Sent, or Drafts for a draft
     upload_only: bool = False
     is_draft: bool = False
@@ -107,17 +91,17 @@ async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = Non
     RateLimited where the account has written to as many as it may in 24 hours.
     """
     owner = own(ctx)
-    account = await _account(ctx, owner)
+    account = await composing.account_of(ctx, owner)
     if not outgoing.stays:
         await userlimits.may_write(ctx, account)
     problems = problems or Problems()
-    draft = await _draft(ctx, account, outgoing)
+    date = _send_time(ctx.world, outgoing) or ctx.world.now()
+    checked = outgoing.is_draft or not outgoing.upload_only
+    draft = await composing.draft_of(ctx, account, outgoing, How(date, checked))
     with problems.caught():
         sender, recipients = await _envelope(ctx, account, draft, outgoing)
-    size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
     with problems.caught():
-        small = size < SMALL
-        raw = compose.build(draft) if small else await asyncio.to_thread(compose.build, draft)
+        raw = await composing.built(draft)
     problems.settle()
     ready = _Ready(
         await read(raw),
@@ -139,61 +123,6 @@ async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = Non
     )
 
 
-async def _account(ctx: Context, owner: int) -> Picked:
-    names = {"id", "tenant_id", "name", "recipients", "from_whitelist"}
-    mine = select(*picked(User, names)).where(col(User.id) == owner)
-    account: Picked = found(next(iter(await ctx.read(mine)), None))
-    return account
-
-
-async def _draft(ctx: Context, account: Picked, outgoing: Outgoing) -> Draft:
-    world = ctx.world
-    from_ = outgoing.from_ or await _main(ctx, account)
-    from_ = Named(compose.address(from_.address, "from"), from_.name)
-    if outgoing.is_draft or not outgoing.upload_only:
-        await _may_send_as(ctx, account, from_.address, ["from"])
-    given = await taken(ctx, outgoing.reference) if outgoing.reference else Taken("")
-    answers = outgoing.to is None and outgoing.cc is None
-    hostname = world.options.hostname
-    domain = hostname if "." in hostname else from_.address.rpartition("@")[2]
-    return Draft(
-        from_=from_,
-        date=_send_time(world, outgoing) or world.now(),
-        message_id=compose.message_id(world.random(16), domain),
-        reply_to=outgoing.reply_to,
-        to=given.to if answers else outgoing.to or (),
-        cc=given.cc if answers else outgoing.cc or (),
-        bcc=outgoing.bcc,
-        subject=given.subject if outgoing.subject is None else outgoing.subject,
-        text=outgoing.text,
-        html=outgoing.html,
-        headers=outgoing.headers,
-        attachments=outgoing.attachments,
-        in_reply_to=given.in_reply_to,
-        references=given.references,
-        priority=outgoing.priority,
-        most=world.options.message_max,
-    )
-
-
-async def _main(ctx: Context, account: Picked) -> Named:
-    mine = select(col(Address.shown), col(Address.name)).where(
-        col(Address.user_id) == account.id, col(Address.main), col(Address.active)
-    )
-    row = next(iter(await ctx.read(mine)), None)
-    if row is None:
-        raise Invalid("there is no main address to send from", constraint="from", path=["from"])
-    return Named(row.shown, row.name or account.name)
-
-
-async def _may_send_as(ctx: Context, account: Picked, address: str, path: Sequence[str]) -> None:
-    """Refuse a sender that is somebody else's: it is never replaced."""
-    if permitted(account.from_whitelist, address):
-        return
-    if await addresses.owner_of(ctx.world, address) != account.id:
-        raise Forbidden(f"you may not send as {address}", path=path)
-
-
 def _send_time(world: World, outgoing: Outgoing) -> datetime | None:
     """When it is to be sent, where that is later."""
     at = outgoing.send_time
@@ -209,7 +138,7 @@ async def _envelope(
     if given.sender is not None:
         path = "envelope"
         sender = compose.address(given.sender, path)
-        await _may_send_as(ctx, account, sender, [path, "from"])
+        await composing.may_send_as(ctx, account, sender, [path, "from"])
     if given.to is not None:
         named = [(address, "envelope", nth) for nth, address in enumerate(given.to)]
     else:
@@ -276,7 +205,7 @@ def _written(turn: Turn, ctx: Context, ready: _Ready, kept: Kept) -> tuple[int |
     if turn.connection.execute(able).scalar() is None:
         raise Forbidden("this account may not send")
     if not ready.outgoing.stays:
-        userlimits.count_recipients(turn, owner, len(ready.recipients))
+        userlimits.count_recipients(turn, ctx, owner, len(ready.recipients))
     message_id = _copied(turn, ready, kept)
     if ready.outgoing.stays:
         return None, message_id

@@ -18,7 +18,18 @@ from models.pages import Ask, Page
 from models.roles import Role, Scope
 from models.tasks import Task, TaskState
 from models.world import World
-from resolvers import archive, audit, bulk, listing, userdelete, userpurge, userquota
+from resolvers import (
+    archive,
+    audit,
+    bulk,
+    limitletter,
+    listing,
+    mailboxrepair,
+    mailboxupdate,
+    userdelete,
+    userpurge,
+    userquota,
+)
 from resolvers.access import own
 from resolvers.context import Context, Viewer
 from resolvers.listing import Scan, by_keys
@@ -27,6 +38,7 @@ from resolvers.work import Kind, Plan, Step
 LEASE = timedelta(seconds=60)  # each chunk renews it
 IDLE = 15.0  # seconds until a worker looks unasked
 CHUNK = 1000  # messages a unit
+TOLD = ("corrected", "left")  # of the last checkpoint, in the result
 ATTEMPTS = 5  # without getting any further
 BROKEN = "it broke on our side"
 MOST = 250  # tasks cancelled at once
@@ -205,7 +217,7 @@ async def _chunks(ctx: Context, row: Picked) -> None:
                 values["total"] = step.total
             await _note(ctx, session, row, values)
         await forget_objects(ctx.world, step.objects)
-    facts = {name: value for name, value in checkpoint.items() if name == "corrected"}
+    facts = {name: value for name, value in checkpoint.items() if name in TOLD}
     await _end(ctx, row, state, result={"changed": done, **facts})
 
 
@@ -231,7 +243,10 @@ KINDS = {
     archive.KIND: Kind(archive.plan, archive.step),
     audit.KIND: Kind(audit.plan, audit.step, stoppable=False),
     userdelete.KIND: Kind(userpurge.plan, userpurge.step, stoppable=False),
+    mailboxrepair.KIND: Kind(mailboxrepair.plan, mailboxrepair.step),
+    mailboxupdate.KIND: Kind(_no_plan, mailboxupdate.step),
     userquota.KIND: Kind(userquota.plan, userquota.step),
+    limitletter.KIND: Kind(limitletter.plan, limitletter.step),
 }
 
 

@@ -20,7 +20,6 @@ from resolvers.context import Context
 
 STEP = 30  # seconds that a code is shown
 DIGITS = 6
-SKEW = 1  # steps that a clock may be wrong, either way
 SIZE = 20  # bytes of a seed of ours (RFC 4226, section 4: 160 bits)
 SIZES = range(8, 129)  # bytes of one that is brought along
 LONGEST = 64  # characters of a label, and of an issuer: both go into one picture
@@ -50,10 +49,13 @@ def step_of(at: datetime) -> int:
     return int(at.timestamp()) // STEP
 
 
-def fitting(seed: bytes, code: str, at: datetime) -> int | None:
-    """The step this is the code of, now or one to either side; None where it is of none."""
-    here, found = step_of(at), None
-    for step in range(here - SKEW, here + SKEW + 1):
+def fitting(world: World, seed: bytes, code: str) -> int | None:
+    """The step this is the code of, now or as far to either side as a clock may be wrong.
+
+    None where it is of none; the last of them, where by chance it is of several.
+    """
+    here, found, skew = step_of(world.now()), None, world.options.totp_steps
+    for step in range(here - skew, here + skew + 1):
         if hmac.compare_digest(code_at(seed, step), code):
             found = step
     return found
@@ -133,7 +135,7 @@ async def enable(ctx: Context, session: AsyncSession, user_id: int, code: str) -
     if row is None or row.pending is None or row.pending_at + PENDING <= now:
         raise Conflict("no new seed waits to be proved: set one up first", path=["token"])
     digits = written(code)
-    step = fitting(_opened(world, row.pending, user_id), digits, now) if digits else None
+    step = fitting(world, _opened(world, row.pending, user_id), digits) if digits else None
     if step is None:
         raise AuthenticationFailed("the code is wrong")
     await _keep(
@@ -181,7 +183,7 @@ async def step_for(ctx: Context, user_id: int, code: str) -> int | None:
     digits = written(code)
     if not rows or rows[0].seed is None or digits is None:
         return None
-    step = fitting(_opened(ctx.world, rows[0].seed, user_id), digits, ctx.world.now())
+    step = fitting(ctx.world, _opened(ctx.world, rows[0].seed, user_id), digits)
     last = rows[0].last_step
     return step if step is not None and (last is None or last < step) else None
 

@@ -1,46 +1,95 @@
-"""Putting a whole message into a folder."""
+"""Putting a message into a folder: as it is, or written from fields; also in a draft's place."""
 
+import asyncio
 import base64
 import binascii
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.delivery import Letter, Place, Placed, place, read, stored
+from mail import compose, contents, indexing, replacing
+from mail.contents import Stored
+from mail.delivery import QUOTA, SMALL, Letter, Place, Placed, place, read, stored
+from mail.fields import Named as Person
 from mail.keeping import Gone, Kept
-from models.columns import Picked
-from models.errors import Invalid
-from models.users import User
-from resolvers import messages, uploads
-from resolvers.access import own
+from mail.replacing import PATH, Earlier
+from models.columns import Picked, picked
+from models.errors import Conflict, Invalid, OverQuota, Problems, found
+from models.messages import Message
+from models.world import Turn
+from resolvers import composing, messages, uploads
+from resolvers.access import own, visible
+from resolvers.attaching import Chosen
+from resolvers.composing import Fields, How, Previous
 from resolvers.context import Context
 from resolvers.mailboxes import Named, find
+from resolvers.messages import here
 
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to be stored as it is: `raw` is text or base64, or it was sent before."""
+    """A message to be stored: as it is (`raw`, `upload_id`, `received`), or from `fields`.
+
+    `raw` is text or base64. With `fields` that refer to a message, and in the place of another
+    draft, it is a draft whatever `draft` says.
+    """
 
     mailbox: Named
     raw: str | None = None
     upload_id: int | None = None
+    received: bytes | Path | None = None  # has come, within the limits
+    fields: Fields | None = None
     seen: bool = True
     flagged: bool = False
     draft: bool = False
     received_at: datetime | None = None
     meta_data: dict[str, Any] | None = None
+    replaces: int | None = None  # an earlier draft
+    keep: Chosen | None = None  # attachments of that, beside those in `fields`
 
 
-async def store(ctx: Context, new: NewMessage) -> Picked | None:
-    """Store the message; its row. OverQuota, NotFound."""
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was stored. `dropped` are the numbers of those in `to` that have no address yet."""
+
+    message: Picked | None
+    replaced: bool = False
+    dropped: Sequence[int] = ()
+
+
+async def permit(ctx: Context, mailbox: Named, size: int) -> None:
+    """See whether the viewer may put so many bytes into the folder, before they come.
+
+    Forbidden, NotFound, OverQuota.
+    """
+    messages.changeable(ctx)
+    await find(ctx, mailbox)
+    given = {"user": own(ctx), "platform": ctx.world.options.default_quota}
+    row = found(next(iter(await ctx.read(QUOTA, given)), None))
+    if row.allowed and row.used + size > row.allowed:
+        raise OverQuota(used=row.used, allowed=row.allowed)
+
+
+async def store(ctx: Context, new: NewMessage, problems: Problems | None = None) -> Done:
+    """Store the message. OverQuota, NotFound; for a draft to replace Conflict and Stale.
+
+    All that is wrong with its fields is told at once, with the `problems` found before.
+    """
+    problems = problems or Problems()
     user_id = own(ctx)
     box = await find(ctx, new.mailbox)
-    letter = await read(await _bytes(ctx, new))
-    asked = select(col(User.tenant_id)).where(col(User.id) == user_id)
-    (owner,) = await ctx.read(asked)
+    account = await composing.account_of(ctx, user_id)
+    previous = await _previous(ctx, new)
+    new, dropped = _finished(new)
+    with problems.caught():
+        source = await _source(ctx, account, new, previous)
+    problems.settle()
+    letter = await read(source)
     to = Place(
         user_id,
         box.id,
@@ -51,33 +100,112 @@ async def store(ctx: Context, new: NewMessage) -> Picked | None:
         meta_data=new.meta_data,
         origin=ctx.origin,
     )
-    kept = await stored(ctx.world, owner.tenant_id, letter)
+    earlier = await _earlier(ctx, previous.message) if previous else None
+    kept = await stored(ctx.world, account.tenant_id, letter)
     try:
-        placed = await _place(ctx, letter, kept, to)
+        placed = await _place(ctx, letter, kept, (to, earlier))
     except Gone:
-        kept = await stored(ctx.world, owner.tenant_id, letter, again=True)
-        placed = await _place(ctx, letter, kept, to)
-    return await ctx.load(messages.by_ids, placed.message_id)
+        kept = await stored(ctx.world, account.tenant_id, letter, again=True)
+        placed = await _place(ctx, letter, kept, (to, earlier))
+    row = await ctx.load(messages.by_ids, placed.message_id)
+    return Done(row, earlier is not None, dropped)
 
 
-async def _place(ctx: Context, letter: Letter, kept: Kept, to: Place) -> Placed:
+async def _place(
+    ctx: Context, letter: Letter, kept: Kept, there: tuple[Place, Earlier | None]
+) -> Placed:
+    to, earlier = there
+
+    def unit(turn: Turn) -> Placed:
+        if earlier:
+            return replacing.replace(turn, letter, kept, to, earlier)
+        return place(turn, letter, kept, to)
+
     async with ctx.write(to.user_id) as session:
-        return await ctx.world.join(session, lambda turn: place(turn, letter, kept, to))
+        return await ctx.world.join(session, unit)
 
 
-async def _bytes(ctx: Context, new: NewMessage) -> bytes:
-    if (new.raw is None) is (new.upload_id is None):
-        raise Invalid("give raw or rawUpload, one of them", constraint="exclusive", path=["raw"])
-    if new.upload_id is not None:
-        raw = await uploads.read_upload(ctx, new.upload_id)
+def _finished(new: NewMessage) -> tuple[NewMessage, list[int]]:
+    """The message without those in `to` whose address is half written, and their numbers."""
+    fields = new.fields
+    if new.replaces is not None or (fields and fields.reference):
+        new = replace(new, draft=True)
+    if not fields or not fields.to:
+        return new, []
+    dropped = [nth for nth, person in enumerate(fields.to) if not _addressed(person)]
+    to = [person for nth, person in enumerate(fields.to) if nth not in dropped]
+    return replace(new, fields=replace(fields, to=to)), dropped
+
+
+def _addressed(person: Person) -> bool:
+    try:
+        compose.address(person.address, "to")
+    except Invalid:
+        return False
+    return True
+
+
+async def _previous(ctx: Context, new: NewMessage) -> Previous | None:
+    """The viewer's draft that is to be replaced. NotFound; Conflict where it is no draft."""
+    if new.replaces is None:
+        if new.keep:
+            raise Invalid(
+                "attachments are kept of a draft that is replaced: name it in replacePrevious",
+                constraint="required",
+                path=["keepAttachments"],
+            )
+        return None
+    asked = select(*picked(Message)).where(
+        visible(ctx, Message), here(), col(Message.id) == new.replaces
+    )
+    row = found(next(iter(await ctx.read(asked)), None), str(new.replaces), path=PATH)
+    if not row.draft:
+        raise Conflict("only a draft can be replaced", path=PATH)
+    (message,) = await contents.sources(ctx.world, [row], ctx.read)
+    return Previous(message, new.keep)
+
+
+async def _earlier(ctx: Context, message: Stored) -> Earlier:
+    row = message.row
+    if row.size < SMALL:
+        words = indexing.words_of(ctx.world, row, message)
     else:
-        raw = decoded(new.raw or "")
+        words = await asyncio.to_thread(indexing.words_of, ctx.world, row, message)
+    return Earlier(row.id, row.digest, words)
+
+
+async def _source(
+    ctx: Context, account: Picked, new: NewMessage, previous: Previous | None
+) -> bytes | Path:
+    """The bytes of the message. Invalid unless exactly one thing says what it is."""
+    raw = "rawUpload" if new.upload_id is not None else "raw"
+    ways = (new.raw, new.upload_id, new.received, new.fields)
+    given = sum(way is not None for way in ways)
+    if given != 1:
+        text = "give raw, rawUpload, or fields to write it from: one of them"
+        raise Invalid(text, constraint="exclusive" if given else "required", path=[raw])
+    if new.received is not None:
+        return new.received
+    if new.fields is not None:
+        date = new.received_at or ctx.world.now()
+        how = How(date, checked=new.draft, previous=previous)
+        return await composing.built(await composing.draft_of(ctx, account, new.fields, how))
+    if new.keep:
+        raise Invalid(
+            "a whole message has its attachments",
+            constraint="exclusive",
+            path=["keepAttachments"],
+        )
+    if new.upload_id is not None:
+        content = await uploads.read_upload(ctx, new.upload_id)
+    else:
+        content = decoded(new.raw or "")
     limit = ctx.world.options.message_max
-    if not raw.strip():
-        raise Invalid("the message is empty", constraint="required", path=["raw"])
-    if len(raw) > limit:
-        raise Invalid(f"a message has at most {limit} bytes", constraint="max", path=["raw"])
-    return raw
+    if not content.strip():
+        raise Invalid("the message is empty", constraint="required", path=[raw])
+    if len(content) > limit:
+        raise Invalid(f"a message has at most {limit} bytes", constraint="max", path=[raw])
+    return content
 
 
 def decoded(text: str) -> bytes:

@@ -11,6 +11,8 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import addresses, lookalikes
+from mail.paths import checked_path, with_parents
+from mail.specialnames import names_in
 from models.addresses import Address
 from models.domains import Domain
 from models.errors import Conflict, Forbidden, Invalid, Problems
@@ -19,13 +21,20 @@ from models.mailboxes import Mailbox, SpecialUse
 from models.roles import AdminPermission, Role, UserPermission
 from models.users import DomainAdmin, ProtocolScope, User, UserTag
 from models.usersearch import words_of
-from resolvers import adminlog, domains, newpasswords, publickeys, senders, welcome
+from resolvers import (
+    adminlog,
+    domains,
+    newpasswords,
+    passwordpolicy,
+    publickeys,
+    senders,
+    welcome,
+)
 from resolvers.adminlog import Done
 from resolvers.context import Context
-from resolvers.mailboxes import checked_path, new_mailbox, with_parents
+from resolvers.mailboxes import new_mailbox
 from resolvers.newpasswords import NewPassword
 from resolvers.quotas import effective, give, seat
-from resolvers.specialnames import names_in
 from resolvers.userfacts import SPAM_LEVEL, allow, allow_quota, checked
 from resolvers.userrights import check_charge, domains_there, values_of
 
@@ -91,12 +100,13 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
     All that is wrong with its fields is told at once, with the `problems` found before.
     """
     problems = problems or Problems()
+    _allowed(ctx, new)
     username, address = _names(ctx, new, problems)
     facts = checked({name: getattr(new, name) for name in FACTS}, problems)
     paths = _paths(new, facts, problems)
     _check_role(new, problems)
     pub_key = await _key(ctx, new, problems)
-    password = await _password(ctx, new, problems)
+    password = await _password(ctx, new, address, problems)
     problems.settle()
     await _check_rights(ctx, new, facts)
     key = ctx.world.key()
@@ -195,8 +205,8 @@ def _check_role(new: NewUser, problems: Problems) -> None:
         check_charge(new.role, new.administers, new.admin_permissions)
 
 
-async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) -> None:
-    """Refuse what the viewer may not give: nobody gives more than he has."""
+def _allowed(ctx: Context, new: NewUser) -> None:
+    """Forbidden where the role does not reach so far, whatever else is said."""
     viewer = ctx.viewer
     if not viewer.role.includes(new.role):
         raise Forbidden(f"to make a {new.role} needs that role", requires=new.role, path=["role"])
@@ -206,6 +216,11 @@ async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) ->
             requires=Role.ADMIN,
             path=["emptyAddress"],
         )
+
+
+async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) -> None:
+    """Refuse what the viewer may not give: nobody gives more than he has."""
+    viewer = ctx.viewer
     usual = {
         "from_whitelist": [],
         "disabled_scopes": [],
@@ -231,7 +246,9 @@ async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]
     return {}
 
 
-async def _password(ctx: Context, new: NewUser, problems: Problems) -> NewPassword | None:
+async def _password(
+    ctx: Context, new: NewUser, address: str | None, problems: Problems
+) -> NewPassword | None:
     """The password, once it can be set; None where there is to be none."""
     with problems.caught():
         if not new.password and not new.password_disabled:
@@ -244,7 +261,10 @@ async def _password(ctx: Context, new: NewUser, problems: Problems) -> NewPasswo
             )
         if new.password:
             given = NewPassword(new.password, new.hashed_password, new.allow_unsafe)
-            return await newpasswords.checked(ctx, given)
+            policy = await passwordpolicy.of_address(
+                ctx, address or new.address or new.username or ""
+            )
+            return await newpasswords.checked(ctx, given, policy)
     return None
 
 

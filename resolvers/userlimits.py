@@ -2,20 +2,33 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import case, select
 from sqlmodel import col
 
+from mail.userlimits import Reached, level, refused, still, tell
 from models.columns import Picked, insert_or, picked
 from models.errors import RateLimited
-from models.users import Usage, UsageKind, User
+from models.users import LimitKind, LimitSource, Usage, UsageKind, UsageLevel, User
 from models.world import Turn, World
 from resolvers import domains
 from resolvers.access import visible_users
 from resolvers.context import Context
+from resolvers.known import memory_of
 from resolvers.quotas import effective
 
 DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Bytes; `allowed` 0 is any number."""
+
+    allowed: int
+    used: int
+    source: LimitSource
+    level: UsageLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +36,33 @@ class Window:
     """A counter that begins anew when its time is over; `allowed` 0 is any number."""
 
     allowed: int
+    source: LimitSource
     used: int = 0
+    level: UsageLevel = UsageLevel.NORMAL
     ttl: timedelta | None = None  # None: no time is running
+    resets_at: datetime | None = None
+
+
+async def storage(ctx: Context, user: Picked) -> Storage:
+    """What this user may keep, and keeps; who has said so, and how full that is."""
+    allowed, source = await _allowed(ctx, user)
+    used = max(user.used, 0)
+    return Storage(allowed, used, source, level(ctx.world.options, used, allowed))
 
 
 async def allowed(ctx: Context, user: Picked) -> int:
     """The bytes this user may keep: the user's, else the domain's, else the platform's."""
+    found, _ = await _allowed(ctx, user)
+    return found
+
+
+async def _allowed(ctx: Context, user: Picked) -> tuple[int, LimitSource]:
     if user.quota is not None:
-        return int(user.quota)  # without a look at the domain
+        return int(user.quota), LimitSource.USER  # without a look at the domain
     domain = await ctx.load(domains.by_ids, user.domain_id) if user.domain_id else None
-    return effective(ctx.world, domain, None)
+    of_domain = domain is not None and domain.default_user_quota is not None
+    source = LimitSource.DOMAIN if of_domain else LimitSource.PLATFORM
+    return effective(ctx.world, domain, None), source
 
 
 async def most(ctx: Context, user: Picked) -> int | None:
@@ -62,25 +92,23 @@ async def usages(ctx: Context, keys: list[tuple[int, UsageKind]]) -> list[Picked
 async def recipients(ctx: Context, user: Picked) -> Window:
     """Addresses written to, in 24 hours from the first."""
     row = await ctx.load(usages, (user.id, UsageKind.RECIPIENTS))
-    limit = _limit(ctx.world, user.recipients)
-    return _window(ctx.world, limit, row.used if row else 0, row.until if row else None)
+    used, until = (row.used, row.until) if row else (0, None)
+    return _window(ctx.world, user.recipients, ctx.world.options.recipients_daily, (used, until))
 
 
 def received(world: World, user: Picked) -> Window:
     """Messages that came, in an hour from the first."""
-    own = user.received_max
-    limit = world.options.received_hourly if own is None else int(own)
-    return _window(world, limit, user.received, user.received_until)
+    count = (user.received, user.received_until)
+    return _window(world, user.received_max, world.options.received_hourly, count)
 
 
-def _limit(world: World, own: int | None) -> int:
-    return world.options.recipients_daily if own is None else own
-
-
-def _window(world: World, limit: int, used: int, until: datetime | None) -> Window:
-    now = world.now()
-    running = until is not None and until > now
-    return Window(limit, used, until - now) if running and until else Window(limit)
+def _window(world: World, own: int | None, usual: int, count: tuple[int, Any]) -> Window:
+    source = LimitSource.PLATFORM if own is None else LimitSource.USER
+    limit = usual if own is None else own
+    now, (used, until) = world.now(), count
+    if until is None or until <= now:
+        return Window(limit, source)
+    return Window(limit, source, used, level(world.options, used, limit), until - now, until)
 
 
 async def may_write(ctx: Context, user: Picked) -> None:
@@ -88,13 +116,14 @@ async def may_write(ctx: Context, user: Picked) -> None:
     (row,) = await usages(ctx, [(user.id, UsageKind.RECIPIENTS)])
     limit = _limit(ctx.world, user.recipients)
     if row and limit and row.used >= limit:
-        raise _too_many(limit, row.until - ctx.world.now())
+        raise _too_many(ctx, limit, row, row.used)
 
 
-def count_recipients(turn: Turn, user_id: int, many: int) -> None:
+def count_recipients(turn: Turn, ctx: Context, user_id: int, many: int) -> None:
     """Count addresses that are written to, in the unit that queues; RateLimited.
 
-    Refused is who has used up the limit before: one message may go beyond it.
+    Refused is who has used up the limit before: one message may go beyond it. The one that does
+    so, or just reaches it, is told of.
     """
     connection, now = turn.connection, turn.world.now()
     new = insert_or(connection.dialect.name, Usage).values(
@@ -106,12 +135,24 @@ def count_recipients(turn: Turn, user_id: int, many: int) -> None:
         "until": case((running, col(Usage.until)), else_=new.excluded.until),
     }
     put = new.on_conflict_do_update(index_elements=["user_id", "kind"], set_=again)
-    row = connection.execute(put.returning(col(Usage.used), col(Usage.until))).one()
+    row = connection.execute(put.returning(*picked(Usage))).one()
     own = connection.execute(select(col(User.recipients)).where(col(User.id) == user_id)).scalar()
     limit = _limit(turn.world, own)
     if limit and row.used - many >= limit:
-        raise _too_many(limit, row.until - now)
+        raise _too_many(ctx, limit, row, row.used - many)
+    if limit and row.used >= limit:
+        tell(turn, user_id, Reached(LimitKind.RECIPIENTS, row.used, limit, row.until))
 
 
-def _too_many(limit: int, wait: timedelta) -> RateLimited:
-    return RateLimited(f"{limit} recipients in 24 hours are all", retry_after=wait)
+def _limit(world: World, own: int | None) -> int:
+    return world.options.recipients_daily if own is None else own
+
+
+def _too_many(ctx: Context, limit: int, row: Picked, used: int) -> RateLimited:
+    """The refusal; the first of the time that is running is told to the account."""
+    now = ctx.world.now()
+    if not (ctx.trial or still(ctx.world, row.told_until)):
+        reached = Reached(LimitKind.RECIPIENTS, used, limit, row.until, refused=True)
+        # behind the answer: the unit around us goes back with what is refused
+        memory_of(ctx.world.database).behind(refused(ctx.world, row.user_id, reached))
+    return RateLimited(f"{limit} recipients in 24 hours are all", retry_after=row.until - now)

@@ -42,6 +42,9 @@ class Users:
         return any(getattr(self, field.name) for field in fields(self))
 
 
+MINE = Users()
+
+
 async def chosen(
     ctx: Context, users: Users, *, managed: bool = True, path: str = "users"
 ) -> list[Picked]:
@@ -53,12 +56,7 @@ async def chosen(
     most = ctx.world.options.bulk
     if not users.given:
         users = Users(ids=(own(ctx),))
-    if users.all:
-        ctx.viewer.require(Needs(role=Role.ADMIN))
-    for name in ("ids", "usernames", "masks", "domains", "tags"):
-        if len(getattr(users, name)) > most:
-            raise Invalid(f"at most {most} at once", constraint="max", path=[path, name])
-    named = await _named(ctx, users, path)
+    named = await _checked(ctx, users, path)
     where = [*_conditions(ctx.world.database.dialect, users), col(User.id).in_(named)]
     seen = visible_users(ctx)
     free = managed_users(ctx).label("free") if managed else seen.label("free")
@@ -80,6 +78,29 @@ async def chosen(
         if not row.free and (row.id in picked_ones or users.all):
             raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
     return [row for row in rows if row.free]
+
+
+async def described(ctx: Context, users: Users, *, path: str = "users") -> ColumnElement[bool]:
+    """The WHERE clause for these accounts, however many, as far as the viewer sees them.
+
+    NotFound where a user name or address is nobody's; `all` needs an ADMIN.
+    """
+    if not users.given:
+        users = Users(ids=(own(ctx),))
+    named = await _checked(ctx, users, path)
+    where = [*_conditions(ctx.world.database.dialect, users), col(User.id).in_(named)]
+    return visible_users(ctx) & or_(*where)
+
+
+async def _checked(ctx: Context, users: Users, path: str) -> list[int]:
+    """The accounts of the user names and addresses; refused where there is too much of anything."""
+    most = ctx.world.options.bulk
+    if users.all:
+        ctx.viewer.require(Needs(role=Role.ADMIN))
+    for name in ("ids", "usernames", "masks", "domains", "tags"):
+        if len(getattr(users, name)) > most:
+            raise Invalid(f"at most {most} at once", constraint="max", path=[path, name])
+    return await _named(ctx, users, path)
 
 
 async def managed_one(ctx: Context, key: int, *, path: str = "user") -> Picked:

@@ -13,7 +13,7 @@ from models.columns import Picked
 from models.errors import Invalid
 from models.mailboxes import Mailbox
 from models.users import User
-from resolvers import addresses, userlimits
+from resolvers import addresses, passwordpolicy, userlimits
 from resolvers.access import visible_users
 from resolvers.context import Context
 
@@ -107,6 +107,10 @@ async def _more(ctx: Context, user: Picked, service: str | None) -> dict[str, An
         roles = await ctx.load(folders, user.id)
         found |= {f"mailbox/{use}": path for use, path in sorted(roles.items())}
         found["limit/mailboxes"] = options.max_mailboxes
+    if service in (None, "api"):
+        policy = await ctx.load(passwordpolicy.of_users, user.id)
+        found["password/min_length"] = policy.min_length
+        found["password/min_classes"] = policy.min_classes
     if service in (None, "api", "smtp"):
         found["limit/recipients"] = (await userlimits.recipients(ctx, user)).allowed
         found["limit/recipients_per_message"] = options.max_recipients

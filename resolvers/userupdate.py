@@ -12,12 +12,22 @@ from mail import addresses
 from models.addresses import Address
 from models.auth import AccessToken
 from models.columns import Picked
-from models.errors import AuthenticationFailed, Conflict, Forbidden, Invalid, Problems
-from models.roles import Role, Scope
-from models.users import Usage, UsageKind, User, UserTag
+from models.errors import AuthenticationFailed, Conflict, Invalid, Problems
+from models.roles import Scope
+from models.users import User, UserTag
 from models.usersearch import words_of
 from models.world import World
-from resolvers import authlog, newpasswords, passwords, publickeys, senders, throttles
+from resolvers import (
+    authlog,
+    newpasswords,
+    passwordpolicy,
+    passwords,
+    publickeys,
+    senders,
+    throttles,
+    usagereset,
+)
+from resolvers.access import require_charge
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
 from resolvers.newpasswords import NewPassword
@@ -73,7 +83,7 @@ async def change(
     _allowed(ctx, rows, patch)
     allow(ctx, patch.names, AT)
     facts |= await _key(ctx, patch, problems)
-    password = await _password(ctx, patch, problems)
+    password = await _password(ctx, rows, patch, problems)
     _check_existing(ctx, rows, patch, existing, problems)
     problems.settle()
     allow_quota(ctx, facts.get("quota"), AT)
@@ -112,13 +122,8 @@ def _allowed(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
         more.append("hashed_password")
     if more or patch.secret:
         viewer.require(Needs(scope=Scope.MASTER))
-    if not more or viewer.role.includes(Role.ADMIN):
-        return
-    for row in rows:
-        if row.domain_id not in viewer.administers:
-            needed = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
-            text = f"this needs the role {needed}"
-            raise Forbidden(text, requires=needed, path=[*AT, camel(more[0])])
+    if more:
+        require_charge(ctx, rows, [*AT, camel(more[0])])
 
 
 def _check_existing(
@@ -185,14 +190,17 @@ async def _key(ctx: Context, patch: Patch, problems: Problems) -> dict[str, Any]
     return {} if patch.pub_key is None else {"pub_key": None, "key_info": None}
 
 
-async def _password(ctx: Context, patch: Patch, problems: Problems) -> NewPassword | None:
+async def _password(
+    ctx: Context, rows: Sequence[Picked], patch: Patch, problems: Problems
+) -> NewPassword | None:
     """The password, once it can be set; None where none is given."""
     with problems.caught():
         if patch.password and patch.password_disabled:
             text = "passwordDisabled means: no password"
             raise Invalid(text, constraint="exclusive", path=[*AT, "password"])
         if patch.password:
-            return await newpasswords.checked(ctx, patch.password, AT)
+            policy = await ctx.load(passwordpolicy.of_users, rows[0].id if rows else 0)
+            return await newpasswords.checked(ctx, patch.password, policy, AT)
     return None
 
 
@@ -235,14 +243,11 @@ async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, An
 
 async def _recount(held: Held, senders: Sequence[Picked], receivers: Sequence[Picked]) -> None:
     """Let what was used of a limit begin afresh."""
-    connection = await held.session.connection()
     if senders:
-        theirs = col(Usage.user_id).in_([row.id for row in senders])
-        sent = col(Usage.kind) == UsageKind.RECIPIENTS
-        await connection.execute(delete(Usage).where(theirs, sent))
+        await usagereset.forget_sent(held, [row.id for row in senders])
     if receivers:
         these = update(User).where(col(User.id).in_([row.id for row in receivers]))
-        await connection.execute(these.values(received=0, received_until=None))
+        await (await held.session.connection()).execute(these.values(**usagereset.NONE_CAME))
 
 
 async def _note_secret(ctx: Context, held: Held, row: Picked, patch: Patch) -> None:

@@ -16,6 +16,7 @@ class Plan:
 
     streams: Sequence[int] = ()
     ids: Sequence[int] = ()
+    made: Any = None  # what took its time, and so came before the unit
 
 
 @dataclass(slots=True)

@@ -62,6 +62,22 @@ async def _reset(ada: Client, _root: Client) -> Call:
     return Call("passwordReset", given, "password", by_root=True)
 
 
+def _folder(name: str) -> Prepare:
+    """A call of what is done to a folder of ada's, which there is."""
+
+    async def prepare(ada: Client, root: Client) -> Call:
+        made = await _named("mailboxCreate", paths=["A"])(ada, root)
+        assert (await made(root))["errors"] == []
+        return await _named(name, mailboxes=[{"path": "A"}])(ada, root)
+
+    return prepare
+
+
+async def _updated(ada: Client, _root: Client) -> Call:
+    given = {"user": {"id": ids.encode("User", ada.user.id)}, "mailboxes": [{"path": "Sent"}]}
+    return Call("mailboxUpdate", {**given, "set": {"subscribed": False}}, by_root=True)
+
+
 async def _deleted(ada: Client, root: Client) -> None:
     delete = await _named("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
     assert (await delete(root))["errors"] == []
@@ -90,6 +106,25 @@ LOGGED: dict[str, Logged] = {
     "domainDelete": Logged("Domain"),
     "domainRename": Logged("Domain"),
     "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
+    "mailboxCreate": Logged("User", prepare=_named("mailboxCreate", paths=["A"])),
+    "mailboxDelete": Logged("User", prepare=_folder("mailboxDelete")),
+    "mailboxMetadataSet": Logged(
+        "User",
+        prepare=_named(
+            "mailboxMetadataSet", mailbox={"path": "INBOX"}, key="/private/comment", value="x"
+        ),
+    ),
+    "mailboxMetadataUnset": Logged(
+        "User",
+        prepare=_named("mailboxMetadataUnset", mailbox={"path": "INBOX"}, key="/private/comment"),
+    ),
+    "mailboxRename": Logged(
+        "User", prepare=_named("mailboxRename", mailbox={"path": "Sent"}, newPath="A")
+    ),
+    "mailboxStateSet": Logged("User"),
+    "mailboxSubscribe": Logged("User", prepare=_named("mailboxSubscribe", paths=["A"])),
+    "mailboxUnsubscribe": Logged("User", prepare=_named("mailboxUnsubscribe", paths=["Sent"])),
+    "mailboxUpdate": Logged("User", prepare=_updated),
     "keyValueDelete": Logged(
         "KeyValue", before=("store", "key", "entries"), prepare=_shared("keyValueDelete")
     ),
@@ -113,10 +148,12 @@ LOGGED: dict[str, Logged] = {
     "apiKeyDelete": Logged("ApiKey", before=("name", "role"), prepare=_others_key),
     "settingDelete": Logged("Setting", before=("submission.maxRecipients",)),
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
+    "usageReset": Logged("User", before=("limits",), after=("limits",)),
     "userCreate": Logged("User", after=("username", "role")),
 }
 # for administrators, but nothing is changed of others
 UNLOGGED: dict[str, str] = {
     "authCacheFlush": "what is remembered is asked of the store again, and nothing else",
+    "mailboxRepair": "what can be computed is computed afresh",
     "quotaRecalculate": "what is counted is counted afresh",
 }

@@ -11,6 +11,7 @@ from models.tasks import Task
 from tests import factors
 from tests.conftest import Client, make_client, receive
 
+SHARED = {"mailboxUnsubscribe": "MailboxSubscribeInput"}
 BY_IDS = {
     "apiKeyDelete",
     "appPasswordDelete",
@@ -37,7 +38,7 @@ class Call:
     def document(self) -> str:
         """The operation, with the input in `$input`."""
         kind = self.name[0].upper() + self.name[1:] + "Input"
-        kind = "IdsInput" if self.name in BY_IDS else kind
+        kind = "IdsInput" if self.name in BY_IDS else SHARED.get(self.name, kind)
         return (
             f"mutation ($input: {kind}!) {{ {self.name}(input: $input) "
             f"{{ {self.payload} {PAYLOAD} }} }}"
@@ -256,6 +257,52 @@ async def mailbox_delete(ada: Client, root: Client) -> Call:
 
 
 @call
+async def mailbox_update(ada: Client, root: Client) -> Call:
+    await (await mailbox_create(ada, root))(ada)
+    patch = {"retention": "P30D", "specialUse": "ARCHIVE", "subscribed": False}
+    given = {"mailboxes": [{"path": "Clients"}], "set": patch}
+    return Call("mailboxUpdate", given, "mailboxes { path specialUse retention }")
+
+
+@call
+async def mailbox_subscribe(ada: Client, root: Client) -> Call:
+    await (await mailbox_unsubscribe(ada, root))(ada)
+    return Call("mailboxSubscribe", {"paths": ["Sent"]}, "mailboxes { path subscribed }")
+
+
+@call
+async def mailbox_unsubscribe(_ada: Client, _root: Client) -> Call:
+    return Call("mailboxUnsubscribe", {"paths": ["Sent"]}, "mailboxes { path subscribed }")
+
+
+@call
+async def mailbox_metadata_set(_ada: Client, _root: Client) -> Call:
+    given = {"mailbox": {"path": "INBOX"}, "key": "/private/comment", "value": "x"}
+    return Call("mailboxMetadataSet", given, "entries { key value }")
+
+
+@call
+async def mailbox_metadata_unset(ada: Client, root: Client) -> Call:
+    await (await mailbox_metadata_set(ada, root))(ada)
+    given = {"mailbox": {"path": "INBOX"}, "key": "/private/comment"}
+    return Call("mailboxMetadataUnset", given, "keys")
+
+
+@call
+async def mailbox_state_set(_ada: Client, _root: Client) -> Call:
+    given = {"users": {"usernames": ["ada"]}, "mailbox": {"path": "INBOX"}, "minNextUid": 1000}
+    given |= {"guid": "0123456789abcdef" * 2, "minHighestModseq": 1000}
+    return Call("mailboxStateSet", given, "mailboxes { guid uidNext modseq }", by_root=True)
+
+
+@call
+async def mailbox_repair(_ada: Client, _root: Client) -> Call:
+    given = {"users": {"usernames": ["ada"]}, "mailboxMasks": ["*"]}
+    payload = "repaired { findings fixed }"
+    return Call("mailboxRepair", given, payload, journaled=False, by_root=True)
+
+
+@call
 async def mailbox_rename(ada: Client, root: Client) -> Call:
     await _filed(ada, root)
     given = {"mailbox": {"path": "Clients"}, "newPath": "Old/Clients"}
@@ -292,9 +339,14 @@ async def message_update(ada: Client, _root: Client) -> Call:
 
 
 @call
-async def message_upload(_ada: Client, _root: Client) -> Call:
-    given = {"mailbox": {"path": "INBOX"}, "raw": "Subject: Mine\n\nText\n"}
-    return Call("messageUpload", given, "message { subject }")
+async def message_upload(ada: Client, _root: Client) -> Call:
+    file = {"content": "eA==", "filename": "a.txt"}
+    first = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "attachments": [file]}
+    made = await Call("messageUpload", first, "message { id }")(ada)
+    saved = {"replacePrevious": {"id": made["message"]["id"]}, "mailbox": {"path": "INBOX"}}
+    given = {**saved, "subject": "Mine", "to": [{"address": "carol"}]}
+    payload = "message { subject attachments { filename } } previousDeleted warnings { path }"
+    return Call("messageUpload", given, payload)
 
 
 @call
@@ -427,6 +479,15 @@ async def two_factor_disable(ada: Client, _root: Client) -> Call:
 async def undo(ada: Client, root: Client) -> Call:
     done = await (await message_delete(ada, root))(ada)
     return Call("undo", {"token": done["undo"]["token"]}, "restoredCount")
+
+
+@call
+async def usage_reset(ada: Client, root: Client) -> Call:
+    await receive(ada, "Hello")
+    assert (await (await message_send(ada, root))(ada))["errors"] == []
+    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    payload = "users { limits { recipients { used } received { used } } }"
+    return Call("usageReset", given, payload, by_root=True)
 
 
 @call

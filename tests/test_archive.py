@@ -12,8 +12,10 @@ from mail import housekeeping, indexing
 from models.journal import ChangeKind
 from models.roles import AdminPermission, Role
 from models.world import World
-from resolvers import mailboxes, tasks
+from resolvers import mailboxdelete, mailboxes, mailboxrename, tasks
+from resolvers.mailboxdelete import Gone
 from resolvers.mailboxes import Named, NewMailboxes
+from resolvers.mailboxrename import Renamed
 from tests.accounts import change, id_of, run
 from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox, nodes, places
@@ -51,7 +53,7 @@ async def gone(ada: Client, clock: Clock) -> Client:
     for select in (inbox("1"), {"mailbox": {"path": "Keep/Here"}}, inbox("3")):
         assert (await call(ada, "messageDelete", select=select))["deletedCount"] == 1
         clock.tick(minutes=1)
-    await mailboxes.rename(context(ada), Named(path="Keep"), "Kept")
+    await mailboxrename.rename(context(ada), Renamed(Named(path="Keep"), "Kept"))
     return ada
 
 
@@ -146,9 +148,7 @@ async def test_they_come_back_to_where_they_were(gone: Client) -> None:
 
 async def test_they_come_into_a_folder_or_into_inbox(gone: Client) -> None:
     assert (await back(gone, "c", mailbox={"path": "Kept"}))["errors"] == []
-    await mailboxes.delete(
-        context(gone), [Named(path="Kept/Here")], recursive=False, require_empty=False
-    )
+    await mailboxdelete.delete(context(gone), Gone([Named(path="Kept/Here")]))
     assert (await back(gone, "b"))["restored"][0]["mailbox"] == {"path": "INBOX"}
     assert await places(gone) == {"b": "INBOX", "c": "Kept"}
     (error,) = (await back(gone, "a", mailbox={"path": "Nowhere"}))["errors"]
@@ -161,16 +161,12 @@ async def test_a_folder_that_is_deleted_and_made_again_is_known_by_its_path(ada:
         await mailboxes.create(context(ada), NewMailboxes(["Keep"]))
         select: dict[str, Any] = {"filter": {}}
         await call(ada, "messageMove", select=select, to={"path": "Keep"})
-        await mailboxes.delete(
-            context(ada), [Named(path="Keep")], recursive=False, require_empty=False
-        )
+        await mailboxdelete.delete(context(ada), Gone([Named(path="Keep")]))
         await mailboxes.create(context(ada), NewMailboxes(["Keep"]))
         assert (await page(ada))["nodes"][0]["mailbox"] is None
         assert (await back(ada, "a"))["restored"][0]["mailbox"] == {"path": "Keep"}
         await call(ada, "messageMove", select=select, to={"path": "INBOX"})
-        await mailboxes.delete(
-            context(ada), [Named(path="Keep")], recursive=False, require_empty=False
-        )
+        await mailboxdelete.delete(context(ada), Gone([Named(path="Keep")]))
 
 
 async def test_the_mark_deleted_is_taken_off(ada: Client) -> None:

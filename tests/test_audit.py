@@ -24,6 +24,7 @@ from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox
 from tests.conftest import Client, Clock, make_client, raw_message, receive
 from tests.counts import examine, journal, reached, rows
+from tests.mime import upload
 
 UNTIL = "2035-01-01T00:00:00Z"
 RECORD = """id username start end expires endedAt reason createdBy messageCount size state
@@ -129,6 +130,20 @@ async def test_what_comes_later_is_copied_by_every_road(
     }  # fmt: skip
     last = (await one(over, key))["messages"]["nodes"][-1]
     assert (last["mailboxPath"], last["envelopeTo"]) == (None, ["carol@example.com"])
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_every_version_of_a_draft_is_copied(ada: Client, over: Client, *, late: bool) -> None:
+    """Also where it was saved again before the task came to it."""
+    draft = await upload(ada, subject="first", draft=True)
+    key = await begun(over, ada, work=not late)
+    for subject in ("second", "third"):
+        saved = {"id": draft["message"]["id"]}
+        again = await upload(ada, subject=subject, replacePrevious=saved)
+        assert again["errors"] == []
+    if late:
+        assert await tasks.work(over.world)
+    assert await copied(over, key) == {"first": "STORED", "second": "SAVED", "third": "SAVED"}
 
 
 @pytest.mark.parametrize(

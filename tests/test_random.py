@@ -10,9 +10,11 @@ from hypothesis import strategies as some
 
 from models.errors import Refused
 from models.world import World
-from resolvers import bulk, mailboxes
+from resolvers import bulk, mailboxdelete, mailboxes, mailboxrename
 from resolvers.bulk import Order
+from resolvers.mailboxdelete import Gone
 from resolvers.mailboxes import Named, NewMailboxes
+from resolvers.mailboxrename import Renamed
 from resolvers.moves import Changes
 from resolvers.selections import Selection
 from resolvers.where import MessageWhere
@@ -126,11 +128,12 @@ class Play:
         await mailboxes.create(context(self.clients[who]), NewMailboxes([path]))
 
     async def rename(self, who: int, *, path: str, to: str) -> None:
-        await mailboxes.rename(context(self.clients[who]), Named(path=path), to)
+        asked = Renamed(Named(path=path), to)
+        await mailboxrename.rename(context(self.clients[who]), asked)
 
     async def drop(self, who: int, *, path: str, recursive: bool) -> None:
         ctx = context(self.clients[who])
-        await mailboxes.delete(ctx, [Named(path=path)], recursive=recursive, require_empty=False)
+        await mailboxdelete.delete(ctx, Gone([Named(path=path)], recursive=recursive))
 
 
 def wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:

@@ -12,13 +12,13 @@ import pysequoia
 import pytest
 
 from graph import ids
+from mail.specialnames import NAMES, names_in
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
 from models.mailboxes import SpecialUse
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.world import World
 from resolvers import usercreate
 from resolvers.context import Context, Viewer
-from resolvers.specialnames import NAMES, names_in
 from resolvers.usercreate import NewUser
 from tests.accounts import CREATE, PASSWORD, change, chief, create, row_of, run, signs_in
 from tests.conftest import Client, make_client, make_user

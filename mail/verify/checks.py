@@ -110,18 +110,23 @@ def total(what: Any) -> ColumnElement[int]:
 
 
 async def ranges(
-    look: Look, subject: str, table: type[SQLModel], step: int = STEP
+    look: Look,
+    subject: str,
+    table: type[SQLModel],
+    step: int = STEP,
+    only: Sequence[Condition] = (),
 ) -> AsyncIterator[tuple[int, int]]:
     """Ranges of keys with at most `step` rows each, as lower bound and last key."""
     key, low, done = identity(table), -1, 0
-    counted = await look.world.database.read(select(func.count()).select_from(table))
+    counting = select(func.count()).select_from(table).where(*only)
+    counted = await look.world.database.read(counting)
     many = int(counted[0][0])
     while True:
-        asked = select(key).where(key > low).order_by(key).limit(step)
+        asked = select(key).where(key > low, *only).order_by(key).limit(step)
         rows = await look.world.database.read(asked)
         if not rows:
             break
-        yield low, rows[-1][0]
+        yield rows[0][0] - 1 if only else low, rows[-1][0]
         low, done = rows[-1][0], done + len(rows)
         look.tell(subject, done, max(many, done))
     look.looked[str(table.__tablename__)] = done
@@ -138,10 +143,12 @@ def statement(check: Check) -> Select[*tuple[Any, ...]]:
     return asked.where(within(identity(check.table)), broken, *check.where)
 
 
-async def run(look: Look, check: Check) -> list[Hit]:
-    """All rows that break rules of this check, in the order of their keys."""
-    asked, hits = statement(check), list[Hit]()
-    async for low, high in ranges(look, check.subject, check.table, check.step):
+async def run(
+    look: Look, check: Check, only: Sequence[Condition] = (), *, step: int | None = None
+) -> list[Hit]:
+    """All rows that break rules of this check, in the order of their keys; `only` some rows."""
+    asked, hits = statement(check).where(*only), list[Hit]()
+    async for low, high in ranges(look, check.subject, check.table, step or check.step, only):
         rows = await look.world.database.read(asked.params(low=low, high=high))
         rows = sorted(rows, key=lambda row: row.key)
         hits += [Hit(check, row.key, row.stream, _findings(check, row)) for row in rows]

@@ -46,6 +46,8 @@ def _folders() -> Check:
     }
     rules["uid_next"] = Rule(case((next_uid > uid, next_uid), else_=uid + 1), next_uid, cured=True)
     rules["modseq"] = Rule(highest, known, cured=True)
+    index, told = col(Mailbox.modify_index), case((highest > newest, newest), else_=highest)
+    rules["modify_index"] = Rule(case((index < told, told), else_=index), index, cured=True)
     table = table_of(Mailbox)
     source = table.outerjoin(counted, counted.c.mailbox_id == table.c.id).outerjoin(
         Stream, col(Stream.id) == table.c.user_id

@@ -36,7 +36,7 @@ async def verify(
     """
     look = Look(world, progress)
     hits: list[Hit] = []
-    for check in _checks(world):
+    for check in checks(world):
         hits += await run(look, check)
     report = Report(looked=look.looked)
     report.findings = await repaired(world, hits) if repair else untouched(hits)
@@ -48,7 +48,8 @@ async def verify(
     return report
 
 
-def _checks(world: World) -> list[Check]:
+def checks(world: World) -> list[Check]:
+    """All checks that are a select."""
     dialect = world.database.dialect
     return [
         *counters.checks(),

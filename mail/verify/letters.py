@@ -1,7 +1,7 @@
 """Whole messages: put together from their pieces, and compared with what their rows say."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -43,6 +43,7 @@ class Holder:
     owner: str  # column of `reference`
     columns: Sequence[Expression]
     where: Sequence[Condition] = ()
+    only: Sequence[Condition] = ()  # of all rows these
 
 
 def _holders() -> list[Holder]:
@@ -56,6 +57,15 @@ def _holders() -> list[Holder]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with a message, and what would mend it in a unit on the stream."""
+
+    finding: Finding
+    stream: int
+    mend: Callable[[Turn], bool] | None = None
+
+
 async def letters(look: Look, *, read: bool, repair: bool) -> list[Finding]:
     """Open the skeletons of all messages, sent ones too; with `read` put them together.
 
@@ -63,27 +73,41 @@ async def letters(look: Look, *, read: bool, repair: bool) -> list[Finding]:
     """
     findings: list[Finding] = []
     for holder in _holders():
-        async for low, high in ranges(look, SUBJECT, holder.table):
-            rows = await _rows(look.world, holder, low, high)
-            wholes = await _wholes(look.world, sorted({row.blob_id for row in rows}), read=read)
-            known = await _references(look.world, holder, low, high)
-            found = {
-                row.id: _differences(holder, row, wholes.get(row.blob_id), known[row.id])
-                for row in rows
-            }
-            if not any(found.values()):
-                continue
-            for row in await _rows(look.world, holder, low, high):  # some may have gone meanwhile
-                for finding in found.get(row.id, []):
-                    mend = repair and finding.repairable
-                    done = mend and await _refer(look.world, holder, row, wholes[row.blob_id])
-                    findings.append(replace(finding, repaired=done))
+        async for trouble in _troubles(look, holder, read=read):
+            mend = trouble.mend if repair else None
+            done = mend is not None and await look.world.apply(mend, trouble.stream)
+            findings.append(replace(trouble.finding, repaired=done))
     return findings
+
+
+async def troubles(look: Look, only: Sequence[Condition], *, read: bool) -> list[Trouble]:
+    """The same of some messages, with nothing mended yet."""
+    holder = replace(_holders()[0], only=only)
+    return [trouble async for trouble in _troubles(look, holder, read=read)]
+
+
+async def _troubles(look: Look, holder: Holder, *, read: bool) -> AsyncIterator[Trouble]:
+    async for low, high in ranges(look, SUBJECT, holder.table, only=holder.only):
+        rows = await _rows(look.world, holder, low, high)
+        wholes = await _wholes(look.world, sorted({row.blob_id for row in rows}), read=read)
+        known = await _references(look.world, holder, low, high)
+        found = {
+            row.id: _differences(holder, row, wholes.get(row.blob_id), known[row.id])
+            for row in rows
+        }
+        if not any(found.values()):
+            continue
+        for row in await _rows(look.world, holder, low, high):  # some may have gone meanwhile
+            for finding in found.get(row.id, []):
+                mend = None
+                if finding.repairable:
+                    mend = _referring(holder, row, wholes[row.blob_id])
+                yield Trouble(finding, row.user_id, mend)
 
 
 async def _rows(world: World, holder: Holder, low: int, high: int) -> Sequence[Picked]:
     key = identity(holder.table)
-    asked = select(*holder.columns).where(key > low, key <= high, *holder.where)
+    asked = select(*holder.columns).where(key > low, key <= high, *holder.where, *holder.only)
     return await world.database.read(asked.order_by(key))
 
 
@@ -95,6 +119,8 @@ async def _references(
     owner = table.c[holder.owner]
     asked = select(owner.label("owner"), col(Blob.digest))
     asked = asked.join(Blob, col(Blob.id) == table.c.blob_id).where(owner > low, owner <= high)
+    if holder.only:
+        asked = asked.where(owner.in_(select(identity(holder.table)).where(*holder.only)))
     known: defaultdict[int, set[str]] = defaultdict(set)
     for row in await world.database.read(asked):
         known[row.owner].add(row.digest)
@@ -160,8 +186,8 @@ def _differences(
     return found
 
 
-async def _refer(world: World, holder: Holder, row: Picked, whole: Whole) -> bool:
-    """Write the reference rows of all its pieces that are there; whether all were."""
+def _referring(holder: Holder, row: Picked, whole: Whole) -> Callable[[Turn], bool]:
+    """What writes the reference rows of all its pieces that are there, and says if all were."""
     pieces = select(col(Blob.id)).where(
         col(Blob.tenant_id) == whole.tenant_id, col(Blob.digest).in_(whole.holes)
     )
@@ -177,4 +203,4 @@ async def _refer(world: World, holder: Holder, row: Picked, whole: Whole) -> boo
             turn.connection.execute(new.on_conflict_do_nothing(), rows)
         return len(rows) == len(whole.holes)
 
-    return await world.apply(unit, row.user_id)
+    return unit

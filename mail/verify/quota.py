@@ -19,7 +19,7 @@ SUBJECT = "quota"
 
 def checks(options: Options) -> list[Check]:
     """All checks of accounts and domains."""
-    return [_use(), _belongings(), _domains(options)]
+    return [_use(), _belongings(), _validities(), _domains(options)]
 
 
 def _use() -> Check:
@@ -64,6 +64,20 @@ def _belongings() -> Check:
         table_of(User),
         col(User.id),
     )
+
+
+def _validities() -> Check:
+    """No folder to come has a UIDVALIDITY that one has; no two have the same."""
+    mine = col(Mailbox.user_id) == col(User.id)
+    number = col(Mailbox.uid_validity)
+    highest = select(func.coalesce(func.max(number), 0)).where(mine).scalar_subquery()
+    twice = select(func.count() - func.count(number.distinct())).where(mine)
+    last = col(User.uid_validity)
+    rules = {
+        "uid_validity": Rule(case((last < highest, highest), else_=last), last, cured=True),
+        "folders_of_one_uid_validity": Rule(literal(0), twice.scalar_subquery()),
+    }
+    return Check(SUBJECT, User, rules, table_of(User), col(User.id), cure=rewriting())
 
 
 def _domains(options: Options) -> Check:

@@ -31,18 +31,19 @@ def untouched(hits: Sequence[Hit]) -> list[Finding]:
 
 
 async def _cured(world: World, hits: Sequence[Hit], stream: int) -> list[Finding]:
-    check, keys = hits[0].check, [hit.key for hit in hits]
-
-    def unit(turn: Turn) -> set[tuple[int, str]]:
-        if check.cure:
-            check.cure(turn, check, keys, stream)
-        rows = broken(turn, check, keys)
-        return {(row.key, rule) for row in rows for rule in differences(check, row)}
-
     try:
-        left = await world.apply(unit, stream)
+        return await world.apply(lambda turn: cured(turn, hits, stream), stream)
     except NotFound:  # the stream itself is missing, which is a finding of its own
         return untouched(hits)
+
+
+def cured(turn: Turn, hits: Sequence[Hit], stream: int) -> list[Finding]:
+    """Cure what is of one check and one stream, which is held; the findings."""
+    check, keys = hits[0].check, [hit.key for hit in hits]
+    if check.cure:
+        check.cure(turn, check, keys, stream)
+    rows = broken(turn, check, keys)
+    left = {(row.key, rule) for row in rows for rule in differences(check, row)}
     return [
         replace(finding, repaired=finding.repairable and (hit.key, finding.rule) not in left)
         for hit in hits

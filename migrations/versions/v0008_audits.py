@@ -75,7 +75,7 @@ def upgrade() -> None:
             ["audit_id"], ["audits.id"], name=op.f("fk_audit_copies_audit_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_copies")),
-        sa.UniqueConstraint("audit_id", "position", name=op.f("uq_audit_copies_audit_id")),
+        sa.UniqueConstraint("audit_id", "position", name=op.f("uq_audit_copies_audit_id_position")),
     )
     op.create_index(
         "audit_copies_of_origin", "audit_copies", ["audit_id", "origin_id"], unique=True

@@ -60,6 +60,24 @@ def test_another_password_ends_the_old_one(ada: Shell, monkeypatch: pytest.Monke
     assert not signs_in("ada@example.org", "first one")
 
 
+def test_passwords_are_as_strong_as_their_domain_wants(
+    ada: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(ada.data / "mail.db") as store:
+        store.execute("UPDATE domains SET password_min = 12, password_classes = 2")
+    store.close()
+    add = ("user", "add", "bob@example.org", "--password-stdin")
+    for words in (("user", "passwd", "ada", "--password-stdin"), add):
+        for password, code, told in (
+            ("eleven sign", 1, "password: at least 12 characters"),
+            ("twelvesigns1", 0, ""),
+        ):
+            monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
+            said = ada(*words)
+            assert (said.code, told in said.err) == (code, True)
+            assert password not in said.err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -50,6 +50,13 @@ def test_the_demo_account_has_the_letters_and_its_credentials_work(shell: Shell)
     assert shell("check").json["findings"] == []
 
 
+def test_its_password_is_as_strong_as_the_platform_wants(shell: Shell) -> None:
+    shell.set(password_min="30", password_classes="4")  # noqa: S106 - how it must be
+    password = fact(shell("demo", "--count", "1"), "Password")
+    assert len(password) >= 30
+    assert signs_in("demo", password)
+
+
 def test_once_made_it_is_only_shown(shell: Shell) -> None:
     first = shell("demo", "--count", "40")
     with sqlite3.connect(shell.data / "mail.db") as store:

@@ -34,6 +34,7 @@ def test_the_environment_says_the_default(shell: Shell) -> None:
         ("auth.tokenTtl", "2 days", "P2D"), ("auth.tokenTtl", "P1DT12H", "P1DT43200S"),
         ("quota.default", "3 GiB", str(3 << 30)), ("quota.default", "0", "0"),
         ("domains.default", "Example.ORG", "example.org"), ("domains.default", "null", "null"),
+        ("limits.letters", "off", "false"), ("limits.letters", "True", "true"),
         ("custom.a", "5", "5"), ("custom.a", "five", "five"), ("custom.a", '["x", true]',
         '["x", true]'),
     ],

@@ -29,7 +29,7 @@ HARMS = [
     Harm(
         "another's folder",
         "UPDATE messages SET mailbox_id = {bob.notes} WHERE id = {messages[0]}",
-        f"{COUNTS} counters.uid_next counters.modseq counters.owner",
+        f"{COUNTS} counters.uid_next counters.modseq counters.modify_index counters.owner",
         "counters.owner",
     ),
     Harm(

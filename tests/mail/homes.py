@@ -63,6 +63,7 @@ async def home_of(world: World, domain: Domain, name: str) -> Home:
             username_key=name,
             domain_id=domain.id,
             tenant_id=domain.id,
+            uid_validity=2**31,
             created_at=now,
             updated_at=now,
         )

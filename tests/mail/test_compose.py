@@ -19,6 +19,7 @@ from mail.compose import (
     HeaderLine,
     Priority,
     build,
+    fitting,
     message_id,
     without_bcc,
 )
@@ -193,6 +194,7 @@ async def test_any_name_and_subject_come_back(name: str, subject: str) -> None:
         ({"attachments": [Attachment(b"", None, "x")]}, ["attachments", "0", "contentType"]),
         ({"attachments": [Attachment(b"", cid="a>b")]}, ["attachments", "0", "cid"]),
         ({"attachments": [Attachment(b"123")], "most": 2}, ["attachments"]),
+        ({"attachments": [Attachment(b"")] * 251}, ["attachments"]),
         ({"most": 100}, ["attachments"]),
     ],
 )
@@ -253,6 +255,27 @@ def test_references_keep_the_first_and_the_nearest() -> None:
 
 def test_a_message_id_is_of_the_random_bytes_and_the_domain() -> None:
     assert message_id(b"\x01\xff", "bücher.example") == "<01ff@xn--bcher-kva.example>"
+
+
+@pytest.mark.parametrize(
+    ("odd", "written"),
+    [
+        (Attachment(b"", "a\r\nb\tc\0" + "n" * 300), Attachment(b"", "ab c" + "n" * 251)),
+        (Attachment(b"", "", "x", "a>b", charset="a b"), Attachment(b"")),
+        (Attachment(b"", "a", "image/png", "a@b", charset="utf-8"),
+         Attachment(b"", "a", "image/png", "a@b")),
+        (Attachment(b"", "a", "text/csv", charset='x"; y'), Attachment(b"", "a", "text/csv")),
+        *[(Attachment(b"", "ü", "text/csv", charset="KOI8-R"),) * 2],
+    ],
+)  # fmt: skip
+def test_files_of_others_messages_can_always_be_written(
+    odd: Attachment, written: Attachment
+) -> None:
+    made = fitting(odd)
+    assert made == written
+    (part,) = parsed(build(replace(PLAIN, attachments=[made]))).iter_attachments()
+    assert part.get_filename() == written.filename
+    assert part.get_content_charset() == (written.charset and written.charset.lower())
 
 
 def test_an_attached_message_is_a_file_like_any_other() -> None:

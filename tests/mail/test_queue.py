@@ -205,7 +205,8 @@ async def test_a_bounce_is_never_bounced(ada: Client, world: World) -> None:
 async def test_dots_and_large_messages_arrive_as_they_are(ada: Client, world: World) -> None:
     text = "".join(f"{'.' * (n % 5)}{n}\n.\n" for n in range(120_000))[: 1 << 20]
     async with listening(Server()) as there, working(world, relay(there)):
-        outgoing = Outgoing(to=FAR, text=text, attachments=[Attachment(world.random(9 << 20))])
+        file = Attachment(world.random(9 << 20))
+        outgoing = Outgoing(to=FAR, text=text, attachments=[file])
         sent = await submission.send(context(ada), outgoing)
         assert sent.submission is not None
         await settled(world, sent.submission.id)
@@ -213,7 +214,7 @@ async def test_dots_and_large_messages_arrive_as_they_are(ada: Client, world: Wo
     parsed = email.message_from_bytes(mail.raw, policy=policy.default)
     first, second = parsed.iter_parts()
     assert first.get_content().splitlines() == text.splitlines()
-    assert second.get_content() == outgoing.attachments[0].content
+    assert second.get_content() == file.content
 
 
 @pytest.mark.parametrize(

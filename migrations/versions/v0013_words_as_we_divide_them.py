@@ -5,8 +5,8 @@ from alembic import op
 
 from models import searchindex
 
-revision = "0009"
-down_revision = "0008"
+revision = "0013"
+down_revision = "0012"
 
 WAITING = "messages_waiting"
 

@@ -1,12 +1,9 @@
 """What folders that we make are called, by language."""
 
-from collections.abc import Mapping
 from datetime import date
-from typing import TypeVar
 
+from mail.languages import closest
 from models.mailboxes import SpecialUse
-
-Name = TypeVar("Name")
 
 USES = (SpecialUse.SENT, SpecialUse.TRASH, SpecialUse.DRAFTS, SpecialUse.JUNK)
 ENGLISH = ("Sent", "Trash", "Drafts", "Junk")
@@ -81,23 +78,13 @@ RESTORED = {  # a folder of messages that were brought back
     "sv": "Återställda", "tr": "Geri yüklenenler", "uk": "Відновлені", "vi": "Đã khôi phục",
     "zh": "已恢复", "zh-hant": "已還原",
 }  # fmt: skip
-OTHERS = {"no": "nb", "in": "id", "iw": "he", "zh-tw": "zh-hant", "zh-hk": "zh-hant"}
 
 
 def names_in(language: str | None) -> dict[SpecialUse, str]:
     """The names in this language, such as `de`, `pt-BR` or `zh_TW`; English where we know none."""
-    return dict(zip(USES, _in(NAMES, language), strict=True))
+    return dict(zip(USES, closest(language, NAMES) or ENGLISH, strict=True))
 
 
 def restored_in(language: str | None, day: date) -> str:
     """The folder of what was brought back on this day, as `names_in` has languages."""
-    return f"{_in(RESTORED, language)} ({day.isoformat()})"
-
-
-def _in(names: Mapping[str, Name], language: str | None) -> Name:
-    code = (language or "").lower().replace("_", "-")
-    found = None
-    while code and found is None:
-        found = names.get(OTHERS.get(code, code))
-        code = code.rpartition("-")[0]
-    return names["en"] if found is None else found
+    return f"{closest(language, RESTORED) or RESTORED['en']} ({day.isoformat()})"

@@ -1,0 +1,197 @@
+"""What a message is written from, as inputs of all that write one."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph import ids
+from graph.errors import Options, leaf
+from graph.fields import Info
+from graph.parts import attachment_of
+from graph.refs import MessageRef, message_of
+from graph.scalars import Upload
+from mail.compose import Attachment, HeaderLine, Priority
+from mail.fields import Named
+from models.errors import Invalid, NotFound, Problems
+from resolvers.attaching import Chosen, Uploaded
+from resolvers.references import Reference, ReferenceAction
+
+
+class ContentEncoding(StrEnum):
+    """How the content of an attachment is written."""
+
+    BASE64 = "BASE64"
+    HEX = "HEX"
+    UTF8 = "UTF8"
+
+
+for words, text in (
+    (Priority, "How much its sender hurries."),
+    (ReferenceAction, "What is done with the message referred to."),
+    (ContentEncoding, "How content is written."),
+):
+    strawberry.enum(words, description=text)
+
+
+@strawberry.input(description="Somebody in a header.")
+class NamedAddressInput:
+    address: str = leaf("Mail address.")
+    name: str | None = leaf("Display name.", default=UNSET)
+
+
+@strawberry.input(description="A header field.")
+class HeaderInput:
+    key: str = leaf("Name.")
+    value: str = leaf("One line of text.")
+
+
+@strawberry.input(description="A file to attach: its content, or an upload of it.")
+class AttachmentInput:
+    content: str | None = leaf("The bytes, as encoding says.", default=UNSET)
+    upload: Upload | None = leaf("The bytes, sent before.", default=UNSET)
+    encoding: ContentEncoding = leaf("How content is written.", default=ContentEncoding.BASE64)
+    filename: str | None = leaf("Its name; default that of the upload.", default=UNSET)
+    content_type: str | None = leaf("Media type; default that of the upload.", default=UNSET)
+    cid: str | None = leaf(
+        "Content-ID, without angle brackets: an image of the html.", default=UNSET
+    )
+
+
+@strawberry.input(one_of=True, description="Chooses attachments of a message.")
+class ReferenceAttachments:
+    all: strawberry.Maybe[bool] = leaf("All but the images of its html; false for none.")
+    ids: strawberry.Maybe[list[strawberry.ID]] = leaf("Global ids.")
+
+
+@strawberry.input(description="The message this one answers or forwards.")
+class ReferenceInput:
+    message: MessageRef = leaf("Which message.")
+    action: ReferenceAction = leaf("What is done with it.")
+    attachments: ReferenceAttachments | None = leaf(
+        "Those of it that this one has too; needs the scope MAIL_READ.", default=UNSET
+    )
+
+
+@strawberry.input
+class Composing(Options):
+    """What a message is made of, in the inputs of all that write one."""
+
+    from_: NamedAddressInput | None = leaf(
+        "One of your addresses; default the main one.", name="from", default=UNSET
+    )
+    to: list[NamedAddressInput] | None = leaf("Default: those an answer goes to.", default=UNSET)
+    cc: list[NamedAddressInput] | None = leaf("Copies.", default=UNSET)
+    bcc: list[NamedAddressInput] | None = leaf("Hidden copies.", default=UNSET)
+    reply_to: list[NamedAddressInput] | None = leaf("Answers go there.", default=UNSET)
+    subject: str | None = leaf("Up to 2 KiB; default that of the reference.", default=UNSET)
+    text: str | None = leaf("Up to 1 MiB; made from html when missing.", default=UNSET)
+    html: str | None = leaf("Up to 1 MiB; images as data: URLs become attachments.", default=UNSET)
+    headers: list[HeaderInput] | None = leaf("More header fields.", default=UNSET)
+    attachments: list[AttachmentInput] | None = leaf("Files.", default=UNSET)
+    priority: Priority = leaf("How much you hurry.", default=Priority.NORMAL)
+    reference: ReferenceInput | None = leaf("Answers or forwards a message.", default=UNSET)
+
+
+async def composed(info: Info, given: Composing, problems: Problems) -> dict[str, Any]:
+    """The fields of `resolvers.composing.Fields`; `problems` has the files that are none."""
+    return {
+        "from_": _named(given.from_) if given.from_ else None,
+        "to": _people(given.to) if given.to is not UNSET else None,
+        "cc": _people(given.cc) if given.cc is not UNSET else None,
+        "bcc": _people(given.bcc),
+        "reply_to": _people(given.reply_to),
+        "subject": plain(given.subject),
+        "text": plain(given.text),
+        "html": plain(given.html),
+        "headers": [HeaderLine(each.key, each.value) for each in given.headers or ()],
+        "attachments": _files(given.attachments, problems),
+        "priority": given.priority,
+        "reference": await _reference(info, given.reference) if given.reference else None,
+    }
+
+
+def chosen(given: ReferenceAttachments | None, path: Sequence[str]) -> Chosen | None:
+    """The attachments that are chosen, as the floors below know them; None where none is said."""
+    if not given:
+        return None
+    if given.all:
+        return Chosen(all=given.all.value)
+    keys = []
+    for nth, text in enumerate(given.ids.value if given.ids else ()):
+        try:
+            keys.append(attachment_of(text))
+        except Invalid as wrong:
+            raise Invalid(wrong.message, constraint="id", path=[*path, "ids"], index=nth) from wrong
+    return Chosen(ids=keys)
+
+
+def plain(value: Any) -> Any:
+    """The value of a field; None where it is absent."""
+    return None if value is UNSET else value
+
+
+def _named(person: NamedAddressInput) -> Named:
+    return Named(person.address, person.name or None)
+
+
+def _people(people: Sequence[NamedAddressInput] | None) -> list[Named]:
+    return [_named(person) for person in people or ()]
+
+
+def _files(
+    files: Sequence[AttachmentInput] | None, problems: Problems
+) -> list[Attachment | Uploaded] | None:
+    if files is None or files is UNSET:
+        return None
+    made: list[Attachment | Uploaded] = []
+    for nth, each in enumerate(files):
+        made.append(Attachment(b""))  # the others keep their places, where this one is none
+        with problems.caught():
+            made[nth] = _attached(each, nth)
+    return made
+
+
+def _attached(file: AttachmentInput, nth: int) -> Attachment | Uploaded:
+    path = ["attachments", str(nth)]
+    facts = file.filename or None, file.content_type or None, file.cid or None
+    content, upload = plain(file.content), plain(file.upload)
+    if (content is None) is (upload is None):
+        text = "give content or upload, one of them"
+        raise Invalid(text, constraint="exclusive", path=path, index=nth)
+    if content is not None:
+        return Attachment(_bytes(content, file.encoding, nth), *facts)
+    try:
+        return Uploaded(ids.decode("Upload", upload), *facts)
+    except Invalid as wrong:
+        raise Invalid(wrong.message, constraint="id", path=[*path, "upload"], index=nth) from wrong
+
+
+def _bytes(content: str, encoding: ContentEncoding, nth: int) -> bytes:
+    try:
+        match encoding:
+            case ContentEncoding.BASE64:
+                return base64.b64decode("".join(content.split()), validate=True)
+            case ContentEncoding.HEX:
+                return bytes.fromhex(content)
+            case ContentEncoding.UTF8:
+                return content.encode()
+    except (binascii.Error, ValueError) as wrong:
+        raise Invalid(
+            f"this is not {encoding}",
+            constraint="encoding",
+            path=["attachments", str(nth), "content"],
+            index=nth,
+        ) from wrong
+
+
+async def _reference(info: Info, given: ReferenceInput) -> Reference:
+    key = await message_of(info, given.message, path="reference")
+    if key is None:
+        raise NotFound("", path=["reference", "message"])
+    files = chosen(given.attachments or None, ["reference", "attachments"])
+    return Reference(key, given.action, files)

@@ -1,0 +1,40 @@
+"""Folders of many users, as the API shows them."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.connections import Connection, connected, page_asked
+from graph.fields import Info, query
+from graph.mailboxes import Mailbox
+from graph.refs import UserSelection, users_named
+from graph.rows import columns
+from models.pages import Cursor, ordering
+from models.roles import Scope
+from resolvers import mailboxlists
+
+
+@strawberry.type
+class MailboxListQuery:
+    @query(
+        "Folders of many users, user by user, the oldest first; without hidden ones.",
+        scope=Scope.MAIL_READ,
+    )
+    async def mailboxes(
+        self,
+        info: Info,
+        users: UserSelection,
+        masks: list[str] | None = UNSET,
+        first: int = 100,
+        after: str | None = UNSET,
+    ) -> Connection[Mailbox]:
+        ctx, whose = info.context, users_named(users)
+        fitting = masks if isinstance(masks, list) else None
+        ask = page_asked(ordering(mailboxlists.ORDER, (whose, fitting)), first, after, None, None)
+        page = await mailboxlists.page(ctx, whose, fitting, ask, columns(info, Mailbox))
+        return await connected(
+            info,
+            Mailbox,
+            page,
+            lambda row: Cursor(ask.ordering, row.user_id, row.id),
+            lambda: mailboxlists.count(ctx, whose, fitting),
+        )

@@ -1,0 +1,79 @@
+"""Messages that are posted into a folder, as they are: `messageUpload` without GraphQL."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from graph import bodies, ids, parts
+from graph.bodies import Rejected
+from graph.intake import CLOSED, Desk, admitted, check_size, declared, filled, roomy, sending
+from mail.spool import Spool
+from models.errors import found
+from resolvers import links, uploading
+from resolvers.mailboxes import Named
+from resolvers.uploading import NewMessage
+
+KINDS = ("message/rfc822", "message/global")  # RFC 5322, and with SMTPUTF8 RFC 6532
+FLAGS = ("unseen", "flagged", "draft")
+WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+async def post(desk: Desk, request: Request) -> Response:
+    """Take a message into a folder of whoever asks. Whoever leaves early leaves nothing."""
+    ctx = await admitted(desk, request)
+    box = Named(id=ids.named("Mailbox", request.path_params["id"]))
+    _check_kind(request.headers)
+    flags, size = _flags(request), declared(request.headers)
+    most = desk.world.options.message_max
+    check_size(size, most)
+    await uploading.permit(ctx, box, size)
+    with (
+        roomy(desk, size),
+        sending(desk, ctx.viewer.user_id),
+        Spool(desk.spool, desk.budget) as spool,
+    ):
+        await filled(desk, request, spool, most)
+        source = await spool.source()
+        if isinstance(source, bytes) and not source.strip():
+            raise bodies.bad("The message is empty.")
+        new = NewMessage(
+            mailbox=box,
+            received=source,
+            seen=not flags["unseen"],
+            flagged=flags["flagged"],
+            draft=flags["draft"],
+        )
+        async with desk.apart if isinstance(source, Path) else nullcontext():
+            row = found((await uploading.store(ctx, new)).message)
+    told = {
+        "id": ids.encode("Message", row.id),
+        "uid": row.uid,
+        "mailbox": ids.encode("Mailbox", row.mailbox_id),
+    }
+    path = parts.source_path(row.id)
+    location = links.absolute(desk.world, path, request.scope.get("root_path", ""))
+    headers = {"Cache-Control": "no-store", "Location": location}
+    return Response(bodies.encode(told), 201, headers, "application/json")
+
+
+def _check_kind(headers: Mapping[str, str]) -> None:
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in KINDS:
+        message = f"The body is a message: its Content-Type is {KINDS[0]}."
+        more = {"Accept-Post": KINDS[0], **CLOSED}
+        raise Rejected(415, "BAD_USER_INPUT", message, more)
+
+
+def _flags(request: Request) -> dict[str, bool]:
+    """The flags in the address; what is absent is false."""
+    flags = dict.fromkeys(FLAGS, False)
+    for name, text in request.query_params.multi_items():
+        if name not in flags:
+            raise bodies.bad(f"Only {', '.join(FLAGS)} can be said in the address.")
+        if text.lower() not in WORDS:
+            raise bodies.bad(f"{name} is true or false.")
+        flags[name] = WORDS[text.lower()]
+    return flags

@@ -1,0 +1,113 @@
+"""Putting a message into a folder."""
+
+from datetime import datetime
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+
+from graph import ids
+from graph.composing import Composing, ReferenceAttachments, chosen, composed, plain
+from graph.errors import MutationPayload, Warning, leaf  # noqa: A004 - the outline's word
+from graph.fields import Info
+from graph.messages import Message
+from graph.mutations import mutation
+from graph.refs import MailboxRef, MessageRef, message_of, named
+from graph.scalars import Upload, free_data
+from mail.compose import Priority
+from models.errors import NotFound, Problems
+from models.roles import Scope
+from resolvers import uploading
+from resolvers.composing import Fields
+from resolvers.uploading import NewMessage
+
+WRITTEN = (  # fields of the input that a message is written from
+    *("from_", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
+    *("attachments", "reference"),
+)
+NOT_AN_ADDRESS = "RECIPIENT_DROPPED"
+
+
+@strawberry.input(description="Input of messageUpload: raw, rawUpload, or fields to write it from.")
+class MessageUploadInput(Composing):
+    mailbox: MailboxRef = leaf("The folder it goes to.")
+    raw: str | None = leaf("Whole message, text or base64.", default=UNSET)
+    raw_upload: Upload | None = leaf("Whole message as upload.", default=UNSET)
+    unseen: bool = leaf("Leave it unread.", default=False)
+    flagged: bool = leaf(r"\Flagged.", default=False)
+    draft: bool = leaf(
+        r"\Draft; one with a reference, or that replaces one, always is.", default=False
+    )
+    received_at: datetime | None = leaf("Arrival, default now.", default=UNSET)
+    meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
+    replace_previous: MessageRef | None = leaf(
+        "A draft in whose place it comes: under the same id, with another uid. What is absent "
+        "of attachments, and of what it answers, stays.",
+        default=UNSET,
+    )
+    keep_attachments: ReferenceAttachments | None = leaf(
+        "Attachments of that draft to keep beside the given; images the html shows always stay.",
+        default=UNSET,
+    )
+
+
+@strawberry.type(description="Answer of messageUpload.")
+class MessageUploadPayload(MutationPayload):
+    message: Message | None = leaf("The message.", default=None)
+    previous_deleted: bool = leaf("The earlier draft is no more: this is it.", default=False)
+
+
+async def _fields(info: Info, given: MessageUploadInput, problems: Problems) -> Fields | None:
+    """What it is to be written from; None where nothing of that is given."""
+    some = any(getattr(given, name) not in (UNSET, None) for name in WRITTEN)
+    if some or given.priority is not Priority.NORMAL:
+        return Fields(**await composed(info, given, problems))
+    return None
+
+
+async def _replaced(info: Info, ref: MessageRef | None) -> int | None:
+    if not ref:
+        return None
+    key = await message_of(info, ref, path="replacePrevious")
+    if key is None:
+        raise NotFound("", path=["replacePrevious"])
+    return key
+
+
+@strawberry.type
+class UploadingMutation:
+    @mutation(
+        "A message into a folder: whole, byte for byte, or written from fields. Of somebody in "
+        "`to` without an address yet there is a warning.",
+        scope=Scope.MAIL,
+    )
+    async def message_upload(self, info: Info, input: MessageUploadInput) -> MessageUploadPayload:
+        problems = Problems()
+        new = NewMessage(
+            mailbox=named(input.mailbox),
+            raw=input.raw or None,
+            upload_id=ids.decode("Upload", input.raw_upload, path="rawUpload")
+            if input.raw_upload
+            else None,
+            fields=await _fields(info, input, problems),
+            seen=not input.unseen,
+            flagged=input.flagged,
+            draft=input.draft,
+            received_at=plain(input.received_at),
+            meta_data=free_data(input.meta_data, "metaData"),
+            replaces=await _replaced(info, input.replace_previous or None),
+            keep=chosen(input.keep_attachments or None, ["keepAttachments"]),
+        )
+        done = await uploading.store(info.context, new, problems)
+        return MessageUploadPayload(
+            message=Message.maybe(done.message),
+            previous_deleted=done.replaced,
+            warnings=[
+                Warning(
+                    code=NOT_AN_ADDRESS,
+                    message="This is no address: it was left out.",
+                    path=["to", str(nth)],
+                )
+                for nth in done.dropped
+            ],
+        )

@@ -1,0 +1,44 @@
+"""Counters that begin anew, as the API shows it."""
+
+import strawberry
+from strawberry import UNSET
+
+from graph.errors import MutationPayload, Options, leaf
+from graph.fields import Info
+from graph.mutations import mutation
+from graph.refs import UserSelection, users_named
+from graph.users import User
+from models.errors import Invalid
+from models.roles import AdminPermission, Role, Scope
+from models.users import UsageKind
+from resolvers import usagereset, users
+
+
+@strawberry.input(description="Input of usageReset.")
+class UsageResetInput(Options):
+    users: UserSelection = leaf("Whose.")
+    kinds: list[UsageKind] | None = leaf("Which counters; absent = all.", default=UNSET)
+
+
+@strawberry.type(description="Answer of usageReset.")
+class UsageResetPayload(MutationPayload):
+    users: list[User] = leaf("The accounts, as they are now.", default_factory=list)
+
+
+@strawberry.type
+class UsageResetMutation:
+    @mutation(
+        "Lets counters of limits begin anew: recipients, messages received. What is stored is "
+        "counted by quotaRecalculate.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.MASTER,
+        admin_permission=AdminPermission.RATELIMIT,
+    )
+    async def usage_reset(self, info: Info, input: UsageResetInput) -> UsageResetPayload:
+        kinds = input.kinds if isinstance(input.kinds, list) else list(UsageKind)
+        if not kinds:
+            text = "name a counter, or leave it out for all"
+            raise Invalid(text, constraint="required", path=["kinds"])
+        keys = await usagereset.reset(info.context, users_named(input.users), set(kinds))
+        rows = await info.context.load_all(users.by_ids, keys)
+        return UsageResetPayload(users=[User.of(row) for row in rows if row])

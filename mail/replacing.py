@@ -1,0 +1,199 @@
+"""Putting a message in the place of an earlier one: a draft that is saved again keeps its id."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, bindparam, delete, or_, select, update
+from sqlmodel import col
+
+from mail import audit, userlimits
+from mail.delivery import (
+    TAKE_UID,
+    Letter,
+    Place,
+    Placed,
+    begun,
+    columns,
+    flags,
+    lead,
+    over_quota,
+    storable,
+)
+from mail.keeping import Kept, blob_ids, refer
+from mail.messages import Facts
+from mail.userlimits import ALLOWED
+from models import searchindex
+from models.audit import AuditRoad
+from models.blobs import MessageBlob
+from models.columns import Picked, picked
+from models.errors import Conflict, NotFound, Stale
+from models.journal import ChangeKind, Entry
+from models.mailboxes import Mailbox
+from models.messages import Message, Thread, ThreadRef
+from models.users import User
+from models.world import Turn
+
+PATH = ("replacePrevious",)
+_STATE = {
+    *("id", "mailbox_id", "uid", "modseq", "thread_id", "digest", "size", "indexed", "expires"),
+    *("seen", "flagged", "answered", "draft", "keywords", "meta_data"),
+}
+_THERE = (
+    select(*picked(Message, _STATE))
+    .where(
+        col(Message.id) == bindparam("key"),
+        col(Message.user_id) == bindparam("user"),
+        col(Message.mailbox_id).is_not(None),
+    )
+    .with_for_update()
+)
+_MORE = bindparam("more", type_=BigInteger)
+_USE = (
+    update(User)
+    .where(
+        col(User.id) == bindparam("user"),
+        col(User.deleted_at).is_(None),
+        or_(_MORE <= 0, ALLOWED == 0, col(User.used) + _MORE <= ALLOWED),
+    )
+    .values(used=col(User.used) + _MORE)
+    .returning(col(User.used), ALLOWED.label("allowed"))
+)
+_LEAVE = (
+    update(Mailbox)
+    .where(col(Mailbox.id) == bindparam("box"))
+    .values(
+        total=Mailbox.total - 1,
+        unseen=Mailbox.unseen - bindparam("unread", type_=BigInteger),
+        size=Mailbox.size - bindparam("bytes", type_=BigInteger),
+        modseq=bindparam("last"),
+        modify_index=bindparam("last"),
+    )
+)
+_LED = (
+    select(col(ThreadRef.thread_id))
+    .where(
+        col(ThreadRef.user_id) == bindparam("user"),
+        col(ThreadRef.key).in_(bindparam("keys", expanding=True)),
+    )
+    .distinct()
+)
+_OTHERS = (
+    select(col(Message.id))
+    .where(col(Message.thread_id) == bindparam("thread"), col(Message.id) != bindparam("key"))
+    .limit(1)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The draft as it was read, and what the text index has of it (`indexing.words_of`)."""
+
+    id: int
+    digest: str
+    words: Mapping[str, Any]
+
+
+def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier) -> Placed:
+    """Store a message in the place of a draft inside the caller's unit, whose stream is held.
+
+    Its id, keywords and what the new one says nothing of stay; it gets a new uid. Conflict
+    where the draft has gone or is none any more, Stale where it has other content; OverQuota,
+    NotFound, Gone.
+    """
+    row = turn.connection.execute(_THERE, {"key": earlier.id, "user": to.user_id}).first()
+    if row is None or not row.draft:
+        raise Conflict("the draft is gone", path=PATH)
+    if row.digest != earlier.digest:
+        raise Stale(current_modseq=row.modseq, path=PATH)
+    last, now = turn.count(to.user_id, 1), turn.world.now()
+    more = letter.size - row.size
+    use = _take_quota(turn, to.user_id, more)
+    audit.leaving(turn, to.user_id, [row.id])
+    taken = _uid(turn, letter, row, to, last)
+    blobs = blob_ids(turn, kept)
+    thread_id = _thread(turn, letter.facts, row, to.user_id)
+    values = {
+        **columns(letter),
+        "mailbox_id": to.mailbox_id,
+        "uid": taken.uid_next - 1,
+        "modseq": last,
+        "thread_id": thread_id,
+        "blob_id": blobs[kept.root],
+        "received_at": to.at,
+        "saved_at": now,
+        "expires": now + timedelta(seconds=taken.retention) if taken.retention else row.expires,
+        "seen": to.seen,
+        "flagged": to.flagged or row.flagged,
+        "answered": row.answered,
+        "draft": True,
+        "keywords": row.keywords,
+        "meta_data": row.meta_data if to.meta_data is None else to.meta_data,
+    }
+    turn.connection.execute(update(Message).where(col(Message.id) == row.id).values(**values))
+    turn.connection.execute(delete(MessageBlob).where(col(MessageBlob.message_id) == row.id))
+    refer(turn, row.id, list(blobs.values()))
+    if thread_id != row.thread_id:
+        _end(turn, row.thread_id)
+    lead(turn, to.user_id, letter.facts.thread_keys, thread_id)
+    if row.indexed:
+        forget = searchindex.delete(turn.connection.dialect.name)
+        turn.connection.execute(forget, dict(earlier.words))
+    facts = {
+        "mailbox": to.mailbox_id,
+        "uid": [taken.uid_next - 1],
+        "fromMailbox": row.mailbox_id,
+        "fromUid": [row.uid],
+        "flags": [flags(values)],
+    }
+    entry = Entry(ChangeKind.MESSAGE_UPDATED, [row.id], facts, to.origin)
+    turn.append(to.user_id, entry, at=now)
+    if more > 0:
+        userlimits.stored(turn, to.user_id, use, more)
+    if taken.audited:
+        audit.stored(turn, to.user_id, row.id, AuditRoad.SAVED)
+    return Placed(row.id, taken.uid_next - 1, last, blobs[kept.root], list(blobs.values()))
+
+
+def _take_quota(turn: Turn, user_id: int, more: int) -> Picked:
+    """Count the difference; what is `used` then. What becomes no more is never refused."""
+    platform = turn.world.options.default_quota
+    given = {"user": user_id, "platform": platform, "more": more}
+    taken = turn.connection.execute(_USE, given).first()
+    if taken is None:
+        raise over_quota(turn, user_id)
+    return taken
+
+
+def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> Picked:
+    """Bring the counters of both folders along, and take the next uid."""
+    gone = {"box": row.mailbox_id, "unread": int(not row.seen), "bytes": row.size, "last": last}
+    turn.connection.execute(_LEAVE, gone)
+    come = {"box": to.mailbox_id, "user": to.user_id, "new": not to.seen, "bytes": letter.size}
+    given = {**come, "last": last, "now": turn.world.now()}
+    taken = turn.connection.execute(TAKE_UID, given).first()
+    if taken is None:
+        raise NotFound(str(to.mailbox_id), path=["mailbox"])
+    return taken
+
+
+def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:
+    """The conversation of others that it refers to; else its own, where it is alone; else a new."""
+    given = {"thread": row.thread_id, "key": row.id}
+    alone = turn.connection.execute(_OTHERS, given).first() is None
+    led = {"user": user_id, "keys": facts.thread_keys}
+    known = set(turn.connection.execute(_LED, led).scalars()) if facts.thread_keys else set()
+    if found := known - {row.thread_id} if alone else known:
+        return int(min(found))
+    if not alone:
+        return begun(turn, user_id, facts.subject)
+    mine = update(Thread).where(col(Thread.id) == row.thread_id)
+    turn.connection.execute(mine.values(subject=storable(facts.subject)))
+    return int(row.thread_id)
+
+
+def _end(turn: Turn, thread_id: int) -> None:
+    """Remove a conversation that has no message left, and what leads to it."""
+    left = select(col(Message.id)).where(col(Message.thread_id) == thread_id).exists()
+    turn.connection.execute(delete(Thread).where(col(Thread.id) == thread_id, ~left))

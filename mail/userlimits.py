@@ -1,0 +1,149 @@
+"""How far the limits of accounts are used up, and who hears of it: the journal, and by letter."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, bindparam, func, insert, select, update
+from sqlmodel import col
+
+from models.columns import Big, Picked, table_of
+from models.domains import Domain
+from models.journal import ChangeKind, Entry
+from models.options import Options
+from models.tasks import Task
+from models.users import LimitKind, Usage, UsageKind, UsageLevel, User
+from models.world import Turn, World
+
+LETTER = "LIMIT_LETTER"  # kind of the task that writes to the account: resolvers/limitletter.py
+DAY = timedelta(days=1)  # in which one refusal for want of room is told
+
+ALLOWED = func.coalesce(  # bytes an account may have, 0: any number
+    col(User.quota),
+    select(col(Domain.default_user_quota))
+    .where(col(Domain.id) == col(User.domain_id))
+    .scalar_subquery(),
+    bindparam("platform", type_=Big),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A limit of an account, and what of it is used."""
+
+    kind: LimitKind
+    used: int
+    allowed: int
+    resets_at: datetime | None = None  # None: it does not begin anew by itself
+    refused: bool = False  # something was turned away
+
+
+def level(options: Options, used: int, allowed: int) -> UsageLevel:
+    """How far a limit is used up; one of 0, which is none, never is."""
+    if not allowed:
+        return UsageLevel.NORMAL
+    if used >= allowed:
+        return UsageLevel.FULL
+    share = used * 100
+    if options.limit_critical and share >= options.limit_critical * allowed:
+        return UsageLevel.CRITICAL
+    if options.limit_warning and share >= options.limit_warning * allowed:
+        return UsageLevel.WARNING
+    return UsageLevel.NORMAL
+
+
+def tell(turn: Turn, user_id: int, reached: Reached) -> None:
+    """Write into the account's journal that a limit is reached."""
+    until = reached.resets_at
+    facts = {
+        "limit": reached.kind.value,
+        "level": level(turn.world.options, reached.used, reached.allowed).value,
+        "used": reached.used,
+        "allowed": reached.allowed,
+        "refused": reached.refused,
+        "resetsAt": until and until.isoformat(),
+    }
+    entry = Entry(ChangeKind.LIMIT_REACHED, [user_id], facts)
+    turn.record(user_id, entry, at=turn.world.now())
+
+
+def stored(turn: Turn, user_id: int, taken: Picked, more: int, *, letter: bool = True) -> None:
+    """Tell that storage has passed a mark, where it has by so many bytes more.
+
+    `taken` has `used` with these, and `allowed`. Whoever falls below a mark and passes it again
+    is told again. With `letter` the account hears of it in its INBOX too.
+    """
+    options = turn.world.options
+    at = level(options, taken.used, taken.allowed)
+    if at is UsageLevel.NORMAL or at is level(options, taken.used - more, taken.allowed):
+        return
+    tell(turn, user_id, Reached(LimitKind.STORAGE, taken.used, taken.allowed))
+    if letter:
+        # the letter that tells of a full mailbox tells of what is turned away as well
+        until = turn.world.now() if at is UsageLevel.FULL else None
+        this = update(User).where(col(User.id) == user_id)
+        turn.connection.execute(this.values(storage_told_until=until))
+        _write_to(turn, user_id, at)
+
+
+def received(turn: Turn, user_id: int, taken: Picked) -> None:
+    """Tell that as many messages came as may in an hour, where this one was the last of them."""
+    own, options = taken.received_max, turn.world.options
+    most = options.received_hourly if own is None else own
+    if most and taken.received == most:
+        reached = Reached(LimitKind.RECEIVED, taken.received, most, taken.received_until)
+        tell(turn, user_id, reached)
+
+
+def _write_to(turn: Turn, user_id: int, at: UsageLevel, *, refused: bool = False) -> None:
+    """Have a letter written to the account, behind this unit."""
+    if not turn.world.options.limit_letters:
+        return
+    now = turn.world.now()
+    order = {"level": at.value, "refused": refused}
+    task = Task(id=turn.world.key(), kind=LETTER, user_id=user_id, order=order, created_at=now)
+    turn.connection.execute(insert(Task).values(task.model_dump()))
+    turn.record(user_id, Entry(ChangeKind.TASK_CHANGED, [task.id]), at=now)
+
+
+async def refused(world: World, user_id: int, reached: Reached) -> None:
+    """Tell the account that something was turned away, once in the time that is running.
+
+    For want of room that is a day, or until storage passes a mark, and only the first of all
+    since then leads to a letter. Of a flood all others cost a look, or nothing where who asks
+    knows of `…told_until`.
+    """
+    column, mine = _told(user_id, reached.kind)
+    asked = select(column).where(mine)
+
+    def unit(turn: Turn) -> None:
+        row = turn.connection.execute(asked).first()
+        if row is None or still(world, row[0]):
+            return
+        until = reached.resets_at or world.now() + DAY
+        turn.connection.execute(update(column.table).where(mine).values({column: until}))
+        tell(turn, user_id, reached)
+        at = level(world.options, reached.used, reached.allowed)
+        first = reached.kind is LimitKind.STORAGE and row[0] is None
+        if first and at is not UsageLevel.NORMAL:
+            _write_to(turn, user_id, at, refused=True)
+
+    rows = await world.database.read(asked)
+    if rows and not still(world, rows[0][0]):
+        await world.apply(unit, user_id)
+
+
+def still(world: World, told_until: datetime | None) -> bool:
+    """Whether a refusal is not told again yet."""
+    return told_until is not None and told_until > world.now()
+
+
+def _told(user_id: int, kind: LimitKind) -> tuple[Column[Any], ColumnElement[bool]]:
+    """Where it stands until when refusals are told of."""
+    users, usages = table_of(User).c, table_of(Usage).c
+    if kind is LimitKind.RECIPIENTS:
+        mine = (usages.user_id == user_id) & (usages.kind == UsageKind.RECIPIENTS)
+        return usages.told_until, mine
+    storage = kind is LimitKind.STORAGE
+    column = users.storage_told_until if storage else users.received_told_until
+    return column, users.id == user_id

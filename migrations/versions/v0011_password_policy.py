@@ -1,0 +1,21 @@
+"""how strong passwords of a domain must be"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from models.columns import Big
+
+revision = "0011"
+down_revision = "0010"
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("domains", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("password_min", Big, nullable=True))
+        batch_op.add_column(sa.Column("password_classes", Big, nullable=True))
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("domains", schema=None) as batch_op:
+        batch_op.drop_column("password_classes")
+        batch_op.drop_column("password_min")

@@ -1,0 +1,173 @@
+"""Writing a message: what a client gives, and what is taken over, become a draft that is built."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import addresses, compose
+from mail.compose import Attachment, Draft, HeaderLine, Priority
+from mail.contents import Stored
+from mail.fields import Named
+from models.addresses import Address
+from models.columns import Picked, picked
+from models.errors import Forbidden, Invalid, found
+from models.users import User
+from resolvers import attaching
+from resolvers.attaching import Chosen, Room, Uploaded
+from resolvers.context import Context
+from resolvers.references import Reference, Taken, taken
+from resolvers.senders import permitted
+
+SMALL = 64 * 1024  # bytes of a message that is built without a thread
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What a message is made of. `to`, `cc` and `subject` may come from a reference."""
+
+    from_: Named | None = None  # None: the main address
+    to: Sequence[Named] | None = None
+    cc: Sequence[Named] | None = None
+    bcc: Sequence[Named] = ()
+    reply_to: Sequence[Named] = ()
+    subject: str | None = None
+    text: str | None = None
+    html: str | None = None
+    headers: Sequence[HeaderLine] = ()
+    attachments: Sequence[Attachment | Uploaded] | None = None
+    priority: Priority = Priority.NORMAL
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """An earlier draft, with all columns, and which of its attachments are to be kept."""
+
+    message: Stored
+    keep: Chosen | None = None  # None: all, unless others are given
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """The circumstances of writing. Where it is `checked`, the sender must be one's own."""
+
+    date: datetime
+    checked: bool = True
+    previous: Previous | None = None
+
+
+async def account_of(ctx: Context, owner: int) -> Picked:
+    """What is to be known of who writes."""
+    names = {"id", "tenant_id", "name", "recipients", "from_whitelist"}
+    mine = select(*picked(User, names)).where(col(User.id) == owner)
+    account: Picked = found(next(iter(await ctx.read(mine)), None))
+    return account
+
+
+async def draft_of(ctx: Context, account: Picked, fields: Fields, how: How) -> Draft:
+    """The message to build. An earlier draft gives its Message-ID, and what it answered."""
+    world = ctx.world
+    from_ = fields.from_ or await _main(ctx, account)
+    from_ = Named(compose.address(from_.address, "from"), from_.name)
+    if how.checked:
+        await may_send_as(ctx, account, from_.address, ["from"])
+    room = Room(world.options.message_max)
+    kept = await _kept(fields, how.previous, room) if how.previous else []
+    files = await attaching.given(ctx, fields.attachments or (), room)
+    over = await _over(ctx, fields, how, room)
+    answers = fields.to is None and fields.cc is None
+    return Draft(
+        from_=from_,
+        date=how.date,
+        message_id=_message_id(ctx, from_, how),
+        reply_to=fields.reply_to,
+        to=over.to if answers else fields.to or (),
+        cc=over.cc if answers else fields.cc or (),
+        bcc=fields.bcc,
+        subject=over.subject if fields.subject is None else fields.subject,
+        text=fields.text,
+        html=fields.html,
+        headers=fields.headers,
+        attachments=[*kept, *files, *over.attachments],
+        in_reply_to=over.in_reply_to,
+        references=over.references,
+        priority=fields.priority,
+        most=world.options.message_max,
+    )
+
+
+def _message_id(ctx: Context, from_: Named, how: How) -> str:
+    """That of the earlier draft, so that the conversation stays; else a new one."""
+    known = how.previous.message.row.message_id if how.previous else None
+    if known and compose.is_id(known):
+        return str(known)
+    hostname = ctx.world.options.hostname
+    domain = hostname if "." in hostname else from_.address.rpartition("@")[2]
+    return compose.message_id(ctx.world.random(16), domain)
+
+
+async def _over(ctx: Context, fields: Fields, how: How, room: Room) -> Taken:
+    """What is taken over from the message referred to, or was by the earlier draft."""
+    if fields.reference:
+        return await taken(ctx, fields.reference, room)
+    if not how.previous:
+        return Taken("")
+    row = how.previous.message.row
+    return Taken("", in_reply_to=row.in_reply_to, references=row.references)
+
+
+async def _kept(fields: Fields, previous: Previous, room: Room) -> list[Attachment]:
+    """The attachments of the earlier draft that stay.
+
+    Images go with the HTML: those it still shows stay, unless there are others of their id.
+    """
+    message, path = previous.message, ["keepAttachments"]
+    copies = fields.reference is not None and fields.reference.attachments is not None
+    others = {file.cid for file in fields.attachments or ()}
+    stay = {
+        number
+        for number, each in enumerate(message.row.attachments)
+        if each["related"] and each["cid"] not in others and _shown(each["cid"], fields.html)
+    }
+    if previous.keep is not None:
+        stay |= set(attaching.numbers(message, previous.keep, path))
+    elif fields.attachments is None and not copies:
+        stay |= set(attaching.numbers(message, Chosen(all=True), path))
+    return await attaching.copied(message, sorted(stay), room, path)
+
+
+def _shown(cid: str | None, html: str | None) -> bool:
+    if not cid or not html:
+        return False
+    return f"cid:{cid}" in html or f"cid:{quote(cid)}" in html  # RFC 2392 writes it as a URL
+
+
+async def built(draft: Draft) -> bytes:
+    """The message; in a thread where there is much of it."""
+    size = sum(len(each.content) for each in draft.attachments) + len(draft.html or "")
+    if size < SMALL:
+        return compose.build(draft)
+    return await asyncio.to_thread(compose.build, draft)
+
+
+async def _main(ctx: Context, account: Picked) -> Named:
+    mine = select(col(Address.shown), col(Address.name)).where(
+        col(Address.user_id) == account.id, col(Address.main), col(Address.active)
+    )
+    row = next(iter(await ctx.read(mine)), None)
+    if row is None:
+        raise Invalid("there is no main address to send from", constraint="from", path=["from"])
+    return Named(row.shown, row.name or account.name)
+
+
+async def may_send_as(ctx: Context, account: Picked, address: str, path: Sequence[str]) -> None:
+    """Refuse a sender that is somebody else's: it is never replaced."""
+    if permitted(account.from_whitelist, address):
+        return
+    if await addresses.owner_of(ctx.world, address) != account.id:
+        raise Forbidden(f"you may not send as {address}", path=path)

@@ -1,0 +1,33 @@
+"""How far a limit is used up."""
+
+import pytest
+
+from mail.userlimits import level
+from models.options import Options
+from models.users import UsageLevel
+
+
+@pytest.mark.parametrize(
+    ("used", "allowed", "marks", "found"),
+    [
+        (0, 10, (80, 95), "NORMAL"),
+        (7_999, 10_000, (80, 95), "NORMAL"),
+        (8_000, 10_000, (80, 95), "WARNING"),
+        (9_499, 10_000, (80, 95), "WARNING"),
+        (9_500, 10_000, (80, 95), "CRITICAL"),
+        (9_999, 10_000, (80, 95), "CRITICAL"),
+        (10_000, 10_000, (80, 95), "FULL"),
+        (10_001, 10_000, (80, 95), "FULL"),
+        (1 << 60, 0, (80, 95), "NORMAL"),  # unlimited
+        (2, 3, (66, 67), "WARNING"),  # 66.67 percent, nothing is rounded
+        (9_999, 10_000, (0, 0), "NORMAL"),
+        (10_000, 10_000, (0, 0), "FULL"),
+        (9_999, 10_000, (80, 0), "WARNING"),
+        (9_499, 10_000, (0, 95), "NORMAL"),
+        (9_500, 10_000, (0, 95), "CRITICAL"),
+        (8_500, 10_000, (95, 80), "CRITICAL"),  # the wrong way round the worse one holds
+    ],
+)
+def test_levels(used: int, allowed: int, marks: tuple[int, int], found: str) -> None:
+    options = Options(limit_warning=marks[0], limit_critical=marks[1])
+    assert level(options, used, allowed) is UsageLevel(found)
