@@ -26,7 +26,7 @@ from graph.selections import (
     Wanted,
 )
 from models import amounts
-from models.errors import Invalid, Refused
+from models.errors import Refused
 from models.mailboxes import SpecialUse
 from models.roles import Scope
 from resolvers import searches
@@ -148,18 +148,17 @@ def _described(info: Info, fields: Mapping[str, Any], problems: list[str]) -> Pa
 
 @strawberry.type
 class SearchQuery:
-    @query("Text to filter, or filter to text.", scope=Scope.MAIL_READ)
+    @query("Text to filter, or filter to text; of both, what has both.", scope=Scope.MAIL_READ)
     def search_parse(
         self, info: Info, query: Text = UNSET, filter: MessageFilter | None = UNSET
     ) -> ParsedSearch:
-        if bool(filter) is (query is not UNSET and query is not None):
-            words = "give either a query or a filter"
-            raise Invalid(words, constraint="exclusive", path=["query"])
-        if filter:
-            filter.where(info)
-            return _described(info, fields_of(filter), [])
         found = read(query or "", info.context.world.now())
-        return _described(info, found.fields, found.problems)
+        if not filter:
+            return _described(info, found.fields, found.problems)
+        fields = fields_of(filter)
+        if query:
+            fields = {"and": [found.fields, fields]}
+        return _described(info, fields, found.problems)
 
     @query(
         "Search in one's own account; administrators in many, of which they see records.",

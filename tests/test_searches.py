@@ -131,8 +131,9 @@ async def test_both_forms_are_told(post: Client) -> None:
         assert told["filter"] == filter_
         again = await parsed(query=told["text"])
         assert (again["filter"], again["problems"]) == (filter_, []), told["text"]
-    for wrong_ in ({}, {"query": "a", "filter": {}}):
-        assert "errors" in await post.raw(PARSE, **wrong_)
+    assert (await parsed())["text"] == "ALL"
+    both = await parsed(query="a", filter={"seen": True})
+    assert both["text"] == "(a) (is:seen)"
 
 
 async def test_what_was_searched_for_is_shown(post: Client) -> None:
