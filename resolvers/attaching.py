@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mail.compose import Attachment, fitting
+from mail.compose import FILES, Attachment, fitting
 from mail.contents import Stored
 from models.errors import Invalid, NotFound, found
 from resolvers import contents, uploads
@@ -32,16 +32,19 @@ class Chosen:
 
 @dataclass(slots=True)
 class Room:
-    """The bytes that are left for all attachments together."""
+    """How much there may be of all attachments together."""
 
-    most: int
+    most: int  # bytes
     used: int = 0
+    files: int = 0
 
     def take(self, size: int, path: Sequence[str] = PATH) -> None:
-        """Count these in before they are read; Invalid where they are too many."""
-        self.used += size
+        """Count a file in before it is read; Invalid where it is too large, or one too many."""
+        self.used, self.files = self.used + size, self.files + 1
         if self.used > self.most:
             raise Invalid(f"more than {self.most} bytes", constraint="max", path=path)
+        if self.files > FILES:
+            raise Invalid(f"more than {FILES} files", constraint="max", path=path)
 
 
 async def given(

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select, tuple_
@@ -144,25 +144,18 @@ async def _task(ctx: Context, asked: Asked, ids: Sequence[int] | None) -> Task:
     return task
 
 
-@dataclass(frozen=True, slots=True)
-class Found(Plan):
-    """What is wrong with the next folder."""
-
-    examined: Examined = field(default_factory=Examined)
-
-
-async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Found:
+async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     """Look at the next folder; at its account too, where it is the first of it."""
     user, key = checkpoint.get("after", (0, 0))
     behind = tuple_(col(Mailbox.user_id), col(Mailbox.id)) > (user, key)
     rows = await ctx.read(_boxes(ctx, order["masks"], order["ids"]).where(behind).limit(1))
     if not rows:
-        return Found()
+        return Plan()
     (box,) = rows
     examined = await folders.examine(
         ctx.world, box.user_id, [box.id], account=box.user_id != user, read=order["blobs"]
     )
-    return Found([box.user_id], [box.user_id, box.id], examined)
+    return Plan([box.user_id], [box.user_id, box.id], examined)
 
 
 async def step(
@@ -175,7 +168,7 @@ async def step(
     """Mend what was found."""
     if not held.ids:
         return Step(checkpoint)
-    findings = await _mend(ctx, session, held.examined) if isinstance(held, Found) else []
+    findings = await _mend(ctx, session, held.made)
     mended = sum(finding.repaired for finding in findings)
     left = {
         "after": list(held.ids),

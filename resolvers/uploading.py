@@ -6,6 +6,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
     box = await find(ctx, new.mailbox)
     account = await composing.account_of(ctx, user_id)
     previous = await _previous(ctx, new)
+    if new.fields:
+        _check_people(ctx, new.fields)
     new, dropped = _finished(new)
     with problems.caught():
         source = await _source(ctx, account, new, previous)
@@ -125,6 +128,15 @@ async def _place(
         return await ctx.world.join(session, unit)
 
 
+def _check_people(ctx: Context, fields: Fields) -> None:
+    """Refuse more recipients than could be written to."""
+    most = ctx.world.options.max_recipients
+    if sum(len(people or ()) for people in (fields.to, fields.cc, fields.bcc)) > most:
+        raise Invalid(f"more than {most} recipients", constraint="max", path=["to"])
+    if len(fields.reply_to) > most:
+        raise Invalid(f"more than {most} addresses", constraint="max", path=["replyTo"])
+
+
 def _finished(new: NewMessage) -> tuple[NewMessage, list[int]]:
     """The message without those in `to` whose address is half written, and their numbers."""
     fields = new.fields
@@ -132,8 +144,9 @@ def _finished(new: NewMessage) -> tuple[NewMessage, list[int]]:
         new = replace(new, draft=True)
     if not fields or not fields.to:
         return new, []
-    dropped = [nth for nth, person in enumerate(fields.to) if not _addressed(person)]
-    to = [person for nth, person in enumerate(fields.to) if nth not in dropped]
+    whole = [_addressed(person) for person in fields.to]
+    to = list(compress(fields.to, whole))
+    dropped = [nth for nth, fits in enumerate(whole) if not fits]
     return replace(new, fields=replace(fields, to=to)), dropped
 
 

@@ -144,8 +144,8 @@ async def test_many_folders_are_a_tasks_work(
         task = (await repair(root, users=users))["task"]
         assert (task["kind"], task["total"]) == ("MAILBOX_REPAIR", 10)
     assert await tasks.work(world)
-    sql = "SELECT state, done, result FROM tasks ORDER BY created_at, id LIMIT 1"
-    ((state, done, result),) = await rows(world, sql)
+    sql = "SELECT state, done, result FROM tasks WHERE kind = 'MAILBOX_REPAIR' AND done > 0"
+    ((state, done, result),) = await rows(world, sql)  # the other one still waits
     result = json.loads(result) if isinstance(result, str) else result
     assert (state, done, result["corrected"], result["left"]) == ("SUCCEEDED", 10, 2, 1)
     assert ((await ada.box("Sent")).total, (await bob.box("Sent")).total) == (1, 1)
