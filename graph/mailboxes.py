@@ -118,7 +118,7 @@ class Mailbox(Shape):
         before: str | None = UNSET,
     ) -> Connection[Message]:
         wanted = Wanted(filter, order_by, (first, after, last, before))
-        return await message_page(info, wanted, user_id=self.row.user_id, mailbox_id=self.row.id)
+        return await message_page(info, wanted, users=[self.row.user_id], mailbox_id=self.row.id)
 
 
 @strawberry.type(description="Sums over folders.")

@@ -1,7 +1,8 @@
 """Stored mail, as the API shows it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from html import escape
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import orjson
@@ -15,7 +16,7 @@ from graph.fields import Auth, Info, field, query
 from graph.refs import MessageRef, message_of
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
-from graph.selections import Wanted
+from graph.selections import MessageOrder, Wanted
 from graph.views import Expressed, Made, View, Viewed, Whole, same
 from mail.addresses import normal
 from mail.contents import Stored
@@ -24,7 +25,16 @@ from mail.messages import Part, part_of, walk
 from models.errors import found
 from models.pages import Cursor, ordering
 from models.roles import Scope
-from resolvers import bulk, contents, mailboxes, messages, users
+from resolvers import (
+    bulk,
+    contents,
+    mailboxes,
+    messages,
+    relevance,
+    searches,
+    snippets,
+    users,
+)
 from resolvers.bulk import Order
 from resolvers.contents import Showing
 from resolvers.messages import ALL, Listing
@@ -312,6 +322,23 @@ class Message(Shape):
     async def text(self, info: Info) -> str | None:
         return await contents.texts(await self._stored(info))
 
+    @field(
+        "Short text around what was searched for in this operation, or intro; marked = as HTML "
+        "with <mark> around the words.",
+        "preview",
+        "user_id",
+        cost=3,
+    )
+    async def snippet(
+        self,
+        info: Info,
+        marked: Annotated[bool, strawberry.argument(description="As HTML, escaped.")] = False,
+    ) -> str:
+        words = snippets.sought(info.context, self.row.id)
+        found = await snippets.snippet(await self._stored(info), words, marked=marked)
+        intro = _intro(self.row.preview)
+        return found or (escape(intro) if marked else intro)
+
     @field("In order.", cost=2)
     async def headers(self, info: Info) -> list[HeaderField]:
         lines = await contents.header_fields(await self._stored(info))
@@ -346,7 +373,7 @@ async def message_page(
     info: Info,
     wanted: Wanted,
     *,
-    user_id: int,
+    users: Sequence[int],
     mailbox_id: int | None = None,
     thread_id: int | None = None,
 ) -> Connection[Message]:
@@ -354,15 +381,25 @@ async def message_page(
     ctx = info.context
     where = wanted.filter.where(info) if wanted.filter else ALL
     # As it was written: what `ago` means has moved on when the next page is asked for.
-    kind = ordering(wanted.order.ordering, None if where.everything else wanted.filter)
+    conditions = (users, wanted.filter) if len(users) > 1 else wanted.filter
+    nothing = where.everything and len(users) == 1
+    kind = ordering(wanted.order.ordering, None if nothing else conditions)
     ask = page_asked(kind, *wanted.page)
-    listing = Listing(user_id, ask, columns(info, Message), mailbox_id, thread_id, where)
+    names = columns(info, Message)
+    listings = [Listing(user, ask, names, mailbox_id, thread_id, where) for user in users]
+    if wanted.order is MessageOrder.RELEVANCE:
+        page = await relevance.page(ctx, listings, ask)
+    elif len(listings) == 1:
+        page = await ctx.load(messages.pages, listings[0])
+    else:
+        page = await searches.across(ctx, listings)
+    snippets.seek(ctx, [row.id for row in page.rows], where)
+
+    async def count() -> int:
+        return sum(await ctx.load_all(messages.counts, listings))
+
     return await connected(
-        info,
-        Message,
-        await ctx.load(messages.pages, listing),
-        lambda row: Cursor(kind, row.received_at, row.id),
-        lambda: ctx.load(messages.counts, listing),
+        info, Message, page, lambda row: Cursor(kind, row.received_at, row.id), count
     )
 
 

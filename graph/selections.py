@@ -11,10 +11,13 @@ from graph import ids
 from graph.errors import leaf
 from graph.fields import Info
 from graph.refs import MailboxRef, named
-from graph.scalars import ByteSize, Duration
+from graph.scalars import BigInt, ByteSize, Duration
 from models.errors import Invalid
+from resolvers.looking import DEPTH
+from resolvers.masks import LONGEST as LONGEST_MASK
 from resolvers.messages import NEWEST, OLDEST
-from resolvers.selections import MessageWhere, Selection
+from resolvers.selections import Selection
+from resolvers.where import MessageWhere
 
 IDS = 1000  # of one selection
 
@@ -23,11 +26,12 @@ IDS = 1000  # of one selection
 class MessageOrder(StrEnum):
     RECEIVED_DESC = "RECEIVED_DESC"
     RECEIVED_ASC = "RECEIVED_ASC"
+    RELEVANCE = "RELEVANCE"
 
     @property
     def ordering(self) -> str:
         """Its name in cursors."""
-        return NEWEST if self is MessageOrder.RECEIVED_DESC else OLDEST
+        return {"RECEIVED_DESC": NEWEST, "RECEIVED_ASC": OLDEST}.get(self, "relevance-")
 
 
 @strawberry.input(one_of=True, description="A point in time.")
@@ -46,65 +50,137 @@ class DateBound:
             raise Invalid("too long ago", constraint="min", path=["ago"]) from problem
 
 
-@strawberry.input(description="All given fields must hold.")
+@strawberry.input(description="Test of one header.")
+class HeaderMatch:
+    name: str = leaf("Header name.")
+    contains: str | None = leaf("Part of its value; null = header present.", default=UNSET)
+
+
+@strawberry.input(description="Test of the files of a message: one of them has it all.")
+class AttachmentMatch:
+    filename: str | None = leaf("Part of its name.", default=UNSET)
+    content_type: str | None = leaf("Part of its type.", default=UNSET)
+
+
+@strawberry.input(
+    description="All given fields must hold. Partial matches are of any case; what is found by "
+    "words has neither case nor accents."
+)
 class MessageFilter:
     and_: list["MessageFilter"] | None = leaf("All of.", name="and", default=UNSET)
     or_: list["MessageFilter"] | None = leaf("At least one of.", name="or", default=UNSET)
     not_: Optional["MessageFilter"] = leaf("None of it.", name="not", default=UNSET)
     query: str | None = leaf(
-        'Words in body and common headers, from the full-text index; "…" phrase, '
-        "trailing * prefix, leading - excludes.",
+        "Words in body, subject, people and file names, from the full-text index; "
+        '"…" phrase, trailing * prefix, leading - excludes.',
         default=UNSET,
     )
+    text: str | None = leaf(
+        "Substring anywhere, in header or body. Messages are read for it: at most 2,000, the "
+        "other fields have to narrow them.",
+        default=UNSET,
+    )
+    body: str | None = leaf("Substring in the body; read as for text.", default=UNSET)
     from_: str | None = leaf("Partial match of From.", name="from", default=UNSET)
     to: str | None = leaf("Partial match of To and Cc.", default=UNSET)
+    to_only: str | None = leaf("Partial match of To.", default=UNSET)
+    cc: str | None = leaf("Partial match of Cc.", default=UNSET)
+    bcc: str | None = leaf("Partial match of Bcc.", default=UNSET)
+    recipient: str | None = leaf("Partial match of To, Cc or Bcc or envelope.", default=UNSET)
     subject: str | None = leaf("Partial match of Subject.", default=UNSET)
+    list_id: str | None = leaf("Partial match of List-ID.", default=UNSET)
+    header: HeaderMatch | None = leaf("Any header; read as for text.", default=UNSET)
     message_id: str | None = leaf("Exact Message-ID.", default=UNSET)
     mailbox: MailboxRef | None = leaf("In this folder.", default=UNSET)
+    mailboxes: list[MailboxRef] | None = leaf("In one of these.", default=UNSET)
+    mailbox_masks: list[str] | None = leaf("Path with * and %.", default=UNSET)
+    searchable: bool | None = leaf("True = not in Junk or Trash.", default=UNSET)
     thread: strawberry.ID | None = leaf("In this conversation.", default=UNSET)
     uids: str | None = leaf("Uid set, with mailbox.", default=UNSET)
+    seqs: str | None = leaf("Sequence set, with mailbox.", default=UNSET)
+    guids: list[str] | None = leaf("Exact.", default=UNSET)
     seen: bool | None = leaf(r"\Seen.", default=UNSET)
     flagged: bool | None = leaf(r"\Flagged.", default=UNSET)
     answered: bool | None = leaf(r"\Answered.", default=UNSET)
     draft: bool | None = leaf(r"\Draft.", default=UNSET)
     deleted: bool | None = leaf(r"\Deleted.", default=UNSET)
-    keyword: str | None = leaf("Has this keyword.", default=UNSET)
+    forwarded: bool | None = leaf("$Forwarded.", default=UNSET)
+    keyword: str | None = leaf("Has this keyword or label.", default=UNSET)
     received_since: DateBound | None = leaf("Arrival, inclusive.", default=UNSET)
     received_before: DateBound | None = leaf("Arrival, exclusive.", default=UNSET)
     sent_since: DateBound | None = leaf("Date header, inclusive.", default=UNSET)
     sent_before: DateBound | None = leaf("Date header, exclusive.", default=UNSET)
+    saved_since: DateBound | None = leaf("Put into the folder, inclusive.", default=UNSET)
+    saved_before: DateBound | None = leaf("Put into the folder, exclusive.", default=UNSET)
+    expires_before: DateBound | None = leaf("Deleted by itself before then.", default=UNSET)
     larger: ByteSize | None = leaf("More than.", default=UNSET)
     smaller: ByteSize | None = leaf("Less than.", default=UNSET)
     has_attachment: bool | None = leaf("Has files.", default=UNSET)
+    attachment: AttachmentMatch | None = leaf("Has such a file.", default=UNSET)
+    modified_since: BigInt | None = leaf("modseq greater than.", default=UNSET)
 
-    def where(self, info: Info) -> MessageWhere:
+    def where(self, info: Info, depth: int = 0) -> MessageWhere:
         """The filter as the floors below know it."""
-        plain = {
-            name: value
-            for name in PLAIN
-            if (value := getattr(self, name)) is not UNSET and value is not None
-        }
+        if depth > DEPTH:
+            words = f"and, or and not go {DEPTH} levels deep"
+            raise Invalid(words, constraint="depth", path=["filter"])
         times = {
             name: bound.moment(info) for name in TIMES if (bound := getattr(self, name) or None)
         }
-        if self.uids and not self.mailbox:
-            raise Invalid("uids go with a mailbox", constraint="required", path=["filter", "uids"])
+        for name in ("uids", "seqs"):
+            if getattr(self, name) and not self.mailbox:
+                words = f"{name} go with a mailbox"
+                raise Invalid(words, constraint="required", path=["filter", name])
         return MessageWhere(
-            every=tuple(one.where(info) for one in self.and_ or ()),
-            some=tuple(one.where(info) for one in self.or_ or ()),
-            none=self.not_.where(info) if self.not_ else None,
-            mailbox=named(self.mailbox) if self.mailbox else None,
+            every=tuple(one.where(info, depth + 1) for one in self.and_ or ()),
+            some=tuple(one.where(info, depth + 1) for one in self.or_ or ()),
+            none=self.not_.where(info, depth + 1) if self.not_ else None,
             thread_id=ids.decode("Thread", self.thread, path="thread") if self.thread else None,
-            **plain,
+            **self._places(),
+            **{name: value for name in PLAIN if (value := _given(getattr(self, name))) is not None},
             **times,
         )
 
+    def _places(self) -> dict[str, Any]:
+        """The fields that are more than a value."""
+        found: dict[str, Any] = {}
+        for name in LISTS:
+            given = getattr(self, name) or ()
+            if len(given) > LONGEST[name]:
+                words = f"at most {LONGEST[name]} of {name}"
+                raise Invalid(words, constraint="max", path=["filter", name])
+            found[name] = tuple(given)
+        found["mailboxes"] = tuple(named(ref, path="mailboxes") for ref in found["mailboxes"])
+        for index, mask in enumerate(found["mailbox_masks"]):
+            if len(mask) > LONGEST_MASK:
+                words = f"a mask has at most {LONGEST_MASK} characters"
+                path = ["filter", "mailboxMasks"]
+                raise Invalid(words, constraint="max", path=path, index=index)
+        if self.mailbox:
+            found["mailbox"] = named(self.mailbox)
+        if self.header:
+            found["header"] = self.header.name, _given(self.header.contains)
+        if self.attachment:
+            file = self.attachment
+            found["attachment"] = _given(file.filename), _given(file.content_type)
+        return found
+
+
+def _given(value: Any) -> Any:
+    return None if value is UNSET else value
+
 
 PLAIN = (
-    "query", "from_", "to", "subject", "message_id", "uids", "seen", "flagged", "answered",
-    "draft", "deleted", "keyword", "larger", "smaller", "has_attachment",
+    "query", "text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject",
+    "list_id", "message_id", "searchable", "uids", "seqs", "seen", "flagged", "answered", "draft",
+    "deleted", "forwarded", "keyword", "larger", "smaller", "has_attachment", "modified_since",
 )  # fmt: skip
-TIMES = ("received_since", "received_before", "sent_since", "sent_before")
+TIMES = (
+    "received_since", "received_before", "sent_since", "sent_before", "saved_since",
+    "saved_before", "expires_before",
+)  # fmt: skip
+LONGEST = {"mailboxes": 250, "mailbox_masks": 50, "guids": 1000}
+LISTS = tuple(LONGEST)
 
 
 class Wanted(NamedTuple):

@@ -46,7 +46,7 @@ class Thread(Shape):
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[Message]:
         wanted = Wanted(None, MessageOrder.RECEIVED_ASC, (first, after, None, None))
-        return await message_page(info, wanted, user_id=self.row.user_id, thread_id=self.row.id)
+        return await message_page(info, wanted, users=[self.row.user_id], thread_id=self.row.id)
 
 
 @strawberry.type

@@ -378,7 +378,7 @@ class User(Shape):
         before: str | None = UNSET,
     ) -> Connection[Message]:
         listing = Wanted(filter, order_by, (first, after, last, before))
-        return await message_page(info, listing, user_id=self.row.id)
+        return await message_page(info, listing, users=[self.row.id])
 
     @field("Deleted, and recoverable still.", scope=Scope.MAIL_READ)
     async def archived_messages(

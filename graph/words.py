@@ -195,6 +195,8 @@ VALUES = {
     "MessageOrder": {
         "RECEIVED_DESC": "The newest arrival first.",
         "RECEIVED_ASC": "The oldest arrival first.",
+        "RELEVANCE": "By where the words of a search stand: subject, people, file names, beginning "
+        "of the text. Of the newest 500 that match; for searches with words.",
     },
     "FileAttachmentMode": {
         "ATTACH": "In the message.",

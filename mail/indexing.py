@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select, text, tuple_, update
@@ -9,7 +10,8 @@ from sqlmodel import col
 
 from mail import contents, messages
 from mail.blobs.errors import Corrupt
-from mail.searchindex import indexed
+from mail.searchindex import Words, indexed
+from mail.searchindex import words_of as read_words
 from models import searchindex
 from models.columns import picked
 from models.messages import Message
@@ -17,7 +19,6 @@ from models.world import World
 
 BATCH = 200  # messages a unit
 IDLE = 15.0  # seconds until it looks unasked
-LONGEST = 256 * 1024  # characters of a message
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,11 @@ async def index(world: World) -> int:
     if not rows:
         return 0
     dialect = world.database.dialect
-    sources = await contents.sources(world, rows)
-    given = await asyncio.to_thread(_words, dialect, rows, sources)
+    found = await words_in(world, rows)
+    given = [
+        {"id": row.id, **indexed(dialect, row.user_id, words)}
+        for row, words in zip(rows, found, strict=True)
+    ]
     async with world.write() as session:
         connection = await session.connection()
         # As they were read: a draft may have been replaced meanwhile.
@@ -67,26 +71,46 @@ async def index(world: World) -> int:
     return len(rows)
 
 
-def _words(dialect: str, rows: Any, sources: Any) -> list[dict[str, Any]]:
-    return [words_of(dialect, row, one) for row, one in zip(rows, sources, strict=True)]
+async def words_in(
+    world: World, rows: Sequence[Any], read: contents.Read | None = None
+) -> list[Words]:
+    """The words of these messages, whose rows have the columns SHOWN, read from their bytes.
+
+    `read` is as `contents.sources` has it.
+    """
+    sources = await contents.sources(world, rows, read)
+    longest = world.options.search_text
+
+    def all_words() -> list[Words]:
+        return [
+            read_words(text_of(row, source, longest))
+            for row, source in zip(rows, sources, strict=True)
+        ]
+
+    return await asyncio.to_thread(all_words)
 
 
-def words_of(dialect: str, row: Any, stored: contents.Stored) -> dict[str, Any]:
+def words_of(world: World, row: Any, stored: contents.Stored) -> dict[str, Any]:
     """What the index takes, and must be told again to forget it, of a row with SHOWN."""
-    return {"id": row.id, **indexed(dialect, row.user_id, text_of(row, stored))}
+    found = read_words(text_of(row, stored, world.options.search_text))
+    return {"id": row.id, **indexed(world.database.dialect, row.user_id, found)}
 
 
-def text_of(row: Any, stored: contents.Stored) -> str:
-    """What is searched of a message: subject, people, file names, text."""
+def body_of(stored: contents.Stored) -> str:
+    """The text of a message; none where it is damaged, which was logged where it was read."""
     try:
-        body = messages.body_text(stored.source, stored.structure) or ""
-    except Corrupt:  # logged where it was read; the rest of the mail is not to wait for it
-        body = ""
+        return messages.body_text(stored.source, stored.structure) or ""
+    except Corrupt:  # the rest of the mail is not to wait for it
+        return ""
+
+
+def text_of(row: Any, stored: contents.Stored, longest: int) -> str:
+    """What is searched of a message: subject, people, file names, text; so many characters."""
     people = [*row.to, *row.cc, *row.bcc, [row.from_name, row.from_address]]
     parts = [
         row.subject,
         *(word for pair in people for word in pair if word),
         *(file["filename"] or "" for file in row.attachments),
-        body,
+        body_of(stored),
     ]
-    return "\n".join(parts)[:LONGEST]
+    return "\n".join(parts)[:longest]

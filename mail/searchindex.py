@@ -1,26 +1,37 @@
 """The words of a message and of a search, for both indexes alike.
 
-A word is a run of letters and digits, without accents and case. Chinese, Japanese and Thai
-do not divide words: a run of those is indexed, and searched, as its pairs of letters.
+A word is a run of letters and digits, without accents and case; each emoji is a word of its
+own. Chinese, Japanese, Thai, Lao, Khmer and Burmese do not divide words: a run of those is
+indexed as its pairs of letters and its last letter, and searched as its pairs.
 """
 
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import NamedTuple
 
-from models.searchindex import owner
+from models.searchindex import APART, owner
 
 LONGEST = 64  # letters of a word
-MOST = 16_000  # words of a message: PostgreSQL counts 16,383 positions
-TERMS = 32  # of a search
+MOST = 16_000  # words of a message in their order: PostgreSQL counts 16,383 positions
+LAST = 16_383  # where PostgreSQL has all that come behind
+EACH = 255  # places of one word that a tsvector keeps
+BYTES = 512 * 1024  # of different words: a tsvector has at most a megabyte
 
-_WORD = re.compile(r"[^\W_]+")
-_UNDIVIDED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+_PLAIN = re.compile(r"[^\W_]+")
+_MIXED = re.compile("[\u0483-\u1dff\u20d0-\u2bff\ua000-\uabff\U00010000-\U0001fbff]")
+_BEYOND = r"(?![\x00-\x7f])"
+_OTHER = r"(?![\x00-/:-@\[-`{-\x7f])"  # quickly past what is between most words
+_UNDIVIDED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
 _TERM = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
+_UNSEEN = "\u00ad\u034f\u0640\u180e\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,115 +43,223 @@ class Term:
     negated: bool = False
 
 
-def words(text: str) -> Iterator[str]:
-    """The words of a text, in order."""
+@dataclass(frozen=True, slots=True)
+class Every:
+    """All of these."""
+
+    parts: tuple["Sought", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """At least one of these."""
+
+    parts: tuple["Sought", ...]
+
+
+Sought = Term | Every | Some
+
+
+class Words(NamedTuple):
+    """The words of a message: the first in their order, and which others there are."""
+
+    first: Sequence[str]
+    others: Collection[str]
+
+
+class _Letters(NamedTuple):
+    dropped: re.Pattern[str]  # accents, and what nobody sees
+    words: re.Pattern[str]  # where there are vowel signs or emoji
+
+
+@cache
+def _letters() -> _Letters:
+    """What words are made of beyond ASCII; for Python letters have no vowel signs."""
+    dropped, marks, symbols = [], [], []
+    for code in chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00)):
+        letter = chr(code)
+        kind = unicodedata.category(letter)
+        if unicodedata.combining(letter):
+            dropped.append(code)
+        elif kind[0] == "M":
+            marks.append(code)
+        elif kind == "So" and (0x2100 <= code < 0x2C00 or code >= 0x1F000):  # noqa: PLR2004
+            symbols.append(code)
+    drop, mark, symbol = map(_ranges, (dropped, marks, symbols))
+    return _Letters(
+        re.compile(f"[{_UNSEEN}{drop}]+"),
+        re.compile(rf"{_OTHER}(?:[^\W_]+|[{mark}])(?:{_BEYOND}[{mark}]+[^\W_]*)*|[{symbol}]"),
+    )
+
+
+def _ranges(codes: Sequence[int]) -> str:
+    """These letters as a regular expression has them between brackets."""
+    known = set(codes)
+    starts = [code for code in codes if code - 1 not in known]
+    ends = [code for code in codes if code + 1 not in known]
+    return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True))
+
+
+def folded(text: str) -> str:
+    """The text without accents, case, and what nobody sees."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    return unicodedata.normalize("NFC", _letters().dropped.sub("", plain))
+
+
+def _runs(text: str) -> Iterator[list[str]]:
+    """What is indexed, in order: a word, or the pairs and the last letter of a run."""
     if text.isascii():  # nothing to fold but case, nothing undivided
-        for run in _WORD.findall(text.lower()):
-            yield run[:LONGEST]
+        for run in _PLAIN.findall(text.lower()):
+            yield [run[:LONGEST]]
         return
-    for run in _WORD.findall(_folded(text)):
+    text = folded(text)
+    for run in (_letters().words if _MIXED.search(text) else _PLAIN).findall(text):
+        if run.isascii():
+            yield [run[:LONGEST]]
+            continue
         at = 0
         for undivided in _UNDIVIDED.finditer(run):
             if undivided.start() > at:
-                yield run[at : undivided.start()][:LONGEST]
-            yield from _pairs(undivided.group())
+                yield [run[at : undivided.start()][:LONGEST]]
+            letters = undivided.group()
+            yield [*(a + b for a, b in pairwise(letters)), letters[-1]]
             at = undivided.end()
         if at < len(run):
-            yield run[at:][:LONGEST]
+            yield [run[at:][:LONGEST]]
 
 
-def _folded(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    kept = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    return unicodedata.normalize("NFC", kept)
+def words(text: str) -> Iterator[str]:
+    """The words of a text, in order, as they are indexed."""
+    return chain.from_iterable(_runs(text))
 
 
-def _pairs(run: str) -> Iterator[str]:
-    if len(run) == 1:
-        yield run
-    for first, second in pairwise(run):
-        yield first + second
+def words_of(text: str) -> Words:
+    """What is indexed of the text of a message."""
+    found = words(text)
+    first = [word for word, _ in zip(found, range(MOST), strict=False)]
+    known = set(first)
+    room = BYTES - sum(len(word.encode()) for word in known)
+    others: dict[str, None] = {}
+    for word in found:
+        if word not in known and word not in others:
+            room -= len(word.encode())
+            if room < 0:
+                break
+            others[word] = None
+    return Words(first, others)
 
 
-def indexed(dialect: str, user_id: int, text: str) -> dict[str, str]:
+def indexed(dialect: str, user_id: int, found: Words) -> dict[str, str]:
     """What the index takes of a message of this user: its `owner` and `words`."""
-    listed = [word for word, _ in zip(words(text), range(MOST), strict=False)]
-    if dialect == "sqlite":
-        return {"owner": owner(user_id), "words": " ".join(listed)}
-    places: defaultdict[str, list[str]] = defaultdict(list)
-    for place, word in enumerate(listed, 1):
-        if len(places[word]) < 255:  # noqa: PLR2004 - what a tsvector keeps of one word
-            places[word].append(str(place))
-    lexemes = [f"'{owner(user_id)}'", *(f"'{w}':{','.join(at)}" for w, at in places.items())]
-    return {"owner": owner(user_id), "words": " ".join(lexemes)}
+    listed = _fts5_words(found) if dialect == "sqlite" else _tsvector(user_id, found)
+    return {"owner": owner(user_id), "words": listed}
+
+
+def _fts5_words(found: Words) -> str:
+    """Of the others no two stand in a row."""
+    return " ".join([*found.first, *(f"{APART} {word}" for word in found.others)])
+
+
+def _tsvector(user_id: int, found: Words) -> str:
+    """A word that has too many places goes on under its name with a number."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, word in enumerate(found.first, 1):
+        places[word].append(place)
+    lexemes = [f"'{owner(user_id)}'"]
+    for word, at in places.items():
+        for start in range(0, len(at), EACH):
+            name = f"{word}_{start // EACH}" if start else word
+            lexemes.append(f"'{name}':{','.join(map(str, at[start : start + EACH]))}")
+    lexemes += [f"'{word}':{LAST}" for word in found.others]
+    return " ".join(lexemes)
 
 
 def terms(query: str) -> list[Term]:
     """What a person asks for: words, "phrases", begun* words, and -none of these."""
     found = []
     for minus, phrase, word in _TERM.findall(query):
-        text = phrase or word
-        parts = tuple(words(text))
-        if parts:
-            found.append(Term(parts, not phrase and text.endswith("*"), bool(minus)))
-    return found[:TERMS]
+        term = term_of(phrase or word, begun=not phrase and word.endswith("*"))
+        if term:
+            found.append(Term(term.words, term.prefix, bool(minus)))
+    return found
 
 
-def written(dialect: str, user_id: int, asked: list[Term]) -> str:
-    """The search in the language of the index, over the mail of this user alone."""
+def term_of(text: str, *, begun: bool = False) -> Term | None:
+    """These words in a row; None where there are none."""
+    runs = list(_runs(text))
+    if not runs:
+        return None
+    last = runs[-1]
+    if _UNDIVIDED.fullmatch(last[-1]):  # it may go on, whatever comes behind
+        begun = len(last) == 1
+        runs[-1] = last[:-1] or last
+    return Term(tuple(chain.from_iterable(runs)), begun)
+
+
+def written(dialect: str, owners: Iterable[int], sought: Sought) -> str:
+    """The search in the language of the index, over the mail of these users alone."""
     if dialect == "sqlite":
-        plain = [f"owner:{owner(user_id)}", *(_fts5(term) for term in asked if not term.negated)]
-        text = " AND ".join(plain)
-        for term in asked:
-            text = f"({text}) NOT {_fts5(term)}" if term.negated else text
-        return text
-    return " & ".join([f"'{owner(user_id)}'", *(_tsquery(term) for term in asked)])
+        whose = " OR ".join(f'owner:"{owner(key)}"' for key in owners)
+        return f"({whose}) AND {_fts5(sought, f'({whose})')}"
+    whose = " | ".join(f"'{owner(key)}'" for key in owners)
+    return f"({whose}) & {_tsquery(sought)}"
 
 
-def _fts5(term: Term) -> str:
-    return f'words:"{" ".join(term.words)}"{"*" if term.prefix else ""}'
+def _fts5(sought: Sought, all_: str) -> str:
+    match sought:
+        case Term():
+            phrase = f'words:"{" ".join(sought.words)}"{"*" if sought.prefix else ""}'
+            return f"({all_} NOT {phrase})" if sought.negated else phrase
+        case Every():
+            return f"({' AND '.join(_fts5(part, all_) for part in sought.parts)})"
+        case Some():
+            return f"({' OR '.join(_fts5(part, all_) for part in sought.parts)})"
 
 
-def _tsquery(term: Term) -> str:
-    lexemes = [f"'{word}'" for word in term.words]
-    lexemes[-1] += ":*" if term.prefix else ""
-    return ("!" if term.negated else "") + f"({' <-> '.join(lexemes)})"
+def _tsquery(sought: Sought) -> str:
+    match sought:
+        case Term(words=(word,)):
+            text = f"'{word}'{':*' if sought.prefix else ''}"
+            return f"!{text}" if sought.negated else text
+        case Term():
+            lexemes = [f"('{word}' | '{word}_':*)" for word in sought.words]
+            if sought.prefix:
+                lexemes[-1] = f"'{sought.words[-1]}':*"
+            return f"{'!' if sought.negated else ''}({' <-> '.join(lexemes)})"
+        case Every():
+            return f"({' & '.join(map(_tsquery, sought.parts))})"
+        case Some():
+            return f"({' | '.join(map(_tsquery, sought.parts))})"
 
 
-def pattern(term: Term) -> str:
-    """The term as a regular expression, for Python and PostgreSQL: for texts as they are."""
-    parts = [""]
-    for word in term.words:
-        before = parts[-1]
-        undivided = _UNDIVIDED.fullmatch(word)
-        if before and undivided and before[-1] == word[0] and _UNDIVIDED.fullmatch(before):
-            parts[-1] += word[1:]
-        else:
-            parts.append(word)
-    runs = parts[1:]
-    text = r"(\W|_)+".join("".join(map(_letter, _units(run))) for run in runs)
-    start = "" if _UNDIVIDED.fullmatch(runs[0]) else r"(^|\W|_)"
-    end = "" if term.prefix or _UNDIVIDED.fullmatch(runs[-1]) else r"($|\W|_)"
-    return start + text + end
+class Places:
+    """Where each word of a message stands: to look for words before they are in the index."""
 
+    __slots__ = ("_at",)
 
-def _units(run: str) -> list[str]:
-    return re.findall("ss|.", run)
+    def __init__(self, found: Words) -> None:
+        self._at: Mapping[str, list[int]] = {word: [] for word in (*found.first, *found.others)}
+        for place, word in enumerate(found.first):
+            self._at[word].append(place)
 
+    def holds(self, sought: Sought) -> bool:
+        """Whether the message has what is sought, as the index would say."""
+        match sought:
+            case Term():
+                return self._has(sought) is not sought.negated
+            case Every():
+                return all(map(self.holds, sought.parts))
+            case Some():
+                return any(map(self.holds, sought.parts))
 
-def _letter(unit: str) -> str:
-    if unit == "ss":
-        return f"({_letter('s') * 2}|[ßẞ])"
-    forms = "".join(sorted({unit, unit.upper()[:1], *_forms().get(unit, "")}))
-    return f"[{forms}][\u0300-\u036f]*"
-
-
-@cache
-def _forms() -> Mapping[str, str]:
-    """The letters that are folded to each letter."""
-    forms: defaultdict[str, str] = defaultdict(str)
-    for letter in map(chr, (*range(0x80, 0x2200), *range(0xFF00, 0xFFF0))):
-        folded = _folded(letter)
-        if len(folded) == 1 and folded != letter and letter.isalnum():
-            forms[folded] += letter
-    return forms
+    def _has(self, term: Term) -> bool:
+        *begin, last = term.words
+        ends = [w for w in self._at if w.startswith(last)] if term.prefix else [last]
+        if not begin:
+            return any(word in self._at for word in ends)
+        found: set[int] | None = None
+        for nth, word in enumerate(begin):
+            at = {place - nth for place in self._at.get(word, ())}
+            found = at if found is None else found & at
+        rest = {place - len(begin) for word in ends for place in self._at.get(word, ())}
+        return bool(rest.intersection(found or ()))

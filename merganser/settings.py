@@ -239,6 +239,13 @@ class Settings(AccountSettings):
     )
     message_max: Size = Field(default=USUAL.message_max, description="Largest message we take.")
     upload_max: Size = Field(default=USUAL.upload_max, description="Largest file in an upload.")
+    search_text: Size = Field(
+        default=USUAL.search_text,
+        ge=1024,
+        le=16 << 20,
+        description="Characters of a message that are searched by words; another number holds "
+        "for mail that comes later.",
+    )
     files_quota: Size = Field(
         default=USUAL.files_quota,
         description="Storage of a user for files that are shared or wait for a draft; 0 is "

@@ -103,6 +103,14 @@ class Database:
             async with self.engine.connect() as connection:
                 return (await connection.execute(statement.select, given)).all()
 
+    async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
+        """What `find` does, of a select that may have to go through much."""
+        with Timed(STORE, "store search", "search"):
+            if self._readers:
+                return await self._readers.search(statement, given)
+            async with self.engine.connect() as connection:
+                return (await connection.execute(statement.select, given)).all()
+
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
         await self.read(select(literal(1)))
@@ -196,6 +204,26 @@ class Readers:
             return await self.read(statement.select, given)
         finally:
             cursor.close()
+
+    async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
+        """What a prepared select finds, read in a thread."""
+        driven = statement.driven(self.engine.dialect)
+        values = driven.values(given)
+        dispatch: Any = self.engine.dispatch
+        for heard in dispatch.before_cursor_execute:
+            heard(None, None, driven.sql, values, None, False)
+        loop = asyncio.get_running_loop()
+        return Rows(
+            driven, await loop.run_in_executor(self._threads, self._search, driven.sql, values)
+        )
+
+    def _search(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        connection = self.engine.raw_connection()
+        try:
+            found: list[Any] = connection.cursor().execute(sql, values).fetchall()
+            return found
+        finally:
+            connection.close()
 
     def close(self) -> None:
         if self._near is not None:

@@ -28,6 +28,8 @@ class Message(Owned, table=True):
         Index("messages_unseen", "mailbox_id", "received_at", "id", **_where("NOT seen")),
         Index("messages_of_user", "user_id", "received_at", "id", **_where("archived_at IS NULL")),
         Index("messages_to_index", "id", **_where("NOT indexed")),
+        # with a column that is always the same: SQLite would else take just any of an account
+        Index("messages_waiting", "user_id", "indexed", "id", **_where("NOT indexed")),
         Index(
             "messages_archived", "user_id", "archived_at", "id", **_where("archived_at IS NOT NULL")
         ),

@@ -5,14 +5,19 @@ that the index itself finds only the owner's; deleted messages are left in and j
 What a replaced draft was is taken out.
 """
 
-from sqlalchemy import TextClause, text
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import BindParameter, TextClause, bindparam, text
 
 TABLE = "search_words"
+APART = "\u2022"  # is in no word: neither a letter nor a digit
 
 CREATE = {
     "sqlite": (
         f"CREATE VIRTUAL TABLE {TABLE} USING fts5"
-        "(owner, words, content='', tokenize='unicode61 remove_diacritics 2')",
+        "(owner, words, content='', tokenize='ascii')",  # the words are divided and folded
     ),
     "postgresql": (
         f"CREATE TABLE {TABLE} (rowid bigint PRIMARY KEY, words tsvector NOT NULL)",
@@ -21,10 +26,19 @@ CREATE = {
 }
 DROP = (f"DROP TABLE {TABLE}",)
 
+_FOUND = {
+    "sqlite": "SELECT rowid FROM search_words WHERE search_words MATCH :query",
+    "postgresql": "SELECT rowid FROM search_words WHERE words @@ cast(:query AS text)::tsquery",
+}
+_LISTED = {
+    "sqlite": "SELECT value FROM json_each(:ids)",
+    "postgresql": "SELECT value::bigint FROM jsonb_array_elements_text(cast(:ids AS jsonb))",
+}
+
 
 def owner(user_id: int) -> str:
     """The word that all rows of a user have, and no text can."""
-    return f"u{user_id}u"
+    return f"u{user_id}{APART}"
 
 
 def insert(dialect: str) -> TextClause:
@@ -47,8 +61,27 @@ def delete(dialect: str) -> TextClause:
     return text("DELETE FROM search_words WHERE rowid = :id")
 
 
-def found(dialect: str) -> TextClause:
-    """To find message ids: `query` as `mail/searchindex.py` writes it."""
-    if dialect == "sqlite":
-        return text("SELECT rowid FROM search_words WHERE search_words MATCH :query")
-    return text("SELECT rowid FROM search_words WHERE words @@ cast(:query AS text)::tsquery")
+def found(dialect: str, query: str, ids: Sequence[int] = ()) -> TextClause:
+    """To find message ids: `query` as `mail/searchindex.py` writes it; and these ids besides."""
+    asked = _FOUND[dialect]
+    given: list[BindParameter[Any]] = [bindparam("query", query, unique=True)]
+    if ids:
+        asked += f" UNION ALL {_LISTED[dialect]}"
+        given.append(bindparam("ids", orjson.dumps(list(ids)).decode(), unique=True))
+    return text(asked).bindparams(*given)
+
+
+# Of an SQLite index; with the same parameters.
+MANY = text(
+    "SELECT count(*) AS many FROM"
+    " (SELECT 1 FROM search_words WHERE search_words MATCH :query LIMIT :most)"
+)
+# The sign keeps SQLite from asking the index for each message that is near.
+NEAR = text("""
+SELECT rowid FROM search_words
+WHERE search_words MATCH :query
+  AND rowid >= (SELECT min(id) FROM near) AND rowid <= (SELECT max(id) FROM near)
+  AND +rowid IN (SELECT id FROM near)
+UNION ALL SELECT value FROM json_each(:ids)
+""")
+ALL = text(f"{_FOUND['sqlite']} UNION ALL {_LISTED['sqlite']}")

@@ -23,11 +23,13 @@ from resolvers.access import administered, own, records, visible
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan
+from resolvers.looking import Place
 from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.messages import ALL
 from resolvers.moves import STATE, Changes
-from resolvers.selections import MessageWhere, narrowed
+from resolvers.selections import Narrowed, narrowed
 from resolvers.userselection import managed_one
+from resolvers.where import MessageWhere
 from resolvers.withheld import CONTENT, shown
 from resolvers.work import Plan, Step, queue
 
@@ -35,7 +37,6 @@ KIND = "ARCHIVE_RESTORE"  # of the task that brings back what lay in a time
 CHUNK = 1000  # messages of a unit
 NEWEST, OLDEST = "archived-", "archived+"
 PLACE = (col(Message.archived_at), col(Message.id))
-FROM: Any = col(Message.archived_mailbox_id)
 HOME = frozenset({"archived_from", "archived_mailbox_id"})
 
 
@@ -77,8 +78,8 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     """The pages, each in reading order."""
     names = frozenset({"archived_at", "id", "user_id"}).union(*(key.columns for key in keys))
     scans = []
-    for key in keys:
-        rows = select(*picked(Message, names)).where(*_where(ctx, key))
+    for key, by in zip(keys, await _narrowed(ctx, keys), strict=True):
+        rows = select(*picked(Message, names)).where(*_where(ctx, key, by))
         scans.append(Scan(rows, key.ask, PLACE, falling=key.falling))
     found = await listing.pages(ctx, scans)
     if ctx.viewer.role is not Role.ROOT and not names & CONTENT:
@@ -89,13 +90,21 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
 async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
     """How many messages these lists have."""
     many = func.count().label("many")
-    scans = [select(many).select_from(Message).where(*_where(ctx, key)) for key in keys]
+    scans = [
+        select(many).select_from(Message).where(*_where(ctx, key, by))
+        for key, by in zip(keys, await _narrowed(ctx, keys), strict=True)
+    ]
     return [row.many for (row,) in await listing.together(ctx, scans)]
 
 
-def _where(ctx: Context, key: Listing) -> list[ColumnElement[bool]]:
+async def _narrowed(ctx: Context, keys: Sequence[Listing]) -> list[Narrowed]:
+    places = [Place(key.where, key.user_id, archived=True) for key in keys]
+    return await ctx.load_all(narrowed, places)
+
+
+def _where(ctx: Context, key: Listing, by: Narrowed) -> list[ColumnElement[bool]]:
     terms = [records(ctx, Message), col(Message.user_id) == key.user_id, *kept(ctx)]
-    return narrowed(ctx, terms, key.where, key.user_id, place=FROM)
+    return by.with_terms(ctx, terms)
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:

@@ -63,6 +63,7 @@ async def carry_out(ctx: Context, order: Order) -> Done:
     user_id = own(ctx)
     if order.changes is not None and order.changes.nothing and order.to is None:
         raise Invalid("say what to change", constraint="required", path=["set"])
+    order = replace(order, select=await order.select.looked(ctx, user_id))
     async with ctx.write(user_id) as session:
         if order.select.mailbox is not None:
             await mailboxes.find(ctx, order.select.mailbox, path=["select", "mailbox"])
@@ -83,7 +84,7 @@ async def _rows(ctx: Context, order: Order, limit: int) -> Sequence[Picked]:
 def _chosen(ctx: Context, order: Order) -> list[ColumnElement[bool]]:
     user_id = own(ctx)
     theirs = [col(Message.user_id) == user_id, col(Message.archived_at).is_(None)]
-    return order.select.condition(ctx, [visible(ctx, Message), *theirs], user_id)
+    return order.select.condition(ctx, [visible(ctx, Message), *theirs])
 
 
 def _check(order: Order, rows: Sequence[Picked]) -> None:

@@ -187,6 +187,13 @@ class Context:
             return await self.world.database.find(statement, given)
         return await self.read(statement.select, given)
 
+    async def search(self, statement: Prepared, **given: Any) -> Sequence[Any]:
+        """What `find` does, of a select that may have to go through much."""
+        given["viewer"] = self.viewer.user_id
+        if self._unit is None or self._unit.session is None:
+            return await self.world.database.search(statement, given)
+        return await self.read(statement.select, given)
+
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
         """A unit of work on what belongs to these streams; a savepoint of the unit around it.

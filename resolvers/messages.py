@@ -1,12 +1,14 @@
 """Operations on stored messages."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlmodel import col
 
+from mail.searchindex import Sought
 from models.columns import Picked, picked
 from models.errors import Forbidden
 from models.mailboxes import Mailbox
@@ -14,11 +16,13 @@ from models.messages import Message, Thread
 from models.pages import Ask, Page
 from models.prepared import number, prepared
 from models.roles import Role, Scope
-from resolvers import listing
+from resolvers import listing, wordpages
 from resolvers.access import administered, owned, records
 from resolvers.context import Context
 from resolvers.listing import Form, Scan, together
-from resolvers.selections import MessageWhere, narrowed
+from resolvers.looking import Place
+from resolvers.selections import Narrowed, narrowed, words_of
+from resolvers.where import MessageWhere
 from resolvers.withheld import CONTENT, shown
 
 NEWEST, OLDEST = "received-", "received+"
@@ -62,11 +66,16 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     own = all(key.user_id == ctx.viewer.user_id for key in keys)
     if len(keys) == 1 and keys[0].where.everything and (own or not administered(ctx)):
         return [await _plain_page(ctx, keys[0], columns)]
+    if len(keys) == 1 and own and (words := _words_alone(ctx, keys[0])):
+        (key,) = keys
+        form = Form.of(key.ask, columns, falling=key.falling)
+        place = wordpages.Where(key.user_id, key.mailbox_id, key.thread_id)
+        return [await wordpages.page(ctx, place, words, key.ask, form)]
     if not own:
         columns |= {"user_id"}
     scans = []
-    for key in keys:
-        rows = select(*picked(Message, columns)).where(*_where(ctx, key))
+    for key, by in zip(keys, await _narrowed(ctx, keys), strict=True):
+        rows = select(*picked(Message, columns)).where(*_where(ctx, key, by))
         scans.append(Scan(rows, key.ask, PLACE, falling=key.falling))
     found = await listing.pages(ctx, scans)
     if own or (ctx.viewer.role is not Role.ROOT and not columns & CONTENT):
@@ -99,7 +108,19 @@ def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tu
     return listing.form_of_page(rows, form, PLACE)
 
 
-def _where(ctx: Context, key: Listing) -> list[Any]:
+def _words_alone(ctx: Context, key: Listing) -> Sought | None:
+    """What a list is narrowed by where that is words alone, and the store is SQLite."""
+    if key.where.everything or ctx.world.database.dialect != "sqlite":
+        return None
+    return words_of(key.where)
+
+
+async def _narrowed(ctx: Context, keys: Sequence[Listing]) -> list[Narrowed]:
+    places = [Place(key.where, key.user_id, key.mailbox_id, key.thread_id) for key in keys]
+    return await ctx.load_all(narrowed, places)
+
+
+def _where(ctx: Context, key: Listing, by: Narrowed) -> list[Any]:
     terms = [records(ctx, Message), col(Message.user_id) == key.user_id]
     if key.mailbox_id is not None:
         terms.append(col(Message.mailbox_id) == key.mailbox_id)
@@ -107,7 +128,7 @@ def _where(ctx: Context, key: Listing) -> list[Any]:
         terms.append(here())
     if key.thread_id is not None:
         terms.append(col(Message.thread_id) == key.thread_id)
-    return narrowed(ctx, terms, key.where, key.user_id)
+    return by.with_terms(ctx, terms)
 
 
 async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
@@ -123,7 +144,10 @@ async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
     narrow = [key for key in keys if not key.whole]
     if narrow:
         many = func.count().label("many")
-        scans = [select(many).select_from(Message).where(*_where(ctx, key)) for key in narrow]
+        scans = [
+            select(many).select_from(Message).where(*_where(ctx, key, by))
+            for key, by in zip(narrow, await _narrowed(ctx, narrow), strict=True)
+        ]
         rows = await together(ctx, scans)
         found |= {key: row.many for key, (row,) in zip(narrow, rows, strict=True)}
     return [found[key] for key in keys]

@@ -1,53 +1,117 @@
-"""Finding messages by their words."""
+"""Finding messages by their words: in the index, and in what is not in it yet."""
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, cast, column, func, select, text, union_all
+from sqlalchemy import ColumnElement, Select, column, false, select, text
 from sqlmodel import col
 
-from mail.searchindex import Term, pattern, terms, written
+from mail import indexing
+from mail.searchindex import Every, Places, Sought, Term, terms, written
 from models import searchindex
 from models.columns import picked
-from models.errors import Invalid
+from models.errors import Invalid, Unavailable
 from models.messages import Message
+from models.prepared import number, prepared
 from resolvers.context import Context
 
 LONGEST = 1024  # characters of a search
-WAITING = 5000  # messages at most that are looked through before they are in the index
-SHOWN = ("subject", "from_name", "from_address", "preview")
+TERMS = 32  # words and phrases of a search
+WAITING = 5000  # messages of an account at most that are looked through before they are indexed
+# NOT as the index of those that wait has it, since SQLite compares the words; and its column.
+WAITS = (text("NOT messages.indexed"), col(Message.indexed) == false())
+KEYS = {"id", "blob_id"}  # a draft that is replaced keeps its id
+WORD = 100  # bytes of a word and its places in memory, about
 
 
-def matching(ctx: Context, user_id: int, query: str) -> ColumnElement[bool]:
-    """Messages of this user with these words, as SQL.
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The messages of these accounts that the index does not have yet."""
 
-    The index is filled behind the delivery: messages that it does not have yet are looked
-    through by what their rows show.
-    """
+    owners: Sequence[int]
+    messages: Sequence[tuple[int, Places]] = field(default=(), repr=False)
+
+    def holding(self, sought: Sought) -> list[int]:
+        """Those that have what is sought."""
+        return [key for key, places in self.messages if places.holds(sought)]
+
+
+def sought_by(query: str) -> Sought:
+    """What a search asks for. Invalid where that is nothing, or too much."""
+    path = ["filter", "query"]
     asked = terms(query[:LONGEST])
     if len(query) > LONGEST or not asked:
-        raise Invalid(
-            f"a search has words, in at most {LONGEST} characters",
-            constraint="query",
-            path=["filter", "query"],
-        )
+        words = f"a search has words, in at most {LONGEST} characters"
+        raise Invalid(words, constraint="query", path=path)
+    if len(asked) > TERMS:
+        words = f"a search has at most {TERMS} words and phrases"
+        raise Invalid(words, constraint="max", path=path)
+    return asked[0] if len(asked) == 1 else Every(tuple(asked))
+
+
+def narrows(sought: Sought) -> bool:
+    """Whether it asks for something that is there, not only for what is not."""
+    match sought:
+        case Term():
+            return not sought.negated
+        case Every():
+            return any(map(narrows, sought.parts))
+        case _:
+            return all(map(narrows, sought.parts))
+
+
+def matching(ctx: Context, waiting: Waiting, sought: Sought) -> ColumnElement[bool]:
+    """Messages with these words, as SQL."""
     dialect = ctx.world.database.dialect
-    index = searchindex.found(dialect).bindparams(query=written(dialect, user_id, asked))
-    known = index.columns(column("rowid")).subquery()
-    return col(Message.id).in_(union_all(select(known.c.rowid), _fresh(user_id, asked)))
+    query = written(dialect, waiting.owners, sought)
+    found = searchindex.found(dialect, query, waiting.holding(sought))
+    known = found.columns(column("rowid")).subquery()
+    return col(Message.id).in_(select(known.c.rowid))
 
 
-def _fresh(user_id: int, asked: list[Term]) -> Any:
-    # NOT as the index of those that wait has it: SQLite compares the words.
-    waiting = (
-        select(*picked(Message, {"id", "user_id", "to", "cc", *SHOWN}))
-        .where(text("NOT messages.indexed"))
-        .order_by(col(Message.id).desc())
-        .limit(WAITING)
-        .subquery()
-    )
-    shown = cast(waiting.c["to"], String) + cast(waiting.c.cc, String)
-    for name in SHOWN:
-        shown = shown + "\n" + func.coalesce(waiting.c[name], "")
-    found = [shown.regexp_match(pattern(term)) for term in asked]
-    terms_ = [~one if term.negated else one for one, term in zip(found, asked, strict=True)]
-    return select(waiting.c.id).where(waiting.c.user_id == user_id, and_(*terms_))
+async def waiting_of(ctx: Context, owners: Collection[int]) -> Waiting:
+    """What of these accounts is to be looked through, since the index follows the delivery.
+
+    Unavailable where that is too much, as after an import: the index gets there.
+    """
+    owners = sorted(owners)
+    if len(owners) == 1:
+        rows = await ctx.find(_waiting(), user=owners[0], most=WAITING + 1)
+    else:
+        theirs = col(Message.user_id).in_(owners)
+        asked = select(*picked(Message, KEYS)).where(theirs, *WAITS)
+        rows = await ctx.read(asked.limit(WAITING + 1))
+    if len(rows) > WAITING:
+        raise Unavailable(
+            f"more than {WAITING} messages are about to be indexed: search again in a while",
+            component="search index",
+        )
+    return Waiting(owners, await _places(ctx, [(row.id, row.blob_id) for row in rows]))
+
+
+@prepared
+def _waiting() -> Select[*tuple[Any, ...]]:
+    mine = col(Message.user_id) == number("user")
+    asked = select(*picked(Message, KEYS)).where(mine, *WAITS)
+    return asked.limit(number("most"))
+
+
+async def _places(ctx: Context, keys: Sequence[tuple[int, int]]) -> list[tuple[int, Places]]:
+    """The words of these messages: from the shelf, or read from their bytes."""
+    shelf, longest = ctx.world.shelf, ctx.world.options.search_text
+    found = [(key, shelf.get(("places", *key, longest))) for key in keys]
+    known = {key[0]: places for key, places in found if places is not None}
+    missing = [key for key, _ in keys if key not in known]
+    if not missing:
+        return list(known.items())
+    asked = select(*picked(Message, indexing.SHOWN)).where(col(Message.id).in_(missing))
+    rows = await ctx.read(asked)
+    for start in range(0, len(rows), indexing.BATCH):
+        batch = rows[start : start + indexing.BATCH]
+        read = await indexing.words_in(ctx.world, batch, ctx.read)
+        for row, words in zip(batch, read, strict=True):
+            places = known[row.id] = Places(words)
+            size = WORD * (len(words.first) + len(words.others))
+            shelf.put(("places", row.id, row.blob_id, longest), places, size)
+    return list(known.items())

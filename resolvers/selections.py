@@ -1,9 +1,9 @@
 """Which messages: the filter of lists and the selection of bulk operations, as SQL."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -13,165 +13,225 @@ from sqlalchemy import (
     and_,
     case,
     cast,
+    column,
+    exists,
+    false,
     func,
     not_,
     or_,
     select,
     true,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.elements import UnaryExpression
 from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
+from mail.searchindex import Every, Some, Sought
 from models.columns import table_of
 from models.errors import Invalid
-from models.mailboxes import Mailbox
+from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
 from resolvers.context import Context
+from resolvers.looking import READ, Looked, Place, looked, parts
 from resolvers.mailboxes import Named
-from resolvers.searchindex import matching
+from resolvers.numbersets import number_set
+from resolvers.searchindex import matching, narrows, sought_by
 from resolvers.texts import within
+from resolvers.where import MessageWhere
 
-DEPTH = 8  # of and, or and not
 TERMS = 250  # of a whole filter; SQLite takes no expression of more than 1000 levels
-UIDS = 1000  # parts of one set
-RANGES = 250  # apart from each other, of one set
-LONGEST = 10  # digits of a uid
+GUIDS = 1000
+GUID = re.compile("[0-9a-fA-F]{32}")
+LARGEST = (1 << 63) - 1  # key
+UNSEARCHED = (SpecialUse.JUNK, SpecialUse.TRASH)
+FILE = ("filename", "content_type")  # of an attachment, as it is stored
+FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
+PEOPLE = {
+    "to": (Message.to, Message.cc),
+    "to_only": (Message.to,),
+    "cc": (Message.cc,),
+    "bcc": (Message.bcc,),
+    "recipient": (Message.to, Message.cc, Message.bcc, Message.envelope_to),
+}
+TIMES = {
+    "received": col(Message.received_at),
+    "sent": col(Message.date),
+    "saved": col(Message.saved_at),
+    "expires": col(Message.expires),
+}
 _NOT = custom_op[Any]("NOT")  # as the index of the unseen has it: SQLite compares the words
-HIGHEST = 1 << 32  # above all uids (RFC 9051, section 2.3.1.1)
 
 
 @dataclass(frozen=True, slots=True)
-class MessageWhere:
-    """All given conditions hold; None and empty ask for nothing."""
+class Narrowed:
+    """A filter as SQL over messages of the accounts it was made for: once, for many lists.
 
-    every: tuple["MessageWhere", ...] = ()
-    some: tuple["MessageWhere", ...] = ()
-    none: "MessageWhere | None" = None
-    query: str | None = None
-    from_: str | None = None
-    to: str | None = None
-    subject: str | None = None
-    message_id: str | None = None
-    mailbox: Named | None = None
-    thread_id: int | None = None
-    uids: str | None = None
-    seen: bool | None = None
-    flagged: bool | None = None
-    answered: bool | None = None
-    draft: bool | None = None
-    deleted: bool | None = None
-    keyword: str | None = None
-    received_since: datetime | None = None
-    received_before: datetime | None = None
-    sent_since: datetime | None = None
-    sent_before: datetime | None = None
-    larger: int | None = None
-    smaller: int | None = None
-    has_attachment: bool | None = None
+    `found` is what the index finds by `words`, which all of them have; None where there are none.
+    """
 
-    @property
-    def everything(self) -> bool:
-        """Whether nothing is asked for."""
-        return self == MessageWhere()
+    seen: Looked
+    words: Sought | None
+    found: ColumnElement[bool] | None
+    rest: Sequence[ColumnElement[bool]]
+
+    def with_terms(
+        self, ctx: Context, terms: Sequence[ColumnElement[bool]]
+    ) -> list[ColumnElement[bool]]:
+        """These terms and the filter's; what words find comes first."""
+        if self.found is None:
+            return [*terms, *self.rest]
+        others = [*terms, *self.rest]
+        if ctx.world.database.dialect != "sqlite":
+            return [*others, self.found]
+        # Inside a CASE nothing names an index: SQLite would else go through a whole folder,
+        # and ask of each message whether it was found.
+        return [self.found, case((and_(*others), 1), else_=0) == 1]
 
 
-LIES_IN: Any = col(Message.mailbox_id)
+async def narrowed(ctx: Context, places: list[Place]) -> list[Narrowed]:
+    """The filters of these places as SQL, those that are alike made once."""
+    seen = await looked(ctx, places, lambda where, seen: conditions(ctx, where, seen))
+    made = {key: _narrowed(ctx, key[0], one) for key, one in seen.items()}
+    return [made[place.where, place.archived] for place in places]
 
 
-def conditions(
-    ctx: Context, where: MessageWhere, user_id: int, *, place: ColumnElement[Any] = LIES_IN
-) -> list[ColumnElement[bool]]:
-    """The filter as SQL over messages of this user; `place` has the folder that is meant."""
-    return list(_Terms(ctx, user_id, place).of(where, 0))
+def _narrowed(ctx: Context, where: MessageWhere, seen: Looked) -> Narrowed:
+    words, rest = divided(where)
+    if words is None or not narrows(words):
+        return Narrowed(seen, None, None, conditions(ctx, where, seen))
+    found = matching(ctx, seen.waiting, words)
+    return Narrowed(seen, words, found, conditions(ctx, rest, seen))
 
 
-def narrowed(
-    ctx: Context,
-    terms: Sequence[ColumnElement[bool]],
-    where: MessageWhere,
-    user_id: int,
-    *,
-    place: ColumnElement[Any] = LIES_IN,
-) -> list[ColumnElement[bool]]:
-    """These terms and the filter's, of messages of this user; a search of words comes first."""
-    if not where.query or ctx.world.database.dialect != "sqlite":
-        return [*terms, *conditions(ctx, where, user_id, place=place)]
-    rest = conditions(ctx, replace(where, query=None), user_id, place=place)
-    # Inside a CASE nothing names an index: SQLite would else go through a whole folder, and
-    # ask of each message whether it was found.
-    return [matching(ctx, user_id, where.query), case((and_(*terms, *rest), 1), else_=0) == 1]
+def conditions(ctx: Context, where: MessageWhere, seen: Looked) -> list[ColumnElement[bool]]:
+    """The filter as SQL over messages of the accounts that were looked at."""
+    return list(_Terms(ctx, seen).of(where))
 
 
-FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
+def words_of(where: MessageWhere) -> Sought | None:
+    """The words a filter asks for, where the index alone answers it; else None."""
+    list(parts(where))  # it is bounded
+    words, rest = divided(where)
+    return words if words is not None and narrows(words) and rest.everything else None
+
+
+def divided(where: MessageWhere) -> tuple[Sought | None, MessageWhere]:
+    """Words that all messages of a filter have, and what it asks for besides."""
+    words: list[Sought] = [sought_by(where.query)] if where.query else []
+    every = []
+    for one in where.every:
+        theirs, rest = divided(one)
+        words += [theirs] if theirs else []
+        every += [] if rest.everything else [rest]
+    some = [divided(one) for one in where.some]
+    kept = where.some
+    if some and all(theirs and narrows(theirs) for theirs, _ in some):
+        words.append(Some(tuple(theirs for theirs, _ in some if theirs)))
+        kept = () if all(rest.everything for _, rest in some) else where.some
+    rest = replace(where, query=None, every=tuple(every), some=kept)
+    return (Every(tuple(words)) if len(words) > 1 else words[0] if words else None), rest
 
 
 @dataclass(slots=True)
 class _Terms:
     ctx: Context
-    user_id: int
-    place: ColumnElement[Any]
+    seen: Looked
     many: int = field(default=0, init=False)  # terms made so far
 
-    def of(self, where: MessageWhere, depth: int) -> list[ColumnElement[bool]]:
-        if depth > DEPTH:
-            raise Invalid(
-                f"and, or and not go {DEPTH} levels deep", constraint="depth", path=["filter"]
-            )
-        terms = [*self._texts(where), *_marks(where), *_times(where), *_sizes(where)]
+    def of(self, where: MessageWhere) -> list[ColumnElement[bool]]:
+        terms = [*self._words(where), *_texts(where), *_marks(where), *_ranges(where)]
         terms += self._places(where)
+        if where.attachment:
+            terms.append(self._attachment(*where.attachment))
         self.many += len(terms) + 1
         if self.many > TERMS:
             raise Invalid(f"a filter has at most {TERMS} terms", constraint="max", path=["filter"])
-        return [*self._groups(where, depth), *terms]
+        return [*self._groups(where), *terms]
 
-    def _groups(self, where: MessageWhere, depth: int) -> list[ColumnElement[bool]]:
-        terms = [self._all(one, depth) for one in where.every]
+    def _groups(self, where: MessageWhere) -> list[ColumnElement[bool]]:
+        terms = [self._all(one) for one in where.every]
         if where.some:
-            terms.append(or_(*(self._all(one, depth) for one in where.some)))
-        if where.none is not None:
-            terms.append(not_(self._all(where.none, depth)))
+            terms.append(or_(*(self._all(one) for one in where.some)))
+        if where.none is not None:  # what has no value is none of it either
+            terms.append(func.coalesce(self._all(where.none), false()).is_(false()))
         return terms
 
-    def _all(self, where: MessageWhere, depth: int) -> ColumnElement[bool]:
-        return and_(true(), *self.of(where, depth + 1))
+    def _all(self, where: MessageWhere) -> ColumnElement[bool]:
+        return and_(true(), *self.of(where))
 
-    def _texts(self, where: MessageWhere) -> list[ColumnElement[bool]]:
+    def _words(self, where: MessageWhere) -> list[ColumnElement[bool]]:
         terms: list[ColumnElement[bool]] = []
         if where.query:
-            terms.append(matching(self.ctx, self.user_id, where.query))
-        if where.from_:
-            sender = (
-                func.coalesce(col(Message.from_name), "")
-                + " "
-                + func.coalesce(col(Message.from_address), "")
-            )
-            terms.append(within(sender, where.from_))
-        if where.to:
-            terms.append(within(people(Message.to, Message.cc), _written(where.to)))
-        if where.subject:
-            terms.append(within(col(Message.subject), where.subject))
-        if where.message_id:
-            terms.append(col(Message.message_id) == where.message_id)
+            terms.append(matching(self.ctx, self.seen.waiting, sought_by(where.query)))
+        for name in READ:
+            asked = getattr(where, name)
+            if asked is not None:
+                terms.append(col(Message.id).in_(self.seen.found[name, asked]))
         return terms
 
     def _places(self, where: MessageWhere) -> list[ColumnElement[bool]]:
         terms: list[ColumnElement[bool]] = []
+        archived = self.seen.archived
+        box = col(Message.archived_mailbox_id if archived else Message.mailbox_id)
         if where.mailbox:
-            terms.append(self.place.in_(self._mailbox(where.mailbox)))
+            terms.append(box.in_(self._mailbox(where.mailbox)))
+        if where.mailboxes:
+            terms.append(or_(*(box.in_(self._mailbox(name)) for name in where.mailboxes)))
+        if where.mailbox_masks:
+            keys = {key for mask in where.mailbox_masks for key in self.seen.boxes[mask]}
+            terms.append(box.in_(keys))
+        if where.searchable is not None:
+            hidden = self._theirs().where(col(Mailbox.special_use).in_(UNSEARCHED))
+            terms.append(box.not_in(hidden) if where.searchable else box.in_(hidden))
         if where.thread_id is not None:
             terms.append(col(Message.thread_id) == where.thread_id)
         if where.uids is not None:
-            terms.append(uid_set(where.uids))
+            terms.append(number_set(where.uids, col(Message.uid), _highest_uid, name="uids"))
+        if where.seqs is not None and where.mailbox:
+            terms.append(self._at(where.seqs, where.mailbox))
         return terms
 
+    def _theirs(self) -> Select[int]:
+        return select(col(Mailbox.id)).where(col(Mailbox.user_id).in_(self.seen.waiting.owners))
+
     def _mailbox(self, name: Named) -> Select[int]:
-        theirs = select(col(Mailbox.id)).where(col(Mailbox.user_id) == self.user_id)
         if name.id is not None:
-            return theirs.where(col(Mailbox.id) == name.id)
+            return self._theirs().where(col(Mailbox.id) == name.id)
         if name.path is not None:
-            return theirs.where(col(Mailbox.path) == name.path)
-        return theirs.where(col(Mailbox.special_use) == name.special_use)
+            return self._theirs().where(col(Mailbox.path) == name.path)
+        return self._theirs().where(col(Mailbox.special_use) == name.special_use)
+
+    def _at(self, given: str, name: Named) -> ColumnElement[bool]:
+        """Messages at these places of their folder, the first of which is 1."""
+        rows = table_of(Message).alias("placed")
+        place = func.row_number().over(partition_by=rows.c.mailbox_id, order_by=rows.c.uid)
+        many = func.count().over(partition_by=rows.c.mailbox_id)
+        placed = (
+            select(rows.c.id, place.label("place"), many.label("many"))
+            .where(rows.c.mailbox_id.in_(self._mailbox(name)))
+            .subquery()
+        )
+        chosen = number_set(given, placed.c.place, lambda: placed.c.many, name="seqs")
+        return col(Message.id).in_(select(placed.c.id).where(chosen))
+
+    def _attachment(self, filename: str | None, kind: str | None) -> ColumnElement[bool]:
+        """Messages with a file whose name and type hold these."""
+        files: Any = col(Message.attachments)
+        if self.ctx.world.database.dialect == "sqlite":
+            each = func.json_each(files).table_valued("value", name="file")
+            value = [func.json_extract(each.c.value, f"$.{key}") for key in FILE]
+        else:
+            each = func.jsonb_array_elements(files).table_valued(
+                column("value", postgresql.JSONB), name="file"
+            )
+            value = [each.c.value[key].as_string() for key in FILE]
+        asked = [
+            within(func.coalesce(known, "", type_=String), part)
+            for known, part in zip(value, (filename, kind), strict=True)
+            if part
+        ]
+        return exists(select(1).select_from(each).where(*asked)) if asked else files_there()
 
 
 def people(*columns: Any) -> ColumnElement[str]:
@@ -183,6 +243,38 @@ def people(*columns: Any) -> ColumnElement[str]:
     for one in listed[1:]:
         whole = whole + one
     return whole
+
+
+def _texts(where: MessageWhere) -> list[ColumnElement[bool]]:
+    terms: list[ColumnElement[bool]] = []
+    if where.from_:
+        name, address = col(Message.from_name), col(Message.from_address)
+        sender = func.coalesce(name, "") + " " + func.coalesce(address, "")
+        terms.append(within(sender, where.from_))
+    for field_, columns in PEOPLE.items():
+        if asked := getattr(where, field_):
+            terms.append(within(people(*columns), _written(asked)))
+    if where.subject:
+        terms.append(within(col(Message.subject), where.subject))
+    if where.list_id:
+        known: Any = col(Message.mailing_list)
+        terms.append(within(func.coalesce(known["id"].as_string(), ""), where.list_id))
+    if where.message_id:
+        terms.append(col(Message.message_id) == where.message_id)
+    if where.guids:
+        terms.append(
+            col(Message.id).in_([_guid(text, nth) for nth, text in enumerate(where.guids)])
+        )
+    return terms
+
+
+def _guid(text: str, nth: int) -> int:
+    if nth >= GUIDS:
+        raise Invalid(f"at most {GUIDS} guids", constraint="max", path=["filter", "guids"])
+    if not GUID.fullmatch(text):
+        words = "a guid has 32 hex digits"
+        raise Invalid(words, constraint="pattern", path=["filter", "guids"], index=nth)
+    return min(int(text, 16), LARGEST)
 
 
 def _written(part: str) -> str:
@@ -197,92 +289,46 @@ def _marks(where: MessageWhere) -> list[Any]:
         if value is not None:
             flag: Any = col(getattr(Message, name))
             terms.append(flag.is_(True) if value else UnaryExpression(flag, operator=_NOT))
+    words = cast(col(Message.keywords), String)
     if where.keyword:
-        words = cast(col(Message.keywords), String)
         terms.append(within(words, f'"{_written(where.keyword)}"'))
+    if where.forwarded is not None:
+        forwarded = within(words, '"$Forwarded"')
+        terms.append(forwarded if where.forwarded else not_(forwarded))
     if where.has_attachment is not None:
-        count = col(Message.attachment_count)
-        terms.append(count > 0 if where.has_attachment else count == 0)
+        terms.append(files_there() if where.has_attachment else not_(files_there()))
     return terms
 
 
-def _times(where: MessageWhere) -> list[ColumnElement[bool]]:
-    terms: list[ColumnElement[bool]] = []
-    if where.received_since:
-        terms.append(col(Message.received_at) >= where.received_since)
-    if where.received_before:
-        terms.append(col(Message.received_at) < where.received_before)
-    if where.sent_since:
-        terms.append(col(Message.date) >= where.sent_since)
-    if where.sent_before:
-        terms.append(col(Message.date) < where.sent_before)
-    return terms
+def files_there() -> ColumnElement[bool]:
+    """SQL: messages with attachments."""
+    return col(Message.attachment_count) > 0
 
 
-def _sizes(where: MessageWhere) -> list[ColumnElement[bool]]:
+def _ranges(where: MessageWhere) -> list[ColumnElement[bool]]:
     terms: list[ColumnElement[bool]] = []
+    for name, moment in TIMES.items():
+        if since := getattr(where, f"{name}_since", None):
+            terms.append(moment >= since)
+        if before := getattr(where, f"{name}_before"):
+            terms.append(moment < before)
     if where.larger is not None:
         terms.append(col(Message.size) > where.larger)
     if where.smaller is not None:
         terms.append(col(Message.size) < where.smaller)
+    if where.modified_since is not None:
+        terms.append(col(Message.modseq) > where.modified_since)
     return terms
 
 
-def uid_set(given: str) -> ColumnElement[bool]:
-    """A set such as "1,3:15,40:*" as SQL; "*" is the highest there is."""
-    parts = [part.strip() for part in given.split(",")]
-    if len(parts) > UIDS:
-        raise Invalid(f"a set has at most {UIDS} parts", constraint="max", path=["uids"])
-    ranges: list[tuple[int, int]] = []
-    open_: list[int] = []  # where those begin that end with "*"
-    for part in parts:
-        low, colon, high = part.partition(":")
-        ends = [_end(end) for end in ((low, high) if colon else (low,))]
-        known = [end for end in ends if end is not None]
-        if None in ends:
-            open_ += known or [HIGHEST]
-        else:
-            ranges.append((min(known), max(known)))
-    return or_(*_between(ranges), *_from(open_))
-
-
-def _between(ranges: list[tuple[int, int]]) -> list[ColumnElement[bool]]:
-    """Ranges as SQL, those that meet as one, single numbers as a list."""
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1] = joined[-1][0], max(joined[-1][1], high)
-        else:
-            joined.append((low, high))
-    single = [low for low, high in joined if low == high]
-    wide = [one for one in joined if one[0] != one[1]]
-    if len(wide) > RANGES:
-        raise Invalid(f"a set has at most {RANGES} ranges", constraint="max", path=["uids"])
-    uid = col(Message.uid)
-    terms: list[ColumnElement[bool]] = [uid.between(low, high) for low, high in wide]
-    return [*terms, uid.in_(single)] if single else terms
-
-
-def _from(lowest: list[int]) -> list[ColumnElement[bool]]:
-    """Ranges up to "*" as SQL: the highest is in them even where it is below their beginning."""
-    if not lowest:
-        return []
+def _highest_uid() -> Any:
     other = table_of(Message).alias("other")
-    highest = (
+    return (
         select(func.max(other.c.uid))
         .where(other.c.mailbox_id == col(Message.mailbox_id))
         .correlate(Message)
         .scalar_subquery()
     )
-    return [col(Message.uid) >= min(lowest), col(Message.uid) == highest]
-
-
-def _end(given: str) -> int | None:
-    if given == "*":
-        return None
-    if given.isascii() and given.isdigit() and len(given) <= LONGEST and 0 < int(given) < HIGHEST:
-        return int(given)
-    raise Invalid('a set of uids is like "1,3:15,40:*"', constraint="pattern", path=["uids"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,11 +339,10 @@ class Selection:
     mailbox: Named | None = None
     uids: str | None = None
     where: MessageWhere | None = None
+    narrowed: Narrowed | None = None
 
-    def condition(
-        self, ctx: Context, terms: Sequence[ColumnElement[bool]], user_id: int
-    ) -> list[ColumnElement[bool]]:
-        """The selection as SQL, of messages for which these terms hold."""
+    async def looked(self, ctx: Context, user_id: int) -> "Selection":
+        """The selection with what must be looked at before it can be asked for, if it is one."""
         given = sum(part is not None for part in (self.ids, self.mailbox, self.where))
         if given != 1 or (self.uids is not None and self.mailbox is None):
             raise Invalid(
@@ -306,6 +351,15 @@ class Selection:
                 path=["select"],
             )
         if self.ids is not None:
-            return [*terms, col(Message.id).in_(self.ids)]
+            return self
         where = self.where or MessageWhere(mailbox=self.mailbox, uids=self.uids)
-        return narrowed(ctx, terms, where, user_id)
+        (found,) = await narrowed(ctx, [Place(where, user_id)])
+        return replace(self, narrowed=found)
+
+    def condition(
+        self, ctx: Context, terms: Sequence[ColumnElement[bool]]
+    ) -> list[ColumnElement[bool]]:
+        """The selection as SQL, of messages for which these terms hold."""
+        if self.narrowed is None:
+            return [*terms, col(Message.id).in_(self.ids or ())]
+        return self.narrowed.with_terms(ctx, terms)

@@ -179,11 +179,11 @@ async def _previous(ctx: Context, new: NewMessage) -> Previous | None:
 
 
 async def _earlier(ctx: Context, message: Stored) -> Earlier:
-    row, dialect = message.row, ctx.world.database.dialect
+    row = message.row
     if row.size < SMALL:
-        words = indexing.words_of(dialect, row, message)
+        words = indexing.words_of(ctx.world, row, message)
     else:
-        words = await asyncio.to_thread(indexing.words_of, dialect, row, message)
+        words = await asyncio.to_thread(indexing.words_of, ctx.world, row, message)
     return Earlier(row.id, row.digest, words)
 
 

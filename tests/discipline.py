@@ -38,7 +38,8 @@ ADJECTIVES = set(
     """
     activated active all answered certified compressed current custom default deleted dirty
     disabled draft empty enabled encrypted exact failing fixed flagged forwarded global hidden main
-    muted notified only permanent pinned previous proxied recent recursive refused related replayed
+    marked muted notified only permanent pinned previous proxied recent recursive refused
+    related replayed
     required running searchable seen shared snoozed spam subscribed suspended temporary unsafe
     unseen valid
     """.split()  # noqa: SIM905 - a list of lines would be a page long
@@ -142,11 +143,14 @@ def prefixed(schema: GraphQLSchema) -> Iterator[str]:
             yield where
 
 
+OF_SEARCH = {"searchParse"}  # where search is the noun
+
+
 def fetching(schema: GraphQLSchema) -> Iterator[str]:
     """What is read or followed is called by its noun: `messages`, not `getMessages`."""
     mutations = schema.mutation_type.fields if schema.mutation_type else {}
     for where, name, _ in roots(schema):
-        if name not in mutations and words(name)[0] in FETCHING:
+        if name not in mutations and name not in OF_SEARCH and words(name)[0] in FETCHING:
             yield where
 
 
@@ -178,13 +182,13 @@ def misshapen(schema: GraphQLSchema) -> Iterator[str]:
 
 
 def unclear(schema: GraphQLSchema) -> Iterator[str]:
-    """A Boolean is an adjective, a statement with `has`, or in an input what is to be done."""
+    """A Boolean is an adjective, says what it `has` or `uses`, or in an input what to do."""
     for where, name, value, kind in members(schema):
         if get_named_type(value.type).name != "Boolean":
             continue
         asked = isinstance(kind, GraphQLInputObjectType) or where.endswith(")")
         first, *_, last = [*words(name), words(name)[-1]]
-        stated = {first, last} & ADJECTIVES or (first == "has" and last != "has")
+        stated = {first, last} & ADJECTIVES or (first in ("has", "uses") and last != first)
         if first == "is" or not (stated or (asked and first in REQUESTS)):
             yield where
 

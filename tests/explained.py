@@ -17,11 +17,12 @@ class Plans:
     world: World
     sent: list[tuple[str, Any]] = field(default_factory=list)
 
-    async def of(self, work: Awaitable[Any], table: str) -> str:
-        """The plan of the one select that `work` sends for this table."""
+    async def of(self, work: Awaitable[Any], table: str, *, asking: str = "") -> str:
+        """The plan of the one select that `work` sends for this table, and that has `asking`."""
         del self.sent[:]
         await work
-        (statement,) = [one for one in self.sent if f"FROM {table}" in one[0]]
+        sent = [one for one in self.sent if asking in one[0]]
+        (statement,) = [one for one in sent if f"FROM {table}" in one[0]]
         sqlite = self.world.database.dialect == "sqlite"
         explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
         async with self.world.database.engine.connect() as connection:

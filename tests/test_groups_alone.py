@@ -19,7 +19,8 @@ from resolvers import bulk, changes, mailboxes
 from resolvers.bulk import Order
 from resolvers.mailboxes import NewMailboxes
 from resolvers.moves import Changes
-from resolvers.selections import MessageWhere, Selection
+from resolvers.selections import Selection
+from resolvers.where import MessageWhere
 from tests.conftest import Client, context, receive
 from tests.live import MADE, NESTED, PLAIN, RENAMED, Follower, House, cursor, house, until
 

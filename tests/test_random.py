@@ -16,7 +16,8 @@ from resolvers.mailboxdelete import Gone
 from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.mailboxrename import Renamed
 from resolvers.moves import Changes
-from resolvers.selections import MessageWhere, Selection
+from resolvers.selections import Selection
+from resolvers.where import MessageWhere
 from tests.conftest import Client, Clock, context, receive
 from tests.counts import examine
 

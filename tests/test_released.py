@@ -37,6 +37,7 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "Enum value ChangeKind.SETTING_CHANGED was added.": NEW_KINDS,
     "Enum value ErrorCode.IN_USE was added.": "of a mutation that is new",
     "Enum value ErrorCode.NO_SESSION was added.": "of a mutation that is new",
+    "Enum value MessageOrder.RELEVANCE was added.": "an order is asked for, never answered",
 }
 ADVICE = f"""
 Clients that were made for {VERSION} may fail on this. Add beside it instead, and deprecate the

@@ -17,7 +17,8 @@ from models.world import World
 from resolvers import bulk, tasks
 from resolvers.bulk import Done, Order, carry_out
 from resolvers.moves import Changes
-from resolvers.selections import MessageWhere, Selection
+from resolvers.selections import Selection
+from resolvers.where import MessageWhere
 from tests.bulk import TASK, call, inbox, keys, nodes, places, post_of
 from tests.conftest import Client, Clock, context
 from tests.counts import examine, journal, reached, rows

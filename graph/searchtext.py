@@ -1,0 +1,187 @@
+"""Searching: in accounts, and the text form of a filter, both ways."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+from strawberry.types import get_object_definition
+from strawberry.utils.str_converters import to_camel_case
+
+from graph.connections import Connection
+from graph.errors import leaf
+from graph.fields import Info, query
+from graph.messages import Message, message_page
+from graph.refs import MailboxRef, UserSelection, given, users_named
+from graph.scalars import Duration
+from graph.selections import (
+    TIMES,
+    AttachmentMatch,
+    DateBound,
+    HeaderMatch,
+    MessageFilter,
+    MessageOrder,
+    Wanted,
+)
+from models import amounts
+from models.errors import Refused
+from models.mailboxes import SpecialUse
+from models.roles import Scope
+from resolvers import searches
+from resolvers.searchkeys import spelled
+from resolvers.searchtext import read, understood
+from resolvers.searchwriting import written
+from resolvers.selections import words_of
+
+NAMES = {  # of fields, in JSON and here
+    to_camel_case(field.python_name.removesuffix("_")): field.python_name
+    for field in get_object_definition(MessageFilter, strict=True).fields
+}
+GROUPS = ("and", "or")
+BOUNDS = frozenset(map(to_camel_case, TIMES))
+
+Text = Annotated[
+    str | None,
+    strawberry.argument(
+        description='The text form of a filter: from:ann has:attachment -in:trash "exact words".'
+    ),
+]
+
+
+@strawberry.type(description="Both forms of one search.")
+class ParsedSearch:
+    text: str = leaf("Text form.")
+    filter: JSON = leaf("MessageFilter as JSON.")
+    uses_index: bool = leaf("Answered by the index alone.")
+    problems: list[str] = leaf("What could not be understood.")
+
+
+def filter_of(fields: Mapping[str, Any]) -> MessageFilter:
+    """The filter whose fields are as JSON has them."""
+    made: dict[str, Any] = {}
+    for name, value in fields.items():
+        key = NAMES[name]
+        if name in GROUPS:
+            made[key] = [filter_of(one) for one in value]
+        elif name == "not":
+            made[key] = filter_of(value)
+        elif name in BOUNDS:
+            made[key] = _bound(value)
+        elif name == "mailbox":
+            made[key] = _mailbox(value)
+        elif name == "mailboxes":
+            made[key] = [_mailbox(one) for one in value]
+        elif name == "header":
+            made[key] = HeaderMatch(**value)
+        elif name == "attachment":
+            there = {{"contentType": "content_type"}.get(k, k): v for k, v in value.items()}
+            made[key] = AttachmentMatch(**there)
+        else:
+            made[key] = value
+    return MessageFilter(**made)
+
+
+def _bound(value: Mapping[str, str]) -> DateBound:
+    if "at" in value:
+        return DateBound(at=strawberry.Some(datetime.fromisoformat(value["at"])), ago=None)
+    return DateBound(at=None, ago=strawberry.Some(Duration(amounts.duration(value["ago"]))))
+
+
+def _mailbox(value: Mapping[str, Any]) -> MailboxRef:
+    some = {name: strawberry.Some(one) for name, one in value.items()}
+    use = some.get("specialUse")
+    return MailboxRef(
+        id=some.get("id"),
+        path=some.get("path"),
+        special_use=strawberry.Some(SpecialUse(use.value)) if use else None,
+    )
+
+
+def fields_of(filter_: MessageFilter) -> dict[str, Any]:
+    """The fields of a filter as JSON has them."""
+    made: dict[str, Any] = {}
+    for name, key in NAMES.items():
+        value = getattr(filter_, key)
+        if value is UNSET or value is None or (value == [] and name not in GROUPS):
+            continue
+        if name in GROUPS:
+            value = [fields_of(one) for one in value]
+        elif name == "not":
+            value = fields_of(value)
+        elif name in BOUNDS:
+            at, ago = given(value.at), given(value.ago)
+            value = {"at": spelled(at)} if at else {"ago": amounts.long(ago)}
+        elif name == "mailbox":
+            value = _box(value)
+        elif name == "mailboxes":
+            value = [_box(one) for one in value]
+        elif name in ("header", "attachment"):
+            value = {
+                to_camel_case(k): v
+                for k, v in vars(value).items()
+                if v is not UNSET and v is not None
+            }
+        made[name] = value
+    return made
+
+
+def _box(ref: MailboxRef) -> dict[str, Any]:
+    use = given(ref.special_use)
+    if use:
+        return {"specialUse": use.value}
+    path = given(ref.path)
+    return {"path": path} if path is not None else {"id": given(ref.id)}
+
+
+def _described(info: Info, fields: Mapping[str, Any], problems: list[str]) -> ParsedSearch:
+    try:
+        alone = words_of(filter_of(fields).where(info)) is not None
+    except Refused as problem:
+        alone, problems = False, [*problems, problem.message]
+    now = info.context.world.now()
+    return ParsedSearch(
+        text=written(fields, now), filter=JSON(fields), uses_index=alone, problems=problems
+    )
+
+
+@strawberry.type
+class SearchQuery:
+    @query("Text to filter, or filter to text; of both, what has both.", scope=Scope.MAIL_READ)
+    def search_parse(
+        self, info: Info, query: Text = UNSET, filter: MessageFilter | None = UNSET
+    ) -> ParsedSearch:
+        found = read(query or "", info.context.world.now())
+        if not filter:
+            return _described(info, found.fields, found.problems)
+        fields = fields_of(filter)
+        if query:
+            fields = {"and": [found.fields, fields]}
+        return _described(info, fields, found.problems)
+
+    @query(
+        "Search in one's own account; administrators in many, of which they see records.",
+        scope=Scope.MAIL_READ,
+    )
+    async def messages(
+        self,
+        info: Info,
+        users: UserSelection | None = UNSET,
+        filter: MessageFilter | None = UNSET,
+        query: Text = UNSET,
+        order_by: MessageOrder = MessageOrder.RECEIVED_DESC,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Message]:
+        ctx = info.context
+        owners = await searches.owners(ctx, users_named(users or None))
+        said = filter
+        if query:
+            said = filter_of(understood(query, ctx.world.now()))
+            await searches.check_places(ctx, said.where(info), owners)
+            said = MessageFilter(and_=[said, filter]) if filter else said
+        wanted = Wanted(said or None, order_by, (first, after, last, before))
+        return await message_page(info, wanted, users=owners)

@@ -1,0 +1,203 @@
+"""What a filter asks that no column answers: words, what is in texts and headers, masks of paths.
+
+It is looked at before the statement that asks for the messages, which is then told the answer.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, select
+from sqlmodel import col
+
+from mail import contents, messages
+from mail.blobs.errors import Corrupt, Hole
+from mail.contents import Stored
+from mail.indexing import BATCH, body_of
+from models.columns import picked
+from models.errors import Invalid, LimitReached
+from models.mailboxes import Mailbox
+from models.messages import Message
+from models.roles import Role
+from resolvers.access import records
+from resolvers.context import Context
+from resolvers.masks import fits
+from resolvers.searchindex import Waiting, waiting_of
+from resolvers.where import MessageWhere
+from resolvers.withheld import openable, witnessed
+
+MOST = 2000  # messages whose texts or headers are read for one search
+READ = ("text", "body", "header")  # conditions of a filter that are answered by reading
+
+Leaf = tuple[str, Any]  # one of READ, and what is asked
+
+
+class Place(NamedTuple):
+    """Where a filter looks: in an account, a folder or a conversation of it."""
+
+    where: MessageWhere
+    user_id: int
+    mailbox_id: int | None = None
+    thread_id: int | None = None
+    archived: bool = False  # among deleted messages, and the folders they lay in
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was seen."""
+
+    waiting: Waiting
+    archived: bool = False
+    found: Mapping[Leaf, Sequence[int]] = field(default_factory=dict)  # messages
+    boxes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # folders by masks
+
+
+DEPTH = 8  # of and, or and not
+FILTERS = 250  # in a filter
+
+Terms = Callable[[MessageWhere, Looked], list[ColumnElement[bool]]]
+
+
+def parts(where: MessageWhere) -> Iterator[MessageWhere]:
+    """The filter and all filters in it. Invalid where they are too many, or too deep."""
+    waiting = [(where, 0)]
+    for many, (one, depth) in enumerate(waiting, 1):
+        if depth > DEPTH:
+            words = f"and, or and not go {DEPTH} levels deep"
+            raise Invalid(words, constraint="depth", path=["filter"])
+        if many > FILTERS:
+            words = f"a filter has at most {FILTERS} parts"
+            raise Invalid(words, constraint="max", path=["filter"])
+        yield one
+        below = (*one.every, *one.some, *((one.none,) if one.none else ()))
+        waiting += ((part, depth + 1) for part in below)
+
+
+def _leaves(where: MessageWhere) -> set[Leaf]:
+    return {
+        (name, asked)
+        for one in parts(where)
+        for name in READ
+        if (asked := getattr(one, name)) is not None
+    }
+
+
+async def looked(
+    ctx: Context, places: Sequence[Place], terms: Terms
+) -> dict[tuple[MessageWhere, bool], Looked]:
+    """What these filters need to know, in a number of statements that is theirs.
+
+    `terms` makes SQL of what columns answer. LimitReached where too many messages would have
+    to be read: other conditions narrow them.
+    """
+    alike: defaultdict[tuple[MessageWhere, bool], list[Place]] = defaultdict(list)
+    for place in places:
+        alike[place.where, place.archived].append(place)
+    return {key: await _looked(ctx, key[0], group, terms) for key, group in alike.items()}
+
+
+async def _looked(
+    ctx: Context, where: MessageWhere, places: Sequence[Place], terms: Terms
+) -> Looked:
+    filters = list(parts(where))
+    owners = sorted({place.user_id for place in places})
+    by_words = any(one.query for one in filters)
+    waiting = await waiting_of(ctx, owners) if by_words else Waiting(owners)
+    seen = Looked(waiting, places[0].archived)
+    masks = {mask for one in filters for mask in one.mailbox_masks}
+    if masks:
+        seen = replace(seen, boxes=await _boxes(ctx, owners, masks))
+    leaves = _leaves(where)
+    if leaves:
+        for user_id in owners:
+            openable(ctx, user_id)
+        foreign = set(owners) - {ctx.viewer.user_id}
+        if foreign and ctx.viewer.role is Role.ROOT:
+            await witnessed(ctx, foreign)
+        there = [*_there(ctx, places, owners), *terms(_of_columns(where), seen)]
+        seen = replace(seen, found=await _read(ctx, there, leaves))
+    return seen
+
+
+def _there(
+    ctx: Context, places: Sequence[Place], owners: Sequence[int]
+) -> list[ColumnElement[bool]]:
+    found = [records(ctx, Message), col(Message.user_id).in_(owners)]
+    for name in ("mailbox_id", "thread_id"):
+        keys = {getattr(place, name) for place in places}
+        if None not in keys:
+            found.append(col(getattr(Message, name)).in_(keys))
+    gone = col(Message.archived_at)
+    return [*found, gone.is_not(None) if places[0].archived else gone.is_(None)]
+
+
+async def _boxes(ctx: Context, owners: Sequence[int], masks: Iterable[str]) -> dict[str, list[int]]:
+    asked = select(*picked(Mailbox, {"id", "path"}))
+    rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
+    return {mask: [row.id for row in rows if fits(row.path, mask)] for mask in masks}
+
+
+def _of_columns(where: MessageWhere) -> MessageWhere:
+    """A wider filter, which asks for nothing that must be read."""
+    return replace(
+        where,
+        text=None,
+        body=None,
+        header=None,
+        every=tuple(map(_of_columns, where.every)),
+        some=where.some if not any(map(_leaves, where.some)) else (),
+        none=where.none if where.none and not _leaves(where.none) else None,
+    )
+
+
+async def _read(
+    ctx: Context, there: Sequence[ColumnElement[bool]], leaves: Iterable[Leaf]
+) -> dict[Leaf, list[int]]:
+    asked = select(*picked(Message, {"id", "blob_id", "structure"})).where(*there)
+    rows = await ctx.read(asked.limit(MOST + 1))
+    if len(rows) > MOST:
+        raise LimitReached(
+            f"text, body and header are looked for in at most {MOST} messages: say more of them, "
+            "such as a folder or when they came, or search by words",
+            limit=MOST,
+            used=len(rows),
+            path=["filter"],
+        )
+    found: dict[Leaf, list[int]] = {leaf: [] for leaf in leaves}
+    for start in range(0, len(rows), BATCH):
+        stored = await contents.sources(ctx.world, rows[start : start + BATCH], ctx.read)
+        for message, held in zip(stored, await asyncio.to_thread(_all, stored, found), strict=True):
+            for leaf in held:
+                found[leaf].append(message.row.id)
+    return found
+
+
+def _all(stored: Sequence[Stored], leaves: Iterable[Leaf]) -> list[list[Leaf]]:
+    return [[leaf for leaf in leaves if _holds(message, leaf)] for message in stored]
+
+
+def _holds(message: Stored, leaf: Leaf) -> bool:
+    name, asked = leaf
+    try:
+        if name == "header":
+            return _has_header(message, *asked)
+        within = asked.casefold() in body_of(message).casefold()
+        return within or (name == "text" and asked.casefold() in _header_text(message))
+    except (Corrupt, Hole):  # damage was logged where it was read
+        return False
+
+
+def _has_header(message: Stored, name: str, part: str | None) -> bool:
+    values = [
+        header.value
+        for header in messages.headers(message.source, message.structure)
+        if header.key.casefold() == name.casefold()
+    ]
+    return bool(values) and (part is None or any(part.casefold() in v.casefold() for v in values))
+
+
+def _header_text(message: Stored) -> str:
+    fields = messages.headers(message.source, message.structure)
+    return "\n".join(f"{field.key}: {field.value}" for field in fields).casefold()

@@ -1,0 +1,86 @@
+"""The order by relevance: where the words of a search stand in a message.
+
+The newest 500 that match are ranked, by what their rows show: a word in the subject counts 8,
+in names and addresses 4, in file names 2, at the beginning of the text 1; else the newer first.
+So both stores give the same order, and no list takes longer than that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from mail.searchindex import Places, Sought, Term, words_of
+from models.columns import Picked
+from models.errors import Invalid
+from models.pages import Ask, Page
+from resolvers import messages
+from resolvers.context import Context
+from resolvers.messages import NEWEST, Listing
+from resolvers.selections import divided
+
+MOST = 500  # messages that are ranked
+SHOWN = frozenset({"subject", "from_name", "from_address", "to", "cc", "attachments", "preview"})
+WEIGHTS = (8, 4, 2, 1)
+
+
+async def page(ctx: Context, listings: Sequence[Listing], ask: Ask) -> Page[Picked]:
+    """One page of what these lists find, the most relevant first.
+
+    Invalid where they have no words to rank by, or what the cursor names is not among them.
+    """
+    words = terms(divided(listings[0].where)[0])
+    if not words:
+        text = "the order RELEVANCE is for searches with words"
+        raise Invalid(text, constraint="order", path=["orderBy"])
+    newest = Ask(NEWEST, MOST)
+    wanted = [replace(one, ask=newest, columns=one.columns | SHOWN) for one in listings]
+    found = await ctx.load_all(messages.pages, wanted)
+    rows = sorted((row for one in found for row in one.rows), key=_place, reverse=True)[:MOST]
+    ranked = sorted(rows, key=lambda row: _rank(row, words), reverse=True)
+    return _cut(ranked, ask)
+
+
+def terms(sought: Sought | None) -> list[Term]:
+    """The words that are to be there, of what is sought."""
+    if sought is None:
+        return []
+    if isinstance(sought, Term):
+        return [] if sought.negated else [sought]
+    return [term for part in sought.parts for term in terms(part)]
+
+
+def _place(row: Any) -> tuple[Any, int]:
+    return row.received_at, row.id
+
+
+def _rank(row: Any, words: Sequence[Term]) -> int:
+    people = [[row.from_name, row.from_address], *row.to, *row.cc]
+    texts = (
+        row.subject,
+        "\n".join(part for pair in people for part in pair if part),
+        "\n".join(file["filename"] or "" for file in row.attachments),
+        row.preview,
+    )
+    places = [Places(words_of(text)) for text in texts]
+    return sum(
+        weight
+        for term in words
+        for weight, known in zip(WEIGHTS, places, strict=True)
+        if known.holds(term)
+    )
+
+
+def _cut(rows: list[Picked], ask: Ask) -> Page[Picked]:
+    if ask.place is None:
+        start, end = 0, len(rows)
+    else:
+        at = [nth for nth, row in enumerate(rows) if row.id == ask.place.id]
+        if not at:
+            text = "what the cursor names is not among the most relevant any more: begin anew"
+            raise Invalid(text, constraint="cursor", path=["before" if ask.back else "after"])
+        start, end = (0, at[0]) if ask.back else (at[0] + 1, len(rows))
+    behind = ask.place is not None
+    part = rows[start:end]
+    more = len(part) > ask.count
+    cut = part[max(0, len(part) - ask.count) :] if ask.back else part[: ask.count]
+    return Page(cut, next=behind if ask.back else more, previous=more if ask.back else behind)

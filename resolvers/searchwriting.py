@@ -1,0 +1,116 @@
+"""The text form of a search, written: what `resolvers/searchtext.py` reads as the same filter."""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from models.mailboxes import SpecialUse
+from resolvers.searchkeys import FLAGS, NUMBERS, TEXTS, TIMES, Fields
+from resolvers.searchtext import read
+
+_BARE = re.compile(r"[^\s()\":,\\-][^\s()\":,\\]*")
+_FIELDS = {field: key for key, field in reversed(TEXTS.items()) if field != "query"}
+_TIMES = {field: key for key, field in reversed(TIMES.items())}
+_NUMBERS = {field: key for key, field in NUMBERS.items()}
+_IS = {field: f"is:{key}" for key, field in FLAGS.items()} | {"hasAttachment": "has:attachment"}
+_NO = {field: f"{key}:no" for key, field in FLAGS.items()} | {
+    "seen": "is:unseen", "hasAttachment": "attachment:no",
+}  # fmt: skip
+
+
+def written(fields: Fields, now: datetime) -> str:
+    """The text of a filter, whose fields are as JSON has them."""
+    return " ".join(_conditions(fields, now)) or "ALL"
+
+
+def _conditions(fields: Fields, now: datetime) -> Iterator[str]:
+    for name, value in fields.items():
+        match name:
+            case "and":
+                yield from _all(value, now)
+            case "or":
+                yield _some(value, now)
+            case "not":
+                yield _none(value, now)
+            case "query":
+                plain = read(value, now)
+                same = plain.fields == {"query": value} and not plain.problems
+                yield value if same else f"query:{_quoted(value)}"
+            case _:
+                yield from _field(name, value)
+
+
+def _all(filters: list[Fields], now: datetime) -> Iterator[str]:
+    if not filters:
+        yield "and:()"
+    for one in filters:
+        # brackets around alternatives alone would be these themselves
+        inside = written(one, now)
+        yield f"and:({inside})" if set(one) == {"or"} and len(one["or"]) > 1 else f"({inside})"
+
+
+def _some(filters: list[Fields], now: datetime) -> str:
+    if len(filters) < 2:  # noqa: PLR2004 - one is no alternative
+        return f"or:({' '.join(written(one, now) for one in filters)})"
+    return f"({' OR '.join(written(one, now) for one in filters)})"
+
+
+def _none(one: Fields, now: datetime) -> str:
+    inside = written(one, now)
+    if len(one) == 1 and not set(one) & {"and", "or", "not", "query", "mailboxMasks", "guids"}:
+        return f"-{inside}" if not {"attachment"} & set(one) else f"-({inside})"
+    return f"-({inside})"
+
+
+def _field(name: str, value: Any) -> Iterator[str]:
+    if name in _FIELDS:
+        yield f"{_FIELDS[name]}:{_value(value)}"
+    elif name in _TIMES:
+        yield f"{_TIMES[name]}:{_time(value)}"
+    elif name in _NUMBERS:
+        yield f"{_NUMBERS[name]}:{value}"
+    elif name in _IS:
+        yield _IS[name] if value else _NO[name]
+    elif name == "mailbox":
+        yield _mailbox(value)
+    elif name == "mailboxes":
+        yield f"mailboxes:({' , '.join(map(_mailbox, value))})"
+    elif name == "header":
+        part = value.get("contains")
+        whole = value["name"] if part is None else f"{value['name']}: {part}"
+        yield f"header:{_value(whole)}"
+    elif name == "attachment":
+        yield from _attachment(value)
+    else:
+        key = {"mailboxMasks": "mask", "guids": "guid"}[name]
+        yield from (f"{key}:{_value(one)}" for one in value)
+
+
+def _mailbox(value: Mapping[str, str]) -> str:
+    if "specialUse" in value:
+        return f"in:{SpecialUse(value['specialUse']).lower()}"
+    return f"mailbox:{_value(value['path'])}" if "path" in value else f"mailboxid:{value['id']}"
+
+
+def _attachment(value: Mapping[str, str]) -> Iterator[str]:
+    if not value:
+        yield "attachment:any"
+    for name, key in (("filename", "filename"), ("contentType", "filetype")):
+        if name in value:
+            yield f"{key}:{_value(value[name])}"
+
+
+def _time(value: Mapping[str, str]) -> str:
+    if "ago" in value:
+        return value["ago"]
+    return value["at"].removesuffix("T00:00:00Z")
+
+
+def _value(text: str) -> str:
+    return text if _BARE.fullmatch(text) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

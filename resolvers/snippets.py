@@ -1,0 +1,78 @@
+"""The piece of a message that shows what was searched for."""
+
+import re
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from mail.contents import Stored
+from mail.searchindex import Term, folded, term_of
+from resolvers import contents
+from resolvers.context import Context
+from resolvers.relevance import terms
+from resolvers.selections import divided
+from resolvers.where import MessageWhere
+
+BEFORE, LENGTH = 60, 200  # characters before the first word that was found, and in all
+LOOKED = 262_144  # characters of a text
+_RUN = re.compile(r"[^\s.,;:!?()<>\"'/@]+")
+
+
+def seek(ctx: Context, ids: Sequence[int], where: MessageWhere) -> None:
+    """Remember what these messages were found by."""
+    words = terms(divided(where)[0]) if not where.everything else []
+    if words:
+        known: dict[int, list[Term]] = ctx.memo.setdefault("sought", {})
+        for key in ids:
+            known[key] = [*known.get(key, ()), *words]
+
+
+def sought(ctx: Context, key: int) -> Sequence[Term]:
+    """What this message was found by in this operation."""
+    known: dict[int, list[Term]] = ctx.memo.get("sought", {})
+    return known.get(key, ())
+
+
+async def snippet(message: Stored, words: Sequence[Term], *, marked: bool) -> str | None:
+    """The text around the first of these words, with `marked` as HTML with <mark>; None without."""
+    text = (await contents.texts(message) or "")[:LOOKED]
+    first = next(_spans(text, words), None)
+    if first is None:
+        return None
+    start = max(0, first[0] - BEFORE)
+    if start:  # at the beginning of a word, if there is one
+        blank = text.find(" ", start, first[0])
+        start = blank + 1 if blank >= 0 else start
+    piece = text[start : max(start + LENGTH, first[1])]
+    ends = ("…" if start else "", "…" if start + len(piece) < len(text.rstrip()) else "")
+    if not marked:
+        return ends[0] + " ".join(piece.split()) + ends[1]
+    made, at = [], 0
+    for low, high in _spans(piece, words):
+        made += [escape(piece[at:low]), "<mark>", escape(piece[low:high]), "</mark>"]
+        at = high
+    return ends[0] + " ".join("".join([*made, escape(piece[at:])]).split()) + ends[1]
+
+
+def _spans(text: str, words: Sequence[Term]) -> Iterator[tuple[int, int]]:
+    """Where what was searched for stands in the text, in order."""
+    wanted = {word for term in words for word in term.words}
+    begun = tuple(term.words[-1] for term in words if term.prefix)
+    for run in _RUN.finditer(text):
+        yield from _within(run.group(), run.start(), wanted, begun)
+
+
+def _within(
+    run: str, at: int, wanted: set[str], begun: tuple[str, ...]
+) -> Iterator[tuple[int, int]]:
+    known = term_of(run)
+    if known is None:
+        return
+    if not any(w in wanted or w.startswith(begun) for w in known.words if begun or w in wanted):
+        return
+    plain = folded(run)
+    inside = [plain.find(word) for word in wanted if word in plain]
+    if len(plain) != len(run) or not inside or len(known.words) == 1:
+        yield at, at + len(run)
+        return
+    ends = [plain.find(word) + len(word) for word in wanted if word in plain]
+    yield at + min(inside), at + max(ends)

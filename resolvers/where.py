@@ -1,0 +1,60 @@
+"""What a list of messages can be narrowed by."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from resolvers.mailboxes import Named
+
+
+@dataclass(frozen=True, slots=True)
+class MessageWhere:
+    """All given conditions hold; None and empty ask for nothing."""
+
+    every: tuple["MessageWhere", ...] = ()
+    some: tuple["MessageWhere", ...] = ()
+    none: "MessageWhere | None" = None
+    query: str | None = None
+    text: str | None = None
+    body: str | None = None
+    from_: str | None = None
+    to: str | None = None
+    to_only: str | None = None
+    cc: str | None = None
+    bcc: str | None = None
+    recipient: str | None = None
+    subject: str | None = None
+    list_id: str | None = None
+    header: tuple[str, str | None] | None = None  # name, and a part of its value
+    message_id: str | None = None
+    mailbox: Named | None = None
+    mailboxes: tuple[Named, ...] = ()
+    mailbox_masks: tuple[str, ...] = ()  # with * and %
+    searchable: bool | None = None
+    thread_id: int | None = None
+    uids: str | None = None
+    seqs: str | None = None
+    guids: tuple[str, ...] = ()
+    seen: bool | None = None
+    flagged: bool | None = None
+    answered: bool | None = None
+    draft: bool | None = None
+    deleted: bool | None = None
+    forwarded: bool | None = None
+    keyword: str | None = None
+    received_since: datetime | None = None
+    received_before: datetime | None = None
+    sent_since: datetime | None = None
+    sent_before: datetime | None = None
+    saved_since: datetime | None = None
+    saved_before: datetime | None = None
+    expires_before: datetime | None = None
+    larger: int | None = None
+    smaller: int | None = None
+    has_attachment: bool | None = None
+    attachment: tuple[str | None, str | None] | None = None  # parts of file name and type
+    modified_since: int | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is asked for."""
+        return self == MessageWhere()

@@ -1,0 +1,216 @@
+"""Searching by text, in one account and in many; relevance, and what is shown of what was found."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from graph import ids
+from mail import indexing
+from models.roles import Role
+from models.world import World
+from resolvers.mailboxes import NewMailboxes, create
+from tests.conftest import Client, Clock, context, make_client, raw_message, receive
+
+SEARCH = """
+query ($users: UserSelection, $query: String, $filter: MessageFilter, $first: Int,
+       $after: String, $last: Int, $before: String, $orderBy: MessageOrder! = RECEIVED_DESC) {
+  messages(users: $users, query: $query, filter: $filter, orderBy: $orderBy, first: $first,
+           after: $after, last: $last, before: $before) {
+    nodes { subject snippet marked: snippet(marked: true) } totalCount
+    pageInfo { startCursor endCursor hasNextPage hasPreviousPage } } }
+"""
+RECORDS = """
+query ($users: UserSelection, $query: String, $first: Int, $after: String, $before: String,
+       $last: Int) {
+  messages(users: $users, query: $query, first: $first, after: $after, before: $before,
+           last: $last) {
+    nodes { uid user { username } size } totalCount
+    pageInfo { startCursor endCursor hasNextPage hasPreviousPage } } }
+"""
+PARSE = """
+query ($query: String, $filter: MessageFilter) {
+  searchParse(query: $query, filter: $filter) { text filter usesIndex problems } }
+"""
+
+
+async def subjects(client: Client, query: str, **more: Any) -> list[str]:
+    found = (await client(SEARCH, query=query, **more))["messages"]
+    assert found["totalCount"] == len(found["nodes"])
+    return [node["subject"] for node in found["nodes"]]
+
+
+@pytest.fixture
+async def post(ada: Client, bob: Client, clock: Clock, world: World) -> Client:
+    await create(context(ada), NewMailboxes(["Work"]))
+    for subject, body in (
+        ("Bill", "You owe us nothing. " * 3),
+        ("Lunch", "The bill is on me, <b>dear</b> Ann & Bob. The duck was good."),
+        ("Duck", "Nothing to see."),
+    ):
+        await receive(ada, raw_message(subject, body=body))
+        clock.tick(hours=1)
+    await receive(bob, raw_message("Secret", body="the bill of a duck"))
+    await indexing.index(world)
+    return ada
+
+
+async def test_a_search_is_a_text(post: Client, bob: Client) -> None:
+    for query, expected in (
+        ("", ["Duck", "Lunch", "Bill"]),
+        ("bill", ["Lunch", "Bill"]),
+        ("bill -duck", ["Bill"]),
+        ("in:inbox subject:l", ["Lunch", "Bill"]),
+        ("-in:inbox", []),
+        ("in:Work", []),
+        ("(subject:bill OR subject:duck) after:2030-01-01", ["Duck", "Bill"]),
+        ('"on me" OR see', ["Duck", "Lunch"]),
+        ("NOT ( BODY duck OR SUBJECT duck )", ["Bill"]),
+        ("SINCE 2030-01-01 HEADER Subject unch", ["Lunch"]),
+        ("MAILBOX INBOX UID 2:*", ["Duck", "Lunch"]),
+        ("is:unread has:attachment", []),
+    ):
+        assert await subjects(post, query) == expected, query
+    assert await subjects(post, "bill", filter={"subject": "lun"}) == ["Lunch"]
+    assert await subjects(bob, "bill") == ["Secret"]
+
+
+async def test_a_search_that_is_not_understood_is_refused(post: Client) -> None:
+    for query, message in (
+        ("foo:bar", "'foo' at 1: there is no such key; put quotation marks around words"),
+        ("a (b", "'(' at 3: a bracket that is not closed"),
+        ("in:Wrk", "there is no folder 'Wrk'"),
+        ("in:sent in:Nope", "there is no folder 'Nope'"),
+        ("x" * 1_000_000, "a search has at most 4096 characters"),
+        ("UID 1:2", "uids go with a mailbox"),
+        ("thread:zzz", "not the id of a Thread"),
+        ("!!! ???", "a search has words, in at most 1024 characters"),
+        ("'\"&|!<->()*:^~{}[]\\%_;--", "a quotation mark that is not closed"),
+        ("a " * 40, "a search has at most 32 words and phrases"),
+    ):
+        answer = await post.raw(SEARCH, query=query)
+        (error,) = answer["errors"]
+        assert message in error["message"], query[:40]
+        assert error["extensions"]["code"] in ("BAD_USER_INPUT", "BAD_ID"), query[:40]
+
+
+async def test_both_forms_are_told(post: Client) -> None:
+    async def parsed(**asked: Any) -> Any:
+        return (await post(PARSE, **asked))["searchParse"]
+
+    assert await parsed(query='from:ann "a b" has:attachment before:30d') == {
+        "text": 'from:ann "a b" has:attachment before:P30D',
+        "filter": {
+            "from": "ann",
+            "query": '"a b"',
+            "hasAttachment": True,
+            "receivedBefore": {"ago": "P30D"},
+        },
+        "usesIndex": False,
+        "problems": [],
+    }
+    assert (await parsed(query="duck (pond OR lake)"))["usesIndex"]
+    assert not (await parsed(query="-duck"))["usesIndex"]
+    wrong = await parsed(query="foo:bar UID 1")
+    assert wrong["problems"] == [
+        "'foo' at 1: there is no such key; put quotation marks around words",
+        "uids go with a mailbox",
+    ]
+    box = await post.box()
+    filters: list[dict[str, Any]] = [
+        {"mailbox": {"id": ids.encode("Mailbox", box.id)}, "uids": "1:*", "seen": False},
+        {"mailboxes": [{"path": "trash"}, {"specialUse": "TRASH"}], "searchable": True},
+        {"or": [{"query": "-a"}, {"not": {"subject": 'x "y" \\'}}], "and": []},
+        {"receivedSince": {"at": "2026-01-01T00:00:00Z"}, "sentBefore": {"ago": "P7D"}},
+        {"header": {"name": "X-A"}, "attachment": {"contentType": "pdf"}, "larger": 5000},
+        {"guids": ["0" * 32], "mailboxMasks": ["a*", "%"], "modifiedSince": 7},
+        {},
+    ]
+    for filter_ in filters:
+        told = await parsed(filter=filter_)
+        assert told["filter"] == filter_
+        again = await parsed(query=told["text"])
+        assert (again["filter"], again["problems"]) == (filter_, []), told["text"]
+    assert (await parsed())["text"] == "ALL"
+    both = await parsed(query="a", filter={"seen": True})
+    assert both["text"] == "(a) (is:seen)"
+
+
+async def test_what_was_searched_for_is_shown(post: Client) -> None:
+    (lunch, bill) = (await post(SEARCH, query='"the bill" OR owe OR ann'))["messages"]["nodes"]
+    assert lunch["snippet"].startswith("The bill is on me, <b>dear</b> Ann & Bob.")
+    assert lunch["marked"] == (
+        "<mark>The</mark> <mark>bill</mark> is on me, &lt;b&gt;dear&lt;/b&gt; <mark>Ann</mark> "
+        "&amp; Bob. <mark>The</mark> duck was good."
+    )
+    assert bill["marked"].startswith("You <mark>owe</mark> us nothing.")
+    (duck, *_) = (await post(SEARCH, query="subject:duck"))["messages"]["nodes"]
+    assert duck["snippet"] == duck["marked"] == "Nothing to see."
+    body = "filler " * 100 + "Grüße an 北京大学 " + "filler " * 100
+    plain = "text/plain; charset=utf-8"
+    await receive(post, raw_message("Far", body=body, Content_Type=plain))
+    (far,) = (await post(SEARCH, query="grusse 京大"))["messages"]["nodes"]
+    assert "<mark>Grüße</mark> an 北<mark>京大</mark>学 filler" in far["marked"]
+    assert far["snippet"].startswith("…filler")
+    assert far["snippet"].endswith("…")
+
+
+async def test_the_most_relevant_come_first(post: Client, clock: Clock) -> None:
+    clock.tick(hours=1)
+    await receive(post, raw_message("Last", body="x " * 500 + " bill"))
+    await receive(post, raw_message("Person", From="Bill <bill@example.com>", body="-"))
+    asked: dict[str, Any] = {"query": "bill", "orderBy": "RELEVANCE"}
+    assert await subjects(post, **asked) == ["Bill", "Person", "Lunch", "Last"]
+    page = (await post(SEARCH, first=2, **asked))["messages"]
+    assert page["pageInfo"]["hasNextPage"]
+    rest = (await post(SEARCH, after=page["pageInfo"]["endCursor"], **asked))["messages"]
+    assert [node["subject"] for node in rest["nodes"]] == ["Lunch", "Last"]
+    assert rest["pageInfo"]["hasPreviousPage"]
+    assert not rest["pageInfo"]["hasNextPage"]
+    back = (await post(SEARCH, last=1, before=rest["pageInfo"]["startCursor"], **asked))["messages"]
+    assert [node["subject"] for node in back["nodes"]] == ["Person"]
+    answer = await post.raw(SEARCH, query="is:unread", orderBy="RELEVANCE")
+    assert answer["errors"][0]["message"] == "the order RELEVANCE is for searches with words"
+
+
+async def test_administrators_find_records_in_many_accounts(
+    post: Client, bob: Client, world: World, http: httpx.AsyncClient
+) -> None:
+    admin = await make_client(world, http, "adam", role=Role.ADMIN)
+    users = {"usernames": [post.user.username, bob.user.username]}
+    found = (await admin(RECORDS, users=users, query="bill"))["messages"]
+    assert [node["user"]["username"] for node in found["nodes"]] == ["bob", "ada", "ada"]
+    assert found["totalCount"] == 3
+    one = (await admin(RECORDS, users=users, query="bill", first=2))["messages"]
+    assert one["pageInfo"]["hasNextPage"]
+    two = await admin(RECORDS, users=users, query="bill", after=one["pageInfo"]["endCursor"])
+    assert [node["uid"] for node in two["messages"]["nodes"]] == [1]
+    back = await admin(
+        RECORDS, users=users, query="bill", last=1, before=one["pageInfo"]["endCursor"]
+    )
+    assert [node["user"]["username"] for node in back["messages"]["nodes"]] == ["bob"]
+    refused = await admin.raw(SEARCH, users=users, query="bill")
+    assert refused["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    read = await admin.raw(RECORDS, users=users, query="body:bill")
+    assert read["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    for query in ("bill", ""):
+        others = await bob.raw(RECORDS, users={"usernames": ["ada"]}, query=query)
+        assert others["errors"][0]["extensions"]["code"] == "NOT_FOUND"
+        assert "errors" in await bob.raw(RECORDS, users={"all": True}, query=query)
+
+
+@pytest.mark.usefixtures("post")
+async def test_many_accounts_take_as_many_statements_as_two(
+    world: World, http: httpx.AsyncClient, statements: list[str]
+) -> None:
+    admin = await make_client(world, http, "adam", role=Role.ADMIN)
+    for nth in range(18):
+        await make_client(world, http, f"user{nth}")
+    counts = []
+    for masks in (["ada", "bob"], ["*"]):
+        await admin(RECORDS, users={"masks": masks}, query="bill")
+        del statements[:]
+        found = await admin(RECORDS, users={"masks": masks}, query="bill")
+        counts.append(len(statements))
+        assert found["messages"]["totalCount"] == 3
+    assert counts[0] == counts[1]
