@@ -9,15 +9,19 @@ from graphql import GraphQLObjectType, build_schema, get_named_type
 from graph.schema import schema
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
+from tests.calls import CALLS
 from tests.conftest import Client, context, make_user, receive
 
 # Each list of the schema: how to ask for it, and a heavy column of its table that is not asked for.
 CONNECTIONS = {
+    "Audit.accessLog": ("audits { nodes { accessLog { %s } } }", "audit_accesses", "ip"),
+    "Audit.messages": ("audits { nodes { messages { %s } } }", "audit_copies", "preview"),
     "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
     "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
     "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
+    "Query.audits": ("audits { %s }", "audits", "reason"),
     "Query.authLog": ("authLog { %s }", "auth_events", "detail"),
     "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
     "Setting.history": ('setting(key: "undo.window") { history { %s } }',
@@ -26,20 +30,24 @@ CONNECTIONS = {
     "Query.domains": ("domains { %s }", "domains", "description"),
     "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "guid"),
     "Query.keyValues": ("keyValues { %s }", "key_values", "value"),
+    "Query.messages": ("messages { %s }", "messages", "preview"),
     "Query.tasks": ("tasks { %s }", "tasks", "result"),
     "Query.users": ("users { %s }", "users", "password"),
     "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
                         "messages", "preview"),
     "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
+    "User.archivedMessages": ("viewer { user { archivedMessages { %s } } }", "messages", "preview"),
     "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
+    "User.files": ("viewer { user { files { %s } } }", "files", "digest"),
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
     "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
                                 "shown"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
 OF_ADMINS = {
-    "Domain.addresses", "Domain.users", "Query.adminLog", "Query.authLog", "Query.domainAliases",
-    "Query.domains", "Query.users", "Setting.history",
+    "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.users", "Query.adminLog",
+    "Query.audits", "Query.authLog", "Query.domainAliases", "Query.domains", "Query.users",
+    "Setting.history",
 }  # fmt: skip
 PRINTED = build_schema(schema.as_str())
 
@@ -67,6 +75,8 @@ async def test_a_list_reads_the_columns_asked_for(
     name: str, way: str, ada: Client, root: Client, statements: list[str]
 ) -> None:
     await receive(ada, "Hello")
+    if name.startswith("Audit."):
+        await (await CALLS["auditCreate"](ada, root))(root)
     document, table, heavy = CONNECTIONS[name]
     kind = get_named_type(_node(name)).name
     text = "{ %s }" % (document % way)
