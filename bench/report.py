@@ -52,6 +52,15 @@ def written(all_: Sequence[Results], path: Path) -> None:
     path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
 
 
+def line(one: Line) -> str:
+    """A figure of ours alone, as a line of text."""
+    ours = one.ours
+    return (
+        f"{one.name:45} {ours.rate:8,.0f} /s  p50 {ours.p50:7.2f} ms  "
+        f"p99 {ours.p99:7.2f} ms  CPU {ours.cpu:7,.0f} µs"
+    )
+
+
 def shown(results: Results) -> None:
     """Print the figures."""
     console = Console(highlight=False)

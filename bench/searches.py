@@ -11,6 +11,7 @@ import typer
 import uvloop
 from sqlalchemy import insert, select, text
 
+from bench import report
 from bench.house import READER, make_user
 from bench.letters import START, Writer
 from bench.load import Target, loaded, once, post
@@ -127,11 +128,7 @@ async def _shown(store: Kind, many: int) -> None:
     with tempfile.TemporaryDirectory(prefix="merganser-searches-") as folder:
         lines = await measured(store, Path(folder), many=many)
     for line in lines:
-        ours = line.ours
-        typer.echo(
-            f"{line.name:45} {ours.rate:8,.0f} /s  p50 {ours.p50:7.2f} ms  "
-            f"p99 {ours.p99:7.2f} ms  CPU {ours.cpu:7,.0f} µs"
-        )
+        typer.echo(report.line(line))
 
 
 if __name__ == "__main__":

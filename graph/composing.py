@@ -164,29 +164,28 @@ def _attached(file: AttachmentInput, nth: int) -> Attachment | Uploaded:
         text = "give content or upload, one of them"
         raise Invalid(text, constraint="exclusive", path=path, index=nth)
     if content is not None:
-        return Attachment(_bytes(content, file.encoding, nth), *facts)
+        return Attachment(decoded(content, file.encoding, [*path, "content"], nth), *facts)
     try:
         return Uploaded(ids.decode("Upload", upload), *facts)
     except Invalid as wrong:
         raise Invalid(wrong.message, constraint="id", path=[*path, "upload"], index=nth) from wrong
 
 
-def _bytes(content: str, encoding: ContentEncoding, nth: int) -> bytes:
+def decoded(
+    text: str, encoding: ContentEncoding, path: Sequence[str], index: int | None = None
+) -> bytes:
+    """The bytes that are written in this way; Invalid where they are not."""
     try:
         match encoding:
             case ContentEncoding.BASE64:
-                return base64.b64decode("".join(content.split()), validate=True)
+                return base64.b64decode("".join(text.split()), validate=True)
             case ContentEncoding.HEX:
-                return bytes.fromhex(content)
+                return bytes.fromhex(text)
             case ContentEncoding.UTF8:
-                return content.encode()
+                return text.encode()
     except (binascii.Error, ValueError) as wrong:
-        raise Invalid(
-            f"this is not {encoding}",
-            constraint="encoding",
-            path=["attachments", str(nth), "content"],
-            index=nth,
-        ) from wrong
+        words = f"this is not {encoding}"
+        raise Invalid(words, constraint="encoding", path=path, index=index) from wrong
 
 
 async def _reference(info: Info, given: ReferenceInput) -> Reference:

@@ -1,7 +1,5 @@
 """Stored files and links to them, as the API shows them."""
 
-import base64
-import binascii
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -10,7 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids, parts
-from graph.composing import ContentEncoding
+from graph.composing import ContentEncoding, decoded
 from graph.connections import Connection, connected, page_asked
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field
@@ -111,23 +109,9 @@ class FileUploadInput(Options):
             key = ids.decode("Upload", self.content.upload.value, path="content")
             return NewFile(upload_id=key, filename=name, content_type=kind)
         text = self.content.text.value if self.content.text else ""
-        content = _decoded(text, ContentEncoding(self.encoding))
+        content = decoded(text, ContentEncoding(self.encoding), ["content"])
         usual = "text/plain" if self.encoding == ContentEncoding.UTF8 else OPAQUE
         return NewFile(content=content, filename=name, content_type=kind, usual=usual)
-
-
-def _decoded(text: str, encoding: ContentEncoding) -> bytes:
-    try:
-        match encoding:
-            case ContentEncoding.BASE64:
-                return base64.b64decode("".join(text.split()), validate=True)
-            case ContentEncoding.HEX:
-                return bytes.fromhex(text)
-            case ContentEncoding.UTF8:
-                return text.encode()
-    except (binascii.Error, ValueError) as problem:
-        wrong = f"not {encoding.value}"
-        raise Invalid(wrong, constraint="encoding", path=["content"]) from problem
 
 
 @strawberry.type(description="A file that was stored.")

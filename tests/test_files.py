@@ -92,7 +92,8 @@ async def test_text_becomes_a_file(
     ada: Client, given: dict[str, Any], name: str | None, kind: str, content: bytes
 ) -> None:
     last = await reached(ada.world, ada.user.id)
-    done = await upload(ada, given.pop("text"), **given)
+    more = {key: value for key, value in given.items() if key != "text"}
+    done = await upload(ada, given["text"], **more)
     assert done["errors"] == []
     file = done["file"]
     assert (file["contentType"], file["size"]) == (kind, len(content))

