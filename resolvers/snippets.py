@@ -6,6 +6,7 @@ from html import escape
 
 from mail.contents import Stored
 from mail.searchindex import Term, folded, term_of
+from models.columns import Picked
 from resolvers import contents
 from resolvers.context import Context
 from resolvers.relevance import terms
@@ -17,13 +18,13 @@ LOOKED = 262_144  # characters of a text
 _RUN = re.compile(r"[^\s.,;:!?()<>\"'/@]+")
 
 
-def seek(ctx: Context, ids: Sequence[int], where: MessageWhere) -> None:
-    """Remember what these messages were found by."""
+def seek(ctx: Context, rows: Sequence[Picked], where: MessageWhere) -> None:
+    """Remember what these messages were found by: without words no row is looked at."""
     words = terms(divided(where)[0]) if not where.everything else []
     if words:
         known: dict[int, list[Term]] = ctx.memo.setdefault("sought", {})
-        for key in ids:
-            known[key] = [*known.get(key, ()), *words]
+        for row in rows:
+            known[row.id] = [*known.get(row.id, ()), *words]
 
 
 def sought(ctx: Context, key: int) -> Sequence[Term]:
