@@ -12,7 +12,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import accounts, halfopen, live, lmtp, logins, report
+from bench import accounts, folders, halfopen, live, lmtp, logins, report, searches
 from bench.documents import Work, works
 from bench.goals import AT, PAGE
 from bench.house import TAKER
@@ -33,7 +33,7 @@ SMALL = 2_000  # bytes of one that is only to be heard of
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured. SQLite takes about eight minutes, a quick run about one."""
+    """How much is measured. SQLite takes about a quarter of an hour, a quick run two minutes."""
 
     size: Size = field(default_factory=Size)
     page: int = 100
@@ -45,9 +45,12 @@ class Plan:
     subscribers: int = 1000
     unread: int = 300
     accounts: int = accounts.MANY
+    searched: tuple[int, ...] = searches.MANY  # messages
+    boxes: folders.Size = field(default_factory=folders.Size)
 
 
-QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000)
+FEW = folders.Size(2000, 50, 500)
+QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), FEW)
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
 
@@ -82,12 +85,27 @@ async def _measured(plan: Plan, results: Results, only: str) -> None:
                 await _all(plan, both, results, only, bar)
             finally:
                 results.errors = both.broken()
+    await _alone(plan, results, only)
+
+
+async def _alone(plan: Plan, results: Results, only: str) -> None:
+    """What has servers and stores of its own, without a floor."""
+    kind, seconds = Kind(results.store), plan.seconds
     if only in accounts.NAME:
         with tempfile.TemporaryDirectory(prefix="merganser-crowd-") as folder:
-            kind, seconds = Kind(results.store), plan.seconds
             results.lines += await accounts.measured(
                 kind, Path(folder), many=plan.accounts, seconds=seconds
             )
+    for many in plan.searched if only in searches.NAME else ():
+        with tempfile.TemporaryDirectory(prefix="merganser-searches-") as folder:
+            results.lines += await searches.measured(kind, Path(folder), many=many, seconds=seconds)
+    if only in folders.NAME:
+        with tempfile.TemporaryDirectory(prefix="merganser-folders-") as folder:
+            lines, facts = await folders.measured(
+                kind, Path(folder), size=plan.boxes, seconds=seconds
+            )
+            results.lines += lines
+            results.facts += facts
 
 
 async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progress) -> None:

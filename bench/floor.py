@@ -30,10 +30,10 @@ NODES = (
     'SELECT id, subject, from_name, from_address, "to", date, size, preview, attachment_count,'
     " keywords, seen, answered, flagged, deleted, draft FROM messages WHERE mailbox_id = ?"
 )
-NEWEST = " ORDER BY received_at DESC, id DESC LIMIT 50"
+NEWEST = " ORDER BY listed_at DESC, id DESC LIMIT 50"
 PLACE = (
-    "SELECT received_at, id FROM messages WHERE mailbox_id = ?"
-    " ORDER BY received_at DESC, id DESC LIMIT 1 OFFSET ?"
+    "SELECT listed_at, id FROM messages WHERE mailbox_id = ?"
+    " ORDER BY listed_at DESC, id DESC LIMIT 1 OFFSET ?"
 )
 BOXES = (
     "SELECT id, path, special_use, total, unseen, size FROM mailboxes WHERE user_id = ?"
@@ -70,7 +70,7 @@ class Floor:
         """The folder and 50 of its messages, `after` a place if one is given."""
         key, path, total, unseen, _ = self.db.execute(BOX, (asked["box"],)).fetchone()
         if after := asked.get("after"):
-            sql = f"{NODES} AND (received_at, id) < (?, ?){NEWEST}"
+            sql = f"{NODES} AND (listed_at, id) < (?, ?){NEWEST}"
             rows = self.db.execute(sql, (key, *after))
         else:
             rows = self.db.execute(NODES + NEWEST, (key,))

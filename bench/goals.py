@@ -10,6 +10,16 @@ AT = 16  # connections
 EVENT, HEAVY = "one event, from MAIL until all", "subscribers, PSS"
 HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
 
+LARGE = {  # ms of CPU
+    "10,000 messages: rare word": 1.0,
+    "10,000 messages: common word": 3.0,
+    "100,000 messages: rare word": 3.0,
+    "100,000 messages: common word": 10.0,
+    "100,000 messages: flag 1": 1.0,
+    "100,000 messages: flag 1,000": 12.0,
+}
+MOVED = "10,000 messages moved"
+
 
 class Goal(NamedTuple):
     """One line: what, how much of it, and whether that is enough."""
@@ -27,7 +37,10 @@ def goals(lines: Sequence[Line], facts: Sequence[Fact]) -> Iterator[Goal]:
     for name, most in ((FULL, 500.0), (BOXES, 400.0), (START, 1500.0)):
         if line := at.get(name):
             yield _most(f"{name}, CPU", line.ours.cpu, most, "µs")
+    yield from _large({line.name: line.ours.cpu for line in lines})
     by_name = {fact.name: fact for fact in facts}
+    if moved := by_name.get(MOVED):
+        yield _most(MOVED, moved.value, 1.5, "s")
     if first := by_name.get(FIRST):
         yield _most(FIRST, first.value, 50.0, "µs")
     yield from _crowd(by_name)
@@ -48,6 +61,18 @@ def _page(line: Line | None) -> Iterator[Goal]:
     if ratio := line.ratio("cpu"):
         yield _most(f"{PAGE}, CPU against the floor's", ratio, 1.5, "times")
     yield _most(f"{PAGE}, p99 against p50, {AT} connections", ours.p99 / ours.p50, 3.0, "times")
+
+
+def _large(cpu: dict[str, float]) -> Iterator[Goal]:
+    """Searches in large accounts, late pages, and flags."""
+    for name, most in LARGE.items():
+        if name in cpu:
+            yield _most(f"{name}, CPU", cpu[name] / 1000, most, "ms")
+    for name, late in cpu.items():
+        many, _, what = name.partition(" messages: ")
+        if what == "page 1,000":
+            times = late / max(cpu[f"{many} messages: first page"], 1e-9)
+            yield _most(f"{name}, CPU against the first's", times, 1.1, "times")
 
 
 def _crowd(facts: dict[str, Fact]) -> Iterator[Goal]:

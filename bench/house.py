@@ -117,7 +117,7 @@ async def _deliver(world: World, to: Recipient, number: int, raw: bytes) -> None
 async def _found(world: World, secrets: list[str], full_raw: bytes) -> House:
     to = await addresses.recipient(world, READER)
     asked = select(col(Message.id)).where(col(Message.mailbox_id) == to.mailbox_id)
-    newest = asked.order_by(col(Message.received_at).desc(), col(Message.id).desc())
+    newest = asked.order_by(col(Message.listed_at).desc(), col(Message.id).desc())
     ids = [str(encode("Message", row.id)) for row in await world.database.read(newest)]
     reader, taker = secrets
     return House(reader, taker, str(encode("Mailbox", to.mailbox_id)), ids[0], ids, full_raw)

@@ -72,7 +72,7 @@ async def measured(world: World, secret: str, box: str) -> dict[str, float]:
     for number in range(WARM + COUNT):
         watch.resolving = 0.0
         began = time.perf_counter()
-        await _asked(endpoint, body, secret)
+        await asked(endpoint, body, secret)
         watch.answered = time.perf_counter()
         if number >= WARM:
             credentials.append(watch.signed - watch.decoded)
@@ -85,7 +85,7 @@ async def measured(world: World, secret: str, box: str) -> dict[str, float]:
     }
 
 
-async def _asked(endpoint: Endpoint, body: bytes, secret: str) -> None:
+async def asked(endpoint: Endpoint, body: bytes, secret: str) -> None:
     """One request, as the server hands it in."""
     given = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -65,7 +65,7 @@ async def fill(world: World, many: int) -> None:
         for nth in range(start, min(start + CHUNK, many)):
             row = dict(zip(like._fields, like, strict=True))
             row |= {"id": world.key(), "uid": nth + 2, "indexed": True, "seen": nth % 50 > 0}
-            row |= {"received_at": START + timedelta(minutes=nth), "subject": f"Letter {nth}"}
+            row |= {"listed_at": START + timedelta(minutes=nth), "subject": f"Letter {nth}"}
             rows.append(row)
             said = [*dice.choices(base, k=150), *_marked(nth)]
             words.append(

@@ -11,7 +11,7 @@ from graph.authlog import AuthEvent
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info, field
 from graph.mutations import mutation
-from graph.refs import UserRef, keys_of, owner_named
+from graph.refs import UserRef, keys_of, owner_named, plain
 from graph.rows import Shape, identified, link, shaped
 from graph.scalars import Duration, EmailAddress
 from graph.twofactor import SECRET
@@ -93,8 +93,8 @@ class AppPasswordCreateInput(Options):
         return NewAppPassword(
             description=self.description,
             scopes=[AppPasswordScope(scope) for scope in self.scopes],
-            password=None if self.password is UNSET else self.password,
-            ttl=None if self.ttl is UNSET else self.ttl,
+            password=plain(self.password),
+            ttl=plain(self.ttl),
             active=self.active,
             profile=self.generate_mobileconfig,
             address=self.address or None,
@@ -149,8 +149,8 @@ class AppPasswordMutation:
     ) -> AppPasswordsPayload:
         scopes: Any = input.scopes
         patch = AppPasswordPatch(
-            description=None if input.description is UNSET else input.description,
-            active=None if input.active is UNSET else input.active,
+            description=plain(input.description),
+            active=plain(input.active),
             scopes=[AppPasswordScope(one) for one in scopes] if isinstance(scopes, list) else None,
         )
         keys = keys_of(info, "AppPassword", input.ids)

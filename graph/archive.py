@@ -12,7 +12,8 @@ from graph import parts
 from graph.connections import Connection, OrderDirection, connected, page_asked
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field
-from graph.messages import ContentType, MailAddress, Message
+from graph.messages import Message
+from graph.mimeparts import ContentType, MailAddress
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, keys_of, named, owner_named
 from graph.rows import Shape, columns, identified, link, shaped
@@ -81,7 +82,7 @@ class ArchivedMessage(Shape):
 
     @field("Whole message.", "user_id")
     def source_url(self, info: Info) -> URL:
-        return parts.signed(info, parts.archived_path(self.row.id), self.row.user_id)
+        return parts.signed(info, parts.archived_path(self.row.id), self.row)
 
 
 async def archive_page(

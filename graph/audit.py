@@ -11,7 +11,8 @@ from graph import parts
 from graph.connections import Connection, connected, page_asked
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, query
-from graph.messages import MailAddress, Message
+from graph.messages import Message
+from graph.mimeparts import MailAddress
 from graph.mutations import mutation
 from graph.refs import UserRef, keys_of, owner_named, user_of
 from graph.rows import Shape, columns, identified, link, shaped

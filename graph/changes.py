@@ -178,6 +178,9 @@ KINDS_CHANGED = {
     ChangeKind.TASK_CHANGED: "Task",
     ChangeKind.SECURITY_EVENT: "AuthEvent",
     ChangeKind.KEY_VALUE_CHANGED: "KeyValue",
+    ChangeKind.LABEL_CHANGED: "Label",
+    ChangeKind.THREAD_CHANGED: "Thread",
+    ChangeKind.SAVED_SEARCH_CHANGED: "SavedSearch",
 }
 
 

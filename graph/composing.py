@@ -13,13 +13,13 @@ from graph import ids
 from graph.errors import Options, leaf
 from graph.fields import Info
 from graph.parts import attachment_of
-from graph.refs import MessageRef, message_of
+from graph.refs import MessageRef, ReferenceAction, message_of, plain
 from graph.scalars import Upload
 from mail.compose import Attachment, HeaderLine, Priority
 from mail.fields import Named
 from models.errors import Invalid, NotFound, Problems
 from resolvers.attaching import Chosen, Uploaded
-from resolvers.references import Reference, ReferenceAction
+from resolvers.references import Reference
 
 
 class ContentEncoding(StrEnum):
@@ -32,7 +32,6 @@ class ContentEncoding(StrEnum):
 
 for words, text in (
     (Priority, "How much its sender hurries."),
-    (ReferenceAction, "What is done with the message referred to."),
     (ContentEncoding, "How content is written."),
 ):
     strawberry.enum(words, description=text)
@@ -128,11 +127,6 @@ def chosen(given: ReferenceAttachments | None, path: Sequence[str]) -> Chosen | 
         except Invalid as wrong:
             raise Invalid(wrong.message, constraint="id", path=[*path, "ids"], index=nth) from wrong
     return Chosen(ids=keys)
-
-
-def plain(value: Any) -> Any:
-    """The value of a field; None where it is absent."""
-    return None if value is UNSET else value
 
 
 def _named(person: NamedAddressInput) -> Named:

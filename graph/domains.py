@@ -13,7 +13,7 @@ from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Info, field, query
 from graph.passwordpolicy import PasswordPolicy
-from graph.refs import DomainAliasRef, DomainRef, UserRef, domain_named, given, user_of
+from graph.refs import DomainAliasRef, DomainRef, UserRef, domain_named, given, plain, user_of
 from graph.rows import Shape, columns, identified, link, listed
 from graph.scalars import BigInt, ByteSize
 from graph.views import Made, View
@@ -237,8 +237,8 @@ class DomainFilter:
 
         return DomainWhere(
             query=self.query or None,
-            active=None if self.active is UNSET else self.active,
-            backup_mx=None if self.backup_mx is UNSET else self.backup_mx,
+            active=plain(self.active),
+            backup_mx=plain(self.backup_mx),
             administered_by=await user(self.administered_by),
             not_administered_by=await user(self.not_administered_by),
             tags=tuple(self.tags or ()),

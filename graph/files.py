@@ -13,7 +13,7 @@ from graph.connections import Connection, connected, page_asked
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field
 from graph.mutations import mutation
-from graph.refs import UserRef, keys_of, owner_named
+from graph.refs import UserRef, keys_of, owner_named, plain
 from graph.rows import Shape, columns, identified, listed
 from graph.scalars import URL, ByteSize, Duration, Upload
 from graph.views import Made
@@ -65,7 +65,7 @@ class File(Shape):
 
     @field("Download.", "user_id")
     def url(self, info: Info) -> URL:
-        return parts.signed(info, parts.file_path(self.row.id), self.row.user_id)
+        return parts.signed(info, parts.file_path(self.row.id), self.row)
 
     @field("Links given out, the oldest first.")
     async def shares(self, info: Info) -> list[FileShare]:
@@ -174,7 +174,7 @@ class FileMutation:
             ids.decode("File", input.file, path="file"),
             FileAttachmentMode(input.mode),
             input.expiration.moment(info) if input.expiration else None,
-            None if input.password is UNSET else input.password,
+            plain(input.password),
         )
         key = await fileshares.create(info.context, new)
         row = await info.context.load(fileshares.by_ids, key)

@@ -1,7 +1,6 @@
 """Global ids: opaque to clients, typed for us."""
 
-import base64
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -25,11 +24,14 @@ PREFIXES = {
     "AuthEvent": "evt",
     "Domain": "dom",
     "DomainAlias": "dal",
+    "AccountExport": "exp",
     "File": "fil",
     "FileShare": "fsh",
     "KeyValue": "kvl",
+    "Label": "lab",
     "Mailbox": "box",
     "Message": "msg",
+    "SavedSearch": "sea",
     "SettingChange": "set",
     "Submission": "sub",
     "Task": "tsk",
@@ -71,7 +73,8 @@ def decode(kind: str, id: str, *, path: str = "id", index: int | None = None) ->
     """The row's key. Raises Invalid when `id` is of another kind or none of ours."""
     prefix, _, text = id[:LONGEST].partition("_")
     try:
-        key = int.from_bytes(base64.urlsafe_b64decode(text + "="), "big")
+        plain = text.replace("-", "+").replace("_", "/")
+        key = int.from_bytes(a2b_base64(plain + "="), "big")
         if prefix == PREFIXES[kind] and 0 < key < 2**63 and encode(kind, key) == id:
             return key
     except ValueError:

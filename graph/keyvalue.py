@@ -11,7 +11,7 @@ from graph.connections import Connection, connected, page_asked
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info, query
 from graph.mutations import mutation
-from graph.refs import UserRef, owner_named, owner_of
+from graph.refs import UserRef, owner_named, owner_of, plain
 from graph.rows import Shape, columns, identified
 from graph.scalars import BigInt, Duration
 from graph.views import Made
@@ -158,8 +158,8 @@ class KeyValueMutation:
     async def key_value_set(self, info: Info, input: KeyValueSetInput) -> KeyValuePayload:
         new = NewValue(
             input.value,
-            None if input.ttl is UNSET else input.ttl,
-            None if input.if_version is UNSET else input.if_version,
+            plain(input.ttl),
+            plain(input.if_version),
         )
         within = await input.within(info)
         entry = await keyvalue.put(info.context, within, input.key, new)

@@ -8,12 +8,13 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids
+from graph.acl import AccountName, MailboxShare
 from graph.connections import Connection
 from graph.errors import DeletePayload, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, query
 from graph.messages import Message, message_page
 from graph.mutations import mutation
-from graph.refs import MailboxRef, UserRef, UserSelection, named, owner_of, users_named
+from graph.refs import MailboxRef, UserRef, UserSelection, named, owner_of, plain, users_named
 from graph.rows import Shape, identified, link, shaped
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
@@ -22,7 +23,17 @@ from graph.views import Made
 from mail import paths
 from models.mailboxes import SpecialUse
 from models.roles import Scope
-from resolvers import mailboxdelete, mailboxes, mailboxmetadata, mailboxrename, users
+from models.sharing import ShareRight
+from resolvers import (
+    granted,
+    mailboxbelow,
+    mailboxdelete,
+    mailboxes,
+    mailboxmetadata,
+    mailboxrename,
+    sharing,
+    users,
+)
 from resolvers.mailboxdelete import Gone
 from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.mailboxrename import Renamed
@@ -47,8 +58,14 @@ def _short(key: str) -> str:
 @strawberry.type(description="Folder.", directives=[Auth(scope=Scope.MAIL_READ)])
 class Mailbox(Shape):
     guid: str = leaf("128-bit id as 32 hex digits.")
-    user: Annotated["User", strawberry.lazy("graph.users")] = link(
-        "user_id", users.by_ids, shaped("graph.users", "User"), description="Owner."
+    user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
+        "user_id",
+        users.by_ids,
+        shaped("graph.users", "User"),
+        description="Owner; null of a folder that is shared with the viewer.",
+    )
+    owner: AccountName = link(
+        "user_id", sharing.names, AccountName.maybe, description="What its owner is called."
     )
     name: str = leaf("Last part of path.")
     path: str = leaf("Full path, slashes.")
@@ -84,7 +101,17 @@ class Mailbox(Shape):
         row = await info.context.load(mailboxes.named, (self.row.user_id, Named(path=above)))
         return Mailbox.maybe(row)
 
-    @field("Annotations, by name.", "id")
+    @field("What the viewer may do in it: all for the owner, else what is shared.", "id", "user_id")
+    async def my_rights(self, info: Info) -> list[ShareRight]:
+        key = (self.row.user_id, self.row.id)
+        return granted.ordered(await info.context.load(granted.rights, key))
+
+    @field("Whom it is shared with; who has no ADMIN sees the own share alone.", "id")
+    async def acl(self, info: Info) -> list[MailboxShare]:
+        rows = await info.context.load(sharing.of_boxes, self.row.id)
+        return [MailboxShare.of(row) for row in rows]
+
+    @field("Annotations, by name; of others' folders the /shared/ ones.", "id")
     async def metadata(
         self,
         info: Info,
@@ -132,6 +159,11 @@ class MailboxTotals:
 class MailboxCreateInput(Options):
     users: UserSelection | None = leaf(WHOSE, default=UNSET)
     paths: list[str] = leaf("Full paths; missing parents are made.")
+    parent: MailboxRef | None = leaf(
+        "The folder that paths begin below; another's, in which one has CREATE, by its id. "
+        "What is made is shared as it is.",
+        default=UNSET,
+    )
     hidden: bool = leaf("Not opened by IMAP.", default=False)
     retention: Duration | None = leaf(
         "Life of messages added here; by default that of the account, PT0S = for ever.",
@@ -157,9 +189,6 @@ class MailboxDeleteInput(Options):
     require_empty: bool = leaf("CONFLICT when not.", default=False)
     recursive: bool = leaf("With children.", default=False)
     unsubscribe: bool = leaf("Their paths are no longer subscribed to.", default=True)
-    unsafe: bool = leaf(
-        "For doveadm's sake, without effect: nothing can arrive meanwhile.", default=False
-    )
 
 
 @strawberry.type(description="Answer of mailbox mutations.")
@@ -177,7 +206,10 @@ class MailboxQuery:
         owner = await owner_of(info, user)
         if owner is None:
             return None
-        row = await info.context.load(mailboxes.named, (owner, named(by, path="by")))
+        name = named(by, path="by")
+        row = await info.context.load(mailboxes.named, (owner, name))
+        if row is None and name.id is not None and not user:
+            row = await info.context.load(mailboxes.shared_by_ids, name.id)
         return Mailbox.maybe(row)
 
 
@@ -193,12 +225,16 @@ class MailboxMutation:
         new = NewMailboxes(
             input.paths,
             hidden=input.hidden,
-            retention=None if input.retention is UNSET else input.retention,
+            retention=plain(input.retention),
             subscribe=input.subscribe,
             special_use=input.special_use or None,
             guid=input.guid if isinstance(input.guid, str) else None,
         )
-        return payload(await mailboxes.create(info.context, new, users_named(input.users or None)))
+        whose = users_named(input.users or None)
+        if input.parent:
+            above = named(input.parent, path="parent")
+            return payload(await mailboxbelow.create(info.context, new, above, whose))
+        return payload(await mailboxes.create(info.context, new, whose))
 
     @mutation("Move or rename, with all that is below.", scope=Scope.MAIL)
     async def mailbox_rename(self, info: Info, input: MailboxRenameInput) -> MailboxesPayload:

@@ -2,70 +2,47 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from html import escape
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import orjson
 import strawberry
 from strawberry.scalars import JSON
 
-from graph import parts
 from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
+from graph.mimeparts import Attachment, ContentType, MailAddress, MimePart
+from graph.reading import Reading, Verification, intro_of
 from graph.refs import MessageRef, message_of
-from graph.rows import Shape, columns, identified, link, shaped
+from graph.rows import columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import MessageOrder, Wanted
-from graph.views import Expressed, Made, View, Viewed, Whole, same
+from graph.views import Made, Viewed, Whole, same
 from mail.addresses import normal
-from mail.contents import Stored
 from mail.delivery import named_flags as flags_of
-from mail.messages import Part, part_of, walk
-from models.errors import found
+from models.blobs import StorageTier
 from models.pages import Cursor, ordering
 from models.roles import Scope
 from resolvers import (
     bulk,
-    contents,
+    labels,
     mailboxes,
     messages,
     relevance,
     searches,
     snippets,
+    tiers,
     users,
 )
 from resolvers.bulk import Order
-from resolvers.contents import Showing
 from resolvers.messages import ALL, Listing
 from resolvers.moves import Changes
 from resolvers.selections import Selection
 
 if TYPE_CHECKING:
+    from graph.labels import Label
     from graph.mailboxes import Mailbox
     from graph.threads import Thread
     from graph.users import User
-
-INTRO = 128  # bytes
-
-
-@strawberry.type(description="In a header.")
-class MailAddress(View):
-    """A view of a pair: name and address."""
-
-    name: str | None = leaf("Display name.")
-    address: str = leaf("As written.")
-
-    made: ClassVar[Mapping[str, Made]] = {
-        "name": Expressed("{0}[0]"),
-        "address": Expressed("{0}[1] or ''"),
-    }
-
-
-@strawberry.type(description="Content-Type, parsed.")
-class ContentType:
-    value: str = leaf("Such as text/plain.")
-    params: JSON = leaf("Parameters of the header.")
 
 
 @strawberry.type(description="SMTP recipient.")
@@ -92,104 +69,12 @@ class ListInfo:
     unsubscribe_one_click: bool = leaf("RFC 8058 works.")
 
 
-@strawberry.type(description="Header line.")
-class HeaderField:
-    key: str = leaf("Name.")
-    value: str = leaf("Decoded.")
-    raw: str = leaf("As in the message.")
-
-
-@strawberry.type(description="Part that is a file.")
-class Attachment:
-    id: strawberry.ID = leaf("Global, so that caches never mix the attachments of two messages.")
-    part: str = leaf("IMAP section number within the message.")
-    hash: str = leaf("SHA-256 of the content.")
-    filename: str | None = leaf("Decoded name.")
-    content_type: str = leaf("MIME type.")
-    disposition: str | None = leaf("attachment or inline.")
-    transfer_encoding: str = leaf("As in the message; content is served decoded.")
-    related: bool = leaf("Inline image of HTML.")
-    cid: str | None = leaf("Content-ID.")
-    size_kb: int = leaf("About.")
-    size: ByteSize = leaf("Decoded bytes.")
-    row: strawberry.Private[Any] = None
-    index: strawberry.Private[int] = 0
-
-    @field("Download.")
-    def url(self, info: Info) -> URL:
-        path = parts.attachment_path(self.row.id, self.index)
-        return parts.signed(info, path, self.row.user_id)
-
-    @classmethod
-    def of(cls, row: Any, index: int) -> "Attachment":
-        known = row.attachments[index]
-        return cls(
-            id=parts.attachment_id(row.id, index),
-            part=known["part"],
-            hash=known["hash"],
-            filename=known["filename"],
-            content_type=known["content_type"],
-            disposition=known["disposition"],
-            transfer_encoding=known["encoding"],
-            related=known["related"],
-            cid=known["cid"],
-            size_kb=-(-known["size"] // 1024),
-            size=ByteSize(known["size"]),
-            row=row,
-            index=index,
-        )
-
-
-@strawberry.type(description="Node of the MIME tree.")
-class MimePart:
-    section: str = leaf("IMAP section number.")
-    content_type: ContentType = leaf("Content-Type.")
-    disposition: str | None = leaf("attachment or inline.")
-    filename: str | None = leaf("Decoded name.")
-    cid: str | None = leaf("Content-ID.")
-    size: ByteSize = leaf("Bytes as transferred.")
-    parts: list["MimePart"] = leaf("Parts below.")
-    row: strawberry.Private[Any] = None
-
-    @field("Decoded content.")
-    def url(self, info: Info) -> URL:
-        return parts.signed(info, parts.part_path(self.row.id, self.section), self.row.user_id)
-
-    @classmethod
-    def of(cls, row: Any) -> "MimePart":
-        """The tree of a message, made from the leaves up: it may be a hundred parts deep."""
-        tree = part_of(orjson.loads(row.structure))
-        made: dict[int, MimePart] = {}
-        for part in reversed(list(walk(tree))):
-            made[id(part)] = cls._one(row, part, [made[id(below)] for below in part.parts])
-        return made[id(tree)]
-
-    @classmethod
-    def _one(cls, row: Any, part: Part, below: list["MimePart"]) -> "MimePart":
-        return cls(
-            section=contents.section_of(part),
-            content_type=ContentType(value=part.content_type, params=JSON(part.params)),
-            disposition=part.disposition,
-            filename=part.filename,
-            cid=part.cid,
-            size=ByteSize(part.size),
-            parts=below,
-            row=row,
-        )
-
-
 def _people(column: str) -> Viewed:
     return Viewed((column,), same, MailAddress, many=True)
 
 
 def _from(name: str | None, address: str | None) -> tuple[str | None, str | None] | None:
     return (name, address) if name or address else None
-
-
-def _intro(text: str) -> str:
-    if text.isascii():
-        return text[:INTRO]
-    return text[:INTRO].encode()[:INTRO].decode(errors="ignore")
 
 
 def _list(known: dict[str, Any] | None) -> ListInfo | None:
@@ -215,7 +100,7 @@ FLAGS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")
 
 
 @strawberry.type(description="Stored message.", directives=[Auth(scope=Scope.MAIL_READ)])
-class Message(Shape):
+class Message(Reading):
     guid: str = leaf("128-bit id as 32 hex digits.")
     uid: BigInt = leaf("In its folder.")
     user: Annotated["User", strawberry.lazy("graph.users")] = link(
@@ -248,6 +133,7 @@ class Message(Shape):
     received_at: datetime = leaf("Arrival.")
     saved_at: datetime = leaf("Put into this folder.")
     expires: datetime | None = leaf("Deleted by itself then.")
+    snoozed_until: datetime | None = leaf("In the folder SNOOZED until then.")
     list_: ListInfo | None = leaf("Mailing list.", name="list")
     size: ByteSize = leaf("Bytes as stored.")
     intro: str = leaf("First 128 bytes of text.")
@@ -266,6 +152,13 @@ class Message(Shape):
     content_type: ContentType = leaf("Top content type.")
     encrypted: bool = leaf("PGP or S/MIME.")
     meta_data: JSON | None = leaf("Free data of the application.")
+    tier: StorageTier = link(
+        "blob_id", tiers.of_blobs, lambda tier: tier, description="Where the body lies."
+    )
+    verification: Verification | None = leaf(
+        "What the server found out where it came in; null = no statement."
+    )
+    pop3_uidl: str = leaf("By which POP3 names it (RFC 1939): its guid.")
 
     batch = staticmethod(messages.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
@@ -279,7 +172,7 @@ class Message(Shape):
         "cc": _people("cc"),
         "bcc": _people("bcc"),
         "list_": Made(("mailing_list",), _list),
-        "intro": Made(("preview",), _intro),
+        "intro": Made(("preview",), intro_of),
         "flags": Made(FLAGS, flags_of),
         "forwarded": Made(("keywords",), lambda keywords: "$Forwarded" in keywords),
         "has_attachments": Made(("attachment_count",), lambda count: count > 0),
@@ -288,85 +181,18 @@ class Message(Shape):
             lambda row: [Attachment.of(row, nth) for nth in range(len(row.attachments))],
         ),
         "structure": Whole(("structure", "user_id"), MimePart.of),
+        "verification": Made(("verification",), Verification.maybe),
+        "pop3_uidl": Made(("id",), "{:032x}".format),
         "content_type": Made(
             ("content_type", "content_params"),
             lambda kind, params: ContentType(value=kind, params=params),
         ),
     }
 
-    async def _stored(self, info: Info) -> Stored:
-        return found(await contents.one(info.context, self.row.id))
-
-    @field(
-        "One per MIME node; without sanitize as sent, to be shown in a sandbox only. "
-        "Remote images are left out unless asked for.",
-        "user_id",
-        cost=10,
-    )
-    async def html(
-        self, info: Info, sanitize: bool = True, remote_images: bool = False
-    ) -> list[str]:
-        stored = await self._stored(info)
-        known = contents.cids(stored)
-
-        def cid_url(cid: str) -> str | None:
-            if cid not in known:
-                return None
-            path = parts.attachment_path(self.row.id, known[cid])
-            return parts.signed(info, path, self.row.user_id)
-
-        showing = Showing(cid_url, sanitize=sanitize, remote_images=remote_images)
-        return await contents.htmls(stored, showing)
-
-    @field("Plain text, made from HTML when missing.", cost=3)
-    async def text(self, info: Info) -> str | None:
-        return await contents.texts(await self._stored(info))
-
-    @field(
-        "Short text around what was searched for in this operation, or intro; marked = as HTML "
-        "with <mark> around the words.",
-        "preview",
-        "user_id",
-        cost=3,
-    )
-    async def snippet(
-        self,
-        info: Info,
-        marked: Annotated[bool, strawberry.argument(description="As HTML, escaped.")] = False,
-    ) -> str:
-        words = snippets.sought(info.context, self.row.id)
-        found = await snippets.snippet(await self._stored(info), words, marked=marked)
-        intro = _intro(self.row.preview)
-        return found or (escape(intro) if marked else intro)
-
-    @field("In order.", cost=2)
-    async def headers(self, info: Info) -> list[HeaderField]:
-        lines = await contents.header_fields(await self._stored(info))
-        return [HeaderField(key=one.key, value=one.value, raw=one.raw) for one in lines]
-
-    @field("Header block as stored.", cost=2)
-    async def headers_text(self, info: Info) -> str:
-        return await contents.headers_text(await self._stored(info))
-
-    @field("Values of one header.", cost=2)
-    async def header(self, info: Info, name: str) -> list[str]:
-        return await contents.header(await self._stored(info), name)
-
-    @field("IMAP BODY[section].", cost=10)
-    async def body_part(self, info: Info, section: str) -> str | None:
-        return await contents.body_part(await self._stored(info), section)
-
-    @field("Decoded, base64.", cost=10)
-    async def binary_part(self, info: Info, section: str) -> str | None:
-        return await contents.binary_part(await self._stored(info), section)
-
-    @field("RFC 5322 text, base64 when not UTF-8.", cost=20)
-    async def source(self, info: Info, max_bytes: int = 1048576) -> str:
-        return await contents.source_text(await self._stored(info), max_bytes)
-
-    @field("Whole message, byte for byte.", "user_id")
-    def source_url(self, info: Info) -> URL:
-        return parts.signed(info, parts.source_path(self.row.id), self.row.user_id)
+    @field("Keywords that are labels, by name.", "keywords", "user_id")
+    async def labels(self, info: Info) -> list[Annotated["Label", strawberry.lazy("graph.labels")]]:
+        rows = await labels.of_message(info.context, self.row.user_id, self.row.keywords)
+        return [shaped("graph.labels", "Label")(row) for row in rows]
 
 
 async def message_page(
@@ -399,7 +225,7 @@ async def message_page(
         return sum(await ctx.load_all(messages.counts, listings))
 
     return await connected(
-        info, Message, page, lambda row: Cursor(kind, row.received_at, row.id), count
+        info, Message, page, lambda row: Cursor(kind, *listings[0].place_of(row)), count
     )
 
 

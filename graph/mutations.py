@@ -12,7 +12,7 @@ from graph.fields import Declare, Guard, Info
 from graph.kept import restored, stored
 from graph.scalars import STREAMS, Cursor
 from models.errors import Forbidden, Invalid, Refused, Unauthenticated
-from resolvers import replays
+from resolvers import changes, replays
 from resolvers.context import Context, Needs
 from resolvers.replays import Asked
 
@@ -41,9 +41,12 @@ class Answer(FieldExtension):
         options = given.options or MutationOptions()
 
         async def work() -> MutationPayload:
+            shared = ctx.viewer.user_id and ctx.viewer.reach.shared
+            before = await changes.standing(ctx) if shared else {}  # what is heard besides
             payload: MutationPayload = await next_(source, info, **kwargs)
-            told = 0 < len(ctx.reached or ()) <= STREAMS  # longer ones nobody could go on from
-            payload.journal_cursor = Cursor(ctx.reached) if ctx.reached and told else None
+            reached = {**before, **ctx.reached} if ctx.reached else {}
+            told = 0 < len(reached) <= STREAMS  # longer ones nobody could go on from
+            payload.journal_cursor = Cursor(reached) if told else None
             return payload
 
         try:

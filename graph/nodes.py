@@ -14,12 +14,15 @@ from graph.audit import Audit, AuditAccess, AuditedMessage
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.domains import Domain, DomainAlias
+from graph.exports import AccountExport
 from graph.fields import Info, query
 from graph.files import File, FileShare
 from graph.keyvalue import KeyValue
+from graph.labels import Label
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.rows import Shape
+from graph.savedsearches import SavedSearch
 from graph.settings import SettingChange
 from graph.submission import Submission
 from graph.tasks import Task
@@ -31,6 +34,7 @@ from models.roles import Scope
 
 MOST = 250  # ids of one call
 KINDS: dict[str, type[Shape]] = {
+    "AccountExport": AccountExport,
     "AccessToken": AccessToken,
     "Address": Address,
     "AdminLogEntry": AdminLogEntry,
@@ -46,8 +50,10 @@ KINDS: dict[str, type[Shape]] = {
     "File": File,
     "FileShare": FileShare,
     "KeyValue": KeyValue,
+    "Label": Label,
     "Mailbox": Mailbox,
     "Message": Message,
+    "SavedSearch": SavedSearch,
     "SettingChange": SettingChange,
     "Submission": Submission,
     "Task": Task,

@@ -1,6 +1,7 @@
 """Ids of attachments, and the paths under which the bytes of messages are served."""
 
 import base64
+from typing import Any
 
 import strawberry
 
@@ -8,8 +9,9 @@ from graph import ids
 from graph.fields import Info
 from graph.scalars import URL
 from models.errors import Invalid
+from models.roles import Role
 from resolvers import links
-from resolvers.withheld import openable
+from resolvers.withheld import legible
 
 MOST = 1 << 16  # attachments of a message that can be named
 SIZE = 10  # bytes of an id: the message's key, then the number
@@ -47,6 +49,11 @@ def attachment_path(message_key: int, index: int) -> str:
     return f"/rest/messages/{message}/attachments/{attachment_id(message_key, index)}"
 
 
+def zip_path(message_key: int) -> str:
+    """Where all attachments are, as one zip."""
+    return f"/rest/messages/{ids.encode('Message', message_key)}/attachments.zip"
+
+
 def part_path(message_key: int, section: str) -> str:
     """Where a decoded part is; sections are those of `resolvers.contents.section_of`."""
     return f"/rest/messages/{ids.encode('Message', message_key)}/parts/{section}"
@@ -57,10 +64,14 @@ def archived_path(message_key: int) -> str:
     return f"/rest/archive/{ids.encode('ArchivedMessage', message_key)}/message.eml"
 
 
-def signed(info: Info, path: str, user_id: int) -> URL:
-    """The address of bytes of this user's, good for a quarter of an hour."""
-    openable(info.context, user_id)
-    return addressed(info, path, user_id)
+def signed(info: Info, path: str, row: Any) -> URL:
+    """The address of bytes of this row, good for a quarter of an hour.
+
+    Of what is shared it is the viewer's, and good for as long as they may read it.
+    """
+    viewer = info.context.viewer
+    legible(info.context, row)
+    return addressed(info, path, row.user_id if viewer.role is Role.ROOT else viewer.user_id)
 
 
 def addressed(info: Info, path: str, user_id: int) -> URL:
@@ -80,6 +91,12 @@ def absolute(info: Info, path: str) -> URL:
 def audit_path(audit_key: int) -> str:
     """Where the copies of an audit are, as a mailbox file."""
     return f"/rest/audits/{ids.encode('Audit', audit_key)}/export.mbox"
+
+
+def export_path(user_key: int, export_key: int) -> str:
+    """Where an account is as a file."""
+    user, export = ids.encode("User", user_key), ids.encode("AccountExport", export_key)
+    return f"/rest/users/{user}/export/{export}"
 
 
 def file_path(file_key: int) -> str:

@@ -11,14 +11,17 @@ from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
 from mail import paths
 from models.columns import Picked
-from models.errors import Invalid, NotFound, found
+from models.errors import Forbidden, Invalid, NotFound, found
 from models.mailboxes import SpecialUse
+from models.sharing import ShareRight
 from resolvers import domains, messages, users
 from resolvers.access import own
 from resolvers.domains import Named as Domain
 from resolvers.mailboxes import Named, find
+from resolvers.references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - known here
 from resolvers.userselection import Users
 
+strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
 strawberry.enum(SpecialUse, description="Role of a folder.")
 
 
@@ -72,6 +75,13 @@ def users_named(selection: UserSelection | None, *, path: str = "users") -> User
     )
 
 
+def user_named(ref: UserRef, *, path: str) -> Users:
+    """The one account that is named, as the floors below name many."""
+    if ref.id:
+        return Users(ids=(ids.decode("User", ref.id.value, path=path),))
+    return Users(usernames=(given(ref.username) or given(ref.address) or "",))
+
+
 @strawberry.input(one_of=True, description="Names one folder of the user in question.")
 class MailboxRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
@@ -96,6 +106,11 @@ class MessageRef:
 def given(maybe: Any) -> Any:
     """The value of an optional field, None where it is absent."""
     return None if maybe is None or maybe is strawberry.UNSET else maybe.value
+
+
+def plain(value: Any) -> Any:
+    """The value of a field; None where it is absent."""
+    return None if value is strawberry.UNSET else value
 
 
 async def user_of(info: Info, ref: UserRef | None) -> Picked | None:
@@ -166,7 +181,7 @@ async def message_of(info: Info, ref: MessageRef, *, path: str = "by") -> int | 
         return key if key < 1 << 63 else None
     uid = given(ref.uid)
     try:
-        box = await find(info.context, named(uid.mailbox))
-    except NotFound:
+        box = await find(info.context, named(uid.mailbox), ShareRight.READ)
+    except (Forbidden, NotFound):
         return None
     return await messages.by_uid(info.context, box.id, uid.uid)

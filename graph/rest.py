@@ -4,6 +4,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph import bodies, fileserving, ids, parts, posting, tus
+from graph import bodies, fileserving, ids, parts, posting, tus, zips
 from graph.bodies import Rejected
 from graph.crowds import Crowd
 from graph.intake import (
@@ -29,13 +30,14 @@ from graph.intake import (
 from graph.refusals import broken, client_address, request_id, turned_away
 from graph.serving import Bytes, Served, serve, streamed
 from graph.telemetry import RESPONSES
+from mail.archives.writing import ExportFormat, kind_of
 from mail.contents import Stored
 from mail.messages import Part
 from mail.spool import Budget, Spool
 from models.errors import Invalid, NotFound, Refused, found
 from models.roles import Role, Scope
 from models.world import World
-from resolvers import archive, audit, contents, links, uploads
+from resolvers import archive, audit, contents, exports, links, uploads
 from resolvers.context import Context, Needs
 
 log = logging.getLogger(__name__)
@@ -86,10 +88,12 @@ def routes(
         Route(f"{message}/message.eml", _endpoint(desk, _message)),
         Route("/rest/archive/{id}/message.eml", _endpoint(desk, _archived)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
+        Route(f"{message}/attachments.zip", _endpoint(desk, _attachments)),
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
         Route("/rest/mailboxes/{id}/messages", _endpoint(desk, posting.post), methods=["POST"]),
         Route("/rest/files/{name}", _endpoint(desk, fileserving.file), methods=["GET", "POST"]),
         Route("/share/{token}", _endpoint(desk, fileserving.share), methods=["GET", "PUT"]),
+        Route("/rest/users/{id}/export/{export}", _endpoint(desk, _export)),
         Route("/rest/audits/{id}/export.mbox", _endpoint(desk, _audit)),
         Route(UPLOADS, _endpoint(desk, _uploads, tus.ALWAYS), methods=["POST", "OPTIONS"]),
         Route(
@@ -166,6 +170,25 @@ async def _audit(desk: Desk, request: Request) -> Response:
     return streamed(request, "application/mbox", f"{ids.encode('Audit', key)}.mbox", chunks)
 
 
+async def _export(desk: Desk, request: Request) -> Response:
+    """Serve an account as a file, once it is whole."""
+    user = ids.named("User", request.path_params["id"])
+    key = ids.named("AccountExport", request.path_params["export"])
+    ctx, caching = await reader(desk, request, parts.export_path(user, key))
+    if "sig" in request.query_params:  # made by whoever saw it, and what they saw
+        scopes = ctx.viewer.scopes | {Scope.READ}
+        ctx = replace(ctx, viewer=replace(ctx.viewer, scopes=scopes))
+    export = await exports.whole(ctx, user, key)
+    kind = kind_of(ExportFormat(export.row.format))
+
+    async def opened() -> Bytes:
+        return Bytes(export.size, export.stream)
+
+    tag = f"{ids.encode('AccountExport', key)}.{export.size}"
+    served = Served(tag, kind, export.row.filename, opened, caching=caching, shown=False)
+    return await serve(request, served)
+
+
 async def _whole(request: Request, message: Stored, caching: str) -> Response:
     async def opened() -> Bytes:
         return Bytes(message.size, message.whole)
@@ -189,6 +212,11 @@ async def _attachment(desk: Desk, request: Request) -> Response:
     attachment = message.row.attachments[index]
     name, tag = attachment["filename"] or _name(part), attachment["hash"]
     return await serve(request, _decoded(message, part, name=name, tag=tag, caching=caching))
+
+
+async def _attachments(desk: Desk, request: Request) -> Response:
+    """Serve all attachments as one zip."""
+    return await zips.attachments(desk, request, _name)
 
 
 async def _part(desk: Desk, request: Request) -> Response:

@@ -26,7 +26,7 @@ from graph.views import Listed, Made, View
 from models.prepared import Rows
 from resolvers.context import Batch
 
-Item = TypeVar("Item", bound="Shape")
+Item = TypeVar("Item", bound=View)
 Value = TypeVar("Value")
 
 SHADOWED = {"list"}  # names of fields that Python needs for itself

@@ -10,19 +10,26 @@ from strawberry import UNSET
 from graph import ids
 from graph.errors import leaf
 from graph.fields import Info
-from graph.refs import MailboxRef, named
+from graph.refs import MailboxRef, UserSelection, named, plain, users_named
 from graph.scalars import BigInt, ByteSize, Duration
+from mail.paths import LONGEST_MASK
+from models.blobs import StorageTier
 from models.errors import Invalid
 from resolvers.looking import DEPTH
-from resolvers.masks import LONGEST as LONGEST_MASK
 from resolvers.messages import NEWEST, OLDEST
 from resolvers.selections import Selection
 from resolvers.where import MessageWhere
 
 IDS = 1000  # of one selection
+strawberry.enum(
+    StorageTier, description="Where bodies lie: where they are read fast, or where they cost less."
+)
 
 
-@strawberry.enum(description="Order of a list of messages.")
+@strawberry.enum(
+    description="Order of a list of messages. What comes back from being snoozed stands where it "
+    "would if it had been received then."
+)
 class MessageOrder(StrEnum):
     RECEIVED_DESC = "RECEIVED_DESC"
     RECEIVED_ASC = "RECEIVED_ASC"
@@ -106,8 +113,13 @@ class MessageFilter:
     deleted: bool | None = leaf(r"\Deleted.", default=UNSET)
     forwarded: bool | None = leaf("$Forwarded.", default=UNSET)
     keyword: str | None = leaf("Has this keyword or label.", default=UNSET)
-    received_since: DateBound | None = leaf("Arrival, inclusive.", default=UNSET)
-    received_before: DateBound | None = leaf("Arrival, exclusive.", default=UNSET)
+    tier: StorageTier | None = leaf("Whose body lies there.", default=UNSET)
+    received_since: DateBound | None = leaf(
+        "Arrival, or coming back from being snoozed; inclusive.", default=UNSET
+    )
+    received_before: DateBound | None = leaf(
+        "Arrival, or coming back from being snoozed; exclusive.", default=UNSET
+    )
     sent_since: DateBound | None = leaf("Date header, inclusive.", default=UNSET)
     sent_before: DateBound | None = leaf("Date header, exclusive.", default=UNSET)
     saved_since: DateBound | None = leaf("Put into the folder, inclusive.", default=UNSET)
@@ -118,6 +130,7 @@ class MessageFilter:
     has_attachment: bool | None = leaf("Has files.", default=UNSET)
     attachment: AttachmentMatch | None = leaf("Has such a file.", default=UNSET)
     modified_since: BigInt | None = leaf("modseq greater than.", default=UNSET)
+    snoozed: bool | None = leaf("Put off until later.", default=UNSET)
 
     def where(self, info: Info, depth: int = 0) -> MessageWhere:
         """The filter as the floors below know it."""
@@ -137,7 +150,7 @@ class MessageFilter:
             none=self.not_.where(info, depth + 1) if self.not_ else None,
             thread_id=ids.decode("Thread", self.thread, path="thread") if self.thread else None,
             **self._places(),
-            **{name: value for name in PLAIN if (value := _given(getattr(self, name))) is not None},
+            **{name: value for name in PLAIN if (value := plain(getattr(self, name))) is not None},
             **times,
         )
 
@@ -159,21 +172,18 @@ class MessageFilter:
         if self.mailbox:
             found["mailbox"] = named(self.mailbox)
         if self.header:
-            found["header"] = self.header.name, _given(self.header.contains)
+            found["header"] = self.header.name, plain(self.header.contains)
         if self.attachment:
             file = self.attachment
-            found["attachment"] = _given(file.filename), _given(file.content_type)
+            found["attachment"] = plain(file.filename), plain(file.content_type)
         return found
-
-
-def _given(value: Any) -> Any:
-    return None if value is UNSET else value
 
 
 PLAIN = (
     "query", "text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject",
     "list_id", "message_id", "searchable", "uids", "seqs", "seen", "flagged", "answered", "draft",
-    "deleted", "forwarded", "keyword", "larger", "smaller", "has_attachment", "modified_since",
+    "deleted", "forwarded", "keyword", "tier", "larger", "smaller", "has_attachment",
+    "modified_since", "snoozed",
 )  # fmt: skip
 TIMES = (
     "received_since", "received_before", "sent_since", "sent_before", "saved_since",
@@ -199,6 +209,11 @@ class MessageSelection:
     mailbox: MailboxRef | None = leaf("Folder for uids, or everything in it.", default=UNSET)
     uids: str | None = leaf('"1,2,3", "3:15", "3:*".', default=UNSET)
     filter: MessageFilter | None = leaf("All that match.", default=UNSET)
+    users: UserSelection | None = leaf(
+        "Whose mail, default the viewer's; others' only for administrators. A folder named by "
+        "path or role is that of each.",
+        default=UNSET,
+    )
 
     def selection(self, info: Info) -> Selection:
         """The selection as the floors below know it."""
@@ -219,4 +234,5 @@ class MessageSelection:
             named(self.mailbox) if self.mailbox else None,
             self.uids or None,
             self.filter.where(info) if self.filter else None,
+            users_named(self.users or None),
         )

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import strawberry
 
 from graph import ids
-from graph.composing import Composing, NamedAddressInput, composed, plain
+from graph.composing import Composing, NamedAddressInput, composed
 from graph.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 - the outline's word
 from graph.fields import Info, query
 from graph.messages import Message
 from graph.mutations import mutation
-from graph.refs import MailboxRef, named
+from graph.refs import MailboxRef, named, plain
 from graph.rows import Shape, identified, link
 from graph.scalars import Duration
 from graph.views import Made

@@ -19,7 +19,7 @@ from graph.views import Made
 from models.pages import Cursor, ordering
 from models.roles import Scope
 from models.tasks import TaskState
-from resolvers import bulk, tasks, users
+from resolvers import tasks, undoing, users
 from resolvers.tasks import TaskWhere
 
 if TYPE_CHECKING:
@@ -121,4 +121,4 @@ class TaskMutation:
 
     @mutation("Takes back a move, delete or flag change.", scope=Scope.MAIL)
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
-        return UndoPayload(restored_count=await bulk.undo(info.context, input.token))
+        return UndoPayload(restored_count=await undoing.undo(info.context, input.token))

@@ -8,16 +8,23 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids
+from graph.bulk import MessageChanges, undo_token
 from graph.connections import Connection
-from graph.errors import leaf
+from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, query
 from graph.mailboxes import Mailbox
-from graph.messages import MailAddress, Message, message_page
+from graph.messages import Message, message_page
+from graph.mimeparts import MailAddress
+from graph.mutations import mutation
+from graph.refs import plain
 from graph.rows import Shape, identified
 from graph.selections import MessageOrder, Wanted
+from graph.tasks import Task, UndoToken
 from graph.views import Made
+from models.errors import Invalid
 from models.roles import Scope
-from resolvers import mailboxes, messages
+from resolvers import mailboxes, messages, threads
+from resolvers.threads import ThreadOrder
 
 
 @strawberry.type(description="Conversation.", directives=[Auth(scope=Scope.MAIL_READ)])
@@ -26,6 +33,7 @@ class Thread(Shape):
     message_count: int = leaf("Messages in it.")
     unseen_count: int = leaf("Unread messages.")
     last_received_at: datetime = leaf("Newest message.")
+    muted: bool = leaf("What is received of it arrives read.")
 
     batch = staticmethod(messages.threads_by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("Thread")}
@@ -47,6 +55,43 @@ class Thread(Shape):
     ) -> Connection[Message]:
         wanted = Wanted(None, MessageOrder.RECEIVED_ASC, (first, after, None, None))
         return await message_page(info, wanted, users=[self.row.user_id], thread_id=self.row.id)
+
+
+@strawberry.input(description="Input of threadUpdate.")
+class ThreadUpdateInput(Options):
+    ids: list[strawberry.ID] = leaf("Conversations, at most 250.")
+    set: MessageChanges | None = leaf(
+        "What to change on all their messages in folders.", default=UNSET
+    )
+    muted: bool | None = leaf("Whether what is received from now on arrives read.", default=UNSET)
+
+
+@strawberry.type(description="Answer of threadUpdate.")
+class ThreadUpdatePayload(MutationPayload):
+    threads: list[Thread] = leaf("The conversations, as they are now.", default_factory=list)
+    task: Task | None = leaf("Background work, null when done at once.", default=None)
+    undo: UndoToken | None = leaf("Takes it back.", default=None)
+
+
+@strawberry.type
+class ThreadMutation:
+    @mutation("Whole conversations: their messages, and whether they are muted.", scope=Scope.MAIL)
+    async def thread_update(self, info: Info, input: ThreadUpdateInput) -> ThreadUpdatePayload:
+        if not 0 < len(input.ids) <= threads.IDS:
+            text = f"one to {threads.IDS} conversations"
+            raise Invalid(text, constraint="range", path=["ids"])
+        keys = [
+            ids.decode("Thread", text, path="ids", index=nth) for nth, text in enumerate(input.ids)
+        ]
+        changes = input.set.changes() if input.set else None
+        order = ThreadOrder(keys, changes, plain(input.muted))
+        done = await threads.carry_out(info.context, order)
+        rows = await info.context.load_all(messages.threads_by_ids, dict.fromkeys(keys))
+        return ThreadUpdatePayload(
+            threads=[Thread.of(row) for row in rows if row],
+            task=Task.maybe(done.task),
+            undo=undo_token(done),
+        )
 
 
 @strawberry.type

@@ -7,12 +7,20 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph import ids
-from graph.composing import Composing, ReferenceAttachments, chosen, composed, plain
+from graph.composing import Composing, ReferenceAttachments, chosen, composed
 from graph.errors import MutationPayload, Warning, leaf  # noqa: A004 - the outline's word
 from graph.fields import Info
 from graph.messages import Message
 from graph.mutations import mutation
-from graph.refs import MailboxRef, MessageRef, message_of, named
+from graph.refs import (
+    MailboxRef,
+    MessageRef,
+    UserSelection,
+    message_of,
+    named,
+    plain,
+    users_named,
+)
 from graph.scalars import Upload, free_data
 from mail.compose import Priority
 from models.errors import NotFound, Problems
@@ -30,7 +38,12 @@ NOT_AN_ADDRESS = "RECIPIENT_DROPPED"
 
 @strawberry.input(description="Input of messageUpload: raw, rawUpload, or fields to write it from.")
 class MessageUploadInput(Composing):
-    mailbox: MailboxRef = leaf("The folder it goes to.")
+    mailbox: MailboxRef = leaf("The folder it goes to; by path or role that of each user.")
+    users: UserSelection | None = leaf(
+        "Into whose accounts a whole message is put, raw or rawUpload: into all or none. Others' "
+        "only for administrators.",
+        default=UNSET,
+    )
     raw: str | None = leaf("Whole message, text or base64.", default=UNSET)
     raw_upload: Upload | None = leaf("Whole message as upload.", default=UNSET)
     unseen: bool = leaf("Leave it unread.", default=False)
@@ -53,7 +66,8 @@ class MessageUploadInput(Composing):
 
 @strawberry.type(description="Answer of messageUpload.")
 class MessageUploadPayload(MutationPayload):
-    message: Message | None = leaf("The message.", default=None)
+    message: Message | None = leaf("The message; null where users were given.", default=None)
+    messages: list[Message] = leaf("The messages, one in each account.", default_factory=list)
     previous_deleted: bool = leaf("The earlier draft is no more: this is it.", default=False)
 
 
@@ -98,9 +112,13 @@ class UploadingMutation:
             replaces=await _replaced(info, input.replace_previous or None),
             keep=chosen(input.keep_attachments or None, ["keepAttachments"]),
         )
+        if input.users:
+            rows = await uploading.store_for(info.context, new, users_named(input.users))
+            return MessageUploadPayload(messages=[Message.of(row) for row in rows])
         done = await uploading.store(info.context, new, problems)
         return MessageUploadPayload(
             message=Message.maybe(done.message),
+            messages=[Message.of(done.message)] if done.message else [],
             previous_deleted=done.replaced,
             warnings=[
                 Warning(

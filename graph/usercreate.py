@@ -7,7 +7,7 @@ from strawberry.scalars import JSON
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
-from graph.refs import DomainRef, domains_of
+from graph.refs import DomainRef, domains_of, plain
 from graph.scalars import ByteSize, Duration
 from graph.users import User
 from models.errors import Forbidden, Problems
@@ -100,7 +100,7 @@ class UserCreateInput(Options):
             role=self.role,
             administers=administers,
             admin_permissions=self.admin_permissions or (),
-            permissions=None if self.permissions is UNSET else self.permissions,
+            permissions=plain(self.permissions),
             password=self.password or None,
             hashed_password=self.hashed_password,
             allow_unsafe=self.allow_unsafe,
@@ -111,19 +111,19 @@ class UserCreateInput(Options):
             add_tags_to_address=self.add_tags_to_address,
             disabled=self.disabled,
             suspended=self.suspended,
-            quota=None if self.quota is UNSET else self.quota,
+            quota=plain(self.quota),
             language=self.language or None,
             tags=self.tags or (),
             retention=self.retention or None,
             pub_key=self.pub_key or None,
             spam_level=self.spam_level,
-            recipients=None if self.recipients is UNSET else self.recipients,
-            received_max=None if self.received_max is UNSET else self.received_max,
+            recipients=plain(self.recipients),
+            received_max=plain(self.received_max),
             from_whitelist=self.from_whitelist or (),
             disabled_scopes=self.disabled_scopes or (),
             webmail_access=self.webmail_access,
-            meta_data=None if self.meta_data is UNSET else self.meta_data,
-            internal_data=None if self.internal_data is UNSET else self.internal_data,
+            meta_data=plain(self.meta_data),
+            internal_data=plain(self.internal_data),
             mailboxes={SpecialUse[use.upper()]: name for use, name in names.items() if name},
         )
 

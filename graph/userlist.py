@@ -8,6 +8,7 @@ from strawberry import UNSET
 from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Info, query
+from graph.refs import plain
 from graph.rows import columns
 from graph.users import User
 from models.pages import Cursor, ordering
@@ -43,8 +44,8 @@ class UserFilter:
             masks=tuple(self.masks or ()),
             roles=tuple(self.roles or ()),
             domain=self.domain or None,
-            disabled=None if self.disabled is UNSET else self.disabled,
-            suspended=None if self.suspended is UNSET else self.suspended,
+            disabled=plain(self.disabled),
+            suspended=plain(self.suspended),
             created_after=self.created_after or None,
         )
 

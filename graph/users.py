@@ -17,16 +17,20 @@ from graph.authlog import AuthEvent, AuthLogFilter, event_page
 from graph.connections import Connection, OrderDirection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import leaf
+from graph.exports import AccountExport
 from graph.fields import Info, field, query
 from graph.files import File, file_page
 from graph.keyvalue import Key, KeyValue
+from graph.labels import Label
 from graph.mailboxes import Mailbox, MailboxTotals
 from graph.messages import Message, message_page
 from graph.passwordpolicy import PasswordPolicy
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, columns, identified, link, listed
+from graph.savedsearches import SavedSearch
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, EmailAddress
 from graph.selections import MessageFilter, MessageOrder, Wanted
+from graph.sharing import shared_page
 from graph.submission import Submission
 from graph.twofactor import TwoFactor, WebauthnKey
 from graph.views import Made, Whole
@@ -40,12 +44,15 @@ from resolvers import (
     apppasswords,
     changes,
     domains,
+    exports,
     factors,
     keyvalue,
+    labels,
     mailboxes,
     mailboxlists,
     passwordpolicy,
     recovery,
+    savedsearches,
     subscriptions,
     tokens,
     users,
@@ -173,7 +180,7 @@ class User(Shape):
     cursor: Cursor = link(
         "id",
         changes.by_streams,
-        lambda row: Cursor({row.id: row.last}),
+        Cursor,
         description="Journal position, for subscribing.",
     )
 
@@ -349,6 +356,17 @@ class User(Shape):
         rows = await mailboxlists.of_user(info.context, self.row.id, asked, only)
         return await listed(info, Mailbox, rows)
 
+    @field("Folders that others share with the user, owner by owner.", scope=Scope.MAIL_READ)
+    async def shared_mailboxes(
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Mailbox]:
+        return await shared_page(info, self.row.id, (first, after, last, before))
+
     @field("Sums over folders, hidden ones too.", scope=Scope.MAIL_READ)
     async def mailbox_totals(self, info: Info, masks: list[str] | None = UNSET) -> MailboxTotals:
         only = Only(_masks(masks), hidden=True)
@@ -393,6 +411,23 @@ class User(Shape):
     ) -> Connection[ArchivedMessage]:
         page = (first, after, last, before)
         return await archive_page(info, self.row.id, filter, order_by, page)
+
+    @field(
+        "Keywords with name and colour, by name; of others nobody sees any.", scope=Scope.MAIL_READ
+    )
+    async def labels(self, info: Info) -> list[Label]:
+        rows = await info.context.load(labels.of_users, self.row.id)
+        return await listed(info, Label, rows)
+
+    @field("Searches that are kept, by name; of others nobody sees any.", scope=Scope.MAIL_READ)
+    async def saved_searches(self, info: Info) -> list[SavedSearch]:
+        rows = await info.context.load(savedsearches.of_users, self.row.id)
+        return await listed(info, SavedSearch, rows)
+
+    @field("Exports that can be fetched, or are being made; newest first.", scope=Scope.MAIL_READ)
+    async def exports(self, info: Info) -> list[AccountExport]:
+        rows = await info.context.load(exports.of_users, self.row.id)
+        return await listed(info, AccountExport, rows)
 
     @field("Stored files, the newest first; query = part of the name.", scope=Scope.MAIL_READ)
     async def files(

@@ -6,7 +6,6 @@ bytes among this: none can be changed, put in or left out without those behind i
 
 import asyncio
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, exists, func, insert, s
 from sqlmodel import col
 
 from mail import pieces
+from mail.archives import mboxes
 from mail.blobs.errors import Corrupt
 from mail.blobs.pack import open_skeleton, rebuild
 from models.audit import Audit, AuditBlob, AuditCopy, AuditRoad
@@ -36,7 +36,6 @@ SHOWN = (  # what a copy has of a message, by the same names
     "to", "cc", "bcc", "message_id", "preview", "attachment_count", "envelope_from",
     "envelope_to",
 )  # fmt: skip
-_FROM = re.compile(rb"^(>*From )", re.MULTILINE)
 
 _LIVE = col(Audit.ended_at).is_(None), col(Audit.expires) > bindparam("now", type_=Instant)
 AUDITED: Any = (  # SQL: whether `user` is audited at `now`
@@ -87,15 +86,16 @@ def covers(audit: Any, *moments: datetime) -> bool:
     )
 
 
-def stored(turn: Turn, user_id: int, message_id: int, road: AuditRoad) -> None:
-    """Copy a message that has just been stored, for all audits of its owner.
+def stored(turn: Turn, user_id: int, ids: Sequence[int], road: AuditRoad) -> None:
+    """Copy messages that have just been stored, for all audits of their owner.
 
-    By its arrival or by the present moment: an old date shall not lead past an audit.
+    By their arrival or by the present moment: an old date shall not lead past an audit.
     """
-    (row,) = turn.connection.execute(_ROWS, {"ids": [message_id]}).all()
-    for audit in _running(turn, user_id):
-        if covers(audit, row.received_at, turn.world.now()):
-            _copy(turn, audit, [row], road)
+    now, running = turn.world.now(), _running(turn, user_id)
+    if running:
+        rows = turn.connection.execute(_ROWS, {"ids": list(ids)}).all()
+        for audit in running:
+            _copy(turn, audit, [row for row in rows if covers(audit, row.received_at, now)], road)
 
 
 def sent(
@@ -233,15 +233,9 @@ async def mbox(world: World, audit_id: int, until: int) -> AsyncGenerator[bytes]
         part = asked.where(col(AuditCopy.position) > reached).order_by(col(AuditCopy.position))
         rows = await world.database.read(part.limit(STEP))
         for row in rows:
-            yield await asyncio.to_thread(_entry, row, await whole(world, row))
+            sender = row.envelope_from or row.from_address
+            raw = await whole(world, row)
+            yield await asyncio.to_thread(mboxes.entry, raw, sender, row.received_at)
             reached = row.position
         if len(rows) < STEP:
             return
-
-
-def _entry(row: Picked, raw: bytes) -> bytes:
-    """A message as an entry of a mailbox file: lines that look like a beginning are quoted."""
-    sender = "".join((row.envelope_from or row.from_address or "MAILER-DAEMON").split())
-    begin = f"From {sender} {row.received_at.astimezone(UTC):%a %b %d %H:%M:%S %Y}\n"
-    end = b"\n" if raw.endswith(b"\n") else b"\n\n"
-    return begin.encode(errors="replace") + _FROM.sub(rb">\1", raw) + end

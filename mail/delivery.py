@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, case, func, insert, select, update
+from sqlalchemy import Delete, bindparam, case, delete, insert, select, update
 from sqlmodel import col
 
-from mail import audit, messages, userlimits
+from mail import audit, messages, threads, userlimits
 from mail.addresses import Recipient
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Cut, Piece, pack
@@ -90,9 +90,15 @@ _RECEIPT = (
     .join(Receipt, col(Receipt.message_id) == col(Message.id))
     .where(col(Receipt.digest) == bindparam("known"), col(Receipt.at) > bindparam("since"))
 )
-_THREADS = select(func.min(col(ThreadRef.thread_id))).where(
-    col(ThreadRef.user_id) == bindparam("user"),
-    col(ThreadRef.key).in_(bindparam("keys", expanding=True)),
+_THREADS = (
+    select(col(Thread.id), col(Thread.muted))
+    .join(ThreadRef, col(ThreadRef.thread_id) == col(Thread.id))
+    .where(
+        col(ThreadRef.user_id) == bindparam("user"),
+        col(ThreadRef.key).in_(bindparam("keys", expanding=True)),
+    )
+    .distinct()
+    .order_by(col(Thread.id))
 )
 
 
@@ -106,6 +112,7 @@ class Letter:
     root: Piece  # what is left when large attachments are cut out
     pieces: Sequence[Piece]
     structure: bytes  # the MIME tree as it is stored
+    verification: dict[str, Any] | None = None  # what the server that took it in found out
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
 
 
@@ -122,6 +129,7 @@ class Place:
     envelope_from: str | None = None
     envelope_to: Sequence[str] = ()
     meta_data: dict[str, Any] | None = None
+    reference: tuple[int, str] | None = None  # the message it answers or forwards, and which
     origin: str | None = None
 
 
@@ -245,12 +253,14 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     """
     key, last, now = turn.world.key(), turn.count(to.user_id, 1), turn.world.now()
     use = take_quota(turn, to.user_id, letter.size, way=way)
+    thread_id, others, muted = _thread(turn, letter.facts, to)
+    seen = to.seen or (muted and way is Way.RECEIVED)
     taken = turn.connection.execute(
         TAKE_UID,
         {
             "box": to.mailbox_id,
             "user": to.user_id,
-            "new": not to.seen,
+            "new": not seen,
             "bytes": letter.size,
             "last": last,
             "now": now,
@@ -267,29 +277,40 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         "mailbox_id": to.mailbox_id,
         "uid": taken.uid_next - 1,
         "modseq": last,
-        "thread_id": _thread(turn, letter.facts, to),
+        "thread_id": thread_id,
         "blob_id": blobs[kept.root],
         "received_at": to.at,
+        "listed_at": to.at,
         "saved_at": now,  # old mail may be put in today
         "expires": now + timedelta(seconds=taken.retention) if taken.retention else None,
-        "seen": to.seen,
+        "seen": seen,
         "flagged": to.flagged,
         "draft": to.draft,
         "envelope_from": to.envelope_from,
         "envelope_to": list(to.envelope_to),
         "meta_data": to.meta_data,
+        "verification": storable(letter.verification),
+        **referring(to),
     }
     turn.connection.execute(insert(Message), row)
     refer(turn, key, list(blobs.values()))
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
+    if others:
+        threads.merge(turn, to.user_id, thread_id, others, to.origin)
     userlimits.stored(turn, to.user_id, use, letter.size, letter=way is not Way.NOTICE)
     if way is Way.RECEIVED:
         userlimits.received(turn, to.user_id, use)
     if taken.audited:
-        audit.stored(turn, to.user_id, key, _road(to, way))
+        audit.stored(turn, to.user_id, [key], _road(to, way))
     return Placed(key, row["uid"], last, row["blob_id"], list(blobs.values()))
+
+
+def referring(to: Place) -> dict[str, Any]:
+    """What a message refers to, by column."""
+    key, action = to.reference or (None, None)
+    return {"reference_id": key, "reference_action": action}
 
 
 def _road(to: Place, way: Way) -> AuditRoad:
@@ -325,15 +346,18 @@ def over_quota(turn: Turn, user_id: int) -> Refused:
     return OverQuota(used=row.used, allowed=row.allowed)
 
 
-def _thread(turn: Turn, facts: Facts, to: Place) -> int:
-    """The conversation a message belongs to: that of its references, or a new one."""
+def _thread(turn: Turn, facts: Facts, to: Place) -> tuple[int, list[int], bool]:
+    """The conversation a message belongs to: the oldest it refers to, or a new one.
+
+    With the others that it refers to, and whether one of all these is muted.
+    """
     user_id, keys = to.user_id, facts.thread_keys
-    known = None
+    known: Sequence[Picked] = []
     if keys:
-        known = turn.connection.execute(_THREADS, {"user": user_id, "keys": keys}).scalar()
-    thread_id = begun(turn, user_id, facts.subject) if known is None else int(known)
-    lead(turn, user_id, keys, thread_id)
-    return thread_id
+        known = turn.connection.execute(_THREADS, {"user": user_id, "keys": keys}).all()
+    found = [int(row.id) for row in known] or [begun(turn, user_id, facts.subject)]
+    lead(turn, user_id, keys, found[0])
+    return found[0], found[1:], any(row.muted for row in known)
 
 
 def begun(turn: Turn, user_id: int, subject: str) -> int:
@@ -342,6 +366,12 @@ def begun(turn: Turn, user_id: int, subject: str) -> int:
     row = {"id": key, "user_id": user_id, "subject": storable(subject), "created_at": now}
     turn.connection.execute(insert(Thread), row)
     return key
+
+
+def ended(ids: Collection[int]) -> Delete:
+    """Remove those conversations that have no message left; what leads into them goes along."""
+    left = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id))
+    return delete(Thread).where(col(Thread.id).in_(ids), ~left.exists())
 
 
 def lead(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> None:

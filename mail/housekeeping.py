@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -12,13 +12,25 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import bindparam, case, delete, exists, func, inspect, select, tuple_, update
+from sqlalchemy import (
+    Select,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    inspect,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
 from mail import arriving
 from mail.audit import unfinished
 from mail.blobs.collect import collect
+from mail.delivery import ended
 from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
 from models.audit import Audit, AuditCopy
@@ -26,6 +38,7 @@ from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
+from models.exports import Export, ImportArchive
 from models.files import File, FileShare
 from models.journal import Change, ChangeKind, Entry, Stream
 from models.keyvalue import KeyValue
@@ -60,6 +73,8 @@ class Tidied:
     copies: int = 0  # of messages, for audits
     files: int = 0  # that nobody used
     shares: int = 0  # of files
+    exports: int = 0  # of accounts
+    archives: int = 0  # that nothing brings in any more
     receipts: int = 0
     replays: int = 0
     undos: int = 0
@@ -115,6 +130,8 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     purged, threads = await _purge(world)
     ended: dict[str, tuple[type[SQLModel], Any]] = {
         "shares": (FileShare, col(FileShare.expires_at) <= now),
+        "exports": (Export, col(Export.expires_at) <= now),
+        "archives": (ImportArchive, ~_working(col(ImportArchive.task_id))),
         "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
         "replays": (Replay, col(Replay.at) <= now - options.replays_for),
         "undos": (Undo, col(Undo.expires_at) <= now),
@@ -161,18 +178,32 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     )
 
 
+def _working(task_id: Any) -> Any:
+    """SQL: whether a task is there that has not ended."""
+    return exists().where(col(Task.id) == task_id, col(Task.finished_at).is_(None))
+
+
 async def _expire(world: World) -> int:
     """Put into the archive what has reached its end, as if its owner had deleted it."""
-    done = 0
     asked = select(col(Message.id), col(Message.user_id)).where(*_overdue(world))
-    asked = asked.order_by(col(Message.expires), col(Message.id)).limit(ROUND)
-    while rows := await world.database.read(asked):
+    asked = asked.order_by(col(Message.expires), col(Message.id))
+    return await rounds(world, asked, _archive)
+
+
+async def rounds(
+    world: World,
+    asked: Select[int, int],
+    work: Callable[[World, int, Sequence[int]], Awaitable[int]],
+) -> int:
+    """Do `work` to the rows of each owner, some at a time, till there are none; how many."""
+    done = 0
+    while rows := await world.database.read(asked.limit(ROUND)):
         theirs: defaultdict[int, list[int]] = defaultdict(list)
         for row in rows:
             theirs[row.user_id].append(row.id)
         before = done
         for user_id, ids in theirs.items():
-            done += await _archive(world, user_id, ids)
+            done += await work(world, user_id, ids)
         if len(rows) < ROUND or done == before:
             break
     return done
@@ -257,7 +288,7 @@ async def _purge(world: World) -> tuple[int, int]:
         def unit(turn: Turn, removal: Any = removal) -> tuple[int, int]:
             gone = turn.connection.execute(removal.returning(col(Message.thread_id))).scalars()
             left = list(gone)
-            return len(left), _end(turn, sorted(set(left)))
+            return len(left), _end(turn, set(left))
 
         # Their streams are held, or a delivery might just be taking up a conversation.
         many, ended = await world.apply(unit, *sorted({row.user_id for row in rows}))
@@ -267,10 +298,8 @@ async def _purge(world: World) -> tuple[int, int]:
     return messages, threads
 
 
-def _end(turn: Turn, ids: Sequence[int]) -> int:
-    """Remove those conversations that have no message; what leads into them goes along."""
-    used = exists().where(col(Message.thread_id) == col(Thread.id))
-    return turn.connection.execute(delete(Thread).where(col(Thread.id).in_(ids), ~used)).rowcount
+def _end(turn: Turn, ids: Collection[int]) -> int:
+    return turn.connection.execute(ended(ids)).rowcount
 
 
 async def _empty_threads(world: World) -> int:
@@ -325,24 +354,19 @@ async def _files(world: World) -> int:
     shared = exists().where(col(FileShare.file_id) == col(File.id))
     unused = [col(File.used_at) <= world.now() - world.options.files_for, ~shared]
     asked = select(col(File.id), col(File.user_id)).where(*unused)
-    asked, done = asked.order_by(col(File.used_at), col(File.id)).limit(ROUND), 0
-    while rows := await world.database.read(asked):
-        theirs: defaultdict[int, list[int]] = defaultdict(list)
-        for row in rows:
-            theirs[row.user_id].append(row.id)
-        for user_id, ids in theirs.items():
-            removal = delete(File).where(col(File.id).in_(ids), *unused)
 
-            def unit(turn: Turn, removal: Any = removal, user_id: int = user_id) -> int:
-                gone = list(turn.connection.execute(removal.returning(col(File.id))).scalars())
-                if gone:
-                    turn.record(user_id, Entry(ChangeKind.FILE_CHANGED, gone), at=world.now())
-                return len(gone)
+    async def remove(world: World, user_id: int, ids: Sequence[int]) -> int:
+        removal = delete(File).where(col(File.id).in_(ids), *unused).returning(col(File.id))
 
-            done += await world.apply(unit, user_id)
-        if len(rows) < ROUND:
-            break
-    return done
+        def unit(turn: Turn) -> int:
+            gone = list(turn.connection.execute(removal).scalars())
+            if gone:
+                turn.record(user_id, Entry(ChangeKind.FILE_CHANGED, gone), at=world.now())
+            return len(gone)
+
+        return await world.apply(unit, user_id)
+
+    return await rounds(world, asked.order_by(col(File.used_at), col(File.id)), remove)
 
 
 async def _uploads(world: World) -> int:

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import select, text, tuple_, update
+from sqlalchemy import ColumnElement, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from mail import contents, messages
@@ -51,24 +52,47 @@ async def index(world: World) -> int:
     rows = await world.database.read(asked.order_by(col(Message.id)).limit(BATCH))
     if not rows:
         return 0
+    found = await entries(world, rows)
+    async with world.write() as session:
+        await put(await session.connection(), found)
+    return len(rows)
+
+
+class Entry(NamedTuple):
+    """What the index is to have of a message, as it was read."""
+
+    id: int
+    blob_id: int
+    words: dict[str, Any]  # of models/searchindex.py: insert
+
+
+async def entries(
+    world: World, rows: Sequence[Any], read: contents.Read | None = None
+) -> list[Entry]:
+    """What the index is to have of these messages, whose rows have the columns SHOWN."""
     dialect = world.database.dialect
-    found = await words_in(world, rows)
-    given = [
-        {"id": row.id, **indexed(dialect, row.user_id, words)}
+    found = await words_in(world, rows, read)
+    return [
+        Entry(row.id, row.blob_id, {"id": row.id, **indexed(dialect, row.user_id, words)})
         for row, words in zip(rows, found, strict=True)
     ]
-    async with world.write() as session:
-        connection = await session.connection()
-        # As they were read: a draft may have been replaced meanwhile.
-        read = [(row.id, row.blob_id) for row in rows]
-        these = tuple_(col(Message.id), col(Message.blob_id)).in_(read)
-        mark = update(Message).where(these, ~col(Message.indexed))
-        marked = await connection.execute(mark.values(indexed=True).returning(col(Message.id)))
-        now = set(marked.scalars())  # another process may have been quicker
-        rest = [one for one in given if one["id"] in now]
-        if rest:
-            await connection.execute(searchindex.insert(dialect), rest)
-    return len(rows)
+
+
+def unchanged(entries: Sequence[Entry]) -> ColumnElement[bool]:
+    """SQL: messages that are as they were read; a draft may have been replaced meanwhile."""
+    read = [(entry.id, entry.blob_id) for entry in entries]
+    return tuple_(col(Message.id), col(Message.blob_id)).in_(read)
+
+
+async def put(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
+    """Put into the index what is not in it yet; returns how many messages that were."""
+    mark = update(Message).where(unchanged(entries), ~col(Message.indexed))
+    marked = await connection.execute(mark.values(indexed=True).returning(col(Message.id)))
+    now = set(marked.scalars())  # another process may have been quicker
+    rest = [entry.words for entry in entries if entry.id in now]
+    if rest:
+        await connection.execute(searchindex.insert(connection.dialect.name), rest)
+    return len(rest)
 
 
 async def words_in(

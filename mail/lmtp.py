@@ -16,6 +16,7 @@ from sqlalchemy.exc import StatementError
 from mail import addresses, delivery, intake
 from mail.addresses import Recipient
 from mail.spool import Body, Budget, NoRoom, Spool, claim, room
+from mail.verification import verified
 from mail.wire import (
     NO_ADDRESS,
     Overlong,
@@ -103,7 +104,7 @@ class Household:
         self, source: bytes | Path, recipients: Sequence[Recipient], sender: str
     ) -> Sequence[object]:
         """Deliver at once to all of them; whoever is named twice receives it once."""
-        letter = await delivery.read(source)
+        letter = verified(self.world, await delivery.read(source))
         first: dict[tuple[int, int], Recipient] = {}
         for to in recipients:
             first.setdefault((to.user_id, to.mailbox_id), to)

@@ -78,6 +78,11 @@ def _shifted(found: re.Match[str]) -> str:
     return f"&{packed}-"
 
 
+def compiled(mask: str) -> re.Pattern[str]:
+    """What a whole path has to fit; the mask has at most LONGEST_MASK characters."""
+    return re.compile(_mask(mask), re.DOTALL)
+
+
 def pattern(masks: Sequence[str]) -> str:
     """A regular expression of the whole paths that fit a mask: * is anything, % of one level.
 

@@ -16,9 +16,11 @@ from mail.delivery import (
     Placed,
     begun,
     columns,
+    ended,
     flags,
     lead,
     over_quota,
+    referring,
     storable,
 )
 from mail.keeping import Kept, blob_ids, refer
@@ -122,6 +124,7 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
         "thread_id": thread_id,
         "blob_id": blobs[kept.root],
         "received_at": to.at,
+        "listed_at": to.at,
         "saved_at": now,
         "expires": now + timedelta(seconds=taken.retention) if taken.retention else row.expires,
         "seen": to.seen,
@@ -130,16 +133,15 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
         "draft": True,
         "keywords": row.keywords,
         "meta_data": row.meta_data if to.meta_data is None else to.meta_data,
+        **(referring(to) if to.reference else {}),
     }
     turn.connection.execute(update(Message).where(col(Message.id) == row.id).values(**values))
     turn.connection.execute(delete(MessageBlob).where(col(MessageBlob.message_id) == row.id))
     refer(turn, row.id, list(blobs.values()))
     if thread_id != row.thread_id:
-        _end(turn, row.thread_id)
+        turn.connection.execute(ended([row.thread_id]))
     lead(turn, to.user_id, letter.facts.thread_keys, thread_id)
-    if row.indexed:
-        forget = searchindex.delete(turn.connection.dialect.name)
-        turn.connection.execute(forget, dict(earlier.words))
+    searchindex.forget(turn.connection, earlier.words, known=row.indexed)
     facts = {
         "mailbox": to.mailbox_id,
         "uid": [taken.uid_next - 1],
@@ -152,7 +154,7 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
     if more > 0:
         userlimits.stored(turn, to.user_id, use, more)
     if taken.audited:
-        audit.stored(turn, to.user_id, row.id, AuditRoad.SAVED)
+        audit.stored(turn, to.user_id, [row.id], AuditRoad.SAVED)
     return Placed(row.id, taken.uid_next - 1, last, blobs[kept.root], list(blobs.values()))
 
 
@@ -191,9 +193,3 @@ def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:
     mine = update(Thread).where(col(Thread.id) == row.thread_id)
     turn.connection.execute(mine.values(subject=storable(facts.subject)))
     return int(row.thread_id)
-
-
-def _end(turn: Turn, thread_id: int) -> None:
-    """Remove a conversation that has no message left, and what leads to it."""
-    left = select(col(Message.id)).where(col(Message.thread_id) == thread_id).exists()
-    turn.connection.execute(delete(Thread).where(col(Thread.id) == thread_id, ~left))

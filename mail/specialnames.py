@@ -79,6 +79,17 @@ RESTORED = {  # a folder of messages that were brought back
     "zh": "已恢复", "zh-hant": "已還原",
 }  # fmt: skip
 
+SNOOZED = {  # the folder of messages that come back later
+    "ca": "Posposats", "cs": "Odložené", "da": "Udsat", "de": "Zurückgestellt", "el": "Σε αναβολή",
+    "en": "Snoozed", "es": "Pospuestos", "et": "Edasi lükatud", "fi": "Lykätyt",
+    "fr": "En attente", "gl": "Adiados", "hr": "Odgođeno", "hu": "Elhalasztott", "id": "Ditunda",
+    "it": "Posticipati", "ja": "スヌーズ中", "ko": "다시 알림", "lt": "Atidėti", "lv": "Atliktie",
+    "nb": "Utsatt", "nl": "Uitgesteld", "nn": "Utsett", "pl": "Odłożone", "pt": "Adiados",
+    "ro": "Amânate", "ru": "Отложенные", "sk": "Odložené", "sl": "Preloženo", "sv": "Uppskjutet",
+    "tr": "Ertelenenler", "uk": "Відкладені", "vi": "Đã tạm ẩn", "zh": "已延后",
+    "zh-hant": "已延後",
+}  # fmt: skip
+
 
 def names_in(language: str | None) -> dict[SpecialUse, str]:
     """The names in this language, such as `de`, `pt-BR` or `zh_TW`; English where we know none."""
@@ -88,3 +99,8 @@ def names_in(language: str | None) -> dict[SpecialUse, str]:
 def restored_in(language: str | None, day: date) -> str:
     """The folder of what was brought back on this day, as `names_in` has languages."""
     return f"{closest(language, RESTORED) or RESTORED['en']} ({day.isoformat()})"
+
+
+def snoozed_in(language: str | None) -> str:
+    """The folder of what is snoozed, as `names_in` has languages."""
+    return closest(language, SNOOZED) or SNOOZED["en"]

@@ -3,6 +3,8 @@
 import re
 from datetime import timedelta
 
+from models.amounts import BINARY
+
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SIZES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _SPANS = {
@@ -40,7 +42,7 @@ def span(text: object) -> object:
 
 def sized(count: int) -> str:
     """Bytes in the largest unit that divides them: 1 GiB, 1500 bytes."""
-    for name, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for name, unit in BINARY:
         if count and count % unit == 0:
             return f"{count // unit} {name}"
     return f"{count} bytes"

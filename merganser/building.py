@@ -13,6 +13,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from mail.blobs.store import open_store
+from mail.blobs.tiers import Tiers
 from mail.messages import close_readers
 from merganser.files import once
 from merganser.settings import Settings
@@ -146,11 +147,19 @@ def secret(settings: Settings) -> bytes:
 
 
 def blobs(settings: Settings) -> Store:
-    """The store of large bytes. Trouble where it cannot be opened."""
+    """The store of large bytes, or both as one. Trouble where one cannot be opened."""
+    hot = store_at(settings.blobs, "MERGANSER_BLOBS")
+    if settings.cold_blobs is None:
+        return hot
+    return Tiers(hot, store_at(settings.cold_blobs, "MERGANSER_COLD_BLOBS"))
+
+
+def store_at(url: str, setting: str) -> Store:
+    """The store of large bytes that a setting names. Trouble where it cannot be opened."""
     try:
-        return open_store(settings.blobs)
+        return open_store(url)
     except (OSError, ValueError, BaseError) as problem:
-        raise Trouble(f"MERGANSER_BLOBS cannot be used: {_first(problem)}") from problem
+        raise Trouble(f"{setting} cannot be used: {_first(problem)}") from problem
 
 
 def fault(setting: str | None) -> Callable[[str], None]:

@@ -13,12 +13,13 @@ from merganser.trouble import MISUSED, Trouble
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from mail.sources import Source
     from merganser.demonstration import Account
     from merganser.doctor import Finding
-    from merganser.importing import Outcome, Progress
+    from merganser.importing import Progress
     from merganser.settings import Settings
-    from merganser.sources import Source
     from models.world import World
+    from resolvers.importing import Outcome
 
 Result = TypeVar("Result")
 
@@ -124,14 +125,22 @@ def demo(
 
 
 def bring(
-    path: Annotated[Path, typer.Argument(help="An mbox file, a Maildir, or a folder of .eml.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="An mbox file, a Maildir, a folder of .eml, or an archive: .zip, .tar, .jsonl."
+        ),
+    ],
     user: Annotated[str, typer.Option("--user", "-u", help="Whose mail: user name or address.")],
     mailbox: Annotated[
         str | None,
         typer.Option(help="One mailbox for all of it. Without it: the folders of the source."),
     ] = None,
+    settings: Annotated[
+        bool, typer.Option(help="Settings too, where an archive of ours has them.")
+    ] = True,
 ) -> None:
-    """Bring in mail that another program has kept.
+    """Bring in mail that another program has kept, or an account that was exported.
 
     Stopped or killed at any message, it goes on from there when it is run again. What a mailbox
     has already is not stored twice. Flags and times of arrival are kept.
@@ -139,12 +148,14 @@ def bring(
     Example: merganser import ~/Maildir --user ada
 
     Example: merganser import old.mbox --user ada --mailbox Archive/2019
+
+    Example: merganser import ada.zip --user ada
     """
     from merganser.importing import Order
     from merganser.importing import bring as work_through
 
-    async def work(world: "World", settings: "Settings") -> "Outcome":
-        order = Order(path.absolute(), user, mailbox, settings.data)
+    async def work(world: "World", known: "Settings") -> "Outcome":
+        order = Order(path.absolute(), user, mailbox, known.data, settings)
         with progress_bar() as bar:
 
             def began(origin: "Source", at: int) -> "Progress":
@@ -164,6 +175,56 @@ def bring(
         typer.echo(f"Skipped {what}: {why}.")
     if outcome.untold:
         typer.echo(f"Skipped {outcome.untold} more.")
+
+
+def export(
+    path: Annotated[Path, typer.Argument(help="The file: .zip, .tar, .jsonl or .mbox.")],
+    user: Annotated[str, typer.Option("--user", "-u", help="Whose: user name or address.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="EML_ZIP, MAILDIR_TAR, JSON or MBOX. Without it: by the file's name."
+        ),
+    ] = None,
+    mailbox: Annotated[str | None, typer.Option(help="This mailbox alone.")] = None,
+    settings: Annotated[bool, typer.Option(help="Settings and key-values too.")] = True,
+) -> None:
+    """Write an account into one file: folders, messages, flags, dates and settings.
+
+    What `merganser import` brings back as it was, on this server or another. An mbox has the
+    messages alone. No file is written over; one that is not whole is not left behind.
+
+    Example: merganser export ada.zip --user ada
+
+    Example: merganser export sent.mbox --user ada --mailbox Sent
+    """
+    from mail.archives.writing import ExportFormat
+    from merganser import exporting
+
+    if kind is not None and kind.upper() not in ExportFormat.__members__:
+        known = ", ".join(ExportFormat.__members__)
+        raise Trouble(f"--format is one of {known}", code=MISUSED)
+    chosen = ExportFormat(kind.upper()) if kind else exporting.format_of(path)
+
+    async def work(world: "World", _settings: "Settings") -> "exporting.Outcome":
+        order = exporting.Order(path.absolute(), user, chosen, mailbox, settings)
+        with progress_bar() as bar:
+
+            def began(total: int) -> "Progress":
+                task = bar.add_task(f"Exporting {user}", total=total)
+                return lambda done: bar.update(task, completed=done)
+
+            return await exporting.export(world, order, began)
+
+    try:
+        outcome = run(work)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Trouble("stopped; nothing was written", code=130) from None
+    typer.echo(f"{outcome.messages} messages exported, {outcome.bytes} bytes.")
+    for text in outcome.damaged:
+        typer.echo(f"Left out {text}.")
+    if outcome.damaged:
+        raise typer.Exit(1)
 
 
 def progress_bar() -> "Bar":
@@ -348,6 +409,7 @@ def app() -> typer.Typer:
         "serve": serve,
         "init": init,
         "demo": demo,
+        "export": export,
         "import": bring,
         "send-test": send_test,
         "schema": schema,

@@ -150,8 +150,8 @@ def _folders(settings: Settings) -> list[Path]:
     folders = [settings.data]
     if url.get_backend_name() == "sqlite" and url.database:
         folders.append(Path(url.database).parent)
-    if "://" not in settings.blobs:
-        folders.append(Path(settings.blobs))
+    urls = (settings.blobs, settings.cold_blobs)
+    folders += [Path(url) for url in urls if url and "://" not in url]
     devices: dict[int, Path] = {}
     for folder in folders:
         devices.setdefault(_existing(folder).stat().st_dev, folder)
@@ -219,9 +219,16 @@ async def _version(store: Database) -> str:
 
 
 async def _blobs(settings: Settings) -> list[Finding]:
-    if "://" not in settings.blobs and not _there(settings.blobs):
-        return hint("blobs", f"{settings.blobs} is not there yet", "`merganser init` makes it")
-    store = building.blobs(settings)
+    found = await _large("blobs", settings.blobs, "BLOBS")
+    if settings.cold_blobs is not None:
+        found += await _large("cold blobs", settings.cold_blobs, "COLD_BLOBS")
+    return found
+
+
+async def _large(what: str, url: str, setting: str) -> list[Finding]:
+    if "://" not in url and not _there(url):
+        return hint(what, f"{url} is not there yet", "`merganser init` makes it")
+    store = building.store_at(url, f"{PREFIX}{setting}")
     name = "00/merganser-doctor"
     try:
         await store.put(name, b"looked")
@@ -229,12 +236,12 @@ async def _blobs(settings: Settings) -> list[Finding]:
         await store.delete([name])
     except Exception as problem:  # noqa: BLE001 - whatever a bucket's client raises is the finding
         text = f"cannot write there: {problem}".splitlines()[0]
-        return action("blobs", text, f"give us the right to, or set {PREFIX}BLOBS")
+        return action(what, text, f"give us the right to, or set {PREFIX}{setting}")
     finally:
         await store.close()
     if read != b"looked":
-        return action("blobs", "what was written came back otherwise", "check disk and bucket")
-    return ok("blobs", f"{settings.blobs.partition('?')[0]} can be written and read")
+        return action(what, "what was written came back otherwise", "check disk and bucket")
+    return ok(what, f"{url.partition('?')[0]} can be written and read")
 
 
 async def _ports(settings: Settings) -> list[Finding]:

@@ -1,12 +1,12 @@
-"""Bringing in mail that another program kept: killed at any message it goes on from there."""
+"""`merganser import`: killed at any message it goes on from there."""
 
 import asyncio
 import fcntl
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +15,24 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import addresses, delivery, paths
-from mail.delivery import Letter, Place, Placed
+from mail import addresses, paths
+from mail.found import Found, Unusable
 from mail.keeping import Gone, Kept
+from mail.sources import Source, messages, source
 from merganser.building import on_behalf
-from merganser.sources import Found, Source, Unusable, messages, source
 from merganser.trouble import Trouble
 from models.columns import Picked, picked
 from models.errors import OverQuota, Refused
 from models.journal import ChangeKind
-from models.messages import Message
 from models.tasks import Task, TaskState
 from models.users import User
-from models.world import Turn, World
-from resolvers import mailboxes, moves
-from resolvers.context import Context
-from resolvers.mailboxes import NewMailboxes
+from models.world import World
+from resolvers import importing
+from resolvers.importing import Import, Outcome, Reading, Ready
 
 KIND = "IMPORT"
-TOGETHER = 32  # messages a unit
-WEIGHT = 4 << 20  # bytes a unit; a larger message has one of its own
-TOLD = 200  # things skipped that are remembered word for word
-_AFTERWARDS = ("\\Answered", "\\Deleted", "$Forwarded")  # no message is stored with these
 
 Progress = Callable[[int], None]  # how far in the source
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What an import has done, in all its runs together."""
-
-    stored: int = 0
-    known: int = 0  # in that mailbox already
-    skipped: list[list[str]] = field(default_factory=list)  # what, and why
-    untold: int = 0  # skipped beyond those
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +43,26 @@ class Order:
     user: str  # name or address
     mailbox: str | None = None  # one for all mail; None: as the source has it
     data: Path = Path("var")  # the folder where running imports are known
+    settings: bool = True  # what an archive of ours has of these
 
 
 @dataclass(slots=True)
-class Import:
+class Bringing:
     """One that is running."""
 
-    ctx: Context
+    work: Import
     origin: Source
-    user: Picked
     task_id: int
-    into: str | None
     base: int  # how far earlier runs came
-    boxes: dict[str, int]  # mailboxes by path
-    outcome: Outcome
-    digests: dict[int, set[bytes]] = field(default_factory=dict)  # by mailbox, shortened
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A message that has been read, and the mailbox it goes to."""
-
-    found: Found
-    letter: Letter
-    box: int
+async def user_named(world: World, who: str) -> Picked:
+    """The account of this name or address. Trouble where there is none."""
+    key = await addresses.login_of(world, who)
+    asked = select(*picked(User, {"id", "username"})).where(col(User.id) == (key or 0))
+    for row in await world.database.read(asked):
+        return row
+    raise Trouble(f"there is no user {who}: `merganser user list` shows all")
 
 
 async def bring(world: World, order: Order, began: Callable[[Source, int], Progress]) -> Outcome:
@@ -90,28 +70,24 @@ async def bring(world: World, order: Order, began: Callable[[Source, int], Progr
 
     `began` is told the source and how far in it we are. Trouble where it cannot go on.
     """
-    user = await _user(world, order.user)
+    user = await user_named(world, order.user)
     origin = await _source(world, order.path)
     try:
         into = paths.checked_path(order.mailbox) if order.mailbox else None
         async with _alone(order.data, f"{user.id}\0{origin.path.resolve()}\0{into}"):
-            work, after = await _begun(world, origin, user, into)
-            await _go_on(work, after, began(origin, work.base))
-            await _finish(work)
+            run, after = await _begun(world, origin, user.id, into)
+            if after is None and origin.account:
+                await importing.furnish(run.work, origin.account, notes=order.settings)
+                if order.settings:
+                    await importing.settle(run.work, origin.account)
+            await _go_on(run, after, began(origin, run.base))
+            await _finish(run)
     except OverQuota as full:
         text = f"the account is full ({full}): give it more storage, then run this again"
         raise Trouble(text) from full
     except Refused as refusal:
         raise Trouble(f"the import cannot go on: {refusal.message}") from refusal
-    return work.outcome
-
-
-async def _user(world: World, who: str) -> Picked:
-    key = await addresses.login_of(world, who)
-    asked = select(*picked(User, {"id", "tenant_id"})).where(col(User.id) == (key or 0))
-    for row in await world.database.read(asked):
-        return row
-    raise Trouble(f"there is no user {who}: `merganser user list` shows all")
+    return run.work.outcome
 
 
 async def _source(world: World, path: Path) -> Source:
@@ -142,153 +118,91 @@ async def _alone(data: Path, what: str) -> AsyncGenerator[None]:
 
 
 async def _begun(
-    world: World, origin: Source, user: Picked, into: str | None
-) -> tuple[Import, str | None]:
+    world: World, origin: Source, user_id: int, into: str | None
+) -> tuple[Bringing, str | None]:
     """The import, and the place behind which it goes on: None at the beginning."""
-    ctx = on_behalf(world, user.id)
+    ctx = on_behalf(world, user_id)
     order = {"path": str(origin.path.resolve()), "mailbox": into}
     asked = select(*picked(Task)).where(
-        col(Task.kind) == KIND, col(Task.user_id) == user.id, col(Task.finished_at).is_(None)
+        col(Task.kind) == KIND, col(Task.user_id) == user_id, col(Task.finished_at).is_(None)
     )
     earlier = next((row for row in await ctx.read(asked) if row.order == order), None)
     note = dict((earlier and earlier.checkpoint) or {})
     same = note.get("stamp") == origin.stamp  # else what stands there may be other mail
     now, key = world.now(), earlier.id if earlier else world.key()
-    async with ctx.write(user.id) as session:
+    async with ctx.write(user_id) as session:
         task = await session.get(Task, key) or Task(
-            id=key, kind=KIND, user_id=user.id, order=order, created_at=now
+            id=key, kind=KIND, user_id=user_id, order=order, created_at=now
         )
         task.state, task.total = TaskState.RUNNING, origin.total
         task.started_at, task.attempts = now, task.attempts + 1
         session.add(task)
         await session.flush()
-        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [key])
-    rows = await mailboxes.all_of(ctx, user.id, (), show_hidden=True)
-    outcome = Outcome(**note.get("outcome", {}))
+        await ctx.record(session, user_id, ChangeKind.TASK_CHANGED, [key])
+    begun = key if same or not note else world.key()  # it reads again what it has brought
+    work = await importing.opened(ctx, user_id, into, begun)
+    work.outcome = Outcome(**note.get("outcome", {}))
     base = int(note.get("at", 0)) if same else 0
-    boxes = {row.path: int(row.id) for row in rows}
-    work = Import(ctx, origin, user, key, into, base, boxes, outcome)
-    return work, note.get("after") if same else None
+    return Bringing(work, origin, key, base), note.get("after") if same else None
 
 
-async def _go_on(work: Import, after: str | None, progress: Progress) -> None:
-    rest = messages(work.origin, after)
-    while group := await asyncio.to_thread(_group, rest):
-        ready = [each for each in [await _read(work, found) for found in group] if each]
+async def _go_on(run: Bringing, after: str | None, progress: Progress) -> None:
+    reading = Reading(messages(run.origin, after))
+    while group := await asyncio.to_thread(reading.group):
+        ready = [one for one in [await importing.read(run.work, each) for each in group] if one]
         try:
-            await _store(work, ready, group[-1])
+            await _store(run, ready, group[-1])
         except OverQuota:
             if len(ready) < 2:  # noqa: PLR2004
                 raise
             for each in ready:  # as many as fit
-                await _store(work, [each], each.found)
-            await _store(work, [], group[-1])
-        progress(_reached(work, group[-1]))
+                await _store(run, [each], each.found)
+            await _store(run, [], group[-1])
+        progress(_reached(run, group[-1]))
+    if reading.trouble:
+        stored = run.work.outcome.stored
+        raise Trouble(f"{run.origin.path} is {reading.trouble}; {stored} messages came in before")
 
 
-def _group(rest: Iterator[Found]) -> list[Found]:
-    group: list[Found] = []
-    weight = 0
-    while len(group) < TOGETHER and weight < WEIGHT:
-        found = next(rest, None)
-        if found is None:
-            break
-        group.append(found)
-        weight += len(found.raw or b"")
-    return group
-
-
-async def _read(work: Import, found: Found) -> Ready | None:
-    """The message, ready to be stored; None where it is there already or has to be skipped."""
-    outcome = work.outcome
-    try:
-        if found.raw is None:
-            raise Unusable(found.reason)
-        box = await _box(work, work.into or found.folder)
-    except (Unusable, Refused) as problem:
-        if len(outcome.skipped) < TOLD:
-            outcome.skipped.append([found.name, str(problem)])
-        else:
-            outcome.untold += 1
-        return None
-    letter = await delivery.read(found.raw)
-    there = await _digests(work, box)
-    if _short(letter.digest) in there:
-        outcome.known += 1
-        return None
-    there.add(_short(letter.digest))
-    return Ready(found, letter, box)
-
-
-async def _box(work: Import, folder: str) -> int:
-    path = paths.checked_path(folder)
-    if path not in work.boxes:
-        for box in await mailboxes.create(work.ctx, NewMailboxes([path])):
-            work.boxes[box.path] = box.id
-    return work.boxes[path]
-
-
-async def _digests(work: Import, box: int) -> set[bytes]:
-    """What the mailbox has: 16 bytes of each digest, so that a million of them fit."""
-    if box not in work.digests:
-        asked = select(col(Message.digest)).where(col(Message.mailbox_id) == box)
-        rows = await work.ctx.read(asked)
-        work.digests[box] = {_short(row.digest) for row in rows}
-    return work.digests[box]
-
-
-def _short(digest: str) -> bytes:
-    return bytes.fromhex(digest[:32])
-
-
-async def _store(work: Import, ready: Sequence[Ready], last: Found) -> None:
+async def _store(run: Bringing, ready: Sequence[Ready], last: Found) -> None:
     """Store these and note that all up to `last` is done, in one unit."""
-    tenant = work.user.tenant_id
     for again in (False, True):
-        kept = [
-            await delivery.stored(work.ctx.world, tenant, each.letter, again=again)
-            for each in ready
-        ]
+        kept = await importing.keep(run.work, ready, again=again)
         try:
-            await _unit(work, ready, kept, last)
+            await _unit(run, ready, kept, last)
         except Gone:  # a piece was collected meanwhile
             if again:
                 raise
         else:
             break
-    work.ctx.world.fault("imported")
+    run.work.ctx.world.fault("imported")
 
 
-async def _unit(work: Import, ready: Sequence[Ready], kept: Sequence[Kept], last: Found) -> None:
-    ctx, user_id = work.ctx, work.user.id
-
-    def placed(turn: Turn) -> list[Placed]:
-        pairs = zip(ready, kept, strict=True)
-        return [delivery.place(turn, each.letter, safe, _to(work, each)) for each, safe in pairs]
-
-    async with ctx.write(user_id) as session:
-        new = await ctx.world.join(session, placed)
-        await _flag(work, session, ready, new)
+async def _unit(run: Bringing, ready: Sequence[Ready], kept: Sequence[Kept], last: Found) -> None:
+    work = run.work
+    async with work.ctx.write(work.user.id) as session:
+        await importing.put(work, session, ready, kept)
         outcome = {**_plain(work.outcome), "stored": work.outcome.stored + len(ready)}
         note = {
             "after": last.after,
-            "at": _reached(work, last),
-            "stamp": work.origin.stamp,
+            "at": _reached(run, last),
+            "stamp": run.origin.stamp,
             "outcome": outcome,
         }
-        stop = await _note(work, session, {"checkpoint": note, "done": _reached(work, last)})
+        stop = await _note(run, session, {"checkpoint": note, "done": _reached(run, last)})
     work.outcome.stored += len(ready)
     if stop:
-        await _finish(work, TaskState.CANCELLED)
+        await _finish(run, TaskState.CANCELLED)
         raise Trouble("the import was cancelled; what it has brought in stays")
 
 
-async def _note(work: Import, session: AsyncSession, values: dict[str, Any]) -> bool:
+async def _note(run: Bringing, session: AsyncSession, values: dict[str, Any]) -> bool:
     """Write how far we are; returns whether somebody wants us to stop."""
-    this = update(Task).where(col(Task.id) == work.task_id).values(**values)
+    this = update(Task).where(col(Task.id) == run.task_id).values(**values)
     changed = await (await session.connection()).execute(this.returning(col(Task.cancelled)))
     stop = bool(changed.scalar_one())
-    await work.ctx.record(session, work.user.id, ChangeKind.TASK_CHANGED, [work.task_id])
+    ctx, user_id = run.work.ctx, run.work.user.id
+    await ctx.record(session, user_id, ChangeKind.TASK_CHANGED, [run.task_id])
     return stop
 
 
@@ -297,38 +211,14 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     return plain
 
 
-def _reached(work: Import, last: Found) -> int:
-    return last.at if work.origin.kind == "mbox" else work.base + last.at
+def _reached(run: Bringing, last: Found) -> int:
+    return last.at if run.origin.whole else run.base + last.at
 
 
-def _to(work: Import, ready: Ready) -> Place:
-    found = ready.found
-    return Place(
-        work.user.id,
-        ready.box,
-        found.received_at or work.ctx.world.now(),
-        seen="\\Seen" in found.flags,
-        flagged="\\Flagged" in found.flags,
-        draft="\\Draft" in found.flags,
-        envelope_from=found.sender,
-    )
-
-
-async def _flag(
-    work: Import, session: AsyncSession, ready: Sequence[Ready], new: Sequence[Placed]
-) -> None:
-    """Set the flags that a message cannot be stored with."""
-    for flag in _AFTERWARDS:
-        pairs = zip(ready, new, strict=True)
-        ids = [placed.message_id for each, placed in pairs if flag in each.found.flags]
-        if ids:
-            rows = await moves.chosen(session, ids)
-            await moves.change(work.ctx, session, rows, moves.Changes.of({}, add=[flag]))
-
-
-async def _finish(work: Import, state: TaskState = TaskState.SUCCEEDED) -> None:
+async def _finish(run: Bringing, state: TaskState = TaskState.SUCCEEDED) -> None:
+    work = run.work
     values = {"state": state, "finished_at": work.ctx.world.now(), "result": _plain(work.outcome)}
     if state is TaskState.SUCCEEDED:
-        values["done"] = work.origin.total
+        values["done"] = run.origin.total
     async with work.ctx.write(work.user.id) as session:
-        await _note(work, session, values)
+        await _note(run, session, values)

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from graph.app import create_app
 from graph.metrics import Access, Readers
-from mail import housekeeping, indexing, routing
+from mail import housekeeping, indexing, routing, snoozing
 from mail.lmtp import Lmtp, listen
 from mail.queue import worker
 from mail.resolving import resolver
@@ -135,6 +135,7 @@ async def _workers(world: World, route: Route, ending: Ending, spool: Path) -> A
     ]
     cancelled = [
         indexing.run(world),
+        snoozing.run(world),
         tasks.run(world),
         changes.watch(world),
         stored_settings.follow(world),

@@ -64,6 +64,11 @@ class Settings(AccountSettings):
         description="Where large bytes live: a folder, or s3://bucket/prefix and its kind.",
         json_schema_extra=shown("{data}/blobs"),
     )
+    cold_blobs: str | None = Field(
+        default=None,
+        description="A second store, for what `messageTierMove` moves there, spelt as BLOBS is; "
+        "it stays set as long as anything lies there.",
+    )
     http: str = Field(
         default="127.0.0.1:8025",
         pattern=PLACE,
@@ -116,6 +121,18 @@ class Settings(AccountSettings):
         description="What stands before the paths of addresses we hand out, as in "
         "https://mail.example.org. Without it they are paths alone.",
         json_schema_extra={"hint": "write https://host, without a slash at its end"},
+    )
+    authserv_ids: Names = Field(
+        default=USUAL.authserv_ids,
+        description="Names under which the server that hands mail over by LMTP writes "
+        "`Authentication-Results`, with spaces between; what others write is not believed.",
+    )
+    authserv_hops: int = Field(
+        default=USUAL.authserv_hops,
+        ge=1,
+        le=20,
+        description="Which `Received` from the top is that of the server where mail comes in; "
+        "only what stands above it is believed.",
     )
     origins: Names = Field(
         default=(),
@@ -256,7 +273,22 @@ class Settings(AccountSettings):
         description="Files that are not shared, and were not fetched for so long, are removed; "
         "0 s: never.",
     )
+    exports_for: Span = Field(
+        default=USUAL.exports_for,
+        description="How long an exported account can be fetched; then it is removed.",
+    )
+    import_folder: Path | None = Field(
+        default=USUAL.import_folder,
+        description="Folder on the server whose files ROOT may have brought into accounts by "
+        "their path; without it nobody may.",
+    )
     max_mailboxes: int = Field(default=USUAL.max_mailboxes, ge=5, description="Folders of a user.")
+    share_across_domains: bool = Field(
+        default=USUAL.share_across_domains,
+        description="Users may share folders with users of other domains; off: within their own. "
+        "On, they learn which addresses there are.",
+        json_schema_extra={"hint": "write on or off"},
+    )
     max_recipients: int = Field(
         default=USUAL.max_recipients, ge=1, description="Recipients of a message that is sent."
     )

@@ -19,10 +19,12 @@ import models.documents
 import models.domains
 import models.journal
 import models.keyvalue
+import models.labels
 import models.mailboxes
 import models.messages
 import models.queue
 import models.replays
+import models.savedsearches
 import models.settings
 import models.submission
 import models.tasks

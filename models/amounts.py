@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 
 SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)\s*([KMGT]i?)?B?", re.IGNORECASE | re.ASCII)
+BINARY = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 UNITS = {"k": 1, "m": 2, "g": 3, "t": 4}
 DURATION = re.compile(
     r"P(?:(?P<years>\d{1,4})Y)?(?:(?P<months>\d{1,5})M)?(?:(?P<weeks>\d{1,5})W)?"
@@ -56,7 +57,7 @@ def long(value: timedelta) -> str:
 
 def rounded(count: int) -> str:
     """Bytes for reading, with one decimal: 1.4 GiB."""
-    for name, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for name, unit in BINARY:
         if count >= unit:
             return f"{count / unit:.1f} {name}"
     return f"{count} bytes"

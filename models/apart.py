@@ -9,11 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 PR_SET_PDEATHSIG = 1
-AUTOGROUP = Path("/proc/self/autogroup")
 
 Given = ParamSpec("Given")
 Outcome = TypeVar("Outcome")
@@ -65,14 +63,15 @@ class Apart:
 
 
 def _begin(nice: int) -> None:
-    """Leave the terminal, whose Ctrl-C is for the server; yield to it, and end with it."""
+    """Leave Ctrl-C to the server, yield to it, and end with it.
+
+    In its session: Linux would else weigh the two as groups first, and us as much (sched(7)).
+    """
     with suppress(OSError, AttributeError):
         # Linux only (prctl(2)): nobody else would end us after the server was killed.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(OSError):
-        os.setsid()
+        os.setpgid(0, 0)
     if nice:
         with suppress(OSError):
             os.nice(nice)
-        with suppress(OSError):  # Linux weighs sessions against each other first (sched(7))
-            AUTOGROUP.write_text(str(nice))

@@ -1,11 +1,21 @@
 """Which bytes are stored, and what refers to them. The bytes: mail/blobs."""
 
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import LargeBinary, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from models.columns import Instant, Moment, Number, Owned, Row, ref
+
+COLD = ".cold"  # how the names of objects in the cold store end
+
+
+class StorageTier(StrEnum):
+    """Where bytes lie: where they are read fast, or where they cost less."""
+
+    HOT = "HOT"
+    COLD = "COLD"
 
 
 class Blob(Row, table=True):

@@ -25,6 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
 from models.groups import Batches, GroupCommit
+from models.pgreaders import PostgresReaders
 from models.prepared import Prepared, Rows
 from models.traces import Timed
 
@@ -64,7 +65,7 @@ class Database:
         creator = {"connect_args": {"async_creator_fn": patience.connect}} if sqlite else {}
         self.engine = create_async_engine(url, pool_pre_ping=True, **creator, **COMMON)
         self.dialect = self.engine.dialect.name
-        self._readers: Readers | None = None
+        self._readers: Readers | PostgresReaders
         self._group: GroupCommit | None = None
         self._batches: Batches | None = None
         if self.dialect == "sqlite":
@@ -75,12 +76,16 @@ class Database:
             event.listen(writer, "begin", _begin_sqlite)
             self._readers, self._group = Readers(url), GroupCommit(self.engine)
             self._batches = Batches(writer, self._group)
+        else:
+            reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)
+            event.listen(reading.sync_engine, "connect", _tune_postgres)
+            self._readers = PostgresReaders(reading, self.engine)
 
     @property
     def engines(self) -> list[Engine]:
         """All that statements go through."""
-        more = [part.engine for part in (self._readers, self._batches) if part]
-        return [self.engine.sync_engine, *more]
+        more = [self._batches.engine] if self._batches else []
+        return [self.engine.sync_engine, self._readers.engine, *more]
 
     async def read(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None = None
@@ -90,26 +95,17 @@ class Database:
         Hot paths make their select once, and give the values of its parameters here.
         """
         with Timed(STORE, "store read", "read"):
-            if self._readers:
-                return await self._readers.read(statement, given)
-            async with self.engine.connect() as connection:
-                return (await connection.execute(statement, given)).all()
+            return await self._readers.read(statement, given)
 
     async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
         """The rows of a select that was made once, with these values of its parameters."""
         with Timed(STORE, "store find", "find"):
-            if self._readers:
-                return await self._readers.find(statement, given)
-            async with self.engine.connect() as connection:
-                return (await connection.execute(statement.select, given)).all()
+            return await self._readers.find(statement, given)
 
     async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
         """What `find` does, of a select that may have to go through much."""
         with Timed(STORE, "store search", "search"):
-            if self._readers:
-                return await self._readers.search(statement, given)
-            async with self.engine.connect() as connection:
-                return (await connection.execute(statement.select, given)).all()
+            return await self._readers.search(statement, given)
 
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
@@ -144,9 +140,8 @@ class Database:
         """Let go of all connections."""
         if self._batches:
             await self._batches.close()
+        await self._readers.close()
         await self.engine.dispose()
-        if self._readers:
-            self._readers.close()
 
 
 class Readers:
@@ -190,11 +185,7 @@ class Readers:
         if self._near is None:
             self._near = self.engine.raw_connection()
             self._near.cursor().execute("PRAGMA busy_timeout=0")
-        driven = statement.driven(self.engine.dialect)
-        values = driven.values(given)
-        dispatch: Any = self.engine.dispatch
-        for heard in dispatch.before_cursor_execute:
-            heard(None, None, driven.sql, values, None, False)
+        driven, values = statement.ready(self.engine, given)
         cursor = self._near.cursor()
         try:
             return Rows(driven, cursor.execute(driven.sql, values).fetchall())
@@ -207,11 +198,7 @@ class Readers:
 
     async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
         """What a prepared select finds, read in a thread."""
-        driven = statement.driven(self.engine.dialect)
-        values = driven.values(given)
-        dispatch: Any = self.engine.dispatch
-        for heard in dispatch.before_cursor_execute:
-            heard(None, None, driven.sql, values, None, False)
+        driven, values = statement.ready(self.engine, given)
         loop = asyncio.get_running_loop()
         return Rows(
             driven, await loop.run_in_executor(self._threads, self._search, driven.sql, values)
@@ -225,7 +212,7 @@ class Readers:
         finally:
             connection.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._near is not None:
             self._near.close()
         self._threads.shutdown()
@@ -247,6 +234,15 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
 def _tune_reader(connection: Any, _record: Any) -> None:
     for pragma in ("query_only=ON", "busy_timeout=5000", "mmap_size=268435456"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _tune_postgres(connection: Any, _record: Any) -> None:
+    # A word that all messages have is found by another way than one that few have: so what is
+    # asked counts, and no way is kept for all.
+    cursor = connection.cursor()
+    cursor.execute("SET plan_cache_mode = force_custom_plan")
+    cursor.close()
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -193,8 +193,8 @@ class OverQuota(Refused):
 
     code = Code.QUOTA_EXCEEDED
 
-    def __init__(self, *, used: int, allowed: int) -> None:
-        super().__init__(f"{used} of {allowed} bytes are in use")
+    def __init__(self, message: str = "", *, used: int = 0, allowed: int = 0) -> None:
+        super().__init__(message or f"{used} of {allowed} bytes are in use")
         self.used = used
         self.allowed = allowed
 

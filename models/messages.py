@@ -13,8 +13,13 @@ def _where(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
+def _arrival(inserted: Any) -> datetime:
+    at: datetime = inserted.get_current_parameters()["received_at"]
+    return at
+
+
 class Message(Owned, table=True):
-    """One message. Pages run newest first, by (received_at, id).
+    """One message. Pages run newest first, by (listed_at, id).
 
     A message keeps its id for life. In no mailbox it lies in the archive, from where it
     can be brought back until `purge_at`. Everything a list shows is here; its bytes are
@@ -23,10 +28,10 @@ class Message(Owned, table=True):
 
     __tablename__ = "messages"
     __table_args__ = (
-        Index("messages_by_age", "mailbox_id", "received_at", "id"),
+        Index("messages_by_age", "mailbox_id", "listed_at", "id"),
         Index("messages_by_uid", "mailbox_id", "uid", unique=True),
-        Index("messages_unseen", "mailbox_id", "received_at", "id", **_where("NOT seen")),
-        Index("messages_of_user", "user_id", "received_at", "id", **_where("archived_at IS NULL")),
+        Index("messages_unseen", "mailbox_id", "listed_at", "id", **_where("NOT seen")),
+        Index("messages_of_user", "user_id", "listed_at", "id", **_where("archived_at IS NULL")),
         Index("messages_to_index", "id", **_where("NOT indexed")),
         # with a column that is always the same: SQLite would else take just any of an account
         Index("messages_waiting", "user_id", "indexed", "id", **_where("NOT indexed")),
@@ -35,6 +40,14 @@ class Message(Owned, table=True):
         ),
         Index("messages_to_purge", "purge_at", **_where("purge_at IS NOT NULL")),
         Index("messages_to_expire", "expires", **_where("expires IS NOT NULL")),
+        Index("messages_to_wake", "snoozed_until", **_where("snoozed_until IS NOT NULL")),
+        # with a column that is always the same, as above
+        Index(
+            "messages_snoozed",
+            *("user_id", "archived_at", "listed_at", "id"),
+            **_where("snoozed_until IS NOT NULL"),
+        ),
+        Index("messages_with_keywords", "user_id", "archived_at", **_where("keywords <> '[]'")),
     )
 
     mailbox_id: int | None = ref("mailboxes.id", index=False, ondelete="RESTRICT", default=None)
@@ -44,9 +57,13 @@ class Message(Owned, table=True):
     blob_id: Number  # what is left of it without large attachments; its reference rows hold it
     digest: str  # SHA-256 of the whole message, hex
     received_at: Moment
+    # where it stands in lists: its arrival, or when it came back from being snoozed
+    listed_at: datetime = Field(sa_type=Instant, sa_column_kwargs={"default": _arrival})
     saved_at: Moment  # put into this folder
     date: MaybeMoment = None
     expires: MaybeMoment = None
+    snoozed_until: MaybeMoment = None  # it lies in the folder of what is snoozed until then
+    snoozed_from: MaybeNumber = None  # the folder it goes back to, which may be gone since
     size: Number  # bytes, as received
     seen: bool = False
     flagged: bool = False
@@ -76,6 +93,9 @@ class Message(Owned, table=True):
     envelope_from: str | None = None  # None: it did not come by SMTP
     envelope_to: list[str] = plain(list)
     meta_data: dict[str, Any] | None = plain()
+    verification: dict[str, Any] | None = plain()  # spf, dkim, dmarc, arc, results; on arrival
+    reference_id: MaybeNumber = None  # the message it answers or forwards, which may be gone
+    reference_action: str | None = None
     archived_at: MaybeMoment = None
     archived_from: str | None = None  # path of the folder it was deleted from
     archived_mailbox_id: MaybeNumber = None  # that folder, which may be gone since
@@ -90,6 +110,7 @@ class Thread(Owned, table=True):
 
     subject: str = ""  # of its first message
     created_at: Moment
+    muted: bool = False  # what is received of it is seen from the beginning
 
 
 class ThreadRef(SQLModel, table=True):

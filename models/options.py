@@ -12,6 +12,8 @@ class Options:
     """Limits and times. `merganser/settings.py` says what each is for, and reads them."""
 
     hostname: str = "localhost"
+    authserv_ids: tuple[str, ...] = ()  # whose Authentication-Results are believed, where
+    authserv_hops: int = 1  # they stand above so many Received fields, counted from the top
     public_url: str = ""  # before the paths of addresses we hand out
     default_domain: str | None = None
     auto_create_domains: bool = True  # by the first address that an ADMIN makes there
@@ -22,7 +24,10 @@ class Options:
     search_text: int = 256 * 1024  # characters of a message that are in the text index
     files_quota: int = 1 << 30  # bytes of the files of a user; 0: any number
     files_for: timedelta = timedelta(days=365)  # unused that long, a file ends; 0: never
+    exports_for: timedelta = timedelta(days=3)  # accounts as files; then they are removed
+    import_folder: Path | None = None  # whose files ROOT may have brought in
     max_mailboxes: int = 1500  # per user
+    share_across_domains: bool = False  # else folders are shared within a domain
     max_recipients: int = 400  # per message
     max_app_passwords: int = 50  # per user
     key_value_stores: tuple[str, ...] = ("default",)

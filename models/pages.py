@@ -115,10 +115,10 @@ class Ask:
         place = Cursor.parse(text, ordering, path=name) if text is not None else None
         return cls(ordering, count, place, back)
 
-    def page(self, found: Sequence[Row]) -> Page[Row]:
-        """The page of what was found: up to one row more than asked for, in reading order."""
-        more = len(found) > self.count
-        rows = found[len(found) - self.count :] if more and self.back else found[: self.count]
+    def page(self, found: Sequence[Row], *, more: bool = False) -> Page[Row]:
+        """The page of what was found, in reading order: rows beyond it, or `more`, are another."""
+        more = more or len(found) > self.count
+        rows = found[max(0, len(found) - self.count) :] if self.back else found[: self.count]
         behind = self.place is not None  # we came from there: cheap, and allowed by Relay
         return Page(
             rows, next=behind if self.back else more, previous=more if self.back else behind

@@ -3,11 +3,22 @@
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple, ParamSpec, cast
 
 import orjson
-from sqlalchemy import JSON, BindParameter, Boolean, Dialect, Select, bindparam
+from sqlalchemy import (
+    JSON,
+    BindParameter,
+    Boolean,
+    Dialect,
+    Engine,
+    Float,
+    Numeric,
+    Select,
+    bindparam,
+)
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
@@ -36,6 +47,15 @@ class Prepared:
         if dialect.name not in self._driven:
             self._driven[dialect.name] = Driven(self.select, dialect)
         return self._driven[dialect.name]
+
+    def ready(self, engine: Engine, given: Mapping[str, Any]) -> tuple["Driven", tuple[Any, ...]]:
+        """The statement and its values; those who count an engine's statements hear of it."""
+        driven = self.driven(engine.dialect)
+        values = driven.values(given)
+        dispatch: Any = engine.dispatch
+        for heard in dispatch.before_cursor_execute:
+            heard(None, None, driven.sql, values, None, False)
+        return driven, values
 
 
 class Column(NamedTuple):
@@ -157,6 +177,11 @@ def _builder(columns: Mapping[str, Column]) -> Build:
 
 
 def _processor(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    if dialect.name == "postgresql":
+        if isinstance(kind, Instant):
+            return None  # the driver gives UTC
+        if isinstance(kind, Numeric | Float):  # SQLAlchemy would ask what the driver calls it
+            return Decimal if kind.asdecimal else float
     if dialect.name == "sqlite":  # shorter ways to the same values
         if isinstance(kind, Instant):
             return instant

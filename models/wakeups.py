@@ -24,9 +24,11 @@ class Wakeups:
         return list(self._bells)
 
     @contextmanager
-    def listen(self, streams: Iterable[int]) -> Generator[asyncio.Event]:
-        """A bell that rings whenever one of the streams grows."""
-        streams, bell = list(streams), asyncio.Event()
+    def listen(
+        self, streams: Iterable[int], bell: asyncio.Event | None = None
+    ) -> Generator[asyncio.Event]:
+        """A bell that rings whenever one of the streams grows; a new one, or this too."""
+        streams, bell = list(streams), bell or asyncio.Event()
         for stream in streams:
             self._bells[stream].add(bell)
         try:

@@ -1,26 +1,62 @@
-"""Whose rows a viewer may use. Every road asks here: GraphQL, bytes, search, streams, export."""
+"""Whose rows a viewer may use. Every road asks here: GraphQL, bytes, search, streams, export.
+
+What is shared is seen beside the own, folder by folder (RFC 4314).
+"""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, false, select
 from sqlmodel import col
 
 from models.columns import Owned, Picked
 from models.errors import Forbidden
+from models.mailboxes import Mailbox
+from models.messages import Message
 from models.prepared import number
 from models.roles import AdminPermission, Role
+from models.sharing import MailboxShare, ShareRight, holding
 from models.users import User
 from resolvers.context import Context
 
 
 def visible(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
-    """The WHERE clause for rows of `table`: the viewer's own. Shared mailboxes join here."""
-    return col(table.user_id) == ctx.viewer.user_id
+    """The WHERE clause for rows of `table`: the viewer's own, and what others share."""
+    mine = col(table.user_id) == ctx.viewer.user_id
+    return mine | shared(ctx, table) if ctx.viewer.reach.shared and table in _SHARED else mine
+
+
+def shared(
+    ctx: Context, table: type[Owned], right: ShareRight | None = None
+) -> ColumnElement[bool]:
+    """The WHERE clause for rows of others' folders in which the viewer has this right.
+
+    By default the one to see them. What lies in no folder is nobody else's.
+    """
+    folder, seen = _SHARED[table]
+    theirs = select(col(MailboxShare.mailbox_id)).where(
+        col(MailboxShare.user_id) == ctx.viewer.user_id, holding(right or seen)
+    )
+    return col(folder).in_(theirs)
+
+
+_SHARED: dict[type[Owned], tuple[Any, ShareRight]] = {
+    Mailbox: (Mailbox.id, ShareRight.LOOKUP),
+    Message: (Message.mailbox_id, ShareRight.READ),
+}
 
 
 def owned(table: type[Owned]) -> ColumnElement[bool]:
-    """What `visible` says, for selects that are made once: `Context.find` names the viewer."""
+    """The viewer's own, for selects that are made once: `Context.find` names the viewer.
+
+    Who sees `beyond` that is not served by them, but for lists that are the own.
+    """
     return col(table.user_id) == number("viewer")
+
+
+def beyond(ctx: Context) -> bool:
+    """Whether the viewer may see folders and messages of others, as records or because shared."""
+    return ctx.viewer.reach.shared or administered(ctx)
 
 
 def administered(ctx: Context) -> bool:
@@ -32,15 +68,25 @@ def administered(ctx: Context) -> bool:
 
 
 def records(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
-    """The WHERE clause for folders, conversations and messages, without what is in them.
+    """The WHERE clause for folders and messages, without what is in them.
 
-    One's own, and for administrators those of the accounts they manage; a DOMAIN_ADMIN
+    What is visible, and for administrators that of the accounts they manage; a DOMAIN_ADMIN
     needs LOGIN_AS. What is in them is another matter: `resolvers/withheld.py`.
     """
     if not administered(ctx):
         return visible(ctx, table)
-    theirs = select(col(User.id)).where(managed_users(ctx))
-    return col(table.user_id).in_(theirs)
+    theirs = col(table.user_id).in_(select(col(User.id)).where(managed_users(ctx)))
+    return theirs | visible(ctx, table) if ctx.viewer.reach.shared else theirs
+
+
+def readable(ctx: Context) -> ColumnElement[bool]:
+    """The WHERE clause for folders whose messages the viewer sees, if only as records."""
+    if not ctx.viewer.reach.shared:
+        return records(ctx, Mailbox)
+    theirs = col(Mailbox.user_id) == ctx.viewer.user_id
+    if administered(ctx):
+        theirs = col(Mailbox.user_id).in_(select(col(User.id)).where(managed_users(ctx)))
+    return theirs | shared(ctx, Mailbox, ShareRight.READ)
 
 
 def visible_users(ctx: Context) -> ColumnElement[bool]:
@@ -79,11 +125,6 @@ def require_charge(ctx: Context, rows: Iterable[Picked], path: Sequence[str]) ->
     needed = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
     if any(row.domain_id not in viewer.administers for row in rows):
         raise Forbidden(f"this needs the role {needed}", requires=needed, path=path)
-
-
-def streams(ctx: Context) -> list[int]:
-    """The streams whose events the viewer hears."""
-    return [own(ctx)]
 
 
 def own(ctx: Context) -> int:

@@ -14,6 +14,7 @@ from mail.specialnames import restored_in
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, NotFound
 from models.journal import ChangeKind
+from models.mailboxes import SpecialUse
 from models.messages import Message
 from models.pages import Ask, Page
 from models.roles import AdminPermission, Role
@@ -82,7 +83,7 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
         rows = select(*picked(Message, names)).where(*_where(ctx, key, by))
         scans.append(Scan(rows, key.ask, PLACE, falling=key.falling))
     found = await listing.pages(ctx, scans)
-    if ctx.viewer.role is not Role.ROOT and not names & CONTENT:
+    if not (ctx.viewer.role is Role.ROOT or ctx.viewer.reach.shared or names & CONTENT):
         return found
     return [replace(page, rows=await shown(ctx, page.rows)) for page in found]
 
@@ -144,12 +145,14 @@ async def _bring_back(
 
     The mark \Deleted, by which mail programs make messages go, is taken off.
     """
-    columns = {"id", "user_id", "path", "retention"}
-    boxes = await mailboxes.all_of(ctx, own(ctx), columns, show_hidden=True)
+    columns = {"id", "user_id", "path", "retention", "special_use"}
+    boxes = await mailboxes.all_of(ctx, own(ctx), columns)
     by_id, by_path = {box.id: box for box in boxes}, {box.path: box for box in boxes}
     groups: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in rows:
         home = by_id.get(to or row.archived_mailbox_id) or by_path.get(row.archived_from)
+        if to is None and home and home.special_use is SpecialUse.SNOOZED:
+            home = None  # nobody would bring it back from there
         groups[(home or by_path["INBOX"]).id].append(row)
     for key, theirs in sorted(groups.items()):
         await moves.restore(ctx, session, theirs, by_id[key])
@@ -217,7 +220,7 @@ async def _new_folder(ctx: Context) -> int:
     """The folder for what is brought back today, made where it is missing."""
     user = await ctx.load(users.by_ids, own(ctx))
     path = restored_in(user.language if user else None, ctx.world.now().date())
-    there = await mailboxes.all_of(ctx, own(ctx), {"id", "path"}, show_hidden=True)
+    there = await mailboxes.all_of(ctx, own(ctx), {"id", "path"})
     if (known := next((box.id for box in there if box.path == path), None)) is not None:
         return int(known)
     return (await mailboxes.create(ctx, NewMailboxes([path])))[-1].id

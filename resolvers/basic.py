@@ -13,7 +13,7 @@ from models.roles import Role, Scope, UserPermission
 from models.users import User
 from models.world import World
 from resolvers import apppasswords, authlog, passwords, proving, standing, throttles
-from resolvers.context import Context, Viewer
+from resolvers.context import Context, Reach, Viewer
 from resolvers.known import Known, memory_of
 from resolvers.proving import Attempt, Entry, Proved, Source
 
@@ -85,6 +85,7 @@ def _known(world: World, user: Picked, found: Proved) -> Known:
         frozenset({Scope.MASTER}),
         frozenset(map(UserPermission, user.permissions)),
         auth_version=user.auth_version,
+        reach=Reach(shared=True),
     )
     return Known(viewer, world.now(), None, None, owners=(user.id,))
 

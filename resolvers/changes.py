@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -16,8 +17,8 @@ from models.columns import Picked
 from models.errors import Invalid
 from models.journal import ChangeKind, Event, Position, Stream
 from models.world import World
-from resolvers.access import streams
 from resolvers.context import Context
+from resolvers.hearing import Hearing, hearing, sharing
 
 log = logging.getLogger(__name__)
 
@@ -73,50 +74,75 @@ async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
 
 async def standing(ctx: Context) -> dict[int, int]:
     """Where the viewer's streams stand."""
-    return {key: row.last for key, row in (await positions(ctx, streams(ctx))).items()}
+    heard = await hearing(ctx)
+    return {key: row.last for key, row in (await positions(ctx, heard.streams)).items()}
 
 
-async def by_streams(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """Where these streams stand, in this order; None where there is none."""
-    found = await positions(ctx, ids)
+async def by_streams(ctx: Context, ids: list[int]) -> list[Position | None]:
+    """Where these accounts' streams stand, in this order; None where there is none.
+
+    The own with those that are heard besides.
+    """
+    found: dict[int, Position] = {
+        key: {key: row.last} for key, row in (await positions(ctx, ids)).items()
+    }
+    mine = ctx.viewer.user_id
+    if mine in found and ctx.viewer.reach.shared:
+        found[mine] = await standing(ctx)
     return [found.get(key) for key in ids]
 
 
 async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
     """Yield what happened to the viewer after a position: what was missed, then what comes.
 
-    The first batch goes at once; while the window it opened runs, events are gathered.
+    With it what happens in folders that are shared with the viewer, as far as they may see it
+    when it is told. The first batch goes at once; while the window it opened runs, events are
+    gathered.
     """
-    ours = streams(ctx)
-    if asked.since and asked.since.keys() - set(ours):
+    heard = await hearing(ctx)
+    if asked.since and heard.mine not in asked.since:
         raise Invalid("a position in somebody else's stream", constraint="cursor", path=["after"])
-    with ctx.world.wakeups.listen(ours) as bell:
-        stand = await positions(ctx, ours)
-        at = {key: row.last for key, row in stand.items()}
-        if asked.since is not None:
-            since = {**dict.fromkeys(at, 0), **asked.since}
-            reason = _unusable(since, stand)
-            if reason:
-                RESYNCS.add(reason)
-                yield Batch([], dict(at), resync=reason)
-            else:
-                at = since
-        elif ctx.trail:
-            ctx.trail.begun(dict(at))
-        waited = False
+    with ExitStack() as listening:
+        bell, listened = asyncio.Event(), set[int]()
+        waited, at = False, None
         while True:
+            for stream in set(heard.streams) - listened:
+                listening.enter_context(ctx.world.wakeups.listen([stream], bell))
+                listened.add(stream)
+            if at is None:
+                at, reason = await _beginning(ctx, asked, heard)
+                if reason:
+                    RESYNCS.add(reason)
+                    yield Batch([], dict(at), resync=reason)
             bell.clear()  # before we look: a change from here on rings again
-            batch = await _next(ctx, at, asked)
+            batch, heard = await _next(ctx, at, asked, heard)
             if batch is None:
                 waited = True
                 await bell.wait()
                 continue
-            _count(ctx, batch, live=waited)
+            silent = not batch.resync and not batch.events
+            if not silent or batch.position[heard.mine] > at[heard.mine]:
+                _count(ctx, batch, live=waited)
+                yield batch  # of others' streams nobody hears that nothing was to be heard
             waited = waited and not batch.more
             at = dict(batch.position)
-            yield batch
             if not batch.more:
                 await asyncio.sleep(asked.window.total_seconds())
+
+
+async def _beginning(
+    ctx: Context, asked: Asked, heard: Hearing
+) -> tuple[Position, ResyncReason | None]:
+    """Where a follower begins, and why it is not where it asked to."""
+    stand = await positions(ctx, heard.streams)
+    at = {key: row.last for key, row in stand.items()}
+    if asked.since is None:
+        if ctx.trail:
+            ctx.trail.begun(dict(at))
+        return at, None
+    since = {**dict.fromkeys(at, 0), **heard.places(asked.since)}
+    reason = _unusable(since, stand)
+    return (at if reason else since), reason
 
 
 def _count(ctx: Context, batch: Batch, *, live: bool) -> None:
@@ -136,17 +162,23 @@ def _unusable(since: Position, stand: dict[int, Picked]) -> ResyncReason | None:
     return None
 
 
-async def _next(ctx: Context, at: Position, asked: Asked) -> Batch | None:
+async def _next(
+    ctx: Context, at: Position, asked: Asked, heard: Hearing
+) -> tuple[Batch | None, Hearing]:
+    """The next events, as they may be heard now that they are told."""
     changes = await ctx.read(journal.after(at).limit(journal.MOST + 1))
     if not changes:
-        return None
+        return None, heard
     lost = _lost(changes, at)
     if lost:
-        return Batch([], lost, resync=ResyncReason.CURSOR_EXPIRED, more=True)
+        return Batch([], lost, resync=ResyncReason.CURSOR_EXPIRED, more=True), heard
     coming = list(islice(journal.events(changes, at), journal.MOST + 1))
     found = coming[: journal.MOST]  # the one behind them tells that more is coming
-    heard = [event for event in found if _wanted(event, asked)]
-    return Batch(heard, found[-1].position, more=len(coming) > len(found))
+    if heard.shares or any(map(sharing, found)):
+        heard = await hearing(ctx)
+    shown = [seen for event in found if (seen := heard.shown(event))]
+    told = [event for event in shown if _wanted(event, asked)]
+    return Batch(told, heard.places(found[-1].position), more=len(coming) > len(found)), heard
 
 
 def _lost(changes: Sequence[Picked], at: Position) -> Position | None:

@@ -21,7 +21,7 @@ from resolvers import attaching
 from resolvers.attaching import Chosen, Room, Uploaded
 from resolvers.context import Context
 from resolvers.references import Reference, Taken, taken
-from resolvers.senders import permitted
+from resolvers.senders import permitted, posts
 
 SMALL = 64 * 1024  # bytes of a message that is built without a thread
 
@@ -72,7 +72,7 @@ async def account_of(ctx: Context, owner: int) -> Picked:
 async def draft_of(ctx: Context, account: Picked, fields: Fields, how: How) -> Draft:
     """The message to build. An earlier draft gives its Message-ID, and what it answered."""
     world = ctx.world
-    from_ = fields.from_ or await _main(ctx, account)
+    from_ = fields.from_ or await main_address(ctx, account)
     from_ = Named(compose.address(from_.address, "from"), from_.name)
     if how.checked:
         await may_send_as(ctx, account, from_.address, ["from"])
@@ -155,7 +155,8 @@ async def built(draft: Draft) -> bytes:
     return await asyncio.to_thread(compose.build, draft)
 
 
-async def _main(ctx: Context, account: Picked) -> Named:
+async def main_address(ctx: Context, account: Picked) -> Named:
+    """Who the account is by default. Invalid where it has no address."""
     mine = select(col(Address.shown), col(Address.name)).where(
         col(Address.user_id) == account.id, col(Address.main), col(Address.active)
     )
@@ -169,5 +170,6 @@ async def may_send_as(ctx: Context, account: Picked, address: str, path: Sequenc
     """Refuse a sender that is somebody else's: it is never replaced."""
     if permitted(account.from_whitelist, address):
         return
-    if await addresses.owner_of(ctx.world, address) != account.id:
+    owner = await addresses.owner_of(ctx.world, address)
+    if owner != account.id and not await posts(ctx, account.id, owner):
         raise Forbidden(f"you may not send as {address}", path=path)

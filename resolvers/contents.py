@@ -14,17 +14,19 @@ from sqlmodel import col
 from mail import messages
 from mail.blobs.pack import Skeleton
 from mail.contents import LARGE, ROOT, Stored, gathered, roots, skeleton_of, skeletons, tree_of
-from mail.messages import Header, Part, Source, Whole
+from mail.messages import CalendarEvent, Header, Part, Source, Whole
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached
 from models.messages import Message
 from models.options import MIB
 from models.prepared import number, prepared
-from resolvers.access import administered, owned, records
+from resolvers.access import beyond, owned, records
 from resolvers.context import Context
 from resolvers.withheld import Withheld, refusal, shown
 
-COLUMNS = ("attachments", "blob_id", "digest", "id", "structure", "subject", "user_id")
+COLUMNS = (
+    "attachments", "blob_id", "digest", "id", "mailbox_id", "structure", "subject", "user_id",
+)  # fmt: skip
 TREE = 10  # bytes of a MIME tree in memory for each that is stored
 OBJECT = 100  # bytes of an object, about
 LONGEST = 16 * MIB  # bytes of a message or part that fit into an answer
@@ -39,11 +41,11 @@ _CONTINUED, _LEADING = 0x80, 0xC0  # bits of the bytes of a character in UTF-8
 async def stored(ctx: Context, ids: list[int]) -> list[Stored | Forbidden | None]:
     """What is in the messages with these ids, in this order; None where there is none.
 
-    One's own. In the place of others' an administrator has the refusal, which a loader
-    raises, and ROOT is noted: `resolvers/withheld.py`.
+    One's own, and what is shared. In the place of others' an administrator has the refusal,
+    which a loader raises, and ROOT is noted: `resolvers/withheld.py`.
     """
     refused: dict[int, Forbidden] = {}
-    if len(ids) == 1 and not administered(ctx):
+    if len(ids) == 1 and not beyond(ctx):
         rows = await ctx.find(_by_id(), id=ids[0])
     else:
         asked = select(*picked(Message, COLUMNS)).where(records(ctx, Message))
@@ -95,7 +97,7 @@ def _bytes_of(row: Picked) -> tuple[int, bytes]:
     return row.blob_id, row.structure
 
 
-async def _kept(message: Stored, how: Hashable, make: Callable[[], Awaitable[Made]]) -> Made:
+async def kept(message: Stored, how: Hashable, make: Callable[[], Awaitable[Made]]) -> Made:
     """What is worked out of a message, or was before."""
     key = (how, *_bytes_of(message.row))
     found: tuple[Made] | None = message.shelf.get(key)
@@ -109,6 +111,9 @@ def _size(thing: object) -> int:
     """About how many bytes a thing takes."""
     if isinstance(thing, list):
         return OBJECT + sum(map(_size, thing))
+    if isinstance(thing, CalendarEvent):
+        texts = thing.uid, thing.summary, thing.location, thing.organizer
+        return 10 * OBJECT + 2 * OBJECT * len(thing.attendees) + sum(map(getsizeof, texts))
     if isinstance(thing, Header):
         return OBJECT + _size(thing.key) + _size(thing.value) + _size(thing.raw)
     return getsizeof(thing)
@@ -120,7 +125,7 @@ async def texts(message: Stored) -> str | None:
     def make() -> Awaitable[str | None]:
         return message.examine(lambda source: messages.body_text(source, message.structure))
 
-    return await _kept(message, "text", make)
+    return await kept(message, "text", make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +137,31 @@ class Showing:
     remote_images: bool = False
 
 
-async def htmls(message: Stored, showing: Showing) -> list[str]:
-    """The HTML, one for each part that is shown; safe to put into a page unless not wanted so."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """HTML, one for each part that is shown."""
+
+    bodies: tuple[str, ...]
+    blocked: int = 0  # images from elsewhere that were taken out
+    too_complex: bool = False  # of one there is but the text
+
+
+async def htmls(message: Stored, showing: Showing) -> Shown:
+    """The HTML; safe to put into a page unless not wanted so."""
     key = ("html", showing.remote_images, *_bytes_of(message.row))
-    if showing.sanitize and (found := message.shelf.get(key)):
-        return list(found)
+    found: Shown | None = message.shelf.get(key) if showing.sanitize else None
+    if found:
+        return found
     bodies = await message.examine(lambda source: messages.body_html(source, message.structure))
     if not showing.sanitize:
-        return bodies
+        return Shown(tuple(bodies))
     clean = Cleaning(showing)
     if sum(map(len, bodies)) < LARGE:
         safe = clean(bodies)
     else:
         safe = await asyncio.to_thread(clean, bodies)
     if not clean.addressed:  # addresses differ by who looks, and when
-        message.shelf.put(key, tuple(safe), OBJECT + _size(safe))
+        message.shelf.put(key, safe, OBJECT + sum(map(_size, safe.bodies)))
     return safe
 
 
@@ -157,13 +172,17 @@ class Cleaning:
     showing: Showing
     addressed: bool = False
 
-    def __call__(self, bodies: list[str]) -> list[str]:
+    def __call__(self, bodies: list[str]) -> Shown:
         """The same, safe."""
         images = self.showing.remote_images
-        return [
-            messages.sanitize(body, remote_images=images, cid_url=self._cid_url).html
-            for body in bodies
+        safe = [
+            messages.sanitize(body, remote_images=images, cid_url=self._cid_url) for body in bodies
         ]
+        return Shown(
+            tuple(each.html for each in safe),
+            sum(each.blocked for each in safe),
+            any(each.too_complex for each in safe),
+        )
 
     def _cid_url(self, cid: str) -> str | None:
         self.addressed = True
@@ -185,7 +204,7 @@ async def header_fields(message: Stored) -> list[Header]:
     def make() -> Awaitable[list[Header]]:
         return message.examine(lambda source: messages.headers(source, message.structure))
 
-    return await _kept(message, "headers", make)
+    return await kept(message, "headers", make)
 
 
 async def header(message: Stored, name: str) -> list[str]:
@@ -196,21 +215,28 @@ async def header(message: Stored, name: str) -> list[str]:
 
 async def headers_text(message: Stored) -> str:
     """The header block as stored, up to the body."""
-    block = await _range(message, message.structure.header_start, message.structure.body_start)
+    block = await ranged(message, message.structure.header_start, message.structure.body_start)
     return _plain(block) or block.decode("latin-1")
 
 
-async def body_part(message: Stored, section: str) -> str | None:
+async def body_part(
+    message: Stored, section: str, *, offset: int = 0, max_bytes: int | None = None
+) -> str | None:
     """What IMAP's BODY[section] has (RFC 9051, section 6.4.5); in base64 where it is not UTF-8.
 
     Sections are numbers, HEADER, TEXT and MIME, and "" for the whole message. None where there
-    is no such part; LimitReached above 16 MiB.
+    is no such part; LimitReached above 16 MiB, unless fewer bytes are asked for.
     """
     span = _span(message, section)
     if span is None:
         return None
-    _check_size(span[1] - span[0], "section")
-    return _text(await _range(message, *span))
+    start, end = span
+    start = min(start + _begun(offset), end)
+    if max_bytes is None:
+        _check_size(end - start, "section")
+        return _text(await ranged(message, start, end))
+    last = min(start + _checked(max_bytes), end)
+    return _text(await ranged(message, start, last), cut=last < end)
 
 
 async def binary_part(message: Stored, section: str) -> str | None:
@@ -223,10 +249,11 @@ async def binary_part(message: Stored, section: str) -> str | None:
     return base64.b64encode(await gathered(content.stream(0, content.size))).decode()
 
 
-async def source_text(message: Stored, max_bytes: int = MIB) -> str:
-    """The message as it came, its first bytes if there are more; base64 where it is not UTF-8."""
-    most = _checked(max_bytes)
-    return _text(await _range(message, 0, most), cut=most < message.size)
+async def source_text(message: Stored, max_bytes: int = MIB, offset: int = 0) -> str:
+    """The message as it came, so many bytes from an offset on; base64 where it is not UTF-8."""
+    start = _begun(offset)
+    end = start + _checked(max_bytes)
+    return _text(await ranged(message, start, end), cut=end < message.size)
 
 
 async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -> str | None:
@@ -283,7 +310,9 @@ def _span(message: Stored, section: str) -> tuple[int, int] | None:
     return part.header_start, part.body_start
 
 
-async def _range(message: Stored, start: int, end: int) -> bytes:
+async def ranged(message: Stored, start: int, end: int) -> bytes:
+    """The bytes of a message from one offset to another; for few of them."""
+
     def piece(source: Source) -> bytes:
         return source.slice(start, end)
 
@@ -303,6 +332,12 @@ def _checked(max_bytes: int) -> int:
         text = f"between 1 and {LONGEST} bytes can be asked for"
         raise Invalid(text, constraint="max", path=["maxBytes"])
     return max_bytes
+
+
+def _begun(offset: int) -> int:
+    if offset < 0:
+        raise Invalid("counted from 0, and not from the end", constraint="min", path=["offset"])
+    return offset
 
 
 def _text(content: bytes, *, cut: bool = False) -> str:

@@ -19,10 +19,11 @@ from models.journal import ChangeKind, Entry, Position
 from models.prepared import Prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
 from models.traces import Timed
-from models.world import World
+from models.world import Turn, World
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Outcome = TypeVar("Outcome")
 
 BATCH = 250  # keys at most; SQLite takes no more than 500 parts in a UNION
 
@@ -48,6 +49,17 @@ class Needs:
     user_permission: UserPermission | None = None  # of a USER
 
 
+@dataclass(slots=True, weakref_slot=True)
+class Reach:
+    """How far a viewer sees: one for all who are the same account in a process.
+
+    What is not `shared` with anybody is looked for in fewer places. True is always right, and
+    False may be late by as much as a credential is remembered.
+    """
+
+    shared: bool = False  # folders of others are shared with them
+
+
 @dataclass(frozen=True, slots=True)
 class Viewer:
     """Who asks, and what their credential allows.
@@ -71,6 +83,7 @@ class Viewer:
     actor_id: int = 0  # the administrator who acts as the user
     ends_at: datetime | None = None  # of the credential
     auth_version: int = field(default=0, compare=False)  # of the user, as it was asked
+    reach: Reach = field(default_factory=Reach, compare=False)
 
     @property
     def principal(self) -> str:
@@ -211,6 +224,19 @@ class Context:
                 yield unit.session
             self.reached = journal.reached(unit.session)
             self.forget()
+
+    async def apply(self, work: Callable[[Turn], Outcome], *streams: int) -> Outcome:
+        """A unit that is a plain function of its turn; a savepoint of the unit around it."""
+        if self._unit is not None:
+            async with self.write(*streams) as session:
+                return await self.world.join(session, work)
+
+        def noted(turn: Turn) -> tuple[Outcome, Position]:
+            return work(turn), dict(turn.reached)
+
+        outcome, self.reached = await self.world.apply(noted, *streams)
+        self.forget()
+        return outcome
 
     @asynccontextmanager
     async def aside(self, *streams: int) -> AsyncGenerator[tuple[Self, AsyncSession]]:

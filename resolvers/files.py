@@ -122,7 +122,7 @@ async def upload(ctx: Context, new: NewFile) -> int:
     )
     received = Received(b"", row.size, row.digest, kind, name)
     tenant = await tenant_of(ctx, owner)
-    kept = _raw(ctx.world, tenant, received, row.blob_name)
+    kept = raw(ctx.world, tenant, received, row.blob_name)
 
     def unit(turn: Turn) -> int:
         gone = delete(Upload).where(col(Upload.id) == row.id, col(Upload.user_id) == owner)
@@ -155,10 +155,10 @@ async def _kept(world: World, tenant: int, received: Received) -> Kept:
         return await keep(world, tenant, Piece(received.digest, received.source), ())
     name = object_name(received.digest, world.key())
     await uploads.put(world, name, received.source)
-    return _raw(world, tenant, received, name)
+    return raw(world, tenant, received, name)
 
 
-def _raw(world: World, tenant: int, received: Received, name: str) -> Kept:
+def raw(world: World, tenant: int, received: Received, name: str) -> Kept:
     """Bytes that lie in the store as they are."""
     row = {
         "id": world.key(),

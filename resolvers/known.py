@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 from models.database import Database
 from models.world import World
-from resolvers.context import Viewer
+from resolvers.context import Reach, Viewer
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Memory:
     known: dict[str, Known] = field(default_factory=dict)  # by digest, the oldest first
     quiet: dict[int, datetime] = field(default_factory=dict)  # by account; 0: the platform's
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    reaches: WeakValueDictionary[int, Reach] = field(default_factory=WeakValueDictionary)
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def recall(self, digest: str, now: datetime) -> Known | None:
@@ -81,6 +83,14 @@ class Memory:
         self.known.clear()
         return many
 
+    def reach(self, user_id: int, *, shared: bool) -> Reach:
+        """The reach of an account, which the store has just told."""
+        known = self.reaches.get(user_id)
+        if known is None:
+            known = self.reaches[user_id] = Reach()
+        known.shared = shared
+        return known
+
     def keyed(self, text: str) -> str:
         """What a password is remembered by: worth nothing without the salt of this process."""
         return hmac.digest(self.salt, text.encode(errors="surrogatepass"), hashlib.sha256).hex()
@@ -111,6 +121,12 @@ def forget(world: World, *user_ids: int) -> None:
     Whoever ends or narrows credentials calls this, right behind the unit that did it.
     """
     memory_of(world.database).drop(user_ids, world.now())
+
+
+def widen(world: World, user_id: int) -> None:
+    """Whoever is this account sees from now on what is shared with it."""
+    if known := memory_of(world.database).reaches.get(user_id):
+        known.shared = True
 
 
 async def settle(world: World) -> None:

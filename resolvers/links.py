@@ -5,19 +5,20 @@ import hashlib
 import hmac
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlmodel import col
 
 from models.auth import AccessToken, ApiKey
+from models.columns import Picked
 from models.errors import Unauthenticated
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
 from resolvers import standing
-from resolvers.context import Viewer
+from resolvers.context import Reach, Viewer
 from resolvers.known import Known
 
 VALID = timedelta(minutes=15)  # at least
@@ -60,13 +61,15 @@ async def viewer(world: World, path: str, query: Mapping[str, str]) -> Viewer:
     """
     user_id = verify(world, path, query)
     kind, key = query["by"][0], int(query["by"][1:] or 0)
-    owner = select(col(User.auth_version)).where(col(User.id) == user_id, standing.open_users())
-    rows = await world.database.read(owner)
+    asked = select(col(User.auth_version), standing.shared_with(col(User.id)))
+    owner = asked.where(col(User.id) == user_id, standing.open_users())
+    rows: Sequence[Picked] = await world.database.read(owner)
     if not rows or (kind == "v" and rows[0].auth_version != key):
         raise Unauthenticated
     if kind in "tka" and await _credential(world, kind, key) is None:
         raise Unauthenticated
-    return Viewer(user_id, Role.USER, frozenset({Scope.MAIL_READ}), read_only=True)
+    reach, scopes = Reach(shared=bool(rows[0].shared)), frozenset({Scope.MAIL_READ})
+    return Viewer(user_id, Role.USER, scopes, read_only=True, reach=reach)
 
 
 async def caller(world: World, path: str, query: Mapping[str, str]) -> Viewer:

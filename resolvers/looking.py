@@ -7,12 +7,13 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, select
 from sqlmodel import col
 
-from mail import contents, messages
+from mail import contents, messages, paths
 from mail.blobs.errors import Corrupt, Hole
 from mail.contents import Stored
 from mail.indexing import BATCH, body_of
@@ -21,12 +22,11 @@ from models.errors import Invalid, LimitReached
 from models.mailboxes import Mailbox
 from models.messages import Message
 from models.roles import Role
-from resolvers.access import records
+from resolvers.access import administered, records
 from resolvers.context import Context
-from resolvers.masks import fits
 from resolvers.searchindex import Waiting, waiting_of
 from resolvers.where import MessageWhere
-from resolvers.withheld import openable, witnessed
+from resolvers.withheld import readable_boxes, refusal, witnessed
 
 MOST = 2000  # messages whose texts or headers are read for one search
 READ = ("text", "body", "header")  # conditions of a filter that are answered by reading
@@ -111,14 +111,22 @@ async def _looked(
         seen = replace(seen, boxes=await _boxes(ctx, owners, masks))
     leaves = _leaves(where)
     if leaves:
-        for user_id in owners:
-            openable(ctx, user_id)
-        foreign = set(owners) - {ctx.viewer.user_id}
-        if foreign and ctx.viewer.role is Role.ROOT:
-            await witnessed(ctx, foreign)
+        await _opened(ctx, places)
         there = [*_there(ctx, places, owners), *terms(_of_columns(where), seen)]
         seen = replace(seen, found=await _read(ctx, there, leaves))
     return seen
+
+
+async def _opened(ctx: Context, places: Sequence[Place]) -> None:
+    """Forbidden where texts would be read that are not for the viewer; ROOT is noted."""
+    foreign = {place for place in places if place.user_id != ctx.viewer.user_id}
+    if not foreign or not administered(ctx):  # no more is found than what is shared
+        return
+    boxes = await readable_boxes(ctx, {place.mailbox_id for place in foreign})
+    closed = {place.user_id for place in foreign if place.mailbox_id not in boxes}
+    if closed and ctx.viewer.role is not Role.ROOT:
+        raise refusal()
+    await witnessed(ctx, closed)
 
 
 def _there(
@@ -136,7 +144,8 @@ def _there(
 async def _boxes(ctx: Context, owners: Sequence[int], masks: Iterable[str]) -> dict[str, list[int]]:
     asked = select(*picked(Mailbox, {"id", "path"}))
     rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
-    return {mask: [row.id for row in rows if fits(row.path, mask)] for mask in masks}
+    fits = {mask: paths.compiled(mask).fullmatch for mask in masks}
+    return {mask: [row.id for row in rows if fit(row.path)] for mask, fit in fits.items()}
 
 
 def _of_columns(where: MessageWhere) -> MessageWhere:
@@ -175,29 +184,41 @@ async def _read(
 
 
 def _all(stored: Sequence[Stored], leaves: Iterable[Leaf]) -> list[list[Leaf]]:
-    return [[leaf for leaf in leaves if _holds(message, leaf)] for message in stored]
+    read = map(_Texts, stored)
+    return [[leaf for leaf in leaves if message.holds(leaf)] for message in read]
 
 
-def _holds(message: Stored, leaf: Leaf) -> bool:
-    name, asked = leaf
-    try:
-        if name == "header":
-            return _has_header(message, *asked)
-        within = asked.casefold() in body_of(message).casefold()
-        return within or (name == "text" and asked.casefold() in _header_text(message))
-    except (Corrupt, Hole):  # damage was logged where it was read
-        return False
+@dataclass
+class _Texts:
+    """A message whose text and headers are worked out once, for all that is looked for."""
 
+    stored: Stored
 
-def _has_header(message: Stored, name: str, part: str | None) -> bool:
-    values = [
-        header.value
-        for header in messages.headers(message.source, message.structure)
-        if header.key.casefold() == name.casefold()
-    ]
-    return bool(values) and (part is None or any(part.casefold() in v.casefold() for v in values))
+    def holds(self, leaf: Leaf) -> bool:
+        """Whether it has what is looked for; what is damaged has nothing."""
+        name, asked = leaf
+        try:
+            if name == "header":
+                return self._has_header(*asked)
+            within = asked.casefold() in self._body
+            return within or (name == "text" and asked.casefold() in self._head)
+        except (Corrupt, Hole):  # damage was logged where it was read
+            return False
 
+    def _has_header(self, name: str, part: str | None) -> bool:
+        values = [field.value for field in self._fields if field.key.casefold() == name.casefold()]
+        return bool(values) and (
+            part is None or any(part.casefold() in value.casefold() for value in values)
+        )
 
-def _header_text(message: Stored) -> str:
-    fields = messages.headers(message.source, message.structure)
-    return "\n".join(f"{field.key}: {field.value}" for field in fields).casefold()
+    @cached_property
+    def _body(self) -> str:
+        return body_of(self.stored).casefold()
+
+    @cached_property
+    def _fields(self) -> Sequence[messages.Header]:
+        return messages.headers(self.stored.source, self.stored.structure)
+
+    @cached_property
+    def _head(self) -> str:
+        return "\n".join(f"{field.key}: {field.value}" for field in self._fields).casefold()

@@ -1,22 +1,24 @@
 """Deleting folders; what is in them goes to the archive."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete as delete_rows
 from sqlalchemy import select
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound
 from models.journal import LONGEST, ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message
-from resolvers import subscriptions
+from models.sharing import MailboxShare
+from resolvers import sharing, subscriptions
 from resolvers.context import Context
 from resolvers.mailboxes import Named, Tree, named, trees
 from resolvers.mailboxowners import Held, holding
-from resolvers.moves import STATE, archive
+from resolvers.moves import STATE, archive, by_user
 from resolvers.userselection import MINE, Users
 
 COLUMNS = frozenset({"id", "user_id", "path", "special_use", "hidden", "total", "subscribed"})
@@ -42,7 +44,7 @@ async def delete(ctx: Context, what: Gone, users: Users = MINE) -> list[int]:
         raise Invalid("name at least one folder", constraint="required", path=["mailboxes"])
     if len(what.names) > most:
         raise Invalid(f"at most {most} at once", constraint="max", path=["mailboxes"])
-    async with holding(ctx, users, "mailboxDelete") as held:
+    async with holding(ctx, users, "mailboxDelete", also=sharing.grantees) as held:
         all_trees = await ctx.load_all(trees, [Tree(user, COLUMNS) for user in held.ids])
         keys = [(user, name) for user in held.ids for name in what.names]
         rows = iter(await ctx.load_all(named, keys))
@@ -90,6 +92,7 @@ async def _remove(held: Held, gone: Mapping[int, Sequence[Picked]], *, unsubscri
     await _archive(held, rows)
     for start in range(0, len(rows), LONGEST):
         keys = [row.id for row in rows[start : start + LONGEST]]
+        await sharing.end(held.ctx, held.session, col(MailboxShare.mailbox_id).in_(keys))
         await connection.execute(delete_rows(Mailbox).where(col(Mailbox.id).in_(keys)))
     if not unsubscribe:
         before = await subscriptions.standing(held.session, list(gone))
@@ -104,6 +107,32 @@ async def _remove(held: Held, gone: Mapping[int, Sequence[Picked]], *, unsubscri
             for user, theirs in gone.items()
         }
     )
+
+
+async def drop_empty(ctx: Context, session: AsyncSession, keys: Collection[int]) -> list[int]:
+    """Delete those of these folders that are empty, whose streams are held; their ids.
+
+    What is never deleted stays, and so does what has folders below that stay.
+    """
+    connection = await session.connection()
+    asked = select(*picked(Mailbox, COLUMNS)).where(col(Mailbox.id).in_(sorted(keys)))
+    rows = (await connection.execute(asked)).all()
+    empty = [row for row in rows if not (row.total or row.special_use or row.hidden)]
+    owners = sorted({row.user_id for row in empty})
+    paths = select(col(Mailbox.id), col(Mailbox.user_id), col(Mailbox.path))
+    there = (await connection.execute(paths.where(col(Mailbox.user_id).in_(owners)))).all()
+    gone: dict[int, Picked] = {}
+    for row in sorted(empty, key=lambda row: row.path.count("/"), reverse=True):
+        below = f"{row.path}/"
+        if all(
+            other.id in gone or other.user_id != row.user_id or not other.path.startswith(below)
+            for other in there
+        ):
+            gone[row.id] = row
+    if gone:
+        whose = by_user(gone.values())
+        await _remove(Held(ctx, session, []), whose, unsubscribe=True)
+    return list(gone)
 
 
 def _subscribed(rows: Iterable[Picked]) -> Iterable[str]:

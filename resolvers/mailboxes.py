@@ -14,13 +14,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.paths import checked_path, in_tree, with_parents
 from models.columns import Picked, picked
-from models.errors import Conflict, Invalid, LimitReached, NotFound
+from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
 from models.prepared import chosen, number, prepared, values_of
+from models.sharing import ShareRight
 from models.users import User
-from resolvers import subscriptions
-from resolvers.access import administered, own, owned, records
+from resolvers import granted, subscriptions
+from resolvers.access import beyond, own, owned, records, shared
 from resolvers.context import Context
 from resolvers.listing import by_keys
 from resolvers.mailboxowners import Held, holding
@@ -65,14 +66,9 @@ class NewMailboxes:
     guid: str | None = None  # of one folder of one account
 
 
-async def all_of(
-    ctx: Context, user_id: int, columns: Collection[str], *, show_hidden: bool = False
-) -> Sequence[Picked]:
-    """A user's folders, INBOX and what is below it first, then as the tree has them."""
-    rows = await ctx.load(trees, Tree(user_id, frozenset(columns)))
-    if show_hidden:
-        return rows
-    return chosen(rows, [at for at, hidden in enumerate(values_of(rows, "hidden")) if not hidden])
+async def all_of(ctx: Context, user_id: int, columns: Collection[str]) -> Sequence[Picked]:
+    """A user's folders, hidden ones too, INBOX and what is below it first, then as a tree."""
+    return await ctx.load(trees, Tree(user_id, frozenset(columns)))
 
 
 async def trees(ctx: Context, keys: list[Tree]) -> list[Sequence[Picked]]:
@@ -114,7 +110,7 @@ def fitting(ctx: Context, pattern: str) -> ColumnElement[bool]:
 
 def _plainly(ctx: Context, user_id: int) -> bool:
     """Whether a select that was made once will do: it asks for one's own."""
-    return user_id == ctx.viewer.user_id or not administered(ctx)
+    return user_id == ctx.viewer.user_id or not beyond(ctx)
 
 
 @prepared
@@ -127,6 +123,14 @@ def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The folders with these ids, in this order; None where the viewer sees none."""
     theirs = select(*picked(Mailbox)).where(records(ctx, Mailbox))
+    return await by_keys(ctx, theirs, col(Mailbox.id), ids)
+
+
+async def shared_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The folders with these ids that others share with the viewer, in this order."""
+    if not ctx.viewer.reach.shared:
+        return [None for _ in ids]
+    theirs = select(*picked(Mailbox)).where(shared(ctx, Mailbox))
     return await by_keys(ctx, theirs, col(Mailbox.id), ids)
 
 
@@ -167,11 +171,31 @@ def _named(by: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-async def find(ctx: Context, name: Named, *, path: Sequence[str] = ("mailbox",)) -> Picked:
-    """The viewer's folder of this name, or NotFound."""
+async def find(
+    ctx: Context,
+    name: Named,
+    right: ShareRight | None = None,
+    *,
+    path: Sequence[str] = ("mailbox",),
+) -> Picked:
+    """The viewer's folder of this name, or NotFound.
+
+    With a `right`, also another's that is named by its id and shared; Forbidden without it.
+    """
     row = await ctx.load(named, (own(ctx), name))
+    if row is None and right is not None:
+        row = await _shared(ctx, name, right, path)
     if row is None:
         raise NotFound(str(name), path=path)
+    return row
+
+
+async def _shared(
+    ctx: Context, name: Named, right: ShareRight, path: Sequence[str]
+) -> Picked | None:
+    row = await ctx.load(shared_by_ids, name.id) if name.id is not None else None
+    if row and right not in await ctx.load(granted.rights, (row.user_id, row.id)):
+        raise Forbidden(f"this needs the right {right} in the folder", requires=right, path=path)
     return row
 
 
@@ -192,6 +216,22 @@ def new_mailbox(ctx: Context, user: User, path: str, use: SpecialUse | None) -> 
     )
 
 
+async def named_of_each(held: Held, name: Named) -> list[Picked]:
+    """The folder of each account; NotFound where one has none such."""
+    rows = await held.ctx.load_all(named, [(user, name) for user in held.ids])
+    for user, row in zip(held.ids, rows, strict=True):
+        if row is None:
+            raise NotFound(held.whose(user, str(name)), path=["mailbox"])
+    return [row for row in rows if row]
+
+
+async def accounts_of(held: Held, keys: Collection[int]) -> dict[int, User]:
+    """These accounts as they are inside the unit, by their keys."""
+    asked = instances(User).where(col(User.id).in_(keys)).order_by(col(User.id))
+    again = asked.execution_options(populate_existing=True)
+    return {user.id: user for user in (await held.session.exec(again)).all()}
+
+
 async def create(ctx: Context, new: NewMailboxes, users: Users = MINE) -> list[Mailbox]:
     """Create folders at these paths, and those above that are missing: all of them or none.
 
@@ -199,24 +239,30 @@ async def create(ctx: Context, new: NewMailboxes, users: Users = MINE) -> list[M
     """
     wanted = [checked_path(p, path_in=["paths"], index=nth) for nth, p in enumerate(new.paths)]
     async with holding(ctx, users, "mailboxCreate") as held:
-        _check_new(new, held.ids)
-        asked = instances(User).where(col(User.id).in_(held.ids)).order_by(col(User.id))
-        again = asked.execution_options(populate_existing=True)
-        accounts = (await held.session.exec(again)).all()
-        there = await _there(held.session, held.ids)
-        made = {user.id: _made(held, user, wanted, new, there[user.id]) for user in accounts}
-        found = []
-        for boxes in made.values():
-            by_path = {box.path: box for box in boxes}
-            found += [by_path[path] for path in wanted]
-        for box in found:
-            box.guid = new.guid or box.guid
-            box.hidden, box.subscribed = new.hidden, new.subscribe
-            if new.retention is not None:
-                box.retention = seconds(new.retention)
-            box.special_use = new.special_use
-        await store(held, accounts, made)
+        found, _ = await make(held, wanted, new)
     return found
+
+
+async def make(
+    held: Held, wanted: Sequence[str], new: NewMailboxes
+) -> tuple[list[Mailbox], list[Mailbox]]:
+    """Create folders at these paths; those that were asked for, and all that were made."""
+    _check_new(new, held.ids)
+    accounts = list((await accounts_of(held, held.ids)).values())
+    there = await _there(held.session, held.ids)
+    made = {user.id: _made(held, user, wanted, new, there[user.id]) for user in accounts}
+    found = []
+    for boxes in made.values():
+        by_path = {box.path: box for box in boxes}
+        found += [by_path[path] for path in wanted]
+    for box in found:
+        box.guid = new.guid or box.guid
+        box.hidden, box.subscribed = new.hidden, new.subscribe
+        if new.retention is not None:
+            box.retention = seconds(new.retention)
+        box.special_use = new.special_use
+    await store(held, accounts, made)
+    return found, [box for boxes in made.values() for box in boxes]
 
 
 async def store(

@@ -5,17 +5,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 from sqlmodel import col
 
 from models.columns import Picked, insert_or, table_of
-from models.errors import Invalid, LimitReached, NotFound
+from models.errors import Invalid, LimitReached
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox, MailboxEntry
 from models.prepared import number
-from resolvers.access import records
+from resolvers.access import administered, records
 from resolvers.context import Context
-from resolvers.mailboxes import Named, named
+from resolvers.mailboxes import Named, named_of_each
 from resolvers.mailboxowners import Held, holding
 from resolvers.userselection import MINE, Users
 
@@ -45,7 +45,7 @@ async def put(
     if len(value.encode(errors="surrogatepass")) > LARGEST:
         raise Invalid(f"a value has at most {LARGEST} bytes", constraint="max", path=["value"])
     async with holding(ctx, users, "mailboxMetadataSet") as held:
-        boxes = await _boxes(held, name)
+        boxes = await named_of_each(held, name)
         known = await _counted(held, boxes, key)
         for box in boxes:
             many, had = known.get(box.id, (0, None))
@@ -68,22 +68,13 @@ async def drop(ctx: Context, name: Named, key: str, users: Users = MINE) -> list
     """Take an annotation from this folder of each account; returns those that were there."""
     key = checked_key(key)
     async with holding(ctx, users, "mailboxMetadataUnset") as held:
-        boxes = await _boxes(held, name)
+        boxes = await named_of_each(held, name)
         keys = [box.id for box in boxes]
         these = (col(MailboxEntry.mailbox_id).in_(keys), col(MailboxEntry.key) == key)
         gone = delete(MailboxEntry).where(*these).returning(col(MailboxEntry.mailbox_id))
         found = set((await (await held.session.connection()).execute(gone)).scalars())
         await _tell(held, [box for box in boxes if box.id in found])
     return [key for _ in found]
-
-
-async def _boxes(held: Held, name: Named) -> list[Picked]:
-    """The folder of each account; NotFound where one has none such."""
-    rows = await held.ctx.load_all(named, [(user, name) for user in held.ids])
-    for user, row in zip(held.ids, rows, strict=True):
-        if row is None:
-            raise NotFound(held.whose(user, str(name)), path=["mailbox"])
-    return [row for row in rows if row]
 
 
 async def _counted(
@@ -122,9 +113,17 @@ def _asked(ctx: Context, keys: Sequence[int]) -> Select[*tuple[Any, ...]]:
     return (
         select(col(MailboxEntry.mailbox_id), col(MailboxEntry.key), col(MailboxEntry.value))
         .join(Mailbox, col(Mailbox.id) == col(MailboxEntry.mailbox_id))
-        .where(col(MailboxEntry.mailbox_id).in_(keys), records(ctx, Mailbox))
+        .where(col(MailboxEntry.mailbox_id).in_(keys), records(ctx, Mailbox), _told(ctx))
         .order_by(col(MailboxEntry.key))
     )
+
+
+def _told(ctx: Context) -> ColumnElement[bool]:
+    """Of others' folders what is /private/ is their owners' (RFC 5464, section 3.3)."""
+    if not ctx.viewer.reach.shared or administered(ctx):
+        return true()
+    mine = col(Mailbox.user_id) == ctx.viewer.user_id
+    return mine | col(MailboxEntry.key).startswith("/shared/")
 
 
 async def of_mailboxes(ctx: Context, keys: list[int]) -> list[list[Picked]]:

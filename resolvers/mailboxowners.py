@@ -1,6 +1,6 @@
 """Whose folders a mutation is about."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from resolvers.access import administered
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.userselection import Users, chosen
+
+Also = Callable[[Context, Sequence[int]], Awaitable[Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,15 @@ async def owners(ctx: Context, users: Users, path: str) -> list[Picked]:
 
 @asynccontextmanager
 async def holding(
-    ctx: Context, users: Users, mutation: str, *, path: str = "users"
+    ctx: Context, users: Users, mutation: str, *, path: str = "users", also: Also | None = None
 ) -> AsyncGenerator[Held]:
-    """A unit on the folders of these accounts, which is logged where they are others'."""
+    """A unit on the folders of these accounts, which is logged where they are others'.
+
+    It holds the streams of those that `also` finds for them, too.
+    """
     rows = await owners(ctx, users, path)
-    async with ctx.write(*(row.id for row in rows)) as session:
+    ids = [row.id for row in rows]
+    async with ctx.write(*ids, *(await also(ctx, ids) if also else ())) as session:
         yield Held(ctx, session, rows)
         others = [row for row in rows if row.id != ctx.viewer.user_id]
         log = [Done(mutation, "User", row.id, row.domain_id) for row in others]

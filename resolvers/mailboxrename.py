@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, String, bindparam, func, or_, select, update
 from sqlmodel import col
-from sqlmodel import select as instances
 
 from mail.paths import LEVELS, checked_path, with_parents
 from models.columns import Picked, picked, table_of
@@ -15,10 +14,9 @@ from models.errors import Conflict, Forbidden, Invalid, NotFound
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
 from models.prepared import number
-from models.users import User
 from resolvers import subscriptions
 from resolvers.context import Context
-from resolvers.mailboxes import Named, by_ids, check_room, named, new_mailbox
+from resolvers.mailboxes import Named, accounts_of, by_ids, check_room, named, new_mailbox
 from resolvers.mailboxowners import Held, holding
 from resolvers.userselection import MINE, Users
 
@@ -158,9 +156,7 @@ async def _parents(held: Held, moves: Mapping[int, Move]) -> dict[int, list[Mail
     needy = [user for user, paths in missing.items() if paths]
     if not needy:
         return {user: [] for user in moves}
-    asked = instances(User).where(col(User.id).in_(needy))
-    again = asked.execution_options(populate_existing=True)
-    accounts = {user.id: user for user in (await held.session.exec(again)).all()}
+    accounts = await accounts_of(held, needy)
     many = select(col(Mailbox.user_id), func.count()).where(col(Mailbox.user_id).in_(needy))
     counted = await (await held.session.connection()).execute(many.group_by(col(Mailbox.user_id)))
     for user, there in counted.all():

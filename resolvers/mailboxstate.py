@@ -9,14 +9,14 @@ from sqlmodel import col
 
 from models import journal
 from models.columns import Picked, picked, table_of
-from models.errors import Conflict, Invalid, NotFound
+from models.errors import Conflict, Invalid
 from models.journal import ChangeKind, Stream
 from models.mailboxes import Mailbox
 from models.prepared import number
 from models.roles import Role, Scope
 from models.users import User
 from resolvers.context import Context, Needs
-from resolvers.mailboxes import GUID, Named, by_ids, named
+from resolvers.mailboxes import GUID, Named, by_ids, named_of_each
 from resolvers.mailboxowners import Held, holding
 from resolvers.userselection import MINE, Users
 
@@ -41,11 +41,7 @@ async def set_state(ctx: Context, name: Named, state: State, users: Users = MINE
     ctx.viewer.require(OPERATORS)
     _check(state)
     async with holding(ctx, users, "mailboxStateSet") as held:
-        boxes = await ctx.load_all(named, [(user, name) for user in held.ids])
-        for user, box in zip(held.ids, boxes, strict=True):
-            if box is None:
-                raise NotFound(held.whose(user, str(name)), path=["mailbox"])
-        there = [box for box in boxes if box]
+        there = await named_of_each(held, name)
         if state.guid is not None:
             await _check_guid(held, there, state.guid)
         values = [await _values(held, box, state) for box in there]

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -17,7 +18,7 @@ from models.pages import Ask, Page
 from models.prepared import number, prepared
 from models.roles import Role, Scope
 from resolvers import listing, wordpages
-from resolvers.access import administered, owned, records
+from resolvers.access import beyond, owned, readable, records, shared
 from resolvers.context import Context
 from resolvers.listing import Form, Scan, together
 from resolvers.looking import Place
@@ -26,7 +27,8 @@ from resolvers.where import MessageWhere
 from resolvers.withheld import CONTENT, shown
 
 NEWEST, OLDEST = "received-", "received+"
-PLACE = (col(Message.received_at), col(Message.id))
+PLACE = (col(Message.listed_at), col(Message.id))
+IN_THREAD = (col(Message.received_at), col(Message.id))
 ALL = MessageWhere()
 
 
@@ -50,9 +52,24 @@ class Listing:
         return self.ask.ordering.startswith(NEWEST)
 
     @property
+    def place(self) -> tuple[Any, Any]:
+        """What it runs by: a conversation by arrival, whatever was snoozed of it."""
+        return PLACE if self.thread_id is None else IN_THREAD
+
+    def place_of(self, row: Picked) -> tuple[datetime, int]:
+        """Where a row of it stands: what its place is of that."""
+        at, key = self.place
+        return getattr(row, at.key), getattr(row, key.key)
+
+    @property
     def whole(self) -> bool:
         """Whether it is all of a folder."""
         return self.where.everything and self.mailbox_id is not None and self.thread_id is None
+
+
+def place(row: Picked) -> tuple[datetime, int]:
+    """Where a message stands in the order of time: what PLACE is of its row."""
+    return row.listed_at, row.id
 
 
 def here() -> Any:
@@ -62,23 +79,24 @@ def here() -> Any:
 
 async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     """The pages, each in reading order."""
-    columns = frozenset({"received_at", "id"}).union(*(key.columns for key in keys))
+    ordered = {column.key for key in keys for column in key.place}
+    columns = frozenset(ordered).union(*(key.columns for key in keys))
     own = all(key.user_id == ctx.viewer.user_id for key in keys)
-    if len(keys) == 1 and keys[0].where.everything and (own or not administered(ctx)):
+    if len(keys) == 1 and keys[0].where.everything and (own or not beyond(ctx)):
         return [await _plain_page(ctx, keys[0], columns)]
-    if len(keys) == 1 and own and (words := _words_alone(ctx, keys[0])):
+    if len(keys) == 1 and own and (words := _words_alone(keys[0])):
         (key,) = keys
         form = Form.of(key.ask, columns, falling=key.falling)
         place = wordpages.Where(key.user_id, key.mailbox_id, key.thread_id)
         return [await wordpages.page(ctx, place, words, key.ask, form)]
     if not own:
-        columns |= {"user_id"}
+        columns |= {"user_id", "mailbox_id"}
     scans = []
     for key, by in zip(keys, await _narrowed(ctx, keys), strict=True):
         rows = select(*picked(Message, columns)).where(*_where(ctx, key, by))
-        scans.append(Scan(rows, key.ask, PLACE, falling=key.falling))
+        scans.append(Scan(rows, key.ask, key.place, falling=key.falling))
     found = await listing.pages(ctx, scans)
-    if own or (ctx.viewer.role is not Role.ROOT and not columns & CONTENT):
+    if own or not (ctx.viewer.role is Role.ROOT or ctx.viewer.reach.shared or columns & CONTENT):
         return found
     return [replace(page, rows=await shown(ctx, page.rows)) for page in found]
 
@@ -92,7 +110,7 @@ async def _plain_page(ctx: Context, key: Listing, columns: frozenset[str]) -> Pa
         user=key.user_id,
         mailbox=key.mailbox_id,
         thread=key.thread_id,
-        **listing.parameters(key.ask, PLACE),
+        **listing.parameters(key.ask, key.place),
     )
     return listing.page_of(rows, key.ask)
 
@@ -105,14 +123,12 @@ def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tu
     rows = rows.where(col(Message.mailbox_id) == number("mailbox") if of_mailbox else here())
     if of_thread:
         rows = rows.where(col(Message.thread_id) == number("thread"))
-    return listing.form_of_page(rows, form, PLACE)
+    return listing.form_of_page(rows, form, IN_THREAD if of_thread else PLACE)
 
 
-def _words_alone(ctx: Context, key: Listing) -> Sought | None:
-    """What a list is narrowed by where that is words alone, and the store is SQLite."""
-    if key.where.everything or ctx.world.database.dialect != "sqlite":
-        return None
-    return words_of(key.where)
+def _words_alone(key: Listing) -> Sought | None:
+    """What a list is narrowed by where that is words alone."""
+    return None if key.where.everything else words_of(key.where)
 
 
 async def _narrowed(ctx: Context, keys: Sequence[Listing]) -> list[Narrowed]:
@@ -137,7 +153,7 @@ async def counts(ctx: Context, keys: list[Listing]) -> list[int]:
     found: dict[Listing, int] = {}
     if whole:
         boxes = select(col(Mailbox.id), col(Mailbox.total)).where(
-            col(Mailbox.id).in_(whole), records(ctx, Mailbox)
+            col(Mailbox.id).in_(whole), readable(ctx)
         )
         totals = {row.id: row.total for row in await ctx.read(boxes)}
         found = {key: totals.get(key.mailbox_id, 0) for key in keys if key.whole}
@@ -165,7 +181,7 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
     Of other people's there is no more than the record: `resolvers/withheld.py`.
     """
-    if len(ids) == 1 and not administered(ctx):
+    if len(ids) == 1 and not beyond(ctx):
         return [next(iter(await ctx.find(_by_id(), id=ids[0])), None)]
     theirs = select(*picked(Message)).where(records(ctx, Message), here(), col(Message.id).in_(ids))
     found = {row.id: row for row in await shown(ctx, await ctx.read(theirs))}
@@ -191,18 +207,45 @@ async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     unseen = func.count().filter(~col(Message.seen))
     theirs = (
         select(
-            *picked(Thread, {"id", "user_id", "subject"}),
+            *picked(Thread, {"id", "user_id", "subject", "muted"}),
             func.count().label("message_count"),
             unseen.label("unseen_count"),
             func.max(col(Message.received_at)).label("last_received_at"),
         )
         .join(Message, col(Message.thread_id) == col(Thread.id))
-        .where(records(ctx, Thread), here())
-        .group_by(col(Thread.id), col(Thread.user_id), col(Thread.subject))
+        .where(records(ctx, Message), here())
+        .group_by(*picked(Thread, {"id", "user_id", "subject", "muted"}))
     )
     rows = await ctx.read(theirs.where(col(Thread.id).in_(ids)))
-    found = {row.id: row for row in await shown(ctx, rows)}
+    found = {row.id: row for row in await shown(ctx, rows)} | await _shared_threads(ctx, rows)
     return [found.get(key) for key in ids]
+
+
+async def _shared_threads(ctx: Context, rows: Sequence[Picked]) -> dict[int, Any]:
+    """Those of these conversations that others share, under the first subject that is shared."""
+    theirs = {row.id: row for row in rows if row.user_id != ctx.viewer.user_id}
+    if not theirs or not ctx.viewer.reach.shared:
+        return {}
+    asked = select(col(Message.thread_id), col(Message.subject)).where(
+        col(Message.thread_id).in_(theirs), shared(ctx, Message)
+    )
+    found = {}
+    for row in await ctx.read(asked.order_by(*(column.desc() for column in IN_THREAD))):
+        found[row.thread_id] = Retitled(theirs[row.thread_id], row.subject)
+    return found
+
+
+class Retitled:
+    """A conversation under another subject than that of its first message."""
+
+    __slots__ = ("_row", "subject")
+
+    def __init__(self, row: Any, subject: str) -> None:
+        self._row = row
+        self.subject = subject
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._row, name)
 
 
 async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None, str]]]:

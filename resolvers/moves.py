@@ -11,19 +11,20 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy import delete as delete_rows
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit, userlimits
-from mail.delivery import SYSTEM_FLAGS, flags, take_quota
+from mail.delivery import SYSTEM_FLAGS, ended, flags, take_quota
 from models.columns import Picked, picked, table_of
 from models.errors import Invalid, NotFound
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox
-from models.messages import Message, Thread
+from models.messages import Message
 from models.users import User
+from models.world import Turn
 from resolvers.context import Context
 
 STATE = frozenset(
@@ -38,6 +39,8 @@ STATE = frozenset(
         "keywords",
         "expires",
         "archived_at",
+        "snoozed_until",
+        "snoozed_from",
     }
     | set(SYSTEM_FLAGS)
 )
@@ -66,6 +69,7 @@ class Changes:
     remove: Sequence[str] = ()
     replace: Sequence[str] | None = None  # all keywords
     values: Mapping[str, Any] | None = None  # other columns: expires, meta_data
+    snooze: str | None = None  # until then, as ISO 8601 has it; "": back now
 
     @classmethod
     def of(
@@ -101,13 +105,23 @@ class Changes:
     @property
     def nothing(self) -> bool:
         """Whether all stays as it is."""
-        return not (
-            self.flags or self.add or self.remove or self.replace is not None or self.values
-        )
+        sets = self.replace is not None or self.snooze is not None
+        return not (sets or self.flags or self.add or self.remove or self.values)
 
 
 def _keywords(names: Sequence[str], path: str) -> list[str]:
     return list(dict.fromkeys(name for name in _checked(names, path) if name not in _SYSTEM))
+
+
+def keyword_of(name: str) -> str:
+    """A keyword; Invalid for what is none, such as a flag of the system."""
+    if name[:1] == "\\" or not _word(name):
+        raise Invalid("not a keyword", constraint="pattern", path=["keyword"])
+    return name
+
+
+def _word(name: str) -> bool:
+    return 0 < len(name) <= LONGEST and not any(c in '(){%*"\\]' or c < "!" for c in name)
 
 
 def _checked(names: Sequence[str], path: str) -> list[str]:
@@ -115,8 +129,7 @@ def _checked(names: Sequence[str], path: str) -> list[str]:
     found = []
     for index, given in enumerate(names):
         name = f"\\{given[1:].capitalize()}" if given[:1] == "\\" else given
-        word = 0 < len(name) <= LONGEST and not any(c in '(){%*"\\]' or c < "!" for c in name)
-        if name not in _SYSTEM and not word:
+        if name not in _SYSTEM and not _word(name):
             raise Invalid(
                 "not a flag or keyword", constraint="pattern", path=["set", path], index=index
             )
@@ -136,17 +149,20 @@ async def change(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], changes: Changes
 ) -> list[int]:
     """Change flags, keywords and values; returns the ids of those that were not so before."""
+    return await ctx.world.join(session, lambda turn: changed(ctx, turn, rows, changes))
+
+
+def changed(ctx: Context, turn: Turn, rows: Sequence[Picked], changes: Changes) -> list[int]:
+    """What `change` does, in a turn that holds the accounts."""
     after = {row.id: _after(row, changes) for row in rows}
-    changed = [row for row in rows if _differs(row, after[row.id])]
-    for theirs in by_user(changed).values():
-        last = await _updated(ctx, session, theirs, after)
+    others = [row for row in rows if _differs(row, after[row.id])]
+    for theirs in by_user(others).values():
+        last = _updated(ctx, turn, theirs, after)
         values = {**changes.flags, **(changes.values or {}), "modseq": last}
-        await _by_thousands(session, [row.id for row in theirs], values)
-        await _set_keywords(
-            session, [r for r in theirs if after[r.id]["keywords"] != r.keywords], after
-        )
-        await _count(session, last, _unseen(theirs, after))
-    return [row.id for row in changed]
+        _update(turn.connection, [row.id for row in theirs], values)
+        _set_keywords(turn, [r for r in theirs if after[r.id]["keywords"] != r.keywords], after)
+        _add(turn.connection, last, _unseen(theirs, after))
+    return [row.id for row in others]
 
 
 async def restate(
@@ -156,14 +172,14 @@ async def restate(
 
     Each has the same columns, which are in its row too.
     """
-    changed = [
+    others = [
         row
         for row in rows
         if any(getattr(row, name) != value for name, value in states[row.id].items())
     ]
     table = table_of(Message)
-    for theirs in by_user(changed).values():
-        last = await _updated(ctx, session, theirs, states)
+    for theirs in by_user(others).values():
+        last = await ctx.world.join(session, partial(_updated, ctx, rows=theirs, after=states))
         names = sorted(states[theirs[0].id])
         its = {name: bindparam(f"its_{name}", type_=table.c[name].type) for name in names}
         statement = update(table).where(table.c.id == bindparam("key")).values(modseq=last, **its)
@@ -172,21 +188,20 @@ async def restate(
             for row in theirs
         ]
         await (await session.connection()).execute(statement, given)
-        await _count(session, last, _unseen(theirs, states))
+        await count(session, last, _unseen(theirs, states))
 
 
-async def _updated(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], after: Mapping[int, States]
-) -> int:
-    return await ctx.record(
-        session,
-        rows[0].user_id,
+def _updated(ctx: Context, turn: Turn, rows: Sequence[Picked], after: Mapping[int, States]) -> int:
+    last = 0
+    for entry in ctx.entries(
         ChangeKind.MESSAGE_UPDATED,
         [row.id for row in rows],
         mailbox=[row.mailbox_id for row in rows],
         uid=[row.uid for row in rows],
         flags=[flags(after[row.id]) for row in rows],
-    )
+    ):
+        last = turn.record(rows[0].user_id, entry, at=ctx.world.now())
+    return last
 
 
 def _after(row: Picked, changes: Changes) -> dict[str, Any]:
@@ -207,9 +222,7 @@ def _differs(row: Picked, after: States) -> bool:
     )
 
 
-async def _set_keywords(
-    session: AsyncSession, rows: Sequence[Picked], after: Mapping[int, States]
-) -> None:
+def _set_keywords(turn: Turn, rows: Sequence[Picked], after: Mapping[int, States]) -> None:
     if rows:
         statement = (
             update(table_of(Message))
@@ -217,7 +230,7 @@ async def _set_keywords(
             .values(keywords=bindparam("words", type_=table_of(Message).c.keywords.type))
         )
         given = [{"key": row.id, "words": after[row.id]["keywords"]} for row in rows]
-        await (await session.connection()).execute(statement, given)
+        turn.connection.execute(statement, given)
 
 
 def _unseen(rows: Iterable[Picked], after: Mapping[int, States]) -> dict[int, Tally]:
@@ -228,8 +241,12 @@ def _unseen(rows: Iterable[Picked], after: Mapping[int, States]) -> dict[int, Ta
     return dict(tallies)
 
 
-async def _count(session: AsyncSession, last: int, tallies: Mapping[int, Tally]) -> None:
+async def count(session: AsyncSession, last: int, tallies: Mapping[int, Tally]) -> None:
     """Bring the counters of folders along, and their modseq to `last`."""
+    await (await session.connection()).run_sync(_add, last, tallies)
+
+
+def _add(connection: Connection, last: int, tallies: Mapping[int, Tally]) -> None:
     if not tallies:
         return
     table = table_of(Mailbox)
@@ -248,7 +265,7 @@ async def _count(session: AsyncSession, last: int, tallies: Mapping[int, Tally])
         {"key": key, "by_total": t.total, "by_unseen": t.unseen, "by_size": t.size}
         for key, t in sorted(tallies.items())
     ]
-    await (await session.connection()).execute(statement, given)
+    connection.execute(statement, given)
 
 
 def by_user(rows: Iterable[Picked]) -> dict[int, list[Picked]]:
@@ -282,7 +299,7 @@ async def move(
     )
     if not moved:
         return {row.id: (row.uid, row.uid) for row in rows}
-    uids = await _numbers(session, to, len(moved))
+    uids = await numbers(session, to, len(moved))
     last = await ctx.record(
         session,
         to.user_id,
@@ -297,7 +314,7 @@ async def move(
     await _put(ctx, session, zip(moved, uids, strict=True), (to, last))
     tallies = _tallies(moved, -1)
     tallies[to.id] = arriving(moved)
-    await _count(session, last, tallies)
+    await count(session, last, tallies)
     new = {row.id: uid for row, uid in zip(moved, uids, strict=True)}
     return {row.id: (row.uid, new.get(row.id, row.uid)) for row in rows}
 
@@ -308,7 +325,7 @@ def arriving(rows: Sequence[Picked]) -> Tally:
     return Tally(len(rows), unseen, sum(row.size for row in rows))
 
 
-async def _numbers(session: AsyncSession, to: Picked, many: int) -> range:
+async def numbers(session: AsyncSession, to: Picked, many: int) -> range:
     """The next uids of a folder."""
     taken = await (await session.connection()).execute(
         update(Mailbox)
@@ -341,6 +358,8 @@ async def _put(
             modseq=last,
             saved_at=at,
             expires=expires,
+            snoozed_until=None,
+            snoozed_from=None,
             archived_at=None,
             archived_from=None,
             archived_mailbox_id=None,
@@ -383,10 +402,13 @@ async def archive(
 async def _by_thousands(
     session: AsyncSession, ids: Sequence[int], values: Mapping[str, Any]
 ) -> None:
-    connection = await session.connection()
+    await (await session.connection()).run_sync(_update, ids, values)
+
+
+def _update(connection: Connection, ids: Sequence[int], values: Mapping[str, Any]) -> None:
     for start in range(0, len(ids), 1000):
         part = col(Message.id).in_(ids[start : start + 1000])
-        await connection.execute(update(Message).where(part).values(**values))
+        connection.execute(update(Message).where(part).values(**values))
 
 
 async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> None:
@@ -398,20 +420,13 @@ async def remove(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) ->
         for start in range(0, len(theirs), 1000):
             ids = [row.id for row in theirs[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
-        await end_threads(session, {row.thread_id for row in theirs})
+        await connection.execute(ended({row.thread_id for row in theirs}))
         await _free(session, user_id, theirs)
 
 
 async def leaving(ctx: Context, session: AsyncSession, user_id: int, ids: Sequence[int]) -> None:
     """Let audits have what goes for good, before it does."""
     await ctx.world.join(session, lambda turn: audit.leaving(turn, user_id, ids))
-
-
-async def end_threads(session: AsyncSession, keys: Collection[int]) -> None:
-    """Delete those of these conversations that have no message left."""
-    left = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id))
-    ended = delete_rows(Thread).where(col(Thread.id).in_(keys), ~left.exists())
-    await (await session.connection()).execute(ended)
 
 
 async def _taken_out(
@@ -425,7 +440,7 @@ async def _taken_out(
         mailbox=[row.mailbox_id for row in rows],
         uid=[row.uid for row in rows],
     )
-    await _count(session, last, _tallies(rows, -1))
+    await count(session, last, _tallies(rows, -1))
     return last
 
 
@@ -435,7 +450,7 @@ async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], t
     take = partial(take_quota, user_id=user_id, size=size, many=len(rows))
     taken = await ctx.world.join(session, take)
     ordered = sorted(rows, key=lambda row: row.id)
-    uids = await _numbers(session, to, len(ordered))
+    uids = await numbers(session, to, len(ordered))
     last = await ctx.record(
         session,
         user_id,
@@ -446,7 +461,7 @@ async def restore(ctx: Context, session: AsyncSession, rows: Sequence[Picked], t
         flags=[flags(row) for row in ordered],
     )
     await _put(ctx, session, zip(ordered, uids, strict=True), (to, last))
-    await _count(session, last, {to.id: arriving(ordered)})
+    await count(session, last, {to.id: arriving(ordered)})
     tell = partial(userlimits.stored, user_id=user_id, taken=taken, more=size)
     await ctx.world.join(session, tell)
 
@@ -460,11 +475,16 @@ async def _free(session: AsyncSession, user_id: int, rows: Sequence[Picked]) -> 
 
 
 def was(rows: Iterable[Picked]) -> list[list[Any]]:
-    """What an undo has to know of messages: id, folder, flags and keywords, expiry."""
+    """What an undo has to know of messages: id, folder, flags and keywords, expiry, snooze."""
     return [
-        [row.id, row.mailbox_id, flags(row), row.expires and row.expires.isoformat()]
+        [row.id, row.mailbox_id, flags(row), *map(_told, (row.expires, row.snoozed_until)),
+         row.snoozed_from]
         for row in rows
-    ]
+    ]  # fmt: skip
+
+
+def _told(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
 
 
 def flagged(names: Collection[str]) -> dict[str, Any]:

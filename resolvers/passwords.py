@@ -91,10 +91,13 @@ def _hasher(world: World) -> PasswordHasher:
 
 
 def pool_of(world: World) -> Pool:
-    """As many processes as there are cores, and as memory is set aside for; one at least."""
+    """A process for each core but one, as far as memory is set aside for them; one at least.
+
+    What is left to all else is a core: a flood takes the others.
+    """
     options = world.options
     fit = options.login_memory // (options.argon2_memory << 10)
-    return _pool(max(1, min(fit, os.cpu_count() or 1)))
+    return _pool(max(1, min(fit, (os.cpu_count() or 1) - 1)))
 
 
 @cache

@@ -60,6 +60,11 @@ class Taken:
     attachments: Sequence[Attachment] = ()
 
 
+def referred(reference: Reference | None) -> tuple[int, str] | None:
+    """The message referred to, as it is kept with the one that does."""
+    return (reference.message_id, reference.action.value) if reference else None
+
+
 async def taken(ctx: Context, reference: Reference, room: Room) -> Taken:
     """What the viewer's message has to give; a forward has no recipients yet. NotFound."""
     asked = select(*picked(Message, _COLUMNS)).where(
@@ -145,8 +150,13 @@ async def _own_addresses(ctx: Context) -> set[Normal]:
 
 
 async def answered(ctx: Context, session: AsyncSession, reference: Reference) -> None:
-    r"""Mark the message referred to, in the unit that sends: \Answered, $Forwarded."""
+    r"""Mark the message referred to, in the unit that sends: \Answered, $Forwarded.
+
+    One that another shares stays as it is.
+    """
     rows = await moves.chosen(session, [reference.message_id])
+    if any(row.user_id != own(ctx) for row in rows):  # another's, whom this unit does not hold
+        return
     forward = reference.action is ReferenceAction.FORWARD
     changes = moves.Changes.of({"answered": True}, add=[FORWARDED] if forward else [])
     await moves.change(ctx, session, rows, changes)

@@ -35,7 +35,8 @@ async def page(ctx: Context, listings: Sequence[Listing], ask: Ask) -> Page[Pick
     newest = Ask(NEWEST, MOST)
     wanted = [replace(one, ask=newest, columns=one.columns | SHOWN) for one in listings]
     found = await ctx.load_all(messages.pages, wanted)
-    rows = sorted((row for one in found for row in one.rows), key=_place, reverse=True)[:MOST]
+    every = (row for one in found for row in one.rows)
+    rows = sorted(every, key=messages.place, reverse=True)[:MOST]
     ranked = sorted(rows, key=lambda row: _rank(row, words), reverse=True)
     return _cut(ranked, ask)
 
@@ -47,10 +48,6 @@ def terms(sought: Sought | None) -> list[Term]:
     if isinstance(sought, Term):
         return [] if sought.negated else [sought]
     return [term for part in sought.parts for term in terms(part)]
-
-
-def _place(row: Any) -> tuple[Any, int]:
-    return row.received_at, row.id
 
 
 def _rank(row: Any, words: Sequence[Term]) -> int:
@@ -79,8 +76,4 @@ def _cut(rows: list[Picked], ask: Ask) -> Page[Picked]:
             text = "what the cursor names is not among the most relevant any more: begin anew"
             raise Invalid(text, constraint="cursor", path=["before" if ask.back else "after"])
         start, end = (0, at[0]) if ask.back else (at[0] + 1, len(rows))
-    behind = ask.place is not None
-    part = rows[start:end]
-    more = len(part) > ask.count
-    cut = part[max(0, len(part) - ask.count) :] if ask.back else part[: ask.count]
-    return Page(cut, next=behind if ask.back else more, previous=more if ask.back else behind)
+    return ask.page(rows[start:end])

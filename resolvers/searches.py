@@ -1,7 +1,6 @@
 """Searching in one account or in many."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -58,12 +57,6 @@ async def across(ctx: Context, listings: Sequence[Listing]) -> Page[Picked]:
     """One page of what all these lists have, which ask for the same page."""
     ask, falling = listings[0].ask, listings[0].falling
     found = await ctx.load_all(messages.pages, listings)
-
-    def place(row: Any) -> tuple[Any, int]:
-        return row.received_at, row.id
-
-    rows = sorted((row for page in found for row in page.rows), key=place, reverse=falling)
-    more = len(rows) > ask.count or any(p.previous if ask.back else p.next for p in found)
-    cut = rows[max(0, len(rows) - ask.count) :] if ask.back else rows[: ask.count]
-    behind = ask.place is not None
-    return Page(cut, next=behind if ask.back else more, previous=more if ask.back else behind)
+    every = (row for page in found for row in page.rows)
+    rows = sorted(every, key=messages.place, reverse=falling)
+    return ask.page(rows, more=any(p.previous if ask.back else p.next for p in found))

@@ -22,6 +22,7 @@ TEXTS = {
 FLAGS = {
     "seen": "seen", "flagged": "flagged", "answered": "answered", "draft": "draft",
     "deleted": "deleted", "forwarded": "forwarded", "searchable": "searchable",
+    "snoozed": "snoozed",
     "attachment": "hasAttachment",
 }  # fmt: skip
 IS = {**{name: (field, True) for name, field in FLAGS.items()}} | {

@@ -34,8 +34,9 @@ def _conditions(fields: Fields, now: datetime) -> Iterator[str]:
             case "not":
                 yield _none(value, now)
             case "query":
-                plain = read(value, now)
+                plain, inside = read(value, now), read(f"({value})", now)
                 same = plain.fields == {"query": value} and not plain.problems
+                same = same and inside.fields == {"and": [plain.fields]}
                 yield value if same else f"query:{_quoted(value)}"
             case _:
                 yield from _field(name, value)
@@ -47,7 +48,7 @@ def _all(filters: list[Fields], now: datetime) -> Iterator[str]:
     for one in filters:
         # brackets around alternatives alone would be these themselves
         inside = written(one, now)
-        yield f"and:({inside})" if set(one) == {"or"} and len(one["or"]) > 1 else f"({inside})"
+        yield f"and:({inside})" if set(one) == {"or"} else f"({inside})"
 
 
 def _some(filters: list[Fields], now: datetime) -> str:

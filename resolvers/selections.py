@@ -28,6 +28,8 @@ from sqlalchemy.sql.operators import custom_op
 from sqlmodel import col
 
 from mail.searchindex import Every, Some, Sought
+from mail.tiers import lies
+from models.blobs import Blob, StorageTier
 from models.columns import table_of
 from models.errors import Invalid
 from models.mailboxes import Mailbox, SpecialUse
@@ -38,6 +40,7 @@ from resolvers.mailboxes import Named
 from resolvers.numbersets import number_set
 from resolvers.searchindex import matching, narrows, sought_by
 from resolvers.texts import within
+from resolvers.userselection import MINE, Users
 from resolvers.where import MessageWhere
 
 TERMS = 250  # of a whole filter; SQLite takes no expression of more than 1000 levels
@@ -55,7 +58,7 @@ PEOPLE = {
     "recipient": (Message.to, Message.cc, Message.bcc, Message.envelope_to),
 }
 TIMES = {
-    "received": col(Message.received_at),
+    "received": col(Message.listed_at),
     "sent": col(Message.date),
     "saved": col(Message.saved_at),
     "expires": col(Message.expires),
@@ -295,6 +298,13 @@ def _marks(where: MessageWhere) -> list[Any]:
     if where.forwarded is not None:
         forwarded = within(words, '"$Forwarded"')
         terms.append(forwarded if where.forwarded else not_(forwarded))
+    if where.snoozed is not None:
+        until = col(Message.snoozed_until)
+        terms.append(until.is_not(None) if where.snoozed else until.is_(None))
+    if where.tier is not None:
+        mine = col(Blob.id) == col(Message.blob_id)
+        far = select(col(Blob.id)).where(mine, lies(cold=True)).correlate(Message).exists()
+        terms.append(far if where.tier is StorageTier.COLD else not_(far))
     if where.has_attachment is not None:
         terms.append(files_there() if where.has_attachment else not_(files_there()))
     return terms
@@ -333,15 +343,19 @@ def _highest_uid() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Messages of the viewer: exactly one of ids, a folder, and a filter; uids narrow a folder."""
+    """Messages of accounts: exactly one of ids, a folder, and a filter; uids narrow a folder.
+
+    A folder is that of each account.
+    """
 
     ids: Sequence[int] | None = None
     mailbox: Named | None = None
     uids: str | None = None
     where: MessageWhere | None = None
+    users: Users = MINE
     narrowed: Narrowed | None = None
 
-    async def looked(self, ctx: Context, user_id: int) -> "Selection":
+    async def looked(self, ctx: Context, owners: Sequence[int]) -> "Selection":
         """The selection with what must be looked at before it can be asked for, if it is one."""
         given = sum(part is not None for part in (self.ids, self.mailbox, self.where))
         if given != 1 or (self.uids is not None and self.mailbox is None):
@@ -350,10 +364,10 @@ class Selection:
                 constraint="exclusive",
                 path=["select"],
             )
-        if self.ids is not None:
+        if self.ids is not None or not owners:
             return self
         where = self.where or MessageWhere(mailbox=self.mailbox, uids=self.uids)
-        (found,) = await narrowed(ctx, [Place(where, user_id)])
+        found, *_ = await narrowed(ctx, [Place(where, owner) for owner in owners])
         return replace(self, narrowed=found)
 
     def condition(

@@ -14,6 +14,7 @@ from mail.addresses import checked_domain, normal_domain
 from models.domains import Domain, DomainAlias
 from models.errors import Forbidden, Invalid
 from models.roles import Role
+from models.sharing import MailboxShare, ShareRight, holding
 from resolvers.context import Context
 
 LONGEST = 128  # characters
@@ -61,6 +62,16 @@ def _folded(text: str) -> str:
     text = unicodedata.normalize("NFC", text.lower())
     local, at, domain = text.rpartition("@")
     return text if "*" in domain or not domain else f"{local}{at}{normal_domain(domain)}"
+
+
+async def posts(ctx: Context, user_id: int, owner: int | None) -> bool:
+    """Whether this owner of an address shares a folder with the account, to send as them."""
+    shares = select(col(MailboxShare.mailbox_id)).where(
+        col(MailboxShare.user_id) == user_id,
+        col(MailboxShare.owner_id) == (owner or 0),
+        holding(ShareRight.POST),
+    )
+    return bool(await ctx.read(shares.limit(1)))
 
 
 async def reach(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:

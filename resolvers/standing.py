@@ -15,11 +15,12 @@ from models.apppasswords import AppPassword
 from models.auth import PENDING, AccessToken, ApiKey
 from models.columns import Picked, picked
 from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.sharing import MailboxShare
 from models.users import DomainAdmin, User
 from models.world import Turn, World
 from resolvers import apppasswords
-from resolvers.context import Viewer
-from resolvers.known import Known
+from resolvers.context import Reach, Viewer
+from resolvers.known import Known, memory_of
 
 TOKEN, KEY = "mgt_", "mgk_"  # what secrets begin with: who scans leaked text knows them by it
 ACTING = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})  # no credentials
@@ -73,6 +74,7 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
                 actor_id=row.actor_id,
                 ends_at=ends,
                 auth_version=row.auth_version,
+                reach=_reach(world, owner, row),
             )
             return Known(viewer, now, used, ends, owners=(owner, row.actor_id))
         if row.pending:
@@ -87,6 +89,7 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
             token_id=row.id,
             ends_at=row.created_at + life,
             auth_version=row.auth_version,
+            reach=_reach(world, owner, row),
         )
         return Known(viewer, now, used, ends, idle=ends - used, owners=(owner,))
     return None
@@ -143,6 +146,7 @@ async def key(world: World, which: ColumnElement[bool]) -> Known | None:
             operations=frozenset(row.operations),
             ends_at=row.expires_at,
             auth_version=row.users_version or 0,
+            reach=_reach(world, user_id, row),
         )
         return Known(
             viewer,
@@ -183,6 +187,7 @@ def by_app_password(world: World, row: Picked, user: Picked) -> Known | None:
         frozenset(map(UserPermission, user.permissions or ())),
         app_password_id=row.id,
         auth_version=user.auth_version,
+        reach=Reach(shared=True),
     )
     now = world.now()
     return Known(viewer, now, row.last_used_at, row.expires_at, owners=(row.user_id,))
@@ -204,6 +209,17 @@ async def kicked(world: World, user_ids: Collection[int]) -> Mapping[int, dateti
     return {row.id: row.kicked_at for row in await world.database.read(asked)}
 
 
+def shared_with(user_id: Any) -> ColumnElement[bool]:
+    """SQL: whether anything is shared with this account."""
+    found = select(col(MailboxShare.mailbox_id)).where(col(MailboxShare.user_id) == user_id)
+    return found.exists().label("shared")
+
+
+def _reach(world: World, user_id: int, row: Picked) -> Reach:
+    """How far the viewer of this row sees."""
+    return memory_of(world.database).reach(user_id, shared=bool(row.shared))
+
+
 def _charges(administrator: Any) -> Any:
     domains = func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), ",")
     theirs: Select[Any] = select(domains).where(col(DomainAdmin.user_id) == administrator)
@@ -219,6 +235,7 @@ def _standing() -> list[ColumnElement[Any]]:
         col(User.domain_id).label("domain_id"),
         col(User.auth_version).label("users_version"),
         _charges(col(User.id)).label("charges"),
+        shared_with(col(User.id)),
     ]
 
 

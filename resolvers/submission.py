@@ -30,7 +30,7 @@ from resolvers.access import own, owners, visible
 from resolvers.composing import Fields, How
 from resolvers.context import Context
 from resolvers.listing import Scan
-from resolvers.references import answered
+from resolvers.references import answered, referred
 
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
 LONGEST_UNDO = timedelta(days=1)
@@ -180,6 +180,7 @@ async def _place(
         envelope_from=None if outgoing.stays else sender,
         envelope_to=() if outgoing.stays else recipients,
         meta_data=outgoing.meta_data,
+        reference=referred(outgoing.reference),
         origin=ctx.origin,
     )
 
@@ -199,17 +200,22 @@ async def _store(
 
 def _written(turn: Turn, ctx: Context, ready: _Ready, kept: Kept) -> tuple[int | None, int | None]:
     owner = own(ctx)
-    able = select(col(User.id)).where(
-        col(User.id) == owner, ~col(User.disabled), ~col(User.suspended)
-    )
-    if turn.connection.execute(able).scalar() is None:
-        raise Forbidden("this account may not send")
+    check_able(turn, owner)
     if not ready.outgoing.stays:
         userlimits.count_recipients(turn, ctx, owner, len(ready.recipients))
     message_id = _copied(turn, ready, kept)
     if ready.outgoing.stays:
         return None, message_id
     return _queued(turn, ctx, ready, (kept, message_id)), message_id
+
+
+def check_able(turn: Turn, owner: int) -> None:
+    """Forbidden where the account is disabled or suspended."""
+    able = select(col(User.id)).where(
+        col(User.id) == owner, ~col(User.disabled), ~col(User.suspended)
+    )
+    if turn.connection.execute(able).scalar() is None:
+        raise Forbidden("this account may not send")
 
 
 def _copied(turn: Turn, ready: _Ready, kept: Kept) -> int | None:
@@ -226,27 +232,61 @@ def _copied(turn: Turn, ready: _Ready, kept: Kept) -> int | None:
 
 
 def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | None]) -> int:
-    """Write submission, deliveries, what blobs it needs, and the journal."""
+    """Hand it to the queue, and to audits where no copy does so."""
     kept, message_id = copy
-    now, key, owner = turn.world.now(), turn.world.key(), own(ctx)
     at, state, undo_until = _when(turn.world, ready.outgoing)
     blobs = blob_ids(turn, kept)
+    handed = Handed(
+        ready.sender,
+        ready.recipients,
+        ready.letter.size,
+        blobs[kept.root],
+        list(blobs.values()),
+        message_id,
+        at=at,
+        state=state,
+        send_time=_send_time(turn.world, ready.outgoing),
+        undo_until=undo_until,
+    )
+    key = hand_in(turn, ctx, handed)
+    if message_id is None:
+        _audited(turn, ready, (own(ctx), key), blobs, kept.root)
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What the queue is given: the envelope, and the blobs of a message."""
+
+    sender: str
+    recipients: Sequence[str]
+    size: int
+    root: int  # blob
+    blobs: Sequence[int]  # the root among them
+    message_id: int | None  # the stored copy
+    at: datetime  # of the first attempt
+    state: SubmissionState = SubmissionState.QUEUED
+    send_time: datetime | None = None
+    undo_until: datetime | None = None
+
+
+def hand_in(turn: Turn, ctx: Context, handed: Handed) -> int:
+    """Write submission, deliveries, what blobs it needs, and the journal; the submission's key."""
+    now, key, owner = turn.world.now(), turn.world.key(), own(ctx)
     row = {
         "id": key,
         "user_id": owner,
         "queue_id": turn.world.random(10).hex(),
-        "state": state,
-        "message_id": message_id,
-        "blob_id": blobs[kept.root],
-        "size": ready.letter.size,
-        "envelope_from": ready.sender,
-        "send_time": _send_time(turn.world, ready.outgoing),
-        "undo_until": undo_until,
+        "state": handed.state,
+        "message_id": handed.message_id,
+        "blob_id": handed.root,
+        "size": handed.size,
+        "envelope_from": handed.sender,
+        "send_time": handed.send_time,
+        "undo_until": handed.undo_until,
         "created_at": now,
     }
     turn.connection.execute(insert(Submission), row)
-    if message_id is None:
-        _audited(turn, ready, (owner, key), blobs, kept.root)
     deliveries = [
         {
             "id": turn.world.key(),
@@ -256,16 +296,16 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
             "domain": address.rpartition("@")[2],
             "state": DeliveryState.PENDING,
             "attempts": 0,
-            "next_at": at,
+            "next_at": handed.at,
             "created_at": now,
-            "expires_at": at + EXPIRES,
+            "expires_at": handed.at + EXPIRES,
         }
-        for address in ready.recipients
+        for address in handed.recipients
     ]
     turn.connection.execute(insert(Delivery), deliveries)
-    needs = [{"submission_id": key, "blob_id": blob} for blob in set(blobs.values())]
+    needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
     turn.connection.execute(insert(SubmissionBlob), needs)
-    facts = {"state": state.value}
+    facts = {"state": handed.state.value}
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, ctx.origin)
     turn.record(owner, entry, at=now)
     return key

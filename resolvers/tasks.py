@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,10 +23,14 @@ from resolvers import (
     archive,
     audit,
     bulk,
+    exports,
+    imports,
     limitletter,
     listing,
     mailboxrepair,
     mailboxupdate,
+    reindexing,
+    tiers,
     userdelete,
     userpurge,
     userquota,
@@ -33,12 +38,13 @@ from resolvers import (
 from resolvers.access import own
 from resolvers.context import Context, Viewer
 from resolvers.listing import Scan, by_keys
-from resolvers.work import Kind, Plan, Step
+from resolvers.work import Kind, Plan, Planner
 
 LEASE = timedelta(seconds=60)  # each chunk renews it
 IDLE = 15.0  # seconds until a worker looks unasked
-CHUNK = 1000  # messages a unit
-TOLD = ("corrected", "left")  # of the last checkpoint, in the result
+TOLD = (  # of the last checkpoint, in the result
+    "corrected", "left", "stored", "known", "refused", "untold",
+)  # fmt: skip
 ATTEMPTS = 5  # without getting any further
 BROKEN = "it broke on our side"
 MOST = 250  # tasks cancelled at once
@@ -159,7 +165,8 @@ async def work(world: World) -> bool:
     try:
         await _chunks(ctx, row)
     except Refused as refusal:
-        await _end(ctx, row, TaskState.FAILED, error=refusal.message)
+        result = await _result(ctx, row)
+        await _end(ctx, row, TaskState.FAILED, result=result, error=refusal.message)
     except Exception:
         if row.attempts >= ATTEMPTS:
             await _end(ctx, row, TaskState.FAILED, error=BROKEN)
@@ -202,11 +209,18 @@ async def _claim(world: World) -> Picked | None:
 
 async def _chunks(ctx: Context, row: Picked) -> None:
     """Work a chunk a unit, each noted in the unit that did it."""
+    kind, order, checkpoint = KINDS[row.kind], row.order, row.checkpoint or {}
+    begun = kind.begun(ctx, order, checkpoint) if kind.begun else nullcontext(kind.plan)
+    async with begun as plan:
+        await _by_chunks(ctx, row, plan)
+
+
+async def _by_chunks(ctx: Context, row: Picked, plan: Planner) -> None:
     kind, order = KINDS[row.kind], row.order
     checkpoint, done = row.checkpoint or {}, row.done
     state, more = TaskState.SUCCEEDED, True
     while more:
-        held = await kind.plan(ctx, order, checkpoint)
+        held = await plan(ctx, order, checkpoint)
         async with ctx.write(_stream(row), *held.streams) as session:
             if await _asked_to_stop(session, row):
                 state = TaskState.CANCELLED
@@ -218,36 +232,43 @@ async def _chunks(ctx: Context, row: Picked) -> None:
                 values["total"] = step.total
             await _note(ctx, session, row, values)
         await forget_objects(ctx.world, step.objects)
+    await _end(ctx, row, state, result=_facts(checkpoint, done))
+
+
+async def _result(ctx: Context, row: Picked) -> dict[str, Any]:
+    """How far a task has come that cannot go on."""
+    asked = select(col(Task.checkpoint), col(Task.done)).where(col(Task.id) == row.id)
+    ((checkpoint, done),) = await ctx.read(asked)
+    return _facts(checkpoint or {}, done)
+
+
+def _facts(checkpoint: dict[str, Any], done: int) -> dict[str, Any]:
     facts = {name: value for name, value in checkpoint.items() if name in TOLD}
-    await _end(ctx, row, state, result={"changed": done, **facts})
+    return {"changed": done, **facts}
 
 
 async def _no_plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
     return Plan()
 
 
-async def _messages(
-    ctx: Context, session: AsyncSession, order: dict[str, Any], checkpoint: dict[str, Any], _: Plan
-) -> Step:
-    at = checkpoint.get("at", 0)
-    chunk = order["ids"][at : at + CHUNK]
-    at += len(chunk)
-    done = await bulk.work_on(ctx, session, order, chunk)
-    return Step({"at": at}, done, more=at < len(order["ids"]))
-
-
-OF_MESSAGES = Kind(_no_plan, _messages)
+OF_MESSAGES = Kind(bulk.plan, bulk.step)
 KINDS = {
     "MESSAGE_UPDATE": OF_MESSAGES,
     "MESSAGE_MOVE": OF_MESSAGES,
+    "MESSAGE_COPY": OF_MESSAGES,
     "MESSAGE_DELETE": OF_MESSAGES,
+    "MESSAGE_DEDUPLICATE": OF_MESSAGES,
     archive.KIND: Kind(archive.plan, archive.step),
+    tiers.KIND: Kind(tiers.plan, tiers.step),
+    exports.KIND: Kind(exports.plan, exports.step),
+    imports.KIND: Kind(imports.plan, imports.step, begun=imports.begun),
     audit.KIND: Kind(audit.plan, audit.step, stoppable=False),
     userdelete.KIND: Kind(userpurge.plan, userpurge.step, stoppable=False),
     mailboxrepair.KIND: Kind(mailboxrepair.plan, mailboxrepair.step),
     mailboxupdate.KIND: Kind(_no_plan, mailboxupdate.step),
     userquota.KIND: Kind(userquota.plan, userquota.step),
     limitletter.KIND: Kind(limitletter.plan, limitletter.step),
+    **reindexing.KINDS,
 }
 
 

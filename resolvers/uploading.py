@@ -20,16 +20,19 @@ from mail.fields import Named as Person
 from mail.keeping import Gone, Kept
 from mail.replacing import PATH, Earlier
 from models.columns import Picked, picked
-from models.errors import Conflict, Invalid, OverQuota, Problems, found
+from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, found
 from models.messages import Message
+from models.sharing import ALL, Rights, ShareRight
 from models.world import Turn
-from resolvers import composing, messages, uploads
-from resolvers.access import own, visible
+from resolvers import composing, granted, mailboxes, messages, references, uploads
+from resolvers.access import own
 from resolvers.attaching import Chosen
 from resolvers.composing import Fields, How, Previous
 from resolvers.context import Context
 from resolvers.mailboxes import Named, find
+from resolvers.mailboxowners import holding, owners
 from resolvers.messages import here
+from resolvers.userselection import Users
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,12 @@ async def permit(ctx: Context, mailbox: Named, size: int) -> None:
     Forbidden, NotFound, OverQuota.
     """
     messages.changeable(ctx)
-    await find(ctx, mailbox)
-    given = {"user": own(ctx), "platform": ctx.world.options.default_quota}
+    box = await find(ctx, mailbox, ShareRight.INSERT)
+    given = {"user": box.user_id, "platform": ctx.world.options.default_quota}
     row = found(next(iter(await ctx.read(QUOTA, given)), None))
     if row.allowed and row.used + size > row.allowed:
-        raise OverQuota(used=row.used, allowed=row.allowed)
+        with granted.discreet(ctx, box.user_id):
+            raise OverQuota(used=row.used, allowed=row.allowed)
 
 
 async def store(ctx: Context, new: NewMessage, problems: Problems | None = None) -> Done:
@@ -83,9 +87,9 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
     """
     problems = problems or Problems()
     user_id = own(ctx)
-    box = await find(ctx, new.mailbox)
+    box = await find(ctx, new.mailbox, ShareRight.INSERT)
     account = await composing.account_of(ctx, user_id)
-    previous = await _previous(ctx, new)
+    previous = await _previous(ctx, new, box)
     if new.fields:
         _check_people(ctx, new.fields)
     new, dropped = _finished(new)
@@ -93,25 +97,74 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
         source = await _source(ctx, account, new, previous)
     problems.settle()
     letter = await read(source)
-    to = Place(
-        user_id,
-        box.id,
-        new.received_at or ctx.world.now(),
-        seen=new.seen,
-        flagged=new.flagged,
-        draft=new.draft,
-        meta_data=new.meta_data,
-        origin=ctx.origin,
-    )
+    to = _there(ctx, new, box, await ctx.load(granted.rights, (box.user_id, box.id)))
     earlier = await _earlier(ctx, previous.message) if previous else None
-    kept = await stored(ctx.world, account.tenant_id, letter)
+    home = account if box.user_id == user_id else await composing.account_of(ctx, box.user_id)
+    kept = await stored(ctx.world, home.tenant_id, letter)
     try:
         placed = await _place(ctx, letter, kept, (to, earlier))
     except Gone:
-        kept = await stored(ctx.world, account.tenant_id, letter, again=True)
+        kept = await stored(ctx.world, home.tenant_id, letter, again=True)
         placed = await _place(ctx, letter, kept, (to, earlier))
     row = await ctx.load(messages.by_ids, placed.message_id)
     return Done(row, earlier is not None, dropped)
+
+
+async def store_for(ctx: Context, new: NewMessage, users: Users) -> list[Picked]:
+    """Store a whole message in the folder of each of these accounts: of all, or of none.
+
+    Others' only for administrators. NotFound where one lacks the folder, OverQuota.
+    """
+    if new.fields or new.replaces is not None or new.keep:
+        text = "what is put into many accounts is a whole message: raw or rawUpload"
+        raise Invalid(text, constraint="exclusive", path=["users"])
+    rows = await owners(ctx, users, "users")
+    boxes = await ctx.load_all(mailboxes.named, [(row.id, new.mailbox) for row in rows])
+    for row, box in zip(rows, boxes, strict=True):
+        if box is None:
+            raise NotFound(f"{row.username}: {new.mailbox}", path=["mailbox"])
+    letter = await read(await _source(ctx, None, new, None))
+    there = [(row.tenant_id, _there(ctx, new, box)) for row, box in zip(rows, boxes, strict=True)]
+    try:
+        keys = await _place_all(ctx, letter, there, users, again=False)
+    except Gone:
+        keys = await _place_all(ctx, letter, there, users, again=True)
+    return [row for row in await ctx.load_all(messages.by_ids, keys) if row]
+
+
+async def _place_all(
+    ctx: Context,
+    letter: Letter,
+    there: Sequence[tuple[int, Place]],
+    users: Users,
+    *,
+    again: bool,
+) -> list[int]:
+    kept = {
+        tenant: await stored(ctx.world, tenant, letter, again=again)
+        for tenant in dict.fromkeys(tenant for tenant, _ in there)
+    }
+
+    def unit(turn: Turn) -> list[int]:
+        return [place(turn, letter, kept[tenant], to).message_id for tenant, to in there]
+
+    async with holding(ctx, users, "messageUpload") as held:
+        return await ctx.world.join(held.session, unit)
+
+
+def _there(ctx: Context, new: NewMessage, box: Any, may: Rights = ALL) -> Place:
+    """Where it goes; what the viewer `may` not mark is left out (RFC 4314, section 4)."""
+    return Place(
+        box.user_id,
+        box.id,
+        new.received_at or ctx.world.now(),
+        seen=new.seen and ShareRight.SEEN in may,
+        flagged=new.flagged and ShareRight.WRITE in may,
+        draft=new.draft and ShareRight.WRITE in may,
+        meta_data=new.meta_data if ShareRight.WRITE in may else None,
+        reference=references.referred(new.fields.reference if new.fields else None),
+        origin=ctx.origin,
+    )
 
 
 async def _place(
@@ -125,7 +178,10 @@ async def _place(
         return place(turn, letter, kept, to)
 
     async with ctx.write(to.user_id) as session:
-        return await ctx.world.join(session, unit)
+        if to.user_id != own(ctx):  # it may be shared no longer
+            await find(ctx, Named(id=to.mailbox_id), ShareRight.INSERT)
+        with granted.discreet(ctx, to.user_id):
+            return await ctx.world.join(session, unit)
 
 
 def _check_people(ctx: Context, fields: Fields) -> None:
@@ -158,7 +214,7 @@ def _addressed(person: Person) -> bool:
     return True
 
 
-async def _previous(ctx: Context, new: NewMessage) -> Previous | None:
+async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | None:
     """The viewer's draft that is to be replaced. NotFound; Conflict where it is no draft."""
     if new.replaces is None:
         if new.keep:
@@ -168,8 +224,10 @@ async def _previous(ctx: Context, new: NewMessage) -> Previous | None:
                 path=["keepAttachments"],
             )
         return None
+    if box.user_id != own(ctx):
+        raise Forbidden("a draft stays with its account", path=["mailbox"])
     asked = select(*picked(Message)).where(
-        visible(ctx, Message), here(), col(Message.id) == new.replaces
+        col(Message.user_id) == own(ctx), here(), col(Message.id) == new.replaces
     )
     row = found(next(iter(await ctx.read(asked)), None), str(new.replaces), path=PATH)
     if not row.draft:
@@ -188,9 +246,12 @@ async def _earlier(ctx: Context, message: Stored) -> Earlier:
 
 
 async def _source(
-    ctx: Context, account: Picked, new: NewMessage, previous: Previous | None
+    ctx: Context, account: Picked | None, new: NewMessage, previous: Previous | None
 ) -> bytes | Path:
-    """The bytes of the message. Invalid unless exactly one thing says what it is."""
+    """The bytes of the message. Invalid unless exactly one thing says what it is.
+
+    `account` is who writes it, where it is written from fields.
+    """
     raw = "rawUpload" if new.upload_id is not None else "raw"
     ways = (new.raw, new.upload_id, new.received, new.fields)
     given = sum(way is not None for way in ways)
@@ -199,7 +260,7 @@ async def _source(
         raise Invalid(text, constraint="exclusive" if given else "required", path=[raw])
     if new.received is not None:
         return new.received
-    if new.fields is not None:
+    if new.fields is not None and account is not None:
         date = new.received_at or ctx.world.now()
         how = How(date, checked=new.draft, previous=previous)
         return await composing.built(await composing.draft_of(ctx, account, new.fields, how))

@@ -36,7 +36,7 @@ from models.journal import PLATFORM, ChangeKind
 from models.roles import Role
 from models.tasks import Task, TaskState
 from models.users import DeletedUser, User
-from resolvers import adminlog
+from resolvers import adminlog, sharing
 from resolvers.access import managed_users
 from resolvers.adminlog import Done
 from resolvers.auth import forget
@@ -89,6 +89,7 @@ async def delete(
     streams = {PLATFORM, *ids, *(row.domain_id for row in rows if row.domain_id)}
     places = select(col(Address.domain_id)).where(col(Address.user_id).in_(ids)).distinct()
     streams |= {row.domain_id for row in await ctx.read(places) if row.domain_id}
+    streams |= {*await sharing.grantees(ctx, ids), *await sharing.benefactors(ctx, ids)}
     after = after if after and after > ctx.world.now() else None
     async with ctx.write(*streams) as session:
         tasks = await _schedule(ctx, session, ids, after)
@@ -213,6 +214,7 @@ async def _bury(
         }
         for row in rows
     ]
+    await sharing.leave(ctx, session, ids)
     connection = await session.connection()
     await connection.execute(insert(DeletedUser), kept)
     await connection.execute(delete_rows(Address).where(col(Address.user_id).in_(ids)))

@@ -7,6 +7,7 @@ from sqlalchemy import Select, delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.delivery import ended
 from models.authlog import AuthEvent
 from models.blobs import Upload
 from models.columns import picked
@@ -75,7 +76,7 @@ async def _archived(ctx: Context, session: AsyncSession, user_id: int) -> Step:
     ids = [row.id for row in rows]
     await moves.leaving(ctx, session, user_id, ids)
     await connection.execute(delete(Message).where(col(Message.id).in_(ids)))
-    await moves.end_threads(session, {row.thread_id for row in rows})
+    await connection.execute(ended({row.thread_id for row in rows}))
     return Step({}, done=len(rows), more=len(rows) == CHUNK)
 
 

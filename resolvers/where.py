@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from models.blobs import StorageTier
 from resolvers.mailboxes import Named
 
 
@@ -41,6 +42,7 @@ class MessageWhere:
     deleted: bool | None = None
     forwarded: bool | None = None
     keyword: str | None = None
+    tier: StorageTier | None = None  # of its body
     received_since: datetime | None = None
     received_before: datetime | None = None
     sent_since: datetime | None = None
@@ -53,6 +55,7 @@ class MessageWhere:
     has_attachment: bool | None = None
     attachment: tuple[str | None, str | None] | None = None  # parts of file name and type
     modified_since: int | None = None
+    snoozed: bool | None = None
 
     @property
     def everything(self) -> bool:

@@ -7,9 +7,15 @@ dates, sizes, and the headers by which mail is found. To read one they act as it
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from sqlalchemy import select
+from sqlmodel import col
+
 from models.errors import Forbidden
+from models.mailboxes import Mailbox
 from models.roles import Role
+from models.sharing import ShareRight
 from resolvers import authlog
+from resolvers.access import administered, shared
 from resolvers.authlog import Event
 from resolvers.context import Context
 
@@ -37,14 +43,34 @@ def refusal() -> Forbidden:
 
 
 async def shown(ctx: Context, rows: Sequence[Any]) -> Sequence[Any]:
-    """These rows, of mail the viewer sees as records, as they may be handed out."""
-    foreign = {row.user_id for row in rows if row.user_id != ctx.viewer.user_id}
-    if not foreign:
+    """These rows, of mail the viewer sees as records, as they may be handed out.
+
+    Where anything is shared with the viewer, they say in which folder they lie.
+    """
+    foreign = [row for row in rows if row.user_id != ctx.viewer.user_id]
+    if not foreign or not administered(ctx):  # then they are shared
         return rows
+    readable = await readable_boxes(ctx, {_box(row) for row in foreign})
+    closed = [row for row in foreign if _box(row) not in readable]
     if ctx.viewer.role is Role.ROOT:
-        await witnessed(ctx, foreign)
+        await witnessed(ctx, {row.user_id for row in closed})
         return rows
-    return [row if row.user_id == ctx.viewer.user_id else Withheld(row) for row in rows]
+    keys = {row.id for row in closed}
+    return [Withheld(row) if row.id in keys else row for row in rows]
+
+
+def _box(row: Any) -> int | None:
+    box: int | None = getattr(row, "mailbox_id", None)
+    return box
+
+
+async def readable_boxes(ctx: Context, ids: Collection[int | None]) -> set[int]:
+    """Which of these folders are shared with the viewer to be read."""
+    keys = {key for key in ids if key is not None}
+    if not keys or not ctx.viewer.reach.shared:
+        return set()
+    boxes = select(col(Mailbox.id)).where(shared(ctx, Mailbox, ShareRight.READ))
+    return {row.id for row in await ctx.read(boxes.where(col(Mailbox.id).in_(keys)))}
 
 
 def openable(ctx: Context, user_id: int) -> None:
@@ -53,9 +79,19 @@ def openable(ctx: Context, user_id: int) -> None:
         raise refusal()
 
 
+def legible(ctx: Context, row: Any) -> None:
+    """Forbidden where what is in this row is not for the viewer to read."""
+    if isinstance(row, Withheld):
+        raise refusal()
+    if not ctx.viewer.reach.shared:  # else what is not shared is Withheld
+        openable(ctx, row.user_id)
+
+
 async def witnessed(ctx: Context, user_ids: Iterable[int]) -> None:
     """Note in these users' security logs that their mail is read, before it is."""
     users: Collection[int] = sorted(user_ids)
+    if not users:
+        return
     async with ctx.aside(*users) as (apart, session):
         for user_id in users:
             await authlog.note(apart, session, Event(READ, user_id))

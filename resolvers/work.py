@@ -1,6 +1,7 @@
 """How a kind of background work is cut into units."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,15 +31,23 @@ class Step:
     objects: Sequence[str] = ()  # of uploads whose rows are gone: removed behind the unit
 
 
+Planner = Callable[[Context, dict[str, Any], dict[str, Any]], Awaitable[Plan]]
+
+
 class Kind(NamedTuple):
     """How a kind of task is worked on: `plan` before a unit, `step` in it.
 
     Both get the order and the checkpoint, and `stoppable` says whether it may end half-way.
+    What has something open between its units has `begun`, which says what plans them.
     """
 
-    plan: Callable[[Context, dict[str, Any], dict[str, Any]], Awaitable[Plan]]
+    plan: Planner
     step: Callable[[Context, AsyncSession, dict[str, Any], dict[str, Any], Plan], Awaitable[Step]]
     stoppable: bool = True
+    begun: (
+        Callable[[Context, dict[str, Any], dict[str, Any]], AbstractAsyncContextManager[Planner]]
+        | None
+    ) = None
 
 
 async def queue(

@@ -10,7 +10,7 @@ from typing import Any
 
 from graph import ids
 from tests.calls import CALLS, Call
-from tests.conftest import Client
+from tests.conftest import Client, receive
 
 Prepare = Callable[[Client, Client], Awaitable[Call]]
 
@@ -62,6 +62,19 @@ async def _reset(ada: Client, _root: Client) -> Call:
     return Call("passwordReset", given, "password", by_root=True)
 
 
+MBOX = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
+
+
+def _account(name: str, **given: Any) -> Prepare:
+    """A call of what is done to ada's account, which ROOT may."""
+
+    async def prepare(ada: Client, _root: Client) -> Call:
+        user = {"id": ids.encode("User", ada.user.id)}
+        return Call(name, {"user": user, **given}, by_root=True)
+
+    return prepare
+
+
 def _folder(name: str) -> Prepare:
     """A call of what is done to a folder of ada's, which there is."""
 
@@ -76,6 +89,18 @@ def _folder(name: str) -> Prepare:
 async def _updated(ada: Client, _root: Client) -> Call:
     given = {"user": {"id": ids.encode("User", ada.user.id)}, "mailboxes": [{"path": "Sent"}]}
     return Call("mailboxUpdate", {**given, "set": {"subscribed": False}}, by_root=True)
+
+
+def _post(name: str, **given: Any) -> Prepare:
+    """A call of what is done to ada's mail."""
+
+    async def prepare(ada: Client, _root: Client) -> Call:
+        await receive(ada)
+        await receive(ada, sender="dave@example.com")
+        whose = {"users": {"ids": [ids.encode("User", ada.user.id)]}, "filter": {}}
+        return Call(name, {"select": whose, **given}, by_root=True)
+
+    return prepare
 
 
 async def _deleted(ada: Client, root: Client) -> None:
@@ -95,6 +120,8 @@ async def _purge(ada: Client, root: Client) -> Call:
 
 
 LOGGED: dict[str, Logged] = {
+    "accountExport": Logged("User", prepare=_account("accountExport")),
+    "accountImport": Logged("User", prepare=_account("accountImport", archive={"text": MBOX})),
     "actAs": Logged("User", after=("until",)),
     "auditCreate": Logged("Audit", after=("user", "expires")),
     "auditDelete": Logged("Audit", before=("user",)),
@@ -125,6 +152,22 @@ LOGGED: dict[str, Logged] = {
     "mailboxSubscribe": Logged("User", prepare=_named("mailboxSubscribe", paths=["A"])),
     "mailboxUnsubscribe": Logged("User", prepare=_named("mailboxUnsubscribe", paths=["Sent"])),
     "mailboxUpdate": Logged("User", prepare=_updated),
+    "messageCopy": Logged(
+        "User", after=("messages",), prepare=_post("messageCopy", to={"path": "Sent"})
+    ),
+    "messageDeduplicate": Logged("User", after=("messages",), prepare=_post("messageDeduplicate")),
+    "messageDelete": Logged("User", after=("messages",), prepare=_post("messageDelete")),
+    "messageMove": Logged(
+        "User", after=("messages",), prepare=_post("messageMove", to={"path": "Sent"})
+    ),
+    "messageTierMove": Logged("User", after=("messages",)),
+    "messageUpload": Logged(
+        "User",
+        prepare=_named("messageUpload", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
+    ),
+    "messageUpdate": Logged(
+        "User", after=("messages",), prepare=_post("messageUpdate", set={"seen": True})
+    ),
     "keyValueDelete": Logged(
         "KeyValue", before=("store", "key", "entries"), prepare=_shared("keyValueDelete")
     ),
@@ -156,4 +199,7 @@ UNLOGGED: dict[str, str] = {
     "authCacheFlush": "what is remembered is asked of the store again, and nothing else",
     "mailboxRepair": "what can be computed is computed afresh",
     "quotaRecalculate": "what is counted is counted afresh",
+    "searchIndexBuild": "what comes to be indexed anyway is indexed ahead of its turn",
+    "searchIndexOptimize": "the index finds what it found before",
+    "searchIndexRebuild": "the index is computed afresh",
 }

@@ -20,9 +20,22 @@ mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
   moved {{ oldUid newUid message {{ id flags expires mailbox {{ path total unseen }} }} }}
   {TASK} {UNDO} {ERRORS} }} }}
 """
+COPY = f"""
+mutation ($input: MessageCopyInput!) {{ messageCopy(input: $input) {{
+  copiedCount
+  copied {{ oldUid newUid message {{ id uid flags expires mailbox {{ path total unseen }} }} }}
+  {TASK} {ERRORS} }} }}
+"""
 DELETE = f"""
 mutation ($input: MessageDeleteInput!) {{ messageDelete(input: $input) {{
-  deletedCount {TASK} {UNDO} {ERRORS} }} }}
+  deletedCount deletedMailboxes {TASK} {UNDO} {ERRORS} }} }}
+"""
+DEDUPLICATE = DELETE.replace("messageDelete", "messageDeduplicate").replace(
+    "MessageDeleteInput", "MessageDeduplicateInput"
+)
+TIER_MOVE = f"""
+mutation ($input: MessageTierMoveInput!) {{ messageTierMove(input: $input) {{
+  movedCount {TASK} {ERRORS} }} }}
 """
 TAKE_BACK = f"""
 mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {ERRORS} }} }}
@@ -30,14 +43,21 @@ mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {E
 UPLOAD = f"""
 mutation ($input: MessageUploadInput!) {{ messageUpload(input: $input) {{
   message {{ id uid flags size receivedAt savedAt expires metaData source mailbox {{ path }} }}
-  {ERRORS} }} }}
+  messages {{ id }} {ERRORS} }} }}
 """
 FOUND = """
 { viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
   nodes { id uid subject flags expires metaData mailbox { path } } } } } }
 """
-NAMED = {"messageUpdate": UPDATE, "messageMove": MOVE, "messageDelete": DELETE,
-         "messageUpload": UPLOAD}  # fmt: skip
+NAMED = {
+    "messageUpdate": UPDATE,
+    "messageMove": MOVE,
+    "messageCopy": COPY,
+    "messageDelete": DELETE,
+    "messageDeduplicate": DEDUPLICATE,
+    "messageTierMove": TIER_MOVE,
+    "messageUpload": UPLOAD,
+}
 
 
 async def post_of(client: Client, clock: Clock) -> Client:
@@ -70,6 +90,11 @@ async def keys(client: Client) -> list[str]:
 async def places(client: Client) -> dict[str, str]:
     """Where each message lies, by subject."""
     return {node["subject"]: node["mailbox"]["path"] for node in await nodes(client)}
+
+
+def of(*clients: Client) -> dict[str, Any]:
+    """These users."""
+    return {"usernames": [client.user.username for client in clients]}
 
 
 def inbox(uids: str) -> dict[str, Any]:

@@ -1,10 +1,15 @@
 """A call of every mutation that succeeds, on ground that is made ready for it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import httpx
+
 from graph import ids
+from graph.app import create_app
+from mail.blobs.store import LocalStore
+from mail.blobs.tiers import Tiers
 from models.auth import AccessToken
 from models.roles import Role
 from models.tasks import Task
@@ -20,6 +25,7 @@ BY_IDS = {
     "fileDelete",
     "fileShareDelete",
 }
+THREADS = "{ viewer { user { messages { nodes { thread { id } } } } } }"
 PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
 
 
@@ -225,6 +231,17 @@ async def file_share_delete(ada: Client, root: Client) -> Call:
 
 
 @call
+async def account_export(_ada: Client, _root: Client) -> Call:
+    return Call("accountExport", {"format": "JSON"}, "export { format state }")
+
+
+@call
+async def account_import(_ada: Client, _root: Client) -> Call:
+    text = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
+    return Call("accountImport", {"archive": {"text": text}}, "task { kind state }")
+
+
+@call
 async def file_upload(_ada: Client, _root: Client) -> Call:
     given = {"filename": "pond.txt", "content": {"text": "Ducks."}}
     return Call("fileUpload", given, "file { id filename size }")
@@ -291,6 +308,13 @@ async def mailbox_metadata_unset(ada: Client, root: Client) -> Call:
 
 
 @call
+async def mailbox_share_set(ada: Client, _root: Client) -> Call:
+    await make_client(ada.world, ada.http, "zoe")
+    given = {"mailbox": {"path": "INBOX"}, "user": {"username": "zoe"}, "rights": ["READ"]}
+    return Call("mailboxShareSet", given, "mailboxes { path acl { rights } }")
+
+
+@call
 async def mailbox_state_set(_ada: Client, _root: Client) -> Call:
     given = {"users": {"usernames": ["ada"]}, "mailbox": {"path": "INBOX"}, "minNextUid": 1000}
     given |= {"guid": "0123456789abcdef" * 2, "minHighestModseq": 1000}
@@ -328,9 +352,41 @@ async def message_move(ada: Client, root: Client) -> Call:
 
 
 @call
+async def message_copy(ada: Client, _root: Client) -> Call:
+    given = {"select": {"ids": [await _message(ada)]}, "to": {"specialUse": "SENT"}}
+    return Call("messageCopy", given, "copiedCount copied { oldUid newUid message { subject } }")
+
+
+@call
+async def message_deduplicate(ada: Client, _root: Client) -> Call:
+    given = {"select": {"ids": [await _message(ada)]}, "to": {"path": "INBOX"}}
+    assert (await Call("messageCopy", given)(ada))["errors"] == []
+    return Call("messageDeduplicate", {"select": {"filter": {}}}, "deletedCount undo { expiresAt }")
+
+
+@call
 async def message_send(_ada: Client, _root: Client) -> Call:
     given = {"to": [{"address": "carol@example.com"}], "subject": "Hello", "text": "Hi."}
     return Call("messageSend", given, "submission { state } message { subject }")
+
+
+@call
+async def message_forward(ada: Client, _root: Client) -> Call:
+    given = {"message": {"id": await _message(ada)}, "addresses": ["carol@example.net"]}
+    return Call("messageForward", given, "forwarded { seq type value }")
+
+
+@call
+async def message_tier_move(ada: Client, _root: Client) -> Call:
+    hot = ada.world.blobs
+    assert isinstance(hot, LocalStore)
+    folder = hot.folder.parent
+    world = replace(ada.world, blobs=Tiers(hot, LocalStore(folder / "cold")))
+    transport = httpx.ASGITransport(app=create_app(world, spool=folder))
+    http = httpx.AsyncClient(transport=transport, base_url="http://test")
+    boss = await make_client(world, http, "boss", role=Role.ADMIN)
+    given = {"select": {"users": {"usernames": ["ada"]}, "ids": [await _message(ada)]}}
+    return Call("messageTierMove", given, "movedCount", journaled=False, by=boss)
 
 
 @call
@@ -338,6 +394,24 @@ async def message_update(ada: Client, _root: Client) -> Call:
     key = await _message(ada)
     given = {"select": {"ids": [key]}, "set": {"seen": True, "addFlags": ["work"]}}
     return Call("messageUpdate", given, "updatedCount messages { flags } undo { token }")
+
+
+@call
+async def thread_update(ada: Client, _root: Client) -> Call:
+    given = {"ids": [await _thread(ada)], "set": {"seen": True}, "muted": True}
+    return Call("threadUpdate", given, "threads { unseenCount muted } undo { expiresAt }")
+
+
+@call
+async def label_set(_ada: Client, _root: Client) -> Call:
+    given = {"keyword": "work", "name": "Work", "color": "#1E90FF"}
+    return Call("labelSet", given, "labels { keyword name color total }")
+
+
+@call
+async def saved_search_set(_ada: Client, _root: Client) -> Call:
+    given = {"name": "Unread", "query": "is:unread"}
+    return Call("savedSearchSet", given, "savedSearches { name query total }")
 
 
 @call
@@ -349,6 +423,24 @@ async def message_upload(ada: Client, _root: Client) -> Call:
     given = {**saved, "subject": "Mine", "to": [{"address": "carol"}]}
     payload = "message { subject attachments { filename } } previousDeleted warnings { path }"
     return Call("messageUpload", given, payload)
+
+
+@call
+async def search_index_build(ada: Client, _root: Client) -> Call:
+    await receive(ada, "Waits")
+    given = {"users": {"usernames": ["ada"]}, "mailboxMasks": ["*"]}
+    return Call("searchIndexBuild", given, "indexed", journaled=False, by_root=True)
+
+
+@call
+async def search_index_optimize(_ada: Client, _root: Client) -> Call:
+    return Call("searchIndexOptimize", {}, "task { kind }", by_root=True)
+
+
+@call
+async def search_index_rebuild(_ada: Client, _root: Client) -> Call:
+    given = {"users": {"usernames": ["ada"]}}
+    return Call("searchIndexRebuild", given, "task { kind total }", by_root=True)
 
 
 @call
@@ -586,6 +678,12 @@ async def _app_password(ada: Client) -> str:
 
 async def _message(ada: Client) -> str:
     return ids.encode("Message", (await receive(ada, "Pond news")).message_id)
+
+
+async def _thread(ada: Client) -> str:
+    await receive(ada, "Pond news")
+    nodes = (await ada(THREADS))["viewer"]["user"]["messages"]["nodes"]
+    return str(nodes[0]["thread"]["id"])
 
 
 async def _filed(ada: Client, root: Client) -> None:

@@ -9,7 +9,7 @@ import orjson
 from graphql import FieldNode, GraphQLObjectType, get_nullable_type
 
 from graph.connections import Connection, Edge, Paged, PageInfo, Placed
-from graph.messages import MailAddress
+from graph.mimeparts import MailAddress
 from graph.views import View
 from mail.messages.parts import part_json
 from mail.messages.split import opened

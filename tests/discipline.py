@@ -40,7 +40,7 @@ ADJECTIVES = set(
     disabled draft empty enabled encrypted exact failing fixed flagged forwarded global hidden main
     marked muted notified only permanent pinned previous proxied recent recursive refused
     related replayed
-    required running searchable seen shared snoozed spam subscribed suspended temporary unsafe
+    required running searchable seen shared snoozed spam subscribed suspended temporary
     unseen valid
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
@@ -143,7 +143,13 @@ def prefixed(schema: GraphQLSchema) -> Iterator[str]:
             yield where
 
 
-OF_SEARCH = {"searchParse"}  # where search is the noun
+OF_SEARCH = {
+    "searchExpand",
+    "searchIndexStatus",
+    "searchLookup",
+    "searchParse",
+    "searchTokenize",
+}  # where search is the noun
 
 
 def fetching(schema: GraphQLSchema) -> Iterator[str]:

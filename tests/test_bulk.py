@@ -1,5 +1,6 @@
 """What is done to many messages, and taken back."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -223,6 +224,36 @@ async def test_flags_and_an_end_may_be_set_on_the_way(post: Client) -> None:
     message = answer["moved"][0]["message"]
     assert (message["flags"], message["expires"]) == (["\\Seen", "x"], "2031-01-01T00:00:00Z")
     assert message["mailbox"] == {"path": "Brief", "total": 1, "unseen": 0}
+
+
+async def test_what_two_clients_move_at_once_ends_in_one_place(post: Client) -> None:
+    ways = [("messageMove", "Keep"), ("messageMove", "Brief"), ("messageMove", "Sent")] * 3
+    answers = await asyncio.gather(
+        *(call(post, name, select={"filter": {}}, to={"path": path}) for name, path in ways)
+    )
+    assert [answer["errors"] for answer in answers] == [[]] * 9
+    assert [answer["movedCount"] for answer in answers] == [3] * 9
+    found = await nodes(post)
+    assert sorted(node["subject"] for node in found) == ["a", "b", "c"]
+    assert len({node["mailbox"]["path"] for node in found}) == 1
+
+
+async def test_what_ends_goes_to_the_archive_when_its_time_has_come(
+    post: Client, world: World, clock: Clock
+) -> None:
+    for uids, end in (("1:2", "2030-01-01T01:00:00Z"), ("2", None), ("3", "2020-01-01T00:00:00Z")):
+        await call(post, "messageUpdate", select=inbox(uids), set={"expires": end})
+    await call(post, "messageCopy", select=inbox("1"), to={"path": "Brief"})
+    await housekeeping.tidy(world)
+    assert await places(post) == {"a": "Brief", "b": "INBOX"}
+    clock.tick(hours=1)
+    await housekeeping.tidy(world)
+    assert sorted(node["mailbox"]["path"] for node in await nodes(post)) == ["Brief", "INBOX"]
+    clock.tick(days=1)
+    await housekeeping.tidy(world)
+    assert await places(post) == {"b": "INBOX"}
+    archived = await rows(world, "SELECT subject FROM messages WHERE mailbox_id IS NULL ORDER BY 1")
+    assert archived == [("a",), ("a",), ("c",)]
 
 
 async def test_what_lies_there_already_stays_as_it_is(post: Client) -> None:

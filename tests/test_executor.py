@@ -239,6 +239,7 @@ def _selection(kind: GraphQLObjectType, depth: int) -> str:
 
 
 LISTED = {
+    "AccountExport": "viewer { user { exports %s } }",
     "Message": "viewer { user { messages { nodes %s } } }",
     "Mailbox": "viewer { user { mailboxes %s } }",
     "Address": "viewer { user { addresses { edges { cursor node %s } pageInfo { endCursor } } } }",
@@ -255,6 +256,8 @@ LISTED = {
     "File": "viewer { user { files { nodes %s } } }",
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "KeyValue": 'keyValues(prefix: "ui/") { nodes %s }',
+    "Label": "viewer { user { labels %s } }",
+    "SavedSearch": "viewer { user { savedSearches %s } }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
     "Task": "tasks { nodes %s }",
     "Submission": "viewer { user { submissions { nodes %s } } }",
@@ -262,9 +265,11 @@ LISTED = {
     "WebauthnKey": "viewer { user { webauthnKeys %s } }",
 }
 CALLED = {  # where it is not the plural
+    "AccountExport": "exports",
     "Address": "addresses", "AdminLogEntry": "adminLog", "AuditAccess": "accessLog",
     "AuditedMessage": "messages", "AuthEvent": "authLog",
-    "DomainAlias": "domainAliases", "FileShare": "shares", "SettingChange": "history",
+    "DomainAlias": "domainAliases", "FileShare": "shares", "SavedSearch": "savedSearches",
+    "SettingChange": "history",
 }  # fmt: skip
 OF_ADMINS = {
     "AdminLogEntry",
@@ -288,12 +293,15 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["settingSet"](ada, root))(root)
     await (await CALLS["domainAliasCreate"](ada, root))(root)
     await (await CALLS["appPasswordCreate"](ada, root))(ada)
+    await (await CALLS["accountExport"](ada, root))(ada)
     await (await CALLS["archiveRestore"](ada, root))(ada)  # of a message that is deleted
     await CALLS["fileShareDelete"](ada, root)  # of a link that stays
     await (await CALLS["auditCreate"](ada, root))(root)
     await receive(ada, "Copied")
     await factors.key_on(ada)
     await (await CALLS["keyValueSet"](ada, root))(ada)
+    await (await CALLS["labelSet"](ada, root))(ada)
+    await (await CALLS["savedSearchSet"](ada, root))(ada)
     for one in tally:  # what was done so far is none of lists
         one.clear()
     client = root if name in OF_ADMINS else ada

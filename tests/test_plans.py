@@ -1,21 +1,26 @@
 """How the stores find what is read most: by which index, and without looking at all there is."""
 
 from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, text
 from sqlmodel import col
 
 from graph import ids
-from mail import addresses, indexing
+from mail import addresses, indexing, snoozing
+from mail.archives.writing import ExportFormat, State
 from models.columns import picked
 from models.messages import Message
 from models.users import User
 from models.world import World
-from resolvers import messages, searchindex
+from resolvers import exporting, messages, reading, searchindex
 from resolvers.mailboxes import NewMailboxes, create
-from tests.conftest import Client, Clock, context, receive
+from tests.bulk import call, inbox
+from tests.conftest import Client, Clock, context, make_client, receive
 from tests.explained import Plans, explained
+from tests.sharing import box_id, keys, share
 
 MANY = 4000  # messages of a folder
 DAY = 86_400
@@ -44,7 +49,9 @@ async def _copy(client: Client, clock: Clock) -> None:
     given = []
     for n in range(2, MANY):
         clock.tick(seconds=60)
-        own = {"id": world.key(), "uid": n, "received_at": clock(), "seen": n % 100 > 0}
+        own = {"id": world.key(), "uid": n, "listed_at": clock(), "seen": n % 100 > 0}
+        if n % 20 == 1:
+            own["snoozed_until"] = clock() + timedelta(days=30)
         given.append({**dict(zip(row._fields, row, strict=True)), **own, "subject": f"Number {n}"})
     async with world.write() as session:
         await (await session.connection()).execute(insert(Message), given)
@@ -99,11 +106,49 @@ async def test_the_unseen_have_an_index_of_their_own(full: Client, plans: Plans)
     assert not sorts(plan), plan
 
 
+@pytest.mark.parametrize("name", ["messageDelete", "messageDeduplicate"])
+@pytest.mark.parametrize("users", [{}, {"users": {"usernames": ["ada", "bob"]}}])
+async def test_a_selection_is_found_by_its_folder(
+    full: Client, root: Client, plans: Plans, name: str, users: dict[str, Any]
+) -> None:
+    given: dict[str, Any] = {"select": {**inbox("5:9"), **users}}
+    client, trial = (root if users else full), {"options": {"validateOnly": True}}
+    work = call(client, name, **given, **trial)
+    plan = await plans.of(work, "messages", asking="messages.modseq, messages.")
+    assert "messages_by_uid" in plan, plan
+
+
 async def test_all_mail_of_an_account_is_read_in_its_order(full: Client, plans: Plans) -> None:
     document = "{ viewer { user { messages(first: 50) { nodes { subject } } } } }"
     plan = await plans.of(full(document), "messages")
     assert "messages_of_user" in plan, plan
     assert not sorts(plan), plan
+
+
+async def test_what_is_snoozed_is_found_without_reading_all_mail(
+    full: Client, plans: Plans
+) -> None:
+    document = """{ viewer { user { messages(first: 50, filter: {snoozed: true}) {
+        nodes { subject } } } } }"""
+    plan = await plans.of(full(document), "messages")
+    if full.world.database.dialect == "sqlite":
+        assert "messages_snoozed" in plan, plan
+        assert not sorts(plan), plan
+    else:  # which sorts what is snoozed, and finds it by either index of that alone
+        assert "messages_snoozed" in plan or "messages_to_wake" in plan, plan
+
+
+async def test_labels_are_counted_by_what_has_keywords(full: Client, plans: Plans) -> None:
+    set_ = 'mutation { labelSet(input: {keyword: "work"}) { errors { code } } }'
+    assert (await full(set_))["labelSet"]["errors"] == []
+    document = "{ viewer { user { labels { total unseen } } } }"
+    plan = await plans.of(full(document), "messages", asking="json")
+    assert "messages_with_keywords" in plan, plan
+
+
+async def test_what_is_due_is_found_by_its_end(full: Client, plans: Plans) -> None:
+    plan = await plans.of(snoozing.wake(full.world), "messages")
+    assert "messages_to_wake" in plan, plan
 
 
 @pytest.mark.parametrize("query", ["17", "number 39*", "39* -hello"])
@@ -157,6 +202,19 @@ async def test_a_message_is_found_by_its_uid_and_by_its_id(full: Client, plans: 
     assert (await full(document, ref={"uid": box}))["message"]["subject"] == "Number 7"
 
 
+async def test_numbers_in_a_folder_are_counted_in_its_index(full: Client, plans: Plans) -> None:
+    if full.world.database.dialect == "postgresql":  # what is new is not counted by index alone
+        async with full.world.database.engine.connect() as connection:
+            apart = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await apart.execute(text("VACUUM messages"))
+    asked = select(col(Message.id)).where(col(Message.user_id) == full.user.id)
+    rows = await full.world.database.read(asked.order_by(col(Message.uid)).limit(20))
+    plan = await plans.of(reading.positions(context(full), [row.id for row in rows]), "messages")
+    assert "messages_by_uid" in plan, plan
+    assert "SCAN" not in plan, plan
+    assert "Seq Scan" not in plan, plan
+
+
 @pytest.mark.parametrize("name", ["ada", "ada@example.org", "nobody@example.org"])
 async def test_a_name_is_looked_up_by_index(full: Client, plans: Plans, name: str) -> None:
     await addresses.login_of(full.world, name)
@@ -189,3 +247,44 @@ async def test_a_folder_is_found_by_path_and_the_tree_by_its_user(
     ):
         plan = await plans.of(full(document), "mailboxes")
         assert "SCAN mailboxes" not in plan, plan
+
+
+SHARED = "{ viewer { user { sharedMailboxes { nodes { id } } } } }"
+SHARED_PAGE = """query ($b: ID!) { mailbox(by: {id: $b}) {
+  messages(first: 50) { nodes { subject } } } }"""
+
+
+async def test_what_is_shared_is_found_by_index_and_costs_nobody_else(
+    full: Client, bob: Client, plans: Plans
+) -> None:
+    eve = await make_client(full.world, full.http, "eve")
+    assert await share(full, eve, "READ", path="INBOX") == []
+    box = box_id((await full.box()).id)
+    plan = await plans.of(eve(SHARED_PAGE, b=box), "messages")
+    assert "messages_by_age" in plan, plan
+    assert not sorts(plan), plan
+    plan = await plans.of(eve(SHARED), "mailboxes")
+    assert "mailbox_shares_of_user" in plan, plan
+    (message, *_) = await keys(full, "INBOX")
+    one = eve("query ($m: ID!) { message(by: {id: $m}) { id } }", m=message)
+    plan = await plans.of(one, "messages")
+    assert "messages_pkey" in plan or "INTEGER PRIMARY KEY" in plan or "pk_messages" in plan, plan
+    for client in (full, bob):  # with whom nothing is shared
+        del plans.sent[:]
+        await client(PAGE, first=50)
+        asked = [sql for sql, _ in plans.sent if "api_keys" not in sql]  # but the credential
+        assert asked
+        assert not any("mailbox_shares" in sql for sql in asked)
+
+
+async def test_an_export_goes_through_an_account_by_its_age(full: Client, plans: Plans) -> None:
+    ctx = context(full)
+    place: exporting.After = None
+    for _ in range(3):
+        work = exporting.cut(ctx, ExportFormat.JSON, State(), None, place)
+        plan = await plans.of(work, "messages", asking="LIMIT")
+        assert "messages_of_user" in plan
+        assert "TEMP B-TREE" not in plan
+        assert "Sort" not in plan.partition("JOIN")[0]
+        row = (await ctx.read(select(*picked(Message)).limit(1)))[0]
+        place = [row.received_at.isoformat(), row.id]

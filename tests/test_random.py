@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from models.errors import Refused
 from models.world import World
-from resolvers import bulk, mailboxdelete, mailboxes, mailboxrename
+from resolvers import bulk, mailboxdelete, mailboxes, mailboxrename, undoing
 from resolvers.bulk import Order
 from resolvers.mailboxdelete import Gone
 from resolvers.mailboxes import Named, NewMailboxes
@@ -115,14 +115,14 @@ class Play:
 
     async def move(self, who: int, *, select: Any, to: str) -> None:
         box = await mailboxes.find(context(self.clients[who]), Named(path=to))
-        await self.carry_out(who, Order(Selection(**select), to=box.id))
+        await self.carry_out(who, Order(Selection(**select), to=Named(id=box.id)))
 
     async def delete(self, who: int, *, select: Any, permanent: bool) -> None:
         await self.carry_out(who, Order(Selection(**select), delete=True, permanent=permanent))
 
     async def undo(self, who: int) -> None:
         if self.tokens[who]:
-            await bulk.undo(context(self.clients[who]), self.tokens[who].pop())
+            await undoing.undo(context(self.clients[who]), self.tokens[who].pop())
 
     async def create(self, who: int, *, path: str) -> None:
         await mailboxes.create(context(self.clients[who]), NewMailboxes([path]))

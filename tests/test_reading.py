@@ -64,13 +64,13 @@ async def test_html_is_safe_unless_it_is_wanted_as_sent(ada: Client, message: in
     found = await rich_of(ada, message)
     assert contents.cids(found) == {"photo@here": 4}
     own = {"photo@here": "https://here.example/photo"}
-    (safe,) = await contents.htmls(found, Showing(own.get))
+    (safe,) = (await contents.htmls(found, Showing(own.get))).bodies
     assert "evil" not in safe
     assert "far.example" not in safe
     assert 'src="https://here.example/photo"' in safe
-    (remote,) = await contents.htmls(found, Showing(own.get, remote_images=True))
+    (remote,) = (await contents.htmls(found, Showing(own.get, remote_images=True))).bodies
     assert "far.example" in remote
-    (sent,) = await contents.htmls(found, Showing(own.get, sanitize=False))
+    (sent,) = (await contents.htmls(found, Showing(own.get, sanitize=False))).bodies
     assert sent == rich.HTML.decode()
 
 
@@ -93,9 +93,8 @@ async def test_what_was_worked_out_once_is_not_again_nor_for_others(
 
 async def test_addresses_in_html_are_those_of_whoever_looks(ada: Client, message: int) -> None:
     for address in ("https://here.example/1", "https://here.example/2"):
-        (safe,) = await contents.htmls(
-            await rich_of(ada, message), Showing({"photo@here": address}.get)
-        )
+        showing = Showing({"photo@here": address}.get)
+        (safe,) = (await contents.htmls(await rich_of(ada, message), showing)).bodies
         assert f'src="{address}"' in safe
 
 
@@ -106,11 +105,14 @@ async def test_html_without_addresses_is_kept_by_how_it_is_shown(ada: Client) ->
     for _ in range(2):
         found = await rich_of(ada, key)
         nowhere = dict[str, str]().get
-        assert "far.example" not in (await contents.htmls(found, Showing(nowhere)))[0]
-        remote = Showing(nowhere, remote_images=True)
-        assert "far.example" in (await contents.htmls(found, remote))[0]
-        sent = Showing(nowhere, sanitize=False)
-        assert await contents.htmls(found, sent) == [page.decode()]
+        safe = await contents.htmls(found, Showing(nowhere))
+        assert "far.example" not in safe.bodies[0]
+        assert safe.blocked == 1
+        remote = await contents.htmls(found, Showing(nowhere, remote_images=True))
+        assert "far.example" in remote.bodies[0]
+        assert remote.blocked == 0
+        sent = await contents.htmls(found, Showing(nowhere, sanitize=False))
+        assert sent.bodies == (page.decode(),)
 
 
 def test_the_shelf_keeps_what_was_used_last_as_far_as_there_is_room() -> None:
@@ -145,7 +147,7 @@ async def test_large_html_does_not_hold_up_the_loop(ada: Client) -> None:
 
     watching = asyncio.create_task(watch())
     before = time.perf_counter()
-    (safe,) = await contents.htmls(found, Showing(dict[str, str]().get))
+    (safe,) = (await contents.htmls(found, Showing(dict[str, str]().get))).bodies
     took = time.perf_counter() - before
     watching.cancel()
     assert safe.count("<b>there</b>") == 40_000

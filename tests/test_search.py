@@ -219,7 +219,7 @@ async def test_a_conversation_has_its_figures(post: Client) -> None:
         {"mailbox": {"path": "A"}, "seqs": "1:"},
         {"guids": ["12"]},
         {"guids": ["0" * 32] * 1001},
-        {"mailboxMasks": ["x" * 257]},
+        {"mailboxMasks": ["x" * 1001]},
         {"mailboxMasks": ["x"] * 51},
         {"subject": "x" * 1001},
         {"query": "a " * 40},

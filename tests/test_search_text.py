@@ -24,6 +24,7 @@ TEXTS: list[tuple[str, dict[str, Any]]] = [
     ('duck "exact words" begin*', {"query": 'duck "exact words" begin*'}),
     ("12:30 a_b", {"query": "12:30 a_b"}),
     ("-duck", {"not": {"query": "duck"}}),
+    ("-A:", {"not": {"query": "A:"}}),
     ('-"the duck"', {"not": {"query": '"the duck"'}}),
     ('query:"-duck"', {"query": "-duck"}),
     ("from:ann from:bob", {"from": "ann", "and": [{"from": "bob"}]}),

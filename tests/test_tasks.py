@@ -126,7 +126,7 @@ async def test_a_task_is_cancelled_before_and_between_its_chunks(
     async with world.write() as session:
         await session.exec(update(Task).values(state=TaskState.RUNNING, finished_at=None))
     await post(document, ids=[key])
-    monkeypatch.setattr(tasks, "CHUNK", 1)
+    monkeypatch.setattr(bulk, "CHUNK", 1)
     assert await tasks.work(world)
     assert (await state(world))[0] == "CANCELLED"
     assert (await post.box()).unseen == 3
@@ -136,7 +136,7 @@ async def test_a_killed_workers_task_goes_on_where_it_was(
     post: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await order(post, world)
-    monkeypatch.setattr(tasks, "CHUNK", 1)
+    monkeypatch.setattr(bulk, "CHUNK", 1)
     work_on, times = bulk.work_on, 0
 
     async def killed(*given: Any) -> int:

@@ -10,6 +10,7 @@ from sqlmodel import col, select
 
 from models.audit import AuditBlob
 from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
+from models.exports import ExportPiece, ImportArchive
 from models.files import File, FileShare
 from models.stores import Store, Stored
 from models.world import World
@@ -22,6 +23,8 @@ REFERENCES = (  # every foreign key to a blob
     col(AuditBlob.blob_id),
     col(File.blob_id),
     col(FileShare.blob_id),
+    col(ExportPiece.blob_id),
+    col(ImportArchive.blob_id),
 )
 
 

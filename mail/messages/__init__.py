@@ -1,8 +1,10 @@
 """Reading mail as it comes (RFC 5322, MIME): bytes in, offsets and facts out; never raises."""
 
 from mail.messages.addresses import MailAddress, addresses
+from mail.messages.authentication import Stamp, believed
+from mail.messages.calendar import CalendarEvent, calendars, events
 from mail.messages.content import content, text_of
-from mail.messages.facts import Attached, Facts, facts
+from mail.messages.facts import Attached, Facts, facts, files
 from mail.messages.headers import Header, date_of, headers, message_ids
 from mail.messages.html import Safe, html_to_text, sanitize
 from mail.messages.imap import bodystructure, envelope_imap
@@ -17,25 +19,31 @@ from mail.messages.words import collapsed, decode_words
 
 __all__ = [
     "Attached",
+    "CalendarEvent",
     "Facts",
     "Header",
     "MailAddress",
     "Part",
     "Safe",
     "Source",
+    "Stamp",
     "Whole",
     "addresses",
     "base_subject",
+    "believed",
     "body_html",
     "body_text",
     "bodystructure",
+    "calendars",
     "close_readers",
     "collapsed",
     "content",
     "date_of",
     "decode_words",
     "envelope_imap",
+    "events",
     "facts",
+    "files",
     "find",
     "headers",
     "html_to_text",

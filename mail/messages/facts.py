@@ -1,11 +1,13 @@
 """All that a list, a thread or an index shows of a message, read in one pass at delivery."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
 from mail.messages.addresses import MailAddress, addresses
+from mail.messages.authentication import Stamp, stamps
 from mail.messages.content import content, decoded
 from mail.messages.headers import Field, date_of, fields, message_ids
 from mail.messages.parts import Part, within
@@ -78,6 +80,7 @@ class Facts:
     structure: Part
     header_size: int  # with the blank line behind it
     search_text: str
+    stamps: list[Stamp]  # what servers on its way found out about it, or claim to
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ def facts(raw: bytes) -> Facts:
         structure=structure,
         header_size=structure.body_start,
         search_text=_search_text(subject, top, text, attachments),
+        stamps=stamps(own),
     )
 
 
@@ -178,12 +182,17 @@ def _is_encrypted(raw: bytes, structure: Part) -> bool:
     return any(name in head for name in _ENVELOPED)
 
 
-def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
-    found: list[Attached] = []
+def files(structure: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
+    """The parts of a message that are files, each with its parents, outermost first."""
     for part, parents in within(structure):
         is_multipart = part.content_type.startswith("multipart/")
-        if (is_multipart and part.parts) or is_body(part) or _is_second_form(part, parents):
-            continue
+        if not ((is_multipart and part.parts) or is_body(part) or _is_second_form(part, parents)):
+            yield part, parents
+
+
+def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
+    found: list[Attached] = []
+    for part, parents in files(structure):
         body = content(raw, part)
         found.append(
             Attached(

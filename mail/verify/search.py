@@ -1,25 +1,15 @@
 """The text index: a row for each message that is said to be in it."""
 
-from sqlalchemy import TableClause, case, column, exists, false, func, select, table, true
+from sqlalchemy import case, exists, false, func, select, true
 from sqlmodel import col
 
 from mail.verify.checks import Check, Look, Rule
 from mail.verify.repair import rewriting
-from models.columns import Big, table_of
+from models.columns import table_of
 from models.messages import Message
-from models.searchindex import TABLE
+from models.searchindex import rows as words
 
 SUBJECT = "search"
-
-
-def words(dialect: str) -> TableClause:
-    """The rows of the index, with their numbers as `id`.
-
-    FTS5 finds a row that is not there too, where it keeps no content: so ask what it keeps.
-    """
-    if dialect == "sqlite":
-        return table(f"{TABLE}_docsize", column("id", Big))
-    return table(TABLE, column("rowid", Big))
 
 
 def checks(dialect: str) -> list[Check]:

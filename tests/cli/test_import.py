@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from mail.found import Found, Unusable
+from mail.sources import messages, source
 from merganser.demo import letters
-from merganser.sources import Found, Unusable, messages, source
 from tests.cli.conftest import Shell
 
 ROOT = Path(__file__).parents[2]

@@ -78,6 +78,7 @@ class Place:
             blob_id=blob.id,
             digest=blob.digest,
             received_at=now,
+            listed_at=now,
             saved_at=now,
             size=blob.size,
             structure=b"",

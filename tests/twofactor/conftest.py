@@ -37,7 +37,8 @@ async def row_of(world: World, user_id: int) -> Any:
 
 
 async def all_of(world: World, table: type[SQLModel]) -> list[Any]:
-    return list(await world.database.read(select(table_of(table))))
+    rows = table_of(table)
+    return list(await world.database.read(select(rows).order_by(*rows.primary_key)))
 
 
 async def token_of(client: Client, name: str = "one", *, pending: bool = False) -> Client:

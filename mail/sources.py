@@ -1,16 +1,19 @@
-"""Mail as other programs keep it: an mbox file, a Maildir, a folder of .eml files."""
+"""Mail in files: an mbox, a Maildir, a folder of .eml files, or an archive of any of these."""
 
-import base64
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO
 
-INBOX = "INBOX"
+from mail.archives import mboxes, packed
+from mail.archives.packed import Packed
+from mail.archives.records import Account
+from mail.archives.zips import Broken
+from mail.found import INBOX, Found, Unusable, dated, folder_of, maildir_flags, wired
+
 _FROM = re.compile(rb"From (\S*) .*?\b(\d{1,2}:\d{2}.*|.*\d{4})$")
 _QUOTED = re.compile(rb"^>+From ")
 _WHEN = re.compile(
@@ -18,42 +21,29 @@ _WHEN = re.compile(
     rb"(?: +[A-Z]{2,5})?(?: +(?P<zone>[+-]\d{4}))? +(?P<year>\d{4})(?: +(?P<behind>[+-]\d{4}))?"
 )
 _STATUS = re.compile(rb"^(?:X-)?Status:[ \t]*([A-Za-z]*)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-_MAILDIR = {"S": "\\Seen", "F": "\\Flagged", "R": "\\Answered", "D": "\\Draft", "T": "\\Deleted"}
-_MAILDIR |= {"P": "$Forwarded"}
 _MBOX = {"R": "\\Seen", "F": "\\Flagged", "A": "\\Answered", "T": "\\Draft", "D": "\\Deleted"}
 _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-_SHIFTED = re.compile(r"&([A-Za-z0-9+,]*)-")
+_STEP = 1 << 20  # bytes of a line that are read together
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+HEAD = 4096  # bytes by which a file is known
 _NOT_MAIL = ("dovecot", "maildirfolder", "courier", "subscriptions")  # what servers keep beside it
-
-
-class Unusable(Exception):
-    """A piece of the source that is no message, or cannot be read: skipped, and told of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A message, or, where `raw` is None, what had to be skipped and why."""
-
-    name: str  # for people: file, or mbox and number
-    folder: str  # path of a mailbox
-    after: str  # what a checkpoint says once this is done
-    at: int  # bytes, or files, of the source up to here
-    raw: bytes | None = None
-    reason: str = ""
-    received_at: datetime | None = None
-    sender: str | None = None
-    flags: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where mail is read from. `total` counts bytes of an mbox, else files."""
+    """Where mail is read from. `total` counts bytes of one file, else files."""
 
     path: Path
-    kind: str  # mbox, maildir or eml
+    kind: str  # mbox, maildir, eml, zip, tar or json
     total: int
     stamp: str  # changes when a place in it may have become another
     most: int = field(default=1 << 26)  # bytes of a message; larger ones are skipped
+    account: Account | None = None  # where an archive of ours tells of one
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is one file, and places in it are numbers of bytes."""
+        return self.kind not in ("maildir", "eml")
 
 
 def source(path: Path, most: int) -> Source:
@@ -65,19 +55,39 @@ def source(path: Path, most: int) -> Source:
         return Source(path, "eml", total, "", most)
     facts = path.stat()
     with path.open("rb") as file:
-        first = file.readline(1000)
+        kind = "eml" if path.suffix.lower() == ".eml" else known(file.read(HEAD))
+    if kind == "eml":
+        return Source(path, kind, 1, "", most)
+    stamp = f"{facts.st_ino}.{facts.st_size}.{facts.st_mtime_ns}"
+    if kind == "mbox":
+        return Source(path, kind, facts.st_size, stamp, most)
+    try:
+        account = packed.account_of(Packed(path, kind, most))
+    except (Broken, Unusable) as problem:
+        raise Unusable(str(problem)) from problem
+    return Source(path, kind, facts.st_size, stamp, most, account)
+
+
+def known(head: bytes) -> str:
+    """Which kind of source a file is that begins so. Unusable where it is none."""
+    first = head.partition(b"\n")[0][:1000]
     if _FROM.match(first.rstrip()):
-        stamp = f"{facts.st_ino}.{facts.st_size}.{facts.st_mtime_ns}"
-        return Source(path, "mbox", facts.st_size, stamp, most)
-    if path.suffix.lower() == ".eml" or b":" in first:
-        return Source(path, "eml", 1, "", most)
-    raise Unusable("neither an mbox file, nor a Maildir, nor a folder of .eml files")
+        return "mbox"
+    if kind := packed.kind_of(head):
+        return kind
+    if head.startswith(_PACKED):
+        raise Unusable("compressed as a whole: unpack it once, into a tar or an mbox")
+    if b":" in first and b"\0" not in first:
+        return "eml"
+    raise Unusable("neither an mbox file, nor a Maildir, nor an archive of mail that we know")
 
 
 def messages(origin: Source, after: str | None) -> Iterator[Found]:
     """All messages, behind the place `after` where one is given; one in memory at a time."""
     if origin.kind == "mbox":
         yield from _mbox(origin, int(after or 0))
+    elif origin.kind in ("zip", "tar", "json"):
+        yield from packed.messages(Packed(origin.path, origin.kind, origin.most), after)
     elif origin.kind == "maildir":
         yield from _files(origin, _maildir_files(origin.path, after))
     else:
@@ -85,39 +95,42 @@ def messages(origin: Source, after: str | None) -> Iterator[Found]:
 
 
 def _mbox(origin: Source, start: int) -> Iterator[Found]:
-    number = 0
     with origin.path.open("rb") as file:
         file.seek(start)
-        line = file.readline()
+        line = file.readline(_STEP)
         while line:
-            number += 1
             begun, head = file.tell() - len(line), line
             lines, size, line = _until_next(file, origin.most)
             end = file.tell() - len(line)
-            name = f"{origin.path.name}, at byte {begun}"
+            bare = Found(f"{origin.path.name}, at byte {begun}", INBOX, str(end), end)
+            raw = mboxes.exact(lines, head)
             if size > origin.most:
-                reason = "larger than MERGANSER_MESSAGE_MAX"
-                yield Found(name, INBOX, str(end), end, reason=reason)
-            elif not lines:
-                yield Found(name, INBOX, str(end), end, reason="empty")
+                yield bare.refused("larger than MERGANSER_MESSAGE_MAX")
+            elif raw is None and not lines:
+                yield bare.refused("empty")
             else:
-                yield _from_mbox(Found(name, INBOX, str(end), end), head, wired(b"".join(lines)))
+                raw = wired(b"".join(lines)) if raw is None else raw
+                yield _from_mbox(bare, head, raw)
 
 
 def _until_next(file: IO[bytes], most: int) -> tuple[list[bytes], int, bytes]:
-    """The unquoted lines up to the next From line, their size, and that line."""
+    """The unquoted lines up to the next From line, their size, and that line.
+
+    A line too long for one step comes in several, of which only the first begins a line.
+    """
     lines: list[bytes] = []
-    size, blank = 0, True
-    while line := file.readline(1 << 20):
-        if blank and line.startswith(b"From ") and _FROM.match(line.rstrip()):
+    size, blank, begins = 0, True, True
+    while line := file.readline(_STEP):
+        if blank and begins and line.startswith(b"From ") and _FROM.match(line.rstrip()):
             break
-        blank = line in (b"\n", b"\r\n")
-        if _QUOTED.match(line):
+        blank = begins and line in (b"\n", b"\r\n")
+        if begins and _QUOTED.match(line):
             line = line[1:]
+        begins = line.endswith(b"\n")
         size += len(line)
         if size <= most:
             lines.append(line)
-    if lines and size <= most and lines[-1] in (b"\n", b"\r\n"):
+    if blank and lines and size <= most:
         size -= len(lines.pop())  # it belongs to the next From line, or to the file's end
     return lines, size, line
 
@@ -127,11 +140,7 @@ def _from_mbox(found: Found, head: bytes, raw: bytes) -> Found:
     sender = known[1].decode("utf-8", "replace") if known else ""
     header = raw[: raw.find(b"\r\n\r\n") + 2] if b"\r\n\r\n" in raw else raw[: 1 << 16]
     letters = b"".join(_STATUS.findall(header)).decode().upper()
-    return Found(
-        found.name,
-        found.folder,
-        found.after,
-        found.at,
+    return found.with_message(
         raw,
         received_at=_asctime(head) or dated(header),
         sender=sender if "@" in sender else None,
@@ -151,19 +160,6 @@ def _asctime(line: bytes) -> datetime | None:
         form = "%Y-%m-%d %H:%M:%S %z" if clock.count(":") > 1 else "%Y-%m-%d %H:%M %z"
         return datetime.strptime(f"{text} {zone}", form).astimezone(UTC)
     except ValueError:
-        return None
-
-
-def dated(header: bytes) -> datetime | None:
-    """When the Date field says a message was written; None where it does not."""
-    found = re.search(rb"^Date:[ \t]*(.*?)\r?$", header, re.IGNORECASE | re.MULTILINE)
-    if found is None:
-        return None
-    try:
-        written = parsedate_to_datetime(found[1].decode("ascii", "replace"))
-        zoned = written if written.tzinfo else written.replace(tzinfo=UTC)
-        return zoned.astimezone(UTC)
-    except (ValueError, OverflowError):
         return None
 
 
@@ -199,19 +195,13 @@ def _from_file(origin: Source, found: Found, file: _File) -> Found:
     raw = wired(file.path.read_bytes())
     if origin.kind == "maildir":
         received = datetime.fromtimestamp(facts.st_mtime, UTC)  # the Maildir's own rule
-        letters = file.path.name.rpartition(":2,")[2] if ":2," in file.path.name else ""
+        flags = maildir_flags(file.path.name)
     else:
         received = dated(raw[: 1 << 16]) or datetime.fromtimestamp(facts.st_mtime, UTC)
-        letters = ""
-    flags = [flag for letter, flag in _MAILDIR.items() if letter in letters]
+        flags = []
     return Found(
         found.name, found.folder, found.after, found.at, raw, received_at=received, flags=flags
     )
-
-
-def wired(raw: bytes) -> bytes:
-    """The message with CRLF at its lines' ends, as mail has them, if the file has none at all."""
-    return raw if b"\r\n" in raw else raw.replace(b"\n", b"\r\n")
 
 
 def _is_maildir(path: Path) -> bool:
@@ -240,30 +230,7 @@ def _maildirs(path: Path) -> Iterator[tuple[str, Path]]:
         folders[:] = [each for each in folders if each not in ("cur", "new", "tmp")]
         here = Path(place)
         if _is_maildir(here):
-            yield _folder(here.relative_to(path).parts), here
-
-
-def _folder(parts: Sequence[str]) -> str:
-    levels: list[str] = []
-    for part in parts:
-        names = part[1:].split(".") if part.startswith(".") else [part]
-        levels += [_decoded(name) for name in names if name]
-    return "/".join(levels) or INBOX
-
-
-def _decoded(name: str) -> str:
-    """The name of a folder, written in modified UTF-7 (RFC 3501, section 5.1.3)."""
-
-    def letters(found: re.Match[str]) -> str:
-        if not found[1]:
-            return "&"
-        text = found[1].replace(",", "/")
-        return base64.b64decode(text + "=" * (-len(text) % 4)).decode("utf-16-be")
-
-    try:
-        return _SHIFTED.sub(letters, name)
-    except ValueError:
-        return name
+            yield folder_of(here.relative_to(path).parts), here
 
 
 def _eml_files(path: Path, after: str | None) -> Iterator[_File]:

@@ -1,0 +1,49 @@
+"""With whom folders are shared, as the API shows it."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import strawberry
+
+from graph.errors import leaf
+from graph.rows import link, shaped
+from graph.scalars import EmailAddress
+from models.sharing import ShareRight, rights_of
+from resolvers import sharing, users
+from resolvers.granted import ordered
+
+if TYPE_CHECKING:
+    from graph.users import User
+
+strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")
+
+
+@strawberry.type(description="What an account is called, for those who share a folder with it.")
+class AccountName:
+    username: str = leaf("Lower case.")
+    name: str | None = leaf("Display name.")
+    address: EmailAddress | None = leaf("Main address, null for accounts without one.")
+
+    @classmethod
+    def maybe(cls, row: Any) -> Optional["AccountName"]:
+        """The names of a row, if there is one."""
+        return row and cls(username=row.username, name=row.name, address=row.address)
+
+
+@strawberry.type(description="What another account may do in a folder.")
+class MailboxShare:
+    row: strawberry.Private[Any]
+    user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
+        "user_id",
+        users.by_ids,
+        shaped("graph.users", "User"),
+        description="With whom it is shared; null where the viewer does not see the account.",
+    )
+    grantee: AccountName = link(
+        "user_id", sharing.names, AccountName.maybe, description="What that account is called."
+    )
+    rights: list[ShareRight] = leaf("What it may do.")
+
+    @classmethod
+    def of(cls, row: Any) -> "MailboxShare":
+        """The share of a row."""
+        return cls(row=row, rights=ordered(rights_of(row.rights)))

@@ -1,0 +1,155 @@
+"""Accounts as files, there and back, as the API shows them."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import strawberry
+from strawberry import UNSET
+
+from graph import ids, parts
+from graph.archive import TaskPayload
+from graph.composing import ContentEncoding, decoded
+from graph.errors import MutationPayload, Options, leaf
+from graph.fields import Auth, Info, field
+from graph.files import FileContent
+from graph.mutations import mutation
+from graph.refs import UserRef, owner_named
+from graph.rows import Shape, identified, link, shaped
+from graph.scalars import URL, ByteSize
+from graph.selections import MessageFilter
+from graph.tasks import Task
+from graph.views import Made
+from mail.archives.writing import ExportFormat
+from models.roles import Scope
+from models.tasks import TaskState
+from resolvers import exports, imports, tasks, users
+from resolvers.access import own
+from resolvers.exports import NewExport
+from resolvers.imports import NewImport
+
+if TYPE_CHECKING:
+    from graph.users import User
+
+strawberry.enum(
+    ExportFormat,
+    description="How an account is written into a file. All but MBOX have folders, flags, dates, "
+    "free data and settings beside the messages.",
+)
+
+
+@strawberry.type(description="Account as a file.", directives=[Auth(scope=Scope.MAIL_READ)])
+class AccountExport(Shape):
+    user: Annotated["User", strawberry.lazy("graph.users")] | None = link(
+        "user_id",
+        users.by_ids,
+        shaped("graph.users", "User"),
+        description="Whose.",
+    )
+    state: TaskState = link("id", exports.states, lambda state: state, description="How far it is.")
+    format: ExportFormat = leaf("How it is written.")
+    created_at: datetime = leaf("Asked for.")
+    expires_at: datetime | None = leaf("Removed then.")
+    size: ByteSize | None = leaf("Bytes; null until it is whole.")
+    task: Task | None = link(
+        "task_id",
+        tasks.by_ids,
+        Task.maybe,
+        description="What makes it; null when that is long ago.",
+    )
+
+    batch = staticmethod(exports.by_ids)
+    made: ClassVar[Mapping[str, Made]] = {
+        "id": identified("AccountExport"),
+        "format": Made(("format",), ExportFormat),
+    }
+
+    @field("Download; null until it is whole.", "user_id", "finished_at")
+    def url(self, info: Info) -> URL | None:
+        if self.row.finished_at is None:
+            return None
+        path = parts.export_path(self.row.user_id, self.row.id)
+        return parts.signed(info, path, self.row)
+
+
+@strawberry.input(description="Input of accountExport.")
+class AccountExportInput(Options):
+    user: UserRef | None = leaf("Whose: the viewer's, where it is not given.", default=UNSET)
+    format: ExportFormat = leaf("How it is written.", default=ExportFormat.EML_ZIP)
+    filter: MessageFilter | None = leaf("Which messages. Default: all.", default=UNSET)
+    include_settings: bool = leaf(
+        "Settings, key-values and annotations too, as far as the credential shows settings; never "
+        "a password.",
+        default=True,
+    )
+
+
+@strawberry.type(description="An export that was begun.")
+class AccountExportPayload(MutationPayload):
+    export: AccountExport | None = leaf("Its record.", default=None)
+
+
+@strawberry.input(description="Input of accountImport.")
+class AccountImportInput(Options):
+    user: UserRef | None = leaf("Whose: the viewer's, where it is not given.", default=UNSET)
+    archive: FileContent | None = leaf(
+        "Made by accountExport, or by other programs: mbox, a ZIP of .eml, a tar of a Maildir.",
+        default=UNSET,
+    )
+    encoding: ContentEncoding = leaf("Of archive.text.", default=ContentEncoding.UTF8)
+    path: str | None = leaf(
+        "File on the server, below the folder that is set for this, instead of archive; for ROOT.",
+        default=UNSET,
+    )
+    mailbox: str | None = leaf(
+        "Path of one folder for all mail. Default: folders as the archive has them.",
+        default=UNSET,
+    )
+    skip_known: bool = leaf("Leave out what a folder has already, byte for byte.", default=True)
+    include_settings: bool = leaf(
+        "Settings, key-values and annotations too, which needs the scope SETTINGS.", default=True
+    )
+
+    def new(self, user_id: int | None) -> NewImport:
+        """The import as the floors below know it."""
+        upload, content = None, None
+        if self.archive and self.archive.upload:
+            upload = ids.decode("Upload", self.archive.upload.value, path="archive")
+        elif self.archive and self.archive.text:
+            encoding = ContentEncoding(self.encoding)
+            content = decoded(self.archive.text.value, encoding, ["archive"])
+        return NewImport(
+            user_id,
+            upload,
+            content,
+            self.path or None,
+            self.mailbox or None,
+            dedupe=self.skip_known,
+            settings=self.include_settings,
+        )
+
+
+@strawberry.type
+class ExportMutation:
+    @mutation("Whole account in one file, made by a task.", scope=Scope.MAIL)
+    async def account_export(self, info: Info, input: AccountExportInput) -> AccountExportPayload:
+        ctx = info.context
+        owner = await owner_named(info, input.user or None)
+        new = NewExport(
+            own(ctx) if owner is None else owner,
+            ExportFormat(input.format),
+            input.filter.where(info) if input.filter else None,
+            settings=input.include_settings,
+        )
+        row = await ctx.load(exports.by_ids, await exports.create(ctx, new))
+        return AccountExportPayload(export=AccountExport.maybe(row))
+
+    @mutation(
+        "And back, by a task: on any server of this kind. Its result says how many messages were "
+        "stored, known already or refused, and why.",
+        scope=Scope.MAIL,
+    )
+    async def account_import(self, info: Info, input: AccountImportInput) -> TaskPayload:
+        owner = await owner_named(info, input.user or None)
+        task = await imports.create(info.context, input.new(owner))
+        return TaskPayload(task=Task.maybe(task))

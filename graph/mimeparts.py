@@ -1,0 +1,192 @@
+"""Parts of messages, as the API shows them, and the messages that lie in them."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
+
+import orjson
+import strawberry
+from strawberry.scalars import JSON
+
+from graph import parts
+from graph.errors import leaf
+from graph.fields import Info, field
+from graph.scalars import URL, ByteSize
+from graph.views import Expressed, Made, View
+from mail import messages as mime
+from mail.contents import Stored
+from mail.messages import Part, part_of, walk
+from models.errors import found
+from resolvers import contents, reading
+from resolvers.reading import Attached
+
+
+@strawberry.type(description="In a header.")
+class MailAddress(View):
+    """A view of a pair: name and address."""
+
+    name: str | None = leaf("Display name.")
+    address: str = leaf("As written.")
+
+    made: ClassVar[Mapping[str, Made]] = {
+        "name": Expressed("{0}[0]"),
+        "address": Expressed("{0}[1] or ''"),
+    }
+
+
+@strawberry.type(description="Content-Type, parsed.")
+class ContentType:
+    value: str = leaf("Such as text/plain.")
+    params: JSON = leaf("Parameters of the header.")
+
+
+@strawberry.type(description="Header line.")
+class HeaderField:
+    key: str = leaf("Name.")
+    value: str = leaf("Decoded.")
+    raw: str = leaf("As in the message.")
+
+
+@strawberry.type(description="Part that is a file.")
+class Attachment:
+    id: strawberry.ID = leaf("Global, so that caches never mix the attachments of two messages.")
+    part: str = leaf("IMAP section number within the message.")
+    hash: str = leaf("SHA-256 of the content.")
+    filename: str | None = leaf("Decoded name.")
+    content_type: str = leaf("MIME type.")
+    disposition: str | None = leaf("attachment or inline.")
+    transfer_encoding: str = leaf("As in the message; content is served decoded.")
+    related: bool = leaf("Inline image of HTML.")
+    cid: str | None = leaf("Content-ID.")
+    size_kb: int = leaf("About.")
+    size: ByteSize = leaf("Decoded bytes.")
+    row: strawberry.Private[Any] = None
+    index: strawberry.Private[int] = 0
+
+    @field("Download.")
+    def url(self, info: Info) -> URL:
+        path = parts.attachment_path(self.row.id, self.index)
+        return parts.signed(info, path, self.row)
+
+    @field("Text parts only, decoded; null for others.", cost=3)
+    async def text(self, info: Info, max_bytes: int = 65536) -> str | None:
+        stored = await stored_of(info, self.row)
+        return await contents.attachment_text(stored, self.index, max_bytes)
+
+    @field("The message that this is, where a message was attached.", cost=3)
+    async def message(
+        self, info: Info
+    ) -> Annotated["AttachedMessage", strawberry.lazy("graph.mimeparts")] | None:
+        stored = await stored_of(info, self.row)
+        return await AttachedMessage.maybe(stored, contents.attached(stored, self.index))
+
+    @classmethod
+    def of(cls, row: Any, index: int) -> "Attachment":
+        known = row.attachments[index]
+        return cls(
+            id=parts.attachment_id(row.id, index),
+            part=known["part"],
+            hash=known["hash"],
+            filename=known["filename"],
+            content_type=known["content_type"],
+            disposition=known["disposition"],
+            transfer_encoding=known["encoding"],
+            related=known["related"],
+            cid=known["cid"],
+            size_kb=-(-known["size"] // 1024),
+            size=ByteSize(known["size"]),
+            row=row,
+            index=index,
+        )
+
+
+@strawberry.type(description="Node of the MIME tree.")
+class MimePart:
+    section: str = leaf("IMAP section number.")
+    content_type: ContentType = leaf("Content-Type.")
+    disposition: str | None = leaf("attachment or inline.")
+    filename: str | None = leaf("Decoded name.")
+    cid: str | None = leaf("Content-ID.")
+    size: ByteSize = leaf("Bytes as transferred.")
+    parts: list["MimePart"] = leaf("Parts below.")
+    row: strawberry.Private[Any] = None
+
+    @field("Decoded content.")
+    def url(self, info: Info) -> URL:
+        return parts.signed(info, parts.part_path(self.row.id, self.section), self.row)
+
+    @field("The message that this is, where a message was attached.", cost=3)
+    async def message(
+        self, info: Info
+    ) -> Annotated["AttachedMessage", strawberry.lazy("graph.mimeparts")] | None:
+        stored = await stored_of(info, self.row)
+        return await AttachedMessage.maybe(stored, contents.part_at(stored, self.section))
+
+    @classmethod
+    def of(cls, row: Any) -> "MimePart":
+        """The tree of a message."""
+        return cls.of_tree(row, part_of(orjson.loads(row.structure)))
+
+    @classmethod
+    def of_tree(cls, row: Any, tree: Part) -> "MimePart":
+        """A part with those below, made from the leaves up: it may be a hundred parts deep."""
+        made: dict[int, MimePart] = {}
+        for part in reversed(list(walk(tree))):
+            made[id(part)] = cls._one(row, part, [made[id(below)] for below in part.parts])
+        return made[id(tree)]
+
+    @classmethod
+    def _one(cls, row: Any, part: Part, below: list["MimePart"]) -> "MimePart":
+        return cls(
+            section=contents.section_of(part),
+            content_type=ContentType(value=part.content_type, params=JSON(part.params)),
+            disposition=part.disposition,
+            filename=part.filename,
+            cid=part.cid,
+            size=ByteSize(part.size),
+            parts=below,
+            row=row,
+        )
+
+
+@strawberry.type(description="Message that lies in another as a part.")
+class AttachedMessage:
+    subject: str = leaf('Decoded, "" if none.')
+    from_: MailAddress | None = leaf("From.", name="from")
+    to: list[MailAddress] = leaf("To.")
+    cc: list[MailAddress] = leaf("Cc.")
+    date: datetime | None = leaf("Date header.")
+    message_id: str | None = leaf("Message-ID.")
+    attachments: list[MimePart] = leaf("Files in it; a message among them has its own message.")
+    attached: strawberry.Private[Attached | None] = None
+
+    @field("Plain text, made from HTML when missing; up to 16 MiB.", cost=20)
+    async def text(self) -> str | None:
+        return await reading.attached_text(self.attached) if self.attached else None
+
+    @classmethod
+    async def maybe(cls, stored: Stored, part: Part | None) -> "AttachedMessage | None":
+        """The message that a part of a stored one is, if it is one."""
+        attached = await reading.attached(stored, part) if part else None
+        if attached is None:
+            return None
+        facts, row = attached.facts, stored.row
+        people = [
+            [MailAddress.of((one.name, one.address)) for one in several]
+            for several in (facts.from_, facts.to, facts.cc)
+        ]
+        return cls(
+            subject=facts.subject,
+            from_=next(iter(people[0]), None),
+            to=people[1],
+            cc=people[2],
+            date=facts.date,
+            message_id=facts.message_id,
+            attachments=[MimePart.of_tree(row, each) for each, _ in mime.files(attached.part)],
+            attached=attached,
+        )
+
+
+async def stored_of(info: Info, row: Any) -> Stored:
+    """What is in the message of this row; raises the refusal where that is not for the viewer."""
+    return found(await contents.one(info.context, row.id))

@@ -1,0 +1,192 @@
+"""ZIP, written and read piece by piece: no more of one in memory than an entry.
+
+Written are entries whose sizes stand before them; behind 4 GiB or 65,535 entries the fields of
+ZIP64 follow. Read is what the central directory names, entry by entry.
+"""
+
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO
+
+LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+END64, LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
+STORED, DEFLATED = 0, 8
+UTF8, ENCRYPTED = 0x800, 0x1
+SHORT, WIDE = 0xFFFF, 0xFFFFFFFF  # say that the number stands in a field of ZIP64
+TAIL = 22 + 0xFFFF  # the end and its comment
+COMMENT = 0xFFFF
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR = struct.Struct("<4sIQI")
+_SMALLEST = 1980  # the first year there is
+
+
+class Broken(Exception):
+    """No archive of this kind, or one that was cut off or damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the directory says of a file. `next` is where the directory goes on."""
+
+    name: str
+    offset: int
+    packed: int  # bytes in the archive
+    size: int  # bytes of the file
+    method: int
+    crc: int
+    next: int
+    odd: str = ""  # why it cannot be read
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the archive, about."""
+        return self.offset + self.packed
+
+
+def entry(name: str, content: bytes, at: datetime, offset: int) -> tuple[bytes, bytes]:
+    """A file as it lies in the archive at `offset`, and as its directory tells of it."""
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
+    packed = deflate.compress(content) + deflate.flush()
+    method = DEFLATED if len(packed) < len(content) else STORED
+    body = packed if method == DEFLATED else content
+    path = name.encode()
+    time, date = _dos(at)
+    facts = (20, UTF8, method, time, date, zlib.crc32(content), len(body), len(content))
+    local = _LOCAL.pack(LOCAL, *facts, len(path), 0) + path + body
+    far = offset >= WIDE
+    extra = struct.pack("<HHQ", 1, 8, offset) if far else b""
+    made_by = 3 << 8 | (45 if far else 20)  # Unix, which has the rights below
+    mode = (stat.S_IFREG | 0o600) << 16
+    told = (len(path), len(extra), 0, 0, 0, mode, WIDE if far else offset)
+    return local, _CENTRAL.pack(CENTRAL, made_by, *facts, *told) + path + extra
+
+
+def end(entries: int, size: int, offset: int) -> bytes:
+    """What comes behind a directory of so many entries and bytes that begins at `offset`."""
+    more = b""
+    if entries >= SHORT or size >= WIDE or offset >= WIDE:
+        facts = (45, 45, 0, 0, entries, entries, size, offset)
+        more = _END64.pack(END64, _END64.size - 12, *facts)
+        more += _LOCATOR.pack(LOCATOR, 0, offset + size, 1)
+    few, small, near = min(entries, SHORT), min(size, WIDE), min(offset, WIDE)
+    return more + _END.pack(END, 0, 0, few, few, small, near, 0)
+
+
+def _dos(at: datetime) -> tuple[int, int]:
+    at = at.astimezone(UTC)
+    year = min(max(at.year - _SMALLEST, 0), 127)
+    time = at.hour << 11 | at.minute << 5 | at.second // 2
+    return time, year << 9 | at.month << 5 | at.day
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Where the central directory lies, and how many entries it claims to have."""
+
+    start: int
+    end: int
+    entries: int
+
+
+def directory(file: IO[bytes]) -> Directory:
+    """Find the directory. Broken where there is none, or it is not in the file."""
+    length = file.seek(0, 2)
+    tail_at = max(0, length - TAIL)
+    file.seek(tail_at)
+    tail = file.read(TAIL)
+    found = tail.rfind(END)
+    if found < 0 or len(tail) - found < _END.size:
+        raise Broken("a ZIP without its end: it was cut off")
+    _, disk, _, _, entries, size, start, _ = _END.unpack_from(tail, found)
+    if disk:
+        raise Broken("a ZIP in several files")
+    before = found - _LOCATOR.size
+    if before >= 0 and tail.startswith(LOCATOR, before):
+        _, _, at, _ = _LOCATOR.unpack_from(tail, before)
+        file.seek(min(at, length))
+        block = file.read(_END64.size)
+        if len(block) < _END64.size or not block.startswith(END64):
+            raise Broken("a ZIP whose end is damaged")
+        *_, entries, size, start = _END64.unpack(block)
+    if start + size > tail_at + found:
+        raise Broken("a ZIP whose directory lies outside of it: it was cut off or damaged")
+    return Directory(start, start + size, entries)
+
+
+def entries(file: IO[bytes], within: Directory, at: int, behind: int = 0) -> Iterator[Entry]:
+    """The entries that the directory has from `at` on. Broken where it makes no sense.
+
+    Each lies behind the one before, the first of them at `behind` or later: so none is there
+    twice, and what comes out is in a proportion to what lies there.
+    """
+    while at < within.end:
+        file.seek(at)
+        head = file.read(_CENTRAL.size)
+        if len(head) < _CENTRAL.size or not head.startswith(CENTRAL):
+            raise Broken("a ZIP whose directory is damaged")
+        fields = _CENTRAL.unpack(head)
+        _, _, _, bits, method, _, _, crc, packed, size, named, more, noted, *_ = fields
+        mode, offset = fields[-2] >> 16, fields[-1]
+        name, extra = file.read(named), file.read(more)
+        size, packed, offset = _wide(extra, size, packed, offset)
+        at += _CENTRAL.size + named + more + noted
+        if at > within.end or offset < behind or offset + _LOCAL.size + packed > within.start:
+            raise Broken("a ZIP whose entries lie in each other, or outside of it")
+        behind = offset + _LOCAL.size + packed
+        odd = _odd(bits, method, mode)
+        text = name.decode("utf-8" if bits & UTF8 else "cp437", "replace")
+        yield Entry(text, offset, packed, size, method, crc, at, odd)
+
+
+def _wide(extra: bytes, *given: int) -> list[int]:
+    """Size, packed size and offset, with those of ZIP64 where they stand in for them."""
+    values, at = list(given), 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        body = extra[at + 4 : at + 4 + length]
+        if kind == 1:
+            missing = [nth for nth, value in enumerate(values) if value == WIDE]
+            if len(body) < 8 * len(missing):
+                raise Broken("a ZIP whose directory is damaged")
+            for place, nth in enumerate(missing):
+                (values[nth],) = struct.unpack_from("<Q", body, 8 * place)
+        at += 4 + length
+    return values
+
+
+def _odd(bits: int, method: int, mode: int) -> str:
+    if bits & ENCRYPTED:
+        return "encrypted"
+    if method not in (STORED, DEFLATED):
+        return "packed in a way we do not know"
+    kind = stat.S_IFMT(mode)
+    return "not a file" if kind and kind not in (stat.S_IFREG, stat.S_IFDIR) else ""
+
+
+def content(file: IO[bytes], known: Entry) -> bytes:
+    """The bytes of an entry: as many as the directory claims, and no more. Broken otherwise."""
+    file.seek(known.offset)
+    head = file.read(_LOCAL.size)
+    if len(head) < _LOCAL.size or not head.startswith(LOCAL):
+        raise Broken("damaged: it is not where the directory says")
+    *_, named, more = _LOCAL.unpack(head)
+    file.seek(named + more, 1)
+    packed = file.read(known.packed)
+    if known.method == STORED:
+        found = packed
+    else:
+        inflate = zlib.decompressobj(-15)
+        try:
+            found = inflate.decompress(packed, known.size + 1)
+        except zlib.error as problem:
+            raise Broken("damaged: it cannot be unpacked") from problem
+    if len(found) != known.size or zlib.crc32(found) != known.crc:
+        raise Broken("damaged: it is not what the directory says")
+    return found

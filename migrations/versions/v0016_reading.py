@@ -1,0 +1,22 @@
+"""messages: what was found out about their senders, and what they answer"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from models.columns import Big, Plain
+
+revision = "0016"
+down_revision = "0015"
+
+COLUMNS = ("verification", "reference_id", "reference_action")
+
+
+def upgrade() -> None:
+    op.add_column("messages", sa.Column("verification", Plain, nullable=True))
+    op.add_column("messages", sa.Column("reference_id", Big, nullable=True))
+    op.add_column("messages", sa.Column("reference_action", sa.String(), nullable=True))
+
+
+def downgrade() -> None:
+    for name in COLUMNS:
+        op.drop_column("messages", name)

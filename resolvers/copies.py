@@ -1,0 +1,154 @@
+"""Copies of messages, a chunk at a time: new rows that share what is stored of the old ones."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import audit, userlimits
+from mail.delivery import flags, take_quota
+from models.audit import AuditRoad
+from models.blobs import MessageBlob
+from models.columns import Picked, insert_or, picked
+from models.journal import ChangeKind
+from models.messages import Message, Thread, ThreadRef
+from models.world import Turn
+from resolvers import moves
+from resolvers.context import Context
+
+PART = 1000  # keys of one statement
+
+
+async def copy(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: Picked
+) -> dict[int, tuple[int, int]]:
+    """Copy messages of one account into the folder `to`, of the same account or another.
+
+    Both streams are held, and the accounts share a tenant: bodies are referred to once more,
+    not stored again. Returns the old and the new uid, by the id of each copy. OverQuota.
+    """
+    ordered = sorted(rows, key=lambda row: (row.mailbox_id, row.uid))
+    size, owner = sum(row.size for row in ordered), to.user_id
+    take = partial(take_quota, user_id=owner, size=size, many=len(ordered))
+    taken = await ctx.world.join(session, take)
+    uids = await moves.numbers(session, to, len(ordered))
+    keys = [ctx.world.key() for _ in ordered]
+    last = await ctx.record(
+        session,
+        owner,
+        ChangeKind.MESSAGE_ADDED,
+        keys,
+        mailbox=to.id,
+        uid=list(uids),
+        flags=[flags(row) for row in ordered],
+    )
+    threads: Mapping[int, int] = {}
+    if ordered[0].user_id != owner:
+        threads = await _threads(ctx, session, ordered, owner)
+    at = ctx.world.now()
+    given = {
+        "user_id": owner,
+        "mailbox_id": to.id,
+        "modseq": last,
+        "saved_at": at,
+        "expires": at + timedelta(seconds=to.retention) if to.retention else None,
+        "indexed": False,
+        "snoozed_until": None,
+        "snoozed_from": None,
+    }
+    new = {row.id: key for row, key in zip(ordered, keys, strict=True)}
+    numbers = {row.id: uid for row, uid in zip(ordered, uids, strict=True)}
+    connection = await session.connection()
+    for ids in _parts([row.id for row in ordered]):
+        whole = select(*picked(Message)).where(col(Message.id).in_(ids))
+        made = [
+            {
+                **row._asdict(),
+                **given,
+                "id": new[row.id],
+                "uid": numbers[row.id],
+                "thread_id": threads.get(row.thread_id, row.thread_id),
+            }
+            for row in (await connection.execute(whole)).all()
+        ]
+        await connection.execute(insert(Message), made)
+        needs = select(*picked(MessageBlob)).where(col(MessageBlob.message_id).in_(ids))
+        references = [
+            {"message_id": new[row.message_id], "blob_id": row.blob_id}
+            for row in (await connection.execute(needs)).all()
+        ]
+        if references:  # what has lost them is copied as it is: `merganser check` tells of it
+            await connection.execute(insert(MessageBlob), references)
+    await moves.count(session, last, {to.id: moves.arriving(ordered)})
+
+    def told(turn: Turn) -> None:
+        userlimits.stored(turn, owner, taken, size)
+        audit.stored(turn, owner, keys, AuditRoad.SAVED)
+
+    await ctx.world.join(session, told)
+    return {new[row.id]: (row.uid, numbers[row.id]) for row in ordered}
+
+
+def _parts(keys: Sequence[Any]) -> list[Sequence[Any]]:
+    return [keys[start : start + PART] for start in range(0, len(keys), PART)]
+
+
+async def _threads(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked], owner: int
+) -> dict[int, int]:
+    """The conversations of another account that those of these messages become, by theirs.
+
+    What leads to one of the owner's goes on there; all else begins one.
+    """
+    connection = await session.connection()
+    theirs = sorted({row.thread_id for row in rows})
+    leading: defaultdict[int, list[str]] = defaultdict(list)
+    for part in _parts(theirs):
+        asked = select(col(ThreadRef.thread_id), col(ThreadRef.key))
+        mine = asked.where(col(ThreadRef.thread_id).in_(part))
+        for row in (await connection.execute(mine)).all():
+            leading[row.thread_id].append(row.key)
+    known: dict[str, int] = {}
+    for part in _parts(sorted({key for keys in leading.values() for key in keys})):
+        asked = select(col(ThreadRef.key), col(ThreadRef.thread_id))
+        there = asked.where(col(ThreadRef.user_id) == owner, col(ThreadRef.key).in_(part))
+        known |= {row.key: row.thread_id for row in (await connection.execute(there)).all()}
+    found = {
+        thread: min(led)
+        for thread in theirs
+        if (led := [known[key] for key in leading[thread] if key in known])
+    }
+    found |= await _begun(ctx, session, [one for one in theirs if one not in found], owner)
+    lead = insert_or(ctx.world.database.dialect, ThreadRef).on_conflict_do_nothing()
+    new = [
+        {"user_id": owner, "key": key, "thread_id": found[thread]}
+        for thread, keys in leading.items()
+        for key in keys
+        if key not in known
+    ]
+    if new:
+        await connection.execute(lead, new)
+    return found
+
+
+async def _begun(
+    ctx: Context, session: AsyncSession, threads: Sequence[int], owner: int
+) -> dict[int, int]:
+    """New conversations of an account, under the subjects of these, which are another's."""
+    connection, found = await session.connection(), dict[int, int]()
+    for part in _parts(threads):
+        asked = select(col(Thread.id), col(Thread.subject)).where(col(Thread.id).in_(part))
+        rows = (await connection.execute(asked)).all()
+        found |= {row.id: ctx.world.key() for row in rows}
+        at = ctx.world.now()
+        made = [
+            {"id": found[row.id], "user_id": owner, "subject": row.subject, "created_at": at}
+            for row in rows
+        ]
+        await connection.execute(insert(Thread), made)
+    return found

@@ -1,0 +1,206 @@
+"""What an account is as a file: its record, and its messages, a chunk at a time."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, tuple_
+from sqlmodel import col
+
+from mail.archives import writing
+from mail.archives.records import Outgoing, Told
+from mail.archives.writing import Chunk, ExportFormat, State
+from mail.blobs.errors import Corrupt
+from mail.contents import Stored, gathered
+from mail.delivery import SYSTEM_FLAGS, flags
+from models.columns import Picked, picked
+from models.errors import NotFound
+from models.keyvalue import KeyValue
+from models.mailboxes import Mailbox, MailboxEntry
+from models.messages import Message
+from models.users import User
+from resolvers import contents, labels, mailboxes
+from resolvers.access import own, records
+from resolvers.context import Context
+from resolvers.selections import Selection
+
+WEIGHT = 8 << 20  # bytes of messages in a chunk; one that is larger has its own
+TOGETHER = 200  # messages in a chunk
+SETTINGS = ("name", "language", "retention", "spam_level", "pub_key", "meta_data")
+COLUMNS = frozenset(
+    {"id", "mailbox_id", "size", "digest", "received_at", "expires", "keywords", "meta_data",
+     "envelope_from", "envelope_to", *SYSTEM_FLAGS}
+)  # fmt: skip
+AGE = (col(Message.listed_at), col(Message.id))
+
+After = int | list[Any] | None  # how many of the ids, or place and key of the last message
+
+
+@dataclass(slots=True)
+class Cut:
+    """A chunk, the place behind it, and which messages could not be read."""
+
+    chunk: Chunk
+    after: After
+    done: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+async def begun(
+    ctx: Context, kind: ExportFormat, state: State, order: dict[str, Any]
+) -> tuple[Chunk, int]:
+    """The beginning of the file, and how many messages will follow."""
+    user_id = ctx.viewer.user_id
+    total = len(order["ids"]) if order["ids"] is not None else await count(ctx)
+    names = {"id", "path", "special_use", "hidden", "subscribed", "retention"}
+    rows = await mailboxes.all_of(ctx, user_id, names)
+    asked = select(*picked(MailboxEntry)).where(
+        col(MailboxEntry.mailbox_id).in_([row.id for row in rows])
+    )
+    notes: dict[int, dict[str, str]] = {}
+    if order["settings"]:
+        for row in await ctx.read(asked):
+            notes.setdefault(row.mailbox_id, {})[row.key] = row.value
+    boxes = [
+        {
+            "path": row.path,
+            "specialUse": row.special_use,
+            "hidden": row.hidden,
+            "subscribed": row.subscribed,
+            "retention": row.retention,
+            "metadata": notes.get(row.id, {}),
+        }
+        for row in rows
+    ]
+    now = ctx.world.now()
+    account = {"exportedAt": now, "mailboxes": boxes, "messages": total}
+    if order["settings"]:
+        account |= await _settings(ctx)
+    return writing.begun(kind, state, account, now), total
+
+
+async def _settings(ctx: Context) -> dict[str, Any]:
+    """What a user has set, and may set: never a password."""
+    user_id, now = ctx.viewer.user_id, ctx.world.now()
+    asked = select(*picked(User, {*SETTINGS, "username"})).where(col(User.id) == user_id)
+    (user,) = await ctx.read(asked)
+    values = select(*picked(KeyValue)).where(
+        col(KeyValue.stream_id) == user_id,
+        col(KeyValue.expires_at).is_(None) | (col(KeyValue.expires_at) > now),
+    )
+    stored = [
+        {"store": row.store, "key": row.key, "value": row.value, "expires": row.expires_at}
+        for row in await ctx.read(values.order_by(col(KeyValue.store), col(KeyValue.key)))
+    ]
+    facts = {name: getattr(user, name) for name in SETTINGS}
+    named = [
+        {"keyword": row.keyword, "name": row.name, "color": row.color}
+        for row in await ctx.load(labels.of_users, user_id)
+    ]
+    return {"account": user.username, "settings": facts, "keyValues": stored, "labels": named}
+
+
+async def chosen(ctx: Context, user_id: int, selection: Selection) -> list[int]:
+    """The messages of a selection by key, those in folders."""
+    looked = await selection.looked(ctx, [user_id])
+    theirs = [
+        records(ctx, Message),
+        col(Message.user_id) == user_id,
+        col(Message.archived_at).is_(None),
+    ]
+    asked = select(col(Message.id)).where(*looked.condition(ctx, theirs))
+    return [row.id for row in await ctx.read(asked.order_by(col(Message.id)))]
+
+
+async def count(ctx: Context) -> int:
+    """How many messages the account has in folders."""
+    many = select(func.count()).select_from(Message).where(*_theirs(ctx))
+    ((total,),) = await ctx.read(many)
+    return int(total)
+
+
+def _theirs(ctx: Context) -> list[Any]:
+    return [col(Message.user_id) == own(ctx), col(Message.archived_at).is_(None)]
+
+
+async def cut(
+    ctx: Context, kind: ExportFormat, state: State, ids: Sequence[int] | None, after: After
+) -> Cut | None:
+    """The chunk of the messages behind a place; None where there are no more.
+
+    Each message that was there at the beginning, and is still, is in one chunk, in the folder
+    in which it lies then. They come as lists have them, the oldest first, or in the order of `ids`.
+    """
+    asked = select(*picked(Message, {"id", "size", "listed_at"})).where(*_theirs(ctx))
+    if ids is not None:
+        at = after if isinstance(after, int) else 0
+        some = ids[at : at + TOGETHER]
+        if not some:
+            return None
+        sizes = {row.id: row for row in await ctx.read(asked.where(col(Message.id).in_(some)))}
+        chosen = _fitting([sizes[key] for key in some if key in sizes])
+        place: After = at + (some.index(chosen[-1].id) + 1 if chosen else len(some))
+    else:
+        if isinstance(after, list):
+            stood, key = datetime.fromisoformat(after[0]), after[1]
+            asked = asked.where(tuple_(*AGE) > (stood, key))
+        chosen = _fitting(await ctx.read(asked.order_by(*AGE).limit(TOGETHER)))
+        if not chosen:
+            return None
+        place = [chosen[-1].listed_at.isoformat(), chosen[-1].id]
+    return await _cut(ctx, kind, state, [row.id for row in chosen], place)
+
+
+def _fitting(rows: Sequence[Picked]) -> list[Picked]:
+    """The first of these, as many as a chunk has."""
+    chosen, weight = list[Picked](), 0
+    for row in rows:
+        if chosen and weight + row.size > WEIGHT:
+            break
+        chosen.append(row)
+        weight += row.size
+    return chosen
+
+
+async def _cut(
+    ctx: Context, kind: ExportFormat, state: State, chosen: Sequence[int], place: After
+) -> Cut:
+    ctx.forget()
+    rows = await ctx.read(
+        select(*picked(Message, COLUMNS), col(Mailbox.path))
+        .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
+        .where(*_theirs(ctx), col(Message.id).in_(chosen))
+        .order_by(*AGE)
+    )
+    opened = await ctx.load_all(contents.stored, [row.id for row in rows])
+    outgoing: list[Outgoing] = []
+    damaged: list[str] = []
+    for row, stored in zip(rows, opened, strict=True):
+        if not isinstance(stored, Stored):
+            continue  # deleted since
+        try:
+            raw = await gathered(stored.whole())
+        except Corrupt as problem:
+            damaged.append(f"message {row.id}: {problem}")
+            continue
+        except NotFound:
+            continue  # likewise
+        told = Told(
+            row.path,
+            row.received_at,
+            flags(row),
+            row.expires,
+            row.meta_data,
+            row.envelope_from,
+            row.envelope_to,
+            row.digest,
+        )
+        number = state.messages + len(outgoing) + 1
+        outgoing.append(Outgoing(raw, told, row.mailbox_id, number))
+    ctx.forget()  # or all of it would stay in memory
+    if not outgoing:
+        return Cut(Chunk(b""), place, len(chosen), damaged)
+    chunk = await asyncio.to_thread(writing.put, kind, state, outgoing, ctx.world.now())
+    return Cut(chunk, place, len(chosen), damaged)

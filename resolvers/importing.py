@@ -1,0 +1,342 @@
+"""Bringing mail into an account: what was read, and where it goes, unit by unit."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import delivery, paths
+from mail.archives.records import Account, Told, Wrong, moment
+from mail.archives.zips import Broken
+from mail.delivery import Letter, Place, Placed
+from mail.found import Found, Unusable
+from mail.keeping import Kept
+from models.columns import Picked, picked
+from models.errors import Conflict, Invalid, LimitReached, Refused
+from models.mailboxes import SpecialUse
+from models.messages import Message
+from models.roles import UserPermission
+from models.users import User
+from models.world import Turn
+from resolvers import freedata, keyvalue, labels, mailboxes, mailboxmetadata, moves, userupdate
+from resolvers.context import Context
+from resolvers.keyvalue import Namespace, NewValue
+from resolvers.labels import Words
+from resolvers.mailboxes import Named, NewMailboxes
+from resolvers.userselection import MINE
+from resolvers.userupdate import Patch
+
+TOGETHER = 32  # messages a unit
+WEIGHT = 4 << 20  # bytes a unit; a larger message has one of its own
+TOLD = 200  # things refused that are remembered word for word
+LONGEST = 300  # characters of what one of these is called
+FACTS = ("name", "language", "retention", "spam_level", "meta_data")
+FOREVER = timedelta(0)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an import has done, in all its runs together."""
+
+    stored: int = 0
+    known: int = 0  # in that mailbox already
+    skipped: list[list[str]] = field(default_factory=list)  # what, and why
+    untold: int = 0  # skipped beyond those
+
+    def refuse(self, what: str, why: str) -> None:
+        """Remember what is not brought in."""
+        if len(self.skipped) < TOLD:
+            self.skipped.append([delivery.storable(what[:LONGEST]), why])
+        else:
+            self.untold += 1
+
+
+@dataclass(slots=True)
+class Import:
+    """One that is running."""
+
+    ctx: Context  # of the account's own user
+    user: Picked  # id, tenant_id
+    into: str | None  # one mailbox for all; None: as the source has them
+    begun: int  # a key: of what the account had before, and not we have brought
+    boxes: dict[str, int]  # mailboxes by path
+    outcome: Outcome
+    dedupe: bool = True
+    there: dict[int, Counter[bytes]] = field(default_factory=dict)  # digests by mailbox, shortened
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A message that has been read, the mailbox it goes to, and its flags."""
+
+    found: Found
+    letter: Letter
+    box: int
+    flags: Sequence[str]
+    meta_data: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Reading:
+    """A source that is read group by group, and why it cannot be read any further."""
+
+    rest: Iterator[Found]
+    trouble: str | None = None
+
+    def group(self) -> list[Found]:
+        """The next messages; none at the end, or where there is trouble. For a thread."""
+        found: list[Found] = []
+        weight = 0
+        while self.trouble is None and len(found) < TOGETHER and weight < WEIGHT:
+            try:
+                one = next(self.rest, None)
+            except Broken as problem:
+                self.trouble = str(problem)
+                break
+            if one is None:
+                break
+            found.append(one)
+            weight += len(one.raw or b"")
+        return found
+
+
+async def opened(ctx: Context, user_id: int, into: str | None, begun: int) -> Import:
+    """An import into this account, which is the viewer's."""
+    columns = {"id", "tenant_id", "permissions"}
+    ((user),) = await ctx.read(select(*picked(User, columns)).where(col(User.id) == user_id))
+    permissions = frozenset(each for each in UserPermission if each in user.permissions)
+    ctx = replace(ctx, viewer=replace(ctx.viewer, permissions=permissions))
+    rows = await mailboxes.all_of(ctx, user_id, {"special_use"})
+    boxes = {row.path: int(row.id) for row in rows}
+    for row in rows:
+        if row.special_use is SpecialUse.SNOOZED:  # nobody would bring it back from there
+            boxes[row.path] = boxes["INBOX"]
+    return Import(ctx, user, into, begun, boxes, Outcome())
+
+
+async def read(work: Import, found: Found) -> Ready | None:
+    """The message, ready to be stored; None where it is there already or has to be skipped."""
+    try:
+        if found.raw is None:
+            raise Unusable(found.reason)
+        wanted = moves.Changes.of({}, add=found.flags)
+        if len(wanted.add) > moves.KEYWORDS:
+            raise Unusable(f"more than {moves.KEYWORDS} keywords")
+        told = found.told
+        meta = freedata.checked(told.meta_data, ["metaData"]) if told else None
+        box = await _box(work, work.into or found.folder)
+    except (Unusable, Refused) as problem:
+        work.outcome.refuse(found.name, str(problem))
+        return None
+    letter = await delivery.read(found.raw)
+    if work.dedupe:
+        there, digest = await _digests(work, box), _short(letter.digest)
+        if there[digest]:
+            there[digest] -= 1  # as many as there are, for whoever has a message twice
+            work.outcome.known += 1
+            return None
+    return Ready(found, letter, box, wanted.touched, meta)
+
+
+async def _box(work: Import, folder: str) -> int:
+    path = paths.checked_path(folder)
+    if path not in work.boxes:
+        for box in await mailboxes.create(work.ctx, NewMailboxes([path])):
+            work.boxes[box.path] = box.id
+    return work.boxes[path]
+
+
+async def _digests(work: Import, box: int) -> Counter[bytes]:
+    """What the mailbox had: 16 bytes of each digest, so that a million of them fit."""
+    if box not in work.there:
+        asked = select(col(Message.digest)).where(
+            col(Message.mailbox_id) == box, col(Message.id) < work.begun
+        )
+        work.there[box] = Counter(_short(row.digest) for row in await work.ctx.read(asked))
+    return work.there[box]
+
+
+def _short(digest: str) -> bytes:
+    return bytes.fromhex(digest[:32])
+
+
+async def keep(work: Import, ready: Sequence[Ready], *, again: bool = False) -> list[Kept]:
+    """Make the bytes of these safe, before the unit that stores them."""
+    tenant, world = work.user.tenant_id, work.ctx.world
+    return [await delivery.stored(world, tenant, each.letter, again=again) for each in ready]
+
+
+async def put(
+    work: Import, session: AsyncSession, ready: Sequence[Ready], kept: Sequence[Kept]
+) -> None:
+    """Store these in the unit, with all their flags. OverQuota, Gone."""
+
+    def placed(turn: Turn) -> list[Placed]:
+        pairs = zip(ready, kept, strict=True)
+        return [delivery.place(turn, each.letter, safe, _to(work, each)) for each, safe in pairs]
+
+    new = await work.ctx.world.join(session, placed)
+    await _restate(work, session, ready, new)
+
+
+def _to(work: Import, ready: Ready) -> Place:
+    found, told = ready.found, ready.found.told
+    return Place(
+        work.user.id,
+        ready.box,
+        found.received_at or work.ctx.world.now(),
+        seen="\\Seen" in ready.flags,
+        flagged="\\Flagged" in ready.flags,
+        draft="\\Draft" in ready.flags,
+        envelope_from=found.sender,
+        envelope_to=told.recipients if told else (),
+        meta_data=ready.meta_data,
+    )
+
+
+async def _restate(
+    work: Import, session: AsyncSession, ready: Sequence[Ready], new: Sequence[Placed]
+) -> None:
+    """Set what a message cannot be stored with: other flags, keywords, when it goes."""
+    states: dict[int, dict[str, Any]] = {}
+    for each, placed in zip(ready, new, strict=True):
+        told = each.found.told
+        others = [flag for flag in each.flags if flag not in ("\\Seen", "\\Flagged", "\\Draft")]
+        if others or told:
+            states[placed.message_id] = moves.flagged(each.flags) | _expiry(told)
+    rows = await moves.chosen(session, list(states)) if states else []
+    for with_expiry in (False, True):  # of one call all have the same columns
+        some = [row for row in rows if ("expires" in states[row.id]) is with_expiry]
+        if some:
+            await moves.restate(work.ctx, session, some, states)
+
+
+def _expiry(told: Told | None) -> dict[str, Any]:
+    return {"expires": told.expires} if told else {}
+
+
+# ---------------------------------------------------------------- what is told of an account
+
+
+async def furnish(work: Import, account: Account, *, notes: bool) -> None:
+    """Make the folders of an account as far as they are missing; with `notes` what is on them."""
+    boxes = sorted(account.mailboxes, key=lambda box: paths.in_tree(box["path"]))
+    for box in boxes if work.into is None else ():
+        try:
+            path = await _furnish(work, box)
+        except Refused as problem:
+            work.outcome.refuse(f"folder {box['path']}", problem.message)
+            if isinstance(problem, LimitReached):
+                break  # so are the others
+        else:
+            if notes and isinstance(box.get("metadata"), dict):
+                await _annotate(work, path, box["metadata"])
+
+
+async def _furnish(work: Import, box: Mapping[str, Any]) -> str:
+    path = paths.checked_path(box["path"])
+    if path in work.boxes:
+        return path
+    new = NewMailboxes(
+        [path],
+        hidden=box.get("hidden") is True,
+        retention=_life(box.get("retention")),
+        subscribe=box.get("subscribed") is not False,
+    )
+    use = _use(box.get("specialUse"))
+    try:
+        made = await mailboxes.create(work.ctx, replace(new, special_use=use))
+    except Conflict as problem:
+        made = await mailboxes.create(work.ctx, new)
+        work.outcome.refuse(f"role {use} of folder {path}", problem.message)
+    snoozed = made[-1].special_use is SpecialUse.SNOOZED
+    work.boxes[path] = work.boxes["INBOX"] if snoozed else made[-1].id
+    return path
+
+
+async def _annotate(work: Import, path: str, notes: Mapping[str, Any]) -> None:
+    for key, value in notes.items():
+        try:
+            if not isinstance(value, str):
+                raise Invalid("no text", constraint="type", path=["value"])
+            await mailboxmetadata.put(work.ctx, Named(path=path), (key, value))
+        except Refused as problem:
+            work.outcome.refuse(f"annotation {key} of folder {path}", problem.message)
+            if isinstance(problem, LimitReached):
+                break
+
+
+def _use(name: Any) -> SpecialUse | None:
+    return next((use for use in SpecialUse if use.value == name), None)
+
+
+def _life(seconds: Any) -> timedelta:
+    """How long messages live, FOREVER where nothing is told of it."""
+    if not isinstance(seconds, int) or not 0 <= seconds < 1 << 40:
+        return FOREVER
+    return timedelta(seconds=seconds)
+
+
+async def settle(work: Import, account: Account) -> None:
+    """Set what the account's user may set, each as far as it can be."""
+    for name in FACTS:
+        if account.settings.get(name) is not None:
+            await _set(work, name, account.settings[name])
+    if isinstance(account.settings.get("pub_key"), str):
+        await _set(work, "pub_key", account.settings["pub_key"])
+    for entry in account.key_values:
+        if not await _key_value(work, entry):
+            break
+    for entry in account.labels:
+        if not await _label(work, entry):
+            break
+
+
+async def _label(work: Import, entry: Mapping[str, Any]) -> bool:
+    """Set it; returns whether others may still be."""
+    keyword, name, color = (entry.get(part) for part in ("keyword", "name", "color"))
+    try:
+        if not (isinstance(keyword, str) and isinstance(name, str)):
+            raise Invalid("no keyword, or no name", constraint="type", path=["keyword"])
+        shade = color if isinstance(color, str) else None
+        await labels.set_(work.ctx, keyword, Words(name, shade, colored=True))
+    except Refused as problem:
+        work.outcome.refuse(f"label {keyword}", str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
+
+
+async def _set(work: Import, name: str, value: Any) -> None:
+    kinds = {"retention": int, "spam_level": int, "meta_data": dict}
+    try:
+        if not isinstance(value, kinds.get(name, str)):
+            raise Invalid("not what it must be", constraint="type", path=[name])
+        if name == "pub_key":
+            patch = Patch(pub_key=str(value))
+        elif name == "meta_data":
+            patch = Patch({name: freedata.checked(value, [name])})
+        else:
+            patch = Patch({name: _life(value) if name == "retention" else value})
+        await userupdate.change(work.ctx, MINE, patch)
+    except Refused as problem:
+        work.outcome.refuse(f"setting {name}", problem.message)
+
+
+async def _key_value(work: Import, entry: Mapping[str, Any]) -> bool:
+    """Set it; returns whether others may still be."""
+    store, key, value = (entry.get(name) for name in ("store", "key", "value"))
+    try:
+        if not (isinstance(store, str) and isinstance(key, str) and isinstance(value, str)):
+            raise Invalid("no key, store or value", constraint="type", path=["key"])
+        expires = moment(entry.get("expires"))
+        ttl = None if expires is None else expires - work.ctx.world.now()
+        await keyvalue.put(work.ctx, Namespace(work.user.id, store), key, NewValue(value, ttl))
+    except (Refused, Wrong) as problem:
+        work.outcome.refuse(f"value {key}", str(problem))
+        return not isinstance(problem, LimitReached)
+    return True

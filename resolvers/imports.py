@@ -1,0 +1,327 @@
+"""Archives of mail, brought into an account by a task that goes on from where it was."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import delete, insert, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import paths, pieces
+from mail.blobs.codec import digest_of
+from mail.blobs.store import object_name
+from mail.found import Unusable
+from mail.keeping import Kept, blob_ids
+from mail.sources import HEAD, Source, known, messages, source
+from models.blobs import Blob, Upload
+from models.columns import Picked, table_of
+from models.errors import Forbidden, Invalid, NotFound, OverQuota, found
+from models.exports import ImportArchive
+from models.journal import ChangeKind
+from models.roles import Role, Scope, opened
+from models.tasks import Task
+from models.world import Turn, World
+from resolvers import adminlog, importing, uploads
+from resolvers.access import own
+from resolvers.adminlog import Done
+from resolvers.context import Context, Needs
+from resolvers.exports import check_running
+from resolvers.files import raw, tenant_of
+from resolvers.importing import Import, Outcome, Reading, Ready
+from resolvers.uploads import Received
+from resolvers.userselection import managed_one
+from resolvers.withheld import openable
+from resolvers.work import Plan, Planner, Step, queue
+
+KIND = "ACCOUNT_IMPORT"
+RUNNING = 2  # imports of an account at once
+OPERATORS = Needs(role=Role.ROOT, scope=Scope.MASTER)
+
+
+@dataclass(frozen=True, slots=True)
+class NewImport:
+    """An archive to be brought in: sent before, given as bytes, or lying on the server."""
+
+    user_id: int | None = None  # None: the viewer's own
+    upload_id: int | None = None
+    content: bytes | None = None
+    path: str | None = None
+    mailbox: str | None = None  # one for all mail; None: as the archive has them
+    dedupe: bool = True
+    settings: bool = True
+
+
+async def create(ctx: Context, new: NewImport) -> Task:
+    """Have a task bring an archive in.
+
+    Invalid where it is none, LimitReached where two imports of the account are running. What
+    lies on the server is for ROOT, and below the folder of the settings.
+    """
+    if sum(each is not None for each in (new.upload_id, new.content, new.path)) != 1:
+        text = "give the archive, or its path on the server: one of them"
+        raise Invalid(text, constraint="exclusive", path=["archive"])
+    user_id = own(ctx) if new.user_id is None else new.user_id
+    openable(ctx, user_id)
+    user = await managed_one(ctx, user_id)
+    into = paths.checked_path(new.mailbox, path_in=["mailbox"]) if new.mailbox else None
+    order = {
+        "archive": None,
+        "path": new.path,
+        "mailbox": into,
+        "dedupe": new.dedupe,
+        "settings": new.settings and Scope.SETTINGS in opened(ctx.viewer.scopes),
+        "unset": new.settings and Scope.SETTINGS not in opened(ctx.viewer.scopes),
+    }
+    if new.path is not None:
+        ctx.viewer.require(OPERATORS)
+        await asyncio.to_thread(_check, _below(ctx.world, new.path))
+        return await _queued(ctx, user, order, None)
+    received, name = await _received(ctx, new)
+    if new.content is not None:
+        await uploads.put(ctx.world, name, received.source)
+    kept = raw(ctx.world, await tenant_of(ctx, user.id), received, name)
+    return await _queued(ctx, user, order, (kept, received, new.upload_id))
+
+
+async def _received(ctx: Context, new: NewImport) -> tuple[Received, str]:
+    """The archive, and the name it has in the store or is to have."""
+    if new.content is not None:
+        if len(new.content) > ctx.world.options.upload_max:
+            most = ctx.world.options.upload_max
+            raise Invalid(f"at most {most} bytes", constraint="max", path=["archive"])
+        _recognised(new.content[:HEAD])
+        digest = digest_of(new.content)
+        name = object_name(digest, ctx.world.key())
+        return Received(new.content, len(new.content), digest, filename="archive"), name
+    row: Picked = found(
+        await ctx.load(uploads.by_ids, new.upload_id or 0), str(new.upload_id), path=["archive"]
+    )
+    head = await ctx.world.blobs.get_range(row.blob_name, 0, min(row.size, HEAD))
+    _recognised(head)
+    return Received(b"", row.size, row.digest, filename=row.filename or "archive"), row.blob_name
+
+
+def _recognised(head: bytes) -> None:
+    try:
+        known(head)
+    except Unusable as problem:
+        raise Invalid(str(problem), constraint="archive", path=["archive"]) from problem
+
+
+def _check(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    try:
+        known(head)
+    except Unusable as problem:
+        raise Invalid(str(problem), constraint="archive", path=["path"]) from problem
+
+
+def _below(world: World, text: str) -> Path:
+    """The file of this name below the folder for imports, wherever its links lead.
+
+    Forbidden where there is no such folder, NotFound for what is no file in it.
+    """
+    folder = world.options.import_folder
+    if folder is None:
+        raise Forbidden("no folder for imports is set: MERGANSER_IMPORT_FOLDER", path=["path"])
+    try:
+        there = folder.resolve(strict=True)
+        path = (there / text).resolve(strict=True)
+        if path.is_relative_to(there) and path.is_file():
+            return path
+    except (OSError, ValueError, RuntimeError):
+        pass
+    raise NotFound(text, path=["path"])
+
+
+async def _queued(
+    ctx: Context,
+    user: Picked,
+    order: dict[str, Any],
+    archive: tuple[Kept, Received, int | None] | None,
+) -> Task:
+    async with ctx.write(user.id) as session:
+        await check_running(ctx, user.id, KIND, RUNNING)
+        key = ctx.world.key() if archive else None
+        what = {**order, "archive": key}
+        (task,) = await queue(ctx, session, KIND, [what], user_id=user.id)
+        if archive and key:
+            kept, received, upload = archive
+
+            def store(turn: Turn) -> None:
+                if upload is not None:
+                    mine = col(Upload.user_id) == ctx.viewer.user_id
+                    gone = delete(Upload).where(col(Upload.id) == upload, mine)
+                    if not turn.connection.execute(gone).rowcount:
+                        raise NotFound(str(upload), path=["archive"])
+                row = {
+                    "id": key,
+                    "user_id": user.id,
+                    "task_id": task.id,
+                    "filename": received.filename or "archive",
+                    "size": received.size,
+                    "blob_id": blob_ids(turn, kept)[kept.root],
+                    "created_at": turn.world.now(),
+                }
+                turn.connection.execute(insert(table_of(ImportArchive)), row)
+
+            await ctx.world.join(session, store)
+        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
+        if user.id != ctx.viewer.user_id:
+            after = {"path": order["path"], "mailbox": order["mailbox"]}
+            deed = Done("accountImport", "User", user.id, user.domain_id, None, after)
+            await adminlog.note(ctx, session, deed)
+    return task
+
+
+# ---------------------------------------------------------------- the task
+
+
+@asynccontextmanager
+async def begun(
+    ctx: Context, order: dict[str, Any], checkpoint: Mapping[str, Any]
+) -> AsyncGenerator[Planner]:
+    """What plans the units of a run: the archive is open as long."""
+    async with _file(ctx, order) as path:
+        try:
+            most = ctx.world.options.message_max
+            origin = await asyncio.to_thread(source, path, most)
+        except Unusable as problem:
+            raise Invalid(str(problem), constraint="archive", path=["archive"]) from problem
+        if checkpoint and checkpoint.get("stamp", "") not in ("", origin.stamp) and order["path"]:
+            raise Invalid("the file has changed since", constraint="archive", path=["path"])
+        start = checkpoint.get("begun") or ctx.world.key()
+        work = await importing.opened(ctx, ctx.viewer.user_id, order["mailbox"], start)
+        work.outcome = Outcome(**checkpoint.get("outcome", {}))
+        work.dedupe = order["dedupe"]
+        rest = messages(origin, checkpoint.get("after"))
+        yield _Run(work, origin, Reading(rest)).plan
+
+
+@asynccontextmanager
+async def _file(ctx: Context, order: dict[str, Any]) -> AsyncGenerator[Path]:
+    """The archive as a file here."""
+    if order["path"] is not None:
+        yield await asyncio.to_thread(_below, ctx.world, order["path"])
+        return
+    asked = (
+        select(*pieces.COLUMNS, col(ImportArchive.filename))
+        .join(ImportArchive, col(ImportArchive.blob_id) == col(Blob.id))
+        .where(col(ImportArchive.id) == order["archive"])
+    )
+    blob = found(next(iter(await ctx.read(asked)), None), "archive", path=["archive"])
+    with tempfile.TemporaryDirectory(prefix="merganser-import-") as folder:
+        path = Path(folder) / "archive"
+        chunks = pieces.stream(ctx.world.blobs, blob)
+        with path.open("wb") as file:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
+        yield path
+
+
+@dataclass(slots=True)
+class Made:
+    """What a unit stores, and what the checkpoint says then."""
+
+    work: Import
+    note: dict[str, Any]
+    ready: list[Ready]
+    kept: list[Kept]
+    handled: int = 0
+    total: int | None = None
+    last: bool = False
+
+
+@dataclass(slots=True)
+class _Run:
+    work: Import
+    origin: Source
+    reading: Reading
+
+    async def plan(self, _ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
+        """Read the next messages, and make their bytes safe."""
+        if trouble := checkpoint.get("trouble"):
+            raise Invalid(trouble, constraint="archive", path=["archive"])
+        work = self.work
+        note = {**checkpoint, "begun": work.begun, "stamp": self.origin.stamp}
+        if not checkpoint:
+            await self._furnish(order)
+            account = self.origin.account
+            return Plan(made=Made(work, note, [], [], total=account.messages if account else None))
+        group = await asyncio.to_thread(self.reading.group)
+        if self.reading.trouble and not group:
+            raise Invalid(self.reading.trouble, constraint="archive", path=["archive"])
+        if not group:
+            return Plan(made=Made(work, note, [], [], last=True))
+        ready = [one for one in [await importing.read(work, each) for each in group] if one]
+        note["after"] = group[-1].after
+        kept = await importing.keep(work, ready)
+        return Plan(made=Made(work, note, ready, kept, len(group)))
+
+    async def _furnish(self, order: dict[str, Any]) -> None:
+        account = self.origin.account
+        if account is None:
+            return
+        await importing.furnish(self.work, account, notes=order["settings"])
+        if order["settings"]:
+            await importing.settle(self.work, account)
+        elif order["unset"] and (account.settings or account.key_values or account.labels):
+            self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
+
+
+async def step(
+    ctx: Context, session: AsyncSession, order: dict[str, Any], _: dict[str, Any], held: Plan
+) -> Step:
+    """Store what was read. Where the account is full, as much as goes in: then it ends."""
+    made: Made = held.made
+    outcome, work = made.work.outcome, made.work
+    if made.last:
+        await _forget(session, order)
+        return Step(_noted(made.note, outcome))
+    try:
+        async with ctx.write(work.user.id) as inner:
+            await importing.put(work, inner, made.ready, made.kept)
+        outcome.stored += len(made.ready)
+    except OverQuota:
+        await _fill(ctx, made)
+    ctx.world.fault("imported")
+    return Step(_noted(made.note, outcome), done=made.handled, more=True, total=made.total)
+
+
+async def _fill(ctx: Context, made: Made) -> None:
+    """Store one by one, until nothing more fits."""
+    for ready, kept in zip(made.ready, made.kept, strict=True):
+        try:
+            async with ctx.write(made.work.user.id) as inner:
+                await importing.put(made.work, inner, [ready], [kept])
+        except OverQuota as full:
+            made.note["trouble"] = f"the account is full: {full.message}"
+            return
+        made.work.outcome.stored += 1
+        made.note["after"] = ready.found.after
+
+
+def _noted(note: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """The checkpoint, and in it what the result will say."""
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(asdict(outcome)))
+    facts = {"stored": outcome.stored, "known": outcome.known, "untold": outcome.untold}
+    return {**note, **facts, "refused": plain["skipped"], "outcome": plain}
+
+
+async def _forget(session: AsyncSession, order: dict[str, Any]) -> None:
+    if order["archive"] is not None:
+        gone = delete(ImportArchive).where(col(ImportArchive.id) == order["archive"])
+        await (await session.connection()).execute(gone)
+
+
+async def plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
+    """Nothing: `begun` says what plans."""
+    return Plan()

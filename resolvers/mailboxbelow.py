@@ -1,0 +1,77 @@
+"""Creating folders below one that is named, which may be another's."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import insert, select
+from sqlmodel import col
+
+from mail.paths import checked_path
+from models import journal
+from models.columns import Picked, picked
+from models.errors import Forbidden, Invalid, LimitReached
+from models.mailboxes import Mailbox
+from models.sharing import MailboxShare, ShareRight
+from models.users import User
+from resolvers import mailboxes
+from resolvers.access import own
+from resolvers.context import Context
+from resolvers.mailboxes import Named, NewMailboxes, find
+from resolvers.mailboxowners import Held
+from resolvers.userselection import MINE, Users
+
+AT = ["parent"]
+
+
+async def create(
+    ctx: Context, new: NewMailboxes, above: Named, users: Users = MINE
+) -> list[Mailbox]:
+    """Create folders below that one: all of them or none. Of another's it takes CREATE.
+
+    There they are shared as that one is, so that whoever makes them sees them.
+    """
+    if users.given:
+        raise Invalid("a parent says whose they are", constraint="exclusive", path=["users"])
+    box = await find(ctx, above, ShareRight.CREATE, path=AT)
+    if box.user_id == own(ctx):
+        return await mailboxes.create(ctx, _below(new, box))
+    if new.special_use:
+        raise Forbidden("roles are for the owner to give", path=["specialUse"])
+    async with ctx.write(box.user_id) as session:
+        box = await find(ctx, Named(id=box.id), ShareRight.CREATE, path=AT)
+        owner = select(*picked(User)).where(col(User.id) == box.user_id)
+        held = Held(ctx, session, list(await ctx.read(owner)))
+        below = _below(new, box)
+        wanted = [
+            checked_path(path, path_in=["paths"], index=nth) for nth, path in enumerate(below.paths)
+        ]
+        try:
+            found, made = await mailboxes.make(held, wanted, below)
+        except LimitReached as full:  # how many there are is the owner's to know
+            raise LimitReached(full.message, limit=full.limit, used=full.limit, path=AT) from full
+        await _share(held, box, made)
+    return found
+
+
+def _below(new: NewMailboxes, box: Picked) -> NewMailboxes:
+    return replace(new, paths=[f"{box.path}/{path}" for path in new.paths])
+
+
+async def _share(held: Held, above: Picked, made: Sequence[Mailbox]) -> None:
+    """Share what was made as the folder above it is; whoever has that hears of it."""
+    connection = await held.session.connection()
+    asked = select(*picked(MailboxShare, ("user_id", "rights")))
+    rows = (await connection.execute(asked.where(col(MailboxShare.mailbox_id) == above.id))).all()
+    before = journal.reached(held.session)[above.user_id] - len(made)
+    given = [
+        {
+            "mailbox_id": box.id,
+            "user_id": row.user_id,
+            "owner_id": above.user_id,
+            "rights": row.rights,
+            "since": before,
+        }
+        for box in made
+        for row in rows
+    ]
+    await connection.execute(insert(MailboxShare), given)

@@ -1,0 +1,121 @@
+"""Whose messages a bulk operation is about, and into whose folders they go."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.columns import Picked
+from models.errors import Conflict, Invalid, NotFound
+from models.journal import PLATFORM
+from resolvers import adminlog, authlog, mailboxes, messagegrants
+from resolvers.access import own
+from resolvers.adminlog import Done
+from resolvers.authlog import Event
+from resolvers.context import Context
+from resolvers.mailboxes import Named
+from resolvers.mailboxowners import owners
+from resolvers.selections import Selection
+from resolvers.userselection import Users
+from resolvers.withheld import openable
+
+GIVEN = "mail given to another account"  # as the security log of its owner calls it
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """The accounts whose messages are selected; `given_to` is another, which is to have them.
+
+    `folders` are those the messages of each account go to; who lacks one is not among them.
+    """
+
+    ids: Sequence[int]
+    others: Sequence[Picked] = ()  # accounts that are not the viewer's, the other one too
+    given_to: Picked | None = None
+    folders: Mapping[int, Picked] = field(default_factory=dict)
+    grantee: int = 0  # to whom they are shared, or the folder they go to is
+
+    @property
+    def streams(self) -> list[int]:
+        """The streams to hold; that of the platform has the tasks of what is done to others."""
+        more = [self.given_to.id] if self.given_to else []
+        more += [self.grantee] if self.grantee else []
+        return [*self.ids, *more, *([PLATFORM] if self.others else [])]
+
+    def name(self, user_id: int) -> str:
+        """How an account that is not the viewer's is called."""
+        return next((f"{row.username}: " for row in self.others if row.id == user_id), "")
+
+
+async def whose(
+    ctx: Context, users: Users, *, source: Users | None = None, to: Named | None = None
+) -> Whose:
+    """The accounts of a selection; those of others only for administrators.
+
+    With a `source` the messages are that account's, and go to the one of `users`. NotFound
+    where that has no folder `to`, or where there is only one account.
+    """
+    if source is None and not users.given:
+        found = Whose([own(ctx)])
+    else:
+        found = await _others(ctx, users, source)
+    return found if to is None else await _with_folders(ctx, found, to)
+
+
+async def shared(ctx: Context, selection: Selection, to: Named | None = None) -> Whose:
+    """The account of a selection that says of none; and a folder `to`, which may be another's."""
+    mine, owner = own(ctx), await messagegrants.owner_of(ctx, selection)
+    if to is None:
+        return Whose([owner], grantee=mine if owner != mine else 0)
+    box, given_to = await messagegrants.target(ctx, to, owner)
+    grantee = mine if {owner, box.user_id} != {mine} else 0
+    return Whose([owner], given_to=given_to, folders={owner: box}, grantee=grantee)
+
+
+async def _others(ctx: Context, users: Users, source: Users | None) -> Whose:
+    rows = await owners(ctx, users, "users")
+    if source is None:
+        return Whose([row.id for row in rows], _not_mine(ctx, rows))
+    (origin,) = await owners(ctx, source, "sourceUser")
+    if len(rows) != 1:
+        text = "from another account messages go to one: select one in users"
+        raise Invalid(text, constraint="exclusive", path=["select", "users"])
+    (target,) = rows
+    if origin.id == target.id:
+        return Whose([origin.id], _not_mine(ctx, rows))
+    if target.id == ctx.viewer.user_id:
+        openable(ctx, origin.id)  # there it would be read
+    if origin.tenant_id != target.tenant_id:
+        text = "accounts of different domains share no storage: nothing goes from one to the other"
+        raise Conflict(text, path=["sourceUser"])
+    return Whose([origin.id], _not_mine(ctx, [origin, target]), target)
+
+
+def _not_mine(ctx: Context, rows: Iterable[Picked]) -> list[Picked]:
+    return [row for row in rows if row.id != ctx.viewer.user_id]
+
+
+async def _with_folders(ctx: Context, whose: Whose, to: Named) -> Whose:
+    into = {key: whose.given_to.id if whose.given_to else key for key in whose.ids}
+    rows = await ctx.load_all(mailboxes.named, [(key, to) for key in into.values()])
+    folders = {key: row for key, row in zip(into, rows, strict=True) if row}
+    if len(into) == 1 and not folders:
+        raise NotFound(str(to), path=["to"])
+    return Whose(whose.ids, whose.others, whose.given_to, folders)
+
+
+async def log(
+    ctx: Context, session: AsyncSession, whose: Whose, mutation: str, many: Mapping[int, int]
+) -> None:
+    """Note what is done to so many messages of each account, where it is another's."""
+    target = whose.given_to
+    touched = {**many, **({target.id: sum(many.values())} if target and many else {})}
+    done = [
+        Done(mutation, "User", row.id, row.domain_id, after={"messages": touched[row.id]})
+        for row in whose.others
+        if touched.get(row.id)
+    ]
+    await adminlog.note(ctx, session, *done)
+    if target and many:
+        told = {"to": target.username, "messages": sum(many.values())}
+        await authlog.note(ctx, session, Event(GIVEN, whose.ids[0], detail=told))

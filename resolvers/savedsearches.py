@@ -1,0 +1,192 @@
+"""Searches that are kept under a name, and counted while somebody watches."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Mapping
+from datetime import timedelta
+from time import monotonic
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select
+from sqlmodel import col
+from sqlmodel import select as instances
+
+from models.columns import Picked, picked
+from models.errors import Invalid, LimitReached, NotFound
+from models.journal import Change, ChangeKind
+from models.pages import Ask
+from models.savedsearches import SavedSearch
+from resolvers import changes, messages, texts
+from resolvers.access import own, visible
+from resolvers.context import Context
+from resolvers.listing import by_keys
+from resolvers.looking import READ, parts
+from resolvers.messages import NEWEST, Listing
+from resolvers.where import MessageWhere
+
+MOST = 100  # of an account
+LONGEST = 128  # characters of a name
+SIZE = 16 << 10  # characters of a filter as JSON
+WINDOW = timedelta(seconds=1)  # least time between two counts of one watcher
+REST = 20  # and at least so many times what the last one took
+COUNTED = "MESSAGE_", "MAILBOX_"  # kinds of changes that may bring other counts
+UNSEEN = MessageWhere(seen=False)
+
+Meant = Callable[[Mapping[str, Any]], MessageWhere]  # what stored fields say now
+
+
+class Figures(NamedTuple):
+    """How many messages a search finds."""
+
+    total: int
+    unseen: int
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The viewer's searches with these ids, in this order; else None."""
+    mine = select(*picked(SavedSearch)).where(visible(ctx, SavedSearch))
+    return await by_keys(ctx, mine, col(SavedSearch.id), ids)
+
+
+async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
+    """The searches of these accounts by name; of others' the viewer sees none."""
+    asked = select(*picked(SavedSearch)).where(
+        visible(ctx, SavedSearch), col(SavedSearch.user_id).in_(keys)
+    )
+    found: defaultdict[int, list[Picked]] = defaultdict(list)
+    for row in sorted(await ctx.read(asked), key=lambda row: (row.folded, row.id)):
+        found[row.user_id].append(row)
+    return [found[key] for key in keys]
+
+
+def listing(user_id: int, where: MessageWhere, *, unseen: bool = False) -> Listing:
+    """What a search is counted by."""
+    if unseen:
+        where = UNSEEN if where.everything else MessageWhere(every=(where, UNSEEN))
+    return Listing(user_id, Ask(NEWEST, 0), frozenset(), where=where)
+
+
+async def figures(ctx: Context, user_id: int, where: MessageWhere) -> Figures:
+    """How many messages a search finds."""
+    both = [listing(user_id, where), listing(user_id, where, unseen=True)]
+    total, unseen = await ctx.load_all(messages.counts, both)
+    return Figures(total, unseen)
+
+
+def check(where: MessageWhere) -> None:
+    """Invalid where a search asks for what messages would be read for at each count."""
+    for one in parts(where):
+        for name in READ:
+            if getattr(one, name) is not None:
+                text = "messages would be read for it at each count: use query, which is indexed"
+                raise Invalid(text, constraint="unsupported", path=["filter", name])
+
+
+async def keep(ctx: Context, name: str, fields: Mapping[str, Any], where: MessageWhere) -> None:
+    """Keep a search under a name, in the place of one that has it.
+
+    Invalid where it cannot be asked for, LimitReached where it is too long or there are too many.
+    """
+    shown = _named(name)
+    check(where)
+    if (size := len(json.dumps(fields, ensure_ascii=False))) > SIZE:
+        text = f"a search has at most {SIZE} characters"
+        raise LimitReached(text, limit=SIZE, used=size, path=["filter"])
+    user_id = own(ctx)
+    await figures(ctx, user_id, where)  # it can be asked for
+    async with ctx.write(user_id) as session:
+        asked = instances(SavedSearch).where(
+            visible(ctx, SavedSearch), col(SavedSearch.folded) == shown.casefold()
+        )
+        search = (await session.exec(asked)).first()
+        if search is None:
+            await _check_room(ctx)
+            search = SavedSearch(
+                id=ctx.world.key(),
+                user_id=user_id,
+                name=shown,
+                folded=shown.casefold(),
+                created_at=ctx.world.now(),
+            )
+        elif (search.name, search.filter) == (shown, dict(fields)):
+            return
+        search.name, search.filter = shown, dict(fields)
+        session.add(search)
+        await session.flush()
+        await ctx.record(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
+
+
+async def remove(ctx: Context, name: str) -> None:
+    """Keep it no longer. NotFound."""
+    folded, user_id = _named(name).casefold(), own(ctx)
+    async with ctx.write(user_id) as session:
+        asked = instances(SavedSearch).where(
+            visible(ctx, SavedSearch), col(SavedSearch.folded) == folded
+        )
+        search = (await session.exec(asked)).first()
+        if search is None:
+            raise NotFound(name[:LONGEST], path=["name"])
+        await session.delete(search)
+        await session.flush()
+        await ctx.record(session, user_id, ChangeKind.SAVED_SEARCH_CHANGED, [search.id])
+
+
+def _named(name: str) -> str:
+    shown = texts.checked(name, most=LONGEST, path=["name"])
+    if shown is None:
+        raise Invalid("a search has a name", constraint="required", path=["name"])
+    return shown
+
+
+async def _check_room(ctx: Context) -> None:
+    (row,) = await ctx.read(select(func.count().label("many")).where(visible(ctx, SavedSearch)))
+    if row.many >= MOST:
+        text = f"at most {MOST} searches are kept"
+        raise LimitReached(text, limit=MOST, used=row.many, path=["name"])
+
+
+async def follow(
+    ctx: Context, key: int, meant: Meant, window: timedelta = WINDOW
+) -> AsyncGenerator[tuple[Picked, Figures]]:
+    """A search with its counts: as they are, and whenever they or it have become others.
+
+    It is counted when something happened to folders or messages, once in a `window` at most,
+    and less often where it takes long: a watcher costs a twentieth of a processor at most. Ends
+    when it is kept no longer. NotFound where the viewer has none of this id.
+    """
+    stream, told = own(ctx), None
+    with ctx.world.wakeups.listen([stream]) as bell:
+        at = (await changes.standing(ctx))[stream]
+        due = True
+        while True:
+            bell.clear()  # before we look: a change from here on rings again
+            if due:
+                ctx.forget()
+                begun = monotonic()
+                (row,) = await by_ids(ctx, [key])
+                if row is None and told is None:
+                    raise NotFound(str(key), path=["id"])
+                if row is None:
+                    return
+                now = row, await figures(ctx, row.user_id, meant(row.filter))
+                spent = monotonic() - begun
+                if now != told:
+                    told = now
+                    yield now
+                await asyncio.sleep(max(window.total_seconds(), REST * spent))
+            at, due = await _since(ctx, stream, at)
+            if not due:
+                await bell.wait()
+
+
+async def _since(ctx: Context, stream: int, at: int) -> tuple[int, bool]:
+    """How far a stream has come, and whether what came since may bring other counts."""
+    asked = select(col(Change.last), col(Change.kind)).where(
+        col(Change.stream_id) == stream, col(Change.last) > at
+    )
+    rows = await ctx.read(asked.order_by(col(Change.last).desc()).limit(100))
+    due = any(
+        row.kind.startswith(COUNTED) or row.kind is ChangeKind.SAVED_SEARCH_CHANGED for row in rows
+    )
+    return (rows[0].last if rows else at), due or len(rows) == 100  # noqa: PLR2004 - a full look

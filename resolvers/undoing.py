@@ -1,0 +1,180 @@
+"""Taking back what was done to messages, for ten minutes, by a token that is told once."""
+
+from base64 import urlsafe_b64encode
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlmodel import col
+from sqlmodel import select as instances
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.delivery import flags
+from models.columns import Picked, picked
+from models.errors import NotFound
+from models.mailboxes import Mailbox
+from models.tasks import Undo
+from models.world import Turn
+from resolvers import moves, muting
+from resolvers.access import own, visible
+from resolvers.auth import digest_of
+from resolvers.context import Context
+from resolvers.mailboxowners import holding
+from resolvers.moves import Changes
+from resolvers.userselection import Users
+
+
+@dataclass(frozen=True, slots=True)
+class Was:
+    """Messages, and conversations by whether they were muted, before work of this kind."""
+
+    kind: str
+    changes: Changes
+    rows: Sequence[Picked]
+    muted: Mapping[int, bool] = field(default_factory=dict)
+
+
+async def remember(ctx: Context, session: AsyncSession, was: Was) -> tuple[str, datetime]:
+    """Write down what was, before the work is done; the token is told once."""
+    before = _before(was)
+    if "meta_data" in (was.changes.values or {}):
+        also = frozenset({"meta_data"})
+        kept = await moves.chosen(session, [row.id for row in was.rows], also=also)
+        before["meta"] = {str(row.id): row.meta_data for row in kept}
+    row, token = _token(ctx, before)
+    await (await session.connection()).execute(insert(Undo), row)
+    return token, row["expires_at"]
+
+
+def note(ctx: Context, turn: Turn, was: Was) -> tuple[str, datetime]:
+    """What `remember` does, in a turn, where no free data is changed."""
+    row, token = _token(ctx, _before(was))
+    turn.connection.execute(insert(Undo), row)
+    return token, row["expires_at"]
+
+
+def _token(ctx: Context, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A new token, and the row that remembers by it what was."""
+    token = urlsafe_b64encode(ctx.world.random(24)).decode()
+    row = {
+        "id": ctx.world.key(),
+        "user_id": own(ctx),
+        "digest": digest_of(token),
+        "before": before,
+        "expires_at": ctx.world.now() + ctx.world.options.undo_window,
+    }
+    return row, token
+
+
+def _before(was: Was) -> dict[str, Any]:
+    """What was, and what of it is changed; `flags` is None where all of them are."""
+    changes, rows = was.changes, was.rows
+    values = changes.values or {}
+    kind = was.kind if changes.snooze is None else "MESSAGE_MOVE"  # to a folder, or out of it
+    before: dict[str, Any] = {
+        "kind": kind,
+        "owners": sorted({row.user_id for row in rows}),
+        "messages": moves.was(rows),
+        "flags": None if changes.replace is not None else changes.touched,
+        "expires": kind != "MESSAGE_UPDATE" or "expires" in values,
+    }
+    if was.muted:
+        before["muted"] = list(was.muted.items())
+    return before
+
+
+async def undo(ctx: Context, token: str) -> int:
+    """Take back what this token was given for; returns how many messages are as they were.
+
+    Messages that are gone for good stay so; a folder that is gone is replaced by INBOX. What
+    was done to others is taken back only by who may still do it.
+    """
+    user_id = own(ctx)
+    mine = (
+        col(Undo.digest) == digest_of(token),
+        visible(ctx, Undo),
+        col(Undo.expires_at) > ctx.world.now(),
+    )
+    known = next(iter(await ctx.read(select(col(Undo.before)).where(*mine))), None)
+    owners = known.before.get("owners", [user_id]) if known else [user_id]
+    async with holding(ctx, Users(ids=tuple(owners)), "undo", path="token") as held:
+        session = held.session
+        kept = (await session.exec(instances(Undo).where(*mine))).first()
+        if kept is None:
+            raise NotFound("undo token", path=["token"])
+        await session.delete(kept)
+        await session.flush()
+        return await _take_back(ctx, session, kept.before)
+
+
+async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]) -> int:
+    """Put back what was changed, and nothing else: the rest may have been changed since."""
+    was = {one[0]: one[1:] for one in before["messages"]}
+    await muting.mute(ctx, session, dict(before.get("muted", ())))
+    moved = before["kind"] != "MESSAGE_UPDATE"
+    if moved:
+        await _bring_back(ctx, session, before["kind"], {key: one[0] for key, one in was.items()})
+    meta = before.get("meta")
+    also = frozenset() if meta is None else frozenset({"meta_data"})
+    rows = [
+        row
+        for row in await moves.chosen(session, list(was), also=also)
+        if row.mailbox_id is not None
+    ]
+    states = {}
+    for row in rows:
+        # what was noted before there was snoozing ends with the expiry
+        home, named, expires, *snoozed = was[row.id]
+        until, origin = snoozed or (None, None)
+        states[row.id] = moves.flagged(_as_before(flags(row), named, before["flags"]))
+        if before["expires"]:
+            states[row.id]["expires"] = moves.when(expires)
+        if moved:  # it is snoozed again where it was
+            there = row.mailbox_id == home
+            states[row.id]["snoozed_until"] = moves.when(until) if there else None
+            states[row.id]["snoozed_from"] = origin if there else None
+        if meta is not None:
+            states[row.id]["meta_data"] = meta[str(row.id)]
+    await moves.restate(ctx, session, rows, states)
+    return len(rows)
+
+
+def _as_before(now: list[str], was: list[str], touched: list[str] | None) -> list[str]:
+    if touched is None:
+        return was
+    return [n for n in now if n not in touched] + [n for n in was if n in touched]
+
+
+async def _bring_back(
+    ctx: Context, session: AsyncSession, kind: str, homes: Mapping[int, int]
+) -> None:
+    """What was deleted comes out of the archive, what was moved goes home; else to INBOX."""
+    rows = await moves.chosen(session, list(homes))
+    boxes, inboxes = await _homes(session, rows, homes)
+    deleted = kind != "MESSAGE_MOVE"
+    back: defaultdict[int, list[Picked]] = defaultdict(list)
+    for row in rows:
+        home = boxes.get(homes[row.id], inboxes[row.user_id])
+        if (row.mailbox_id is None) is deleted and row.mailbox_id != home.id:
+            back[home.id].append(row)
+    for theirs in back.values():
+        home = boxes.get(homes[theirs[0].id], inboxes[theirs[0].user_id])
+        if deleted:
+            await moves.restore(ctx, session, theirs, home)
+        else:
+            await moves.move(ctx, session, theirs, home)
+
+
+async def _homes(
+    session: AsyncSession, rows: Sequence[Picked], homes: Mapping[int, int]
+) -> tuple[dict[int, Picked], dict[int, Picked]]:
+    """Those folders that are there still, by key, and INBOX of each account."""
+    keys, users = sorted(set(homes.values())), sorted({row.user_id for row in rows})
+    wanted = col(Mailbox.id).in_(keys) | (col(Mailbox.path) == "INBOX")
+    asked = select(*picked(Mailbox)).where(col(Mailbox.user_id).in_(users), wanted)
+    found = (await (await session.connection()).execute(asked)).all()
+    inboxes = {row.user_id: row for row in found if row.path == "INBOX"}
+    return {row.id: row for row in found}, inboxes

@@ -1,0 +1,204 @@
+"""Invitations are read for what they say, and nothing in them does harm."""
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail.messages import CalendarEvent, MailAddress, events
+from mail.messages.calendar import MOST_ATTENDEES, MOST_EVENTS, unfolded
+
+OUTLOOK = r"""BEGIN:VCALENDAR
+METHOD:REQUEST
+PRODID:Microsoft Exchange Server 2010
+VERSION:2.0
+BEGIN:VTIMEZONE
+TZID:W. Europe Standard Time
+BEGIN:STANDARD
+DTSTART:16010101T030000
+TZOFFSETFROM:+0200
+TZOFFSETTO:+0100
+RRULE:FREQ=YEARLY;INTERVAL=1;BYDAY=-1SU;BYMONTH=10
+END:STANDARD
+BEGIN:DAYLIGHT
+DTSTART:16010101T020000
+TZOFFSETFROM:+0100
+TZOFFSETTO:+0200
+RRULE:FREQ=YEARLY;INTERVAL=1;BYDAY=-1SU;BYMONTH=3
+END:DAYLIGHT
+END:VTIMEZONE
+BEGIN:VEVENT
+ORGANIZER;CN=Nora Lindqvist:MAILTO:nora@example.com
+ATTENDEE;ROLE=REQ-PARTICIPANT;PARTSTAT=NEEDS-ACTION;RSVP=TRUE;CN="Ada; L.":mailto:ada@example.org
+ATTENDEE:mailto:bob@example.org
+SUMMARY;LANGUAGE=en-US:Lamps\, oil\; and wicks\nfor all
+DTSTART;TZID=W. Europe Standard Time:20300701T100000
+DTEND;TZID=W. Europe Standard Time:20300701T113000
+UID:040000008200E00074C5
+LOCATION:The tower
+BEGIN:VALARM
+DESCRIPTION:REMINDER
+TRIGGER;RELATED=START:-PT15M
+SUMMARY:not this
+END:VALARM
+END:VEVENT
+END:VCALENDAR
+"""
+
+
+def at(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[arg-type,misc]
+
+
+def one(*lines: str, method: str | None = None) -> CalendarEvent:
+    inner = "\r\n".join(("UID:1", *lines))
+    text = f"BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n{inner}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+    (event,) = events(text, method)
+    return event
+
+
+def test_an_invitation_says_what_where_when_and_who() -> None:
+    (event,) = events(OUTLOOK)
+    assert event == CalendarEvent(
+        "REQUEST",
+        "040000008200E00074C5",
+        "Lamps, oil; and wicks\nfor all",
+        at(2030, 7, 1, 8),
+        at(2030, 7, 1, 9, 30),
+        all_day=False,
+        location="The tower",
+        organizer=MailAddress("Nora Lindqvist", "nora@example.com"),
+        attendees=(MailAddress("Ada; L.", "ada@example.org"), MailAddress(None, "bob@example.org")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("local", "instant"),
+    [
+        ("20300115T100000", at(2030, 1, 15, 9)),  # the year before it began, in October
+        ("20300330T100000", at(2030, 3, 30, 9)),
+        ("20300331T100000", at(2030, 3, 31, 8)),
+        ("20301026T100000", at(2030, 10, 26, 8)),
+        ("20301027T100000", at(2030, 10, 27, 9)),
+    ],
+)
+def test_a_zone_that_only_the_calendar_knows_has_summer_and_winter(
+    local: str, instant: datetime
+) -> None:
+    (event,) = events(OUTLOOK.replace("20300701T100000", local))
+    assert event.starts_at == instant
+
+
+@pytest.mark.parametrize(
+    ("line", "instant"),
+    [
+        ("DTSTART:20300701T100000Z", at(2030, 7, 1, 10)),
+        ("DTSTART;TZID=Europe/Berlin:20300701T100000", at(2030, 7, 1, 8)),
+        ('DTSTART;TZID="America/New_York":20300701T100000', at(2030, 7, 1, 14)),
+        ("DTSTART;TZID=/mozilla.org/20050126_1/Europe/Berlin:20300115T100000", at(2030, 1, 15, 9)),
+        ("DTSTART;VALUE=DATE:20300701", at(2030, 7, 1)),
+        ("DTSTART:20301231T235960Z", at(2030, 12, 31, 23, 59, 59)),
+        ("DTSTART:20300701T100000", None),  # wherever one is
+        ("DTSTART;TZID=Nowhere/Land:20300701T100000", None),
+        ("DTSTART;TZID=../../etc/passwd:20300701T100000", None),
+        ("DTSTART;TZID=Europe:20300701T100000", None),
+        ("DTSTART;TZID=Asia/Tokyo:00010101T000000", None),
+        ("DTSTART:20301301T100000Z", None),
+        ("DTSTART:tomorrow", None),
+    ],
+)
+def test_times_become_instants_or_nothing(line: str, instant: datetime | None) -> None:
+    assert one(line).starts_at == instant
+
+
+def test_a_day_without_times_is_said_to_be_one() -> None:
+    event = one("DTSTART;VALUE=DATE:20300701", "DTEND;VALUE=DATE:20300703")
+    assert (event.all_day, event.ends_at) == (True, at(2030, 7, 3))
+    assert not one("DTSTART:20300701T100000Z").all_day
+
+
+@pytest.mark.parametrize(
+    ("span", "end"),
+    [
+        ("PT1H30M", at(2030, 7, 1, 11, 30)),
+        ("P1W", at(2030, 7, 8, 10)),
+        ("P1DT2H", at(2030, 7, 2, 12)),
+        ("-PT1H", None),
+        ("P90D", at(2030, 9, 29, 10)),
+        ("for ever", None),
+    ],
+)
+def test_an_end_may_be_said_as_a_duration(span: str, end: datetime | None) -> None:
+    assert one("DTSTART:20300701T100000Z", f"DURATION:{span}").ends_at == end
+
+
+@pytest.mark.parametrize(
+    ("written", "told", "method"),
+    [
+        ("METHOD:CANCEL\r\n", "request", "CANCEL"),
+        ("", "request", "REQUEST"),
+        ("", None, "PUBLISH"),
+        ("METHOD:<script>\r\n", None, "PUBLISH"),
+    ],
+)
+def test_the_method_is_that_of_the_calendar_or_of_its_part(
+    written: str, told: str | None, method: str
+) -> None:
+    text = f"BEGIN:VCALENDAR\r\n{written}BEGIN:VEVENT\r\nUID:1\r\nEND:VEVENT\r\nEND:VCALENDAR"
+    (event,) = events(text, told)
+    assert event.method == method
+
+
+def test_long_lines_are_put_together_also_within_a_character() -> None:
+    folded = b"SUMMARY:Gr\xc3\r\n \xbc\xc3\r\n\t\x9fe"
+    assert unfolded(folded).decode() == "SUMMARY:Grüße"
+    assert one(unfolded(folded).decode()).summary == "Grüße"
+
+
+ENDLESS = {
+    "nested": "BEGIN:A\r\n" * 60_000,
+    "never closed": "BEGIN:VCALENDAR\r\n" + "BEGIN:VEVENT\r\nUID:1\r\nEND:VEVENT\r\n" * 20_000,
+    "attendees": "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nUID:1\r\n" + "ATTENDEE:a@b\r\n" * 25_000,
+    "parameters": "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nUID" + ";A=B" * 120_000,
+    "quotes": "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nUID" + ';A="b",' * 70_000,
+    "one line": "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nUID:1\r\nSUMMARY:" + "\\\\n" * 170_000,
+    "folds": "\r\n ".join("BEGIN:VCALENDAR") * 30_000,
+    "zones": "BEGIN:VCALENDAR\r\n" + "".join(
+        f"BEGIN:VTIMEZONE\r\nTZID:Z{n}\r\n" + OUTLOOK[OUTLOOK.index("BEGIN:STANDARD"):
+        OUTLOOK.index("END:VTIMEZONE")] * 60 + "END:VTIMEZONE\r\n" for n in range(20)
+    ) + "BEGIN:VEVENT\r\nUID:1\r\nDTSTART;TZID=Z1:20300101T000000\r\nEND:VEVENT\r\n" * 100,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_no_calendar_takes_long_or_becomes_much(kind: str) -> None:
+    text = ENDLESS[kind]
+    before = time.perf_counter()
+    found = events(unfolded(text.encode()).decode())
+    assert time.perf_counter() - before < 2
+    assert len(found) <= MOST_EVENTS
+    assert all(len(event.attendees) <= MOST_ATTENDEES for event in found)
+
+
+def test_a_rule_that_never_ends_is_no_zone() -> None:
+    text = OUTLOOK.replace("FREQ=YEARLY;INTERVAL=1;BYDAY=-1SU;BYMONTH=10", "FREQ=SECONDLY")
+    (event,) = events(text)
+    assert event.starts_at is None
+    assert event.summary
+
+
+WORDS = (
+    "BEGIN: END: VCALENDAR VEVENT VTIMEZONE STANDARD UID: DTSTART ;TZID= : ; , \" \\ \\n 2030 "
+    "0101T000000 Z Europe/Berlin TZOFFSETTO:+0100 TZOFFSETFROM:+9999 RRULE: FREQ=YEARLY BYDAY=5SU "
+    "ATTENDEE mailto: METHOD: 99990101T000000 00010101T000000 16010101T000000"
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from([*WORDS.split(), "\r\n", "\r\n ", "\0", "é"]), max_size=60))
+@settings(max_examples=500, deadline=None)
+def test_whatever_it_is_it_is_read(words: list[str]) -> None:
+    events("BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n" + "".join(words))
+    events(OUTLOOK.replace("20300701T100000", "".join(words)))
+    events(OUTLOOK.replace("16010101T030000", "".join(words)))
