@@ -219,7 +219,7 @@ async def message_page(
         page = await ctx.load(messages.pages, listings[0])
     else:
         page = await searches.across(ctx, listings)
-    snippets.seek(ctx, page.rows, where)
+    snippets.seek(ctx, info.path, where)
 
     async def count() -> int:
         return sum(await ctx.load_all(messages.counts, listings))

@@ -1,10 +1,12 @@
 """What is in a stored message, and what is worked out of it: fields of Message."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Annotated, Any
 
 import strawberry
+from graphql.pyutils import Path
 from strawberry import UNSET
 
 from graph import parts
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 INTRO = 128  # bytes
 MESSAGE = shaped("graph.messages", "Message")
 MAILBOX = shaped("graph.mailboxes", "Mailbox")
+
+
+def _above(path: Path) -> Iterator[Path]:
+    """The places of an answer around this one, the nearest first."""
+    while above := path.prev:
+        yield above
+        path = above
 
 
 @strawberry.type(
@@ -156,7 +165,7 @@ class Reading(Shape):
         return await contents.texts(await stored_of(info, self.row))
 
     @field(
-        "Short text around what was searched for in this operation, or intro; marked = as HTML "
+        "Short text around what the list it stands in was searched for, or intro; marked = as HTML "
         "with <mark> around the words.",
         "preview",
         "user_id",
@@ -167,7 +176,7 @@ class Reading(Shape):
         info: Info,
         marked: Annotated[bool, strawberry.argument(description="As HTML, escaped.")] = False,
     ) -> str:
-        words = snippets.sought(info.context, self.row.id)
+        words = snippets.sought(info.context, _above(info.path))
         found = await snippets.snippet(await stored_of(info, self.row), words, marked=marked)
         short = intro_of(self.row.preview)
         return found or (escape(short) if marked else short)

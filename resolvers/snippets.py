@@ -1,12 +1,11 @@
 """The piece of a message that shows what was searched for."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from html import escape
 
 from mail.contents import Stored
 from mail.searchindex import Term, folded, term_of
-from models.columns import Picked
 from resolvers import contents
 from resolvers.context import Context
 from resolvers.relevance import terms
@@ -18,19 +17,17 @@ LOOKED = 262_144  # characters of a text
 _RUN = re.compile(r"[^\s.,;:!?()<>\"'/@]+")
 
 
-def seek(ctx: Context, rows: Sequence[Picked], where: MessageWhere) -> None:
-    """Remember what these messages were found by: without words no row is looked at."""
+def seek(ctx: Context, place: Hashable, where: MessageWhere) -> None:
+    """Remember what the list at this place of the answer was searched for."""
     words = terms(divided(where)[0]) if not where.everything else []
     if words:
-        known: dict[int, list[Term]] = ctx.memo.setdefault("sought", {})
-        for row in rows:
-            known[row.id] = [*known.get(row.id, ()), *words]
+        ctx.memo.setdefault("sought", {})[place] = words
 
 
-def sought(ctx: Context, key: int) -> Sequence[Term]:
-    """What this message was found by in this operation."""
-    known: dict[int, list[Term]] = ctx.memo.get("sought", {})
-    return known.get(key, ())
+def sought(ctx: Context, places: Iterable[Hashable]) -> Sequence[Term]:
+    """What was searched for at the first of these places with a list that was."""
+    known: dict[Hashable, Sequence[Term]] = ctx.memo.get("sought", {})
+    return next((known[place] for place in places if place in known), ()) if known else ()
 
 
 async def snippet(message: Stored, words: Sequence[Term], *, marked: bool) -> str | None:

@@ -168,32 +168,38 @@ async def _(siege: Siege) -> Answer:
 @attack("flood: a user's operations at once", "some 200, some 429, some 503", ms=SOON)
 async def _(siege: Siege) -> str:
     """Eight of each user may run at once, twelve of all."""
-    keys = [siege.key_of(name) for name in ("bob", "eve") for _ in range(30)]
-    answers = await asyncio.gather(*(siege.ask(PAGE, key) for key in keys))
-    for answer in answers:
-        if answer.status in (429, 503):
-            assert answer.headers["retry-after"] == "1"
-    said = {answer.said for answer in answers}
-    assert said == {"200", "429 RATE_LIMITED", "503 UNAVAILABLE"}, said
+    wanted = {"200", "429 RATE_LIMITED", "503 UNAVAILABLE"}
+    said: set[str] = set()
+    for _ in range(5):  # a client that is held up may send them too far from each other
+        keys = [siege.key_of(name) for name in ("bob", "eve") for _ in range(30)]
+        answers = await asyncio.gather(*(siege.ask(PAGE, key) for key in keys))
+        for answer in answers:
+            if answer.status in (429, 503):
+                assert answer.headers["retry-after"] == "1"
+        said |= {answer.said for answer in answers}
+        if said >= wanted:
+            break
+    assert said == wanted, said
     return "some 200, some 429, some 503"
 
 
 @attack("flood: connections of one address", "80 are let in, others 503", ms=SOON)
 async def _(siege: Siege) -> str:
-    async def one() -> str:
-        async with siege.opened(source="127.0.0.10") as (reader, _):
-            await wait.wait()
-            try:
-                async with asyncio.timeout(0.1):
-                    return Answer(await reader.read(1 << 16)).said
-            except TimeoutError:
-                return "let in"
+    said: list[str] = []
 
-    wait = asyncio.Event()
+    async def one() -> None:
+        async with siege.opened(source="127.0.0.10") as (reader, _):
+            said.append(Answer(await reader.read(1 << 16)).said)
+
     tasks = [asyncio.create_task(one()) for _ in range(120)]
-    await asyncio.sleep(0.3)
-    wait.set()
-    found = Counter(await asyncio.gather(*tasks))
+    async with asyncio.timeout(PATIENCE):
+        while len(said) < 40:  # noqa: ASYNC110 - another process's
+            await asyncio.sleep(0.01)
+    let_in = [task for task in tasks if not task.done()]
+    for task in let_in:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    found = Counter(said) | Counter({"let in": len(let_in)})
     good = found == {"let in": 80, "503 UNAVAILABLE": 40}
     return "80 are let in, others 503" if good else str(found)
 
