@@ -124,7 +124,7 @@ def create_app(
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),
-            *rest.routes(world, by_path, spool),
+            *rest.routes(world, by_path, spool, live=endpoint),
         ],
         middleware=[cors] if origins else [],
     )

@@ -1,35 +1,27 @@
-"""The change stream."""
+"""Changes, as the API shows them."""
 
-from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import strawberry
-from strawberry import UNSET
 
 from graph import ids
 from graph.errors import leaf
-from graph.fields import Info, field, subscription
+from graph.fields import Info, field
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.nodes import node_of
 from graph.rows import Shape, link
-from graph.scalars import BigInt, Cursor, Duration
+from graph.scalars import BigInt, Cursor
 from graph.submission import Submission
 from graph.users import User
-from models.errors import Invalid
 from models.journal import ChangeKind, Event
-from models.roles import Scope
 from models.users import LimitKind, UsageLevel
-from resolvers import changes, mailboxes, messages, submission, users
-from resolvers.changes import Asked, Batch, ResyncReason
+from resolvers import mailboxes, messages, submission, users
+from resolvers.changes import Batch, ResyncReason
 
 strawberry.enum(ChangeKind, description="What happened. New kinds may come: have a default.")
 strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
-
-WINDOW = timedelta(milliseconds=50)
-LONGEST = timedelta(minutes=1)
-FILTERS = 100  # mailboxes or kinds of one subscription
 
 
 def _user(row: Any) -> User | None:
@@ -217,37 +209,3 @@ class ChangeBatch:
             event = Event(ChangeKind.RESYNC, 0, at, stream, batch.position, {}, None)
             events = [ResyncChange(**_common(event), reason=batch.resync)]
         return cls(events=events, cursor=cursor, has_more=batch.more)
-
-
-@strawberry.type
-class ChangeSubscription:
-    @subscription(
-        "All changes of the account after a position: missed, then live. "
-        "batchWindow = least time between two batches.",
-        standing=changes.standing,
-        scope=Scope.MAIL_READ,
-    )
-    async def changes(
-        self,
-        info: Info,
-        after: Cursor | None = UNSET,
-        kinds: list[ChangeKind] | None = UNSET,
-        mailboxes: list[strawberry.ID] | None = UNSET,
-        batch_window: Duration | None = UNSET,
-    ) -> AsyncIterator[ChangeBatch]:
-        window = batch_window if isinstance(batch_window, timedelta) else WINDOW
-        if not timedelta(0) <= window <= LONGEST:
-            raise Invalid("at most a minute", constraint="max", path=["batchWindow"])
-        if len(kinds or ()) > FILTERS or len(mailboxes or ()) > FILTERS:
-            raise Invalid(f"at most {FILTERS}", constraint="max", path=["mailboxes"])
-        trail = info.context.trail
-        said = after if isinstance(after, dict) else None
-        since = trail.since if trail and trail.since else said
-        asked = Asked(
-            since,
-            frozenset(kinds or ()),
-            frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in mailboxes or ()),
-            window,
-        )
-        async for batch in changes.follow(info.context, asked):
-            yield ChangeBatch.of(batch, info.context.world.now())

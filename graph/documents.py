@@ -20,6 +20,8 @@ from graphql import (
     SelectionSetNode,
     SourceLocation,
     StringValueNode,
+    TypeInfo,
+    TypeInfoVisitor,
     parse,
     specified_rules,
 )
@@ -43,6 +45,7 @@ TEXT_MAX = 100_000  # characters of a document
 TOKENS_MAX = 5_000
 COMMENTS_MAX = 1_000
 KEPT_MAX = 32_000  # characters; longer documents are read anew each time
+PLACE = "User", "cursor"  # the field that tells it
 NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
 LOOKUPS = meters.counter(
     "merganser_document_lookups",
@@ -88,6 +91,7 @@ class Known:
     fields: frozenset[str] = frozenset()  # root fields that it names
     introspects: bool = False
     scopes: frozenset[Scope] = frozenset()  # that the types it leads to ask for
+    placed: bool = False  # it asks where in the journal an account stands
     book: Book | None = None  # how it is run; None where it was refused
 
     def cost(self, variables: Mapping[str, object] | None) -> int:
@@ -208,6 +212,7 @@ class Documents:
             fields=_fields(document, operation),
             introspects=_introspects(document),
             scopes=needed(self.schema, document, operation),
+            placed=PLACE[1] in text and _placed(self.schema, document),
             book=Book.of(self.schema, document, operation, compiles=self.compiles),
         )
 
@@ -294,6 +299,13 @@ def _introspects(document: DocumentNode) -> bool:
     return found.seen
 
 
+def _placed(schema: GraphQLSchema, document: DocumentNode) -> bool:
+    types, found = TypeInfo(schema), _Place()
+    found.types = types
+    visit(document, TypeInfoVisitor(types, found))
+    return found.seen
+
+
 def has_nul(value: object) -> bool:
     """Say whether a text in this value, a key among them, holds the character NUL."""
     waiting = [value]
@@ -322,6 +334,15 @@ class _Texts(Visitor):
 
     def enter_string_value(self, node: StringValueNode, *_: Any) -> None:
         self.texts.append(node.value)
+
+
+class _Place(Visitor):
+    types: TypeInfo
+    seen = False
+
+    def enter_field(self, node: FieldNode, *_: Any) -> None:
+        kind = self.types.get_parent_type()
+        self.seen |= kind is not None and (kind.name, node.name.value) == PLACE
 
 
 class _Introspection(Visitor):

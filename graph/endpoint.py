@@ -31,7 +31,7 @@ from graph.groups import Groups, pulled
 from graph.guards import Guards, Presence
 from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema
-from graph.refusals import broken, client_address, request_id, turned_away
+from graph.refusals import broken, client_address, crowded, request_id, turned_away
 from graph.sockets import Adapter, Crowded, Handler
 from graph.streams import HEADERS, Ended, EventStream, Kicked, Watch, one_result
 from graph.telemetry import RESPONSES, SOCKETS
@@ -118,7 +118,12 @@ class Endpoint(GraphQL[Operation, None]):
         self.watch = Watch(
             world.now, self.settings.ended, self.settings.sweep, self.settings.kicked
         )
-        self.groups = Groups(schema, self.watch.expired, self.watch.dismiss)
+        self.groups = Groups(schema, self.watch)
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds of silence until a stream of events says that it is there."""
+        return self.settings.heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -137,7 +142,7 @@ class Endpoint(GraphQL[Operation, None]):
         context = await self.get_context(asked, None)
         scope["seat"] = self.guards.followers.enter(payer(context))
         if scope["seat"] is None:
-            await asked.send_denial_response(_refused(_crowded(), JSON))
+            await asked.send_denial_response(_refused(crowded(), JSON))
             return
         SOCKETS.add()
         try:
@@ -215,9 +220,9 @@ class Endpoint(GraphQL[Operation, None]):
         followers = self.guards.followers
         each = self.guards.each(context.viewer, followers)
         if (seat := followers.enter(payer(context), each)) is None:
-            raise _crowded()
+            raise crowded()
         scope["seat"] = seat
-        stream = EventStream(context, heartbeat=self.settings.heartbeat)
+        stream = EventStream(context, heartbeat=self.heartbeat)
         events = stream.text(pulled(self.groups, asked, context), self.watch)
         return StreamingResponse(events, headers=HEADERS)
 
@@ -284,12 +289,6 @@ class Endpoint(GraphQL[Operation, None]):
     def encode_json(self, data: object) -> str:
         """Text, not bytes: a socket would send those as binary frames."""
         return bodies.encode(data).decode()
-
-
-def _crowded() -> Rejected:
-    made = Rejected(429, "RATE_LIMITED", "Too many of your streams are open.", {"Retry-After": "5"})
-    made.extensions["retryAfterSeconds"] = 5
-    return made
 
 
 def _wants_page(request: Request) -> bool:

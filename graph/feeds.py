@@ -227,6 +227,8 @@ def sharing(opened: Opened, asked: Question) -> Sharing | None:
         given = get_argument_values(declared, node, opened.values)
     except GraphQLError:  # the stream itself will say so
         return None
+    if given.get("user"):  # whose streams those are is known to the stream itself
+        return None
     variables = dict(asked.variables or {})
     if name := _only_after(opened.book, node):
         variables.pop(name, None)

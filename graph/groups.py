@@ -7,7 +7,7 @@ of the single credential, session or address is in their context, also while the
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Hashable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Protocol
@@ -20,9 +20,10 @@ from graph.documents import Known
 from graph.feeds import Runner, Sharing, Told
 from graph.outbox import Outbox
 from graph.policy import Operation
+from graph.streams import Watch
 from graph.telemetry import Observed
 from models.journal import Position
-from resolvers.context import Context, Trail, Viewer
+from resolvers.context import Context, Trail
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +44,11 @@ class Sink(Protocol):
 
 
 class Groups:
-    """The groups of one endpoint.
+    """The groups of one endpoint, whose `watch` knows whose credential has ended."""
 
-    `expired` tells whose credential has ended; `dismiss` sends them away, soon.
-    """
-
-    def __init__(
-        self, schema: Runner, expired: Callable[[Viewer], bool], dismiss: Callable[[], None]
-    ) -> None:
+    def __init__(self, schema: Runner, watch: Watch) -> None:
         self.schema = schema
-        self.expired = expired
-        self.dismiss = dismiss
+        self.watch = watch
         self.groups: dict[Hashable, Group] = {}
 
     def meet(self, seat: "Seat", at: Position) -> bool:
@@ -175,7 +170,8 @@ class Group:
         self.position = at
         self.members: set[Seat] = set()
         self.waiting: set[Seat] = set()  # they read alone, and sit down where we meet
-        self._task = asyncio.create_task(self._run(_from(context, at)))
+        guarded = replace(_from(context, at), vigil=self._judge)
+        self._task = asyncio.create_task(self._run(guarded))
 
     def add(self, seat: "Seat") -> None:
         """Let somebody sit down who has been told what we have."""
@@ -191,6 +187,9 @@ class Group:
         if not self.members:
             self._task.cancel()
             self._forget()
+
+    async def _judge(self) -> None:
+        await self.groups.watch.judge({seat.viewer for seat in self.members})
 
     def _forget(self) -> None:
         if self.groups.groups.get(self.key) is self:
@@ -217,14 +216,14 @@ class Group:
         for turn, seat in enumerate(list(self.members)):
             if seat not in self.members:  # it left while others were told
                 continue
-            if self.groups.expired(seat.viewer):
+            if self.groups.watch.expired(seat.viewer):
                 ended = True
             else:
                 seat.outbox.put(seat, told)
             if turn % TURN == TURN - 1:
                 await asyncio.sleep(0)
         if ended:
-            self.groups.dismiss()
+            self.groups.watch.dismiss()
         for seat in list(self.waiting):
             if self.members and seat.at == self.position and not seat.busy:
                 seat.stop()
@@ -351,15 +350,19 @@ class Seat:
             with suppress(Exception):
                 await self.sink.send(None)
 
+    async def _judge(self) -> None:
+        await self.groups.watch.judge({self.viewer})
+
     async def _alone(self) -> bool:
         """Read until the end, or until we sit in a group; False where it is to begin anew."""
         clock = asyncio.get_running_loop().time
         at = self.since if self.at is None else self.at
         context = self.context if at is None else _from(self.context, at)
+        context = replace(context, vigil=self._judge)
         async with aclosing(feeds.stream(self.groups.schema, self.asked, context)) as results:
             async for told in results:
-                if self.groups.expired(self.viewer):
-                    self.groups.dismiss()
+                if self.groups.watch.expired(self.viewer):
+                    self.groups.watch.dismiss()
                     return True
                 began, self.busy = clock(), True
                 await self.deliver(told)
@@ -372,7 +375,7 @@ class Seat:
                 ):
                     self.task = None
                     return True
-                if self.key is not None and clock() - began > SLOW:
+                if told.cursor is not None and clock() - began > SLOW:
                     return False
         self._leave_group()
         await self.deliver(None)

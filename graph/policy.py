@@ -29,6 +29,7 @@ from graph.resolving import quicken
 from graph.telemetry import Observed
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
+from resolvers import changes
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Schema(strawberry.Schema):
                 result = PreExecutionError(data=None, errors=verdict.refusals)
             else:
                 given = variable_values or {}
-                run = Run(known.book, given, context, root_value, operation_extensions)
+                run = Run(known, known.book, given, context, root_value, operation_extensions)
                 result = await self._run(run)
             self.finish(result, context)
             if verdict.cost:
@@ -160,6 +161,7 @@ class Schema(strawberry.Schema):
         try:
             async with asyncio.timeout(self.limits.deadline) as clock:
                 with Running(run.context, run.book.operation.operation):
+                    await self._place(run)
                     found = self._executed(run)
                     if not isinstance(found, ExecutionResult):
                         found = await found
@@ -171,6 +173,12 @@ class Schema(strawberry.Schema):
         finally:
             run.context.forget()  # loaders and context hold on to each other
         return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
+
+    async def _place(self, run: "Run") -> None:
+        """Find out where the journal stands before any state is read that goes with it."""
+        known, context = run.known, run.context
+        if known.placed and known.kind is OperationType.QUERY and context.viewer.user_id:
+            context.begun = await changes.standing(context)
 
     def _executed(self, run: "Run") -> ExecutionResult | Awaitable[ExecutionResult]:
         book = run.book
@@ -195,6 +203,7 @@ class Schema(strawberry.Schema):
 class Run(NamedTuple):
     """One run of an operation."""
 
+    known: Known
     book: Book
     variables: dict[str, Any]
     context: Operation

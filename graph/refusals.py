@@ -54,3 +54,10 @@ def broken(name: str) -> Rejected:
     made = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
     made.extensions["requestId"] = name
     return made
+
+
+def crowded() -> Rejected:
+    """The answer to one who has too many sockets and streams open."""
+    made = Rejected(429, "RATE_LIMITED", "Too many of your streams are open.", {"Retry-After": "5"})
+    made.extensions["retryAfterSeconds"] = 5
+    return made

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from graph import bodies, fileserving, ids, parts, posting, tus, zips
+from graph import bodies, fileserving, ids, parts, posting, tus, updates, zips
 from graph.bodies import Rejected
 from graph.crowds import Crowd
 from graph.intake import (
@@ -43,6 +44,7 @@ from resolvers.context import Context, Needs
 log = logging.getLogger(__name__)
 
 UPLOADS = "/rest/uploads"
+UPDATES = "/rest/users/{id}/updates"
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 STATUSES = {
     "UNAUTHENTICATED": 401,
@@ -71,12 +73,16 @@ Answer = Callable[[Desk, Request], Awaitable[Response]]
 
 
 def routes(
-    world: World, sign_in: SignIn, spool: Path | None = None, limits: Limits | None = None
+    world: World,
+    sign_in: SignIn,
+    spool: Path | None = None,
+    limits: Limits | None = None,
+    live: updates.Live | None = None,
 ) -> list[Route]:
     """The routes under /rest. `sign_in` is given the headers; `spool` is a folder for uploads.
 
     `sign_in` raises Unauthenticated where a credential is wrong, and answers `Viewer()` where
-    there is none.
+    there is none. `live` serves what is followed.
     """
     limits = limits or Limits()
     folder = spool or Path(tempfile.gettempdir())
@@ -84,7 +90,9 @@ def routes(
     crowd = Crowd(sys.maxsize, limits.at_once)  # the budget bounds all together
     desk = Desk(world, sign_in, folder, limits, Budget(limits.budget), crowd)
     message = "/rest/messages/{id}"
+    followed = [Route(UPDATES, _endpoint(desk, partial(updates.answer, live)))] if live else []
     return [
+        *followed,
         Route(f"{message}/message.eml", _endpoint(desk, _message)),
         Route("/rest/archive/{id}/message.eml", _endpoint(desk, _archived)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),

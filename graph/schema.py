@@ -15,11 +15,13 @@ from graph import (
     bulk,
     changes,
     clientreset,
+    counters,
     domainchange,
     domains,
     errors,
     exports,
     files,
+    following,
     forwarding,
     keyvalue,
     labels,
@@ -76,6 +78,7 @@ Query = merge_types(
         threads.ThreadQuery,
         submission.SubmissionQuery,
         tasks.TaskQuery,
+        following.ChangeQuery,
         settings.SettingQuery,
         keyvalue.KeyValueQuery,
     ),
@@ -119,7 +122,14 @@ Mutation = merge_types(
     ),
 )
 Subscription = merge_types(
-    "Subscription", (changes.ChangeSubscription, savedsearches.SavedSearchSubscription)
+    "Subscription",
+    (
+        following.ChangeSubscription,
+        counters.CounterSubscription,
+        submission.SubmissionSubscription,
+        tasks.TaskSubscription,
+        savedsearches.SavedSearchSubscription,
+    ),
 )
 TYPES = [  # that no field names, and interfaces lead to
     *errors.MutationError.types.values(),

@@ -129,10 +129,20 @@ class Watch:
         gone = [one for one in self.followers if _whose(one.viewer) in user_ids]
         self._soon(self._end(gone, Farewell(reason or KICKED, force)))
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+    async def judge(self, viewers: Collection[Viewer]) -> None:
+        """Send away at once those of these whose credential has ended.
+
+        It may be the caller who is ended by that: the goodbye is said all the same.
+        """
+        gone = {viewer for viewer in viewers if await self._has_ended(viewer)}
+        if gone:
+            await asyncio.shield(self._soon(self.end(gone.__contains__)))
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         ending = asyncio.create_task(work)
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
+        return ending
 
     async def sweep(self) -> None:
         """Send away whose credential has ended, and whom another process kicked.
@@ -196,14 +206,22 @@ class EventStream:
             async with aclosing(self._events(source)) as events:
                 async for event in events:
                     yield event
-            if self._over:
-                yield _event("next", _json({"errors": [self._over.error]}))
-            yield _event("complete", "")
+            yield self.ending(self._over)
         finally:
             watch.remove(self)
             source.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({source})
+
+    def written(self, told: Told) -> str:
+        """A result, as events."""
+        place = "" if told.cursor is None else _id(told.cursor)
+        return place + _event("next", told.text)
+
+    def ending(self, farewell: Farewell | None) -> str:
+        """The end, and why it is one where somebody is sent away."""
+        why = _event("next", _json({"errors": [farewell.error]})) if farewell else ""
+        return why + _event("complete", "")
 
     def _begin(self, place: Position) -> None:
         """Tell where the stream begins: who is cut off before the first event misses none."""
@@ -213,8 +231,7 @@ class EventStream:
         """Ask for results in one task: generators may hold what belongs to a task."""
         async with aclosing(results):
             async for told in results:
-                place = "" if told.cursor is None else _id(told.cursor)
-                await self._queue.put(place + _event("next", told.text))
+                await self._queue.put(self.written(told))
 
     async def _events(self, source: asyncio.Task[None]) -> AsyncGenerator[str]:
         """The events, and a comment for each heartbeat."""
@@ -252,6 +269,11 @@ def _last_event(headers: Mapping[str, str]) -> Position | None:
 
 def _id(place: Position) -> str:
     return f"id: {cursor(place)}\n"
+
+
+def one_event(kind: str | None, payload: object) -> str:
+    """One event with this as its data; of no kind it is a "message"."""
+    return _event(kind, _json(payload)) if kind else f"data: {_json(payload)}\n\n"
 
 
 def _event(kind: str, data: str) -> str:

@@ -1,15 +1,16 @@
 """Sending, and how it went, as the API shows them."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
 import strawberry
+from strawberry import UNSET
 
 from graph import ids
 from graph.composing import Composing, NamedAddressInput, composed
 from graph.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 - the outline's word
-from graph.fields import Info, query
+from graph.fields import Info, query, subscription
 from graph.messages import Message
 from graph.mutations import mutation
 from graph.refs import MailboxRef, named, plain
@@ -20,7 +21,7 @@ from models.errors import Problems, found
 from models.queue import DeliveryState
 from models.roles import Scope
 from models.submission import SubmissionState
-from resolvers import messages, submission
+from resolvers import messages, progress, submission
 from resolvers.submission import Envelope, Outgoing
 
 for words, text in (
@@ -183,3 +184,20 @@ class SubmissionMutation:
         ]
         rows = await submission.cancel(info.context, keys)
         return SubmissionsPayload(submissions=[Submission.of(found(row)) for row in rows])
+
+
+@strawberry.type
+class SubmissionSubscription:
+    @subscription(
+        "A message on its way: one now and whenever it moves on, until its end; without an id "
+        "any of the viewer's that moves on.",
+        scope=Scope.MAIL_READ,
+    )
+    async def submission_progress(
+        self, info: Info, id: strawberry.ID | None = UNSET
+    ) -> AsyncIterator[Submission]:
+        ctx = info.context
+        key = ids.decode("Submission", id) if id else None
+        rows = progress.of_submissions(ctx) if key is None else progress.of_submission(ctx, key)
+        async for row in rows:
+            yield Submission.of(row)

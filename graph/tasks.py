@@ -1,6 +1,6 @@
 """Background work and undo, as the API shows them."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -11,7 +11,7 @@ from strawberry.scalars import JSON
 from graph import ids
 from graph.connections import Connection, connected, page_asked
 from graph.errors import MutationPayload, Options, leaf
-from graph.fields import Info, query
+from graph.fields import Info, query, subscription
 from graph.mutations import mutation
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import BigInt
@@ -19,7 +19,7 @@ from graph.views import Made
 from models.pages import Cursor, ordering
 from models.roles import Scope
 from models.tasks import TaskState
-from resolvers import tasks, undoing, users
+from resolvers import progress, tasks, undoing, users
 from resolvers.tasks import TaskWhere
 
 if TYPE_CHECKING:
@@ -122,3 +122,13 @@ class TaskMutation:
     @mutation("Takes back a move, delete or flag change.", scope=Scope.MAIL)
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
         return UndoPayload(restored_count=await undoing.undo(info.context, input.token))
+
+
+@strawberry.type
+class TaskSubscription:
+    @subscription(
+        "A task now, and each change of state or count until its end.", scope=Scope.MAIL_READ
+    )
+    async def task_progress(self, info: Info, id: strawberry.ID) -> AsyncIterator[Task]:
+        async for row in progress.of_task(info.context, ids.decode("Task", id)):
+            yield Task.of(row)

@@ -26,7 +26,7 @@ from graph.mailboxes import Mailbox, MailboxTotals
 from graph.messages import Message, message_page
 from graph.passwordpolicy import PasswordPolicy
 from graph.refs import MailboxRef, UserRef, named, user_of
-from graph.rows import Shape, columns, identified, link, listed
+from graph.rows import Shape, asked, columns, identified, link, listed
 from graph.savedsearches import SavedSearch
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, EmailAddress
 from graph.selections import MessageFilter, MessageOrder, Wanted
@@ -468,4 +468,8 @@ class UserQuery:
     @query("One user; nothing = viewer.", scope=Scope.READ)
     async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
         row = await user_of(info, by)
-        return User.maybe(row)
+        user = User.maybe(row)
+        if user and "cursor" in asked(info):  # read before the state that goes with it
+            at = await info.context.load(changes.by_streams, user.row.id)
+            vars(user)["cursor"] = Cursor(at) if at else None
+        return user

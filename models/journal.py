@@ -14,6 +14,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    false,
     insert,
     or_,
     select,
@@ -280,17 +281,17 @@ def reached(session: AsyncSession) -> Position:
     return known
 
 
-def after(since: Position) -> Select[*tuple[Any, ...]]:
-    """To read: the next changes of these streams, oldest first; enough for MOST events."""
+def after(since: Position, most: int = MOST) -> Select[*tuple[Any, ...]]:
+    """To read: the next changes of these streams, oldest first; enough for so many events."""
     later = (
         and_(
             col(Change.stream_id) == stream,
-            col(Change.last).between(number + 1, number + MOST + LONGEST),  # there are no gaps
+            col(Change.last).between(number + 1, number + most + LONGEST),  # there are no gaps
         )
         for stream, number in since.items()
     )
     order = (col(Change.stream_id), col(Change.last))
-    return select(*picked(Change)).where(or_(*later)).order_by(*order).limit(MOST)
+    return select(*picked(Change)).where(or_(false(), *later)).order_by(*order).limit(most)
 
 
 def events(changes: Iterable[Picked], since: Position) -> Iterator[Event]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +18,7 @@ from models.errors import Invalid
 from models.journal import ChangeKind, Event, Position, Stream
 from models.world import World
 from resolvers.context import Context
-from resolvers.hearing import Hearing, hearing, sharing
+from resolvers.hearing import Hear, Heard, hearing
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ LAG = meters.histogram(
 )
 LOOK = 15.0  # seconds between two looks for changes that no bell told of
 FAR = 10_000  # events behind: who is further has read too slowly
+Sift = Callable[[Context, Sequence[Event]], Awaitable[Sequence[Event]]]
 
 
 class ResyncReason(StrEnum):
@@ -62,6 +63,9 @@ class Asked:
     kinds: Collection[ChangeKind] = ()
     mailboxes: Collection[int] = ()
     window: timedelta = timedelta(milliseconds=50)  # least time between two batches
+    hear: Hear = hearing  # whose streams
+    objects: Collection[int] = ()  # only what happens to these
+    sift: Sift | None = None  # picks those that are told, in as many statements for many as for one
 
 
 async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
@@ -72,9 +76,9 @@ async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
     return {row.id: row for row in await ctx.read(asked)}
 
 
-async def standing(ctx: Context) -> dict[int, int]:
-    """Where the viewer's streams stand."""
-    heard = await hearing(ctx)
+async def standing(ctx: Context, hear: Hear = hearing) -> dict[int, int]:
+    """Where these streams stand; the viewer's by default."""
+    heard = await hear(ctx)
     return {key: row.last for key, row in (await positions(ctx, heard.streams)).items()}
 
 
@@ -87,21 +91,35 @@ async def by_streams(ctx: Context, ids: list[int]) -> list[Position | None]:
         key: {key: row.last} for key, row in (await positions(ctx, ids)).items()
     }
     mine = ctx.viewer.user_id
-    if mine in found and ctx.viewer.reach.shared:
+    if mine in found and ctx.begun:
+        found[mine] = ctx.begun
+    elif mine in found and ctx.viewer.reach.shared:
         found[mine] = await standing(ctx)
     return [found.get(key) for key in ids]
 
 
-async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
-    """Yield what happened to the viewer after a position: what was missed, then what comes.
+async def page(ctx: Context, asked: Asked, most: int) -> Batch:
+    """The next events after a position, as many as this, without waiting for any.
 
-    With it what happens in folders that are shared with the viewer, as far as they may see it
-    when it is told. The first batch goes at once; while the window it opened runs, events are
-    gathered.
+    It reaches as far back as the journal is kept. Objects are those of `follow`.
     """
-    heard = await hearing(ctx)
-    if asked.since and heard.mine not in asked.since:
-        raise Invalid("a position in somebody else's stream", constraint="cursor", path=["after"])
+    heard = await asked.hear(ctx)
+    at, reason = await _beginning(ctx, asked, heard, far=None)
+    if reason:
+        RESYNCS.add(reason)
+        return Batch([], dict(at), resync=reason)
+    batch, _ = await _next(ctx, at, asked, heard, most)
+    return batch or Batch([], heard.places(at))
+
+
+async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
+    """Yield what happened after a position: what was missed, then what comes.
+
+    By default to the viewer, with what happens in folders that are shared with them, as far as
+    they may see it when it is told. The first batch goes at once; while the window it opened
+    runs, events are gathered.
+    """
+    heard = await asked.hear(ctx)
     with ExitStack() as listening:
         bell, listened = asyncio.Event(), set[int]()
         waited, at = False, None
@@ -110,38 +128,44 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 listening.enter_context(ctx.world.wakeups.listen([stream], bell))
                 listened.add(stream)
             if at is None:
-                at, reason = await _beginning(ctx, asked, heard)
+                at, reason = await _beginning(ctx, asked, heard, far=FAR)
                 if reason:
                     RESYNCS.add(reason)
                     yield Batch([], dict(at), resync=reason)
             bell.clear()  # before we look: a change from here on rings again
-            batch, heard = await _next(ctx, at, asked, heard)
+            batch, heard = await _next(ctx, at, asked, heard, journal.MOST)
             if batch is None:
                 waited = True
                 await bell.wait()
                 continue
-            silent = not batch.resync and not batch.events
-            if not silent or batch.position[heard.mine] > at[heard.mine]:
+            if batch.resync or batch.events or _grown(heard, at, batch.position):
                 _count(ctx, batch, live=waited)
-                yield batch  # of others' streams nobody hears that nothing was to be heard
+                yield batch
             waited = waited and not batch.more
             at = dict(batch.position)
             if not batch.more:
                 await asyncio.sleep(asked.window.total_seconds())
 
 
+def _grown(heard: Heard, at: Position, to: Position) -> bool:
+    return any(to.get(stream) != at.get(stream) for stream in heard.open)
+
+
 async def _beginning(
-    ctx: Context, asked: Asked, heard: Hearing
+    ctx: Context, asked: Asked, heard: Heard, *, far: int | None
 ) -> tuple[Position, ResyncReason | None]:
     """Where a follower begins, and why it is not where it asked to."""
+    if asked.since and not heard.knows(asked.since):
+        raise Invalid("a position in somebody else's stream", constraint="cursor", path=["after"])
     stand = await positions(ctx, heard.streams)
     at = {key: row.last for key, row in stand.items()}
     if asked.since is None:
         if ctx.trail:
             ctx.trail.begun(dict(at))
         return at, None
-    since = {**dict.fromkeys(at, 0), **heard.places(asked.since)}
-    reason = _unusable(since, stand)
+    places = heard.places(asked.since)
+    since = {key: places.get(key, 0) for key in at}
+    reason = _unusable(since, stand, far)
     return (at if reason else since), reason
 
 
@@ -152,33 +176,37 @@ def _count(ctx: Context, batch: Batch, *, live: bool) -> None:
         LAG.note(max(0.0, (ctx.world.now() - batch.events[0].at).total_seconds()))
 
 
-def _unusable(since: Position, stand: dict[int, Picked]) -> ResyncReason | None:
+def _unusable(since: Position, stand: dict[int, Picked], far: int | None) -> ResyncReason | None:
     if any(number > stand[key].last for key, number in since.items()):
         return ResyncReason.CURSOR_UNKNOWN
     if any(number < stand[key].gone for key, number in since.items()):
         return ResyncReason.CURSOR_EXPIRED
-    if sum(stand[key].last - number for key, number in since.items()) > FAR:
-        return ResyncReason.OVERFLOW
-    return None
+    behind = sum(stand[key].last - number for key, number in since.items())
+    return ResyncReason.OVERFLOW if far is not None and behind > far else None
 
 
 async def _next(
-    ctx: Context, at: Position, asked: Asked, heard: Hearing
-) -> tuple[Batch | None, Hearing]:
+    ctx: Context, at: Position, asked: Asked, heard: Heard, most: int
+) -> tuple[Batch | None, Heard]:
     """The next events, as they may be heard now that they are told."""
-    changes = await ctx.read(journal.after(at).limit(journal.MOST + 1))
+    changes = await ctx.read(journal.after(at, most + 1))
     if not changes:
         return None, heard
     lost = _lost(changes, at)
     if lost:
         return Batch([], lost, resync=ResyncReason.CURSOR_EXPIRED, more=True), heard
-    coming = list(islice(journal.events(changes, at), journal.MOST + 1))
-    found = coming[: journal.MOST]  # the one behind them tells that more is coming
-    if heard.shares or any(map(sharing, found)):
-        heard = await hearing(ctx)
+    coming = list(islice(journal.events(changes, at), most + 1))
+    found = coming[:most]  # the one behind them tells that more is coming
+    if ctx.vigil and heard.ending(found):
+        await ctx.vigil()
+    if heard.stale(found):
+        heard = await asked.hear(ctx)
     shown = [seen for event in found if (seen := heard.shown(event))]
-    told = [event for event in shown if _wanted(event, asked)]
-    return Batch(told, heard.places(found[-1].position), more=len(coming) > len(found)), heard
+    told: Sequence[Event] = [event for event in shown if _wanted(event, asked)]
+    if asked.sift and told:
+        told = await asked.sift(ctx, told)
+    position = heard.places(found[-1].position)
+    return Batch(told, position, more=len(coming) > len(found)), heard
 
 
 def _lost(changes: Sequence[Picked], at: Position) -> Position | None:
@@ -192,6 +220,8 @@ def _lost(changes: Sequence[Picked], at: Position) -> Position | None:
 
 def _wanted(event: Event, asked: Asked) -> bool:
     if asked.kinds and event.kind not in asked.kinds:
+        return False
+    if asked.objects and event.object_id not in asked.objects:
         return False
     if not asked.mailboxes:
         return True

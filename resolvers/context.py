@@ -152,6 +152,9 @@ class Context:
     # what may be kept as long as the selection that is being answered
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     trail: Trail | None = field(default=None, repr=False)
+    # sends away whose credential has ended, and does not return where it is all of them
+    vigil: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
+    begun: Position | None = field(default=None, repr=False)  # where a query's state is read from
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)

@@ -1,9 +1,9 @@
 """Which streams of the journal a viewer hears, and what of others' streams."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from models.columns import Picked
 from models.journal import ChangeKind, Event, Position
@@ -13,6 +13,37 @@ from resolvers.access import own
 from resolvers.context import Context
 
 Shares = Mapping[int, Mapping[int, Picked]]  # by owner and folder
+ENDING = frozenset({ChangeKind.SECURITY_EVENT, ChangeKind.USER_CHANGED})
+
+
+class Heard(Protocol):
+    """Streams of the journal, and what of them somebody hears at this moment."""
+
+    @property
+    def streams(self) -> list[int]:
+        """All of them."""
+
+    @property
+    def open(self) -> Collection[int]:
+        """Those of which it is told that they grow, also where nothing is to be heard."""
+
+    def knows(self, at: Position) -> bool:
+        """Whether a position is one of these streams."""
+
+    def places(self, at: Position) -> dict[int, int]:
+        """The position in these streams, and no others."""
+
+    def shown(self, event: Event) -> Event | None:
+        """The event as it is told; None where it is not for this viewer."""
+
+    def stale(self, events: Iterable[Event]) -> bool:
+        """Whether all this is to be found out again before these are told."""
+
+    def ending(self, events: Iterable[Event]) -> bool:
+        """Whether the viewer's credential may have ended by these."""
+
+
+Hear = Callable[[Context], Awaitable[Heard]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +57,23 @@ class Hearing:
     def streams(self) -> list[int]:
         """All of them."""
         return [self.mine, *self.shares]
+
+    @property
+    def open(self) -> Collection[int]:
+        """Of others' streams nobody is told that there was nothing to hear."""
+        return (self.mine,)
+
+    def knows(self, at: Position) -> bool:
+        """Whether a position is one of the own stream, whatever else it names."""
+        return self.mine in at
+
+    def stale(self, events: Iterable[Event]) -> bool:
+        """Whether anything is shared, or has just been."""
+        return bool(self.shares) or any(map(sharing, events))
+
+    def ending(self, events: Iterable[Event]) -> bool:
+        """Whether anything happened to the account or its credentials."""
+        return any(event.stream_id == self.mine and event.kind in ENDING for event in events)
 
     def places(self, at: Position) -> dict[int, int]:
         """The position in these streams, and no others.

@@ -14,11 +14,12 @@ from sqlmodel import select as instances
 
 from models.columns import Picked, picked
 from models.errors import Invalid, LimitReached, NotFound
-from models.journal import Change, ChangeKind
+from models.journal import ChangeKind
 from models.pages import Ask
 from models.savedsearches import SavedSearch
 from resolvers import changes, messages, texts
 from resolvers.access import own, visible
+from resolvers.changes import Asked
 from resolvers.context import Context
 from resolvers.listing import by_keys
 from resolvers.looking import READ, parts
@@ -30,7 +31,11 @@ LONGEST = 128  # characters of a name
 SIZE = 16 << 10  # characters of a filter as JSON
 WINDOW = timedelta(seconds=1)  # least time between two counts of one watcher
 REST = 20  # and at least so many times what the last one took
-COUNTED = "MESSAGE_", "MAILBOX_"  # kinds of changes that may bring other counts
+COUNTED = frozenset(  # kinds of changes that may bring other counts
+    kind
+    for kind in ChangeKind
+    if kind.startswith(("MESSAGE_", "MAILBOX_")) or kind is ChangeKind.SAVED_SEARCH_CHANGED
+)
 UNSEEN = MessageWhere(seen=False)
 
 Meant = Callable[[Mapping[str, Any]], MessageWhere]  # what stored fields say now
@@ -155,38 +160,22 @@ async def follow(
     and less often where it takes long: a watcher costs a twentieth of a processor at most. Ends
     when it is kept no longer. NotFound where the viewer has none of this id.
     """
-    stream, told = own(ctx), None
-    with ctx.world.wakeups.listen([stream]) as bell:
-        at = (await changes.standing(ctx))[stream]
-        due = True
-        while True:
-            bell.clear()  # before we look: a change from here on rings again
-            if due:
-                ctx.forget()
-                begun = monotonic()
-                (row,) = await by_ids(ctx, [key])
-                if row is None and told is None:
-                    raise NotFound(str(key), path=["id"])
-                if row is None:
-                    return
-                now = row, await figures(ctx, row.user_id, meant(row.filter))
-                spent = monotonic() - begun
-                if now != told:
-                    told = now
-                    yield now
-                await asyncio.sleep(max(window.total_seconds(), REST * spent))
-            at, due = await _since(ctx, stream, at)
-            if not due:
-                await bell.wait()
-
-
-async def _since(ctx: Context, stream: int, at: int) -> tuple[int, bool]:
-    """How far a stream has come, and whether what came since may bring other counts."""
-    asked = select(col(Change.last), col(Change.kind)).where(
-        col(Change.stream_id) == stream, col(Change.last) > at
-    )
-    rows = await ctx.read(asked.order_by(col(Change.last).desc()).limit(100))
-    due = any(
-        row.kind.startswith(COUNTED) or row.kind is ChangeKind.SAVED_SEARCH_CHANGED for row in rows
-    )
-    return (rows[0].last if rows else at), due or len(rows) == 100  # noqa: PLR2004 - a full look
+    told, since = None, await changes.standing(ctx)
+    batches = changes.follow(ctx, Asked(since, COUNTED, window=timedelta(0)))
+    while True:
+        ctx.forget()
+        begun = monotonic()
+        (row,) = await by_ids(ctx, [key])
+        if row is None and told is None:
+            raise NotFound(str(key), path=["id"])
+        if row is None:
+            break
+        now = row, await figures(ctx, row.user_id, meant(row.filter))
+        spent = monotonic() - begun
+        if now != told:
+            told = now
+            yield now
+        await asyncio.sleep(max(window.total_seconds(), REST * spent))
+        while (batch := await anext(batches)).more or not (batch.events or batch.resync):
+            pass  # it is counted once for all that has come
+    await batches.aclose()

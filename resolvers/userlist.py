@@ -146,6 +146,13 @@ async def count(ctx: Context, where: UserWhere) -> int:
     return int(row[0])
 
 
+async def unfit(ctx: Context, where: UserWhere, keys: Collection[int]) -> set[int]:
+    """Those of these accounts that one sees, and that are not as this wants them."""
+    seen = select(col(User.id)).where(col(User.id).in_(keys), visible_users(ctx))
+    fitting = {row.id for row in await ctx.read(seen.where(*_narrowed(ctx, where)))}
+    return {row.id for row in await ctx.read(seen)} - fitting
+
+
 def _of_all() -> Select[int]:
     every = select(func.count()).select_from(User).scalar_subquery()
     gone = select(func.count()).select_from(DeletedUser).scalar_subquery()

@@ -1,0 +1,166 @@
+"""The change stream: read page by page, or followed."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Annotated
+
+import strawberry
+from strawberry import UNSET
+
+from graph import ids
+from graph.changes import ChangeBatch
+from graph.fields import Info, query, subscription
+from graph.refs import UserRef, owner_named
+from graph.scalars import Cursor, Duration
+from graph.userlist import UserFilter
+from models.errors import Invalid
+from models.journal import ChangeKind, Position
+from models.roles import Role, Scope
+from models.sharing import ShareRight
+from resolvers import overseeing
+from resolvers.changes import Asked, follow, page, standing
+from resolvers.hearing import Hear
+from resolvers.mailboxes import Named, find
+
+WINDOW = timedelta(milliseconds=50)
+LONGEST = timedelta(minutes=1)
+FILTERS = 100  # mailboxes or kinds of one subscription
+PAGE = 500
+MOST = 1000  # events of one page
+
+
+async def _whose(info: Info, user: UserRef | None) -> Hear:
+    """How the account that is named is heard; the viewer's own by default."""
+    key = await owner_named(info, user)
+    return overseeing.account(None if key == info.context.viewer.user_id else key)
+
+
+def _since(info: Info, after: object) -> Position | None:
+    """Where a follower goes on: what its transport says goes before what its document does."""
+    trail = info.context.trail
+    if trail and trail.since:
+        return trail.since
+    return after if isinstance(after, dict) else None
+
+
+def _few(items: Sequence[object] | None, name: str) -> None:
+    if len(items or ()) > FILTERS:
+        raise Invalid(f"at most {FILTERS}", constraint="max", path=[name])
+
+
+async def _batches(info: Info, asked: Asked) -> AsyncIterator[ChangeBatch]:
+    async for batch in follow(info.context, asked):
+        yield ChangeBatch.of(batch, info.context.world.now())
+
+
+@strawberry.type
+class ChangeQuery:
+    @query(
+        "The events of the subscription by polling (delta sync), also from far behind.",
+        scope=Scope.MAIL_READ,
+    )
+    async def changes(
+        self,
+        info: Info,
+        after: Cursor,
+        user: UserRef | None = UNSET,
+        kinds: list[ChangeKind] | None = UNSET,
+        first: Annotated[
+            int, strawberry.argument(description=f"How many events at most: 1 to {MOST}.")
+        ] = PAGE,
+    ) -> ChangeBatch:
+        if not 0 < first <= MOST:
+            raise Invalid(f"first is 1 to {MOST}", constraint="page", path=["first"])
+        _few(kinds, "kinds")
+        since = after if isinstance(after, dict) else {}
+        asked = Asked(since, frozenset(kinds or ()), hear=await _whose(info, user))
+        batch = await page(info.context, asked, first)
+        return ChangeBatch.of(batch, info.context.world.now())
+
+
+@strawberry.type
+class ChangeSubscription:
+    @subscription(
+        "All changes of one account after a position: missed, then live. Of the viewer's with "
+        "what is shared with it; of another's for administrators who may act as the user. "
+        "batchWindow = least time between two batches.",
+        standing=standing,
+        scope=Scope.MAIL_READ,
+    )
+    async def changes(
+        self,
+        info: Info,
+        user: UserRef | None = UNSET,
+        after: Cursor | None = UNSET,
+        kinds: list[ChangeKind] | None = UNSET,
+        mailboxes: list[strawberry.ID] | None = UNSET,
+        batch_window: Duration | None = UNSET,
+    ) -> AsyncIterator[ChangeBatch]:
+        window = batch_window if isinstance(batch_window, timedelta) else WINDOW
+        if not timedelta(0) <= window <= LONGEST:
+            raise Invalid("at most a minute", constraint="max", path=["batchWindow"])
+        _few(kinds, "kinds")
+        _few(mailboxes, "mailboxes")
+        asked = Asked(
+            _since(info, after),
+            frozenset(kinds or ()),
+            frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in mailboxes or ()),
+            window,
+            await _whose(info, user),
+        )
+        async for batch in _batches(info, asked):
+            yield batch
+
+    @subscription(
+        "Changes of one folder, own or shared, and of the messages in it. It ends when the "
+        "folder is gone.",
+        standing=standing,
+        scope=Scope.MAIL_READ,
+    )
+    async def mailbox_changes(
+        self,
+        info: Info,
+        mailbox: Annotated[strawberry.ID, strawberry.argument(description="Which.")],
+        after: Cursor | None = UNSET,
+    ) -> AsyncIterator[ChangeBatch]:
+        box = ids.decode("Mailbox", mailbox, path="mailbox")
+        await find(info.context, Named(id=box), ShareRight.LOOKUP)
+        asked = Asked(_since(info, after), mailboxes=frozenset({box}))
+        async for batch in follow(info.context, asked):
+            yield ChangeBatch.of(batch, info.context.world.now())
+            if any(event.kind is ChangeKind.MAILBOX_DELETED for event in batch.events):
+                return
+
+    @subscription(
+        "Changes of accounts and their addresses in the domains the viewer is in charge of, for "
+        "administration screens. Without a domain in the filter at most 99 are followed.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.READ,
+    )
+    async def user_changes(
+        self, info: Info, filter: UserFilter | None = UNSET, after: Cursor | None = UNSET
+    ) -> AsyncIterator[ChangeBatch]:
+        where = (filter or UserFilter()).where()
+        hear = overseeing.places(where.domain, overseeing.USERS, path=["filter", "domain"])
+        sift = overseeing.among(where)
+        async for batch in _batches(info, Asked(_since(info, after), hear=hear, sift=sift)):
+            yield batch
+
+    @subscription(
+        "Changes of users, addresses and domain records: of one domain, or of all the viewer is "
+        "in charge of, at most 99.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.READ,
+    )
+    async def domain_changes(
+        self,
+        info: Info,
+        domain: Annotated[
+            str | None, strawberry.argument(description="Its name; nothing given = all.")
+        ] = UNSET,
+        after: Cursor | None = UNSET,
+    ) -> AsyncIterator[ChangeBatch]:
+        kinds = overseeing.USERS | overseeing.DOMAINS
+        hear = overseeing.places(domain or None, kinds, path=["domain"])
+        async for batch in _batches(info, Asked(_since(info, after), hear=hear)):
+            yield batch

@@ -1,0 +1,109 @@
+"""Changes of an account as plain server-sent events: for scripts that know no GraphQL."""
+
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from graph import ids
+from graph.bodies import Question, Rejected, decode
+from graph.budgets import payer
+from graph.crowds import Seat
+from graph.feeds import Told
+from graph.groups import Groups, pulled
+from graph.guards import Guards
+from graph.intake import Desk
+from graph.policy import Operation
+from graph.refusals import client_address, crowded, request_id
+from graph.streams import HEADERS, EventStream, Farewell, Watch, one_event
+from models.roles import Role
+from models.roles import Scope as Scopes
+from resolvers import overseeing
+from resolvers.context import Needs
+
+NEEDED = Needs(role=Role.USER, scope=Scopes.MAIL_READ)
+FIELDS = """{ cursor events { cursor kind at origin
+  ... on MailboxChange { mailboxId path oldPath modseq mailbox { total unseen } }
+  ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }
+  ... on SubmissionChange { submission { id queueId state } }
+  ... on LimitChange { limit level used allowed refused resetsAt }
+  ... on AccountChange { nodeId }
+  ... on ResyncChange { reason } } }"""
+OWN = f"subscription Updates {{ changes {FIELDS} }}"
+OTHERS = f"subscription Updates($user: ID!) {{ changes(user: {{id: $user}}) {FIELDS} }}"
+
+
+class Live(Protocol):
+    """What is needed of whoever serves subscriptions."""
+
+    guards: Guards
+    groups: Groups
+    watch: Watch
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds of silence until a comment."""
+
+
+class Updates(EventStream):
+    """Each change is an event of its own, whose id is the cursor behind it."""
+
+    def written(self, told: Told) -> str:
+        """A batch as its events, and the cursor behind all of them."""
+        payload: Any = decode(told.text)
+        said = [one_event("error", error) for error in payload.get("errors") or ()]
+        if batch := (payload.get("data") or {}).get("changes"):
+            said += [f"id: {one['cursor']}\n{one_event(None, one)}" for one in batch["events"]]
+            said.append(f"id: {batch['cursor']}\n\n")
+        return "".join(said)
+
+    def ending(self, farewell: Farewell | None) -> str:
+        """Nothing, or why the viewer is sent away."""
+        return one_event("error", farewell.error) if farewell else ""
+
+
+class Response(StreamingResponse):
+    """Has a seat as long as it lasts."""
+
+    seat: Seat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, to its end."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.seat.leave()
+
+
+async def answer(live: Live, desk: Desk, request: Request) -> Response:
+    """Follow the account in the path: the own, or one that the viewer may act as."""
+    if request.method != "GET":
+        raise Rejected(405, "BAD_USER_INPUT", "Only GET is answered here.", {"Allow": "GET"})
+    key = ids.named("User", request.path_params["id"])
+    where = client_address(request)
+    viewer = await desk.sign_in(request.headers, where)
+    viewer.require(NEEDED)
+    own = key == viewer.user_id
+    user = {} if own else {"user": request.path_params["id"]}
+    context = Operation(
+        desk.world,
+        viewer,
+        client_ip=where,
+        request_id=request_id(request.headers, desk.world),
+        headers=dict(request.headers),
+        guards=live.guards,
+        live=live.watch,
+    )
+    if not own:
+        await overseeing.account(key)(context)  # what is refused is so by its status
+    stream = Updates(context, heartbeat=live.heartbeat)
+    followers = live.guards.followers
+    seat = followers.enter(payer(context), live.guards.each(viewer, followers))
+    if seat is None:
+        raise crowded()
+    asked = Question(OWN if own else OTHERS, user)
+    events = stream.text(pulled(live.groups, asked, context), live.watch)
+    response = Response(events, headers=HEADERS)
+    response.seat = seat
+    return response
