@@ -24,7 +24,7 @@ from resolvers.context import Needs
 
 NEEDED = Needs(role=Role.USER, scope=Scopes.MAIL_READ)
 FIELDS = """{ cursor events { cursor kind at origin
-  ... on MailboxChange { mailboxId path oldPath modseq mailbox { total unseen } }
+  ... on MailboxChange { folder: mailboxId path oldPath modseq mailbox { total unseen } }
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }
   ... on SubmissionChange { submission { id queueId state } }
   ... on LimitChange { limit level used allowed refused resetsAt }
@@ -54,7 +54,10 @@ class Updates(EventStream):
         payload: Any = decode(told.text)
         said = [one_event("error", error) for error in payload.get("errors") or ()]
         if batch := (payload.get("data") or {}).get("changes"):
-            said += [f"id: {one['cursor']}\n{one_event(None, one)}" for one in batch["events"]]
+            for event in batch["events"]:
+                if "folder" in event:  # it may be null in a MessageChange, so its alias differs
+                    event["mailboxId"] = event.pop("folder")
+                said.append(f"id: {event['cursor']}\n{one_event(None, event)}")
             said.append(f"id: {batch['cursor']}\n\n")
         return "".join(said)
 

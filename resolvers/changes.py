@@ -87,14 +87,12 @@ async def by_streams(ctx: Context, ids: list[int]) -> list[Position | None]:
 
     The own with those that are heard besides.
     """
-    found: dict[int, Position] = {
-        key: {key: row.last} for key, row in (await positions(ctx, ids)).items()
-    }
-    mine = ctx.viewer.user_id
-    if mine in found and ctx.begun:
-        found[mine] = ctx.begun
-    elif mine in found and ctx.viewer.reach.shared:
-        found[mine] = await standing(ctx)
+    mine, found = ctx.viewer.user_id, dict[int, Position]()
+    if mine in ids and (ctx.begun or ctx.viewer.reach.shared):
+        found[mine] = ctx.begun or await standing(ctx)
+    others = [key for key in ids if key not in found]
+    rows = await positions(ctx, others) if others else {}
+    found |= {key: {key: row.last} for key, row in rows.items()}
     return [found.get(key) for key in ids]
 
 
