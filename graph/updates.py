@@ -19,7 +19,7 @@ from graph.refusals import client_address, crowded, request_id
 from graph.streams import HEADERS, EventStream, Farewell, Watch, one_event
 from models.roles import Role
 from models.roles import Scope as Scopes
-from resolvers import overseeing
+from resolvers import overseeing, users
 from resolvers.context import Needs
 
 NEEDED = Needs(role=Role.USER, scope=Scopes.MAIL_READ)
@@ -99,6 +99,7 @@ async def answer(live: Live, desk: Desk, request: Request) -> Response:
         live=live.watch,
     )
     if not own:
+        await users.reached(context, key)
         await overseeing.account(key)(context)  # what is refused is so by its status
     stream = Updates(context, heartbeat=live.heartbeat)
     followers = live.guards.followers

@@ -17,6 +17,7 @@ from models.columns import Picked
 from models.errors import Invalid
 from models.journal import ChangeKind, Event, Position, Stream
 from models.world import World
+from resolvers import known
 from resolvers.context import Context
 from resolvers.hearing import Hear, Heard, hearing
 
@@ -53,6 +54,7 @@ class Batch:
     position: Position
     more: bool = False
     resync: ResyncReason | None = None
+    ending: bool = False  # the credential of whoever hears it may have ended by what happened
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
     they may see it when it is told. The first batch goes at once; while the window it opened
     runs, events are gathered.
     """
-    heard = await asked.hear(ctx)
+    turn, heard = known.turn(ctx.world), await asked.hear(ctx)
     with ExitStack() as listening:
         bell, listened = asyncio.Event(), set[int]()
         waited, at = False, None
@@ -136,6 +138,9 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 waited = True
                 await bell.wait()
                 continue
+            if ctx.vigil and (batch.ending or turn != known.turn(ctx.world)):
+                turn = known.turn(ctx.world)
+                await ctx.vigil()
             if batch.resync or batch.events or _grown(heard, at, batch.position):
                 _count(ctx, batch, live=waited)
                 yield batch
@@ -195,8 +200,7 @@ async def _next(
         return Batch([], lost, resync=ResyncReason.CURSOR_EXPIRED, more=True), heard
     coming = list(islice(journal.events(changes, at), most + 1))
     found = coming[:most]  # the one behind them tells that more is coming
-    if ctx.vigil and heard.ending(found):
-        await ctx.vigil()
+    ending = heard.ending(found)
     if heard.stale(found):
         heard = await asked.hear(ctx)
     shown = [seen for event in found if (seen := heard.shown(event))]
@@ -204,7 +208,7 @@ async def _next(
     if asked.sift and told:
         told = await asked.sift(ctx, told)
     position = heard.places(found[-1].position)
-    return Batch(told, position, more=len(coming) > len(found)), heard
+    return Batch(told, position, more=len(coming) > len(found), ending=ending), heard
 
 
 def _lost(changes: Sequence[Picked], at: Position) -> Position | None:

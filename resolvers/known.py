@@ -47,6 +47,7 @@ class Memory:
     quiet: dict[int, datetime] = field(default_factory=dict)  # by account; 0: the platform's
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     reaches: WeakValueDictionary[int, Reach] = field(default_factory=WeakValueDictionary)
+    turn: int = 0  # how often anything was dropped
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def recall(self, digest: str, now: datetime) -> Known | None:
@@ -70,6 +71,7 @@ class Memory:
 
         Returns how many there were.
         """
+        self.turn += 1
         self.quiet = {owner: until for owner, until in self.quiet.items() if until > now}
         self.quiet |= dict.fromkeys(owners, now + FRESH)
         theirs = [d for d, known in self.known.items() if not set(owners).isdisjoint(known.owners)]
@@ -121,6 +123,11 @@ def forget(world: World, *user_ids: int) -> None:
     Whoever ends or narrows credentials calls this, right behind the unit that did it.
     """
     memory_of(world.database).drop(user_ids, world.now())
+
+
+def turn(world: World) -> int:
+    """Another number than before where credentials were ended or narrowed in this process."""
+    return memory_of(world.database).turn
 
 
 def widen(world: World, user_id: int) -> None:

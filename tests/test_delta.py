@@ -230,7 +230,7 @@ async def test_a_key_of_nobody_names_whom_it_means(ada: Client, world: World) ->
 
 async def writer(client: Client, seed: int, until: asyncio.Event) -> None:
     """Deliver, move, flag and delete until told to stop."""
-    random, number = Random(seed), 0  # noqa: S311 - no secret
+    random, number, given = Random(seed), 0, dict[str, Any]()  # noqa: S311 - no secret
     while not until.is_set():
         number += 1
         keys = [
