@@ -316,6 +316,11 @@ class Settings(AccountSettings):
         ge=1000,
         description="Changes that stay readable in one account.",
     )
+    changes_overflow: int = Field(
+        default=USUAL.changes_overflow,
+        ge=500,
+        description="Changes that a subscription may be behind; who is further reads afresh.",
+    )
     authlog_for: Span = Field(
         default=USUAL.authlog_for,
         description="How long security events are kept; 0 s: none are written.",

@@ -71,6 +71,7 @@ class Options:
     replays_for: timedelta = timedelta(hours=24)
     journal_days: int = 30
     journal_events: int = 100_000  # per stream
+    changes_overflow: int = 10_000  # events behind: who follows and is further reads afresh
     authlog_for: timedelta = timedelta(days=30)  # 0: nothing is written
     adminlog_for: timedelta = timedelta(days=365)
     bulk: int = 1000  # messages a request changes; more are a task's work

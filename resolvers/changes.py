@@ -31,7 +31,6 @@ LAG = meters.histogram(
     "Time from a change to the batch that brings it to a follower who had read all before it.",
 )
 LOOK = 15.0  # seconds between two looks for changes that no bell told of
-FAR = 10_000  # events behind: who is further has read too slowly
 Sift = Callable[[Context, Sequence[Event]], Awaitable[Sequence[Event]]]
 
 
@@ -128,7 +127,8 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 listening.enter_context(ctx.world.wakeups.listen([stream], bell))
                 listened.add(stream)
             if at is None:
-                at, reason = await _beginning(ctx, asked, heard, far=FAR)
+                far = ctx.world.options.changes_overflow
+                at, reason = await _beginning(ctx, asked, heard, far=far)
                 if reason:
                     RESYNCS.add(reason)
                     yield Batch([], dict(at), resync=reason)

@@ -175,6 +175,11 @@ DECLARED: dict[str, Setting] = {
             1, 10_000,
         ),
         Setting(
+            "changes.overflow", "changes_overflow", NUMBER, "Longest way behind",
+            "Changes that a subscription may be behind; who is further reads the state afresh, or "
+            "goes on by the query.", 500, 100_000_000,
+        ),
+        Setting(
             "domains.default", "default_domain", Kind.STRING, "Default domain",
             "Domain of the address of a new user whose name has none; null: it must be given.",
             nullable=True, read=_domain,

@@ -18,6 +18,7 @@ from graphql import (
     OperationType,
     build_schema,
     parse,
+    print_ast,
     validate,
 )
 
@@ -98,8 +99,13 @@ def test_documents_fit_the_schema(block: Block) -> None:
 
 async def given(client: Client, block: Block) -> dict[str, Any]:
     """Values for the variables of a document."""
-    names = {each.variable.name.value for each in operation(block).variable_definitions or ()}
+    declared = operation(block).variable_definitions or ()
+    names = {each.variable.name.value: print_ast(each.type) for each in declared}
     values: dict[str, Any] = {"username": "x", "password": "x", "after": None}
+    if names.get("after") == "Cursor!":
+        values["after"] = (await client("{ viewer { user { cursor } } }"))["viewer"]["user"][
+            "cursor"
+        ]
     if "upload" in names:
         raw = raw_message("Uploaded")
         sent = await client.http.post("/rest/uploads", content=raw, headers=client.headers)
