@@ -27,6 +27,7 @@ DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
 INSIDE, HALF_OPEN, LOGINS = "inside the process", "half-open connections", "logins"
 LETTER = 20_000  # bytes of a letter that is delivered under load
 LONGEST = 1800.0  # seconds of a whole run
+BEHIND = 30_000  # changes that somebody has missed
 LARGE = 24_000  # bytes of one that is told of whole, to those who do not read
 SMALL = 2_000  # bytes of one that is only to be heard of
 
@@ -167,7 +168,7 @@ async def _deliveries(plan: Plan, both: Sides, results: Results, bar: Progress) 
 
 
 async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:
-    task = bar.add_task("subscribers", total=3)
+    task = bar.add_task("subscribers", total=4)
     neighbour, letters = await lmtp.connected(both.lmtp.port), _letters(SMALL)
     target = replace(both.ours, secret=both.house.taker_secret)
     facts = await live.crowd(target, neighbour, letters, TAKER, plan.subscribers)
@@ -175,6 +176,8 @@ async def _live(plan: Plan, both: Sides, bar: Progress) -> list[Fact]:
     facts += await live.latency(target, neighbour, letters, TAKER, plan.events)
     bar.advance(task)
     facts += await live.slow(target, neighbour, _letters(LARGE), TAKER, plan.unread)
+    bar.advance(task)
+    facts += await live.caught_up(both.ours, BEHIND)
     await neighbour.close()
     bar.remove_task(task)
     return facts

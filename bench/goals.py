@@ -8,6 +8,7 @@ from bench.measure import Fact, Line
 PAGE, BOXES, FULL, START = "inbox page", "mailboxes", "one message in full", "app start"
 AT = 16  # connections
 EVENT, HEAVY = "one event, from MAIL until all", "subscribers, PSS"
+CAUGHT_UP = "changes read by one who is far behind, in a second of CPU"
 HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
 
 LARGE = {  # ms of CPU
@@ -43,6 +44,8 @@ def goals(lines: Sequence[Line], facts: Sequence[Fact]) -> Iterator[Goal]:
         yield _most(MOVED, moved.value, 1.5, "s")
     if first := by_name.get(FIRST):
         yield _most(FIRST, first.value, 50.0, "µs")
+    if caught := by_name.get(CAUGHT_UP):
+        yield _least(CAUGHT_UP, caught.value, 20_000.0, "")
     yield from _crowd(by_name)
     for fact in facts:
         if fact.name.startswith(HALF_OPEN):

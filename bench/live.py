@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from bench.lmtp import Neighbour
-from bench.load import Target
+from bench.load import Target, once
 from bench.measure import Fact, percentile
 from bench.server import HOST, cpu, memory, settled
 
@@ -24,6 +24,9 @@ SLOW = 10  # who read nothing
 LARGE = (
     "subscription { changes { cursor events { kind ... on MessageChange { message { text } } } } }"
 )
+BEHIND = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
+  events { kind cursor ... on MessageChange { messageId mailboxId uid flags modseq } } } }"""
+CAUGHT_UP = "changes read by one who is far behind"
 HELLO = (
     b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\n"
@@ -181,6 +184,25 @@ async def _told(
         Fact(f"one event, from MAIL until all {many} have it, p50", percentile(lasts, 0.5), "ms"),
         Fact(f"one event, until all {many} have it, worst of {TOLD}", max(lasts), "ms"),
         Fact("one event, CPU for each subscriber, the delivery with it", took / many * 1e6, "µs"),
+    ]
+
+
+async def caught_up(target: Target, count: int) -> list[Fact]:
+    """How fast a client that is far behind reads so many changes, page by page."""
+    said = await once(target, "/graphql", {"query": "{ viewer { user { cursor } } }"})
+    stream = said["data"]["viewer"]["user"]["cursor"].split(".")[1]
+    at, read = f"1.{stream}.0", 0
+    await settled(target.pid)
+    used, began = cpu(target.pid), time.perf_counter()
+    while read < count:
+        body = {"query": BEHIND, "variables": {"after": at}}
+        page = (await once(target, "/graphql", body))["data"]["changes"]
+        read += len(page["events"])
+        at = page["cursor"] if page["hasMore"] else f"1.{stream}.0"
+    took, spent = time.perf_counter() - began, cpu(target.pid) - used
+    return [
+        Fact(f"{CAUGHT_UP}, in a second of CPU", read / spent, ""),
+        Fact(f"{CAUGHT_UP}, in a second", read / took, ""),
     ]
 
 

@@ -91,6 +91,7 @@ class Watch:
         self.followers: set[Follower] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self._ending = set[asyncio.Task[None]]()
+        self._gone = set[Viewer]()  # who is being sent away
 
     def add(self, follower: Follower) -> None:
         """Begin to watch. The sweep runs as long as there is somebody."""
@@ -106,7 +107,9 @@ class Watch:
             self._sweeping = None
 
     def expired(self, viewer: Viewer) -> bool:
-        """Say whether the time of the viewer's credential is over."""
+        """Say whether the viewer's credential is over, as far as that is known here."""
+        if self._gone and viewer in self._gone:
+            return True
         return viewer.ends_at is not None and viewer.ends_at <= self.now()
 
     async def end(self, which: Callable[[Viewer], bool]) -> None:
@@ -130,19 +133,20 @@ class Watch:
         self._soon(self._end(gone, Farewell(reason or KICKED, force)))
 
     async def judge(self, viewers: Collection[Viewer]) -> None:
-        """Send away at once those of these whose credential has ended.
-
-        It may be the caller who is ended by that: the goodbye is said all the same.
-        """
+        """Find out whose of these credentials has ended: they are `expired`, and sent away soon."""
         gone = {viewer for viewer in viewers if await self._has_ended(viewer)}
         if gone:
-            await asyncio.shield(self._soon(self.end(gone.__contains__)))
+            self._gone |= gone
+            self._soon(self._part(gone))
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    async def _part(self, gone: set[Viewer]) -> None:
+        await self.end(gone.__contains__)
+        self._gone -= gone
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         ending = asyncio.create_task(work)
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
-        return ending
 
     async def sweep(self) -> None:
         """Send away whose credential has ended, and whom another process kicked.

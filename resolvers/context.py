@@ -152,7 +152,7 @@ class Context:
     # what may be kept as long as the selection that is being answered
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     trail: Trail | None = field(default=None, repr=False)
-    # sends away whose credential has ended, and does not return where it is all of them
+    # finds out whose credential has ended: what comes is not told to them
     vigil: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
     begun: Position | None = field(default=None, repr=False)  # where a query's state is read from
     reached: Position | None = field(default=None, init=False)  # where the last unit ended

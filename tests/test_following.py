@@ -13,6 +13,7 @@ from sqlmodel import col
 from graph import ids
 from graph.scalars import SCALARS, Cursor
 from models.auth import ApiKey
+from models.journal import ChangeKind
 from models.roles import AdminPermission, Role, Scope
 from models.users import User
 from models.world import World
@@ -21,7 +22,7 @@ from tests.accounts import change, create
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, make_client, make_key, receive
 from tests.domains import UPDATE, administrator, done, key_of, made
-from tests.live import PLAIN, Follower, House, house, until
+from tests.live import PLAIN, Follower, House, Slow, house, note, until
 from tests.sharing import READ, mutate, share, team
 from tests.test_mailboxes import put
 
@@ -351,6 +352,47 @@ async def test_an_administrator_without_a_domain_hears_of_nothing(
 
 
 # bad manners
+
+
+@pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
+async def test_who_reads_slowly_alone_gets_all_of_it(
+    live: House, ada: Client, over: Client, by_socket: bool
+) -> None:
+    query = """subscription { changes(user: {username: "ada"}, batchWindow: "PT0S") { cursor
+      events { ... on MailboxChange { path } } } }"""
+    with Slow(live.port) as slow:
+        await slow.ask(over, query, by_socket=by_socket)
+        await until(lambda: ada.world.wakeups.followed)
+        await asyncio.sleep(0.1)
+        for number in range(60):
+            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {'x' * 120_000}")
+            await asyncio.sleep(0)
+        await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path="End")
+        rest = await slow.read(b'"path":"End"')
+    numbers = [int(part.split(b" ", 1)[0]) for part in rest.split(b'"path":"')[1:-1]]
+    assert numbers == list(range(60))
+
+
+@pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
+async def test_who_reads_nothing_and_is_sent_away_holds_up_nobody(
+    live: House, ada: Client, by_socket: bool
+) -> None:
+    secret = await make_key(
+        ada.world, "deaf", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+    )
+    query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
+    with Slow(live.port) as slow:
+        await slow.ask(Client(ada.http, ada.world, ada.user, secret), query, by_socket=by_socket)
+        healthy = await live.follow(ada, query)
+        await until(lambda: live.seats == 2)
+        for number in range(12):
+            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path="x" * 500_000)
+            await until(lambda: len(healthy.events) == number + 1)  # noqa: B023
+        async with ada.world.write(ada.user.id) as session:
+            await session.exec(delete(ApiKey).where(col(ApiKey.name) == "deaf"))
+        await change(ada, name="Ada")
+        await until(lambda: len(healthy.events) == 13, 2)
+        await healthy.leave()
 
 
 async def test_ten_thousand_on_one_socket_are_a_hundred(live: House, ada: Client) -> None:
