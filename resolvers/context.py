@@ -1,7 +1,15 @@
 """What every operation is handed: who asks, and the world to answer from."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -153,6 +161,8 @@ class Context:
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     trail: Trail | None = field(default=None, repr=False)
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
+    # what was searched for, by the place of the list in the answer
+    sought: dict[Hashable, Sequence[Any]] = field(default_factory=dict, init=False, repr=False)
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
