@@ -152,6 +152,8 @@ class Batches:
     def _commit(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
         began, done = time.monotonic(), list[tuple[Any, Exception | None]]()
         with self._writing.connect() as connection, connection.begin():
+            if len(jobs) == 1:  # without neighbours the transaction is its savepoint
+                return [(jobs[0].work(connection), None)]
             for job in jobs:
                 try:
                     with connection.begin_nested():
