@@ -199,7 +199,7 @@ def term_of(text: str, *, begun: bool = False) -> Term | None:
 def written(dialect: str, owners: Iterable[int], sought: Sought) -> str:
     """The search in the language of the index, over the mail of these users alone."""
     if dialect == "sqlite":
-        whose = " OR ".join(f'owner:"{owner(key)}"' for key in owners)
+        whose = " OR ".join(f'"{owner(key)}"' for key in owners)
         return f"({whose}) AND {_fts5(sought, f'({whose})')}"
     whose = " | ".join(f"'{owner(key)}'" for key in owners)
     return f"({whose}) & {_tsquery(sought)}"
@@ -208,7 +208,9 @@ def written(dialect: str, owners: Iterable[int], sought: Sought) -> str:
 def _fts5(sought: Sought, all_: str) -> str:
     match sought:
         case Term():
-            phrase = f'words:"{" ".join(sought.words)}"{"*" if sought.prefix else ""}'
+            phrase = f'"{" ".join(sought.words)}"'
+            if sought.prefix:  # it may be the beginning of an owner's
+                phrase = f"words:{phrase}*"
             return f"({all_} NOT {phrase})" if sought.negated else phrase
         case Every():
             return f"({' AND '.join(_fts5(part, all_) for part in sought.parts)})"
