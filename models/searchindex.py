@@ -146,7 +146,8 @@ FROM (SELECT rowid FROM search_words WHERE search_words MATCH :query LIMIT :most
 """)
 WITHIN = text("""
 SELECT rowid FROM search_words
-WHERE search_words MATCH :query AND rowid >= :low AND rowid <= :high
+WHERE search_words MATCH :query
+  AND rowid >= (SELECT low FROM stretch) AND rowid <= (SELECT high FROM stretch)
 UNION ALL SELECT value FROM json_each(:ids)
 """)
 _GIVEN = (bindparam("query", type_=String), bindparam("ids", type_=String))

@@ -34,3 +34,9 @@ async def told_later(
     except StopIteration as end:
         outcome: Outcome = end.value
         return outcome
+
+
+def only(step: Step) -> Steps[Sequence[Any]]:
+    """One step alone."""
+    found = yield step
+    return found

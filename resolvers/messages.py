@@ -84,10 +84,10 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     own = all(key.user_id == ctx.viewer.user_id for key in keys)
     if len(keys) == 1 and keys[0].where.everything and (own or not beyond(ctx)):
         return [await _plain_page(ctx, keys[0], columns)]
-    if len(keys) == 1 and own and (found := await _words(ctx, keys[0])):
+    if len(keys) == 1 and own and (words := await _words(ctx, keys[0])):
         (key,) = keys
         form = Form.of(key.ask, columns, falling=key.falling)
-        return [await wordpages.page(ctx, found, key.ask, form, key.place)]
+        return [await wordpages.page(ctx, words, key.ask, form, key.place)]
     if not own:
         columns |= {"user_id", "mailbox_id"}
     scans = []

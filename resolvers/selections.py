@@ -130,7 +130,7 @@ def words_of(where: MessageWhere) -> Sought | None:
 
 def has_no_values(where: MessageWhere) -> bool:
     """Whether it asks for nothing but marks, which are there or not: its SQL is always the same."""
-    unmarked = {**dict.fromkeys(MARKS), "every": (), "some": (), "none": None}
+    unmarked: dict[str, Any] = {**dict.fromkeys(MARKS), "every": (), "some": (), "none": None}
     return all(one.everything or replace(one, **unmarked).everything for one in parts(where))
 
 

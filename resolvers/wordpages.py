@@ -35,7 +35,7 @@ from models.columns import Big, Picked, picked
 from models.messages import Message
 from models.pages import Ask, Page
 from models.prepared import number, prepared
-from models.steps import Step, Steps
+from models.steps import Step, only
 from resolvers import listing
 from resolvers.access import owned
 from resolvers.context import Context
@@ -47,7 +47,8 @@ HITS = 300  # that are looked up without more ado
 STRETCHES = (5, 25, 125, 625)  # messages that are gone through, for each that is wanted
 NEAR = 251  # rows by their keys that are read at once
 # SQLite has no way to a key with a sign: it goes through a stretch in the order of the page.
-SIGNED: ColumnElement[int] = UnaryExpression(col(Message.id), operator=custom_op[Any]("+"))
+KEY: Any = col(Message.id)
+SIGNED: ColumnElement[int] = UnaryExpression(KEY, operator=custom_op[Any]("+"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +136,18 @@ async def page(
     parts = Parts(form, place, where.mailbox_id is not None, where.thread_id is not None)
     if dialect == "postgresql":
         planned = _planned(parts, where.rest, waiting=bool(ids))
-        return listing.page_of(await ctx.follow(_only((planned, given))), ask)
+        return listing.page_of(await ctx.follow(only((planned, given))), ask)
     keys = await ctx.follow(_keys(parts, where.rest, ids, given))
     named = {**given, "ids": _listed(keys)}
     if len(keys) <= NEAR:
         rows = await ctx.find(_rows(parts), **named)
     else:
-        rows = await ctx.follow(_only((_rows(parts), named)))
+        rows = await ctx.follow(only((_rows(parts), named)))
     return ask.page(rows[::-1] if ask.back else rows, more=len(keys) > ask.count)
 
 
 def _listed(keys: Sequence[int]) -> str:
     return orjson.dumps(keys).decode()
-
-
-def _only(step: Step) -> Steps[Sequence[Any]]:
-    found = yield step
-    return found
 
 
 def _keys(
@@ -181,16 +177,15 @@ def _stretched(
     walk = _kept_walk if rest.kept else _walk
     keys: list[int] = []
     for each in STRETCHES:
-        begun, many = "start" in given, each * given["count"]
-        (near,) = yield _near(parts, begun=begun), {**given, "near": many}
-        stretch = Stretch(begun, near.many < many)
-        asked = {**given, "low": near.low, "high": near.high, "edge": near.edge}
-        asked["count"] -= len(keys)
-        (found,) = yield walk(parts, rest, stretch), asked
+        begun = "start" in given
+        behind = yield _behind(parts, begun=begun), {**given, "many": each * given["count"]}
+        edge = behind[0].at if behind else None
+        asked = {**given, "count": given["count"] - len(keys), "edge": edge}
+        (found,) = yield walk(parts, rest, Stretch(begun, not behind)), asked
         keys += orjson.loads(found.ids)
-        if stretch.last or len(keys) == given["count"]:
+        if not behind or len(keys) == given["count"]:
             return keys
-        given = {**given, "start": near.edge}
+        given = {**given, "start": edge}
     return None
 
 
@@ -199,7 +194,7 @@ def _planned(parts: Parts, rest: Rest, *, waiting: bool) -> Select[*tuple[Any, .
     """What is found, in a way that PostgreSQL chooses by how many have these words."""
     found = searchindex.ALL["postgresql"] if waiting else searchindex.ALONE
     rows = select(*picked(Message, parts.form.columns)).where(*parts.mine(), *rest.terms())
-    return parts.ordered(rows.where(col(Message.id).in_(_found(found))))
+    return parts.ordered(rows.where(KEY.in_(_found(found))))
 
 
 @prepared
@@ -209,29 +204,21 @@ def _some() -> Select[*tuple[Any, ...]]:
 
 
 @prepared
-def _near(parts: Parts, *, begun: bool) -> Select[*tuple[Any, ...]]:
-    """How many messages a stretch has, what keys are in it, and how far it goes."""
-    at, key = parts.place
-    rows = select(at.label("at"), key.label("key"))
-    rows = parts.ordered(rows.where(*parts.mine(), *parts.between(Stretch(begun, last=True))))
-    near = rows.limit(number("near")).subquery()
-    return select(
-        func.count().label("many"),
-        func.min(near.c.key).label("low"),
-        func.max(near.c.key).label("high"),
-        (func.max(near.c.at) if parts.up else func.min(near.c.at)).label("edge"),
+def _behind(parts: Parts, *, begun: bool) -> Select[*tuple[Any, ...]]:
+    """Where the first message stands that is behind a stretch of so many, if there is one."""
+    rows = select(parts.place[0].label("at")).where(
+        *parts.mine(), *parts.between(Stretch(begun, last=True))
     )
+    return parts.ordered(rows).limit(1).offset(number("many"))
 
 
 def _walk(parts: Parts, rest: Rest, stretch: Stretch) -> Select[*tuple[Any, ...]]:
     """The keys of what is found in a stretch."""
-    rows = select(col(Message.id)).where(
-        *parts.mine(),
-        *parts.between(stretch),
-        SIGNED.in_(_found(searchindex.WITHIN)),
-        *rest.terms(),
-    )
-    return _in_one(parts.ordered(rows))
+    there = [*parts.mine(), *parts.between(stretch)]
+    ends = select(func.min(KEY).label("low"), func.max(KEY).label("high"))
+    ends_ = ends.where(*there, *listing.beyond(parts.form, parts.place)).cte("stretch")
+    rows = select(KEY).where(*there, SIGNED.in_(_found(searchindex.WITHIN)), *rest.terms())
+    return _in_one(parts.ordered(rows.add_cte(ends_)))
 
 
 def _sorted(parts: Parts, rest: Rest, *, few: bool) -> Select[*tuple[Any, ...]]:
@@ -240,8 +227,8 @@ def _sorted(parts: Parts, rest: Rest, *, few: bool) -> Select[*tuple[Any, ...]]:
     Inside a CASE nothing names an index, so what was found comes first.
     """
     found = searchindex.LISTED if few else searchindex.ALL["sqlite"]
-    rows = select(col(Message.id)).where(
-        col(Message.id).in_(_found(found)),
+    rows = select(KEY).where(
+        KEY.in_(_found(found)),
         case((and_(*parts.mine(), *rest.terms()), 1), else_=0) == 1,
     )
     return _in_one(parts.ordered(rows))
@@ -254,7 +241,7 @@ _kept_walk, _kept_sorted = prepared(_walk), prepared(_sorted)
 def _rows(parts: Parts) -> Select[*tuple[Any, ...]]:
     """Messages by their keys, as above."""
     rows = select(*picked(Message, parts.form.columns)).where(
-        col(Message.id).in_(_found(searchindex.LISTED)),
+        KEY.in_(_found(searchindex.LISTED)),
         case((and_(*parts.mine()), 1), else_=0) == 1,
     )
     return parts.ordered(rows)
