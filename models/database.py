@@ -27,6 +27,7 @@ from models import meters, patience
 from models.groups import Batches, GroupCommit
 from models.pgreaders import PostgresReaders
 from models.prepared import Prepared, Rows
+from models.steps import Step, Steps, told
 from models.traces import Timed
 
 Columns = TypeVarTuple("Columns")
@@ -102,10 +103,10 @@ class Database:
         with Timed(STORE, "store find", "find"):
             return await self._readers.find(statement, given)
 
-    async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """What `find` does, of a select that may have to go through much."""
+    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+        """What a search finds that may have to go through much, in one go."""
         with Timed(STORE, "store search", "search"):
-            return await self._readers.search(statement, given)
+            return await self._readers.follow(steps)
 
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
@@ -196,19 +197,19 @@ class Readers:
         finally:
             cursor.close()
 
-    async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """What a prepared select finds, read in a thread."""
-        driven, values = statement.ready(self.engine, given)
+    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+        """What a search finds, read in one thread."""
         loop = asyncio.get_running_loop()
-        return Rows(
-            driven, await loop.run_in_executor(self._threads, self._search, driven.sql, values)
-        )
+        return await loop.run_in_executor(self._threads, told, steps, self._ask)
 
-    def _search(self, sql: str, values: Sequence[Any]) -> list[Any]:
+    def _ask(self, step: Step) -> Sequence[Any]:
+        statement, given = step
+        if not isinstance(statement, Prepared):
+            return self._read(statement, given)
+        driven, values = statement.ready(self.engine, given)
         connection = self.engine.raw_connection()
         try:
-            found: list[Any] = connection.cursor().execute(sql, values).fetchall()
-            return found
+            return Rows(driven, connection.cursor().execute(driven.sql, values).fetchall())
         finally:
             connection.close()
 
@@ -238,9 +239,16 @@ def _tune_reader(connection: Any, _record: Any) -> None:
 
 def _tune_postgres(connection: Any, _record: Any) -> None:
     # A word that all messages have is found by another way than one that few have: so what is
-    # asked counts, and no way is kept for all.
+    # asked counts, and no way is kept for all. A page takes less time than it takes to compile
+    # it, or to begin parallel workers, and its rows by their keys no longer than those in order.
     cursor = connection.cursor()
-    cursor.execute("SET plan_cache_mode = force_custom_plan")
+    for setting in (
+        "plan_cache_mode = force_custom_plan",
+        "jit = off",
+        "max_parallel_workers_per_gather = 0",
+        "random_page_cost = 1.1",
+    ):
+        cursor.execute(f"SET {setting}")
     cursor.close()
     connection.commit()
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.prepared import Driven, Prepared, Rows
+from models.steps import Outcome, Step, Steps, told_later
 
 Columns = TypeVarTuple("Columns")
 
@@ -44,9 +45,15 @@ class PostgresReaders:
         """The few rows of a prepared select, always by the same index."""
         return await self._direct(self._near, statement, given)
 
-    async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """What a prepared select finds, in a way that depends on what is asked."""
-        return await self._direct(self._far, statement, given)
+    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+        """What a search finds, each step in a way that depends on what is asked."""
+        return await told_later(steps, self._step)
+
+    async def _step(self, step: Step) -> Sequence[Any]:
+        statement, given = step
+        if isinstance(statement, Prepared):
+            return await self._direct(self._far, statement, given)
+        return await self.read(statement, given)
 
     async def _direct(
         self, direct: "Direct", statement: Prepared, given: Mapping[str, Any]

@@ -26,6 +26,7 @@ from models.errors import Forbidden, Unauthenticated
 from models.journal import ChangeKind, Entry, Position
 from models.prepared import Prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
+from models.steps import Step, Steps, told_later
 from models.traces import Timed
 from models.world import Turn, World
 
@@ -210,12 +211,16 @@ class Context:
             return await self.world.database.find(statement, given)
         return await self.read(statement.select, given)
 
-    async def search(self, statement: Prepared, **given: Any) -> Sequence[Any]:
-        """What `find` does, of a select that may have to go through much."""
-        given["viewer"] = self.viewer.user_id
+    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+        """What a search finds that may have to go through much."""
         if self._unit is None or self._unit.session is None:
-            return await self.world.database.search(statement, given)
-        return await self.read(statement.select, given)
+            return await self.world.database.follow(steps)
+        return await told_later(steps, self._step)
+
+    async def _step(self, step: Step) -> Sequence[Any]:
+        statement, given = step
+        plain = statement.select if isinstance(statement, Prepared) else statement
+        return await self.read(plain, given)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
