@@ -30,6 +30,7 @@ from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread, ThreadRef
 from models.users import LimitKind, User
+from models.wakeups import UNINDEXED
 from models.world import Turn, World
 
 SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
@@ -297,6 +298,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
+    turn.bells.add(UNINDEXED)
     if others:
         threads.merge(turn, to.user_id, thread_id, others, to.origin)
     userlimits.stored(turn, to.user_id, use, letter.size, letter=way is not Way.NOTICE)

@@ -86,40 +86,56 @@ class World:
             yield session
         if adopted := session.info.get(Adopted):
             self.adopt(adopted)
-        self.wakeups.tell(journal.reached(session))
+        self.wakeups.tell({**journal.reached(session), **_rung(session)})
 
     async def apply(self, work: Callable[["Turn"], Outcome], *streams: int) -> Outcome:
         """A unit of work that is a plain function of its turn: for hot paths."""
 
-        def unit(connection: Connection) -> tuple[Outcome, dict[int, int]]:
+        def unit(connection: Connection) -> tuple[Outcome, Turn]:
             if streams:
                 journal.hold(connection, streams)
             turn = Turn(connection, self)
-            return work(turn), turn.reached
+            return work(turn), turn
 
-        outcome, reached = await self.database.apply(unit)
-        self.wakeups.tell(reached)
+        outcome, turn = await self.database.apply(unit)
+        self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
         return outcome
 
     async def join(self, session: AsyncSession, work: Callable[["Turn"], Outcome]) -> Outcome:
         """Do `work`, a plain function of its turn, inside the unit of this session."""
 
-        def unit(connection: Connection) -> tuple[Outcome, dict[int, int]]:
+        def unit(connection: Connection) -> tuple[Outcome, Turn]:
             turn = Turn(connection, self)
-            return work(turn), turn.reached
+            return work(turn), turn
 
-        outcome, reached = await (await session.connection()).run_sync(unit)
-        session.info["reached"] = {**journal.reached(session), **reached}
+        outcome, turn = await (await session.connection()).run_sync(unit)
+        session.info["reached"] = {**journal.reached(session), **turn.reached}
+        ring(session, *turn.bells)
         return outcome
+
+
+def ring(session: AsyncSession, *bells: int) -> None:
+    """Ring these bells of workers once the unit of this session is stored."""
+    if bells:
+        session.info["bells"] = {**_rung(session), **dict.fromkeys(bells, 0)}
+
+
+def _rung(session: AsyncSession) -> dict[int, int]:
+    known: dict[int, int] = session.info.get("bells", {})
+    return known
 
 
 @dataclass(slots=True)
 class Turn:
-    """A unit of work on a plain connection, and how far it has brought each stream."""
+    """A unit of work on a plain connection, and how far it has brought each stream.
+
+    `bells` of workers are rung once it is stored.
+    """
 
     connection: Connection
     world: World
     reached: dict[int, int] = field(default_factory=dict)
+    bells: set[int] = field(default_factory=set)
 
     def count(self, stream_id: int, many: int) -> int:
         """Take the next numbers of a stream; returns the last. Whoever counts must append."""

@@ -183,7 +183,7 @@ async def restore_span(ctx: Context, span: Span) -> Task:
         many = select(func.count()).select_from(Message)
         ((total,),) = await ctx.read(many.where(*_within(ctx, user.id, order)))
         (task,) = await queue(ctx, session, KIND, [order], user_id=user.id, total=total)
-        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
+        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
             deed = Done("archiveRestore", "User", user.id, user.domain_id, None, order)
             await adminlog.note(ctx, session, deed)

@@ -331,7 +331,7 @@ async def _task(
     owner = None if whose.others else whose.grantee or whose.ids[0]
     (task,) = await queue(ctx, session, order.kind, what, user_id=owner, total=len(rows))
     stream = PLATFORM if owner is None else owner
-    await ctx.record(session, stream, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
+    await ctx.record(session, stream, ChangeKind.TASK_CHANGED, [task.id])
     return task
 
 
