@@ -192,7 +192,7 @@ class Readers:
         except sqlite3.OperationalError as problem:
             if problem.sqlite_errorcode not in BUSY:
                 raise
-            return await self.read(statement.select, given)
+            return await self.read(statement.made, given)
         finally:
             cursor.close()
 

@@ -151,6 +151,9 @@ class Batches:
 
     def _commit(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
         began, done = time.monotonic(), list[tuple[Any, Exception | None]]()
+        if len(jobs) == 1:  # it has no neighbours to shield
+            with self._writing.begin() as connection:
+                return [(jobs[0].work(connection), None)]
         with self._writing.connect() as connection, connection.begin():
             for job in jobs:
                 try:

@@ -55,7 +55,7 @@ class PostgresReaders:
         try:
             return Rows(driven, await direct.rows(driven, values))
         except Exception:  # noqa: BLE001 - asked again, there it is told as always
-            return await self._again(statement.select, given)
+            return await self._again(statement.made, given)
 
     async def _again(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None

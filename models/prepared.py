@@ -1,25 +1,37 @@
-"""Selects that are made once: their text, their parameters and how their rows are made."""
+"""Statements that are made once: their text, their parameters and how their rows are made."""
 
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple, ParamSpec, cast
 
 import orjson
 from sqlalchemy import (
+    ARRAY,
     JSON,
+    BigInteger,
     BindParameter,
     Boolean,
+    ColumnElement,
+    Connection,
     Dialect,
     Engine,
     Float,
     Numeric,
     Select,
+    Subquery,
+    any_,
     bindparam,
+    func,
+    literal_column,
+    select,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import TypeEngine
 
 from models.columns import Big, Instant
@@ -27,35 +39,96 @@ from models.columns import Big, Instant
 Given = ParamSpec("Given")
 Build = Callable[[Sequence[Any]], list[Any]]
 
+Made = Select[*tuple[Any, ...]] | UpdateBase
+
 KEPT = 512  # statements of one kind: clients choose columns as they like
+_NUMBERED = re.compile(r"\$(\d+)")  # a parameter of PostgreSQL
 
 
 class Prepared:
-    """A select with named parameters, each of whose rows is found by an index.
+    """A statement with named parameters.
 
-    It reads few rows, so that a store at hand is asked on the spot: no thread is woken for it.
+    Outside a unit it is a select that reads few rows, each found by an index, so that a store
+    at hand is asked on the spot: no thread is woken for it.
     """
 
-    __slots__ = ("_driven", "select")
+    __slots__ = ("_driven", "made")
 
-    def __init__(self, select: Select[*tuple[Any, ...]]) -> None:
-        self.select = select
+    def __init__(self, made: Made) -> None:
+        self.made: Any = made
         self._driven: dict[str, Driven] = {}
 
     def driven(self, dialect: Dialect) -> "Driven":
         """The statement as the driver takes it."""
         if dialect.name not in self._driven:
-            self._driven[dialect.name] = Driven(self.select, dialect)
+            self._driven[dialect.name] = Driven(self.made, dialect)
         return self._driven[dialect.name]
 
     def ready(self, engine: Engine, given: Mapping[str, Any]) -> tuple["Driven", tuple[Any, ...]]:
         """The statement and its values; those who count an engine's statements hear of it."""
         driven = self.driven(engine.dialect)
         values = driven.values(given)
-        dispatch: Any = engine.dispatch
-        for heard in dispatch.before_cursor_execute:
-            heard(None, None, driven.sql, values, None, False)
+        _told(engine, driven.sql, values)
         return driven, values
+
+
+def _told(engine: Engine, sql: str, values: Sequence[Any]) -> None:
+    dispatch: Any = engine.dispatch
+    for heard in dispatch.before_cursor_execute:
+        heard(None, None, sql, values, None, False)
+
+
+Sent = tuple[Prepared, Mapping[str, Any]]  # a statement, and the values of its parameters
+
+
+def fetched(connection: Connection, statement: Prepared, given: Mapping[str, Any]) -> "Rows":
+    """The rows of a statement inside a unit."""
+    driven, values = statement.ready(connection.engine, given)
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(driven.sql, values)
+        return Rows(driven, cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+def send(connection: Connection, works: Sequence[Sent]) -> None:
+    """Change rows inside a unit; none of these changes may see another.
+
+    A store behind a wire takes them all at once: each way there costs more than the work.
+    """
+    if not works:
+        return
+    if connection.dialect.name == "sqlite":
+        ready = [statement.ready(connection.engine, given) for statement, given in works]
+        texts = [(driven.sql, values) for driven, values in ready]
+    else:
+        parts = [(one.driven(connection.dialect), given) for one, given in works]
+        together = [value for driven, given in parts for value in driven.values(given)]
+        texts = [(_joined(*(driven.sql for driven, _ in parts)), tuple(together))]
+        _told(connection.engine, *texts[0])
+    cursor = connection.connection.cursor()
+    try:
+        for sql, values in texts:
+            cursor.execute(sql, values)
+    finally:
+        cursor.close()
+
+
+def _behind(taken: int, found: re.Match[str]) -> str:
+    return f"${int(found[1]) + taken}"
+
+
+@lru_cache(KEPT)
+def _joined(*texts: str) -> str:
+    """Statements of PostgreSQL as one, whose parameters are theirs one after the other."""
+    parts, taken = [], 0
+    for text in texts:
+        parts.append(_NUMBERED.sub(partial(_behind, taken), text))
+        taken += len(set(_NUMBERED.findall(text)))
+    *others, last = parts
+    named = ", ".join(f"part{nth} AS ({text})" for nth, text in enumerate(others))
+    return f"WITH {named} {last}" if named else last
 
 
 class Column(NamedTuple):
@@ -127,13 +200,13 @@ def chosen(rows: Sequence[Any], order: Sequence[int]) -> Sequence[Any]:
 
 
 class Driven:
-    """The text of a select for one kind of store, without SQLAlchemy around each run."""
+    """The text of a statement for one kind of store, without SQLAlchemy around each run."""
 
     __slots__ = ("_defaults", "_names", "_processors", "columns", "rows", "sql")
 
-    def __init__(self, select: Select[*tuple[Any, ...]], dialect: Dialect) -> None:
-        compiled = select.compile(dialect=dialect)
-        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - of a select
+    def __init__(self, made: Made, dialect: Dialect) -> None:
+        compiled = made.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - of a statement
         self.sql = str(compiled)
         self._names: Sequence[str] = compiled.positiontup or ()
         self._defaults = compiled.params
@@ -168,8 +241,10 @@ def _builder(columns: Mapping[str, Column]) -> Build:
         scope[f"p{name}"] = column.process
         parts.append(column.expression.format(name, f"p{name}"))
     source = (
-        f"def rows(found):\n"
+        "def rows(found):\n"
         f"    return [new(kind, ({', '.join(parts)},)) for {', '.join(names)}, in found]\n"
+        if columns
+        else "def rows(found):\n    return []\n"
     )
     exec(compile(source, "<rows>", "exec"), scope)  # noqa: S102 - of numbered names alone
     build: Build = scope["rows"]
@@ -200,10 +275,33 @@ def number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=Big)
 
 
-def prepared(
-    make: Callable[Given, Select[*tuple[Any, ...]]],
-) -> Callable[Given, Prepared]:
-    """Keep the selects that a function makes, by its arguments."""
+def among(dialect: str, key: Any, name: str) -> ColumnElement[bool]:
+    """SQL: a key is one of those in a parameter, which is one however many they are."""
+    if dialect == "sqlite":
+        each = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
+        found: ColumnElement[bool] = key.in_(select(each.c.value))
+        return found
+    return cast("ColumnElement[bool]", key == any_(bindparam(name, type_=ARRAY(BigInteger))))
+
+
+def listed(dialect: str, name: str, columns: Sequence[str]) -> Subquery:
+    """SQL: rows of whole numbers with these columns, which are a parameter, a list of lists."""
+    if dialect == "sqlite":
+        each = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
+        texts = [f"json_extract(value, '$[{nth}]')" for nth in range(len(columns))]
+    else:
+        each = func.jsonb_array_elements(bindparam(name, type_=JSONB)).table_valued("value")
+        texts = [f"cast(value ->> {nth} AS bigint)" for nth in range(len(columns))]
+    values = zip(texts, columns, strict=True)
+    return (
+        select(*(literal_column(text, Big).label(column) for text, column in values))
+        .select_from(each)
+        .subquery(name)
+    )
+
+
+def prepared(make: Callable[Given, Made]) -> Callable[Given, Prepared]:
+    """Keep the statements that a function makes, by its arguments."""
 
     @lru_cache(KEPT)
     @wraps(make)

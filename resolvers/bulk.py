@@ -21,6 +21,7 @@ from models.tasks import Task
 from models.world import Turn
 from resolvers import (
     copies,
+    flagging,
     granted,
     mailboxdelete,
     mailboxes,
@@ -152,13 +153,14 @@ async def _whose(ctx: Context, order: Order) -> Whose:
 
 def _flag(ctx: Context, turn: Turn, order: Order, whose: Whose) -> Done:
     """What is done most: in one go, since each statement of a session costs a way of its own."""
-    asked = select(*picked(Message, STATE)).where(*_chosen(ctx, order, whose))
-    rows = turn.connection.execute(asked.order_by(col(Message.id))).all()
+    (user,) = whose.ids
+    asked = flagging.asked(ctx.world.database.dialect)
+    rows = turn.fetched(asked, user=user, ids=list(order.select.ids or ()))
     _check_named(order, rows)
     if not rows or order.changes is None:
         return Done()
-    token, until = undoing.note(ctx, turn, undoing.Was(order.kind, order.changes, rows))
-    moves.changed(ctx, turn, rows, order.changes)
+    token, until, noted = undoing.noted(ctx, undoing.Was(order.kind, order.changes, rows))
+    flagging.changed(ctx, turn, rows, order.changes, also=[noted])
     return Done(rows, undo=token, undo_until=until)
 
 
@@ -285,7 +287,7 @@ async def _do(
             done.uids |= await _put(ctx, session, order, theirs, folders[user_id])
         rows = await moves.chosen(session, list(done.uids))
     if order.changes is not None and not order.changes.nothing:
-        await moves.change(ctx, session, rows, order.changes)
+        await flagging.change(ctx, session, rows, order.changes)
         await snooze.apply(ctx, session, rows, order.changes)
     if order.permanent:
         await moves.remove(ctx, session, rows)

@@ -198,14 +198,14 @@ class Context:
         given["viewer"] = self.viewer.user_id
         if self._unit is None or self._unit.session is None:
             return await self.world.database.find(statement, given)
-        return await self.read(statement.select, given)
+        return await self.read(statement.made, given)
 
     async def search(self, statement: Prepared, **given: Any) -> Sequence[Any]:
         """What `find` does, of a select that may have to go through much."""
         given["viewer"] = self.viewer.user_id
         if self._unit is None or self._unit.session is None:
             return await self.world.database.search(statement, given)
-        return await self.read(statement.select, given)
+        return await self.read(statement.made, given)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
