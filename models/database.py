@@ -73,7 +73,7 @@ class Database:
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
             writer = create_engine(make_url(url).set(drivername="sqlite"), **COMMON)
             event.listen(writer, "connect", _tune_sqlite)
-            event.listen(writer, "begin", _begin_sqlite)
+            event.listen(writer, "begin", _begin_writing)
             self._readers, self._group = Readers(url), GroupCommit(self.engine)
             self._batches = Batches(writer, self._group)
         else:
@@ -250,3 +250,8 @@ def _begin_sqlite(connection: Connection) -> None:
     # SQLITE_BUSY at once, whatever busy_timeout says.
     writing = connection.get_execution_options().get("merganser_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _begin_writing(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    driver.execute("BEGIN IMMEDIATE")

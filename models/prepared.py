@@ -181,8 +181,15 @@ class Rows(Sequence[Any]):
 
     def values(self, column: str) -> list[Any]:
         """What the driver gave for one column."""
-        at = list(self.driven.columns).index(column)
+        at = self.driven.places[column]
         return [row[at] for row in self.raw]
+
+    def read(self, column: str) -> list[Any]:
+        """The values of one column."""
+        process, values = self.driven.columns[column].process, self.values(column)
+        if process is None or values.count(None) == len(values):
+            return values
+        return [None if value is None else process(value) for value in values]
 
     def chosen(self, order: Sequence[int]) -> "Rows":
         """The rows at these places, in this order."""
@@ -194,6 +201,11 @@ def values_of(rows: Sequence[Any], column: str) -> list[Any]:
     return rows.values(column) if isinstance(rows, Rows) else [getattr(r, column) for r in rows]
 
 
+def read_of(rows: Sequence[Any], column: str) -> list[Any]:
+    """What these rows hold in a column."""
+    return rows.read(column) if isinstance(rows, Rows) else [getattr(row, column) for row in rows]
+
+
 def chosen(rows: Sequence[Any], order: Sequence[int]) -> Sequence[Any]:
     """The rows at these places, in this order."""
     return rows.chosen(order) if isinstance(rows, Rows) else [rows[at] for at in order]
@@ -202,31 +214,29 @@ def chosen(rows: Sequence[Any], order: Sequence[int]) -> Sequence[Any]:
 class Driven:
     """The text of a statement for one kind of store, without SQLAlchemy around each run."""
 
-    __slots__ = ("_defaults", "_names", "_processors", "columns", "rows", "sql")
+    __slots__ = ("_parameters", "columns", "places", "rows", "sql")
 
     def __init__(self, made: Made, dialect: Dialect) -> None:
         compiled = made.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - of a statement
         self.sql = str(compiled)
-        self._names: Sequence[str] = compiled.positiontup or ()
-        self._defaults = compiled.params
-        self._processors = {
-            name: found
-            for name, bind in compiled.binds.items()
-            if (found := bind.type.dialect_impl(dialect).bind_processor(dialect))
-        }
+        binds, defaults = compiled.binds, compiled.params
+        self._parameters = [
+            (name, defaults[name], binds[name].type.dialect_impl(dialect).bind_processor(dialect))
+            for name in compiled.positiontup or ()
+        ]
         entries = compiled._result_columns  # noqa: SLF001 - the order of the text, with types
         self.columns = {
             one.keyname: Column(one.type, _processor(one.type, dialect)) for one in entries
         }
+        self.places = {name: at for at, name in enumerate(self.columns)}
         self.rows = _builder(self.columns)
 
     def values(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values of the parameters, in the order of the text."""
         values = []
-        for name in self._names:
-            value = given[name] if name in given else self._defaults[name]
-            processor = self._processors.get(name)
+        for name, default, processor in self._parameters:
+            value = given.get(name, default)
             values.append(value if processor is None else processor(value))
         return tuple(values)
 

@@ -97,9 +97,10 @@ class Neighbours(Wakeups):
         if not reached:
             return
         text = "\n".join(f"{stream} {last}" for stream, last in reached.items()).encode()
-        for other in self._folder.iterdir():
-            if other == self._mine:
+        for name in os.listdir(self._handle):  # noqa: PTH208 - at each change: it is quick
+            if self._mine is not None and name == self._mine.name:
                 continue
+            other = self._folder / name
             try:
                 self._out.sendto(text, self._short(other))
             except (ConnectionRefusedError, FileNotFoundError):

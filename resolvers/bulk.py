@@ -16,6 +16,7 @@ from models.errors import Forbidden, Invalid, NotFound, OverQuota, Stale
 from models.journal import PLATFORM, ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message
+from models.prepared import values_of
 from models.sharing import Rights, ShareRight
 from models.tasks import Task
 from models.world import Turn
@@ -209,7 +210,7 @@ async def _check(ctx: Context, order: Order, whose: Whose, rows: Sequence[Picked
 
 
 def _check_named(order: Order, rows: Sequence[Picked]) -> None:
-    there = {row.id for row in rows}
+    there = set(values_of(rows, "id"))
     for index, key in enumerate(order.select.ids or ()):
         if key not in there:
             raise NotFound(str(key), path=["select", "ids"], index=index)

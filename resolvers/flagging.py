@@ -1,6 +1,6 @@
 """Flags, keywords and values of messages, inside units whose streams are held."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,12 +14,13 @@ from models.columns import Picked, picked, table_of
 from models.errors import Invalid
 from models.journal import ChangeKind
 from models.messages import Message
-from models.prepared import Sent, among, number, prepared
+from models.prepared import Sent, among, chosen, number, prepared, read_of, values_of
 from models.world import Turn
 from resolvers.context import Context
 from resolvers.moves import STATE, Changes, Tally, by_user, counted
 
 KEYWORDS = 64  # of one message
+TIMES = ("expires", "snoozed_until")
 UNREAD = {"thread_id", "modseq", "size", "archived_at"}  # of STATE, where flags are changed
 
 States = Mapping[str, Any]  # what a message is to be, by column
@@ -35,7 +36,11 @@ class After(NamedTuple):
     unseen: int  # more than before
 
 
-Pair = tuple[Picked, After]
+class Some(NamedTuple):
+    """Messages of one account, and what each is to be."""
+
+    rows: Sequence[Picked]
+    after: Sequence[After]
 
 
 @prepared
@@ -62,29 +67,58 @@ def changed(
     also: Sequence[Sent] = (),
 ) -> list[int]:
     """What `change` does, in a turn that holds the accounts; what is sent `also` goes with it."""
-    theirs: defaultdict[int, list[Pair]] = defaultdict(list)
-    for row, to in zip(rows, _after_each(rows, changes), strict=True):
-        if to.differs:
-            theirs[row.user_id].append((row, to))
-    works = list(also)
-    for pairs in theirs.values():
-        works += _works(ctx, turn, pairs, changes)
-        _set_keywords(turn, pairs)
+    after = _after_each(rows, changes)
+    works, ids = list(also), []
+    for owner, places in _others(rows, after).items():
+        some = Some(chosen(rows, places), [after[place] for place in places])
+        works += _works(ctx, turn, owner, some, changes)
+        _set_keywords(turn, some)
+        ids += values_of(some.rows, "id")
     turn.send(works)
-    return [row.id for pairs in theirs.values() for row, _ in pairs]
+    return ids
+
+
+def _others(rows: Sequence[Picked], after: Sequence[After]) -> dict[int, list[int]]:
+    """Where those stand that are to be another than they are, by whose they are."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for place, (owner, to) in enumerate(zip(values_of(rows, "user_id"), after, strict=True)):
+        if to.differs:
+            found[owner].append(place)
+    return found
 
 
 def _after_each(rows: Sequence[Picked], changes: Changes) -> list[After]:
     """What each is to be: told once of all that are alike, as most are."""
-    known: dict[tuple[Any, ...], After] = {}
-    found = []
-    for row in rows:
-        marks = (row.seen, row.answered, row.flagged, row.deleted, row.draft, *row.keywords)
-        to = known.get(marks)
-        if to is None:
-            to = known[marks] = _after(row, changes)
-        found.append(to)
-    return found
+    states = _states(rows)
+    known = {state: place for place, state in enumerate(states)}
+    after = {state: _after(rows[place], changes) for state, place in known.items()}
+    return [after[state] for state in states]
+
+
+def _states(rows: Sequence[Picked]) -> list[tuple[Any, ...]]:
+    """The flags and keywords of each, to be compared alone."""
+    words = [one if isinstance(one, str) else tuple(one) for one in values_of(rows, "keywords")]
+    return list(zip(*(values_of(rows, name) for name in SYSTEM_FLAGS), words, strict=True))
+
+
+def names_of(rows: Sequence[Picked]) -> list[list[str]]:
+    """The flags and keywords of each, as IMAP names them."""
+    states = _states(rows)
+    known = {state: place for place, state in enumerate(states)}
+    named = {state: flags(rows[place]) for state, place in known.items()}
+    return [named[state] for state in states]
+
+
+def was(rows: Sequence[Picked]) -> list[list[Any]]:
+    """What an undo has to know of messages: id, folder, flags and keywords, expiry, snooze."""
+    columns = [
+        values_of(rows, "id"),
+        values_of(rows, "mailbox_id"),
+        names_of(rows),
+        *([at and at.isoformat() for at in read_of(rows, name)] for name in TIMES),
+        values_of(rows, "snoozed_from"),
+    ]
+    return [list(one) for one in zip(*columns, strict=True)]
 
 
 def _after(row: Picked, changes: Changes) -> After:
@@ -107,34 +141,35 @@ def _after(row: Picked, changes: Changes) -> After:
     )
 
 
-def _works(ctx: Context, turn: Turn, pairs: Sequence[Pair], changes: Changes) -> list[Sent]:
+def _works(ctx: Context, turn: Turn, owner: int, some: Some, changes: Changes) -> list[Sent]:
     """What changes these messages of one account: its journal, they, and their folders."""
-    rows = [row for row, _ in pairs]
-    last, told = _told(ctx, turn, rows, [to.flags for _, to in pairs])
-    tallies: defaultdict[int, Tally] = defaultdict(Tally)
-    for row, to in pairs:
-        if row.mailbox_id is not None:
-            tallies[row.mailbox_id].unseen += to.unseen
+    rows, after = some
+    last, told = _told(ctx, turn, owner, rows, [to.flags for to in after])
+    unseen = Counter[int]()
+    for box, to in zip(values_of(rows, "mailbox_id"), after, strict=True):
+        if box is not None:
+            unseen[box] += to.unseen
     dialect = turn.world.database.dialect
     values = {**changes.flags, **(changes.values or {})}
-    given = {"ids": [row.id for row in rows], "last": last}
+    given = {"ids": values_of(rows, "id"), "last": last}
     given |= {f"its_{name}": value for name, value in values.items()}
     works = [*told, (_update(dialect, frozenset(values)), given)]
+    tallies = {box: Tally(unseen=more) for box, more in unseen.items()}
     return [*works, counted(dialect, last, tallies)] if tallies else works
 
 
 def _told(
-    ctx: Context, turn: Turn, rows: Sequence[Picked], named: list[list[str]]
+    ctx: Context, turn: Turn, owner: int, rows: Sequence[Picked], named: list[list[str]]
 ) -> tuple[int, list[Sent]]:
     """The modseq of these messages of one account, and what tells the journal of their flags."""
     entries = ctx.entries(
         ChangeKind.MESSAGE_UPDATED,
-        [row.id for row in rows],
-        mailbox=[row.mailbox_id for row in rows],
-        uid=[row.uid for row in rows],
+        values_of(rows, "id"),
+        mailbox=values_of(rows, "mailbox_id"),
+        uid=values_of(rows, "uid"),
         flags=named,
     )
-    return turn.told(rows[0].user_id, entries, at=ctx.world.now())
+    return turn.told(owner, entries, at=ctx.world.now())
 
 
 @prepared
@@ -145,9 +180,10 @@ def _update(dialect: str, names: frozenset[str]) -> Update:
     return these.values(modseq=number("last"), **its)
 
 
-def _set_keywords(turn: Turn, pairs: Sequence[Pair]) -> None:
+def _set_keywords(turn: Turn, some: Some) -> None:
     table = table_of(Message)
-    given = [{"key": row.id, "words": to.keywords} for row, to in pairs if to.reworded]
+    pairs = zip(values_of(some.rows, "id"), some.after, strict=True)
+    given = [{"key": key, "words": to.keywords} for key, to in pairs if to.reworded]
     if given:
         words = bindparam("words", type_=table.c.keywords.type)
         statement = update(table).where(table.c.id == bindparam("key")).values(keywords=words)
@@ -174,7 +210,8 @@ def _restate(
     ctx: Context, turn: Turn, rows: Sequence[Picked], states: Mapping[int, States]
 ) -> None:
     table = table_of(Message)
-    last, told = _told(ctx, turn, rows, [flags(states[row.id]) for row in rows])
+    named = [flags(states[row.id]) for row in rows]
+    last, told = _told(ctx, turn, rows[0].user_id, rows, named)
     names = sorted(states[rows[0].id])
     its = {name: bindparam(f"its_{name}", type_=table.c[name].type) for name in names}
     statement = update(table).where(table.c.id == bindparam("key")).values(modseq=last, **its)

@@ -374,19 +374,6 @@ async def _free(session: AsyncSession, user_id: int, rows: Sequence[Picked]) -> 
     await (await session.connection()).execute(statement)
 
 
-def was(rows: Iterable[Picked]) -> list[list[Any]]:
-    """What an undo has to know of messages: id, folder, flags and keywords, expiry, snooze."""
-    return [
-        [row.id, row.mailbox_id, flags(row), *map(_told, (row.expires, row.snoozed_until)),
-         row.snoozed_from]
-        for row in rows
-    ]  # fmt: skip
-
-
-def _told(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
-
-
 def flagged(names: Collection[str]) -> dict[str, Any]:
     """The columns of these flags and keywords, as IMAP names them."""
     system = {column: name in names for name, column in _SYSTEM.items()}

@@ -16,7 +16,7 @@ from mail.delivery import flags
 from models.columns import Picked, picked
 from models.errors import NotFound
 from models.mailboxes import Mailbox
-from models.prepared import Prepared, Sent
+from models.prepared import Prepared, Sent, values_of
 from models.tasks import Undo
 from resolvers import flagging, moves, muting
 from resolvers.access import own, visible
@@ -77,8 +77,8 @@ def _before(was: Was) -> dict[str, Any]:
     kind = was.kind if changes.snooze is None else "MESSAGE_MOVE"  # to a folder, or out of it
     before: dict[str, Any] = {
         "kind": kind,
-        "owners": sorted({row.user_id for row in rows}),
-        "messages": moves.was(rows),
+        "owners": sorted(set(values_of(rows, "user_id"))),
+        "messages": flagging.was(rows),
         "flags": None if changes.replace is not None else changes.touched,
         "expires": kind != "MESSAGE_UPDATE" or "expires" in values,
     }
