@@ -286,8 +286,9 @@ async def _do(
     if order.to is not None:
         for user_id, theirs in moves.by_user(rows).items():
             done.uids |= await _put(ctx, session, order, theirs, folders[user_id])
-        rows = await moves.chosen(session, list(done.uids))
     if order.changes is not None and not order.changes.nothing:
+        if order.to is not None:  # as they are now
+            rows = await moves.chosen(session, list(done.uids))
         await flagging.change(ctx, session, rows, order.changes)
         await snooze.apply(ctx, session, rows, order.changes)
     if order.permanent:
@@ -415,9 +416,11 @@ async def work_on(
         duplicates=what["duplicates"],
     )
     since = what.get("unless_since")
-    here = col(Message.id).in_(ids), col(Message.archived_at).is_(None)
-    asked = select(*picked(Message, STATE)).where(*here).order_by(col(Message.id))
-    rows = [row for row in await ctx.read(asked) if since is None or row.modseq <= since]
+    rows = [
+        row
+        for row in await moves.chosen(session, ids)
+        if row.archived_at is None and (since is None or row.modseq <= since)
+    ]
     if order.duplicates:
         rows = await _still(session, rows, order.duplicates)
     folders = await _again(session, what, {row.user_id for row in rows})

@@ -11,19 +11,19 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Update, bindparam, select, update
+from sqlalchemy import Connection, Select, Update, bindparam, null, select, update
 from sqlalchemy import delete as delete_rows
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit, userlimits
 from mail.delivery import SYSTEM_FLAGS, ended, flags, take_quota
-from models.columns import Picked, picked, table_of
+from models.columns import Instant, Picked, picked, table_of
 from models.errors import Invalid, NotFound
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message
-from models.prepared import Sent, listed, number, prepared, send
+from models.prepared import Sent, among, fetched, listed, number, prepared, send
 from models.users import User
 from resolvers.context import Context
 
@@ -138,8 +138,15 @@ async def chosen(
     session: AsyncSession, ids: Sequence[int], *, also: frozenset[str] = frozenset()
 ) -> Sequence[Picked]:
     """The rows of these messages as they are in the unit, by key; with other columns `also`."""
-    asked = select(*picked(Message, STATE | also)).where(col(Message.id).in_(ids))
-    return (await (await session.connection()).execute(asked.order_by(col(Message.id)))).all()
+    connection = await session.connection()
+    asked = _chosen(connection.dialect.name, STATE | also)
+    return await connection.run_sync(fetched, asked, {"ids": list(ids)})
+
+
+@prepared
+def _chosen(dialect: str, columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    rows = select(*picked(Message, columns)).order_by(col(Message.id))
+    return rows.where(among(dialect, col(Message.id), "ids"))
 
 
 async def count(session: AsyncSession, last: int, tallies: Mapping[int, Tally]) -> None:
@@ -247,27 +254,38 @@ async def _put(
 ) -> None:
     to, last = there
     at = ctx.world.now()
+    connection = await session.connection()
+    given = {
+        "rows": [[row.id, uid] for row, uid in numbered],
+        "box": to.id,
+        "last": last,
+        "at": at,
+        "ends": at + timedelta(seconds=to.retention) if to.retention else None,
+    }
+    await connection.run_sync(send, [(_placed(connection.dialect.name), given)])
+
+
+@prepared
+def _placed(dialect: str) -> Update:
     table = table_of(Message)
-    expires = at + timedelta(seconds=to.retention) if to.retention else None
-    statement = (
+    new = listed(dialect, "rows", ("key", "number"))
+    return (
         update(table)
-        .where(table.c.id == bindparam("key"))
+        .where(table.c.id == new.c.key)
         .values(
-            mailbox_id=to.id,
-            uid=bindparam("number"),
-            modseq=last,
-            saved_at=at,
-            expires=expires,
-            snoozed_until=None,
-            snoozed_from=None,
-            archived_at=None,
-            archived_from=None,
-            archived_mailbox_id=None,
-            purge_at=None,
+            mailbox_id=number("box"),
+            uid=new.c.number,
+            modseq=number("last"),
+            saved_at=bindparam("at", type_=Instant),
+            expires=bindparam("ends", type_=Instant),
+            snoozed_until=null(),
+            snoozed_from=null(),
+            archived_at=null(),
+            archived_from=null(),
+            archived_mailbox_id=null(),
+            purge_at=null(),
         )
     )
-    given = [{"key": row.id, "number": uid} for row, uid in numbered]
-    await (await session.connection()).execute(statement, given)
 
 
 async def archive(
