@@ -25,7 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
 from models.groups import Batches, GroupCommit
-from models.pgreaders import PostgresReaders
+from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
 from models.traces import Timed
 
@@ -63,7 +63,7 @@ class Database:
         self.url = url
         sqlite = make_url(url).get_backend_name() == "sqlite"
         creator = {"connect_args": {"async_creator_fn": patience.connect}} if sqlite else {}
-        self.engine = create_async_engine(url, pool_pre_ping=True, **creator, **COMMON)
+        self.engine = create_async_engine(url, **creator, **COMMON)
         self.dialect = self.engine.dialect.name
         self._readers: Readers | PostgresReaders
         self._group: GroupCommit | None = None
@@ -79,6 +79,7 @@ class Database:
         else:
             reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)
             event.listen(reading.sync_engine, "connect", _tune_postgres)
+            look_first(self.engine.sync_engine)
             self._readers = PostgresReaders(reading, self.engine)
 
     @property
