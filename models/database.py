@@ -25,7 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
 from models.groups import Batches, GroupCommit
-from models.pgreaders import PostgresReaders
+from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
 from models.steps import Step, Steps, told
 from models.traces import Timed
@@ -64,7 +64,7 @@ class Database:
         self.url = url
         sqlite = make_url(url).get_backend_name() == "sqlite"
         creator = {"connect_args": {"async_creator_fn": patience.connect}} if sqlite else {}
-        self.engine = create_async_engine(url, pool_pre_ping=True, **creator, **COMMON)
+        self.engine = create_async_engine(url, **creator, **COMMON)
         self.dialect = self.engine.dialect.name
         self._readers: Readers | PostgresReaders
         self._group: GroupCommit | None = None
@@ -74,12 +74,13 @@ class Database:
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
             writer = create_engine(make_url(url).set(drivername="sqlite"), **COMMON)
             event.listen(writer, "connect", _tune_sqlite)
-            event.listen(writer, "begin", _begin_sqlite)
+            event.listen(writer, "begin", _begin_writing)
             self._readers, self._group = Readers(url), GroupCommit(self.engine)
             self._batches = Batches(writer, self._group)
         else:
             reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)
             event.listen(reading.sync_engine, "connect", _tune_postgres)
+            look_first(self.engine.sync_engine)
             self._readers = PostgresReaders(reading, self.engine)
 
     @property
@@ -193,7 +194,7 @@ class Readers:
         except sqlite3.OperationalError as problem:
             if problem.sqlite_errorcode not in BUSY:
                 raise
-            return await self.read(statement.select, given)
+            return await self.read(statement.made, given)
         finally:
             cursor.close()
 
@@ -258,3 +259,8 @@ def _begin_sqlite(connection: Connection) -> None:
     # SQLITE_BUSY at once, whatever busy_timeout says.
     writing = connection.get_execution_options().get("merganser_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _begin_writing(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    driver.execute("BEGIN IMMEDIATE")

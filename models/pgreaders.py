@@ -1,12 +1,13 @@
 """Reading from PostgreSQL: without transactions, and by the driver alone what was made once."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVarTuple
 
-from sqlalchemy import PoolProxiedConnection, Select
+from sqlalchemy import Engine, PoolProxiedConnection, Select, event
 from sqlalchemy import Row as CoreRow
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.prepared import Driven, Prepared, Rows
@@ -14,6 +15,7 @@ from models.steps import Outcome, Step, Steps, told_later
 
 Columns = TypeVarTuple("Columns")
 
+RESTED = 1.0  # seconds after which a connection may have ended without a word
 TOGETHER = 4  # selects of a kind that the driver runs at once
 
 
@@ -62,7 +64,7 @@ class PostgresReaders:
         try:
             return Rows(driven, await direct.rows(driven, values))
         except Exception:  # noqa: BLE001 - asked again, there it is told as always
-            return await self._again(statement.select, given)
+            return await self._again(statement.made, given)
 
     async def _again(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None
@@ -75,6 +77,30 @@ class PostgresReaders:
         await self._near.close()
         await self._far.close()
         await self._reading.dispose()
+
+
+def look_first(engine: Engine) -> None:
+    """Let no unit begin on a connection that has ended.
+
+    To ask the store takes three ways there and back: one that has rested is asked, of one that
+    was just in use the driver knows.
+    """
+
+    def returned(_driver: Any, record: Any) -> None:
+        record.info["rests"] = time.monotonic()
+
+    def taken(driver: Any, record: Any, _proxy: Any) -> None:
+        rests = record.info.get("rests")
+        try:
+            if driver.driver_connection.is_closed():
+                raise DisconnectionError
+            if rests is not None and time.monotonic() - rests > RESTED:
+                engine.dialect.do_ping(driver)
+        except engine.dialect.loaded_dbapi.Error as ended:
+            raise DisconnectionError from ended
+
+    event.listen(engine, "checkin", returned)
+    event.listen(engine, "checkout", taken)
 
 
 class Held(NamedTuple):

@@ -209,7 +209,7 @@ class Context:
         given["viewer"] = self.viewer.user_id
         if self._unit is None or self._unit.session is None:
             return await self.world.database.find(statement, given)
-        return await self.read(statement.select, given)
+        return await self.read(statement.made, given)
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
         """What a search finds that may have to go through much."""
@@ -219,7 +219,7 @@ class Context:
 
     async def _step(self, step: Step) -> Sequence[Any]:
         statement, given = step
-        plain = statement.select if isinstance(statement, Prepared) else statement
+        plain = statement.made if isinstance(statement, Prepared) else statement
         return await self.read(plain, given)
 
     @asynccontextmanager
