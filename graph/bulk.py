@@ -1,5 +1,6 @@
 """Mutations of messages: flags, moves, deletion."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -238,10 +239,10 @@ class BulkMutation:
             later=input.async_,
         )
         done = await bulk.carry_out(info.context, order)
-        told = _told(info, input, "messages")
-        rows = await info.context.load_all(
-            messages.by_ids, [row.id for row in done.rows] if told else []
-        )
+        rows: Sequence[Any] = ()
+        if _told(info, input, "messages"):
+            keys = [row.id for row in done.rows]
+            rows = await info.context.load_all(messages.by_ids, keys)
         return MessageUpdatePayload(
             updated_count=BigInt(len(done.rows)),
             messages=[Message.of(row) for row in rows if row],

@@ -316,6 +316,8 @@ def has_nul(value: object) -> bool:
             case dict() as members:
                 waiting += members
                 waiting += members.values()
+            case list() as items if set(map(type, items)) == {str}:
+                waiting.append("".join(items))
             case list() as items:
                 waiting += items
     return False

@@ -34,6 +34,7 @@ from graphql.execution.collect_fields import (
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
 from graph.codegen import Bail, Complete, Writer
+from graph.coercing import Signatures, coerced, signatures
 
 log = logging.getLogger(__name__)
 
@@ -224,6 +225,7 @@ class Book:
     fragments: dict[str, FragmentDetails]
     deciding: tuple[str, ...]  # variables of @skip and @include
     compiles: bool = True
+    declared: Signatures | None = None  # its variables
     _runs: int = 0
     _plans: dict[tuple[Any, ...], Plans] = field(default_factory=dict)
 
@@ -251,10 +253,13 @@ class Book:
         found = _Deciding()
         visit(document, found)
         names = tuple(sorted(found.names))
-        return cls(schema, operation, definitions, fragments, names, compiles)
+        declared = signatures(schema, operation.variable_definitions or ())
+        return cls(schema, operation, definitions, fragments, names, compiles, declared)
 
     def values(self, given: Mapping[str, Any]) -> VariableValues | list[GraphQLError]:
         """The variables as the operation understands them, or what is wrong with the first few."""
+        if self.declared is not None and (found := coerced(self.declared, given)) is not None:
+            return found
         definitions = self.operation.variable_definitions or ()
         return get_variable_values(
             self.schema, definitions, dict(given), max_errors=ERRORS_MAX, hide_suggestions=True

@@ -225,10 +225,7 @@ class MessageSelection:
                     constraint="max",
                     path=["select", "ids"],
                 )
-            keys = [
-                ids.decode("Message", text, path="select", index=nth)
-                for nth, text in enumerate(self.ids)
-            ]
+            keys = ids.decode_each("Message", self.ids, path="select")
         return Selection(
             keys,
             named(self.mailbox) if self.mailbox else None,

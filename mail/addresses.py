@@ -21,7 +21,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import idna
-from sqlalchemy import Boolean, Select, bindparam, or_, select
+from sqlalchemy import Select, and_, bindparam, case, func, or_, select
 from sqlmodel import col
 
 from mail import userlimits
@@ -31,6 +31,7 @@ from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
 from models.mailboxes import Mailbox, SpecialUse
+from models.prepared import Prepared
 from models.users import LimitKind, User
 from models.world import World
 
@@ -159,7 +160,7 @@ _DOMAINS = select(col(Domain.id), col(Domain.name)).where(
             )
         ),
     ),
-    or_(col(Domain.active), bindparam("any", type_=Boolean)),
+    col(Domain.active),
 )
 _ADDRESSES = select(*picked(Address)).where(
     col(Address.local).in_(bindparam("best", expanding=True)),
@@ -190,22 +191,42 @@ _ACCOUNT: Select[*tuple[Any, ...]] = (
     )
 )
 
+_PLACES = select(col(Domain.id)).where(col(Domain.name) == bindparam("domain"))
+_OTHERS = select(col(DomainAlias.domain_id)).where(
+    col(DomainAlias.alias) == bindparam("domain"), col(DomainAlias.active)
+)
+_MAILBOX = and_(col(Address.active), col(Address.kind) == AddressKind.MAILBOX)
+# To compare a user's id with, its parameters are `login_given`. Of an address only itself
+# counts, also where the domain takes no mail; one that is switched off hides its alias's.
+LOGIN = func.coalesce(
+    select(case((_MAILBOX, col(Address.user_id))))
+    .where(
+        col(Address.local) == bindparam("local"),
+        col(Address.domain_id).in_(_PLACES.union_all(_OTHERS)),
+        or_(col(Address.expires_at).is_(None), col(Address.expires_at) > bindparam("now")),
+    )
+    .order_by(case((col(Address.domain_id).in_(_PLACES), 0), else_=1))
+    .limit(1)
+    .scalar_subquery(),
+    select(col(User.id)).where(col(User.username_key) == bindparam("username")).scalar_subquery(),
+)
+_LOGIN = Prepared(select(col(User.id)).where(col(User.id) == LOGIN))
 
-async def resolve(world: World, address: str, *, wildcards: bool = True) -> Picked:
+
+async def resolve(world: World, address: str) -> Picked:
     """The row of the address that takes mail for `address`, or NotFound.
 
-    Two statements, however many patterns stand in the table. Without `wildcards` only the
-    address itself counts: that is what signs in, also where the domain takes no mail.
+    Two statements, however many patterns stand in the table.
     """
     if _ODD.search(address):
         raise NotFound(address, path=["address"])
     local, name = normal(address)
-    domains = await world.database.read(_DOMAINS, {"name": name, "any": not wildcards})
+    domains = await world.database.read(_DOMAINS, {"name": name})
     if not domains or not local:
         raise NotFound(address, path=["address"])
 
     places = [row.id for row in sorted(domains, key=lambda row: row.name != name)]
-    best = patterns(local) if wildcards else [local]
+    best = patterns(local)
     asked = {"best": best, "places": places, "now": world.now()}
     found = await world.database.read(_ADDRESSES, asked)
 
@@ -214,9 +235,7 @@ async def resolve(world: World, address: str, *, wildcards: bool = True) -> Pick
         return anywhere, best.index(row.local), 0 if anywhere else places.index(row.domain_id)
 
     def fits(row: Picked) -> bool:
-        if row.domain_id is None:
-            return wildcards and bool(row.local == local)
-        return wildcards or "*" not in row.local
+        return row.domain_id is not None or bool(row.local == local)
 
     winner = min(filter(fits, found), key=rank, default=None)
     if winner is None or not winner.active:
@@ -271,19 +290,21 @@ async def _tell(world: World, user_id: int, reached: Reached, told: datetime | N
 
 async def login_of(world: World, name: str) -> int | None:
     """The user who signs in as `name`: a user name, or an address; None where nobody does."""
-    if "@" in name:
-        try:
-            row = await resolve(world, name, wildcards=False)
-        except NotFound:
-            pass
-        else:
-            if row.kind is AddressKind.MAILBOX and row.user_id is not None:
-                return int(row.user_id)
+    found = await world.database.find(_LOGIN, login_given(world, name))
+    return found[0].id if found else None
+
+
+def login_given(world: World, name: str) -> dict[str, Any]:
+    """The values of the parameters of LOGIN for this name."""
     if _ODD.search(name):
-        return None
-    asked = select(col(User.id)).where(col(User.username_key) == username_key(name))
-    found = next(iter(await world.database.read(asked)), None)
-    return None if found is None else int(found.id)
+        return {"username": None, "local": None, "domain": None, "now": world.now()}
+    local, domain = normal(name) if "@" in name else ("", "")
+    return {
+        "username": username_key(name),
+        "local": local if local and "*" not in local else None,  # a pattern is nobody's name
+        "domain": domain,
+        "now": world.now(),
+    }
 
 
 async def owner_of(world: World, address: str) -> int | None:

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cache, partial
+from functools import cache
 from itertools import compress, product
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,15 @@ from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread, ThreadRef
 from models.users import LimitKind, User
+from models.wakeups import UNINDEXED
 from models.world import Turn, World
 
 SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
 CUT = 1024  # encoded bytes; smaller attachments stay where they are
 _ODD = re.compile("[\0\ud800-\udfff]")
 SYSTEM_FLAGS = ("seen", "answered", "flagged", "deleted", "draft")
+_OF_ROW = attrgetter(*SYSTEM_FLAGS, "keywords")
+_BY_NAME = itemgetter(*SYSTEM_FLAGS, "keywords")
 FLAGS_OF = {  # their names in IMAP, by which of them are set
     marks: [f"\\{name.capitalize()}" for name in compress(SYSTEM_FLAGS, marks)]
     for marks in product((False, True), repeat=len(SYSTEM_FLAGS))
@@ -297,6 +301,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
+    turn.bells.add(UNINDEXED)
     if others:
         threads.merge(turn, to.user_id, thread_id, others, to.origin)
     userlimits.stored(turn, to.user_id, use, letter.size, letter=way is not Way.NOTICE)
@@ -384,8 +389,7 @@ def lead(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> None:
 
 def flags(row: Any) -> list[str]:
     """The flags and keywords of a row or of its columns by name, as IMAP names them."""
-    read = row.__getitem__ if isinstance(row, dict) else partial(getattr, row)
-    return named_flags(*map(read, SYSTEM_FLAGS), read("keywords"))
+    return named_flags(*(_BY_NAME if isinstance(row, dict) else _OF_ROW)(row))
 
 
 def named_flags(*marks: Any) -> list[str]:

@@ -16,6 +16,7 @@ from mail.searchindex import words_of as read_words
 from models import searchindex
 from models.columns import picked
 from models.messages import Message
+from models.wakeups import UNINDEXED
 from models.world import World
 
 BATCH = 200  # messages a unit
@@ -31,7 +32,7 @@ SHOWN = {
 
 async def run(world: World) -> None:
     """Index what arrives, until cancelled."""
-    with world.wakeups.listen_always() as bell:
+    with world.wakeups.listen([UNINDEXED]) as bell:
         while True:
             bell.clear()
             try:

@@ -35,6 +35,7 @@ from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox
 from models.messages import Message, Thread, ThreadRef
 from models.users import User
+from models.wakeups import UNINDEXED
 from models.world import Turn
 
 PATH = ("replacePrevious",)
@@ -151,6 +152,7 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
     }
     entry = Entry(ChangeKind.MESSAGE_UPDATED, [row.id], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
+    turn.bells.add(UNINDEXED)
     if more > 0:
         userlimits.stored(turn, to.user_id, use, more)
     if taken.audited:

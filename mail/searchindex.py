@@ -31,7 +31,9 @@ _UNDIVIDED = re.compile(
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 _TERM = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
-_UNSEEN = "\u00ad\u034f\u0640\u180e\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff"
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u0640\u180e\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Words(NamedTuple):
 
 
 class _Letters(NamedTuple):
-    dropped: re.Pattern[str]  # accents, and what nobody sees
+    dropped: frozenset[str]  # accents, and what nobody sees
     words: re.Pattern[str]  # where there are vowel signs or emoji
 
 
@@ -79,15 +81,15 @@ def _letters() -> _Letters:
     for code in chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00)):
         letter = chr(code)
         kind = unicodedata.category(letter)
-        if unicodedata.combining(letter):
-            dropped.append(code)
+        if unicodedata.combining(letter) or _UNSEEN.fullmatch(letter):
+            dropped.append(letter)
         elif kind[0] == "M":
             marks.append(code)
         elif kind == "So" and (0x2100 <= code < 0x2C00 or code >= 0x1F000):  # noqa: PLR2004
             symbols.append(code)
-    drop, mark, symbol = map(_ranges, (dropped, marks, symbols))
+    mark, symbol = map(_ranges, (marks, symbols))
     return _Letters(
-        re.compile(f"[{_UNSEEN}{drop}]+"),
+        frozenset(dropped),
         re.compile(rf"{_OTHER}(?:[^\W_]+|[{mark}])(?:{_BEYOND}[{mark}]+[^\W_]*)*|[{symbol}]"),
     )
 
@@ -103,7 +105,9 @@ def _ranges(codes: Sequence[int]) -> str:
 def folded(text: str) -> str:
     """The text without accents, case, and what nobody sees."""
     plain = unicodedata.normalize("NFKD", text).casefold()
-    return unicodedata.normalize("NFC", _letters().dropped.sub("", plain))
+    for letter in _letters().dropped.intersection(plain):  # a text has few different ones
+        plain = plain.replace(letter, "")
+    return unicodedata.normalize("NFC", plain)
 
 
 def _runs(text: str) -> Iterator[list[str]]:
@@ -199,7 +203,7 @@ def term_of(text: str, *, begun: bool = False) -> Term | None:
 def written(dialect: str, owners: Iterable[int], sought: Sought) -> str:
     """The search in the language of the index, over the mail of these users alone."""
     if dialect == "sqlite":
-        whose = " OR ".join(f'owner:"{owner(key)}"' for key in owners)
+        whose = " OR ".join(f'"{owner(key)}"' for key in owners)
         return f"({whose}) AND {_fts5(sought, f'({whose})')}"
     whose = " | ".join(f"'{owner(key)}'" for key in owners)
     return f"({whose}) & {_tsquery(sought)}"
@@ -208,7 +212,9 @@ def written(dialect: str, owners: Iterable[int], sought: Sought) -> str:
 def _fts5(sought: Sought, all_: str) -> str:
     match sought:
         case Term():
-            phrase = f'words:"{" ".join(sought.words)}"{"*" if sought.prefix else ""}'
+            phrase = f'"{" ".join(sought.words)}"'
+            if sought.prefix:  # it may be the beginning of an owner's
+                phrase = f"words:{phrase}*"
             return f"({all_} NOT {phrase})" if sought.negated else phrase
         case Every():
             return f"({' AND '.join(_fts5(part, all_) for part in sought.parts)})"
@@ -263,3 +269,13 @@ class Places:
             found = at if found is None else found & at
         rest = {place - len(begin) for word in ends for place in self._at.get(word, ())}
         return bool(rest.intersection(found or ()))
+
+
+def standing(text: str, wanted: Sequence[Term]) -> list[Term]:
+    """Those of these words that stand in a text: most texts need not be divided to see none."""
+    plain = text.lower() if text.isascii() else folded(text)
+    likely = [term for term in wanted if all(word in plain for word in term.words)]
+    if not likely:
+        return []
+    places = Places(words_of(text))
+    return [term for term in likely if places.holds(term)]

@@ -13,6 +13,7 @@ from models.journal import ChangeKind, Entry
 from models.options import Options
 from models.tasks import Task
 from models.users import LimitKind, Usage, UsageKind, UsageLevel, User
+from models.wakeups import TASKS
 from models.world import Turn, World
 
 LETTER = "LIMIT_LETTER"  # kind of the task that writes to the account: resolvers/limitletter.py
@@ -104,6 +105,7 @@ def _write_to(turn: Turn, user_id: int, at: UsageLevel, *, refused: bool = False
     task = Task(id=turn.world.key(), kind=LETTER, user_id=user_id, order=order, created_at=now)
     turn.connection.execute(insert(Task).values(task.model_dump()))
     turn.record(user_id, Entry(ChangeKind.TASK_CHANGED, [task.id]), at=now)
+    turn.bells.add(TASKS)
 
 
 async def refused(world: World, user_id: int, reached: Reached) -> None:

@@ -1,5 +1,6 @@
 """The command `merganser`: every failure is one sentence on stderr and a code for the shell."""
 
+import gc
 import logging
 import os
 import sys
@@ -11,11 +12,17 @@ from merganser.trouble import WRONG, Trouble
 from models.errors import Invalid, Refused
 
 PRIVATE = 0o077  # what we make is for its owner alone: it is mail
+IMPORTING = (
+    50_000,
+    20,
+    50,
+)  # modules stay: to look through them time and again is a sixth of a start
 
 
 def main() -> int:
     """Do what the command line says; returns the code for the shell."""
     os.umask(PRIVATE)
+    gc.set_threshold(*IMPORTING)
     try:
         code = app()(standalone_mode=False)
     except Trouble as trouble:

@@ -23,7 +23,16 @@ from models.errors import OverQuota
 from models.messages import Message
 from models.users import User
 from models.world import Turn, World
-from resolvers import apikeys, mailboxes, moves, newpasswords, passwordpolicy, passwords, usercreate
+from resolvers import (
+    apikeys,
+    flagging,
+    mailboxes,
+    moves,
+    newpasswords,
+    passwordpolicy,
+    passwords,
+    usercreate,
+)
 from resolvers.apikeys import NewKey
 from resolvers.auth import digest_of
 from resolvers.mailboxes import NewMailboxes
@@ -194,4 +203,4 @@ async def _answered(world: World, user_id: int, replied: Sequence[Letter]) -> No
         )
         ids = [row.id for row in await ctx.read(asked)]
         rows = await moves.chosen(session, ids)
-        await moves.change(ctx, session, rows, moves.Changes({"answered": True}))
+        await flagging.change(ctx, session, rows, moves.Changes({"answered": True}))

@@ -25,8 +25,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
 from models.groups import Batches, GroupCommit
-from models.pgreaders import PostgresReaders
+from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
+from models.steps import Step, Steps, told
 from models.traces import Timed
 
 Columns = TypeVarTuple("Columns")
@@ -63,7 +64,7 @@ class Database:
         self.url = url
         sqlite = make_url(url).get_backend_name() == "sqlite"
         creator = {"connect_args": {"async_creator_fn": patience.connect}} if sqlite else {}
-        self.engine = create_async_engine(url, pool_pre_ping=True, **creator, **COMMON)
+        self.engine = create_async_engine(url, **creator, **COMMON)
         self.dialect = self.engine.dialect.name
         self._readers: Readers | PostgresReaders
         self._group: GroupCommit | None = None
@@ -73,12 +74,13 @@ class Database:
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
             writer = create_engine(make_url(url).set(drivername="sqlite"), **COMMON)
             event.listen(writer, "connect", _tune_sqlite)
-            event.listen(writer, "begin", _begin_sqlite)
+            event.listen(writer, "begin", _begin_writing)
             self._readers, self._group = Readers(url), GroupCommit(self.engine)
             self._batches = Batches(writer, self._group)
         else:
             reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)
             event.listen(reading.sync_engine, "connect", _tune_postgres)
+            look_first(self.engine.sync_engine)
             self._readers = PostgresReaders(reading, self.engine)
 
     @property
@@ -102,10 +104,10 @@ class Database:
         with Timed(STORE, "store find", "find"):
             return await self._readers.find(statement, given)
 
-    async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """What `find` does, of a select that may have to go through much."""
+    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+        """What a search finds that may have to go through much, in one go."""
         with Timed(STORE, "store search", "search"):
-            return await self._readers.search(statement, given)
+            return await self._readers.follow(steps)
 
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
@@ -192,23 +194,23 @@ class Readers:
         except sqlite3.OperationalError as problem:
             if problem.sqlite_errorcode not in BUSY:
                 raise
-            return await self.read(statement.select, given)
+            return await self.read(statement.made, given)
         finally:
             cursor.close()
 
-    async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """What a prepared select finds, read in a thread."""
-        driven, values = statement.ready(self.engine, given)
+    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+        """What a search finds, read in one thread."""
         loop = asyncio.get_running_loop()
-        return Rows(
-            driven, await loop.run_in_executor(self._threads, self._search, driven.sql, values)
-        )
+        return await loop.run_in_executor(self._threads, told, steps, self._ask)
 
-    def _search(self, sql: str, values: Sequence[Any]) -> list[Any]:
+    def _ask(self, step: Step) -> Sequence[Any]:
+        statement, given = step
+        if not isinstance(statement, Prepared):
+            return self._read(statement, given)
+        driven, values = statement.ready(self.engine, given)
         connection = self.engine.raw_connection()
         try:
-            found: list[Any] = connection.cursor().execute(sql, values).fetchall()
-            return found
+            return Rows(driven, connection.cursor().execute(driven.sql, values).fetchall())
         finally:
             connection.close()
 
@@ -238,9 +240,16 @@ def _tune_reader(connection: Any, _record: Any) -> None:
 
 def _tune_postgres(connection: Any, _record: Any) -> None:
     # A word that all messages have is found by another way than one that few have: so what is
-    # asked counts, and no way is kept for all.
+    # asked counts, and no way is kept for all. A page takes less time than it takes to compile
+    # it, or to begin parallel workers, and its rows by their keys no longer than those in order.
     cursor = connection.cursor()
-    cursor.execute("SET plan_cache_mode = force_custom_plan")
+    for setting in (
+        "plan_cache_mode = force_custom_plan",
+        "jit = off",
+        "max_parallel_workers_per_gather = 0",
+        "random_page_cost = 1.1",
+    ):
+        cursor.execute(f"SET {setting}")
     cursor.close()
     connection.commit()
 
@@ -250,3 +259,8 @@ def _begin_sqlite(connection: Connection) -> None:
     # SQLITE_BUSY at once, whatever busy_timeout says.
     writing = connection.get_execution_options().get("merganser_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _begin_writing(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    driver.execute("BEGIN IMMEDIATE")

@@ -117,7 +117,6 @@ class Batches:
 
     def __init__(self, engine: Engine, turns: GroupCommit) -> None:
         self.engine = engine
-        self._writing = engine.execution_options(merganser_write=True)
         self._turns = turns
         self._thread = ThreadPoolExecutor(1, "writer")
         self._waiting: deque[Job] = deque()
@@ -151,7 +150,10 @@ class Batches:
 
     def _commit(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
         began, done = time.monotonic(), list[tuple[Any, Exception | None]]()
-        with self._writing.connect() as connection, connection.begin():
+        if len(jobs) == 1:  # it has no neighbours to shield
+            with self.engine.begin() as connection:
+                return [(jobs[0].work(connection), None)]
+        with self.engine.connect() as connection, connection.begin():
             for job in jobs:
                 try:
                     with connection.begin_nested():

@@ -25,6 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.columns import Big, Moment, Number, Picked, Row, choice, picked, plain, ref
 from models.errors import found
+from models.prepared import Prepared, Sent, among, fetched, number, prepared, send
 
 MOST = 500  # events a batch
 LONGEST = 1000  # ids a row: a larger change is a task's work, row by row
@@ -132,12 +133,15 @@ _LOCK = (
     .order_by(col(Stream.id))
     .with_for_update()
 )
-_COUNT = (
+_STREAM = col(Stream.id) == number("stream")
+_AHEAD = Prepared(update(Stream).where(_STREAM).values(last=number("to")))
+_COUNT = Prepared(
     update(Stream)
-    .where(col(Stream.id) == bindparam("stream"))
-    .values(last=Stream.last + bindparam("many"))
+    .where(_STREAM)
+    .values(last=Stream.last + number("many"))
     .returning(col(Stream.last))
 )
+_APPEND = Prepared(insert(Change).inline())
 _COUNT_EACH = (
     update(Stream)
     .where(col(Stream.id).in_(bindparam("streams", expanding=True)))
@@ -146,9 +150,16 @@ _COUNT_EACH = (
 )
 
 
-def hold(connection: Connection, streams: Sequence[int]) -> None:
-    """Hold these streams until the unit ends."""
-    connection.execute(_LOCK, {"streams": list(streams)})
+@prepared
+def _held(dialect: str) -> Select[*tuple[Any, ...]]:
+    asked = select(col(Stream.id), col(Stream.last)).order_by(col(Stream.id))
+    return asked.where(among(dialect, col(Stream.id), "streams")).with_for_update()
+
+
+def hold(connection: Connection, streams: Sequence[int]) -> dict[int, int]:
+    """Hold these streams until the unit ends; where each stands."""
+    asked = _held(connection.dialect.name)
+    return dict(fetched(connection, asked, {"streams": list(streams)}).raw)
 
 
 async def lock(session: AsyncSession, streams: Sequence[int]) -> None:
@@ -164,8 +175,8 @@ def count(connection: Connection, stream_id: int, many: int) -> int:
     become visible in the order of their numbers, and a reader that asks for "all after
     7" never misses an 8 that was committed later than a 9. Who counts must append.
     """
-    counted = connection.execute(_COUNT, {"stream": stream_id, "many": many})
-    last: int | None = counted.scalar_one_or_none()
+    counted = fetched(connection, _COUNT, {"stream": stream_id, "many": many}).raw
+    last: int | None = counted[0][0] if counted else None
     return found(last, str(stream_id), path=["user"])
 
 
@@ -173,7 +184,16 @@ def append(
     connection: Connection, stream_id: int, entry: Entry, *, last: int, at: datetime
 ) -> None:
     """Write the entry whose numbers, up to `last`, were counted before."""
-    connection.execute(insert(Change), _row(stream_id, entry, last=last, at=at))
+    send(connection, [(_APPEND, _row(stream_id, entry, last=last, at=at))])
+
+
+def told(stream_id: int, entries: Sequence[Entry], *, since: int, at: datetime) -> list[Sent]:
+    """What counts and appends entries in a stream that is held, and stands at `since`."""
+    appended: list[Sent] = []
+    for entry in entries:
+        since += len(entry.ids)
+        appended.append((_APPEND, _row(stream_id, entry, last=since, at=at)))
+    return [(_AHEAD, {"stream": stream_id, "to": since}), *appended]
 
 
 def record_each(

@@ -1,18 +1,21 @@
 """Reading from PostgreSQL: without transactions, and by the driver alone what was made once."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVarTuple
 
-from sqlalchemy import PoolProxiedConnection, Select
+from sqlalchemy import Engine, PoolProxiedConnection, Select, event
 from sqlalchemy import Row as CoreRow
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.prepared import Driven, Prepared, Rows
+from models.steps import Outcome, Step, Steps, told_later
 
 Columns = TypeVarTuple("Columns")
 
+RESTED = 1.0  # seconds after which a connection may have ended without a word
 TOGETHER = 4  # selects of a kind that the driver runs at once
 
 
@@ -44,9 +47,15 @@ class PostgresReaders:
         """The few rows of a prepared select, always by the same index."""
         return await self._direct(self._near, statement, given)
 
-    async def search(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
-        """What a prepared select finds, in a way that depends on what is asked."""
-        return await self._direct(self._far, statement, given)
+    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+        """What a search finds, each step in a way that depends on what is asked."""
+        return await told_later(steps, self._step)
+
+    async def _step(self, step: Step) -> Sequence[Any]:
+        statement, given = step
+        if isinstance(statement, Prepared):
+            return await self._direct(self._far, statement, given)
+        return await self.read(statement, given)
 
     async def _direct(
         self, direct: "Direct", statement: Prepared, given: Mapping[str, Any]
@@ -55,7 +64,7 @@ class PostgresReaders:
         try:
             return Rows(driven, await direct.rows(driven, values))
         except Exception:  # noqa: BLE001 - asked again, there it is told as always
-            return await self._again(statement.select, given)
+            return await self._again(statement.made, given)
 
     async def _again(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None
@@ -68,6 +77,30 @@ class PostgresReaders:
         await self._near.close()
         await self._far.close()
         await self._reading.dispose()
+
+
+def look_first(engine: Engine) -> None:
+    """Let no unit begin on a connection that has ended.
+
+    To ask the store takes three ways there and back: one that has rested is asked, of one that
+    was just in use the driver knows.
+    """
+
+    def returned(_driver: Any, record: Any) -> None:
+        record.info["rests"] = time.monotonic()
+
+    def taken(driver: Any, record: Any, _proxy: Any) -> None:
+        rests = record.info.get("rests")
+        try:
+            if driver.driver_connection.is_closed():
+                raise DisconnectionError
+            if rests is not None and time.monotonic() - rests > RESTED:
+                engine.dialect.do_ping(driver)
+        except engine.dialect.loaded_dbapi.Error as ended:
+            raise DisconnectionError from ended
+
+    event.listen(engine, "checkin", returned)
+    event.listen(engine, "checkout", taken)
 
 
 class Held(NamedTuple):

@@ -1,25 +1,37 @@
-"""Selects that are made once: their text, their parameters and how their rows are made."""
+"""Statements that are made once: their text, their parameters and how their rows are made."""
 
+import re
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple, ParamSpec, cast
 
 import orjson
 from sqlalchemy import (
+    ARRAY,
     JSON,
+    BigInteger,
     BindParameter,
     Boolean,
+    ColumnElement,
+    Connection,
     Dialect,
     Engine,
     Float,
     Numeric,
     Select,
+    Subquery,
+    any_,
     bindparam,
+    func,
+    literal_column,
+    select,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import TypeEngine
 
 from models.columns import Big, Instant
@@ -27,35 +39,96 @@ from models.columns import Big, Instant
 Given = ParamSpec("Given")
 Build = Callable[[Sequence[Any]], list[Any]]
 
+Made = Select[*tuple[Any, ...]] | UpdateBase
+
 KEPT = 512  # statements of one kind: clients choose columns as they like
+_NUMBERED = re.compile(r"\$(\d+)")  # a parameter of PostgreSQL
 
 
 class Prepared:
-    """A select with named parameters, each of whose rows is found by an index.
+    """A statement with named parameters.
 
-    It reads few rows, so that a store at hand is asked on the spot: no thread is woken for it.
+    Outside a unit it is a select that reads few rows, each found by an index, so that a store
+    at hand is asked on the spot: no thread is woken for it.
     """
 
-    __slots__ = ("_driven", "select")
+    __slots__ = ("_driven", "made")
 
-    def __init__(self, select: Select[*tuple[Any, ...]]) -> None:
-        self.select = select
+    def __init__(self, made: Made) -> None:
+        self.made: Any = made
         self._driven: dict[str, Driven] = {}
 
     def driven(self, dialect: Dialect) -> "Driven":
         """The statement as the driver takes it."""
         if dialect.name not in self._driven:
-            self._driven[dialect.name] = Driven(self.select, dialect)
+            self._driven[dialect.name] = Driven(self.made, dialect)
         return self._driven[dialect.name]
 
     def ready(self, engine: Engine, given: Mapping[str, Any]) -> tuple["Driven", tuple[Any, ...]]:
         """The statement and its values; those who count an engine's statements hear of it."""
         driven = self.driven(engine.dialect)
         values = driven.values(given)
-        dispatch: Any = engine.dispatch
-        for heard in dispatch.before_cursor_execute:
-            heard(None, None, driven.sql, values, None, False)
+        _told(engine, driven.sql, values)
         return driven, values
+
+
+def _told(engine: Engine, sql: str, values: Sequence[Any]) -> None:
+    dispatch: Any = engine.dispatch
+    for heard in dispatch.before_cursor_execute:
+        heard(None, None, sql, values, None, False)
+
+
+Sent = tuple[Prepared, Mapping[str, Any]]  # a statement, and the values of its parameters
+
+
+def fetched(connection: Connection, statement: Prepared, given: Mapping[str, Any]) -> "Rows":
+    """The rows of a statement inside a unit."""
+    driven, values = statement.ready(connection.engine, given)
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(driven.sql, values)
+        return Rows(driven, cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+def send(connection: Connection, works: Sequence[Sent]) -> None:
+    """Change rows inside a unit; none of these changes may see another.
+
+    A store behind a wire takes them all at once: each way there costs more than the work.
+    """
+    if not works:
+        return
+    if connection.dialect.name == "sqlite":
+        ready = [statement.ready(connection.engine, given) for statement, given in works]
+        texts = [(driven.sql, values) for driven, values in ready]
+    else:
+        parts = [(one.driven(connection.dialect), given) for one, given in works]
+        together = [value for driven, given in parts for value in driven.values(given)]
+        texts = [(_joined(*(driven.sql for driven, _ in parts)), tuple(together))]
+        _told(connection.engine, *texts[0])
+    cursor = connection.connection.cursor()
+    try:
+        for sql, values in texts:
+            cursor.execute(sql, values)
+    finally:
+        cursor.close()
+
+
+def _behind(taken: int, found: re.Match[str]) -> str:
+    return f"${int(found[1]) + taken}"
+
+
+@lru_cache(KEPT)
+def _joined(*texts: str) -> str:
+    """Statements of PostgreSQL as one, whose parameters are theirs one after the other."""
+    parts, taken = [], 0
+    for text in texts:
+        parts.append(_NUMBERED.sub(partial(_behind, taken), text))
+        taken += len(set(_NUMBERED.findall(text)))
+    *others, last = parts
+    named = ", ".join(f"part{nth} AS ({text})" for nth, text in enumerate(others))
+    return f"WITH {named} {last}" if named else last
 
 
 class Column(NamedTuple):
@@ -108,8 +181,15 @@ class Rows(Sequence[Any]):
 
     def values(self, column: str) -> list[Any]:
         """What the driver gave for one column."""
-        at = list(self.driven.columns).index(column)
+        at = self.driven.places[column]
         return [row[at] for row in self.raw]
+
+    def read(self, column: str) -> list[Any]:
+        """The values of one column."""
+        process, values = self.driven.columns[column].process, self.values(column)
+        if process is None or values.count(None) == len(values):
+            return values
+        return [None if value is None else process(value) for value in values]
 
     def chosen(self, order: Sequence[int]) -> "Rows":
         """The rows at these places, in this order."""
@@ -121,39 +201,42 @@ def values_of(rows: Sequence[Any], column: str) -> list[Any]:
     return rows.values(column) if isinstance(rows, Rows) else [getattr(r, column) for r in rows]
 
 
+def read_of(rows: Sequence[Any], column: str) -> list[Any]:
+    """What these rows hold in a column."""
+    return rows.read(column) if isinstance(rows, Rows) else [getattr(row, column) for row in rows]
+
+
 def chosen(rows: Sequence[Any], order: Sequence[int]) -> Sequence[Any]:
     """The rows at these places, in this order."""
     return rows.chosen(order) if isinstance(rows, Rows) else [rows[at] for at in order]
 
 
 class Driven:
-    """The text of a select for one kind of store, without SQLAlchemy around each run."""
+    """The text of a statement for one kind of store, without SQLAlchemy around each run."""
 
-    __slots__ = ("_defaults", "_names", "_processors", "columns", "rows", "sql")
+    __slots__ = ("_parameters", "columns", "places", "rows", "sql")
 
-    def __init__(self, select: Select[*tuple[Any, ...]], dialect: Dialect) -> None:
-        compiled = select.compile(dialect=dialect)
-        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - of a select
+    def __init__(self, made: Made, dialect: Dialect) -> None:
+        compiled = made.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - of a statement
         self.sql = str(compiled)
-        self._names: Sequence[str] = compiled.positiontup or ()
-        self._defaults = compiled.params
-        self._processors = {
-            name: found
-            for name, bind in compiled.binds.items()
-            if (found := bind.type.dialect_impl(dialect).bind_processor(dialect))
-        }
+        binds, defaults = compiled.binds, compiled.params
+        self._parameters = [
+            (name, defaults[name], binds[name].type.dialect_impl(dialect).bind_processor(dialect))
+            for name in compiled.positiontup or ()
+        ]
         entries = compiled._result_columns  # noqa: SLF001 - the order of the text, with types
         self.columns = {
             one.keyname: Column(one.type, _processor(one.type, dialect)) for one in entries
         }
+        self.places = {name: at for at, name in enumerate(self.columns)}
         self.rows = _builder(self.columns)
 
     def values(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values of the parameters, in the order of the text."""
         values = []
-        for name in self._names:
-            value = given[name] if name in given else self._defaults[name]
-            processor = self._processors.get(name)
+        for name, default, processor in self._parameters:
+            value = given.get(name, default)
             values.append(value if processor is None else processor(value))
         return tuple(values)
 
@@ -168,8 +251,10 @@ def _builder(columns: Mapping[str, Column]) -> Build:
         scope[f"p{name}"] = column.process
         parts.append(column.expression.format(name, f"p{name}"))
     source = (
-        f"def rows(found):\n"
+        "def rows(found):\n"
         f"    return [new(kind, ({', '.join(parts)},)) for {', '.join(names)}, in found]\n"
+        if columns
+        else "def rows(found):\n    return []\n"
     )
     exec(compile(source, "<rows>", "exec"), scope)  # noqa: S102 - of numbered names alone
     build: Build = scope["rows"]
@@ -200,10 +285,33 @@ def number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=Big)
 
 
-def prepared(
-    make: Callable[Given, Select[*tuple[Any, ...]]],
-) -> Callable[Given, Prepared]:
-    """Keep the selects that a function makes, by its arguments."""
+def among(dialect: str, key: Any, name: str) -> ColumnElement[bool]:
+    """SQL: a key is one of those in a parameter, which is one however many they are."""
+    if dialect == "sqlite":
+        each = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
+        found: ColumnElement[bool] = key.in_(select(each.c.value))
+        return found
+    return cast("ColumnElement[bool]", key == any_(bindparam(name, type_=ARRAY(BigInteger))))
+
+
+def listed(dialect: str, name: str, columns: Sequence[str]) -> Subquery:
+    """SQL: rows of whole numbers with these columns, which are a parameter, a list of lists."""
+    if dialect == "sqlite":
+        each = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
+        texts = [f"json_extract(value, '$[{nth}]')" for nth in range(len(columns))]
+    else:
+        each = func.jsonb_array_elements(bindparam(name, type_=JSONB)).table_valued("value")
+        texts = [f"cast(value ->> {nth} AS bigint)" for nth in range(len(columns))]
+    values = zip(texts, columns, strict=True)
+    return (
+        select(*(literal_column(text, Big).label(column) for text, column in values))
+        .select_from(each)
+        .subquery(name)
+    )
+
+
+def prepared(make: Callable[Given, Made]) -> Callable[Given, Prepared]:
+    """Keep the statements that a function makes, by its arguments."""
 
     @lru_cache(KEPT)
     @wraps(make)

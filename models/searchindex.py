@@ -138,17 +138,16 @@ def found(dialect: str, query: str, ids: Sequence[int] = ()) -> TextClause:
     return text(asked).bindparams(*given)
 
 
-# Of an SQLite index; with the same parameters.
-MANY = text(
-    "SELECT count(*) AS many FROM"
-    " (SELECT 1 FROM search_words WHERE search_words MATCH :query LIMIT :most)"
-)
-# The sign keeps SQLite from asking the index for each message that is near.
-NEAR = text("""
+# Of an SQLite index; with the same parameters. One row each: for every row that is fetched a
+# thread has to wait for its turn again.
+SOME = text("""
+SELECT count(*) AS many, json_group_array(rowid) AS ids
+FROM (SELECT rowid FROM search_words WHERE search_words MATCH :query LIMIT :most)
+""")
+WITHIN = text("""
 SELECT rowid FROM search_words
 WHERE search_words MATCH :query
-  AND rowid >= (SELECT min(id) FROM near) AND rowid <= (SELECT max(id) FROM near)
-  AND +rowid IN (SELECT id FROM near)
+  AND rowid >= (SELECT low FROM stretch) AND rowid <= (SELECT high FROM stretch)
 UNION ALL SELECT value FROM json_each(:ids)
 """)
 _GIVEN = (bindparam("query", type_=String), bindparam("ids", type_=String))
@@ -157,6 +156,7 @@ ALL = {
     for dialect in _FOUND
 }
 ALONE = text(_FOUND["postgresql"]).bindparams(_GIVEN[0])  # where nothing waits
+LISTED = text("SELECT value AS rowid FROM json_each(:ids)").bindparams(_GIVEN[1])
 
 _SIZE = {
     "sqlite": "SELECT coalesce(sum(length(block)), 0) AS size FROM search_words_data",

@@ -9,14 +9,16 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+# Bells of those who work behind all streams: rung where there is something for them to do.
+TASKS, UNINDEXED = -2, -3
+
 
 class Wakeups:
-    """In-process bells, one set per stream."""
+    """In-process bells, one set per stream; below zero are those of workers."""
 
     def __init__(self) -> None:
         self._bells: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
         self._rung: dict[int, int] = {}
-        self._always: set[asyncio.Event] = set()
 
     @property
     def followed(self) -> list[int]:
@@ -40,21 +42,9 @@ class Wakeups:
                     del self._bells[stream]
                     self._rung.pop(stream, None)
 
-    @contextmanager
-    def listen_always(self) -> Generator[asyncio.Event]:
-        """A bell that rings whatever grows: for those who work behind all streams."""
-        bell = asyncio.Event()
-        self._always.add(bell)
-        try:
-            yield bell
-        finally:
-            self._always.discard(bell)
-
     def ring(self, stream: int, last: int) -> None:
         """Tell that `stream` has come to `last`; who was told before is not told again."""
-        for bell in self._always:
-            bell.set()
-        if stream in self._bells and last > self._rung.get(stream, 0):
+        if stream in self._bells and (stream < 0 or last > self._rung.get(stream, 0)):
             self._rung[stream] = last
             for bell in self._bells[stream]:
                 bell.set()
@@ -107,9 +97,10 @@ class Neighbours(Wakeups):
         if not reached:
             return
         text = "\n".join(f"{stream} {last}" for stream, last in reached.items()).encode()
-        for other in self._folder.iterdir():
-            if other == self._mine:
+        for name in os.listdir(self._handle):  # noqa: PTH208 - at each change: it is quick
+            if self._mine is not None and name == self._mine.name:
                 continue
+            other = self._folder / name
             try:
                 self._out.sendto(text, self._short(other))
             except (ConnectionRefusedError, FileNotFoundError):

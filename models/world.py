@@ -1,20 +1,22 @@
 """The outside world, as we are lent it, and the options that are in force."""
 
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import journal
 from models.database import Database
+from models.errors import found
 from models.journal import Entry
 from models.keys import Keys
 from models.options import Options
+from models.prepared import Prepared, Rows, Sent, fetched, send
 from models.shelf import Shelf
 from models.stores import Store
 from models.vault import Vault
@@ -86,44 +88,62 @@ class World:
             yield session
         if adopted := session.info.get(Adopted):
             self.adopt(adopted)
-        self.wakeups.tell(journal.reached(session))
+        self.wakeups.tell({**journal.reached(session), **_rung(session)})
 
     async def apply(self, work: Callable[["Turn"], Outcome], *streams: int) -> Outcome:
         """A unit of work that is a plain function of its turn: for hot paths."""
 
-        def unit(connection: Connection) -> tuple[Outcome, dict[int, int]]:
-            if streams:
-                journal.hold(connection, streams)
-            turn = Turn(connection, self)
-            return work(turn), turn.reached
+        def unit(connection: Connection) -> tuple[Outcome, Turn]:
+            held = journal.hold(connection, streams) if streams else {}
+            turn = Turn(connection, self, held)
+            return work(turn), turn
 
-        outcome, reached = await self.database.apply(unit)
-        self.wakeups.tell(reached)
+        outcome, turn = await self.database.apply(unit)
+        self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
         return outcome
 
     async def join(self, session: AsyncSession, work: Callable[["Turn"], Outcome]) -> Outcome:
         """Do `work`, a plain function of its turn, inside the unit of this session."""
 
-        def unit(connection: Connection) -> tuple[Outcome, dict[int, int]]:
+        def unit(connection: Connection) -> tuple[Outcome, Turn]:
             turn = Turn(connection, self)
-            return work(turn), turn.reached
+            return work(turn), turn
 
-        outcome, reached = await (await session.connection()).run_sync(unit)
-        session.info["reached"] = {**journal.reached(session), **reached}
+        outcome, turn = await (await session.connection()).run_sync(unit)
+        session.info["reached"] = {**journal.reached(session), **turn.reached}
+        ring(session, *turn.bells)
         return outcome
+
+
+def ring(session: AsyncSession, *bells: int) -> None:
+    """Ring these bells of workers once the unit of this session is stored."""
+    if bells:
+        session.info["bells"] = {**_rung(session), **dict.fromkeys(bells, 0)}
+
+
+def _rung(session: AsyncSession) -> dict[int, int]:
+    known: dict[int, int] = session.info.get("bells", {})
+    return known
 
 
 @dataclass(slots=True)
 class Turn:
-    """A unit of work on a plain connection, and how far it has brought each stream."""
+    """A unit of work on a plain connection, and how far it has brought each stream.
+
+    `held` says where a stream stands, as far as that is known. `bells` of workers are rung
+    once it is stored.
+    """
 
     connection: Connection
     world: World
+    held: dict[int, int] = field(default_factory=dict)
     reached: dict[int, int] = field(default_factory=dict)
+    bells: set[int] = field(default_factory=set)
 
     def count(self, stream_id: int, many: int) -> int:
         """Take the next numbers of a stream; returns the last. Whoever counts must append."""
         last = self.reached[stream_id] = journal.count(self.connection, stream_id, many)
+        self.held.pop(stream_id, None)
         return last
 
     def append(self, stream_id: int, entry: Entry, *, at: datetime) -> None:
@@ -136,3 +156,23 @@ class Turn:
         last = self.count(stream_id, len(entry.ids))
         self.append(stream_id, entry, at=at)
         return last
+
+    def told(
+        self, stream_id: int, entries: Sequence[Entry], *, at: datetime
+    ) -> tuple[int, list[Sent]]:
+        """The last number of these entries, and what records them: it must be sent."""
+        held = self.held
+        if stream_id not in held:
+            held = {**held, **journal.hold(self.connection, [stream_id])}
+        since = found(held.get(stream_id), str(stream_id), path=["user"])
+        last = self.reached[stream_id] = since + sum(len(entry.ids) for entry in entries)
+        self.held = {**held, stream_id: last}
+        return last, journal.told(stream_id, entries, since=since, at=at)
+
+    def fetched(self, statement: Prepared, **given: Any) -> Rows:
+        """The rows of a statement that was made once."""
+        return fetched(self.connection, statement, given)
+
+    def send(self, works: Sequence[Sent]) -> None:
+        """Change rows, by statements that were made once; none may see what another does."""
+        send(self.connection, works)

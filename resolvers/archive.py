@@ -19,7 +19,7 @@ from models.messages import Message
 from models.pages import Ask, Page
 from models.roles import AdminPermission, Role
 from models.tasks import Task
-from resolvers import adminlog, listing, mailboxes, moves, users
+from resolvers import adminlog, flagging, listing, mailboxes, moves, users
 from resolvers.access import administered, own, records, visible
 from resolvers.adminlog import Done
 from resolvers.context import Context
@@ -158,7 +158,7 @@ async def _bring_back(
         await moves.restore(ctx, session, theirs, by_id[key])
     if marked := [row.id for row in rows if row.deleted]:
         there = await moves.chosen(session, marked)
-        await moves.change(ctx, session, there, Changes({"deleted": False}))
+        await flagging.change(ctx, session, there, Changes({"deleted": False}))
 
 
 async def restore_span(ctx: Context, span: Span) -> Task:
@@ -183,7 +183,7 @@ async def restore_span(ctx: Context, span: Span) -> Task:
         many = select(func.count()).select_from(Message)
         ((total,),) = await ctx.read(many.where(*_within(ctx, user.id, order)))
         (task,) = await queue(ctx, session, KIND, [order], user_id=user.id, total=total)
-        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
+        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
             deed = Done("archiveRestore", "User", user.id, user.domain_id, None, order)
             await adminlog.note(ctx, session, deed)

@@ -163,7 +163,7 @@ def _elsewhere(world: World, found: Known, ip: str | None) -> None:
     detail = {"key": str(found.viewer.api_key_id)}
     seen = Event("api key", found.owners[0] or None, "fail", detail=detail | {"reason": "network"})
     ctx = Context(world, Viewer(), client_ip=ip)
-    memory_of(world.database).behind(authlog.noted(ctx, seen))
+    authlog.behind(ctx, seen)
 
 
 def _note(world: World, found: Known, ip: str | None) -> None:

@@ -1,12 +1,14 @@
 """The security log: what happened to credentials, who tried to use them, and who may read of it."""
 
+import asyncio
 import hashlib
 import ipaddress
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import cache, partial
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import (
@@ -36,16 +38,18 @@ from models.journal import ChangeKind, Entry, Position
 from models.pages import Ask, Page
 from models.roles import Role
 from models.users import User
-from models.world import Turn
+from models.world import Turn, World
 from resolvers import listing
 from resolvers.access import visible_users
 from resolvers.context import Context, Viewer
+from resolvers.known import Memory, memory_of
 from resolvers.listing import Scan, by_keys, together
 from resolvers.redaction import without_secrets
 
 log = logging.getLogger(__name__)
 
 FOLDED = timedelta(hours=6)  # from the first of equal events
+GATHERED = 0.5  # seconds between two units that a flood of events is written in
 PAUSE = timedelta(minutes=1)  # between two words in the journal of one row that counts up
 MOST = 1000  # events of one statement
 THEIR_OWN = frozenset({"authenticate"})  # whoever relays it: a front end is not who signs in
@@ -70,9 +74,18 @@ class Event:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An event as a row, and what the journal is told beside it."""
+
+    row: dict[str, Any]
+    facts: Mapping[str, Any]
+    origin: str | None
+
+
 # Made once: building a statement costs more than running it, and a flood runs many.
 _FOLD = col(AuthEvent.fold).in_(bindparam("folds", expanding=True))
-_TOLD = select(col(AuthEvent.id)).where(
+_TOLD = select(col(AuthEvent.fold)).where(
     _FOLD,
     col(AuthEvent.created_at) > bindparam("begun"),
     col(AuthEvent.told_at) > bindparam("told"),
@@ -122,9 +135,12 @@ async def note_all(ctx: Context, session: AsyncSession, events: Sequence[Event])
     else:
         by_id = 0
     keys: list[int] = []
+    now = ctx.world.now()
+    lines = [_line(ctx, event, (by_id, by), now) for event in events]
     for start in range(0, len(events), MOST):
-        put = partial(_put, ctx=ctx, events=events[start : start + MOST], by=(by_id, by), tell=True)
-        some, reached = await connection.run_sync(put)
+        part = lines[start : start + MOST]
+        tell = {line.row["user_id"] for line in part}
+        some, reached = await connection.run_sync(_put, part, tell, now)
         keys += some
         session.info["reached"] = {**journal.reached(session), **reached}
     return keys
@@ -136,30 +152,64 @@ async def noted(ctx: Context, event: Event) -> None:
     The account is held only where its followers are to be told: a flood of equal failures
     makes it wait once a minute. Of an account that is gone nothing is written.
     """
-    world = ctx.world
+    await _noted(ctx.world, [await _signed(ctx, event, ctx.world.now())])
+
+
+def behind(ctx: Context, event: Event) -> None:
+    """Do what `noted` does, behind the back of whoever asks; one unit for all of a flood's."""
+    memory = memory_of(ctx.world.database)
+    memory.events.append((replace(ctx), event, ctx.world.now()))
+    if len(memory.events) == 1:
+        memory.behind(_gathered(ctx.world, memory))
+
+
+async def _gathered(world: World, memory: Memory) -> None:
+    """Write what has come: the first at once, in a flood twice a second."""
+    clock = asyncio.get_running_loop().time
+    await asyncio.sleep(memory.written + GATHERED - clock())
+    events, memory.events, memory.written = memory.events, [], clock()
+    lines = [await _signed(ctx, event, at) for ctx, event, at in events]
+    for start in range(0, len(lines), MOST):
+        await _noted(world, lines[start : start + MOST])
+
+
+async def _noted(world: World, lines: Sequence[Line]) -> None:
     if not world.options.authlog_for:
         return
-    by = (0, "")
-    if _another(ctx.viewer, event):
-        rows: Sequence[Picked] = await world.database.read(_named(ctx.viewer))
-        by = _called(ctx.viewer, rows)
-    streams = [event.user_id] if event.user_id and await _due(ctx, event, by) else []
+    due = await _due(world, lines)
 
     def unit(turn: Turn) -> None:
-        _, reached = _put(turn.connection, ctx, [event], by, tell=bool(streams))
+        _, reached = _put(turn.connection, lines, due, world.now())
         turn.reached.update(reached)
 
     try:
-        await world.apply(unit, *streams)
+        await world.apply(unit, *sorted(due))
     except IntegrityError:
-        log.info("an event of an account that is gone", extra={"action": event.action})
+        if len(lines) > 1:
+            for line in lines:
+                await _noted(world, [line])
+        else:
+            action = lines[0].row["action"]
+            log.info("an event of an account that is gone", extra={"action": action})
 
 
-async def _due(ctx: Context, event: Event, by: tuple[int, str]) -> bool:
-    """Whether this event is one to tell: the first of its kind, or the first for a minute."""
-    now = ctx.world.now()
-    given = {"folds": [_fold(ctx, event, by)], "begun": now - FOLDED, "told": now - PAUSE}
-    return not await ctx.world.database.read(_TOLD, given)
+async def _signed(ctx: Context, event: Event, at: datetime) -> Line:
+    """The event, with the name of who did it."""
+    by = (0, "")
+    if _another(ctx.viewer, event):
+        by = _called(ctx.viewer, await ctx.world.database.read(_named(ctx.viewer)))
+    return _line(ctx, event, by, at)
+
+
+async def _due(world: World, lines: Sequence[Line]) -> set[int]:
+    """The accounts to tell: of the first event of its kind, or the first for a minute."""
+    theirs = {line.row["fold"]: line.row["user_id"] for line in lines if line.row["user_id"]}
+    if not theirs:
+        return set()
+    now = world.now()
+    given = {"folds": list(theirs), "begun": now - FOLDED, "told": now - PAUSE}
+    told = {row.fold for row in await world.database.read(_TOLD, given)}
+    return {user_id for fold, user_id in theirs.items() if fold not in told}
 
 
 def _another(viewer: Viewer, event: Event) -> bool:
@@ -205,46 +255,42 @@ def _near(ip: str | None) -> str | None:
 
 
 def _put(
-    connection: Connection,
-    ctx: Context,
-    events: Sequence[Event],
-    by: tuple[int, str],
-    tell: bool,
+    connection: Connection, lines: Sequence[Line], tell: Collection[int | None], now: datetime
 ) -> tuple[list[int], Position]:
     """Insert these events, or count them up where equal ones are not six hours old.
 
-    Returns the ids of their rows, and how far the journals have come that tell of them: the
-    streams are held where we shall `tell`.
+    Returns the ids of their rows, and how far the journals have come that tell of them: of
+    those accounts which `tell` names, and whose streams are held.
     """
-    now = ctx.world.now()
-    rows: dict[str, dict[str, Any]] = {}
-    folds = [_fold(ctx, event, by) for event in events]
-    for fold, event in zip(folds, events, strict=True):
-        row = _row(ctx, event, by, fold)
-        rows[fold] = row if fold not in rows else {**row, "count": rows[fold]["count"] + 1}
-    connection.execute(_PART, {"folds": list(rows), "begun": now - FOLDED})
-    given = [{**row, "told_at": now if tell else None} for row in rows.values()]
+    by_fold: dict[str, Line] = {}
+    for line in lines:
+        fold = line.row["fold"]
+        many = 1 + (by_fold[fold].row["count"] if fold in by_fold else 0)
+        by_fold[fold] = replace(line, row={**line.row, "count": many})
+    connection.execute(_PART, {"folds": list(by_fold), "begun": now - FOLDED})
+    rows = [by_fold[fold].row for fold in sorted(by_fold)]  # no deadlock
+    given = [{**row, "told_at": now if row["user_id"] in tell else None} for row in rows]
     there = connection.execute(_upsert(connection.dialect.name), given).all()
-    first = {row["id"] for row in rows.values()}
-    late = {row.id for row in there if row.told_at is None or row.told_at <= now - PAUSE} - first
-    reached: Position = {}
-    if tell:
-        if late:
-            connection.execute(_MARK, {"late": list(late), "now": now})
-        reached = _tell(connection, ctx, [row for row in there if row.id in first | late])
+    first = {row["id"] for row in rows}
+    theirs = [row for row in there if row.user_id and row.user_id in tell]
+    late = {row.id for row in theirs if row.told_at is None or row.told_at <= now - PAUSE} - first
+    if late:
+        connection.execute(_MARK, {"late": list(late), "now": now})
+    told = [row for row in theirs if row.id in first | late]
+    reached = _tell(connection, [(row, by_fold[row.fold]) for row in told], now)
     keys = {row.fold: int(row.id) for row in there}
-    return [keys[fold] for fold in folds], reached
+    return [keys[line.row["fold"]] for line in lines], reached
 
 
-def _row(ctx: Context, event: Event, by: tuple[int, str], fold: str) -> dict[str, Any]:
-    now, detail = ctx.world.now(), dict(event.detail)
+def _line(ctx: Context, event: Event, by: tuple[int, str], at: datetime) -> Line:
+    detail = dict(event.detail)
     if event.target:
         detail["target"] = event.target
     acted = _another(ctx.viewer, event)
-    return {
+    row = {
         "id": ctx.world.key(),
         "user_id": event.user_id,
-        "fold": fold,
+        "fold": _fold(ctx, event, by),
         "action": event.action,
         "result": event.result,
         "protocol": event.protocol,
@@ -255,23 +301,28 @@ def _row(ctx: Context, event: Event, by: tuple[int, str], fold: str) -> dict[str
         "by_id": (by[0] or None) if acted else None,
         "detail": without_secrets(detail) or None,
         "count": 1,
-        "created_at": now,
-        "last_at": now,
+        "created_at": at,
+        "last_at": at,
     }
+    return Line(row, {"reason": ctx.reason} if ctx.reason else {}, ctx.origin)
 
 
-def _tell(connection: Connection, ctx: Context, rows: Sequence[Picked]) -> Position:
+def _tell(connection: Connection, told: Sequence[tuple[Picked, Line]], now: datetime) -> Position:
     """Write to the journals of the accounts that these rows are new, or count on."""
-    theirs: dict[int, list[int]] = {}
-    for row in rows:
-        if row.user_id:
-            theirs.setdefault(row.user_id, []).append(row.id)
-    facts = {"reason": ctx.reason} if ctx.reason else {}
-    entries = {
-        user_id: [Entry(ChangeKind.SECURITY_EVENT, keys, facts, ctx.origin)]
-        for user_id, keys in theirs.items()
-    }
-    return journal.record_each(connection, entries, at=ctx.world.now())
+    theirs: dict[int, list[tuple[Line, int]]] = {}
+    for row, line in told:
+        theirs.setdefault(row.user_id, []).append((line, row.id))
+    entries = {user_id: _entries(lines) for user_id, lines in theirs.items()}
+    return journal.record_each(connection, entries, at=now)
+
+
+def _entries(told: Sequence[tuple[Line, int]]) -> list[Entry]:
+    """An entry for those that one caller made for one reason."""
+    alike = groupby(told, key=lambda each: (each[0].facts, each[0].origin))
+    return [
+        Entry(ChangeKind.SECURITY_EVENT, [key for _, key in some], facts, origin)
+        for (facts, origin), some in alike
+    ]
 
 
 def ip_key(ip: str | None) -> str | None:

@@ -16,11 +16,13 @@ from models.errors import Forbidden, Invalid, NotFound, OverQuota, Stale
 from models.journal import PLATFORM, ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message
+from models.prepared import values_of
 from models.sharing import Rights, ShareRight
 from models.tasks import Task
 from models.world import Turn
 from resolvers import (
     copies,
+    flagging,
     granted,
     mailboxdelete,
     mailboxes,
@@ -152,13 +154,14 @@ async def _whose(ctx: Context, order: Order) -> Whose:
 
 def _flag(ctx: Context, turn: Turn, order: Order, whose: Whose) -> Done:
     """What is done most: in one go, since each statement of a session costs a way of its own."""
-    asked = select(*picked(Message, STATE)).where(*_chosen(ctx, order, whose))
-    rows = turn.connection.execute(asked.order_by(col(Message.id))).all()
+    (user,) = whose.ids
+    asked = flagging.asked(ctx.world.database.dialect)
+    rows = turn.fetched(asked, user=user, ids=list(order.select.ids or ()))
     _check_named(order, rows)
     if not rows or order.changes is None:
         return Done()
-    token, until = undoing.note(ctx, turn, undoing.Was(order.kind, order.changes, rows))
-    moves.changed(ctx, turn, rows, order.changes)
+    token, until, noted = undoing.noted(ctx, undoing.Was(order.kind, order.changes, rows))
+    flagging.changed(ctx, turn, rows, order.changes, also=[noted])
     return Done(rows, undo=token, undo_until=until)
 
 
@@ -207,7 +210,7 @@ async def _check(ctx: Context, order: Order, whose: Whose, rows: Sequence[Picked
 
 
 def _check_named(order: Order, rows: Sequence[Picked]) -> None:
-    there = {row.id for row in rows}
+    there = set(values_of(rows, "id"))
     for index, key in enumerate(order.select.ids or ()):
         if key not in there:
             raise NotFound(str(key), path=["select", "ids"], index=index)
@@ -283,9 +286,10 @@ async def _do(
     if order.to is not None:
         for user_id, theirs in moves.by_user(rows).items():
             done.uids |= await _put(ctx, session, order, theirs, folders[user_id])
-        rows = await moves.chosen(session, list(done.uids))
     if order.changes is not None and not order.changes.nothing:
-        await moves.change(ctx, session, rows, order.changes)
+        if order.to is not None:  # as they are now
+            rows = await moves.chosen(session, list(done.uids))
+        await flagging.change(ctx, session, rows, order.changes)
         await snooze.apply(ctx, session, rows, order.changes)
     if order.permanent:
         await moves.remove(ctx, session, rows)
@@ -331,7 +335,7 @@ async def _task(
     owner = None if whose.others else whose.grantee or whose.ids[0]
     (task,) = await queue(ctx, session, order.kind, what, user_id=owner, total=len(rows))
     stream = PLATFORM if owner is None else owner
-    await ctx.record(session, stream, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
+    await ctx.record(session, stream, ChangeKind.TASK_CHANGED, [task.id])
     return task
 
 
@@ -412,9 +416,11 @@ async def work_on(
         duplicates=what["duplicates"],
     )
     since = what.get("unless_since")
-    here = col(Message.id).in_(ids), col(Message.archived_at).is_(None)
-    asked = select(*picked(Message, STATE)).where(*here).order_by(col(Message.id))
-    rows = [row for row in await ctx.read(asked) if since is None or row.modseq <= since]
+    rows = [
+        row
+        for row in await moves.chosen(session, ids)
+        if row.archived_at is None and (since is None or row.modseq <= since)
+    ]
     if order.duplicates:
         rows = await _still(session, rows, order.duplicates)
     folders = await _again(session, what, {row.user_id for row in rows})

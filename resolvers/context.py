@@ -1,7 +1,15 @@
 """What every operation is handed: who asks, and the world to answer from."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,6 +26,7 @@ from models.errors import Forbidden, Unauthenticated
 from models.journal import ChangeKind, Entry, Position
 from models.prepared import Prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
+from models.steps import Step, Steps, told_later
 from models.traces import Timed
 from models.world import Turn, World
 
@@ -156,6 +165,8 @@ class Context:
     vigil: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
     begun: Position | None = field(default=None, repr=False)  # where a query's state is read from
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
+    # what was searched for, by the place of the list in the answer
+    sought: dict[Hashable, Sequence[Any]] = field(default_factory=dict, init=False, repr=False)
     _unit: "Unit | None" = field(default=None, init=False, repr=False)
     _loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
@@ -201,14 +212,18 @@ class Context:
         given["viewer"] = self.viewer.user_id
         if self._unit is None or self._unit.session is None:
             return await self.world.database.find(statement, given)
-        return await self.read(statement.select, given)
+        return await self.read(statement.made, given)
 
-    async def search(self, statement: Prepared, **given: Any) -> Sequence[Any]:
-        """What `find` does, of a select that may have to go through much."""
-        given["viewer"] = self.viewer.user_id
+    async def follow(self, steps: Steps[Outcome]) -> Outcome:
+        """What a search finds that may have to go through much."""
         if self._unit is None or self._unit.session is None:
-            return await self.world.database.search(statement, given)
-        return await self.read(statement.select, given)
+            return await self.world.database.follow(steps)
+        return await told_later(steps, self._step)
+
+    async def _step(self, step: Step) -> Sequence[Any]:
+        statement, given = step
+        plain = statement.made if isinstance(statement, Prepared) else statement
+        return await self.read(plain, given)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:

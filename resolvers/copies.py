@@ -17,7 +17,8 @@ from models.blobs import MessageBlob
 from models.columns import Picked, insert_or, picked
 from models.journal import ChangeKind
 from models.messages import Message, Thread, ThreadRef
-from models.world import Turn
+from models.wakeups import UNINDEXED
+from models.world import Turn, ring
 from resolvers import moves
 from resolvers.context import Context
 
@@ -84,6 +85,7 @@ async def copy(
         ]
         if references:  # what has lost them is copied as it is: `merganser check` tells of it
             await connection.execute(insert(MessageBlob), references)
+    ring(session, UNINDEXED)
     await moves.count(session, last, {to.id: moves.arriving(ordered)})
 
     def told(turn: Turn) -> None:

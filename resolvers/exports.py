@@ -121,7 +121,7 @@ async def create(ctx: Context, new: NewExport) -> int:
             expires_at=now + ctx.world.options.exports_for,
         )
         session.add(row)
-        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
+        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
             after = {"format": new.format, "settings": settings}
             deed = Done("accountExport", "User", user.id, user.domain_id, None, after)

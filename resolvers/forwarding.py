@@ -13,7 +13,7 @@ from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, NotFound
 from models.messages import Message
 from models.world import Turn
-from resolvers import composing, contents, moves, submission, userlimits
+from resolvers import composing, contents, flagging, moves, submission, userlimits
 from resolvers.access import own, visible
 from resolvers.context import Context
 from resolvers.messages import here
@@ -72,7 +72,7 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
         key = await ctx.world.join(session, unit)
         kept = await moves.chosen(session, [message_id])
         mine = [row for row in kept if row.user_id == owner]  # another's stays as it is
-        await moves.change(ctx, session, mine, moves.Changes.of({}, add=[FORWARDED]))
+        await flagging.change(ctx, session, mine, moves.Changes.of({}, add=[FORWARDED]))
         submission.ring(session, ctx.world)
     sent = await ctx.load(submission.by_ids, key)
     if sent is None:

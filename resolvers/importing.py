@@ -23,7 +23,16 @@ from models.messages import Message
 from models.roles import UserPermission
 from models.users import User
 from models.world import Turn
-from resolvers import freedata, keyvalue, labels, mailboxes, mailboxmetadata, moves, userupdate
+from resolvers import (
+    flagging,
+    freedata,
+    keyvalue,
+    labels,
+    mailboxes,
+    mailboxmetadata,
+    moves,
+    userupdate,
+)
 from resolvers.context import Context
 from resolvers.keyvalue import Namespace, NewValue
 from resolvers.labels import Words
@@ -125,8 +134,8 @@ async def read(work: Import, found: Found) -> Ready | None:
         if found.raw is None:
             raise Unusable(found.reason)
         wanted = moves.Changes.of({}, add=found.flags)
-        if len(wanted.add) > moves.KEYWORDS:
-            raise Unusable(f"more than {moves.KEYWORDS} keywords")
+        if len(wanted.add) > flagging.KEYWORDS:
+            raise Unusable(f"more than {flagging.KEYWORDS} keywords")
         told = found.told
         meta = freedata.checked(told.meta_data, ["metaData"]) if told else None
         box = await _box(work, work.into or found.folder)
@@ -213,7 +222,7 @@ async def _restate(
     for with_expiry in (False, True):  # of one call all have the same columns
         some = [row for row in rows if ("expires" in states[row.id]) is with_expiry]
         if some:
-            await moves.restate(work.ctx, session, some, states)
+            await flagging.restate(work.ctx, session, some, states)
 
 
 def _expiry(told: Told | None) -> dict[str, Any]:

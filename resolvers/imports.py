@@ -173,7 +173,7 @@ async def _queued(
                 turn.connection.execute(insert(table_of(ImportArchive)), row)
 
             await ctx.world.join(session, store)
-        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
+        await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if user.id != ctx.viewer.user_id:
             after = {"path": order["path"], "mailbox": order["mailbox"]}
             deed = Done("accountImport", "User", user.id, user.domain_id, None, after)

@@ -49,6 +49,8 @@ class Memory:
     reaches: WeakValueDictionary[int, Reach] = field(default_factory=WeakValueDictionary)
     turn: int = 0  # how often anything was dropped
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    events: list[Any] = field(default_factory=list)  # that resolvers/authlog.py has yet to write
+    written: float = 0.0  # when it last did, by the clock of the loop
 
     def recall(self, digest: str, now: datetime) -> Known | None:
         """What was remembered, while it is fresh and has not ended."""

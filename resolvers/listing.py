@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Integer, Select, bindparam, literal, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, literal, select, tuple_, union_all
 
 from models.columns import Picked
 from models.pages import Ask, Page
@@ -45,12 +45,17 @@ def form_of_page(
     page itself is in parameters, whose values `parameters` has.
     """
     up = form.back is form.falling
-    if form.placed:
-        here = tuple_(*(bindparam(f"at_{column.key}", type_=column.type) for column in place))
-        key = tuple_(*place)
-        statement = statement.where(key > here if up else key < here)
-    statement = statement.order_by(*(c if up else c.desc() for c in place))
-    return statement.limit(COUNT)
+    statement = statement.where(*beyond(form, place))
+    return statement.order_by(*(c if up else c.desc() for c in place)).limit(COUNT)
+
+
+def beyond(form: Form, place: Sequence[Any]) -> list[ColumnElement[bool]]:
+    """SQL: what is behind the place that a page begins at, if it has one."""
+    if not form.placed:
+        return []
+    here = tuple_(*(bindparam(f"at_{column.key}", type_=column.type) for column in place))
+    key = tuple_(*place)
+    return [key > here if form.back is form.falling else key < here]
 
 
 def parameters(ask: Ask, place: Sequence[Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from models.journal import LONGEST, ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
 from models.tasks import Task
-from resolvers import moves
+from resolvers import flagging, moves
 from resolvers.context import Context
 from resolvers.mailboxes import Named, by_ids, named, seconds
 from resolvers.mailboxowners import Held, holding
@@ -150,7 +150,7 @@ async def step(
     keys = [row.id for row in found]
     rows = await moves.chosen(session, keys, also=frozenset({"saved_at"}))
     ends = {row.id: _state(row, lives[row.mailbox_id]) for row in rows}
-    await moves.restate(ctx, session, rows, ends)
+    await flagging.restate(ctx, session, rows, ends)
     left = {"after": list(found[-1][1:]) if found else after}
     return Step(left, done=len(keys), more=len(keys) == LONGEST)
 

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlmodel import col
 
-from mail.searchindex import Sought
 from models.columns import Picked, picked
 from models.errors import Forbidden
 from models.mailboxes import Mailbox
@@ -21,8 +20,9 @@ from resolvers import listing, wordpages
 from resolvers.access import beyond, owned, readable, records, shared
 from resolvers.context import Context
 from resolvers.listing import Form, Scan, together
-from resolvers.looking import Place
-from resolvers.selections import Narrowed, narrowed, words_of
+from resolvers.looking import Place, parts
+from resolvers.searchindex import narrows
+from resolvers.selections import Narrowed, conditions, divided, has_no_values, looked_at, narrowed
 from resolvers.where import MessageWhere
 from resolvers.withheld import CONTENT, shown
 
@@ -84,11 +84,10 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     own = all(key.user_id == ctx.viewer.user_id for key in keys)
     if len(keys) == 1 and keys[0].where.everything and (own or not beyond(ctx)):
         return [await _plain_page(ctx, keys[0], columns)]
-    if len(keys) == 1 and own and (words := _words_alone(keys[0])):
+    if len(keys) == 1 and own and (words := await _words(ctx, keys[0])):
         (key,) = keys
         form = Form.of(key.ask, columns, falling=key.falling)
-        place = wordpages.Where(key.user_id, key.mailbox_id, key.thread_id)
-        return [await wordpages.page(ctx, place, words, key.ask, form)]
+        return [await wordpages.page(ctx, words, key.ask, form, key.place)]
     if not own:
         columns |= {"user_id", "mailbox_id"}
     scans = []
@@ -126,9 +125,21 @@ def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tu
     return listing.form_of_page(rows, form, IN_THREAD if of_thread else PLACE)
 
 
-def _words_alone(key: Listing) -> Sought | None:
-    """What a list is narrowed by where that is words alone."""
-    return None if key.where.everything else words_of(key.where)
+async def _words(ctx: Context, key: Listing) -> wordpages.Where | None:
+    """What the viewer's own list is narrowed by, where the index of words leads to it."""
+    if key.where.everything:
+        return None
+    list(parts(key.where))  # it is bounded
+    words, asked = divided(key.where)
+    kept = has_no_values(asked)
+    if words is None or not narrows(words):
+        return None
+    if not kept and ctx.world.database.dialect == "postgresql":
+        return None  # which weighs all that is asked
+    seen = await looked_at(ctx, Place(key.where, key.user_id, key.mailbox_id, key.thread_id))
+    rest = wordpages.Rest(asked, kept, lambda: conditions(ctx, asked, seen))
+    of = (key.user_id, key.mailbox_id, key.thread_id)
+    return wordpages.Where(*of, words, seen.waiting, rest)
 
 
 async def _narrowed(ctx: Context, keys: Sequence[Listing]) -> list[Narrowed]:

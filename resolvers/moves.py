@@ -11,20 +11,20 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Select, Update, bindparam, null, select, update
 from sqlalchemy import delete as delete_rows
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit, userlimits
 from mail.delivery import SYSTEM_FLAGS, ended, flags, take_quota
-from models.columns import Picked, picked, table_of
+from models.columns import Instant, Picked, picked, table_of
 from models.errors import Invalid, NotFound
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message
+from models.prepared import Sent, among, fetched, listed, number, prepared, send
 from models.users import User
-from models.world import Turn
 from resolvers.context import Context
 
 STATE = frozenset(
@@ -44,11 +44,8 @@ STATE = frozenset(
     }
     | set(SYSTEM_FLAGS)
 )
-KEYWORDS = 64  # of one message
 LONGEST = 128  # characters of a keyword
 _SYSTEM = {f"\\{name.capitalize()}": name for name in SYSTEM_FLAGS}
-
-States = Mapping[str, Any]  # what a message is to be, by column
 
 
 @dataclass(slots=True)
@@ -141,131 +138,41 @@ async def chosen(
     session: AsyncSession, ids: Sequence[int], *, also: frozenset[str] = frozenset()
 ) -> Sequence[Picked]:
     """The rows of these messages as they are in the unit, by key; with other columns `also`."""
-    asked = select(*picked(Message, STATE | also)).where(col(Message.id).in_(ids))
-    return (await (await session.connection()).execute(asked.order_by(col(Message.id)))).all()
+    connection = await session.connection()
+    asked = _chosen(connection.dialect.name, STATE | also)
+    return await connection.run_sync(fetched, asked, {"ids": list(ids)})
 
 
-async def change(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], changes: Changes
-) -> list[int]:
-    """Change flags, keywords and values; returns the ids of those that were not so before."""
-    return await ctx.world.join(session, lambda turn: changed(ctx, turn, rows, changes))
-
-
-def changed(ctx: Context, turn: Turn, rows: Sequence[Picked], changes: Changes) -> list[int]:
-    """What `change` does, in a turn that holds the accounts."""
-    after = {row.id: _after(row, changes) for row in rows}
-    others = [row for row in rows if _differs(row, after[row.id])]
-    for theirs in by_user(others).values():
-        last = _updated(ctx, turn, theirs, after)
-        values = {**changes.flags, **(changes.values or {}), "modseq": last}
-        _update(turn.connection, [row.id for row in theirs], values)
-        _set_keywords(turn, [r for r in theirs if after[r.id]["keywords"] != r.keywords], after)
-        _add(turn.connection, last, _unseen(theirs, after))
-    return [row.id for row in others]
-
-
-async def restate(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], states: Mapping[int, States]
-) -> None:
-    """Give each message values of its own, by column: the system's flags, keywords, and others.
-
-    Each has the same columns, which are in its row too.
-    """
-    others = [
-        row
-        for row in rows
-        if any(getattr(row, name) != value for name, value in states[row.id].items())
-    ]
-    table = table_of(Message)
-    for theirs in by_user(others).values():
-        last = await ctx.world.join(session, partial(_updated, ctx, rows=theirs, after=states))
-        names = sorted(states[theirs[0].id])
-        its = {name: bindparam(f"its_{name}", type_=table.c[name].type) for name in names}
-        statement = update(table).where(table.c.id == bindparam("key")).values(modseq=last, **its)
-        given = [
-            {"key": row.id, **{f"its_{name}": states[row.id][name] for name in names}}
-            for row in theirs
-        ]
-        await (await session.connection()).execute(statement, given)
-        await count(session, last, _unseen(theirs, states))
-
-
-def _updated(ctx: Context, turn: Turn, rows: Sequence[Picked], after: Mapping[int, States]) -> int:
-    last = 0
-    for entry in ctx.entries(
-        ChangeKind.MESSAGE_UPDATED,
-        [row.id for row in rows],
-        mailbox=[row.mailbox_id for row in rows],
-        uid=[row.uid for row in rows],
-        flags=[flags(after[row.id]) for row in rows],
-    ):
-        last = turn.record(rows[0].user_id, entry, at=ctx.world.now())
-    return last
-
-
-def _after(row: Picked, changes: Changes) -> dict[str, Any]:
-    after = {name: getattr(row, name) for name in SYSTEM_FLAGS} | dict(changes.flags)
-    keywords = list(row.keywords if changes.replace is None else changes.replace)
-    keywords += [name for name in changes.add if name not in keywords]
-    after["keywords"] = [name for name in keywords if name not in changes.remove]
-    if len(after["keywords"]) > KEYWORDS:
-        raise Invalid(
-            f"a message has at most {KEYWORDS} keywords", constraint="max", path=["set", "addFlags"]
-        )
-    return {**after, "values": changes.values}
-
-
-def _differs(row: Picked, after: States) -> bool:
-    return bool(after["values"]) or any(
-        getattr(row, name) != value for name, value in after.items() if name != "values"
-    )
-
-
-def _set_keywords(turn: Turn, rows: Sequence[Picked], after: Mapping[int, States]) -> None:
-    if rows:
-        statement = (
-            update(table_of(Message))
-            .where(col(Message.id) == bindparam("key"))
-            .values(keywords=bindparam("words", type_=table_of(Message).c.keywords.type))
-        )
-        given = [{"key": row.id, "words": after[row.id]["keywords"]} for row in rows]
-        turn.connection.execute(statement, given)
-
-
-def _unseen(rows: Iterable[Picked], after: Mapping[int, States]) -> dict[int, Tally]:
-    tallies: defaultdict[int, Tally] = defaultdict(Tally)
-    for row in rows:
-        if row.mailbox_id is not None:
-            tallies[row.mailbox_id].unseen += int(row.seen) - int(after[row.id]["seen"])
-    return dict(tallies)
+@prepared
+def _chosen(dialect: str, columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    rows = select(*picked(Message, columns)).order_by(col(Message.id))
+    return rows.where(among(dialect, col(Message.id), "ids"))
 
 
 async def count(session: AsyncSession, last: int, tallies: Mapping[int, Tally]) -> None:
     """Bring the counters of folders along, and their modseq to `last`."""
-    await (await session.connection()).run_sync(_add, last, tallies)
+    if tallies:
+        await (await session.connection()).run_sync(_count, last, tallies)
 
 
-def _add(connection: Connection, last: int, tallies: Mapping[int, Tally]) -> None:
-    if not tallies:
-        return
+def _count(connection: Connection, last: int, tallies: Mapping[int, Tally]) -> None:
+    send(connection, [counted(connection.dialect.name, last, tallies)])
+
+
+def counted(dialect: str, last: int, tallies: Mapping[int, Tally]) -> Sent:
+    """What brings the counters of folders along, and their modseq to `last`."""
+    boxes = [[key, one.total, one.unseen, one.size] for key, one in sorted(tallies.items())]
+    return _counters(dialect), {"last": last, "boxes": boxes}
+
+
+@prepared
+def _counters(dialect: str) -> Update:
     table = table_of(Mailbox)
-    statement = (
-        update(table)
-        .where(table.c.id == bindparam("key"))
-        .values(
-            total=table.c.total + bindparam("by_total"),
-            unseen=table.c.unseen + bindparam("by_unseen"),
-            size=table.c.size + bindparam("by_size"),
-            modseq=last,
-            modify_index=last,
-        )
-    )
-    given = [
-        {"key": key, "by_total": t.total, "by_unseen": t.unseen, "by_size": t.size}
-        for key, t in sorted(tallies.items())
-    ]
-    connection.execute(statement, given)
+    names = ("total", "unseen", "size")
+    more = listed(dialect, "boxes", ("key", *names))
+    values = {name: table.c[name] + more.c[name] for name in names}
+    at = {name: number("last") for name in ("modseq", "modify_index")}
+    return update(table).where(table.c.id == more.c.key).values(**values, **at)
 
 
 def by_user(rows: Iterable[Picked]) -> dict[int, list[Picked]]:
@@ -347,27 +254,38 @@ async def _put(
 ) -> None:
     to, last = there
     at = ctx.world.now()
+    connection = await session.connection()
+    given = {
+        "rows": [[row.id, uid] for row, uid in numbered],
+        "box": to.id,
+        "last": last,
+        "at": at,
+        "ends": at + timedelta(seconds=to.retention) if to.retention else None,
+    }
+    await connection.run_sync(send, [(_placed(connection.dialect.name), given)])
+
+
+@prepared
+def _placed(dialect: str) -> Update:
     table = table_of(Message)
-    expires = at + timedelta(seconds=to.retention) if to.retention else None
-    statement = (
+    new = listed(dialect, "rows", ("key", "number"))
+    return (
         update(table)
-        .where(table.c.id == bindparam("key"))
+        .where(table.c.id == new.c.key)
         .values(
-            mailbox_id=to.id,
-            uid=bindparam("number"),
-            modseq=last,
-            saved_at=at,
-            expires=expires,
-            snoozed_until=None,
-            snoozed_from=None,
-            archived_at=None,
-            archived_from=None,
-            archived_mailbox_id=None,
-            purge_at=None,
+            mailbox_id=number("box"),
+            uid=new.c.number,
+            modseq=number("last"),
+            saved_at=bindparam("at", type_=Instant),
+            expires=bindparam("ends", type_=Instant),
+            snoozed_until=null(),
+            snoozed_from=null(),
+            archived_at=null(),
+            archived_from=null(),
+            archived_mailbox_id=null(),
+            purge_at=null(),
         )
     )
-    given = [{"key": row.id, "number": uid} for row, uid in numbered]
-    await (await session.connection()).execute(statement, given)
 
 
 async def archive(
@@ -472,19 +390,6 @@ async def _free(session: AsyncSession, user_id: int, rows: Sequence[Picked]) -> 
     less = {"used": User.used - size, "message_count": User.message_count - len(rows)}
     statement = update(User).where(col(User.id) == user_id).values(**less)
     await (await session.connection()).execute(statement)
-
-
-def was(rows: Iterable[Picked]) -> list[list[Any]]:
-    """What an undo has to know of messages: id, folder, flags and keywords, expiry, snooze."""
-    return [
-        [row.id, row.mailbox_id, flags(row), *map(_told, (row.expires, row.snoozed_until)),
-         row.snoozed_from]
-        for row in rows
-    ]  # fmt: skip
-
-
-def _told(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
 
 
 def flagged(names: Collection[str]) -> dict[str, Any]:

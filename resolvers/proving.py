@@ -9,24 +9,24 @@ never less. What is noted of a failure, is noted behind the answer.
 
 import hashlib
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail.addresses import LONGEST, login_of, normal, username_key
+from mail.addresses import LOGIN, LONGEST, login_given, normal, username_key
 from models import meters
 from models.columns import Picked, picked
 from models.errors import Forbidden
+from models.prepared import Prepared
 from models.roles import Scope
 from models.users import User
 from models.world import World
 from resolvers import apppasswords, authlog, passwords, throttles
 from resolvers.authlog import Event
 from resolvers.context import Context
-from resolvers.known import memory_of
 from resolvers.newpasswords import GENERATED
 from resolvers.throttles import Limit
 from resolvers.twofactor import Proof
@@ -38,6 +38,8 @@ SIGN_INS = meters.counter(
 )
 OURS = "$argon2"  # what hashes begin with that are no imported ones
 WORDS = 128  # characters of a name that the log keeps
+
+_USER = Prepared(select(*picked(User)).where(col(User.id) == LOGIN))
 
 
 class Source(StrEnum):
@@ -99,13 +101,12 @@ async def tried(
 async def _entry(ctx: Context, username: str) -> Entry:
     world = ctx.world
     known = len(username) <= LONGEST and "\0" not in username
-    user_id = await login_of(world, username) if known else None
-    counted = f"user:{user_id}" if user_id else f"name:{_counted(username, known=known)}"
+    given = login_given(world, username if known else "")
+    user = next(iter(await world.database.find(_USER, given)), None)
+    counted = f"user:{user.id}" if user else f"name:{_counted(username, known=known)}"
     limits = {counted: throttles.by_name(world.options)}
     limits |= throttles.by_network(world.options, ctx.client_ip)
     failures = await throttles.check(ctx, limits)
-    asked = select(*picked(User)).where(col(User.id) == (user_id or 0))
-    user = next(iter(await world.database.read(asked)), None)
     return Entry(username, user, counted, limits, failures)
 
 
@@ -186,9 +187,4 @@ def failed(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None, why
     if user is not None and not who.open:
         result = "suspended" if user.suspended and not user.disabled else "disabled"
     more = {"reason": why} if why else {}
-    note(ctx, event(who, attempt, found, result=result, **more))
-
-
-def note(ctx: Context, event: Event) -> None:
-    """Put an event into the security log, behind the answer."""
-    memory_of(ctx.world.database).behind(authlog.noted(replace(ctx), event))
+    authlog.behind(ctx, event(who, attempt, found, result=result, **more))

@@ -18,7 +18,7 @@ from models.domains import Domain, DomainAlias
 from models.errors import found
 from models.messages import Message
 from models.roles import Scope
-from resolvers import attaching, contents, moves
+from resolvers import attaching, contents, flagging, moves
 from resolvers.access import own, visible
 from resolvers.attaching import Chosen, Room
 from resolvers.context import Context
@@ -159,4 +159,4 @@ async def answered(ctx: Context, session: AsyncSession, reference: Reference) ->
         return
     forward = reference.action is ReferenceAction.FORWARD
     changes = moves.Changes.of({"answered": True}, add=[FORWARDED] if forward else [])
-    await moves.change(ctx, session, rows, changes)
+    await flagging.change(ctx, session, rows, changes)

@@ -18,6 +18,8 @@ from models.mailboxes import Mailbox
 from models.messages import Message
 from models.roles import Role, Scope
 from models.tasks import Task
+from models.wakeups import UNINDEXED
+from models.world import ring
 from resolvers.context import Context, Needs
 from resolvers.mailboxes import fitting
 from resolvers.mailboxowners import owners
@@ -190,6 +192,7 @@ async def _rebuild(
         await reindexing.begin(connection)
     if not rows:
         await reindexing.swap(connection)
+        ring(session, UNINDEXED)
         return Step(checkpoint)
     return _behind(rows, await reindexing.add(connection, found))
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mail.searchindex import Places, Sought, Term, words_of
+from mail.searchindex import Sought, Term, standing
 from models.columns import Picked
 from models.errors import Invalid
 from models.pages import Ask, Page
@@ -58,12 +58,10 @@ def _rank(row: Any, words: Sequence[Term]) -> int:
         "\n".join(file["filename"] or "" for file in row.attachments),
         row.preview,
     )
-    places = [Places(words_of(text)) for text in texts]
     return sum(
-        weight
-        for term in words
-        for weight, known in zip(WEIGHTS, places, strict=True)
-        if known.holds(term)
+        weight * len(standing(text, words))
+        for weight, text in zip(WEIGHTS, texts, strict=True)
+        if text
     )
 
 

@@ -50,6 +50,7 @@ LARGEST = (1 << 63) - 1  # key
 UNSEARCHED = (SpecialUse.JUNK, SpecialUse.TRASH)
 FILE = ("filename", "content_type")  # of an attachment, as it is stored
 FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
+MARKS = (*FLAGS, "forwarded", "snoozed", "has_attachment", "tier")
 PEOPLE = {
     "to": (Message.to, Message.cc),
     "to_only": (Message.to,),
@@ -92,6 +93,14 @@ class Narrowed:
         return [self.found, case((and_(*others), 1), else_=0) == 1]
 
 
+async def looked_at(ctx: Context, place: Place) -> Looked:
+    """What the filter of this place needs to know."""
+    (seen,) = (
+        await looked(ctx, [place], lambda where, seen: conditions(ctx, where, seen))
+    ).values()
+    return seen
+
+
 async def narrowed(ctx: Context, places: list[Place]) -> list[Narrowed]:
     """The filters of these places as SQL, those that are alike made once."""
     seen = await looked(ctx, places, lambda where, seen: conditions(ctx, where, seen))
@@ -117,6 +126,12 @@ def words_of(where: MessageWhere) -> Sought | None:
     list(parts(where))  # it is bounded
     words, rest = divided(where)
     return words if words is not None and narrows(words) and rest.everything else None
+
+
+def has_no_values(where: MessageWhere) -> bool:
+    """Whether it asks for nothing but marks, which are there or not: its SQL is always the same."""
+    unmarked: dict[str, Any] = {**dict.fromkeys(MARKS), "every": (), "some": (), "none": None}
+    return all(one.everything or replace(one, **unmarked).everything for one in parts(where))
 
 
 def divided(where: MessageWhere) -> tuple[Sought | None, MessageWhere]:

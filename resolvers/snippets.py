@@ -21,12 +21,12 @@ def seek(ctx: Context, place: Hashable, where: MessageWhere) -> None:
     """Remember what the list at this place of the answer was searched for."""
     words = terms(divided(where)[0]) if not where.everything else []
     if words:
-        ctx.memo.setdefault("sought", {})[place] = words
+        ctx.sought[place] = words
 
 
 def sought(ctx: Context, places: Iterable[Hashable]) -> Sequence[Term]:
     """What was searched for at the first of these places with a list that was."""
-    known: dict[Hashable, Sequence[Term]] = ctx.memo.get("sought", {})
+    known = ctx.sought
     return next((known[place] for place in places if place in known), ()) if known else ()
 
 

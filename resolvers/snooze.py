@@ -20,7 +20,7 @@ from models.errors import Forbidden, Invalid, LimitReached, found
 from models.mailboxes import SpecialUse
 from models.messages import Message
 from models.users import User
-from resolvers import mailboxes, moves
+from resolvers import flagging, mailboxes, moves
 from resolvers.context import Context
 from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.moves import Changes
@@ -83,7 +83,7 @@ async def _put_off(
         await connection.execute(update(Message).where(col(Message.id).in_(ids)).values(values))
     there = [row for row in rows if row.mailbox_id == folder.id]
     states = {row.id: moves.flagged(flags(row)) | {"snoozed_until": until} for row in there}
-    await moves.restate(ctx, session, there, states)
+    await flagging.restate(ctx, session, there, states)
 
 
 async def _bring_back(

@@ -18,6 +18,7 @@ from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.roles import Role, Scope
 from models.tasks import Task, TaskState
+from models.wakeups import TASKS
 from models.world import World
 from resolvers import (
     archive,
@@ -137,7 +138,7 @@ def _stream(row: Any) -> int:
 
 async def run(world: World) -> None:
     """Do what is waiting, until cancelled; a dead worker's tasks are taken over."""
-    with world.wakeups.listen_always() as bell:
+    with world.wakeups.listen([TASKS]) as bell:
         while True:
             bell.clear()
             try:

@@ -8,15 +8,17 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlmodel import col
 
 from models.auth import CALM, Throttle
 from models.columns import Picked, insert_or, picked
 from models.errors import RateLimited
 from models.options import Options
+from models.prepared import Prepared
 from models.world import Turn, World
 from resolvers.context import Context
 
@@ -47,6 +49,14 @@ class Limit:
 
 
 Limits = Mapping[str, Limit]  # by what is counted
+
+# Made once: building a statement costs more than running it, and a flood runs many.
+_BOTH = Prepared(
+    select(*picked(Throttle, ("key", "failures", "until"))).where(
+        col(Throttle.key).in_([bindparam("one"), bindparam("two")])
+    )
+)
+_COUNT = update(Throttle).where(col(Throttle.key) == bindparam("counted"))
 
 
 def by_name(options: Options) -> Limit:
@@ -93,8 +103,8 @@ def _address(ip: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | 
 async def check(ctx: Context, limits: Limits) -> frozenset[str]:
     """Raise RateLimited where one of these is used up; returns those that have failures."""
     now = ctx.world.now()
-    asked = select(col(Throttle.key), col(Throttle.failures), col(Throttle.until))
-    rows = await ctx.read(asked.where(col(Throttle.key).in_(limits)))
+    one, two = limits if len(limits) > 1 else (*limits, None)
+    rows = await ctx.find(_BOTH, one=one, two=two)
     running = [row for row in rows if row.until > now]
     _refuse([row for row in running if row.failures >= limits[row.key].failures], now)
     return frozenset(row.key for row in rows)
@@ -108,28 +118,35 @@ async def count(world: World, limits: Limits) -> None:
     """
     now = world.now()
 
-    def unit(turn: Turn) -> list[tuple[str, int, datetime]]:
-        return [_counted(turn, key, limits[key], now) for key in sorted(limits)]  # no deadlock
+    def unit(turn: Turn) -> list[datetime]:
+        return _counted(turn.connection, limits, now)
 
-    counted = await world.apply(unit)
-    late = [until for key, failures, until in counted if failures > limits[key].failures]
-    if late:
+    if late := await world.apply(unit):
         raise _too_many(late, now)
 
 
-def _counted(turn: Turn, key: str, limit: Limit, now: datetime) -> tuple[str, int, datetime]:
-    new = insert_or(turn.connection.dialect.name, Throttle).values(
-        key=key, failures=0, times=0, until=now + limit.window
+def _counted(connection: Connection, limits: Limits, now: datetime) -> list[datetime]:
+    """Count one failure more; the ends of the waits that there were before it."""
+    none = {"failures": 0, "times": 0, "until": now}
+    new = [{"key": key, **none} for key in sorted(limits)]  # no deadlock
+    held = connection.execute(_held(connection.dialect.name), new).all()
+    made = {row.key: limits[row.key].counted(row, now) for row in held}
+    connection.execute(
+        _COUNT,
+        [
+            {"counted": key, "failures": failures, "times": times, "until": until}
+            for key, (failures, times, until) in sorted(made.items())
+        ],
     )
-    held = new.on_conflict_do_update(index_elements=["key"], set_={"key": key})  # others wait
-    row = turn.connection.execute(held.returning(*picked(Throttle))).one()
-    failures, times, until = limit.counted(row, now)
-    turn.connection.execute(
-        update(Throttle)
-        .where(col(Throttle.key) == key)
-        .values(failures=failures, times=times, until=until)
-    )
-    return key, failures, until
+    return [until for key, (many, _, until) in made.items() if many > limits[key].failures]
+
+
+@cache
+def _held(dialect: str) -> Any:
+    """Have rows that nobody else counts on until the unit ends."""
+    new = insert_or(dialect, Throttle)
+    same = {"key": new.excluded.key}
+    return new.on_conflict_do_update(index_elements=["key"], set_=same).returning(*picked(Throttle))
 
 
 def _refuse(full: Sequence[Picked], now: datetime) -> None:

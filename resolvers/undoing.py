@@ -16,15 +16,17 @@ from mail.delivery import flags
 from models.columns import Picked, picked
 from models.errors import NotFound
 from models.mailboxes import Mailbox
+from models.prepared import Prepared, Sent, values_of
 from models.tasks import Undo
-from models.world import Turn
-from resolvers import moves, muting
+from resolvers import flagging, moves, muting
 from resolvers.access import own, visible
 from resolvers.auth import digest_of
 from resolvers.context import Context
 from resolvers.mailboxowners import holding
 from resolvers.moves import Changes
 from resolvers.userselection import Users
+
+_NOTE = Prepared(insert(Undo).inline())
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,10 @@ async def remember(ctx: Context, session: AsyncSession, was: Was) -> tuple[str, 
     return token, row["expires_at"]
 
 
-def note(ctx: Context, turn: Turn, was: Was) -> tuple[str, datetime]:
-    """What `remember` does, in a turn, where no free data is changed."""
+def noted(ctx: Context, was: Was) -> tuple[str, datetime, Sent]:
+    """What `remember` does, where no free data is changed, by what is returned to be sent."""
     row, token = _token(ctx, _before(was))
-    turn.connection.execute(insert(Undo), row)
-    return token, row["expires_at"]
+    return token, row["expires_at"], (_NOTE, row)
 
 
 def _token(ctx: Context, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -76,8 +77,8 @@ def _before(was: Was) -> dict[str, Any]:
     kind = was.kind if changes.snooze is None else "MESSAGE_MOVE"  # to a folder, or out of it
     before: dict[str, Any] = {
         "kind": kind,
-        "owners": sorted({row.user_id for row in rows}),
-        "messages": moves.was(rows),
+        "owners": sorted(set(values_of(rows, "user_id"))),
+        "messages": flagging.was(rows),
         "flags": None if changes.replace is not None else changes.touched,
         "expires": kind != "MESSAGE_UPDATE" or "expires" in values,
     }
@@ -138,7 +139,7 @@ async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]
             states[row.id]["snoozed_from"] = origin if there else None
         if meta is not None:
             states[row.id]["meta_data"] = meta[str(row.id)]
-    await moves.restate(ctx, session, rows, states)
+    await flagging.restate(ctx, session, rows, states)
     return len(rows)
 
 

@@ -60,4 +60,7 @@ class MessageWhere:
     @property
     def everything(self) -> bool:
         """Whether nothing is asked for."""
-        return self == MessageWhere()
+        return self == _ANY
+
+
+_ANY = MessageWhere()

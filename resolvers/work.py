@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.tasks import Task
+from models.wakeups import TASKS
+from models.world import ring
 from resolvers.context import Context
 
 
@@ -75,4 +77,5 @@ async def queue(
     ]
     session.add_all(tasks)
     await session.flush()
+    ring(session, TASKS)
     return tasks

@@ -19,14 +19,21 @@ class Plans:
 
     async def of(self, work: Awaitable[Any], table: str, *, asking: str = "") -> str:
         """The plan of the one select that `work` sends for this table, and that has `asking`."""
+        (plan,) = await self.all_of(work, table, asking=asking)
+        return plan
+
+    async def all_of(self, work: Awaitable[Any], table: str, *, asking: str = "") -> list[str]:
+        """The plans of all selects that `work` sends for this table, and that have `asking`."""
         del self.sent[:]
         await work
-        sent = [one for one in self.sent if asking in one[0]]
-        (statement,) = [one for one in sent if f"FROM {table}" in one[0]]
+        found = [one for one in self.sent if asking in one[0] and f"FROM {table}" in one[0]]
+        return [await self._plan(*one) for one in found]
+
+    async def _plan(self, statement: str, given: Any) -> str:
         sqlite = self.world.database.dialect == "sqlite"
         explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
         async with self.world.database.engine.connect() as connection:
-            found = await connection.exec_driver_sql(explain + statement[0], statement[1])
+            found = await connection.exec_driver_sql(explain + statement, given)
             return "\n".join(str(row[-1]) for row in found)
 
 

@@ -13,7 +13,7 @@ from mail.delivery import Place
 from models.columns import picked
 from models.mailboxes import Mailbox, MailboxEntry
 from models.messages import Message
-from resolvers import contents, keyvalue, mailboxes, mailboxmetadata, moves, tasks
+from resolvers import contents, flagging, keyvalue, mailboxes, mailboxmetadata, moves, tasks
 from resolvers.exporting import SETTINGS
 from resolvers.keyvalue import Namespace, NewValue
 from resolvers.mailboxes import Named, NewMailboxes
@@ -52,7 +52,7 @@ async def flag(client: Client, key: int, *names: str, **values: Any) -> None:
     ctx = context(client)
     async with ctx.write(client.user.id) as session:
         found = await moves.chosen(session, [key], also=frozenset({"meta_data"}))
-        await moves.change(ctx, session, found, moves.Changes.of({}, add=names, values=values))
+        await flagging.change(ctx, session, found, moves.Changes.of({}, add=names, values=values))
 
 
 async def furnish(client: Client, clock: Clock) -> None:

@@ -71,6 +71,12 @@ async def new_database(uri: str, name: str) -> str:
     return url.replace("/postgres?", f"/{name}?")
 
 
+def _with_writers(database: Database) -> list[Engine]:
+    """Its engines, and what SQLAlchemy copies of them for other options."""
+    group = database._group  # noqa: SLF001
+    return [*database.engines, *([group._engine.sync_engine] if group else [])]  # noqa: SLF001
+
+
 async def emptied(database: Database) -> None:
     """Take all rows out of a PostgreSQL store."""
     names = [TABLE, *(known.name for known in reversed(SQLModel.metadata.sorted_tables))]
@@ -89,6 +95,6 @@ _WARM: dict[str, list[Engine]] = {}  # the engines of the first store of each ki
 def warmed(database: Database) -> Database:
     """The store, with the statements that the first of its kind has compiled: most of a test."""
     first = _WARM.setdefault(database.dialect, database.engines)
-    for engine, known in zip(database.engines, first, strict=True):
+    for engine, known in zip(_with_writers(database), [*first, first[0]], strict=False):
         engine.dialect, engine._compiled_cache = known.dialect, known._compiled_cache  # noqa: SLF001
     return database

@@ -1,6 +1,7 @@
 """The security log: who reads what of it, what it folds, and what it tells."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from models.pages import Ask
 from models.roles import Role, Scope
 from models.users import DomainAdmin, User
 from models.world import Adopted, World
-from resolvers import authlog
+from resolvers import auth, authlog
 from resolvers.authlog import Event, Events, EventWhere
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, make_client, make_key, make_user
@@ -198,6 +199,38 @@ async def test_many_events_cost_as_many_statements_as_one(
 async def test_of_an_account_that_is_gone_nothing_is_written(world: World) -> None:
     await authlog.noted(stranger(world), failed(world.key()))
     assert await events(world) == []
+
+
+async def test_a_flood_is_written_in_few_units_and_loses_nothing(
+    ada: Client, bob: Client, statements: list[str]
+) -> None:
+    world, gone = ada.world, ada.world.key()
+    authlog.behind(stranger(world), failed(bob.user.id))
+    await auth.settle(world)
+    del statements[:]
+    for n in range(30):
+        ctx = stranger(world, f"10.0.{n}.1", origin=f"page {n % 2}", reason="why")
+        authlog.behind(ctx, failed([None, ada.user.id, bob.user.id][n % 3]))
+    await auth.settle(world)
+    assert len(statements) < 10
+    rows = await events(world)
+    assert Counter(row.user_id for row in rows) == {None: 10, ada.user.id: 10, bob.user.id: 11}
+    assert {row.id for row in rows if row.user_id == ada.user.id} == set(await told(ada))
+    asked = select(col(Change.origin), col(Change.facts)).where(
+        col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.SECURITY_EVENT
+    )
+    changes = await world.database.read(asked)
+    assert {(row.origin, row.facts["reason"]) for row in changes} == {
+        ("page 0", "why"),
+        ("page 1", "why"),
+    }
+    authlog.behind(stranger(world), failed(gone))
+    authlog.behind(stranger(world), failed(None))
+    authlog.behind(stranger(world), failed(None))
+    await auth.settle(world)
+    rows = await events(world)
+    assert [row.count for row in rows if row.ip == "192.0.2.7"] == [1, 2]
+    assert gone not in {row.user_id for row in rows}
 
 
 async def test_events_go_with_their_account(ada: Client, bob: Client) -> None:

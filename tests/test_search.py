@@ -17,9 +17,10 @@ from models.messages import Message
 from models.pages import Ask
 from models.world import World
 from resolvers import messages, uploading
+from resolvers.flagging import change
 from resolvers.mailboxes import Named, NewMailboxes, create
 from resolvers.messages import Listing
-from resolvers.moves import Changes, archive, change, chosen
+from resolvers.moves import Changes, archive, chosen
 from resolvers.uploading import NewMessage
 from resolvers.where import MessageWhere
 from tests import rich

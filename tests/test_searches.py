@@ -155,6 +155,26 @@ async def test_what_was_searched_for_is_shown(post: Client) -> None:
     assert far["snippet"].endswith("…")
 
 
+async def test_what_others_or_other_lists_were_searched_for_is_not_shown(post: Client) -> None:
+    document = """query ($one: String, $two: String) {
+      one: messages(query: $one, first: 1) { nodes { snippet(marked: true) } }
+      two: messages(query: $two, first: 1) { nodes { snippet(marked: true) } } }"""
+
+    async def shown(**words: str) -> list[str]:
+        found = await post(document, **words)
+        return [found[name]["nodes"][0]["snippet"] for name in ("one", "two")]
+
+    bill = (
+        "The <mark>bill</mark> is on me, &lt;b&gt;dear&lt;/b&gt; Ann &amp; Bob. The duck was good."
+    )
+    duck = bill.replace("<mark>bill</mark>", "bill").replace("duck", "<mark>duck</mark>")
+    assert await shown(one="lunch bill", two="lunch duck") == [bill, duck]
+    assert await shown(one="subject:lunch", two="lunch bill") == [
+        bill.replace("<mark>bill</mark>", "bill"),
+        bill,
+    ]
+
+
 async def test_the_most_relevant_come_first(post: Client, clock: Clock) -> None:
     clock.tick(hours=1)
     await receive(post, raw_message("Last", body="x " * 500 + " bill"))

@@ -10,9 +10,9 @@ from sqlalchemy import select
 from mail.housekeeping import tidy
 from models.auth import Throttle
 from models.columns import table_of
-from models.errors import RateLimited
+from models.errors import AuthenticationFailed, RateLimited
 from models.world import World
-from resolvers import passwords, throttles
+from resolvers import auth, passwords, throttles
 from resolvers.throttles import Limit
 from tests.auth.conftest import Town, count, fail
 from tests.conftest import Clock
@@ -72,6 +72,22 @@ async def test_what_is_counted_is_seen_by_all_processes_and_after_a_start(town: 
     assert await waits(other) == 2 * MINUTE
     (row,) = await town.world.database.read(select(table_of(Throttle)))
     assert (row.failures, row.times) == (12, 1)
+
+
+async def test_a_failure_costs_as_few_statements_of_a_name_that_nobody_has(
+    town: Town, statements: list[str]
+) -> None:
+    costs = []
+    for name in ("ada", "ada@example.com", "nobody", "nobody@example.org", "nobody@nowhere"):
+        await fail(town, name, 1)
+        await auth.settle(town.world)
+        del statements[:]
+        with pytest.raises(AuthenticationFailed):
+            await town.enter(name, "wrong")
+        before = [sent for sent in statements if "auth_events" not in sent]  # those come behind
+        costs.append(len([sent for sent in before if not sent.startswith(("SELECT 1", "COMMIT"))]))
+        await auth.settle(town.world)
+    assert costs == [4] * 5  # who, and how often; held, counted
 
 
 async def test_networks_that_are_allowed_are_never_closed_but_accounts_are(

@@ -135,21 +135,25 @@ async def _(siege: Siege) -> str:
 
 @attack("socket: 60 sockets of one user", "20 are let in, others closed 1013")
 async def _(siege: Siege) -> str:
+    wait, answered, codes = asyncio.Event(), asyncio.Semaphore(0), []
+
     async def one() -> int:
         async with siege.server.socket() as socket:
             payload = {"token": siege.server.secrets["eve"]}
             try:
                 await socket.say({"type": "connection_init", "payload": payload})
                 assert (await socket.hear())["type"] == "connection_ack"
-                await asyncio.wait_for(wait.wait(), 10)
+                answered.release()
+                await asyncio.wait_for(wait.wait(), PATIENCE)
             except ConnectionClosed:
-                pass
+                answered.release()
             return socket.ws.close_code or 0
 
-    wait, codes = asyncio.Event(), []
     for _ in range(3):  # no more at once than one address may open before it signs in
         codes += [asyncio.create_task(one()) for _ in range(20)]
-        await asyncio.sleep(0.25)
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(20):
+                await answered.acquire()
     wait.set()
     found = sorted(await asyncio.gather(*codes))
     return "20 are let in, others closed 1013" if found == [0] * 20 + [1013] * 40 else str(found)
