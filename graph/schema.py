@@ -50,6 +50,7 @@ from graph import (
     userquota,
     users,
     userupdate,
+    webhooks,
 )
 from graph.origins import origin
 from graph.policy import Schema
@@ -78,6 +79,7 @@ Query = merge_types(
         tasks.TaskQuery,
         settings.SettingQuery,
         keyvalue.KeyValueQuery,
+        webhooks.WebhookQuery,
     ),
 )
 Mutation = merge_types(
@@ -116,6 +118,7 @@ Mutation = merge_types(
         tasks.TaskMutation,
         settings.SettingMutation,
         keyvalue.KeyValueMutation,
+        webhooks.WebhookMutation,
     ),
 )
 Subscription = merge_types(

@@ -73,4 +73,5 @@ class Options:
     journal_events: int = 100_000  # per stream
     authlog_for: timedelta = timedelta(days=30)  # 0: nothing is written
     adminlog_for: timedelta = timedelta(days=365)
+    webhooks_private: bool = False  # they may be posted to our own networks
     bulk: int = 1000  # messages a request changes; more are a task's work

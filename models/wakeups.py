@@ -10,6 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class Gathering(asyncio.Event):
+    """A bell that remembers which streams have grown since it was last asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grown: set[int] = set()
+
+    def rung(self, stream: int) -> None:
+        """Ring for this stream."""
+        self._grown.add(stream)
+        self.set()
+
+    def taken(self) -> set[int]:
+        """Be silent again, and tell for which streams it rang."""
+        self.clear()
+        grown, self._grown = self._grown, set()
+        return grown
+
+
 class Wakeups:
     """In-process bells, one set per stream."""
 
@@ -17,6 +36,7 @@ class Wakeups:
         self._bells: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
         self._rung: dict[int, int] = {}
         self._always: set[asyncio.Event] = set()
+        self._gathering: set[Gathering] = set()
 
     @property
     def followed(self) -> list[int]:
@@ -50,8 +70,20 @@ class Wakeups:
         finally:
             self._always.discard(bell)
 
+    @contextmanager
+    def gather(self) -> Generator[Gathering]:
+        """What `listen_always` gives, which knows what has grown."""
+        bell = Gathering()
+        self._gathering.add(bell)
+        try:
+            yield bell
+        finally:
+            self._gathering.discard(bell)
+
     def ring(self, stream: int, last: int) -> None:
         """Tell that `stream` has come to `last`; who was told before is not told again."""
+        for gathering in self._gathering:
+            gathering.rung(stream)
         for bell in self._always:
             bell.set()
         if stream in self._bells and last > self._rung.get(stream, 0):

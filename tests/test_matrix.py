@@ -56,7 +56,7 @@ SAMPLES: dict[str, Any] = {  # a value of each scalar that its own parser takes
     "Boolean": False, "Int": 1, "Float": 1.0, "String": "x", "JSON": {}, "BigInt": 1,
     "ByteSize": 1, "CIDR": "192.0.2.0/24", "DateTime": "2031-01-01T00:00:00Z", "Duration": "PT1H",
     "EmailAddress": "x@example.org", "IPAddress": "192.0.2.1", "URL": "https://example.org/",
-    "Upload": "eA==", "Cursor": "x", "ID": ids.encode("User", 1),
+    "Upload": "eA==", "Cursor": "1.0.0", "ID": ids.encode("User", 1),
 }  # fmt: skip
 
 
