@@ -107,7 +107,8 @@ class Webhook(Shape):
         "domain_id",
         domains.by_ids,
         Domain.maybe,
-        description="Only events of this domain and its users.",
+        description="Only events of this domain and its users; with user, of that one while it is "
+        "of this domain.",
     )
     url: URL = leaf("Where to.")
     active: bool = leaf("In force. An answer of 410 switches it off.")

@@ -28,7 +28,10 @@ class PostState(StrEnum):
 
 
 class Webhook(Row, table=True):
-    """Where events are posted: those of an account, of a domain, or, with neither, of all."""
+    """Where events are posted: those of an account, of a domain, or, with neither, of all.
+
+    With both they are those of the account as long as it is of the domain.
+    """
 
     __tablename__ = "webhooks"
 

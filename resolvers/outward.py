@@ -24,7 +24,7 @@ TRIED = 3  # addresses of a host
 PORTS = {"http": 80, "https": 443}
 UNICAST = IPv6Network("2000::/3")
 NAT64 = IPv6Network("64:ff9b::/96")
-LOCAL = ("localhost", ".localhost", ".local", ".internal", ".home.arpa")  # how such names end
+LOCAL = (".localhost", ".local", ".internal", ".home.arpa")  # how such names end
 SAFE = "/?:@!$&'()*+,;=-._~%[]"  # what stays as it is in path and query
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -85,7 +85,7 @@ def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target
     if "@" in parts.netloc or parts.fragment or " " in url:
         text = "without user, password and fragment"
         raise Invalid(text, constraint="url", path=path)
-    if not private and (named.endswith(LOCAL) or (_literal(named) and inward(named))):
+    if not private and (f".{named}".endswith(LOCAL) or (_literal(named) and inward(named))):
         raise Invalid("that is inside: use a public address", constraint="private", path=path)
     wanted = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     secure = parts.scheme == "https"

@@ -72,7 +72,9 @@ def _scope() -> ColumnElement[bool]:
     """SQL: streams that tell of what webhooks of accounts and domains are for."""
     active, stream = col(Webhook.active), col(Stream.id)
     users = select(col(Webhook.user_id)).where(active, col(Webhook.user_id).is_not(None))
-    domains = select(col(Webhook.domain_id)).where(active, col(Webhook.domain_id).is_not(None))
+    domains = select(col(Webhook.domain_id)).where(
+        active, col(Webhook.domain_id).is_not(None), col(Webhook.user_id).is_(None)
+    )
     homes = select(col(User.domain_id)).where(
         col(User.id).in_(users), col(User.domain_id).is_not(None)
     )
@@ -145,7 +147,7 @@ async def _places(world: World, streams: Collection[int]) -> dict[int, Place]:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a webhook is for: an account, a domain, or all."""
+    """What a webhook is for: an account, as long as it is of the domain, a domain, or all."""
 
     id: int
     user_id: int | None
@@ -210,16 +212,15 @@ def _heard(target: Target, told: News, place: Place) -> News | None:
     change = told.change
     if change.at < target.since or not wanted(target.types, told.type):
         return None
-    if target.user_id is not None:
-        if change.stream_id == target.user_id:
-            return told
-        return _about(told, ChangeKind.USER_CHANGED, target.user_id)
-    if target.domain_id in (None, place.domain_id, change.facts.get("domain")):
+    inside = target.domain_id in (None, place.domain_id, change.facts.get("domain"))
+    if target.user_id is None:
+        return told if inside else _about(told, ChangeKind.DOMAIN_CHANGED, target.domain_id)
+    if inside and change.stream_id == target.user_id:
         return told
-    return _about(told, ChangeKind.DOMAIN_CHANGED, target.domain_id)
+    return _about(told, ChangeKind.USER_CHANGED, target.user_id) if inside else None
 
 
-def _about(told: News, kind: ChangeKind, key: int) -> News | None:
+def _about(told: News, kind: ChangeKind, key: int | None) -> News | None:
     objects = [each for each in told.objects if each["id"] == key]
     return replace(told, objects=objects) if objects and told.change.kind is kind else None
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 POSTS = meters.counter("merganser_webhook_posts", "Posts to webhooks, and what came.", "result")
 TOOK = meters.histogram("merganser_webhook_post_seconds", "Time of a post to a webhook.")
 TESTS = -1  # the lane of test calls, which is of no stream
-LEASE = timedelta(seconds=60)  # of a lane; each post renews it
+LEASE = timedelta(seconds=20)  # of a lane; twice what a post may take, and each renews it
 IDLE = 15.0  # seconds until it looks unasked
 SOON = 0.05  # seconds; what is due may be in the hands of another worker
 AT_ONCE = 100  # posts of a process

@@ -41,11 +41,8 @@ async def starting(ctx: Context, hook: Picked, since: Position) -> dict[str, Any
 
 
 def _hears(hook: Picked, stream: int, domain_id: int | None) -> bool:
-    if hook.user_id:
-        return stream == int(hook.user_id)
-    if hook.domain_id:
-        return hook.domain_id in (stream, domain_id)
-    return True
+    inside = hook.domain_id in (None, stream, domain_id)
+    return inside and hook.user_id in (None, stream)
 
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:

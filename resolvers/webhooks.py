@@ -147,12 +147,14 @@ async def create(ctx: Context, new: NewWebhook) -> tuple[int, str]:
     """Make a webhook; its key, and its secret, which is shown this once."""
     _check(ctx, new.types, new.url)
     domain_id = await _charge(ctx, new)
+    # a DOMAIN_ADMIN's hears of a user no longer than the domain does
+    bound = not new.user_id or ctx.viewer.role is Role.DOMAIN_ADMIN
     world, key = ctx.world, ctx.world.key()
     secret = new_secret(world)
     row = Webhook(
         id=key,
         user_id=new.user_id,
-        domain_id=None if new.user_id else domain_id,
+        domain_id=domain_id if bound else None,
         types=list(dict.fromkeys(new.types)),
         url=new.url,
         active=new.active,

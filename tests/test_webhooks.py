@@ -9,6 +9,7 @@ from graph import ids
 from models.domains import Domain
 from models.journal import ChangeKind
 from models.roles import AdminPermission, Role
+from models.users import User
 from models.vault import Vault
 from models.world import World
 from resolvers import auth, sealing, tasks
@@ -324,7 +325,8 @@ async def test_a_domain_admin_has_webhooks_of_the_domain_alone(
     ours = await create(dora, url, "message.*")
     assert ours["webhook"]["domain"] == {"name": "example.org"}
     theirs = await create(dora, url, user=user(ada))
-    assert theirs["webhook"]["user"] == {"username": "ada"}
+    shown = theirs["webhook"]
+    assert (shown["user"], shown["domain"]) == ({"username": "ada"}, {"name": "example.org"})
     refused = await create(dora, url, domain={"name": "other.example"})
     assert [e["code"] for e in refused["errors"]] == ["NOT_FOUND"]
     boss = await make_client(world, ada.http, "boss", role=Role.ADMIN)
@@ -339,6 +341,29 @@ async def test_a_domain_admin_has_webhooks_of_the_domain_alone(
         assert done["errors"] == [{"code": "NOT_FOUND"}]
     assert (await log_of(dora, platform)) is None
     assert (await log_of(ada, ours["webhook"]["id"])) is None  # a USER sees none at all
+
+
+async def test_a_user_who_leaves_the_domain_leaves_its_webhooks(
+    world: World, ada: Client, receiver: Receiver
+) -> None:
+    dora = await make_domain_admin(world, ada.http, "dora")
+    await made(dora, receiver.url, "message.*", user=user(ada))
+    await receive(ada, "Here")
+    await pump(worker_of(world))
+    async with world.write(ada.user.id) as session:
+        (await session.get_one(User, ada.user.id)).domain_id = None
+    await receive(ada, "Elsewhere")
+    await pump(worker_of(world))
+    assert len(receiver.got) == 1
+
+
+async def test_nothing_of_a_webhook_is_set_to_null(root: Client) -> None:
+    key, _ = await made(root, "https://hooks.example.com/", "user.*")
+    text = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {
+      errors { code } } }"""
+    for name in ("types", "url", "active"):
+        answer = await root.raw(text, input={"ids": [key], name: None})
+        assert [e["extensions"]["code"] for e in answer["errors"]] == ["BAD_USER_INPUT"]
 
 
 def test_every_kind_of_change_has_its_type() -> None:
