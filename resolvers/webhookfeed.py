@@ -41,14 +41,14 @@ class Posed(NamedTuple):
     since: datetime
 
 
-async def feed(world: World, grown: Collection[int] | None = None) -> None:
-    """Put what is new in the journal before the webhooks it is for.
+async def feed(world: World, grown: Collection[int] | None = None) -> bool:
+    """Put what is new in the journal before the webhooks it is for; False where there are none.
 
     Only of these streams, or, where nobody knows which have grown, of all.
     """
     posed = await _posed(world)
     if posed is None:
-        return
+        return False
     if grown is not None and len(grown) > MANY:
         grown = None
     above = -1
@@ -56,6 +56,7 @@ async def feed(world: World, grown: Collection[int] | None = None) -> None:
         above = due[-1].stream_id
         while due:
             due = await _read(world, posed, due)
+    return True
 
 
 async def _posed(world: World) -> Posed | None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 POSTS = meters.counter("merganser_webhook_posts", "Posts to webhooks, and what came.", "result")
 TOOK = meters.histogram("merganser_webhook_post_seconds", "Time of a post to a webhook.")
-TESTS = -1  # the lane of test calls, which is of no stream
+TESTS = -1  # the lane of test calls, and the bell of what is done to webhooks: no stream
 LEASE = timedelta(seconds=20)  # of a lane; twice what a post may take, and each renews it
 IDLE = 15.0  # seconds until it looks unasked
 SOON = 0.05  # seconds; what is due may be in the hands of another worker
@@ -108,6 +108,7 @@ class Worker:
     lanes: dict[Lane, "asyncio.Task[None]"] = field(default_factory=dict)
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     swept: datetime | None = None
+    needed: bool = True  # there are webhooks: else no bell costs a statement
 
 
 async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
@@ -117,10 +118,12 @@ async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
     with world.wakeups.gather() as bell:
         try:
             while True:
-                grown: set[int] | None = bell.taken()
+                grown, pause = bell.taken(), IDLE
                 if monotonic() - looked >= IDLE:  # now and then for what no bell told of
-                    grown, looked = None, monotonic()
-                pause = await _round(worker, grown)
+                    looked = monotonic()
+                    pause = await _round(worker, None)
+                elif worker.needed or worker.lanes or TESTS in grown:
+                    pause = await _round(worker, grown)
                 await _rest((bell, worker.freed), min(pause, looked + IDLE - monotonic()))
         finally:
             await _wind_up(worker)
@@ -129,7 +132,7 @@ async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
 async def _round(worker: Worker, grown: set[int] | None) -> float:
     try:
         if grown is None or grown:
-            await feed(worker.world, grown)
+            worker.needed = await feed(worker.world, grown)
         await sweep(worker)
         return await look(worker)
     except Exception:  # a worker's edge: the store may be back when we look again

@@ -170,6 +170,7 @@ async def create(ctx: Context, new: NewWebhook) -> tuple[int, str]:
         await adminlog.note(
             ctx, session, Done("webhookCreate", "Webhook", key, domain_id, None, after)
         )
+    _wake(ctx)
     return key, secret
 
 
@@ -280,6 +281,8 @@ async def change(ctx: Context, ids: Sequence[int], values: Mapping[str, Any]) ->
             ),
         )
 
+    _wake(ctx)
+
 
 class _Values:
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -337,6 +340,11 @@ async def test(ctx: Context, ids: Sequence[int]) -> None:
         domains = await _domains(ctx, rows)
         done = (Done("webhookTest", "Webhook", row.id, domains[row.id]) for row in rows)
         await adminlog.note(ctx, session, *done)
+    _wake(ctx)
+
+
+def _wake(ctx: Context) -> None:
+    """Let the workers look, who may have nothing to do so far."""
     ctx.afterwards(lambda: ctx.world.wakeups.tell({TESTS: 0}))
 
 

@@ -270,6 +270,24 @@ async def test_a_crash_before_the_journal_is_read_loses_nothing(
     assert [got.body["objects"][0]["uid"] for got in receiver.got] == [1, 2, 3, 4]
 
 
+async def test_a_worker_without_webhooks_asks_nothing_and_hears_of_the_first(
+    ada: Client, root: Client, receiver: Receiver, statements: list[str]
+) -> None:
+    run = asyncio.create_task(webhookposts.run(ada.world, worded))
+    await asyncio.sleep(0.2)  # it has looked once
+    del statements[:]
+    await receive(ada, "Unheard")
+    await asyncio.sleep(0.1)
+    assert not any("webhook" in sent for sent in statements)
+    await made(root, receiver.url, "message.received", user={"username": "ada"})
+    await receive(ada, "Heard")
+    async with asyncio.timeout(5):
+        await receiver.wait(1)
+    run.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await run
+
+
 async def test_several_workers_post_everything_once_and_in_order(
     ada: Client, bob: Client, root: Client, receiver: Receiver
 ) -> None:
