@@ -41,6 +41,8 @@ PREFIXES = {
     "Upload": "upl",
     "User": "usr",
     "WebauthnKey": "wak",
+    "Webhook": "whk",
+    "WebhookDelivery": "whd",
 }
 KINDS = {prefix: kind for kind, prefix in PREFIXES.items()}
 LONGEST = 256

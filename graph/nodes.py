@@ -29,6 +29,7 @@ from graph.tasks import Task
 from graph.threads import Thread
 from graph.twofactor import WebauthnKey
 from graph.users import User
+from graph.webhooks import Webhook, WebhookDelivery
 from models.errors import Invalid
 from models.roles import Scope
 
@@ -60,6 +61,8 @@ KINDS: dict[str, type[Shape]] = {
     "Thread": Thread,
     "User": User,
     "WebauthnKey": WebauthnKey,
+    "Webhook": Webhook,
+    "WebhookDelivery": WebhookDelivery,
 }
 
 

@@ -52,6 +52,7 @@ from graph import (
     userquota,
     users,
     userupdate,
+    webhooks,
 )
 from graph.origins import origin
 from graph.policy import Schema
@@ -81,6 +82,7 @@ Query = merge_types(
         following.ChangeQuery,
         settings.SettingQuery,
         keyvalue.KeyValueQuery,
+        webhooks.WebhookQuery,
     ),
 )
 Mutation = merge_types(
@@ -119,6 +121,7 @@ Mutation = merge_types(
         tasks.TaskMutation,
         settings.SettingMutation,
         keyvalue.KeyValueMutation,
+        webhooks.WebhookMutation,
     ),
 )
 Subscription = merge_types(

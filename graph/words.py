@@ -53,6 +53,7 @@ ARGUMENTS = {
     "prependPrefix": "Names with /private or /shared before them.",
     "specialUse": "Only folders with a role.",
     "subscribed": "Only folders that are, or are not.",
+    "type": "One that is among theirs: exact, a prefix with .*, or * for all.",
     "users": "Whose; nothing given = the viewer's.",
     "showAll": "Also those that end after a time unused.",
     "service": "One of api, imap, lmtp, pop3 and smtp.",
@@ -287,6 +288,11 @@ VALUES = {
         "PARTIAL": "With some recipients, refused by others.",
         "FAILED": "With no recipient.",
         "CANCELLED": "Taken back.",
+    },
+    "PostState": {
+        "WAITING": "Not taken yet.",
+        "DONE": "Taken: the answer was 2xx.",
+        "DEAD": "Given up.",
     },
     "TaskState": {
         "QUEUED": "Waits for its turn.",

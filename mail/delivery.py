@@ -299,6 +299,8 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     turn.connection.execute(insert(Message), row)
     refer(turn, key, list(blobs.values()))
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
+    if way is Way.RECEIVED:
+        facts["did"] = "received"
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
     turn.append(to.user_id, entry, at=now)
     turn.bells.add(UNINDEXED)

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from graph.app import create_app
 from graph.metrics import Access, Readers
+from graph.webhooks import worded
 from mail import housekeeping, indexing, routing, snoozing
 from mail.lmtp import Lmtp, listen
 from mail.queue import worker
@@ -27,7 +28,7 @@ from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
 from models.wakeups import Neighbours
 from models.world import World
-from resolvers import changes, tasks
+from resolvers import changes, tasks, webhookposts
 from resolvers import settings as stored_settings
 
 log = logging.getLogger("merganser")
@@ -137,6 +138,7 @@ async def _workers(world: World, route: Route, ending: Ending, spool: Path) -> A
         indexing.run(world),
         snoozing.run(world),
         tasks.run(world),
+        webhookposts.run(world, worded),
         changes.watch(world),
         stored_settings.follow(world),
     ]

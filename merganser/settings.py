@@ -330,6 +330,12 @@ class Settings(AccountSettings):
         ge=timedelta(days=1),
         description="How long it is kept who changed what of others, and which settings.",
     )
+    webhooks_private: bool = Field(
+        default=USUAL.webhooks_private,
+        description="Webhooks may be posted to private, loopback and link-local addresses, too. "
+        "On, an administrator of a domain can make the server call services of your own network.",
+        json_schema_extra={"hint": "write on or off"},
+    )
     bulk: int = Field(
         default=USUAL.bulk,
         ge=1,

@@ -29,7 +29,8 @@ import models.settings
 import models.submission
 import models.tasks
 import models.twofactor
-import models.users  # noqa: F401  each table must be known to the metadata
+import models.users
+import models.webhooks  # noqa: F401  each table must be known to the metadata
 from models.database import Database
 
 UNIQUE = ("uq_mailboxes_user_id_path", "uq_mailboxes_path")  # the one here, the other there

@@ -74,4 +74,5 @@ class Options:
     changes_overflow: int = 10_000  # events behind: who follows and is further reads afresh
     authlog_for: timedelta = timedelta(days=30)  # 0: nothing is written
     adminlog_for: timedelta = timedelta(days=365)
+    webhooks_private: bool = False  # they may be posted to our own networks
     bulk: int = 1000  # messages a request changes; more are a task's work

@@ -10,7 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # Bells of those who work behind all streams: rung where there is something for them to do.
-TASKS, UNINDEXED = -2, -3
+WEBHOOKS, TASKS, UNINDEXED = -1, -2, -3
+
+
+class Gathering(asyncio.Event):
+    """A bell that remembers which streams have grown since it was last asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grown: set[int] = set()
+
+    def rung(self, stream: int) -> None:
+        """Ring for this stream."""
+        self._grown.add(stream)
+        self.set()
+
+    def taken(self) -> set[int]:
+        """Be silent again, and tell for which streams it rang."""
+        self.clear()
+        grown, self._grown = self._grown, set()
+        return grown
 
 
 class Wakeups:
@@ -19,6 +38,7 @@ class Wakeups:
     def __init__(self) -> None:
         self._bells: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
         self._rung: dict[int, int] = {}
+        self._gathering: set[Gathering] = set()
 
     @property
     def followed(self) -> list[int]:
@@ -42,8 +62,21 @@ class Wakeups:
                     del self._bells[stream]
                     self._rung.pop(stream, None)
 
+    @contextmanager
+    def gather(self) -> Generator[Gathering]:
+        """A bell that rings whatever stream grows, and the bell of webhooks."""
+        bell = Gathering()
+        self._gathering.add(bell)
+        try:
+            yield bell
+        finally:
+            self._gathering.discard(bell)
+
     def ring(self, stream: int, last: int) -> None:
         """Tell that `stream` has come to `last`; who was told before is not told again."""
+        if stream >= WEBHOOKS:
+            for gathering in self._gathering:
+                gathering.rung(stream)
         if stream in self._bells and (stream < 0 or last > self._rung.get(stream, 0)):
             self._rung[stream] = last
             for bell in self._bells[stream]:

@@ -302,10 +302,14 @@ class Context:
         self,
         session: AsyncSession,
         told: Mapping[int, Sequence[tuple[ChangeKind, Sequence[int]]]],
+        **facts: Any,
     ) -> None:
-        """What `record` does, for many streams, which are held: in as few statements as for one."""
+        """What `record` does, for many streams, which are held: in as few statements as for one.
+
+        The facts are those of all.
+        """
         entries = {
-            stream: [entry for kind, ids in kinds for entry in self.entries(kind, ids)]
+            stream: [entry for kind, ids in kinds for entry in self.entries(kind, ids, **facts)]
             for stream, kinds in told.items()
         }
         await journal.record_all(session, entries, at=self.world.now())

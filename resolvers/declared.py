@@ -278,6 +278,10 @@ DECLARED: dict[str, Setting] = {
             "upload.max", "upload_max", SIZE, "Largest upload",
             "Largest file in an upload.", 1 << 16, 1024 * MIB,
         ),
+        Setting(
+            "webhooks.allowPrivate", "webhooks_private", Kind.BOOLEAN, "Webhooks inward",
+            "Webhooks may be posted to private, loopback and link-local addresses, too.",
+        ),
     )
 }  # fmt: skip
 

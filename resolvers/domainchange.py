@@ -320,7 +320,7 @@ async def _removed(ctx: Context, keys: list[int], *, cascade: bool) -> list[int]
             (Stream, col(Stream.id)),
         ):
             await connection.execute(delete(table).where(column.in_(keys)))
-        await ctx.record_all(session, told)
+        await ctx.record_all(session, told, did="deleted")
         done = (_done("domainDelete", row.id, before={"name": row.name}) for row in rows)
         await adminlog.note(ctx, session, *done)
     forget(ctx.world, *admins)

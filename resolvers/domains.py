@@ -227,5 +227,5 @@ async def added(ctx: Context, session: AsyncSession, domain: Domain) -> Domain:
     session.add_all([domain, Stream(id=domain.id)])
     await session.flush()
     told = [(ChangeKind.DOMAIN_CHANGED, [domain.id])]
-    await ctx.record_all(session, {PLATFORM: told, domain.id: told})
+    await ctx.record_all(session, {PLATFORM: told, domain.id: told}, did="created")
     return domain

@@ -10,8 +10,9 @@ from sqlmodel import SQLModel
 from models.columns import Picked, picked, table_of
 from models.twofactor import TotpSeed
 from models.vault import Sealed
+from models.webhooks import Webhook
 from models.world import Turn, World
-from resolvers.totp import place_of
+from resolvers import totp, webhooksigns
 
 ROUND = 500  # rows that one unit seals
 
@@ -28,7 +29,10 @@ class Place:
     of: Callable[[int], str]
 
 
-PLACES = (Place(TotpSeed, "user_id", ("seed", "pending"), place_of),)
+PLACES = (
+    Place(TotpSeed, "user_id", ("seed", "pending"), totp.place_of),
+    Place(Webhook, "id", ("secret", "old_secret"), webhooksigns.place_of),
+)
 
 
 @dataclass(slots=True)

@@ -35,6 +35,7 @@ from resolvers import (
     userdelete,
     userpurge,
     userquota,
+    webhookreplay,
 )
 from resolvers.access import own
 from resolvers.context import Context, Viewer
@@ -268,6 +269,7 @@ KINDS = {
     mailboxrepair.KIND: Kind(mailboxrepair.plan, mailboxrepair.step),
     mailboxupdate.KIND: Kind(_no_plan, mailboxupdate.step),
     userquota.KIND: Kind(userquota.plan, userquota.step),
+    webhookreplay.KIND: Kind(webhookreplay.plan, webhookreplay.step),
     limitletter.KIND: Kind(limitletter.plan, limitletter.step),
     **reindexing.KINDS,
 }

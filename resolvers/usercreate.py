@@ -150,7 +150,7 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
                 await welcome.put(ctx, session, user, boxes, news)
                 await session.refresh(user)
             stream = user.domain_id or PLATFORM
-            await ctx.record(session, stream, ChangeKind.USER_CHANGED, [key])
+            await ctx.record(session, stream, ChangeKind.USER_CHANGED, [key], did="created")
             await adminlog.note(ctx, session, _done(user))
     except IntegrityError as clash:  # somebody was quicker, on a store with several writers
         raise Conflict("the user name is taken", path=["username"]) from clash
@@ -322,7 +322,8 @@ async def _add_address(
     )
     session.add(address)
     await session.flush()
-    await ctx.record(session, user.id, ChangeKind.ADDRESS_CHANGED, [address.id])
+    kind = ChangeKind.ADDRESS_CHANGED
+    await ctx.record(session, user.id, kind, [address.id], did="created")
 
 
 async def _add_folders(

@@ -234,7 +234,7 @@ async def _bury(
     )
     freed = [address for addresses in theirs.values() for address in addresses]
     await count_places(ctx, session, rows, freed, sign=-1)
-    await tell(ctx, session, rows, freed)
+    await tell(ctx, session, rows, freed, did="deleted")
     return tasks
 
 
@@ -279,12 +279,15 @@ async def tell(
     session: AsyncSession,
     rows: Collection[Any],
     addresses: Collection[Mapping[str, Any]],
+    *,
+    did: str,
 ) -> None:
-    """Write to the journals of domains, or the platform's, that accounts and addresses changed."""
+    """Write to the journals of domains, or the platform's, what was done to these."""
     told: defaultdict[int, defaultdict[ChangeKind, list[int]]]
     told = defaultdict(lambda: defaultdict(list))
     for address in addresses:
         told[address["domain_id"] or PLATFORM][ChangeKind.ADDRESS_CHANGED].append(address["id"])
     for row in rows:
         told[row.domain_id or PLATFORM][ChangeKind.USER_CHANGED].append(row.id)
-    await ctx.record_all(session, {stream: list(kinds.items()) for stream, kinds in told.items()})
+    entries = {stream: list(kinds.items()) for stream, kinds in told.items()}
+    await ctx.record_all(session, entries, did=did)

@@ -122,6 +122,7 @@ async def _told(ctx: Context, held: Held, mutation: str) -> None:
     """Write to the journals, and to the log of administrators, what changed."""
     rows = held.changed
     told: defaultdict[int, list[Picked]] = defaultdict(list)
+    own = {row.id for row in rows}
     for row in rows:
         told[row.id].append(row)
         told[row.domain_id or PLATFORM].append(row)
@@ -130,6 +131,7 @@ async def _told(ctx: Context, held: Held, mutation: str) -> None:
             ChangeKind.USER_CHANGED,
             [row.id for row in theirs],
             changed=[held.names(row) for row in theirs],
+            **({} if stream in own else {"twice": True}),  # the accounts' own streams tell it too
         )
         for stream, theirs in told.items()
     }

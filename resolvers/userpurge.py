@@ -102,7 +102,7 @@ async def _row(ctx: Context, session: AsyncSession, user_id: int) -> Step:
     connection = await session.connection()
     await connection.execute(delete(User).where(col(User.id) == user_id))
     await connection.execute(delete(Stream).where(col(Stream.id) == user_id))
-    facts = {"domain": domain_id} if domain_id else {}
+    facts = {"did": "removed"} | ({"domain": domain_id} if domain_id else {})
     await ctx.record(session, PLATFORM, ChangeKind.USER_CHANGED, [user_id], **facts)
     return Step({})
 

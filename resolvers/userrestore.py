@@ -169,7 +169,7 @@ async def _bring_back(ctx: Context, session: AsyncSession, row: Picked) -> Resto
     if back:
         ids = [address["id"] for address in back]
         await ctx.record(session, row.id, ChangeKind.ADDRESS_CHANGED, ids)
-    await tell(ctx, session, [user], back)
+    await tell(ctx, session, [user], back, did="restored")
     recovered = [address["shown"] for address in back]
     lost = [address["shown"] for address in row.addresses if address not in back]
     after = {"recoveredAddresses": recovered, "lostAddresses": lost}

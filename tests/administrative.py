@@ -193,6 +193,12 @@ LOGGED: dict[str, Logged] = {
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
     "usageReset": Logged("User", before=("limits",), after=("limits",)),
     "userCreate": Logged("User", after=("username", "role")),
+    "webhookCreate": Logged("Webhook", after=("types", "url")),
+    "webhookDelete": Logged("Webhook", before=("types", "url")),
+    "webhookReplay": Logged("Webhook", after=("events",)),
+    "webhookSecretRotate": Logged("Webhook"),
+    "webhookTest": Logged("Webhook"),
+    "webhookUpdate": Logged("Webhook", before=("active",), after=("active",)),
 }
 # for administrators, but nothing is changed of others
 UNLOGGED: dict[str, str] = {

@@ -24,6 +24,8 @@ BY_IDS = {
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
+    "webhookDelete",
+    "webhookTest",
 }
 THREADS = "{ viewer { user { messages { nodes { thread { id } } } } } }"
 PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
@@ -657,6 +659,51 @@ def later(client: Client) -> None:
     clock = client.world.now
     assert isinstance(clock, Clock)
     clock.tick(seconds=1)
+
+
+@call
+async def webhook_create(_ada: Client, _root: Client) -> Call:
+    given = {"url": "https://hooks.example.com/", "types": ["user.*"]}
+    return Call("webhookCreate", given, "webhook { url }", journaled=False, by_root=True)
+
+
+@call
+async def webhook_delete(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _webhook(root)]}
+    return Call("webhookDelete", given, "deletedIds", journaled=False, by_root=True)
+
+
+@call
+async def webhook_replay(_ada: Client, root: Client) -> Call:
+    given = {"webhook": await _webhook(root), "after": "1.0.0"}
+    return Call("webhookReplay", given, "task { kind }", by_root=True)
+
+
+@call
+async def webhook_secret_rotate(_ada: Client, root: Client) -> Call:
+    given = {"id": await _webhook(root)}
+    return Call("webhookSecretRotate", given, "webhook { id }", journaled=False, by_root=True)
+
+
+@call
+async def webhook_test(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _webhook(root)]}
+    return Call("webhookTest", given, "webhooks { id }", journaled=False, by_root=True)
+
+
+@call
+async def webhook_update(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _webhook(root)], "active": False}
+    return Call("webhookUpdate", given, "webhooks { active }", journaled=False, by_root=True)
+
+
+async def _webhook(root: Client) -> str:
+    made = await Call(
+        "webhookCreate",
+        {"url": "https://hooks.example.com/", "types": ["user.*"]},
+        "webhook { id }",
+    )(root)
+    return str(made["webhook"]["id"])
 
 
 def _ref(client: Client) -> dict[str, str]:

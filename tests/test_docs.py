@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from merganser.settings import Settings
 from models.world import World
 from resolvers import usercreate
 from resolvers.usercreate import NewUser
-from tests.conftest import Client, raw_message
-from tests.e2e.server import Server
+from tests.conftest import Client, Clock, raw_message, receive
+from tests.e2e.server import Server, free_port
 from tests.furnished import demo_client, serving, subscribed
+from tests.receiver import inward, log_of, made, pump, worker_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -175,6 +177,52 @@ async def test_commands_that_are_marked_succeed_beside_a_server(
     said, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, said.decode()
     assert b'"errors"' not in said, said.decode()
+
+
+async def test_the_receiver_of_webhooks_takes_what_is_signed_and_nothing_else(
+    root: Client, ada: Client, clock: Clock, tmp_path: Path
+) -> None:
+    (block,) = (one for one in blocks("python") if one.page == "webhooks.md")
+    program, port = tmp_path / "receiver.py", free_port()
+    program.write_text(block.text)
+    clock.time = datetime.now(UTC)  # what the program goes by
+    inward(ada.world)
+    key, secret = await made(root, f"http://127.0.0.1:{port}/", "message.received")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", str(program),
+        env={"SECRET": secret, "PORT": str(port)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(10):
+            await answering(port)
+        await receive(ada, "Hello")
+        await pump(worker_of(ada.world))
+        (entry,) = (await log_of(root, key))["deliveries"]["nodes"]
+        assert (entry["status"], entry["error"]) == (204, None)
+        assert process.stdout
+        assert await process.stdout.readline() == b"message.received\n"
+        rotate = """mutation ($id: ID!) { webhookSecretRotate(input: {id: $id, overlap: "PT0S"}) {
+          errors { code } } }"""
+        assert (await root(rotate, id=key))["webhookSecretRotate"]["errors"] == []
+        await receive(ada, "Signed with another")
+        await pump(worker_of(ada.world))
+        assert (await log_of(root, key))["deliveries"]["nodes"][0]["status"] == 400
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def answering(port: int) -> None:
+    """Until somebody listens there."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
 
 
 def commands(block: Block) -> list[list[str]]:

@@ -263,13 +263,15 @@ LISTED = {
     "Submission": "viewer { user { submissions { nodes %s } } }",
     "User": "users { nodes %s }",
     "WebauthnKey": "viewer { user { webauthnKeys %s } }",
+    "Webhook": "webhooks { nodes %s }",
+    "WebhookDelivery": "webhooks { nodes { deliveries { nodes %s } } }",
 }
 CALLED = {  # where it is not the plural
     "AccountExport": "exports",
     "Address": "addresses", "AdminLogEntry": "adminLog", "AuditAccess": "accessLog",
     "AuditedMessage": "messages", "AuthEvent": "authLog",
     "DomainAlias": "domainAliases", "FileShare": "shares", "SavedSearch": "savedSearches",
-    "SettingChange": "history",
+    "SettingChange": "history", "WebhookDelivery": "deliveries",
 }  # fmt: skip
 OF_ADMINS = {
     "AdminLogEntry",
@@ -280,6 +282,8 @@ OF_ADMINS = {
     "DomainAlias",
     "SettingChange",
     "User",
+    "Webhook",
+    "WebhookDelivery",
 }
 BY_ID = {"AccessToken", "Thread"}  # no list of the schema has them
 
@@ -302,6 +306,7 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["keyValueSet"](ada, root))(ada)
     await (await CALLS["labelSet"](ada, root))(ada)
     await (await CALLS["savedSearchSet"](ada, root))(ada)
+    await (await CALLS["webhookTest"](ada, root))(root)
     for one in tally:  # what was done so far is none of lists
         one.clear()
     client = root if name in OF_ADMINS else ada

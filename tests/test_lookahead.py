@@ -35,6 +35,9 @@ CONNECTIONS = {
     "Query.messages": ("messages { %s }", "messages", "preview"),
     "Query.tasks": ("tasks { %s }", "tasks", "result"),
     "Query.users": ("users { %s }", "users", "password"),
+    "Query.webhooks": ("webhooks { %s }", "webhooks", "secret"),
+    "Webhook.deliveries": ("webhooks { nodes { deliveries { %s } } }", "webhook_deliveries",
+                           "body"),
     "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
                         "messages", "preview"),
     "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
@@ -50,7 +53,7 @@ CONNECTIONS = {
 OF_ADMINS = {
     "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.users", "Query.adminLog",
     "Query.audits", "Query.authLog", "Query.domainAliases", "Query.domains", "Query.users",
-    "Setting.history",
+    "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
 BARE = {"Query.searchLookup"}  # a list of what has no columns: tests/test_searchindex.py
 PRINTED = build_schema(schema.as_str())
@@ -83,6 +86,8 @@ async def test_a_list_reads_the_columns_asked_for(
         await (await CALLS["auditCreate"](ada, root))(root)
     if name.startswith("SavedSearch."):
         await (await CALLS["savedSearchSet"](ada, root))(ada)
+    if "ebhook" in name:
+        await (await CALLS["webhookTest"](ada, root))(root)
     document, table, heavy = CONNECTIONS[name]
     kind = get_named_type(_node(name)).name
     text = "{ %s }" % (document % way)

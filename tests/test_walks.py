@@ -58,6 +58,7 @@ SILENT = {  # tables that no client sees, or that only hold up what is told else
     "replays", "settings",
     "streams", "submission_blobs", "thread_refs", "threads", "throttles", "totp_seeds", "undos",
     "uploads", "usages", "user_tags", "vault_keys", "webauthn_challenges", "webauthn_keys",
+    "webhook_deliveries", "webhook_feeds", "webhook_lanes", "webhooks",
 }  # fmt: skip
 
 

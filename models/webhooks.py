@@ -1,0 +1,106 @@
+"""Webhooks: where events are posted, how far the journal has been read for them, what waits."""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Index, text
+from sqlmodel import Field, SQLModel
+
+from models.columns import (
+    Big,
+    MaybeMoment,
+    MaybeNumber,
+    Moment,
+    Number,
+    Row,
+    choice,
+    plain,
+    ref,
+)
+
+
+class PostState(StrEnum):
+    """How far a post has come."""
+
+    WAITING = "WAITING"
+    DONE = "DONE"
+    DEAD = "DEAD"  # given up
+
+
+class Webhook(Row, table=True):
+    """Where events are posted: those of an account, of a domain, or, with neither, of all.
+
+    With both they are those of the account as long as it is of the domain.
+    """
+
+    __tablename__ = "webhooks"
+
+    user_id: int | None = ref("users.id", default=None)
+    domain_id: int | None = ref("domains.id", default=None)
+    types: list[str] = plain(list)
+    url: str
+    active: bool = True
+    secret: str  # sealed, like the next
+    old_secret: str | None = None  # signs beside the new one
+    old_until: MaybeMoment = None
+    since: Moment  # what happened before is none of its
+    failures: Number = 0  # in a row
+    retry_at: MaybeMoment = None  # nothing is posted before
+    last_delivery_at: MaybeMoment = None
+    created_at: Moment
+
+
+class WebhookFeed(SQLModel, table=True):
+    """How far a stream of the journal has been read for webhooks; no row: not at all."""
+
+    __tablename__ = "webhook_feeds"
+
+    stream_id: int = ref("streams.id", primary_key=True, index=False)
+    number: Number = 0
+
+
+class WebhookLane(SQLModel, table=True):
+    """What waits for one webhook of one stream: posted in order, by whoever holds the lease."""
+
+    __tablename__ = "webhook_lanes"
+    __table_args__ = (Index("webhook_lanes_due", "webhook_id", "due_at"),)
+
+    webhook_id: int = ref("webhooks.id", primary_key=True, index=False)
+    stream_id: int = Field(primary_key=True, sa_type=Big)  # the stream itself may be gone
+    due_at: Moment
+    lease: MaybeNumber = None
+    leased_until: MaybeMoment = None
+
+
+class WebhookDelivery(Row, table=True):
+    """An event for a webhook, and what came of posting it."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index(
+            "webhook_deliveries_waiting",
+            "webhook_id",
+            "stream_id",
+            "number",
+            "id",
+            sqlite_where=text("state = 'WAITING'"),
+            postgresql_where=text("state = 'WAITING'"),
+        ),
+        Index("webhook_deliveries_log", "webhook_id", "id"),
+        Index("webhook_deliveries_ended", "webhook_id", "state", "id"),
+    )
+
+    webhook_id: int = ref("webhooks.id", index=False)
+    stream_id: int = Field(sa_type=Big)
+    number: Number  # in the stream
+    event: str  # the same in each try, each replay, and for each webhook
+    type: str
+    at: Moment  # when it happened
+    body: dict[str, Any] = plain(dict)  # what it was, with our keys
+    state: PostState = choice(PostState, default=PostState.WAITING)
+    attempt: Number = 0
+    status: MaybeNumber = None
+    error: str | None = None
+    duration: MaybeNumber = None  # milliseconds of the last try
+    expires_at: Moment  # given up then
+    next_attempt_at: MaybeMoment = None

@@ -1,0 +1,212 @@
+"""Requests to addresses that others have named: never inward, and never without an end."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from ipaddress import IPv6Address, IPv6Network
+from urllib.parse import quote, urlsplit
+
+import httptools
+import idna
+
+from models.errors import Invalid
+
+LONGEST = 2048  # characters of an address
+HEAD = 16 << 10  # bytes of the head of an answer; its body is never read
+WHOLE = 10.0  # seconds for all of it
+CONNECTING = 4.0  # seconds for one address
+TRIED = 3  # addresses of a host
+PORTS = {"http": 80, "https": 443}
+UNICAST = IPv6Network("2000::/3")
+NAT64 = IPv6Network("64:ff9b::/96")
+LOCAL = (".localhost", ".local", ".internal", ".home.arpa")  # how such names end
+SAFE = "/?:@!$&'()*+,;=-._~%[]"  # what stays as it is in path and query
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+
+class Unsent(Exception):
+    """It could not be sent, or was not answered. The text is fit to be shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An address, taken apart: as its certificate, and as its request line have it."""
+
+    secure: bool
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """What stands in the field Host."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = self.port == PORTS["https" if self.secure else "http"]
+        return host if usual else f"{host}:{self.port}"
+
+
+async def by_system(host: str, port: int) -> Sequence[str]:
+    """The addresses of a host, as the system has them."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What may be reached, and how it is found."""
+
+    private: bool = False  # our own networks, too
+    trust: ssl.SSLContext | None = field(default=None, repr=False)  # instead of the system's
+    resolve: Resolve = by_system
+    whole: float = WHOLE
+
+
+def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target:
+    """Take an address apart; Invalid where nothing can be posted there.
+
+    What a name stands for is looked up when something is sent, and judged then.
+    """
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname or ""
+        named = _ascii(host)
+    except (ValueError, idna.IDNAError):
+        raise Invalid("not an address", constraint="url", path=path) from None
+    if parts.scheme not in PORTS or not host or len(url) > LONGEST or not url.isprintable():
+        text = f"http:// or https://, at most {LONGEST} characters"
+        raise Invalid(text, constraint="url", path=path)
+    if "@" in parts.netloc or parts.fragment or " " in url:
+        text = "without user, password and fragment"
+        raise Invalid(text, constraint="url", path=path)
+    if not private and (f".{named}".endswith(LOCAL) or (_literal(named) and inward(named))):
+        raise Invalid("that is inside: use a public address", constraint="private", path=path)
+    wanted = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    secure = parts.scheme == "https"
+    return Target(secure, named, port or PORTS[parts.scheme], quote(wanted, safe=SAFE))
+
+
+def _ascii(host: str) -> str:
+    if host.isascii():
+        return host.lower().rstrip(".")
+    return idna.encode(host, uts46=True).decode()
+
+
+def _literal(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host.partition("%")[0])
+        return True
+    return False
+
+
+def inward(address: str) -> bool:
+    """Whether an address is none of the public internet; what holds another is as that one is."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour
+        if inner is None and found in NAT64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is not None:
+            return inward(str(inner))
+        if found not in UNICAST:
+            return True
+    return not found.is_global or found.is_multicast or found.is_reserved
+
+
+async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) -> int:
+    """Post this, and return the status of the answer; Unsent where there is none.
+
+    A redirection is an answer like others: it is not followed.
+    """
+    try:
+        async with asyncio.timeout(gate.whole):
+            reader, writer = await _connected(to, gate)
+            try:
+                writer.write(_request(to, headers, body))
+                await writer.drain()
+                return await _status(reader)
+            finally:
+                writer.transport.abort()  # what else it has to say is not waited for
+    except TimeoutError:
+        raise Unsent(f"no answer within {gate.whole:g} seconds") from None
+    except ssl.SSLError as problem:
+        reason = getattr(problem, "verify_message", None) or problem.reason or "no TLS"
+        raise Unsent(f"TLS: {reason}") from None
+    except (OSError, httptools.HttpParserError) as problem:
+        what = "the connection failed" if isinstance(problem, OSError) else "the answer is no HTTP"
+        raise Unsent(what) from None
+
+
+async def _connected(to: Target, gate: Gate) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to an address that was judged: the name is not looked up again."""
+    try:
+        found = await gate.resolve(to.host, to.port)
+    except (OSError, UnicodeError):
+        raise Unsent("the host is not known") from None
+    allowed = [each for each in found if gate.private or not inward(each)]
+    if not allowed:
+        raise Unsent("the host is inside" if found else "the host is not known")
+    secure = gate.trust or _usual_trust() if to.secure else None
+    name = to.host if to.secure else None
+    last: OSError | None = None
+    for address in allowed[:TRIED]:
+        try:
+            async with asyncio.timeout(CONNECTING):
+                return await asyncio.open_connection(
+                    address, to.port, ssl=secure, server_hostname=name
+                )
+        except (OSError, TimeoutError) as problem:  # the next one may do better
+            last = problem
+    raise last or OSError
+
+
+@cache
+def _usual_trust() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def _request(to: Target, headers: Mapping[str, str], body: bytes) -> bytes:
+    fields = {
+        "Host": to.authority,
+        "User-Agent": "Merganser",
+        "Accept": "*/*",
+        "Connection": "close",
+        "Content-Length": str(len(body)),
+        **headers,
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST {to.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+class _Head:
+    """Hears of the end of a head."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.status = 0
+
+    def on_headers_complete(self) -> None:
+        status = self.parser.get_status_code()
+        if status >= 200 and not self.status:  # noqa: PLR2004 - before there are only hints
+            self.status = status
+
+
+async def _status(reader: asyncio.StreamReader) -> int:
+    head, read = _Head(), 0
+    while not head.status:
+        piece = await reader.read(4096)
+        read += len(piece)
+        if not piece or read > HEAD:
+            raise Unsent("the answer ends early" if not piece else "the answer has no end")
+        try:
+            head.parser.feed_data(piece)
+        except httptools.HttpParserError:
+            if not head.status:  # what stands behind a head is not our concern
+                raise
+    return head.status

@@ -1,0 +1,297 @@
+"""From the journal to what waits for webhooks: each change once, whichever process reads it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from models.authlog import AuthEvent
+from models.columns import Big, Picked, insert_or, picked, table_of
+from models.domains import Domain
+from models.journal import LONGEST, PLATFORM, Change, ChangeKind, Stream
+from models.users import User
+from models.webhooks import PostState, Webhook, WebhookDelivery, WebhookFeed, WebhookLane
+from models.world import World
+from resolvers.webhooktypes import News, news, wanted
+
+STREAMS = 250  # read at once
+CHANGES = 500  # of these, at once
+MANY = 5000  # streams that have grown; if there are more, all are looked at
+TRIED_FOR = timedelta(days=1)
+TARGET = {"id", "user_id", "domain_id", "types", "since"}
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A stream that has grown: how far it has been read, and how far it goes."""
+
+    stream_id: int
+    number: int
+    last: int
+
+
+class Posed(NamedTuple):
+    """What is asked of the journal: whether by all, and from when on."""
+
+    wide: bool
+    since: datetime
+
+
+async def feed(world: World, grown: Collection[int] | None = None) -> bool:
+    """Put what is new in the journal before the webhooks it is for; False where there are none.
+
+    Only of these streams, or, where nobody knows which have grown, of all.
+    """
+    posed = await _posed(world)
+    if posed is None:
+        return False
+    if grown is not None and len(grown) > MANY:
+        grown = None
+    above = -1
+    while due := await _due(world, posed, grown, above):
+        above = due[-1].stream_id
+        while due:
+            due = await _read(world, posed, due)
+    return True
+
+
+async def _posed(world: World) -> Posed | None:
+    """What is asked for by webhooks that are active; None where there are none."""
+    wide = col(Webhook.user_id).is_(None) & col(Webhook.domain_id).is_(None)
+    asked = select(wide.label("wide"), func.min(Webhook.since).label("since"))
+    rows = await world.database.read(asked.where(col(Webhook.active)).group_by(wide))
+    if not rows:
+        return None
+    return Posed(any(row.wide for row in rows), min(row.since for row in rows))
+
+
+def _scope() -> ColumnElement[bool]:
+    """SQL: streams that tell of what webhooks of accounts and domains are for."""
+    active, stream = col(Webhook.active), col(Stream.id)
+    users = select(col(Webhook.user_id)).where(active, col(Webhook.user_id).is_not(None))
+    domains = select(col(Webhook.domain_id)).where(
+        active, col(Webhook.domain_id).is_not(None), col(Webhook.user_id).is_(None)
+    )
+    homes = select(col(User.domain_id)).where(
+        col(User.id).in_(users), col(User.domain_id).is_not(None)
+    )
+    people = select(col(User.id)).where(col(User.domain_id).in_(domains))
+    some = (stream.in_(each) for each in (users, domains, homes, people))
+    return or_(stream == PLATFORM, *some)
+
+
+async def _due(world: World, posed: Posed, grown: Collection[int] | None, above: int) -> list[Due]:
+    """The next streams, by their ids, that go on behind what was read of them."""
+    number = func.coalesce(col(WebhookFeed.number), 0)
+    asked = (
+        select(col(Stream.id), number.label("number"), col(Stream.last))
+        .outerjoin(WebhookFeed, col(WebhookFeed.stream_id) == col(Stream.id))
+        .where(col(Stream.id) > above, col(Stream.last) > number)
+        .order_by(col(Stream.id))
+        .limit(STREAMS)
+    )
+    if not posed.wide:
+        asked = asked.where(_scope())
+    if grown is not None:
+        asked = asked.where(col(Stream.id).in_(sorted(grown)))
+    return [Due(row.id, row.number, row.last) for row in await world.database.read(asked)]
+
+
+async def _read(world: World, posed: Posed, due: Sequence[Due]) -> list[Due]:
+    """Read a part of these streams, and store what it comes to; what is left of them."""
+    later = (
+        and_(
+            col(Change.stream_id) == each.stream_id,
+            col(Change.last).between(each.number + 1, each.last),
+            col(Change.at) >= posed.since,
+        )
+        for each in due
+    )
+    order = (col(Change.stream_id), col(Change.last))
+    asked = select(*picked(Change)).where(or_(*later)).order_by(*order).limit(CHANGES)
+    changes = await world.database.read(asked)
+    cut = changes[-1] if len(changes) == CHANGES else None
+    reached = {each.stream_id: each.last for each in due}
+    if cut is not None:
+        reached = {key: last for key, last in reached.items() if key < cut.stream_id}
+        reached[cut.stream_id] = cut.last
+    rows = []
+    if changes:
+        rows = await rows_of(world, changes, await _targets(world, changes))
+    await _store(world, [each for each in due if each.stream_id in reached], reached, rows)
+    return [
+        replace(each, number=reached.get(each.stream_id, each.number))
+        for each in due
+        if reached.get(each.stream_id, each.number) < each.last
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose a stream is."""
+
+    user: Picked | None
+    domain_id: int | None
+
+
+async def _places(world: World, streams: Collection[int]) -> dict[int, Place]:
+    people = select(col(User.id), col(User.username), col(User.domain_id))
+    users = await world.database.read(people.where(col(User.id).in_(streams)))
+    domains = select(col(Domain.id)).where(col(Domain.id).in_(streams))
+    found = {row.id: Place(None, row.id) for row in await world.database.read(domains)}
+    return found | {row.id: Place(row, row.domain_id) for row in users}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a webhook is for: an account, as long as it is of the domain, a domain, or all."""
+
+    id: int
+    user_id: int | None
+    domain_id: int | None
+    types: Sequence[str]
+    since: datetime
+
+
+async def rows_of(
+    world: World, changes: Sequence[Picked], targets: Sequence[Target]
+) -> list[dict[str, Any]]:
+    """The deliveries that these changes come to."""
+    places = await _places(world, {change.stream_id for change in changes})
+    noted = (change for change in changes if change.kind is ChangeKind.SECURITY_EVENT)
+    seen = await _seen(world, sorted({key for change in noted for key in change.ids}))
+    return [
+        _row(world, each.id, theirs, place)
+        for change in changes
+        if not _elsewhere(change)
+        for place in (places.get(change.stream_id, Place(None, None)),)
+        for told in news(change, seen)
+        for each in targets
+        if (theirs := _heard(each, told, place))
+    ]
+
+
+async def _targets(world: World, changes: Sequence[Picked]) -> list[Target]:
+    """The webhooks that may be for one of these changes."""
+    users = {change.stream_id for change in changes}
+    for change in changes:
+        if change.kind is ChangeKind.USER_CHANGED:
+            users.update(change.ids)
+    asked = select(*picked(Webhook, TARGET)).where(
+        col(Webhook.active),
+        col(Webhook.user_id).is_(None) | col(Webhook.user_id).in_(sorted(users)),
+    )
+    rows = await world.database.read(asked.order_by(col(Webhook.id)))
+    return [Target(r.id, r.user_id, r.domain_id, r.types, r.since) for r in rows]
+
+
+async def _seen(world: World, keys: Sequence[int]) -> dict[int, Picked]:
+    """The rows of the security log with these keys."""
+    names = ("id", "action", "result", "protocol", "ip", "count")
+    found: dict[int, Picked] = {}
+    for start in range(0, len(keys), LONGEST):
+        asked = select(*picked(AuthEvent, names)).where(
+            col(AuthEvent.id).in_(keys[start : start + LONGEST])
+        )
+        found |= {row.id: row for row in await world.database.read(asked)}
+    return found
+
+
+def _elsewhere(change: Picked) -> bool:
+    """Whether another stream tells the same, or nobody may hear of it: tasks of no account."""
+    if change.stream_id == PLATFORM:
+        return bool(change.kind is ChangeKind.TASK_CHANGED)
+    return change.kind is ChangeKind.DOMAIN_CHANGED or bool(change.facts.get("twice"))
+
+
+def _heard(target: Target, told: News, place: Place) -> News | None:
+    """As much of it as the webhook is for."""
+    change = told.change
+    if change.at < target.since or not wanted(target.types, told.type):
+        return None
+    inside = target.domain_id in (None, place.domain_id, change.facts.get("domain"))
+    if target.user_id is None:
+        return told if inside else _about(told, ChangeKind.DOMAIN_CHANGED, target.domain_id)
+    if inside and change.stream_id == target.user_id:
+        return told
+    return _about(told, ChangeKind.USER_CHANGED, target.user_id) if inside else None
+
+
+def _about(told: News, kind: ChangeKind, key: int | None) -> News | None:
+    objects = [each for each in told.objects if each["id"] == key]
+    return replace(told, objects=objects) if objects and told.change.kind is kind else None
+
+
+def _row(world: World, webhook_id: int, told: News, place: Place) -> dict[str, Any]:
+    return {
+        "id": world.key(),
+        "webhook_id": webhook_id,
+        "stream_id": told.change.stream_id,
+        "number": told.change.last,
+        "event": told.name,
+        "type": told.type,
+        "at": told.change.at,
+        "body": told.body(place.user, place.domain_id),
+        "state": PostState.WAITING,
+        "attempt": 0,
+        "expires_at": world.now() + TRIED_FOR,
+    }
+
+
+async def _store(
+    world: World, due: Sequence[Due], reached: Mapping[int, int], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Store deliveries and how far they come, of streams that nobody has read meanwhile."""
+    async with world.write() as session:
+        connection = await session.connection()
+        held = await _held(connection, due)
+        mine = {each.stream_id for each in due if held.get(each.stream_id) == each.number}
+        await put(connection, world.now(), [row for row in rows if row["stream_id"] in mine])
+        table = table_of(WebhookFeed)
+        go_on = (
+            update(table)
+            .where(table.c.stream_id == bindparam("stream"))
+            .values(number=bindparam("reached"))
+        )
+        if mine:
+            further = [{"stream": key, "reached": reached[key]} for key in sorted(mine)]
+            await connection.execute(go_on, further)
+
+
+async def _held(connection: AsyncConnection, due: Sequence[Due]) -> dict[int, int]:
+    """How far these streams have been read, held until the unit ends."""
+    keys = [each.stream_id for each in due]
+    there = select(col(Stream.id), literal(0, Big)).where(col(Stream.id).in_(keys))
+    new = insert_or(connection.dialect.name, WebhookFeed)
+    begun = new.from_select(["stream_id", "number"], there.order_by(col(Stream.id)))
+    await connection.execute(begun.on_conflict_do_nothing())
+    asked = select(*picked(WebhookFeed)).where(col(WebhookFeed.stream_id).in_(keys))
+    rows = await connection.execute(asked.order_by(col(WebhookFeed.stream_id)).with_for_update())
+    return {row.stream_id: row.number for row in rows}
+
+
+async def put(connection: AsyncConnection, now: datetime, rows: Sequence[dict[str, Any]]) -> None:
+    """Store deliveries, each at the end of its lane."""
+    lanes = sorted({(row["webhook_id"], row["stream_id"]) for row in rows})
+    there = {key for key, _ in lanes}
+    living = select(col(Webhook.id)).where(col(Webhook.id).in_(there)).order_by(col(Webhook.id))
+    living = living.with_for_update(read=True, key_share=True)
+    left = set((await connection.execute(living)).scalars())  # the others were deleted meanwhile
+    rows = [row for row in rows if row["webhook_id"] in left]
+    if not rows:
+        return
+    await connection.execute(insert(WebhookDelivery), rows)
+    new = insert_or(connection.dialect.name, WebhookLane)
+    same = {"due_at": table_of(WebhookLane).c.due_at}  # it may wait for another try
+    await connection.execute(
+        new.on_conflict_do_update(index_elements=["webhook_id", "stream_id"], set_=same),
+        [
+            {"webhook_id": webhook, "stream_id": stream, "due_at": now}
+            for webhook, stream in lanes
+            if webhook in left
+        ],
+    )

@@ -1,0 +1,166 @@
+"""What happened, in the words of webhooks: types, and the facts that are posted.
+
+Facts are keys and figures, never what is in mail, nor what folders are called: whoever hears of
+something asks for it with rights of their own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.columns import Picked
+from models.journal import ChangeKind
+
+PING = "ping"  # of a test; nobody asks for it
+EVERY = "*"
+BELOW = ".*"  # what a prefix ends with
+KINDS: Mapping[ChangeKind, str] = {
+    ChangeKind.MAILBOX_CREATED: "mailbox.created",
+    ChangeKind.MAILBOX_UPDATED: "mailbox.updated",
+    ChangeKind.MAILBOX_RENAMED: "mailbox.renamed",
+    ChangeKind.MAILBOX_DELETED: "mailbox.deleted",
+    ChangeKind.MESSAGE_ADDED: "message.added",
+    ChangeKind.MESSAGE_UPDATED: "message.updated",
+    ChangeKind.MESSAGE_MOVED: "message.moved",
+    ChangeKind.MESSAGE_DELETED: "message.deleted",
+    ChangeKind.MESSAGE_ARCHIVED: "message.archived",
+    ChangeKind.MESSAGE_RESTORED: "message.restored",
+    ChangeKind.THREAD_CHANGED: "thread.changed",
+    ChangeKind.LABEL_CHANGED: "label.changed",
+    ChangeKind.SAVED_SEARCH_CHANGED: "savedSearch.changed",
+    ChangeKind.SUBMISSION_CHANGED: "submission.changed",
+    ChangeKind.FILE_CHANGED: "file.changed",
+    ChangeKind.ADDRESS_CHANGED: "address.updated",
+    ChangeKind.USER_CHANGED: "user.updated",
+    ChangeKind.DOMAIN_CHANGED: "domain.updated",
+    ChangeKind.TASK_CHANGED: "task.changed",
+    ChangeKind.SETTING_CHANGED: "setting.changed",
+    ChangeKind.KEY_VALUE_CHANGED: "keyValue.changed",
+    ChangeKind.LIMIT_REACHED: "limit.reached",
+}
+DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was done
+    ChangeKind.USER_CHANGED: {
+        did: f"user.{did}" for did in ("created", "deleted", "restored", "removed")
+    },
+    ChangeKind.ADDRESS_CHANGED: {
+        did: f"address.{did}" for did in ("created", "deleted", "restored")
+    },
+    ChangeKind.DOMAIN_CHANGED: {did: f"domain.{did}" for did in ("created", "deleted")},
+    ChangeKind.MESSAGE_ADDED: {"received": "message.received"},
+}
+STATES = {"SENT": "message.sent", "PARTIAL": "message.bounced", "FAILED": "message.bounced"}
+NOTED = "security.noted"  # what has no word of its own
+SECURITY = {  # by action and whether it succeeded
+    ("authenticate", True): "login.succeeded",
+    ("authenticate", False): "login.failed",
+    ("api key", False): "login.failed",
+    ("totp check", False): "login.failed",
+    ("webauthn check", False): "login.failed",
+    ("act as", True): "user.actedAs",
+    ("password change", True): "password.changed",
+    ("password reset", True): "password.reset",
+    ("totp enable", True): "totp.enabled",
+    ("totp disable", True): "totp.disabled",
+    ("custom enable", True): "customTwoFactor.enabled",
+    ("custom disable", True): "customTwoFactor.disabled",
+    ("webauthn register", True): "webauthn.registered",
+    ("webauthn delete", True): "webauthn.deleted",
+    ("2fa disable", True): "twoFactor.disabled",
+    ("recovery codes create", True): "recoveryCodes.created",
+    ("session kick", True): "session.kicked",
+    ("token revoke", True): "token.revoked",
+    **{
+        (f"{what} {verb}", True): f"{noun}.{verb}d"
+        for what, noun in (("app password", "appPassword"), ("api key", "apiKey"))
+        for verb in ("create", "update", "delete")
+    },
+}
+TYPES = sorted(
+    {
+        *KINDS.values(),
+        *(name for names in DID.values() for name in names.values()),
+        *STATES.values(),
+        *SECURITY.values(),
+        NOTED,
+    }
+)
+FACTS: Mapping[str, tuple[str, ...]] = {  # of the journal, by how kinds begin
+    "MESSAGE_": ("mailbox", "uid", "flags", "fromMailbox", "fromUid"),
+    "SUBMISSION_": ("state",),
+    "USER_": ("changed",),
+    "SETTING_": ("key",),
+    "LIMIT_": ("limit", "level", "used", "allowed", "refused", "resetsAt"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What one change comes to: an event, about one object or many."""
+
+    type: str
+    change: Picked
+    objects: Sequence[Mapping[str, Any]]  # each with our key as `id`
+    part: int = 0  # of a change that comes to several
+
+    @property
+    def name(self) -> str:
+        """What tells this event from all others, for ever."""
+        part = f"-{self.part}" if self.part else ""
+        return f"evt_{self.change.stream_id}_{self.change.last}{part}"
+
+    def body(self, user: Picked | None, domain_id: int | None) -> dict[str, Any]:
+        """What is stored of it."""
+        return {
+            "kind": self.change.kind,
+            "user": user and {"id": user.id, "username": user.username},
+            "domain": domain_id,
+            "objects": list(self.objects),
+            "origin": self.change.origin,
+        }
+
+
+def wanted(types: Sequence[str], name: str) -> bool:
+    """Whether one of these, exact, a prefix or `*`, stands for this type."""
+    return any(
+        one in (name, EVERY) or (one.endswith(BELOW) and name.startswith(one[:-1])) for one in types
+    )
+
+
+def known(pattern: str) -> bool:
+    """Whether any type there is fits."""
+    return any(wanted([pattern], name) for name in TYPES)
+
+
+def news(change: Picked, seen: Mapping[int, Picked]) -> Iterator[News]:
+    """What a change comes to; `seen` are the rows of the security log it may tell of."""
+    if change.kind is ChangeKind.RESYNC:
+        return
+    if change.kind is not ChangeKind.SECURITY_EVENT:
+        yield News(_type(change), change, _objects(change))
+        return
+    by_type: dict[str, list[dict[str, Any]]] = {}
+    for key in change.ids:
+        row = seen.get(key)
+        if row is not None:  # one that is no longer kept is no news
+            shown = {name: getattr(row, name) for name in ("action", "result", "protocol", "ip")}
+            named = SECURITY.get((row.action, row.result == "success"), NOTED)
+            by_type.setdefault(named, []).append({"id": key, **shown, "count": row.count})
+    for part, (named, objects) in enumerate(by_type.items()):
+        yield News(named, change, objects, part)
+
+
+def _type(change: Picked) -> str:
+    kind = change.kind
+    if kind is ChangeKind.SUBMISSION_CHANGED:
+        return STATES.get(str(change.facts.get("state")), KINDS[kind])
+    did = DID.get(kind, {}).get(str(change.facts.get("did")))
+    return did or KINDS[kind]
+
+
+def _objects(change: Picked) -> list[dict[str, Any]]:
+    names = next((names for begin, names in FACTS.items() if change.kind.startswith(begin)), ())
+    facts = {name: change.facts[name] for name in names if name in change.facts}
+    return [
+        {"id": key} | {n: v[nth] if isinstance(v, list) else v for n, v in facts.items()}
+        for nth, key in enumerate(change.ids)
+    ]
