@@ -25,9 +25,8 @@ from merganser.ending import Ending
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
-from models.wakeups import Neighbours
 from models.world import World
-from resolvers import changes, tasks
+from resolvers import changes, neighbours, tasks
 from resolvers import settings as stored_settings
 
 log = logging.getLogger("merganser")
@@ -70,8 +69,6 @@ async def _house(settings: Settings) -> AsyncGenerator[World]:
         with reached(settings):
             await stack.enter_async_context(locks.serving(settings.store))
         world = await stack.enter_async_context(opened(settings, migrate=True))
-        if isinstance(world.wakeups, Neighbours):
-            world.wakeups.hear()
         yield world
 
 
@@ -138,6 +135,7 @@ async def _workers(world: World, route: Route, ending: Ending, spool: Path) -> A
         snoozing.run(world),
         tasks.run(world),
         changes.watch(world),
+        neighbours.hear(world),
         stored_settings.follow(world),
     ]
     asked = [_begun(work, ending) for work in ended_by_event]
