@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ import pytest
 START = 10.0  # seconds
 
 
-def program(name: str) -> str:
-    """Where the program is; skips the test where it is not, but in CI fails it."""
+def program(name: str, client: str) -> str:
+    """Where the program is; skips the test where it, or its client, is not; but in CI fails."""
     found = shutil.which(name)
+    if find_spec(client) is None and "CI" not in os.environ:
+        pytest.skip(f"there is no client for {name} here: pip install 'merganser[{client}]'")
     if found is None and "CI" not in os.environ:
         pytest.skip(f"there is no {name} here")
     assert found, f"{name} is to be installed in CI: .ci/run"
@@ -63,13 +66,13 @@ def free_port() -> int:
 def redis(folder: Path) -> Broker:
     port = free_port()
     words = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    command = [program("redis-server"), "--port", str(port), *words]
+    command = [program("redis-server", "redis"), "--port", str(port), *words]
     return Broker(command, port, f"redis://127.0.0.1:{port}", folder)
 
 
 def nats(folder: Path) -> Broker:
     port = free_port()
-    command = [program("nats-server"), "-a", "127.0.0.1", "-p", str(port)]
+    command = [program("nats-server", "nats"), "-a", "127.0.0.1", "-p", str(port)]
     return Broker(command, port, f"nats://127.0.0.1:{port}", folder)
 
 
