@@ -66,5 +66,5 @@ examples/node_modules/.package-lock.json: examples/package-lock.json | .venv/rea
 	@touch $@
 
 .venv/ready: pyproject.toml .venv/venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[postgres,telemetry,dev]'
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[postgres,redis,nats,telemetry,dev]'
 	@touch $@ .venv/installed

@@ -118,6 +118,7 @@ class Endpoint(GraphQL[Operation, None]):
         self.watch = Watch(
             world.now, self.settings.ended, self.settings.sweep, self.settings.kicked
         )
+        world.wakeups.guard(self.watch.recall)
         self.groups = Groups(schema, self.watch)
 
     @property

@@ -25,7 +25,7 @@ Read = Callable[[Context, str, str | None], Known]  # a document, and its operat
 HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 PREFIX = "sha256:"
 VERSION = 1  # of Apollo's protocol
-FRESH = timedelta(seconds=5)  # that long a document stays trusted here after its removal elsewhere
+FRESH = timedelta(seconds=1)  # that long a document stays trusted here after its removal elsewhere
 
 
 class Unmet(Rejected):

@@ -16,6 +16,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from graphql import GraphQLError
 
@@ -59,6 +60,7 @@ class Farewell:
 
 
 FAREWELL = Farewell()
+GATHER = 0.1  # seconds in which recalls are looked at together
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -92,6 +94,8 @@ class Watch:
         self._sweeping: asyncio.Task[None] | None = None
         self._ending = set[asyncio.Task[None]]()
         self._gone = set[Viewer]()  # who is being sent away
+        self._parting = WeakSet[Follower]()  # they are being sent away
+        self._recalled = set[int | None]()
 
     def add(self, follower: Follower) -> None:
         """Begin to watch. The sweep runs as long as there is somebody."""
@@ -117,6 +121,8 @@ class Watch:
         await self._end([one for one in self.followers if which(one.viewer)])
 
     async def _end(self, gone: Iterable[Follower], farewell: Farewell = FAREWELL) -> None:
+        gone = list(gone)
+        self._parting.update(gone)
         await asyncio.gather(*(follower.end(farewell) for follower in gone))
 
     def dismiss(self) -> None:
@@ -148,17 +154,41 @@ class Watch:
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
-    async def sweep(self) -> None:
+    def recall(self, account: int | None) -> None:
+        """Look, soon, at credentials of an account; 0: at those of none, None: at all."""
+        if not self.followers:
+            return
+        if not self._recalled:
+            self._soon(self._look())
+        self._recalled.add(account)
+
+    async def _look(self) -> None:
+        await asyncio.sleep(GATHER)
+        recalled, self._recalled = self._recalled, set()
+        try:
+            await self.sweep(None if None in recalled else recalled)
+        except Exception:  # the store may be away for a while: the next sweep sees again
+            log.exception("recalled credentials were not looked at")
+
+    async def sweep(self, accounts: set[int | None] | None = None) -> None:
         """Send away whose credential has ended, and whom another process kicked.
 
-        Asks once for each viewer, and once for all kicks.
+        Asks once for each viewer, of these accounts or of all, and once for all kicks.
         """
-        viewers = {follower.viewer for follower in self.followers}
+        viewers = {
+            one.viewer
+            for one in self.followers.difference(self._parting)
+            if accounts is None or accounts.intersection(_recallable(one.viewer))
+        }
         gone = {viewer for viewer in viewers if await self._has_ended(viewer)}
         await self.end(gone.__contains__)
         users = {_whose(viewer) for viewer in viewers - gone} - {0}
         times = await self.kicked(users) if self.kicked and users else {}
-        away = [one for one in self.followers if one.since < times.get(_whose(one.viewer), NEVER)]
+        away = [
+            one
+            for one in self.followers.difference(self._parting)
+            if one.since < times.get(_whose(one.viewer), NEVER)
+        ]
         await self._end(away, Farewell(KICKED, force=False))
 
     async def _has_ended(self, viewer: Viewer) -> bool:
@@ -173,6 +203,11 @@ class Watch:
                 await self.sweep()
             except Exception:  # the store may be away for a while: the next sweep sees again
                 log.exception("the sweep of credentials failed")
+
+
+def _recallable(viewer: Viewer) -> set[int]:
+    """The accounts with which this viewer's credential may end."""
+    return {_whose(viewer), *filter(None, [viewer.actor_id])}
 
 
 def _whose(viewer: Viewer) -> int:

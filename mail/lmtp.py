@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import AnyStr, Protocol, cast
+from typing import Any, AnyStr, Protocol, cast
 
 from aiosmtpd.lmtp import LMTP
 from sqlalchemy.exc import StatementError
@@ -129,7 +129,7 @@ class Lmtp:
         self.closing = False
         self.port = 0
         self._deliveries: set[asyncio.Task[list[str]]] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._claim: int | None = None
 
     @property
@@ -137,16 +137,16 @@ class Lmtp:
         """What a session that begins now is bound to: the largest message is a setting."""
         return self._given or _limits(self.world.options)
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen; port 0 takes any free one, and `port` is then the one it took."""
-        self._claim = await asyncio.to_thread(claim, self.spool)
+    async def start(self, **where: Any) -> None:
+        """Listen at `host` and `port`, or on `sock`; `port` is then the one it took."""
+        self._claim = self._claim or await asyncio.to_thread(claim, self.spool)
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(lambda: Conversation(self), host, port)
+            self._servers.append(await loop.create_server(lambda: Conversation(self), **where))
         except OSError:
             self._release()
             raise
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = self._servers[0].sockets[0].getsockname()[1]
 
     async def close(self, timeout: float = 30) -> None:  # noqa: ASYNC109 - when patience ends
         """Take no new mail, let DATA that has begun come to its end, then hang up.
@@ -154,8 +154,8 @@ class Lmtp:
         What still runs after so many seconds is given up; it was not acknowledged.
         """
         self.closing = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for session in list(self.sessions):
             if not session.receiving:
                 session.dismiss(CLOSING)
@@ -494,7 +494,7 @@ class Conversation(LMTP):
 async def listen(
     world: World, host: str, port: int, *, spool: Path, limits: Limits | None = None
 ) -> Lmtp:
-    """Listen for LMTP, with the house's own users as recipients; port 0 takes any free one."""
+    """Listen for LMTP, with our own users as recipients; port 0 takes any free one."""
     lmtp = Lmtp(world, spool, limits)
-    await lmtp.start(host, port)
+    await lmtp.start(host=host, port=port)
     return lmtp

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from mail.blobs.store import open_store
 from mail.blobs.tiers import Tiers
 from mail.messages import close_readers
+from merganser.buses import wakeups
 from merganser.files import once
 from merganser.settings import Settings
 from merganser.trouble import Trouble
@@ -23,9 +24,8 @@ from merganser.vaults import vault
 from models.database import Database
 from models.roles import Role, Scope
 from models.stores import Store
-from models.wakeups import Neighbours
 from models.world import World
-from resolvers import passwords
+from resolvers import known, passwords
 from resolvers import settings as stored_settings
 from resolvers.auth import settle
 from resolvers.context import Context, Viewer
@@ -47,7 +47,7 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             elif await lacking(store):
                 raise Trouble(UNREADY)
             sealing = await vault(settings, store)
-        large, bells = blobs(settings), Neighbours(settings.data)
+        large, bells = blobs(settings), wakeups(settings, key)
         world = World(
             store,
             large,
@@ -57,13 +57,14 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             wakeups=bells,
             fault=fault(settings.fault),
         )
+        known.guard(world)
         try:
             with reached(settings):
                 stored_settings.warn(await stored_settings.refresh(world))
             yield world
         finally:
             await settle(world)  # uses of credentials are noted behind the requests
-            bells.close()
+            await bells.close()
             await large.close()
             await close_readers()
             await passwords.close(world)

@@ -47,8 +47,14 @@ def serve(
         bool, typer.Option("--demo", help="Make the demo account first, and say how to use it.")
     ] = False,
     demo_count: Annotated[int, typer.Option(min=1, hidden=True)] = 520,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=256, help="Processes that listen; from 2 on one works behind them."
+        ),
+    ] = 1,
 ) -> None:
-    """Run the server: HTTP, LMTP and all workers in one process.
+    """Run the server: HTTP, LMTP and what goes on behind them, in one process or several.
 
     The store is made or migrated first. Ctrl-C or SIGTERM ends it; what it has accepted by
     then is safe.
@@ -62,6 +68,13 @@ def serve(
 
     settings = read()
     logs.set_up("WARNING" if demo else settings.log_level, settings.log_format)
+    if workers > 1:
+        if demo:
+            raise Trouble("make the demo account first: `merganser demo`", code=MISUSED)
+        from merganser.workers import run as run_all
+
+        run_all(settings, workers)
+        return
     from merganser import serving
 
     if not demo:

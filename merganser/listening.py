@@ -129,11 +129,14 @@ def found(name: str, setting: str) -> list[tuple[int, tuple[str, int]]]:
     return [(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in known]
 
 
-def sockets(name: str, setting: str, *, patience: timedelta = timedelta(0)) -> list[socket.socket]:
+def sockets(
+    name: str, setting: str, *, patience: timedelta = timedelta(0), shared: bool = False
+) -> list[socket.socket]:
     """Sockets bound to all addresses of a place; Trouble, naming the setting, where that fails.
 
     Where a connection takes nothing of what was sent for `patience`, the kernel ends it: what
     we hold for it is let go, also where its buffers are full and it could not be closed.
+    What is `shared` may be bound several times: the kernel spreads connections evenly.
     """
     bound: list[socket.socket] = []
     try:
@@ -141,6 +144,8 @@ def sockets(name: str, setting: str, *, patience: timedelta = timedelta(0)) -> l
             one = socket.socket(family, socket.SOCK_STREAM)
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             _let_go(one, patience)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

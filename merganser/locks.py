@@ -2,8 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from sqlalchemy import make_url, text
@@ -18,12 +18,22 @@ SERVED = 0x6D657268  # of PostgreSQL's advisory locks, which are each database's
 @asynccontextmanager
 async def serving(store: str) -> AsyncGenerator[None]:
     """Hold the store as a server. Trouble where an SQLite store has one, or is being repaired."""
-    path = lock_of(store)
-    if path is None:
+    if lock_of(store) is None:
         async with _advisory(store, shared=True) as got:
             if not got:
                 raise Trouble("this store is being repaired: wait until `merganser check` is done")
             yield
+        return
+    with held(store):
+        yield
+
+
+@contextmanager
+def held(store: str) -> Generator[None]:
+    """Hold an SQLite store as its server; forks hold it too, until the last of them has ended."""
+    path = lock_of(store)
+    if path is None:
+        yield
         return
     with _Flock(path) as holder:
         if holder:

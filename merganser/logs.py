@@ -42,12 +42,17 @@ def facts_of(record: logging.LogRecord) -> Mapping[str, Any]:
 class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
+    def __init__(self, worker: str | None = None) -> None:
+        super().__init__()
+        self._more = {"worker": worker} if worker else {}
+
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102
         line = {
             "at": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname.lower(),
             "from": record.name,
             "event": record.getMessage(),
+            **self._more,
             **facts_of(record),
         }
         if record.exc_info:
@@ -61,10 +66,14 @@ class JsonLines(logging.Formatter):
 class TextLines(logging.Formatter):
     """One line for people: time, level, event, facts. What is odd in a fact is escaped."""
 
+    def __init__(self, worker: str | None = None) -> None:
+        super().__init__()
+        self._mark = f"[{worker}] " if worker else ""
+
     def format(self, record: logging.LogRecord) -> str:  # noqa: D102
         at = datetime.fromtimestamp(record.created).astimezone()
         event = _plain(record.getMessage())
-        words = [f"{at:%H:%M:%S}", f"{record.levelname.lower():7}", event]
+        words = [f"{at:%H:%M:%S}", f"{self._mark}{record.levelname.lower():7}", event]
         words += [f"{name}={_shown(value)}" for name, value in facts_of(record).items()]
         line = " ".join(words)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -166,11 +175,14 @@ class Outlet(logging.Handler):
         super().close()
 
 
-def set_up(level: str, form: str = "auto") -> None:
-    """Send all logs of the process to stderr: as `json`, as `text`, or as suits what it is."""
+def set_up(level: str, form: str = "auto", worker: str | None = None) -> None:
+    """Send all logs of the process to stderr: as `json`, as `text`, or as suits what it is.
+
+    Where there are several processes `worker` is the name of this one.
+    """
     people = form == "text" or (form == "auto" and sys.stderr is not None and sys.stderr.isatty())
     handler = _handler()
-    handler.setFormatter(TextLines() if people else JsonLines())
+    handler.setFormatter(TextLines(worker) if people else JsonLines(worker))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # nobody is told these, and looking them up takes time
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -12,6 +12,7 @@ from sqlalchemy import Select, column, select, table
 from graph.health import Check
 from mail.spool import MARK
 from merganser.ending import Ending
+from merganser.parts import ALONE, Part
 from models.database import Database
 from models.world import World
 
@@ -23,8 +24,13 @@ async def versions(database: Database) -> set[str]:
     return {row.version_num for row in await database.read(VERSIONS)}
 
 
-async def checks(world: World, ending: Ending, spool: Path) -> Mapping[str, Check]:
-    """What to ask, by the names that are told to anybody. The store must be migrated."""
+async def checks(
+    world: World, ending: Ending, spool: Path, part: Part = ALONE
+) -> Mapping[str, Check]:
+    """What to ask, by the names that are told to anybody. The store must be migrated.
+
+    Of several processes one is ready when all are.
+    """
     ours = await versions(world.database)
 
     async def migrations() -> bool:
@@ -39,7 +45,11 @@ async def checks(world: World, ending: Ending, spool: Path) -> Mapping[str, Chec
     async def serving() -> bool:
         return not ending.asked
 
-    return {"migrations": migrations, "workers": workers, "spool": writable, "serving": serving}
+    async def processes() -> bool:
+        return part.board is None or part.board.all_up
+
+    named = {"migrations": migrations, "workers": workers, "spool": writable, "serving": serving}
+    return named if part.board is None else {**named, "processes": processes}
 
 
 def _writable(folder: Path) -> bool:

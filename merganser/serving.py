@@ -1,4 +1,7 @@
-"""The server: HTTP, LMTP and all workers in one process, until told to stop."""
+"""The server: HTTP, LMTP and what goes on behind them, until told to stop.
+
+All of it in one process, or the part of one process of several (merganser/workers.py).
+"""
 
 import asyncio
 import logging
@@ -23,12 +26,12 @@ from mail.spool import claim
 from merganser import listening, locks, otlp, readiness
 from merganser.building import make_folder, opened, reached
 from merganser.ending import Ending
+from merganser.parts import ALONE, Part
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
-from models.wakeups import Neighbours
 from models.world import World
-from resolvers import changes, tasks, webhookposts
+from resolvers import changes, neighbours, tasks, webhookposts
 from resolvers import settings as stored_settings
 
 log = logging.getLogger("merganser")
@@ -40,9 +43,13 @@ After = Callable[[], None]
 
 
 async def serve(
-    settings: Settings, *, before: Before | None = None, after: After | None = None
+    settings: Settings,
+    *,
+    before: Before | None = None,
+    after: After | None = None,
+    part: Part = ALONE,
 ) -> None:
-    """Run everything in this process until SIGINT or SIGTERM.
+    """Run everything, or a part, in this process until SIGINT or SIGTERM.
 
     `before` is done with the store ready and nothing listening, `after` once HTTP answers.
     """
@@ -51,11 +58,16 @@ async def serve(
     loop = asyncio.get_running_loop()
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, ending.signalled, which)
+    if part.parent is not None:
+        loop.add_reader(part.parent, _orphaned, ending, part.parent)
     try:
-        async with _house(settings) as world:
+        async with _house(settings, part) as world:
             if before is not None:
                 await before(world)
-            await _open(settings, world, ending, after)
+            if part.listens:
+                await _open(settings, world, ending, after or part.up, part)
+            else:
+                await _behind(settings, world, ending, part)
     except asyncio.CancelledError:
         if not ending.asked:
             raise
@@ -63,20 +75,46 @@ async def serve(
         raise Trouble("a worker ended by itself, so the server stopped: see its log")
 
 
+async def prepare(settings: Settings) -> None:
+    """Migrate the store, and see whether we may listen where we are told to."""
+    otlp.signals(settings)
+    _route(settings)
+    async with opened(settings, migrate=True) as world:
+        await listening.guarded(world, settings)
+
+
+def _orphaned(ending: Ending, parent: int) -> None:
+    asyncio.get_running_loop().remove_reader(parent)
+    log.error("the first process has ended, so this one ends too")
+    ending.signalled(signal.SIGTERM)
+
+
 @asynccontextmanager
-async def _house(settings: Settings) -> AsyncGenerator[World]:
-    """The world of a server: its store is held, migrated, and it hears its neighbours."""
+async def _house(settings: Settings, part: Part) -> AsyncGenerator[World]:
+    """The world of a server: its store is held and migrated; of several the first has done so."""
     make_folder(settings)
+    alone = part is ALONE
     async with AsyncExitStack() as stack:
-        with reached(settings):
-            await stack.enter_async_context(locks.serving(settings.store))
-        world = await stack.enter_async_context(opened(settings, migrate=True))
-        if isinstance(world.wakeups, Neighbours):
-            world.wakeups.hear()
+        if alone or locks.lock_of(settings.store) is None:
+            with reached(settings):
+                await stack.enter_async_context(locks.serving(settings.store))
+        world = await stack.enter_async_context(opened(settings, migrate=alone))
         yield world
 
 
-async def _open(settings: Settings, world: World, ending: Ending, after: After | None) -> None:
+async def _behind(settings: Settings, world: World, ending: Ending, part: Part) -> None:
+    """Work behind the requests that other processes answer, until told to stop."""
+    route, spool = _route(settings), settings.data / "spool" / "http"
+    listening.more_files()
+    async with otlp.exporting(settings, world), _workers(world, route, ending, spool, part):
+        part.up()
+        log.info("working")
+        await asyncio.get_running_loop().create_future()
+
+
+async def _open(
+    settings: Settings, world: World, ending: Ending, after: After | None, part: Part
+) -> None:
     """Listen and work until told to stop, then end in the reverse order."""
     route = _route(settings)
     await listening.guarded(world, settings)
@@ -88,21 +126,23 @@ async def _open(settings: Settings, world: World, ending: Ending, after: After |
         bootstrap=_told(settings.bootstrap_key),
         settings=listening.endpoint(settings),
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
-        checks=await readiness.checks(world, ending, spool / "http"),
+        checks=await readiness.checks(world, ending, spool / "http", part),
         compiled=settings.compiled_executor,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(otlp.exporting(settings, world))
         stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
-        bound = listening.sockets("HTTP", settings.http, patience=settings.write_timeout)
+        bound = part.http or listening.sockets(
+            "HTTP", settings.http, patience=settings.write_timeout
+        )
         for one in bound:
             stack.callback(one.close)
-        await stack.enter_async_context(_workers(world, route, ending, spool / "http"))
-        lmtp = await _lmtp(settings, world)
+        await stack.enter_async_context(_workers(world, route, ending, spool / "http", part))
+        lmtp = await _lmtp(settings, world, part)
         stack.push_async_callback(lmtp.close)
         ending.web = listening.web(app, settings, after)
         log.info("listening", extra={"http": settings.http, "lmtp": settings.lmtp})
-        await ending.web.serve(sockets=bound)
+        await ending.web.serve(sockets=list(bound))
         log.info("stopping")
 
 
@@ -119,29 +159,41 @@ def _route(settings: Settings) -> Route:
         raise Trouble(f"MERGANSER_NEXT_HOP is wrong: {problem}", code=MISUSED) from problem
 
 
-async def _lmtp(settings: Settings, world: World) -> Lmtp:
+async def _lmtp(settings: Settings, world: World, part: Part) -> Lmtp:
+    spool = settings.data / "spool" / "lmtp"
+    if part.lmtp:
+        lmtp = Lmtp(world, spool)
+        for bound in part.lmtp:
+            await lmtp.start(sock=bound)
+        return lmtp
     host, port = listening.place(settings.lmtp)
     try:
-        return await listen(world, host, port, spool=settings.data / "spool" / "lmtp")
+        return await listen(world, host, port, spool=spool)
     except OSError as problem:
         raise listening.unbound("LMTP", settings.lmtp, problem) from problem
 
 
 @asynccontextmanager
-async def _workers(world: World, route: Route, ending: Ending, spool: Path) -> AsyncGenerator[None]:
-    """All that goes on behind requests. One that breaks takes the server along."""
-    ended_by_event = [
-        worker.run(world, route, stop=ending.stop),
-        housekeeping.run(world, ending.stop, spool),
-    ]
-    cancelled = [
-        indexing.run(world),
-        snoozing.run(world),
-        tasks.run(world),
-        webhookposts.run(world, worded),
-        changes.watch(world),
-        stored_settings.follow(world),
-    ]
+async def _workers(
+    world: World, route: Route, ending: Ending, spool: Path, part: Part
+) -> AsyncGenerator[None]:
+    """All that goes on behind requests. One that breaks takes the server along.
+
+    What must be in each process is what this process hears; the rest is done in one of several.
+    """
+    cancelled = [changes.watch(world), neighbours.hear(world), stored_settings.follow(world)]
+    ended_by_event: list[Coroutine[None, None, None]] = []
+    if part.works:
+        ended_by_event += [
+            worker.run(world, route, stop=ending.stop),
+            housekeeping.run(world, ending.stop, spool),
+        ]
+        cancelled += [
+            indexing.run(world),
+            snoozing.run(world),
+            tasks.run(world),
+            webhookposts.run(world, worded),
+        ]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]
     ending.workers = [*asked, *running]

@@ -28,15 +28,19 @@ DRIVERS = {  # what people write, and what we open
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
 
+BUSES = ("unix", "postgres", "postgresql", "redis", "rediss", "nats", "tls")  # as URLs
+ALONE = ("auto", "process", "unix", "postgresql")  # as words
 
-def _driven(url: str) -> str:
+
+def driven(url: str) -> str:
+    """The URL of a store with its driver."""
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in DRIVERS:
         raise ValueError("write sqlite:///path or postgresql://user:password@host/database")
     return f"{DRIVERS[scheme]}://{rest}"
 
 
-Url = Annotated[str, BeforeValidator(_driven)]
+Url = Annotated[str, BeforeValidator(driven)]
 
 
 class Settings(AccountSettings):
@@ -68,6 +72,17 @@ class Settings(AccountSettings):
         default=None,
         description="A second store, for what `messageTierMove` moves there, spelt as BLOBS is; "
         "it stays set as long as anything lies there.",
+    )
+    wakeups: SecretStr = Field(
+        default=SecretStr("auto"),
+        description="How processes that share a store wake each other: process, not at all; unix, "
+        "by sockets in {data}/bells, or unix:///folder; postgresql, by NOTIFY of the store, or "
+        "postgresql://… of another; redis://…, rediss://…, nats://… or tls://… by a server of "
+        "that kind; auto, unix with an SQLite store and else postgresql.",
+        json_schema_extra={
+            **shown("auto"),
+            "hint": "write auto, process, unix, postgresql, or the URL of Redis or NATS",
+        },
     )
     http: str = Field(
         default="127.0.0.1:8025",
@@ -393,6 +408,15 @@ class Settings(AccountSettings):
     @classmethod
     def _networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return () if names == ("none",) else networked(names)
+
+    @field_validator("wakeups")
+    @classmethod
+    def _bus(cls, secret: SecretStr) -> SecretStr:
+        asked = secret.get_secret_value()
+        scheme, mark, rest = asked.partition("://")
+        if not (scheme in BUSES and rest if mark else asked in ALONE):
+            raise ValueError(scheme)
+        return secret
 
     @field_validator("dns_resolver")
     @classmethod

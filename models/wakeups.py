@@ -2,12 +2,24 @@
 
 import asyncio
 import contextlib
-import os
-import socket
+import logging
+import random
+import secrets
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+
+from models.buses import Bus
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.005  # seconds between two messages of a process: what is told meanwhile is one message
+LONGEST = 4000  # bytes of a message; PostgreSQL takes 8,000
+PATIENCE = 2.0  # seconds in which a bus takes a message, or is dead
+AGAIN = 0.25  # seconds until a dead bus is tried again; each time twice as long
+SELDOM = 5.0  # seconds at most
+
+Recalled = Callable[[int | None], None]
 
 # Bells of those who work behind all streams: rung where there is something for them to do.
 WEBHOOKS, TASKS, UNINDEXED = -1, -2, -3
@@ -35,10 +47,13 @@ class Gathering(asyncio.Event):
 class Wakeups:
     """In-process bells, one set per stream; below zero are those of workers."""
 
+    dead = False  # whether we know that we do not hear what other processes do
+
     def __init__(self) -> None:
         self._bells: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
         self._rung: dict[int, int] = {}
         self._gathering: set[Gathering] = set()
+        self._wardens: list[Recalled] = []
 
     @property
     def followed(self) -> list[int]:
@@ -87,66 +102,166 @@ class Wakeups:
         for stream, last in reached.items():
             self.ring(stream, last)
 
+    def guard(self, warden: Recalled) -> None:
+        """Call `warden` for each account whose credentials are to be looked at again.
 
-class Neighbours(Wakeups):
-    """Bells that are heard in all processes that share a folder on this machine.
+        0 stands for credentials of no account, None for all there are.
+        """
+        self._wardens.append(warden)
 
-    Each process that hears has a datagram socket in the folder; whoever changes something
-    sends a line to all of them. What cannot be sent at once is dropped.
+    def recall(self, accounts: Collection[int]) -> None:
+        """Let credentials of these accounts be looked at again, here and wherever else."""
+        for account in accounts:
+            self.recalled(account)
+
+    def recalled(self, account: int | None) -> None:
+        """The same, here alone."""
+        for warden in self._wardens:
+            warden(account)
+
+    def rouse(self) -> None:
+        """Ring for those who work behind all streams, and whoever follows no row."""
+        for bell in set().union(*(self._bells[key] for key in self._bells if key < 0)):
+            bell.set()
+
+    async def hear(self, joined: Callable[[], None]) -> None:
+        """Hear other processes until cancelled; `joined` is called whenever that begins."""
+        joined()
+        await asyncio.get_running_loop().create_future()
+
+    async def close(self) -> None:
+        """Tell what is left to be told."""
+
+
+class Shared(Wakeups):
+    """Bells that are heard in all processes on a bus.
+
+    What is told while a message is under way waits for the next: so they are few, however many
+    units there are. A message that the bus does not take is lost; whoever misses it looks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, bus: Bus) -> None:
         super().__init__()
-        self._folder = folder / "bells"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._mine: Path | None = None
-        self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._in: socket.socket | None = None
-        self._handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-
-    def _short(self, path: Path) -> str:
-        return f"/proc/self/fd/{self._handle}/{path.name}"  # a socket's path has 107 bytes at most
-
-    def hear(self) -> None:
-        """Hear the other processes from now on; needs a running loop."""
-        self._mine = self._folder / f"{os.getpid()}-{id(self):x}"
-        with contextlib.suppress(FileNotFoundError):
-            self._mine.unlink()  # of a process that had this number before us
-        self._in = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._in.bind(self._short(self._mine))
-        asyncio.get_running_loop().add_reader(self._in.fileno(), self._receive)
-
-    def _receive(self) -> None:
-        assert self._in is not None  # noqa: S101 - the reader is set by `hear`, behind the socket
-        with contextlib.suppress(BlockingIOError, ValueError):
-            while True:
-                for line in self._in.recv(65536).decode().splitlines():
-                    stream, _, last = line.partition(" ")
-                    self.ring(int(stream), int(last))
+        self._bus = bus
+        self._name = secrets.token_hex(8)  # so that we do not hear ourselves
+        self._waiting: dict[int, int] = {}
+        self._recalls: dict[int, None] = {}
+        self._sending: asyncio.Task[None] | None = None
+        self._retry = 0.0  # of the loop's clock: until then nothing is sent
+        self._pause = AGAIN
+        self._told = False  # the log knows that there is trouble
 
     def tell(self, reached: Mapping[int, int]) -> None:
         """Ring here, and send the numbers to the other processes."""
         super().tell(reached)
-        if not reached:
-            return
-        text = "\n".join(f"{stream} {last}" for stream, last in reached.items()).encode()
-        for name in os.listdir(self._handle):  # noqa: PTH208 - at each change: it is quick
-            if self._mine is not None and name == self._mine.name:
-                continue
-            other = self._folder / name
-            try:
-                self._out.sendto(text, self._short(other))
-            except (ConnectionRefusedError, FileNotFoundError):
-                other.unlink(missing_ok=True)  # its process has died
-            except OSError:  # full: that process looks by itself soon
-                continue
+        if reached:
+            self._waiting.update(reached)
+            self._send()
 
-    def close(self) -> None:
-        """Hear no more."""
-        if self._in is not None:
-            asyncio.get_running_loop().remove_reader(self._in.fileno())
-            self._in.close()
-        if self._mine is not None:
-            self._mine.unlink(missing_ok=True)
-        self._out.close()
-        os.close(self._handle)
+    def recall(self, accounts: Collection[int]) -> None:
+        """Recall here, and in the other processes."""
+        super().recall(accounts)
+        if accounts:
+            self._recalls.update(dict.fromkeys(accounts))
+            self._send()
+
+    def _send(self) -> None:
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._waiting or self._recalls:
+            told, self._waiting = self._waiting, {}
+            recalls, self._recalls = self._recalls, {}
+            lines = [f"!{account}" for account in recalls]
+            lines += [f"{stream} {last}" for stream, last in told.items()]
+            if asyncio.get_running_loop().time() < self._retry:
+                return  # it is dead, and what it would have told is found by looking
+            try:
+                for message in _messages(self._name, lines):
+                    await self._deliver(message)
+            except Exception as problem:  # noqa: BLE001 - no event depends on the bus
+                self._trouble(problem)
+                self._retry = asyncio.get_running_loop().time() + self._next_pause()
+                return
+            self._well()
+            await asyncio.sleep(PAUSE)
+
+    async def _deliver(self, message: str) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._bus.send(message)
+        except Exception:  # the connection may be an old one, of before the bus was away
+            if self.dead:
+                raise
+            async with asyncio.timeout(PATIENCE):
+                await self._bus.send(message)
+
+    def _trouble(self, problem: BaseException | None) -> None:
+        """Tell the log, once until all is well again."""
+        if not self._told:
+            reason = type(problem).__name__ if problem else "it was closed"
+            facts = {"bus": self._bus.name, "problem": reason}
+            log.warning("wake-ups are not passed on, changes are looked for", extra=facts)
+        self._told = True
+
+    def _well(self) -> None:
+        if self._told and not self.dead:
+            log.info("wake-ups are passed on again", extra={"bus": self._bus.name})
+            self._told = False
+        self._retry, self._pause = 0.0, AGAIN
+
+    def _next_pause(self) -> float:
+        pause, self._pause = self._pause, min(self._pause * 2, SELDOM)
+        return pause * random.uniform(0.75, 1)  # noqa: S311 - so that not all come at once
+
+    async def hear(self, joined: Callable[[], None]) -> None:
+        """Hear other processes until cancelled; a bus that is dead is tried again and again."""
+
+        def begun() -> None:
+            self.dead = False
+            self._well()
+            joined()
+
+        while True:
+            problem: Exception | None = None
+            try:
+                await self._bus.hear(self._heard, begun)
+            except Exception as broken:  # noqa: BLE001 - no event depends on the bus
+                problem = broken
+            self.dead = True
+            self._trouble(problem)
+            await asyncio.sleep(self._next_pause())
+
+    def _heard(self, message: str) -> None:
+        name, *lines = message.split("\n")
+        if name == self._name:
+            return
+        with contextlib.suppress(ValueError):  # of another version, or of no process of ours
+            for line in lines:
+                if line.startswith("!"):
+                    self.recalled(int(line[1:]))
+                else:
+                    stream, _, last = line.partition(" ")
+                    self.ring(int(stream), int(last))
+
+    async def close(self) -> None:
+        """Tell what is left to be told, and let go of the bus."""
+        if self._sending:
+            await self._sending
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._bus.close()
+        except Exception as problem:  # noqa: BLE001 - it is gone either way
+            log.info("the bus was not left in peace", extra={"problem": type(problem).__name__})
+
+
+def _messages(name: str, lines: list[str]) -> Iterator[str]:
+    """The lines as messages that are not too long, each below the name of who sends it."""
+    message = name
+    for line in lines:
+        if len(message) + len(line) >= LONGEST:
+            yield message
+            message = name
+        message += f"\n{line}"
+    yield message

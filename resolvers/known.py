@@ -1,7 +1,7 @@
 """Credentials that were good a moment ago: asked of the store once, not by each request.
 
-For `FRESH` a credential stays good here when another process ends it. What ends in this
-process is forgotten at once.
+What ends is forgotten at once, here and in all processes that hear us. Where one does not, a
+credential stays good for `FRESH`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from resolvers.context import Reach, Viewer
 
 log = logging.getLogger(__name__)
 
-FRESH = timedelta(seconds=5)
+FRESH = timedelta(seconds=1)
 MOST = 10_000  # credentials remembered
 
 
@@ -125,6 +125,20 @@ def forget(world: World, *user_ids: int) -> None:
     Whoever ends or narrows credentials calls this, right behind the unit that did it.
     """
     memory_of(world.database).drop(user_ids, world.now())
+    world.wakeups.recall(user_ids)
+
+
+def guard(world: World) -> None:
+    """From now on forget what others recall."""
+
+    def recalled(account: int | None) -> None:
+        memory = memory_of(world.database)
+        if account is None:
+            memory.clear()
+        else:
+            memory.drop([account], world.now())
+
+    world.wakeups.guard(recalled)
 
 
 def turn(world: World) -> int:
@@ -136,6 +150,7 @@ def widen(world: World, user_id: int) -> None:
     """Whoever is this account sees from now on what is shared with it."""
     if known := memory_of(world.database).reaches.get(user_id):
         known.shared = True
+    world.wakeups.recall([user_id])
 
 
 async def settle(world: World) -> None:

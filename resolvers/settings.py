@@ -43,7 +43,7 @@ OPERATORS = Needs(role=Role.ADMIN, scope=Scope.MASTER)
 READERS = Needs(role=Role.ADMIN, scope=Scope.READ)
 CUSTOMS = 200  # settings of the operator's own
 MOST = 100  # keys of one call
-LOOK = 5.0  # seconds between two looks for settings that no bell told of
+LOOK = 1.0  # seconds between two looks for settings that no bell told of
 NEWEST = "settings-newest"
 STORED = select(*picked(SettingValue, ("key", "value")))
 

@@ -16,6 +16,7 @@ from mail import housekeeping
 from mail.lmtp import Lmtp
 from mail.verify.everything import verify
 from models.adminlog import AdminLogEntry
+from models.buses.local import LocalBus
 from models.columns import picked
 from models.database import Database
 from models.domains import Domain
@@ -23,7 +24,7 @@ from models.journal import PLATFORM, Change, ChangeKind, Stream
 from models.options import Options
 from models.roles import Role, Scope
 from models.settings import SettingChange, SettingValue
-from models.wakeups import Neighbours
+from models.wakeups import Shared
 from models.world import Adopted, World
 from resolvers import settings
 from resolvers.context import Context, Viewer
@@ -369,8 +370,10 @@ async def test_another_process_goes_by_it_within_seconds(
 
 
 async def test_a_bell_makes_it_quicker(world: World, clock: Clock, tmp_path: Path) -> None:
-    ours, theirs = Neighbours(tmp_path), Neighbours(tmp_path)
-    theirs.hear()
+    ours, theirs = Shared(LocalBus(tmp_path)), Shared(LocalBus(tmp_path))
+    joined = asyncio.Event()
+    hearing = asyncio.create_task(theirs.hear(joined.set))
+    await joined.wait()
     made = [
         World(world.database, world.blobs, secret=b"s" * 32, options=CHEAP, now=clock, wakeups=bell)
         for bell in (ours, theirs)
@@ -378,9 +381,10 @@ async def test_a_bell_makes_it_quicker(world: World, clock: Clock, tmp_path: Pat
     async with following(made[1]):
         await asyncio.sleep(0.1)
         await settings.put(operator(made[0]), MOST, 50)
-        await until(lambda: made[1].options.max_recipients == 50, 2)  # LOOK is longer
-    for bell in (ours, theirs):
-        bell.close()
+        await until(lambda: made[1].options.max_recipients == 50, 0.5)  # LOOK is longer
+    hearing.cancel()
+    for bells in (ours, theirs):
+        await bells.close()
 
 
 async def test_following_costs_one_small_read_a_look(

@@ -8,7 +8,7 @@ from tests import stores
 from tests.e2e.server import Server, free_port
 
 
-def _beside(url: str, name: str) -> str:
+def beside(url: str, name: str) -> str:
     """A new database on the server of this URL."""
     there, _, host = url.partition("?")
     place, _, ours = there.rpartition("/")
@@ -30,7 +30,7 @@ def server(
     """A server with users; those behind bob are each for one test that changes much."""
     store = ""
     if request.param != "sqlite":
-        store = _beside(request.getfixturevalue("postgres"), "e2e")
+        store = beside(request.getfixturevalue("postgres"), "e2e")
     hop = free_port()
     settings = {
         "NEXT_HOP": f"smtp://127.0.0.1:{hop}",

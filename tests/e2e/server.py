@@ -36,6 +36,7 @@ OTHER = "another horse"
 START = 30.0  # seconds, on a machine that does other things too
 STOP = 30.0
 ANSWER = 15.0
+PASSED = ("PATH", "PYTHONPATH")  # of our environment
 
 
 def free_port() -> int:
@@ -64,6 +65,7 @@ class Server:
     http: int = field(default_factory=free_port)
     lmtp: int = field(default_factory=free_port)
     hop: int = 0  # where its next hop may listen
+    words: tuple[str, ...] = ()  # behind `serve`
     secrets: dict[str, str] = field(default_factory=dict)  # of the users that were made, by name
     _process: "subprocess.Popen[bytes] | None" = None
 
@@ -80,7 +82,8 @@ class Server:
             **self.more,
         }
         ours = {f"MERGANSER_{name}": value for name, value in settings.items()}
-        return {"PATH": os.environ["PATH"], "HOME": str(self.folder), **ours}
+        theirs = {name: os.environ[name] for name in PASSED if name in os.environ}
+        return {**theirs, "HOME": str(self.folder), **ours}
 
     @property
     def url(self) -> str:
@@ -107,7 +110,7 @@ class Server:
 
     def start(self) -> Self:
         """Run the command until it answers."""
-        command = [sys.executable, "-m", "merganser", "serve"]
+        command = [sys.executable, "-m", "merganser", "serve", *self.words]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=self.env, stderr=log, stdout=log, stdin=subprocess.DEVNULL
@@ -115,8 +118,10 @@ class Server:
         until = time.monotonic() + START
         while True:
             with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{self.url}/health", timeout=ANSWER)
-                return self
+                path = "/health/ready" if self.words else "/health"  # of several, all
+                answer = httpx.get(f"{self.url}{path}", timeout=ANSWER)
+                if not self.words or answer.is_success:
+                    return self
             assert self._process.poll() is None, self.log
             assert time.monotonic() < until, self.log
             time.sleep(0.02)

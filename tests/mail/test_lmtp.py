@@ -43,7 +43,7 @@ async def listening(tmp_path: Path, post: Memory) -> AsyncIterator[Open]:
             fault=fault,
         )
         listener = Lmtp(world, tmp_path / "spool", replace(Limits(), **limits), post)
-        await listener.start("127.0.0.1", 0)
+        await listener.start(host="127.0.0.1", port=0)
         opened.append(listener)
         return listener
 

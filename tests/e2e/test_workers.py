@@ -1,0 +1,246 @@
+"""Several processes behind one place: what one does the others tell, and all end together."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+
+from tests import stores
+from tests.buses import BROKERS, Broker
+from tests.conftest import raw_message
+from tests.e2e.conftest import beside
+from tests.e2e.server import Server, Socket
+from tests.e2e.test_neighbours import FOLLOW
+
+WORKERS = 2
+SOON = 1.0  # seconds in which all processes have heard
+KICK = "mutation { sessionKick(input: {revokeTokens: true}) { kicked errors { code } } }"
+KINDS = {
+    "sqlite": "auto",
+    "postgres": "auto",
+    "sqlite+redis": "redis",
+    "sqlite+nats": "nats",
+}
+
+
+@dataclass
+class Fleet:
+    """A server of several processes, and its bus."""
+
+    server: Server
+    broker: Broker | None = None
+    names: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that the first has begun."""
+        pid = self.server.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def at(self) -> str:
+        """A name for an operation, by which the log tells who has answered it."""
+        return f"Where{next(self.names)}"
+
+    async def worker(self, socket: Socket) -> str:
+        """The worker that this socket is connected to."""
+        name = self.at()
+        await socket.subscribe(f"query {name} {{ viewer {{ role }} }}", id=name)
+        frames = [(await socket.hear())["type"] for _ in range(2)]
+        assert frames == ["next", "complete"]
+        return await self.who_answered(name)
+
+    async def who_answered(self, name: str) -> str:
+        async with asyncio.timeout(5):
+            while True:
+                for line in self.server.logged():
+                    if line.get("operation") == name:
+                        return str(line["worker"])
+                await asyncio.sleep(0.02)
+
+    @asynccontextmanager
+    async def sockets(self, user: str) -> AsyncGenerator[dict[str, Socket]]:
+        """A socket of the user at each worker that listens."""
+        found: dict[str, Socket] = {}
+        async with AsyncExitStack() as stack:
+            for _ in range(40):
+                one = await stack.enter_async_context(self.server.socket(self.server.secrets[user]))
+                found.setdefault(await self.worker(one), one)
+                if len(found) == WORKERS:
+                    break
+            assert sorted(found) == ["1", "2"]
+            yield found
+
+    async def cut(self) -> None:
+        """Break the bus off."""
+        if self.broker:
+            self.broker.stop()
+        elif not self.server.store:
+            (self.server.folder / "var" / "bells").rename(self.server.folder / "var" / "away")
+            for path in (self.server.folder / "var" / "away").iterdir():
+                path.unlink()
+        else:
+            url = self.server.store.replace("+asyncpg", "")
+            connection = await asyncpg.connect(url)
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> "
+                "pg_backend_pid() AND datname = current_database() "
+                "AND (query ILIKE 'listen %' OR query LIKE '%pg_notify%')"
+            )
+            await connection.close()
+
+    async def mend(self) -> None:
+        if self.broker:
+            self.broker.start()
+        elif not self.server.store:
+            (self.server.folder / "var" / "away").rename(self.server.folder / "var" / "bells")
+
+
+def kinds() -> list[str]:
+    return [kind for kind in KINDS if kind.partition("+")[0] in stores.STORES]
+
+
+@pytest.fixture(params=kinds(), scope="module")
+def fleet(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    store, broker, more = "", None, {}
+    folder = tmp_path_factory.mktemp("fleet")
+    if request.param.startswith("postgres"):
+        store = beside(request.getfixturevalue("postgres"), "fleet")
+    if KINDS[request.param] in BROKERS:
+        broker = BROKERS[KINDS[request.param]](folder)
+        broker.start()
+        more["WAKEUPS"] = broker.url
+    server = Server(folder, store, more, words=("--workers", str(WORKERS)))
+    server.make("ada", "bob", "dora", "eve")
+    server.start()
+    yield Fleet(server, broker)
+    server.stop()
+    if broker:
+        broker.stop()
+
+
+async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while True:
+            found = true()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def ready(fleet: Fleet) -> bool:
+    with suppress(httpx.TransportError):
+        async with httpx.AsyncClient() as http:
+            return (await http.get(f"{fleet.server.url}/health/ready")).is_success
+    return False
+
+
+async def subjects(socket: Socket, many: int) -> list[str]:
+    events = await socket.events(many)
+    return [event["message"]["subject"] for event in events]
+
+
+async def test_what_comes_in_at_one_worker_is_heard_at_all(fleet: Fleet) -> None:
+    names = [f"News {number}" for number in range(12)]
+    async with fleet.sockets("ada") as sockets:
+        for socket in sockets.values():
+            await socket.subscribe(FOLLOW)
+            assert await socket.silent()
+        for name in names:  # each over a connection of its own: some here, some there
+            begun = time.monotonic()
+            sent = await fleet.server.deliver(raw_message(name), "ada@example.org")
+            assert sent == "250 2.0.0 Delivered"
+            for socket in sockets.values():
+                assert await subjects(socket, 1) == [name]
+            assert time.monotonic() - begun < SOON
+
+
+async def test_who_is_kicked_at_one_worker_is_gone_from_all(fleet: Fleet) -> None:
+    async with fleet.sockets("bob") as sockets, fleet.server.client("bob") as bob:
+        for socket in sockets.values():
+            await socket.subscribe(FOLLOW)
+            assert await socket.silent()
+        done = await bob(KICK)
+        assert done["sessionKick"]["errors"] == []
+        begun = time.monotonic()
+        assert [await socket.closed() for socket in sockets.values()] == [4403, 4403]
+        assert time.monotonic() - begun < SOON + 0.5  # what closing takes
+
+
+async def test_one_process_works_behind_the_others(fleet: Fleet) -> None:
+    assert len(fleet.pids) == WORKERS + 1
+    began = [line for line in fleet.server.logged() if line["event"] in {"working", "listening"}]
+    assert {line["worker"] for line in began} == {"1", "2", "background"}
+    assert {line["worker"] for line in began if line["event"] == "working"} == {"background"}
+
+
+async def test_nothing_is_lost_while_the_bus_is_away(fleet: Fleet) -> None:
+    names = [f"Letter {number}" for number in range(30)]
+    async with fleet.sockets("dora") as sockets:
+        for socket in sockets.values():
+            await socket.subscribe(FOLLOW)
+            assert await socket.silent()
+        for number, name in enumerate(names):
+            if number == 10:
+                await fleet.cut()
+            if number == 20:
+                await fleet.mend()
+            await fleet.server.deliver(raw_message(name), "dora@example.org")
+            await asyncio.sleep(0.05)
+        for socket in sockets.values():
+            assert await subjects(socket, len(names)) == names
+        warned = [line for line in fleet.server.logged() if "wake-ups are not" in line["event"]]
+        assert len(warned) <= 4 * (WORKERS + 1)  # once for each break, however much was told
+
+
+async def test_a_worker_that_is_killed_is_replaced_and_its_clients_go_on(fleet: Fleet) -> None:
+    await until(lambda: ready(fleet))
+    async with fleet.server.client("eve") as eve, fleet.sockets("eve") as sockets:
+        cursor = await eve.cursor()
+        for socket in sockets.values():
+            await socket.subscribe(FOLLOW, after=cursor)
+        before = fleet.pids
+        os.kill(before[0], signal.SIGKILL)
+        await until(lambda: len(fleet.pids) == len(before) and before[0] not in fleet.pids)
+        for number in range(5):
+            await fleet.server.deliver(raw_message(f"Again {number}"), "eve@example.org")
+    names = [f"Again {number}" for number in range(5)]
+    await until(lambda: ready(fleet))
+    async with fleet.sockets("eve") as sockets:
+        for socket in sockets.values():
+            await socket.subscribe(FOLLOW, after=cursor)
+            assert await subjects(socket, 5) == names
+
+
+async def test_a_second_server_is_refused_on_the_same_place(fleet: Fleet) -> None:
+    said = await asyncio.to_thread(fleet.server.command, "serve", "--workers", "2")
+    assert said.code == 1
+    assert "another merganser uses this store" in said.err or "cannot listen on" in said.err
+    assert "Traceback" not in said.err
+
+
+def _gone(pids: list[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+async def test_told_to_stop_all_end_and_nobody_is_left(fleet: Fleet) -> None:
+    pids = fleet.pids
+    await asyncio.to_thread(fleet.server.stop)
+    assert _gone(pids)
+    await asyncio.to_thread(fleet.server.start)
+
+
+async def test_without_the_first_process_the_others_end(fleet: Fleet) -> None:
+    pids = fleet.pids
+    fleet.server.kill()
+    await until(lambda: _gone(pids))
+    await asyncio.to_thread(fleet.server.start)
