@@ -28,6 +28,7 @@ from models.groups import Batches, GroupCommit
 from models.pgreaders import PostgresReaders
 from models.prepared import Prepared, Rows
 from models.traces import Timed
+from models.turns import StoreTurn
 
 Columns = TypeVarTuple("Columns")
 Outcome = TypeVar("Outcome")
@@ -74,7 +75,10 @@ class Database:
             writer = create_engine(make_url(url).set(drivername="sqlite"), **COMMON)
             event.listen(writer, "connect", _tune_sqlite)
             event.listen(writer, "begin", _begin_sqlite)
-            self._readers, self._group = Readers(url), GroupCommit(self.engine)
+            self._readers, self._group = (
+                Readers(url),
+                GroupCommit(self.engine, StoreTurn(make_url(url).database)),
+            )
             self._batches = Batches(writer, self._group)
         else:
             reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)
