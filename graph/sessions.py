@@ -24,7 +24,7 @@ class SessionKickInput(Options):
 @strawberry.type(description="Answer of sessionKick.")
 class SessionKickPayload(MutationPayload):
     kicked: int = leaf(
-        "Connections to this process; those to others end within half a minute.", default=0
+        "Connections to this process; those to others end within a second.", default=0
     )
     results: list[str] = leaf(
         "User names, once for each connection that ends.", default_factory=list

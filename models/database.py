@@ -29,6 +29,7 @@ from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
 from models.steps import Step, Steps, told
 from models.traces import Timed
+from models.turns import StoreTurn
 
 Columns = TypeVarTuple("Columns")
 Outcome = TypeVar("Outcome")
@@ -75,7 +76,8 @@ class Database:
             writer = create_engine(make_url(url).set(drivername="sqlite"), **COMMON)
             event.listen(writer, "connect", _tune_sqlite)
             event.listen(writer, "begin", _begin_writing)
-            self._readers, self._group = Readers(url), GroupCommit(self.engine)
+            turn = StoreTurn(make_url(url).database)
+            self._readers, self._group = Readers(url), GroupCommit(self.engine, turn)
             self._batches = Batches(writer, self._group)
         else:
             reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import patience
+from models.turns import StoreTurn
 
 MOST = 32  # units in a group
 LONGEST = 0.005  # seconds a group stays open: a person waits behind it
@@ -38,8 +39,9 @@ class GroupCommit:
     stays open for them; nobody is told "done" before it is on the disk.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, store: StoreTurn) -> None:
         self._engine = engine.execution_options(merganser_write=True)
+        self.store = store
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._group: Group | None = None
@@ -49,7 +51,7 @@ class GroupCommit:
         await self._take_turn()
         with patience.unit():  # from here on it ends either way, called off or not
             try:
-                group = self._group = self._group or Group(await self._engine.connect())
+                group = self._group = self._group or await self._begun()
                 try:
                     async with self._savepoint(group) as session:
                         yield session
@@ -59,6 +61,14 @@ class GroupCommit:
             finally:
                 self._turn.release()
             await patience.to_the_end(group.saved)
+
+    async def _begun(self) -> Group:
+        await self.store.wait()
+        try:
+            return Group(await self._engine.connect())
+        except BaseException:
+            self.store.give()
+            raise
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
@@ -101,7 +111,10 @@ class GroupCommit:
         else:
             group.saved.set_result(None)
         finally:
-            await group.connection.close()
+            try:
+                await group.connection.close()
+            finally:
+                self.store.give()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +162,13 @@ class Batches:
                     job.outcome.set_result(value)
 
     def _commit(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
+        self._turns.store.take()
+        try:
+            return self._committed(jobs)
+        finally:
+            self._turns.store.give()
+
+    def _committed(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
         began, done = time.monotonic(), list[tuple[Any, Exception | None]]()
         if len(jobs) == 1:  # it has no neighbours to shield
             with self.engine.begin() as connection:
@@ -169,3 +189,4 @@ class Batches:
             await self._running
         self._thread.shutdown()
         self.engine.dispose()
+        self._turns.store.close()

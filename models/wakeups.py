@@ -109,8 +109,8 @@ class Wakeups:
         """
         self._wardens.append(warden)
 
-    def recall(self, accounts: Collection[int]) -> None:
-        """Let credentials of these accounts be looked at again, here and wherever else."""
+    def recall(self, accounts: Collection[int | None]) -> None:
+        """Let credentials of these be looked at again, as `guard` has it, here and elsewhere."""
         for account in accounts:
             self.recalled(account)
 
@@ -145,7 +145,7 @@ class Shared(Wakeups):
         self._bus = bus
         self._name = secrets.token_hex(8)  # so that we do not hear ourselves
         self._waiting: dict[int, int] = {}
-        self._recalls: dict[int, None] = {}
+        self._recalls: dict[int | None, None] = {}
         self._sending: asyncio.Task[None] | None = None
         self._retry = 0.0  # of the loop's clock: until then nothing is sent
         self._pause = AGAIN
@@ -158,7 +158,7 @@ class Shared(Wakeups):
             self._waiting.update(reached)
             self._send()
 
-    def recall(self, accounts: Collection[int]) -> None:
+    def recall(self, accounts: Collection[int | None]) -> None:
         """Recall here, and in the other processes."""
         super().recall(accounts)
         if accounts:
@@ -173,7 +173,7 @@ class Shared(Wakeups):
         while self._waiting or self._recalls:
             told, self._waiting = self._waiting, {}
             recalls, self._recalls = self._recalls, {}
-            lines = [f"!{account}" for account in recalls]
+            lines = [f"!{'' if account is None else account}" for account in recalls]
             lines += [f"{stream} {last}" for stream, last in told.items()]
             if asyncio.get_running_loop().time() < self._retry:
                 return  # it is dead, and what it would have told is found by looking
@@ -240,7 +240,7 @@ class Shared(Wakeups):
         with contextlib.suppress(ValueError):  # of another version, or of no process of ours
             for line in lines:
                 if line.startswith("!"):
-                    self.recalled(int(line[1:]))
+                    self.recalled(int(line[1:]) if line[1:] else None)
                 else:
                     stream, _, last = line.partition(" ")
                     self.ring(int(stream), int(last))

@@ -1,4 +1,4 @@
-"""Credentials that are remembered, forgotten on request."""
+"""Credentials that are remembered, forgotten on request, by all processes."""
 
 from resolvers.context import Context
 from resolvers.known import memory_of
@@ -6,9 +6,13 @@ from resolvers.userselection import Users, chosen
 
 
 async def flush(ctx: Context, users: Users | None) -> int:
-    """Ask the store again about these users' credentials, or all; how many were remembered."""
+    """Ask the store again about these users' credentials, or all; how many were remembered here."""
     memory = memory_of(ctx.world.database)
     if users is None or users.all:
-        return memory.clear()
+        many = memory.clear()
+        ctx.world.wakeups.recall([None])
+        return many
     rows = await chosen(ctx, users, managed=False)
-    return memory.drop([row.id for row in rows], ctx.world.now())
+    many = memory.drop([row.id for row in rows], ctx.world.now())
+    ctx.world.wakeups.recall([row.id for row in rows])
+    return many

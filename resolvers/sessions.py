@@ -16,7 +16,8 @@ from resolvers.userselection import Users, chosen
 async def kick(ctx: Context, users: Users, *, revoke_tokens: bool) -> tuple[list[Picked], int]:
     """Note that all connections of these accounts have ended; they, and how many tokens have.
 
-    Whoever holds the connections ends them: this process at once, others at their next look.
+    Whoever holds the connections ends them: this process at once, others when they hear of it,
+    or at their next look.
     """
     rows = await chosen(ctx, users)
     keys, revoked = [row.id for row in rows], 0

@@ -106,9 +106,10 @@ async def test_bells_are_heard_in_the_next_process(road: Road) -> None:
                 there.tell({7: 3})
                 await rings(bell)
                 there.recall([12])
+                there.recall([None])
                 there.tell({7: 4})
                 await rings(bell)
-                assert recalled == [12]
+                assert recalled == [12, None]
                 assert not other.is_set()
         here.tell({7: 5})  # to a neighbour that is gone
 

@@ -120,7 +120,7 @@ def fleet(
         broker.start()
         more["WAKEUPS"] = broker.url
     server = Server(folder, store, more, words=("--workers", str(WORKERS)))
-    server.make("ada", "bob", "dora", "eve")
+    server.make("ada", "bob", "dora", "eve", "fay")
     server.start()
     yield Fleet(server, broker)
     server.stop()
@@ -162,6 +162,22 @@ async def test_what_comes_in_at_one_worker_is_heard_at_all(fleet: Fleet) -> None
             for socket in sockets.values():
                 assert await subjects(socket, 1) == [name]
             assert time.monotonic() - begun < SOON
+
+
+async def test_many_who_write_at_once_are_all_heard(fleet: Fleet) -> None:
+    names = [f"Storm {number}" for number in range(64)]
+
+    async def write(name: str) -> str:
+        return await fleet.server.deliver(raw_message(name), "fay@example.org")
+
+    async with fleet.sockets("fay") as sockets:
+        for socket in sockets.values():
+            await socket.subscribe(FOLLOW)
+            assert await socket.silent()
+        assert set(await asyncio.gather(*map(write, names))) == {"250 2.0.0 Delivered"}
+        for socket in sockets.values():
+            assert sorted(await subjects(socket, len(names))) == sorted(names)
+    assert not [line for line in fleet.server.logged() if "locked" in str(line)]
 
 
 async def test_who_is_kicked_at_one_worker_is_gone_from_all(fleet: Fleet) -> None:
