@@ -375,7 +375,7 @@ async def replay(ctx: Context, key: int, since: Position) -> Task:
     total = sum(order["until"][stream] - order["after"][stream] for stream in order["until"])
     async with ctx.write(PLATFORM) as session:
         (task,) = await work.queue(ctx, session, KIND, [order], total=total)
-        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])  # wakes its worker
+        await ctx.record(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
         domains = await _domains(ctx, [row])
         done = Done("webhookReplay", "Webhook", key, domains[key], None, {"events": total})
         await adminlog.note(ctx, session, done)
