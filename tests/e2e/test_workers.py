@@ -118,7 +118,7 @@ def fleet(
     if KINDS[request.param] in BROKERS:
         broker = BROKERS[KINDS[request.param]](folder)
         broker.start()
-        request.addfinalizer(broker.stop)
+        request.addfinalizer(broker.stop)  # noqa: PT021 - also where the server does not begin
         more["WAKEUPS"] = broker.url
     server = Server(folder, store, more, words=("--workers", str(WORKERS)))
     server.make("ada", "bob", "dora", "eve", "fay")
