@@ -118,14 +118,13 @@ def fleet(
     if KINDS[request.param] in BROKERS:
         broker = BROKERS[KINDS[request.param]](folder)
         broker.start()
+        request.addfinalizer(broker.stop)  # noqa: PT021 - also where the server does not begin
         more["WAKEUPS"] = broker.url
     server = Server(folder, store, more, words=("--workers", str(WORKERS)))
     server.make("ada", "bob", "dora", "eve", "fay")
     server.start()
     yield Fleet(server, broker)
     server.stop()
-    if broker:
-        broker.stop()
 
 
 async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 20) -> None:
