@@ -63,13 +63,12 @@ def _body(
 
 def _object(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     named = "".join(word.capitalize() for word in kind.split("_")[:-1])
-    told = {**facts, "id": ids.encode(CALLED.get(named, named), facts["id"])}
     boxes = {
-        name: ids.encode("Mailbox", told[name])
+        name: ids.encode("Mailbox", facts[name])
         for name in ("mailbox", "fromMailbox")
-        if told.get(name)
+        if facts.get(name)
     }
-    return told | boxes
+    return {**facts, "id": ids.encode(CALLED.get(named, named), facts["id"]), **boxes}
 
 
 @strawberry.type(description="An event, and what came of posting it.", directives=[FOR_ADMINS])

@@ -45,6 +45,15 @@ STORE = meters.histogram(
     "once; unit, a unit of work; apply, one in one go.",
     "work",
 )
+# How PostgreSQL reads. A word that all messages have is found by another way than one that few
+# have: so what is asked counts, and no way is kept for all. A page takes less time than it takes
+# to compile it, or to begin parallel workers, and its rows by their keys no longer than in order.
+READING = (
+    "plan_cache_mode = force_custom_plan",
+    "jit = off",
+    "max_parallel_workers_per_gather = 0",
+    "random_page_cost = 1.1",
+)
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)
 COMMON: dict[str, Any] = {
     "json_serializer": _json,
@@ -241,16 +250,8 @@ def _tune_reader(connection: Any, _record: Any) -> None:
 
 
 def _tune_postgres(connection: Any, _record: Any) -> None:
-    # A word that all messages have is found by another way than one that few have: so what is
-    # asked counts, and no way is kept for all. A page takes less time than it takes to compile
-    # it, or to begin parallel workers, and its rows by their keys no longer than those in order.
     cursor = connection.cursor()
-    for setting in (
-        "plan_cache_mode = force_custom_plan",
-        "jit = off",
-        "max_parallel_workers_per_gather = 0",
-        "random_page_cost = 1.1",
-    ):
+    for setting in READING:
         cursor.execute(f"SET {setting}")
     cursor.close()
     connection.commit()

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import event
 
+from models.database import READING
 from models.world import World
 
 
@@ -33,6 +34,8 @@ class Plans:
         sqlite = self.world.database.dialect == "sqlite"
         explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
         async with self.world.database.engine.connect() as connection:
+            for setting in () if sqlite else READING:
+                await connection.exec_driver_sql(f"SET LOCAL {setting}")
             found = await connection.exec_driver_sql(explain + statement, given)
             return "\n".join(str(row[-1]) for row in found)
 

@@ -174,7 +174,7 @@ async def test_who_has_no_scope_is_refused_beside_those_who_have(live: House, ad
     await until(lambda: live.seats == 1)
     turned_away = await live.follow(ada, PLAIN, secret=poor)
     await until(lambda: turned_away.over or turned_away.got)
-    (error,) = turned_away.over["payload"] if turned_away.over else turned_away.got[0]["errors"]
+    (error,) = turned_away.got[0]["errors"] if turned_away.got else turned_away.over["payload"]
     assert error["extensions"]["code"] == "FORBIDDEN"
     assert live.seats == 1
     await rich.leave()

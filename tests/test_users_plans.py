@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import event, text
 
 from bench.crowds import fill
+from models.database import READING
 from models.pages import Ask, Cursor
 from models.roles import Role
 from models.world import World
@@ -37,6 +38,8 @@ class Plans:
         sqlite = self.world.database.dialect == "sqlite"
         explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
         async with self.world.database.engine.connect() as connection:
+            for setting in () if sqlite else READING:
+                await connection.exec_driver_sql(f"SET LOCAL {setting}")
             found = await connection.exec_driver_sql(explain + statement[0], statement[1])
             return "\n".join(str(row[-1]) for row in found)
 
