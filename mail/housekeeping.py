@@ -119,7 +119,8 @@ async def run(world: World, stop: asyncio.Event, spool: Path | None = None) -> N
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()
     return stop.is_set()
 
 

@@ -41,7 +41,8 @@ async def run(world: World) -> None:
             except Exception:  # a listener's edge: search goes on by what the rows show
                 log.exception("the text index could not be filled")
             try:
-                await asyncio.wait_for(bell.wait(), IDLE)
+                async with asyncio.timeout(IDLE):  # unlike wait_for it is called off at a bell, too
+                    await bell.wait()
             except TimeoutError:
                 continue
 

@@ -19,7 +19,8 @@ async def hear(world: World) -> None:
     try:
         while not hearing.done():
             with suppress(TimeoutError):
-                await asyncio.wait_for(joined.wait(), LOOK)
+                async with asyncio.timeout(LOOK):
+                    await joined.wait()
             if joined.is_set():
                 joined.clear()
                 wakeups.recalled(None)

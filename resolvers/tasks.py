@@ -148,7 +148,8 @@ async def run(world: World) -> None:
             except Exception:  # a worker's edge: the task's lease ends, and it is tried again
                 log.exception("a task could not go on")
             try:
-                await asyncio.wait_for(bell.wait(), IDLE)
+                async with asyncio.timeout(IDLE):  # unlike wait_for it is called off at a bell, too
+                    await bell.wait()
             except TimeoutError:
                 continue
 

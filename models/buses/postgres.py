@@ -60,7 +60,8 @@ class PostgresBus:
         try:
             while not ended.is_set() and not driver.is_closed():
                 try:
-                    await asyncio.wait_for(ended.wait(), LOOK)
+                    async with asyncio.timeout(LOOK):
+                        await ended.wait()
                 except TimeoutError:
                     async with asyncio.timeout(PATIENCE):
                         await self._do("SELECT ''")
