@@ -1,6 +1,6 @@
 """The mutations that write the administrative log, and what they say there.
 
-Each must have its call in tests/calls.py. Whoever adds a mutation for administrators adds it
+Each must have its call in tests/calls/. Whoever adds a mutation for administrators adds it
 here; one of a lower role stands here where it may also be done to others.
 """
 

@@ -1,0 +1,59 @@
+"""What a call is, and the list that each stands in."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.conftest import Client
+
+SHARED = {"mailboxUnsubscribe": "MailboxSubscribeInput"}
+BY_IDS = {
+    "apiKeyDelete",
+    "appPasswordDelete",
+    "auditDelete",
+    "domainAliasDelete",
+    "fileDelete",
+    "fileShareDelete",
+    "webhookDelete",
+    "webhookTest",
+}
+PAYLOAD = "errors { __typename code message path index } replayed journalCursor"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A mutation with its input, and what to ask of its payload."""
+
+    name: str
+    input: dict[str, Any] = field(default_factory=dict)
+    payload: str = ""
+    journaled: bool = True  # whether it changes what the journal tells of
+    nudges: bool = False  # it tells clients to look at an account that is as it was
+    by_root: bool = False
+    by: Client | None = None  # who else makes it
+
+    def document(self) -> str:
+        """The operation, with the input in `$input`."""
+        kind = self.name[0].upper() + self.name[1:] + "Input"
+        kind = "IdsInput" if self.name in BY_IDS else SHARED.get(self.name, kind)
+        return (
+            f"mutation ($input: {kind}!) {{ {self.name}(input: $input) "
+            f"{{ {self.payload} {PAYLOAD} }} }}"
+        )
+
+    async def __call__(self, client: Client, **options: Any) -> Any:
+        """What the payload is."""
+        own = self.input.get("options", {})
+        given = {**self.input, "options": {**own, **options}} if options else self.input
+        return (await client(self.document(), input=given))[self.name]
+
+
+Prepare = Callable[[Client, Client], Awaitable[Call]]
+CALLS: dict[str, Prepare] = {}
+
+
+def call(prepare: Prepare) -> Prepare:
+    """Take a call into the list, under the name of its mutation."""
+    words = prepare.__name__.split("_")
+    CALLS[words[0] + "".join(word.capitalize() for word in words[1:])] = prepare
+    return prepare

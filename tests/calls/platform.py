@@ -1,0 +1,138 @@
+"""Calls about domains, settings, the search index, background work and webhooks."""
+
+from graph import ids
+from models.tasks import Task
+from tests.calls.call import Call, call
+from tests.conftest import Client, receive
+
+
+@call
+async def domain_alias_create(_ada: Client, _root: Client) -> Call:
+    given = {"alias": "example.net", "domain": "example.org"}
+    return Call("domainAliasCreate", given, "domainAlias { alias }", by_root=True)
+
+
+@call
+async def domain_alias_delete(ada: Client, root: Client) -> Call:
+    create = await domain_alias_create(ada, root)
+    made = await Call(create.name, create.input, "domainAlias { id }")(root)
+    given = {"ids": [made["domainAlias"]["id"]]}
+    return Call("domainAliasDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def domain_create(_ada: Client, _root: Client) -> Call:
+    return Call("domainCreate", {"name": "new.example"}, "domain { name }", by_root=True)
+
+
+@call
+async def domain_delete(ada: Client, root: Client) -> Call:
+    await (await domain_create(ada, root))(root)
+    given = {"domains": [{"name": "new.example"}]}
+    return Call("domainDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def domain_rename(_ada: Client, _root: Client) -> Call:
+    given = {"oldDomain": "example.org", "newDomain": "renamed.example"}
+    payload = "domain { name } addressesUpdated usersUpdated domainAliasesUpdated"
+    return Call("domainRename", given, payload, by_root=True)
+
+
+@call
+async def domain_update(_ada: Client, _root: Client) -> Call:
+    given = {"domains": [{"name": "example.org"}], "set": {"description": "Ours"}}
+    return Call("domainUpdate", given, "domains { name description }", by_root=True)
+
+
+@call
+async def search_index_build(ada: Client, _root: Client) -> Call:
+    await receive(ada, "Waits")
+    given = {"users": {"usernames": ["ada"]}, "mailboxMasks": ["*"]}
+    return Call("searchIndexBuild", given, "indexed", journaled=False, by_root=True)
+
+
+@call
+async def search_index_optimize(_ada: Client, _root: Client) -> Call:
+    return Call("searchIndexOptimize", {}, "task { kind }", by_root=True)
+
+
+@call
+async def search_index_rebuild(_ada: Client, _root: Client) -> Call:
+    given = {"users": {"usernames": ["ada"]}}
+    return Call("searchIndexRebuild", given, "task { kind total }", by_root=True)
+
+
+@call
+async def setting_delete(ada: Client, root: Client) -> Call:
+    done = await (await setting_set(ada, root))(root)
+    assert done["errors"] == []
+    given = {"keys": ["submission.maxRecipients"]}
+    return Call("settingDelete", given, "settings { key value custom }", by_root=True)
+
+
+@call
+async def setting_set(_ada: Client, _root: Client) -> Call:
+    given = {"key": "submission.maxRecipients", "value": 50}
+    return Call("settingSet", given, "setting { key value custom }", by_root=True)
+
+
+@call
+async def task_cancel(ada: Client, _root: Client) -> Call:
+    key = ada.world.key()
+    async with ada.world.write() as session:
+        session.add(
+            Task(
+                id=key,
+                kind="MESSAGE_UPDATE",
+                user_id=ada.user.id,
+                order={"ids": []},
+                created_at=ada.world.now(),
+            )
+        )
+    return Call("taskCancel", {"ids": [ids.encode("Task", key)]}, "tasks { state }")
+
+
+@call
+async def webhook_create(_ada: Client, _root: Client) -> Call:
+    given = {"url": "https://hooks.example.com/", "types": ["user.*"]}
+    return Call("webhookCreate", given, "webhook { url }", journaled=False, by_root=True)
+
+
+@call
+async def webhook_delete(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _webhook(root)]}
+    return Call("webhookDelete", given, "deletedIds", journaled=False, by_root=True)
+
+
+@call
+async def webhook_replay(_ada: Client, root: Client) -> Call:
+    given = {"webhook": await _webhook(root), "after": "1.0.0"}
+    return Call("webhookReplay", given, "task { kind }", by_root=True)
+
+
+@call
+async def webhook_secret_rotate(_ada: Client, root: Client) -> Call:
+    given = {"id": await _webhook(root)}
+    return Call("webhookSecretRotate", given, "webhook { id }", journaled=False, by_root=True)
+
+
+@call
+async def webhook_test(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _webhook(root)]}
+    return Call("webhookTest", given, "webhooks { id }", journaled=False, by_root=True)
+
+
+@call
+async def webhook_update(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _webhook(root)], "active": False}
+    return Call("webhookUpdate", given, "webhooks { active }", journaled=False, by_root=True)
+
+
+async def _webhook(root: Client) -> str:
+    made = await Call(
+        "webhookCreate",
+        {"url": "https://hooks.example.com/", "types": ["user.*"]},
+        "webhook { id }",
+    )(root)
+    return str(made["webhook"]["id"])

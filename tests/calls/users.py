@@ -1,0 +1,98 @@
+"""Calls about accounts, and what their administrators do to them."""
+
+from graph import ids
+from tests.calls.call import Call, call
+from tests.calls.mail import message_send
+from tests.conftest import Client, receive
+
+
+@call
+async def audit_create(ada: Client, _root: Client) -> Call:
+    given = {"user": _ref(ada), "expires": "2031-01-01T00:00:00Z", "reason": "as ordered"}
+    return Call("auditCreate", given, "audit { username messageCount }", by_root=True)
+
+
+@call
+async def audit_delete(ada: Client, root: Client) -> Call:
+    create = await audit_create(ada, root)
+    made = await Call(create.name, create.input, "audit { id }")(root)
+    given = {"ids": [made["audit"]["id"]]}
+    return Call("auditDelete", given, "deletedIds", journaled=False, by_root=True)
+
+
+@call
+async def client_state_reset(_ada: Client, _root: Client) -> Call:
+    return Call("clientStateReset", {}, "users { username }", nudges=True)
+
+
+@call
+async def quota_recalculate(ada: Client, _root: Client) -> Call:
+    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    payload = "results { storageUsed }"  # nothing of it has drifted
+    return Call("quotaRecalculate", given, payload, journaled=False, by_root=True)
+
+
+@call
+async def password_reset(ada: Client, _root: Client) -> Call:
+    return Call("passwordReset", {"user": _ref(ada)}, by_root=True)
+
+
+@call
+async def spam_policy_set(_ada: Client, _root: Client) -> Call:
+    return Call("spamPolicySet", {"junkScore": 5}, "users { username spam { junkScore } }")
+
+
+@call
+async def usage_reset(ada: Client, root: Client) -> Call:
+    await receive(ada, "Hello")
+    assert (await (await message_send(ada, root))(ada))["errors"] == []
+    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    payload = "users { limits { recipients { used } received { used } } }"
+    return Call("usageReset", given, payload, by_root=True)
+
+
+@call
+async def user_create(_ada: Client, _root: Client) -> Call:
+    given = {"address": "eve@example.org", "password": "correct horse"}
+    return Call("userCreate", given, "user { username }", by_root=True)
+
+
+@call
+async def user_delete(ada: Client, _root: Client) -> Call:
+    given = {"users": {"ids": [_ref(ada)["id"]]}, "deleteAfter": "2031-01-01T00:00:00Z"}
+    return Call("userDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def user_purge(ada: Client, _root: Client) -> Call:
+    return Call("userPurge", {"users": {"ids": [_ref(ada)["id"]]}}, "purged", by_root=True)
+
+
+@call
+async def user_restore(ada: Client, root: Client) -> Call:
+    assert (await (await user_delete(ada, root))(root))["errors"] == []
+    given = {"by": {"username": "ada"}}
+    return Call("userRestore", given, "user { username } recoveredAddresses", by_root=True)
+
+
+@call
+async def user_permissions_set(ada: Client, _root: Client) -> Call:
+    given = {"users": {"ids": [_ref(ada)["id"]]}, "permissions": ["APP_PASSWDS"]}
+    return Call("userPermissionsSet", given, "users { permissions }", by_root=True)
+
+
+@call
+async def user_role_set(ada: Client, _root: Client) -> Call:
+    charge = {"role": "DOMAIN_ADMIN", "administers": [{"name": "example.org"}]}
+    given = {"users": {"ids": [_ref(ada)["id"]]}, **charge}
+    return Call("userRoleSet", given, "users { role administers { name } }", by_root=True)
+
+
+@call
+async def user_update(_ada: Client, _root: Client) -> Call:
+    given = {"name": "Ada L.", "metaData": {"born": 1815}, "language": "en"}
+    return Call("userUpdate", {"set": given}, "users { username name }")
+
+
+def _ref(client: Client) -> dict[str, str]:
+    return {"id": ids.encode("User", client.user.id)}
