@@ -1,10 +1,8 @@
 """How tests do things to many messages, by GraphQL."""
 
-from datetime import timedelta
 from typing import Any
 
-from resolvers.mailboxes import NewMailboxes, create
-from tests.conftest import Client, Clock, context, receive
+from tests.conftest import Client
 
 ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
   ... on StaleError { currentModseq } ... on QuotaExceededError { used allowed } }"""
@@ -58,16 +56,6 @@ NAMED = {
     "messageTierMove": TIER_MOVE,
     "messageUpload": UPLOAD,
 }
-
-
-async def post_of(client: Client, clock: Clock) -> Client:
-    """Three messages, a to c, in INBOX, and two folders: Keep, and Brief, where mail ends."""
-    for letter in "abc":
-        await receive(client, letter)
-        clock.tick(seconds=1)
-    await create(context(client), NewMailboxes(["Keep"]))
-    await create(context(client), NewMailboxes(["Brief"], retention=timedelta(days=1)))
-    return client
 
 
 async def call(client: Client, name: str, **given: Any) -> Any:

@@ -4,10 +4,10 @@ import gc
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -26,8 +26,12 @@ from models.users import User
 from models.world import World
 from resolvers import auth, mailboxes, usercreate
 from resolvers.context import Context, Viewer
+from resolvers.mailboxes import NewMailboxes
 from resolvers.usercreate import NewUser
-from tests import stores
+from tests import counts, stores
+
+if TYPE_CHECKING:
+    from tests.live import House
 
 CHEAP = Options(
     argon2_memory=8,
@@ -179,6 +183,20 @@ async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterat
 
 
 @pytest.fixture
+async def counted(world: World) -> AsyncIterator[None]:
+    """After a test, all that the store counts is counted again."""
+    yield
+    await counts.recount(world)
+
+
+@pytest.fixture
+async def examined(world: World) -> AsyncIterator[None]:
+    """After a test, all is counted again, and the verifier finds nothing."""
+    yield
+    await counts.examine(world)
+
+
+@pytest.fixture
 async def http(world: World, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=create_app(world, spool=tmp_path))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -240,6 +258,21 @@ async def root(world: World, http: httpx.AsyncClient) -> Client:
     return Client(http, world, nobody, secret)
 
 
+@pytest.fixture
+async def over(world: World, http: httpx.AsyncClient) -> Client:
+    """An administrator."""
+    return await make_client(world, http, "over", role=Role.ADMIN)
+
+
+@pytest.fixture
+async def live(world: World, tmp_path: Path) -> AsyncIterator["House"]:
+    """A server on a port of its own, for those who follow."""
+    from tests.live import house  # which imports this file
+
+    async with house(world, tmp_path) as made:
+        yield made
+
+
 def context(client: Client, *scopes: Scope) -> Context:
     """What an operation of this client is handed."""
     viewer = Viewer(client.user.id, client.user.role, frozenset(scopes or {Scope.MASTER}))
@@ -268,6 +301,36 @@ async def receive(
     letter = await delivery.read(message)
     to = await addresses.recipient(client.world, client.address)
     return await delivery.receive(client.world, letter, to, sender)
+
+
+@pytest.fixture
+async def post(ada: Client, clock: Clock) -> Client:
+    """Three messages, a to c, in INBOX, and two folders: Keep, and Brief, where mail ends."""
+    for letter in "abc":
+        await receive(ada, letter)
+        clock.tick(seconds=1)
+    for new in (NewMailboxes(["Keep"]), NewMailboxes(["Brief"], retention=timedelta(days=1))):
+        await mailboxes.create(context(ada), new)
+    return ada
+
+
+def few_of(client: Client, spool: Path) -> Client:
+    """The same client, of a world where two messages are many."""
+    small = replace(client.world, options=replace(client.world.options, bulk=2))
+    transport = httpx.ASGITransport(app=create_app(small, spool=spool))
+    return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
+
+
+@pytest.fixture
+async def few(post: Client, tmp_path: Path) -> Client:
+    return few_of(post, tmp_path)
+
+
+@pytest.fixture
+def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports and imports take few messages at a time."""
+    monkeypatch.setattr("resolvers.exporting.TOGETHER", 3)
+    monkeypatch.setattr("resolvers.importing.TOGETHER", 4)
 
 
 @pytest.fixture

@@ -79,6 +79,16 @@ class Follower:
         return [event for batch in self.batches for event in batch["events"]]
 
     @property
+    def results(self) -> list[Any]:
+        """What came, whatever the field is called."""
+        found = []
+        for payload in self.got:
+            assert not payload.get("errors"), payload
+            (result,) = payload["data"].values()
+            found.append(result)
+        return found
+
+    @property
     def at(self) -> str:
         return self.batches[-1]["cursor"] if self.got else ""
 
@@ -133,6 +143,14 @@ class House:
         async with asyncio.timeout(5):
             await opened.wait()
         return found
+
+    async def refused(self, client: Client, query: str, **variables: Any) -> str:
+        """The code with which a subscription is refused."""
+        follower = await self.follow(client, query, **variables)
+        await until(lambda: follower.got or follower.over)
+        said = follower.got[0]["errors"] if follower.got else follower.over["payload"]
+        await follower.leave()
+        return str(said[0]["extensions"]["code"])
 
 
 async def _read(ws: ClientConnection, found: Follower) -> None:

@@ -1,6 +1,5 @@
 """Deleted messages: listed, found, and brought back."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -20,7 +19,7 @@ from tests.accounts import change, id_of, run
 from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox, nodes, places
 from tests.conftest import Client, Clock, context, make_client, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 from tests.explained import explained
 from tests.listed import found
 
@@ -34,12 +33,7 @@ query ($filter: MessageFilter, $orderBy: OrderDirection! = DESC, $first: Int, $a
 }
 """.replace("SHOWN", SHOWN)
 BACK = "restored { mailbox { path } message { id uid subject flags } }"
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ import contextlib
 import json
 import mailbox
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import text
 
@@ -23,7 +22,7 @@ from tests.accounts import ERRORS, id_of, run
 from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox
 from tests.conftest import Client, Clock, make_client, raw_message, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 from tests.mime import upload
 
 UNTIL = "2035-01-01T00:00:00Z"
@@ -35,17 +34,7 @@ COPY = """position road mailboxPath subject from { address } to { address } size
 ONE = f"""query ($id: ID!, $first: Int, $after: String) {{ audit(id: $id) {{ {RECORD}
   messages(first: $first, after: $after) {{
     nodes {{ id {COPY} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }} }}"""
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-async def over(world: World, http: httpx.AsyncClient) -> Client:
-    return await make_client(world, http, "over", role=Role.ADMIN)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def begun(over: Client, ada: Client, *, work: bool = True, **given: Any) -> str:

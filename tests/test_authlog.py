@@ -2,10 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ from resolvers.authlog import Event, Events, EventWhere
 from resolvers.context import Context, Viewer
 from tests.conftest import Client, Clock, make_client, make_key, make_user
 from tests.explained import Plans, explained
-from tests.live import House, house, until
+from tests.live import House, until
 
 LIST = """query ($user: UserRef, $filter: AuthLogFilter, $first: Int, $after: String, $last: Int,
     $before: String) {
@@ -480,12 +479,6 @@ async def test_nothing_is_written_where_nothing_is_kept(ada: Client, clock: Cloc
 
 FOLLOW = """subscription { changes(kinds: [SECURITY_EVENT]) { events { kind
   ... on AccountChange { nodeId node { ... on AuthEvent { action result ip count } } } } } }"""
-
-
-@pytest.fixture
-async def live(world: World, tmp_path: Path) -> AsyncIterator[House]:
-    async with house(world, tmp_path) as made:
-        yield made
 
 
 async def test_followers_see_events_at_once_and_when_they_count_on(

@@ -1,7 +1,6 @@
 """What is done to many messages, and taken back."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,20 +12,11 @@ from models.journal import ChangeKind
 from models.messages import Message
 from models.users import User
 from models.world import World
-from tests.bulk import call, inbox, keys, nodes, places, post_of, take_back
+from tests.bulk import call, inbox, keys, nodes, places, take_back
 from tests.conftest import Client, Clock, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    return await post_of(ada, clock)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 # flags and values

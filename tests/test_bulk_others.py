@@ -1,7 +1,6 @@
 """What administrators do to the mail of others, of many at once, and from one to another."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,10 @@ from resolvers.mailboxes import NewMailboxes, create
 from tests.administrators import make_domain_admin
 from tests.bulk import call, inbox, nodes, of, places, take_back
 from tests.conftest import Client, context, make_client, raw_message, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 
 ALL: dict[str, Any] = {"filter": {}}
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture

@@ -1,16 +1,11 @@
 """Copies of messages: what they share, what they count, and where they come to."""
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import update
 
 from graph import ids
-from graph.app import create_app
 from mail import indexing
 from mail.blobs import collect
 from models.journal import ChangeKind
@@ -18,28 +13,11 @@ from models.tasks import Task
 from models.users import User
 from models.world import World
 from resolvers import bulk, tasks
-from tests.bulk import call, inbox, keys, nodes, places, post_of
+from tests.bulk import call, inbox, keys, nodes, places
 from tests.conftest import Client, Clock, raw_message, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    return await post_of(ada, clock)
-
-
-@pytest.fixture
-async def few(post: Client, world: World, tmp_path: Path) -> Client:
-    """The same client, of a world where two messages are many."""
-    small = replace(world, options=replace(world.options, bulk=2))
-    transport = httpx.ASGITransport(app=create_app(small, spool=tmp_path))
-    return replace(post, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def lots(client: Client) -> list[tuple[Any, ...]]:

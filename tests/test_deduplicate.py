@@ -1,39 +1,22 @@
 """What is there more than once, and folders that are empty behind a deletion."""
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from graph import ids
-from graph.app import create_app
 from models.journal import ChangeKind
-from models.world import World
 from resolvers import bulk, tasks
 from resolvers.mailboxes import NewMailboxes, create
 from tests.bulk import call, inbox, nodes, of, take_back
-from tests.conftest import Client, Clock, context, raw_message, receive
-from tests.counts import examine, journal, reached
+from tests.conftest import Client, Clock, context, few_of, raw_message, receive
+from tests.counts import journal, reached
 
 ALL: dict[str, Any] = {"filter": {}}
 HERE: dict[str, Any] = {"mailbox": {"path": "INBOX"}}
 PATHS = "{ viewer { user { mailboxes { path } } } }"
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-def few(client: Client, spool: Path) -> Client:
-    """The same client, of a world where two messages are many."""
-    small = replace(client.world, options=replace(client.world.options, bulk=2))
-    transport = httpx.ASGITransport(app=create_app(small, spool=spool))
-    return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture
@@ -103,7 +86,7 @@ async def test_a_task_never_takes_the_last_of_its_kind(
 ) -> None:
     for n in range(3):
         await receive(doubled, raw_message("a"), sender=f"{n}@example.com")
-    answer = await call(few(doubled, tmp_path), "messageDeduplicate", select=HERE)
+    answer = await call(few_of(doubled, tmp_path), "messageDeduplicate", select=HERE)
     assert (answer["task"]["kind"], answer["task"]["total"]) == ("MESSAGE_DEDUPLICATE", 5)
     await call(doubled, "messageDelete", select=inbox("1"), permanent=True)
     monkeypatch.setattr(bulk, "CHUNK", 2)
@@ -160,7 +143,7 @@ async def test_a_folder_with_something_left_stays(doubled: Client) -> None:
 
 async def test_a_task_deletes_the_folders_it_has_emptied(doubled: Client, tmp_path: Path) -> None:
     await call(doubled, "messageMove", select=inbox("1:*"), to={"path": "Keep"})
-    client, select = few(doubled, tmp_path), {"mailbox": {"path": "Keep"}}
+    client, select = few_of(doubled, tmp_path), {"mailbox": {"path": "Keep"}}
     given = {"select": select, "permanent": True, "deleteEmptyMailbox": True}
     assert (await call(client, "messageDelete", **given))["task"]["total"] == 8
     assert await tasks.work(doubled.world)

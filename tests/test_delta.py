@@ -6,7 +6,6 @@ from random import Random
 from typing import Any
 
 import httpx
-import pytest
 
 from graph import ids
 from mail import housekeeping
@@ -176,11 +175,6 @@ async def test_objects_are_loaded_in_one_batch(ada: Client, statements: list[str
 
 
 # another's account
-
-
-@pytest.fixture
-async def over(world: World, http: httpx.AsyncClient) -> Client:
-    return await make_client(world, http, "over", role=Role.ADMIN)
 
 
 async def test_an_administrator_hears_another_account(ada: Client, over: Client) -> None:

@@ -1,7 +1,6 @@
 """Domains: making, changing, deleting and listing them, and who sees which."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from resolvers import domains, userlimits, users
 from resolvers.context import Context, Viewer
 from resolvers.domains import DomainWhere
 from tests.conftest import Client, receive
-from tests.counts import examine, journal, reached, recount, rows
+from tests.counts import examine, journal, reached, rows
 from tests.domains import (
     ALIAS,
     CREATE,
@@ -42,12 +41,7 @@ from tests.domains import (
 from tests.test_addresses import add
 
 GIB = 1 << 30
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await recount(world)
+pytestmark = pytest.mark.usefixtures("counted")
 
 
 def told(errors: list[Any]) -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from models.world import World
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.conftest import Client, Clock, context, raw_message, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 from tests.mime import files, put, read_back, upload
 from tests.rich import noise
 
@@ -35,12 +34,7 @@ MARK = """
 mutation ($id: ID!) { messageUpdate(input: {select: {ids: [$id]},
   set: {flagged: true, addFlags: ["work"], metaData: {a: 1}}}) { errors { code } } }
 """
-
-
-@pytest.fixture(autouse=True)
-async def examined(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 def file(name: str, content: bytes = b"x", **more: Any) -> dict[str, Any]:

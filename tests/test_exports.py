@@ -3,7 +3,6 @@
 import io
 import json
 import zipfile
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -17,7 +16,7 @@ from models.world import World
 from resolvers import auth, tasks
 from tests.accounts import chief, id_of, row_of, run
 from tests.conftest import Client, Clock, make_client, make_key, raw_message, receive
-from tests.counts import examine, rows
+from tests.counts import rows
 from tests.exported import (
     EXPORT,
     FULL,
@@ -33,18 +32,7 @@ from tests.exported import (
     told,
 )
 
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of few messages."""
-    monkeypatch.setattr("resolvers.exporting.TOGETHER", 3)
-    monkeypatch.setattr("resolvers.importing.TOGETHER", 4)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 # there and back
@@ -113,7 +101,7 @@ async def test_a_mailbox_file_gives_back_every_byte(ada: Client, bob: Client, cl
     assert sorted(raw for path, raw, *_ in mail if path == "From Ada") == sorted(HOSTILE)
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("chunked")
 async def test_many_messages_are_many_chunks(ada: Client, bob: Client) -> None:
     for number in range(20):
         await place(ada, raw_message(f"{number}"))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from resolvers import fileshares, tasks
 from tests.accounts import ERRORS, PASSWORD, id_of, run
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_client, make_key
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 
 FILE = "file { id filename contentType size hash createdAt url }"
 SHARE = "share { id url mode hasPassword expiresAt lastAccessAt accessCount }"
@@ -29,12 +28,7 @@ LIST = """query ($query: String, $first: Int, $after: String) { viewer { user { 
   query: $query, first: $first, after: $after
 ) { nodes { id filename shares { id } } totalCount pageInfo { hasNextPage endCursor } } } } }"""
 BIG = bytes(range(256)) * 12_000  # more than stays in memory
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def upload(client: Client, text: str = "Ducks.", **given: Any) -> Any:

@@ -1,7 +1,6 @@
 """The narrower and wider streams: of a folder, of another's account, of domains."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +21,7 @@ from tests.accounts import change, create
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, make_client, make_key, receive
 from tests.domains import UPDATE, administrator, done, key_of, made
-from tests.live import PLAIN, Follower, House, Slow, house, note, until
+from tests.live import PLAIN, Follower, House, Slow, note, until
 from tests.sharing import READ, mutate, share, team
 from tests.test_mailboxes import put
 
@@ -40,39 +39,14 @@ OF_DOMAINS = f"""subscription ($domain: String, $after: Cursor) {{
 BOTH = pytest.mark.parametrize("by", ["follow", "stream"])
 
 
-@pytest.fixture
-async def live(world: World, tmp_path: Path) -> Any:
-    async with house(world, tmp_path) as live:
-        yield live
-
-
-@pytest.fixture
-async def over(world: World, http: httpx.AsyncClient) -> Client:
-    return await make_client(world, http, "over", role=Role.ADMIN)
-
-
 def told(follower: Follower) -> list[Any]:
     """The events, whatever the field is called."""
-    found = []
-    for payload in follower.got:
-        assert not payload.get("errors"), payload
-        (batch,) = payload["data"].values()
-        found += batch["events"]
-    return found
+    return [event for batch in follower.results for event in batch["events"]]
 
 
 def names(follower: Follower) -> list[Any]:
     """What each event is about."""
     return [(one["kind"], *(one["node"] or {"": None}).values()) for one in told(follower)]
-
-
-async def refused(live: House, client: Client, query: str, **variables: Any) -> str:
-    """The code with which a subscription is refused."""
-    follower = await live.follow(client, query, **variables)
-    await until(lambda: follower.got or follower.over)
-    said = follower.got[0]["errors"] if follower.got else follower.over["payload"]
-    await follower.leave()
-    return str(said[0]["extensions"]["code"])
 
 
 async def silent(follower: Follower) -> bool:
@@ -112,7 +86,7 @@ async def test_a_folder_is_heard_and_no_other(live: House, ada: Client, by: str)
     await until(lambda: follower.over)
     assert told(follower)[-1]["kind"] == "MAILBOX_DELETED"
     await follower.leave()
-    assert await refused(live, ada, OF_BOX, id=box) == "NOT_FOUND"
+    assert await live.refused(ada, OF_BOX, id=box) == "NOT_FOUND"
 
 
 async def test_a_folder_is_heard_from_a_cursor_on(live: House, ada: Client) -> None:
@@ -133,7 +107,7 @@ async def test_a_shared_folder_is_heard_as_long_as_it_is_shared(
     live: House, ada: Client, bob: Client, by: str
 ) -> None:
     box = await team(ada, "Old")
-    assert await refused(live, bob, OF_BOX, id=box) == "NOT_FOUND"
+    assert await live.refused(bob, OF_BOX, id=box) == "NOT_FOUND"
     await share(ada, bob, *READ)
     follower = await opened(live, by, bob, OF_BOX, id=box)
     await put(ada, "Team", "New")
@@ -180,14 +154,14 @@ async def test_nobody_follows_whom_they_do_not_manage(
     world = ada.world
     await make_client(world, http, "over", role=Role.ADMIN)
     ref = {"user": {"id": ids.encode("User", ada.user.id)}}
-    assert await refused(live, bob, OF_USER, **ref) == "NOT_FOUND"
+    assert await live.refused(bob, OF_USER, **ref) == "NOT_FOUND"
     weak = await make_domain_admin(world, http, "weak")
-    assert await refused(live, weak, OF_USER, **ref) == "FORBIDDEN"
+    assert await live.refused(weak, OF_USER, **ref) == "FORBIDDEN"
     strong = await make_domain_admin(world, http, "strong", [AdminPermission.LOGIN_AS])
     follower = await opened(live, "follow", strong, OF_USER, **ref)
     assert not follower.over
     await follower.leave()
-    assert await refused(live, strong, OF_USER, user={"username": "over"}) == "NOT_FOUND"
+    assert await live.refused(strong, OF_USER, user={"username": "over"}) == "NOT_FOUND"
 
 
 async def test_an_account_that_rises_above_its_administrator_is_heard_no_more(
@@ -333,14 +307,14 @@ async def test_one_domain_is_named_and_bad_ones_are_refused(
     await until(lambda: told(follower))
     assert names(follower) == [("USER_CHANGED", "x@b.test")]
     await follower.leave()
-    assert await refused(live, chief, OF_DOMAINS, domain="example.org") == "NOT_FOUND"
-    assert await refused(live, chief, OF_USERS, filter={"domain": "none.test"}) == "NOT_FOUND"
+    assert await live.refused(chief, OF_DOMAINS, domain="example.org") == "NOT_FOUND"
+    assert await live.refused(chief, OF_USERS, filter={"domain": "none.test"}) == "NOT_FOUND"
     for query in (OF_USERS, OF_DOMAINS):
-        assert await refused(live, ada, query) == "FORBIDDEN"
+        assert await live.refused(ada, query) == "FORBIDDEN"
         write: Any = SCALARS[Cursor].serialize
         foreign = write({await key_of(world, "example.org"): 1})
-        assert await refused(live, chief, query, after=foreign) == "BAD_CURSOR"
-        assert await refused(live, chief, query, after="1.x") == "BAD_CURSOR"
+        assert await live.refused(chief, query, after=foreign) == "BAD_CURSOR"
+        assert await live.refused(chief, query, after="1.x") == "BAD_CURSOR"
 
 
 async def test_an_administrator_without_a_domain_hears_of_nothing(
@@ -348,7 +322,7 @@ async def test_an_administrator_without_a_domain_hears_of_nothing(
 ) -> None:
     bare = await make_client(world, http, "bare", role=Role.DOMAIN_ADMIN)
     for query in (OF_USERS, OF_DOMAINS):
-        assert await refused(live, bare, query) == "FORBIDDEN"
+        assert await live.refused(bare, query) == "FORBIDDEN"
 
 
 # bad manners

@@ -1,6 +1,5 @@
 """Handing a stored message on."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from models.users import User
 from models.world import World
 from tests.bulk import keys, nodes
 from tests.conftest import Client, make_key, raw_message, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import inbox, relay, settled, working
 
@@ -21,12 +20,7 @@ FORWARD = """
 mutation ($input: MessageForwardInput!) { messageForward(input: $input) {
   queueId forwarded { seq type value } replayed errors { code path index } } }
 """
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def forward(client: Client, key: str, *to: str, **more: Any) -> Any:

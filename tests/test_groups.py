@@ -37,12 +37,6 @@ async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Datab
 
 
 @pytest.fixture
-async def live(world: World, tmp_path: Path) -> AsyncIterator[House]:
-    async with house(world, tmp_path) as live:
-        yield live
-
-
-@pytest.fixture
 def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The events that were executed, counted where they are."""
     counted: list[object] = []

@@ -4,7 +4,6 @@ import base64
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from models.world import World
 from resolvers import tasks
 from tests.accounts import run
 from tests.conftest import Client, Clock, raw_message
-from tests.counts import examine, rows
+from tests.counts import rows
 from tests.exported import (
     EXPORT,
     FULL,
@@ -32,18 +31,7 @@ from tests.exported import (
     told,
 )
 
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of few messages."""
-    monkeypatch.setattr("resolvers.exporting.TOGETHER", 3)
-    monkeypatch.setattr("resolvers.importing.TOGETHER", 4)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 class Crashed(Exception):
@@ -64,7 +52,7 @@ async def crash(world: World, place: str, nth: int) -> None:
         await tasks.work(replace(world, fault=fault))
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("chunked")
 @pytest.mark.parametrize("way", list(itertools.product(FULL, [1, 2, 4])), ids=str)
 async def test_what_crashed_goes_on_without_loss_or_repeat(
     ada: Client, bob: Client, clock: Clock, way: tuple[str, int]
@@ -90,7 +78,7 @@ async def test_what_crashed_goes_on_without_loss_or_repeat(
     assert await rows(ada.world, "SELECT id FROM import_archives") == []
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("chunked")
 async def test_an_import_that_is_cancelled_keeps_what_came(
     ada: Client, bob: Client, clock: Clock
 ) -> None:

@@ -1,7 +1,6 @@
 """Key-value stores: entries, their ends and versions, lists, limits, and whose they are."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,14 +16,10 @@ from resolvers.context import Context, Viewer
 from resolvers.keyvalue import Namespace
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_client, make_key
-from tests.counts import examine, rows
+from tests.counts import rows
 from tests.entries import LIST, ONE, done, kept, keys, limit, put, refusal, value
 
-
-@pytest.fixture(autouse=True)
-async def examined(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 # entries

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -17,7 +16,7 @@ from models.roles import Role, Scope, UserPermission
 from models.world import World
 from resolvers import tasks
 from tests.conftest import Client, make_client, make_key, make_user
-from tests.counts import examine, reached, rows
+from tests.counts import reached, rows
 from tests.entries import LIST, done, kept, keys, put
 from tests.furnished import subscribed
 
@@ -25,12 +24,7 @@ FOLLOW = """subscription {
   changes(after: "AFTER", kinds: [KEY_VALUE_CHANGED], batchWindow: "PT0S") {
     events { kind user { username }
       ... on AccountChange { nodeId node { ... on KeyValue { key value } } } } } }"""
-
-
-@pytest.fixture(autouse=True)
-async def examined(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def fill(world: World, owner: int, names: list[str]) -> None:

@@ -1,15 +1,13 @@
 """Labels: names and colours of keywords, and how many messages have them."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from models.journal import ChangeKind
-from models.world import World
-from tests.bulk import call, inbox, post_of
-from tests.conftest import Client, Clock, receive
-from tests.counts import examine, journal, reached
+from tests.bulk import call, inbox
+from tests.conftest import Client, receive
+from tests.counts import journal, reached
 
 SET = """
 mutation ($input: LabelSetInput!) { labelSet(input: $input) {
@@ -19,17 +17,7 @@ mutation ($input: LabelSetInput!) { labelSet(input: $input) {
 LIST = "{ viewer { user { labels { id keyword name color total unseen } } } }"
 SHOWN = """{ viewer { user { messages(first: 50, orderBy: RECEIVED_ASC) { nodes {
   subject labels { name color } } } } } }"""
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    return await post_of(ada, clock)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def put(client: Client, keyword: str, **given: Any) -> Any:

@@ -1,7 +1,7 @@
 """Limits that are reached: what the journal tells, and how often."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -20,7 +20,6 @@ from models.world import Adopted, World
 from resolvers.auth import settle
 from tests.bulk import DELETE, TAKE_BACK, UPLOAD
 from tests.conftest import Client, Clock, make_user, receive
-from tests.counts import examine
 from tests.limited import (
     QUOTA,
     Told,
@@ -33,14 +32,8 @@ from tests.limited import (
     told,
     weighing,
 )
-from tests.live import House, house, until
+from tests.live import House, until
 from tests.mail.lmtp_client import connect
-
-
-@pytest.fixture
-async def examined(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
 
 
 @pytest.mark.parametrize(
@@ -335,12 +328,6 @@ async def test_of_many_messages_at_once_each_refusal_counts_for_one(ada: Client)
 
 
 # who hears of it, and what is shown
-
-
-@pytest.fixture
-async def live(world: World, tmp_path: Path) -> AsyncIterator[House]:
-    async with house(world, tmp_path) as made:
-        yield made
 
 
 FOLLOW = """subscription { changes(kinds: [LIMIT_REACHED]) { events { kind user { username }

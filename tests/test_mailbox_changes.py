@@ -1,7 +1,6 @@
 """Folders that are changed, subscribed to, moved by two at once, and those of other users."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,16 +16,11 @@ from resolvers.mailboxrename import Renamed
 from resolvers.mailboxupdate import Updated
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, context, make_client, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 from tests.test_mailboxes import FIRST, create, delete, put, rename, shown, worlds
 
 ERRORS = "errors { code message path index }"
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def mutate(

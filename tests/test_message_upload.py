@@ -1,7 +1,6 @@
 """Messages that are put into a folder."""
 
 import base64
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,20 +13,11 @@ from models.users import User
 from models.world import World
 from resolvers import uploading
 from resolvers.mailboxes import Named
-from tests.bulk import call, keys, post_of
+from tests.bulk import call, keys
 from tests.conftest import Client, Clock, context, raw_message
-from tests.counts import recount, rows
+from tests.counts import rows
 
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await recount(world)
-
-
-@pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    return await post_of(ada, clock)
+pytestmark = pytest.mark.usefixtures("counted")
 
 
 # putting in

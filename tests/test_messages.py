@@ -1,7 +1,6 @@
 """Lists of messages, what narrows them, and what is in one."""
 
 import base64
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,10 @@ from resolvers.mailboxes import Named, NewMailboxes, create
 from resolvers.uploading import NewMessage
 from tests import rich
 from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
-from tests.counts import recount, rows
+from tests.counts import rows
 from tests.listed import PAGE, found, page, subjects
 
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await recount(world)
+pytestmark = pytest.mark.usefixtures("counted")
 
 
 # pages

@@ -16,19 +16,14 @@ from models.roles import Role, Scope
 from models.users import User
 from models.world import World
 from tests.conftest import Client, make_key, raw_message
-from tests.counts import examine, rows
+from tests.counts import rows
 from tests.mime import source
 from tests.rich import RICH, noise
 from tests.serving import served
 from tests.test_uploads import MIB, app_of, client_of, code, files
 
 MOST = 4 * MIB
-
-
-@pytest.fixture(autouse=True)
-async def examined(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def post(

@@ -1,20 +1,15 @@
 """What is followed as it is now: counters of folders, tasks, and messages on their way."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from graph import ids
-from models.roles import Role
 from models.world import World
 from resolvers import submission, tasks
-from tests.conftest import Client, context, make_client, receive
-from tests.live import Follower, House, house, until
+from tests.conftest import Client, context, receive
+from tests.live import Follower, House, until
 from tests.sharing import READ, mutate, share, team
 from tests.test_mailboxes import put
 from tests.test_submission import send
@@ -25,39 +20,9 @@ SENDING = "subscription ($id: ID) { submissionProgress(id: $id) { id state } }"
 BOTH = pytest.mark.parametrize("by", ["follow", "stream"])
 
 
-@pytest.fixture
-async def live(world: World, tmp_path: Path) -> AsyncIterator[House]:
-    async with house(world, tmp_path) as live:
-        yield live
-
-
-@pytest.fixture
-async def over(world: World, http: httpx.AsyncClient) -> Client:
-    return await make_client(world, http, "over", role=Role.ADMIN)
-
-
-def results(follower: Follower) -> list[Any]:
-    """What came, whatever the field is called."""
-    found = []
-    for payload in follower.got:
-        assert not payload.get("errors"), payload
-        found += payload["data"].values()
-    return found
-
-
 def counted(follower: Follower) -> dict[str, tuple[int, int]]:
     """The counters as a client has them that keeps what it is told."""
-    return {
-        one["path"]: (one["total"], one["unseen"]) for some in results(follower) for one in some
-    }
-
-
-async def refused(live: House, client: Client, query: str, **variables: Any) -> str:
-    follower = await live.follow(client, query, **variables)
-    await until(lambda: follower.got or follower.over)
-    said = follower.got[0]["errors"] if follower.got else follower.over["payload"]
-    await follower.leave()
-    return str(said[0]["extensions"]["code"])
+    return {one["path"]: (one["total"], one["unseen"]) for some in follower.results for one in some}
 
 
 # counters
@@ -70,12 +35,12 @@ async def test_all_folders_come_first_and_then_those_that_change(
     await receive(ada, "Old")
     follower: Follower = await getattr(live, by)(ada, COUNTERS)
     await until(lambda: follower.got)
-    (first,) = results(follower)
+    (first,) = follower.results
     assert len(first) == 5
     assert counted(follower)["INBOX"] == (1, 1)
     await receive(ada, "New")
     await until(lambda: len(follower.got) == 2)
-    assert results(follower)[1] == [{"path": "INBOX", "total": 2, "unseen": 2}]
+    assert follower.results[1] == [{"path": "INBOX", "total": 2, "unseen": 2}]
     select = {"mailbox": {"path": "INBOX"}}
     await mutate(ada, "messageUpdate", "updatedCount", select=select, set={"flagged": True})
     await mutate(ada, "messageUpdate", "updatedCount", select=select, set={"seen": True})
@@ -95,7 +60,7 @@ async def test_counters_gather_what_comes_together(live: House, ada: Client) -> 
         await receive(ada, f"Number {number}")
     await until(lambda: counted(follower)["INBOX"] == (20, 20))
     assert len(follower.got) < 20
-    assert all(len(some) == 1 for some in results(follower)[1:])
+    assert all(len(some) == 1 for some in follower.results[1:])
     await follower.leave()
 
 
@@ -134,7 +99,7 @@ async def test_an_administrator_follows_counters_of_an_account(
     await receive(ada, "Theirs")
     await until(lambda: counted(follower)["INBOX"] == (1, 1))
     await follower.leave()
-    assert await refused(live, bob, COUNTERS, user={"username": "ada"}) == "NOT_FOUND"
+    assert await live.refused(bob, COUNTERS, user={"username": "ada"}) == "NOT_FOUND"
 
 
 # tasks
@@ -158,17 +123,17 @@ async def test_a_task_is_followed_to_its_end(
     key = await ordered(ada)
     follower: Follower = await getattr(live, by)(ada, TASK, id=key)
     await until(lambda: follower.got)
-    assert results(follower)[0]["state"] == "QUEUED"
+    assert follower.results[0]["state"] == "QUEUED"
     assert await tasks.work(world)
     await until(lambda: follower.over)
-    last = results(follower)[-1]
+    last = follower.results[-1]
     assert (last["state"], last["done"]) == ("SUCCEEDED", 3)
-    states = [(one["state"], one["done"]) for one in results(follower)]
+    states = [(one["state"], one["done"]) for one in follower.results]
     assert len(states) == len(set(states))
     await follower.leave()
     again = await live.follow(ada, TASK, id=key)
     await until(lambda: again.over)
-    assert results(again) == [last]
+    assert again.results == [last]
     await again.leave()
 
 
@@ -176,14 +141,14 @@ async def test_a_task_is_followed_by_who_sees_it(
     live: House, ada: Client, bob: Client, over: Client
 ) -> None:
     key = await ordered(ada)
-    assert await refused(live, bob, TASK, id=key) == "NOT_FOUND"
-    assert await refused(live, ada, TASK, id=ids.encode("Task", 1)) == "NOT_FOUND"
-    assert await refused(live, ada, TASK, id="x") == "BAD_ID"
+    assert await live.refused(bob, TASK, id=key) == "NOT_FOUND"
+    assert await live.refused(ada, TASK, id=ids.encode("Task", 1)) == "NOT_FOUND"
+    assert await live.refused(ada, TASK, id="x") == "BAD_ID"
     follower = await live.follow(over, TASK, id=key)
     await until(lambda: follower.got)
     await mutate(ada, "taskCancel", "tasks { id }", ids=[key])
     await until(lambda: follower.over)
-    assert results(follower)[-1]["state"] == "CANCELLED"
+    assert follower.results[-1]["state"] == "CANCELLED"
     await follower.leave()
 
 
@@ -192,12 +157,12 @@ async def test_a_task_of_the_platform_is_followed_by_administrators(
 ) -> None:
     made = await mutate(over, "quotaRecalculate", "task { id }", users={"all": True})
     key = made["task"]["id"]
-    assert await refused(live, ada, TASK, id=key) == "NOT_FOUND"
+    assert await live.refused(ada, TASK, id=key) == "NOT_FOUND"
     follower = await live.follow(over, TASK, id=key)
     await until(lambda: follower.got)
     assert await tasks.work(world)
     await until(lambda: follower.over)
-    assert results(follower)[-1]["state"] == "SUCCEEDED"
+    assert follower.results[-1]["state"] == "SUCCEEDED"
     await follower.leave()
 
 
@@ -211,12 +176,12 @@ async def test_a_submission_is_followed_to_its_end(
     sent = await send(ada, undo_window=timedelta(seconds=30))
     assert sent.submission
     key = ids.encode("Submission", sent.submission.id)
-    assert await refused(live, bob, SENDING, id=key) == "NOT_FOUND"
+    assert await live.refused(bob, SENDING, id=key) == "NOT_FOUND"
     follower: Follower = await getattr(live, by)(ada, SENDING, id=key)
     await until(lambda: follower.got)
     await submission.cancel(context(ada), [sent.submission.id])
     await until(lambda: follower.over)
-    assert [one["state"] for one in results(follower)] == ["HELD_FOR_UNDO", "CANCELLED"]
+    assert [one["state"] for one in follower.results] == ["HELD_FOR_UNDO", "CANCELLED"]
     await follower.leave()
 
 
@@ -234,7 +199,7 @@ async def test_all_submissions_of_the_viewer_are_followed(
     assert other.submission
     await submission.cancel(context(ada), [one.submission.id])
     await until(lambda: len(follower.got) >= 3)
-    got = [(ids.decode("Submission", each["id"]), each["state"]) for each in results(follower)]
+    got = [(ids.decode("Submission", each["id"]), each["state"]) for each in follower.results]
     assert got[0] == (one.submission.id, "HELD_FOR_UNDO")
     assert set(got[1:]) == {
         (other.submission.id, "HELD_FOR_UNDO"),

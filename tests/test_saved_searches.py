@@ -1,22 +1,18 @@
 """Searches that are kept: set, found, counted, and followed."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from graph import ids
 from models.journal import ChangeKind
-from models.world import World
 from resolvers import savedsearches
 from resolvers.where import MessageWhere
-from tests import live
-from tests.bulk import call, inbox, post_of
+from tests.bulk import call, inbox
 from tests.conftest import Client, Clock, context, receive
-from tests.counts import examine, journal, reached
+from tests.counts import journal, reached
 from tests.live import House, until
 
 SET = """
@@ -30,23 +26,7 @@ ONE = """query ($id: ID!, $after: String) { node(id: $id) { ... on SavedSearch {
   messages(first: 2, after: $after, orderBy: RECEIVED_ASC) {
     nodes { subject } pageInfo { endCursor hasNextPage } } } } }"""
 FOLLOW = "subscription ($id: ID!) { savedSearch(id: $id) { name total unseen } }"
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    return await post_of(ada, clock)
-
-
-@pytest.fixture
-async def house(world: World, tmp_path: Path) -> AsyncIterator[House]:
-    async with live.house(world, tmp_path) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def put(client: Client, name: str, **given: Any) -> Any:
@@ -163,9 +143,9 @@ async def test_many_searches_cost_no_more_statements_than_one(
 # followed
 
 
-async def test_counts_are_told_at_once_and_when_they_change(post: Client, house: House) -> None:
+async def test_counts_are_told_at_once_and_when_they_change(post: Client, live: House) -> None:
     (made,) = (await put(post, "Unread", query="is:unread"))["savedSearches"]
-    follower = await house.follow(post, FOLLOW, id=made["id"])
+    follower = await live.follow(post, FOLLOW, id=made["id"])
     got = follower.got
     await until(lambda: len(got) == 1)
     assert got[0]["data"]["savedSearch"] == {"name": "Unread", "total": 3, "unseen": 3}
@@ -206,10 +186,6 @@ async def test_many_changes_are_counted_once(post: Client, statements: list[str]
         waiting.cancel()
 
 
-async def test_nobody_follows_what_is_not_theirs(post: Client, bob: Client, house: House) -> None:
+async def test_nobody_follows_what_is_not_theirs(post: Client, bob: Client, live: House) -> None:
     (made,) = (await put(post, "Unread", query="is:unread"))["savedSearches"]
-    follower = await house.follow(bob, FOLLOW, id=made["id"])
-    await until(lambda: bool(follower.got or follower.over))
-    said = follower.got[0]["errors"] if follower.got else follower.over["payload"]
-    assert said[0]["extensions"]["code"] == "NOT_FOUND"
-    await follower.leave()
+    assert await live.refused(bob, FOLLOW, id=made["id"]) == "NOT_FOUND"

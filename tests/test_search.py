@@ -1,7 +1,6 @@
 """What narrows a list of messages: filters, and words."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -25,14 +24,10 @@ from resolvers.uploading import NewMessage
 from resolvers.where import MessageWhere
 from tests import rich
 from tests.conftest import Client, Clock, context, raw_message, receive
-from tests.counts import recount, rows
+from tests.counts import rows
 from tests.listed import PAGE, found
 
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await recount(world)
+pytestmark = pytest.mark.usefixtures("counted")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Mail that is put off, and comes back."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,27 +11,16 @@ from graph import ids
 from mail import snoozing
 from models.journal import ChangeKind
 from models.messages import Message, Thread
-from models.world import World
 from resolvers import mailboxes, tasks
 from resolvers.mailboxes import NewMailboxes
-from tests.bulk import call, inbox, keys, places, post_of, take_back
+from tests.bulk import call, inbox, keys, places, take_back
 from tests.conftest import Client, Clock, context, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 
 NINE = "2030-01-02T09:00:00Z"
 LIST = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) { total unseen
   messages { nodes { id subject seen receivedAt savedAt snoozedUntil uid expires } } } } } }"""
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    return await post_of(ada, clock)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def folder(client: Client, path: str = "INBOX") -> Any:

@@ -1,16 +1,12 @@
 """Background work on messages."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import update
 
 from graph import ids
-from graph.app import create_app
 from models.journal import ChangeKind
 from models.tasks import Task, TaskState
 from models.world import World
@@ -19,31 +15,14 @@ from resolvers.bulk import Done, Order, carry_out
 from resolvers.moves import Changes
 from resolvers.selections import Selection
 from resolvers.where import MessageWhere
-from tests.bulk import TASK, call, inbox, keys, nodes, places, post_of
+from tests.bulk import TASK, call, inbox, keys, nodes, places
 from tests.conftest import Client, Clock, context
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    return await post_of(ada, clock)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 # by a task
-
-
-@pytest.fixture
-async def few(post: Client, world: World, tmp_path: Path) -> Client:
-    """The same client, of a world where two messages are many."""
-    small = replace(world, options=replace(world.options, bulk=2))
-    transport = httpx.ASGITransport(app=create_app(small, spool=tmp_path))
-    return replace(post, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
 
 
 async def order(post: Client, world: World, **more: Any) -> Task:

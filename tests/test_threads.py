@@ -1,6 +1,5 @@
 """Conversations: what belongs to one, and what is done to a whole one."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +9,9 @@ from graph import ids
 from mail import snoozing, threads
 from models.journal import ChangeKind
 from models.roles import Role, Scope
-from models.world import World
 from resolvers import tasks
 from tests.conftest import Client, Clock, make_key, raw_message, receive
-from tests.counts import examine, journal, reached, rows
+from tests.counts import journal, reached, rows
 
 UPDATE = """
 mutation ($input: ThreadUpdateInput!) { threadUpdate(input: $input) {
@@ -31,12 +29,7 @@ UNDO = """
 mutation ($token: String!) { undo(input: {token: $token}) {
   restoredCount errors { code } } }
 """
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 def mail(name: str, *answers: str, subject: str = "Pond") -> bytes:

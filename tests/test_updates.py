@@ -4,29 +4,21 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from graph import ids
 from models.roles import AdminPermission, Role, Scope
 from models.world import World
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, make_client, make_key, receive
-from tests.live import MADE, PLAIN, House, cursor, house, until
+from tests.live import MADE, PLAIN, House, cursor, until
 from tests.sharing import READ, mutate, share, team
 from tests.test_changes import create
 from tests.test_mailboxes import put
 
 Event = dict[str, Any]
-
-
-@pytest.fixture
-async def live(world: World, tmp_path: Path) -> AsyncIterator[House]:
-    async with house(world, tmp_path) as live:
-        yield live
 
 
 def path(client: Client) -> str:

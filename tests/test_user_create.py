@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,23 +15,17 @@ from mail.specialnames import NAMES, names_in
 from models.errors import Forbidden, Invalid, LimitReached, NotFound
 from models.mailboxes import SpecialUse
 from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.world import World
 from resolvers import usercreate
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser
 from tests.accounts import CREATE, PASSWORD, change, chief, create, row_of, run, signs_in
 from tests.conftest import Client, make_client, make_user
-from tests.counts import examine, rows
+from tests.counts import rows
 from tests.keys import RSA_1024, SIGNS_ONLY, key_of
 from tests.test_users import admin_of, of_domain, sizes
 
 CRYPT = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def test_all_that_can_be_said_is_kept(root: Client) -> None:

@@ -1,23 +1,17 @@
 """Roles and what is delegated: given by those above, and never above their own."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from models.roles import AdminPermission, Role, UserPermission
-from models.world import World
 from tests.accounts import change, chief, create, id_of, row_of, run
 from tests.conftest import Client, make_client, make_user
-from tests.counts import examine, rows
+from tests.counts import rows
 
 FIELDS = "users { username role adminPermissions administers { name } }"
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def set_role(client: Client, *who: Client, **given: Any) -> tuple[list[Any], list[Any]]:

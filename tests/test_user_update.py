@@ -1,7 +1,6 @@
 """Changing accounts: one or many, all or nothing, and who may change what."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -24,12 +23,7 @@ from tests.test_users import of_domain
 
 GIB = 1 << 30
 NEW = "another horse entirely"
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture

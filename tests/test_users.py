@@ -1,6 +1,5 @@
 """Accounts: making them, listing them, and who sees them."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from resolvers import usercreate
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser
 from tests.conftest import Client, make_user
-from tests.counts import journal, recount, rows
+from tests.counts import journal, rows
 
 CREATE = """
 mutation ($input: UserCreateInput!) {
@@ -37,12 +36,7 @@ mutation ($input: UserCreateInput!) {
 """
 GOOD = {"address": "eve@new.example", "password": "correct horse"}
 TABLES = ("users", "mailboxes", "addresses", "domains", "streams", "changes", "replays")
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await recount(world)
+pytestmark = pytest.mark.usefixtures("counted")
 
 
 async def create(client: Client, **given: Any) -> tuple[Any, list[Any]]:

@@ -1,7 +1,6 @@
 """The end of accounts: now or later, taken back, and what is left of them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -46,12 +45,7 @@ query ($by: UserRef!) { deletedUser(by: $by) {
 """
 LATER = "2030-02-01T00:00:00Z"
 PASSWORD = "correct horse"  # noqa: S105 - a test's
-
-
-@pytest.fixture(autouse=True)
-async def examined(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def delete(client: Client, who: Any, **more: Any) -> tuple[Any, list[Any]]:

@@ -1,7 +1,6 @@
 """What accounts may use and have used, what services are told, and clients that start afresh."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ from models.world import World
 from resolvers import changes
 from resolvers.changes import Asked, ResyncReason
 from tests.conftest import Client, Clock, context, make_client, make_user, receive
-from tests.counts import examine, rows
+from tests.counts import rows
 
 LIMITS = """
 query ($by: UserRef) { user(by: $by) {
@@ -31,12 +30,7 @@ SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   submission { id } errors { code ... on RateLimitedError { retryAfter } } } }
 """
-
-
-@pytest.fixture(autouse=True)
-async def examined(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 async def change(world: World, table: type[Any], **values: Any) -> None:

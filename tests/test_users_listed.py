@@ -1,6 +1,5 @@
 """Accounts: listing them, and who sees them."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +16,7 @@ from resolvers import usercreate, users
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser
 from tests.conftest import Client, make_client, make_user
-from tests.counts import recount, rows
+from tests.counts import rows
 
 ALL = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
 LIST = """
@@ -30,12 +29,7 @@ query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: St
   }
 }
 """
-
-
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await recount(world)
+pytestmark = pytest.mark.usefixtures("counted")
 
 
 async def far(world: World) -> int:

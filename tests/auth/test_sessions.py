@@ -1,7 +1,5 @@
 """Connections that are ended on request, and memories that are flushed."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +19,7 @@ from resolvers.userselection import Users
 from tests.administrators import make_domain_admin
 from tests.auth.conftest import Town
 from tests.conftest import Client, Clock, make_client
-from tests.live import PLAIN, House, house, until
+from tests.live import PLAIN, House, until
 
 KICK = """
 mutation ($input: SessionKickInput!) {
@@ -33,12 +31,6 @@ mutation ($input: AuthCacheFlushInput!) {
   authCacheFlush(input: $input) { entries errors { code } }
 }
 """
-
-
-@pytest.fixture
-async def live(world: World, tmp_path: Path) -> AsyncIterator[House]:
-    async with house(world, tmp_path) as live:
-        yield live
 
 
 async def kick(client: Client, **given: Any) -> Any:
