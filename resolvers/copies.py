@@ -62,29 +62,16 @@ async def copy(
         "snoozed_until": None,
         "snoozed_from": None,
     }
-    new = {row.id: key for row, key in zip(ordered, keys, strict=True)}
-    numbers = {row.id: uid for row, uid in zip(ordered, uids, strict=True)}
-    connection = await session.connection()
-    for ids in _parts([row.id for row in ordered]):
-        whole = select(*picked(Message)).where(col(Message.id).in_(ids))
-        made = [
-            {
-                **row._asdict(),
-                **given,
-                "id": new[row.id],
-                "uid": numbers[row.id],
-                "thread_id": threads.get(row.thread_id, row.thread_id),
-            }
-            for row in (await connection.execute(whole)).all()
-        ]
-        await connection.execute(insert(Message), made)
-        needs = select(*picked(MessageBlob)).where(col(MessageBlob.message_id).in_(ids))
-        references = [
-            {"message_id": new[row.message_id], "blob_id": row.blob_id}
-            for row in (await connection.execute(needs)).all()
-        ]
-        if references:  # what has lost them is copied as it is: `merganser check` tells of it
-            await connection.execute(insert(MessageBlob), references)
+    own = {
+        row.id: {
+            **given,
+            "id": key,
+            "uid": uid,
+            "thread_id": threads.get(row.thread_id, row.thread_id),
+        }
+        for row, key, uid in zip(ordered, keys, uids, strict=True)
+    }
+    await _add(session, own)
     ring(session, UNINDEXED)
     await moves.count(session, last, {to.id: moves.arriving(ordered)})
 
@@ -93,7 +80,23 @@ async def copy(
         audit.stored(turn, owner, keys, AuditRoad.SAVED)
 
     await ctx.world.join(session, told)
-    return {new[row.id]: (row.uid, numbers[row.id]) for row in ordered}
+    return {key: (row.uid, uid) for row, key, uid in zip(ordered, keys, uids, strict=True)}
+
+
+async def _add(session: AsyncSession, own: Mapping[int, Mapping[str, Any]]) -> None:
+    """Copy the rows of these messages, each but for the columns that are the copy's own."""
+    connection = await session.connection()
+    for ids in _parts(list(own)):
+        whole = select(*picked(Message)).where(col(Message.id).in_(ids))
+        made = [{**row._asdict(), **own[row.id]} for row in (await connection.execute(whole)).all()]
+        await connection.execute(insert(Message), made)
+        needs = select(*picked(MessageBlob)).where(col(MessageBlob.message_id).in_(ids))
+        references = [
+            {"message_id": own[row.message_id]["id"], "blob_id": row.blob_id}
+            for row in (await connection.execute(needs)).all()
+        ]
+        if references:  # what has lost them is copied as it is: `merganser check` tells of it
+            await connection.execute(insert(MessageBlob), references)
 
 
 def _parts(keys: Sequence[Any]) -> list[Sequence[Any]]:
