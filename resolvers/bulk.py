@@ -39,7 +39,7 @@ from resolvers.messageowners import Whose
 from resolvers.moves import STATE, Changes
 from resolvers.selections import Selection
 from resolvers.userselection import Users
-from resolvers.work import Plan, Step, queue
+from resolvers.work import Plan, Step, part, past, queue
 
 CHUNK = 1000  # messages of a task's unit
 NOTHING = Changes({})
@@ -367,16 +367,12 @@ def _written(order: Order, whose: Whose, named: Sequence[int]) -> dict[str, Any]
     }
 
 
-def _part(order: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> list[int]:
-    at = checkpoint.get("at", 0)
-    return list(order["ids"][at : at + CHUNK])
-
-
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     """Whose streams the next unit of a task holds, where they are not the task's own."""
     if not order.get("others"):
         return Plan()
-    theirs = select(col(Message.user_id)).where(col(Message.id).in_(_part(order, checkpoint)))
+    ids = part(order, checkpoint, CHUNK)
+    theirs = select(col(Message.user_id)).where(col(Message.id).in_(ids))
     streams = [row.user_id for row in await ctx.read(theirs.distinct())]
     return Plan([*streams, *([order["given_to"]] if order["given_to"] else [])])
 
@@ -389,10 +385,8 @@ async def step(
     _: Plan,
 ) -> Step:
     """The next unit of a task."""
-    ids = _part(order, checkpoint)
-    at = checkpoint.get("at", 0) + len(ids)
-    done = await work_on(ctx, session, order, ids)
-    return Step({"at": at}, done, more=at < len(order["ids"]))
+    ids = part(order, checkpoint, CHUNK)
+    return past(ids, order, checkpoint, await work_on(ctx, session, order, ids))
 
 
 async def work_on(

@@ -19,7 +19,7 @@ from models.tasks import Task
 from resolvers import messageowners
 from resolvers.context import Context
 from resolvers.selections import Selection
-from resolvers.work import Plan, Step, queue
+from resolvers.work import Plan, Step, part, past, queue
 
 KIND = "MESSAGE_TIER_MOVE"
 MUTATION = "messageTierMove"
@@ -79,8 +79,7 @@ async def _check(ctx: Context, asked: Selection, found: Sequence[Any]) -> None:
 
 async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     """Make the next bodies safe where they are to lie."""
-    at = checkpoint.get("at", 0)
-    ids = order["ids"][at : at + CHUNK]
+    ids = part(order, checkpoint, CHUNK)
     return Plan(ids=ids, made=await tiers.bring(ctx.world, ids, cold=order["cold"]))
 
 
@@ -93,8 +92,7 @@ async def step(
 ) -> Step:
     """Let the rows say so."""
     await ctx.world.join(session, lambda turn: tiers.name(turn, held.made))
-    at = checkpoint.get("at", 0) + len(held.ids)
-    return Step({"at": at}, len(held.ids), more=at < len(order["ids"]))
+    return past(held.ids, order, checkpoint, len(held.ids))
 
 
 async def of_blobs(ctx: Context, ids: list[int]) -> list[StorageTier]:

@@ -52,6 +52,20 @@ class Kind(NamedTuple):
     ) = None
 
 
+def part(order: Mapping[str, Any], checkpoint: Mapping[str, Any], most: int) -> list[int]:
+    """The ids of an order whose turn it is, so many at most."""
+    at = checkpoint.get("at", 0)
+    return list(order["ids"][at : at + most])
+
+
+def past(
+    ids: Sequence[int], order: Mapping[str, Any], checkpoint: Mapping[str, Any], done: int
+) -> Step:
+    """A unit that has come past these ids of an order."""
+    at = checkpoint.get("at", 0) + len(ids)
+    return Step({"at": at}, done, more=at < len(order["ids"]))
+
+
 async def queue(
     ctx: Context,
     session: AsyncSession,
