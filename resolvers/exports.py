@@ -1,6 +1,5 @@
 """Accounts as files: made by a task, fetched for a while, and gone."""
 
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from resolvers import adminlog, exporting
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.files import tenant_of
-from resolvers.listing import by_keys
+from resolvers.listing import all_by_keys, by_keys
 from resolvers.selections import Selection
 from resolvers.userselection import managed_one
 from resolvers.where import MessageWhere
@@ -70,11 +69,9 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 async def of_users(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
     """The exports of these users, the newest first."""
-    asked = select(*picked(Export)).where(seen(ctx), col(Export.user_id).in_(user_ids))
-    theirs: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(asked.order_by(col(Export.created_at).desc(), col(Export.id).desc())):
-        theirs[row.user_id].append(row)
-    return [theirs[key] for key in user_ids]
+    asked = select(*picked(Export)).where(seen(ctx))
+    newest = asked.order_by(col(Export.created_at).desc(), col(Export.id).desc())
+    return await all_by_keys(ctx, newest, col(Export.user_id), user_ids)
 
 
 async def states(ctx: Context, ids: list[int]) -> list[TaskState]:

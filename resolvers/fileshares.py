@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,7 +21,7 @@ from models.world import Turn, World
 from resolvers import files, passwords, standing, throttles
 from resolvers.access import visible
 from resolvers.context import Context
-from resolvers.listing import by_keys
+from resolvers.listing import all_by_keys, by_keys
 from resolvers.uploads import Received
 
 MOST = 100  # links to a file
@@ -81,13 +80,8 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 async def of_files(ctx: Context, ids: list[int]) -> list[list[Picked]]:
     """The links to these files, the oldest first."""
-    theirs = select(*picked(FileShare)).where(
-        visible(ctx, FileShare), _live(ctx), col(FileShare.file_id).in_(ids)
-    )
-    shares: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(theirs.order_by(col(FileShare.id))):
-        shares[row.file_id].append(row)
-    return [shares[key] for key in ids]
+    theirs = select(*picked(FileShare)).where(visible(ctx, FileShare), _live(ctx))
+    return await all_by_keys(ctx, theirs.order_by(col(FileShare.id)), col(FileShare.file_id), ids)
 
 
 async def create(ctx: Context, new: NewShare) -> int:

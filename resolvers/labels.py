@@ -1,7 +1,6 @@
 """Labels: what keywords of messages are called, and their colour."""
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from models.messages import Message
 from resolvers import texts
 from resolvers.access import own, visible
 from resolvers.context import Context
-from resolvers.listing import by_keys
+from resolvers.listing import all_by_keys, by_keys
 from resolvers.messages import here
 from resolvers.moves import keyword_of
 
@@ -52,11 +51,9 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
     """The labels of these accounts by name; of others' the viewer sees none."""
-    asked = select(*picked(Label)).where(visible(ctx, Label), col(Label.user_id).in_(keys))
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in sorted(await ctx.read(asked), key=lambda row: (row.name.casefold(), row.id)):
-        found[row.user_id].append(row)
-    return [found[key] for key in keys]
+    asked = select(*picked(Label)).where(visible(ctx, Label))
+    found = await all_by_keys(ctx, asked, col(Label.user_id), keys)
+    return [sorted(rows, key=lambda row: (row.name.casefold(), row.id)) for rows in found]
 
 
 async def of_message(ctx: Context, user_id: int, keywords: Sequence[str]) -> list[Picked]:

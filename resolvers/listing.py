@@ -1,5 +1,6 @@
 """Rows by their keys, and keyset pages: the rows behind a place, in the order of an index."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +21,16 @@ async def by_keys(
     """The ones of `rows` with these keys in a unique `column`, in their order; else None."""
     found = {getattr(row, column.key): row for row in await ctx.read(rows.where(column.in_(keys)))}
     return [found.get(key) for key in keys]
+
+
+async def all_by_keys(
+    ctx: Context, rows: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
+) -> list[list[Picked]]:
+    """Those of `rows` with each of these keys in a `column`, in the order they are read in."""
+    found: defaultdict[Any, list[Picked]] = defaultdict(list)
+    for row in await ctx.read(rows.where(column.in_(keys))):
+        found[getattr(row, column.key)].append(row)
+    return [found[key] for key in keys]
 
 
 class Form(NamedTuple):

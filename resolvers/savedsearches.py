@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import timedelta
 from time import monotonic
@@ -21,7 +20,7 @@ from resolvers import changes, messages, texts
 from resolvers.access import own, visible
 from resolvers.changes import Asked
 from resolvers.context import Context
-from resolvers.listing import by_keys
+from resolvers.listing import all_by_keys, by_keys
 from resolvers.looking import READ, parts
 from resolvers.messages import NEWEST, Listing
 from resolvers.where import MessageWhere
@@ -56,13 +55,9 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
     """The searches of these accounts by name; of others' the viewer sees none."""
-    asked = select(*picked(SavedSearch)).where(
-        visible(ctx, SavedSearch), col(SavedSearch.user_id).in_(keys)
-    )
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in sorted(await ctx.read(asked), key=lambda row: (row.folded, row.id)):
-        found[row.user_id].append(row)
-    return [found[key] for key in keys]
+    asked = select(*picked(SavedSearch)).where(visible(ctx, SavedSearch))
+    found = await all_by_keys(ctx, asked, col(SavedSearch.user_id), keys)
+    return [sorted(rows, key=lambda row: (row.folded, row.id)) for rows in found]
 
 
 def listing(user_id: int, where: MessageWhere, *, unseen: bool = False) -> Listing:

@@ -1,6 +1,5 @@
 """Access tokens: made, listed, ended."""
 
-from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +18,7 @@ from resolvers.access import visible
 from resolvers.authlog import Event, note
 from resolvers.context import Context, Needs
 from resolvers.known import forget
-from resolvers.listing import by_keys
+from resolvers.listing import all_by_keys, by_keys
 from resolvers.standing import TOKEN, digest_of, new_secret
 
 
@@ -96,12 +95,9 @@ async def tokens_of(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:
 
     Nobody sees another's.
     """
-    theirs = _listed(ctx).where(col(AccessToken.user_id).in_(user_ids))
-    newest = theirs.order_by(col(AccessToken.created_at).desc(), col(AccessToken.id).desc())
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(newest):
-        found[row.user_id].append(row)
-    return [found[key] for key in user_ids]
+    order = col(AccessToken.created_at).desc(), col(AccessToken.id).desc()
+    newest = _listed(ctx).order_by(*order)
+    return await all_by_keys(ctx, newest, col(AccessToken.user_id), user_ids)
 
 
 async def tokens_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
