@@ -5,6 +5,7 @@ from typing import Any
 from graph import ids
 from models.columns import table_of
 from models.errors import AuthenticationFailed
+from models.journal import Change
 from models.roles import AdminPermission, Role, Scope
 from models.users import User
 from models.world import World
@@ -33,6 +34,7 @@ CREATE = f"""mutation ($input: UserCreateInput!) {{
 UPDATE = f"""mutation ($input: UserUpdateInput!) {{
   userUpdate(input: $input) {{ users {{ {SHOWN} }} {ERRORS} }} }}"""
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
+NEW = "another horse entirely"
 
 
 async def create(client: Client, **given: Any) -> tuple[Any, list[Any]]:
@@ -87,3 +89,11 @@ async def signs_in(world: World, name: str, password: str) -> str | None:
         return (await authenticate(ctx, name, password, Attempt(token=True))).token
     except AuthenticationFailed:
         return None
+
+
+async def events(world: World, stream: int, after: int) -> list[tuple[Any, Any, Any]]:
+    """Kind, ids and changed fields of what happened in a stream."""
+    table = table_of(Change)
+    asked = table.select().where(table.c.stream_id == stream, table.c.last > after)
+    found = await world.database.read(asked.order_by(table.c.last))
+    return [(row.kind, list(row.ids), row.facts.get("changed")) for row in found]

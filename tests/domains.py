@@ -42,6 +42,11 @@ query ($filter: DomainFilter, $first: Int, $after: String, $last: Int, $before: 
     nodes { id name } totalCount
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }
 """
+ALIASES = """
+query ($query: String, $first: Int, $after: String, $last: Int, $before: String) {
+  domainAliases(query: $query, first: $first, after: $after, last: $last, before: $before) {
+    nodes { alias domain { name } } totalCount pageInfo { endCursor startCursor hasNextPage } } }
+"""
 UNLIMITED = {"maxUsers": 0, "maxAddresses": 0, "defaultUserQuota": None, "maxUserQuota": 0,
              "quota": 0}  # fmt: skip
 
@@ -92,3 +97,21 @@ async def administrator(
         world, name, user_id=user.id, role=Role.DOMAIN_ADMIN, scopes=[Scope.MASTER]
     )
     return Client(http, world, user, secret)
+
+
+def told(errors: list[Any]) -> tuple[Any, ...]:
+    """What tells one refusal from another."""
+    (error,) = errors
+    more = error.get("constraint") or error.get("requires") or error.get("ref")
+    return error["code"], error["path"], error["index"], more
+
+
+async def change(client: Client, name: str, **values: Any) -> tuple[Any, list[Any]]:
+    answer, errors = await done(client, UPDATE, domains=[{"name": name}], set=values)
+    return answer["domains"], errors
+
+
+async def names(client: Client, **condition: Any) -> list[str]:
+    page = (await client(LIST, filter=condition))["domains"]
+    assert page["totalCount"] == len(page["nodes"])
+    return [node["name"] for node in page["nodes"]]

@@ -17,7 +17,7 @@ from tests.auth.test_hashes import KNOWN
 from tests.conftest import Client, make_client, make_user
 from tests.counts import rows
 from tests.domains import CREATE, UPDATE, done
-from tests.test_stored_settings import put
+from tests.settings import put
 
 POLICY = "passwordPolicy { minLength minClasses ownMinLength ownMinClasses }"
 DOMAIN = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {POLICY} }} }}"

@@ -7,7 +7,7 @@ import pytest
 from resolvers import totp
 from tests.conftest import Client, Clock
 from tests.factors import code_of, seed_of, totp_on
-from tests.test_stored_settings import put, refused
+from tests.settings import put, refused
 from tests.twofactor.conftest import codes
 
 

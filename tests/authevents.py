@@ -1,0 +1,42 @@
+"""Events of the security log, as tests note and find them."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from models.authlog import AuthEvent
+from models.columns import picked
+from models.journal import Change, ChangeKind
+from models.world import World
+from resolvers import authlog
+from resolvers.authlog import Event
+from resolvers.context import Context, Viewer
+from tests.conftest import Client
+
+
+def stranger(world: World, ip: str | None = "192.0.2.7", **more: Any) -> Context:
+    return Context(world, Viewer(), client_ip=ip, **more)
+
+
+def failed(user_id: int | None, **more: Any) -> Event:
+    return Event("authenticate", user_id, **{"result": "fail", "protocol": "API", **more})
+
+
+async def events(world: World) -> list[Any]:
+    asked = select(*picked(AuthEvent)).order_by(col(AuthEvent.created_at), col(AuthEvent.id))
+    return list(await world.database.read(asked))
+
+
+async def told(client: Client) -> list[int]:
+    """The rows that the journal of an account has told of, one for each time."""
+    asked = select(col(Change.ids)).where(
+        col(Change.stream_id) == client.user.id, col(Change.kind) == ChangeKind.SECURITY_EVENT
+    )
+    rows = await client.world.database.read(asked.order_by(col(Change.last)))
+    return [key for row in rows for key in row.ids]
+
+
+async def noted(client: Client, *given: Event, ip: str | None = "192.0.2.7") -> None:
+    for each in given:
+        await authlog.noted(stranger(client.world, ip), each)
