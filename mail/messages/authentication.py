@@ -68,9 +68,10 @@ def believed(
     if not mine:
         return None
     results = [result for _, several in mine for result in several]
+    signers = list(_passed(results, "dkim", "header.d", "header.i"))
     return {
-        "spf": next(_senders(results), None),
-        "dkim": _signer(list(_signers(results)), domain.casefold()),
+        "spf": next(_passed(results, "spf", "smtp.mailfrom", "smtp.helo"), None),
+        "dkim": _signer(signers, domain.casefold()),
         "dmarc": _verdict(results, "dmarc"),
         "arc": _verdict(results, "arc"),
         "results": "\n".join(text for text, _ in mine),
@@ -119,18 +120,11 @@ def _bare(text: str) -> str:
     return "".join(out)
 
 
-def _senders(results: Sequence[_Result]) -> Iterator[str]:
+def _passed(results: Sequence[_Result], method: str, name: str, other: str) -> Iterator[str]:
+    """The domains that a method has passed: in the property of this name, or in the other."""
     for each in results:
-        if each.method == "spf" and each.result == "pass":
-            given = each.properties.get("smtp.mailfrom") or each.properties.get("smtp.helo", "")
-            if domain := _domain(given):
-                yield domain
-
-
-def _signers(results: Sequence[_Result]) -> Iterator[str]:
-    for each in results:
-        if each.method == "dkim" and each.result == "pass":
-            given = each.properties.get("header.d") or each.properties.get("header.i", "")
+        if each.method == method and each.result == "pass":
+            given = each.properties.get(name) or each.properties.get(other, "")
             if domain := _domain(given):
                 yield domain
 
