@@ -1,6 +1,6 @@
 """How a store finds what is asked of it, in its own words."""
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,9 +25,13 @@ class Plans:
 
     async def all_of(self, work: Awaitable[Any], table: str, *, asking: str = "") -> list[str]:
         """The plans of all selects that `work` sends for this table, and that have `asking`."""
+        return await self.those(work, lambda sent: asking in sent and f"FROM {table}" in sent)
+
+    async def those(self, work: Awaitable[Any], wanted: Callable[[str], bool]) -> list[str]:
+        """The plans of the statements that `work` sends and that are wanted."""
         del self.sent[:]
         await work
-        found = [one for one in self.sent if asking in one[0] and f"FROM {table}" in one[0]]
+        found = [one for one in self.sent if wanted(one[0])]
         return [await self._plan(*one) for one in found]
 
     async def _plan(self, statement: str, given: Any) -> str:
