@@ -9,7 +9,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,14 +17,6 @@ from tests.cli.conftest import Said, Shell
 from tests.cli.test_accounts import signs_in, viewer_of
 
 ROOT = Path(__file__).parents[2]
-
-
-def rows(shell: Shell, asked: str) -> list[Any]:
-    store = sqlite3.connect(shell.data / "mail.db")
-    try:
-        return store.execute(asked).fetchall()
-    finally:
-        store.close()
 
 
 def fact(said: Said, name: str) -> str:
@@ -41,10 +32,10 @@ def test_the_demo_account_has_the_letters_and_its_credentials_work(shell: Shell)
     assert viewer_of(fact(said, "API key")).user_id
     assert not stat.S_IMODE((shell.data / "demo.json").stat().st_mode) & 0o077
     bag = list(letters(count=60, now=datetime.now(UTC)))
-    boxes = dict(rows(shell, "SELECT path, total FROM mailboxes"))
+    boxes = dict(shell.rows("SELECT path, total FROM mailboxes"))
     for path in {each.mailbox for each in bag}:
         assert boxes[path] == sum(each.mailbox == path for each in bag)
-    flags = rows(shell, "SELECT sum(seen), sum(flagged), sum(answered), sum(draft) FROM messages")
+    flags = shell.rows("SELECT sum(seen), sum(flagged), sum(answered), sum(draft) FROM messages")
     names = ("seen", "flagged", "answered", "draft")
     assert flags == [tuple(sum(getattr(each, name) for each in bag) for name in names)]
     assert shell("check").json["findings"] == []
@@ -63,9 +54,9 @@ def test_once_made_it_is_only_shown(shell: Shell) -> None:
         store.execute("DELETE FROM mailboxes WHERE path = 'Trash'")
     store.close()
     assert shell("demo", "--count", "90") == first
-    assert rows(shell, "SELECT count(*) FROM messages") == [(40,)]
-    assert not rows(shell, "SELECT * FROM mailboxes WHERE path = 'Trash'")
-    assert rows(shell, "SELECT count(*) FROM api_keys") == [(1,)]
+    assert shell.rows("SELECT count(*) FROM messages") == [(40,)]
+    assert not shell.rows("SELECT * FROM mailboxes WHERE path = 'Trash'")
+    assert shell.rows("SELECT count(*) FROM api_keys") == [(1,)]
 
 
 @pytest.mark.parametrize("place", ["commit:1", "commit:30"])
@@ -73,9 +64,9 @@ def test_killed_in_the_middle_it_is_finished_the_next_time(shell: Shell, place: 
     command = [sys.executable, "-m", "merganser", "demo", "--count", "60"]
     env = {**os.environ, "MERGANSER_FAULT": place}
     assert subprocess.run(command, cwd=ROOT, env=env, check=False).returncode == -9
-    assert rows(shell, "SELECT count(*) < 60 FROM messages") == [(1,)]
+    assert shell.rows("SELECT count(*) < 60 FROM messages") == [(1,)]
     assert shell("demo", "--count", "60").code == 0
-    assert rows(shell, "SELECT count(*), count(DISTINCT digest) FROM messages") == [(60, 60)]
+    assert shell.rows("SELECT count(*), count(DISTINCT digest) FROM messages") == [(60, 60)]
 
 
 def test_a_password_somebody_has_changed_is_left(

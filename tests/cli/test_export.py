@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Shell
-from tests.cli.test_import import folders, mbox, rows
+from tests.cli.test_import import folders, mbox
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "jsonl"])
@@ -18,16 +18,16 @@ def test_an_account_goes_there_and_back(ada: Shell, tmp_path: Path, ending: str)
     path = tmp_path / f"ada.{ending}"
     said = ada("export", path, "--user", "ada")
     assert said.code == 0, said.err
-    many = rows(ada, "SELECT count(*) FROM messages")[0][0]
+    many = ada.rows("SELECT count(*) FROM messages")[0][0]
     assert said.out == f"{many} messages exported, {path.stat().st_size} bytes.\n"
     assert [each.name for each in tmp_path.iterdir() if "part" in each.name] == []
     before, digests = folders(ada), "SELECT digest, received_at, seen FROM messages ORDER BY 1, 2"
-    mail = rows(ada, digests)
+    mail = ada.rows(digests)
     assert ada("user", "add", "bob", "--address", "bob@example.org", "--no-password").code == 0
     said = ada("import", path, "--user", "bob")
     assert (said.code, said.out) == (0, f"{many} messages imported.\n"), said.err
-    assert sorted(rows(ada, digests)) == sorted(mail * 2)
-    theirs = rows(ada, "SELECT path, total FROM mailboxes WHERE total > 0 ORDER BY user_id")
+    assert sorted(ada.rows(digests)) == sorted(mail * 2)
+    theirs = ada.rows("SELECT path, total FROM mailboxes WHERE total > 0 ORDER BY user_id")
     assert theirs[len(before) :] == theirs[: len(before)]
 
 

@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,16 +22,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MOST = 1 << 20
 
 
-def rows(shell: Shell, asked: str) -> list[Any]:
-    store = sqlite3.connect(shell.data / "mail.db")
-    try:
-        return store.execute(asked).fetchall()
-    finally:
-        store.close()
-
-
 def folders(shell: Shell) -> dict[str, int]:
-    return dict(rows(shell, "SELECT path, total FROM mailboxes WHERE total > 0"))
+    return dict(shell.rows("SELECT path, total FROM mailboxes WHERE total > 0"))
 
 
 def mbox(path: Path, count: int) -> list[bytes]:
@@ -102,15 +93,15 @@ def test_a_maildir_with_folders_and_flags(ada: Shell, tmp_path: Path) -> None:
     assert folders(ada) == {"INBOX": 5, "Sent": 1, "Lists/München": 1}
     asked = "SELECT subject, seen, flagged, answered, deleted, keywords FROM messages m JOIN"
     asked += " mailboxes b ON b.id = mailbox_id WHERE b.path = 'INBOX' ORDER BY received_at"
-    assert rows(ada, asked) == [
+    assert ada.rows(asked) == [
         ("0", 0, 0, 0, 0, "[]"),
         ("1", 1, 0, 0, 0, "[]"),
         ("2", 0, 1, 1, 0, "[]"),
         ("3", 1, 0, 0, 1, "[]"),
         ("4", 0, 0, 0, 0, '["$Forwarded"]'),
     ]
-    assert rows(ada, "SELECT unseen FROM mailboxes WHERE path = 'INBOX'") == [(3,)]
-    (at,) = rows(ada, "SELECT received_at FROM messages WHERE subject = '0'")
+    assert ada.rows("SELECT unseen FROM mailboxes WHERE path = 'INBOX'") == [(3,)]
+    (at,) = ada.rows("SELECT received_at FROM messages WHERE subject = '0'")
     assert at[0].startswith("2023-11-14 22:13:20")
 
 
@@ -132,7 +123,7 @@ def test_a_folder_of_files_tells_what_it_skips(ada: Shell, tmp_path: Path) -> No
         "Skipped notes.txt: not an .eml file.",
     ]
     assert folders(ada) == {"INBOX": 1, "Work/Old": 1}
-    (at,) = rows(ada, "SELECT received_at FROM messages WHERE subject = 'a'")
+    (at,) = ada.rows("SELECT received_at FROM messages WHERE subject = 'a'")
     assert at[0].startswith("2026-01-06 10:00:00")
 
 
@@ -159,9 +150,9 @@ def test_killed_anywhere_it_goes_on_without_loss_or_repeat(
     said = ada("import", tmp_path / "a.mbox", "--user", "ada")
     assert (said.code, said.out) == (0, "80 messages imported.\n")  # of both runs together
     assert folders(ada) == {"INBOX": 80}
-    counted = Counter(rows(ada, "SELECT digest FROM messages"))
+    counted = Counter(ada.rows("SELECT digest FROM messages"))
     assert set(counted.values()) == {1}
-    states = rows(ada, "SELECT state, attempts, done = total FROM tasks")
+    states = ada.rows("SELECT state, attempts, done = total FROM tasks")
     assert states == [("SUCCEEDED", 2, 1)]
     assert before == (0 if place == "commit:1" else 32 * (2 if place == "imported:2" else 1))
 
@@ -180,7 +171,7 @@ def test_a_full_account_keeps_what_fits_and_goes_on_when_there_is_room(
     assert folders(ada) == {"INBOX": 20}
     ada.set(default_quota="1 MiB")
     assert ada("import", tmp_path / "a.mbox", "--user", "ada").out == "50 messages imported.\n"
-    assert [row[0] for row in rows(ada, "SELECT subject FROM messages ORDER BY uid")] == [
+    assert [row[0] for row in ada.rows("SELECT subject FROM messages ORDER BY uid")] == [
         str(number) for number in range(50)
     ]
 
@@ -199,7 +190,7 @@ def test_an_import_that_its_user_cancels_stops(ada: Shell, tmp_path: Path) -> No
         1,
         "merganser: the import was cancelled; what it has brought in stays\n",
     )
-    assert rows(ada, "SELECT state FROM tasks") == [("CANCELLED",)]
+    assert ada.rows("SELECT state FROM tasks") == [("CANCELLED",)]
     assert folders(ada) == {"INBOX": 64}
 
 
