@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Generator
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,3 +27,21 @@ async def served(app: Starlette) -> AsyncIterator[int]:
     yield int(server.servers[0].sockets[0].getsockname()[1])
     server.should_exit = True
     await running
+
+
+def _filled(folder: Path) -> bool:
+    return any(folder.iterdir())
+
+
+async def vanishing(app: Starlette, spool: Path, request: bytes) -> None:
+    """Send part of a request, and vanish when there is a file of it; until there is none."""
+    async with served(app) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        await writer.drain()
+        async with asyncio.timeout(10):
+            while not _filled(spool):  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.01)
+            writer.close()
+            while _filled(spool):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)

@@ -1,6 +1,5 @@
 """Messages that are posted into a folder over HTTP."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.conftest import Client, make_key, raw_message
 from tests.counts import rows
 from tests.mime import source
 from tests.rich import RICH, noise
-from tests.serving import served
+from tests.serving import vanishing
 from tests.test_uploads import MIB, app_of, client_of, code, files
 
 MOST = 4 * MIB
@@ -174,16 +173,7 @@ async def test_who_vanishes_leaves_nothing(carol: Client, tmp_path: Path) -> Non
         f"Authorization: {carol.headers['Authorization']}\r\n"
         f"Content-Type: message/rfc822\r\nContent-Length: {MOST}\r\n\r\n"
     )
-    async with served(app_of(carol.world, spool)) as port:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head.encode() + bytes(2 * MIB))
-        await writer.drain()
-        async with asyncio.timeout(10):
-            while not files(spool):  # noqa: ASYNC110 - a file tells nobody
-                await asyncio.sleep(0.01)
-            writer.close()
-            while files(spool):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+    await vanishing(app_of(carol.world, spool), spool, head.encode() + bytes(2 * MIB))
     assert await rows(carol.world, "SELECT id FROM messages") == []
 
 

@@ -29,7 +29,7 @@ from resolvers.context import Viewer
 from resolvers.uploads import Received
 from tests.conftest import Client, Clock, context, make_key, make_user
 from tests.rich import noise
-from tests.serving import served
+from tests.serving import served, vanishing
 
 MIB = 1 << 20
 MOST = 3 * MIB
@@ -322,16 +322,7 @@ async def test_who_vanishes_leaves_nothing(carol: Client, tmp_path: Path) -> Non
         f"POST {PATH} HTTP/1.1\r\nHost: test\r\nAuthorization: {carol.headers['Authorization']}\r\n"
         f"Content-Length: {MOST}\r\n\r\n"
     )
-    async with served(app_of(carol.world, spool)) as port:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head.encode() + bytes(2 * MIB))
-        await writer.drain()
-        async with asyncio.timeout(10):
-            while not files(spool):  # noqa: ASYNC110 - a file tells nobody
-                await asyncio.sleep(0.01)
-            writer.close()
-            while files(spool):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+    await vanishing(app_of(carol.world, spool), spool, head.encode() + bytes(2 * MIB))
     await nothing_is_left(carol.world, spool)
 
 
