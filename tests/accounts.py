@@ -12,7 +12,7 @@ from models.world import World
 from resolvers.auth import authenticate
 from resolvers.context import Context, Viewer
 from resolvers.proving import Attempt
-from tests.conftest import Client, make_client
+from tests.conftest import Client, make_client, make_user
 
 ERRORS = """
 errors {
@@ -97,3 +97,18 @@ async def events(world: World, stream: int, after: int) -> list[tuple[Any, Any, 
     asked = table.select().where(table.c.stream_id == stream, table.c.last > after)
     found = await world.database.read(asked.order_by(table.c.last))
     return [(row.kind, list(row.ids), row.facts.get("changed")) for row in found]
+
+
+async def costs_of_users(client: Client, document: str, statements: list[str]) -> list[int]:
+    """The statements of a query with one more user, with twenty more, and once again."""
+
+    async def cost() -> int:
+        del statements[:]
+        await client(document)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    await make_user(client.world, "one")
+    costs = [await cost()]
+    for n in range(20):
+        await make_user(client.world, f"n{n}")
+    return [*costs, await cost(), await cost()]

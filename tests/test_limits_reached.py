@@ -18,8 +18,9 @@ from models.domains import Domain
 from models.errors import OverQuota
 from models.world import Adopted, World
 from resolvers.auth import settle
+from tests.accounts import costs_of_users
 from tests.bulk import DELETE, TAKE_BACK, UPLOAD
-from tests.conftest import Client, Clock, make_user, receive
+from tests.conftest import Client, Clock, receive
 from tests.limited import (
     QUOTA,
     Told,
@@ -392,18 +393,9 @@ async def test_limits_say_who_set_them_and_how_far_they_are_used_up(
 
 
 async def test_limits_of_twenty_cost_the_statements_of_one(
-    root: Client, world: World, statements: list[str]
+    root: Client, statements: list[str]
 ) -> None:
-    async def cost() -> int:
-        del statements[:]
-        await root(LIMITS)
-        return len([sent for sent in statements if "api_keys" not in sent])
-
-    await make_user(world, "one")
-    costs = [await cost()]
-    for n in range(20):
-        await make_user(world, f"n{n}")
-    costs += [await cost(), await cost()]
+    costs = await costs_of_users(root, LIMITS, statements)
     assert len(set(costs)) == 1
 
 

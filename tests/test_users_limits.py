@@ -17,7 +17,8 @@ from models.users import User
 from models.world import World
 from resolvers import changes
 from resolvers.changes import Asked, ResyncReason
-from tests.conftest import Client, Clock, context, make_client, make_user, receive
+from tests.accounts import costs_of_users
+from tests.conftest import Client, Clock, context, make_client, receive
 from tests.counts import rows
 
 LIMITS = """
@@ -228,24 +229,12 @@ async def test_settings_are_for_administrators(ada: Client) -> None:
     assert codes == ["FORBIDDEN"] * len(codes)
 
 
-async def test_limits_of_many_cost_the_same_as_of_one(
-    root: Client, world: World, statements: list[str]
-) -> None:
+async def test_limits_of_many_cost_the_same_as_of_one(root: Client, statements: list[str]) -> None:
     document = """{ users(first: 50) { nodes { limits { quota { allowed } recipients { used }
         received { used } } quotaPercent maxNewQuota localPart isRelayed storageFormat
         temporaryAddressCount temporaryAddresses { nodes { id } totalCount }
         effectiveSettings(expand: "%{user}") { key value } } } }"""
-
-    async def cost() -> int:
-        del statements[:]
-        await root(document)
-        return len([sent for sent in statements if "api_keys" not in sent])
-
-    await make_user(world, "one")
-    costs = [await cost()]
-    for n in range(20):
-        await make_user(world, f"n{n}")
-    costs += [await cost(), await cost()]
+    costs = await costs_of_users(root, document, statements)
     assert len(set(costs)) == 1
 
 
