@@ -74,10 +74,14 @@ async def entries(
     """What the index is to have of these messages, whose rows have the columns SHOWN."""
     dialect = world.database.dialect
     found = await words_in(world, rows, read)
-    return [
-        Entry(row.id, row.blob_id, {"id": row.id, **indexed(dialect, row.user_id, words)})
-        for row, words in zip(rows, found, strict=True)
-    ]
+
+    def made() -> list[Entry]:
+        return [
+            Entry(row.id, row.blob_id, {"id": row.id, **indexed(dialect, row.user_id, words)})
+            for row, words in zip(rows, found, strict=True)
+        ]
+
+    return await asyncio.to_thread(made)
 
 
 def unchanged(entries: Sequence[Entry]) -> ColumnElement[bool]:
