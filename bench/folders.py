@@ -96,6 +96,7 @@ async def fill(world: World, box: Picked, many: int) -> None:
                 "uid": nth + 2,
                 "seen": nth % 50 > 0,
                 "received_at": START + timedelta(minutes=nth),
+                "listed_at": START + timedelta(minutes=nth),
                 "subject": f"Letter {nth}",
                 "indexed": True,
             }
@@ -119,23 +120,19 @@ async def furnish(world: World, size: Size) -> Folders:
     await fill(world, boxes["INBOX"], size.messages)
     await fill(world, boxes[paths[0]], size.moved)
     await _count(world)
-    first = select(*picked(Message, {"id", "received_at"})).where(
-        col(Message.mailbox_id) == boxes["INBOX"].id
+    newest = (
+        select(*picked(Message, {"id", "listed_at"}))
+        .where(col(Message.mailbox_id) == boxes["INBOX"].id)
+        .order_by(col(Message.listed_at).desc(), col(Message.id).desc())
     )
-    rows = await world.database.read(
-        first.order_by(col(Message.received_at).desc(), col(Message.id).desc()).limit(FLAGGED)
-    )
+    rows = await world.database.read(newest.limit(FLAGGED))
     skipped = min(PAGE * (LATE - 1), size.messages // 2)
-    (last,) = await world.database.read(
-        first.order_by(col(Message.received_at).desc(), col(Message.id).desc())
-        .offset(skipped)
-        .limit(1)
-    )
+    (last,) = await world.database.read(newest.offset(skipped).limit(1))
     _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
     return Folders(
         secret,
         encode("Mailbox", boxes["INBOX"].id),
-        str(Cursor(NEWEST, last.received_at, last.id)),
+        str(Cursor(NEWEST, last.listed_at, last.id)),
         [encode("Message", row.id) for row in rows],
         paths[1],
         paths[0],

@@ -21,17 +21,18 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import idna
-from sqlalchemy import Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import Select, String, and_, bindparam, case, func, or_, select
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail import userlimits
 from mail.userlimits import ALLOWED, Reached
 from models.addresses import Address, AddressKind
-from models.columns import Picked, picked
+from models.columns import Instant, Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
 from models.mailboxes import Mailbox, SpecialUse
-from models.prepared import Prepared
+from models.prepared import Prepared, among, number, prepared
 from models.users import LimitKind, User
 from models.world import World
 
@@ -150,27 +151,37 @@ def patterns(local: str) -> list[str]:
     return [*found, "*"]
 
 
-# Made once: building a select costs more than running it.
-_DOMAINS = select(col(Domain.id), col(Domain.name)).where(
-    or_(
-        col(Domain.name) == bindparam("name"),
-        col(Domain.id).in_(
-            select(col(DomainAlias.domain_id)).where(
-                col(DomainAlias.alias) == bindparam("name"), col(DomainAlias.active)
-            )
-        ),
-    ),
-    col(Domain.active),
-)
-_ADDRESSES = select(*picked(Address)).where(
-    col(Address.local).in_(bindparam("best", expanding=True)),
-    or_(
-        col(Address.domain_id).in_(bindparam("places", expanding=True)),
-        col(Address.domain_id).is_(None),
-    ),
-    or_(col(Address.expires_at).is_(None), col(Address.expires_at) > bindparam("now")),
-)
-_ACCOUNT: Select[*tuple[Any, ...]] = (
+def _places(named: Any) -> Select[int]:
+    """SQL: the domain of a name, and the one it stands for."""
+    other = select(col(DomainAlias.domain_id)).where(
+        col(DomainAlias.alias) == named, col(DomainAlias.active)
+    )
+    is_it = or_(col(Domain.name) == named, col(Domain.id).in_(other))
+    return select(col(Domain.id)).where(is_it, col(Domain.active))
+
+
+@prepared
+def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
+    named = bindparam("name", type_=String)
+    home, there = aliased(Domain), _places(named)
+    return (
+        select(*picked(Address), (col(home.name) == named).label("own"))
+        .join(home, col(home.id) == col(Address.domain_id), isouter=True)
+        .where(
+            among(dialect, col(Address.local), "best", String),
+            or_(
+                col(Address.domain_id).in_(there),
+                and_(col(Address.domain_id).is_(None), there.exists()),
+            ),
+            or_(
+                col(Address.expires_at).is_(None),
+                col(Address.expires_at) > bindparam("now", type_=Instant),
+            ),
+        )
+    )
+
+
+_ACCOUNT = Prepared(
     select(
         col(User.id),
         col(User.tenant_id),
@@ -185,7 +196,7 @@ _ACCOUNT: Select[*tuple[Any, ...]] = (
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
-        col(User.id) == bindparam("user"),
+        col(User.id) == number("user"),
         ~col(User.disabled),
         col(Mailbox.special_use) == SpecialUse.INBOX,
     )
@@ -216,28 +227,24 @@ _LOGIN = Prepared(select(col(User.id)).where(col(User.id) == LOGIN))
 async def resolve(world: World, address: str) -> Picked:
     """The row of the address that takes mail for `address`, or NotFound.
 
-    Two statements, however many patterns stand in the table.
+    One statement, however many patterns stand in the table.
     """
     if _ODD.search(address):
         raise NotFound(address, path=["address"])
     local, name = normal(address)
-    domains = await world.database.read(_DOMAINS, {"name": name})
-    if not domains or not local:
+    if not local:
         raise NotFound(address, path=["address"])
-
-    places = [row.id for row in sorted(domains, key=lambda row: row.name != name)]
     best = patterns(local)
-    asked = {"best": best, "places": places, "now": world.now()}
-    found = await world.database.read(_ADDRESSES, asked)
+    asked = {"best": best, "name": name, "now": world.now()}
+    found = await world.database.find(_addresses(world.database.dialect), asked)
 
-    def rank(row: Picked) -> tuple[bool, int, int]:
-        anywhere = row.domain_id is None
-        return anywhere, best.index(row.local), 0 if anywhere else places.index(row.domain_id)
+    def rank(row: Picked) -> tuple[bool, int, bool]:
+        return row.domain_id is None, best.index(row.local), not row.own
 
     def fits(row: Picked) -> bool:
         return row.domain_id is not None or bool(row.local == local)
 
-    winner = min(filter(fits, found), key=rank, default=None)
+    winner: Picked | None = min(filter(fits, found), key=rank, default=None)
     if winner is None or not winner.active:
         raise NotFound(address, path=["address"])
     return winner
@@ -263,7 +270,7 @@ async def recipient(world: World, address: str) -> Recipient:
     """
     to = await resolve(world, address)
     given = {"user": to.user_id, "platform": world.options.default_quota}
-    row = next(iter(await world.database.read(_ACCOUNT, given)), None)
+    row = next(iter(await world.database.find(_ACCOUNT, given)), None)
     if row is None or to.kind is not AddressKind.MAILBOX:
         raise NotFound(address, path=["address"])
     if row.allowed and row.used >= row.allowed:

@@ -4,24 +4,23 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cache
 from itertools import compress, product
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Delete, bindparam, case, delete, insert, select, update
+from sqlalchemy import Delete, Select, String, bindparam, case, delete, insert, select, update
 from sqlmodel import col
 
 from mail import audit, messages, threads, userlimits
 from mail.addresses import Recipient
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Cut, Piece, pack
-from mail.keeping import Gone, Kept, blob_ids, keep, refer
+from mail.keeping import Gone, Kept, blob_ids, keep, referred
 from mail.messages import Facts, MailAddress
 from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
@@ -30,6 +29,7 @@ from models.errors import NotFound, OverQuota, Refused
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread, ThreadRef
+from models.prepared import Prepared, Sent, among, number, prepared
 from models.users import LimitKind, User
 from models.wakeups import UNINDEXED
 from models.world import Turn, World
@@ -58,13 +58,11 @@ HOUR = timedelta(hours=1)  # in which messages that come are counted
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _NOTICE = (
     update(User)
-    .where(col(User.id) == bindparam("user"), col(User.deleted_at).is_(None))
-    .values(
-        used=User.used + bindparam("bytes"), message_count=User.message_count + bindparam("many")
-    )
+    .where(col(User.id) == number("user"), col(User.deleted_at).is_(None))
+    .values(used=User.used + number("bytes"), message_count=User.message_count + number("many"))
     .returning(col(User.used), ALLOWED.label("allowed"))
 )
-_PUT_IN = _NOTICE.where((ALLOWED == 0) | (col(User.used) + bindparam("bytes") <= ALLOWED))
+_PUT_IN = _NOTICE.where((ALLOWED == 0) | (col(User.used) + number("bytes") <= ALLOWED))
 # What came from outside is counted by the same statement: a row of its own costs another.
 _RECEIVED = _PUT_IN.values(
     received=case((_RUNNING, User.received + 1), else_=1),
@@ -72,38 +70,37 @@ _RECEIVED = _PUT_IN.values(
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
 ).returning(col(User.received), col(User.received_max), col(User.received_until))
-_TAKE = {Way.PUT_IN: _PUT_IN, Way.RECEIVED: _RECEIVED, Way.NOTICE: _NOTICE}
+_TAKE = {
+    Way.PUT_IN: Prepared(_PUT_IN),
+    Way.RECEIVED: Prepared(_RECEIVED),
+    Way.NOTICE: Prepared(_NOTICE),
+}
 QUOTA = select(col(User.used), ALLOWED.label("allowed")).where(
     col(User.id) == bindparam("user"), col(User.deleted_at).is_(None)
 )
-TAKE_UID = (
+TAKE_UID = Prepared(
     update(Mailbox)
-    .where(col(Mailbox.id) == bindparam("box"), col(Mailbox.user_id) == bindparam("user"))
+    .where(col(Mailbox.id) == number("box"), col(Mailbox.user_id) == number("user"))
     .values(
         uid_next=Mailbox.uid_next + 1,
         total=Mailbox.total + 1,
-        unseen=Mailbox.unseen + bindparam("new"),
-        size=Mailbox.size + bindparam("bytes"),
-        modseq=bindparam("last"),
-        modify_index=bindparam("last"),
+        unseen=Mailbox.unseen + number("new"),
+        size=Mailbox.size + number("bytes"),
+        modseq=number("last"),
+        modify_index=number("last"),
     )
     .returning(col(Mailbox.uid_next), col(Mailbox.retention), audit.AUDITED.label("audited"))
 )
-_RECEIPT = (
+_RECEIPT = Prepared(
     select(col(Message.id), col(Message.uid), col(Message.modseq), col(Message.blob_id))
     .join(Receipt, col(Receipt.message_id) == col(Message.id))
-    .where(col(Receipt.digest) == bindparam("known"), col(Receipt.at) > bindparam("since"))
-)
-_THREADS = (
-    select(col(Thread.id), col(Thread.muted))
-    .join(ThreadRef, col(ThreadRef.thread_id) == col(Thread.id))
     .where(
-        col(ThreadRef.user_id) == bindparam("user"),
-        col(ThreadRef.key).in_(bindparam("keys", expanding=True)),
+        col(Receipt.digest) == bindparam("known", type_=String),
+        col(Receipt.at) > bindparam("since", type_=Instant),
     )
-    .distinct()
-    .order_by(col(Thread.id))
 )
+_PUT = Prepared(insert(Message).inline())
+_BEGUN = Prepared(insert(Thread).inline())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +132,7 @@ class Place:
     meta_data: dict[str, Any] | None = None
     reference: tuple[int, str] | None = None  # the message it answers or forwards, and which
     origin: str | None = None
+    receipt: str | None = None  # the digest by which a repeat of the delivery is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,16 +210,15 @@ async def _received(
         envelope_to=[to.address],
     )
     known = hashlib.sha256(f"{sender}\0{to.user_id}\0{letter.digest}".encode()).hexdigest()
+    there = replace(there, receipt=known)
     since = now - world.options.receipts_for
 
     def unit(turn: Turn) -> Placed:
-        earlier = _receipt(turn, known, since)
+        earlier = turn.fetched(_RECEIPT, known=known, since=since)
         if earlier:
-            return earlier
-        placed = place(turn, letter, kept, there, way=Way.RECEIVED)
-        row = {"digest": known, "message_id": placed.message_id, "at": now}
-        turn.connection.execute(_noted(turn.connection.dialect.name), row)
-        return placed
+            row = earlier[0]
+            return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
+        return place(turn, letter, kept, there, way=Way.RECEIVED)
 
     kept = await stored(world, to.tenant_id, letter)
     try:
@@ -231,22 +228,30 @@ async def _received(
         return await world.apply(unit, to.user_id)
 
 
-@cache
+@prepared
 def _noted(dialect: str) -> Any:
     new = insert_or(dialect, Receipt)
     values = {"message_id": new.excluded.message_id, "at": new.excluded.at}
-    return new.on_conflict_do_update(index_elements=["digest"], set_=values)
+    return new.on_conflict_do_update(index_elements=["digest"], set_=values).inline()
 
 
-@cache
+@prepared
 def _joined(dialect: str) -> Any:
-    return insert_or(dialect, ThreadRef).on_conflict_do_nothing()
+    return insert_or(dialect, ThreadRef).on_conflict_do_nothing().inline()
 
 
-def _receipt(turn: Turn, known: str, since: datetime) -> Placed | None:
-    """What was stored for the same delivery, as far as it still is."""
-    row = turn.connection.execute(_RECEIPT, {"known": known, "since": since}).first()
-    return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id]) if row else None
+@prepared
+def _threads(dialect: str) -> Select[*tuple[Any, ...]]:
+    return (
+        select(col(Thread.id), col(Thread.muted))
+        .join(ThreadRef, col(ThreadRef.thread_id) == col(Thread.id))
+        .where(
+            col(ThreadRef.user_id) == number("user"),
+            among(dialect, col(ThreadRef.key), "keys", String),
+        )
+        .distinct()
+        .order_by(col(Thread.id))
+    )
 
 
 def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.PUT_IN) -> Placed:
@@ -255,24 +260,11 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     One UPDATE both checks and takes the quota, so two deliveries at once cannot both squeeze
     into the last free bytes; it says too whether a limit is reached. OverQuota, NotFound, Gone.
     """
-    key, last, now = turn.world.key(), turn.count(to.user_id, 1), turn.world.now()
+    key, last, now = turn.world.key(), turn.stands(to.user_id) + 1, turn.world.now()
     use = take_quota(turn, to.user_id, letter.size, way=way)
-    thread_id, others, muted = _thread(turn, letter.facts, to)
-    seen = to.seen or (muted and way is Way.RECEIVED)
-    taken = turn.connection.execute(
-        TAKE_UID,
-        {
-            "box": to.mailbox_id,
-            "user": to.user_id,
-            "new": not seen,
-            "bytes": letter.size,
-            "last": last,
-            "now": now,
-        },
-    ).first()
-    if taken is None:
-        raise NotFound(str(to.mailbox_id), path=["mailbox"])
-
+    thread = _thread(turn, letter.facts, to)
+    seen = to.seen or (thread.muted and way is Way.RECEIVED)
+    taken = take_uid(turn, letter, to, last, seen=seen)
     blobs = blob_ids(turn, kept)
     row = {
         **columns(letter),
@@ -281,7 +273,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         "mailbox_id": to.mailbox_id,
         "uid": taken.uid_next - 1,
         "modseq": last,
-        "thread_id": thread_id,
+        "thread_id": thread.id,
         "blob_id": blobs[kept.root],
         "received_at": to.at,
         "listed_at": to.at,
@@ -296,22 +288,42 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         "verification": storable(letter.verification),
         **referring(to),
     }
-    turn.connection.execute(insert(Message), row)
-    refer(turn, key, list(blobs.values()))
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
     if way is Way.RECEIVED:
         facts["did"] = "received"
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
-    turn.append(to.user_id, entry, at=now)
+    _, told = turn.told(to.user_id, [entry], at=now)
+    sent = [*thread.sent, (_PUT, row), *referred(key, list(blobs.values())), *told]
+    if to.receipt:
+        noted = {"digest": to.receipt, "message_id": key, "at": now}
+        sent.append((_noted(turn.connection.dialect.name), noted))
+    turn.send(sent)
     turn.bells.add(UNINDEXED)
-    if others:
-        threads.merge(turn, to.user_id, thread_id, others, to.origin)
+    if thread.others:
+        threads.merge(turn, to.user_id, thread.id, thread.others, to.origin)
     userlimits.stored(turn, to.user_id, use, letter.size, letter=way is not Way.NOTICE)
     if way is Way.RECEIVED:
         userlimits.received(turn, to.user_id, use)
     if taken.audited:
         audit.stored(turn, to.user_id, [key], _road(to, way))
     return Placed(key, row["uid"], last, row["blob_id"], list(blobs.values()))
+
+
+def take_uid(turn: Turn, letter: Letter, to: Place, last: int, *, seen: bool) -> Picked:
+    """Count a message in its folder: `uid_next` is the one behind its own. NotFound."""
+    taken = turn.fetched(
+        TAKE_UID,
+        box=to.mailbox_id,
+        user=to.user_id,
+        new=int(not seen),
+        bytes=letter.size,
+        last=last,
+        now=turn.world.now(),
+    )
+    if not taken:
+        raise NotFound(str(to.mailbox_id), path=["mailbox"])
+    row: Picked = taken[0]
+    return row
 
 
 def referring(to: Place) -> dict[str, Any]:
@@ -338,10 +350,11 @@ def take_quota(
     if way is Way.RECEIVED:
         now = turn.world.now()
         given |= {"now": now, "until": now + HOUR}
-    taken = turn.connection.execute(_TAKE[way], given).first()
-    if taken is None:
+    taken = turn.fetched(_TAKE[way], **given)
+    if not taken:
         raise over_quota(turn, user_id)
-    return taken
+    row: Picked = taken[0]
+    return row
 
 
 def over_quota(turn: Turn, user_id: int) -> Refused:
@@ -353,26 +366,41 @@ def over_quota(turn: Turn, user_id: int) -> Refused:
     return OverQuota(used=row.used, allowed=row.allowed)
 
 
-def _thread(turn: Turn, facts: Facts, to: Place) -> tuple[int, list[int], bool]:
-    """The conversation a message belongs to: the oldest it refers to, or a new one.
+class _Led(NamedTuple):
+    """The conversation a message belongs to: the oldest it refers to, or a new one."""
 
-    With the others that it refers to, and whether one of all these is muted.
-    """
+    id: int
+    others: list[int]  # that it refers to, too
+    muted: bool  # one of all these
+    sent: list[Sent]
+
+
+def _thread(turn: Turn, facts: Facts, to: Place) -> _Led:
     user_id, keys = to.user_id, facts.thread_keys
-    known: Sequence[Picked] = []
+    known: Sequence[Any] = []
     if keys:
-        known = turn.connection.execute(_THREADS, {"user": user_id, "keys": keys}).all()
-    found = [int(row.id) for row in known] or [begun(turn, user_id, facts.subject)]
-    lead(turn, user_id, keys, found[0])
-    return found[0], found[1:], any(row.muted for row in known)
+        known = turn.fetched(_threads(turn.connection.dialect.name), user=user_id, keys=keys)
+    if known:
+        first, *others = [row.id for row in known]
+        sent = list[Sent]()
+    else:
+        first, new = begun(turn, user_id, facts.subject)
+        others, sent = [], [new]
+    sent += led(turn, user_id, keys, first)
+    return _Led(first, others, any(row.muted for row in known), sent)
 
 
-def begun(turn: Turn, user_id: int, subject: str) -> int:
-    """A new conversation."""
-    key, now = turn.world.key(), turn.world.now()
-    row = {"id": key, "user_id": user_id, "subject": storable(subject), "created_at": now}
-    turn.connection.execute(insert(Thread), row)
-    return key
+def begun(turn: Turn, user_id: int, subject: str) -> tuple[int, Sent]:
+    """The key of a new conversation, and what makes it."""
+    key = turn.world.key()
+    row = {
+        "id": key,
+        "user_id": user_id,
+        "subject": storable(subject),
+        "created_at": turn.world.now(),
+        "muted": False,
+    }
+    return key, (_BEGUN, row)
 
 
 def ended(ids: Collection[int]) -> Delete:
@@ -381,12 +409,13 @@ def ended(ids: Collection[int]) -> Delete:
     return delete(Thread).where(col(Thread.id).in_(ids), ~left.exists())
 
 
-def lead(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> None:
-    """Let what refers to these keys come to this conversation, where they lead to none yet."""
-    if keys:
-        new = _joined(turn.connection.dialect.name)
-        rows = [{"user_id": user_id, "key": key, "thread_id": thread_id} for key in keys]
-        turn.connection.execute(new, rows)
+def led(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> list[Sent]:
+    """What lets messages that refer to these keys come to this conversation.
+
+    Keys that lead to one already go on to do so.
+    """
+    new = _joined(turn.connection.dialect.name)
+    return [(new, {"user_id": user_id, "key": key, "thread_id": thread_id}) for key in keys]
 
 
 def flags(row: Any) -> list[str]:

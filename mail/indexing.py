@@ -5,8 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, select, text, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, select, text, tuple_, update
 from sqlmodel import col
 
 from mail import contents, messages
@@ -21,6 +20,7 @@ from models.world import World
 
 BATCH = 200  # messages a unit
 IDLE = 15.0  # seconds until it looks unasked
+GATHER = 0.2  # seconds in which what comes is put there together: each unit costs as much
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,9 @@ async def run(world: World) -> None:
         while True:
             bell.clear()
             try:
-                while await index(world):
-                    pass
+                while many := await index(world):
+                    if many < BATCH:
+                        await asyncio.sleep(GATHER)
             except Exception:  # a listener's edge: search goes on by what the rows show
                 log.exception("the text index could not be filled")
             try:
@@ -55,8 +56,7 @@ async def index(world: World) -> int:
     if not rows:
         return 0
     found = await entries(world, rows)
-    async with world.write() as session:
-        await put(await session.connection(), found)
+    await world.apply(lambda turn: put(turn.connection, found))
     return len(rows)
 
 
@@ -74,10 +74,14 @@ async def entries(
     """What the index is to have of these messages, whose rows have the columns SHOWN."""
     dialect = world.database.dialect
     found = await words_in(world, rows, read)
-    return [
-        Entry(row.id, row.blob_id, {"id": row.id, **indexed(dialect, row.user_id, words)})
-        for row, words in zip(rows, found, strict=True)
-    ]
+
+    def made() -> list[Entry]:
+        return [
+            Entry(row.id, row.blob_id, {"id": row.id, **indexed(dialect, row.user_id, words)})
+            for row, words in zip(rows, found, strict=True)
+        ]
+
+    return await asyncio.to_thread(made)
 
 
 def unchanged(entries: Sequence[Entry]) -> ColumnElement[bool]:
@@ -86,14 +90,14 @@ def unchanged(entries: Sequence[Entry]) -> ColumnElement[bool]:
     return tuple_(col(Message.id), col(Message.blob_id)).in_(read)
 
 
-async def put(connection: AsyncConnection, entries: Sequence[Entry]) -> int:
+def put(connection: Connection, entries: Sequence[Entry]) -> int:
     """Put into the index what is not in it yet; returns how many messages that were."""
     mark = update(Message).where(unchanged(entries), ~col(Message.indexed))
-    marked = await connection.execute(mark.values(indexed=True).returning(col(Message.id)))
+    marked = connection.execute(mark.values(indexed=True).returning(col(Message.id)))
     now = set(marked.scalars())  # another process may have been quicker
     rest = [entry.words for entry in entries if entry.id in now]
     if rest:
-        await connection.execute(searchindex.insert(connection.dialect.name), rest)
+        connection.execute(searchindex.insert(connection.dialect.name), rest)
     return len(rest)
 
 

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import Select, String, insert, select
 from sqlmodel import col
 
 from mail.blobs.codec import compress
@@ -14,16 +13,22 @@ from mail.blobs.pack import Piece
 from mail.blobs.store import object_name
 from models.blobs import Blob, MessageBlob
 from models.columns import insert_or
+from models.prepared import Prepared, Sent, among, number, prepared
 from models.world import Turn, World
 
 INLINE_ROOT = 256 * 1024  # compressed bytes; ordinary reads then touch no store
 INLINE = 4 * 1024
 LARGE = 64 * 1024  # from here on a thread compresses
 
-_KNOWN = select(col(Blob.id), col(Blob.digest)).where(
-    col(Blob.tenant_id) == bindparam("tenant"),
-    col(Blob.digest).in_(bindparam("digests", expanding=True)),
-)
+_REFERRED = Prepared(insert(MessageBlob).inline())
+
+
+@prepared
+def _known(dialect: str, *, held: bool) -> Select[*tuple[Any, ...]]:
+    asked = select(col(Blob.id), col(Blob.digest)).where(
+        col(Blob.tenant_id) == number("tenant"), among(dialect, col(Blob.digest), "digests", String)
+    )
+    return asked.with_for_update(read=True, key_share=True) if held else asked
 
 
 class Gone(Exception):
@@ -54,7 +59,8 @@ async def keep(
     large = [piece.digest for piece in pieces if len(piece.content) > INLINE]
     if large and not again:
         given = {"tenant": tenant_id, "digests": large}
-        known = [row.digest for row in await world.database.read(_KNOWN, given)]
+        asked = _known(world.database.dialect, held=False)
+        known = [row.digest for row in await world.database.find(asked, given)]
     new = [piece for piece in pieces if piece.digest not in known]
     rows = [await _stored(world, tenant_id, root, INLINE_ROOT)]
     rows += [await _stored(world, tenant_id, piece, INLINE) for piece in new]
@@ -88,20 +94,19 @@ def blob_ids(turn: Turn, kept: Kept) -> dict[str, int]:
 
     A twin that came first is used instead of ours. Raises Gone.
     """
-    connection, found = turn.connection, dict[str, int]()
+    dialect, found = turn.connection.dialect.name, dict[str, int]()
     if kept.known:
-        asked = _KNOWN.with_for_update(read=True, key_share=True)
-        given = {"tenant": kept.tenant_id, "digests": list(kept.known)}
-        found = {row.digest: row.id for row in connection.execute(asked, given)}
+        asked = _known(dialect, held=True)
+        rows = turn.fetched(asked, tenant=kept.tenant_id, digests=list(kept.known))
+        found = {row.digest: row.id for row in rows}
         if len(found) < len(kept.known):
             raise Gone
-    upsert = _upsert(connection.dialect.name)
     for row in kept.rows:
-        found[row["digest"]] = connection.execute(upsert, row).scalar_one()
+        ((found[row["digest"]],),) = turn.fetched(_upsert(dialect), **row).raw
     return found
 
 
-@cache
+@prepared
 def _upsert(dialect: str) -> Any:
     new = insert_or(dialect, Blob)
     return new.on_conflict_do_update(
@@ -110,7 +115,6 @@ def _upsert(dialect: str) -> Any:
     ).returning(col(Blob.id))
 
 
-def refer(turn: Turn, message_id: int, ids: Sequence[int]) -> None:
-    """Write that this message needs these blobs."""
-    rows = [{"message_id": message_id, "blob_id": blob_id} for blob_id in ids]
-    turn.connection.execute(insert(MessageBlob), rows)
+def referred(message_id: int, ids: Sequence[int]) -> list[Sent]:
+    """What writes that this message needs these blobs."""
+    return [(_REFERRED, {"message_id": message_id, "blob_id": blob_id}) for blob_id in ids]

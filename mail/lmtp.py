@@ -4,19 +4,19 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, AnyStr, Protocol, cast
+from typing import Any, AnyStr, cast
 
 from aiosmtpd.lmtp import LMTP
 from sqlalchemy.exc import StatementError
 
-from mail import addresses, delivery, intake
+from mail import intake
 from mail.addresses import Recipient
+from mail.household import Household, Post
 from mail.spool import Body, Budget, NoRoom, Spool, claim, room
-from mail.verification import verified
 from mail.wire import (
     NO_ADDRESS,
     Overlong,
@@ -76,42 +76,6 @@ def _limits(options: Options) -> Limits:
     """The usual ones; a message of the largest size always fits the budget."""
     largest = options.message_max
     return Limits(message_max=largest, budget=max(BUDGET, largest))
-
-
-class Post(Protocol):
-    """Who knows the recipients, and takes their mail."""
-
-    async def accept(self, address: str) -> Recipient:
-        """Whose address that is, or a refusal."""
-
-    async def deliver(
-        self, source: bytes | Path, recipients: Sequence[Recipient], sender: str
-    ) -> Sequence[object]:
-        """What came of each, in order; an exception is an answer too. Then all is durable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Household:
-    """The post of the users in our own store."""
-
-    world: World
-
-    async def accept(self, address: str) -> Recipient:
-        """Find the user whose address that is."""
-        return await addresses.recipient(self.world, address)
-
-    async def deliver(
-        self, source: bytes | Path, recipients: Sequence[Recipient], sender: str
-    ) -> Sequence[object]:
-        """Deliver at once to all of them; whoever is named twice receives it once."""
-        letter = verified(self.world, await delivery.read(source))
-        first: dict[tuple[int, int], Recipient] = {}
-        for to in recipients:
-            first.setdefault((to.user_id, to.mailbox_id), to)
-        receiving = (delivery.receive(self.world, letter, to, sender) for to in first.values())
-        outcomes = await asyncio.gather(*receiving, return_exceptions=True)
-        by_mailbox = dict(zip(first, outcomes, strict=True))
-        return [by_mailbox[to.user_id, to.mailbox_id] for to in recipients]
 
 
 class Lmtp:
@@ -254,6 +218,7 @@ class Conversation(LMTP):
         self._greeted = False
         self._mistakes = 0
         self._leaving = False
+        self._held: list[str] = []  # replies to commands behind which others have come
         self._verbs: dict[str, Callable[[str], Awaitable[str]]] = {
             "LHLO": self._lhlo,
             "MAIL": self._mail,
@@ -317,9 +282,11 @@ class Conversation(LMTP):
             self.dismiss("421 4.4.2 Waited too long for you")
 
     async def push(self, status: AnyStr) -> None:
-        """Send a reply; Vanished where nobody takes it."""
+        """Send a reply, behind those that are held back; Vanished where nobody takes it."""
+        text = status if isinstance(status, str) else status.decode()
+        replies, self._held = [*self._held, text], []
         try:
-            await super().push(status)
+            await super().push("\r\n".join(replies))
         except ConnectionError:
             raise Vanished from None
 
@@ -338,7 +305,10 @@ class Conversation(LMTP):
                 self.transport.close()
 
     async def _say(self, reply: str) -> None:
-        await self.push(reply)
+        if self._transaction and self._wire.ahead:
+            self._held.append(reply)  # commands in a row are answered in one piece
+        else:
+            await self.push(reply)
         self._mistakes += reply.startswith(MISTAKES)
         if self._leaving:
             return

@@ -10,7 +10,6 @@ from sqlmodel import col
 
 from mail import audit, userlimits
 from mail.delivery import (
-    TAKE_UID,
     Letter,
     Place,
     Placed,
@@ -18,19 +17,20 @@ from mail.delivery import (
     columns,
     ended,
     flags,
-    lead,
+    led,
     over_quota,
     referring,
     storable,
+    take_uid,
 )
-from mail.keeping import Kept, blob_ids, refer
+from mail.keeping import Kept, blob_ids, referred
 from mail.messages import Facts
 from mail.userlimits import ALLOWED
 from models import searchindex
 from models.audit import AuditRoad
 from models.blobs import MessageBlob
 from models.columns import Picked, picked
-from models.errors import Conflict, NotFound, Stale
+from models.errors import Conflict, Stale
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox
 from models.messages import Message, Thread, ThreadRef
@@ -138,10 +138,10 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
     }
     turn.connection.execute(update(Message).where(col(Message.id) == row.id).values(**values))
     turn.connection.execute(delete(MessageBlob).where(col(MessageBlob.message_id) == row.id))
-    refer(turn, row.id, list(blobs.values()))
+    turn.send(referred(row.id, list(blobs.values())))
     if thread_id != row.thread_id:
         turn.connection.execute(ended([row.thread_id]))
-    lead(turn, to.user_id, letter.facts.thread_keys, thread_id)
+    turn.send(led(turn, to.user_id, letter.facts.thread_keys, thread_id))
     searchindex.forget(turn.connection, earlier.words, known=row.indexed)
     facts = {
         "mailbox": to.mailbox_id,
@@ -174,12 +174,7 @@ def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> Picke
     """Bring the counters of both folders along, and take the next uid."""
     gone = {"box": row.mailbox_id, "unread": int(not row.seen), "bytes": row.size, "last": last}
     turn.connection.execute(_LEAVE, gone)
-    come = {"box": to.mailbox_id, "user": to.user_id, "new": not to.seen, "bytes": letter.size}
-    given = {**come, "last": last, "now": turn.world.now()}
-    taken = turn.connection.execute(TAKE_UID, given).first()
-    if taken is None:
-        raise NotFound(str(to.mailbox_id), path=["mailbox"])
-    return taken
+    return take_uid(turn, letter, to, last, seen=to.seen)
 
 
 def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:
@@ -191,7 +186,9 @@ def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:
     if found := known - {row.thread_id} if alone else known:
         return int(min(found))
     if not alone:
-        return begun(turn, user_id, facts.subject)
+        key, new = begun(turn, user_id, facts.subject)
+        turn.send([new])
+        return key
     mine = update(Thread).where(col(Thread.id) == row.thread_id)
     turn.connection.execute(mine.values(subject=storable(facts.subject)))
     return int(row.thread_id)

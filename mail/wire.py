@@ -66,6 +66,11 @@ class Wire:
             raise Vanished
         return piece
 
+    @property
+    def ahead(self) -> bool:
+        """Whether a line has come already that nobody has looked at (RFC 2920)."""
+        return b"\n" in self._kept
+
     def back(self, rest: bytes) -> None:
         """Put back what belongs to the next command."""
         self._kept[:0] = rest

@@ -175,11 +175,7 @@ class Batches:
                 return [(jobs[0].work(connection), None)]
         with self.engine.connect() as connection, connection.begin():
             for job in jobs:
-                try:
-                    with connection.begin_nested():
-                        done.append((job.work(connection), None))
-                except Exception as broken:  # noqa: BLE001 - its caller raises it
-                    done.append((None, broken))
+                done.append(_apart(connection, job))
                 if time.monotonic() - began > LONGEST:
                     break
         return done
@@ -190,3 +186,17 @@ class Batches:
         self._thread.shutdown()
         self.engine.dispose()
         self._turns.store.close()
+
+
+def _apart(connection: Connection, job: Job) -> tuple[Any, Exception | None]:
+    """Do one of several units, or nothing of it."""
+    driver: Any = connection.connection.driver_connection  # SQLAlchemy takes as long as a unit
+    driver.execute("SAVEPOINT unit")
+    try:
+        outcome = job.work(connection)
+    except Exception as broken:  # noqa: BLE001 - its caller raises it
+        driver.execute("ROLLBACK TO unit")
+        return None, broken
+    finally:
+        driver.execute("RELEASE unit")
+    return outcome, None

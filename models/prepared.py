@@ -285,13 +285,15 @@ def number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=Big)
 
 
-def among(dialect: str, key: Any, name: str) -> ColumnElement[bool]:
+def among(
+    dialect: str, key: Any, name: str, kind: type[TypeEngine[Any]] = BigInteger
+) -> ColumnElement[bool]:
     """SQL: a key is one of those in a parameter, which is one however many they are."""
     if dialect == "sqlite":
         each = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
         found: ColumnElement[bool] = key.in_(select(each.c.value))
         return found
-    return cast("ColumnElement[bool]", key == any_(bindparam(name, type_=ARRAY(BigInteger))))
+    return cast("ColumnElement[bool]", key == any_(bindparam(name, type_=ARRAY(kind))))
 
 
 def listed(dialect: str, name: str, columns: Sequence[str]) -> Subquery:

@@ -157,16 +157,19 @@ class Turn:
         self.append(stream_id, entry, at=at)
         return last
 
+    def stands(self, stream_id: int) -> int:
+        """The last number of a stream, which is held from here on."""
+        if stream_id not in self.held:
+            self.held |= journal.hold(self.connection, [stream_id])
+        return found(self.held.get(stream_id), str(stream_id), path=["user"])
+
     def told(
         self, stream_id: int, entries: Sequence[Entry], *, at: datetime
     ) -> tuple[int, list[Sent]]:
         """The last number of these entries, and what records them: it must be sent."""
-        held = self.held
-        if stream_id not in held:
-            held = {**held, **journal.hold(self.connection, [stream_id])}
-        since = found(held.get(stream_id), str(stream_id), path=["user"])
-        last = self.reached[stream_id] = since + sum(len(entry.ids) for entry in entries)
-        self.held = {**held, stream_id: last}
+        since = self.stands(stream_id)
+        last = since + sum(len(entry.ids) for entry in entries)
+        self.held[stream_id] = self.reached[stream_id] = last
         return last, journal.told(stream_id, entries, since=since, at=at)
 
     def fetched(self, statement: Prepared, **given: Any) -> Rows:

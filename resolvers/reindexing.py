@@ -110,7 +110,7 @@ async def _put(ctx: Context, rows: Sequence[Picked]) -> int:
     if not found:
         return 0
     async with ctx.write() as session:
-        return await indexing.put(await session.connection(), found)
+        return await (await session.connection()).run_sync(indexing.put, found)
 
 
 async def _task(ctx: Context, kind: str, order: dict[str, Any], total: int | None) -> Task:
@@ -167,7 +167,7 @@ async def _build(
     rows, found = held.made
     if not rows:
         return Step(checkpoint)
-    return _behind(rows, await indexing.put(await session.connection(), found))
+    return _behind(rows, await (await session.connection()).run_sync(indexing.put, found))
 
 
 async def _plan_rebuild(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:

@@ -23,7 +23,7 @@ from tests.conftest import Client, Clock, context, make_client, receive
 from tests.explained import Plans, explained
 from tests.sharing import box_id, keys, share
 
-MANY = 4000 if "CI" in os.environ else 1000  # messages of a folder
+MANY = 4000 if "CI" in os.environ else 1200  # messages of a folder
 DAY = 86_400
 
 

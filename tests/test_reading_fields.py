@@ -11,7 +11,7 @@ import pytest
 from graph import ids
 from mail import addresses
 from mail.delivery import Placed
-from mail.lmtp import Household
+from mail.household import Household
 from mail.queue import local
 from mail.queue.jobs import Job, To
 from models.queue import DeliveryState
