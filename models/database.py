@@ -82,9 +82,10 @@ class Database:
         if self.dialect == "sqlite":
             event.listen(self.engine.sync_engine, "connect", _tune_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
-            writer = create_engine(make_url(url).set(drivername="sqlite"), **COMMON)
+            writer = create_engine(
+                make_url(url).set(drivername="sqlite"), isolation_level="AUTOCOMMIT", **COMMON
+            )  # which begins and ends nothing by itself
             event.listen(writer, "connect", _tune_sqlite)
-            event.listen(writer, "begin", _begin_writing)
             turn = StoreTurn(make_url(url).database)
             self._readers, self._group = Readers(url), GroupCommit(self.engine, turn)
             self._batches = Batches(writer, self._group)
@@ -262,8 +263,3 @@ def _begin_sqlite(connection: Connection) -> None:
     # SQLITE_BUSY at once, whatever busy_timeout says.
     writing = connection.get_execution_options().get("merganser_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
-
-def _begin_writing(connection: Connection) -> None:
-    driver: Any = connection.connection.driver_connection
-    driver.execute("BEGIN IMMEDIATE")

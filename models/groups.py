@@ -134,6 +134,8 @@ class Batches:
         self._thread = ThreadPoolExecutor(1, "writer")
         self._waiting: deque[Job] = deque()
         self._running: asyncio.Task[None] | None = None
+        # Taking it from the pool and giving it back would cost as much as a small unit.
+        self._connection: Connection | None = None
 
     async def apply(self, work: Callable[[Connection], Outcome]) -> Outcome:
         job = Job(work, asyncio.get_running_loop().create_future())
@@ -169,21 +171,33 @@ class Batches:
             self._turns.store.give()
 
     def _committed(self, jobs: list[Job]) -> list[tuple[Any, Exception | None]]:
-        began, done = time.monotonic(), list[tuple[Any, Exception | None]]()
-        if len(jobs) == 1:  # it has no neighbours to shield
-            with self.engine.begin() as connection:
-                return [(jobs[0].work(connection), None)]
-        with self.engine.connect() as connection, connection.begin():
-            for job in jobs:
-                done.append(_apart(connection, job))
-                if time.monotonic() - began > LONGEST:
-                    break
+        if self._connection is None:
+            self._connection = self.engine.connect()
+        connection, done = self._connection, list[tuple[Any, Exception | None]]()
+        driver: Any = connection.connection.driver_connection
+        driver.execute("BEGIN IMMEDIATE")
+        try:
+            if len(jobs) == 1:  # it has no neighbours to shield
+                done.append((jobs[0].work(connection), None))
+            else:
+                began = time.monotonic()
+                for job in jobs:
+                    done.append(_apart(connection, job))
+                    if time.monotonic() - began > LONGEST:
+                        break
+            driver.execute("COMMIT")
+        except BaseException:
+            if driver.in_transaction:  # SQLite ends it by itself where the disk is full
+                driver.execute("ROLLBACK")
+            raise
         return done
 
     async def close(self) -> None:
         if self._running:
             await self._running
         self._thread.shutdown()
+        if self._connection is not None:
+            self._connection.close()
         self.engine.dispose()
         self._turns.store.close()
 
