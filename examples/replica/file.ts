@@ -63,7 +63,7 @@ export class File {
       await work();
       this.#db.exec('COMMIT');
     } catch (cause) {
-      this.#db.exec('ROLLBACK');
+      if (this.#db.isTransaction) this.#db.exec('ROLLBACK'); // SQLite may have done so by itself
       throw cause;
     }
   }

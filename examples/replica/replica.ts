@@ -77,6 +77,7 @@ export class Replica {
         throw new Error('the stream has ended');
       } catch (cause) {
         if (this.#stop.aborted) return;
+        if (cause instanceof Hopeless) throw cause;
         if (cause instanceof Resync) {
           due = cause.reason;
           continue;

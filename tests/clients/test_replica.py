@@ -245,6 +245,12 @@ async def test_a_key_that_has_ended_ends_it(server: Server, tmp_path: Path) -> N
         assert kept(tmp_path / "mail.db") == before
 
 
+async def test_a_key_without_an_account_ends_it(server: Server, tmp_path: Path) -> None:
+    async with following(server, "root", tmp_path) as running:
+        assert await running.ended() == 3
+        assert await running.notes() == "given up: the credential belongs to no account"
+
+
 async def test_where_there_are_too_many_it_waits_for_its_turn(
     server: Server, tmp_path: Path
 ) -> None:
