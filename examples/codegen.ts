@@ -3,7 +3,7 @@ import type { CodegenConfig } from '@graphql-codegen/cli';
 
 const config: CodegenConfig = {
   schema: '../schema.graphql',
-  documents: 'operations/*.graphql',
+  documents: ['operations/*.graphql', 'replica/operations/*.graphql'],
   generates: {
     'generated/graphql/': {
       preset: 'client',

@@ -1,5 +1,6 @@
 """Node, and what npm has put into examples/."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -63,6 +64,20 @@ def run(*words: str | Path, **env: str) -> str:
 def program(name: str) -> Path:
     """The program of a package that is called as one, as `npx` finds it."""
     return (EXAMPLES / "node_modules" / ".bin" / name).resolve()
+
+
+def typed() -> str:
+    """Let graphql-codegen make what it makes of all documents; what it says.
+
+    It leaves files alone that are as they should be: so those who come later, in another
+    process, take nothing away from those who run already.
+    """
+    folder = os.open(EXAMPLES, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        return run(program("graphql-codegen"))
+    finally:
+        os.close(folder)
 
 
 def report(*words: str | Path) -> Any:
