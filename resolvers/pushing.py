@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select, union, update
 from sqlmodel import col
 
 from models import meters
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 PUSHED = meters.counter("merganser_pushes", "Pushes to users, and what came.", "kind", "result")
 TOOK = meters.histogram("merganser_push_seconds", "Time of a push.")
-LEASE = timedelta(seconds=60)  # of a channel; several times what a push may take
+LEASE = timedelta(seconds=30)  # of a channel; three times what a push may take
 IDLE = 15.0  # seconds until it looks unasked
 AT_ONCE = 50  # channels that a process serves
 MANY = 5000  # streams that have grown; if there are more, all are looked at
@@ -131,7 +131,9 @@ async def look(worker: Worker, *, everything: bool = True) -> float:
     begin = [row for row in rows if row.test_at or (row.id in found and found[row.id].news)]
     begun = {row.id for row in begin}
     quiet = [row for row in rows if row.id in found and row.id not in begun]
-    await _passed_over(world, quiet, found)
+    # bells ring for much that is no mail: a write for each would be as many as changes
+    pass_over = [row for row in quiet if everything or found[row.id].reached < row.last]
+    await _passed_over(world, pass_over, found)
     for row in begin:
         lease = world.key()
         task = asyncio.create_task(_serve(worker, row.id, lease))
@@ -144,23 +146,28 @@ async def look(worker: Worker, *, everything: bool = True) -> float:
     return await _until(world)
 
 
-def _due(worker: Worker, *, everything: bool) -> Any:
+def _due(worker: Worker, *, everything: bool) -> Select[*tuple[Any, ...]]:
     """SQL: channels with something behind what they were told, that nobody serves."""
-    now, grown = worker.world.now(), sorted(worker.grown)
-    late = col(PushChannel.retry_at)
-    waits = late.is_not(None) & (late <= now)
+    now, late = worker.world.now(), col(PushChannel.retry_at)
     news = col(PushChannel.active) & (col(Stream.last) > col(PushChannel.number))
-    news &= late.is_(None) | (late <= now)
-    if not everything:
-        news &= col(PushChannel.user_id).in_(grown) | waits
-    tested = col(PushChannel.test_at).is_not(None) & (late.is_(None) | (late <= now))
-    return (
+    due = late.is_(None) | (late <= now)
+    asked = (
         select(*picked(PushChannel), col(Stream.last))
         .join(Stream, col(Stream.id) == col(PushChannel.user_id))
         .join(User, col(User.id) == col(PushChannel.user_id))
-        .where(news | tested, _theirs(), _free(now), col(PushChannel.id).not_in(list(worker.busy)))
+        .where(news | col(PushChannel.test_at).is_not(None), due, _theirs(), _free(now))
+        .where(col(PushChannel.id).not_in(list(worker.busy)))
         .order_by(col(PushChannel.failures), col(PushChannel.id))  # what fails waits for others
     )
+    if everything:
+        return asked
+    key = col(PushChannel.id)
+    some = union(  # each by its index
+        select(key).where(col(PushChannel.user_id).in_(sorted(worker.grown))),
+        select(key).where(late <= now),
+        select(key).where(col(PushChannel.test_at).is_not(None)),
+    )
+    return asked.where(key.in_(some))
 
 
 def _theirs() -> ColumnElement[bool]:
@@ -189,7 +196,8 @@ async def _passed_over(world: World, rows: Sequence[Picked], found: Mapping[int,
     on = (
         update(table)
         .where(table.c.id == bindparam("key"), table.c.number == bindparam("since"))
-        .values(number=bindparam("reached"))
+        .where(_free(world.now()))
+        .values(number=bindparam("reached"), retry_at=None)
     )
     given = [{"key": r.id, "since": r.number, "reached": found[r.id].reached} for r in rows]
     async with world.write() as session:
@@ -253,7 +261,7 @@ async def _step(worker: Worker, channel: Picked) -> Picked | None:
         return await _ours(world, channel.id, channel.lease)
     found = await _news(world, channel)
     if found is None or not found.news:
-        values = {} if found is None else {"number": found.reached}
+        values = {} if found is None else {"number": found.reached, "retry_at": None}
         await _settle(world, channel, values, release=True)
         return None
     notice, number = await _notice(world, channel, found)
