@@ -95,7 +95,7 @@ def _placed(notice: Notice, batch: Batch, *, last: bool) -> Notice:
 async def _told(ctx: Context, events: Sequence[Event]) -> list[Notice]:
     """What these come to; as few statements for many as for one."""
     mail = [e.object_id for e in events if _received(e)]
-    messages = await unread(ctx.read, mail) if mail else {}
+    messages = await unread(ctx.read, [own(ctx)], mail) if mail else {}
     keys = [e.object_id for e in events if e.kind is ChangeKind.SECURITY_EVENT]
     rows = await authlog.by_ids(ctx, keys) if keys else []
     noted = {row.id: row for row in rows if row}

@@ -168,8 +168,12 @@ async def _boxes(held: Held, names: Sequence[Named] | None) -> dict[int, list[in
     if names is None:
         return None
     found: defaultdict[int, list[int]] = defaultdict(list)
-    for name in names:
-        for box in await named_of_each(held, name):
+    for index, name in enumerate(names):
+        try:
+            boxes = await named_of_each(held, name)
+        except NotFound as refusal:
+            raise NotFound(refusal.ref, path=["mailboxes"], index=index) from None
+        for box in boxes:
             if box.id not in found[box.user_id]:
                 found[box.user_id].append(box.id)
     return found

@@ -52,8 +52,8 @@ def received(change: Picked) -> bool:
     return change.kind is ChangeKind.MESSAGE_ADDED and change.facts.get("did") == "received"
 
 
-async def unread(read: Read, keys: Collection[int]) -> dict[int, Picked]:
-    """Those of these messages that are still there, unread, not muted, and in no Junk or Trash.
+async def unread(read: Read, owners: Collection[int], keys: Collection[int]) -> dict[int, Picked]:
+    """Those of these messages of accounts that are there, unread, not muted, in no Junk or Trash.
 
     With their columns, `special_use` of the folder is.
     """
@@ -63,7 +63,7 @@ async def unread(read: Read, keys: Collection[int]) -> dict[int, Picked]:
         .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
         .join(Thread, col(Thread.id) == col(Message.thread_id))
         .where(~col(Message.seen), ~col(Message.deleted), ~col(Thread.muted))
-        .where(use.is_(None) | use.not_in(UNTOLD))
+        .where(col(Message.user_id).in_(sorted(owners)), use.is_(None) | use.not_in(UNTOLD))
     )
     found: dict[int, Picked] = {}
     ids = sorted(keys)
@@ -83,7 +83,8 @@ async def look(world: World, channels: Sequence[Picked]) -> dict[int, Found]:
     cut = (changes[-1].stream_id, changes[-1].last) if len(changes) == CHANGES else None
     mail = [change for change in changes if received(change)]
     keys = {key for change in mail for key in change.ids}
-    rows = await unread(world.database.read, keys) if keys else {}
+    owners = {change.stream_id for change in mail}
+    rows = await unread(world.database.read, owners, keys) if keys else {}
     living = await _living(world, channels) if rows else set()
     found: dict[int, Found] = {}
     for channel in channels:

@@ -106,6 +106,8 @@ def checked(given: object, *, private: bool) -> dict[str, Any]:
     to = target(given["endpoint"], private=private, path=PATH)
     if not to.secure:
         raise Invalid("https only (RFC 8030, section 8)", constraint="url", path=PATH)
+    if ":" in to.host:
+        raise Invalid("a host by its name", constraint="url", path=PATH)
     point, auth = _read(keys.get("p256dh"), POINT, "p256dh"), _read(keys.get("auth"), AUTH, "auth")
     try:
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
@@ -147,5 +149,6 @@ def _sealed(
 
     body: bytes = WebPusher(subscription).encode(payload)["body"]
     signer = Vapid02.from_raw(private.encode())
+    signer.conf = {"no-strict": True}  # else a host without a dot is none to it
     signed: str = signer.sign(claims)["Authorization"]
     return signed, body

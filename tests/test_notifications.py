@@ -74,10 +74,14 @@ async def test_mail_that_comes_is_told_by_pushover(
     assert len(receiver.got) == 1
 
 
+@pytest.mark.parametrize(
+    ("contact", "told"),
+    [("mailto:ops@example.org", "mailto:ops@example.org"), ("", "mailto:postmaster@mx")],
+)
 async def test_a_browser_can_read_what_it_is_sent_and_knows_who_sends(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: World, clock: Clock, contact: str, told: str
 ) -> None:
-    loose(world, push_contact="mailto:ops@example.org")
+    loose(world, push_contact=contact, hostname="mx")
     async with receiving(server_tls()) as service:
         browser = Browser(service.port)
         await made(ada, kind="WEB_PUSH", endpoint=browser.subscription)
@@ -96,7 +100,7 @@ async def test_a_browser_can_read_what_it_is_sent_and_knows_who_sends(
     head, claims, signature = said["t"].split(".")
     meant = json.loads(raw_of(claims))
     assert meant["aud"] == f"https://127.0.0.1:{service.port}"
-    assert meant["sub"] == "mailto:ops@example.org"
+    assert meant["sub"] == told
     assert 0 < meant["exp"] - clock().timestamp() <= 24 * 3600
     raw = raw_of(signature)
     halves = int.from_bytes(raw[:32]), int.from_bytes(raw[32:])
@@ -292,6 +296,10 @@ POINT = bare(b"\4" + b"\1" * 64)  # on no curve
             },
             [(["endpoint"], "format")],
         ),
+        (
+            {"kind": "WEB_PUSH", "endpoint": {"endpoint": "https://[2600::1]/", "keys": {}}},
+            [(["endpoint"], "url")],
+        ),
         ({"key": "k\n", "token": "t"}, [(["key"], "format")]),
         ({"key": "k", "token": "t", "title": "x" * 251}, [(["title"], "length")]),
         ({"key": "k", "token": "t", "text": "a\tb"}, [(["text"], "pattern")]),
@@ -303,7 +311,10 @@ POINT = bare(b"\4" + b"\1" * 64)  # on no curve
             {"key": "k", "token": "t", "title": "", "sendersRegex": "(?=a)"},
             [(["sendersRegex"], "pattern"), (["title"], "length")],
         ),
-        ({"key": "k", "token": "t", "mailboxes": [{"path": "None"}]}, [(["mailbox"], "NOT_FOUND")]),
+        (
+            {"key": "k", "token": "t", "mailboxes": [{"path": "None"}]},
+            [(["mailboxes"], "NOT_FOUND")],
+        ),
     ],
 )
 async def test_what_is_wrong_is_said_and_nothing_kept(
