@@ -10,7 +10,7 @@ import pytest
 
 from graph import ids
 from models.world import World
-from resolvers import pushing
+from resolvers import pushing, pushnews
 from resolvers.outward import Gate
 from resolvers.pushing import BURST, LEASE
 from tests.conftest import Client, Clock
@@ -293,3 +293,21 @@ async def test_a_storm_is_a_few_pushes(ada: Client, receiver: Receiver, clock: C
     singles = [text for text in texts(receiver) if text.startswith("No.")]
     counted = [int(text.split()[0]) for text in texts(receiver) if text not in singles]
     assert len(singles) + sum(counted) == 60
+
+
+async def test_what_is_too_much_at_once_is_told_in_turns(
+    ada: Client, bob: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushnews, "CHANGES", 3)
+    for client in (ada, bob):
+        await made(client, **http(receiver, title=client.user.username))
+        for n in range(4):
+            await come(client, f"Junk {n}", into="Junk")
+        for n in range(3):
+            await come(client, f"No. {n}")
+    worker = worker_of(ada.world)
+    async with asyncio.timeout(30):
+        await pump(worker)
+    for client in (ada, bob):
+        mine = [g for g in receiver.got if g.headers["title"] == client.user.username]
+        assert [got.raw for got in mine] == [b"No. 0", b"No. 1", b"No. 2"]
