@@ -35,7 +35,7 @@ async def _whose(info: Info, user: UserRef | None) -> Hear:
     return overseeing.account(None if key == info.context.viewer.user_id else key)
 
 
-def _since(info: Info, after: object) -> Position | None:
+def since(info: Info, after: object) -> Position | None:
     """Where a follower goes on: what its transport says goes before what its document does."""
     trail = info.context.trail
     if trail and trail.since:
@@ -102,7 +102,7 @@ class ChangeSubscription:
         _few(kinds, "kinds")
         _few(mailboxes, "mailboxes")
         asked = Asked(
-            _since(info, after),
+            since(info, after),
             frozenset(kinds or ()),
             frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in mailboxes or ()),
             window,
@@ -125,7 +125,7 @@ class ChangeSubscription:
     ) -> AsyncIterator[ChangeBatch]:
         box = ids.decode("Mailbox", mailbox, path="mailbox")
         await find(info.context, Named(id=box), ShareRight.LOOKUP)
-        asked = Asked(_since(info, after), mailboxes=frozenset({box}))
+        asked = Asked(since(info, after), mailboxes=frozenset({box}))
         async for batch in follow(info.context, asked):
             yield ChangeBatch.of(batch, info.context.world.now())
             if any(event.kind is ChangeKind.MAILBOX_DELETED for event in batch.events):
@@ -143,7 +143,7 @@ class ChangeSubscription:
         where = (filter or UserFilter()).where()
         hear = overseeing.places(where.domain, overseeing.USERS, path=["filter", "domain"])
         sift = overseeing.among(where)
-        async for batch in _batches(info, Asked(_since(info, after), hear=hear, sift=sift)):
+        async for batch in _batches(info, Asked(since(info, after), hear=hear, sift=sift)):
             yield batch
 
     @subscription(
@@ -162,5 +162,5 @@ class ChangeSubscription:
     ) -> AsyncIterator[ChangeBatch]:
         kinds = overseeing.USERS | overseeing.DOMAINS
         hear = overseeing.places(domain or None, kinds, path=["domain"])
-        async for batch in _batches(info, Asked(_since(info, after), hear=hear)):
+        async for batch in _batches(info, Asked(since(info, after), hear=hear)):
             yield batch

@@ -33,6 +33,7 @@ PREFIXES = {
     "Label": "lab",
     "Mailbox": "box",
     "Message": "msg",
+    "PushChannel": "psh",
     "SavedSearch": "sea",
     "SettingChange": "set",
     "Submission": "sub",

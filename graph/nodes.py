@@ -21,6 +21,7 @@ from graph.keyvalue import KeyValue
 from graph.labels import Label
 from graph.mailboxes import Mailbox
 from graph.messages import Message
+from graph.notifications import PushChannel
 from graph.rows import Shape
 from graph.savedsearches import SavedSearch
 from graph.settings import SettingChange
@@ -54,6 +55,7 @@ KINDS: dict[str, type[Shape]] = {
     "Label": Label,
     "Mailbox": Mailbox,
     "Message": Message,
+    "PushChannel": PushChannel,
     "SavedSearch": SavedSearch,
     "SettingChange": SettingChange,
     "Submission": Submission,

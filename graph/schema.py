@@ -33,6 +33,8 @@ from graph import (
     mailboxupdate,
     messages,
     nodes,
+    noticing,
+    notifications,
     profilereset,
     savedsearches,
     searchindex,
@@ -83,6 +85,7 @@ Query = merge_types(
         settings.SettingQuery,
         keyvalue.KeyValueQuery,
         webhooks.WebhookQuery,
+        notifications.PushQuery,
     ),
 )
 Mutation = merge_types(
@@ -122,6 +125,7 @@ Mutation = merge_types(
         settings.SettingMutation,
         keyvalue.KeyValueMutation,
         webhooks.WebhookMutation,
+        notifications.PushMutation,
     ),
 )
 Subscription = merge_types(
@@ -132,6 +136,7 @@ Subscription = merge_types(
         submission.SubmissionSubscription,
         tasks.TaskSubscription,
         savedsearches.SavedSearchSubscription,
+        noticing.NotificationSubscription,
     ),
 )
 TYPES = [  # that no field names, and interfaces lead to

@@ -24,6 +24,7 @@ from graph.keyvalue import Key, KeyValue
 from graph.labels import Label
 from graph.mailboxes import Mailbox, MailboxTotals
 from graph.messages import Message, message_page
+from graph.notifications import PushChannel
 from graph.passwordpolicy import PasswordPolicy
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, asked, columns, identified, link, listed
@@ -50,6 +51,7 @@ from resolvers import (
     labels,
     mailboxes,
     mailboxlists,
+    notifications,
     passwordpolicy,
     recovery,
     savedsearches,
@@ -332,6 +334,11 @@ class User(Shape):
     async def app_passwords(self, info: Info, show_all: bool = False) -> list[AppPassword]:
         rows = await info.context.load(apppasswords.of_users, (self.row.id, show_all))
         return await listed(info, AppPassword, rows)
+
+    @field("Where the user is told of new mail, by kind.", scope=Scope.READ)
+    async def push_channels(self, info: Info) -> list[PushChannel]:
+        rows = await info.context.load(notifications.of_users, self.row.id)
+        return await listed(info, PushChannel, rows)
 
     @field("Own key-value store: an entry of the one called default.", scope=Scope.READ)
     async def key_value(self, info: Info, key: Key) -> KeyValue | None:

@@ -216,6 +216,11 @@ VALUES = {
         "SHARE_RW": "Link that can also be written to.",
     },
     "OrderDirection": {"ASC": "The oldest first.", "DESC": "The newest first."},
+    "PushKind": {
+        "PUSHOVER": "Pushover.",
+        "WEB_PUSH": "A browser, by the push service it names (RFC 8030).",
+        "HTTP": "An address that takes text, such as a topic of ntfy.",
+    },
     "Priority": {"HIGH": "Urgent.", "NORMAL": "As usual.", "LOW": "Not urgent."},
     "ProtocolScope": {
         "IMAP": "Reading with a mail program.",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from graph import ids
 from graph.app import create_app
 from graph.metrics import Access, Readers
 from graph.webhooks import worded
@@ -31,7 +32,7 @@ from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
 from models.world import World
-from resolvers import changes, neighbours, tasks, webhookposts
+from resolvers import changes, neighbours, pushing, tasks, webhookposts
 from resolvers import settings as stored_settings
 
 log = logging.getLogger("merganser")
@@ -193,6 +194,7 @@ async def _workers(
             snoozing.run(world),
             tasks.run(world),
             webhookposts.run(world, worded),
+            pushing.run(world, ids.encode),
         ]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]

@@ -351,6 +351,23 @@ class Settings(AccountSettings):
         "On, an administrator of a domain can make the server call services of your own network.",
         json_schema_extra={"hint": "write on or off"},
     )
+    push_private: bool = Field(
+        default=USUAL.push_private,
+        description="Push channels may lead to private, loopback and link-local addresses, too. "
+        "On, every user can make the server call services of your own network.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    push_contact: str = Field(
+        default=USUAL.push_contact,
+        pattern=r"^((mailto:[^@\s]+@|https://)[^@\s]+)?$",
+        description="Whom push services of browsers turn to (RFC 8292): mailto:… or https://…; "
+        "nothing = postmaster at the host name.",
+    )
+    pushover_url: str = Field(
+        default=USUAL.pushover_url,
+        pattern=r"^https?://[^@\s]+$",
+        description="Where pushes by Pushover are posted: a proxy of your own, or the service.",
+    )
     bulk: int = Field(
         default=USUAL.bulk,
         ge=1,

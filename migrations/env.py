@@ -22,6 +22,7 @@ import models.keyvalue
 import models.labels
 import models.mailboxes
 import models.messages
+import models.notifications
 import models.queue
 import models.replays
 import models.savedsearches

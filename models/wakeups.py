@@ -22,7 +22,8 @@ SELDOM = 5.0  # seconds at most
 Recalled = Callable[[int | None], None]
 
 # Bells of those who work behind all streams: rung where there is something for them to do.
-WEBHOOKS, TASKS, UNINDEXED = -1, -2, -3
+WEBHOOKS, TASKS, UNINDEXED, PUSHES = -1, -2, -3, -4
+GATHERED = frozenset({WEBHOOKS, PUSHES})  # of those who gather all that grows
 
 
 class Gathering(asyncio.Event):
@@ -79,7 +80,7 @@ class Wakeups:
 
     @contextmanager
     def gather(self) -> Generator[Gathering]:
-        """A bell that rings whatever stream grows, and the bell of webhooks."""
+        """A bell that rings whatever stream grows, and where webhooks or push channels change."""
         bell = Gathering()
         self._gathering.add(bell)
         try:
@@ -89,7 +90,7 @@ class Wakeups:
 
     def ring(self, stream: int, last: int) -> None:
         """Tell that `stream` has come to `last`; who was told before is not told again."""
-        if stream >= WEBHOOKS:
+        if stream >= 0 or stream in GATHERED:
             for gathering in self._gathering:
                 gathering.rung(stream)
         if stream in self._bells and (stream < 0 or last > self._rung.get(stream, 0)):

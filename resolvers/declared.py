@@ -254,6 +254,10 @@ DECLARED: dict[str, Setting] = {
             1, 256,
         ),
         Setting(
+            "push.allowPrivate", "push_private", Kind.BOOLEAN, "Pushes inward",
+            "Push channels may lead to private, loopback and link-local addresses, too.",
+        ),
+        Setting(
             "quota.default", "default_quota", SIZE, "Storage",
             "Storage of a user, where neither user nor domain says more; 0 is unlimited.",
             0, 16 * TIB,

@@ -8,11 +8,12 @@ from sqlalchemy import func, select, update
 from sqlmodel import SQLModel
 
 from models.columns import Picked, picked, table_of
+from models.notifications import PushChannel, PushKey
 from models.twofactor import TotpSeed
 from models.vault import Sealed
 from models.webhooks import Webhook
 from models.world import Turn, World
-from resolvers import totp, webhooksigns
+from resolvers import pushposts, totp, webhooksigns, webpush
 
 ROUND = 500  # rows that one unit seals
 
@@ -32,6 +33,8 @@ class Place:
 PLACES = (
     Place(TotpSeed, "user_id", ("seed", "pending"), totp.place_of),
     Place(Webhook, "id", ("secret", "old_secret"), webhooksigns.place_of),
+    Place(PushChannel, "id", ("target",), pushposts.place_of),
+    Place(PushKey, "id", ("private",), webpush.place_of),
 )
 
 

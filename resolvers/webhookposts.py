@@ -125,7 +125,7 @@ async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
                     pause = await _round(worker, None)
                 elif worker.needed or worker.lanes or WEBHOOKS in grown:
                     pause = await _round(worker, grown)
-                await _rest((bell, worker.freed), min(pause, looked + IDLE - monotonic()))
+                await rest((bell, worker.freed), min(pause, looked + IDLE - monotonic()))
         finally:
             await _wind_up(worker)
 
@@ -141,7 +141,7 @@ async def _round(worker: Worker, grown: set[int] | None) -> float:
         return IDLE
 
 
-async def _rest(events: Iterable[asyncio.Event], pause: float) -> None:
+async def rest(events: Iterable[asyncio.Event], pause: float) -> None:
     """Wait for one of these, or for so long."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
@@ -294,7 +294,7 @@ async def _try(worker: Worker, hook: Picked, row: Picked) -> Outcome:
         body = orjson.dumps(worker.worded(row))
         headers = signed(world, hook, row.event, body)
         status = await post(to, headers, body, _gate(worker.gate, private=private))
-        error = _refused(status)
+        error = refused(status)
     except Invalid as problem:  # it was let in by other settings
         error = problem.message
     except Unsent as problem:
@@ -313,7 +313,7 @@ def _gate(gate: Gate, *, private: bool) -> Gate:
     return Gate(private, gate.trust, gate.resolve, gate.whole)
 
 
-def _refused(status: int) -> str | None:
+def refused(status: int) -> str | None:
     """What is wrong with this status."""
     if 200 <= status < 300:  # noqa: PLR2004 - the hundreds of HTTP
         return None

@@ -57,6 +57,22 @@ def _shared(name: str, **given: Any) -> Prepare:
     return prepare
 
 
+async def _pushed(ada: Client, _root: Client) -> Call:
+    users = {"usernames": [ada.user.username]}
+    given = {"users": users, "kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
+    return Call("pushChannelSet", given, by_root=True)
+
+
+def _push(name: str) -> Prepare:
+    """A call about a channel of ada's."""
+
+    async def prepare(ada: Client, root: Client) -> Call:
+        made = await CALLS[name](ada, root)
+        return Call(made.name, made.input, made.payload, by_root=True)
+
+    return prepare
+
+
 async def _reset(ada: Client, _root: Client) -> Call:
     given = {"user": {"id": ids.encode("User", ada.user.id)}}
     return Call("passwordReset", given, "password", by_root=True)
@@ -193,6 +209,11 @@ LOGGED: dict[str, Logged] = {
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
     "usageReset": Logged("User", before=("limits",), after=("limits",)),
     "userCreate": Logged("User", after=("username", "role")),
+    "pushChannelDelete": Logged(
+        "PushChannel", before=("kind",), prepare=_push("pushChannelDelete")
+    ),
+    "pushChannelSet": Logged("PushChannel", after=("kind", "active"), prepare=_pushed),
+    "pushChannelTest": Logged("PushChannel", before=("kind",), prepare=_push("pushChannelTest")),
     "webhookCreate": Logged("Webhook", after=("types", "url")),
     "webhookDelete": Logged("Webhook", before=("types", "url")),
     "webhookReplay": Logged("Webhook", after=("events",)),

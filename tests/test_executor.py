@@ -257,6 +257,7 @@ LISTED = {
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "KeyValue": 'keyValues(prefix: "ui/") { nodes %s }',
     "Label": "viewer { user { labels %s } }",
+    "PushChannel": "viewer { user { pushChannels %s } }",
     "SavedSearch": "viewer { user { savedSearches %s } }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
     "Task": "tasks { nodes %s }",
@@ -307,6 +308,7 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["labelSet"](ada, root))(ada)
     await (await CALLS["savedSearchSet"](ada, root))(ada)
     await (await CALLS["webhookTest"](ada, root))(root)
+    await (await CALLS["pushChannelSet"](ada, root))(ada)
     for one in tally:  # what was done so far is none of lists
         one.clear()
     client = root if name in OF_ADMINS else ada

@@ -1,6 +1,16 @@
 """A call of every mutation that succeeds, on ground that is made ready for it."""
 
-from tests.calls import auth, files, keyvalue, mail, platform, users
+from tests.calls import auth, files, keyvalue, mail, notifications, platform, users
 from tests.calls.call import CALLS, Call
 
-__all__ = ["CALLS", "Call", "auth", "files", "keyvalue", "mail", "platform", "users"]
+__all__ = [
+    "CALLS",
+    "Call",
+    "auth",
+    "files",
+    "keyvalue",
+    "mail",
+    "notifications",
+    "platform",
+    "users",
+]

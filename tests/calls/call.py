@@ -14,6 +14,8 @@ BY_IDS = {
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
+    "pushChannelDelete",
+    "pushChannelTest",
     "webhookDelete",
     "webhookTest",
 }

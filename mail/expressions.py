@@ -1,0 +1,312 @@
+"""Regular expressions of strangers, in bounded time: steps are at most states times characters.
+
+A subset of what Perl has: no look-around, no references back, which nobody can bound. All states
+are followed at once (Thompson, 1968), so no pattern makes a text slow.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from models.errors import Invalid
+
+LONGEST = 200  # characters of a pattern
+STATES = 500  # of a pattern, counted repetitions written out
+DEPTH = 20  # groups in groups
+TEXT = 320  # characters that are looked at: an address has fewer (RFC 5321, section 4.5.3.1)
+REPEATED = 64  # the largest count in braces
+KINDS = {
+    "d": str.isdecimal,
+    "w": lambda sign: sign.isalnum() or sign == "_",
+    "s": str.isspace,
+}
+BEGIN, END = "^", "$"
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """Which characters fit one place."""
+
+    singles: frozenset[str] = frozenset()
+    spans: tuple[tuple[str, str], ...] = ()
+    kinds: tuple[str, ...] = ()  # names in KINDS; in capitals: none of these
+    others: bool = False  # all but these
+
+    def fit(self, sign: str) -> bool:
+        """Whether this character does, in either case."""
+        forms = {sign, sign.lower(), sign.upper()}
+        found = not forms.isdisjoint(self.singles) or any(
+            low <= form <= high for form in forms for low, high in self.spans
+        )
+        if not found:
+            found = any(KINDS[kind.lower()](sign) is kind.islower() for kind in self.kinds)
+        return found is not self.others
+
+
+@dataclass(slots=True)
+class State:
+    """A place in a pattern: what it takes to go on, and where that leads."""
+
+    takes: Signs | str | None = None  # None: nothing; or BEGIN, END
+    ways: list[int] = field(default_factory=list)
+
+
+# What a pattern is made of: characters, an anchor, a row, a choice, or a repetition.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One behind the other."""
+
+    items: tuple["Node", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of these."""
+
+    items: tuple["Node", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """So often; `most` None: any number."""
+
+    item: "Node"
+    least: int
+    most: int | None
+
+
+Node = Signs | str | Row | Choice | Repeat
+
+
+class Expression:
+    """A pattern that is searched for, in any case."""
+
+    def __init__(self, pattern: str) -> None:
+        """Read a pattern; Invalid where it is none, or not of our subset."""
+        if not pattern or len(pattern) > LONGEST:
+            raise _wrong(f"1 to {LONGEST} characters")
+        self._states: list[State] = []
+        self._start, end = self._built(_Reader(_bare(pattern)).read())
+        self._last = end
+
+    def found_in(self, text: str) -> bool:
+        """Whether it is anywhere in the text, of which the beginning is looked at."""
+        end = len(text)
+        text = text[:TEXT]
+        now: set[int] = set()
+        for at in range(len(text) + 1):
+            now.add(self._start)
+            here = self._closed(now, first=at == 0, last=at == end)
+            if self._last in here:
+                return True
+            if at < len(text):
+                now = set(self._stepped(here, text[at]))
+        return False
+
+    def _stepped(self, here: Iterable[int], sign: str) -> Iterator[int]:
+        for one in here:
+            state = self._states[one]
+            if isinstance(state.takes, Signs) and state.takes.fit(sign):
+                yield from state.ways
+
+    def _closed(self, begun: set[int], *, first: bool, last: bool) -> set[int]:
+        """All states that are reached without taking a character."""
+        seen, left = set(begun), list(begun)
+        while left:
+            state = self._states[left.pop()]
+            free = state.takes is None
+            free = free or (state.takes == BEGIN and first) or (state.takes == END and last)
+            for way in state.ways if free else ():
+                if way not in seen:
+                    seen.add(way)
+                    left.append(way)
+        return seen
+
+    def _new(self, takes: Signs | str | None = None) -> int:
+        if len(self._states) >= STATES:
+            raise _wrong("too long with its repetitions written out")
+        self._states.append(State(takes))
+        return len(self._states) - 1
+
+    def _built(self, node: Node) -> tuple[int, int]:
+        """The first and the last state of a part."""
+        if isinstance(node, Signs | str):
+            begin, end = self._new(node), self._new()
+            self._states[begin].ways.append(end)
+            return begin, end
+        if isinstance(node, Row):
+            return self._row(node.items)
+        if isinstance(node, Choice):
+            begin, end = self._new(), self._new()
+            for item in node.items:
+                first, last = self._built(item)
+                self._states[begin].ways.append(first)
+                self._states[last].ways.append(end)
+            return begin, end
+        return self._repeated(node)
+
+    def _row(self, items: Iterable[Node]) -> tuple[int, int]:
+        begin = end = self._new()
+        for item in items:
+            first, last = self._built(item)
+            self._states[end].ways.append(first)
+            end = last
+        return begin, end
+
+    def _repeated(self, node: Repeat) -> tuple[int, int]:
+        begin, end = self._row([node.item] * node.least)
+        last = self._new()
+        if node.most is None:
+            first, back = self._built(node.item)
+            self._states[end].ways += [first, last]
+            self._states[back].ways += [first, last]
+            return begin, last
+        for _ in range(node.most - node.least):
+            self._states[end].ways.append(last)
+            first, behind = self._built(node.item)
+            self._states[end].ways.append(first)
+            end = behind
+        self._states[end].ways.append(last)
+        return begin, last
+
+
+class _Reader:
+    """Reads a pattern from its beginning to its end."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern, self.at = pattern, 0
+
+    @property
+    def next(self) -> str:
+        return self.pattern[self.at : self.at + 1]
+
+    def take(self) -> str:
+        sign = self.next
+        if not sign:
+            raise _wrong("it ends early")
+        self.at += 1
+        return sign
+
+    def read(self) -> Node:
+        node = self.choice(0)
+        if self.next:
+            raise _wrong("a ) closes nothing")
+        return node
+
+    def choice(self, depth: int) -> Node:
+        if depth > DEPTH:
+            raise _wrong(f"at most {DEPTH} groups in each other")
+        items = [self.row(depth)]
+        while self.next == "|":
+            self.take()
+            items.append(self.row(depth))
+        return items[0] if len(items) == 1 else Choice(tuple(items))
+
+    def row(self, depth: int) -> Node:
+        items: list[Node] = []
+        while self.next and self.next not in "|)":
+            items.append(self.repeated(self.single(depth)))
+        return Row(tuple(items))
+
+    def single(self, depth: int) -> Node:
+        sign = self.take()
+        if sign == "(":
+            return self.group(depth)
+        if sign == "[":
+            return self.set_()
+        if sign == ".":
+            return Signs(others=True)
+        if sign in (BEGIN, END):
+            return sign
+        if sign == "\\":
+            return self.escaped()
+        if sign in "*+?{":
+            raise _wrong(f"{sign} repeats nothing")
+        return Signs(frozenset(sign))
+
+    def group(self, depth: int) -> Node:
+        if self.next == "?":
+            self.take()
+            if self.take() != ":":
+                raise _wrong("of groups with ? only (?:…)")
+        node = self.choice(depth + 1)
+        if self.take() != ")":
+            raise _wrong("a group has no end")
+        return node
+
+    def escaped(self) -> Signs:
+        sign = self.take()
+        if sign.lower() in KINDS:
+            return Signs(kinds=(sign,))
+        if sign.isalnum():
+            raise _wrong(f"\\{sign} is not known: there are \\d, \\w, \\s, and their opposites")
+        return Signs(frozenset(sign))
+
+    def set_(self) -> Signs:
+        others = self.next == "^"
+        if others:
+            self.take()
+        singles, spans, kinds = set[str](), list[tuple[str, str]](), list[str]()
+        while not (self.next == "]" and (singles or spans or kinds)):
+            one = self.member(kinds)
+            if one is None:
+                continue
+            if self.next == "-" and self.pattern[self.at + 1 : self.at + 2] not in ("", "]"):
+                self.take()
+                high = self.member(kinds)
+                if high is None or high < one:
+                    raise _wrong("a span goes from a lower to a higher character")
+                spans.append((one, high))
+            else:
+                singles.add(one)
+        self.take()
+        return Signs(frozenset(singles), tuple(spans), tuple(kinds), others)
+
+    def member(self, kinds: list[str]) -> str | None:
+        """A character of a set; None where it was a kind of characters."""
+        sign = self.take()
+        if sign != "\\":
+            return sign
+        meant = self.escaped()
+        kinds += meant.kinds
+        return next(iter(meant.singles), None)
+
+    def repeated(self, node: Node) -> Node:
+        while self.next and self.next in "*+?{":
+            sign = self.take()
+            least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign, (0, 0))
+            if sign == "{":
+                least, most = self.counts()
+            if isinstance(node, str):
+                raise _wrong(f"{sign} repeats nothing")
+            node = Repeat(node, least, most)
+            if self.next == "?":  # how much is taken makes no difference to whether it is found
+                self.take()
+        return node
+
+    def counts(self) -> tuple[int, int | None]:
+        inside = ""
+        while self.next != "}":
+            inside += self.take()
+        self.take()
+        low, comma, high = inside.partition(",")
+        texts = [low, *([high] if high else [])]
+        if not all(text.isascii() and text.isdigit() and len(text) <= 2 for text in texts):  # noqa: PLR2004
+            raise _wrong("in braces stand one number, or two with a comma")
+        least = int(low)
+        most = int(high) if high else None if comma else least
+        if max(least, most or 0) > REPEATED or (most is not None and most < least):
+            raise _wrong(f"counts rise, up to {REPEATED}")
+        return least, most
+
+
+def _bare(pattern: str) -> str:
+    """The pattern without the slashes, and the i behind them, that Perl writes around one."""
+    if pattern.startswith("/"):
+        inner, slash, options = pattern[1:].rpartition("/")
+        if slash and set(options) <= {"i", "u"}:
+            return inner.replace("\\/", "/")
+    return pattern
+
+
+def _wrong(text: str) -> Invalid:
+    return Invalid(text, constraint="pattern", path=["sendersRegex"])

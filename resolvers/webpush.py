@@ -1,0 +1,154 @@
+"""Web Push: requests to the push service of a browser (RFC 8030), sealed for the browser alone.
+
+The body is encrypted (RFC 8291), and signed for by the one key of the platform (RFC 8292).
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import select
+
+from models.columns import insert_or, picked
+from models.errors import Invalid
+from models.notifications import PushKey
+from models.world import World
+from resolvers.outward import Target, target
+
+ONLY = 1  # the key of the only row
+SIGNED_FOR = timedelta(hours=12)  # RFC 8292, section 2: at most 24 hours
+KEPT_FOR = timedelta(days=1)  # by the push service, while the browser is away
+POINT, AUTH = 65, 16  # bytes (RFC 8291, sections 3.1 and 3.2)
+PATH = ("endpoint",)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The keys of the platform, each in base64url."""
+
+    public: str
+    private: str
+
+
+def place_of(key: int) -> str:
+    """What the vault seals the private key for."""
+    return f"push key:{key}"
+
+
+async def public_key(world: World) -> str:
+    """The public key, which is made by the first who asks."""
+    found = await _row(world)
+    if found is None:
+        await _make(world)
+        found = await _row(world)
+    return str(found.public)
+
+
+async def pair(world: World) -> Pair:
+    """Both keys; raises Sealed."""
+    await public_key(world)
+    row = await _row(world)
+    return Pair(row.public, world.vault.open(row.private, place_of(ONLY)))
+
+
+async def _row(world: World) -> Any:
+    return next(iter(await world.database.read(select(*picked(PushKey)))), None)
+
+
+async def _make(world: World) -> None:
+    """Make the keys, unless another has at this moment."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    number = key.private_numbers().private_value.to_bytes(32, "big")
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    row = {
+        "id": ONLY,
+        "public": _written(point),
+        "private": world.vault.seal(_written(number), place_of(ONLY)),
+        "created_at": world.now(),
+    }
+    async with world.write() as session:
+        new = insert_or(world.database.dialect, PushKey).on_conflict_do_nothing()
+        await (await session.connection()).execute(new, row)
+
+
+def _written(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _read(text: object, size: int, name: str) -> bytes:
+    """The bytes of a key in base64url; Invalid where it has another size."""
+    raw = b""
+    if isinstance(text, str) and len(text) <= 2 * size:
+        try:
+            bare = text.rstrip("=")
+            raw = base64.b64decode(bare + "=" * (-len(bare) % 4), b"-_", validate=True)
+        except (ValueError, binascii.Error):
+            raw = b""
+    if len(raw) != size:
+        raise Invalid(f"{name} has {size} bytes", constraint="format", path=PATH)
+    return raw
+
+
+def checked(given: object, *, private: bool) -> dict[str, Any]:
+    """A subscription as browsers write it, and no more; Invalid where it is none."""
+    if not isinstance(given, Mapping) or not isinstance(given.get("endpoint"), str):
+        text = "what PushSubscription.toJSON() says: endpoint and keys"
+        raise Invalid(text, constraint="format", path=PATH)
+    keys = given.get("keys")
+    if not isinstance(keys, Mapping):
+        raise Invalid("there are no keys", constraint="format", path=PATH)
+    to = target(given["endpoint"], private=private, path=PATH)
+    if not to.secure:
+        raise Invalid("https only (RFC 8030, section 8)", constraint="url", path=PATH)
+    if ":" in to.host:
+        raise Invalid("a host by its name", constraint="url", path=PATH)
+    point, auth = _read(keys.get("p256dh"), POINT, "p256dh"), _read(keys.get("auth"), AUTH, "auth")
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    except ValueError:
+        raise Invalid("p256dh is no point of P-256", constraint="format", path=PATH) from None
+    return {
+        "endpoint": given["endpoint"],
+        "keys": {"p256dh": _written(point), "auth": _written(auth)},
+    }
+
+
+async def request(
+    world: World, subscription: Mapping[str, Any], to: Target, payload: bytes, *, urgent: bool
+) -> tuple[dict[str, str], bytes]:
+    """The fields and the body that bring a payload, of at most 3,900 bytes; raises Sealed."""
+    keys = await pair(world)
+    claims = {
+        "aud": f"https://{to.authority}",
+        "exp": int((world.now() + SIGNED_FOR).timestamp()),
+        "sub": world.options.push_contact or f"mailto:postmaster@{world.options.hostname}",
+    }
+    signed, body = await asyncio.to_thread(_sealed, subscription, payload, keys.private, claims)
+    fields = {
+        "Content-Type": "application/octet-stream",
+        "Content-Encoding": "aes128gcm",
+        "TTL": str(int(KEPT_FOR.total_seconds())),
+        "Urgency": "high" if urgent else "normal",
+        "Authorization": signed,
+    }
+    return fields, body
+
+
+def _sealed(
+    subscription: Mapping[str, Any], payload: bytes, private: str, claims: Mapping[str, Any]
+) -> tuple[str, bytes]:
+    # It brings two clients of HTTP along: whoever pushes to no browser does not wait for them.
+    from py_vapid import Vapid02  # noqa: PLC0415
+    from pywebpush import WebPusher  # noqa: PLC0415
+
+    body: bytes = WebPusher(subscription).encode(payload)["body"]
+    signer = Vapid02.from_raw(private.encode())
+    signer.conf = {"no-strict": True}  # else a host without a dot is none to it
+    signed: str = signer.sign(claims)["Authorization"]
+    return signed, body
