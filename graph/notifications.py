@@ -148,7 +148,7 @@ WRITES: dict[str, Any] = {"scope": Scope.MASTER, "user_permission": UserPermissi
 class PushMutation:
     @mutation(
         "Makes or changes channels: one for each user and kind. Of others it needs the "
-        "permission PUSHOVER, and is in their security log.",
+        "permissions PUSHOVER and LOGIN_AS, and is in their security log.",
         **WRITES,
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
@@ -32,6 +32,10 @@ LAG = meters.histogram(
 )
 LOOK = 15.0  # seconds between two looks for changes that no bell told of
 Sift = Callable[[Context, Sequence[Event]], Awaitable[Sequence[Event]]]
+FOLDED = frozenset(
+    {ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED, ChangeKind.TASK_CHANGED}
+)
+NEWEST = frozenset({"modseq", "flags"})  # facts that the last change says for those before it
 
 
 class ResyncReason(StrEnum):
@@ -116,7 +120,7 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
 
     By default to the viewer, with what happens in folders that are shared with them, as far as
     they may see it when it is told. The first batch goes at once; while the window it opened
-    runs, events are gathered.
+    runs, events are gathered, and folded.
     """
     turn, heard = known.turn(ctx.world), await asked.hear(ctx)
     with ExitStack() as listening:
@@ -143,11 +147,30 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 await ctx.vigil()
             if batch.resync or batch.events or _grown(heard, at, batch.position):
                 _count(ctx, batch, live=waited)
-                yield batch
+                yield replace(batch, events=folded(batch.events))
             waited = waited and not batch.more
             at = dict(batch.position)
             if not batch.more:
                 await asyncio.sleep(asked.window.total_seconds())
+
+
+def folded(events: Sequence[Event]) -> Sequence[Event]:
+    """The events without those that a later one of the same object makes needless.
+
+    That is another of its kind and cause which differs in nothing but what it says anew.
+    """
+    if len(events) == 1:
+        return events
+    kept, said = list[Event](), set[tuple[object, ...]]()
+    for event in reversed(events):
+        if event.kind in FOLDED:
+            facts = sorted(one for one in event.facts.items() if one[0] not in NEWEST)
+            same = (event.kind, event.stream_id, event.object_id, event.origin, repr(facts))
+            if same in said:
+                continue
+            said.add(same)
+        kept.append(event)
+    return kept[::-1]
 
 
 def _grown(heard: Heard, at: Position, to: Position) -> bool:

@@ -91,10 +91,10 @@ async def set_(ctx: Context, users: Users, wanted: Wanted) -> list[int]:
 
 
 def _permitted(ctx: Context, users: Sequence[int]) -> None:
-    """For others' channels a DOMAIN_ADMIN needs to have been given the permission."""
+    """For others' channels a DOMAIN_ADMIN needs two permissions: what is pushed is of their mail."""
     if any(user != ctx.viewer.user_id for user in users):
-        permission = AdminPermission.PUSHOVER
-        ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))
+        for permission in (AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS):
+            ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
 def _checked(ctx: Context, wanted: Wanted) -> tuple[dict[str, Any], dict[str, Any]]:

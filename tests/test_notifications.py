@@ -410,7 +410,10 @@ async def test_permissions_of_users_and_of_those_in_charge(
     given = http(receiver, users={"usernames": ["ada"]})
     without = await make_domain_admin(world, ada.http, "over", [AdminPermission.LOGIN_AS])
     assert codes(await set_(without, **given)) == [([], "FORBIDDEN")]
-    with_ = await make_domain_admin(world, ada.http, "under", [AdminPermission.PUSHOVER])
+    half = await make_domain_admin(world, ada.http, "half", [AdminPermission.PUSHOVER])
+    assert codes(await set_(half, **given)) == [([], "FORBIDDEN")]
+    both = [AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS]
+    with_ = await make_domain_admin(world, ada.http, "under", both)
     assert codes(await set_(with_, **given)) == []
     shown = 'query { user(by: {username: "ada"}) { pushChannels { kind } } }'
     assert (await without(shown))["user"]["pushChannels"] == []
