@@ -61,7 +61,7 @@ class Fleet(Protocol):
         """Let the others see what this process has counted by now."""
 
     def families(self) -> list[Family]:
-        """What all of them have counted."""
+        """What all of them have noted; any thread may ask."""
 
 
 def counted() -> list[Family]:
@@ -88,7 +88,7 @@ class Census:
             found = counted()
         else:
             self._fleet.note()
-            found = self._fleet.families()
+            found = await asyncio.to_thread(self._fleet.families)  # tens of milliseconds
         return [*found, *_build(self.world), *await self._stored()]
 
     async def _stored(self) -> list[Family]:
