@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from graph import graphiql, health, rest
 from graph.endpoint import Endpoint, Settings
 from graph.headers import dressed
-from graph.metrics import Census, Metrics, Readers
+from graph.intake import Limits
+from graph.metrics import Census, Fleet, Metrics, Readers
 from graph.schema import schema
 from models.world import World
 from resolvers import auth, documents, standing
@@ -74,13 +75,16 @@ def create_app(
     readers: Readers = ADMINS,
     checks: Mapping[str, health.Check] | None = None,
     compiled: bool = True,
+    fleet: Fleet | None = None,
+    uploads: Limits | None = None,
 ) -> Starlette:
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
     machine. `settings` say what is allowed; the rest of them is filled in here. `readers` may
     see the metrics, and `checks` say, beside the store, whether we are ready. Without `compiled`
-    graphql-core runs operations alone.
+    graphql-core runs operations alone. `fleet` are the processes that metrics tell of together;
+    `uploads` says how much may be on its way in.
     """
     schema.use(compiled=compiled)
 
@@ -119,12 +123,12 @@ def create_app(
     app = App(
         routes=[
             Route("/", home),
-            Route("/metrics", Metrics(Census(world), by_path, readers).answer),
+            Route("/metrics", Metrics(Census(world, fleet), by_path, readers).answer),
             *health.routes({health.STORE: store, **(checks or {})}),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),
-            *rest.routes(world, by_path, spool, live=endpoint),
+            *rest.routes(world, by_path, spool, uploads, endpoint),
         ],
         middleware=[cors] if origins else [],
     )

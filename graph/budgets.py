@@ -20,7 +20,8 @@ BURST = 100  # seconds of its rate that a bucket holds
 BUCKETS = 20_000
 READING = 8  # characters of an unknown document that are read for a point
 READING_MAX = 5_000  # points: the dearest document to be read, and no more than any bucket holds
-LEAST = 25_000  # points of the smallest bucket: it pays for any operation of a stranger
+LEAST = 25_000  # points of the smallest bucket: it pays for any operation of a stranger or a user
+LEAST_OF_ADMINS = 125_000  # the same for those whose operations may cost more
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,14 @@ class Rates:
         return self.admins if viewer.role in FOR_MANY else self.users
 
 
-def capacity(rate: int) -> int:
-    """What a bucket of this rate holds."""
-    return max(rate * BURST, LEAST)
+def least(viewer: Viewer) -> int:
+    """The points of the smallest bucket that this viewer may have."""
+    return LEAST_OF_ADMINS if viewer.role.includes(Role.DOMAIN_ADMIN) else LEAST
+
+
+def capacity(rate: int, least: int = LEAST) -> int:
+    """What a bucket of this rate holds, `least` or more."""
+    return max(rate * BURST, least)
 
 
 def payer(ctx: Context) -> str:
@@ -89,12 +95,14 @@ class Budgets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, who: str, rate: int, points: float) -> tuple[float, float]:
+    def take(
+        self, who: str, rate: int, points: float, *, least: int = LEAST
+    ) -> tuple[float, float]:
         """Pay from the bucket of `who`: what is left, and the seconds to wait, 0 where it is paid.
 
-        Where there is not enough nothing is taken.
+        Where there is not enough nothing is taken. The bucket holds `least` points or more.
         """
-        now, most = self._clock(), capacity(rate)
+        now, most = self._clock(), capacity(rate, least)
         bucket = self._buckets.get(who)
         if bucket is None:
             bucket = self._buckets[who] = Bucket(most, now)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from graphql import GraphQLError, OperationType
 
-from graph.budgets import FOR_MANY, Budgets, payer, reading
+from graph.budgets import FOR_MANY, Budgets, least, payer, reading
 from graph.crowds import Crowd, Seat
 from models.errors import RateLimited, Unavailable
 from models.roles import Role
@@ -106,7 +106,8 @@ class Guards:
         """Let the viewer pay for an operation; what its bucket holds is written into `cost`."""
         if not (rate := self.budgets.rates.of(ctx.viewer)):
             return []
-        left, wait = self.budgets.take(payer(ctx), rate, max(cost["requested"], 1))
+        points, most = max(cost["requested"], 1), least(ctx.viewer)
+        left, wait = self.budgets.take(payer(ctx), rate, points, least=most)
         cost["available"], cost["restoreRate"] = int(left), rate
         return [_spent(wait)] if wait else []
 
@@ -114,7 +115,7 @@ class Guards:
         """Let the viewer pay for a document that is not known yet; an error where they cannot."""
         if not (rate := self.budgets.rates.of(ctx.viewer)):
             return None
-        _, wait = self.budgets.take(payer(ctx), rate, reading(text))
+        _, wait = self.budgets.take(payer(ctx), rate, reading(text), least=least(ctx.viewer))
         return _spent(wait) if wait else None
 
     def hides(self, viewer: Viewer | None) -> str | None:

@@ -1,4 +1,4 @@
-"""GET /metrics: what the process counts, for those who may know."""
+"""GET /metrics: what the processes of a server count, for those who may know."""
 
 import asyncio
 import hmac
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +21,7 @@ from graph.plans import REASONS, TALLY
 from graph.refusals import client_address
 from models import meters, process
 from models.errors import Refused, Unauthenticated
-from models.meters import Family, Kind, Point, gauge
+from models.meters import Across, Family, Kind, Point, gauge
 from models.roles import Role, Scope
 from models.world import World
 from resolvers.context import Needs, Viewer
@@ -53,28 +54,50 @@ class Readers:
     key: str | None = field(default=None, repr=False)
 
 
-class Census:
-    """Collects all numbers; the store is asked every few seconds at most."""
+class Fleet(Protocol):
+    """The processes of one server, which tell each other what they count."""
 
-    def __init__(self, world: World) -> None:
+    def note(self) -> None:
+        """Let the others see what this process has counted by now."""
+
+    def families(self) -> list[Family]:
+        """What all of them have noted; any thread may ask."""
+
+
+def counted() -> list[Family]:
+    """What this process has counted."""
+    return [*meters.families(), _plans(), _reasons(), *process.families()]
+
+
+class Census:
+    """Collects all numbers; the store is asked every few seconds at most.
+
+    Without a fleet those of this process.
+    """
+
+    def __init__(self, world: World, fleet: Fleet | None = None) -> None:
         self.world = world
+        self._fleet = fleet
         self._turn = asyncio.Lock()
         self._asked = -FRESH
         self._standing: Standing | None = None
 
     async def families(self) -> list[Family]:
         """All there is to tell."""
-        ours = [*meters.families(), _plans(), _reasons(), *_build(self.world)]
-        return [*ours, *process.families(), *await self._stored()]
+        if self._fleet is None:
+            found = counted()
+        else:
+            self._fleet.note()
+            found = await asyncio.to_thread(self._fleet.families)  # tens of milliseconds
+        return [*found, *_build(self.world), *await self._stored()]
 
     async def _stored(self) -> list[Family]:
         async with self._turn:
             if monotonic() - self._asked >= FRESH:
                 self._standing = await self._look()
                 self._asked = monotonic()
-        up = gauge(
-            "merganser_store_up", "1 where the store answers.", int(self._standing is not None)
-        )
+        well = int(self._standing is not None)
+        up = gauge("merganser_store_up", "1 where the store answers.", well, Across.SAME)
         return [up, *_waiting(self._standing)] if self._standing else [up]
 
     async def _look(self) -> Standing | None:
@@ -137,18 +160,20 @@ def _waiting(now: Standing) -> list[Family]:
             "merganser_queue_overdue_seconds",
             "How long the first attempt that nobody has in hand has been due.",
             now.overdue,
+            Across.SAME,
         ),
         gauge(
             "merganser_unindexed_messages",
             f"Messages the text index does not have yet{up_to}.",
             now.unindexed,
+            Across.SAME,
         ),
     ]
 
 
 def _by_state(name: str, help: str, many: Mapping[str, int]) -> Family:
     points = [Point((state,), count) for state, count in sorted(many.items())]
-    return Family(name, Kind.GAUGE, help, ("state",), points)
+    return Family(name, Kind.GAUGE, help, ("state",), points, across=Across.SAME)
 
 
 class Metrics:

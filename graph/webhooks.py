@@ -49,6 +49,7 @@ def _body(
     event: str, type: str, at: datetime, stream: int, number: int, body: Mapping[str, Any]
 ) -> dict[str, Any]:
     user, domain = body["user"], body["domain"]
+    missed = {"missed": body["missed"]} if "missed" in body else {}
     return {
         "id": event,
         "type": type,
@@ -58,6 +59,7 @@ def _body(
         "domain": domain and ids.encode("Domain", domain),
         "objects": [_object(body["kind"], each) for each in body["objects"]],
         "origin": body["origin"],
+        **missed,
     }
 
 

@@ -6,9 +6,8 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,14 @@ from sqlalchemy import (
     case,
     delete,
     exists,
-    func,
     inspect,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.orm import aliased
 from sqlmodel import SQLModel, col
 
-from mail import arriving
+from mail import arriving, retention
 from mail.audit import unfinished
 from mail.blobs.collect import collect
 from mail.delivery import ended
@@ -40,7 +37,7 @@ from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
 from models.exports import Export, ImportArchive
 from models.files import File, FileShare
-from models.journal import Change, ChangeKind, Entry, Stream
+from models.journal import ChangeKind, Entry
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
@@ -57,7 +54,6 @@ FIRST = 60.0  # seconds after the start
 EVERY = 900.0  # seconds between rounds
 SWEEP = timedelta(days=1)
 ROUND = 1000  # rows that one unit changes
-STREAMS = 5000  # looked at together
 TASKS_FOR = timedelta(days=7)  # after their end
 SHOWN_FOR = timedelta(hours=6)  # challenges of security keys, and seeds nobody proved
 
@@ -125,7 +121,11 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
 
 
 async def tidy(world: World, *, sweep: bool = True) -> Tidied:
-    """Do one round. With `sweep` look also for objects no row names, and empty conversations."""
+    """Do one round.
+
+    With `sweep` look also for changes of too great an age, objects no row names, and empty
+    conversations.
+    """
     now, options = world.now(), world.options
     expired = await _expire(world)
     purged, threads = await _purge(world)
@@ -159,7 +159,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     files = await _files(world)
     audits, copies = await _audits(world)
     uploads = await _uploads(world)
-    changes = await _forget(world)
+    changes = await retention.trim(world, aged=sweep)
     if sweep:
         threads += await _empty_threads(world)
     collected = await collect(world, world.blobs, sweep=sweep)
@@ -408,49 +408,3 @@ async def swept(world: World, spool: Path) -> int:
         useless = set(part).difference(row.id for row in rows)
         gone += await asyncio.to_thread(arriving.sweep, spool, useless)
     return gone
-
-
-async def _forget(world: World) -> int:
-    """Remove changes that are older, or more, than the journal keeps; how many rows."""
-    old = world.now() - timedelta(days=world.options.journal_days)
-    first, reached, gone = aliased(Change), -1, 0
-    oldest = select(func.min(col(first.last))).where(col(first.stream_id) == col(Stream.id))
-    at_oldest = (col(Change.stream_id) == col(Stream.id)) & (
-        col(Change.last) == oldest.scalar_subquery()
-    )
-    many = col(Stream.last) - col(Stream.gone) > world.options.journal_events
-    asked = select(col(Stream.id)).join(Change, at_oldest).where((col(Change.at) < old) | many)
-    while True:
-        part = asked.where(col(Stream.id) > reached).order_by(col(Stream.id)).limit(STREAMS)
-        rows = await world.database.read(part)
-        for row in rows:
-            gone += await _forget_of(world, row.id, old)
-        if len(rows) < STREAMS:
-            return gone
-        reached = rows[-1].id
-
-
-async def _forget_of(world: World, stream_id: int, old: datetime) -> int:
-    """Remove the beginning of one stream, whole changes only, so that what stays has no gaps."""
-
-    def unit(turn: Turn) -> int:
-        newest = select(col(Stream.last)).where(col(Stream.id) == stream_id)
-        last = turn.connection.execute(newest).scalar_one_or_none() or 0
-        floor = last - world.options.journal_events
-        asked = select(col(Change.last), col(Change.at)).where(col(Change.stream_id) == stream_id)
-        rows = turn.connection.execute(asked.order_by(col(Change.last)).limit(ROUND)).all()
-        gone = list(takewhile(lambda row: row.at < old or row.last <= floor, rows))
-        if gone:
-            end = gone[-1].last
-            mine = col(Change.stream_id) == stream_id
-            turn.connection.execute(delete(Change).where(mine, col(Change.last) <= end))
-            here = update(Stream).where(col(Stream.id) == stream_id)
-            turn.connection.execute(here.values(gone=end))
-        return len(gone)
-
-    total = 0
-    while True:
-        many = await world.apply(unit, stream_id)
-        total += many
-        if many < ROUND:
-            return total

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, AnyStr, cast
 
@@ -16,6 +15,7 @@ from sqlalchemy.exc import StatementError
 from mail import intake
 from mail.addresses import Recipient
 from mail.household import Household, Post
+from mail.lmtplimits import Limits, limits_of
 from mail.spool import Body, Budget, NoRoom, Spool, claim, room
 from mail.wire import (
     NO_ADDRESS,
@@ -30,12 +30,11 @@ from mail.wire import (
     path,
 )
 from models.errors import Invalid, NotFound, OverQuota, RateLimited, Refused, Unavailable
-from models.options import MIB, Options
+from models.options import MIB
 from models.world import World
 
 log = logging.getLogger(__name__)
 
-BUDGET = 256 * MIB
 DISCARD_MAX = 256 * MIB  # bytes of a refused message that we read on for, to stay in step
 
 MISTAKES = ("500", "501", "502", "503", "504", "555")  # of the client's program, not of its mail
@@ -58,35 +57,22 @@ REFUSALS: dict[type[Refused], str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much a neighbour may ask of us. Sizes are bytes, times seconds."""
-
-    message_max: int = 64 * MIB
-    budget: int = BUDGET  # of all messages on their way in
-    disk_reserve: int = 64 * MIB  # that stay free beside the spool
-    connections: int = 200
-    recipients: int = 100  # of one message
-    mistakes: int = 20  # of one session
-    timeout: float = 300  # for a command, and for the next piece of a message
-    delivery_timeout: float = 600  # that clients wait at the end of DATA
-
-
-def _limits(options: Options) -> Limits:
-    """The usual ones; a message of the largest size always fits the budget."""
-    largest = options.message_max
-    return Limits(message_max=largest, budget=max(BUDGET, largest))
-
-
 class Lmtp:
     """The listener, and all that its sessions share."""
 
     def __init__(
-        self, world: World, spool: Path, limits: Limits | None = None, post: Post | None = None
+        self,
+        world: World,
+        spool: Path,
+        limits: Limits | None = None,
+        post: Post | None = None,
+        *,
+        share: int = 1,
     ) -> None:
         self.world = world
         self.spool = spool
         self._given = limits
+        self._share = share
         self.post = post or Household(world)
         self.budget = Budget(self.limits.budget)
         self.sessions: set[Conversation] = set()
@@ -99,7 +85,7 @@ class Lmtp:
     @property
     def limits(self) -> Limits:
         """What a session that begins now is bound to: the largest message is a setting."""
-        return self._given or _limits(self.world.options)
+        return self._given or limits_of(self.world.options, self._share)
 
     async def start(self, **where: Any) -> None:
         """Listen at `host` and `port`, or on `sock`; `port` is then the one it took."""

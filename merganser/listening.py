@@ -8,6 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from datetime import timedelta
 
 import uvicorn
@@ -19,9 +20,11 @@ from graph.budgets import Budgets, Rates
 from graph.crowds import Crowd
 from graph.endpoint import Settings as Endpoint
 from graph.guards import Guards
+from graph.intake import Limits
 from merganser import connections
 from merganser.connections import Desk
 from merganser.settings import PREFIX, Settings
+from merganser.shares import share
 from merganser.trouble import Trouble
 from models.auth import ApiKey
 from models.users import User
@@ -111,6 +114,12 @@ def endpoint(settings: Settings) -> Endpoint:
         guards=guards,
         only_trusted=settings.documents == "trusted",
     )
+
+
+def uploads(settings: Settings, many: int) -> Limits:
+    """What uploads may take in one of so many processes; the largest one always fits."""
+    usual = Limits()
+    return replace(usual, budget=max(share(usual.budget, many), settings.upload_max))
 
 
 def place(text: str) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from graph.telemetry import Root, Sampler
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import MISUSED, Trouble
 from models.meters import Family, Kind, Point
-from models.process import STARTED
+from models.process import started
 from models.traces import Span
 from models.world import World
 
@@ -66,13 +66,18 @@ def signals(settings: Settings) -> list[str]:
 
 
 @asynccontextmanager
-async def exporting(settings: Settings, world: World) -> AsyncGenerator[None]:
-    """Send what was asked for, while the block runs; what is left at its end is sent too."""
+async def exporting(
+    settings: Settings, world: World, worker: str | None = None
+) -> AsyncGenerator[None]:
+    """Send what was asked for, while the block runs; what is left at its end is sent too.
+
+    Of several processes each sends what is its own, and `worker` is the name of this one.
+    """
     asked = signals(settings)
     if not asked:
         yield
         return
-    resource = described()
+    resource = described(worker)
     sender = TraceSender(settings, resource) if "traces" in asked else None
     pushing = MetricSender(settings, resource, Census(world)) if "metrics" in asked else None
     if sender is not None:
@@ -90,7 +95,7 @@ async def exporting(settings: Settings, world: World) -> AsyncGenerator[None]:
             await sender.close()
 
 
-def described() -> "Resource":
+def described(worker: str | None = None) -> "Resource":
     """What we say of ourselves beside all that we send."""
     from opentelemetry.sdk.resources import Resource
 
@@ -98,6 +103,8 @@ def described() -> "Resource":
         "service.version": version_of(NAME),
         "service.instance.id": str(uuid.uuid4()),
     }
+    if worker:
+        ours["merganser.worker"] = worker
     said = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in said:
         ours["service.name"] = NAME
@@ -228,7 +235,7 @@ def _metric(family: Family, at: int) -> "Metric":
         Sum,
     )
 
-    began, cumulative = int(STARTED * 1e9), AggregationTemporality.CUMULATIVE
+    began, cumulative = int(started() * 1e9), AggregationTemporality.CUMULATIVE
 
     def named(point: Point) -> dict[str, str]:
         return dict(zip(family.labels, point.labels, strict=True))

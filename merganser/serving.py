@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -107,7 +107,7 @@ async def _behind(settings: Settings, world: World, ending: Ending, part: Part) 
     """Work behind the requests that other processes answer, until told to stop."""
     route, spool = _route(settings), settings.data / "spool" / "http"
     listening.more_files()
-    async with otlp.exporting(settings, world), _workers(world, route, ending, spool, part):
+    async with _exporting(settings, world, part), _workers(world, route, ending, spool, part):
         part.up()
         log.info("working")
         await asyncio.get_running_loop().create_future()
@@ -129,9 +129,11 @@ async def _open(
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
         checks=await readiness.checks(world, ending, spool / "http", part),
         compiled=settings.compiled_executor,
+        fleet=part.ship,
+        uploads=listening.uploads(settings, part.many),
     )
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(otlp.exporting(settings, world))
+        await stack.enter_async_context(_exporting(settings, world, part))
         stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
         bound = part.http or listening.sockets(
             "HTTP", settings.http, patience=settings.write_timeout
@@ -145,6 +147,10 @@ async def _open(
         log.info("listening", extra={"http": settings.http, "lmtp": settings.lmtp})
         await ending.web.serve(sockets=list(bound))
         log.info("stopping")
+
+
+def _exporting(settings: Settings, world: World, part: Part) -> AbstractAsyncContextManager[None]:
+    return otlp.exporting(settings, world, part.ship.name if part.ship else None)
 
 
 def _told(secret: SecretStr | None) -> str | None:
@@ -163,7 +169,7 @@ def _route(settings: Settings) -> Route:
 async def _lmtp(settings: Settings, world: World, part: Part) -> Lmtp:
     spool = settings.data / "spool" / "lmtp"
     if part.lmtp:
-        lmtp = Lmtp(world, spool)
+        lmtp = Lmtp(world, spool, share=part.many)
         for bound in part.lmtp:
             await lmtp.start(sock=bound)
         return lmtp
@@ -183,6 +189,8 @@ async def _workers(
     What must be in each process is what this process hears; the rest is done in one of several.
     """
     cancelled = [changes.watch(world), neighbours.hear(world), stored_settings.follow(world)]
+    if part.ship is not None:
+        cancelled.append(part.ship.run())
     ended_by_event: list[Coroutine[None, None, None]] = []
     if part.works:
         ended_by_event += [

@@ -18,8 +18,10 @@ import uvloop
 
 from merganser import listening, locks, logs, serving
 from merganser.building import make_folder, url_of
-from merganser.parts import Board, Part
+from merganser.parts import Part
 from merganser.settings import Settings
+from merganser.shares import shared
+from merganser.slates import Board, Ship, Slates
 from merganser.trouble import MISUSED, WRONG, Trouble
 
 log = logging.getLogger("merganser")
@@ -61,11 +63,11 @@ class First:
     """The first process."""
 
     def __init__(self, settings: Settings, many: int) -> None:
-        # The memory set aside for sign-ins is the machine's, and each has its own processes.
-        self._settings = settings.model_copy(update={"login_memory": settings.login_memory // many})
+        self._settings = shared(settings, many)
+        self._many = many
         names = [str(number) for number in range(1, many + 1)]
         self._workers = [Worker(name, index) for index, name in enumerate([*names, BACKGROUND])]
-        self._board = Board(len(self._workers))
+        self._board, self._slates = Board(len(self._workers)), Slates(len(self._workers))
         self._alive, self._parent = -1, -1  # the two ends of a pipe that nobody writes to
         self._complete = False  # all have been up at least once
         self._asked = 0  # how often we were told to stop
@@ -126,13 +128,16 @@ class First:
         settings = self._settings
         logs.set_up(settings.log_level, settings.log_format, worker.name)
         listens = worker.name != BACKGROUND
+        names = [each.name for each in self._workers]
         part = Part(
             listens=listens,
             works=not listens,
             http=worker.sockets.get("HTTP", ()),
             lmtp=worker.sockets.get("LMTP", ()),
             index=worker.index,
+            many=self._many,
             board=self._board,
+            ship=Ship(self._slates, self._board, names, worker.index),
             parent=self._parent,
         )
         uvloop.run(serving.serve(settings, part=part))

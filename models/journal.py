@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.columns import Big, Moment, Number, Picked, Row, choice, picked, plain, ref
+from models.columns import Big, MaybeMoment, Moment, Number, Picked, Row, choice, picked, plain, ref
 from models.errors import found
 from models.prepared import Prepared, Sent, among, fetched, number, prepared, send
 
@@ -74,6 +74,7 @@ class Stream(Row, table=True):
 
     last: Number = 0  # the newest event: `modseq` of RFC 7162, where it is an account's
     gone: Number = 0  # the newest event that is no longer kept
+    gone_at: MaybeMoment = None  # when that happened; None where none was, or all were forgotten
 
 
 class Change(SQLModel, table=True):
@@ -250,7 +251,8 @@ async def restart(
     """
     connection, these = await session.connection(), col(Stream.id).in_(streams)
     await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
-    ahead = update(Stream).where(these).values(last=Stream.last + 2, gone=Stream.last + 1)
+    told = {"last": Stream.last + 2, "gone": Stream.last + 1, "gone_at": None}
+    ahead = update(Stream).where(these).values(told)
     counted = (await connection.execute(ahead.returning(col(Stream.id), col(Stream.last)))).all()
     rows = [
         _row(key, Entry(ChangeKind.USER_CHANGED, [key], {}, origin), last=last, at=at)
@@ -269,7 +271,7 @@ async def lift(session: AsyncSession, streams: Sequence[int], *, to: int) -> Non
     if streams:
         connection, these = await session.connection(), col(Stream.id).in_(streams)
         await connection.execute(delete(Change).where(col(Change.stream_id).in_(streams)))
-        await connection.execute(update(Stream).where(these).values(last=to, gone=to))
+        await connection.execute(update(Stream).where(these).values(last=to, gone=to, gone_at=None))
 
 
 async def record_all(

@@ -28,6 +28,14 @@ class Kind(StrEnum):
     INFO = "info"
 
 
+class Across(StrEnum):
+    """What a number of one process is beside those of others of the same server."""
+
+    SUM = "sum"  # a part of the whole: they are added up
+    EACH = "each"  # of that process alone: each is shown, with the name of its worker
+    SAME = "same"  # the same wherever one asks: whoever is asked tells it
+
+
 class Point(NamedTuple):
     """One number, or, of a histogram, the sum of what was noted and how much fell where.
 
@@ -48,6 +56,7 @@ class Family(NamedTuple):
     labels: Labels
     points: Sequence[Point]
     bounds: tuple[float, ...] = ()
+    across: Across = Across.SUM
 
 
 class Counter:
@@ -82,7 +91,7 @@ class Counter:
 
 
 class Level(Counter):
-    """Goes up and down: how many there are at this moment."""
+    """Goes up and down: how many there are at this moment, in all processes together."""
 
     def family(self) -> Family:
         """How many there are."""
@@ -169,11 +178,12 @@ def families() -> list[Family]:
     return [_all[name].family() for name in sorted(_all)]
 
 
-def gauge(name: str, help: str, value: float) -> Family:
+def gauge(name: str, help: str, value: float, across: Across) -> Family:
     """A number that somebody has just looked up."""
-    return Family(name, Kind.GAUGE, help, (), [Point((), value)])
+    return Family(name, Kind.GAUGE, help, (), [Point((), value)], across=across)
 
 
 def info(name: str, help: str, facts: Mapping[str, str]) -> Family:
     """Facts that are all labels."""
-    return Family(name, Kind.INFO, help, tuple(facts), [Point(tuple(facts.values()), 1)])
+    points = [Point(tuple(facts.values()), 1)]
+    return Family(name, Kind.INFO, help, tuple(facts), points, across=Across.SAME)

@@ -2,7 +2,9 @@
 
 from enum import StrEnum
 
-from sqlalchemy import Index, text
+from sqlalchemy import ColumnElement, Index, Select, exists, func, select, text
+from sqlalchemy.orm import Mapped
+from sqlmodel import col
 
 from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, choice, plain, ref
 
@@ -71,3 +73,14 @@ class PushKey(Row, table=True):
     public: str  # base64url of the point, uncompressed, as browsers want it
     private: str  # sealed
     created_at: Moment
+
+
+def heard(stream: Mapped[int]) -> ColumnElement[bool]:
+    """SQL: whether a stream is read for any channel that is active."""
+    return exists().where(col(PushChannel.user_id) == stream, col(PushChannel.active))
+
+
+def read(stream: Mapped[int]) -> Select[int]:
+    """SQL: which event of a stream was read last for all of its channels that are active."""
+    first = select(func.min(col(PushChannel.number)))
+    return first.where(col(PushChannel.user_id) == stream, col(PushChannel.active))

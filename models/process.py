@@ -3,17 +3,23 @@
 import os
 import resource
 import time
+from functools import cache
 from pathlib import Path
 
-from models.meters import Family, Kind, Point, gauge
+from models.meters import Across, Family, Kind, Point, gauge
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
 SELF = Path("/proc/self")
 
 
-def _started() -> float:
-    """Seconds since the epoch at which the process began; of its first import, outside Linux."""
+def started() -> float:
+    """Seconds since the epoch at which this process began; of the first look, outside Linux."""
+    return _started(os.getpid())
+
+
+@cache
+def _started(_pid: int) -> float:  # what a process is forked from has begun before it
     try:
         ticks = int(SELF.joinpath("stat").read_text().rpartition(")")[2].split()[19])
         lines = Path("/proc/stat").read_text().splitlines()
@@ -23,23 +29,22 @@ def _started() -> float:
     return int(booted) + ticks / TICKS
 
 
-STARTED = _started()
-
-
 def families() -> list[Family]:
     """The usual numbers, by the names they have everywhere."""
+    each = Across.EACH
     cpu = Family(
         "process_cpu_seconds",
         Kind.COUNTER,
         "Time on the CPU.",
         (),
         [Point((), time.process_time())],
+        across=each,
     )
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = [
         cpu,
-        gauge("process_start_time_seconds", "Start, since the epoch.", STARTED),
-        gauge("process_max_fds", "File descriptors there may be.", most),
+        gauge("process_start_time_seconds", "Start, since the epoch.", started(), each),
+        gauge("process_max_fds", "File descriptors there may be.", most, each),
     ]
     try:
         virtual, resident, *_ = map(int, SELF.joinpath("statm").read_text().split())
@@ -48,7 +53,7 @@ def families() -> list[Family]:
         return found
     return [
         *found,
-        gauge("process_virtual_memory_bytes", "Address space.", virtual * PAGE),
-        gauge("process_resident_memory_bytes", "Memory in RAM.", resident * PAGE),
-        gauge("process_open_fds", "File descriptors that are open.", handles),
+        gauge("process_virtual_memory_bytes", "Address space.", virtual * PAGE, each),
+        gauge("process_resident_memory_bytes", "Memory in RAM.", resident * PAGE, each),
+        gauge("process_open_fds", "File descriptors that are open.", handles, each),
     ]

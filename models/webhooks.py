@@ -3,8 +3,9 @@
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Index, text
-from sqlmodel import Field, SQLModel
+from sqlalchemy import ColumnElement, Index, Select, and_, exists, or_, select, text
+from sqlalchemy.orm import Mapped
+from sqlmodel import Field, SQLModel, col
 
 from models.columns import (
     Big,
@@ -17,6 +18,8 @@ from models.columns import (
     plain,
     ref,
 )
+from models.journal import PLATFORM
+from models.users import User
 
 
 class PostState(StrEnum):
@@ -48,6 +51,32 @@ class Webhook(Row, table=True):
     retry_at: MaybeMoment = None  # nothing is posted before
     last_delivery_at: MaybeMoment = None
     created_at: Moment
+
+
+def wide() -> ColumnElement[bool]:
+    """SQL: webhooks for all there is."""
+    return col(Webhook.user_id).is_(None) & col(Webhook.domain_id).is_(None)
+
+
+def narrow(stream: Mapped[int]) -> ColumnElement[bool]:
+    """SQL: whether a stream may tell of what active webhooks of accounts and domains are for."""
+    active = col(Webhook.active)
+    users = select(col(Webhook.user_id)).where(active, col(Webhook.user_id).is_not(None))
+    domains = select(col(Webhook.domain_id)).where(
+        active, col(Webhook.domain_id).is_not(None), col(Webhook.user_id).is_(None)
+    )
+    homes = select(col(User.domain_id)).where(
+        col(User.id).in_(users), col(User.domain_id).is_not(None)
+    )
+    people = select(col(User.id)).where(col(User.domain_id).in_(domains))
+    some = (stream.in_(each) for each in (users, domains, homes, people))
+    return or_(stream == PLATFORM, *some)
+
+
+def heard(stream: Mapped[int]) -> ColumnElement[bool]:
+    """SQL: whether a stream is read for any webhook that is active."""
+    active = col(Webhook.active)
+    return or_(exists().where(active, wide()), and_(exists().where(active), narrow(stream)))
 
 
 class WebhookFeed(SQLModel, table=True):
@@ -104,3 +133,8 @@ class WebhookDelivery(Row, table=True):
     duration: MaybeNumber = None  # milliseconds of the last try
     expires_at: Moment  # given up then
     next_attempt_at: MaybeMoment = None
+
+
+def read(stream: Mapped[int]) -> Select[int]:
+    """SQL: which event of a stream was read last for webhooks."""
+    return select(col(WebhookFeed.number)).where(col(WebhookFeed.stream_id) == stream)

@@ -91,7 +91,7 @@ async def set_(ctx: Context, users: Users, wanted: Wanted) -> list[int]:
 
 
 def _permitted(ctx: Context, users: Sequence[int]) -> None:
-    """For others' channels a DOMAIN_ADMIN needs two permissions: what is pushed is of their mail."""
+    """For others' channels a DOMAIN_ADMIN needs both: what is pushed is of their mail."""
     if any(user != ctx.viewer.user_id for user in users):
         for permission in (AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS):
             ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))

@@ -1,11 +1,12 @@
 """From the journal to what waits for webhooks: each change once, whichever process reads it."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import and_, bindparam, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -14,9 +15,19 @@ from models.columns import Big, Picked, insert_or, picked, table_of
 from models.domains import Domain
 from models.journal import LONGEST, PLATFORM, Change, ChangeKind, Stream
 from models.users import User
-from models.webhooks import PostState, Webhook, WebhookDelivery, WebhookFeed, WebhookLane
+from models.webhooks import (
+    PostState,
+    Webhook,
+    WebhookDelivery,
+    WebhookFeed,
+    WebhookLane,
+    narrow,
+    wide,
+)
 from models.world import World
-from resolvers.webhooktypes import News, news, wanted
+from resolvers.webhooktypes import MISSED, News, news, wanted
+
+log = logging.getLogger(__name__)
 
 STREAMS = 250  # read at once
 CHANGES = 500  # of these, at once
@@ -27,11 +38,18 @@ TARGET = {"id", "user_id", "domain_id", "types", "since"}
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A stream that has grown: how far it has been read, and how far it goes."""
+    """A stream that has grown: how far it has been read, how far it goes, and what is not kept."""
 
     stream_id: int
     number: int
     last: int
+    gone: int
+    gone_at: datetime | None
+
+    @property
+    def missed(self) -> int:
+        """How many events the journal has let go of before they were read."""
+        return max(self.gone - self.number, 0) if self.gone_at else 0
 
 
 class Posed(NamedTuple):
@@ -61,44 +79,30 @@ async def feed(world: World, grown: Collection[int] | None = None) -> bool:
 
 async def _posed(world: World) -> Posed | None:
     """What is asked for by webhooks that are active; None where there are none."""
-    wide = col(Webhook.user_id).is_(None) & col(Webhook.domain_id).is_(None)
-    asked = select(wide.label("wide"), func.min(Webhook.since).label("since"))
-    rows = await world.database.read(asked.where(col(Webhook.active)).group_by(wide))
+    all_there_is = wide()
+    asked = select(all_there_is.label("wide"), func.min(Webhook.since).label("since"))
+    rows = await world.database.read(asked.where(col(Webhook.active)).group_by(all_there_is))
     if not rows:
         return None
     return Posed(any(row.wide for row in rows), min(row.since for row in rows))
 
 
-def _scope() -> ColumnElement[bool]:
-    """SQL: streams that tell of what webhooks of accounts and domains are for."""
-    active, stream = col(Webhook.active), col(Stream.id)
-    users = select(col(Webhook.user_id)).where(active, col(Webhook.user_id).is_not(None))
-    domains = select(col(Webhook.domain_id)).where(
-        active, col(Webhook.domain_id).is_not(None), col(Webhook.user_id).is_(None)
-    )
-    homes = select(col(User.domain_id)).where(
-        col(User.id).in_(users), col(User.domain_id).is_not(None)
-    )
-    people = select(col(User.id)).where(col(User.domain_id).in_(domains))
-    some = (stream.in_(each) for each in (users, domains, homes, people))
-    return or_(stream == PLATFORM, *some)
-
-
 async def _due(world: World, posed: Posed, grown: Collection[int] | None, above: int) -> list[Due]:
     """The next streams, by their ids, that go on behind what was read of them."""
     number = func.coalesce(col(WebhookFeed.number), 0)
+    stand = (getattr(Stream, name) for name in ("last", "gone", "gone_at"))
     asked = (
-        select(col(Stream.id), number.label("number"), col(Stream.last))
+        select(col(Stream.id), number.label("number"), *stand)
         .outerjoin(WebhookFeed, col(WebhookFeed.stream_id) == col(Stream.id))
         .where(col(Stream.id) > above, col(Stream.last) > number)
         .order_by(col(Stream.id))
         .limit(STREAMS)
     )
     if not posed.wide:
-        asked = asked.where(_scope())
+        asked = asked.where(narrow(col(Stream.id)))
     if grown is not None:
         asked = asked.where(col(Stream.id).in_(sorted(grown)))
-    return [Due(row.id, row.number, row.last) for row in await world.database.read(asked)]
+    return [Due(*row) for row in await world.database.read(asked)]
 
 
 async def _read(world: World, posed: Posed, due: Sequence[Due]) -> list[Due]:
@@ -119,9 +123,11 @@ async def _read(world: World, posed: Posed, due: Sequence[Due]) -> list[Due]:
     if cut is not None:
         reached = {key: last for key, last in reached.items() if key < cut.stream_id}
         reached[cut.stream_id] = cut.last
-    rows = []
+    rows = await _missed_by(
+        world, [each for each in due if each.missed and each.stream_id in reached]
+    )
     if changes:
-        rows = await rows_of(world, changes, await _targets(world, changes))
+        rows += await rows_of(world, changes, await _targets(world, changes))
     await _store(world, [each for each in due if each.stream_id in reached], reached, rows)
     return [
         replace(each, number=reached.get(each.stream_id, each.number))
@@ -173,6 +179,59 @@ async def rows_of(
         for each in targets
         if (theirs := _heard(each, told, place))
     ]
+
+
+async def _missed_by(world: World, due: Sequence[Due]) -> list[dict[str, Any]]:
+    """Deliveries to whom these streams are for, which say how many of their events went unread."""
+    if not due:
+        return []
+    missed = sum(each.missed for each in due)
+    log.warning("changes went before webhooks had them", extra={"events": missed})
+    places = await _places(world, {each.stream_id for each in due})
+    asked = select(*picked(Webhook, TARGET), col(User.domain_id).label("home")).outerjoin(
+        User, col(User.id) == col(Webhook.user_id)
+    )
+    hooks = await world.database.read(asked.where(col(Webhook.active)).order_by(col(Webhook.id)))
+    return [
+        _row_missed(world, hook.id, each, place)
+        for each in due
+        for place in (places.get(each.stream_id, Place(None, None)),)
+        for hook in hooks
+        if each.gone_at and hook.since <= each.gone_at and _waits(hook, each.stream_id, place)
+    ]
+
+
+def _waits(hook: Picked, stream: int, place: Place) -> bool:
+    """Whether a webhook may be for something in a stream, as `models.webhooks.narrow` has it."""
+    if stream == PLATFORM or (hook.user_id is None and hook.domain_id is None):
+        return True
+    if hook.user_id is None:
+        return bool(hook.domain_id == place.domain_id)
+    return stream in (hook.user_id, hook.home)
+
+
+def _row_missed(world: World, webhook_id: int, each: Due, place: Place) -> dict[str, Any]:
+    who = place.user and {"id": place.user.id, "username": place.user.username}
+    facts: dict[str, Any] = {
+        "kind": None,
+        "user": who,
+        "domain": place.domain_id,
+        "objects": [],
+        "origin": None,
+    }
+    return {
+        "id": world.key(),
+        "webhook_id": webhook_id,
+        "stream_id": each.stream_id,
+        "number": each.gone,
+        "event": f"evt_{each.stream_id}_{each.gone}-missed",
+        "type": MISSED,
+        "at": each.gone_at,
+        "body": {**facts, "missed": each.missed},
+        "state": PostState.WAITING,
+        "attempt": 0,
+        "expires_at": world.now() + TRIED_FOR,
+    }
 
 
 async def _targets(world: World, changes: Sequence[Picked]) -> list[Target]:
@@ -245,11 +304,16 @@ def _row(world: World, webhook_id: int, told: News, place: Place) -> dict[str, A
 async def _store(
     world: World, due: Sequence[Due], reached: Mapping[int, int], rows: Sequence[dict[str, Any]]
 ) -> None:
-    """Store deliveries and how far they come, of streams that nobody has read meanwhile."""
+    """Store deliveries and how far they come, of streams that nobody has read meanwhile.
+
+    What the journal let go of while they were read may be missing in them: read anew, it is told.
+    """
     async with world.write() as session:
         connection = await session.connection()
         held = await _held(connection, due)
-        mine = {each.stream_id for each in due if held.get(each.stream_id) == each.number}
+        mine = {
+            each.stream_id for each in due if held.get(each.stream_id) == (each.number, each.gone)
+        }
         await put(connection, world.now(), [row for row in rows if row["stream_id"] in mine])
         table = table_of(WebhookFeed)
         go_on = (
@@ -262,16 +326,17 @@ async def _store(
             await connection.execute(go_on, further)
 
 
-async def _held(connection: AsyncConnection, due: Sequence[Due]) -> dict[int, int]:
-    """How far these streams have been read, held until the unit ends."""
+async def _held(connection: AsyncConnection, due: Sequence[Due]) -> dict[int, tuple[int, int]]:
+    """How far these streams have been read, held until the unit ends; and what is not kept."""
     keys = [each.stream_id for each in due]
     there = select(col(Stream.id), literal(0, Big)).where(col(Stream.id).in_(keys))
     new = insert_or(connection.dialect.name, WebhookFeed)
     begun = new.from_select(["stream_id", "number"], there.order_by(col(Stream.id)))
     await connection.execute(begun.on_conflict_do_nothing())
-    asked = select(*picked(WebhookFeed)).where(col(WebhookFeed.stream_id).in_(keys))
-    rows = await connection.execute(asked.order_by(col(WebhookFeed.stream_id)).with_for_update())
-    return {row.stream_id: row.number for row in rows}
+    stream = col(WebhookFeed.stream_id)
+    asked = select(*picked(WebhookFeed), col(Stream.gone)).join(Stream, col(Stream.id) == stream)
+    asked = asked.where(stream.in_(keys)).order_by(stream).with_for_update(of=WebhookFeed)
+    return {row.stream_id: (row.number, row.gone) for row in await connection.execute(asked)}
 
 
 async def put(connection: AsyncConnection, now: datetime, rows: Sequence[dict[str, Any]]) -> None:

@@ -11,12 +11,25 @@ from time import monotonic
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, delete, exists, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    delete,
+    exists,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+    union_all,
+    update,
+)
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters
-from models.columns import Picked, picked
+from models.columns import Picked, picked, table_of
 from models.errors import Invalid
 from models.vault import Sealed
 from models.wakeups import WEBHOOKS
@@ -46,6 +59,7 @@ PATIENCE = 5  # failures in a row; from then on one try at a time tells for all
 GONE = 410
 KEPT = 1000  # of a webhook, of those that were taken, and of those that were given up
 SWEEP = timedelta(minutes=1)
+ENDED = (PostState.DONE, PostState.DEAD)
 TOLD = timedelta(seconds=10)  # between two notes of a webhook that it does well
 
 Worded = Callable[[Any], dict[str, Any]]  # the body of a delivery, as the API has it
@@ -174,20 +188,24 @@ async def look(worker: Worker) -> float:
     return await _until(world, full)
 
 
+def _on() -> ColumnElement[bool]:
+    """SQL: lanes that are posted from; of a webhook that is off only its tests."""
+    return or_(col(Webhook.active), col(WebhookLane.stream_id) == TESTS)
+
+
 def _free(now: datetime) -> ColumnElement[bool]:
-    """SQL: lanes that are due, and nobody's; of a webhook that is off only its tests."""
-    on = or_(col(Webhook.active), col(WebhookLane.stream_id) == TESTS)
+    """SQL: lanes that are due, and nobody's."""
     nobodys = or_(col(WebhookLane.leased_until).is_(None), col(WebhookLane.leased_until) < now)
-    return (col(WebhookLane.due_at) <= now) & nobodys & on
+    return (col(WebhookLane.due_at) <= now) & nobodys & _on()
 
 
 async def _until(world: World, full: Sequence[int]) -> float:
     """Seconds until the next lane is due."""
     now = world.now()
-    on = or_(col(Webhook.active), col(WebhookLane.stream_id) == TESTS)
+    free = (col(WebhookLane.webhook_id) == col(Webhook.id), col(WebhookLane.lease).is_(None))
     soonest = (
         select(col(WebhookLane.due_at))
-        .where(col(WebhookLane.webhook_id) == col(Webhook.id), col(WebhookLane.lease).is_(None), on)
+        .where(*free, _on())
         .order_by(col(WebhookLane.due_at))
         .limit(1)
         .scalar_subquery()
@@ -422,20 +440,47 @@ async def _given_back(world: World, lanes: Iterable[Lane]) -> None:
 
 
 async def sweep(worker: Worker) -> None:
-    """Forget what is behind the newest of each webhook's log."""
+    """Forget what is behind the newest of each webhook's log: a few statements for all of them."""
     world, now = worker.world, worker.world.now()
     if worker.swept is not None and now < worker.swept + SWEEP:
         return
     worker.swept = now
-    for hook in await world.database.read(select(col(Webhook.id))):
-        for state in (PostState.DONE, PostState.DEAD):
-            mine = (
-                col(WebhookDelivery.webhook_id) == hook.id,
-                col(WebhookDelivery.state) == state,
+    ends = await world.database.read(_ends())
+    for start in range(0, len(ends), AT_ONCE):
+        old = delete(WebhookDelivery).where(
+            or_(
+                *(
+                    and_(
+                        col(WebhookDelivery.webhook_id) == row.id,
+                        col(WebhookDelivery.state) == row.state,
+                        col(WebhookDelivery.id) <= row.end,
+                    )
+                    for row in ends[start : start + AT_ONCE]
+                )
             )
-            newest = select(col(WebhookDelivery.id)).where(*mine)
-            newest = newest.order_by(col(WebhookDelivery.id).desc()).offset(KEPT).limit(1)
-            for row in await world.database.read(newest):
-                old = delete(WebhookDelivery).where(*mine, col(WebhookDelivery.id) <= row.id)
-                async with world.write() as session:
-                    await (await session.connection()).execute(old)
+        )
+        async with world.write() as session:
+            await (await session.connection()).execute(old)
+
+
+def _ends() -> Select[*tuple[Any, ...]]:
+    """To read: the newest delivery of each webhook and state that is too many, where there is one.
+
+    Each is found by walking KEPT entries of an index: numbering rows by a window would walk all.
+    """
+    kind = table_of(WebhookDelivery).c.state.type
+    states = union_all(*(select(literal(state, kind).label("state")) for state in ENDED)).subquery()
+    hooks = select(col(Webhook.id), states.c.state).join(states, true()).subquery()
+    end = (
+        select(col(WebhookDelivery.id))
+        .where(
+            col(WebhookDelivery.webhook_id) == hooks.c.id,
+            col(WebhookDelivery.state) == hooks.c.state,
+        )
+        .order_by(col(WebhookDelivery.id).desc())
+        .offset(KEPT)
+        .limit(1)
+        .scalar_subquery()
+    )
+    found = select(hooks.c.id, hooks.c.state, end.label("end")).subquery()
+    return select(found).where(found.c.end.is_not(None))

@@ -12,6 +12,7 @@ from models.columns import Picked
 from models.journal import ChangeKind
 
 PING = "ping"  # of a test; nobody asks for it
+MISSED = "changes.missed"  # told unasked, too
 EVERY = "*"
 BELOW = ".*"  # what a prefix ends with
 KINDS: Mapping[ChangeKind, str] = {

@@ -13,7 +13,7 @@ from models.journal import ChangeKind, Entry, record_each
 from models.roles import AdminPermission, Role, Scope
 from models.world import World
 from tests.administrators import make_domain_admin
-from tests.conftest import Client, make_client, make_key, receive
+from tests.conftest import Client, Clock, make_client, make_key, receive
 from tests.live import MADE, cursor
 from tests.sharing import READ, mutate, share, team
 from tests.test_changes import create
@@ -129,6 +129,20 @@ async def test_a_cursor_behind_what_is_kept_is_told_so(ada: Client) -> None:
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await here(ada)
     assert len((await page(ada, cursor(ada, MADE + 2)))["events"]) == 2
+
+
+async def test_a_cursor_older_than_what_is_kept_is_told_so(ada: Client, clock: Clock) -> None:
+    for number in range(3):
+        await receive(ada, f"Number {number}")
+    clock.tick(days=31)
+    await receive(ada, "New")
+    assert (await housekeeping.tidy(ada.world)).changes
+    (event,) = (await page(ada, cursor(ada, MADE + 1)))["events"]
+    assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
+    assert event["cursor"] == await here(ada)
+    assert [e["kind"] for e in (await page(ada, cursor(ada, MADE + 3)))["events"]] == [
+        "MESSAGE_ADDED"
+    ]
 
 
 async def far(client: Client, many: int) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
-from graph.budgets import BURST, LEAST, Budgets, Rates, capacity, place, reading
+from graph.budgets import BURST, LEAST, Budgets, Rates, capacity, least, place, reading
 from graph.crowds import Crowd
 from graph.endpoint import Endpoint, Settings
 from graph.guards import Guards
+from graph.intake import Limits as Uploads
 from merganser import listening
 from merganser.settings import Settings as Operators
+from merganser.shares import shared
 from models.roles import Role
 from models.world import World
 from resolvers.context import Viewer
@@ -63,6 +65,29 @@ def test_the_smallest_bucket_pays_for_the_dearest_document_and_operation() -> No
     assert capacity(1) == LEAST
     assert make_schema().limits.cost + reading("x" * 10**6) < LEAST
     assert capacity(Rates().users) > make_schema().limits.cost_of_admins
+    limits = make_schema().limits
+    for role in Role:
+        smallest = capacity(1, least(Viewer(7, role)))
+        assert limits.budget(role) + reading("x" * 10**6) < smallest
+
+
+@pytest.mark.parametrize("many", [2, 3, 8])
+def test_several_processes_allow_together_what_one_would(many: int) -> None:
+    whole = Operators(budget_admins=0, operations_each=2)
+    mine = shared(whole, many)
+    for name in ("connections", "connections_each", "followers_each", "operations"):
+        assert 0 < getattr(mine, name) * many <= getattr(whole, name), name
+    for name in ("budget_strangers", "budget_users"):
+        assert 0 < getattr(mine, name) * many <= getattr(whole, name), name
+    assert mine.login_memory == whole.login_memory // many
+    assert mine.budget_admins == 0  # unlimited
+    assert mine.operations_each == 2  # one connection may be at the same process as the other
+    assert listening.uploads(whole, many).budget == Uploads().budget // many
+    assert listening.uploads(whole, 100).budget == whole.upload_max
+    guards = listening.endpoint(mine).guards
+    assert guards.operations.most == whole.operations // many
+    assert guards.budgets.rates.users == whole.budget_users // many
+    assert listening.desk(mine).crowd.most == whole.connections // many
 
 
 def test_buckets_are_bounded_and_the_one_unused_longest_goes() -> None:

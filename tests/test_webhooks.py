@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from graph import ids
+from mail import retention
 from models.domains import Domain
 from models.journal import ChangeKind
 from models.roles import AdminPermission, Role
@@ -19,6 +20,7 @@ from tests.bulk import call, inbox
 from tests.conftest import Client, Clock, make_client, make_user, receive
 from tests.receiver import (
     CREATE,
+    Got,
     Receiver,
     create,
     inward,
@@ -30,6 +32,8 @@ from tests.receiver import (
 )
 from tests.test_walks import everything
 
+REPLAY = """mutation ($input: WebhookReplayInput!) { webhookReplay(input: $input) {
+  task { id } errors { code message } } }"""
 PASSWORD = "correct horse battery"  # noqa: S105 - of an account of this test
 
 
@@ -93,6 +97,42 @@ async def test_what_was_before_is_not_posted(
     await receive(ada, "Again")
     await pump(worker_of(ada.world))
     assert receiver.types == ["message.received"] * 2
+
+
+def who(got: Got) -> str | None:
+    return (got.body["user"] or {}).get("username")
+
+
+async def test_what_the_journal_let_go_of_unread_is_told(
+    ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
+) -> None:
+    async with receiving() as bobs, receiving() as late:
+        key, _ = await made(root, receiver.url, "message.received")
+        await made(root, bobs.url, "message.received", user=user(bob))
+        for n in range(3):
+            await receive(ada, f"Lost {n}")
+        clock.tick(days=31, hours=1)
+        await made(root, late.url, "message.received")
+        await receive(ada, "Left")
+        assert await retention.trim(ada.world) > 0
+        worker = worker_of(ada.world)
+        await pump(worker)
+        await pump(worker)  # told once
+        mine = [got for got in receiver.got if who(got) == "ada"]
+        assert [got.body["type"] for got in mine] == ["changes.missed", "message.received"]
+        told = mine[0].body
+        assert told["missed"] >= 3  # with what made the account
+        assert told["objects"] == []
+        assert told["id"].endswith("-missed")
+        assert [got.body["type"] for got in late.got] == ["message.received"]
+        assert {(who(got), got.body["type"]) for got in bobs.got} == {
+            (None, "changes.missed"),  # of the domain, and of the platform
+            ("bob", "changes.missed"),
+        }
+        log = (await log_of(root, key))["deliveries"]["nodes"]
+        assert told in [node["body"] for node in log if node["type"] == "changes.missed"]
+        answer = await root(REPLAY, input={"webhook": key, "after": told["cursor"]})
+        assert answer["webhookReplay"]["errors"] == []
 
 
 async def test_each_hears_only_what_it_is_for(

@@ -19,6 +19,7 @@ from tests.conftest import raw_message
 from tests.e2e.conftest import beside
 from tests.e2e.server import Server, Socket
 from tests.e2e.test_neighbours import FOLLOW
+from tests.e2e.test_watching import Samples, of, read
 
 WORKERS = 2
 SOON = 1.0  # seconds in which all processes have heard
@@ -44,6 +45,22 @@ class Fleet:
         """The processes that the first has begun."""
         pid = self.server.pid
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    @property
+    def background(self) -> int:
+        """The process that works behind those that listen."""
+        (found,) = (pid for pid in self.pids if not self._listens(pid))
+        return found
+
+    def _listens(self, pid: int) -> bool:
+        lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()]
+        port, listening = f":{self.server.http:04X}", "0A"
+        ours = {f"socket:[{w[9]}]" for w in lines if w[1].endswith(port) and w[3] == listening}
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if str(link.readlink()) in ours:
+                    return True
+        return False
 
     def at(self) -> str:
         """A name for an operation, by which the log tells who has answered it."""
@@ -234,6 +251,90 @@ async def test_a_worker_that_is_killed_is_replaced_and_its_clients_go_on(fleet: 
         for socket in sockets.values():
             await socket.subscribe(FOLLOW, after=cursor)
             assert await subjects(socket, 5) == names
+
+
+def numbers(fleet: Fleet) -> Samples:
+    """What whoever is asked tells of all, over a connection of its own."""
+    headers = {
+        "Authorization": f"Bearer {fleet.server.secrets['root']}",
+        "Accept": "application/openmetrics-text",
+    }
+    return read(httpx.get(f"{fleet.server.url}/metrics", headers=headers, timeout=15).text)
+
+
+def up(found: Samples) -> dict[str, float]:
+    return {
+        dict(labels)["worker"]: value
+        for (name, labels), value in found.items()
+        if name == "merganser_worker_up"
+    }
+
+
+async def test_whoever_is_asked_tells_what_all_have_counted(fleet: Fleet) -> None:
+    await until(lambda: ready(fleet))
+    seconds, delivered = "merganser_operation_seconds_count", "merganser_lmtp_recipients_total"
+    before = await asyncio.to_thread(numbers, fleet)
+    name, many = fleet.at(), 12
+    async with fleet.sockets("eve") as sockets:
+        for socket in sockets.values():
+            for _ in range(many):
+                await socket.subscribe(f"query {name} {{ viewer {{ role }} }}")
+                assert [(await socket.hear())["type"] for _ in range(2)] == ["next", "complete"]
+            await socket.subscribe(FOLLOW)
+        for number in range(8):
+            await fleet.server.deliver(raw_message(f"Counted {number}"), "fay@example.org")
+
+        async def told() -> bool:
+            found = await asyncio.to_thread(numbers, fleet)
+            more = of(found, delivered, outcome="delivered")
+            return (
+                of(found, seconds, operation=name, kind="query") == WORKERS * many
+                and more - of(before, delivered, outcome="delivered") == 8
+                and of(found, "merganser_subscriptions") == WORKERS
+            )
+
+        await until(told)
+        for _ in range(6):  # here or there
+            found = await asyncio.to_thread(numbers, fleet)
+            assert of(found, seconds, operation=name, kind="query") == WORKERS * many
+            assert up(found) == {"1": 1, "2": 1, "background": 1}
+    start = {labels for name, labels in found if name == "process_start_time_seconds"}
+    assert {dict(labels)["worker"] for labels in start} == {"1", "2", "background"}
+    begun = [of(found, "process_start_time_seconds", **dict(labels)) for labels in start]
+    assert all(abs(time.time() - each) < 600 for each in begun)
+
+
+async def test_what_is_counted_does_not_go_down_with_a_worker(fleet: Fleet) -> None:
+    await until(lambda: ready(fleet))
+    name, seconds = fleet.at(), "merganser_operation_seconds_count"
+
+    async def counted(many: int) -> bool:
+        found = await asyncio.to_thread(numbers, fleet)
+        return of(found, seconds, operation=name, kind="query") == many
+
+    async with fleet.sockets("eve") as sockets:
+        for socket in sockets.values():
+            await socket.subscribe(f"query {name} {{ viewer {{ role }} }}")
+            assert [(await socket.hear())["type"] for _ in range(2)] == ["next", "complete"]
+        await until(lambda: counted(WORKERS))
+        behind = fleet.background
+        killed = next(pid for pid in fleet.pids if pid != behind)
+        os.kill(killed, signal.SIGKILL)
+        os.kill(behind, signal.SIGSTOP)  # it lives, and answers nobody
+        try:
+
+            async def told() -> bool:
+                with suppress(httpx.TransportError):  # its connections end with it
+                    found = await asyncio.to_thread(numbers, fleet)
+                    assert of(found, seconds, operation=name, kind="query") == WORKERS
+                    return up(found) == {"1": 1, "2": 1, "background": 0}
+                return False
+
+            await until(lambda: killed not in fleet.pids)
+            await until(told)
+        finally:
+            os.kill(behind, signal.SIGCONT)
+    await until(lambda: ready(fleet))
 
 
 async def test_a_second_server_is_refused_on_the_same_place(fleet: Fleet) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mail.blobs.store import LocalStore
-from mail.lmtp import Limits, Lmtp
+from mail.lmtp import Lmtp
+from mail.lmtplimits import Limits
 from mail.spool import MEMORY
 from models.database import Database
 from models.errors import Forbidden, OverQuota

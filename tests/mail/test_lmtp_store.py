@@ -132,6 +132,18 @@ async def test_the_largest_message_always_fits_the_budget(world: World, tmp_path
         assert limits.message_max == largest <= limits.budget
 
 
+async def test_several_processes_take_together_what_one_would(world: World, tmp_path: Path) -> None:
+    whole = Lmtp(world, tmp_path / "spool").limits
+    share = Lmtp(world, tmp_path / "spool", share=4)
+    assert (share.limits.connections, share.limits.budget) == (
+        whole.connections // 4,
+        whole.budget // 4,
+    )
+    assert share.budget.limit == whole.budget // 4
+    least = Lmtp(world, tmp_path / "spool", share=100).limits
+    assert (least.connections, least.budget) == (20, world.options.message_max)
+
+
 async def test_a_suspended_user_receives(world: World, ada: Client, neighbour: Neighbour) -> None:
     await change(world, ada, suspended=True)
     assert await send(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
