@@ -13,6 +13,7 @@ from graph.mutations import FIELDS
 from graph.schema import schema
 from models.auth import Throttle
 from models.mailboxes import Mailbox
+from models.queue import QUEUE
 from models.replays import Replay
 from models.settings import SettingValue
 from models.tasks import Task
@@ -288,6 +289,16 @@ async def test_a_large_change_is_a_task_that_begins_when_it_is_kept(
     )
     assert found["task"]["state"] == "SUCCEEDED"
     await examine(world)
+
+
+async def test_the_queue_is_woken_when_it_is_kept(ada: Client, world: World) -> None:
+    send = """messageSend(input: {to: [{address: "carol@example.com"}], text: "Hi."})
+      { submission { state } errors { code } }"""
+    with world.wakeups.listen([QUEUE]) as bell:
+        done = await ada(f"mutation @atomic {{ a: {send} {LOST} }}")
+        assert (codes(done)["a"], bell.is_set()) == (["ABORTED"], False)
+        done = await ada(f"mutation @atomic {{ a: {send} {put('b', by='b')} }}")
+        assert (done["a"]["submission"]["state"], bell.is_set()) == ("QUEUED", True)
 
 
 async def test_settings_are_in_force_when_they_are_kept(root: Client, world: World) -> None:
