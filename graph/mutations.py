@@ -163,7 +163,8 @@ class Answer(FieldExtension):
                 async with ctx.together():
                     payload = await work()
                     await replays.keep(ctx, asked, stored(payload))
-                ctx.world.fault("answer")
+                if not joined:
+                    ctx.world.fault("answer")  # it is stored, and not told yet
                 return payload
             except Refused:
                 async with ctx.write():  # behind whoever makes the same call at this moment
