@@ -13,7 +13,7 @@ from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info, field, query
-from graph.mutations import alone, mutation
+from graph.mutations import Alone, mutation
 from graph.refs import (
     DomainRef,
     UserRef,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from graph.users import User
 
 SECRET = {"secret": True}  # never kept for an idempotency key
+SIGN_IN = Alone("a sign-in", once=True)  # whose failure is counted
 
 
 def _user(row: Any) -> "User | None":
@@ -291,9 +292,8 @@ class AuthQuery:
 
 @strawberry.type
 class AuthMutation:
-    @mutation("Sign in. Throttled by user and network.", role=Role.PUBLIC)
+    @mutation("Sign in. Throttled by user and network.", role=Role.PUBLIC, alone=SIGN_IN)
     async def authenticate(self, info: Info, input: AuthenticateInput) -> AuthenticatePayload:
-        alone(info, input, "a sign-in")
         scope = Scope(input.scope)  # strawberry's sorted schemas hand over the bare text
         proof = _proof(input)
         attempt = Attempt(scope, input.protocol, input.token, input.token_ttl or None, proof)

@@ -46,6 +46,7 @@ TOKENS_MAX = 5_000
 COMMENTS_MAX = 1_000
 KEPT_MAX = 32_000  # characters; longer documents are read anew each time
 PLACE = "User", "cursor"  # the field that tells it
+ATOMIC = "atomic"  # the directive
 NO_NUL = "A text must not hold the character NUL: neither mail nor every store can."
 LOOKUPS = meters.counter(
     "merganser_document_lookups",
@@ -93,6 +94,7 @@ class Known:
     scopes: frozenset[Scope] = frozenset()  # that the types it leads to ask for
     placed: bool = False  # it asks where in the journal an account stands
     book: Book | None = None  # how it is run; None where it was refused
+    atomic: bool = False  # all of its fields are one unit
 
     def cost(self, variables: Mapping[str, object] | None) -> int:
         """The price of the operation with these variables."""
@@ -214,6 +216,7 @@ class Documents:
             scopes=needed(self.schema, document, operation),
             placed=PLACE[1] in text and _placed(self.schema, document),
             book=Book.of(self.schema, document, operation, compiles=self.compiles),
+            atomic=any(each.name.value == ATOMIC for each in operation.directives or ()),
         )
 
     def _faults(self, document: DocumentNode) -> list[Fault]:

@@ -19,9 +19,9 @@ from resolvers.domainaliases import NewAlias
 from resolvers.domainchange import Values
 
 GIB = 1 << 30
-ADMIN = {"role": Role.ADMIN, "scope": Scope.MASTER}
-DELEGATED = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
-ALIASES = {**DELEGATED, "admin_permission": AdminPermission.ALIAS_DOMAINS}
+ADMIN: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+DELEGATED: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
+ALIASES: dict[str, Any] = {**DELEGATED, "admin_permission": AdminPermission.ALIAS_DOMAINS}
 POLICY = "What passwords must have that are set from then on; null = what the platform says."
 DEFAULT = "For users without a quota of their own, 0 = unlimited; null = the platform's."
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol
 
-from graphql import GraphQLError, OperationType
+from graphql import GraphQLError
 
 from graph.budgets import FOR_MANY, Budgets, least, payer, reading
 from graph.crowds import Crowd, Seat
@@ -140,7 +140,7 @@ def _spent(wait: float) -> GraphQLError:
 
 
 class Running:
-    """Counts a query or mutation while it runs, and ends a query whose client has gone.
+    """Counts an operation while it runs, and ends it when its client goes, unless it `lasts`.
 
     To enter raises RateLimited where its payer has too many at once or does not read,
     Unavailable where too many run of all together.
@@ -148,12 +148,12 @@ class Running:
 
     __slots__ = ("_guards", "_presence", "_seat")
 
-    def __init__(self, ctx: Any, kind: OperationType) -> None:
+    def __init__(self, ctx: Any, *, lasts: bool) -> None:
         self._guards: Guards | None = getattr(ctx, "guards", None)
         self._seat: Seat | None = None
         self._presence: Presence | None = None
         if self._guards is not None:
-            self._presence = ctx.presence if kind is OperationType.QUERY else None
+            self._presence = None if lasts else ctx.presence
             self._seat = self._admitted(self._guards, ctx)
 
     @staticmethod

@@ -6,7 +6,7 @@ from strawberry import UNSET
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mailboxes import WHOSE, Mailbox
-from graph.mutations import mutation
+from graph.mutations import Alone, mutation
 from graph.refs import UserSelection, users_named
 from graph.tasks import Task
 from models.roles import Role, Scope
@@ -45,6 +45,7 @@ class MailboxRepairMutation:
         "stored bytes, and fixes what can be computed again.",
         role=Role.ADMIN,
         scope=Scope.MASTER,
+        alone=Alone("a repair, which looks at what is stored"),
     )
     async def mailbox_repair(self, info: Info, input: MailboxRepairInput) -> MailboxRepairPayload:
         asked = Asked(input.mailbox_masks, blobs=input.check_blobs)

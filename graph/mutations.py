@@ -1,35 +1,81 @@
-"""How mutations are declared, and how their payloads are made."""
+"""How mutations are declared, how their payloads are made, and how many become one unit."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Protocol, cast
 
 import strawberry
+from graphql import DirectiveLocation, GraphQLError
 from strawberry.extensions import FieldExtension
+from strawberry.types import ExecutionResult
 from strawberry.types.field import StrawberryField
 
 from graph.errors import MutationError, MutationOptions, MutationPayload, Options
 from graph.fields import Declare, Guard, Info
 from graph.kept import restored, stored
 from graph.scalars import STREAMS, Cursor
-from models.errors import Forbidden, Invalid, Refused, Unauthenticated
+from models import patience
+from models.database import crossed
+from models.errors import Forbidden, Invalid, Refused, Unauthenticated, Unavailable
 from resolvers import changes, replays
 from resolvers.context import Context, Needs
 from resolvers.replays import Asked
 
 LONGEST = 128  # characters of an idempotency key
 WORDS = 255  # characters of a session id, and of a reason
+FIELDS = 25  # of an `@atomic` request: others wait for its end
+ABORTED = "given up with the other fields of this @atomic request"
+BUSY = "others changed the same at the same time, twice: send it once more"
 
 
-def mutation(description: str, **needs: Any) -> Declare:
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """What takes no part in `@atomic`, and of which inputs that holds.
+
+    It asks outside, or counts a failure whatever becomes of the rest: a unit around it would be
+    held as long, or be waited for by itself. Where it is told `once`, no key repeats it either:
+    the answer that is kept would tell whoever sends the key again.
+    """
+
+    what: str
+    when: Callable[[Any], bool] = lambda _: True  # of the input
+    once: bool = False
+
+    def check(self, given: Options) -> None:
+        """Raise Invalid for a key that nothing may be repeated under."""
+        if self.once and given.options and given.options.idempotency_key and self.when(given):
+            raise Invalid(
+                f"{self.what} is not repeated under a key",
+                constraint="unsupported",
+                path=["options", "idempotencyKey"],
+            )
+
+
+def mutation(description: str, *, alone: Alone | None = None, **needs: Any) -> Declare:
     """A mutation with one `input`, made of `Options`; its payload extends MutationPayload."""
     declare: Declare = strawberry.mutation(
-        description=description, extensions=[Guard(Needs(**needs)), Answer()]
+        description=description, extensions=[Guard(Needs(**needs)), Answer(alone)]
     )
     return declare
 
 
+@strawberry.directive(
+    locations=[DirectiveLocation.MUTATION],
+    name="atomic",
+    description="All fields are kept, or none: the first error takes all of them back, and every "
+    f"other field answers ABORTED. At most {FIELDS} fields.",
+)
+def atomic() -> None:
+    """Say that a request is one unit. What it means is done by `together`."""
+
+
 class Answer(FieldExtension):
     """Make the payload: refusals as `errors`; tried, kept, or given once more."""
+
+    def __init__(self, alone: Alone | None = None) -> None:
+        self.alone = alone
 
     def apply(self, field: StrawberryField) -> None:
         self.name, self.payload = field.python_name, cast(type[MutationPayload], field.type)
@@ -37,30 +83,73 @@ class Answer(FieldExtension):
     async def resolve_async(
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> MutationPayload:
-        ctx, given = info.context, kwargs["input"]
-        options = given.options or MutationOptions()
+        given = kwargs["input"]
 
         async def work() -> MutationPayload:
+            payload: MutationPayload = await next_(source, info, **kwargs)
+            return payload
+
+        batch: Batch | None = getattr(info.context, "batch", None)
+        if batch is None:
+            return await self._answer(info, given, work)
+        key = str(info.path.key)
+        match batch.stage:
+            case Stage.LOOK:
+                return self._looked(batch, key, given)
+            case Stage.RUN:
+                batch.check()
+                if not batch.refused:
+                    payload = await self._answer(info, given, work)
+                    if not payload.errors:
+                        return payload
+                    batch.refused[key] = payload
+            case Stage.TELL if batch.tried:
+                return self.payload()
+        return batch.refused.get(key) or self._refused(Unavailable(ABORTED, aborted=True))
+
+    def _looked(self, batch: "Batch", key: str, given: Any) -> MutationPayload:
+        """What can be said of a field before any of them runs."""
+        batch.fields += 1
+        if batch.fields > FIELDS:
+            text = f"an @atomic request has at most {FIELDS} fields"
+            raise Invalid(text, constraint="max")
+        batch.trial |= bool(given.options and given.options.validate_only)
+        if self.alone and self.alone.when(given):
+            refusal = Forbidden(f"{self.alone.what} takes no part in @atomic")
+            batch.refused[key] = self._refused(refusal)
+        return self.payload()
+
+    async def _answer(
+        self, info: Info, given: Any, work: Callable[[], Awaitable[MutationPayload]]
+    ) -> MutationPayload:
+        ctx, options = info.context, given.options or MutationOptions()
+
+        async def told() -> MutationPayload:
             shared = ctx.viewer.user_id and ctx.viewer.reach.shared
             before = await changes.standing(ctx) if shared else {}  # what is heard besides
-            payload: MutationPayload = await next_(source, info, **kwargs)
+            payload = await work()
             reached = {**before, **ctx.reached} if ctx.reached else {}
-            told = 0 < len(reached) <= STREAMS  # longer ones nobody could go on from
-            payload.journal_cursor = Cursor(reached) if told else None
+            few = 0 < len(reached) <= STREAMS  # longer ones nobody could go on from
+            payload.journal_cursor = Cursor(reached) if few else None
             return payload
 
         try:
+            if self.alone:
+                self.alone.check(given)
             asked = Asked(options.idempotency_key or "", f"{self.name} {_words(given)}")
             _note(ctx, options)
             if options.validate_only:
                 async with ctx.together(keep=False):
-                    await work()
+                    await told()
                 return self.payload()
-            return await (self._once(info, asked, work) if asked.key else work())
+            return await (self._once(info, asked, told) if asked.key else told())
         except Unauthenticated:
             raise  # of the whole request: the client signs in and tries again
         except Refused as refusal:
-            return self.payload(errors=[MutationError.of(one) for one in refusal.each])
+            return self._refused(refusal)
+
+    def _refused(self, refusal: Refused) -> MutationPayload:
+        return self.payload(errors=[MutationError.of(one) for one in refusal.each])
 
     async def _once(
         self, info: Info, asked: Asked, work: Callable[[], Awaitable[MutationPayload]]
@@ -69,33 +158,110 @@ class Answer(FieldExtension):
         ctx = info.context
         earlier = await replays.find(ctx, asked)
         if earlier is None:
+            joined = ctx.joined
             try:
                 async with ctx.together():
                     payload = await work()
                     await replays.keep(ctx, asked, stored(payload))
+                if not joined:
+                    ctx.world.fault("answer")  # it is stored, and not told yet
                 return payload
             except Refused:
                 async with ctx.write():  # behind whoever makes the same call at this moment
                     earlier = await replays.find(ctx, asked)
                 if earlier is None:
                     raise
+                if joined:  # what was done for it is a part of the unit around us
+                    raise Crossed from None
         return await restored(info, self.payload, earlier)
 
 
-def alone(info: Info, given: Options, what: str) -> None:
-    """Refuse to do `what`, such as a sign-in, as part of something else.
+class Stage(Enum):
+    """How far an `@atomic` request is."""
 
-    Failures are counted whatever becomes of the rest, which a surrounding unit could not
-    wait for. And an answer that is kept would tell whoever sends the key again.
+    LOOK = auto()  # nothing runs before all of it was looked at
+    RUN = auto()
+    TELL = auto()  # what is said of fields that are not kept
+
+
+class Crossed(Exception):
+    """Somebody else did the same at the same time: the request is to run once more."""
+
+
+class Request(Protocol):
+    """What an `@atomic` request is run by: the context, which has the `batch`, and the executor."""
+
+    @property
+    def context(self) -> Any: ...
+
+    async def execute(self) -> ExecutionResult:
+        """Go through all of its fields."""
+
+
+@dataclass
+class Batch:
+    """The fields of an `@atomic` request, and what became of them.
+
+    The executor goes through them twice, and a third time where they are not kept: so each
+    answer is made of what its field asks for, by whatever alias, fragment or condition.
     """
-    if any(directive.name.value == "atomic" for directive in info.operation.directives or ()):
-        raise Forbidden(f"{what} takes no part in @atomic")
-    if given.options and given.options.idempotency_key:
-        raise Invalid(
-            f"{what} is not repeated under a key",
-            constraint="unsupported",
-            path=["options", "idempotencyKey"],
-        )
+
+    stage: Stage = Stage.LOOK
+    fields: int = 0
+    trial: bool = False  # one of them is only tried: so all are
+    refused: dict[str, MutationPayload] = field(default_factory=dict)  # by the name in the answer
+    broken: bool = False  # what was asked of a payload could not be told
+
+    @property
+    def tried(self) -> bool:
+        """Whether nothing was in the way of what is not to be kept."""
+        return self.trial and not (self.refused or self.broken)
+
+    @staticmethod
+    def check() -> None:
+        """Go no further where nobody waits any more."""
+        if patience.called_off():
+            raise asyncio.CancelledError
+
+
+async def together(request: Request) -> ExecutionResult:
+    """Run an `@atomic` request: all fields in one unit, each a savepoint in it.
+
+    Where it crossed with somebody else's it runs once more.
+    """
+    result = await _tried(request)
+    if _has_crossed(result):
+        result = await _tried(request)
+        if _has_crossed(result):
+            busy = GraphQLError(BUSY, original_error=Unavailable(BUSY, component="store"))
+            return ExecutionResult(None, [busy])
+    return result
+
+
+async def _tried(request: Request) -> ExecutionResult:
+    batch = request.context.batch = Batch()
+    looked = await request.execute()
+    if looked.errors:
+        return ExecutionResult(None, looked.errors)
+    result = looked
+    if not batch.refused:
+        batch.stage = Stage.RUN
+        async with request.context.together(keep=not batch.trial) as unit:
+            result = await request.execute()
+            batch.check()
+            batch.broken = bool(result.errors)
+            unit.keep &= not (batch.refused or batch.broken)
+    if result.data is None or not (batch.refused or batch.broken or batch.trial):
+        return result
+    batch.stage = Stage.TELL
+    told = await request.execute()
+    return ExecutionResult(told.data, result.errors)
+
+
+def _has_crossed(result: ExecutionResult) -> bool:
+    """Whether a unit was given up for another one's sake."""
+    causes = [error.original_error for error in result.errors or ()]
+    return any(isinstance(cause, Crossed) or crossed(cause) for cause in causes)
 
 
 def _words(given: Any) -> str:

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import strawberry
-from graphql import ExecutionResult as Executed
 from graphql import GraphQLError, OperationType
 from strawberry.exceptions import MissingQueryError, StrawberryInputCoercionError
 from strawberry.execution import optimized_is_awaitable
@@ -24,6 +23,7 @@ from graph.documents import NO_NUL, Documents, Known, has_nul, refused
 from graph.executor import CompiledExecutor, executor_class, executor_of
 from graph.guards import Guards, Live, Presence, Reader, Running
 from graph.limits import Limits
+from graph.mutations import Batch, together
 from graph.plans import Book
 from graph.resolving import quicken
 from graph.telemetry import Observed
@@ -53,6 +53,7 @@ class Operation(Context):
     reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
     live: Live | None = field(default=None, repr=False)  # who is connected to this process
     paid: bool = False  # what is to be run was charged for already
+    batch: Batch | None = field(default=None, repr=False)  # the fields of an `@atomic` request
 
 
 class DeadlineExceeded(Exception):
@@ -160,12 +161,9 @@ class Schema(strawberry.Schema):
         """Run an operation to its end, or to its deadline."""
         try:
             async with asyncio.timeout(self.limits.deadline) as clock:
-                with Running(run.context, run.book.operation.operation):
+                with Running(run.context, lasts=run.lasts):
                     await self._place(run)
-                    found = self._executed(run)
-                    if not isinstance(found, ExecutionResult):
-                        found = await found
-            return found
+                    return await (together(run) if run.known.atomic else run.execute())
         except TimeoutError as late:
             cause: Exception = DeadlineExceeded() if clock.expired() else late
         except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
@@ -179,15 +177,6 @@ class Schema(strawberry.Schema):
         known, context = run.known, run.context
         if known.placed and known.kind is OperationType.QUERY and context.viewer.user_id:
             context.begun = await changes.standing(context)
-
-    def _executed(self, run: "Run") -> ExecutionResult | Awaitable[ExecutionResult]:
-        book = run.book
-        values = book.values(run.variables)
-        if isinstance(values, list):
-            return ExecutionResult(None, values)
-        executor = executor_of(book, values, run.root, run.context, run.extensions)
-        found: Any = executor.execute_operation()
-        return _awaited(found) if optimized_is_awaitable(found) else _told(found)
 
     def _report(self, errors: Sequence[GraphQLError], context: object) -> None:
         extra = {"request_id": getattr(context, "request_id", "")}
@@ -210,13 +199,21 @@ class Run(NamedTuple):
     root: Any
     extensions: dict[str, Any] | None
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it goes on where nobody waits for it any more: part of it may be stored."""
+        return self.known.kind is OperationType.MUTATION and not self.known.atomic
 
-async def _awaited(found: Awaitable[Executed]) -> ExecutionResult:
-    return _told(await found)
-
-
-def _told(found: Executed) -> ExecutionResult:
-    return ExecutionResult(found.data, found.errors)
+    async def execute(self) -> ExecutionResult:
+        """Go through the fields of the operation."""
+        values = self.book.values(self.variables)
+        if isinstance(values, list):
+            return ExecutionResult(None, values)
+        executor = executor_of(self.book, values, self.root, self.context, self.extensions)
+        found: Any = executor.execute_operation()
+        if optimized_is_awaitable(found):
+            found = await found
+        return ExecutionResult(found.data, found.errors)
 
 
 class Verdict(NamedTuple):

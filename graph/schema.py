@@ -56,6 +56,7 @@ from graph import (
     userupdate,
     webhooks,
 )
+from graph.mutations import atomic
 from graph.origins import origin
 from graph.policy import Schema
 from graph.scalars import SCALARS
@@ -173,6 +174,7 @@ schema = _finished(
         mutation=Mutation,
         subscription=Subscription,
         types=TYPES,
+        directives=[atomic],
         config=StrawberryConfig(scalar_map=SCALARS, sort_schema=True),
     )
 )

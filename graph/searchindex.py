@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -28,7 +28,7 @@ from resolvers.reindexing import Asked
 from resolvers.searchlookup import Lookup
 
 READS = {"role": Role.ADMIN, "scope": Scope.MAIL_READ}
-OPERATES = {"role": Role.ADMIN, "scope": Scope.MASTER}
+OPERATES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
 
 @strawberry.type(description="How the text index is.")

@@ -16,12 +16,13 @@ from graph.mutations import mutation
 from graph.refs import MailboxRef, named, plain
 from graph.rows import Shape, identified, link
 from graph.scalars import Duration
+from graph.tasks import UndoToken
 from graph.views import Made
 from models.errors import Problems, found
 from models.queue import DeliveryState
 from models.roles import Scope
 from models.submission import SubmissionState
-from resolvers import messages, progress, submission
+from resolvers import messages, progress, submission, undoing
 from resolvers.submission import Envelope, Outgoing
 
 for words, text in (
@@ -135,6 +136,7 @@ async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> 
 class MessageSendPayload(MutationPayload):
     submission: Submission | None = leaf("On its way; null when only stored.", default=None)
     message: Message | None = leaf("Stored copy.", default=None)
+    undo: UndoToken | None = leaf("Takes it back while it is held.", default=None)
 
 
 @strawberry.input(description="Input of submissionCancel.")
@@ -166,10 +168,11 @@ class SubmissionMutation:
     async def message_send(self, info: Info, input: MessageSendInput) -> MessageSendPayload:
         problems = Problems()
         outgoing = await _outgoing(info, input, problems)
-        sent = await submission.send(info.context, outgoing, problems)
+        sent, undo = await undoing.send(info.context, outgoing, problems)
         return MessageSendPayload(
             submission=Submission.maybe(sent.submission),
             message=Message.maybe(sent.message),
+            undo=UndoToken(token=undo[0], expires_at=undo[1]) if undo else None,
             warnings=[
                 Warning(code=code, message=words, path=["mailbox"]) for code, words in sent.warnings
             ],

@@ -79,7 +79,7 @@ class UndoInput(Options):
 
 @strawberry.type(description="Answer of undo.")
 class UndoPayload(MutationPayload):
-    restored_count: int = leaf("Messages that are as they were.", default=0)
+    restored_count: int = leaf("Messages that are as they were, or are not sent.", default=0)
 
 
 @strawberry.type
@@ -119,7 +119,11 @@ class TaskMutation:
         rows = await info.context.load_all(tasks.by_ids, keys)
         return TaskCancelPayload(tasks=[Task.of(row) for row in rows if row])
 
-    @mutation("Takes back a move, delete or flag change.", scope=Scope.MAIL)
+    @mutation(
+        "Takes back a move, delete, flag change, or a message that is held; what has changed "
+        "since stays as it is.",
+        scope=Scope.MAIL,
+    )
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
         return UndoPayload(restored_count=await undoing.undo(info.context, input.token))
 

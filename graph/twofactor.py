@@ -11,7 +11,7 @@ from strawberry.scalars import JSON
 from graph import ids
 from graph.errors import DeletePayload, MutationPayload, Options, leaf
 from graph.fields import Info
-from graph.mutations import alone, mutation
+from graph.mutations import Alone, mutation
 from graph.refs import UserRef, keys_of, owner_named
 from graph.rows import Shape, identified, shaped
 from graph.views import Made, View
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from graph.users import User
 
 SECRET = {"secret": True}  # never kept for an idempotency key
-CHECK = "what is proved by a second factor"  # and takes no part in anything else
+# a failure is counted, whatever becomes of the rest
+CHECKED = Alone("what is proved by a second factor", once=True)
+PROVED = Alone(CHECKED.what, lambda given: bool(given.proof), once=True)
 
 strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
@@ -245,10 +247,9 @@ class TwoFactorMutation:
     @mutation(
         "Turn codes by time on: proves the new seed. Ends all other sign-ins of the account.",
         scope=Scope.MASTER,
+        alone=PROVED,
     )
     async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
-        if input.proof:
-            alone(info, input, CHECK)
         key = await _key(info, input.user)
         key, codes = await factors.totp_enable(
             info.context, key, input.token, _proof(input.proof or None)
@@ -271,17 +272,15 @@ class TwoFactorMutation:
         "Prove a factor by a code, which works once. A sign-in that waits for it is complete "
         "with that; without one it needs a credential.",
         role=Role.PUBLIC,
+        alone=CHECKED,
     )
     async def totp_check(self, info: Info, input: TotpCheckInput) -> TotpCheckPayload:
-        alone(info, input, CHECK)
         key = await _key(info, input.user or None)
         await factors.prove(info.context, key, Proof(totp=input.token))
         return TotpCheckPayload(valid=True)
 
-    @mutation("Turn codes by time off; other factors stay.", scope=Scope.MASTER)
+    @mutation("Turn codes by time off; other factors stay.", scope=Scope.MASTER, alone=PROVED)
     async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
-        if input.proof:
-            alone(info, input, CHECK)
         key = await _key(info, input.user)
         done = await factors.totp_disable(info.context, key, _proof(input.proof or None))
         return UserPayload(user=await _shown(info, done))
@@ -303,12 +302,11 @@ class TwoFactorMutation:
         "Say that it does so no longer; other factors stay.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.MASTER,
+        alone=PROVED,
     )
     async def custom_two_factor_disable(
         self, info: Info, input: CustomTwoFactorDisableInput
     ) -> UserPayload:
-        if input.proof:
-            alone(info, input, CHECK)
         key = await _key(info, input.user)
         done = await factors.custom_disable(info.context, key, _proof(input.proof or None))
         return UserPayload(user=await _shown(info, done))
@@ -316,20 +314,21 @@ class TwoFactorMutation:
     @mutation(
         "Turn all factors off. Nothing else does: no password reset, no other change.",
         scope=Scope.MASTER,
+        alone=PROVED,
     )
     async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
-        if input.proof:
-            alone(info, input, CHECK)
         key = await _key(info, input.user)
         done = await factors.disable_all(info.context, key, _proof(input.proof or None))
         return UserPayload(user=await _shown(info, done))
 
-    @mutation("New recovery codes for the viewer; the old ones are void.", scope=Scope.MASTER)
+    @mutation(
+        "New recovery codes for the viewer; the old ones are void.",
+        scope=Scope.MASTER,
+        alone=PROVED,
+    )
     async def recovery_codes_create(
         self, info: Info, input: RecoveryCodesCreateInput
     ) -> RecoveryCodesCreatePayload:
-        if input.proof:
-            alone(info, input, CHECK)
         codes = await factors.renew_codes(info.context, _proof(input.proof or None))
         return RecoveryCodesCreatePayload(recovery_codes=codes)
 
@@ -349,11 +348,11 @@ class TwoFactorMutation:
     @mutation(
         "Add a security key or passkey. The first one ends all other sign-ins of the account.",
         scope=Scope.MASTER,
+        alone=CHECKED,
     )
     async def webauthn_register(
         self, info: Info, input: WebauthnRegisterInput
     ) -> WebauthnRegisterPayload:
-        alone(info, input, CHECK)
         key = await _key(info, input.user)
         response = _signed(input.response, ["response"])
         row, codes = await factors.webauthn_register(
@@ -369,18 +368,16 @@ class TwoFactorMutation:
         "Prove a factor by a security key. A sign-in that waits for it is complete with that; "
         "without one it needs a credential.",
         role=Role.PUBLIC,
+        alone=CHECKED,
     )
     async def webauthn_check(self, info: Info, input: WebauthnCheckInput) -> WebauthnCheckPayload:
-        alone(info, input, CHECK)
         key = await _key(info, input.user or None)
         signed = _signed(input.response, ["response"])
         await factors.prove(info.context, key, Proof(webauthn=signed))
         return WebauthnCheckPayload(valid=True)
 
-    @mutation("All or none. With the last key the factor is off.", scope=Scope.MASTER)
+    @mutation("All or none. With the last key the factor is off.", scope=Scope.MASTER, alone=PROVED)
     async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:
-        if input.proof:
-            alone(info, input, CHECK)
         keys = keys_of(info, "WebauthnKey", input.ids)
         await factors.webauthn_delete(info.context, keys, _proof(input.proof or None))
         return DeletePayload(deleted_ids=input.ids)

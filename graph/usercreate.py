@@ -6,11 +6,11 @@ from strawberry.scalars import JSON
 
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
-from graph.mutations import mutation
+from graph.mutations import Alone, mutation
 from graph.refs import DomainRef, domains_of, plain
 from graph.scalars import ByteSize, Duration
 from graph.users import User
-from models.errors import Forbidden, Problems
+from models.errors import Problems
 from models.mailboxes import SpecialUse
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.users import ProtocolScope
@@ -24,12 +24,6 @@ HASHED = (
     "Rehashed to Argon2id at the first login."
 )
 SENDERS = "Further senders: an address, a domain, *, or a pattern with one * at either end."
-
-
-def not_atomic(info: Info, name: str) -> None:
-    """Refuse what waits for others, or counts a failure whatever becomes of the rest."""
-    if any(directive.name.value == "atomic" for directive in info.operation.directives or ()):
-        raise Forbidden(f"{name} takes no part in @atomic", path=[name])
 
 
 @strawberry.input(description="Names of the special folders.")
@@ -135,10 +129,13 @@ class UserCreatePayload(MutationPayload):
 
 @strawberry.type
 class UserCreateMutation:
-    @mutation("Account with folders and main address.", role=Role.DOMAIN_ADMIN, scope=Scope.MASTER)
+    @mutation(
+        "Account with folders and main address.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.MASTER,
+        alone=Alone("a look at the list of known passwords", lambda given: not given.allow_unsafe),
+    )
     async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
-        if not input.allow_unsafe:
-            not_atomic(info, "allowUnsafe")
         problems, charge = Problems(), list[int]()
         with problems.caught():
             charge = await domains_of(info, input.administers or (), path="administers")

@@ -8,10 +8,10 @@ from strawberry.scalars import JSON
 
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
-from graph.mutations import mutation
+from graph.mutations import Alone, mutation
 from graph.refs import DomainRef, UserRef, UserSelection, domains_of, given, user_of, users_named
 from graph.scalars import ByteSize, Duration
-from graph.usercreate import HASHED, SENDERS, not_atomic
+from graph.usercreate import HASHED, SENDERS
 from graph.users import User
 from models.errors import found
 from models.roles import AdminPermission, Role, Scope, UserPermission
@@ -148,15 +148,20 @@ async def _payload(info: Info, keys: list[int]) -> UsersPayload:
     return UsersPayload(users=[User.of(row) for row in rows if row])
 
 
+def _checks(given: UserUpdateInput) -> bool:
+    """Whether it asks the list of known passwords, or counts whoever does not know the own."""
+    return not given.set.allow_unsafe or isinstance(given.existing_password, str)
+
+
 @strawberry.type
 class UserUpdateMutation:
-    @mutation("Own account, or many: all or none.", scope=Scope.SETTINGS)
+    @mutation(
+        "Own account, or many: all or none.",
+        scope=Scope.SETTINGS,
+        alone=Alone("a password that is checked", _checks),
+    )
     async def user_update(self, info: Info, input: UserUpdateInput) -> UsersPayload:
-        if not input.set.allow_unsafe:
-            not_atomic(info, "allowUnsafe")
         existing = input.existing_password
-        if isinstance(existing, str):
-            not_atomic(info, "existingPassword")
         keys = await userupdate.change(
             info.context,
             users_named(input.users),

@@ -12,7 +12,8 @@ from graphql import (
 
 TYPES = {
     "Query": "What can be read.",
-    "Mutation": "What can be changed. Fields run one after another, each a unit of its own.",
+    "Mutation": "What can be changed. Fields run one after another, each a unit of its own; "
+    "@atomic makes one of all.",
     "Subscription": "What can be followed.",
 }
 ARGUMENTS = {

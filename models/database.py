@@ -20,6 +20,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy import Row as CoreRow
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -55,6 +56,7 @@ READING = (
     "random_page_cost = 1.1",
 )
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)
+CROSSED = ("40001", "40P01")  # of PostgreSQL: serialization failure, deadlock
 COMMON: dict[str, Any] = {
     "json_serializer": _json,
     "json_deserializer": orjson.loads,
@@ -156,6 +158,14 @@ class Database:
             await self._batches.close()
         await self._readers.close()
         await self.engine.dispose()
+
+
+def crossed(problem: BaseException | None) -> bool:
+    """Whether the store has ended a unit because of another one, as in a deadlock.
+
+    Nothing of it is stored, and it may be tried again.
+    """
+    return isinstance(problem, DBAPIError) and getattr(problem.orig, "sqlstate", "") in CROSSED
 
 
 class Readers:

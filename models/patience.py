@@ -37,6 +37,12 @@ def unit() -> Generator[None]:
         raise asyncio.CancelledError
 
 
+def called_off() -> bool:
+    """Whether our unit was called off meanwhile: who can still fail may do so."""
+    task = asyncio.current_task()
+    return task is not None and _UNITS.get(task, False)
+
+
 async def to_the_end(future: asyncio.Future[Outcome]) -> Outcome:
     """Wait for it, also when called off; outside a unit that is heard right after."""
     called_off = False

@@ -269,7 +269,8 @@ async def _remember(
     final = order.permanent or order.copy or whose.given_to is not None or whose.grantee
     if final or not rows or not ctx.viewer.user_id:
         return None, None
-    was = undoing.Was(order.kind, order.changes or NOTHING, rows, order.muted)
+    to = {user: box.id for user, box in whose.folders.items()} if order.to is not None else None
+    was = undoing.Was(order.kind, order.changes or NOTHING, rows, order.muted, to)
     return await undoing.remember(ctx, session, was)
 
 

@@ -200,12 +200,14 @@ class Context:
         self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
     ) -> Sequence[Picked]:
         """The rows of one select, as an open unit of ours sees them."""
-        if self._unit is None or self._unit.session is None:
-            return await self.world.database.read(statement, given)
-        async with self._unit.turn:  # sibling fields may read at once, a session serves one
-            await self._unit.session.flush()
-            connection = await self._unit.session.connection()
-            return (await connection.execute(statement, given)).all()
+        unit = self._unit
+        if unit is not None and unit.session is not None:
+            async with unit.turn:  # sibling fields may read at once, a session serves one
+                if unit.session is not None:  # it has not ended while we waited
+                    await unit.session.flush()
+                    connection = await unit.session.connection()
+                    return (await connection.execute(statement, given)).all()
+        return await self.world.database.read(statement, given)
 
     async def find(self, statement: Prepared, **given: Any) -> Sequence[Any]:
         """The few rows of a select that was made once; `viewer` is among its parameters."""
@@ -236,6 +238,7 @@ class Context:
         async with self.together() as unit:
             if unit.session is None:
                 unit.session = await unit.stack.enter_async_context(self.world.write(*streams))
+                unit.stack.push_async_callback(unit.end)
             else:
                 await journal.lock(unit.session, streams)
             async with nullcontext() if alone else _savepoint(unit.session):
@@ -320,6 +323,11 @@ class Context:
         return self._unit is not None and self._unit.session is not None
 
     @property
+    def joined(self) -> bool:
+        """Whether what is written now is a part of something larger."""
+        return self._unit is not None
+
+    @property
     def trial(self) -> bool:
         """Whether nothing of it will be stored."""
         return self._unit is not None and not self._unit.keep
@@ -387,6 +395,11 @@ class Unit:
     session: AsyncSession | None = None
     after: list[Callable[[], object]] = field(default_factory=list)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def end(self) -> None:
+        """Let who is reading finish; who comes later reads what is stored."""
+        async with self.turn:
+            self.session = None
 
 
 @asynccontextmanager

@@ -12,7 +12,8 @@ from models.blobs import MessageBlob
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, NotFound
 from models.messages import Message
-from models.world import Turn
+from models.queue import QUEUE
+from models.world import Turn, ring
 from resolvers import composing, contents, flagging, moves, submission, userlimits
 from resolvers.access import own, visible
 from resolvers.context import Context
@@ -73,7 +74,7 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
         kept = await moves.chosen(session, [message_id])
         mine = [row for row in kept if row.user_id == owner]  # another's stays as it is
         await flagging.change(ctx, session, mine, moves.Changes.of({}, add=[FORWARDED]))
-        submission.ring(session, ctx.world)
+        ring(session, QUEUE)
     sent = await ctx.load(submission.by_ids, key)
     if sent is None:
         raise NotFound(str(key), path=["message"])

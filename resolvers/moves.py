@@ -100,6 +100,12 @@ class Changes:
         return [*system, *self.add, *self.remove]
 
     @property
+    def left(self) -> list[str]:
+        """Those of these that are set when it is done; of all flags, where all are replaced."""
+        system = [name for name, column in _SYSTEM.items() if self.flags.get(column)]
+        return [*system, *self.add, *(self.replace or ())]
+
+    @property
     def nothing(self) -> bool:
         """Whether all stays as it is."""
         sets = self.replace is not None or self.snooze is not None

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, event, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit, compose
 from mail.compose import Draft
@@ -24,7 +23,7 @@ from models.pages import Ask, Page, ordering
 from models.queue import QUEUE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
-from models.world import Turn, World
+from models.world import Turn, World, ring
 from resolvers import composing, listing, mailboxes, messages, userlimits
 from resolvers.access import own, owners, visible
 from resolvers.composing import Fields, How
@@ -194,7 +193,7 @@ async def _store(
         keys = await ctx.world.join(session, lambda turn: _written(turn, ctx, ready, kept))
         if ready.outgoing.reference and not ready.outgoing.stays:
             await answered(ctx, session, ready.outgoing.reference)
-        ring(session, ctx.world)
+        ring(session, QUEUE)
     return keys
 
 
@@ -338,15 +337,6 @@ def _when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, 
     if undo_until:
         return undo_until, SubmissionState.HELD_FOR_UNDO, undo_until
     return now, SubmissionState.QUEUED, None
-
-
-def ring(session: AsyncSession, world: World) -> None:
-    """Wake whoever sends, once this unit is stored."""
-
-    def tell(_session: object) -> None:
-        world.wakeups.tell({QUEUE: world.key()})
-
-    event.listen(session.sync_session, "after_commit", tell)
 
 
 async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:

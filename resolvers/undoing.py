@@ -14,17 +14,21 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.delivery import flags
 from models.columns import Picked, picked
-from models.errors import NotFound
+from models.errors import Conflict, NotFound, Problems
 from models.mailboxes import Mailbox
-from models.prepared import Prepared, Sent, values_of
+from models.prepared import Prepared, values_of
+from models.prepared import Sent as Work
 from models.tasks import Undo
-from resolvers import flagging, moves, muting
+from resolvers import flagging, moves, muting, submission
 from resolvers.access import own, visible
 from resolvers.auth import digest_of
 from resolvers.context import Context
 from resolvers.mailboxowners import holding
 from resolvers.moves import Changes
+from resolvers.submission import Outgoing, Sent
 from resolvers.userselection import Users
+
+SEND = "MESSAGE_SEND"
 
 _NOTE = Prepared(insert(Undo).inline())
 
@@ -37,6 +41,7 @@ class Was:
     changes: Changes
     rows: Sequence[Picked]
     muted: Mapping[int, bool] = field(default_factory=dict)
+    to: Mapping[int, int] | None = None  # where they go: the folder of each account
 
 
 async def remember(ctx: Context, session: AsyncSession, was: Was) -> tuple[str, datetime]:
@@ -51,10 +56,28 @@ async def remember(ctx: Context, session: AsyncSession, was: Was) -> tuple[str, 
     return token, row["expires_at"]
 
 
-def noted(ctx: Context, was: Was) -> tuple[str, datetime, Sent]:
+def noted(ctx: Context, was: Was) -> tuple[str, datetime, Work]:
     """What `remember` does, where no free data is changed, by what is returned to be sent."""
     row, token = _token(ctx, _before(was))
     return token, row["expires_at"], (_NOTE, row)
+
+
+async def send(
+    ctx: Context, outgoing: Outgoing, problems: Problems
+) -> tuple[Sent, tuple[str, datetime] | None]:
+    """Send a message; where it is held, with a token that takes it back until it goes."""
+    if not outgoing.undo_window:
+        return await submission.send(ctx, outgoing, problems), None
+    async with ctx.together():
+        sent = await submission.send(ctx, outgoing, problems)
+        held = sent.submission
+        if held is None or held.undo_until is None:
+            return sent, None
+        row, token = _token(ctx, {"kind": SEND, "submission": held.id})
+        row["expires_at"] = held.undo_until
+        async with ctx.write(row["user_id"]) as session:
+            await (await session.connection()).execute(insert(Undo), row)
+    return sent, (token, held.undo_until)
 
 
 def _token(ctx: Context, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -71,7 +94,10 @@ def _token(ctx: Context, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _before(was: Was) -> dict[str, Any]:
-    """What was, and what of it is changed; `flags` is None where all of them are."""
+    """What was, what of it is changed, and how it is left.
+
+    `flags` is None where all of them are changed; `left` are those that are set then.
+    """
     changes, rows = was.changes, was.rows
     values = changes.values or {}
     kind = was.kind if changes.snooze is None else "MESSAGE_MOVE"  # to a folder, or out of it
@@ -80,8 +106,11 @@ def _before(was: Was) -> dict[str, Any]:
         "owners": sorted(set(values_of(rows, "user_id"))),
         "messages": flagging.was(rows),
         "flags": None if changes.replace is not None else changes.touched,
+        "left": changes.left,
         "expires": kind != "MESSAGE_UPDATE" or "expires" in values,
     }
+    if was.to is not None and kind == "MESSAGE_MOVE":
+        before["to"] = list(was.to.items())
     if was.muted:
         before["muted"] = list(was.muted.items())
     return before
@@ -90,8 +119,10 @@ def _before(was: Was) -> dict[str, Any]:
 async def undo(ctx: Context, token: str) -> int:
     """Take back what this token was given for; returns how many messages are as they were.
 
-    Messages that are gone for good stay so; a folder that is gone is replaced by INBOX. What
-    was done to others is taken back only by who may still do it.
+    What has changed since stays as it is: a message that was moved on, or brought back, and a
+    flag that was set or taken again. Messages that are gone for good stay so; a folder that is
+    gone is replaced by INBOX. What was done to others is taken back only by who may still do it.
+    Conflict where a message that was held is on its way.
     """
     user_id = own(ctx)
     mine = (
@@ -100,15 +131,32 @@ async def undo(ctx: Context, token: str) -> int:
         col(Undo.expires_at) > ctx.world.now(),
     )
     known = next(iter(await ctx.read(select(col(Undo.before)).where(*mine))), None)
+    if known and known.before["kind"] == SEND:
+        return await _unsend(ctx, mine)
     owners = known.before.get("owners", [user_id]) if known else [user_id]
     async with holding(ctx, Users(ids=tuple(owners)), "undo", path="token") as held:
-        session = held.session
-        kept = (await session.exec(instances(Undo).where(*mine))).first()
-        if kept is None:
-            raise NotFound("undo token", path=["token"])
-        await session.delete(kept)
-        await session.flush()
-        return await _take_back(ctx, session, kept.before)
+        return await _take_back(ctx, held.session, await _used(held.session, mine))
+
+
+async def _used(session: AsyncSession, mine: Sequence[Any]) -> dict[str, Any]:
+    """What the token remembers, which is then good no longer. NotFound where it was not."""
+    kept = (await session.exec(instances(Undo).where(*mine))).first()
+    if kept is None:
+        raise NotFound("undo token", path=["token"])
+    await session.delete(kept)
+    await session.flush()
+    return kept.before
+
+
+async def _unsend(ctx: Context, mine: Sequence[Any]) -> int:
+    """Take back a message that is held; its copy stays where it is."""
+    async with ctx.write(own(ctx)) as session:
+        before = await _used(session, mine)
+        try:
+            await submission.cancel(ctx, [before["submission"]])
+        except Conflict as late:
+            raise Conflict(late.message, path=["token"]) from late
+    return 1
 
 
 async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]) -> int:
@@ -117,6 +165,8 @@ async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]
     await muting.mute(ctx, session, dict(before.get("muted", ())))
     moved = before["kind"] != "MESSAGE_UPDATE"
     if moved:
+        there = await moves.chosen(session, list(was))
+        was = {row.id: was[row.id] for row in there if _stayed(row, before)}
         await _bring_back(ctx, session, before["kind"], {key: one[0] for key, one in was.items()})
     meta = before.get("meta")
     also = frozenset() if meta is None else frozenset({"meta_data"})
@@ -130,7 +180,7 @@ async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]
         # what was noted before there was snoozing ends with the expiry
         home, named, expires, *snoozed = was[row.id]
         until, origin = snoozed or (None, None)
-        states[row.id] = moves.flagged(_as_before(flags(row), named, before["flags"]))
+        states[row.id] = moves.flagged(_as_before(flags(row), named, before))
         if before["expires"]:
             states[row.id]["expires"] = moves.when(expires)
         if moved:  # it is snoozed again where it was
@@ -143,10 +193,21 @@ async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]
     return len(rows)
 
 
-def _as_before(now: list[str], was: list[str], touched: list[str] | None) -> list[str]:
-    if touched is None:
-        return was
-    return [n for n in now if n not in touched] + [n for n in was if n in touched]
+def _stayed(row: Picked, before: Mapping[str, Any]) -> bool:
+    """Whether a message is where it was brought; back from a snooze, it may be anywhere."""
+    if before["kind"] != "MESSAGE_MOVE":
+        return row.mailbox_id is None
+    if "to" not in before:
+        return row.mailbox_id is not None
+    return bool(row.mailbox_id == dict(before["to"]).get(row.user_id))
+
+
+def _as_before(now: list[str], was: list[str], before: Mapping[str, Any]) -> list[str]:
+    """The flags as they were, where they are as they were left; the others as they are now."""
+    left = before["left"]
+    touched = [*was, *left] if before["flags"] is None else before["flags"]
+    back = {name for name in touched if (name in now) == (name in left)}
+    return [n for n in now if n not in back] + [n for n in was if n in back]
 
 
 async def _bring_back(

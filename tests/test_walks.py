@@ -1,11 +1,13 @@
 """What holds for every mutation and every root field, whatever it does."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from graphql import build_schema
-from sqlalchemy import select
+from sqlalchemy import Connection, event, select
 from sqlmodel import SQLModel
 
 from graph.schema import schema
@@ -13,8 +15,9 @@ from models import journal
 from models.journal import ChangeKind
 from models.roles import AdminPermission, Role, Scope
 from models.world import World
+from resolvers import auth
 from tests.administrators import make_domain_admin
-from tests.calls import CALLS, Call
+from tests.calls import CALLS, Call, Calls
 from tests.conftest import Client, make_key
 
 SDL = build_schema(schema.as_str())
@@ -160,8 +163,10 @@ async def test_a_repeated_call_has_its_first_answer_and_no_second_effect(
     name: str, ada: Client, root: Client
 ) -> None:
     made, client = await prepared(name, ada, root)
-    first = await made(client, idempotencyKey="once")
+    at_once = (made(client, idempotencyKey="once") for _ in range(2))
+    first, second = sorted(await asyncio.gather(*at_once), key=lambda done: done["replayed"])
     assert (first["errors"], first["replayed"]) == ([], False)
+    assert second == {**first, "replayed": True}
     between = await everything(ada.world)
     again = await made(client, idempotencyKey="once", sessionId="another")
     assert again == {**first, "replayed": True}
@@ -180,6 +185,75 @@ async def test_a_key_used_for_something_else_conflicts(
     refused = await made(client, idempotencyKey="taken")
     assert [error["code"] for error in refused["errors"]] == ["CONFLICT"]
     assert refused["errors"][0]["path"] == ["options", "idempotencyKey"]
+
+
+# what takes no part in anything else, whatever is asked of it
+ALONE = {
+    "authenticate", "mailboxRepair", "recoveryCodesCreate", "totpCheck", "totpDisable",
+    "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_atomic_keeps_all_fields_or_none(name: str, ada: Client, root: Client) -> None:
+    made, client = await prepared(name, ada, root)
+    beside, fails = BESIDE[client.user.id != 0]
+    await client("{ viewer { role } }")  # that its key is used is noted by now
+    await auth.settle(ada.world)
+    before = await everything(ada.world)
+    done = await Calls([beside, made, fails])(client)
+    if name in ALONE:
+        assert [codes(one) for one in done] == [["ABORTED"], ["FORBIDDEN_OPERATION"], ["ABORTED"]]
+        assert await everything(ada.world) == before
+        return
+    assert [codes(one) for one in done] == [["ABORTED"], ["ABORTED"], ["NOT_FOUND"]]
+    assert [one["journalCursor"] for one in done] == [None] * 3
+    loose = {"blobs"}  # as of a trial
+    assert {n: rows for n, rows in (await everything(ada.world)).items() if n not in loose} == {
+        n: rows for n, rows in before.items() if n not in loose
+    }
+
+    with commits(ada.world) as many:
+        done = await Calls([beside, made])(client)
+    assert [codes(one) for one in done] == [[], []]
+    assert len(many) == 1
+    after = await everything(ada.world)
+    table = "key_values" if client.user.id else "domains"
+    assert changed(before, after, table, set())
+    if made.journaled:
+        last = max(key for key in after["changes"] if key not in before["changes"])
+        assert done[1]["journalCursor"].endswith(str(after["changes"][last]["last"]))
+
+
+# what is done beside another, and what fails: of a key of the platform's, of a user
+BESIDE = {
+    False: (
+        Call("domainCreate", {"name": "beside.example"}),
+        Call("domainDelete", {"domains": [{"name": "nowhere.example"}]}),
+    ),
+    True: (
+        Call("keyValueSet", {"key": "beside", "value": "x"}),
+        Call("mailboxRename", {"mailbox": {"path": "Nowhere"}, "newPath": "Elsewhere"}),
+    ),
+}
+
+
+def codes(done: Any) -> list[str]:
+    return [error["code"] for error in done["errors"]]
+
+
+@contextmanager
+def commits(world: World) -> Iterator[list[Any]]:
+    """What the store commits of sessions, meanwhile."""
+    found: list[Any] = []
+
+    def note(connection: Connection) -> None:
+        found.append(connection)
+
+    engine = world.database.engine.sync_engine
+    event.listen(engine, "commit", note)
+    yield found
+    event.remove(engine, "commit", note)
 
 
 STRANGERS = sorted({*CALLS} - {"apiKeyCreate", "authenticate", "tokenRevoke"})

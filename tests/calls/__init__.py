@@ -1,11 +1,12 @@
 """A call of every mutation that succeeds, on ground that is made ready for it."""
 
 from tests.calls import auth, files, keyvalue, mail, notifications, platform, users
-from tests.calls.call import CALLS, Call
+from tests.calls.call import CALLS, Call, Calls
 
 __all__ = [
     "CALLS",
     "Call",
+    "Calls",
     "auth",
     "files",
     "keyvalue",

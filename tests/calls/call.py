@@ -1,6 +1,6 @@
 """What a call is, and the list that each stands in."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,18 +36,38 @@ class Call:
 
     def document(self) -> str:
         """The operation, with the input in `$input`."""
+        return f"mutation ($input: {self.kind}!) {{ {self.field('input')} }}"
+
+    @property
+    def kind(self) -> str:
+        """The type of its input."""
         kind = self.name[0].upper() + self.name[1:] + "Input"
-        kind = "IdsInput" if self.name in BY_IDS else SHARED.get(self.name, kind)
-        return (
-            f"mutation ($input: {kind}!) {{ {self.name}(input: $input) "
-            f"{{ {self.payload} {PAYLOAD} }} }}"
-        )
+        return "IdsInput" if self.name in BY_IDS else SHARED.get(self.name, kind)
+
+    def field(self, variable: str) -> str:
+        """The field, with the input in a variable of this name."""
+        return f"{self.name}(input: ${variable}) {{ {self.payload} {PAYLOAD} }}"
 
     async def __call__(self, client: Client, **options: Any) -> Any:
         """What the payload is."""
         own = self.input.get("options", {})
         given = {**self.input, "options": {**own, **options}} if options else self.input
         return (await client(self.document(), input=given))[self.name]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Several mutations that are one unit."""
+
+    each: Sequence[Call]
+
+    async def __call__(self, client: Client) -> list[Any]:
+        """What their payloads are."""
+        kinds = ", ".join(f"$i{n}: {one.kind}!" for n, one in enumerate(self.each))
+        fields = " ".join(f"f{n}: {one.field(f'i{n}')}" for n, one in enumerate(self.each))
+        given = {f"i{n}": one.input for n, one in enumerate(self.each)}
+        done = await client(f"mutation ({kinds}) @atomic {{ {fields} }}", **given)
+        return list(done.values())
 
 
 Prepare = Callable[[Client, Client], Awaitable[Call]]
