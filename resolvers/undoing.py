@@ -204,7 +204,7 @@ def _stayed(row: Picked, before: Mapping[str, Any]) -> bool:
 
 def _as_before(now: list[str], was: list[str], before: Mapping[str, Any]) -> list[str]:
     """The flags as they were, where they are as they were left; the others as they are now."""
-    left = before["left"]
+    left = before.get("left", now)  # a token of an earlier version does not say
     touched = [*was, *left] if before["flags"] is None else before["flags"]
     back = {name for name in touched if (name in now) == (name in left)}
     return [n for n in now if n not in back] + [n for n in was if n in back]

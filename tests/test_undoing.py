@@ -1,6 +1,5 @@
 """What is taken back, and what is not because it has changed since."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,9 +10,8 @@ from models.queue import Delivery, DeliveryState
 from models.tasks import Undo
 from models.world import World
 from resolvers import submission
-from tests.bulk import call, keys, places, post_of, take_back
+from tests.bulk import call, keys, places, take_back
 from tests.conftest import Client, Clock, context
-from tests.counts import examine
 
 SEND = """mutation ($window: Duration, $later: DateTime, $options: MutationOptions) { messageSend(
   input: {to: [{address: "carol@example.com"}], text: "Hi.", undoWindow: $window, sendTime: $later,
@@ -22,15 +20,7 @@ SEND = """mutation ($window: Duration, $later: DateTime, $options: MutationOptio
 STATE = "query ($by: SubmissionRef!) { submission(by: $by) { state } }"
 
 
-@pytest.fixture(autouse=True)
-async def counted(world: World) -> AsyncIterator[None]:
-    yield
-    await examine(world)
-
-
-@pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
-    return await post_of(ada, clock)
+pytestmark = pytest.mark.usefixtures("counted")
 
 
 async def send(client: Client, **given: Any) -> Any:
