@@ -18,10 +18,12 @@ from bench.replica import FIELDS, Event, Replica
 from bench.server import HOST
 
 BROKEN = (OSError, httpx.TransportError, WebSocketException, TimeoutError)  # and to be tried again
-LATER = {  # codes of a server that ends, or has too much to do
-    "DEADLINE_EXCEEDED", "INTERNAL_SERVER_ERROR", "RATE_LIMITED", "SERVICE_UNAVAILABLE",
-    "SHUTTING_DOWN", "UNAVAILABLE",
-}  # fmt: skip
+LATER = {
+    "DEADLINE_EXCEEDED",
+    "RATE_LIMITED",
+    "UNAVAILABLE",
+}  # codes of a server with too much to do
+AWAY = {429, 503}  # HTTP says the same
 FOLLOW = f"subscription ($after: Cursor) {{ changes(after: $after) {{ {FIELDS} }} }}"
 ASK = f"""query ($after: Cursor!, $first: Int!) {{
   changes(after: $after, first: $first) {{ hasMore {FIELDS} }} }}"""
@@ -77,7 +79,7 @@ async def ask(http: httpx.AsyncClient, document: str, **variables: Any) -> Any:
     """The data that answers a document. Broken, Refused."""
     body = {"query": document, "variables": variables}
     answer = await http.post("/graphql", json=body)
-    if answer.status_code >= 500:  # noqa: PLR2004 - it is ending, or has not begun
+    if answer.status_code in AWAY:
         raise Broken(str(answer.status_code))
     return checked(answer.json())
 
@@ -219,7 +221,7 @@ def _plain(event: Any) -> Event:
 async def _blocks(answer: httpx.Response) -> AsyncGenerator[dict[str, str]]:
     """What stands between two empty lines, field by field."""
     if answer.status_code != 200:  # noqa: PLR2004
-        problem = Broken if answer.status_code in (429, 500, 502, 503, 504) else Refused
+        problem = Broken if answer.status_code in AWAY else Refused
         raise problem(f"{answer.status_code}: {(await answer.aread())[:300]!r}")
     fields: dict[str, str] = {}
     async for line in answer.aiter_lines():

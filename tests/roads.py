@@ -20,8 +20,9 @@ from models.messages import Message
 from models.users import User
 from models.world import World
 from resolvers import tasks
+from tests import receiver
 from tests.calls import CALLS, Call
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import Client, Clock, raw_message, receive
 from tests.limited import bounded, fill
 from tests.mail.lmtp_client import connect
 from tests.mail.neighbours import Server, listening
@@ -298,6 +299,32 @@ async def messages_out_of_place_are_repaired(stage: Stage) -> Work:
     async def work() -> None:
         report = await verify.verify(stage.world, repair=True)
         assert report.findings
+
+    return work
+
+
+@road("resolvers.webhookposts.run", told=False)
+async def a_webhook_is_posted(stage: Stage) -> Work:
+    return await _post(stage, receiver.OK)
+
+
+@road("resolvers.webhookposts.run", told=False)
+async def a_webhook_is_switched_off(stage: Stage) -> Work:
+    return await _post(stage, b"HTTP/1.1 410 Gone\r\n\r\n")
+
+
+async def _post(stage: Stage, answer: bytes) -> Work:
+    receiver.inward(stage.world)
+    there = await stage.stack.enter_async_context(receiver.receiving())
+    there.answer = answer
+    stage.clock.tick(seconds=1)
+    await receiver.made(stage.root, there.url, "message.received")
+    await receive(stage.ada, "News")
+    worker = receiver.worker_of(stage.world)
+
+    async def work() -> None:
+        await receiver.pump(worker)
+        assert len(there.got) == 1
 
     return work
 

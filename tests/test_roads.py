@@ -19,12 +19,7 @@ from tests.conftest import Client, receive
 from tests.roads import LETTERS, ROADS, Stage, change
 from tests.test_walks import PARTS, TOLD, Rows, changed, everything
 
-READS = {  # workers that change nothing that a client sees
-    "resolvers.changes.watch", "resolvers.neighbours.hear", "resolvers.settings.follow",
-    "resolvers.webhookposts.run",
-}  # fmt: skip
-
-
+READS = {"resolvers.changes.watch", "resolvers.neighbours.hear", "resolvers.settings.follow"}
 COUNTED = {"users": {"received", "received_until", "storage_level"}}  # as mail comes in
 
 
