@@ -47,7 +47,7 @@ EXPECTED = (  # said of what is done here
     "a process ended, another takes its place",
 )
 SHOWN = 5  # objects that differ of one watcher
-ACTS = ("cut", "mend", "kill", "trim", "cut", "kill", "mend", "one")
+ACTS = ("cut", "mend", "kill", "trim", "cut", "first", "mend", "one")
 
 Told = Callable[[int], None]
 
@@ -123,17 +123,20 @@ class House:
             else:
                 return
 
-    async def kill(self) -> None:
-        """End all its processes without a word."""
+    async def kill(self, *, first: bool = False) -> None:
+        """End it without a word; of several processes all, or the first, after which all end."""
         if self.process:
-            group = self.process.pid
             with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
+                self.process.kill()
             await self.process.wait()
-            self.process = None
+            if not first:
+                for pid in _session(self.process.pid):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             async with asyncio.timeout(PATIENCE):
-                while _there(group):  # noqa: ASYNC110 - processes of others ring no bell
+                while _session(self.process.pid):  # noqa: ASYNC110 - they ring no bell
                     await asyncio.sleep(0.02)
+            self.process = None
 
     async def kill_one(self) -> None:
         """End one of several processes; the only one where there are no others."""
@@ -149,13 +152,15 @@ class House:
         return [(await replica.numbers(self.world.database, one))[0] for one in self.users]
 
 
-def _there(group: int) -> bool:
-    """Whether there are processes of this group."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _session(first: int) -> list[int]:
+    """The processes of the session that the process with this id has begun, as ours do."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ends at this moment
+            state, _parent, _group, session = path.read_text().rpartition(") ")[2].split()[:4]
+            if int(session) == first and state != "Z":
+                found.append(int(path.parent.name))
+    return found
 
 
 def _children(pid: int) -> list[int]:
@@ -279,8 +284,8 @@ async def _act(house: House, act: str) -> None:
         await house.bus.cut()
     elif act == "mend":
         await house.bus.mend()
-    elif act == "kill":
-        await house.kill()
+    elif act in ("kill", "first"):
+        await house.kill(first=act == "first")
         await house.start()
     elif act == "one":
         await house.kill_one()

@@ -16,7 +16,7 @@ CHANGES = 600
 SEED = 7
 KINDS = {  # by store and number of processes: the bus, and what goes wrong
     "sqlite-1": ("", ("cut", "kill", "mend", "trim")),
-    "sqlite-2": ("redis", ("cut", "one", "mend", "kill")),
+    "sqlite-2": ("redis", ("cut", "one", "mend", "first")),
     "postgres-1": ("", ("cut", "kill", "mend", "trim")),
     "postgres-2": ("nats", ("cut", "one", "mend", "kill")),
 }
