@@ -20,7 +20,7 @@ test: .venv/ready  ## SQLite and PostgreSQL, end to end; under five minutes on t
 
 clients: examples/node_modules/.package-lock.json  ## the JavaScript clients that the tests run, from npm
 
-soak: .venv/ready  ## the long forms: crashes under load, many messages
+soak: .venv/ready  ## the long forms: crashes under load, and no event lost; an hour or two
 	python -m bench.soak
 
 bench: .venv/ready  ## figures on both stores, beside a hand-written floor and plain Strawberry

@@ -59,7 +59,7 @@ async def connected(port: int) -> Neighbour:
         await neighbour.reply()
         neighbour.writer.write(b"LHLO bench.example.com\r\n")
         await neighbour.reply()
-    except OSError:
+    except (OSError, asyncio.CancelledError):
         await neighbour.close()
         raise
     return neighbour

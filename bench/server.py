@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"  # all load stays on this machine
 PATIENCE = 60.0  # seconds that a server has to start, and to stop
@@ -33,6 +35,8 @@ class Server:
 
     folder: Path
     store: str | None = None  # by default SQLite in the folder
+    words: tuple[str, ...] = ()  # behind `serve`
+    more: dict[str, str] = field(default_factory=dict)  # of its environment
     http: int = field(default_factory=free_port)
     lmtp: int = field(default_factory=free_port)
 
@@ -50,7 +54,7 @@ class Server:
         }
         if self.store:
             own["MERGANSER_STORE"] = self.store
-        return {**known, **own, **more}
+        return {**known, **own, **self.more, **more}
 
     async def start(
         self, *, fault: str = "", before: tuple[str, ...] = ()
@@ -60,9 +64,9 @@ class Server:
         `fault` names the place where it will kill itself, such as "commit:3".
         """
         more = {"MERGANSER_FAULT": fault} if fault else {}
-        command = (*before, sys.executable, "-m", "merganser", "serve")
+        command = (*before, sys.executable, "-m", "merganser", "serve", *self.words)
         process = await spawned(command, self.settings(**more), self.folder / "server.log")
-        await answering(self.http, process)
+        await answering(self.http, process, "/health/ready" if self.words else "/health")
         return process
 
 
@@ -76,22 +80,22 @@ async def spawned(
         )
 
 
-async def answering(port: int, process: asyncio.subprocess.Process) -> None:
-    """Wait until it answers GET /health. RuntimeError where it ends before."""
+async def answering(port: int, process: asyncio.subprocess.Process, path: str = "/health") -> None:
+    """Wait until it says at this path that it is well. RuntimeError where it ends before."""
     async with asyncio.timeout(PATIENCE):
         while True:
             if process.returncode is not None:
                 raise RuntimeError(f"the server ended with {process.returncode} at its start")
             with suppress(OSError):
-                if await _healthy(port):
+                if await _healthy(port, path):
                     return
             await asyncio.sleep(0.05)
 
 
-async def _healthy(port: int) -> bool:
+async def _healthy(port: int, path: str) -> bool:
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
-        writer.write(f"GET /health HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
         return b" 200 " in await reader.readline()
     finally:
         await hang_up(writer)
@@ -114,6 +118,21 @@ async def stop(process: asyncio.subprocess.Process) -> int:
     except TimeoutError:
         process.kill()
         return await process.wait()
+
+
+async def checked(server: Server) -> list[str]:
+    """What `merganser check` finds wrong."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "merganser", "check"),
+        env=server.settings(),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, problem = await process.communicate()
+    if not out:
+        return [f"merganser check ended with {process.returncode}: {problem.decode()[-300:]}"]
+    return [f"merganser check: {finding}" for finding in orjson.loads(out)["findings"]]
 
 
 @asynccontextmanager

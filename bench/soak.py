@@ -1,8 +1,6 @@
-"""`python -m bench.soak`: kill the server under load, again and again, and count its mail."""
+"""`python -m bench.soak`: kill the server under load, and see that no mail and no event is lost."""
 
-import asyncio
 import hashlib
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any
 
-import orjson
 import typer
 import uvloop
 from rich.console import Console
@@ -20,9 +17,10 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlmodel import col
 
+from bench import watchsoak
 from bench.crash import Death, Ledger, Post, Round, drained, killed
 from bench.house import TAKER, make_user
-from bench.server import ROOT, Server, bounded
+from bench.server import Server, bounded, checked
 from mail import contents
 from merganser.building import opened
 from merganser.settings import Settings
@@ -114,26 +112,22 @@ async def _digests(world: World) -> list[tuple[str, str]]:
     return found
 
 
-async def checked(server: Server) -> list[str]:
-    """What `merganser check` finds wrong."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "merganser", "check"),
-        env=server.settings(),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, problem = await process.communicate()
-    if not out:
-        return [f"merganser check ended with {process.returncode}: {problem.decode()[-300:]}"]
-    return [f"merganser check: {finding}" for finding in orjson.loads(out)["findings"]]
-
-
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="How often the server is killed.")] = 20,
+    rounds: Annotated[int, typer.Option(min=0, help="How often the server is killed.")] = 20,
     seed: Annotated[int, typer.Option(help="Which letters, and when it dies.")] = 1,
+    changes: Annotated[
+        int, typer.Option(min=0, help="Changes that are followed, on all stores together.")
+    ] = 100_000,
 ) -> None:
-    """Kill the server under LMTP load; ends with 1 where mail is lost, doubled or damaged."""
+    """Kill the server under load; ends with 1 where mail or events are lost, doubled or damaged."""
+    whole = _crashes(rounds, seed) if rounds else True
+    whole = (watchsoak.run(changes, seed) if changes else True) and whole
+    if not whole:
+        raise typer.Exit(1)
+
+
+def _crashes(rounds: int, seed: int) -> bool:
+    """Kill it under LMTP load, and say what became of the mail; whether it is all there, once."""
     found: list[Verdict] = []
 
     async def work() -> None:
@@ -148,8 +142,7 @@ def main(
 
     uvloop.run(bounded(work(), LONGEST))
     _show(found[0])
-    if not found[0].whole:
-        raise typer.Exit(1)
+    return found[0].whole
 
 
 def _show(verdict: Verdict) -> None:

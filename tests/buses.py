@@ -2,17 +2,13 @@
 
 import os
 import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-START = 10.0  # seconds
+from bench import brokers
+from bench.brokers import Broker
 
 
 def program(name: str, client: str) -> str:
@@ -26,54 +22,12 @@ def program(name: str, client: str) -> str:
     return found
 
 
-@dataclass
-class Broker:
-    """A server of another project, which can be stopped and started."""
-
-    command: Sequence[str]
-    port: int
-    url: str
-    folder: Path
-    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
-
-    def start(self) -> None:
-        with (self.folder / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(self.command, cwd=self.folder, stdout=log, stderr=log)
-        until = time.monotonic() + START
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                assert time.monotonic() < until, (self.folder / "broker.log").read_text()
-                time.sleep(0.02)
-            else:
-                return
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def redis(folder: Path) -> Broker:
-    port = free_port()
-    words = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    command = [program("redis-server", "redis"), "--port", str(port), *words]
-    return Broker(command, port, f"redis://127.0.0.1:{port}", folder)
+    return brokers.redis(program("redis-server", "redis"), folder)
 
 
 def nats(folder: Path) -> Broker:
-    port = free_port()
-    command = [program("nats-server", "nats"), "-a", "127.0.0.1", "-p", str(port)]
-    return Broker(command, port, f"nats://127.0.0.1:{port}", folder)
+    return brokers.nats(program("nats-server", "nats"), folder)
 
 
 BROKERS = {"redis": redis, "nats": nats}

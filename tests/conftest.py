@@ -94,7 +94,8 @@ class Client:
 # Files that take long, the longest first: begun last, they would keep one worker when all others
 # have nothing left to do.
 LONG = (
-    "mail/test_verify", "test_bulk", "browser/test_graphiql", "test_plans", "e2e/test_half_open",
+    "e2e/test_proof", "mail/test_verify", "test_bulk", "browser/test_graphiql", "test_plans",
+    "e2e/test_half_open",
     "e2e/test_run", "test_rest", "test_walks", "mail/test_contents", "test_docs", "e2e/test_road",
     "e2e/test_bad_text", "test_differential", "e2e/test_neighbours", "test_sockets",
     "e2e/test_attacks", "test_demo_letters",
@@ -106,7 +107,7 @@ BOTH = (  # what is tried on the second store outside CI, too: there is no time 
 )  # fmt: skip
 LATER = (  # what is tried in CI alone: it takes longest, for what seldom breaks
     "browser/test_letters", "cli/test_keys", "e2e/test_bad_text", "e2e/test_crash",
-    "e2e/test_fuzz", "e2e/test_half_open", "e2e/test_resuming", "e2e/test_wheel",
+    "e2e/test_fuzz", "e2e/test_half_open", "e2e/test_proof", "e2e/test_resuming", "e2e/test_wheel",
     "test_users_plans",
 )  # fmt: skip
 

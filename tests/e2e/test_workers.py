@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import asyncpg
 import httpx
 import pytest
 
+from bench.brokers import Bus, Notify, Sockets
 from tests import stores
-from tests.buses import BROKERS, Broker
+from tests.buses import BROKERS
 from tests.conftest import raw_message
 from tests.e2e.conftest import beside
 from tests.e2e.server import Server, Socket
@@ -37,7 +37,7 @@ class Fleet:
     """A server of several processes, and its bus."""
 
     server: Server
-    broker: Broker | None = None
+    bus: Bus
     names: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
 
     @property
@@ -95,30 +95,6 @@ class Fleet:
             assert sorted(found) == ["1", "2"]
             yield found
 
-    async def cut(self) -> None:
-        """Break the bus off."""
-        if self.broker:
-            self.broker.stop()
-        elif not self.server.store:
-            (self.server.folder / "var" / "bells").rename(self.server.folder / "var" / "away")
-            for path in (self.server.folder / "var" / "away").iterdir():
-                path.unlink()
-        else:
-            url = self.server.store.replace("+asyncpg", "")
-            connection = await asyncpg.connect(url)
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> "
-                "pg_backend_pid() AND datname = current_database() "
-                "AND (query ILIKE 'listen %' OR query LIKE '%pg_notify%')"
-            )
-            await connection.close()
-
-    async def mend(self) -> None:
-        if self.broker:
-            self.broker.start()
-        elif not self.server.store:
-            (self.server.folder / "var" / "away").rename(self.server.folder / "var" / "bells")
-
 
 def kinds() -> list[str]:
     return [kind for kind in KINDS if kind.partition("+")[0] in stores.STORES]
@@ -128,19 +104,22 @@ def kinds() -> list[str]:
 def fleet(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
-    store, broker, more = "", None, {}
+    store, more = "", {}
     folder = tmp_path_factory.mktemp("fleet")
+    bus: Bus = Sockets(folder / "var")
     if request.param.startswith("postgres"):
         store = beside(request.getfixturevalue("postgres"), "fleet")
+        bus = Notify(store)
     if KINDS[request.param] in BROKERS:
         broker = BROKERS[KINDS[request.param]](folder)
         broker.start()
         request.addfinalizer(broker.stop)  # noqa: PT021 - also where the server does not begin
         more["WAKEUPS"] = broker.url
+        bus = broker
     server = Server(folder, store, more, words=("--workers", str(WORKERS)))
     server.make("ada", "bob", "dora", "eve", "fay")
     server.start()
-    yield Fleet(server, broker)
+    yield Fleet(server, bus)
     server.stop()
 
 
@@ -223,9 +202,9 @@ async def test_nothing_is_lost_while_the_bus_is_away(fleet: Fleet) -> None:
             assert await socket.silent()
         for number, name in enumerate(names):
             if number == 10:
-                await fleet.cut()
+                await fleet.bus.cut()
             if number == 20:
-                await fleet.mend()
+                await fleet.bus.mend()
             await fleet.server.deliver(raw_message(name), "dora@example.org")
             await asyncio.sleep(0.05)
         for socket in sockets.values():

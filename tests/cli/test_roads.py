@@ -1,0 +1,113 @@
+"""Commands that write tell the journal exactly what they change, as mutations do."""
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from merganser.building import opened
+from merganser.commands import app
+from merganser.settings import Settings
+from tests import stores
+from tests.cli.conftest import Shell
+from tests.cli.test_import import mbox
+from tests.test_roads import compared, new
+from tests.test_walks import Rows, everything
+
+# commands that change nothing in a store, or are a server, whose roads are walked elsewhere
+READS = {
+    "doctor", "documents list", "domain dns", "domain list", "export", "init", "keys list",
+    "schema", "send-test", "serve", "setting get", "setting list", "settings", "token list",
+    "user list",
+}  # fmt: skip
+KEY = "submission.maxRecipients"
+DOCUMENT = "query Good { viewer { role } }"
+PASSWORD = "correct horse battery"  # noqa: S105 - a test's
+# the commands, with those before them; a word in braces is a file, a token or a hash
+WRITES: dict[str, tuple[list[str], ...]] = {
+    "demo": (["demo", "--count", "3"],),
+    "import": (["import", "{mbox}", "--user", "ada", "--mailbox", "Old/Mail"],),
+    "check": (["check", "--repair"],),
+    "user add": (["user", "add", "bob", "--address", "bob@example.org", "--no-password"],),
+    "user passwd": (["user", "passwd", "ada", "--password-stdin"],),
+    "user delete": (["user", "delete", "ada", "--yes"],),
+    "user restore": (
+        ["user", "delete", "ada", "--after", "30 days", "--yes"],
+        ["user", "restore", "ada"],
+    ),
+    "token create": (["token", "create", "--name", "reports", "--user", "ada"],),
+    "token revoke": (
+        ["token", "create", "--name", "reports", "--user", "ada"],
+        ["token", "revoke", "{token}"],
+    ),
+    "domain add": (["domain", "add", "new.example"],),
+    "domain rename": (["domain", "rename", "example.org", "example.net"],),
+    "domain delete": (["domain", "add", "new.example"], ["domain", "delete", "new.example"]),
+    "setting set": (["setting", "set", KEY, "50"],),
+    "setting unset": (["setting", "set", KEY, "50"], ["setting", "unset", KEY]),
+    "documents add": (["documents", "add", "{document}"],),
+    "documents remove": (
+        ["documents", "add", "{document}"],
+        ["documents", "remove", "{hash}"],
+    ),
+    "keys rotate": (["keys", "rotate"],),
+}
+SILENT = {  # what they change no client hears of
+    "check", "documents add", "documents remove", "keys rotate",
+}  # fmt: skip
+
+
+def leaves(group: TyperGroup, *before: str) -> Iterator[str]:
+    """The names of all commands, with the groups they are in."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from leaves(command, *before, name)
+        else:
+            yield " ".join((*before, name))
+
+
+def rows(shell: Shell) -> Rows:
+    async def work() -> Rows:
+        settings = Settings(data=shell.data, store=f"sqlite+aiosqlite:///{shell.data}/mail.db")
+        async with opened(settings) as world:
+            return await everything(world)
+
+    return stores.run(work())
+
+
+def test_every_command_writes_or_reads() -> None:
+    whole = get_command(app())
+    assert isinstance(whole, TyperGroup)
+    assert {*WRITES} | READS == set(leaves(whole))
+    assert not {*WRITES} & READS
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_the_journal_tells_exactly_what_a_command_changed(
+    name: str, ada: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mbox(tmp_path / "old.mbox", 5)
+    (tmp_path / "good.graphql").write_text(DOCUMENT)
+    given = {"{mbox}": str(tmp_path / "old.mbox"), "{document}": str(tmp_path / "good.graphql")}
+    *preparing, words = WRITES[name]
+    for each in preparing:
+        said = ada(*(given.get(word, word) for word in each))
+        assert said.code == 0, said.err
+    if "{hash}" in words:
+        (found,) = json.loads(ada("documents", "list", "--json").out)
+        given["{hash}"] = found["hash"]
+    if "{token}" in words:
+        (found,) = json.loads(ada("token", "list", "--json").out)
+        given["{token}"] = found["id"]
+    if "--password-stdin" in words:
+        monkeypatch.setattr("sys.stdin", StringIO(f"{PASSWORD}\n"))
+    before = rows(ada)
+    said = ada(*(given.get(word, word) for word in words))
+    assert said.code == 0, said.err
+    after = rows(ada)
+    compared(before, after)
+    assert bool(new(before, after)) is (name not in SILENT)

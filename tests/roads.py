@@ -1,0 +1,450 @@
+"""Every road besides mutations on which the store is written to, on ground made ready for it."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from graph.app import create_app
+from mail import housekeeping, indexing, lmtp, snoozing, verify
+from models.keyvalue import KeyValue
+from models.mailboxes import Mailbox
+from models.messages import Message
+from models.users import User
+from models.world import World
+from resolvers import tasks
+from tests import receiver
+from tests.calls import CALLS, Call
+from tests.conftest import Client, Clock, raw_message, receive
+from tests.limited import bounded, fill
+from tests.mail.lmtp_client import connect
+from tests.mail.neighbours import Server, listening
+from tests.mail.sending import relay, send, settled, working
+
+DAY = timedelta(days=1)
+LETTERS = 3  # in each account
+
+
+@dataclass
+class Stage:
+    """Two accounts with letters, and what else a road needs."""
+
+    ada: Client
+    bob: Client
+    root: Client
+    clock: Clock
+    folder: Path
+    stack: AsyncExitStack
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def world(self) -> World:
+        return self.ada.world
+
+
+Work = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Road:
+    """What is done, by which worker, and what of it the journal says nothing of."""
+
+    prepare: Callable[[Stage], Awaitable[Work]]
+    by: str  # the worker that does so, or the kind of its task
+    told: bool = True  # whether the journal says anything
+    writes: bool = True  # whether anything is otherwise then
+    goes: frozenset[str] = field(default_factory=frozenset)  # tables whose rows end in silence
+    whole: frozenset[str] = field(default_factory=frozenset)  # tables whose counters are told, too
+
+
+ROADS: dict[str, Road] = {}
+
+
+Prepare = Callable[[Stage], Awaitable[Work]]
+
+
+def road(
+    by: str, *goes: str, told: bool = True, writes: bool = True, whole: Sequence[str] = ()
+) -> Callable[[Prepare], Prepare]:
+    """Take a road into the list, under the words of its name."""
+
+    def take(prepare: Prepare) -> Prepare:
+        name = prepare.__name__.replace("_", " ")
+        ROADS[name] = Road(prepare, by, told, writes, frozenset(goes), frozenset(whole))
+        return prepare
+
+    return take
+
+
+async def change(stage: Stage, table: Any, values: dict[str, Any], *where: Any) -> None:
+    """Change rows behind everybody's back."""
+    async with stage.world.write(stage.ada.user.id, stage.bob.user.id) as session:
+        await (await session.connection()).execute(update(table).where(*where).values(**values))
+
+
+# what comes in
+
+
+async def _letter(stage: Stage, raw: bytes, *to: str) -> Work:
+    listener = await lmtp.listen(stage.world, "127.0.0.1", 0, spool=stage.folder / "lmtp")
+    stage.stack.push_async_callback(listener.close, 1)
+    neighbour = await connect(listener.port)
+    stage.stack.push_async_callback(neighbour.close)
+
+    async def work() -> None:
+        await neighbour.begin(*to)
+        neighbour.send(raw + b".\r\n")
+        assert [(await neighbour.hear())[:3] for _ in to] == ["250"] * len(to)
+
+    return work
+
+
+@road("LMTP")
+async def a_letter_arrives(stage: Stage) -> Work:
+    return await _letter(stage, raw_message("Hello there"), stage.ada.address)
+
+
+@road("LMTP")
+async def a_letter_to_several_arrives(stage: Stage) -> Work:
+    return await _letter(stage, raw_message("To both"), stage.ada.address, stage.bob.address)
+
+
+@road("LMTP")
+async def a_letter_arrives_where_mail_is_kept_for_a_time(stage: Stage) -> Work:
+    await change(stage, Mailbox, {"retention": 60}, col(Mailbox.path) == "INBOX")
+    return await _letter(stage, raw_message("Brief"), stage.ada.address)
+
+
+@road("LMTP")
+async def a_large_letter_of_a_muted_conversation_arrives(stage: Stage) -> Work:
+    made = await CALLS["threadUpdate"](stage.ada, stage.root)
+    assert (await made(stage.ada))["errors"] == []
+    raw = raw_message("Re: Letter 0", body="x" * 200_000, References="<nobody@example.com>")
+    return await _letter(stage, raw, stage.ada.address)
+
+
+@road("LMTP", told=False, writes=False)
+async def a_letter_that_came_before_arrives_again(stage: Stage) -> Work:
+    work = await _letter(stage, raw_message("Once"), stage.ada.address)
+    await work()
+    return work
+
+
+@road("LMTP")
+async def a_letter_fills_the_storage(stage: Stage) -> Work:
+    await bounded(stage.ada, quota=10_000)
+    await fill(stage.ada, 6_000)
+    return await _letter(stage, raw_message("Full", body="x" * 2_000), stage.ada.address)
+
+
+# uploads
+
+
+@road("HTTP", told=False)
+async def bytes_are_uploaded(stage: Stage) -> Work:
+    async def work() -> None:
+        sent = await stage.ada.http.post(
+            "/rest/uploads", content=b"x" * 5_000, headers=stage.ada.headers
+        )
+        assert sent.status_code == 201, sent.text
+
+    return work
+
+
+@road("HTTP", told=False)
+async def bytes_are_uploaded_in_pieces(stage: Stage) -> Work:
+    async def work() -> None:
+        http, tus = stage.ada.http, {**stage.ada.headers, "Tus-Resumable": "1.0.0"}
+        begun = await http.post("/rest/uploads", headers={**tus, "Upload-Length": "10"})
+        for offset in (0, 5):
+            piece = {
+                "Upload-Offset": str(offset),
+                "Content-Type": "application/offset+octet-stream",
+            }
+            done = await http.patch(
+                begun.headers["location"], content=b"12345", headers={**tus, **piece}
+            )
+            assert done.status_code == 204, done.text
+
+    return work
+
+
+# what goes out
+
+
+async def _queue(stage: Stage, replies: dict[str, str]) -> Work:
+    there = await stage.stack.enter_async_context(listening(Server(replies)))
+    key = await send(stage.ada)
+
+    async def work() -> None:
+        async with working(stage.world, relay(there)):
+            await settled(stage.world, key)
+
+    return work
+
+
+@road("mail.queue.worker.run")
+async def a_message_is_sent(stage: Stage) -> Work:
+    return await _queue(stage, {})
+
+
+@road("mail.queue.worker.run")
+async def a_message_is_deferred(stage: Stage) -> Work:
+    return await _queue(stage, {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"})
+
+
+@road("mail.queue.worker.run")
+async def a_message_bounces(stage: Stage) -> Work:
+    return await _queue(stage, {"carol": "550 5.1.1 No such user"})
+
+
+# what goes on behind
+
+
+async def _tidy(stage: Stage) -> Work:
+    return lambda: housekeeping.tidy(stage.world)
+
+
+@road("mail.housekeeping.run")
+async def messages_expire(stage: Stage) -> Work:
+    soon = {"expires": stage.clock() + timedelta(seconds=1)}
+    await change(stage, Message, soon, col(Message.uid) < LETTERS)
+    stage.clock.tick(seconds=2)
+    return await _tidy(stage)
+
+
+async def _deleted(stage: Stage) -> None:
+    given = {"select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"}}
+    assert (await Call("messageDelete", given)(stage.ada))["errors"] == []
+
+
+@road("mail.housekeeping.run", "messages", told=False)
+async def the_archive_is_purged(stage: Stage) -> Work:
+    await _deleted(stage)  # gone from the folders, and told of, when they were archived
+    stage.clock.tick(days=40)
+    return await _tidy(stage)
+
+
+@road("mail.housekeeping.run", "auth_events", "setting_changes", "tasks", "files", told=False)
+async def the_journal_and_the_logs_are_trimmed(stage: Stage) -> Work:
+    await _deleted(stage)
+    made = await CALLS["settingSet"](stage.ada, stage.root)
+    assert (await made(stage.root))["errors"] == []
+    stage.clock.tick(days=900)
+    await change(stage, Message, {"purge_at": None}, col(Message.purge_at).is_not(None))
+    return await _tidy(stage)
+
+
+@road("mail.housekeeping.run", "key_values", told=False)
+async def values_expire(stage: Stage) -> Work:
+    made = await CALLS["keyValueSet"](stage.ada, stage.root)
+    assert (await made(stage.ada))["errors"] == []
+    await change(stage, KeyValue, {"expires_at": stage.clock() - DAY}, col(KeyValue.id) > 0)
+    return await _tidy(stage)
+
+
+@road("mail.housekeeping.run")
+async def files_that_nobody_used_go(stage: Stage) -> Work:
+    made = await CALLS["fileUpload"](stage.ada, stage.root)
+    assert (await made(stage.ada))["errors"] == []
+    stage.clock.tick(days=400)
+    return await _tidy(stage)
+
+
+@road("mail.snoozing.run")
+async def snoozed_messages_come_back(stage: Stage) -> Work:
+    given = {
+        "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
+        "set": {"snoozedUntil": (stage.clock() + DAY).isoformat()},
+    }
+    assert (await Call("messageUpdate", given)(stage.ada))["errors"] == []
+    stage.clock.tick(days=2)
+    return lambda: snoozing.wake(stage.world)
+
+
+@road("mail.indexing.run", told=False)
+async def words_are_indexed(stage: Stage) -> Work:
+    async def work() -> None:
+        while await indexing.index(stage.world):
+            pass
+
+    return work
+
+
+@road("the command line", whole=["mailboxes"])
+async def what_was_miscounted_is_repaired(stage: Stage) -> Work:
+    wrong = {"total": 77, "unseen": 5}
+    await change(stage, Mailbox, wrong, col(Mailbox.path) == "INBOX")
+
+    async def work() -> None:
+        report = await verify.verify(stage.world, repair=True)
+        assert report.findings
+
+    return work
+
+
+@road("the command line", whole=["mailboxes"])
+async def messages_out_of_place_are_repaired(stage: Stage) -> Work:
+    async with stage.world.write(stage.ada.user.id) as session:
+        these = update(Message).where(col(Message.user_id) == stage.ada.user.id)
+        await (await session.connection()).execute(these.values(modseq=10**6))
+
+    async def work() -> None:
+        report = await verify.verify(stage.world, repair=True)
+        assert report.findings
+
+    return work
+
+
+@road("resolvers.webhookposts.run", told=False)
+async def a_webhook_is_posted(stage: Stage) -> Work:
+    return await _post(stage, receiver.OK)
+
+
+@road("resolvers.webhookposts.run", told=False)
+async def a_webhook_is_switched_off(stage: Stage) -> Work:
+    return await _post(stage, b"HTTP/1.1 410 Gone\r\n\r\n")
+
+
+async def _post(stage: Stage, answer: bytes) -> Work:
+    receiver.inward(stage.world)
+    there = await stage.stack.enter_async_context(receiver.receiving())
+    there.answer = answer
+    stage.clock.tick(seconds=1)
+    await receiver.made(stage.root, there.url, "message.received")
+    await receive(stage.ada, "News")
+    worker = receiver.worker_of(stage.world)
+
+    async def work() -> None:
+        await receiver.pump(worker)
+        assert len(there.got) == 1
+
+    return work
+
+
+# tasks
+
+
+async def _works(world: World) -> None:
+    assert await tasks.work(world)
+    while await tasks.work(world):
+        pass
+
+
+def queued(kind: str, name: str, told: bool = True, **more: Any) -> None:
+    """The road of a task that a mutation begins."""
+
+    async def prepare(stage: Stage) -> Work:
+        made = await CALLS[name](stage.ada, stage.root)
+        made = replace(made, input={**made.input, **more})
+        client = made.by or (stage.root if made.by_root else stage.ada)
+        while await tasks.work(client.world):
+            pass
+        assert (await made(client))["errors"] == []
+        return lambda: _works(client.world)
+
+    ROADS[f"the task {kind}"] = Road(prepare, kind, told)
+
+
+LATE: Any = {"async": True}
+for _kind, _name in (
+    ("MESSAGE_UPDATE", "messageUpdate"),
+    ("MESSAGE_MOVE", "messageMove"),
+    ("MESSAGE_COPY", "messageCopy"),
+    ("MESSAGE_DELETE", "messageDelete"),
+):
+    queued(_kind, _name, **LATE)
+for _kind, _name in (
+    ("ARCHIVE_RESTORE", "archiveRestore"),
+    ("ACCOUNT_EXPORT", "accountExport"),
+    ("ACCOUNT_IMPORT", "accountImport"),
+    ("AUDIT_COPY", "auditCreate"),
+    ("SEARCH_INDEX_OPTIMIZE", "searchIndexOptimize"),
+    ("SEARCH_INDEX_REBUILD", "searchIndexRebuild"),
+    ("WEBHOOK_REPLAY", "webhookReplay"),
+):
+    queued(_kind, _name)
+
+
+@road("USER_DELETE", "users", "addresses", "mailboxes", "messages", "files", "submissions",
+      "auth_events", "labels", "saved_searches", "key_values", "tasks")  # fmt: skip
+async def an_account_is_purged(stage: Stage) -> Work:
+    """Its end was told when it was asked for; its stream goes with it."""
+    made = await CALLS["userPurge"](stage.ada, stage.root)
+    client = made.by or (stage.root if made.by_root else stage.ada)
+    assert (await made(client))["errors"] == []
+    stage.clock.tick(days=90)
+    return lambda: _works(stage.world)
+
+
+@road("LIMIT_LETTER")
+async def a_letter_tells_of_a_limit(stage: Stage) -> Work:
+    await bounded(stage.ada, quota=10_000)
+    await fill(stage.ada, 7_500, 600)
+    return lambda: _works(stage.world)
+
+
+@road("MAILBOX_REPAIR", whole=["mailboxes"])
+async def folders_are_repaired(stage: Stage) -> Work:
+    await change(stage, Mailbox, {"total": 77}, col(Mailbox.path) == "INBOX")
+    given = {"users": {"all": True}, "mailboxMasks": ["*"]}
+    assert (await Call("mailboxRepair", given)(stage.root))["errors"] == []
+    return lambda: _works(stage.world)
+
+
+@road("QUOTA_RECALCULATE", whole=["users"])
+async def what_accounts_have_used_is_counted_again(stage: Stage) -> Work:
+    await change(stage, User, {"used": 5}, col(User.id) == stage.ada.user.id)
+    given = {"users": {"all": True}}
+    assert (await Call("quotaRecalculate", given)(stage.root))["errors"] == []
+    return lambda: _works(stage.world)
+
+
+@road("SEARCH_INDEX_BUILD")
+async def the_index_is_filled(stage: Stage) -> Work:
+    given = {"users": {"all": True}, "mailboxMasks": ["*"], "queue": True}
+    assert (await Call("searchIndexBuild", given)(stage.root))["errors"] == []
+    return lambda: _works(stage.world)
+
+
+@road("MESSAGE_TIER_MOVE")
+async def bytes_move_to_the_other_tier(stage: Stage) -> Work:
+    stage.monkeypatch.setattr("resolvers.tiers.TOGETHER", 0)
+    made = await CALLS["messageTierMove"](stage.ada, stage.root)
+    assert made.by
+    client = made.by
+    assert (await made(client))["errors"] == []
+    return lambda: _works(client.world)
+
+
+@road("MAILBOX_RETENTION")
+async def a_new_retention_is_that_of_what_is_there(stage: Stage) -> Work:
+    given = {
+        "mailboxes": [{"path": "INBOX"}],
+        "set": {"retention": "P1D"},
+        "applyRetention": True,
+    }
+    assert (await Call("mailboxUpdate", given)(_few(stage, 1)))["errors"] == []
+    return lambda: _works(stage.world)
+
+
+@road("MESSAGE_DEDUPLICATE")
+async def doubles_are_deleted(stage: Stage) -> Work:
+    made = await CALLS["messageDeduplicate"](stage.ada, stage.root)
+    assert (await made(_few(stage, 0)))["errors"] == []
+    return lambda: _works(stage.world)
+
+
+def _few(stage: Stage, bulk: int) -> Client:
+    """Ada, where more messages than this are a task's work."""
+    world = replace(stage.world, options=replace(stage.world.options, bulk=bulk))
+    transport = httpx.ASGITransport(app=create_app(world, spool=stage.folder / "few"))
+    http = httpx.AsyncClient(transport=transport, base_url="http://test")
+    return Client(http, world, stage.ada.user, stage.ada.secret)
