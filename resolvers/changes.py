@@ -71,6 +71,7 @@ class Asked:
     hear: Hear = hearing  # whose streams
     objects: Collection[int] = ()  # only what happens to these
     sift: Sift | None = None  # picks those that are told, in as many statements for many as for one
+    fold: bool = False  # of what is told together, only the last of what says the same of an object
 
 
 async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
@@ -120,7 +121,7 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
 
     By default to the viewer, with what happens in folders that are shared with them, as far as
     they may see it when it is told. The first batch goes at once; while the window it opened
-    runs, events are gathered, and folded.
+    runs, events are gathered, and folded where that is asked for.
     """
     turn, heard = known.turn(ctx.world), await asked.hear(ctx)
     with ExitStack() as listening:
@@ -147,7 +148,7 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 await ctx.vigil()
             if batch.resync or batch.events or _grown(heard, at, batch.position):
                 _count(ctx, batch, live=waited)
-                yield replace(batch, events=folded(batch.events))
+                yield replace(batch, events=folded(batch.events)) if asked.fold else batch
             waited = waited and not batch.more
             at = dict(batch.position)
             if not batch.more:

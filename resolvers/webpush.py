@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 
 from models.columns import insert_or, picked
@@ -63,9 +61,14 @@ async def _row(world: World) -> Any:
 
 async def _make(world: World) -> None:
     """Make the keys, unless another has at this moment."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - few need it
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
     key = ec.generate_private_key(ec.SECP256R1())
     number = key.private_numbers().private_value.to_bytes(32, "big")
-    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    point = key.public_key().public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+    )
     row = {
         "id": ONLY,
         "public": _written(point),
@@ -109,6 +112,8 @@ def checked(given: object, *, private: bool) -> dict[str, Any]:
     if ":" in to.host:
         raise Invalid("a host by its name", constraint="url", path=PATH)
     point, auth = _read(keys.get("p256dh"), POINT, "p256dh"), _read(keys.get("auth"), AUTH, "auth")
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
     try:
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:

@@ -105,10 +105,38 @@ BOTH = (  # what is tried on the second store outside CI, too: there is no time 
     "test_changes", "test_groups", "test_messages", "test_random", "test_search_words",
     "test_searches", "test_sharing", "test_store", "test_tasks", "test_upgrade", "test_users.py",
 )  # fmt: skip
-LATER = (  # what is tried in CI alone: it takes longest, for what seldom breaks
-    "browser/test_letters", "cli/test_keys", "e2e/test_bad_text", "e2e/test_crash",
-    "e2e/test_fuzz", "e2e/test_half_open", "e2e/test_proof", "e2e/test_resuming", "e2e/test_wheel",
+LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
+    "browser",
+    "cli/test_accounts",
+    "cli/test_import",
+    "cli/test_keys",
+    "cli/test_roads",
+    "clients/test_replica",
+    "e2e/test_attacks",
+    "e2e/test_bad_text",
+    "e2e/test_crash",
+    "e2e/test_fuzz",
+    "e2e/test_half_open",
+    "e2e/test_neighbours",
+    "e2e/test_proof",
+    "e2e/test_push",
+    "e2e/test_repeats",
+    "e2e/test_resuming",
+    "e2e/test_run",
+    "e2e/test_webhooks",
+    "e2e/test_wheel",
+    "e2e/test_workers",
+    "mail/test_verify",
+    "test_demo_letters",
+    "test_differential",
+    "test_docs",
+    "test_plans",
     "test_users_plans",
+)
+LATER_TESTS = (  # of files that are tried here, too
+    "test_a_trial_leaves_nothing", "test_a_key_used_for_something_else_conflicts",
+    "test_an_administrator_of_another_domain_changes_nothing",
+    "test_a_read_only_key_changes_nothing",
 )  # fmt: skip
 
 
@@ -123,7 +151,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def waits(item: pytest.Item) -> bool:
         name = item.path.relative_to(here).as_posix()
         second = "postgres" in item.name and not name.startswith(BOTH)
-        return "CI" not in os.environ and (second or name.startswith(LATER))
+        later = name.startswith(LATER) or item.name.startswith(LATER_TESTS)
+        return "CI" not in os.environ and (second or later)
 
     left = [item for item in items if waits(item)]
     if len(stores.STORES) > 1 and left:

@@ -20,7 +20,7 @@ from models.messages import Message
 from models.users import User
 from models.world import World
 from resolvers import tasks
-from tests import receiver
+from tests import pushed, receiver
 from tests.calls import CALLS, Call
 from tests.conftest import Client, Clock, raw_message, receive
 from tests.limited import bounded, fill
@@ -299,6 +299,21 @@ async def messages_out_of_place_are_repaired(stage: Stage) -> Work:
     async def work() -> None:
         report = await verify.verify(stage.world, repair=True)
         assert report.findings
+
+    return work
+
+
+@road("resolvers.pushing.run", told=False)
+async def new_mail_is_pushed(stage: Stage) -> Work:
+    pushed.loose(stage.world)
+    there = await stage.stack.enter_async_context(receiver.receiving())
+    await pushed.made(stage.ada, **pushed.http(there))
+    await receive(stage.ada, "News")
+    worker = pushed.worker_of(stage.world)
+
+    async def work() -> None:
+        await pushed.pump(worker)
+        assert there.got
 
     return work
 

@@ -66,7 +66,12 @@ class Proxy:
     async def _join(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event
     ) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self.to)
+        opening = asyncio.ensure_future(asyncio.open_connection("127.0.0.1", self.to))
+        try:
+            there, back = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            (await opening)[1].transport.abort()  # it would be left open, and nobody's
+            raise
         ways = [
             asyncio.ensure_future(self._pass(reader, back, passing)),
             asyncio.ensure_future(self._pass(there, writer, passing, narrow=True)),

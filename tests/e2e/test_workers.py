@@ -123,7 +123,7 @@ def fleet(
     server.stop()
 
 
-async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 20) -> None:
+async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 40) -> None:
     async with asyncio.timeout(seconds):
         while True:
             found = true()
