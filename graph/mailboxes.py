@@ -77,6 +77,7 @@ class Mailbox(Shape):
     uid_next: BigInt = leaf("Next uid.")
     subscribed: bool = leaf("IMAP subscription.")
     hidden: bool = leaf("Not opened by IMAP.")
+    encrypt_messages: bool = leaf("What arrives here is encrypted to the key of its owner.")
     retention: Duration | None = leaf("Life of messages added here.")
     total: int = leaf("Messages.")
     unseen: int = leaf("Unread.")
@@ -170,6 +171,9 @@ class MailboxCreateInput(Options):
         default=UNSET,
     )
     subscribe: bool = leaf("Subscribe new folders.", default=True)
+    encrypt_messages: bool = leaf(
+        "Encrypt what arrives in them to the key of the account, which it needs.", default=False
+    )
     guid: str | None = leaf("32 hex digits; only with one path and one user.", default=UNSET)
     special_use: SpecialUse | None = leaf("Role of the folder, with one path.", default=UNSET)
 
@@ -227,6 +231,7 @@ class MailboxMutation:
             hidden=input.hidden,
             retention=plain(input.retention),
             subscribe=input.subscribe,
+            encrypt=input.encrypt_messages,
             special_use=input.special_use or None,
             guid=input.guid if isinstance(input.guid, str) else None,
         )

@@ -16,7 +16,7 @@ from resolvers import mailboxsubscribe, mailboxupdate
 from resolvers.mailboxupdate import Updated
 from resolvers.userselection import Users
 
-FACTS = ("hidden", "retention", "subscribed", "special_use")
+FACTS = ("hidden", "retention", "subscribed", "special_use", "encrypt_messages")
 
 
 @strawberry.input(description="What to change on folders; absent = unchanged, null = cleared.")
@@ -26,6 +26,9 @@ class MailboxPatch:
         "Life of messages added here; null = for ever."
     )
     subscribed: strawberry.Maybe[bool] = leaf("IMAP subscription.")
+    encrypt_messages: strawberry.Maybe[bool] = leaf(
+        "Encrypt what arrives to the key of the account, which it needs."
+    )
     special_use: strawberry.Maybe[SpecialUse | None] = leaf(
         "Role of the one folder; another one that has it loses it. Drafts, Junk, Sent and Trash "
         "always have a folder."
@@ -52,7 +55,7 @@ class MailboxSubscribeInput(Options):
 
 @strawberry.type
 class MailboxUpdateMutation:
-    @mutation("Hidden, retention, subscription, role: all or none.", scope=Scope.MAIL)
+    @mutation("Hidden, retention, subscription, role, encryption: all or none.", scope=Scope.MAIL)
     async def mailbox_update(self, info: Info, input: MailboxUpdateInput) -> MailboxesPayload:
         owner = await owner_named(info, input.user or None)
         said = {name: getattr(input.set, name) for name in FACTS}

@@ -69,6 +69,9 @@ class UserCreateInput(Options):
         default=UNSET,
     )
     pub_key: str | None = leaf("OpenPGP public key, armoured.", default=UNSET)
+    encrypt_messages: bool = leaf(
+        "Encrypt all that arrives to the key, which it needs.", default=False
+    )
     spam_level: int = leaf("0 everything is spam … 100 nothing is.", default=50)
     recipients: int | None = leaf("Messages sent per 24 h, 0 = unlimited.", default=UNSET)
     received_max: int | None = leaf("Messages received per hour, 0 = unlimited.", default=UNSET)
@@ -110,6 +113,7 @@ class UserCreateInput(Options):
             tags=self.tags or (),
             retention=self.retention or None,
             pub_key=self.pub_key or None,
+            encrypt_messages=self.encrypt_messages,
             spam_level=self.spam_level,
             recipients=plain(self.recipients),
             received_max=plain(self.received_max),

@@ -173,6 +173,7 @@ class User(Shape):
     retention: Duration | None = leaf("Life of messages in new folders, null = for ever.")
     pub_key: str | None = leaf("OpenPGP public key, armoured.")
     key_info: KeyInfo | None = leaf("What the key says.")
+    encrypt_messages: bool = leaf("All that arrives is encrypted to the key.")
     spam: SpamPolicy = leaf("Spam thresholds.")
     webmail_access: bool = leaf("May use browser clients.")
     permissions: list[UserPermission] = leaf("What the user may change.")

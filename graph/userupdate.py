@@ -39,6 +39,7 @@ FACTS = (
     "recipients",
     "received_max",
     "webmail_access",
+    "encrypt_messages",
 )
 
 
@@ -57,7 +58,12 @@ class UserPatch:
     retention: strawberry.Maybe[Duration | None] = leaf(
         "Life of messages in folders made from now on; null = for ever."
     )
-    pub_key: strawberry.Maybe[str | None] = leaf("OpenPGP public key, armoured.")
+    pub_key: strawberry.Maybe[str | None] = leaf(
+        "OpenPGP public key, armoured. It stays while account or a folder encrypt to it."
+    )
+    encrypt_messages: strawberry.Maybe[bool] = leaf(
+        "Encrypt all that arrives to the key, which it needs."
+    )
     meta_data: strawberry.Maybe[JSON | None] = leaf("Free data of the application.")
     internal_data: strawberry.Maybe[JSON | None] = leaf("Free data hidden from the user.")
     language: strawberry.Maybe[str | None] = leaf("For texts sent to the user.")

@@ -181,6 +181,7 @@ def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
     )
 
 
+_ENCRYPTED = or_(col(User.encrypt_messages), col(Mailbox.encrypt_messages))
 _ACCOUNT = Prepared(
     select(
         col(User.id),
@@ -192,6 +193,8 @@ _ACCOUNT = Prepared(
         col(User.received_told_until),
         col(User.storage_told_until),
         col(Mailbox.id).label("box"),
+        # "" where it is asked for without a key: then nothing is stored
+        case((_ENCRYPTED, func.coalesce(col(User.pub_key), ""))).label("key"),
         ALLOWED.label("allowed"),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
@@ -259,6 +262,7 @@ class Recipient:
     mailbox_id: int  # INBOX
     address_id: int
     address: str  # as given
+    key: str | None = None  # OpenPGP, to which what comes is encrypted; None: it is not
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -278,7 +282,7 @@ async def recipient(world: World, address: str) -> Recipient:
         await _tell(world, row.id, full, row.storage_told_until)
         raise OverQuota(used=row.used, allowed=row.allowed)
     await _check_received(world, row)
-    return Recipient(row.id, row.tenant_id, row.box, to.id, address)
+    return Recipient(row.id, row.tenant_id, row.box, to.id, address, row.key)
 
 
 async def _check_received(world: World, row: Picked) -> None:

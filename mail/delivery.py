@@ -115,6 +115,7 @@ class Letter:
     structure: bytes  # the MIME tree as it is stored
     verification: dict[str, Any] | None = None  # what the server that took it in found out
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
+    came: str | None = None  # the digest of what it was encrypted from
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +204,10 @@ async def _received(
 ) -> Placed:
     now = world.now()
     there = into or Place(
-        to.user_id,
-        to.mailbox_id,
-        now,
-        envelope_from=sender,
-        envelope_to=[to.address],
+        to.user_id, to.mailbox_id, now, envelope_from=sender, envelope_to=[to.address]
     )
-    known = hashlib.sha256(f"{sender}\0{to.user_id}\0{letter.digest}".encode()).hexdigest()
+    came = letter.came or letter.digest
+    known = hashlib.sha256(f"{sender}\0{to.user_id}\0{came}".encode()).hexdigest()
     there = replace(there, receipt=known)
     since = now - world.options.receipts_for
 

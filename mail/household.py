@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mail import addresses, delivery
+from mail import addresses, delivery, encrypting
 from mail.addresses import Recipient
+from mail.delivery import Placed
 from mail.verification import verified
 from models.world import World
 
@@ -42,7 +43,15 @@ class Household:
         first: dict[tuple[int, int], Recipient] = {}
         for to in recipients:
             first.setdefault((to.user_id, to.mailbox_id), to)
-        receiving = (delivery.receive(self.world, letter, to, sender) for to in first.values())
+        alone = asyncio.Semaphore()  # who has it encrypted has bytes of his own: one at a time
+
+        async def receive(to: Recipient) -> Placed:
+            if to.key is None:
+                return await delivery.receive(self.world, letter, to, sender)
+            async with alone:
+                return await encrypting.receive(self.world, source, letter, to, sender)
+
+        receiving = (receive(to) for to in first.values())
         outcomes = await asyncio.gather(*receiving, return_exceptions=True)
         by_mailbox = dict(zip(first, outcomes, strict=True))
         return [by_mailbox[to.user_id, to.mailbox_id] for to in recipients]

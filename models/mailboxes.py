@@ -55,6 +55,7 @@ class Mailbox(Owned, table=True):
     size: Number = 0  # bytes
     subscribed: bool = True
     hidden: bool = False
+    encrypt_messages: bool = False  # to the key of the account, what arrives here
     retention: int | None = Field(default=None, sa_type=Big)  # seconds that new messages live
     created_at: Moment
 

@@ -104,6 +104,7 @@ class User(Row, table=True):
     from_whitelist: list[str] = plain(list)  # further senders: addresses, domains, patterns
     pub_key: str | None = None  # OpenPGP, armoured
     key_info: dict[str, Any] | None = plain()  # what it says: name, address, fingerprint, expires
+    encrypt_messages: bool = False  # to the key, all that arrives
     retention: MaybeNumber = None  # seconds; of new folders and messages
     spam_level: Number = 50  # 0 everything is spam … 100 nothing is
     junk_score: float | None = None

@@ -63,7 +63,15 @@ class How:
 
 async def account_of(ctx: Context, owner: int) -> Picked:
     """What is to be known of who writes."""
-    names = {"id", "tenant_id", "name", "recipients", "from_whitelist"}
+    names = {
+        "id",
+        "tenant_id",
+        "name",
+        "recipients",
+        "from_whitelist",
+        "pub_key",
+        "encrypt_messages",
+    }
     mine = select(*picked(User, names)).where(col(User.id) == owner)
     account: Picked = found(next(iter(await ctx.read(mine)), None))
     return account

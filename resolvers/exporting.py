@@ -28,7 +28,9 @@ from resolvers.selections import Selection
 
 WEIGHT = 8 << 20  # bytes of messages in a chunk; one that is larger has its own
 TOGETHER = 200  # messages in a chunk
-SETTINGS = ("name", "language", "retention", "spam_level", "pub_key", "meta_data")
+SETTINGS = (
+    *("name", "language", "retention", "spam_level", "pub_key", "encrypt_messages", "meta_data"),
+)
 COLUMNS = frozenset(
     {"id", "mailbox_id", "size", "digest", "received_at", "expires", "keywords", "meta_data",
      "envelope_from", "envelope_to", *SYSTEM_FLAGS}
@@ -54,7 +56,7 @@ async def begun(
     """The beginning of the file, and how many messages will follow."""
     user_id = ctx.viewer.user_id
     total = len(order["ids"]) if order["ids"] is not None else await count(ctx)
-    names = {"id", "path", "special_use", "hidden", "subscribed", "retention"}
+    names = {"id", "path", "special_use", "hidden", "subscribed", "retention", "encrypt_messages"}
     rows = await mailboxes.all_of(ctx, user_id, names)
     asked = select(*picked(MailboxEntry)).where(
         col(MailboxEntry.mailbox_id).in_([row.id for row in rows])
@@ -70,6 +72,7 @@ async def begun(
             "hidden": row.hidden,
             "subscribed": row.subscribed,
             "retention": row.retention,
+            "encryptMessages": row.encrypt_messages,
             "metadata": notes.get(row.id, {}),
         }
         for row in rows

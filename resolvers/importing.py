@@ -30,6 +30,7 @@ from resolvers import (
     labels,
     mailboxes,
     mailboxmetadata,
+    mailboxupdate,
     moves,
     userupdate,
 )
@@ -37,6 +38,7 @@ from resolvers.context import Context
 from resolvers.keyvalue import Namespace, NewValue
 from resolvers.labels import Words
 from resolvers.mailboxes import Named, NewMailboxes
+from resolvers.mailboxupdate import Updated
 from resolvers.userselection import MINE
 from resolvers.userupdate import Patch
 
@@ -243,6 +245,8 @@ async def furnish(work: Import, account: Account, *, notes: bool) -> None:
             if isinstance(problem, LimitReached):
                 break  # so are the others
         else:
+            if box.get("encryptMessages") is True:
+                await _encrypt(work, path)
             if notes and isinstance(box.get("metadata"), dict):
                 await _annotate(work, path, box["metadata"])
 
@@ -266,6 +270,14 @@ async def _furnish(work: Import, box: Mapping[str, Any]) -> str:
     snoozed = made[-1].special_use is SpecialUse.SNOOZED
     work.boxes[path] = work.boxes["INBOX"] if snoozed else made[-1].id
     return path
+
+
+async def _encrypt(work: Import, path: str) -> None:
+    try:
+        asked = Updated([Named(path=path)], {"encrypt_messages": True})
+        await mailboxupdate.change(work.ctx, asked)
+    except Refused as problem:
+        work.outcome.refuse(f"encryption of folder {path}", problem.message)
 
 
 async def _annotate(work: Import, path: str, notes: Mapping[str, Any]) -> None:
@@ -298,6 +310,8 @@ async def settle(work: Import, account: Account) -> None:
             await _set(work, name, account.settings[name])
     if isinstance(account.settings.get("pub_key"), str):
         await _set(work, "pub_key", account.settings["pub_key"])
+    if account.settings.get("encrypt_messages") is True:
+        await _set(work, "encrypt_messages", True)
     for entry in account.key_values:
         if not await _key_value(work, entry):
             break
@@ -321,7 +335,7 @@ async def _label(work: Import, entry: Mapping[str, Any]) -> bool:
 
 
 async def _set(work: Import, name: str, value: Any) -> None:
-    kinds = {"retention": int, "spam_level": int, "meta_data": dict}
+    kinds = {"retention": int, "spam_level": int, "meta_data": dict, "encrypt_messages": bool}
     try:
         if not isinstance(value, kinds.get(name, str)):
             raise Invalid("not what it must be", constraint="type", path=[name])

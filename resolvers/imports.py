@@ -270,11 +270,11 @@ class _Run:
         account = self.origin.account
         if account is None:
             return
-        await importing.furnish(self.work, account, notes=order["settings"])
-        if order["settings"]:
+        if order["settings"]:  # first: folders that encrypt need the key
             await importing.settle(self.work, account)
         elif order["unset"] and (account.settings or account.key_values or account.labels):
             self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
+        await importing.furnish(self.work, account, notes=order["settings"])
 
 
 async def step(

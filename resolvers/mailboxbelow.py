@@ -37,6 +37,8 @@ async def create(
         return await mailboxes.create(ctx, _below(new, box))
     if new.special_use:
         raise Forbidden("roles are for the owner to give", path=["specialUse"])
+    if new.encrypt:
+        raise Forbidden("encryption is for the owner to ask for", path=["encryptMessages"])
     async with ctx.write(box.user_id) as session:
         box = await find(ctx, Named(id=box.id), ShareRight.CREATE, path=AT)
         owner = select(*picked(User)).where(col(User.id) == box.user_id)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -64,6 +64,7 @@ class NewMailboxes:
     subscribe: bool = True
     special_use: SpecialUse | None = None
     guid: str | None = None  # of one folder of one account
+    encrypt: bool = False  # to the key of the account, what arrives
 
 
 async def all_of(ctx: Context, user_id: int, columns: Collection[str]) -> Sequence[Picked]:
@@ -232,6 +233,16 @@ async def accounts_of(held: Held, keys: Collection[int]) -> dict[int, User]:
     return {user.id: user for user in (await held.session.exec(again)).all()}
 
 
+def check_keys(
+    held: Held, accounts: Iterable[User], path: Sequence[str] = ("encryptMessages",)
+) -> None:
+    """Invalid where one of these accounts has no key that its mail could be encrypted to."""
+    for user in accounts:
+        if not user.pub_key:
+            text = held.whose(user.id, "this takes an OpenPGP key of the account")
+            raise Invalid(text, constraint="required", path=path)
+
+
 async def create(ctx: Context, new: NewMailboxes, users: Users = MINE) -> list[Mailbox]:
     """Create folders at these paths, and those above that are missing: all of them or none.
 
@@ -249,6 +260,8 @@ async def make(
     """Create folders at these paths; those that were asked for, and all that were made."""
     _check_new(new, held.ids)
     accounts = list((await accounts_of(held, held.ids)).values())
+    if new.encrypt:
+        check_keys(held, accounts)
     there = await _there(held.session, held.ids)
     made = {user.id: _made(held, user, wanted, new, there[user.id]) for user in accounts}
     found = []
@@ -258,6 +271,7 @@ async def make(
     for box in found:
         box.guid = new.guid or box.guid
         box.hidden, box.subscribed = new.hidden, new.subscribe
+        box.encrypt_messages = new.encrypt
         if new.retention is not None:
             box.retention = seconds(new.retention)
         box.special_use = new.special_use

@@ -19,7 +19,7 @@ from models.messages import Message
 from models.tasks import Task
 from resolvers import flagging, moves
 from resolvers.context import Context
-from resolvers.mailboxes import Named, by_ids, named, seconds
+from resolvers.mailboxes import Named, accounts_of, by_ids, check_keys, named, seconds
 from resolvers.mailboxowners import Held, holding
 from resolvers.userselection import MINE, Users
 from resolvers.work import Plan, Step, queue
@@ -33,7 +33,7 @@ class Updated:
     """Which folders of an account are to be changed, and how."""
 
     names: Sequence[Named]
-    values: Mapping[str, Any]  # of hidden, retention (a duration), subscribed and special_use
+    values: Mapping[str, Any]  # by column; the retention is a duration
     apply: bool = False  # the retention to the messages that are there
 
 
@@ -60,6 +60,8 @@ async def change(ctx: Context, what: Updated, user: Users = MINE) -> Done:
                 raise NotFound(held.whose(owner, str(name)), path=["mailboxes"], index=index)
             _check(row, values)
             boxes[row.id] = row
+        if values.get("encrypt_messages"):
+            check_keys(held, (await accounts_of(held, held.ids)).values(), [*AT, "encryptMessages"])
         await _write(held, list(boxes.values()), values)
         task = await _bring_along(held, list(boxes.values())) if what.apply else None
     return Done([row for row in await ctx.load_all(by_ids, list(boxes)) if row], task)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlmodel import col
 
-from mail import audit, compose
+from mail import audit, compose, encrypting
 from mail.compose import Draft
 from mail.delivery import Letter, Place, columns, place, read, stored
 from mail.keeping import Gone, Kept, blob_ids
@@ -75,6 +75,7 @@ class _Ready:
     """A message as it will be stored and queued."""
 
     letter: Letter
+    copy: Letter  # the same, or encrypted
     sender: str
     recipients: Sequence[str]
     place: Place | None  # None: there is no folder for a copy
@@ -102,13 +103,13 @@ async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = Non
     with problems.caught():
         raw = await composing.built(draft)
     problems.settle()
-    ready = _Ready(
-        await read(raw),
-        sender,
-        recipients,
-        await _place(ctx, outgoing, sender, recipients),
-        outgoing,
-    )
+    box = await _folder(ctx, outgoing)
+    letter = copy = await read(raw)
+    if box is not None and not outgoing.is_draft:
+        copy = await encrypting.put_in(ctx.world, raw, letter, account, box)
+        letter = copy if outgoing.stays else letter
+    there = _place(ctx, outgoing, sender, recipients, box) if box is not None else None
+    ready = _Ready(letter, copy, sender, recipients, there, outgoing)
     try:
         made = await _store(ctx, account, ready, again=False)
     except Gone:
@@ -159,20 +160,23 @@ async def _envelope(
     return sender, list(recipients.values())
 
 
-async def _place(
-    ctx: Context, outgoing: Outgoing, sender: str, recipients: Sequence[str]
-) -> Place | None:
-    """Where the copy goes; NotFound for a folder that was named and is not there."""
+async def _folder(ctx: Context, outgoing: Outgoing) -> Picked | None:
+    """The folder of the copy; NotFound for one that was named and is not there."""
     use = SpecialUse.DRAFTS if outgoing.is_draft else SpecialUse.SENT
     name = outgoing.mailbox or mailboxes.Named(special_use=use)
     (row,) = await mailboxes.named(ctx, [(own(ctx), name)])
-    if row is None:
-        if outgoing.mailbox or outgoing.stays:
-            raise NotFound(name.path or str(name.id or use), path=["mailbox"])
-        return None
+    if row is None and (outgoing.mailbox or outgoing.stays):
+        raise NotFound(name.path or str(name.id or use), path=["mailbox"])
+    return row
+
+
+def _place(
+    ctx: Context, outgoing: Outgoing, sender: str, recipients: Sequence[str], box: Picked
+) -> Place:
+    """Where the copy goes, and how it lies there."""
     return Place(
         own(ctx),
-        row.id,
+        box.id,
         ctx.world.now(),
         seen=True,
         draft=outgoing.is_draft,
@@ -189,20 +193,26 @@ async def _store(
 ) -> tuple[int | None, int | None]:
     """Write it all; the keys of submission and copy, None for what there is not."""
     kept = await stored(ctx.world, account.tenant_id, ready.letter, again=again)
+    copy = kept
+    if ready.copy is not ready.letter:
+        copy = await stored(ctx.world, account.tenant_id, ready.copy, again=again)
     async with ctx.write(account.id) as session:
-        keys = await ctx.world.join(session, lambda turn: _written(turn, ctx, ready, kept))
+        keys = await ctx.world.join(session, lambda turn: _written(turn, ctx, ready, (kept, copy)))
         if ready.outgoing.reference and not ready.outgoing.stays:
             await answered(ctx, session, ready.outgoing.reference)
         ring(session, QUEUE)
     return keys
 
 
-def _written(turn: Turn, ctx: Context, ready: _Ready, kept: Kept) -> tuple[int | None, int | None]:
+def _written(
+    turn: Turn, ctx: Context, ready: _Ready, both: tuple[Kept, Kept]
+) -> tuple[int | None, int | None]:
+    kept, copy = both
     owner = own(ctx)
     check_able(turn, owner)
     if not ready.outgoing.stays:
         userlimits.count_recipients(turn, ctx, owner, len(ready.recipients))
-    message_id = _copied(turn, ready, kept)
+    message_id = _copied(turn, ready, copy)
     if ready.outgoing.stays:
         return None, message_id
     return _queued(turn, ctx, ready, (kept, message_id)), message_id
@@ -223,7 +233,7 @@ def _copied(turn: Turn, ready: _Ready, kept: Kept) -> int | None:
         return None
     try:
         with turn.connection.begin_nested():
-            return place(turn, ready.letter, kept, ready.place).message_id
+            return place(turn, ready.copy, kept, ready.place).message_id
     except OverQuota:
         if ready.outgoing.stays:
             raise

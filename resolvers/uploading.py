@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import compose, contents, indexing, replacing
+from mail import compose, contents, encrypting, indexing, replacing
+from mail.blobs.pack import Piece
 from mail.contents import Stored
 from mail.delivery import QUOTA, SMALL, Letter, Place, Placed, place, read, stored
 from mail.fields import Named as Person
@@ -100,6 +101,8 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
     to = _there(ctx, new, box, await ctx.load(granted.rights, (box.user_id, box.id)))
     earlier = await _earlier(ctx, previous.message) if previous else None
     home = account if box.user_id == user_id else await composing.account_of(ctx, box.user_id)
+    if not to.draft:
+        letter = await encrypting.put_in(ctx.world, source, letter, home, box)
     kept = await stored(ctx.world, home.tenant_id, letter)
     try:
         placed = await _place(ctx, letter, kept, (to, earlier))
@@ -123,33 +126,49 @@ async def store_for(ctx: Context, new: NewMessage, users: Users) -> list[Picked]
     for row, box in zip(rows, boxes, strict=True):
         if box is None:
             raise NotFound(f"{row.username}: {new.mailbox}", path=["mailbox"])
-    letter = await read(await _source(ctx, None, new, None))
-    there = [(row.tenant_id, _there(ctx, new, box)) for row, box in zip(rows, boxes, strict=True)]
+    source = await _source(ctx, None, new, None)
+    mail = (source, await read(source))
+    pairs = zip(rows, boxes, strict=True)
+    there = [(row, box, _there(ctx, new, box)) for row, box in pairs if box]
     try:
-        keys = await _place_all(ctx, letter, there, users, again=False)
+        keys = await _place_all(ctx, mail, there, users, again=False)
     except Gone:
-        keys = await _place_all(ctx, letter, there, users, again=True)
+        keys = await _place_all(ctx, mail, there, users, again=True)
     return [row for row in await ctx.load_all(messages.by_ids, keys) if row]
 
 
 async def _place_all(
     ctx: Context,
-    letter: Letter,
-    there: Sequence[tuple[int, Place]],
+    mail: tuple[bytes | Path, Letter],
+    there: Sequence[tuple[Picked, Picked, Place]],  # account, folder
     users: Users,
     *,
     again: bool,
 ) -> list[int]:
-    kept = {
-        tenant: await stored(ctx.world, tenant, letter, again=again)
-        for tenant in dict.fromkeys(tenant for tenant, _ in there)
-    }
+    source, clear = mail
+    ready, done = list[tuple[Letter, Kept, Place]](), set[int]()
+    for account, box, to in there:
+        letter, tenant = clear, account.tenant_id
+        if not to.draft:
+            letter = await encrypting.put_in(ctx.world, source, clear, account, box)
+        if letter is clear:
+            kept = await stored(ctx.world, tenant, clear, again=again and tenant not in done)
+            done.add(tenant)
+        else:
+            kept = await stored(ctx.world, tenant, letter, again=again)
+            letter = _light(letter)
+        ready.append((letter, kept, to))
 
     def unit(turn: Turn) -> list[int]:
-        return [place(turn, letter, kept[tenant], to).message_id for tenant, to in there]
+        return [place(turn, letter, kept, to).message_id for letter, kept, to in ready]
 
     async with holding(ctx, users, "messageUpload") as held:
         return await ctx.world.join(held.session, unit)
+
+
+def _light(letter: Letter) -> Letter:
+    """A letter whose bytes are stored, without them: each account may have its own."""
+    return replace(letter, root=Piece(letter.root.digest, b""), pieces=(), keeping={})
 
 
 def _there(ctx: Context, new: NewMessage, box: Any, may: Rights = ALL) -> Place:

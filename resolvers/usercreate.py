@@ -53,6 +53,7 @@ FACTS = (  # what is stored as it was given, once it is checked
     "from_whitelist",
     "disabled_scopes",
     "webmail_access",
+    "encrypt_messages",
     "meta_data",
     "internal_data",
 )
@@ -83,6 +84,7 @@ class NewUser:
     tags: Sequence[str] = ()
     retention: timedelta | None = None
     pub_key: str | None = None
+    encrypt_messages: bool = False
     spam_level: int | None = None
     recipients: int | None = None
     received_max: int | None = None
@@ -243,6 +245,9 @@ async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]
         if new.pub_key:
             key = await publickeys.checked(ctx.world, new.pub_key)
             return {"pub_key": key.armored, "key_info": key.info}
+        if new.encrypt_messages:
+            text = "this takes an OpenPGP key of the account"
+            raise Invalid(text, constraint="required", path=["encryptMessages"])
     return {}
 
 

@@ -22,7 +22,12 @@ WHOLE = 1 << 53  # what a number of JSON holds
 COUNT = 1 << 31
 
 # What a USER may change of the own account, and what else it takes.
-OWN = frozenset({"name", "language", "password", "retention", "pub_key", "meta_data", "spam_level"})
+OWN = frozenset(
+    {
+        *("name", "language", "password", "retention", "pub_key", "encrypt_messages"),
+        *("meta_data", "spam_level"),
+    }
+)
 BY_USERS = {"spam_level": UserPermission.SPAM_SCORE}
 BY_ADMINS = {
     "from_whitelist": AdminPermission.EXTEND_SENDER_ACL,

@@ -13,6 +13,7 @@ from models.addresses import Address
 from models.auth import AccessToken
 from models.columns import Picked
 from models.errors import AuthenticationFailed, Conflict, Invalid, Problems
+from models.mailboxes import Mailbox
 from models.roles import Scope
 from models.users import User, UserTag
 from models.usersearch import words_of
@@ -220,6 +221,8 @@ async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, An
     """Change the accounts that are held, and what hangs on them."""
     if "username" in values:
         await _free(held, values["username_key"])
+    if {"pub_key", "encrypt_messages"} & values.keys():
+        await _check_encryption(held, values)
     fresh = {row.id: held.set(row, **values) for row in held.rows}
 
     def with_new(*names: str) -> list[Picked]:
@@ -239,6 +242,28 @@ async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, An
             held.end(row)
         if patch.secret:
             await _note_secret(ctx, held, row, patch)
+
+
+async def _check_encryption(held: Held, values: Mapping[str, Any]) -> None:
+    """Refuse what leaves an account without a key to which it has its mail encrypted."""
+    without = []
+    for row in held.rows:
+        if values.get("pub_key", row.pub_key):
+            continue
+        if values.get("encrypt_messages"):
+            text = "this takes an OpenPGP key of the account"
+            raise Invalid(text, constraint="required", path=[*AT, "encryptMessages"])
+        if values.get("encrypt_messages", row.encrypt_messages):
+            text = "what arrives is encrypted to this key: end that first, by encryptMessages"
+            raise Conflict(text, path=[*AT, "pubKey"])
+        without.append(row.id)
+    if without and "pub_key" in values:
+        asked = select(col(Mailbox.id)).where(
+            col(Mailbox.user_id).in_(without), col(Mailbox.encrypt_messages)
+        )
+        if (await (await held.session.connection()).execute(asked.limit(1))).first():
+            text = "a folder has what arrives encrypted to this key: end that first"
+            raise Conflict(text, path=[*AT, "pubKey"])
 
 
 async def _recount(held: Held, senders: Sequence[Picked], receivers: Sequence[Picked]) -> None:

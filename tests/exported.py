@@ -20,6 +20,7 @@ from resolvers.mailboxes import Named, NewMailboxes
 from tests.accounts import row_of, run
 from tests.conftest import Client, Clock, context, raw_message
 from tests.counts import rows
+from tests.keys import key_of
 
 EXPORT = "export { id state format size expiresAt url user { username } task { id done total } }"
 TASK = "task { id kind state }"
@@ -65,6 +66,8 @@ async def furnish(client: Client, clock: Clock) -> None:
         ctx,
         NewMailboxes(["Kept"], hidden=True, retention=timedelta(days=9), subscribe=False),
     )
+    await run(client, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
+    await mailboxes.create(ctx, NewMailboxes(["Sealed"], encrypt=True))
     await mailboxmetadata.put(ctx, Named(path="日本語"), ("/private/comment", "読む"))
     for nth, raw in enumerate(HOSTILE):
         clock.tick(seconds=61, microseconds=7)
@@ -100,7 +103,8 @@ async def told(client: Client) -> Any:
     values = await rows(client.world, "SELECT store, key, value FROM key_values "
                         "WHERE stream_id = :u", u=client.user.id)  # fmt: skip
     return {
-        "boxes": sorted((b.path, b.special_use, b.hidden, b.subscribed, b.retention, b.total)
+        "boxes": sorted((b.path, b.special_use, b.hidden, b.subscribed, b.retention, b.total,
+                         b.encrypt_messages)
                         for b in boxes),
         "notes": sorted((named[n.mailbox_id], n.key, n.value) for n in notes
                         if n.mailbox_id in named),

@@ -1,12 +1,40 @@
 """OpenPGP keys for tests."""
 
+import email
+import email.policy
+from email.message import EmailMessage
+
 import pysequoia
 
 
 def key_of(name: str, *, seconds: int = 10**9) -> str:
     """A public key that is good for so long."""
-    secret = pysequoia.Tsk.generate(user_id=name, validity_seconds=seconds)
-    return str(secret.extract_certificate())
+    return public_of(pair_of(name, seconds=seconds))
+
+
+def pair_of(name: str, *, seconds: int = 10**9) -> pysequoia.Tsk:
+    """A secret key that is good for so long."""
+    return pysequoia.Tsk.generate(user_id=name, validity_seconds=seconds)
+
+
+def public_of(pair: pysequoia.Tsk) -> str:
+    """The public half, armoured."""
+    return str(pair.extract_certificate())
+
+
+def opened(raw: bytes, pair: pysequoia.Tsk) -> bytes:
+    """What is inside a message of PGP/MIME."""
+    message = email.message_from_bytes(raw, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    assert message.get_content_type() == "multipart/encrypted"
+    assert message.get_param("protocol") == "application/pgp-encrypted"
+    version, content = message.iter_parts()
+    assert version.get_content_type() == "application/pgp-encrypted"
+    assert version.get_content().strip() == b"Version: 1"
+    assert content.get_content_type() == "application/octet-stream"
+    inside = pysequoia.decrypt(content.get_content(), decryptor=pair.decryptor()).bytes
+    assert inside is not None
+    return inside
 
 
 SIGNS_ONLY = """

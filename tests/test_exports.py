@@ -240,7 +240,10 @@ async def test_a_credential_for_mail_has_no_settings(
         world, "bobmail", user_id=bob.user.id, role=Role.USER, scopes=[Scope.MAIL]
     )
     task = await imported(replace(bob, secret=secret), whole["content"])
-    assert task["result"]["refused"] == [["settings", "this needs the scope SETTINGS"]]
+    assert task["result"]["refused"] == [
+        ["settings", "this needs the scope SETTINGS"],
+        ["encryption of folder Sealed", "this takes an OpenPGP key of the account"],
+    ]
     assert (await row_of(world, bob)).language is None
 
 

@@ -209,6 +209,7 @@ OWN: dict[str, Any] = {
     "retention": "P2D",
     "metaData": {"x": 1},
     "pubKey": None,
+    "encryptMessages": False,
     "spamLevel": 20,
 }
 OTHERS: dict[str, Any] = {
