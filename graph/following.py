@@ -83,8 +83,7 @@ class ChangeSubscription:
     @subscription(
         "All changes of one account after a position: missed, then live. Of the viewer's with "
         "what is shared with it; of another's for administrators who may act as the user. "
-        "batchWindow = least time between two batches. With fold several changes of one message, "
-        "submission or task that come in one batch are told as the last of them.",
+        "batchWindow = least time between two batches.",
         standing=standing,
         scope=Scope.MAIL_READ,
     )
@@ -96,7 +95,13 @@ class ChangeSubscription:
         kinds: list[ChangeKind] | None = UNSET,
         mailboxes: list[strawberry.ID] | None = UNSET,
         batch_window: Duration | None = UNSET,
-        fold: bool = False,
+        folded: Annotated[
+            bool,
+            strawberry.argument(
+                description="Whether several changes of one message, submission or task in one "
+                "batch are told as the last of them."
+            ),
+        ] = False,
     ) -> AsyncIterator[ChangeBatch]:
         window = batch_window if isinstance(batch_window, timedelta) else WINDOW
         if not timedelta(0) <= window <= LONGEST:
@@ -109,7 +114,7 @@ class ChangeSubscription:
             frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in mailboxes or ()),
             window,
             await _whose(info, user),
-            fold=fold,
+            folded=folded,
         )
         async for batch in _batches(info, asked):
             yield batch

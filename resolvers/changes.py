@@ -71,7 +71,9 @@ class Asked:
     hear: Hear = hearing  # whose streams
     objects: Collection[int] = ()  # only what happens to these
     sift: Sift | None = None  # picks those that are told, in as many statements for many as for one
-    fold: bool = False  # of what is told together, only the last of what says the same of an object
+    folded: bool = (
+        False  # of what is told together, only the last of what says the same of an object
+    )
 
 
 async def positions(ctx: Context, ids: Sequence[int]) -> dict[int, Picked]:
@@ -148,14 +150,14 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
                 await ctx.vigil()
             if batch.resync or batch.events or _grown(heard, at, batch.position):
                 _count(ctx, batch, live=waited)
-                yield replace(batch, events=folded(batch.events)) if asked.fold else batch
+                yield replace(batch, events=_folded(batch.events)) if asked.folded else batch
             waited = waited and not batch.more
             at = dict(batch.position)
             if not batch.more:
                 await asyncio.sleep(asked.window.total_seconds())
 
 
-def folded(events: Sequence[Event]) -> Sequence[Event]:
+def _folded(events: Sequence[Event]) -> Sequence[Event]:
     """The events without those that a later one of the same object makes needless.
 
     That is another of its kind and cause which differs in nothing but what it says anew.

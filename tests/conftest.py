@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-import uvloop
 from sqlalchemy import event
 
 from graph.app import create_app
@@ -162,11 +161,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     gc.collect()
     gc.freeze()  # modules and tests stay: looking through them is a tenth of the whole time
     gc.set_threshold(20_000, 20, 50)
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Any]:
-    """The loop that the server runs on."""
-    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

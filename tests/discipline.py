@@ -37,8 +37,8 @@ VERBS = set(
 ADJECTIVES = set(
     """
     activated active all answered certified compressed current custom default deleted dirty
-    disabled draft empty enabled encrypted exact failing fixed flagged forwarded global hidden main
-    marked muted notified only permanent pinned previous proxied recent recursive refused
+    disabled draft empty enabled encrypted exact failing fixed flagged folded forwarded global
+    hidden main marked muted notified only permanent pinned previous proxied recent recursive refused
     related replayed
     required running searchable seen shared snoozed spam subscribed suspended temporary
     unseen valid

@@ -115,11 +115,14 @@ async def test_it_tells_what_the_subscription_tells(live: House, ada: Client, bo
     follower = await live.follow(bob, PLAIN)
     async with updates(live, bob) as reader:
         await until(lambda: live.seats == 2)
+        # one after the other: where both streams grow at once, either may be heard first
         await receive(ada, "Private")
         await put(ada, "Team", "New")
+        await until(lambda: len(reader.events) == 1 == len(follower.events))
         await receive(bob, "Own")
         await until(lambda: len(reader.events) == 2 == len(follower.events))
         await share(ada, bob)
+        await until(lambda: len(reader.events) == 3 == len(follower.events))
         await put(ada, "Team", "Unheard")
         await receive(bob, "Last")
         await until(lambda: len(reader.events) == 4 == len(follower.events))
