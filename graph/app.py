@@ -1,6 +1,6 @@
 """The ASGI app: GraphQL, bytes, the page for people, and a sign of life."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,10 @@ class App(Starlette):
     What is in `direct`, by its path, answers for itself: nothing else is asked about it.
     """
 
-    direct: Mapping[str, ASGIApp] = {}
+    def __init__(self, endpoint: Endpoint, **more: Any) -> None:
+        super().__init__(**more)
+        self.endpoint = endpoint
+        self.direct: Mapping[str, ASGIApp] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or socket."""
@@ -54,6 +57,10 @@ class App(Starlette):
                 await straight(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
+
+    async def end(self) -> None:
+        """End subscriptions whose peers are gone, and wait for them: the store may close."""
+        await self.endpoint.groups.end()
 
 
 async def page(_request: Request) -> Response:
@@ -77,7 +84,7 @@ def create_app(
     compiled: bool = True,
     fleet: Fleet | None = None,
     uploads: Limits | None = None,
-) -> Starlette:
+) -> App:
     """Make the app over `world`. Whoever makes the world closes it.
 
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
@@ -111,16 +118,9 @@ def create_app(
         kicked=partial(standing.kicked, world),
         trusted=partial(documents.text_of, world),
     )
-    origins = list(settings.origins)
     endpoint = Endpoint(schema, world, sign_in, settings)
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=origins,
-        allow_methods=["GET", "POST", "HEAD", "PATCH", "DELETE"],
-        allow_headers=list(ACCEPTED),
-        expose_headers=list(EXPOSED),
-    )
     app = App(
+        endpoint,
         routes=[
             Route("/", home),
             Route("/metrics", Metrics(Census(world, fleet), by_path, readers).answer),
@@ -130,9 +130,23 @@ def create_app(
             *graphiql.routes(),
             *rest.routes(world, by_path, spool, uploads, endpoint),
         ],
-        middleware=[cors] if origins else [],
+        middleware=_cors(settings.origins),
     )
-    if not origins:
+    if not settings.origins:
         app.direct = {"/graphql": endpoint}
     app.router.redirect_slashes = False  # it would send people to whatever host the request named
     return app
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """What answers pages of other origins; nothing where there are none."""
+    if not origins:
+        return []
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "HEAD", "PATCH", "DELETE"],
+        allow_headers=list(ACCEPTED),
+        expose_headers=list(EXPOSED),
+    )
+    return [cors]

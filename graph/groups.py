@@ -7,7 +7,7 @@ of the single credential, session or address is in their context, also while the
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Hashable
+from collections.abc import AsyncGenerator, Coroutine, Hashable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Protocol
@@ -50,6 +50,21 @@ class Groups:
         self.schema = schema
         self.watch = watch
         self.groups: dict[Hashable, Group] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Read for somebody, in a task of its own."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def end(self) -> None:
+        """End what still reads, and wait for it: no event is under way any more."""
+        if tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     def meet(self, seat: "Seat", at: Position) -> bool:
         """Sit down in the group of one's kind, if it stands where the seat does; make one."""
@@ -171,7 +186,7 @@ class Group:
         self.members: set[Seat] = set()
         self.waiting: set[Seat] = set()  # they read alone, and sit down where we meet
         guarded = replace(_from(context, at), vigil=self._judge)
-        self._task = asyncio.create_task(self._run(guarded))
+        self._task = groups.begin(self._run(guarded))
 
     def add(self, seat: "Seat") -> None:
         """Let somebody sit down who has been told what we have."""
@@ -275,13 +290,13 @@ class Seat:
 
     def start(self) -> None:
         """Begin."""
-        self.task = asyncio.create_task(self._begin())
+        self.task = self.groups.begin(self._begin())
 
     def resume(self) -> None:
         """Read alone, behind what was taken last."""
         self._leave_group()
         if not self.left:
-            self.task = asyncio.create_task(self._read())
+            self.task = self.groups.begin(self._read())
 
     def fall(self) -> None:
         """Leave the group: the connection is slower than it."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, select, text, tuple_, update
 from sqlmodel import col
@@ -22,6 +22,7 @@ BATCH = 200  # messages a unit
 IDLE = 15.0  # seconds until it looks unasked
 GATHER = 0.2  # seconds in which what comes is put there together: each unit costs as much
 
+Made = TypeVar("Made")
 log = logging.getLogger(__name__)
 
 SHOWN = {
@@ -73,15 +74,12 @@ async def entries(
 ) -> list[Entry]:
     """What the index is to have of these messages, whose rows have the columns SHOWN."""
     dialect = world.database.dialect
-    found = await words_in(world, rows, read)
 
-    def made() -> list[Entry]:
-        return [
-            Entry(row.id, row.blob_id, {"id": row.id, **indexed(dialect, row.user_id, words)})
-            for row, words in zip(rows, found, strict=True)
-        ]
+    def entry(row: Any, words: Words) -> Entry:
+        made = {"id": row.id, **indexed(dialect, row.user_id, words)}
+        return Entry(row.id, row.blob_id, made)
 
-    return await asyncio.to_thread(made)
+    return await _each(world, rows, read, entry)
 
 
 def unchanged(entries: Sequence[Entry]) -> ColumnElement[bool]:
@@ -108,16 +106,26 @@ async def words_in(
 
     `read` is as `contents.sources` has it.
     """
+    return await _each(world, rows, read, lambda _, words: words)
+
+
+async def _each(
+    world: World,
+    rows: Sequence[Any],
+    read: contents.Read | None,
+    make: Callable[[Any, Words], Made],
+) -> list[Made]:
+    """What is made of each message and its words, all of it in a thread."""
     sources = await contents.sources(world, rows, read)
     longest = world.options.search_text
 
-    def all_words() -> list[Words]:
+    def made() -> list[Made]:
         return [
-            read_words(text_of(row, source, longest))
+            make(row, read_words(text_of(row, source, longest)))
             for row, source in zip(rows, sources, strict=True)
         ]
 
-    return await asyncio.to_thread(all_words)
+    return await asyncio.to_thread(made)
 
 
 def words_of(world: World, row: Any, stored: contents.Stored) -> dict[str, Any]:

@@ -144,6 +144,7 @@ async def _open(
         lmtp = await _lmtp(settings, world, part)
         stack.push_async_callback(lmtp.close)
         ending.web = listening.web(app, settings, after)
+        stack.push_async_callback(app.end)
         log.info("listening", extra={"http": settings.http, "lmtp": settings.lmtp})
         await ending.web.serve(sockets=list(bound))
         log.info("stopping")

@@ -6,7 +6,17 @@ from sqlalchemy import ColumnElement, Index, Select, exists, func, select, text
 from sqlalchemy.orm import Mapped
 from sqlmodel import col
 
-from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, choice, plain, ref
+from models.columns import (
+    MaybeMoment,
+    MaybeNumber,
+    Moment,
+    Number,
+    Owned,
+    Row,
+    choice,
+    plain,
+    ref,
+)
 
 
 class PushKind(StrEnum):
@@ -17,7 +27,7 @@ class PushKind(StrEnum):
     HTTP = "HTTP"
 
 
-class PushChannel(Row, table=True):
+class PushChannel(Owned, table=True):
     """Where a user is told of new mail: one of each kind.
 
     It is read from the journal of the account, behind `number`; whoever holds the lease tells it.

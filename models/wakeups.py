@@ -266,3 +266,13 @@ def _messages(name: str, lines: list[str]) -> Iterator[str]:
             message = name
         message += f"\n{line}"
     yield message
+
+
+async def rest(events: Iterable[asyncio.Event], pause: float) -> None:
+    """Wait for one of these, or for so long."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=max(pause, 0), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,17 +17,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.addresses import checked as checked_address
 from models.apppasswords import AppPassword
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems
+from models.errors import Conflict, Invalid, LimitReached, Problems
 from models.roles import AdminPermission, Role, Scope, opened
-from models.users import User
 from models.world import World
-from resolvers import adminlog, authlog, mobileconfig, passwords
-from resolvers.access import managed_users, own, visible_users
+from resolvers import adminlog, authlog, mobileconfig, passwords, possessions
+from resolvers.access import own
 from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
 from resolvers.known import forget
-from resolvers.listing import by_keys
+from resolvers.listing import all_by_keys, by_keys
 from resolvers.userselection import managed_one
 
 LENGTH = 16
@@ -364,45 +362,19 @@ async def _log(
 
 
 async def _owners(ctx: Context, ids: Sequence[int]) -> list[int]:
-    """Whose these passwords are: the accounts to hold. NotFound where one cannot be seen."""
-    rows = await by_ids(ctx, list(ids))
-    for index, row in enumerate(rows):
-        if row is None:
-            raise NotFound(str(ids[index]), path=["ids"], index=index)
-    return sorted({row.user_id for row in rows if row})
+    return possessions.owners(ids, await by_ids(ctx, list(ids)))
 
 
-async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> Sequence[Picked]:
-    """The passwords as they are now that we hold their accounts; Forbidden where not managed."""
-    free = managed_users(ctx).label("free")
-    owner: list[Any] = [col(User.domain_id), col(User.role).label("owners"), free]
-    asked = (
-        select(*picked(AppPassword, SHOWN), *owner)
-        .join(User, col(User.id) == col(AppPassword.user_id))
-        .where(col(AppPassword.id).in_(ids), _visible(ctx))
-    )
-    found = await (await session.connection()).execute(asked)
-    rows = {row.id: row for row in found}
-    for index, key in enumerate(ids):
-        if key not in rows:
-            raise NotFound(str(key), path=["ids"], index=index)
-        if not rows[key].free:
-            role = rows[key].owners
-            raise Forbidden(f"this needs the role {role}", requires=role, path=["ids"])
-    return list(rows.values())
+async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
+    return await possessions.held(ctx, session, AppPassword, SHOWN, (ids, _visible(ctx)))
 
 
 # ---------------------------------------------------------------- listing
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """One's own; those of accounts one sees, for a DOMAIN_ADMIN with the permission."""
-    viewer, owner = ctx.viewer, col(AppPassword.user_id)
     lasts = _lasting(ctx.world.now())
-    permission = AdminPermission.APP_PASSWDS
-    if viewer.role is Role.DOMAIN_ADMIN and permission not in viewer.permissions:
-        return and_(owner == viewer.user_id, lasts)
-    return and_(owner.in_(select(col(User.id)).where(visible_users(ctx))), lasts)
+    return possessions.visible(ctx, AppPassword, AdminPermission.APP_PASSWDS) & lasts
 
 
 def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
@@ -411,13 +383,12 @@ def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
 
 async def of_users(ctx: Context, keys: list[tuple[int, bool]]) -> list[list[Picked]]:
     """The passwords of accounts, the newest first; those with a TTL where the flag says so."""
-    users = {user_id for user_id, _ in keys}
-    asked = _seen(ctx).where(col(AppPassword.user_id).in_(users))
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(asked.order_by(col(AppPassword.id).desc())):
-        found[row.user_id].append(row)
+    rows = _seen(ctx).order_by(col(AppPassword.id).desc())
+    users = [user_id for user_id, _ in keys]
+    found = await all_by_keys(ctx, rows, col(AppPassword.user_id), users)
     return [
-        [row for row in found[user_id] if show_all or row.ttl is None] for user_id, show_all in keys
+        [row for row in own if show_all or row.ttl is None]
+        for own, (_, show_all) in zip(found, keys, strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """What is worth showing to somebody who looks on: new mail, limits, sign-ins, mail not sent."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from models.columns import Picked
@@ -9,9 +9,9 @@ from models.journal import ChangeKind, Event, Position
 from models.users import LimitKind, UsageLevel
 from resolvers import authlog, changes
 from resolvers.access import own
-from resolvers.changes import Asked, Batch
+from resolvers.changes import Asked
 from resolvers.context import Context
-from resolvers.pushnews import unread
+from resolvers.pushnews import received, unread
 from resolvers.pushposts import NO_SUBJECT
 from resolvers.webhooktypes import KINDS as TYPES
 from resolvers.webhooktypes import SECURITY
@@ -76,34 +76,19 @@ async def follow(ctx: Context, since: Position | None) -> AsyncGenerator[Notice]
             continue
         told = await _told(ctx, [event for event in batch.events if event.stream_id == mine])
         for nth, notice in enumerate(told, 1):
-            yield _placed(notice, batch, last=nth == len(told))
-
-
-def _placed(notice: Notice, batch: Batch, *, last: bool) -> Notice:
-    position = batch.position if last else notice.position
-    return Notice(
-        notice.kind,
-        notice.title,
-        notice.text,
-        notice.message_id,
-        notice.at,
-        position,
-        batch.more or not last,
-    )
+            last = nth == len(told)
+            position = batch.position if last else notice.position
+            yield replace(notice, position=position, more=batch.more or not last)
 
 
 async def _told(ctx: Context, events: Sequence[Event]) -> list[Notice]:
     """What these come to; as few statements for many as for one."""
-    mail = [e.object_id for e in events if _received(e)]
+    mail = [e.object_id for e in events if received(e)]
     messages = await unread(ctx.read, [own(ctx)], mail) if mail else {}
     keys = [e.object_id for e in events if e.kind is ChangeKind.SECURITY_EVENT]
     rows = await authlog.by_ids(ctx, keys) if keys else []
     noted = {row.id: row for row in rows if row}
     return [notice for event in events if (notice := _notice(event, messages, noted))]
-
-
-def _received(event: Event) -> bool:
-    return event.kind is ChangeKind.MESSAGE_ADDED and event.facts.get("did") == "received"
 
 
 def _notice(
@@ -117,7 +102,7 @@ def _notice(
         return _limit(event)
     if event.kind is ChangeKind.SECURITY_EVENT:
         return _security(event, noted[key]) if key in noted else None
-    if key not in messages or not _received(event):
+    if key not in messages or not received(event):
         return None
     message = messages[key]
     sender = message.from_name or message.from_address or "New mail"

@@ -12,19 +12,17 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.expressions import Expression
 from models.columns import Picked, picked, table_of
-from models.errors import Forbidden, Invalid, NotFound, Problems
+from models.errors import Invalid, NotFound, Problems
 from models.journal import ChangeKind, Stream
 from models.notifications import PushChannel, PushKind
 from models.roles import AdminPermission, Role
-from models.users import User
 from models.vault import Sealed
 from models.wakeups import PUSHES
-from resolvers import adminlog, authlog, webpush
-from resolvers.access import managed_users, visible_users
+from resolvers import adminlog, authlog, possessions, webpush
 from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
-from resolvers.listing import by_keys
+from resolvers.listing import all_by_keys, by_keys
 from resolvers.mailboxes import Named, named_of_each
 from resolvers.mailboxowners import Held
 from resolvers.outward import target
@@ -287,7 +285,7 @@ async def test(ctx: Context, ids: Sequence[int]) -> None:
     """Have a sample pushed to these channels, even where they are switched off."""
     owners = await _owners(ctx, ids)
     async with ctx.write(*owners) as session:
-        rows = await _held(ctx, ids)
+        rows = await _held(ctx, session, ids)
         this = update(PushChannel).where(col(PushChannel.id).in_(ids))
         values = {"test_at": ctx.world.now(), "retry_at": None}
         await (await session.connection()).execute(this.values(values))
@@ -299,7 +297,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
     """Remove these channels, all or none."""
     owners = await _owners(ctx, ids)
     async with ctx.write(*owners) as session:
-        rows = await _held(ctx, ids)
+        rows = await _held(ctx, session, ids)
         gone = delete(PushChannel).where(col(PushChannel.id).in_(ids))
         await (await session.connection()).execute(gone)
         told = {user: [(ChangeKind.USER_CHANGED, [user])] for user in owners}
@@ -318,41 +316,15 @@ def _of_others(ctx: Context, rows: Sequence[Picked], mutation: str) -> list[Done
 
 
 async def _owners(ctx: Context, ids: Sequence[int]) -> list[int]:
-    """Whose these channels are: the accounts to hold. NotFound where one cannot be seen."""
-    rows = await by_ids(ctx, list(ids))
-    for index, row in enumerate(rows):
-        if row is None:
-            raise NotFound(str(ids[index]), path=["ids"], index=index)
-    return sorted({row.user_id for row in rows if row})
+    return possessions.owners(ids, await by_ids(ctx, list(ids)))
 
 
-async def _held(ctx: Context, ids: Sequence[int]) -> Sequence[Picked]:
-    """The channels, now that we hold their accounts; Forbidden where those are not managed."""
-    owner: list[Any] = [
-        col(User.domain_id), col(User.role).label("owners"), managed_users(ctx).label("free")
-    ]  # fmt: skip
-    asked = (
-        select(*picked(PushChannel, SHOWN), *owner)
-        .join(User, col(User.id) == col(PushChannel.user_id))
-        .where(col(PushChannel.id).in_(ids), _visible(ctx))
-        .order_by(col(PushChannel.id))
-    )
-    rows = {row.id: row for row in await ctx.read(asked)}
-    for index, key in enumerate(ids):
-        if key not in rows:
-            raise NotFound(str(key), path=["ids"], index=index)
-        if not rows[key].free:
-            role = rows[key].owners
-            raise Forbidden(f"this needs the role {role}", requires=role, path=["ids"])
-    return list(rows.values())
+async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
+    return await possessions.held(ctx, session, PushChannel, SHOWN, (ids, _visible(ctx)))
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    """One's own; those of accounts one sees, for a DOMAIN_ADMIN with the permission."""
-    viewer, owner = ctx.viewer, col(PushChannel.user_id)
-    if viewer.role is Role.DOMAIN_ADMIN and AdminPermission.PUSHOVER not in viewer.permissions:
-        return owner == viewer.user_id
-    return owner.in_(select(col(User.id)).where(visible_users(ctx)))
+    return possessions.visible(ctx, PushChannel, AdminPermission.PUSHOVER)
 
 
 def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
@@ -361,11 +333,8 @@ def _seen(ctx: Context) -> Select[*tuple[Any, ...]]:
 
 async def of_users(ctx: Context, keys: list[int]) -> list[list[Picked]]:
     """The channels of accounts, by kind."""
-    asked = _seen(ctx).where(col(PushChannel.user_id).in_(keys))
-    found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await ctx.read(asked.order_by(col(PushChannel.kind))):
-        found[row.user_id].append(row)
-    return [found[key] for key in keys]
+    rows = _seen(ctx).order_by(col(PushChannel.kind))
+    return await all_by_keys(ctx, rows, col(PushChannel.user_id), keys)
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:

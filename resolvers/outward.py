@@ -210,3 +210,12 @@ async def _status(reader: asyncio.StreamReader) -> int:
             if not head.status:  # what stands behind a head is not our concern
                 raise
     return head.status
+
+
+def refused(status: int) -> str | None:
+    """What is wrong with this status."""
+    if 200 <= status < 300:  # noqa: PLR2004 - the hundreds of HTTP
+        return None
+    if 300 <= status < 400:  # noqa: PLR2004
+        return f"status {status}: redirections are not followed"
+    return f"status {status}"

@@ -19,14 +19,13 @@ from models.journal import ChangeKind, Entry, Stream, record
 from models.notifications import PushChannel, PushKind
 from models.users import User
 from models.vault import Sealed
-from models.wakeups import PUSHES
+from models.wakeups import PUSHES, rest
 from models.world import World
 from resolvers import pushnews
-from resolvers.outward import Gate, Unsent, post, target
+from resolvers.outward import Gate, Unsent, post, refused, target
 from resolvers.pushnews import Found, News
 from resolvers.pushposts import Called, Notice, of_many, of_message, posted, sample
 from resolvers.webhookposts import pause as pause_after
-from resolvers.webhookposts import refused, rest
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from mail.blobs.errors import Corrupt
 from mail.contents import sources
 from mail.expressions import Expression
 from models.columns import Picked, picked
-from models.journal import LONGEST, Change, ChangeKind
+from models.journal import LONGEST, Change, ChangeKind, Event
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message, Thread
 from models.world import World
@@ -47,7 +47,7 @@ class Found:
     reached: int
 
 
-def received(change: Picked) -> bool:
+def received(change: Picked | Event) -> bool:
     """Whether this is mail that came from outside, not what was put or moved there."""
     return change.kind is ChangeKind.MESSAGE_ADDED and change.facts.get("did") == "received"
 

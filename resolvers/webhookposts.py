@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -32,10 +32,10 @@ from models import meters
 from models.columns import Picked, picked, table_of
 from models.errors import Invalid
 from models.vault import Sealed
-from models.wakeups import WEBHOOKS
+from models.wakeups import WEBHOOKS, rest
 from models.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane
 from models.world import World
-from resolvers.outward import Gate, Unsent, post, target
+from resolvers.outward import Gate, Unsent, post, refused, target
 from resolvers.webhookfeed import feed
 from resolvers.webhooksigns import signed
 
@@ -153,16 +153,6 @@ async def _round(worker: Worker, grown: set[int] | None) -> float:
     except Exception:  # a worker's edge: the store may be back when we look again
         log.exception("webhooks could not be looked after")
         return IDLE
-
-
-async def rest(events: Iterable[asyncio.Event], pause: float) -> None:
-    """Wait for one of these, or for so long."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=max(pause, 0), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 async def look(worker: Worker) -> float:
@@ -311,7 +301,7 @@ async def _try(worker: Worker, hook: Picked, row: Picked) -> Outcome:
         to = target(hook.url, private=private)
         body = orjson.dumps(worker.worded(row))
         headers = signed(world, hook, row.event, body)
-        status = await post(to, headers, body, _gate(worker.gate, private=private))
+        status = await post(to, headers, body, replace(worker.gate, private=private))
         error = refused(status)
     except Invalid as problem:  # it was let in by other settings
         error = problem.message
@@ -325,19 +315,6 @@ async def _try(worker: Worker, hook: Picked, row: Picked) -> Outcome:
     facts = {"webhook": hook.id, "delivery": row.id, "status": status, "error": error}
     log.info("webhook posted" if error is None else "webhook failed", extra=facts)
     return Outcome(status, error, took)
-
-
-def _gate(gate: Gate, *, private: bool) -> Gate:
-    return Gate(private, gate.trust, gate.resolve, gate.whole)
-
-
-def refused(status: int) -> str | None:
-    """What is wrong with this status."""
-    if 200 <= status < 300:  # noqa: PLR2004 - the hundreds of HTTP
-        return None
-    if 300 <= status < 400:  # noqa: PLR2004
-        return f"status {status}: redirections are not followed"
-    return f"status {status}"
 
 
 def pause(attempts: int, chance: float) -> timedelta:

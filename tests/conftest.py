@@ -222,9 +222,11 @@ async def examined(world: World) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def http(world: World, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=create_app(world, spool=tmp_path))
+    app = create_app(world, spool=tmp_path)
+    transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
+    await app.end()
 
 
 async def make_key(world: World, name: str, **more: Any) -> str:

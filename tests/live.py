@@ -211,6 +211,7 @@ async def house(
     yield House(endpoint, bound[0].getsockname()[1])
     server.should_exit = True
     await running
+    await app.end()
 
 
 class Slow:
