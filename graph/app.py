@@ -58,6 +58,10 @@ class App(Starlette):
                 return
         await super().__call__(scope, receive, send)
 
+    def break_off(self) -> None:
+        """Let go who would stay, as the server stops; requests that are under way go on."""
+        self.endpoint.watch.break_off()
+
     async def end(self) -> None:
         """End subscriptions whose peers are gone, and wait for them: the store may close."""
         await self.endpoint.groups.end()

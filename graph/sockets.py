@@ -267,6 +267,9 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
                 break
             await asyncio.sleep(SOON)
 
+    def break_off(self) -> None:
+        """Nothing: with the server the socket is closed, and said to come back (RFC 6455, 1012)."""
+
     async def end(self, farewell: Farewell) -> None:
         """Tell each operation why, then close. Without force what is being answered is let end."""
         if not farewell.force:

@@ -75,6 +75,9 @@ class Follower(Protocol):
     async def end(self, farewell: Farewell) -> None:
         """Say why, and hang up. Takes a few seconds at most."""
 
+    def break_off(self) -> None:
+        """The server stops: say nothing that keeps the peer from coming back."""
+
 
 class Watch:
     """Those who stay, and the one sweep that sends away whose credential has ended."""
@@ -96,10 +99,13 @@ class Watch:
         self._gone = set[Viewer]()  # who is being sent away
         self._parting = WeakSet[Follower]()  # they are being sent away
         self._recalled = set[int | None]()
+        self._broken_off = False
 
     def add(self, follower: Follower) -> None:
         """Begin to watch. The sweep runs as long as there is somebody."""
         self.followers.add(follower)
+        if self._broken_off:
+            follower.break_off()
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.create_task(self._run())
 
@@ -124,6 +130,12 @@ class Watch:
         gone = list(gone)
         self._parting.update(gone)
         await asyncio.gather(*(follower.end(farewell) for follower in gone))
+
+    def break_off(self) -> None:
+        """Let all go who would stay: the server stops, and they come back to the next one."""
+        self._broken_off = True
+        for follower in self.followers:
+            follower.break_off()
 
     def dismiss(self) -> None:
         """Send away, soon, whose credential's time is over."""
@@ -228,12 +240,19 @@ class EventStream:
         self.heartbeat = heartbeat  # seconds
         context.trail = Trail(self._begin, _last_event(context.headers))
         self._over: Farewell | None = None
+        self._broken_off = False
         self._queue: asyncio.Queue[str] = asyncio.Queue(1)  # the generator waits for the reader
         self._source: asyncio.Task[None] | None = None
 
     async def end(self, farewell: Farewell) -> None:
         """Say why, and complete."""
         self._over = farewell
+        if self._source:
+            self._source.cancel()
+
+    def break_off(self) -> None:
+        """Stop in the middle: a client that hears of no end connects again."""
+        self._broken_off = True
         if self._source:
             self._source.cancel()
 
@@ -245,7 +264,8 @@ class EventStream:
             async with aclosing(self._events(source)) as events:
                 async for event in events:
                     yield event
-            yield self.ending(self._over)
+            if not self._broken_off:
+                yield self.ending(self._over)
         finally:
             watch.remove(self)
             source.cancel()

@@ -14,8 +14,8 @@ from datetime import timedelta
 import uvicorn
 from sqlalchemy import exists, or_, select
 from sqlmodel import col
-from starlette.applications import Starlette
 
+from graph.app import App
 from graph.budgets import Budgets, Rates
 from graph.crowds import Crowd
 from graph.endpoint import Settings as Endpoint
@@ -39,8 +39,9 @@ SWEEP = 10  # ticks, of a tenth of a second each
 class Web(uvicorn.Server):
     """Uvicorn's server; the signals are ours, since it is not the last thing to be closed."""
 
-    def __init__(self, config: uvicorn.Config, up: Callable[[], None] | None) -> None:
+    def __init__(self, app: App, config: uvicorn.Config, up: Callable[[], None] | None) -> None:
         super().__init__(config)
+        self._app = app
         self._up = up
 
     async def on_tick(self, counter: int) -> bool:
@@ -66,11 +67,17 @@ class Web(uvicorn.Server):
         if self._up is not None:
             self._up()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests end; uvicorn would wait for streams that have no end by themselves."""
+        self._app.break_off()
+        await super().shutdown(sockets)
 
-def web(app: Starlette, settings: Settings, up: Callable[[], None] | None = None) -> Web:
+
+def web(app: App, settings: Settings, up: Callable[[], None] | None = None) -> Web:
     """The HTTP server of this app, for sockets that are given; calls `up` once it answers."""
     http, websocket = connections.protocols(desk(settings))
     return Web(
+        app,
         uvicorn.Config(
             app,
             log_config=None,

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -182,3 +183,24 @@ async def test_queries_do_not_mind_it(server: Server) -> None:
         asked = {"Last-Event-ID": await hal.cursor(), **EVENTS}
         streamed = await hal.post({"query": "{ viewer { role } }"}, **asked)
         assert "id:" not in streamed.text
+
+
+async def test_a_server_that_stops_lets_streams_go_and_they_come_back(tmp_path: Path) -> None:
+    """At once, without an error in its log, and without an end that clients would believe."""
+    server = Server(tmp_path)
+    server.make("hal")
+    server.start()
+    async with server.client("hal") as hal, following(hal) as stream:
+        begin = await stream.hear()
+        ending = asyncio.create_task(asyncio.to_thread(server.stop))
+        async with asyncio.timeout(ANSWER):
+            with pytest.raises((StopAsyncIteration, httpx.RemoteProtocolError)):
+                await stream.hear()
+        await ending
+    assert not server.complaints()
+    server.start()
+    async with server.client("hal") as hal:
+        await arrived(server, "back again")
+        async with following(hal, last=begin.id) as stream:
+            assert (await stream.hear()).subjects == ["back again"]
+    server.stop()

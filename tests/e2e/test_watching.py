@@ -9,18 +9,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as older
-from starlette.applications import Starlette
 
+from graph.app import create_app
 from merganser import listening, otlp
 from merganser.ending import Ending
 from merganser.settings import Settings
 from merganser.trouble import Trouble
+from models.world import World
 from tests.collector import Collector, collecting
 from tests.e2e.server import OTHER, PASSWORD, ROOT, START, Server
 
@@ -395,8 +397,9 @@ def test_told_to_stop_it_is_not_ready_but_answers_until_it_is_told_again(house: 
     assert house.ended() == 0
 
 
-async def test_the_time_to_drain_ends() -> None:
-    web = listening.web(Starlette(), Settings())
+async def test_the_time_to_drain_ends(world: World, tmp_path: Path) -> None:
+    app = create_app(world, spool=tmp_path)
+    web = listening.web(app, Settings())
     ending = Ending(0.1, web=web)
     ending.signalled(signal.SIGINT)
     assert ending.asked
