@@ -272,7 +272,11 @@ async def recipient(world: World, address: str) -> Recipient:
     OverQuota where the mailbox is full, RateLimited where as much came as may in an hour. The
     first of these in a while is told to the account.
     """
-    to = await resolve(world, address)
+    return await account_of(world, await resolve(world, address), address)
+
+
+async def account_of(world: World, to: Picked, address: str) -> Recipient:
+    """Who receives mail for an address whose row this is; raises as `recipient`."""
     given = {"user": to.user_id, "platform": world.options.default_quota}
     row = next(iter(await world.database.find(_ACCOUNT, given)), None)
     if row is None or to.kind is not AddressKind.MAILBOX:

@@ -1,26 +1,23 @@
 """Who takes mail that has come in: the accounts of our own store."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mail import addresses, delivery, encrypting
-from mail.addresses import Recipient
-from mail.delivery import Placed
-from mail.verification import verified
+from mail import pipeline, routes
+from mail.routes import Taken
 from models.world import World
 
 
 class Post(Protocol):
     """Who knows the recipients, and takes their mail."""
 
-    async def accept(self, address: str) -> Recipient:
-        """Whose address that is, or a refusal."""
+    async def accept(self, address: str, sender: str) -> Taken:
+        """Where mail from this envelope sender to the address goes, or a refusal."""
 
     async def deliver(
-        self, source: bytes | Path, recipients: Sequence[Recipient], sender: str
+        self, source: bytes | Path, taken: Sequence[Taken], sender: str
     ) -> Sequence[object]:
         """What came of each, in order; an exception is an answer too. Then all is durable."""
 
@@ -31,27 +28,13 @@ class Household:
 
     world: World
 
-    async def accept(self, address: str) -> Recipient:
-        """Find the user whose address that is."""
-        return await addresses.recipient(self.world, address)
+    async def accept(self, address: str, sender: str) -> Taken:
+        """Find out where mail for the address goes."""
+        return await routes.accept(self.world, address, sender)
 
     async def deliver(
-        self, source: bytes | Path, recipients: Sequence[Recipient], sender: str
+        self, source: bytes | Path, taken: Sequence[Taken], sender: str
     ) -> Sequence[object]:
         """Deliver at once to all of them; whoever is named twice receives it once."""
-        letter = verified(self.world, await delivery.read(source))
-        first: dict[tuple[int, int], Recipient] = {}
-        for to in recipients:
-            first.setdefault((to.user_id, to.mailbox_id), to)
-        alone = asyncio.Semaphore()  # who has it encrypted has bytes of his own: one at a time
-
-        async def receive(to: Recipient) -> Placed:
-            if to.key is None:
-                return await delivery.receive(self.world, letter, to, sender)
-            async with alone:
-                return await encrypting.receive(self.world, source, letter, to, sender)
-
-        receiving = (receive(to) for to in first.values())
-        outcomes = await asyncio.gather(*receiving, return_exceptions=True)
-        by_mailbox = dict(zip(first, outcomes, strict=True))
-        return [by_mailbox[to.user_id, to.mailbox_id] for to in recipients]
+        mail = await pipeline.receive(self.world, source, sender)
+        return await pipeline.deliver(self.world, mail, taken)

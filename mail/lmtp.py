@@ -13,9 +13,9 @@ from aiosmtpd.lmtp import LMTP
 from sqlalchemy.exc import StatementError
 
 from mail import intake
-from mail.addresses import Recipient
 from mail.household import Household, Post
 from mail.lmtplimits import Limits, limits_of
+from mail.routes import Loop, Taken
 from mail.spool import Body, Budget, NoRoom, Spool, claim, room
 from mail.wire import (
     NO_ADDRESS,
@@ -54,6 +54,7 @@ REFUSALS: dict[type[Refused], str] = {
     Invalid: NO_ADDRESS,
     RateLimited: "450 4.2.1 Too much mail for this mailbox, try again later",
     Unavailable: TRY_LATER,
+    Loop: "554 5.4.6 The mail goes in circles",
 }
 
 
@@ -160,8 +161,8 @@ class Lmtp:
         return [_answer(*each, size) for each in zip(to, outcomes, strict=True)]
 
 
-def _answer(recipient: Recipient, outcome: object, size: int) -> str:
-    user = recipient.user_id
+def _answer(taken: Taken, outcome: object, size: int) -> str:
+    user = taken.user_id
     if isinstance(outcome, BaseException):
         reply = refusal(outcome, user=user)
         log.info("not delivered", extra={"user": user, "bytes": size, "reply": reply})
@@ -384,7 +385,8 @@ class Conversation(LMTP):
         if len(self._transaction.recipients) >= self.limits.recipients:
             return "452 4.5.3 Too many recipients, send it to the others again"
         try:
-            self._transaction.recipients.append(await self.lmtp.post.accept(address))
+            sender = self._transaction.sender
+            self._transaction.recipients.append(await self.lmtp.post.accept(address, sender))
         except Refused as error:
             intake.count([refusal(error)])
             raise

@@ -4,7 +4,7 @@ import asyncio
 import re
 from dataclasses import dataclass, field
 
-from mail.addresses import Recipient
+from mail.routes import Taken
 
 COMMAND_MAX = 2048  # bytes of a command line, its end included
 PIECE = 256 << 10  # bytes that are taken from the socket's buffer at once
@@ -83,7 +83,7 @@ class Transaction:
     sender: str  # empty for the null path
     size: int  # as announced; 0 if it was not
     utf8: bool
-    recipients: list[Recipient] = field(default_factory=list)
+    recipients: list[Taken] = field(default_factory=list)
 
 
 def command(line: bytes) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Index, text
 
-from models.columns import MaybeMoment, Moment, Row, choice, plain, ref
+from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, choice, plain, ref
 
 
 class AddressKind(StrEnum):
@@ -52,6 +52,9 @@ class Address(Row, table=True):
     active: bool = True
     send_as: bool = True
     expires_at: MaybeMoment = None
+    forwards_max: MaybeNumber = None  # messages in a day
+    forwarded: Number = 0
+    forwarded_until: MaybeMoment = None
     tags: list[str] = plain(list)
     public_comment: str | None = None
     private_comment: str | None = None

@@ -88,6 +88,12 @@ class Owned(Row):
     user_id: int = ref("users.id")
 
 
+class MaybeOwned(Row):
+    """A row of somebody's account, or of the platform's own doing: then of nobody's."""
+
+    user_id: int | None = ref("users.id", default=None)
+
+
 def choice(options: type[StrEnum], **more: Any) -> Any:
     """One of a StrEnum, stored as its text: PostgreSQL's own enums cannot lose a value."""
     values = Enum(

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from sqlalchemy import Index, text
 
-from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Owned, choice, ref
+from models.columns import MaybeMoment, MaybeNumber, MaybeOwned, Moment, Number, choice, ref
 
 QUEUE = -1  # the bell of whoever sends, beside those of the streams; rung after the commit
 
@@ -21,7 +21,7 @@ class DeliveryState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-class Delivery(Owned, table=True):
+class Delivery(MaybeOwned, table=True):
     """One recipient of a submission. A lease, not a lock: whoever holds it may be dead."""
 
     __tablename__ = "deliveries"

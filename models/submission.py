@@ -5,7 +5,7 @@ from enum import StrEnum
 from sqlalchemy import Index
 from sqlmodel import Field
 
-from models.columns import MaybeMoment, Moment, Number, Owned, choice, ref
+from models.columns import MaybeMoment, MaybeOwned, Moment, Number, choice, ref
 
 
 class SubmissionState(StrEnum):
@@ -21,12 +21,16 @@ class SubmissionState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-class Submission(Owned, table=True):
-    """A message handed in for sending, with a delivery for each recipient."""
+class Submission(MaybeOwned, table=True):
+    """A message handed in for sending, with a delivery for each recipient.
+
+    What is nobody's is sent on by the platform itself, for an address that forwards.
+    """
 
     __tablename__ = "submissions"
     __table_args__ = (Index("submissions_of_user", "user_id", "created_at", "id"),)
 
+    tenant_id: Number
     queue_id: str = Field(unique=True)
     state: SubmissionState = choice(SubmissionState, default=SubmissionState.QUEUED)
     message_id: int | None = ref("messages.id", ondelete="SET NULL", default=None)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, false, select
 from sqlmodel import col
 
-from models.columns import Owned, Picked
+from models.columns import MaybeOwned, Owned, Picked
 from models.errors import Forbidden
 from models.mailboxes import Mailbox
 from models.messages import Message
@@ -19,8 +19,10 @@ from models.sharing import MailboxShare, ShareRight, holding
 from models.users import User
 from resolvers.context import Context
 
+Rows = type[Owned] | type[MaybeOwned]
 
-def visible(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
+
+def visible(ctx: Context, table: Rows) -> ColumnElement[bool]:
     """The WHERE clause for rows of `table`: the viewer's own, and what others share."""
     mine = col(table.user_id) == ctx.viewer.user_id
     return mine | shared(ctx, table) if ctx.viewer.reach.shared and table in _SHARED else mine
@@ -134,7 +136,7 @@ def own(ctx: Context) -> int:
     return ctx.viewer.user_id
 
 
-async def owners(ctx: Context, table: type[Owned], ids: Sequence[int]) -> list[int]:
+async def owners(ctx: Context, table: Rows, ids: Sequence[int]) -> list[int]:
     """Whose these rows are, as far as the viewer may see: the accounts to lock."""
     theirs = select(col(table.user_id)).where(col(table.id).in_(ids), visible(ctx, table))
     return [row.user_id for row in await ctx.read(theirs.distinct())]

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlmodel import col
 
 from mail import audit, compose, encrypting
 from mail.compose import Draft
 from mail.delivery import Letter, Place, columns, place, read, stored
 from mail.keeping import Gone, Kept, blob_ids
-from mail.queue.settle import EXPIRES, OPEN, announce
-from models.blobs import SubmissionBlob
+from mail.queue import entering
+from mail.queue.entering import Handed, Sender
+from mail.queue.settle import OPEN, announce
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems
-from models.journal import ChangeKind, Entry
 from models.mailboxes import SpecialUse
 from models.pages import Ask, Page, ordering
 from models.queue import QUEUE, Delivery, DeliveryState
@@ -263,61 +263,9 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
     return key
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """What the queue is given: the envelope, and the blobs of a message."""
-
-    sender: str
-    recipients: Sequence[str]
-    size: int
-    root: int  # blob
-    blobs: Sequence[int]  # the root among them
-    message_id: int | None  # the stored copy
-    at: datetime  # of the first attempt
-    state: SubmissionState = SubmissionState.QUEUED
-    send_time: datetime | None = None
-    undo_until: datetime | None = None
-
-
 def hand_in(turn: Turn, ctx: Context, handed: Handed) -> int:
-    """Write submission, deliveries, what blobs it needs, and the journal; the submission's key."""
-    now, key, owner = turn.world.now(), turn.world.key(), own(ctx)
-    row = {
-        "id": key,
-        "user_id": owner,
-        "queue_id": turn.world.random(10).hex(),
-        "state": handed.state,
-        "message_id": handed.message_id,
-        "blob_id": handed.root,
-        "size": handed.size,
-        "envelope_from": handed.sender,
-        "send_time": handed.send_time,
-        "undo_until": handed.undo_until,
-        "created_at": now,
-    }
-    turn.connection.execute(insert(Submission), row)
-    deliveries = [
-        {
-            "id": turn.world.key(),
-            "user_id": owner,
-            "submission_id": key,
-            "recipient": address,
-            "domain": address.rpartition("@")[2],
-            "state": DeliveryState.PENDING,
-            "attempts": 0,
-            "next_at": handed.at,
-            "created_at": now,
-            "expires_at": handed.at + EXPIRES,
-        }
-        for address in handed.recipients
-    ]
-    turn.connection.execute(insert(Delivery), deliveries)
-    needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
-    turn.connection.execute(insert(SubmissionBlob), needs)
-    facts = {"state": handed.state.value}
-    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, ctx.origin)
-    turn.record(owner, entry, at=now)
-    return key
+    """Hand it to the queue in the name of the viewer; the submission's key."""
+    return entering.hand_in(turn, Sender(own(ctx), origin=ctx.origin), handed)
 
 
 def _audited(

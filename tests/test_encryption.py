@@ -93,7 +93,7 @@ async def source(client: Client, message: int) -> bytes:
 
 async def deliver(world: World, raw: bytes | Path, *to: Client) -> list[Any]:
     house = Household(world)
-    there = [await house.accept(client.address) for client in to]
+    there = [await house.accept(client.address, "carol@example.com") for client in to]
     return list(await house.deliver(raw, there, "carol@example.com"))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from graph import ids
-from mail import addresses
 from mail.delivery import Placed
 from mail.household import Household
 from mail.queue import local
@@ -316,8 +315,9 @@ async def test_a_hundred_thousand_nested_tags_are_shown_as_text_at_once(ada: Cli
 
 async def arrive(client: Client, raw: bytes) -> str:
     """Deliver as a neighbour does, and give the id."""
-    to = await addresses.recipient(client.world, client.address)
-    (placed,) = await Household(client.world).deliver(raw, [to], "carol@example.com")
+    house = Household(client.world)
+    to = await house.accept(client.address, "carol@example.com")
+    (placed,) = await house.deliver(raw, [to], "carol@example.com")
     assert isinstance(placed, Placed)
     return ids.encode("Message", placed.message_id)
 

@@ -13,7 +13,6 @@ from mail.queue.jobs import Job, Pace, To
 from models.columns import Picked
 from models.queue import Delivery
 from models.submission import Submission
-from models.users import User
 from models.world import Turn, World
 
 
@@ -78,10 +77,9 @@ _OURS: Select[*tuple[Any, ...]] = (
         col(Submission.blob_id),
         col(Submission.envelope_from),
         col(Submission.created_at),
-        col(User.tenant_id),
+        col(Submission.tenant_id),
     )
     .join(Submission, col(Submission.id) == col(Delivery.submission_id))
-    .join(User, col(User.id) == col(Submission.user_id))
     .order_by(col(Delivery.id))
 )
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from models.journal import PLATFORM
 from models.queue import DeliveryState
 
+EXPIRES = timedelta(days=5)  # what was not taken by then is given back
 PERMANENT = 500  # SMTP codes from here on do not change by waiting
 
 
@@ -26,13 +28,18 @@ class Job:
     lease: int
     submission_id: int
     queue_id: str
-    user_id: int
+    user_id: int | None  # None: it is the platform's own doing
     tenant_id: int
     blob_id: int
     sender: str  # envelope; empty for reports
     domain: str
     created_at: datetime
     recipients: Sequence[To]
+
+    @property
+    def stream(self) -> int:
+        """Whose journal tells of it."""
+        return PLATFORM if self.user_id is None else self.user_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,52 +1,43 @@
 """Recipients who are here: no SMTP between us and ourselves."""
 
-import logging
-
-from sqlalchemy import select
-from sqlmodel import col
-
-from mail import addresses, encrypting
-from mail.addresses import normal_domain
+from mail import pipeline, routes
 from mail.compose import without_bcc
-from mail.delivery import Letter, read
+from mail.delivery import read
+from mail.pipeline import Mail
 from mail.queue.jobs import Job, Result, To
-from models.domains import Domain, DomainAlias
-from models.errors import NotFound, OverQuota, Unavailable
+from mail.routes import Loop
+from models.errors import NotFound, OverQuota, RateLimited, Unavailable
 from models.queue import DeliveryState
 from models.world import World
 
-log = logging.getLogger(__name__)
-
-
-async def is_ours(world: World, domain: str) -> bool:
-    """Whether we take the mail of this domain."""
-    name = normal_domain(domain)
-    own = select(col(Domain.id)).where(col(Domain.name) == name, col(Domain.active))
-    alias = (
-        select(col(Domain.id))
-        .join(DomainAlias, col(DomainAlias.domain_id) == col(Domain.id))
-        .where(col(DomainAlias.alias) == name, col(DomainAlias.active), col(Domain.active))
-    )
-    return bool(await world.database.read(own) or await world.database.read(alias))
+REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
+    (NotFound, 550, "5.1.1 Nobody has this address"),
+    (OverQuota, 452, "4.2.2 The mailbox is full"),
+    (RateLimited, 450, "4.2.1 Too much mail for it now"),
+    (Unavailable, 451, "4.3.0 It cannot be taken now"),
+    (Loop, 554, "5.4.6 It goes in circles"),
+)
 
 
 async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
-    """Put the message into each recipient's INBOX; one that was put there before is known."""
+    """Put the message where each address leads; one that was put there before is known."""
     returns = f"Return-Path: <{job.sender}>\r\n".encode()
     source = returns + without_bcc(raw)
-    letter = await read(source)
-    return {to.delivery_id: await _one(world, job, (source, letter), to) for to in job.recipients}
+    mail = Mail(source, await read(source), job.sender)
+    return {to.delivery_id: await _one(world, mail, to) for to in job.recipients}
 
 
-async def _one(world: World, job: Job, mail: tuple[bytes, Letter], to: To) -> Result:
+async def _one(world: World, mail: Mail, to: To) -> Result:
     host = world.options.hostname
+    outcome: object
     try:
-        there = await addresses.recipient(world, to.address)
-        await encrypting.receive(world, *mail, there, job.sender)
-    except NotFound:
-        return Result.refused(550, "5.1.1 Nobody has this address", host)
-    except OverQuota:
-        return Result.refused(452, "4.2.2 The mailbox is full", host)
-    except Unavailable:
-        return Result.refused(451, "4.3.0 It cannot be taken now", host)
+        taken = await routes.accept(world, to.address, mail.sender)
+        (outcome,) = await pipeline.deliver(world, mail, [taken])
+    except tuple(kind for kind, _, _ in REFUSALS) as refusal:
+        outcome = refusal
+    for kind, code, text in REFUSALS:
+        if isinstance(outcome, kind):
+            return Result.refused(code, text, host)
+    if isinstance(outcome, BaseException):
+        raise outcome
     return Result(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", host)

@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import select, update
 from sqlmodel import col
 
+from mail import srs
 from mail.delivery import Letter, Place, place, read, stored
-from mail.keeping import Gone, Kept
+from mail.keeping import Gone, Kept, blob_ids
 from mail.queue.bounces import report
+from mail.queue.entering import Handed, Sender, hand_in
 from mail.queue.jobs import Job, Result, To
 from models import meters
-from models.errors import OverQuota
+from models.errors import Invalid, OverQuota
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox, SpecialUse
 from models.queue import Delivery, DeliveryState
@@ -23,7 +25,6 @@ log = logging.getLogger(__name__)
 
 BACKOFF = tuple(timedelta(minutes=each) for each in (1, 5, 15, 30, 60, 120, 240))  # then the last
 JITTER = 0.2  # of a pause, up or down
-EXPIRES = timedelta(days=5)
 
 ATTEMPTS = meters.counter(
     "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
@@ -44,7 +45,7 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
         ATTEMPTS.add(result.state)
     there = {key: result for key, result in results.items() if result.state in THERE}
     if there:
-        await world.apply(lambda turn: _write(turn, job, there, now), job.user_id)
+        await world.apply(lambda turn: _write(turn, job, there, now), job.stream)
     rest = {
         to.delivery_id: _aged(results[to.delivery_id], to, now)
         for to in job.recipients
@@ -55,7 +56,7 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
         letter = await read(report(world, job, failed, raw))
         await _reported(world, job, rest, letter)
     elif rest:
-        await world.apply(lambda turn: _write(turn, job, rest, now), job.user_id)
+        await world.apply(lambda turn: _write(turn, job, rest, now), job.stream)
 
 
 def _aged(result: Result, to: To, now: datetime) -> Result:
@@ -66,7 +67,10 @@ def _aged(result: Result, to: To, now: datetime) -> Result:
 
 
 async def _reported(world: World, job: Job, rest: Mapping[int, Result], letter: Letter) -> None:
-    """Write the results, and put the report into the sender's INBOX, in one unit."""
+    """Write the results, and report to the sender, in one unit.
+
+    An account finds the report in its INBOX; whose mail the platform sent on is written to.
+    """
     now = world.now()
 
     async def attempt(*, again: bool) -> None:
@@ -74,9 +78,12 @@ async def _reported(world: World, job: Job, rest: Mapping[int, Result], letter: 
 
         def unit(turn: Turn) -> None:
             if _write(turn, job, rest, now):
-                _file(turn, job, letter, kept)
+                if job.user_id is None:
+                    _send_back(turn, job, letter, kept)
+                else:
+                    _file(turn, job, (letter, kept), job.user_id)
 
-        await world.apply(unit, job.user_id)
+        await world.apply(unit, job.stream)
 
     try:
         await attempt(again=False)
@@ -84,16 +91,29 @@ async def _reported(world: World, job: Job, rest: Mapping[int, Result], letter: 
         await attempt(again=True)
 
 
-def _file(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
+def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
+    """Queue a report for the first sender, from nobody."""
+    try:
+        to = srs.origin(turn.world, job.sender.rpartition("@")[0])
+    except Invalid:
+        log.warning("nobody to report to", extra={"queue": job.queue_id})
+        return
+    blobs = blob_ids(turn, kept)
+    root, needed, at = blobs[kept.root], list(blobs.values()), turn.world.now()
+    handed = Handed("", [to], letter.size, root, needed, None, at=at)
+    hand_in(turn, Sender(None, job.tenant_id), handed)
+
+
+def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None:
     inbox = select(col(Mailbox.id)).where(
-        col(Mailbox.user_id) == job.user_id, col(Mailbox.special_use) == SpecialUse.INBOX
+        col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == SpecialUse.INBOX
     )
     mailbox_id = turn.connection.execute(inbox).scalar()
     if mailbox_id is None:
-        log.warning("no INBOX for a report", extra={"user": job.user_id, "queue": job.queue_id})
+        log.warning("no INBOX for a report", extra={"user": user_id, "queue": job.queue_id})
         return
     to = Place(
-        job.user_id,
+        user_id,
         mailbox_id,
         turn.world.now(),
         envelope_from="",
@@ -102,11 +122,11 @@ def _file(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
     before = dict(turn.reached)
     try:
         with turn.connection.begin_nested():
-            place(turn, letter, kept, to)
+            place(turn, *mail, to)
     except OverQuota:  # the state of the submission still tells
         turn.reached.clear()
         turn.reached.update(before)  # its number went back
-        log.warning("no room for a report", extra={"user": job.user_id, "queue": job.queue_id})
+        log.warning("no room for a report", extra={"user": user_id, "queue": job.queue_id})
 
 
 def _write(turn: Turn, job: Job, results: Mapping[int, Result], now: datetime) -> bool:
@@ -124,7 +144,7 @@ def _write(turn: Turn, job: Job, results: Mapping[int, Result], now: datetime) -
         lost = len(results) - written
         log.warning("a lease was lost", extra={"queue": job.queue_id, "recipients": lost})
     if written:
-        announce(turn, job.user_id, job.submission_id, at=now)
+        announce(turn, job.stream, job.submission_id, at=now)
     return written == len(results)
 
 
@@ -152,7 +172,7 @@ def pause(attempts: int, chance: float) -> timedelta:
     return usual * (1 - JITTER + 2 * JITTER * chance)
 
 
-def announce(turn: Turn, user_id: int, submission_id: int, *, at: datetime) -> SubmissionState:
+def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> SubmissionState:
     """Bring a submission's state up to its deliveries, and write its change into the journal."""
     theirs = select(col(Delivery.state), col(Delivery.attempts)).where(
         col(Delivery.submission_id) == submission_id
@@ -165,7 +185,7 @@ def announce(turn: Turn, user_id: int, submission_id: int, *, at: datetime) -> S
     this = update(Submission).where(col(Submission.id) == submission_id)
     turn.connection.execute(this.values(state=state))
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
-    turn.record(user_id, entry, at=at)
+    turn.record(stream, entry, at=at)
     return state
 
 

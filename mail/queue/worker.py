@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from mail import routes
 from mail.compose import without_bcc
 from mail.queue import body, claims, local, transport
 from mail.queue.jobs import Job, Pace, Result
@@ -154,7 +155,7 @@ async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:
     world = worker.world
     raw = await body.message(world, job)
-    if await local.is_ours(world, job.domain):
+    if await routes.is_ours(world, job.domain):
         await settle(world, job, await local.deliver(world, job, raw), raw)
         return
     try:

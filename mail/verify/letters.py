@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from sqlalchemy import literal, select
+from sqlalchemy import func, literal, select
 from sqlmodel import SQLModel, col
 
 from mail.blobs.errors import Corrupt
@@ -16,6 +16,7 @@ from mail.verify.references import under_way
 from mail.verify.report import Finding
 from models.blobs import Blob, MessageBlob, SubmissionBlob
 from models.columns import Picked, insert_or, table_of
+from models.journal import PLATFORM
 from models.messages import Message
 from models.submission import Submission
 from models.world import Turn, World
@@ -48,7 +49,8 @@ class Holder:
 
 def _holders() -> list[Holder]:
     kept = (col(Message.id), col(Message.user_id), col(Message.blob_id))
-    sent = (col(Submission.id), col(Submission.user_id), col(Submission.blob_id))
+    whose = func.coalesce(col(Submission.user_id), PLATFORM).label("user_id")
+    sent = (col(Submission.id), whose, col(Submission.blob_id))
     unknown = (literal(None).label("size"), literal(None).label("digest"))
     said = (col(Message.size), col(Message.digest))
     return [

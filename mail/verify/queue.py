@@ -8,7 +8,7 @@ from sqlmodel import col
 from mail.verify.checks import Check, Rule, total, within
 from mail.verify.repair import rewriting
 from models.columns import table_of
-from models.journal import ChangeKind
+from models.journal import PLATFORM, ChangeKind
 from models.queue import Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 
@@ -53,7 +53,7 @@ def _states() -> Check:
             "deliveries": Rule(lost, literal("any")),
         },
         table.outerjoin(counted, counted.c.submission_id == table.c.id),
-        col(Submission.user_id),
+        func.coalesce(col(Submission.user_id), PLATFORM),
         cure=rewriting(ChangeKind.SUBMISSION_CHANGED),
     )
 
@@ -92,6 +92,6 @@ def _dates() -> Check:
         Delivery,
         {"next_attempt": Rule(literal("planned"), planned)},
         table_of(Delivery),
-        col(Delivery.user_id),
+        func.coalesce(col(Delivery.user_id), PLATFORM),
         [col(Delivery.state).in_(OPEN)],
     )

@@ -9,6 +9,7 @@ from mail.verify.checks import Check, Rule
 from mail.verify.queue import OPEN
 from models.blobs import Blob, MessageBlob, SubmissionBlob
 from models.columns import table_of
+from models.journal import PLATFORM
 from models.messages import Message
 from models.queue import Delivery
 from models.submission import Submission
@@ -40,7 +41,8 @@ def _of(table: Any, blobs: Any, key: Any, *where: ColumnElement[bool]) -> Check:
         "root": Rule(literal("there"), _there(exists().where(col(Blob.id) == col(table.blob_id)))),
         "lost_references": Rule(literal(0), lost.scalar_subquery()),
     }
-    return Check(SUBJECT, table, rules, table_of(table), col(table.user_id), list(where))
+    stream = func.coalesce(col(table.user_id), PLATFORM)
+    return Check(SUBJECT, table, rules, table_of(table), stream, list(where))
 
 
 def _there(condition: ColumnElement[bool]) -> ColumnElement[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mail.addresses import Recipient
+from mail.routes import Person, Taken
 from models.errors import NotFound
 
 
@@ -94,23 +95,23 @@ class Memory:
     def __post_init__(self) -> None:
         self.open.set()
 
-    async def accept(self, address: str) -> Recipient:
+    async def accept(self, address: str, sender: str) -> Taken:
         name, _, domain = address.partition("@")
         if error := self.refuse.get(f"RCPT {name}"):
             raise error
         if name not in self.users or domain not in {"example.org", "bücher.example"}:
             raise NotFound(address)
         key = self.users[name]
-        return Recipient(key, 1, key * 10, key * 100, address)
+        return Taken(address, [Person(Recipient(key, 1, key * 10, key * 100, address))])
 
     async def deliver(
-        self, source: bytes | Path, recipients: Sequence[Recipient], sender: str
+        self, source: bytes | Path, taken: Sequence[Taken], sender: str
     ) -> Sequence[object]:
         self.reached.set()
         await self.open.wait()
         raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
-        addresses = [to.address for to in recipients]
+        addresses = [to.address for to in taken]
         outcomes = [self.refuse.get(address.partition("@")[0]) for address in addresses]
-        taken = [a for a, refused in zip(addresses, outcomes, strict=True) if not refused]
-        self.letters.append(Letter(sender, taken, raw, isinstance(source, Path)))
+        there = [a for a, refused in zip(addresses, outcomes, strict=True) if not refused]
+        self.letters.append(Letter(sender, there, raw, isinstance(source, Path)))
         return outcomes

@@ -91,6 +91,7 @@ class Place:
         submission = Submission(
             id=self.world.key(),
             user_id=self.user_id,
+            tenant_id=0,
             queue_id="1",
             blob_id=blob.id,
             size=blob.size,

@@ -90,6 +90,7 @@ async def _submit(world: World, home: Home, root: int, blobs: Any) -> int:
             Submission(
                 id=key,
                 user_id=home.user_id,
+                tenant_id=0,
                 queue_id="q1",
                 blob_id=root,
                 size=1,

@@ -1,0 +1,128 @@
+"""Sending mail on to others: one message in the queue for an address that forwards."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import case, select, update
+from sqlmodel import col
+
+from mail import delivery, messages, srs
+from mail.delivery import Letter, stored
+from mail.fields import on_wire
+from mail.keeping import Gone, Kept, blob_ids
+from mail.queue.entering import Handed, Sender, hand_in
+from mail.routes import Loop, Onward, check_limit
+from models.addresses import Address
+from models.columns import insert_or
+from models.errors import NotFound
+from models.journal import PLATFORM
+from models.messages import Receipt
+from models.world import Turn, World
+
+HOPS = 30  # Received fields; a message with so many goes in circles
+DAY = timedelta(days=1)  # in which what is forwarded is counted
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message as it is sent on, and as it came."""
+
+    letter: Letter
+    came: str  # the digest of what came
+    sender: str  # envelope, as it came
+    onward: Onward
+
+
+def check_loop(raw: bytes, letter: Letter, address: str) -> None:
+    """Loop where the message has been at this address, or gone through too many servers."""
+    fields = messages.headers(raw, letter.facts.structure)
+    names = [field.key.casefold() for field in fields]
+    was_here = any(
+        name == "delivered-to" and field.value.strip().casefold() == on_wire(address).casefold()
+        for name, field in zip(names, fields, strict=True)
+    )
+    if was_here or names.count("received") >= HOPS:
+        raise Loop("the mail goes in circles")
+
+
+async def send_on(
+    world: World, source: bytes | Path, letter: Letter, sender: str, onward: Onward
+) -> None:
+    """Queue a message for the targets; on return it is durable.
+
+    A repeat within a day is known, as a delivery is. Loop; RateLimited; NotFound where the
+    address has gone.
+    """
+    raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
+    if onward.address_id is not None:
+        check_loop(raw, letter, onward.address)
+    made = await delivery.read(f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + raw)
+    outgoing = Outgoing(made, letter.digest, sender, onward)
+
+    async def attempt(*, again: bool) -> None:
+        kept = await stored(world, onward.tenant_id, made, again=again)
+        await world.apply(lambda turn: _hand_in(turn, outgoing, kept), PLATFORM)
+
+    try:
+        await attempt(again=False)
+    except Gone:
+        await attempt(again=True)
+
+
+def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
+    onward, now = outgoing.onward, turn.world.now()
+    told = f"{outgoing.sender}\0onward\0{onward.address_id}\0{','.join(onward.targets)}"
+    known = hashlib.sha256(f"{told}\0{outgoing.came}".encode()).hexdigest()
+    since = now - turn.world.options.receipts_for
+    seen = select(col(Receipt.digest)).where(col(Receipt.digest) == known, col(Receipt.at) > since)
+    if turn.connection.execute(seen).first():
+        return
+    _count(turn, onward)
+    blobs = blob_ids(turn, kept)
+    sender = outgoing.sender
+    if onward.address_id is not None:
+        sender = srs.rewritten(turn.world, sender, onward.address.rpartition("@")[2])
+    handed = Handed(
+        sender,
+        onward.targets,
+        outgoing.letter.size,
+        blobs[kept.root],
+        list(blobs.values()),
+        None,
+        at=now,
+    )
+    key = hand_in(turn, Sender(None, onward.tenant_id), handed)
+    new = insert_or(turn.connection.dialect.name, Receipt)
+    values: dict[str, Any] = {"message_id": key, "at": now}
+    noted = new.values(digest=known, **values).on_conflict_do_update(
+        index_elements=["digest"], set_=values
+    )
+    turn.connection.execute(noted)
+
+
+def _count(turn: Turn, onward: Onward) -> None:
+    """Count against the limit of the address, in the unit that sends on."""
+    if onward.address_id is None:
+        return
+    now = turn.world.now()
+    running = col(Address.forwarded_until) > now
+    counted = update(Address).where(col(Address.id) == onward.address_id)
+    many = len(onward.targets)
+    rows = turn.connection.execute(
+        select(
+            col(Address.forwards_max), col(Address.forwarded), col(Address.forwarded_until)
+        ).where(col(Address.id) == onward.address_id)
+    ).all()
+    if not rows:
+        raise NotFound(onward.address, path=["address"])
+    check_limit(turn.world, rows[0])
+    turn.connection.execute(
+        counted.values(
+            forwarded=case((running, Address.forwarded + many), else_=many),
+            forwarded_until=case((running, col(Address.forwarded_until)), else_=now + DAY),
+        )
+    )

@@ -1,0 +1,96 @@
+"""What happens to a message that has come in, step by step.
+
+1. It is read, and what our own servers found out about it is believed (mail/verification.py).
+2. Whoever is to have it twice has it once.
+3. It is stored for each account, encrypted where that is asked for; one that has no room holds up
+   nobody else.
+4. It is sent on for the addresses that forward, and for those accounts that an address forwards
+   to and that could not take it: the queue tries again, and reports to the sender.
+5. Each address is answered for by itself: with a refusal where a part of it is not durable.
+
+The steps before a message is there, whose mail it is and whether it may come, are those of
+mail/routes.py. When all is done, what was not refused is durable.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mail import delivery, encrypting
+from mail.addresses import Recipient
+from mail.delivery import Letter, Placed
+from mail.onward import send_on
+from mail.routes import Onward, Person, Taken
+from mail.verification import verified
+from models.errors import Refused
+from models.world import World
+
+Key = tuple[int, int]  # an account, and its INBOX
+
+
+@dataclass
+class Mail:
+    """A message on its way through the steps."""
+
+    source: bytes | Path
+    letter: Letter
+    sender: str  # envelope; empty for the null path
+    placed: dict[Key, Placed | BaseException] = field(default_factory=dict)
+
+
+async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
+    """A message that came from outside, read."""
+    return Mail(source, verified(world, await delivery.read(source)), sender)
+
+
+async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
+    """Take a message for these addresses; what came of each, an exception where it was refused."""
+    people: dict[Key, Person] = {}
+    for each in taken:
+        for person in each.people:
+            people.setdefault(_key(person.to), person)
+    await _store(world, mail, list(people.values()))
+    return [await _settle(world, mail, each) for each in taken]
+
+
+def _key(to: Recipient) -> Key:
+    return to.user_id, to.mailbox_id
+
+
+async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
+    alone = asyncio.Semaphore()  # who has it encrypted has bytes of his own: one at a time
+
+    async def store(to: Recipient) -> Placed:
+        if to.key is None:
+            return await delivery.receive(world, mail.letter, to, mail.sender)
+        async with alone:
+            return await encrypting.receive(world, mail.source, mail.letter, to, mail.sender)
+
+    storing = (store(person.to) for person in people)
+    outcomes = await asyncio.gather(*storing, return_exceptions=True)
+    keys = (_key(person.to) for person in people)
+    mail.placed |= dict(zip(keys, outcomes, strict=True))
+
+
+async def _settle(world: World, mail: Mail, taken: Taken) -> object:
+    """Send on what is to be sent on for this address; what came of it."""
+    outcomes: list[object] = []
+    onward = list(taken.onward)
+    for person in taken.people:
+        outcome = mail.placed[_key(person.to)]
+        if person.by is not None and isinstance(outcome, Refused):
+            onward.append(person.by)
+        else:
+            outcomes.append(outcome)
+    outcomes += [await _sent_on(world, mail, each) for each in onward]
+    refused = [each for each in outcomes if isinstance(each, BaseException)]
+    return refused[0] if refused else next(iter(outcomes), None)
+
+
+async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
+    try:
+        await send_on(world, mail.source, mail.letter, mail.sender, onward)
+    except Exception as error:  # noqa: BLE001 - it is what came of this address
+        return error
+    return onward

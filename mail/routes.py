@@ -1,0 +1,178 @@
+"""Where mail for an address goes: to accounts here, on to others, or nowhere.
+
+What an address is, is in mail/addresses.py. By its kind its mail then
+
+- goes to the account (MAILBOX),
+- goes to each of its targets (FORWARD): one that is here is looked up in its turn, also where it
+  forwards itself; to all others the mail is sent on,
+- is taken, and dropped (DISCARD).
+
+An address comes to nobody twice, and circles are passed over. A bounce to an envelope sender that
+we have written for mail sent on goes on to the first sender.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import addresses, srs
+from mail.addresses import Recipient, normal_domain
+from models.addresses import AddressKind
+from models.columns import Picked
+from models.domains import Domain, DomainAlias
+from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused
+from models.world import World
+
+DEEPEST = 10  # addresses that forward, one behind the other
+WIDEST = 200  # places that one address may come to
+
+
+@dataclass(frozen=True, slots=True)
+class Onward:
+    """What is sent on in the name of an address of ours."""
+
+    address: str  # ours
+    address_id: int | None  # whose limit it counts against; None: a bounce that finds back
+    tenant_id: int
+    targets: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """An account that mail comes to, and the address by which it was forwarded there."""
+
+    to: Recipient
+    by: Onward | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An address that was accepted, and where its mail goes; with neither it is dropped."""
+
+    address: str  # as given
+    people: Sequence[Person] = ()
+    onward: Sequence[Onward] = ()
+
+    @property
+    def user_id(self) -> int | None:
+        """Whose address it is, where it is one account's."""
+        return self.people[0].to.user_id if self.people else None
+
+
+class Loop(Conflict):
+    """The mail goes in circles."""
+
+
+@dataclass
+class _Walk:
+    """What was found on the way from an address."""
+
+    people: dict[tuple[int, int], Person] = field(default_factory=dict)
+    onward: list[Onward] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    refusals: list[Refused] = field(default_factory=list)
+
+
+async def accept(world: World, address: str, sender: str) -> Taken:
+    """Find out where mail from an envelope sender to this address goes.
+
+    Raises as `addresses.recipient`; where an address forwards, only if none of its targets takes
+    the mail. RateLimited where it has forwarded as much as it may in a day.
+    """
+    if srs.is_ours(address.rpartition("@")[0]):
+        return await _bounce(world, address, sender)
+    row = await addresses.resolve(world, address)
+    if row.kind is AddressKind.MAILBOX:
+        return Taken(address, [Person(await addresses.account_of(world, row, address))])
+    walk = _Walk(seen={row.id})
+    await _follow(world, walk, row, address, 1)
+    if not (walk.people or walk.onward) and walk.refusals:
+        raise walk.refusals[0]
+    return Taken(address, list(walk.people.values()), walk.onward)
+
+
+async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: int) -> None:
+    """Take the targets of an address that is none of an account's."""
+    if row.kind is AddressKind.DISCARD:
+        return
+    if row.kind is not AddressKind.FORWARD:
+        raise NotFound(address, path=["address"])
+    away = []
+    for target in row.targets:
+        try:
+            here = await addresses.resolve(world, target)
+        except NotFound:  # elsewhere, or nobody's
+            if not await is_ours(world, target.rpartition("@")[2]):
+                away.append(target)
+            continue
+        if here.id not in walk.seen and depth < DEEPEST and _room(walk):
+            walk.seen.add(here.id)
+            await _take(world, walk, here, target, Onward(address, row.id, _tenant(row), [target]))
+            if here.kind is not AddressKind.MAILBOX:
+                await _follow(world, walk, here, target, depth + 1)
+    if away:
+        check_limit(world, row)
+        walk.onward.append(Onward(address, row.id, _tenant(row), away[:WIDEST]))
+
+
+async def _take(world: World, walk: _Walk, row: Picked, target: str, by: Onward) -> None:
+    if row.kind is not AddressKind.MAILBOX:
+        return
+    try:
+        to = await addresses.account_of(world, row, target)
+    except NotFound as refusal:
+        walk.refusals.append(refusal)
+    except Refused as refusal:  # there may be room later: the queue tries again
+        walk.refusals.append(refusal)
+        walk.onward.append(by)
+    else:
+        walk.people.setdefault((to.user_id, to.mailbox_id), Person(to, by))
+
+
+def _room(walk: _Walk) -> bool:
+    return len(walk.people) + len(walk.onward) < WIDEST
+
+
+def _tenant(row: Picked) -> int:
+    return int(row.domain_id or 0)
+
+
+def check_limit(world: World, row: Picked) -> None:
+    """RateLimited where the address has forwarded as much as it may."""
+    most = world.options.forwards_daily if row.forwards_max is None else row.forwards_max
+    until, now = row.forwarded_until, world.now()
+    if most and row.forwarded >= most and until and until > now:
+        raise RateLimited("this address has forwarded as much as it may", retry_after=until - now)
+
+
+async def _bounce(world: World, address: str, sender: str) -> Taken:
+    """Let a bounce find back; nobody else has a reason to write there."""
+    local, _, domain = address.rpartition("@")
+    found = await domains(world, domain)
+    if not found or sender:
+        raise NotFound(address, path=["address"])
+    try:
+        origin = srs.origin(world, local)
+    except Invalid as problem:
+        raise NotFound(address, path=["address"]) from problem
+    return Taken(address, onward=[Onward(address, None, found[0], [origin])])
+
+
+async def is_ours(world: World, domain: str) -> bool:
+    """Whether we take the mail of this domain."""
+    return bool(await domains(world, domain))
+
+
+async def domains(world: World, domain: str) -> list[int]:
+    """The domain of ours by this name, or the one it is an alias of; nothing where it is none."""
+    name = normal_domain(domain)
+    alias = (
+        select(col(DomainAlias.domain_id))
+        .where(col(DomainAlias.alias) == name, col(DomainAlias.active))
+        .scalar_subquery()
+    )
+    its = (col(Domain.name) == name) | (col(Domain.id) == alias)
+    found = await world.database.read(select(col(Domain.id)).where(its, col(Domain.active)))
+    return [row.id for row in found]

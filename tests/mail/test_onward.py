@@ -1,0 +1,255 @@
+"""Addresses that forward, and those whose mail is dropped: to real servers on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+from sqlmodel import col
+
+from mail import lmtp, routes, srs
+from mail.fields import Named
+from mail.lmtp import Lmtp
+from models.addresses import Address, AddressKind
+from models.queue import Delivery
+from models.submission import Submission
+from models.users import User
+from models.world import World
+from tests.conftest import Client, Clock, raw_message
+from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.neighbours import Server, listening
+from tests.mail.sending import inbox, relay, send, until, working
+
+LIST = "list@example.org"
+
+
+@pytest.fixture
+async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    yield listener
+    await listener.close(1)
+
+
+@pytest.fixture
+async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
+    neighbour = await connect(listener.port)
+    yield neighbour
+    await neighbour.close()
+
+
+async def make(world: World, name: str, *targets: str, **more: Any) -> int:
+    """An address of example.org that is no account's; its key."""
+    (domain,) = {row.domain_id for row in await world.database.read(_DOMAINS)}
+    kind = AddressKind.FORWARD if targets else AddressKind.DISCARD
+    address = Address(
+        id=world.key(),
+        local=name,
+        domain_id=domain,
+        shown=f"{name}@example.org",
+        kind=kind,
+        targets=list(targets),
+        created_at=world.now(),
+        updated_at=world.now(),
+        **more,
+    )
+    key = address.id
+    async with world.write() as session:
+        session.add(address)
+    return key
+
+
+_DOMAINS = select(col(Address.domain_id)).where(col(Address.domain_id).is_not(None)).distinct()
+
+
+async def say(neighbour: Neighbour, raw: bytes, *to: str, sender: str = "carol@far.example") -> Any:
+    """The codes of RCPT, and where any was taken those of the message."""
+    codes = [(await neighbour.say(f"MAIL FROM:<{sender}>"))[:9]]
+    assert codes == ["250 2.1.0"]
+    rcpt = [(await neighbour.say(f"RCPT TO:<{each}>"))[:9] for each in to]
+    taken = [code for code in rcpt if code.startswith("250")]
+    if not taken:
+        await neighbour.say("RSET")
+        return rcpt, []
+    await neighbour.say("DATA")
+    neighbour.send(raw + b".\r\n")
+    return rcpt, [(await neighbour.hear())[:9] for _ in taken]
+
+
+async def count(world: World, table: Any) -> int:
+    (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
+    return int(row.many)
+
+
+async def arrived(server: Server, many: int = 1) -> None:
+    async def there() -> bool:
+        return len(server.mails) >= many
+
+    await until(there)
+
+
+TOOK = (["250 2.1.5"], ["250 2.0.0"])
+
+
+async def test_mail_is_sent_on_with_a_sender_of_ours(ada: Client, neighbour: Neighbour) -> None:
+    world = ada.world
+    await make(world, "list", "dave@far.example", "eve@far.example")
+    raw = raw_message("Onward")
+    async with listening(Server()) as there, working(world, relay(there)):
+        assert await say(neighbour, raw, LIST) == TOOK
+        await arrived(there)
+    (mail,) = there.mails
+    assert sorted(mail.to) == ["dave@far.example", "eve@far.example"]
+    assert mail.raw == b"Delivered-To: list@example.org\r\n" + raw
+    local, _, domain = mail.sender.rpartition("@")
+    assert domain == "example.org"
+    assert srs.origin(world, local) == "carol@far.example"
+    assert not await inbox(ada)
+
+
+async def test_accounts_here_have_it_at_once_and_each_once(
+    ada: Client, bob: Client, neighbour: Neighbour
+) -> None:
+    await make(ada.world, "both", ada.address, bob.address)
+    await make(ada.world, "list", "both@example.org", ada.address, "list@example.org")
+    rcpt, codes = await say(neighbour, raw_message("All"), LIST, ada.address, "both@example.org")
+    assert rcpt == ["250 2.1.5"] * 3
+    assert codes == ["250 2.0.0"] * 3
+    for client in (ada, bob):
+        assert [row.subject for row in await inbox(client)] == ["All"]
+    assert await count(ada.world, Submission) == 0
+
+
+async def test_what_is_dropped_is_taken_and_gone(ada: Client, neighbour: Neighbour) -> None:
+    await make(ada.world, "hole")
+    assert await say(neighbour, raw_message("Lost"), "hole@example.org") == TOOK
+    assert not await inbox(ada)
+    assert await count(ada.world, Submission) == 0
+
+
+async def test_a_repeat_is_not_sent_on_again(ada: Client, neighbour: Neighbour) -> None:
+    await make(ada.world, "list", "dave@far.example")
+    for raw in (raw_message("One"), raw_message("One"), raw_message("Two")):
+        assert await say(neighbour, raw, LIST) == TOOK
+    assert await count(ada.world, Submission) == 2
+    ours = await connect_many(neighbour, raw_message("At once"), 5)
+    assert ours == ["250 2.0.0"] * 5
+    assert await count(ada.world, Submission) == 3
+
+
+async def connect_many(neighbour: Neighbour, raw: bytes, many: int) -> list[str]:
+    """The same message by several connections at once."""
+    port = neighbour.writer.get_extra_info("peername")[1]
+
+    async def one() -> str:
+        other = await connect(port)
+        _, (code,) = await say(other, raw, LIST)
+        await other.close()
+        return str(code)
+
+    return list(await asyncio.gather(*(one() for _ in range(many))))
+
+
+async def test_a_day_has_a_limit(ada: Client, neighbour: Neighbour, clock: Clock) -> None:
+    await make(ada.world, "list", "dave@far.example", "eve@far.example", forwards_max=3)
+    assert await say(neighbour, raw_message("1"), LIST) == TOOK  # two of three
+    assert await say(neighbour, raw_message("2"), LIST) == TOOK
+    assert await say(neighbour, raw_message("3"), LIST) == (["450 4.2.1"], [])
+    clock.tick(days=1, seconds=1)
+    assert await say(neighbour, raw_message("3"), LIST) == TOOK
+    assert await count(ada.world, Delivery) == 6
+
+
+async def test_what_goes_in_circles_is_refused(ada: Client, neighbour: Neighbour) -> None:
+    await make(ada.world, "list", "dave@far.example")
+    seen = b"Delivered-To: list@example.org\r\n" + raw_message("Again")
+    assert await say(neighbour, seen, LIST) == (["250 2.1.5"], ["554 5.4.6"])
+    hops = b"Received: from a by b\r\n" * 30 + raw_message("Far")
+    assert await say(neighbour, hops, LIST, ada.address) == (
+        ["250 2.1.5", "250 2.1.5"],
+        ["554 5.4.6", "250 2.0.0"],
+    )
+    assert await count(ada.world, Submission) == 0
+
+
+async def test_one_without_room_holds_up_nobody(
+    ada: Client, bob: Client, neighbour: Neighbour, clock: Clock
+) -> None:
+    world = ada.world
+    await make(world, "list", ada.address, bob.address)
+    await quota(world, bob, 1)
+    assert await say(neighbour, raw_message("Room"), LIST) == TOOK
+    assert [row.subject for row in await inbox(ada)] == ["Room"]
+    assert not await inbox(bob)
+    async with listening(Server()) as there, working(world, relay(there)):
+        await until(deferred_of(world))
+        await quota(world, bob, 10**6)
+        clock.tick(minutes=10)
+        world.wakeups.tell({-1: world.key()})
+        await until(lambda: has_mail(bob))
+    assert [row.subject for row in await inbox(bob)] == ["Room"]
+    assert len(await inbox(ada)) == 1
+
+
+async def quota(world: World, client: Client, allowed: int) -> None:
+    async with world.write() as session:
+        this = update(User).where(col(User.id) == client.user.id)
+        await session.exec(this.values(quota=allowed))
+
+
+def deferred_of(world: World) -> Any:
+    async def deferred() -> bool:
+        rows = await world.database.read(select(col(Delivery.last_code)))
+        return [row.last_code for row in rows] == [452]
+
+    return deferred
+
+
+async def has_mail(client: Client) -> bool:
+    return bool(await inbox(client))
+
+
+async def test_a_failure_is_told_to_the_first_sender(ada: Client, neighbour: Neighbour) -> None:
+    """By us, where the queue gives up, and by others, whose bounces find back."""
+    world = ada.world
+    await make(world, "list", "dave@far.example")
+    refusing = Server(replies={"dave": "550 5.1.1 Nobody"})
+    async with listening(refusing) as there, working(world, relay(there)):
+        assert await say(neighbour, raw_message("Lost"), LIST) == TOOK
+        await arrived(there)
+        (report,) = there.mails
+        assert (report.sender, report.to) == ("<>", ["carol@far.example"])
+        assert b"550 5.1.1 Nobody" in report.raw
+        back = srs.rewritten(world, "carol@far.example", "example.org")
+        assert await say(neighbour, raw_message("Bounce"), back, sender="") == TOOK
+        await arrived(there, 2)
+        assert (there.mails[1].sender, there.mails[1].to) == ("<>", ["carol@far.example"])
+    assert await say(neighbour, raw_message("Spam"), back) == (["550 5.1.1"], [])
+    forged = back.replace("carol", "mallory")
+    assert await say(neighbour, raw_message("Spam"), forged, sender="") == (["550 5.1.1"], [])
+
+
+async def test_what_we_send_ourselves_goes_the_same_way(ada: Client, bob: Client) -> None:
+    world = ada.world
+    await make(world, "list", bob.address, "dave@far.example")
+    async with listening(Server()) as there, working(world, relay(there)):
+        await send(ada, Named(LIST))
+        await arrived(there)
+        await until(lambda: has_mail(bob))
+    assert there.mails[0].to == ["dave@far.example"]
+    local = there.mails[0].sender.rpartition("@")[0]
+    assert srs.origin(world, local) == ada.address
+
+
+async def test_resolution_takes_few_statements(
+    ada: Client, bob: Client, statements: list[str]
+) -> None:
+    world = ada.world
+    await make(world, "list", ada.address, bob.address)
+    del statements[:]
+    taken = await routes.accept(world, ada.address, "")
+    assert [person.to.user_id for person in taken.people] == [ada.user.id]
+    assert len(statements) == 2
+    await routes.accept(world, LIST, "")
+    assert len(statements) == 2 + 1 + 2 * 2
