@@ -13,6 +13,8 @@ from mail import lmtp, routes, srs
 from mail.fields import Named
 from mail.lmtp import Lmtp
 from models.addresses import Address, AddressKind
+from models.domains import Domain
+from models.journal import PLATFORM, Change, ChangeKind
 from models.queue import Delivery
 from models.submission import Submission
 from models.users import User
@@ -23,6 +25,7 @@ from tests.mail.neighbours import Server, listening
 from tests.mail.sending import inbox, relay, send, until, working
 
 LIST = "list@example.org"
+pytestmark = pytest.mark.usefixtures("examined")
 
 
 @pytest.fixture
@@ -57,6 +60,8 @@ async def make(world: World, name: str, *targets: str, **more: Any) -> int:
     key = address.id
     async with world.write() as session:
         session.add(address)
+        more_of_it = {"address_count": Domain.address_count + 1}
+        await session.exec(update(Domain).where(col(Domain.id) == domain).values(**more_of_it))
     return key
 
 
@@ -99,6 +104,10 @@ async def test_mail_is_sent_on_with_a_sender_of_ours(ada: Client, neighbour: Nei
     async with listening(Server()) as there, working(world, relay(there)):
         assert await say(neighbour, raw, LIST) == TOOK
         await arrived(there)
+    told = select(func.count().label("many")).where(
+        col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
+    )
+    assert (await world.database.read(told))[0].many == 2  # it is in the queue, and it is sent
     (mail,) = there.mails
     assert sorted(mail.to) == ["dave@far.example", "eve@far.example"]
     assert mail.raw == b"Delivered-To: list@example.org\r\n" + raw
@@ -184,7 +193,7 @@ async def test_one_without_room_holds_up_nobody(
     assert not await inbox(bob)
     async with listening(Server()) as there, working(world, relay(there)):
         await until(deferred_of(world))
-        await quota(world, bob, 10**6)
+        await quota(world, bob, bob.user.quota)
         clock.tick(minutes=10)
         world.wakeups.tell({-1: world.key()})
         await until(lambda: has_mail(bob))
@@ -192,7 +201,7 @@ async def test_one_without_room_holds_up_nobody(
     assert len(await inbox(ada)) == 1
 
 
-async def quota(world: World, client: Client, allowed: int) -> None:
+async def quota(world: World, client: Client, allowed: int | None) -> None:
     async with world.write() as session:
         this = update(User).where(col(User.id) == client.user.id)
         await session.exec(this.values(quota=allowed))
