@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -75,19 +75,17 @@ async def send_on(
 
 def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
     onward, now = outgoing.onward, turn.world.now()
-    told = f"{outgoing.sender}\0onward\0{onward.address_id}\0{','.join(onward.targets)}"
+    to = [*onward.targets, *(via.shown for via in onward.via)]
+    told = f"{outgoing.sender}\0onward\0{onward.address_id}\0{','.join(to)}"
     known = hashlib.sha256(f"{told}\0{outgoing.came}".encode()).hexdigest()
     since = now - turn.world.options.receipts_for
     seen = select(col(Receipt.digest)).where(col(Receipt.digest) == known, col(Receipt.at) > since)
     if turn.connection.execute(seen).first():
         return
-    _count(turn, onward)
+    _count(turn, onward, len(to))
     blobs = blob_ids(turn, kept)
-    sender = outgoing.sender
-    if onward.address_id is not None:
-        sender = srs.rewritten(turn.world, sender, onward.address.rpartition("@")[2])
     handed = Handed(
-        sender,
+        _sender(turn.world, outgoing),
         onward.targets,
         outgoing.letter.size,
         blobs[kept.root],
@@ -95,23 +93,36 @@ def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
         None,
         at=now,
     )
-    key = hand_in(turn, Sender(None, onward.tenant_id), handed)
+    platform = Sender(None, onward.tenant_id)
+    if onward.targets:
+        hand_in(turn, platform, handed)
+    if onward.via:  # a relay of ours asks for no other sender
+        hand_in(
+            turn, platform, replace(handed, sender=outgoing.sender, recipients=(), via=onward.via)
+        )
     new = insert_or(turn.connection.dialect.name, Receipt)
-    values: dict[str, Any] = {"message_id": key, "at": now}
+    values: dict[str, Any] = {"message_id": 0, "at": now}
     noted = new.values(digest=known, **values).on_conflict_do_update(
         index_elements=["digest"], set_=values
     )
     turn.connection.execute(noted)
 
 
-def _count(turn: Turn, onward: Onward) -> None:
+def _sender(world: World, outgoing: Outgoing) -> str:
+    """The envelope sender for servers elsewhere; a bounce that finds back keeps its own."""
+    onward = outgoing.onward
+    if onward.address_id is None:
+        return outgoing.sender
+    return srs.rewritten(world, outgoing.sender, onward.address.rpartition("@")[2])
+
+
+def _count(turn: Turn, onward: Onward, many: int) -> None:
     """Count against the limit of the address, in the unit that sends on."""
     if onward.address_id is None:
         return
     now = turn.world.now()
     running = col(Address.forwarded_until) > now
     counted = update(Address).where(col(Address.id) == onward.address_id)
-    many = len(onward.targets)
     rows = turn.connection.execute(
         select(
             col(Address.forwards_max), col(Address.forwarded), col(Address.forwarded_until)

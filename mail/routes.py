@@ -19,6 +19,7 @@ from sqlmodel import col
 
 from mail import addresses, srs
 from mail.addresses import Recipient, normal_domain
+from mail.queue.entering import Via
 from models.addresses import AddressKind
 from models.columns import Picked
 from models.domains import Domain, DomainAlias
@@ -36,7 +37,8 @@ class Onward:
     address: str  # ours
     address_id: int | None  # whose limit it counts against; None: a bounce that finds back
     tenant_id: int
-    targets: Sequence[str]
+    targets: Sequence[str] = ()  # addresses
+    via: Sequence[Via] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,11 @@ async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: i
         return
     if row.kind is not AddressKind.FORWARD:
         raise NotFound(address, path=["address"])
-    away = []
+    away, via = [], []
     for target in row.targets:
+        if "://" in target:
+            via.append(Via(address, target, target))
+            continue
         try:
             here = await addresses.resolve(world, target)
         except NotFound:  # elsewhere, or nobody's
@@ -112,9 +117,9 @@ async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: i
             await _take(world, walk, here, target, Onward(address, row.id, _tenant(row), [target]))
             if here.kind is not AddressKind.MAILBOX:
                 await _follow(world, walk, here, target, depth + 1)
-    if away:
+    if away or via:
         check_limit(world, row)
-        walk.onward.append(Onward(address, row.id, _tenant(row), away[:WIDEST]))
+        walk.onward.append(Onward(address, row.id, _tenant(row), away[:WIDEST], via[:WIDEST]))
 
 
 async def _take(world: World, walk: _Walk, row: Picked, target: str, by: Onward) -> None:

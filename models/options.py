@@ -45,7 +45,8 @@ class Options:
     profile_key: Path | None = None  # else in the same file
     recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
     received_hourly: int = 3600  # messages, likewise
-    forwards_daily: int = 2000  # messages that an address forwards, likewise
+    forwards_daily: int = 2000  # messages, of an address without a limit of its own; 0: any number
+    forwards_private: bool = False  # they may forward to relays and pages in our own networks
     limit_warning: int = 80  # percent of a limit, from where it is WARNING; 0: never
     limit_critical: int = 95  # and CRITICAL
     limit_letters: bool = True  # an account hears of it where storage passes one of these

@@ -37,7 +37,9 @@ class Delivery(MaybeOwned, table=True):
 
     submission_id: int = ref("submissions.id")
     recipient: str
-    domain: str
+    domain: str  # or `via`: what is sent there is sent in one go
+    via: str | None = None  # the relay or page it goes to, without a password
+    secret: str | None = None  # the same with its password, sealed for the delivery
     state: DeliveryState = choice(DeliveryState, default=DeliveryState.PENDING)
     attempts: Number = 0
     next_at: MaybeMoment = None  # None: nothing more is tried

@@ -11,6 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.expressions import Expression
+from mail.outward import target
 from models.columns import Picked, picked, table_of
 from models.errors import Invalid, NotFound, Problems
 from models.journal import ChangeKind, Stream
@@ -25,7 +26,6 @@ from resolvers.context import Context, Needs
 from resolvers.listing import all_by_keys, by_keys
 from resolvers.mailboxes import Named, named_of_each
 from resolvers.mailboxowners import Held
-from resolvers.outward import target
 from resolvers.pushing import CHANGED
 from resolvers.pushposts import TEXT, TITLE, opened, place_of
 from resolvers.senders import checked_pattern

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select, union, update
 from sqlmodel import col
 
+from mail.outward import Gate, Unsent, post, refused, target
 from models import meters
 from models.columns import Picked, picked, table_of
 from models.errors import Invalid
@@ -22,7 +23,6 @@ from models.vault import Sealed
 from models.wakeups import PUSHES, rest
 from models.world import World
 from resolvers import pushnews
-from resolvers.outward import Gate, Unsent, post, refused, target
 from resolvers.pushnews import Found, News
 from resolvers.pushposts import Called, Notice, of_many, of_message, posted, sample
 from resolvers.webhookposts import pause as pause_after

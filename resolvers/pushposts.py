@@ -10,11 +10,11 @@ from urllib.parse import urlencode
 
 import orjson
 
+from mail.outward import target
 from models.columns import Picked
 from models.notifications import PushKind
 from models.world import World
 from resolvers import webpush
-from resolvers.outward import target
 
 PLACES = ("SUBJECT", "SENDER", "SENDER_NAME", "SENDER_ADDRESS", "TO_NAME", "TO_ADDRESS", "MSG_ID")
 TITLE, TEXT = 250, 1024  # characters that Pushover takes

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.outward import Gate, Unsent, post, refused, target
 from models import meters
 from models.columns import Picked, picked, table_of
 from models.errors import Invalid
@@ -35,7 +36,6 @@ from models.vault import Sealed
 from models.wakeups import WEBHOOKS, rest
 from models.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane
 from models.world import World
-from resolvers.outward import Gate, Unsent, post, refused, target
 from resolvers.webhookfeed import feed
 from resolvers.webhooksigns import signed
 

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, String, cast, delete, false, func, select,
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.outward import target
 from models.columns import Picked, picked
 from models.errors import Invalid, LimitReached, NotFound
 from models.journal import PLATFORM, ChangeKind, Position
@@ -24,7 +25,6 @@ from resolvers.access import managed_users
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
-from resolvers.outward import target
 from resolvers.webhookfeed import TRIED_FOR, put
 from resolvers.webhookposts import TESTS
 from resolvers.webhookreplay import KIND, starting

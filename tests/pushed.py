@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from graph import ids
 from mail import addresses, delivery
+from mail.outward import Gate
 from models.world import Adopted, World
-from resolvers.outward import Gate
 from resolvers.pushing import Worker, look
 from tests.conftest import Client, raw_message
 from tests.receiver import Got, Receiver

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graph.webhooks import worded
+from mail.outward import Gate
 from models.world import Adopted, World
-from resolvers.outward import Gate
 from resolvers.webhookfeed import feed
 from resolvers.webhookposts import Worker, look
 from tests.conftest import Client

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from graph import ids
+from mail.outward import Gate
 from models.world import World
 from resolvers import pushing, pushnews
-from resolvers.outward import Gate
 from resolvers.pushing import BURST, LEASE
 from tests.conftest import Client, Clock
 from tests.live import until

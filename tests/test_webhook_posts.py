@@ -13,10 +13,10 @@ from sqlalchemy import func, select
 from sqlmodel import col
 
 from graph.webhooks import worded
+from mail.outward import Gate, Target, Unsent, inward, post
 from models.webhooks import WebhookDelivery, WebhookLane
 from models.world import World
 from resolvers import webhookposts
-from resolvers.outward import Gate, Target, Unsent, inward, post
 from resolvers.webhookfeed import feed
 from resolvers.webhookposts import ATTEMPTS, LEASE, PATIENCE
 from tests.conftest import Client, Clock, receive

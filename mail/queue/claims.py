@@ -71,6 +71,8 @@ _OURS: Select[*tuple[Any, ...]] = (
         col(Delivery.attempts),
         col(Delivery.expires_at),
         col(Delivery.final_dot_at),
+        col(Delivery.via),
+        col(Delivery.secret),
         col(Submission.id).label("submission_id"),
         col(Submission.queue_id),
         col(Submission.user_id),
@@ -99,7 +101,8 @@ def _jobs(rows: Sequence[Picked], lease: int) -> list[Job]:
             sender=group[0].envelope_from,
             domain=domain,
             created_at=group[0].created_at,
-            recipients=[To(r.id, r.recipient, r.attempts, r.expires_at) for r in group],
+            recipients=[To(r.id, r.recipient, r.attempts, r.expires_at, r.secret) for r in group],
+            via=group[0].via,
         )
         for (submission_id, domain), group in groups.items()
     ]

@@ -1,7 +1,7 @@
 """How a message enters the queue, inside the unit of whoever hands it in."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,15 @@ from models.world import Turn
 
 
 @dataclass(frozen=True, slots=True)
+class Via:
+    """A relay or page that mail for an address of ours goes to."""
+
+    recipient: str  # the address
+    shown: str  # without a password
+    whole: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Handed:
     """What the queue is given: the envelope, and the blobs of a message."""
 
@@ -31,6 +40,7 @@ class Handed:
     state: SubmissionState = SubmissionState.QUEUED
     send_time: datetime | None = None
     undo_until: datetime | None = None
+    via: Sequence[Via] = ()  # it goes there as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +76,37 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
         "created_at": now,
     }
     turn.connection.execute(insert(Submission).values(row))
-    deliveries = [
-        {
-            "id": turn.world.key(),
-            "user_id": of.user_id,
-            "submission_id": key,
-            "recipient": address,
-            "domain": address.rpartition("@")[2],
-            "state": DeliveryState.PENDING,
-            "attempts": 0,
-            "next_at": handed.at,
-            "created_at": now,
-            "expires_at": handed.at + EXPIRES,
-        }
-        for address in handed.recipients
-    ]
-    turn.connection.execute(insert(Delivery), deliveries)
+    same = {
+        "user_id": of.user_id,
+        "submission_id": key,
+        "state": DeliveryState.PENDING,
+        "attempts": 0,
+        "next_at": handed.at,
+        "created_at": now,
+        "expires_at": handed.at + EXPIRES,
+    }
+    turn.connection.execute(insert(Delivery), [{**same, **row} for row in _each(turn, handed)])
     needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
     turn.connection.execute(insert(SubmissionBlob), needs)
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], {"state": handed.state.value}, of.origin)
     turn.record(PLATFORM if of.user_id is None else of.user_id, entry, at=now)
     turn.bells.add(QUEUE)
     return key
+
+
+def _each(turn: Turn, handed: Handed) -> Iterator[dict[str, Any]]:
+    """What is each recipient's own."""
+    for address in handed.recipients:
+        domain = address.rpartition("@")[2]
+        own = {"id": turn.world.key(), "recipient": address, "domain": domain}
+        yield {**own, "via": None, "secret": None}
+    for via in handed.via:
+        key = turn.world.key()
+        secret = turn.world.vault.seal(via.whole, sealed_for(key))
+        own = {"id": key, "recipient": via.recipient, "domain": via.shown}
+        yield {**own, "via": via.shown, "secret": secret}
+
+
+def sealed_for(delivery_id: int) -> str:
+    """What the password of a delivery's relay is sealed for."""
+    return f"via:{delivery_id}"

@@ -1,7 +1,7 @@
 """What is handed from one part of the queue to the next."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from models.journal import PLATFORM
@@ -19,6 +19,7 @@ class To:
     address: str
     attempts: int  # this one included
     expires_at: datetime
+    secret: str | None = field(default=None, repr=False)  # as `Delivery` has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Job:
     domain: str
     created_at: datetime
     recipients: Sequence[To]
+    via: str | None = None  # the relay or page they go to; `domain` is the same
 
     @property
     def stream(self) -> int:

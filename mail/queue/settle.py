@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -93,11 +94,10 @@ async def _reported(world: World, job: Job, rest: Mapping[int, Result], letter: 
 
 def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
     """Queue a report for the first sender, from nobody."""
-    try:
-        to = srs.origin(turn.world, job.sender.rpartition("@")[0])
-    except Invalid:
-        log.warning("nobody to report to", extra={"queue": job.queue_id})
-        return
+    to, local = job.sender, job.sender.rpartition("@")[0]
+    if srs.is_ours(local):
+        with suppress(Invalid):  # it is another's, who sent it on to us
+            to = srs.origin(turn.world, local)
     blobs = blob_ids(turn, kept)
     root, needed, at = blobs[kept.root], list(blobs.values()), turn.world.now()
     handed = Handed("", [to], letter.size, root, needed, None, at=at)

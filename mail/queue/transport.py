@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -135,7 +136,7 @@ async def _open(host: Host, pace: Pace, hostname: str, trust: ssl.SSLContext | N
     checked = host.tls in (Tls.REQUIRED, Tls.WRAPPED)
     context = (trust or ssl.create_default_context()) if checked else _unchecked()
     smtp = SMTP(
-        hostname=host.address,
+        hostname=host.name if host.tls is Tls.WRAPPED else host.address,
         port=host.port,
         local_hostname=hostname,
         timeout=pace.connect,
@@ -144,7 +145,10 @@ async def _open(host: Host, pace: Pace, hostname: str, trust: ssl.SSLContext | N
         tls_context=context,
     )
     try:
-        await smtp.connect()
+        if host.tls is Tls.WRAPPED and host.address != host.name:
+            await smtp.connect(port=None, sock=await _reached(host, pace))
+        else:
+            await smtp.connect()
         await _greet(smtp)
         if host.tls not in (Tls.WRAPPED, Tls.NEVER):
             await _encrypt(smtp, host, context)
@@ -163,6 +167,20 @@ async def _open(host: Host, pace: Pace, hostname: str, trust: ssl.SSLContext | N
         raise
     encryption = smtp.get_transport_info("ssl_object")
     return Channel(smtp, host, pace, _described(encryption) if encryption else None)
+
+
+async def _reached(host: Host, pace: Pace) -> socket.socket:
+    """A connection to the address, for which the certificate is checked by the name."""
+    family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setblocking(False)
+    try:
+        async with asyncio.timeout(pace.connect):
+            await asyncio.get_running_loop().sock_connect(made, (host.address, host.port))
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _described(encryption: ssl.SSLObject) -> str:

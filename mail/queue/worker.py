@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from mail import routes
 from mail.compose import without_bcc
-from mail.queue import body, claims, local, transport
+from mail.outward import Gate
+from mail.queue import body, claims, local, transport, vias
 from mail.queue.jobs import Job, Pace, Result
 from mail.queue.settle import settle
 from mail.queue.transport import LeaseLost, Letter, NotReached
@@ -155,11 +156,19 @@ async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:
     world = worker.world
     raw = await body.message(world, job)
-    if await routes.is_ours(world, job.domain):
+    if job.via is None and await routes.is_ours(world, job.domain):
         await settle(world, job, await local.deliver(world, job, raw), raw)
         return
+    gate = Gate(world.options.forwards_private, worker.route.trust)
+    if vias.is_page(job):
+        letter = await asyncio.to_thread(Letter.of, job.sender, without_bcc(raw))
+        await settle(world, job, _all(job, await vias.posted(world, job, letter, gate)), raw)
+        return
     try:
-        servers = await hosts(world, worker.route, job.domain)
+        if job.via is None:
+            servers = await hosts(world, worker.route, job.domain)
+        else:
+            servers = await vias.relays(world, job, gate)
     except Unroutable as problem:
         await settle(world, job, _all(job, Result.refused(problem.code, problem.text)), raw)
         return

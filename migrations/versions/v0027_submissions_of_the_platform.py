@@ -16,6 +16,12 @@ SENT = (
     "id", "user_id", "queue_id", "state", "message_id", "blob_id", "size", "envelope_from",
     "send_time", "undo_until", "created_at",
 )  # fmt: skip
+OF_DELIVERY = (
+    "id", "user_id", "submission_id", "recipient", "domain", "state", "attempts", "next_at",
+    "leased_until", "lease", "final_dot_at", "last_code", "last_response", "mx", "tls",
+    "delivered_at", "created_at", "expires_at",
+)  # fmt: skip
+VIA = ("via", "secret")
 TABLES = ("submissions", "deliveries", "submission_blobs")  # those that refer to others last
 
 
@@ -28,6 +34,8 @@ def upgrade() -> None:
         return
     for table in TABLES[:2]:
         op.alter_column(table, "user_id", existing_type=Big, nullable=True)
+    for name in VIA:
+        op.add_column("deliveries", sa.Column(name, sa.String(), nullable=True))
     op.add_column("submissions", sa.Column("tenant_id", Big, nullable=True))
     op.execute(
         "UPDATE submissions SET tenant_id = "
@@ -42,6 +50,8 @@ def downgrade() -> None:
         _again(nobodys=False)
         return
     op.drop_column("submissions", "tenant_id")
+    for name in reversed(VIA):
+        op.drop_column("deliveries", name)
     for table in TABLES[:2]:
         op.alter_column(table, "user_id", existing_type=Big, nullable=False)
 
@@ -64,8 +74,9 @@ def _again(*, nobodys: bool) -> None:
         )
     else:
         op.execute(f"INSERT INTO submissions ({names}) SELECT {names} FROM old_submissions")  # noqa: S608
-    for table in TABLES[1:]:
-        op.execute(f"INSERT INTO {table} SELECT * FROM old_{table}")  # noqa: S608
+    names = ", ".join(OF_DELIVERY)
+    op.execute(f"INSERT INTO deliveries ({names}) SELECT {names} FROM old_deliveries")  # noqa: S608
+    op.execute("INSERT INTO submission_blobs SELECT * FROM old_submission_blobs")
     for table in TABLES:
         op.drop_table(f"old_{table}")
 
@@ -115,6 +126,7 @@ def _deliveries(*, nobodys: bool) -> None:
         sa.Column("submission_id", Big, nullable=False),
         sa.Column("recipient", sa.String(), nullable=False),
         sa.Column("domain", sa.String(), nullable=False),
+        *([sa.Column(name, sa.String(), nullable=True) for name in VIA] if nobodys else []),
         sa.Column(
             "state",
             sa.Enum(*OF_ONE, name="deliverystate", native_enum=False, length=32),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from mail.lmtp import Lmtp
 from models.addresses import Address, AddressKind
 from models.domains import Domain
 from models.journal import PLATFORM, Change, ChangeKind
-from models.queue import Delivery
+from models.queue import Delivery, DeliveryState
 from models.submission import Submission
 from models.users import User
-from models.world import World
+from models.world import Adopted, World
 from tests.conftest import Client, Clock, raw_message
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import inbox, relay, send, until, working
+from tests.receiver import receiving
 
 LIST = "list@example.org"
 pytestmark = pytest.mark.usefixtures("examined")
@@ -262,3 +264,62 @@ async def test_resolution_takes_few_statements(
     assert len(statements) == 2
     await routes.accept(world, LIST, "")
     assert len(statements) == 2 + 1 + 2 * 2
+
+
+async def test_a_relay_gets_it_for_the_address_itself(ada: Client, neighbour: Neighbour) -> None:
+    world = open_to_all(ada.world)
+    raw = raw_message("Relayed")
+    async with listening(Server()) as there, working(world, relay(there)):
+        await make(world, "list", f"smtp://127.0.0.1:{there.port}", "dave@far.example")
+        assert await say(neighbour, raw, LIST) == TOOK
+        await arrived(there, 2)
+    by_sender = {mail.sender: mail for mail in there.mails}
+    mail = by_sender.pop("carol@far.example")
+    assert mail.to == [LIST]
+    assert mail.raw == b"Delivered-To: list@example.org\r\n" + raw
+    assert [mail.to for mail in by_sender.values()] == [["dave@far.example"]]
+
+
+async def test_a_page_gets_it_as_a_body(ada: Client, neighbour: Neighbour) -> None:
+    world = open_to_all(ada.world)
+    raw = raw_message("Posted")
+    async with (
+        receiving() as page,
+        listening(Server()) as there,
+        working(world, relay(there)),
+    ):
+        await make(world, "list", page.url)
+        assert await say(neighbour, raw, LIST) == TOOK
+        async with asyncio.timeout(10):
+            await page.came.wait()
+    (got,) = page.got
+    assert got.raw == b"Delivered-To: list@example.org\r\n" + raw
+    assert got.headers["content-type"] == "message/rfc822"
+    assert got.headers["x-envelope-from"] == "carol@far.example"
+    assert got.headers["x-envelope-to"] == LIST
+    assert not there.mails
+
+
+@pytest.mark.parametrize("target", ["smtp://127.0.0.1:{}", "http://127.0.0.1:{}/x"])
+async def test_what_is_inside_is_not_reached(
+    ada: Client, neighbour: Neighbour, target: str
+) -> None:
+    world = ada.world
+    async with listening(Server()) as there, working(world, relay(there)):
+        await make(world, "list", target.format(there.port))
+        assert await say(neighbour, raw_message("In"), LIST) == TOOK
+
+        async def tried() -> bool:
+            rows = await world.database.read(select(col(Delivery.last_response)))
+            return bool(rows[0].last_response)
+
+        await until(tried)
+        (row,) = await world.database.read(select(col(Delivery.last_code), col(Delivery.state)))
+    assert (row.last_code, row.state) == (451, DeliveryState.DEFERRED)
+    assert not there.sessions
+
+
+def open_to_all(world: World) -> World:
+    """The same world, in which our own networks may be forwarded to."""
+    world.adopt(Adopted(replace(world.options, forwards_private=True), 1))
+    return world

@@ -67,6 +67,17 @@ class Gate:
     resolve: Resolve = by_system
     whole: float = WHOLE
 
+    async def allowed(self, host: str, port: int) -> list[str]:
+        """The addresses of a host that may be connected to; Unsent where there are none."""
+        try:
+            found = await self.resolve(host, port)
+        except (OSError, UnicodeError):
+            raise Unsent("the host is not known") from None
+        allowed = [each for each in found if self.private or not inward(each)]
+        if not allowed:
+            raise Unsent("the host is inside" if found else "the host is not known")
+        return allowed
+
 
 def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target:
     """Take an address apart; Invalid where nothing can be posted there.
@@ -145,13 +156,7 @@ async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) 
 
 async def _connected(to: Target, gate: Gate) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to an address that was judged: the name is not looked up again."""
-    try:
-        found = await gate.resolve(to.host, to.port)
-    except (OSError, UnicodeError):
-        raise Unsent("the host is not known") from None
-    allowed = [each for each in found if gate.private or not inward(each)]
-    if not allowed:
-        raise Unsent("the host is inside" if found else "the host is not known")
+    allowed = await gate.allowed(to.host, to.port)
     secure = gate.trust or _usual_trust() if to.secure else None
     name = to.host if to.secure else None
     last: OSError | None = None
