@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mail import addresses, delivery, encrypting
+from mail import addresses, autoreply, delivery, encrypting
 from mail.addresses import Recipient
 from mail.delivery import Placed
 from mail.verification import verified
@@ -47,9 +47,12 @@ class Household:
 
         async def receive(to: Recipient) -> Placed:
             if to.key is None:
-                return await delivery.receive(self.world, letter, to, sender)
-            async with alone:
-                return await encrypting.receive(self.world, source, letter, to, sender)
+                placed = await delivery.receive(self.world, letter, to, sender)
+            else:
+                async with alone:
+                    placed = await encrypting.receive(self.world, source, letter, to, sender)
+            await autoreply.after(self.world, (source, letter), to, sender)
+            return placed
 
         receiving = (receive(to) for to in first.values())
         outcomes = await asyncio.gather(*receiving, return_exceptions=True)

@@ -8,6 +8,7 @@ from sqlmodel import col
 
 from mail import addresses, audit, compose, messages
 from mail.audit import SHOWN
+from mail.queue.handing import Handed, hand_in
 from models.blobs import MessageBlob
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, NotFound
@@ -19,7 +20,6 @@ from resolvers.access import own, visible
 from resolvers.context import Context
 from resolvers.messages import here
 from resolvers.references import FORWARDED
-from resolvers.submission import Handed
 
 HOPS = 30  # Received fields; a message with so many goes in circles
 PATH = ["addresses"]
@@ -63,7 +63,7 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
             raise NotFound(str(message_id), path=["message"])
         at = turn.world.now()
         handed = Handed(sender, recipients, row.size, row.blob_id, blobs, message_id, at=at)
-        key = submission.hand_in(turn, ctx, handed)
+        key = hand_in(turn, owner, handed, origin=ctx.origin)
         facts = {name: getattr(row, name) for name in SHOWN}
         facts |= {"envelope_from": sender, "envelope_to": recipients, "received_at": at}
         audit.sent(turn, owner, key, facts, blobs)

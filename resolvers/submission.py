@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlmodel import col
 
-from mail import audit, compose, encrypting
+from mail import compose, encrypting
 from mail.compose import Draft
-from mail.delivery import Letter, Place, columns, place, read, stored
+from mail.delivery import Letter, Place, place, read, stored
 from mail.keeping import Gone, Kept, blob_ids
-from mail.queue.settle import EXPIRES, OPEN, announce
-from models.blobs import SubmissionBlob
+from mail.queue.handing import Handed, hand_in, unkept
+from mail.queue.settle import OPEN, announce
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems
-from models.journal import ChangeKind, Entry
 from models.mailboxes import SpecialUse
 from models.pages import Ask, Page, ordering
 from models.queue import QUEUE, Delivery, DeliveryState
@@ -257,82 +256,10 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
         send_time=_send_time(turn.world, ready.outgoing),
         undo_until=undo_until,
     )
-    key = hand_in(turn, ctx, handed)
+    key = hand_in(turn, own(ctx), handed, origin=ctx.origin)
     if message_id is None:
-        _audited(turn, ready, (own(ctx), key), blobs, kept.root)
+        unkept(turn, (own(ctx), key), ready.letter, handed)
     return key
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """What the queue is given: the envelope, and the blobs of a message."""
-
-    sender: str
-    recipients: Sequence[str]
-    size: int
-    root: int  # blob
-    blobs: Sequence[int]  # the root among them
-    message_id: int | None  # the stored copy
-    at: datetime  # of the first attempt
-    state: SubmissionState = SubmissionState.QUEUED
-    send_time: datetime | None = None
-    undo_until: datetime | None = None
-
-
-def hand_in(turn: Turn, ctx: Context, handed: Handed) -> int:
-    """Write submission, deliveries, what blobs it needs, and the journal; the submission's key."""
-    now, key, owner = turn.world.now(), turn.world.key(), own(ctx)
-    row = {
-        "id": key,
-        "user_id": owner,
-        "queue_id": turn.world.random(10).hex(),
-        "state": handed.state,
-        "message_id": handed.message_id,
-        "blob_id": handed.root,
-        "size": handed.size,
-        "envelope_from": handed.sender,
-        "send_time": handed.send_time,
-        "undo_until": handed.undo_until,
-        "created_at": now,
-    }
-    turn.connection.execute(insert(Submission), row)
-    deliveries = [
-        {
-            "id": turn.world.key(),
-            "user_id": owner,
-            "submission_id": key,
-            "recipient": address,
-            "domain": address.rpartition("@")[2],
-            "state": DeliveryState.PENDING,
-            "attempts": 0,
-            "next_at": handed.at,
-            "created_at": now,
-            "expires_at": handed.at + EXPIRES,
-        }
-        for address in handed.recipients
-    ]
-    turn.connection.execute(insert(Delivery), deliveries)
-    needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
-    turn.connection.execute(insert(SubmissionBlob), needs)
-    facts = {"state": handed.state.value}
-    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, ctx.origin)
-    turn.record(owner, entry, at=now)
-    return key
-
-
-def _audited(
-    turn: Turn, ready: _Ready, keys: tuple[int, int], blobs: Mapping[str, int], root: str
-) -> None:
-    """Let audits of the sender have what leaves no copy in a folder."""
-    owner, submission_id = keys
-    facts = {
-        **columns(ready.letter),
-        "blob_id": blobs[root],
-        "received_at": turn.world.now(),
-        "envelope_from": ready.sender,
-        "envelope_to": list(ready.recipients),
-    }
-    audit.sent(turn, owner, submission_id, facts, list(blobs.values()))
 
 
 def _when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:

@@ -5,7 +5,7 @@ import logging
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import addresses, encrypting
+from mail import addresses, autoreply, encrypting
 from mail.addresses import normal_domain
 from mail.compose import without_bcc
 from mail.delivery import Letter, read
@@ -43,6 +43,7 @@ async def _one(world: World, job: Job, mail: tuple[bytes, Letter], to: To) -> Re
     try:
         there = await addresses.recipient(world, to.address)
         await encrypting.receive(world, *mail, there, job.sender)
+        await autoreply.after(world, mail, there, job.sender)
     except NotFound:
         return Result.refused(550, "5.1.1 Nobody has this address", host)
     except OverQuota:
