@@ -171,6 +171,7 @@ KINDS_CHANGED = {
     ChangeKind.SECURITY_EVENT: "AuthEvent",
     ChangeKind.KEY_VALUE_CHANGED: "KeyValue",
     ChangeKind.LABEL_CHANGED: "Label",
+    ChangeKind.AUTOREPLY_CHANGED: "Autoreply",
     ChangeKind.THREAD_CHANGED: "Thread",
     ChangeKind.SAVED_SEARCH_CHANGED: "SavedSearch",
 }

@@ -24,6 +24,7 @@ PREFIXES = {
     "AuditAccess": "aac",
     "AuditedMessage": "aum",
     "AuthEvent": "evt",
+    "Autoreply": "aut",
     "Domain": "dom",
     "DomainAlias": "dal",
     "AccountExport": "exp",

@@ -13,6 +13,7 @@ from graph.archive import ArchivedMessage
 from graph.audit import Audit, AuditAccess, AuditedMessage
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
+from graph.autoreply import Autoreply
 from graph.domains import Domain, DomainAlias
 from graph.exports import AccountExport
 from graph.fields import Info, query
@@ -47,6 +48,7 @@ KINDS: dict[str, type[Shape]] = {
     "AuditedMessage": AuditedMessage,
     "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
+    "Autoreply": Autoreply,
     "Domain": Domain,
     "DomainAlias": DomainAlias,
     "File": File,

@@ -28,8 +28,8 @@ class UsageResetPayload(MutationPayload):
 @strawberry.type
 class UsageResetMutation:
     @mutation(
-        "Lets counters of limits begin anew: recipients, messages received. What is stored is "
-        "counted by quotaRecalculate.",
+        "Lets counters of limits begin anew: recipients, messages received, automatic answers. "
+        "What is stored is counted by quotaRecalculate.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.MASTER,
         admin_permission=AdminPermission.RATELIMIT,

@@ -14,6 +14,7 @@ from graph.addresses import Address
 from graph.apppasswords import AppPassword
 from graph.archive import ArchivedMessage, archive_page
 from graph.authlog import AuthEvent, AuthLogFilter, event_page
+from graph.autoreply import Autoreply
 from graph.connections import Connection, OrderDirection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import leaf
@@ -43,6 +44,7 @@ from models.users import ProtocolScope
 from resolvers import (
     addresses,
     apppasswords,
+    autoreply,
     changes,
     domains,
     exports,
@@ -335,6 +337,10 @@ class User(Shape):
     async def app_passwords(self, info: Info, show_all: bool = False) -> list[AppPassword]:
         rows = await info.context.load(apppasswords.of_users, (self.row.id, show_all))
         return await listed(info, AppPassword, rows)
+
+    @field("Vacation answer; where none was set, createdAt is null.", scope=Scope.READ)
+    async def autoreply(self, info: Info) -> Autoreply | None:
+        return Autoreply.maybe(await info.context.load(autoreply.of_users, self.row.id))
 
     @field("Where the user is told of new mail, by kind.", scope=Scope.READ)
     async def push_channels(self, info: Info) -> list[PushChannel]:

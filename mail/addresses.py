@@ -28,6 +28,7 @@ from sqlmodel import col
 from mail import userlimits
 from mail.userlimits import ALLOWED, Reached
 from models.addresses import Address, AddressKind
+from models.autoreply import answering
 from models.columns import Instant, Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
@@ -196,6 +197,7 @@ _ACCOUNT = Prepared(
         # "" where it is asked for without a key: then nothing is stored
         case((_ENCRYPTED, func.coalesce(col(User.pub_key), ""))).label("key"),
         ALLOWED.label("allowed"),
+        answering(col(User.id)).label("answers"),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
@@ -263,6 +265,7 @@ class Recipient:
     address_id: int
     address: str  # as given
     key: str | None = None  # OpenPGP, to which what comes is encrypted; None: it is not
+    answers: bool = False  # by itself, now
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -277,7 +280,11 @@ async def recipient(world: World, address: str) -> Recipient:
 
 async def account_of(world: World, to: Picked, address: str) -> Recipient:
     """Who receives mail for an address whose row this is; raises as `recipient`."""
-    given = {"user": to.user_id, "platform": world.options.default_quota}
+    given = {
+        "user": to.user_id,
+        "platform": world.options.default_quota,
+        "now": world.now(),
+    }
     row = next(iter(await world.database.find(_ACCOUNT, given)), None)
     if row is None or to.kind is not AddressKind.MAILBOX:
         raise NotFound(address, path=["address"])
@@ -286,7 +293,7 @@ async def account_of(world: World, to: Picked, address: str) -> Recipient:
         await _tell(world, row.id, full, row.storage_told_until)
         raise OverQuota(used=row.used, allowed=row.allowed)
     await _check_received(world, row)
-    return Recipient(row.id, row.tenant_id, row.box, to.id, address, row.key)
+    return Recipient(row.id, row.tenant_id, row.box, to.id, address, row.key, row.answers)
 
 
 async def _check_received(world: World, row: Picked) -> None:

@@ -33,6 +33,7 @@ from models.apppasswords import AppPassword
 from models.audit import Audit, AuditCopy
 from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
+from models.autoreply import AutoreplySender
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
 from models.exports import Export, ImportArchive
@@ -80,6 +81,7 @@ class Tidied:
     entries: int = 0  # of the administrative log
     settings: int = 0  # of their history
     usages: int = 0
+    autoreply_senders: int = 0  # who may have another answer
     uploads: int = 0
     changes: int = 0
     tasks: int = 0
@@ -146,6 +148,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "usages": (Usage, col(Usage.until) <= now),
+        "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
         "key_values": (KeyValue, col(KeyValue.expires_at) <= now),

@@ -4,9 +4,10 @@
 2. Whoever is to have it twice has it once.
 3. It is stored for each account, encrypted where that is asked for; one that has no room holds up
    nobody else.
-4. It is sent on for the addresses that forward, and for those accounts that an address forwards
+4. An account that answers by itself does so (mail/autoreply).
+5. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender.
-5. Each address is answered for by itself: with a refusal where a part of it is not durable.
+6. Each address is answered for by itself: with a refusal where a part of it is not durable.
 
 The steps before a message is there, whose mail it is and whether it may come, are those of
 mail/routes.py. When all is done, what was not refused is durable.
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import delivery, encrypting
+from mail import autoreply, delivery, encrypting
 from mail.addresses import Recipient
 from mail.delivery import Letter, Placed
 from mail.onward import send_on
@@ -63,9 +64,12 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
 
     async def store(to: Recipient) -> Placed:
         if to.key is None:
-            return await delivery.receive(world, mail.letter, to, mail.sender)
-        async with alone:
-            return await encrypting.receive(world, mail.source, mail.letter, to, mail.sender)
+            placed = await delivery.receive(world, mail.letter, to, mail.sender)
+        else:
+            async with alone:
+                placed = await encrypting.receive(world, mail.source, mail.letter, to, mail.sender)
+        await autoreply.after(world, (mail.source, mail.letter), to, mail.sender)
+        return placed
 
     storing = (store(person.to) for person in people)
     outcomes = await asyncio.gather(*storing, return_exceptions=True)

@@ -128,6 +128,13 @@ class AccountSettings(BaseSettings):
         description="Write to accounts when their storage passes one of these marks, or is full.",
         json_schema_extra={"hint": "write on or off"},
     )
+    autoreply_interval: Span = Field(
+        default=USUAL.autoreply_interval,
+        ge=timedelta(hours=1),
+        le=timedelta(days=366),
+        description="A sender has one automatic answer in that time, where the account says "
+        "nothing else.",
+    )
     argon2_memory: int = Field(
         default=USUAL.argon2_memory, ge=8, description="KiB that hashing a password takes."
     )

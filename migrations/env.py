@@ -14,6 +14,7 @@ import models.adminlog
 import models.apppasswords
 import models.auth
 import models.authlog
+import models.autoreply
 import models.blobs
 import models.documents
 import models.domains

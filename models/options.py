@@ -49,6 +49,7 @@ class Options:
     forwards_private: bool = False  # they may forward to relays and pages in our own networks
     limit_warning: int = 80  # percent of a limit, from where it is WARNING; 0: never
     limit_critical: int = 95  # and CRITICAL
+    autoreply_interval: timedelta = timedelta(days=1)  # between two answers to a sender
     limit_letters: bool = True  # an account hears of it where storage passes one of these
     argon2_memory: int = 65536  # KiB; with `argon2_time` what a password costs to check
     argon2_time: int = 3  # passes

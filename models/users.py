@@ -26,6 +26,7 @@ class UsageKind(StrEnum):
 
     RECIPIENTS = "RECIPIENTS"  # addresses written to; a row of `Usage`
     RECEIVED = "RECEIVED"  # messages that came; in the row of the account
+    AUTOREPLIES = "AUTOREPLIES"  # automatic answers; a row of `Usage`
 
 
 class LimitKind(StrEnum):

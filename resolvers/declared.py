@@ -170,6 +170,11 @@ DECLARED: dict[str, Setting] = {
             "How long security events are kept; PT0S: none are written.", NOTHING, YEARS,
         ),
         Setting(
+            "autoreply.interval", "autoreply_interval", DURATION, "Automatic answers",
+            "A sender has one answer in that time, where the account says nothing else.",
+            timedelta(hours=1), timedelta(days=366),
+        ),
+        Setting(
             "bulk.max", "bulk", NUMBER, "Bulk changes",
             "Messages that one request changes at once, and most things one mutation names.",
             1, 10_000,

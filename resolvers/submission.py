@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlmodel import col
 
-from mail import audit, compose, encrypting
+from mail import compose, encrypting
 from mail.compose import Draft
-from mail.delivery import Letter, Place, columns, place, read, stored
+from mail.delivery import Letter, Place, place, read, stored
 from mail.keeping import Gone, Kept, blob_ids
 from mail.queue import entering
 from mail.queue.entering import Handed, Sender
@@ -259,28 +259,13 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
     )
     key = hand_in(turn, ctx, handed)
     if message_id is None:
-        _audited(turn, ready, (own(ctx), key), blobs, kept.root)
+        entering.unkept(turn, (own(ctx), key), ready.letter, handed)
     return key
 
 
 def hand_in(turn: Turn, ctx: Context, handed: Handed) -> int:
     """Hand it to the queue in the name of the viewer; the submission's key."""
     return entering.hand_in(turn, Sender(own(ctx), origin=ctx.origin), handed)
-
-
-def _audited(
-    turn: Turn, ready: _Ready, keys: tuple[int, int], blobs: Mapping[str, int], root: str
-) -> None:
-    """Let audits of the sender have what leaves no copy in a folder."""
-    owner, submission_id = keys
-    facts = {
-        **columns(ready.letter),
-        "blob_id": blobs[root],
-        "received_at": turn.world.now(),
-        "envelope_from": ready.sender,
-        "envelope_to": list(ready.recipients),
-    }
-    audit.sent(turn, owner, submission_id, facts, list(blobs.values()))
 
 
 def _when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:

@@ -25,10 +25,9 @@ async def reset(ctx: Context, users: Users, kinds: Collection[UsageKind]) -> lis
     async with changing(ctx, users, "usageReset") as held:
         require_charge(ctx, held.rows, ["users"])
         were: defaultdict[int, dict[str, int]] = defaultdict(dict)
-        if UsageKind.RECIPIENTS in kinds:
-            for gone in await forget_sent(held, [row.id for row in held.rows]):
-                if gone.until > now:
-                    were[gone.user_id]["recipients"] = gone.used
+        for gone in await forget(held, [row.id for row in held.rows], kinds):
+            if gone.until > now:
+                were[gone.user_id][gone.kind.lower()] = gone.used
         for row in held.rows:
             if UsageKind.RECEIVED in kinds and row.received_until and row.received_until > now:
                 were[row.id]["received"] = row.received
@@ -38,10 +37,12 @@ async def reset(ctx: Context, users: Users, kinds: Collection[UsageKind]) -> lis
     return [row.id for row in held.rows]
 
 
-async def forget_sent(held: Held, ids: Collection[int]) -> Collection[Picked]:
-    """Let the recipients of these accounts, which are held, be counted anew; what was counted."""
-    theirs = col(Usage.user_id).in_(ids) & (col(Usage.kind) == UsageKind.RECIPIENTS)
-    columns = (col(Usage.user_id), col(Usage.used), col(Usage.until))
+async def forget(
+    held: Held, ids: Collection[int], kinds: Collection[UsageKind]
+) -> Collection[Picked]:
+    """Let what these accounts, which are held, have used be counted anew; what was counted."""
+    theirs = col(Usage.user_id).in_(ids) & col(Usage.kind).in_(kinds)
+    columns = (col(Usage.user_id), col(Usage.kind), col(Usage.used), col(Usage.until))
     gone = await (await held.session.connection()).execute(
         delete(Usage).where(theirs).returning(*columns)
     )

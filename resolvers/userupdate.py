@@ -15,7 +15,7 @@ from models.columns import Picked
 from models.errors import AuthenticationFailed, Conflict, Invalid, Problems
 from models.mailboxes import Mailbox
 from models.roles import Scope
-from models.users import User, UserTag
+from models.users import UsageKind, User, UserTag
 from models.usersearch import words_of
 from models.world import World
 from resolvers import (
@@ -269,7 +269,8 @@ async def _check_encryption(held: Held, values: Mapping[str, Any]) -> None:
 async def _recount(held: Held, senders: Sequence[Picked], receivers: Sequence[Picked]) -> None:
     """Let what was used of a limit begin afresh."""
     if senders:
-        await usagereset.forget_sent(held, [row.id for row in senders])
+        ids = [row.id for row in senders]
+        await usagereset.forget(held, ids, [UsageKind.RECIPIENTS])
     if receivers:
         these = update(User).where(col(User.id).in_([row.id for row in receivers]))
         await (await held.session.connection()).execute(these.values(**usagereset.NONE_CAME))

@@ -38,6 +38,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.SETTING_CHANGED: "setting.changed",
     ChangeKind.KEY_VALUE_CHANGED: "keyValue.changed",
     ChangeKind.LIMIT_REACHED: "limit.reached",
+    ChangeKind.AUTOREPLY_CHANGED: "autoreply.changed",
 }
 DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was done
     ChangeKind.USER_CHANGED: {
@@ -48,6 +49,7 @@ DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was don
     },
     ChangeKind.DOMAIN_CHANGED: {did: f"domain.{did}" for did in ("created", "deleted")},
     ChangeKind.MESSAGE_ADDED: {"received": "message.received"},
+    ChangeKind.AUTOREPLY_CHANGED: {did: f"autoreply.{did}" for did in ("enabled", "disabled")},
 }
 STATES = {"SENT": "message.sent", "PARTIAL": "message.bounced", "FAILED": "message.bounced"}
 NOTED = "security.noted"  # what has no word of its own
@@ -89,6 +91,7 @@ FACTS: Mapping[str, tuple[str, ...]] = {  # of the journal, by how kinds begin
     "MESSAGE_": ("mailbox", "uid", "flags", "fromMailbox", "fromUid"),
     "SUBMISSION_": ("state",),
     "USER_": ("changed",),
+    "AUTOREPLY_": ("changed",),
     "SETTING_": ("key",),
     "LIMIT_": ("limit", "level", "used", "allowed", "refused", "resetsAt"),
 }

@@ -119,6 +119,13 @@ def _post(name: str, **given: Any) -> Prepare:
     return prepare
 
 
+async def _unanswered(ada: Client, root: Client) -> Call:
+    given = {"set": {"enabled": True, "text": "I am away."}}
+    made = await _named("autoreplySet", **given)(ada, root)
+    assert (await made(root))["errors"] == []
+    return await _named("autoreplyDelete")(ada, root)
+
+
 async def _deleted(ada: Client, root: Client) -> None:
     delete = await _named("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
     assert (await delete(root))["errors"] == []
@@ -141,6 +148,12 @@ LOGGED: dict[str, Logged] = {
     "actAs": Logged("User", after=("until",)),
     "auditCreate": Logged("Audit", after=("user", "expires")),
     "auditDelete": Logged("Audit", before=("user",)),
+    "autoreplyDelete": Logged("User", before=("enabled",), prepare=_unanswered),
+    "autoreplySet": Logged(
+        "User",
+        after=("enabled", "text"),
+        prepare=_named("autoreplySet", set={"enabled": True, "text": "I am away."}),
+    ),
     "customTwoFactorDisable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
     "customTwoFactorEnable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
     "domainAliasCreate": Logged("DomainAlias"),

@@ -251,6 +251,7 @@ LISTED = {
     "AuditAccess": "audits { nodes { accessLog { nodes %s } } }",
     "AuditedMessage": "audits { nodes { messages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
+    "Autoreply": "users { nodes { autoreply %s } }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",

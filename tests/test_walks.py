@@ -36,6 +36,7 @@ TOLD = {
     "setting_changes": ("SETTING_CHANGED", set[str]()),
     "key_values": ("KEY_VALUE_CHANGED", set[str]()),
     "labels": ("LABEL_CHANGED", set[str]()),
+    "autoreplies": ("AUTOREPLY_CHANGED", set[str]()),
     "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),
     "users": (
         "USER_CHANGED",
@@ -54,7 +55,7 @@ TOLD = {
 PARTS = {"mailboxes": ["mailbox_metadata", "mailbox_shares"]}
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
     "access_tokens", "admin_log", "api_keys", "app_passwords", "audit_accesses", "audit_blobs",
-    "audit_copies", "audits", "blobs", "changes", "deleted_users",
+    "audit_copies", "audits", "autoreply_senders", "blobs", "changes", "deleted_users",
     "deliveries", "documents", "domain_admins", "domain_aliases", "domain_totals", "domains",
     "export_pieces", "exports", "import_archives",
     "file_shares", "mailbox_subscriptions", "message_blobs", "push_channels", "push_keys",

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlmodel import col
 
+from mail import audit
+from mail.delivery import Letter, columns
 from mail.queue.jobs import EXPIRES
 from models.blobs import SubmissionBlob
 from models.journal import PLATFORM, ChangeKind, Entry
@@ -92,6 +94,22 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
     turn.record(PLATFORM if of.user_id is None else of.user_id, entry, at=now)
     turn.bells.add(QUEUE)
     return key
+
+
+def unkept(turn: Turn, keys: tuple[int, int], letter: Letter, handed: Handed) -> None:
+    """Let audits of the sender have what leaves no copy in a folder.
+
+    `keys` are those of the account and of the submission.
+    """
+    owner, submission_id = keys
+    facts = {
+        **columns(letter),
+        "blob_id": handed.root,
+        "received_at": turn.world.now(),
+        "envelope_from": handed.sender,
+        "envelope_to": list(handed.recipients),
+    }
+    audit.sent(turn, owner, submission_id, facts, handed.blobs)
 
 
 def _each(turn: Turn, handed: Handed) -> Iterator[dict[str, Any]]:

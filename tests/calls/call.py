@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.conftest import Client
 
-SHARED = {"mailboxUnsubscribe": "MailboxSubscribeInput"}
+SHARED = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 BY_IDS = {
     "apiKeyDelete",
     "appPasswordDelete",

@@ -21,6 +21,19 @@ async def audit_delete(ada: Client, root: Client) -> Call:
 
 
 @call
+async def autoreply_set(_ada: Client, _root: Client) -> Call:
+    given = {"set": {"enabled": True, "text": "I am away."}}
+    return Call("autoreplySet", given, "autoreplies { enabled text } users { username }")
+
+
+@call
+async def autoreply_delete(ada: Client, root: Client) -> Call:
+    assert (await (await autoreply_set(ada, root))(ada))["errors"] == []
+    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    return Call("autoreplyDelete", given, "users { username }")
+
+
+@call
 async def client_state_reset(_ada: Client, _root: Client) -> Call:
     return Call("clientStateReset", {}, "users { username }", nudges=True)
 

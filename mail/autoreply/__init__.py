@@ -1,0 +1,33 @@
+"""Automatic answers (RFC 3834, RFC 5230): what is answered, once to each, and by the queue."""
+
+from mail.autoreply.decision import (
+    Came,
+    Reply,
+    Rule,
+    Silence,
+    answer,
+    meant,
+    quiet,
+    sender_key,
+    written,
+)
+from mail.autoreply.sending import after, answered, internal, spent, stands, taker, writer
+
+__all__ = [
+    "Came",
+    "Reply",
+    "Rule",
+    "Silence",
+    "after",
+    "answer",
+    "answered",
+    "internal",
+    "meant",
+    "quiet",
+    "sender_key",
+    "spent",
+    "stands",
+    "taker",
+    "writer",
+    "written",
+]

@@ -1,0 +1,340 @@
+"""Answering what has come in: remembered and queued in one unit, so that it is done once."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, String, and_, bindparam, case, exists, func, or_, select
+from sqlalchemy.exc import StatementError
+from sqlalchemy.orm import aliased
+from sqlmodel import col
+
+from mail import addresses, compose, messages
+from mail.addresses import Recipient, checked, normal, normal_domain
+from mail.autoreply.decision import Came, Reply, Rule, Silence, answer, plain, quiet, sender_key
+from mail.compose import NAME, Draft, HeaderLine
+from mail.delivery import Letter, read, stored
+from mail.fields import Named
+from mail.keeping import Gone, Kept, blob_ids
+from mail.messages import Header
+from mail.queue.entering import Handed, Sender, hand_in, unkept
+from models import meters
+from models.addresses import Address
+from models.autoreply import Autoreply, AutoreplySender
+from models.columns import Instant, Picked, insert_or, picked
+from models.domains import Domain, DomainAlias
+from models.errors import Invalid, NotFound
+from models.prepared import Prepared, number, prepared
+from models.users import Usage, UsageKind, User
+from models.world import Turn, World
+
+log = logging.getLogger(__name__)
+
+MOST = 2000  # answers of an account in
+DAY = timedelta(days=1)
+LOOKED = 50  # addresses in To and Cc that may be the account's
+HEADER = 256 << 10  # bytes that are looked at
+TRIES = 3  # where the rule is changed while we answer
+
+ANSWERS = meters.counter(
+    "merganser_autoreplies",
+    "Messages to accounts that answer by themselves: answered, failed, or why not.",
+    "outcome",
+)
+
+
+_NOW = bindparam("now", type_=Instant)
+
+
+def internal() -> ColumnElement[bool]:
+    """SQL: whether `domain` is the one of the account, or an alias of it."""
+    named = bindparam("domain", type_=String)
+    own = exists().where(col(Domain.id) == col(User.domain_id), col(Domain.name) == named)
+    alias = exists().where(
+        col(DomainAlias.domain_id) == col(User.domain_id),
+        col(DomainAlias.alias) == named,
+        col(DomainAlias.active),
+    )
+    return or_(own, alias)
+
+
+def answered() -> ColumnElement[bool]:
+    """SQL: whether the account has no other answer for `sender` at `now`."""
+    return exists().where(
+        col(AutoreplySender.autoreply_id) == col(User.id),
+        col(AutoreplySender.sender) == bindparam("sender", type_=String),
+        col(AutoreplySender.until) > _NOW,
+    )
+
+
+def spent() -> ColumnElement[bool]:
+    """SQL: whether the account has answered as many at `now` as it may."""
+    return exists().where(
+        col(Usage.user_id) == col(User.id),
+        col(Usage.kind) == UsageKind.AUTOREPLIES,
+        col(Usage.used) >= MOST,
+        col(Usage.until) > _NOW,
+    )
+
+
+_main = aliased(Address)
+# All there is to know, in one statement: of the account, of the address that was written to,
+# and of the sender.
+_RULE = Prepared(
+    select(
+        *picked(Autoreply),
+        func.coalesce(col(Autoreply.name), col(User.name)).label("shown_name"),
+        col(User.suspended),
+        col(_main.shown).label("main"),
+        col(Address.shown).label("written_to"),
+        col(Address.send_as),
+        internal().label("internal"),
+        answered().label("answered"),
+        spent().label("spent"),
+    )
+    .join(User, col(User.id) == col(Autoreply.user_id))
+    .outerjoin(Address, col(Address.id) == number("address"))
+    .outerjoin(_main, and_(col(_main.user_id) == col(User.id), col(_main.main)))
+    .where(col(Autoreply.id) == number("user"))
+)
+
+
+@prepared
+def _remembered(dialect: str) -> Any:
+    new = insert_or(dialect, AutoreplySender)
+    return new.on_conflict_do_update(
+        index_elements=["autoreply_id", "sender"], set_={"until": new.excluded.until}
+    ).inline()
+
+
+@prepared
+def _counted(dialect: str) -> Any:
+    new, running = insert_or(dialect, Usage), col(Usage.until) > _NOW
+    again = {
+        "used": case((running, Usage.used + 1), else_=1),
+        "until": case((running, col(Usage.until)), else_=new.excluded.until),
+    }
+    return new.on_conflict_do_update(index_elements=["user_id", "kind"], set_=again).inline()
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    """What came, for whom, and by what the rule of the account is found."""
+
+    letter: Letter
+    to: Recipient
+    sender: str
+    given: dict[str, Any]
+
+
+async def after(
+    world: World,
+    mail: tuple[bytes | Path, Letter],
+    to: Recipient,
+    sender: str,
+    *,
+    spam: bool = False,
+) -> None:
+    """Answer a letter that is stored, and what it was read from, if its account wants that.
+
+    `sender` is that of the envelope. It is done behind the delivery and before it is
+    acknowledged: what a crash prevents, the repeat of the delivery brings. What goes wrong here
+    is logged, and does not undo the delivery.
+    """
+    if not to.answers:
+        return
+    try:
+        header = await _header(*mail)
+        forged = (mail[1].verification or {}).get("dmarc") == "fail"
+        came = Came.of(mail[1].facts, sender, to.address, header)
+        came = replace(came, spam=spam or forged)
+        silence = await _answered(world, mail[1], to, came)
+    except Exception as error:  # the message is stored: it must not come again for this
+        if isinstance(error, StatementError):
+            error.hide_parameters = True  # they are mail
+        log.exception("not answered", extra={"user": to.user_id})
+        ANSWERS.add("failed")
+        return
+    ANSWERS.add(silence.lower() if silence else "answered")
+    log.debug("autoreply", extra={"user": to.user_id, "silence": silence})
+
+
+async def _answered(world: World, letter: Letter, to: Recipient, came: Came) -> Silence | None:
+    """Answer; None, or why nothing was answered."""
+    if silence := quiet(came):
+        return silence
+    sender = checked(came.sender)
+    given = {
+        "user": to.user_id,
+        "address": to.address_id,
+        "sender": sender_key(sender),
+        "domain": normal_domain(sender.rpartition("@")[2]),
+    }
+    incoming = _Incoming(letter, to, sender, given)
+    for _ in range(TRIES):
+        row = next(iter(await world.database.find(_RULE, given | {"now": world.now()})), None)
+        if row is None:
+            return Silence.OFF
+        decided = await _decided(world, incoming, row, came)
+        if isinstance(decided, Silence):
+            return decided
+        with suppress(_Changed):
+            return await _sent(world, incoming, row, decided)
+    raise RuntimeError("the rule has changed each time it was to be followed")
+
+
+class _Changed(Exception):
+    """The rule is another than the one that was followed."""
+
+
+async def _decided(world: World, incoming: _Incoming, row: Picked, came: Came) -> Reply | Silence:
+    """What the rule of a row answers, its memory included."""
+    if row.suspended:
+        return Silence.SUSPENDED
+    if row.answered or row.spent:
+        return Silence.ANSWERED if row.answered else Silence.LIMIT
+    to, facts = incoming.to, incoming.letter.facts
+    if writer(row.send_as, to.address, row.main) is None:
+        return Silence.OTHER_ADDRESS
+    by = await taker(world, incoming.sender)
+    named = [each.address for each in (*facts.to, *facts.cc)]
+    came = replace(
+        came,
+        aliases=[row.written_to] if row.written_to else [],
+        internal=row.internal,
+        own=by is not None and by.user_id == to.user_id,
+        addressed=await stands(world, to.user_id, to.address, named),
+    )
+    return answer(Rule.of(row), came, world.now())
+
+
+async def stands(world: World, user_id: int, to: str, named: Sequence[str]) -> bool:
+    """Whether an account stands among those to whom a message is: blind copies do not count.
+
+    `to` is the recipient of the envelope; a message that names him takes no statement.
+    """
+    distinct = {normal(address): address for address in named}
+    if normal(to) in distinct:
+        return True
+    for address in list(distinct.values())[:LOOKED]:
+        row = await taker(world, address)
+        if row is not None and row.user_id == user_id:
+            return True
+    return False
+
+
+async def taker(world: World, address: str) -> Picked | None:
+    """The row of the address that takes its mail; None where it is nobody's here."""
+    try:
+        return await addresses.resolve(world, address)
+    except NotFound:
+        return None
+
+
+def writer(send_as: bool | None, address: str, main: str | None) -> str | None:
+    """The address that answers: the one written to, or the main one where it is not to send."""
+    if send_as:
+        with suppress(Invalid):  # it is taken in all the same
+            return checked(address)
+    return main
+
+
+async def _header(source: bytes | Path, letter: Letter) -> list[Header]:
+    most = min(letter.facts.header_size, HEADER)
+    head = (
+        source[:most]
+        if isinstance(source, bytes)
+        else await asyncio.to_thread(_beginning, source, most)
+    )
+    return messages.headers(head, letter.facts.structure)
+
+
+def _beginning(source: Path, most: int) -> bytes:
+    with source.open("rb") as file:
+        return file.read(most)
+
+
+async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Silence | None:
+    """Queue an answer and remember its sender; None, or why not."""
+    draft = _draft(world, incoming, row, reply)
+    letter = await read(await asyncio.to_thread(compose.build, draft))
+    try:
+        return await _queued(world, incoming, row, letter, again=False)
+    except Gone:
+        return await _queued(world, incoming, row, letter, again=True)
+
+
+def _draft(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Draft:
+    sender, facts = incoming.sender, incoming.letter.facts
+    address = writer(row.send_as, incoming.to.address, row.main) or ""
+    names = (each.name for each in facts.from_ if normal(each.address) == normal(sender))
+    name = next(filter(None, names), "")
+    return Draft(
+        from_=Named(address, plain(row.shown_name or "", NAME) or None),
+        date=world.now(),
+        message_id=compose.message_id(world.random(16), address.rpartition("@")[2]),
+        to=[Named(sender, plain(name, NAME) or None)],
+        subject=reply.subject,
+        text=reply.text or None,
+        html=reply.html or None,
+        headers=[
+            HeaderLine("Auto-Submitted", "auto-replied"),  # RFC 3834, section 5
+            HeaderLine("X-Auto-Response-Suppress", "All"),
+        ],
+        in_reply_to=reply.in_reply_to,
+        references=reply.references,
+    )
+
+
+async def _queued(
+    world: World, incoming: _Incoming, row: Picked, letter: Letter, *, again: bool
+) -> Silence | None:
+    kept = await stored(world, incoming.to.tenant_id, letter, again=again)
+    owner = incoming.to.user_id
+
+    def unit(turn: Turn) -> Silence | None:
+        """The account is held: nobody else answers, or changes the rule, meanwhile."""
+        now = world.now()
+        given = incoming.given | {"now": now}
+        found = next(iter(turn.fetched(_RULE, **given)), None)
+        if found is not None and (found.answered or found.spent):
+            return Silence.ANSWERED if found.answered else Silence.LIMIT
+        if found != row:
+            raise _Changed
+        _note(turn, row, given)
+        _hand_in(turn, incoming, letter, kept)
+        return None
+
+    return await world.apply(unit, owner)
+
+
+def _note(turn: Turn, row: Picked, given: dict[str, Any]) -> None:
+    """Remember who is answered, and count it."""
+    dialect, now = turn.connection.dialect.name, given["now"]
+    usual = turn.world.options.autoreply_interval
+    interval = usual if row.interval is None else timedelta(seconds=row.interval)
+    sender = {"autoreply_id": row.id, "sender": given["sender"], "until": now + interval}
+    usage = {"user_id": given["user"], "kind": UsageKind.AUTOREPLIES, "used": 1}
+    counted = {**usage, "until": now + DAY, "now": now}
+    turn.send([(_remembered(dialect), sender), (_counted(dialect), counted)])
+
+
+def _hand_in(turn: Turn, incoming: _Incoming, letter: Letter, kept: Kept) -> None:
+    """Queue it under the null sender: nothing is ever sent back to it."""
+    owner, blobs = incoming.to.user_id, blob_ids(turn, kept)
+    handed = Handed(
+        "",
+        [incoming.sender],
+        letter.size,
+        blobs[kept.root],
+        list(blobs.values()),
+        None,
+        at=turn.world.now(),
+    )
+    key = hand_in(turn, Sender(owner), handed)
+    unkept(turn, (owner, key), letter, handed)

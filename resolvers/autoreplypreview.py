@@ -1,0 +1,158 @@
+"""What would be answered to somebody, without answering."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import addresses, messages
+from mail import autoreply as answering
+from mail.autoreply import Came, Silence
+from models.addresses import Address
+from models.columns import Picked, picked
+from models.errors import Invalid, NotFound
+from models.messages import Message
+from models.users import User
+from resolvers import contents
+from resolvers.access import visible, visible_users
+from resolvers.autoreply import Standing
+from resolvers.context import Context
+
+COLUMNS = (
+    *("id", "user_id", "subject", "message_id", "in_reply_to", "references", "content_type"),
+    *("to", "cc", "envelope_from", "envelope_to", "verification"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What somebody writes; what is None is that of the message, or else of the account."""
+
+    sender: str | None = None
+    subject: str | None = None
+    to: str | None = None
+    message_id: int | None = None  # one that came
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a sender would be answered, and why nothing is, if so."""
+
+    silence: Silence | None
+    internal: bool = False
+    from_: str | None = None  # None: the account has no address
+    name: str | None = None
+    to: str | None = None  # None: there is nobody to answer
+    subject: str = ""
+    text: str = ""
+    html: str = ""
+
+
+async def preview(ctx: Context, standing: Standing, letter: Letter) -> Preview:
+    """What would be answered to a letter, without sending it, or remembering its sender.
+
+    Invalid where the sender is no address, or none is known; NotFound where `to` is none of the
+    account, or the message none of it.
+    """
+    came = await _came(ctx, standing, letter)
+    if letter.sender is None and not came.sender:
+        if letter.message_id is None:
+            raise Invalid("give a sender, or a message", constraint="required", path=["sender"])
+        return Preview(Silence.NO_SENDER)
+    known = await ctx.load(_known, (standing.id, came.sender))
+    if known is None:
+        raise NotFound(str(standing.id), path=["user"])
+    taker = await answering.taker(ctx.world, came.to) if came.to else None
+    if letter.to is not None and (taker is None or taker.user_id != standing.id):
+        raise NotFound(letter.to, path=["to"])
+    address = answering.writer(taker is None or taker.send_as, came.to, known.row.main)
+    came = replace(
+        came,
+        to=came.to or known.row.main or "",
+        aliases=[taker.shown] if taker else [],
+        own=known.owner == standing.id,
+        internal=known.row.internal,
+    )
+    silence = _silence(ctx, standing, came, known.row)
+    said = answering.written(standing.rule, came)
+    shown = (came.internal, address, standing.rule.name or known.row.name, came.sender)
+    if address is None or isinstance(said, Silence):
+        return Preview(silence or Silence.OTHER_ADDRESS, *shown)
+    text = said.text or messages.html_to_text(said.html)
+    return Preview(silence, *shown, said.subject, text, said.html)
+
+
+def _silence(ctx: Context, standing: Standing, came: Came, known: Picked) -> Silence | None:
+    """Why nothing would be sent, in the order in which that is judged when mail comes."""
+    answer = answering.answer(standing.rule, came, ctx.world.now())
+    if known.suspended:
+        return Silence.SUSPENDED
+    if isinstance(answer, Silence):
+        return answer
+    if known.answered or known.spent:
+        return Silence.ANSWERED if known.answered else Silence.LIMIT
+    return None
+
+
+async def _came(ctx: Context, standing: Standing, letter: Letter) -> Came:
+    """The letter, as if it came; of a message, as it did."""
+    sender = None if letter.sender is None else addresses.checked(letter.sender, path="sender")
+    if letter.message_id is None:
+        return Came(sender or "", letter.to or "", letter.subject or "")
+    mine = (visible(ctx, Message), col(Message.id) == letter.message_id)
+    asked = select(*picked(Message, COLUMNS)).where(*mine, col(Message.user_id) == standing.id)
+    row = next(iter(await ctx.read(asked)), None)
+    stored = await contents.one(ctx, letter.message_id) if row else None
+    if row is None or stored is None:
+        raise NotFound(str(letter.message_id), path=["message"])
+    to = letter.to or next(iter(row.envelope_to), "")
+    before: Sequence[Any] = [row.in_reply_to] if row.in_reply_to else []
+    named = [address for _, address in (*row.to, *row.cc)]
+    return Came(
+        sender or row.envelope_from or "",
+        to,
+        row.subject if letter.subject is None else letter.subject,
+        row.message_id,
+        row.references or before,
+        row.content_type == "multipart/report",
+        messages.headers(stored.source, stored.structure),
+        addressed=await answering.stands(ctx.world, standing.id, to, named),
+        spam=(row.verification or {}).get("dmarc") == "fail",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of an account and a sender, and whose address the sender's is."""
+
+    row: Picked
+    owner: int | None
+
+
+async def _known(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | None]:
+    """What is known of these accounts and senders: a statement for each sender."""
+    found: dict[tuple[int, str], _Known] = {}
+    asked = (
+        select(
+            *picked(User, ("id", "name", "suspended")),
+            col(Address.shown).label("main"),
+            answering.internal().label("internal"),
+            answering.answered().label("answered"),
+            answering.spent().label("spent"),
+        )
+        .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
+        .where(visible_users(ctx))
+    )
+    for sender in dict.fromkeys(sender for _, sender in keys):
+        theirs = asked.where(col(User.id).in_([key for key, by in keys if by == sender]))
+        given = {
+            "sender": answering.sender_key(sender),
+            "domain": addresses.normal_domain(sender.rpartition("@")[2]),
+            "now": ctx.world.now(),
+        }
+        owner = await answering.taker(ctx.world, sender)
+        for row in await ctx.read(theirs, given):
+            found[row.id, sender] = _Known(row, owner.user_id if owner else None)
+    return [found.get(key) for key in keys]

@@ -1,0 +1,226 @@
+"""What is answered by itself, and what never is: decided without a store."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mail import messages
+from mail.autoreply import Came, Reply, Rule, Silence, answer, sender_key
+from mail.compose import SUBJECT
+from mail.messages import facts
+from tests.conftest import raw_message
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+AWAY = Rule(enabled=True, text="I am away.", html="<p>I am away.</p>")
+
+
+def came(raw: bytes | None = None, **more: Any) -> Came:
+    """A message from carol to ada, with these facts beside it."""
+    raw = raw or raw_message("Hello")
+    read = facts(raw)
+    envelope = [more.pop("sender", "carol@example.com"), more.pop("to", "ada@example.org")]
+    made = Came.of(read, *envelope, messages.headers(raw, read.structure))
+    names = Came.__slots__
+    return Came(**{**{name: getattr(made, name) for name in names}, **more})
+
+
+def of(rule: Rule = AWAY, **more: Any) -> Reply | Silence:
+    return answer(rule, came(**more), NOW)
+
+
+def test_a_letter_of_a_person_is_answered() -> None:
+    raw = raw_message("Lunch?", Message_ID="<b@x.example>", References="<a@x.example>")
+    assert of(raw=raw) == Reply(
+        "Auto: Re: Lunch?",
+        "I am away.",
+        "<p>I am away.</p>",
+        "<b@x.example>",
+        ["<a@x.example>", "<b@x.example>"],
+    )
+
+
+@pytest.mark.parametrize("fields", [
+    {"Auto_Submitted": "auto-generated"},
+    {"Auto_Submitted": "Auto-Replied (vacation)"},
+    {"Auto_Submitted": "auto-notified; owner-email=x"},
+    {"X_Autoreply": "yes"},
+    {"X_Autorespond": "away"},
+    {"MIME_Version": "1.0",
+     "Content_Type": 'multipart/report; report-type=delivery-status; boundary="b"'},
+])  # fmt: skip
+def test_what_no_person_wrote_is_not_answered(fields: dict[str, str]) -> None:
+    assert of(raw=raw_message("x", **fields)) is Silence.AUTOMATIC_MAIL
+
+
+@pytest.mark.parametrize("fields", [
+    {"List_Id": "<birds.example.com>"},
+    {"List_Unsubscribe": "<mailto:x@example.com>"},
+    {"List_Post": "NO"},
+    {"list_help": "<https://example.com>"},
+    {"Precedence": "bulk"},
+    {"Precedence": "Junk"},
+    {"PRECEDENCE": "list"},
+])  # fmt: skip
+def test_what_goes_to_many_is_not_answered(fields: dict[str, str]) -> None:
+    assert of(raw=raw_message("x", **fields)) is Silence.LIST_MAIL
+
+
+@pytest.mark.parametrize("value", ["OOF", "DR, RN, AutoReply", "All", "oof,dr"])
+def test_who_asks_for_no_answer_has_none(value: str) -> None:
+    raw = raw_message("x", X_Auto_Response_Suppress=value)
+    assert of(raw=raw) is Silence.SUPPRESSED
+
+
+@pytest.mark.parametrize("fields", [
+    {"Auto_Submitted": "no"},
+    {"Auto_Submitted": "No (a person)"},
+    {"Precedence": "first-class"},
+    {"X_Auto_Response_Suppress": "DR, RN, NRN"},
+    {"X_Spam_Flag": "NO"},
+    {"X_Spam_Status": "No, score=-1 tests=NONE"},
+    {"X_List": "birds"},
+])  # fmt: skip
+def test_what_only_looks_so_is_answered(fields: dict[str, str]) -> None:
+    assert isinstance(of(raw=raw_message("x", **fields)), Reply)
+
+
+@pytest.mark.parametrize("fields", [
+    {"X_Spam_Flag": "YES"},
+    {"X_Spam_Status": "Yes, score=15.3"},
+    {"X_Spam": "Yes"},
+])  # fmt: skip
+def test_spam_is_not_answered(fields: dict[str, str]) -> None:
+    assert of(raw=raw_message("x", **fields)) is Silence.SPAM
+
+
+def test_what_was_found_to_be_spam_is_not_answered() -> None:
+    assert of(spam=True) is Silence.SPAM
+
+
+@pytest.mark.parametrize(
+    "sender", ["", "carol", "@example.com", "a b@example.com", "x@" + "y" * 400]
+)
+def test_nobody_is_not_answered(sender: str) -> None:
+    assert of(sender=sender) is Silence.NO_SENDER
+
+
+@pytest.mark.parametrize("local", [
+    "MAILER-DAEMON", "no-reply", "noreply", "No.Reply", "do-not-reply", "donotreply", "dont-reply",
+    "news-noreply", "noreply-123", "noreply+abc", "owner-birds", "birds-owner", "birds-request",
+    "birds-bounces", "birds-bounces+ada=example.org", "bounce", "bounces+77", "bounce-77=x",
+    "listserv", "majordomo", "autoreply", "auto-responder",
+])  # fmt: skip
+def test_addresses_of_programs_are_not_answered(local: str) -> None:
+    assert of(sender=f"{local}@example.com") is Silence.AUTOMATIC_SENDER
+
+
+@pytest.mark.parametrize("local", ["carol", "reply", "norely", "requester", "bouncer", "browner"])
+def test_addresses_of_people_are_answered(local: str) -> None:
+    assert isinstance(of(sender=f"{local}@example.com"), Reply)
+
+
+def test_the_own_mail_is_not_answered() -> None:
+    assert of(own=True) is Silence.OWN
+
+
+def test_blind_copies_are_not_answered() -> None:
+    assert of(addressed=False) is Silence.NOT_ADDRESSED
+
+
+@pytest.mark.parametrize(("rule", "silence"), [
+    (Rule(text="x"), Silence.OFF),
+    (Rule(enabled=True, text="x", starts_at=NOW + timedelta(seconds=1)), Silence.NOT_NOW),
+    (Rule(enabled=True, text="x", ends_at=NOW), Silence.NOT_NOW),
+    (Rule(enabled=True), Silence.EMPTY),
+    (Rule(enabled=True, text=" \n"), Silence.EMPTY),
+    (Rule(enabled=True, text="x", addresses=["sales@example.org"]), Silence.OTHER_ADDRESS),
+])  # fmt: skip
+def test_a_rule_says_when_it_holds(rule: Rule, silence: Silence) -> None:
+    assert of(rule) is silence
+
+
+@pytest.mark.parametrize("rule", [
+    Rule(enabled=True, text="x", starts_at=NOW, ends_at=NOW + timedelta(seconds=1)),
+    Rule(enabled=True, text="x", addresses=["b@example.org", "A.DA+x@example.org"]),
+    Rule(enabled=True, html="x"),
+])  # fmt: skip
+def test_at_its_time_and_for_its_addresses_it_answers(rule: Rule) -> None:
+    assert isinstance(of(rule), Reply)
+
+
+def test_an_address_answers_under_the_names_of_its_domain() -> None:
+    rule = Rule(enabled=True, text="x", addresses=["ada@example.org"])
+    assert of(rule, to="ada@alias.example") is Silence.OTHER_ADDRESS
+    assert isinstance(of(rule, to="ada@alias.example", aliases=["ada@example.org"]), Reply)
+
+
+@pytest.mark.parametrize(("own", "original", "subject"), [
+    ("Away", "Lunch?", "Away"),
+    ("", "Lunch?", "Auto: Re: Lunch?"),
+    ("", "Re: RE : Lunch?", "Auto: Re: Lunch?"),
+    ("", "Resolved", "Auto: Re: Resolved"),
+    ("", "", "Auto: Re:"),
+    ("", "a\x07b\ud800c", "Auto: Re: a b c"),
+])  # fmt: skip
+def test_the_subject_is_the_own_or_made_of_the_original(
+    own: str, original: str, subject: str
+) -> None:
+    reply = of(Rule(enabled=True, text="x", subject=own), subject=original)
+    assert isinstance(reply, Reply)
+    assert reply.subject == subject
+
+
+@pytest.mark.parametrize(("internal", "said"), [
+    ({}, ("out", "<p>out")),
+    ({"internal_text": "in"}, ("in", "")),
+    ({"internal_html": "<p>in"}, ("", "<p>in")),
+    ({"internal_text": "in", "internal_html": ""}, ("in", "")),
+])  # fmt: skip
+def test_colleagues_hear_something_else_and_no_half_of_the_other(
+    internal: dict[str, str], said: tuple[str, str]
+) -> None:
+    rule = Rule(enabled=True, text="out", html="<p>out", subject="S", **internal)
+    inside, outside = of(rule, internal=True), of(rule)
+    assert isinstance(inside, Reply)
+    assert isinstance(outside, Reply)
+    assert (inside.subject, inside.text, inside.html) == ("S", *said)
+    assert (outside.text, outside.html) == ("out", "<p>out")
+
+
+def test_only_colleagues_may_be_answered() -> None:
+    rule = Rule(enabled=True, internal_text="in", internal_subject="I", subject="S")
+    inside = of(rule, internal=True)
+    assert isinstance(inside, Reply)
+    assert inside.subject == "I"
+    assert of(rule) is Silence.EMPTY
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("Carol@Example.COM", "carol@example.com"),
+    ("carol+shop@example.com", "carol@example.com"),
+    ("carol@xn--bcher-kva.example", "carol@bücher.example"),
+    ("prvs=1234abcdef=carol@example.com", "prvs=99fedcba98=carol@example.com"),
+])  # fmt: skip
+def test_a_sender_is_known_in_any_spelling(one: str, other: str) -> None:
+    assert sender_key(one) == sender_key(other) is not None
+
+
+def test_dots_make_another_sender_where_we_do_not_know_better() -> None:
+    assert sender_key("c.arol@example.com") != sender_key("carol@example.com")
+
+
+@given(st.text(), st.text(), st.text())
+def test_whatever_comes_is_decided(sender: str, to: str, subject: str) -> None:
+    said = answer(AWAY, Came(sender, to, subject), NOW)
+    if isinstance(said, Reply):
+        said.subject.encode()
+        assert len(said.subject.encode()) < SUBJECT
+
+
+@given(st.binary(max_size=300))
+def test_whatever_the_bytes_they_are_decided(raw: bytes) -> None:
+    said = of(raw=raw)
+    assert isinstance(said, Reply | Silence)
