@@ -173,6 +173,7 @@ KINDS_CHANGED = {
     ChangeKind.LABEL_CHANGED: "Label",
     ChangeKind.THREAD_CHANGED: "Thread",
     ChangeKind.SAVED_SEARCH_CHANGED: "SavedSearch",
+    ChangeKind.SENDER_RULE_CHANGED: "SenderRule",
 }
 
 

@@ -35,6 +35,7 @@ PREFIXES = {
     "Message": "msg",
     "PushChannel": "psh",
     "SavedSearch": "sea",
+    "SenderRule": "srl",
     "SettingChange": "set",
     "Submission": "sub",
     "Task": "tsk",

@@ -37,6 +37,7 @@ TOLD = {
     "key_values": ("KEY_VALUE_CHANGED", set[str]()),
     "labels": ("LABEL_CHANGED", set[str]()),
     "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),
+    "sender_rules": ("SENDER_RULE_CHANGED", set[str]()),
     "users": (
         "USER_CHANGED",
         {
