@@ -174,6 +174,7 @@ KINDS_CHANGED = {
     ChangeKind.AUTOREPLY_CHANGED: "Autoreply",
     ChangeKind.THREAD_CHANGED: "Thread",
     ChangeKind.SAVED_SEARCH_CHANGED: "SavedSearch",
+    ChangeKind.SENDER_RULE_CHANGED: "SenderRule",
 }
 
 

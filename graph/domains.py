@@ -20,16 +20,27 @@ from graph.views import Made, View
 from mail.dnsadvice import DnsState
 from models.pages import Cursor, ordering
 from models.roles import Role, Scope
-from resolvers import dnsrecords, domainaliases, domainlists, domains, passwordpolicy
+from models.senderrules import SenderAction
+from resolvers import (
+    dnsrecords,
+    domainaliases,
+    domainlists,
+    domains,
+    passwordpolicy,
+    senderrules,
+)
 from resolvers.dnsrecords import Question
 from resolvers.domainlists import OfDomain
 from resolvers.domains import DomainWhere
 from resolvers.quotas import effective
+from resolvers.senderrules import OfDomain as OfDomainRules
 
 if TYPE_CHECKING:
     from graph.addresses import Address
+    from graph.senderrules import SenderRule
     from graph.users import User
 
+strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
 strawberry.enum(DnsState, description="How what DNS says compares with what it should.")
 
 DNS_COST = 20
@@ -47,7 +58,11 @@ def _next(highest: int, quota: int, allocated: int) -> int | None:
 
 def _of(name: str) -> Any:
     """A type of a module that imports ours."""
-    module = {"Address": "graph.addresses", "User": "graph.users"}[name]
+    module = {
+        "Address": "graph.addresses",
+        "SenderRule": "graph.senderrules",
+        "User": "graph.users",
+    }[name]
     return getattr(sys.modules[module], name)
 
 
@@ -190,6 +205,27 @@ class Domain(Shape):
         rows = await info.context.load(domainlists.admins, self.row.id)
         found: list[User] = await listed(info, _of("User"), rows)
         return found
+
+    @field("Senders whose mail is never spam, or always, by pattern.", **OURS)
+    async def sender_rules(
+        self,
+        info: Info,
+        action: SenderAction | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Annotated["SenderRule", strawberry.lazy("graph.senderrules")]]:
+        shape, kind = _of("SenderRule"), ordering("domain-sender-rules", plain(action))
+        ask = page_asked(kind, first, after, last, before)
+        listing = OfDomainRules(self.row.id, ask, columns(info, shape), plain(action))
+        return await connected(
+            info,
+            shape,
+            await info.context.load(senderrules.of_domains, listing),
+            lambda row: Cursor(ask.ordering, row.pattern, row.id),
+            lambda: info.context.load(senderrules.counts_of_domains, listing),
+        )
 
     @field(
         "MX, SPF, DKIM, DMARC, MTA-STS, TLS-RPT, TLSA, and what programs look for. With check they "

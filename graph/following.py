@@ -155,8 +155,8 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Changes of users, addresses and domain records: of one domain, or of all the viewer is "
-        "in charge of, at most 99.",
+        "Changes of users, addresses, domain records and sender rules of domains: of one domain, "
+        "or of all the viewer is in charge of, at most 99.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
@@ -168,7 +168,7 @@ class ChangeSubscription:
         ] = UNSET,
         after: Cursor | None = UNSET,
     ) -> AsyncIterator[ChangeBatch]:
-        kinds = overseeing.USERS | overseeing.DOMAINS
+        kinds = overseeing.USERS | overseeing.DOMAINS | overseeing.RULES
         hear = overseeing.places(domain or None, kinds, path=["domain"])
         async for batch in _batches(info, Asked(since(info, after), hear=hear)):
             yield batch

@@ -36,6 +36,7 @@ PREFIXES = {
     "Message": "msg",
     "PushChannel": "psh",
     "SavedSearch": "sea",
+    "SenderRule": "srl",
     "SettingChange": "set",
     "Submission": "sub",
     "Task": "tsk",

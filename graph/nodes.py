@@ -25,6 +25,7 @@ from graph.messages import Message
 from graph.notifications import PushChannel
 from graph.rows import Shape
 from graph.savedsearches import SavedSearch
+from graph.senderrules import SenderRule
 from graph.settings import SettingChange
 from graph.submission import Submission
 from graph.tasks import Task
@@ -59,6 +60,7 @@ KINDS: dict[str, type[Shape]] = {
     "Message": Message,
     "PushChannel": PushChannel,
     "SavedSearch": SavedSearch,
+    "SenderRule": SenderRule,
     "SettingChange": SettingChange,
     "Submission": Submission,
     "Task": Task,

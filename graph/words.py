@@ -17,6 +17,7 @@ TYPES = {
     "Subscription": "What can be followed.",
 }
 ARGUMENTS = {
+    "action": "Only rules that say this.",
     "actor": "Only what this user did.",
     "after": "Behind this cursor; of a subscription: what came later, nothing given = from now.",
     "batchWindow": "Least time between two batches; the first goes at once.",
@@ -96,6 +97,10 @@ VALUES = {
         "ORIGINAL": "The folder it was deleted from.",
         "NEW_MAILBOX": "One folder for all, named after the day.",
     },
+    "SenderAction": {
+        "ALLOW": "It is never spam.",
+        "BLOCK": "It is always spam: it goes to Junk.",
+    },
     "AddressKind": {
         "MAILBOX": "Delivers to user.",
         "FORWARD": "Delivers to targets.",
@@ -153,6 +158,7 @@ VALUES = {
         "SETTING_CHANGED": "A setting has another value.",
         "KEY_VALUE_CHANGED": "An entry of a key-value store was set, counted or removed.",
         "LABEL_CHANGED": "A label was made, changed or removed.",
+        "SENDER_RULE_CHANGED": "A rule about senders was made, turned or deleted.",
         "SAVED_SEARCH_CHANGED": "A search was kept, changed, or is kept no longer.",
         "THREAD_CHANGED": "A conversation was muted or unmuted, or became part of another.",
         "AUTOREPLY_CHANGED": "The automatic answer was set, changed or removed.",

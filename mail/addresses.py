@@ -34,6 +34,7 @@ from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
 from models.mailboxes import Mailbox, SpecialUse
 from models.prepared import Prepared, among, number, prepared
+from models.senderrules import SenderRule
 from models.users import LimitKind, User
 from models.world import World
 
@@ -183,6 +184,10 @@ def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
 
 
 _ENCRYPTED = or_(col(User.encrypt_messages), col(Mailbox.encrypt_messages))
+# SQL: the OpenPGP key to which what arrives in a folder is encrypted; "" where that is asked for
+# without a key: then nothing is stored
+KEY = case((_ENCRYPTED, func.coalesce(col(User.pub_key), "")))
+_RULED = select(col(SenderRule.id)).exists()
 _ACCOUNT = Prepared(
     select(
         col(User.id),
@@ -194,8 +199,10 @@ _ACCOUNT = Prepared(
         col(User.received_told_until),
         col(User.storage_told_until),
         col(Mailbox.id).label("box"),
-        # "" where it is asked for without a key: then nothing is stored
-        case((_ENCRYPTED, func.coalesce(col(User.pub_key), ""))).label("key"),
+        KEY.label("key"),
+        col(User.spam_level),
+        col(User.domain_id),
+        _RULED.label("ruled"),
         ALLOWED.label("allowed"),
         answering(col(User.id)).label("answers"),
     )
@@ -266,6 +273,10 @@ class Recipient:
     address: str  # as given
     key: str | None = None  # OpenPGP, to which what comes is encrypted; None: it is not
     answers: bool = False  # by itself, now
+    spam_level: int = 50
+    ruled: bool = False  # there are rules about senders, of whomsoever
+    domain_id: int | None = None  # of the address, or else of the account
+    tags: Sequence[str] = ()  # of the address
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -293,7 +304,19 @@ async def account_of(world: World, to: Picked, address: str) -> Recipient:
         await _tell(world, row.id, full, row.storage_told_until)
         raise OverQuota(used=row.used, allowed=row.allowed)
     await _check_received(world, row)
-    return Recipient(row.id, row.tenant_id, row.box, to.id, address, row.key, row.answers)
+    return Recipient(
+        row.id,
+        row.tenant_id,
+        row.box,
+        to.id,
+        address,
+        row.key,
+        row.answers,
+        row.spam_level,
+        row.ruled,
+        to.domain_id or row.domain_id,
+        to.tags,
+    )
 
 
 async def _check_received(world: World, row: Picked) -> None:

@@ -2,12 +2,13 @@
 
 1. It is read, and what our own servers found out about it is believed (mail/verification.py).
 2. Whoever is to have it twice has it once.
-3. It is stored for each account, encrypted where that is asked for; one that has no room holds up
+3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
+4. It is stored for each account, encrypted where that is asked for; one that has no room holds up
    nobody else.
-4. An account that answers by itself does so (mail/autoreply).
-5. It is sent on for the addresses that forward, and for those accounts that an address forwards
+5. An account that answers by itself does so (mail/autoreply).
+6. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender.
-6. Each address is answered for by itself: with a refusal where a part of it is not durable.
+7. Each address is answered for by itself: with a refusal where a part of it is not durable.
 
 The steps before a message is there, whose mail it is and whether it may come, are those of
 mail/routes.py. When all is done, what was not refused is durable.
@@ -18,9 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import autoreply, delivery, encrypting
+from mail import autoreply, delivery, encrypting, junk
 from mail.addresses import Recipient
 from mail.delivery import Letter, Placed
+from mail.junk import Judged
 from mail.onward import send_on
 from mail.routes import Onward, Person, Taken
 from mail.verification import verified
@@ -37,12 +39,13 @@ class Mail:
     source: bytes | Path
     letter: Letter
     sender: str  # envelope; empty for the null path
+    handed: bool = False  # by a neighbour, whose filters are believed
     placed: dict[Key, Placed | BaseException] = field(default_factory=dict)
 
 
 async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
     """A message that came from outside, read."""
-    return Mail(source, verified(world, await delivery.read(source)), sender)
+    return Mail(source, verified(world, await delivery.read(source)), sender, handed=True)
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
@@ -62,19 +65,21 @@ def _key(to: Recipient) -> Key:
 async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     alone = asyncio.Semaphore()  # who has it encrypted has bytes of his own: one at a time
 
-    async def store(to: Recipient) -> Placed:
+    async def store(judged: Judged) -> Placed:
+        to = judged.to
         if to.key is None:
             placed = await delivery.receive(world, mail.letter, to, mail.sender)
         else:
             async with alone:
                 placed = await encrypting.receive(world, mail.source, mail.letter, to, mail.sender)
-        await autoreply.after(world, (mail.source, mail.letter), to, mail.sender)
+        spam = judged.verdict.is_spam
+        await autoreply.after(world, (mail.source, mail.letter), to, mail.sender, spam=spam)
         return placed
 
-    storing = (store(person.to) for person in people)
-    outcomes = await asyncio.gather(*storing, return_exceptions=True)
-    keys = (_key(person.to) for person in people)
-    mail.placed |= dict(zip(keys, outcomes, strict=True))
+    to = [person.to for person in people]
+    judged = await junk.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
+    outcomes = await asyncio.gather(*map(store, judged), return_exceptions=True)
+    mail.placed |= dict(zip(map(_key, to), outcomes, strict=True))
 
 
 async def _settle(world: World, mail: Mail, taken: Taken) -> object:

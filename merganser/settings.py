@@ -14,6 +14,7 @@ from pydantic_settings import SettingsConfigDict
 
 from merganser.account_settings import AccountSettings
 from merganser.amounts import size, sized, spanned
+from merganser.incoming_settings import IncomingSettings
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
 from merganser.trouble import MISUSED, Trouble
 from models.options import Options
@@ -43,7 +44,7 @@ def driven(url: str) -> str:
 Url = Annotated[str, BeforeValidator(driven)]
 
 
-class Settings(AccountSettings):
+class Settings(AccountSettings, IncomingSettings):
     """Each is an environment variable: `MERGANSER_` and the name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -136,18 +137,6 @@ class Settings(AccountSettings):
         description="What stands before the paths of addresses we hand out, as in "
         "https://mail.example.org. Without it they are paths alone.",
         json_schema_extra={"hint": "write https://host, without a slash at its end"},
-    )
-    authserv_ids: Names = Field(
-        default=USUAL.authserv_ids,
-        description="Names under which the server that hands mail over by LMTP writes "
-        "`Authentication-Results`, with spaces between; what others write is not believed.",
-    )
-    authserv_hops: int = Field(
-        default=USUAL.authserv_hops,
-        ge=1,
-        le=20,
-        description="Which `Received` from the top is that of the server where mail comes in; "
-        "only what stands above it is believed.",
     )
     origins: Names = Field(
         default=(),
@@ -476,7 +465,8 @@ def table(settings: type[Settings] = Settings) -> str:
     """The settings as a Markdown table; docs/settings.md is this, printed."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     known = settings.model_fields
-    for name in sorted(known, key=AccountSettings.model_fields.__contains__):  # those come last
+    apart = (AccountSettings.model_fields, IncomingSettings.model_fields)  # the first come last
+    for name in sorted(known, key=lambda name: [name in each for each in apart]):
         spec = known[name]
         extra = spec.json_schema_extra if isinstance(spec.json_schema_extra, dict) else {}
         if not extra.get("hidden"):

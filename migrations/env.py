@@ -27,6 +27,7 @@ import models.notifications
 import models.queue
 import models.replays
 import models.savedsearches
+import models.senderrules
 import models.settings
 import models.submission
 import models.tasks

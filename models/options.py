@@ -14,6 +14,15 @@ class Options:
     hostname: str = "localhost"
     authserv_ids: tuple[str, ...] = ()  # whose Authentication-Results are believed, where
     authserv_hops: int = 1  # they stand above so many Received fields, counted from the top
+    spam_headers: tuple[str, ...] = (  # fields of spam filters that are believed
+        "X-Rspamd-Action",
+        "X-Spam",
+        "X-Spam-Flag",
+        "X-Spam-Level",
+        "X-Spam-Score",
+        "X-Spam-Status",
+        "X-Spamd-Result",
+    )
     public_url: str = ""  # before the paths of addresses we hand out
     default_domain: str | None = None
     auto_create_domains: bool = True  # by the first address that an ADMIN makes there

@@ -28,6 +28,7 @@ MOST = 99  # domains that are followed at once: a position tells of no more stre
 EVERY = frozenset(ChangeKind)
 USERS = frozenset({ChangeKind.USER_CHANGED, ChangeKind.ADDRESS_CHANGED})
 DOMAINS = frozenset({ChangeKind.DOMAIN_CHANGED})
+RULES = frozenset({ChangeKind.SENDER_RULE_CHANGED})  # of domains; PLATFORM tells of all others
 
 
 @dataclass(frozen=True, slots=True)

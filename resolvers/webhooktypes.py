@@ -29,6 +29,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.THREAD_CHANGED: "thread.changed",
     ChangeKind.LABEL_CHANGED: "label.changed",
     ChangeKind.SAVED_SEARCH_CHANGED: "savedSearch.changed",
+    ChangeKind.SENDER_RULE_CHANGED: "senderRule.changed",
     ChangeKind.SUBMISSION_CHANGED: "submission.changed",
     ChangeKind.FILE_CHANGED: "file.changed",
     ChangeKind.ADDRESS_CHANGED: "address.updated",

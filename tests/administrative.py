@@ -63,8 +63,8 @@ async def _pushed(ada: Client, _root: Client) -> Call:
     return Call("pushChannelSet", given, by_root=True)
 
 
-def _push(name: str) -> Prepare:
-    """A call about a channel of ada's."""
+def _hers(name: str) -> Prepare:
+    """A call about what is ada's."""
 
     async def prepare(ada: Client, root: Client) -> Call:
         made = await CALLS[name](ada, root)
@@ -218,15 +218,21 @@ LOGGED: dict[str, Logged] = {
     ),
     "apiKeyCreate": Logged("ApiKey", after=("name", "role"), prepare=_key_for_ada),
     "apiKeyDelete": Logged("ApiKey", before=("name", "role"), prepare=_others_key),
+    "senderRuleCreate": Logged(
+        "SenderRule", after=("pattern", "action", "place"), prepare=_hers("senderRuleCreate")
+    ),
+    "senderRuleDelete": Logged(
+        "SenderRule", before=("pattern", "action", "place"), prepare=_hers("senderRuleDelete")
+    ),
     "settingDelete": Logged("Setting", before=("submission.maxRecipients",)),
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
     "usageReset": Logged("User", before=("limits",), after=("limits",)),
     "userCreate": Logged("User", after=("username", "role")),
     "pushChannelDelete": Logged(
-        "PushChannel", before=("kind",), prepare=_push("pushChannelDelete")
+        "PushChannel", before=("kind",), prepare=_hers("pushChannelDelete")
     ),
     "pushChannelSet": Logged("PushChannel", after=("kind", "active"), prepare=_pushed),
-    "pushChannelTest": Logged("PushChannel", before=("kind",), prepare=_push("pushChannelTest")),
+    "pushChannelTest": Logged("PushChannel", before=("kind",), prepare=_hers("pushChannelTest")),
     "webhookCreate": Logged("Webhook", after=("types", "url")),
     "webhookDelete": Logged("Webhook", before=("types", "url")),
     "webhookReplay": Logged("Webhook", after=("events",)),

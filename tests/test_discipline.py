@@ -75,6 +75,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.autoreplyDelete(input:)": OUTLINE,
         "Mutation.auditDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.senderRuleDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookTest(input:)": "shares IdsInput with all that delete by id",
         "Mutation.pushChannelDelete(input:)": "shares IdsInput with all that delete by id",

@@ -260,6 +260,7 @@ LISTED = {
     "Label": "viewer { user { labels %s } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
     "SavedSearch": "viewer { user { savedSearches %s } }",
+    "SenderRule": "senderRules { nodes %s }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
     "Task": "tasks { nodes %s }",
     "Submission": "viewer { user { submissions { nodes %s } } }",
@@ -308,6 +309,7 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["keyValueSet"](ada, root))(ada)
     await (await CALLS["labelSet"](ada, root))(ada)
     await (await CALLS["savedSearchSet"](ada, root))(ada)
+    await (await CALLS["senderRuleCreate"](ada, root))(ada)
     await (await CALLS["webhookTest"](ada, root))(root)
     await (await CALLS["pushChannelSet"](ada, root))(ada)
     for one in tally:  # what was done so far is none of lists

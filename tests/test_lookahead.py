@@ -17,6 +17,7 @@ CONNECTIONS = {
     "Audit.accessLog": ("audits { nodes { accessLog { %s } } }", "audit_accesses", "ip"),
     "Audit.messages": ("audits { nodes { messages { %s } } }", "audit_copies", "preview"),
     "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
+    "Domain.senderRules": ("domains { nodes { senderRules { %s } } }", "sender_rules", "comment"),
     "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
@@ -33,6 +34,7 @@ CONNECTIONS = {
     "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "guid"),
     "Query.keyValues": ("keyValues { %s }", "key_values", "value"),
     "Query.messages": ("messages { %s }", "messages", "preview"),
+    "Query.senderRules": ("senderRules { %s }", "sender_rules", "comment"),
     "Query.tasks": ("tasks { %s }", "tasks", "result"),
     "Query.users": ("users { %s }", "users", "password"),
     "Query.webhooks": ("webhooks { %s }", "webhooks", "secret"),
@@ -51,9 +53,9 @@ CONNECTIONS = {
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
 OF_ADMINS = {
-    "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.users", "Query.adminLog",
-    "Query.audits", "Query.authLog", "Query.domainAliases", "Query.domains", "Query.users",
-    "Query.webhooks", "Setting.history", "Webhook.deliveries",
+    "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.senderRules", "Domain.users",
+    "Query.adminLog", "Query.audits", "Query.authLog", "Query.domainAliases", "Query.domains",
+    "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
 BARE = {"Query.searchLookup"}  # a list of what has no columns: tests/test_searchindex.py
 PRINTED = build_schema(schema.as_str())

@@ -38,6 +38,7 @@ TOLD = {
     "labels": ("LABEL_CHANGED", set[str]()),
     "autoreplies": ("AUTOREPLY_CHANGED", set[str]()),
     "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),
+    "sender_rules": ("SENDER_RULE_CHANGED", set[str]()),
     "users": (
         "USER_CHANGED",
         {

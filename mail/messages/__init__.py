@@ -8,6 +8,7 @@ from mail.messages.facts import Attached, Facts, facts, files
 from mail.messages.headers import Header, date_of, headers, message_ids
 from mail.messages.html import Safe, html_to_text, sanitize
 from mail.messages.imap import bodystructure, envelope_imap
+from mail.messages.opinions import Opinion
 from mail.messages.parts import Part, find, part_json, part_of, walk, within
 from mail.messages.preview import preview, shortened
 from mail.messages.read import close_readers, read
@@ -23,6 +24,7 @@ __all__ = [
     "Facts",
     "Header",
     "MailAddress",
+    "Opinion",
     "Part",
     "Safe",
     "Source",

@@ -10,6 +10,7 @@ from mail.messages.addresses import MailAddress, addresses
 from mail.messages.authentication import Stamp, stamps
 from mail.messages.content import content, decoded
 from mail.messages.headers import Field, date_of, fields, message_ids
+from mail.messages.opinions import Opinion, opinions
 from mail.messages.parts import Part, within
 from mail.messages.preview import preview
 from mail.messages.source import Source, cut
@@ -81,6 +82,7 @@ class Facts:
     header_size: int  # with the blank line behind it
     search_text: str
     stamps: list[Stamp]  # what servers on its way found out about it, or claim to
+    opinions: list[Opinion]  # of spam filters on its way, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def facts(raw: bytes) -> Facts:
         header_size=structure.body_start,
         search_text=_search_text(subject, top, text, attachments),
         stamps=stamps(own),
+        opinions=opinions(own),
     )
 
 

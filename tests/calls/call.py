@@ -16,6 +16,7 @@ BY_IDS = {
     "fileShareDelete",
     "pushChannelDelete",
     "pushChannelTest",
+    "senderRuleDelete",
     "webhookDelete",
     "webhookTest",
 }

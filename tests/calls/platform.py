@@ -1,8 +1,8 @@
-"""Calls about domains, settings, the search index, background work and webhooks."""
+"""Calls about domains, sender rules, settings, the search index, background work and webhooks."""
 
 from graph import ids
 from models.tasks import Task
-from tests.calls.call import Call, call
+from tests.calls.call import CALLS, Call, call
 from tests.conftest import Client, receive
 
 
@@ -61,6 +61,23 @@ async def search_index_optimize(_ada: Client, _root: Client) -> Call:
 async def search_index_rebuild(_ada: Client, _root: Client) -> Call:
     given = {"users": {"usernames": ["ada"]}}
     return Call("searchIndexRebuild", given, "task { kind total }", by_root=True)
+
+
+@call
+async def sender_rule_create(ada: Client, root: Client) -> Call:
+    await CALLS["senderRuleDelete"](ada, root)  # one that is turned
+    given = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK"}
+    patterns = ["*@Shop.example", "eve@example.com"]
+    return Call("senderRuleCreate", {**given, "patterns": patterns}, "rules { pattern action }")
+
+
+@call
+async def sender_rule_delete(ada: Client, _root: Client) -> Call:
+    given = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "comment": "Mine"}
+    made = await Call("senderRuleCreate", {**given, "patterns": ["shop.example"]}, "rules { id }")(
+        ada
+    )
+    return Call("senderRuleDelete", {"ids": [made["rules"][0]["id"]]}, "deletedIds")
 
 
 @call

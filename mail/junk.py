@@ -1,0 +1,90 @@
+"""Which recipients of a message find it in Junk: what mail/spam.py decides, for all at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import senderrules, spam
+from mail.addresses import KEY, Recipient
+from mail.delivery import Letter
+from mail.senderrules import Match, folded
+from mail.spam import Known, Spam
+from models.mailboxes import Mailbox, SpecialUse
+from models.users import User, UserTag
+from models.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A recipient, whose folder is that where the message goes, and why."""
+
+    to: Recipient
+    verdict: Spam
+
+
+@dataclass(frozen=True, slots=True)
+class _Receiver:
+    """A recipient as rules know one."""
+
+    user_id: int
+    domain_id: int | None
+    tags: frozenset[str]
+
+
+async def judged(
+    world: World, letter: Letter, sender: str, recipients: Sequence[Recipient], *, handed: bool
+) -> list[Judged]:
+    """Decide for each recipient, in their order.
+
+    `handed` says that a neighbour of ours has handed the message over, whose filters are
+    believed. No statement where no rules are, and nothing is spam.
+    """
+    known = Known()
+    if handed:
+        found, believed = letter.verification, world.options.spam_headers
+        known = spam.known(letter.facts.opinions, believed, sender, found)
+    rules = await _rules(world, letter, sender, recipients)
+    verdicts = [spam.decided(known, rules.get(to.user_id, ()), to.spam_level) for to in recipients]
+    junked = [to.user_id for to, each in zip(recipients, verdicts, strict=True) if each.is_spam]
+    places = await _junk(world, junked) if junked else {}
+    return [
+        Judged(_moved(to, places.get(to.user_id)) if each.is_spam else to, each)
+        for to, each in zip(recipients, verdicts, strict=True)
+    ]
+
+
+def _moved(to: Recipient, junk: tuple[int, str | None] | None) -> Recipient:
+    """The recipient with the folder Junk, where there is one, and the key of what arrives there."""
+    return replace(to, mailbox_id=junk[0], key=junk[1]) if junk else to
+
+
+async def _rules(
+    world: World, letter: Letter, sender: str, recipients: Sequence[Recipient]
+) -> Mapping[int, Sequence[Match]]:
+    ruled = [to for to in recipients if to.ruled]
+    if not ruled:
+        return {}
+    asked = select(col(UserTag.user_id), col(UserTag.tag)).where(
+        col(UserTag.user_id).in_([to.user_id for to in ruled])
+    )
+    tags: dict[int, list[str]] = {}
+    for row in await world.database.read(asked):
+        tags.setdefault(row.user_id, []).append(row.tag)
+    receivers = [
+        _Receiver(to.user_id, to.domain_id, folded(to.tags, tags.get(to.user_id, ())))
+        for to in ruled
+    ]
+    author = letter.facts.from_[0].address if letter.facts.from_ else ""
+    found = await senderrules.rules_of(world, receivers, sender, author)
+    return {to.user_id: each for to, each in zip(ruled, found, strict=True)}
+
+
+async def _junk(world: World, users: Sequence[int]) -> dict[int, tuple[int, str | None]]:
+    asked = (
+        select(col(Mailbox.user_id), col(Mailbox.id), KEY.label("key"))
+        .join(User, col(User.id) == col(Mailbox.user_id))
+        .where(col(Mailbox.user_id).in_(users), col(Mailbox.special_use) == SpecialUse.JUNK)
+    )
+    return {row.user_id: (row.id, row.key) for row in await world.database.read(asked)}
