@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mail import addresses, delivery, encrypting
+from mail import addresses, delivery, encrypting, rewrites
 from mail.addresses import Recipient
 from mail.delivery import Placed
+from mail.rewrites import Came
 from mail.verification import verified
 from models.world import World
 
@@ -38,7 +39,11 @@ class Household:
     async def deliver(
         self, source: bytes | Path, recipients: Sequence[Recipient], sender: str
     ) -> Sequence[object]:
-        """Deliver at once to all of them; whoever is named twice receives it once."""
+        """Deliver at once to all of them; whoever is named twice receives it once.
+
+        What rules have copied of it is in the queue then; where that fails the sender tries
+        again, and who has it does not receive it twice.
+        """
         letter = verified(self.world, await delivery.read(source))
         first: dict[tuple[int, int], Recipient] = {}
         for to in recipients:
@@ -54,4 +59,9 @@ class Household:
         receiving = (receive(to) for to in first.values())
         outcomes = await asyncio.gather(*receiving, return_exceptions=True)
         by_mailbox = dict(zip(first, outcomes, strict=True))
-        return [by_mailbox[to.user_id, to.mailbox_id] for to in recipients]
+        told = [by_mailbox[to.user_id, to.mailbox_id] for to in recipients]
+        pairs = zip(recipients, told, strict=True)
+        reached = [to for to, outcome in pairs if not isinstance(outcome, BaseException)]
+        came = Came(source, letter, sender, [to.instead or to.address for to in recipients])
+        await rewrites.copies_of_received(self.world, came, reached)
+        return told

@@ -2,10 +2,12 @@
 
 from enum import StrEnum
 
-from sqlalchemy import Index
+from sqlalchemy import Index, text
 from sqlmodel import Field
 
-from models.columns import MaybeMoment, Moment, Number, Owned, choice, ref
+from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Owned, choice, ref
+
+ARRIVED = 0  # a copy of what came in: of no submission
 
 
 class SubmissionState(StrEnum):
@@ -25,7 +27,15 @@ class Submission(Owned, table=True):
     """A message handed in for sending, with a delivery for each recipient."""
 
     __tablename__ = "submissions"
-    __table_args__ = (Index("submissions_of_user", "user_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("submissions_of_user", "user_id", "created_at", "id"),
+        Index(
+            "submissions_copies",
+            "copy_of",
+            sqlite_where=text("copy_of IS NOT NULL"),
+            postgresql_where=text("copy_of IS NOT NULL"),
+        ),
+    )
 
     queue_id: str = Field(unique=True)
     state: SubmissionState = choice(SubmissionState, default=SubmissionState.QUEUED)
@@ -35,4 +45,7 @@ class Submission(Owned, table=True):
     envelope_from: str
     send_time: MaybeMoment = None
     undo_until: MaybeMoment = None
+    # The submission that a rule had copied, which may be gone, or ARRIVED; the account is not
+    # told of a copy.
+    copy_of: MaybeNumber = None
     created_at: Moment

@@ -8,6 +8,7 @@ from sqlmodel import col
 
 from mail import addresses, audit, compose, messages
 from mail.audit import SHOWN
+from mail.queue.entering import Handed
 from models.blobs import MessageBlob
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, NotFound
@@ -19,7 +20,6 @@ from resolvers.access import own, visible
 from resolvers.context import Context
 from resolvers.messages import here
 from resolvers.references import FORWARDED
-from resolvers.submission import Handed
 
 HOPS = 30  # Received fields; a message with so many goes in circles
 PATH = ["addresses"]

@@ -2,19 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlmodel import col
 
-from mail import audit, compose, encrypting
+from mail import audit, compose, encrypting, rewrites
 from mail.compose import Draft
 from mail.delivery import Letter, Place, columns, place, read, stored
 from mail.keeping import Gone, Kept, blob_ids
-from mail.queue.settle import EXPIRES, OPEN, announce
-from models.blobs import SubmissionBlob
+from mail.queue.entering import Handed, enter
+from mail.queue.settle import OPEN, announce
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems
 from models.journal import ChangeKind, Entry
@@ -33,6 +33,12 @@ from resolvers.references import answered, referred
 
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
 LONGEST_UNDO = timedelta(days=1)
+CANCELLED = {
+    "state": DeliveryState.CANCELLED,
+    "next_at": None,
+    "lease": None,
+    "leased_until": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,60 +269,15 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
     return key
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """What the queue is given: the envelope, and the blobs of a message."""
-
-    sender: str
-    recipients: Sequence[str]
-    size: int
-    root: int  # blob
-    blobs: Sequence[int]  # the root among them
-    message_id: int | None  # the stored copy
-    at: datetime  # of the first attempt
-    state: SubmissionState = SubmissionState.QUEUED
-    send_time: datetime | None = None
-    undo_until: datetime | None = None
-
-
 def hand_in(turn: Turn, ctx: Context, handed: Handed) -> int:
-    """Write submission, deliveries, what blobs it needs, and the journal; the submission's key."""
-    now, key, owner = turn.world.now(), turn.world.key(), own(ctx)
-    row = {
-        "id": key,
-        "user_id": owner,
-        "queue_id": turn.world.random(10).hex(),
-        "state": handed.state,
-        "message_id": handed.message_id,
-        "blob_id": handed.root,
-        "size": handed.size,
-        "envelope_from": handed.sender,
-        "send_time": handed.send_time,
-        "undo_until": handed.undo_until,
-        "created_at": now,
-    }
-    turn.connection.execute(insert(Submission), row)
-    deliveries = [
-        {
-            "id": turn.world.key(),
-            "user_id": owner,
-            "submission_id": key,
-            "recipient": address,
-            "domain": address.rpartition("@")[2],
-            "state": DeliveryState.PENDING,
-            "attempts": 0,
-            "next_at": handed.at,
-            "created_at": now,
-            "expires_at": handed.at + EXPIRES,
-        }
-        for address in handed.recipients
-    ]
-    turn.connection.execute(insert(Delivery), deliveries)
-    needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
-    turn.connection.execute(insert(SubmissionBlob), needs)
+    """Write submission, copies that rules ask for, and the journal; the submission's key."""
+    owner = own(ctx)
+    key = enter(turn, owner, handed)
+    if to := rewrites.copies_sent(turn, handed.sender, handed.recipients):
+        enter(turn, owner, replace(handed, recipients=to, message_id=None, copy_of=key))
     facts = {"state": handed.state.value}
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, ctx.origin)
-    turn.record(owner, entry, at=now)
+    turn.record(owner, entry, at=turn.world.now())
     return key
 
 
@@ -362,17 +323,15 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
             if key not in rows:
                 raise NotFound(str(key), path=["ids"], index=index)
 
+        free = or_(col(Delivery.leased_until).is_(None), col(Delivery.leased_until) <= now)
+        waits = col(Delivery.state).in_(OPEN), free
+
         def unit(turn: Turn) -> int | None:
             for key in keys:
-                waiting = update(Delivery).where(
-                    col(Delivery.submission_id) == key,
-                    col(Delivery.state).in_(OPEN),
-                    or_(col(Delivery.leased_until).is_(None), col(Delivery.leased_until) <= now),
-                )
-                gone = {"state": DeliveryState.CANCELLED, "next_at": None}
-                ended = {"lease": None, "leased_until": None}
-                if not turn.connection.execute(waiting.values(**gone, **ended)).rowcount:
+                waiting = update(Delivery).where(col(Delivery.submission_id) == key, *waits)
+                if not turn.connection.execute(waiting.values(**CANCELLED)).rowcount:
                     return key
+                _copies_cancelled(turn, key, rows[key].user_id, waits)
                 announce(turn, rows[key].user_id, key, at=now)
             return None
 
@@ -382,15 +341,34 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     return [row for row in again if row]
 
 
+def _copies_cancelled(turn: Turn, key: int, owner: int, waits: Any) -> None:
+    """Take back the copies of a submission too, where it reaches nobody."""
+    left = select(col(Delivery.id)).where(
+        col(Delivery.submission_id) == key, col(Delivery.state) != DeliveryState.CANCELLED
+    )
+    if turn.connection.execute(left.limit(1)).first():
+        return
+    copies = select(col(Submission.id)).where(col(Submission.copy_of) == key)
+    for copy in turn.connection.execute(copies).scalars().all():
+        theirs = update(Delivery).where(col(Delivery.submission_id) == copy, *waits)
+        turn.connection.execute(theirs.values(**CANCELLED))
+        announce(turn, owner, copy, at=turn.world.now())
+
+
+def _told(ctx: Context) -> ColumnElement[bool]:
+    """The viewer's submissions, but copies that rules have made: nobody is told of those."""
+    return visible(ctx, Submission) & col(Submission.copy_of).is_(None)
+
+
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's submissions with these ids, in this order; None where there is none."""
-    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
+    theirs = select(*picked(Submission)).where(_told(ctx))
     return await listing.by_keys(ctx, theirs, col(Submission.id), ids)
 
 
 async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None]:
     """The viewer's submissions with these ids of the queue; None where there is none."""
-    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
+    theirs = select(*picked(Submission)).where(_told(ctx))
     return await listing.by_keys(ctx, theirs, col(Submission.queue_id), queue_ids)
 
 
@@ -439,5 +417,5 @@ async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
 
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(Submission.user_id) == key.user_id, visible(ctx, Submission)]
+    terms = [col(Submission.user_id) == key.user_id, _told(ctx)]
     return [*terms, col(Submission.state).in_(key.states)] if key.states else terms

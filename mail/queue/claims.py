@@ -78,6 +78,7 @@ _OURS: Select[*tuple[Any, ...]] = (
         col(Submission.blob_id),
         col(Submission.envelope_from),
         col(Submission.created_at),
+        col(Submission.copy_of),
         col(User.tenant_id),
     )
     .join(Submission, col(Submission.id) == col(Delivery.submission_id))
@@ -102,6 +103,7 @@ def _jobs(rows: Sequence[Picked], lease: int) -> list[Job]:
             domain=domain,
             created_at=group[0].created_at,
             recipients=[To(r.id, r.recipient, r.attempts, r.expires_at) for r in group],
+            copy=group[0].copy_of is not None,
         )
         for (submission_id, domain), group in groups.items()
     ]

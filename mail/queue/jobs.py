@@ -33,6 +33,7 @@ class Job:
     domain: str
     created_at: datetime
     recipients: Sequence[To]
+    copy: bool = False  # by a rule: nobody is told of it
 
 
 @dataclass(frozen=True, slots=True)
