@@ -13,6 +13,7 @@ from graph.archive import ArchivedMessage
 from graph.audit import Audit, AuditAccess, AuditedMessage
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
+from graph.bccrules import BccRule
 from graph.domains import Domain, DomainAlias
 from graph.exports import AccountExport
 from graph.fields import Info, query
@@ -22,6 +23,7 @@ from graph.labels import Label
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.notifications import PushChannel
+from graph.recipientrewrites import RecipientRewrite
 from graph.rows import Shape
 from graph.savedsearches import SavedSearch
 from graph.settings import SettingChange
@@ -47,6 +49,7 @@ KINDS: dict[str, type[Shape]] = {
     "AuditedMessage": AuditedMessage,
     "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
+    "BccRule": BccRule,
     "Domain": Domain,
     "DomainAlias": DomainAlias,
     "File": File,
@@ -56,6 +59,7 @@ KINDS: dict[str, type[Shape]] = {
     "Mailbox": Mailbox,
     "Message": Message,
     "PushChannel": PushChannel,
+    "RecipientRewrite": RecipientRewrite,
     "SavedSearch": SavedSearch,
     "SettingChange": SettingChange,
     "Submission": Submission,

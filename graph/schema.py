@@ -12,6 +12,7 @@ from graph import (
     audit,
     auth,
     authlog,
+    bccrules,
     bulk,
     changes,
     clientreset,
@@ -36,6 +37,7 @@ from graph import (
     noticing,
     notifications,
     profilereset,
+    recipientrewrites,
     savedsearches,
     searchindex,
     searchtext,
@@ -86,6 +88,8 @@ Query = merge_types(
         settings.SettingQuery,
         keyvalue.KeyValueQuery,
         webhooks.WebhookQuery,
+        bccrules.BccRuleQuery,
+        recipientrewrites.RecipientRewriteQuery,
         notifications.PushQuery,
     ),
 )
@@ -126,6 +130,8 @@ Mutation = merge_types(
         settings.SettingMutation,
         keyvalue.KeyValueMutation,
         webhooks.WebhookMutation,
+        bccrules.BccRuleMutation,
+        recipientrewrites.RecipientRewriteMutation,
         notifications.PushMutation,
     ),
 )

@@ -41,7 +41,7 @@ from models.world import Turn, World
 log = logging.getLogger(__name__)
 
 COPIED = b"X-Merganser-Copy"  # header field of a copy: of whose mail, in a form none can forge
-_COPIED = re.compile(rb"^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_COPIED = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def replacement(text: str, of: Normal, *, path: str = "to") -> str:
 
 
 def circular(rules: Mapping[Normal, str]) -> bool:
-    """Whether rewrites, followed on and on, ever come back to an address.
+    """Whether rewrites, followed on and on, ever come back to an address by way of another.
 
     Without those of single addresses all local parts of a domain go the same way: "" stands
     for them.
@@ -102,15 +102,19 @@ def circular(rules: Mapping[Normal, str]) -> bool:
             if at in way:
                 return True
             way[at] = None
-            target = rules.get(at, rules.get(Normal("", at.domain)))
-            at = None if target is None else _target(at, target)
+            at = _after(rules, at)
         ended.update(way)
     return False
 
 
-def _target(at: Normal, target: str) -> Normal:
+def _after(rules: Mapping[Normal, str], at: Normal) -> Normal | None:
+    """What an address becomes; None where it stays what it is."""
+    target = rules.get(at) or rules.get(Normal("", at.domain))
+    if target is None:
+        return None
     found = normal(target)
-    return Normal(at.local, found.domain) if target.startswith("@") else found
+    found = Normal(at.local, found.domain) if target.startswith("@") else found
+    return None if found == at else found
 
 
 @prepared
@@ -145,9 +149,9 @@ async def rewritten(world: World, addresses: Collection[str]) -> dict[str, Rewri
 @prepared
 def _copies(dialect: str) -> Select[*tuple[Any, ...]]:
     """Rules of one direction for addresses, by the name of the domain that they were found by."""
-    own = select(col(Domain.id).label("domain_id"), col(Domain.name).label("named")).where(
-        among(dialect, col(Domain.name), "domains", String)
-    )
+    own: Select[*tuple[Any, ...]] = select(
+        col(Domain.id).label("domain_id"), col(Domain.name).label("named")
+    ).where(among(dialect, col(Domain.name), "domains", String))
     second = select(col(DomainAlias.domain_id), col(DomainAlias.alias)).where(
         among(dialect, col(DomainAlias.alias), "domains", String)
     )

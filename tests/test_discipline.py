@@ -74,6 +74,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.auditDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.bccRuleDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.recipientRewriteDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookTest(input:)": "shares IdsInput with all that delete by id",
         "Mutation.pushChannelDelete(input:)": "shares IdsInput with all that delete by id",

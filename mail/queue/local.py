@@ -34,7 +34,7 @@ async def is_ours(world: World, domain: str) -> bool:
         col(RecipientRewrite.local) == "",
         col(RecipientRewrite.active),
     )
-    return bool(await world.database.read(union_all(own, alias, whole).limit(1)))
+    return bool(await world.database.read(select(union_all(own, alias, whole).subquery()).limit(1)))
 
 
 async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:

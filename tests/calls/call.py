@@ -11,11 +11,13 @@ BY_IDS = {
     "apiKeyDelete",
     "appPasswordDelete",
     "auditDelete",
+    "bccRuleDelete",
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
     "pushChannelDelete",
     "pushChannelTest",
+    "recipientRewriteDelete",
     "webhookDelete",
     "webhookTest",
 }
