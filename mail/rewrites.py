@@ -41,6 +41,7 @@ from models.world import Turn, World
 log = logging.getLogger(__name__)
 
 COPIED = b"X-Merganser-Copy"  # header field of a copy: of whose mail, in a form none can forge
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
 _COPIED = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
 
 
@@ -246,7 +247,7 @@ async def copies_of_received(world: World, came: Came, delivered: Sequence[Recip
     raw = came.source
     if isinstance(raw, Path):
         raw = await asyncio.to_thread(raw.read_bytes)
-    seen = set(_COPIED.findall(raw[: came.letter.facts.structure.body_start]))
+    seen = set(_COPIED.findall(_HEADER_END.split(raw, 1)[0]))
     for of in dict.fromkeys(copy.of for copy in found):
         mark = _mark(world, of, came.letter)
         if mark not in seen:

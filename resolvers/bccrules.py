@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, false, func, select, tuple_, update
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -105,19 +104,16 @@ async def create(ctx: Context, new: NewRule) -> int:
         created_at=at,
         updated_at=at,
     )
-    try:
-        async with ctx.write(PLATFORM, home.id) as session:
-            await _still(ctx, name, home)
-            await _room(ctx, home, 1)
-            await _free(ctx, [], {(row.direction, row.domain_id, row.local): 0})
-            session.add(row)
-            await session.flush()
-            after = _facts(await _seen(ctx, [key]))[key]
-            await _tell(ctx, session, {home.id})
-            done = Done("bccRuleCreate", "BccRule", key, home.id, None, after)
-            await adminlog.note(ctx, session, done)
-    except IntegrityError as clash:
-        raise Conflict(EXISTS, path=["match"]) from clash
+    async with ctx.write(PLATFORM, home.id) as session:  # rules are made one after another
+        await _still(ctx, name, home)
+        await _room(ctx, home, 1)
+        await _free(ctx, [], {(row.direction, row.domain_id, row.local): 0})
+        session.add(row)
+        await session.flush()
+        after = _facts(await _seen(ctx, [key]))[key]
+        await _tell(ctx, session, {home.id})
+        done = Done("bccRuleCreate", "BccRule", key, home.id, None, after)
+        await adminlog.note(ctx, session, done)
     return key
 
 

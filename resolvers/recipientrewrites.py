@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, false, func, select, true, union_all, update
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -92,23 +91,20 @@ async def create(ctx: Context, new: NewRewrite) -> int:
         created_at=at,
         updated_at=at,
     )
-    try:
-        async with ctx.write(PLATFORM, *places.values()) as session:
-            rules = await _all(ctx)
-            if len(rules) >= MOST:
-                text = f"at most {MOST} rewrites"
-                raise LimitReached(text, limit=MOST, used=len(rules), path=["from"])
-            if name in rules.values():
-                raise Conflict(EXISTS, path=["from"])
-            await _check(ctx, {key: (name, target)})
-            session.add(row)
-            await session.flush()
-            await _tell(ctx, session, places)
-            (made,) = await _seen(ctx, [key])
-            done = Done("recipientRewriteCreate", "RecipientRewrite", key, after=_facts(made))
-            await adminlog.note(ctx, session, done)
-    except IntegrityError as clash:
-        raise Conflict(EXISTS, path=["from"]) from clash
+    async with ctx.write(PLATFORM, *places.values()) as session:  # one after another
+        rules = await _all(ctx)
+        if len(rules) >= MOST:
+            text = f"at most {MOST} rewrites"
+            raise LimitReached(text, limit=MOST, used=len(rules), path=["from"])
+        if name in rules.values():
+            raise Conflict(EXISTS, path=["from"])
+        await _check(ctx, {key: (name, target)})
+        session.add(row)
+        await session.flush()
+        await _tell(ctx, session, places)
+        (made,) = await _seen(ctx, [key])
+        done = Done("recipientRewriteCreate", "RecipientRewrite", key, after=_facts(made))
+        await adminlog.note(ctx, session, done)
     return key
 
 

@@ -1,6 +1,8 @@
 """Rules that have mail copied: what is copied to whom, who is told, and who may say so."""
 
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,7 +70,8 @@ async def test_a_rule_is_made_changed_listed_and_deleted(root: Client, ada: Clie
 async def test_lists_are_paged_and_cost_the_same_however_long(
     root: Client, statements: list[str]
 ) -> None:
-    costs, keys = set(), []
+    costs: set[int] = set()
+    keys: list[str] = []
     for _ in range(2):
         for n in range(1 if not keys else 19):
             keys.append(await rule(root, f"a{n}x{len(keys)}@example.org", ARCHIVE))
@@ -77,7 +80,8 @@ async def test_lists_are_paged_and_cost_the_same_however_long(
         costs.add(len(statements))
         assert [node["id"] for node in page["nodes"]] == keys
     assert len(costs) == 1
-    seen, after = [], None
+    seen: list[str] = []
+    after = None
     while len(seen) < len(keys):
         page = (await root(RULES, first=7, after=after))["bccRules"]
         seen += [node["id"] for node in page["nodes"]]
@@ -112,7 +116,7 @@ async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: 
         _, errors = await done(root, RULE_CREATE, **given)
         assert told(errors) == wanted, (match, to)
     missing = ids.encode("BccRule", world.key())
-    for given, wanted in (
+    changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"ids": [second], "direction": "RECIPIENT"}, ("CONFLICT", ["match"], 0, None)),
         ({"ids": [first, second], "direction": "SENDER"}, ("CONFLICT", ["match"], 1, None)),
         ({"ids": [first, third], "match": "x@example.org"}, ("CONFLICT", ["match"], 1, None)),
@@ -121,10 +125,11 @@ async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: 
         ({"ids": [first, missing], "active": False}, ("NOT_FOUND", ["ids"], 1, str)),
         ({"ids": [first]}, ("VALIDATION", [], None, "required")),
         ({"ids": [], "active": True}, ("VALIDATION", ["ids"], None, "required")),
-    ):  # fmt: skip
-        _, errors = await done(root, RULE_UPDATE, **given)
-        assert told(errors)[:3] == wanted[:3], given
-        assert wanted[3] in (str, told(errors)[3])
+    ]  # fmt: skip
+    for fields, answer in changes:
+        _, errors = await done(root, RULE_UPDATE, **fields)
+        assert told(errors)[:3] == answer[:3], fields
+        assert answer[3] in (str, told(errors)[3])
     _, errors = await done(root, RULE_DELETE, ids=[first, missing])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
     assert await rows(world, "SELECT * FROM bcc_rules") == before
@@ -262,6 +267,39 @@ async def test_rules_are_asked_in_one_statement_for_all_recipients(
         ]
 
 
+async def test_a_large_message_is_copied_whole(
+    root: Client, ada: Client, world: World, tmp_path: Path
+) -> None:
+    await rule(root, "@example.org", ARCHIVE)
+    raw = raw_message("Large", body="line\r\n" * 100_000)
+    file = tmp_path / "large"
+    file.write_bytes(raw)
+    async with listening(Server()) as far, working(world, relay(far)):
+        there = await Household(world).accept(ada.address)
+        await Household(world).deliver(file, [there], "carol@example.com")
+        await until(lambda: taken(far, 1))
+    assert far.mails[0].raw.partition(b"\r\n")[2].rstrip() == raw.rstrip()
+
+
+async def test_where_a_copy_cannot_be_queued_the_sender_tries_again(
+    root: Client, ada: Client, world: World
+) -> None:
+    await rule(root, "@example.org", ARCHIVE)
+    commits = []
+
+    def fault(place: str) -> None:
+        if place == "commit":
+            commits.append(place)
+        if len(commits) > 1:
+            raise OSError(place)
+
+    with pytest.raises(OSError, match="commit"):
+        await come(replace(world, fault=fault), ada.address)
+    assert (len(await inbox(ada)), await copied(world)) == (1, [])
+    await come(world, ada.address)
+    assert (len(await inbox(ada)), len(await copied(world))) == (1, 1)
+
+
 # mail that is sent
 
 
@@ -390,12 +428,13 @@ async def test_a_domain_admin_has_the_rules_of_the_domains_and_no_others(
     for client in (ada, without):
         assert (await client.raw(RULES))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
         assert await client(NODE, id=theirs) == {"node": None}
-        for document, more in (
+        attempts: list[tuple[str, dict[str, Any]]] = [
             (RULE_CREATE, {"match": "@example.org", **given}),
             (RULE_UPDATE, {"ids": [theirs], "active": False}),
             (RULE_DELETE, {"ids": [theirs]}),
-        ):
-            _, errors = await done(client, document, **more)
+        ]
+        for document, fields in attempts:
+            _, errors = await done(client, document, **fields)
             assert [error["code"] for error in errors] == ["FORBIDDEN"]
 
 

@@ -1,5 +1,7 @@
 """Recipients that are replaced: by whom, by what, and what may not be."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from graph import ids
-from mail import addresses, rewrites
+from mail import addresses, lmtp, rewrites
 from mail.addresses import Normal
 from mail.fields import Named
 from models.errors import NotFound
@@ -15,9 +17,10 @@ from models.journal import PLATFORM, ChangeKind
 from models.roles import AdminPermission
 from models.world import World
 from tests.administrators import make_domain_admin
-from tests.conftest import Client
+from tests.conftest import Client, raw_message
 from tests.counts import journal, reached, rows
 from tests.domains import ALIAS, DELETE, RENAME, done, key_of, made, told
+from tests.mail.lmtp_client import connect
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import deliveries, inbox, relay, send, settled, working
 from tests.rewriting import (
@@ -301,3 +304,36 @@ async def test_a_rewrite_can_be_switched_off_when_its_domain_has_gone(
     assert errors == []
     _, errors = await done(root, REWRITE_DELETE, ids=[key])
     assert errors == []
+
+
+@pytest.mark.usefixtures("ada")
+async def test_of_two_at_once_one_is_made_and_no_circle(root: Client) -> None:
+    await made(root, "b.example")
+
+    async def attempt(of: str, to: str) -> list[str]:
+        _, errors = await done(root, REWRITE_CREATE, **{"from": of, "to": to})
+        return [error["code"] for error in errors]
+
+    pairs = [("@old.example", "@example.org")] * 2
+    assert sorted(await asyncio.gather(*(attempt(*pair) for pair in pairs))) == [[], ["CONFLICT"]]
+    pairs = [("@example.org", "@b.example"), ("@b.example", "@example.org")]
+    assert sorted(await asyncio.gather(*(attempt(*pair) for pair in pairs))) == [
+        [], ["VALIDATION"],
+    ]  # fmt: skip
+
+
+async def test_a_neighbour_hears_of_none_of_it(
+    root: Client, ada: Client, world: World, tmp_path: Path
+) -> None:
+    await rewrite(root, "@old.example", "@example.org")
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "lmtp")
+    neighbour = await connect(listener.port)
+    assert (await neighbour.say("MAIL FROM:<carol@example.com>")).startswith("250")
+    assert await neighbour.say("RCPT TO:<nobody@old.example>") == "550 5.1.1 No such user here"
+    assert (await neighbour.say("RCPT TO:<ada@old.example>")).startswith("250 2.1.5")
+    await neighbour.say("DATA")
+    neighbour.send(raw_message("Hello") + b".\r\n")
+    assert await neighbour.hear() == "250 2.0.0 Delivered"
+    assert len(await inbox(ada)) == 1
+    await neighbour.close()
+    await listener.close(1)
