@@ -14,6 +14,7 @@ from graph.audit import Audit, AuditAccess, AuditedMessage
 from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.autoreply import Autoreply
+from graph.bccrules import BccRule
 from graph.domains import Domain, DomainAlias
 from graph.exports import AccountExport
 from graph.fields import Info, query
@@ -23,6 +24,7 @@ from graph.labels import Label
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.notifications import PushChannel
+from graph.recipientrewrites import RecipientRewrite
 from graph.rows import Shape
 from graph.savedsearches import SavedSearch
 from graph.senderrules import SenderRule
@@ -50,6 +52,7 @@ KINDS: dict[str, type[Shape]] = {
     "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
     "Autoreply": Autoreply,
+    "BccRule": BccRule,
     "Domain": Domain,
     "DomainAlias": DomainAlias,
     "File": File,
@@ -59,6 +62,7 @@ KINDS: dict[str, type[Shape]] = {
     "Mailbox": Mailbox,
     "Message": Message,
     "PushChannel": PushChannel,
+    "RecipientRewrite": RecipientRewrite,
     "SavedSearch": SavedSearch,
     "SenderRule": SenderRule,
     "SettingChange": SettingChange,

@@ -13,6 +13,7 @@ from graph import (
     auth,
     authlog,
     autoreplyset,
+    bccrules,
     bulk,
     changes,
     clientreset,
@@ -37,6 +38,7 @@ from graph import (
     noticing,
     notifications,
     profilereset,
+    recipientrewrites,
     savedsearches,
     searchindex,
     searchtext,
@@ -89,6 +91,8 @@ Query = merge_types(
         keyvalue.KeyValueQuery,
         senderrules.SenderRuleQuery,
         webhooks.WebhookQuery,
+        bccrules.BccRuleQuery,
+        recipientrewrites.RecipientRewriteQuery,
         notifications.PushQuery,
     ),
 )
@@ -131,6 +135,8 @@ Mutation = merge_types(
         keyvalue.KeyValueMutation,
         senderrules.SenderRuleMutation,
         webhooks.WebhookMutation,
+        bccrules.BccRuleMutation,
+        recipientrewrites.RecipientRewriteMutation,
         notifications.PushMutation,
     ),
 )

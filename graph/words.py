@@ -126,6 +126,10 @@ VALUES = {
         "ALIAS_DOMAINS": "Domain aliases.",
         "DOMAIN_DESC": "The description of the domain.",
     },
+    "BccDirection": {
+        "SENDER": "What users send with this sender, by its envelope.",
+        "RECIPIENT": "What comes for this recipient, from outside or from users.",
+    },
     "AppPasswordScope": {
         "IMAP": "Client protocol.",
         "POP3": "Client protocol.",

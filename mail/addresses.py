@@ -11,6 +11,8 @@ and last `local@*`, which holds in all domains that are ours. Labels (`+…`) an
 local part are removed before, an unknown domain ends it. An address that has ended is none;
 one that is switched off decides all the same, and refuses: what it kept out would else come
 in by a pattern. Login takes the first row only.
+
+For mail a rewrite comes before all of it, once: that of the address, else that of its domain.
 """
 
 import re
@@ -21,7 +23,19 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import idna
-from sqlalchemy import Select, String, and_, bindparam, case, func, or_, select
+from sqlalchemy import (
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -34,6 +48,7 @@ from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
 from models.mailboxes import Mailbox, SpecialUse
 from models.prepared import Prepared, among, number, prepared
+from models.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.senderrules import SenderRule
 from models.users import LimitKind, User
 from models.world import World
@@ -183,6 +198,24 @@ def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
     )
 
 
+@prepared
+def _received(dialect: str) -> Any:
+    """The same rows, and the rewrites that hold for the address: those have a `target`."""
+    rows: Select[*tuple[Any, ...]] = _addresses(dialect).made
+    found = rows.add_columns(literal(None, String).label("target")).subquery()
+    nothing = {name: null().label(name) for name in found.c.keys()}  # noqa: SIM118 - no mapping
+    there = {name: getattr(RecipientRewrite, name) for name in ("id", "local", "target")}
+    instead = select(*{**nothing, **there}.values()).where(
+        col(RecipientRewrite.domain) == bindparam("name", type_=String),
+        col(RecipientRewrite.local).in_([bindparam("local", type_=String), ""]),
+        col(RecipientRewrite.active),
+    )
+    return union_all(select(found), instead)
+
+
+_COPIED = select(col(BccRule.id)).where(
+    col(BccRule.direction) == BccDirection.RECIPIENT, col(BccRule.active)
+)
 _ENCRYPTED = or_(col(User.encrypt_messages), col(Mailbox.encrypt_messages))
 # SQL: the OpenPGP key to which what arrives in a folder is encrypted; "" where that is asked for
 # without a key: then nothing is stored
@@ -205,6 +238,7 @@ _ACCOUNT = Prepared(
         _RULED.label("ruled"),
         ALLOWED.label("allowed"),
         answering(col(User.id)).label("answers"),
+        _COPIED.exists().label("copied"),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
@@ -241,25 +275,52 @@ async def resolve(world: World, address: str) -> Picked:
 
     One statement, however many patterns stand in the table.
     """
-    if _ODD.search(address):
-        raise NotFound(address, path=["address"])
-    local, name = normal(address)
+    best, asked = _asked(world, address)
+    found = await world.database.find(_addresses(world.database.dialect), asked)
+    return _winner(address, best, found)
+
+
+def _asked(world: World, address: str) -> tuple[list[str], dict[str, Any]]:
+    """What may match the address, best first, and the parameters of its statement. NotFound."""
+    local, name = ("", "") if _ODD.search(address) else normal(address)
     if not local:
         raise NotFound(address, path=["address"])
     best = patterns(local)
-    asked = {"best": best, "name": name, "now": world.now()}
-    found = await world.database.find(_addresses(world.database.dialect), asked)
+    return best, {"best": best, "local": local, "name": name, "now": world.now()}
+
+
+def _winner(address: str, best: Sequence[str], found: Sequence[Picked]) -> Picked:
+    """The row that decides, where it takes mail; else NotFound."""
 
     def rank(row: Picked) -> tuple[bool, int, bool]:
         return row.domain_id is None, best.index(row.local), not row.own
 
     def fits(row: Picked) -> bool:
-        return row.domain_id is not None or bool(row.local == local)
+        return row.domain_id is not None or bool(row.local == best[0])
 
     winner: Picked | None = min(filter(fits, found), key=rank, default=None)
     if winner is None or not winner.active:
         raise NotFound(address, path=["address"])
     return winner
+
+
+def instead(address: str, target: str) -> str:
+    """What stands for an address: the target, or its own local part, as written, at `@domain`."""
+    return address.rpartition("@")[0] + target if target.startswith("@") else target
+
+
+async def reached(world: World, address: str) -> tuple[Picked, str]:
+    """The row that takes mail for the address, and the address after a rewrite; or NotFound.
+
+    One statement where nothing is rewritten, two where something is.
+    """
+    best, asked = _asked(world, address)
+    found = await world.database.find(_received(world.database.dialect), asked)
+    rewrites = {row.local: row.target for row in found if row.target is not None}
+    if rewrites:
+        address = instead(address, rewrites.get(best[0]) or rewrites[""])
+        return await resolve(world, address), address
+    return _winner(address, best, found), address
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +338,8 @@ class Recipient:
     ruled: bool = False  # there are rules about senders, of whomsoever
     domain_id: int | None = None  # of the address, or else of the account
     tags: Sequence[str] = ()  # of the address
+    instead: str | None = None  # the address after a rewrite
+    copied: bool = False  # there are rules that may have it copied: mail/rewrites.py
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -286,11 +349,15 @@ async def recipient(world: World, address: str) -> Recipient:
     OverQuota where the mailbox is full, RateLimited where as much came as may in an hour. The
     first of these in a while is told to the account.
     """
-    return await account_of(world, await resolve(world, address), address)
+    row, there = await reached(world, address)
+    return await account_of(world, row, address, there)
 
 
-async def account_of(world: World, to: Picked, address: str) -> Recipient:
-    """Who receives mail for an address whose row this is; raises as `recipient`."""
+async def account_of(world: World, to: Picked, address: str, there: str = "") -> Recipient:
+    """Who receives mail for an address whose row this is; raises as `recipient`.
+
+    `there` is the address after a rewrite.
+    """
     given = {
         "user": to.user_id,
         "platform": world.options.default_quota,
@@ -316,6 +383,8 @@ async def account_of(world: World, to: Picked, address: str) -> Recipient:
         row.ruled,
         to.domain_id or row.domain_id,
         to.tags,
+        there if there not in ("", address) else None,
+        row.copied,
     )
 
 

@@ -6,9 +6,10 @@
 4. It is stored for each account, encrypted where that is asked for; one that has no room holds up
    nobody else.
 5. An account that answers by itself does so (mail/autoreply).
-6. It is sent on for the addresses that forward, and for those accounts that an address forwards
+6. Rules have it copied (mail/rewrites.py).
+7. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender.
-7. Each address is answered for by itself: with a refusal where a part of it is not durable.
+8. Each address is answered for by itself: with a refusal where a part of it is not durable.
 
 The steps before a message is there, whose mail it is and whether it may come, are those of
 mail/routes.py. When all is done, what was not refused is durable.
@@ -19,14 +20,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import autoreply, delivery, encrypting, junk
+from mail import autoreply, delivery, encrypting, junk, rewrites
 from mail.addresses import Recipient
 from mail.delivery import Letter, Placed
 from mail.junk import Judged
 from mail.onward import send_on
+from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
 from mail.verification import verified
 from models.errors import Refused
+from models.submission import ARRIVED
 from models.world import World
 
 Key = tuple[int, int]  # an account, and its INBOX
@@ -40,12 +43,15 @@ class Mail:
     letter: Letter
     sender: str  # envelope; empty for the null path
     handed: bool = False  # by a neighbour, whose filters are believed
+    bare: bytes | Path = b""  # what is copied of it by rules; nothing where it is a copy itself
+    submission_id: int = ARRIVED  # by which one of our users sent it
     placed: dict[Key, Placed | BaseException] = field(default_factory=dict)
 
 
 async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
     """A message that came from outside, read."""
-    return Mail(source, verified(world, await delivery.read(source)), sender, handed=True)
+    letter = verified(world, await delivery.read(source))
+    return Mail(source, letter, sender, handed=True, bare=source)
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
@@ -55,6 +61,7 @@ async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[obje
         for person in each.people:
             people.setdefault(_key(person.to), person)
     await _store(world, mail, list(people.values()))
+    await _copy(world, mail, taken, list(people.values()))
     return [await _settle(world, mail, each) for each in taken]
 
 
@@ -80,6 +87,20 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     judged = await junk.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
     outcomes = await asyncio.gather(*map(store, judged), return_exceptions=True)
     mail.placed |= dict(zip(map(_key, to), outcomes, strict=True))
+
+
+async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequence[Person]) -> None:
+    """Queue what rules have copied; where that fails, the whole message comes again."""
+    if not mail.bare:
+        return
+    reached = [
+        person.to
+        for person in people
+        if not isinstance(mail.placed[_key(person.to)], BaseException)
+    ]
+    named = [each.address for each in taken] + [to.instead for to in reached if to.instead]
+    came = Came(mail.bare, mail.letter, mail.sender, named, mail.submission_id)
+    await rewrites.copies_of_received(world, came, reached)
 
 
 async def _settle(world: World, mail: Mail, taken: Taken) -> object:

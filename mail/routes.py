@@ -1,6 +1,7 @@
 """Where mail for an address goes: to accounts here, on to others, or nowhere.
 
-What an address is, is in mail/addresses.py. By its kind its mail then
+What an address is, and what it is rewritten to before, is in mail/addresses.py. By its kind
+its mail then
 
 - goes to the account (MAILBOX),
 - goes to each of its targets (FORWARD): one that is here is looked up in its turn, also where it
@@ -24,6 +25,7 @@ from models.addresses import AddressKind
 from models.columns import Picked
 from models.domains import Domain, DomainAlias
 from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused
+from models.rewrites import RecipientRewrite
 from models.world import World
 
 DEEPEST = 10  # addresses that forward, one behind the other
@@ -85,11 +87,11 @@ async def accept(world: World, address: str, sender: str) -> Taken:
     """
     if srs.is_ours(address.rpartition("@")[0]):
         return await _bounce(world, address, sender)
-    row = await addresses.resolve(world, address)
+    row, there = await addresses.reached(world, address)
     if row.kind is AddressKind.MAILBOX:
-        return Taken(address, [Person(await addresses.account_of(world, row, address))])
+        return Taken(address, [Person(await addresses.account_of(world, row, address, there))])
     walk = _Walk(seen={row.id})
-    await _follow(world, walk, row, address, 1)
+    await _follow(world, walk, row, there, 1)
     if not (walk.people or walk.onward) and walk.refusals:
         raise walk.refusals[0]
     return Taken(address, list(walk.people.values()), walk.onward)
@@ -166,8 +168,15 @@ async def _bounce(world: World, address: str, sender: str) -> Taken:
 
 
 async def is_ours(world: World, domain: str) -> bool:
-    """Whether we take the mail of this domain."""
-    return bool(await domains(world, domain))
+    """Whether we take the mail of this domain, be it that all of it is rewritten."""
+    if await domains(world, domain):
+        return True
+    whole = select(col(RecipientRewrite.id)).where(
+        col(RecipientRewrite.domain) == normal_domain(domain),
+        col(RecipientRewrite.local) == "",
+        col(RecipientRewrite.active),
+    )
+    return bool(await world.database.read(whole.limit(1)))
 
 
 async def domains(world: World, domain: str) -> list[int]:

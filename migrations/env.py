@@ -26,6 +26,7 @@ import models.messages
 import models.notifications
 import models.queue
 import models.replays
+import models.rewrites
 import models.savedsearches
 import models.senderrules
 import models.settings

@@ -2,10 +2,12 @@
 
 from enum import StrEnum
 
-from sqlalchemy import Index
+from sqlalchemy import Index, text
 from sqlmodel import Field
 
-from models.columns import MaybeMoment, MaybeOwned, Moment, Number, choice, ref
+from models.columns import MaybeMoment, MaybeNumber, MaybeOwned, Moment, Number, choice, ref
+
+ARRIVED = 0  # a copy of what came in: of no submission
 
 
 class SubmissionState(StrEnum):
@@ -28,7 +30,15 @@ class Submission(MaybeOwned, table=True):
     """
 
     __tablename__ = "submissions"
-    __table_args__ = (Index("submissions_of_user", "user_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("submissions_of_user", "user_id", "created_at", "id"),
+        Index(
+            "submissions_copies",
+            "copy_of",
+            sqlite_where=text("copy_of IS NOT NULL"),
+            postgresql_where=text("copy_of IS NOT NULL"),
+        ),
+    )
 
     tenant_id: Number
     queue_id: str = Field(unique=True)
@@ -39,4 +49,7 @@ class Submission(MaybeOwned, table=True):
     envelope_from: str
     send_time: MaybeMoment = None
     undo_until: MaybeMoment = None
+    # The submission that a rule had copied, which may be gone, or ARRIVED; the account is not
+    # told of a copy.
+    copy_of: MaybeNumber = None
     created_at: Moment

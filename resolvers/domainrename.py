@@ -26,6 +26,7 @@ from models.columns import Picked, picked, table_of
 from models.domains import Domain, DomainAlias
 from models.errors import Conflict, Invalid, NotFound, Refused, Several
 from models.journal import PLATFORM, ChangeKind
+from models.rewrites import BccRule, RecipientRewrite
 from models.users import User
 from models.usersearch import words_of
 from resolvers import adminlog, domains
@@ -126,6 +127,7 @@ async def rename(ctx: Context, old: str, new: str) -> Renamed:
         problems = [
             *await domains.taken(session, new, path="newDomain"),
             *await _clashes(ctx, names),
+            *await _rewritten(ctx, names),
         ]
         if problems:
             raise Several(problems)
@@ -168,6 +170,15 @@ async def _clashes(ctx: Context, names: Names) -> list[Refused]:
         if row.longest is not None:
             found += _unfit(names.suffixes[1], row.longest)
     return found
+
+
+async def _rewritten(ctx: Context, names: Names) -> list[Refused]:
+    """Why rewrites cannot follow: others lead to the new name, or from it."""
+    target = col(RecipientRewrite.target).endswith(f"@{names.new}", autoescape=True)
+    there = (col(RecipientRewrite.domain) == names.new) | target
+    if await ctx.read(select(col(RecipientRewrite.id)).where(there).limit(1)):
+        return [Conflict(f"a recipient rewrite is about {names.new}", path=["newDomain"])]
+    return []
 
 
 def _unfit(suffix: str, longest: int) -> list[Refused]:
@@ -218,6 +229,8 @@ async def _changed(ctx: Context, session: AsyncSession, names: Names) -> dict[st
     await connection.execute(
         update(Domain).where(col(Domain.id) == names.key).values(name=names.new, updated_at=at)
     )
+    for following in _rules(names):
+        await connection.execute(following)
     for stream, ids in users.items():
         told.setdefault(stream, []).append((ChangeKind.USER_CHANGED, ids))
     for stream in (names.key, PLATFORM):
@@ -225,6 +238,25 @@ async def _changed(ctx: Context, session: AsyncSession, names: Names) -> dict[st
     await ctx.record_all(session, told)
     many = sum(len(ids) for ids in users.values())
     return {"addresses": addresses, "users": many, "aliases": aliases}
+
+
+def _rules(names: Names) -> list[Any]:
+    """The statements for rules: where mail for the domain goes, and what is copied to it.
+
+    What a rule copies it knows by the key of the domain.
+    """
+    end = f"@{names.old}"
+
+    def follows(table: Any, column: Any) -> Any:
+        named = column.endswith(end, autoescape=True)
+        return update(table).where(named).values({column: without(column, end) + f"@{names.new}"})
+
+    came = update(RecipientRewrite).where(col(RecipientRewrite.domain) == names.old)
+    return [
+        came.values(domain=names.new),
+        follows(RecipientRewrite, col(RecipientRewrite.target)),
+        follows(BccRule, col(BccRule.bcc_to)),
+    ]
 
 
 def _users(names: Names, at: Any) -> Any:

@@ -2,14 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlmodel import col
 
-from mail import compose, encrypting
+from mail import compose, encrypting, rewrites
 from mail.compose import Draft
 from mail.delivery import Letter, Place, place, read, stored
 from mail.keeping import Gone, Kept, blob_ids
@@ -33,6 +33,12 @@ from resolvers.references import answered, referred
 
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
 LONGEST_UNDO = timedelta(days=1)
+CANCELLED = {
+    "state": DeliveryState.CANCELLED,
+    "next_at": None,
+    "lease": None,
+    "leased_until": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +270,13 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
 
 
 def hand_in(turn: Turn, ctx: Context, handed: Handed) -> int:
-    """Hand it to the queue in the name of the viewer; the submission's key."""
-    return entering.hand_in(turn, Sender(own(ctx), origin=ctx.origin), handed)
+    """Hand it to the queue in the name of the viewer, and what rules have copied; its key."""
+    viewer = Sender(own(ctx), origin=ctx.origin)
+    key = entering.hand_in(turn, viewer, handed)
+    if to := rewrites.copies_sent(turn, handed.sender, handed.recipients):
+        copied = replace(handed, recipients=to, message_id=None, copy_of=key)
+        entering.hand_in(turn, viewer, copied)
+    return key
 
 
 def _when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:
@@ -295,17 +306,15 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
             if key not in rows:
                 raise NotFound(str(key), path=["ids"], index=index)
 
+        free = or_(col(Delivery.leased_until).is_(None), col(Delivery.leased_until) <= now)
+        waits = col(Delivery.state).in_(OPEN), free
+
         def unit(turn: Turn) -> int | None:
             for key in keys:
-                waiting = update(Delivery).where(
-                    col(Delivery.submission_id) == key,
-                    col(Delivery.state).in_(OPEN),
-                    or_(col(Delivery.leased_until).is_(None), col(Delivery.leased_until) <= now),
-                )
-                gone = {"state": DeliveryState.CANCELLED, "next_at": None}
-                ended = {"lease": None, "leased_until": None}
-                if not turn.connection.execute(waiting.values(**gone, **ended)).rowcount:
+                waiting = update(Delivery).where(col(Delivery.submission_id) == key, *waits)
+                if not turn.connection.execute(waiting.values(**CANCELLED)).rowcount:
                     return key
+                _copies_cancelled(turn, key, rows[key].user_id, waits)
                 announce(turn, rows[key].user_id, key, at=now)
             return None
 
@@ -315,15 +324,34 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     return [row for row in again if row]
 
 
+def _copies_cancelled(turn: Turn, key: int, owner: int, waits: Any) -> None:
+    """Take back the copies of a submission too, where it reaches nobody."""
+    left = select(col(Delivery.id)).where(
+        col(Delivery.submission_id) == key, col(Delivery.state) != DeliveryState.CANCELLED
+    )
+    if turn.connection.execute(left.limit(1)).first():
+        return
+    copies = select(col(Submission.id)).where(col(Submission.copy_of) == key)
+    for copy in turn.connection.execute(copies).scalars().all():
+        theirs = update(Delivery).where(col(Delivery.submission_id) == copy, *waits)
+        turn.connection.execute(theirs.values(**CANCELLED))
+        announce(turn, owner, copy, at=turn.world.now())
+
+
+def _told(ctx: Context) -> ColumnElement[bool]:
+    """The viewer's submissions, but copies that rules have made: nobody is told of those."""
+    return visible(ctx, Submission) & col(Submission.copy_of).is_(None)
+
+
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's submissions with these ids, in this order; None where there is none."""
-    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
+    theirs = select(*picked(Submission)).where(_told(ctx))
     return await listing.by_keys(ctx, theirs, col(Submission.id), ids)
 
 
 async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None]:
     """The viewer's submissions with these ids of the queue; None where there is none."""
-    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
+    theirs = select(*picked(Submission)).where(_told(ctx))
     return await listing.by_keys(ctx, theirs, col(Submission.queue_id), queue_ids)
 
 
@@ -372,5 +400,5 @@ async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
 
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(Submission.user_id) == key.user_id, visible(ctx, Submission)]
+    terms = [col(Submission.user_id) == key.user_id, _told(ctx)]
     return [*terms, col(Submission.state).in_(key.states)] if key.states else terms

@@ -154,6 +154,9 @@ LOGGED: dict[str, Logged] = {
         after=("enabled", "text"),
         prepare=_named("autoreplySet", set={"enabled": True, "text": "I am away."}),
     ),
+    "bccRuleCreate": Logged("BccRule", after=("match", "bccTo", "direction", "active")),
+    "bccRuleDelete": Logged("BccRule", before=("match", "bccTo", "direction", "active")),
+    "bccRuleUpdate": Logged("BccRule", before=("bccTo",), after=("bccTo",)),
     "customTwoFactorDisable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
     "customTwoFactorEnable": Logged("User", before=("enabled2fa",), after=("enabled2fa",)),
     "domainAliasCreate": Logged("DomainAlias"),
@@ -224,6 +227,9 @@ LOGGED: dict[str, Logged] = {
     "senderRuleDelete": Logged(
         "SenderRule", before=("pattern", "action", "place"), prepare=_hers("senderRuleDelete")
     ),
+    "recipientRewriteCreate": Logged("RecipientRewrite", after=("from", "to", "active")),
+    "recipientRewriteDelete": Logged("RecipientRewrite", before=("from", "to", "active")),
+    "recipientRewriteUpdate": Logged("RecipientRewrite", before=("to",), after=("to",)),
     "settingDelete": Logged("Setting", before=("submission.maxRecipients",)),
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
     "usageReset": Logged("User", before=("limits",), after=("limits",)),

@@ -76,6 +76,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.autoreplyDelete(input:)": OUTLINE,
         "Mutation.auditDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.senderRuleDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.bccRuleDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.recipientRewriteDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookTest(input:)": "shares IdsInput with all that delete by id",
         "Mutation.pushChannelDelete(input:)": "shares IdsInput with all that delete by id",

@@ -252,6 +252,7 @@ LISTED = {
     "AuditedMessage": "audits { nodes { messages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
     "Autoreply": "users { nodes { autoreply %s } }",
+    "BccRule": "bccRules { nodes %s }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",
@@ -259,6 +260,7 @@ LISTED = {
     "KeyValue": 'keyValues(prefix: "ui/") { nodes %s }',
     "Label": "viewer { user { labels %s } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
+    "RecipientRewrite": "recipientRewrites { nodes %s }",
     "SavedSearch": "viewer { user { savedSearches %s } }",
     "SenderRule": "senderRules { nodes %s }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
@@ -281,8 +283,10 @@ OF_ADMINS = {
     "Audit",
     "AuditAccess",
     "AuditedMessage",
+    "BccRule",
     "Domain",
     "DomainAlias",
+    "RecipientRewrite",
     "SettingChange",
     "User",
     "Webhook",
@@ -311,6 +315,8 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["savedSearchSet"](ada, root))(ada)
     await (await CALLS["senderRuleCreate"](ada, root))(ada)
     await (await CALLS["webhookTest"](ada, root))(root)
+    await (await CALLS["bccRuleCreate"](ada, root))(root)
+    await (await CALLS["recipientRewriteCreate"](ada, root))(root)
     await (await CALLS["pushChannelSet"](ada, root))(ada)
     for one in tally:  # what was done so far is none of lists
         one.clear()

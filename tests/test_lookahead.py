@@ -23,6 +23,8 @@ CONNECTIONS = {
                          "messages", "preview"),
     "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
     "Query.audits": ("audits { %s }", "audits", "reason"),
+    "Query.bccRules": ("bccRules { %s }", "bcc_rules", "bcc_to"),
+    "Query.recipientRewrites": ("recipientRewrites { %s }", "recipient_rewrites", "target"),
     "Query.authLog": ("authLog { %s }", "auth_events", "detail"),
     "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
     "SavedSearch.messages": ("viewer { user { savedSearches { messages { %s } } } }", "messages",
@@ -54,8 +56,9 @@ CONNECTIONS = {
 }  # fmt: skip
 OF_ADMINS = {
     "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.senderRules", "Domain.users",
-    "Query.adminLog", "Query.audits", "Query.authLog", "Query.domainAliases", "Query.domains",
-    "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
+    "Query.adminLog", "Query.audits", "Query.authLog", "Query.bccRules", "Query.domainAliases",
+    "Query.domains", "Query.recipientRewrites", "Query.users", "Query.webhooks", "Setting.history",
+    "Webhook.deliveries",
 }  # fmt: skip
 BARE = {"Query.searchLookup"}  # a list of what has no columns: tests/test_searchindex.py
 PRINTED = build_schema(schema.as_str())

@@ -80,6 +80,7 @@ _OURS: Select[*tuple[Any, ...]] = (
         col(Submission.envelope_from),
         col(Submission.created_at),
         col(Submission.tenant_id),
+        col(Submission.copy_of),
     )
     .join(Submission, col(Submission.id) == col(Delivery.submission_id))
     .order_by(col(Delivery.id))
@@ -103,6 +104,7 @@ def _jobs(rows: Sequence[Picked], lease: int) -> list[Job]:
             created_at=group[0].created_at,
             recipients=[To(r.id, r.recipient, r.attempts, r.expires_at, r.secret) for r in group],
             via=group[0].via,
+            copy=group[0].copy_of is not None,
         )
         for (submission_id, domain), group in groups.items()
     ]

@@ -43,6 +43,7 @@ class Handed:
     send_time: datetime | None = None
     undo_until: datetime | None = None
     via: Sequence[Via] = ()  # it goes there as well
+    copy_of: int | None = None  # as `Submission.copy_of`: nobody is told of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
         "envelope_from": handed.sender,
         "send_time": handed.send_time,
         "undo_until": handed.undo_until,
+        "copy_of": handed.copy_of,
         "created_at": now,
     }
     turn.connection.execute(insert(Submission).values(row))
@@ -90,8 +92,10 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
     turn.connection.execute(insert(Delivery), [{**same, **row} for row in _each(turn, handed)])
     needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
     turn.connection.execute(insert(SubmissionBlob), needs)
-    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], {"state": handed.state.value}, of.origin)
-    turn.record(PLATFORM if of.user_id is None else of.user_id, entry, at=now)
+    if handed.copy_of is None:
+        facts = {"state": handed.state.value}
+        entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, of.origin)
+        turn.record(PLATFORM if of.user_id is None else of.user_id, entry, at=now)
     turn.bells.add(QUEUE)
     return key
 

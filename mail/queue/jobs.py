@@ -37,6 +37,7 @@ class Job:
     created_at: datetime
     recipients: Sequence[To]
     via: str | None = None  # the relay or page they go to; `domain` is the same
+    copy: bool = False  # by a rule: nobody is told of it
 
     @property
     def stream(self) -> int:

@@ -22,8 +22,12 @@ REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
 async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
     """Put the message where each address leads; one that was put there before is known."""
     returns = f"Return-Path: <{job.sender}>\r\n".encode()
-    source = returns + without_bcc(raw)
-    mail = Mail(source, await read(source), job.sender)
+    bare = without_bcc(raw)
+    source = returns + bare
+    copied = b"" if job.copy else bare
+    mail = Mail(
+        source, await read(source), job.sender, bare=copied, submission_id=job.submission_id
+    )
     return {to.delivery_id: await _one(world, mail, to) for to in job.recipients}
 
 

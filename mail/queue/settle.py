@@ -39,7 +39,7 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     """Write the results of these recipients, those delivered first: nothing may come between.
 
     Failures for good are reported to the sender, in the unit that writes them; nothing is
-    reported to nobody, so a report is never answered by another.
+    reported to nobody, so a report is never answered by another. Of copies the log tells.
     """
     now = world.now()
     for result in results.values():
@@ -53,7 +53,9 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
         if to.delivery_id in results and to.delivery_id not in there
     }
     failed = {key: result for key, result in rest.items() if result.state in FAILED}
-    if failed and job.sender:
+    if failed and job.copy:
+        log.warning("a copy was not taken", extra={"user": job.user_id, "queue": job.queue_id})
+    if failed and job.sender and not job.copy:
         letter = await read(report(world, job, failed, raw))
         await _reported(world, job, rest, letter)
     elif rest:
@@ -173,19 +175,22 @@ def pause(attempts: int, chance: float) -> timedelta:
 
 
 def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> SubmissionState:
-    """Bring a submission's state up to its deliveries, and write its change into the journal."""
+    """Bring a submission's state up to its deliveries, and write its change into the journal.
+
+    The account is not told of a copy that a rule has made.
+    """
     theirs = select(col(Delivery.state), col(Delivery.attempts)).where(
         col(Delivery.submission_id) == submission_id
     )
     rows = turn.connection.execute(theirs).all()
-    now = turn.connection.execute(
-        select(col(Submission.state)).where(col(Submission.id) == submission_id)
-    ).scalar_one()
+    asked = select(col(Submission.state), col(Submission.copy_of))
+    now, copy_of = turn.connection.execute(asked.where(col(Submission.id) == submission_id)).one()
     state = summed([row.state for row in rows], now, tried=any(row.attempts for row in rows))
     this = update(Submission).where(col(Submission.id) == submission_id)
     turn.connection.execute(this.values(state=state))
-    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
-    turn.record(stream, entry, at=at)
+    if copy_of is None:
+        entry = Entry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
+        turn.record(stream, entry, at=at)
     return state
 
 

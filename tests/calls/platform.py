@@ -1,9 +1,52 @@
-"""Calls about domains, sender rules, settings, the search index, background work and webhooks."""
+"""Calls about domains, rules, rewrites, settings, the search index, work and webhooks."""
 
 from graph import ids
 from models.tasks import Task
 from tests.calls.call import CALLS, Call, call
 from tests.conftest import Client, receive
+
+RULE = {"match": "@example.org", "bccTo": "archive@example.com", "direction": "RECIPIENT"}
+REWRITE = {"from": "@old.example", "to": "@example.org"}
+
+
+@call
+async def bcc_rule_create(_ada: Client, _root: Client) -> Call:
+    return Call("bccRuleCreate", RULE, "bccRule { match bccTo direction }", by_root=True)
+
+
+@call
+async def bcc_rule_delete(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _made(root, "bccRule", RULE)]}
+    return Call("bccRuleDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def bcc_rule_update(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _made(root, "bccRule", RULE)], "bccTo": "other@example.com"}
+    return Call("bccRuleUpdate", given, "bccRules { bccTo }", by_root=True)
+
+
+@call
+async def recipient_rewrite_create(_ada: Client, _root: Client) -> Call:
+    return Call("recipientRewriteCreate", REWRITE, "recipientRewrite { from to }", by_root=True)
+
+
+@call
+async def recipient_rewrite_delete(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _made(root, "recipientRewrite", REWRITE)]}
+    return Call("recipientRewriteDelete", given, "deletedIds", by_root=True)
+
+
+@call
+async def recipient_rewrite_update(_ada: Client, root: Client) -> Call:
+    key = await _made(root, "recipientRewrite", REWRITE)
+    given = {"ids": [key], "to": "info@example.org"}
+    return Call("recipientRewriteUpdate", given, "recipientRewrites { to }", by_root=True)
+
+
+async def _made(root: Client, kind: str, given: dict[str, str]) -> str:
+    made = await Call(f"{kind}Create", given, f"{kind} {{ id }}")(root)
+    return str(made[kind]["id"])
 
 
 @call

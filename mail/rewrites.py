@@ -1,0 +1,300 @@
+"""Mail on its way: recipients that are replaced, and copies that nobody else is told of.
+
+A recipient is replaced once, before it is looked for: by the rewrite of the address, else by
+that of its domain. Copies are made then: each rule for the address, and each for its domain,
+makes one. Of a copy no copy is made.
+"""
+
+import asyncio
+import hmac
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Select, String, bindparam, select, union_all
+from sqlmodel import col
+
+from mail.addresses import (
+    Normal,
+    Recipient,
+    checked,
+    checked_domain,
+    instead,
+    normal,
+    normal_domain,
+)
+from mail.delivery import Letter, read, stored
+from mail.keeping import Gone, blob_ids
+from mail.queue.entering import Handed, Sender, hand_in
+from models.columns import Picked
+from models.domains import Domain, DomainAlias
+from models.errors import Invalid
+from models.prepared import Prepared, among, number, prepared
+from models.queue import Delivery
+from models.rewrites import BccDirection, BccRule, RecipientRewrite
+from models.submission import ARRIVED, Submission
+from models.world import Turn, World
+
+log = logging.getLogger(__name__)
+
+COPIED = b"X-Merganser-Copy"  # header field of a copy: of whose mail, in a form none can forge
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_COPIED = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What became of an address, and by which record."""
+
+    address: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """To whom a copy goes, by which record, and of which of the addresses it is the mail."""
+
+    address: str
+    id: int
+    of: str
+
+
+def matched(text: str, *, path: str) -> Normal:
+    """What a rule is for: an address, or with an empty local part a domain. Invalid."""
+    text = text.strip()
+    if text.startswith("@"):
+        return Normal("", checked_domain(text[1:], path=path))
+    if set("*+") & set(text.rpartition("@")[0]):
+        words = "an address without label and pattern, or @domain"
+        raise Invalid(words, constraint="pattern", path=[path])
+    found = normal(checked(text, path=path))
+    if not found.local:
+        raise Invalid("not a mail address", constraint="address", path=[path])
+    return found
+
+
+def replacement(text: str, of: Normal, *, path: str = "to") -> str:
+    """What recipients are replaced by: an address, or for a domain also `@domain`. Invalid."""
+    text = text.strip()
+    if not text.startswith("@"):
+        if "*" in text:
+            raise Invalid("an address, not a pattern", constraint="pattern", path=[path])
+        return checked(text, path=path)
+    if of.local:
+        words = "only a whole domain is replaced by @domain"
+        raise Invalid(words, constraint="address", path=[path])
+    return f"@{checked_domain(text[1:], path=path)}"
+
+
+def circular(rules: Mapping[Normal, str]) -> bool:
+    """Whether rewrites, followed on and on, ever come back to an address by way of another.
+
+    Without those of single addresses all local parts of a domain go the same way: "" stands
+    for them.
+    """
+    ended = set[Normal]()
+    for start in rules:
+        way = dict[Normal, None]()
+        at: Normal | None = start
+        while at is not None and at not in ended:
+            if at in way:
+                return True
+            way[at] = None
+            at = _after(rules, at)
+        ended.update(way)
+    return False
+
+
+def _after(rules: Mapping[Normal, str], at: Normal) -> Normal | None:
+    """What an address becomes; None where it stays what it is."""
+    target = rules.get(at) or rules.get(Normal("", at.domain))
+    if target is None:
+        return None
+    found = normal(target)
+    found = Normal(at.local, found.domain) if target.startswith("@") else found
+    return None if found == at else found
+
+
+@prepared
+def _rewrites(dialect: str) -> Select[*tuple[Any, ...]]:
+    table = RecipientRewrite
+    return select(col(table.id), col(table.local), col(table.domain), col(table.target)).where(
+        among(dialect, col(table.domain), "domains", String),
+        among(dialect, col(table.local), "locals", String),
+        col(table.active),
+    )
+
+
+async def rewritten(world: World, addresses: Collection[str]) -> dict[str, Rewritten]:
+    """What these addresses are replaced by, those that are: one statement for all."""
+    if not addresses:
+        return {}
+    names = {address: normal(address) for address in addresses}
+    asked = {
+        "domains": sorted({name.domain for name in names.values()}),
+        "locals": ["", *sorted({name.local for name in names.values()})],
+    }
+    rows = await world.database.find(_rewrites(world.database.dialect), asked)
+    rules = {Normal(row.local, row.domain): row for row in rows}
+    found = {}
+    for address, name in names.items():
+        row = rules.get(name) or rules.get(Normal("", name.domain))
+        if row is not None and name.local:
+            found[address] = Rewritten(instead(address, row.target), row.id)
+    return found
+
+
+@prepared
+def _copies(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Rules of one direction for addresses, by the name of the domain that they were found by."""
+    own: Select[*tuple[Any, ...]] = select(
+        col(Domain.id).label("domain_id"), col(Domain.name).label("named")
+    ).where(among(dialect, col(Domain.name), "domains", String))
+    second = select(col(DomainAlias.domain_id), col(DomainAlias.alias)).where(
+        among(dialect, col(DomainAlias.alias), "domains", String)
+    )
+    there = union_all(own, second).subquery()
+    return (
+        select(col(BccRule.id), col(BccRule.local), col(BccRule.bcc_to), there.c.named)
+        .join(there, there.c.domain_id == col(BccRule.domain_id))
+        .where(
+            col(BccRule.direction) == bindparam("direction"),
+            among(dialect, col(BccRule.local), "locals", String),
+            col(BccRule.active),
+        )
+        .order_by(col(BccRule.id))
+    )
+
+
+def _asked(direction: BccDirection, addresses: Iterable[str]) -> dict[str, Any]:
+    names = {normal(address) for address in addresses}
+    return {
+        "direction": direction,
+        "domains": sorted({name.domain for name in names}),
+        "locals": ["", *sorted({name.local for name in names})],
+    }
+
+
+def _chosen(rows: Sequence[Picked], of: Sequence[str], known: Collection[str]) -> list[Copy]:
+    """The copies of these addresses' mail, each to another address, and to none that is known."""
+    names = {address: normal(address) for address in of}
+    taken, found = {_same(address) for address in known}, []
+    for row in rows:
+        for address, name in names.items():
+            if name.domain == row.named and row.local in ("", name.local):
+                if _same(row.bcc_to) not in taken:
+                    taken.add(_same(row.bcc_to))
+                    found.append(Copy(row.bcc_to, row.id, address))
+                break
+    return found
+
+
+def _same(address: str) -> str:
+    # not the normal form: at other servers what we drop from it may make a difference
+    local, _, domain = address.rpartition("@")
+    return f"{local.casefold()}@{normal_domain(domain)}"
+
+
+async def copies(
+    world: World, direction: BccDirection, of: Sequence[str], known: Collection[str] = ()
+) -> list[Copy]:
+    """Who gets a copy of the mail from, or to, these addresses; nobody who is `known` to.
+
+    Each address once; one statement, however many there are.
+    """
+    asked = _asked(direction, of)
+    rows = await world.database.find(_copies(world.database.dialect), asked)
+    return _chosen(rows, of, known)
+
+
+def copies_sent(turn: Turn, sender: str, recipients: Collection[str]) -> list[str]:
+    """Who gets a copy of what a user sends, in the unit that queues it; one statement."""
+    asked = _asked(BccDirection.SENDER, [sender])
+    rows = turn.fetched(_copies(turn.connection.dialect.name), **asked)
+    return [copy.address for copy in _chosen(rows, [sender], recipients)]
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """A message that came in: its bytes, what was read of them, and its envelope."""
+
+    source: bytes | Path
+    letter: Letter
+    sender: str  # may be empty
+    recipients: Sequence[str]  # all that are known
+    submission_id: int = ARRIVED  # by which one of our users sent it
+
+
+async def copies_of_received(world: World, came: Came, delivered: Sequence[Recipient]) -> None:
+    """Queue the copies of a message that was delivered to these; on return they are durable.
+
+    They keep the sender of its envelope. One that is a copy of the same mail already, though it
+    went out and came back, is not copied again. Nothing is asked where no rules are.
+    """
+    theirs = {to.instead or to.address: to for to in delivered if to.copied}
+    if not theirs:
+        return
+    found = await copies(world, BccDirection.RECIPIENT, list(theirs), came.recipients)
+    if found and came.submission_id != ARRIVED:
+        rows = await world.database.find(_KNOWN, {"submission": came.submission_id})
+        taken = {_same(row.recipient) for row in rows}
+        found = [copy for copy in found if _same(copy.address) not in taken]
+    if not found:
+        return
+    raw = came.source
+    if isinstance(raw, Path):
+        raw = await asyncio.to_thread(raw.read_bytes)
+    seen = set(_COPIED.findall(_HEADER_END.split(raw, 1)[0]))
+    for of in dict.fromkeys(copy.of for copy in found):
+        mark = _mark(world, of, came.letter)
+        if mark not in seen:
+            to = [copy.address for copy in found if copy.of == of]
+            await _queue(world, came, (b"%s: %s\r\n%s" % (COPIED, mark, raw), to), theirs[of])
+
+
+_KNOWN = Prepared(
+    select(col(Delivery.recipient))
+    .join(Submission, col(Submission.id) == col(Delivery.submission_id))
+    .where(
+        (col(Submission.id) == number("submission"))
+        | (col(Submission.copy_of) == number("submission"))
+    )
+)
+
+
+def _mark(world: World, address: str, letter: Letter) -> bytes:
+    """What a copy of a message that came for an address is known by."""
+    text = f"copy\n{'@'.join(normal(address))}\n{letter.facts.message_id or ''}"
+    return hmac.digest(world.secret, text.encode(errors="surrogatepass"), "sha256").hex().encode()
+
+
+async def _queue(world: World, came: Came, copy: tuple[bytes, list[str]], of: Recipient) -> None:
+    raw, to = copy
+    letter = await read(raw)
+
+    async def attempt(*, again: bool) -> None:
+        kept = await stored(world, of.tenant_id, letter, again=again)
+
+        def unit(turn: Turn) -> None:
+            blobs = blob_ids(turn, kept)
+            handed = Handed(
+                came.sender,
+                to,
+                letter.size,
+                blobs[kept.root],
+                list(blobs.values()),
+                None,
+                at=turn.world.now(),
+                copy_of=came.submission_id,
+            )
+            hand_in(turn, Sender(of.user_id), handed)
+
+        await world.apply(unit, of.user_id)
+
+    try:
+        await attempt(again=False)
+    except Gone:
+        await attempt(again=True)
