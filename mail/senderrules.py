@@ -56,7 +56,7 @@ class Match:
     id: int
     action: SenderAction
     rank: int  # the lower, the more specific its place: account, tag, domain, everybody
-    by_header: bool  # it matches the From header alone, which anybody can write
+    by_header: bool  # it matches the From header alone
 
 
 def folded(*several: Iterable[str]) -> frozenset[str]:

@@ -12,8 +12,9 @@ The first line that fits decides:
 
 Of several rules those of the most specific place count: the account's, then those of its tags,
 of the domain, of everybody; within one place, and among tags, BLOCK wins over ALLOW, whatever
-the patterns. Rules for the sender of the envelope and for the From header count alike. But an
-ALLOW for the From header alone is left out where DMARC has found the header to be forged.
+the patterns. Rules for the sender of the envelope and for the From header count alike. But where
+DMARC has found From to be forged, an ALLOW is left out, unless it is for the sender of the
+envelope and SPF has passed for that domain.
 
 Filters come behind, and overrule all but a level of 100: `filtered`.
 """
@@ -23,6 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from mail.addresses import normal_domain
 from mail.messages import Opinion
 from mail.senderrules import Match
 from models.senderrules import SenderAction
@@ -73,6 +75,7 @@ class Known:
 
     score: Score = Score()
     forged: bool = False  # DMARC failed: whoever sent it is not who From says
+    vouched: bool = False  # SPF passed for the domain of the envelope's sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +91,23 @@ class Spam:
 def known(
     opinions: Sequence[Opinion],
     believed: Collection[str],
+    sender: str = "",
     verification: Mapping[str, object] | None = None,
 ) -> Known:
     """What is known of a message that a trusted neighbour has handed over.
 
-    `believed` are names of fields, in any case; `verification` is what the neighbour found out
-    about the sender, as a letter has it. Of what came in any other way nothing is known.
+    `believed` are names of fields, in any case; `sender` is that of the envelope;
+    `verification` is what the neighbour found out about it, as a letter has it. Of what came in
+    any other way nothing is known: `Known()`.
     """
-    forged = verification is not None and verification.get("dmarc") == "fail"
-    return Known(scored(opinions, believed), forged)
+    found = verification or {}
+    domain, passed = sender.rpartition("@")[2], found.get("spf")
+    vouched = bool(domain) and isinstance(passed, str) and _alike(passed, domain)
+    return Known(scored(opinions, believed), found.get("dmarc") == "fail", vouched)
+
+
+def _alike(one: str, other: str) -> bool:
+    return normal_domain(one) == normal_domain(other)
 
 
 def scored(opinions: Sequence[Opinion], believed: Collection[str]) -> Score:
@@ -133,7 +144,8 @@ def filtered(verdict: Spam, says: bool | None) -> Spam:
 
 def _strongest(facts: Known, rules: Sequence[Match]) -> Match | None:
     def believed(rule: Match) -> bool:
-        return not (facts.forged and rule.by_header and rule.action is SenderAction.ALLOW)
+        proven = not facts.forged or (facts.vouched and not rule.by_header)
+        return proven or rule.action is SenderAction.BLOCK
 
     def order(rule: Match) -> tuple[int, bool, int]:
         return rule.rank, rule.action is SenderAction.ALLOW, rule.id

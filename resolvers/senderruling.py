@@ -133,20 +133,28 @@ async def _home(ctx: Context, whom: Whom) -> _Home:
     """Where these rules stand; refused where the viewer may not write there."""
     if whom.user_id is not None:
         if whom.user_id != ctx.viewer.user_id:
-            ctx.viewer.require(OF_USERS)
+            _require(ctx, OF_USERS, ["scope", "user"])
         row = await managed_one(ctx, whom.user_id, path="scope")
         return _Home(of_user(row.id), user_id=row.id, log=row.domain_id)
     if whom.domain is not None:
-        ctx.viewer.require(OF_DOMAINS)
+        _require(ctx, OF_DOMAINS, ["scope", "domain"])
         domain = await domains.named(ctx, whom.domain)
         if domain is None:
             raise NotFound(whom.domain, path=["scope", "domain"])
         return _Home(of_domain(domain.id), domain_id=domain.id, log=domain.id)
-    ctx.viewer.require(OF_ALL)
+    _require(ctx, OF_ALL, ["scope", "global" if whom.tag is None else "tag"])
     if whom.tag is None:
         return _Home(EVERYBODY)
     (tag,) = texts.labels([whom.tag], path=["scope", "tag"])
     return _Home(of_tag(tag.casefold()), tag=tag.casefold())
+
+
+def _require(ctx: Context, needs: Needs, path: Sequence[str]) -> None:
+    """Raise Forbidden, of this field of the input, where role, scope or permission lack."""
+    try:
+        ctx.viewer.require(needs)
+    except Forbidden as refusal:
+        raise Forbidden(refusal.message, requires=refusal.requires, path=path) from None
 
 
 async def _there(ctx: Context, home: _Home, patterns: Sequence[str]) -> dict[str, Picked]:
@@ -233,9 +241,9 @@ async def _homes(ctx: Context, ids: Sequence[int]) -> dict[int, tuple[_Home, Pic
 
 def _permit(ctx: Context, row: Picked) -> None:
     if row.user_id is None:
-        ctx.viewer.require(OF_ALL if row.domain_id is None else OF_DOMAINS)
+        _require(ctx, OF_ALL if row.domain_id is None else OF_DOMAINS, ["ids"])
     elif row.user_id != ctx.viewer.user_id:
-        ctx.viewer.require(OF_USERS)
+        _require(ctx, OF_USERS, ["ids"])
         if not row.free:
             text = f"this needs the role {row.owners}"
             raise Forbidden(text, requires=row.owners, path=["ids"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from graph import ids
 from mail.senderrules import folded, rules_of
@@ -20,6 +20,7 @@ from tests.calls import Call
 from tests.conftest import Client, make_key, make_user
 from tests.counts import journal, reached
 from tests.domains import DELETE, ERRORS, done, key_of, made, told
+from tests.explained import explained
 from tests.mail.test_spam import To
 
 SHOWN = "id action pattern comment createdAt scope { user { username } tag domain { name } global }"
@@ -126,9 +127,12 @@ async def test_the_other_action_turns_a_rule_that_is_there(ada: Client, world: W
         ({"scope": {"global": False}}, ("VALIDATION", ["scope", "global"], None, "exclusive")),
         ({"scope": {"user": {"username": "bob"}}}, ("NOT_FOUND", ["scope", "user"], None, "")),
         ({"scope": {"user": {"username": "eve"}}}, ("NOT_FOUND", ["scope", "user"], None, "")),
-        ({"scope": {"domain": "example.org"}}, ("FORBIDDEN", [], None, "DOMAIN_ADMIN")),
-        ({"scope": {"tag": "vip"}}, ("FORBIDDEN", [], None, "ADMIN")),
-        ({"scope": EVERYBODYS}, ("FORBIDDEN", [], None, "ADMIN")),
+        (
+            {"scope": {"domain": "example.org"}},
+            ("FORBIDDEN", ["scope", "domain"], None, "DOMAIN_ADMIN"),
+        ),
+        ({"scope": {"tag": "vip"}}, ("FORBIDDEN", ["scope", "tag"], None, "ADMIN")),
+        ({"scope": EVERYBODYS}, ("FORBIDDEN", ["scope", "global"], None, "ADMIN")),
     ],
 )
 @pytest.mark.usefixtures("bob")
@@ -148,11 +152,11 @@ async def test_who_lost_the_permission_keeps_the_rules_and_changes_none(
     given = {"users": {"usernames": ["ada"]}, "permissions": ["APP_PASSWDS"]}
     assert (await root(document, input=given))["userPermissionsSet"]["errors"] == []
     assert await listed(ada) == "shop.example"
-    for text, more in (
+    for call, more in (
         (CREATE, {"scope": MINE, "action": "ALLOW", "patterns": ["shop.example"]}),
         (REMOVE, {"ids": [rule["id"]]}),
     ):
-        answer = next(iter((await ada(text, input=more)).values()))
+        answer = next(iter((await ada(call, input=more)).values()))
         assert told(answer["errors"])[::3] == ("FORBIDDEN", "SPAM_POLICY")
     assert await listed(ada) == "shop.example"
 
@@ -405,6 +409,35 @@ async def test_a_place_has_room_for_so_many(ada: Client, root: Client, world: Wo
     assert (await refused(ada, patterns=["b.test"]))[0] == "LIMIT_REACHED"
     assert (await refused(root, scope={"domain": "example.org"}))[0] == "LIMIT_REACHED"
     await put(root, EVERYBODYS, "a.test")
+
+
+async def test_lists_are_read_in_the_order_of_an_index(
+    ada: Client, root: Client, world: World
+) -> None:
+    home = await key_of(world, "example.org")
+    await fill(world, of_user(ada.user.id), 900, user_id=ada.user.id)
+    await fill(world, of_domain(home), 900, domain_id=home)
+    await fill(world, EVERYBODY, 3000)
+    if world.database.dialect == "postgresql":
+        async with world.database.engine.begin() as connection:
+            await connection.execute(text("ANALYZE sender_rules"))
+    domain = """query ($first: Int, $after: String) { domain(by: {name: "example.org"}) {
+      senderRules(first: $first, after: $after) { nodes { pattern } pageInfo { endCursor } } } }"""
+    at = (await ada(LIST, first=9))["senderRules"]["pageInfo"]["endCursor"]
+    below = (await root(domain, first=9))["domain"]["senderRules"]["pageInfo"]["endCursor"]
+    everyones = (await root(LIST, first=9))["senderRules"]["pageInfo"]["endCursor"]
+    with explained(world) as plans:
+        for client, document, after, index in (
+            (ada, LIST, at, "uq_sender_rules_place"),
+            (root, domain, below, "uq_sender_rules_place"),
+            (root, LIST, everyones, "ix_sender_rules_pattern"),
+        ):
+            for ask in ({"first": 50}, {"first": 50, "after": after}):
+                work = client(document, **ask)
+                plan = await plans.of(work, "sender_rules", asking="LIMIT")
+                assert index in plan, plan
+                whole = [one for one in plan.splitlines() if "Incremental Sort" not in one]
+                assert not any("TEMP B-TREE" in one or "Sort  (" in one for one in whole), plan
 
 
 async def test_rules_go_with_whom_they_are_of(ada: Client, root: Client) -> None:

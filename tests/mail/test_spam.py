@@ -1,6 +1,6 @@
 """What is spam: what filters before us found, rules about senders, and how strict one is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -74,15 +74,33 @@ def test_the_first_line_that_fits_decides(
 
 def test_a_forged_from_is_allowed_by_nobody_and_blocked_all_the_same() -> None:
     forged = Known(Score(60), forged=True)
-    by_header = rule(1, ALLOW, USER, by_header=True)
-    assert decided(Known(Score(60)), [by_header], 50) == verdict(False, BY_RULE, 1, 60)
-    assert decided(forged, [by_header], 50) == verdict(True, BY_SCORE, score=60)
-    assert decided(forged, [by_header, rule(2, ALLOW, EVERY)], 50).rule_id == 2
-    assert decided(forged, [rule(3, BLOCK, USER, by_header=True)], 90).is_spam
-    for dmarc in ("pass", "none", None):
-        assert not known([], ALL, {"dmarc": dmarc}).forged
-    assert known([], ALL, {"dmarc": "fail"}).forged
-    assert not known([], ALL).forged
+    vouched = replace(forged, vouched=True)
+    by_header, by_envelope = rule(1, ALLOW, USER, by_header=True), rule(2, ALLOW, EVERY)
+    for allow in (by_header, by_envelope):
+        assert decided(Known(Score(60)), [allow], 50) == verdict(False, BY_RULE, allow.id, 60)
+        assert decided(forged, [allow], 50) == verdict(True, BY_SCORE, score=60)
+    assert decided(vouched, [by_header, by_envelope], 50) == verdict(False, BY_RULE, 2, 60)
+    assert decided(vouched, [by_header], 50) == verdict(True, BY_SCORE, score=60)
+    for one in (forged, vouched):
+        assert decided(one, [rule(3, BLOCK, USER, by_header=True)], 90).is_spam
+
+
+@pytest.mark.parametrize(
+    ("sender", "found", "forged", "vouched"),
+    [
+        ("a@b.example", None, False, False),
+        ("a@b.example", {"dmarc": "pass", "spf": "b.example"}, False, True),
+        ("a@B.example", {"dmarc": "fail", "spf": "b.Example"}, True, True),
+        ("a@b.example", {"dmarc": "fail", "spf": "mx.b.example"}, True, False),
+        ("a@b.example", {"dmarc": "fail", "spf": None}, True, False),
+        ("a@bücher.example", {"dmarc": None, "spf": "xn--bcher-kva.example"}, False, True),
+        ("", {"dmarc": "none", "spf": "mx.b.example"}, False, False),
+    ],
+)
+def test_what_our_server_found_out_about_the_sender_is_known(
+    sender: str, found: dict[str, Any] | None, forged: bool, vouched: bool
+) -> None:
+    assert known([], ALL, sender, found) == Known(Score(), forged, vouched)
 
 
 def test_a_filter_overrules_all_but_who_takes_no_mail_for_spam() -> None:
@@ -333,7 +351,7 @@ async def test_rules_are_looked_up_and_never_scanned(world: World) -> None:
 async def test_a_message_is_judged_from_its_bytes_to_its_recipient(world: World) -> None:
     ada = await make_user(world, "ada")
     read = facts(raw_message("Offer", X_Spam_Flag="YES", X_Spam_Score="6.5"))
-    seen = known(read.opinions, world.options.spam_headers)
+    seen = known(read.opinions, world.options.spam_headers, "bounce@lists.test")
     to = To(ada.id, ada.domain_id)
 
     async def judged() -> Spam:
