@@ -251,7 +251,6 @@ LISTED = {
     "AuditAccess": "audits { nodes { accessLog { nodes %s } } }",
     "AuditedMessage": "audits { nodes { messages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
-    "Autoreply": "users { nodes { autoreply %s } }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",
@@ -287,7 +286,7 @@ OF_ADMINS = {
     "Webhook",
     "WebhookDelivery",
 }
-BY_ID = {"AccessToken", "Thread"}  # no list of the schema has them
+BY_ID = {"AccessToken", "Autoreply", "Thread"}  # no list of the schema has them
 
 
 @pytest.mark.parametrize("name", LISTED)
