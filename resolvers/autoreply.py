@@ -11,6 +11,7 @@ from sqlmodel import col
 
 from mail import addresses
 from mail import autoreply as answering
+from mail.archives.records import moment
 from mail.autoreply import Rule
 from models import journal
 from models.autoreply import Autoreply, AutoreplySender
@@ -20,7 +21,7 @@ from models.journal import ChangeKind, Entry
 from models.roles import Scope, opened
 from models.users import User
 from resolvers import adminlog
-from resolvers.access import visible_users
+from resolvers.access import own, visible_users
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.userfacts import camel
@@ -32,6 +33,7 @@ NAME = 128  # characters
 SUBJECT = 2 << 10  # bytes
 TEXT = 128 << 10
 ADDRESSES = 50
+KINDS = {"enabled": bool, "interval": int, "addresses": list}  # in files; else text
 HOUR, LONGEST = timedelta(hours=1), timedelta(days=366)
 RULE = tuple(field.name for field in fields(Rule))
 FACTS = (*RULE, "interval")
@@ -82,6 +84,34 @@ def _standing(ctx: Context, key: int, row: Any) -> Standing:
         interval = timedelta(seconds=row.interval)
     active = rule.silent(ctx.world.now()) is None
     return Standing(key, rule, interval, active, row.created_at)
+
+
+# ---------------------------------------------------------------- files
+
+
+async def exported(ctx: Context, user_id: int) -> dict[str, Any] | None:
+    """What an account has answered, by column; None where nothing is set."""
+    asked = select(*picked(Autoreply, FACTS)).where(col(Autoreply.id) == user_id)
+    row = next(iter(await ctx.read(asked.where(col(Autoreply.user_id) == own(ctx)))), None)
+    return None if row is None else row._asdict()
+
+
+def brought(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of an answer, as `set_` takes it. Invalid, or Wrong, where it cannot be."""
+    found: dict[str, Any] = {}
+    for name in FACTS:
+        value = given.get(name)
+        kind: Any = KINDS.get(name, str)
+        if value is not None and not isinstance(value, kind):
+            raise Invalid("not what it must be", constraint="type", path=[name])
+        if name.endswith("_at"):
+            value = moment(value)
+        elif name == "interval" and value is not None:
+            value = timedelta(seconds=max(0, min(value, int(LONGEST.total_seconds()))))
+        elif name == "addresses" and not all(isinstance(each, str) for each in value or ()):
+            raise Invalid("not what it must be", constraint="type", path=[name])
+        found[name] = bool(value) if name == "enabled" else value
+    return found
 
 
 # ---------------------------------------------------------------- changing

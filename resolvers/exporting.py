@@ -21,7 +21,7 @@ from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox, MailboxEntry
 from models.messages import Message
 from models.users import User
-from resolvers import contents, labels, mailboxes
+from resolvers import autoreply, contents, labels, mailboxes
 from resolvers.access import own, records
 from resolvers.context import Context
 from resolvers.selections import Selection
@@ -102,7 +102,14 @@ async def _settings(ctx: Context) -> dict[str, Any]:
         {"keyword": row.keyword, "name": row.name, "color": row.color}
         for row in await ctx.load(labels.of_users, user_id)
     ]
-    return {"account": user.username, "settings": facts, "keyValues": stored, "labels": named}
+    answered = await autoreply.exported(ctx, user_id)
+    return {
+        "account": user.username,
+        "settings": facts,
+        "keyValues": stored,
+        "labels": named,
+        "autoreply": answered,
+    }
 
 
 async def chosen(ctx: Context, user_id: int, selection: Selection) -> list[int]:

@@ -17,13 +17,14 @@ from mail.delivery import Letter, Place, Placed
 from mail.found import Found, Unusable
 from mail.keeping import Kept
 from models.columns import Picked, picked
-from models.errors import Conflict, Invalid, LimitReached, Refused
+from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
 from models.mailboxes import SpecialUse
 from models.messages import Message
 from models.roles import UserPermission
 from models.users import User
 from models.world import Turn
 from resolvers import (
+    autoreply,
     flagging,
     freedata,
     keyvalue,
@@ -318,6 +319,21 @@ async def settle(work: Import, account: Account) -> None:
     for entry in account.labels:
         if not await _label(work, entry):
             break
+    if account.autoreply:
+        await _autoreply(work, account.autoreply)
+
+
+async def _autoreply(work: Import, given: Mapping[str, Any]) -> None:
+    """Set it; for addresses that the account has not it is switched off."""
+    try:
+        facts = autoreply.brought(given)
+        try:
+            await autoreply.set_(work.ctx, MINE, facts)
+        except NotFound as problem:
+            work.outcome.refuse("addresses of the automatic answer", problem.message)
+            await autoreply.set_(work.ctx, MINE, {**facts, "addresses": [], "enabled": False})
+    except (Refused, Wrong) as problem:
+        work.outcome.refuse("automatic answer", str(problem))
 
 
 async def _label(work: Import, entry: Mapping[str, Any]) -> bool:

@@ -80,6 +80,8 @@ async def furnish(client: Client, clock: Clock) -> None:
     await place(client, raw_message("twice"), "日本語", flagged=True)
     await place(client, raw_message("twice"), "日本語", draft=True)
     await run(client, "userUpdate", set={"name": "Ada", "language": "de", "metaData": {"a": 1}})
+    away = {"enabled": True, "text": "Weg.", "subject": "Weg", "interval": "P3D"}
+    await run(client, "autoreplySet", "users { username }", set=away)
     value = NewValue("dark", timedelta(days=5))
     await keyvalue.put(context(client), Namespace(client.user.id), "ui/theme", value)
 
@@ -111,6 +113,8 @@ async def told(client: Client) -> Any:
         "mail": sorted(mail, key=repr),
         "settings": {name: getattr(user, name) for name in SETTINGS},
         "values": sorted(values),
+        "answer": await rows(client.world, "SELECT enabled, text, subject FROM autoreplies "
+                             "WHERE id = :u", u=client.user.id),
     }  # fmt: skip
 
 

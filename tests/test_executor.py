@@ -251,7 +251,6 @@ LISTED = {
     "AuditAccess": "audits { nodes { accessLog { nodes %s } } }",
     "AuditedMessage": "audits { nodes { messages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
-    "Autoreply": "users { nodes { autoreply %s } }",
     "BccRule": "bccRules { nodes %s }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
@@ -292,7 +291,7 @@ OF_ADMINS = {
     "Webhook",
     "WebhookDelivery",
 }
-BY_ID = {"AccessToken", "Thread"}  # no list of the schema has them
+BY_ID = {"AccessToken", "Autoreply", "Thread"}  # no list of the schema has them
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -61,6 +61,7 @@ class Account:
     key_values: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
     messages: int | None = None
+    autoreply: Mapping[str, Any] = field(default_factory=dict)
 
 
 def written(told: Told, **more: Any) -> dict[str, Any]:
@@ -128,14 +129,15 @@ def account(record: Mapping[str, Any]) -> Account:
         raise Wrong(f"an archive of another format than {FORMAT} {VERSION}")
     boxes, settings = record.get("mailboxes", []), record.get("settings") or {}
     values, many = record.get("keyValues", []), record.get("messages")
-    labels = record.get("labels", [])
+    labels, answer = record.get("labels", []), record.get("autoreply") or {}
     lists = (boxes, values, labels)
-    right = all(map(_objects, lists)) and isinstance(settings, dict)
+    right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in (settings, answer))
     if right and max(map(len, lists)) > ITEMS:
         raise Wrong(f"an archive that tells of more than {ITEMS} folders, labels, or key-values")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
-    return Account(boxes, settings, values, labels, many if isinstance(many, int) else None)
+    known = many if isinstance(many, int) else None
+    return Account(boxes, settings, values, labels, known, answer)
 
 
 def _texts(value: Any) -> bool:

@@ -1,0 +1,437 @@
+"""Mail that comes in by LMTP is answered by the queue, once to each sender."""
+
+import asyncio
+import email
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from mail import lmtp
+from mail.autoreply import sending
+from mail.housekeeping import tidy
+from mail.routes import is_ours
+from models.addresses import Address
+from models.domains import Domain
+from models.users import Usage, User
+from models.world import World
+from tests.accounts import run
+from tests.conftest import Client, Clock, raw_message
+from tests.counts import rows
+from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.neighbours import Server, listening
+from tests.mail.sending import inbox, relay, settled, until, working
+
+pytestmark = pytest.mark.usefixtures("examined")
+
+ADA = "ada@example.org"
+TO = {"To": "Ada <ada@example.org>"}
+
+
+@pytest.fixture
+async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    neighbour = await connect(listener.port)
+    yield neighbour
+    await neighbour.close()
+    await listener.close(1)
+
+
+async def away(client: Client, **given: Any) -> Any:
+    given = {"enabled": True, "text": "I am away.", **given}
+    done = await run(client, "autoreplySet", "autoreplies { id }", set=given)
+    assert done["errors"] == []
+    return done
+
+
+async def hand(neighbour: Neighbour, raw: bytes, *to: str, sender: str) -> list[str]:
+    """Deliver a message; the reply for each recipient."""
+    await neighbour.begin(*to, sender=sender)
+    neighbour.send(raw + b"\r\n.\r\n")
+    return [await neighbour.hear() for _ in to]
+
+
+async def sales(ada: Client, *, send_as: bool = True) -> None:
+    """Give ada another address."""
+    now = ada.world.now()
+    async with ada.world.write(ada.user.id) as session:
+        domain = await session.get_one(Domain, ada.user.domain_id)
+        domain.address_count += 1
+        session.add(domain)
+        session.add(
+            Address(
+                id=ada.world.key(),
+                local="sales",
+                domain_id=ada.user.domain_id,
+                shown="sales@example.org",
+                user_id=ada.user.id,
+                send_as=send_as,
+                created_at=now,
+                updated_at=now,
+            )
+        )
+
+
+async def write(
+    neighbour: Neighbour,
+    sender: str = "carol@example.com",
+    to: str = "ada@example.org",
+    **more: str,
+) -> None:
+    """A letter, unlike all others."""
+    write.number = getattr(write, "number", 0) + 1  # type: ignore[attr-defined]
+    number = write.number  # type: ignore[attr-defined]
+    head = {"To": to, "Message_ID": f"<{number}@example.com>", **more}
+    subject = head.pop("Subject", f"Letter {number}")
+    raw = raw_message(subject, sender=sender or "carol@example.com", **head)
+    replies = await hand(neighbour, raw, to, sender=sender)
+    assert replies == ["250 2.0.0 Delivered"]
+
+
+async def queued(world: World) -> list[str]:
+    """To whom answers are in the queue, or were, by their order."""
+    sql = (
+        "SELECT d.recipient FROM deliveries d JOIN submissions s ON s.id = d.submission_id "
+        "WHERE s.envelope_from = '' ORDER BY d.id"
+    )
+    return [row[0] for row in await rows(world, sql)]
+
+
+async def sent(world: World, many: int = 1) -> list[tuple[Any, EmailMessage]]:
+    """The answers as a server of another domain takes them: envelope and message."""
+    async with listening(Server()) as there, working(world, relay(there)):
+
+        async def come() -> bool:
+            return len(there.mails) >= many
+
+        await until(come)
+        for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
+            await settled(world, row[0])
+        return [(mail, parsed(mail.raw)) for mail in there.mails]
+
+
+def parsed(raw: bytes) -> EmailMessage:
+    made = email.message_from_bytes(raw, policy=default)
+    assert isinstance(made, EmailMessage)
+    return made
+
+
+def words(said: EmailMessage, kind: str = "plain") -> str:
+    part = said.get_body((kind,))
+    assert part is not None
+    return str(part.get_content()).strip()
+
+
+async def test_an_answer_is_what_the_standard_asks_for(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    await away(ada, html="<p>I am <b>away</b>.</p>", name="Ada")
+    await write(
+        neighbour,
+        to="ada+birds@example.org",
+        Subject="Re: Lunch?",
+        Message_ID="<b@example.com>",
+        References="<a@example.com>",
+    )
+    ((mail, said),) = await sent(world)
+    assert (mail.sender, mail.to) == ("<>", ["carol@example.com"])
+    assert said["From"] == "Ada <ada+birds@example.org>"
+    assert said["To"] == "Carol <carol@example.com>"
+    assert said["Subject"] == "Auto: Re: Lunch?"
+    assert said["Auto-Submitted"] == "auto-replied"
+    assert said["X-Auto-Response-Suppress"] == "All"
+    assert said["In-Reply-To"] == "<b@example.com>"
+    assert said["References"] == "<a@example.com> <b@example.com>"
+    assert said["Message-ID"].endswith("@example.org>")
+    assert words(said) == "I am away."
+    assert words(said, "html") == "<p>I am <b>away</b>.</p>"
+    (letter,) = await inbox(ada)
+    assert letter.subject == "Re: Lunch?"
+    states = await rows(world, "SELECT state FROM submissions")
+    assert [row[0] for row in states] == ["SENT"]
+
+
+async def test_a_sender_has_one_answer_in_the_interval(
+    ada: Client, world: World, neighbour: Neighbour, clock: Clock
+) -> None:
+    await away(ada, interval="P7D")
+    for sender in ("carol@example.com", "Carol+x@EXAMPLE.com", "dave@example.com"):
+        await write(neighbour, sender)
+    clock.tick(days=6, hours=23)
+    await write(neighbour)
+    assert await queued(world) == ["carol@example.com", "dave@example.com"]
+    clock.tick(hours=1)
+    await write(neighbour)
+    assert await queued(world) == ["carol@example.com", "dave@example.com", "carol@example.com"]
+
+
+async def test_the_usual_interval_is_a_setting(
+    ada: Client, root: Client, world: World, neighbour: Neighbour, clock: Clock
+) -> None:
+    await away(ada)
+    done = await run(
+        root, "settingSet", "setting { value }", key="autoreply.interval", value="PT2H"
+    )
+    assert done["errors"] == []
+    await write(neighbour)
+    clock.tick(hours=1, minutes=59)
+    await write(neighbour)
+    assert len(await queued(world)) == 1
+    clock.tick(minutes=1)
+    await write(neighbour)
+    assert len(await queued(world)) == 2
+
+
+@pytest.mark.parametrize("given", [
+    {"text": "Away still."},
+    {"subject": "Away"},
+    {"html": "<p>x"},
+    {"internalText": "x"},
+    {"endsAt": "2031-01-01T00:00:00Z"},
+    {"startsAt": "2029-12-31T00:00:00Z"},
+])  # fmt: skip
+async def test_other_words_or_times_are_another_absence(
+    ada: Client, world: World, neighbour: Neighbour, given: dict[str, Any]
+) -> None:
+    await away(ada)
+    await write(neighbour)
+    await away(ada, name="Ada", interval="P9D")
+    await write(neighbour)
+    assert len(await queued(world)) == 1
+    await away(ada, **given)
+    await write(neighbour)
+    await write(neighbour)
+    assert len(await queued(world)) == 2
+
+
+async def test_whoever_switches_it_on_again_is_away_again(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    for many in (1, 2):
+        await away(ada, enabled=False)
+        await write(neighbour)
+        assert len(await queued(world)) == many - 1
+        await away(ada)
+        await write(neighbour)
+        assert len(await queued(world)) == many
+
+
+async def test_twenty_deliveries_at_once_have_one_answer(
+    ada: Client, world: World, tmp_path: Path
+) -> None:
+    await away(ada)
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    neighbours = [await connect(listener.port) for _ in range(20)]
+    try:
+        await asyncio.gather(*(write(each) for each in neighbours))
+        assert await queued(world) == ["carol@example.com"]
+        assert len(await inbox(ada)) == 20
+        usage = await rows(world, "SELECT used FROM usages WHERE kind = 'AUTOREPLIES'")
+        assert [row[0] for row in usage] == [1]
+    finally:
+        for each in neighbours:
+            await each.close()
+        await listener.close(1)
+
+
+async def test_a_repeated_delivery_is_answered_once(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    await away(ada)
+    for _ in range(2):
+        await hand(neighbour, raw_message("x", **TO), ada.address, sender="carol@example.com")
+    assert len(await inbox(ada)) == 1
+    assert await queued(world) == ["carol@example.com"]
+
+
+async def test_what_a_crash_prevented_the_repeat_brings(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    raw = raw_message("x", **TO)
+    await hand(neighbour, raw, ada.address, sender="carol@example.com")
+    assert await queued(world) == []  # stored, and not answered
+    await away(ada)
+    await hand(neighbour, raw, ada.address, sender="carol@example.com")
+    assert len(await inbox(ada)) == 1
+    assert await queued(world) == ["carol@example.com"]
+
+
+async def test_no_more_than_the_daily_number_is_answered(
+    ada: Client, world: World, neighbour: Neighbour, clock: Clock
+) -> None:
+    await away(ada)
+    await write(neighbour)
+    async with world.write(ada.user.id) as session:
+        connection = await session.connection()
+        await connection.execute(update(Usage).values(used=sending.MOST - 1))
+    await write(neighbour, "dave@example.com")
+    await write(neighbour, "eve@example.com")
+    assert await queued(world) == ["carol@example.com", "dave@example.com"]
+    clock.tick(days=1)
+    await write(neighbour, "eve@example.com")
+    assert (await queued(world))[2:] == ["eve@example.com"]
+
+
+async def test_mail_of_programs_lists_and_blind_copies_is_not_answered(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    await away(ada)
+    await write(neighbour, "")
+    await write(neighbour, "no-reply@example.com")
+    await write(neighbour, Auto_Submitted="auto-replied")
+    await write(neighbour, List_Id="<birds.example.com>")
+    await write(neighbour, X_Spam_Flag="YES")
+    raw = raw_message("x", To="all@example.com")
+    await hand(neighbour, raw, ada.address, sender="carol@example.com")
+    await write(neighbour, "ada@example.org")
+    assert await queued(world) == []
+    assert len(await inbox(ada)) == 7
+
+
+async def test_any_address_of_the_account_may_stand_in_to_or_cc(
+    ada: Client, root: Client, world: World, neighbour: Neighbour
+) -> None:
+    await sales(ada)
+    alias = await run(root, "domainAliasCreate", "domainAlias { id }", alias="example.net",
+                      domain="example.org")  # fmt: skip
+    assert alias["errors"] == []
+    await away(ada)
+    for nth, named in enumerate(("Sales@example.org", "sales+x@example.net", "a.da@example.net")):
+        raw = raw_message(f"{nth}", To="all@example.com", Cc=named)
+        await hand(neighbour, raw, ada.address, sender=f"carol{nth}@example.com")
+        assert len(await queued(world)) == nth + 1
+    raw = raw_message("other", To="bob@example.org")
+    await hand(neighbour, raw, "sales@example.org", sender="dave@example.com")
+    assert len(await queued(world)) == 3
+
+
+async def test_only_the_addresses_that_are_named_answer(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    await sales(ada)
+    await away(ada, addresses=["sales@example.org"])
+    await write(neighbour)
+    assert await queued(world) == []
+    await write(neighbour, to="sales+spring@example.org")
+    ((_, said),) = await sent(world)
+    assert said["From"].addresses[0].addr_spec == "sales+spring@example.org"
+
+
+async def test_what_is_not_to_be_sent_as_answers_in_the_main_name(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    await sales(ada, send_as=False)
+    await away(ada)
+    await write(neighbour, to="sales@example.org")
+    ((_, said),) = await sent(world)
+    assert said["From"].addresses[0].addr_spec == "ada@example.org"
+
+
+async def test_colleagues_are_told_something_else(
+    ada: Client, bob: Client, world: World, neighbour: Neighbour
+) -> None:
+    given = {"internalText": "At home, call me.", "internalSubject": "Home"}
+    await away(ada, html="<p>Away", **given)
+    assert await is_ours(world, "example.org")
+    await write(neighbour, "bob@example.org")
+    await write(neighbour)
+    ((_, outside),) = await sent(world)
+    assert words(outside) == "I am away."
+    (inside,) = await inbox(bob)
+    assert (inside.subject, inside.preview) == ("Home", "At home, call me.")
+
+
+async def test_two_who_are_away_answer_each_other_once(
+    ada: Client, bob: Client, world: World, neighbour: Neighbour
+) -> None:
+    await away(ada)
+    await away(bob)
+    await write(neighbour, "bob@example.org")
+    async with listening(Server()) as there, working(world, relay(there)):
+
+        async def come() -> bool:
+            return len(await inbox(bob)) == 1
+
+        await until(come)
+        for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
+            await settled(world, row[0])
+    assert await queued(world) == ["bob@example.org"]
+    assert len(await inbox(ada)) == 1
+
+
+async def test_a_suspended_account_receives_and_does_not_answer(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    await away(ada)
+    async with world.write(ada.user.id) as session:
+        await (await session.connection()).execute(update(User).values(suspended=True))
+    await write(neighbour)
+    assert await queued(world) == []
+    assert len(await inbox(ada)) == 1
+
+
+async def test_outside_its_time_nothing_is_answered_and_nothing_asked(
+    ada: Client, world: World, neighbour: Neighbour, clock: Clock, statements: list[str]
+) -> None:
+    await write(neighbour)
+    del statements[:]
+    await write(neighbour)
+    usual = len(statements)
+    begins, ends = clock() + timedelta(hours=1), clock() + timedelta(hours=2)
+    await away(ada, startsAt=begins.isoformat(), endsAt=ends.isoformat())
+    for hours in (0, 2):
+        clock.tick(hours=hours)
+        del statements[:]
+        await write(neighbour)
+        assert len(statements) == usual
+    assert await queued(world) == []
+    assert not [text for text in statements if "autoreply_senders" in text]
+
+
+async def renamed(world: World, old: str, new: str) -> None:
+    async with world.write() as session:
+        await (await session.connection()).exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+
+
+async def test_an_answer_that_fails_does_not_undo_the_delivery(
+    ada: Client, world: World, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
+) -> None:
+    await away(ada, text="the heron knows")
+    await renamed(world, "autoreply_senders", "away")
+    try:
+        await write(neighbour, "carol@example.com", Subject="a secret")
+    finally:
+        await renamed(world, "away", "autoreply_senders")
+    assert len(await inbox(ada)) == 1
+    (record,) = [each for each in caplog.records if each.message == "not answered"]
+    assert record.exc_text
+    for secret in ("carol@", "heron", "a secret"):
+        assert secret not in record.exc_text
+
+
+async def test_housekeeping_forgets_who_may_be_answered_again(
+    ada: Client, world: World, neighbour: Neighbour, clock: Clock
+) -> None:
+    await away(ada)
+    await write(neighbour)
+    assert (await tidy(world)).autoreply_senders == 0
+    clock.tick(days=1)
+    assert (await tidy(world)).autoreply_senders == 1
+    assert await rows(world, "SELECT * FROM autoreply_senders") == []
+
+
+async def test_audits_see_what_is_answered(
+    ada: Client, root: Client, world: World, neighbour: Neighbour
+) -> None:
+    given = {"user": {"username": "ada"}, "expires": "2031-01-01T00:00:00Z", "reason": "as ordered"}
+    assert (await run(root, "auditCreate", "audit { id }", **given))["errors"] == []
+    await away(ada)
+    await write(neighbour)
+    copies = await rows(world, "SELECT road, subject FROM audit_copies ORDER BY position")
+    assert [row[0] for row in copies] == ["RECEIVED", "SENT"]
+    assert copies[1][1].startswith("Auto: Re: Letter")
