@@ -218,7 +218,7 @@ async def _next(
     ctx: Context, at: Position, asked: Asked, heard: Heard, most: int
 ) -> tuple[Batch | None, Heard]:
     """The next events, as they may be heard now that they are told."""
-    changes = await ctx.read(journal.after(at, most + 1))
+    changes = await ctx.read(*journal.coming(at, most + 1))
     if not changes:
         return None, heard
     lost = _lost(changes, at)
