@@ -155,6 +155,9 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
             at = dict(batch.position)
             if not batch.more:
                 await asyncio.sleep(asked.window.total_seconds())
+                if listened.issuperset(heard.streams):  # whose bells have told all since we looked
+                    waited = True
+                    await bell.wait()
 
 
 def _folded(events: Sequence[Event]) -> Sequence[Event]:
