@@ -4,6 +4,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,19 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import accounts, folders, halfopen, live, lmtp, logins, report, searches
+from bench import (
+    accounts,
+    behind,
+    folders,
+    halfopen,
+    heard,
+    live,
+    lmtp,
+    logins,
+    report,
+    searches,
+    telling,
+)
 from bench.documents import Work, works
 from bench.goals import AT, PAGE
 from bench.house import TAKER
@@ -20,13 +33,13 @@ from bench.letters import Writer
 from bench.load import Target, loaded
 from bench.measure import Fact, Figure, Line
 from bench.report import Results
-from bench.server import bounded, cpu, settled
+from bench.server import bounded, broken, cpu, settled
 from bench.sides import Kind, Sides, Size, sides
 
 DELIVERY, LIVE = "delivery of 20 KB, LMTP", "live and memory"
 INSIDE, HALF_OPEN, LOGINS = "inside the process", "half-open connections", "logins"
 LETTER = 20_000  # bytes of a letter that is delivered under load
-LONGEST = 1800.0  # seconds of a whole run
+LONGEST = 2400.0  # seconds of a whole run
 BEHIND = 30_000  # changes that somebody has missed
 LARGE = 24_000  # bytes of one that is told of whole, to those who do not read
 SMALL = 2_000  # bytes of one that is only to be heard of
@@ -34,7 +47,7 @@ SMALL = 2_000  # bytes of one that is only to be heard of
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured. SQLite takes about a quarter of an hour, a quick run two minutes."""
+    """How much is measured. SQLite takes about twenty minutes, a quick run two."""
 
     size: Size = field(default_factory=Size)
     page: int = 100
@@ -48,10 +61,16 @@ class Plan:
     accounts: int = accounts.MANY
     searched: tuple[int, ...] = searches.MANY  # messages
     boxes: folders.Size = field(default_factory=folders.Size)
+    followed: heard.Size = field(default_factory=heard.Size)
+    behind: int = 1_000_000  # changes of one account
+    rounds: int = 200  # of deliveries with and without the journal
 
 
 FEW = folders.Size(2000, 50, 500)
-QUICK = Plan(Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), FEW)
+SOME = heard.Size(40, 20, 200, 2.0, 200)
+QUICK = Plan(
+    Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), FEW, SOME, 20_000, 20
+)
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
 
@@ -85,7 +104,7 @@ async def _measured(plan: Plan, results: Results, only: str) -> None:
             try:
                 await _all(plan, both, results, only, bar)
             finally:
-                results.errors = both.broken()
+                results.errors = broken(both.log)
     await _alone(plan, results, only)
 
 
@@ -107,6 +126,21 @@ async def _alone(plan: Plan, results: Results, only: str) -> None:
             )
             results.lines += lines
             results.facts += facts
+    await _followed(plan, results, only)
+
+
+async def _followed(plan: Plan, results: Results, only: str) -> None:
+    """Many accounts that are followed, a long journal, and what writing it takes."""
+    works = {
+        heard.NAME: partial(heard.measured, size=plan.followed),
+        behind.NAME: partial(behind.measured, many=plan.behind),
+        telling.NAME: partial(telling.measured, rounds=plan.rounds),
+    }
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        for name, work in works.items():
+            if only in name:
+                with tempfile.TemporaryDirectory(prefix="merganser-live-") as folder:
+                    results.facts += await work(Kind(results.store), Path(folder), bar=bar)
 
 
 async def _all(plan: Plan, both: Sides, results: Results, only: str, bar: Progress) -> None:

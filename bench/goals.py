@@ -9,6 +9,11 @@ PAGE, BOXES, FULL, START = "inbox page", "mailboxes", "one message in full", "ap
 AT = 16  # connections
 EVENT, HEAVY = "one event, from MAIL until all", "subscribers, PSS"
 CAUGHT_UP = "changes read by one who is far behind, in a second of CPU"
+IDLE = "idle subscribers, memory above idle"  # spread over accounts
+LETTER, CHANGED = "from the LMTP 250 to the event", "from a change's answer to the event"
+MADE = "changes made in a second"
+READ = "changes read, by one who misses them all, in a second"
+JOURNAL = "the journal's share of a delivery"
 HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
 
 LARGE = {  # ms of CPU
@@ -19,6 +24,9 @@ LARGE = {  # ms of CPU
     "100,000 messages: flag 1": 1.0,
     "100,000 messages: flag 1,000": 12.0,
 }
+WATCHED = {f"{LETTER}, p50": 2.0, f"{LETTER}, p99": 10.0, f"{CHANGED}, p50": 5.0}
+WATCHED[f"{CHANGED}, p99"] = 25.0  # ms
+STEADY = 0.98  # of the pace asked for, at least
 MOVED = "10,000 messages moved"
 
 
@@ -47,6 +55,7 @@ def goals(lines: Sequence[Line], facts: Sequence[Fact]) -> Iterator[Goal]:
     if caught := by_name.get(CAUGHT_UP):
         yield _least(CAUGHT_UP, caught.value, 20_000.0, "")
     yield from _crowd(by_name)
+    yield from _live(facts)
     for fact in facts:
         if fact.name.startswith(HALF_OPEN):
             yield _most(f"{PAGE}, {fact.name}", fact.value, 2.0, "times")
@@ -89,6 +98,26 @@ def _crowd(facts: dict[str, Fact]) -> Iterator[Goal]:
         if name.startswith(EVENT):
             count = int(name.removeprefix(EVENT).split()[0].replace(",", ""))
             yield _most(f"one event to {count:,} subscribers", fact.value, 100.0, "ms")
+
+
+def _live(facts: Sequence[Fact]) -> Iterator[Goal]:
+    """How soon watchers of many accounts hear, what they take, and what the journal costs."""
+    for fact in facts:
+        many, _, what = fact.name.partition(" ")
+        what = what.removeprefix("watchers: ")
+        if what in WATCHED:
+            yield _most(fact.name, fact.value, WATCHED[what], "ms")
+        if what.startswith(MADE):
+            asked = float(what.removeprefix(f"{MADE}, ").split()[0])
+            yield _least(fact.name, fact.value, asked * STEADY, "")
+        if what == IDLE:
+            yield _most(
+                f"5,000 {IDLE}", fact.value * 5000 / int(many.replace(",", "")), 350.0, "MiB"
+            )
+        if what == READ:
+            yield _least(fact.name, fact.value, 20_000.0, "")
+        if fact.name.startswith(JOURNAL):
+            yield _most(fact.name, fact.value, 10.0, "%")
 
 
 def _most(name: str, reached: float, most: float, unit: str) -> Goal:

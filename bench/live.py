@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 import orjson
@@ -26,6 +27,7 @@ LARGE = (
 )
 BEHIND = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
   events { kind cursor ... on MessageChange { messageId mailboxId uid flags modseq } } } }"""
+NEXT = b'"type":"next"'  # how a piece of a result begins
 CAUGHT_UP = "changes read by one who is far behind"
 HELLO = (
     b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -44,7 +46,13 @@ class Listener(asyncio.Protocol):
         self.query = query
         self.state = 0
         self.asked = asyncio.get_running_loop().create_future()
-        self.came: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self.heard = b""  # the piece with which it came
+        self.came = self.expect()
+
+    def expect(self) -> asyncio.Future[float]:
+        """The moment at which the next event comes."""
+        self.came = asyncio.get_running_loop().create_future()
+        return self.came
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the socket."""
@@ -60,7 +68,8 @@ class Listener(asyncio.Protocol):
         elif self.state == 2:  # noqa: PLR2004 - the acknowledgement
             self._say("subscribe", id="1", payload={"query": self.query})
             self.asked.set_result(None)
-        elif not self.came.done():
+        elif NEXT in data and not self.came.done():
+            self.heard = data
             self.came.set_result(time.perf_counter())
 
     def _say(self, kind: str, **more: object) -> None:
@@ -70,13 +79,13 @@ class Listener(asyncio.Protocol):
         self.transport.write(b"\x81" + head + bytes(4) + frame)
 
 
-async def listening(target: Target, query: str, count: int) -> list[Listener]:
-    """So many subscribers, each by a socket of its own."""
+async def listening(targets: Sequence[Target], query: str) -> list[Listener]:
+    """A subscriber for each of these, by a socket of its own."""
     loop, made = asyncio.get_running_loop(), list[Listener]()
-    for first in range(0, count, OPENING):
+    for first in range(0, len(targets), OPENING):
         some = [
-            loop.create_connection(lambda: Listener(target, query), HOST, target.port)
-            for _ in range(first, min(first + OPENING, count))
+            loop.create_connection(partial(Listener, target, query), HOST, target.port)
+            for target in targets[first : first + OPENING]
         ]
         new = [listener for _, listener in await asyncio.gather(*some)]
         await asyncio.gather(*(listener.asked for listener in new))
@@ -143,7 +152,7 @@ async def crowd(
     """What so many idle subscribers take, and how long one event takes to reach them all."""
     await settled(target.pid)
     before, used = memory(target.pid), cpu(target.pid)
-    listeners = await listening(target, EVENTS, count)
+    listeners = await listening([target] * count, EVENTS)
     await settled(target.pid)
     opened, now = cpu(target.pid) - used, memory(target.pid)
     facts = [
@@ -170,7 +179,7 @@ async def _told(
     lasts, used = list[float](), cpu(target.pid)
     for _ in range(TOLD):
         for listener in listeners:
-            listener.came = asyncio.get_running_loop().create_future()
+            listener.expect()
         began = time.perf_counter()
         await neighbour.deliver(to, next(letters))  # the 250 may come late: others are told
         async with asyncio.timeout(LONGEST):
@@ -211,13 +220,13 @@ async def slow(
 ) -> list[Fact]:
     """What some take who read nothing, while one who reads is told of so many large letters."""
     await settled(target.pid)
-    deaf = await listening(target, LARGE, SLOW)
+    deaf = await listening([target] * SLOW, LARGE)
     for listener in deaf:
         listener.transport.pause_reading()
-    (reader,) = await listening(target, LARGE, 1)
+    (reader,) = await listening([target], LARGE)
     before, waits = memory(target.pid)[0], list[float]()
     for _ in range(count):
-        reader.came = asyncio.get_running_loop().create_future()
+        reader.expect()
         began = time.perf_counter()
         await neighbour.deliver(to, next(letters))
         async with asyncio.timeout(LONGEST):

@@ -60,14 +60,49 @@ class Run:
         return bool(self.wrong) or (now >= self.end and enough)
 
 
+class Answer:
+    """An answer that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.raw = bytearray()
+        self._head = 0  # bytes of it, once its head is there
+        self._whole = 0  # and of all
+
+    def take(self, data: bytes) -> bool:
+        """Take a piece; whether it is whole now."""
+        self.raw += data
+        if not self._head:
+            end = self.raw.find(b"\r\n\r\n")
+            if end < 0:
+                return False
+            self._head = end + 4
+            found = LENGTH.search(self.raw, 0, self._head)
+            self._whole = self._head + int(found[1]) if found else self._head
+        return len(self.raw) >= self._whole
+
+    def clear(self) -> None:
+        """Be ready for the next."""
+        self.raw.clear()
+        self._head = 0
+
+    @property
+    def body(self) -> Any:
+        """What its JSON says."""
+        return orjson.loads(self.raw[self._head :])
+
+    @property
+    def good(self) -> bool:
+        """Whether it is data."""
+        return self.raw.startswith(b"HTTP/1.1 200") and b'"errors":[{' not in self.raw
+
+
 class Connection(asyncio.Protocol):
     """One connection, which sends the next request when an answer is whole."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._answer = bytearray()
-        self._whole = 0  # bytes of the answer, once its head is there
+        self._answer = Answer()
         self._sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -81,26 +116,18 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take a piece of the answer."""
-        self._answer += data
-        if not self._whole:
-            head = self._answer.find(b"\r\n\r\n") + 4
-            if head < 4:  # noqa: PLR2004 - not found
-                return
-            found = LENGTH.search(self._answer, 0, head)
-            self._whole = head + int(found[1]) if found else head
-        if len(self._answer) >= self._whole:
+        if self._answer.take(data):
             self._answered()
 
     def _answered(self) -> None:
         run, answer = self.run, self._answer
-        if LATE in answer:
+        if LATE in answer.raw:
             run.late += 1
-        elif not answer.startswith(b"HTTP/1.1 200") or b'"errors":[{' in answer:
-            run.wrong = bytes(answer[:2000])
+        elif not answer.good:
+            run.wrong = bytes(answer.raw[:2000])
         else:
             run.latencies.append(time.perf_counter() - self._sent)
         answer.clear()
-        self._whole = 0
         if not run.over:
             self._send()
             return
@@ -147,6 +174,50 @@ async def _filled(port: int, run: Run, connections: int, seconds: float) -> floa
     if run.wrong:
         raise RuntimeError(f"not a good answer: {run.wrong.decode(errors='replace')}")
     return time.perf_counter() - run.begin
+
+
+class Asker(asyncio.Protocol):
+    """A connection that stays: one question after the other, and when each was answered."""
+
+    def __init__(self) -> None:
+        self._came: asyncio.Future[float] | None = None
+        self._answer = Answer()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open the socket."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of the answer."""
+        if self._answer.take(data) and self._came and not self._came.done():
+            self._came.set_result(time.perf_counter())
+
+    def connection_lost(self, _problem: Exception | None) -> None:
+        """Let nobody wait for an answer that will not come."""
+        if self._came and not self._came.done():
+            self._came.set_exception(ConnectionError("a connection was closed under us"))
+
+    async def ask(self, request: bytes) -> tuple[Any, float]:
+        """The data of an answer, and the moment it was whole. RuntimeError on a wrong one."""
+        self._came = asyncio.get_running_loop().create_future()
+        self._answer.clear()
+        self._transport.write(request)
+        async with asyncio.timeout(PATIENCE):
+            at = await self._came
+        if not self._answer.good:
+            said = bytes(self._answer.raw[:2000]).decode(errors="replace")
+            raise RuntimeError(f"not a good answer: {said}")
+        return self._answer.body["data"], at
+
+    def close(self) -> None:
+        """Hang up."""
+        self._transport.close()
+
+
+async def asking(target: Target, count: int) -> list[Asker]:
+    """So many connections that stay."""
+    loop = asyncio.get_running_loop()
+    return [(await loop.create_connection(Asker, HOST, target.port))[1] for _ in range(count)]
 
 
 async def once(target: Target, path: str, body: Mapping[str, Any]) -> Any:

@@ -120,6 +120,18 @@ async def stop(process: asyncio.subprocess.Process) -> int:
         return await process.wait()
 
 
+def broken(log: Path) -> list[str]:
+    """What a server has logged as an error, each with the last line of its traceback."""
+    found = []
+    for line in log.read_text().splitlines():
+        fact = orjson.loads(line)
+        if fact["level"] == "error":
+            cause = fact.get("traceback", "").strip().splitlines()
+            known = next((one for one in reversed(cause) if "Error" in one), "")
+            found.append(f"{fact['from']}: {fact['event']}: {known}")
+    return found
+
+
 async def checked(server: Server) -> list[str]:
     """What `merganser check` finds wrong."""
     process = await asyncio.create_subprocess_exec(

@@ -67,17 +67,6 @@ class Sides:
             Fact("inbox page, in process, without sockets", found["whole"], "µs"),
         ]
 
-    def broken(self) -> list[str]:
-        """What our server has logged as an error, each with the last line of its traceback."""
-        found = []
-        for line in self.log.read_text().splitlines():
-            fact = orjson.loads(line)
-            if fact["level"] == "error":
-                cause = fact.get("traceback", "").strip().splitlines()
-                known = next((one for one in reversed(cause) if "Error" in one), "")
-                found.append(f"{fact['from']}: {fact['event']}: {known}")
-        return found
-
 
 @asynccontextmanager
 async def sides(size: Size, kind: Kind, folder: Path, bar: Progress) -> AsyncGenerator[Sides]:

@@ -305,6 +305,26 @@ def reached(session: AsyncSession) -> Position:
     return known
 
 
+_NEXT = (  # of one stream, which most follow: to build it takes longer than to read by it
+    select(*picked(Change))
+    .where(
+        col(Change.stream_id) == number("stream"),
+        col(Change.last).between(number("first"), number("to")),
+    )
+    .order_by(col(Change.last))
+    .limit(number("most"))
+)
+
+
+def coming(since: Position, most: int = MOST) -> tuple[Select[*tuple[Any, ...]], dict[str, int]]:
+    """What `after` reads, and the values of its parameters."""
+    if len(since) != 1:
+        return after(since, most), {}
+    ((stream, last),) = since.items()
+    to = last + most + LONGEST
+    return _NEXT, {"stream": stream, "first": last + 1, "to": to, "most": most}
+
+
 def after(since: Position, most: int = MOST) -> Select[*tuple[Any, ...]]:
     """To read: the next changes of these streams, oldest first; enough for so many events."""
     later = (

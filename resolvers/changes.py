@@ -155,6 +155,9 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
             at = dict(batch.position)
             if not batch.more:
                 await asyncio.sleep(asked.window.total_seconds())
+                if listened.issuperset(heard.streams):  # whose bells have told all since we looked
+                    waited = True
+                    await bell.wait()
 
 
 def _folded(events: Sequence[Event]) -> Sequence[Event]:
@@ -218,7 +221,7 @@ async def _next(
     ctx: Context, at: Position, asked: Asked, heard: Heard, most: int
 ) -> tuple[Batch | None, Heard]:
     """The next events, as they may be heard now that they are told."""
-    changes = await ctx.read(journal.after(at, most + 1))
+    changes = await ctx.read(*journal.coming(at, most + 1))
     if not changes:
         return None, heard
     lost = _lost(changes, at)

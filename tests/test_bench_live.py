@@ -1,0 +1,106 @@
+"""The benchmark of live updates: what it holds against its figures, and what it measures on."""
+
+import httpx
+import orjson
+import pytest
+from sqlmodel import col, select
+
+from bench import behind, telling
+from bench.goals import CHANGED, IDLE, JOURNAL, LETTER, MADE, READ, goals
+from bench.house import READER, make_user
+from bench.letters import Writer
+from bench.live import BEHIND
+from bench.load import Answer
+from bench.measure import Fact
+from mail import addresses, delivery
+from models.columns import picked
+from models.journal import Change, ChangeKind
+from models.world import World
+from tests.conftest import Client, make_key
+
+LIMITS = {  # the last value that holds, and the first one that does not
+    f"500 watchers: {LETTER}, p50": (2.0, 2.01),
+    f"500 watchers: {LETTER}, p99": (10.0, 10.1),
+    f"500 watchers: {CHANGED}, p50": (5.0, 5.1),
+    f"500 watchers: {CHANGED}, p99": (25.0, 25.1),
+    f"500 watchers: {MADE}, 200 asked": (196.0, 195.0),
+    f"5,000 {IDLE}": (350.0, 351.0),
+    f"1,000 {IDLE}": (70.0, 71.0),
+    f"1,000,009 {READ}": (20_000.0, 19_999.0),
+    f"{JOURNAL}, CPU": (10.0, 10.1),
+    f"{JOURNAL}, time": (10.0, 10.1),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_each_goal_holds_up_to_its_figure(name: str) -> None:
+    for value, holds in zip(LIMITS[name], (True, False), strict=True):
+        (goal,) = goals([], [Fact(name, value, "")])
+        assert goal.holds is holds
+
+
+async def test_a_journal_that_was_filled_reads_as_one_that_was_written(
+    world: World, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(behind, "TOGETHER", 8)
+    user = await make_user(world, READER)
+    ada = Client(http, world, user, await make_key(world, "ada", user_id=user.id))
+    steps = list[int]()
+    last = await behind.fill(world, user.id, 20, steps.append)
+    assert steps == [8, 8, 4]
+
+    page = (await ada(BEHIND, after=f"1.{user.id}.0"))["changes"]
+    assert page["hasMore"] is False
+    assert page["cursor"] == f"1.{user.id}.{last}"
+    assert len(page["events"]) == last
+    written, filled = page["events"][-22:-20], page["events"][-20:]
+    kinds = [str(kind) for kind in behind.LIKE]
+    assert [event["kind"] for event in written] == kinds
+    assert [event["kind"] for event in filled] == kinds * 10
+    assert [int(event["modseq"]) for event in filled] == [*range(last - 19, last + 1)]
+    for event, like in zip(filled, written * 10, strict=True):
+        told = {"mailboxId": like["mailboxId"], "flags": like["flags"]}
+        assert told.items() <= event.items()
+    named = [(event["messageId"], event["uid"]) for event in filled]
+    assert named[::2] == named[1::2]
+    assert len(set(named)) == 10
+
+    changes = select(*picked(Change)).where(col(Change.stream_id) == user.id)
+    rows = list(await world.database.read(changes.order_by(col(Change.last))))
+    for row, like in zip(rows[-20:], rows[-22:-20] * 10, strict=True):
+        assert list(row.facts) == list(like.facts)
+        assert row.facts["modseq"] == row.last
+
+
+async def test_what_is_left_out_of_a_delivery_is_the_journal_alone(world: World) -> None:
+    user = await make_user(world, READER)
+    to = await addresses.recipient(world, READER)
+
+    async def delivered(number: int) -> list[int]:
+        letter = await delivery.read(Writer().letter(number))
+        await delivery.receive(world, letter, to, "bob@example.com")
+        mine = col(Change.stream_id) == user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
+        return [
+            row.last for row in await world.database.read(select(col(Change.last)).where(*mine))
+        ]
+
+    (first,) = await delivered(0)
+    with telling.silent(told=False):
+        assert await delivered(1) == [first]
+    with telling.silent(told=True):
+        assert await delivered(2) == [first, first + 1]
+
+
+def test_an_answer_is_whole_once_its_last_byte_came() -> None:
+    body = orjson.dumps({"data": {"n": 1}})
+    raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    answer = Answer()
+    for _ in range(2):
+        assert [answer.take(raw[n : n + 1]) for n in range(len(raw))] == [False] * (
+            len(raw) - 1
+        ) + [True]
+        assert answer.good
+        assert answer.body == {"data": {"n": 1}}
+        answer.clear()
+    assert answer.take(raw.replace(b'"data":{', b'"errors":[{').replace(b"}}", b"}]"))
+    assert not answer.good
