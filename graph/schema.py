@@ -6,6 +6,8 @@ from strawberry.tools import merge_types
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph import (
+    addresschange,
+    addresses,
     adminlog,
     apppasswords,
     archive,
@@ -74,6 +76,7 @@ Query = merge_types(
         userlist.UserListQuery,
         userdelete.UserDeleteQuery,
         domains.DomainQuery,
+        addresses.AddressQuery,
         mailboxes.MailboxQuery,
         mailboxlists.MailboxListQuery,
         messages.MessageQuery,
@@ -103,6 +106,7 @@ Mutation = merge_types(
         usercreate.UserCreateMutation,
         userupdate.UserUpdateMutation,
         domainchange.DomainMutation,
+        addresschange.AddressMutation,
         mailboxes.MailboxMutation,
         mailboxupdate.MailboxUpdateMutation,
         mailboxmetadata.MailboxMetadataMutation,

@@ -20,6 +20,7 @@ CONNECTIONS = {
     "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
+    "Query.addresses": ("addresses { %s }", "addresses", "shown"),
     "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
     "Query.audits": ("audits { %s }", "audits", "reason"),
     "Query.authLog": ("authLog { %s }", "auth_events", "detail"),
@@ -51,7 +52,8 @@ CONNECTIONS = {
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
 OF_ADMINS = {
-    "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.users", "Query.adminLog",
+    "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.users",
+    "Query.addresses", "Query.adminLog",
     "Query.audits", "Query.authLog", "Query.domainAliases", "Query.domains", "Query.users",
     "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip

@@ -54,7 +54,7 @@ TOLD = {
 PARTS = {"mailboxes": ["mailbox_metadata", "mailbox_shares"]}
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
     "access_tokens", "admin_log", "api_keys", "app_passwords", "audit_accesses", "audit_blobs",
-    "audit_copies", "audits", "blobs", "changes", "deleted_users",
+    "audit_copies", "audits", "blobs", "changes", "correspondents", "deleted_users",
     "deliveries", "documents", "domain_admins", "domain_aliases", "domain_totals", "domains",
     "export_pieces", "exports", "import_archives",
     "file_shares", "mailbox_subscriptions", "message_blobs", "push_channels", "push_keys",
