@@ -63,9 +63,6 @@ class Address(Shape):
     send_as: bool = leaf("Offered as sender to the users it delivers to.")
     is_wildcard: bool = leaf("Holds *.")
     is_catch_all: bool = leaf("*@domain.")
-    in_primary_domain: str | None = leaf(
-        "The address under the own name of its domain, where it was asked for by another name."
-    )
     expires_at: datetime | None = leaf("End of a temporary address.")
     for_domain: str | None = leaf("Site a masked address was given to.")
     last_received_at: datetime | None = leaf("Newest mail to it; noted a little later.")
@@ -82,9 +79,12 @@ class Address(Shape):
         "local_part": Made(("shown",), lambda shown: shown.rpartition("@")[0]),
         "is_wildcard": Made(("shown",), lambda shown: "*" in shown),
         "is_catch_all": Made(("local",), lambda local: local == "*"),
-        # of the one that is asked for by its text
-        "in_primary_domain": Made(("id",), lambda _: None),
     }
+
+    @field("The address under the own name of its domain, where it was asked for by another name.")
+    async def in_primary_domain(self) -> str | None:
+        named: str | None = vars(self).get("primary")
+        return named
 
     @field("Limits with what is used of them.", "forwards_max", "forwarded", "forwarded_until")
     async def limits(self) -> AddressLimits:
@@ -150,8 +150,7 @@ class AddressQuery:
             row = await addresses.resolved(ctx, ref.address)
         found = Address.maybe(row)
         if found is not None and normal(found.address).domain != normal(ref.address).domain:
-            other = found.row.domain_id is not None and not allow_wildcard
-            vars(found)["in_primary_domain"] = found.address if other else None
+            vars(found)["primary"] = found.address if "*" not in found.address else None
         return found
 
     @query("Listing, by local part.", scope=Scope.READ, **OURS)

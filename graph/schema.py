@@ -8,6 +8,7 @@ from strawberry.types.enum import StrawberryEnumDefinition
 from graph import (
     addresschange,
     addresses,
+    addresstrace,
     adminlog,
     apppasswords,
     archive,
@@ -77,6 +78,7 @@ Query = merge_types(
         userdelete.UserDeleteQuery,
         domains.DomainQuery,
         addresses.AddressQuery,
+        addresstrace.AddressTraceQuery,
         mailboxes.MailboxQuery,
         mailboxlists.MailboxListQuery,
         messages.MessageQuery,

@@ -17,13 +17,26 @@ Login takes the first row only.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import idna
-from sqlalchemy import Select, String, and_, bindparam, case, func, or_, select
+from sqlalchemy import (
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    false,
+    func,
+    or_,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -44,8 +57,10 @@ DELIMITERS = "+-_=#"  # what may begin a label
 
 _USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
 _LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f\ud800-\udfff]{1,64}")
-_ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
+ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
 _LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
+
+Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Any]]]
 
 
 class Normal(NamedTuple):
@@ -278,7 +293,7 @@ class Sought:
     @classmethod
     def of(cls, world: World, address: str) -> "Sought | None":
         """What this address is looked up by; None where it can be nobody's."""
-        if _ODD.search(address):
+        if ODD.search(address):
             return None
         local, name = _folded(address)
         found = forms(local, world.options.delimiters)
@@ -292,6 +307,87 @@ class Sought:
         """The row that decides; None where none fits."""
         fit = (row for row in rows if row.domain_id is not None or row.local in self.forms)
         return min(fit, key=self.rank, default=None)
+
+
+async def resolve_all(
+    world: World, asked: Collection[str], read: Read | None = None
+) -> dict[str, Picked]:
+    """The rows of the addresses that decide about each of these; without those nobody has.
+
+    Two statements, however many are asked for. One that is switched off is among them.
+    """
+    read = read or world.database.read
+    wanted = {text: one for text in asked if (one := Sought.of(world, text))}
+    if not wanted:
+        return {}
+    dialect = world.database.dialect
+    given = {"names": list({one.name for one in wanted.values()}), "now": world.now()}
+    places: defaultdict[str, dict[int, bool]] = defaultdict(dict)  # by name, own or not by domain
+    for row in await read(_named(dialect).made, {"names": given["names"]}):
+        places[row.name].setdefault(row.id, row.own)
+    best = list({local for one in wanted.values() for local in one.best})
+    keys = list({key for found in places.values() for key in found})
+    rows: defaultdict[str, list[Picked]] = defaultdict(list)
+    for row in await read(_there(dialect).made, {"best": best, "keys": keys, "now": given["now"]}):
+        rows[row.local].append(row)
+    winners: dict[str, Picked] = {}
+    for text, one in wanted.items():
+        here = places[one.name]
+        fit = [
+            Found(row, own=here.get(row.domain_id, True))
+            for local in one.best
+            for row in rows[local]
+            if row.domain_id in here or (row.domain_id is None and here)
+        ]
+        if winner := one.winner(fit):
+            winners[text] = winner.row
+    return winners
+
+
+class Found(NamedTuple):
+    """A row, and whether it is in the domain that was named, and not in the one behind it."""
+
+    row: Picked
+    own: bool
+
+    @property
+    def domain_id(self) -> int | None:
+        """The domain it is in; None: all."""
+        key: int | None = self.row.domain_id
+        return key
+
+    @property
+    def local(self) -> str:
+        """The local part, or the pattern."""
+        return str(self.row.local)
+
+
+@prepared
+def _named(dialect: str) -> Select[*tuple[Any, ...]]:
+    own = among(dialect, col(Domain.name), "names", String)
+    far = among(dialect, col(DomainAlias.alias), "names", String)
+    here: Select[*tuple[Any, ...]] = select(
+        col(Domain.name).label("name"), col(Domain.id).label("id"), true().label("own")
+    )
+    there = (
+        select(col(DomainAlias.alias), col(DomainAlias.domain_id), false())
+        .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
+        .where(far, col(DomainAlias.active), col(Domain.active))
+    )
+    both = union_all(here.where(own, col(Domain.active)), there).subquery()
+    return select(both.c.name, both.c.id, both.c.own).order_by(both.c.own.desc())
+
+
+@prepared
+def _there(dialect: str) -> Select[*tuple[Any, ...]]:
+    return select(*picked(Address)).where(
+        among(dialect, col(Address.local), "best", String),
+        or_(among(dialect, col(Address.domain_id), "keys"), col(Address.domain_id).is_(None)),
+        or_(
+            col(Address.expires_at).is_(None),
+            col(Address.expires_at) > bindparam("now", type_=Instant),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +444,7 @@ async def login_of(world: World, name: str) -> int | None:
 
 def login_given(world: World, name: str) -> dict[str, Any]:
     """The values of the parameters of LOGIN for this name."""
-    if _ODD.search(name):
+    if ODD.search(name):
         return {"username": None, "local": None, "domain": None, "now": world.now()}
     local, domain = normal(name) if "@" in name else ("", "")
     return {

@@ -28,7 +28,7 @@ Rows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 TOLD = {
     "mailboxes": ("MAILBOX_", {"uid_next", "modseq", "modify_index", "total", "unseen", "size"}),
     "messages": ("MESSAGE_", {"indexed"}),
-    "addresses": ("ADDRESS_CHANGED", set[str]()),
+    "addresses": ("ADDRESS_CHANGED", {"last_received_at"}),
     "files": ("FILE_CHANGED", {"used_at"}),
     "submissions": ("SUBMISSION_CHANGED", set[str]()),
     "tasks": ("TASK_CHANGED", set[str]()),
