@@ -15,6 +15,7 @@ from models.errors import Invalid, NotFound
 PREFIXES = {
     "AccessToken": "tok",
     "Address": "adr",
+    "AddressRegisterEntry": "cor",
     "AdminLogEntry": "adm",
     "ApiKey": "key",
     "AppPassword": "app",

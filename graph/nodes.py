@@ -7,6 +7,7 @@ import strawberry
 
 from graph import ids
 from graph.addresses import Address
+from graph.addressregister import AddressRegisterEntry
 from graph.adminlog import AdminLogEntry
 from graph.apppasswords import AppPassword
 from graph.archive import ArchivedMessage
@@ -43,6 +44,7 @@ KINDS: dict[str, type[Shape]] = {
     "AccountExport": AccountExport,
     "AccessToken": AccessToken,
     "Address": Address,
+    "AddressRegisterEntry": AddressRegisterEntry,
     "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
     "ArchivedMessage": ArchivedMessage,

@@ -16,6 +16,7 @@ from models.mailboxes import SpecialUse
 from models.sharing import ShareRight
 from resolvers import domains, messages, users
 from resolvers.access import own
+from resolvers.addresses import Named as Address
 from resolvers.domains import Named as Domain
 from resolvers.mailboxes import Named, find
 from resolvers.references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - known here
@@ -30,6 +31,14 @@ class UserRef:
     id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
     username: strawberry.Maybe[str] = leaf("Dots ignored.")
     address: strawberry.Maybe[EmailAddress] = leaf("Any address that delivers to the user.")
+
+
+@strawberry.input(one_of=True, description="Names one address.")
+class AddressRef:
+    id: strawberry.Maybe[strawberry.ID] = leaf("Global id.")
+    address: strawberry.Maybe[str] = leaf(
+        "As it is written, in any spelling; a pattern with its *, @domain is *@domain."
+    )
 
 
 @strawberry.input(one_of=True, description="Names one domain.")
@@ -151,6 +160,13 @@ def keys_of(info: Info, kind: str, texts: Sequence[str]) -> list[int]:
     if len(texts) > (most := info.context.world.options.bulk):
         raise Invalid(f"at most {most} at once", constraint="max", path=["ids"])
     return [ids.decode(kind, text, path="ids", index=nth) for nth, text in enumerate(texts)]
+
+
+def address_named(ref: AddressRef, *, path: str, index: int | None = None) -> Address:
+    """The address that is named, as the floors below name it."""
+    if ref.id:
+        return Address(id=ids.decode("Address", ref.id.value, path=path, index=index))
+    return Address(address=given(ref.address) or "")
 
 
 def domain_named(ref: DomainRef, *, path: str, index: int | None = None) -> Domain:

@@ -6,6 +6,9 @@ from strawberry.tools import merge_types
 from strawberry.types.enum import StrawberryEnumDefinition
 
 from graph import (
+    addresschange,
+    addresses,
+    addresstrace,
     adminlog,
     apppasswords,
     archive,
@@ -78,6 +81,8 @@ Query = merge_types(
         userlist.UserListQuery,
         userdelete.UserDeleteQuery,
         domains.DomainQuery,
+        addresses.AddressQuery,
+        addresstrace.AddressTraceQuery,
         mailboxes.MailboxQuery,
         mailboxlists.MailboxListQuery,
         messages.MessageQuery,
@@ -110,6 +115,7 @@ Mutation = merge_types(
         usercreate.UserCreateMutation,
         userupdate.UserUpdateMutation,
         domainchange.DomainMutation,
+        addresschange.AddressMutation,
         mailboxes.MailboxMutation,
         mailboxupdate.MailboxUpdateMutation,
         mailboxmetadata.MailboxMetadataMutation,

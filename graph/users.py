@@ -9,8 +9,9 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 import graph.auth
-from graph import userlimits
+from graph import addressregister, userlimits
 from graph.addresses import Address
+from graph.addressregister import AddressRegisterEntry
 from graph.apppasswords import AppPassword
 from graph.archive import ArchivedMessage, archive_page
 from graph.authlog import AuthEvent, AuthLogFilter, event_page
@@ -273,11 +274,11 @@ class User(Shape):
         found = await usersettings.settings(info.context, self.row, asked)
         return [EffectiveSetting(key=key, value=value) for key, value in found]
 
-    @field("How many addresses have an end that is to come.")
+    @field("How many temporary addresses have not ended.")
     async def temporary_address_count(self, info: Info) -> int:
         return await info.context.load(addresses.temporary, self.row.id)
 
-    @field("Those with an end that is to come.")
+    @field("Those with an end that is to come, and masked ones, which have none.")
     async def temporary_addresses(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[Address]:
@@ -296,6 +297,19 @@ class User(Shape):
         ask = page_asked(ordering("address", query or None), first, after, None, None)
         listing = OfUser(self.row.id, ask, columns(info, Address), query or None)
         return await _addresses(info, listing)
+
+    @field(
+        "Correspondents whose address or name begins so, most recent first, at most 250; of "
+        "others nobody sees any.",
+        scope=Scope.MAIL_READ,
+    )
+    async def address_register(
+        self,
+        info: Info,
+        query: Annotated[str, strawberry.argument(description="How it begins, in any case.")],
+        first: Annotated[int, strawberry.argument(description="How many, 1 to 250.")] = 25,
+    ) -> list[AddressRegisterEntry]:
+        return await addressregister.begun(info, self.row.id, query, first)
 
     @field("Security events, newest first.", scope=Scope.READ)
     async def auth_log(

@@ -19,6 +19,8 @@ TYPES = {
 ARGUMENTS = {
     "action": "Only rules that say this.",
     "actor": "Only what this user did.",
+    "address": "Any spelling, with or without a label.",
+    "allowWildcard": "As mail is delivered: also by pattern, and without a label.",
     "after": "Behind this cursor; of a subscription: what came later, nothing given = from now.",
     "batchWindow": "Least time between two batches; the first goes at once.",
     "before": "Ahead of this cursor, with last.",

@@ -8,16 +8,18 @@ where that is an alias, then in the domain it stands for:
 3. `*`, everything in the domain
 
 and last `local@*`, which holds in all domains that are ours. Labels (`+…`) and dots of the
-local part are removed before, an unknown domain ends it. An address that has ended is none;
-one that is switched off decides all the same, and refuses: what it kept out would else come
-in by a pattern. Login takes the first row only.
+local part are removed before, an unknown domain ends it. Where other signs than + begin labels,
+an address may hold them all the same: then in each of these steps first the whole local part is
+looked for, and behind it the one without label. An address that has ended is none; one that is
+switched off decides all the same, and refuses: what it kept out would else come in by a pattern.
+Login takes the first row only.
 
 For mail a rewrite comes before all of it, once: that of the address, else that of its domain.
 """
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -55,11 +57,14 @@ from models.world import World
 
 STATIC = 32  # letters beside the "*" of a pattern, at most
 LONGEST = 320  # letters of an address (RFC 3696, erratum 1690)
+DELIMITERS = "+-_=#"  # what may begin a label
 
 _USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
 _LOCAL = re.compile(r"[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f\ud800-\udfff]{1,64}")
-_ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
+ODD = re.compile("[\0\ud800-\udfff]")  # what no store takes, and so nobody has
 _LABEL = re.compile(r"(?!-)[^\W_]([\w-]*[^\W_])?", re.UNICODE)
+
+Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Any]]]
 
 
 class Normal(NamedTuple):
@@ -71,8 +76,14 @@ class Normal(NamedTuple):
 
 def normal(address: str) -> Normal:
     """`A.da+news@XN--BCHER-KVA.example` is `ada` at `bücher.example`, here and everywhere."""
+    local, domain = _folded(address)
+    return Normal(local.partition("+")[0].replace(".", ""), domain)
+
+
+def _folded(address: str) -> tuple[str, str]:
+    """The address in lower case, with label and dots, and its domain in normal form."""
     local, _, domain = unicodedata.normalize("NFC", address.strip().lower()).rpartition("@")
-    return Normal(local.partition("+")[0].replace(".", ""), normal_domain(domain))
+    return local, normal_domain(domain)
 
 
 def normal_domain(name: str) -> str:
@@ -160,12 +171,26 @@ def ascii_domain(domain: str) -> str:
     return idna.encode(domain, uts46=True).decode()
 
 
-def patterns(local: str) -> list[str]:
-    """What matches `local`, best first: itself, then the longer fixed part, prefix first."""
-    found = [local]
-    for fixed in range(min(len(local), STATIC), 0, -1):
-        found += [f"{local[:fixed]}*", f"*{local[-fixed:]}"]
-    return [*found, "*"]
+def forms(local: str, delimiters: str) -> list[str]:
+    """Local parts, without dots, that mail for this one may be for: the whole first.
+
+    No address holds a +: behind it there is always a label, where it begins one.
+    """
+    local = local.replace(".", "")
+    if "+" in delimiters:
+        local = local.partition("+")[0]
+    places = [at for sign in delimiters if (at := local.find(sign)) > 0]
+    return [local, local[: min(places)]] if places else [local]
+
+
+def patterns(*locals_: str) -> list[str]:
+    """What matches these, best first: themselves, then the longer fixed part, prefix first."""
+    found = list(locals_)
+    for fixed in range(min(max(map(len, locals_)), STATIC), 0, -1):
+        for local in locals_:
+            if len(local) >= fixed:
+                found += [f"{local[:fixed]}*", f"*{local[-fixed:]}"]
+    return list(dict.fromkeys([*found, "*"]))
 
 
 def _places(named: Any) -> Select[int]:
@@ -273,32 +298,18 @@ _LOGIN = Prepared(select(col(User.id)).where(col(User.id) == LOGIN))
 async def resolve(world: World, address: str) -> Picked:
     """The row of the address that takes mail for `address`, or NotFound.
 
-    One statement, however many patterns stand in the table.
+    One statement, however many patterns stand in the table. The row has `own` beside the columns
+    of an address: False where it was found in the domain that an alias stands for.
     """
-    best, asked = _asked(world, address)
-    found = await world.database.find(_addresses(world.database.dialect), asked)
-    return _winner(address, best, found)
-
-
-def _asked(world: World, address: str) -> tuple[list[str], dict[str, Any]]:
-    """What may match the address, best first, and the parameters of its statement. NotFound."""
-    local, name = ("", "") if _ODD.search(address) else normal(address)
-    if not local:
+    sought = Sought.of(world, address)
+    if sought is None:
         raise NotFound(address, path=["address"])
-    best = patterns(local)
-    return best, {"best": best, "local": local, "name": name, "now": world.now()}
+    asked = {"best": sought.best, "name": sought.name, "now": world.now()}
+    found = await world.database.find(_addresses(world.database.dialect), asked)
+    return _decided(address, sought.winner(found))
 
 
-def _winner(address: str, best: Sequence[str], found: Sequence[Picked]) -> Picked:
-    """The row that decides, where it takes mail; else NotFound."""
-
-    def rank(row: Picked) -> tuple[bool, int, bool]:
-        return row.domain_id is None, best.index(row.local), not row.own
-
-    def fits(row: Picked) -> bool:
-        return row.domain_id is not None or bool(row.local == best[0])
-
-    winner: Picked | None = min(filter(fits, found), key=rank, default=None)
+def _decided(address: str, winner: Picked | None) -> Picked:
     if winner is None or not winner.active:
         raise NotFound(address, path=["address"])
     return winner
@@ -314,13 +325,44 @@ async def reached(world: World, address: str) -> tuple[Picked, str]:
 
     One statement where nothing is rewritten, two where something is.
     """
-    best, asked = _asked(world, address)
-    found = await world.database.find(_received(world.database.dialect), asked)
+    sought = Sought.of(world, address)
+    if sought is None:
+        raise NotFound(address, path=["address"])
+    asked = {"best": sought.best, "name": sought.name, "now": world.now()}
+    local = sought.forms[-1]
+    found = await world.database.find(_received(world.database.dialect), {**asked, "local": local})
     rewrites = {row.local: row.target for row in found if row.target is not None}
     if rewrites:
-        address = instead(address, rewrites.get(best[0]) or rewrites[""])
+        address = instead(address, rewrites.get(local) or rewrites[""])
         return await resolve(world, address), address
-    return _winner(address, best, found), address
+    return _decided(address, sought.winner(found)), address
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What mail for an address is looked up by: local parts and patterns, the best first."""
+
+    name: str  # of the domain
+    forms: list[str]
+    best: list[str]
+
+    @classmethod
+    def of(cls, world: World, address: str) -> "Sought | None":
+        """What this address is looked up by; None where it can be nobody's."""
+        if ODD.search(address):
+            return None
+        local, name = _folded(address)
+        found = forms(local, world.options.delimiters)
+        return cls(name, found, patterns(*found)) if found[0] else None
+
+    def rank(self, row: Any) -> tuple[bool, int, bool]:
+        """How far behind the best this row, which is alive, comes."""
+        return row.domain_id is None, self.best.index(row.local), not row.own
+
+    def winner(self, rows: Iterable[Any]) -> Any:
+        """The row that decides; None where none fits."""
+        fit = (row for row in rows if row.domain_id is not None or row.local in self.forms)
+        return min(fit, key=self.rank, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +452,7 @@ async def login_of(world: World, name: str) -> int | None:
 
 def login_given(world: World, name: str) -> dict[str, Any]:
     """The values of the parameters of LOGIN for this name."""
-    if _ODD.search(name):
+    if ODD.search(name):
         return {"username": None, "local": None, "domain": None, "now": world.now()}
     local, domain = normal(name) if "@" in name else ("", "")
     return {

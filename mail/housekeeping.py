@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlmodel import SQLModel, col
 
-from mail import arriving, retention
+from mail import arriving, endings, retention
 from mail.audit import unfinished
 from mail.blobs.collect import collect
 from mail.delivery import ended
@@ -82,6 +82,7 @@ class Tidied:
     settings: int = 0  # of their history
     usages: int = 0
     autoreply_senders: int = 0  # who may have another answer
+    addresses: int = 0  # temporary ones that have ended
     uploads: int = 0
     changes: int = 0
     tasks: int = 0
@@ -162,6 +163,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     files = await _files(world)
     audits, copies = await _audits(world)
     uploads = await _uploads(world)
+    addresses = await endings.remove(world)
     changes = await retention.trim(world, aged=sweep)
     if sweep:
         threads += await _empty_threads(world)
@@ -174,6 +176,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         copies=copies,
         files=files,
         uploads=uploads,
+        addresses=addresses,
         changes=changes,
         blobs=collected.rows,
         objects=collected.objects,

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import ColumnElement, Connection, select, text, tuple_, update
 from sqlmodel import col
 
-from mail import contents, messages
+from mail import contents, correspondents, messages
 from mail.blobs.errors import Corrupt
+from mail.correspondents import Heard
 from mail.searchindex import Words, indexed
 from mail.searchindex import words_of as read_words
 from models import searchindex
@@ -19,6 +20,7 @@ from models.wakeups import UNINDEXED
 from models.world import World
 
 BATCH = 200  # messages a unit
+NOTHING = Heard()
 IDLE = 15.0  # seconds until it looks unasked
 GATHER = 0.2  # seconds in which what comes is put there together: each unit costs as much
 
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SHOWN = {
     "id", "user_id", "blob_id", "structure", "subject", "from_name", "from_address",
-    "to", "cc", "bcc", "attachments",
+    "to", "cc", "bcc", "attachments", *correspondents.SHOWN,
 }  # fmt: skip
 
 
@@ -67,6 +69,7 @@ class Entry(NamedTuple):
     id: int
     blob_id: int
     words: dict[str, Any]  # of models/searchindex.py: insert
+    heard: Heard = NOTHING  # what is noted of it when it is put there
 
 
 async def entries(
@@ -74,12 +77,15 @@ async def entries(
 ) -> list[Entry]:
     """What the index is to have of these messages, whose rows have the columns SHOWN."""
     dialect = world.database.dialect
+    sources = await contents.sources(world, rows, read)
+    found = await correspondents.heard(world, rows, sources, read or world.database.read)
 
     def entry(row: Any, words: Words) -> Entry:
         made = {"id": row.id, **indexed(dialect, row.user_id, words)}
         return Entry(row.id, row.blob_id, made)
 
-    return await _each(world, rows, read, entry)
+    made = await _each(world, rows, sources, entry)
+    return [one._replace(heard=told) for one, told in zip(made, found, strict=True)]
 
 
 def unchanged(entries: Sequence[Entry]) -> ColumnElement[bool]:
@@ -96,6 +102,7 @@ def put(connection: Connection, entries: Sequence[Entry]) -> int:
     rest = [entry.words for entry in entries if entry.id in now]
     if rest:
         connection.execute(searchindex.insert(connection.dialect.name), rest)
+        correspondents.note(connection, (entry.heard for entry in entries if entry.id in now))
     return len(rest)
 
 
@@ -106,17 +113,17 @@ async def words_in(
 
     `read` is as `contents.sources` has it.
     """
-    return await _each(world, rows, read, lambda _, words: words)
+    sources = await contents.sources(world, rows, read)
+    return await _each(world, rows, sources, lambda _, words: words)
 
 
 async def _each(
     world: World,
     rows: Sequence[Any],
-    read: contents.Read | None,
+    sources: Sequence[contents.Stored],
     make: Callable[[Any, Words], Made],
 ) -> list[Made]:
     """What is made of each message and its words, all of it in a thread."""
-    sources = await contents.sources(world, rows, read)
     longest = world.options.search_text
 
     def made() -> list[Made]:

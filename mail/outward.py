@@ -87,7 +87,7 @@ def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname or ""
-        named = _ascii(host)
+        named = host_of(host)
     except (ValueError, idna.IDNAError):
         raise Invalid("not an address", constraint="url", path=path) from None
     if parts.scheme not in PORTS or not host or len(url) > LONGEST or not url.isprintable():
@@ -96,14 +96,20 @@ def target(url: str, *, private: bool, path: Sequence[str] = ("url",)) -> Target
     if "@" in parts.netloc or parts.fragment or " " in url:
         text = "without user, password and fragment"
         raise Invalid(text, constraint="url", path=path)
-    if not private and (f".{named}".endswith(LOCAL) or (_literal(named) and inward(named))):
-        raise Invalid("that is inside: use a public address", constraint="private", path=path)
+    check_outside(named, private=private, path=path)
     wanted = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     secure = parts.scheme == "https"
     return Target(secure, named, port or PORTS[parts.scheme], quote(wanted, safe=SAFE))
 
 
-def _ascii(host: str) -> str:
+def check_outside(host: str, *, private: bool, path: Sequence[str]) -> None:
+    """Invalid where a host, as `host_of` has it, is in one of our own networks by its very name."""
+    if not private and (f".{host}".endswith(LOCAL) or (_literal(host) and inward(host))):
+        raise Invalid("that is inside: use a public address", constraint="private", path=path)
+
+
+def host_of(host: str) -> str:
+    """The host as the wire has it; raises idna.IDNAError where there is no such form."""
     if host.isascii():
         return host.lower().rstrip(".")
     return idna.encode(host, uts46=True).decode()

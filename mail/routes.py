@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import addresses, srs
+from mail import addresses, srs, targets
 from mail.addresses import Recipient, normal_domain
 from mail.queue.entering import Via
 from models.addresses import AddressKind
@@ -104,9 +104,10 @@ async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: i
     if row.kind is not AddressKind.FORWARD:
         raise NotFound(address, path=["address"])
     away, via = [], []
+    relays = targets.opened(world, row.id, row.relays)
     for target in row.targets:
         if "://" in target:
-            via.append(Via(address, target, target))
+            via.append(Via(address, target, relays.get(target, target)))
             continue
         try:
             here = await addresses.resolve(world, target)

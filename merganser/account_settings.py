@@ -111,6 +111,27 @@ class AccountSettings(BaseSettings):
         description="Messages a user is sent in an hour, before senders are put off; "
         "0 is unlimited.",
     )
+    forwards_daily: int = Field(
+        default=USUAL.forwards_daily,
+        ge=0,
+        description="Messages an address forwards in 24 hours; 0 is unlimited.",
+    )
+    forwards_private: bool = Field(
+        default=USUAL.forwards_private,
+        description="Addresses may forward to relays and pages in private, loopback and link-local "
+        "networks, too.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    temporary_addresses: int = Field(
+        default=USUAL.temporary_addresses, ge=0, description="Temporary addresses of a user."
+    )
+    delimiters: str = Field(
+        default=USUAL.delimiters,
+        pattern=r"^[+\-_=#]*$",
+        description="Each of these signs begins a label: ada+news@ is ada@, unless that has an "
+        "address of its own. Some of `+-_=#`.",
+        json_schema_extra={"hint": "write some of + - _ = #, or nothing"},
+    )
     limit_warning: int = Field(
         default=USUAL.limit_warning,
         ge=0,

@@ -1,11 +1,23 @@
-"""Which addresses take mail."""
+"""Which addresses take mail, and to whom accounts write."""
 
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Index, text
+from sqlmodel import Field
 
-from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, choice, plain, ref
+from models.columns import (
+    ByBytes,
+    MaybeMoment,
+    MaybeNumber,
+    Moment,
+    Number,
+    Owned,
+    Row,
+    choice,
+    plain,
+    ref,
+)
 
 
 class AddressKind(StrEnum):
@@ -33,6 +45,12 @@ class Address(Row, table=True):
             postgresql_where=text("domain_id IS NULL"),
         ),
         Index(
+            "ix_addresses_ending",
+            "expires_at",
+            sqlite_where=text("expires_at IS NOT NULL"),
+            postgresql_where=text("expires_at IS NOT NULL"),
+        ),
+        Index(
             "uq_addresses_main",
             "user_id",
             unique=True,
@@ -46,15 +64,19 @@ class Address(Row, table=True):
     shown: str  # the whole address as its owner writes it, dots and all
     kind: AddressKind = choice(AddressKind, default=AddressKind.MAILBOX)
     user_id: int | None = ref("users.id", default=None)
-    targets: list[str] = plain(list)  # of a FORWARD
+    targets: list[str] = plain(list)  # of a FORWARD, as they are shown: without passwords
+    relays: str | None = None  # those with their passwords, as JSON, sealed: mail/targets.py
+    forwards_max: MaybeNumber = None  # messages a day; None: the platform's, 0: unlimited
+    forwarded: Number = 0  # messages, in the day that is running
+    forwarded_until: MaybeMoment = None  # its end
     name: str | None = None
     main: bool = False
     active: bool = True
     send_as: bool = True
     expires_at: MaybeMoment = None
-    forwards_max: MaybeNumber = None  # messages in a day
-    forwarded: Number = 0
-    forwarded_until: MaybeMoment = None
+    masked: bool = False  # made by who owns it, who may also switch it off
+    for_domain: str | None = None  # site that it was given to
+    last_received_at: MaybeMoment = None  # noted behind the deliveries: mail/correspondents.py
     tags: list[str] = plain(list)
     public_comment: str | None = None
     private_comment: str | None = None
@@ -62,3 +84,21 @@ class Address(Row, table=True):
     internal_data: dict[str, Any] | None = plain()
     created_at: Moment
     updated_at: Moment
+
+
+class Correspondent(Owned, table=True):
+    """Somebody an account has had mail from, or has written to: the address register."""
+
+    __tablename__ = "correspondents"
+    __table_args__ = (
+        Index("uq_correspondents_user_id_key", "user_id", "key", unique=True),
+        Index("ix_correspondents_called", "user_id", "called"),
+        Index("ix_correspondents_used", "user_id", "last_used_at", "id"),
+    )
+
+    user_id: int = ref("users.id", index=False)
+    key: str = Field(sa_type=ByBytes)  # the address as compared: mail/addresses.py
+    called: str | None = Field(default=None, sa_type=ByBytes)  # the name, case folded
+    address: str  # as it was written last
+    name: str | None = None
+    last_used_at: Moment

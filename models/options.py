@@ -26,6 +26,7 @@ class Options:
     public_url: str = ""  # before the paths of addresses we hand out
     default_domain: str | None = None
     auto_create_domains: bool = True  # by the first address that an ADMIN makes there
+    delimiters: str = "+"  # each begins a label of an address: what is right of it is cut off
     dns_resolver: str | None = None  # address:port; None: the system's
     default_quota: int = 1 << 30  # bytes, where neither user nor domain has one
     message_max: int = 64 * MIB  # bytes
@@ -56,6 +57,7 @@ class Options:
     received_hourly: int = 3600  # messages, likewise
     forwards_daily: int = 2000  # messages, of an address without a limit of its own; 0: any number
     forwards_private: bool = False  # they may forward to relays and pages in our own networks
+    temporary_addresses: int = 100  # of a user
     limit_warning: int = 80  # percent of a limit, from where it is WARNING; 0: never
     limit_critical: int = 95  # and CRITICAL
     autoreply_interval: timedelta = timedelta(days=1)  # between two answers to a sender

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from mail.addresses import checked_domain
+from mail.addresses import DELIMITERS, checked_domain
 from models import amounts
 from models.errors import Invalid
 from models.options import MIB, Options
@@ -109,6 +109,12 @@ def _domain(value: str) -> str:
     return checked_domain(value, path="value")
 
 
+def _delimiters(value: str) -> str:
+    if not set(value) <= set(DELIMITERS):
+        raise Invalid(f"only {' '.join(DELIMITERS)}", constraint="pattern", path=PATH)
+    return "".join(dict.fromkeys(value))
+
+
 def _days(value: timedelta) -> int:
     if value % DAY:
         raise Invalid("only whole days", constraint="pattern", path=PATH)
@@ -122,6 +128,15 @@ NUMBER, SIZE, DURATION = Kind.NUMBER, Kind.SIZE, Kind.DURATION
 DECLARED: dict[str, Setting] = {
     one.key: one
     for one in (
+        Setting(
+            "addresses.delimiters", "delimiters", Kind.STRING, "Labels of addresses",
+            "Each of these signs begins a label: ada+news@ is ada@, unless that has an address of "
+            "its own. Some of + - _ = #; nothing: there are no labels.", read=_delimiters,
+        ),
+        Setting(
+            "addresses.maxTemporary", "temporary_addresses", NUMBER, "Temporary addresses",
+            "Temporary addresses of a user.", 0, 10_000,
+        ),
         Setting(
             "adminlog.retention", "adminlog_for", DURATION, "Administrative log",
             "How long it is kept who changed what of others, and which settings.", DAY, YEARS,
@@ -200,6 +215,11 @@ DECLARED: dict[str, Setting] = {
             "never.", NOTHING, YEARS,
         ),
         Setting(
+            "forwards.allowPrivate", "forwards_private", Kind.BOOLEAN, "Forwarding inward",
+            "Addresses may forward to relays and pages in private, loopback and link-local "
+            "networks, too.",
+        ),
+        Setting(
             "journal.events", "journal_events", NUMBER, "Length of the journal",
             "Changes that stay readable in one account.", 1000, 100_000_000,
         ),
@@ -231,6 +251,11 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "limits.critical", "limit_critical", NUMBER, "Second mark",
             "Percent of a limit from where it counts as CRITICAL; 0: nothing does.", 0, 99,
+        ),
+        Setting(
+            "limits.forwards", "forwards_daily", NUMBER, "Forwarded messages",
+            "Messages in 24 hours that an address forwards, where it has no limit of its own; 0 is "
+            "unlimited.", 0, 100_000_000,
         ),
         Setting(
             "limits.letters", "limit_letters", Kind.BOOLEAN, "Letters about storage",

@@ -180,10 +180,14 @@ async def ensure(ctx: Context, session: AsyncSession, name: str, *, path: str) -
             return await added(ctx, session, Domain(name=name, **_made(ctx)))
     if row is None or not (free or row.id in viewer.administers):
         raise NotFound(name, path=[path])
-    await connection.execute(
-        select(col(Stream.id)).where(col(Stream.id) == row.id).with_for_update()
-    )
-    domain = await session.get(Domain, row.id, populate_existing=True)
+    return await with_room(session, row.id, name, path=path)
+
+
+async def with_room(session: AsyncSession, key: int, name: str, *, path: str) -> Domain:
+    """The domain of this name for a new address, held; raises as `ensure` does."""
+    held = select(col(Stream.id)).where(col(Stream.id) == key).with_for_update()
+    await (await session.connection()).execute(held)
+    domain = await session.get(Domain, key, populate_existing=True)
     if domain is None or domain.name != name:  # while we waited it was deleted, or renamed
         raise NotFound(name, path=[path])
     if domain.max_addresses and domain.address_count >= domain.max_addresses:

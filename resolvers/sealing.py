@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlmodel import SQLModel
 
+from mail import targets
+from models.addresses import Address
 from models.columns import Picked, picked, table_of
 from models.notifications import PushChannel, PushKey
 from models.twofactor import TotpSeed
@@ -34,6 +36,7 @@ PLACES = (
     Place(TotpSeed, "user_id", ("seed", "pending"), totp.place_of),
     Place(Webhook, "id", ("secret", "old_secret"), webhooksigns.place_of),
     Place(PushChannel, "id", ("target",), pushposts.place_of),
+    Place(Address, "id", ("relays",), targets.place_of),
     Place(PushKey, "id", ("private",), webpush.place_of),
 )
 

@@ -102,6 +102,12 @@ def received(world: World, user: Picked) -> Window:
     return _window(world, user.received_max, world.options.received_hourly, count)
 
 
+def forwards(world: World, address: Picked) -> Window:
+    """Messages that an address has forwarded, in 24 hours from the first."""
+    count = (address.forwarded, address.forwarded_until)
+    return _window(world, address.forwards_max, world.options.forwards_daily, count)
+
+
 def _window(world: World, own: int | None, usual: int, count: tuple[int, Any]) -> Window:
     source = LimitSource.PLATFORM if own is None else LimitSource.USER
     limit = usual if own is None else own

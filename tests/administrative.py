@@ -143,6 +143,12 @@ async def _purge(ada: Client, root: Client) -> Call:
 
 
 LOGGED: dict[str, Logged] = {
+    "addressCreate": Logged("Address", after=("address", "user")),
+    "addressCreateTemporary": Logged(
+        "Address", after=("address", "user"), prepare=_account("addressCreateTemporary")
+    ),
+    "addressDelete": Logged("Address", before=("address",)),
+    "addressUpdate": Logged("Address", before=("active", "targets"), after=("active", "targets")),
     "accountExport": Logged("User", prepare=_account("accountExport")),
     "accountImport": Logged("User", prepare=_account("accountImport", archive={"text": MBOX})),
     "actAs": Logged("User", after=("until",)),

@@ -21,6 +21,7 @@ CONNECTIONS = {
     "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
+    "Query.addresses": ("addresses { %s }", "addresses", "shown"),
     "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
     "Query.audits": ("audits { %s }", "audits", "reason"),
     "Query.bccRules": ("bccRules { %s }", "bcc_rules", "bcc_to"),
@@ -56,9 +57,9 @@ CONNECTIONS = {
 }  # fmt: skip
 OF_ADMINS = {
     "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.senderRules", "Domain.users",
-    "Query.adminLog", "Query.audits", "Query.authLog", "Query.bccRules", "Query.domainAliases",
-    "Query.domains", "Query.recipientRewrites", "Query.users", "Query.webhooks", "Setting.history",
-    "Webhook.deliveries",
+    "Query.addresses", "Query.adminLog", "Query.audits", "Query.authLog", "Query.bccRules",
+    "Query.domainAliases", "Query.domains", "Query.recipientRewrites", "Query.users",
+    "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
 BARE = {"Query.searchLookup"}  # a list of what has no columns: tests/test_searchindex.py
 PRINTED = build_schema(schema.as_str())

@@ -137,11 +137,16 @@ def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
 
 
 REACHED = {  # how an object is come by whose fields are guarded
+    "Address": 'user(by: {username: "WHOSE"}) { address { FIELD } }',
     "Domain": 'domain(by: {name: "example.org"}) { FIELD }',
     "Message": 'user(by: {username: "WHOSE"}) { messages(first: 1) { nodes { FIELD } } }',
     "User": 'user(by: {username: "WHOSE"}) { FIELD }',
 }
-OWN = {"Message": {"bare": "bare", "domain-bare": "none"}, "User": {"bare": "bare"}}  # else Ada's
+OWN = {  # else Ada's
+    "Address": {"bare": "bare"},
+    "Message": {"bare": "bare", "domain-bare": "none"},
+    "User": {"bare": "bare"},
+}
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ Rows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 TOLD = {
     "mailboxes": ("MAILBOX_", {"uid_next", "modseq", "modify_index", "total", "unseen", "size"}),
     "messages": ("MESSAGE_", {"indexed"}),
-    "addresses": ("ADDRESS_CHANGED", set[str]()),
+    "addresses": ("ADDRESS_CHANGED", {"last_received_at"}),
     "files": ("FILE_CHANGED", {"used_at"}),
     "submissions": ("SUBMISSION_CHANGED", set[str]()),
     "tasks": ("TASK_CHANGED", set[str]()),
@@ -57,7 +57,7 @@ PARTS = {"mailboxes": ["mailbox_metadata", "mailbox_shares"]}
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
     "access_tokens", "admin_log", "api_keys", "app_passwords", "audit_accesses", "audit_blobs",
     "audit_copies", "audits", "autoreply_senders", "bcc_rules", "blobs", "changes",
-    "deleted_users",
+    "correspondents", "deleted_users",
     "deliveries", "documents", "domain_admins", "domain_aliases", "domain_totals", "domains",
     "export_pieces", "exports", "import_archives",
     "file_shares", "mailbox_subscriptions", "message_blobs", "push_channels", "push_keys",

@@ -6,7 +6,7 @@ from alembic import op
 from models.columns import Big, Instant, Plain
 
 revision = "0026"
-down_revision = "0027"
+down_revision = "0025"
 OWNERS = {"user_id": "users.id", "address_id": "addresses.id"}
 
 

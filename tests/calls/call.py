@@ -8,6 +8,7 @@ from tests.conftest import Client
 
 SHARED = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 BY_IDS = {
+    "addressDelete",
     "apiKeyDelete",
     "appPasswordDelete",
     "auditDelete",

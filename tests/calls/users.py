@@ -109,3 +109,37 @@ async def user_update(_ada: Client, _root: Client) -> Call:
 
 def _ref(client: Client) -> dict[str, str]:
     return {"id": ids.encode("User", client.user.id)}
+
+
+@call
+async def address_create(_ada: Client, _root: Client) -> Call:
+    given = {"address": "Sales.Team@example.org", "user": {"username": "ada"}, "main": True}
+    return Call("addressCreate", given, "address { address main }", by_root=True)
+
+
+@call
+async def address_create_temporary(ada: Client, _root: Client) -> Call:
+    given = {"user": _ref(ada), "validity": "P30D", "forDomain": "shop.example"}
+    payload = "address { forDomain expiresAt }"
+    return Call("addressCreateTemporary", given, payload)
+
+
+@call
+async def address_update(_ada: Client, root: Client) -> Call:
+    await _list(root)
+    changes = {"active": False, "targets": ["smtps://u:secret@relay.example:465"]}
+    given = {"addresses": [{"address": "list@example.org"}], "set": changes}
+    return Call("addressUpdate", given, "addresses { active targets }", by_root=True)
+
+
+@call
+async def address_delete(_ada: Client, root: Client) -> Call:
+    given = {"ids": [await _list(root)]}
+    return Call("addressDelete", given, "deletedIds", by_root=True)
+
+
+async def _list(root: Client) -> str:
+    given = {"address": "list@example.org", "targets": ["carol@far.example"]}
+    made = await Call("addressCreate", given, "address { id }")(root)
+    assert made["errors"] == []
+    return str(made["address"]["id"])

@@ -5,7 +5,7 @@ from alembic import op
 
 from models.columns import Big, Instant
 
-revision = "0027"
+revision = "0022"
 down_revision = "0021"
 
 STATES = (
@@ -26,9 +26,6 @@ TABLES = ("submissions", "deliveries", "submission_blobs")  # those that refer t
 
 
 def upgrade() -> None:
-    op.add_column("addresses", sa.Column("forwards_max", Big, nullable=True))
-    op.add_column("addresses", sa.Column("forwarded", Big, nullable=False, server_default="0"))
-    op.add_column("addresses", sa.Column("forwarded_until", Instant(timezone=True), nullable=True))
     if op.get_bind().dialect.name == "sqlite":
         _again(nobodys=True)
         return

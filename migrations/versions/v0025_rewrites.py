@@ -5,8 +5,8 @@ from alembic import op
 
 from models.columns import Big, Instant
 
-revision = "0024"
-down_revision = "0023"
+revision = "0025"
+down_revision = "0024"
 COPY = sa.text("copy_of IS NOT NULL")
 
 

@@ -5,8 +5,8 @@ from alembic import op
 
 from models.columns import Big, ByBytes, Instant
 
-revision = "0023"
-down_revision = "0026"
+revision = "0024"
+down_revision = "0023"
 ACTIONS = ("ALLOW", "BLOCK")
 
 

@@ -1,0 +1,49 @@
+"""Where mail for an address would go, as the API shows it."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import strawberry
+
+from graph.addresses import Address
+from graph.domains import DomainAlias
+from graph.errors import leaf
+from graph.fields import Info, field, query
+from graph.rows import Shape
+from graph.users import User
+from graph.views import Made, View
+from models.roles import Role, Scope
+from resolvers import addresstrace
+
+RECORDS: Mapping[str, type[Shape]] = {"Address": Address, "DomainAlias": DomainAlias, "User": User}
+
+
+@strawberry.type(description="One decision on the way of a message.")
+class TraceStep(View):
+    stage: str = leaf("DOMAIN_ALIAS, ADDRESS or ACCOUNT; more may come.")
+    input: str = leaf("Before.")
+    output: list[str] = leaf("After; empty = refused or dropped here.")
+    matched: str | None = leaf("Address or pattern that was the best match.")
+
+    made: ClassVar[Mapping[str, Made]] = {"output": Made(("output",), list)}
+
+    @field("Record that decided.")
+    async def record(self, info: Info) -> Shape | None:
+        if self.row.record is None:
+            return None
+        kind, key = self.row.record
+        shape = RECORDS[kind]
+        return shape.maybe(await info.context.load(shape.batch, key))
+
+
+@strawberry.type
+class AddressTraceQuery:
+    @query(
+        "Where mail to it would go, step by step. What is in no domain of the viewer's looks like "
+        "what is not there.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.READ,
+    )
+    async def address_trace(self, info: Info, address: str) -> list[TraceStep]:
+        steps = await addresstrace.trace(info.context, address)
+        return [TraceStep.of(step) for step in steps]

@@ -1,0 +1,60 @@
+"""Removing temporary addresses that have ended."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, delete, select, update
+from sqlmodel import col
+
+from models.addresses import Address
+from models.columns import Picked, table_of
+from models.domains import Domain
+from models.journal import PLATFORM, ChangeKind, Entry
+from models.world import Turn, World
+
+KEPT = timedelta(days=30)  # after its end nobody else gets an address for so long
+ROUND = 200  # addresses of one unit
+
+
+async def remove(world: World) -> int:
+    """Remove addresses whose end is long past, a few at a time; how many."""
+    due = (col(Address.expires_at) <= world.now() - KEPT, ~col(Address.main))
+    columns = (col(Address.id), col(Address.user_id), col(Address.domain_id))
+    gone = 0
+    while True:
+        rows = await world.database.read(select(*columns).where(*due).limit(ROUND))
+        streams = {key for row in rows for key in (row.user_id, row.domain_id) if key} | {PLATFORM}
+        ids = [row.id for row in rows]
+        removal = delete(Address).where(col(Address.id).in_(ids), *due).returning(*columns)
+
+        def unit(turn: Turn, removal: Any = removal) -> int:
+            ended = turn.connection.execute(removal).all()
+            _count_out(turn, ended)
+            return len(ended)
+
+        many = await world.apply(unit, *sorted(streams)) if rows else 0
+        gone += many
+        if len(rows) < ROUND or not many:
+            return gone
+
+
+def _count_out(turn: Turn, rows: Sequence[Picked]) -> None:
+    """Count them out of their domains, and tell of it as if somebody had deleted them."""
+    table = table_of(Domain)
+    many = Counter(row.domain_id for row in rows if row.domain_id)
+    lower = update(table).where(table.c.id == bindparam("key"))
+    if many:
+        turn.connection.execute(
+            lower.values(address_count=table.c.address_count - bindparam("many")),
+            [{"key": key, "many": number} for key, number in many.items()],
+        )
+    told: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
+    for row in rows:
+        told[row.user_id or row.domain_id or PLATFORM, False].append(row.id)
+        if row.user_id and row.domain_id:
+            told[row.domain_id, True].append(row.id)  # the account's own stream tells it too
+    for (stream, twice), ids in sorted(told.items()):
+        facts = {"did": "deleted", **({"twice": True} if twice else {})}
+        turn.record(stream, Entry(ChangeKind.ADDRESS_CHANGED, ids, facts), at=turn.world.now())

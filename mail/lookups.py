@@ -1,0 +1,96 @@
+"""Whose are all these addresses? In two statements, however many they are."""
+
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from sqlalchemy import Select, String, bindparam, false, or_, select, true, union_all
+from sqlmodel import col
+
+from mail.addresses import Read, Sought
+from models.addresses import Address
+from models.columns import Instant, Picked, picked
+from models.domains import Domain, DomainAlias
+from models.prepared import among, prepared
+from models.world import World
+
+
+async def resolve_all(
+    world: World, asked: Collection[str], read: Read | None = None
+) -> dict[str, Picked]:
+    """The rows of the addresses that decide about each of these; without those nobody has.
+
+    Two statements, however many are asked for. One that is switched off is among them.
+    """
+    read = read or world.database.read
+    wanted = {text: one for text in asked if (one := Sought.of(world, text))}
+    if not wanted:
+        return {}
+    dialect = world.database.dialect
+    given = {"names": list({one.name for one in wanted.values()}), "now": world.now()}
+    places: defaultdict[str, dict[int, bool]] = defaultdict(dict)  # by name, own or not by domain
+    for row in await read(_named(dialect).made, {"names": given["names"]}):
+        places[row.name].setdefault(row.id, row.own)
+    best = list({local for one in wanted.values() for local in one.best})
+    keys = list({key for found in places.values() for key in found})
+    rows: defaultdict[str, list[Picked]] = defaultdict(list)
+    for row in await read(_there(dialect).made, {"best": best, "keys": keys, "now": given["now"]}):
+        rows[row.local].append(row)
+    winners: dict[str, Picked] = {}
+    for text, one in wanted.items():
+        here = places[one.name]
+        fit = [
+            Found(row, own=here.get(row.domain_id, True))
+            for local in one.best
+            for row in rows[local]
+            if row.domain_id in here or (row.domain_id is None and here)
+        ]
+        if winner := one.winner(fit):
+            winners[text] = winner.row
+    return winners
+
+
+class Found(NamedTuple):
+    """A row, and whether it is in the domain that was named, and not in the one behind it."""
+
+    row: Picked
+    own: bool
+
+    @property
+    def domain_id(self) -> int | None:
+        """The domain it is in; None: all."""
+        key: int | None = self.row.domain_id
+        return key
+
+    @property
+    def local(self) -> str:
+        """The local part, or the pattern."""
+        return str(self.row.local)
+
+
+@prepared
+def _named(dialect: str) -> Select[*tuple[Any, ...]]:
+    own = among(dialect, col(Domain.name), "names", String)
+    far = among(dialect, col(DomainAlias.alias), "names", String)
+    here: Select[*tuple[Any, ...]] = select(
+        col(Domain.name).label("name"), col(Domain.id).label("id"), true().label("own")
+    )
+    there = (
+        select(col(DomainAlias.alias), col(DomainAlias.domain_id), false())
+        .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
+        .where(far, col(DomainAlias.active), col(Domain.active))
+    )
+    both = union_all(here.where(own, col(Domain.active)), there).subquery()
+    return select(both.c.name, both.c.id, both.c.own).order_by(both.c.own.desc())
+
+
+@prepared
+def _there(dialect: str) -> Select[*tuple[Any, ...]]:
+    return select(*picked(Address)).where(
+        among(dialect, col(Address.local), "best", String),
+        or_(among(dialect, col(Address.domain_id), "keys"), col(Address.domain_id).is_(None)),
+        or_(
+            col(Address.expires_at).is_(None),
+            col(Address.expires_at) > bindparam("now", type_=Instant),
+        ),
+    )

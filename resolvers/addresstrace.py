@@ -1,0 +1,101 @@
+"""Where mail for an address would go, step by step."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail.addresses import checked
+from mail.lookups import resolve_all
+from models.addresses import AddressKind
+from models.domains import Domain, DomainAlias
+from resolvers import addresses, domains, users
+from resolvers.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decision. `record` is the type, as the schema calls it, and the key of what decided."""
+
+    stage: str
+    input: str
+    output: Sequence[str] = ()
+    record: tuple[str, int] | None = None
+    matched: str | None = None  # address or pattern
+
+
+@dataclass
+class Trace:
+    """How far the way is known: the address by now, and what it led to."""
+
+    address: str
+    steps: list[Step] = field(default_factory=list)
+    found: Any = None  # row of the address that takes the mail
+    ended: bool = False
+
+
+Stage = Callable[[Context, Trace], Awaitable[None]]
+
+
+async def trace(ctx: Context, address: str) -> list[Step]:
+    """What would become of mail for this address, as far as the viewer may know.
+
+    What is not the viewer's looks like what is not there.
+    """
+    way = Trace(checked(address))
+    for stage in STAGES:
+        if not way.ended:
+            await stage(ctx, way)
+    return way.steps
+
+
+async def _alias(ctx: Context, way: Trace) -> None:
+    """The domain is a second name of another."""
+    local, _, name = way.address.rpartition("@")
+    asked = (
+        select(col(DomainAlias.id), col(Domain.name))
+        .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
+        .where(
+            col(DomainAlias.alias) == name,
+            col(DomainAlias.active),
+            col(Domain.active),
+            domains.visible_domains(ctx),
+        )
+    )
+    for row in await ctx.read(asked):
+        to = f"{local}@{row.name}"
+        way.steps.append(Step("DOMAIN_ALIAS", way.address, [to], ("DomainAlias", row.id)))
+        way.address = to
+
+
+async def _address(ctx: Context, way: Trace) -> None:
+    """The best of the addresses and patterns there are; one that is off refuses."""
+    found = await resolve_all(ctx.world, [way.address], ctx.read)
+    row = found.get(way.address)
+    (seen,) = await addresses.by_ids(ctx, [row.id]) if row else [None]
+    if seen is None:
+        way.steps.append(Step("ADDRESS", way.address))
+        way.ended = True
+        return
+    output: Sequence[str] = ()
+    if seen.active:
+        output = seen.targets if seen.kind is AddressKind.FORWARD else [seen.shown]
+        output = () if seen.kind is AddressKind.DISCARD else output
+    step = Step("ADDRESS", way.address, output, ("Address", seen.id), seen.shown)
+    way.steps.append(step)
+    way.found, way.ended = seen, not seen.active or seen.kind is not AddressKind.MAILBOX
+
+
+async def _account(ctx: Context, way: Trace) -> None:
+    """The account that it delivers to; a disabled one refuses."""
+    (user,) = await users.by_ids(ctx, [way.found.user_id])
+    taken = user is not None and not user.disabled
+    output = [user.username] if user is not None and taken else []
+    record = ("User", user.id) if user is not None else None
+    way.steps.append(Step("ACCOUNT", way.found.shown, output, record))
+
+
+# In the order in which mail goes through them: each appends its steps, and may end the way.
+STAGES: Sequence[Stage] = (_alias, _address, _account)
