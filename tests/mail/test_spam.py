@@ -134,6 +134,7 @@ SCORES = [  # a field, and the score it gives
     ("X-Spam-Status: Yes", 50),
     ("X-Spam-Status: Yes, score=2 required=8", 50),
     ("X-Spam-Status: No, score=3 required=-1", 30),
+    ("X-Spam-Status: No, score=5.50", 49),
     ("X-Spam-Flag: YES", 50),
     ("X-Spam-Flag: no", 0),
     ("X-Spam: Yes", 50),
