@@ -14,7 +14,7 @@ our own addresses, `a.b` and `ab` may be two people elsewhere.
 """
 
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ class Receiver(Protocol):
 
     @property
     def tags(self) -> Collection[str]:
-        """Of the account and of the address, case folded: `folded` makes them."""
+        """Of the account and of the address, in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,6 @@ class Match:
     action: SenderAction
     rank: int  # the lower, the more specific its place: account, tag, domain, everybody
     by_header: bool  # it matches the From header alone
-
-
-def folded(*several: Iterable[str]) -> frozenset[str]:
-    """Tags as they are compared."""
-    return frozenset(tag.strip().casefold() for tags in several for tag in tags)
 
 
 def checked_pattern(text: str, *, path: Sequence[str], index: int | None = None) -> str:
@@ -148,5 +143,5 @@ async def rules_of(
 def _places(to: Receiver) -> dict[str, int]:
     """Where rules for a recipient stand, and how specific each place is."""
     domain = {} if to.domain_id is None else {of_domain(to.domain_id): 2}
-    tags = {of_tag(tag): 1 for tag in to.tags}
+    tags = {of_tag(tag.strip().casefold()): 1 for tag in to.tags}
     return {of_user(to.user_id): 0, **tags, **domain, EVERYBODY: 3}

@@ -177,11 +177,11 @@ def _points(text: str) -> int | None:
 
 
 def _status(text: str) -> int:
-    """`Yes, score=7.2 required=5.0 tests=…`."""
+    """`Yes, score=7.2 required=5.0 tests=…`; the word outweighs points of which we lack a mark."""
     points, required = _SCORE.search(text), _REQUIRED.search(text)
     needed = float(required[1]) if required else POINTS
     share = _share(float(points[1]), needed if needed > 0 else POINTS, FLAGGED) if points else 0
-    return max(share, _flag(text))
+    return max(share, FLAGGED) if _flag(text) else min(share, FLAGGED - 1)
 
 
 def _result(text: str) -> int | None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from graph import ids
-from mail.senderrules import folded, rules_of
+from mail.senderrules import rules_of
 from models.columns import table_of
 from models.journal import PLATFORM, ChangeKind
 from models.roles import AdminPermission, Scope
@@ -21,7 +21,10 @@ from tests.conftest import Client, make_key, make_user
 from tests.counts import journal, reached
 from tests.domains import DELETE, ERRORS, done, key_of, made, told
 from tests.explained import explained
+from tests.live import House, until
 from tests.mail.test_spam import To
+from tests.test_following import OF_DOMAINS, opened
+from tests.test_following import told as heard
 
 SHOWN = "id action pattern comment createdAt scope { user { username } tag domain { name } global }"
 CREATE = f"""mutation ($input: SenderRuleCreateInput!) {{
@@ -233,7 +236,7 @@ async def test_what_is_for_a_tag_is_seen_where_accounts_have_it_and_changed_by_a
     assert (await listed(chief), await listed(ada)) == ("tags.test", "")
     _, errors = await done(chief, REMOVE, ids=[rule["id"]])
     assert told(errors)[::3] == ("FORBIDDEN", "ADMIN")
-    to = To(ada.user.id, None, folded(["GRÖSSE"]))
+    to = To(ada.user.id, None, ["GRÖSSE"])
     ((match,),) = await rules_of(world, [to], "x@tags.test", "")
     assert ids.encode("SenderRule", match.id) == rule["id"]
     _, errors = await done(over, REMOVE, ids=[rule["id"]])
@@ -476,6 +479,23 @@ async def test_a_follower_hears_of_rules(ada: Client) -> None:
     await done(ada, REMOVE, ids=[rule["id"]])
     events = (await ada(document, after=since))["changes"]["events"]
     assert [one["node"] for one in events] == [None, None]
+
+
+async def test_administrators_hear_of_the_rules_of_domains(
+    live: House, root: Client, over: Client, http: httpx.AsyncClient, world: World
+) -> None:
+    chief = await make_domain_admin(world, http, "chief", list(AdminPermission))
+    wide = await opened(live, "follow", over, OF_DOMAINS)
+    narrow = await opened(live, "follow", chief, OF_DOMAINS)
+    await put(chief, {"user": {"username": "chief"}}, "own.test")  # in the account's own stream
+    (tags,) = await put(root, {"tag": "vip"}, "a.test")
+    (ours,) = await put(root, {"domain": "example.org"}, "b.test")
+    await until(lambda: len(heard(wide)) == 2 and heard(narrow))
+    assert [one["nodeId"] for one in heard(narrow)] == [ours["id"]]
+    assert {one["nodeId"] for one in heard(wide)} == {tags["id"], ours["id"]}
+    assert {one["kind"] for one in heard(wide)} == {KIND}
+    for one in (wide, narrow):
+        await one.leave()
 
 
 async def test_a_rule_made_by_the_api_is_one_that_deliveries_find(
