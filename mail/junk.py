@@ -9,7 +9,7 @@ from sqlmodel import col
 from mail import senderrules, spam
 from mail.addresses import KEY, Recipient
 from mail.delivery import Letter
-from mail.senderrules import Match, folded
+from mail.senderrules import Match
 from mail.spam import Known, Spam
 from models.mailboxes import Mailbox, SpecialUse
 from models.users import User, UserTag
@@ -30,7 +30,7 @@ class _Receiver:
 
     user_id: int
     domain_id: int | None
-    tags: frozenset[str]
+    tags: Sequence[str]
 
 
 async def judged(
@@ -73,7 +73,7 @@ async def _rules(
     for row in await world.database.read(asked):
         tags.setdefault(row.user_id, []).append(row.tag)
     receivers = [
-        _Receiver(to.user_id, to.domain_id, folded(to.tags, tags.get(to.user_id, ())))
+        _Receiver(to.user_id, to.domain_id, [*to.tags, *tags.get(to.user_id, ())])
         for to in ruled
     ]
     author = letter.facts.from_[0].address if letter.facts.from_ else ""
