@@ -317,7 +317,7 @@ async def test_any_address_of_the_account_may_stand_in_to_or_cc(
 
 
 async def test_only_the_addresses_that_are_named_answer(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, root: Client, world: World, neighbour: Neighbour
 ) -> None:
     await sales(ada)
     await away(ada, addresses=["sales@example.org"])
@@ -326,6 +326,10 @@ async def test_only_the_addresses_that_are_named_answer(
     await write(neighbour, to="sales+spring@example.org")
     ((_, said),) = await sent(world)
     assert said["From"].addresses[0].addr_spec == "sales+spring@example.org"
+    given = {"oldDomain": "example.org", "newDomain": "example.net"}
+    assert (await run(root, "domainRename", "domain { name }", **given))["errors"] == []
+    await write(neighbour, "dave@example.com", to="sales@example.net")
+    assert (await queued(world))[1:] == ["dave@example.com"]
 
 
 async def test_what_is_not_to_be_sent_as_answers_in_the_main_name(
