@@ -22,7 +22,7 @@ from resolvers.autoreplypreview import Letter, Preview, preview
 strawberry.enum(
     Silence, name="AutoreplySilence", description="Why a message gets no automatic answer."
 )
-RULE = {name: Made(("rule",), attrgetter(name)) for name in autoreply.RULE}
+RULE = {name: Made(("rule",), attrgetter(name)) for name in autoreply.PLAIN}
 SENDER = strawberry.argument(description="Who writes; of a message, absent = who sent it.")
 SUBJECT = strawberry.argument(description="Of what is answered; absent = that of the message.")
 TO = strawberry.argument(description="Address of the account; absent = of the message, or main.")

@@ -30,7 +30,7 @@ class Autoreply(Row, table=True):
     starts_at: MaybeMoment = None  # None: at once
     ends_at: MaybeMoment = None  # None: without end
     interval: MaybeNumber = None  # seconds between two answers to a sender; None: the platform's
-    addresses: list[str] = plain(list)  # only mail to these is answered; none: to any
+    addresses: list[int] = plain(list)  # keys: only mail to these is answered; none: to any
     created_at: Moment
     updated_at: Moment
 

@@ -14,6 +14,7 @@ from mail import autoreply as answering
 from mail.archives.records import moment
 from mail.autoreply import Rule
 from models import journal
+from models.addresses import Address
 from models.autoreply import Autoreply, AutoreplySender
 from models.columns import Picked, insert_or, picked, table_of
 from models.errors import Invalid, NotFound, Problems
@@ -36,10 +37,12 @@ ADDRESSES = 50
 KINDS = {"enabled": bool, "interval": int, "addresses": list}  # in files; else text
 HOUR, LONGEST = timedelta(hours=1), timedelta(days=366)
 RULE = tuple(field.name for field in fields(Rule))
+PLAIN = tuple(name for name in RULE if name != "addresses")
 FACTS = (*RULE, "interval")
 # Another of these is another absence: whoever had an answer gets one of it.
 ABSENCE = frozenset(RULE) - {"enabled", "name", "addresses"}
 WORDS = frozenset(name for name in RULE if name.endswith(("text", "html", "subject")))
+HIDDEN = WORDS | {"addresses"}  # of these the log has only that they are others
 SHOWING = frozenset({Scope.READ, Scope.SETTINGS})  # either shows what is answered
 _ODD = re.compile("[\0\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -51,6 +54,7 @@ class Standing:
 
     id: int  # of the account
     rule: Rule
+    addresses: Sequence[str]  # those of the rule, as they are written
     interval: timedelta
     active_now: bool
     created_at: datetime | None
@@ -66,8 +70,18 @@ async def of_users(ctx: Context, ids: list[int]) -> list[Standing | None]:
         .outerjoin(Autoreply, col(Autoreply.id) == col(User.id))
         .where(col(User.id).in_(ids), visible_users(ctx))
     )
-    found = {row.its: _standing(ctx, row.its, row) for row in await ctx.read(asked)}
+    rows = await ctx.read(asked)
+    shown = await _shown(ctx, [key for row in rows for key in row.addresses or ()])
+    found = {row.its: _standing(ctx, row.its, row, shown) for row in rows}
     return [found.get(key) for key in ids]
+
+
+async def _shown(ctx: Context, ids: Sequence[int]) -> dict[int, str]:
+    """How these addresses are written, by key; without those that are gone."""
+    if not ids:
+        return {}
+    asked = select(col(Address.id), col(Address.shown)).where(col(Address.id).in_(set(ids)))
+    return {row.id: row.shown for row in await ctx.read(asked)}
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Standing | None]:
@@ -77,13 +91,14 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Standing | None]:
     return [one if one and one.created_at else None for one in await of_users(ctx, ids)]
 
 
-def _standing(ctx: Context, key: int, row: Any) -> Standing:
+def _standing(ctx: Context, key: int, row: Any, shown: Mapping[int, str]) -> Standing:
     rule = Rule() if row.created_at is None else Rule.of(row)
     interval = ctx.world.options.autoreply_interval
     if row.interval is not None:
         interval = timedelta(seconds=row.interval)
     active = rule.silent(ctx.world.now()) is None
-    return Standing(key, rule, interval, active, row.created_at)
+    written = [shown[each] for each in rule.addresses if each in shown]
+    return Standing(key, rule, written, interval, active, row.created_at)
 
 
 # ---------------------------------------------------------------- files
@@ -93,7 +108,10 @@ async def exported(ctx: Context, user_id: int) -> dict[str, Any] | None:
     """What an account has answered, by column; None where nothing is set."""
     asked = select(*picked(Autoreply, FACTS)).where(col(Autoreply.id) == user_id)
     row = next(iter(await ctx.read(asked.where(col(Autoreply.user_id) == own(ctx)))), None)
-    return None if row is None else row._asdict()
+    if row is None:
+        return None
+    shown = await _shown(ctx, row.addresses)
+    return {**row._asdict(), "addresses": list(shown.values())}
 
 
 def brought(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,8 +224,12 @@ def _check_times(begin: datetime | None, end: datetime | None) -> None:
         raise Invalid(text, constraint="range", path=[AT, "endsAt"])
 
 
-async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[str]:
-    """The addresses, each once; Invalid where one is not the account's, or there are many."""
+async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[int]:
+    """The keys of these addresses, each once.
+
+    NotFound where one is not the account's; Invalid for one that only a pattern takes, and where
+    there are many, or many accounts.
+    """
     path = [AT, "addresses"]
     if len(given) > ADDRESSES:
         raise Invalid(f"at most {ADDRESSES} addresses", constraint="max", path=path)
@@ -215,7 +237,7 @@ async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[str]:
     if len(rows) > 1:
         text = "addresses are of one account only"
         raise Invalid(text, constraint="exclusive", path=path)
-    found: dict[Any, str] = {}
+    found = list[int]()
     for index, text in enumerate(given):
         try:
             address = addresses.checked(text)
@@ -225,8 +247,11 @@ async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[str]:
         row = await answering.taker(ctx.world, address)
         if row is None or not rows or row.user_id != rows[0].id:
             raise NotFound(text, path=path, index=index)
-        found.setdefault(addresses.normal(address), address)
-    return list(found.values())
+        if "*" in row.local:
+            words = "a pattern takes its mail: give it an address of its own first"
+            raise Invalid(words, constraint="pattern", path=path, index=index)
+        found.append(row.id)
+    return list(dict.fromkeys(found))
 
 
 async def _there(held: Held) -> dict[int, Picked]:
@@ -322,9 +347,9 @@ async def _log(
     deeds = []
     for row in held.rows:
         if row.id in told and row.id != ctx.viewer.user_id:
-            names, was = [name for name in told[row.id] if name not in WORDS], were.get(row.id)
+            names, was = [name for name in told[row.id] if name not in HIDDEN], were.get(row.id)
             before = {name: plain(getattr(was, name, None)) for name in names}
             after = {name: plain(made[row.id][name]) for name in names}
-            after |= {name: "…" for name in told[row.id] if name in WORDS}
+            after |= {name: "…" for name in told[row.id] if name in HIDDEN}
             deeds.append(Done(mutation, "User", row.id, row.domain_id, before, after))
     await adminlog.note(ctx, held.session, *deeds)

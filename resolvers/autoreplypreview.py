@@ -71,7 +71,7 @@ async def preview(ctx: Context, standing: Standing, letter: Letter) -> Preview:
     came = replace(
         came,
         to=came.to or known.row.main or "",
-        aliases=[taker.shown] if taker else [],
+        address_id=taker.id if taker else known.row.main_id,
         own=known.owner == standing.id,
         internal=known.row.internal,
     )
@@ -138,6 +138,7 @@ async def _known(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | Non
         select(
             *picked(User, ("id", "name", "suspended")),
             col(Address.shown).label("main"),
+            col(Address.id).label("main_id"),
             answering.internal().label("internal"),
             answering.answered().label("answered"),
             answering.spent().label("spent"),

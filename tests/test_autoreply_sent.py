@@ -14,15 +14,21 @@ from sqlalchemy import update
 
 from mail import lmtp
 from mail.autoreply import sending
+from mail.delivery import Placed
+from mail.fields import Named
+from mail.household import Household
 from mail.housekeeping import tidy
 from mail.routes import is_ours
 from models.addresses import Address
 from models.domains import Domain
 from models.users import Usage, User
 from models.world import World
+from resolvers import submission
+from resolvers.submission import Outgoing
 from tests.accounts import run
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import Client, Clock, context, raw_message
 from tests.counts import rows
+from tests.keys import key_of
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import inbox, relay, settled, until, working
@@ -311,7 +317,7 @@ async def test_any_address_of_the_account_may_stand_in_to_or_cc(
 
 
 async def test_only_the_addresses_that_are_named_answer(
-    ada: Client, world: World, neighbour: Neighbour
+    ada: Client, root: Client, world: World, neighbour: Neighbour
 ) -> None:
     await sales(ada)
     await away(ada, addresses=["sales@example.org"])
@@ -320,6 +326,10 @@ async def test_only_the_addresses_that_are_named_answer(
     await write(neighbour, to="sales+spring@example.org")
     ((_, said),) = await sent(world)
     assert said["From"].addresses[0].addr_spec == "sales+spring@example.org"
+    given = {"oldDomain": "example.org", "newDomain": "example.net"}
+    assert (await run(root, "domainRename", "domain { name }", **given))["errors"] == []
+    await write(neighbour, "dave@example.com", to="sales@example.net")
+    assert (await queued(world))[1:] == ["dave@example.com"]
 
 
 async def test_what_is_not_to_be_sent_as_answers_in_the_main_name(
@@ -435,3 +445,62 @@ async def test_audits_see_what_is_answered(
     copies = await rows(world, "SELECT road, subject FROM audit_copies ORDER BY position")
     assert [row[0] for row in copies] == ["RECEIVED", "SENT"]
     assert copies[1][1].startswith("Auto: Re: Letter")
+
+
+async def test_mail_of_another_account_here_is_answered(
+    ada: Client, bob: Client, world: World
+) -> None:
+    await away(ada)
+    await submission.send(context(bob), Outgoing(to=[Named(ADA)], subject="Lunch?", text="Hi."))
+    async with listening(Server()) as there, working(world, relay(there)):
+
+        async def come() -> bool:
+            return len(await inbox(bob)) == 1
+
+        await until(come)
+        for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
+            await settled(world, row[0])
+    (answer,) = await inbox(bob)
+    assert (answer.subject, answer.envelope_from) == ("Auto: Re: Lunch?", "")
+
+
+async def test_who_has_all_encrypted_answers_too(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    done = await run(ada, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
+    assert done["errors"] == []
+    await away(ada)
+    await write(neighbour, Subject="Lunch?")
+    ((_, said),) = await sent(world)
+    assert (said["Subject"], words(said)) == ("Auto: Re: Lunch?", "I am away.")
+
+
+@pytest.mark.parametrize(("fields", "many"), [({}, 1), ({"List_Id": "<a.example.com>"}, 0)])
+async def test_the_header_of_a_large_message_is_read(
+    ada: Client, world: World, tmp_path: Path, fields: dict[str, str], many: int
+) -> None:
+    await away(ada)
+    path, house = tmp_path / "letter", Household(world)
+    raw = raw_message("Large", body="x\r\n" * 100_000, **TO, **fields)
+    await asyncio.to_thread(path.write_bytes, raw)
+    (placed,) = await house.deliver(path, [await house.accept(ADA)], "carol@example.com")
+    assert isinstance(placed, Placed)
+    assert len(await queued(world)) == many
+
+
+async def test_while_the_rule_changes_everybody_has_one_answer(
+    ada: Client, world: World, tmp_path: Path
+) -> None:
+    await away(ada)
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    neighbours = [await connect(listener.port) for _ in range(8)]
+    try:
+        senders = [f"s{nth}@example.com" for nth in range(8)]
+        writing = [write(*each) for each in zip(neighbours, senders, strict=True)]
+        setting = [away(ada, text=f"Away {nth}.") for nth in range(2)]
+        await asyncio.gather(*writing[:4], setting[0], *writing[4:], setting[1])
+        assert sorted(await queued(world)) == senders
+    finally:
+        for each in neighbours:
+            await each.close()
+        await listener.close(1)

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from mail.addresses import checked, normal, normal_domain
+from mail.addresses import checked, normal_domain
 from mail.messages import Facts, Header
 from models.errors import Invalid
 
@@ -61,7 +61,7 @@ class Rule:
     internal_html: str | None = None
     starts_at: datetime | None = None
     ends_at: datetime | None = None
-    addresses: Sequence[str] = ()  # none: any
+    addresses: Sequence[int] = ()  # their keys; none: any
 
     @classmethod
     def of(cls, row: Any) -> Self:
@@ -97,7 +97,7 @@ class Came:
     references: Sequence[str] = ()  # the oldest first
     report: bool = False  # on the fate of another (RFC 6522)
     header: Sequence[Header] = ()
-    aliases: Sequence[str] = ()  # other spellings of `to`
+    address_id: int | None = None  # of the address that takes the mail for `to`
     addressed: bool = True  # the account stands in To or Cc
     own: bool = False  # the sender is the account itself
     internal: bool = False  # the sender's domain is the account's
@@ -185,14 +185,8 @@ def _unmeant(rule: Rule, came: Came) -> Silence | None:
         return Silence.OWN
     if not came.addressed:
         return Silence.NOT_ADDRESSED
-    return None if meant(rule, [came.to, *came.aliases]) else Silence.OTHER_ADDRESS
-
-
-def meant(rule: Rule, spelled: Sequence[str]) -> bool:
-    """Whether a rule answers what was written to this address, in any of its spellings."""
-    if not rule.addresses:
-        return True
-    return bool({normal(each) for each in rule.addresses} & {normal(each) for each in spelled})
+    meant = not rule.addresses or came.address_id in rule.addresses
+    return None if meant else Silence.OTHER_ADDRESS
 
 
 def sender_key(sender: str) -> str | None:

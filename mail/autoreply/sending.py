@@ -91,7 +91,6 @@ _RULE = Prepared(
         func.coalesce(col(Autoreply.name), col(User.name)).label("shown_name"),
         col(User.suspended),
         col(_main.shown).label("main"),
-        col(Address.shown).label("written_to"),
         col(Address.send_as),
         internal().label("internal"),
         answered().label("answered"),
@@ -205,7 +204,7 @@ async def _decided(world: World, incoming: _Incoming, row: Picked, came: Came) -
     named = [each.address for each in (*facts.to, *facts.cc)]
     came = replace(
         came,
-        aliases=[row.written_to] if row.written_to else [],
+        address_id=to.address_id,
         internal=row.internal,
         own=by is not None and by.user_id == to.user_id,
         addressed=await stands(world, to.user_id, to.address, named),
