@@ -18,6 +18,7 @@ from mail.sieve.actions import (
     Vacation,
 )
 from mail.sieve.checking import checked, compiled
+from mail.sieve.editing import edited
 from mail.sieve.errors import Problem, RunError, SieveError
 from mail.sieve.families import EXTENSIONS
 from mail.sieve.message import Envelope, Letter, Message
@@ -54,6 +55,7 @@ __all__ = [
     "Vacation",
     "checked",
     "compiled",
+    "edited",
     "parse",
     "printed",
     "run",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from mail.sieve import limits, texts
 from mail.sieve.errors import Problem, SieveError
 from mail.sieve.families import ALWAYS, COMMANDS, EXTENSIONS, IMPLIED, TESTS
+from mail.sieve.including import include_of
 from mail.sieve.matching import COMPARATORS
 from mail.sieve.parser import parse
 from mail.sieve.signatures import (
@@ -182,6 +183,8 @@ class _Checker:
         call = Call(signature, node.place, values, tests)
         if call.name == "ihave":
             self.have(call)
+        elif call.name == "include":
+            self.includes.append(Include(*include_of(call)))
         problem = signature.check(call) if signature.check else None
         if problem:
             raise self.failed(node.place, problem)

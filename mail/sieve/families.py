@@ -4,21 +4,49 @@ from mail.sieve import (
     asking,
     base,
     bodies,
+    dates,
+    duplicates,
+    editing,
     filing,
     flags,
+    including,
+    notifying,
     refusing,
+    surroundings,
     vacation,
     variables,
 )
 
 COMMANDS = {
     one.name: one
-    for family in (asking, base, filing, flags, refusing, vacation, variables)
+    for family in (
+        asking,
+        base,
+        editing,
+        filing,
+        flags,
+        including,
+        notifying,
+        refusing,
+        vacation,
+        variables,
+    )
     for one in family.COMMANDS
 }
 TESTS = {
     one.name: one
-    for family in (asking, base, bodies, filing, flags, variables)
+    for family in (
+        asking,
+        base,
+        bodies,
+        dates,
+        duplicates,
+        filing,
+        flags,
+        notifying,
+        surroundings,
+        variables,
+    )
     for one in family.TESTS
 }
 EXTENSIONS = (
@@ -27,19 +55,32 @@ EXTENSIONS = (
     "comparator-i;ascii-numeric",
     "comparator-i;octet",
     "copy",
+    "date",
+    "duplicate",
+    "editheader",
     "encoded-character",
+    "enotify",
     "envelope",
+    "environment",
     "ereject",
+    "fcc",
     "fileinto",
     "ihave",
     "imap4flags",
+    "include",
+    "index",
     "mailbox",
+    "regex",
     "reject",
     "relational",
+    "spamtest",
+    "spamtestplus",
+    "special-use",
     "subaddress",
     "vacation",
     "vacation-seconds",
     "variables",
+    "virustest",
 )
 IMPLIED = {"vacation-seconds": "vacation", "spamtestplus": "spamtest"}
 ALWAYS = frozenset({"comparator-i;octet", "comparator-i;ascii-casemap"})

@@ -44,6 +44,7 @@ def copied(run: Run, call: Call) -> Copy | None:
 def mailbox_of(run: Run, call: Call, name: str) -> str:
     """The argument of this name, as a mailbox is called."""
     text = run.text(call, name)
+    run.spend(call, len(text) // 16)
     problem = wrong_mailbox(text)
     if problem:
         raise run.failed(call, problem)

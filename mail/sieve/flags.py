@@ -1,31 +1,15 @@
 """Flags of what is stored (RFC 5232)."""
 
-import re
-from collections.abc import Iterable
-
 from mail.sieve import values
+from mail.sieve.keywords import known, spelled
 from mail.sieve.running import Run
 from mail.sieve.signatures import MATCH, Call, Given, Kind, Option, Signature
 from mail.sieve.texts import variable_name
 
-_SYSTEM = ("\\Answered", "\\Deleted", "\\Draft", "\\Flagged", "\\Seen")
-_SPELLED = {flag.lower(): flag for flag in _SYSTEM}
-_KEYWORD = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z^_`a-z|}~]{1,100}", re.ASCII)
-
-
-def known(texts: Iterable[str]) -> tuple[str, ...]:
-    """The flags that stand in texts, with blanks between, each once; what can be none goes."""
-    found: dict[str, str] = {}
-    for word in (word for text in texts for word in text.split()):
-        low = word.lower()
-        if low in _SPELLED or _KEYWORD.fullmatch(word):
-            found.setdefault(low, _SPELLED.get(low, word))
-    return tuple(found.values())
-
 
 def flags_of(run: Run, call: Call) -> tuple[str, ...]:
     """The flags that an action stores with: its own, or those that were set before."""
-    return known(run.texts(call, "flags")) if call.has("flags") else run.flags
+    return spelled(known(run.texts(call, "flags")) if call.has("flags") else run.flags)
 
 
 def _current(run: Run, call: Call, name: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from mail.expressions import BEGIN, END, Expression, Signs
 from mail.sieve.matching import Matched
 
-PER_STEP = 400  # states that are looked at in one step of a script
+PER_STEP = 200  # states that are looked at in one step of a script
 _LOOKS = 4096  # between two counts
 
 _Places = tuple[int, ...]  # where the whole and each group begin and end; -1: nowhere

@@ -9,6 +9,7 @@ from mail.messages import Header
 from mail.sieve import limits
 from mail.sieve.actions import (
     Action,
+    Discard,
     Edit,
     FileInto,
     Keep,
@@ -20,6 +21,7 @@ from mail.sieve.actions import (
     Vacation,
 )
 from mail.sieve.errors import RunError
+from mail.sieve.keywords import spelled
 from mail.sieve.message import Envelope, Message
 from mail.sieve.signatures import Call, Program
 from mail.sieve.texts import Match, String, Variable
@@ -103,6 +105,18 @@ class Run:
             self.spend(call)
             call.signature.run(self, call)
 
+    def include(self, which: tuple[str, str], program: Program) -> None:
+        """Run another script, which has variables of its own (RFC 6609, section 3.4)."""
+        self.included.add(which)
+        outer = (self.program, self.variables, self.global_names, self.matches)
+        script, within = self.script, self.within
+        self.program, self.variables, self.global_names, self.matches = program, {}, set(), ()
+        self.script, self.within = which[1], (*within, which)
+        with suppress(Return):
+            self.execute(program.calls)
+        self.program, self.variables, self.global_names, self.matches = outer
+        self.script, self.within = script, within
+
     def test(self, call: Call) -> bool:
         """Whether a test is true."""
         self.spend(call)
@@ -181,6 +195,7 @@ class Run:
 
     def edit(self, call: Call, edit: Edit, fields: list[Header]) -> None:
         """Take an edit into the plan, and the header as it is with it."""
+        self.spend(call, len(fields) // 200)
         self.edits.append(edit)
         if len(self.edits) > limits.EDITS:
             raise self.failed(call, f"at most {limits.EDITS} changes of the header")
@@ -189,10 +204,13 @@ class Run:
     def act(self, call: Call, action: Action) -> None:
         """Take an action into the plan; of several that store in one mailbox one is left."""
         if isinstance(action, Keep | FileInto):
-            place = _place(action)
-            others = [one for one in self.actions if _place(one) == place]
-            action = _joined(action, others)
-            self.actions = [one for one in self.actions if one not in others]
+            places = [_place(one) for one in self.actions]
+            if _place(action) in places:
+                at = places.index(_place(action))
+                self.actions[at] = _joined(self.actions[at], action)
+                return
+        elif isinstance(action, Discard) and action in self.actions:
+            return
         elif isinstance(action, Redirect):
             there = [one.address.lower() for one in self.actions if isinstance(one, Redirect)]
             if action.address.lower() in there:
@@ -211,7 +229,7 @@ class Run:
         """What came out; the implicit keep is the last action, if it was not cancelled."""
         actions = list(self.actions)
         if self.keeps and not any(_place(one) == _INBOX for one in actions):
-            actions.append(Keep(self.flags, implicit=True, edits=len(self.edits)))
+            actions.append(Keep(spelled(self.flags), implicit=True, edits=len(self.edits)))
         return Plan(
             tuple(actions),
             tuple(self.edits),
@@ -232,9 +250,9 @@ def _place(action: Action) -> str | None:
     return mailbox if action.special_use is None else f"{action.special_use} {mailbox}"
 
 
-def _joined(action: Keep | FileInto, others: Sequence[Action]) -> Keep | FileInto:
-    """An action with what earlier ones of the same mailbox ask for beyond it."""
-    for other in others:
-        if isinstance(action, FileInto) and isinstance(other, FileInto):
-            action = replace(action, create=action.create or other.create)
-    return action
+def _joined(earlier: Action, later: Keep | FileInto) -> Keep | FileInto:
+    """The later of two actions that store in one mailbox, with what the earlier asks for beyond."""
+    if isinstance(earlier, FileInto) and isinstance(later, FileInto):
+        create, copy = earlier.create or later.create, earlier.copy and later.copy
+        return replace(later, create=create, copy=copy)
+    return later

@@ -108,7 +108,7 @@ class Signature:
     run: Callable[["Run", Call], bool | None]
     given: tuple[Given, ...] = ()
     options: tuple[Option, ...] = ()
-    extension: str | None = None  # that it needs
+    extension: str | tuple[str, ...] | None = None  # that it needs; of several, all
     tests: Tests = Tests.NONE
     block: bool = False
     check: Callable[[Call], str | None] | None = None  # says what is wrong with the arguments

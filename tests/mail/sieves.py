@@ -68,6 +68,7 @@ behind
 def run(
     script: str,
     raw: bytes = LETTER,
+    /,
     envelope: Envelope = ENVELOPE,
     now: datetime = NOW,
     **known: Any,
@@ -77,7 +78,7 @@ def run(
     return sieve.run(sieve.compiled(script), letter, envelope, Circumstances(now, **known))
 
 
-def acts(script: str, raw: bytes = LETTER, **known: Any) -> list[str]:
+def acts(script: str, raw: bytes = LETTER, /, **known: Any) -> list[str]:
     """What a script does, each action in a few words."""
     return told(run(script, raw, **known))
 

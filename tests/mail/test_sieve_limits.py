@@ -9,14 +9,14 @@ from hypothesis import strategies as some
 from mail.sieve import RunError, SieveError, limits, printed
 from mail.sieve.tree import Tree
 from tests.mail.sieves import LETTER, acts, run
-from tests.mail.sievetrees import scripts
+from tests.mail.sievetrees import SCRIPTS
 
 ALL = 'require ["variables", "body", "relational", "fileinto"];\n'
 LONG = LETTER.replace(b"X-Number: 7", b"X-Number: " + b"a" * 500_000)
 WIDE = LETTER.replace(b"The caf", b"a" * 2_000_000)
 
 
-@given(scripts())
+@given(SCRIPTS)
 @settings(max_examples=80, deadline=None)
 def test_no_script_does_more_than_fail(tree: Tree) -> None:
     with suppress(SieveError, RunError):

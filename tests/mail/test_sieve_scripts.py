@@ -12,7 +12,7 @@ from mail.sieve.signatures import Call
 from mail.sieve.tree import Command, Number, Place, Tag, Text, Texts, Tree, texts
 from mail.sieve.tree import Test as Condition
 from tests.mail.sieves import problems
-from tests.mail.sievetrees import SOUPS, TREES, scripts
+from tests.mail.sievetrees import SCRIPTS, SOUPS, TREES
 
 
 @given(TREES)
@@ -223,7 +223,7 @@ def _found(script: str | bytes) -> Sequence[Problem]:
     return ()
 
 
-@given(scripts())
+@given(SCRIPTS)
 @settings(max_examples=60, deadline=None)
 def test_a_script_that_is_printed_means_the_same(tree: Tree) -> None:
     again = parse(printed(tree))
