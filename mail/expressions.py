@@ -4,7 +4,7 @@ A subset of what Perl has: no look-around, no references back, which nobody can 
 are followed at once (Thompson, 1968), so no pattern makes a text slow.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from models.errors import Invalid
@@ -14,10 +14,23 @@ STATES = 500  # of a pattern, counted repetitions written out
 DEPTH = 20  # groups in groups
 TEXT = 320  # characters that are looked at: an address has fewer (RFC 5321, section 4.5.3.1)
 REPEATED = 64  # the largest count in braces
-KINDS = {
+KINDS: dict[str, Callable[[str], bool]] = {
     "d": str.isdecimal,
     "w": lambda sign: sign.isalnum() or sign == "_",
     "s": str.isspace,
+    # Those of POSIX, in brackets: [[:alpha:]]
+    "alnum": str.isalnum,
+    "alpha": str.isalpha,
+    "blank": " \t".__contains__,
+    "cntrl": lambda sign: not sign.isprintable() and not sign.isspace(),
+    "digit": str.isdecimal,
+    "graph": lambda sign: sign.isprintable() and sign != " ",
+    "lower": str.islower,
+    "print": str.isprintable,
+    "punct": "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~".__contains__,
+    "space": str.isspace,
+    "upper": str.isupper,
+    "xdigit": "0123456789abcdefABCDEF".__contains__,
 }
 BEGIN, END = "^", "$"
 
@@ -31,9 +44,9 @@ class Signs:
     kinds: tuple[str, ...] = ()  # names in KINDS; in capitals: none of these
     others: bool = False  # all but these
 
-    def fit(self, sign: str) -> bool:
-        """Whether this character does, in either case."""
-        forms = {sign, sign.lower(), sign.upper()}
+    def fit(self, sign: str, *, fold: bool = True) -> bool:
+        """Whether this character does; with `fold` in either case."""
+        forms = {sign, sign.lower(), sign.upper()} if fold else {sign}
         found = not forms.isdisjoint(self.singles) or any(
             low <= form <= high for form in forms for low, high in self.spans
         )
@@ -47,7 +60,8 @@ class State:
     """A place in a pattern: what it takes to go on, and where that leads."""
 
     takes: Signs | str | None = None  # None: nothing; or BEGIN, END
-    ways: list[int] = field(default_factory=list)
+    ways: list[int] = field(default_factory=list)  # the better first
+    edge: int | None = None  # of groups: 2 begins the first, 3 ends it
 
 
 # What a pattern is made of: characters, an anchor, a row, a choice, or a repetition.
@@ -74,19 +88,31 @@ class Repeat:
     most: int | None
 
 
-Node = Signs | str | Row | Choice | Repeat
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What stands in round brackets; they are counted from 1."""
+
+    item: "Node"
+    number: int
+
+
+Node = Signs | str | Row | Choice | Repeat | Group
 
 
 class Expression:
     """A pattern that is searched for, in any case."""
 
-    def __init__(self, pattern: str) -> None:
-        """Read a pattern; Invalid where it is none, or not of our subset."""
+    def __init__(self, pattern: str, *, slashes: bool = True) -> None:
+        """Read a pattern; Invalid where it is none, or not of our subset.
+
+        With `slashes` it may stand between two, as in Perl.
+        """
         if not pattern or len(pattern) > LONGEST:
             raise _wrong(f"1 to {LONGEST} characters")
-        self._states: list[State] = []
-        self._start, end = self._built(_Reader(_bare(pattern)).read())
-        self._last = end
+        self.states: list[State] = []
+        reader = _Reader(_bare(pattern) if slashes else pattern)
+        self.start, self.last = self._built(reader.read())
+        self.groups = reader.groups
 
     def found_in(self, text: str) -> bool:
         """Whether it is anywhere in the text, of which the beginning is looked at."""
@@ -94,9 +120,9 @@ class Expression:
         text = text[:TEXT]
         now: set[int] = set()
         for at in range(len(text) + 1):
-            now.add(self._start)
+            now.add(self.start)
             here = self._closed(now, first=at == 0, last=at == end)
-            if self._last in here:
+            if self.last in here:
                 return True
             if at < len(text):
                 now = set(self._stepped(here, text[at]))
@@ -104,7 +130,7 @@ class Expression:
 
     def _stepped(self, here: Iterable[int], sign: str) -> Iterator[int]:
         for one in here:
-            state = self._states[one]
+            state = self.states[one]
             if isinstance(state.takes, Signs) and state.takes.fit(sign):
                 yield from state.ways
 
@@ -112,7 +138,7 @@ class Expression:
         """All states that are reached without taking a character."""
         seen, left = set(begun), list(begun)
         while left:
-            state = self._states[left.pop()]
+            state = self.states[left.pop()]
             free = state.takes is None
             free = free or (state.takes == BEGIN and first) or (state.takes == END and last)
             for way in state.ways if free else ():
@@ -122,25 +148,31 @@ class Expression:
         return seen
 
     def _new(self, takes: Signs | str | None = None) -> int:
-        if len(self._states) >= STATES:
+        if len(self.states) >= STATES:
             raise _wrong("too long with its repetitions written out")
-        self._states.append(State(takes))
-        return len(self._states) - 1
+        self.states.append(State(takes))
+        return len(self.states) - 1
 
     def _built(self, node: Node) -> tuple[int, int]:
         """The first and the last state of a part."""
         if isinstance(node, Signs | str):
             begin, end = self._new(node), self._new()
-            self._states[begin].ways.append(end)
+            self.states[begin].ways.append(end)
             return begin, end
         if isinstance(node, Row):
             return self._row(node.items)
+        if isinstance(node, Group):
+            begin, end = self._row([node.item])
+            last = self._new()
+            self.states[end].ways.append(last)
+            self.states[begin].edge, self.states[last].edge = 2 * node.number, 2 * node.number + 1
+            return begin, last
         if isinstance(node, Choice):
             begin, end = self._new(), self._new()
             for item in node.items:
                 first, last = self._built(item)
-                self._states[begin].ways.append(first)
-                self._states[last].ways.append(end)
+                self.states[begin].ways.append(first)
+                self.states[last].ways.append(end)
             return begin, end
         return self._repeated(node)
 
@@ -148,7 +180,7 @@ class Expression:
         begin = end = self._new()
         for item in items:
             first, last = self._built(item)
-            self._states[end].ways.append(first)
+            self.states[end].ways.append(first)
             end = last
         return begin, end
 
@@ -157,15 +189,14 @@ class Expression:
         last = self._new()
         if node.most is None:
             first, back = self._built(node.item)
-            self._states[end].ways += [first, last]
-            self._states[back].ways += [first, last]
+            self.states[end].ways += [first, last]
+            self.states[back].ways += [first, last]
             return begin, last
         for _ in range(node.most - node.least):
-            self._states[end].ways.append(last)
             first, behind = self._built(node.item)
-            self._states[end].ways.append(first)
+            self.states[end].ways += [first, last]
             end = behind
-        self._states[end].ways.append(last)
+        self.states[end].ways.append(last)
         return begin, last
 
 
@@ -174,6 +205,7 @@ class _Reader:
 
     def __init__(self, pattern: str) -> None:
         self.pattern, self.at = pattern, 0
+        self.groups = 0
 
     @property
     def next(self) -> str:
@@ -224,14 +256,17 @@ class _Reader:
         return Signs(frozenset(sign))
 
     def group(self, depth: int) -> Node:
+        number = 0
         if self.next == "?":
             self.take()
             if self.take() != ":":
                 raise _wrong("of groups with ? only (?:…)")
+        else:
+            self.groups = number = self.groups + 1
         node = self.choice(depth + 1)
         if self.take() != ")":
             raise _wrong("a group has no end")
-        return node
+        return Group(node, number) if number else node
 
     def escaped(self) -> Signs:
         sign = self.take()
@@ -264,11 +299,21 @@ class _Reader:
     def member(self, kinds: list[str]) -> str | None:
         """A character of a set; None where it was a kind of characters."""
         sign = self.take()
+        if sign == "[" and self.next == ":":
+            kinds.append(self.named())
+            return None
         if sign != "\\":
             return sign
         meant = self.escaped()
         kinds += meant.kinds
         return next(iter(meant.singles), None)
+
+    def named(self) -> str:
+        name, end, _ = self.pattern[self.at + 1 :].partition(":]")
+        if not end or len(name) == 1 or name not in KINDS:
+            raise _wrong("there is no such kind of characters in [::]")
+        self.at += len(name) + 3
+        return name
 
     def repeated(self, node: Node) -> Node:
         while self.next and self.next in "*+?{":

@@ -1,0 +1,86 @@
+"""Which commands, tests and extensions there are."""
+
+from mail.sieve import (
+    asking,
+    base,
+    bodies,
+    dates,
+    duplicates,
+    editing,
+    filing,
+    flags,
+    including,
+    notifying,
+    refusing,
+    surroundings,
+    vacation,
+    variables,
+)
+
+COMMANDS = {
+    one.name: one
+    for family in (
+        asking,
+        base,
+        editing,
+        filing,
+        flags,
+        including,
+        notifying,
+        refusing,
+        vacation,
+        variables,
+    )
+    for one in family.COMMANDS
+}
+TESTS = {
+    one.name: one
+    for family in (
+        asking,
+        base,
+        bodies,
+        dates,
+        duplicates,
+        filing,
+        flags,
+        notifying,
+        surroundings,
+        variables,
+    )
+    for one in family.TESTS
+}
+EXTENSIONS = (
+    "body",
+    "comparator-i;ascii-casemap",
+    "comparator-i;ascii-numeric",
+    "comparator-i;octet",
+    "copy",
+    "date",
+    "duplicate",
+    "editheader",
+    "encoded-character",
+    "enotify",
+    "envelope",
+    "environment",
+    "ereject",
+    "fcc",
+    "fileinto",
+    "ihave",
+    "imap4flags",
+    "include",
+    "index",
+    "mailbox",
+    "regex",
+    "reject",
+    "relational",
+    "spamtest",
+    "spamtestplus",
+    "special-use",
+    "subaddress",
+    "vacation",
+    "vacation-seconds",
+    "variables",
+    "virustest",
+)
+IMPLIED = {"vacation-seconds": "vacation", "spamtestplus": "spamtest"}
+ALWAYS = frozenset({"comparator-i;octet", "comparator-i;ascii-casemap"})

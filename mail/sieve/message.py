@@ -1,0 +1,101 @@
+"""What a script reads of a message, and how it is had from what the reader makes of one."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from mail.messages import Header, Part, Source, content, headers, html_to_text, text_of, walk
+from mail.messages.charsets import decode
+from mail.messages.source import cut
+
+_WRAPPED = ("message/rfc822", "message/global")
+_DELIMITER = re.compile(r"\r?\n?--[^\r\n]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Whom a message comes from and to whom it goes, as SMTP said it; without brackets."""
+
+    sender: str  # "" for none
+    recipient: str
+
+
+class Message(Protocol):
+    """A message as far as a script looks into it; bodies are only read when they are asked for."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    @property
+    def fields(self) -> Sequence[Header]:
+        """Its header fields in order."""
+
+    def raw_body(self) -> str:
+        """All behind the header, transfer encodings left as they are."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """Each text of it as a reader sees it; HTML without its tags."""
+
+    def contents(self, kinds: Sequence[str]) -> Iterator[str]:
+        """The content of each part of these types (RFC 5173, section 5.2).
+
+        A type is "" for all, "text" or "text/html", in lower case.
+        """
+
+
+class Letter:
+    """A message that was split into its parts."""
+
+    def __init__(self, raw: bytes | Source, structure: Part) -> None:
+        self._raw, self._structure = raw, structure
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self._raw)
+
+    @cached_property
+    def fields(self) -> Sequence[Header]:
+        """Its header fields in order."""
+        return headers(self._raw, self._structure)
+
+    def raw_body(self) -> str:
+        """All behind the header, transfer encodings left as they are."""
+        return self._piece(self._structure.body_start, len(self._raw))
+
+    @cached_property
+    def texts(self) -> Sequence[str]:
+        """Each text of it as a reader sees it; HTML without its tags."""
+        return list(self._texts())
+
+    def _texts(self) -> Iterator[str]:
+        for part in walk(self._structure):
+            if part.content_type.startswith("text/") and not part.parts:
+                text = text_of(self._raw, part)
+                yield html_to_text(text) if part.content_type == "text/html" else text
+
+    def contents(self, kinds: Sequence[str]) -> Iterator[str]:
+        """The content of each part of these types (RFC 5173, section 5.2)."""
+        for part in walk(self._structure):
+            whole, half = part.content_type, part.content_type.partition("/")[0]
+            if any(kind in ("", whole, half) for kind in kinds):
+                yield self._content(part)
+
+    def _content(self, part: Part) -> str:
+        if part.parts and part.content_type in _WRAPPED:
+            inner = part.parts[0]
+            return self._piece(inner.header_start, inner.body_start)
+        if part.parts:  # what stands before the first part and behind the last
+            before = self._piece(part.body_start, part.parts[0].header_start).rstrip("\r\n")
+            behind = self._piece(part.parts[-1].body_end, part.body_end).lstrip("\r\n")
+            return _DELIMITER.sub("", before) + behind.partition("\n")[2]
+        if part.content_type.startswith("text/"):
+            return text_of(self._raw, part)
+        return decode(content(self._raw, part), part.params.get("charset"))
+
+    def _piece(self, start: int, end: int) -> str:
+        return decode(cut(self._raw, start, end), "utf-8")

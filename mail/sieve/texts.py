@@ -1,0 +1,118 @@
+"""Strings of a script: encoded characters (RFC 5228, 2.4.2.4) and variables (RFC 5229)."""
+
+import re
+from dataclasses import dataclass
+
+from mail.sieve import limits
+
+_ENCODED = re.compile(
+    r"\$\{(?:(?P<hex>hex):(?P<bytes>[ \t\r\n]*+[0-9a-f]{1,2}(?:[ \t\r\n]++[0-9a-f]{1,2})*+)"
+    r"|unicode:(?P<points>[ \t\r\n]*+[0-9a-f]++(?:[ \t\r\n]++[0-9a-f]++)*+))[ \t\r\n]*+\}",
+    re.IGNORECASE,
+)
+_REFERENCE = re.compile(
+    r"\$\{((?:[a-z_][a-z0-9_]*+\.(?:[a-z0-9_]++\.)*+)?)([a-z_][a-z0-9_]*+|[0-9]++)\}",
+    re.IGNORECASE | re.ASCII,
+)
+_NAME = re.compile(r"[a-z_][a-z0-9_]*", re.IGNORECASE | re.ASCII)
+_GLOBAL = "global."
+_LAST_POINT = 0x10FFFF
+_SURROGATES = range(0xD800, 0xE000)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A place where the value of a variable goes; the name is in lower case.
+
+    Those of the namespace `global` (RFC 6609) are named with it.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A place where what a wildcard matched goes; 0 is the whole."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A string with variables in it."""
+
+    pieces: tuple[str | Variable | Match, ...]
+
+
+String = str | Template
+
+
+def unencoded(text: str) -> str:
+    """Put in the characters that are written as numbers; ValueError where one is none."""
+    if "${" not in text:
+        return text
+    raw = b"".join(_decoded(text))
+    try:
+        found = raw.decode()
+    except UnicodeDecodeError as problem:
+        raise ValueError("the bytes of ${hex:} make no UTF-8") from problem
+    if "\0" in found:
+        raise ValueError("no text holds a NUL")
+    return found
+
+
+def template(text: str, *, has_globals: bool) -> String:
+    """Find the variables of a text; ValueError where one cannot be.
+
+    What looks like a reference and is none stays as it is.
+    """
+    pieces: list[str | Variable | Match] = []
+    end = 0
+    for found in _REFERENCE.finditer(text):
+        if found.start() > end:
+            pieces.append(text[end : found.start()])
+        pieces.append(_referred(found[1].lower(), found[2].lower(), has_globals=has_globals))
+        end = found.end()
+    if not pieces:
+        return text
+    if end < len(text):
+        pieces.append(text[end:])
+    return Template(tuple(pieces))
+
+
+def variable_name(text: str, *, has_globals: bool) -> str:
+    """The name of a variable that can be set, in lower case; ValueError where it is none."""
+    name = text.lower()
+    bare = name.removeprefix(_GLOBAL) if has_globals else name
+    if not _NAME.fullmatch(bare):
+        raise ValueError(f'"{text[:40]}" is no name of a variable')
+    return name
+
+
+def _decoded(text: str) -> list[bytes]:
+    out: list[bytes] = []
+    end = 0
+    for found in _ENCODED.finditer(text):
+        out.append(text[end : found.start()].encode())
+        end = found.end()
+        if found["hex"]:
+            out.append(bytes(int(one, 16) for one in found["bytes"].split()))
+            continue
+        for digits in found["points"].split():
+            point = int(digits, 16) if len(digits.lstrip("0")) <= len("10FFFF") else -1
+            if not 0 <= point <= _LAST_POINT or point in _SURROGATES:
+                raise ValueError(f"${{unicode:}} knows no character {digits[:20]}")
+            out.append(chr(point).encode())
+    out.append(text[end:].encode())
+    return out
+
+
+def _referred(namespace: str, name: str, *, has_globals: bool) -> Variable | Match:
+    if namespace and not (has_globals and namespace == _GLOBAL and not name.isdigit()):
+        raise ValueError(f'there is no namespace "{namespace[:40]}" of variables')
+    if not name.isdigit():
+        return Variable(namespace + name)
+    digits = name.lstrip("0") or "0"
+    if len(digits) > len(str(limits.MATCHES)) or int(digits) >= limits.MATCHES:
+        raise ValueError(f"numbered variables go up to {limits.MATCHES - 1}")
+    return Match(int(digits))

@@ -1,0 +1,120 @@
+"""How tests compare: the values of a message with the keys of a test, in the way it says."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from mail.sieve import matching, regex
+from mail.sieve.matching import CASEMAP, NUMERIC, Matched
+from mail.sieve.running import Run
+from mail.sieve.signatures import Call
+from models.errors import Invalid
+
+_Value = TypeVar("_Value")
+_Found = Callable[[str], Matched | None]
+
+
+def matched(
+    run: Run, call: Call, values: Iterable[str], keys: Sequence[str], *, sets: bool = True
+) -> bool:
+    """Whether one of the values fits one of the keys.
+
+    Of :count there is one value, which is their number. With `sets` a match of wildcards sets
+    the numbered variables (RFC 5229, section 3.2).
+    """
+    kind = call.chosen("match", "is")
+    comparator = call.chosen("comparator", CASEMAP)
+    if kind == "count":
+        values = [str(sum(1 for _ in values))]
+    prepared = [_prepared(run, call, kind, comparator, key) for key in keys]
+    for value in values:
+        for key, find in zip(keys, prepared, strict=True):
+            run.spend(call, matching.cost(len(value) + len(key)))
+            found = find(value)
+            if found is not None:
+                if sets and kind in ("matches", "regex") and "variables" in run.program.extensions:
+                    run.matches = found[: len(found)]
+                return True
+    return False
+
+
+def _prepared(run: Run, call: Call, kind: str, comparator: str, key: str) -> _Found:
+    """What looks for a key in a value."""
+    if kind in ("value", "count"):
+        relation = call.chosen(kind, "eq").lower()
+        return lambda value: _if(value, matching.related(relation, value, key, comparator))
+    if comparator == NUMERIC:
+        number = matching.numeric(key)
+        return lambda value: _if(value, matching.numeric(value) == number)
+    fold = matching.folded if comparator == CASEMAP else matching.same
+    if kind == "regex":
+        return _searched(run, call, key, fold=comparator == CASEMAP)
+    if kind == "matches":
+        return _wild(run, call, fold(key), fold)
+    needle = fold(key)
+    if kind == "contains":
+        return lambda value: _if(value, needle in fold(value))
+    return lambda value: _if(value, fold(value) == needle)
+
+
+def _if(value: str, fits: bool) -> Matched | None:
+    return (value,) if fits else None
+
+
+def _wild(run: Run, call: Call, key: str, fold: Callable[[str], str]) -> _Found:
+    run.spend(call, matching.cost(len(key), 8))
+    pattern = matching.wild(key)
+
+    def find(value: str) -> Matched | None:
+        run.spend(call, matching.cost(len(value), pattern.width))
+        return pattern.match(value, fold(value))
+
+    return find
+
+
+def _searched(run: Run, call: Call, key: str, *, fold: bool) -> _Found:
+    try:
+        pattern = regex.compiled(key, fold=fold)
+    except Invalid as problem:
+        raise run.failed(call, f"a regular expression cannot be read: {problem}") from problem
+
+    def find(value: str) -> Matched | None:
+        return regex.match(pattern, value, lambda steps: run.spend(call, steps))
+
+    return find
+
+
+def indexed(call: Call, values: Sequence[_Value]) -> Sequence[_Value]:
+    """Of the values the one that :index and :last say (RFC 5260, section 6)."""
+    if not call.has("index"):
+        return values
+    nth = call.number("index")
+    if call.has("last"):
+        return values[-nth:][:1] if nth <= len(values) else ()
+    return values[nth - 1 : nth]
+
+
+def _unreadable(key: str) -> str | None:
+    try:
+        regex.compiled(key, fold=True)
+    except Invalid as problem:
+        return f"a regular expression cannot be read: {problem}"
+    return None
+
+
+def check(call: Call) -> str | None:
+    """What is wrong with the tags that say how to compare and what with."""
+    kind = call.chosen("match", "is")
+    comparator = call.chosen("comparator", CASEMAP)
+    if comparator == NUMERIC and kind in ("contains", "matches", "regex"):
+        return f"{NUMERIC} compares numbers, and looks for none with :{kind}"
+    if kind in ("value", "count") and call.chosen(kind, "eq").lower() not in matching.RELATIONS:
+        return f"behind :{kind} stands one of {', '.join(matching.RELATIONS)}"
+    if kind == "regex":
+        for key in call.strings("keys") or call.strings("list"):
+            if isinstance(key, str) and (problem := _unreadable(key)):
+                return problem
+    if call.has("last") and not call.has("index"):
+        return ":last says from where :index counts"
+    if call.has("index") and call.number("index") < 1:
+        return ":index begins with 1"
+    return None

@@ -1,0 +1,221 @@
+"""Random scripts: trees of any shape, token soups, and such as mean something."""
+
+from collections.abc import Collection, Sequence
+from random import Random
+
+from hypothesis import strategies as some
+
+from mail.sieve import EXTENSIONS
+from mail.sieve.families import COMMANDS, TESTS
+from mail.sieve.signatures import Kind, Option, Signature
+from mail.sieve.tree import Argument, Command, Number, Tag, Test, Text, Texts, Tree
+
+NAMES = some.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "text")
+TEXT = some.builds(
+    Text, some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+)
+ARGUMENTS = some.lists(
+    TEXT
+    | some.builds(Texts, some.lists(TEXT, min_size=1, max_size=3).map(tuple))
+    | some.builds(Number, some.integers(0, 2**63 - 1))
+    | some.builds(Tag, NAMES),
+    max_size=4,
+).map(tuple)
+
+
+def _test_of(inner: some.SearchStrategy[Test]) -> some.SearchStrategy[Test]:
+    return some.builds(Test, NAMES, ARGUMENTS, some.lists(inner, max_size=3).map(tuple))
+
+
+TREE_TESTS = some.recursive(some.builds(Test, NAMES, ARGUMENTS), _test_of, max_leaves=5)
+
+
+def _command_of(inner: some.SearchStrategy[Command]) -> some.SearchStrategy[Command]:
+    blocks = some.none() | some.lists(inner, max_size=3).map(tuple)
+    tests = some.lists(TREE_TESTS, max_size=2).map(tuple)
+    return some.builds(Command, NAMES, ARGUMENTS, tests, blocks)
+
+
+TREES = some.lists(
+    some.recursive(some.builds(Command, NAMES, ARGUMENTS), _command_of, max_leaves=6), max_size=4
+).map(tuple)
+
+_TAGS = sorted(
+    {f":{option.name}" for one in (*COMMANDS.values(), *TESTS.values()) for option in one.options}
+)
+_STRINGS = [
+    '"a"', '"*"', '"${1}"', '"${a}"', '"${a}${a}${a}"', '"subject"', '"from"', '"i;octet"',
+    '"i;ascii-numeric"', '"ge"', '["x", "y"]', '"(a|b)*c"', '"\\\\Seen"', '"a@example.org"',
+    '"${unicode: 61}"', '"${hex: ff}"', 'text:\nx\n.\n', '"date"', '"mailto:a@b.cd"', '"?*?*?*?"',
+]  # fmt: skip
+_REQUIRE = "require [" + ", ".join(f'"{name}"' for name in EXTENSIONS) + "];\n"
+WORDS = [
+    *COMMANDS, *TESTS, "elsif", "else", *_TAGS, *_STRINGS, "(", ")", "{", "}", "[", "]", ",", ";",
+    "0", "1", "30", "1K", "9999999999", "\n", "#x\n", "/* x */",
+]  # fmt: skip
+SOUPS = some.lists(some.sampled_from(WORDS), max_size=40).map(
+    lambda words: _REQUIRE + " ".join(words)
+)
+
+FIELDS = ["subject", "X-Number", "x-many", "x-none", "from", "to", "cc"]
+EDITED = ["x-many", "subject", "x-new", "X-Number"]
+ADDRESSED = ["from", "to", "cc", "reply-to"]
+KEYS = [
+    "a", "7", "07", "one", "TWO", "*", "t*", "on?", "*e?", "ada*", "*@*", "*.org", "bob", "list",
+    "", "example.com", "ada@example.org", "Hello*", "hello world", "w", "o*o", "2", "3", "1", "0",
+    "${1}", "${v}", "x${2}y", "${0}",
+]  # fmt: skip
+EXPRESSIONS = [
+    "a",
+    "^7$",
+    "(.)(n|h)",
+    "[a-z]+@(.*)",
+    "o.*o",
+    "^(t.*)$",
+    "^$",
+    "x|w",
+    "[[:digit:]]+",
+]
+MAILBOXES = ["A", "B", "A/B", "INBOX", "x${1}", "y ${v}"]
+FLAGS = ["\\Seen", "\\flagged", "Work", "work", "$Junk a", "${v}", "", "\\Answered b"]
+_SAMPLES: dict[str, list[str]] = {  # by the name of the argument
+    "address": ["one@example.net", "two@example.net"],
+    "comparator": ["i;octet", "i;ascii-casemap", "i;ascii-numeric"],
+    "count": ["gt", "ge", "lt", "le", "eq", "ne"],
+    "flags": FLAGS,
+    "list": FLAGS,
+    "keys": KEYS,
+    "mailbox": MAILBOXES,
+    "mailboxes": ["INBOX", "Old"],
+    "fcc": MAILBOXES,
+    "names": FIELDS,
+    "name": ["v", "w", "V"],
+    "variable": ["v", "w"],
+    "variables": ["v", "w"],
+    "parts": ["from", "to"],
+    "reason": ["away", "no ${v}"],
+    "message": ["word ${v}"],
+    "source": ["${v}", "a", "7", "${1}", "Hello World", ""],
+    "value": ["${v}", "a7", "${1}x", "Hello World", "", "${w}${v}"],
+    "from": ["bob@example.com"],
+    "addresses": ["bob@example.com"],
+    "content": ["text", "text/html", "", "application/x-thing"],
+    "specialuse": ["\\Junk"],
+    "uses": ["\\Junk", "\\Sent"],
+    "capabilities": ["copy", "x-none"],
+    "part": ["year", "weekday", "date", "time", "hour", "zone", "iso8601", "std11", "julian"],
+    "zone": ["+0200", "-0930"],
+    "importance": ["1", "2", "3"],
+    "options": ["x=y"],
+    "method": ["mailto:one@example.net", "mailto:two@example.net?subject=x&body=y%20z"],
+    "uris": ["mailto:one@example.net", "x:y"],
+    "uri": ["mailto:one@example.net"],
+    "capability": ["online"],
+    "script": ["none"],
+    "item": ["name", "phase"],
+    "uniqueid": ["${v}", "x"],
+    "handle": ["x", "y"],
+    "header": ["subject", "x-none"],
+}
+_NUMBERS = (0, 1, 2, 3, 100, 1000)
+_WRAPS = ("allof", "anyof", "not")
+_SPECIAL = ("if", "require", "error", "foreverypart")
+
+
+class Writer:
+    """Writes scripts that most often compile, by chance, each seed the same one."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        without: Collection[str] = (),  # commands and tests
+        leave_out: Collection[str] = (),  # tags
+        extensions: Sequence[str] = EXTENSIONS,
+    ) -> None:
+        self.chance = Random(seed)  # noqa: S311
+        self.leave_out, self.extensions = leave_out, extensions
+        tests = [one for name, one in TESTS.items() if name not in (*without, *_WRAPS)]
+        plain = [one for name, one in COMMANDS.items() if name not in (*without, *_SPECIAL)]
+        self.tests, self.plain = ([one for one in all_ if self.has(one)] for all_ in (tests, plain))
+
+    def script(self) -> Tree:
+        required = Texts(tuple(Text(name) for name in self.extensions))
+        return (Command("require", (required,)), *self.block(0))
+
+    def block(self, depth: int) -> Tree:
+        found: list[Command] = []
+        for _ in range(self.chance.randint(1, 5 - depth)):
+            if depth == 2 or self.chance.random() < 0.6:
+                signature = self.chance.choice(self.plain)
+                found.append(Command(signature.name, self.arguments(signature)))
+                continue
+            found.append(Command("if", (), (self.test(0),), self.block(depth + 1)))
+            if self.chance.random() < 0.4:
+                found.append(Command("elsif", (), (self.test(0),), self.block(depth + 1)))
+            if self.chance.random() < 0.5:
+                found.append(Command("else", (), (), self.block(depth + 1)))
+        return tuple(found)
+
+    def test(self, depth: int) -> Test:
+        if depth == 3 or self.chance.random() < 0.6:
+            signature = self.chance.choice(self.tests)
+            return Test(signature.name, self.arguments(signature))
+        name = self.chance.choice(_WRAPS)
+        many = 1 if name == "not" else self.chance.randint(1, 3)
+        return Test(name, (), tuple(self.test(depth + 1) for _ in range(many)))
+
+    def arguments(self, signature: Signature) -> tuple[Argument, ...]:
+        able = [option for option in signature.options if self.has(option)]
+        chosen: dict[str, Option] = {}
+        for option in self.chance.sample(able, min(len(able), self.chance.choice([0, 1, 1, 2, 3]))):
+            chosen.setdefault(option.group or option.name, option)
+        if signature.name == "size":
+            chosen.setdefault("relation", able[0])
+        if "last" in chosen and "index" not in chosen:
+            del chosen["last"]
+        kind = chosen["match"].name if "match" in chosen else "is"
+        if kind in ("contains", "matches", "regex"):
+            chosen.pop("comparator", None)
+        out: list[Argument] = []
+        for option in chosen.values():
+            out.append(Tag(option.name))
+            if option.value:
+                name = "count" if option.group == "match" else option.name
+                out.append(self.value(option.value, signature.name, name, kind))
+        full = self.chance.random() < 0.5
+        out += [
+            self.value(given.kind, signature.name, given.name, kind)
+            for given in signature.given
+            if full or not given.optional
+        ]
+        return tuple(out)
+
+    def has(self, what: Option | Signature) -> bool:
+        """Whether scripts may use this."""
+        needed = what.extension or ()
+        needed = (needed,) if isinstance(needed, str) else needed
+        return what.name not in self.leave_out and set(needed) <= set(self.extensions)
+
+    def value(self, wanted: Kind, owner: str, name: str, kind: str) -> Argument:
+        """An argument by its name; `kind` is how it is compared."""
+        if wanted is Kind.NUMBER:
+            return Number(self.chance.choice(_NUMBERS) + (name == "index"))
+        samples = _SAMPLES.get(name, KEYS)
+        if owner == "address" and name == "names":
+            samples = ADDRESSED
+        elif name == "name" and owner != "set":
+            samples = ["date"] if owner == "date" else EDITED
+        elif owner == "date" and name == "keys":
+            samples = ["2026", "3", "*-03-*", "22", "Wed*", "22:30:00", "01:30:00", "-0300"]
+        elif owner == "global":
+            samples = ["v"]
+        if kind == "regex" and name in ("keys", "list"):
+            samples = EXPRESSIONS
+        if wanted is Kind.STRING or self.chance.random() < 0.5:
+            return Text(self.chance.choice(samples))
+        many = self.chance.randint(1, 3)
+        return Texts(tuple(Text(self.chance.choice(samples)) for _ in range(many)))
+
+
+SCRIPTS = some.integers(0, 2**32).map(lambda seed: Writer(seed).script())
