@@ -73,8 +73,7 @@ async def _rules(
     for row in await world.database.read(asked):
         tags.setdefault(row.user_id, []).append(row.tag)
     receivers = [
-        _Receiver(to.user_id, to.domain_id, [*to.tags, *tags.get(to.user_id, ())])
-        for to in ruled
+        _Receiver(to.user_id, to.domain_id, [*to.tags, *tags.get(to.user_id, ())]) for to in ruled
     ]
     author = letter.facts.from_[0].address if letter.facts.from_ else ""
     found = await senderrules.rules_of(world, receivers, sender, author)

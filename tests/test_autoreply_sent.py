@@ -483,7 +483,7 @@ async def test_the_header_of_a_large_message_is_read(
     path, house = tmp_path / "letter", Household(world)
     raw = raw_message("Large", body="x\r\n" * 100_000, **TO, **fields)
     await asyncio.to_thread(path.write_bytes, raw)
-    (placed,) = await house.deliver(path, [await house.accept(ADA)], "carol@example.com")
+    (placed,) = await house.deliver(path, [await house.accept(ADA, "")], "carol@example.com")
     assert isinstance(placed, Placed)
     assert len(await queued(world)) == many
 
