@@ -10,6 +10,7 @@ from sqlmodel import col
 from mail.addresses import checked, resolve_all
 from models.addresses import AddressKind
 from models.domains import Domain, DomainAlias
+from models.errors import Invalid
 from resolvers import addresses, domains, users
 from resolvers.context import Context
 
@@ -43,7 +44,10 @@ async def trace(ctx: Context, address: str) -> list[Step]:
 
     What is not the viewer's looks like what is not there.
     """
-    way = Trace(checked(address))
+    try:
+        way = Trace(checked(address))
+    except Invalid:  # as who sends there is told
+        return [Step("ADDRESS", address)]
     for stage in STAGES:
         if not way.ended:
             await stage(ctx, way)
