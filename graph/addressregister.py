@@ -15,11 +15,13 @@ from resolvers import addressregister
 from resolvers.addressregister import OfUser
 
 
-@strawberry.type(description="Correspondent.")
+@strawberry.type(description="Correspondent, or another user of a domain with globalAddressList.")
 class AddressRegisterEntry(Shape):
     name: str | None = leaf("As in the last header that had one.")
     address: EmailAddress = leaf("Address.")
-    last_used_at: datetime = leaf("Last mail from them, or to them.")
+    last_used_at: datetime | None = leaf(
+        "Last mail from them, or to them; null = a colleague without any."
+    )
 
     batch = staticmethod(addressregister.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("AddressRegisterEntry")}

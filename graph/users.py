@@ -299,8 +299,8 @@ class User(Shape):
         return await _addresses(info, listing)
 
     @field(
-        "Correspondents whose address or name begins so, most recent first, at most 250; of "
-        "others nobody sees any.",
+        "Correspondents whose address or name begins so, most recent first, then colleagues where "
+        "the domain has globalAddressList; of others nobody sees any.",
         scope=Scope.MAIL_READ,
     )
     async def address_register(

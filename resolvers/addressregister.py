@@ -3,25 +3,36 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, select, union
+from sqlalchemy import Select, func, null, select, union, union_all
 from sqlmodel import col
 
-from models.addresses import Correspondent
-from models.columns import Picked, picked
+from mail.correspondents import key_of
+from models.addresses import Address, Correspondent
+from models.columns import Picked
+from models.domains import Domain
 from models.errors import Invalid
 from models.pages import MOST
-from models.usersearch import beginning
-from resolvers import listing
+from models.users import User
+from models.usersearch import LETTERS, beginning, holding
 from resolvers.access import visible
 from resolvers.context import Context
 from resolvers.listing import together
 
+ENTRY: tuple[Any, ...] = (
+    col(Correspondent.id),
+    col(Correspondent.name),
+    col(Correspondent.address),
+    col(Correspondent.last_used_at),
+)
 LONGEST = 320  # characters of what is looked for
 
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """Those of a user's correspondents whose address or name begins so, the newest first."""
+    """Those of a user's correspondents whose address or name begins so, the newest first.
+
+    Of colleagues it may also be within; of one or two letters how the address begins.
+    """
 
     user_id: int
     query: str
@@ -29,9 +40,40 @@ class OfUser:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The correspondents with these ids, in this order; None where they are not the viewer's."""
-    seen = select(*picked(Correspondent)).where(visible(ctx, Correspondent))
-    return await listing.by_keys(ctx, seen, col(Correspondent.id), ids)
+    """The entries with these ids, in this order; None where the viewer sees none.
+
+    Those are the own correspondents and, by the keys of their main addresses, colleagues.
+    """
+    mine = select(*ENTRY).where(visible(ctx, Correspondent), col(Correspondent.id).in_(ids))
+    theirs = _colleagues(ctx).where(col(Address.id).in_(ids))
+    both: Select[*tuple[Any, ...]] = select(union_all(mine, theirs).subquery())
+    found = {row.id: row for row in await ctx.read(both)}
+    return [found.get(key) for key in ids]
+
+
+def _colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
+    """Those who live in the viewer's domain, where its users see each other, as entries."""
+    own = (
+        select(col(User.domain_id))
+        .join(Domain, col(Domain.id) == col(User.domain_id))
+        .where(col(User.id) == ctx.viewer.user_id, col(Domain.global_address_list))
+    )
+    return (
+        select(
+            col(Address.id).label("id"),
+            func.coalesce(col(Address.name), col(User.name)).label("name"),
+            col(Address.shown).label("address"),
+            null().label("last_used_at"),
+        )
+        .join(User, col(User.id) == col(Address.user_id))
+        .where(
+            col(Address.main),
+            col(Address.active),
+            ~col(User.disabled),
+            col(User.domain_id).in_(own),
+            col(User.id) != ctx.viewer.user_id,
+        )
+    )
 
 
 def checked(query: str, most: int) -> tuple[str, int]:
@@ -45,15 +87,35 @@ def checked(query: str, most: int) -> tuple[str, int]:
 
 
 async def begun(ctx: Context, keys: list[OfUser]) -> list[list[Picked]]:
-    """These correspondents, of accounts that are the viewer's own, in one statement."""
-    scans = [_scan(ctx, key) for key in keys]
-    found = await together(ctx, scans, ["last_used_at", "id"])
-    return [rows[::-1] for rows in found]
+    """These entries, of the viewer's own account: correspondents, and behind them colleagues.
+
+    One statement for each of the two, however many are asked for.
+    """
+    found = await together(ctx, [_scan(ctx, key) for key in keys], ["last_used_at", "id"])
+    mine = [key for key in keys if key.user_id == ctx.viewer.user_id]
+    more = await together(ctx, [_near(ctx, key) for key in mine], ["address"]) if mine else []
+    near = dict(zip(mine, more, strict=True))
+    listed = []
+    for key, rows in zip(keys, found, strict=True):
+        known = {key_of(row.address) for row in rows}
+        behind = [row for row in near.get(key, ()) if key_of(row.address) not in known]
+        listed.append([*rows[::-1], *behind][: key.most])
+    return listed
+
+
+def _near(ctx: Context, key: OfUser) -> Select[*tuple[Any, ...]]:
+    dialect, part = ctx.world.database.dialect, key.query.casefold()
+    rows = _colleagues(ctx)
+    if len(part) >= LETTERS:
+        rows = rows.where(holding(dialect, part))
+    elif part:
+        rows = rows.where(beginning(dialect, col(Address.local), part))
+    return rows.order_by(col(Address.shown)).limit(key.most)
 
 
 def _scan(ctx: Context, key: OfUser) -> Select[*tuple[Any, ...]]:
     dialect, mine = ctx.world.database.dialect, col(Correspondent.user_id) == key.user_id
-    rows = select(*picked(Correspondent)).where(mine, visible(ctx, Correspondent))
+    rows = select(*ENTRY).where(mine, visible(ctx, Correspondent))
     if key.query:
         # two ranges of indexes: an OR would read all of the account
         ids = select(col(Correspondent.id))

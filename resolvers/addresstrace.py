@@ -11,6 +11,7 @@ from mail.addresses import checked
 from mail.lookups import resolve_all
 from models.addresses import AddressKind
 from models.domains import Domain, DomainAlias
+from models.errors import Invalid
 from resolvers import addresses, domains, users
 from resolvers.context import Context
 
@@ -44,7 +45,10 @@ async def trace(ctx: Context, address: str) -> list[Step]:
 
     What is not the viewer's looks like what is not there.
     """
-    way = Trace(checked(address))
+    try:
+        way = Trace(checked(address))
+    except Invalid:  # as who sends there is told
+        return [Step("ADDRESS", address)]
     for stage in STAGES:
         if not way.ended:
             await stage(ctx, way)

@@ -179,5 +179,7 @@ async def may_send_as(ctx: Context, account: Picked, address: str, path: Sequenc
     if permitted(account.from_whitelist, address):
         return
     owner = await addresses.owner_of(ctx.world, address)
-    if owner != account.id and not await posts(ctx, account.id, owner):
+    if owner == account.id or await posts(ctx, account.id, owner):
+        return
+    if not await addresses.forwards_to(ctx.world, address, account.id):
         raise Forbidden(f"you may not send as {address}", path=path)

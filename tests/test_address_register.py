@@ -29,6 +29,12 @@ async def register(client: Client, query: str = "", first: int = 25) -> list[Any
 
 
 async def known(client: Client, query: str = "", first: int = 25) -> list[str]:
+    """The correspondents, without colleagues."""
+    found = await register(client, query, first)
+    return [one["address"] for one in found if one["lastUsedAt"]]
+
+
+async def everybody(client: Client, query: str = "", first: int = 25) -> list[str]:
     return [one["address"] for one in await register(client, query, first)]
 
 
@@ -66,7 +72,7 @@ async def test_who_writes_is_known_by_name_and_address_newest_first(
     clock.tick(minutes=1)
     await arrive(ada, From="carol.c@FAR.example")
     (first, *rest) = await register(ada)
-    assert (first["address"], first["name"], len(rest)) == ("carol.c@FAR.example", "Carol C.", 2)
+    assert (first["address"], first["name"], len(rest)) == ("carol.c@FAR.example", "Carol C.", 3)
     assert first["lastUsedAt"] == clock().isoformat().replace("+00:00", "Z")
 
     # of others nobody sees any
@@ -219,3 +225,25 @@ async def test_a_temporary_address_goes_a_while_after_its_end(
         assert [(kind, len(ids)) for kind, ids in told] == [(ChangeKind.ADDRESS_CHANGED, 1)]
     left = select(func.count()).select_from(Address)
     assert (await ada.world.database.read(left))[0][0] == 2
+
+
+async def test_colleagues_come_behind_where_the_domain_says_so(
+    ada: Client, bob: Client, root: Client
+) -> None:
+    other = {"username": "eve", "address": "eve@far.example", "passwordDisabled": True}
+    assert (await Call("userCreate", other)(root))["errors"] == []
+    assert await everybody(ada) == ["bob@example.org"]
+    (row,) = await register(ada, "bo")
+    assert (row["lastUsedAt"], await everybody(ada, "bob@ex")) == (None, ["bob@example.org"])
+    assert await everybody(ada, "eve") == []
+    node = f'{{ node(id: "{row["id"]}") {{ ... on AddressRegisterEntry {{ address }} }} }}'
+    assert (await ada(node))["node"] == {"address": "bob@example.org"}
+    await arrive(ada, From="carol@far.example")
+    await arrive(ada, From="B.ob@example.org")
+    assert await everybody(ada, first=2) == ["B.ob@example.org", "carol@far.example"]
+    assert await everybody(bob) == ["ada@example.org"]
+    assert await everybody(ada, first=1) == ["B.ob@example.org"]
+    given = {"domains": [{"name": "example.org"}], "set": {"globalAddressList": False}}
+    assert (await Call("domainUpdate", given)(root))["errors"] == []
+    assert await everybody(bob) == []
+    assert (await bob(node))["node"] is None
