@@ -17,6 +17,7 @@ import models.authlog
 import models.blobs
 import models.documents
 import models.domains
+import models.identities
 import models.journal
 import models.keyvalue
 import models.labels

@@ -63,8 +63,8 @@ async def _pushed(ada: Client, _root: Client) -> Call:
     return Call("pushChannelSet", given, by_root=True)
 
 
-def _push(name: str) -> Prepare:
-    """A call about a channel of ada's."""
+def _others(name: str) -> Prepare:
+    """A call about something of ada's, which there is."""
 
     async def prepare(ada: Client, root: Client) -> Call:
         made = await CALLS[name](ada, root)
@@ -89,6 +89,12 @@ def _account(name: str, **given: Any) -> Prepare:
         return Call(name, {"user": user, **given}, by_root=True)
 
     return prepare
+
+
+async def _identity(ada: Client, _root: Client) -> Call:
+    user = {"id": ids.encode("User", ada.user.id)}
+    given = {"user": user, "address": ada.address, "name": "Ada"}
+    return Call("identityCreate", given, by_root=True)
 
 
 def _folder(name: str) -> Prepare:
@@ -149,6 +155,20 @@ LOGGED: dict[str, Logged] = {
     "domainDelete": Logged("Domain"),
     "domainRename": Logged("Domain"),
     "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
+    "identityCreate": Logged(
+        "Identity",
+        after=("address", "name"),
+        prepare=_identity,
+    ),
+    "identityDelete": Logged(
+        "Identity", before=("address", "name"), prepare=_others("identityDelete")
+    ),
+    "identityUpdate": Logged(
+        "Identity",
+        before=("address", "name"),
+        after=("address", "name"),
+        prepare=_others("identityUpdate"),
+    ),
     "mailboxCreate": Logged("User", prepare=_named("mailboxCreate", paths=["A"])),
     "mailboxDelete": Logged("User", prepare=_folder("mailboxDelete")),
     "mailboxMetadataSet": Logged(
@@ -210,10 +230,10 @@ LOGGED: dict[str, Logged] = {
     "usageReset": Logged("User", before=("limits",), after=("limits",)),
     "userCreate": Logged("User", after=("username", "role")),
     "pushChannelDelete": Logged(
-        "PushChannel", before=("kind",), prepare=_push("pushChannelDelete")
+        "PushChannel", before=("kind",), prepare=_others("pushChannelDelete")
     ),
     "pushChannelSet": Logged("PushChannel", after=("kind", "active"), prepare=_pushed),
-    "pushChannelTest": Logged("PushChannel", before=("kind",), prepare=_push("pushChannelTest")),
+    "pushChannelTest": Logged("PushChannel", before=("kind",), prepare=_others("pushChannelTest")),
     "webhookCreate": Logged("Webhook", after=("types", "url")),
     "webhookDelete": Logged("Webhook", before=("types", "url")),
     "webhookReplay": Logged("Webhook", after=("events",)),

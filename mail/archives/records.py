@@ -60,6 +60,7 @@ class Account:
     settings: Mapping[str, Any] = field(default_factory=dict)
     key_values: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
+    identities: Sequence[Mapping[str, Any]] = ()
     messages: int | None = None
 
 
@@ -128,14 +129,15 @@ def account(record: Mapping[str, Any]) -> Account:
         raise Wrong(f"an archive of another format than {FORMAT} {VERSION}")
     boxes, settings = record.get("mailboxes", []), record.get("settings") or {}
     values, many = record.get("keyValues", []), record.get("messages")
-    labels = record.get("labels", [])
-    lists = (boxes, values, labels)
+    labels, identities = record.get("labels", []), record.get("identities", [])
+    lists = (boxes, values, labels, identities)
     right = all(map(_objects, lists)) and isinstance(settings, dict)
     if right and max(map(len, lists)) > ITEMS:
-        raise Wrong(f"an archive that tells of more than {ITEMS} folders, labels, or key-values")
+        raise Wrong(f"an archive that tells of more than {ITEMS} folders, or other things")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
-    return Account(boxes, settings, values, labels, many if isinstance(many, int) else None)
+    messages = many if isinstance(many, int) else None
+    return Account(boxes, settings, values, labels, identities, messages)
 
 
 def _texts(value: Any) -> bool:

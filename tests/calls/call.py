@@ -14,6 +14,7 @@ BY_IDS = {
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
+    "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
     "webhookDelete",
