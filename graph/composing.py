@@ -81,12 +81,22 @@ class Composing(Options):
     """What a message is made of, in the inputs of all that write one."""
 
     from_: NamedAddressInput | None = leaf(
-        "One of your addresses; default the main one.", name="from", default=UNSET
+        "An address you may send as; default that of the identity. Its name is the identity's, "
+        "unless one is given.",
+        name="from",
+        default=UNSET,
+    )
+    identity: strawberry.ID | None = leaf(
+        "Who sends, in place of from; default the default identity.", default=UNSET
     )
     to: list[NamedAddressInput] | None = leaf("Default: those an answer goes to.", default=UNSET)
     cc: list[NamedAddressInput] | None = leaf("Copies.", default=UNSET)
-    bcc: list[NamedAddressInput] | None = leaf("Hidden copies.", default=UNSET)
-    reply_to: list[NamedAddressInput] | None = leaf("Answers go there.", default=UNSET)
+    bcc: list[NamedAddressInput] | None = leaf(
+        "Hidden copies, beside those the identity always makes.", default=UNSET
+    )
+    reply_to: list[NamedAddressInput] | None = leaf(
+        "Answers go there; default what the identity says.", default=UNSET
+    )
     subject: str | None = leaf("Up to 2 KiB; default that of the reference.", default=UNSET)
     text: str | None = leaf("Up to 1 MiB; made from html when missing.", default=UNSET)
     html: str | None = leaf("Up to 1 MiB; images as data: URLs become attachments.", default=UNSET)
@@ -100,10 +110,13 @@ async def composed(info: Info, given: Composing, problems: Problems) -> dict[str
     """The fields of `resolvers.composing.Fields`; `problems` has the files that are none."""
     return {
         "from_": _named(given.from_) if given.from_ else None,
+        "identity": ids.decode("Identity", given.identity, path="identity")
+        if given.identity
+        else None,
         "to": _people(given.to) if given.to is not UNSET else None,
         "cc": _people(given.cc) if given.cc is not UNSET else None,
         "bcc": _people(given.bcc),
-        "reply_to": _people(given.reply_to),
+        "reply_to": None if plain(given.reply_to) is None else _people(given.reply_to),
         "subject": plain(given.subject),
         "text": plain(given.text),
         "html": plain(given.html),
@@ -130,7 +143,7 @@ def chosen(given: ReferenceAttachments | None, path: Sequence[str]) -> Chosen | 
 
 
 def _named(person: NamedAddressInput) -> Named:
-    return Named(person.address, person.name or None)
+    return Named(person.address, plain(person.name))
 
 
 def _people(people: Sequence[NamedAddressInput] | None) -> list[Named]:

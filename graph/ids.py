@@ -32,6 +32,7 @@ PREFIXES = {
     "AccountExport": "exp",
     "File": "fil",
     "FileShare": "fsh",
+    "Identity": "idt",
     "KeyValue": "kvl",
     "Label": "lab",
     "Mailbox": "box",

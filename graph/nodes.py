@@ -20,6 +20,7 @@ from graph.domains import Domain, DomainAlias
 from graph.exports import AccountExport
 from graph.fields import Info, query
 from graph.files import File, FileShare
+from graph.identities import Identity
 from graph.keyvalue import KeyValue
 from graph.labels import Label
 from graph.mailboxes import Mailbox
@@ -59,6 +60,7 @@ KINDS: dict[str, type[Shape]] = {
     "DomainAlias": DomainAlias,
     "File": File,
     "FileShare": FileShare,
+    "Identity": Identity,
     "KeyValue": KeyValue,
     "Label": Label,
     "Mailbox": Mailbox,

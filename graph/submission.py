@@ -107,7 +107,7 @@ class EnvelopeInput:
 class MessageSendInput(Composing):
     envelope: EnvelopeInput | None = leaf("Default: from the header.", default=strawberry.UNSET)
     mailbox: MailboxRef | None = leaf(
-        "Folder for the copy; default Sent.", default=strawberry.UNSET
+        "Folder for the copy; default that of the identity, else Sent.", default=strawberry.UNSET
     )
     upload_only: bool = leaf("Store, do not send.", default=False)
     is_draft: bool = leaf("Store as a draft, do not send.", default=False)

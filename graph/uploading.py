@@ -30,7 +30,7 @@ from resolvers.composing import Fields
 from resolvers.uploading import NewMessage
 
 WRITTEN = (  # fields of the input that a message is written from
-    *("from_", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
+    *("from_", "identity", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
     *("attachments", "reference"),
 )
 NOT_AN_ADDRESS = "RECIPIENT_DROPPED"

@@ -22,6 +22,7 @@ from graph.errors import leaf
 from graph.exports import AccountExport
 from graph.fields import Info, field, query
 from graph.files import File, file_page
+from graph.identities import Identity, identity_page
 from graph.keyvalue import Key, KeyValue
 from graph.labels import Label
 from graph.mailboxes import Mailbox, MailboxTotals
@@ -310,6 +311,12 @@ class User(Shape):
         first: Annotated[int, strawberry.argument(description="How many, 1 to 250.")] = 25,
     ) -> list[AddressRegisterEntry]:
         return await addressregister.begun(info, self.row.id, query, first)
+
+    @field("What the user may send as, by address.", scope=Scope.MAIL_READ)
+    async def identities(
+        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+    ) -> Connection[Identity]:
+        return await identity_page(info, self.row.id, first, after)
 
     @field("Security events, newest first.", scope=Scope.READ)
     async def auth_log(

@@ -470,16 +470,3 @@ async def owner_of(world: World, address: str) -> int | None:
     except NotFound:
         return None
     return row.user_id if row.kind is AddressKind.MAILBOX and row.send_as else None
-
-
-async def forwards_to(world: World, address: str, user_id: int) -> bool:
-    """Whether what comes for `address`, which may be sent as, is forwarded to this user."""
-    try:
-        row = await resolve(world, address)
-    except NotFound:
-        return False
-    if row.kind is not AddressKind.FORWARD or not row.send_as:
-        return False
-    to = await resolve_all(world, [target for target in row.targets if "://" not in target])
-    theirs = (one for one in to.values() if one.active and one.kind is AddressKind.MAILBOX)
-    return user_id in {one.user_id for one in theirs}

@@ -145,7 +145,7 @@ def build(draft: Draft) -> bytes:
     problems = Problems()
     people = _checked_people(draft, problems)
     with problems.caught():
-        _line(draft.subject or "", ["subject"], SUBJECT)
+        line_of(draft.subject or "", ["subject"], SUBJECT)
     _check_own(draft.headers, problems)
     body = _body(draft, problems)
     problems.settle()
@@ -194,7 +194,7 @@ def _checked_people(draft: Draft, problems: Problems) -> dict[str, list[Named]]:
 
 
 def _person(person: Named, path: str, index: int | None = None) -> Named:
-    name = _line(person.name or "", [path], NAME)
+    name = line_of(person.name or "", [path], NAME)
     return Named(address(person.address, path, index), name or None)
 
 
@@ -208,7 +208,7 @@ def address(text: str, path: str, index: int | None = None) -> str:
         ) from wrong
 
 
-def _text(text: str, path: Sequence[str], most: int) -> str:
+def text_of(text: str, path: Sequence[str], most: int) -> str:
     """Text that can be written, of at most so many bytes."""
     try:
         size = len(text.encode())
@@ -221,11 +221,11 @@ def _text(text: str, path: Sequence[str], most: int) -> str:
     return text
 
 
-def _line(text: str, path: Sequence[str], most: int) -> str:
+def line_of(text: str, path: Sequence[str], most: int) -> str:
     """The same, and it stays one line."""
     if _CONTROLS.search(text):
         raise Invalid("a line has no control characters", constraint="pattern", path=path)
-    return _text(text, path, most)
+    return text_of(text, path, most)
 
 
 def _ours(draft: Draft) -> list[bytes]:
@@ -252,7 +252,7 @@ def _check_own(headers: Sequence[HeaderLine], problems: Problems) -> None:
             with problems.caught():
                 _check_key(header.key, _at(nth, "key"))
             with problems.caught():
-                _line(header.value, _at(nth, "value"), HEADER)
+                line_of(header.value, _at(nth, "value"), HEADER)
 
 
 def _check_key(key: str, path: Sequence[str]) -> None:
@@ -269,12 +269,12 @@ def _at(nth: int, name: str) -> list[str]:
 def _body(draft: Draft, problems: Problems) -> _Body:
     body = _Body("", None)
     with problems.caught():
-        body.text = _text(draft.text or "", ["text"], TEXT)
+        body.text = text_of(draft.text or "", ["text"], TEXT)
     with problems.caught():
         if draft.html is not None:
-            body.html = _text(draft.html, ["html"], HTML_WITH_IMAGES)
+            body.html = text_of(draft.html, ["html"], HTML_WITH_IMAGES)
             body.html, body.images = _images_out(body.html, draft.message_id)
-            _text(body.html, ["html"], TEXT)
+            text_of(body.html, ["html"], TEXT)
             if draft.text is None:
                 body.text = messages.html_to_text(body.html)
     with problems.caught():
@@ -304,7 +304,7 @@ def _check(attachment: Attachment, nth: int, problems: Problems) -> None:
                 path = ["attachments", str(nth), field_]
                 raise Invalid(text, constraint="pattern", path=path, index=nth)
     with problems.caught():
-        _text(name, ["attachments"], 4 * NAME)
+        text_of(name, ["attachments"], 4 * NAME)
 
 
 def fitting(attachment: Attachment) -> Attachment:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from sqlalchemy import Select, String, bindparam, false, or_, select, true, union_all
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail.addresses import Read, Sought
@@ -20,7 +21,8 @@ async def resolve_all(
 ) -> dict[str, Picked]:
     """The rows of the addresses that decide about each of these; without those nobody has.
 
-    Two statements, however many are asked for. One that is switched off is among them.
+    Two statements, however many are asked for. One that is switched off is among them. Each row
+    has the name of its domain as `place`, which is None where it holds in all.
     """
     read = read or world.database.read
     wanted = {text: one for text in asked if (one := Sought.of(world, text))}
@@ -86,7 +88,11 @@ def _named(dialect: str) -> Select[*tuple[Any, ...]]:
 
 @prepared
 def _there(dialect: str) -> Select[*tuple[Any, ...]]:
-    return select(*picked(Address)).where(
+    home: Any = aliased(Domain)
+    rows: Select[*tuple[Any, ...]] = select(*picked(Address), col(home.name).label("place")).join(
+        home, col(home.id) == col(Address.domain_id), isouter=True
+    )
+    return rows.where(
         among(dialect, col(Address.local), "best", String),
         or_(among(dialect, col(Address.domain_id), "keys"), col(Address.domain_id).is_(None)),
         or_(

@@ -57,6 +57,12 @@ class Address(Row, table=True):
             sqlite_where=text("main"),
             postgresql_where=text("main"),
         ),
+        Index(
+            "ix_addresses_forwards",
+            "id",
+            sqlite_where=text("kind = 'FORWARD'"),
+            postgresql_where=text("kind = 'FORWARD'"),
+        ),
     )
 
     local: str  # normal form: mail/addresses.py

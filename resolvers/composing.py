@@ -9,19 +9,19 @@ from urllib.parse import quote
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import addresses, compose
+from mail import compose
 from mail.compose import Attachment, Draft, HeaderLine, Priority
 from mail.contents import Stored
 from mail.fields import Named
-from models.addresses import Address
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, found
+from models.errors import Invalid, NotFound, found
 from models.users import User
-from resolvers import attaching
+from resolvers import attaching, identities
 from resolvers.attaching import Chosen, Room, Uploaded
 from resolvers.context import Context
+from resolvers.identities import Sender
 from resolvers.references import Reference, Taken, taken
-from resolvers.senders import permitted, posts
+from resolvers.sendable import main_of, may_send_as
 
 SMALL = 64 * 1024  # bytes of a message that is built without a thread
 
@@ -30,11 +30,12 @@ SMALL = 64 * 1024  # bytes of a message that is built without a thread
 class Fields:
     """What a message is made of. `to`, `cc` and `subject` may come from a reference."""
 
-    from_: Named | None = None  # None: the main address
+    from_: Named | None = None  # a name of None is that of its identity
+    identity: int | None = None  # in place of `from_`; both None: the default
     to: Sequence[Named] | None = None
     cc: Sequence[Named] | None = None
     bcc: Sequence[Named] = ()
-    reply_to: Sequence[Named] = ()
+    reply_to: Sequence[Named] | None = None  # None: that of the identity
     subject: str | None = None
     text: str | None = None
     html: str | None = None
@@ -54,11 +55,20 @@ class Previous:
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """The circumstances of writing. Where it is `checked`, the sender must be one's own."""
+    """The circumstances of writing."""
 
     date: datetime
-    checked: bool = True
     previous: Previous | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Letterhead:
+    """Who a message is from, with what belongs to the sender."""
+
+    from_: Named
+    reply_to: Sequence[Named]
+    bcc: Sequence[str] = ()  # always copied
+    mailbox_id: int | None = None  # the folder for the copy; None: Sent
 
 
 async def account_of(ctx: Context, owner: int) -> Picked:
@@ -77,26 +87,67 @@ async def account_of(ctx: Context, owner: int) -> Picked:
     return account
 
 
-async def draft_of(ctx: Context, account: Picked, fields: Fields, how: How) -> Draft:
+async def letterhead(
+    ctx: Context, account: Picked, fields: Fields, *, checked: bool = True
+) -> Letterhead:
+    """Who it is from: by its address, by an identity, or by default.
+
+    Where it is `checked`, the sender must be one's own: Forbidden. Else it is whoever it says,
+    and has no more than is said.
+    """
+    if fields.from_ is not None and fields.identity is not None:
+        text = "who it is from says from, or an identity: not both"
+        raise Invalid(text, constraint="exclusive", path=["identity"])
+    if fields.from_ is not None:
+        given = Named(compose.address(fields.from_.address, "from"), fields.from_.name)
+        if not checked:
+            return Letterhead(given, fields.reply_to or ())
+        row = await may_send_as(ctx, account, given.address, ["from"])
+        sender = await identities.of_sender(ctx, account, given.address, row)
+        if sender is None:
+            return Letterhead(given, fields.reply_to or ())
+        name = sender.name if given.name is None else given.name
+        return _headed(Named(given.address, name), sender, fields)
+    if fields.identity is None:
+        sender = await identities.default_of(ctx, account)
+    else:
+        sender = await _identity(ctx, account, fields.identity)
+    if checked:
+        await may_send_as(ctx, account, sender.address, ["from"])
+    return _headed(Named(sender.address, sender.name), sender, fields)
+
+
+async def _identity(ctx: Context, account: Picked, key: int) -> Sender:
+    (sender,) = await identities.by_ids(ctx, [key])
+    if sender is None or sender.user_id != account.id:
+        raise NotFound(str(key), path=["identity"])
+    return sender
+
+
+def _headed(from_: Named, sender: Sender, fields: Fields) -> Letterhead:
+    own = [Named(sender.reply_to)] if sender.reply_to else []
+    reply_to = own if fields.reply_to is None else fields.reply_to
+    return Letterhead(from_, reply_to, sender.bcc, sender.mailbox_id)
+
+
+async def draft_of(ctx: Context, head: Letterhead, fields: Fields, how: How) -> Draft:
     """The message to build. An earlier draft gives its Message-ID, and what it answered."""
     world = ctx.world
-    from_ = fields.from_ or await main_address(ctx, account)
-    from_ = Named(compose.address(from_.address, "from"), from_.name)
-    if how.checked:
-        await may_send_as(ctx, account, from_.address, ["from"])
     room = Room(world.options.message_max)
     kept = await _kept(fields, how.previous, room) if how.previous else []
     files = await attaching.given(ctx, fields.attachments or (), room)
     over = await _over(ctx, fields, how, room)
     answers = fields.to is None and fields.cc is None
+    to = over.to if answers else fields.to or ()
+    cc = over.cc if answers else fields.cc or ()
     return Draft(
-        from_=from_,
+        from_=head.from_,
         date=how.date,
-        message_id=_message_id(ctx, from_, how),
-        reply_to=fields.reply_to,
-        to=over.to if answers else fields.to or (),
-        cc=over.cc if answers else fields.cc or (),
-        bcc=fields.bcc,
+        message_id=_message_id(ctx, head.from_, how),
+        reply_to=head.reply_to,
+        to=to,
+        cc=cc,
+        bcc=[*fields.bcc, *_copied(head.bcc, [*to, *cc, *fields.bcc])],
         subject=over.subject if fields.subject is None else fields.subject,
         text=fields.text,
         html=fields.html,
@@ -107,6 +158,12 @@ async def draft_of(ctx: Context, account: Picked, fields: Fields, how: How) -> D
         priority=fields.priority,
         most=world.options.message_max,
     )
+
+
+def _copied(always: Sequence[str], people: Sequence[Named]) -> list[Named]:
+    """Who is copied besides these people; nobody as long as it goes to nobody else."""
+    there = {person.address.casefold() for person in people}
+    return [Named(text) for text in always if there and text.casefold() not in there]
 
 
 def _message_id(ctx: Context, from_: Named, how: How) -> str:
@@ -164,22 +221,6 @@ async def built(draft: Draft) -> bytes:
 
 
 async def main_address(ctx: Context, account: Picked) -> Named:
-    """Who the account is by default. Invalid where it has no address."""
-    mine = select(col(Address.shown), col(Address.name)).where(
-        col(Address.user_id) == account.id, col(Address.main), col(Address.active)
-    )
-    row = next(iter(await ctx.read(mine)), None)
-    if row is None:
-        raise Invalid("there is no main address to send from", constraint="from", path=["from"])
+    """Who the account is by its main address. Invalid where it has none."""
+    row = await main_of(ctx, account)
     return Named(row.shown, row.name or account.name)
-
-
-async def may_send_as(ctx: Context, account: Picked, address: str, path: Sequence[str]) -> None:
-    """Refuse a sender that is somebody else's: it is never replaced."""
-    if permitted(account.from_whitelist, address):
-        return
-    owner = await addresses.owner_of(ctx.world, address)
-    if owner == account.id or await posts(ctx, account.id, owner):
-        return
-    if not await addresses.forwards_to(ctx.world, address, account.id):
-        raise Forbidden(f"you may not send as {address}", path=path)

@@ -17,6 +17,7 @@ from mail.contents import Stored, gathered
 from mail.delivery import SYSTEM_FLAGS, flags
 from models.columns import Picked, picked
 from models.errors import NotFound
+from models.identities import Identity
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox, MailboxEntry
 from models.messages import Message
@@ -109,7 +110,35 @@ async def _settings(ctx: Context) -> dict[str, Any]:
         "keyValues": stored,
         "labels": named,
         "autoreply": answered,
+        "identities": await _identities(ctx, user_id),
     }
+
+
+async def _identities(ctx: Context, user_id: int) -> list[dict[str, Any]]:
+    """What is said of senders, also of such as may not be sent as now."""
+    names = ("shown", "name", "preferred", "reply_to", "bcc", "signature_text", "signature_html")
+    asked = (
+        select(*picked(Identity, names), col(Mailbox.path))
+        .outerjoin(
+            Mailbox,
+            (col(Mailbox.id) == col(Identity.mailbox_id)) & (col(Mailbox.user_id) == user_id),
+        )
+        .where(col(Identity.user_id) == user_id)
+        .order_by(col(Identity.created_at), col(Identity.id))
+    )
+    return [
+        {
+            "address": row.shown,
+            "name": row.name,
+            "default": row.preferred,
+            "replyTo": row.reply_to,
+            "bcc": row.bcc,
+            "signatureText": row.signature_text,
+            "signatureHtml": row.signature_html,
+            "sentMailbox": row.path,
+        }
+        for row in await ctx.read(asked)
+    ]
 
 
 async def chosen(ctx: Context, user_id: int, selection: Selection) -> list[int]:

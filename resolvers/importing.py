@@ -27,6 +27,7 @@ from resolvers import (
     autoreply,
     flagging,
     freedata,
+    identitychange,
     keyvalue,
     labels,
     mailboxes,
@@ -36,6 +37,7 @@ from resolvers import (
     userupdate,
 )
 from resolvers.context import Context
+from resolvers.identitychange import Said
 from resolvers.keyvalue import Namespace, NewValue
 from resolvers.labels import Words
 from resolvers.mailboxes import Named, NewMailboxes
@@ -313,11 +315,19 @@ async def settle(work: Import, account: Account) -> None:
         await _set(work, "pub_key", account.settings["pub_key"])
     if account.settings.get("encrypt_messages") is True:
         await _set(work, "encrypt_messages", True)
-    for entry in account.key_values:
-        if not await _key_value(work, entry):
-            break
-    for entry in account.labels:
-        if not await _label(work, entry):
+    for entries, put_in in (
+        (account.key_values, _key_value),
+        (account.labels, _label),
+    ):
+        for entry in entries:
+            if not await put_in(work, entry):
+                break
+
+
+async def introduce(work: Import, account: Account) -> None:
+    """Set what is said of senders, once the folders are there."""
+    for entry in account.identities:
+        if not await _identity(work, entry):
             break
     if account.autoreply:
         await _autoreply(work, account.autoreply)
@@ -334,6 +344,40 @@ async def _autoreply(work: Import, given: Mapping[str, Any]) -> None:
             await autoreply.set_(work.ctx, MINE, {**facts, "addresses": [], "enabled": False})
     except (Refused, Wrong) as problem:
         work.outcome.refuse("automatic answer", str(problem))
+
+
+SAID = {  # what is said of an identity: the column, and what it must be
+    "name": ("name", str),
+    "replyTo": ("reply_to", str),
+    "signatureText": ("signature_text", str),
+    "signatureHtml": ("signature_html", str),
+    "default": ("preferred", bool),
+    "bcc": ("bcc", list),
+}
+
+
+async def _identity(work: Import, entry: Mapping[str, Any]) -> bool:
+    """Set it; returns whether others may still be."""
+    address, path = entry.get("address"), entry.get("sentMailbox")
+    try:
+        values = {}
+        for name, (column, kind) in SAID.items():
+            if (value := entry.get(name)) is not None:
+                values[column] = value
+                if not isinstance(value, kind):
+                    raise Invalid("not what it must be", constraint="type", path=[name])
+        if not isinstance(address, str) or not all(
+            isinstance(one, str) for one in values.get("bcc", ())
+        ):
+            raise Invalid("no address", constraint="type", path=["address"])
+        box = Named(path=path) if isinstance(path, str) and path in work.boxes else None
+        if path is not None and box is None:
+            work.outcome.refuse(f"folder for copies of {address}", "there is none such")
+        await identitychange.put(work.ctx, address, Said(values, box, boxed=box is not None))
+    except Refused as problem:
+        work.outcome.refuse(f"identity {address}", str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
 
 
 async def _label(work: Import, entry: Mapping[str, Any]) -> bool:

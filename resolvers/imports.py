@@ -272,9 +272,13 @@ class _Run:
             return
         if order["settings"]:  # first: folders that encrypt need the key
             await importing.settle(self.work, account)
-        elif order["unset"] and (account.settings or account.key_values or account.labels):
+        elif order["unset"] and any(
+            (account.settings, account.key_values, account.labels, account.identities)
+        ):
             self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
         await importing.furnish(self.work, account, notes=order["settings"])
+        if order["settings"]:
+            await importing.introduce(self.work, account)
 
 
 async def step(

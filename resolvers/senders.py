@@ -14,7 +14,6 @@ from mail.addresses import checked_domain, normal_domain
 from models.domains import Domain, DomainAlias
 from models.errors import Forbidden, Invalid
 from models.roles import Role
-from models.sharing import MailboxShare, ShareRight, holding
 from resolvers.context import Context
 
 LONGEST = 128  # characters
@@ -64,16 +63,6 @@ def _folded(text: str) -> str:
     return text if "*" in domain or not domain else f"{local}{at}{normal_domain(domain)}"
 
 
-async def posts(ctx: Context, user_id: int, owner: int | None) -> bool:
-    """Whether this owner of an address shares a folder with the account, to send as them."""
-    shares = select(col(MailboxShare.mailbox_id)).where(
-        col(MailboxShare.user_id) == user_id,
-        col(MailboxShare.owner_id) == (owner or 0),
-        holding(ShareRight.POST),
-    )
-    return bool(await ctx.read(shares.limit(1)))
-
-
 async def reach(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:
     """Forbidden where a DOMAIN_ADMIN would let somebody send in the name of others here.
 
@@ -98,3 +87,8 @@ def _domain(pattern: str) -> str | None:
     """The domain of all that fits the pattern; None where there may be several."""
     domain = pattern.rpartition("@")[2]
     return None if "*" in domain else domain
+
+
+def whole(patterns: Collection[str]) -> list[str]:
+    """Those of the patterns that are one address each, in their order."""
+    return [each for each in patterns if "*" not in each and each.rpartition("@")[0]]

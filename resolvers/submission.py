@@ -30,6 +30,7 @@ from resolvers.composing import Fields, How
 from resolvers.context import Context
 from resolvers.listing import Scan
 from resolvers.references import answered, referred
+from resolvers.sendable import may_send_as
 
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
 LONGEST_UNDO = timedelta(days=1)
@@ -54,7 +55,7 @@ class Outgoing(Fields):
     """What a client wants sent."""
 
     envelope: Envelope = Envelope()
-    mailbox: mailboxes.Named | None = None  # None: Sent, or Drafts for a draft
+    mailbox: mailboxes.Named | None = None  # None: that of the identity, or Drafts for a draft
     upload_only: bool = False
     is_draft: bool = False
     send_time: datetime | None = None
@@ -103,13 +104,14 @@ async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = Non
     problems = problems or Problems()
     date = _send_time(ctx.world, outgoing) or ctx.world.now()
     checked = outgoing.is_draft or not outgoing.upload_only
-    draft = await composing.draft_of(ctx, account, outgoing, How(date, checked))
+    head = await composing.letterhead(ctx, account, outgoing, checked=checked)
+    draft = await composing.draft_of(ctx, head, outgoing, How(date))
     with problems.caught():
         sender, recipients = await _envelope(ctx, account, draft, outgoing)
     with problems.caught():
         raw = await composing.built(draft)
     problems.settle()
-    box = await _folder(ctx, outgoing)
+    box = await _folder(ctx, outgoing, head.mailbox_id)
     letter = copy = await read(raw)
     if box is not None and not outgoing.is_draft:
         copy = await encrypting.put_in(ctx.world, raw, letter, account, box)
@@ -144,7 +146,7 @@ async def _envelope(
     if given.sender is not None:
         path = "envelope"
         sender = compose.address(given.sender, path)
-        await composing.may_send_as(ctx, account, sender, [path, "from"])
+        await may_send_as(ctx, account, sender, [path, "from"])
     if given.to is not None:
         named = [(address, "envelope", nth) for nth, address in enumerate(given.to)]
     else:
@@ -166,8 +168,12 @@ async def _envelope(
     return sender, list(recipients.values())
 
 
-async def _folder(ctx: Context, outgoing: Outgoing) -> Picked | None:
-    """The folder of the copy; NotFound for one that was named and is not there."""
+async def _folder(ctx: Context, outgoing: Outgoing, usual: int | None) -> Picked | None:
+    """The folder of the copy, `usual` for its sender; NotFound for one that is named and gone."""
+    if usual is not None and not outgoing.mailbox and not outgoing.is_draft:
+        (row,) = await mailboxes.named(ctx, [(own(ctx), mailboxes.Named(id=usual))])
+        if row is not None:
+            return row
     use = SpecialUse.DRAFTS if outgoing.is_draft else SpecialUse.SENT
     name = outgoing.mailbox or mailboxes.Named(special_use=use)
     (row,) = await mailboxes.named(ctx, [(own(ctx), name)])

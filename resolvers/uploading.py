@@ -208,7 +208,7 @@ def _check_people(ctx: Context, fields: Fields) -> None:
     most = ctx.world.options.max_recipients
     if sum(len(people or ()) for people in (fields.to, fields.cc, fields.bcc)) > most:
         raise Invalid(f"more than {most} recipients", constraint="max", path=["to"])
-    if len(fields.reply_to) > most:
+    if len(fields.reply_to or ()) > most:
         raise Invalid(f"more than {most} addresses", constraint="max", path=["replyTo"])
 
 
@@ -281,8 +281,9 @@ async def _source(
         return new.received
     if new.fields is not None and account is not None:
         date = new.received_at or ctx.world.now()
-        how = How(date, checked=new.draft, previous=previous)
-        return await composing.built(await composing.draft_of(ctx, account, new.fields, how))
+        head = await composing.letterhead(ctx, account, new.fields, checked=new.draft)
+        draft = await composing.draft_of(ctx, head, new.fields, How(date, previous))
+        return await composing.built(draft)
     if new.keep:
         raise Invalid(
             "a whole message has its attachments",

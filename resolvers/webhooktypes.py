@@ -33,6 +33,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.SUBMISSION_CHANGED: "submission.changed",
     ChangeKind.FILE_CHANGED: "file.changed",
     ChangeKind.ADDRESS_CHANGED: "address.updated",
+    ChangeKind.IDENTITY_CHANGED: "identity.changed",
     ChangeKind.USER_CHANGED: "user.updated",
     ChangeKind.DOMAIN_CHANGED: "domain.updated",
     ChangeKind.TASK_CHANGED: "task.changed",

@@ -91,6 +91,12 @@ def _account(name: str, **given: Any) -> Prepare:
     return prepare
 
 
+async def _identity(ada: Client, _root: Client) -> Call:
+    user = {"id": ids.encode("User", ada.user.id)}
+    given = {"user": user, "address": ada.address, "name": "Ada"}
+    return Call("identityCreate", given, by_root=True)
+
+
 def _folder(name: str) -> Prepare:
     """A call of what is done to a folder of ada's, which there is."""
 
@@ -171,6 +177,20 @@ LOGGED: dict[str, Logged] = {
     "domainDelete": Logged("Domain"),
     "domainRename": Logged("Domain"),
     "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
+    "identityCreate": Logged(
+        "Identity",
+        after=("address", "name"),
+        prepare=_identity,
+    ),
+    "identityDelete": Logged(
+        "Identity", before=("address", "name"), prepare=_hers("identityDelete")
+    ),
+    "identityUpdate": Logged(
+        "Identity",
+        before=("address", "name"),
+        after=("address", "name"),
+        prepare=_hers("identityUpdate"),
+    ),
     "mailboxCreate": Logged("User", prepare=_named("mailboxCreate", paths=["A"])),
     "mailboxDelete": Logged("User", prepare=_folder("mailboxDelete")),
     "mailboxMetadataSet": Logged(

@@ -86,6 +86,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.pushChannelTest(input:)": "shares IdsInput with all that delete by id",
         "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.mailboxUnsubscribe(input:)": "shares the input of mailboxSubscribe",
+        "Mutation.identityDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileShareDelete(input:)": "shares IdsInput with all that delete by id",
     },
@@ -164,6 +165,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Thread.messages": FORWARDS,
         "Webhook.deliveries": FORWARDS,
         "User.addresses": FORWARDS,
+        "User.identities": FORWARDS,
         "User.temporaryAddresses": FORWARDS,
     },
     "public": {

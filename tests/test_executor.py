@@ -258,6 +258,7 @@ LISTED = {
     "DomainAlias": "domainAliases { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
+    "Identity": "viewer { user { identities { nodes %s } } }",
     "KeyValue": 'keyValues(prefix: "ui/") { nodes %s }',
     "Label": "viewer { user { labels %s } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
@@ -277,8 +278,8 @@ CALLED = {  # where it is not the plural
     "Address": "addresses", "AddressRegisterEntry": "addressRegister",
     "AdminLogEntry": "adminLog", "AuditAccess": "accessLog",
     "AuditedMessage": "messages", "AuthEvent": "authLog",
-    "DomainAlias": "domainAliases", "FileShare": "shares", "SavedSearch": "savedSearches",
-    "SettingChange": "history", "WebhookDelivery": "deliveries",
+    "DomainAlias": "domainAliases", "FileShare": "shares", "Identity": "identities",
+    "SavedSearch": "savedSearches", "SettingChange": "history", "WebhookDelivery": "deliveries",
 }  # fmt: skip
 OF_ADMINS = {
     "AdminLogEntry",

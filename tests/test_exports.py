@@ -13,9 +13,10 @@ from graph import ids
 from mail import housekeeping
 from models.roles import AdminPermission, Role, Scope
 from models.world import World
-from resolvers import auth, tasks
+from resolvers import auth, mailboxes, tasks
+from resolvers.mailboxes import NewMailboxes
 from tests.accounts import chief, id_of, row_of, run
-from tests.conftest import Client, Clock, make_client, make_key, raw_message, receive
+from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
 from tests.counts import rows
 from tests.exported import (
     EXPORT,
@@ -31,6 +32,7 @@ from tests.exported import (
     place,
     told,
 )
+from tests.identities import known, made, whitelist
 
 pytestmark = pytest.mark.usefixtures("examined")
 
@@ -90,6 +92,30 @@ async def test_labels_come_along_and_what_is_snoozed_is_in_the_inbox(
     assert after["messages"]["nodes"] == [
         {"subject": "Later", "snoozedUntil": None, "mailbox": {"path": "INBOX"}}
     ]
+
+
+async def test_identities_come_along_as_far_as_they_may_be_sent_as(
+    ada: Client, bob: Client
+) -> None:
+    await mailboxes.create(context(ada), NewMailboxes(["Letters"]))
+    for client in (ada, bob):
+        await whitelist(client, "*@example.net")
+    said = {
+        "name": "Ada", "default": True, "replyTo": "a@example.net", "bcc": ["b@example.net"],
+        "signatureText": "-- \nAda", "signatureHtml": "<b>Ada</b>",
+        "sentMailbox": {"path": "Letters"},
+    }  # fmt: skip
+    whole = await made(ada, "ada@example.net", **said)
+    await made(ada, "x@example.net")
+    await made(ada, ada.address, name="Ada")
+    for _ in range(2):  # the second time there is nothing to change
+        task = await imported(bob, (await exported(ada, format="JSON"))["content"])
+        refused = [f"identity {ada.address}", "the user may not send as this address"]
+        assert task["result"]["refused"] == [refused]
+        there = await known(bob)
+        after = there.pop("ada@example.net")
+        assert after == {**whole, "id": after["id"]}
+        assert set(there) == {"x@example.net", bob.address}
 
 
 async def test_a_mailbox_file_gives_back_every_byte(ada: Client, bob: Client, clock: Clock) -> None:

@@ -49,6 +49,7 @@ CONNECTIONS = {
     "User.archivedMessages": ("viewer { user { archivedMessages { %s } } }", "messages", "preview"),
     "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
     "User.files": ("viewer { user { files { %s } } }", "files", "digest"),
+    "User.identities": ("viewer { user { identities { %s } } }", "addresses", "meta_data"),
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
     "User.sharedMailboxes": ("viewer { user { sharedMailboxes { %s } } }", "mailboxes", "guid"),
     "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",

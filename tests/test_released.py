@@ -32,6 +32,7 @@ NEW_KINDS = "it says of itself that new kinds may come"
 ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reason for each
     "Enum value ChangeKind.AUTOREPLY_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.FILE_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.IDENTITY_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.KEY_VALUE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.LABEL_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.LIMIT_REACHED was added.": NEW_KINDS,

@@ -35,6 +35,7 @@ TOLD = {
     "auth_events": ("SECURITY_EVENT", set[str]()),
     "setting_changes": ("SETTING_CHANGED", set[str]()),
     "key_values": ("KEY_VALUE_CHANGED", set[str]()),
+    "identities": ("IDENTITY_CHANGED", set[str]()),
     "labels": ("LABEL_CHANGED", set[str]()),
     "autoreplies": ("AUTOREPLY_CHANGED", set[str]()),
     "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),

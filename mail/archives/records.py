@@ -60,6 +60,7 @@ class Account:
     settings: Mapping[str, Any] = field(default_factory=dict)
     key_values: Sequence[Mapping[str, Any]] = ()
     labels: Sequence[Mapping[str, Any]] = ()
+    identities: Sequence[Mapping[str, Any]] = ()
     messages: int | None = None
     autoreply: Mapping[str, Any] = field(default_factory=dict)
 
@@ -130,14 +131,15 @@ def account(record: Mapping[str, Any]) -> Account:
     boxes, settings = record.get("mailboxes", []), record.get("settings") or {}
     values, many = record.get("keyValues", []), record.get("messages")
     labels, answer = record.get("labels", []), record.get("autoreply") or {}
-    lists = (boxes, values, labels)
+    identities = record.get("identities", [])
+    lists = (boxes, values, labels, identities)
     right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in (settings, answer))
     if right and max(map(len, lists)) > ITEMS:
-        raise Wrong(f"an archive that tells of more than {ITEMS} folders, labels, or key-values")
+        raise Wrong(f"an archive that tells of more than {ITEMS} folders, or other things")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
-    known = many if isinstance(many, int) else None
-    return Account(boxes, settings, values, labels, known, answer)
+    messages = many if isinstance(many, int) else None
+    return Account(boxes, settings, values, labels, identities, messages, answer)
 
 
 def _texts(value: Any) -> bool:

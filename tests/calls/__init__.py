@@ -1,6 +1,6 @@
 """A call of every mutation that succeeds, on ground that is made ready for it."""
 
-from tests.calls import auth, files, keyvalue, mail, notifications, platform, users
+from tests.calls import auth, files, identities, keyvalue, mail, notifications, platform, users
 from tests.calls.call import CALLS, Call, Calls
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Calls",
     "auth",
     "files",
+    "identities",
     "keyvalue",
     "mail",
     "notifications",

@@ -16,6 +16,7 @@ BY_IDS = {
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
+    "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
     "senderRuleDelete",
