@@ -70,17 +70,14 @@ def matched(text: str, *, path: str) -> Normal:
     if set("*+") & set(text.rpartition("@")[0]):
         words = "an address without label and pattern, or @domain"
         raise Invalid(words, constraint="pattern", path=[path])
-    found = normal(checked(text, path=path))
-    if not found.local:
-        raise Invalid("not a mail address", constraint="address", path=[path])
-    return found
+    return normal(checked(text, path=path))
 
 
 def replacement(text: str, of: Normal, *, path: str = "to") -> str:
     """What recipients are replaced by: an address, or for a domain also `@domain`. Invalid."""
     text = text.strip()
     if not text.startswith("@"):
-        if "*" in text:
+        if "*" in text or text.startswith("+"):
             raise Invalid("an address, not a pattern", constraint="pattern", path=[path])
         return checked(text, path=path)
     if of.local:

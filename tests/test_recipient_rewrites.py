@@ -91,6 +91,7 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
     ("x" * 400 + "@old.example", "ada@example.org", ("VALIDATION", ["from"], None, "address")),
     ("info@old.example", "@example.org", ("VALIDATION", ["to"], None, "address")),
     ("info@old.example", "*@example.org", ("VALIDATION", ["to"], None, "pattern")),
+    ("@old.example", "+x@example.org", ("VALIDATION", ["to"], None, "pattern")),
     ("info@old.example", "", ("VALIDATION", ["to"], None, "address")),
     ("info@old.example", "a@far.example", ("NOT_FOUND", ["to"], None, "far.example")),
     ("@old.example", "@far.example", ("NOT_FOUND", ["to"], None, "far.example")),
