@@ -32,11 +32,12 @@ from graph.passwordpolicy import PasswordPolicy
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, asked, columns, identified, link, listed
 from graph.savedsearches import SavedSearch
-from graph.scalars import BigInt, ByteSize, Cursor, Duration, EmailAddress
+from graph.scalars import BigInt, ByteSize, Cursor, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.sharing import shared_page
 from graph.submission import Submission
 from graph.twofactor import TwoFactor, WebauthnKey
+from graph.userparts import KeyInfo, SpamPolicy, info_of, policy_of
 from graph.views import Made, Whole
 from models.pages import Cursor as Place
 from models.pages import ordering
@@ -70,7 +71,6 @@ from resolvers import userlimits as limits
 from resolvers.addresses import OfUser
 from resolvers.keyvalue import Namespace
 from resolvers.mailboxlists import Only
-from resolvers.spampolicy import JUNK, REJECT
 from resolvers.twofactor import TwoFactorMethod, enabled
 
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
@@ -92,41 +92,6 @@ async def _addresses(info: Info, listing: OfUser) -> Connection[Address]:
         await info.context.load(addresses.pages, listing),
         lambda row: Place(listing.ask.ordering, row.local, row.id),
         lambda: info.context.load(addresses.counts, listing),
-    )
-
-
-@strawberry.type(description="How strict.")
-class SpamPolicy:
-    level: int = leaf("0 everything is spam … 100 nothing is.")
-    junk_score: float = leaf("To Junk from this score, default 8.")
-    reject_score: float = leaf("Refused from this score, default 15.")
-
-
-@strawberry.type(description="About an OpenPGP public key.")
-class KeyInfo:
-    name: str | None = leaf("Name in the key.")
-    address: EmailAddress | None = leaf("Address in the key.")
-    fingerprint: str = leaf("Fingerprint, hex.")
-    expires_at: datetime | None = leaf("End of validity.")
-
-
-def _key_info(said: dict[str, Any] | None) -> KeyInfo | None:
-    if said is None:
-        return None
-    expires = said["expires_at"]
-    return KeyInfo(
-        name=said["name"],
-        address=said["address"],
-        fingerprint=said["fingerprint"],
-        expires_at=expires and datetime.fromisoformat(expires),
-    )
-
-
-def _spam(level: int, junk: float | None, reject: float | None) -> SpamPolicy:
-    return SpamPolicy(
-        level=level,
-        junk_score=JUNK if junk is None else junk,
-        reject_score=REJECT if reject is None else reject,
     )
 
 
@@ -209,8 +174,8 @@ class User(Shape):
         "retention": Made(
             ("retention",), lambda life: None if life is None else timedelta(seconds=life)
         ),
-        "key_info": Made(("key_info",), _key_info),
-        "spam": Made(("spam_level", "junk_score", "reject_score"), _spam),
+        "key_info": Made(("key_info",), info_of),
+        "spam": Made(("spam_level", "junk_score", "reject_score"), policy_of),
         "permissions": Made(("permissions",), _listed(UserPermission)),
         "admin_permissions": Made(("admin_permissions",), _listed(AdminPermission)),
     }

@@ -28,9 +28,7 @@ def visible(ctx: Context, table: Rows) -> ColumnElement[bool]:
     return mine | shared(ctx, table) if ctx.viewer.reach.shared and table in _SHARED else mine
 
 
-def shared(
-    ctx: Context, table: type[Owned], right: ShareRight | None = None
-) -> ColumnElement[bool]:
+def shared(ctx: Context, table: Rows, right: ShareRight | None = None) -> ColumnElement[bool]:
     """The WHERE clause for rows of others' folders in which the viewer has this right.
 
     By default the one to see them. What lies in no folder is nobody else's.
@@ -42,7 +40,7 @@ def shared(
     return col(folder).in_(theirs)
 
 
-_SHARED: dict[type[Owned], tuple[Any, ShareRight]] = {
+_SHARED: dict[Rows, tuple[Any, ShareRight]] = {
     Mailbox: (Mailbox.id, ShareRight.LOOKUP),
     Message: (Message.mailbox_id, ShareRight.READ),
 }

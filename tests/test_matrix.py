@@ -60,6 +60,9 @@ SAMPLES: dict[str, Any] = {  # a value of each scalar that its own parser takes
 }  # fmt: skip
 
 
+NAMED = {"address": "ada@example.org"}  # arguments that take no other text
+
+
 def guarded(field: GraphQLField) -> bool:
     """Whether a field says by `@auth` who may use it."""
     node = field.ast_node
@@ -129,7 +132,7 @@ def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
     declared = ", ".join(f"${one}: {value.type}" for one, value in needed.items())
     handed = ", ".join(f"{one}: ${one}" for one in needed)
     asked = f"{name}{f'({handed})' if handed else ''} {selection(field)}"
-    variables = {one: sample(value.type) for one, value in needed.items()}
+    variables = {one: NAMED.get(one) or sample(value.type) for one, value in needed.items()}
     head = f"({declared})" if declared else ""
     if kind in ROOTS:
         return f"{ROOTS[kind]}{head} {{ {asked} }}", variables
