@@ -121,6 +121,18 @@ async def sent(world: World, many: int = 1) -> list[tuple[Any, EmailMessage]]:
         return [(mail, parsed(mail.raw)) for mail in there.mails]
 
 
+async def posted(world: World, to: Client) -> None:
+    """Work until somebody here has a letter."""
+    async with listening(Server()) as there, working(world, relay(there)):
+
+        async def come() -> bool:
+            return len(await inbox(to)) == 1
+
+        await until(come)
+        for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
+            await settled(world, row[0])
+
+
 def parsed(raw: bytes) -> EmailMessage:
     made = email.message_from_bytes(raw, policy=default)
     assert isinstance(made, EmailMessage)
@@ -362,14 +374,7 @@ async def test_two_who_are_away_answer_each_other_once(
     await away(ada)
     await away(bob)
     await write(neighbour, "bob@example.org")
-    async with listening(Server()) as there, working(world, relay(there)):
-
-        async def come() -> bool:
-            return len(await inbox(bob)) == 1
-
-        await until(come)
-        for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
-            await settled(world, row[0])
+    await posted(world, bob)
     assert await queued(world) == ["bob@example.org"]
     assert len(await inbox(ada)) == 1
 
@@ -452,14 +457,7 @@ async def test_mail_of_another_account_here_is_answered(
 ) -> None:
     await away(ada)
     await submission.send(context(bob), Outgoing(to=[Named(ADA)], subject="Lunch?", text="Hi."))
-    async with listening(Server()) as there, working(world, relay(there)):
-
-        async def come() -> bool:
-            return len(await inbox(bob)) == 1
-
-        await until(come)
-        for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
-            await settled(world, row[0])
+    await posted(world, bob)
     (answer,) = await inbox(bob)
     assert (answer.subject, answer.envelope_from) == ("Auto: Re: Lunch?", "")
 
