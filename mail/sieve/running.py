@@ -132,7 +132,9 @@ class Run:
 
     def failed(self, call: Call, message: str) -> RunError:
         """The error at this place."""
-        return RunError(*call.place, message, script=self.script)
+        error = RunError(*call.place, message, script=self.script)
+        error.trace = tuple(self.trace)
+        return error
 
     def note(self, call: Call, text: str) -> None:
         """Write into the trace."""
