@@ -50,6 +50,7 @@ class _Checker:
         self.problems: list[Problem] = []
         self.includes: list[Include] = []
         self.unknown: set[str] = set()  # names that were told of
+        self.expressions = 0  # regular ones, which take long to read
 
     def wrong(self, place: Place, message: str) -> None:
         self.problems.append(Problem(*place, message))
@@ -185,6 +186,11 @@ class _Checker:
             self.have(call)
         elif call.name == "include":
             self.includes.append(Include(*include_of(call)))
+        if call.chosen("match", "is") == "regex":
+            self.expressions += len(call.strings("keys")) + len(call.strings("list"))
+            if self.expressions > limits.EXPRESSIONS:
+                text = f"at most {limits.EXPRESSIONS} regular expressions in a script"
+                raise self.failed(node.place, text)
         problem = signature.check(call) if signature.check else None
         if problem:
             raise self.failed(node.place, problem)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mail.sieve.actions import Traced
+
 
 class Problem(NamedTuple):
     """What is wrong, and where; both counts begin with 1."""
@@ -25,9 +27,10 @@ class RunError(Exception):
     """The script cannot go on with this message, which is then kept as if there were none.
 
     The place is that of the command or test, in the script of the name `script` where it was
-    included, "" in the one that was run.
+    included, "" in the one that was run. The trace says what went before.
     """
 
     def __init__(self, line: int, column: int, message: str, *, script: str = "") -> None:
         self.line, self.column, self.message, self.script = line, column, message, script
+        self.trace: tuple[Traced, ...] = ()
         super().__init__(f"line {line}, column {column}: {message}")

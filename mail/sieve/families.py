@@ -1,6 +1,7 @@
 """Which commands, tests and extensions there are."""
 
 from mail.sieve import (
+    annotations,
     asking,
     base,
     bodies,
@@ -36,6 +37,7 @@ COMMANDS = {
 TESTS = {
     one.name: one
     for family in (
+        annotations,
         asking,
         base,
         bodies,
@@ -70,9 +72,11 @@ EXTENSIONS = (
     "include",
     "index",
     "mailbox",
+    "mboxmetadata",
     "regex",
     "reject",
     "relational",
+    "servermetadata",
     "spamtest",
     "spamtestplus",
     "special-use",

@@ -43,6 +43,8 @@ class Circumstances:
     addresses: Collection[str] = ()  # of the account, in lower case
     mailboxes: Collection[str] = ()  # of the account, those it may put messages into
     special_uses: Mapping[str, Collection[str]] = field(default_factory=dict)  # by mailbox
+    # Annotations by mailbox, "" for the server, and name in lower case, such as "/private/comment".
+    metadata: Mapping[tuple[str, str], str] = field(default_factory=dict)
     seen: Collection[str] = ()  # the ids of `duplicate` that are kept
     items: Mapping[str, str] = field(default_factory=dict)  # of `environment`, by name
     spam: float | None = None  # percent; None: nobody has looked
@@ -132,7 +134,9 @@ class Run:
 
     def failed(self, call: Call, message: str) -> RunError:
         """The error at this place."""
-        return RunError(*call.place, message, script=self.script)
+        error = RunError(*call.place, message, script=self.script)
+        error.trace = tuple(self.trace)
+        return error
 
     def note(self, call: Call, text: str) -> None:
         """Write into the trace."""

@@ -256,8 +256,9 @@ def test_what_is_not_there_is_stepped_around(script: str, done: list[str]) -> No
 
 
 def test_a_script_can_give_up() -> None:
-    with pytest.raises(RunError, match="the script says: no copy"):
-        run('require "ihave"; error "no copy";')
+    with pytest.raises(RunError, match="the script says: no copy") as error:
+        run('require "ihave"; if true { error "no copy"; }')
+    assert [one.text for one in error.value.trace] == ["true: true"]
 
 
 AWAY = 'require "vacation"; vacation {} "away";'

@@ -439,6 +439,25 @@ def test_filing_by_special_use() -> None:
     assert acts(script) == ["into Spam :create \\Junk"]
 
 
+METADATA = {("INBOX", "/private/comment"): "Mine", ("", "/shared/admin"): "mailto:x@y.zz"}
+ANNOTATED = [
+    ('metadata "inbox" "/private/Comment" "MINE"', True),
+    ('metadata :contains "INBOX" "/private/comment" "x"', False),
+    ('metadata :contains "INBOX" "/private/none" ""', False),
+    ('metadata :contains "Sent" "/private/comment" ""', False),
+    ('metadataexists "INBOX" "/private/comment"', True),
+    ('metadataexists "INBOX" ["/private/comment", "/private/none"]', False),
+    ('servermetadata :matches "/shared/admin" "mailto:*"', True),
+    ('servermetadata "/private/comment" "Mine"', False),
+    ('servermetadataexists ["/shared/admin"]', True),
+]
+
+
+@pytest.mark.parametrize(("test", "holds"), ANNOTATED)
+def test_annotations(test: str, holds: bool) -> None:
+    assert is_true(test, "mboxmetadata", "servermetadata", metadata=METADATA) is holds
+
+
 WRONG = [
     ("date", 'if date "date" "century" "x" { }', "no part of a date"),
     ("date", 'if date :zone "CET" "date" "year" "x" { }', "no zone"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 
 from mail.sieve import RunError, SieveError, limits, printed
 from mail.sieve.tree import Tree
-from tests.mail.sieves import LETTER, acts, run
+from tests.mail.sieves import LETTER, acts, problems, run
 from tests.mail.sievetrees import SCRIPTS
 
 ALL = 'require ["variables", "body", "relational", "fileinto"];\n'
@@ -71,6 +71,16 @@ def test_long_bodies_cost_steps() -> None:
     assert run(ALL + script.format("x"), WIDE).steps > 100
     with pytest.raises(RunError, match="takes too long"):
         run(ALL + "".join(script.format(f"x{n}") for n in range(50)), WIDE)
+
+
+def test_scripts_have_few_expressions() -> None:
+    keys = '", "'.join(f"(a{{50}}){{3}}{n}" for n in range(limits.EXPRESSIONS))
+    script = 'require "regex"; if header :regex "subject" ["{}"] {{ }}'
+    assert problems(script.format(keys)) == []
+    more = "at most 100 regular expressions in a script"
+    assert problems(script.format(f'{keys}", "a')) == [f"1:21 {more}"]
+    with pytest.raises(RunError, match="takes too long"):
+        run(script.format(keys) + " if true { }" * 4000)
 
 
 def test_variables_do_not_explode() -> None:

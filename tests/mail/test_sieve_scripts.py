@@ -1,13 +1,25 @@
 """Scripts as texts and trees: what is read, what is printed, what is wrong with them and where."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from mail.sieve import Problem, Program, SieveError, checked, compiled, limits, parse, printed
+from mail.sieve import (
+    EXTENSIONS,
+    Problem,
+    Program,
+    SieveError,
+    checked,
+    compiled,
+    limits,
+    parse,
+    printed,
+)
 from mail.sieve.signatures import Call
 from mail.sieve.tree import Command, Number, Place, Tag, Text, Texts, Tree, texts
 from mail.sieve.tree import Test as Condition
@@ -241,3 +253,13 @@ def _shape_of(call: Call) -> object:
     tests = [_shape_of(one) for one in call.tests]
     blocks = [[_shape_of(one) for one in block] for block in call.blocks]
     return call.name, call.values, tests, blocks
+
+
+def test_the_documents_name_every_extension_and_their_scripts_compile() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sieve.md").read_text()
+    named = re.findall(r"^\| `([\w;-]+)` \| (?:RFC|draft)", page, re.MULTILINE)
+    assert named == list(EXTENSIONS)
+    blocks = re.findall(r"^```sieve\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for script in blocks:
+        assert problems(script) == []
