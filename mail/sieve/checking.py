@@ -23,6 +23,7 @@ from mail.sieve.signatures import (
 from mail.sieve.tree import Argument, Command, Number, Place, Tag, Test, Text, Texts, Tree
 
 _COMPARATOR = "comparator-"
+_SETTING = ("addflag", "extracttext", "removeflag", "set", "setflag")  # variables
 _IN_LOOPS = ("break", "extracttext")
 
 
@@ -191,6 +192,9 @@ class _Checker:
             wanted = {Tests.NONE: "no test", Tests.ONE: "one test", Tests.MANY: "tests"}
             raise self.failed(node.place, f"{node.name} takes {wanted[signature.tests]}")
         values = self.values(signature, node)
+        setting = str(values.get("name", values.get("variable", "")))
+        if signature.name in _SETTING and setting.lower().startswith("global."):
+            self.needs("include", node.place, "the namespace global")
         tests = self.inner(signature, node.tests)
         call = Call(signature, node.place, values, tests)
         if call.name == "ihave":
