@@ -8,6 +8,7 @@ from mail.messages import MailAddress, addresses, words
 from mail.sieve import matching, values
 from mail.sieve.actions import Discard, Keep, Redirect
 from mail.sieve.flags import FLAGS, flags_of
+from mail.sieve.mimeparts import ASPECTS, MIME, aspects_of, check_mime, fields_of
 from mail.sieve.running import Run, Stop
 from mail.sieve.signatures import (
     ADDRESS_PART,
@@ -96,7 +97,7 @@ def _anyof(run: Run, call: Call) -> bool:
 
 
 def _exists(run: Run, call: Call) -> bool:
-    return all(run.headers(name) for name in run.texts(call, "names"))
+    return all(fields_of(run, call, name) for name in run.texts(call, "names"))
 
 
 def _size(run: Run, call: Call) -> bool:
@@ -107,9 +108,10 @@ def _size(run: Run, call: Call) -> bool:
 
 def _header(run: Run, call: Call) -> bool:
     found = [
-        one.value
+        value
         for name in run.texts(call, "names")
-        for one in values.indexed(call, run.headers(name))
+        for one in values.indexed(call, fields_of(run, call, name))
+        for value in aspects_of(run, call, one)
     ]
     return values.matched(run, call, found, run.texts(call, "keys"))
 
@@ -119,7 +121,7 @@ def _address(run: Run, call: Call) -> bool:
     for name in run.texts(call, "names"):
         if name.lower() not in _WITH_ADDRESSES:
             raise run.failed(call, f'"{name}" is no field with addresses')
-        for field in values.indexed(call, run.headers(name)):
+        for field in values.indexed(call, fields_of(run, call, name)):
             run.spend(call, matching.cost(len(field.raw), 16))
             found += [one.address for one in addresses_of(field.raw) if one.address]
     part = call.chosen("part", "all")
@@ -179,7 +181,7 @@ def _check_names(call: Call) -> str | None:
             return f'"{name[:100]}" is no name of a field'
         if call.name == "address" and name.lower() not in _WITH_ADDRESSES:
             return f'"{name[:100]}" is no field with addresses'
-    return values.check(call)
+    return check_mime(call) or values.check(call)
 
 
 def _check_envelope(call: Call) -> str | None:
@@ -220,7 +222,7 @@ TESTS = (
     Signature("not", _not, tests=Tests.ONE),
     Signature("allof", _allof, tests=Tests.MANY),
     Signature("anyof", _anyof, tests=Tests.MANY),
-    Signature("exists", _exists, (_NAMES,), check=_check_names),
+    Signature("exists", _exists, (_NAMES,), MIME, check=_check_names),
     Signature(
         "size",
         _size,
@@ -228,12 +230,14 @@ TESTS = (
         (Option("over", group="relation"), Option("under", group="relation")),
         check=_check_size,
     ),
-    Signature("header", _header, (_NAMES, _KEYS), (*MATCH, *INDEX), check=_check_names),
+    Signature(
+        "header", _header, (_NAMES, _KEYS), (*MATCH, *INDEX, *MIME, *ASPECTS), check=_check_names
+    ),
     Signature(
         "address",
         _address,
         (_NAMES, _KEYS),
-        (*MATCH, *INDEX, *ADDRESS_PART),
+        (*MATCH, *INDEX, *ADDRESS_PART, *MIME),
         check=_check_names,
     ),
     Signature(

@@ -1,6 +1,7 @@
 """From a tree to a program: what is required, known and well-formed (RFC 5228, 2.10)."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from mail.sieve import limits, texts
 from mail.sieve.errors import Problem, SieveError
@@ -22,6 +23,8 @@ from mail.sieve.signatures import (
 from mail.sieve.tree import Argument, Command, Number, Place, Tag, Test, Text, Texts, Tree
 
 _COMPARATOR = "comparator-"
+_SETTING = ("addflag", "extracttext", "removeflag", "set", "setflag")  # variables
+_IN_LOOPS = ("break", "extracttext")
 
 
 def compiled(script: str | bytes) -> Program:
@@ -50,6 +53,7 @@ class _Checker:
         self.problems: list[Problem] = []
         self.includes: list[Include] = []
         self.unknown: set[str] = set()  # names that were told of
+        self.loops: list[str] = []  # the names of those around, outermost first
         self.expressions = 0  # regular ones, which take long to read
 
     def wrong(self, place: Place, message: str) -> None:
@@ -160,9 +164,17 @@ class _Checker:
         if command.name in ("elsif", "else"):
             raise self.failed(command.place, f"{command.name} stands behind no if")
         call = self.call(signature, command)
-        if signature and signature.block is not (command.block is not None):
-            text = "has a block in {}" if signature.block else "ends in a semicolon"
+        if call.signature.block is not (command.block is not None):
+            text = "has a block in {}" if call.signature.block else "ends in a semicolon"
             raise self.failed(command.place, f"{command.name} {text}")
+        if command.name == "foreverypart":
+            self.loops.append(str(call.string("name")).lower())
+            call = replace(call, blocks=(self.commands(command.block or ()),))
+            self.loops.pop()
+        elif command.name in _IN_LOOPS:
+            named = str(call.string("name")).lower() if call.has("name") else ""
+            if not self.loops or (named and named not in self.loops):
+                raise self.failed(command.place, f"{command.name} stands in such a foreverypart")
         return call
 
     def test(self, test: Test) -> Call:
@@ -180,6 +192,9 @@ class _Checker:
             wanted = {Tests.NONE: "no test", Tests.ONE: "one test", Tests.MANY: "tests"}
             raise self.failed(node.place, f"{node.name} takes {wanted[signature.tests]}")
         values = self.values(signature, node)
+        setting = str(values.get("name", values.get("variable", "")))
+        if signature.name in _SETTING and setting.lower().startswith("global."):
+            self.needs("include", node.place, "the namespace global")
         tests = self.inner(signature, node.tests)
         call = Call(signature, node.place, values, tests)
         if call.name == "ihave":

@@ -13,6 +13,7 @@ EXPANDED = 64 << 10  # characters of a string with its variables put in
 MATCHES = 32  # numbered variables, with ${0}
 TRACED = 200  # characters that are shown of a string in a trace
 KEPT_IDS = 16  # of messages that one run of `duplicate` asks for
+PIECE = 256 << 10  # bytes of a part that are read for a variable
 EXPRESSIONS = 100  # regular ones of a script
 EDITS = 64  # header fields that one run adds or takes out
 FIELD = 2_000  # characters of a field that is added

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 from mail.messages import Header, Part, Source, content, headers, html_to_text, text_of, walk
 from mail.messages.charsets import decode
 from mail.messages.source import cut
+from mail.sieve import limits
 
 _WRAPPED = ("message/rfc822", "message/global")
 _DELIMITER = re.compile(r"\r?\n?--[^\r\n]*\Z")
@@ -22,6 +23,28 @@ class Envelope:
     recipient: str
 
 
+class Piece(Protocol):
+    """A part of a message, or all of it."""
+
+    @property
+    def size(self) -> int:
+        """The bytes of its body as it was sent."""
+
+    @property
+    def fields(self) -> Sequence[Header]:
+        """Its header fields in order."""
+
+    @property
+    def pieces(self) -> Sequence["Piece"]:
+        """The parts that it is made of; of an attached message that message."""
+
+    def text(self) -> str:
+        """The beginning of its content; HTML without its tags, "" where it is made of others.
+
+        It comes from the first limits.PIECE bytes.
+        """
+
+
 class Message(Protocol):
     """A message as far as a script looks into it; bodies are only read when they are asked for."""
 
@@ -32,6 +55,10 @@ class Message(Protocol):
     @property
     def fields(self) -> Sequence[Header]:
         """Its header fields in order."""
+
+    @property
+    def piece(self) -> Piece:
+        """It as the first of its parts."""
 
     def raw_body(self) -> str:
         """All behind the header, transfer encodings left as they are."""
@@ -45,6 +72,35 @@ class Message(Protocol):
 
         A type is "" for all, "text" or "text/html", in lower case.
         """
+
+
+class _Piece:
+    """A part of a message that was split."""
+
+    def __init__(self, raw: bytes | Source, part: Part) -> None:
+        self._raw, self._part = raw, part
+
+    @property
+    def size(self) -> int:
+        return self._part.size
+
+    @cached_property
+    def fields(self) -> Sequence[Header]:
+        return headers(self._raw, self._part)
+
+    @cached_property
+    def pieces(self) -> Sequence[Piece]:
+        return [_Piece(self._raw, part) for part in self._part.parts]
+
+    def text(self) -> str:
+        part = self._part
+        if part.parts:
+            return ""
+        part = replace(part, body_end=min(part.body_end, part.body_start + limits.PIECE))
+        if part.content_type.startswith("text/"):
+            text = text_of(self._raw, part)
+            return html_to_text(text) if part.content_type == "text/html" else text
+        return decode(content(self._raw, part), part.params.get("charset"))
 
 
 class Letter:
@@ -62,6 +118,11 @@ class Letter:
     def fields(self) -> Sequence[Header]:
         """Its header fields in order."""
         return headers(self._raw, self._structure)
+
+    @cached_property
+    def piece(self) -> Piece:
+        """It as the first of its parts."""
+        return _Piece(self._raw, self._structure)
 
     def raw_body(self) -> str:
         """All behind the header, transfer encodings left as they are."""

@@ -22,7 +22,7 @@ from mail.sieve.actions import (
 )
 from mail.sieve.errors import RunError
 from mail.sieve.keywords import spelled
-from mail.sieve.message import Envelope, Message
+from mail.sieve.message import Envelope, Message, Piece
 from mail.sieve.signatures import Call, Program
 from mail.sieve.texts import Match, String, Variable
 
@@ -58,6 +58,14 @@ class Stop(Exception):
 
 class Return(Exception):
     """The included script has."""
+
+
+class Break(Exception):
+    """The loop of this name has, or the innermost where it is ""."""
+
+    def __init__(self, loop: str) -> None:
+        self.loop = loop
+        super().__init__(loop)
 
 
 def run(
@@ -99,6 +107,7 @@ class Run:
         self.script = ""  # the name of the included one that runs
         self.within: tuple[tuple[str, str], ...] = ()  # those that have included it
         self.included: set[tuple[str, str]] = set()
+        self.piece: Piece | None = None  # that a loop is at
         self.has_answered = False  # or has found that it should not
 
     def execute(self, calls: Iterable[Call]) -> None:
@@ -111,13 +120,14 @@ class Run:
         """Run another script, which has variables of its own (RFC 6609, section 3.4)."""
         self.included.add(which)
         outer = (self.program, self.variables, self.global_names, self.matches)
-        script, within = self.script, self.within
+        script, within, piece = self.script, self.within, self.piece
+        self.piece = None
         self.program, self.variables, self.global_names, self.matches = program, {}, set(), ()
         self.script, self.within = which[1], (*within, which)
         with suppress(Return):
             self.execute(program.calls)
         self.program, self.variables, self.global_names, self.matches = outer
-        self.script, self.within = script, within
+        self.script, self.within, self.piece = script, within, piece
 
     def test(self, call: Call) -> bool:
         """Whether a test is true."""

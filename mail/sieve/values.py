@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from mail.sieve import matching, regex
+from mail.sieve import limits, matching, regex
 from mail.sieve.matching import CASEMAP, NUMERIC, Matched
 from mail.sieve.running import Run
 from mail.sieve.signatures import Call
@@ -33,7 +33,7 @@ def matched(
             found = find(value)
             if found is not None:
                 if sets and kind in ("matches", "regex") and "variables" in run.program.extensions:
-                    run.matches = found[: len(found)]
+                    run.matches = found[: limits.MATCHES]
                 return True
     return False
 

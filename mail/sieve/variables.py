@@ -42,11 +42,17 @@ _CHANGES: dict[str, Callable[[str], str]] = {
 }
 
 
-def _set(run: Run, call: Call) -> None:
-    value = run.text(call, "value")[: limits.EXPANDED]
+def modified(call: Call, value: str) -> str:
+    """A value as the tags say, the change of the highest precedence first."""
+    value = value[: limits.EXPANDED]
     for name in sorted(_SORTS, key=lambda name: -_SORTS[name]):
         if call.has(name):
             value = _CHANGES[name](value)
+    return value
+
+
+def _set(run: Run, call: Call) -> None:
+    value = modified(call, run.text(call, "value"))
     name = call.chosen("name", "")
     run.set_variable(call, name.lower(), value)
     run.note(call, f'{name} is "{value}"')
@@ -67,19 +73,20 @@ def _check_set(call: Call) -> str | None:
     return None
 
 
+MODIFIERS = tuple(
+    Option(
+        name,
+        group=f"modifier {sort}",
+        extension={"encodeurl": "enotify", "quoteregex": "regex"}.get(name),
+    )
+    for name, sort in _SORTS.items()
+)
 COMMANDS = (
     Signature(
         "set",
         _set,
         (Given("name", constant=True), Given("value")),
-        tuple(
-            Option(
-                name,
-                group=f"modifier {sort}",
-                extension={"encodeurl": "enotify", "quoteregex": "regex"}.get(name),
-            )
-            for name, sort in _SORTS.items()
-        ),
+        MODIFIERS,
         extension="variables",
         check=_check_set,
     ),

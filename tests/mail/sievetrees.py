@@ -57,11 +57,12 @@ SOUPS = some.lists(some.sampled_from(WORDS), max_size=40).map(
     lambda words: _REQUIRE + " ".join(words)
 )
 
-FIELDS = ["subject", "X-Number", "x-many", "x-none", "from", "to", "cc"]
+FIELDS = ["content-type", "subject", "X-Number", "x-many", "x-none", "from", "to", "cc"]
 EDITED = ["x-many", "subject", "x-new", "X-Number"]
 ADDRESSED = ["from", "to", "cc", "reply-to"]
 KEYS = [
-    "a", "7", "07", "one", "TWO", "*", "t*", "on?", "*e?", "ada*", "*@*", "*.org", "bob", "list",
+    "text", "plain", "b", "a", "7", "07", "one", "TWO", "*", "t*", "on?", "*e?", "ada*", "*@*",
+    "*.org", "bob", "list",
     "", "example.com", "ada@example.org", "Hello*", "hello world", "w", "o*o", "2", "3", "1", "0",
     "${1}", "${v}", "x${2}y", "${0}",
 ]  # fmt: skip
@@ -103,6 +104,7 @@ _SAMPLES: dict[str, list[str]] = {  # by the name of the argument
     "specialuse": ["\\Junk"],
     "uses": ["\\Junk", "\\Sent"],
     "capabilities": ["copy", "x-none"],
+    "param": ["charset", "boundary", "none"],
     "part": ["year", "weekday", "date", "time", "hour", "zone", "iso8601", "std11", "julian"],
     "zone": ["+0200", "-0930"],
     "importance": ["1", "2", "3"],
@@ -119,7 +121,7 @@ _SAMPLES: dict[str, list[str]] = {  # by the name of the argument
 }
 _NUMBERS = (0, 1, 2, 3, 100, 1000)
 _WRAPS = ("allof", "anyof", "not")
-_SPECIAL = ("if", "require", "error", "foreverypart")
+_SPECIAL = ("if", "require", "error", "foreverypart", "break", "extracttext")
 
 
 class Writer:
@@ -134,6 +136,7 @@ class Writer:
         extensions: Sequence[str] = EXTENSIONS,
     ) -> None:
         self.chance = Random(seed)  # noqa: S311
+        self.last: set[str] = set()  # the tags of the call that is written
         self.leave_out, self.extensions = leave_out, extensions
         tests = [one for name, one in TESTS.items() if name not in (*without, *_WRAPS)]
         plain = [one for name, one in COMMANDS.items() if name not in (*without, *_SPECIAL)]
@@ -149,6 +152,11 @@ class Writer:
             if depth == 2 or self.chance.random() < 0.6:
                 signature = self.chance.choice(self.plain)
                 found.append(Command(signature.name, self.arguments(signature)))
+                continue
+            if "foreverypart" in self.extensions and self.chance.random() < 0.3:
+                loop = (*self.block(depth + 1), Command("extracttext", (Text("v"),)))
+                leave = Command("if", (), (self.test(2),), (Command("break"),))
+                found.append(Command("foreverypart", (), (), (leave, *loop)))
                 continue
             found.append(Command("if", (), (self.test(0),), self.block(depth + 1)))
             if self.chance.random() < 0.4:
@@ -174,15 +182,20 @@ class Writer:
             chosen.setdefault("relation", able[0])
         if "last" in chosen and "index" not in chosen:
             del chosen["last"]
+        if {"aspect", "anychild"} & set(chosen):
+            chosen["mime"] = next(option for option in able if option.name == "mime")
         kind = chosen["match"].name if "match" in chosen else "is"
         if kind in ("contains", "matches", "regex"):
             chosen.pop("comparator", None)
+        elif kind == "value":  # Pigeonhole has another default there than RFC 5231
+            chosen["comparator"] = next(one for one in able if one.name == "comparator")
         out: list[Argument] = []
         for option in chosen.values():
             out.append(Tag(option.name))
             if option.value:
                 name = "count" if option.group == "match" else option.name
                 out.append(self.value(option.value, signature.name, name, kind))
+        self.last = set(chosen)
         full = self.chance.random() < 0.5
         out += [
             self.value(given.kind, signature.name, given.name, kind)
@@ -212,6 +225,10 @@ class Writer:
             samples = ["v"]
         if kind == "regex" and name in ("keys", "list"):
             samples = EXPRESSIONS
+        if name == "list" and kind == "value":  # and another order of letters and signs
+            samples = ["Work", "b", ""]
+        if owner == "redirect":  # and what is sent twice is kept as the first says
+            return Text(samples["copy" in self.last])
         if wanted is Kind.STRING or self.chance.random() < 0.5:
             return Text(self.chance.choice(samples))
         many = self.chance.randint(1, 3)

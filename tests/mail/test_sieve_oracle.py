@@ -54,7 +54,8 @@ c2VjcmV0IHRoaW5n
 """
 EXTENSIONS = (
     "body", "comparator-i;ascii-numeric", "copy", "date", "editheader", "encoded-character",
-    "enotify", "envelope", "fileinto", "imap4flags", "index", "mailbox", "regex", "reject",
+    "enotify", "envelope", "extracttext", "fileinto", "foreverypart", "imap4flags",
+    "index", "mailbox", "mime", "regex", "reject",
     "relational", "subaddress", "vacation", "variables",
 )  # fmt: skip
 # What hangs on the clock, or on mailboxes.
@@ -190,6 +191,8 @@ def test_random_scripts_do_the_same(pigeonhole: Pigeonhole) -> None:
         if CRASHES.search(script):
             continue
         theirs, mine = pigeonhole.run(script), ours(script)
+        if "corrupt binary" in theirs:  # a break in a loop in a loop
+            continue
         assert kind(mine) == kind(theirs), f"{seed}\n{script}\n{mine}\n{theirs}"
         if not isinstance(mine, str):
             assert mine == theirs, script

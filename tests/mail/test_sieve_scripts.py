@@ -176,6 +176,7 @@ MORE_WRONG = [
     ("variables", 'set "a b" "c";', "is no name of a variable"),
     ("variables", 'set "${a}" "c";', "holds no variables"),
     ("variables", 'set "1" "c";', "is no name of a variable"),
+    ("variables", 'set "global.a" "c";', 'the namespace global is there with require "include"'),
     ("variables", 'set :lower :upper "a" "c";', ":upper is one too many"),
     ("variables", 'set "a" "${x.y}";', 'no namespace "x."'),
     ("variables", 'set "a" "${global.y}";', 'no namespace "global."'),
