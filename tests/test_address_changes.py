@@ -497,18 +497,3 @@ async def test_a_domain_administrator_is_in_charge_of_the_own_domains_only(root:
     assert (answer["active"], errors) == (False, [])
     _, errors = await change(chief, "ada@a.example", main=True)
     assert errors[0]["code"] == "NOT_FOUND"
-
-
-async def test_whom_it_forwards_to_may_send_as_it(ada: Client, bob: Client, root: Client) -> None:
-    send = """mutation ($from: String!) { messageSend(input: {from: {address: $from},
-      to: [{address: "x@far.example"}], text: "x"}) { errors { code path } } }"""
-
-    async def refused(client: Client) -> list[str]:
-        done = (await client(send, **{"from": "team@example.org"}))["messageSend"]
-        return [error["code"] for error in done["errors"]]
-
-    await made(root, "team@example.org", targets=["A.da+team@example.org", "smtp://r.example"])
-    assert (await refused(ada), await refused(bob)) == ([], ["FORBIDDEN_OPERATION"])
-    for values in ({"sendAs": False}, {"sendAs": True, "active": False}):
-        assert (await change(root, "team@example.org", **values))[1] == []
-        assert await refused(ada) == ["FORBIDDEN_OPERATION"]
