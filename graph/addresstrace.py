@@ -9,18 +9,24 @@ from graph.addresses import Address
 from graph.domains import DomainAlias
 from graph.errors import leaf
 from graph.fields import Info, field, query
+from graph.recipientrewrites import RecipientRewrite
 from graph.rows import Shape
 from graph.users import User
 from graph.views import Made, View
 from models.roles import Role, Scope
 from resolvers import addresstrace
 
-RECORDS: Mapping[str, type[Shape]] = {"Address": Address, "DomainAlias": DomainAlias, "User": User}
+RECORDS: Mapping[str, type[Shape]] = {
+    "Address": Address,
+    "DomainAlias": DomainAlias,
+    "RecipientRewrite": RecipientRewrite,
+    "User": User,
+}
 
 
 @strawberry.type(description="One decision on the way of a message.")
 class TraceStep(View):
-    stage: str = leaf("DOMAIN_ALIAS, ADDRESS or ACCOUNT; more may come.")
+    stage: str = leaf("RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS or ACCOUNT; more may come.")
     input: str = leaf("Before.")
     output: list[str] = leaf("After; empty = refused or dropped here.")
     matched: str | None = leaf("Address or pattern that was the best match.")

@@ -7,11 +7,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail import rewrites
 from mail.addresses import checked
 from mail.lookups import resolve_all
 from models.addresses import AddressKind
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
+from models.roles import Role
 from resolvers import addresses, domains, users
 from resolvers.context import Context
 
@@ -53,6 +55,17 @@ async def trace(ctx: Context, address: str) -> list[Step]:
         if not way.ended:
             await stage(ctx, way)
     return way.steps
+
+
+async def _rewrite(ctx: Context, way: Trace) -> None:
+    """The recipient is replaced, once; of other domains only who sees all is told."""
+    theirs = await domains.named(ctx, way.address.rpartition("@")[2])
+    if theirs or ctx.viewer.role.includes(Role.ADMIN):
+        found = await rewrites.rewritten(ctx.world, [way.address])
+        for one in found.values():
+            record = ("RecipientRewrite", one.id)
+            way.steps.append(Step("RECIPIENT_REWRITE", way.address, [one.address], record))
+            way.address = one.address
 
 
 async def _alias(ctx: Context, way: Trace) -> None:
@@ -102,4 +115,4 @@ async def _account(ctx: Context, way: Trace) -> None:
 
 
 # In the order in which mail goes through them: each appends its steps, and may end the way.
-STAGES: Sequence[Stage] = (_alias, _address, _account)
+STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account)

@@ -201,10 +201,13 @@ def _mine(world: World, users: Collection[int]) -> Any:
 
 
 def _divided(dialect: str, target: Any) -> tuple[Any, Any]:
-    """SQL: local part and domain of a target in normal form; SQLite lowers ASCII only."""
+    """SQL: local part and domain of a target in normal form; SQLite lowers ASCII only.
+
+    Both are null where it is no address, as a page is none.
+    """
     place = func.instr if dialect == "sqlite" else func.strpos
     lower = func.lower(target)
-    at = place(lower, "@")
+    at = func.nullif(place(lower, "@"), 0)
     local = func.substr(lower, 1, at - 1)
     unlabelled = func.substr(local, 1, place(local.op("||")("+"), "+") - 1)
     return func.replace(unlabelled, ".", ""), func.substr(lower, at + 1)

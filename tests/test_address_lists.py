@@ -131,6 +131,18 @@ async def test_what_is_of_administrators_is_not_told_to_owners(root: Client, ada
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
+@pytest.mark.usefixtures("ada")
+async def test_a_rewrite_is_the_first_step(root: Client) -> None:
+    made_up = """mutation { recipientRewriteCreate(input: {from: "old@example.org",
+      to: "ada@example.org"}) { errors { message } } }"""
+    assert (await root(made_up))["recipientRewriteCreate"]["errors"] == []
+    assert await trace(root, "old@example.org") == [
+        ("RECIPIENT_REWRITE", "old@example.org", ["ada@example.org"], None, "RecipientRewrite"),
+        ("ADDRESS", "ada@example.org", ["ada@example.org"], "ada@example.org", "Address"),
+        ("ACCOUNT", "ada@example.org", ["ada"], None, "User"),
+    ]
+
+
 async def test_the_way_of_mail_is_told_step_by_step(root: Client, ada: Client) -> None:
     await alias(root, "other.example", "example.org")
     assert await trace(root, "a.da+x@other.example") == [
