@@ -38,8 +38,8 @@ class Outgoing:
 
 
 def check_loop(raw: bytes, letter: Letter, address: str) -> None:
-    """Loop where the message has been at this address, or gone through too many servers."""
-    fields = messages.headers(raw, letter.facts.structure)
+    """Loop where the message below its first field has been at this address, or at many servers."""
+    fields = messages.headers(raw, letter.facts.structure)[1:]
     names = [field.key.casefold() for field in fields]
     was_here = any(
         name == "delivered-to" and field.value.strip().casefold() == on_wire(address).casefold()
@@ -50,18 +50,21 @@ def check_loop(raw: bytes, letter: Letter, address: str) -> None:
 
 
 async def send_on(
-    world: World, source: bytes | Path, letter: Letter, sender: str, onward: Onward
+    world: World, source: bytes | Path, came: str, sender: str, onward: Onward
 ) -> None:
-    """Queue a message for the targets; on return it is durable.
+    """Queue a message for the targets, as it came; on return it is durable.
+
+    `came` is the digest by which a repeat is known.
 
     A repeat within a day is known, as a delivery is. Loop; RateLimited; NotFound where the
     address has gone.
     """
     raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
+    whole = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + raw
+    made = await delivery.read(whole)
     if onward.address_id is not None:
-        check_loop(raw, letter, onward.address)
-    made = await delivery.read(f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + raw)
-    outgoing = Outgoing(made, letter.digest, sender, onward)
+        check_loop(whole, made, onward.address)
+    outgoing = Outgoing(made, came, sender, onward)
 
     async def attempt(*, again: bool) -> None:
         kept = await stored(world, onward.tenant_id, made, again=again)

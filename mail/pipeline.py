@@ -43,15 +43,21 @@ class Mail:
     letter: Letter
     sender: str  # envelope; empty for the null path
     handed: bool = False  # by a neighbour, whose filters are believed
-    bare: bytes | Path = b""  # what is copied of it by rules; nothing where it is a copy itself
+    bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
+    copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
     placed: dict[Key, Placed | BaseException] = field(default_factory=dict)
+
+    @property
+    def outgoing(self) -> bytes | Path:
+        """The message as it goes to others."""
+        return self.source if self.bare is None else self.bare
 
 
 async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
     """A message that came from outside, read."""
     letter = verified(world, await delivery.read(source))
-    return Mail(source, letter, sender, handed=True, bare=source)
+    return Mail(source, letter, sender, handed=True)
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
@@ -91,7 +97,7 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
 
 async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequence[Person]) -> None:
     """Queue what rules have copied; where that fails, the whole message comes again."""
-    if not mail.bare:
+    if not mail.copied:
         return
     reached = [
         person.to
@@ -99,7 +105,7 @@ async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequen
         if not isinstance(mail.placed[_key(person.to)], BaseException)
     ]
     named = [each.address for each in taken] + [to.instead for to in reached if to.instead]
-    came = Came(mail.bare, mail.letter, mail.sender, named, mail.submission_id)
+    came = Came(mail.outgoing, mail.letter, mail.sender, named, mail.submission_id)
     await rewrites.copies_of_received(world, came, reached)
 
 
@@ -120,7 +126,7 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
     try:
-        await send_on(world, mail.source, mail.letter, mail.sender, onward)
+        await send_on(world, mail.outgoing, mail.letter.digest, mail.sender, onward)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error
     return onward

@@ -24,9 +24,13 @@ async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
     returns = f"Return-Path: <{job.sender}>\r\n".encode()
     bare = without_bcc(raw)
     source = returns + bare
-    copied = b"" if job.copy else bare
     mail = Mail(
-        source, await read(source), job.sender, bare=copied, submission_id=job.submission_id
+        source,
+        await read(source),
+        job.sender,
+        bare=bare,
+        copied=not job.copy,
+        submission_id=job.submission_id,
     )
     return {to.delivery_id: await _one(world, mail, to) for to in job.recipients}
 

@@ -249,6 +249,7 @@ async def test_what_we_send_ourselves_goes_the_same_way(ada: Client, bob: Client
         await arrived(there)
         await until(lambda: has_mail(bob))
     assert there.mails[0].to == ["dave@far.example"]
+    assert b"Return-Path" not in there.mails[0].raw
     local = there.mails[0].sender.rpartition("@")[0]
     assert srs.origin(world, local) == ada.address
 
@@ -263,7 +264,7 @@ async def test_resolution_takes_few_statements(
     assert [person.to.user_id for person in taken.people] == [ada.user.id]
     assert len(statements) == 2
     await routes.accept(world, LIST, "")
-    assert len(statements) == 2 + 1 + 2 * 2
+    assert len(statements) == 2 + 1 + 3 + 2  # hers, the list, all its targets, two accounts
 
 
 async def test_a_relay_gets_it_for_the_address_itself(ada: Client, neighbour: Neighbour) -> None:
