@@ -142,6 +142,7 @@ class Writer:
         tests = [one for name, one in TESTS.items() if name not in (*without, *_WRAPS)]
         plain = [one for name, one in COMMANDS.items() if name not in (*without, *_SPECIAL)]
         self.tests, self.plain = ([one for one in all_ if self.has(one)] for all_ in (tests, plain))
+        self.plain += [one for one in self.plain if one.name in ("fileinto", "redirect")] * 2
 
     def script(self) -> Tree:
         required = Texts(tuple(Text(name) for name in self.extensions))
@@ -236,7 +237,7 @@ class Writer:
         if owner in ("redirect", "fileinto") and name in ("address", "mailbox"):
             # In Pigeonhole what is repeated, with :copy at first, keeps the message too.
             return _SAMPLES[name][::2] if "copy" in self.last else _SAMPLES[name][1::2]
-        by_kind = {
+        by_kind: dict[tuple[str, str], Sequence[str]] = {
             ("regex", "keys"): EXPRESSIONS,
             ("regex", "list"): EXPRESSIONS,
             ("regex", "comparator"): _SAMPLES["comparator"][:2],
@@ -244,7 +245,7 @@ class Writer:
             ("value", "list"): ["Work", "b", ""],
             ("matches", "list"): ["Work", "b", ""],
         }
-        by_owner = {
+        by_owner: dict[tuple[str, str], Sequence[str]] = {
             ("address", "names"): ADDRESSED,
             ("date", "name"): ["date"],
             ("date", "keys"): DATED,
