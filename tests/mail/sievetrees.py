@@ -59,6 +59,7 @@ SOUPS = some.lists(some.sampled_from(WORDS), max_size=40).map(
 
 FIELDS = ["content-type", "subject", "X-Number", "x-many", "x-none", "from", "to", "cc"]
 EDITED = ["x-many", "subject", "x-new", "X-Number"]
+DATED = ["2026", "3", "*-03-*", "22", "Wed*", "22:30:00", "01:30:00", "-0300"]
 ADDRESSED = ["from", "to", "cc", "reply-to"]
 KEYS = [
     "text", "plain", "b", "a", "7", "07", "one", "TWO", "*", "t*", "on?", "*e?", "ada*", "*@*",
@@ -141,6 +142,7 @@ class Writer:
         tests = [one for name, one in TESTS.items() if name not in (*without, *_WRAPS)]
         plain = [one for name, one in COMMANDS.items() if name not in (*without, *_SPECIAL)]
         self.tests, self.plain = ([one for one in all_ if self.has(one)] for all_ in (tests, plain))
+        self.plain += [one for one in self.plain if one.name in ("fileinto", "redirect")] * 2
 
     def script(self) -> Tree:
         required = Texts(tuple(Text(name) for name in self.extensions))
@@ -173,22 +175,32 @@ class Writer:
         many = 1 if name == "not" else self.chance.randint(1, 3)
         return Test(name, (), tuple(self.test(depth + 1) for _ in range(many)))
 
-    def arguments(self, signature: Signature) -> tuple[Argument, ...]:
-        able = [option for option in signature.options if self.has(option)]
+    def chosen(self, signature: Signature) -> dict[str, Option]:
+        """Tags of a call by their groups, with what they need."""
+        able = {option.name: option for option in signature.options if self.has(option)}
         chosen: dict[str, Option] = {}
-        for option in self.chance.sample(able, min(len(able), self.chance.choice([0, 1, 1, 2, 3]))):
+        for option in self.chance.sample(
+            [*able.values()], min(len(able), self.chance.choice([0, 1, 1, 2, 3]))
+        ):
             chosen.setdefault(option.group or option.name, option)
         if signature.name == "size":
-            chosen.setdefault("relation", able[0])
+            chosen.setdefault("relation", able["over"])
         if "last" in chosen and "index" not in chosen:
             del chosen["last"]
         if {"aspect", "anychild"} & set(chosen):
-            chosen["mime"] = next(option for option in able if option.name == "mime")
+            chosen["mime"] = able["mime"]
+        if "fcc" in able and {"flags", "create", "specialuse"} & set(chosen):
+            chosen["fcc"] = able["fcc"]
         kind = chosen["match"].name if "match" in chosen else "is"
-        if kind in ("contains", "matches", "regex"):
+        if kind in ("contains", "matches"):
             chosen.pop("comparator", None)
-        elif kind == "value":  # Pigeonhole has another default there than RFC 5231
-            chosen["comparator"] = next(one for one in able if one.name == "comparator")
+        elif kind in ("value", "regex"):  # Pigeonhole has other defaults there than RFC 5231
+            chosen["comparator"] = able["comparator"]
+        return chosen
+
+    def arguments(self, signature: Signature) -> tuple[Argument, ...]:
+        chosen = self.chosen(signature)
+        kind = chosen["match"].name if "match" in chosen else "is"
         out: list[Argument] = []
         for option in chosen.values():
             out.append(Tag(option.name))
@@ -214,25 +226,34 @@ class Writer:
         """An argument by its name; `kind` is how it is compared."""
         if wanted is Kind.NUMBER:
             return Number(self.chance.choice(_NUMBERS) + (name == "index"))
-        samples = _SAMPLES.get(name, KEYS)
-        if owner == "address" and name == "names":
-            samples = ADDRESSED
-        elif name == "name" and owner != "set":
-            samples = ["date"] if owner == "date" else EDITED
-        elif owner == "date" and name == "keys":
-            samples = ["2026", "3", "*-03-*", "22", "Wed*", "22:30:00", "01:30:00", "-0300"]
-        elif owner == "global":
-            samples = ["v"]
-        if kind == "regex" and name in ("keys", "list"):
-            samples = EXPRESSIONS
-        if name == "list" and kind == "value":  # and another order of letters and signs
-            samples = ["Work", "b", ""]
-        if owner == "redirect":  # and what is sent twice is kept as the first says
-            return Text(samples["copy" in self.last])
+        samples = self.special(owner, name, kind) or _SAMPLES.get(name, KEYS)
         if wanted is Kind.STRING or self.chance.random() < 0.5:
             return Text(self.chance.choice(samples))
         many = self.chance.randint(1, 3)
         return Texts(tuple(Text(self.chance.choice(samples)) for _ in range(many)))
+
+    def special(self, owner: str, name: str, kind: str) -> Sequence[str]:
+        """What an argument is where its name alone does not say."""
+        if owner in ("redirect", "fileinto") and name in ("address", "mailbox"):
+            # In Pigeonhole what is repeated, with :copy at first, keeps the message too.
+            return _SAMPLES[name][::2] if "copy" in self.last else _SAMPLES[name][1::2]
+        by_kind: dict[tuple[str, str], Sequence[str]] = {
+            ("regex", "keys"): EXPRESSIONS,
+            ("regex", "list"): EXPRESSIONS,
+            ("regex", "comparator"): _SAMPLES["comparator"][:2],
+            # There letters have another order to signs, and patterns are no lists of flags.
+            ("value", "list"): ["Work", "b", ""],
+            ("matches", "list"): ["Work", "b", ""],
+        }
+        by_owner: dict[tuple[str, str], Sequence[str]] = {
+            ("address", "names"): ADDRESSED,
+            ("date", "name"): ["date"],
+            ("date", "keys"): DATED,
+            ("global", "names"): ["v"],
+            ("addheader", "name"): EDITED,
+            ("deleteheader", "name"): EDITED,
+        }
+        return by_kind.get((kind, name)) or by_owner.get((owner, name), ())
 
 
 SCRIPTS = some.integers(0, 2**32).map(lambda seed: Writer(seed).script())
