@@ -188,7 +188,8 @@ async def _ours(world: World, addresses: Sequence[str]) -> set[str]:
         col(RecipientRewrite.local) == "",
         col(RecipientRewrite.active),
     )
-    return {row.name for row in await world.database.read(union_all(own, second, whole))}
+    every = union_all(own, second, whole).subquery()
+    return {row.name for row in await world.database.read(select(every.c.name))}
 
 
 def _domain(address: str) -> str:
