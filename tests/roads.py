@@ -144,6 +144,30 @@ async def a_letter_fills_the_storage(stage: Stage) -> Work:
     return await _letter(stage, raw_message("Full", body="x" * 2_000), stage.ada.address)
 
 
+async def _asked(client: Client, document: str) -> None:
+    (answer,) = (await client(document)).values()
+    assert answer["errors"] == []
+
+
+@road("LMTP")
+async def a_letter_is_sent_on(stage: Stage) -> Work:
+    await _asked(stage.root, """mutation { addressCreate(input: {address: "list@example.org",
+      targets: ["ada@example.org", "dave@far.example"]}) { errors { message } } }""")  # fmt: skip
+    return await _letter(stage, raw_message("To the list"), "list@example.org")
+
+
+@road("LMTP")
+async def a_letter_is_answered(stage: Stage) -> Work:
+    await _asked(stage.ada, """mutation { autoreplySet(input: {set: {enabled: true, text: "Away."}})
+      { errors { message } } }""")  # fmt: skip
+    return await _letter(stage, raw_message("Are you there?"), stage.ada.address)
+
+
+@road("LMTP")
+async def a_letter_goes_to_junk(stage: Stage) -> Work:
+    return await _letter(stage, raw_message("Offer", X_Spam_Flag="YES"), stage.ada.address)
+
+
 # uploads
 
 
