@@ -208,10 +208,12 @@ async def house(
     bound = listening.sockets("HTTP", "127.0.0.1:0", patience=patience)
     running = asyncio.create_task(server.serve(bound))
     await until(lambda: server.started)
-    yield House(endpoint, bound[0].getsockname()[1])
-    server.should_exit = True
-    await running
-    await app.end()
+    try:
+        yield House(endpoint, bound[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        await running
+        await app.end()
 
 
 class Slow:

@@ -89,6 +89,7 @@ async def _compare(live: House, ada: Client, monkeypatch: pytest.MonkeyPatch) ->
         for name, each, _ in followers:
             if many == 1 and _at(each) == there:  # all has been told at the same state
                 assert _events(each)[-1] == alone[name][there], (seed, name)
+    await until(lambda: all(_at(each) == there for _, each, _ in followers if each.got))
     for name, each, begin in followers:
         got, order = _events(each), list(alone[name])
         first = int(begin.rpartition(".")[2]) if begin else number - len(got)

@@ -20,7 +20,10 @@ from tests.roads import LETTERS, ROADS, Stage, change
 from tests.test_walks import PARTS, TOLD, Rows, changed, everything
 
 READS = {"resolvers.changes.watch", "resolvers.neighbours.hear", "resolvers.settings.follow"}
-COUNTED = {"users": {"received", "received_until", "storage_level"}}  # as mail comes in
+COUNTED = {  # as mail comes in, and goes on
+    "users": {"received", "received_until", "storage_level"},
+    "addresses": {"forwarded", "forwarded_until"},
+}
 
 
 def new(before: Rows, after: Rows) -> list[dict[str, Any]]:

@@ -96,12 +96,17 @@ class Pigeonhole:
         folder.chmod(0o755)
         # It never runs as root; what it reads lies where everybody may look.
         uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (NOBODY, NOBODY)
-        (folder / "dovecot.conf").write_text(CONFIG.format(folder=folder, uid=uid, gid=gid))
-        (folder / "letter.eml").write_bytes(LETTER)
+        self._lay("dovecot.conf", CONFIG.format(folder=folder, uid=uid, gid=gid).encode())
+        self._lay("letter.eml", LETTER)
+
+    def _lay(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        path.write_bytes(content)
+        path.chmod(0o644)  # whatever umask a command has left to this process
 
     def run(self, script: str) -> list[Act] | str:
         """What a script does, or the error that ends it."""
-        (self.folder / "x.sieve").write_text(script)
+        self._lay("x.sieve", script.encode())
         done = subprocess.run(
             [self.program, "-c", "dovecot.conf", "-C", "-f", ENVELOPE.sender,
              "-a", ENVELOPE.recipient, "-r", "bob@example.com", "-x", "+editheader",
