@@ -301,12 +301,17 @@ async def resolve(world: World, address: str) -> Picked:
     One statement, however many patterns stand in the table. The row has `own` beside the columns
     of an address: False where it was found in the domain that an alias stands for.
     """
+    sought, asked = _asked(world, address)
+    found = await world.database.find(_addresses(world.database.dialect), asked)
+    return _decided(address, sought.winner(found))
+
+
+def _asked(world: World, address: str) -> tuple["Sought", dict[str, Any]]:
+    """What the address is looked up by, and the parameters of the statement; NotFound."""
     sought = Sought.of(world, address)
     if sought is None:
         raise NotFound(address, path=["address"])
-    asked = {"best": sought.best, "name": sought.name, "now": world.now()}
-    found = await world.database.find(_addresses(world.database.dialect), asked)
-    return _decided(address, sought.winner(found))
+    return sought, {"best": sought.best, "name": sought.name, "now": world.now()}
 
 
 def _decided(address: str, winner: Picked | None) -> Picked:
@@ -325,10 +330,7 @@ async def reached(world: World, address: str) -> tuple[Picked, str]:
 
     One statement where nothing is rewritten, two where something is.
     """
-    sought = Sought.of(world, address)
-    if sought is None:
-        raise NotFound(address, path=["address"])
-    asked = {"best": sought.best, "name": sought.name, "now": world.now()}
+    sought, asked = _asked(world, address)
     local = sought.forms[-1]
     found = await world.database.find(_received(world.database.dialect), {**asked, "local": local})
     rewrites = {row.local: row.target for row in found if row.target is not None}

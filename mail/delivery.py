@@ -3,14 +3,14 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import compress, product
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from sqlalchemy import Delete, Select, String, bindparam, case, delete, insert, select, update
@@ -33,6 +33,8 @@ from models.prepared import Prepared, Sent, among, number, prepared
 from models.users import LimitKind, User
 from models.wakeups import UNINDEXED
 from models.world import Turn, World
+
+Outcome = TypeVar("Outcome")
 
 SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
 CUT = 1024  # encoded bytes; smaller attachments stay where they are
@@ -182,6 +184,25 @@ async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = 
     return kept
 
 
+async def with_bytes(
+    world: World,
+    tenant_id: int,
+    letter: Letter,
+    work: Callable[[Turn, Kept], Outcome],
+    stream: int,
+) -> Outcome:
+    """Do `work` in a unit on a stream, with the bytes of a message safe before.
+
+    Where they have been collected meanwhile they are made safe anew, and it is done once more.
+    """
+    kept = await stored(world, tenant_id, letter)
+    try:
+        return await world.apply(lambda turn: work(turn, kept), stream)
+    except Gone:
+        kept = await stored(world, tenant_id, letter, again=True)
+        return await world.apply(lambda turn: work(turn, kept), stream)
+
+
 async def receive(
     world: World, letter: Letter, to: Recipient, sender: str, *, into: Place | None = None
 ) -> Placed:
@@ -211,23 +232,19 @@ async def _received(
     there = replace(there, receipt=known)
     since = now - world.options.receipts_for
 
-    def unit(turn: Turn) -> Placed:
+    def unit(turn: Turn, kept: Kept) -> Placed:
         earlier = turn.fetched(_RECEIPT, known=known, since=since)
         if earlier:
             row = earlier[0]
             return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
         return place(turn, letter, kept, there, way=Way.RECEIVED)
 
-    kept = await stored(world, to.tenant_id, letter)
-    try:
-        return await world.apply(unit, to.user_id)
-    except Gone:
-        kept = await stored(world, to.tenant_id, letter, again=True)
-        return await world.apply(unit, to.user_id)
+    return await with_bytes(world, to.tenant_id, letter, unit, to.user_id)
 
 
 @prepared
-def _noted(dialect: str) -> Any:
+def noted(dialect: str) -> Any:
+    """To send: a receipt, by its `digest`, of a `message_id` and `at` a time."""
     new = insert_or(dialect, Receipt)
     values = {"message_id": new.excluded.message_id, "at": new.excluded.at}
     return new.on_conflict_do_update(index_elements=["digest"], set_=values).inline()
@@ -293,8 +310,8 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     _, told = turn.told(to.user_id, [entry], at=now)
     sent = [*thread.sent, (_PUT, row), *referred(key, list(blobs.values())), *told]
     if to.receipt:
-        noted = {"digest": to.receipt, "message_id": key, "at": now}
-        sent.append((_noted(turn.connection.dialect.name), noted))
+        known = {"digest": to.receipt, "message_id": key, "at": now}
+        sent.append((noted(turn.connection.dialect.name), known))
     turn.send(sent)
     turn.bells.add(UNINDEXED)
     if thread.others:

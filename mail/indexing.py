@@ -73,12 +73,17 @@ class Entry(NamedTuple):
 
 
 async def entries(
-    world: World, rows: Sequence[Any], read: contents.Read | None = None
+    world: World, rows: Sequence[Any], read: contents.Read | None = None, *, again: bool = False
 ) -> list[Entry]:
-    """What the index is to have of these messages, whose rows have the columns SHOWN."""
+    """What the index is to have of these messages, whose rows have the columns SHOWN.
+
+    Where it had them before, and has them `again`, nothing else is noted of them.
+    """
     dialect = world.database.dialect
     sources = await contents.sources(world, rows, read)
-    found = await correspondents.heard(world, rows, sources, read or world.database.read)
+    found = [NOTHING for _ in rows]
+    if not again:
+        found = await correspondents.heard(world, rows, sources, read or world.database.read)
 
     def entry(row: Any, words: Words) -> Entry:
         made = {"id": row.id, **indexed(dialect, row.user_id, words)}

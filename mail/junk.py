@@ -24,15 +24,6 @@ class Judged:
     verdict: Spam
 
 
-@dataclass(frozen=True, slots=True)
-class _Receiver:
-    """A recipient as rules know one."""
-
-    user_id: int
-    domain_id: int | None
-    tags: Sequence[str]
-
-
 async def judged(
     world: World, letter: Letter, sender: str, recipients: Sequence[Recipient], *, handed: bool
 ) -> list[Judged]:
@@ -72,9 +63,7 @@ async def _rules(
     tags: dict[int, list[str]] = {}
     for row in await world.database.read(asked):
         tags.setdefault(row.user_id, []).append(row.tag)
-    receivers = [
-        _Receiver(to.user_id, to.domain_id, [*to.tags, *tags.get(to.user_id, ())]) for to in ruled
-    ]
+    receivers = [replace(to, tags=[*to.tags, *tags.get(to.user_id, ())]) for to in ruled]
     author = letter.facts.from_[0].address if letter.facts.from_ else ""
     found = await senderrules.rules_of(world, receivers, sender, author)
     return {to.user_id: each for to, each in zip(ruled, found, strict=True)}

@@ -1,7 +1,7 @@
 """Whose are all these addresses? In two statements, however many they are."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import Select, String, bindparam, false, or_, select, true, union_all
@@ -15,32 +15,46 @@ from models.domains import Domain, DomainAlias
 from models.prepared import among, prepared
 from models.world import World
 
+Homes = Mapping[str, Mapping[int, bool]]
+
+
+async def homes(world: World, names: Collection[str], read: Read | None = None) -> Homes:
+    """The active domains of ours that these names, in normal form, lead to, by name.
+
+    Of each its key, and whether the name is its own; its own comes first. Names of none are left
+    out.
+    """
+    found: defaultdict[str, dict[int, bool]] = defaultdict(dict)
+    asked = _named(world.database.dialect).made
+    for row in await (read or world.database.read)(asked, {"names": list(names)}):
+        found[row.name].setdefault(row.id, row.own)
+    return found
+
 
 async def resolve_all(
-    world: World, asked: Collection[str], read: Read | None = None
+    world: World, asked: Collection[str], read: Read | None = None, places: Homes | None = None
 ) -> dict[str, Picked]:
     """The rows of the addresses that decide about each of these; without those nobody has.
 
     Two statements, however many are asked for. One that is switched off is among them. Each row
-    has the name of its domain as `place`, which is None where it holds in all.
+    has the name of its domain as `place`, which is None where it holds in all. With `places`,
+    which are the `homes` of their domains, it is one statement.
     """
     read = read or world.database.read
     wanted = {text: one for text in asked if (one := Sought.of(world, text))}
     if not wanted:
         return {}
-    dialect = world.database.dialect
-    given = {"names": list({one.name for one in wanted.values()}), "now": world.now()}
-    places: defaultdict[str, dict[int, bool]] = defaultdict(dict)  # by name, own or not by domain
-    for row in await read(_named(dialect).made, {"names": given["names"]}):
-        places[row.name].setdefault(row.id, row.own)
+    if places is None:
+        places = await homes(world, {one.name for one in wanted.values()}, read)
     best = list({local for one in wanted.values() for local in one.best})
     keys = list({key for found in places.values() for key in found})
     rows: defaultdict[str, list[Picked]] = defaultdict(list)
-    for row in await read(_there(dialect).made, {"best": best, "keys": keys, "now": given["now"]}):
+    asked_for = {"best": best, "keys": keys, "now": world.now()}
+    for row in await read(_there(world.database.dialect).made, asked_for):
         rows[row.local].append(row)
     winners: dict[str, Picked] = {}
     for text, one in wanted.items():
-        here = places[one.name]
+        here = places.get(one.name, {})
         fit = [
             Found(row, own=here.get(row.domain_id, True))
             for local in one.best

@@ -5,19 +5,17 @@ import hashlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import case, select, update
 from sqlmodel import col
 
 from mail import delivery, messages, srs
-from mail.delivery import Letter, stored
+from mail.delivery import Letter, noted, with_bytes
 from mail.fields import on_wire
-from mail.keeping import Gone, Kept, blob_ids
-from mail.queue.entering import Handed, Sender, hand_in
+from mail.keeping import Kept
+from mail.queue.entering import Sender, hand_in, handed
 from mail.routes import Loop, Onward, check_limit
 from models.addresses import Address
-from models.columns import insert_or
 from models.errors import NotFound
 from models.journal import PLATFORM
 from models.messages import Receipt
@@ -52,12 +50,10 @@ def check_loop(raw: bytes, letter: Letter, address: str) -> None:
 async def send_on(
     world: World, source: bytes | Path, came: str, sender: str, onward: Onward
 ) -> None:
-    """Queue a message for the targets, as it came; on return it is durable.
+    """Queue a message, as it came, for the targets; on return it is durable.
 
-    `came` is the digest by which a repeat is known.
-
-    A repeat within a day is known, as a delivery is. Loop; RateLimited; NotFound where the
-    address has gone.
+    `came` is the digest by which a repeat within a day is known, as one of a delivery is. Loop;
+    RateLimited; NotFound where the address has gone.
     """
     raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
     whole = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + raw
@@ -66,14 +62,10 @@ async def send_on(
         check_loop(whole, made, onward.address)
     outgoing = Outgoing(made, came, sender, onward)
 
-    async def attempt(*, again: bool) -> None:
-        kept = await stored(world, onward.tenant_id, made, again=again)
-        await world.apply(lambda turn: _hand_in(turn, outgoing, kept), PLATFORM)
+    def unit(turn: Turn, kept: Kept) -> None:
+        _hand_in(turn, outgoing, kept)
 
-    try:
-        await attempt(again=False)
-    except Gone:
-        await attempt(again=True)
+    await with_bytes(world, onward.tenant_id, made, unit, PLATFORM)
 
 
 def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
@@ -86,29 +78,16 @@ def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
     if turn.connection.execute(seen).first():
         return
     _count(turn, onward, len(to))
-    blobs = blob_ids(turn, kept)
-    handed = Handed(
-        _sender(turn.world, outgoing),
-        onward.targets,
-        outgoing.letter.size,
-        blobs[kept.root],
-        list(blobs.values()),
-        None,
-        at=now,
-    )
+    sender = _sender(turn.world, outgoing)
+    mail = handed(turn, outgoing.letter, kept, sender, onward.targets)
     platform = Sender(None, onward.tenant_id)
     if onward.targets:
-        hand_in(turn, platform, handed)
+        hand_in(turn, platform, mail)
     if onward.via:  # a relay of ours asks for no other sender
-        hand_in(
-            turn, platform, replace(handed, sender=outgoing.sender, recipients=(), via=onward.via)
-        )
-    new = insert_or(turn.connection.dialect.name, Receipt)
-    values: dict[str, Any] = {"message_id": 0, "at": now}
-    noted = new.values(digest=known, **values).on_conflict_do_update(
-        index_elements=["digest"], set_=values
-    )
-    turn.connection.execute(noted)
+        bare = replace(mail, sender=outgoing.sender, recipients=())
+        hand_in(turn, platform, replace(bare, via=onward.via))
+    receipt = {"digest": known, "message_id": 0, "at": now}
+    turn.send([(noted(turn.connection.dialect.name), receipt)])
 
 
 def _sender(world: World, outgoing: Outgoing) -> str:

@@ -66,8 +66,9 @@ async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[obje
     for each in taken:
         for person in each.people:
             people.setdefault(_key(person.to), person)
-    await _store(world, mail, list(people.values()))
-    await _copy(world, mail, taken, list(people.values()))
+    everybody = list(people.values())
+    await _store(world, mail, everybody)
+    await _copy(world, mail, taken, everybody)
     return [await _settle(world, mail, each) for each in taken]
 
 

@@ -26,9 +26,9 @@ from mail.addresses import (
     normal,
     normal_domain,
 )
-from mail.delivery import Letter, read, stored
-from mail.keeping import Gone, blob_ids
-from mail.queue.entering import Handed, Sender, hand_in
+from mail.delivery import Letter, read, with_bytes
+from mail.keeping import Kept
+from mail.queue.entering import Sender, hand_in, handed
 from models.columns import Picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
@@ -272,26 +272,8 @@ async def _queue(world: World, came: Came, copy: tuple[bytes, list[str]], of: Re
     raw, to = copy
     letter = await read(raw)
 
-    async def attempt(*, again: bool) -> None:
-        kept = await stored(world, of.tenant_id, letter, again=again)
+    def unit(turn: Turn, kept: Kept) -> None:
+        copied = handed(turn, letter, kept, came.sender, to, copy_of=came.submission_id)
+        hand_in(turn, Sender(of.user_id), copied)
 
-        def unit(turn: Turn) -> None:
-            blobs = blob_ids(turn, kept)
-            handed = Handed(
-                came.sender,
-                to,
-                letter.size,
-                blobs[kept.root],
-                list(blobs.values()),
-                None,
-                at=turn.world.now(),
-                copy_of=came.submission_id,
-            )
-            hand_in(turn, Sender(of.user_id), handed)
-
-        await world.apply(unit, of.user_id)
-
-    try:
-        await attempt(again=False)
-    except Gone:
-        await attempt(again=True)
+    await with_bytes(world, of.tenant_id, letter, unit, of.user_id)

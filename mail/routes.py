@@ -12,20 +12,18 @@ An address comes to nobody twice, and circles are passed over. A bounce to an en
 we have written for mail sent on goes on to the first sender.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from sqlalchemy import Select, select, union_all
+from sqlalchemy import select
 from sqlmodel import col
 
 from mail import addresses, srs, targets
 from mail.addresses import Recipient, normal_domain
-from mail.lookups import resolve_all
+from mail.lookups import homes, resolve_all
 from mail.queue.entering import Via
 from models.addresses import AddressKind
 from models.columns import Picked
-from models.domains import Domain, DomainAlias
 from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused
 from models.rewrites import RecipientRewrite
 from models.world import World
@@ -105,11 +103,13 @@ async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: i
         return
     if row.kind is not AddressKind.FORWARD:
         raise NotFound(address, path=["address"])
-    relays = targets.opened(world, row.id, row.relays)
-    via = [Via(address, one, relays.get(one, one)) for one in row.targets if "://" in one]
-    named = [one for one in row.targets if "://" not in one]
-    found, ours = await resolve_all(world, named), await _ours(world, named)
-    away = [one for one in named if one not in found and _domain(one) not in ours]
+    pairs = zip(row.targets, targets.whole(world, row), strict=True)
+    via = [Via(address, shown, whole) for shown, whole in pairs if "://" in shown]
+    named = {one: normal_domain(one.rpartition("@")[2]) for one in row.targets if "://" not in one}
+    places = await homes(world, set(named.values())) if named else {}
+    found = await resolve_all(world, named, places=places)
+    ours = {*places, *await _rewritten(world, {*named.values()}.difference(places))}
+    away = [one for one, name in named.items() if one not in found and name not in ours]
     for target, here in found.items():
         if here.active and here.id not in walk.seen and depth < DEEPEST and _room(walk):
             walk.seen.add(here.id)
@@ -154,56 +154,28 @@ def check_limit(world: World, row: Picked) -> None:
 async def _bounce(world: World, address: str, sender: str) -> Taken:
     """Let a bounce find back; nobody else has a reason to write there."""
     local, _, domain = address.rpartition("@")
-    found = await domains(world, domain)
-    if not found or sender:
+    name = normal_domain(domain)
+    places = (await homes(world, [name])).get(name)
+    if not places or sender:
         raise NotFound(address, path=["address"])
     try:
         origin = srs.origin(world, local)
     except Invalid as problem:
         raise NotFound(address, path=["address"]) from problem
-    return Taken(address, onward=[Onward(address, None, found[0], [origin])])
+    return Taken(address, onward=[Onward(address, None, next(iter(places)), [origin])])
 
 
 async def is_ours(world: World, domain: str) -> bool:
     """Whether we take the mail of this domain, be it that all of it is rewritten."""
-    return bool(await _ours(world, [f"@{domain}"]))
+    names = {normal_domain(domain)}
+    return bool(await homes(world, names) or await _rewritten(world, names))
 
 
-async def _ours(world: World, addresses: Sequence[str]) -> set[str]:
-    """Those domains of these addresses whose mail we take: one statement for all."""
-    names = {_domain(address) for address in addresses}
-    if not names:
-        return set()
-    active = col(Domain.active)
-    own: Select[*tuple[Any, ...]] = select(col(Domain.name).label("name")).where(
-        col(Domain.name).in_(names), active
-    )
-    second = (
-        select(col(DomainAlias.alias))
-        .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
-        .where(col(DomainAlias.alias).in_(names), col(DomainAlias.active), active)
-    )
+async def _rewritten(world: World, names: Collection[str]) -> set[str]:
+    """Those of these domains all of whose mail is for others."""
     whole = select(col(RecipientRewrite.domain)).where(
         col(RecipientRewrite.domain).in_(names),
         col(RecipientRewrite.local) == "",
         col(RecipientRewrite.active),
     )
-    every = union_all(own, second, whole).subquery()
-    return {row.name for row in await world.database.read(select(every.c.name))}
-
-
-def _domain(address: str) -> str:
-    return normal_domain(address.rpartition("@")[2])
-
-
-async def domains(world: World, domain: str) -> list[int]:
-    """The domain of ours by this name, or the one it is an alias of; nothing where it is none."""
-    name = normal_domain(domain)
-    alias = (
-        select(col(DomainAlias.domain_id))
-        .where(col(DomainAlias.alias) == name, col(DomainAlias.active))
-        .scalar_subquery()
-    )
-    its = (col(Domain.name) == name) | (col(Domain.id) == alias)
-    found = await world.database.read(select(col(Domain.id)).where(its, col(Domain.active)))
-    return [row.id for row in found]
+    return {row.domain for row in await world.database.read(whole)} if names else set()

@@ -14,7 +14,7 @@
   - Unavailable            a component does not answer, or the unit around it was given up
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
@@ -233,6 +233,13 @@ class Unavailable(Refused):
         super().__init__(message)
         self.code = Code.ABORTED if aborted else code
         self.component = component
+
+
+def all_found(ids: Iterable[int], there: Container[int], *, path: Sequence[str] = ("ids",)) -> None:
+    """NotFound, with its index, where one of these is not there."""
+    for index, key in enumerate(ids):
+        if key not in there:
+            raise NotFound(str(key), path=path, index=index)
 
 
 def found(thing: Object | None, ref: str = "", *, path: Sequence[str] = ("id",)) -> Object:

@@ -15,7 +15,7 @@ from mail.addresses import normal
 from models.addresses import Address, AddressKind
 from models.columns import Picked
 from models.domains import Domain
-from models.errors import Conflict, Forbidden, Invalid, NotFound, Problems
+from models.errors import Conflict, Forbidden, Invalid, Problems, all_found
 from models.journal import PLATFORM
 from models.roles import Role, Scope, UserPermission
 from models.users import User
@@ -191,11 +191,8 @@ def streams_of(rows: Iterable[Any]) -> set[int]:
 
 async def in_order(ctx: Context, ids: Sequence[int], path: Sequence[str]) -> list[Picked]:
     """These addresses, each once; NotFound where the viewer sees none such."""
-    rows: dict[int, Picked] = {}
-    for index, row in enumerate(await addresses.by_ids(ctx, list(ids))):
-        if row is None:
-            raise NotFound(str(ids[index]), path=path, index=index)
-        rows.setdefault(row.id, row)
+    rows = {row.id: row for row in await addresses.by_ids(ctx, list(ids)) if row}
+    all_found(ids, rows, path=path)
     return list(rows.values())
 
 

@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.specialnames import restored_in
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, NotFound
+from models.errors import Forbidden, Invalid, all_found
 from models.journal import ChangeKind
 from models.mailboxes import SpecialUse
 from models.messages import Message
@@ -131,9 +131,7 @@ async def restore(ctx: Context, ids: Sequence[int], to: Named | None) -> None:
             visible(ctx, Message), *kept(ctx), col(Message.id).in_(ids)
         )
         rows = {row.id: row for row in await ctx.read(asked)}
-        for index, key in enumerate(ids):
-            if key not in rows:
-                raise NotFound(str(key), path=["ids"], index=index)
+        all_found(ids, rows)
         target = (await mailboxes.find(ctx, to)).id if to else None
         await _bring_back(ctx, session, list(rows.values()), target)
 

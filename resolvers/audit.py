@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import audit
 from models.audit import Audit, AuditAccess, AuditCopy
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, LimitReached, NotFound, found
+from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, found
 from models.journal import PLATFORM, ChangeKind
 from models.messages import Message
 from models.pages import Ask, Page
@@ -118,9 +118,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
     """End audits before their time, all or none; housekeeping takes the copies."""
     async with ctx.write(PLATFORM) as session:
         rows = {row.id: row for row in await ctx.load_all(by_ids, ids) if row}
-        for index, key in enumerate(ids):
-            if key not in rows:
-                raise NotFound(str(key), path=["ids"], index=index)
+        all_found(ids, rows)
         these = update(Audit).where(col(Audit.id).in_(rows))
         now = ctx.world.now()
         connection = await session.connection()

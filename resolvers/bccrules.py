@@ -12,7 +12,7 @@ from mail.addresses import Normal, checked, normal
 from mail.rewrites import matched
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems
+from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems, all_found
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.rewrites import BccDirection, BccRule
@@ -182,15 +182,11 @@ async def _still(ctx: Context, name: Normal, home: Picked) -> None:
 
 async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     """These rules, each once; NotFound where the viewer sees one not."""
-    rows = await by_ids(ctx, list(ids))
-    found = {}
-    for index, row in enumerate(rows):
-        if row is None:
-            raise NotFound(str(ids[index]), path=["ids"], index=index)
-        found[row.id] = row
-    if not found:
+    rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
+    all_found(ids, rows)
+    if not rows:
         raise Invalid("name at least one", constraint="required", path=["ids"])
-    return list(found.values())
+    return list(rows.values())
 
 
 async def _room(ctx: Context, home: Picked, more: int) -> None:

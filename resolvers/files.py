@@ -14,7 +14,7 @@ from mail.blobs.store import object_name
 from mail.keeping import Gone, Kept, blob_ids, keep
 from models.blobs import Blob, Upload
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, LimitReached, NotFound, found
+from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, found
 from models.files import File, FileShare
 from models.journal import ChangeKind, Entry
 from models.pages import Ask, Page
@@ -254,9 +254,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
         these = delete(File).where(visible(ctx, File), col(File.id).in_(ids))
         answer = await (await session.connection()).execute(these.returning(col(File.id)))
         gone = set(answer.scalars())
-        for index, key in enumerate(ids):
-            if key not in gone:
-                raise NotFound(str(key), path=["ids"], index=index)
+        all_found(ids, gone)
         if gone:
             await ctx.record(session, owner, ChangeKind.FILE_CHANGED, sorted(gone))
 

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.keeping import Kept, blob_ids
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, LimitReached, NotFound, Stale, found
+from models.errors import Forbidden, Invalid, LimitReached, NotFound, Stale, all_found, found
 from models.files import File, FileAttachmentMode, FileShare
 from models.journal import ChangeKind, Entry
 from models.users import User
@@ -131,9 +131,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
         columns = col(FileShare.id), col(FileShare.file_id)
         gone = (await (await session.connection()).execute(these.returning(*columns))).all()
         there = {row.id for row in gone}
-        for index, key in enumerate(ids):
-            if key not in there:
-                raise NotFound(str(key), path=["ids"], index=index)
+        all_found(ids, there)
         if gone:
             await _changed(ctx, session, owner, sorted({row.file_id for row in gone}))
 

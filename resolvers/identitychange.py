@@ -12,18 +12,18 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import compose, messages
 from mail.addresses import normal
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems
+from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found
 from models.identities import Identity
 from models.journal import ChangeKind
 from models.mailboxes import SpecialUse
 from models.roles import AdminPermission, Role
-from models.users import User
 from resolvers import adminlog, identities, mailboxes
-from resolvers.access import managed_users, own, visible_users
+from resolvers.access import own
 from resolvers.adminlog import Done
 from resolvers.context import Context, Needs
 from resolvers.identities import Sender, Standing, key_of
 from resolvers.sendable import grants
+from resolvers.userselection import managed_all
 
 MOST = 100  # rows of an account
 COPIES = 20  # addresses that are always copied
@@ -69,7 +69,7 @@ async def _put(ctx: Context, user_id: int, address: str, said: Said, *, anew: bo
     _permitted(ctx, [user_id], said)
     said = await _checked(said)
     async with ctx.write(user_id) as session:
-        (user,) = await _held(ctx, [user_id], "user")
+        (user,) = await managed_all(ctx, [user_id], path="user")
         (there,) = [one for one in await identities.standings(ctx, [user_id]) if one]
         sender = await _sender(ctx, there, address)
         if anew and sender.row:
@@ -101,7 +101,7 @@ async def change(ctx: Context, ids: Sequence[int], said: Said) -> None:
     _permitted(ctx, owners, said)
     said = await _checked(said)
     async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await _held(ctx, owners, "ids")}
+        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
         known = await _known(ctx, keys)
         if said.values.get("preferred") and len(known) > len(users):
             text = "one identity of a user is the default"
@@ -113,11 +113,9 @@ async def change(ctx: Context, ids: Sequence[int], said: Said) -> None:
 
 
 async def _known(ctx: Context, ids: Sequence[int]) -> list[Sender]:
-    found = await identities.by_ids(ctx, list(ids))
-    for index, (key, one) in enumerate(zip(ids, found, strict=True)):
-        if one is None:
-            raise NotFound(str(key), path=["ids"], index=index)
-    return [one for one in found if one]
+    found = [one for one in await identities.by_ids(ctx, list(ids)) if one]
+    all_found(ids, {one.id for one in found})
+    return found
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
@@ -127,7 +125,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
     """
     owners = {one.user_id for one in await _known(ctx, ids)}
     async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await _held(ctx, owners, "ids")}
+        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
         known = await _known(ctx, ids)
         for index, one in enumerate(known):
             if not one.row:
@@ -153,23 +151,6 @@ def _permitted(ctx: Context, users: Collection[int], said: Said) -> None:
     if others and any(said.values.get(name) for name in DIVERTING):
         permission = AdminPermission.BCC_MAPS
         ctx.viewer.require(Needs(role=Role.DOMAIN_ADMIN, admin_permission=permission))
-
-
-async def _held(ctx: Context, users: Collection[int], path: str) -> Sequence[Picked]:
-    """These accounts; NotFound where the viewer does not see one, Forbidden to change one."""
-    free = managed_users(ctx).label("free")
-    asked = (
-        select(*picked(User, {"id", "role", "domain_id"}), free)
-        .where(col(User.id).in_(users), visible_users(ctx))
-        .order_by(col(User.id))
-    )
-    rows = await ctx.read(asked)
-    for key in set(users) - {row.id for row in rows}:
-        raise NotFound(str(key), path=[path])
-    for row in rows:
-        if not row.free:
-            raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
-    return rows
 
 
 async def _checked(said: Said) -> Said:

@@ -8,7 +8,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.columns import Owned, Picked, picked
-from models.errors import Forbidden, NotFound
+from models.errors import Forbidden, NotFound, all_found
 from models.roles import AdminPermission, Role
 from models.users import User
 from resolvers.access import managed_users, visible_users
@@ -28,9 +28,7 @@ def owners(ids: Sequence[int], rows: Sequence[Picked | None]) -> list[int]:
 
     The order is that of the accounts' ids.
     """
-    for key, row in zip(ids, rows, strict=True):
-        if row is None:
-            raise NotFound(str(key), path=["ids"], index=ids.index(key))
+    all_found(ids, {row.id for row in rows if row})
     return sorted({row.user_id for row in rows if row})
 
 

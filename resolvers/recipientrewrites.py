@@ -12,7 +12,7 @@ from mail.addresses import Normal, normal
 from mail.rewrites import circular, matched, replacement
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound
+from models.errors import Conflict, Invalid, LimitReached, NotFound, all_found
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.rewrites import RecipientRewrite
@@ -217,14 +217,11 @@ async def _homes(ctx: Context, names: Collection[str]) -> dict[str, int]:
 
 async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     """These rewrites, each once; NotFound where the viewer sees one not."""
-    found = {}
-    for index, row in enumerate(await by_ids(ctx, list(ids))):
-        if row is None:
-            raise NotFound(str(ids[index]), path=["ids"], index=index)
-        found[row.id] = row
-    if not found:
+    rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
+    all_found(ids, rows)
+    if not rows:
         raise Invalid("name at least one", constraint="required", path=["ids"])
-    return list(found.values())
+    return list(rows.values())
 
 
 def _facts(row: Picked) -> dict[str, Any]:

@@ -172,7 +172,7 @@ async def _build(
 
 async def _plan_rebuild(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) -> Plan:
     rows = await _rows(ctx, _all(order), checkpoint)
-    return Plan(made=(rows, await indexing.entries(ctx.world, rows)))
+    return Plan(made=(rows, await indexing.entries(ctx.world, rows, again=True)))
 
 
 async def _rebuild(

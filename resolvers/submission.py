@@ -12,12 +12,12 @@ from sqlmodel import col
 from mail import compose, encrypting, rewrites
 from mail.compose import Draft
 from mail.delivery import Letter, Place, place, read, stored
-from mail.keeping import Gone, Kept, blob_ids
+from mail.keeping import Gone, Kept
 from mail.queue import entering
 from mail.queue.entering import Handed, Sender
 from mail.queue.settle import OPEN, announce
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems
+from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, all_found
 from models.mailboxes import SpecialUse
 from models.pages import Ask, Page, ordering
 from models.queue import QUEUE, Delivery, DeliveryState
@@ -256,14 +256,13 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
     """Hand it to the queue, and to audits where no copy does so."""
     kept, message_id = copy
     at, state, undo_until = _when(turn.world, ready.outgoing)
-    blobs = blob_ids(turn, kept)
-    handed = Handed(
+    handed = entering.handed(
+        turn,
+        ready.letter,
+        kept,
         ready.sender,
         ready.recipients,
-        ready.letter.size,
-        blobs[kept.root],
-        list(blobs.values()),
-        message_id,
+        message_id=message_id,
         at=at,
         state=state,
         send_time=_send_time(turn.world, ready.outgoing),
@@ -308,9 +307,7 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     now, keys = ctx.world.now(), list(dict.fromkeys(ids))
     async with ctx.write(*await owners(ctx, Submission, keys)) as session:
         rows = {row.id: row for row in await by_ids(ctx, keys) if row}
-        for index, key in enumerate(ids):
-            if key not in rows:
-                raise NotFound(str(key), path=["ids"], index=index)
+        all_found(ids, rows)
 
         free = or_(col(Delivery.leased_until).is_(None), col(Delivery.leased_until) <= now)
         waits = col(Delivery.state).in_(OPEN), free

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from models.columns import Picked, picked
-from models.errors import Invalid, NotFound
+from models.errors import Invalid, all_found
 from models.messages import Message, Thread
 from resolvers import bulk
 from resolvers.access import own, visible
@@ -60,7 +60,5 @@ async def _rows(ctx: Context, ids: Sequence[int]) -> Sequence[Picked]:
         visible(ctx, Thread), col(Thread.id).in_(ids), some.exists()
     )
     rows = {row.id: row for row in await ctx.read(asked)}
-    for index, key in enumerate(ids):
-        if key not in rows:
-            raise NotFound(str(key), path=["ids"], index=index)
+    all_found(ids, rows)
     return list(rows.values())

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth import PENDING, AccessToken
 from models.columns import Picked, picked
-from models.errors import NotFound
+from models.errors import all_found
 from models.roles import Role, Scope
 from models.users import User
 from resolvers.access import visible
@@ -81,9 +81,7 @@ async def revoke(ctx: Context, ids: Collection[int] | None = None, *, all: bool 
             delete(AccessToken).where(which).returning(col(AccessToken.id))
         )
         gone = set(deleted.scalars())
-        for index, key in enumerate(ids or ()):
-            if key not in gone:
-                raise NotFound(str(key), path=["ids"], index=index)
+        all_found(ids or (), gone)
         if gone and owner:
             await note(ctx, session, Event("token revoke", owner, detail={"tokens": len(gone)}))
     forget(ctx.world, owner)

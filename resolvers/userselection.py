@@ -1,7 +1,7 @@
 """Which accounts a mutation is about."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -104,18 +104,25 @@ async def _checked(ctx: Context, users: Users, path: str) -> list[int]:
 
 
 async def managed_one(ctx: Context, key: int, *, path: str = "user") -> Picked:
-    """The row of an account that the viewer may change.
+    """The row of an account that the viewer may change; refused as by `managed_all`."""
+    (row,) = await managed_all(ctx, [key], path=path)
+    return row
 
-    NotFound where the viewer sees none such, Forbidden where it may not be changed.
+
+async def managed_all(ctx: Context, keys: Collection[int], *, path: str) -> Sequence[Picked]:
+    """The rows of accounts that the viewer may change, by id.
+
+    NotFound where the viewer sees one not, Forbidden where one may not be changed.
     """
     free = managed_users(ctx).label("free")
-    asked = select(*picked(User), free).where(col(User.id) == key, visible_users(ctx))
-    row = next(iter(await ctx.read(asked)), None)
-    if row is None:
+    asked = select(*picked(User), free).where(col(User.id).in_(keys), visible_users(ctx))
+    rows: Sequence[Picked] = await ctx.read(asked.order_by(col(User.id)))
+    for key in set(keys) - {row.id for row in rows}:
         raise NotFound(str(key), path=[path])
-    if not row.free:
-        raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
-    return row
+    for row in rows:
+        if not row.free:
+            raise Forbidden(f"this needs the role {row.role}", requires=row.role, path=[path])
+    return rows
 
 
 async def _named(ctx: Context, users: Users, path: str) -> list[int]:

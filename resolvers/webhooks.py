@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.outward import target
 from models.columns import Picked, picked
-from models.errors import Invalid, LimitReached, NotFound
+from models.errors import Invalid, LimitReached, NotFound, all_found
 from models.journal import PLATFORM, ChangeKind, Position
 from models.pages import Ask, Page
 from models.roles import Role
@@ -235,9 +235,7 @@ async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list
     asked = select(*picked(Webhook)).where(col(Webhook.id).in_(ids), _visible(ctx))
     held = asked.order_by(col(Webhook.id)).with_for_update()
     rows = {row.id: row for row in (await (await session.connection()).execute(held)).all()}
-    for index, key in enumerate(ids):
-        if key not in rows:
-            raise NotFound(str(key), path=["ids"], index=index)
+    all_found(ids, rows)
     return [rows[key] for key in dict.fromkeys(ids)]
 
 

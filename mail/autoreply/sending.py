@@ -18,11 +18,12 @@ from mail import addresses, compose, messages
 from mail.addresses import Recipient, checked, normal, normal_domain
 from mail.autoreply.decision import Came, Reply, Rule, Silence, answer, plain, quiet, sender_key
 from mail.compose import NAME, Draft, HeaderLine
-from mail.delivery import Letter, read, stored
+from mail.delivery import Letter, read, with_bytes
 from mail.fields import Named
-from mail.keeping import Gone, Kept, blob_ids
+from mail.keeping import Kept
+from mail.lookups import resolve_all
 from mail.messages import Header
-from mail.queue.entering import Handed, Sender, hand_in, unkept
+from mail.queue.entering import Sender, hand_in, handed, unkept
 from models import meters
 from models.addresses import Address
 from models.autoreply import Autoreply, AutoreplySender
@@ -220,11 +221,8 @@ async def stands(world: World, user_id: int, to: str, named: Sequence[str]) -> b
     distinct = {normal(address): address for address in named}
     if normal(to) in distinct:
         return True
-    for address in list(distinct.values())[:LOOKED]:
-        row = await taker(world, address)
-        if row is not None and row.user_id == user_id:
-            return True
-    return False
+    found = await resolve_all(world, list(distinct.values())[:LOOKED])
+    return any(row.active and row.user_id == user_id for row in found.values())
 
 
 async def taker(world: World, address: str) -> Picked | None:
@@ -262,10 +260,23 @@ async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) ->
     """Queue an answer and remember its sender; None, or why not."""
     draft = _draft(world, incoming, row, reply)
     letter = await read(await asyncio.to_thread(compose.build, draft))
-    try:
-        return await _queued(world, incoming, row, letter, again=False)
-    except Gone:
-        return await _queued(world, incoming, row, letter, again=True)
+    owner = incoming.to.user_id
+
+    def unit(turn: Turn, kept: Kept) -> Silence | None:
+        """The account is held: nobody else answers, or changes the rule, meanwhile."""
+        given = incoming.given | {"now": world.now()}
+        found = next(iter(turn.fetched(_RULE, **given)), None)
+        if found is not None and (found.answered or found.spent):
+            return Silence.ANSWERED if found.answered else Silence.LIMIT
+        if found != row:
+            raise _Changed
+        _note(turn, row, given)
+        # under the null sender: nothing is ever sent back to it
+        answer = handed(turn, letter, kept, "", [incoming.sender])
+        unkept(turn, (owner, hand_in(turn, Sender(owner), answer)), letter, answer)
+        return None
+
+    return await with_bytes(world, incoming.to.tenant_id, letter, unit, owner)
 
 
 def _draft(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Draft:
@@ -290,28 +301,6 @@ def _draft(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Draf
     )
 
 
-async def _queued(
-    world: World, incoming: _Incoming, row: Picked, letter: Letter, *, again: bool
-) -> Silence | None:
-    kept = await stored(world, incoming.to.tenant_id, letter, again=again)
-    owner = incoming.to.user_id
-
-    def unit(turn: Turn) -> Silence | None:
-        """The account is held: nobody else answers, or changes the rule, meanwhile."""
-        now = world.now()
-        given = incoming.given | {"now": now}
-        found = next(iter(turn.fetched(_RULE, **given)), None)
-        if found is not None and (found.answered or found.spent):
-            return Silence.ANSWERED if found.answered else Silence.LIMIT
-        if found != row:
-            raise _Changed
-        _note(turn, row, given)
-        _hand_in(turn, incoming, letter, kept)
-        return None
-
-    return await world.apply(unit, owner)
-
-
 def _note(turn: Turn, row: Picked, given: dict[str, Any]) -> None:
     """Remember who is answered, and count it."""
     dialect, now = turn.connection.dialect.name, given["now"]
@@ -321,19 +310,3 @@ def _note(turn: Turn, row: Picked, given: dict[str, Any]) -> None:
     usage = {"user_id": given["user"], "kind": UsageKind.AUTOREPLIES, "used": 1}
     counted = {**usage, "until": now + DAY, "now": now}
     turn.send([(_remembered(dialect), sender), (_counted(dialect), counted)])
-
-
-def _hand_in(turn: Turn, incoming: _Incoming, letter: Letter, kept: Kept) -> None:
-    """Queue it under the null sender: nothing is ever sent back to it."""
-    owner, blobs = incoming.to.user_id, blob_ids(turn, kept)
-    handed = Handed(
-        "",
-        [incoming.sender],
-        letter.size,
-        blobs[kept.root],
-        list(blobs.values()),
-        None,
-        at=turn.world.now(),
-    )
-    key = hand_in(turn, Sender(owner), handed)
-    unkept(turn, (owner, key), letter, handed)

@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from mail import audit
 from mail.delivery import Letter, columns
+from mail.keeping import Kept, blob_ids
 from mail.queue.jobs import EXPIRES
 from models.blobs import SubmissionBlob
 from models.journal import PLATFORM, ChangeKind, Entry
@@ -44,6 +45,16 @@ class Handed:
     undo_until: datetime | None = None
     via: Sequence[Via] = ()  # it goes there as well
     copy_of: int | None = None  # as `Submission.copy_of`: nobody is told of it
+
+
+def handed(
+    turn: Turn, letter: Letter, kept: Kept, sender: str, recipients: Sequence[str], **more: Any
+) -> Handed:
+    """What the queue is given of a message whose bytes are safe; it is due now unless `at` says."""
+    blobs = blob_ids(turn, kept)
+    more = {"message_id": None, "at": turn.world.now(), **more}
+    root, needed = blobs[kept.root], list(blobs.values())
+    return Handed(sender, recipients, letter.size, root, needed, **more)
 
 
 @dataclass(frozen=True, slots=True)

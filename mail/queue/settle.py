@@ -9,10 +9,10 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail import srs
-from mail.delivery import Letter, Place, place, read, stored
-from mail.keeping import Gone, Kept, blob_ids
+from mail.delivery import Letter, Place, place, read, with_bytes
+from mail.keeping import Kept
 from mail.queue.bounces import report
-from mail.queue.entering import Handed, Sender, hand_in
+from mail.queue.entering import Sender, hand_in, handed
 from mail.queue.jobs import Job, Result, To
 from models import meters
 from models.errors import Invalid, OverQuota
@@ -76,22 +76,14 @@ async def _reported(world: World, job: Job, rest: Mapping[int, Result], letter: 
     """
     now = world.now()
 
-    async def attempt(*, again: bool) -> None:
-        kept = await stored(world, job.tenant_id, letter, again=again)
+    def unit(turn: Turn, kept: Kept) -> None:
+        if _write(turn, job, rest, now):
+            if job.user_id is None:
+                _send_back(turn, job, letter, kept)
+            else:
+                _file(turn, job, (letter, kept), job.user_id)
 
-        def unit(turn: Turn) -> None:
-            if _write(turn, job, rest, now):
-                if job.user_id is None:
-                    _send_back(turn, job, letter, kept)
-                else:
-                    _file(turn, job, (letter, kept), job.user_id)
-
-        await world.apply(unit, job.stream)
-
-    try:
-        await attempt(again=False)
-    except Gone:
-        await attempt(again=True)
+    await with_bytes(world, job.tenant_id, letter, unit, job.stream)
 
 
 def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
@@ -100,10 +92,7 @@ def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
     if srs.is_ours(local):
         with suppress(Invalid):  # it is another's, who sent it on to us
             to = srs.origin(turn.world, local)
-    blobs = blob_ids(turn, kept)
-    root, needed, at = blobs[kept.root], list(blobs.values()), turn.world.now()
-    handed = Handed("", [to], letter.size, root, needed, None, at=at)
-    hand_in(turn, Sender(None, job.tenant_id), handed)
+    hand_in(turn, Sender(None, job.tenant_id), handed(turn, letter, kept, "", [to]))
 
 
 def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None:
