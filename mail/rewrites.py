@@ -32,6 +32,7 @@ from mail.queue.entering import Sender, hand_in, handed
 from models.columns import Picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
+from models.journal import PLATFORM
 from models.prepared import Prepared, among, number, prepared
 from models.queue import Delivery
 from models.rewrites import BccDirection, BccRule, RecipientRewrite
@@ -207,11 +208,10 @@ async def copies(
     return _chosen(rows, of, known)
 
 
-def copies_sent(turn: Turn, sender: str, recipients: Collection[str]) -> list[str]:
-    """Who gets a copy of what a user sends, in the unit that queues it; one statement."""
-    asked = _asked(BccDirection.SENDER, [sender])
-    rows = turn.fetched(_copies(turn.connection.dialect.name), **asked)
-    return [copy.address for copy in _chosen(rows, [sender], recipients)]
+async def copies_of_sent(world: World, sender: str, recipients: Collection[str]) -> list[str]:
+    """Who gets a copy of what a user sends; one statement."""
+    found = await copies(world, BccDirection.SENDER, [sender], recipients)
+    return [copy.address for copy in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +274,6 @@ async def _queue(world: World, came: Came, copy: tuple[bytes, list[str]], of: Re
 
     def unit(turn: Turn, kept: Kept) -> None:
         copied = handed(turn, letter, kept, came.sender, to, copy_of=came.submission_id)
-        hand_in(turn, Sender(of.user_id), copied)
+        hand_in(turn, Sender(None, of.tenant_id), copied)
 
-    await with_bytes(world, of.tenant_id, letter, unit, of.user_id)
+    await with_bytes(world, of.tenant_id, letter, unit, PLATFORM)

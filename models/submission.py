@@ -26,7 +26,8 @@ class SubmissionState(StrEnum):
 class Submission(MaybeOwned, table=True):
     """A message handed in for sending, with a delivery for each recipient.
 
-    What is nobody's is sent on by the platform itself, for an address that forwards.
+    What is nobody's is sent on by the platform itself, for an address that forwards, or is a
+    copy that a rule has made: the account is not told of it.
     """
 
     __tablename__ = "submissions"
@@ -49,7 +50,6 @@ class Submission(MaybeOwned, table=True):
     envelope_from: str
     send_time: MaybeMoment = None
     undo_until: MaybeMoment = None
-    # The submission that a rule had copied, which may be gone, or ARRIVED; the account is not
-    # told of a copy.
+    # The submission that a rule had copied, which may be gone, or ARRIVED.
     copy_of: MaybeNumber = None
     created_at: Moment

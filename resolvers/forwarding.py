@@ -54,6 +54,8 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
         text = f"it has gone through {HOPS} servers: it goes in circles"
         raise Conflict(text, path=["message"])
 
+    copied = await submission.copies(ctx, account, sender, recipients)
+
     def unit(turn: Turn) -> int:
         submission.check_able(turn, owner)
         userlimits.count_recipients(turn, ctx, owner, len(recipients))
@@ -63,13 +65,13 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
             raise NotFound(str(message_id), path=["message"])
         at = turn.world.now()
         handed = Handed(sender, recipients, row.size, row.blob_id, blobs, message_id, at=at)
-        key = submission.hand_in(turn, ctx, handed)
+        key = submission.hand_in(turn, ctx, handed, copied)
         facts = {name: getattr(row, name) for name in SHOWN}
         facts |= {"envelope_from": sender, "envelope_to": recipients, "received_at": at}
         audit.sent(turn, owner, key, facts, blobs)
         return key
 
-    async with ctx.write(owner) as session:
+    async with ctx.write(owner, *copied.streams) as session:
         key = await ctx.world.join(session, unit)
         kept = await moves.chosen(session, [message_id])
         mine = [row for row in kept if row.user_id == owner]  # another's stays as it is

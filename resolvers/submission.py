@@ -18,6 +18,7 @@ from mail.queue.entering import Handed, Sender
 from mail.queue.settle import OPEN, announce
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, all_found
+from models.journal import PLATFORM
 from models.mailboxes import SpecialUse
 from models.pages import Ask, Page, ordering
 from models.queue import QUEUE, Delivery, DeliveryState
@@ -78,6 +79,19 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Copied:
+    """Who gets a copy by rules: it is the tenant's, and no account is told of it."""
+
+    tenant_id: int
+    to: Sequence[str] = ()
+
+    @property
+    def streams(self) -> list[int]:
+        """What is told of it, and so must be held."""
+        return [PLATFORM] if self.to else []
+
+
+@dataclass(frozen=True, slots=True)
 class _Ready:
     """A message as it will be stored and queued."""
 
@@ -87,6 +101,7 @@ class _Ready:
     recipients: Sequence[str]
     place: Place | None  # None: there is no folder for a copy
     outgoing: Outgoing
+    copied: Copied
 
 
 async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = None) -> Sent:
@@ -117,7 +132,10 @@ async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = Non
         copy = await encrypting.put_in(ctx.world, raw, letter, account, box)
         letter = copy if outgoing.stays else letter
     there = _place(ctx, outgoing, sender, recipients, box) if box is not None else None
-    ready = _Ready(letter, copy, sender, recipients, there, outgoing)
+    copied = Copied(account.tenant_id)
+    if not outgoing.stays:
+        copied = await copies(ctx, account, sender, recipients)
+    ready = _Ready(letter, copy, sender, recipients, there, outgoing, copied)
     try:
         made = await _store(ctx, account, ready, again=False)
     except Gone:
@@ -208,7 +226,7 @@ async def _store(
     copy = kept
     if ready.copy is not ready.letter:
         copy = await stored(ctx.world, account.tenant_id, ready.copy, again=again)
-    async with ctx.write(account.id) as session:
+    async with ctx.write(account.id, *ready.copied.streams) as session:
         keys = await ctx.world.join(session, lambda turn: _written(turn, ctx, ready, (kept, copy)))
         if ready.outgoing.reference and not ready.outgoing.stays:
             await answered(ctx, session, ready.outgoing.reference)
@@ -268,19 +286,24 @@ def _queued(turn: Turn, ctx: Context, ready: _Ready, copy: tuple[Kept, int | Non
         send_time=_send_time(turn.world, ready.outgoing),
         undo_until=undo_until,
     )
-    key = hand_in(turn, ctx, handed)
+    key = hand_in(turn, ctx, handed, ready.copied)
     if message_id is None:
         entering.unkept(turn, (own(ctx), key), ready.letter, handed)
     return key
 
 
-def hand_in(turn: Turn, ctx: Context, handed: Handed) -> int:
-    """Hand it to the queue in the name of the viewer, and what rules have copied; its key."""
-    viewer = Sender(own(ctx), origin=ctx.origin)
-    key = entering.hand_in(turn, viewer, handed)
-    if to := rewrites.copies_sent(turn, handed.sender, handed.recipients):
-        copied = replace(handed, recipients=to, message_id=None, copy_of=key)
-        entering.hand_in(turn, viewer, copied)
+async def copies(ctx: Context, account: Picked, sender: str, recipients: Sequence[str]) -> Copied:
+    """The copies of what an account sends; its unit holds their streams too."""
+    to = await rewrites.copies_of_sent(ctx.world, sender, recipients)
+    return Copied(account.tenant_id, to)
+
+
+def hand_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
+    """Hand it to the queue in the name of the viewer, and its copies; its key."""
+    key = entering.hand_in(turn, Sender(own(ctx), origin=ctx.origin), handed)
+    if copied.to:
+        copy = replace(handed, recipients=copied.to, message_id=None, copy_of=key)
+        entering.hand_in(turn, Sender(None, copied.tenant_id), copy)
     return key
 
 
@@ -305,7 +328,11 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     there is nothing left to take back.
     """
     now, keys = ctx.world.now(), list(dict.fromkeys(ids))
-    async with ctx.write(*await owners(ctx, Submission, keys)) as session:
+    streams = await owners(ctx, Submission, keys)
+    copied = select(col(Submission.id)).where(col(Submission.copy_of).in_(keys)).limit(1)
+    if await ctx.read(copied):
+        streams.append(PLATFORM)
+    async with ctx.write(*streams) as session:
         rows = {row.id: row for row in await by_ids(ctx, keys) if row}
         all_found(ids, rows)
 
@@ -317,7 +344,7 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
                 waiting = update(Delivery).where(col(Delivery.submission_id) == key, *waits)
                 if not turn.connection.execute(waiting.values(**CANCELLED)).rowcount:
                     return key
-                _copies_cancelled(turn, key, rows[key].user_id, waits)
+                _copies_cancelled(turn, key, waits)
                 announce(turn, rows[key].user_id, key, at=now)
             return None
 
@@ -327,7 +354,7 @@ async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     return [row for row in again if row]
 
 
-def _copies_cancelled(turn: Turn, key: int, owner: int, waits: Any) -> None:
+def _copies_cancelled(turn: Turn, key: int, waits: Any) -> None:
     """Take back the copies of a submission too, where it reaches nobody."""
     left = select(col(Delivery.id)).where(
         col(Delivery.submission_id) == key, col(Delivery.state) != DeliveryState.CANCELLED
@@ -338,23 +365,18 @@ def _copies_cancelled(turn: Turn, key: int, owner: int, waits: Any) -> None:
     for copy in turn.connection.execute(copies).scalars().all():
         theirs = update(Delivery).where(col(Delivery.submission_id) == copy, *waits)
         turn.connection.execute(theirs.values(**CANCELLED))
-        announce(turn, owner, copy, at=turn.world.now())
-
-
-def _told(ctx: Context) -> ColumnElement[bool]:
-    """The viewer's submissions, but copies that rules have made: nobody is told of those."""
-    return visible(ctx, Submission) & col(Submission.copy_of).is_(None)
+        announce(turn, PLATFORM, copy, at=turn.world.now())
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The viewer's submissions with these ids, in this order; None where there is none."""
-    theirs = select(*picked(Submission)).where(_told(ctx))
+    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
     return await listing.by_keys(ctx, theirs, col(Submission.id), ids)
 
 
 async def by_queue_ids(ctx: Context, queue_ids: list[str]) -> list[Picked | None]:
     """The viewer's submissions with these ids of the queue; None where there is none."""
-    theirs = select(*picked(Submission)).where(_told(ctx))
+    theirs = select(*picked(Submission)).where(visible(ctx, Submission))
     return await listing.by_keys(ctx, theirs, col(Submission.queue_id), queue_ids)
 
 
@@ -403,5 +425,5 @@ async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
 
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(Submission.user_id) == key.user_id, _told(ctx)]
+    terms = [col(Submission.user_id) == key.user_id, visible(ctx, Submission)]
     return [*terms, col(Submission.state).in_(key.states)] if key.states else terms

@@ -27,6 +27,7 @@ from tests.limited import bounded, fill
 from tests.mail.lmtp_client import connect
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, send, settled, working
+from tests.rewriting import rule
 
 DAY = timedelta(days=1)
 LETTERS = 3  # in each account
@@ -157,6 +158,12 @@ async def a_letter_is_sent_on(stage: Stage) -> Work:
 
 
 @road("LMTP")
+async def a_letter_is_copied_by_a_rule(stage: Stage) -> Work:
+    await rule(stage.root, stage.ada.address, "archive@far.example")
+    return await _letter(stage, raw_message("Keep this"), stage.ada.address)
+
+
+@road("LMTP")
 async def a_letter_is_answered(stage: Stage) -> Work:
     await _asked(stage.ada, """mutation { autoreplySet(input: {set: {enabled: true, text: "Away."}})
       { errors { message } } }""")  # fmt: skip
@@ -216,6 +223,12 @@ async def _queue(stage: Stage, replies: dict[str, str]) -> Work:
 
 @road("mail.queue.worker.run")
 async def a_message_is_sent(stage: Stage) -> Work:
+    return await _queue(stage, {})
+
+
+@road("mail.queue.worker.run")
+async def a_message_is_sent_and_copied_by_a_rule(stage: Stage) -> Work:
+    await rule(stage.root, stage.ada.address, "archive@far.example", "SENDER")
     return await _queue(stage, {})
 
 

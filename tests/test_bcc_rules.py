@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
+from sqlmodel import col
 
 from graph import ids
 from mail import rewrites
 from mail.fields import Named
 from mail.household import Household
 from models.errors import NotFound
-from models.journal import PLATFORM, ChangeKind
+from models.journal import PLATFORM, Change, ChangeKind
 from models.queue import DeliveryState
 from models.rewrites import BccDirection
 from models.roles import AdminPermission
@@ -173,6 +175,15 @@ async def test_what_comes_is_copied_by_rules_for_its_recipients(
     await examine(world)
 
 
+async def told_platform(world: World) -> list[tuple[int, str]]:
+    """What the platform is told of submissions: which, and each state once."""
+    asked = select(col(Change.ids), col(Change.facts)).where(
+        col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
+    )
+    found = await world.database.read(asked.order_by(col(Change.last)))
+    return list(dict.fromkeys((row.ids[0], row.facts["state"]) for row in found))
+
+
 async def taken(far: Server, many: int) -> bool:
     return sum(len(mail.to) for mail in far.mails) == many
 
@@ -331,6 +342,7 @@ async def test_what_is_sent_is_copied_and_nobody_is_told(
              if kind == ChangeKind.SUBMISSION_CHANGED]  # fmt: skip
     assert {key_ for keys in told_ for key_ in keys} == {key}
     ((hidden,),) = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=key)
+    assert await told_platform(world) == [(hidden, "QUEUED"), (hidden, "SENT")]
     node = "query ($id: ID!) { node(id: $id) { id } }"
     assert await ada(node, id=ids.encode("Submission", hidden)) == {"node": None}
     with pytest.raises(NotFound):
@@ -369,6 +381,9 @@ async def test_who_takes_a_message_back_takes_its_copies_back(
     assert {row[0] for row in await rows(world, asked)} == {"HELD_FOR_UNDO"}
     await submission.cancel(context(ada), [key])
     assert {row[0] for row in await rows(world, asked)} == {"CANCELLED"}
+    copy = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=key)
+    told_ = [(copy[0][0], "HELD_FOR_UNDO"), (copy[0][0], "CANCELLED")]
+    assert await told_platform(world) == told_
     states = await rows(world, "SELECT DISTINCT state, next_at FROM deliveries")
     assert states == [(DeliveryState.CANCELLED, None)]
     await examine(world)

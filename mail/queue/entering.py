@@ -44,7 +44,7 @@ class Handed:
     send_time: datetime | None = None
     undo_until: datetime | None = None
     via: Sequence[Via] = ()  # it goes there as well
-    copy_of: int | None = None  # as `Submission.copy_of`: nobody is told of it
+    copy_of: int | None = None  # as `Submission.copy_of`: it is nobody's
 
 
 def handed(
@@ -103,10 +103,9 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
     turn.connection.execute(insert(Delivery), [{**same, **row} for row in _each(turn, handed)])
     needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
     turn.connection.execute(insert(SubmissionBlob), needs)
-    if handed.copy_of is None:
-        facts = {"state": handed.state.value}
-        entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, of.origin)
-        turn.record(PLATFORM if of.user_id is None else of.user_id, entry, at=now)
+    facts = {"state": handed.state.value}
+    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, of.origin)
+    turn.record(PLATFORM if of.user_id is None else of.user_id, entry, at=now)
     turn.bells.add(QUEUE)
     return key
 

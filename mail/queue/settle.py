@@ -54,7 +54,7 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     }
     failed = {key: result for key, result in rest.items() if result.state in FAILED}
     if failed and job.copy:
-        log.warning("a copy was not taken", extra={"user": job.user_id, "queue": job.queue_id})
+        log.warning("a copy was not taken", extra={"queue": job.queue_id})
     if failed and job.sender and not job.copy:
         letter = await read(report(world, job, failed, raw))
         await _reported(world, job, rest, letter)
@@ -164,22 +164,18 @@ def pause(attempts: int, chance: float) -> timedelta:
 
 
 def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> SubmissionState:
-    """Bring a submission's state up to its deliveries, and write its change into the journal.
-
-    The account is not told of a copy that a rule has made.
-    """
+    """Bring a submission's state up to its deliveries, and write its change into the journal."""
     theirs = select(col(Delivery.state), col(Delivery.attempts)).where(
         col(Delivery.submission_id) == submission_id
     )
     rows = turn.connection.execute(theirs).all()
-    asked = select(col(Submission.state), col(Submission.copy_of))
-    now, copy_of = turn.connection.execute(asked.where(col(Submission.id) == submission_id)).one()
+    asked = select(col(Submission.state)).where(col(Submission.id) == submission_id)
+    now = turn.connection.execute(asked).scalar_one()
     state = summed([row.state for row in rows], now, tried=any(row.attempts for row in rows))
     this = update(Submission).where(col(Submission.id) == submission_id)
     turn.connection.execute(this.values(state=state))
-    if copy_of is None:
-        entry = Entry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
-        turn.record(stream, entry, at=at)
+    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
+    turn.record(stream, entry, at=at)
     return state
 
 
