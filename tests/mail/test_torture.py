@@ -1,0 +1,71 @@
+"""Letters that were made to hurt come in, are stored byte for byte, and can be read."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import col
+
+from bench.lmtp import stuffed
+from graph import ids
+from mail import lmtp
+from mail.lmtp import Lmtp
+from models.messages import Message
+from models.world import World
+from tests.conftest import Client
+from tests.counts import examine
+from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.torture import letters
+
+LETTERS = letters()
+READ = """query ($id: ID!) { node(id: $id) { ... on Message {
+  subject intro date messageId inReplyTo references size sourceUrl body text html events { summary }
+  from { name address } sender { name address } to { name address } cc { name address }
+  replyTo { name address } list { listId unsubscribeUrl } headers { key value } headersText bodyStructureImap
+  envelopeImap structure { section contentType { value params } } verification { spf }
+  attachments { filename contentType disposition size text } } } }"""
+
+
+@pytest.fixture
+async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
+    there = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "torture")
+    yield there
+    await there.close(5)
+
+
+@pytest.fixture
+async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
+    neighbour = await connect(listener.port)
+    yield neighbour
+    await neighbour.close()
+
+
+async def say(neighbour: Neighbour, raw: bytes, to: str) -> str:
+    await neighbour.begin(to)
+    neighbour.send(stuffed(raw))
+    return await neighbour.hear()
+
+
+def test_there_are_enough_and_all_differ() -> None:
+    assert len(LETTERS) > 300
+    assert len(set(LETTERS.values())) > 300
+
+
+async def test_all_are_taken_stored_as_they_came_and_can_be_read(
+    ada: Client, neighbour: Neighbour, world: World
+) -> None:
+    replies = {name: await say(neighbour, raw, ada.address) for name, raw in LETTERS.items()}
+    assert {name: reply for name, reply in replies.items() if not reply.startswith("250")} == {}
+    sent = {hashlib.sha256(raw).hexdigest(): name for name, raw in LETTERS.items()}
+    rows = await world.database.read(select(col(Message.id)))
+    assert len(rows) == len(sent)  # the same letter again is known
+    for row in rows:
+        found = (await ada(READ, id=ids.encode("Message", row.id)))["node"]
+        source = await ada.http.get(found["sourceUrl"])
+        name = sent.pop(hashlib.sha256(source.content).hexdigest())
+        assert found["size"] == len(LETTERS[name]), name
+        assert "<script" not in "".join(found["html"]), name
+    assert sent == {}
+    await examine(world)
