@@ -6,17 +6,16 @@ import os
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
 from bench.house import TAKER
 from bench.letters import Writer
-from bench.lmtp import Neighbour, connected
+from bench.lmtp import SENDER, Neighbour, connected
 from bench.server import Server, stop
 
-TO = TAKER
 CONNECTIONS = 8
 TRIES = 100  # of one letter; then something is wrong with more than a crash
 WAIT = 0.02  # seconds before a letter that was refused is sent again
@@ -98,6 +97,10 @@ class Post:
         self.writer = Writer(self.seed)
         self.shared = self._file(0, 60_000)
 
+    def envelope(self, mark: str) -> tuple[str, str]:
+        """Sender and recipient of a letter."""
+        return SENDER, TAKER
+
     def _file(self, number: int, size: int) -> bytes:
         return Random(f"{self.seed}.{number}").randbytes(size)  # noqa: S311 - no secret
 
@@ -134,8 +137,16 @@ async def killed(server: Server, post: Post, ledger: Ledger, death: Death) -> Ro
     return Round(seen, ledger.answered.total() - before, code, orphans, death)
 
 
-async def drained(server: Server, post: Post, ledger: Ledger) -> Round:
-    """Send what is left to a server that nobody kills, and stop it in the usual way."""
+async def drained(
+    server: Server,
+    post: Post,
+    ledger: Ledger,
+    quiet: Callable[[], Awaitable[None]] | None = None,
+) -> Round:
+    """Send what is left to a server that nobody kills, and stop it in the usual way.
+
+    It is stopped once it is `quiet`, where it has work of its own to end.
+    """
     process = await server.start()
     try:
         seen, before = _look(server, ledger), ledger.answered.total()
@@ -144,6 +155,8 @@ async def drained(server: Server, post: Post, ledger: Ledger) -> Round:
             while ledger.waiting:
                 await _one(neighbour, load, ledger.waiting.pop(0))
         await neighbour.close()
+        if quiet:
+            await quiet()
         code = await stop(process)
     finally:
         orphans = await _buried(process)
@@ -180,7 +193,8 @@ async def _one(neighbour: Neighbour, load: Load, mark: str) -> None:
     if ledger.tried[mark] > TRIES:
         raise RuntimeError(f"{mark} was refused too often")
     try:
-        reply = await neighbour.deliver(TO, load.post.written[mark])
+        sender, to = load.post.envelope(mark)
+        reply = await neighbour.deliver(to, load.post.written[mark], sender)
         taken = reply.startswith("250")
         if not taken:
             await asyncio.sleep(WAIT)

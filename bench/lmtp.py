@@ -28,9 +28,9 @@ class Neighbour:
             if line[3:4] != b"-":
                 return line.decode().rstrip()
 
-    async def deliver(self, to: str, raw: bytes) -> str:
+    async def deliver(self, to: str, raw: bytes, sender: str = SENDER) -> str:
         """Deliver one message to one recipient; returns the reply to it, or to its refusal."""
-        command = f"MAIL FROM:<{SENDER}> SIZE={len(raw)}\r\nRCPT TO:<{to}>\r\nDATA\r\n"
+        command = f"MAIL FROM:<{sender}> SIZE={len(raw)}\r\nRCPT TO:<{to}>\r\nDATA\r\n"
         self.writer.write(command.encode())
         replies = [await self.reply() for _ in range(3)]
         if not replies[-1].startswith("354"):

@@ -3,11 +3,11 @@
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 import uvloop
@@ -17,7 +17,7 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlmodel import col
 
-from bench import watchsoak
+from bench import onward, watchsoak
 from bench.crash import Death, Ledger, Post, Round, drained, killed
 from bench.house import TAKER, make_user
 from bench.server import Server, bounded, checked
@@ -29,11 +29,12 @@ from models.messages import Message
 from models.world import World
 
 PLACES = ("data", "commit", "reply", "outside")
-FIRST, LAST = 5, 60  # the passing, or the letter, at which the server dies
+FIRST, LAST = 5, 40  # the passing, or the letter, at which the server dies
 LONGEST = 3600.0  # seconds of a whole run
 TOGETHER = 100  # messages that are read back at once
 
 Told = Callable[[Round], None]
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -50,11 +51,11 @@ class Verdict:
         return not self.differences
 
 
-def deaths(rounds: int, seed: int) -> list[Death]:
+def deaths(places: Sequence[str], rounds: int, seed: int) -> list[Death]:
     """How each round is to end: at every place in turn, at the nth passing as chance has it."""
     random = Random(seed)  # noqa: S311 - no secret
-    places = (PLACES[number % len(PLACES)] for number in range(rounds))
-    return [Death(place, random.randint(FIRST, LAST)) for place in places]
+    each = (places[number % len(places)] for number in range(rounds))
+    return [Death(place, random.randint(FIRST, LAST)) for place in each]
 
 
 async def soak(folder: Path, plan: Sequence[Death], *, seed: int = 1, told: Told) -> Verdict:
@@ -114,6 +115,9 @@ async def _digests(world: World) -> list[tuple[str, str]]:
 
 def main(
     rounds: Annotated[int, typer.Option(min=0, help="How often the server is killed.")] = 20,
+    sent: Annotated[
+        int, typer.Option(min=0, help="How often it is killed while it forwards and answers.")
+    ] = 50,
     seed: Annotated[int, typer.Option(help="Which letters, and when it dies.")] = 1,
     changes: Annotated[
         int, typer.Option(min=0, help="Changes that are followed, on all stores together.")
@@ -121,6 +125,7 @@ def main(
 ) -> None:
     """Kill the server under load; ends with 1 where mail or events are lost, doubled or damaged."""
     whole = _crashes(rounds, seed) if rounds else True
+    whole = (_sent_on(sent, seed) if sent else True) and whole
     whole = (watchsoak.run(changes, seed) if changes else True) and whole
     if not whole:
         raise typer.Exit(1)
@@ -128,21 +133,41 @@ def main(
 
 def _crashes(rounds: int, seed: int) -> bool:
     """Kill it under LMTP load, and say what became of the mail; whether it is all there, once."""
-    found: list[Verdict] = []
+    verdict = _done(soak, deaths(PLACES, rounds, seed), seed)
+    _show(verdict)
+    return verdict.whole
+
+
+def _sent_on(rounds: int, seed: int) -> bool:
+    """Kill it while it forwards and answers, and say what others got of it."""
+    verdict = _done(onward.soak, deaths(onward.PLACES, rounds, seed), seed)
+    console = Console(highlight=False, width=120)
+    console.print(
+        f"{len(verdict.rounds) - 1} deaths, {len(verdict.ledger.answered)} letters answered 250, "
+        f"{verdict.came.total()} messages sent on and answered, {verdict.doubled} of them once "
+        f"more, where {len(verdict.unsure)} were behind their dot when the server died; "
+        f"{len(verdict.differences)} differences."
+    )
+    for line in verdict.differences:
+        console.print(f"  {line}", markup=False)
+    return not verdict.differences
+
+
+def _done(kind: Callable[..., Awaitable[Found]], plan: Sequence[Death], seed: int) -> Found:
+    """Do a soak in a folder of its own, and show how far it is."""
+    found: list[Found] = []
 
     async def work() -> None:
         with (
             tempfile.TemporaryDirectory(prefix="merganser-soak-") as folder,
             Progress(console=Console(stderr=True), transient=True) as bar,
         ):
-            task = bar.add_task("Killing the server", total=rounds + 1)
-            plan = deaths(rounds, seed)
+            task = bar.add_task("Killing the server", total=len(plan) + 1)
             told: Told = lambda _round: bar.advance(task)  # noqa: E731 - a name for its type
-            found.append(await soak(Path(folder), plan, seed=seed, told=told))
+            found.append(await kind(Path(folder), plan, seed=seed, told=told))
 
     uvloop.run(bounded(work(), LONGEST))
-    _show(found[0])
-    return found[0].whole
+    return found[0]
 
 
 def _show(verdict: Verdict) -> None:

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from bench import soak
+from bench import onward, soak
 from bench.crash import Death, Ledger, Round
 
 SEED = 3
@@ -39,3 +39,16 @@ async def _lost_doubled_and_changed_mail_would_have_been_found(
         f"{kept} has other bytes than were sent",
         f"{changed} has other bytes than were sent",
     }
+
+
+async def test_a_server_killed_around_the_dot_loses_no_mail_that_it_sends_on(
+    tmp_path: Path,
+) -> None:
+    verdict = await onward.soak(
+        tmp_path, [Death("dot", 3), Death("sent", 4)], seed=SEED, told=lambda _life: None
+    )
+    assert verdict.differences == []
+    assert [life.code for life in verdict.rounds] == [-9, -9, 0]
+    assert verdict.doubled > 0  # what had left and was not written down: it is told, not hidden
+    verdict.came.subtract(dict.fromkeys(verdict.came, 2))
+    assert len(list(onward.differences(verdict))) == len(verdict.came)

@@ -21,11 +21,11 @@ from tests.mail.torture import letters
 
 LETTERS = letters()
 READ = """query ($id: ID!) { node(id: $id) { ... on Message {
-  subject intro date messageId inReplyTo references size sourceUrl body text html events { summary }
+  subject intro date messageId inReplyTo references size sourceUrl body text html
   from { name address } sender { name address } to { name address } cc { name address }
-  replyTo { name address } list { listId unsubscribeUrl } headers { key value } headersText bodyStructureImap
-  envelopeImap structure { section contentType { value params } } verification { spf }
-  attachments { filename contentType disposition size text } } } }"""
+  replyTo { name address } list { listId unsubscribeUrl } headers { key value } headersText
+  bodyStructureImap envelopeImap structure { section contentType { value params } }
+  events { summary } attachments { filename contentType disposition size text } } } }"""
 
 
 @pytest.fixture
