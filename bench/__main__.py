@@ -23,6 +23,7 @@ from bench import (
     lmtp,
     logins,
     report,
+    ruled,
     searches,
     telling,
 )
@@ -64,13 +65,15 @@ class Plan:
     followed: heard.Size = field(default_factory=heard.Size)
     behind: int = 1_000_000  # changes of one account
     rounds: int = 200  # of deliveries with and without the journal
+    ruled: ruled.Size = field(default_factory=ruled.Size)
 
 
 FEW = folders.Size(2000, 50, 500)
 SOME = heard.Size(40, 20, 200, 2.0, 200)
 QUICK = Plan(
-    Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), FEW, SOME, 20_000, 20
-)
+    Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), FEW, SOME, 20_000, 20,
+    ruled.Size(2, 0.3, 1),
+)  # fmt: skip
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
 
@@ -135,6 +138,7 @@ async def _followed(plan: Plan, results: Results, only: str) -> None:
         heard.NAME: partial(heard.measured, size=plan.followed),
         behind.NAME: partial(behind.measured, many=plan.behind),
         telling.NAME: partial(telling.measured, rounds=plan.rounds),
+        ruled.NAME: partial(ruled.measured, size=plan.ruled),
     }
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for name, work in works.items():

@@ -14,6 +14,9 @@ LETTER, CHANGED = "from the LMTP 250 to the event", "from a change's answer to t
 MADE = "changes made in a second"
 READ = "changes read, by one who misses them all, in a second"
 JOURNAL = "the journal's share of a delivery"
+SLOWER = "a delivery slower than plain"
+BESIDE = "p99 of small letters beside one of 50 MiB, against alone"
+ABOVE = "memory above idle while letters of 50 MiB come"
 HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
 
 LARGE = {  # ms of CPU
@@ -118,6 +121,12 @@ def _live(facts: Sequence[Fact]) -> Iterator[Goal]:
             yield _least(fact.name, fact.value, 20_000.0, "")
         if fact.name.startswith(JOURNAL):
             yield _most(fact.name, fact.value, 10.0, "%")
+        if fact.name.startswith(SLOWER):
+            yield _most(fact.name, fact.value, 30.0, "%")
+        if fact.name == BESIDE:
+            yield _most(fact.name, fact.value, 3.0, "times")
+        if fact.name == ABOVE:
+            yield _most(fact.name, fact.value, 150.0, "MiB")
 
 
 def _most(name: str, reached: float, most: float, unit: str) -> Goal:

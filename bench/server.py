@@ -192,6 +192,18 @@ def memory(pid: int) -> tuple[int, int]:
     return found["Pss"], found["Rss"]
 
 
+def whole_memory(pid: int) -> int:
+    """PSS of a process and of all that it has begun, in KiB."""
+    found, left = 0, [pid]
+    while left:
+        one = left.pop()
+        with suppress(OSError):  # it ends at this moment
+            found += memory(one)[0]
+            for file in Path(f"/proc/{one}/task").glob("*/children"):
+                left += map(int, file.read_text().split())
+    return found
+
+
 async def settled(pid: int, longest: float = 60) -> None:
     """Wait until a server has nothing more to do, at most so many seconds."""
     end = time.monotonic() + longest

@@ -15,7 +15,8 @@ from sqlmodel import col
 
 from mail import pieces
 from mail.blobs.errors import Corrupt, Hole
-from mail.blobs.pack import WHITE, Gap, Literal, Skeleton, open_skeleton
+from mail.blobs.lines import WHITE
+from mail.blobs.pack import Gap, Literal, Skeleton, open_skeleton
 from mail.messages import Part, Source, Whole, part_of
 from mail.messages.content import decoded
 from mail.pieces import STEP

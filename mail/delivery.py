@@ -12,16 +12,15 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import orjson
 from sqlalchemy import Delete, Select, String, bindparam, case, delete, insert, select, update
 from sqlmodel import col
 
-from mail import audit, messages, threads, userlimits
+from mail import audit, threads, userlimits
 from mail.addresses import Recipient
-from mail.blobs.codec import digest_of
-from mail.blobs.pack import Cut, Piece, pack
+from mail.blobs.pack import Piece
 from mail.keeping import Gone, Kept, blob_ids, keep, referred
 from mail.messages import Facts, MailAddress
+from mail.parting import Files, parted
 from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
 from models.columns import Instant, Picked, insert_or
@@ -118,6 +117,7 @@ class Letter:
     verification: dict[str, Any] | None = None  # what the server that took it in found out
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
     came: str | None = None  # the digest of what it was encrypted from
+    files: Files | None = field(default=None, repr=False, compare=False)  # of its large pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,27 +151,16 @@ class Placed:
 
 async def read(source: bytes | Path) -> Letter:
     """Read a message, whatever it is, and take it apart for storing."""
-    facts = await messages.read(source)
-    if isinstance(source, bytes) and len(source) < SMALL:
-        return _letter(source, facts)
-    return await asyncio.to_thread(_letter, source, facts)
-
-
-def _letter(source: bytes | Path, facts: Facts) -> Letter:
-    raw = source if isinstance(source, bytes) else source.read_bytes()
-    packed = pack(raw, list(_cuts(facts)))
-    root = Piece(digest_of(packed.skeleton), packed.skeleton)
-    structure = orjson.dumps(messages.part_json(facts.structure))
-    return Letter(facts, len(raw), digest_of(raw), root, packed.pieces, structure)
-
-
-def _cuts(facts: Facts) -> list[Cut]:
-    attached = {attachment.part for attachment in facts.attachments}
-    return [
-        Cut(part.body_start, part.body_end, part.encoding)
-        for part, _ in messages.within(facts.structure)
-        if part.section in attached and part.size > CUT
-    ]
+    found, files = await parted(source)
+    return Letter(
+        found.facts,
+        found.size,
+        found.digest,
+        found.root,
+        found.pieces,
+        found.structure,
+        files=files,
+    )
 
 
 async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:

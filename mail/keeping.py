@@ -9,7 +9,7 @@ from sqlalchemy import Select, String, insert, select
 from sqlmodel import col
 
 from mail.blobs.codec import compress
-from mail.blobs.pack import Piece
+from mail.blobs.pack import Filed, Piece
 from mail.blobs.store import object_name
 from models.blobs import Blob, MessageBlob
 from models.columns import insert_or
@@ -56,7 +56,7 @@ async def keep(
     With `again` they are stored even so: after Gone.
     """
     known: list[str] = []
-    large = [piece.digest for piece in pieces if len(piece.content) > INLINE]
+    large = [piece.digest for piece in pieces if piece.size > INLINE]
     if large and not again:
         given = {"tenant": tenant_id, "digests": large}
         asked = _known(world.database.dialect, held=False)
@@ -68,25 +68,38 @@ async def keep(
 
 
 async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> dict[str, Any]:
-    if len(piece.content) < LARGE:
-        codec, data = compress(piece.content)
-    else:
-        codec, data = await asyncio.to_thread(compress, piece.content)
+    codec, data = await _packed(piece)
+    size = data.stored if isinstance(data, Filed) else len(data)
     key = world.key()
-    name = None if len(data) <= inline else object_name(piece.digest, key)
-    if name:
+    name = None if size <= inline else object_name(piece.digest, key)
+    if isinstance(data, Filed):
+        if name:
+            await world.blobs.put_file(name, data.path)
+        else:
+            data = await asyncio.to_thread(data.path.read_bytes)
+    elif name:
         await world.blobs.put(name, data)
     return {
         "id": key,
         "tenant_id": tenant_id,
         "digest": piece.digest,
-        "size": len(piece.content),
-        "stored_size": len(data),
+        "size": piece.size,
+        "stored_size": size,
         "codec": codec,
         "name": name,
         "data": None if name else data,
         "created_at": world.now(),
     }
+
+
+async def _packed(piece: Piece) -> tuple[str, bytes | Filed]:
+    """The codec, and what to store."""
+    content = piece.content
+    if isinstance(content, Filed):
+        return content.codec, content
+    if len(content) < LARGE:
+        return compress(content)
+    return await asyncio.to_thread(compress, content)
 
 
 def blob_ids(turn: Turn, kept: Kept) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from pathlib import Path
 
 import zstandard
 
@@ -37,6 +38,16 @@ def compress(data: bytes) -> tuple[str, bytes]:
     """The codec that fits `data`, and what to store. For a thread, when `data` is large."""
     packed = _CONTEXTS.compressor.compress(data)
     return ("zstd", packed) if len(packed) < len(data) else ("raw", data)
+
+
+def compress_file(path: Path) -> tuple[str, Path]:
+    """The same for a file: the codec, and the file to store, which is all that is left."""
+    packed, size = path.with_name(f"{path.name}.zst"), path.stat().st_size
+    with path.open("rb") as source, packed.open("wb") as target:
+        _CONTEXTS.compressor.copy_stream(source, target, size=size)
+    small = packed.stat().st_size < size
+    (path if small else packed).unlink()
+    return ("zstd", packed) if small else ("raw", path)
 
 
 def expand(codec: str, data: bytes, size: int) -> bytes:

@@ -1,7 +1,17 @@
 """Base64 text in lines, taken apart so that it can be written again byte for byte."""
 
 import binascii
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+WHITE = b" \t\r\n"
+_BLANK = re.compile(rb"[ \t\r\n]*")
+STEP = 256 * 1024  # bytes of text, about, that are decoded at once
+
+
+class Irregular(ValueError):
+    """The text is not what `encode` would make of its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +31,38 @@ def text_length(size: int, wrapping: Wrapping) -> int:
 
 def decode(text: bytes) -> tuple[bytes, Wrapping] | None:
     """Content and wrapping, of which `encode` makes `text` again; None where it would not."""
-    wrapping = _wrapping(text)
-    characters = text.replace(wrapping.eol, b"") if wrapping.eol else text
+    wrapping = wrapping_of(text, 0, len(text))
     try:
-        content = binascii.a2b_base64(characters, strict_mode=True)
-    except binascii.Error:
+        return b"".join(decoded(text, 0, len(text), wrapping)), wrapping
+    except Irregular:
         return None
-    if text_length(len(content), wrapping) != len(text):
-        return None
-    return (content, wrapping) if encode(content, wrapping, 0, len(text)) == text else None
+
+
+def decoded(raw: bytes, start: int, end: int, wrapping: Wrapping) -> Iterator[bytes]:
+    """The content of the text from `start` to `end`, in pieces, of which `encode` makes it again.
+
+    Irregular, at the latest behind the last piece, where it would not.
+    """
+    stride = wrapping.width + len(wrapping.eol)
+    step = max(STEP // (4 * stride), 1) * 4 * stride if wrapping.width else STEP  # whole quads
+    for at in range(start, end, step):
+        text = raw[at : min(at + step, end)]
+        last = at + step >= end
+        whole = len(text) if last else len(text) - len(wrapping.eol)
+        characters = text.replace(wrapping.eol, b"") if wrapping.eol else text
+        try:
+            content = binascii.a2b_base64(characters, strict_mode=True)
+        except binascii.Error as problem:
+            raise Irregular from problem
+        if text_length(len(content), wrapping) != whole or not (
+            last or text.endswith(wrapping.eol)
+        ):
+            raise Irregular
+        if not last and len(characters) != len(content) // 3 * 4:
+            raise Irregular  # it is padded before its end
+        if encode(content, wrapping, 0, whole) != text[:whole]:
+            raise Irregular
+        yield content
 
 
 def encode(content: bytes, wrapping: Wrapping, start: int, end: int) -> bytes:
@@ -51,10 +84,24 @@ def _characters(content: bytes, start: int, end: int) -> bytes:
     return characters[start - quad * 4 : end - quad * 4]
 
 
-def _wrapping(text: bytes) -> Wrapping:
-    at = text.find(b"\n")
+def trimmed(raw: bytes, start: int, end: int) -> tuple[int, int]:
+    """The places without the white space at both ends."""
+    found = _BLANK.match(raw, start, end)
+    start = found.end() if found else start
+    while start < end:
+        tail = raw[max(start, end - STEP) : end]
+        kept = len(tail.rstrip(WHITE))
+        end -= len(tail) - kept
+        if kept:
+            break
+    return start, end
+
+
+def wrapping_of(raw: bytes, start: int, end: int) -> Wrapping:
+    """How the text from `start` to `end` is broken, by its first line."""
+    at = raw.find(b"\n", start, end)
     if at < 0:
         return Wrapping(0, b"")
-    if text[at - 1 : at] == b"\r":
-        return Wrapping(at - 1, b"\r\n")
-    return Wrapping(at, b"\n")
+    if at > start and raw[at - 1 : at] == b"\r":
+        return Wrapping(at - 1 - start, b"\r\n")
+    return Wrapping(at - start, b"\n")

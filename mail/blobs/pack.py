@@ -19,12 +19,15 @@ and after it is literal. Two literals are never neighbours. Readers refuse all e
 """
 
 import asyncio
+import hashlib
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from mail.blobs import lines
-from mail.blobs.codec import digest_of, verify
+from mail.blobs.codec import compress_file, verify
 from mail.blobs.errors import Corrupt, Hole
 from mail.blobs.lines import Wrapping
 
@@ -38,7 +41,7 @@ SMALLEST_BASE64 = 1024  # encoded bytes; up to here a part stays in the skeleton
 SMALLEST_VERBATIM = 64 * 1024
 STEP = 256 * 1024  # most bytes that `rebuild` yields at once
 LARGE = 256 * 1024  # from here on digests are computed in a thread
-WHITE = b" \t\r\n"
+FILED = 1024 * 1024  # from here on a content may lie in a file
 
 Fetch = Callable[[str], Awaitable[bytes]]
 
@@ -67,11 +70,26 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Filed:
+    """A content that lies in a file, as it is to be stored."""
+
+    path: Path
+    codec: str
+    size: int  # of the content
+    stored: int  # of the file
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """The content of a hole."""
 
     digest: str
-    content: bytes
+    content: bytes | Filed
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content."""
+        return self.content.size if isinstance(self.content, Filed) else len(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +114,11 @@ class Literal:
     offset: int
 
 
-def pack(raw: bytes, cuts: Sequence[Cut]) -> Packed:
-    """Cut out what is worth it and can be put back exactly; for a thread.
+def pack(raw: bytes, cuts: Sequence[Cut], beside: Path | None = None) -> Packed:
+    """Cut out what is worth it and can be put back exactly; for a thread, or a process.
+
+    What is larger than 1 MiB is put into files `beside` this one, whose names begin with its
+    name, and is never whole in memory; without it, it is.
 
     Base64 over 1 KiB is kept decoded. Where encoding it again would not give the same text, and
     for any other encoding, a part over 64 KiB is kept as it is. A cut that reaches into an
@@ -110,7 +131,7 @@ def pack(raw: bytes, cuts: Sequence[Cut]) -> Packed:
         cut = cuts[index]
         if not reached <= cut.start <= cut.end <= len(raw):
             continue
-        if found := _cut_out(raw, cut):
+        if found := _cut_out(raw, cut, beside):
             gaps[index], piece = found
             pieces.setdefault(piece.digest, piece)
             reached = cut.end
@@ -118,21 +139,42 @@ def pack(raw: bytes, cuts: Sequence[Cut]) -> Packed:
     return Packed(_skeleton(raw, holes), list(pieces.values()), gaps)
 
 
-def _cut_out(raw: bytes, cut: Cut) -> tuple[Gap, Piece] | None:
-    text = raw[cut.start : cut.end]
-    if cut.encoding.strip().lower() == "base64" and len(text) > SMALLEST_BASE64:
-        start = cut.start + len(text) - len(text.lstrip(WHITE))
-        text = text.strip(WHITE)
-        if text and (found := lines.decode(text)):
-            content, wrapping = found
-            piece = Piece(digest_of(content), content)
-            end = start + len(text)
-            return Gap(start, end, piece.digest, len(content), wrapping), piece
-    if cut.end - cut.start > SMALLEST_VERBATIM:
-        content = raw[cut.start : cut.end]
-        piece = Piece(digest_of(content), content)
-        return Gap(cut.start, cut.end, piece.digest, len(content)), piece
+def _cut_out(raw: bytes, cut: Cut, beside: Path | None) -> tuple[Gap, Piece] | None:
+    size = cut.end - cut.start
+    files = beside if size > FILED else None
+    if cut.encoding.strip().lower() == "base64" and size > SMALLEST_BASE64:
+        start, end = lines.trimmed(raw, cut.start, cut.end)
+        if start < end:
+            wrapping = lines.wrapping_of(raw, start, end)
+            with suppress(lines.Irregular):
+                piece = _piece(lines.decoded(raw, start, end, wrapping), files)
+                return Gap(start, end, piece.digest, piece.size, wrapping), piece
+    if size > SMALLEST_VERBATIM:
+        steps = (raw[at : min(at + STEP, cut.end)] for at in range(cut.start, cut.end, STEP))
+        piece = _piece(steps, files)
+        return Gap(cut.start, cut.end, piece.digest, size), piece
     return None
+
+
+def _piece(content: Iterator[bytes], beside: Path | None) -> Piece:
+    """What these bytes are together, in a file where one is named."""
+    digest = hashlib.sha256()
+    if beside is None:
+        whole = b"".join(content)
+        digest.update(whole)
+        return Piece(digest.hexdigest(), whole)
+    size, fresh = 0, beside.with_name(f"{beside.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            for step in content:
+                digest.update(step)
+                size += file.write(step)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    place = beside.with_name(f"{beside.name}.{digest.hexdigest()}")
+    codec, stored = compress_file(fresh.rename(place))
+    return Piece(digest.hexdigest(), Filed(stored, codec, size, stored.stat().st_size))
 
 
 def _skeleton(raw: bytes, holes: Sequence[Gap]) -> bytes:

@@ -11,7 +11,7 @@ from mail.messages.imap import bodystructure, envelope_imap
 from mail.messages.opinions import Opinion
 from mail.messages.parts import Part, find, part_json, part_of, walk, within
 from mail.messages.preview import preview, shortened
-from mail.messages.read import close_readers, read
+from mail.messages.read import close_readers, read, worked
 from mail.messages.source import Source, Whole
 from mail.messages.split import split
 from mail.messages.text import body_html, body_text, is_body, text_to_html
@@ -63,4 +63,5 @@ __all__ = [
     "thread_keys",
     "walk",
     "within",
+    "worked",
 ]

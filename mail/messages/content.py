@@ -1,8 +1,12 @@
 """The content of a part: transfer encoding and charset undone (RFC 2045, RFC 3676)."""
 
 import binascii
+import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 
+from mail.blobs import lines
 from mail.messages.charsets import declared, decode
 from mail.messages.parts import Part
 from mail.messages.source import Source, cut
@@ -13,6 +17,7 @@ _BLANKS_AT_SOFT_BREAK = re.compile(rb"=[ \t]++(?=\r?\n)")
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} [^\r\n]*\r?\n", re.MULTILINE)
 _QUOTES = re.compile(r"(?:> ?)*+")
 _QUAD = 4
+LARGE = 1024 * 1024  # bytes; what is smaller is decoded as a whole
 _UU_MASK = 63
 
 
@@ -30,6 +35,31 @@ def decoded(body: bytes, encoding: str) -> bytes:
             body = _BLANKS_AT_SOFT_BREAK.sub(b"=", body)
         return binascii.a2b_qp(body)
     return _uuencoded(body) if encoding == "x-uuencode" else body
+
+
+def measured(raw: bytes | Source, part: Part) -> tuple[int, str]:
+    """Size and SHA-256, in hex, of a part's content, of which little is in memory at once."""
+    if isinstance(raw, bytes) and part.body_end - part.body_start > LARGE:
+        with suppress(lines.Irregular):
+            if steps := _steps(raw, part):
+                size, digest = 0, hashlib.sha256()
+                for step in steps:
+                    size += len(step)
+                    digest.update(step)
+                return size, digest.hexdigest()
+    body = content(raw, part)
+    return len(body), hashlib.sha256(body).hexdigest()
+
+
+def _steps(raw: bytes, part: Part) -> Iterator[bytes] | None:
+    """The content in pieces; None for an encoding that is undone as a whole."""
+    if part.encoding == "base64":
+        start, end = lines.trimmed(raw, part.body_start, part.body_end)
+        return lines.decoded(raw, start, end, lines.wrapping_of(raw, start, end))
+    if part.encoding in ("quoted-printable", "x-uuencode"):
+        return None
+    at = range(part.body_start, part.body_end, lines.STEP)
+    return (raw[one : min(one + lines.STEP, part.body_end)] for one in at)
 
 
 def text_of(raw: bytes | Source, part: Part) -> str:

@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 
 from mail.messages.addresses import MailAddress, addresses
 from mail.messages.authentication import Stamp, stamps
-from mail.messages.content import content, decoded
+from mail.messages.content import decoded, measured
 from mail.messages.headers import Field, date_of, fields, message_ids
 from mail.messages.opinions import Opinion, opinions
 from mail.messages.parts import Part, within
@@ -196,7 +195,7 @@ def files(structure: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
 def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
     found: list[Attached] = []
     for part, parents in files(structure):
-        body = content(raw, part)
+        size, digest = measured(raw, part)
         found.append(
             Attached(
                 part=part.section,
@@ -206,8 +205,8 @@ def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
                 encoding=part.encoding,
                 related=any(parent.content_type == "multipart/related" for parent in parents),
                 cid=part.cid,
-                size=len(body),
-                hash=sha256(body).hexdigest(),
+                size=size,
+                hash=digest,
             )
         )
     return found

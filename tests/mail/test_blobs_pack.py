@@ -3,12 +3,14 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mail.blobs import lines, pack
+from mail.blobs.codec import expand
 from mail.blobs.errors import Corrupt, Hole
 from mail.blobs.pack import Cut, Packed, Skeleton, open_skeleton, rebuild
 
@@ -65,8 +67,14 @@ async def all_of(chunks: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in chunks])
 
 
+def content_of(piece: pack.Piece) -> bytes:
+    if not isinstance(piece.content, pack.Filed):
+        return piece.content
+    return expand(piece.content.codec, piece.content.path.read_bytes(), piece.content.size)
+
+
 def larder(packed: Packed) -> pack.Fetch:
-    contents = {piece.digest: piece.content for piece in packed.pieces}
+    contents = {piece.digest: content_of(piece) for piece in packed.pieces}
 
     async def fetch(digest: str) -> bytes:
         return contents[digest]
@@ -143,6 +151,50 @@ def test_regular_base64_is_read_and_each_part_of_it_written_again(
 def test_base64_is_only_taken_when_it_can_be_written_again(text: bytes) -> None:
     found = lines.decode(text)
     assert found is None or lines.encode(*found, 0, len(text)) == text
+
+
+@pytest.mark.parametrize("width", [0, 57, 75, 76, 1000])
+@pytest.mark.parametrize("eol", [b"\n", b"\r\n"])
+def test_long_base64_is_read_in_steps_wherever_it_is_odd(width: int, eol: bytes) -> None:
+    content = noise(3 * lines.STEP // 4 * 3 + 1)
+    text = wrap(content, width or len(content) * 2, eol)
+    found = lines.decode(text)
+    assert found is not None
+    assert found[0] == content
+    stride = width + len(eol)
+    step = lines.STEP // (4 * stride) * 4 * stride if width else lines.STEP
+    for at in (1, step - len(eol) - 1, step - 1, step, step + 1, 2 * step, len(text) - 3):
+        for odd in (b"=", b" ", b"\n", b"\r", b"!", b"\xff"):
+            spoiled = text[:at] + odd + text[at + 1 :]
+            read = lines.decode(spoiled)
+            assert read is None or lines.encode(*read, 0, len(spoiled)) == spoiled
+            assert spoiled == text or read is None
+    padded = wrap(content[:1000], 20, eol) + eol + wrap(content, 20, eol)
+    assert lines.decode(padded) is None
+
+
+@pytest.mark.parametrize("content", [noise(3_000_000), bytes(3_000_000)], ids=["noise", "zeros"])
+def test_large_pieces_lie_in_files_beside_the_message(content: bytes, tmp_path: Path) -> None:
+    small, large = noise(5_000), b"  \r\n" + wrap(content) + b"\r\n"
+    bodies = [large, large, wrap(small), content]
+    raw = b"".join(bodies)
+    ends = [sum(map(len, bodies[: nth + 1])) for nth in range(4)]
+    cuts = [
+        Cut(end - len(body), end, "base64" if nth < 3 else "8bit")
+        for nth, (body, end) in enumerate(zip(bodies, ends, strict=True))
+    ]
+    plain = pack.pack(raw, cuts)
+    beside = pack.pack(raw, cuts, tmp_path / "letter")
+    assert (beside.skeleton, beside.gaps) == (plain.skeleton, plain.gaps)
+    assert [piece.digest for piece in beside.pieces] == [piece.digest for piece in plain.pieces]
+    assert [content_of(piece) for piece in beside.pieces] == [
+        piece.content for piece in plain.pieces
+    ]
+    files = [piece.content for piece in beside.pieces if isinstance(piece.content, pack.Filed)]
+    assert [each.size for each in files] == [3_000_000]
+    assert [each.stored for each in files] == [each.path.stat().st_size for each in files]
+    assert sorted(tmp_path.iterdir()) == sorted(each.path for each in files)
+    assert all(each.path.name.startswith("letter.") for each in files)
 
 
 def attachment(content: bytes) -> tuple[bytes, Cut]:

@@ -1,6 +1,7 @@
 """Mail that was made to hurt: it is read quickly, and never raises."""
 
 import base64
+import hashlib
 import time
 from collections.abc import Callable
 
@@ -245,3 +246,24 @@ def assert_sound(raw: bytes, root: Part) -> None:
             assert at <= child.header_start
             assert child.body_end <= part.body_end
             at = child.body_end
+
+
+@pytest.mark.parametrize("encoding", ["base64", "8bit", "quoted-printable", "x-uuencode"])
+def test_large_contents_are_measured_as_they_are_decoded(encoding: str) -> None:
+    text = base64.encodebytes(bytes(range(256)) * 8_000).replace(b"\n", b"\r\n")
+    bodies = [
+        text,
+        b" \r\n" + text + b"\r\n\t",
+        text + b"a footer of a list\r\n",
+        text[:1_500_000] + b"=" + text[1_500_000:],
+        text.replace(b"\r\n", b"", 1),
+        b" " * 2_000_000,
+    ]
+    for body in bodies:
+        raw = b"Content-Type: application/x\r\nContent-Transfer-Encoding: %s\r\n\r\n%s" % (
+            encoding.encode(),
+            body,
+        )
+        (found,) = facts(raw).attachments
+        whole = content(raw, split(raw))
+        assert (found.size, found.hash) == (len(whole), hashlib.sha256(whole).hexdigest())

@@ -17,7 +17,7 @@ from models.world import World
 from tests.conftest import Client
 from tests.counts import examine
 from tests.mail.lmtp_client import Neighbour, connect
-from tests.mail.torture import letters
+from tests.mail.torture import attached, letters
 
 LETTERS = letters()
 READ = """query ($id: ID!) { node(id: $id) { ... on Message {
@@ -68,4 +68,14 @@ async def test_all_are_taken_stored_as_they_came_and_can_be_read(
         assert found["size"] == len(LETTERS[name]), name
         assert "<script" not in "".join(found["html"]), name
     assert sent == {}
+    await examine(world)
+
+
+async def test_a_large_letter_leaves_nothing_in_the_spool(
+    ada: Client, listener: Lmtp, neighbour: Neighbour, world: World
+) -> None:
+    content = hashlib.shake_128(b"large").digest(3_000_000)
+    for raw in (attached(b"x.bin", content), attached(b"y.bin", bytes(3_000_000))):
+        assert (await say(neighbour, raw, ada.address)).startswith("250")
+    assert list(listener.spool.iterdir()) == []
     await examine(world)

@@ -35,7 +35,8 @@ def _mixed(*parts: bytes, end: bytes = b"--x--\r\n", value: bytes = b"boundary=x
     return of_type(b"multipart/mixed; " + value, b"".join(parts) + end)
 
 
-def _attached(name: bytes, content: bytes, kind: bytes = b"application/octet-stream") -> bytes:
+def attached(name: bytes, content: bytes, kind: bytes = b"application/octet-stream") -> bytes:
+    """A letter with this file."""
     head = (
         b"Content-Type: " + kind + b'; name="' + name + b'"\r\n'
         b'Content-Disposition: attachment; filename="' + name + b'"\r\n'
@@ -243,7 +244,7 @@ def _names() -> Named:
         b"%2e%2e%2fx", b" ", b"x.txt.", b"-rf", b"\xff\xfe.bin",
     )  # fmt: skip
     for nth, name in enumerate(names):
-        yield f"file name {nth}", _attached(name, b"content")
+        yield f"file name {nth}", attached(name, b"content")
 
 
 def _boundaries() -> Named:
@@ -397,7 +398,7 @@ def _files() -> Named:
         "an empty file": (b"empty.bin", b"", b"application/octet-stream"),
     }  # fmt: skip
     for name, (file, content, kind) in table.items():
-        yield name, _attached(file, content, kind)
+        yield name, attached(file, content, kind)
 
 
 def _deep() -> Named:

@@ -1,0 +1,212 @@
+"""What rules take of a delivery, and how much others wait while a large letter comes.
+
+`python -m bench.ruled PORT COUNT` delivers so many large letters, one behind the other: in a
+process of its own, so that those who measure do not wait for it.
+"""
+
+import asyncio
+import itertools
+import statistics
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from bench.goals import ABOVE, BESIDE, SLOWER
+from bench.house import make_user
+from bench.letters import Writer
+from bench.lmtp import connected, delivered
+from bench.load import Target, once
+from bench.measure import Fact, Figure
+from bench.server import ROOT, Server, broken, running, settled, whole_memory
+from bench.sides import Kind, postgres
+from merganser.building import opened, owner
+from merganser.settings import Settings
+from resolvers import apikeys
+from resolvers.apikeys import NewKey
+
+NAME = "deliveries with rules, and beside a large one"
+PLAIN, FILTERS, SCRIPT = "plain", "20 filters", "a script of 200 lines"
+ACCOUNTS = {
+    PLAIN: "plain@bench.example",
+    FILTERS: "forms@bench.example",
+    SCRIPT: "script@bench.example",
+}
+LETTER, SMALL, LARGE = 20_000, 2_000, 50 * 1024 * 1024  # bytes
+TOGETHER = 4  # connections
+LOOK = 0.02  # seconds between two looks at the memory
+FILTER = """mutation ($input: FilterCreateInput!) {
+  filterCreate(input: $input) { errors { message } } }"""
+PUT = """mutation ($input: SieveScriptPutInput!) {
+  sieveScriptPut(input: $input) { errors { message } } }"""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is delivered."""
+
+    rounds: int = 10  # of each kind of account in turn
+    seconds: float = 1.0  # of a round
+    large: int = 6  # letters of 50 MiB, one behind the other
+
+
+async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[Fact]:
+    """The shares of rules, then what a large letter takes, and how long others wait."""
+    url = postgres(folder) if kind is Kind.POSTGRES else None
+    server = Server(folder / "ruled", url)
+    settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
+    task = bar.add_task(NAME, total=size.rounds + 2)
+    secrets = {}
+    async with opened(settings, migrate=True) as world:
+        for name, address in ACCOUNTS.items():
+            user = await make_user(world, address)
+            _, secrets[name] = await apikeys.create_key(
+                owner(world), NewKey("bench", user_id=user.id)
+            )
+    async with running(server.start) as pid:
+        targets = {name: Target(server.http, pid, secret) for name, secret in secrets.items()}
+        await _ruled(targets)
+        lmtp = Target(server.lmtp, pid)
+        letters, figures = _letters(LETTER), dict[str, list[Figure]]()
+        for _ in range(size.rounds):
+            for name, address in ACCOUNTS.items():
+                figures.setdefault(name, []).append(
+                    await delivered(
+                        lmtp, letters, address, connections=TOGETHER, seconds=size.seconds
+                    )
+                )
+                await settled(pid)
+            bar.advance(task)
+        facts = [*_shares(figures), *await _beside(lmtp, size)]
+        bar.advance(task, 2)
+    bar.remove_task(task)
+    if problems := broken(server.folder / "server.log"):
+        raise RuntimeError(f"the server logged: {problems[0]}")
+    return facts
+
+
+async def _asked(target: Target, query: str, given: Mapping[str, Any]) -> None:
+    answer = await once(target, "/graphql", {"query": query, "variables": {"input": given}})
+    (payload,) = answer["data"].values()
+    if payload["errors"]:
+        raise RuntimeError(f"refused: {payload['errors']}")
+
+
+async def _ruled(targets: Mapping[str, Target]) -> None:
+    """Give one account filters, of which one fits every letter, and one a script that does so."""
+    for number in range(20):
+        action = {"labels": [f"l{number}"]} if number % 2 else {"flag": True, "stop": False}
+        await _asked(targets[FILTERS], FILTER, {"query": _query(number), "action": action})
+    given = {"name": "bench", "content": script(), "activate": True}
+    await _asked(targets[SCRIPT], PUT, given)
+
+
+def _query(number: int) -> dict[str, Any]:
+    """A test that people write; the last fits."""
+    word = f"project {number}"
+    if number == 19:  # noqa: PLR2004 - the last of twenty
+        return {"size": 100}
+    kinds: list[dict[str, Any]] = [
+        {"from": f"person{number}@example.net"},
+        {"subject": word, "size": 100_000},
+        {"to": f"list{number}@example.net"},
+        {"listId": word},
+        {"header": {"key": "X-Project", "value": word}},
+        {"text": word},
+        {"any": [{"subject": word}, {"from": word}], "not": [{"subject": "Re:"}]},
+    ]
+    return kinds[number % len(kinds)]
+
+
+def script() -> str:
+    """A script of 200 lines; only its last rule fits."""
+    lines = ['require ["fileinto", "imap4flags", "body", "envelope"];', ""]
+    tests = (
+        'header :contains "Subject" ["project {0}", "task {0}"]',
+        'address :is :domain "From" "example{0}.net"',
+        'anyof (header :contains "List-Id" "list{0}", exists "X-List-{0}")',
+        'envelope :all "from" "person{0}@example.net"',
+        'header :matches "Subject" "*[*{0}]*"',
+        "not size :over 10",
+        'body :contains "a word that nobody writes {0}"',
+    )
+    for number in range(49):
+        test = tests[number % len(tests)].format(number)
+        lines += [f"if {test} {{", f'    addflag "n{number}";', '    fileinto "INBOX"; stop;', "}"]
+    return "\r\n".join([*lines, "keep;", 'addflag "last";'][:200])
+
+
+def _shares(figures: Mapping[str, list[Figure]]) -> Iterator[Fact]:
+    """How much slower than plain, each round held against the one beside it."""
+    for name in (FILTERS, SCRIPT):
+        pairs = list(zip(figures[name], figures[PLAIN], strict=True))
+        slower = statistics.median(plain.rate / ruled.rate - 1 for ruled, plain in pairs)
+        cpu = statistics.median(ruled.cpu / plain.cpu - 1 for ruled, plain in pairs)
+        yield Fact(f"{SLOWER}, {name}", slower * 100, "%")
+        yield Fact(f"CPU of a delivery more than plain, {name}", cpu * 100, "%")
+    for name, each in figures.items():
+        rate = statistics.median(figure.rate for figure in each)
+        yield Fact(f"deliveries of 20 KB in a second, {name}", rate, "")
+
+
+async def _beside(lmtp: Target, size: Size) -> list[Fact]:
+    """Small letters alone, then beside large ones; and the memory that those take."""
+    to, letters, seconds = ACCOUNTS[PLAIN], _letters(SMALL), size.rounds * size.seconds
+    await settled(lmtp.pid)
+    alone = await delivered(lmtp, letters, to, connections=1, seconds=seconds)
+    await settled(lmtp.pid)
+    idle, most, over = whole_memory(lmtp.pid), list[int](), asyncio.Event()
+
+    async def look() -> None:
+        while not over.is_set():
+            most.append(await asyncio.to_thread(whole_memory, lmtp.pid))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), LOOK)
+
+    async def large() -> None:
+        command = (sys.executable, "-m", "bench.ruled", str(lmtp.port), str(size.large))
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
+        try:
+            if code := await process.wait():
+                raise RuntimeError(f"large letters were not delivered: {code}")
+        finally:
+            over.set()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def small() -> Figure:
+        runs = list[Figure]()
+        while not over.is_set():
+            runs.append(await delivered(lmtp, letters, to, connections=1, seconds=size.seconds))
+        return max(runs, key=lambda run: run.p99)
+
+    beside, _, _ = await asyncio.gather(small(), look(), large())
+    return [
+        Fact(BESIDE, beside.p99 / alone.p99, "times"),
+        Fact(ABOVE, (max(most) - idle) / 1024, "MiB"),
+    ]
+
+
+def _letters(size: int) -> Iterator[bytes]:
+    writer = Writer(seed=size)
+    return (writer.letter(number, size=size) for number in itertools.count())
+
+
+async def _large(port: int, many: int) -> None:
+    writer = Writer(seed=LARGE)
+    raw = writer.letter(0, attached=writer.random.randbytes(LARGE * 3 // 4))
+    neighbour = await connected(port)
+    for number in range(many):
+        reply = await neighbour.deliver(ACCOUNTS[SCRIPT], b"X-Number: %d\r\n" % number + raw)
+        if not reply.startswith("250"):
+            raise RuntimeError(f"not delivered: {reply}")
+    await neighbour.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_large(*map(int, sys.argv[1:3])))
