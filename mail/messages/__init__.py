@@ -4,7 +4,7 @@ from mail.messages.addresses import MailAddress, addresses
 from mail.messages.authentication import Stamp, believed
 from mail.messages.calendar import CalendarEvent, calendars, events
 from mail.messages.content import content, text_of
-from mail.messages.facts import Attached, Facts, facts, files
+from mail.messages.facts import Attached, Facts, attached, facts, files
 from mail.messages.headers import Header, date_of, headers, message_ids
 from mail.messages.html import Safe, html_to_text, sanitize
 from mail.messages.imap import bodystructure, envelope_imap
@@ -31,6 +31,7 @@ __all__ = [
     "Stamp",
     "Whole",
     "addresses",
+    "attached",
     "base_subject",
     "believed",
     "body_html",
