@@ -18,6 +18,7 @@ import models.autoreply
 import models.blobs
 import models.documents
 import models.domains
+import models.filters
 import models.identities
 import models.journal
 import models.keyvalue

@@ -109,14 +109,20 @@ def _unreadable(key: str) -> str | None:
     return None
 
 
-def check(call: Call) -> str | None:
-    """What is wrong with the tags that say how to compare and what with."""
-    kind = call.chosen("match", "is")
-    comparator = call.chosen("comparator", CASEMAP)
+def _unfit(comparator: str, kind: str) -> str | None:
     if comparator == NUMERIC and kind in ("contains", "matches", "regex"):
         return f"{NUMERIC} compares numbers, and looks for none with :{kind}"
     if comparator == PLAIN and kind not in ("is", "contains"):
         return f"{PLAIN} compares with :is and :contains"
+    return None
+
+
+def check(call: Call) -> str | None:
+    """What is wrong with the tags that say how to compare and what with."""
+    kind = call.chosen("match", "is")
+    comparator = call.chosen("comparator", CASEMAP)
+    if problem := _unfit(comparator, kind):
+        return problem
     if kind in ("value", "count") and call.chosen(kind, "eq").lower() not in matching.RELATIONS:
         return f"behind :{kind} stands one of {', '.join(matching.RELATIONS)}"
     if kind == "regex":
