@@ -27,7 +27,10 @@ from mail.sieve.tree import Argument, Command, Number, Tag, Test, Text, Tree, te
 
 Form = Mapping[str, Any]
 
-DECIDED = ("seen", "flag", "delete", "spam", "mailbox")  # by the first that names it
+DECIDED = ("delete", "spam", "mailbox", "seen", "flag")  # by the first that names it
+ACTIONS = (
+    *DECIDED, "copyTo", "labels", "removeLabels", "targets", "reply", "webhook", "stop",
+)  # fmt: skip
 NESTED = 5  # queries in queries
 STEPS = 40_000  # of the interpreter, for all filters of an account and one message
 PLACES = 32  # mailboxes of one message, and keywords that it gets by filters
@@ -267,7 +270,7 @@ class Followed:
 
     rule: Rule
     fits: bool
-    acts: tuple[str, ...] = ()  # those parts of its action that count, in the action's order
+    acts: tuple[str, ...] = ()  # those parts of its action that count, in the order of ACTIONS
 
 
 def followed(rules: Sequence[Rule], looked: Looked, *, throughout: bool = False) -> list[Followed]:
@@ -282,7 +285,7 @@ def followed(rules: Sequence[Rule], looked: Looked, *, throughout: bool = False)
         spent += steps
         acts: list[str] = []
         if fits and not ended:
-            acts = [name for name in rule.action if name not in said]
+            acts = [name for name in ACTIONS if name in rule.action and name not in said]
             said |= {name: rule.action[name] for name in acts if name in DECIDED}
             ended = bool(rule.action.get("stop"))
         found.append(Followed(rule, fits, tuple(acts)))
