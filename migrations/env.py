@@ -31,6 +31,7 @@ import models.rewrites
 import models.savedsearches
 import models.senderrules
 import models.settings
+import models.sieve
 import models.submission
 import models.tasks
 import models.twofactor
