@@ -32,6 +32,7 @@ import models.rewrites
 import models.savedsearches
 import models.senderrules
 import models.settings
+import models.sieve
 import models.submission
 import models.tasks
 import models.twofactor

@@ -16,6 +16,7 @@ from mail.archives.zips import Broken
 from mail.delivery import Letter, Place, Placed
 from mail.found import Found, Unusable
 from mail.keeping import Kept
+from mail.storable import storable
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
 from models.mailboxes import SpecialUse
@@ -65,7 +66,7 @@ class Outcome:
     def refuse(self, what: str, why: str) -> None:
         """Remember what is not brought in."""
         if len(self.skipped) < TOLD:
-            self.skipped.append([delivery.storable(what[:LONGEST]), why])
+            self.skipped.append([storable(what[:LONGEST]), why])
         else:
             self.untold += 1
 
