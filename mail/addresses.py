@@ -48,6 +48,7 @@ from models.autoreply import answering
 from models.columns import Instant, Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
+from models.filters import filtered
 from models.mailboxes import Mailbox, SpecialUse
 from models.prepared import Prepared, among, number, prepared
 from models.rewrites import BccDirection, BccRule, RecipientRewrite
@@ -266,6 +267,7 @@ _ACCOUNT = Prepared(
         answering(col(User.id)).label("answers"),
         _COPIED.exists().label("copied"),
         scripted(col(User.id)).label("scripted"),
+        filtered(col(User.id)).label("filtered"),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
@@ -387,6 +389,7 @@ class Recipient:
     instead: str | None = None  # the address after a rewrite
     copied: bool = False  # there are rules that may have it copied: mail/rewrites.py
     scripted: bool = False  # a script of the account runs: mail/rules.py
+    filtered: bool = False  # it has filters: mail/filtering.py
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -433,6 +436,7 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         there if there not in ("", address) else None,
         row.copied,
         row.scripted,
+        row.filtered,
     )
 
 

@@ -254,7 +254,10 @@ class Copies:
 
 
 async def receive_all(
-    world: World, to: Recipient, copies: Copies, beside: Callable[[Turn], None] | None = None
+    world: World,
+    to: Recipient,
+    copies: Copies,
+    beside: Callable[[Turn, Placed | None], None] | None = None,
 ) -> Placed | None:
     """Store a message for one recipient in all these places, or in none, in one unit.
 
@@ -268,9 +271,10 @@ async def receive_all(
         if earlier := turn.fetched(_RECEIPT, known=copies.receipt, since=since):
             row = earlier[0]
             return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
+        placed = _placed(turn, copies, kept)
         if beside is not None:
-            beside(turn)
-        return _placed(turn, copies, kept)
+            beside(turn, placed)
+        return placed
 
     letters = [letter for letter, _ in copies.all]
     try:

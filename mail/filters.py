@@ -142,7 +142,7 @@ def _commands(key: int, action: Form, names: Names) -> Iterator[Command]:
             yield Command("redirect", (Tag("copy"), Text(target)))
     if reply := action.get("reply"):
         yield _answer(key, reply, names)
-    for box in action.get("copyTo", ()):
+    for box in () if action.get("delete") else action.get("copyTo", ()):
         yield Command("fileinto", (Tag("copy"), Text(names.mailboxes.get(box, "INBOX"))))
     yield from _place(action, names)
     if action.get("stop"):
@@ -296,7 +296,7 @@ def followed(rules: Sequence[Rule], looked: Looked, *, throughout: bool = False)
 def _hidden(said: Form) -> frozenset[str]:
     """What has no effect beside that which comes before it."""
     if said.get("delete"):
-        return frozenset({"spam", "mailbox"})
+        return frozenset({"spam", "mailbox", "copyTo"})
     return frozenset({"mailbox"}) if said.get("spam") else frozenset()
 
 
@@ -324,7 +324,7 @@ def decided(rules: Sequence[Rule], looked: Looked) -> Decision:
         delete=bool(said.get("delete")),
         spam=said.get("spam"),
         mailbox_id=said.get("mailbox"),
-        copies=_each(fit, "copyTo")[:PLACES],
+        copies=() if said.get("delete") else _each(fit, "copyTo")[:PLACES],
         seen=bool(said.get("seen")),
         flagged=bool(said.get("flag")),
         labels=labels[:PLACES],

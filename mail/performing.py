@@ -18,7 +18,7 @@ from sqlalchemy import or_, update
 from sqlalchemy.exc import StatementError
 from sqlmodel import col
 
-from mail import autoreply, delivery, encrypting, sieve
+from mail import autoreply, delivery, encrypting, filtering, sieve
 from mail.addresses import Recipient
 from mail.autoreply import notifying, vacation
 from mail.delivery import Copies, Letter, Place, Placed, receipt_of
@@ -90,7 +90,8 @@ async def performed(
     if failed:
         todo = replace(todo, error=todo.error or failed)
         if not todo.stored:
-            todo = replace(todo, spots=[todo.kept], remembered=(), asked=frozenset())
+            kept = replace(todo, spots=[todo.kept], remembered=(), asked=frozenset())
+            todo = replace(kept, decision=filtering.done(todo.decision))
             placed = await _stored(world, mail, todo, alone)
         elif todo.script_id is not None:
             await world.apply(lambda turn: _show(turn, todo), todo.judged.to.user_id)
@@ -106,13 +107,14 @@ async def _stored(
 ) -> Placed | None:
     to = todo.judged.to
     receipt = receipt_of(mail.letter, to, mail.sender)
-    if not (todo.spots or todo.remembered or todo.error):
+    if not (todo.spots or todo.remembered or todo.error or todo.decision.matched):
         return None
 
-    def beside(turn: Turn) -> None:
+    def beside(turn: Turn, placed: Placed | None) -> None:
         _check(turn, todo, receipt)
         _remember(turn, todo, receipt)
         _show(turn, todo)
+        filtering.noted(turn, to.user_id, todo.decision, mail.letter, placed)
 
     try:
         return await _into(world, mail, (todo, receipt), alone, beside)
@@ -130,7 +132,7 @@ async def _into(
     mail: "Mail",
     what: tuple[Ruled, str],
     alone: asyncio.Semaphore,
-    beside: Callable[[Turn], None],
+    beside: Callable[[Turn, Placed | None], None],
 ) -> Placed | None:
     todo, receipt = what
     to = todo.judged.to
@@ -276,13 +278,15 @@ def _without_ours(mail: "Mail", whole: bytes) -> bytes:
 async def _answer(world: World, mail: "Mail", todo: Ruled) -> None:
     """Answer, and tell whom scripts want told. What goes wrong here does not undo the delivery.
 
-    Of a script that answers and an account that does so by itself the script has its way: there is
-    one answer.
+    Of a script that answers, a filter, and an account that does so by itself the first has its
+    way: there is one answer.
     """
     to, spam = todo.judged.to, todo.judged.verdict.is_spam
     incoming = vacation.Incoming(mail.source, mail.letter, to, mail.sender, spam)
     if todo.vacation is not None:
         await _tried(vacation.after(world, incoming, todo.vacation, todo.boxes), to)
+    elif todo.decision.replies:
+        await _tried(filtering.answer(world, incoming, todo.decision, todo.boxes), to)
     else:
         await autoreply.after(world, (mail.source, mail.letter), to, mail.sender, spam=spam)
     for notice in todo.notices:

@@ -3,7 +3,8 @@
 1. It is read, and what our own servers found out about it is believed (mail/verification.py).
 2. Whoever is to have it twice has it once.
 3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
-4. Rules of each account say where it goes, and what else is done with it (mail/rules.py).
+4. Filters of each account, then its script, say where it goes, and what else is done with it
+   (mail/filtering.py, mail/rules.py).
 5. It is stored for each account, encrypted where that is asked for; one that has no room holds up
    nobody else. Then it is sent on for the account, and answered (mail/performing.py).
 6. Rules of domains have it copied (mail/rewrites.py).
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import delivery, junk, performing, rewrites, rules
+from mail import delivery, filtering, junk, performing, rewrites, rules
 from mail.addresses import Recipient
 from mail.delivery import Letter, Placed
 from mail.onward import send_on
@@ -79,7 +80,8 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     alone = asyncio.Semaphore()  # who has bytes of his own has them one at a time
     to = [person.to for person in people]
     judged = await junk.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
-    ruled = await rules.ruled(world, mail, judged)
+    said = await filtering.decisions(world, mail, judged)
+    ruled = await rules.ruled(world, mail, judged, said)
     work = (performing.performed(world, mail, each, alone) for each in ruled)
     outcomes = await asyncio.gather(*work, return_exceptions=True)
     mail.placed |= dict(zip(map(_key, to), outcomes, strict=True))

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sqlalchemy import Index, text
+from sqlalchemy import ColumnElement, Index, exists, text
+from sqlmodel import col
 
 from models.columns import Moment, Number, Owned, plain
 
@@ -32,3 +33,8 @@ class Filter(Owned, table=True):
     meta_data: dict[str, Any] | None = plain()
     match_count: Number = 0
     created_at: Moment
+
+
+def filtered(owner: Any) -> ColumnElement[bool]:
+    """SQL: whether this account has filters that are in force."""
+    return exists().where(col(Filter.user_id) == owner, col(Filter.active))

@@ -1,20 +1,23 @@
 """Calls about filters."""
 
+from typing import Any
+
 from tests.calls.call import Call, call
 from tests.conftest import Client
 
 SHOWN = """{ name order active metaData matchCount queryText actionText
   query { from size not { subject } } action { seen labels targets mailbox { path } stop } }"""
-GIVEN = {
+ACTION: dict[str, Any] = {"seen": True, "labels": ["news"], "mailbox": {"path": "INBOX"}}
+GIVEN: dict[str, Any] = {
     "name": "Lists",
     "query": {"from": "ada", "not": [{"subject": "urgent"}]},
-    "action": {"seen": True, "labels": ["news"], "mailbox": {"path": "INBOX"}},
+    "action": ACTION,
 }
 
 
 @call
 async def filter_create(_ada: Client, _root: Client) -> Call:
-    given = {**GIVEN, "action": {**GIVEN["action"], "targets": ["eve@example.net"]}}
+    given = {**GIVEN, "action": {**ACTION, "targets": ["eve@example.net"]}}
     return Call("filterCreate", given, f"filter {SHOWN}")
 
 

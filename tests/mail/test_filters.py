@@ -181,7 +181,7 @@ def _expected(action: Mapping[str, Any]) -> list[str]:
     flags = [*(flag for flag, said in named.items() if said), *action.get("labels", ())]
     words = "".join(f" {one}" for one in flags if one not in action.get("removeLabels", ()))
     path = {**NAMES.mailboxes, 4: "INBOX"}
-    copies = [path[box] for box in action.get("copyTo", ())]
+    copies = [path[box] for box in action.get("copyTo", ()) if not action.get("delete")]
     place = _stored(action, path)
     done = [f"to {to} :copy" for to in action.get("targets", ()) if "@" in to]
     done += [f"into {box} :copy{words}" for box in copies if place != f"into {box}"]
@@ -241,7 +241,7 @@ def _reference(rules: Sequence[Rule], fit: Sequence[bool]) -> dict[str, Any]:
         "delete": _first(heard, "delete") is True,
         "spam": _first(heard, "spam"),
         "mailbox_id": _first(heard, "mailbox"),
-        "copies": _all_of(heard, "copyTo"),
+        "copies": () if _first(heard, "delete") else _all_of(heard, "copyTo"),
         "seen": _first(heard, "seen") is True,
         "flagged": _first(heard, "flag") is True,
         "labels": [one for one in _all_of(heard, "labels") if one not in removed],
