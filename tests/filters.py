@@ -57,7 +57,7 @@ async def listed(client: Client, **page: Any) -> Any:
     return (await client(LIST, **page))["viewer"]["user"]["filters"]
 
 
-async def tested(client: Client, **given: Any) -> Any:
+async def looked_at(client: Client, **given: Any) -> Any:
     return (await client(TEST, **given))["filterTest"]
 
 

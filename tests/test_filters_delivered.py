@@ -1,6 +1,5 @@
 """Mail that comes in by LMTP is run through the filters of its account."""
 
-
 import pytest
 
 from models.world import World
