@@ -101,11 +101,14 @@ def done(said: Decision) -> Decision:
 
 def _post(turn: Turn, user_id: int, said: Decision, body: dict[str, Any]) -> None:
     """Put it before those of the webhooks that are the account's still, and switched on."""
-    hooks = select(col(Webhook.id), col(User.username)).where(
-        col(Webhook.id).in_(said.webhooks),
-        col(Webhook.user_id) == user_id,
-        col(User.id) == user_id,
-        col(Webhook.active),
+    hooks = (
+        select(col(Webhook.id), col(User.username))
+        .join(User, col(User.id) == col(Webhook.user_id))
+        .where(
+            col(Webhook.id).in_(said.webhooks),
+            col(Webhook.user_id) == user_id,
+            col(Webhook.active),
+        )
     )
     now, number = turn.world.now(), turn.stands(user_id)
     rows = [

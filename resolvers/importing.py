@@ -26,6 +26,7 @@ from models.users import User
 from models.world import Turn
 from resolvers import (
     autoreply,
+    filterarchive,
     flagging,
     freedata,
     identitychange,
@@ -330,8 +331,23 @@ async def introduce(work: Import, account: Account) -> None:
     for entry in account.identities:
         if not await _identity(work, entry):
             break
+    for entry in account.filters:
+        if not await _filter(work, entry):
+            break
     if account.autoreply:
         await _autoreply(work, account.autoreply)
+
+
+async def _filter(work: Import, entry: Mapping[str, Any]) -> bool:
+    """Make it; returns whether others may still be."""
+    name = f"filter {str(entry.get('name') or '')[:100]}".strip()
+    try:
+        for target in await filterarchive.bring(work.ctx, entry, work.boxes):
+            work.outcome.refuse(name, f"{target} is left out: a file has no passwords")
+    except Refused as problem:
+        work.outcome.refuse(name, str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
 
 
 async def _autoreply(work: Import, given: Mapping[str, Any]) -> None:

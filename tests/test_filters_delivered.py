@@ -2,7 +2,9 @@
 
 import pytest
 
+from graph import ids
 from models.world import World
+from tests.accounts import id_of, run
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.counts import rows
 from tests.filters import change, listed, made
@@ -102,6 +104,38 @@ async def test_a_filter_answers_once_and_no_list(
     clock.tick(days=2)
     assert await hand(neighbour, raw_message("Ask 3", To="ada@example.org")) == [DONE]
     assert len(await queued(world)) == 2
+
+
+async def test_a_webhook_is_called_with_the_message(
+    ada: Client, root: Client, world: World, neighbour: Neighbour
+) -> None:
+    hooks = []
+    for nth in range(2):
+        given = {"types": ["limit.*"], "url": f"https://h.example/{nth}", "user": id_ref(ada)}
+        hook = (await run(root, "webhookCreate", "webhook { id }", **given))["webhook"]["id"]
+        hooks.append(hook)
+    one = await made(ada, {}, {"webhook": hooks[0]})
+    other = await made(ada, {"subject": "gone"}, {"webhook": hooks[0], "delete": True})
+    await made(ada, {"subject": "never"}, {"webhook": hooks[1]})
+    assert await hand(neighbour, raw_message("Hello")) == [DONE]
+    assert await hand(neighbour, raw_message("Gone")) == [DONE]
+    document = """{ webhooks { nodes { url deliveries { nodes { type state body } } } } }"""
+    nodes = (await root(document))["webhooks"]["nodes"]
+    posts = {node["url"]: node["deliveries"]["nodes"] for node in nodes}
+    assert posts["https://h.example/1"] == []
+    late, early = posts["https://h.example/0"]
+    (message,) = (await rows(world, "SELECT id FROM messages"))[0]
+    key = ids.encode("Message", message)
+    (told,) = early["body"]["objects"]
+    assert (early["type"], early["body"]["user"]["username"]) == ("filter.matched", "ada")
+    assert (told["id"], told["message"], told["subject"]) == (one["id"], key, "Hello")
+    found = [(told["id"], told["message"]) for told in late["body"]["objects"]]
+    assert found == [(one["id"], None), (other["id"], None)]
+    assert {late["state"], early["state"]} == {"WAITING"}
+
+
+def id_ref(client: Client) -> dict[str, str]:
+    return {"id": id_of(client)}
 
 
 async def test_filters_are_the_default_of_a_script(
