@@ -165,6 +165,7 @@ class AccountChange(Change):
 KINDS_CHANGED = {
     ChangeKind.ADDRESS_CHANGED: "Address",
     ChangeKind.FILE_CHANGED: "File",
+    ChangeKind.FILTER_CHANGED: "Filter",
     ChangeKind.IDENTITY_CHANGED: "Identity",
     ChangeKind.USER_CHANGED: "User",
     ChangeKind.DOMAIN_CHANGED: "Domain",

@@ -32,6 +32,7 @@ PREFIXES = {
     "AccountExport": "exp",
     "File": "fil",
     "FileShare": "fsh",
+    "Filter": "flt",
     "Identity": "idt",
     "KeyValue": "kvl",
     "Label": "lab",

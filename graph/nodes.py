@@ -20,6 +20,7 @@ from graph.domains import Domain, DomainAlias
 from graph.exports import AccountExport
 from graph.fields import Info, query
 from graph.files import File, FileShare
+from graph.filters import Filter
 from graph.identities import Identity
 from graph.keyvalue import KeyValue
 from graph.labels import Label
@@ -60,6 +61,7 @@ KINDS: dict[str, type[Shape]] = {
     "DomainAlias": DomainAlias,
     "File": File,
     "FileShare": FileShare,
+    "Filter": Filter,
     "Identity": Identity,
     "KeyValue": KeyValue,
     "Label": Label,

@@ -154,7 +154,7 @@ def _resolver(field: StrawberryField, inputs: Inputs) -> Resolve:
         for extension in field.extensions:  # the first is asked last
             inner = partial(extension.resolve_async, inner)
 
-    def resolve(source: Any, raw: Any, **given: Any) -> Any:
+    def resolve(source: Any, raw: Any, /, **given: Any) -> Any:
         for needs in guards:
             raw.context.viewer.require(needs)
         return inner(source, Info(_raw_info=raw, _field=field), **made(given))

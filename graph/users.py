@@ -22,6 +22,7 @@ from graph.errors import leaf
 from graph.exports import AccountExport
 from graph.fields import Info, field, query
 from graph.files import File, file_page
+from graph.filters import Filter, filter_page
 from graph.identities import Identity, identity_page
 from graph.keyvalue import Key, KeyValue
 from graph.labels import Label
@@ -282,6 +283,15 @@ class User(Shape):
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[Identity]:
         return await identity_page(info, self.row.id, first, after)
+
+    @field(
+        "In the order they are run; of others only with FILTERS.",
+        scope=Scope.READ,
+    )
+    async def filters(
+        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+    ) -> Connection[Filter]:
+        return await filter_page(info, self.row.id, first, after)
 
     @field("Security events, newest first.", scope=Scope.READ)
     async def auth_log(

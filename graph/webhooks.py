@@ -70,6 +70,8 @@ def _object(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("mailbox", "fromMailbox")
         if facts.get(name)
     }
+    if facts.get("message"):
+        boxes["message"] = ids.encode("Message", facts["message"])
     return {**facts, "id": ids.encode(CALLED.get(named, named), facts["id"]), **boxes}
 
 

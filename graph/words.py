@@ -157,6 +157,7 @@ VALUES = {
         "SUBMISSION_CHANGED": "A message on its way moved on.",
         "FILE_CHANGED": "A file, or a link to it.",
         "ADDRESS_CHANGED": "An address was made, changed or deleted.",
+        "FILTER_CHANGED": "A filter was made, changed or deleted.",
         "IDENTITY_CHANGED": "What is said of a sender was made, changed or taken back.",
         "USER_CHANGED": "An account was made, changed or deleted.",
         "DOMAIN_CHANGED": "A domain was made, changed or deleted.",

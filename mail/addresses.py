@@ -48,10 +48,12 @@ from models.autoreply import answering
 from models.columns import Instant, Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
+from models.filters import filtered
 from models.mailboxes import Mailbox, SpecialUse
 from models.prepared import Prepared, among, number, prepared
 from models.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.senderrules import SenderRule
+from models.sieve import scripted
 from models.users import LimitKind, User
 from models.world import World
 
@@ -264,6 +266,8 @@ _ACCOUNT = Prepared(
         ALLOWED.label("allowed"),
         answering(col(User.id)).label("answers"),
         _COPIED.exists().label("copied"),
+        scripted(col(User.id)).label("scripted"),
+        filtered(col(User.id)).label("filtered"),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
@@ -384,6 +388,8 @@ class Recipient:
     tags: Sequence[str] = ()  # of the address
     instead: str | None = None  # the address after a rewrite
     copied: bool = False  # there are rules that may have it copied: mail/rewrites.py
+    scripted: bool = False  # a script of the account runs: mail/rules.py
+    filtered: bool = False  # it has filters: mail/filtering.py
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -429,6 +435,8 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         to.tags,
         there if there not in ("", address) else None,
         row.copied,
+        row.scripted,
+        row.filtered,
     )
 
 

@@ -2,33 +2,33 @@
 
 import asyncio
 import hashlib
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import compress, product
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Delete, Select, String, bindparam, case, delete, insert, select, update
+from sqlalchemy import String, bindparam, case, insert, select, update
 from sqlmodel import col
 
-from mail import audit, threads, userlimits
+from mail import audit, folders, threads, userlimits
 from mail.addresses import Recipient
 from mail.blobs.pack import Piece
 from mail.keeping import Gone, Kept, blob_ids, keep, referred
 from mail.messages import Facts, MailAddress
 from mail.parting import Files, parted
+from mail.storable import storable
 from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
 from models.columns import Instant, Picked, insert_or
-from models.errors import NotFound, OverQuota, Refused
+from models.errors import NotFound, OverQuota, Refused, found
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox
-from models.messages import Message, Receipt, Thread, ThreadRef
-from models.prepared import Prepared, Sent, among, number, prepared
+from models.messages import Message, Receipt
+from models.prepared import Prepared, number, prepared
 from models.users import LimitKind, User
 from models.wakeups import UNINDEXED
 from models.world import Turn, World
@@ -37,7 +37,6 @@ Outcome = TypeVar("Outcome")
 
 SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
 CUT = 1024  # encoded bytes; smaller attachments stay where they are
-_ODD = re.compile("[\0\ud800-\udfff]")
 SYSTEM_FLAGS = ("seen", "answered", "flagged", "deleted", "draft")
 _OF_ROW = attrgetter(*SYSTEM_FLAGS, "keywords")
 _BY_NAME = itemgetter(*SYSTEM_FLAGS, "keywords")
@@ -52,9 +51,11 @@ class Way(StrEnum):
 
     PUT_IN = "PUT_IN"  # by the account: the quota
     RECEIVED = "RECEIVED"  # from outside: the quota, and what may come in an hour
+    AGAIN = "AGAIN"  # the same, in another folder as well: the quota
     NOTICE = "NOTICE"  # by us, about the quota: it goes in beyond it, and leads to no other
 
 
+_CAME = frozenset({Way.RECEIVED, Way.AGAIN})
 HOUR = timedelta(hours=1)  # in which messages that come are counted
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _NOTICE = (
@@ -74,6 +75,7 @@ _RECEIVED = _PUT_IN.values(
 _TAKE = {
     Way.PUT_IN: Prepared(_PUT_IN),
     Way.RECEIVED: Prepared(_RECEIVED),
+    Way.AGAIN: Prepared(_PUT_IN),
     Way.NOTICE: Prepared(_NOTICE),
 }
 QUOTA = select(col(User.used), ALLOWED.label("allowed")).where(
@@ -101,7 +103,6 @@ _RECEIPT = Prepared(
     )
 )
 _PUT = Prepared(insert(Message).inline())
-_BEGUN = Prepared(insert(Thread).inline())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +130,16 @@ class Place:
     at: datetime  # of its arrival
     seen: bool = False
     flagged: bool = False
+    answered: bool = False
     draft: bool = False
+    keywords: Sequence[str] = ()
     envelope_from: str | None = None
     envelope_to: Sequence[str] = ()
     meta_data: dict[str, Any] | None = None
     reference: tuple[int, str] | None = None  # the message it answers or forwards, and which
     origin: str | None = None
     receipt: str | None = None  # the digest by which a repeat of the delivery is known
+    path: str | None = None  # goes before `mailbox_id`: a folder that is made if it is not there
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +188,22 @@ async def with_bytes(
 
     Where they have been collected meanwhile they are made safe anew, and it is done once more.
     """
-    kept = await stored(world, tenant_id, letter)
+    return await with_all(world, tenant_id, [letter], lambda turn, kept: work(turn, *kept), stream)
+
+
+async def with_all(
+    world: World,
+    tenant_id: int,
+    letters: Sequence[Letter],
+    work: Callable[[Turn, Sequence[Kept]], Outcome],
+    stream: int,
+) -> Outcome:
+    """The same with the bytes of several messages."""
+    kept = [await stored(world, tenant_id, letter) for letter in letters]
     try:
         return await world.apply(lambda turn: work(turn, kept), stream)
     except Gone:
-        kept = await stored(world, tenant_id, letter, again=True)
+        kept = [await stored(world, tenant_id, letter, again=True) for letter in letters]
         return await world.apply(lambda turn: work(turn, kept), stream)
 
 
@@ -201,34 +216,81 @@ async def receive(
     answered with the message that was stored then. OverQuota where it does not fit, which the
     account is told of; NotFound where the account has gone.
     """
+    there = into or usual(world, to, sender)
+    placed = await receive_all(world, to, Copies(receipt_of(letter, to, sender), [(letter, there)]))
+    return found(placed, to.address)
+
+
+def usual(world: World, to: Recipient, sender: str) -> Place:
+    """Where a message goes of which nobody says otherwise."""
+    envelope: Any = {"envelope_from": sender, "envelope_to": [to.address]}
+    return Place(to.user_id, to.mailbox_id, world.now(), **envelope)
+
+
+def receipt_of(letter: Letter, to: Recipient, sender: str) -> str:
+    """By what a repeat of the delivery is known."""
+    came = letter.came or letter.digest
+    return hashlib.sha256(f"{sender}\0{to.user_id}\0{came}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """A message as it is to lie in each of several places."""
+
+    receipt: str  # by which a repeat is known
+    all: Sequence[tuple[Letter, Place]]
+    way: Way = Way.RECEIVED
+
+
+async def receive_all(
+    world: World,
+    to: Recipient,
+    copies: Copies,
+    beside: Callable[[Turn, Placed | None], None] | None = None,
+) -> Placed | None:
+    """Store a message for one recipient in all these places, or in none, in one unit.
+
+    As `receive`; the first of the places counts, and is returned: None where there is none. In
+    the same unit is done what is to be done `beside`, but not by a repeat. A folder that is made
+    goes before another of the same: a message comes once into each.
+    """
+
+    def unit(turn: Turn, kept: Sequence[Kept]) -> Placed | None:
+        since = world.now() - world.options.receipts_for
+        if earlier := turn.fetched(_RECEIPT, known=copies.receipt, since=since):
+            row = earlier[0]
+            return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
+        placed = _placed(turn, copies, kept)
+        if beside is not None:
+            beside(turn, placed)
+        return placed
+
+    letters = [letter for letter, _ in copies.all]
     try:
-        return await _received(world, letter, to, sender, into=into)
+        return await with_all(world, to.tenant_id, letters, unit, to.user_id)
     except OverQuota as full:
         reached = Reached(LimitKind.STORAGE, full.used, full.allowed, refused=True)
         await userlimits.refused(world, to.user_id, reached)
         raise
 
 
-async def _received(
-    world: World, letter: Letter, to: Recipient, sender: str, *, into: Place | None
-) -> Placed:
-    now = world.now()
-    there = into or Place(
-        to.user_id, to.mailbox_id, now, envelope_from=sender, envelope_to=[to.address]
-    )
-    came = letter.came or letter.digest
-    known = hashlib.sha256(f"{sender}\0{to.user_id}\0{came}".encode()).hexdigest()
-    there = replace(there, receipt=known)
-    since = now - world.options.receipts_for
+def _placed(turn: Turn, copies: Copies, kept: Sequence[Kept]) -> Placed | None:
+    first, taken = None, set[int]()
+    for (letter, wanted), safe in zip(copies.all, kept, strict=True):
+        there = settled(turn, wanted)
+        if there.mailbox_id not in taken:
+            taken.add(there.mailbox_id)
+            there = replace(there, receipt=None if first else copies.receipt)
+            placed = place(turn, letter, safe, there, way=Way.AGAIN if first else copies.way)
+            first = first or placed
+    return first
 
-    def unit(turn: Turn, kept: Kept) -> Placed:
-        earlier = turn.fetched(_RECEIPT, known=known, since=since)
-        if earlier:
-            row = earlier[0]
-            return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
-        return place(turn, letter, kept, there, way=Way.RECEIVED)
 
-    return await with_bytes(world, to.tenant_id, letter, unit, to.user_id)
+def settled(turn: Turn, to: Place) -> Place:
+    """A place with its folder, which is made where that is wanted."""
+    if to.path is None:
+        return to
+    return replace(to, mailbox_id=folders.made(turn, to.user_id, to.path) or to.mailbox_id)
 
 
 @prepared
@@ -239,25 +301,6 @@ def noted(dialect: str) -> Any:
     return new.on_conflict_do_update(index_elements=["digest"], set_=values).inline()
 
 
-@prepared
-def _joined(dialect: str) -> Any:
-    return insert_or(dialect, ThreadRef).on_conflict_do_nothing().inline()
-
-
-@prepared
-def _threads(dialect: str) -> Select[*tuple[Any, ...]]:
-    return (
-        select(col(Thread.id), col(Thread.muted))
-        .join(ThreadRef, col(ThreadRef.thread_id) == col(Thread.id))
-        .where(
-            col(ThreadRef.user_id) == number("user"),
-            among(dialect, col(ThreadRef.key), "keys", String),
-        )
-        .distinct()
-        .order_by(col(Thread.id))
-    )
-
-
 def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.PUT_IN) -> Placed:
     """Store a message inside the caller's unit: quota, folder, rows and journal at once.
 
@@ -266,8 +309,9 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     """
     key, last, now = turn.world.key(), turn.stands(to.user_id) + 1, turn.world.now()
     use = take_quota(turn, to.user_id, letter.size, way=way)
-    thread = _thread(turn, letter.facts, to)
-    seen = to.seen or (thread.muted and way is Way.RECEIVED)
+    subject = storable(letter.facts.subject)
+    thread = threads.found(turn, to.user_id, letter.facts.thread_keys, subject)
+    seen = to.seen or (thread.muted and way in _CAME)
     taken = take_uid(turn, letter, to, last, seen=seen)
     blobs = blob_ids(turn, kept)
     row = {
@@ -285,7 +329,9 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         "expires": now + timedelta(seconds=taken.retention) if taken.retention else None,
         "seen": seen,
         "flagged": to.flagged,
+        "answered": to.answered,
         "draft": to.draft,
+        "keywords": list(to.keywords),
         "envelope_from": to.envelope_from,
         "envelope_to": list(to.envelope_to),
         "meta_data": to.meta_data,
@@ -337,7 +383,7 @@ def referring(to: Place) -> dict[str, Any]:
 
 
 def _road(to: Place, way: Way) -> AuditRoad:
-    if way is Way.RECEIVED:
+    if way in _CAME:
         return AuditRoad.RECEIVED
     return AuditRoad.SAVED if to.envelope_from is None else AuditRoad.SENT
 
@@ -368,58 +414,6 @@ def over_quota(turn: Turn, user_id: int) -> Refused:
     if row is None:
         return NotFound(str(user_id), path=["user"])
     return OverQuota(used=row.used, allowed=row.allowed)
-
-
-class _Led(NamedTuple):
-    """The conversation a message belongs to: the oldest it refers to, or a new one."""
-
-    id: int
-    others: list[int]  # that it refers to, too
-    muted: bool  # one of all these
-    sent: list[Sent]
-
-
-def _thread(turn: Turn, facts: Facts, to: Place) -> _Led:
-    user_id, keys = to.user_id, facts.thread_keys
-    known: Sequence[Any] = []
-    if keys:
-        known = turn.fetched(_threads(turn.connection.dialect.name), user=user_id, keys=keys)
-    if known:
-        first, *others = [row.id for row in known]
-        sent = list[Sent]()
-    else:
-        first, new = begun(turn, user_id, facts.subject)
-        others, sent = [], [new]
-    sent += led(turn, user_id, keys, first)
-    return _Led(first, others, any(row.muted for row in known), sent)
-
-
-def begun(turn: Turn, user_id: int, subject: str) -> tuple[int, Sent]:
-    """The key of a new conversation, and what makes it."""
-    key = turn.world.key()
-    row = {
-        "id": key,
-        "user_id": user_id,
-        "subject": storable(subject),
-        "created_at": turn.world.now(),
-        "muted": False,
-    }
-    return key, (_BEGUN, row)
-
-
-def ended(ids: Collection[int]) -> Delete:
-    """Remove those conversations that have no message left; what leads into them goes along."""
-    left = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id))
-    return delete(Thread).where(col(Thread.id).in_(ids), ~left.exists())
-
-
-def led(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> list[Sent]:
-    """What lets messages that refer to these keys come to this conversation.
-
-    Keys that lead to one already go on to do so.
-    """
-    new = _joined(turn.connection.dialect.name)
-    return [(new, {"user_id": user_id, "key": key, "thread_id": thread_id}) for key in keys]
 
 
 def flags(row: Any) -> list[str]:
@@ -471,21 +465,6 @@ def columns(letter: Letter) -> dict[str, Any]:
         "indexed": False,
     }
     return {name: storable(value) for name, value in shown.items()}
-
-
-def storable(value: Any) -> Any:
-    """The value without NUL and lone surrogates, which no text column takes."""
-    if isinstance(value, str):
-        return (
-            value.replace("\0", "").encode(errors="replace").decode()
-            if _ODD.search(value)
-            else value
-        )
-    if isinstance(value, list):
-        return [storable(item) for item in value]
-    if isinstance(value, dict):
-        return {storable(name): storable(item) for name, item in value.items()}
-    return value
 
 
 def _pairs(addresses: Sequence[MailAddress]) -> list[list[str | None]]:

@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mail import delivery
-from mail.addresses import Recipient
-from mail.delivery import SMALL, Letter, Placed
+from mail.delivery import SMALL, Letter
 from models.columns import Picked
 from models.errors import Unavailable
 from models.world import World
@@ -21,18 +20,6 @@ log = logging.getLogger(__name__)
 
 _OF_BODY = re.compile(rb"content-[!-9;-~]*[ \t]*:", re.IGNORECASE)
 _VERSION = re.compile(rb"mime-version[ \t]*:", re.IGNORECASE)
-
-
-async def receive(
-    world: World, source: bytes | Path, letter: Letter, to: Recipient, sender: str
-) -> Placed:
-    """Store for one recipient a letter that was read from `source`, encrypted if he asks for it.
-
-    As `delivery.receive`; Unavailable where it cannot be encrypted.
-    """
-    if to.key is not None:
-        letter = await encrypted(world, source, letter, (to.user_id, to.key))
-    return await delivery.receive(world, letter, to, sender)
 
 
 async def put_in(

@@ -27,7 +27,7 @@ from sqlmodel import SQLModel, col
 from mail import arriving, endings, retention
 from mail.audit import unfinished
 from mail.blobs.collect import collect
-from mail.delivery import ended
+from mail.threads import ended
 from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
 from models.audit import Audit, AuditCopy
@@ -44,6 +44,7 @@ from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.replays import Replay
 from models.settings import SettingChange
+from models.sieve import SieveMemory
 from models.tasks import Task, Undo
 from models.twofactor import TotpSeed, WebauthnChallenge
 from models.users import Usage, User
@@ -82,6 +83,7 @@ class Tidied:
     settings: int = 0  # of their history
     usages: int = 0
     autoreply_senders: int = 0  # who may have another answer
+    sieve_memories: int = 0  # of what scripts have to know
     addresses: int = 0  # temporary ones that have ended
     uploads: int = 0
     changes: int = 0
@@ -150,6 +152,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "usages": (Usage, col(Usage.until) <= now),
         "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
+        "sieve_memories": (SieveMemory, col(SieveMemory.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
         "key_values": (KeyValue, col(KeyValue.expires_at) <= now),

@@ -15,6 +15,7 @@ from sqlalchemy.exc import StatementError
 from mail import intake
 from mail.household import Household, Post
 from mail.lmtplimits import Limits, limits_of
+from mail.performing import Rejected
 from mail.routes import Loop, Taken
 from mail.spool import Body, Budget, NoRoom, Spool, claim, room
 from mail.wire import (
@@ -173,6 +174,8 @@ def _answer(taken: Taken, outcome: object, size: int) -> str:
 
 def refusal(error: BaseException, *, user: int | None = None) -> str:
     """The reply to what went wrong. A bug is logged, without whose mail it was but the key."""
+    if isinstance(error, Rejected):
+        return f"550 5.7.1 {error.words}"
     if isinstance(error, Refused):
         return REFUSALS.get(type(error), "550 5.7.1 Refused")
     if isinstance(error, NoRoom) or getattr(error, "errno", None) == errno.ENOSPC:

@@ -58,7 +58,7 @@ async def send_on(
     raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
     whole = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + raw
     made = await delivery.read(whole)
-    if onward.address_id is not None:
+    if onward.address_id is not None or onward.user_id is not None:
         check_loop(whole, made, onward.address)
     outgoing = Outgoing(made, came, sender, onward)
 
@@ -72,6 +72,8 @@ def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
     onward, now = outgoing.onward, turn.world.now()
     to = [*onward.targets, *(via.shown for via in onward.via)]
     told = f"{outgoing.sender}\0onward\0{onward.address_id}\0{','.join(to)}"
+    if onward.user_id is not None:
+        told += f"\0{onward.user_id}"
     known = hashlib.sha256(f"{told}\0{outgoing.came}".encode()).hexdigest()
     since = now - turn.world.options.receipts_for
     seen = select(col(Receipt.digest)).where(col(Receipt.digest) == known, col(Receipt.at) > since)
@@ -93,7 +95,7 @@ def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
 def _sender(world: World, outgoing: Outgoing) -> str:
     """The envelope sender for servers elsewhere; a bounce that finds back keeps its own."""
     onward = outgoing.onward
-    if onward.address_id is None:
+    if onward.address_id is None and onward.user_id is None:
         return outgoing.sender
     return srs.rewritten(world, outgoing.sender, onward.address.rpartition("@")[2])
 

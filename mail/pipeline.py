@@ -3,10 +3,11 @@
 1. It is read, and what our own servers found out about it is believed (mail/verification.py).
 2. Whoever is to have it twice has it once.
 3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
-4. It is stored for each account, encrypted where that is asked for; one that has no room holds up
-   nobody else.
-5. An account that answers by itself does so (mail/autoreply).
-6. Rules have it copied (mail/rewrites.py).
+4. Filters of each account, then its script, say where it goes, and what else is done with it
+   (mail/filtering.py, mail/rules.py).
+5. It is stored for each account, encrypted where that is asked for; one that has no room holds up
+   nobody else. Then it is sent on for the account, and answered (mail/performing.py).
+6. Rules of domains have it copied (mail/rewrites.py).
 7. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender.
 8. Each address is answered for by itself: with a refusal where a part of it is not durable.
@@ -20,10 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import autoreply, delivery, encrypting, junk, rewrites
+from mail import delivery, filtering, junk, performing, rewrites, rules
 from mail.addresses import Recipient
 from mail.delivery import Letter, Placed
-from mail.junk import Judged
 from mail.onward import send_on
 from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
@@ -46,7 +46,7 @@ class Mail:
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
-    placed: dict[Key, Placed | BaseException] = field(default_factory=dict)
+    placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)
 
     @property
     def outgoing(self) -> bytes | Path:
@@ -77,22 +77,13 @@ def _key(to: Recipient) -> Key:
 
 
 async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
-    alone = asyncio.Semaphore()  # who has it encrypted has bytes of his own: one at a time
-
-    async def store(judged: Judged) -> Placed:
-        to = judged.to
-        if to.key is None:
-            placed = await delivery.receive(world, mail.letter, to, mail.sender)
-        else:
-            async with alone:
-                placed = await encrypting.receive(world, mail.source, mail.letter, to, mail.sender)
-        spam = judged.verdict.is_spam
-        await autoreply.after(world, (mail.source, mail.letter), to, mail.sender, spam=spam)
-        return placed
-
+    alone = asyncio.Semaphore()  # who has bytes of his own has them one at a time
     to = [person.to for person in people]
     judged = await junk.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
-    outcomes = await asyncio.gather(*map(store, judged), return_exceptions=True)
+    said = await filtering.decisions(world, mail, judged)
+    ruled = await rules.ruled(world, mail, judged, said)
+    work = (performing.performed(world, mail, each, alone) for each in ruled)
+    outcomes = await asyncio.gather(*work, return_exceptions=True)
     mail.placed |= dict(zip(map(_key, to), outcomes, strict=True))
 
 

@@ -13,18 +13,16 @@ from mail.delivery import (
     Letter,
     Place,
     Placed,
-    begun,
     columns,
-    ended,
     flags,
-    led,
     over_quota,
     referring,
-    storable,
     take_uid,
 )
 from mail.keeping import Kept, blob_ids, referred
 from mail.messages import Facts
+from mail.storable import storable
+from mail.threads import begun, ended, led
 from mail.userlimits import ALLOWED
 from models import searchindex
 from models.audit import AuditRoad
@@ -186,7 +184,7 @@ def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:
     if found := known - {row.thread_id} if alone else known:
         return int(min(found))
     if not alone:
-        key, new = begun(turn, user_id, facts.subject)
+        key, new = begun(turn, user_id, storable(facts.subject))
         turn.send([new])
         return key
     mine = update(Thread).where(col(Thread.id) == row.thread_id)

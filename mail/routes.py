@@ -41,6 +41,7 @@ class Onward:
     tenant_id: int
     targets: Sequence[str] = ()  # addresses
     via: Sequence[Via] = ()
+    user_id: int | None = None  # whose limit it counts against
 
 
 @dataclass(frozen=True, slots=True)

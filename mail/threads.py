@@ -1,15 +1,90 @@
-"""Making one conversation of several, when a message comes that belongs to all of them."""
+"""Which conversation a message belongs to; one is made of several that it belongs to."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Delete, Select, String, delete, func, insert, select, update
 from sqlmodel import col
 
+from models.columns import insert_or
 from models.journal import ChangeKind, Entry
 from models.messages import Message, Thread, ThreadRef
+from models.prepared import Prepared, Sent, among, number, prepared
 from models.world import Turn
 
 MOST = 1000  # messages of a conversation that takes others in, or is taken in
+_BEGUN = Prepared(insert(Thread).inline())
+
+
+@prepared
+def _joined(dialect: str) -> Any:
+    return insert_or(dialect, ThreadRef).on_conflict_do_nothing().inline()
+
+
+@prepared
+def _threads(dialect: str) -> Select[*tuple[Any, ...]]:
+    return (
+        select(col(Thread.id), col(Thread.muted))
+        .join(ThreadRef, col(ThreadRef.thread_id) == col(Thread.id))
+        .where(
+            col(ThreadRef.user_id) == number("user"),
+            among(dialect, col(ThreadRef.key), "keys", String),
+        )
+        .distinct()
+        .order_by(col(Thread.id))
+    )
+
+
+class Led(NamedTuple):
+    """The conversation a message belongs to: the oldest it refers to, or a new one."""
+
+    id: int
+    others: list[int]  # that it refers to, too
+    muted: bool  # one of all these
+    sent: list[Sent]
+
+
+def found(turn: Turn, user_id: int, keys: Sequence[str], subject: str) -> Led:
+    """The conversation of a message that refers to these keys; a new one has this subject."""
+    known: Sequence[Any] = []
+    if keys:
+        known = turn.fetched(_threads(turn.connection.dialect.name), user=user_id, keys=keys)
+    if known:
+        first, *others = [row.id for row in known]
+        sent = list[Sent]()
+    else:
+        first, new = begun(turn, user_id, subject)
+        others, sent = [], [new]
+    sent += led(turn, user_id, keys, first)
+    return Led(first, others, any(row.muted for row in known), sent)
+
+
+def begun(turn: Turn, user_id: int, subject: str) -> tuple[int, Sent]:
+    """The key of a new conversation, and what makes it; the subject can be stored."""
+    key = turn.world.key()
+    row = {
+        "id": key,
+        "user_id": user_id,
+        "subject": subject,
+        "created_at": turn.world.now(),
+        "muted": False,
+    }
+    return key, (_BEGUN, row)
+
+
+def ended(ids: Collection[int]) -> Delete:
+    """Remove those conversations that have no message left; what leads into them goes along."""
+    left = select(col(Message.id)).where(col(Message.thread_id) == col(Thread.id))
+    return delete(Thread).where(col(Thread.id).in_(ids), ~left.exists())
+
+
+def led(turn: Turn, user_id: int, keys: Sequence[str], thread_id: int) -> list[Sent]:
+    """What lets messages that refer to these keys come to this conversation.
+
+    Keys that lead to one already go on to do so.
+    """
+    new = _joined(turn.connection.dialect.name)
+    return [(new, {"user_id": user_id, "key": key, "thread_id": thread_id}) for key in keys]
 
 
 def merge(turn: Turn, user_id: int, into: int, others: Sequence[int], origin: str | None) -> None:

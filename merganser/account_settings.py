@@ -122,6 +122,9 @@ class AccountSettings(BaseSettings):
         "networks, too.",
         json_schema_extra={"hint": "write on or off"},
     )
+    filters_max: int = Field(
+        default=USUAL.filters_max, ge=0, le=1000, description="Filters of a user."
+    )
     temporary_addresses: int = Field(
         default=USUAL.temporary_addresses, ge=0, description="Temporary addresses of a user."
     )

@@ -18,6 +18,7 @@ import models.autoreply
 import models.blobs
 import models.documents
 import models.domains
+import models.filters
 import models.identities
 import models.journal
 import models.keyvalue
@@ -31,6 +32,7 @@ import models.rewrites
 import models.savedsearches
 import models.senderrules
 import models.settings
+import models.sieve
 import models.submission
 import models.tasks
 import models.twofactor

@@ -58,6 +58,7 @@ class Options:
     forwards_daily: int = 2000  # messages, of an address without a limit of its own; 0: any number
     forwards_private: bool = False  # they may forward to relays and pages in our own networks
     temporary_addresses: int = 100  # of a user
+    filters_max: int = 400  # likewise
     limit_warning: int = 80  # percent of a limit, from where it is WARNING; 0: never
     limit_critical: int = 95  # and CRITICAL
     autoreply_interval: timedelta = timedelta(days=1)  # between two answers to a sender

@@ -1,9 +1,22 @@
 """Webhooks: where events are posted, how far the journal has been read for them, what waits."""
 
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Index, Select, and_, exists, or_, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Index,
+    Select,
+    and_,
+    exists,
+    insert,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.orm import Mapped
 from sqlmodel import Field, SQLModel, col
 
@@ -15,11 +28,15 @@ from models.columns import (
     Number,
     Row,
     choice,
+    insert_or,
     plain,
     ref,
+    table_of,
 )
 from models.journal import PLATFORM
 from models.users import User
+
+TRIED_FOR = timedelta(days=1)
 
 
 class PostState(StrEnum):
@@ -138,3 +155,26 @@ class WebhookDelivery(Row, table=True):
 def read(stream: Mapped[int]) -> Select[int]:
     """SQL: which event of a stream was read last for webhooks."""
     return select(col(WebhookFeed.number)).where(col(WebhookFeed.stream_id) == stream)
+
+
+def put(connection: Connection, now: datetime, rows: Sequence[dict[str, Any]]) -> None:
+    """Store deliveries, each at the end of its lane; not of webhooks that are deleted meanwhile."""
+    lanes = sorted({(row["webhook_id"], row["stream_id"]) for row in rows})
+    there = {key for key, _ in lanes}
+    living = select(col(Webhook.id)).where(col(Webhook.id).in_(there)).order_by(col(Webhook.id))
+    living = living.with_for_update(read=True, key_share=True)
+    left = set(connection.execute(living).scalars())
+    rows = [row for row in rows if row["webhook_id"] in left]
+    if not rows:
+        return
+    connection.execute(insert(WebhookDelivery), rows)
+    new = insert_or(connection.dialect.name, WebhookLane)
+    same = {"due_at": table_of(WebhookLane).c.due_at}  # it may wait for another try
+    connection.execute(
+        new.on_conflict_do_update(index_elements=["webhook_id", "stream_id"], set_=same),
+        [
+            {"webhook_id": webhook, "stream_id": stream, "due_at": now}
+            for webhook, stream in lanes
+            if webhook in left
+        ],
+    )

@@ -1,10 +1,10 @@
 """Operations on addresses."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, true, union_all
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true, union_all
 from sqlalchemy import literal as plain
 from sqlmodel import col
 
@@ -20,7 +20,7 @@ from resolvers import listing
 from resolvers.access import visible_users
 from resolvers.context import Context
 from resolvers.listing import Scan, together
-from resolvers.texts import same, within
+from resolvers.texts import holding, same, within
 
 TERMS = 100  # tags of one filter
 
@@ -159,7 +159,8 @@ def _conditions(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
     if where.query:
         found.append(within(col(Address.shown), where.query))
     if where.forward:
-        found.append(_holding(ctx, col(Address.targets), within, [where.forward]))
+        dialect = ctx.world.database.dialect
+        found.append(holding(dialect, col(Address.targets), within, [where.forward]))
     if where.kinds:
         found.append(col(Address.kind).in_(where.kinds))
     if where.domain is not None:
@@ -183,17 +184,7 @@ def _labelled(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
             raise Invalid(f"at most {TERMS}", constraint="max", path=["filter", name])
     each = [[tag] for tag in where.required_tags]
     sets = [where.tags, *each] if where.tags else each
-    return [_holding(ctx, col(Address.tags), same, tags) for tags in sets]
-
-
-def _holding(
-    ctx: Context, column: Any, fits: Callable[[Any, str], Any], texts: Sequence[str]
-) -> ColumnElement[bool]:
-    """Whether one of the texts in a column fits one of these."""
-    taken = {"sqlite": func.json_each, "postgresql": func.jsonb_array_elements_text}
-    each = taken[ctx.world.database.dialect](column).table_valued("value")
-    alike = or_(*(fits(each.c.value, text.strip()) for text in texts))
-    return exists(select(each.c.value).where(alike))
+    return [holding(ctx.world.database.dialect, col(Address.tags), same, tags) for tags in sets]
 
 
 def _temporary(ctx: Context) -> ColumnElement[bool]:

@@ -214,6 +214,7 @@ DECLARED: dict[str, Setting] = {
             "Files that are not shared, and were not fetched for so long, are removed; PT0S: "
             "never.", NOTHING, YEARS,
         ),
+        Setting("filters.max", "filters_max", NUMBER, "Filters", "Filters of a user.", 0, 1000),
         Setting(
             "forwards.allowPrivate", "forwards_private", Kind.BOOLEAN, "Forwarding inward",
             "Addresses may forward to relays and pages in private, loopback and link-local "

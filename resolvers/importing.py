@@ -16,6 +16,7 @@ from mail.archives.zips import Broken
 from mail.delivery import Letter, Place, Placed
 from mail.found import Found, Unusable
 from mail.keeping import Kept
+from mail.storable import storable
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
 from models.mailboxes import SpecialUse
@@ -25,6 +26,7 @@ from models.users import User
 from models.world import Turn
 from resolvers import (
     autoreply,
+    filterarchive,
     flagging,
     freedata,
     identitychange,
@@ -65,7 +67,7 @@ class Outcome:
     def refuse(self, what: str, why: str) -> None:
         """Remember what is not brought in."""
         if len(self.skipped) < TOLD:
-            self.skipped.append([delivery.storable(what[:LONGEST]), why])
+            self.skipped.append([storable(what[:LONGEST]), why])
         else:
             self.untold += 1
 
@@ -329,8 +331,23 @@ async def introduce(work: Import, account: Account) -> None:
     for entry in account.identities:
         if not await _identity(work, entry):
             break
+    for entry in account.filters:
+        if not await _filter(work, entry):
+            break
     if account.autoreply:
         await _autoreply(work, account.autoreply)
+
+
+async def _filter(work: Import, entry: Mapping[str, Any]) -> bool:
+    """Make it; returns whether others may still be."""
+    name = f"filter {str(entry.get('name') or '')[:100]}".strip()
+    try:
+        for target in await filterarchive.bring(work.ctx, entry, work.boxes):
+            work.outcome.refuse(name, f"{target} is left out: a file has no passwords")
+    except Refused as problem:
+        work.outcome.refuse(name, str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
 
 
 async def _autoreply(work: Import, given: Mapping[str, Any]) -> None:

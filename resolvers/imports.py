@@ -273,7 +273,8 @@ class _Run:
         if order["settings"]:  # first: folders that encrypt need the key
             await importing.settle(self.work, account)
         elif order["unset"] and any(
-            (account.settings, account.key_values, account.labels, account.identities)
+            getattr(account, name)
+            for name in ("settings", "key_values", "labels", "identities", "filters")
         ):
             self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
         await importing.furnish(self.work, account, notes=order["settings"])

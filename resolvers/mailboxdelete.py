@@ -14,7 +14,7 @@ from models.journal import LONGEST, ChangeKind
 from models.mailboxes import Mailbox
 from models.messages import Message
 from models.sharing import MailboxShare
-from resolvers import sharing, subscriptions
+from resolvers import filterchange, sharing, subscriptions
 from resolvers.context import Context
 from resolvers.mailboxes import Named, Tree, named, trees
 from resolvers.mailboxowners import Held, holding
@@ -99,11 +99,16 @@ async def _remove(held: Held, gone: Mapping[int, Sequence[Picked]], *, unsubscri
         after = {user: before[user] | set(_subscribed(theirs)) for user, theirs in gone.items()}
         await subscriptions.rewrite(held.session, before, after)
     kind = ChangeKind.MAILBOX_DELETED
+    keys_of = {user: {row.id for row in theirs} for user, theirs in gone.items()}
+    filters = await filterchange.without(held.ctx, held.session, keys_of)
     await held.tell(
         {
-            user: held.ctx.entries(
-                kind, [row.id for row in theirs], path=[row.path for row in theirs]
-            )
+            user: [
+                *held.ctx.entries(
+                    kind, [row.id for row in theirs], path=[row.path for row in theirs]
+                ),
+                *filters.get(user, ()),
+            ]
             for user, theirs in gone.items()
         }
     )

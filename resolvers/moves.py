@@ -17,7 +17,8 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit, userlimits
-from mail.delivery import SYSTEM_FLAGS, ended, flags, take_quota
+from mail.delivery import SYSTEM_FLAGS, flags, take_quota
+from mail.threads import ended
 from models.columns import Instant, Picked, picked, table_of
 from models.errors import Invalid, NotFound
 from models.journal import ChangeKind

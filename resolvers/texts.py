@@ -1,10 +1,10 @@
 """Texts in SQL: what is in them, whatever its case, alike on both stores."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement, exists, func, or_, select
 
 from models.errors import Invalid
 
@@ -34,6 +34,16 @@ def same(column: Any, text: str) -> ColumnElement[bool]:
         return func.lower(column) == text.lower()
     found: ColumnElement[bool] = column.regexp_match(f"^{''.join(map(_either, text))}$")
     return found
+
+
+def holding(
+    dialect: str, column: Any, fits: Callable[[Any, str], Any], texts: Sequence[str]
+) -> ColumnElement[bool]:
+    """Whether one of the texts in a column of lists fits one of these."""
+    taken = {"sqlite": func.json_each, "postgresql": func.jsonb_array_elements_text}
+    each = taken[dialect](column).table_valued("value")
+    alike = or_(*(fits(each.c.value, text.strip()) for text in texts))
+    return exists(select(each.c.value).where(alike))
 
 
 def checked(text: str | None, *, most: int, path: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ from sqlalchemy import Select, delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.delivery import ended
+from mail.threads import ended
 from models.authlog import AuthEvent
 from models.blobs import Upload
 from models.columns import picked

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import and_, bindparam, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -16,12 +16,12 @@ from models.domains import Domain
 from models.journal import LONGEST, PLATFORM, Change, ChangeKind, Stream
 from models.users import User
 from models.webhooks import (
+    TRIED_FOR,
     PostState,
     Webhook,
-    WebhookDelivery,
     WebhookFeed,
-    WebhookLane,
     narrow,
+    put,
     wide,
 )
 from models.world import World
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 STREAMS = 250  # read at once
 CHANGES = 500  # of these, at once
 MANY = 5000  # streams that have grown; if there are more, all are looked at
-TRIED_FOR = timedelta(days=1)
 TARGET = {"id", "user_id", "domain_id", "types", "since"}
 
 
@@ -314,7 +313,8 @@ async def _store(
         mine = {
             each.stream_id for each in due if held.get(each.stream_id) == (each.number, each.gone)
         }
-        await put(connection, world.now(), [row for row in rows if row["stream_id"] in mine])
+        theirs = [row for row in rows if row["stream_id"] in mine]
+        await connection.run_sync(put, world.now(), theirs)
         table = table_of(WebhookFeed)
         go_on = (
             update(table)
@@ -337,26 +337,3 @@ async def _held(connection: AsyncConnection, due: Sequence[Due]) -> dict[int, tu
     asked = select(*picked(WebhookFeed), col(Stream.gone)).join(Stream, col(Stream.id) == stream)
     asked = asked.where(stream.in_(keys)).order_by(stream).with_for_update(of=WebhookFeed)
     return {row.stream_id: (row.number, row.gone) for row in await connection.execute(asked)}
-
-
-async def put(connection: AsyncConnection, now: datetime, rows: Sequence[dict[str, Any]]) -> None:
-    """Store deliveries, each at the end of its lane."""
-    lanes = sorted({(row["webhook_id"], row["stream_id"]) for row in rows})
-    there = {key for key, _ in lanes}
-    living = select(col(Webhook.id)).where(col(Webhook.id).in_(there)).order_by(col(Webhook.id))
-    living = living.with_for_update(read=True, key_share=True)
-    left = set((await connection.execute(living)).scalars())  # the others were deleted meanwhile
-    rows = [row for row in rows if row["webhook_id"] in left]
-    if not rows:
-        return
-    await connection.execute(insert(WebhookDelivery), rows)
-    new = insert_or(connection.dialect.name, WebhookLane)
-    same = {"due_at": table_of(WebhookLane).c.due_at}  # it may wait for another try
-    await connection.execute(
-        new.on_conflict_do_update(index_elements=["webhook_id", "stream_id"], set_=same),
-        [
-            {"webhook_id": webhook, "stream_id": stream, "due_at": now}
-            for webhook, stream in lanes
-            if webhook in left
-        ],
-    )

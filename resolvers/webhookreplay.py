@@ -11,9 +11,9 @@ from models.columns import Picked, picked
 from models.errors import Invalid, NotFound
 from models.journal import Position, Stream
 from models.users import User
-from models.webhooks import Webhook
+from models.webhooks import Webhook, put
 from resolvers.context import Context
-from resolvers.webhookfeed import Target, put, rows_of
+from resolvers.webhookfeed import Target, rows_of
 from resolvers.work import Plan, Step
 
 KIND = "WEBHOOK_REPLAY"
@@ -80,7 +80,7 @@ async def step(
         return Step(checkpoint)
     stream, last, rows = held.made
     at = {**order["after"], **checkpoint}
-    await put(await session.connection(), ctx.world.now(), rows)
+    await (await session.connection()).run_sync(put, ctx.world.now(), rows)
     now = {**checkpoint, stream: last}
     more = any({**at, **now}[key] < last for key, last in order["until"].items())
     return Step(now, done=last - at[stream], more=more)

@@ -19,13 +19,12 @@ from models.roles import Role
 from models.tasks import Task
 from models.users import User
 from models.wakeups import WEBHOOKS
-from models.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane
+from models.webhooks import TRIED_FOR, PostState, Webhook, WebhookDelivery, WebhookLane, put
 from resolvers import adminlog, listing, work
 from resolvers.access import managed_users
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
-from resolvers.webhookfeed import TRIED_FOR, put
 from resolvers.webhookposts import TESTS
 from resolvers.webhookreplay import KIND, starting
 from resolvers.webhooksigns import new_secret, place_of
@@ -330,7 +329,7 @@ async def test(ctx: Context, ids: Sequence[int]) -> None:
     now = ctx.world.now()
     async with ctx.write(PLATFORM) as session:
         rows, connection = await _held(ctx, session, ids), await session.connection()
-        await put(connection, now, [_ping(ctx, row.id) for row in rows])
+        await connection.run_sync(put, now, [_ping(ctx, row.id) for row in rows])
         first = min(row.created_at for row in rows)  # before all that waits
         lanes = (col(WebhookLane.webhook_id).in_(ids), col(WebhookLane.stream_id) == TESTS)
         await connection.execute(update(WebhookLane).where(*lanes).values(due_at=first))

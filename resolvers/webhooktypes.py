@@ -34,6 +34,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.FILE_CHANGED: "file.changed",
     ChangeKind.ADDRESS_CHANGED: "address.updated",
     ChangeKind.IDENTITY_CHANGED: "identity.changed",
+    ChangeKind.FILTER_CHANGED: "filter.changed",
     ChangeKind.USER_CHANGED: "user.updated",
     ChangeKind.DOMAIN_CHANGED: "domain.updated",
     ChangeKind.TASK_CHANGED: "task.changed",

@@ -97,6 +97,12 @@ async def _identity(ada: Client, _root: Client) -> Call:
     return Call("identityCreate", given, by_root=True)
 
 
+async def _filter(ada: Client, root: Client) -> Call:
+    made = await CALLS["filterCreate"](ada, root)
+    user = {"id": ids.encode("User", ada.user.id)}
+    return Call(made.name, {**made.input, "user": user}, by_root=True)
+
+
 def _folder(name: str) -> Prepare:
     """A call of what is done to a folder of ada's, which there is."""
 
@@ -177,6 +183,11 @@ LOGGED: dict[str, Logged] = {
     "domainDelete": Logged("Domain"),
     "domainRename": Logged("Domain"),
     "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
+    "filterCreate": Logged("Filter", after=("name", "order", "active"), prepare=_filter),
+    "filterDelete": Logged("Filter", before=("name",), prepare=_hers("filterDelete")),
+    "filterUpdate": Logged(
+        "Filter", before=("name",), after=("name",), prepare=_hers("filterUpdate")
+    ),
     "identityCreate": Logged(
         "Identity",
         after=("address", "name"),

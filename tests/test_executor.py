@@ -258,6 +258,7 @@ LISTED = {
     "DomainAlias": "domainAliases { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
+    "Filter": "viewer { user { filters { nodes %s } } }",
     "Identity": "viewer { user { identities { nodes %s } } }",
     "KeyValue": 'keyValues(prefix: "ui/") { nodes %s }',
     "Label": "viewer { user { labels %s } }",

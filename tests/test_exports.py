@@ -5,6 +5,7 @@ import json
 import zipfile
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from models.roles import AdminPermission, Role, Scope
 from models.world import World
 from resolvers import auth, mailboxes, tasks
 from resolvers.mailboxes import NewMailboxes
+from tests import filters
 from tests.accounts import chief, id_of, row_of, run
 from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
 from tests.counts import rows
@@ -116,6 +118,49 @@ async def test_identities_come_along_as_far_as_they_may_be_sent_as(
         after = there.pop("ada@example.net")
         assert after == {**whole, "id": after["id"]}
         assert set(there) == {"x@example.net", bob.address}
+
+
+async def test_filters_come_along_without_passwords(ada: Client, bob: Client) -> None:
+    await mailboxes.create(context(ada), NewMailboxes(["Lists"]))
+    where = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "labels": ["x"]}
+    query = {"from": "a", "any": [{"size": 5}, {"not": [{"header": {"key": "X"}}]}]}
+    one = await filters.made(ada, query, where, name="one", metaData={"a": 1}, active=False)
+    relay, page = "smtp://user:word@relay.example", "https://h.example/"
+    await filters.made(ada, {}, {"targets": [relay, page], "stop": True}, name="two")
+    for _ in range(2):  # the second time they are there
+        task = await imported(bob, (await exported(ada, format="JSON"))["content"])
+        left = "smtp://user:***@relay.example is left out: a file has no passwords"
+        assert task["result"]["refused"] == [["filter two", left]]
+        first, second = (await filters.listed(bob))["nodes"]
+        changed = ("id", "user", "createdAt", "sieve")
+        same = {name: value for name, value in one.items() if name not in changed}
+        assert {name: first[name] for name in same} == same
+        assert second["action"]["targets"] == [page]
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"query": {"from": 1}, "action": {"seen": True}},
+    {"query": {"any": ["x"]}, "action": {"seen": True}},
+    {"query": {"header": {"value": "x"}}, "action": {"seen": True}},
+    {"query": {"size": True}, "action": {"seen": True}},
+    {"query": {"other": "x"}, "action": {"seen": True}},
+    {"query": {}, "action": {"copyTo": [1]}},
+    {"query": {}, "action": {"reply": {"text": 1}}},
+    {"query": {}, "action": {"mailbox": "None"}},
+    {"query": {}, "action": {}},
+    {"action": {"webhook": 7}},
+    {"name": 1, "action": {"seen": True}},
+    {"order": 1 << 40, "action": {"seen": True}},
+]
+
+
+async def test_filters_of_files_are_checked(ada: Client, bob: Client) -> None:
+    await filters.made(ada, {}, {"seen": True})
+    first, *rest = (await exported(ada, format="JSON"))["content"].splitlines(keepends=True)
+    whole = {**json.loads(first), "filters": FOREIGN}
+    task = await imported(bob, b"".join([json.dumps(whole).encode(), b"\n", *rest]))
+    assert (task["state"], len(task["result"]["refused"])) == ("SUCCEEDED", len(FOREIGN))
+    assert (await filters.listed(bob))["totalCount"] == 0
 
 
 async def test_a_mailbox_file_gives_back_every_byte(ada: Client, bob: Client, clock: Clock) -> None:

@@ -35,6 +35,7 @@ CONNECTIONS = {
     "Query.domainAliases": ("domainAliases { %s }", "domain_aliases", "created_at"),
     "Query.domains": ("domains { %s }", "domains", "description"),
     "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "guid"),
+    "Query.filters": ("filters { %s }", "filters", "meta_data"),
     "Query.keyValues": ("keyValues { %s }", "key_values", "value"),
     "Query.messages": ("messages { %s }", "messages", "preview"),
     "Query.senderRules": ("senderRules { %s }", "sender_rules", "comment"),
@@ -49,6 +50,7 @@ CONNECTIONS = {
     "User.archivedMessages": ("viewer { user { archivedMessages { %s } } }", "messages", "preview"),
     "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
     "User.files": ("viewer { user { files { %s } } }", "files", "digest"),
+    "User.filters": ("viewer { user { filters { %s } } }", "filters", "meta_data"),
     "User.identities": ("viewer { user { identities { %s } } }", "addresses", "meta_data"),
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
     "User.sharedMailboxes": ("viewer { user { sharedMailboxes { %s } } }", "mailboxes", "guid"),
@@ -59,8 +61,8 @@ CONNECTIONS = {
 OF_ADMINS = {
     "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.senderRules", "Domain.users",
     "Query.addresses", "Query.adminLog", "Query.audits", "Query.authLog", "Query.bccRules",
-    "Query.domainAliases", "Query.domains", "Query.recipientRewrites", "Query.users",
-    "Query.webhooks", "Setting.history", "Webhook.deliveries",
+    "Query.domainAliases", "Query.domains", "Query.filters", "Query.recipientRewrites",
+    "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
 BARE = {"Query.searchLookup"}  # a list of what has no columns: tests/test_searchindex.py
 PRINTED = build_schema(schema.as_str())

@@ -35,6 +35,7 @@ TOLD = {
     "auth_events": ("SECURITY_EVENT", set[str]()),
     "setting_changes": ("SETTING_CHANGED", set[str]()),
     "key_values": ("KEY_VALUE_CHANGED", set[str]()),
+    "filters": ("FILTER_CHANGED", {"match_count"}),
     "identities": ("IDENTITY_CHANGED", set[str]()),
     "labels": ("LABEL_CHANGED", set[str]()),
     "autoreplies": ("AUTOREPLY_CHANGED", set[str]()),

@@ -113,7 +113,8 @@ def _remembered(dialect: str) -> Any:
 
 
 @prepared
-def _counted(dialect: str) -> Any:
+def counted(dialect: str) -> Any:
+    """To send: one more answer of a `user_id`, in the time `until` then."""
     new, running = insert_or(dialect, Usage), col(Usage.until) > _NOW
     again = {
         "used": case((running, Usage.used + 1), else_=1),
@@ -149,7 +150,7 @@ async def after(
     if not to.answers:
         return
     try:
-        header = await _header(*mail)
+        header = await header_of(*mail)
         forged = (mail[1].verification or {}).get("dmarc") == "fail"
         came = Came.of(mail[1].facts, sender, to.address, header)
         came = replace(came, spam=spam or forged)
@@ -241,7 +242,8 @@ def writer(send_as: bool | None, address: str, main: str | None) -> str | None:
     return main
 
 
-async def _header(source: bytes | Path, letter: Letter) -> list[Header]:
+async def header_of(source: bytes | Path, letter: Letter) -> list[Header]:
+    """The fields of a letter, of its first part where there are very many."""
     most = min(letter.facts.header_size, HEADER)
     head = (
         source[:most]
@@ -308,5 +310,5 @@ def _note(turn: Turn, row: Picked, given: dict[str, Any]) -> None:
     interval = usual if row.interval is None else timedelta(seconds=row.interval)
     sender = {"autoreply_id": row.id, "sender": given["sender"], "until": now + interval}
     usage = {"user_id": given["user"], "kind": UsageKind.AUTOREPLIES, "used": 1}
-    counted = {**usage, "until": now + DAY, "now": now}
-    turn.send([(_remembered(dialect), sender), (_counted(dialect), counted)])
+    used = {**usage, "until": now + DAY, "now": now}
+    turn.send([(_remembered(dialect), sender), (counted(dialect), used)])

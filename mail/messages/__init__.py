@@ -4,7 +4,7 @@ from mail.messages.addresses import MailAddress, addresses
 from mail.messages.authentication import Stamp, believed
 from mail.messages.calendar import CalendarEvent, calendars, events
 from mail.messages.content import content, text_of
-from mail.messages.facts import Attached, Facts, facts, files
+from mail.messages.facts import Attached, Facts, attached, facts, files
 from mail.messages.headers import Header, date_of, headers, message_ids
 from mail.messages.html import Safe, html_to_text, sanitize
 from mail.messages.imap import bodystructure, envelope_imap
@@ -12,7 +12,7 @@ from mail.messages.opinions import Opinion
 from mail.messages.parts import Part, find, part_json, part_of, walk, within
 from mail.messages.preview import preview, shortened
 from mail.messages.read import close_readers, read, worked
-from mail.messages.source import Source, Whole
+from mail.messages.source import Filed, Source, Whole
 from mail.messages.split import split
 from mail.messages.text import body_html, body_text, is_body, text_to_html
 from mail.messages.threads import base_subject, thread_keys
@@ -22,6 +22,7 @@ __all__ = [
     "Attached",
     "CalendarEvent",
     "Facts",
+    "Filed",
     "Header",
     "MailAddress",
     "Opinion",
@@ -31,6 +32,7 @@ __all__ = [
     "Stamp",
     "Whole",
     "addresses",
+    "attached",
     "base_subject",
     "believed",
     "body_html",

@@ -192,6 +192,15 @@ def files(structure: Part) -> Iterator[tuple[Part, tuple[Part, ...]]]:
             yield part, parents
 
 
+def attached(structure: Part) -> Iterator[Part]:
+    """Those files of a message that do not belong to its HTML."""
+    return (part for part, parents in files(structure) if not _is_related(parents))
+
+
+def _is_related(parents: tuple[Part, ...]) -> bool:
+    return any(parent.content_type == "multipart/related" for parent in parents)
+
+
 def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
     found: list[Attached] = []
     for part, parents in files(structure):
@@ -203,7 +212,7 @@ def _attachments(raw: bytes | Source, structure: Part) -> list[Attached]:
                 content_type=part.content_type,
                 disposition=part.disposition,
                 encoding=part.encoding,
-                related=any(parent.content_type == "multipart/related" for parent in parents),
+                related=_is_related(parents),
                 cid=part.cid,
                 size=size,
                 hash=digest,

@@ -3,6 +3,7 @@
 from mail import pipeline, routes
 from mail.compose import without_bcc
 from mail.delivery import read
+from mail.performing import Rejected
 from mail.pipeline import Mail
 from mail.queue.jobs import Job, Result, To
 from mail.routes import Loop
@@ -43,6 +44,8 @@ async def _one(world: World, mail: Mail, to: To) -> Result:
         (outcome,) = await pipeline.deliver(world, mail, [taken])
     except tuple(kind for kind, _, _ in REFUSALS) as refusal:
         outcome = refusal
+    if isinstance(outcome, Rejected):
+        return Result.refused(550, f"5.7.1 {outcome.words}", host)
     for kind, code, text in REFUSALS:
         if isinstance(outcome, kind):
             return Result.refused(code, text, host)

@@ -3,6 +3,7 @@
 from mail.sieve import (
     annotations,
     asking,
+    attachments,
     base,
     bodies,
     dates,
@@ -41,6 +42,7 @@ TESTS = {
     for family in (
         annotations,
         asking,
+        attachments,
         base,
         bodies,
         dates,
@@ -58,6 +60,7 @@ EXTENSIONS = (
     "comparator-i;ascii-casemap",
     "comparator-i;ascii-numeric",
     "comparator-i;octet",
+    "comparator-vnd.merganser.plain",
     "copy",
     "date",
     "duplicate",
@@ -90,6 +93,7 @@ EXTENSIONS = (
     "vacation-seconds",
     "variables",
     "virustest",
+    "vnd.merganser.attachments",
 )
 IMPLIED = {"vacation-seconds": "vacation", "spamtestplus": "spamtest"}
 ALWAYS = frozenset({"comparator-i;octet", "comparator-i;ascii-casemap"})

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 _SYSTEM = ("\\Answered", "\\Deleted", "\\Draft", "\\Flagged", "\\Seen")
 _SPELLED = {flag.lower(): flag for flag in _SYSTEM}
-_KEYWORD = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z^_`a-z|}~]{1,100}", re.ASCII)
+_KEYWORD = re.compile(r'[^\x00-\x20(){%*"\\\]\x7f\s]{1,128}')  # what the API takes, too
 
 
 def known(texts: Iterable[str]) -> tuple[str, ...]:

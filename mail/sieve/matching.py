@@ -1,13 +1,15 @@
 """Comparators and match types (RFC 5228, 2.7; RFC 4790; RFC 5231)."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mail.sieve import limits
 
 OCTET, CASEMAP, NUMERIC = "i;octet", "i;ascii-casemap", "i;ascii-numeric"
-COMPARATORS = (OCTET, CASEMAP, NUMERIC)
+PLAIN = "vnd.merganser.plain"  # ours: for :is and :contains
+COMPARATORS = (OCTET, CASEMAP, NUMERIC, PLAIN)
 RELATIONS = ("gt", "ge", "lt", "le", "eq", "ne")
 _SLOWER = 32  # a search with question marks than one without
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
@@ -25,6 +27,16 @@ def folded(text: str) -> str:
 def same(text: str) -> str:
     """The text as i;octet compares it."""
     return text
+
+
+def plain(text: str) -> str:
+    """The text as our own comparator has it: in no case, each white space one blank, none around.
+
+    It may be shorter or longer than it was.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.casefold().split())
 
 
 def numeric(text: str) -> str:

@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-from mail.messages import Header, Part, Source, content, headers, html_to_text, text_of, walk
+from mail.messages import (
+    Header,
+    Part,
+    Source,
+    attached,
+    content,
+    headers,
+    html_to_text,
+    text_of,
+    walk,
+)
 from mail.messages.charsets import decode
 from mail.messages.source import cut
 from mail.sieve import limits
@@ -66,6 +76,10 @@ class Message(Protocol):
     @property
     def texts(self) -> Sequence[str]:
         """Each text of it as a reader sees it; HTML without its tags."""
+
+    @property
+    def has_attachment(self) -> bool:
+        """Whether there are files in it, besides those that belong to its HTML."""
 
     def contents(self, kinds: Sequence[str]) -> Iterator[str]:
         """The content of each part of these types (RFC 5173, section 5.2).
@@ -132,6 +146,11 @@ class Letter:
     def texts(self) -> Sequence[str]:
         """Each text of it as a reader sees it; HTML without its tags."""
         return list(self._texts())
+
+    @cached_property
+    def has_attachment(self) -> bool:
+        """Whether there are files in it, besides those that belong to its HTML."""
+        return any(True for _ in attached(self._structure))
 
     def _texts(self) -> Iterator[str]:
         for part in walk(self._structure):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 
 from mail.messages import Header
-from mail.sieve import limits
+from mail.sieve import limits, matching
 from mail.sieve.actions import (
     Action,
     Discard,
@@ -50,6 +50,8 @@ class Circumstances:
     spam: float | None = None  # percent; None: nobody has looked
     virus: int | None = None  # 1 is none, 5 is one for certain (RFC 5235, section 3.3)
     script: Callable[[str, str], Program | None] = _no_script  # by location and name
+    # Texts of the message as our own comparator has them, for all scripts that look at it.
+    folded: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Stop(Exception):
@@ -180,6 +182,13 @@ class Run:
     def texts(self, call: Call, name: str) -> list[str]:
         """The strings of this name with their variables put in."""
         return [self.string(call, value) for value in call.strings(name)]
+
+    def plain(self, text: str) -> str:
+        """A text as our own comparator has it; each is made so once."""
+        found = self.circumstances.folded.get(text)
+        if found is None:
+            found = self.circumstances.folded[text] = matching.plain(text)
+        return found
 
     def variable(self, name: str) -> str:
         """The value of a variable; "" where it was never set."""

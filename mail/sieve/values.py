@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from mail.sieve import limits, matching, regex
-from mail.sieve.matching import CASEMAP, NUMERIC, Matched
+from mail.sieve.matching import CASEMAP, NUMERIC, PLAIN, Matched
 from mail.sieve.running import Run
 from mail.sieve.signatures import Call
 from models.errors import Invalid
@@ -46,7 +46,7 @@ def _prepared(run: Run, call: Call, kind: str, comparator: str, key: str) -> _Fo
     if comparator == NUMERIC:
         number = matching.numeric(key)
         return lambda value: _if(value, matching.numeric(value) == number)
-    fold = matching.folded if comparator == CASEMAP else matching.same
+    fold = _folding(run, comparator)
     if kind == "regex":
         return _searched(run, call, key, fold=comparator == CASEMAP)
     if kind == "matches":
@@ -55,6 +55,12 @@ def _prepared(run: Run, call: Call, kind: str, comparator: str, key: str) -> _Fo
     if kind == "contains":
         return lambda value: _if(value, needle in fold(value))
     return lambda value: _if(value, fold(value) == needle)
+
+
+def _folding(run: Run, comparator: str) -> Callable[[str], str]:
+    if comparator == PLAIN:
+        return run.plain
+    return matching.folded if comparator == CASEMAP else matching.same
 
 
 def _if(value: str, fits: bool) -> Matched | None:
@@ -103,12 +109,20 @@ def _unreadable(key: str) -> str | None:
     return None
 
 
+def _unfit(comparator: str, kind: str) -> str | None:
+    if comparator == NUMERIC and kind in ("contains", "matches", "regex"):
+        return f"{NUMERIC} compares numbers, and looks for none with :{kind}"
+    if comparator == PLAIN and kind not in ("is", "contains"):
+        return f"{PLAIN} compares with :is and :contains"
+    return None
+
+
 def check(call: Call) -> str | None:
     """What is wrong with the tags that say how to compare and what with."""
     kind = call.chosen("match", "is")
     comparator = call.chosen("comparator", CASEMAP)
-    if comparator == NUMERIC and kind in ("contains", "matches", "regex"):
-        return f"{NUMERIC} compares numbers, and looks for none with :{kind}"
+    if problem := _unfit(comparator, kind):
+        return problem
     if kind in ("value", "count") and call.chosen(kind, "eq").lower() not in matching.RELATIONS:
         return f"behind :{kind} stands one of {', '.join(matching.RELATIONS)}"
     if kind == "regex":

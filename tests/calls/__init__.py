@@ -1,6 +1,16 @@
 """A call of every mutation that succeeds, on ground that is made ready for it."""
 
-from tests.calls import auth, files, identities, keyvalue, mail, notifications, platform, users
+from tests.calls import (
+    auth,
+    files,
+    filters,
+    identities,
+    keyvalue,
+    mail,
+    notifications,
+    platform,
+    users,
+)
 from tests.calls.call import CALLS, Call, Calls
 
 __all__ = [
@@ -9,6 +19,7 @@ __all__ = [
     "Calls",
     "auth",
     "files",
+    "filters",
     "identities",
     "keyvalue",
     "mail",

@@ -16,6 +16,7 @@ BY_IDS = {
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
+    "filterDelete",
     "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",

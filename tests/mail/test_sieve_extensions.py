@@ -351,6 +351,39 @@ def test_surroundings(test: str, holds: bool) -> None:
     assert is_true(test, *names, spam=80.0, virus=3, **known) is holds
 
 
+PLAINLY = [
+    ('header :contains :comparator "vnd.merganser.plain" "subject" "GRÜSSE  AUS\tlondon "', True),
+    ('header :is :comparator "vnd.merganser.plain" "x-folded" " Begins and ENDS"', True),
+    ('header :is :comparator "vnd.merganser.plain" "x-folded" "begins"', False),
+    ('body :text :contains :comparator "vnd.merganser.plain" "THE CAFÉ\r\nopens"', True),
+    ('body :text :contains :comparator "vnd.merganser.plain" "cafe"', False),
+    ("hasattachment", True),
+]
+
+
+@pytest.mark.parametrize(("test", "holds"), PLAINLY)
+def test_extensions_of_ours(test: str, holds: bool) -> None:
+    names = ("comparator-vnd.merganser.plain", "vnd.merganser.attachments", "body")
+    assert is_true(test, *names) is holds
+
+
+@pytest.mark.parametrize("kind", [":matches", ":regex", ':value "eq"', ':count "eq"'])
+def test_our_comparator_knows_equal_and_contained(kind: str) -> None:
+    names = '"comparator-vnd.merganser.plain", "regex", "relational"'
+    test = f'header {kind} :comparator "vnd.merganser.plain" "subject" "1"'
+    (problem,) = problems(f"require [{names}]; if {test} {{ keep; }}")
+    assert problem.endswith(" vnd.merganser.plain compares with :is and :contains")
+
+
+def test_what_belongs_to_html_is_no_attachment() -> None:
+    one = b"--b\r\nContent-Type: text/html\r\n\r\n<img src=cid:a>\r\n"
+    other = b"--b\r\nContent-Type: image/png\r\nContent-ID: <a>\r\n\r\nx\r\n--b--\r\n"
+    for kind, holds in ((b"related", False), (b"mixed", True)):
+        raw = b"Content-Type: multipart/" + kind + b'; boundary="b"\r\n\r\n' + one + other
+        script = 'require "vnd.merganser.attachments"; if hasattachment { discard; }'
+        assert (acts(script, raw) == ["discard"]) is holds
+
+
 @pytest.mark.parametrize(
     ("percent", "score"), [(None, 0), (0, 1), (50, 5), (99.9, 9), (100, 10), (500, 10)]
 )

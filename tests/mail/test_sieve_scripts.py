@@ -258,7 +258,7 @@ def _shape_of(call: Call) -> object:
 
 def test_the_documents_name_every_extension_and_their_scripts_compile() -> None:
     page = (Path(__file__).parents[2] / "docs" / "sieve.md").read_text()
-    named = re.findall(r"^\| `([\w;-]+)` \| (?:RFC|draft)", page, re.MULTILINE)
+    named = re.findall(r"^\| `([\w;.-]+)` \| (?:RFC|draft|here)", page, re.MULTILINE)
     assert named == list(EXTENSIONS)
     blocks = re.findall(r"^```sieve\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks

@@ -1,0 +1,173 @@
+"""Filters at delivery: loaded and asked for all recipients of a message at once.
+
+What they say is the default of rules (mail/rules.py). Beside that they are counted, and posted to
+webhooks, in the unit that stores the message, and answer behind it.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from mail import filters, targets
+from mail.autoreply import Came, Silence, stands, vacation, written
+from mail.autoreply import Rule as Answer
+from mail.autoreply.sending import ANSWERS
+from mail.decision import NOTHING, Decision, Target
+from mail.delivery import Letter, Placed
+from mail.filters import Looked, Rule
+from mail.junk import Judged
+from mail.rules import letter_of
+from mail.sieve import Vacation
+from mail.storable import storable
+from mail.surroundings import Boxes
+from models.columns import Picked, picked, table_of
+from models.filters import Filter
+from models.users import User
+from models.vault import Sealed
+from models.wakeups import WEBHOOKS
+from models.webhooks import TRIED_FOR, PostState, Webhook, put
+from models.world import Turn, World
+
+if TYPE_CHECKING:
+    from mail.pipeline import Mail
+
+log = logging.getLogger(__name__)
+
+MATCHED = "filter.matched"  # the type of what a webhook is told
+
+
+async def decisions(world: World, mail: "Mail", judged: Sequence[Judged]) -> list[Decision]:
+    """What the filters of each recipient say, in their order.
+
+    One statement for all of them; none, and nothing, where no account has filters.
+    """
+    users = [each.to.user_id for each in judged if each.to.filtered]
+    if not users:
+        return []
+    asked = select(*picked(Filter)).where(col(Filter.user_id).in_(users), col(Filter.active))
+    rules: defaultdict[int, list[Rule]] = defaultdict(list)
+    for row in await world.database.read(asked.order_by(col(Filter.order), col(Filter.id))):
+        rules[row.user_id].append(rule_of(world, row))
+    looked = Looked(letter_of(world, mail).message)
+    found = await asyncio.to_thread(_decided, rules, looked)
+    return [found.get(each.to.user_id, NOTHING) for each in judged]
+
+
+def _decided(rules: Mapping[int, Sequence[Rule]], looked: Looked) -> dict[int, Decision]:
+    """What the filters of each account say; a bug of ours keeps no mail from being stored."""
+    found: dict[int, Decision] = {}
+    for user, theirs in rules.items():
+        try:
+            found[user] = filters.decided(theirs, looked)
+        except Exception:
+            log.exception("filters could not be run", extra={"user": user})
+    return found
+
+
+def rule_of(world: World, row: Picked) -> Rule:
+    """A filter as it is run, its targets with their passwords."""
+    try:
+        known = targets.opened(world, row.id, row.relays)
+    except Sealed:  # the relay refuses it, and the queue reports that
+        log.warning("a relay's password cannot be opened", extra={"filter": row.id})
+        known = {}
+    to = [Target(row.id, shown, known.get(shown, shown)) for shown in row.targets]
+    return Rule(row.id, row.query, row.action, to)
+
+
+# ---------------------------------------------------------------- in the unit that stores it
+
+
+def noted(turn: Turn, user_id: int, said: Decision, letter: Letter, placed: Placed | None) -> None:
+    """Count the filters that acted, and hand the message to their webhooks."""
+    if said.matched:
+        table = table_of(Filter)
+        these = update(table).where(table.c.id.in_(said.matched), table.c.user_id == user_id)
+        turn.connection.execute(these.values(match_count=table.c.match_count + 1))
+    if said.webhooks:
+        _post(turn, user_id, said, _facts(said, letter, placed))
+
+
+def done(said: Decision) -> Decision:
+    """The decision, behind the unit that has noted it."""
+    return replace(said, matched=(), webhooks=())
+
+
+def _post(turn: Turn, user_id: int, said: Decision, body: dict[str, Any]) -> None:
+    """Put it before those of the webhooks that are the account's still, and switched on."""
+    hooks = (
+        select(col(Webhook.id), col(User.username))
+        .join(User, col(User.id) == col(Webhook.user_id))
+        .where(
+            col(Webhook.id).in_(said.webhooks),
+            col(Webhook.user_id) == user_id,
+            col(Webhook.active),
+        )
+    )
+    now, number = turn.world.now(), turn.stands(user_id)
+    rows = [
+        {
+            "id": turn.world.key(),
+            "webhook_id": row.id,
+            "stream_id": user_id,
+            "number": number,
+            "event": f"evt_{user_id}_{turn.world.key()}-filter",
+            "type": MATCHED,
+            "at": now,
+            "body": {**body, "user": {"id": user_id, "username": row.username}},
+            "state": PostState.WAITING,
+            "attempt": 0,
+            "expires_at": now + TRIED_FOR,
+        }
+        for row in turn.connection.execute(hooks)
+    ]
+    if rows:
+        put(turn.connection, now, rows)
+        turn.bells.add(WEBHOOKS)
+
+
+def _facts(said: Decision, letter: Letter, placed: Placed | None) -> dict[str, Any]:
+    """What is told of a message: as much as a list shows."""
+    facts = letter.facts
+    told = {
+        "message": placed.message_id if placed else None,
+        "from": [one.address for one in facts.from_],
+        "to": [one.address for one in (*facts.to, *facts.cc)],
+        "subject": facts.subject,
+        "messageId": facts.message_id,
+        "size": letter.size,
+    }
+    objects = [{"id": key, **told} for key in said.matched]
+    return {"kind": "FILTER_MATCHED", "domain": None, "objects": storable(objects), "origin": None}
+
+
+# ---------------------------------------------------------------- behind it
+
+
+async def answer(world: World, incoming: vacation.Incoming, said: Decision, boxes: Boxes) -> None:
+    """Answer as the first filter says that does, under the guards of all automatic answers."""
+    reply, to, letter = said.replies[0], incoming.to, incoming.letter
+    named = [each.address for each in (*letter.facts.to, *letter.facts.cc)]
+    if not await stands(world, to.user_id, to.address, named):
+        ANSWERS.add(Silence.NOT_ADDRESSED.lower())
+        return
+    came = Came(incoming.sender, to.address, letter.facts.subject)
+    rule = Answer(subject=reply.subject, text=reply.text, html=reply.html)
+    words = written(rule, came)
+    if isinstance(words, Silence):
+        return
+    action = Vacation(
+        to=incoming.sender,
+        handle=filters.handle(reply.filter_id),
+        seconds=int(world.options.autoreply_interval.total_seconds()),
+        subject=words.subject,
+        reason=filters.entity(reply.text, reply.html),
+        mime=bool(reply.html),
+    )
+    await vacation.after(world, incoming, action, boxes)

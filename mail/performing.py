@@ -1,0 +1,307 @@
+"""Doing for a recipient what rules have decided: storing, sending on, refusing, answering.
+
+All places are stored in one unit, with what scripts remember of the message. Then it is sent on,
+and answered. Each of these is done once, also where a crash in between has the message come again:
+what is stored and sent is known by receipts. Nothing is lost: what cannot be sent on, and was not
+stored, is kept.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import or_, update
+from sqlalchemy.exc import StatementError
+from sqlmodel import col
+
+from mail import autoreply, delivery, encrypting, filtering, sieve
+from mail.addresses import Recipient
+from mail.autoreply import notifying, vacation
+from mail.delivery import Copies, Letter, Place, Placed, receipt_of
+from mail.memory import among, noted
+from mail.onward import send_on
+from mail.queue.entering import Via
+from mail.routes import Onward
+from mail.rules import Ruled, Spot, ruled
+from mail.sieve import Edit
+from mail.storable import storable
+from models import meters
+from models.errors import NotFound, Refused
+from models.journal import ChangeKind, Entry
+from models.mailboxes import SpecialUse
+from models.sieve import MemoryKind, SieveScript
+from models.world import Turn, World
+
+if TYPE_CHECKING:
+    from mail.pipeline import Mail
+
+log = logging.getLogger(__name__)
+
+WORDS = 400  # of a refusal; a line of a reply has 512 bytes (RFC 5321, section 4.5.3.1.5)
+TRIES = 3  # where other mail has changed what a script remembers
+SHOWN_AGAIN = timedelta(hours=1)  # the same error of a script, at most
+SCRIPTS = meters.counter(
+    "merganser_sieve_runs", "Scripts that mail was run through: done, or failed.", "outcome"
+)
+
+
+class Rejected(Refused):
+    """A script has refused the message, with words for its sender (RFC 5429)."""
+
+    @property
+    def words(self) -> str:
+        """The words as a reply has them: one line, in ASCII."""
+        text = " ".join(self.message.split()).encode("ascii", "replace").decode()
+        plain = "".join(sign for sign in text if sign.isprintable())
+        return plain[:WORDS].strip() or "Refused by the recipient"
+
+
+class _Changed(Exception):
+    """Something that the script hung on has come meanwhile."""
+
+
+async def performed(
+    world: World, mail: "Mail", todo: Ruled, alone: asyncio.Semaphore
+) -> Placed | None:
+    """Do what is decided for a recipient; on return it is durable. None: it is not stored.
+
+    Raises as `delivery.receive`, Unavailable where it cannot be encrypted, and Rejected. `alone`
+    is held while a letter is made of his own, whose bytes nobody shares.
+    """
+    if todo.script_id is not None:
+        SCRIPTS.add("failed" if todo.error else "done")
+    if todo.rejection is not None:
+        raise Rejected(todo.rejection)
+    for _ in range(TRIES):
+        try:
+            placed = await _stored(world, mail, todo, alone)
+            break
+        except _Changed:
+            (todo,) = await ruled(world, mail, [todo.judged], [todo.decision])
+            if todo.rejection is not None:
+                raise Rejected(todo.rejection) from None
+    else:
+        raise RuntimeError("what the script hung on has changed each time")
+    failed = await _sent_on(world, mail, todo)
+    if failed:
+        todo = replace(todo, error=todo.error or failed)
+        if not todo.stored:
+            kept = replace(todo, spots=[todo.kept], remembered=(), asked=frozenset())
+            todo = replace(kept, decision=filtering.done(todo.decision))
+            placed = await _stored(world, mail, todo, alone)
+        elif todo.script_id is not None:
+            await world.apply(lambda turn: _show(turn, todo), todo.judged.to.user_id)
+    await _answer(world, mail, todo)
+    return placed
+
+
+# ---------------------------------------------------------------- storing
+
+
+async def _stored(
+    world: World, mail: "Mail", todo: Ruled, alone: asyncio.Semaphore
+) -> Placed | None:
+    to = todo.judged.to
+    receipt = receipt_of(mail.letter, to, mail.sender)
+    if not (todo.spots or todo.remembered or todo.error or todo.decision.matched):
+        return None
+
+    def beside(turn: Turn, placed: Placed | None) -> None:
+        _check(turn, todo, receipt)
+        _remember(turn, todo, receipt)
+        _show(turn, todo)
+        filtering.noted(turn, to.user_id, todo.decision, mail.letter, placed)
+
+    try:
+        return await _into(world, mail, (todo, receipt), alone, beside)
+    except NotFound as gone:
+        inbox = todo.boxes.by_use(SpecialUse.INBOX)
+        spot = Spot(inbox.id, inbox.key) if inbox else None
+        if gone.path != ["mailbox"] or spot is None or list(todo.spots) == [spot]:
+            raise
+        rest = replace(todo, spots=[spot])  # a folder was deleted meanwhile
+        return await _into(world, mail, (rest, receipt), alone, beside)
+
+
+async def _into(
+    world: World,
+    mail: "Mail",
+    what: tuple[Ruled, str],
+    alone: asyncio.Semaphore,
+    beside: Callable[[Turn, Placed | None], None],
+) -> Placed | None:
+    todo, receipt = what
+    to = todo.judged.to
+    copies = [(mail.letter, _place(world, mail, to, spot)) for spot in todo.spots]
+    if not any(spot.edits or spot.key is not None for spot in todo.spots):
+        return await delivery.receive_all(world, to, Copies(receipt, copies), beside)
+    async with alone:
+        letters = await _letters(world, mail, todo)
+        copies = [(letter, there) for letter, (_, there) in zip(letters, copies, strict=True)]
+        return await delivery.receive_all(world, to, Copies(receipt, copies), beside)
+
+
+def _place(world: World, mail: "Mail", to: Recipient, spot: Spot) -> Place:
+    return replace(
+        delivery.usual(world, to, mail.sender),
+        mailbox_id=spot.mailbox_id,
+        path=spot.path,
+        seen=spot.seen,
+        flagged=spot.flagged,
+        answered=spot.answered,
+        keywords=spot.keywords,
+    )
+
+
+async def _letters(world: World, mail: "Mail", todo: Ruled) -> list[Letter]:
+    """The message as it lies in each place: its header edited, the whole encrypted."""
+    made: dict[tuple[int, str | None], Letter] = {(0, None): mail.letter}
+    for spot in todo.spots:
+        bare, whole = (spot.edits, None), (spot.edits, spot.key)
+        source = mail.source
+        if spot.edits and not {bare, whole} <= made.keys():
+            source = await asyncio.to_thread(
+                edited, mail.source, mail.letter, todo.edits[: spot.edits]
+            )
+            if bare not in made:
+                letter = await delivery.read(source)
+                found = mail.letter.verification
+                made[bare] = replace(letter, came=mail.letter.digest, verification=found)
+        if spot.key is not None and whole not in made:
+            key = (todo.judged.to.user_id, spot.key)
+            made[whole] = await encrypting.encrypted(world, source, made[bare], key)
+    return [made[spot.edits, spot.key] for spot in todo.spots]
+
+
+def edited(source: bytes | Path, letter: Letter, edits: Sequence[Edit]) -> bytes:
+    """A message with the edits of its header. Work for a thread."""
+    raw = source if isinstance(source, bytes) else source.read_bytes()
+    end = letter.facts.structure.body_start
+    return sieve.edited(raw[:end], edits) + raw[end:]
+
+
+# ---------------------------------------------------------------- remembering
+
+
+def _check(turn: Turn, todo: Ruled, receipt: str) -> None:
+    """The account is held: what the script hung on is still so, or is told."""
+    if not todo.asked:
+        return
+    user = todo.judged.to.user_id
+    if among(turn, user, MemoryKind.DUPLICATE, todo.asked, receipt) != todo.seen & todo.asked:
+        raise _Changed
+
+
+def _remember(turn: Turn, todo: Ruled, receipt: str) -> None:
+    now = turn.world.now()
+    for one in todo.remembered:
+        until = now + timedelta(seconds=one.seconds)
+        noted(turn, todo.judged.to.user_id, (MemoryKind.DUPLICATE, one.key), until, receipt)
+
+
+def _show(turn: Turn, todo: Ruled) -> None:
+    """Show on a script what it has failed with; the same not again and again."""
+    if todo.error is None or todo.script_id is None:
+        return
+    now, text = turn.world.now(), storable(todo.error)
+    new = or_(
+        col(SieveScript.last_error).is_(None),
+        col(SieveScript.last_error) != text,
+        col(SieveScript.last_error_at) <= now - SHOWN_AGAIN,
+    )
+    shown = (
+        update(SieveScript)
+        .where(col(SieveScript.id) == todo.script_id, new)
+        .values(last_error=text, last_error_at=now)
+    )
+    if turn.connection.execute(shown).rowcount:
+        entry = Entry(ChangeKind.SIEVE_CHANGED, [todo.script_id], {"did": "failed"})
+        turn.record(todo.judged.to.user_id, entry, at=now)
+
+
+# ---------------------------------------------------------------- sending on, and answering
+
+
+async def _sent_on(world: World, mail: "Mail", todo: Ruled) -> str | None:
+    """Send on; None, or why one of them could not be."""
+    failed = None
+    for edits, onward in _onward(todo):
+        shown = ", ".join([*onward.targets, *(via.shown for via in onward.via)])
+        try:
+            source = await _as_sent(mail, todo, edits)
+            await send_on(world, source, mail.letter.digest, mail.sender, onward)
+        except Refused as refusal:
+            failed = f"not sent on to {shown}: {refusal.message}"
+        except Exception as error:  # the message is kept: it must not come again for this
+            hide(error)
+            log.exception("not sent on", extra={"user": todo.judged.to.user_id})
+            failed = f"not sent on to {shown}: the server's log has more"
+    return failed
+
+
+def _onward(todo: Ruled) -> list[tuple[int, Onward]]:
+    """What is sent on, each with how many edits of its header: by scripts, then by filters."""
+    to = todo.judged.to
+    mine = Onward(to.address, None, to.tenant_id, user_id=to.user_id)
+    found = [(one.edits, replace(mine, targets=[one.address])) for one in todo.sendings]
+    told = {one.address.lower() for one in todo.sendings}
+    if todo.judged.verdict.is_spam:
+        return found
+    for target in todo.decision.targets:
+        if "://" in target.shown:
+            found.append((0, replace(mine, via=[Via(to.address, target.shown, target.whole)])))
+        elif target.shown.lower() not in told:
+            told.add(target.shown.lower())
+            found.append((0, replace(mine, targets=[target.shown])))
+    return found
+
+
+async def _as_sent(mail: "Mail", todo: Ruled, edits: int) -> bytes | Path:
+    if not edits:
+        return mail.outgoing
+    whole = await asyncio.to_thread(edited, mail.source, mail.letter, todo.edits[:edits])
+    return _without_ours(mail, whole)
+
+
+def _without_ours(mail: "Mail", whole: bytes) -> bytes:
+    """A message without the fields that we have put before it."""
+    if isinstance(mail.source, bytes) and isinstance(mail.bare, bytes):
+        ours = mail.source[: len(mail.source) - len(mail.bare)]
+        return whole.replace(ours, b"", 1) if ours else whole
+    return whole
+
+
+async def _answer(world: World, mail: "Mail", todo: Ruled) -> None:
+    """Answer, and tell whom scripts want told. What goes wrong here does not undo the delivery.
+
+    Of a script that answers, a filter, and an account that does so by itself the first has its
+    way: there is one answer.
+    """
+    to, spam = todo.judged.to, todo.judged.verdict.is_spam
+    incoming = vacation.Incoming(mail.source, mail.letter, to, mail.sender, spam)
+    if todo.vacation is not None:
+        await _tried(vacation.after(world, incoming, todo.vacation, todo.boxes), to)
+    elif todo.decision.replies:
+        await _tried(filtering.answer(world, incoming, todo.decision, todo.boxes), to)
+    else:
+        await autoreply.after(world, (mail.source, mail.letter), to, mail.sender, spam=spam)
+    for notice in todo.notices:
+        await _tried(notifying.tell(world, incoming, notice, todo.boxes), to)
+
+
+async def _tried(work: Any, to: Recipient) -> None:
+    try:
+        await work
+    except Exception as error:  # the message is stored: it must not come again for this
+        hide(error)
+        log.exception("not answered", extra={"user": to.user_id})
+
+
+def hide(error: Exception) -> None:
+    """Keep out of the log what is mail."""
+    if isinstance(error, StatementError):
+        error.hide_parameters = True

@@ -1,0 +1,36 @@
+"""Scripts that were compiled, kept by their text: most mail runs the same ones."""
+
+import threading
+from collections import OrderedDict
+from hashlib import sha256
+
+from mail import sieve
+from mail.sieve import Program, SieveError
+
+MOST = 256  # programs that are kept
+
+_kept: OrderedDict[bytes, Program] = OrderedDict()
+_lock = threading.Lock()  # scripts run in threads
+
+
+def program_of(text: str) -> Program:
+    """The program of a script; SieveError where it does not compile. Work for a thread."""
+    digest = sha256(text.encode(errors="surrogatepass")).digest()
+    with _lock:
+        if digest in _kept:
+            _kept.move_to_end(digest)
+            return _kept[digest]
+    made = sieve.compiled(text)
+    with _lock:
+        _kept[digest] = made
+        while len(_kept) > MOST:
+            _kept.popitem(last=False)
+    return made
+
+
+def included(text: str | None) -> Program | None:
+    """The program of a script that another includes; None where there is none that compiles."""
+    try:
+        return None if text is None else program_of(text)
+    except SieveError:
+        return None
