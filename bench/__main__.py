@@ -65,7 +65,7 @@ class Plan:
     followed: heard.Size = field(default_factory=heard.Size)
     behind: int = 1_000_000  # changes of one account
     rounds: int = 200  # of deliveries with and without the journal
-    ruled: ruled.Size = field(default_factory=ruled.Size)
+    rules: ruled.Size = field(default_factory=ruled.Size)
 
 
 FEW = folders.Size(2000, 50, 500)
@@ -138,7 +138,7 @@ async def _followed(plan: Plan, results: Results, only: str) -> None:
         heard.NAME: partial(heard.measured, size=plan.followed),
         behind.NAME: partial(behind.measured, many=plan.behind),
         telling.NAME: partial(telling.measured, rounds=plan.rounds),
-        ruled.NAME: partial(ruled.measured, size=plan.ruled),
+        ruled.NAME: partial(ruled.measured, size=plan.rules),
     }
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for name, work in works.items():
