@@ -50,6 +50,8 @@ from graph import (
     sessions,
     settings,
     sharing,
+    sieve,
+    sieveput,
     submission,
     tasks,
     threads,
@@ -100,6 +102,7 @@ Query = merge_types(
         bccrules.BccRuleQuery,
         recipientrewrites.RecipientRewriteQuery,
         notifications.PushQuery,
+        sieve.SieveQuery,
     ),
 )
 Mutation = merge_types(
@@ -146,6 +149,7 @@ Mutation = merge_types(
         bccrules.BccRuleMutation,
         recipientrewrites.RecipientRewriteMutation,
         notifications.PushMutation,
+        sieveput.SieveMutation,
     ),
 )
 Subscription = merge_types(

@@ -63,6 +63,7 @@ class Account:
     identities: Sequence[Mapping[str, Any]] = ()
     messages: int | None = None
     autoreply: Mapping[str, Any] = field(default_factory=dict)
+    scripts: Sequence[Mapping[str, Any]] = ()
 
 
 def written(told: Told, **more: Any) -> dict[str, Any]:
@@ -131,15 +132,15 @@ def account(record: Mapping[str, Any]) -> Account:
     boxes, settings = record.get("mailboxes", []), record.get("settings") or {}
     values, many = record.get("keyValues", []), record.get("messages")
     labels, answer = record.get("labels", []), record.get("autoreply") or {}
-    identities = record.get("identities", [])
-    lists = (boxes, values, labels, identities)
+    identities, scripts = record.get("identities", []), record.get("sieveScripts", [])
+    lists = (boxes, values, labels, identities, scripts)
     right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in (settings, answer))
     if right and max(map(len, lists)) > ITEMS:
         raise Wrong(f"an archive that tells of more than {ITEMS} folders, or other things")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
     messages = many if isinstance(many, int) else None
-    return Account(boxes, settings, values, labels, identities, messages, answer)
+    return Account(boxes, settings, values, labels, identities, messages, answer, scripts)
 
 
 def _texts(value: Any) -> bool:
