@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 
-from mail.programs import program_of
+from mail.programs import program_of, redirects
 from mail.sieve import SieveError, limits
 from mail.surroundings import PERSONAL
 from models import journal
@@ -20,8 +20,9 @@ from models.errors import Conflict, Invalid, LimitReached, NotCompiled, NotFound
 from models.journal import ChangeKind, Entry
 from models.roles import AdminPermission, Role
 from models.sieve import SieveScript
-from resolvers import adminlog
+from resolvers import adminlog, authlog
 from resolvers.adminlog import Done
+from resolvers.authlog import Event
 from resolvers.context import Context, Needs
 from resolvers.sieve import required
 from resolvers.userholding import Held, changing
@@ -229,6 +230,26 @@ async def _changing(ctx: Context, users: Users, mutation: str) -> AsyncGenerator
         }
         await journal.record_all(held.session, entries, at=ctx.world.now())
         await _log(ctx, held, work, mutation)
+        await authlog.note_all(ctx, held.session, await asyncio.to_thread(_forwards, work))
+
+
+def _forwards(work: _Work) -> list[Event]:
+    """New places that mail is sent on to: whoever takes an account over likes to have copies.
+
+    Of a script that comes, or is changed, or begins to run.
+    """
+    pairs = [(row["user_id"], _sends(row["content"])) for row in work.made]
+    for row, values in work.changed.values():
+        known = set[str]() if values.get("active") and not row.active else _sends(row.content)
+        pairs.append((row.user_id, _sends(values.get("content", row.content)) - known))
+    return [Event("sieve forward", user, target=to) for user, all_ in pairs for to in sorted(all_)]
+
+
+def _sends(content: str) -> set[str]:
+    try:
+        return redirects(program_of(content))
+    except SieveError:  # it was stored by a version that knew more
+        return set()
 
 
 def _permitted(ctx: Context, held: Held) -> None:

@@ -164,6 +164,24 @@ async def test_many_accounts_are_asked_together(
     assert await cost() == one == 3
 
 
+async def test_new_places_that_mail_goes_to_are_noted(ada: Client, bob: Client) -> None:
+    async def noted(client: Client) -> list[str]:
+        document = """{ viewer { user { authLog(filter: {action: "sieve forward"}) {
+          nodes { detail count } } } } }"""
+        found = (await client(document))["viewer"]["user"]["authLog"]["nodes"]
+        return sorted(one["detail"]["target"] for one in found for _ in range(one["count"]))
+
+    text = 'if true { redirect "Dave@example.com"; } else { keep; }'
+    await put(ada, text, activate=False)
+    assert await noted(ada) == ["dave@example.com"]
+    await put(ada, f'{text} redirect "eve@example.com";', activate=False)
+    await put(ada, f'{text} redirect "eve@example.com"; # the same')
+    assert await noted(ada) == ["dave@example.com"] * 2 + ["eve@example.com"] * 2
+    await put(ada, 'require "variables"; redirect "${to}@example.com";')
+    assert await noted(ada) == ["*", *["dave@example.com"] * 2, *["eve@example.com"] * 2]
+    assert await noted(bob) == []
+
+
 # ---------------------------------------------------------------- trying
 
 
