@@ -111,6 +111,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mailbox.encryptMessages": OUTLINE,
         "Mailbox.metadata(prependPrefix:)": OUTLINE,
         "MailboxRenameInput.subscriptions": OUTLINE,
+        "SieveScriptPutInput.activate": OUTLINE,
         "User.mailboxes(specialUse:)": OUTLINE,
         "ListInfo.unsubscribeOneClick": "the header field List-Unsubscribe-Post says it so",
         "Message.html(remoteImages:)": "asks for them",
@@ -166,6 +167,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Webhook.deliveries": FORWARDS,
         "User.addresses": FORWARDS,
         "User.identities": FORWARDS,
+        "User.sieveScripts": FORWARDS,
         "User.temporaryAddresses": FORWARDS,
     },
     "public": {

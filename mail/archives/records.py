@@ -64,6 +64,7 @@ class Account:
     messages: int | None = None
     autoreply: Mapping[str, Any] = field(default_factory=dict)
     filters: Sequence[Mapping[str, Any]] = ()
+    scripts: Sequence[Mapping[str, Any]] = ()
 
 
 def written(told: Told, **more: Any) -> dict[str, Any]:
@@ -133,14 +134,15 @@ def account(record: Mapping[str, Any]) -> Account:
     values, many = record.get("keyValues", []), record.get("messages")
     labels, answer = record.get("labels", []), record.get("autoreply") or {}
     identities, filters = record.get("identities", []), record.get("filters", [])
-    lists = (boxes, values, labels, identities, filters)
+    scripts = record.get("sieveScripts", [])
+    lists = (boxes, values, labels, identities, filters, scripts)
     right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in (settings, answer))
     if right and max(map(len, lists)) > ITEMS:
         raise Wrong(f"an archive that tells of more than {ITEMS} folders, or other things")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
     messages = many if isinstance(many, int) else None
-    return Account(boxes, settings, values, labels, identities, messages, answer, filters)
+    return Account(boxes, settings, values, labels, identities, messages, answer, filters, scripts)
 
 
 def _texts(value: Any) -> bool:
