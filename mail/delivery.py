@@ -19,7 +19,7 @@ from mail.addresses import Recipient
 from mail.blobs.pack import Piece
 from mail.keeping import Gone, Kept, blob_ids, keep, referred
 from mail.messages import Facts, MailAddress
-from mail.parting import Files, parted
+from mail.parting import parted
 from mail.storable import storable
 from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
@@ -118,7 +118,6 @@ class Letter:
     verification: dict[str, Any] | None = None  # what the server that took it in found out
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
     came: str | None = None  # the digest of what it was encrypted from
-    files: Files | None = field(default=None, repr=False, compare=False)  # of its large pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ class Placed:
 
 async def read(source: bytes | Path) -> Letter:
     """Read a message, whatever it is, and take it apart for storing."""
-    found, files = await parted(source)
+    found = await parted(source)
     return Letter(
         found.facts,
         found.size,
@@ -163,7 +162,6 @@ async def read(source: bytes | Path) -> Letter:
         found.root,
         found.pieces,
         found.structure,
-        files=files,
     )
 
 

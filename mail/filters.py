@@ -252,16 +252,18 @@ class Looked:
     """A message that filters look at: what is decoded of it is so once, for all of them."""
 
     message: sieve.Message
-    _known: Circumstances = field(default_factory=lambda: Circumstances(_NEVER))
+    _tests: sieve.Tests = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tests = sieve.Tests(self.message, _NOBODY, Circumstances(_NEVER, traced=False))
 
     def fits(self, query: Form) -> tuple[bool, int]:
         """Whether the query holds, and how many steps that took; what takes too long does not."""
         program = _program(orjson.dumps(query, option=orjson.OPT_SORT_KEYS))
         try:
-            plan = sieve.run(program, self.message, _NOBODY, self._known)
+            return self._tests.holds(program)
         except RunError:
             return False, limits.STEPS
-        return sieve.Discard() in plan.actions, plan.steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ What is large is done in a process of its own, which leaves large pieces in file
 message: whatever its size, it takes little memory here and holds up nobody.
 """
 
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +12,10 @@ import orjson
 
 from mail import messages
 from mail.blobs.codec import digest_of
-from mail.blobs.pack import Cut, Filed, Piece, pack
+from mail.blobs.pack import Cut, Piece, pack
 from mail.messages import Facts
 
 CUT = 1024  # encoded bytes; smaller attachments stay where they are
-
-
-class Files:
-    """Files that are gone when nobody holds this any more."""
-
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        paths = [piece.content.path for piece in pieces if isinstance(piece.content, Filed)]
-        if paths:
-            weakref.finalize(self, _unlink, paths)
-
-
-def _unlink(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +30,13 @@ class Parted:
     structure: bytes  # the MIME tree as it is stored
 
 
-async def parted(source: bytes | Path) -> tuple[Parted, Files]:
+async def parted(source: bytes | Path) -> Parted:
     """Read a message, whatever it is, and take it apart.
 
-    Where it is a file, large pieces lie in the files beside it, as long as those are held.
+    Where it is a file, large pieces lie in files beside it, as `pack` puts them: whoever removes
+    it removes them.
     """
-    found = await messages.worked(_parted, source)
-    return found, Files(found.pieces)
+    return await messages.worked(_parted, source)
 
 
 def _parted(source: bytes | Path) -> Parted:

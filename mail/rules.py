@@ -207,7 +207,9 @@ def _run(world: World, letter: Letter, case: _Case) -> Outcome:
     """Run a script; whatever goes wrong with it is its own trouble."""
     script, to = case.script, case.judged.to
     envelope = Envelope(letter.sender, to.address)
-    around = case.account.circumstances(script, world, seen=case.seen, spam=letter.spam)
+    around = case.account.circumstances(
+        script, world, seen=case.seen, spam=letter.spam, traced=False
+    )
     try:
         plan = sieve.run(program_of(script.text), letter.message, envelope, around)
     except RunError as error:

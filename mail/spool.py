@@ -135,7 +135,10 @@ class Spool:
             self._discarded = True
             if self._file is not None:
                 self._file.close()
-                Path(self._file.name).unlink(missing_ok=True)
+                place = Path(self._file.name)
+                place.unlink(missing_ok=True)
+                for piece in place.parent.glob(f"{place.name}.*"):  # it was taken apart
+                    piece.unlink(missing_ok=True)
                 self._file = None
         self._part = bytearray()
         self._budget.give(self.size)

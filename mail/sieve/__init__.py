@@ -24,7 +24,7 @@ from mail.sieve.families import EXTENSIONS
 from mail.sieve.message import Envelope, Letter, Message
 from mail.sieve.parser import parse
 from mail.sieve.printing import printed
-from mail.sieve.running import Circumstances, run
+from mail.sieve.running import Circumstances, Tests, run
 from mail.sieve.signatures import Include, Program
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "Remembered",
     "RunError",
     "SieveError",
+    "Tests",
     "Traced",
     "Vacation",
     "checked",

@@ -3,6 +3,7 @@
 SCRIPT = 64 << 10  # bytes
 NESTING = 15  # blocks in blocks, and tests in tests
 PROBLEMS = 20  # that are told of one script
+FOLDED = 500  # texts of a message that are kept as comparators have them
 STEPS = 5_000  # of one run
 PER_STEP = 16 << 10  # characters that are looked at in one step
 ACTIONS = 32  # of one run

@@ -62,6 +62,7 @@ def related(relation: str, text: str, key: str, comparator: str) -> bool:
 
 
 _ORDERS = {OCTET: same, CASEMAP: folded, NUMERIC: numeric}
+FOLDS = {OCTET: same, CASEMAP: folded, PLAIN: plain}  # of comparators by which texts are equal
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,9 @@ class Circumstances:
     spam: float | None = None  # percent; None: nobody has looked
     virus: int | None = None  # 1 is none, 5 is one for certain (RFC 5235, section 3.3)
     script: Callable[[str, str], Program | None] = _no_script  # by location and name
-    # Texts of the message as our own comparator has them, for all scripts that look at it.
-    folded: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    traced: bool = True  # each test and action is written down
+    # Texts of the message as comparators have them, for all scripts that look at it.
+    folded: dict[tuple[str, str], str] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Stop(Exception):
@@ -82,6 +83,19 @@ def run(
     with suppress(Stop, Return):
         running.execute(program.calls)
     return running.plan()
+
+
+class Tests:
+    """Tests of several programs on one message, each the first of its program."""
+
+    def __init__(self, message: Message, envelope: Envelope, circumstances: Circumstances) -> None:
+        self._run = Run(Program((), frozenset()), message, envelope, circumstances)
+
+    def holds(self, program: Program) -> tuple[bool, int]:
+        """Whether its first test holds, and how many steps that took. Raises RunError."""
+        run = self._run
+        run.program, run.steps = program, 0
+        return run.test(program.calls[0].tests[0]), run.steps
 
 
 class Run:
@@ -152,6 +166,8 @@ class Run:
 
     def note(self, call: Call, text: str) -> None:
         """Write into the trace."""
+        if not self.circumstances.traced:
+            return
         text = f"{call.name}: {text}"
         self.trace.append(Traced(call.place, text[: limits.TRACED], self.script))
 
@@ -181,13 +197,22 @@ class Run:
 
     def texts(self, call: Call, name: str) -> list[str]:
         """The strings of this name with their variables put in."""
-        return [self.string(call, value) for value in call.strings(name)]
+        known: list[str] | None = call.worked.get(name)
+        if known is None:
+            values = call.strings(name)
+            known = [self.string(call, value) for value in values]
+            if all(isinstance(value, str) for value in values):
+                call.worked[name] = known
+        return known
 
-    def plain(self, text: str) -> str:
-        """A text as our own comparator has it; each is made so once."""
-        found = self.circumstances.folded.get(text)
+    def folded(self, comparator: str, text: str) -> str:
+        """A text of the message as a comparator has it; each is made so once."""
+        known, key = self.circumstances.folded, (comparator, text)
+        found = known.get(key)
         if found is None:
-            found = self.circumstances.folded[text] = matching.plain(text)
+            found = matching.FOLDS[comparator](text)
+            if len(known) < limits.FOLDED:
+                known[key] = found
         return found
 
     def variable(self, name: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mail.sieve.texts import String
 from mail.sieve.tree import Place
@@ -61,6 +61,8 @@ class Call:
     values: Mapping[str, Value] = field(default_factory=dict)
     tests: tuple["Call", ...] = ()
     blocks: tuple[tuple["Call", ...], ...] = ()  # of `if`: one for each test, and the last for else
+    # What was worked out of arguments without variables: it is the same in each run.
+    worked: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -26,6 +26,8 @@ def matched(
     comparator = call.chosen("comparator", CASEMAP)
     if kind == "count":
         values = [str(sum(1 for _ in values))]
+    if kind in ("is", "contains") and comparator != NUMERIC:
+        return _found(run, call, values, keys)
     prepared = [_prepared(run, call, kind, comparator, key) for key in keys]
     for value in values:
         for key, find in zip(keys, prepared, strict=True):
@@ -38,6 +40,25 @@ def matched(
     return False
 
 
+def _found(run: Run, call: Call, values: Iterable[str], keys: Sequence[str]) -> bool:
+    """Whether one of the values is one of the keys, or has it within."""
+    comparator, within = call.chosen("comparator", CASEMAP), call.chosen("match", "is") != "is"
+    fold = matching.FOLDS[comparator]
+    if keys is call.worked.get("keys"):
+        needles = call.worked.get("needles")
+        if needles is None:
+            needles = call.worked["needles"] = [fold(key) for key in keys]
+    else:
+        needles = [fold(key) for key in keys]
+    longest = max(map(len, needles), default=0)
+    for value in values:
+        run.spend(call, len(needles) * matching.cost(len(value) + longest))
+        text = run.folded(comparator, value)
+        if any(needle in text for needle in needles) if within else text in needles:
+            return True
+    return False
+
+
 def _prepared(run: Run, call: Call, kind: str, comparator: str, key: str) -> _Found:
     """What looks for a key in a value."""
     if kind in ("value", "count"):
@@ -46,34 +67,24 @@ def _prepared(run: Run, call: Call, kind: str, comparator: str, key: str) -> _Fo
     if comparator == NUMERIC:
         number = matching.numeric(key)
         return lambda value: _if(value, matching.numeric(value) == number)
-    fold = _folding(run, comparator)
     if kind == "regex":
         return _searched(run, call, key, fold=comparator == CASEMAP)
     if kind == "matches":
-        return _wild(run, call, fold(key), fold)
-    needle = fold(key)
-    if kind == "contains":
-        return lambda value: _if(value, needle in fold(value))
-    return lambda value: _if(value, fold(value) == needle)
-
-
-def _folding(run: Run, comparator: str) -> Callable[[str], str]:
-    if comparator == PLAIN:
-        return run.plain
-    return matching.folded if comparator == CASEMAP else matching.same
+        return _wild(run, call, key, comparator)
+    raise LookupError(kind)
 
 
 def _if(value: str, fits: bool) -> Matched | None:
     return (value,) if fits else None
 
 
-def _wild(run: Run, call: Call, key: str, fold: Callable[[str], str]) -> _Found:
+def _wild(run: Run, call: Call, key: str, comparator: str) -> _Found:
     run.spend(call, matching.cost(len(key), 8))
-    pattern = matching.wild(key)
+    pattern = matching.wild(matching.FOLDS[comparator](key))
 
     def find(value: str) -> Matched | None:
         run.spend(call, matching.cost(len(value), pattern.width))
-        return pattern.match(value, fold(value))
+        return pattern.match(value, run.folded(comparator, value))
 
     return find
 
