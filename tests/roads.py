@@ -28,6 +28,7 @@ from tests.mail.lmtp_client import connect
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, send, settled, working
 from tests.rewriting import rule
+from tests.sieving import put
 
 DAY = timedelta(days=1)
 LETTERS = 3  # in each account
@@ -173,6 +174,18 @@ async def a_letter_is_answered(stage: Stage) -> Work:
 @road("LMTP")
 async def a_letter_goes_to_junk(stage: Stage) -> Work:
     return await _letter(stage, raw_message("Offer", X_Spam_Flag="YES"), stage.ada.address)
+
+
+@road("LMTP")
+async def a_letter_is_run_through_a_script(stage: Stage) -> Work:
+    await put(
+        stage.ada,
+        'require ["fileinto", "mailbox", "copy", "duplicate", "vacation", "imap4flags"];\n'
+        "if duplicate { discard; }\n"
+        'fileinto :create :flags "\\\\Seen" "Lists/New"; fileinto :copy "Nowhere";\n'
+        'redirect :copy "dave@example.net"; vacation "I am away.";',
+    )
+    return await _letter(stage, raw_message("Hello there"), stage.ada.address)
 
 
 # uploads

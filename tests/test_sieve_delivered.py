@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mail import lmtp
+from mail.fields import Named
 from mail.household import Household
 from mail.housekeeping import tidy
 from models.world import World
@@ -20,7 +21,7 @@ from tests.counts import rows
 from tests.keys import key_of
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.neighbours import Server, listening
-from tests.mail.sending import relay, settled, until, working
+from tests.mail.sending import relay, send, settled, until, working
 from tests.sieving import put
 
 pytestmark = pytest.mark.usefixtures("examined")
@@ -207,6 +208,23 @@ async def test_the_header_is_as_it_was_edited_up_to_there(
     assert await folders(world, ada) == {"Before": ["Hello"], "INBOX": ["Grüße"]}
 
 
+async def test_a_large_message_is_read_where_it_lies(
+    ada: Client, world: World, neighbour: Neighbour
+) -> None:
+    await put(
+        ada,
+        'require ["body", "editheader", "copy"];\n'
+        'if body :raw :contains "needle" { addheader "X-Found" "1"; }\n'
+        'redirect :copy "dave@example.com";',
+    )
+    raw = raw_message("Large", body="0123456789\r\n" * 200_000 + "the needle")
+    assert await hand(neighbour, raw) == [DONE]
+    (head,) = await raws(ada, "INBOX")
+    assert head.startswith("X-Found: 1")
+    ((mail, said),) = await sent(world)
+    assert (said["X-Found"], mail.raw.count(b"0123456789")) == ("1", 200_000)
+
+
 async def test_spam_that_is_kept_goes_to_junk_and_nowhere_else(
     ada: Client, world: World, neighbour: Neighbour
 ) -> None:
@@ -271,6 +289,23 @@ async def test_a_refusal_is_the_answer_to_its_sender(
     replies = await hand(neighbour, raw_message("Hello"), ada.address, bob.address)
     assert replies == ["550 5.7.1 Nein, danke - ?", DONE]
     assert (await folders(world, ada), await folders(world, bob)) == ({}, {"INBOX": ["Hello"]})
+
+
+async def test_a_refusal_is_reported_to_somebody_here(
+    ada: Client, bob: Client, world: World
+) -> None:
+    await put(ada, 'require "reject"; reject "No, thanks";')
+    key = await send(bob, Named(ada.address))
+    async with listening(Server()) as there, working(world, relay(there)):
+        found = await settled(world, key)
+
+        async def reported() -> bool:
+            return "INBOX" in await folders(world, bob)
+
+        await until(reported)
+    assert (found["ada"].last_code, found["ada"].state) == (550, "BOUNCED")
+    assert "No, thanks" in found["ada"].last_response
+    assert await folders(world, ada) == {}
 
 
 async def test_it_is_sent_on_with_a_sender_that_finds_back(
