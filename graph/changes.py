@@ -174,6 +174,7 @@ KINDS_CHANGED = {
     ChangeKind.KEY_VALUE_CHANGED: "KeyValue",
     ChangeKind.LABEL_CHANGED: "Label",
     ChangeKind.AUTOREPLY_CHANGED: "Autoreply",
+    ChangeKind.SIEVE_CHANGED: "SieveScript",
     ChangeKind.THREAD_CHANGED: "Thread",
     ChangeKind.SAVED_SEARCH_CHANGED: "SavedSearch",
     ChangeKind.SENDER_RULE_CHANGED: "SenderRule",

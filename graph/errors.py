@@ -87,6 +87,12 @@ class InUseError(MutationError, of=errors.InUse):
     sessions: int = leaf("How many.")
 
 
+@strawberry.type(description="A script has a mistake; there is one of these for each.")
+class SieveCompileError(MutationError, of=errors.NotCompiled):
+    line: int = leaf("Line, from 1.")
+    column: int = leaf("Column, from 1.")
+
+
 @strawberry.type(
     description="A component does not answer, nobody is there, or the field was given up."
 )

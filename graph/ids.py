@@ -43,6 +43,7 @@ PREFIXES = {
     "SavedSearch": "sea",
     "SenderRule": "srl",
     "SettingChange": "set",
+    "SieveScript": "siv",
     "Submission": "sub",
     "Task": "tsk",
     "Thread": "thr",

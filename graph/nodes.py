@@ -32,6 +32,7 @@ from graph.rows import Shape
 from graph.savedsearches import SavedSearch
 from graph.senderrules import SenderRule
 from graph.settings import SettingChange
+from graph.sieve import SieveScript
 from graph.submission import Submission
 from graph.tasks import Task
 from graph.threads import Thread
@@ -72,6 +73,7 @@ KINDS: dict[str, type[Shape]] = {
     "SavedSearch": SavedSearch,
     "SenderRule": SenderRule,
     "SettingChange": SettingChange,
+    "SieveScript": SieveScript,
     "Submission": Submission,
     "Task": Task,
     "Thread": Thread,

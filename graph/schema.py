@@ -51,6 +51,8 @@ from graph import (
     sessions,
     settings,
     sharing,
+    sieve,
+    sieveput,
     submission,
     tasks,
     threads,
@@ -102,6 +104,7 @@ Query = merge_types(
         bccrules.BccRuleQuery,
         recipientrewrites.RecipientRewriteQuery,
         notifications.PushQuery,
+        sieve.SieveQuery,
     ),
 )
 Mutation = merge_types(
@@ -149,6 +152,7 @@ Mutation = merge_types(
         bccrules.BccRuleMutation,
         recipientrewrites.RecipientRewriteMutation,
         notifications.PushMutation,
+        sieveput.SieveMutation,
     ),
 )
 Subscription = merge_types(

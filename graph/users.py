@@ -36,6 +36,7 @@ from graph.savedsearches import SavedSearch
 from graph.scalars import BigInt, ByteSize, Cursor, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.sharing import shared_page
+from graph.sieve import SieveScript, script_named, script_page
 from graph.submission import Submission
 from graph.twofactor import TwoFactor, WebauthnKey
 from graph.userparts import KeyInfo, SpamPolicy, info_of, policy_of
@@ -337,6 +338,16 @@ class User(Shape):
     @field("Vacation answer; where none was set, createdAt is null.", scope=Scope.READ)
     async def autoreply(self, info: Info) -> Autoreply | None:
         return Autoreply.maybe(await info.context.load(autoreply.of_users, self.row.id))
+
+    @field("Scripts in Sieve, by name.", scope=Scope.READ)
+    async def sieve_scripts(
+        self, info: Info, first: int | None = 50, after: str | None = UNSET
+    ) -> Connection[SieveScript]:
+        return await script_page(info, self.row.id, first, after)
+
+    @field("The script of this name.", scope=Scope.READ)
+    async def sieve_script(self, info: Info, name: str) -> SieveScript | None:
+        return await script_named(info, self.row.id, name)
 
     @field("Where the user is told of new mail, by kind.", scope=Scope.READ)
     async def push_channels(self, info: Info) -> list[PushChannel]:

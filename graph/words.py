@@ -170,6 +170,7 @@ VALUES = {
         "SAVED_SEARCH_CHANGED": "A search was kept, changed, or is kept no longer.",
         "THREAD_CHANGED": "A conversation was muted or unmuted, or became part of another.",
         "AUTOREPLY_CHANGED": "The automatic answer was set, changed or removed.",
+        "SIEVE_CHANGED": "A script was put, activated, renamed or deleted, or has failed.",
         "LIMIT_REACHED": "A limit of the account is reached, or storage has passed a mark.",
         "RESYNC": "The stream cannot go on from the cursor given.",
     },
@@ -224,6 +225,7 @@ VALUES = {
         "IN_USE": "Open sessions prevent it.",
         "NO_SESSION": "Nobody is connected.",
         "UNAVAILABLE": "A component does not answer.",
+        "SIEVE_COMPILE": "A script does not compile.",
         "ABORTED": "Given up with the others of its unit.",
     },
     "LimitKind": {

@@ -7,6 +7,7 @@ from hashlib import sha256
 from mail import sieve
 from mail.sieve import Program, SieveError
 
+ANYBODY = "*"
 MOST = 256  # programs that are kept
 
 _kept: OrderedDict[bytes, Program] = OrderedDict()
@@ -34,3 +35,15 @@ def included(text: str | None) -> Program | None:
         return None if text is None else program_of(text)
     except SieveError:
         return None
+
+
+def redirects(program: Program) -> set[str]:
+    """Where a script sends mail on to; `*` where that is only known as it runs."""
+    found, calls = set[str](), list(program.calls)
+    while calls:
+        call = calls.pop()
+        calls += [inner for block in call.blocks for inner in block]
+        if call.name == "redirect":
+            address = call.string("address")
+            found.add(address.lower() if isinstance(address, str) else ANYBODY)
+    return found

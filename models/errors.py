@@ -11,6 +11,7 @@
   - LimitReached           a count or size limit of domain or platform
   - OverQuota              it would exceed `allowed` bytes
   - RateLimited            too often; wait `retry_after`
+  - NotCompiled            a script cannot be read, or means nothing, at this place
   - Unavailable            a component does not answer, or the unit around it was given up
 """
 
@@ -40,6 +41,7 @@ class Code(StrEnum):
     NO_SESSION = "NO_SESSION"
     UNAVAILABLE = "UNAVAILABLE"
     ABORTED = "ABORTED"
+    SIEVE_COMPILE = "SIEVE_COMPILE"
 
 
 class Refused(Exception):
@@ -217,6 +219,16 @@ class InUse(Refused):
     def __init__(self, message: str, *, sessions: int, path: Sequence[str] = ()) -> None:
         super().__init__(message, path=path)
         self.sessions = sessions
+
+
+class NotCompiled(Refused):
+    """A script has a mistake; both counts begin with 1."""
+
+    code = Code.SIEVE_COMPILE
+
+    def __init__(self, message: str, *, line: int, column: int, path: Sequence[str] = ()) -> None:
+        super().__init__(message, path=path)
+        self.line, self.column = line, column
 
 
 class Unavailable(Refused):

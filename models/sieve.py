@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Index, UniqueConstraint, exists, text
 from sqlmodel import Field, SQLModel, col
 
-from models.columns import Instant, MaybeMoment, Moment, Number, Owned, choice, plain, ref
+from models.columns import ByBytes, Instant, MaybeMoment, Moment, Number, Owned, choice, plain, ref
 
 
 class SieveScript(Owned, table=True):
@@ -25,7 +25,7 @@ class SieveScript(Owned, table=True):
         ),
     )
 
-    name: str
+    name: str = Field(sa_type=ByBytes)
     content: str
     size: Number  # bytes of the content
     active: bool = False

@@ -22,7 +22,7 @@ from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox, MailboxEntry
 from models.messages import Message
 from models.users import User
-from resolvers import autoreply, contents, filterarchive, labels, mailboxes
+from resolvers import autoreply, contents, filterarchive, labels, mailboxes, sieve
 from resolvers.access import own, records
 from resolvers.context import Context
 from resolvers.selections import Selection
@@ -112,6 +112,7 @@ async def _settings(ctx: Context) -> dict[str, Any]:
         "autoreply": answered,
         "identities": await _identities(ctx, user_id),
         "filters": await filterarchive.exported(ctx, user_id),
+        "sieveScripts": await sieve.exported(ctx, user_id),
     }
 
 

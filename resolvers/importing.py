@@ -36,6 +36,8 @@ from resolvers import (
     mailboxmetadata,
     mailboxupdate,
     moves,
+    sieve,
+    sieveput,
     userupdate,
 )
 from resolvers.context import Context
@@ -336,6 +338,9 @@ async def introduce(work: Import, account: Account) -> None:
             break
     if account.autoreply:
         await _autoreply(work, account.autoreply)
+    for entry in account.scripts:
+        if not await _script(work, entry):
+            break
 
 
 async def _filter(work: Import, entry: Mapping[str, Any]) -> bool:
@@ -361,6 +366,28 @@ async def _autoreply(work: Import, given: Mapping[str, Any]) -> None:
             await autoreply.set_(work.ctx, MINE, {**facts, "addresses": [], "enabled": False})
     except (Refused, Wrong) as problem:
         work.outcome.refuse("automatic answer", str(problem))
+
+
+async def _script(work: Import, entry: Mapping[str, Any]) -> bool:
+    """Put a script; False where there is no room for more. One there is stays as it is."""
+    name, content = entry.get("name"), entry.get("content")
+    if not isinstance(name, str) or not isinstance(content, str):
+        work.outcome.refuse("script", "not what it must be")
+        return True
+    there = await sieve.named(work.ctx, [(work.user.id, name)])
+    if there[0] is not None:
+        if there[0].content != content:
+            work.outcome.refuse(f"script {name}", "there is another script of this name")
+        return True
+    try:
+        activate = entry.get("active") is True and not await sieve.runs(work.ctx, work.user.id)
+        await sieveput.put(work.ctx, MINE, name, content, activate=activate)
+    except LimitReached as full:
+        work.outcome.refuse(f"script {name}", full.message)
+        return False
+    except Refused as problem:
+        work.outcome.refuse(f"script {name}", problem.each[0].message)
+    return True
 
 
 SAID = {  # what is said of an identity: the column, and what it must be

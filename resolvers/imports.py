@@ -274,7 +274,7 @@ class _Run:
             await importing.settle(self.work, account)
         elif order["unset"] and any(
             getattr(account, name)
-            for name in ("settings", "key_values", "labels", "identities", "filters")
+            for name in ("settings", "key_values", "labels", "identities", "filters", "scripts")
         ):
             self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
         await importing.furnish(self.work, account, notes=order["settings"])

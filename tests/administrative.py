@@ -35,12 +35,12 @@ async def _key_for_ada(ada: Client, _root: Client) -> Call:
     return Call("apiKeyCreate", given, "apiKey { name }", journaled=False, by_root=True)
 
 
-def _named(name: str, **given: Any) -> Prepare:
+def _named(mutation: str, /, **given: Any) -> Prepare:
     """A call of what is done to ada."""
 
     async def prepare(ada: Client, _root: Client) -> Call:
         users = {"users": {"ids": [ids.encode("User", ada.user.id)]}}
-        return Call(name, {**users, **given}, by_root=True)
+        return Call(mutation, {**users, **given}, by_root=True)
 
     return prepare
 
@@ -152,6 +152,20 @@ async def _restore(ada: Client, root: Client) -> Call:
 async def _purge(ada: Client, root: Client) -> Call:
     await _deleted(ada, root)
     return await _named("userPurge")(ada, root)
+
+
+def _script(mutation: str, /, **given: Any) -> Prepare:
+    """A call of what is done to a script of ada's, which there is and runs."""
+
+    async def prepare(ada: Client, root: Client) -> Call:
+        put = await _named("sieveScriptPut", name="a", content="keep;", activate=True)(ada, root)
+        assert (await put(root))["errors"] == []
+        if mutation == "sieveScriptActivate":
+            stop = await _named("sieveScriptDeactivate")(ada, root)
+            assert (await stop(root))["errors"] == []
+        return await _named(mutation, **given)(ada, root)
+
+    return prepare
 
 
 LOGGED: dict[str, Logged] = {
@@ -267,6 +281,31 @@ LOGGED: dict[str, Logged] = {
     "recipientRewriteCreate": Logged("RecipientRewrite", after=("from", "to", "active")),
     "recipientRewriteDelete": Logged("RecipientRewrite", before=("from", "to", "active")),
     "recipientRewriteUpdate": Logged("RecipientRewrite", before=("to",), after=("to",)),
+    "sieveScriptActivate": Logged(
+        "SieveScript",
+        before=("name", "active"),
+        after=("name", "active"),
+        prepare=_script("sieveScriptActivate", name="a"),
+    ),
+    "sieveScriptDeactivate": Logged(
+        "SieveScript", after=("active",), prepare=_script("sieveScriptDeactivate")
+    ),
+    "sieveScriptDelete": Logged(
+        "SieveScript",
+        before=("name", "size"),
+        prepare=_script("sieveScriptDelete", names=["a"], ignoreActive=True),
+    ),
+    "sieveScriptPut": Logged(
+        "SieveScript",
+        after=("name", "size"),
+        prepare=_script("sieveScriptPut", name="b", content="discard;"),
+    ),
+    "sieveScriptRename": Logged(
+        "SieveScript",
+        before=("name",),
+        after=("name",),
+        prepare=_script("sieveScriptRename", name="a", newName="b"),
+    ),
     "settingDelete": Logged("Setting", before=("submission.maxRecipients",)),
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
     "usageReset": Logged("User", before=("limits",), after=("limits",)),

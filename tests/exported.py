@@ -82,6 +82,9 @@ async def furnish(client: Client, clock: Clock) -> None:
     await run(client, "userUpdate", set={"name": "Ada", "language": "de", "metaData": {"a": 1}})
     away = {"enabled": True, "text": "Weg.", "subject": "Weg", "interval": "P3D"}
     await run(client, "autoreplySet", "users { username }", set=away)
+    for name, active in (("lists", False), ("main", True)):
+        script = {"name": name, "content": f"# {name}, Grüße\nkeep;\n", "activate": active}
+        await run(client, "sieveScriptPut", "scripts { name }", **script)
     value = NewValue("dark", timedelta(days=5))
     await keyvalue.put(context(client), Namespace(client.user.id), "ui/theme", value)
 
@@ -113,6 +116,8 @@ async def told(client: Client) -> Any:
         "mail": sorted(mail, key=repr),
         "settings": {name: getattr(user, name) for name in SETTINGS},
         "values": sorted(values),
+        "scripts": await rows(client.world, "SELECT name, content, active FROM sieve_scripts "
+                              "WHERE user_id = :u ORDER BY name", u=client.user.id),
         "answer": await rows(client.world, "SELECT enabled, text, subject FROM autoreplies "
                              "WHERE id = :u", u=client.user.id),
     }  # fmt: skip

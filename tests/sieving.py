@@ -1,22 +1,16 @@
 """Scripts in Sieve for tests."""
 
-from models.sieve import SieveScript
+from typing import Any
+
+from tests.accounts import run
 from tests.conftest import Client
 
+SHOWN = "scripts { id name content active size requires lastError }"
+TOLD = f"{SHOWN} warnings {{ code message }}"
 
-async def put(client: Client, text: str, *, name: str = "main", activate: bool = True) -> None:
+
+async def put(client: Client, text: str, *, name: str = "main", activate: bool = True) -> Any:
     """Give an account a script."""
-    now = client.world.now()
-    async with client.world.write(client.user.id) as session:
-        session.add(
-            SieveScript(
-                id=client.world.key(),
-                user_id=client.user.id,
-                name=name,
-                content=text,
-                size=len(text.encode()),
-                active=activate,
-                created_at=now,
-                updated_at=now,
-            )
-        )
+    done = await run(client, "sieveScriptPut", TOLD, name=name, content=text, activate=activate)
+    assert done["errors"] == []
+    return done

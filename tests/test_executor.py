@@ -267,6 +267,7 @@ LISTED = {
     "SavedSearch": "viewer { user { savedSearches %s } }",
     "SenderRule": "senderRules { nodes %s }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
+    "SieveScript": "viewer { user { sieveScripts { nodes %s } } }",
     "Task": "tasks { nodes %s }",
     "Submission": "viewer { user { submissions { nodes %s } } }",
     "User": "users { nodes %s }",
@@ -318,6 +319,7 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["labelSet"](ada, root))(ada)
     await (await CALLS["savedSearchSet"](ada, root))(ada)
     await (await CALLS["senderRuleCreate"](ada, root))(ada)
+    await (await CALLS["sieveScriptPut"](ada, root))(ada)
     await (await CALLS["webhookTest"](ada, root))(root)
     await (await CALLS["bccRuleCreate"](ada, root))(root)
     await (await CALLS["recipientRewriteCreate"](ada, root))(root)

@@ -56,6 +56,7 @@ CONNECTIONS = {
     "User.sharedMailboxes": ("viewer { user { sharedMailboxes { %s } } }", "mailboxes", "guid"),
     "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
                                 "shown"),
+    "User.sieveScripts": ("viewer { user { sieveScripts { %s } } }", "sieve_scripts", "content"),
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
 OF_ADMINS = {
@@ -95,6 +96,8 @@ async def test_a_list_reads_the_columns_asked_for(
         await (await CALLS["auditCreate"](ada, root))(root)
     if name.startswith("SavedSearch."):
         await (await CALLS["savedSearchSet"](ada, root))(ada)
+    if name == "User.sieveScripts":
+        await (await CALLS["sieveScriptPut"](ada, root))(ada)
     if "ebhook" in name:
         await (await CALLS["webhookTest"](ada, root))(root)
     document, table, heavy = CONNECTIONS[name]

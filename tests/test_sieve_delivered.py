@@ -1,5 +1,6 @@
 """Mail that comes in by LMTP is run through the script of its account."""
 
+import asyncio
 import email
 from collections.abc import AsyncIterator
 from email.message import EmailMessage
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 
 from mail import lmtp
+from mail.household import Household
 from mail.housekeeping import tidy
 from models.world import World
+from tests.accounts import run
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.counts import rows
+from tests.keys import key_of
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, settled, until, working
@@ -223,6 +227,40 @@ async def test_spam_that_is_kept_goes_to_junk_and_nowhere_else(
     assert await queued(world) == []
 
 
+async def test_each_folder_has_it_encrypted_as_it_asks(ada: Client, neighbour: Neighbour) -> None:
+    key = await run(ada, "userUpdate", set={"pubKey": key_of("Ada")})
+    assert key["errors"] == []
+    made = await run(ada, "mailboxCreate", "mailboxes { path }", paths=["Sealed"])
+    assert made["errors"] == []
+    given = {"mailboxes": [{"path": "Sealed"}], "set": {"encryptMessages": True}}
+    assert (await run(ada, "mailboxUpdate", "mailboxes { path }", **given))["errors"] == []
+    await put(
+        ada,
+        'require ["fileinto", "editheader"]; fileinto "Trash";\n'
+        'addheader "X-Mine" "1"; fileinto "Sealed"; keep;',
+    )
+    assert await hand(neighbour, raw_message("Hello")) == [DONE]
+    found = {path: (await raws(ada, path))[0] for path in ("Trash", "Sealed", "INBOX")}
+    sealed = {path: "multipart/encrypted" in head for path, head in found.items()}
+    assert sealed == {"Trash": False, "Sealed": True, "INBOX": False}
+    mine = {path: head.startswith("X-Mine: 1") for path, head in found.items()}
+    assert mine == {"Trash": False, "Sealed": True, "INBOX": True}
+
+
+async def test_what_does_not_fit_everywhere_is_stored_nowhere(
+    ada: Client, root: Client, world: World, neighbour: Neighbour
+) -> None:
+    await put(ada, 'require ["fileinto", "mailbox"]; keep; fileinto :create "A"; fileinto "Trash";')
+    raw = raw_message("Hello", body="x" * 1000)
+    whose, few = {"usernames": ["ada"]}, {"quota": len(raw) * 2}
+    assert (await run(root, "userUpdate", users=whose, set=few))["errors"] == []
+    assert await hand(neighbour, raw) == ["452 4.2.2 Mailbox full"]
+    assert await folders(world, ada) == {}
+    assert await rows(world, "SELECT id FROM mailboxes WHERE path = 'A'") == []
+    await put(ada, "keep;")
+    assert await hand(neighbour, raw) == [DONE]
+
+
 # ---------------------------------------------------------------- refusing, sending on, answering
 
 
@@ -349,6 +387,18 @@ async def test_the_same_does_not_come_twice(
     clock.tick(hours=1)
     assert await hand(neighbour, other) == [DONE]
     assert await folders(world, ada) == {"INBOX": ["Hello", "By the list"]}
+
+
+async def test_two_at_once_do_not_both_come_for_the_first_time(ada: Client, world: World) -> None:
+    await put(ada, 'require "duplicate"; if duplicate { discard; }')
+    house = Household(world)
+    taken = [await house.accept(ada.address, "")]
+    letters = [raw_message(f"Letter {nth}", Message_ID="<a@example.com>") for nth in range(4)]
+    done = await asyncio.gather(
+        *(house.deliver(raw, taken, "carol@example.com") for raw in letters)
+    )
+    assert not [one for outcomes in done for one in outcomes if isinstance(one, BaseException)]
+    assert len((await folders(world, ada))["INBOX"]) == 1
 
 
 async def test_scripts_include_each_other(

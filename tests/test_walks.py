@@ -40,6 +40,7 @@ TOLD = {
     "labels": ("LABEL_CHANGED", set[str]()),
     "autoreplies": ("AUTOREPLY_CHANGED", set[str]()),
     "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),
+    "sieve_scripts": ("SIEVE_CHANGED", set[str]()),
     "sender_rules": ("SENDER_RULE_CHANGED", set[str]()),
     "users": (
         "USER_CHANGED",
@@ -64,7 +65,7 @@ SILENT = {  # tables that no client sees, or that only hold up what is told else
     "export_pieces", "exports", "import_archives",
     "file_shares", "mailbox_subscriptions", "message_blobs", "push_channels", "push_keys",
     "receipts", "recipient_rewrites", "recovery_codes",
-    "replays", "settings",
+    "replays", "settings", "sieve_memories",
     "streams", "submission_blobs", "thread_refs", "threads", "throttles", "totp_seeds", "undos",
     "uploads", "usages", "user_tags", "vault_keys", "webauthn_challenges", "webauthn_keys",
     "webhook_deliveries", "webhook_feeds", "webhook_lanes", "webhooks",

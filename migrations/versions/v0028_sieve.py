@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, Instant, Plain
+from models.columns import Big, ByBytes, Instant, Plain
 
 revision = "0028"
 down_revision = "0027"
@@ -15,7 +15,7 @@ def upgrade() -> None:
         "sieve_scripts",
         sa.Column("id", Big, autoincrement=False, nullable=False),
         sa.Column("user_id", Big, nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("name", ByBytes, nullable=False),
         sa.Column("content", sa.String(), nullable=False),
         sa.Column("size", Big, nullable=False),
         sa.Column("active", sa.Boolean(), nullable=False),
@@ -28,7 +28,7 @@ def upgrade() -> None:
             ["user_id"], ["users.id"], name=op.f("fk_sieve_scripts_user_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sieve_scripts")),
-        sa.UniqueConstraint("user_id", "name", name=op.f("uq_sieve_scripts_user_id")),
+        sa.UniqueConstraint("user_id", "name", name=op.f("uq_sieve_scripts_user_id_name")),
     )
     op.create_index(op.f("ix_sieve_scripts_user_id"), "sieve_scripts", ["user_id"])
     active = sa.text("active")

@@ -9,6 +9,7 @@ from tests.calls import (
     mail,
     notifications,
     platform,
+    sieve,
     users,
 )
 from tests.calls.call import CALLS, Call, Calls
@@ -25,5 +26,6 @@ __all__ = [
     "mail",
     "notifications",
     "platform",
+    "sieve",
     "users",
 ]
