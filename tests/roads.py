@@ -168,6 +168,14 @@ async def a_letter_goes_to_junk(stage: Stage) -> Work:
     return await _letter(stage, raw_message("Offer", X_Spam_Flag="YES"), stage.ada.address)
 
 
+@road("LMTP")
+async def a_letter_is_filtered(stage: Stage) -> Work:
+    await _asked(stage.ada, """mutation { filterCreate(input: {query: {subject: "list"}, action: {
+      labels: ["x"], copyTo: [{specialUse: SENT}], targets: ["eve@example.net"]}})
+      { errors { message } } }""")  # fmt: skip
+    return await _letter(stage, raw_message("For the list"), stage.ada.address)
+
+
 # uploads
 
 
@@ -405,6 +413,7 @@ for _kind, _name in (
     ("ACCOUNT_EXPORT", "accountExport"),
     ("ACCOUNT_IMPORT", "accountImport"),
     ("AUDIT_COPY", "auditCreate"),
+    ("FILTER_APPLY", "filterApply"),
     ("SEARCH_INDEX_OPTIMIZE", "searchIndexOptimize"),
     ("SEARCH_INDEX_REBUILD", "searchIndexRebuild"),
     ("WEBHOOK_REPLAY", "webhookReplay"),
