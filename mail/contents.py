@@ -144,7 +144,8 @@ class Stored:
     async def examine(self, work: Callable[[Source], Found], *, apart: bool = False) -> Found:
         """What `work` finds in the message; in a thread where there is much to do.
 
-        That is where there is much to go through, or it is said to be done `apart`. Cut parts are put back only if it wants to look into one.
+        That is where there is much to go through, or it is said to be done `apart`. Cut parts
+        are put back only if it wants to look into one.
         """
         holes = sum(hole.end - hole.start for hole in self.source.holes)
         try:
