@@ -9,6 +9,7 @@ from graph.addresses import Address
 from graph.domains import DomainAlias
 from graph.errors import leaf
 from graph.fields import Info, field, query
+from graph.filters import Filter
 from graph.recipientrewrites import RecipientRewrite
 from graph.rows import Shape
 from graph.users import User
@@ -19,6 +20,7 @@ from resolvers import addresstrace
 RECORDS: Mapping[str, type[Shape]] = {
     "Address": Address,
     "DomainAlias": DomainAlias,
+    "Filter": Filter,
     "RecipientRewrite": RecipientRewrite,
     "User": User,
 }
@@ -26,7 +28,10 @@ RECORDS: Mapping[str, type[Shape]] = {
 
 @strawberry.type(description="One decision on the way of a message.")
 class TraceStep(View):
-    stage: str = leaf("RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS or ACCOUNT; more may come.")
+    stage: str = leaf(
+        "RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS, ACCOUNT or FILTER: one that may send it on, or "
+        "drop it; more may come."
+    )
     input: str = leaf("Before.")
     output: list[str] = leaf("After; empty = refused or dropped here.")
     matched: str | None = leaf("Address or pattern that was the best match.")

@@ -27,7 +27,6 @@ from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import BigInt
 from graph.tasks import Task
 from graph.views import Made, View, Viewed
-from graph.webhooks import Webhook
 from models.errors import NotFound, found
 from models.pages import Cursor, ordering
 from models.roles import Role, Scope
@@ -36,6 +35,7 @@ from resolvers.filters import MADE, ORDER, Deed, FilterWhere, OfUser
 
 if TYPE_CHECKING:
     from graph.users import User
+    from graph.webhooks import Webhook
 
 WHERE = ("query",)
 WHAT = ("action", "targets")
@@ -115,11 +115,11 @@ class FilterAction(View):
     labels: list[str] = leaf("Keywords to set.")
     remove_labels: list[str] = leaf("Keywords not to set, whatever another filter says.")
     reply: FilterReply | None = leaf("Answer the sender, once in setting autoreply.interval.")
-    webhook: Webhook | None = link(
+    webhook: Annotated["Webhook", strawberry.lazy("graph.webhooks")] | None = link(
         "webhook_id",
         webhooks.by_ids,
-        Webhook.maybe,
-        description="Called with the message; shown to those who see webhooks.",
+        shaped("graph.webhooks", "Webhook"),
+        description="Told of the message; shown to those who see webhooks.",
     )
     stop: bool = leaf("No further filters.")
 

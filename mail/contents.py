@@ -142,14 +142,15 @@ class Stored:
                     max(0, start - lines.offset(at)) : end - lines.offset(at)
                 ]
 
-    async def examine(self, work: Callable[[Source], Found]) -> Found:
-        """What `work` finds in the message; in a thread where there is much to go through.
+    async def examine(self, work: Callable[[Source], Found], *, apart: bool = False) -> Found:
+        """What `work` finds in the message; in a thread where there is much to do.
 
-        Cut parts are put back only if it wants to look into one.
+        That is where there is much to go through, or it is said to be done `apart`. Cut parts
+        are put back only if it wants to look into one.
         """
         holes = sum(hole.end - hole.start for hole in self.source.holes)
         try:
-            if self.size - holes < LARGE:
+            if self.size - holes < LARGE and not apart:
                 return work(self.source)
             return await asyncio.to_thread(work, self.source)
         except Hole:

@@ -24,7 +24,6 @@ from mail.filters import Looked, Rule
 from mail.junk import Judged
 from mail.rules import letter_of
 from mail.sieve import Vacation
-from mail.storable import storable
 from mail.surroundings import Boxes
 from models.columns import Picked, picked, table_of
 from models.filters import Filter
@@ -133,18 +132,10 @@ def _post(turn: Turn, user_id: int, said: Decision, body: dict[str, Any]) -> Non
 
 
 def _facts(said: Decision, letter: Letter, placed: Placed | None) -> dict[str, Any]:
-    """What is told of a message: as much as a list shows."""
-    facts = letter.facts
-    told = {
-        "message": placed.message_id if placed else None,
-        "from": [one.address for one in facts.from_],
-        "to": [one.address for one in (*facts.to, *facts.cc)],
-        "subject": facts.subject,
-        "messageId": facts.message_id,
-        "size": letter.size,
-    }
+    """What is told of a message: who may read it asks for it by its id."""
+    told = {"message": placed.message_id if placed else None, "size": letter.size}
     objects = [{"id": key, **told} for key in said.matched]
-    return {"kind": "FILTER_MATCHED", "domain": None, "objects": storable(objects), "origin": None}
+    return {"kind": "FILTER_MATCHED", "domain": None, "objects": objects, "origin": None}
 
 
 # ---------------------------------------------------------------- behind it

@@ -34,7 +34,9 @@ ACTIONS = (
 NESTED = 5  # queries in queries
 STEPS = 40_000  # of the interpreter, for all filters of an account and one message
 PLACES = 32  # mailboxes of one message, and keywords that it gets by filters
-PROGRAMS = 4096  # that are kept
+PROGRAMS = 1024  # that are kept,
+SMALL = 2048  # of queries with so many bytes
+PER_STEP = 8  # bytes of a longer one, which is read anew each time
 VACATION = 90 * 86_400  # seconds, the longest that Sieve remembers whom it has answered
 _ATTACHMENTS = "vnd.merganser.attachments"
 _FIELDS = {"from": ("from", "sender"), "to": ("to", "cc"), "subject": ("subject",)}
@@ -226,6 +228,17 @@ def _needed_by_test(test: Test) -> Iterator[str]:
 
 
 @lru_cache(PROGRAMS)
+def _kept(written: bytes) -> Program:
+    return _program(written)
+
+
+def _ready(written: bytes) -> tuple[Program, int]:
+    """The program of a query, and what it took to have it."""
+    if len(written) <= SMALL:
+        return _kept(written), 0
+    return _program(written), len(written) // PER_STEP
+
+
 def _program(written: bytes) -> Program:
     """The query alone, as a program that discards what fits."""
     test = condition(orjson.loads(written))
@@ -259,11 +272,13 @@ class Looked:
 
     def fits(self, query: Form) -> tuple[bool, int]:
         """Whether the query holds, and how many steps that took; what takes too long does not."""
-        program = _program(orjson.dumps(query, option=orjson.OPT_SORT_KEYS))
+        written = orjson.dumps(query, option=orjson.OPT_SORT_KEYS)
+        program, steps = _ready(written)
         try:
-            return self._tests.holds(program)
+            fits, more = self._tests.holds(program)
         except RunError:
             return False, limits.STEPS
+        return fits, steps + more
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Index, exists, text
+from sqlalchemy import ColumnElement, Index, exists
 from sqlmodel import col
 
 from models.columns import Moment, Number, Owned, plain
@@ -15,12 +15,6 @@ class Filter(Owned, table=True):
     __table_args__ = (
         Index("ix_filters_order", "user_id", "order", "id"),
         Index("ix_filters_made", "created_at", "id"),
-        Index(
-            "ix_filters_active",
-            "user_id",
-            sqlite_where=text("active"),
-            postgresql_where=text("active"),
-        ),
     )
 
     name: str = ""

@@ -14,7 +14,7 @@ from models.addresses import AddressKind
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
 from models.roles import Role
-from resolvers import addresses, domains, users
+from resolvers import addresses, domains, filters, users
 from resolvers.context import Context
 
 
@@ -112,7 +112,15 @@ async def _account(ctx: Context, way: Trace) -> None:
     output = [user.username] if user is not None and taken else []
     record = ("User", user.id) if user is not None else None
     way.steps.append(Step("ACCOUNT", way.found.shown, output, record))
+    way.ended = not taken
+
+
+async def _filters(ctx: Context, way: Trace) -> None:
+    """Filters that may send it on or drop it, as far as the viewer sees them."""
+    for row in await filters.all_of(ctx, way.found.user_id):
+        if row.active and (row.targets or row.action.get("delete")):
+            way.steps.append(Step("FILTER", way.found.shown, row.targets, ("Filter", row.id)))
 
 
 # In the order in which mail goes through them: each appends its steps, and may end the way.
-STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account)
+STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account, _filters)

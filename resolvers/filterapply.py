@@ -73,7 +73,9 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
 
 async def _decided(stored: Stored, rules: Sequence[Rule]) -> Decision:
     tree = stored.structure
-    return await stored.examine(lambda source: forms.decided(rules, Looked(Letter(source, tree))))
+    return await stored.examine(
+        lambda source: forms.decided(rules, Looked(Letter(source, tree))), apart=True
+    )
 
 
 async def step(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mail import filters as forms
-from mail.contents import LARGE
 from mail.filters import Followed, Looked
 from mail.messages import split
 from mail.sieve import Letter
@@ -70,13 +69,11 @@ async def _looked(
         if stored is None:
             raise NotFound(str(message_id), path=["message"])
         tree = stored.structure
-        return await stored.examine(lambda source: look(Letter(source, tree)))
+        return await stored.examine(lambda source: look(Letter(source, tree)), apart=True)
     try:
         given = raw.encode()
     except UnicodeEncodeError as half:
         raise Invalid("half a character", constraint="unicode", path=["raw"]) from half
     if len(given) > (most := ctx.world.options.message_max):
         raise Invalid(f"at most {most} bytes", constraint="max", path=["raw"])
-    if len(given) < LARGE:
-        return look(Letter(given, split(given)))
     return await asyncio.to_thread(lambda: look(Letter(given, split(given))))

@@ -188,6 +188,14 @@ async def a_letter_is_run_through_a_script(stage: Stage) -> Work:
     return await _letter(stage, raw_message("Hello there"), stage.ada.address)
 
 
+@road("LMTP")
+async def a_letter_is_filtered(stage: Stage) -> Work:
+    await _asked(stage.ada, """mutation { filterCreate(input: {query: {subject: "list"}, action: {
+      labels: ["x"], copyTo: [{specialUse: SENT}], targets: ["eve@example.net"]}})
+      { errors { message } } }""")  # fmt: skip
+    return await _letter(stage, raw_message("For the list"), stage.ada.address)
+
+
 # uploads
 
 
@@ -431,6 +439,7 @@ for _kind, _name in (
     ("ACCOUNT_EXPORT", "accountExport"),
     ("ACCOUNT_IMPORT", "accountImport"),
     ("AUDIT_COPY", "auditCreate"),
+    ("FILTER_APPLY", "filterApply"),
     ("SEARCH_INDEX_OPTIMIZE", "searchIndexOptimize"),
     ("SEARCH_INDEX_REBUILD", "searchIndexRebuild"),
     ("WEBHOOK_REPLAY", "webhookReplay"),

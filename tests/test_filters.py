@@ -395,3 +395,21 @@ async def test_others_test_nothing_of_ours(ada: Client, bob: Client, world: Worl
     for given in ({}, {"m": hers, "raw": "x"}):
         answer = await ada.raw(document, **given)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+
+
+async def test_they_stand_in_the_trace_of_an_address(ada: Client, root: Client) -> None:
+    one = await made(ada, {"from": "x"}, {"targets": ["eve@example.net"]})
+    other = await made(ada, {}, {"delete": True})
+    await made(ada, {}, {"seen": True})
+    await made(ada, {}, {"delete": True}, active=False)
+    document = """{ addressTrace(address: "ada@example.org") {
+      stage output record { ... on Filter { id } } } }"""
+    bare = await chief(root, name="bare")
+    steps = [one for one in (await root(document))["addressTrace"] if one["stage"] == "FILTER"]
+    assert steps == [
+        {"stage": "FILTER", "output": ["eve@example.net"], "record": {"id": one["id"]}},
+        {"stage": "FILTER", "output": [], "record": {"id": other["id"]}},
+    ]
+    assert {step["stage"] for step in (await bare(document))["addressTrace"]} == {
+        "ADDRESS", "ACCOUNT"
+    }  # fmt: skip

@@ -133,16 +133,17 @@ def account(record: Mapping[str, Any]) -> Account:
     boxes, settings = record.get("mailboxes", []), record.get("settings") or {}
     values, many = record.get("keyValues", []), record.get("messages")
     labels, answer = record.get("labels", []), record.get("autoreply") or {}
-    identities, filters = record.get("identities", []), record.get("filters", [])
-    scripts = record.get("sieveScripts", [])
-    lists = (boxes, values, labels, identities, filters, scripts)
+    identities, scripts = record.get("identities", []), record.get("sieveScripts", [])
+    filters = record.get("filters", [])
+    lists = (boxes, values, labels, identities, scripts, filters)
     right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in (settings, answer))
     if right and max(map(len, lists)) > ITEMS:
         raise Wrong(f"an archive that tells of more than {ITEMS} folders, or other things")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
     messages = many if isinstance(many, int) else None
-    return Account(boxes, settings, values, labels, identities, messages, answer, filters, scripts)
+    more = {"filters": filters, "scripts": scripts}
+    return Account(boxes, settings, values, labels, identities, messages, answer, **more)
 
 
 def _texts(value: Any) -> bool:

@@ -32,14 +32,6 @@ def upgrade() -> None:
     op.create_index(op.f("ix_filters_user_id"), "filters", ["user_id"])
     op.create_index("ix_filters_order", "filters", ["user_id", "order", "id"])
     op.create_index("ix_filters_made", "filters", ["created_at", "id"])
-    active = sa.text("active")
-    op.create_index(
-        "ix_filters_active",
-        "filters",
-        ["user_id"],
-        sqlite_where=active,
-        postgresql_where=active,
-    )
 
 
 def downgrade() -> None:

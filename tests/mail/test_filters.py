@@ -98,6 +98,9 @@ def test_what_takes_too_long_does_not_fit_and_ends() -> None:
     rules = [Rule(nth, {"to": "b@"}, {"flag": True}) for nth in range(100)]
     assert len(followed(rules, many)) == filters.STEPS // sieve.limits.STEPS + 1
     assert many.fits({"subject": "b"})[0]
+    long = {"any": [{"subject": f"{nth:0255}"} for nth in range(99)]}
+    rules = [Rule(nth, long, {"flag": True}) for nth in range(400)]
+    assert len(followed(rules, looked())) < 20
 
 
 class Counting(Letter):
