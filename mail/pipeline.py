@@ -1,6 +1,7 @@
 """What happens to a message that has come in, step by step.
 
-1. It is read, and what our own servers found out about it is believed (mail/verification.py).
+1. It is read, and who sent it is checked, or our own servers are believed that have checked it
+   (mail/verification.py). What we find out is written on top of it.
 2. Whoever is to have it twice has it once.
 3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
 4. It is stored for each account, encrypted where that is asked for; one that has no room holds up
@@ -20,14 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import autoreply, delivery, encrypting, junk, rewrites
+from mail import autoreply, delivery, encrypting, junk, rewrites, verification
 from mail.addresses import Recipient
+from mail.client import Client
 from mail.delivery import Letter, Placed
 from mail.junk import Judged
 from mail.onward import send_on
 from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
-from mail.verification import verified
 from models.errors import Refused
 from models.submission import ARRIVED
 from models.world import World
@@ -46,6 +47,7 @@ class Mail:
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
+    client: Client | None = None
     placed: dict[Key, Placed | BaseException] = field(default_factory=dict)
 
     @property
@@ -54,10 +56,12 @@ class Mail:
         return self.source if self.bare is None else self.bare
 
 
-async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
-    """A message that came from outside, read."""
-    letter = verified(world, await delivery.read(source))
-    return Mail(source, letter, sender, handed=True)
+async def receive(
+    world: World, source: bytes | Path, sender: str, client: Client | None = None
+) -> Mail:
+    """A message that came from outside, read; by SMTP from a client, or from a neighbour."""
+    whole, letter = await verification.received(world, source, sender, client)
+    return Mail(whole, letter, sender, handed=True, client=client)
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
@@ -127,7 +131,9 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
     try:
-        await send_on(world, mail.outgoing, mail.letter.digest, mail.sender, onward)
+        came = mail.letter.came or mail.letter.digest
+        results = (mail.letter.verification or {}).get("results")
+        await send_on(world, mail.outgoing, came, mail.sender, onward, results)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error
     return onward
