@@ -50,7 +50,9 @@ def divided(raw: bytes) -> tuple[list[Field], bytes]:
     head, body = halves(raw)
     if len(head) > HEAD_MAX:
         raise Malformed("a header of more than a MiB")
-    lines = _FOLD.sub(b"\n", _wired(head)).split(_CRLF)[:-1]  # LF stands for a fold
+    lines = _FOLD.sub(b"\n", _wired(head)).removesuffix(_CRLF).split(_CRLF)  # LF is a fold
+    if not head:
+        lines = []
     fields = []
     for line in lines[1:] if head.startswith(_ENVELOPES) else lines:
         found = _NAME.match(line)
@@ -61,13 +63,13 @@ def divided(raw: bytes) -> tuple[list[Field], bytes]:
 
 
 def halves(raw: bytes) -> tuple[bytes, bytes]:
-    """The header with the end of its last line, and what stands behind the empty line."""
+    """The header with the ends of its lines, and what stands behind the empty line."""
     if raw.startswith((_CRLF, b"\n")):
         return b"", raw[raw.index(b"\n") + 1 :]
     ends = [(raw.find(mark), len(mark)) for mark in (b"\n\r\n", b"\n\n")]
     at, size = min((end for end in ends if end[0] >= 0), default=(-1, 0))
     if at < 0:
-        return (raw if raw.endswith(b"\n") else raw + _CRLF), b""
+        return raw, b""
     return raw[: at + 1], raw[at + size :]
 
 
