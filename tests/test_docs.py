@@ -91,7 +91,15 @@ async def demo(world: World, http: httpx.AsyncClient, tmp_path: Path) -> Client:
 
 
 def test_there_are_documents_on_the_pages() -> None:
-    pages = {"README.md", "accounts.md", "api.md", "autoreply.md", "push.md", "spam.md"}
+    pages = {
+        "README.md",
+        "accounts.md",
+        "api.md",
+        "authentication.md",
+        "autoreply.md",
+        "push.md",
+        "spam.md",
+    }
     assert {block.page for block in DOCUMENTS} == pages
 
 

@@ -32,6 +32,7 @@ from tests.mail.sending import relay, until, working
 from tests.mail.signing import LETTER, pair, signed
 from tests.mail.test_onward import make
 from tests.mail.zones import Zone, asking, zone
+from tests.settings import put, refused
 
 CAROL = "carol@far.example"
 PEER = Peer("192.0.2.1", "mx.far.example")
@@ -240,6 +241,16 @@ async def test_what_is_checked_is_a_setting(
     assert (mail.letter.verification is not None) is ours
     assert (mail.outgoing != raw) is ours
     assert bool(there.asked) is ours
+
+
+async def test_it_is_changed_while_we_run(ada: Client, root: Client, there: Zone) -> None:
+    options(ada.world, there)
+    await put(root, "authentication.check", "all")
+    mail = await pipeline.receive(ada.world, signed(), CAROL)
+    assert mail.letter.verification is not None
+    await put(root, "authentication.dmarc", "ignore")
+    for key in ("authentication.check", "authentication.dmarc"):
+        assert (await refused(root, key, "none"))["__typename"] == "ValidationError"
 
 
 async def test_without_a_client_spf_is_what_our_server_in_front_says(
