@@ -13,7 +13,7 @@ import idna
 
 from mail.addresses import ascii_domain
 from mail.authentication import arc, dkim, dmarc, spf
-from mail.authentication.dkim import Message, Result
+from mail.authentication.dkim import SMALL, Message, Result
 from mail.authentication.dmarc import AUTHORS
 from mail.authentication.fields import HEAD_MAX, halves
 from mail.authentication.findings import FIELD, Findings
@@ -49,9 +49,9 @@ async def checked(
     """
     options = world.options
     raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
-    message = await Message.whole(raw)
-    own = listed(halves(raw)[0][:HEAD_MAX])
-    authors = _authors(own)
+    message, own, authors = (
+        _opened(raw) if len(raw) < SMALL else await asyncio.to_thread(_opened, raw)
+    )
     names = Names(options.dns_resolver)
     now = int(world.now().timestamp())
     # first of all: a sender who makes us ask too much shall not keep us from asking this
@@ -75,12 +75,19 @@ async def checked(
     return found
 
 
+def _opened(raw: bytes) -> tuple[Message, list[Field], list[str]]:
+    """What signatures are made over; the fields as readers see them; and the domains in From."""
+    own = listed(halves(raw)[0][:HEAD_MAX])
+    return Message.of(raw), own, _authors(own)
+
+
 async def _spf(
     world: World, names: Names, client: Client | None, said: tuple[str, Sequence[Field]]
 ) -> Spf | None:
     sender, own = said
-    if client is not None and client.ip is not None:
-        return await spf.checked(names, client.ip, client.helo, sender)
+    if client is not None:
+        here = client.ip is not None
+        return await spf.checked(names, client.ip or "", client.helo, sender) if here else None
     options = world.options
     found = believed(stamps(own), options.authserv_ids, options.authserv_hops, "")
     if found is None:
@@ -93,7 +100,7 @@ def _authors(own: Sequence[Field]) -> list[str]:
     """The domains that a reader sees in From, in ASCII."""
     found: dict[str, None] = {}
     for name, value in own:
-        if name == "from":
+        if name == "from" and len(found) < AUTHORS:
             for each in addresses(unfolded(value)):
                 try:
                     domain = ascii_domain(each.address.rpartition("@")[2].strip().rstrip("."))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from mail.authentication.fields import (
     BLANK,
@@ -97,6 +98,14 @@ class Message:
     body: bytes
     sound: bool = True  # every line of its header is part of a field
     _hashes: dict[str, bytes] = field(default_factory=dict)
+
+    @cached_property
+    def named(self) -> Mapping[str, Sequence[Field]]:
+        """The fields by name, in their order."""
+        found: dict[str, list[Field]] = {}
+        for each in self.fields:
+            found.setdefault(each.name, []).append(each)
+        return found
 
     @classmethod
     def of(cls, raw: bytes) -> "Message":
@@ -242,6 +251,6 @@ def header_digest(message: Message, of: Signature) -> bytes:
         return each.relaxed if of.header_form == "relaxed" else each.raw
 
     # From once more than it says: one that was added below the signed one counts, too
-    signed = chosen(message.fields, [*of.signed, "from"])
+    signed = chosen(message.named, [*of.signed, "from"])
     made = b"".join(map(form, signed)) + form(unproven(of.field)).removesuffix(b"\r\n")
     return hashlib.sha256(made).digest()

@@ -1,11 +1,13 @@
 """The bytes of a message as signatures see them: fields, tags, canonical forms (RFC 6376)."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 HEAD_MAX = 1 << 20  # bytes of a header in which signatures are looked for
+LINES = 10_000  # of such a header
 TAGS = 50  # of one field or record
 BLANK = " \t\r\n"
 
@@ -48,8 +50,8 @@ def divided(raw: bytes) -> tuple[list[Field], bytes]:
     Malformed where a line of the header is part of no field: others may see another header.
     """
     head, body = halves(raw)
-    if len(head) > HEAD_MAX:
-        raise Malformed("a header of more than a MiB")
+    if len(head) > HEAD_MAX or head.count(b"\n") > LINES:
+        raise Malformed("a header that is too large")
     lines = _FOLD.sub(b"\n", _wired(head)).removesuffix(_CRLF).split(_CRLF)  # LF is a fold
     if not head:
         lines = []
@@ -113,12 +115,18 @@ def unproven(field: Field) -> Field:
     return Field(field.name, name + mark + b";".join(parts) + _CRLF)
 
 
-def chosen(fields: Sequence[Field], names: Sequence[str]) -> list[Field]:
-    """The fields that a list of names signs: of equal names the last first (RFC 6376, 5.4.2)."""
-    left: dict[str, list[Field]] = {}
-    for field in fields:
-        left.setdefault(field.name, []).append(field)
-    return [left[name].pop() for name in names if left.get(name)]
+def chosen(fields: Mapping[str, Sequence[Field]], names: Sequence[str]) -> list[Field]:
+    """The fields that a list of names signs: of equal names the last first (RFC 6376, 5.4.2).
+
+    `fields` are by name, in their order.
+    """
+    found, taken = [], Counter[str]()
+    for name in names:
+        there = fields.get(name, ())
+        taken[name] += 1
+        if taken[name] <= len(there):
+            found.append(there[-taken[name]])
+    return found
 
 
 def relaxed_body(body: bytes) -> bytes:

@@ -17,6 +17,7 @@ from mail.authentication.fields import Malformed, squeezed, tags
 from mail.authentication.names import Names
 
 SHORTEST, LONGEST = 1024, 4096  # bits of an RSA key (RFC 8301)
+NAME_MAX = 253  # characters of a name in DNS
 EXPONENT = 33  # bits of its exponent: a longer one only takes time
 
 _WORD = re.compile(r"[A-Za-z0-9*_-]+")
@@ -56,7 +57,7 @@ class PublicKey:
 
 def is_domain(text: str) -> bool:
     """Whether the text can be the domain or the selector of a signature."""
-    return bool(_LABELS.fullmatch(text))
+    return len(text) <= NAME_MAX and bool(_LABELS.fullmatch(text))
 
 
 async def published(names: Names, selector: str, domain: str) -> PublicKey:

@@ -53,7 +53,7 @@ SIGNED = (  # fields that are signed where they are, all of them
 )
 
 _LINE = 72  # characters of Base64 in one line
-_FOLDS = re.compile(r"(\S{40,60}[:;])(?=\S)")  # where a long list of names is cut
+_FOLDS = re.compile(r"(\S{40,60}:)(?=\S)")  # where a long list of names is cut
 
 
 class Unusable(Exception):
@@ -80,22 +80,27 @@ async def sealed(world: World, raw: bytes, domain: str, results: str | None) -> 
         return b""
     try:
         key = await asyncio.to_thread(key_of, folder, on_wire(domain))
-        if key is None:
-            return b""
-        message = await Message.whole(raw)
-        now = int(world.now().timestamp())
-        found = await arc.chain(Names(world.options.dns_resolver), message, now)
-        if found.result not in (Result.NONE, Result.PASS) or len(found.links) >= arc.MOST:
-            SEALS.add("dns" if found.result is Result.TEMPERROR else "chain")
-            return b""
-        said = results or f"{world.options.hostname}; none"
-        made = await asyncio.to_thread(_made, key, message, found, (said, now))
     except (Unusable, ValueError, OSError) as problem:
         SEALS.add("key")
         log.warning("not sealed: %s", problem, extra={"domain": domain})
         return b""
+    if key is None:
+        return b""
+    message = await Message.whole(raw)
+    now = int(world.now().timestamp())
+    found = await arc.chain(Names(world.options.dns_resolver), message, now)
+    if found.result not in (Result.NONE, Result.PASS) or len(found.links) >= arc.MOST:
+        SEALS.add("dns" if found.result is Result.TEMPERROR else "chain")
+        return b""
     SEALS.add("sealed")
-    return made
+    said = _said(results) or [world.options.hostname, "none"]
+    return await asyncio.to_thread(_made, key, message, found, (said, now))
+
+
+def _said(results: str | None) -> list[str]:
+    """The results of several lines as those of one: a name, and what was found."""
+    parts = [" ".join(line.split()).split("; ") for line in (results or "").splitlines()]
+    return [*parts[0], *(one for line in parts[1:] for one in line[1:])] if parts else []
 
 
 def on_wire(domain: str) -> str:
@@ -148,15 +153,15 @@ def record(key: RSAPrivateKey) -> str:
     return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"
 
 
-def _made(key: Key, message: Message, found: Chain, said: tuple[str, int]) -> bytes:
+def _made(key: Key, message: Message, found: Chain, said: tuple[list[str], int]) -> bytes:
     """The three fields of the next link, the seal on top."""
     results, now = said
     number = len(found.links) + 1
-    told = " ".join(results.split())
-    first = _field(arc.RESULTS, [f"i={number}", told])
+    first = _field(arc.RESULTS, [f"i={number}", *results])
     whose = [f"d={key.domain}", f"s={key.selector}", f"t={now}"]
     body = base64.b64encode(message.body_hash("relaxed")).decode()
-    signed = ":".join(each.name for each in message.fields if each.name in SIGNED)
+    names = ":".join(each.name for each in message.fields if each.name in SIGNED)
+    signed = _FOLDS.sub("\\1\r\n ", names)
     head = [f"i={number}", "a=rsa-sha256", "c=relaxed/relaxed", *whose, f"h={signed}", f"bh={body}"]
     bare = _field(arc.SIGNATURE, [*head, "b="])
     signature = read(bare, {**tags(bare.value), "b": "AA=="})
@@ -175,7 +180,7 @@ def _field(name: str, parts: list[str]) -> Field:
     for part in ";\n".join(parts).split("\n"):
         if len(lines[-1]) + len(part) > _LINE:
             lines.append("")
-        lines[-1] += " " + _FOLDS.sub("\\1\r\n ", part)
+        lines[-1] += f" {part}"
     return Field(name, ("\r\n".join(lines) + "\r\n").encode(errors="replace"))
 
 

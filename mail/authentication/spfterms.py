@@ -10,6 +10,7 @@ Ip = IPv4Address | IPv6Address
 
 LONGEST = 253  # characters of a name
 TERMS = 500  # of one record
+WORD = 500  # characters of a term
 
 _MACRO = r"%\{[slodiphv][0-9]*r?[.\-+,/_=]*\}"
 _TEXT = re.compile(rf"(?:{_MACRO}|%[%_-]|[!-$&-~])*", re.IGNORECASE)
@@ -54,7 +55,7 @@ def is_record(text: str) -> bool:
 def parsed(text: str) -> Record:
     """The record, all of it right; Wrong."""
     words = [word for word in text.split(" ")[1:] if word]
-    if not text.isascii() or len(words) > TERMS:
+    if not text.isascii() or len(words) > TERMS or any(len(word) > WORD for word in words):
         raise Wrong("no text of SPF")
     terms, modifiers = [], dict[str, str]()
     for word in words:

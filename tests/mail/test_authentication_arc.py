@@ -55,7 +55,7 @@ def keyed(world: World, folder: Path | None, there: Zone) -> World:
 
 
 async def chain(there: Zone, raw: bytes) -> Chain:
-    names = Names(f"127.0.0.1:{there.port}", seconds=1)
+    names = Names(f"127.0.0.1:{there.port}")
     return await arc.chain(names, Message.of(raw), NOW)
 
 
@@ -97,6 +97,15 @@ async def test_only_arc_fields_are_added_and_all_of_them(
     message = Message.of(fields + b"\r\n")
     assert [each.name for each in message.fields] == [arc.SEAL, arc.SIGNATURE, arc.RESULTS]
     assert f"i=1; {RESULTS}".encode() in b" ".join(message.fields[2].raw.split())
+    lines = "front; spf=pass\n smtp.mailfrom=x.example\nfront; dkim=pass; " + "; ".join(
+        f"dkim=fail header.d=d{n}.example" for n in range(50)
+    )
+    many = await sealed(keyed(world, folder, there), LETTER, "example.org", lines)
+    assert max(map(len, many.split(b"\r\n"))) <= 100
+    text = b" ".join(many.split())
+    assert b"i=1; front; spf=pass; smtp" not in text
+    assert b"dkim=pass; dkim=fail header.d=d0.example;" in text
+    assert (await chain(there, many + LETTER)).result is Result.PASS
     bare = await sealed(keyed(world, folder, there), LETTER, "example.org", None)
     assert b"mx.example.org; none" in bare
 

@@ -119,12 +119,21 @@ async def test_a_server_that_is_silent_or_in_circles_is_no_verdict() -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        "v=spf1 a:%{d1000000000000}.example -all", "v=spf1 exists:%{L}.%{l99}.example -all",
-        "v=spf1 " + "ip4:192.0.2.9 " * 3000, "v=spf1 a/99", "v=spf1 ip6:" + ":" * 500,
-        "v=spf1 include:" + "a." * 400 + "example", "v=spf1 exists:%{ir}.%{v}.%{p}.x.example -all",
-        "v=spf1 \xff\xfe -all", "v=spf1 a:b\\.c.example", "v=spf1 ptr ptr ptr ptr:x.example ~all",
+        "v=spf1 a:%{d1000000000000}.example -all",
+        "v=spf1 exists:%{L}.%{l99}.example -all",
+        "v=spf1 " + "ip4:192.0.2.9 " * 3000,
+        "v=spf1 a/99",
+        "v=spf1 ip6:" + ":" * 500,
+        "v=spf1 include:" + "a." * 400 + "example",
+        "v=spf1 exists:%{ir}.%{v}.%{p}.x.example -all",
+        "v=spf1 a:" + "/1" * 15_000 + "x -all",
+        "v=spf1 " + "%{s}." * 90 + "x.example -all",
+        "v=spf1 exists:" + "%{S}." * 80 + "x.example",
+        "v=spf1 \xff\xfe -all",
+        "v=spf1 a:b\\.c.example",
+        "v=spf1 ptr ptr ptr ptr:x.example ~all",
     ],
-)  # fmt: skip
+)
 async def test_no_record_breaks_it(record: str) -> None:
     there = Zone({("a.example", "TXT"): [quoted(record.encode("latin-1"))]})
     for sender in ("c@a.example", "\xff\x00" * 40 + "@a.example", "." * 300 + "@a.example"):
