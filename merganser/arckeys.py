@@ -42,3 +42,16 @@ def put(folder: Path, domain: str, selector: str) -> Put:
     except sealing.Unusable as problem:
         raise Trouble(str(problem)) from problem
     return Put(path, name, sealing.record(key), new)
+
+
+def names(folder: Path) -> list[str]:
+    """The keys of the folder, by their names in DNS. Trouble where one cannot be used."""
+    try:
+        there = sorted(each for each in folder.iterdir() if each.suffix == ".pem")
+        for path in there:
+            sealing.loaded(path)
+    except OSError as problem:
+        raise Trouble(f"cannot read {folder}: {problem.strerror}") from problem
+    except sealing.Unusable as problem:
+        raise Trouble(str(problem)) from problem
+    return [each.stem for each in there]

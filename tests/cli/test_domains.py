@@ -108,7 +108,9 @@ def test_a_key_of_arc_is_made_and_said_again(shell: Shell, tmp_path: Path) -> No
     assert path.stat().st_mode & 0o777 == 0o600
     again = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
     assert again.out.splitlines() == [f"{path} is there. DNS should hold:", record]
+    assert seals(shell) == ("ok", f"keys in {path.parent}: 1")
     path.chmod(0o644)
+    assert seals(shell) == ("action", f"others may read {path.name}")
     said = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
     assert (said.code, said.err) == (1, f"merganser: others may read {path.name}\n")
     for words in (
@@ -118,3 +120,9 @@ def test_a_key_of_arc_is_made_and_said_again(shell: Shell, tmp_path: Path) -> No
     ):
         assert shell("domain", "arc-key", *words).code == 2
     assert len(list((tmp_path / "keys").iterdir())) == 1
+
+
+def seals(shell: Shell) -> tuple[str, str]:
+    """What the doctor says of the keys of ARC."""
+    (row,) = [row for row in shell("doctor", "--json").json if row["subject"] == "seals"]
+    return row["verdict"], row["found"]

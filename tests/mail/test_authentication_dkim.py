@@ -111,12 +111,12 @@ def test_canonical_bodies(body: bytes, simple: bytes, relaxed: bytes) -> None:
 async def test_messages_that_another_program_signs_and_changed_ones() -> None:
     """Ours and dkimpy are of one mind about each, whole or with a bit turned over."""
     dice = random.Random(1)  # noqa: S311 - the same in each run
-    pem, record = pair()
+    pem, record = pair(1024)
     pieces = [b"a", b" ", b"\t", b"\r\n", b"\r\n\r\n", b".", b"xyz", b"  \r\n", b"=", b"\xc3\xa9"]
     passed = 0
     there = zone({OURS: record})
     async with asking(there) as place:
-        for _ in range(150):
+        for _ in range(50):
             body = b"".join(dice.choices(pieces, k=dice.randrange(30))) + b"\r\n"
             raw = LETTER[: LETTER.index(b"\r\n\r\n") + 4] + body
             forms = dice.choices([b"relaxed", b"simple"], k=2)
@@ -129,8 +129,7 @@ async def test_messages_that_another_program_signs_and_changed_ones() -> None:
             ours = any(each.result is Result.PASS for each in own_view)
             assert ours == _theirs(bytes(changed), record), bytes(changed)
             passed += ours
-    assert passed  # some changes do not matter
-    assert passed < 100
+    assert passed < 30  # few changes do not matter
 
 
 def _theirs(raw: bytes, record: str) -> bool:
@@ -267,11 +266,8 @@ async def test_dns_that_does_not_answer_is_no_verdict() -> None:
 
 
 async def test_a_hundred_signatures_are_ten() -> None:
-    raw = LETTER
-    for n in range(100):
-        raw = re.sub(rb"s=s;", b"s=s%d;" % n, signed(LETTER).partition(b"\r\nFrom")[0], count=1) + (
-            b"\r\n" + raw
-        )
+    one = signed().removesuffix(LETTER)
+    raw = b"".join(one.replace(b"s=s;", b"s=s%d;" % n) for n in range(100)) + LETTER
     there = zone({f"s{n}._domainkey.far.example": pair()[1] for n in range(100)})
     found = await check(raw, there)
     assert len(found) == MOST
