@@ -37,11 +37,24 @@ def _above(path: Path) -> Iterator[Path]:
         path = above
 
 
+@strawberry.type(description="Encryption of a connection.")
+class TlsInfo:
+    name: str = leaf("Cipher.")
+    version: str = leaf("Protocol version.")
+
+    @classmethod
+    def maybe(cls, told: str | None) -> "TlsInfo | None":
+        """Of the protocol version and the cipher, with a space between."""
+        version, _, name = (told or "").partition(" ")
+        return cls(name=name, version=version) if version else None
+
+
 @strawberry.type(
     description="What the server found out where a message came in, as it wrote it in "
     "Authentication-Results (RFC 8601)."
 )
 class Verification:
+    tls: TlsInfo | None = leaf("Null = not encrypted, or handed over by another server of ours.")
     spf: str | None = leaf("Verified domain, null = no match.")
     dkim: str | None = leaf("Verified domain, null = no valid signature.")
     dmarc: str | None = leaf("pass, fail or none; null = no statement.")
@@ -53,7 +66,8 @@ class Verification:
         if known is None:
             return None
         verdicts = {name: known[name] for name in ("spf", "dkim", "dmarc", "arc")}
-        return cls(**verdicts, authentication_results=known["results"])
+        tls = TlsInfo.maybe(known.get("tls"))
+        return cls(tls=tls, **verdicts, authentication_results=known["results"])
 
 
 @strawberry.type(description="Invitation in a message, or another event (RFC 5545).")

@@ -13,6 +13,7 @@ from graph.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 -
 from graph.fields import Info, query, subscription
 from graph.messages import Message
 from graph.mutations import mutation
+from graph.reading import TlsInfo
 from graph.refs import MailboxRef, named, plain
 from graph.rows import Shape, identified, link
 from graph.scalars import Duration
@@ -32,12 +33,6 @@ for words, text in (
     strawberry.enum(words, description=text)
 
 
-@strawberry.type(description="Encryption of a connection.")
-class TlsInfo:
-    name: str = leaf("Cipher.")
-    version: str = leaf("Protocol version.")
-
-
 @strawberry.type(description="One recipient of a submission.")
 class RecipientDelivery:
     recipient: str = leaf("Address.")
@@ -52,7 +47,6 @@ class RecipientDelivery:
     @classmethod
     def of(cls, row: Any) -> "RecipientDelivery":
         """The delivery of a row."""
-        version, _, name = (row.tls or "").partition(" ")
         answer = None if row.last_code is None else f"{row.last_code} {row.last_response or ''}"
         return cls(
             recipient=row.recipient,
@@ -62,7 +56,7 @@ class RecipientDelivery:
             last_response=answer,
             delivered_at=row.delivered_at,
             mx=row.mx,
-            tls=TlsInfo(name=name, version=version) if version else None,
+            tls=TlsInfo.maybe(row.tls),
         )
 
 

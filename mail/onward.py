@@ -10,6 +10,7 @@ from sqlalchemy import case, select, update
 from sqlmodel import col
 
 from mail import delivery, messages, srs
+from mail.authentication import sealed
 from mail.delivery import Letter, noted, with_bytes
 from mail.fields import on_wire
 from mail.keeping import Kept
@@ -47,16 +48,25 @@ def check_loop(raw: bytes, letter: Letter, address: str) -> None:
         raise Loop("the mail goes in circles")
 
 
-async def send_on(
-    world: World, source: bytes | Path, came: str, sender: str, onward: Onward
+async def send_on(  # noqa: PLR0913, PLR0917 - the envelope, and what is known of it
+    world: World,
+    source: bytes | Path,
+    came: str,
+    sender: str,
+    onward: Onward,
+    results: str | None = None,
 ) -> None:
     """Queue a message, as it came, for the targets; on return it is durable.
 
-    `came` is the digest by which a repeat within a day is known, as one of a delivery is. Loop;
-    RateLimited; NotFound where the address has gone.
+    `came` is the digest by which a repeat within a day is known, as one of a delivery is;
+    `results` is what was found out about it, for the seal of ARC. Loop; RateLimited; NotFound
+    where the address has gone.
     """
     raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
-    whole = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + raw
+    seal = b""
+    if onward.address_id is not None or onward.user_id is not None:
+        seal = await sealed(world, raw, onward.address.rpartition("@")[2], results)
+    whole = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + seal + raw
     made = await delivery.read(whole)
     if onward.address_id is not None or onward.user_id is not None:
         check_loop(whole, made, onward.address)

@@ -233,7 +233,7 @@ async def _sent_on(world: World, mail: "Mail", todo: Ruled) -> str | None:
         shown = ", ".join([*onward.targets, *(via.shown for via in onward.via)])
         try:
             source = await _as_sent(mail, todo, edits)
-            await send_on(world, source, mail.letter.digest, mail.sender, onward)
+            await send_on(world, source, mail.came, mail.sender, onward, mail.results)
         except Refused as refusal:
             failed = f"not sent on to {shown}: {refusal.message}"
         except Exception as error:  # the message is kept: it must not come again for this

@@ -1,6 +1,7 @@
 """What happens to a message that has come in, step by step.
 
-1. It is read, and what our own servers found out about it is believed (mail/verification.py).
+1. It is read, and who sent it is checked, or our own servers are believed that have checked it
+   (mail/verification.py). What we find out is written on top of it.
 2. Whoever is to have it twice has it once.
 3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
 4. Filters of each account, then its script, say where it goes, and what else is done with it
@@ -21,13 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import delivery, filtering, junk, performing, rewrites, rules
+from mail import filtering, junk, performing, rewrites, rules, verification
 from mail.addresses import Recipient
+from mail.client import Client
 from mail.delivery import Letter, Placed
 from mail.onward import send_on
 from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
-from mail.verification import verified
 from models.errors import Refused
 from models.submission import ARRIVED
 from models.world import World
@@ -46,6 +47,7 @@ class Mail:
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
+    client: Client | None = None
     placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)
 
     @property
@@ -53,11 +55,23 @@ class Mail:
         """The message as it goes to others."""
         return self.source if self.bare is None else self.bare
 
+    @property
+    def came(self) -> str:
+        """The digest of what came, by which a repeat is known."""
+        return self.letter.came or self.letter.digest
 
-async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
-    """A message that came from outside, read."""
-    letter = verified(world, await delivery.read(source))
-    return Mail(source, letter, sender, handed=True)
+    @property
+    def results(self) -> str | None:
+        """What we have found out about its sender, as a seal of ARC tells it."""
+        return (self.letter.verification or {}).get("results")
+
+
+async def receive(
+    world: World, source: bytes | Path, sender: str, client: Client | None = None
+) -> Mail:
+    """A message that came from outside, read; by SMTP from a client, or from a neighbour."""
+    whole, letter = await verification.received(world, source, sender, client)
+    return Mail(whole, letter, sender, handed=True, client=client)
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
@@ -118,7 +132,7 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
     try:
-        await send_on(world, mail.outgoing, mail.letter.digest, mail.sender, onward)
+        await send_on(world, mail.outgoing, mail.came, mail.sender, onward, mail.results)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error
     return onward

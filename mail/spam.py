@@ -13,8 +13,8 @@ The first line that fits decides:
 Of several rules those of the most specific place count: the account's, then those of its tags,
 of the domain, of everybody; within one place, and among tags, BLOCK wins over ALLOW, whatever
 the patterns. Rules for the sender of the envelope and for the From header count alike. But where
-DMARC has found From to be forged, an ALLOW is left out, unless it is for the sender of the
-envelope and SPF has passed for that domain.
+DMARC has found From to be forged, and no seal overrules that, an ALLOW is left out, unless it is
+for the sender of the envelope and SPF has passed for that domain.
 
 Filters come behind, and overrule all but a level of 100: `filtered`.
 """
@@ -41,6 +41,7 @@ ACTIONS = {  # of rspamd
     "greylist": FLAGGED,
     "add header": 25,
 }
+POLICIES = {"quarantine": FLAGGED, "reject": REFUSED}  # of DMARC, where that has failed
 POINTS = 5.0  # from where SpamAssassin calls it spam, unless it says another number
 
 _NUMBER = r"(-?[0-9]{1,6}(?:\.[0-9]{1,9})?)"
@@ -101,9 +102,14 @@ def known(
     any other way nothing is known: `Known()`.
     """
     found = verification or {}
+    policy = POLICIES.get(str(found.get("policy")))
     domain, passed = sender.rpartition("@")[2], found.get("spf")
     vouched = bool(domain) and isinstance(passed, str) and _alike(passed, domain)
-    return Known(scored(opinions, believed), found.get("dmarc") == "fail", vouched)
+    score = scored(opinions, believed)
+    if policy is not None and (score.source is None or policy > score.value):
+        score = Score(policy, "authentication-results")
+    forged = found.get("dmarc") == "fail" and not found.get("sealer")
+    return Known(score, forged, vouched)
 
 
 def _alike(one: str, other: str) -> bool:

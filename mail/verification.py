@@ -1,10 +1,53 @@
-"""What is believed of who sent a message: the words of the server that hands it over to us."""
+"""Who sent a message: what we have found out, or the server that hands it over to us."""
 
 from dataclasses import replace
+from pathlib import Path
 
+from mail import authentication, delivery
+from mail.client import Client
 from mail.delivery import Letter
 from mail.messages import believed
+from models.errors import Refused
+from models.options import Options
 from models.world import World
+
+
+class Forged(Refused):
+    """The domain of From wants what it has not sent to be refused, and so do we."""
+
+
+async def received(
+    world: World, source: bytes | Path, sender: str, client: Client | None
+) -> tuple[bytes | Path, Letter]:
+    """A message that came from outside, read, with what is known of its sender.
+
+    `client` handed it in by SMTP; None: a neighbour did by LMTP. Where we check it ourselves the
+    message has the results on top. Forged where its domain and we refuse it.
+    """
+    options = world.options
+    if not _checks(options, client):
+        return source, verified(world, await delivery.read(source))
+    found = await authentication.checked(world, source, client, sender)
+    if found.wanted == "reject" and options.dmarc_policy == "reject":
+        raise Forged("DMARC of the domain in From refuses it")
+    whole, came = await authentication.stamped(
+        source, found, options.hostname, options.authserv_ids
+    )
+    told = found.verification(options.hostname)
+    if options.dmarc_policy == "ignore":
+        told["policy"] = "none"
+    if client is not None and client.tls:
+        told["tls"] = client.tls
+    return whole, replace(await delivery.read(whole), came=came, verification=told)
+
+
+def _checks(options: Options, client: Client | None) -> bool:
+    """Whether it is our part to check what came this way."""
+    if client is not None and client.authenticated is not None:
+        return False
+    return options.authentication_check == "all" or (
+        options.authentication_check == "smtp" and client is not None
+    )
 
 
 def verified(world: World, letter: Letter) -> Letter:

@@ -21,7 +21,7 @@ from sqlmodel import col
 
 from mail.addresses import ascii_domain
 from mail.resolving import resolver as resolver_at
-from merganser import building, listening, locks, vaults
+from merganser import arckeys, building, listening, locks, vaults
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import Trouble
 from merganser.upgrade import lacking
@@ -77,7 +77,7 @@ def action(subject: str, found: str, todo: str) -> list[Finding]:
 async def examine(settings: Settings) -> list[Finding]:
     """Look at everything; a check that fails says so, and the others go on."""
     checks: tuple[Check, ...] = (
-        _programs, _clock, _folder, _secret, _disk, _store, _vault, _blobs, _ports, _names,
+        _programs, _clock, _folder, _secret, _disk, _store, _vault, _seals, _blobs, _ports, _names,
     )  # fmt: skip
     found: list[Finding] = []
     try:
@@ -192,6 +192,20 @@ async def _vault(settings: Settings) -> list[Finding]:
         todo = "bring back the file that has them: the secrets of users lie under them"
         return action("vault", f"{path} has not the keys {' '.join(lacking)}", todo)
     return ok("vault", f"{path} has all keys of the store")
+
+
+async def _seals(settings: Settings) -> list[Finding]:
+    """The keys that seal what is sent on: whether each can be used."""
+    if settings.arc_keys is None:
+        return []
+    try:
+        there = arckeys.names(settings.arc_keys)
+    except Trouble as trouble:
+        return action("seals", trouble.message, "make the key anew, or set its rights right")
+    if not there:
+        todo = "make one by `merganser domain arc-key`"
+        return hint("seals", f"no key in {settings.arc_keys}", todo)
+    return ok("seals", f"keys in {settings.arc_keys}: {len(there)}")
 
 
 async def _needed(settings: Settings) -> dict[str, str]:

@@ -141,6 +141,29 @@ def dns(
         raise typer.Exit(WRONG)
 
 
+def arc_key(
+    name: Annotated[str, typer.Argument(help="Name of a domain.")],
+    selector: Annotated[
+        str, typer.Option(help="Name of the key: letters, digits, dots and hyphens.")
+    ] = "arc",
+) -> None:
+    """Make the key that seals what the domain forwards (ARC), and say what DNS should hold.
+
+    The key goes into the folder MERGANSER_ARC_KEYS. A key that is there is kept, and its record
+    is said again.
+
+    Example: merganser domain arc-key example.org --selector arc1
+    """
+    from merganser import arckeys, settings
+
+    folder = settings.read().arc_keys
+    if folder is None:
+        raise Trouble("set MERGANSER_ARC_KEYS to the folder where keys shall lie", code=MISUSED)
+    made = arckeys.put(folder, name, selector)
+    typer.echo(f"{made.path} is {'made' if made.new else 'there'}. DNS should hold:")
+    typer.echo(f'{made.name}. TXT "{made.record}"')
+
+
 def _bytes(option: str, text: str | None) -> int | None:
     from merganser.amounts import size
 
@@ -185,4 +208,5 @@ def domains() -> typer.Typer:
     made.command("rename")(rename)
     made.command("delete")(delete)
     made.command("dns")(dns)
+    made.command("arc-key")(arc_key)
     return made

@@ -1,4 +1,7 @@
-"""What an operator can set about mail that comes in: whose words about it are believed."""
+"""What an operator can set about mail that comes in: what is checked, and who is believed."""
+
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
@@ -20,6 +23,31 @@ class IncomingSettings(BaseSettings):
         le=20,
         description="Which `Received` from the top is that of the server where mail comes in; "
         "only what stands above it is believed.",
+    )
+    authentication_check: Literal["off", "smtp", "all"] = Field(
+        default="smtp",
+        description="Which mail is checked here by SPF, DKIM, DMARC and ARC: smtp, what clients "
+        "hand in by SMTP; all, by LMTP too, without SPF; off, none, and what the server in front "
+        "says is believed of all.",
+        json_schema_extra={"hint": "write off, smtp or all"},
+    )
+    dmarc_policy: Literal["ignore", "junk", "reject"] = Field(
+        default="junk",
+        description="What comes of mail that we have checked, where DMARC fails and its domain "
+        "wants it quarantined or refused: junk, it goes to Junk; reject, it is refused where its "
+        "domain wants that, and else goes to Junk; ignore, nothing.",
+        json_schema_extra={"hint": "write ignore, junk or reject"},
+    )
+    arc_trusted: Names = Field(
+        default=USUAL.arc_trusted,
+        description="Domains of servers, such as those of mailing lists, whose ARC seals are "
+        "believed, with spaces between: where they have seen DMARC pass, it counts.",
+    )
+    arc_keys: Path | None = Field(
+        default=USUAL.arc_keys,
+        description="Folder of the keys that seal what is sent on by ARC, a file "
+        "`selector._domainkey.example.org.pem` for each domain, readable by nobody else; "
+        "`merganser domain arc-key` makes one.",
     )
     spam_headers: Names = Field(
         default=USUAL.spam_headers,

@@ -14,6 +14,10 @@ class Options:
     hostname: str = "localhost"
     authserv_ids: tuple[str, ...] = ()  # whose Authentication-Results are believed, where
     authserv_hops: int = 1  # they stand above so many Received fields, counted from the top
+    authentication_check: str = "smtp"  # what we check ourselves: off, smtp, all
+    dmarc_policy: str = "junk"  # what comes of mail that DMARC fails: ignore, junk, reject
+    arc_trusted: tuple[str, ...] = ()  # whose seals overrule DMARC
+    arc_keys: Path | None = None  # folder of the keys that seal what is sent on
     spam_headers: tuple[str, ...] = (  # fields of spam filters that are believed
         "X-Rspamd-Action",
         "X-Spam",

@@ -115,6 +115,15 @@ def _delimiters(value: str) -> str:
     return "".join(dict.fromkeys(value))
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in words:
+            raise Invalid(f"one of {', '.join(words)}", constraint="pattern", path=PATH)
+        return value
+
+    return read
+
+
 def _days(value: timedelta) -> int:
     if value % DAY:
         raise Invalid("only whole days", constraint="pattern", path=PATH)
@@ -179,6 +188,17 @@ DECLARED: dict[str, Setting] = {
             "auth.window", "login_window", DURATION, "Window of accounts",
             "Time in which wrong passwords of one account or name are counted.",
             timedelta(seconds=1), DAY,
+        ),
+        Setting(
+            "authentication.check", "authentication_check", Kind.STRING, "Mail that is checked",
+            "By SPF, DKIM, DMARC and ARC: smtp, what clients hand in by SMTP; all, what comes by "
+            "LMTP, too; off, none.", read=_one_of("off", "smtp", "all"),
+        ),
+        Setting(
+            "authentication.dmarc", "dmarc_policy", Kind.STRING, "Forged mail",
+            "What comes of mail where DMARC fails and its domain wants it quarantined or refused: "
+            "junk, reject (where its domain wants that, else junk), ignore.",
+            read=_one_of("ignore", "junk", "reject"),
         ),
         Setting(
             "authlog.retention", "authlog_for", DURATION, "Security log",

@@ -78,6 +78,17 @@ def believed(
     }
 
 
+def server(text: str) -> str:
+    """The name of who wrote a field, given unfolded; "" where it says none."""
+    return _read(text[:LONGEST])[0]
+
+
+def says(text: str, method: str) -> str | None:
+    """What a method came to by a field, given unfolded; None where it does not say."""
+    _, results = _read(text[:LONGEST])
+    return next((each.result for each in results if each.method == method), None)
+
+
 def _read(text: str) -> tuple[str, list[_Result]]:
     """The name of who wrote a stamp, and what it says."""
     first, *rest = _bare(text).split(";")

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from pathlib import Path
 
 import dns.message
 import dns.rrset
@@ -92,3 +93,36 @@ def test_a_name_server_is_an_address_and_a_port(ada: Shell, value: str) -> None:
     said = ada("domain", "list")
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "MERGANSER_DNS_RESOLVER is wrong: write address:port" in said.err
+
+
+def test_a_key_of_arc_is_made_and_said_again(shell: Shell, tmp_path: Path) -> None:
+    said = shell("domain", "arc-key", "example.org")
+    assert (said.code, "MERGANSER_ARC_KEYS" in said.err) == (2, True)
+    shell.set(arc_keys=str(tmp_path / "keys"))
+    made = shell("domain", "arc-key", "Bücher.example", "--selector", "a1")
+    name = "a1._domainkey.xn--bcher-kva.example"
+    path = tmp_path / "keys" / f"{name}.pem"
+    first, record = made.out.splitlines()
+    assert first == f"{path} is made. DNS should hold:"
+    assert record.startswith(f'{name}. TXT "v=DKIM1; k=rsa; p=MIIB')
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
+    assert again.out.splitlines() == [f"{path} is there. DNS should hold:", record]
+    assert seals(shell) == ("ok", f"keys in {path.parent}: 1")
+    path.chmod(0o644)
+    assert seals(shell) == ("action", f"others may read {path.name}")
+    said = shell("domain", "arc-key", "bücher.example", "--selector", "a1")
+    assert (said.code, said.err) == (1, f"merganser: others may read {path.name}\n")
+    for words in (
+        ("a b",),
+        ("example.org", "--selector", "../x"),
+        ("example.org", "--selector", ""),
+    ):
+        assert shell("domain", "arc-key", *words).code == 2
+    assert len(list((tmp_path / "keys").iterdir())) == 1
+
+
+def seals(shell: Shell) -> tuple[str, str]:
+    """What the doctor says of the keys of ARC."""
+    (row,) = [row for row in shell("doctor", "--json").json if row["subject"] == "seals"]
+    return row["verdict"], row["found"]

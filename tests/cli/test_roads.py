@@ -20,7 +20,8 @@ from tests.test_walks import Rows, everything
 
 # commands that change nothing in a store, or are a server, whose roads are walked elsewhere
 READS = {
-    "doctor", "documents list", "domain dns", "domain list", "export", "init", "keys list",
+    "doctor", "documents list", "domain arc-key", "domain dns", "domain list", "export", "init",
+    "keys list",
     "schema", "send-test", "serve", "setting get", "setting list", "settings", "token list",
     "user list",
 }  # fmt: skip

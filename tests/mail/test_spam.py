@@ -175,6 +175,26 @@ def test_of_several_fields_the_highest_counts_so_that_none_hides_another() -> No
         assert score_of(head) == Score(61, "x-spam-score")
 
 
+@pytest.mark.parametrize(
+    ("found", "flag", "score"),
+    [
+        ({"policy": "reject"}, "X-Spam-Flag: YES", Score(75, "authentication-results")),
+        ({"policy": "quarantine"}, "X-Spam-Flag: NO", Score(50, "authentication-results")),
+        ({"policy": "quarantine"}, "X-Rspamd-Action: reject", Score(75, "x-rspamd-action")),
+        ({"policy": "none"}, "X-Spam-Flag: NO", Score(0, "x-spam-flag")),
+        ({"policy": None}, "X: y", Score()),
+        ({}, "X: y", Score()),
+    ],
+)
+def test_the_policy_of_a_forged_domain_is_a_score(
+    found: dict[str, Any], flag: str, score: Score
+) -> None:
+    told = facts(f"{flag}\r\n\r\n".encode()).opinions
+    assert known(told, ALL, "", {"dmarc": "fail", **found}) == Known(score, forged=True)
+    sealed = {"dmarc": "fail", "policy": "none", "sealer": "list.example"}
+    assert not known(told, ALL, "", sealed).forged
+
+
 def test_only_fields_that_are_named_are_believed() -> None:
     head = "X-Spam-Flag: YES\r\nX-Rspamd-Action: reject"
     assert score_of(head, ("x-spam-FLAG",)) == Score(50, "x-spam-flag")

@@ -1,0 +1,177 @@
+"""Who sent a message: SPF, DKIM, DMARC and ARC, checked by ourselves.
+
+What was found is kept with the message, and written on top of it; a message that is sent on is
+sealed (`sealing`). No check refuses mail because DNS does not answer.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import idna
+
+from mail.addresses import ascii_domain
+from mail.authentication import arc, dkim, dmarc, spf
+from mail.authentication.dkim import SMALL, Message, Result
+from mail.authentication.dmarc import AUTHORS
+from mail.authentication.fields import HEAD_MAX, halves
+from mail.authentication.findings import FIELD, Findings
+from mail.authentication.names import Names
+from mail.authentication.sealing import sealed
+from mail.authentication.spf import Spf
+from mail.client import Client
+from mail.messages import addresses, believed
+from mail.messages.authentication import says, server, stamps
+from mail.messages.headers import Field
+from mail.messages.headers import fields as listed
+from mail.messages.words import unfolded
+from models import meters
+from models.world import World
+
+__all__ = ["Findings", "checked", "sealed", "stamped"]
+
+CHECKS = meters.counter(
+    "merganser_authentication",
+    "Checks of who sent a message, by what they came to.",
+    "method",
+    "result",
+)
+
+
+async def checked(
+    world: World, source: bytes | Path, client: Client | None, sender: str
+) -> Findings:
+    """What SPF, DKIM, DMARC and ARC say of a message, at most some seconds later.
+
+    `sender` is that of the envelope. Where the client is not known, SPF is what our own
+    servers say that have taken it in, if they are believed.
+    """
+    options = world.options
+    raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
+    message, own, authors = (
+        _opened(raw) if len(raw) < SMALL else await asyncio.to_thread(_opened, raw)
+    )
+    names = Names(options.dns_resolver)
+    now = int(world.now().timestamp())
+    # first of all: a sender who makes us ask too much shall not keep us from asking this
+    policies = [await dmarc.published(names, each) for each in authors]
+    first = next(iter(authors), "")
+    signatures, sender_may, chain = await asyncio.gather(
+        dkim.verified(names, message, now, first),
+        _spf(world, names, client, (sender, own)),
+        arc.chain(names, message, now),
+    )
+    judged = [
+        dmarc.judged(author, policy, sender_may, signatures)
+        for author, policy in zip(authors, policies, strict=True)
+    ]
+    worst = dmarc.worst(judged)
+    sealer = None
+    if worst.result is Result.FAIL:
+        sealer = arc.vouched(chain, options.arc_trusted, _passed(chain))
+    found = Findings(sender_may, signatures, worst, chain, sealer)
+    _count(found)
+    return found
+
+
+def _opened(raw: bytes) -> tuple[Message, list[Field], list[str]]:
+    """What signatures are made over; the fields as readers see them; and the domains in From."""
+    own = listed(halves(raw)[0][:HEAD_MAX])
+    return Message.of(raw), own, _authors(own)
+
+
+async def _spf(
+    world: World, names: Names, client: Client | None, said: tuple[str, Sequence[Field]]
+) -> Spf | None:
+    sender, own = said
+    if client is not None:
+        here = client.ip is not None
+        return await spf.checked(names, client.ip or "", client.helo, sender) if here else None
+    options = world.options
+    found = believed(stamps(own), options.authserv_ids, options.authserv_hops, "")
+    if found is None:
+        return None
+    passed = found["spf"]
+    return Spf(Result.PASS, passed) if passed else Spf(Result.NONE, why="by the server before")
+
+
+def _authors(own: Sequence[Field]) -> list[str]:
+    """The domains that a reader sees in From, in ASCII."""
+    found: dict[str, None] = {}
+    for name, value in own:
+        if name == "from" and len(found) < AUTHORS:
+            for each in addresses(unfolded(value)):
+                try:
+                    domain = ascii_domain(each.address.rpartition("@")[2].strip().rstrip("."))
+                except idna.IDNAError:
+                    continue
+                if domain:
+                    found[domain.lower()] = None
+    return list(found)[:AUTHORS]
+
+
+def _passed(chain: arc.Chain) -> dict[int, bool]:
+    """Of which links the results say that DMARC has passed."""
+    found = {}
+    for at, link in enumerate(chain.links):
+        _, _, results = link.results.value.decode("latin-1").partition(";")
+        found[at] = says(unfolded(results), "dmarc") == "pass"
+    return found
+
+
+def _count(found: Findings) -> None:
+    CHECKS.add("spf", found.spf.result.value if found.spf else "unknown")
+    CHECKS.add("dkim", next(iter(sorted(_ranked(found))), "none"))
+    CHECKS.add("dmarc", found.dmarc.result.value)
+    CHECKS.add("arc", found.arc.result.value)
+
+
+def _ranked(found: Findings) -> list[str]:
+    results = [each.result.value for each in found.dkim]
+    return ["pass"] if "pass" in results else results
+
+
+async def stamped(
+    source: bytes | Path, found: Findings, host: str, ids: Collection[str]
+) -> tuple[bytes | Path, str]:
+    """The message with what was found on top, and the digest of what came (SHA-256, hex).
+
+    Fields of these ids, and of our own host, that it came with are taken out: nobody else
+    speaks for us. A file is written anew in its place.
+    """
+    top, names = found.header(host), {name.casefold() for name in (host, *ids)}
+    if isinstance(source, bytes):
+        return top + stripped(source, names), hashlib.sha256(source).hexdigest()
+    return source, await asyncio.to_thread(_rewritten, source, top, names)
+
+
+def _rewritten(path: Path, top: bytes, names: Collection[str]) -> str:
+    raw = path.read_bytes()
+    new = path.with_name(f"{path.name}.stamped")  # its name begins alike: a crash leaves nothing
+    new.write_bytes(top + stripped(raw, names))
+    new.replace(path)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def stripped(raw: bytes, names: Collection[str]) -> bytes:
+    """The message without results that claim to be of these servers, in lower case."""
+    head, _ = halves(raw)
+    if FIELD.lower().encode() not in head.lower():
+        return raw
+    kept: list[list[bytes]] = []
+    for line in head.splitlines(keepends=True):
+        if line.startswith((b" ", b"\t")) and kept:
+            kept[-1].append(line)
+        else:
+            kept.append([line])
+    joined = map(b"".join, kept)
+    out = b"".join(each for each in joined if not _claims(each, names))
+    return out + raw[len(head) :]
+
+
+def _claims(field: bytes, names: Collection[str]) -> bool:
+    name, _, value = field.decode("latin-1").partition(":")
+    if name.rstrip(" \t").lower() != FIELD.lower():
+        return False
+    return server(unfolded(value)).casefold() in names

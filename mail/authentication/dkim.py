@@ -1,0 +1,256 @@
+"""Signatures of domains over messages (DKIM, RFC 6376, with RFC 8301 and RFC 8463)."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from mail.authentication.fields import (
+    BLANK,
+    Field,
+    Malformed,
+    ascii_tag,
+    chosen,
+    divided,
+    relaxed_body,
+    simple_body,
+    squeezed,
+    tags,
+    unproven,
+)
+from mail.authentication.keys import NoKey, Weak, is_domain, published
+from mail.authentication.names import Names, Spent, Unanswered
+
+MOST = 10  # signatures of a message that are looked at
+ALGORITHMS = ("rsa-sha256", "ed25519-sha256")  # rsa-sha1 proves nothing (RFC 8301)
+SMALL = 64 << 10  # bytes of a body that is hashed at once
+SIGNED = 300  # names that one signature lists
+SHOWN = 8  # characters of a signature that tell it from others (RFC 6008)
+
+_NUMBER = re.compile(r"[0-9]{1,12}")
+
+
+class Result(StrEnum):
+    """What a check came to, in the words of RFC 8601."""
+
+    NONE = "none"
+    PASS = "pass"  # noqa: S105 - no password
+    FAIL = "fail"
+    SOFTFAIL = "softfail"
+    NEUTRAL = "neutral"
+    POLICY = "policy"
+    TEMPERROR = "temperror"
+    PERMERROR = "permerror"
+
+
+FAILED: dict[type[Exception], Result] = {  # where there is no key to check with
+    NoKey: Result.PERMERROR,
+    Spent: Result.PERMERROR,
+    Unanswered: Result.TEMPERROR,
+    Weak: Result.POLICY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature as it says of itself."""
+
+    field: Field
+    domain: str
+    selector: str
+    algorithm: str
+    proof: bytes
+    body_hash: bytes
+    signed: Sequence[str]  # names of fields, in lower case
+    header_form: str  # relaxed or simple
+    body_form: str
+    expires: int | None  # seconds since 1970
+    agent: str  # the domain of i=, for whom it was made
+
+    @property
+    def shown(self) -> str:
+        """The beginning of the signature, which tells it from others."""
+        return base64.b64encode(self.proof).decode()[:SHOWN]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one signature. Domain and selector are "" where it does not say them."""
+
+    result: Result
+    domain: str = ""
+    selector: str = ""
+    algorithm: str = ""
+    shown: str = ""
+    why: str = ""
+
+
+@dataclass
+class Message:
+    """The parts of a message that signatures are made over."""
+
+    fields: Sequence[Field]
+    body: bytes
+    sound: bool = True  # every line of its header is part of a field
+    _hashes: dict[str, bytes] = field(default_factory=dict)
+
+    @cached_property
+    def named(self) -> Mapping[str, Sequence[Field]]:
+        """The fields by name, in their order."""
+        found: dict[str, list[Field]] = {}
+        for each in self.fields:
+            found.setdefault(each.name, []).append(each)
+        return found
+
+    @classmethod
+    def of(cls, raw: bytes) -> "Message":
+        """The message in these bytes."""
+        try:
+            return cls(*divided(raw))
+        except Malformed:
+            return cls((), b"", sound=False)
+
+    @classmethod
+    async def whole(cls, raw: bytes) -> "Message":
+        """The same; large ones are read in a thread."""
+        return cls.of(raw) if len(raw) < SMALL else await asyncio.to_thread(cls.of, raw)
+
+    def body_hash(self, form: str) -> bytes:
+        """SHA-256 of the whole body in a form: an l= that would leave out its end is not heard."""
+        if form not in self._hashes:
+            made = relaxed_body(self.body) if form == "relaxed" else simple_body(self.body)
+            self._hashes[form] = hashlib.sha256(made).digest()
+        return self._hashes[form]
+
+
+def decoded(text: str) -> bytes:
+    """Base64 with white space in it; Malformed."""
+    try:
+        return base64.b64decode(squeezed(text), validate=True)
+    except (ValueError, binascii.Error) as problem:
+        raise Malformed("no Base64") from problem
+
+
+def read(of: Field, given: Mapping[str, str]) -> Signature:
+    """A signature over fields and body, DKIM's or that of ARC over the message; Malformed."""
+    header_form, _, body_form = given.get("c", "simple/simple").lower().partition("/")
+    body_form = body_form or "simple"
+    if not {header_form, body_form} <= {"relaxed", "simple"}:
+        raise Malformed("no such canonical form")
+    domain, selector = ascii_tag(given, "d").lower(), ascii_tag(given, "s")
+    if not (is_domain(domain) and is_domain(selector)):
+        raise Malformed("no domain or selector")
+    signed = [name.strip(BLANK).lower() for name in given.get("h", "").split(":", SIGNED)]
+    if "from" not in signed or len(signed) > SIGNED:
+        raise Malformed("From is not signed")
+    if "dns/txt" not in given.get("q", "dns/txt").lower():
+        raise Malformed("a key that is not in DNS")
+    return Signature(
+        of,
+        domain,
+        selector,
+        given.get("a", "").lower(),
+        decoded(ascii_tag(given, "b")),
+        decoded(ascii_tag(given, "bh")),
+        signed,
+        header_form,
+        body_form,
+        _expiry(given),
+        given.get("i", f"@{domain}").rpartition("@")[2].lower(),
+    )
+
+
+def _expiry(given: Mapping[str, str]) -> int | None:
+    times = [given[name] for name in ("t", "x") if name in given]
+    if any(not _NUMBER.fullmatch(each) for each in times):
+        raise Malformed("no time")
+    if "x" not in given:
+        return None
+    if "t" in given and int(given["x"]) <= int(given["t"]):
+        raise Malformed("it ends before it begins")
+    return int(given["x"])
+
+
+def _own(of: Field) -> Signature:
+    """A signature of DKIM; Malformed."""
+    given = tags(of.value)
+    if given.get("v") != "1":
+        raise Malformed("no version 1")
+    signature = read(of, given)
+    if not f".{signature.agent}".endswith(f".{signature.domain}"):
+        raise Malformed("i= is of another domain")
+    return signature
+
+
+async def hashed(message: Message, forms: Collection[str]) -> None:
+    """Make the hashes of the body that are needed, large ones in a thread."""
+    for form in set(forms):
+        if len(message.body) < SMALL:
+            message.body_hash(form)
+        else:
+            await asyncio.to_thread(message.body_hash, form)
+
+
+async def verified(names: Names, message: Message, now: int, author: str) -> list[Verdict]:
+    """What came of the signatures of a message; those that fit the author's domain come first.
+
+    It never raises. `now` is in seconds since 1970.
+    """
+    if not message.sound:
+        return [Verdict(Result.PERMERROR, why="no sound header")]
+    found: list[Signature | Verdict] = []
+    for each in [each for each in message.fields if each.name == "dkim-signature"][:MOST]:
+        try:
+            found.append(_own(each))
+        except Malformed as problem:
+            found.append(Verdict(Result.PERMERROR, why=str(problem)))
+    found.sort(key=lambda each: not _fits(each.domain, author))
+    await hashed(message, [each.body_form for each in found if isinstance(each, Signature)])
+
+    async def verdict(of: Signature | Verdict) -> Verdict:
+        return of if isinstance(of, Verdict) else await judged(names, message, of, now)
+
+    return await asyncio.gather(*map(verdict, found))
+
+
+def _fits(domain: str, author: str) -> bool:
+    return f".{domain}".endswith(f".{author}") or f".{author}".endswith(f".{domain}")
+
+
+async def judged(names: Names, message: Message, of: Signature, now: int) -> Verdict:
+    """What came of one signature, of DKIM or of ARC over the message. It never raises."""
+
+    def came(result: Result, why: str = "") -> Verdict:
+        return Verdict(result, of.domain, of.selector, of.algorithm, of.shown, why)
+
+    if of.algorithm not in ALGORITHMS:
+        return came(Result.POLICY, "an algorithm that proves nothing")
+    if of.expires is not None and of.expires < now:
+        return came(Result.FAIL, "it has expired")
+    if message.body_hash(of.body_form) != of.body_hash:
+        return came(Result.FAIL, "the body was changed")
+    try:
+        key = await published(names, of.selector, of.domain)
+    except (NoKey, Weak, Spent, Unanswered) as problem:
+        return came(FAILED[type(problem)], str(problem))
+    if key.strict and of.agent != of.domain:
+        return came(Result.PERMERROR, "i= is of another domain")
+    proven = key.proves(of.algorithm, of.proof, header_digest(message, of))
+    return came(Result.PASS) if proven else came(Result.FAIL, "the header was changed")
+
+
+def header_digest(message: Message, of: Signature) -> bytes:
+    """SHA-256 of the fields that are signed, and of the signature itself without its proof."""
+
+    def form(each: Field) -> bytes:
+        return each.relaxed if of.header_form == "relaxed" else each.raw
+
+    # From once more than it says: one that was added below the signed one counts, too
+    signed = chosen(message.named, [*of.signed, "from"])
+    made = b"".join(map(form, signed)) + form(unproven(of.field)).removesuffix(b"\r\n")
+    return hashlib.sha256(made).digest()
