@@ -17,11 +17,12 @@ mail/routes.py. When all is done, what was not refused is durable.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mail import autoreply, delivery, encrypting, junk, rewrites
 from mail.addresses import Recipient
+from mail.client import Client
 from mail.delivery import Letter, Placed
 from mail.junk import Judged
 from mail.onward import send_on
@@ -42,6 +43,7 @@ class Mail:
     source: bytes | Path
     letter: Letter
     sender: str  # envelope; empty for the null path
+    client: Client | None = None  # who handed it in by SMTP
     handed: bool = False  # by a neighbour, whose filters are believed
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
@@ -54,10 +56,21 @@ class Mail:
         return self.source if self.bare is None else self.bare
 
 
-async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
-    """A message that came from outside, read."""
-    letter = verified(world, await delivery.read(source))
-    return Mail(source, letter, sender, handed=True)
+async def receive(
+    world: World,
+    source: bytes | Path,
+    sender: str,
+    client: Client | None = None,
+    came: str | None = None,
+) -> Mail:
+    """A message that came from outside, read; `came` is as that of a letter.
+
+    Of who handed it in by SMTP nothing is believed that stands in the message.
+    """
+    letter = replace(await delivery.read(source), came=came)
+    if client is not None:
+        return Mail(source, letter, sender, client=client)
+    return Mail(source, verified(world, letter), sender, handed=True)
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
@@ -127,7 +140,8 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
     try:
-        await send_on(world, mail.outgoing, mail.letter.digest, mail.sender, onward)
+        came = mail.letter.came or mail.letter.digest
+        await send_on(world, mail.outgoing, came, mail.sender, onward)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error
     return onward
