@@ -260,6 +260,7 @@ _ACCOUNT = Prepared(
         KEY.label("key"),
         col(User.spam_level),
         col(User.domain_id),
+        col(User.tls_enforce_in),
         _RULED.label("ruled"),
         ALLOWED.label("allowed"),
         answering(col(User.id)).label("answers"),
@@ -384,6 +385,7 @@ class Recipient:
     tags: Sequence[str] = ()  # of the address
     instead: str | None = None  # the address after a rewrite
     copied: bool = False  # there are rules that may have it copied: mail/rewrites.py
+    tls_only: bool = False  # no mail from elsewhere without TLS
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -429,6 +431,7 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         to.tags,
         there if there not in ("", address) else None,
         row.copied,
+        row.tls_enforce_in,
     )
 
 

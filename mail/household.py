@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mail import pipeline, routes
+from mail import onward, pipeline, routes
 from mail.client import Client
 from mail.routes import Taken
 from models.world import World
@@ -59,3 +59,9 @@ class Household:
         how = (arrived.client, arrived.digest) if arrived else (None, None)
         mail = await pipeline.receive(self.world, source, sender, *how)
         return await pipeline.deliver(self.world, mail, taken)
+
+    async def later(
+        self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived
+    ) -> None:
+        """Queue it for these, in the name of the platform."""
+        await onward.put_off(self.world, source, (arrived.digest, sender), taken)

@@ -38,6 +38,7 @@ from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
 from models.exports import Export, ImportArchive
 from models.files import File, FileShare
+from models.greylist import Greylisted
 from models.journal import ChangeKind, Entry
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
@@ -82,6 +83,7 @@ class Tidied:
     settings: int = 0  # of their history
     usages: int = 0
     autoreply_senders: int = 0  # who may have another answer
+    greylisted: int = 0  # who came once, or has not come for long
     addresses: int = 0  # temporary ones that have ended
     uploads: int = 0
     changes: int = 0
@@ -150,6 +152,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "usages": (Usage, col(Usage.until) <= now),
         "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
+        "greylisted": (Greylisted, col(Greylisted.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
         "key_values": (KeyValue, col(KeyValue.expires_at) <= now),

@@ -39,7 +39,7 @@ class Certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-        context.load_cert_chain(*self._files)
+        context.load_cert_chain(*map(str, self._files))
         return context
 
 
@@ -47,11 +47,16 @@ class Tunnel:
     """What lies between the socket and the conversation once there is TLS."""
 
     def __init__(
-        self, context: ssl.SSLContext, read: Read, write: Callable[[bytes], object]
+        self,
+        context: ssl.SSLContext,
+        read: Read,
+        write: Callable[[bytes], object],
+        came: bytes = b"",
     ) -> None:
         self._read = read
         self._write = write
         self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._came.write(came)
         self._tls = context.wrap_bio(self._came, self._goes, server_side=True)
 
     async def shake_hands(self) -> str:
@@ -100,5 +105,3 @@ class Tunnel:
     def _flush(self) -> None:
         if raw := self._goes.read():
             self._write(raw)
-
-

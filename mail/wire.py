@@ -39,25 +39,18 @@ class Wire:
     """What the client has sent and nobody has looked at."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._raw: Read = reader.read
-        self._read = self._raw
+        self._read: Read = reader.read
         self._kept = bytearray()
 
     def through(self, read: Read) -> None:
         """Go on with what this reads."""
         self._read = read
 
-    def forget(self) -> None:
-        """Throw away what has come by now."""
+    def taken(self) -> bytes:
+        """What has come by now, and is no more here."""
+        taken = bytes(self._kept)
         self._kept.clear()
-
-    async def some(self, most: int) -> bytes:
-        """What is there, as soon as anything is; none at the end."""
-        if self._kept:
-            taken = bytes(self._kept[:most])
-            del self._kept[:most]
-            return taken
-        return await self._raw(most)
+        return taken
 
     async def line(self) -> bytes:
         """The next line, without its end. Overlong or Vanished where there is none."""

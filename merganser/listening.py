@@ -17,7 +17,6 @@ from sqlmodel import col
 
 from graph.app import App
 from graph.budgets import Budgets, Rates
-from graph.crowds import Crowd
 from graph.endpoint import Settings as Endpoint
 from graph.guards import Guards
 from graph.intake import Limits
@@ -27,6 +26,7 @@ from merganser.settings import PREFIX, Settings
 from merganser.shares import share
 from merganser.trouble import Trouble
 from models.auth import ApiKey
+from models.crowds import Crowd
 from models.users import User
 from models.world import World
 

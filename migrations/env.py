@@ -18,6 +18,7 @@ import models.autoreply
 import models.blobs
 import models.documents
 import models.domains
+import models.greylist
 import models.identities
 import models.journal
 import models.keyvalue
