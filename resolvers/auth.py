@@ -214,7 +214,7 @@ async def authenticate(
         await proving.refuse(ctx, who, attempt, found)
         raise AuthenticationFailed
     try:
-        proving.judge(user, found, attempt, world.now())
+        proving.judge(ctx, user, found, attempt)
         outstanding = await _outstanding(ctx, user, attempt)
     except (AuthenticationFailed, Forbidden) as refusal:
         proving.failed(ctx, who, attempt, found, refusal.message)
