@@ -19,6 +19,7 @@ from mail.replies import (
     CLOSING,
     CROWDED,
     FAR_TOO_LARGE,
+    FOLD,
     LINE_TOO_LONG,
     MISTAKES,
     NO_ROOM,
@@ -348,11 +349,13 @@ class Conversation(SMTP):
         """Read to the message's end; what is wrong with it, if anything."""
         body, trouble, seen, rest = Body(), None, 0, b""
         digest, on_top = hashlib.sha256(), self._on_top(transaction)
+        topped = bool(on_top)
         while not body.ended:
             added, rest = body.feed(await self._wire.piece())
             self._reset_timeout()
             if added and not seen:
                 self.listener.world.fault("data")
+                trouble = FOLD if topped and added[:1] in b" \t" else None
             seen += len(added)
             digest.update(added)
             trouble = trouble or await self._keep(spool, body, on_top + added, seen)
