@@ -24,6 +24,7 @@ from models.queue import Delivery
 from models.submission import Submission
 from models.users import User
 from models.world import World
+from resolvers import auth
 from resolvers.submitting import Clerk
 from tests.conftest import Client, Clock, make_user
 from tests.mail.lmtp_client import Neighbour
@@ -195,6 +196,7 @@ async def test_passwords_of_programs(ada: Client, client: Neighbour) -> None:
         texts[scope] = (await ada(made, input=given))["appPasswordCreate"]["password"]
     assert (await client.say(f"AUTH PLAIN {plain(password=texts['IMAP'])}")).startswith("535")
     await sign_in(client, password=texts["SMTP"])
+    await auth.settle(ada.world)  # failures are noted behind the answer
     rows = await ada.world.database.read(
         select(col(AuthEvent.protocol), col(AuthEvent.result)).where(
             col(AuthEvent.action) == "authenticate"

@@ -17,12 +17,13 @@ from mail.smtp import Terms
 from mail.tls import Certificate
 from models.greylist import Greylisted
 from models.messages import Message
+from models.queue import DeliveryState
 from models.submission import Submission
 from models.users import User
 from models.world import World
 from tests.conftest import Client, Clock, raw_message
 from tests.mail.lmtp_client import Neighbour
-from tests.mail.sending import inbox, ring, until, working
+from tests.mail.sending import inbox, ring, settled, working
 from tests.mail.smtp_client import Authority, connect, secured
 
 pytestmark = pytest.mark.usefixtures("examined")
@@ -122,16 +123,14 @@ async def test_who_has_room_has_it_and_the_queue_waits_for_the_other(
         reply = await send(client, LARGE, "ada@example.org", "bob@example.org")
         assert reply.startswith("250 2.0.0")
     assert (len(await inbox(ada)), len(await inbox(bob))) == (0, 1)
-    (row,) = await world.database.read(select(col(Submission.envelope_from)))
+    asked = select(col(Submission.id), col(Submission.envelope_from))
+    (row,) = await world.database.read(asked)
     assert row.envelope_from == "carol@example.net"
     await change(ada, quota=1 << 20)
     async with working(world, Route()):
         ring(world)
-
-        async def there() -> bool:
-            return len(await inbox(ada)) == 1
-
-        await until(there)
+        assert (await settled(world, row.id))["ada"].state is DeliveryState.DELIVERED
+    assert len(await inbox(ada)) == 1
     assert len(await inbox(bob)) == 1
     await change(ada, quota=None)
 
