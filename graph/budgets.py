@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mail.networks import network
 from models.roles import Role
 from resolvers.context import Context, Viewer
-from resolvers.throttles import network
 
 FOR_MANY = frozenset(role for role in Role if role.includes(Role.ADMIN))
 BURST = 100  # seconds of its rate that a bucket holds

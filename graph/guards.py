@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from graphql import GraphQLError
 
 from graph.budgets import FOR_MANY, Budgets, least, payer, reading
-from graph.crowds import Crowd, Seat
+from models.crowds import Crowd, Seat
 from models.errors import RateLimited, Unavailable
 from models.roles import Role
 from resolvers.context import Context, Viewer

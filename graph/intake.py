@@ -12,9 +12,9 @@ from starlette.requests import Request
 
 from graph import bodies
 from graph.bodies import Rejected
-from graph.crowds import Crowd
 from graph.refusals import client_address
 from mail.spool import FULL, Budget, NoRoom, Spool, room
+from models.crowds import Crowd
 from models.errors import RateLimited
 from models.options import MIB
 from models.roles import Role, Scope

@@ -18,7 +18,6 @@ from strawberry.types.graphql import OperationType as Kind
 
 from graph import feeds
 from graph.bodies import Question
-from graph.crowds import Seat
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
 from graph.executor import CompiledExecutor, executor_class, executor_of
 from graph.guards import Guards, Live, Presence, Reader, Running
@@ -27,6 +26,7 @@ from graph.mutations import Batch, together
 from graph.plans import Book
 from graph.resolving import quicken
 from graph.telemetry import Observed
+from models.crowds import Seat
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
 from resolvers import changes

@@ -15,7 +15,6 @@ from starlette.routing import Route
 
 from graph import bodies, fileserving, ids, parts, posting, tus, updates, zips
 from graph.bodies import Rejected
-from graph.crowds import Crowd
 from graph.intake import (
     Desk,
     Limits,
@@ -35,6 +34,7 @@ from mail.archives.writing import ExportFormat, kind_of
 from mail.contents import Stored
 from mail.messages import Part
 from mail.spool import Budget, Spool
+from models.crowds import Crowd
 from models.errors import Invalid, NotFound, Refused, found
 from models.roles import Role, Scope
 from models.world import World

@@ -9,7 +9,6 @@ from starlette.types import Receive, Scope, Send
 from graph import ids
 from graph.bodies import Question, Rejected, decode
 from graph.budgets import payer
-from graph.crowds import Seat
 from graph.feeds import Told
 from graph.groups import Groups, pulled
 from graph.guards import Guards
@@ -17,6 +16,7 @@ from graph.intake import Desk
 from graph.policy import Operation
 from graph.refusals import client_address, crowded, request_id
 from graph.streams import HEADERS, EventStream, Farewell, Watch, one_event
+from models.crowds import Seat
 from models.roles import Role
 from models.roles import Scope as Scopes
 from resolvers import overseeing, users

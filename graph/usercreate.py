@@ -8,7 +8,7 @@ from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import Alone, mutation
 from graph.refs import DomainRef, domains_of, plain
-from graph.scalars import ByteSize, Duration
+from graph.scalars import CIDR, ByteSize, Duration
 from graph.users import User
 from models.errors import Problems
 from models.mailboxes import SpecialUse
@@ -77,6 +77,13 @@ class UserCreateInput(Options):
     received_max: int | None = leaf("Messages received per hour, 0 = unlimited.", default=UNSET)
     from_whitelist: list[str] | None = leaf(SENDERS, default=UNSET)
     disabled_scopes: list[ProtocolScope] | None = leaf("Protocols switched off.", default=UNSET)
+    upload_sent_messages: bool = leaf(
+        "Keep what is sent by SMTP submission in Sent.", default=False
+    )
+    tls_enforce_in: bool = leaf("Refuse mail that comes by SMTP without TLS.", default=False)
+    smtp_allowed_networks: list[CIDR] | None = leaf(
+        "SMTP submission only from here, empty = anywhere.", default=UNSET
+    )
     webmail_access: bool = leaf("May use browser clients.", default=True)
     quota: ByteSize | None = leaf(
         "Absent or null: inherited from domain, then platform; 0 = unlimited, "
@@ -119,6 +126,9 @@ class UserCreateInput(Options):
             received_max=plain(self.received_max),
             from_whitelist=self.from_whitelist or (),
             disabled_scopes=self.disabled_scopes or (),
+            upload_sent_messages=self.upload_sent_messages,
+            tls_enforce_in=self.tls_enforce_in,
+            smtp_allowed_networks=self.smtp_allowed_networks or (),
             webmail_access=self.webmail_access,
             meta_data=plain(self.meta_data),
             internal_data=plain(self.internal_data),

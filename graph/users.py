@@ -33,7 +33,7 @@ from graph.passwordpolicy import PasswordPolicy
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, asked, columns, identified, link, listed
 from graph.savedsearches import SavedSearch
-from graph.scalars import BigInt, ByteSize, Cursor, Duration
+from graph.scalars import CIDR, BigInt, ByteSize, Cursor, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.sharing import shared_page
 from graph.sieve import SieveScript, script_named, script_page
@@ -145,6 +145,9 @@ class User(Shape):
     pub_key: str | None = leaf("OpenPGP public key, armoured.")
     key_info: KeyInfo | None = leaf("What the key says.")
     encrypt_messages: bool = leaf("All that arrives is encrypted to the key.")
+    upload_sent_messages: bool = leaf("What is sent by SMTP submission is kept in Sent.")
+    tls_enforce_in: bool = leaf("Mail that comes by SMTP without TLS is refused.")
+    smtp_allowed_networks: list[CIDR] = leaf("SMTP submission only from here, empty = anywhere.")
     spam: SpamPolicy = leaf("Spam thresholds.")
     webmail_access: bool = leaf("May use browser clients.")
     permissions: list[UserPermission] = leaf("What the user may change.")

@@ -10,7 +10,7 @@ from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import Alone, mutation
 from graph.refs import DomainRef, UserRef, UserSelection, domains_of, given, user_of, users_named
-from graph.scalars import ByteSize, Duration
+from graph.scalars import CIDR, ByteSize, Duration
 from graph.usercreate import HASHED, SENDERS
 from graph.users import User
 from models.errors import found
@@ -38,6 +38,9 @@ FACTS = (
     "quota",
     "recipients",
     "received_max",
+    "upload_sent_messages",
+    "tls_enforce_in",
+    "smtp_allowed_networks",
     "webmail_access",
     "encrypt_messages",
 )
@@ -78,6 +81,13 @@ class UserPatch:
     )
     received_max: strawberry.Maybe[int | None] = leaf(
         "Messages received per hour, 0 = unlimited; counts afresh."
+    )
+    upload_sent_messages: strawberry.Maybe[bool] = leaf(
+        "Keep what is sent by SMTP submission in Sent."
+    )
+    tls_enforce_in: strawberry.Maybe[bool] = leaf("Refuse mail that comes by SMTP without TLS.")
+    smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = leaf(
+        "SMTP submission only from here; null = anywhere."
     )
     webmail_access: strawberry.Maybe[bool] = leaf("May use browser clients.")
 

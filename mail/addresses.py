@@ -262,6 +262,7 @@ _ACCOUNT = Prepared(
         KEY.label("key"),
         col(User.spam_level),
         col(User.domain_id),
+        col(User.tls_enforce_in),
         _RULED.label("ruled"),
         ALLOWED.label("allowed"),
         answering(col(User.id)).label("answers"),
@@ -390,6 +391,7 @@ class Recipient:
     copied: bool = False  # there are rules that may have it copied: mail/rewrites.py
     scripted: bool = False  # a script of the account runs: mail/rules.py
     filtered: bool = False  # it has filters: mail/filtering.py
+    tls_only: bool = False  # no mail from elsewhere without TLS
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -437,6 +439,7 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         row.copied,
         row.scripted,
         row.filtered,
+        row.tls_enforce_in,
     )
 
 

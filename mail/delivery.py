@@ -117,7 +117,7 @@ class Letter:
     structure: bytes  # the MIME tree as it is stored
     verification: dict[str, Any] | None = None  # what the server that took it in found out
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
-    came: str | None = None  # the digest of what it was encrypted from
+    came: str | None = None  # the digest of what came, where we have changed that
 
 
 @dataclass(frozen=True, slots=True)

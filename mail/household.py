@@ -5,9 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mail import pipeline, routes
+from mail import onward, pipeline, routes
+from mail.client import Client
 from mail.routes import Taken
 from models.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """How a message came by SMTP: by whom, and as what."""
+
+    client: Client
+    digest: str  # SHA-256, hex, without what we have written on top
 
 
 class Post(Protocol):
@@ -17,9 +26,16 @@ class Post(Protocol):
         """Where mail from this envelope sender to the address goes, or a refusal."""
 
     async def deliver(
-        self, source: bytes | Path, taken: Sequence[Taken], sender: str
+        self,
+        source: bytes | Path,
+        taken: Sequence[Taken],
+        sender: str,
+        arrived: Arrived | None = None,
     ) -> Sequence[object]:
-        """What came of each, in order; an exception is an answer too. Then all is durable."""
+        """What came of each, in order; an exception is an answer too. Then all is durable.
+
+        What has not `arrived` by SMTP was handed over by a neighbour, who is believed.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +49,19 @@ class Household:
         return await routes.accept(self.world, address, sender)
 
     async def deliver(
-        self, source: bytes | Path, taken: Sequence[Taken], sender: str
+        self,
+        source: bytes | Path,
+        taken: Sequence[Taken],
+        sender: str,
+        arrived: Arrived | None = None,
     ) -> Sequence[object]:
         """Deliver at once to all of them; whoever is named twice receives it once."""
-        mail = await pipeline.receive(self.world, source, sender)
+        how = (arrived.client, arrived.digest) if arrived else (None, None)
+        mail = await pipeline.receive(self.world, source, sender, *how)
         return await pipeline.deliver(self.world, mail, taken)
+
+    async def later(
+        self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived
+    ) -> None:
+        """Queue it for these, in the name of the platform."""
+        await onward.put_off(self.world, source, (arrived.digest, sender), taken)

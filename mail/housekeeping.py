@@ -38,6 +38,7 @@ from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
 from models.exports import Export, ImportArchive
 from models.files import File, FileShare
+from models.greylist import Greylisted
 from models.journal import ChangeKind, Entry
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
@@ -84,6 +85,7 @@ class Tidied:
     usages: int = 0
     autoreply_senders: int = 0  # who may have another answer
     sieve_memories: int = 0  # of what scripts have to know
+    greylisted: int = 0  # who came once, or has not come for long
     addresses: int = 0  # temporary ones that have ended
     uploads: int = 0
     changes: int = 0
@@ -153,6 +155,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         "usages": (Usage, col(Usage.until) <= now),
         "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
         "sieve_memories": (SieveMemory, col(SieveMemory.until) <= now),
+        "greylisted": (Greylisted, col(Greylisted.until) <= now),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
         "key_values": (KeyValue, col(KeyValue.expires_at) <= now),

@@ -4,19 +4,33 @@ from collections.abc import Sequence
 
 from models import meters
 
-RECIPIENTS = meters.counter(
-    "merganser_lmtp_recipients",
-    "Recipients of mail that came in: delivered; later, refused for now; refused for good.",
-    "outcome",
-)
-BYTES = meters.counter("merganser_lmtp_bytes", "Bytes of messages delivered to somebody.")
-SESSIONS = meters.level("merganser_lmtp_sessions", "LMTP sessions that are open.")
 OUTCOMES = {"2": "delivered", "4": "later", "5": "refused"}  # by what a reply begins with
 
 
-def count(replies: Sequence[str], size: int = 0) -> None:
-    """Count the replies to the recipients of a message of so many bytes."""
-    for reply in replies:
-        RECIPIENTS.add(OUTCOMES.get(reply[:1], meters.OTHER))
-    if any(reply.startswith("2") for reply in replies):
-        BYTES.add(by=size)
+class Intake:
+    """What is counted of one protocol, of which `name` is how its meters begin."""
+
+    def __init__(self, name: str, shown: str) -> None:
+        begins = f"merganser_{name}"
+        self.recipients = meters.counter(
+            f"{begins}_recipients",
+            f"Recipients of mail that came by {shown}: delivered; later, refused for now; "
+            "refused for good.",
+            "outcome",
+        )
+        self.bytes = meters.counter(
+            f"{begins}_bytes", f"Bytes of messages that came by {shown} and were taken."
+        )
+        self.sessions = meters.level(f"{begins}_sessions", f"{shown} sessions that are open.")
+
+    def count(self, replies: Sequence[str], size: int = 0) -> None:
+        """Count the replies to the recipients of a message of so many bytes."""
+        for reply in replies:
+            self.recipients.add(OUTCOMES.get(reply[:1], meters.OTHER))
+        if any(reply.startswith("2") for reply in replies):
+            self.bytes.add(by=size)
+
+
+LMTP = Intake("lmtp", "LMTP")
+SMTP = Intake("smtp", "SMTP")
+SUBMISSION = Intake("submission", "submission")

@@ -10,7 +10,7 @@ from mail import senderrules, spam
 from mail.addresses import KEY, Recipient
 from mail.delivery import Letter
 from mail.senderrules import Match
-from mail.spam import Known, Spam
+from mail.spam import Spam
 from models.mailboxes import Mailbox, SpecialUse
 from models.users import User, UserTag
 from models.world import World
@@ -32,10 +32,8 @@ async def judged(
     `handed` says that a neighbour of ours has handed the message over, whose filters are
     believed. No statement where no rules are, and nothing is spam.
     """
-    known = Known()
-    if handed:
-        found, believed = letter.verification, world.options.spam_headers
-        known = spam.known(letter.facts.opinions, believed, sender, found)
+    opinions = letter.facts.opinions if handed else ()
+    known = spam.known(opinions, world.options.spam_headers, sender, letter.verification)
     rules = await _rules(world, letter, sender, recipients)
     verdicts = [spam.decided(known, rules.get(to.user_id, ()), to.spam_level) for to in recipients]
     junked = [to.user_id for to, each in zip(recipients, verdicts, strict=True) if each.is_spam]

@@ -1,5 +1,6 @@
-"""How much may come by LMTP at once."""
+"""How much may come by LMTP or SMTP at once."""
 
+import math
 from dataclasses import dataclass
 
 from models.options import MIB, Options
@@ -11,7 +12,7 @@ FEWEST = 20  # of one process
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a neighbour may ask of us. Sizes are bytes, times seconds."""
+    """How much a client may ask of us. Sizes are bytes, times seconds."""
 
     message_max: int = 64 * MIB
     budget: int = BUDGET  # of all messages on their way in
@@ -19,7 +20,11 @@ class Limits:
     connections: int = CONNECTIONS
     recipients: int = 100  # of one message
     mistakes: int = 20  # of one session
+    strangers: float = math.inf  # recipients of one session whom nobody knows
+    commands: float = math.inf  # of one session
     timeout: float = 300  # for a command, and for the next piece of a message
+    message_timeout: float = math.inf  # for all pieces of a message
+    lifetime: float = math.inf  # of a session
     delivery_timeout: float = 600  # that clients wait at the end of DATA
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from mail.delivery import Letter, noted, with_bytes
 from mail.fields import on_wire
 from mail.keeping import Kept
 from mail.queue.entering import Sender, hand_in, handed
-from mail.routes import Loop, Onward, check_limit
+from mail.routes import Loop, Onward, Taken, check_limit
 from models.addresses import Address
 from models.errors import NotFound
 from models.journal import PLATFORM
@@ -78,16 +79,56 @@ async def send_on(  # noqa: PLR0913, PLR0917 - the envelope, and what is known o
     await with_bytes(world, onward.tenant_id, made, unit, PLATFORM)
 
 
+async def put_off(
+    world: World, source: bytes | Path, came: tuple[str, str], taken: Sequence[Taken]
+) -> None:
+    """Queue a message for addresses that could not take it now; on return it is durable.
+
+    The queue delivers here as well; where it cannot, it tells the sender. `came` is the digest
+    by which a repeat within a day is known, and the envelope sender.
+    """
+    letter = await delivery.read(source)
+    of: dict[int, list[str]] = {}
+    for each in taken:
+        tenants = [person.to.tenant_id for person in each.people]
+        tenants += [onward.tenant_id for onward in each.onward]
+        of.setdefault(next(iter(tenants), PLATFORM), []).append(each.address)
+    for tenant_id, addresses in of.items():
+        await _put_off(world, letter, came, (tenant_id, addresses))
+
+
+async def _put_off(
+    world: World, letter: Letter, came: tuple[str, str], of: tuple[int, list[str]]
+) -> None:
+    (digest, sender), (tenant_id, to) = came, of
+    told = f"{sender}\0later\0{','.join(to)}\0{digest}"
+
+    def unit(turn: Turn, kept: Kept) -> None:
+        if _new(turn, told):
+            hand_in(turn, Sender(None, tenant_id), handed(turn, letter, kept, sender, to))
+
+    await with_bytes(world, tenant_id, letter, unit, PLATFORM)
+
+
+def _new(turn: Turn, told: str) -> bool:
+    """Whether this has not been done within a day; then it is noted."""
+    known, now = hashlib.sha256(told.encode()).hexdigest(), turn.world.now()
+    since = now - turn.world.options.receipts_for
+    seen = select(col(Receipt.digest)).where(col(Receipt.digest) == known, col(Receipt.at) > since)
+    if turn.connection.execute(seen).first():
+        return False
+    receipt = {"digest": known, "message_id": 0, "at": now}
+    turn.send([(noted(turn.connection.dialect.name), receipt)])
+    return True
+
+
 def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
-    onward, now = outgoing.onward, turn.world.now()
+    onward = outgoing.onward
     to = [*onward.targets, *(via.shown for via in onward.via)]
     told = f"{outgoing.sender}\0onward\0{onward.address_id}\0{','.join(to)}"
     if onward.user_id is not None:
         told += f"\0{onward.user_id}"
-    known = hashlib.sha256(f"{told}\0{outgoing.came}".encode()).hexdigest()
-    since = now - turn.world.options.receipts_for
-    seen = select(col(Receipt.digest)).where(col(Receipt.digest) == known, col(Receipt.at) > since)
-    if turn.connection.execute(seen).first():
+    if not _new(turn, f"{told}\0{outgoing.came}"):
         return
     _count(turn, onward, len(to))
     sender = _sender(turn.world, outgoing)
@@ -98,8 +139,6 @@ def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
     if onward.via:  # a relay of ours asks for no other sender
         bare = replace(mail, sender=outgoing.sender, recipients=())
         hand_in(turn, platform, replace(bare, via=onward.via))
-    receipt = {"digest": known, "message_id": 0, "at": now}
-    turn.send([(noted(turn.connection.dialect.name), receipt)])
 
 
 def _sender(world: World, outgoing: Outgoing) -> str:

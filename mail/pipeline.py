@@ -19,7 +19,7 @@ mail/routes.py. When all is done, what was not refused is durable.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mail import filtering, junk, performing, rewrites, rules, verification
@@ -43,11 +43,11 @@ class Mail:
     source: bytes | Path
     letter: Letter
     sender: str  # envelope; empty for the null path
+    client: Client | None = None  # who handed it in by SMTP
     handed: bool = False  # by a neighbour, whose filters are believed
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
-    client: Client | None = None
     placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)
 
     @property
@@ -67,11 +67,19 @@ class Mail:
 
 
 async def receive(
-    world: World, source: bytes | Path, sender: str, client: Client | None = None
+    world: World,
+    source: bytes | Path,
+    sender: str,
+    client: Client | None = None,
+    came: str | None = None,
 ) -> Mail:
-    """A message that came from outside, read; by SMTP from a client, or from a neighbour."""
+    """A message that came from outside, read; by SMTP from a client, or from a neighbour.
+
+    `came` is as that of a letter. What stands in the message is believed of a neighbour alone.
+    """
     whole, letter = await verification.received(world, source, sender, client)
-    return Mail(whole, letter, sender, handed=True, client=client)
+    letter = replace(letter, came=came or letter.came)
+    return Mail(whole, letter, sender, handed=client is None, client=client)
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:

@@ -26,7 +26,8 @@ async def received(
     """
     options = world.options
     if not _checks(options, client):
-        return source, verified(world, await delivery.read(source))
+        letter = await delivery.read(source)
+        return source, verified(world, letter) if client is None else letter
     found = await authentication.checked(world, source, client, sender)
     if found.wanted == "reject" and options.dmarc_policy == "reject":
         raise Forged("DMARC of the domain in From refuses it")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from mail.routes import Taken
@@ -17,6 +18,9 @@ PATH = re.compile(r'<(?:@[^:<>"]*:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?:\s+(.*)
 PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=(\S+))?")
 SIZE = re.compile(r"[0-9]{1,20}")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+Read = Callable[[int], Awaitable[bytes]]  # of so many bytes at most; none at the end
 
 
 class Wrong(Exception):
@@ -35,8 +39,18 @@ class Wire:
     """What the client has sent and nobody has looked at."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
+        self._read: Read = reader.read
         self._kept = bytearray()
+
+    def through(self, read: Read) -> None:
+        """Go on with what this reads."""
+        self._read = read
+
+    def taken(self) -> bytes:
+        """What has come by now, and is no more here."""
+        taken = bytes(self._kept)
+        self._kept.clear()
+        return taken
 
     async def line(self) -> bytes:
         """The next line, without its end. Overlong or Vanished where there is none."""
@@ -52,6 +66,14 @@ class Wire:
             raise Overlong
         return line.removesuffix(b"\r")
 
+    async def exactly(self, size: int) -> bytes:
+        """So many bytes."""
+        while len(self._kept) < size:
+            self._kept += await self.piece(kept=False)
+        taken = bytes(self._kept[:size])
+        del self._kept[:size]
+        return taken
+
     async def piece(self, *, kept: bool = True) -> bytes:
         """What is there, as soon as anything is."""
         if kept and self._kept:
@@ -59,7 +81,7 @@ class Wire:
             del self._kept[:PIECE]
             return piece
         try:
-            piece = await self._reader.read(PIECE)
+            piece = await self._read(PIECE)
         except ConnectionError:
             raise Vanished from None
         if not piece:
@@ -83,6 +105,7 @@ class Transaction:
     sender: str  # empty for the null path
     size: int  # as announced; 0 if it was not
     utf8: bool
+    digest: str = ""  # SHA-256 of the message, hex, once it has come
     recipients: list[Taken] = field(default_factory=list)
 
 

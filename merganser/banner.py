@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from merganser import listening
 from merganser.demonstration import Account
 from merganser.listening import place
 from merganser.settings import Settings
@@ -29,9 +30,10 @@ def shown(settings: Settings, account: Account) -> None:
         ("Password", password),
         ("API key", account.key or ""),
     )
+    mail = [(name, place) for name, place in listening.places(settings).items() if name != "HTTP"]
     console.print("\nMerganser is running. Ctrl-C ends it.\n", style="bold")
-    for name, fact in facts:
-        console.print(f"  {name:<10}{fact}")
+    for name, fact in (*facts, *mail):
+        console.print(f"  {name:<12}{fact}")
     console.print("\nRead three subjects:\n", style="bold")
     console.print(f"  {curl(settings, account)}")
     console.print("\nSend the account a message:\n", style="bold")

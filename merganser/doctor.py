@@ -261,7 +261,7 @@ async def _large(what: str, url: str, setting: str) -> list[Finding]:
 async def _ports(settings: Settings) -> list[Finding]:
     holder = locks.holder_of(settings.store)
     found: list[Finding] = []
-    for name, setting in (("HTTP", settings.http), ("LMTP", settings.lmtp)):
+    for name, setting in listening.places(settings).items():
         subject = f"{name} port"
         try:
             for one in listening.sockets(name, setting):
@@ -291,7 +291,9 @@ def _greeting(name: str, setting: str) -> bool:
             if name == "HTTP":
                 one.sendall(b"GET /health HTTP/1.0\r\n\r\n")
                 return one.recv(100).startswith(b"HTTP/1.1 200")
-            return b" LMTP" in one.recv(200)
+            if name == "SUBMISSIONS":
+                return True  # it speaks after TLS has begun
+            return (b" LMTP" if name == "LMTP" else b" ESMTP") in one.recv(200)
     except OSError:
         return False
 

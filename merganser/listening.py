@@ -17,7 +17,6 @@ from sqlmodel import col
 
 from graph.app import App
 from graph.budgets import Budgets, Rates
-from graph.crowds import Crowd
 from graph.endpoint import Settings as Endpoint
 from graph.guards import Guards
 from graph.intake import Limits
@@ -27,6 +26,7 @@ from merganser.settings import PREFIX, Settings
 from merganser.shares import share
 from merganser.trouble import Trouble
 from models.auth import ApiKey
+from models.crowds import Crowd
 from models.users import User
 from models.world import World
 
@@ -195,11 +195,23 @@ def unbound(name: str, setting: str, problem: OSError) -> Trouble:
     return Trouble(f"cannot listen on {setting}: {reason}; set {PREFIX}{name} to another place")
 
 
+def places(settings: Settings) -> dict[str, str]:
+    """The settings that name a place where we listen, and the places."""
+    named = {
+        "HTTP": settings.http,
+        "LMTP": settings.lmtp,
+        "SMTP": settings.smtp,
+        "SUBMISSION": settings.submission,
+        "SUBMISSIONS": settings.submissions,
+    }
+    return {name: place for name, place in named.items() if place}
+
+
 def outside(settings: Settings) -> list[str]:
     """The names of settings by which others than this machine could reach us."""
     return [
         name
-        for name, setting in (("HTTP", settings.http), ("LMTP", settings.lmtp))
+        for name, setting in places(settings).items()
         if not all(_loopback(address[0]) for _, address in found(name, setting))
     ]
 

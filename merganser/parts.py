@@ -1,8 +1,8 @@
 """What a process does of a server: everything, or its part where there are several."""
 
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from merganser.slates import Board, Ship
 
@@ -15,6 +15,9 @@ class Part:
     works: bool = True  # does what only one process should do
     http: Sequence[socket.socket] = ()  # bound before; none: it binds its own
     lmtp: Sequence[socket.socket] = ()
+    smtp: Mapping[str, Sequence[socket.socket]] = field(
+        default_factory=dict
+    )  # by the setting's name
     index: int = 0
     many: int = 1  # processes that listen
     board: Board | None = None

@@ -24,7 +24,7 @@ from mail.queue import worker
 from mail.resolving import resolver
 from mail.routing import Route
 from mail.spool import claim
-from merganser import listening, locks, otlp, readiness
+from merganser import listening, locks, mailports, otlp, readiness
 from merganser.building import make_folder, opened, reached
 from merganser.ending import Ending
 from merganser.parts import ALONE, Part
@@ -80,6 +80,7 @@ async def prepare(settings: Settings) -> None:
     """Migrate the store, and see whether we may listen where we are told to."""
     otlp.signals(settings)
     _route(settings)
+    mailports.certificate(settings)
     async with opened(settings, migrate=True) as world:
         await listening.guarded(world, settings)
 
@@ -143,9 +144,11 @@ async def _open(
         await stack.enter_async_context(_workers(world, route, ending, spool / "http", part))
         lmtp = await _lmtp(settings, world, part)
         stack.push_async_callback(lmtp.close)
+        await mailports.listen(settings, world, part, stack)
         ending.web = listening.web(app, settings, after)
         stack.push_async_callback(app.end)
-        log.info("listening", extra={"http": settings.http, "lmtp": settings.lmtp})
+        places = {name.lower(): place for name, place in listening.places(settings).items()}
+        log.info("listening", extra=places)
         await ending.web.serve(sockets=list(bound))
         log.info("stopping")
 

@@ -102,11 +102,10 @@ class First:
     def _bind(self) -> None:
         """Bind a socket for each process that listens; where somebody else listens, Trouble."""
         settings = self._settings
-        places = {"HTTP": (settings.http, settings.write_timeout), "LMTP": (settings.lmtp, None)}
-        for name, (setting, patience) in places.items():
+        for name, setting in listening.places(settings).items():
             for one in listening.sockets(name, setting):  # not shared, so that it can fail
                 one.close()
-            more = {} if patience is None else {"patience": patience}
+            more = {"patience": settings.write_timeout} if name == "HTTP" else {}
             for worker in self._workers:
                 if worker.name != BACKGROUND:
                     worker.sockets[name] = listening.sockets(name, setting, shared=True, **more)
@@ -134,6 +133,7 @@ class First:
             works=not listens,
             http=worker.sockets.get("HTTP", ()),
             lmtp=worker.sockets.get("LMTP", ()),
+            smtp=worker.sockets,
             index=worker.index,
             many=self._many,
             board=self._board,

@@ -19,6 +19,7 @@ import models.blobs
 import models.documents
 import models.domains
 import models.filters
+import models.greylist
 import models.identities
 import models.journal
 import models.keyvalue

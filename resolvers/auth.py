@@ -13,6 +13,7 @@ from sqlalchemy import case, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.networks import within
 from models import meters
 from models.auth import PENDING, AccessToken, ApiKey
 from models.columns import Picked, picked
@@ -80,7 +81,7 @@ async def sign_in(
         return Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
     ours = SECRET.fullmatch(secret) and secret.startswith(prefix)
     found = await _known(world, secret) if ours else None
-    if found is None or (found.networks and not throttles.within(ip, found.networks)):
+    if found is None or (found.networks and not within(ip, found.networks)):
         CREDENTIALS_REFUSED.add()
         log.info("credential refused", extra={"ip": ip})
         if found:
@@ -213,7 +214,7 @@ async def authenticate(
         await proving.refuse(ctx, who, attempt, found)
         raise AuthenticationFailed
     try:
-        proving.judge(user, found, attempt, world.now())
+        proving.judge(ctx, user, found, attempt)
         outstanding = await _outstanding(ctx, user, attempt)
     except (AuthenticationFailed, Forbidden) as refusal:
         proving.failed(ctx, who, attempt, found, refusal.message)

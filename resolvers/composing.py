@@ -23,6 +23,9 @@ from resolvers.identities import Sender
 from resolvers.references import Reference, Taken, taken
 from resolvers.sendable import main_of, may_send_as
 
+ACCOUNT = frozenset(  # columns of who writes
+    {"id", "tenant_id", "name", "recipients", "from_whitelist", "pub_key", "encrypt_messages"}
+)
 SMALL = 64 * 1024  # bytes of a message that is built without a thread
 
 
@@ -73,16 +76,7 @@ class Letterhead:
 
 async def account_of(ctx: Context, owner: int) -> Picked:
     """What is to be known of who writes."""
-    names = {
-        "id",
-        "tenant_id",
-        "name",
-        "recipients",
-        "from_whitelist",
-        "pub_key",
-        "encrypt_messages",
-    }
-    mine = select(*picked(User, names)).where(col(User.id) == owner)
+    mine = select(*picked(User, ACCOUNT)).where(col(User.id) == owner)
     account: Picked = found(next(iter(await ctx.read(mine)), None))
     return account
 
@@ -171,8 +165,13 @@ def _message_id(ctx: Context, from_: Named, how: How) -> str:
     known = how.previous.message.row.message_id if how.previous else None
     if known and compose.is_id(known):
         return str(known)
+    return new_message_id(ctx, from_.address)
+
+
+def new_message_id(ctx: Context, sender: str) -> str:
+    """A Message-ID of ours, or, where this machine has no name, of the sender's domain."""
     hostname = ctx.world.options.hostname
-    domain = hostname if "." in hostname else from_.address.rpartition("@")[2]
+    domain = hostname if "." in hostname else sender.rpartition("@")[2]
     return compose.message_id(ctx.world.random(16), domain)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.addresses import LOGIN, LONGEST, login_given, normal, username_key
+from mail.networks import within
 from models import meters
 from models.columns import Picked, picked
 from models.errors import Forbidden
@@ -139,13 +140,16 @@ def _runs(user: Picked, now: datetime) -> bool:
     return until is None or now < until
 
 
-def judge(user: Picked, found: Proved, attempt: Attempt, now: datetime) -> None:
+def judge(ctx: Context, user: Picked, found: Proved, attempt: Attempt) -> None:
     """Raise Forbidden where what was proved is not good for what is wanted."""
-    scope, source = attempt.scope, found.source
+    scope, source, now = attempt.scope, found.source, ctx.world.now()
     if source is Source.TEMPORARY and user.temporary_from and now < user.temporary_from:
         raise Forbidden("the temporary password is not valid yet")
     if scope in user.disabled_scopes:
         raise Forbidden(f"{scope} is switched off for this account", requires=scope)
+    near = tuple(user.smtp_allowed_networks)
+    if scope is Scope.SMTP and near and not within(ctx.client_ip, near):
+        raise Forbidden("SMTP is not open to this network", requires="smtpAllowedNetworks")
     if scope is Scope.MASTER:
         if attempt.token and not user.webmail_access:
             raise Forbidden("this account gets no token", requires="webmailAccess")

@@ -92,6 +92,17 @@ class Copied:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """A message as it was built or handed in."""
+
+    raw: bytes
+    sender: str
+    recipients: Sequence[str]
+    box: Picked | None  # the folder for a copy; None: none is kept
+    outgoing: Outgoing = Outgoing()
+
+
+@dataclass(frozen=True, slots=True)
 class _Ready:
     """A message as it will be stored and queued."""
 
@@ -127,26 +138,34 @@ async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = Non
         raw = await composing.built(draft)
     problems.settle()
     box = await _folder(ctx, outgoing, head.mailbox_id)
-    letter = copy = await read(raw)
-    if box is not None and not outgoing.is_draft:
-        copy = await encrypting.put_in(ctx.world, raw, letter, account, box)
-        letter = copy if outgoing.stays else letter
-    there = _place(ctx, outgoing, sender, recipients, box) if box is not None else None
-    copied = Copied(account.tenant_id)
-    if not outgoing.stays:
-        copied = await copies(ctx, account, sender, recipients)
-    ready = _Ready(letter, copy, sender, recipients, there, outgoing, copied)
-    try:
-        made = await _store(ctx, account, ready, again=False)
-    except Gone:
-        made = await _store(ctx, account, ready, again=True)
-    submission_id, message_id = made
+    written = Written(raw, sender, recipients, box, outgoing)
+    submission_id, message_id = await store(ctx, account, written)
     saved = message_id is not None
     return Sent(
         await ctx.load(by_ids, submission_id) if submission_id else None,
         await ctx.load(messages.by_ids, message_id) if message_id else None,
         () if saved else ((SENT_NOT_KEPT, "It is sent, but there was no room for a copy."),),
     )
+
+
+async def store(ctx: Context, account: Picked, written: Written) -> tuple[int | None, int | None]:
+    """Keep a copy and queue it; the keys of submission and copy, None for what there is not."""
+    raw, box, outgoing = written.raw, written.box, written.outgoing
+    letter = copy = await read(raw)
+    there = None
+    if box is not None:
+        there = _place(ctx, written, box)
+        if not outgoing.is_draft:
+            copy = await encrypting.put_in(ctx.world, raw, letter, account, box)
+            letter = copy if outgoing.stays else letter
+    copied = Copied(account.tenant_id)
+    if not outgoing.stays:
+        copied = await copies(ctx, account, written.sender, written.recipients)
+    ready = _Ready(letter, copy, written.sender, written.recipients, there, outgoing, copied)
+    try:
+        return await _store(ctx, account, ready, again=False)
+    except Gone:
+        return await _store(ctx, account, ready, again=True)
 
 
 def _send_time(world: World, outgoing: Outgoing) -> datetime | None:
@@ -200,18 +219,17 @@ async def _folder(ctx: Context, outgoing: Outgoing, usual: int | None) -> Picked
     return row
 
 
-def _place(
-    ctx: Context, outgoing: Outgoing, sender: str, recipients: Sequence[str], box: Picked
-) -> Place:
+def _place(ctx: Context, written: Written, box: Picked) -> Place:
     """Where the copy goes, and how it lies there."""
+    outgoing = written.outgoing
     return Place(
         own(ctx),
         box.id,
         ctx.world.now(),
         seen=True,
         draft=outgoing.is_draft,
-        envelope_from=None if outgoing.stays else sender,
-        envelope_to=() if outgoing.stays else recipients,
+        envelope_from=None if outgoing.stays else written.sender,
+        envelope_to=() if outgoing.stays else written.recipients,
         meta_data=outgoing.meta_data,
         reference=referred(outgoing.reference),
         origin=ctx.origin,

@@ -4,16 +4,16 @@ They lie in the store: all processes count together, and a new start forgives no
 window that is used up makes the next wait twice as long, until a day goes by in peace.
 """
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlmodel import col
 
+from mail.networks import network, within
 from models.auth import CALM, Throttle
 from models.columns import Picked, insert_or, picked
 from models.errors import RateLimited
@@ -71,33 +71,6 @@ def by_network(options: Options, ip: str | None) -> dict[str, Limit]:
         return {}
     limit = Limit(options.network_failures, options.network_window, options.login_wait)
     return {f"network:{near}": limit}
-
-
-@lru_cache(maxsize=4096)
-def network(ip: str | None) -> str | None:
-    """What counts as one neighbour: /24 of IPv4, /64 of IPv6; None where it is no address."""
-    address = _address(ip)
-    if address is None:
-        return None
-    bits = 24 if address.version == 4 else 64  # noqa: PLR2004 - the two there are
-    return str(ipaddress.ip_network((address, bits), strict=False))
-
-
-@lru_cache(maxsize=4096)
-def within(ip: str | None, networks: tuple[str, ...]) -> bool:
-    """Whether the address is in one of these networks."""
-    address = _address(ip)
-    return address is not None and any(address in ipaddress.ip_network(one) for one in networks)
-
-
-def _address(ip: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(ip or "")
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or ipaddress.IPv6Address(int(address))  # no zone
-    return address
 
 
 async def check(ctx: Context, limits: Limits) -> frozenset[str]:

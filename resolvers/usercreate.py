@@ -52,6 +52,9 @@ FACTS = (  # what is stored as it was given, once it is checked
     "received_max",
     "from_whitelist",
     "disabled_scopes",
+    "upload_sent_messages",
+    "tls_enforce_in",
+    "smtp_allowed_networks",
     "webmail_access",
     "encrypt_messages",
     "meta_data",
@@ -90,6 +93,9 @@ class NewUser:
     received_max: int | None = None
     from_whitelist: Sequence[str] = ()
     disabled_scopes: Sequence[ProtocolScope] = ()
+    upload_sent_messages: bool = False
+    tls_enforce_in: bool = False
+    smtp_allowed_networks: Sequence[str] = ()
     webmail_access: bool = True
     meta_data: Any = None  # free data: an object, once that is checked
     internal_data: Any = None
@@ -226,6 +232,7 @@ async def _check_rights(ctx: Context, new: NewUser, facts: Mapping[str, Any]) ->
     usual = {
         "from_whitelist": [],
         "disabled_scopes": [],
+        "smtp_allowed_networks": [],
         "webmail_access": True,
         "spam_level": SPAM_LEVEL,
     }

@@ -17,6 +17,7 @@ from resolvers.senders import checked_pattern
 NAME = 255  # characters
 TAG = 128
 LIST = 1000  # items
+NETWORKS = 100
 SPAM_LEVEL = 50  # where nobody says another
 WHOLE = 1 << 53  # what a number of JSON holds
 COUNT = 1 << 31
@@ -25,14 +26,18 @@ COUNT = 1 << 31
 OWN = frozenset(
     {
         *("name", "language", "password", "retention", "pub_key", "encrypt_messages"),
-        *("meta_data", "spam_level"),
+        *("meta_data", "spam_level", "tls_enforce_in", "upload_sent_messages"),
     }
 )
-BY_USERS = {"spam_level": UserPermission.SPAM_SCORE}
+BY_USERS = {
+    "spam_level": UserPermission.SPAM_SCORE,
+    "tls_enforce_in": UserPermission.TLS_POLICY,
+}
 BY_ADMINS = {
     "from_whitelist": AdminPermission.EXTEND_SENDER_ACL,
     "disabled_scopes": AdminPermission.PROTOCOL_ACCESS,
     "webmail_access": AdminPermission.WEBMAIL_ACCESS,
+    "smtp_allowed_networks": AdminPermission.SMTP_IP_ACCESS,
     "spam_level": AdminPermission.SPAM_POLICY,
 }
 
@@ -122,6 +127,12 @@ def _scopes(scopes: Sequence[ProtocolScope] | None, _path: Sequence[str]) -> lis
     return sorted({ProtocolScope(scope).value for scope in scopes or ()})
 
 
+def _networks(networks: Sequence[str] | None, path: Sequence[str]) -> list[str]:
+    if len(networks or ()) > NETWORKS:
+        raise Invalid(f"at most {NETWORKS} items", constraint="max", path=path)
+    return list(dict.fromkeys(networks or ()))
+
+
 def _retention(life: timedelta | None, path: Sequence[str]) -> int | None:
     return seconds(life, path) if life else None
 
@@ -151,6 +162,7 @@ CHECKS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "tags": _tags,
     "from_whitelist": _senders,
     "disabled_scopes": _scopes,
+    "smtp_allowed_networks": _networks,
     "retention": _retention,
     "spam_level": spam_level,
     "quota": _below(WHOLE),

@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from graph.budgets import BURST, LEAST, Budgets, Rates, capacity, least, place, reading
-from graph.crowds import Crowd
 from graph.endpoint import Endpoint, Settings
 from graph.guards import Guards
 from graph.intake import Limits as Uploads
 from merganser import listening
 from merganser.settings import Settings as Operators
 from merganser.shares import shared
+from models.crowds import Crowd
 from models.roles import Role
 from models.world import World
 from resolvers.context import Viewer

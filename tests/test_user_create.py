@@ -42,6 +42,9 @@ async def test_all_that_can_be_said_is_kept(root: Client) -> None:
         receivedMax=7,
         disabledScopes=["SMTP", "IMAP", "SMTP"],
         fromWhitelist=["*", "@Other.example", "News*", "*@BÜCHER.example", "news*"],
+        uploadSentMessages=True,
+        tlsEnforceIn=True,
+        smtpAllowedNetworks=["192.0.2.7/24", "2001:db8::1", "192.0.2.0/24"],
         webmailAccess=False,
         permissions=["SPAM_SCORE", "APP_PASSWDS", "SPAM_SCORE"],
     )
@@ -50,6 +53,8 @@ async def test_all_that_can_be_said_is_kept(root: Client) -> None:
     assert user["spam"] == {"level": 0, "junkScore": 8, "rejectScore": 15}
     assert user["disabledScopes"] == ["IMAP", "SMTP"]
     assert user["fromWhitelist"] == ["*", "other.example", "news*", "*@bücher.example"]
+    assert (user["uploadSentMessages"], user["tlsEnforceIn"]) == (True, True)
+    assert user["smtpAllowedNetworks"] == ["192.0.2.0/24", "2001:db8::1/128"]
     assert (user["webmailAccess"], user["permissions"]) == (False, ["APP_PASSWDS", "SPAM_SCORE"])
     assert (user["administers"], user["adminPermissions"]) == ([], [])
     cert = pysequoia.Cert.from_bytes(user["pubKey"].encode())
@@ -289,6 +294,7 @@ async def test_a_domain_admin_makes_another_within_its_own(root: Client) -> None
         ({"fromWhitelist": ["x@example.org"]}, "EXTEND_SENDER_ACL"),
         ({"disabledScopes": ["IMAP"]}, "PROTOCOL_ACCESS"),
         ({"webmailAccess": False}, "WEBMAIL_ACCESS"),
+        ({"smtpAllowedNetworks": ["192.0.2.0/24"]}, "SMTP_IP_ACCESS"),
         ({"spamLevel": 10}, "SPAM_POLICY"),
         ({"quota": 0}, "UNLIMITED_QUOTA"),
     ],

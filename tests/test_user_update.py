@@ -211,6 +211,8 @@ OWN: dict[str, Any] = {
     "pubKey": None,
     "encryptMessages": False,
     "spamLevel": 20,
+    "tlsEnforceIn": True,
+    "uploadSentMessages": True,
 }
 OTHERS: dict[str, Any] = {
     "username": "other",
@@ -224,6 +226,7 @@ OTHERS: dict[str, Any] = {
     "quota": 7,
     "recipients": 0,
     "receivedMax": 0,
+    "smtpAllowedNetworks": ["192.0.2.0/24"],
     "webmailAccess": False,
 }
 

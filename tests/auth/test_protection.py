@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
+from mail import networks
 from mail.housekeeping import tidy
 from models.auth import Throttle
 from models.columns import table_of
 from models.errors import AuthenticationFailed, RateLimited
 from models.world import World
-from resolvers import auth, passwords, throttles
+from resolvers import auth, passwords
 from resolvers.throttles import Limit
 from tests.auth.conftest import Town, count, fail
 from tests.conftest import Clock
@@ -106,11 +107,11 @@ async def test_networks_that_are_allowed_are_never_closed_but_accounts_are(
 
 
 def test_networks_of_both_kinds_are_told_apart() -> None:
-    assert throttles.network("192.0.2.77") == "192.0.2.0/24"
-    assert throttles.network("2001:db8:1:2:3::4%eth0") == "2001:db8:1:2::/64"
+    assert networks.network("192.0.2.77") == "192.0.2.0/24"
+    assert networks.network("2001:db8:1:2:3::4%eth0") == "2001:db8:1:2::/64"
     for odd in (None, "", "unix:", "x" * 10_000, "\ud800"):
-        assert throttles.network(odd) is None
-        assert throttles.within(odd, ("0.0.0.0/0", "::/0")) is False
+        assert networks.network(odd) is None
+        assert networks.within(odd, ("0.0.0.0/0", "::/0")) is False
 
 
 def test_no_wait_is_longer_than_the_longest(clock: Clock) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mail.addresses import Recipient
+from mail.household import Arrived
 from mail.routes import Person, Taken
 from models.errors import NotFound
 
@@ -105,7 +106,11 @@ class Memory:
         return Taken(address, [Person(Recipient(key, 1, key * 10, key * 100, address))])
 
     async def deliver(
-        self, source: bytes | Path, taken: Sequence[Taken], sender: str
+        self,
+        source: bytes | Path,
+        taken: Sequence[Taken],
+        sender: str,
+        arrived: Arrived | None = None,
     ) -> Sequence[object]:
         self.reached.set()
         await self.open.wait()

@@ -21,6 +21,7 @@ from mail.authentication.fields import divided
 from mail.authentication.names import Names
 from mail.client import Client as Peer
 from mail.lmtp import Lmtp
+from mail.replies import refusal
 from mail.verification import Forged
 from models.messages import Message
 from models.world import Adopted, World
@@ -135,7 +136,7 @@ async def test_a_forged_sender_can_be_refused_for_all(ada: Client, there: Zone) 
     options(ada.world, there, dmarc_policy="reject")
     with pytest.raises(Forged):
         await come(ada, LETTER, STRANGER, "x@evil.example")
-    assert lmtp.refusal(Forged("x")).startswith("550 5.7.1")
+    assert refusal(Forged("x")).startswith("550 5.7.1")
     await come(ada, signed(), STRANGER, "x@evil.example")
 
 

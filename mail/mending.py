@@ -1,0 +1,75 @@
+"""What is put right in a message that a program hands in to be sent (RFC 6409, section 8)."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
+
+from mail import fields, messages
+from mail.compose import is_id
+from mail.messages import Facts
+from models.errors import Invalid
+
+HEAD_MAX = 256 << 10  # bytes of a header
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_BLANK_FOLD = re.compile(rb"^[ \t]+\r\n", re.MULTILINE)
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """A message as it can be sent, and whom it names as its writers."""
+
+    raw: bytes
+    writers: list[str]  # addresses of From and Sender
+
+
+def mended(raw: bytes, date: datetime, message_id: str) -> Mended:
+    """The message with CRLF at the end of each line, a Date and a Message-ID.
+
+    Invalid where its header is none, or does not say in one field From who wrote it: others
+    could read there what we have not seen.
+    """
+    if b"\n" in (rest := raw.replace(b"\r\n", b"")) or b"\r" in rest:
+        raw = _LINE_END.sub(b"\r\n", raw)
+    head, blank, body = raw.partition(b"\r\n\r\n")
+    head = _BLANK_FOLD.sub(b"", head.removesuffix(b"\r\n") + b"\r\n")
+    found = _fields(head)
+    names = [name for name, _ in found]
+    if names.count(b"from") != 1 or names.count(b"sender") > 1:
+        raise Invalid("a message has one field From, and one Sender at most", constraint="from")
+    facts = messages.facts(head + b"\r\n")
+    if not facts.from_:
+        raise Invalid("From names nobody", constraint="from")
+    head = _completed(found, facts, date, message_id)
+    writers = [person.address for person in [*facts.from_, *facts.sender]]
+    return Mended(head + b"\r\n" + (body if blank else b""), writers)
+
+
+def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
+    """The names of the fields in lower case, and the fields."""
+    found, at = [], 0
+    while at < len(head) and len(head) <= HEAD_MAX:
+        field = _FIELD.match(head, at)
+        if field is None:
+            break
+        found.append((field[1].lower(), field[0]))
+        at = field.end()
+    if at < len(head) or not found:
+        raise Invalid("its header is none, or too long", constraint="header")
+    return found
+
+
+def _completed(
+    found: list[tuple[bytes, bytes]], facts: Facts, date: datetime, message_id: str
+) -> bytes:
+    """The header with a Date and a Message-ID, in place of any that nobody can read."""
+    new, out = list[bytes](), set[bytes]()
+    if facts.date is None:
+        out.add(b"date")
+        new.append(fields.listed("Date", format_datetime(date).split(" ")))
+    if not is_id(facts.message_id):
+        out.add(b"message-id")
+        new.append(fields.listed("Message-ID", [message_id]))
+    return b"".join([*(field for name, field in found if name not in out), *new])

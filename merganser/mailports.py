@@ -1,0 +1,103 @@
+"""Where SMTP listens: for mail from elsewhere, and for submission."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import NamedTuple
+
+from mail.greylist import Greylist
+from mail.listener import Listener
+from mail.lmtplimits import BUDGET, Limits
+from mail.mx import Mx, Rules
+from mail.smtp import Smtp, Terms
+from mail.submitting import Submission
+from mail.tls import Certificate
+from merganser import listening
+from merganser.parts import Part
+from merganser.settings import PREFIX, Settings
+from merganser.trouble import MISUSED, Trouble
+from models.world import World
+from resolvers.submitting import Clerk
+
+COMMANDS = 2000  # of one connection
+STRANGERS = 50  # recipients of one connection whom nobody knows
+
+
+class Common(NamedTuple):
+    """What all listeners have alike."""
+
+    certificate: Certificate | None
+    budget: int  # bytes on their way in
+
+
+def certificate(settings: Settings) -> Certificate | None:
+    """The certificate for SMTP. Trouble where it cannot be read, or is missing."""
+    if settings.tls_cert is None:
+        for name in ("SUBMISSION", "SUBMISSIONS"):
+            if name in listening.places(settings):
+                text = f"{PREFIX}{name} takes a certificate: set {PREFIX}TLS_CERT"
+                raise Trouble(text, code=MISUSED)
+        return None
+    try:
+        return Certificate(settings.tls_cert, settings.tls_key)
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        text = f"{PREFIX}TLS_CERT cannot be used: {settings.tls_cert}: {reason}"
+        raise Trouble(text, code=MISUSED) from problem
+
+
+async def listen(
+    settings: Settings, world: World, part: Part, stack: AsyncExitStack
+) -> Sequence[Listener]:
+    """Listen wherever a setting says so; the stack ends it."""
+    opened: list[Listener] = []
+    stack.push_async_callback(end, opened)
+    common = Common(certificate(settings), BUDGET // part.many)
+    for name, place in listening.places(settings).items():
+        if name in ("HTTP", "LMTP"):
+            continue
+        listener = _listener(name, settings, world, common)
+        opened.append(listener)
+        if name in part.smtp:
+            for bound in part.smtp[name]:
+                await listener.start(sock=bound)
+            continue
+        host, port = listening.place(place)
+        try:
+            await listener.start(host=host, port=port)
+        except OSError as problem:
+            raise listening.unbound(name, place, problem) from problem
+    return opened
+
+
+async def end(listeners: Sequence[Listener]) -> None:
+    """End them all at once, each with what it is about to take."""
+    await asyncio.gather(*(listener.close() for listener in listeners))
+
+
+def _listener(name: str, settings: Settings, world: World, common: Common) -> Smtp:
+    limits = Limits(
+        budget=common.budget,
+        connections=settings.smtp_connections,
+        recipients=settings.smtp_recipients,
+        commands=COMMANDS,
+        strangers=STRANGERS,
+        timeout=settings.smtp_timeout.total_seconds(),
+        message_timeout=settings.smtp_message_timeout.total_seconds(),
+        lifetime=settings.smtp_lifetime.total_seconds(),
+    )
+    terms = Terms(
+        limits,
+        settings.smtp_connections_each,
+        common.certificate,
+        wrapped=name == "SUBMISSIONS",
+        proxies=settings.smtp_proxies,
+    )
+    spool = settings.data / "spool" / name.lower()
+    if name != "SMTP":
+        return Submission(world, spool, terms, Clerk(world))
+    greylist = None
+    if delay := settings.greylist_delay:
+        greylist = Greylist(world, delay, settings.greylist_for, settings.greylist_allow)
+    rates = settings.smtp_network_rate, settings.smtp_mailbox_rate
+    return Mx(world, spool, terms, Rules(*rates, greylist=greylist))

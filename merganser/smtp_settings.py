@@ -1,0 +1,108 @@
+"""What an operator can set about SMTP: where it listens, and what clients may ask."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings
+
+from merganser.spelling import PLACE, Names, Span, networked
+
+HOSTPORT: dict[str, Any] = {"hint": "write host:port"}
+NETWORKS: dict[str, Any] = {"hint": "write addresses and networks such as 10.0.0.0/8"}
+
+
+class SmtpSettings(BaseSettings):
+    """Each is an environment variable: `MERGANSER_` and the name in capitals."""
+
+    smtp: str | None = Field(
+        default=None,
+        pattern=PLACE,
+        description="Where mail from other servers comes in by SMTP, as in 0.0.0.0:25; none: "
+        "nowhere.",
+        json_schema_extra=HOSTPORT,
+    )
+    submission: str | None = Field(
+        default=None,
+        pattern=PLACE,
+        description="Where mail programs hand in what is to be sent, with STARTTLS, as in "
+        "0.0.0.0:587; none: nowhere.",
+        json_schema_extra=HOSTPORT,
+    )
+    submissions: str | None = Field(
+        default=None,
+        pattern=PLACE,
+        description="The same with TLS from the first byte, as in 0.0.0.0:465.",
+        json_schema_extra=HOSTPORT,
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="File with the certificate for SMTP and its chain, PEM. It is read anew when "
+        "it changes. Without it there is no TLS, and no submission.",
+    )
+    tls_key: Path | None = Field(
+        default=None,
+        description="File with its key; none: it is in the same file.",
+    )
+    smtp_proxies: Names = Field(
+        default=(),
+        description="Balancers before SMTP, addresses and networks with spaces between. All their "
+        "connections begin with the PROXY protocol, version 1 or 2, which is believed.",
+        json_schema_extra=NETWORKS,
+    )
+    smtp_connections: int = Field(
+        default=200, ge=1, description="Connections at once, of each place where SMTP listens."
+    )
+    smtp_connections_each: int = Field(
+        default=20,
+        ge=1,
+        description="Of these, those of one network: /24 of IPv4, /64 of IPv6.",
+    )
+    smtp_recipients: int = Field(
+        default=100, ge=100, description="Recipients of a message that comes from elsewhere."
+    )
+    smtp_timeout: Span = Field(
+        default=timedelta(minutes=5),
+        ge=timedelta(seconds=1),
+        description="A client that is silent for so long is dropped.",
+    )
+    smtp_message_timeout: Span = Field(
+        default=timedelta(minutes=30),
+        ge=timedelta(seconds=1),
+        description="So long a message may take to come.",
+    )
+    smtp_lifetime: Span = Field(
+        default=timedelta(hours=1),
+        ge=timedelta(seconds=1),
+        description="So long a connection may last.",
+    )
+    smtp_network_rate: int = Field(
+        default=1000,
+        ge=0,
+        description="Messages that come from one network in an hour; more are put off. 0 is "
+        "unlimited.",
+    )
+    smtp_mailbox_rate: int = Field(
+        default=100, ge=0, description="Of these, those to one account; 0 is unlimited."
+    )
+    greylist_delay: Span = Field(
+        default=timedelta(0),
+        description="Mail of a network, sender and recipient not seen together before is put off "
+        "for so long; 0 s: it is not.",
+    )
+    greylist_for: Span = Field(
+        default=timedelta(days=35),
+        ge=timedelta(days=1),
+        description="They are forgotten when nothing came for so long.",
+    )
+    greylist_allow: Names = Field(
+        default=(),
+        description="Addresses and networks whose mail is never put off so, with spaces between.",
+        json_schema_extra=NETWORKS,
+    )
+
+    @field_validator("smtp_proxies", "greylist_allow")
+    @classmethod
+    def _smtp_networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return networked(names)

@@ -1,0 +1,93 @@
+"""What users hand in by SMTP: who they are, whom they may send as, and how it is queued."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail.compose import address
+from mail.mending import mended
+from mail.submitting import Writer
+from models.columns import Picked, picked
+from models.errors import AuthenticationFailed, found
+from models.mailboxes import SpecialUse
+from models.roles import Role, Scope
+from models.users import User
+from models.world import World
+from resolvers import auth, mailboxes, standing, submission, userlimits
+from resolvers.composing import ACCOUNT, new_message_id
+from resolvers.context import Context, Viewer
+from resolvers.proving import Attempt
+from resolvers.sendable import may_send_as
+from resolvers.submission import Written
+
+ATTEMPT = Attempt(scope=Scope.SMTP, protocol="SMTP")
+
+
+@dataclass(frozen=True, slots=True)
+class Clerk:
+    """Who takes submissions. Each thing is asked anew: accounts change while a session lasts."""
+
+    world: World
+
+    async def sign_in(self, name: str, password: str, ip: str | None) -> Writer:
+        """Who that is; refuses as `auth.authenticate` does."""
+        ctx = Context(self.world, Viewer(), client_ip=ip)
+        user = (await auth.authenticate(ctx, name, password, ATTEMPT)).user
+        return Writer(user.id, user.username, user.auth_version, ip)
+
+    async def may_send(self, writer: Writer, sender: str) -> None:
+        """Refuse who may not send as this, or has written to as many as may in a day."""
+        ctx = self._context(writer)
+        account = await _account(ctx, writer)
+        await userlimits.may_write(ctx, account)
+        if sender:
+            await may_send_as(ctx, account, address(sender, "from"), ["from"])
+
+    async def submit(
+        self, writer: Writer, source: bytes | Path, sender: str, recipients: Sequence[str]
+    ) -> str:
+        """Queue a message, and keep it in Sent where the account says so; its id in the queue.
+
+        Whoever its header says has written it is asked for as the sender of the envelope is.
+        """
+        ctx = self._context(writer)
+        account = await _account(ctx, writer)
+        raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
+        message_id = new_message_id(ctx, sender)
+        made = await asyncio.to_thread(mended, raw, self.world.now(), message_id)
+        for each in dict.fromkeys(made.writers):
+            await may_send_as(ctx, account, address(each, "from"), ["from"])
+        box = await _sent(ctx, account) if account.upload_sent_messages else None
+        to = {each.casefold(): each for each in reversed(recipients)}
+        written = Written(made.raw, sender, list(reversed(to.values())), box)
+        key, _ = await submission.store(ctx, account, written)
+        row = await ctx.load(submission.by_ids, found(key))
+        return str(found(row).queue_id)
+
+    def _context(self, writer: Writer) -> Context:
+        viewer = Viewer(writer.user_id, Role.USER, frozenset({Scope.SUBMIT}))
+        return Context(self.world, viewer, client_ip=writer.ip)
+
+
+async def _account(ctx: Context, writer: Writer) -> Picked:
+    """The account, if it is still the one that signed in; AuthenticationFailed."""
+    names = {*ACCOUNT, "upload_sent_messages"}
+    asked = select(*picked(User, names)).where(
+        col(User.id) == writer.user_id,
+        col(User.auth_version) == writer.auth_version,
+        standing.open_users(),
+    )
+    row: Picked | None = next(iter(await ctx.read(asked)), None)
+    if row is None:
+        raise AuthenticationFailed
+    return row
+
+
+async def _sent(ctx: Context, account: Picked) -> Picked | None:
+    named = mailboxes.Named(special_use=SpecialUse.SENT)
+    (row,) = await mailboxes.named(ctx, [(account.id, named)])
+    return row

@@ -1,0 +1,48 @@
+"""Which settings of SMTP go together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merganser import listening
+from merganser.mailports import certificate
+from merganser.settings import Settings
+from merganser.trouble import MISUSED, Trouble
+from tests.mail.smtp_client import Authority
+
+
+def told(**given: Any) -> str:
+    """What is said of settings that do not go together."""
+    with pytest.raises(Trouble) as found:
+        certificate(Settings(**given))
+    assert found.value.code == MISUSED
+    return found.value.message
+
+
+@pytest.mark.parametrize("name", ["submission", "submissions"])
+def test_submission_takes_a_certificate(tmp_path: Path, name: str) -> None:
+    given: Any = {name: "127.0.0.1:587"}
+    assert told(**given) == (
+        f"MERGANSER_{name.upper()} takes a certificate: set MERGANSER_TLS_CERT"
+    )
+    file = Authority(tmp_path).issue()
+    assert certificate(Settings(**given, tls_cert=file)) is not None
+    assert certificate(Settings(smtp="127.0.0.1:25")) is None
+
+
+def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere.pem"
+    begins = f"MERGANSER_TLS_CERT cannot be used: {missing}: "
+    assert told(tls_cert=missing) == begins + "No such file or directory"
+    missing.write_text("nothing of use")
+    assert told(tls_cert=missing).startswith(begins)
+    good = Authority(tmp_path).issue()
+    assert told(tls_cert=good, tls_key=missing).startswith("MERGANSER_TLS_CERT cannot be used")
+
+
+def test_places_are_those_that_are_set() -> None:
+    place = "0.0.0.0:25"
+    assert set(listening.places(Settings())) == {"HTTP", "LMTP"}
+    assert listening.places(Settings(smtp=place))["SMTP"] == place
+    assert listening.outside(Settings(smtp=place)) == ["SMTP"]
