@@ -134,7 +134,8 @@ class Conversation(SMTP):
         if self._handler_coroutine is not None:
             self._handler_coroutine.add_done_callback(self._forget)
 
-    def _forget(self, _ended: asyncio.Task[None]) -> None:
+    def _forget(self, ended: asyncio.Task[None]) -> None:
+        del ended
         self.listener.sessions.discard(self)
         self.listener.intake.sessions.add(by=-1)
         if not self.gone.done():

@@ -2,6 +2,8 @@
 
 import asyncio
 import smtplib
+from collections.abc import Iterator
+from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -64,9 +66,21 @@ async def arrived(server: Server, *wanted: str) -> None:
         await until(there)
 
 
-@pytest.mark.parametrize("words", [(), ("--workers", "2")])
-async def test_mail_comes_in_and_is_handed_in(tmp_path: Path, words: tuple[str, ...]) -> None:
-    server, authority, ports = served(tmp_path, *words)
+@pytest.fixture(params=[(), ("--workers", "2")])
+def house(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[Server, Authority, dict[str, int]]]:
+    """A server that does not outlive its test."""
+    made = served(tmp_path, *request.param)
+    yield made
+    with suppress(AssertionError):  # it has ended
+        made[0].kill()
+
+
+async def test_mail_comes_in_and_is_handed_in(
+    house: tuple[Server, Authority, dict[str, int]],
+) -> None:
+    server, authority, ports = house
     await asyncio.to_thread(server.start)
     await asyncio.to_thread(come_in, ports["SMTP"], authority, "From afar")
     await asyncio.to_thread(hand_in, ports, authority, "From here")
