@@ -22,6 +22,7 @@ from pathlib import Path
 
 from mail import autoreply, delivery, encrypting, junk, rewrites
 from mail.addresses import Recipient
+from mail.client import Client
 from mail.delivery import Letter, Placed
 from mail.junk import Judged
 from mail.onward import send_on
@@ -43,6 +44,7 @@ class Mail:
     letter: Letter
     sender: str  # envelope; empty for the null path
     handed: bool = False  # by a neighbour, whose filters are believed
+    client: Client | None = None  # who that was, where it is known
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
