@@ -264,6 +264,8 @@ _ACCOUNT = Prepared(
         ALLOWED.label("allowed"),
         answering(col(User.id)).label("answers"),
         _COPIED.exists().label("copied"),
+        col(User.junk_score),
+        col(User.reject_score),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
@@ -384,6 +386,8 @@ class Recipient:
     tags: Sequence[str] = ()  # of the address
     instead: str | None = None  # the address after a rewrite
     copied: bool = False  # there are rules that may have it copied: mail/rewrites.py
+    junk_score: float | None = None  # None: the usual one, of mail/spam.py
+    reject_score: float | None = None
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -429,6 +433,8 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         to.tags,
         there if there not in ("", address) else None,
         row.copied,
+        row.junk_score,
+        row.reject_score,
     )
 
 

@@ -22,6 +22,7 @@ from mail.blobs.codec import digest_of
 from mail.blobs.pack import Cut, Piece, pack
 from mail.keeping import Gone, Kept, blob_ids, keep, referred
 from mail.messages import Facts, MailAddress
+from mail.scan import Scan
 from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
 from models.columns import Instant, Picked, insert_or
@@ -116,6 +117,7 @@ class Letter:
     pieces: Sequence[Piece]
     structure: bytes  # the MIME tree as it is stored
     verification: dict[str, Any] | None = None  # what the server that took it in found out
+    scan: Scan | None = None  # what scanners of ours found
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
     came: str | None = None  # the digest of what it was encrypted from
 
@@ -301,6 +303,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         "envelope_to": list(to.envelope_to),
         "meta_data": to.meta_data,
         "verification": storable(letter.verification),
+        "spam": storable(letter.scan.stored()) if letter.scan else None,
         **referring(to),
     }
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}

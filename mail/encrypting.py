@@ -67,7 +67,8 @@ async def encrypted(
         text = "it cannot be encrypted to the key of the account, which may be over"
         raise Unavailable(text, component="encryption")
     made = await delivery.read(sealed)
-    return replace(made, came=letter.digest, verification=letter.verification)
+    known = replace(made, verification=letter.verification, scan=letter.scan)
+    return replace(known, came=letter.digest)
 
 
 def _sealed(world: World, source: bytes | Path, letter: Letter, key: str) -> bytes | None:

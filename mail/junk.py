@@ -10,7 +10,7 @@ from mail import senderrules, spam
 from mail.addresses import KEY, Recipient
 from mail.delivery import Letter
 from mail.senderrules import Match
-from mail.spam import Known, Spam
+from mail.spam import JUNK, REJECT, Known, Limits, Spam
 from models.mailboxes import Mailbox, SpecialUse
 from models.users import User, UserTag
 from models.world import World
@@ -35,15 +35,28 @@ async def judged(
     known = Known()
     if handed:
         found, believed = letter.verification, world.options.spam_headers
-        known = spam.known(letter.facts.opinions, believed, sender, found)
+        known = spam.known(letter.facts.opinions, believed, sender, found, letter.scan)
     rules = await _rules(world, letter, sender, recipients)
-    verdicts = [spam.decided(known, rules.get(to.user_id, ()), to.spam_level) for to in recipients]
+    viruses = world.options.virus == "reject"
+    verdicts = [
+        spam.decided(
+            known, rules.get(to.user_id, ()), to.spam_level, limits_of(to, viruses=viruses)
+        )
+        for to in recipients
+    ]
     junked = [to.user_id for to, each in zip(recipients, verdicts, strict=True) if each.is_spam]
     places = await _junk(world, junked) if junked else {}
     return [
         Judged(_moved(to, places.get(to.user_id)) if each.is_spam else to, each)
         for to, each in zip(recipients, verdicts, strict=True)
     ]
+
+
+def limits_of(to: Recipient, *, viruses: bool) -> Limits:
+    """How strict a recipient is; what he has not said is as usual, and fits what he has."""
+    reject = max(REJECT, to.junk_score or 0.0) if to.reject_score is None else to.reject_score
+    junk = min(JUNK, reject) if to.junk_score is None else to.junk_score
+    return Limits(junk, reject, viruses)
 
 
 def _moved(to: Recipient, junk: tuple[int, str | None] | None) -> Recipient:

@@ -16,6 +16,7 @@ from mail import intake
 from mail.household import Household, Post
 from mail.lmtplimits import Limits, limits_of
 from mail.routes import Loop, Taken
+from mail.scanners.refusing import Infected, Unwanted
 from mail.spool import Body, Budget, NoRoom, Spool, claim, room
 from mail.wire import (
     NO_ADDRESS,
@@ -55,6 +56,8 @@ REFUSALS: dict[type[Refused], str] = {
     RateLimited: "450 4.2.1 Too much mail for this mailbox, try again later",
     Unavailable: TRY_LATER,
     Loop: "554 5.4.6 The mail goes in circles",
+    Unwanted: "550 5.7.1 Refused as spam",
+    Infected: "550 5.7.1 Refused: there is a virus in it",
 }
 
 

@@ -1,15 +1,16 @@
 """What happens to a message that has come in, step by step.
 
 1. It is read, and what our own servers found out about it is believed (mail/verification.py).
-2. Whoever is to have it twice has it once.
-3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
-4. It is stored for each account, encrypted where that is asked for; one that has no room holds up
+2. Scanners look at it, where there are any (mail/scanners).
+3. Whoever is to have it twice has it once.
+4. It is judged for each account, and goes to Junk where it is spam (mail/spam.py), or is refused.
+5. It is stored for each account, encrypted where that is asked for; one that has no room holds up
    nobody else.
-5. An account that answers by itself does so (mail/autoreply).
-6. Rules have it copied (mail/rewrites.py).
-7. It is sent on for the addresses that forward, and for those accounts that an address forwards
+6. An account that answers by itself does so (mail/autoreply).
+7. Rules have it copied (mail/rewrites.py).
+8. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender.
-8. Each address is answered for by itself: with a refusal where a part of it is not durable.
+9. Each address is answered for by itself: with a refusal where a part of it is not durable.
 
 The steps before a message is there, whose mail it is and whether it may come, are those of
 mail/routes.py. When all is done, what was not refused is durable.
@@ -28,6 +29,8 @@ from mail.junk import Judged
 from mail.onward import send_on
 from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
+from mail.scanners import look
+from mail.scanners.refusing import Unwanted, check_onward, turn_away
 from mail.verification import verified
 from models.errors import Refused
 from models.submission import ARRIVED
@@ -64,6 +67,7 @@ async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
     """Take a message for these addresses; what came of each, an exception where it was refused."""
+    await look(world, mail, taken)
     people: dict[Key, Person] = {}
     for each in taken:
         for person in each.people:
@@ -83,6 +87,7 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
 
     async def store(judged: Judged) -> Placed:
         to = judged.to
+        await turn_away(world, mail, judged)
         if to.key is None:
             placed = await delivery.receive(world, mail.letter, to, mail.sender)
         else:
@@ -118,7 +123,8 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
     onward = list(taken.onward)
     for person in taken.people:
         outcome = mail.placed[_key(person.to)]
-        if person.by is not None and isinstance(outcome, Refused):
+        later = isinstance(outcome, Refused) and not isinstance(outcome, Unwanted)
+        if person.by is not None and later:
             onward.append(person.by)
         else:
             outcomes.append(outcome)
@@ -129,6 +135,7 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
     try:
+        check_onward(mail)
         await send_on(world, mail.outgoing, mail.letter.digest, mail.sender, onward)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error

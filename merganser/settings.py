@@ -15,6 +15,7 @@ from pydantic_settings import SettingsConfigDict
 from merganser.account_settings import AccountSettings
 from merganser.amounts import size, sized, spanned
 from merganser.incoming_settings import IncomingSettings
+from merganser.scanner_settings import ScannerSettings
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
 from merganser.trouble import MISUSED, Trouble
 from models.options import Options
@@ -44,7 +45,7 @@ def driven(url: str) -> str:
 Url = Annotated[str, BeforeValidator(driven)]
 
 
-class Settings(AccountSettings, IncomingSettings):
+class Settings(AccountSettings, IncomingSettings, ScannerSettings):
     """Each is an environment variable: `MERGANSER_` and the name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -465,7 +466,8 @@ def table(settings: type[Settings] = Settings) -> str:
     """The settings as a Markdown table; docs/settings.md is this, printed."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     known = settings.model_fields
-    apart = (AccountSettings.model_fields, IncomingSettings.model_fields)  # the first come last
+    last = (AccountSettings, IncomingSettings, ScannerSettings)  # and of these the first
+    apart = [kind.model_fields for kind in last]
     for name in sorted(known, key=lambda name: [name in each for each in apart]):
         spec = known[name]
         extra = spec.json_schema_extra if isinstance(spec.json_schema_extra, dict) else {}
