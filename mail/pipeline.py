@@ -9,7 +9,8 @@
 6. An account that answers by itself does so (mail/autoreply).
 7. Rules have it copied (mail/rewrites.py).
 8. It is sent on for the addresses that forward, and for those accounts that an address forwards
-   to and that could not take it: the queue tries again, and reports to the sender.
+   to and that could not take it: the queue tries again, and reports to the sender. The spam
+   filter learns it for the addresses that are for that.
 9. Each address is answered for by itself: with a refusal where a part of it is not durable.
 
 The steps before a message is there, whose mail it is and whether it may come, are those of
@@ -31,6 +32,7 @@ from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
 from mail.scanners import look
 from mail.scanners.refusing import Unwanted, check_onward, turn_away
+from mail.scanners.teaching import teach
 from mail.verification import verified
 from models.errors import Refused
 from models.submission import ARRIVED
@@ -129,6 +131,8 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
         else:
             outcomes.append(outcome)
     outcomes += [await _sent_on(world, mail, each) for each in onward]
+    if taken.learn is not None:
+        outcomes.append(await teach(world, mail, spam=taken.learn))
     refused = [each for each in outcomes if isinstance(each, BaseException)]
     return refused[0] if refused else next(iter(outcomes), None)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -45,28 +45,17 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 async def exchanged(
-    writer: asyncio.StreamWriter,
-    pieces: AsyncGenerator[bytes],
-    answer: Coroutine[Any, Any, Answer],
+    sending: Coroutine[Any, Any, None], answer: Coroutine[Any, Any, Answer]
 ) -> Answer:
     """The answer to what is sent; where it comes early, the rest is not sent."""
-    sending = asyncio.create_task(_sent(writer, pieces))
-    coming = asyncio.create_task(answer)
+    sent, coming = asyncio.create_task(sending), asyncio.create_task(answer)
     try:
-        await asyncio.wait({sending, coming}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({sent, coming}, return_when=asyncio.FIRST_COMPLETED)
         if not coming.done():
             with suppress(ConnectionError):  # it may have said why before it hung up
-                await sending
+                await sent
         return await coming
     finally:
-        sending.cancel()
+        sent.cancel()
         coming.cancel()
-        await asyncio.gather(sending, coming, return_exceptions=True)
-        writer.transport.abort()
-
-
-async def _sent(writer: asyncio.StreamWriter, pieces: AsyncGenerator[bytes]) -> None:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
+        await asyncio.gather(sent, coming, return_exceptions=True)

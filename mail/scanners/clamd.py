@@ -2,8 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+import socket
+from collections.abc import Sequence
 from contextlib import aclosing
+from typing import Any
 
 from mail.scan import cut
 from mail.scanners.body import Body, exchanged
@@ -20,35 +22,61 @@ async def check(place: str, body: Body) -> str | None:
     `place` is host:port, or unix: and the path of a socket.
     """
     try:
-        reader, writer = await _connected(place)
-        return read(await exchanged(writer, _stream(body), _answer(reader)))
+        # A plain socket: who takes no more says why, and hangs up. A stream that can no longer
+        # be written to would not tell us.
+        with await _connected(place) as there:
+            return read(await exchanged(_send(there, body), _answer(there)))
     except OSError:
         raise Down("the connection failed") from None
 
 
-async def _connected(place: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connected(place: str) -> socket.socket:
+    last: OSError | None = None
+    for family, address in await _addresses(place):
+        one = socket.socket(family, socket.SOCK_STREAM)
+        one.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(one, address)
+        except OSError as problem:  # the next one may do better
+            one.close()
+            last = problem
+        except BaseException:
+            one.close()
+            raise
+        else:
+            return one
+    raise last or OSError
+
+
+async def _addresses(place: str) -> Sequence[tuple[int, Any]]:
     if place.startswith("unix:"):
-        return await asyncio.open_unix_connection(place.removeprefix("unix:"), limit=LONGEST)
+        return [(socket.AF_UNIX, place.removeprefix("unix:"))]
     host, _, port = place.rpartition(":")
-    return await asyncio.open_connection(host.strip("[]"), int(port), limit=LONGEST)
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    return [(each[0], each[4]) for each in found]
 
 
-async def _stream(body: Body) -> AsyncGenerator[bytes]:
+async def _send(there: socket.socket, body: Body) -> None:
     """The message in pieces, each behind its length; one of no length is the end."""
-    yield b"zINSTREAM\0"
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(there, b"zINSTREAM\0")
     async with aclosing(body.pieces()) as pieces:
         async for piece in pieces:
-            yield len(piece).to_bytes(4, "big") + piece
-    yield bytes(4)
+            await loop.sock_sendall(there, len(piece).to_bytes(4, "big") + piece)
+    await loop.sock_sendall(there, bytes(4))
 
 
-async def _answer(reader: asyncio.StreamReader) -> str:
-    try:
-        return (await reader.readuntil(b"\0"))[:-1].decode(errors="replace")
-    except asyncio.IncompleteReadError:
-        raise Down("the answer ends early") from None
-    except asyncio.LimitOverrunError:
-        raise Down("the answer is too long") from None
+async def _answer(there: socket.socket) -> str:
+    heard = b""
+    while b"\0" not in heard:
+        piece = await asyncio.get_running_loop().sock_recv(there, LONGEST)
+        heard += piece
+        if not piece:
+            raise Down("the answer ends early")
+        if len(heard) > LONGEST:
+            raise Down("the answer is too long")
+    return heard.partition(b"\0")[0].decode(errors="replace")
 
 
 def read(answer: str) -> str | None:

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import httptools
@@ -52,8 +53,10 @@ async def post(to: Target, fields: Sequence[tuple[str, str]], body: Body) -> Ans
     """Post this, and return the answer; Down where there is none. A name may stand there twice."""
     try:
         reader, writer = await connected(to, INSIDE)
-        writer.write(_head(to, fields, body.size))
-        return await exchanged(writer, body.pieces(), _read(reader))
+        try:
+            return await exchanged(_send(writer, _head(to, fields, body.size), body), _read(reader))
+        finally:
+            writer.transport.abort()
     except Unsent as problem:
         raise Down(str(problem)) from None
     except ssl.SSLError:
@@ -73,6 +76,14 @@ def _head(to: Target, fields: Sequence[tuple[str, str]], size: int) -> bytes:
     ]
     lines = "".join(f"{name}: {_safe(value)}\r\n" for name, value in [*usual, *fields])
     return f"POST {to.path} HTTP/1.1\r\n{lines}\r\n".encode(errors="replace")
+
+
+async def _send(writer: asyncio.StreamWriter, head: bytes, body: Body) -> None:
+    writer.write(head)
+    async with aclosing(body.pieces()) as pieces:
+        async for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
 
 
 def _safe(value: str) -> str:

@@ -22,10 +22,7 @@ CONF = """
 .include "/etc/rspamd/common.conf"
 options {{
     .include "/etc/rspamd/options.inc"
-    pidfile = "{folder}/rspamd.pid";
-    filters = "regexp";
-    dns {{ nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }}
-    rrd = "";
+    .include(priority=10) "{folder}/options.inc"
 }}
 logging {{ type = "console"; level = "warning"; }}
 worker "normal" {{ bind_socket = "{host}:{port}"; count = 1; }}
@@ -33,6 +30,14 @@ worker "controller" {{
     bind_socket = "{host}:{learns}"; count = 1;
     password = "asks-only"; enable_password = "{password}"; secure_ip = "192.0.2.1";
 }}
+"""
+OPTIONS = """
+pidfile = "{folder}/rspamd.pid";
+filters = "regexp";
+dns {{ nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }}
+rrd = "";
+disable_hyperscan = true;
+url_tld = "{folder}/domains";
 """
 CLAMD = """
 TCPSocket {port}
@@ -44,6 +49,8 @@ Foreground yes
 StreamMaxLength 1M
 """
 PASSWORD = "learn-from-us"  # noqa: S105 - of a server that a test has made
+
+PATIENCE = 60.0  # seconds until it listens
 
 Rude = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -157,11 +164,13 @@ def rspamd(folder: Path) -> tuple[Broker, Broker, str]:
     (local / "redis.conf").write_text(f'servers = "{HOST}:{store.port}";\n')
     (local / "classifier-bayes.conf").write_text("min_learns = 1;\n")
     facts = {"folder": folder, "host": HOST, "port": port, "learns": learns}
+    (folder / "domains").write_text("com\nexample\nnet\norg\n")  # to read all takes a minute
+    (folder / "options.inc").write_text(OPTIONS.format(folder=folder))
     (folder / "rspamd.conf").write_text(CONF.format(**facts, password=PASSWORD))
     places = [f"--var={name}={folder}" for name in ("RUNDIR", "DBDIR", "LOGDIR")]
     command = (words, "-i", "-f", "-c", str(folder / "rspamd.conf"), *places)
     where = f"--var=LOCAL_CONFDIR={folder / 'local'}"
-    made = Broker((*command, where), port, f"http://{HOST}:{port}", folder)
+    made = Broker((*command, where), port, f"http://{HOST}:{port}", folder, PATIENCE, True)
     return made, store, f"http://{HOST}:{learns}"
 
 
@@ -173,4 +182,4 @@ def clamd(folder: Path) -> Broker:
     conf = CLAMD.format(port=port, host=HOST, folder=folder)
     (folder / "clamd.conf").write_text(conf)
     command = (program("clamd"), "-c", str(folder / "clamd.conf"))
-    return Broker(command, port, f"{HOST}:{port}", folder)
+    return Broker(command, port, f"{HOST}:{port}", folder, PATIENCE)
