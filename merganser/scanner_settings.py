@@ -1,14 +1,17 @@
 """What an operator can set about scanners of mail that comes in."""
 
 import re
+from datetime import timedelta
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
+from mail.outward import target
 from merganser.spelling import PLACE, USUAL, Size, Span
+from models.errors import Invalid
 
+SHORTEST, LONGEST = timedelta(seconds=1), timedelta(minutes=4)  # a client waits for ten
 DOWN: dict[str, Any] = {"hint": "write accept or defer"}
 
 
@@ -26,6 +29,8 @@ class ScannerSettings(BaseSettings):
     )
     rspamd_timeout: Span = Field(
         default=USUAL.rspamd_timeout,
+        ge=SHORTEST,
+        le=LONGEST,
         description="How long a message waits for rspamd.",
     )
     rspamd_max: Size = Field(
@@ -52,6 +57,8 @@ class ScannerSettings(BaseSettings):
     )
     clamd_timeout: Span = Field(
         default=USUAL.clamd_timeout,
+        ge=SHORTEST,
+        le=LONGEST,
         description="How long a message waits for clamd.",
     )
     clamd_max: Size = Field(
@@ -75,16 +82,20 @@ class ScannerSettings(BaseSettings):
     @field_validator("rspamd", "rspamd_learn")
     @classmethod
     def _url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        bare = not (parts.query or parts.fragment or "@" in parts.netloc)
-        if url and not (parts.scheme in {"http", "https"} and parts.hostname and bare):
-            raise ValueError("not an address")
-        _ = parts.port  # raises where it is none
+        if url:
+            try:
+                target(url, private=True)
+            except Invalid as problem:
+                raise ValueError(problem.message) from None
+        if "?" in url:
+            raise ValueError("without a query")
         return url
 
     @field_validator("clamd")
     @classmethod
     def _place(cls, place: str) -> str:
-        if place and not (place.startswith("unix:/") or re.fullmatch(PLACE, place)):
+        if not place or place.startswith("unix:/"):
+            return place
+        if not re.fullmatch(PLACE, place) or not 0 < int(place.rpartition(":")[2]) < 1 << 16:
             raise ValueError("not a place")
         return place

@@ -26,7 +26,7 @@ async def check(place: str, body: Body) -> str | None:
         # be written to would not tell us.
         with await _connected(place) as there:
             return read(await exchanged(_send(there, body), _answer(there)))
-    except OSError:
+    except (OSError, OverflowError, UnicodeError):  # of a port, and of a name, that cannot be
         raise Down("the connection failed") from None
 
 

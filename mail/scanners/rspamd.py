@@ -17,6 +17,7 @@ from mail.scan import Scan, Symbol, cut, weightiest
 from mail.scanners.body import Body
 from mail.scanners.breaker import Down
 from mail.scanners.http import post
+from models.errors import Invalid
 
 NAME = "rspamd"
 RCPTS = 100  # recipients that it is told of
@@ -33,8 +34,11 @@ class Rspamd:
     password: SecretStr | None = field(default=None, repr=False)
 
     def target(self, path: str) -> Target:
-        """The place of a command."""
-        return target(f"{self.url.rstrip('/')}/{path}", private=True)
+        """The place of a command; Down where there is none."""
+        try:
+            return target(f"{self.url.rstrip('/')}/{path}", private=True)
+        except Invalid as problem:
+            raise Down(problem.message) from None
 
     @property
     def fields(self) -> list[tuple[str, str]]:

@@ -267,10 +267,18 @@ async def test_a_virus_scanner_that_answers_badly_loses_no_mail(
         assert SCANS.of("clamd", "failed") == before + 2
 
 
+@pytest.mark.parametrize(
+    ("judge", "searcher"),
+    [
+        ("http://127.0.0.1:9", "unix:/nowhere/clamd.sock"),
+        ("http://nowhere.invalid:11333", "127.0.0.1:99999"),
+        ("no address", f"{'x' * 70}.example:3310"),
+    ],
+)
 async def test_nobody_listens_and_mail_comes_all_the_same(
-    ada: Client, neighbour: Neighbour
+    judge: str, searcher: str, ada: Client, neighbour: Neighbour
 ) -> None:
-    limit(ada.world, rspamd="http://127.0.0.1:9", clamd="unix:/nowhere/clamd.sock")
+    limit(ada.world, rspamd=judge, clamd=searcher)
     assert await send(neighbour, raw_message("Taken"), ada.address) == ["250 2.0.0"]
 
 
