@@ -36,6 +36,8 @@ class Broker:
     port: int
     url: str
     folder: Path
+    patience: float = START
+    children: bool = False
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -44,7 +46,7 @@ class Broker:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours
                 self.command, cwd=self.folder, stdout=log, stderr=log
             )
-        until = time.monotonic() + START
+        until = time.monotonic() + self.patience
         while True:
             try:
                 socket.create_connection((HOST, self.port), 1).close()
@@ -57,9 +59,12 @@ class Broker:
                 return
 
     def stop(self) -> None:
-        """Kill it; once more does nothing."""
+        """Kill it; once more does nothing. One that has children is asked to end them."""
         if self._process is not None:
-            self._process.kill()
+            if self.children:
+                self._process.terminate()
+            else:
+                self._process.kill()
             self._process.wait()
             self._process = None
 

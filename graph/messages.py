@@ -16,6 +16,7 @@ from graph.refs import MessageRef, message_of
 from graph.rows import columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import MessageOrder, Wanted
+from graph.spamreports import SpamReport
 from graph.views import Made, Viewed, Whole, same
 from mail.addresses import normal
 from mail.delivery import named_flags as flags_of
@@ -158,6 +159,7 @@ class Message(Reading):
     verification: Verification | None = leaf(
         "What the server found out where it came in; null = no statement."
     )
+    spam: SpamReport | None = leaf("What scanners found; null = none has judged it.")
     pop3_uidl: str = leaf("By which POP3 names it (RFC 1939): its guid.")
 
     batch = staticmethod(messages.by_ids)
@@ -182,6 +184,7 @@ class Message(Reading):
         ),
         "structure": Whole(("structure", "user_id"), MimePart.of),
         "verification": Made(("verification",), Verification.maybe),
+        "spam": Made(("spam",), SpamReport.maybe),
         "pop3_uidl": Made(("id",), "{:032x}".format),
         "content_type": Made(
             ("content_type", "content_params"),

@@ -7,7 +7,7 @@ import strawberry
 
 from graph.errors import leaf
 from graph.scalars import EmailAddress
-from resolvers.spampolicy import JUNK, REJECT
+from mail.spam import JUNK, REJECT
 
 
 @strawberry.type(description="How strict.")

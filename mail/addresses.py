@@ -269,6 +269,8 @@ _ACCOUNT = Prepared(
         _COPIED.exists().label("copied"),
         scripted(col(User.id)).label("scripted"),
         filtered(col(User.id)).label("filtered"),
+        col(User.junk_score),
+        col(User.reject_score),
     )
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
@@ -392,6 +394,8 @@ class Recipient:
     scripted: bool = False  # a script of the account runs: mail/rules.py
     filtered: bool = False  # it has filters: mail/filtering.py
     tls_only: bool = False  # no mail from elsewhere without TLS
+    junk_score: float | None = None  # None: the usual one, of mail/spam.py
+    reject_score: float | None = None
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -440,6 +444,8 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         row.scripted,
         row.filtered,
         row.tls_enforce_in,
+        row.junk_score,
+        row.reject_score,
     )
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The other side of a connection: its address, the name it gave, its TLS, and its user."""
+    """A server that connected, and what it said and did before it sent mail."""
 
     ip: str | None
     helo: str
-    tls: str | None = None
-    authenticated: str | None = None
+    tls: str | None = None  # version and cipher
+    authenticated: str | None = None  # as whom

@@ -20,6 +20,7 @@ from mail.blobs.pack import Piece
 from mail.keeping import Gone, Kept, blob_ids, keep, referred
 from mail.messages import Facts, MailAddress
 from mail.parting import parted
+from mail.scan import Scan
 from mail.storable import storable
 from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
@@ -116,6 +117,7 @@ class Letter:
     pieces: Sequence[Piece]
     structure: bytes  # the MIME tree as it is stored
     verification: dict[str, Any] | None = None  # what the server that took it in found out
+    scan: Scan | None = None  # what scanners of ours found
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
     came: str | None = None  # the digest of what came, where we have changed that
 
@@ -334,6 +336,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         "envelope_to": list(to.envelope_to),
         "meta_data": to.meta_data,
         "verification": storable(letter.verification),
+        "spam": storable(letter.scan.stored()) if letter.scan else None,
         **referring(to),
     }
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}

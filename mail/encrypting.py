@@ -54,7 +54,8 @@ async def encrypted(
         text = "it cannot be encrypted to the key of the account, which may be over"
         raise Unavailable(text, component="encryption")
     made = await delivery.read(sealed)
-    return replace(made, came=letter.came or letter.digest, verification=letter.verification)
+    came = letter.came or letter.digest
+    return replace(made, came=came, verification=letter.verification, scan=letter.scan)
 
 
 def _sealed(world: World, source: bytes | Path, letter: Letter, key: str) -> bytes | None:

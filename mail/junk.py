@@ -10,7 +10,7 @@ from mail import senderrules, spam
 from mail.addresses import KEY, Recipient
 from mail.delivery import Letter
 from mail.senderrules import Match
-from mail.spam import Spam
+from mail.spam import JUNK, REJECT, Limits, Spam
 from models.mailboxes import Mailbox, SpecialUse
 from models.users import User, UserTag
 from models.world import World
@@ -32,16 +32,29 @@ async def judged(
     `handed` says that a neighbour of ours has handed the message over, whose filters are
     believed. No statement where no rules are, and nothing is spam.
     """
-    opinions = letter.facts.opinions if handed else ()
-    known = spam.known(opinions, world.options.spam_headers, sender, letter.verification)
+    opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
+    known = spam.known(opinions, believed, sender, letter.verification, letter.scan)
     rules = await _rules(world, letter, sender, recipients)
-    verdicts = [spam.decided(known, rules.get(to.user_id, ()), to.spam_level) for to in recipients]
+    viruses = world.options.virus == "reject"
+    verdicts = [
+        spam.decided(
+            known, rules.get(to.user_id, ()), to.spam_level, limits_of(to, viruses=viruses)
+        )
+        for to in recipients
+    ]
     junked = [to.user_id for to, each in zip(recipients, verdicts, strict=True) if each.is_spam]
     places = await _junk(world, junked) if junked else {}
     return [
         Judged(_moved(to, places.get(to.user_id)) if each.is_spam else to, each)
         for to, each in zip(recipients, verdicts, strict=True)
     ]
+
+
+def limits_of(to: Recipient, *, viruses: bool) -> Limits:
+    """How strict a recipient is; what he has not said is as usual, and fits what he has."""
+    reject = max(REJECT, to.junk_score or 0.0) if to.reject_score is None else to.reject_score
+    junk = min(JUNK, reject) if to.junk_score is None else to.junk_score
+    return Limits(junk, reject, viruses)
 
 
 def _moved(to: Recipient, junk: tuple[int, str | None] | None) -> Recipient:

@@ -115,7 +115,9 @@ def blob_ids(turn: Turn, kept: Kept) -> dict[str, int]:
         if len(found) < len(kept.known):
             raise Gone
     for row in kept.rows:
-        ((found[row["digest"]],),) = turn.fetched(_upsert(dialect), **row).raw
+        # a key for each unit: two with the same one would collide by it, which no upsert sees
+        new = {**row, "id": turn.world.key()}
+        ((found[row["digest"]],),) = turn.fetched(_upsert(dialect), **new).raw
     return found
 
 

@@ -143,7 +143,7 @@ async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) 
     """
     try:
         async with asyncio.timeout(gate.whole):
-            reader, writer = await _connected(to, gate)
+            reader, writer = await connected(to, gate)
             try:
                 writer.write(_request(to, headers, body))
                 await writer.drain()
@@ -160,7 +160,7 @@ async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) 
         raise Unsent(what) from None
 
 
-async def _connected(to: Target, gate: Gate) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connected(to: Target, gate: Gate) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to an address that was judged: the name is not looked up again."""
     allowed = await gate.allowed(to.host, to.port)
     secure = gate.trust or _usual_trust() if to.secure else None

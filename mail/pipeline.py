@@ -2,16 +2,18 @@
 
 1. It is read, and who sent it is checked, or our own servers are believed that have checked it
    (mail/verification.py). What we find out is written on top of it.
-2. Whoever is to have it twice has it once.
-3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
-4. Filters of each account, then its script, say where it goes, and what else is done with it
+2. Scanners look at it, where there are any (mail/scanners).
+3. Whoever is to have it twice has it once.
+4. It is judged for each account, and goes to Junk where it is spam (mail/spam.py), or is refused.
+5. Filters of each account, then its script, say where it goes, and what else is done with it
    (mail/filtering.py, mail/rules.py).
-5. It is stored for each account, encrypted where that is asked for; one that has no room holds up
+6. It is stored for each account, encrypted where that is asked for; one that has no room holds up
    nobody else. Then it is sent on for the account, and answered (mail/performing.py).
-6. Rules of domains have it copied (mail/rewrites.py).
-7. It is sent on for the addresses that forward, and for those accounts that an address forwards
-   to and that could not take it: the queue tries again, and reports to the sender.
-8. Each address is answered for by itself: with a refusal where a part of it is not durable.
+7. Rules of domains have it copied (mail/rewrites.py).
+8. It is sent on for the addresses that forward, and for those accounts that an address forwards
+   to and that could not take it: the queue tries again, and reports to the sender. The spam
+   filter learns it for the addresses that are for that.
+9. Each address is answered for by itself: with a refusal where a part of it is not durable.
 
 The steps before a message is there, whose mail it is and whether it may come, are those of
 mail/routes.py. When all is done, what was not refused is durable.
@@ -29,6 +31,10 @@ from mail.delivery import Letter, Placed
 from mail.onward import send_on
 from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
+from mail.rules import Ruled
+from mail.scanners import look
+from mail.scanners.refusing import Unwanted, check_onward, turn_away
+from mail.scanners.teaching import teach
 from models.errors import Refused
 from models.submission import ARRIVED
 from models.world import World
@@ -84,6 +90,7 @@ async def receive(
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
     """Take a message for these addresses; what came of each, an exception where it was refused."""
+    await look(world, mail, taken)
     people: dict[Key, Person] = {}
     for each in taken:
         for person in each.people:
@@ -100,12 +107,16 @@ def _key(to: Recipient) -> Key:
 
 async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     alone = asyncio.Semaphore()  # who has bytes of his own has them one at a time
+
+    async def perform(each: Ruled) -> Placed | None:
+        await turn_away(world, mail, each.judged)
+        return await performing.performed(world, mail, each, alone)
+
     to = [person.to for person in people]
     judged = await junk.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
     said = await filtering.decisions(world, mail, judged)
     ruled = await rules.ruled(world, mail, judged, said)
-    work = (performing.performed(world, mail, each, alone) for each in ruled)
-    outcomes = await asyncio.gather(*work, return_exceptions=True)
+    outcomes = await asyncio.gather(*map(perform, ruled), return_exceptions=True)
     mail.placed |= dict(zip(map(_key, to), outcomes, strict=True))
 
 
@@ -129,17 +140,21 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
     onward = list(taken.onward)
     for person in taken.people:
         outcome = mail.placed[_key(person.to)]
-        if person.by is not None and isinstance(outcome, Refused):
+        later = isinstance(outcome, Refused) and not isinstance(outcome, Unwanted)
+        if person.by is not None and later:
             onward.append(person.by)
         else:
             outcomes.append(outcome)
     outcomes += [await _sent_on(world, mail, each) for each in onward]
+    if taken.learn is not None:
+        outcomes.append(await teach(world, mail, spam=taken.learn))
     refused = [each for each in outcomes if isinstance(each, BaseException)]
     return refused[0] if refused else next(iter(outcomes), None)
 
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
     try:
+        check_onward(mail)
         await send_on(world, mail.outgoing, mail.came, mail.sender, onward, mail.results)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error

@@ -7,6 +7,7 @@ from sqlalchemy.exc import StatementError
 
 from mail.performing import Rejected
 from mail.routes import Loop
+from mail.scanners.refusing import Infected, Unwanted
 from mail.spool import NoRoom
 from mail.wire import NO_ADDRESS
 from models.errors import Invalid, NotFound, OverQuota, RateLimited, Refused, Unavailable
@@ -34,6 +35,8 @@ REFUSALS: dict[type[Refused], str] = {
     RateLimited: "450 4.2.1 Too much mail for this mailbox, try again later",
     Unavailable: TRY_LATER,
     Loop: "554 5.4.6 The mail goes in circles",
+    Unwanted: "550 5.7.1 Refused as spam",
+    Infected: "550 5.7.1 Refused: there is a virus in it",
 }
 
 

@@ -6,7 +6,8 @@ its mail then
 - goes to the account (MAILBOX),
 - goes to each of its targets (FORWARD): one that is here is looked up in its turn, also where it
   forwards itself; to all others the mail is sent on,
-- is taken, and dropped (DISCARD).
+- is taken, and dropped (DISCARD),
+- is learned by the spam filter (LEARN_SPAM, LEARN_HAM), where there is one that learns.
 
 An address comes to nobody twice, and circles are passed over. A bounce to an envelope sender that
 we have written for mail sent on goes on to the first sender.
@@ -22,7 +23,7 @@ from mail import addresses, srs, targets
 from mail.addresses import Recipient, normal_domain
 from mail.lookups import homes, resolve_all
 from mail.queue.entering import Via
-from models.addresses import AddressKind
+from models.addresses import LEARNING, AddressKind
 from models.columns import Picked
 from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused
 from models.rewrites import RecipientRewrite
@@ -59,6 +60,7 @@ class Taken:
     address: str  # as given
     people: Sequence[Person] = ()
     onward: Sequence[Onward] = ()
+    learn: bool | None = None  # as spam, or as good mail
 
     @property
     def user_id(self) -> int | None:
@@ -78,6 +80,7 @@ class _Walk:
     onward: list[Onward] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
     refusals: list[Refused] = field(default_factory=list)
+    learn: bool | None = None
 
 
 async def accept(world: World, address: str, sender: str) -> Taken:
@@ -95,12 +98,15 @@ async def accept(world: World, address: str, sender: str) -> Taken:
     await _follow(world, walk, row, there, 1)
     if not (walk.people or walk.onward) and walk.refusals:
         raise walk.refusals[0]
-    return Taken(address, list(walk.people.values()), walk.onward)
+    return Taken(address, list(walk.people.values()), walk.onward, walk.learn)
 
 
 async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: int) -> None:
     """Take the targets of an address that is none of an account's."""
     if row.kind is AddressKind.DISCARD:
+        return
+    if row.kind in LEARNING and world.options.rspamd_learn:
+        walk.learn = row.kind is AddressKind.LEARN_SPAM
         return
     if row.kind is not AddressKind.FORWARD:
         raise NotFound(address, path=["address"])

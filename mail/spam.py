@@ -4,6 +4,7 @@ The first line that fits decides:
 
 | what holds                                | verdict              | reason |
 |-------------------------------------------|----------------------|--------|
+| a virus was found                         | spam                 | VIRUS  |
 | the account's level is 100                | no spam              | LEVEL  |
 | a rule about the sender                   | BLOCK: spam, ALLOW: not | RULE |
 | the account's level is 0                  | spam                 | LEVEL  |
@@ -16,7 +17,11 @@ the patterns. Rules for the sender of the envelope and for the From header count
 DMARC has found From to be forged, and no seal overrules that, an ALLOW is left out, unless it is
 for the sender of the envelope and SPF has passed for that domain.
 
-Filters come behind, and overrule all but a level of 100: `filtered`.
+What a scanner of ours counts in points becomes a score by the account's thresholds: `scored_by`.
+From the upper one on the message is refused, unless the level is 100, or an ALLOW holds; one with a
+virus is refused by whomsoever, where the operator wants that.
+
+Filters come behind, and overrule all but a virus and a level of 100: `filtered`.
 """
 
 import re
@@ -26,12 +31,14 @@ from enum import StrEnum
 
 from mail.addresses import normal_domain
 from mail.messages import Opinion
+from mail.scan import Scan
 from mail.senderrules import Match
 from models.senderrules import SenderAction
 
 EVERYTHING, NOTHING = 0, 100  # levels at which all is spam, and none is
 FLAGGED = 50  # what a filter calls spam without more words
 REFUSED = 75  # what it would refuse
+JUNK, REJECT = 8.0, 15.0  # points of a scanner that are as much, where nobody says others
 ACTIONS = {  # of rspamd
     "reject": REFUSED,
     "discard": REFUSED,
@@ -60,6 +67,7 @@ class Reason(StrEnum):
     RULE = "RULE"
     SCORE = "SCORE"
     FILTER = "FILTER"
+    VIRUS = "VIRUS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,16 @@ class Known:
     score: Score = Score()
     forged: bool = False  # DMARC failed: whoever sent it is not who From says
     vouched: bool = False  # SPF passed for the domain of the envelope's sender
+    scan: Scan | None = None  # what scanners of ours found
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """From how many points of a scanner a recipient calls it spam, and has it refused."""
+
+    junk: float = JUNK
+    reject: float = REJECT
+    viruses: bool = True  # are refused; by the operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +105,7 @@ class Spam:
     score: int
     reason: Reason
     rule_id: int | None = None
+    refused: bool = False  # it is not to be stored
 
 
 def known(
@@ -94,6 +113,7 @@ def known(
     believed: Collection[str],
     sender: str = "",
     verification: Mapping[str, object] | None = None,
+    scan: Scan | None = None,
 ) -> Known:
     """What is known of a message that a trusted neighbour has handed over.
 
@@ -109,7 +129,7 @@ def known(
     if policy is not None and (score.source is None or policy > score.value):
         score = Score(policy, "authentication-results")
     forged = found.get("dmarc") == "fail" and not found.get("sealer")
-    return Known(score, forged, vouched)
+    return Known(score, forged, vouched, scan)
 
 
 def _alike(one: str, other: str) -> bool:
@@ -127,23 +147,50 @@ def scored(opinions: Sequence[Opinion], believed: Collection[str]) -> Score:
     return best
 
 
-def decided(facts: Known, rules: Sequence[Match], level: int) -> Spam:
-    """The verdict for a recipient with these matching rules and this level, 0 to 100."""
-    score = facts.score.value
+def decided(facts: Known, rules: Sequence[Match], level: int, limits: Limits | None = None) -> Spam:
+    """The verdict for a recipient with these matching rules, this level, 0 to 100, and limits."""
+    limits = limits or Limits()
+    scan = facts.scan or Scan()
+    score, refused = max(facts.score.value, scored_by(scan, limits)), _refused(scan, limits)
+    if scan.virus:
+        refused |= limits.viruses
+        return Spam(is_spam=True, score=score, reason=Reason.VIRUS, refused=refused)
     if level >= NOTHING:
         return Spam(is_spam=False, score=score, reason=Reason.LEVEL)
     if rule := _strongest(facts, rules):
         blocked = rule.action is SenderAction.BLOCK
-        return Spam(is_spam=blocked, score=score, reason=Reason.RULE, rule_id=rule.id)
+        refused = refused and blocked
+        return Spam(blocked, score, Reason.RULE, rule_id=rule.id, refused=refused)
     if level <= EVERYTHING:
-        return Spam(is_spam=True, score=score, reason=Reason.LEVEL)
-    return Spam(is_spam=score >= level, score=score, reason=Reason.SCORE)
+        return Spam(is_spam=True, score=score, reason=Reason.LEVEL, refused=refused)
+    spam = refused or score >= level
+    return Spam(is_spam=spam, score=score, reason=Reason.SCORE, refused=refused)
+
+
+def _refused(scan: Scan, limits: Limits) -> bool:
+    return scan.forced or (scan.score is not None and scan.score >= limits.reject)
+
+
+def scored_by(scan: Scan, limits: Limits) -> int:
+    """The points of a scanner as a score: FLAGGED at the lower threshold, REFUSED at the upper.
+
+    Between they grow in proportion, and so they do below and above.
+    """
+    points = scan.score or 0.0
+    if scan.forced:
+        return REFUSED
+    if points >= limits.reject:
+        return _share(points, limits.reject, REFUSED)
+    if points < limits.junk:
+        return _share(points, limits.junk, FLAGGED)
+    beyond = points - limits.junk
+    return FLAGGED + _share(beyond, limits.reject - limits.junk, REFUSED - FLAGGED)
 
 
 def filtered(verdict: Spam, says: bool | None) -> Spam:
     """The verdict behind a filter that says spam, or not; None where it says neither."""
     never = verdict.reason is Reason.LEVEL and not verdict.is_spam
-    if says is None or never:
+    if says is None or never or verdict.reason is Reason.VIRUS:
         return verdict
     return replace(verdict, is_spam=says, reason=Reason.FILTER, rule_id=None)
 

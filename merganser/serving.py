@@ -18,7 +18,7 @@ from graph import ids
 from graph.app import create_app
 from graph.metrics import Access, Readers
 from graph.webhooks import worded
-from mail import housekeeping, indexing, routing, snoozing
+from mail import housekeeping, indexing, learning, routing, snoozing
 from mail.lmtp import Lmtp, listen
 from mail.queue import worker
 from mail.resolving import resolver
@@ -204,6 +204,7 @@ async def _workers(
         cancelled += [
             indexing.run(world),
             snoozing.run(world),
+            learning.run(world),
             tasks.run(world),
             webhookposts.run(world, worded),
             pushing.run(world, ids.encode),

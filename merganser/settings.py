@@ -15,6 +15,7 @@ from pydantic_settings import SettingsConfigDict
 from merganser.account_settings import AccountSettings
 from merganser.amounts import size, sized, spanned
 from merganser.incoming_settings import IncomingSettings
+from merganser.scanner_settings import ScannerSettings
 from merganser.smtp_settings import SmtpSettings
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
 from merganser.trouble import MISUSED, Trouble
@@ -45,7 +46,7 @@ def driven(url: str) -> str:
 Url = Annotated[str, BeforeValidator(driven)]
 
 
-class Settings(AccountSettings, IncomingSettings, SmtpSettings):
+class Settings(AccountSettings, IncomingSettings, SmtpSettings, ScannerSettings):
     """Each is an environment variable: `MERGANSER_` and the name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -466,7 +467,7 @@ def table(settings: type[Settings] = Settings) -> str:
     """The settings as a Markdown table; docs/settings.md is this, printed."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     known = settings.model_fields
-    parts = (AccountSettings, IncomingSettings, SmtpSettings)
+    parts = (AccountSettings, IncomingSettings, SmtpSettings, ScannerSettings)
     apart = [part.model_fields for part in parts]  # the first come last
     for name in sorted(known, key=lambda name: [name in each for each in apart]):
         spec = known[name]

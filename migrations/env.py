@@ -24,6 +24,7 @@ import models.identities
 import models.journal
 import models.keyvalue
 import models.labels
+import models.lessons
 import models.mailboxes
 import models.messages
 import models.notifications

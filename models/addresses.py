@@ -30,6 +30,9 @@ class AddressKind(StrEnum):
     LEARN_HAM = "LEARN_HAM"
 
 
+LEARNING = (AddressKind.LEARN_SPAM, AddressKind.LEARN_HAM)
+
+
 class Address(Row, table=True):
     """An address, or a pattern with one "*". Without a domain it holds in all of them."""
 

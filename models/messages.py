@@ -94,6 +94,8 @@ class Message(Owned, table=True):
     envelope_to: list[str] = plain(list)
     meta_data: dict[str, Any] | None = plain()
     verification: dict[str, Any] | None = plain()  # spf, dkim, dmarc, arc, results; on arrival
+    # what scanners found: score, required, action, symbols [name, score, description], virus
+    spam: dict[str, Any] | None = plain()
     reference_id: MaybeNumber = None  # the message it answers or forwards, which may be gone
     reference_action: str | None = None
     archived_at: MaybeMoment = None

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from pydantic import SecretStr
+
 MIB = 1 << 20
 
 
@@ -27,6 +29,17 @@ class Options:
         "X-Spam-Status",
         "X-Spamd-Result",
     )
+    rspamd: str = ""  # where scanners are; "": nowhere
+    rspamd_password: SecretStr | None = None
+    rspamd_timeout: timedelta = timedelta(seconds=20)
+    rspamd_max: int = 20 * MIB  # bytes of a message that it is asked about
+    rspamd_down: str = "accept"  # what becomes of mail then; or "defer"
+    rspamd_learn: str = ""  # where it learns; "": it does not
+    clamd: str = ""
+    clamd_timeout: timedelta = timedelta(seconds=60)
+    clamd_max: int = 64 * MIB
+    clamd_down: str = "accept"
+    virus: str = "reject"  # what becomes of mail with one; or "tag"
     public_url: str = ""  # before the paths of addresses we hand out
     default_domain: str | None = None
     auto_create_domains: bool = True  # by the first address that an ADMIN makes there

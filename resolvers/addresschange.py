@@ -73,7 +73,7 @@ async def create(ctx: Context, new: NewAddress) -> Address:
         expires_at=columns.get("expires_at"),
         main=new.main,
     )
-    consistent(wanted, problems)
+    consistent(wanted, problems, learns=bool(ctx.world.options.rspamd_learn))
     problems.settle()
     made = Address(
         id=key,

@@ -6,7 +6,7 @@ from typing import Any
 
 from mail import lookalikes
 from mail.addresses import LONGEST, STATIC, checked, checked_domain
-from models.addresses import AddressKind
+from models.addresses import LEARNING, AddressKind
 from models.errors import Invalid, Problems
 from resolvers import freedata, texts
 from resolvers.userfacts import camel
@@ -14,7 +14,6 @@ from resolvers.userfacts import camel
 NAME = 128  # characters
 COMMENT = 1000
 MOST = (1 << 31) - 1  # messages a day
-LEARNING = (AddressKind.LEARN_SPAM, AddressKind.LEARN_HAM)
 EVERYWHERE = "*"  # instead of a domain: in all that are ours
 
 
@@ -79,11 +78,14 @@ def word(name: str) -> str:
     return {"forwards_max": "forwards"}.get(name, camel(name))
 
 
-def consistent(address: Any, problems: Problems, at: Sequence[str] = ()) -> None:
-    """Look for what does not go together in an address, as it would be stored."""
+def consistent(address: Any, problems: Problems, at: Sequence[str] = (), *, learns: bool) -> None:
+    """Look for what does not go together in an address, as it would be stored.
+
+    `learns`: there is a spam filter that does.
+    """
     kind, targets = AddressKind(address.kind), list(address.targets)
     with problems.caught():
-        if kind in LEARNING:
+        if kind in LEARNING and not learns:
             words = "there is no spam filter here that learns"
             raise Invalid(words, constraint="unsupported", path=[*at, "kind"])
     with problems.caught():

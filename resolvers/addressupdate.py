@@ -146,6 +146,7 @@ async def _prepare(
 ) -> None:
     """Work out what each address is to have, and refuse what cannot be."""
     names = await names_of(ctx, {row.domain_id for row in work.rows})
+    learns = bool(ctx.world.options.rspamd_learn)
     for index, row in enumerate(work.rows):
         try:
             problems = Problems()
@@ -155,7 +156,7 @@ async def _prepare(
                 _targets(ctx, row, work, patch)
             with problems.caught():
                 _main(ctx, row, work, patch)
-            consistent(work.as_it_will_be(row), problems, AT)
+            consistent(work.as_it_will_be(row), problems, AT, learns=learns)
             problems.settle()
             if shown is not None:
                 await _rename(ctx, session, row, work, shown)

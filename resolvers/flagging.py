@@ -9,6 +9,7 @@ from sqlalchemy import Select, Update, bindparam, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail import learning
 from mail.delivery import SYSTEM_FLAGS, flags, named_flags
 from models.columns import Picked, picked, table_of
 from models.errors import Invalid
@@ -75,6 +76,7 @@ def changed(
         _set_keywords(turn, some)
         ids += values_of(some.rows, "id")
     turn.send(works)
+    learning.marked(turn, ids, [*changes.add, *(changes.replace or ())])
     return ids
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import delete as delete_rows
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import audit, userlimits
+from mail import audit, learning, userlimits
 from mail.delivery import SYSTEM_FLAGS, flags, take_quota
 from mail.threads import ended
 from models.columns import Instant, Picked, picked, table_of
@@ -229,6 +229,7 @@ async def move(
     tallies = _tallies(moved, -1)
     tallies[to.id] = arriving(moved)
     await count(session, last, tallies)
+    await learning.moved(ctx.world, session, moved, to)
     new = {row.id: uid for row, uid in zip(moved, uids, strict=True)}
     return {row.id: (row.uid, new.get(row.id, row.uid)) for row in rows}
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mail.spam import JUNK, REJECT
 from models.errors import Invalid
 from resolvers.context import Context
 from resolvers.userfacts import spam_level
 from resolvers.userholding import changing
 from resolvers.userselection import Users
 
-JUNK, REJECT = 8.0, 15.0  # scores, where nobody says others
 HIGHEST = 10_000.0
 
 

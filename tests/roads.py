@@ -13,7 +13,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph.app import create_app
-from mail import housekeeping, indexing, lmtp, snoozing, verify
+from mail import housekeeping, indexing, learning, lmtp, snoozing, verify
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
 from models.messages import Message
@@ -23,6 +23,7 @@ from resolvers import tasks
 from tests import pushed, receiver
 from tests.calls import CALLS, Call
 from tests.conftest import Client, Clock, raw_message, receive
+from tests.entries import limit
 from tests.limited import bounded, fill
 from tests.mail.lmtp_client import connect
 from tests.mail.neighbours import Server, listening
@@ -372,6 +373,23 @@ async def new_mail_is_pushed(stage: Stage) -> Work:
     async def work() -> None:
         await pushed.pump(worker)
         assert there.got
+
+    return work
+
+
+@road("mail.learning.run", told=False)
+async def a_move_is_learned(stage: Stage) -> Work:
+    there = await stage.stack.enter_async_context(receiver.receiving())
+    limit(stage.world, rspamd_learn=f"http://127.0.0.1:{there.port}")
+    given = {
+        "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
+        "to": {"specialUse": "JUNK"},
+    }
+    assert (await Call("messageMove", given)(stage.ada))["errors"] == []
+
+    async def work() -> None:
+        assert await learning.teach(stage.world)
+        assert len(there.got) == 2
 
     return work
 

@@ -1,0 +1,111 @@
+"""Asking all scanners there are about a message, at the same time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from mail.routes import Taken
+from mail.scan import Scan
+from mail.scanners import clamd, rspamd
+from mail.scanners.body import Body, body_of
+from mail.scanners.breaker import SCANS, Down, TooLarge, breaker_of
+from mail.scanners.rspamd import Envelope, Rspamd
+from models.errors import Unavailable
+from models.options import Options
+from models.world import World
+
+if TYPE_CHECKING:
+    from mail.pipeline import Mail
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A scanner: which, where, and what its settings say."""
+
+    name: str
+    place: str
+    timeout: float  # seconds
+    largest: int  # bytes
+    defer: bool  # while it is down
+
+
+def rspamd_of(options: Options) -> Asked:
+    """What is set about rspamd."""
+    return Asked(
+        rspamd.NAME,
+        options.rspamd,
+        options.rspamd_timeout.total_seconds(),
+        options.rspamd_max,
+        options.rspamd_down == "defer",
+    )
+
+
+def clamd_of(options: Options) -> Asked:
+    """What is set about clamd."""
+    return Asked(
+        clamd.NAME,
+        options.clamd,
+        options.clamd_timeout.total_seconds(),
+        options.clamd_max,
+        options.clamd_down == "defer",
+    )
+
+
+async def look(world: World, mail: "Mail", taken: Sequence[Taken]) -> None:
+    """Have the scanners look at a message that came from outside, and keep what they found.
+
+    Unavailable where one is down, and its setting says that mail waits for it.
+    """
+    options, letter = world.options, mail.letter
+    comes = mail.handed or mail.client is not None  # and was not sent by one of our users
+    if not comes or not (options.rspamd or options.clamd):
+        return
+    body = body_of(mail.source, letter.size)
+    envelope = Envelope(mail.sender, [each.address for each in taken], mail.client)
+    at = Rspamd(options.rspamd, options.rspamd_password)
+    judged, clean = await asyncio.gather(
+        _asked(world, rspamd_of(options), body, lambda: rspamd.check(at, envelope, body)),
+        _asked(world, clamd_of(options), body, lambda: _viruses(options.clamd, body)),
+    )
+    for each in (judged, clean):
+        if isinstance(each, Unavailable):
+            raise each
+    mail.letter = replace(letter, scan=_together(judged, clean))
+
+
+async def _viruses(place: str, body: Body) -> Scan:
+    return Scan((clamd.NAME,), virus=await clamd.check(place, body))
+
+
+async def _asked(
+    world: World, of: Asked, body: Body, question: Callable[[], Awaitable[Scan]]
+) -> Scan | Unavailable | None:
+    """What a scanner has found; None where it has not looked."""
+    if not of.place:
+        return None
+    if body.size > of.largest:
+        SCANS.add(of.name, "too_large")
+        return None
+    try:
+        found = await breaker_of(world.database, of.name, of.place).ask(world, of.timeout, question)
+    except TooLarge:
+        return None
+    except Down:
+        text = "a scanner does not answer"
+        return Unavailable(text, component=of.name) if of.defer else None
+    judged = "judged" if found.score is not None else "clean"
+    SCANS.add(of.name, "virus" if found.virus else judged)
+    return found
+
+
+def _together(*found: Scan | Unavailable | None) -> Scan | None:
+    scans = [each for each in found if isinstance(each, Scan)]
+    if not scans:
+        return None
+    first = scans[0]
+    sources = [name for each in scans for name in each.sources]
+    virus = next((each.virus for each in scans if each.virus), None)
+    return replace(first, sources=sources, virus=virus)

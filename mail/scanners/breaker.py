@@ -1,0 +1,117 @@
+"""A scanner that does not answer is left alone for a while."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from functools import lru_cache
+from time import monotonic
+from typing import TypeVar
+
+from models import meters
+from models.database import Database
+from models.world import World
+
+Outcome = TypeVar("Outcome")
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 16  # questions to a scanner, of one process
+FAILURES = 3  # in a row, after which it is not asked
+SHUT = timedelta(seconds=10)  # for so long; then one question goes through, and decides
+SCANS = meters.counter(
+    "merganser_scans",
+    "Messages for a scanner: judged, clean, virus; failed, shut, busy, too_large.",
+    "scanner",
+    "result",
+)
+TOOK = meters.histogram("merganser_scan_seconds", "Time of a scan.", "scanner")
+DOWN = meters.level("merganser_scanners_down", "Scanners that are not asked for now.", "scanner")
+
+
+class Down(Exception):
+    """The scanner does not answer, or not as it should. The text is fit to be shown."""
+
+
+class TooLarge(Exception):
+    """The scanner does not take a message of this size."""
+
+
+class Breaker:
+    """Lets questions to one scanner through, or not."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.failures = 0
+        self.until: datetime | None = None  # shut until then
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(
+        self, world: World, seconds: float, question: Callable[[], Awaitable[Outcome]]
+    ) -> Outcome:
+        """Ask, and wait at most so long for a place, and again for the answer. Down; TooLarge."""
+        if self._shut(world):
+            SCANS.add(self.name, "shut")
+            raise Down("not asked: it has not answered for a while")
+        try:
+            async with asyncio.timeout(seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            SCANS.add(self.name, "busy")
+            raise Down("too many questions wait for it") from None
+        try:
+            return await self._asked(world, seconds, question)
+        finally:
+            self._places.release()
+
+    async def _asked(
+        self, world: World, seconds: float, question: Callable[[], Awaitable[Outcome]]
+    ) -> Outcome:
+        begun = monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                found = await question()
+        except TimeoutError:
+            self._failed(world, f"no answer within {seconds:g} seconds")
+            raise Down(f"no answer within {seconds:g} seconds") from None
+        except Down as problem:
+            self._failed(world, str(problem))
+            raise
+        except TooLarge:
+            SCANS.add(self.name, "too_large")
+            self._answered()
+            raise
+        TOOK.note(monotonic() - begun, self.name)
+        self._answered()
+        return found
+
+    def _shut(self, world: World) -> bool:
+        now = world.now()
+        if self.until is None:
+            return False
+        if now < self.until:
+            return True
+        self.until = now + SHUT  # for all others, until this one has an answer
+        return False
+
+    def _failed(self, world: World, why: str) -> None:
+        SCANS.add(self.name, "failed")
+        self.failures += 1
+        if self.failures < FAILURES:
+            return
+        if self.failures == FAILURES:  # one line, however many ask
+            log.error("a scanner does not answer", extra={"scanner": self.name, "why": why})
+            DOWN.add(self.name)
+        self.until = world.now() + SHUT
+
+    def _answered(self) -> None:
+        if self.failures >= FAILURES:
+            log.info("a scanner answers again", extra={"scanner": self.name})
+            DOWN.add(self.name, by=-1)
+        self.failures, self.until = 0, None
+
+
+@lru_cache(maxsize=16)
+def breaker_of(_database: Database, name: str, _place: str) -> Breaker:
+    """The breaker of a scanner at its place, as the server of this store has it."""
+    return Breaker(name)

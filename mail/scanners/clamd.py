@@ -1,0 +1,90 @@
+"""Asking clamd whether a message holds a virus: INSTREAM over a socket."""
+
+import asyncio
+import re
+import socket
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+from mail.scan import cut
+from mail.scanners.body import Body, exchanged
+from mail.scanners.breaker import Down, TooLarge
+
+NAME = "clamd"
+LONGEST = 4096  # bytes of an answer
+_FOUND = re.compile(r"stream: (.+) FOUND", re.DOTALL)
+
+
+async def check(place: str, body: Body) -> str | None:
+    """The name of the virus in a message, None where there is none. Down; TooLarge.
+
+    `place` is host:port, or unix: and the path of a socket.
+    """
+    try:
+        # A plain socket: who takes no more says why, and hangs up. A stream that can no longer
+        # be written to would not tell us.
+        with await _connected(place) as there:
+            return read(await exchanged(_send(there, body), _answer(there)))
+    except (OSError, OverflowError, UnicodeError):  # of a port, and of a name, that cannot be
+        raise Down("the connection failed") from None
+
+
+async def _connected(place: str) -> socket.socket:
+    last: OSError | None = None
+    for family, address in await _addresses(place):
+        one = socket.socket(family, socket.SOCK_STREAM)
+        one.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(one, address)
+        except OSError as problem:  # the next one may do better
+            one.close()
+            last = problem
+        except BaseException:
+            one.close()
+            raise
+        else:
+            return one
+    raise last or OSError
+
+
+async def _addresses(place: str) -> Sequence[tuple[int, Any]]:
+    if place.startswith("unix:"):
+        return [(socket.AF_UNIX, place.removeprefix("unix:"))]
+    host, _, port = place.rpartition(":")
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    return [(each[0], each[4]) for each in found]
+
+
+async def _send(there: socket.socket, body: Body) -> None:
+    """The message in pieces, each behind its length; one of no length is the end."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(there, b"zINSTREAM\0")
+    async with aclosing(body.pieces()) as pieces:
+        async for piece in pieces:
+            await loop.sock_sendall(there, len(piece).to_bytes(4, "big") + piece)
+    await loop.sock_sendall(there, bytes(4))
+
+
+async def _answer(there: socket.socket) -> str:
+    heard = b""
+    while b"\0" not in heard:
+        piece = await asyncio.get_running_loop().sock_recv(there, LONGEST)
+        heard += piece
+        if not piece:
+            raise Down("the answer ends early")
+        if len(heard) > LONGEST:
+            raise Down("the answer is too long")
+    return heard.partition(b"\0")[0].decode(errors="replace")
+
+
+def read(answer: str) -> str | None:
+    """The name of the virus that an answer tells of. Down; TooLarge."""
+    if answer == "stream: OK":
+        return None
+    if found := _FOUND.fullmatch(answer):
+        return cut(found[1]) or "unknown"
+    if "size limit exceeded" in answer:
+        raise TooLarge
+    raise Down("the answer is no verdict")

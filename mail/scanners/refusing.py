@@ -1,0 +1,42 @@
+"""Mail that scanners have found to be worse than its recipient takes."""
+
+from typing import TYPE_CHECKING
+
+from mail.junk import Judged
+from mail.spam import REJECT
+from models.errors import Conflict
+from models.world import World
+
+if TYPE_CHECKING:
+    from mail.pipeline import Mail
+
+
+class Unwanted(Conflict):
+    """It is spam beyond what its recipient takes; to come again does not help."""
+
+
+class Infected(Unwanted):
+    """There is a virus in it."""
+
+
+async def turn_away(_world: World, mail: "Mail", judged: Judged) -> None:
+    """Unwanted where the verdict for a recipient is that the message is refused.
+
+    Whoever holds such mail instead of refusing it does so here.
+    """
+    if not judged.verdict.refused:
+        return
+    if mail.letter.scan and mail.letter.scan.virus:
+        raise Infected("there is a virus in it")
+    raise Unwanted("it is spam")
+
+
+def check_onward(mail: "Mail") -> None:
+    """Unwanted where a message is not to be sent on to others in our name."""
+    scan = mail.letter.scan
+    if scan is None:
+        return
+    if scan.virus:
+        raise Infected("there is a virus in it")
+    if scan.forced or (scan.score is not None and scan.score >= REJECT):
+        raise Unwanted("it is spam")

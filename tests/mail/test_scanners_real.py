@@ -1,0 +1,163 @@
+"""rspamd and clamd themselves, with mail that comes by LMTP: what they find and learn."""
+
+import base64
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from bench.brokers import Broker
+from mail import learning, lmtp
+from mail.scanners import clamd as asking_clamd
+from mail.scanners import rspamd as asking_rspamd
+from mail.scanners.body import body_of
+from mail.scanners.breaker import Down, TooLarge
+from mail.scanners.http import post
+from mail.scanners.rspamd import Envelope, Rspamd
+from mail.scanners.teaching import LESSONS
+from models.mailboxes import SpecialUse
+from models.world import World
+from tests.conftest import Client, raw_message, receive
+from tests.entries import limit
+from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.scanning import EICAR, GTUBE, PASSWORD, clamd, rspamd
+from tests.mail.test_learning import lessons, move
+from tests.mail.test_scanners import SPAM, lies, send
+
+pytestmark = pytest.mark.usefixtures("examined")
+VIRUS = raw_message(
+    "Ill", body=base64.encodebytes(EICAR).decode(), MIME_Version="1.0",
+    Content_Type="application/octet-stream; name=x.com", Content_Transfer_Encoding="base64",
+    Content_Disposition="attachment; filename=x.com",
+)  # fmt: skip
+LETTER = "The heron stood in the shallow water at dawn and waited, as patient as a stone."
+
+
+@pytest.fixture(scope="module")
+def filter_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Where rspamd judges, and where it learns."""
+    real, store, learns = rspamd(tmp_path_factory.mktemp("rspamd"))
+    try:
+        store.start()
+        real.start()
+        yield real.url, learns
+    finally:
+        real.stop()
+        store.stop()
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    real = clamd(tmp_path_factory.mktemp("clamd"))
+    try:
+        real.start()
+        yield real
+    finally:
+        real.stop()
+
+
+@pytest.fixture
+async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    neighbour = await connect(listener.port)
+    yield neighbour
+    await neighbour.close()
+    await listener.close(1)
+
+
+async def test_rspamd_judges_what_comes(
+    ada: Client, neighbour: Neighbour, filter_: tuple[str, str]
+) -> None:
+    limit(ada.world, rspamd=filter_[0], rspamd_down="defer")
+    assert await send(neighbour, raw_message("Dawn", body=LETTER), ada.address) == ["250 2.0.0"]
+    assert await send(neighbour, raw_message("Test", body=GTUBE), ada.address) == ["550 5.7.1"]
+    assert await lies(ada, "Dawn") is SpecialUse.INBOX
+    assert await lies(ada, "Test") is None
+    listed = await ada("query { messages(first: 1) { nodes { id } } }")
+    told = (await ada(SPAM, id=listed["messages"]["nodes"][0]["id"]))["message"]["spam"]
+    assert told["score"] < 8 < told["requiredScore"] == 15
+    assert "MIME_TRACE" in {each["name"] for each in told["symbols"]}
+
+
+async def test_rspamd_is_told_of_sender_and_recipients(filter_: tuple[str, str]) -> None:
+    raw = raw_message("Way", body=LETTER, Return_Path="")
+    body = body_of(raw, len(raw))
+    at = Rspamd(filter_[0])
+    names = []
+    for sender, to in (
+        ("carol@example.com", "ada@example.org"),
+        ("eve@far.example", "x@y.example"),
+    ):
+        scan = await asking_rspamd.check(at, Envelope(sender, [to]), body)
+        names.append({each.name for each in scan.symbols})
+    told = {"FROM_NEQ_ENVFROM", "FORGED_RECIPIENTS"}
+    assert [each & told for each in names] == [set(), told]
+
+
+async def test_rspamd_learns_from_a_move(ada: Client, filter_: tuple[str, str]) -> None:
+    world, (_, learns) = ada.world, filter_
+    limit(world, rspamd_learn=learns, rspamd_password=SecretStr(PASSWORD))
+    words = " ".join(f"pill{nth} bargain{nth}" for nth in range(40))
+    offer = raw_message("Bargain", body=words)
+    await receive(ada, offer)
+    before = LESSONS.of("spam", "learned")
+    await move(ada, "Bargain", specialUse="JUNK")
+    assert await learning.teach(world)
+    assert await lessons(world) == []
+    assert LESSONS.of("spam", "learned") == before + 1
+    at = Rspamd(learns, SecretStr(PASSWORD))
+    again = await post(at.target("learnspam"), at.fields, body_of(offer, len(offer)))
+    assert (again.status, b"already learned as spam" in again.body) == (208, True)
+    await move(ada, "Bargain", path="INBOX")
+    assert await learning.teach(world)
+    again = await post(at.target("learnham"), at.fields, body_of(offer, len(offer)))
+    assert (again.status, b"already learned as ham" in again.body) == (208, True)
+
+
+async def test_rspamd_teaches_nobody_without_its_password(filter_: tuple[str, str]) -> None:
+    raw = raw_message("Once")
+    body = body_of(raw, len(raw))
+    with pytest.raises(Down, match="status 401"):
+        await asking_rspamd.learn(Rspamd(filter_[1], SecretStr("wrong")), body, spam=True)
+
+
+async def test_clamd_finds_what_it_knows(
+    ada: Client, neighbour: Neighbour, searcher: Broker
+) -> None:
+    for place in (searcher.url, f"unix:{searcher.folder}/clamd.sock"):
+        limit(ada.world, clamd=place, clamd_down="defer")
+        assert await send(neighbour, VIRUS, ada.address) == ["550 5.7.1"]
+        well = raw_message(f"Well {place}")
+        assert await send(neighbour, well, ada.address) == ["250 2.0.0"]
+    limit(ada.world, virus="tag")
+    assert await send(neighbour, VIRUS, ada.address) == ["250 2.0.0"]
+    assert await lies(ada, "Ill") is SpecialUse.JUNK
+
+
+async def test_clamd_says_when_it_is_too_much(searcher: Broker) -> None:
+    raw = b"x" * (20 << 20)
+    for _ in range(5):
+        with pytest.raises(TooLarge):
+            await asking_clamd.check(searcher.url, body_of(raw, len(raw)))
+
+
+async def test_a_scanner_that_dies_loses_no_mail(
+    ada: Client, neighbour: Neighbour, tmp_path: Path
+) -> None:
+    (tmp_path / "dying").mkdir()
+    real = clamd(tmp_path / "dying")
+    real.start()
+    try:
+        limit(ada.world, clamd=real.url)
+        assert await send(neighbour, raw_message("Before"), ada.address) == ["250 2.0.0"]
+    finally:
+        real.stop()
+    assert await send(neighbour, raw_message("Behind"), ada.address) == ["250 2.0.0"]
+    limit(ada.world, clamd_down="defer")
+    assert await send(neighbour, raw_message("Later"), ada.address) == ["451 4.3.0"]
+    assert [await lies(ada, each) is not None for each in ("Before", "Behind", "Later")] == [
+        True,
+        True,
+        False,
+    ]
