@@ -38,6 +38,7 @@ PREFIXES = {
     "Mailbox": "box",
     "Message": "msg",
     "PushChannel": "psh",
+    "QuarantineItem": "qua",
     "RecipientRewrite": "rwr",
     "SavedSearch": "sea",
     "SenderRule": "srl",

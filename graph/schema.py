@@ -42,6 +42,8 @@ from graph import (
     noticing,
     notifications,
     profilereset,
+    quarantine,
+    quarantining,
     recipientrewrites,
     savedsearches,
     searchindex,
@@ -100,6 +102,7 @@ Query = merge_types(
         bccrules.BccRuleQuery,
         recipientrewrites.RecipientRewriteQuery,
         notifications.PushQuery,
+        quarantine.QuarantineQuery,
     ),
 )
 Mutation = merge_types(
@@ -146,6 +149,7 @@ Mutation = merge_types(
         bccrules.BccRuleMutation,
         recipientrewrites.RecipientRewriteMutation,
         notifications.PushMutation,
+        quarantining.QuarantineMutation,
     ),
 )
 Subscription = merge_types(

@@ -169,6 +169,7 @@ VALUES = {
         "SAVED_SEARCH_CHANGED": "A search was kept, changed, or is kept no longer.",
         "THREAD_CHANGED": "A conversation was muted or unmuted, or became part of another.",
         "AUTOREPLY_CHANGED": "The automatic answer was set, changed or removed.",
+        "QUARANTINE_CHANGED": "A message is held, told of in a letter, let in, or gone.",
         "LIMIT_REACHED": "A limit of the account is reached, or storage has passed a mark.",
         "RESYNC": "The stream cannot go on from the cursor given.",
     },
@@ -224,6 +225,12 @@ VALUES = {
         "NO_SESSION": "Nobody is connected.",
         "UNAVAILABLE": "A component does not answer.",
         "ABORTED": "Given up with the others of its unit.",
+    },
+    "Frequency": {
+        "NEVER": "No letters.",
+        "HOURLY": "An hour after the first that is held.",
+        "DAILY": "A day after the first that is held.",
+        "WEEKLY": "A week after the first that is held.",
     },
     "LimitKind": {
         "STORAGE": "Bytes of messages.",

@@ -53,9 +53,11 @@ class Way(StrEnum):
 
     PUT_IN = "PUT_IN"  # by the account: the quota
     RECEIVED = "RECEIVED"  # from outside: the quota, and what may come in an hour
+    RELEASED = "RELEASED"  # from outside, and was held: what may come in an hour was counted then
     NOTICE = "NOTICE"  # by us, about the quota: it goes in beyond it, and leads to no other
 
 
+ARRIVING = (Way.RECEIVED, Way.RELEASED)
 HOUR = timedelta(hours=1)  # in which messages that come are counted
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _NOTICE = (
@@ -65,16 +67,19 @@ _NOTICE = (
     .returning(col(User.used), ALLOWED.label("allowed"))
 )
 _PUT_IN = _NOTICE.where((ALLOWED == 0) | (col(User.used) + number("bytes") <= ALLOWED))
-# What came from outside is counted by the same statement: a row of its own costs another.
-_RECEIVED = _PUT_IN.values(
-    received=case((_RUNNING, User.received + 1), else_=1),
-    received_until=case(
+COMING: dict[str, Any] = {  # a message more that came; `until` is when an hour ends that began now
+    "received": case((_RUNNING, User.received + 1), else_=1),
+    "received_until": case(
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
-).returning(col(User.received), col(User.received_max), col(User.received_until))
+}
+CAME = col(User.received), col(User.received_max), col(User.received_until)
+# What came from outside is counted by the same statement: a row of its own costs another.
+_RECEIVED = _PUT_IN.values(**COMING).returning(*CAME)
 _TAKE = {
     Way.PUT_IN: Prepared(_PUT_IN),
     Way.RECEIVED: Prepared(_RECEIVED),
+    Way.RELEASED: Prepared(_PUT_IN),
     Way.NOTICE: Prepared(_NOTICE),
 }
 QUOTA = select(col(User.used), ALLOWED.label("allowed")).where(
@@ -227,8 +232,7 @@ async def _received(
     there = into or Place(
         to.user_id, to.mailbox_id, now, envelope_from=sender, envelope_to=[to.address]
     )
-    came = letter.came or letter.digest
-    known = hashlib.sha256(f"{sender}\0{to.user_id}\0{came}".encode()).hexdigest()
+    known = receipt_of(letter, to.user_id, sender)
     there = replace(there, receipt=known)
     since = now - world.options.receipts_for
 
@@ -240,6 +244,12 @@ async def _received(
         return place(turn, letter, kept, there, way=Way.RECEIVED)
 
     return await with_bytes(world, to.tenant_id, letter, unit, to.user_id)
+
+
+def receipt_of(letter: Letter, user_id: int, sender: str) -> str:
+    """By what a repeat of a delivery is known."""
+    came = letter.came or letter.digest
+    return hashlib.sha256(f"{sender}\0{user_id}\0{came}".encode()).hexdigest()
 
 
 @prepared
@@ -278,7 +288,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     key, last, now = turn.world.key(), turn.stands(to.user_id) + 1, turn.world.now()
     use = take_quota(turn, to.user_id, letter.size, way=way)
     thread = _thread(turn, letter.facts, to)
-    seen = to.seen or (thread.muted and way is Way.RECEIVED)
+    seen = to.seen or (thread.muted and way in ARRIVING)
     taken = take_uid(turn, letter, to, last, seen=seen)
     blobs = blob_ids(turn, kept)
     row = {
@@ -304,7 +314,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         **referring(to),
     }
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
-    if way is Way.RECEIVED:
+    if way in ARRIVING:
         facts["did"] = "received"
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
     _, told = turn.told(to.user_id, [entry], at=now)
@@ -348,7 +358,7 @@ def referring(to: Place) -> dict[str, Any]:
 
 
 def _road(to: Place, way: Way) -> AuditRoad:
-    if way is Way.RECEIVED:
+    if way in ARRIVING:
         return AuditRoad.RECEIVED
     return AuditRoad.SAVED if to.envelope_from is None else AuditRoad.SENT
 

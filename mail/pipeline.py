@@ -2,7 +2,8 @@
 
 1. It is read, and what our own servers found out about it is believed (mail/verification.py).
 2. Whoever is to have it twice has it once.
-3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
+3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py), or is held
+   where it is worse (mail/quarantine.py): then it is neither answered nor copied.
 4. It is stored for each account, encrypted where that is asked for; one that has no room holds up
    nobody else.
 5. An account that answers by itself does so (mail/autoreply).
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import autoreply, delivery, encrypting, junk, rewrites
+from mail import autoreply, delivery, encrypting, junk, quarantine, rewrites
 from mail.addresses import Recipient
 from mail.delivery import Letter, Placed
 from mail.junk import Judged
@@ -46,7 +47,8 @@ class Mail:
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
-    placed: dict[Key, Placed | BaseException] = field(default_factory=dict)
+    placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held
+    apart: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who holds a copy of its bytes
 
     @property
     def outgoing(self) -> bytes | Path:
@@ -79,8 +81,11 @@ def _key(to: Recipient) -> Key:
 async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     alone = asyncio.Semaphore()  # who has it encrypted has bytes of his own: one at a time
 
-    async def store(judged: Judged) -> Placed:
+    async def store(judged: Judged) -> Placed | None:
         to = judged.to
+        if why := quarantine.reason(world, mail.letter, judged.verdict):
+            await quarantine.hold(world, mail, to, why)
+            return None
         if to.key is None:
             placed = await delivery.receive(world, mail.letter, to, mail.sender)
         else:
@@ -100,11 +105,7 @@ async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequen
     """Queue what rules have copied; where that fails, the whole message comes again."""
     if not mail.copied:
         return
-    reached = [
-        person.to
-        for person in people
-        if not isinstance(mail.placed[_key(person.to)], BaseException)
-    ]
+    reached = [person.to for person in people if isinstance(mail.placed[_key(person.to)], Placed)]
     named = [each.address for each in taken] + [to.instead for to in reached if to.instead]
     came = Came(mail.outgoing, mail.letter, mail.sender, named, mail.submission_id)
     await rewrites.copies_of_received(world, came, reached)

@@ -25,6 +25,7 @@ import models.labels
 import models.mailboxes
 import models.messages
 import models.notifications
+import models.quarantine
 import models.queue
 import models.replays
 import models.rewrites

@@ -41,6 +41,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.KEY_VALUE_CHANGED: "keyValue.changed",
     ChangeKind.LIMIT_REACHED: "limit.reached",
     ChangeKind.AUTOREPLY_CHANGED: "autoreply.changed",
+    ChangeKind.QUARANTINE_CHANGED: "quarantine.changed",
 }
 DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was done
     ChangeKind.USER_CHANGED: {
@@ -52,6 +53,9 @@ DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was don
     ChangeKind.DOMAIN_CHANGED: {did: f"domain.{did}" for did in ("created", "deleted")},
     ChangeKind.MESSAGE_ADDED: {"received": "message.received"},
     ChangeKind.AUTOREPLY_CHANGED: {did: f"autoreply.{did}" for did in ("enabled", "disabled")},
+    ChangeKind.QUARANTINE_CHANGED: {
+        did: f"quarantine.{did}" for did in ("held", "released", "deleted", "expired")
+    },
 }
 STATES = {"SENT": "message.sent", "PARTIAL": "message.bounced", "FAILED": "message.bounced"}
 NOTED = "security.noted"  # what has no word of its own

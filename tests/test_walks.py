@@ -38,6 +38,7 @@ TOLD = {
     "identities": ("IDENTITY_CHANGED", set[str]()),
     "labels": ("LABEL_CHANGED", set[str]()),
     "autoreplies": ("AUTOREPLY_CHANGED", set[str]()),
+    "quarantine_items": ("QUARANTINE_CHANGED", set[str]()),
     "saved_searches": ("SAVED_SEARCH_CHANGED", set[str]()),
     "sender_rules": ("SENDER_RULE_CHANGED", set[str]()),
     "users": (
@@ -62,7 +63,7 @@ SILENT = {  # tables that no client sees, or that only hold up what is told else
     "deliveries", "documents", "domain_admins", "domain_aliases", "domain_totals", "domains",
     "export_pieces", "exports", "import_archives",
     "file_shares", "mailbox_subscriptions", "message_blobs", "push_channels", "push_keys",
-    "receipts", "recipient_rewrites", "recovery_codes",
+    "quarantine_blobs", "receipts", "recipient_rewrites", "recovery_codes",
     "replays", "settings",
     "streams", "submission_blobs", "thread_refs", "threads", "throttles", "totp_seeds", "undos",
     "uploads", "usages", "user_tags", "vault_keys", "webauthn_challenges", "webauthn_keys",

@@ -1,6 +1,16 @@
 """A call of every mutation that succeeds, on ground that is made ready for it."""
 
-from tests.calls import auth, files, identities, keyvalue, mail, notifications, platform, users
+from tests.calls import (
+    auth,
+    files,
+    identities,
+    keyvalue,
+    mail,
+    notifications,
+    platform,
+    quarantine,
+    users,
+)
 from tests.calls.call import CALLS, Call, Calls
 
 __all__ = [
@@ -14,5 +24,6 @@ __all__ = [
     "mail",
     "notifications",
     "platform",
+    "quarantine",
     "users",
 ]

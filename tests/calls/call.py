@@ -19,6 +19,7 @@ BY_IDS = {
     "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
+    "quarantineDelete",
     "senderRuleDelete",
     "recipientRewriteDelete",
     "webhookDelete",

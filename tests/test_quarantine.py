@@ -1,0 +1,641 @@
+"""Mail that is held: what comes to be held, who sees it, and what becomes of it."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from graph import ids
+from mail import housekeeping, pipeline, quarantine
+from mail.addresses import recipient
+from mail.quarantine import Symbol, Why
+from models.errors import LimitReached, NotFound
+from models.journal import ChangeKind
+from models.roles import AdminPermission, Scope
+from models.users import User
+from models.world import World
+from resolvers import tasks
+from tests.administrators import make_domain_admin
+from tests.calls import Call
+from tests.conftest import Client, Clock, make_key, make_user, raw_message
+from tests.counts import journal, reached, rows
+from tests.domains import ERRORS, done, told
+from tests.held import CAROL, SPAM, WHY, come, held, hold, set_options
+from tests.limited import bounded
+
+KIND = ChangeKind.QUARANTINE_CHANGED
+SHOWN = """id queueId user { username } domain { name } sender recipient subject score
+  symbols { name score description } virus virusName createdAt notified expiresAt"""
+LIST = f"""query ($filter: QuarantineFilter, $first: Int, $after: String) {{
+  quarantine(filter: $filter, first: $first, after: $after) {{
+    nodes {{ {SHOWN} }} totalCount pageInfo {{ endCursor hasNextPage }} }} }}"""
+NODE = "query ($id: ID!) { node(id: $id) { ... on QuarantineItem { subject } } }"
+RELEASE = f"""mutation ($input: QuarantineReleaseInput!) {{ quarantineRelease(input: $input) {{
+    messages {{ subject mailbox {{ path }} seen envelope {{ from rcpt {{ value }} }} }}
+    {ERRORS} }} }}"""
+TRY = f"""mutation ($input: QuarantineReleaseInput!) {{
+  quarantineRelease(input: $input) {{ {ERRORS} }} }}"""
+DELETE = f"""mutation ($input: IdsInput!) {{
+  quarantineDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
+OFTEN = f"""mutation ($input: QuarantineNotificationSetInput!) {{
+  quarantineNotificationSet(input: $input) {{
+    users {{ username quarantineNotification }} {ERRORS} }} }}"""
+LOOK = """query ($id: ID!) { node(id: $id) { ... on QuarantineItem {
+  text sourceUrl attachments { filename size contentType url text
+    message { subject attachments { filename url } } } } } }"""
+INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
+  messages(first: 50) { nodes { subject source } } } } } }"""
+pytestmark = pytest.mark.usefixtures("examined")
+
+
+async def listed(client: Client, **filter: Any) -> list[str]:
+    """Subjects of what one sees."""
+    page = (await client(LIST, filter=filter))["quarantine"]
+    found = [node["subject"] for node in page["nodes"]]
+    assert page["totalCount"] == len(found)
+    return found
+
+
+async def inbox(client: Client) -> list[str]:
+    nodes = (await client(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
+    return [node["subject"] for node in nodes]
+
+
+async def permit(root: Client, *permissions: str) -> None:
+    """Let ada change this, and nothing else."""
+    given = {"users": {"usernames": ["ada"]}, "permissions": permissions}
+    assert (await Call("userPermissionsSet", given)(root))["errors"] == []
+
+
+# what comes to be held
+
+
+async def test_spam_of_a_high_score_is_held_where_that_is_set(ada: Client, bob: Client) -> None:
+    world = ada.world
+    raw = raw_message("Offer", **SPAM)
+    await come(world, ada, raw=raw)
+    assert await held(world) == []
+    set_options(world, spam_quarantine=75)
+    await come(world, ada, raw=raw_message("Little", X_Spam_Flag="YES"))
+    since = await reached(world, ada.user.id)
+    assert await come(world, ada, bob, raw=raw_message("Much", **SPAM)) == [None, None]
+    mine, his = await held(world)
+    assert (mine.user_id, his.user_id) == (ada.user.id, bob.user.id)
+    assert await journal(world, ada.user.id, since) == [(KIND, [mine.id])]
+    (item,) = (await ada(LIST))["quarantine"]["nodes"]
+    assert item == {
+        "id": ids.encode("QuarantineItem", mine.id),
+        "queueId": mine.queue_id,
+        "user": {"username": "ada"},
+        "domain": {"name": "example.org"},
+        "sender": CAROL,
+        "recipient": "ada@example.org",
+        "subject": "Much",
+        "score": 75.0,
+        "symbols": [],
+        "virus": False,
+        "virusName": None,
+        "createdAt": "2030-01-01T00:00:00Z",
+        "notified": False,
+        "expiresAt": "2030-01-31T00:00:00Z",
+    }
+    counts = await rows(world, "SELECT message_count FROM users ORDER BY username")
+    assert counts == [(2,), (0,)]  # what is in Junk
+
+
+async def test_what_is_no_spam_for_somebody_is_not_held(ada: Client, bob: Client) -> None:
+    world = ada.world
+    set_options(world, spam_quarantine=50)
+    async with world.write() as session:
+        this = update(User).where(col(User.id) == bob.user.id)
+        await session.exec(this.values(spam_level=100))
+    rule = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "patterns": [CAROL]}
+    assert (await Call("senderRuleCreate", rule)(ada))["errors"] == []
+    await come(world, ada, bob, raw=raw_message("Friend", **SPAM))
+    assert await held(world) == []
+    assert (await inbox(ada), await inbox(bob)) == (["Friend"], ["Friend"])
+    await come(world, ada, raw=raw_message("Stranger", **SPAM), sender="x@else.example")
+    assert await inbox(ada) == ["Stranger", "Friend"]  # From counts too, and is carol's
+    assert await held(world) == []
+
+
+async def test_what_is_too_large_to_be_held_goes_to_junk(ada: Client) -> None:
+    world = ada.world
+    set_options(world, spam_quarantine=50, quarantine_max=1000)
+    raw = raw_message("Large", body="x" * 2000, **SPAM)
+    (placed,) = await come(world, ada, raw=raw)
+    assert placed is not None
+    assert await held(world) == []
+    with pytest.raises(LimitReached):
+        await hold(ada, raw)
+
+
+async def test_a_repeat_after_a_lost_reply_is_held_once(ada: Client, clock: Clock) -> None:
+    world = ada.world
+    set_options(world, spam_quarantine=50)
+    raw = raw_message("Offer", **SPAM)
+    for _ in range(2):
+        await come(world, ada, raw=raw)
+        clock.tick(hours=3)
+    (first,) = await held(world)
+    _, errors = await done(ada, DELETE, ids=[ids.encode("QuarantineItem", first.id)])
+    assert errors == []
+    await come(world, ada, raw=raw)
+    assert await held(world) == []  # it was there, and its owner did not want it
+    clock.tick(days=1)
+    await come(world, ada, raw=raw)
+    assert len(await held(world)) == 1
+
+
+async def test_the_oldest_go_where_there_are_too_many_or_too_much(
+    ada: Client, clock: Clock
+) -> None:
+    world = ada.world
+    set_options(world, quarantine_items=3)
+    for letter in "abcd":
+        await hold(ada, letter)
+        clock.tick(seconds=1)
+    assert await listed(ada) == ["d", "c", "b"]
+    first = (await held(world))[0]
+    set_options(world, quarantine_bytes=first.size * 2)
+    since = await reached(world, ada.user.id)
+    await hold(ada, "e")
+    assert await listed(ada) == ["e", "d"]
+    kinds = await journal(world, ada.user.id, since)
+    assert [kind for kind, _ in kinds] == [KIND, KIND]
+    assert first.id in kinds[1][1]
+    await hold(ada, raw_message("whale", body="x" * 5000))
+    assert await listed(ada) == ["whale"]
+
+
+async def test_what_is_held_counts_among_what_comes_in_an_hour(ada: Client, clock: Clock) -> None:
+    world = ada.world
+    set_options(world, received_hourly=2)
+    await hold(ada, "a")
+    await hold(ada, "b")
+    with pytest.raises(Exception, match="too much mail"):
+        await recipient(world, ada.address)
+    clock.tick(hours=1)
+    assert (await recipient(world, ada.address)).user_id == ada.user.id
+
+
+async def test_odd_words_are_kept_within_bounds(ada: Client) -> None:
+    many = [Symbol("S\0" * 200, 1.0, "d\ud800" * 900)] * 300
+    await hold(ada, raw_message("=?utf-8?q?Nul=00l?="), Why(1e3, many, "Eicar\0" + "x" * 500))
+    (row,) = await held(ada.world)
+    assert (len(row.symbols), len(row.virus) <= 128) == (200, True)
+    assert all(len(each["name"]) <= 128 for each in row.symbols)
+    assert all(len(each["description"]) <= 512 for each in row.symbols)
+    (item,) = (await ada(LIST))["quarantine"]["nodes"]
+    assert (item["virus"], item["score"]) == (True, 1000.0)
+
+
+async def test_who_has_gone_meanwhile_is_not_found(ada: Client, over: Client) -> None:
+    mail = await pipeline.receive(ada.world, raw_message("Late"), CAROL)
+    to = await recipient(ada.world, ada.address)
+    given = {"users": {"usernames": ["ada"]}}
+    assert (await Call("userDelete", given)(over))["errors"] == []
+    with pytest.raises(NotFound):
+        await quarantine.hold(ada.world, mail, to, WHY)
+    assert await held(ada.world) == []
+
+
+# who sees it
+
+
+async def test_another_user_sees_and_changes_nothing(
+    ada: Client, bob: Client, http: httpx.AsyncClient
+) -> None:
+    key = await hold(ada)
+    url = (await ada(LOOK, id=key))["node"]["sourceUrl"]
+    assert await listed(bob) == []
+    assert await listed(bob, users={"usernames": ["bob"]}) == []
+    answer = await bob.raw(LIST, filter={"users": {"usernames": ["ada"]}})
+    assert answer["errors"][0]["extensions"]["code"] == "NOT_FOUND"
+    for document in (NODE, LOOK):
+        assert await bob(document, id=key) == {"node": None}
+    for document in (RELEASE, DELETE):
+        _, errors = await done(bob, document, ids=[key])
+        assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    path = url.partition("?")[0]
+    assert (await http.get(path, headers=bob.headers)).status_code == 404
+    assert (await http.get(path)).status_code == 401
+    assert (await http.get(path, headers=ada.headers)).status_code == 200
+    assert await listed(ada) == ["Offer"]
+
+
+async def test_a_user_without_the_permission_sees_nothing(
+    ada: Client, root: Client, http: httpx.AsyncClient
+) -> None:
+    key = await hold(ada, mixed())
+    await permit(root, "QUARANTINE_ATTACHMENTS", "QUARANTINE_NOTIFICATION")
+    for document in (LIST, "{ viewer { user { quarantine { totalCount } } } }"):
+        answer = await ada.raw(document)
+        assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    assert await ada(NODE, id=key) == {"node": None}
+    path = f"/rest/quarantine/{key}/message.eml"
+    assert (await http.get(path, headers=ada.headers)).status_code == 404
+    await permit(root, "QUARANTINE")
+    assert await listed(ada) == ["Mixed"]
+    answer = await ada.raw(LOOK, id=key)
+    assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    assert (await http.get(path, headers=ada.headers)).status_code == 403
+    _, errors = await done(ada, OFTEN, frequency="NEVER")
+    assert told(errors)[::3] == ("FORBIDDEN", "QUARANTINE_NOTIFICATION")
+
+
+async def test_a_credential_for_mail_does_not_reach_it(
+    ada: Client, http: httpx.AsyncClient
+) -> None:
+    key = await hold(ada)
+    for scope, sees in ((Scope.MAIL, False), (Scope.MAIL_READ, False), (Scope.READ, True)):
+        secret = await make_key(
+            ada.world, f"few{scope}", user_id=ada.user.id, role=ada.user.role, scopes=[scope]
+        )
+        few = Client(http, ada.world, ada.user, secret)
+        answer = await few.raw("query ($id: ID!) { node(id: $id) { id } }", id=key)
+        assert bool(answer["data"]["node"]) is sees
+        status = await http.get(f"/rest/quarantine/{key}/message.eml", headers=few.headers)
+        assert (status.status_code == 200) is sees
+
+
+async def test_administrators_see_what_is_held_where_they_are_in_charge(
+    ada: Client, root: Client, over: Client, http: httpx.AsyncClient, world: World
+) -> None:
+    chief = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
+    bare = await make_domain_admin(world, http, "bare")
+    key = await hold(ada, mixed())
+    await hold(bare, "Own")
+    assert await listed(chief) == ["Own", "Mixed"]
+    assert await listed(chief, users={"usernames": ["ada"]}) == ["Mixed"]
+    assert (await listed(over), await listed(root)) == (["Own", "Mixed"], ["Own", "Mixed"])
+    assert await listed(over, users={"domains": ["example.org"]}) == ["Own", "Mixed"]
+    assert await listed(bare) == ["Own"]
+    assert await bare(NODE, id=key) == {"node": None}
+    for document in (RELEASE, DELETE):
+        _, errors = await done(bare, document, ids=[key])
+        assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    _, errors = await done(bare, OFTEN, users={"usernames": ["ada"]}, frequency="NEVER")
+    assert told(errors)[::3] == ("FORBIDDEN", "QUARANTINE")
+    few = await make_key(
+        world, "few", user_id=chief.user.id, role=chief.user.role, scopes=[Scope.SETTINGS]
+    )
+    for document in (TRY, DELETE):
+        _, errors = await done(Client(http, world, chief.user, few), document, ids=[key])
+        assert told(errors)[::3] == ("FORBIDDEN", "MASTER")
+    assert await listed(ada) == ["Mixed"]
+
+
+async def test_who_looks_into_anothers_is_in_that_ones_security_log(
+    ada: Client, root: Client, http: httpx.AsyncClient, world: World
+) -> None:
+    chief = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
+    key = await hold(ada, mixed())
+    await listed(chief)
+    log = "{ viewer { user { authLog { nodes { action } } } } }"
+
+    async def seen() -> list[str]:
+        nodes = (await ada(log))["viewer"]["user"]["authLog"]["nodes"]
+        return [node["action"] for node in nodes if node["action"] == "read mail"]
+
+    assert await seen() == []
+    found = (await chief(LOOK, id=key))["node"]
+    assert found["text"] == "Look at this."
+    assert len(await seen()) == 1
+    for client in (chief, root):
+        url = (await client("query ($id: ID!) { node(id: $id) { ... on QuarantineItem { sourceUrl"
+                            " } } }", id=key))["node"]["sourceUrl"]  # fmt: skip
+        assert (await http.get(url)).status_code == 200
+    count = "{ viewer { user { authLog { nodes { action count } } } } }"
+    nodes = (await ada(count))["viewer"]["user"]["authLog"]["nodes"]
+    assert sum(node["count"] for node in nodes if node["action"] == "read mail") == 3
+
+
+# what is in it
+
+
+def mixed() -> bytes:
+    """A message with a text, a file that is large enough to lie apart, and a message."""
+    inner = "Subject: Inner\r\nContent-Type: application/x-thing; name=i.bin\r\n\r\nabc\r\n"
+    large = "\r\n".join(["QUJDRA==" * 9] * 40)
+    return (
+        "From: Carol <carol@example.com>\r\nTo: ada@example.org\r\nSubject: Mixed\r\n"
+        "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+        "--b\r\nContent-Type: text/plain\r\n\r\nLook at this.\r\n"
+        "--b\r\nContent-Type: image/png\r\n"
+        "Content-Disposition: attachment; filename=a.png\r\n"
+        f"Content-Transfer-Encoding: 8bit\r\n\r\n{large}\r\n"
+        "--b\r\nContent-Type: message/rfc822\r\nContent-Disposition: attachment\r\n\r\n"
+        f"{inner}\r\n--b--\r\n"
+    ).encode()
+
+
+async def test_its_text_and_files_are_to_be_looked_at_and_fetched(
+    ada: Client, http: httpx.AsyncClient
+) -> None:
+    raw = mixed()
+    key = await hold(ada, raw)
+    found = (await ada(LOOK, id=key))["node"]
+    assert found["text"] == "Look at this."
+    picture, letter = found["attachments"]
+    assert (picture["filename"], picture["contentType"]) == ("a.png", "image/png")
+    whole = await http.get(found["sourceUrl"])
+    assert whole.content == raw
+    assert whole.headers["Cache-Control"] == "no-store"
+    file = await http.get(picture["url"])
+    assert len(file.content) == picture["size"] > 1024
+    assert file.headers["Content-Disposition"].startswith("attachment")  # never shown in a page
+    assert letter["message"]["subject"] == "Inner"
+    (inner,) = letter["message"]["attachments"]
+    assert (await http.get(inner["url"])).content == b"abc\r\n"
+    for url in (picture["url"], found["sourceUrl"]):
+        assert (await http.get(url.replace("sig=", "sig=x"))).status_code == 401
+    assert (await http.get(picture["url"].partition("?")[0])).status_code == 401
+    _, errors = await done(ada, DELETE, ids=[key])
+    assert errors == []
+    for url in (picture["url"], found["sourceUrl"], inner["url"]):
+        assert (await http.get(url)).status_code == 404
+
+
+async def test_a_text_is_safe_and_has_an_end(ada: Client) -> None:
+    page = "<html><script>alert(1)</script><p>Buy</p></html>"
+    key = await hold(ada, raw_message("Page", body=page, Content_Type="text/html"))
+    assert (await ada(LOOK, id=key))["node"]["text"].strip() == "Buy"
+    key = await hold(
+        ada, raw_message("Long", body="wörd " * 40_000, Content_Type="text/plain; charset=utf-8")
+    )
+    assert len((await ada(LOOK, id=key))["node"]["text"]) == 65_536
+
+
+async def test_what_is_held_keeps_its_bytes(ada: Client, clock: Clock, world: World) -> None:
+    key = await hold(ada, mixed())
+    clock.tick(days=29)
+    await housekeeping.tidy(world)
+    assert (await ada(LOOK, id=key))["node"]["text"] == "Look at this."
+    clock.tick(days=1)
+    since = await reached(world, ada.user.id)
+    assert (await housekeeping.tidy(world)).held == 1
+    assert await listed(ada) == []
+    ((kind, keys), *_) = await journal(world, ada.user.id, since)
+    assert (kind, keys) == (KIND, [ids.decode("QuarantineItem", key)])
+    clock.tick(days=2)
+    await housekeeping.tidy(world)
+    assert await rows(world, "SELECT id FROM blobs") == [
+        (row[0],) for row in await rows(world, "SELECT DISTINCT blob_id FROM message_blobs")
+    ]
+
+
+# lists
+
+
+async def test_lists_are_narrowed_and_come_newest_first(ada: Client, clock: Clock) -> None:
+    for nth, (subject, why) in enumerate(
+        (
+            ("Cheap Pills", Why(20.0, [Symbol("FUZZY_HASH", 20.0)])),
+            ("Größe", Why(6.0)),
+            ("Invoice", Why(0.5, (), "Eicar-Test")),
+        )
+    ):
+        await hold(ada, raw_message(subject), why, sender=f"x{nth}@far.example")
+        clock.tick(hours=1)
+    assert await listed(ada) == ["Invoice", "Größe", "Cheap Pills"]
+    assert await listed(ada, query="PILLS") == ["Cheap Pills"]
+    assert await listed(ada, query="GRÖSSE") == []
+    assert await listed(ada, query="größE") == ["Größe"]
+    assert await listed(ada, query="fuzzy_hash") == ["Cheap Pills"]
+    assert await listed(ada, query="X1@far") == ["Größe"]
+    assert await listed(ada, query="ADA@EXAMPLE") == ["Invoice", "Größe", "Cheap Pills"]
+    assert await listed(ada, query="%") == []
+    assert await listed(ada, scoreAbove=6.0) == ["Cheap Pills"]
+    assert await listed(ada, virus=True) == ["Invoice"]
+    assert await listed(ada, virus=False, scoreAbove=1) == ["Größe", "Cheap Pills"]
+    assert await listed(ada, since="2030-01-01T01:00:00Z") == ["Invoice", "Größe"]
+    for wrong in ({"query": "x" * 1001}, {"scoreAbove": 1e10}):
+        answer = await ada.raw(LIST, filter=wrong)
+        assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    first = (await ada(LIST, first=2))["quarantine"]
+    assert [node["subject"] for node in first["nodes"]] == ["Invoice", "Größe"]
+    assert first["pageInfo"]["hasNextPage"]
+    rest = (await ada(LIST, first=2, after=first["pageInfo"]["endCursor"]))["quarantine"]
+    assert [node["subject"] for node in rest["nodes"]] == ["Cheap Pills"]
+    mine = await ada(
+        "{ viewer { user { quarantine(first: 1) { totalCount nodes { subject } } } } }"
+    )
+    assert mine["viewer"]["user"]["quarantine"] == {
+        "totalCount": 3,
+        "nodes": [{"subject": "Invoice"}],
+    }
+
+
+MANY = """{ users(first: 50) { nodes { username
+  quarantine(first: 2) { totalCount nodes { subject user { username } domain { name } } } } } }"""
+EACH = """{ quarantine(first: 50) { nodes {
+  subject text user { username } domain { name } attachments { filename } } } }"""
+
+
+async def test_lists_cost_the_same_however_many(
+    ada: Client, over: Client, statements: list[str], http: httpx.AsyncClient
+) -> None:
+    async def cost(document: str) -> int:
+        del statements[:]
+        await over(document)
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    await hold(ada)
+    await cost(MANY), await cost(EACH)  # made once
+    few = await cost(MANY), await cost(EACH)
+    for nth in range(20):
+        user = await make_user(ada.world, f"n{nth}")
+        client = Client(http, ada.world, user, "")
+        for subject in "ab":
+            await hold(client, f"{subject}{nth}")
+    answer = await over(MANY)
+    assert sum(node["quarantine"]["totalCount"] for node in answer["users"]["nodes"]) == 41
+    many = await cost(MANY), await cost(EACH)
+    # each of those whose mail is looked into is noted: that is theirs
+    assert many[0] == few[0]
+    assert (await cost(EACH.replace("text", "score"))) == (
+        await cost(EACH.replace("text", "notified"))
+    )
+
+
+# what becomes of it
+
+
+async def test_a_message_is_let_in_as_if_it_had_just_come(
+    ada: Client, clock: Clock, http: httpx.AsyncClient
+) -> None:
+    world, raw = ada.world, mixed()
+    key = await hold(ada, raw)
+    clock.tick(days=3)
+    since = await reached(world, ada.user.id)
+    answer, errors = await done(ada, RELEASE, ids=[key])
+    assert errors == []
+    assert answer["messages"] == [
+        {
+            "subject": "Mixed",
+            "mailbox": {"path": "INBOX"},
+            "seen": False,
+            "envelope": {"from": CAROL, "rcpt": [{"value": ada.address}]},
+        }
+    ]
+    assert [kind for kind, _ in await journal(world, ada.user.id, since)] == [
+        ChangeKind.MESSAGE_ADDED,
+        KIND,
+    ]
+    assert (await held(world), await listed(ada)) == ([], [])
+    ((facts,),) = await rows(
+        world,
+        "SELECT facts FROM changes WHERE kind = 'MESSAGE_ADDED' ORDER BY at DESC LIMIT 1",
+    )
+    assert '"received"' in str(facts) or "'received'" in str(facts)
+    source = "{ viewer { user { messages(first: 1) { nodes { sourceUrl receivedAt } } } } }"
+    (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
+    assert (await http.get(node["sourceUrl"])).content == raw
+    assert node["receivedAt"] == "2030-01-04T00:00:00Z"
+    await come(world, ada, raw=raw)  # the repeat of a reply that was lost for days
+    _, errors = await done(ada, RELEASE, ids=[key])
+    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+
+
+async def test_all_are_let_in_or_none(ada: Client, bob: Client) -> None:
+    world = ada.world
+    mine, his = await hold(ada, "a"), await hold(bob, "b")
+    large = await hold(ada, raw_message("c", body="x" * 3000))
+    _, errors = await done(ada, RELEASE, ids=[mine, his])
+    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    await bounded(ada, quota=2000)
+    _, errors = await done(ada, RELEASE, ids=[mine, large])
+    assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
+        "QUOTA_EXCEEDED", ["ids"], 1,
+    )  # fmt: skip
+    assert (await inbox(ada), len(await held(world))) == ([], 3)
+    _, errors = await done(ada, RELEASE, ids=[mine] * 101)
+    assert told(errors) == ("VALIDATION", ["ids"], None, "max")
+    answer, errors = await done(ada, RELEASE, ids=[mine, mine])
+    assert ([one["subject"] for one in answer["messages"]], errors) == (["a"], [])
+
+
+async def test_two_that_let_in_the_same_let_it_in_once(ada: Client) -> None:
+    key = await hold(ada)
+    both = await asyncio.gather(*(done(ada, RELEASE, ids=[key]) for _ in range(2)))
+    assert sorted(len(errors) for _, errors in both) == [0, 1]
+    assert await inbox(ada) == ["Offer"]
+
+
+async def test_a_virus_is_let_in_by_an_administrator_alone(
+    ada: Client, over: Client, http: httpx.AsyncClient
+) -> None:
+    chief = await make_domain_admin(ada.world, http, "chief", [AdminPermission.QUARANTINE])
+    key = await hold(ada, "Bill", Why(0.0, (), "Eicar-Test"))
+    _, errors = await done(ada, RELEASE, ids=[key])
+    assert told(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
+    assert await inbox(ada) == []
+    answer, errors = await done(chief, RELEASE, ids=[key])
+    assert (answer["messages"], errors) == ([], [])  # she may not look into ada's folders
+    assert await inbox(ada) == ["Bill"]
+    log = '{ adminLog(mutation: "quarantineRelease") { nodes { before } } }'
+    (entry,) = (await over(log))["adminLog"]["nodes"]
+    assert entry["before"] == {"sender": CAROL, "recipient": ada.address}
+
+
+async def test_the_sender_is_allowed_from_now_on(ada: Client, root: Client) -> None:
+    world = ada.world
+    set_options(world, spam_quarantine=50)
+    for subject in ("One", "Two"):
+        await come(world, ada, raw=raw_message(subject, **SPAM), sender="bounce-1@lists.example")
+    keys = [ids.encode("QuarantineItem", row.id) for row in await held(world)]
+    await permit(root, "QUARANTINE")
+    _, errors = await done(ada, RELEASE, ids=keys, allowSender=True)
+    assert told(errors) == ("FORBIDDEN", ["allowSender"], None, "SPAM_POLICY")
+    await permit(root, "QUARANTINE", "SPAM_POLICY")
+    _, errors = await done(ada, RELEASE, ids=keys, allowSender=True)
+    assert errors == []
+    rules = "{ senderRules { nodes { action pattern scope { user { username } } } } }"
+    (rule,) = (await ada(rules))["senderRules"]["nodes"]
+    assert (rule["action"], rule["pattern"]) == ("ALLOW", CAROL)
+    await come(world, ada, raw=raw_message("Three", **SPAM), sender="bounce-2@lists.example")
+    assert sorted(await inbox(ada)) == ["One", "Three", "Two"]
+    odd = await hold(ada, raw_message("Odd", From="a b@"), sender="")
+    _, errors = await done(ada, RELEASE, ids=[odd], allowSender=True)
+    assert [each["path"] for each in errors] in ([], [["allowSender"]])
+
+
+async def test_what_is_deleted_is_gone(ada: Client, over: Client) -> None:
+    world = ada.world
+    mine, other = await hold(ada, "a"), await hold(ada, "b")
+    since = await reached(world, ada.user.id)
+    answer, errors = await done(ada, DELETE, ids=[mine])
+    assert (answer["deletedIds"], errors) == ([mine], [])
+    assert await journal(world, ada.user.id, since) == [
+        (KIND, [ids.decode("QuarantineItem", mine)])
+    ]
+    _, errors = await done(ada, DELETE, ids=[other, mine])
+    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    assert await listed(ada) == ["b"]
+    answer, errors = await done(over, DELETE, ids=[other])
+    assert errors == []
+    assert (await listed(ada), await inbox(ada)) == ([], [])
+
+
+async def test_it_goes_with_its_account(ada: Client, root: Client, clock: Clock) -> None:
+    world = ada.world
+    for letter in "ab":
+        await hold(ada, letter)
+    given = {"users": {"usernames": ["ada"]}}
+    assert (await Call("userDelete", given)(root))["errors"] == []
+    assert await listed(root) == []
+    clock.tick(days=90)
+    await housekeeping.tidy(world)
+    while await tasks.work(world):
+        pass
+    assert await held(world) == []
+    assert await rows(world, "SELECT * FROM quarantine_blobs") == []
+
+
+async def test_a_renamed_domain_takes_it_along(ada: Client, root: Client) -> None:
+    await hold(ada)
+    given = {"oldDomain": "example.org", "newDomain": "new.example"}
+    made = await Call("domainRename", given)(root)
+    assert made["errors"] == []
+    (item,) = (await ada(LIST))["quarantine"]["nodes"]
+    assert (item["domain"], item["recipient"]) == ({"name": "new.example"}, "ada@example.org")
+
+
+async def test_what_is_held_is_neither_answered_nor_copied_and_what_is_let_in_is_copied(
+    ada: Client, root: Client
+) -> None:
+    world = ada.world
+    set_options(world, spam_quarantine=50)
+    rule = {"match": ada.address, "bccTo": "copies@else.example", "direction": "RECIPIENT"}
+    assert (await Call("bccRuleCreate", rule)(root))["errors"] == []
+    away = {"set": {"enabled": True, "text": "I am away."}}
+    assert (await Call("autoreplySet", away)(ada))["errors"] == []
+    await come(world, ada, raw=raw_message("Offer", **SPAM))
+    assert await rows(world, "SELECT recipient FROM deliveries") == []
+    key = ids.encode("QuarantineItem", (await held(world))[0].id)
+    _, errors = await done(ada, TRY, ids=[key], options={"validateOnly": True})
+    assert errors == []
+    assert await rows(world, "SELECT recipient FROM deliveries") == []
+    _, errors = await done(ada, RELEASE, ids=[key])
+    assert errors == []
+    assert await rows(world, "SELECT recipient FROM deliveries") == [("copies@else.example",)]
+
+
+async def test_the_interval_of_letters_is_set(ada: Client, bob: Client, over: Client) -> None:
+    answer, errors = await done(ada, OFTEN, frequency="HOURLY")
+    assert (answer["users"], errors) == (
+        [{"username": "ada", "quarantineNotification": "HOURLY"}], [],
+    )  # fmt: skip
+    _, errors = await done(ada, OFTEN, users={"usernames": ["bob"]}, frequency="NEVER")
+    assert errors[0]["code"] == "NOT_FOUND"
+    answer, errors = await done(over, OFTEN, users={"usernames": ["bob"]}, frequency="WEEKLY")
+    assert [one["quarantineNotification"] for one in answer["users"]] == ["WEEKLY"]
+    log = '{ adminLog(mutation: "quarantineNotificationSet") { nodes { before after } } }'
+    (entry,) = (await over(log))["adminLog"]["nodes"]
+    assert entry["after"] == {"quarantine_notification": "WEEKLY"}
+    mine = "{ viewer { user { quarantineNotification } } }"
+    assert (await bob(mine))["viewer"]["user"] == {"quarantineNotification": "WEEKLY"}
