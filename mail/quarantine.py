@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select, update
 from sqlmodel import col
 
-from mail import delivery, encrypting, userlimits
+from mail import audit, delivery, encrypting, userlimits
 from mail.addresses import Recipient
 from mail.delivery import CAME, COMING, HOUR, Letter
 from mail.keeping import Kept, blob_ids
@@ -119,7 +119,10 @@ async def _hold(world: World, letter: Letter, route: tuple[str, Recipient], why:
         _count(turn, to.user_id)
         key, shown = turn.world.key(), {**_shown(letter), **_said(why), "receipt": known}
         row = {"id": key, **_envelope(turn, to, sender), **shown}
-        _put(turn, row, blob_ids(turn, kept), kept.root)
+        blobs = blob_ids(turn, kept)
+        row |= {"blob_id": blobs[kept.root]}
+        _put(turn, row, list(blobs.values()))
+        _audit(turn, letter, row, list(blobs.values()))
         _make_room(turn, to.user_id, key)
         return True
 
@@ -177,10 +180,10 @@ def _said(why: Why) -> dict[str, Any]:
     return {name: delivery.storable(value) for name, value in found.items()}
 
 
-def _put(turn: Turn, row: Mapping[str, Any], blobs: Mapping[str, int], root: str) -> None:
+def _put(turn: Turn, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
     key, user_id = row["id"], row["user_id"]
-    turn.connection.execute(insert(QuarantineItem).values({**row, "blob_id": blobs[root]}))
-    needs = [{"item_id": key, "blob_id": blob} for blob in sorted(set(blobs.values()))]
+    turn.connection.execute(insert(QuarantineItem).values(row))
+    needs = [{"item_id": key, "blob_id": blob} for blob in sorted(set(blobs))]
     turn.connection.execute(insert(QuarantineBlob), needs)
     at = row["created_at"]
     turn.send(
@@ -188,6 +191,18 @@ def _put(turn: Turn, row: Mapping[str, Any], blobs: Mapping[str, int], root: str
           {"digest": row["receipt"], "message_id": key, "at": at})]
     )  # fmt: skip
     turn.record(user_id, Entry(KIND, [key], {"did": "held"}), at=at)
+
+
+def _audit(turn: Turn, letter: Letter, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
+    """Let audits of the account have it: it may never come into a folder."""
+    facts = {
+        **delivery.columns(letter),
+        "blob_id": row["blob_id"],
+        "received_at": row["created_at"],
+        "envelope_from": row["sender"],
+        "envelope_to": [row["recipient"]],
+    }
+    audit.held(turn, row["user_id"], row["id"], facts, blobs)
 
 
 def _make_room(turn: Turn, user_id: int, newest: int) -> None:
