@@ -4,6 +4,7 @@ What is held counts against no quota. For each account so many messages, and so 
 kept: of more the oldest go, and so does what nobody let in for long.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,6 +37,7 @@ LETTER = "QUARANTINE_LETTER"  # kind of the task that tells the account: resolve
 KIND = ChangeKind.QUARANTINE_CHANGED
 SYMBOLS = 200  # of a message that are kept
 NAME, WORDS = 128, 512  # characters of a name, and of a description
+MOST = 1e9  # points
 ROUND = 500  # rows that one unit changes
 WAITS = {  # until a letter tells of what is held
     Frequency.HOURLY: timedelta(hours=1),
@@ -166,18 +168,23 @@ def _said(why: Why) -> dict[str, Any]:
     symbols = [
         {
             "name": symbol.name[:NAME],
-            "score": symbol.score,
+            "score": _finite(symbol.score),
             "description": symbol.description and symbol.description[:WORDS],
         }
         for symbol in why.symbols[:SYMBOLS]
     ]
     found = {
-        "score": why.score,
+        "score": _finite(why.score),
         "symbols": symbols,
         "tests": " ".join(str(symbol["name"]) for symbol in symbols),
         "virus": why.virus and why.virus[:NAME],
     }
     return {name: delivery.storable(value) for name, value in found.items()}
+
+
+def _finite(points: float) -> float:
+    """Points that every reader can take."""
+    return 0.0 if math.isnan(points) else min(max(points, -MOST), MOST)
 
 
 def _put(turn: Turn, row: Mapping[str, Any], blobs: Sequence[int]) -> None:

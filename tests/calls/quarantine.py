@@ -1,19 +1,19 @@
 """Calls about mail that is held."""
 
+from tests import held
 from tests.calls.call import Call, call
 from tests.conftest import Client
-from tests.held import hold
 
 
 @call
 async def quarantine_release(ada: Client, _root: Client) -> Call:
-    given = {"ids": [await hold(ada, "Held news")]}
+    given = {"ids": [await held.hold(ada, "Held news")]}
     return Call("quarantineRelease", given, "messages { subject mailbox { path } }")
 
 
 @call
 async def quarantine_delete(ada: Client, _root: Client) -> Call:
-    return Call("quarantineDelete", {"ids": [await hold(ada, "Held news")]}, "deletedIds")
+    return Call("quarantineDelete", {"ids": [await held.hold(ada, "Held news")]}, "deletedIds")
 
 
 @call
