@@ -178,6 +178,7 @@ KINDS_CHANGED = {
     ChangeKind.THREAD_CHANGED: "Thread",
     ChangeKind.SAVED_SEARCH_CHANGED: "SavedSearch",
     ChangeKind.SENDER_RULE_CHANGED: "SenderRule",
+    ChangeKind.QUARANTINE_CHANGED: "QuarantineItem",
 }
 
 

@@ -39,6 +39,7 @@ PREFIXES = {
     "Mailbox": "box",
     "Message": "msg",
     "PushChannel": "psh",
+    "QuarantineItem": "qua",
     "RecipientRewrite": "rwr",
     "SavedSearch": "sea",
     "SenderRule": "srl",

@@ -17,7 +17,7 @@ from mail import messages as mime
 from mail.contents import Stored
 from mail.messages import Part, part_of, walk
 from models.errors import found
-from resolvers import contents, reading
+from resolvers import contents, quarantine, reading
 from resolvers.reading import Attached
 
 
@@ -62,26 +62,31 @@ class Attachment:
     size: ByteSize = leaf("Decoded bytes.")
     row: strawberry.Private[Any] = None
     index: strawberry.Private[int] = 0
+    held: strawberry.Private[bool] = False  # it is in the quarantine, and `row` of that
 
     @field("Download.")
     def url(self, info: Info) -> URL:
+        if self.held:
+            path = parts.held_path(self.row.id, "attachments", self.id)
+            return parts.addressed(info, path, info.context.viewer.user_id)
         path = parts.attachment_path(self.row.id, self.index)
         return parts.signed(info, path, self.row)
 
     @field("Text parts only, decoded; null for others.", cost=3)
     async def text(self, info: Info, max_bytes: int = 65536) -> str | None:
-        stored = await stored_of(info, self.row)
+        stored = await stored_of(info, self.row, held=self.held)
         return await contents.attachment_text(stored, self.index, max_bytes)
 
     @field("The message that this is, where a message was attached.", cost=3)
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.mimeparts")] | None:
-        stored = await stored_of(info, self.row)
-        return await AttachedMessage.maybe(stored, contents.attached(stored, self.index))
+        stored = await stored_of(info, self.row, held=self.held)
+        part = contents.attached(stored, self.index)
+        return await AttachedMessage.maybe(stored, part, held=self.held)
 
     @classmethod
-    def of(cls, row: Any, index: int) -> "Attachment":
+    def of(cls, row: Any, index: int, *, held: bool = False) -> "Attachment":
         known = row.attachments[index]
         return cls(
             id=parts.attachment_id(row.id, index),
@@ -97,6 +102,7 @@ class Attachment:
             size=ByteSize(known["size"]),
             row=row,
             index=index,
+            held=held,
         )
 
 
@@ -110,17 +116,22 @@ class MimePart:
     size: ByteSize = leaf("Bytes as transferred.")
     parts: list["MimePart"] = leaf("Parts below.")
     row: strawberry.Private[Any] = None
+    held: strawberry.Private[bool] = False  # as of an attachment
 
     @field("Decoded content.")
     def url(self, info: Info) -> URL:
+        if self.held:
+            path = parts.held_path(self.row.id, "parts", self.section)
+            return parts.addressed(info, path, info.context.viewer.user_id)
         return parts.signed(info, parts.part_path(self.row.id, self.section), self.row)
 
     @field("The message that this is, where a message was attached.", cost=3)
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.mimeparts")] | None:
-        stored = await stored_of(info, self.row)
-        return await AttachedMessage.maybe(stored, contents.part_at(stored, self.section))
+        stored = await stored_of(info, self.row, held=self.held)
+        part = contents.part_at(stored, self.section)
+        return await AttachedMessage.maybe(stored, part, held=self.held)
 
     @classmethod
     def of(cls, row: Any) -> "MimePart":
@@ -128,15 +139,16 @@ class MimePart:
         return cls.of_tree(row, part_of(orjson.loads(row.structure)))
 
     @classmethod
-    def of_tree(cls, row: Any, tree: Part) -> "MimePart":
+    def of_tree(cls, row: Any, tree: Part, *, held: bool = False) -> "MimePart":
         """A part with those below, made from the leaves up: it may be a hundred parts deep."""
         made: dict[int, MimePart] = {}
         for part in reversed(list(walk(tree))):
-            made[id(part)] = cls._one(row, part, [made[id(below)] for below in part.parts])
+            there = [made[id(below)] for below in part.parts]
+            made[id(part)] = cls._one(row, part, there, held=held)
         return made[id(tree)]
 
     @classmethod
-    def _one(cls, row: Any, part: Part, below: list["MimePart"]) -> "MimePart":
+    def _one(cls, row: Any, part: Part, below: list["MimePart"], *, held: bool) -> "MimePart":
         return cls(
             section=contents.section_of(part),
             content_type=ContentType(value=part.content_type, params=JSON(part.params)),
@@ -146,6 +158,7 @@ class MimePart:
             size=ByteSize(part.size),
             parts=below,
             row=row,
+            held=held,
         )
 
 
@@ -165,7 +178,9 @@ class AttachedMessage:
         return await reading.attached_text(self.attached) if self.attached else None
 
     @classmethod
-    async def maybe(cls, stored: Stored, part: Part | None) -> "AttachedMessage | None":
+    async def maybe(
+        cls, stored: Stored, part: Part | None, *, held: bool = False
+    ) -> "AttachedMessage | None":
         """The message that a part of a stored one is, if it is one."""
         attached = await reading.attached(stored, part) if part else None
         if attached is None:
@@ -182,11 +197,15 @@ class AttachedMessage:
             cc=people[2],
             date=facts.date,
             message_id=facts.message_id,
-            attachments=[MimePart.of_tree(row, each) for each, _ in mime.files(attached.part)],
+            attachments=[
+                MimePart.of_tree(row, each, held=held) for each, _ in mime.files(attached.part)
+            ],
             attached=attached,
         )
 
 
-async def stored_of(info: Info, row: Any) -> Stored:
+async def stored_of(info: Info, row: Any, *, held: bool = False) -> Stored:
     """What is in the message of this row; raises the refusal where that is not for the viewer."""
+    if held:
+        return found(await info.context.load(quarantine.stored, row.id))
     return found(await contents.one(info.context, row.id))

@@ -27,6 +27,7 @@ from graph.labels import Label
 from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.notifications import PushChannel
+from graph.quarantine import QuarantineItem
 from graph.recipientrewrites import RecipientRewrite
 from graph.rows import Shape
 from graph.savedsearches import SavedSearch
@@ -69,6 +70,7 @@ KINDS: dict[str, type[Shape]] = {
     "Mailbox": Mailbox,
     "Message": Message,
     "PushChannel": PushChannel,
+    "QuarantineItem": QuarantineItem,
     "RecipientRewrite": RecipientRewrite,
     "SavedSearch": SavedSearch,
     "SenderRule": SenderRule,

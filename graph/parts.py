@@ -38,6 +38,12 @@ def attachment_of(id: str, *, path: str = "id", index: int | None = None) -> tup
     raise Invalid("not the id of an Attachment", constraint="id", path=[path], index=index)
 
 
+def held_path(item_key: int, *more: str) -> str:
+    """Where the whole of a held message is, or a part of it."""
+    item = ids.encode("QuarantineItem", item_key)
+    return "/".join((f"/rest/quarantine/{item}", *(more or ("message.eml",))))
+
+
 def source_path(message_key: int) -> str:
     """Where the whole message is."""
     return f"/rest/messages/{ids.encode('Message', message_key)}/message.eml"

@@ -36,16 +36,18 @@ from mail.messages import Part
 from mail.spool import Budget, Spool
 from models.crowds import Crowd
 from models.errors import Invalid, NotFound, Refused, found
-from models.roles import Role, Scope
+from models.roles import Role, Scope, UserPermission
 from models.world import World
-from resolvers import archive, audit, contents, exports, links, uploads
+from resolvers import archive, audit, contents, exports, links, quarantine, uploads
 from resolvers.context import Context, Needs
 
 log = logging.getLogger(__name__)
 
 UPLOADS = "/rest/uploads"
 UPDATES = "/rest/users/{id}/updates"
+HELD = "/rest/quarantine/{id}"
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+UNKEPT = "no-store"  # of what may harm whoever comes across it
 STATUSES = {
     "UNAUTHENTICATED": 401,
     "FORBIDDEN": 403,
@@ -95,6 +97,9 @@ def routes(
         *followed,
         Route(f"{message}/message.eml", _endpoint(desk, _message)),
         Route("/rest/archive/{id}/message.eml", _endpoint(desk, _archived)),
+        Route(f"{HELD}/message.eml", _endpoint(desk, _held)),
+        Route(f"{HELD}/attachments/{{attachment}}", _endpoint(desk, _held_attachment)),
+        Route(f"{HELD}/parts/{{section}}", _endpoint(desk, _held_part)),
         Route(f"{message}/attachments/{{attachment}}", _endpoint(desk, _attachment)),
         Route(f"{message}/attachments.zip", _endpoint(desk, _attachments)),
         Route(f"{message}/parts/{{section}}", _endpoint(desk, _part)),
@@ -165,6 +170,53 @@ async def _archived(desk: Desk, request: Request) -> Response:
     return await _whole(request, found(await contents.one(ctx, key)), caching)
 
 
+async def _held(desk: Desk, request: Request) -> Response:
+    """Serve a whole message that is held, byte for byte."""
+    return await _whole(request, await _of_quarantine(desk, request), UNKEPT, shown=False)
+
+
+async def _held_attachment(desk: Desk, request: Request) -> Response:
+    """Serve the decoded content of an attachment of a message that is held."""
+    text = request.path_params["attachment"]
+    message = await _of_quarantine(desk, request, "attachments", text)
+    try:
+        theirs, index = parts.attachment_of(text)
+    except Invalid:
+        raise NotFound(text) from None
+    if theirs != message.row.id:
+        raise NotFound(text)
+    part = found(contents.attached(message, index))
+    attachment = message.row.attachments[index]
+    name, tag = attachment["filename"] or _name(part), attachment["hash"]
+    served = _decoded(message, part, name=name, tag=tag, caching=UNKEPT)
+    return await serve(request, replace(served, shown=False))
+
+
+async def _held_part(desk: Desk, request: Request) -> Response:
+    """Serve the decoded content of any part of a message that is held."""
+    section = request.path_params["section"]
+    message = await _of_quarantine(desk, request, "parts", section)
+    part = found(contents.part_at(message, section))
+    tag = f"{message.row.digest}.{contents.section_of(part)}"
+    served = _decoded(message, part, name=part.filename or _name(part), tag=tag, caching=UNKEPT)
+    return await serve(request, replace(served, shown=False))
+
+
+async def _of_quarantine(desk: Desk, request: Request, *more: str) -> Stored:
+    """A message that is held, for who may have its bytes: an address is good for its maker."""
+    key = ids.named("QuarantineItem", request.path_params["id"])
+    where = client_address(request)
+    if "sig" in request.query_params:
+        path = parts.held_path(key, *more)
+        viewer = await links.caller(desk.world, path, request.query_params)
+    else:
+        viewer = await desk.sign_in(request.headers, where)
+    permission = UserPermission.QUARANTINE_ATTACHMENTS
+    viewer.require(Needs(scope=Scope.READ, user_permission=permission))
+    ctx = Context(desk.world, viewer, client_ip=where)
+    return found(await ctx.load(quarantine.stored, key))
+
+
 async def _audit(desk: Desk, request: Request) -> Response:
     """Serve the copies of an audit as a mailbox file; whoever asks is noted."""
     key = ids.named("Audit", request.path_params["id"])
@@ -197,12 +249,15 @@ async def _export(desk: Desk, request: Request) -> Response:
     return await serve(request, served)
 
 
-async def _whole(request: Request, message: Stored, caching: str) -> Response:
+async def _whole(
+    request: Request, message: Stored, caching: str, *, shown: bool = True
+) -> Response:
     async def opened() -> Bytes:
         return Bytes(message.size, message.whole)
 
     name = f"{message.row.subject.strip() or 'message'}.eml"
-    served = Served(message.row.digest, "message/rfc822", name, opened, caching=caching)
+    kind, tag = "message/rfc822", message.row.digest
+    served = Served(tag, kind, name, opened, caching=caching, shown=shown)
     return await serve(request, served)
 
 

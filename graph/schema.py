@@ -43,6 +43,8 @@ from graph import (
     noticing,
     notifications,
     profilereset,
+    quarantine,
+    quarantining,
     recipientrewrites,
     savedsearches,
     searchindex,
@@ -105,6 +107,7 @@ Query = merge_types(
         recipientrewrites.RecipientRewriteQuery,
         notifications.PushQuery,
         sieve.SieveQuery,
+        quarantine.QuarantineQuery,
     ),
 )
 Mutation = merge_types(
@@ -153,6 +156,7 @@ Mutation = merge_types(
         recipientrewrites.RecipientRewriteMutation,
         notifications.PushMutation,
         sieveput.SieveMutation,
+        quarantining.QuarantineMutation,
     ),
 )
 Subscription = merge_types(

@@ -30,6 +30,7 @@ from graph.mailboxes import Mailbox, MailboxTotals
 from graph.messages import Message, message_page
 from graph.notifications import PushChannel
 from graph.passwordpolicy import PasswordPolicy
+from graph.quarantine import QuarantineItem, item_page
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, asked, columns, identified, link, listed
 from graph.savedsearches import SavedSearch
@@ -45,7 +46,7 @@ from models.pages import Cursor as Place
 from models.pages import ordering
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.submission import SubmissionState
-from models.users import ProtocolScope
+from models.users import Frequency, ProtocolScope
 from resolvers import (
     addresses,
     apppasswords,
@@ -76,6 +77,7 @@ from resolvers.mailboxlists import Only
 from resolvers.twofactor import TwoFactorMethod, enabled
 
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
+strawberry.enum(Frequency, description="How often something is written to somebody.")
 
 if TYPE_CHECKING:
     from graph.auth import AccessToken
@@ -149,6 +151,7 @@ class User(Shape):
     tls_enforce_in: bool = leaf("Mail that comes by SMTP without TLS is refused.")
     smtp_allowed_networks: list[CIDR] = leaf("SMTP submission only from here, empty = anywhere.")
     spam: SpamPolicy = leaf("Spam thresholds.")
+    quarantine_notification: Frequency = leaf("Letters about held mail.")
     webmail_access: bool = leaf("May use browser clients.")
     permissions: list[UserPermission] = leaf("What the user may change.")
     admin_permissions: list[AdminPermission] = leaf("What a DOMAIN_ADMIN may do for users.")
@@ -356,6 +359,16 @@ class User(Shape):
     async def push_channels(self, info: Info) -> list[PushChannel]:
         rows = await info.context.load(notifications.of_users, self.row.id)
         return await listed(info, PushChannel, rows)
+
+    @field(
+        "Held mail, newest first.",
+        scope=Scope.READ,
+        user_permission=UserPermission.QUARANTINE,
+    )
+    async def quarantine(
+        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+    ) -> Connection[QuarantineItem]:
+        return await item_page(info, self.row.id, first, after)
 
     @field("Own key-value store: an entry of the one called default.", scope=Scope.READ)
     async def key_value(self, info: Info, key: Key) -> KeyValue | None:

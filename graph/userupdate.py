@@ -159,7 +159,8 @@ class PasswordResetPayload(MutationPayload):
     )
 
 
-async def _payload(info: Info, keys: list[int]) -> UsersPayload:
+async def payload_of(info: Info, keys: list[int]) -> UsersPayload:
+    """The accounts that were changed, as they are now."""
     rows = await info.context.load_all(users.by_ids, keys)
     return UsersPayload(users=[User.of(row) for row in rows if row])
 
@@ -184,7 +185,7 @@ class UserUpdateMutation:
             input.set.patch(),
             existing if isinstance(existing, str) else None,
         )
-        return await _payload(info, keys)
+        return await payload_of(info, keys)
 
     @mutation("Role, domains and delegated permissions.", role=Role.ADMIN, scope=Scope.MASTER)
     async def user_role_set(self, info: Info, input: UserRoleSetInput) -> UsersPayload:
@@ -197,7 +198,7 @@ class UserUpdateMutation:
             permissions if isinstance(permissions, list) else None,
         )
         chosen = users_named(input.users)
-        return await _payload(info, await userrights.set_role(info.context, chosen, standing))
+        return await payload_of(info, await userrights.set_role(info.context, chosen, standing))
 
     @mutation(
         "What users may change themselves: replaces the list.",
@@ -209,7 +210,7 @@ class UserUpdateMutation:
     ) -> UsersPayload:
         chosen = users_named(input.users)
         keys = await userrights.set_permissions(info.context, chosen, input.permissions)
-        return await _payload(info, keys)
+        return await payload_of(info, keys)
 
     @mutation(
         "Spam thresholds.",
@@ -225,7 +226,7 @@ class UserUpdateMutation:
         }
         facts = {name: maybe.value for name, maybe in said.items() if maybe}
         chosen = users_named(input.users)
-        return await _payload(info, await spampolicy.set_spam_policy(info.context, chosen, facts))
+        return await payload_of(info, await spampolicy.set_spam_policy(info.context, chosen, facts))
 
     @mutation(
         "A temporary password beside the one there is, to be changed at the next login; "

@@ -171,6 +171,7 @@ VALUES = {
         "THREAD_CHANGED": "A conversation was muted or unmuted, or became part of another.",
         "AUTOREPLY_CHANGED": "The automatic answer was set, changed or removed.",
         "SIEVE_CHANGED": "A script was put, activated, renamed or deleted, or has failed.",
+        "QUARANTINE_CHANGED": "A message is held, told of in a letter, let in, or gone.",
         "LIMIT_REACHED": "A limit of the account is reached, or storage has passed a mark.",
         "RESYNC": "The stream cannot go on from the cursor given.",
     },
@@ -227,6 +228,12 @@ VALUES = {
         "UNAVAILABLE": "A component does not answer.",
         "SIEVE_COMPILE": "A script does not compile.",
         "ABORTED": "Given up with the others of its unit.",
+    },
+    "Frequency": {
+        "NEVER": "No letters.",
+        "HOURLY": "An hour after the first that is held.",
+        "DAILY": "A day after the first that is held.",
+        "WEEKLY": "A week after the first that is held.",
     },
     "LimitKind": {
         "STORAGE": "Bytes of messages.",

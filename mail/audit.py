@@ -102,12 +102,30 @@ def sent(
     turn: Turn, user_id: int, submission_id: int, facts: Mapping[str, Any], blobs: Sequence[int]
 ) -> None:
     """Copy what is sent without leaving a message in a folder."""
-    now = turn.world.now()
+    _unfiled(turn, user_id, (submission_id, AuditRoad.SENT), facts, blobs)
+
+
+def held(
+    turn: Turn, user_id: int, item_id: int, facts: Mapping[str, Any], blobs: Sequence[int]
+) -> None:
+    """Copy what came, and is held."""
+    _unfiled(turn, user_id, (item_id, AuditRoad.RECEIVED), facts, blobs)
+
+
+def _unfiled(
+    turn: Turn,
+    user_id: int,
+    what: tuple[int, AuditRoad],
+    facts: Mapping[str, Any],
+    blobs: Sequence[int],
+) -> None:
+    """Copy what lies in no folder: its key, how it came to be, and its columns."""
+    now, (key, road) = turn.world.now(), what
     for audit in _running(turn, user_id):
         if covers(audit, now):
             shown = {name: facts[name] for name in SHOWN}
-            entry = {**shown, "origin_id": submission_id, "mailbox_path": None}
-            _append(turn, audit, [{**entry, "road": AuditRoad.SENT}], {submission_id: blobs})
+            entry = {**shown, "origin_id": key, "mailbox_path": None, "road": road}
+            _append(turn, audit, [entry], {key: blobs})
 
 
 def leaving(turn: Turn, user_id: int, ids: Sequence[int]) -> None:

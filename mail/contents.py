@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from sqlalchemy import Select, bindparam, select
@@ -25,6 +25,7 @@ from models.columns import Picked
 from models.errors import NotFound
 from models.messages import Message
 from models.prepared import Prepared, number
+from models.quarantine import QuarantineBlob, QuarantineItem
 from models.shelf import Shelf
 from models.stores import Store
 from models.world import World
@@ -37,15 +38,23 @@ CODED = ("base64", "quoted-printable", "x-uuencode")  # all other encodings are 
 
 _ROOTS = select(*pieces.COLUMNS).where(col(Blob.id).in_(bindparam("ids", expanding=True)))
 ROOT = Prepared(select(*pieces.COLUMNS).where(col(Blob.id) == number("blob")))
-_PIECE = (
-    select(*pieces.COLUMNS)
-    .join(MessageBlob, col(MessageBlob.blob_id) == col(Blob.id))
-    .where(
-        col(MessageBlob.message_id) == bindparam("message"),
-        col(Blob.digest) == bindparam("digest"),
-    )
-)
-_THERE = select(col(Message.id)).where(col(Message.id) == bindparam("message"))
+
+
+class Holding(NamedTuple):
+    """How the rows of a table find their pieces: one of `holder` by its `digest`, and its row."""
+
+    piece: Select[*tuple[Any, ...]]
+    row: Select[*tuple[Any, ...]]
+
+
+def _holding(key: Any, holder: Any, blob_id: Any) -> Holding:
+    mine, named = holder == bindparam("holder"), col(Blob.digest) == bindparam("digest")
+    piece = select(*pieces.COLUMNS).join_from(Blob, holder.class_, blob_id == col(Blob.id))
+    return Holding(piece.where(mine, named), select(key).where(key == bindparam("holder")))
+
+
+MESSAGES = _holding(Message.id, MessageBlob.message_id, col(MessageBlob.blob_id))
+QUARANTINE = _holding(QuarantineItem.id, QuarantineBlob.item_id, col(QuarantineBlob.blob_id))
 
 Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Picked]]]
 Stream = AsyncGenerator[bytes]
@@ -70,6 +79,7 @@ class Stored:
     _store: Store
     _read: Read
     shelf: Shelf = field(default_factory=partial(Shelf, 0))  # what was worked out before
+    _of: Holding = MESSAGES
 
     @property
     def source(self) -> Skeleton:
@@ -88,9 +98,9 @@ class Stored:
         return await pieces.read(self._store, await self._piece(digest))
 
     async def _piece(self, digest: str) -> Picked:
-        for row in await self._read(_PIECE, {"message": self.row.id, "digest": digest}):
+        for row in await self._read(self._of.piece, {"holder": self.row.id, "digest": digest}):
             return row
-        if await self._read(_THERE, {"message": self.row.id}):
+        if await self._read(self._of.row, {"holder": self.row.id}):
             raise Corrupt(f"The message {self.row.id} lacks its piece {digest}")
         raise NotFound(str(self.row.id))  # deleted while it was read
 
@@ -201,15 +211,20 @@ class Stored:
                 yield chunk
 
 
-async def sources(world: World, rows: Sequence[Picked], read: Read | None = None) -> list[Stored]:
+async def sources(
+    world: World, rows: Sequence[Picked], read: Read | None = None, of: Holding = MESSAGES
+) -> list[Stored]:
     """The messages of these rows, which have id, blob_id and structure; one statement.
 
-    `read` is that of an operation, which sees what its unit has written. Damage to one message
-    is logged, and raised as Corrupt where that one is looked into.
+    `of` says of which table they are. `read` is that of an operation, which sees what its unit
+    has written. Damage to one message is logged, and raised as Corrupt where it is looked into.
     """
     read = read or world.database.read
     opened = await skeletons(world, await roots(rows, read))
-    return [Stored(row, tree_of(row), skeleton_of(row, opened), world.blobs, read) for row in rows]
+    return [
+        Stored(row, tree_of(row), skeleton_of(row, opened), world.blobs, read, _of=of)
+        for row in rows
+    ]
 
 
 async def roots(rows: Sequence[Picked], read: Read) -> Sequence[Picked]:

@@ -53,10 +53,11 @@ class Way(StrEnum):
     PUT_IN = "PUT_IN"  # by the account: the quota
     RECEIVED = "RECEIVED"  # from outside: the quota, and what may come in an hour
     AGAIN = "AGAIN"  # the same, in another folder as well: the quota
+    RELEASED = "RELEASED"  # from outside, and was held: what may come in an hour was counted then
     NOTICE = "NOTICE"  # by us, about the quota: it goes in beyond it, and leads to no other
 
 
-_CAME = frozenset({Way.RECEIVED, Way.AGAIN})
+ARRIVING = frozenset({Way.RECEIVED, Way.AGAIN, Way.RELEASED})
 HOUR = timedelta(hours=1)  # in which messages that come are counted
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _NOTICE = (
@@ -66,17 +67,20 @@ _NOTICE = (
     .returning(col(User.used), ALLOWED.label("allowed"))
 )
 _PUT_IN = _NOTICE.where((ALLOWED == 0) | (col(User.used) + number("bytes") <= ALLOWED))
-# What came from outside is counted by the same statement: a row of its own costs another.
-_RECEIVED = _PUT_IN.values(
-    received=case((_RUNNING, User.received + 1), else_=1),
-    received_until=case(
+COMING: dict[str, Any] = {  # a message more that came; `until` is when an hour ends that began now
+    "received": case((_RUNNING, User.received + 1), else_=1),
+    "received_until": case(
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
-).returning(col(User.received), col(User.received_max), col(User.received_until))
+}
+CAME = col(User.received), col(User.received_max), col(User.received_until)
+# What came from outside is counted by the same statement: a row of its own costs another.
+_RECEIVED = _PUT_IN.values(**COMING).returning(*CAME)
 _TAKE = {
     Way.PUT_IN: Prepared(_PUT_IN),
     Way.RECEIVED: Prepared(_RECEIVED),
     Way.AGAIN: Prepared(_PUT_IN),
+    Way.RELEASED: Prepared(_PUT_IN),
     Way.NOTICE: Prepared(_NOTICE),
 }
 QUOTA = select(col(User.used), ALLOWED.label("allowed")).where(
@@ -311,7 +315,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
     use = take_quota(turn, to.user_id, letter.size, way=way)
     subject = storable(letter.facts.subject)
     thread = threads.found(turn, to.user_id, letter.facts.thread_keys, subject)
-    seen = to.seen or (thread.muted and way in _CAME)
+    seen = to.seen or (thread.muted and way in ARRIVING)
     taken = take_uid(turn, letter, to, last, seen=seen)
     blobs = blob_ids(turn, kept)
     row = {
@@ -340,7 +344,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         **referring(to),
     }
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}
-    if way is Way.RECEIVED:
+    if way in ARRIVING:
         facts["did"] = "received"
     entry = Entry(ChangeKind.MESSAGE_ADDED, [key], facts, to.origin)
     _, told = turn.told(to.user_id, [entry], at=now)
@@ -384,7 +388,7 @@ def referring(to: Place) -> dict[str, Any]:
 
 
 def _road(to: Place, way: Way) -> AuditRoad:
-    if way in _CAME:
+    if way in ARRIVING:
         return AuditRoad.RECEIVED
     return AuditRoad.SAVED if to.envelope_from is None else AuditRoad.SENT
 

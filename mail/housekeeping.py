@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlmodel import SQLModel, col
 
-from mail import arriving, endings, retention
+from mail import arriving, endings, quarantine, retention
 from mail.audit import unfinished
 from mail.blobs.collect import collect
 from mail.threads import ended
@@ -43,6 +43,7 @@ from models.journal import ChangeKind, Entry
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
+from models.quarantine import QuarantineItem
 from models.replays import Replay
 from models.settings import SettingChange
 from models.sieve import SieveMemory
@@ -71,6 +72,8 @@ class Tidied:
     audits: int = 0  # that have come to their end
     copies: int = 0  # of messages, for audits
     files: int = 0  # that nobody used
+    held: int = 0  # messages that nobody let in
+    announced: int = 0  # accounts that are written to about what is held
     shares: int = 0  # of files
     exports: int = 0  # of accounts
     archives: int = 0  # that nothing brings in any more
@@ -167,6 +170,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     }
     removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
     files = await _files(world)
+    held, announced = await _held(world), await quarantine.announce(world)
     audits, copies = await _audits(world)
     uploads = await _uploads(world)
     addresses = await endings.remove(world)
@@ -181,6 +185,8 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         audits=audits,
         copies=copies,
         files=files,
+        held=held,
+        announced=announced,
         uploads=uploads,
         addresses=addresses,
         changes=changes,
@@ -380,6 +386,19 @@ async def _files(world: World) -> int:
         return await world.apply(unit, user_id)
 
     return await rounds(world, asked.order_by(col(File.used_at), col(File.id)), remove)
+
+
+async def _held(world: World) -> int:
+    """Remove what was held for so long that it is kept no more; how many."""
+    asked = select(col(QuarantineItem.id), col(QuarantineItem.user_id))
+    asked = asked.where(col(QuarantineItem.expires_at) <= world.now())
+
+    async def remove(world: World, user_id: int, ids: Sequence[int]) -> int:
+        work = partial(quarantine.drop, user_id=user_id, ids=ids, did="expired")
+        return await world.apply(work, user_id)
+
+    order = col(QuarantineItem.expires_at), col(QuarantineItem.id)
+    return await rounds(world, asked.order_by(*order), remove)
 
 
 async def _uploads(world: World) -> int:

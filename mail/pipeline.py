@@ -4,7 +4,8 @@
    (mail/verification.py). What we find out is written on top of it.
 2. Scanners look at it, where there are any (mail/scanners).
 3. Whoever is to have it twice has it once.
-4. It is judged for each account, and goes to Junk where it is spam (mail/spam.py), or is refused.
+4. It is judged for each account, and goes to Junk where it is spam (mail/spam.py), or is
+   refused, or held (mail/quarantine.py): then it is neither answered nor copied.
 5. Filters of each account, then its script, say where it goes, and what else is done with it
    (mail/filtering.py, mail/rules.py).
 6. It is stored for each account, encrypted where that is asked for; one that has no room holds up
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mail import filtering, junk, performing, rewrites, rules, verification
+from mail import filtering, junk, performing, quarantine, rewrites, rules, verification
 from mail.addresses import Recipient
 from mail.client import Client
 from mail.delivery import Letter, Placed
@@ -54,7 +55,8 @@ class Mail:
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
-    placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)
+    placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held
+    apart: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who holds a copy of its bytes
 
     @property
     def outgoing(self) -> bytes | Path:
@@ -109,6 +111,9 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     alone = asyncio.Semaphore()  # who has bytes of his own has them one at a time
 
     async def perform(each: Ruled) -> Placed | None:
+        if why := quarantine.reason(world, mail.letter, each.judged.verdict):
+            await quarantine.hold(world, mail, each.judged.to, why)
+            return None
         await turn_away(world, mail, each.judged)
         return await performing.performed(world, mail, each, alone)
 
@@ -124,11 +129,7 @@ async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequen
     """Queue what rules have copied; where that fails, the whole message comes again."""
     if not mail.copied:
         return
-    reached = [
-        person.to
-        for person in people
-        if not isinstance(mail.placed[_key(person.to)], BaseException)
-    ]
+    reached = [person.to for person in people if isinstance(mail.placed[_key(person.to)], Placed)]
     named = [each.address for each in taken] + [to.instead for to in reached if to.instead]
     came = Came(mail.outgoing, mail.letter, mail.sender, named, mail.submission_id)
     await rewrites.copies_of_received(world, came, reached)

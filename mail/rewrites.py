@@ -225,31 +225,59 @@ class Came:
     submission_id: int = ARRIVED  # by which one of our users sent it
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A copy that is to be queued: what it is, to whom it goes, and of whose mail it is."""
+
+    letter: Letter
+    to: Sequence[str]
+    of: Recipient
+
+
 async def copies_of_received(world: World, came: Came, delivered: Sequence[Recipient]) -> None:
-    """Queue the copies of a message that was delivered to these; on return they are durable.
+    """Queue the copies of a message that was delivered to these; on return they are durable."""
+    for copy in await copies_wanted(world, came, delivered):
+
+        def unit(turn: Turn, kept: Kept, copy: Copied = copy) -> None:
+            enter(turn, kept, came, copy)
+
+        await with_bytes(world, copy.of.tenant_id, copy.letter, unit, PLATFORM)
+
+
+async def copies_wanted(world: World, came: Came, delivered: Sequence[Recipient]) -> list[Copied]:
+    """The copies of a message that is delivered to these.
 
     They keep the sender of its envelope. One that is a copy of the same mail already, though it
     went out and came back, is not copied again. Nothing is asked where no rules are.
     """
     theirs = {to.instead or to.address: to for to in delivered if to.copied}
     if not theirs:
-        return
+        return []
     found = await copies(world, BccDirection.RECIPIENT, list(theirs), came.recipients)
     if found and came.submission_id != ARRIVED:
         rows = await world.database.find(_KNOWN, {"submission": came.submission_id})
         taken = {_same(row.recipient) for row in rows}
         found = [copy for copy in found if _same(copy.address) not in taken]
     if not found:
-        return
+        return []
     raw = came.source
     if isinstance(raw, Path):
         raw = await asyncio.to_thread(raw.read_bytes)
     seen = set(_COPIED.findall(_HEADER_END.split(raw, 1)[0]))
+    made = []
     for of in dict.fromkeys(copy.of for copy in found):
         mark = _mark(world, of, came.letter)
         if mark not in seen:
             to = [copy.address for copy in found if copy.of == of]
-            await _queue(world, came, (b"%s: %s\r\n%s" % (COPIED, mark, raw), to), theirs[of])
+            letter = await read(b"%s: %s\r\n%s" % (COPIED, mark, raw))
+            made.append(Copied(letter, to, theirs[of]))
+    return made
+
+
+def enter(turn: Turn, kept: Kept, came: Came, copy: Copied) -> None:
+    """Queue a copy whose bytes are safe, in the unit that delivers what it is a copy of."""
+    given = handed(turn, copy.letter, kept, came.sender, copy.to, copy_of=came.submission_id)
+    hand_in(turn, Sender(None, copy.of.tenant_id), given)
 
 
 _KNOWN = Prepared(
@@ -266,14 +294,3 @@ def _mark(world: World, address: str, letter: Letter) -> bytes:
     """What a copy of a message that came for an address is known by."""
     text = f"copy\n{'@'.join(normal(address))}\n{letter.facts.message_id or ''}"
     return hmac.digest(world.secret, text.encode(errors="surrogatepass"), "sha256").hex().encode()
-
-
-async def _queue(world: World, came: Came, copy: tuple[bytes, list[str]], of: Recipient) -> None:
-    raw, to = copy
-    letter = await read(raw)
-
-    def unit(turn: Turn, kept: Kept) -> None:
-        copied = handed(turn, letter, kept, came.sender, to, copy_of=came.submission_id)
-        hand_in(turn, Sender(None, of.tenant_id), copied)
-
-    await with_bytes(world, of.tenant_id, letter, unit, PLATFORM)

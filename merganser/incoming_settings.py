@@ -1,12 +1,14 @@
-"""What an operator can set about mail that comes in: what is checked, and who is believed."""
+"""What an operator can set about mail that comes in: what is checked, believed, and held."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
-from merganser.spelling import USUAL, Names
+from merganser.spelling import USUAL, Names, Size, Span
+from models.options import MIB
 
 
 class IncomingSettings(BaseSettings):
@@ -57,6 +59,43 @@ class IncomingSettings(BaseSettings):
             "default": " ".join(USUAL.spam_headers),
             "hint": f"write some of {' '.join(USUAL.spam_headers)}, or none",
         },
+    )
+
+    spam_quarantine: int = Field(
+        default=USUAL.spam_quarantine,
+        ge=0,
+        le=100,
+        description="Score from which spam is held, and does not go to Junk; 0: none is.",
+    )
+    quarantine_for: Span = Field(
+        default=USUAL.quarantine_for,
+        ge=timedelta(days=1),
+        le=timedelta(days=366),
+        description="How long mail is held that nobody lets in.",
+    )
+    quarantine_max: Size = Field(
+        default=USUAL.quarantine_max,
+        ge=1 << 16,
+        le=256 * MIB,
+        description="Largest message that is held.",
+    )
+    quarantine_items: int = Field(
+        default=USUAL.quarantine_items,
+        ge=1,
+        le=10_000,
+        description="Messages that are held for a user; of more the oldest go.",
+    )
+    quarantine_bytes: Size = Field(
+        default=USUAL.quarantine_bytes,
+        ge=1 << 16,
+        description="Bytes of the messages that are held for a user; of more the oldest go.",
+    )
+    quarantine_url: str = Field(
+        default=USUAL.quarantine_url,
+        pattern=r"^(https?://\S+)?$",
+        max_length=500,
+        description="Page where users see what is held for them, which letters lead to.",
+        json_schema_extra={"hint": "write https:// and a page, or nothing"},
     )
 
     @field_validator("spam_headers")

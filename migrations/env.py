@@ -28,6 +28,7 @@ import models.lessons
 import models.mailboxes
 import models.messages
 import models.notifications
+import models.quarantine
 import models.queue
 import models.replays
 import models.rewrites

@@ -40,6 +40,12 @@ class Options:
     clamd_max: int = 64 * MIB
     clamd_down: str = "accept"
     virus: str = "reject"  # what becomes of mail with one; or "tag"
+    spam_quarantine: int = 0  # score from which spam is held, and does not go to Junk; 0: none is
+    quarantine_for: timedelta = timedelta(days=30)  # what is held is kept so long
+    quarantine_max: int = 10 * MIB  # bytes of a message that is held
+    quarantine_items: int = 500  # messages that are held for a user: the oldest go
+    quarantine_bytes: int = 256 * MIB  # bytes of those, likewise
+    quarantine_url: str = ""  # page where users see what is held, which letters lead to
     public_url: str = ""  # before the paths of addresses we hand out
     default_domain: str | None = None
     auto_create_domains: bool = True  # by the first address that an ADMIN makes there

@@ -66,6 +66,15 @@ class ProtocolScope(StrEnum):
     SMTP = "SMTP"
 
 
+class Frequency(StrEnum):
+    """How often something is written to somebody."""
+
+    NEVER = "NEVER"
+    HOURLY = "HOURLY"
+    DAILY = "DAILY"
+    WEEKLY = "WEEKLY"
+
+
 class User(Row, table=True):
     """An account. Its journal is the stream of its id."""
 
@@ -113,6 +122,7 @@ class User(Row, table=True):
     spam_level: Number = 50  # 0 everything is spam … 100 nothing is
     junk_score: float | None = None
     reject_score: float | None = None
+    quarantine_notification: Frequency = choice(Frequency, default=Frequency.DAILY)
     recipients: MaybeNumber = None  # a day; None: the platform's, 0: unlimited
     received_max: MaybeNumber = None  # messages an hour; None: the platform's, 0: unlimited
     received: Number = (

@@ -27,6 +27,7 @@ from resolvers.withheld import Withheld, refusal, shown
 COLUMNS = (
     "attachments", "blob_id", "digest", "id", "mailbox_id", "structure", "subject", "user_id",
 )  # fmt: skip
+HELD = frozenset(COLUMNS) - {"mailbox_id"}  # of what is in no folder
 TREE = 10  # bytes of a MIME tree in memory for each that is stored
 OBJECT = 100  # bytes of an object, about
 LONGEST = 16 * MIB  # bytes of a message or part that fit into an answer

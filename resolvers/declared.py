@@ -309,6 +309,23 @@ DECLARED: dict[str, Setting] = {
             "Push channels may lead to private, loopback and link-local addresses, too.",
         ),
         Setting(
+            "quarantine.bytes", "quarantine_bytes", SIZE, "Room for held mail",
+            "Bytes of the messages that are held for a user; of more the oldest go.",
+            1 << 16, 16 * TIB,
+        ),
+        Setting(
+            "quarantine.items", "quarantine_items", NUMBER, "Held messages",
+            "Messages that are held for a user; of more the oldest go.", 1, 10_000,
+        ),
+        Setting(
+            "quarantine.max", "quarantine_max", SIZE, "Largest held message",
+            "Largest message that is held.", 1 << 16, 256 * MIB,
+        ),
+        Setting(
+            "quarantine.retention", "quarantine_for", DURATION, "Held mail",
+            "How long mail is held that nobody lets in.", DAY, timedelta(days=366),
+        ),
+        Setting(
             "quota.default", "default_quota", SIZE, "Storage",
             "Storage of a user, where neither user nor domain says more; 0 is unlimited.",
             0, 16 * TIB,
@@ -320,6 +337,10 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "replays.retention", "replays_for", DURATION, "Idempotency keys",
             "How long the answer to an idempotency key is kept.", NOTHING, YEARS,
+        ),
+        Setting(
+            "spam.quarantine", "spam_quarantine", NUMBER, "Spam that is held",
+            "Score from which spam is held, and does not go to Junk; 0: none is.", 0, 100,
         ),
         Setting(
             "submission.maxRecipients", "max_recipients", NUMBER, "Recipients",

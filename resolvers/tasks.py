@@ -31,6 +31,7 @@ from resolvers import (
     listing,
     mailboxrepair,
     mailboxupdate,
+    quarantineletter,
     reindexing,
     tiers,
     userdelete,
@@ -274,6 +275,7 @@ KINDS = {
     userquota.KIND: Kind(userquota.plan, userquota.step),
     webhookreplay.KIND: Kind(webhookreplay.plan, webhookreplay.step),
     limitletter.KIND: Kind(limitletter.plan, limitletter.step),
+    quarantineletter.KIND: Kind(quarantineletter.plan, quarantineletter.step),
     **reindexing.KINDS,
 }
 

@@ -15,6 +15,7 @@ from models.files import File
 from models.journal import PLATFORM, Change, ChangeKind, Stream
 from models.keyvalue import KeyValue
 from models.messages import Message
+from models.quarantine import QuarantineItem
 from models.submission import Submission
 from models.users import DeletedUser, User
 from resolvers import moves
@@ -113,6 +114,7 @@ _PHASES: tuple[Phase, ...] = (
     _rows(Submission, col(Submission.user_id), col(Submission.id)),
     _messages,
     _archived,
+    _rows(QuarantineItem, col(QuarantineItem.user_id), col(QuarantineItem.id)),
     _rows(Change, col(Change.stream_id), col(Change.last)),
     _rows(AuthEvent, col(AuthEvent.user_id), col(AuthEvent.id)),
     _rows(KeyValue, col(KeyValue.stream_id), col(KeyValue.id)),

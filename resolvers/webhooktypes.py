@@ -43,6 +43,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.LIMIT_REACHED: "limit.reached",
     ChangeKind.AUTOREPLY_CHANGED: "autoreply.changed",
     ChangeKind.SIEVE_CHANGED: "sieve.changed",
+    ChangeKind.QUARANTINE_CHANGED: "quarantine.changed",
 }
 DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was done
     ChangeKind.USER_CHANGED: {
@@ -55,6 +56,9 @@ DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was don
     ChangeKind.MESSAGE_ADDED: {"received": "message.received"},
     ChangeKind.AUTOREPLY_CHANGED: {did: f"autoreply.{did}" for did in ("enabled", "disabled")},
     ChangeKind.SIEVE_CHANGED: {"failed": "sieve.failed"},
+    ChangeKind.QUARANTINE_CHANGED: {
+        did: f"quarantine.{did}" for did in ("held", "released", "deleted", "expired")
+    },
 }
 STATES = {"SENT": "message.sent", "PARTIAL": "message.bounced", "FAILED": "message.bounced"}
 NOTED = "security.noted"  # what has no word of its own

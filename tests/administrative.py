@@ -278,6 +278,18 @@ LOGGED: dict[str, Logged] = {
     "senderRuleDelete": Logged(
         "SenderRule", before=("pattern", "action", "place"), prepare=_hers("senderRuleDelete")
     ),
+    "quarantineDelete": Logged(
+        "QuarantineItem", before=("sender", "recipient"), prepare=_hers("quarantineDelete")
+    ),
+    "quarantineNotificationSet": Logged(
+        "User",
+        before=("quarantine_notification",),
+        after=("quarantine_notification",),
+        prepare=_named("quarantineNotificationSet", frequency="WEEKLY"),
+    ),
+    "quarantineRelease": Logged(
+        "QuarantineItem", before=("sender", "recipient"), prepare=_hers("quarantineRelease")
+    ),
     "recipientRewriteCreate": Logged("RecipientRewrite", after=("from", "to", "active")),
     "recipientRewriteDelete": Logged("RecipientRewrite", before=("from", "to", "active")),
     "recipientRewriteUpdate": Logged("RecipientRewrite", before=("to",), after=("to",)),

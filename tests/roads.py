@@ -13,7 +13,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from graph.app import create_app
-from mail import housekeeping, indexing, learning, lmtp, snoozing, verify
+from mail import housekeeping, indexing, learning, lmtp, quarantine, snoozing, verify
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
 from models.messages import Message
@@ -24,6 +24,7 @@ from tests import pushed, receiver
 from tests.calls import CALLS, Call
 from tests.conftest import Client, Clock, raw_message, receive
 from tests.entries import limit
+from tests.held import SPAM, hold, set_options
 from tests.limited import bounded, fill
 from tests.mail.lmtp_client import connect
 from tests.mail.neighbours import Server, listening
@@ -197,6 +198,13 @@ async def a_letter_is_filtered(stage: Stage) -> Work:
     return await _letter(stage, raw_message("For the list"), stage.ada.address)
 
 
+@road("LMTP")
+async def a_letter_is_held(stage: Stage) -> Work:
+    set_options(stage.world, spam_quarantine=75, quarantine_items=1)
+    await hold(stage.ada, "Earlier")  # which goes as there is too much
+    return await _letter(stage, raw_message("Offer", **SPAM), stage.ada.address)
+
+
 # uploads
 
 
@@ -314,6 +322,15 @@ async def files_that_nobody_used_go(stage: Stage) -> Work:
     made = await CALLS["fileUpload"](stage.ada, stage.root)
     assert (await made(stage.ada))["errors"] == []
     stage.clock.tick(days=400)
+    return await _tidy(stage)
+
+
+@road("mail.housekeeping.run")
+async def what_nobody_let_in_goes_and_letters_are_due(stage: Stage) -> Work:
+    await hold(stage.ada)
+    stage.clock.tick(days=28)
+    await hold(stage.ada, "Later")
+    stage.clock.tick(days=2)
     return await _tidy(stage)
 
 
@@ -466,9 +483,11 @@ for _kind, _name in (
 
 
 @road("USER_DELETE", "users", "addresses", "mailboxes", "messages", "files", "submissions",
-      "auth_events", "labels", "saved_searches", "key_values", "tasks")  # fmt: skip
+      "auth_events", "labels", "saved_searches", "key_values", "quarantine_items",
+      "tasks")  # fmt: skip
 async def an_account_is_purged(stage: Stage) -> Work:
     """Its end was told when it was asked for; its stream goes with it."""
+    await hold(stage.ada)
     made = await CALLS["userPurge"](stage.ada, stage.root)
     client = made.by or (stage.root if made.by_root else stage.ada)
     assert (await made(client))["errors"] == []
@@ -480,6 +499,14 @@ async def an_account_is_purged(stage: Stage) -> Work:
 async def a_letter_tells_of_a_limit(stage: Stage) -> Work:
     await bounded(stage.ada, quota=10_000)
     await fill(stage.ada, 7_500, 600)
+    return lambda: _works(stage.world)
+
+
+@road("QUARANTINE_LETTER")
+async def a_letter_tells_of_what_is_held(stage: Stage) -> Work:
+    await hold(stage.ada)
+    stage.clock.tick(days=1)
+    assert await quarantine.announce(stage.world) == 1
     return lambda: _works(stage.world)
 
 

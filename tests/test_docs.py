@@ -34,6 +34,7 @@ from resolvers.usercreate import NewUser
 from tests.conftest import Client, Clock, raw_message, receive
 from tests.e2e.server import Server, free_port
 from tests.furnished import demo_client, serving, subscribed
+from tests.held import hold
 from tests.receiver import inward, log_of, made, pump, worker_of
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,8 @@ async def given(client: Client, block: Block) -> dict[str, Any]:
         raw = raw_message("Uploaded")
         sent = await client.http.post("/rest/uploads", content=raw, headers=client.headers)
         values["upload"] = sent.json()["id"]
+    if "held" in names:
+        values["held"] = await hold(client, address=ADDRESS)
     return {name: values[name] for name in names}
 
 

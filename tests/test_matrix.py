@@ -28,7 +28,7 @@ from graph.app import create_app
 from graph.bodies import Question
 from graph.policy import Operation
 from graph.schema import schema
-from mail import addresses, delivery
+from mail import addresses, delivery, pipeline, quarantine
 from models.auth import AccessToken
 from models.roles import AdminPermission, Role, Scope
 from models.users import User
@@ -143,11 +143,13 @@ REACHED = {  # how an object is come by whose fields are guarded
     "Address": 'user(by: {username: "WHOSE"}) { address { FIELD } }',
     "Domain": 'domain(by: {name: "example.org"}) { FIELD }',
     "Message": 'user(by: {username: "WHOSE"}) { messages(first: 1) { nodes { FIELD } } }',
+    "QuarantineItem": 'user(by: {username: "WHOSE"}) { quarantine(first: 1) { nodes { FIELD } } }',
     "User": 'user(by: {username: "WHOSE"}) { FIELD }',
 }
 OWN = {  # else Ada's
     "Address": {"bare": "bare"},
     "Message": {"bare": "bare", "domain-bare": "none"},
+    "QuarantineItem": {"bare": "bare", "domain-bare": "none"},
     "User": {"bare": "bare"},
 }
 
@@ -184,6 +186,8 @@ async def credentials(world: World, http: httpx.AsyncClient) -> dict[str, str | 
     for name in ("ada", "bare", "none"):
         to = await addresses.recipient(world, f"{name}@example.org")
         await delivery.receive(world, await delivery.read(raw_message()), to, "carol@example.com")
+        held = await pipeline.receive(world, raw_message("Held"), "carol@example.com")
+        await quarantine.hold(world, held, to, quarantine.Why(9.0))
     own = {"user_id": ada.id, "role": Role.USER}
     scoped = {
         name: await make_key(world, name, **own, scopes=[Scope[name.upper().replace("-", "_")]])
@@ -267,9 +271,14 @@ def verdict(answer: Any) -> str:
         if code in {"FORBIDDEN", "UNAUTHENTICATED"} and error["message"] != NOBODYS:
             return code
     seen = answer["data"].get("user", "") if not errors else ""
-    if seen is None or (isinstance(seen, dict) and seen.get("messages", {}).get("nodes") == []):
+    if seen is None or (isinstance(seen, dict) and any(empty(each) for each in seen.values())):
         return "UNSEEN"  # then nothing was asked of the field
     return "ALLOWED"
+
+
+def empty(found: Any) -> bool:
+    """Whether it is a list that has nothing in it."""
+    return isinstance(found, dict) and found.get("nodes") == []
 
 
 async def test_who_may_use_what(world: World, server: httpx.AsyncClient) -> None:

@@ -38,6 +38,7 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "Enum value ChangeKind.LIMIT_REACHED was added.": NEW_KINDS,
     "Enum value ChangeKind.SAVED_SEARCH_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.SECURITY_EVENT was added.": NEW_KINDS,
+    "Enum value ChangeKind.QUARANTINE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.SENDER_RULE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.SETTING_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.THREAD_CHANGED was added.": NEW_KINDS,

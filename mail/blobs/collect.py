@@ -12,6 +12,7 @@ from models.audit import AuditBlob
 from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
 from models.exports import ExportPiece, ImportArchive
 from models.files import File, FileShare
+from models.quarantine import QuarantineBlob
 from models.stores import Store, Stored
 from models.world import World
 
@@ -21,6 +22,7 @@ REFERENCES = (  # every foreign key to a blob
     col(MessageBlob.blob_id),
     col(SubmissionBlob.blob_id),
     col(AuditBlob.blob_id),
+    col(QuarantineBlob.blob_id),
     col(File.blob_id),
     col(FileShare.blob_id),
     col(ExportPiece.blob_id),

@@ -15,9 +15,10 @@ from mail.verify.contents import ABOUT, AT_ONCE, content
 from mail.verify.references import under_way
 from mail.verify.report import Finding
 from models.blobs import Blob, MessageBlob, SubmissionBlob
-from models.columns import Picked, insert_or, table_of
+from models.columns import Picked, insert_or, picked, table_of
 from models.journal import PLATFORM
 from models.messages import Message
+from models.quarantine import QuarantineBlob, QuarantineItem
 from models.submission import Submission
 from models.world import Turn, World
 
@@ -53,9 +54,11 @@ def _holders() -> list[Holder]:
     sent = (col(Submission.id), whose, col(Submission.blob_id))
     unknown = (literal(None).label("size"), literal(None).label("digest"))
     said = (col(Message.size), col(Message.digest))
+    held = picked(QuarantineItem, ("id", "user_id", "blob_id", "size", "digest"))
     return [
         Holder(Message, MessageBlob, "message_id", [*kept, *said]),
         Holder(Submission, SubmissionBlob, "submission_id", [*sent, *unknown], [under_way()]),
+        Holder(QuarantineItem, QuarantineBlob, "item_id", held),
     ]
 
 

@@ -11,6 +11,7 @@ from models.blobs import Blob, MessageBlob, SubmissionBlob
 from models.columns import table_of
 from models.journal import PLATFORM
 from models.messages import Message
+from models.quarantine import QuarantineBlob, QuarantineItem
 from models.queue import Delivery
 from models.submission import Submission
 
@@ -22,6 +23,7 @@ def checks() -> list[Check]:
     return [
         _of(Message, MessageBlob, col(MessageBlob.message_id)),
         _of(Submission, SubmissionBlob, col(SubmissionBlob.submission_id), under_way()),
+        _of(QuarantineItem, QuarantineBlob, col(QuarantineBlob.item_id)),
     ]
 
 
@@ -49,5 +51,5 @@ def _there(condition: ColumnElement[bool]) -> ColumnElement[Any]:
     return case((condition, "there"), else_="missing")
 
 
-def _exists(reference: type[MessageBlob] | type[SubmissionBlob]) -> ColumnElement[bool]:
+def _exists(reference: Any) -> ColumnElement[bool]:
     return exists().where(col(Blob.id) == col(reference.blob_id))

@@ -9,6 +9,7 @@ from tests.calls import (
     mail,
     notifications,
     platform,
+    quarantine,
     sieve,
     users,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "mail",
     "notifications",
     "platform",
+    "quarantine",
     "sieve",
     "users",
 ]

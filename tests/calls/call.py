@@ -20,6 +20,7 @@ BY_IDS = {
     "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
+    "quarantineDelete",
     "senderRuleDelete",
     "recipientRewriteDelete",
     "webhookDelete",

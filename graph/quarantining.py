@@ -1,0 +1,77 @@
+"""Letting held mail in, deleting it, and hearing of it, as the API does it."""
+
+from typing import Any
+
+import strawberry
+from strawberry import UNSET
+
+from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.fields import Info
+from graph.messages import Message
+from graph.mutations import mutation
+from graph.refs import UserSelection, keys_of, users_named
+from graph.userupdate import UsersPayload, payload_of
+from models.roles import Scope, UserPermission
+from models.users import Frequency
+from resolvers import messages, quarantining
+
+HELD: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.QUARANTINE}
+
+
+@strawberry.input(description="Input of quarantineRelease.")
+class QuarantineReleaseInput(Options):
+    ids: list[strawberry.ID] = leaf("The held messages, at most 100.")
+    allow_sender: bool = leaf(
+        "Also make a rule for each owner that mail of these authors is no spam; takes SPAM_POLICY.",
+        default=False,
+    )
+
+
+@strawberry.type(description="Answer of quarantineRelease.")
+class QuarantineReleasePayload(MutationPayload):
+    messages: list[Message] = leaf(
+        "As they lie in INBOX, in the order of ids; without those that the viewer sees none of.",
+        default_factory=list,
+    )
+
+
+@strawberry.input(description="Input of quarantineNotificationSet.")
+class QuarantineNotificationSetInput(Options):
+    users: UserSelection | None = leaf("Whose; nothing = the viewer's.", default=UNSET)
+    frequency: Frequency = leaf("How long a letter waits for more that is held.")
+
+
+@strawberry.type
+class QuarantineMutation:
+    @mutation(
+        "Delivers held messages into INBOX after all: all or none. What holds a virus only an "
+        "administrator lets in.",
+        **HELD,
+    )
+    async def quarantine_release(
+        self, info: Info, input: QuarantineReleaseInput
+    ) -> QuarantineReleasePayload:
+        keys = await quarantining.release(
+            info.context,
+            keys_of(info, "QuarantineItem", input.ids),
+            allow_sender=input.allow_sender,
+        )
+        rows = await info.context.load_all(messages.by_ids, keys)
+        return QuarantineReleasePayload(messages=[Message.of(row) for row in rows if row])
+
+    @mutation("Deletes held messages: all or none.", **HELD)
+    async def quarantine_delete(self, info: Info, input: IdsInput) -> DeletePayload:
+        await quarantining.remove(info.context, keys_of(info, "QuarantineItem", input.ids))
+        return DeletePayload(deleted_ids=input.ids)
+
+    @mutation(
+        "How often letters tell of held messages.",
+        scope=Scope.SETTINGS,
+        user_permission=UserPermission.QUARANTINE_NOTIFICATION,
+    )
+    async def quarantine_notification_set(
+        self, info: Info, input: QuarantineNotificationSetInput
+    ) -> UsersPayload:
+        whose = users_named(input.users or None)
+        keys = await quarantining.set_notification(info.context, whose, input.frequency)
+        return await payload_of(info, keys)

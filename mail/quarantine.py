@@ -1,0 +1,276 @@
+"""Holding mail: it is kept apart for its recipient, who is written to, and lets it in or not.
+
+What is held counts against no quota. For each account so many messages, and so many bytes, are
+kept: of more the oldest go, and so does what nobody let in for long.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select, update
+from sqlmodel import col
+
+from mail import audit, delivery, encrypting, userlimits
+from mail.addresses import Recipient
+from mail.delivery import CAME, COMING, HOUR, Letter
+from mail.keeping import Kept, blob_ids
+from mail.scan import Symbol
+from mail.spam import Spam
+from mail.storable import storable
+from models import meters
+from models.errors import LimitReached, NotFound
+from models.journal import LONGEST, ChangeKind, Entry
+from models.messages import Receipt
+from models.prepared import Prepared, number
+from models.quarantine import QuarantineBlob, QuarantineItem
+from models.tasks import Task
+from models.users import Frequency, User
+from models.wakeups import TASKS
+from models.world import Turn, World
+
+if TYPE_CHECKING:
+    from mail.pipeline import Mail
+
+LETTER = "QUARANTINE_LETTER"  # kind of the task that tells the account: resolvers/quarantineletter
+KIND = ChangeKind.QUARANTINE_CHANGED
+SYMBOLS = 200  # of a message that are kept
+NAME, WORDS = 128, 512  # characters of a name, and of a description
+MOST = 1e9  # points
+ROUND = 500  # rows that one unit changes
+WAITS = {  # until a letter tells of what is held
+    Frequency.HOURLY: timedelta(hours=1),
+    Frequency.DAILY: timedelta(days=1),
+    Frequency.WEEKLY: timedelta(days=7),
+}
+HELD = meters.counter("merganser_quarantine_held", "Messages held for a recipient, and why.", "why")
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a message is held. `virus` is what was found; None: none was."""
+
+    score: float
+    symbols: Sequence[Symbol] = ()
+    virus: str | None = None
+
+
+_KNOWN = select(col(Receipt.message_id)).where(
+    col(Receipt.digest) == bindparam("known"), col(Receipt.at) > bindparam("since")
+)
+_COUNTED = Prepared(
+    update(User)
+    .where(col(User.id) == number("user"), col(User.deleted_at).is_(None))
+    .values(**COMING)
+    .returning(*CAME)
+)
+
+
+def fits(world: World, letter: Letter) -> bool:
+    """Whether a message is small enough to be held."""
+    return letter.size <= world.options.quarantine_max
+
+
+def reason(world: World, letter: Letter, verdict: Spam) -> Why | None:
+    """Why a message is held for somebody for whom this is the verdict; None: it is not.
+
+    One that is too large to be held goes where all other spam goes.
+    """
+    least = world.options.spam_quarantine
+    if not least or not verdict.is_spam or verdict.score < least or not fits(world, letter):
+        return None
+    scan = letter.scan
+    if scan is None or scan.score is None:
+        return Why(float(verdict.score), virus=scan.virus if scan else None)
+    return Why(scan.score, scan.symbols, scan.virus)
+
+
+async def hold(world: World, mail: "Mail", to: Recipient, why: Why) -> None:
+    """Hold a message for one recipient; on return it is durable.
+
+    A repeat after a lost reply is known, as by `delivery.receive`. It is encrypted where what
+    arrives is. LimitReached where it is too large, NotFound where the account has gone,
+    Unavailable where it cannot be encrypted.
+    """
+    letter, most = mail.letter, world.options.quarantine_max
+    if not fits(world, letter):
+        raise LimitReached("too large to be held", limit=most, used=letter.size)
+    if to.key is None:
+        await _hold(world, letter, (mail.sender, to), why)
+    else:
+        async with mail.apart:
+            own = await encrypting.encrypted(world, mail.source, letter, (to.user_id, to.key))
+            await _hold(world, own, (mail.sender, to), why)
+
+
+async def _hold(world: World, letter: Letter, route: tuple[str, Recipient], why: Why) -> None:
+    sender, to = route
+    known = delivery.receipt_of(letter, to, sender)
+    since = world.now() - world.options.receipts_for
+
+    def unit(turn: Turn, kept: Kept) -> bool:
+        if turn.connection.execute(_KNOWN, {"known": known, "since": since}).first():
+            return False
+        _count(turn, to.user_id)
+        key, shown = turn.world.key(), {**_shown(letter), **_said(why), "receipt": known}
+        row = {"id": key, **_envelope(turn, to, sender), **shown}
+        blobs = blob_ids(turn, kept)
+        row |= {"blob_id": blobs[kept.root]}
+        _put(turn, row, list(blobs.values()))
+        _audit(turn, letter, row, list(blobs.values()))
+        _make_room(turn, to.user_id, key)
+        return True
+
+    if await delivery.with_bytes(world, to.tenant_id, letter, unit, to.user_id):
+        HELD.add("virus" if why.virus else "spam")
+
+
+def _count(turn: Turn, user_id: int) -> None:
+    """Count it among what came in an hour: else a flood that is held would have no limit."""
+    now = turn.world.now()
+    counted = turn.fetched(_COUNTED, user=user_id, now=now, until=now + HOUR)
+    if not counted:
+        raise NotFound(str(user_id), path=["user"])
+    userlimits.received(turn, user_id, counted[0])
+
+
+def _envelope(turn: Turn, to: Recipient, sender: str) -> dict[str, Any]:
+    now = turn.world.now()
+    return {
+        "user_id": to.user_id,
+        "domain_id": to.domain_id,
+        "queue_id": turn.world.random(10).hex(),
+        "sender": storable(sender),
+        "recipient": storable(to.address),
+        "notified": False,
+        "created_at": now,
+        "expires_at": now + turn.world.options.quarantine_for,
+    }
+
+
+def _shown(letter: Letter) -> dict[str, Any]:
+    """What is shown of a message, by column."""
+    columns = delivery.columns(letter)
+    names = ("subject", "from_name", "from_address", "size", "digest", "structure", "attachments")
+    shown = {name: columns[name] for name in names}
+    return {**shown, "verification": storable(letter.verification)}
+
+
+def _said(why: Why) -> dict[str, Any]:
+    """What is said of a message, by column."""
+    symbols = [
+        {
+            "name": symbol.name[:NAME],
+            "score": _finite(symbol.score),
+            "description": symbol.description and symbol.description[:WORDS],
+        }
+        for symbol in why.symbols[:SYMBOLS]
+    ]
+    found = {
+        "score": _finite(why.score),
+        "symbols": symbols,
+        "tests": " ".join(str(symbol["name"]) for symbol in symbols),
+        "virus": why.virus and why.virus[:NAME],
+    }
+    return {name: storable(value) for name, value in found.items()}
+
+
+def _finite(points: float) -> float:
+    """Points that every reader can take."""
+    return 0.0 if math.isnan(points) else min(max(points, -MOST), MOST)
+
+
+def _put(turn: Turn, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
+    key, user_id = row["id"], row["user_id"]
+    turn.connection.execute(insert(QuarantineItem).values(row))
+    needs = [{"item_id": key, "blob_id": blob} for blob in sorted(set(blobs))]
+    turn.connection.execute(insert(QuarantineBlob), needs)
+    at = row["created_at"]
+    turn.send(
+        [(delivery.noted(turn.connection.dialect.name),
+          {"digest": row["receipt"], "message_id": key, "at": at})]
+    )  # fmt: skip
+    turn.record(user_id, Entry(KIND, [key], {"did": "held"}), at=at)
+
+
+def _audit(turn: Turn, letter: Letter, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
+    """Let audits of the account have it: it may never come into a folder."""
+    facts = {
+        **delivery.columns(letter),
+        "blob_id": row["blob_id"],
+        "received_at": row["created_at"],
+        "envelope_from": row["sender"],
+        "envelope_to": [row["recipient"]],
+    }
+    audit.held(turn, row["user_id"], row["id"], facts, blobs)
+
+
+def _make_room(turn: Turn, user_id: int, newest: int) -> None:
+    """Let the oldest go where there are too many, or too much; never the one that came."""
+    options, many, size = turn.world.options, 0, 0
+    asked = select(col(QuarantineItem.id), col(QuarantineItem.size)).where(
+        col(QuarantineItem.user_id) == user_id
+    )
+    order = col(QuarantineItem.created_at).desc(), col(QuarantineItem.id).desc()
+    gone = []
+    for row in turn.connection.execute(asked.order_by(*order)):
+        many, size = many + 1, size + row.size
+        over = many > options.quarantine_items or size > options.quarantine_bytes
+        if over and row.id != newest:
+            gone.append(row.id)
+    for start in range(0, len(gone), LONGEST):
+        drop(turn, user_id, gone[start : start + LONGEST], did="expired")
+
+
+def drop(turn: Turn, user_id: int, ids: Sequence[int], *, did: str) -> int:
+    """Remove what is held of an account, and tell it; how many were there."""
+    these = col(QuarantineItem.id).in_(ids), col(QuarantineItem.user_id) == user_id
+    removal = delete(QuarantineItem).where(*these).returning(col(QuarantineItem.id))
+    gone = sorted(turn.connection.execute(removal).scalars())
+    if gone:
+        turn.record(user_id, Entry(KIND, gone, {"did": did}), at=turn.world.now())
+    return len(gone)
+
+
+async def announce(world: World) -> int:
+    """Have those accounts written to who have waited long enough; how many.
+
+    An account waits from the first message on that no letter has told of, and no longer than
+    half the time for which it is kept.
+    """
+    now, longest, reached, many = world.now(), world.options.quarantine_for / 2, 0, 0
+    chosen = col(User.quarantine_notification)
+    due = or_(
+        *(
+            and_(chosen == often, col(QuarantineItem.created_at) <= now - min(wait, longest))
+            for often, wait in WAITS.items()
+        )
+    )
+    waits = exists().where(
+        col(Task.user_id) == col(User.id), col(Task.kind) == LETTER, col(Task.finished_at).is_(None)
+    )
+    asked = (
+        select(col(User.id))
+        .join(QuarantineItem, col(QuarantineItem.user_id) == col(User.id))
+        .where(~col(QuarantineItem.notified), due, ~col(User.disabled), ~waits)
+        .distinct()
+        .order_by(col(User.id))
+        .limit(ROUND)
+    )
+    while rows := await world.database.read(asked.where(col(User.id) > reached)):
+        for row in rows:
+            reached = row.id
+            await world.apply(partial(_write_to, user_id=reached), reached)
+            many += 1
+    return many
+
+
+def _write_to(turn: Turn, user_id: int) -> None:
+    now = turn.world.now()
+    task = Task(id=turn.world.key(), kind=LETTER, user_id=user_id, created_at=now)
+    turn.connection.execute(insert(Task).values(task.model_dump()))
+    turn.record(user_id, Entry(ChangeKind.TASK_CHANGED, [task.id]), at=now)
+    turn.bells.add(TASKS)

@@ -1,0 +1,274 @@
+"""What becomes of mail that is held: it is let in, or deleted; and who hears of it how often."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import contents, encrypting, rewrites
+from mail.addresses import Recipient
+from mail.blobs.pack import Piece
+from mail.contents import gathered
+from mail.delivery import Letter, Place, Way, place, read, stored
+from mail.keeping import Gone, Kept
+from mail.rewrites import Came, Copied
+from models.columns import Picked, picked
+from models.errors import Forbidden, Invalid, OverQuota, Refused, all_found
+from models.journal import PLATFORM, ChangeKind
+from models.mailboxes import Mailbox, SpecialUse
+from models.quarantine import QuarantineItem
+from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.senderrules import SenderAction
+from models.users import Frequency, User
+from models.world import Turn
+from resolvers import adminlog, possessions, senderruling
+from resolvers.adminlog import Done
+from resolvers.context import Context, Needs
+from resolvers.quarantine import by_ids, visible
+from resolvers.senderruling import NewRules, Whom
+from resolvers.userholding import changing
+from resolvers.userselection import Users, chosen
+
+MOST = 100  # messages that are let in at once
+SHOWN = ("id", "user_id", "sender", "recipient", "from_address", "virus", "created_at")
+OTHERS = Needs(
+    role=Role.DOMAIN_ADMIN, scope=Scope.MASTER, admin_permission=AdminPermission.QUARANTINE
+)
+RULES = Needs(
+    user_permission=UserPermission.SPAM_POLICY, admin_permission=AdminPermission.SPAM_POLICY
+)
+NOTHING = Piece("", b"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Copying:
+    """Copies that rules have made of a message, with their bytes safe."""
+
+    came: Came
+    each: Sequence[tuple[Copied, Kept]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A message that can be delivered: its bytes are safe."""
+
+    letter: Letter
+    kept: Kept
+    to: Place
+    copying: _Copying
+
+
+async def release(ctx: Context, ids: Sequence[int], *, allow_sender: bool = False) -> list[int]:
+    """Deliver these after all, into INBOX, all or none; the keys of the messages, in order.
+
+    With `allow_sender` nothing of who wrote them is spam for their owners from now on. NotFound,
+    and OverQuota where one does not fit, with the index; Forbidden.
+    """
+    if len(ids) > MOST:
+        raise Invalid(f"at most {MOST} at once", constraint="max", path=["ids"])
+    ids = list(dict.fromkeys(ids))
+    rows = await _chosen(ctx, ids)
+    _check(ctx, rows, allow_sender=allow_sender)
+    owners = sorted({row.user_id for row in rows})
+    accounts = await _accounts(ctx, owners)
+    all_found([row.user_id for row in rows], accounts)
+
+    async def ready(*, again: bool) -> list[_Ready]:
+        return [await _prepared(ctx, row, accounts[row.user_id], again=again) for row in rows]
+
+    try:
+        return await _released(ctx, ids, await ready(again=False), allow_sender=allow_sender)
+    except Gone:
+        return await _released(ctx, ids, await ready(again=True), allow_sender=allow_sender)
+
+
+async def _chosen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+    found = await by_ids(ctx, list(ids))
+    rows = [row for row in found if row]
+    all_found(ids, {row.id for row in rows})
+    if any(row.user_id != ctx.viewer.user_id for row in rows):
+        ctx.viewer.require(OTHERS)
+    return rows
+
+
+def _check(ctx: Context, rows: Sequence[Picked], *, allow_sender: bool) -> None:
+    if ctx.viewer.role is Role.USER and any(row.virus for row in rows):
+        text = "what holds a virus is let in by an administrator"
+        raise Forbidden(text, requires=Role.DOMAIN_ADMIN, path=["ids"])
+    if allow_sender:
+        with _at("allowSender"):
+            ctx.viewer.require(RULES)
+
+
+@contextmanager
+def _at(name: str) -> Generator[None]:
+    """What is refused inside is refused for this part of the input."""
+    try:
+        yield
+    except Refused as refusal:
+        refusal.path = [name]
+        raise
+
+
+async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
+    """What is to be known of these accounts and their INBOX, by key."""
+    names = {"id", "tenant_id", "pub_key", "encrypt_messages"}
+    box: list[Any] = [
+        col(Mailbox.id).label("box"), col(Mailbox.encrypt_messages).label("box_encrypts")
+    ]  # fmt: skip
+    asked = (
+        select(*picked(User, names), *box)
+        .join(Mailbox, col(Mailbox.user_id) == col(User.id))
+        .where(
+            col(User.id).in_(owners),
+            col(User.deleted_at).is_(None),
+            col(Mailbox.special_use) == SpecialUse.INBOX,
+        )
+    )
+    return {row.id: row for row in await ctx.read(asked)}
+
+
+async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) -> _Ready:
+    """Read a message once more, and make its bytes safe as they will lie in INBOX."""
+    world = ctx.world
+    (held,) = await contents.sources(world, [row], ctx.read, contents.QUARANTINE)
+    raw = await gathered(held.whole())
+    letter = await read(raw)
+    came = Came(raw, letter, row.sender, [row.recipient])
+    copying = await _copies(ctx, came, account, again=again)
+    if account.encrypt_messages or account.box_encrypts:
+        letter = await encrypting.encrypted(world, raw, letter, (account.id, account.pub_key or ""))
+    kept = await stored(world, account.tenant_id, letter, again=again)
+    there = Place(
+        account.id,
+        account.box,
+        world.now(),
+        envelope_from=row.sender,
+        envelope_to=[row.recipient],
+        receipt=row.receipt,
+    )
+    letter = replace(letter, verification=row.verification)
+    return _Ready(_emptied(letter), kept, there, copying)
+
+
+async def _copies(ctx: Context, came: Came, account: Picked, *, again: bool) -> _Copying:
+    """What rules have copied of it, as of mail that has just come."""
+    (address,) = came.recipients
+    instead = await rewrites.rewritten(ctx.world, [address])
+    to = Recipient(
+        account.id,
+        account.tenant_id,
+        account.box,
+        0,
+        address,
+        instead=instead[address].address if address in instead else None,
+        copied=True,
+    )
+    found = []
+    for copy in await rewrites.copies_wanted(ctx.world, came, [to]):
+        kept = await stored(ctx.world, account.tenant_id, copy.letter, again=again)
+        found.append((replace(copy, letter=_emptied(copy.letter)), kept))
+    return _Copying(replace(came, source=b""), found)
+
+
+def _emptied(letter: Letter) -> Letter:
+    """The letter without its bytes, which are safe: many may wait for one unit."""
+    return replace(letter, root=NOTHING, pieces=(), keeping={})
+
+
+async def _released(
+    ctx: Context, ids: Sequence[int], ready: Sequence[_Ready], *, allow_sender: bool
+) -> list[int]:
+    streams = {one.to.user_id for one in ready}
+    if any(one.copying.each for one in ready):
+        streams.add(PLATFORM)
+    async with ctx.write(*streams) as session:
+        rows = await _held(ctx, session, ids)
+        deliver = partial(_delivered, ready=ready)
+        keys = await ctx.world.join(session, deliver)
+        if allow_sender:
+            await _allow(ctx, rows)
+        await _gone(ctx, session, rows, ("quarantineRelease", "released"))
+    return keys
+
+
+def _delivered(turn: Turn, ready: Sequence[_Ready]) -> list[int]:
+    keys = []
+    for index, one in enumerate(ready):
+        try:
+            placed = place(turn, one.letter, one.kept, one.to, way=Way.RELEASED)
+        except OverQuota as full:
+            full.path, full.index = ["ids"], index
+            raise
+        keys.append(placed.message_id)
+        for copy, kept in one.copying.each:
+            rewrites.enter(turn, kept, one.copying.came, copy)
+    return keys
+
+
+async def _allow(ctx: Context, rows: Sequence[Picked]) -> None:
+    """Make rules about who wrote these: From counts, or who sent it where there is none."""
+    for user_id in sorted({row.user_id for row in rows}):
+        theirs = [row for row in rows if row.user_id == user_id]
+        senders = dict.fromkeys(row.from_address or row.sender for row in theirs)
+        patterns = [sender for sender in senders if sender]
+        if patterns:
+            with _at("allowSender"):
+                new = NewRules(SenderAction.ALLOW, patterns)
+                await senderruling.create(ctx, Whom(user_id=user_id), new)
+
+
+async def remove(ctx: Context, ids: Sequence[int]) -> None:
+    """Delete these, all or none. NotFound, Forbidden."""
+    rows = await _chosen(ctx, ids)
+    async with ctx.write(*{row.user_id for row in rows}) as session:
+        rows = await _held(ctx, session, ids)
+        await _gone(ctx, session, rows, ("quarantineDelete", "deleted"))
+
+
+async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
+    these = ids, visible(ctx)
+    return await possessions.held(ctx, session, QuarantineItem, SHOWN, these)
+
+
+async def _gone(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked], what: tuple[str, str]
+) -> None:
+    """Remove what is not held any more, and tell it; of others' in the administrators' log."""
+    mutation, did = what
+    keys = [row.id for row in rows]
+    connection = await session.connection()
+    await connection.execute(delete(QuarantineItem).where(col(QuarantineItem.id).in_(keys)))
+    told = {
+        user_id: [
+            (ChangeKind.QUARANTINE_CHANGED, [row.id for row in rows if row.user_id == user_id])
+        ]
+        for user_id in {row.user_id for row in rows}
+    }
+    await ctx.record_all(session, told, did=did)
+    done = (
+        Done(mutation, "QuarantineItem", row.id, row.domain_id, _logged(row))
+        for row in rows
+        if row.user_id != ctx.viewer.user_id
+    )
+    await adminlog.note(ctx, session, *done)
+
+
+def _logged(row: Picked) -> dict[str, str]:
+    return {"sender": row.sender, "recipient": row.recipient}
+
+
+async def set_notification(ctx: Context, users: Users, often: Frequency) -> list[int]:
+    """Say how often these accounts are written to about what is held; their ids."""
+    rows = await chosen(ctx, users)
+    if any(row.id != ctx.viewer.user_id for row in rows):
+        ctx.viewer.require(OTHERS)
+    async with changing(ctx, users, "quarantineNotificationSet") as held:
+        for row in held.rows:
+            held.set(row, quarantine_notification=often)
+    return [row.id for row in held.rows]
