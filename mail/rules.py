@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEYWORDS = 64  # of one message
+VIRUS = 5  # there is one for certain
 _FLAGS = {"\\seen": "seen", "\\flagged": "flagged", "\\answered": "answered"}
 
 
@@ -109,7 +110,8 @@ class Letter:
 
     message: sieve.Message
     sender: str  # of the envelope
-    spam: int | None  # its score; None: nobody has looked
+    looked: bool = False  # a spam filter has, so the score of a verdict says something
+    virus: int | None = None  # as RFC 5235 counts, section 3.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +160,13 @@ def letter_of(world: World, mail: "Mail") -> Letter:
     """A message that has come, as rules look at it."""
     letter, source = mail.letter, mail.source
     raw = Filed(source, letter.size) if isinstance(source, Path) else source
-    score = None
+    scan = letter.scan
+    looked = scan is not None and scan.score is not None
     if mail.handed:
         found = spam.scored(letter.facts.opinions, world.options.spam_headers)
-        score = None if found.source is None else found.value
-    return Letter(sieve.Letter(raw, letter.facts.structure), mail.sender, score)
+        looked = looked or found.source is not None
+    virus = VIRUS if scan is not None and scan.virus else None
+    return Letter(sieve.Letter(raw, letter.facts.structure), mail.sender, looked, virus)
 
 
 # ---------------------------------------------------------------- running
@@ -208,7 +212,12 @@ def _run(world: World, letter: Letter, case: _Case) -> Outcome:
     script, to = case.script, case.judged.to
     envelope = Envelope(letter.sender, to.address)
     around = case.account.circumstances(
-        script, world, seen=case.seen, spam=letter.spam, traced=False
+        script,
+        world,
+        seen=case.seen,
+        spam=case.judged.verdict.score if letter.looked else None,
+        virus=letter.virus,
+        traced=False,
     )
     try:
         plan = sieve.run(program_of(script.text), letter.message, envelope, around)

@@ -32,6 +32,7 @@ NEW_KINDS = "it says of itself that new kinds may come"
 ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reason for each
     "Enum value ChangeKind.AUTOREPLY_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.FILE_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.FILTER_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.IDENTITY_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.KEY_VALUE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.LABEL_CHANGED was added.": NEW_KINDS,
@@ -41,9 +42,11 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "Enum value ChangeKind.QUARANTINE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.SENDER_RULE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.SETTING_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.SIEVE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.THREAD_CHANGED was added.": NEW_KINDS,
     "Enum value ErrorCode.IN_USE was added.": "of a mutation that is new",
     "Enum value ErrorCode.NO_SESSION was added.": "of a mutation that is new",
+    "Enum value ErrorCode.SIEVE_COMPILE was added.": "of mutations that are new",
     "Field Mailbox.user changed type from User! to User.": "of what is shared one sees no "
     "account, but its `owner`",
     "Enum value MessageOrder.RELEVANCE was added.": "an order is asked for, never answered",
