@@ -16,7 +16,7 @@ has rules. What is decided is done by mail/performing.py.
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,8 +135,8 @@ async def ruled(
     said = list(decisions) or [NOTHING] * len(judged)
     scripted = [each.to.user_id for each in judged if each.to.scripted]
     scripts = await surroundings.scripts(world, scripted) if scripted else {}
-    used = await asyncio.to_thread(_used, scripts) if scripts else {}
-    moved = [each.to.user_id for each, one in zip(judged, said, strict=True) if one != NOTHING]
+    used = {user: script.requires for user, script in scripts.items()}
+    moved = [each.to.user_id for each, one in zip(judged, said, strict=True) if _moves(one)]
     known = dict[int, Account]()
     if used or moved:
         known = await surroundings.accounts(world, {**dict.fromkeys(moved, ()), **used})
@@ -152,8 +152,10 @@ async def ruled(
     ]
 
 
-def _used(scripts: Mapping[int, Script]) -> dict[int, Collection[str]]:
-    return {user: surroundings.uses(script) for user, script in scripts.items()}
+def _moves(said: Decision) -> bool:
+    """Whether the folders of the account have to be known for what filters say."""
+    places = said.mailbox_id is not None or said.copies or said.spam is not None
+    return bool(places or said.replies)
 
 
 def letter_of(world: World, mail: "Mail") -> Letter:

@@ -68,6 +68,7 @@ class Script:
     id: int | None  # None: one that is only tried
     text: str
     others: Mapping[str, str] = field(default_factory=dict)  # texts by name
+    requires: Collection[str] = ()  # extensions that it asks for, or one of those
 
     def find(self, location: str, name: str) -> Program | None:
         """The script of this name that it includes."""
@@ -118,15 +119,20 @@ def uses(script: Script) -> frozenset[str]:
 
 async def scripts(world: World, users: Collection[int]) -> dict[int, Script]:
     """The scripts of these accounts that run; one statement, or two where one includes."""
-    names = {"id", "user_id", "name", "content"}
+    names = {"id", "user_id", "name", "content", "requires"}
     asked = select(*picked(SieveScript, names)).where(col(SieveScript.user_id).in_(users))
     rows = await world.database.read(asked.where(col(SieveScript.active)))
     others: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    required = {row.user_id: set(row.requires) for row in rows}
     if including := [row.user_id for row in rows if "include" in row.content.lower()]:
         more = select(*picked(SieveScript, names)).where(col(SieveScript.user_id).in_(including))
         for row in await world.database.read(more):
             others[row.user_id][row.name] = row.content
-    return {row.user_id: Script(row.id, row.content, others[row.user_id]) for row in rows}
+            required[row.user_id].update(row.requires)
+    return {
+        row.user_id: Script(row.id, row.content, others[row.user_id], required[row.user_id])
+        for row in rows
+    }
 
 
 async def accounts(world: World, used: Mapping[int, Collection[str]]) -> dict[int, Account]:

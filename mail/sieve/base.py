@@ -107,12 +107,16 @@ def _size(run: Run, call: Call) -> bool:
 
 
 def _header(run: Run, call: Call) -> bool:
-    found = [
-        value
-        for name in run.texts(call, "names")
-        for one in values.indexed(call, fields_of(run, call, name))
-        for value in aspects_of(run, call, one)
-    ]
+    names = run.texts(call, "names")
+    if call.has("mime") or call.has("index"):
+        found = [
+            value
+            for name in names
+            for one in values.indexed(call, fields_of(run, call, name))
+            for value in aspects_of(run, call, one)
+        ]
+    else:
+        found = [value for name in names for value in run.said(name)]
     return values.matched(run, call, found, run.texts(call, "keys"))
 
 

@@ -108,6 +108,7 @@ class Run:
         self.program = program
         self.fields: list[Header] | None = None  # with what was edited
         self.by_name: dict[str, list[Header]] | None = None  # the same; None: not yet made
+        self.read: dict[str, list[str]] = {}  # what those say, by name as it is spelled
         self.actions: list[Action] = []
         self.edits: list[Edit] = []
         self.remembered: list[Remembered] = []
@@ -149,7 +150,8 @@ class Run:
         """Whether a test is true."""
         self.spend(call)
         result = bool(call.signature.run(self, call))
-        self.note(call, "true" if result else "false")
+        if self.circumstances.traced:
+            self.note(call, "true" if result else "false")
         return result
 
     def spend(self, call: Call, steps: int = 1) -> None:
@@ -237,6 +239,13 @@ class Run:
                 self.by_name.setdefault(one.key.lower(), []).append(one)
         return self.by_name.get(name.lower(), [])
 
+    def said(self, name: str) -> list[str]:
+        """What the fields of a name say, in any case, in their order."""
+        found = self.read.get(name)
+        if found is None:
+            found = self.read[name] = [one.value for one in self.headers(name)]
+        return found
+
     def all_fields(self) -> Sequence[Header]:
         """The header as edited so far."""
         return self.message.fields if self.fields is None else self.fields
@@ -247,7 +256,7 @@ class Run:
         self.edits.append(edit)
         if len(self.edits) > limits.EDITS:
             raise self.failed(call, f"at most {limits.EDITS} changes of the header")
-        self.fields, self.by_name = fields, None
+        self.fields, self.by_name, self.read = fields, None, {}
 
     def act(self, call: Call, action: Action) -> None:
         """Take an action into the plan; of several that store in one mailbox one is left."""

@@ -22,8 +22,7 @@ def matched(
     Of :count there is one value, which is their number. With `sets` a match of wildcards sets
     the numbered variables (RFC 5229, section 3.2).
     """
-    kind = call.chosen("match", "is")
-    comparator = call.chosen("comparator", CASEMAP)
+    kind, comparator = _how(call)
     if kind == "count":
         values = [str(sum(1 for _ in values))]
     if kind in ("is", "contains") and comparator != NUMERIC:
@@ -40,9 +39,19 @@ def matched(
     return False
 
 
+def _how(call: Call) -> tuple[str, str]:
+    """In which way a test compares, and by what."""
+    found: tuple[str, str] | None = call.worked.get("how")
+    if found is None:
+        found = call.chosen("match", "is"), call.chosen("comparator", CASEMAP)
+        call.worked["how"] = found
+    return found
+
+
 def _found(run: Run, call: Call, values: Iterable[str], keys: Sequence[str]) -> bool:
     """Whether one of the values is one of the keys, or has it within."""
-    comparator, within = call.chosen("comparator", CASEMAP), call.chosen("match", "is") != "is"
+    kind, comparator = _how(call)
+    within = kind != "is"
     fold = matching.FOLDS[comparator]
     if keys is call.worked.get("keys"):
         needles = call.worked.get("needles")
@@ -80,7 +89,12 @@ def _if(value: str, fits: bool) -> Matched | None:
 
 def _wild(run: Run, call: Call, key: str, comparator: str) -> _Found:
     run.spend(call, matching.cost(len(key), 8))
-    pattern = matching.wild(matching.FOLDS[comparator](key))
+    known = call.worked.setdefault("wild", {})
+    pattern: matching.Wild | None = known.get(key)
+    if pattern is None:
+        pattern = matching.wild(matching.FOLDS[comparator](key))
+        if key in call.strings("keys"):  # and not one that variables have made
+            known[key] = pattern
 
     def find(value: str) -> Matched | None:
         run.spend(call, matching.cost(len(value), pattern.width))
