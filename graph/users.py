@@ -43,7 +43,7 @@ from models.pages import Cursor as Place
 from models.pages import ordering
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.submission import SubmissionState
-from models.users import ProtocolScope
+from models.users import DelimiterAction, ProtocolScope
 from resolvers import (
     addresses,
     apppasswords,
@@ -74,6 +74,7 @@ from resolvers.mailboxlists import Only
 from resolvers.twofactor import TwoFactorMethod, enabled
 
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
+strawberry.enum(DelimiterAction, description="What becomes of mail to an address with a label.")
 
 if TYPE_CHECKING:
     from graph.auth import AccessToken
@@ -143,6 +144,12 @@ class User(Shape):
     pub_key: str | None = leaf("OpenPGP public key, armoured.")
     key_info: KeyInfo | None = leaf("What the key says.")
     encrypt_messages: bool = leaf("All that arrives is encrypted to the key.")
+    targets: list[str] = leaf(
+        "What comes goes there too: addresses, smtp:// relays, http(s):// URLs. The password of a "
+        "relay is ***."
+    )
+    encrypt_forwarded: bool = leaf("What goes there is encrypted to the key.")
+    delimiter_action: DelimiterAction = leaf("What mail to user+label@domain does.")
     spam: SpamPolicy = leaf("Spam thresholds.")
     webmail_access: bool = leaf("May use browser clients.")
     permissions: list[UserPermission] = leaf("What the user may change.")
@@ -166,6 +173,8 @@ class User(Shape):
             ),
         ),
         "enabled2fa": Whole(("second_factors",), enabled),
+        "targets": Made(("targets",), list),
+        "delimiter_action": Made(("delimiter_action",), DelimiterAction),
         "has_password_set": Made(
             ("password", "temporary_password"),
             lambda password, temporary: bool(password or temporary),

@@ -225,10 +225,16 @@ VALUES = {
         "UNAVAILABLE": "A component does not answer.",
         "ABORTED": "Given up with the others of its unit.",
     },
+    "DelimiterAction": {
+        "NONE": "Delivered as if there were no label.",
+        "SUBFOLDER": "Into a folder that is called like the label, made where it is missing.",
+        "SUBJECT": "The label is put before the subject.",
+    },
     "LimitKind": {
         "STORAGE": "Bytes of messages.",
         "RECIPIENTS": "Addresses written to, per 24 h.",
         "RECEIVED": "Messages received, per hour.",
+        "FORWARDS": "Messages sent on to targets, per 24 h.",
     },
     "LimitSource": {
         "USER": "It is set on the account.",
@@ -347,6 +353,7 @@ VALUES = {
         "RECIPIENTS": "Addresses written to, per 24 h.",
         "RECEIVED": "Messages received, per hour.",
         "AUTOREPLIES": "Automatic answers, per 24 h.",
+        "FORWARDS": "Messages sent on to targets, per 24 h.",
     },
     "UsageLevel": {
         "NORMAL": "Below the marks, or unlimited.",

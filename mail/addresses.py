@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import idna
 from sqlalchemy import (
+    Boolean,
     Select,
     String,
     and_,
@@ -52,7 +53,7 @@ from models.mailboxes import Mailbox, SpecialUse
 from models.prepared import Prepared, among, number, prepared
 from models.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.senderrules import SenderRule
-from models.users import LimitKind, User
+from models.users import DelimiterAction, LimitKind, User
 from models.world import World
 
 STATIC = 32  # letters beside the "*" of a pattern, at most
@@ -227,9 +228,10 @@ def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
 def _received(dialect: str) -> Any:
     """The same rows, and the rewrites that hold for the address: those have a `target`."""
     rows: Select[*tuple[Any, ...]] = _addresses(dialect).made
-    found = rows.add_columns(literal(None, String).label("target")).subquery()
+    more = literal(None, String).label("target"), literal(None, Boolean).label("outside")
+    found = rows.add_columns(*more).subquery()
     nothing = {name: null().label(name) for name in found.c.keys()}  # noqa: SIM118 - no mapping
-    there = {name: getattr(RecipientRewrite, name) for name in ("id", "local", "target")}
+    there = {name: getattr(RecipientRewrite, name) for name in ("id", "local", *REWRITTEN)}
     instead = select(*{**nothing, **there}.values()).where(
         col(RecipientRewrite.domain) == bindparam("name", type_=String),
         col(RecipientRewrite.local).in_([bindparam("local", type_=String), ""]),
@@ -238,6 +240,7 @@ def _received(dialect: str) -> Any:
     return union_all(select(found), instead)
 
 
+REWRITTEN = ("target", "outside")  # of a rewrite
 _COPIED = select(col(BccRule.id)).where(
     col(BccRule.direction) == BccDirection.RECIPIENT, col(BccRule.active)
 )
@@ -259,6 +262,8 @@ _ACCOUNT = Prepared(
         col(Mailbox.id).label("box"),
         KEY.label("key"),
         col(User.spam_level),
+        col(User.targets),
+        col(User.delimiter_action),
         col(User.domain_id),
         _RULED.label("ruled"),
         ALLOWED.label("allowed"),
@@ -325,18 +330,32 @@ def instead(address: str, target: str) -> str:
     return address.rpartition("@")[0] + target if target.startswith("@") else target
 
 
+class Outside(NotFound):
+    """A rewrite leads to this address, which is nobody's here, and may be elsewhere."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, path=["address"])
+        self.address = address
+
+
 async def reached(world: World, address: str) -> tuple[Picked, str]:
     """The row that takes mail for the address, and the address after a rewrite; or NotFound.
+
+    Outside, which is one, where the rewrite may lead to others.
 
     One statement where nothing is rewritten, two where something is.
     """
     sought, asked = _asked(world, address)
     local = sought.forms[-1]
     found = await world.database.find(_received(world.database.dialect), {**asked, "local": local})
-    rewrites = {row.local: row.target for row in found if row.target is not None}
+    rewrites = {row.local: row for row in found if row.target is not None}
     if rewrites:
-        address = instead(address, rewrites.get(local) or rewrites[""])
-        return await resolve(world, address), address
+        rewrite = rewrites.get(local) or rewrites[""]
+        address = instead(address, rewrite.target)
+        try:
+            return await resolve(world, address), address
+        except NotFound as refusal:
+            raise (Outside(address) if rewrite.outside else refusal) from None
     return _decided(address, sought.winner(found)), address
 
 
@@ -384,6 +403,10 @@ class Recipient:
     tags: Sequence[str] = ()  # of the address
     instead: str | None = None  # the address after a rewrite
     copied: bool = False  # there are rules that may have it copied: mail/rewrites.py
+    forwards: bool = False  # what comes is sent on to targets: mail/forwarding.py
+    delimiter_action: DelimiterAction = DelimiterAction.NONE
+    label: str = ""  # of the address, where that does something
+    original: str | None = None  # the address that was asked for first, where that is another
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -415,6 +438,7 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         await _tell(world, row.id, full, row.storage_told_until)
         raise OverQuota(used=row.used, allowed=row.allowed)
     await _check_received(world, row)
+    action = DelimiterAction(row.delimiter_action)
     return Recipient(
         row.id,
         row.tenant_id,
@@ -429,7 +453,20 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         to.tags,
         there if there not in ("", address) else None,
         row.copied,
+        bool(row.targets),
+        action,
+        label_of(world, to, there or address) if action is not DelimiterAction.NONE else "",
     )
+
+
+def label_of(world: World, to: Picked, address: str) -> str:
+    """What stands behind the name in an address that this row takes the mail of; "": nothing."""
+    local = unicodedata.normalize("NFC", address).rpartition("@")[0]
+    places = (at for at, sign in enumerate(local) if at and sign in world.options.delimiters)
+    for at in places:
+        if "*" in to.local or local[:at].lower().replace(".", "") == to.local:
+            return local[at + 1 :]
+    return ""
 
 
 async def _check_received(world: World, row: Picked) -> None:

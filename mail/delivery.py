@@ -20,7 +20,7 @@ from mail import audit, messages, threads, userlimits
 from mail.addresses import Recipient
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Cut, Piece, pack
-from mail.keeping import Gone, Kept, blob_ids, keep, referred
+from mail.keeping import Gone, Kept, Pieces, blob_ids, keep_pieces, keep_root, referred
 from mail.messages import Facts, MailAddress
 from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
@@ -117,6 +117,8 @@ class Letter:
     structure: bytes  # the MIME tree as it is stored
     verification: dict[str, Any] | None = None  # what the server that took it in found out
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
+    # likewise, and one for all letters that differ by what stands before them only
+    cut: dict[int, asyncio.Future[Pieces]] = field(default_factory=dict)
     came: str | None = None  # the digest of what it was encrypted from
 
 
@@ -177,11 +179,19 @@ def _cuts(facts: Facts) -> list[Cut]:
 async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:
     """Make the bytes of a message safe, once for all its recipients in a tenant."""
     if again or tenant_id not in letter.keeping:
-        work = keep(world, tenant_id, letter.root, letter.pieces, again=again)
+        work = _kept(world, tenant_id, letter, again=again)
         letter.keeping[tenant_id] = asyncio.ensure_future(work)
     kept = await asyncio.shield(letter.keeping[tenant_id])
     world.fault("commit")
     return kept
+
+
+async def _kept(world: World, tenant_id: int, letter: Letter, *, again: bool) -> Kept:
+    if again or tenant_id not in letter.cut:
+        work = keep_pieces(world, tenant_id, letter.pieces, again=again)
+        letter.cut[tenant_id] = asyncio.ensure_future(work)
+    cut = await asyncio.shield(letter.cut[tenant_id])
+    return await keep_root(world, tenant_id, letter.root, cut)
 
 
 async def with_bytes(
@@ -189,18 +199,18 @@ async def with_bytes(
     tenant_id: int,
     letter: Letter,
     work: Callable[[Turn, Kept], Outcome],
-    stream: int,
+    *streams: int,
 ) -> Outcome:
-    """Do `work` in a unit on a stream, with the bytes of a message safe before.
+    """Do `work` in a unit on these streams, with the bytes of a message safe before.
 
     Where they have been collected meanwhile they are made safe anew, and it is done once more.
     """
     kept = await stored(world, tenant_id, letter)
     try:
-        return await world.apply(lambda turn: work(turn, kept), stream)
+        return await world.apply(lambda turn: work(turn, kept), *streams)
     except Gone:
         kept = await stored(world, tenant_id, letter, again=True)
-        return await world.apply(lambda turn: work(turn, kept), stream)
+        return await world.apply(lambda turn: work(turn, kept), *streams)
 
 
 async def receive(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mail import delivery
+from mail import delivery, stamping
 from mail.addresses import Recipient
 from mail.delivery import SMALL, Letter, Placed
 from models.columns import Picked
@@ -31,8 +31,14 @@ async def receive(
     As `delivery.receive`; Unavailable where it cannot be encrypted.
     """
     if to.key is not None:
-        letter = await encrypted(world, source, letter, (to.user_id, to.key))
-    return await delivery.receive(world, letter, to, sender)
+        bare, key = letter, (to.user_id, to.key)
+        source = await sealed(world, source, bare, key) or source
+        letter = await delivery.read(source)
+        came, found = bare.came or bare.digest, bare.verification
+        letter = replace(letter, came=came, verification=found)
+    return await delivery.receive(
+        world, await stamping.stamped(source, letter, to, sender), to, sender
+    )
 
 
 async def put_in(
@@ -55,19 +61,29 @@ async def encrypted(
     One that is encrypted already, by PGP/MIME or S/MIME, stays as it is. Unavailable where
     nothing can be encrypted to the key.
     """
-    if letter.facts.encrypted:
+    bytes_ = await sealed(world, source, letter, to)
+    if bytes_ is None:
         return letter
+    made = await delivery.read(bytes_)
+    return replace(made, came=letter.digest, verification=letter.verification)
+
+
+async def sealed(
+    world: World, source: bytes | Path, letter: Letter, to: tuple[int, str]
+) -> bytes | None:
+    """The message as `encrypted` has it; None where it stays as it is. Unavailable likewise."""
+    if letter.facts.encrypted:
+        return None
     user_id, key = to
     if isinstance(source, bytes) and len(source) + len(key) < SMALL:
-        sealed = _sealed(world, source, letter, key)
+        made = _sealed(world, source, letter, key)
     else:
-        sealed = await asyncio.to_thread(_sealed, world, source, letter, key)
-    if sealed is None:
-        log.warning("not stored: it cannot be encrypted", extra={"user": user_id})
+        made = await asyncio.to_thread(_sealed, world, source, letter, key)
+    if made is None:
+        log.warning("it cannot be encrypted", extra={"user": user_id})
         text = "it cannot be encrypted to the key of the account, which may be over"
         raise Unavailable(text, component="encryption")
-    made = await delivery.read(sealed)
-    return replace(made, came=letter.digest, verification=letter.verification)
+    return made
 
 
 def _sealed(world: World, source: bytes | Path, letter: Letter, key: str) -> bytes | None:

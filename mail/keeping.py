@@ -48,6 +48,14 @@ class Kept:
     tenant_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """What was cut out of a message, safe; as in `Kept`."""
+
+    rows: Sequence[Mapping[str, Any]]
+    known: Sequence[str]
+
+
 async def keep(
     world: World, tenant_id: int, root: Piece, pieces: Sequence[Piece], *, again: bool = False
 ) -> Kept:
@@ -55,6 +63,20 @@ async def keep(
 
     With `again` they are stored even so: after Gone.
     """
+    cut = await keep_pieces(world, tenant_id, pieces, again=again)
+    return await keep_root(world, tenant_id, root, cut)
+
+
+async def keep_root(world: World, tenant_id: int, root: Piece, cut: Pieces) -> Kept:
+    """Make what is left of a message safe, beside what was cut out of it."""
+    rows = [await _stored(world, tenant_id, root, INLINE_ROOT), *cut.rows]
+    return Kept(root.digest, rows, cut.known, tenant_id)
+
+
+async def keep_pieces(
+    world: World, tenant_id: int, pieces: Sequence[Piece], *, again: bool = False
+) -> Pieces:
+    """Make what was cut out of a message safe, as `keep` does."""
     known: list[str] = []
     large = [piece.digest for piece in pieces if len(piece.content) > INLINE]
     if large and not again:
@@ -62,9 +84,7 @@ async def keep(
         asked = _known(world.database.dialect, held=False)
         known = [row.digest for row in await world.database.find(asked, given)]
     new = [piece for piece in pieces if piece.digest not in known]
-    rows = [await _stored(world, tenant_id, root, INLINE_ROOT)]
-    rows += [await _stored(world, tenant_id, piece, INLINE) for piece in new]
-    return Kept(root.digest, rows, known, tenant_id)
+    return Pieces([await _stored(world, tenant_id, piece, INLINE) for piece in new], known)
 
 
 async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aiosmtpd.lmtp import LMTP
 from sqlalchemy.exc import StatementError
 
 from mail import intake
+from mail.forwarding import Held
 from mail.household import Household, Post
 from mail.lmtplimits import Limits, limits_of
 from mail.routes import Loop, Taken
@@ -55,6 +56,7 @@ REFUSALS: dict[type[Refused], str] = {
     RateLimited: "450 4.2.1 Too much mail for this mailbox, try again later",
     Unavailable: TRY_LATER,
     Loop: "554 5.4.6 The mail goes in circles",
+    Held: "554 5.7.1 Spam is not sent on",
 }
 
 

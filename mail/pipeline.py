@@ -3,10 +3,12 @@
 1. It is read, and what our own servers found out about it is believed (mail/verification.py).
 2. Whoever is to have it twice has it once.
 3. It is judged for each account, and goes to Junk where it is spam (mail/spam.py).
-4. It is stored for each account, encrypted where that is asked for; one that has no room holds up
-   nobody else.
+4. It is stored for each account, behind fields that say how it came (mail/stamping.py), in a
+   folder or under a subject that the label of its address asks for (mail/delimiting.py), and
+   encrypted where that is asked for; one that has no room holds up nobody else.
 5. An account that answers by itself does so (mail/autoreply).
-6. Rules have it copied (mail/rewrites.py).
+6. One that forwards has it sent on, and rules have it copied (mail/forwarding.py,
+   mail/rewrites.py). Spam is sent on neither for accounts nor for addresses.
 7. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender.
 8. Each address is answered for by itself: with a refusal where a part of it is not durable.
@@ -20,7 +22,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mail import autoreply, delivery, encrypting, junk, rewrites
+from mail import (
+    autoreply,
+    delimiting,
+    delivery,
+    encrypting,
+    forwarding,
+    junk,
+    rewrites,
+    stamping,
+)
 from mail.addresses import Recipient
 from mail.delivery import Letter, Placed
 from mail.junk import Judged
@@ -80,14 +91,17 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     alone = asyncio.Semaphore()  # who has it encrypted has bytes of his own: one at a time
 
     async def store(judged: Judged) -> Placed:
+        judged = await delimiting.filed(world, judged)
         to = judged.to
         if to.key is None:
-            placed = await delivery.receive(world, mail.letter, to, mail.sender)
+            letter = await stamping.stamped(mail.source, mail.letter, to, mail.sender)
+            placed = await delivery.receive(world, letter, to, mail.sender)
         else:
             async with alone:
                 placed = await encrypting.receive(world, mail.source, mail.letter, to, mail.sender)
         spam = judged.verdict.is_spam
         await autoreply.after(world, (mail.source, mail.letter), to, mail.sender, spam=spam)
+        await forwarding.after(world, (mail.outgoing, mail.letter), judged, mail.sender)
         return placed
 
     to = [person.to for person in people]
@@ -114,6 +128,8 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
     """Send on what is to be sent on for this address; what came of it."""
     outcomes: list[object] = []
     onward = list(taken.onward)
+    if taken.people and forwarding.is_spam(world, mail.letter, mail.sender, handed=mail.handed):
+        onward = []
     for person in taken.people:
         outcome = mail.placed[_key(person.to)]
         if person.by is not None and isinstance(outcome, Refused):
@@ -126,7 +142,10 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
 
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
+    spam = forwarding.is_spam(world, mail.letter, mail.sender, handed=mail.handed)
     try:
+        if spam and not onward.returns:
+            raise forwarding.Held("spam is not sent on")
         await send_on(world, mail.outgoing, mail.letter.digest, mail.sender, onward)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error

@@ -55,7 +55,8 @@ class Options:
     profile_key: Path | None = None  # else in the same file
     recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
     received_hourly: int = 3600  # messages, likewise
-    forwards_daily: int = 2000  # messages, of an address without a limit of its own; 0: any number
+    forwards_daily: int = 2000  # of an account or address without a limit of the own, likewise
+    spam_forward_max: int = 50  # spam score, 0 to 100, from which mail is not sent on; 101: all is
     forwards_private: bool = False  # they may forward to relays and pages in our own networks
     temporary_addresses: int = 100  # of a user
     limit_warning: int = 80  # percent of a limit, from where it is WARNING; 0: never

@@ -159,7 +159,7 @@ def _conditions(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
     if where.query:
         found.append(within(col(Address.shown), where.query))
     if where.forward:
-        found.append(_holding(ctx, col(Address.targets), within, [where.forward]))
+        found.append(holding(ctx.world.database.dialect, col(Address.targets), where.forward))
     if where.kinds:
         found.append(col(Address.kind).in_(where.kinds))
     if where.domain is not None:
@@ -183,15 +183,20 @@ def _labelled(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
             raise Invalid(f"at most {TERMS}", constraint="max", path=["filter", name])
     each = [[tag] for tag in where.required_tags]
     sets = [where.tags, *each] if where.tags else each
-    return [_holding(ctx, col(Address.tags), same, tags) for tags in sets]
+    dialect = ctx.world.database.dialect
+    return [_fitting(dialect, col(Address.tags), same, tags) for tags in sets]
 
 
-def _holding(
-    ctx: Context, column: Any, fits: Callable[[Any, str], Any], texts: Sequence[str]
+def holding(dialect: str, column: Any, part: str) -> ColumnElement[bool]:
+    """SQL: whether one of the texts in a column has this in it, in any case."""
+    return _fitting(dialect, column, within, [part])
+
+
+def _fitting(
+    dialect: str, column: Any, fits: Callable[[Any, str], Any], texts: Sequence[str]
 ) -> ColumnElement[bool]:
-    """Whether one of the texts in a column fits one of these."""
     taken = {"sqlite": func.json_each, "postgresql": func.jsonb_array_elements_text}
-    each = taken[ctx.world.database.dialect](column).table_valued("value")
+    each = taken[dialect](column).table_valued("value")
     alike = or_(*(fits(each.c.value, text.strip()) for text in texts))
     return exists(select(each.c.value).where(alike))
 

@@ -10,6 +10,7 @@ from sqlmodel import col
 from mail import rewrites
 from mail.addresses import checked
 from mail.lookups import resolve_all
+from mail.routes import is_ours
 from models.addresses import AddressKind
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
@@ -37,6 +38,7 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
     found: Any = None  # row of the address that takes the mail
     ended: bool = False
+    outside: bool = False  # a rewrite may have led to others
 
 
 Stage = Callable[[Context, Trace], Awaitable[None]]
@@ -59,13 +61,14 @@ async def trace(ctx: Context, address: str) -> list[Step]:
 
 async def _rewrite(ctx: Context, way: Trace) -> None:
     """The recipient is replaced, once; of other domains only who sees all is told."""
-    theirs = await domains.named(ctx, way.address.rpartition("@")[2])
+    theirs = await domains.named(ctx, _domain(way.address))
     if theirs or ctx.viewer.role.includes(Role.ADMIN):
         found = await rewrites.rewritten(ctx.world, [way.address])
         for one in found.values():
             record = ("RecipientRewrite", one.id)
             way.steps.append(Step("RECIPIENT_REWRITE", way.address, [one.address], record))
             way.address = one.address
+            way.outside = one.outside
 
 
 async def _alias(ctx: Context, way: Trace) -> None:
@@ -92,6 +95,9 @@ async def _address(ctx: Context, way: Trace) -> None:
     found = await resolve_all(ctx.world, [way.address], ctx.read)
     row = found.get(way.address)
     (seen,) = await addresses.by_ids(ctx, [row.id]) if row else [None]
+    if seen is None and way.outside and not await is_ours(ctx.world, _domain(way.address)):
+        way.ended = True  # to whom the rewrite says
+        return
     if seen is None:
         way.steps.append(Step("ADDRESS", way.address))
         way.ended = True
@@ -103,6 +109,10 @@ async def _address(ctx: Context, way: Trace) -> None:
     step = Step("ADDRESS", way.address, output, ("Address", seen.id), seen.shown)
     way.steps.append(step)
     way.found, way.ended = seen, not seen.active or seen.kind is not AddressKind.MAILBOX
+
+
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2]
 
 
 async def _account(ctx: Context, way: Trace) -> None:

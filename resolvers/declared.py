@@ -216,8 +216,8 @@ DECLARED: dict[str, Setting] = {
         ),
         Setting(
             "forwards.allowPrivate", "forwards_private", Kind.BOOLEAN, "Forwarding inward",
-            "Addresses may forward to relays and pages in private, loopback and link-local "
-            "networks, too.",
+            "Accounts and addresses may forward to relays and pages in private, loopback and "
+            "link-local networks, too.",
         ),
         Setting(
             "journal.events", "journal_events", NUMBER, "Length of the journal",
@@ -254,8 +254,8 @@ DECLARED: dict[str, Setting] = {
         ),
         Setting(
             "limits.forwards", "forwards_daily", NUMBER, "Forwarded messages",
-            "Messages in 24 hours that an address forwards, where it has no limit of its own; 0 is "
-            "unlimited.", 0, 100_000_000,
+            "Messages in 24 hours that an account or address forwards, where it has no limit of "
+            "its own; 0 is unlimited.", 0, 100_000_000,
         ),
         Setting(
             "limits.letters", "limit_letters", Kind.BOOLEAN, "Letters about storage",
@@ -299,6 +299,10 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "replays.retention", "replays_for", DURATION, "Idempotency keys",
             "How long the answer to an idempotency key is kept.", NOTHING, YEARS,
+        ),
+        Setting(
+            "spam.forwardMax", "spam_forward_max", NUMBER, "Spam that is not forwarded",
+            "Spam score, of 0 to 100, from which mail is not forwarded; with 101 all is.", 1, 101,
         ),
         Setting(
             "submission.maxRecipients", "max_recipients", NUMBER, "Recipients",

@@ -25,10 +25,13 @@ COUNT = 1 << 31
 OWN = frozenset(
     {
         *("name", "language", "password", "retention", "pub_key", "encrypt_messages"),
-        *("meta_data", "spam_level"),
+        *("meta_data", "spam_level", "targets", "encrypt_forwarded", "delimiter_action"),
     }
 )
-BY_USERS = {"spam_level": UserPermission.SPAM_SCORE}
+BY_USERS = {
+    "spam_level": UserPermission.SPAM_SCORE,
+    "delimiter_action": UserPermission.DELIMITER_ACTION,
+}
 BY_ADMINS = {
     "from_whitelist": AdminPermission.EXTEND_SENDER_ACL,
     "disabled_scopes": AdminPermission.PROTOCOL_ACCESS,
@@ -156,6 +159,7 @@ CHECKS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "quota": _below(WHOLE),
     "recipients": _below(COUNT),
     "received_max": _below(COUNT),
+    "forwards": _below(COUNT),
     "meta_data": freedata.checked,
     "internal_data": freedata.checked,
 }

@@ -211,6 +211,9 @@ OWN: dict[str, Any] = {
     "pubKey": None,
     "encryptMessages": False,
     "spamLevel": 20,
+    "targets": ["x@far.example"],
+    "encryptForwarded": False,
+    "delimiterAction": "SUBJECT",
 }
 OTHERS: dict[str, Any] = {
     "username": "other",
@@ -223,6 +226,7 @@ OTHERS: dict[str, Any] = {
     "disabledScopes": ["IMAP"],
     "quota": 7,
     "recipients": 0,
+    "forwards": 0,
     "receivedMax": 0,
     "webmailAccess": False,
 }

@@ -149,7 +149,7 @@ async def after(
     if not to.answers:
         return
     try:
-        header = await _header(*mail)
+        header = await header_of(*mail)
         forged = (mail[1].verification or {}).get("dmarc") == "fail"
         came = Came.of(mail[1].facts, sender, to.address, header)
         came = replace(came, spam=spam or forged)
@@ -241,7 +241,8 @@ def writer(send_as: bool | None, address: str, main: str | None) -> str | None:
     return main
 
 
-async def _header(source: bytes | Path, letter: Letter) -> list[Header]:
+async def header_of(source: bytes | Path, letter: Letter) -> list[Header]:
+    """The header of a message that was read from `source`, as far as it is looked at."""
     most = min(letter.facts.header_size, HEADER)
     head = (
         source[:most]

@@ -21,14 +21,11 @@ REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
 
 async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
     """Put the message where each address leads; one that was put there before is known."""
-    returns = f"Return-Path: <{job.sender}>\r\n".encode()
-    bare = without_bcc(raw)
-    source = returns + bare
+    source = without_bcc(raw)
     mail = Mail(
         source,
         await read(source),
         job.sender,
-        bare=bare,
         copied=not job.copy,
         submission_id=job.submission_id,
     )

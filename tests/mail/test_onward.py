@@ -264,7 +264,7 @@ async def test_resolution_takes_few_statements(
     assert [person.to.user_id for person in taken.people] == [ada.user.id]
     assert len(statements) == 2
     await routes.accept(world, LIST, "")
-    assert len(statements) == 2 + 1 + 3 + 2  # hers, the list, all its targets, two accounts
+    assert len(statements) == 2 + 1 + 2 + 2  # hers, the list, all its targets, two accounts
 
 
 async def test_a_relay_gets_it_for_the_address_itself(ada: Client, neighbour: Neighbour) -> None:
