@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import strawberry
+from strawberry import UNSET
 
 from graph.addresses import Address
 from graph.domains import DomainAlias
@@ -11,6 +12,7 @@ from graph.errors import leaf
 from graph.fields import Info, field, query
 from graph.recipientrewrites import RecipientRewrite
 from graph.rows import Shape
+from graph.senderrules import SenderRule
 from graph.users import User
 from graph.views import Made, View
 from models.roles import Role, Scope
@@ -20,13 +22,16 @@ RECORDS: Mapping[str, type[Shape]] = {
     "Address": Address,
     "DomainAlias": DomainAlias,
     "RecipientRewrite": RecipientRewrite,
+    "SenderRule": SenderRule,
     "User": User,
 }
 
 
 @strawberry.type(description="One decision on the way of a message.")
 class TraceStep(View):
-    stage: str = leaf("RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS or ACCOUNT; more may come.")
+    stage: str = leaf(
+        "RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS, ACCOUNT or SENDER_RULE; more may come."
+    )
     input: str = leaf("Before.")
     output: list[str] = leaf("After; empty = refused or dropped here.")
     matched: str | None = leaf("Address or pattern that was the best match.")
@@ -50,6 +55,8 @@ class AddressTraceQuery:
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
-    async def address_trace(self, info: Info, address: str) -> list[TraceStep]:
-        steps = await addresstrace.trace(info.context, address)
+    async def address_trace(
+        self, info: Info, address: str, sender: str | None = UNSET
+    ) -> list[TraceStep]:
+        steps = await addresstrace.trace(info.context, address, sender or None)
         return [TraceStep.of(step) for step in steps]

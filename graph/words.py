@@ -20,6 +20,9 @@ ARGUMENTS = {
     "action": "Only rules that say this.",
     "actor": "Only what this user did.",
     "address": "Any spelling, with or without a label.",
+    "queueId": "Of a message that came in, or is on its way out.",
+    "messageId": "Message-ID, with or without angle brackets.",
+    "sender": "Who would send it; then rules about senders count.",
     "allowWildcard": "As mail is delivered: also by pattern, and without a label.",
     "after": "Behind this cursor; of a subscription: what came later, nothing given = from now.",
     "batchWindow": "Least time between two batches; the first goes at once.",
@@ -229,6 +232,11 @@ VALUES = {
         "NONE": "Delivered as if there were no label.",
         "SUBFOLDER": "Into a folder that is called like the label, made where it is missing.",
         "SUBJECT": "The label is put before the subject.",
+    },
+    "LogComponent": {
+        "MTA": "It takes mail in, and sends it.",
+        "SPAM": "It judges what is unwanted.",
+        "STORE": "It keeps messages.",
     },
     "LimitKind": {
         "STORAGE": "Bytes of messages.",

@@ -6,13 +6,14 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, AnyStr, cast
 
 from aiosmtpd.lmtp import LMTP
 from sqlalchemy.exc import StatementError
 
-from mail import intake
+from mail import intake, messagetrace
 from mail.forwarding import Held
 from mail.household import Household, Post
 from mail.lmtplimits import Limits, limits_of
@@ -152,7 +153,8 @@ class Lmtp:
         return replies
 
     async def _replies(self, spool: Spool, transaction: Transaction) -> list[str]:
-        to, size = transaction.recipients, spool.size
+        size, queue_id = spool.size, messagetrace.new_id(self.world)
+        to = [replace(each, queue_id=queue_id) for each in transaction.recipients]
         with spool:
             try:
                 source = await spool.source()
@@ -170,7 +172,7 @@ def _answer(taken: Taken, outcome: object, size: int) -> str:
         log.info("not delivered", extra={"user": user, "bytes": size, "reply": reply})
         return reply
     log.info("delivered", extra={"user": user, "bytes": size})
-    return "250 2.0.0 Delivered"
+    return f"250 2.0.0 Delivered as {taken.queue_id}"
 
 
 def refusal(error: BaseException, *, user: int | None = None) -> str:

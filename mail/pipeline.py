@@ -11,7 +11,8 @@
    mail/rewrites.py). Spam is sent on neither for accounts nor for addresses.
 7. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender.
-8. Each address is answered for by itself: with a refusal where a part of it is not durable.
+8. What it went through is written down (mail/waysteps.py), and each address is answered for by
+   itself: with a refusal where a part of it is not durable.
 
 The steps before a message is there, whose mail it is and whether it may come, are those of
 mail/routes.py. When all is done, what was not refused is durable.
@@ -31,10 +32,12 @@ from mail import (
     junk,
     rewrites,
     stamping,
+    waysteps,
 )
 from mail.addresses import Recipient
 from mail.delivery import Letter, Placed
 from mail.junk import Judged
+from mail.messagetrace import Way
 from mail.onward import send_on
 from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
@@ -57,6 +60,7 @@ class Mail:
     bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
+    way: Way = field(default_factory=Way)  # what is told of it: mail/waysteps.py
     placed: dict[Key, Placed | BaseException] = field(default_factory=dict)
 
     @property
@@ -73,6 +77,7 @@ async def receive(world: World, source: bytes | Path, sender: str) -> Mail:
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
     """Take a message for these addresses; what came of each, an exception where it was refused."""
+    waysteps.began(world, mail.way, mail.sender, taken)
     people: dict[Key, Person] = {}
     for each in taken:
         for person in each.people:
@@ -80,7 +85,9 @@ async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[obje
     everybody = list(people.values())
     await _store(world, mail, everybody)
     await _copy(world, mail, taken, everybody)
-    return [await _settle(world, mail, each) for each in taken]
+    outcomes = [await _settle(world, mail, each) for each in taken]
+    waysteps.ended(world, mail.way, mail.letter, taken, outcomes)
+    return outcomes
 
 
 def _key(to: Recipient) -> Key:
@@ -100,8 +107,11 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
             async with alone:
                 placed = await encrypting.receive(world, mail.source, mail.letter, to, mail.sender)
         spam = judged.verdict.is_spam
-        await autoreply.after(world, (mail.source, mail.letter), to, mail.sender, spam=spam)
-        await forwarding.after(world, (mail.outgoing, mail.letter), judged, mail.sender)
+        answered = await autoreply.after(
+            world, (mail.source, mail.letter), to, mail.sender, spam=spam
+        )
+        sent = await forwarding.after(world, (mail.outgoing, mail.letter), judged, mail.sender)
+        waysteps.stored(world, mail.way, judged, placed, (answered, sent))
         return placed
 
     to = [person.to for person in people]
@@ -149,4 +159,5 @@ async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
         await send_on(world, mail.outgoing, mail.letter.digest, mail.sender, onward)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error
+    waysteps.sent_on(world, mail.way, onward)
     return onward

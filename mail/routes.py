@@ -65,6 +65,8 @@ class Taken:
     address: str  # as given
     people: Sequence[Person] = ()
     onward: Sequence[Onward] = ()
+    domain_id: int | None = None  # of an address whose mail is dropped
+    queue_id: str = ""  # that is given to its message; "": it has none yet
 
     @property
     def user_id(self) -> int | None:
@@ -105,7 +107,7 @@ async def accept(world: World, address: str, sender: str) -> Taken:
     if not (walk.people or walk.onward) and walk.refusals:
         raise walk.refusals[0]
     people = [replace(one, to=replace(one.to, original=address)) for one in walk.people.values()]
-    return Taken(address, people, walk.onward)
+    return Taken(address, people, walk.onward, row.domain_id)
 
 
 async def _outside(world: World, address: str, to: Outside) -> Taken:

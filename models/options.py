@@ -88,6 +88,7 @@ class Options:
     journal_events: int = 100_000  # per stream
     changes_overflow: int = 10_000  # events behind: who follows and is further reads afresh
     authlog_for: timedelta = timedelta(days=30)  # 0: nothing is written
+    trace_for: timedelta = timedelta(days=7)  # 0: nothing is written of the ways of messages
     adminlog_for: timedelta = timedelta(days=365)
     webhooks_private: bool = False  # they may be posted to our own networks
     push_private: bool = False  # so may pushes

@@ -2,20 +2,23 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import rewrites
+from mail import rewrites, spam
 from mail.addresses import checked
 from mail.lookups import resolve_all
 from mail.routes import is_ours
+from mail.senderrules import rules_of
+from mail.spam import Known, Reason
 from models.addresses import AddressKind
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
 from models.roles import Role
-from resolvers import addresses, domains, users
+from models.users import UserTag
+from resolvers import addresses, domains, senderrules, users
 from resolvers.context import Context
 
 
@@ -35,8 +38,10 @@ class Trace:
     """How far the way is known: the address by now, and what it led to."""
 
     address: str
+    sender: str | None = None
     steps: list[Step] = field(default_factory=list)
     found: Any = None  # row of the address that takes the mail
+    user: Any = None  # and of its account
     ended: bool = False
     outside: bool = False  # a rewrite may have led to others
 
@@ -44,13 +49,15 @@ class Trace:
 Stage = Callable[[Context, Trace], Awaitable[None]]
 
 
-async def trace(ctx: Context, address: str) -> list[Step]:
+async def trace(ctx: Context, address: str, sender: str | None = None) -> list[Step]:
     """What would become of mail for this address, as far as the viewer may know.
+
+    With a `sender`, that of envelope and From alike, rules about senders are looked at too.
 
     What is not the viewer's looks like what is not there.
     """
     try:
-        way = Trace(checked(address))
+        way = Trace(checked(address), sender)
     except Invalid:  # as who sends there is told
         return [Step("ADDRESS", address)]
     for stage in STAGES:
@@ -122,7 +129,35 @@ async def _account(ctx: Context, way: Trace) -> None:
     output = [user.username] if user is not None and taken else []
     record = ("User", user.id) if user is not None else None
     way.steps.append(Step("ACCOUNT", way.found.shown, output, record))
+    way.user, way.ended = user, not taken
+
+
+async def _sender(ctx: Context, way: Trace) -> None:
+    """A rule about the sender decides whether it goes to Junk; another's is told without it."""
+    if not way.sender:
+        return
+    asked = select(col(UserTag.tag)).where(col(UserTag.user_id) == way.user.id)
+    tags = [row.tag for row in await ctx.read(asked)]
+    domain_id = way.found.domain_id or way.user.domain_id
+    receiver = _Receiver(way.user.id, domain_id, [*way.found.tags, *tags])
+    (rules,) = await rules_of(ctx.world, [receiver], way.sender, way.sender)
+    verdict = spam.decided(Known(), rules, way.user.spam_level)
+    if verdict.reason is not Reason.RULE or verdict.rule_id is None:
+        return
+    (rule,) = await senderrules.by_ids(ctx, [verdict.rule_id])
+    record = ("SenderRule", rule.id) if rule else None
+    output = ["Junk" if verdict.is_spam else "INBOX"]
+    step = Step("SENDER_RULE", way.sender, output, record, rule.pattern if rule else None)
+    way.steps.append(step)
+
+
+class _Receiver(NamedTuple):
+    """Whose rules are asked for."""
+
+    user_id: int
+    domain_id: int | None
+    tags: Sequence[str]
 
 
 # In the order in which mail goes through them: each appends its steps, and may end the way.
-STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account)
+STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account, _sender)

@@ -309,6 +309,11 @@ DECLARED: dict[str, Setting] = {
             "Recipients of a message that is sent.", 1, 100_000,
         ),
         Setting(
+            "trace.retention", "trace_for", DURATION, "Ways of messages",
+            "How long it is kept which way messages took; PT0S: nothing is written.", NOTHING,
+            YEARS,
+        ),
+        Setting(
             "undo.window", "undo_window", DURATION, "Undo",
             "How long a change to messages can be taken back.", NOTHING, YEARS,
         ),

@@ -273,7 +273,10 @@ class _Run:
         if order["settings"]:  # first: folders that encrypt need the key
             await importing.settle(self.work, account)
         elif order["unset"] and any(
-            (account.settings, account.key_values, account.labels, account.identities)
+            (
+                *(account.settings, account.key_values, account.labels),
+                *(account.identities, account.sender_rules),
+            )
         ):
             self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
         await importing.furnish(self.work, account, notes=order["settings"])

@@ -123,7 +123,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "SearchHit.definite": OUTLINE,
         "SearchIndexBuildInput.queue": OUTLINE,
         "SessionKickInput.revokeTokens": OUTLINE,
-        "User.encryptForwarded": OUTLINE,
         "User.encryptMessages": OUTLINE,
         "User.isRelayed": OUTLINE,
         "User.requirePasswordChange": OUTLINE,

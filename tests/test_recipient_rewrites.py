@@ -331,7 +331,7 @@ async def test_a_neighbour_hears_of_none_of_it(
     assert (await neighbour.say("RCPT TO:<ada@old.example>")).startswith("250 2.1.5")
     await neighbour.say("DATA")
     neighbour.send(raw_message("Hello") + b".\r\n")
-    assert await neighbour.hear() == "250 2.0.0 Delivered"
+    assert (await neighbour.hear()).startswith("250 2.0.0 Delivered")
     assert len(await inbox(ada)) == 1
     await neighbour.close()
     await listener.close(1)

@@ -62,6 +62,7 @@ class Account:
     labels: Sequence[Mapping[str, Any]] = ()
     identities: Sequence[Mapping[str, Any]] = ()
     messages: int | None = None
+    sender_rules: Sequence[Mapping[str, Any]] = ()
     autoreply: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -132,14 +133,15 @@ def account(record: Mapping[str, Any]) -> Account:
     values, many = record.get("keyValues", []), record.get("messages")
     labels, answer = record.get("labels", []), record.get("autoreply") or {}
     identities = record.get("identities", [])
-    lists = (boxes, values, labels, identities)
+    rules = record.get("senderRules", [])
+    lists = (boxes, values, labels, identities, rules)
     right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in (settings, answer))
     if right and max(map(len, lists)) > ITEMS:
         raise Wrong(f"an archive that tells of more than {ITEMS} folders, or other things")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
     messages = many if isinstance(many, int) else None
-    return Account(boxes, settings, values, labels, identities, messages, answer)
+    return Account(boxes, settings, values, labels, identities, messages, rules, answer)
 
 
 def _texts(value: Any) -> bool:

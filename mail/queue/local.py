@@ -3,6 +3,7 @@
 from mail import pipeline, routes
 from mail.compose import without_bcc
 from mail.delivery import read
+from mail.messagetrace import Way
 from mail.pipeline import Mail
 from mail.queue.jobs import Job, Result, To
 from mail.routes import Loop
@@ -26,6 +27,7 @@ async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
         source,
         await read(source),
         job.sender,
+        way=Way(job.queue_id),
         copied=not job.copy,
         submission_id=job.submission_id,
     )

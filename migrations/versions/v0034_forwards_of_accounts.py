@@ -3,10 +3,11 @@
 import sqlalchemy as sa
 from alembic import op
 
-from models.columns import Big, Plain
+from models.columns import Big, Instant, Plain
 
 revision = "0034"
 down_revision = "0027"
+COMPONENTS = ("MTA", "SPAM", "STORE")
 ACTIONS = ("NONE", "SUBFOLDER", "SUBJECT")
 
 
@@ -34,9 +35,39 @@ def upgrade() -> None:
         sqlite_where=forwarding,
         postgresql_where=forwarding,
     )
+    _steps()
+
+
+def _steps() -> None:
+    op.create_table(
+        "message_steps",
+        sa.Column("id", Big, autoincrement=False, nullable=False),
+        sa.Column("at", Instant(), nullable=False),
+        sa.Column("queue_id", sa.String(), nullable=False),
+        sa.Column("message_id", sa.String(), nullable=True),
+        sa.Column("component", sa.Enum(*COMPONENTS, native_enum=False, length=32), nullable=False),
+        sa.Column("event", sa.String(), nullable=False),
+        sa.Column("detail", sa.String(), nullable=True),
+        sa.Column("address", sa.String(), nullable=True),
+        sa.Column("compared", sa.String(), nullable=True),
+        sa.Column("domain_id", Big, nullable=True),
+        sa.Column("submission_id", Big, nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_message_steps")),
+    )
+    op.create_index(op.f("ix_message_steps_at"), "message_steps", ["at"])
+    op.create_index("message_steps_of_queue_id", "message_steps", ["queue_id", "at", "id"])
+    named = sa.text("message_id IS NOT NULL")
+    op.create_index(
+        "message_steps_of_message_id",
+        "message_steps",
+        ["message_id", "at", "id"],
+        sqlite_where=named,
+        postgresql_where=named,
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("message_steps")
     op.drop_column("recipient_rewrites", "outside")
     op.drop_index("ix_users_forwards", "users")
     for name in ("forwards", "delimiter_action", "encrypt_forwarded", "relays", "targets"):
