@@ -43,6 +43,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail import userlimits
+from mail.labels import label_of
 from mail.userlimits import ALLOWED, Reached
 from models.addresses import Address, AddressKind
 from models.autoreply import answering
@@ -333,17 +334,12 @@ def instead(address: str, target: str) -> str:
 class Outside(NotFound):
     """A rewrite leads to this address, which is nobody's here, and may be elsewhere."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(address, path=["address"])
-        self.address = address
-
 
 async def reached(world: World, address: str) -> tuple[Picked, str]:
     """The row that takes mail for the address, and the address after a rewrite; or NotFound.
 
-    Outside, which is one, where the rewrite may lead to others.
-
-    One statement where nothing is rewritten, two where something is.
+    Outside where the rewrite may lead to others. One statement where nothing is rewritten, two
+    where something is.
     """
     sought, asked = _asked(world, address)
     local = sought.forms[-1]
@@ -355,7 +351,8 @@ async def reached(world: World, address: str) -> tuple[Picked, str]:
         try:
             return await resolve(world, address), address
         except NotFound as refusal:
-            raise (Outside(address) if rewrite.outside else refusal) from None
+            elsewhere = Outside(address, path=["address"])
+            raise (elsewhere if rewrite.outside else refusal) from None
     return _decided(address, sought.winner(found)), address
 
 
@@ -404,8 +401,8 @@ class Recipient:
     instead: str | None = None  # the address after a rewrite
     copied: bool = False  # there are rules that may have it copied: mail/rewrites.py
     forwards: bool = False  # what comes is sent on to targets: mail/forwarding.py
-    delimiter_action: DelimiterAction = DelimiterAction.NONE
-    label: str = ""  # of the address, where that does something
+    delimiter_action: DelimiterAction = DelimiterAction.NONE  # what this does:
+    label: str = ""  # of the address
     original: str | None = None  # the address that was asked for first, where that is another
 
 
@@ -438,7 +435,6 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         await _tell(world, row.id, full, row.storage_told_until)
         raise OverQuota(used=row.used, allowed=row.allowed)
     await _check_received(world, row)
-    action = DelimiterAction(row.delimiter_action)
     return Recipient(
         row.id,
         row.tenant_id,
@@ -454,19 +450,9 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         there if there not in ("", address) else None,
         row.copied,
         bool(row.targets),
-        action,
-        label_of(world, to, there or address) if action is not DelimiterAction.NONE else "",
+        DelimiterAction(row.delimiter_action),
+        label_of(there or address, to.local, world.options.delimiters),
     )
-
-
-def label_of(world: World, to: Picked, address: str) -> str:
-    """What stands behind the name in an address that this row takes the mail of; "": nothing."""
-    local = unicodedata.normalize("NFC", address).rpartition("@")[0]
-    places = (at for at, sign in enumerate(local) if at and sign in world.options.delimiters)
-    for at in places:
-        if "*" in to.local or local[:at].lower().replace(".", "") == to.local:
-            return local[at + 1 :]
-    return ""
 
 
 async def _check_received(world: World, row: Picked) -> None:

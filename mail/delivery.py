@@ -20,7 +20,7 @@ from mail import audit, messages, threads, userlimits
 from mail.addresses import Recipient
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Cut, Piece, pack
-from mail.keeping import Gone, Kept, Pieces, blob_ids, keep_pieces, keep_root, referred
+from mail.keeping import Gone, Kept, Pieces, blob_ids, keep, referred
 from mail.messages import Facts, MailAddress
 from mail.userlimits import ALLOWED, Reached
 from models.audit import AuditRoad
@@ -179,19 +179,11 @@ def _cuts(facts: Facts) -> list[Cut]:
 async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:
     """Make the bytes of a message safe, once for all its recipients in a tenant."""
     if again or tenant_id not in letter.keeping:
-        work = _kept(world, tenant_id, letter, again=again)
+        work = keep(world, tenant_id, letter.root, letter.pieces, again=again, once=letter.cut)
         letter.keeping[tenant_id] = asyncio.ensure_future(work)
     kept = await asyncio.shield(letter.keeping[tenant_id])
     world.fault("commit")
     return kept
-
-
-async def _kept(world: World, tenant_id: int, letter: Letter, *, again: bool) -> Kept:
-    if again or tenant_id not in letter.cut:
-        work = keep_pieces(world, tenant_id, letter.pieces, again=again)
-        letter.cut[tenant_id] = asyncio.ensure_future(work)
-    cut = await asyncio.shield(letter.cut[tenant_id])
-    return await keep_root(world, tenant_id, letter.root, cut)
 
 
 async def with_bytes(

@@ -56,27 +56,29 @@ class Pieces:
     known: Sequence[str]
 
 
-async def keep(
-    world: World, tenant_id: int, root: Piece, pieces: Sequence[Piece], *, again: bool = False
+async def keep(  # noqa: PLR0913 - what is kept, and how
+    world: World,
+    tenant_id: int,
+    root: Piece,
+    pieces: Sequence[Piece],
+    *,
+    again: bool = False,
+    once: dict[int, asyncio.Future[Pieces]] | None = None,
 ) -> Kept:
     """Make the pieces of a message safe for this tenant. What it has already is not stored again.
 
-    With `again` they are stored even so: after Gone.
+    With `again` they are stored even so: after Gone. `once` is shared, by tenant, by messages
+    that differ in what is left of them only: what was cut out is made safe once for all.
     """
-    cut = await keep_pieces(world, tenant_id, pieces, again=again)
-    return await keep_root(world, tenant_id, root, cut)
-
-
-async def keep_root(world: World, tenant_id: int, root: Piece, cut: Pieces) -> Kept:
-    """Make what is left of a message safe, beside what was cut out of it."""
+    once = {} if once is None else once
+    if again or tenant_id not in once:
+        once[tenant_id] = asyncio.ensure_future(_pieces(world, tenant_id, pieces, again=again))
+    cut = await asyncio.shield(once[tenant_id])
     rows = [await _stored(world, tenant_id, root, INLINE_ROOT), *cut.rows]
     return Kept(root.digest, rows, cut.known, tenant_id)
 
 
-async def keep_pieces(
-    world: World, tenant_id: int, pieces: Sequence[Piece], *, again: bool = False
-) -> Pieces:
-    """Make what was cut out of a message safe, as `keep` does."""
+async def _pieces(world: World, tenant_id: int, pieces: Sequence[Piece], *, again: bool) -> Pieces:
     known: list[str] = []
     large = [piece.digest for piece in pieces if len(piece.content) > INLINE]
     if large and not again:

@@ -112,11 +112,11 @@ async def accept(world: World, address: str, sender: str) -> Taken:
 
 async def _outside(world: World, address: str, to: Outside) -> Taken:
     """Send on what is rewritten to an address elsewhere; in a domain of ours it is nobody's."""
-    if await is_ours(world, to.address.rpartition("@")[2]):
+    if await is_ours(world, to.ref.rpartition("@")[2]):
         raise to
     name = normal_domain(address.rpartition("@")[2])
     tenant = next(iter((await homes(world, [name])).get(name, ())), 0)
-    return Taken(address, onward=[Onward(address, None, tenant, [to.address], rewritten=True)])
+    return Taken(address, onward=[Onward(address, None, tenant, [to.ref], rewritten=True)])
 
 
 async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: int) -> None:
