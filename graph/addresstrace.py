@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import strawberry
+from strawberry import UNSET
 
 from graph.addresses import Address
 from graph.domains import DomainAlias
@@ -12,6 +13,7 @@ from graph.fields import Info, field, query
 from graph.filters import Filter
 from graph.recipientrewrites import RecipientRewrite
 from graph.rows import Shape
+from graph.senderrules import SenderRule
 from graph.users import User
 from graph.views import Made, View
 from models.roles import Role, Scope
@@ -22,6 +24,7 @@ RECORDS: Mapping[str, type[Shape]] = {
     "DomainAlias": DomainAlias,
     "Filter": Filter,
     "RecipientRewrite": RecipientRewrite,
+    "SenderRule": SenderRule,
     "User": User,
 }
 
@@ -29,8 +32,8 @@ RECORDS: Mapping[str, type[Shape]] = {
 @strawberry.type(description="One decision on the way of a message.")
 class TraceStep(View):
     stage: str = leaf(
-        "RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS, ACCOUNT or FILTER: one that may send it on, or "
-        "drop it; more may come."
+        "RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS, ACCOUNT, SENDER_RULE or FILTER: one that may "
+        "send it on, or drop it; more may come."
     )
     input: str = leaf("Before.")
     output: list[str] = leaf("After; empty = refused or dropped here.")
@@ -55,6 +58,8 @@ class AddressTraceQuery:
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
-    async def address_trace(self, info: Info, address: str) -> list[TraceStep]:
-        steps = await addresstrace.trace(info.context, address)
+    async def address_trace(
+        self, info: Info, address: str, sender: str | None = UNSET
+    ) -> list[TraceStep]:
+        steps = await addresstrace.trace(info.context, address, sender or None)
         return [TraceStep.of(step) for step in steps]

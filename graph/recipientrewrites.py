@@ -20,7 +20,7 @@ from resolvers import recipientrewrites
 from resolvers.recipientrewrites import OLDEST, NewRewrite, Values
 
 FROM = "Address without label, or @domain, as received; dots do not count. It need not be ours."
-TO = "Address or, where from is a domain, @domain, which keeps the local part; in a domain of ours."
+TO = "Address or, where from is a domain, @domain, which keeps the local part; of others, too."
 WRITES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
 
@@ -32,6 +32,7 @@ WRITES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 class RecipientRewrite(Shape):
     from_: str = leaf("Address in normal form, or @domain.", name="from")
     to: str = leaf("Instead: an address, or @domain, which keeps the local part.")
+    forwarded: bool = leaf("To was in no domain of ours when it was said: mail is sent on there.")
     active: bool = leaf("In force.")
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
@@ -41,6 +42,7 @@ class RecipientRewrite(Shape):
         "id": identified("RecipientRewrite"),
         "from_": Made(("local", "domain"), lambda local, domain: f"{local}@{domain}"),
         "to": Made(("target",), str),
+        "forwarded": Made(("outside",), bool),
     }
 
 

@@ -13,7 +13,7 @@ from graph.users import User
 from models.errors import Problems
 from models.mailboxes import SpecialUse
 from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.users import ProtocolScope
+from models.users import DelimiterAction, ProtocolScope
 from resolvers import usercreate
 from resolvers.usercreate import NewUser
 
@@ -22,6 +22,11 @@ HASHED = (
     "bcrypt $2a$, $2b$, $2y$; crypt $1$ (MD5), $5$ (SHA-256), $6$ (SHA-512); $argon2d$, "
     "$argon2i$, $argon2id$; DES crypt (13 characters, no prefix). Anything else is refused. "
     "Rehashed to Argon2id at the first login."
+)
+FORWARDS = (
+    "What comes is stored, and goes there too: addresses, smtp:// and smtps:// relays with or "
+    "without user and password, http(s):// URLs; at most 100, none of them the own. A relay whose "
+    "password is *** stays as it was. Spam is not forwarded."
 )
 SENDERS = "Further senders: an address, a domain, *, or a pattern with one * at either end."
 
@@ -72,8 +77,18 @@ class UserCreateInput(Options):
     encrypt_messages: bool = leaf(
         "Encrypt all that arrives to the key, which it needs.", default=False
     )
+    targets: list[str] | None = leaf(FORWARDS, default=UNSET)
+    encrypt_forwarded: bool = leaf(
+        "Encrypt what goes to targets to the key, which it needs.", default=False
+    )
+    delimiter_action: DelimiterAction = leaf(
+        "What mail to user+label@domain does.", default=DelimiterAction.NONE
+    )
     spam_level: int = leaf("0 everything is spam … 100 nothing is.", default=50)
     recipients: int | None = leaf("Messages sent per 24 h, 0 = unlimited.", default=UNSET)
+    forwards: int | None = leaf(
+        "Messages sent on to targets per 24 h, 0 = unlimited.", default=UNSET
+    )
     received_max: int | None = leaf("Messages received per hour, 0 = unlimited.", default=UNSET)
     from_whitelist: list[str] | None = leaf(SENDERS, default=UNSET)
     disabled_scopes: list[ProtocolScope] | None = leaf("Protocols switched off.", default=UNSET)
@@ -121,8 +136,12 @@ class UserCreateInput(Options):
             retention=self.retention or None,
             pub_key=self.pub_key or None,
             encrypt_messages=self.encrypt_messages,
+            encrypt_forwarded=self.encrypt_forwarded,
+            targets=self.targets or (),
+            delimiter_action=self.delimiter_action,
             spam_level=self.spam_level,
             recipients=plain(self.recipients),
+            forwards=plain(self.forwards),
             received_max=plain(self.received_max),
             from_whitelist=self.from_whitelist or (),
             disabled_scopes=self.disabled_scopes or (),

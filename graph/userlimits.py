@@ -67,6 +67,10 @@ class UserLimits(View):
     async def recipients(self, info: Info) -> Usage:
         return Usage.of(await userlimits.recipients(info.context, self.row))
 
+    @field("Messages sent on to targets per 24 h, each counted once for each target.")
+    async def forwards(self, info: Info) -> Usage:
+        return Usage.of(await userlimits.sent_on(info.context, self.row))
+
     @field("Messages received per hour.")
     async def received(self, info: Info) -> Usage:
         return Usage.of(userlimits.received(info.context.world, self.row))
@@ -77,6 +81,7 @@ COLUMNS = (
     "used",
     "domain_id",
     "recipients",
+    "forwards",
     "received",
     "received_max",
     "received_until",

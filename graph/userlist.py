@@ -26,6 +26,7 @@ class UserFilter:
         "main address begin.",
         default=UNSET,
     )
+    forward: str | None = leaf("Partial match of a forwarding target.", default=UNSET)
     tags: list[str] | None = leaf("Any of.", default=UNSET)
     required_tags: list[str] | None = leaf("All of.", default=UNSET)
     masks: list[str] | None = leaf("User names with * and ?.", default=UNSET)
@@ -39,6 +40,7 @@ class UserFilter:
         """The filter as the floors below know it."""
         return UserWhere(
             query=self.query or None,
+            forward=self.forward or None,
             tags=tuple(self.tags or ()),
             required_tags=tuple(self.required_tags or ()),
             masks=tuple(self.masks or ()),

@@ -46,7 +46,7 @@ from models.pages import Cursor as Place
 from models.pages import ordering
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.submission import SubmissionState
-from models.users import Frequency, ProtocolScope
+from models.users import DelimiterAction, Frequency, ProtocolScope
 from resolvers import (
     addresses,
     apppasswords,
@@ -78,6 +78,7 @@ from resolvers.twofactor import TwoFactorMethod, enabled
 
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
 strawberry.enum(Frequency, description="How often something is written to somebody.")
+strawberry.enum(DelimiterAction, description="What becomes of mail to an address with a label.")
 
 if TYPE_CHECKING:
     from graph.auth import AccessToken
@@ -150,6 +151,12 @@ class User(Shape):
     upload_sent_messages: bool = leaf("What is sent by SMTP submission is kept in Sent.")
     tls_enforce_in: bool = leaf("Mail that comes by SMTP without TLS is refused.")
     smtp_allowed_networks: list[CIDR] = leaf("SMTP submission only from here, empty = anywhere.")
+    targets: list[str] = leaf(
+        "What comes goes there too: addresses, smtp:// relays, http(s):// URLs. The password of a "
+        "relay is ***."
+    )
+    encrypt_forwarded: bool = leaf("What goes there is encrypted to the key.")
+    delimiter_action: DelimiterAction = leaf("What mail to user+label@domain does.")
     spam: SpamPolicy = leaf("Spam thresholds.")
     quarantine_notification: Frequency = leaf("Letters about held mail.")
     webmail_access: bool = leaf("May use browser clients.")
@@ -174,6 +181,8 @@ class User(Shape):
             ),
         ),
         "enabled2fa": Whole(("second_factors",), enabled),
+        "targets": Made(("targets",), list),
+        "delimiter_action": Made(("delimiter_action",), DelimiterAction),
         "has_password_set": Made(
             ("password", "temporary_password"),
             lambda password, temporary: bool(password or temporary),

@@ -11,11 +11,11 @@ from graph.fields import Info
 from graph.mutations import Alone, mutation
 from graph.refs import DomainRef, UserRef, UserSelection, domains_of, given, user_of, users_named
 from graph.scalars import CIDR, ByteSize, Duration
-from graph.usercreate import HASHED, SENDERS
+from graph.usercreate import FORWARDS, HASHED, SENDERS
 from graph.users import User
 from models.errors import found
 from models.roles import AdminPermission, Role, Scope, UserPermission
-from models.users import ProtocolScope
+from models.users import DelimiterAction, ProtocolScope
 from resolvers import passwordreset, spampolicy, userrights, users, userupdate
 from resolvers.newpasswords import NewPassword
 from resolvers.userrights import Standing
@@ -37,12 +37,15 @@ FACTS = (
     "spam_level",
     "quota",
     "recipients",
+    "forwards",
     "received_max",
     "upload_sent_messages",
     "tls_enforce_in",
     "smtp_allowed_networks",
     "webmail_access",
     "encrypt_messages",
+    "encrypt_forwarded",
+    "delimiter_action",
 )
 
 
@@ -67,6 +70,13 @@ class UserPatch:
     encrypt_messages: strawberry.Maybe[bool] = leaf(
         "Encrypt all that arrives to the key, which it needs."
     )
+    targets: strawberry.Maybe[list[str] | None] = leaf(f"In place of those there are. {FORWARDS}")
+    encrypt_forwarded: strawberry.Maybe[bool] = leaf(
+        "Encrypt what goes to targets to the key, which it needs."
+    )
+    delimiter_action: strawberry.Maybe[DelimiterAction] = leaf(
+        "What mail to user+label@domain does."
+    )
     meta_data: strawberry.Maybe[JSON | None] = leaf("Free data of the application.")
     internal_data: strawberry.Maybe[JSON | None] = leaf("Free data hidden from the user.")
     language: strawberry.Maybe[str | None] = leaf("For texts sent to the user.")
@@ -78,6 +88,9 @@ class UserPatch:
     )
     recipients: strawberry.Maybe[int | None] = leaf(
         "Messages sent per 24 h, 0 = unlimited; counts afresh."
+    )
+    forwards: strawberry.Maybe[int | None] = leaf(
+        "Messages sent on to targets per 24 h, 0 = unlimited; counts afresh."
     )
     received_max: strawberry.Maybe[int | None] = leaf(
         "Messages received per hour, 0 = unlimited; counts afresh."
@@ -100,6 +113,7 @@ class UserPatch:
         return Patch(
             facts,
             username=given(self.username),
+            targets=(self.targets.value or []) if self.targets else None,
             pub_key=(self.pub_key.value or "") if self.pub_key else None,
             password=password,
             password_disabled=self.password_disabled,

@@ -20,6 +20,9 @@ ARGUMENTS = {
     "action": "Only rules that say this.",
     "actor": "Only what this user did.",
     "address": "Any spelling, with or without a label.",
+    "queueId": "Of a message that came in, or is on its way out.",
+    "messageId": "Message-ID, with or without angle brackets.",
+    "sender": "Who would send it; then rules about senders count.",
     "allowWildcard": "As mail is delivered: also by pattern, and without a label.",
     "after": "Behind this cursor; of a subscription: what came later, nothing given = from now.",
     "batchWindow": "Least time between two batches; the first goes at once.",
@@ -235,10 +238,21 @@ VALUES = {
         "DAILY": "A day after the first that is held.",
         "WEEKLY": "A week after the first that is held.",
     },
+    "DelimiterAction": {
+        "NONE": "Delivered as if there were no label.",
+        "SUBFOLDER": "Into a folder that is called like the label, made where it is missing.",
+        "SUBJECT": "The label is put before the subject.",
+    },
+    "LogComponent": {
+        "MTA": "It takes mail in, and sends it.",
+        "SPAM": "It judges what is unwanted.",
+        "STORE": "It keeps messages.",
+    },
     "LimitKind": {
         "STORAGE": "Bytes of messages.",
         "RECIPIENTS": "Addresses written to, per 24 h.",
         "RECEIVED": "Messages received, per hour.",
+        "FORWARDS": "Messages sent on to targets, per 24 h.",
     },
     "LimitSource": {
         "USER": "It is set on the account.",
@@ -357,6 +371,7 @@ VALUES = {
         "RECIPIENTS": "Addresses written to, per 24 h.",
         "RECEIVED": "Messages received, per hour.",
         "AUTOREPLIES": "Automatic answers, per 24 h.",
+        "FORWARDS": "Messages sent on to targets, per 24 h.",
     },
     "UsageLevel": {
         "NORMAL": "Below the marks, or unlimited.",

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import idna
 from sqlalchemy import (
+    Boolean,
     Select,
     String,
     and_,
@@ -42,6 +43,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail import userlimits
+from mail.labels import label_of
 from mail.userlimits import ALLOWED, Reached
 from models.addresses import Address, AddressKind
 from models.autoreply import answering
@@ -54,7 +56,7 @@ from models.prepared import Prepared, among, number, prepared
 from models.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.senderrules import SenderRule
 from models.sieve import scripted
-from models.users import LimitKind, User
+from models.users import DelimiterAction, LimitKind, User
 from models.world import World
 
 STATIC = 32  # letters beside the "*" of a pattern, at most
@@ -229,9 +231,10 @@ def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
 def _received(dialect: str) -> Any:
     """The same rows, and the rewrites that hold for the address: those have a `target`."""
     rows: Select[*tuple[Any, ...]] = _addresses(dialect).made
-    found = rows.add_columns(literal(None, String).label("target")).subquery()
+    more = literal(None, String).label("target"), literal(None, Boolean).label("outside")
+    found = rows.add_columns(*more).subquery()
     nothing = {name: null().label(name) for name in found.c.keys()}  # noqa: SIM118 - no mapping
-    there = {name: getattr(RecipientRewrite, name) for name in ("id", "local", "target")}
+    there = {name: getattr(RecipientRewrite, name) for name in ("id", "local", *REWRITTEN)}
     instead = select(*{**nothing, **there}.values()).where(
         col(RecipientRewrite.domain) == bindparam("name", type_=String),
         col(RecipientRewrite.local).in_([bindparam("local", type_=String), ""]),
@@ -240,6 +243,7 @@ def _received(dialect: str) -> Any:
     return union_all(select(found), instead)
 
 
+REWRITTEN = ("target", "outside")  # of a rewrite
 _COPIED = select(col(BccRule.id)).where(
     col(BccRule.direction) == BccDirection.RECIPIENT, col(BccRule.active)
 )
@@ -261,6 +265,8 @@ _ACCOUNT = Prepared(
         col(Mailbox.id).label("box"),
         KEY.label("key"),
         col(User.spam_level),
+        col(User.targets),
+        col(User.delimiter_action),
         col(User.domain_id),
         col(User.tls_enforce_in),
         _RULED.label("ruled"),
@@ -332,18 +338,28 @@ def instead(address: str, target: str) -> str:
     return address.rpartition("@")[0] + target if target.startswith("@") else target
 
 
+class Outside(NotFound):
+    """A rewrite leads to this address, which is nobody's here, and may be elsewhere."""
+
+
 async def reached(world: World, address: str) -> tuple[Picked, str]:
     """The row that takes mail for the address, and the address after a rewrite; or NotFound.
 
-    One statement where nothing is rewritten, two where something is.
+    Outside where the rewrite may lead to others. One statement where nothing is rewritten, two
+    where something is.
     """
     sought, asked = _asked(world, address)
     local = sought.forms[-1]
     found = await world.database.find(_received(world.database.dialect), {**asked, "local": local})
-    rewrites = {row.local: row.target for row in found if row.target is not None}
+    rewrites = {row.local: row for row in found if row.target is not None}
     if rewrites:
-        address = instead(address, rewrites.get(local) or rewrites[""])
-        return await resolve(world, address), address
+        rewrite = rewrites.get(local) or rewrites[""]
+        address = instead(address, rewrite.target)
+        try:
+            return await resolve(world, address), address
+        except NotFound as refusal:
+            elsewhere = Outside(address, path=["address"])
+            raise (elsewhere if rewrite.outside else refusal) from None
     return _decided(address, sought.winner(found)), address
 
 
@@ -396,6 +412,10 @@ class Recipient:
     tls_only: bool = False  # no mail from elsewhere without TLS
     junk_score: float | None = None  # None: the usual one, of mail/spam.py
     reject_score: float | None = None
+    forwards: bool = False  # what comes is sent on to targets: mail/forwarding.py
+    delimiter_action: DelimiterAction = DelimiterAction.NONE  # what this does:
+    label: str = ""  # of the address
+    original: str | None = None  # the address that was asked for first, where that is another
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -446,6 +466,9 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         row.tls_enforce_in,
         row.junk_score,
         row.reject_score,
+        bool(row.targets),
+        DelimiterAction(row.delimiter_action),
+        label_of(there or address, to.local, world.options.delimiters),
     )
 
 

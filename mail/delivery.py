@@ -17,7 +17,7 @@ from sqlmodel import col
 from mail import audit, folders, threads, userlimits
 from mail.addresses import Recipient
 from mail.blobs.pack import Piece
-from mail.keeping import Gone, Kept, blob_ids, keep, referred
+from mail.keeping import Gone, Kept, Pieces, blob_ids, keep, referred
 from mail.messages import Facts, MailAddress
 from mail.parting import parted
 from mail.scan import Scan
@@ -123,6 +123,8 @@ class Letter:
     verification: dict[str, Any] | None = None  # what the server that took it in found out
     scan: Scan | None = None  # what scanners of ours found
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
+    # likewise, and one for all letters that differ by what stands before them only
+    cut: dict[int, asyncio.Future[Pieces]] = field(default_factory=dict)
     came: str | None = None  # the digest of what came, where we have changed that
 
 
@@ -174,7 +176,7 @@ async def read(source: bytes | Path) -> Letter:
 async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:
     """Make the bytes of a message safe, once for all its recipients in a tenant."""
     if again or tenant_id not in letter.keeping:
-        work = keep(world, tenant_id, letter.root, letter.pieces, again=again)
+        work = keep(world, tenant_id, letter.root, letter.pieces, again=again, once=letter.cut)
         letter.keeping[tenant_id] = asyncio.ensure_future(work)
     kept = await asyncio.shield(letter.keeping[tenant_id])
     world.fault("commit")
@@ -186,13 +188,15 @@ async def with_bytes(
     tenant_id: int,
     letter: Letter,
     work: Callable[[Turn, Kept], Outcome],
-    stream: int,
+    *streams: int,
 ) -> Outcome:
-    """Do `work` in a unit on a stream, with the bytes of a message safe before.
+    """Do `work` in a unit on these streams, with the bytes of a message safe before.
 
     Where they have been collected meanwhile they are made safe anew, and it is done once more.
     """
-    return await with_all(world, tenant_id, [letter], lambda turn, kept: work(turn, *kept), stream)
+    return await with_all(
+        world, tenant_id, [letter], lambda turn, kept: work(turn, *kept), *streams
+    )
 
 
 async def with_all(
@@ -200,15 +204,15 @@ async def with_all(
     tenant_id: int,
     letters: Sequence[Letter],
     work: Callable[[Turn, Sequence[Kept]], Outcome],
-    stream: int,
+    *streams: int,
 ) -> Outcome:
     """The same with the bytes of several messages."""
     kept = [await stored(world, tenant_id, letter) for letter in letters]
     try:
-        return await world.apply(lambda turn: work(turn, kept), stream)
+        return await world.apply(lambda turn: work(turn, kept), *streams)
     except Gone:
         kept = [await stored(world, tenant_id, letter, again=True) for letter in letters]
-        return await world.apply(lambda turn: work(turn, kept), stream)
+        return await world.apply(lambda turn: work(turn, kept), *streams)
 
 
 async def receive(

@@ -42,20 +42,30 @@ async def encrypted(
     One that is encrypted already, by PGP/MIME or S/MIME, stays as it is. Unavailable where
     nothing can be encrypted to the key.
     """
-    if letter.facts.encrypted:
+    bytes_ = await sealed(world, source, letter, to)
+    if bytes_ is None:
         return letter
-    user_id, key = to
-    if isinstance(source, bytes) and len(source) + len(key) < SMALL:
-        sealed = _sealed(world, source, letter, key)
-    else:
-        sealed = await asyncio.to_thread(_sealed, world, source, letter, key)
-    if sealed is None:
-        log.warning("not stored: it cannot be encrypted", extra={"user": user_id})
-        text = "it cannot be encrypted to the key of the account, which may be over"
-        raise Unavailable(text, component="encryption")
-    made = await delivery.read(sealed)
+    made = await delivery.read(bytes_)
     came = letter.came or letter.digest
     return replace(made, came=came, verification=letter.verification, scan=letter.scan)
+
+
+async def sealed(
+    world: World, source: bytes | Path, letter: Letter, to: tuple[int, str]
+) -> bytes | None:
+    """The message as `encrypted` has it; None where it stays as it is. Unavailable likewise."""
+    if letter.facts.encrypted:
+        return None
+    user_id, key = to
+    if isinstance(source, bytes) and len(source) + len(key) < SMALL:
+        made = _sealed(world, source, letter, key)
+    else:
+        made = await asyncio.to_thread(_sealed, world, source, letter, key)
+    if made is None:
+        log.warning("it cannot be encrypted", extra={"user": user_id})
+        text = "it cannot be encrypted to the key of the account, which may be over"
+        raise Unavailable(text, component="encryption")
+    return made
 
 
 def _sealed(world: World, source: bytes | Path, letter: Letter, key: str) -> bytes | None:

@@ -43,6 +43,7 @@ from models.journal import ChangeKind, Entry
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
+from models.messagetrace import MessageStep
 from models.quarantine import QuarantineItem
 from models.replays import Replay
 from models.settings import SettingChange
@@ -83,6 +84,7 @@ class Tidied:
     tokens: int = 0
     throttles: int = 0
     events: int = 0  # of the security log
+    steps: int = 0  # of messages on their way
     entries: int = 0  # of the administrative log
     settings: int = 0  # of their history
     usages: int = 0
@@ -153,6 +155,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
         ),
         "throttles": (Throttle, col(Throttle.until) <= now - CALM),
         "events": (AuthEvent, col(AuthEvent.created_at) <= now - options.authlog_for),
+        "steps": (MessageStep, col(MessageStep.at) <= now - options.trace_for),
         "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "usages": (Usage, col(Usage.until) <= now),

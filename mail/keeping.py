@@ -48,13 +48,37 @@ class Kept:
     tenant_id: int
 
 
-async def keep(
-    world: World, tenant_id: int, root: Piece, pieces: Sequence[Piece], *, again: bool = False
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """What was cut out of a message, safe; as in `Kept`."""
+
+    rows: Sequence[Mapping[str, Any]]
+    known: Sequence[str]
+
+
+async def keep(  # noqa: PLR0913 - what is kept, and how
+    world: World,
+    tenant_id: int,
+    root: Piece,
+    pieces: Sequence[Piece],
+    *,
+    again: bool = False,
+    once: dict[int, asyncio.Future[Pieces]] | None = None,
 ) -> Kept:
     """Make the pieces of a message safe for this tenant. What it has already is not stored again.
 
-    With `again` they are stored even so: after Gone.
+    With `again` they are stored even so: after Gone. `once` is shared, by tenant, by messages
+    that differ in what is left of them only: what was cut out is made safe once for all.
     """
+    once = {} if once is None else once
+    if again or tenant_id not in once:
+        once[tenant_id] = asyncio.ensure_future(_pieces(world, tenant_id, pieces, again=again))
+    cut = await asyncio.shield(once[tenant_id])
+    rows = [await _stored(world, tenant_id, root, INLINE_ROOT), *cut.rows]
+    return Kept(root.digest, rows, cut.known, tenant_id)
+
+
+async def _pieces(world: World, tenant_id: int, pieces: Sequence[Piece], *, again: bool) -> Pieces:
     known: list[str] = []
     large = [piece.digest for piece in pieces if piece.size > INLINE]
     if large and not again:
@@ -62,9 +86,7 @@ async def keep(
         asked = _known(world.database.dialect, held=False)
         known = [row.digest for row in await world.database.find(asked, given)]
     new = [piece for piece in pieces if piece.digest not in known]
-    rows = [await _stored(world, tenant_id, root, INLINE_ROOT)]
-    rows += [await _stored(world, tenant_id, piece, INLINE) for piece in new]
-    return Kept(root.digest, rows, known, tenant_id)
+    return Pieces([await _stored(world, tenant_id, piece, INLINE) for piece in new], known)
 
 
 async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from mail import intake
+from mail import intake, messagetrace
 from mail.conversation import Conversation
 from mail.household import Household, Post
 from mail.listener import Listener
@@ -70,7 +71,8 @@ class LmtpSession(Conversation):
 
     async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
         """Deliver it; one reply for each recipient."""
-        to, size = transaction.recipients, spool.size
+        size, queue_id = spool.size, messagetrace.new_id(self.listener.world)
+        to = [replace(each, queue_id=queue_id) for each in transaction.recipients]
         with spool:
             try:
                 source = await spool.source()
@@ -91,7 +93,7 @@ def answer(taken: Taken, outcome: object, size: int) -> str:
         log.info("not delivered", extra={"user": user, "bytes": size, "reply": reply})
         return reply
     log.info("delivered", extra={"user": user, "bytes": size})
-    return "250 2.0.0 Delivered"
+    return f"250 2.0.0 Delivered as {taken.queue_id}"
 
 
 async def listen(

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -121,7 +121,8 @@ class MxSession(SmtpSession):
     async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
         """Deliver it; one reply for all."""
         size, arrived = spool.size, Arrived(self.client, transaction.digest)
-        to, sender = transaction.recipients, transaction.sender
+        sender = transaction.sender
+        to = [replace(each, queue_id=self._key) for each in transaction.recipients]
         with spool:
             try:
                 source = await spool.source()

@@ -1,4 +1,4 @@
-"""Sending mail on to others: one message in the queue for an address that forwards."""
+"""Sending mail on to others: one message in the queue for an address, or account, that forwards."""
 
 import asyncio
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import case, select, update
 from sqlmodel import col
 
-from mail import delivery, messages, srs
+from mail import delivery, messages, srs, userlimits
 from mail.authentication import sealed
 from mail.delivery import Letter, noted, with_bytes
 from mail.fields import on_wire
@@ -61,22 +61,23 @@ async def send_on(  # noqa: PLR0913, PLR0917 - the envelope, and what is known o
 
     `came` is the digest by which a repeat within a day is known, as one of a delivery is;
     `results` is what was found out about it, for the seal of ARC. Loop; RateLimited; NotFound
-    where the address has gone.
+    where the address or account has gone.
     """
     raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
     seal = b""
-    if onward.address_id is not None or onward.user_id is not None:
+    if not onward.returns:
         seal = await sealed(world, raw, onward.address.rpartition("@")[2], results)
     whole = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + seal + raw
     made = await delivery.read(whole)
-    if onward.address_id is not None or onward.user_id is not None:
+    if not onward.returns:
         check_loop(whole, made, onward.address)
     outgoing = Outgoing(made, came, sender, onward)
 
     def unit(turn: Turn, kept: Kept) -> None:
         _hand_in(turn, outgoing, kept)
 
-    await with_bytes(world, onward.tenant_id, made, unit, PLATFORM)
+    whose = [] if onward.user_id is None else [onward.user_id]
+    await with_bytes(world, onward.tenant_id, made, unit, PLATFORM, *whose)
 
 
 async def put_off(
@@ -125,9 +126,8 @@ def _new(turn: Turn, told: str) -> bool:
 def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
     onward = outgoing.onward
     to = [*onward.targets, *(via.shown for via in onward.via)]
-    told = f"{outgoing.sender}\0onward\0{onward.address_id}\0{','.join(to)}"
-    if onward.user_id is not None:
-        told += f"\0{onward.user_id}"
+    whose = onward.address_id if onward.user_id is None else f"user {onward.user_id}"
+    told = f"{outgoing.sender}\0onward\0{whose}\0{','.join(to)}"
     if not _new(turn, f"{told}\0{outgoing.came}"):
         return
     _count(turn, onward, len(to))
@@ -144,13 +144,15 @@ def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
 def _sender(world: World, outgoing: Outgoing) -> str:
     """The envelope sender for servers elsewhere; a bounce that finds back keeps its own."""
     onward = outgoing.onward
-    if onward.address_id is None and onward.user_id is None:
+    if onward.returns:
         return outgoing.sender
     return srs.rewritten(world, outgoing.sender, onward.address.rpartition("@")[2])
 
 
 def _count(turn: Turn, onward: Onward, many: int) -> None:
-    """Count against the limit of the address, in the unit that sends on."""
+    """Count against the limit of the account or address, in the unit that sends on."""
+    if onward.user_id is not None:
+        userlimits.count_forwards(turn, onward.user_id, many)
     if onward.address_id is None:
         return
     now = turn.world.now()

@@ -18,7 +18,7 @@ from sqlalchemy import or_, update
 from sqlalchemy.exc import StatementError
 from sqlmodel import col
 
-from mail import autoreply, delivery, encrypting, filtering, sieve
+from mail import autoreply, delivery, encrypting, filtering, sieve, stamping, waysteps
 from mail.addresses import Recipient
 from mail.autoreply import notifying, vacation
 from mail.delivery import Copies, Letter, Place, Placed, receipt_of
@@ -138,6 +138,8 @@ async def _into(
     to = todo.judged.to
     copies = [(mail.letter, _place(world, mail, to, spot)) for spot in todo.spots]
     if not any(spot.edits or spot.key is not None for spot in todo.spots):
+        letter = await stamping.stamped(mail.source, mail.letter, to, mail.sender)
+        copies = [(letter, there) for _, there in copies]
         return await delivery.receive_all(world, to, Copies(receipt, copies), beside)
     async with alone:
         letters = await _letters(world, mail, todo)
@@ -158,23 +160,29 @@ def _place(world: World, mail: "Mail", to: Recipient, spot: Spot) -> Place:
 
 
 async def _letters(world: World, mail: "Mail", todo: Ruled) -> list[Letter]:
-    """The message as it lies in each place: its header edited, the whole encrypted."""
-    made: dict[tuple[int, str | None], Letter] = {(0, None): mail.letter}
+    """The message as it lies in each place: its header edited, the whole encrypted, and stamped."""
+    made: dict[tuple[int, str | None], Letter] = {}
     for spot in todo.spots:
-        bare, whole = (spot.edits, None), (spot.edits, spot.key)
-        source = mail.source
-        if spot.edits and not {bare, whole} <= made.keys():
-            source = await asyncio.to_thread(
-                edited, mail.source, mail.letter, todo.edits[: spot.edits]
-            )
-            if bare not in made:
-                letter = await delivery.read(source)
-                found = mail.letter.verification
-                made[bare] = replace(letter, came=mail.letter.digest, verification=found)
-        if spot.key is not None and whole not in made:
-            key = (todo.judged.to.user_id, spot.key)
-            made[whole] = await encrypting.encrypted(world, source, made[bare], key)
+        if (spot.edits, spot.key) not in made:
+            made[spot.edits, spot.key] = await _letter(world, mail, todo, spot)
     return [made[spot.edits, spot.key] for spot in todo.spots]
+
+
+async def _letter(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Letter:
+    source, letter, to = mail.source, mail.letter, todo.judged.to
+
+    async def read(whole: bytes) -> Letter:
+        made, found = await delivery.read(whole), mail.letter
+        return replace(made, came=mail.came, verification=found.verification, scan=found.scan)
+
+    if spot.edits:
+        source = await asyncio.to_thread(edited, source, letter, todo.edits[: spot.edits])
+        letter = await read(source)
+    if spot.key is not None:
+        sealed = await encrypting.sealed(world, source, letter, (to.user_id, spot.key))
+        if sealed is not None:
+            source, letter = sealed, await read(sealed)
+    return await stamping.stamped(source, letter, to, mail.sender)
 
 
 def edited(source: bytes | Path, letter: Letter, edits: Sequence[Edit]) -> bytes:
@@ -288,7 +296,10 @@ async def _answer(world: World, mail: "Mail", todo: Ruled) -> None:
     elif todo.decision.replies:
         await _tried(filtering.answer(world, incoming, todo.decision, todo.boxes), to)
     else:
-        await autoreply.after(world, (mail.source, mail.letter), to, mail.sender, spam=spam)
+        outcome = await autoreply.after(
+            world, (mail.source, mail.letter), to, mail.sender, spam=spam
+        )
+        waysteps.answered(world, mail.way, to, outcome)
     for notice in todo.notices:
         await _tried(notifying.tell(world, incoming, notice, todo.boxes), to)
 

@@ -5,16 +5,19 @@
 2. Scanners look at it, where there are any (mail/scanners).
 3. Whoever is to have it twice has it once.
 4. It is judged for each account, and goes to Junk where it is spam (mail/spam.py), or is
-   refused, or held (mail/quarantine.py): then it is neither answered nor copied.
+   refused, or held (mail/quarantine.py): then it is neither answered nor copied. A label of the
+   address may name another folder (mail/delimiting.py).
 5. Filters of each account, then its script, say where it goes, and what else is done with it
    (mail/filtering.py, mail/rules.py).
-6. It is stored for each account, encrypted where that is asked for; one that has no room holds up
-   nobody else. Then it is sent on for the account, and answered (mail/performing.py).
+6. It is stored for each account, behind fields that say how it came (mail/stamping.py), encrypted
+   where that is asked for; one that has no room holds up nobody else. Then it is sent on for the
+   account, and answered (mail/performing.py, mail/forwarding.py).
 7. Rules of domains have it copied (mail/rewrites.py).
 8. It is sent on for the addresses that forward, and for those accounts that an address forwards
-   to and that could not take it: the queue tries again, and reports to the sender. The spam
-   filter learns it for the addresses that are for that.
-9. Each address is answered for by itself: with a refusal where a part of it is not durable.
+   to and that could not take it: the queue tries again, and reports to the sender. Spam is not.
+   The spam filter learns it for the addresses that are for that.
+9. What it went through is written down (mail/waysteps.py), and each address is answered for by
+   itself: with a refusal where a part of it is not durable.
 
 The steps before a message is there, whose mail it is and whether it may come, are those of
 mail/routes.py. When all is done, what was not refused is durable.
@@ -25,10 +28,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mail import filtering, junk, performing, quarantine, rewrites, rules, verification
+from mail import (
+    delimiting,
+    filtering,
+    forwarding,
+    junk,
+    performing,
+    quarantine,
+    rewrites,
+    rules,
+    verification,
+    waysteps,
+)
 from mail.addresses import Recipient
 from mail.client import Client
 from mail.delivery import Letter, Placed
+from mail.messagetrace import Way
 from mail.onward import send_on
 from mail.rewrites import Came
 from mail.routes import Onward, Person, Taken
@@ -57,6 +72,7 @@ class Mail:
     submission_id: int = ARRIVED  # by which one of our users sent it
     placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held
     apart: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who holds a copy of its bytes
+    way: Way = field(default_factory=Way)  # what is told of it: mail/waysteps.py
 
     @property
     def outgoing(self) -> bytes | Path:
@@ -92,6 +108,7 @@ async def receive(
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
     """Take a message for these addresses; what came of each, an exception where it was refused."""
+    waysteps.began(world, mail.way, mail.sender, taken)
     await look(world, mail, taken)
     people: dict[Key, Person] = {}
     for each in taken:
@@ -100,7 +117,9 @@ async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[obje
     everybody = list(people.values())
     await _store(world, mail, everybody)
     await _copy(world, mail, taken, everybody)
-    return [await _settle(world, mail, each) for each in taken]
+    outcomes = [await _settle(world, mail, each) for each in taken]
+    waysteps.ended(world, mail.way, mail.letter, taken, outcomes)
+    return outcomes
 
 
 def _key(to: Recipient) -> Key:
@@ -113,12 +132,17 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     async def perform(each: Ruled) -> Placed | None:
         if why := quarantine.reason(world, mail.letter, each.judged.verdict):
             await quarantine.hold(world, mail, each.judged.to, why)
+            waysteps.held(world, mail.way, each.judged)
             return None
         await turn_away(world, mail, each.judged)
-        return await performing.performed(world, mail, each, alone)
+        placed = await performing.performed(world, mail, each, alone)
+        sent = await forwarding.after(world, mail, each.judged)
+        waysteps.stored(world, mail.way, each.judged, placed, sent)
+        return placed
 
     to = [person.to for person in people]
-    judged = await junk.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
+    verdicts = await junk.judged(world, mail.letter, mail.sender, to, handed=mail.handed)
+    judged = [await delimiting.filed(world, each) for each in verdicts]
     said = await filtering.decisions(world, mail, judged)
     ruled = await rules.ruled(world, mail, judged, said)
     outcomes = await asyncio.gather(*map(perform, ruled), return_exceptions=True)
@@ -139,6 +163,8 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
     """Send on what is to be sent on for this address; what came of it."""
     outcomes: list[object] = []
     onward = list(taken.onward)
+    if taken.people and forwarding.is_spam(world, mail.letter, mail.sender, handed=mail.handed):
+        onward = []
     for person in taken.people:
         outcome = mail.placed[_key(person.to)]
         later = isinstance(outcome, Refused) and not isinstance(outcome, Unwanted)
@@ -154,9 +180,13 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
 
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
+    spam = forwarding.is_spam(world, mail.letter, mail.sender, handed=mail.handed)
     try:
         check_onward(mail)
+        if spam and not onward.returns:
+            raise forwarding.Held("spam is not sent on")
         await send_on(world, mail.outgoing, mail.came, mail.sender, onward, mail.results)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error
+    waysteps.sent_on(world, mail.way, onward)
     return onward

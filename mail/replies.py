@@ -5,6 +5,7 @@ import logging
 
 from sqlalchemy.exc import StatementError
 
+from mail.forwarding import Held
 from mail.performing import Rejected
 from mail.routes import Loop
 from mail.scanners.refusing import Infected, Unwanted
@@ -35,6 +36,7 @@ REFUSALS: dict[type[Refused], str] = {
     RateLimited: "450 4.2.1 Too much mail for this mailbox, try again later",
     Unavailable: TRY_LATER,
     Loop: "554 5.4.6 The mail goes in circles",
+    Held: "554 5.7.1 Spam is not sent on",
     Unwanted: "550 5.7.1 Refused as spam",
     Infected: "550 5.7.1 Refused: there is a virus in it",
 }

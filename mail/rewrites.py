@@ -29,7 +29,7 @@ from mail.addresses import (
 from mail.delivery import Letter, read, with_bytes
 from mail.keeping import Kept
 from mail.queue.entering import Sender, hand_in, handed
-from models.columns import Picked
+from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
 from models.journal import PLATFORM
@@ -52,6 +52,7 @@ class Rewritten:
 
     address: str
     id: int
+    outside: bool  # it may lead to others
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def _after(rules: Mapping[Normal, str], at: Normal) -> Normal | None:
 @prepared
 def _rewrites(dialect: str) -> Select[*tuple[Any, ...]]:
     table = RecipientRewrite
-    return select(col(table.id), col(table.local), col(table.domain), col(table.target)).where(
+    return select(*picked(table, ("id", "local", "domain", "target", "outside"))).where(
         among(dialect, col(table.domain), "domains", String),
         among(dialect, col(table.local), "locals", String),
         col(table.active),
@@ -141,7 +142,7 @@ async def rewritten(world: World, addresses: Collection[str]) -> dict[str, Rewri
     for address, name in names.items():
         row = rules.get(name) or rules.get(Normal("", name.domain))
         if row is not None and name.local:
-            found[address] = Rewritten(instead(address, row.target), row.id)
+            found[address] = Rewritten(instead(address, row.target), row.id, row.outside)
     return found
 
 

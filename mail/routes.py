@@ -14,13 +14,13 @@ we have written for mail sent on goes on to the first sender.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import select
 from sqlmodel import col
 
 from mail import addresses, srs, targets
-from mail.addresses import Recipient, normal_domain
+from mail.addresses import Outside, Recipient, normal_domain
 from mail.lookups import homes, resolve_all
 from mail.queue.entering import Via
 from models.addresses import LEARNING, AddressKind
@@ -38,11 +38,17 @@ class Onward:
     """What is sent on in the name of an address of ours."""
 
     address: str  # ours
-    address_id: int | None  # whose limit it counts against; None: a bounce that finds back
+    address_id: int | None  # whose limit it counts against
     tenant_id: int
     targets: Sequence[str] = ()  # addresses
     via: Sequence[Via] = ()
     user_id: int | None = None  # whose limit it counts against
+    rewritten: bool = False  # by an administrator: against nobody's
+
+    @property
+    def returns(self) -> bool:
+        """Whether it is a bounce that finds back, to a sender that is its own already."""
+        return self.address_id is None and self.user_id is None and not self.rewritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ class Taken:
     people: Sequence[Person] = ()
     onward: Sequence[Onward] = ()
     learn: bool | None = None  # as spam, or as good mail
+    domain_id: int | None = None  # of an address whose mail is dropped
+    queue_id: str = ""  # that is given to its message; "": it has none yet
 
     @property
     def user_id(self) -> int | None:
@@ -91,14 +99,27 @@ async def accept(world: World, address: str, sender: str) -> Taken:
     """
     if srs.is_ours(address.rpartition("@")[0]):
         return await _bounce(world, address, sender)
-    row, there = await addresses.reached(world, address)
+    try:
+        row, there = await addresses.reached(world, address)
+    except Outside as to:
+        return await _outside(world, address, to)
     if row.kind is AddressKind.MAILBOX:
         return Taken(address, [Person(await addresses.account_of(world, row, address, there))])
     walk = _Walk(seen={row.id})
     await _follow(world, walk, row, there, 1)
     if not (walk.people or walk.onward) and walk.refusals:
         raise walk.refusals[0]
-    return Taken(address, list(walk.people.values()), walk.onward, walk.learn)
+    people = [replace(one, to=replace(one.to, original=address)) for one in walk.people.values()]
+    return Taken(address, people, walk.onward, walk.learn, row.domain_id)
+
+
+async def _outside(world: World, address: str, to: Outside) -> Taken:
+    """Send on what is rewritten to an address elsewhere; in a domain of ours it is nobody's."""
+    if await is_ours(world, to.ref.rpartition("@")[2]):
+        raise to
+    name = normal_domain(address.rpartition("@")[2])
+    tenant = next(iter((await homes(world, [name])).get(name, ())), 0)
+    return Taken(address, onward=[Onward(address, None, tenant, [to.ref], rewritten=True)])
 
 
 async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: int) -> None:
@@ -163,13 +184,13 @@ async def _bounce(world: World, address: str, sender: str) -> Taken:
     local, _, domain = address.rpartition("@")
     name = normal_domain(domain)
     places = (await homes(world, [name])).get(name)
-    if not places or sender:
+    if sender or not (places or await _rewritten(world, [name])):
         raise NotFound(address, path=["address"])
     try:
         origin = srs.origin(world, local)
     except Invalid as problem:
         raise NotFound(address, path=["address"]) from problem
-    return Taken(address, onward=[Onward(address, None, next(iter(places)), [origin])])
+    return Taken(address, onward=[Onward(address, None, next(iter(places or ()), 0), [origin])])
 
 
 async def is_ours(world: World, domain: str) -> bool:

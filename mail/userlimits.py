@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, bindparam, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, bindparam, func, insert, null, select, update
 from sqlmodel import col
 
-from models.columns import Big, Picked, table_of
+from models.columns import Big, Picked, insert_or, table_of
 from models.domains import Domain
+from models.errors import NotFound, RateLimited
 from models.journal import ChangeKind, Entry
 from models.options import Options
 from models.tasks import Task
@@ -37,6 +38,15 @@ class Reached:
     allowed: int
     resets_at: datetime | None = None  # None: it does not begin anew by itself
     refused: bool = False  # something was turned away
+
+
+class TooMany(RateLimited):
+    """As much was forwarded as may be in a day."""
+
+    def __init__(self, reached: Reached, now: datetime) -> None:
+        wait = reached.resets_at - now if reached.resets_at else DAY
+        super().__init__("this account has forwarded as much as it may", retry_after=wait)
+        self.reached = reached
 
 
 def level(options: Options, used: int, allowed: int) -> UsageLevel:
@@ -108,6 +118,35 @@ def _write_to(turn: Turn, user_id: int, at: UsageLevel, *, refused: bool = False
     turn.bells.add(TASKS)
 
 
+def count_forwards(turn: Turn, user_id: int, many: int) -> None:
+    """Count what is sent on to targets, in the unit that queues it; RateLimited, NotFound.
+
+    Refused is who has used up the limit before: one message may go beyond it. The one that does
+    so, or just reaches it, is told of.
+    """
+    now, connection = turn.world.now(), turn.connection
+    own = connection.execute(select(col(User.forwards)).where(col(User.id) == user_id)).first()
+    if own is None:
+        raise NotFound(str(user_id), path=["user"])
+    most = turn.world.options.forwards_daily if own.forwards is None else own.forwards
+    mine = (col(Usage.user_id) == user_id) & (col(Usage.kind) == UsageKind.FORWARDS)
+    running = select(col(Usage.used), col(Usage.until)).where(mine, col(Usage.until) > now)
+    row = connection.execute(running).first()
+    used, until = (row.used, row.until) if row else (0, now + DAY)
+    if most and used >= most:
+        raise TooMany(Reached(LimitKind.FORWARDS, used, most, until, refused=True), now)
+    new = insert_or(connection.dialect.name, Usage).values(
+        user_id=user_id, kind=UsageKind.FORWARDS, used=used + many, until=until
+    )
+    again = {"used": new.excluded.used, "until": new.excluded.until}
+    if row is None:
+        again["told_until"] = null()
+    put = new.on_conflict_do_update(index_elements=["user_id", "kind"], set_=again)
+    connection.execute(put)
+    if most and used + many >= most:
+        tell(turn, user_id, Reached(LimitKind.FORWARDS, used + many, most, until))
+
+
 async def refused(world: World, user_id: int, reached: Reached) -> None:
     """Tell the account that something was turned away, once in the time that is running.
 
@@ -143,8 +182,8 @@ def still(world: World, told_until: datetime | None) -> bool:
 def _told(user_id: int, kind: LimitKind) -> tuple[Column[Any], ColumnElement[bool]]:
     """Where it stands until when refusals are told of."""
     users, usages = table_of(User).c, table_of(Usage).c
-    if kind is LimitKind.RECIPIENTS:
-        mine = (usages.user_id == user_id) & (usages.kind == UsageKind.RECIPIENTS)
+    if kind in (LimitKind.RECIPIENTS, LimitKind.FORWARDS):
+        mine = (usages.user_id == user_id) & (usages.kind == UsageKind(kind.value))
         return usages.told_until, mine
     storage = kind is LimitKind.STORAGE
     column = users.storage_told_until if storage else users.received_told_until

@@ -114,12 +114,18 @@ class AccountSettings(BaseSettings):
     forwards_daily: int = Field(
         default=USUAL.forwards_daily,
         ge=0,
-        description="Messages an address forwards in 24 hours; 0 is unlimited.",
+        description="Messages an account or address forwards in 24 hours; 0 is unlimited.",
+    )
+    spam_forward_max: int = Field(
+        default=USUAL.spam_forward_max,
+        ge=1,
+        le=101,
+        description="Spam score, of 0 to 100, from which mail is not forwarded; with 101 all is.",
     )
     forwards_private: bool = Field(
         default=USUAL.forwards_private,
-        description="Addresses may forward to relays and pages in private, loopback and link-local "
-        "networks, too.",
+        description="Accounts and addresses may forward to relays and pages in private, loopback "
+        "and link-local networks, too.",
         json_schema_extra={"hint": "write on or off"},
     )
     filters_max: int = Field(

@@ -12,6 +12,7 @@ from obstore.exceptions import BaseError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from mail import messagetrace
 from mail.blobs.store import open_store
 from mail.blobs.tiers import Tiers
 from mail.messages import close_readers
@@ -64,6 +65,7 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             yield world
         finally:
             await settle(world)  # uses of credentials are noted behind the requests
+            await messagetrace.settle(world)
             await bells.close()
             await large.close()
             await close_readers()

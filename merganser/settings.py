@@ -331,6 +331,10 @@ class Settings(AccountSettings, IncomingSettings, SmtpSettings, ScannerSettings)
         default=USUAL.authlog_for,
         description="How long security events are kept; 0 s: none are written.",
     )
+    trace_for: Span = Field(
+        default=USUAL.trace_for,
+        description="How long it is kept which way messages took; 0 s: nothing is written.",
+    )
     adminlog_for: Span = Field(
         default=USUAL.adminlog_for,
         ge=timedelta(days=1),

@@ -78,7 +78,8 @@ class Options:
     profile_key: Path | None = None  # else in the same file
     recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
     received_hourly: int = 3600  # messages, likewise
-    forwards_daily: int = 2000  # messages, of an address without a limit of its own; 0: any number
+    forwards_daily: int = 2000  # of an account or address without a limit of the own, likewise
+    spam_forward_max: int = 50  # spam score, 0 to 100, from which mail is not sent on; 101: all is
     forwards_private: bool = False  # they may forward to relays and pages in our own networks
     temporary_addresses: int = 100  # of a user
     filters_max: int = 400  # likewise
@@ -111,6 +112,7 @@ class Options:
     journal_events: int = 100_000  # per stream
     changes_overflow: int = 10_000  # events behind: who follows and is further reads afresh
     authlog_for: timedelta = timedelta(days=30)  # 0: nothing is written
+    trace_for: timedelta = timedelta(days=7)  # 0: nothing is written of the ways of messages
     adminlog_for: timedelta = timedelta(days=365)
     webhooks_private: bool = False  # they may be posted to our own networks
     push_private: bool = False  # so may pushes

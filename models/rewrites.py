@@ -44,6 +44,7 @@ class RecipientRewrite(Row, table=True):
     local: str  # normal form, as above
     domain: str  # normal form; it need not be ours
     target: str  # an address as it was written, or "@" and a domain
+    outside: bool = False  # that was in no domain of ours when it was said
     active: bool = True
     created_at: Moment
     updated_at: Moment

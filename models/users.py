@@ -27,6 +27,7 @@ class UsageKind(StrEnum):
     RECIPIENTS = "RECIPIENTS"  # addresses written to; a row of `Usage`
     RECEIVED = "RECEIVED"  # messages that came; in the row of the account
     AUTOREPLIES = "AUTOREPLIES"  # automatic answers; a row of `Usage`
+    FORWARDS = "FORWARDS"  # messages sent on to targets; a row of `Usage`
 
 
 class LimitKind(StrEnum):
@@ -35,6 +36,7 @@ class LimitKind(StrEnum):
     STORAGE = "STORAGE"
     RECIPIENTS = "RECIPIENTS"
     RECEIVED = "RECEIVED"
+    FORWARDS = "FORWARDS"
 
 
 class LimitSource(StrEnum):
@@ -75,6 +77,14 @@ class Frequency(StrEnum):
     WEEKLY = "WEEKLY"
 
 
+class DelimiterAction(StrEnum):
+    """What becomes of mail to an address with a label."""
+
+    NONE = "NONE"
+    SUBFOLDER = "SUBFOLDER"
+    SUBJECT = "SUBJECT"
+
+
 class User(Row, table=True):
     """An account. Its journal is the stream of its id."""
 
@@ -86,6 +96,7 @@ class User(Row, table=True):
         Index("ix_users_disabled", "username_key", "id", **_where("disabled")),
         Index("ix_users_suspended", "username_key", "id", **_where("suspended")),
         Index("ix_users_staff", "role", "id", **_where("role <> 'USER'")),
+        Index("ix_users_forwards", "id", **_where("targets <> '[]'")),
     )
 
     username: str  # lower case, as shown
@@ -118,12 +129,17 @@ class User(Row, table=True):
     pub_key: str | None = None  # OpenPGP, armoured
     key_info: dict[str, Any] | None = plain()  # what it says: name, address, fingerprint, expires
     encrypt_messages: bool = False  # to the key, all that arrives
+    targets: list[str] = plain(list)  # what comes goes there too, as an address has them
+    relays: str | None = None  # those with their passwords, as an address has them
+    encrypt_forwarded: bool = False  # to the key, what goes there
+    delimiter_action: DelimiterAction = choice(DelimiterAction, default=DelimiterAction.NONE)
     retention: MaybeNumber = None  # seconds; of new folders and messages
     spam_level: Number = 50  # 0 everything is spam … 100 nothing is
     junk_score: float | None = None
     reject_score: float | None = None
     quarantine_notification: Frequency = choice(Frequency, default=Frequency.DAILY)
     recipients: MaybeNumber = None  # a day; None: the platform's, 0: unlimited
+    forwards: MaybeNumber = None  # messages to targets a day; None: the platform's, 0: unlimited
     received_max: MaybeNumber = None  # messages an hour; None: the platform's, 0: unlimited
     received: Number = (
         0  # messages, in the hour that is running; here, as each delivery writes here

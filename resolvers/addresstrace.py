@@ -2,19 +2,23 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import rewrites
+from mail import rewrites, spam
 from mail.addresses import checked
 from mail.lookups import resolve_all
+from mail.routes import is_ours
+from mail.senderrules import rules_of
+from mail.spam import Known, Reason
 from models.addresses import AddressKind
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
 from models.roles import Role
-from resolvers import addresses, domains, filters, users
+from models.users import UserTag
+from resolvers import addresses, domains, filters, senderrules, users
 from resolvers.context import Context
 
 
@@ -34,21 +38,26 @@ class Trace:
     """How far the way is known: the address by now, and what it led to."""
 
     address: str
+    sender: str | None = None
     steps: list[Step] = field(default_factory=list)
     found: Any = None  # row of the address that takes the mail
+    user: Any = None  # and of its account
     ended: bool = False
+    outside: bool = False  # a rewrite may have led to others
 
 
 Stage = Callable[[Context, Trace], Awaitable[None]]
 
 
-async def trace(ctx: Context, address: str) -> list[Step]:
+async def trace(ctx: Context, address: str, sender: str | None = None) -> list[Step]:
     """What would become of mail for this address, as far as the viewer may know.
+
+    With a `sender`, that of envelope and From alike, rules about senders are looked at too.
 
     What is not the viewer's looks like what is not there.
     """
     try:
-        way = Trace(checked(address))
+        way = Trace(checked(address), sender)
     except Invalid:  # as who sends there is told
         return [Step("ADDRESS", address)]
     for stage in STAGES:
@@ -59,13 +68,14 @@ async def trace(ctx: Context, address: str) -> list[Step]:
 
 async def _rewrite(ctx: Context, way: Trace) -> None:
     """The recipient is replaced, once; of other domains only who sees all is told."""
-    theirs = await domains.named(ctx, way.address.rpartition("@")[2])
+    theirs = await domains.named(ctx, _domain(way.address))
     if theirs or ctx.viewer.role.includes(Role.ADMIN):
         found = await rewrites.rewritten(ctx.world, [way.address])
         for one in found.values():
             record = ("RecipientRewrite", one.id)
             way.steps.append(Step("RECIPIENT_REWRITE", way.address, [one.address], record))
             way.address = one.address
+            way.outside = one.outside
 
 
 async def _alias(ctx: Context, way: Trace) -> None:
@@ -92,6 +102,9 @@ async def _address(ctx: Context, way: Trace) -> None:
     found = await resolve_all(ctx.world, [way.address], ctx.read)
     row = found.get(way.address)
     (seen,) = await addresses.by_ids(ctx, [row.id]) if row else [None]
+    if seen is None and way.outside and not await is_ours(ctx.world, _domain(way.address)):
+        way.ended = True  # to whom the rewrite says
+        return
     if seen is None:
         way.steps.append(Step("ADDRESS", way.address))
         way.ended = True
@@ -105,6 +118,10 @@ async def _address(ctx: Context, way: Trace) -> None:
     way.found, way.ended = seen, not seen.active or seen.kind is not AddressKind.MAILBOX
 
 
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2]
+
+
 async def _account(ctx: Context, way: Trace) -> None:
     """The account that it delivers to; a disabled one refuses."""
     (user,) = await users.by_ids(ctx, [way.found.user_id])
@@ -112,7 +129,34 @@ async def _account(ctx: Context, way: Trace) -> None:
     output = [user.username] if user is not None and taken else []
     record = ("User", user.id) if user is not None else None
     way.steps.append(Step("ACCOUNT", way.found.shown, output, record))
-    way.ended = not taken
+    way.user, way.ended = user, not taken
+
+
+async def _sender(ctx: Context, way: Trace) -> None:
+    """A rule about the sender decides whether it goes to Junk; another's is told without it."""
+    if not way.sender:
+        return
+    asked = select(col(UserTag.tag)).where(col(UserTag.user_id) == way.user.id)
+    tags = [row.tag for row in await ctx.read(asked)]
+    domain_id = way.found.domain_id or way.user.domain_id
+    receiver = _Receiver(way.user.id, domain_id, [*way.found.tags, *tags])
+    (rules,) = await rules_of(ctx.world, [receiver], way.sender, way.sender)
+    verdict = spam.decided(Known(), rules, way.user.spam_level)
+    if verdict.reason is not Reason.RULE or verdict.rule_id is None:
+        return
+    (rule,) = await senderrules.by_ids(ctx, [verdict.rule_id])
+    record = ("SenderRule", rule.id) if rule else None
+    output = ["Junk" if verdict.is_spam else "INBOX"]
+    step = Step("SENDER_RULE", way.sender, output, record, rule.pattern if rule else None)
+    way.steps.append(step)
+
+
+class _Receiver(NamedTuple):
+    """Whose rules are asked for."""
+
+    user_id: int
+    domain_id: int | None
+    tags: Sequence[str]
 
 
 async def _filters(ctx: Context, way: Trace) -> None:
@@ -123,4 +167,4 @@ async def _filters(ctx: Context, way: Trace) -> None:
 
 
 # In the order in which mail goes through them: each appends its steps, and may end the way.
-STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account, _filters)
+STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account, _sender, _filters)

@@ -237,8 +237,8 @@ DECLARED: dict[str, Setting] = {
         Setting("filters.max", "filters_max", NUMBER, "Filters", "Filters of a user.", 0, 1000),
         Setting(
             "forwards.allowPrivate", "forwards_private", Kind.BOOLEAN, "Forwarding inward",
-            "Addresses may forward to relays and pages in private, loopback and link-local "
-            "networks, too.",
+            "Accounts and addresses may forward to relays and pages in private, loopback and "
+            "link-local networks, too.",
         ),
         Setting(
             "journal.events", "journal_events", NUMBER, "Length of the journal",
@@ -275,8 +275,8 @@ DECLARED: dict[str, Setting] = {
         ),
         Setting(
             "limits.forwards", "forwards_daily", NUMBER, "Forwarded messages",
-            "Messages in 24 hours that an address forwards, where it has no limit of its own; 0 is "
-            "unlimited.", 0, 100_000_000,
+            "Messages in 24 hours that an account or address forwards, where it has no limit of "
+            "its own; 0 is unlimited.", 0, 100_000_000,
         ),
         Setting(
             "limits.letters", "limit_letters", Kind.BOOLEAN, "Letters about storage",
@@ -339,12 +339,21 @@ DECLARED: dict[str, Setting] = {
             "How long the answer to an idempotency key is kept.", NOTHING, YEARS,
         ),
         Setting(
+            "spam.forwardMax", "spam_forward_max", NUMBER, "Spam that is not forwarded",
+            "Spam score, of 0 to 100, from which mail is not forwarded; with 101 all is.", 1, 101,
+        ),
+        Setting(
             "spam.quarantine", "spam_quarantine", NUMBER, "Spam that is held",
             "Score from which spam is held, and does not go to Junk; 0: none is.", 0, 100,
         ),
         Setting(
             "submission.maxRecipients", "max_recipients", NUMBER, "Recipients",
             "Recipients of a message that is sent.", 1, 100_000,
+        ),
+        Setting(
+            "trace.retention", "trace_for", DURATION, "Ways of messages",
+            "How long it is kept which way messages took; PT0S: nothing is written.", NOTHING,
+            YEARS,
         ),
         Setting(
             "undo.window", "undo_window", DURATION, "Undo",

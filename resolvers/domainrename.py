@@ -29,7 +29,7 @@ from models.journal import PLATFORM, ChangeKind
 from models.rewrites import BccRule, RecipientRewrite
 from models.users import User
 from models.usersearch import words_of
-from resolvers import adminlog, domains
+from resolvers import adminlog, domainfollowers, domains
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.domainchange import hold_all, of_owners
@@ -235,9 +235,25 @@ async def _changed(ctx: Context, session: AsyncSession, names: Names) -> dict[st
         told.setdefault(stream, []).append((ChangeKind.USER_CHANGED, ids))
     for stream in (names.key, PLATFORM):
         told.setdefault(stream, []).append((ChangeKind.DOMAIN_CHANGED, [names.key]))
+    await _elsewhere(ctx, session, names, told)
     await ctx.record_all(session, told)
     many = sum(len(ids) for ids in users.values())
     return {"addresses": addresses, "users": many, "aliases": aliases}
+
+
+async def _elsewhere(
+    ctx: Context,
+    session: AsyncSession,
+    names: Names,
+    told: dict[int, list[tuple[ChangeKind, list[int]]]],
+) -> None:
+    """Let what forwards there, and whom it lets send, follow; the platform's stream tells of it."""
+    for kind, following in (
+        (ChangeKind.ADDRESS_CHANGED, domainfollowers.addresses),
+        (ChangeKind.USER_CHANGED, domainfollowers.users),
+    ):
+        if ids := await following(ctx, session, names.old, names.new):
+            told.setdefault(PLATFORM, []).append((kind, ids))
 
 
 def _rules(names: Names) -> list[Any]:

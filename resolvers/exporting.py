@@ -21,6 +21,7 @@ from models.identities import Identity
 from models.keyvalue import KeyValue
 from models.mailboxes import Mailbox, MailboxEntry
 from models.messages import Message
+from models.senderrules import SenderRule, of_user
 from models.users import User
 from resolvers import autoreply, contents, filterarchive, labels, mailboxes, sieve
 from resolvers.access import own, records
@@ -113,7 +114,15 @@ async def _settings(ctx: Context) -> dict[str, Any]:
         "identities": await _identities(ctx, user_id),
         "filters": await filterarchive.exported(ctx, user_id),
         "sieveScripts": await sieve.exported(ctx, user_id),
+        "senderRules": await _sender_rules(ctx, user_id),
     }
+
+
+async def _sender_rules(ctx: Context, user_id: int) -> list[dict[str, Any]]:
+    """The account's own rules about senders."""
+    names = ("pattern", "action", "comment")
+    asked = select(*picked(SenderRule, names)).where(col(SenderRule.place) == of_user(user_id))
+    return [dict(row._mapping) for row in await ctx.read(asked.order_by(col(SenderRule.pattern)))]  # noqa: SLF001
 
 
 async def _identities(ctx: Context, user_id: int) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
 from models.mailboxes import SpecialUse
 from models.messages import Message
 from models.roles import UserPermission
+from models.senderrules import SenderAction
 from models.users import User
 from models.world import Turn
 from resolvers import (
@@ -36,6 +37,7 @@ from resolvers import (
     mailboxmetadata,
     mailboxupdate,
     moves,
+    senderruling,
     sieve,
     sieveput,
     userupdate,
@@ -46,6 +48,7 @@ from resolvers.keyvalue import Namespace, NewValue
 from resolvers.labels import Words
 from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.mailboxupdate import Updated
+from resolvers.senderruling import NewRules, Whom
 from resolvers.userselection import MINE
 from resolvers.userupdate import Patch
 
@@ -322,6 +325,7 @@ async def settle(work: Import, account: Account) -> None:
     for entries, put_in in (
         (account.key_values, _key_value),
         (account.labels, _label),
+        (account.sender_rules, _sender_rule),
     ):
         for entry in entries:
             if not await put_in(work, entry):
@@ -420,6 +424,21 @@ async def _identity(work: Import, entry: Mapping[str, Any]) -> bool:
         await identitychange.put(work.ctx, address, Said(values, box, boxed=box is not None))
     except Refused as problem:
         work.outcome.refuse(f"identity {address}", str(problem))
+        return not isinstance(problem, LimitReached)
+    return True
+
+
+async def _sender_rule(work: Import, entry: Mapping[str, Any]) -> bool:
+    """Set it; returns whether others may still be."""
+    pattern, action, comment = (entry.get(name) for name in ("pattern", "action", "comment"))
+    try:
+        if not isinstance(pattern, str) or action not in set(SenderAction):
+            raise Invalid("no pattern, or no action", constraint="type", path=["pattern"])
+        said = comment if isinstance(comment, str) else None
+        new = NewRules(SenderAction(action), [pattern], said, commented=True)
+        await senderruling.create(work.ctx, Whom(user_id=work.user.id), new)
+    except Refused as problem:
+        work.outcome.refuse(f"rule about {pattern}", str(problem))
         return not isinstance(problem, LimitReached)
     return True
 

@@ -274,7 +274,10 @@ class _Run:
             await importing.settle(self.work, account)
         elif order["unset"] and any(
             getattr(account, name)
-            for name in ("settings", "key_values", "labels", "identities", "filters", "scripts")
+            for name in (
+                *("settings", "key_values", "labels", "identities"),
+                *("filters", "scripts", "sender_rules"),
+            )
         ):
             self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
         await importing.furnish(self.work, account, notes=order["settings"])

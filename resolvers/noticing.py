@@ -35,6 +35,7 @@ HAPPENED = {  # of the security log, what its owner wants to know of
     "user.actedAs": "An administrator acts as you",
     "password.changed": "The password was changed",
     "password.reset": "The password was reset",
+    "forwarding.changed": "Mail is forwarded elsewhere",
     "totp.enabled": "Codes by time are on",
     "totp.disabled": "Codes by time are off",
     "customTwoFactor.enabled": "A second factor is on",
@@ -50,6 +51,7 @@ LIMITS = {
     LimitKind.STORAGE: "Storage",
     LimitKind.RECIPIENTS: "Mail that may be sent",
     LimitKind.RECEIVED: "Mail that may come in an hour",
+    LimitKind.FORWARDS: "Mail that may be forwarded",
 }
 
 
@@ -131,5 +133,7 @@ def _limit(event: Event) -> Notice:
     full = facts["refused"] or facts["level"] == UsageLevel.FULL
     state = "used up" if full else f"used up to {percent} %"
     text = "Something was turned away" if facts["refused"] else None
+    if text and facts["limit"] == LimitKind.FORWARDS:
+        text = "Something was not forwarded"
     title = f"{LIMITS[LimitKind(facts['limit'])]}: {state}"
     return _of(event, TYPES[ChangeKind.LIMIT_REACHED], title, text)

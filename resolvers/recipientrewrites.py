@@ -12,7 +12,7 @@ from mail.addresses import Normal, normal
 from mail.rewrites import circular, matched, replacement
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound, all_found
+from models.errors import Conflict, Invalid, LimitReached, all_found
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.rewrites import RecipientRewrite
@@ -76,7 +76,7 @@ async def create(ctx: Context, new: NewRewrite) -> int:
     """Make a rewrite; its key.
 
     Conflict where there is one for the same recipient; Invalid where it would lead to itself,
-    alone or with others; NotFound where it leads out of our domains.
+    alone or with others.
     """
     name = matched(new.match, path="from")
     target = replacement(new.to, name)
@@ -87,6 +87,7 @@ async def create(ctx: Context, new: NewRewrite) -> int:
         local=name.local,
         domain=name.domain,
         target=target,
+        outside=normal(target).domain not in places,
         active=new.active,
         created_at=at,
         updated_at=at,
@@ -126,7 +127,8 @@ async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
         if name is not None or values.to is not None:
             await _check(ctx, _become(before, name, values.to))
         if values.to is not None:
-            given["target"] = replacement(values.to, name or _name(before[0]))
+            target = replacement(values.to, name or _name(before[0]))
+            given |= {"target": target, "outside": normal(target).domain not in places}
         connection = await session.connection()
         these = update(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids))
         await connection.execute(these.values(**given, updated_at=ctx.world.now()))
@@ -183,19 +185,16 @@ async def _all(ctx: Context) -> dict[int, Normal]:
 
 
 async def _check(ctx: Context, changed: Mapping[int, tuple[Normal, str]]) -> None:
-    """Refuse rewrites that would lead to themselves or in a circle, or out of our domains.
+    """Refuse rewrites that would lead to themselves or in a circle.
 
     Those that are switched off count: one could be switched on without a word.
     """
-    homes = await _homes(ctx, {normal(target).domain for _, target in changed.values()})
     for index, (name, target) in enumerate(changed.values()):
         to = normal(target)
         nth = index if len(changed) > 1 else None
         if to == name:
             text = "that is the recipient itself"
             raise Invalid(text, constraint="self", path=["to"], index=nth)
-        if to.domain not in homes:
-            raise NotFound(to.domain, path=["to"], index=nth)
     columns = ("id", "local", "domain", "target")
     rows = await ctx.read(select(*picked(RecipientRewrite, columns)))
     rules = {_name(row): row.target for row in rows if row.id not in changed}

@@ -12,6 +12,7 @@ from models.addresses import Address
 from models.columns import Picked, picked, table_of
 from models.notifications import PushChannel, PushKey
 from models.twofactor import TotpSeed
+from models.users import User
 from models.vault import Sealed
 from models.webhooks import Webhook
 from models.world import Turn, World
@@ -37,6 +38,7 @@ PLACES = (
     Place(Webhook, "id", ("secret", "old_secret"), webhooksigns.place_of),
     Place(PushChannel, "id", ("target",), pushposts.place_of),
     Place(Address, "id", ("relays",), targets.place_of),
+    Place(User, "id", ("relays",), targets.place_of),
     Place(PushKey, "id", ("private",), webpush.place_of),
 )
 

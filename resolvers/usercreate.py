@@ -19,7 +19,7 @@ from models.errors import Conflict, Forbidden, Invalid, Problems
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.mailboxes import Mailbox, SpecialUse
 from models.roles import AdminPermission, Role, UserPermission
-from models.users import DomainAdmin, ProtocolScope, User, UserTag
+from models.users import DelimiterAction, DomainAdmin, ProtocolScope, User, UserTag
 from models.usersearch import words_of
 from resolvers import (
     adminlog,
@@ -28,14 +28,16 @@ from resolvers import (
     passwordpolicy,
     publickeys,
     senders,
+    usertargets,
     welcome,
 )
+from resolvers.addresstargets import checked_targets
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.mailboxes import new_mailbox
 from resolvers.newpasswords import NewPassword
 from resolvers.quotas import effective, give, seat
-from resolvers.userfacts import SPAM_LEVEL, allow, allow_quota, checked
+from resolvers.userfacts import SPAM_LEVEL, allow, allow_quota, camel, checked
 from resolvers.userrights import check_charge, domains_there, values_of
 
 MONTH = 30 * 86_400  # seconds that messages lie in Trash and Junk, at most
@@ -49,6 +51,7 @@ FACTS = (  # what is stored as it was given, once it is checked
     "retention",
     "spam_level",
     "recipients",
+    "forwards",
     "received_max",
     "from_whitelist",
     "disabled_scopes",
@@ -57,6 +60,8 @@ FACTS = (  # what is stored as it was given, once it is checked
     "smtp_allowed_networks",
     "webmail_access",
     "encrypt_messages",
+    "encrypt_forwarded",
+    "delimiter_action",
     "meta_data",
     "internal_data",
 )
@@ -88,8 +93,12 @@ class NewUser:
     retention: timedelta | None = None
     pub_key: str | None = None
     encrypt_messages: bool = False
+    encrypt_forwarded: bool = False
+    targets: Sequence[str] = ()
+    delimiter_action: DelimiterAction = DelimiterAction.NONE
     spam_level: int | None = None
     recipients: int | None = None
+    forwards: int | None = None
     received_max: int | None = None
     from_whitelist: Sequence[str] = ()
     disabled_scopes: Sequence[ProtocolScope] = ()
@@ -115,9 +124,13 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
     _check_role(new, problems)
     pub_key = await _key(ctx, new, problems)
     password = await _password(ctx, new, address, problems)
+    key = ctx.world.key()
+    forwarding: dict[str, Any] = {}
+    with problems.caught():
+        to = checked_targets(ctx, new.targets, {}, ["targets"])
+        forwarding = usertargets.new(ctx, key, to, address, ["targets"])
     problems.settle()
     await _check_rights(ctx, new, facts)
-    key = ctx.world.key()
     user = User(
         id=key,
         username=username,
@@ -132,6 +145,7 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
         updated_at=ctx.world.now(),
         **facts,
         **pub_key,
+        **forwarding,
     )
     if password:
         user.password = await newpasswords.stored(ctx, password)
@@ -252,9 +266,10 @@ async def _key(ctx: Context, new: NewUser, problems: Problems) -> dict[str, Any]
         if new.pub_key:
             key = await publickeys.checked(ctx.world, new.pub_key)
             return {"pub_key": key.armored, "key_info": key.info}
-        if new.encrypt_messages:
-            text = "this takes an OpenPGP key of the account"
-            raise Invalid(text, constraint="required", path=["encryptMessages"])
+        for name in ("encrypt_messages", "encrypt_forwarded"):
+            if getattr(new, name):
+                text = "this takes an OpenPGP key of the account"
+                raise Invalid(text, constraint="required", path=[camel(name)])
     return {}
 
 

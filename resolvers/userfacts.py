@@ -27,11 +27,13 @@ OWN = frozenset(
     {
         *("name", "language", "password", "retention", "pub_key", "encrypt_messages"),
         *("meta_data", "spam_level", "tls_enforce_in", "upload_sent_messages"),
+        *("targets", "encrypt_forwarded", "delimiter_action"),
     }
 )
 BY_USERS = {
     "spam_level": UserPermission.SPAM_SCORE,
     "tls_enforce_in": UserPermission.TLS_POLICY,
+    "delimiter_action": UserPermission.DELIMITER_ACTION,
 }
 BY_ADMINS = {
     "from_whitelist": AdminPermission.EXTEND_SENDER_ACL,
@@ -168,6 +170,7 @@ CHECKS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "quota": _below(WHOLE),
     "recipients": _below(COUNT),
     "received_max": _below(COUNT),
+    "forwards": _below(COUNT),
     "meta_data": freedata.checked,
     "internal_data": freedata.checked,
 }

@@ -28,6 +28,7 @@ SILENT = frozenset(
     {
         "key_info",
         "password_changed_at",
+        "relays",
         "temporary_from",
         "temporary_until",
         "username_key",

@@ -96,6 +96,13 @@ async def recipients(ctx: Context, user: Picked) -> Window:
     return _window(ctx.world, user.recipients, ctx.world.options.recipients_daily, (used, until))
 
 
+async def sent_on(ctx: Context, user: Picked) -> Window:
+    """Messages sent on to targets, in 24 hours from the first."""
+    row = await ctx.load(usages, (user.id, UsageKind.FORWARDS))
+    used, until = (row.used, row.until) if row else (0, None)
+    return _window(ctx.world, user.forwards, ctx.world.options.forwards_daily, (used, until))
+
+
 def received(world: World, user: Picked) -> Window:
     """Messages that came, in an hour from the first."""
     count = (user.received, user.received_until)

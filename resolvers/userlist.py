@@ -22,7 +22,8 @@ from resolvers import domains, listing
 from resolvers.access import visible_users
 from resolvers.context import Context
 from resolvers.listing import Form
-from resolvers.texts import LONGEST
+from resolvers.texts import LONGEST, within
+from resolvers.texts import holding as any_holding
 from resolvers.userselection import masked, tagged, tagged_all
 
 TERMS = 100  # tags or masks of one filter
@@ -51,6 +52,7 @@ class UserWhere:
     disabled: bool | None = None
     suspended: bool | None = None
     created_after: datetime | None = None
+    forward: str | None = None  # part of a target
 
 
 def place_of(order: UserOrder, row: Any) -> Any:
@@ -181,6 +183,9 @@ def _narrowed(ctx: Context, where: UserWhere) -> list[Any]:
     dialect, found = ctx.world.database.dialect, list[Any]()
     if where.query:
         found.append(_named_like(dialect, where.query))
+    if where.forward:
+        some = text("users.targets <> '[]'")  # in the words of the index of those that forward
+        found += [some, any_holding(dialect, col(User.targets), within, [where.forward])]
     found += [tagged(where.tags)] if where.tags else []
     found += [tagged_all(where.required_tags)] if where.required_tags else []
     found += [masked(dialect, where.masks)] if where.masks else []
@@ -204,9 +209,10 @@ def _check(where: UserWhere) -> None:
     ):
         if len(terms) > TERMS:
             raise Invalid(f"at most {TERMS}", constraint="max", path=["filter", name])
-    if len(where.query or "") > LONGEST:
-        words = f"what is looked for has at most {LONGEST} characters"
-        raise Invalid(words, constraint="max", path=["filter", "query"])
+    for name, looked_for in (("query", where.query), ("forward", where.forward)):
+        if len(looked_for or "") > LONGEST:
+            words = f"what is looked for has at most {LONGEST} characters"
+            raise Invalid(words, constraint="max", path=["filter", name])
 
 
 def _named_like(dialect: str, query: str) -> ColumnElement[bool]:

@@ -1,6 +1,6 @@
 """Changing accounts: their facts, names, passwords and thresholds."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from resolvers import (
     senders,
     throttles,
     usagereset,
+    usertargets,
 )
 from resolvers.access import require_charge
 from resolvers.authlog import Event
@@ -38,6 +39,8 @@ from resolvers.userholding import Held, changing
 from resolvers.userselection import Users, chosen
 
 AT = ("set",)  # where the patch is in the input
+TARGETS = (*AT, "targets")
+ENCRYPTING = {"encrypt_messages": "what arrives", "encrypt_forwarded": "what is forwarded"}
 NO_TEMPORARY = {"temporary_password": None, "temporary_from": None, "temporary_until": None}
 
 
@@ -48,6 +51,7 @@ class Patch:
     facts: Mapping[str, Any] = field(default_factory=dict)
     username: str | None = None
     pub_key: str | None = None  # "": none any more
+    targets: Sequence[str] | None = None
     password: NewPassword | None = None
     password_disabled: bool = False
 
@@ -62,6 +66,7 @@ class Patch:
         more = {
             "username": self.username is not None,
             "pub_key": self.pub_key is not None,
+            "targets": self.targets is not None,
             "password": self.secret,
         }
         return {*self.facts, *(name for name, given in more.items() if given)}
@@ -84,6 +89,9 @@ async def change(
     _allowed(ctx, rows, patch)
     allow(ctx, patch.names, AT)
     facts |= await _key(ctx, patch, problems)
+    with problems.caught():
+        for row in rows:
+            usertargets.checked(ctx, row, patch.targets or (), TARGETS)
     password = await _password(ctx, rows, patch, problems)
     _check_existing(ctx, rows, patch, existing, problems)
     problems.settle()
@@ -99,6 +107,8 @@ async def change(
             if existing is not None and held.rows[0].password != rows[0].password:
                 raise _wrong()  # it was right, until somebody was quicker
             await _apply(ctx, held, patch, values)
+            if patch.targets is not None:
+                await usertargets.set_(ctx, held, patch.targets, TARGETS)
     except IntegrityError as clash:
         raise Conflict("the user name is taken", path=[*AT, "username"]) from clash
     return list(ids.ids)
@@ -221,7 +231,7 @@ async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, An
     """Change the accounts that are held, and what hangs on them."""
     if "username" in values:
         await _free(held, values["username_key"])
-    if {"pub_key", "encrypt_messages"} & values.keys():
+    if {"pub_key", *ENCRYPTING} & values.keys():
         await _check_encryption(held, values)
     fresh = {row.id: held.set(row, **values) for row in held.rows}
 
@@ -235,7 +245,7 @@ async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, An
         await _respell(held, rows, values)
     if rows := with_new("tags"):
         await _retag(held, rows, values["tags"])
-    await _recount(held, with_new("recipients"), with_new("received_max"))
+    await _recount(held, with_new)
     for row in held.rows:
         closed = any(name in fresh[row.id] and values[name] for name in ("disabled", "suspended"))
         if patch.secret or closed:
@@ -250,12 +260,13 @@ async def _check_encryption(held: Held, values: Mapping[str, Any]) -> None:
     for row in held.rows:
         if values.get("pub_key", row.pub_key):
             continue
-        if values.get("encrypt_messages"):
-            text = "this takes an OpenPGP key of the account"
-            raise Invalid(text, constraint="required", path=[*AT, "encryptMessages"])
-        if values.get("encrypt_messages", row.encrypt_messages):
-            text = "what arrives is encrypted to this key: end that first, by encryptMessages"
-            raise Conflict(text, path=[*AT, "pubKey"])
+        for name, what in ENCRYPTING.items():
+            if values.get(name):
+                text = "this takes an OpenPGP key of the account"
+                raise Invalid(text, constraint="required", path=[*AT, camel(name)])
+            if values.get(name, getattr(row, name)):
+                text = f"{what} is encrypted to this key: end that first, by {camel(name)}"
+                raise Conflict(text, path=[*AT, "pubKey"])
         without.append(row.id)
     if without and "pub_key" in values:
         asked = select(col(Mailbox.id)).where(
@@ -266,12 +277,12 @@ async def _check_encryption(held: Held, values: Mapping[str, Any]) -> None:
             raise Conflict(text, path=[*AT, "pubKey"])
 
 
-async def _recount(held: Held, senders: Sequence[Picked], receivers: Sequence[Picked]) -> None:
+async def _recount(held: Held, with_new: Callable[..., Sequence[Picked]]) -> None:
     """Let what was used of a limit begin afresh."""
-    if senders:
-        ids = [row.id for row in senders]
-        await usagereset.forget(held, ids, [UsageKind.RECIPIENTS])
-    if receivers:
+    for kind in (UsageKind.RECIPIENTS, UsageKind.FORWARDS):
+        if rows := with_new(kind.lower()):
+            await usagereset.forget(held, [row.id for row in rows], [kind])
+    if receivers := with_new("received_max"):
         these = update(User).where(col(User.id).in_([row.id for row in receivers]))
         await (await held.session.connection()).execute(these.values(**usagereset.NONE_CAME))
 

@@ -71,6 +71,7 @@ SECURITY = {  # by action and whether it succeeded
     ("act as", True): "user.actedAs",
     ("password change", True): "password.changed",
     ("password reset", True): "password.reset",
+    ("forwarding change", True): "forwarding.changed",
     ("totp enable", True): "totp.enabled",
     ("totp disable", True): "totp.disabled",
     ("custom enable", True): "customTwoFactor.enabled",

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import event
 
 from graph.app import create_app
-from mail import addresses, delivery
+from mail import addresses, delivery, messagetrace
 from mail.blobs.store import LocalStore
 from models.auth import ApiKey
 from models.columns import Picked
@@ -203,6 +203,7 @@ async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterat
     made = World(database, blobs, secret=b"s" * 32, options=CHEAP, now=clock)
     yield made
     await auth.settle(made)  # uses of keys are noted behind the answers
+    await messagetrace.settle(made)
     await blobs.close()
 
 

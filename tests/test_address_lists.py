@@ -32,6 +32,36 @@ async def alias(root: Client, name: str, domain: str) -> None:
     assert errors == []
 
 
+async def test_a_rule_about_the_sender_is_a_step(root: Client, ada: Client, bob: Client) -> None:
+    document = """mutation ($input: SenderRuleCreateInput!) {
+        senderRuleCreate(input: $input) { errors { code } } }"""
+    for client, action, scope in (
+        (root, "BLOCK", {"global": True}),
+        (ada, "ALLOW", {"user": {"username": "ada"}}),
+    ):
+        given = {"action": action, "patterns": ["shop.example"], "scope": scope}
+        assert (await client(document, input=given))["senderRuleCreate"]["errors"] == []
+    asked = """query ($to: String!, $from: String) { addressTrace(address: $to, sender: $from) {
+        stage input output matched record { __typename } } }"""
+
+    async def last(client: Client, to: str, sender: str | None) -> tuple[Any, ...]:
+        step = (await client(asked, **{"to": to, "from": sender}))["addressTrace"][-1]
+        return tuple(step.values())
+
+    news = "news@shop.example"
+    rule = {"__typename": "SenderRule"}
+    assert await last(root, ada.address, news) == (
+        "SENDER_RULE", news, ["INBOX"], "shop.example", rule,
+    )  # fmt: skip
+    assert await last(root, bob.address, news) == (
+        "SENDER_RULE", news, ["Junk"], "shop.example", rule,
+    )  # fmt: skip
+    for sender in (None, "x@else.example", "", "no address"):
+        assert (await last(root, ada.address, sender))[0] == "ACCOUNT"
+    boss = await administrator(root.world, root.http, "boss", "example.org")
+    assert await last(boss, bob.address, news) == ("SENDER_RULE", news, ["Junk"], None, None)
+
+
 async def test_an_address_is_found_in_every_spelling(root: Client, ada: Client) -> None:
     await alias(root, "other.example", "example.org")
     for text, primary in (

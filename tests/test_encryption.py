@@ -37,6 +37,7 @@ from tests.listed import found
 from tests.mail.homes import letter
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.sending import blob_of
+from tests.mail.tops import below
 from tests.sharing import box_id, share
 
 pytestmark = pytest.mark.usefixtures("examined")
@@ -126,7 +127,7 @@ def inner(raw: bytes) -> bytes:
 )
 async def test_a_message_is_encrypted_and_the_same_when_opened(eve: Owner, raw: bytes) -> None:
     (placed,) = await deliver(eve.client.world, raw, eve.client)
-    stored = await source(eve.client, placed.message_id)
+    stored = below(await source(eve.client, placed.message_id))
     assert await eve.opened(placed.message_id) == inner(raw)
     if raw.startswith(b"From"):
         outer = stored.partition(b"\r\nMIME-Version")[0]
@@ -145,7 +146,7 @@ async def test_folded_fields_and_short_line_ends_are_understood(eve: Owner) -> N
     (placed,) = await deliver(eve.client.world, raw, eve.client)
     inside = b"Content-Type: text/plain;\r\n charset=utf-8\r\n\r\nbody\n"
     assert await eve.opened(placed.message_id) == inside
-    stored = await source(eve.client, placed.message_id)
+    stored = below(await source(eve.client, placed.message_id))
     assert stored.startswith(b"Subject: one\r\n two\r\nX-Last: x\r\nMIME-Version: 1.0\r\n")
 
 
@@ -159,7 +160,7 @@ async def test_a_large_one_comes_as_a_file(eve: Owner, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KEPT)
 async def test_what_is_encrypted_already_stays_as_it_is(eve: Owner, kind: str) -> None:
     (placed,) = await deliver(eve.client.world, KEPT[kind], eve.client)
-    assert await source(eve.client, placed.message_id) == KEPT[kind]
+    assert below(await source(eve.client, placed.message_id)) == KEPT[kind]
 
 
 async def test_of_several_each_has_it_as_he_asks_for_it(
@@ -169,7 +170,7 @@ async def test_of_several_each_has_it_as_he_asks_for_it(
     assert (await change(bob, pubKey=public_of(pair)))[1] == []
     first, clear = await deliver(world, PLAIN, eve.client, bob)
     assert await eve.opened(first.message_id) == inner(PLAIN)
-    assert await source(bob, clear.message_id) == PLAIN
+    assert below(await source(bob, clear.message_id)) == PLAIN
     given = {"mailboxes": [{"path": "INBOX"}], "set": {"encryptMessages": True}}
     assert (await run(bob, "mailboxUpdate", "task { id }", **given))["errors"] == []
     ours, his = await deliver(world, LARGE, eve.client, bob)

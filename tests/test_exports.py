@@ -163,6 +163,33 @@ async def test_filters_of_files_are_checked(ada: Client, bob: Client) -> None:
     assert (await filters.listed(bob))["totalCount"] == 0
 
 
+async def test_rules_about_senders_come_along(ada: Client, bob: Client, root: Client) -> None:
+    document = """mutation ($input: SenderRuleCreateInput!) {
+        senderRuleCreate(input: $input) { errors { code } } }"""
+
+    async def rule(client: Client, action: str, *patterns: str, **more: Any) -> None:
+        given = {"action": action, "patterns": list(patterns), **more}
+        assert (await client(document, input=given))["senderRuleCreate"]["errors"] == []
+
+    own = {"scope": {"user": {"username": "ada"}}}
+    await rule(ada, "BLOCK", "spam.example", comment="enough", **own)
+    await rule(ada, "ALLOW", "news@shop.example", **own)
+    await rule(root, "BLOCK", "all.example", scope={"global": True})
+    await rule(bob, "ALLOW", "spam.example", scope={"user": {"username": "bob"}})
+    content = (await exported(ada, format="JSON"))["content"]
+    for _ in range(2):
+        assert (await imported(bob, content))["result"]["refused"] == []
+        found = await rows(
+            bob.world,
+            "SELECT pattern, action, comment FROM sender_rules WHERE user_id = :u ORDER BY pattern",
+            u=bob.user.id,
+        )
+        assert found == [("news@shop.example", "ALLOW", None), ("spam.example", "BLOCK", "enough")]
+    odd = content.replace(b'"BLOCK"', b'"MAYBE"')
+    refused = (await imported(bob, odd))["result"]["refused"]
+    assert refused == [["rule about spam.example", "no pattern, or no action"]]
+
+
 async def test_a_mailbox_file_gives_back_every_byte(ada: Client, bob: Client, clock: Clock) -> None:
     await furnish(ada, clock)
     export = await exported(ada, format="MBOX", filter={"mailbox": {"path": "INBOX"}})

@@ -127,7 +127,7 @@ def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
     needed: dict[str, GraphQLArgument] = {
         argument: value
         for argument, value in field.args.items()
-        if needs(value) or argument == "input"
+        if needs(value) or argument in ("input", "queueId")  # of two one is needed
     }
     declared = ", ".join(f"${one}: {value.type}" for one, value in needed.items())
     handed = ", ".join(f"{one}: ${one}" for one in needed)

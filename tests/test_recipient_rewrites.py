@@ -93,8 +93,6 @@ REFUSED: list[tuple[str, str, tuple[Any, ...]]] = [
     ("info@old.example", "*@example.org", ("VALIDATION", ["to"], None, "pattern")),
     ("@old.example", "+x@example.org", ("VALIDATION", ["to"], None, "pattern")),
     ("info@old.example", "", ("VALIDATION", ["to"], None, "address")),
-    ("info@old.example", "a@far.example", ("NOT_FOUND", ["to"], None, "far.example")),
-    ("@old.example", "@far.example", ("NOT_FOUND", ["to"], None, "far.example")),
     ("in.fo@example.org", "INFO@example.org", ("VALIDATION", ["to"], None, "self")),
     ("@example.org", "@Example.ORG", ("VALIDATION", ["to"], None, "self")),
     ("@Taken.example", "ada@example.org", ("CONFLICT", ["from"], None, None)),
@@ -113,7 +111,6 @@ async def test_what_cannot_be_is_refused_by_field_and_rule(root: Client, world: 
         ({"ids": [first], "from": "info@taken.example"}, ("CONFLICT", ["from"], None, None)),
         ({"ids": [first, second], "from": "@x.example"}, ("CONFLICT", ["from"], None, None)),
         ({"ids": [first, second], "to": "@example.org"}, ("VALIDATION", ["to"], 1, "address")),
-        ({"ids": [first], "to": "@far.example"}, ("NOT_FOUND", ["to"], None, "far.example")),
         ({"ids": [first]}, ("VALIDATION", [], None, "required")),
         ({"ids": [], "active": True}, ("VALIDATION", ["ids"], None, "required")),
     ):
@@ -334,7 +331,7 @@ async def test_a_neighbour_hears_of_none_of_it(
     assert (await neighbour.say("RCPT TO:<ada@old.example>")).startswith("250 2.1.5")
     await neighbour.say("DATA")
     neighbour.send(raw_message("Hello") + b".\r\n")
-    assert await neighbour.hear() == "250 2.0.0 Delivered"
+    assert (await neighbour.hear()).startswith("250 2.0.0 Delivered")
     assert len(await inbox(ada)) == 1
     await neighbour.close()
     await listener.close(1)

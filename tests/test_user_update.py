@@ -213,6 +213,9 @@ OWN: dict[str, Any] = {
     "spamLevel": 20,
     "tlsEnforceIn": True,
     "uploadSentMessages": True,
+    "targets": ["x@far.example"],
+    "encryptForwarded": False,
+    "delimiterAction": "SUBJECT",
 }
 OTHERS: dict[str, Any] = {
     "username": "other",
@@ -225,6 +228,7 @@ OTHERS: dict[str, Any] = {
     "disabledScopes": ["IMAP"],
     "quota": 7,
     "recipients": 0,
+    "forwards": 0,
     "receivedMax": 0,
     "smtpAllowedNetworks": ["192.0.2.0/24"],
     "webmailAccess": False,

@@ -65,7 +65,7 @@ SILENT = {  # tables that no client sees, or that only hold up what is told else
     "deliveries", "documents", "domain_admins", "domain_aliases", "domain_totals", "domains",
     "export_pieces", "exports", "import_archives",
     "file_shares", "greylisted", "lessons", "mailbox_subscriptions", "message_blobs",
-    "push_channels", "push_keys", "quarantine_blobs",
+    "message_steps", "push_channels", "push_keys", "quarantine_blobs",
     "receipts", "recipient_rewrites", "recovery_codes",
     "replays", "settings", "sieve_memories",
     "streams", "submission_blobs", "thread_refs", "threads", "throttles", "totp_seeds", "undos",

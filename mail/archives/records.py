@@ -62,6 +62,7 @@ class Account:
     labels: Sequence[Mapping[str, Any]] = ()
     identities: Sequence[Mapping[str, Any]] = ()
     messages: int | None = None
+    sender_rules: Sequence[Mapping[str, Any]] = ()
     autoreply: Mapping[str, Any] = field(default_factory=dict)
     filters: Sequence[Mapping[str, Any]] = ()
     scripts: Sequence[Mapping[str, Any]] = ()
@@ -134,16 +135,16 @@ def account(record: Mapping[str, Any]) -> Account:
     values, many = record.get("keyValues", []), record.get("messages")
     labels, answer = record.get("labels", []), record.get("autoreply") or {}
     identities, scripts = record.get("identities", []), record.get("sieveScripts", [])
-    filters = record.get("filters", [])
-    lists = (boxes, values, labels, identities, scripts, filters)
+    filters, rules = record.get("filters", []), record.get("senderRules", [])
+    lists = (boxes, values, labels, identities, scripts, filters, rules)
     right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in (settings, answer))
     if right and max(map(len, lists)) > ITEMS:
         raise Wrong(f"an archive that tells of more than {ITEMS} folders, or other things")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
     messages = many if isinstance(many, int) else None
-    more = {"filters": filters, "scripts": scripts}
-    return Account(boxes, settings, values, labels, identities, messages, answer, **more)
+    more = {"sender_rules": rules, "autoreply": answer, "filters": filters, "scripts": scripts}
+    return Account(boxes, settings, values, labels, identities, messages, **more)
 
 
 def _texts(value: Any) -> bool:

@@ -10,7 +10,16 @@ from mail.autoreply.decision import (
     sender_key,
     written,
 )
-from mail.autoreply.sending import after, answered, internal, spent, stands, taker, writer
+from mail.autoreply.sending import (
+    after,
+    answered,
+    header_of,
+    internal,
+    spent,
+    stands,
+    taker,
+    writer,
+)
 
 __all__ = [
     "Came",
@@ -20,6 +29,7 @@ __all__ = [
     "after",
     "answer",
     "answered",
+    "header_of",
     "internal",
     "quiet",
     "sender_key",

@@ -140,15 +140,17 @@ async def after(
     sender: str,
     *,
     spam: bool = False,
-) -> None:
+) -> str | None:
     """Answer a letter that is stored, and what it was read from, if its account wants that.
+
+    Returns `answered`, `failed` or why not; None where the account does not answer.
 
     `sender` is that of the envelope. It is done behind the delivery and before it is
     acknowledged: what a crash prevents, the repeat of the delivery brings. What goes wrong here
     is logged, and does not undo the delivery.
     """
     if not to.answers:
-        return
+        return None
     try:
         header = await header_of(*mail)
         forged = (mail[1].verification or {}).get("dmarc") == "fail"
@@ -160,9 +162,11 @@ async def after(
             error.hide_parameters = True  # they are mail
         log.exception("not answered", extra={"user": to.user_id})
         ANSWERS.add("failed")
-        return
-    ANSWERS.add(silence.lower() if silence else "answered")
+        return "failed"
+    outcome = silence.lower() if silence else "answered"
+    ANSWERS.add(outcome)
     log.debug("autoreply", extra={"user": to.user_id, "silence": silence})
+    return outcome
 
 
 async def _answered(world: World, letter: Letter, to: Recipient, came: Came) -> Silence | None:

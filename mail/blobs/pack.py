@@ -191,6 +191,21 @@ def _skeleton(raw: bytes, holes: Sequence[Gap]) -> bytes:
     return b"".join([MAGIC, _number(len(entries)), *entries, *literals])
 
 
+def prefixed(container: bytes, prefix: bytes) -> bytes:
+    """The skeleton of the message with these bytes before it; raises Corrupt."""
+    reader = _Reader(container, len(MAGIC))
+    count = reader.count()
+    size, reached = 0, reader.at
+    for nth in range(count):
+        more, filling = _entry(reader)
+        if nth == 0 and filling is None:
+            size, reached = more, reader.at
+    entries = container[reached : reader.at]
+    count += not size
+    first = bytes([LITERAL]) + _number(len(prefix) + size)
+    return b"".join([MAGIC, _number(count), first, entries, prefix, container[reader.at :]])
+
+
 def _hole(gap: Gap) -> bytes:
     place = _number(gap.size) + bytes.fromhex(gap.digest)
     if gap.wrapping is None:

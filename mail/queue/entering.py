@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlmodel import col
 
-from mail import audit
+from mail import audit, messagetrace
 from mail.delivery import Letter, columns
 from mail.keeping import Kept, blob_ids
 from mail.queue.jobs import EXPIRES
@@ -45,6 +45,7 @@ class Handed:
     undo_until: datetime | None = None
     via: Sequence[Via] = ()  # it goes there as well
     copy_of: int | None = None  # as `Submission.copy_of`: it is nobody's
+    header_id: str | None = None  # its Message-ID, by which its way is found
 
 
 def handed(
@@ -53,6 +54,7 @@ def handed(
     """What the queue is given of a message whose bytes are safe; it is due now unless `at` says."""
     blobs = blob_ids(turn, kept)
     more = {"message_id": None, "at": turn.world.now(), **more}
+    more["header_id"] = letter.facts.message_id
     root, needed = blobs[kept.root], list(blobs.values())
     return Handed(sender, recipients, letter.size, root, needed, **more)
 
@@ -103,6 +105,7 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
     turn.connection.execute(insert(Delivery), [{**same, **row} for row in _each(turn, handed)])
     needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
     turn.connection.execute(insert(SubmissionBlob), needs)
+    messagetrace.queued(turn, key, row["queue_id"], handed.header_id)
     facts = {"state": handed.state.value}
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, of.origin)
     turn.record(PLATFORM if of.user_id is None else of.user_id, entry, at=now)

@@ -3,6 +3,7 @@
 from mail import pipeline, routes
 from mail.compose import without_bcc
 from mail.delivery import read
+from mail.messagetrace import Way
 from mail.performing import Rejected
 from mail.pipeline import Mail
 from mail.queue.jobs import Job, Result, To
@@ -22,14 +23,12 @@ REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
 
 async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
     """Put the message where each address leads; one that was put there before is known."""
-    returns = f"Return-Path: <{job.sender}>\r\n".encode()
-    bare = without_bcc(raw)
-    source = returns + bare
+    source = without_bcc(raw)
     mail = Mail(
         source,
         await read(source),
         job.sender,
-        bare=bare,
+        way=Way(job.queue_id),
         copied=not job.copy,
         submission_id=job.submission_id,
     )

@@ -46,7 +46,7 @@ async def served(server: Server) -> None:
         assert await socket.silent(0.1)
         assert (await ada(ME))["viewer"]["user"]["username"] == "ada"
         answer = await server.deliver(raw_message(f"{began}"), "ada@example.org")
-        assert answer == "250 2.0.0 Delivered"
+        assert answer.startswith("250 2.0.0 Delivered")
         assert (await socket.batch())["events"] == [{"kind": "MESSAGE_ADDED"}]
     assert time.monotonic() - began < 3
 
@@ -191,7 +191,7 @@ async def test_lmtp_lines_too_long_are_refused_and_the_session_goes_on(server: S
         assert (await neighbour.hear()).startswith(("500 5.5.2", "552 5.3.4"))
     await neighbour.begin("ada@example.org")
     neighbour.send(raw_message("good at last") + b".\r\n")
-    assert await neighbour.hear() == "250 2.0.0 Delivered"
+    assert (await neighbour.hear()).startswith("250 2.0.0 Delivered")
     await neighbour.close()
 
 

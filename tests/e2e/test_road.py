@@ -11,6 +11,7 @@ from tests.conftest import raw_message
 from tests.e2e.server import Client, Server, Socket, kinds
 from tests.mail.neighbours import Server as Hop
 from tests.mail.neighbours import listening
+from tests.mail.tops import below
 from tests.rich import BINARY, FILES, HTML, LARGE, TEXT, raw
 
 FOLLOW = """
@@ -33,7 +34,7 @@ STATE = "query ($id: ID!) { submission(by: {id: $id}) { state recipients { state
 
 async def arrived(server: Server, subject: str, to: str = "ada@example.org") -> str:
     answer = await server.deliver(raw_message(subject), to)
-    assert answer == "250 2.0.0 Delivered"
+    assert answer.startswith("250 2.0.0 Delivered")
     return subject
 
 
@@ -44,7 +45,6 @@ async def _reads_all_of_it(client: Client, id: str, whole: bytes) -> None:
     assert read["envelope"] == {"from": "carol@example.com", "rcpt": [{"value": "ada@example.org"}]}
     assert read["text"].strip() == TEXT
     assert [html.strip() for html in read["html"]] == [HTML.decode()]
-    assert read["size"] == len(whole)
 
     names = {each["filename"]: each for each in read["attachments"]}
     assert names["large.pdf"]["size"] == len(LARGE)
@@ -61,7 +61,8 @@ async def _reads_all_of_it(client: Client, id: str, whole: bytes) -> None:
         kept = await stranger.get(url, headers={"If-None-Match": fetched.headers["etag"]})
         assert kept.status_code == 304
         source = await stranger.get(read["sourceUrl"])
-        assert source.content.endswith(whole)
+        assert below(source.content) == whole
+        assert read["size"] == len(source.content)
         forged = await stranger.get(url[:-1] + ("A" if url[-1] != "A" else "B"))
         assert forged.status_code in {401, 403, 404}
 
@@ -83,7 +84,7 @@ async def test_mail_in_is_heard_on_websocket_and_sse_and_read_to_the_last_byte(
             await socket.subscribe(FOLLOW, after=start)
         await sockets[2].subscribe(FOLLOW, after=await bob.cursor())
 
-        assert await server.deliver(whole, "ada@example.org") == "250 2.0.0 Delivered"
+        assert (await server.deliver(whole, "ada@example.org")).startswith("250 2.0.0 Delivered")
         (event,) = await sockets[0].events(1)
         assert event["kind"] == "MESSAGE_ADDED"
         assert event["message"] == {"subject": "Rich"}

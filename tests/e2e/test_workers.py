@@ -157,7 +157,7 @@ async def test_what_comes_in_at_one_worker_is_heard_at_all(fleet: Fleet) -> None
         for name in names:  # each over a connection of its own: some here, some there
             begun = time.monotonic()
             sent = await fleet.server.deliver(raw_message(name), "ada@example.org")
-            assert sent == "250 2.0.0 Delivered"
+            assert sent.startswith("250 2.0.0 Delivered")
             for socket in sockets.values():
                 assert await subjects(socket, 1) == [name]
             assert time.monotonic() - begun < SOON
@@ -173,7 +173,8 @@ async def test_many_who_write_at_once_are_all_heard(fleet: Fleet) -> None:
         for socket in sockets.values():
             await socket.subscribe(FOLLOW)
             assert await socket.silent()
-        assert set(await asyncio.gather(*map(write, names))) == {"250 2.0.0 Delivered"}
+        answers = await asyncio.gather(*map(write, names))
+        assert {one[:19] for one in answers} == {"250 2.0.0 Delivered"}
         for socket in sockets.values():
             assert sorted(await subjects(socket, len(names))) == sorted(names)
     assert not [line for line in fleet.server.logged() if "locked" in str(line)]

@@ -21,6 +21,9 @@ from models.users import User
 from models.world import World
 from tests.conftest import Client, Clock, make_user, raw_message
 from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.tops import top
+
+FAR = "carol@example.net"
 
 
 @pytest.fixture
@@ -67,7 +70,8 @@ async def test_each_recipient_has_the_message(
     codes = await send(neighbour, raw, ada.address, bob.address)
     assert codes == ["250 2.0.0"] * 2
     assert sorted(await stored(world)) == sorted(
-        (client.user.id, "Both of you", len(raw)) for client in (ada, bob)
+        (client.user.id, "Both of you", len(top(client.address, FAR) + raw))
+        for client in (ada, bob)
     )
 
 
@@ -104,7 +108,7 @@ async def test_a_large_message_arrives_through_the_spool(
 ) -> None:
     raw = raw_message("Large", body="Line of text\r\n" * 200_000)
     assert await send(neighbour, raw, ada.address) == ["250 2.0.0"]
-    assert await stored(world) == [(ada.user.id, "Large", len(raw))]
+    assert await stored(world) == [(ada.user.id, "Large", len(top(ada.address, FAR) + raw))]
     assert not await asyncio.to_thread(lambda: list(listener.spool.iterdir()))
 
 

@@ -1,0 +1,142 @@
+"""Sending on what comes for accounts that have targets, once it is stored; and spam, which is not.
+
+It counts against a limit of the account, whose owner is told when it is used up. Nothing is lost
+then: it is stored all the same.
+"""
+
+import logging
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import autoreply, encrypting, spam, targets, userlimits
+from mail.addresses import Recipient, normal
+from mail.delivery import Letter
+from mail.junk import Judged
+from mail.lookups import resolve_all
+from mail.onward import send_on
+from mail.queue.entering import Via
+from mail.routes import Loop, Onward
+from mail.userlimits import TooMany
+from models import meters
+from models.columns import Picked
+from models.errors import NotFound, Refused, Unavailable
+from models.prepared import Prepared, number
+from models.users import User
+from models.world import World
+
+if TYPE_CHECKING:
+    from mail.pipeline import Mail
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(StrEnum):
+    """What came of a message to an account that forwards."""
+
+    SENT = "SENT"
+    SPAM = "SPAM"
+    LIMIT = "LIMIT"  # as much was forwarded as may be in a day
+    LOOP = "LOOP"
+    NOBODY = "NOBODY"  # all targets are the account itself, or have had it
+    UNENCRYPTED = "UNENCRYPTED"  # it cannot be encrypted, and is to be
+
+
+FORWARDS = meters.counter(
+    "merganser_forwards",
+    "Messages to accounts that forward: sent, or why not.",
+    "outcome",
+)
+_ACCOUNT = Prepared(
+    select(
+        col(User.id),
+        col(User.targets),
+        col(User.relays),
+        col(User.encrypt_forwarded),
+        col(User.pub_key),
+    ).where(col(User.id) == number("user"))
+)
+
+
+class Held(Refused):
+    """It is spam, and goes to nobody else."""
+
+
+def is_spam(world: World, letter: Letter, sender: str, *, handed: bool) -> bool:
+    """Whether the filters of a neighbour who has handed it over say so much against it."""
+    opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
+    found = spam.known(opinions, believed, sender, letter.verification)
+    return found.score.value >= world.options.spam_forward_max
+
+
+async def after(world: World, mail: "Mail", judged: Judged) -> Outcome | None:
+    """Queue a message that is stored for the targets of its account; None where it has none.
+
+    On return it is durable; what goes wrong lets the message come again, and it is stored once.
+    """
+    if not judged.to.forwards:
+        return None
+    try:
+        outcome = await _sent(world, mail, judged)
+    except Loop:
+        outcome = Outcome.LOOP
+    except Unavailable:
+        outcome = Outcome.UNENCRYPTED
+    except TooMany as refusal:
+        await userlimits.refused(world, judged.to.user_id, refusal.reached)
+        outcome = Outcome.LIMIT
+    except NotFound:  # the account has gone meanwhile
+        return None
+    FORWARDS.add(outcome.lower())
+    if outcome is not Outcome.SENT:
+        log.info("not forwarded", extra={"user": judged.to.user_id, "outcome": outcome})
+    return outcome
+
+
+async def _sent(world: World, mail: "Mail", judged: Judged) -> Outcome:
+    to, source, letter = judged.to, mail.outgoing, mail.letter
+    if judged.verdict.is_spam or judged.verdict.score >= world.options.spam_forward_max:
+        return Outcome.SPAM
+    row = next(iter(await world.database.find(_ACCOUNT, {"user": to.user_id})), None)
+    if row is None:
+        raise NotFound(str(to.user_id), path=["user"])
+    been = await _been(source, letter)
+    onward = await _onward(world, to, row, been)
+    if not (onward.targets or onward.via):
+        return Outcome.NOBODY
+    if row.encrypt_forwarded:
+        key = (row.id, row.pub_key or "")
+        source = await encrypting.sealed(world, source, letter, key) or source
+    await send_on(world, source, mail.came, mail.sender, onward, mail.results)
+    return Outcome.SENT
+
+
+async def _been(source: bytes | Path, letter: Letter) -> list[str]:
+    """Where the message has been delivered to, as its header says."""
+    header = await autoreply.header_of(source, letter)
+    return [field.value.strip() for field in header if field.key.casefold() == "delivered-to"]
+
+
+async def _onward(world: World, to: Recipient, row: Picked, been: Sequence[str]) -> Onward:
+    """The targets that are neither the account itself nor have had the message."""
+    pairs = list(zip(row.targets, targets.whole(world, row), strict=True))
+    named = [shown for shown, _ in pairs if "://" not in shown]
+    own = {
+        text
+        for text, found in (await resolve_all(world, named)).items()
+        if found.user_id == to.user_id
+    }
+    passed = {normal(address) for address in been}
+    address = to.instead or to.address
+    return Onward(
+        address,
+        None,
+        to.tenant_id,
+        [one for one in named if one not in own and normal(one) not in passed],
+        [Via(address, shown, whole) for shown, whole in pairs if "://" in shown],
+        user_id=to.user_id,
+    )

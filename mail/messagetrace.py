@@ -1,0 +1,157 @@
+"""The steps that messages take, gathered and written behind the deliveries.
+
+A delivery takes no longer for it: its steps wait in memory for a second, and all that wait are
+written at once. What is lost where the process ends, or the store does not take them, is a second's
+steps; so is what does not fit into memory. Both are counted.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import insert
+
+from mail.addresses import normal
+from mail.delivery import Letter
+from mail.storable import storable
+from models import meters
+from models.columns import table_of
+from models.database import Database
+from models.messagetrace import LogComponent, MessageStep
+from models.world import Turn, World
+
+log = logging.getLogger(__name__)
+
+WAIT = 1.0  # seconds
+MOST = 10_000  # steps that wait
+LONGEST = 500  # characters of a Message-ID, and of a detail: an index takes no more on PostgreSQL
+
+LOST = meters.counter("merganser_trace_lost", "Steps of messages that could not be written.")
+
+
+@dataclass
+class _Waiting:
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+@lru_cache(maxsize=4)
+def _waiting(_database: Database) -> _Waiting:
+    """What waits to be written into this store."""
+    return _Waiting()
+
+
+@dataclass
+class Way:
+    """The steps of a message that came in."""
+
+    queue_id: str = ""
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def say(
+        self,
+        world: World,
+        event: str,
+        to: tuple[str, int | None],
+        detail: str | None = None,
+        *,
+        component: LogComponent = LogComponent.MTA,
+    ) -> None:
+        """Take down a step for a recipient: the address, and the domain that may see it."""
+        address, domain_id = to
+        self.steps.append(
+            {
+                "id": world.key(),
+                "at": world.now(),
+                "component": component,
+                "event": event,
+                "detail": detail,
+                "address": address,
+                "compared": "@".join(normal(address)),
+                "domain_id": domain_id,
+                "submission_id": None,
+            }
+        )
+
+    def write(self, world: World, letter: Letter) -> None:
+        """Have the steps written, behind us."""
+        known = {"queue_id": self.queue_id, "message_id": cut(letter.facts.message_id)}
+        rows, self.steps = [{**step, **known} for step in self.steps], []
+        _note(world, rows)
+
+
+def new_id(world: World) -> str:
+    """The queue id of a message that comes in."""
+    return world.random(10).hex()
+
+
+def cut(text: str | None) -> str | None:
+    """A text as it is stored, and looked for."""
+    made: str | None = storable(text[:LONGEST]) if text else None
+    return made
+
+
+def queued(turn: Turn, submission_id: int, queue_id: str, message_id: str | None) -> None:
+    """Write down, in the unit that queues, by which Message-ID a submission is found."""
+    if not (turn.world.options.trace_for and message_id):
+        return
+    row = {
+        "id": turn.world.key(),
+        "at": turn.world.now(),
+        "queue_id": queue_id,
+        "message_id": cut(message_id),
+        "component": LogComponent.MTA,
+        "event": "queued",
+        "submission_id": submission_id,
+    }
+    turn.connection.execute(insert(table_of(MessageStep)).values(row))
+
+
+def _note(world: World, rows: Sequence[dict[str, Any]]) -> None:
+    if not (world.options.trace_for and rows):
+        return
+    waiting = _waiting(world.database)
+    room = max(0, MOST - len(waiting.rows))
+    if len(rows) > room:
+        LOST.add(by=len(rows) - room)
+        log.warning("steps of messages are lost: too many wait", extra={"rows": len(rows) - room})
+    for row in rows[:room]:
+        waiting.rows.append({**row, "detail": cut(row["detail"]), "address": cut(row["address"])})
+    if waiting.timer is None:
+        loop = asyncio.get_running_loop()
+        waiting.timer = loop.call_later(WAIT, _begin, world, waiting)
+
+
+def _begin(world: World, waiting: _Waiting) -> None:
+    waiting.timer = None
+    task = asyncio.create_task(_write(world, waiting))
+    waiting.tasks.add(task)
+    task.add_done_callback(waiting.tasks.discard)
+
+
+async def _write(world: World, waiting: _Waiting) -> None:
+    rows, waiting.rows = waiting.rows, []
+    if not rows:
+        return
+
+    def unit(turn: Turn) -> None:
+        turn.connection.execute(insert(table_of(MessageStep)), rows)
+
+    try:
+        await world.apply(unit)
+    except Exception:  # the edge of a task: the mail is safe, and more steps come
+        LOST.add(by=len(rows))
+        log.exception("steps of messages are lost", extra={"rows": len(rows)})
+
+
+async def settle(world: World) -> None:
+    """Write what waits: before it is read here, and before the store is closed."""
+    waiting = _waiting(world.database)
+    if waiting.timer is not None:
+        waiting.timer.cancel()
+        waiting.timer = None
+    await asyncio.gather(_write(world, waiting), *waiting.tasks)

@@ -1,0 +1,166 @@
+"""What became of a message, step by step: what was written down, and where the queue stands."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, or_, select, true
+from sqlmodel import col
+
+from mail import messagetrace
+from mail.addresses import normal
+from mail.messagetrace import cut
+from models.columns import Picked, picked
+from models.errors import Invalid
+from models.messagetrace import LogComponent, MessageStep
+from models.queue import Delivery, DeliveryState
+from models.roles import Role
+from models.submission import Submission
+from models.users import User
+from resolvers.access import visible_users
+from resolvers.context import Context
+
+MOST = 1000  # steps, submissions and deliveries, of each
+LONGEST = 1000  # characters of what is looked for
+STEP = ("at", "queue_id", "message_id", "component", "event", "detail", "address")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step; `address` is that of the recipient it is about."""
+
+    at: datetime
+    queue_id: str
+    component: LogComponent
+    event: str
+    detail: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What is looked for: an id of the queue, or a Message-ID; of one recipient, or of all."""
+
+    queue_id: str | None = None
+    message_id: str | None = None
+    address: str | None = None
+
+
+async def trace(ctx: Context, sought: Sought) -> list[Step]:
+    """The steps that the viewer may see, in their order; of a queue id also what left by it.
+
+    What is in no domain of the viewer's looks like what is not there.
+    """
+    sought = _checked(sought)
+    await messagetrace.settle(ctx.world)
+    steps = await _written(ctx, sought)
+    known = {row.message_id for row in steps if row.message_id}
+    found = [Step(**_of(row)) for row in steps]
+    found += [step for step in await _queue(ctx, sought, known) if _about(step, sought.address)]
+    return sorted(found, key=lambda step: step.at)
+
+
+def _checked(sought: Sought) -> Sought:
+    """What is looked for as it is stored; Invalid where it can be none."""
+    if (sought.queue_id is None) is (sought.message_id is None):
+        words = "give queueId or messageId"
+        raise Invalid(words, constraint="exclusive", path=["messageId"])
+    for name, value in (("queueId", sought.queue_id), ("messageId", sought.message_id)):
+        if value is not None and not 0 < len(value.strip()) <= LONGEST:
+            words = f"from 1 to {LONGEST} characters"
+            raise Invalid(words, constraint="length", path=[name])
+    if len(sought.address or "") > LONGEST:
+        words = f"at most {LONGEST} characters"
+        raise Invalid(words, constraint="length", path=["address"])
+    message_id = sought.message_id and sought.message_id.strip()
+    if message_id and not message_id.startswith("<"):
+        message_id = f"<{message_id}>"
+    queue_id = sought.queue_id and cut(sought.queue_id.strip())
+    return Sought(queue_id, cut(message_id), cut(sought.address))
+
+
+def _of(row: Picked) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in STEP if name != "message_id"}
+
+
+def _about(step: Step, address: str | None) -> bool:
+    """Whether a step is about this recipient, or about all."""
+    if not address or step.address is None:
+        return True
+    return normal(step.address) == normal(address)
+
+
+async def _written(ctx: Context, sought: Sought) -> Sequence[Picked]:
+    of = col(MessageStep.queue_id), col(MessageStep.message_id)
+    wanted = of[0] == sought.queue_id if sought.queue_id else of[1] == sought.message_id
+    asked = select(*picked(MessageStep, STEP)).where(
+        wanted, col(MessageStep.submission_id).is_(None), _domains(ctx)
+    )
+    if sought.address:
+        asked = asked.where(col(MessageStep.compared) == "@".join(normal(sought.address)))
+    return await ctx.read(asked.order_by(col(MessageStep.at), col(MessageStep.id)).limit(MOST))
+
+
+def _domains(ctx: Context) -> ColumnElement[bool]:
+    """Steps of recipients in the domains one administers; all for an ADMIN."""
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return true()
+    return col(MessageStep.domain_id).in_(ctx.viewer.administers)
+
+
+def _submissions(ctx: Context) -> ColumnElement[bool]:
+    """Those of accounts one sees, and what the platform sends on for one's domains."""
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return true()
+    theirs = select(col(User.id)).where(visible_users(ctx))
+    ours = col(Submission.user_id).is_(None) & col(Submission.tenant_id).in_(ctx.viewer.administers)
+    return or_(col(Submission.user_id).in_(theirs), ours)
+
+
+async def _queue(ctx: Context, sought: Sought, known: set[str]) -> list[Step]:
+    """What is in the queue, or was: by its own id, and what has the Message-ID."""
+    names = {sought.message_id} if sought.message_id else known
+    linked = select(col(MessageStep.submission_id)).where(
+        col(MessageStep.message_id).in_(names), col(MessageStep.submission_id).is_not(None)
+    )
+    rows = await ctx.read(
+        select(*picked(Submission, ("id", "queue_id", "envelope_from", "copy_of", "created_at")))
+        .where(
+            or_(col(Submission.id).in_(linked), col(Submission.queue_id) == sought.queue_id),
+            _submissions(ctx),
+        )
+        .order_by(col(Submission.created_at), col(Submission.id))
+        .limit(MOST)
+    )
+    if not rows:
+        return []
+    asked = select(*picked(Delivery)).where(col(Delivery.submission_id).in_([r.id for r in rows]))
+    parts: dict[int, list[Picked]] = {}
+    for each in await ctx.read(asked.order_by(col(Delivery.id)).limit(MOST)):
+        parts.setdefault(each.submission_id, []).append(each)
+    return [step for row in rows for step in _sent(row, parts.get(row.id, ()))]
+
+
+def _sent(row: Picked, deliveries: Sequence[Picked]) -> Iterator[Step]:
+    """A submission, and how far each of its deliveries has come."""
+    event = "queued" if row.copy_of is None else "copied"
+    said = f"from <{row.envelope_from}>"
+    yield Step(row.created_at, row.queue_id, LogComponent.MTA, event, said)
+    for each in deliveries:
+        at = each.delivered_at or row.created_at
+        state, said = DeliveryState(each.state).lower(), _said(each)
+        yield Step(at, row.queue_id, LogComponent.MTA, state, said, each.recipient)
+
+
+def _said(row: Picked) -> str:
+    """What is known of a delivery."""
+    answer = " ".join(str(part) for part in (row.last_code, row.last_response) if part)
+    facts = {
+        "via": row.via,
+        "attempts": row.attempts,
+        "by": row.mx,
+        "answer": answer,
+        "next": row.next_at and row.next_at.isoformat(),
+    }
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value)

@@ -1,0 +1,241 @@
+"""The way of a message: by queue id, Message-ID and recipient, and who may know of it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import housekeeping, lmtp, messagetrace
+from mail.fields import Named
+from mail.household import Household
+from models.submission import Submission
+from models.world import Adopted, World
+from tests.accounts import change, chief, create
+from tests.conftest import Client, Clock, raw_message
+from tests.counts import rows
+from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.neighbours import Server, listening
+from tests.mail.sending import relay, send, settled, working
+from tests.mail.test_onward import arrived, make
+
+CAROL = "carol@example.com"
+TRACE = """query ($queueId: String, $messageId: String, $address: String) {
+  messageTrace(queueId: $queueId, messageId: $messageId, address: $address) {
+    at queueId component event detail address } }"""
+pytestmark = pytest.mark.usefixtures("examined")
+
+
+@pytest.fixture
+async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    neighbour = await connect(listener.port)
+    yield neighbour
+    await neighbour.close()
+    await listener.close(1)
+
+
+async def trace(client: Client, **given: Any) -> list[tuple[Any, ...]]:
+    """Component, event, address and detail of each step."""
+    found = (await client(TRACE, **given))["messageTrace"]
+    names = ("component", "event", "address", "detail")
+    return [tuple(one[name] for name in names) for one in found]
+
+
+async def events(client: Client, **given: Any) -> list[str]:
+    return [event for _, event, _, _ in await trace(client, **given)]
+
+
+async def come(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:
+    """The queue ids that the neighbour was told; where it was refused the reply."""
+    await neighbour.begin(*to, sender=CAROL)
+    neighbour.send(raw + b".\r\n")
+    replies = [await neighbour.hear() for _ in to]
+    return [reply.removeprefix("250 2.0.0 Delivered as ") for reply in replies]
+
+
+def message_id(raw: bytes) -> str:
+    return raw.partition(b"Message-ID: ")[2].partition(b"\r\n")[0].decode()
+
+
+async def test_the_id_of_the_250_leads_to_each_step(
+    ada: Client, bob: Client, root: Client, neighbour: Neighbour
+) -> None:
+    raw = raw_message("Steps")
+    assert bob.address == "bob@example.org"
+    queue_id, same = await come(neighbour, raw, ada.address, "B.ob+x@example.org")
+    assert queue_id == same
+    found = await trace(root, queueId=queue_id, address="bob@example.org")
+    (_, _, _, where) = found.pop(2)
+    assert where.startswith("message ")
+    assert found == [
+        ("MTA", "accepted", "B.ob+x@example.org", "from <carol@example.com>"),
+        ("SPAM", "judged", "B.ob+x@example.org", "no spam, score 0, by SCORE"),
+    ]
+    both = await events(root, queueId=queue_id)
+    assert sorted(both) == ["accepted", "accepted", "judged", "judged", "stored", "stored"]
+    whole = message_id(raw)
+    assert await trace(root, messageId=whole) == await trace(root, messageId=whole.strip("<>"))
+    assert len(await trace(root, messageId=whole)) == 6
+    assert await trace(root, messageId="<other@example.com>") == []
+
+
+async def test_what_is_refused_forwarded_and_dropped_is_told(
+    ada: Client, root: Client, neighbour: Neighbour
+) -> None:
+    world = ada.world
+    await make(world, "list", "dave@far.example")
+    await make(world, "drop")
+    assert (await change(ada, targets=["eve@far.example"]))[1] == []
+    to = (ada.address, "list@example.org", "drop@example.org")
+    async with listening(Server()) as there, working(world, relay(there)):
+        queue_id, *_ = await come(neighbour, raw_message("On"), *to)
+        await arrived(there, 2)
+        keys = await rows(world, "SELECT id FROM submissions")
+        for (key,) in keys:
+            await settled(world, key)
+    by: dict[str, list[str]] = {address: [] for address in to}
+    others: list[str] = []
+    for _, event, address, detail in await trace(root, queueId=queue_id):
+        by.get(address, others).append(event if detail is None else f"{event}: {detail}")
+    assert [one.partition(":")[0] for one in by[ada.address]] == [
+        "accepted", "judged", "stored", "sent on",
+    ]  # fmt: skip
+    assert by["list@example.org"][1:] == ["sent on: to dave@far.example"]
+    assert by["drop@example.org"][1:] == ["dropped"]
+    found = sorted(one.partition(":")[0] for one in others)
+    assert found == ["queued", "queued", "relayed", "relayed"]
+    assert any("attempts 1" in one and "answer 250" in one for one in others)
+    spam = b"X-Spam-Flag: YES\r\n" + raw_message("Spam")
+    refused, *_ = await come(neighbour, spam, "list@example.org")
+    assert refused.startswith("554 5.7.1")
+    said = await trace(root, messageId=message_id(spam))
+    assert [event for _, event, _, _ in said] == ["accepted", "refused"]
+    assert said[1][3] == "Held: spam is not sent on"
+
+
+async def test_what_our_users_send_is_found_by_both_ids(
+    ada: Client, bob: Client, root: Client
+) -> None:
+    world = ada.world
+    async with listening(Server()) as there, working(world, relay(there)):
+        key = await send(ada, Named("bob@example.org"), Named("carol@example.net"))
+        await settled(world, key)
+    asked = select(col(Submission.queue_id)).where(col(Submission.id) == key)
+    ((queue_id,),) = await world.database.read(asked)
+    ((header,),) = await rows(
+        world, "SELECT message_id FROM messages WHERE user_id = :u", u=bob.user.id
+    )
+    for given in ({"queueId": queue_id}, {"messageId": header}):
+        found = await events(root, **given)
+        assert sorted(found) == [
+            "accepted", "delivered", "judged", "queued", "relayed", "stored",
+        ]  # fmt: skip
+
+
+async def test_administrators_see_their_domains_and_users_nothing(
+    ada: Client, root: Client, world: World
+) -> None:
+    await make(world, "list", "dave@far.example")
+    _, errors = await create(root, username="eve", address="eve@other.example")
+    assert errors == []
+    boss = await chief(root, domain="other.example")
+    house = Household(world)
+    to = ("eve@other.example", ada.address, "list@example.org")
+    raw = raw_message("Both")
+    await house.deliver(raw, [await house.accept(one, CAROL) for one in to], CAROL)
+    seen = await trace(boss, messageId=message_id(raw))
+    assert {address for _, _, address, _ in seen} == {"eve@other.example"}
+    assert len(seen) == 3
+    everything = await trace(root, messageId=message_id(raw))
+    assert {"queued", "pending"} <= {event for _, event, _, _ in everything}
+    answer = await ada.raw(TRACE, messageId=message_id(raw))
+    assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    key = await send(ada, Named("carol@example.net"))
+    ((queue_id,),) = await rows(world, "SELECT queue_id FROM submissions WHERE id = :k", k=key)
+    assert await trace(boss, queueId=queue_id) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "give queueId or messageId"),
+        ({"queueId": "a", "messageId": "b"}, "give queueId or messageId"),
+        ({"queueId": " "}, "from 1 to 1000 characters"),
+        ({"messageId": "x" * 1001}, "from 1 to 1000 characters"),
+        ({"queueId": "a", "address": "x" * 1001}, "at most 1000 characters"),
+    ],
+)
+async def test_what_cannot_be_looked_for_is_refused(
+    root: Client, given: dict[str, Any], words: str
+) -> None:
+    (error,) = (await root.raw(TRACE, **given))["errors"]
+    assert (error["message"], error["extensions"]["code"]) == (words, "BAD_USER_INPUT")
+
+
+@pytest.mark.parametrize("odd", ["*", "<>", "%", "\U0001f4a9"])
+async def test_odd_texts_find_nothing(root: Client, odd: str) -> None:
+    for name in ("queueId", "messageId"):
+        assert await trace(root, **{name: f"x{odd}"}) == []
+    assert await trace(root, queueId="x", address=odd) == []
+
+
+async def test_no_header_of_a_stranger_stops_anything(
+    ada: Client, root: Client, world: World
+) -> None:
+    house = Household(world)
+    for text in ("<" + "y" * 900 + "@x>", "<a\0b@x>", "no brackets"):
+        raw = f"Message-ID: {text}\r\n\r\nbody {len(text)}".encode()
+        (outcome,) = await house.deliver(raw, [await house.accept(ada.address, "")], "")
+        assert not isinstance(outcome, BaseException)
+    assert len(await events(root, messageId="<" + "y" * 900 + "@x>")) == 3
+    many = await rows(world, "SELECT id FROM message_steps")
+    assert len(many) == 9
+
+
+async def test_nothing_is_written_where_it_is_off_and_old_steps_go(
+    ada: Client, world: World, clock: Clock
+) -> None:
+    house = Household(world)
+
+    async def letter(subject: str) -> int:
+        raw = raw_message(subject)
+        await house.deliver(raw, [await house.accept(ada.address, CAROL)], CAROL)
+        await send(ada)
+        await messagetrace.settle(world)
+        return len(await rows(world, "SELECT id FROM message_steps"))
+
+    assert await letter("a") == 4
+    clock.tick(days=8)
+    assert (await housekeeping.tidy(world, sweep=False)).steps == 4
+    world.adopt(Adopted(replace(world.options, trace_for=timedelta(0)), 1))
+    assert await letter("b") == 0
+
+
+async def test_what_waits_is_bounded_and_what_is_lost_is_counted(
+    ada: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messagetrace, "MOST", 2)
+    house = Household(world)
+    before = messagetrace.LOST.of()
+    for subject in ("a", "b"):
+        await house.deliver(raw_message(subject), [await house.accept(ada.address, CAROL)], CAROL)
+    await messagetrace.settle(world)
+    assert len(await rows(world, "SELECT id FROM message_steps")) == 2
+    assert messagetrace.LOST.of() - before == 4
+
+
+async def test_a_delivery_waits_for_none_of_it(
+    ada: Client, world: World, statements: list[str]
+) -> None:
+    house = Household(world)
+    there = [await house.accept(ada.address, CAROL)]
+    await house.deliver(raw_message("a"), there, CAROL)
+    assert not [one for one in statements if "message_steps" in one]
+    await messagetrace.settle(world)
+    (one,) = [one for one in statements if "message_steps" in one]
+    assert one.startswith("INSERT")
