@@ -12,7 +12,6 @@ from mail.household import Arrived
 from mail.routes import Person, Taken
 from models.errors import NotFound
 
-
 PATIENCE = 60  # seconds; a torturous letter takes some on a busy machine
 
 
