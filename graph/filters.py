@@ -30,7 +30,7 @@ from graph.views import Made, View, Viewed
 from models.errors import NotFound, found
 from models.pages import Cursor, ordering
 from models.roles import Role, Scope
-from resolvers import filterapply, filterchange, filters, filtertest, mailboxes, users, webhooks
+from resolvers import filterapply, filterchange, filters, filtertrial, mailboxes, users, webhooks
 from resolvers.filters import MADE, ORDER, Deed, FilterWhere, OfUser
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class FilterQueries:
         key = await message_of(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
-        tested = await filtertest.test(info.context, owner, key, plain(raw))
+        tested = await filtertrial.test(info.context, owner, key, plain(raw))
         return [
             FilterTestResult(filter=Filter.of(one.row), matches=one.fits, actions=list(one.acts))
             for one in tested

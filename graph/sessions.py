@@ -1,12 +1,14 @@
 """Live connections, as the API ends them."""
 
+from collections.abc import Collection
+
 import strawberry
 
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
-from models.errors import Code, Invalid, Unavailable
+from models.errors import Invalid
 from models.roles import Scope
 from resolvers import sessions
 
@@ -35,7 +37,7 @@ class SessionKickPayload(MutationPayload):
 class SessionMutation:
     @mutation(
         "End WebSockets and event streams: one's own, or of users one manages. Nobody there = "
-        "NO_SESSION, unless tokens were ended.",
+        "NO_SESSION, unless tokens were ended or other processes may hold connections.",
         scope=Scope.MASTER,
     )
     async def session_kick(self, info: Info, input: SessionKickInput) -> SessionKickPayload:
@@ -44,11 +46,14 @@ class SessionMutation:
             text = f"at most {REASON_MAX} printable characters"
             raise Invalid(text, constraint="length", path=["reason"])
         users = users_named(input.users or None)
-        rows, revoked = await sessions.kick(ctx, users, revoke_tokens=input.revoke_tokens)
-        live, names = getattr(ctx, "live", None), {row.id: row.username for row in rows}
+        live = getattr(ctx, "live", None)
+
+        def connected(accounts: Collection[int]) -> bool:
+            return bool(live and live.of(accounts))
+
+        revoking = input.revoke_tokens
+        names = await sessions.kick(ctx, users, revoke_tokens=revoking, connected=connected)
         there = live.of(names) if live else []
-        if not there and not revoked:
-            raise Unavailable("nobody is connected to this process", code=Code.NO_SESSION)
         if live:
             ctx.afterwards(lambda: live.kick(names, reason, force=input.force))
         results = [names[viewer.user_id or viewer.pending_for] for viewer in there]

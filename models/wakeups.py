@@ -50,6 +50,7 @@ class Wakeups:
     """In-process bells, one set per stream; below zero are those of workers."""
 
     dead = False  # whether we know that we do not hear what other processes do
+    shared = False  # whether other processes may work on the same store
 
     def __init__(self) -> None:
         self._bells: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
@@ -141,6 +142,8 @@ class Shared(Wakeups):
     What is told while a message is under way waits for the next: so they are few, however many
     units there are. A message that the bus does not take is lost; whoever misses it looks.
     """
+
+    shared = True
 
     def __init__(self, bus: Bus) -> None:
         super().__init__()

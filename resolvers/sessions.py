@@ -1,10 +1,12 @@
 """Live connections, and who is sent away."""
 
+from collections.abc import Callable, Collection
+
 from sqlalchemy import delete, update
 from sqlmodel import col
 
 from models.auth import AccessToken
-from models.columns import Picked
+from models.errors import Code, Unavailable
 from models.users import User
 from resolvers import authlog
 from resolvers.authlog import Event
@@ -13,11 +15,18 @@ from resolvers.known import forget
 from resolvers.userselection import Users, chosen
 
 
-async def kick(ctx: Context, users: Users, *, revoke_tokens: bool) -> tuple[list[Picked], int]:
-    """Note that all connections of these accounts have ended; they, and how many tokens have.
+async def kick(
+    ctx: Context,
+    users: Users,
+    *,
+    revoke_tokens: bool,
+    connected: Callable[[Collection[int]], bool],
+) -> dict[int, str]:
+    """Note that all connections of these accounts have ended; the accounts' names.
 
     Whoever holds the connections ends them: this process at once, others when they hear of it,
-    or at their next look.
+    or at their next look. Unavailable where no token ended and nobody was connected here, nor
+    can be elsewhere; nothing is noted then.
     """
     rows = await chosen(ctx, users)
     keys, revoked = [row.id for row in rows], 0
@@ -28,8 +37,10 @@ async def kick(ctx: Context, users: Users, *, revoke_tokens: bool) -> tuple[list
         if revoke_tokens:
             ended = delete(AccessToken).where(col(AccessToken.user_id).in_(keys))
             revoked = (await connection.execute(ended)).rowcount
+        if not (revoked or connected(keys) or ctx.world.wakeups.shared):
+            raise Unavailable("nobody is connected", code=Code.NO_SESSION)
         for key in keys:
             detail = {"tokens": True} if revoke_tokens else {}
             await authlog.note(ctx, session, Event("session kick", key, detail=detail))
     forget(ctx.world, *keys)
-    return rows, revoked
+    return {row.id: row.username for row in rows}

@@ -60,6 +60,7 @@ SAMPLES: dict[str, Any] = {  # a value of each scalar that its own parser takes
 }  # fmt: skip
 
 
+ALSO = {("filterTest", "raw"), ("messageTrace", "queueId")}  # of several one must be given
 NAMED = {"address": "ada@example.org"}  # arguments that take no other text
 
 
@@ -127,7 +128,7 @@ def document(kind: str, name: str) -> tuple[str, dict[str, Any]]:
     needed: dict[str, GraphQLArgument] = {
         argument: value
         for argument, value in field.args.items()
-        if needs(value) or argument in ("input", "queueId")  # of two one is needed
+        if needs(value) or argument == "input" or (name, argument) in ALSO
     }
     declared = ", ".join(f"${one}: {value.type}" for one, value in needed.items())
     handed = ", ".join(f"{one}: ${one}" for one in needed)

@@ -9,6 +9,7 @@ from sqlmodel import col
 
 from models.authlog import AuthEvent
 from models.columns import table_of
+from models.errors import Unavailable
 from models.roles import Role
 from models.users import User
 from models.world import World
@@ -116,6 +117,8 @@ async def test_a_client_reset_ends_connections(live: House, ada: Client) -> None
 async def test_nobody_there_is_said(live: House, ada: Client) -> None:
     (error,) = (await kick_by(live, ada))["errors"]
     assert (error["__typename"], error["code"]) == ("UnavailableError", "NO_SESSION")
+    (row,) = await ada.world.database.read(select(col(User.kicked_at)))
+    assert row.kicked_at is None
 
 
 @pytest.mark.parametrize("reason", ["x" * 121, "x" * 10_000, "a\nb"])
@@ -128,10 +131,14 @@ async def test_tokens_end_along_where_it_is_asked(town: Town) -> None:
     await town.user("bob")
     mine, bobs = await town.token("ada"), await town.token("bob")
     ctx = Context(town.world, await town.viewer(mine))
-    _, revoked = await sessions.kick(ctx, Users(), revoke_tokens=False)
-    assert (revoked, await town.refused(mine)) == (0, False)
-    _, revoked = await sessions.kick(ctx, Users(), revoke_tokens=True)
-    assert (revoked, await town.refused(mine), await town.refused(bobs)) == (1, True, False)
+    alone = {"connected": lambda _: False}
+    with pytest.raises(Unavailable):
+        await sessions.kick(ctx, Users(), revoke_tokens=False, **alone)
+    assert not await town.refused(mine)
+    await sessions.kick(ctx, Users(), revoke_tokens=False, connected=lambda _: True)
+    assert not await town.refused(mine)
+    await sessions.kick(ctx, Users(), revoke_tokens=True, **alone)
+    assert (await town.refused(mine), await town.refused(bobs)) == (True, False)
 
 
 async def test_connections_of_another_process_end_at_its_next_look(

@@ -12,6 +12,8 @@ from mail.household import Arrived
 from mail.routes import Person, Taken
 from models.errors import NotFound
 
+PATIENCE = 60  # seconds; a torturous letter takes some on a busy machine
+
 
 @dataclass
 class Neighbour:
@@ -27,7 +29,7 @@ class Neighbour:
         return "\n".join(lines)
 
     async def _line(self) -> str:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return (await self.reader.readuntil(b"\r\n")).decode().rstrip()
 
     async def say(self, line: str | bytes) -> str:
@@ -47,7 +49,7 @@ class Neighbour:
 
     async def ended(self) -> bytes:
         """What comes until we are hung up on."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await self.reader.read()
 
     def reset(self) -> None:
@@ -70,7 +72,7 @@ async def connect(port: int, *, greet: bool = True) -> Neighbour:
 
 
 async def until(come: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not come():  # noqa: ASYNC110 - the listener has no event for that
             await asyncio.sleep(0.01)
 
