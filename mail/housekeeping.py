@@ -138,10 +138,42 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     With `sweep` look also for changes of too great an age, objects no row names, and empty
     conversations.
     """
-    now, options = world.now(), world.options
     expired = await _expire(world)
     purged, threads = await _purge(world)
-    ended: dict[str, tuple[type[SQLModel], Any]] = {
+    ended = _ended(world)
+    removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
+    files = await _files(world)
+    held, announced = await _held(world), await quarantine.announce(world)
+    audits, copies = await _audits(world)
+    uploads = await _uploads(world)
+    addresses = await endings.remove(world)
+    changes = await retention.trim(world, aged=sweep)
+    if sweep:
+        threads += await _empty_threads(world)
+    collected = await collect(world, world.blobs, sweep=sweep)
+    return Tidied(
+        purged=purged,
+        expired=expired,
+        threads=threads,
+        audits=audits,
+        copies=copies,
+        files=files,
+        held=held,
+        announced=announced,
+        uploads=uploads,
+        addresses=addresses,
+        changes=changes,
+        blobs=collected.rows,
+        objects=collected.objects,
+        bytes=collected.bytes,
+        **removed,
+    )
+
+
+def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
+    """The rows whose time is over, by the names that they are counted under."""
+    now, options = world.now(), world.options
+    return {
         "shares": (FileShare, col(FileShare.expires_at) <= now),
         "exports": (Export, col(Export.expires_at) <= now),
         "archives": (ImportArchive, ~_working(col(ImportArchive.task_id))),
@@ -171,33 +203,6 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
             col(TotpSeed.seed).is_(None) & (col(TotpSeed.pending_at) <= now - SHOWN_FOR),
         ),
     }
-    removed = {name: await _remove(world, table, end) for name, (table, end) in ended.items()}
-    files = await _files(world)
-    held, announced = await _held(world), await quarantine.announce(world)
-    audits, copies = await _audits(world)
-    uploads = await _uploads(world)
-    addresses = await endings.remove(world)
-    changes = await retention.trim(world, aged=sweep)
-    if sweep:
-        threads += await _empty_threads(world)
-    collected = await collect(world, world.blobs, sweep=sweep)
-    return Tidied(
-        purged=purged,
-        expired=expired,
-        threads=threads,
-        audits=audits,
-        copies=copies,
-        files=files,
-        held=held,
-        announced=announced,
-        uploads=uploads,
-        addresses=addresses,
-        changes=changes,
-        blobs=collected.rows,
-        objects=collected.objects,
-        bytes=collected.bytes,
-        **removed,
-    )
 
 
 def _working(task_id: Any) -> Any:

@@ -131,22 +131,8 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
         forwarding = usertargets.new(ctx, key, to, address, ["targets"])
     problems.settle()
     await _check_rights(ctx, new, facts)
-    user = User(
-        id=key,
-        username=username,
-        username_key=addresses.username_key(username),
-        role=new.role,
-        tenant_id=key,
-        admin_permissions=values_of(new.admin_permissions),
-        permissions=values_of(UserPermission if new.permissions is None else new.permissions),
-        require_password_change=new.require_password_change,
-        words=words_of(username, facts["name"], address),
-        created_at=ctx.world.now(),
-        updated_at=ctx.world.now(),
-        **facts,
-        **pub_key,
-        **forwarding,
-    )
+    user = _row(ctx, new, {"id": key, "username": username, **facts, **pub_key, **forwarding})
+    user.words = words_of(username, user.name, address)
     if password:
         user.password = await newpasswords.stored(ctx, password)
         user.password_changed_at = user.created_at
@@ -177,6 +163,21 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
     except IntegrityError as clash:  # somebody was quicker, on a store with several writers
         raise Conflict("the user name is taken", path=["username"]) from clash
     return user
+
+
+def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
+    """The account as it is stored, but for its password and the words it is found by."""
+    return User(
+        username_key=addresses.username_key(facts["username"]),
+        role=new.role,
+        tenant_id=facts["id"],
+        admin_permissions=values_of(new.admin_permissions),
+        permissions=values_of(UserPermission if new.permissions is None else new.permissions),
+        require_password_change=new.require_password_change,
+        created_at=ctx.world.now(),
+        updated_at=ctx.world.now(),
+        **facts,
+    )
 
 
 def _wired(address: str) -> str:
