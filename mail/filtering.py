@@ -4,17 +4,17 @@ What they say is the default of rules (mail/rules.py). Beside that they are coun
 webhooks, in the unit that stores the message, and answer behind it.
 """
 
-import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlmodel import col
 
-from mail import filters, targets
+from mail import briefly, filters, targets
 from mail.autoreply import Came, Silence, stands, vacation, written
 from mail.autoreply import Rule as Answer
 from mail.autoreply.sending import ANSWERS
@@ -22,11 +22,11 @@ from mail.decision import NOTHING, Decision, Target
 from mail.delivery import Letter, Placed
 from mail.filters import Looked, Rule
 from mail.junk import Judged
-from mail.rules import letter_of
 from mail.sieve import Vacation
 from mail.surroundings import Boxes
 from models.columns import Picked, picked, table_of
 from models.filters import Filter
+from models.prepared import Prepared, among, number, prepared
 from models.users import User
 from models.vault import Sealed
 from models.wakeups import WEBHOOKS
@@ -41,6 +41,22 @@ log = logging.getLogger(__name__)
 MATCHED = "filter.matched"  # the type of what a webhook is told
 
 
+@prepared
+def _active(dialect: str) -> Select[*tuple[Any, ...]]:
+    return (
+        select(*picked(Filter, {"id", "user_id", "query", "action", "targets", "relays"}))
+        .where(among(dialect, col(Filter.user_id), "users"), col(Filter.active))
+        .order_by(col(Filter.order), col(Filter.id))
+    )
+
+
+_COUNTED = Prepared(
+    update(table_of(Filter))
+    .where(col(Filter.id) == number("id"), col(Filter.user_id) == number("user"))
+    .values(match_count=col(Filter.match_count) + 1)
+)
+
+
 async def decisions(world: World, mail: "Mail", judged: Sequence[Judged]) -> list[Decision]:
     """What the filters of each recipient say, in their order.
 
@@ -49,24 +65,23 @@ async def decisions(world: World, mail: "Mail", judged: Sequence[Judged]) -> lis
     users = [each.to.user_id for each in judged if each.to.filtered]
     if not users:
         return []
-    asked = select(*picked(Filter)).where(col(Filter.user_id).in_(users), col(Filter.active))
+    asked = _active(world.database.dialect)
     rules: defaultdict[int, list[Rule]] = defaultdict(list)
-    for row in await world.database.read(asked.order_by(col(Filter.order), col(Filter.id))):
+    for row in await world.database.find(asked, {"users": users}):
         rules[row.user_id].append(rule_of(world, row))
-    looked = Looked(letter_of(world, mail).message)
-    found = await asyncio.to_thread(_decided, rules, looked)
-    return [found.get(each.to.user_id, NOTHING) for each in judged]
+    looked = Looked(mail.read)
+    works = {("filters", user): partial(_decided, user, it, looked) for user, it in rules.items()}
+    found = await briefly.done(works, near=mail.near)
+    return [found.get(("filters", each.to.user_id), NOTHING) for each in judged]
 
 
-def _decided(rules: Mapping[int, Sequence[Rule]], looked: Looked) -> dict[int, Decision]:
-    """What the filters of each account say; a bug of ours keeps no mail from being stored."""
-    found: dict[int, Decision] = {}
-    for user, theirs in rules.items():
-        try:
-            found[user] = filters.decided(theirs, looked)
-        except Exception:
-            log.exception("filters could not be run", extra={"user": user})
-    return found
+def _decided(user: int, rules: Sequence[Rule], looked: Looked) -> Decision:
+    """What the filters of an account say; a bug of ours keeps no mail from being stored."""
+    try:
+        return filters.decided(rules, looked)
+    except Exception:
+        log.exception("filters could not be run", extra={"user": user})
+        return NOTHING
 
 
 def rule_of(world: World, row: Picked) -> Rule:
@@ -85,10 +100,7 @@ def rule_of(world: World, row: Picked) -> Rule:
 
 def noted(turn: Turn, user_id: int, said: Decision, letter: Letter, placed: Placed | None) -> None:
     """Count the filters that acted, and hand the message to their webhooks."""
-    if said.matched:
-        table = table_of(Filter)
-        these = update(table).where(table.c.id.in_(said.matched), table.c.user_id == user_id)
-        turn.connection.execute(these.values(match_count=table.c.match_count + 1))
+    turn.send([(_COUNTED, {"id": key, "user": user_id}) for key in said.matched])
     if said.webhooks:
         _post(turn, user_id, said, _facts(said, letter, placed))
 

@@ -26,6 +26,7 @@ mail/routes.py. When all is done, what was not refused is durable.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from mail import (
@@ -37,12 +38,14 @@ from mail import (
     quarantine,
     rewrites,
     rules,
+    sieve,
     verification,
     waysteps,
 )
 from mail.addresses import Recipient
 from mail.client import Client
 from mail.delivery import Letter, Placed
+from mail.messages import Filed
 from mail.messagetrace import Way
 from mail.onward import send_on
 from mail.rewrites import Came
@@ -56,6 +59,7 @@ from models.submission import ARRIVED
 from models.world import World
 
 Key = tuple[int, int]  # an account, and its INBOX
+SMALL = 64 * 1024  # bytes of a message that may be looked through on the spot
 
 
 @dataclass
@@ -78,6 +82,18 @@ class Mail:
     def outgoing(self) -> bytes | Path:
         """The message as it goes to others."""
         return self.source if self.bare is None else self.bare
+
+    @cached_property
+    def read(self) -> sieve.Message:
+        """The message as rules read it: what is decoded for one of them is so for all."""
+        source = self.source
+        raw = Filed(source, self.letter.size) if isinstance(source, Path) else source
+        return sieve.Letter(raw, self.letter.facts.structure)
+
+    @property
+    def near(self) -> bool:
+        """Whether it is at hand, and small."""
+        return isinstance(self.source, bytes) and self.letter.size <= SMALL
 
     @property
     def came(self) -> str:

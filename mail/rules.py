@@ -14,18 +14,16 @@ Deciding asks the store as often for many recipients as for one, and not at all 
 has rules. What is decided is done by mail/performing.py.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mail import sieve, spam, surroundings
+from mail import briefly, sieve, spam, surroundings
 from mail.decision import NOTHING, Decision
 from mail.delivery import receipt_of
 from mail.junk import Judged
-from mail.messages import Filed
 from mail.programs import program_of
 from mail.sieve import (
     Edit,
@@ -112,6 +110,7 @@ class Letter:
     sender: str  # of the envelope
     looked: bool = False  # a spam filter has, so the score of a verdict says something
     virus: int | None = None  # as RFC 5235 counts, section 3.3
+    near: bool = False  # at hand, and small
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +159,13 @@ def _moves(said: Decision) -> bool:
 
 def letter_of(world: World, mail: "Mail") -> Letter:
     """A message that has come, as rules look at it."""
-    letter, source = mail.letter, mail.source
-    raw = Filed(source, letter.size) if isinstance(source, Path) else source
-    scan = letter.scan
+    letter, scan = mail.letter, mail.letter.scan
     looked = scan is not None and scan.score is not None
     if mail.handed:
         found = spam.scored(letter.facts.opinions, world.options.spam_headers)
         looked = looked or found.source is not None
     virus = VIRUS if scan is not None and scan.virus else None
-    return Letter(sieve.Letter(raw, letter.facts.structure), mail.sender, looked, virus)
+    return Letter(mail.read, mail.sender, looked, virus, mail.near)
 
 
 # ---------------------------------------------------------------- running
@@ -189,7 +186,7 @@ async def planned(world: World, letter: Letter, cases: Sequence[_Case]) -> dict[
 
     Those that ask whether something has come before are run again, where it has.
     """
-    plans = await asyncio.to_thread(_run_all, world, letter, cases)
+    plans = await _run_all(world, letter, cases)
     asked = {
         (case.judged.to.user_id, case.receipt): outcome.plan.asked
         for case in cases
@@ -201,12 +198,16 @@ async def planned(world: World, letter: Letter, cases: Sequence[_Case]) -> dict[
             for case in cases
             if (key := case.judged.to.user_id) in seen
         ]
-        plans |= await asyncio.to_thread(_run_all, world, letter, again)
+        plans |= await _run_all(world, letter, again)
     return plans
 
 
-def _run_all(world: World, letter: Letter, cases: Sequence[_Case]) -> dict[int, Outcome]:
-    return {case.judged.to.user_id: _run(world, letter, case) for case in cases}
+async def _run_all(world: World, letter: Letter, cases: Sequence[_Case]) -> dict[int, Outcome]:
+    works = {
+        ("script", case.judged.to.user_id): partial(_run, world, letter, case) for case in cases
+    }
+    outcomes = await briefly.done(works, near=letter.near)
+    return {user: outcome for (_, user), outcome in outcomes.items()}
 
 
 def _run(world: World, letter: Letter, case: _Case) -> Outcome:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import Select, case, func, select
 from sqlmodel import col
 
 from mail.addresses import KEY
@@ -14,6 +14,7 @@ from mail.sieve import Circumstances, Program, SieveError
 from models.addresses import Address, AddressKind
 from models.columns import Picked, picked
 from models.mailboxes import Mailbox, MailboxEntry, SpecialUse
+from models.prepared import among, prepared
 from models.sieve import MemoryKind, SieveMemory, SieveScript
 from models.users import User
 from models.world import World
@@ -117,16 +118,24 @@ def uses(script: Script) -> frozenset[str]:
     return found.union(*(one.extensions for one in map(included, script.others.values()) if one))
 
 
+@prepared
+def _scripts(dialect: str, *, active: bool) -> Select[*tuple[Any, ...]]:
+    names = {"id", "user_id", "name", "content", "requires"}
+    asked = select(*picked(SieveScript, names)).where(
+        among(dialect, col(SieveScript.user_id), "users")
+    )
+    return asked.where(col(SieveScript.active)) if active else asked
+
+
 async def scripts(world: World, users: Collection[int]) -> dict[int, Script]:
     """The scripts of these accounts that run; one statement, or two where one includes."""
-    names = {"id", "user_id", "name", "content", "requires"}
-    asked = select(*picked(SieveScript, names)).where(col(SieveScript.user_id).in_(users))
-    rows = await world.database.read(asked.where(col(SieveScript.active)))
+    asked, find = {"users": list(users)}, world.database.find
+    rows = await find(_scripts(world.database.dialect, active=True), asked)
     others: defaultdict[int, dict[str, str]] = defaultdict(dict)
     required = {row.user_id: set(row.requires) for row in rows}
     if including := [row.user_id for row in rows if "include" in row.content.lower()]:
-        more = select(*picked(SieveScript, names)).where(col(SieveScript.user_id).in_(including))
-        for row in await world.database.read(more):
+        more = _scripts(world.database.dialect, active=False)
+        for row in await find(more, {"users": including}):
             others[row.user_id][row.name] = row.content
             required[row.user_id].update(row.requires)
     return {
@@ -151,20 +160,25 @@ async def accounts(world: World, used: Mapping[int, Collection[str]]) -> dict[in
     }
 
 
-async def boxes_of(world: World, users: Collection[int]) -> dict[int, Boxes]:
-    """The folders of these accounts; not that of what is snoozed, which is for nothing else."""
+@prepared
+def _boxes(dialect: str) -> Select[*tuple[Any, ...]]:
     new = case((col(User.encrypt_messages), func.coalesce(col(User.pub_key), "")))
-    asked = (
+    return (
         select(
             *picked(Mailbox, {"id", "user_id", "path", "special_use"}),
             KEY.label("key"),
             new.label("new"),
         )
         .join(User, col(User.id) == col(Mailbox.user_id))
-        .where(col(Mailbox.user_id).in_(users))
+        .where(among(dialect, col(Mailbox.user_id), "users"))
     )
+
+
+async def boxes_of(world: World, users: Collection[int]) -> dict[int, Boxes]:
+    """The folders of these accounts; not that of what is snoozed, which is for nothing else."""
+    asked = _boxes(world.database.dialect)
     found: defaultdict[int, list[Picked]] = defaultdict(list)
-    for row in await world.database.read(asked):
+    for row in await world.database.find(asked, {"users": list(users)}):
         if row.special_use is not SpecialUse.SNOOZED:
             found[row.user_id].append(row)
     return {
