@@ -5,18 +5,17 @@ any other stays where it is. `mail/stamping.py` puts labels before subjects.
 """
 
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import func, select
 from sqlmodel import col
 
+from mail import folders
 from mail.addresses import KEY, Recipient
 from mail.junk import Judged
 from mail.paths import INBOX, checked_path
 from models.columns import Picked
 from models.errors import Invalid
-from models.journal import ChangeKind, Entry
-from models.mailboxes import Mailbox, Subscription
+from models.mailboxes import Mailbox
 from models.users import DelimiterAction, User
 from models.world import Turn, World
 
@@ -59,37 +58,8 @@ async def _folder(world: World, to: Recipient, path: str) -> Picked | None:
 
 
 def _make(turn: Turn, user_id: int, path: str) -> None:
-    """Make the folder, whose account is held, unless it is there, or there are too many."""
-    connection, now = turn.connection, turn.world.now()
-    mine = col(Mailbox.user_id) == user_id
+    """Make the folder, whose account is held, unless there are too many such."""
     below = col(Mailbox.path).startswith(f"{INBOX}/", autoescape=True)
-    asked = select(
-        func.count().label("all"),
-        func.count().filter(below).label("below"),
-        func.count().filter(col(Mailbox.path) == path).label("there"),
-    ).where(mine)
-    counted = connection.execute(asked).one()
-    if counted.there or counted.below >= MOST or counted.all >= turn.world.options.max_mailboxes:
-        return
-    account = connection.execute(
-        select(col(User.uid_validity), col(User.retention)).where(col(User.id) == user_id)
-    ).first()
-    if account is None:
-        return
-    validity = max(account.uid_validity + 1, int(now.timestamp()))
-    this: Any = update(User).where(col(User.id) == user_id)
-    connection.execute(this.values(uid_validity=validity))
-    box = Mailbox(
-        id=turn.world.key(),
-        user_id=user_id,
-        path=path,
-        guid=turn.world.random(16).hex(),
-        uid_validity=validity,
-        retention=account.retention,
-        created_at=now,
-    )
-    connection.execute(insert(Mailbox).values(box.model_dump()))
-    known = (col(Subscription.user_id) == user_id) & (col(Subscription.path) == path)
-    connection.execute(delete(Subscription).where(known))  # the folder says so itself now
-    entry = Entry(ChangeKind.MAILBOX_CREATED, [box.id], {"path": [path]})
-    turn.record(user_id, entry, at=now)
+    asked = select(func.count()).where(col(Mailbox.user_id) == user_id, below)
+    if turn.connection.execute(asked).scalar_one() < MOST:
+        folders.made(turn, user_id, path)

@@ -307,7 +307,7 @@ def followed(rules: Sequence[Rule], looked: Looked, *, throughout: bool = False)
             ended = bool(rule.action.get("stop"))
         found.append(Followed(rule, fits, tuple(acts)))
     hidden = _hidden(said)
-    return [_without(one, hidden) for one in found]
+    return [_without(one, hidden) for one in found] if hidden else found
 
 
 def _hidden(said: Form) -> frozenset[str]:

@@ -127,9 +127,18 @@ def _address(run: Run, call: Call) -> bool:
             raise run.failed(call, f'"{name}" is no field with addresses')
         for field in values.indexed(call, fields_of(run, call, name)):
             run.spend(call, matching.cost(len(field.raw), 16))
-            found += [one.address for one in addresses_of(field.raw) if one.address]
+            found += _addressed(run, field.raw)
     part = call.chosen("part", "all")
     return values.matched(run, call, parts_of(found, part), run.texts(call, "keys"))
+
+
+def _addressed(run: Run, raw: str) -> Sequence[str]:
+    """The addresses of a field as it stands in the message; each field is read once."""
+    found = run.addressed.get(raw)
+    if found is None:
+        found = [one.address for one in addresses_of(raw) if one.address]
+        run.addressed[raw] = found
+    return found
 
 
 def _envelope(run: Run, call: Call) -> bool:

@@ -109,6 +109,7 @@ class Run:
         self.fields: list[Header] | None = None  # with what was edited
         self.by_name: dict[str, list[Header]] | None = None  # the same; None: not yet made
         self.read: dict[str, list[str]] = {}  # what those say, by name as it is spelled
+        self.addressed: dict[str, Sequence[str]] = {}  # the addresses in a field
         self.actions: list[Action] = []
         self.edits: list[Edit] = []
         self.remembered: list[Remembered] = []
@@ -148,7 +149,9 @@ class Run:
 
     def test(self, call: Call) -> bool:
         """Whether a test is true."""
-        self.spend(call)
+        self.steps += 1
+        if self.steps > limits.STEPS:
+            raise self.failed(call, "the script takes too long")
         result = bool(call.signature.run(self, call))
         if self.circumstances.traced:
             self.note(call, "true" if result else "false")
