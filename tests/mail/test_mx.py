@@ -303,9 +303,11 @@ async def test_mail_in_circles_is_refused(client: Neighbour, post: Doorway) -> N
 async def test_a_message_does_not_go_on_with_our_field(
     client: Neighbour, post: Doorway, raw: bytes
 ) -> None:
-    assert (await send(client, raw, "ada@example.org")).startswith("554 5.6.0")
-    assert not post.letters
-    assert (await send(client, b"", "ada@example.org")).startswith("250")
+    assert (await send(client, raw, "ada@example.org")).startswith("250")
+    top, rest = post.letters[0].raw.split(b"\r\n\r\n", 1)
+    assert top.startswith(b"Received: from mx.example.net")
+    assert top.count(b"\r\n") == 2
+    assert rest == raw
 
 
 # ---------------------------------------------------------------- attacks
@@ -336,9 +338,8 @@ async def test_nothing_but_crlf_dot_crlf_ends_a_message(
     client.send(b"Hello" + end + inner + b"\r\n.\r\n")
     reply = await client.hear()
     assert (await client.say("NOOP")).startswith("250 2.0.0 Fine")
-    assert len(post.letters) == (0 if b"\0" in end else 1)
-    assert reply.startswith("554 5.6.0" if b"\0" in end else "250 2.0.0")
-    assert all(letter.to == ["ada@example.org"] for letter in post.letters)
+    assert reply.startswith("250 2.0.0")
+    assert [letter.to for letter in post.letters] == [["ada@example.org"]]
 
 
 @pytest.mark.parametrize(
