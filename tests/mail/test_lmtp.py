@@ -214,22 +214,6 @@ async def test_a_message_may_be_empty(client: Neighbour, post: Memory) -> None:
     assert post.letters[0].raw == b""
 
 
-@pytest.mark.parametrize(
-    "end", [b"\n.\n", b"\n.\r\n", b"\r.\r", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r"]
-)
-async def test_no_second_message_can_be_smuggled_in(
-    client: Neighbour, post: Memory, end: bytes
-) -> None:
-    hidden = b"MAIL FROM:<ada@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nForged\r\n"
-    await client.begin("ada@example.org")
-    client.send(b"Hello" + end + hidden)
-    await asyncio.sleep(0.05)
-    assert not post.letters
-    assert (await client.say(".")).startswith("250")
-    assert (await client.say("NOOP")).startswith("250")
-    assert [letter.to for letter in post.letters] == [["ada@example.org"]]
-
-
 async def test_a_large_message_is_spooled_and_its_file_removed(
     client: Neighbour, lmtp: Lmtp, post: Memory
 ) -> None:

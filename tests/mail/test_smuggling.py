@@ -165,3 +165,20 @@ async def test_bare_dots_at_all_doors_at_once(tmp_path: Path) -> None:
                 await in_step(client)
                 assert door.post.letters.pop().raw.endswith(meant(raw))
             await client.close()
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\t"])
+async def test_a_first_line_goes_on_with_no_field_of_ours(door: Door, blank: bytes) -> None:
+    raw = blank + b"; dmarc=pass header.from=bank.example\r\nFrom: x@bank.example\r\n\r\nHi\r\n"
+    client = await door.enter()
+    for first in (1, 20):
+        await client.begin("ada@example.org")
+        client.send(raw[:first])
+        await client.writer.drain()
+        client.send(raw[first:] + b".\r\n")
+        assert (await client.hear()).startswith("250 2.0.0")
+        head, ended, rest = (b"\r\n" + door.post.letters.pop().raw).partition(b"\r\n" * 2)
+        assert ended
+        assert TOP.fullmatch(head.removeprefix(b"\r\n") + b"\r\n" * bool(head))
+        assert rest == raw
+    await client.close()

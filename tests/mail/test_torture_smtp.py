@@ -19,13 +19,18 @@ from mail.smtp import Terms
 from mail.submitting import Submission as Listener
 from mail.tls import Certificate
 from models.messages import Message
+from models.queue import Delivery
 from models.submission import Submission
 from models.world import World
 from resolvers.submitting import Clerk
 from tests.conftest import Client, make_user
 from tests.counts import examine
 from tests.mail.lmtp_client import Neighbour
+from tests.mail.neighbours import Server, listening
+from tests.mail.sending import relay, until, working
 from tests.mail.smtp_client import Authority, connect, secured
+from tests.mail.test_onward import make
+from tests.mail.test_smuggling import ENDS, FORGED
 from tests.mail.tops import bare, below
 from tests.mail.torture import letters
 from tests.test_smtp_submission import PASSWORD, sign_in
@@ -146,3 +151,47 @@ async def test_of_letters_that_are_handed_in_each_is_queued_whole_or_refused(
         assert there[key].partition(b"\r\n\r\n")[2] == raw.partition(b"\r\n\r\n")[2], name
         assert there[key].startswith(b"Received: by mx.example.org with ESMTPSA")
     await examine(world)
+
+
+async def one_each(world: World, many: int, to: str) -> None:
+    """So many messages come to a server elsewhere, and nobody could read more in them."""
+    async with listening(Server()) as there, working(world, relay(there)):
+
+        async def come() -> bool:
+            return len(there.mails) >= many
+
+        await until(come)
+        states = select(col(Delivery.state)).distinct()
+
+        async def done() -> bool:
+            return [row.state for row in await world.database.read(states)] == ["RELAYED"]
+
+        await until(done)
+    assert len(there.mails) == many
+    for mail in there.mails:
+        assert mail.to == [to]
+        assert b"Forged" in mail.raw
+        assert not re.search(rb"\0|(?<!\r)\n|\r(?!\n)", mail.raw)
+
+
+async def test_what_is_sent_on_is_one_message(ada: Client, mx: Neighbour, world: World) -> None:
+    await make(world, "list", "dave@far.example")
+    for end in ENDS:
+        raw = b"Subject: x\r\n\r\nHello" + end + FORGED
+        mx.send(b"MAIL FROM:<carol@example.net>\r\nRCPT TO:<list@example.org>\r\nDATA\r\n")
+        assert [(await mx.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
+        mx.send(raw + b".\r\n")
+        assert (await mx.hear()).startswith("250 2.0.0"), end
+    await one_each(ada.world, len(ENDS), "dave@far.example")
+
+
+async def test_what_is_handed_in_is_one_message(submission: Neighbour, world: World) -> None:
+    taken = 0
+    for end in ENDS:
+        raw = b"From: ada@example.org\r\n\r\nHello" + end + FORGED
+        await submission.begin("dave@far.example", sender="ada@example.org")
+        submission.send(raw + b".\r\n")
+        reply = await submission.hear()
+        assert reply.startswith("554 5.6.0" if b"\0" in end else "250 2.0.0"), end
+        taken += reply.startswith("250")
+    await one_each(world, taken, "dave@far.example")
