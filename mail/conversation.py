@@ -19,11 +19,9 @@ from mail.replies import (
     CLOSING,
     CROWDED,
     FAR_TOO_LARGE,
-    FOLD,
     LINE_TOO_LONG,
     MISTAKES,
     NO_ROOM,
-    NUL_BYTES,
     TOO_LARGE,
     WAITED,
     refusal,
@@ -47,6 +45,7 @@ from models.options import MIB
 
 log = logging.getLogger(__name__)
 
+NO_HEADER = b"\r\n"  # above a first line that would go on with a field of ours, or of others
 DISCARD_MAX = 256 * MIB  # bytes of a refused message that we read on for, to stay in step
 
 Verb = Callable[[str], Awaitable[str]]  # takes the argument; the reply
@@ -203,7 +202,7 @@ class Conversation(SMTP):
                 self.transport.close()
 
     async def _say(self, reply: str) -> None:
-        if self._transaction and self._wire.ahead:
+        if self._transaction and self._wire.ahead and not self._leaving:
             self._held.append(reply)  # commands in a row are answered in one piece
         elif reply:
             await self.push(reply)
@@ -350,13 +349,12 @@ class Conversation(SMTP):
         """Read to the message's end; what is wrong with it, if anything."""
         body, trouble, seen, rest = Body(), None, 0, b""
         digest, on_top = hashlib.sha256(), self._on_top(transaction)
-        topped = bool(on_top)
         while not body.ended:
             added, rest = body.feed(await self._wire.piece())
             self._reset_timeout()
             if added and not seen:
                 self.listener.world.fault("data")
-                trouble = FOLD if topped and added[:1] in b" \t" else None
+                on_top += NO_HEADER if added[:1] in b" \t" else b""
             seen += len(added)
             digest.update(added)
             trouble = trouble or await self._keep(spool, body, on_top + added, seen)
@@ -374,8 +372,6 @@ class Conversation(SMTP):
             return TOO_LARGE
         if body.overlong:
             return LINE_TOO_LONG
-        if body.nul:
-            return NUL_BYTES
         try:
             await spool.add(added)
         except (NoRoom, OSError) as error:

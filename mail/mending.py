@@ -29,8 +29,11 @@ def mended(raw: bytes, date: datetime, message_id: str) -> Mended:
     """The message with CRLF at the end of each line, a Date and a Message-ID.
 
     Invalid where its header is none, or does not say in one field From who wrote it: others
-    could read there what we have not seen.
+    could read there what we have not seen. So they could where there is a NUL, which some
+    servers end a line or a message at (RFC 5321, section 4.5.2 has none).
     """
+    if b"\0" in raw:
+        raise Invalid("a message has no NUL bytes", constraint="pattern")
     if b"\n" in (rest := raw.replace(b"\r\n", b"")) or b"\r" in rest:
         raw = _LINE_END.sub(b"\r\n", raw)
     head, blank, body = raw.partition(b"\r\n\r\n")

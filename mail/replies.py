@@ -19,8 +19,6 @@ MISTAKES = ("500", "501", "502", "503", "504", "555")  # of the client's program
 
 TRY_LATER = "451 4.3.0 Try again later"
 NO_ROOM = "452 4.3.1 No room for it now, try again later"
-NUL_BYTES = "554 5.6.0 A message has no NUL bytes"
-FOLD = "554 5.6.0 A message does not begin with a blank"  # it would go on with a field of ours
 TOO_LARGE = "552 5.3.4 Message too large"
 FAR_TOO_LARGE = "421 4.3.0 Far too large, hanging up"
 LINE_TOO_LONG = "500 5.5.2 Line too long"

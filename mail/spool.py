@@ -55,7 +55,6 @@ class Body:
     def __init__(self) -> None:
         self.ended = False
         self.overlong = False  # a line of more than LINE_MAX bytes was seen
-        self.nul = False
         self._held = END[:2]  # the CRLF of the command counts: a dot may come at once
         self._begun = False
         self._line = 0  # bytes of the line that has not ended yet
@@ -78,7 +77,6 @@ class Body:
         return added, self._held[3:] if self.ended else b""
 
     def _look(self, added: bytes) -> None:
-        self.nul = self.nul or b"\0" in added
         first = added.find(b"\n")
         self._line += len(added) if first < 0 else first + 1
         self.overlong = self.overlong or self._line > LINE_MAX

@@ -163,6 +163,22 @@ async def test_failures_are_alike_and_throttled(listener: Listener, authority: A
 
 
 @pytest.mark.parametrize(
+    "name", ["ada\0", "\0", "ada\r\nx", "\u202eada", "a" * 1_400, "ada@\0", "a@b@c", "\ud7ff", ""]
+)
+@pytest.mark.usefixtures("user")
+async def test_odd_names_and_passwords_are_wrong_and_no_more(
+    client: Neighbour, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for shown in ((name, PASSWORD), ("ada", name)):
+        first, last = (base64.b64encode(each.encode()).decode() for each in shown)
+        assert (await client.say(f"AUTH LOGIN {first or '='}")).startswith("334")
+        assert await client.say(last or "=") == "535 5.7.8 That does not sign anybody in"
+    await sign_in(client)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+    assert PASSWORD not in caplog.text
+
+
+@pytest.mark.parametrize(
     "columns",
     [
         {"suspended": True},

@@ -63,10 +63,14 @@ class Letter:
 
     @classmethod
     def of(cls, sender: str, raw: bytes) -> "Letter":
-        """Every line ends in CRLF, the last one too; nothing else is changed."""
-        data, rest = raw, raw.replace(b"\r\n", b"")
+        """Every line ends in CRLF, the last one too, and there is no NUL; nothing else is changed.
+
+        A server may drop a NUL, and then see a dot in a line of its own (RFC 5321, section 4.5.2).
+        """
+        data = raw.replace(b"\0", b"")
+        rest = data.replace(b"\r\n", b"")
         if b"\n" in rest or b"\r" in rest:
-            data = _LINE_END.sub(b"\r\n", raw)
+            data = _LINE_END.sub(b"\r\n", data)
         if not data.endswith(b"\r\n"):
             data += b"\r\n"
         end = _HEADER_END.search(data)

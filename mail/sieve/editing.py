@@ -15,7 +15,7 @@ _FIELD = re.compile(  # as mail.messages.headers finds them, with their line end
     rb"(?:\A|(?<=[\r\n]))[!-9;-~]++[ \t]*+:[^\r\n]*+"
     rb"(?:(?:\r{0,2}\n|\r)[ \t][^\r\n]*+)*+(?:\r{0,2}\n|\r|\Z)"
 )
-_BLANK_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))(?:\r{0,2}\n|\r)\Z")
+_BLANK_LINE = re.compile(rb"(?:\A|(?>\r{0,2}\n|\r))(\r{0,2}\n|\r)\Z")  # behind a whole line end
 # How a message came here, and who wrote it, is not for scripts to say (section 4 and 6).
 _PROTECTED = frozenset({"received", "auto-submitted", "return-path", "authentication-results"})
 _TYPED = ("content-", "mime-version")  # the body would be read as another
@@ -65,7 +65,7 @@ def edited(header: bytes, edits: Iterable[Edit]) -> bytes:
     What is not edited stays byte for byte; a block without the blank line gets one.
     """
     blank = _BLANK_LINE.search(header)
-    end = blank.start() if blank else len(header)
+    end = blank.start(1) if blank else len(header)
     starts = [found.start() for found in _FIELD.finditer(header, 0, end)]
     before = header[: starts[0]] if starts else header[:end]
     # Damaged lines belong to the field before them.
@@ -78,7 +78,7 @@ def edited(header: bytes, edits: Iterable[Edit]) -> bytes:
         else:
             field = unstructured(edit.name, edit.value)
             fields.insert(len(fields) if edit.last else 0, field)
-    return before + b"".join(fields) + (blank.group() if blank else b"\r\n")
+    return before + b"".join(fields) + (blank[1] if blank else b"\r\n")
 
 
 def _is_protected(name: str) -> bool:

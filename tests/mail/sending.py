@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
 
 from mail.fields import Named
+from mail.queue import body
 from mail.queue.jobs import Pace
 from mail.queue.worker import run
 from mail.routing import Route, next_hop
@@ -95,6 +97,16 @@ async def inbox(client: Client) -> list[Any]:
         col(Message.blob_id),
     ).where(col(Message.mailbox_id) == (await client.box()).id)
     return list(await client.world.database.read(asked.order_by(col(Message.id))))
+
+
+async def bodies(world: World) -> list[bytes]:
+    """All messages of the queue, byte for byte, the oldest first."""
+    columns = col(Submission.id), col(Submission.blob_id)
+    found = []
+    for row in await world.database.read(select(*columns).order_by(col(Submission.id))):
+        job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
+        found.append(await body.message(world, job))
+    return found
 
 
 async def blob_of(world: World, key: int) -> int:

@@ -217,18 +217,6 @@ async def test_a_new_certificate_is_in_force_at_once(mx: Mx, authority: Authorit
     await again.close()
 
 
-async def test_what_comes_before_tls_is_forgotten(mx: Mx, authority: Authority) -> None:
-    client = await connect(mx.port)
-    await client.say("MAIL FROM:<mallory@example.net>")
-    client.send(b"STARTTLS\r\nEHLO mallory\r\nMAIL FROM:<mallory@example.net>\r\n")
-    assert (await client.hear()).startswith("220")
-    await client.writer.start_tls(authority.client(), server_hostname="mx.example.org")
-    assert (await client.say("MAIL FROM:<carol@example.net>")).startswith("503 5.5.1 Say EHLO")
-    await client.say("EHLO mx.example.net")
-    assert (await client.say("RCPT TO:<ada@example.org>")).startswith("503 5.5.1 Say MAIL")
-    await client.close()
-
-
 async def test_no_tls_where_the_client_talks_on(mx: Mx) -> None:
     client = await connect(mx.port)
     assert (await client.say("STARTTLS")).startswith("220")
@@ -303,42 +291,14 @@ async def test_mail_in_circles_is_refused(client: Neighbour, post: Doorway) -> N
 async def test_a_message_does_not_go_on_with_our_field(
     client: Neighbour, post: Doorway, raw: bytes
 ) -> None:
-    assert (await send(client, raw, "ada@example.org")).startswith("554 5.6.0")
-    assert not post.letters
-    assert (await send(client, b"", "ada@example.org")).startswith("250")
+    assert (await send(client, raw, "ada@example.org")).startswith("250")
+    top, rest = post.letters[0].raw.split(b"\r\n\r\n", 1)
+    assert top.startswith(b"Received: from mx.example.net")
+    assert top.count(b"\r\n") == 2
+    assert rest == raw
 
 
 # ---------------------------------------------------------------- attacks
-
-
-ENDS = [
-    b"\n.\n",
-    b"\n.\r\n",
-    b"\r\n.\n",
-    b"\r.\r",
-    b"\r.\r\n",
-    b"\r\n.\r",
-    b"\n\n.\r\n",
-    b"\r\n\x00.\r\n",
-    b"\r\n.\x00\r\n",
-    b"\n.\r\r\n",
-    b"\r\r\n.\r\r\n",
-    b"\r\n. \r\n",
-]
-
-
-@pytest.mark.parametrize("end", ENDS)
-async def test_nothing_but_crlf_dot_crlf_ends_a_message(
-    client: Neighbour, post: Doorway, end: bytes
-) -> None:
-    await client.begin("ada@example.org")
-    inner = b"MAIL FROM:<admin@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nForged\r\n"
-    client.send(b"Hello" + end + inner + b"\r\n.\r\n")
-    reply = await client.hear()
-    assert (await client.say("NOOP")).startswith("250 2.0.0 Fine")
-    assert len(post.letters) == (0 if b"\0" in end else 1)
-    assert reply.startswith("554 5.6.0" if b"\0" in end else "250 2.0.0")
-    assert all(letter.to == ["ada@example.org"] for letter in post.letters)
 
 
 @pytest.mark.parametrize(

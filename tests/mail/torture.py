@@ -442,10 +442,32 @@ def _deep() -> Named:
     )
 
 
+def _nuls() -> Named:
+    kind = b"Content-Type: text/html; charset=utf-8\r\n"
+    name = b'Content-Disposition: attachment; filename="a\0b.txt"\r\n'
+    encoded = b"Content-Transfer-Encoding: quoted-printable\r\n"
+    yield "in a subject", letter(b"Subject: a\0b\r\n")
+    yield "in the name of a field", letter(b"X-\0: x\r\n")
+    yield "for a field", letter(b"\0\r\n")
+    yield "in a sender", letter(head=b"From: C\0arol <car\0ol@exam\0ple.com>\r\n")
+    yield "in ids", letter(b"Message-ID: <a\0b@c>\r\nReferences: <d\0e@f> <\0>\r\n")
+    yield "in a date", letter(b"Date: Tue, 1 Jan 2030 10:00:00\0 +0000\r\n")
+    yield "in a list's name", letter(b"List-Id: a\0 <b\0.example>\r\n")
+    yield "in a type", of_type(b"text/pl\0ain; charset=utf\0-8; na\0me=x\0", b"Hi.\r\n")
+    yield "in a boundary", _mixed(_part(b"one"), value=b'boundary="x\0"')
+    yield "in a file's name", letter(PLAIN + name)
+    yield "in text", letter(PLAIN, b"a\0b \0\r\n\0\r\n.\0\r\n")
+    yield "in a page", letter(kind, b"<p>a\0b</p><a href='java\0script:x'>c</a><scr\0ipt>\r\n")
+    yield "behind quoted-printable", letter(PLAIN + encoded, b"a=00b=00\r\n")
+    yield "at the very start", b"\0" + letter()
+    yield "and no others", b"\0" * 5_000 + b"\r\n"
+    yield "of UTF-16", letter(body="\ufeffHello\r\n".encode("utf-16-le") + b"\r\n")
+
+
 def letters() -> dict[str, bytes]:
     """All of them, by name."""
     families = (
         _headers, _words, _people, _dates, _threads, _types, _names, _boundaries, _encodings,
-        _charsets, _lines, _files, _deep,
+        _charsets, _lines, _files, _deep, _nuls,
     )  # fmt: skip
     return {f"{family.__name__[1:]}: {name}": raw for family in families for name, raw in family()}
