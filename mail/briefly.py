@@ -21,6 +21,7 @@ async def done(works: Mapping[Kind, Callable[[], Outcome]], *, near: bool) -> di
     Where all of them together have been brief so far they are done on the spot, else in a
     thread, as they are where they are not `near`, since this time it may take longer.
     """
+    found: dict[Kind, tuple[float, Outcome]]
     if near and sum(_times.get(key, BRIEF) for key in works) < BRIEF:
         found = _timed(works)
     else:

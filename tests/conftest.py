@@ -360,15 +360,26 @@ def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resolvers.importing.TOGETHER", 4)
 
 
-@pytest.fixture
-def statements(database: Database) -> Any:
-    """Every SQL statement sent, in order; `del statements[:]` to start afresh."""
+ASIDE = ("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")
+
+
+def heard(database: Database, *aside: str) -> list[str]:
+    """Every SQL statement from now on, in order, but those that begin so."""
     sent: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith(("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")):
+        if not statement.startswith((*ASIDE, *aside)):
             sent.append(statement)
 
     for engine in database.engines:
         event.listen(engine, "before_cursor_execute", note)
     return sent
+
+
+@pytest.fixture
+def statements(database: Database) -> Any:
+    """Every SQL statement sent, in order; `del statements[:]` to start afresh.
+
+    But not that which writes steps of messages, up to a second after they were taken.
+    """
+    return heard(database, "INSERT INTO message_steps")

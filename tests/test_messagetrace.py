@@ -16,7 +16,7 @@ from mail.household import Household
 from models.submission import Submission
 from models.world import Adopted, World
 from tests.accounts import change, chief, create
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import Client, Clock, heard, raw_message
 from tests.counts import rows
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.neighbours import Server, listening
@@ -229,10 +229,8 @@ async def test_what_waits_is_bounded_and_what_is_lost_is_counted(
     assert messagetrace.LOST.of() - before == 4
 
 
-async def test_a_delivery_waits_for_none_of_it(
-    ada: Client, world: World, statements: list[str]
-) -> None:
-    house = Household(world)
+async def test_a_delivery_waits_for_none_of_it(ada: Client, world: World) -> None:
+    house, statements = Household(world), heard(world.database)
     there = [await house.accept(ada.address, CAROL)]
     await house.deliver(raw_message("a"), there, CAROL)
     assert not [one for one in statements if "message_steps" in one]

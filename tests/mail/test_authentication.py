@@ -32,6 +32,7 @@ from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, until, working
 from tests.mail.signing import LETTER, pair, signed
 from tests.mail.test_onward import make
+from tests.mail.tops import below
 from tests.mail.zones import Zone, asking, zone
 from tests.settings import put, refused
 
@@ -99,7 +100,8 @@ async def test_what_is_true_passes_and_is_written_on_top(ada: Client, there: Zon
         r"arc=none",
         told,
     )
-    head, _, rest = found["source"].partition("\r\nDKIM-Signature:")
+    came = below(found["source"].encode()).decode()
+    head, _, rest = came.partition("\r\nDKIM-Signature:")
     assert " ".join(head.split()) == f"Authentication-Results: {told}"
     assert rest.startswith(" v=1")
     read = authres.AuthenticationResultsHeader.parse(head)  # another program understands it
