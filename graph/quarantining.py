@@ -14,6 +14,7 @@ from graph.userupdate import UsersPayload, payload_of
 from models.roles import Scope, UserPermission
 from models.users import Frequency
 from resolvers import messages, quarantining
+from resolvers.quarantining import Beside
 
 HELD: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.QUARANTINE}
 
@@ -21,6 +22,11 @@ HELD: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermissi
 @strawberry.input(description="Input of quarantineRelease.")
 class QuarantineReleaseInput(Options):
     ids: list[strawberry.ID] = leaf("The held messages, at most 100.")
+    learn_ham: bool = leaf(
+        "Have the spam filter learn that they are good mail, where it learns; what holds a virus "
+        "it does not learn.",
+        default=True,
+    )
     allow_sender: bool = leaf(
         "Also make a rule for each owner that mail of these authors is no spam; takes SPAM_POLICY.",
         default=False,
@@ -54,7 +60,7 @@ class QuarantineMutation:
         keys = await quarantining.release(
             info.context,
             keys_of(info, "QuarantineItem", input.ids),
-            allow_sender=input.allow_sender,
+            Beside(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
         )
         rows = await info.context.load_all(messages.by_ids, keys)
         return QuarantineReleasePayload(messages=[Message.of(row) for row in rows if row])

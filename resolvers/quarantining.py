@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import contents, encrypting, rewrites
+from mail import contents, encrypting, learning, rewrites
 from mail.addresses import Recipient
 from mail.blobs.pack import Piece
 from mail.contents import gathered
@@ -61,19 +61,31 @@ class _Ready:
     kept: Kept
     to: Place
     copying: _Copying
+    virus: bool
 
 
-async def release(ctx: Context, ids: Sequence[int], *, allow_sender: bool = False) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What else is done with what is let in.
+
+    With `learn_ham` the spam filter learns that it is none, and with `allow_sender` nothing of who
+    wrote it is spam for its owner from now on.
+    """
+
+    learn_ham: bool = True
+    allow_sender: bool = False
+
+
+async def release(ctx: Context, ids: Sequence[int], beside: Beside) -> list[int]:
     """Deliver these after all, into INBOX, all or none; the keys of the messages, in order.
 
-    With `allow_sender` nothing of who wrote them is spam for their owners from now on. NotFound,
-    and OverQuota where one does not fit, with the index; Forbidden.
+    NotFound, and OverQuota where one does not fit, with the index; Forbidden.
     """
     if len(ids) > MOST:
         raise Invalid(f"at most {MOST} at once", constraint="max", path=["ids"])
     ids = list(dict.fromkeys(ids))
     rows = await _chosen(ctx, ids)
-    _check(ctx, rows, allow_sender=allow_sender)
+    _check(ctx, rows, beside)
     owners = sorted({row.user_id for row in rows})
     accounts = await _accounts(ctx, owners)
     all_found([row.user_id for row in rows], accounts)
@@ -82,9 +94,9 @@ async def release(ctx: Context, ids: Sequence[int], *, allow_sender: bool = Fals
         return [await _prepared(ctx, row, accounts[row.user_id], again=again) for row in rows]
 
     try:
-        return await _released(ctx, ids, await ready(again=False), allow_sender=allow_sender)
+        return await _released(ctx, ids, await ready(again=False), beside)
     except Gone:
-        return await _released(ctx, ids, await ready(again=True), allow_sender=allow_sender)
+        return await _released(ctx, ids, await ready(again=True), beside)
 
 
 async def _chosen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
@@ -96,11 +108,11 @@ async def _chosen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     return rows
 
 
-def _check(ctx: Context, rows: Sequence[Picked], *, allow_sender: bool) -> None:
+def _check(ctx: Context, rows: Sequence[Picked], beside: Beside) -> None:
     if ctx.viewer.role is Role.USER and any(row.virus for row in rows):
         text = "what holds a virus is let in by an administrator"
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN, path=["ids"])
-    if allow_sender:
+    if beside.allow_sender:
         with _at("allowSender"):
             ctx.viewer.require(RULES)
 
@@ -153,7 +165,7 @@ async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) 
         receipt=row.receipt,
     )
     letter = replace(letter, verification=row.verification)
-    return _Ready(_emptied(letter), kept, there, copying)
+    return _Ready(_emptied(letter), kept, there, copying, row.virus is not None)
 
 
 async def _copies(ctx: Context, came: Came, account: Picked, *, again: bool) -> _Copying:
@@ -182,23 +194,23 @@ def _emptied(letter: Letter) -> Letter:
 
 
 async def _released(
-    ctx: Context, ids: Sequence[int], ready: Sequence[_Ready], *, allow_sender: bool
+    ctx: Context, ids: Sequence[int], ready: Sequence[_Ready], beside: Beside
 ) -> list[int]:
     streams = {one.to.user_id for one in ready}
     if any(one.copying.each for one in ready):
         streams.add(PLATFORM)
     async with ctx.write(*streams) as session:
         rows = await _held(ctx, session, ids)
-        deliver = partial(_delivered, ready=ready)
+        deliver = partial(_delivered, ready=ready, learn_ham=beside.learn_ham)
         keys = await ctx.world.join(session, deliver)
-        if allow_sender:
+        if beside.allow_sender:
             await _allow(ctx, rows)
         await _gone(ctx, session, rows, ("quarantineRelease", "released"))
     return keys
 
 
-def _delivered(turn: Turn, ready: Sequence[_Ready]) -> list[int]:
-    keys = []
+def _delivered(turn: Turn, ready: Sequence[_Ready], *, learn_ham: bool) -> list[int]:
+    keys = list[int]()
     for index, one in enumerate(ready):
         try:
             placed = place(turn, one.letter, one.kept, one.to, way=Way.RELEASED)
@@ -208,6 +220,9 @@ def _delivered(turn: Turn, ready: Sequence[_Ready]) -> list[int]:
         keys.append(placed.message_id)
         for copy, kept in one.copying.each:
             rewrites.enter(turn, kept, one.copying.came, copy)
+    if learn_ham:  # that a virus was let in says nothing of what spam looks like
+        clean = [key for key, one in zip(keys, ready, strict=True) if not one.virus]
+        learning.released(turn, clean)
     return keys
 
 
