@@ -77,12 +77,15 @@ def fits(world: World, letter: Letter) -> bool:
 def reason(world: World, letter: Letter, verdict: Spam) -> Why | None:
     """Why a message is held for somebody for whom this is the verdict; None: it is not.
 
-    One that is too large to be held goes where all other spam goes.
+    Spam that is too large to be held goes where all other spam goes, and a virus is refused.
     """
-    least = world.options.spam_quarantine
-    if not least or not verdict.is_spam or verdict.score < least or not fits(world, letter):
+    options, scan = world.options, letter.scan
+    least = options.spam_quarantine
+    wanted = bool(least) and verdict.is_spam and verdict.score >= least
+    if scan is not None and scan.virus and options.virus != "tag":
+        wanted = options.virus == "quarantine"
+    if not wanted or not fits(world, letter):
         return None
-    scan = letter.scan
     if scan is None or scan.score is None:
         return Why(float(verdict.score), virus=scan.virus if scan else None)
     return Why(scan.score, scan.symbols, scan.virus)
