@@ -36,7 +36,8 @@ class QuarantineReleaseInput(Options):
 @strawberry.type(description="Answer of quarantineRelease.")
 class QuarantineReleasePayload(MutationPayload):
     messages: list[Message] = leaf(
-        "As they lie in INBOX, in the order of ids; without those that the viewer sees none of.",
+        "As they lie there, in the order of ids; without those that rules have sent on instead, "
+        "and those that the viewer sees none of.",
         default_factory=list,
     )
 
@@ -50,7 +51,8 @@ class QuarantineNotificationSetInput(Options):
 @strawberry.type
 class QuarantineMutation:
     @mutation(
-        "Delivers held messages into INBOX after all: all or none. What holds a virus only an "
+        "Lets held messages in after all, all or none: where filters and the script of the account "
+        "want them, or else into INBOX. Nothing is answered. What holds a virus only an "
         "administrator lets in.",
         **HELD,
     )

@@ -44,14 +44,28 @@ def stored(
 ) -> None:
     """It was judged, stored, and then forwarded, or not."""
     to = _judged(world, way, judged)
-    if placed is None:
-        way.say(world, "not stored", to, "by a rule", component=LogComponent.STORE)
-    else:
-        where = f"message {placed.message_id:x}, uid {placed.uid}{_instead(judged.to)}"
-        way.say(world, "stored", to, where, component=LogComponent.STORE)
+    _stored(world, way, judged.to, placed)
     if forwarded is not None:
         is_sent = forwarded is Outcome.SENT
         way.say(world, "sent on" if is_sent else "not sent on", to, forwarded.lower())
+
+
+def _stored(world: World, way: Way, to: Recipient, placed: Placed | None) -> None:
+    whose = to.address, to.domain_id
+    if placed is None:
+        way.say(world, "not stored", whose, "by a rule", component=LogComponent.STORE)
+    else:
+        where = f"message {placed.message_id:x}, uid {placed.uid}{_instead(to)}"
+        way.say(world, "stored", whose, where, component=LogComponent.STORE)
+
+
+def released(world: World, queue_id: str, to: Recipient, what: tuple[Placed | None, str]) -> Way:
+    """It was held, and is let in by somebody; its further way."""
+    placed, by = what
+    way = Way(queue_id)
+    way.say(world, "released", (to.address, to.domain_id), f"by {by}", component=LogComponent.SPAM)
+    _stored(world, way, to, placed)
+    return way
 
 
 def sent_on(world: World, way: Way, onward: Onward) -> None:
