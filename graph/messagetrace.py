@@ -24,9 +24,9 @@ class MessageTraceEvent(View):
     queue_id: str = leaf("That was given when it came in, or into the queue.")
     component: LogComponent = leaf("What decided.")
     event: str = leaf(
-        "accepted, judged, stored, answered, not answered, sent on, not sent on, dropped or "
-        "refused of what came in; queued, copied, and the state of each delivery of what goes "
-        "out. More may come."
+        "accepted, turned away, judged, held, released, stored, not stored, answered, not "
+        "answered, sent on, not sent on, dropped or refused of what came in; queued, copied, and "
+        "the state of each delivery of what goes out. More may come."
     )
     detail: str | None = leaf("More about it, for people.")
     address: str | None = leaf("Of the recipient, as given.")

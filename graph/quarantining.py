@@ -14,6 +14,7 @@ from graph.userupdate import UsersPayload, payload_of
 from models.roles import Scope, UserPermission
 from models.users import Frequency
 from resolvers import messages, quarantining
+from resolvers.quarantining import Beside
 
 HELD: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.QUARANTINE}
 
@@ -21,6 +22,11 @@ HELD: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermissi
 @strawberry.input(description="Input of quarantineRelease.")
 class QuarantineReleaseInput(Options):
     ids: list[strawberry.ID] = leaf("The held messages, at most 100.")
+    learn_ham: bool = leaf(
+        "Have the spam filter learn that they are good mail, where it learns; what holds a virus "
+        "it does not learn.",
+        default=True,
+    )
     allow_sender: bool = leaf(
         "Also make a rule for each owner that mail of these authors is no spam; takes SPAM_POLICY.",
         default=False,
@@ -30,7 +36,8 @@ class QuarantineReleaseInput(Options):
 @strawberry.type(description="Answer of quarantineRelease.")
 class QuarantineReleasePayload(MutationPayload):
     messages: list[Message] = leaf(
-        "As they lie in INBOX, in the order of ids; without those that the viewer sees none of.",
+        "As they lie there, in the order of ids; without those that rules have sent on instead, "
+        "and those that the viewer sees none of.",
         default_factory=list,
     )
 
@@ -44,7 +51,8 @@ class QuarantineNotificationSetInput(Options):
 @strawberry.type
 class QuarantineMutation:
     @mutation(
-        "Delivers held messages into INBOX after all: all or none. What holds a virus only an "
+        "Lets held messages in after all, all or none: where filters and the script of the account "
+        "want them, or else into INBOX. Nothing is answered. What holds a virus only an "
         "administrator lets in.",
         **HELD,
     )
@@ -54,7 +62,7 @@ class QuarantineMutation:
         keys = await quarantining.release(
             info.context,
             keys_of(info, "QuarantineItem", input.ids),
-            allow_sender=input.allow_sender,
+            Beside(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
         )
         rows = await info.context.load_all(messages.by_ids, keys)
         return QuarantineReleasePayload(messages=[Message.of(row) for row in rows if row])

@@ -21,11 +21,10 @@ async def done(works: Mapping[Kind, Callable[[], Outcome]], *, near: bool) -> di
     Where all of them together have been brief so far they are done on the spot, else in a
     thread, as they are where they are not `near`, since this time it may take longer.
     """
-    found: dict[Kind, tuple[float, Outcome]]
     if near and sum(_times.get(key, BRIEF) for key in works) < BRIEF:
         found = _timed(works)
     else:
-        found = await asyncio.to_thread(_timed, works)
+        found = await asyncio.to_thread(lambda: _timed(works))
     for key, (took, _) in found.items():
         _times[key] = max(took, _times.pop(key, 0) * FORGOTTEN)
     while len(_times) > MOST:

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import AnyStr, cast
 
 from aiosmtpd.smtp import SMTP
@@ -26,7 +27,7 @@ from mail.replies import (
     WAITED,
     refusal,
 )
-from mail.routes import Taken
+from mail.routes import Away, Taken
 from mail.spool import Body, NoRoom, Spool
 from mail.wire import (
     NO_ADDRESS,
@@ -46,6 +47,7 @@ from models.options import MIB
 log = logging.getLogger(__name__)
 
 NO_HEADER = b"\r\n"  # above a first line that would go on with a field of ours, or of others
+TOLD = 100  # recipients of a message that were turned away, and are told of in its trace
 DISCARD_MAX = 256 * MIB  # bytes of a refused message that we read on for, to stay in step
 
 Verb = Callable[[str], Awaitable[str]]  # takes the argument; the reply
@@ -310,10 +312,24 @@ class Conversation(SMTP):
             taken = await self._accepted(self._transaction, address)
         except Refused as error:
             self._strangers += isinstance(error, NotFound)
-            self.listener.intake.count([refusal(error)])
+            reply = refusal(error)
+            self.listener.intake.count([reply])
+            self._turned_away(address, reply)
+            raise
+        except Wrong as wrong:
+            self._turned_away(address, str(wrong))
             raise
         self._transaction.recipients.append(taken)
         return "250 2.1.5 Known here"
+
+    def _turned_away(self, address: str, reply: str) -> None:
+        if self._transaction and len(self._transaction.turned_away) < TOLD:
+            self._transaction.turned_away.append(Away(address, reply))
+
+    def _taken(self, transaction: Transaction, queue_id: str) -> list[Taken]:
+        """The recipients with the id of their message; the first with who was turned away."""
+        to = [replace(each, queue_id=queue_id) for each in transaction.recipients]
+        return [replace(to[0], beside=transaction.turned_away), *to[1:]]
 
     # ------------------------------------------------------------ the message
 

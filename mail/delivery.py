@@ -268,7 +268,7 @@ async def receive_all(
         if earlier := turn.fetched(_RECEIPT, known=copies.receipt, since=since):
             row = earlier[0]
             return Placed(row.id, row.uid, row.modseq, row.blob_id, [row.blob_id])
-        placed = _placed(turn, copies, kept)
+        placed = place_all(turn, copies, kept)
         if beside is not None:
             beside(turn, placed)
         return placed
@@ -282,7 +282,11 @@ async def receive_all(
         raise
 
 
-def _placed(turn: Turn, copies: Copies, kept: Sequence[Kept]) -> Placed | None:
+def place_all(turn: Turn, copies: Copies, kept: Sequence[Kept]) -> Placed | None:
+    """Store a message in its places inside the caller's unit; the first, None without any.
+
+    Raises as `place`.
+    """
     first, taken = None, set[int]()
     for (letter, wanted), safe in zip(copies.all, kept, strict=True):
         there = settled(turn, wanted)

@@ -98,6 +98,20 @@ async def after(world: World, mail: "Mail", judged: Judged) -> Outcome | None:
 
 
 async def _sent(world: World, mail: "Mail", judged: Judged) -> Outcome:
+    found = await wanted(world, mail, judged)
+    if isinstance(found, Outcome):
+        return found
+    await send_on(world, found[0], mail.came, mail.sender, found[1], mail.results)
+    return Outcome.SENT
+
+
+async def wanted(
+    world: World, mail: "Mail", judged: Judged
+) -> tuple[bytes | Path, Onward] | Outcome:
+    """What is sent on for an account that forwards, and to whom; or why nothing is.
+
+    NotFound where the account has gone, Unavailable where it cannot be encrypted.
+    """
     to, source, letter = judged.to, mail.outgoing, mail.letter
     if judged.verdict.is_spam or judged.verdict.score >= world.options.spam_forward_max:
         return Outcome.SPAM
@@ -111,8 +125,7 @@ async def _sent(world: World, mail: "Mail", judged: Judged) -> Outcome:
     if row.encrypt_forwarded:
         key = (row.id, row.pub_key or "")
         source = await encrypting.sealed(world, source, letter, key) or source
-    await send_on(world, source, mail.came, mail.sender, onward, mail.results)
-    return Outcome.SENT
+    return source, onward
 
 
 async def _been(source: bytes | Path, letter: Letter) -> list[str]:

@@ -35,7 +35,7 @@ async def judged(
     opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
     known = spam.known(opinions, believed, sender, letter.verification, letter.scan)
     rules = await _rules(world, letter, sender, recipients)
-    viruses = world.options.virus == "reject"
+    viruses = world.options.virus != "tag"  # what is held instead is so before
     verdicts = [
         spam.decided(
             known, rules.get(to.user_id, ()), to.spam_level, limits_of(to, viruses=viruses)

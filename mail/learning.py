@@ -1,7 +1,8 @@
 """What users do with their mail teaches the spam filter: never at once, so nobody waits for it.
 
 What is moved into Junk, or marked `$Junk`, is learned as spam; what is moved out of it, but not to
-the trash, or marked `$NotJunk`, as good mail. Who changes his mind has the last word.
+the trash, or marked `$NotJunk`, as good mail; so is what was held, and is let in. Who changes his
+mind has the last word.
 """
 
 import asyncio
@@ -58,6 +59,12 @@ def marked(turn: Turn, ids: Sequence[int], keywords: Collection[str]) -> None:
     said = {MARKS[word.lower()] for word in keywords if word.lower() in MARKS}
     if turn.world.options.rspamd_learn and len(said) == 1:
         note(turn, ids, spam=said.pop())
+
+
+def released(turn: Turn, ids: Sequence[int]) -> None:
+    """Note that these messages, which were held, are no spam, in the unit that lets them in."""
+    if turn.world.options.rspamd_learn:
+        note(turn, ids, spam=False)
 
 
 def note(turn: Turn, ids: Sequence[int], *, spam: bool) -> None:

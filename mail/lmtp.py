@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from mail import intake, messagetrace
@@ -71,8 +70,8 @@ class LmtpSession(Conversation):
 
     async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
         """Deliver it; one reply for each recipient."""
-        size, queue_id = spool.size, messagetrace.new_id(self.listener.world)
-        to = [replace(each, queue_id=queue_id) for each in transaction.recipients]
+        size = spool.size
+        to = self._taken(transaction, messagetrace.new_id(self.listener.world))
         with spool:
             try:
                 source = await spool.source()

@@ -79,9 +79,18 @@ class Way:
 
     def write(self, world: World, letter: Letter) -> None:
         """Have the steps written, behind us."""
+        _note(world, self._taken(letter))
+
+    def put(self, turn: Turn, letter: Letter) -> None:
+        """Write the steps now, in a unit that is about nothing that waits."""
+        rows = [_cut(row) for row in self._taken(letter)]
+        if turn.world.options.trace_for and rows:
+            turn.connection.execute(insert(table_of(MessageStep)), rows)
+
+    def _taken(self, letter: Letter) -> list[dict[str, Any]]:
         known = {"queue_id": self.queue_id, "message_id": cut(letter.facts.message_id)}
         rows, self.steps = [{**step, **known} for step in self.steps], []
-        _note(world, rows)
+        return rows
 
 
 def new_id(world: World) -> str:
@@ -120,10 +129,14 @@ def _note(world: World, rows: Sequence[dict[str, Any]]) -> None:
         LOST.add(by=len(rows) - room)
         log.warning("steps of messages are lost: too many wait", extra={"rows": len(rows) - room})
     for row in rows[:room]:
-        waiting.rows.append({**row, "detail": cut(row["detail"]), "address": cut(row["address"])})
+        waiting.rows.append(_cut(row))
     if waiting.timer is None:
         loop = asyncio.get_running_loop()
         waiting.timer = loop.call_later(WAIT, _begin, world, waiting)
+
+
+def _cut(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "detail": cut(row["detail"]), "address": cut(row["address"])}
 
 
 def _begin(world: World, waiting: _Waiting) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -122,7 +122,7 @@ class MxSession(SmtpSession):
         """Deliver it; one reply for all."""
         size, arrived = spool.size, Arrived(self.client, transaction.digest)
         sender = transaction.sender
-        to = [replace(each, queue_id=self._key) for each in transaction.recipients]
+        to = self._taken(transaction, self._key)
         with spool:
             try:
                 source = await spool.source()

@@ -59,9 +59,29 @@ async def send_on(  # noqa: PLR0913, PLR0917 - the envelope, and what is known o
 ) -> None:
     """Queue a message, as it came, for the targets; on return it is durable.
 
+    As `outgoing` and `enter`.
+    """
+    made = await outgoing(world, source, came, sender, onward, results)
+
+    def unit(turn: Turn, kept: Kept) -> None:
+        enter(turn, made, kept)
+
+    whose = [] if onward.user_id is None else [onward.user_id]
+    await with_bytes(world, onward.tenant_id, made.letter, unit, PLATFORM, *whose)
+
+
+async def outgoing(  # noqa: PLR0913, PLR0917 - the same
+    world: World,
+    source: bytes | Path,
+    came: str,
+    sender: str,
+    onward: Onward,
+    results: str | None = None,
+) -> Outgoing:
+    """A message, as it came, made ready for the targets.
+
     `came` is the digest by which a repeat within a day is known, as one of a delivery is;
-    `results` is what was found out about it, for the seal of ARC. Loop; RateLimited; NotFound
-    where the address or account has gone.
+    `results` is what was found out about it, for the seal of ARC. Loop.
     """
     raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
     seal = b""
@@ -71,13 +91,7 @@ async def send_on(  # noqa: PLR0913, PLR0917 - the envelope, and what is known o
     made = await delivery.read(whole)
     if not onward.returns:
         check_loop(whole, made, onward.address)
-    outgoing = Outgoing(made, came, sender, onward)
-
-    def unit(turn: Turn, kept: Kept) -> None:
-        _hand_in(turn, outgoing, kept)
-
-    whose = [] if onward.user_id is None else [onward.user_id]
-    await with_bytes(world, onward.tenant_id, made, unit, PLATFORM, *whose)
+    return Outgoing(made, came, sender, onward)
 
 
 async def put_off(
@@ -123,7 +137,11 @@ def _new(turn: Turn, told: str) -> bool:
     return True
 
 
-def _hand_in(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
+def enter(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
+    """Queue it, in the unit of the platform and of its account; RateLimited, NotFound.
+
+    A repeat within a day is queued once.
+    """
     onward = outgoing.onward
     to = [*onward.targets, *(via.shown for via in onward.via)]
     whose = onward.address_id if onward.user_id is None else f"user {onward.user_id}"

@@ -105,16 +105,13 @@ async def performed(
 async def _stored(
     world: World, mail: "Mail", todo: Ruled, alone: asyncio.Semaphore
 ) -> Placed | None:
-    to = todo.judged.to
-    receipt = receipt_of(mail.letter, to, mail.sender)
+    receipt = receipt_of(mail.letter, todo.judged.to, mail.sender)
     if not (todo.spots or todo.remembered or todo.error or todo.decision.matched):
         return None
 
     def beside(turn: Turn, placed: Placed | None) -> None:
         _check(turn, todo, receipt)
-        _remember(turn, todo, receipt)
-        _show(turn, todo)
-        filtering.noted(turn, to.user_id, todo.decision, mail.letter, placed)
+        note(turn, todo, (mail.letter, receipt), placed)
 
     try:
         return await _into(world, mail, (todo, receipt), alone, beside)
@@ -136,18 +133,19 @@ async def _into(
 ) -> Placed | None:
     todo, receipt = what
     to = todo.judged.to
-    copies = [(mail.letter, _place(world, mail, to, spot)) for spot in todo.spots]
+    copies = [(mail.letter, place_of(world, mail, to, spot)) for spot in todo.spots]
     if not any(spot.edits or spot.key is not None for spot in todo.spots):
         letter = await stamping.stamped(mail.source, mail.letter, to, mail.sender)
         copies = [(letter, there) for _, there in copies]
         return await delivery.receive_all(world, to, Copies(receipt, copies), beside)
     async with alone:
-        letters = await _letters(world, mail, todo)
-        copies = [(letter, there) for letter, (_, there) in zip(letters, copies, strict=True)]
+        made = await letters(world, mail, todo)
+        copies = [(letter, there) for letter, (_, there) in zip(made, copies, strict=True)]
         return await delivery.receive_all(world, to, Copies(receipt, copies), beside)
 
 
-def _place(world: World, mail: "Mail", to: Recipient, spot: Spot) -> Place:
+def place_of(world: World, mail: "Mail", to: Recipient, spot: Spot) -> Place:
+    """Where a message goes, and how it lies there."""
     return replace(
         delivery.usual(world, to, mail.sender),
         mailbox_id=spot.mailbox_id,
@@ -159,7 +157,7 @@ def _place(world: World, mail: "Mail", to: Recipient, spot: Spot) -> Place:
     )
 
 
-async def _letters(world: World, mail: "Mail", todo: Ruled) -> list[Letter]:
+async def letters(world: World, mail: "Mail", todo: Ruled) -> list[Letter]:
     """The message as it lies in each place: its header edited, the whole encrypted, and stamped."""
     made: dict[tuple[int, str | None], Letter] = {}
     for spot in todo.spots:
@@ -193,6 +191,17 @@ def edited(source: bytes | Path, letter: Letter, edits: Sequence[Edit]) -> bytes
 
 
 # ---------------------------------------------------------------- remembering
+
+
+def note(turn: Turn, todo: Ruled, of: tuple[Letter, str], placed: Placed | None) -> None:
+    """Note what scripts remember and have failed with, and what filters did, of a message.
+
+    In the unit that stores it; its receipt stands beside it.
+    """
+    letter, receipt = of
+    _remember(turn, todo, receipt)
+    _show(turn, todo)
+    filtering.noted(turn, todo.judged.to.user_id, todo.decision, letter, placed)
 
 
 def _check(turn: Turn, todo: Ruled, receipt: str) -> None:
@@ -237,10 +246,10 @@ def _show(turn: Turn, todo: Ruled) -> None:
 async def _sent_on(world: World, mail: "Mail", todo: Ruled) -> str | None:
     """Send on; None, or why one of them could not be."""
     failed = None
-    for edits, onward in _onward(todo):
+    for edits, onward in onward_of(todo):
         shown = ", ".join([*onward.targets, *(via.shown for via in onward.via)])
         try:
-            source = await _as_sent(mail, todo, edits)
+            source = await as_sent(mail, todo, edits)
             await send_on(world, source, mail.came, mail.sender, onward, mail.results)
         except Refused as refusal:
             failed = f"not sent on to {shown}: {refusal.message}"
@@ -251,7 +260,7 @@ async def _sent_on(world: World, mail: "Mail", todo: Ruled) -> str | None:
     return failed
 
 
-def _onward(todo: Ruled) -> list[tuple[int, Onward]]:
+def onward_of(todo: Ruled) -> list[tuple[int, Onward]]:
     """What is sent on, each with how many edits of its header: by scripts, then by filters."""
     to = todo.judged.to
     mine = Onward(to.address, None, to.tenant_id, user_id=to.user_id)
@@ -268,7 +277,8 @@ def _onward(todo: Ruled) -> list[tuple[int, Onward]]:
     return found
 
 
-async def _as_sent(mail: "Mail", todo: Ruled, edits: int) -> bytes | Path:
+async def as_sent(mail: "Mail", todo: Ruled, edits: int) -> bytes | Path:
+    """The message as it is sent on, with so many of the edits of its header."""
     if not edits:
         return mail.outgoing
     whole = await asyncio.to_thread(edited, mail.source, mail.letter, todo.edits[:edits])

@@ -125,6 +125,7 @@ async def receive(
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
     """Take a message for these addresses; what came of each, an exception where it was refused."""
     waysteps.began(world, mail.way, mail.sender, taken)
+    await waysteps.turned_away(world, mail.way, taken)
     await look(world, mail, taken)
     people: dict[Key, Person] = {}
     for each in taken:
@@ -146,14 +147,16 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
     alone = asyncio.Semaphore()  # who has bytes of his own has them one at a time
 
     async def perform(each: Ruled) -> Placed | None:
-        if why := quarantine.reason(world, mail.letter, each.judged.verdict):
-            await quarantine.hold(world, mail, each.judged.to, why)
-            waysteps.held(world, mail.way, each.judged)
+        to, verdict = each.judged.to, each.judged.verdict
+        waysteps.judged(world, mail.way, to, verdict)
+        if why := quarantine.reason(world, mail.letter, verdict):
+            await quarantine.hold(world, mail, to, why)
+            waysteps.held(world, mail.way, to, why)
             return None
         await turn_away(world, mail, each.judged)
         placed = await performing.performed(world, mail, each, alone)
         sent = await forwarding.after(world, mail, each.judged)
-        waysteps.stored(world, mail.way, each.judged, placed, sent)
+        waysteps.stored(world, mail.way, to, placed, sent)
         return placed
 
     to = [person.to for person in people]

@@ -18,6 +18,7 @@ from mail import audit, delivery, encrypting, userlimits
 from mail.addresses import Recipient
 from mail.delivery import CAME, COMING, HOUR, Letter
 from mail.keeping import Kept, blob_ids
+from mail.messagetrace import new_id
 from mail.scan import Symbol
 from mail.spam import Spam
 from mail.storable import storable
@@ -77,12 +78,15 @@ def fits(world: World, letter: Letter) -> bool:
 def reason(world: World, letter: Letter, verdict: Spam) -> Why | None:
     """Why a message is held for somebody for whom this is the verdict; None: it is not.
 
-    One that is too large to be held goes where all other spam goes.
+    Spam that is too large to be held goes where all other spam goes, and a virus is refused.
     """
-    least = world.options.spam_quarantine
-    if not least or not verdict.is_spam or verdict.score < least or not fits(world, letter):
+    options, scan = world.options, letter.scan
+    least = options.spam_quarantine
+    wanted = bool(least) and verdict.is_spam and verdict.score >= least
+    if scan is not None and scan.virus and options.virus != "tag":
+        wanted = options.virus == "quarantine"
+    if not wanted or not fits(world, letter):
         return None
-    scan = letter.scan
     if scan is None or scan.score is None:
         return Why(float(verdict.score), virus=scan.virus if scan else None)
     return Why(scan.score, scan.symbols, scan.virus)
@@ -99,16 +103,16 @@ async def hold(world: World, mail: "Mail", to: Recipient, why: Why) -> None:
     if not fits(world, letter):
         raise LimitReached("too large to be held", limit=most, used=letter.size)
     if to.key is None:
-        await _hold(world, letter, (mail.sender, to), why)
+        await _hold(world, letter, (mail, to), why)
     else:
         async with mail.apart:
             own = await encrypting.encrypted(world, mail.source, letter, (to.user_id, to.key))
-            await _hold(world, own, (mail.sender, to), why)
+            await _hold(world, own, (mail, to), why)
 
 
-async def _hold(world: World, letter: Letter, route: tuple[str, Recipient], why: Why) -> None:
-    sender, to = route
-    known = delivery.receipt_of(letter, to, sender)
+async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], why: Why) -> None:
+    mail, to = route
+    known = delivery.receipt_of(letter, to, mail.sender)
     since = world.now() - world.options.receipts_for
 
     def unit(turn: Turn, kept: Kept) -> bool:
@@ -116,7 +120,7 @@ async def _hold(world: World, letter: Letter, route: tuple[str, Recipient], why:
             return False
         _count(turn, to.user_id)
         key, shown = turn.world.key(), {**_shown(letter), **_said(why), "receipt": known}
-        row = {"id": key, **_envelope(turn, to, sender), **shown}
+        row = {"id": key, **_envelope(turn, mail, to), **shown}
         blobs = blob_ids(turn, kept)
         row |= {"blob_id": blobs[kept.root]}
         _put(turn, row, list(blobs.values()))
@@ -137,13 +141,13 @@ def _count(turn: Turn, user_id: int) -> None:
     userlimits.received(turn, user_id, counted[0])
 
 
-def _envelope(turn: Turn, to: Recipient, sender: str) -> dict[str, Any]:
+def _envelope(turn: Turn, mail: "Mail", to: Recipient) -> dict[str, Any]:
     now = turn.world.now()
     return {
         "user_id": to.user_id,
         "domain_id": to.domain_id,
-        "queue_id": turn.world.random(10).hex(),
-        "sender": storable(sender),
+        "queue_id": mail.way.queue_id or new_id(turn.world),
+        "sender": storable(mail.sender),
         "recipient": storable(to.address),
         "notified": False,
         "created_at": now,

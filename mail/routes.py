@@ -60,6 +60,14 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Away:
+    """An address, as given, whose mail was not taken, and our reply."""
+
+    address: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """An address that was accepted, and where its mail goes; with neither it is dropped."""
 
@@ -69,6 +77,7 @@ class Taken:
     learn: bool | None = None  # as spam, or as good mail
     domain_id: int | None = None  # of an address whose mail is dropped
     queue_id: str = ""  # that is given to its message; "": it has none yet
+    beside: Sequence[Away] = ()  # for whom the same message was not taken
 
     @property
     def user_id(self) -> int | None:

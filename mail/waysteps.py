@@ -1,16 +1,22 @@
 """What is told of a message on its way through mail/pipeline.py."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from mail.addresses import Recipient
+from mail.addresses import Recipient, normal_domain
 from mail.delivery import Letter, Placed
 from mail.forwarding import Outcome
-from mail.junk import Judged
+from mail.lookups import homes
 from mail.messagetrace import Way, new_id
 from mail.routes import Onward, Taken
+from mail.spam import Spam
+from mail.storable import storable
 from models.errors import Refused
 from models.messagetrace import LogComponent
 from models.world import World
+
+if TYPE_CHECKING:
+    from mail.quarantine import Why
 
 
 def began(world: World, way: Way, sender: str, taken: Sequence[Taken]) -> None:
@@ -20,16 +26,28 @@ def began(world: World, way: Way, sender: str, taken: Sequence[Taken]) -> None:
         way.say(world, "accepted", _whose(each), f"from <{sender}>")
 
 
-def _judged(world: World, way: Way, judged: Judged) -> tuple[str, int | None]:
-    verdict, to = judged.verdict, (judged.to.address, judged.to.domain_id)
+async def turned_away(world: World, way: Way, taken: Sequence[Taken]) -> None:
+    """For these it was not accepted, and why. No statement where there are none."""
+    away = [one for each in taken for one in each.beside]
+    if not away or not world.options.trace_for:
+        return
+    names = {one.address: storable(normal_domain(one.address.rpartition("@")[2])) for one in away}
+    places = await homes(world, set(names.values()))
+    for one in away:
+        domain_id = next(iter(places.get(names[one.address], ())), None)
+        way.say(world, "turned away", (one.address, domain_id), one.reply)
+
+
+def judged(world: World, way: Way, to: Recipient, verdict: Spam) -> None:
+    """It was judged for somebody: by scanners, rules and filters."""
     said = f"{'spam' if verdict.is_spam else 'no spam'}, score {verdict.score}, by {verdict.reason}"
-    way.say(world, "judged", to, said, component=LogComponent.SPAM)
-    return to
+    way.say(world, "judged", (to.address, to.domain_id), said, component=LogComponent.SPAM)
 
 
-def held(world: World, way: Way, judged: Judged) -> None:
-    """It was judged, and is held."""
-    way.say(world, "held", _judged(world, way, judged), component=LogComponent.SPAM)
+def held(world: World, way: Way, to: Recipient, why: "Why") -> None:
+    """It is held, and why."""
+    said = f"{why.virus}, a virus" if why.virus else f"spam, {why.score:g} points"
+    way.say(world, "held", (to.address, to.domain_id), said, component=LogComponent.SPAM)
 
 
 def answered(world: World, way: Way, to: Recipient, outcome: str | None) -> None:
@@ -40,18 +58,32 @@ def answered(world: World, way: Way, to: Recipient, outcome: str | None) -> None
 
 
 def stored(
-    world: World, way: Way, judged: Judged, placed: Placed | None, forwarded: Outcome | None
+    world: World, way: Way, to: Recipient, placed: Placed | None, forwarded: Outcome | None
 ) -> None:
-    """It was judged, stored, and then forwarded, or not."""
-    to = _judged(world, way, judged)
-    if placed is None:
-        way.say(world, "not stored", to, "by a rule", component=LogComponent.STORE)
-    else:
-        where = f"message {placed.message_id:x}, uid {placed.uid}{_instead(judged.to)}"
-        way.say(world, "stored", to, where, component=LogComponent.STORE)
+    """It was stored, and then forwarded, or not."""
+    _stored(world, way, to, placed)
     if forwarded is not None:
         is_sent = forwarded is Outcome.SENT
-        way.say(world, "sent on" if is_sent else "not sent on", to, forwarded.lower())
+        whose = to.address, to.domain_id
+        way.say(world, "sent on" if is_sent else "not sent on", whose, forwarded.lower())
+
+
+def _stored(world: World, way: Way, to: Recipient, placed: Placed | None) -> None:
+    whose = to.address, to.domain_id
+    if placed is None:
+        way.say(world, "not stored", whose, "by a rule", component=LogComponent.STORE)
+    else:
+        where = f"message {placed.message_id:x}, uid {placed.uid}{_instead(to)}"
+        way.say(world, "stored", whose, where, component=LogComponent.STORE)
+
+
+def released(world: World, queue_id: str, to: Recipient, what: tuple[Placed | None, str]) -> Way:
+    """It was held, and is let in by somebody; its further way."""
+    placed, by = what
+    way = Way(queue_id)
+    way.say(world, "released", (to.address, to.domain_id), f"by {by}", component=LogComponent.SPAM)
+    _stored(world, way, to, placed)
+    return way
 
 
 def sent_on(world: World, way: Way, onward: Onward) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from mail.routes import Taken
+from mail.routes import Away, Taken
 
 COMMAND_MAX = 2048  # bytes of a command line, its end included
 PIECE = 256 << 10  # bytes that are taken from the socket's buffer at once
@@ -107,6 +107,7 @@ class Transaction:
     utf8: bool
     digest: str = ""  # SHA-256 of the message, hex, once it has come
     recipients: list[Taken] = field(default_factory=list)
+    turned_away: list[Away] = field(default_factory=list)  # of the others, so many as are told of
 
 
 def command(line: bytes) -> tuple[str, str]:

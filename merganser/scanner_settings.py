@@ -72,11 +72,11 @@ class ScannerSettings(BaseSettings):
         "defer, it is to come again later.",
         json_schema_extra=DOWN,
     )
-    virus: Literal["reject", "tag"] = Field(
+    virus: Literal["reject", "tag", "quarantine"] = Field(
         default="reject",
         description="What becomes of mail with a virus: reject, it is refused; tag, it goes to "
-        "Junk.",
-        json_schema_extra={"hint": "write reject or tag"},
+        "Junk; quarantine, it is held, and refused where it is too large for that.",
+        json_schema_extra={"hint": "write reject, tag or quarantine"},
     )
 
     @field_validator("rspamd", "rspamd_learn")

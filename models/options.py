@@ -39,7 +39,7 @@ class Options:
     clamd_timeout: timedelta = timedelta(seconds=60)
     clamd_max: int = 64 * MIB
     clamd_down: str = "accept"
-    virus: str = "reject"  # what becomes of mail with one; or "tag"
+    virus: str = "reject"  # what becomes of mail with one; or "tag", "quarantine"
     spam_quarantine: int = 0  # score from which spam is held, and does not go to Junk; 0: none is
     quarantine_for: timedelta = timedelta(days=30)  # what is held is kept so long
     quarantine_max: int = 10 * MIB  # bytes of a message that is held

@@ -2,28 +2,35 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from sqlalchemy import delete, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import contents, encrypting, rewrites
-from mail.addresses import Recipient
-from mail.blobs.pack import Piece
+from mail import contents, learning, releasing, rewrites
+from mail.addresses import KEY, Recipient
 from mail.contents import gathered
-from mail.delivery import Letter, Place, Way, place, read, stored
-from mail.keeping import Gone, Kept
-from mail.rewrites import Came, Copied
+from mail.keeping import Gone
+from mail.releasing import Ready
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, OverQuota, Refused, all_found
+from models.errors import (
+    Forbidden,
+    Invalid,
+    NotFound,
+    OverQuota,
+    RateLimited,
+    Refused,
+    all_found,
+)
+from models.filters import filtered
 from models.journal import PLATFORM, ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
 from models.quarantine import QuarantineItem
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.senderrules import SenderAction
+from models.sieve import scripted
 from models.users import Frequency, User
 from models.world import Turn
 from resolvers import adminlog, possessions, senderruling
@@ -42,49 +49,47 @@ OTHERS = Needs(
 RULES = Needs(
     user_permission=UserPermission.SPAM_POLICY, admin_permission=AdminPermission.SPAM_POLICY
 )
-NOTHING = Piece("", b"")
 
 
 @dataclass(frozen=True, slots=True)
-class _Copying:
-    """Copies that rules have made of a message, with their bytes safe."""
+class Beside:
+    """What else is done with what is let in.
 
-    came: Came
-    each: Sequence[tuple[Copied, Kept]]
+    With `learn_ham` the spam filter learns that it is none, and with `allow_sender` nothing of who
+    wrote it is spam for its owner from now on.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A message that can be delivered: its bytes are safe."""
-
-    letter: Letter
-    kept: Kept
-    to: Place
-    copying: _Copying
+    learn_ham: bool = True
+    allow_sender: bool = False
 
 
-async def release(ctx: Context, ids: Sequence[int], *, allow_sender: bool = False) -> list[int]:
-    """Deliver these after all, into INBOX, all or none; the keys of the messages, in order.
+async def release(ctx: Context, ids: Sequence[int], beside: Beside) -> list[int]:
+    """Let these in, all or none; the keys of the messages, in order.
 
-    With `allow_sender` nothing of who wrote them is spam for their owners from now on. NotFound,
-    and OverQuota where one does not fit, with the index; Forbidden.
+    Rules of the account say where they lie; one that they have sent on instead has no key.
+    NotFound; OverQuota where one does not fit, and RateLimited where it cannot be sent on, with
+    the index; Forbidden.
     """
     if len(ids) > MOST:
         raise Invalid(f"at most {MOST} at once", constraint="max", path=["ids"])
     ids = list(dict.fromkeys(ids))
     rows = await _chosen(ctx, ids)
-    _check(ctx, rows, allow_sender=allow_sender)
+    _check(ctx, rows, beside)
     owners = sorted({row.user_id for row in rows})
     accounts = await _accounts(ctx, owners)
     all_found([row.user_id for row in rows], accounts)
 
-    async def ready(*, again: bool) -> list[_Ready]:
+    async def ready(*, again: bool) -> list[Ready]:
         return [await _prepared(ctx, row, accounts[row.user_id], again=again) for row in rows]
 
     try:
-        return await _released(ctx, ids, await ready(again=False), allow_sender=allow_sender)
+        return await _released(ctx, ids, await ready(again=False), beside)
     except Gone:
-        return await _released(ctx, ids, await ready(again=True), allow_sender=allow_sender)
+        return await _released(ctx, ids, await ready(again=True), beside)
+    except NotFound as gone:
+        if gone.path != ["mailbox"]:
+            raise
+        return await _released(ctx, ids, await ready(again=False), beside)  # a folder was deleted
 
 
 async def _chosen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
@@ -96,11 +101,11 @@ async def _chosen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
     return rows
 
 
-def _check(ctx: Context, rows: Sequence[Picked], *, allow_sender: bool) -> None:
+def _check(ctx: Context, rows: Sequence[Picked], beside: Beside) -> None:
     if ctx.viewer.role is Role.USER and any(row.virus for row in rows):
         text = "what holds a virus is let in by an administrator"
         raise Forbidden(text, requires=Role.DOMAIN_ADMIN, path=["ids"])
-    if allow_sender:
+    if beside.allow_sender:
         with _at("allowSender"):
             ctx.viewer.require(RULES)
 
@@ -117,12 +122,14 @@ def _at(name: str) -> Generator[None]:
 
 async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
     """What is to be known of these accounts and their INBOX, by key."""
-    names = {"id", "tenant_id", "pub_key", "encrypt_messages"}
-    box: list[Any] = [
-        col(Mailbox.id).label("box"), col(Mailbox.encrypt_messages).label("box_encrypts")
-    ]  # fmt: skip
     asked = (
-        select(*picked(User, names), *box)
+        select(
+            *picked(User, ("id", "tenant_id", "targets")),
+            col(Mailbox.id).label("box"),
+            KEY.label("key"),
+            scripted(col(User.id)).label("scripted"),
+            filtered(col(User.id)).label("filtered"),
+        )
         .join(Mailbox, col(Mailbox.user_id) == col(User.id))
         .where(
             col(User.id).in_(owners),
@@ -133,81 +140,64 @@ async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
     return {row.id: row for row in await ctx.read(asked)}
 
 
-async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) -> _Ready:
-    """Read a message once more, and make its bytes safe as they will lie in INBOX."""
-    world = ctx.world
-    (held,) = await contents.sources(world, [row], ctx.read, contents.QUARANTINE)
+async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) -> Ready:
+    """Read a message once more, and make its bytes safe as they will lie there."""
+    (held,) = await contents.sources(ctx.world, [row], ctx.read, contents.QUARANTINE)
     raw = await gathered(held.whole())
-    letter = await read(raw)
-    came = Came(raw, letter, row.sender, [row.recipient])
-    copying = await _copies(ctx, came, account, again=again)
-    if account.encrypt_messages or account.box_encrypts:
-        letter = await encrypting.encrypted(world, raw, letter, (account.id, account.pub_key or ""))
-    kept = await stored(world, account.tenant_id, letter, again=again)
-    there = Place(
-        account.id,
-        account.box,
-        world.now(),
-        envelope_from=row.sender,
-        envelope_to=[row.recipient],
-        receipt=row.receipt,
-    )
-    letter = replace(letter, verification=row.verification)
-    return _Ready(_emptied(letter), kept, there, copying)
-
-
-async def _copies(ctx: Context, came: Came, account: Picked, *, again: bool) -> _Copying:
-    """What rules have copied of it, as of mail that has just come."""
-    (address,) = came.recipients
-    instead = await rewrites.rewritten(ctx.world, [address])
+    instead = await rewrites.rewritten(ctx.world, [row.recipient])
     to = Recipient(
         account.id,
         account.tenant_id,
         account.box,
         0,
-        address,
-        instead=instead[address].address if address in instead else None,
+        row.recipient,
+        account.key,
+        domain_id=row.domain_id,
+        instead=instead[row.recipient].address if row.recipient in instead else None,
         copied=True,
+        scripted=account.scripted,
+        filtered=account.filtered,
+        forwards=bool(account.targets),
     )
-    found = []
-    for copy in await rewrites.copies_wanted(ctx.world, came, [to]):
-        kept = await stored(ctx.world, account.tenant_id, copy.letter, again=again)
-        found.append((replace(copy, letter=_emptied(copy.letter)), kept))
-    return _Copying(replace(came, source=b""), found)
-
-
-def _emptied(letter: Letter) -> Letter:
-    """The letter without its bytes, which are safe: many may wait for one unit."""
-    return replace(letter, root=NOTHING, pieces=(), keeping={})
+    return await releasing.ready(ctx.world, row, raw, to, again=again)
 
 
 async def _released(
-    ctx: Context, ids: Sequence[int], ready: Sequence[_Ready], *, allow_sender: bool
+    ctx: Context, ids: Sequence[int], ready: Sequence[Ready], beside: Beside
 ) -> list[int]:
-    streams = {one.to.user_id for one in ready}
-    if any(one.copying.each for one in ready):
+    streams = {one.todo.judged.to.user_id for one in ready}
+    if any(one.goes_out for one in ready):
         streams.add(PLATFORM)
     async with ctx.write(*streams) as session:
         rows = await _held(ctx, session, ids)
-        deliver = partial(_delivered, ready=ready)
-        keys = await ctx.world.join(session, deliver)
-        if allow_sender:
+        by = {row.id: ctx.viewer.user_id == row.user_id for row in rows}
+        deliver = partial(_delivered, ready=ready, own=[by[key] for key in ids])
+        placed = await ctx.world.join(session, deliver)
+        keys = [key for key in placed if key is not None]
+        if beside.learn_ham:  # that a virus was let in says nothing of what spam looks like
+            ill = {row.id for row in rows if row.virus}
+            clean = [key for key, item in zip(placed, ids, strict=True) if key and item not in ill]
+            await ctx.world.join(session, lambda turn: learning.released(turn, clean))
+        if beside.allow_sender:
             await _allow(ctx, rows)
         await _gone(ctx, session, rows, ("quarantineRelease", "released"))
     return keys
 
 
-def _delivered(turn: Turn, ready: Sequence[_Ready]) -> list[int]:
-    keys = []
-    for index, one in enumerate(ready):
+def _delivered(turn: Turn, ready: Sequence[Ready], own: Sequence[bool]) -> list[int | None]:
+    keys = list[int | None]()
+    for index, (one, is_own) in enumerate(zip(ready, own, strict=True)):
         try:
-            placed = place(turn, one.letter, one.kept, one.to, way=Way.RELEASED)
+            by = "its owner" if is_own else "an administrator"
+            placed = releasing.enter(turn, one, by)
         except OverQuota as full:
             full.path, full.index = ["ids"], index
             raise
-        keys.append(placed.message_id)
-        for copy, kept in one.copying.each:
-            rewrites.enter(turn, kept, one.copying.came, copy)
+        except RateLimited as full:
+            refusal = RateLimited(full.message, retry_after=full.retry_after)
+            refusal.path, refusal.index = ["ids"], index
+            raise refusal from full
+        keys.append(placed.message_id if placed else None)
     return keys
 
 

@@ -93,6 +93,12 @@ async def inbox(client: Client) -> list[str]:
     return [node["subject"] for node in nodes]
 
 
+def stamps(client: Client) -> bytes:
+    """What stands before a message that is let in for this one, and came from Carol."""
+    to = client.address
+    return f"Return-Path: <{CAROL}>\r\nDelivered-To: {to}\r\nX-Original-Rcpt: {to}\r\n".encode()
+
+
 async def permit(root: Client, *permissions: str) -> None:
     """Let ada change this, and nothing else."""
     given = {"users": {"usernames": ["ada"]}, "permissions": permissions}

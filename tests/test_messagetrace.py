@@ -22,6 +22,7 @@ from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, send, settled, working
 from tests.mail.test_onward import arrived, make
+from tests.sieving import put
 
 CAROL = "carol@example.com"
 TRACE = """query ($queueId: String, $messageId: String, $address: String) {
@@ -116,6 +117,48 @@ async def test_what_is_refused_forwarded_and_dropped_is_told(
     said = await trace(root, messageId=message_id(spam))
     assert [event for _, event, _, _ in said] == ["accepted", "refused"]
     assert said[1][3] == "Held: spam is not sent on"
+
+
+async def test_who_was_turned_away_is_told_with_those_who_were_not(
+    ada: Client, bob: Client, root: Client, neighbour: Neighbour
+) -> None:
+    raw = raw_message("Some")
+    boss = await chief(root, domain="example.org")
+    await come(neighbour, raw_message("Filling"), bob.address)
+    assert (await change(root, bob, quota=1))[1] == []
+    neighbour.send(f"MAIL FROM:<{CAROL}>\r\n".encode())
+    for one in ("nobody@example.org", ada.address, bob.address, "x@far.example"):
+        neighbour.send(f"RCPT TO:<{one}>\r\n".encode())
+    neighbour.send(b"DATA\r\n")
+    heard = [await neighbour.hear() for _ in range(6)]
+    assert [reply[:3] for reply in heard] == ["250", "550", "250", "452", "550", "354"]
+    neighbour.send(raw + b".\r\n")
+    queue_id = (await neighbour.hear()).removeprefix("250 2.0.0 Delivered as ")
+    away = [
+        ("nobody@example.org", "550 5.1.1 No such user here"),
+        ("bob@example.org", "452 4.2.2 Mailbox full"),
+        ("x@far.example", "550 5.1.1 No such user here"),
+    ]
+    for given in ({"queueId": queue_id}, {"messageId": message_id(raw)}):
+        found = await trace(root, **given)
+        assert [step[2:] for step in found if step[1] == "turned away"] == away
+        seen = await trace(boss, **given)
+        assert [step[2:] for step in seen if step[1] == "turned away"] == away[:2]
+        assert [event for _, event, address, _ in found if address == ada.address] == [
+            "accepted", "judged", "stored",
+        ]  # fmt: skip
+
+
+async def test_what_is_refused_by_a_script_or_as_spam_was_judged_before(
+    ada: Client, bob: Client, root: Client, neighbour: Neighbour
+) -> None:
+    await put(ada, 'require "reject"; reject "Not this.";')
+    raw = raw_message("No")
+    refused, _ = await come(neighbour, raw, ada.address, bob.address)
+    assert refused == "550 5.7.1 Not this."
+    (judged, said) = (await trace(root, messageId=message_id(raw), address=ada.address))[1:]
+    assert judged[1:] == ("judged", ada.address, "no spam, score 0, by SCORE")
+    assert said[1:] == ("refused", ada.address, "Rejected: Not this.")
 
 
 async def test_what_our_users_send_is_found_by_both_ids(

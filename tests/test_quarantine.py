@@ -47,6 +47,7 @@ from tests.held import (
     mixed,
     permit,
     set_options,
+    stamps,
 )
 from tests.keys import opened, pair_of, public_of
 
@@ -422,7 +423,7 @@ async def test_it_is_encrypted_where_what_arrives_is(
     assert errors == []
     source = "{ viewer { user { messages(first: 1) { nodes { sourceUrl } } } } }"
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
-    assert (await http.get(node["sourceUrl"])).content == sealed
+    assert (await http.get(node["sourceUrl"])).content == stamps(ada) + sealed
     assert (await change(ada, encryptMessages=False))[1] == []
     key = await hold(ada, raw_message("Open", body="herons at noon"))
     assert (await change(ada, encryptMessages=True))[1] == []

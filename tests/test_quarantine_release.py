@@ -33,6 +33,7 @@ from tests.held import (
     mixed,
     permit,
     set_options,
+    stamps,
 )
 from tests.limited import bounded
 
@@ -68,7 +69,7 @@ async def test_a_message_is_let_in_as_if_it_had_just_come(
     assert '"received"' in str(facts) or "'received'" in str(facts)
     source = "{ viewer { user { messages(first: 1) { nodes { sourceUrl receivedAt } } } } }"
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
-    assert (await http.get(node["sourceUrl"])).content == raw
+    assert (await http.get(node["sourceUrl"])).content == stamps(ada) + raw
     assert node["receivedAt"] == "2030-01-04T00:00:00Z"
     await come(world, ada, raw=raw)  # it comes again: what was let in is known
     assert await inbox(ada) == ["Mixed"]

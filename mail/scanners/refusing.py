@@ -22,7 +22,7 @@ class Infected(Unwanted):
 async def turn_away(_world: World, mail: "Mail", judged: Judged) -> None:
     """Unwanted where the verdict for a recipient is that the message is refused.
 
-    Whoever holds such mail instead of refusing it does so here.
+    What is held instead does not come here.
     """
     if not judged.verdict.refused:
         return

@@ -201,3 +201,30 @@ async def test_greylisting_in_conversation(
     await client.close()
     await listener.close(1)
     assert len(await inbox(ada)) == 1
+
+
+async def test_whom_the_greylist_turned_away_is_told_with_the_message_of_others(
+    tmp_path: Path, clock: Clock, ada: Client, bob: Client, root: Client
+) -> None:
+    rules = Rules(greylist=Greylist(ada.world, timedelta(minutes=5), timedelta(days=30)))
+    listener = Mx(ada.world, tmp_path / "spool", Terms(), rules)
+    await listener.start(host="127.0.0.1", port=0)
+    client = await connect(listener.port)
+    assert (await rcpt(client, ada.address)).startswith("451 4.7.1")
+    clock.tick(minutes=5)
+    for line in ("MAIL FROM:<carol@example.net>", *(f"RCPT TO:<{x.address}>" for x in (bob, ada))):
+        reply = await client.say(line)
+    assert reply.startswith("250")
+    await client.say("DATA")
+    queue_id = (await client.say(raw_message() + b".")).removeprefix("250 2.0.0 Taken as ")
+    await client.close()
+    await listener.close(1)
+    asked = "query ($id: String) { messageTrace(queueId: $id) { event address detail } }"
+    steps = (await root(asked, id=queue_id))["messageTrace"]
+    assert [each for each in steps if each["event"] == "turned away"] == [
+        {
+            "event": "turned away",
+            "address": bob.address,
+            "detail": "451 4.7.1 Not seen before, try again in 300 seconds",
+        }
+    ]

@@ -1,0 +1,163 @@
+"""Letting in what was held: where filters and the script of its account want it, as what has come.
+
+The verdict is not asked for again, nor may a filter call it spam: who lets it in has decided. So
+what rules would refuse or throw away is kept. What is let in may have come days ago: it is neither
+answered, nor is anybody notified. A virus is not sent on to anybody.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mail import delivery, filtering, forwarding, onward, performing, rewrites, rules, waysteps
+from mail.addresses import Recipient
+from mail.blobs.pack import Piece
+from mail.decision import NOTHING
+from mail.delivery import Copies, Letter, Place, Placed, Way, read, stored
+from mail.junk import Judged
+from mail.keeping import Kept
+from mail.onward import Outgoing
+from mail.pipeline import Mail
+from mail.rewrites import Came, Copied
+from mail.routes import Loop
+from mail.rules import Ruled
+from mail.spam import Reason, Spam
+from models.columns import Picked
+from models.errors import Unavailable
+from models.world import Turn, World
+
+log = logging.getLogger(__name__)
+
+PAST = Spam(is_spam=False, score=0, reason=Reason.LEVEL)  # which no filter overrules
+EMPTY = Piece("", b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A message that can be let in: what is to be done, with all bytes of it safe."""
+
+    todo: Ruled
+    letter: Letter  # as it was held
+    queue_id: str
+    receipt: str
+    places: Sequence[tuple[Letter, Place]]
+    kept: Sequence[Kept]  # of those
+    leaving: Sequence[tuple[Outgoing, Kept]]
+    came: Came
+    copies: Sequence[tuple[Copied, Kept]]
+
+    @property
+    def goes_out(self) -> bool:
+        """Whether anything of it goes into the queue."""
+        return bool(self.leaving or self.copies)
+
+
+async def ready(
+    world: World, item: Picked, raw: bytes, to: Recipient, *, again: bool = False
+) -> Ready:
+    """Decide what becomes of a held message, and make its bytes safe; once more, if `again`.
+
+    Unavailable where it cannot be encrypted.
+    """
+    letter = replace(await read(raw), verification=item.verification)
+    mail = Mail(raw, letter, item.sender)
+    todo = await _ruled(world, mail, to)
+    if item.virus is not None:
+        todo = replace(todo, sendings=(), decision=replace(todo.decision, targets=()))
+    sent, failed = await _sent_on(world, mail, todo)
+    if not todo.spots and (failed or not sent):
+        todo = replace(todo, spots=[todo.kept])
+    if item.virus is None:
+        sent += await _forwarded(world, mail, todo)
+    made = await performing.letters(world, mail, todo)
+    kept = [await stored(world, to.tenant_id, each, again=again) for each in made]
+    there = [performing.place_of(world, mail, to, spot) for spot in todo.spots]
+    leaving = list[tuple[Outgoing, Kept]]()
+    for one in sent:
+        safe = await stored(world, one.onward.tenant_id, one.letter, again=again)
+        leaving.append((replace(one, letter=_emptied(one.letter)), safe))
+    came = Came(raw, letter, item.sender, [item.recipient])
+    copies = [
+        (replace(copy, letter=_emptied(copy.letter)), await _stored(world, copy, again=again))
+        for copy in await rewrites.copies_wanted(world, came, [to])
+    ]
+    return Ready(
+        todo,
+        _emptied(letter),
+        item.queue_id,
+        item.receipt,
+        list(zip(map(_emptied, made), there, strict=True)),
+        kept,
+        leaving,
+        replace(came, source=b"", letter=_emptied(letter)),
+        copies,
+    )
+
+
+async def _ruled(world: World, mail: Mail, to: Recipient) -> Ruled:
+    """What rules want; a refusal takes nothing else along."""
+    judged = [Judged(to, PAST)]
+    said = await filtering.decisions(world, mail, judged)
+    (todo,) = await rules.ruled(world, mail, judged, said)
+    if todo.rejection is None:
+        return todo
+    return replace(
+        todo, rejection=None, spots=[todo.kept], sendings=(), remembered=(), decision=NOTHING
+    )
+
+
+async def _sent_on(world: World, mail: Mail, todo: Ruled) -> tuple[list[Outgoing], bool]:
+    """What rules have sent on, and whether some of it cannot be."""
+    made, failed = list[Outgoing](), False
+    for edits, to in performing.onward_of(todo):
+        source = await performing.as_sent(mail, todo, edits)
+        try:
+            made.append(await onward.outgoing(world, source, mail.came, mail.sender, to))
+        except Loop:
+            failed = True
+    return made, failed
+
+
+async def _forwarded(world: World, mail: Mail, todo: Ruled) -> list[Outgoing]:
+    """What is sent on for an account that forwards; it is stored all the same."""
+    if not todo.judged.to.forwards:
+        return []
+    try:
+        found = await forwarding.wanted(world, mail, todo.judged)
+        if isinstance(found, forwarding.Outcome):
+            return []
+        source, to = found
+        return [await onward.outgoing(world, source, mail.came, mail.sender, to)]
+    except (Loop, Unavailable):
+        log.info("not forwarded", extra={"user": todo.judged.to.user_id})
+        return []
+
+
+async def _stored(world: World, copy: Copied, *, again: bool) -> Kept:
+    return await stored(world, copy.of.tenant_id, copy.letter, again=again)
+
+
+def _emptied(letter: Letter) -> Letter:
+    """The letter without its bytes, which are safe: many may wait for one unit."""
+    return replace(letter, root=EMPTY, pieces=(), keeping={}, cut={})
+
+
+def enter(turn: Turn, one: Ready, by: str) -> Placed | None:
+    """Let it in, in the unit of its account, and of the platform where anything goes out.
+
+    None where rules have it sent on, and not stored. Raises as `delivery.place` and
+    `onward.enter`. `by` says whom the steps of the message name.
+    """
+    copies = Copies(one.receipt, one.places, Way.RELEASED)
+    placed = delivery.place_all(turn, copies, one.kept)
+    performing.note(turn, one.todo, (one.letter, one.receipt), placed)
+    for outgoing, kept in one.leaving:
+        onward.enter(turn, outgoing, kept)
+    for copy, kept in one.copies:
+        rewrites.enter(turn, kept, one.came, copy)
+    sent = [outgoing.onward for outgoing, _ in one.leaving]
+    way = waysteps.released(turn.world, one.queue_id, one.todo.judged.to, (placed, by))
+    for each in sent:
+        waysteps.sent_on(turn.world, way, each)
+    way.put(turn, one.letter)
+    return placed
