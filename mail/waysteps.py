@@ -7,7 +7,7 @@ from mail.delivery import Letter, Placed
 from mail.forwarding import Outcome
 from mail.junk import Judged
 from mail.messagetrace import Way, new_id
-from mail.routes import Onward, Taken
+from mail.routes import Answering, Onward, Taken
 from models.errors import Refused
 from models.messagetrace import LogComponent
 from models.world import World
@@ -32,7 +32,7 @@ def held(world: World, way: Way, judged: Judged) -> None:
     way.say(world, "held", _judged(world, way, judged), component=LogComponent.SPAM)
 
 
-def answered(world: World, way: Way, to: Recipient, outcome: str | None) -> None:
+def answered(world: World, way: Way, to: Recipient | Answering, outcome: str | None) -> None:
     """It was answered by itself, or not."""
     if outcome is not None:
         event = "answered" if outcome == "answered" else "not answered"
