@@ -246,3 +246,19 @@ async def test_where_none_is_on_nothing_is_asked(
     assert errors == []
     assert await asked() == []
     assert await answered(world) == ["carol@far.example"]
+
+
+async def test_the_way_of_a_message_says_whether_it_was_answered(
+    root: Client, neighbour: Neighbour
+) -> None:
+    document = "query ($id: String!) { messageTrace(messageId: $id) { event address detail } }"
+    await answering(root)
+    told = list[str]()
+    for number in range(2):
+        key = f"<way{number}@far.example>"
+        await write(neighbour, Message_ID=key)
+        steps = (await root(document, id=key))["messageTrace"]
+        told += [f"{one['event']}: {one['detail']}" for one in steps if one["address"] == INFO]
+    assert [one for one in told if "answered" in one] == [
+        "answered: answered", "not answered: answered_before",
+    ]  # fmt: skip

@@ -207,7 +207,7 @@ async def after(
         log.exception("not answered", extra=whose)
         ANSWERS.add("failed")
         return "failed"
-    outcome = silence.lower() if silence else "answered"
+    outcome = silence.outcome if silence else "answered"
     ANSWERS.add(outcome)
     log.debug("autoreply", extra={**whose, "silence": silence})
     return outcome
