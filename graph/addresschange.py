@@ -9,6 +9,7 @@ from strawberry.scalars import JSON
 
 from graph import ids
 from graph.addresses import Address
+from graph.autoreplyset import AutoreplyInput
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
@@ -26,6 +27,7 @@ TARGETS = (
     "FORWARD: addresses, smtp:// and smtps:// relays with or without user and password, "
     "http(s):// URLs; at most 100. A relay whose password is *** stays as it was."
 )
+REPLY = "FORWARD: what it answers by itself, without `addresses`."
 NEW = ("name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",
        "meta_data", "internal_data")  # fmt: skip
 CHANGED = (*NEW, "kind")
@@ -51,6 +53,7 @@ class AddressCreateInput(Options):
     )
     expires_at: datetime | None = leaf("When it ends.", default=UNSET)
     tags: list[str] | None = leaf("Labels.", default=UNSET)
+    autoreply: AutoreplyInput | None = leaf(REPLY, default=UNSET)
     public_comment: str | None = leaf("Shown to users.", default=UNSET)
     private_comment: str | None = leaf("For administrators.", default=UNSET)
     meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
@@ -76,6 +79,7 @@ class AddressPatch:
     )
     expires_at: strawberry.Maybe[datetime | None] = leaf("When it ends.")
     tags: strawberry.Maybe[list[str] | None] = leaf("Labels, in place of those there are.")
+    autoreply: strawberry.Maybe[AutoreplyInput | None] = leaf(f"{REPLY} Null forgets it.")
     public_comment: strawberry.Maybe[str | None] = leaf("Shown to users.")
     private_comment: strawberry.Maybe[str | None] = leaf("For administrators.")
     meta_data: strawberry.Maybe[JSON | None] = leaf("Free data of the application.")
@@ -86,11 +90,14 @@ class AddressPatch:
         facts = {name: maybe.value for name in CHANGED if (maybe := getattr(self, name))}
         if self.forwards:
             facts["forwards_max"] = self.forwards.value
+        said = self.autoreply.value if self.autoreply else None
         return Patch(
             facts,
             address=self.address.value if self.address else None,
             main=self.main.value if self.main else None,
             targets=self.targets.value if self.targets else None,
+            autoreply=said.given() if said else None,
+            unanswered=self.autoreply is not None and said is None,
         )
 
 
@@ -140,6 +147,7 @@ class AddressMutation:
             wildcard=input.allow_wildcard,
             targets=input.targets or (),
             facts=facts,
+            autoreply=input.autoreply.given() if input.autoreply else None,
         )
         return AddressPayload(address=Address.of(await addresschange.create(info.context, new)))
 

@@ -8,6 +8,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.autoreply import Autoreply
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import leaf
@@ -20,7 +21,7 @@ from mail.addresses import normal
 from models.addresses import AddressKind
 from models.pages import Cursor, ordering
 from models.roles import Role, Scope
-from resolvers import addresses, domains, userlimits, users
+from resolvers import addresses, autoreply, domains, userlimits, users
 from resolvers.addresses import AddressWhere
 
 if TYPE_CHECKING:
@@ -89,6 +90,15 @@ class Address(Shape):
     @field("Limits with what is used of them.", "forwards_max", "forwarded", "forwarded_until")
     async def limits(self) -> AddressLimits:
         return AddressLimits.of(self.row)
+
+    @field(
+        "FORWARD: what it answers by itself; createdAt is null where none is set. Null for others.",
+        "kind",
+    )
+    async def autoreply(self, info: Info) -> Autoreply | None:
+        if self.row.kind is not AddressKind.FORWARD:
+            return None
+        return Autoreply.maybe(await info.context.load(autoreply.of_addresses, self.row.id))
 
     @field("For administrators.", "private_comment", **OURS)
     async def private_comment(self) -> str | None:

@@ -7,6 +7,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph.addresses import Address
+from graph.autoreply import Autoreply
 from graph.domains import DomainAlias
 from graph.errors import leaf
 from graph.fields import Info, field, query
@@ -21,6 +22,7 @@ from resolvers import addresstrace
 
 RECORDS: Mapping[str, type[Shape]] = {
     "Address": Address,
+    "Autoreply": Autoreply,
     "DomainAlias": DomainAlias,
     "Filter": Filter,
     "RecipientRewrite": RecipientRewrite,
@@ -32,8 +34,8 @@ RECORDS: Mapping[str, type[Shape]] = {
 @strawberry.type(description="One decision on the way of a message.")
 class TraceStep(View):
     stage: str = leaf(
-        "RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS, ACCOUNT, SENDER_RULE or FILTER: one that may "
-        "send it on, or drop it; more may come."
+        "RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS, ACCOUNT, SENDER_RULE, FILTER: one that may "
+        "send it on, or drop it; or AUTOREPLY: it may be answered. More may come."
     )
     input: str = leaf("Before.")
     output: list[str] = leaf("After; empty = refused or dropped here.")

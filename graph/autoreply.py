@@ -17,22 +17,28 @@ from graph.views import Made
 from mail.autoreply import Silence
 from models.errors import NotFound
 from resolvers import autoreply
+from resolvers.autoreplyfacts import PLAIN
 from resolvers.autoreplypreview import Letter, Preview, preview
 
 strawberry.enum(
     Silence, name="AutoreplySilence", description="Why a message gets no automatic answer."
 )
-RULE = {name: Made(("rule",), attrgetter(name)) for name in autoreply.PLAIN}
+RULE = {name: Made(("rule",), attrgetter(name)) for name in PLAIN}
 SENDER = strawberry.argument(description="Who writes; of a message, absent = who sent it.")
 SUBJECT = strawberry.argument(description="Of what is answered; absent = that of the message.")
-TO = strawberry.argument(description="Address of the account; absent = of the message, or main.")
+TO = strawberry.argument(
+    description="Address of the account, or one that an address takes; absent = of the message, or "
+    "main."
+)
 MESSAGE = strawberry.argument(description="A message that came: why is it answered, or not?")
 
 
 @strawberry.type(description="What a sender would be answered.")
 class AutoreplyPreview:
     silence: Silence | None = leaf("Why nothing would be sent, null = it would.")
-    internal: bool = leaf("The sender's domain is the account's, or an alias of it.")
+    internal: bool = leaf(
+        "The sender's domain is that of the account or address, or an alias of it."
+    )
     from_: EmailAddress | None = leaf("From.", name="from")
     from_name: str | None = leaf("Name in From.")
     to: EmailAddress | None = leaf("To; null = to nobody.")
@@ -55,10 +61,10 @@ class AutoreplyPreview:
         )
 
 
-@strawberry.type(description="Vacation answer of a user.")
+@strawberry.type(description="Vacation answer of a user, or answer of an address that forwards.")
 class Autoreply(Shape):
     enabled: bool = leaf("Switch.")
-    name: str | None = leaf("In From; null = that of the account.")
+    name: str | None = leaf("In From; null = that of the account or address.")
     subject: str = leaf('Empty = "Auto: Re:" and that of the original.')
     text: str = leaf("Plain text.")
     html: str = leaf("HTML.")

@@ -15,13 +15,14 @@ from graph.users import User
 from graph.userupdate import UsersPayload
 from models.roles import Scope
 from resolvers import autoreply, users
+from resolvers.autoreplyfacts import FACTS
 
 
 @strawberry.input(description="What is answered; absent = unchanged, null = the default.")
 class AutoreplyInput:
     enabled: strawberry.Maybe[bool] = leaf("Switch. Another absence begins with it.")
     name: strawberry.Maybe[str | None] = leaf(
-        "In From, at most 128 characters; null = that of the account."
+        "In From, at most 128 characters; null = that of the account or address."
     )
     subject: strawberry.Maybe[str | None] = leaf("At most 2 KiB; empty = that of the original.")
     text: strawberry.Maybe[str | None] = leaf("Plain text, at most 128 KiB.")
@@ -42,7 +43,7 @@ class AutoreplyInput:
 
     def given(self) -> dict[str, object]:
         """What is given, by column."""
-        names = (*autoreply.RULE, "interval")
+        names = FACTS
         return {name: maybe.value for name in names if (maybe := getattr(self, name))}
 
 

@@ -157,8 +157,8 @@ async def answer(world: World, incoming: vacation.Incoming, said: Decision, boxe
     """Answer as the first filter says that does, under the guards of all automatic answers."""
     reply, to, letter = said.replies[0], incoming.to, incoming.letter
     named = [each.address for each in (*letter.facts.to, *letter.facts.cc)]
-    if not await stands(world, to.user_id, to.address, named):
-        ANSWERS.add(Silence.NOT_ADDRESSED.lower())
+    if not await stands(world, (to.user_id, to.address_id), to.address, named):
+        ANSWERS.add(Silence.NOT_ADDRESSED.outcome)
         return
     came = Came(incoming.sender, to.address, letter.facts.subject)
     rule = Answer(subject=reply.subject, text=reply.text, html=reply.html)

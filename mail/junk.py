@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -9,11 +10,14 @@ from sqlmodel import col
 from mail import senderrules, spam
 from mail.addresses import KEY, Recipient
 from mail.delivery import Letter
+from mail.routes import Answering
 from mail.senderrules import Match
 from mail.spam import JUNK, REJECT, Limits, Spam
 from models.mailboxes import Mailbox, SpecialUse
 from models.users import User, UserTag
 from models.world import World
+
+LEVEL = 50  # of accounts that have said nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,28 @@ async def judged(
     ]
 
 
+async def unwanted(world: World, mail: tuple[Letter, str], to: Answering, *, handed: bool) -> bool:
+    """Whether a letter, from this sender of the envelope, is spam for an address of no account.
+
+    It is judged as for an account that has said nothing, by the rules of its tags, its domain and
+    the platform.
+    """
+    letter, sender = mail
+    opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
+    known = spam.known(opinions, believed, sender, letter.verification, letter.scan)
+    nobody = _Nobody(domain_id=to.domain_id, tags=to.tags)
+    (rules,) = await senderrules.rules_of(world, [nobody], sender, _author(letter))
+    return spam.decided(known, rules, LEVEL).is_spam
+
+
+class _Nobody(NamedTuple):
+    """Who receives what comes for no account."""
+
+    user_id: int = 0
+    domain_id: int | None = None
+    tags: Sequence[str] = ()
+
+
 def limits_of(to: Recipient, *, viruses: bool) -> Limits:
     """How strict a recipient is; what he has not said is as usual, and fits what he has."""
     reject = max(REJECT, to.junk_score or 0.0) if to.reject_score is None else to.reject_score
@@ -75,9 +101,12 @@ async def _rules(
     for row in await world.database.read(asked):
         tags.setdefault(row.user_id, []).append(row.tag)
     receivers = [replace(to, tags=[*to.tags, *tags.get(to.user_id, ())]) for to in ruled]
-    author = letter.facts.from_[0].address if letter.facts.from_ else ""
-    found = await senderrules.rules_of(world, receivers, sender, author)
+    found = await senderrules.rules_of(world, receivers, sender, _author(letter))
     return {to.user_id: each for to, each in zip(ruled, found, strict=True)}
+
+
+def _author(letter: Letter) -> str:
+    return letter.facts.from_[0].address if letter.facts.from_ else ""
 
 
 async def _junk(world: World, users: Sequence[int]) -> dict[int, tuple[int, str | None]]:

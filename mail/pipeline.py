@@ -15,7 +15,8 @@
 7. Rules of domains have it copied (mail/rewrites.py).
 8. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender. Spam is not.
-   The spam filter learns it for the addresses that are for that.
+   The spam filter learns it for the addresses that are for that. Those of the first that answer
+   by themselves do so then, where nothing was refused.
 9. What it went through is written down (mail/waysteps.py), and each address is answered for by
    itself: with a refusal where a part of it is not durable.
 
@@ -30,6 +31,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mail import (
+    autoreply,
     delimiting,
     filtering,
     forwarding,
@@ -49,7 +51,7 @@ from mail.messages import Filed
 from mail.messagetrace import Way
 from mail.onward import send_on
 from mail.rewrites import Came
-from mail.routes import Onward, Person, Taken
+from mail.routes import Answering, Onward, Person, Taken
 from mail.rules import Ruled
 from mail.scanners import look
 from mail.scanners.refusing import Unwanted, check_onward, turn_away
@@ -135,6 +137,9 @@ async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[obje
     await _store(world, mail, everybody)
     await _copy(world, mail, taken, everybody)
     outcomes = [await _settle(world, mail, each) for each in taken]
+    for each, outcome in zip(taken, outcomes, strict=True):
+        if each.answering is not None and not isinstance(outcome, BaseException):
+            await _answer(world, mail, each.answering)
     waysteps.ended(world, mail.way, mail.letter, taken, outcomes)
     return outcomes
 
@@ -196,6 +201,13 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
         outcomes.append(await teach(world, mail, spam=taken.learn))
     refused = [each for each in outcomes if isinstance(each, BaseException)]
     return refused[0] if refused else next(iter(outcomes), None)
+
+
+async def _answer(world: World, mail: Mail, to: Answering) -> None:
+    whole, letter = (mail.source, mail.letter), (mail.letter, mail.sender)
+    spam = await junk.unwanted(world, letter, to, handed=mail.handed)
+    outcome = await autoreply.after(world, whole, to, mail.sender, spam=spam)
+    waysteps.answered(world, mail.way, to, outcome)
 
 
 async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:

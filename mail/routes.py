@@ -68,6 +68,25 @@ class Away:
 
 
 @dataclass(frozen=True, slots=True)
+class Answering:
+    """An address that forwards, and answers by itself."""
+
+    address: str  # as given
+    address_id: int
+    domain_id: int | None
+    tags: Sequence[str] = ()
+
+    @property
+    def user_id(self) -> None:
+        """Of no account."""
+
+    @property
+    def tenant_id(self) -> int:
+        """Whose bytes its answers are."""
+        return self.domain_id or 0
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """An address that was accepted, and where its mail goes; with neither it is dropped."""
 
@@ -78,6 +97,7 @@ class Taken:
     domain_id: int | None = None  # of an address whose mail is dropped
     queue_id: str = ""  # that is given to its message; "": it has none yet
     beside: Sequence[Away] = ()  # for whom the same message was not taken
+    answering: Answering | None = None
 
     @property
     def user_id(self) -> int | None:
@@ -119,7 +139,21 @@ async def accept(world: World, address: str, sender: str) -> Taken:
     if not (walk.people or walk.onward) and walk.refusals:
         raise walk.refusals[0]
     people = [replace(one, to=replace(one.to, original=address)) for one in walk.people.values()]
-    return Taken(address, people, walk.onward, walk.learn, row.domain_id)
+    return Taken(
+        address,
+        people,
+        walk.onward,
+        walk.learn,
+        row.domain_id,
+        answering=_answering(row, address),
+    )
+
+
+def _answering(row: Picked, address: str) -> Answering | None:
+    """Who answers: of addresses that forward to each other the one that was written to."""
+    if not row.answers or row.kind is not AddressKind.FORWARD:
+        return None
+    return Answering(address, row.id, row.domain_id, row.tags)
 
 
 async def _outside(world: World, address: str, to: Outside) -> Taken:

@@ -8,7 +8,7 @@ from mail.delivery import Letter, Placed
 from mail.forwarding import Outcome
 from mail.lookups import homes
 from mail.messagetrace import Way, new_id
-from mail.routes import Onward, Taken
+from mail.routes import Answering, Onward, Taken
 from mail.spam import Spam
 from mail.storable import storable
 from models.errors import Refused
@@ -50,7 +50,7 @@ def held(world: World, way: Way, to: Recipient, why: "Why") -> None:
     way.say(world, "held", (to.address, to.domain_id), said, component=LogComponent.SPAM)
 
 
-def answered(world: World, way: Way, to: Recipient, outcome: str | None) -> None:
+def answered(world: World, way: Way, to: Recipient | Answering, outcome: str | None) -> None:
     """It was answered by itself, or not."""
     if outcome is not None:
         event = "answered" if outcome == "answered" else "not answered"

@@ -19,10 +19,11 @@ from models.errors import Conflict, Forbidden, Invalid, Problems, all_found
 from models.journal import PLATFORM
 from models.roles import Role, Scope, UserPermission
 from models.users import User
-from resolvers import addresses, addressmains, adminlog, domains
+from resolvers import addresses, addressmains, addressreplies, adminlog, domains
 from resolvers.addressfacts import EVERYWHERE, can_be_main, consistent, facts, spelled, word
 from resolvers.addressmains import Changed
 from resolvers.addressnews import News, tell
+from resolvers.addressreplies import Replies
 from resolvers.addresstargets import Targets, checked_targets, names_of, refuse_itself
 from resolvers.adminlog import Done
 from resolvers.context import Context, Needs
@@ -30,6 +31,7 @@ from resolvers.userdelete import count_places
 from resolvers.userselection import managed_one
 
 TAKEN = "the address is taken"
+REPLY = ("autoreply",)  # where it is in the input
 SHOWN = ("kind", "targets", "active", "main", "send_as", "expires_at", "forwards_max")  # in the log
 
 
@@ -44,6 +46,7 @@ class NewAddress:
     wildcard: bool = False
     targets: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    autoreply: Mapping[str, Any] | None = None  # by column
 
 
 async def create(ctx: Context, new: NewAddress) -> Address:
@@ -74,6 +77,12 @@ async def create(ctx: Context, new: NewAddress) -> Address:
         main=new.main,
     )
     consistent(wanted, problems, learns=bool(ctx.world.options.rspamd_learn))
+    replies = Replies()
+    if new.autoreply is not None:
+        with problems.caught():
+            addressreplies.able(kind, REPLY)
+            said = addressreplies.facts(new.autoreply, REPLY)
+            columns["answers"] = addressreplies.change(replies, key, said, at, REPLY)
     problems.settle()
     made = Address(
         id=key,
@@ -87,10 +96,12 @@ async def create(ctx: Context, new: NewAddress) -> Address:
         updated_at=at,
         **columns,
     )
-    return await added(ctx, made, name, main=new.main)
+    return await added(ctx, made, name, main=new.main, replies=replies)
 
 
-async def added(ctx: Context, made: Address, name: str, *, main: bool) -> Address:
+async def added(
+    ctx: Context, made: Address, name: str, *, main: bool, replies: Replies | None = None
+) -> Address:
     """Store an address in the domain of this name, in one unit, and tell of it."""
     user = None if made.user_id is None else await managed_one(ctx, made.user_id)
     here = None if name == EVERYWHERE else await domains.named(ctx, name)
@@ -111,6 +122,8 @@ async def added(ctx: Context, made: Address, name: str, *, main: bool) -> Addres
                 session.add(domain)
             session.add(made)
             await session.flush()
+            if replies:
+                await addressreplies.store(session, replies)
             changed = Changed()
             if user is not None:
                 first = can_be_main(made) and not await addressmains.of(ctx, user.id)
@@ -120,6 +133,8 @@ async def added(ctx: Context, made: Address, name: str, *, main: bool) -> Addres
             await tell(ctx, session, [made], News("created"))
             await tell(ctx, session, changed.rows, News(users=changed.users))
             after = {"address": made.shown, "user": user and user.username, **facts_of(made, SHOWN)}
+            if replies and made.id in replies.rows:
+                after["autoreply"] = replies.logged(made.id)[1]
             done = Done("addressCreate", "Address", made.id, made.domain_id, None, after)
             await adminlog.note(ctx, session, done)
     except IntegrityError as clash:  # somebody was quicker, on a store with several writers

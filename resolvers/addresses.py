@@ -60,7 +60,7 @@ class OfUser:
     temporary: bool = False  # only those that end, or can be switched off by their owner
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def visible_addresses(ctx: Context) -> ColumnElement[bool]:
     """Addresses of accounts that the viewer may see, and of the domains one administers."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()  # a deleted account has none
@@ -74,7 +74,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The addresses with these ids, in this order; None where the viewer sees none."""
-    seen = select(*picked(Address)).where(_visible(ctx))
+    seen = select(*picked(Address)).where(visible_addresses(ctx))
     return await listing.by_keys(ctx, seen, col(Address.id), ids)
 
 
@@ -100,7 +100,7 @@ async def named(ctx: Context, texts: Sequence[str]) -> list[Picked | None]:
         .where(
             col(Address.local).in_([one.local for one in wanted]),
             or_(places.c.id.is_not(None), col(Address.domain_id).is_(None)),
-            _visible(ctx),
+            visible_addresses(ctx),
         )
         .order_by(places.c.far.desc())  # of two the nearer one stays
     )
@@ -155,7 +155,7 @@ async def count(ctx: Context, where: AddressWhere) -> int:
 
 
 def _conditions(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
-    found = [_visible(ctx), *_labelled(ctx, where)]
+    found = [visible_addresses(ctx), *_labelled(ctx, where)]
     if where.query:
         found.append(within(col(Address.shown), where.query))
     if where.forward:
@@ -195,12 +195,12 @@ def _temporary(ctx: Context) -> ColumnElement[bool]:
 
 async def mains(ctx: Context, user_ids: list[int]) -> list[Picked | None]:
     """The main addresses of these users, in this order; None where there is none."""
-    seen = select(*picked(Address)).where(col(Address.main), _visible(ctx))
+    seen = select(*picked(Address)).where(col(Address.main), visible_addresses(ctx))
     return await listing.by_keys(ctx, seen, col(Address.user_id), user_ids)
 
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(Address.user_id) == key.user_id, _visible(ctx)]
+    terms = [col(Address.user_id) == key.user_id, visible_addresses(ctx)]
     if key.temporary:
         terms.append(_temporary(ctx))
     return [*terms, within(col(Address.shown), key.query)] if key.query else terms
@@ -231,7 +231,7 @@ async def temporary(ctx: Context, user_ids: list[int]) -> list[int]:
         .where(
             col(Address.user_id).in_(user_ids),
             _temporary(ctx),
-            _visible(ctx),
+            visible_addresses(ctx),
         )
         .group_by(col(Address.user_id))
     )

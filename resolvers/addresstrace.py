@@ -18,7 +18,8 @@ from models.domains import Domain, DomainAlias
 from models.errors import Invalid
 from models.roles import Role
 from models.users import UserTag
-from resolvers import addresses, domains, filters, senderrules, users
+from resolvers import addresses, autoreply, domains, filters, senderrules, users
+from resolvers.autoreply import Standing
 from resolvers.context import Context
 
 
@@ -116,6 +117,15 @@ async def _address(ctx: Context, way: Trace) -> None:
     step = Step("ADDRESS", way.address, output, ("Address", seen.id), seen.shown)
     way.steps.append(step)
     way.found, way.ended = seen, not seen.active or seen.kind is not AddressKind.MAILBOX
+    if seen.active and seen.answers:
+        _answered(way, await autoreply.of_addresses(ctx, [seen.id]))
+
+
+def _answered(way: Trace, found: Sequence[Standing | None]) -> None:
+    """By itself, now, if the sender is one whom that is for."""
+    for one in found:
+        if one and one.active_now:
+            way.steps.append(Step("AUTOREPLY", way.address, [way.address], ("Autoreply", one.id)))
 
 
 def _domain(address: str) -> str:
@@ -166,5 +176,10 @@ async def _filters(ctx: Context, way: Trace) -> None:
             way.steps.append(Step("FILTER", way.found.shown, row.targets, ("Filter", row.id)))
 
 
+async def _reply(ctx: Context, way: Trace) -> None:
+    """The account answers."""
+    _answered(way, await autoreply.of_users(ctx, [way.user.id]))
+
+
 # In the order in which mail goes through them: each appends its steps, and may end the way.
-STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account, _sender, _filters)
+STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account, _sender, _filters, _reply)

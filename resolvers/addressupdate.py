@@ -1,7 +1,7 @@
 """Changing addresses, one or many."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,7 @@ from models.errors import Conflict, Invalid, Problems, Refused
 from models.journal import PLATFORM
 from models.roles import Role
 from models.vault import Sealed
-from resolvers import addressmains, adminlog, domains
+from resolvers import addressmains, addressreplies, adminlog, domains
 from resolvers.addresschange import (
     SHOWN,
     TAKEN,
@@ -32,6 +32,7 @@ from resolvers.addresses import Named, chosen
 from resolvers.addressfacts import consistent, facts, spelled, word
 from resolvers.addressmains import Changed
 from resolvers.addressnews import News, tell
+from resolvers.addressreplies import Replies
 from resolvers.addresstargets import Targets, checked_targets, names_of, refuse_itself
 from resolvers.adminlog import Done
 from resolvers.context import Context
@@ -39,6 +40,7 @@ from resolvers.userdelete import count_places
 from resolvers.userselection import managed_one
 
 AT = ("set",)  # where the patch is in the input
+REPLY = (*AT, "autoreply")
 OF_OWNERS = frozenset({"name", "main"})
 OF_MASKED = OF_OWNERS | {"active"}  # of those that owners make for themselves
 LOGGED = ("name", "tags", *SHOWN)
@@ -52,12 +54,15 @@ class Patch:
     address: str | None = None
     main: bool | None = None
     targets: Sequence[str] | None = None
+    autoreply: Mapping[str, Any] | None = None  # by column
+    unanswered: bool = False  # what it answers is forgotten
 
     @property
     def names(self) -> set[str]:
         """The columns it changes."""
         more = {"address": self.address, "main": self.main, "targets": self.targets}
-        return {*self.facts, *(name for name, given in more.items() if given is not None)}
+        found = {*self.facts, *(name for name, given in more.items() if given is not None)}
+        return found | {"autoreply"} if self.unanswered or self.autoreply is not None else found
 
 
 @dataclass
@@ -66,6 +71,7 @@ class Work:
 
     rows: Sequence[Picked]
     values: dict[int, dict[str, Any]] = field(default_factory=dict)
+    replies: Replies = field(default_factory=Replies)
 
     def fresh(self, row: Picked) -> dict[str, Any]:
         """What is another now."""
@@ -90,6 +96,10 @@ async def change(ctx: Context, refs: Sequence[Named], patch: Patch) -> list[int]
     with problems.caught():
         if patch.address is not None:
             shown = spelled(patch.address, wildcard=False, path=[*AT, "address"])
+    said = dict[str, Any]()
+    with problems.caught():
+        if patch.autoreply is not None:
+            said = addressreplies.facts(patch.autoreply, REPLY)
     problems.settle()
     seen = await chosen(ctx, refs)
     _alone(seen, patch)
@@ -107,7 +117,9 @@ async def change(ctx: Context, refs: Sequence[Named], patch: Patch) -> list[int]
                 raise Conflict("an address was changed meanwhile", path=["addresses"])
             await _refuse(ctx, rows, patch)
             work = Work(rows, {row.id: dict(columns) for row in rows})
-            await _prepare(ctx, session, work, patch, shown)
+            if {"autoreply", "kind"} & patch.names:
+                work.replies = await addressreplies.there(session, rows)
+            await _prepare(ctx, session, work, replace(patch, autoreply=said or None), shown)
             await _apply(ctx, session, work, patch, streams)
     except IntegrityError as clash:  # somebody was quicker, on a store with several writers
         raise Conflict(TAKEN, path=[*AT, "address"]) from clash
@@ -155,6 +167,8 @@ async def _prepare(
             with problems.caught():
                 _targets(ctx, row, work, patch)
             with problems.caught():
+                _reply(ctx, row, work, patch)
+            with problems.caught():
                 _main(ctx, row, work, patch)
             consistent(work.as_it_will_be(row), problems, AT, learns=learns)
             problems.settle()
@@ -187,6 +201,18 @@ def _targets(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
     work.values[row.id]["targets"] = list(to.shown)
     if dict(to.relays) != known:
         work.values[row.id]["relays"] = targets.sealed(ctx.world, row.id, to.relays)
+
+
+def _reply(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
+    kind = patch.facts.get("kind") or row.kind
+    if patch.autoreply is not None:
+        addressreplies.able(kind, REPLY)
+        now, said = ctx.world.now(), patch.autoreply
+        answers = addressreplies.change(work.replies, row.id, said, now, REPLY)
+        work.values[row.id]["answers"] = answers
+    elif row.id in work.replies.were and (patch.unanswered or kind is not AddressKind.FORWARD):
+        addressreplies.clear(work.replies, row.id)
+        work.values[row.id]["answers"] = False
 
 
 def _main(ctx: Context, row: Picked, work: Work, patch: Patch) -> None:
@@ -227,7 +253,7 @@ async def _apply(
     alike: dict[str, list[int]] = {}
     for row in work.rows:
         fresh = work.fresh(row)
-        if fresh:
+        if fresh or row.id in work.replies.changed:
             changed.append(row)
             alike.setdefault(repr(work.values[row.id]), []).append(row.id)
         if "domain_id" in fresh:
@@ -242,6 +268,7 @@ async def _apply(
     for keys in alike.values():
         values = {**work.values[keys[0]], "updated_at": now}
         await connection.execute(update(table).where(table.c.id.in_(keys)).values(values))
+    await addressreplies.store(session, work.replies)
     for sign, places in ((-1, moved), (1, {key: work.values[key]["domain_id"] for key in moved})):
         gone = [{"domain_id": place} for place in places.values()]
         await count_places(ctx, session, [], gone, sign=sign)
@@ -249,15 +276,17 @@ async def _apply(
     others = [row for row in mains.rows if row.id not in {one.id for one in changed}]
     await tell(ctx, session, [*after, *others], News(None, moved, mains.users))
     log = [
-        _done(row, work.fresh(row))
+        _done(row, work.fresh(row), work.replies)
         for row in changed
         if row.user_id != ctx.viewer.user_id or not row.user_id
     ]
     await adminlog.note(ctx, session, *log)
 
 
-def _done(row: Picked, fresh: Mapping[str, Any]) -> Done:
+def _done(row: Picked, fresh: Mapping[str, Any], replies: Replies) -> Done:
     names = [name for name in (*LOGGED, "shown") if name in fresh]
     before = {word(name): getattr(row, name) for name in names}
     after = {word(name): fresh[name] for name in names}
+    if row.id in replies.changed:
+        before["autoreply"], after["autoreply"] = replies.logged(row.id)
     return Done("addressUpdate", "Address", row.id, row.domain_id, before, after)

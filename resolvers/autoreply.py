@@ -1,12 +1,11 @@
 """Automatic answers: what accounts have answered while somebody is away."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlmodel import col
 
 from mail import addresses
@@ -14,50 +13,50 @@ from mail import autoreply as answering
 from mail.archives.records import moment
 from mail.autoreply import Rule
 from models import journal
-from models.addresses import Address
-from models.autoreply import Autoreply, AutoreplySender
-from models.columns import Picked, insert_or, picked, table_of
+from models.addresses import Address, AddressKind
+from models.autoreply import Autoreply
+from models.columns import picked
 from models.errors import Invalid, NotFound, Problems
 from models.journal import ChangeKind, Entry
 from models.roles import Scope, opened
 from models.users import User
 from resolvers import adminlog
 from resolvers.access import own, visible_users
+from resolvers.addresses import visible_addresses
 from resolvers.adminlog import Done
+from resolvers.autoreplyfacts import (
+    FACTS,
+    LONGEST,
+    facts,
+    forget,
+    logged,
+    made,
+    news,
+    there,
+    write,
+)
 from resolvers.context import Context
 from resolvers.userfacts import camel
 from resolvers.userholding import Held, changing
 from resolvers.userselection import Users, chosen
 
-AT = "set"  # where the patch is in the input
-NAME = 128  # characters
-SUBJECT = 2 << 10  # bytes
-TEXT = 128 << 10
+AT = ("set",)  # where the patch is in the input
 ADDRESSES = 50
 KINDS = {"enabled": bool, "interval": int, "addresses": list}  # in files; else text
-HOUR, LONGEST = timedelta(hours=1), timedelta(days=366)
-RULE = tuple(field.name for field in fields(Rule))
-PLAIN = tuple(name for name in RULE if name != "addresses")
-FACTS = (*RULE, "interval")
-# Another of these is another absence: whoever had an answer gets one of it.
-ABSENCE = frozenset(RULE) - {"enabled", "name", "addresses"}
-WORDS = frozenset(name for name in RULE if name.endswith(("text", "html", "subject")))
-HIDDEN = WORDS | {"addresses"}  # of these the log has only that they are others
 SHOWING = frozenset({Scope.READ, Scope.SETTINGS})  # either shows what is answered
-_ODD = re.compile("[\0\ud800-\udfff]")
-_CONTROLS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What an account has answered, or would have if it were set: then `created_at` is None."""
+    """What an account, or an address, has answered; where `created_at` is None it is not set."""
 
-    id: int  # of the account
+    id: int  # of the account, or the address
     rule: Rule
     addresses: Sequence[str]  # those of the rule, as they are written
     interval: timedelta
     active_now: bool
     created_at: datetime | None
+    address: str | None = None  # which has it answered, where it is no account
 
 
 # ---------------------------------------------------------------- reading
@@ -85,10 +84,32 @@ async def _shown(ctx: Context, ids: Sequence[int]) -> dict[int, str]:
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Standing | None]:
-    """The same, and None where none is set, or the credential shows no settings."""
+    """The same of accounts and addresses; None also where the credential shows no settings."""
     if not SHOWING & opened(ctx.viewer.scopes):
         return [None] * len(ids)
-    return [one if one and one.created_at else None for one in await of_users(ctx, ids)]
+    found = dict(zip(ids, await of_users(ctx, ids), strict=True))
+    rest = [key for key, one in found.items() if one is None]
+    found |= zip(rest, await of_addresses(ctx, rest), strict=True)
+    return [one if one and one.created_at else None for one in (found[key] for key in ids)]
+
+
+async def of_addresses(ctx: Context, ids: list[int]) -> list[Standing | None]:
+    """The answers of addresses that forward, in this order; None for all others."""
+    asked = (
+        select(
+            *(col(Address.id).label("its"), col(Address.shown)),
+            *picked(Autoreply, {*FACTS, "created_at"}),
+        )
+        .outerjoin(Autoreply, col(Autoreply.id) == col(Address.id))
+        .where(
+            col(Address.id).in_(ids),
+            col(Address.kind) == AddressKind.FORWARD,
+            visible_addresses(ctx),
+        )
+    )
+    rows = await ctx.read(asked) if ids else ()
+    found = {row.its: replace(_standing(ctx, row.its, row, {}), address=row.shown) for row in rows}
+    return [found.get(key) for key in ids]
 
 
 def _standing(ctx: Context, key: int, row: Any, shown: Mapping[int, str]) -> Standing:
@@ -142,86 +163,37 @@ async def set_(ctx: Context, users: Users, given: Mapping[str, Any]) -> list[int
     on, another absence begins: all senders are answered once more.
     """
     if not given:
-        raise Invalid("change at least one thing", constraint="required", path=[AT])
+        raise Invalid("change at least one thing", constraint="required", path=AT)
     problems = Problems()
-    values = _checked(given, problems)
+    values = facts(given, problems, AT)
     problems.settle()
     if values.get("addresses"):
         values["addresses"] = await _owned(ctx, users, values["addresses"])
     now = ctx.world.now()
     async with changing(ctx, users, "autoreplySet") as held:
-        were = await _there(held)
-        made = {row.id: _made(row.id, were.get(row.id), values, now) for row in held.rows}
-        news = {key: _news(were.get(key), row) for key, row in made.items()}
-        told = {key: names for key, names in news.items() if names or key not in were}
-        await _write(held, [made[key] for key in told])
-        anew = [key for key, names in told.items() if _begins(names, made[key])]
-        await _forget(held, anew)
-        await _tell(ctx, held, told, {key: made[key] for key in told})
-        await _log(ctx, held, "autoreplySet", (were, told, made))
+        were = await there(held.session, [row.id for row in held.rows])
+        rows = dict[int, dict[str, Any]]()
+        for row in held.rows:
+            whose = {"id": row.id, "user_id": row.id}
+            rows[row.id] = made(whose, were.get(row.id), values, now, AT)
+        differing = {key: news(were.get(key), row) for key, row in rows.items()}
+        told = {key: names for key, names in differing.items() if names or key not in were}
+        await write(held.session, {key: rows[key] for key in told}, told)
+        await _tell(ctx, held, told, rows)
+        await _log(ctx, held, "autoreplySet", (were, told, rows))
     return [row.id for row in held.rows]
 
 
 async def remove(ctx: Context, users: Users) -> list[int]:
     """Forget what these accounts have answered; returns their ids."""
     async with changing(ctx, users, "autoreplyDelete") as held:
-        were = await _there(held)
-        gone = delete(Autoreply).where(col(Autoreply.id).in_(list(were)))
-        await (await held.session.connection()).execute(gone)
+        were = await there(held.session, [row.id for row in held.rows])
+        await forget(held.session, were)
         off = {key: {"enabled": False} for key in were}
         told = {key: ["enabled"] if row.enabled else [] for key, row in were.items()}
         await _tell(ctx, held, told, off)
         await _log(ctx, held, "autoreplyDelete", (were, told, off))
     return [row.id for row in held.rows]
-
-
-def _checked(given: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
-    """What is given as it is stored; what cannot be is told to `problems`."""
-    found = dict[str, Any]()
-    for name, value in given.items():
-        path = [AT, camel(name)]
-        with problems.caught():
-            found[name] = _value(name, value, path)
-    begin, end = found.get("starts_at"), found.get("ends_at")
-    with problems.caught():
-        _check_times(begin, end)
-    return found
-
-
-def _value(name: str, value: Any, path: Sequence[str]) -> Any:
-    if name == "interval":
-        return None if value is None else _seconds(value, path)
-    if name == "addresses":
-        return list(value or ())
-    if name not in WORDS and name != "name":
-        return value
-    if value is None:
-        return None if name == "name" or name.startswith("internal") else ""
-    if name == "name":
-        if len(value) > NAME or _CONTROLS.search(value):
-            text = f"at most {NAME} characters, and no control characters"
-            raise Invalid(text, constraint="pattern", path=path)
-        return value.strip() or None
-    line = name.endswith("subject")
-    if (_CONTROLS if line else _ODD).search(value):
-        text = "one line, without control characters" if line else "text has no NUL"
-        raise Invalid(text, constraint="pattern", path=path)
-    most = SUBJECT if line else TEXT
-    if len(value.encode()) > most:
-        raise Invalid(f"at most {most} bytes", constraint="max", path=path)
-    return value.strip() if line else value
-
-
-def _seconds(interval: timedelta, path: Sequence[str]) -> int:
-    if not HOUR <= interval <= LONGEST:
-        raise Invalid("from an hour to 366 days", constraint="range", path=path)
-    return int(interval.total_seconds())
-
-
-def _check_times(begin: datetime | None, end: datetime | None) -> None:
-    if begin and end and end <= begin:
-        text = "it ends before it begins"
-        raise Invalid(text, constraint="range", path=[AT, "endsAt"])
 
 
 async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[int]:
@@ -230,7 +202,7 @@ async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[int]:
     NotFound where one is not the account's; Invalid for one that only a pattern takes, and where
     there are many, or many accounts.
     """
-    path = [AT, "addresses"]
+    path = [*AT, "addresses"]
     if len(given) > ADDRESSES:
         raise Invalid(f"at most {ADDRESSES} addresses", constraint="max", path=path)
     rows = await chosen(ctx, users)
@@ -252,68 +224,6 @@ async def _owned(ctx: Context, users: Users, given: Sequence[str]) -> list[int]:
             raise Invalid(words, constraint="pattern", path=path, index=index)
         found.append(row.id)
     return list(dict.fromkeys(found))
-
-
-async def _there(held: Held) -> dict[int, Picked]:
-    """What is set of the accounts that are held."""
-    asked = select(*picked(Autoreply)).where(col(Autoreply.id).in_([row.id for row in held.rows]))
-    found = (await (await held.session.connection()).execute(asked)).all()
-    return {row.id: row for row in found}
-
-
-def _made(
-    key: int, before: Picked | None, values: Mapping[str, Any], now: datetime
-) -> dict[str, Any]:
-    """The row as it is to be; Invalid where it says nothing, or ends before it begins."""
-    new: dict[str, Any] = {
-        **{name: getattr(Rule(), name) for name in RULE},
-        "id": key,
-        "user_id": key,
-        "address_id": None,
-        "interval": None,
-        "addresses": [],
-        "created_at": now,
-    }
-    if before is not None:
-        new |= before._asdict()
-    new |= values
-    _check_times(new["starts_at"], new["ends_at"])
-    words = (new[name] for name in WORDS if not name.endswith("subject"))
-    if new["enabled"] and not any(text and text.strip() for text in words):
-        text = "there is nothing to answer: give text or html"
-        raise Invalid(text, constraint="required", path=[AT, "text"])
-    return new | {"updated_at": now}
-
-
-def _news(before: Picked | None, row: Mapping[str, Any]) -> list[str]:
-    """The columns that are another now."""
-    if before is None:
-        return [name for name in FACTS if row[name] not in (None, "", False, [])]
-    return [name for name in FACTS if row[name] != getattr(before, name)]
-
-
-def _begins(names: Sequence[str], row: Mapping[str, Any]) -> bool:
-    """Whether another absence begins."""
-    return bool(ABSENCE.intersection(names)) or ("enabled" in names and row["enabled"])
-
-
-async def _write(held: Held, rows: Sequence[Mapping[str, Any]]) -> None:
-    if rows:
-        connection = await held.session.connection()
-        new = insert_or(connection.dialect.name, Autoreply)
-        fresh = {
-            column.name: new.excluded[column.name]
-            for column in table_of(Autoreply).c
-            if not (column.primary_key or column.name == "created_at")
-        }
-        put = new.on_conflict_do_update(index_elements=["id"], set_=fresh)
-        await connection.execute(put, [dict(row) for row in rows])
-
-
-async def _forget(held: Held, ids: Sequence[int]) -> None:
-    if ids:
-        theirs = col(AutoreplySender.autoreply_id).in_(ids)
-        await (await held.session.connection()).execute(delete(AutoreplySender).where(theirs))
 
 
 async def _tell(
@@ -339,17 +249,10 @@ async def _log(
     done: tuple[Mapping[int, Any], Mapping[int, Sequence[str]], Mapping[int, Mapping[str, Any]]],
 ) -> None:
     """Note for administrators what was done to others; of words only that they are others."""
-    were, told, made = done
-
-    def plain(value: Any) -> Any:
-        return value.isoformat() if isinstance(value, datetime) else value
-
+    were, told, rows = done
     deeds = []
     for row in held.rows:
         if row.id in told and row.id != ctx.viewer.user_id:
-            names, was = [name for name in told[row.id] if name not in HIDDEN], were.get(row.id)
-            before = {name: plain(getattr(was, name, None)) for name in names}
-            after = {name: plain(made[row.id][name]) for name in names}
-            after |= {name: "…" for name in told[row.id] if name in HIDDEN}
+            before, after = logged(were.get(row.id), rows[row.id], told[row.id])
             deeds.append(Done(mutation, "User", row.id, row.domain_id, before, after))
     await adminlog.note(ctx, held.session, *deeds)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, case, false, select
 from sqlmodel import col
 
 from mail import addresses, messages
@@ -17,6 +17,7 @@ from models.messages import Message
 from models.users import User
 from resolvers import contents
 from resolvers.access import visible, visible_users
+from resolvers.addresses import visible_addresses
 from resolvers.autoreply import Standing
 from resolvers.context import Context
 
@@ -61,18 +62,21 @@ async def preview(ctx: Context, standing: Standing, letter: Letter) -> Preview:
         if letter.message_id is None:
             raise Invalid("give a sender, or a message", constraint="required", path=["sender"])
         return Preview(Silence.NO_SENDER)
-    known = await ctx.load(_known, (standing.id, came.sender))
+    batch = _known if standing.address is None else _of_address
+    known = await ctx.load(batch, (standing.id, came.sender))
     if known is None:
         raise NotFound(str(standing.id), path=["user"])
     taker = await answering.taker(ctx.world, came.to) if came.to else None
-    if letter.to is not None and (taker is None or taker.user_id != standing.id):
+    whose = (standing.id, 0) if standing.address is None else (None, standing.id)
+    if letter.to is not None and (taker is None or not answering.is_of(taker, *whose)):
         raise NotFound(letter.to, path=["to"])
-    address = answering.writer(taker is None or taker.send_as, came.to, known.row.main)
+    as_it = standing.address is not None or taker is None or taker.send_as
+    address = answering.writer(as_it, came.to, known.row.main)
     came = replace(
         came,
         to=came.to or known.row.main or "",
         address_id=taker.id if taker else known.row.main_id,
-        own=known.owner == standing.id,
+        own=known.by is not None and answering.is_of(known.by, *whose),
         internal=known.row.internal,
     )
     silence = _silence(ctx, standing, came, known.row)
@@ -118,42 +122,63 @@ async def _came(ctx: Context, standing: Standing, letter: Letter) -> Came:
         row.references or before,
         row.content_type == "multipart/report",
         messages.headers(stored.source, stored.structure),
-        addressed=await answering.stands(ctx.world, standing.id, to, named),
+        addressed=await answering.stands(ctx.world, (standing.id, 0), to, named),
         spam=(row.verification or {}).get("dmarc") == "fail",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is known of an account and a sender, and whose address the sender's is."""
+    """What is known of an account, or address, and of a sender, and whose address that is."""
 
     row: Picked
-    owner: int | None
+    by: Picked | None
 
 
 async def _known(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | None]:
     """What is known of these accounts and senders: a statement for each sender."""
-    found: dict[tuple[int, str], _Known] = {}
     asked = (
         select(
             *picked(User, ("id", "name", "suspended")),
             col(Address.shown).label("main"),
             col(Address.id).label("main_id"),
-            answering.internal().label("internal"),
-            answering.answered().label("answered"),
+            answering.internal(col(User.domain_id)).label("internal"),
+            answering.answered(col(User.id)).label("answered"),
             answering.spent().label("spent"),
         )
         .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
         .where(visible_users(ctx))
     )
+    return await _each(ctx, keys, asked, col(User.id))
+
+
+async def _of_address(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | None]:
+    """The same of addresses that forward. A pattern writes as what it takes, and nothing else."""
+    whole = col(Address.shown).not_like("%*%")
+    asked = select(
+        *picked(Address, ("id", "name")),
+        false().label("suspended"),
+        case((whole, col(Address.shown))).label("main"),
+        col(Address.id).label("main_id"),
+        answering.internal(col(Address.domain_id)).label("internal"),
+        answering.answered(col(Address.id)).label("answered"),
+        answering.spent_by_address().label("spent"),
+    ).where(visible_addresses(ctx))
+    return await _each(ctx, keys, asked, col(Address.id))
+
+
+async def _each(
+    ctx: Context, keys: list[tuple[int, str]], asked: Select[Any], key: Any
+) -> list[_Known | None]:
+    found: dict[tuple[int, str], _Known] = {}
     for sender in dict.fromkeys(sender for _, sender in keys):
-        theirs = asked.where(col(User.id).in_([key for key, by in keys if by == sender]))
+        theirs = asked.where(key.in_([one for one, by in keys if by == sender]))
         given = {
             "sender": answering.sender_key(sender),
             "domain": addresses.normal_domain(sender.rpartition("@")[2]),
             "now": ctx.world.now(),
         }
-        owner = await answering.taker(ctx.world, sender)
+        by = await answering.taker(ctx.world, sender)
         for row in await ctx.read(theirs, given):
-            found[row.id, sender] = _Known(row, owner.user_id if owner else None)
-    return [found.get(key) for key in keys]
+            found[row.id, sender] = _Known(row, by)
+    return [found.get(one) for one in keys]

@@ -46,6 +46,11 @@ class Silence(StrEnum):
     ANSWERED = "ANSWERED"
     LIMIT = "LIMIT"
 
+    @property
+    def outcome(self) -> str:
+        """What came of the message, as metrics have it, where `answered` is another thing."""
+        return "answered_before" if self is Silence.ANSWERED else self.lower()
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

@@ -5,11 +5,26 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, bindparam, case, exists, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    String,
+    Update,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import aliased
 from sqlmodel import col
@@ -24,19 +39,21 @@ from mail.keeping import Kept
 from mail.lookups import resolve_all
 from mail.messages import Header
 from mail.queue.entering import Sender, hand_in, handed, unkept
+from mail.routes import Answering
 from models import meters
 from models.addresses import Address
 from models.autoreply import Autoreply, AutoreplySender
 from models.columns import Instant, Picked, insert_or, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound
+from models.journal import PLATFORM
 from models.prepared import Prepared, number, prepared
 from models.users import Usage, UsageKind, User
 from models.world import Turn, World
 
 log = logging.getLogger(__name__)
 
-MOST = 2000  # answers of an account in
+MOST = 2000  # answers of an account, or an address, in
 DAY = timedelta(days=1)
 LOOKED = 50  # addresses in To and Cc that may be the account's
 HEADER = 256 << 10  # bytes that are looked at
@@ -44,7 +61,7 @@ TRIES = 3  # where the rule is changed while we answer
 
 ANSWERS = meters.counter(
     "merganser_autoreplies",
-    "Messages to accounts that answer by themselves: answered, failed, or why not.",
+    "Messages to accounts and addresses that answer by themselves: answered, failed, or why not.",
     "outcome",
 )
 
@@ -52,22 +69,22 @@ ANSWERS = meters.counter(
 _NOW = bindparam("now", type_=Instant)
 
 
-def internal() -> ColumnElement[bool]:
-    """SQL: whether `domain` is the one of the account, or an alias of it."""
+def internal(home: Any) -> ColumnElement[bool]:
+    """SQL: whether `domain` is the one whose id is in `home`, or an alias of it."""
     named = bindparam("domain", type_=String)
-    own = exists().where(col(Domain.id) == col(User.domain_id), col(Domain.name) == named)
+    own = exists().where(col(Domain.id) == home, col(Domain.name) == named)
     alias = exists().where(
-        col(DomainAlias.domain_id) == col(User.domain_id),
+        col(DomainAlias.domain_id) == home,
         col(DomainAlias.alias) == named,
         col(DomainAlias.active),
     )
     return or_(own, alias)
 
 
-def answered() -> ColumnElement[bool]:
-    """SQL: whether the account has no other answer for `sender` at `now`."""
+def answered(owner: Any) -> ColumnElement[bool]:
+    """SQL: whether the account, or address, has no other answer for `sender` at `now`."""
     return exists().where(
-        col(AutoreplySender.autoreply_id) == col(User.id),
+        col(AutoreplySender.autoreply_id) == owner,
         col(AutoreplySender.sender) == bindparam("sender", type_=String),
         col(AutoreplySender.until) > _NOW,
     )
@@ -83,6 +100,12 @@ def spent() -> ColumnElement[bool]:
     )
 
 
+def spent_by_address() -> ColumnElement[bool]:
+    """SQL: whether the address has answered as many at `now` as it may."""
+    running = and_(col(Address.replied_until).is_not(None), col(Address.replied_until) > _NOW)
+    return and_(running, col(Address.replied) >= MOST)
+
+
 _main = aliased(Address)
 # All there is to know, in one statement: of the account, of the address that was written to,
 # and of the sender.
@@ -93,14 +116,29 @@ _RULE = Prepared(
         col(User.suspended),
         col(_main.shown).label("main"),
         col(Address.send_as),
-        internal().label("internal"),
-        answered().label("answered"),
+        internal(col(User.domain_id)).label("internal"),
+        answered(col(User.id)).label("answered"),
         spent().label("spent"),
     )
     .join(User, col(User.id) == col(Autoreply.user_id))
     .outerjoin(Address, col(Address.id) == number("address"))
     .outerjoin(_main, and_(col(_main.user_id) == col(User.id), col(_main.main)))
     .where(col(Autoreply.id) == number("user"))
+)
+# The same of an address that forwards: it answers as itself, whether or not others send as it.
+_OF_ADDRESS = Prepared(
+    select(
+        *picked(Autoreply),
+        func.coalesce(col(Autoreply.name), col(Address.name)).label("shown_name"),
+        false().label("suspended"),
+        null().label("main"),
+        true().label("send_as"),
+        internal(col(Address.domain_id)).label("internal"),
+        answered(col(Address.id)).label("answered"),
+        spent_by_address().label("spent"),
+    )
+    .join(Address, col(Address.id) == col(Autoreply.address_id))
+    .where(col(Autoreply.id) == number("address"), col(Address.active))
 )
 
 
@@ -125,23 +163,28 @@ def counted(dialect: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Incoming:
-    """What came, for whom, and by what the rule of the account is found."""
+    """What came, for whom, and by what the rule of the account or address is found."""
 
     letter: Letter
-    to: Recipient
+    to: Recipient | Answering
     sender: str
     given: dict[str, Any]
+
+    @property
+    def rule(self) -> Prepared:
+        """The statement that finds it."""
+        return _OF_ADDRESS if self.to.user_id is None else _RULE
 
 
 async def after(
     world: World,
     mail: tuple[bytes | Path, Letter],
-    to: Recipient,
+    to: Recipient | Answering,
     sender: str,
     *,
     spam: bool = False,
 ) -> str | None:
-    """Answer a letter that is stored, and what it was read from, if its account wants that.
+    """Answer a letter that is stored, or sent on, and what it was read from, where that is wanted.
 
     Returns `answered`, `failed` or why not; None where the account does not answer.
 
@@ -149,8 +192,9 @@ async def after(
     acknowledged: what a crash prevents, the repeat of the delivery brings. What goes wrong here
     is logged, and does not undo the delivery.
     """
-    if not to.answers:
+    if isinstance(to, Recipient) and not to.answers:
         return None
+    whose = {"user": to.user_id, "address": to.address_id}
     try:
         header = await header_of(*mail)
         forged = (mail[1].verification or {}).get("dmarc") == "fail"
@@ -160,16 +204,18 @@ async def after(
     except Exception as error:  # the message is stored: it must not come again for this
         if isinstance(error, StatementError):
             error.hide_parameters = True  # they are mail
-        log.exception("not answered", extra={"user": to.user_id})
+        log.exception("not answered", extra=whose)
         ANSWERS.add("failed")
         return "failed"
-    outcome = silence.lower() if silence else "answered"
+    outcome = silence.outcome if silence else "answered"
     ANSWERS.add(outcome)
-    log.debug("autoreply", extra={"user": to.user_id, "silence": silence})
+    log.debug("autoreply", extra={**whose, "silence": silence})
     return outcome
 
 
-async def _answered(world: World, letter: Letter, to: Recipient, came: Came) -> Silence | None:
+async def _answered(
+    world: World, letter: Letter, to: Recipient | Answering, came: Came
+) -> Silence | None:
     """Answer; None, or why nothing was answered."""
     if silence := quiet(came):
         return silence
@@ -182,7 +228,9 @@ async def _answered(world: World, letter: Letter, to: Recipient, came: Came) -> 
     }
     incoming = _Incoming(letter, to, sender, given)
     for _ in range(TRIES):
-        row = next(iter(await world.database.find(_RULE, given | {"now": world.now()})), None)
+        row = next(
+            iter(await world.database.find(incoming.rule, given | {"now": world.now()})), None
+        )
         if row is None:
             return Silence.OFF
         decided = await _decided(world, incoming, row, came)
@@ -212,22 +260,31 @@ async def _decided(world: World, incoming: _Incoming, row: Picked, came: Came) -
         came,
         address_id=to.address_id,
         internal=row.internal,
-        own=by is not None and by.user_id == to.user_id,
-        addressed=await stands(world, to.user_id, to.address, named),
+        own=by is not None and is_of(by, to.user_id, to.address_id),
+        addressed=await stands(world, (to.user_id, to.address_id), to.address, named),
     )
     return answer(Rule.of(row), came, world.now())
 
 
-async def stands(world: World, user_id: int, to: str, named: Sequence[str]) -> bool:
+def is_of(row: Picked, user_id: int | None, address_id: int) -> bool:
+    """Whether an address is the account's, or is itself the one that is of no account."""
+    mine: bool = row.id == address_id if user_id is None else row.user_id == user_id
+    return mine
+
+
+async def stands(
+    world: World, whose: tuple[int | None, int], to: str, named: Sequence[str]
+) -> bool:
     """Whether an account stands among those to whom a message is: blind copies do not count.
 
-    `to` is the recipient of the envelope; a message that names him takes no statement.
+    `whose` are its id and that of the address; without an account the address counts alone. `to`
+    is the recipient of the envelope; a message that names him takes no statement.
     """
     distinct = {normal(address): address for address in named}
     if normal(to) in distinct:
         return True
     found = await resolve_all(world, list(distinct.values())[:LOOKED])
-    return any(row.active and row.user_id == user_id for row in found.values())
+    return any(row.active and is_of(row, *whose) for row in found.values())
 
 
 async def taker(world: World, address: str) -> Picked | None:
@@ -266,12 +323,12 @@ async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) ->
     """Queue an answer and remember its sender; None, or why not."""
     draft = _draft(world, incoming, row, reply)
     letter = await read(await asyncio.to_thread(compose.build, draft))
-    owner = incoming.to.user_id
+    owner, tenant = incoming.to.user_id, incoming.to.tenant_id
 
     def unit(turn: Turn, kept: Kept) -> Silence | None:
-        """The account is held: nobody else answers, or changes the rule, meanwhile."""
+        """It is held whose rule it is: nobody else answers, or changes the rule, meanwhile."""
         given = incoming.given | {"now": world.now()}
-        found = next(iter(turn.fetched(_RULE, **given)), None)
+        found = next(iter(turn.fetched(incoming.rule, **given)), None)
         if found is not None and (found.answered or found.spent):
             return Silence.ANSWERED if found.answered else Silence.LIMIT
         if found != row:
@@ -279,10 +336,14 @@ async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) ->
         _note(turn, row, given)
         # under the null sender: nothing is ever sent back to it
         answer = handed(turn, letter, kept, "", [incoming.sender])
-        unkept(turn, (owner, hand_in(turn, Sender(owner), answer)), letter, answer)
+        if owner is None:
+            hand_in(turn, Sender(None, tenant), answer)
+        else:
+            unkept(turn, (owner, hand_in(turn, Sender(owner), answer)), letter, answer)
         return None
 
-    return await with_bytes(world, incoming.to.tenant_id, letter, unit, owner)
+    held = [PLATFORM, tenant or PLATFORM] if owner is None else [owner]
+    return await with_bytes(world, tenant, letter, unit, *held)
 
 
 def _draft(world: World, incoming: _Incoming, row: Picked, reply: Reply) -> Draft:
@@ -313,6 +374,18 @@ def _note(turn: Turn, row: Picked, given: dict[str, Any]) -> None:
     usual = turn.world.options.autoreply_interval
     interval = usual if row.interval is None else timedelta(seconds=row.interval)
     sender = {"autoreply_id": row.id, "sender": given["sender"], "until": now + interval}
+    if row.address_id is not None:
+        turn.send([(_remembered(dialect), sender)])
+        turn.connection.execute(_one_more(row.address_id, now))
+        return
     usage = {"user_id": given["user"], "kind": UsageKind.AUTOREPLIES, "used": 1}
     used = {**usage, "until": now + DAY, "now": now}
     turn.send([(_remembered(dialect), sender), (counted(dialect), used)])
+
+
+def _one_more(address_id: int, now: datetime) -> Update:
+    running = col(Address.replied_until) > now
+    until = case((running, col(Address.replied_until)), else_=now + DAY)
+    many = case((running, Address.replied + 1), else_=1)
+    this = update(Address).where(col(Address.id) == address_id)
+    return this.values(replied=many, replied_until=until)

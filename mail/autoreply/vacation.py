@@ -70,7 +70,7 @@ _ACCOUNT = Prepared(
 async def after(world: World, incoming: Incoming, action: Vacation, boxes: Boxes) -> None:
     """Answer a letter as a script says, once to each sender in the time it names."""
     silence = await _answered(world, incoming, action, boxes)
-    ANSWERS.add(silence.lower() if silence else "answered")
+    ANSWERS.add(silence.outcome if silence else "answered")
 
 
 async def came_of(incoming: Incoming) -> Came:
