@@ -98,7 +98,7 @@ async def after(world: World, mail: "Mail", judged: Judged) -> Outcome | None:
 
 
 async def _sent(world: World, mail: "Mail", judged: Judged) -> Outcome:
-    to, source, letter = judged.to, mail.outgoing, mail.letter
+    to, source, letter = judged.to, mail.source, mail.letter
     if judged.verdict.is_spam or judged.verdict.score >= world.options.spam_forward_max:
         return Outcome.SPAM
     row = next(iter(await world.database.find(_ACCOUNT, {"user": to.user_id})), None)
@@ -110,8 +110,11 @@ async def _sent(world: World, mail: "Mail", judged: Judged) -> Outcome:
         return Outcome.NOBODY
     if row.encrypt_forwarded:
         key = (row.id, row.pub_key or "")
-        source = await encrypting.sealed(world, source, letter, key) or source
-    await send_on(world, source, mail.came, mail.sender, onward, mail.results)
+        hidden = await encrypting.sealed(world, source, letter, key)
+        if hidden is not None:
+            await send_on(world, hidden, mail.came, mail.sender, onward, mail.results)
+            return Outcome.SENT
+    await send_on(world, source, mail.came, mail.sender, onward, mail.results, letter)
     return Outcome.SENT
 
 

@@ -69,7 +69,7 @@ class Key:
     key: RSAPrivateKey
 
 
-async def sealed(world: World, raw: bytes, domain: str, results: str | None) -> bytes:
+async def sealed(world: World, source: bytes | Path, domain: str, results: str | None) -> bytes:
     """The fields to put before a message that is sent on for a domain; none where it has no key.
 
     `results` is what was found out about it, as in Authentication-Results. Nor is one sealed whose
@@ -86,12 +86,13 @@ async def sealed(world: World, raw: bytes, domain: str, results: str | None) -> 
         return b""
     if key is None:
         return b""
-    message = await Message.whole(raw)
+    message = await Message.whole(source)
     now = int(world.now().timestamp())
     found = await arc.chain(Names(world.options.dns_resolver), message, now)
     if found.result not in (Result.NONE, Result.PASS) or len(found.links) >= arc.MOST:
         SEALS.add("dns" if found.result is Result.TEMPERROR else "chain")
         return b""
+    await message.make_hashes(["relaxed"])
     SEALS.add("sealed")
     said = _said(results) or [world.options.hostname, "none"]
     return await asyncio.to_thread(_made, key, message, found, (said, now))
