@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,9 @@ from mail.authentication.dmarc import Dmarc
 from mail.authentication.fields import HEAD_MAX
 from mail.authentication.findings import Findings
 from mail.canonical import relaxed, relaxed_body, simple, simple_body, wired
+from mail.compose import without_bcc
+from mail.queue import letters
+from mail.queue.letters import Letter
 
 PIECES = [b"\r\n", b"\r\n\r\n", b"\r", b"\n", b" ", b"\t", b" \t ", b"a", b"-", b"\0\xff", b"ab cd"]
 TEXTS = some.lists(some.sampled_from(PIECES), max_size=40).map(b"".join)
@@ -98,3 +102,29 @@ async def test_results_without_an_end_are_believed_of_nobody(tmp_path: Path) -> 
     path.write_bytes(b"Authentication-Results: else;\r\n" + b" \r\n" * 400_000 + b"X: y\r\n\r\nz")
     await stamped(path, NOTHING, "mx.example", [])
     assert path.read_bytes() == NOTHING.header("mx.example") + b"X: y\r\n\r\nz"
+
+
+@given(TEXTS, some.lists(some.integers(0, 60), max_size=8), some.booleans())
+async def test_what_flows_out_is_what_would_be_sent_at_once(
+    text: bytes, cuts: list[int], long: bool
+) -> None:
+    raw = b"Bcc: eve@x.example\r\n\tmore\r\nTo: a\r\n" + text + b"." * 9 * long + text
+    places = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
+
+    async def opened() -> AsyncGenerator[bytes]:
+        for at, to in pairwise(places):
+            yield raw[at:to]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(letters, "LONGEST", 5)  # bytes
+        made, whole = await Letter.flowing("", opened), Letter.of("", without_bcc(raw))
+        pieces = [piece async for piece in made.pieces()]
+    assert b"".join(pieces) == whole.data
+    assert (len(made.data), made.eight_bit, made.utf8) == (
+        len(whole.data),
+        whole.eight_bit,
+        whole.utf8,
+    )
+    assert whole.data.startswith(made.head)
+    for before, after in pairwise(pieces):
+        assert before.endswith(b"\r\n") or not after.startswith(b".")
