@@ -162,7 +162,7 @@ def _made(key: Key, message: Message, found: Chain, said: tuple[list[str], int])
     whose = [f"d={key.domain}", f"s={key.selector}", f"t={now}"]
     body = base64.b64encode(message.body_hash("relaxed")).decode()
     names = ":".join(each.name for each in message.fields if each.name in SIGNED)
-    signed = _FOLDS.sub("\\1\r\n ", names)
+    signed = _FOLDS.sub("\\1\n", names)
     head = [f"i={number}", "a=rsa-sha256", "c=relaxed/relaxed", *whose, f"h={signed}", f"bh={body}"]
     bare = _field(arc.SIGNATURE, [*head, "b="])
     signature = read(bare, {**tags(bare.value), "b": "AA=="})
