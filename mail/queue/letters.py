@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mail.compose import without_bcc
 
 LONGEST = 1 << 20  # bytes of a line that are kept together
+PAUSE = 0.005  # seconds between two pieces, about as long as one takes: others go first
 CHUNK = 64 * 1024  # bytes of what is in memory that are written at once
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -96,7 +97,7 @@ async def steps(stream: Stream) -> Stream:
             if cut := _cut(held):
                 piece, held = _wired(held[:cut]), held[cut:]
                 yield piece
-                await asyncio.sleep(0)
+                await asyncio.sleep(PAUSE)
     rest = _wired(held if headed else without_bcc(held))
     if rest or not headed:
         yield rest if rest.endswith(b"\r\n") else rest + b"\r\n"

@@ -117,6 +117,7 @@ async def test_what_flows_out_is_what_would_be_sent_at_once(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(letters, "LONGEST", 5)  # bytes
+        patch.setattr(letters, "PAUSE", 0)
         made, whole = await Letter.flowing("", opened), Letter.of("", without_bcc(raw))
         pieces = [piece async for piece in made.pieces()]
     assert b"".join(pieces) == whole.data
