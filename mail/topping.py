@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +58,7 @@ async def first(source: bytes | Path, many: int) -> bytes:
 
 
 @contextmanager
-def beside(source: Path) -> Iterator[Path]:
+def beside(source: Path) -> Generator[Path]:
     """A file beside one, with a name that begins alike; it and all whose names begin with its go.
 
     Whoever discards the first, or claims its folder, removes it as well: a crash leaves nothing.
