@@ -19,6 +19,7 @@ from bench import (
     folders,
     halfopen,
     heard,
+    large,
     live,
     lmtp,
     logins,
@@ -139,6 +140,11 @@ async def _followed(plan: Plan, results: Results, only: str) -> None:
         behind.NAME: partial(behind.measured, many=plan.behind),
         telling.NAME: partial(telling.measured, rounds=plan.rounds),
         ruled.NAME: partial(ruled.measured, size=plan.rules),
+        large.NAME: partial(
+            large.measured,
+            many=plan.rules.large,
+            seconds=(plan.rules.rounds, plan.rules.seconds),
+        ),
     }
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for name, work in works.items():

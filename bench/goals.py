@@ -17,6 +17,7 @@ JOURNAL = "the journal's share of a delivery"
 SLOWER = "a delivery slower than plain"
 BESIDE = "p99 of small letters beside one of 50 MiB, against alone"
 ABOVE = "memory above idle while letters of 50 MiB come"
+SENT_ON = "by SMTP and sent on"  # said behind those two
 HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
 
 LARGE = {  # ms of CPU
@@ -123,9 +124,9 @@ def _live(facts: Sequence[Fact]) -> Iterator[Goal]:
             yield _most(fact.name, fact.value, 10.0, "%")
         if fact.name.startswith(SLOWER):
             yield _most(fact.name, fact.value, 30.0, "%")
-        if fact.name == BESIDE:
+        if fact.name.startswith(BESIDE):
             yield _most(fact.name, fact.value, 3.0, "times")
-        if fact.name == ABOVE:
+        if fact.name.startswith(ABOVE):
             yield _most(fact.name, fact.value, 150.0, "MiB")
 
 

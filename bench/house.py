@@ -70,10 +70,15 @@ async def furnish(
         return await _found(world, secrets, full_raw)
 
 
-async def make_user(world: World, address: str) -> User:
-    """Make an account of this address, without limits."""
+async def make_user(world: World, address: str, *targets: str) -> User:
+    """Make an account of this address, without limits, that forwards to these."""
     new = NewUser(
-        username=address, address=address, password_disabled=True, quota=0, received_max=0
+        username=address,
+        address=address,
+        password_disabled=True,
+        quota=0,
+        received_max=0,
+        targets=targets,
     )
     return await usercreate.create(owner(world), new)
 

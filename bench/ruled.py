@@ -5,24 +5,22 @@ process of its own, so that those who measure do not wait for it.
 """
 
 import asyncio
-import itertools
 import statistics
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
+from bench import large
 from bench.goals import ABOVE, BESIDE, SLOWER
 from bench.house import make_user
-from bench.letters import Writer
 from bench.lmtp import connected, delivered
 from bench.load import Target, once
 from bench.measure import Fact, Figure
-from bench.server import ROOT, Server, broken, running, settled, whole_memory
+from bench.server import Server, broken, running, settled
 from bench.sides import Kind, postgres
 from merganser.building import opened, owner
 from merganser.settings import Settings
@@ -36,9 +34,8 @@ ACCOUNTS = {
     FILTERS: "forms@bench.example",
     SCRIPT: "script@bench.example",
 }
-LETTER, SMALL, LARGE = 20_000, 2_000, 50 * 1024 * 1024  # bytes
+LETTER = 20_000  # bytes
 TOGETHER = 4  # connections
-LOOK = 0.02  # seconds between two looks at the memory
 FILTER = """mutation ($input: FilterCreateInput!) {
   filterCreate(input: $input) { errors { message } } }"""
 PUT = """mutation ($input: SieveScriptPutInput!) {
@@ -71,7 +68,7 @@ async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[
         targets = {name: Target(server.http, pid, secret) for name, secret in secrets.items()}
         await _ruled(targets)
         lmtp = Target(server.lmtp, pid)
-        letters, figures = _letters(LETTER), dict[str, list[Figure]]()
+        letters, figures = large.small_letters(LETTER), dict[str, list[Figure]]()
         for _ in range(size.rounds):
             for name, address in ACCOUNTS.items():
                 figures.setdefault(name, []).append(
@@ -155,51 +152,14 @@ def _shares(figures: Mapping[str, list[Figure]]) -> Iterator[Fact]:
 
 async def _beside(lmtp: Target, size: Size) -> list[Fact]:
     """Small letters alone, then beside large ones; and the memory that those take."""
-    to, letters, seconds = ACCOUNTS[PLAIN], _letters(SMALL), size.rounds * size.seconds
-    await settled(lmtp.pid)
-    alone = await delivered(lmtp, letters, to, connections=1, seconds=seconds)
-    await settled(lmtp.pid)
-    idle, most, over = whole_memory(lmtp.pid), list[int](), asyncio.Event()
-
-    async def look() -> None:
-        while not over.is_set():
-            most.append(await asyncio.to_thread(whole_memory, lmtp.pid))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), LOOK)
-
-    async def large() -> None:
-        command = (sys.executable, "-m", "bench.ruled", str(lmtp.port), str(size.large))
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
-        try:
-            if code := await process.wait():
-                raise RuntimeError(f"large letters were not delivered: {code}")
-        finally:
-            over.set()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-
-    async def small() -> Figure:
-        runs = list[Figure]()
-        while not over.is_set():
-            runs.append(await delivered(lmtp, letters, to, connections=1, seconds=size.seconds))
-        return max(runs, key=lambda run: run.p99)
-
-    beside, _, _ = await asyncio.gather(small(), look(), large())
-    return [
-        Fact(BESIDE, beside.p99 / alone.p99, "times"),
-        Fact(ABOVE, (max(most) - idle) / 1024, "MiB"),
-    ]
-
-
-def _letters(size: int) -> Iterator[bytes]:
-    writer = Writer(seed=size)
-    return (writer.letter(number, size=size) for number in itertools.count())
+    command = (sys.executable, "-m", "bench.ruled", str(lmtp.port), str(size.large))
+    rounds = size.rounds, size.seconds
+    times, above = await large.beside(lmtp, command, ACCOUNTS[PLAIN], rounds)
+    return [Fact(BESIDE, times, "times"), Fact(ABOVE, above, "MiB")]
 
 
 async def _large(port: int, many: int) -> None:
-    writer = Writer(seed=LARGE)
-    raw = writer.letter(0, attached=writer.random.randbytes(LARGE * 3 // 4))
+    raw = large.large_letter()
     neighbour = await connected(port)
     for number in range(many):
         reply = await neighbour.deliver(ACCOUNTS[SCRIPT], b"X-Number: %d\r\n" % number + raw)

@@ -17,10 +17,10 @@ from mail import pieces
 from mail.blobs.errors import Corrupt, Hole
 from mail.blobs.lines import WHITE
 from mail.blobs.pack import Gap, Literal, Skeleton, open_skeleton
-from mail.messages import Part, Source, Whole, part_of
+from mail.messages import Part, Source, Whole, facts, part_of
 from mail.messages.content import decoded
 from mail.pieces import STEP
-from models.blobs import Blob, MessageBlob
+from models.blobs import Blob, MessageBlob, SubmissionBlob
 from models.columns import Picked
 from models.errors import NotFound
 from models.messages import Message
@@ -28,6 +28,7 @@ from models.prepared import Prepared, number
 from models.quarantine import QuarantineBlob, QuarantineItem
 from models.shelf import Shelf
 from models.stores import Store
+from models.submission import Submission
 from models.world import World
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def _holding(key: Any, holder: Any, blob_id: Any) -> Holding:
 
 MESSAGES = _holding(Message.id, MessageBlob.message_id, col(MessageBlob.blob_id))
 QUARANTINE = _holding(QuarantineItem.id, QuarantineBlob.item_id, col(QuarantineBlob.blob_id))
+SUBMISSIONS = _holding(Submission.id, SubmissionBlob.submission_id, col(SubmissionBlob.blob_id))
 
 Read = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Picked]]]
 Stream = AsyncGenerator[bytes]
@@ -225,6 +227,19 @@ async def sources(
         Stored(row, tree_of(row), skeleton_of(row, opened), world.blobs, read, _of=of)
         for row in rows
     ]
+
+
+class _Named(NamedTuple):
+    id: int
+    blob_id: int
+
+
+async def submitted(world: World, submission_id: int, blob_id: int) -> Stored:
+    """A message in the queue, whose parts nobody asks for. Corrupt comes where it is read."""
+    row: Any = _Named(submission_id, blob_id)
+    opened = await skeletons(world, await roots([row], world.database.read))
+    tree, skeleton = facts(b"").structure, skeleton_of(row, opened)
+    return Stored(row, tree, skeleton, world.blobs, world.database.read, _of=SUBMISSIONS)
 
 
 async def roots(rows: Sequence[Picked], read: Read) -> Sequence[Picked]:

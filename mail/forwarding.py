@@ -101,18 +101,20 @@ async def _sent(world: World, mail: "Mail", judged: Judged) -> Outcome:
     found = await wanted(world, mail, judged)
     if isinstance(found, Outcome):
         return found
-    await send_on(world, found[0], mail.came, mail.sender, found[1], mail.results)
+    source, letter, onward = found
+    await send_on(world, source, (mail.came, mail.sender), onward, mail.results, letter)
     return Outcome.SENT
 
 
 async def wanted(
     world: World, mail: "Mail", judged: Judged
-) -> tuple[bytes | Path, Onward] | Outcome:
+) -> tuple[bytes | Path, Letter | None, Onward] | Outcome:
     """What is sent on for an account that forwards, and to whom; or why nothing is.
 
-    NotFound where the account has gone, Unavailable where it cannot be encrypted.
+    With the message is what was read of it, unless it is another that was encrypted. NotFound
+    where the account has gone, Unavailable where it cannot be encrypted.
     """
-    to, source, letter = judged.to, mail.outgoing, mail.letter
+    to, source, letter = judged.to, mail.source, mail.letter
     if judged.verdict.is_spam or judged.verdict.score >= world.options.spam_forward_max:
         return Outcome.SPAM
     row = next(iter(await world.database.find(_ACCOUNT, {"user": to.user_id})), None)
@@ -124,8 +126,10 @@ async def wanted(
         return Outcome.NOBODY
     if row.encrypt_forwarded:
         key = (row.id, row.pub_key or "")
-        source = await encrypting.sealed(world, source, letter, key) or source
-    return source, onward
+        hidden = await encrypting.sealed(world, source, letter, key)
+        if hidden is not None:
+            return hidden, None, onward
+    return source, letter, onward
 
 
 async def _been(source: bytes | Path, letter: Letter) -> list[str]:

@@ -1,8 +1,8 @@
 """Sending mail on to others: one message in the queue for an address, or account, that forwards."""
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +17,14 @@ from mail.fields import on_wire
 from mail.keeping import Kept
 from mail.queue.entering import Sender, hand_in, handed
 from mail.routes import Loop, Onward, Taken, check_limit
+from mail.topping import before, first
 from models.addresses import Address
 from models.errors import NotFound
 from models.journal import PLATFORM
 from models.messages import Receipt
 from models.world import Turn, World
 
+HEAD = 1 << 20  # bytes of a large message that are searched for where it has been
 HOPS = 30  # Received fields; a message with so many goes in circles
 DAY = timedelta(days=1)  # in which what is forwarded is counted
 
@@ -37,9 +39,11 @@ class Outgoing:
     onward: Onward
 
 
-def check_loop(raw: bytes, letter: Letter, address: str) -> None:
-    """Loop where the message below its first field has been at this address, or at many servers."""
-    fields = messages.headers(raw, letter.facts.structure)[1:]
+async def check_loop(source: bytes | Path, letter: Letter, address: str) -> None:
+    """Loop where the message has been at this address, or at many servers."""
+    end = letter.facts.structure.body_start
+    head = await first(source, end if isinstance(source, bytes) else min(end, HEAD))
+    fields = messages.headers(head, letter.facts.structure)
     names = [field.key.casefold() for field in fields]
     was_here = any(
         name == "delivered-to" and field.value.strip().casefold() == on_wire(address).casefold()
@@ -52,46 +56,47 @@ def check_loop(raw: bytes, letter: Letter, address: str) -> None:
 async def send_on(  # noqa: PLR0913, PLR0917 - the envelope, and what is known of it
     world: World,
     source: bytes | Path,
-    came: str,
-    sender: str,
+    came: tuple[str, str],
     onward: Onward,
     results: str | None = None,
+    letter: Letter | None = None,
 ) -> None:
     """Queue a message, as it came, for the targets; on return it is durable.
 
     As `outgoing` and `enter`.
     """
-    made = await outgoing(world, source, came, sender, onward, results)
+    with ExitStack() as files:
+        made = await outgoing(world, source, came, onward, files, results, letter)
 
-    def unit(turn: Turn, kept: Kept) -> None:
-        enter(turn, made, kept)
+        def unit(turn: Turn, kept: Kept) -> None:
+            enter(turn, made, kept)
 
-    whose = [] if onward.user_id is None else [onward.user_id]
-    await with_bytes(world, onward.tenant_id, made.letter, unit, PLATFORM, *whose)
+        whose = [] if onward.user_id is None else [onward.user_id]
+        await with_bytes(world, onward.tenant_id, made.letter, unit, PLATFORM, *whose)
 
 
 async def outgoing(  # noqa: PLR0913, PLR0917 - the same
     world: World,
     source: bytes | Path,
-    came: str,
-    sender: str,
+    came: tuple[str, str],
     onward: Onward,
+    files: ExitStack,
     results: str | None = None,
+    letter: Letter | None = None,
 ) -> Outgoing:
-    """A message, as it came, made ready for the targets.
+    """A message, as it came, made ready for the targets; what files it needs go with `files`.
 
-    `came` is the digest by which a repeat within a day is known, as one of a delivery is;
-    `results` is what was found out about it, for the seal of ARC. Loop.
+    `came` is the digest by which a repeat within a day is known, as one of a delivery is, and the
+    envelope sender; `results` is what was found out about it, for the seal of ARC; `letter` was
+    read from `source`, where it has been read. Loop.
     """
-    raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
+    letter = letter or await delivery.read(source)
     seal = b""
     if not onward.returns:
-        seal = await sealed(world, raw, onward.address.rpartition("@")[2], results)
-    whole = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + seal + raw
-    made = await delivery.read(whole)
-    if not onward.returns:
-        check_loop(whole, made, onward.address)
-    return Outgoing(made, came, sender, onward)
+        await check_loop(source, letter, onward.address)
+        seal = await sealed(world, source, onward.address.rpartition("@")[2], results)
+    prefix = f"Delivered-To: {on_wire(onward.address)}\r\n".encode() + seal
+    return Outgoing(await before(source, letter, prefix, files), *came, onward)
 
 
 async def put_off(

@@ -9,6 +9,7 @@ stored, is kept.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ from mail.routes import Onward
 from mail.rules import Ruled, Spot, ruled
 from mail.sieve import Edit
 from mail.storable import storable
+from mail.topping import first, remade
 from models import meters
 from models.errors import NotFound, Refused
 from models.journal import ChangeKind, Entry
@@ -133,15 +135,16 @@ async def _into(
 ) -> Placed | None:
     todo, receipt = what
     to = todo.judged.to
-    copies = [(mail.letter, place_of(world, mail, to, spot)) for spot in todo.spots]
-    if not any(spot.edits or spot.key is not None for spot in todo.spots):
-        letter = await stamping.stamped(mail.source, mail.letter, to, mail.sender)
-        copies = [(letter, there) for _, there in copies]
-        return await delivery.receive_all(world, to, Copies(receipt, copies), beside)
-    async with alone:
-        made = await letters(world, mail, todo)
-        copies = [(letter, there) for letter, (_, there) in zip(made, copies, strict=True)]
-        return await delivery.receive_all(world, to, Copies(receipt, copies), beside)
+    with ExitStack() as made:
+        places = [place_of(world, mail, to, spot) for spot in todo.spots]
+        if not any(spot.edits or spot.key is not None for spot in todo.spots):
+            letter = await stamping.stamped(mail.source, mail.letter, to, mail.sender, made)
+            copies = Copies(receipt, [(letter, there) for there in places])
+            return await delivery.receive_all(world, to, copies, beside)
+        async with alone:
+            each = await letters(world, mail, todo, made)
+            copies = Copies(receipt, list(zip(each, places, strict=True)))
+            return await delivery.receive_all(world, to, copies, beside)
 
 
 def place_of(world: World, mail: "Mail", to: Recipient, spot: Spot) -> Place:
@@ -157,37 +160,38 @@ def place_of(world: World, mail: "Mail", to: Recipient, spot: Spot) -> Place:
     )
 
 
-async def letters(world: World, mail: "Mail", todo: Ruled) -> list[Letter]:
+async def letters(world: World, mail: "Mail", todo: Ruled, files: ExitStack) -> list[Letter]:
     """The message as it lies in each place: its header edited, the whole encrypted, and stamped."""
     made: dict[tuple[int, str | None], Letter] = {}
     for spot in todo.spots:
         if (spot.edits, spot.key) not in made:
-            made[spot.edits, spot.key] = await _letter(world, mail, todo, spot)
+            made[spot.edits, spot.key] = await _letter(world, mail, (todo, spot), files)
     return [made[spot.edits, spot.key] for spot in todo.spots]
 
 
-async def _letter(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Letter:
-    source, letter, to = mail.source, mail.letter, todo.judged.to
+async def _letter(world: World, mail: "Mail", what: tuple[Ruled, Spot], files: ExitStack) -> Letter:
+    source, letter, (todo, spot) = mail.source, mail.letter, what
+    to = todo.judged.to
 
-    async def read(whole: bytes) -> Letter:
+    async def read(whole: bytes | Path) -> Letter:
         made, found = await delivery.read(whole), mail.letter
         return replace(made, came=mail.came, verification=found.verification, scan=found.scan)
 
     if spot.edits:
-        source = await asyncio.to_thread(edited, source, letter, todo.edits[: spot.edits])
+        source = await _edited(mail, todo.edits[: spot.edits], files)
         letter = await read(source)
     if spot.key is not None:
         sealed = await encrypting.sealed(world, source, letter, (to.user_id, spot.key))
         if sealed is not None:
             source, letter = sealed, await read(sealed)
-    return await stamping.stamped(source, letter, to, mail.sender)
+    return await stamping.stamped(source, letter, to, mail.sender, files)
 
 
-def edited(source: bytes | Path, letter: Letter, edits: Sequence[Edit]) -> bytes:
-    """A message with the edits of its header. Work for a thread."""
-    raw = source if isinstance(source, bytes) else source.read_bytes()
-    end = letter.facts.structure.body_start
-    return sieve.edited(raw[:end], edits) + raw[end:]
+async def _edited(mail: "Mail", edits: Sequence[Edit], files: ExitStack) -> bytes | Path:
+    """The message with the edits of its header; a file goes with `files`."""
+    end = mail.letter.facts.structure.body_start
+    head = await first(mail.source, end)
+    return await remade(mail.source, await asyncio.to_thread(sieve.edited, head, edits), end, files)
 
 
 # ---------------------------------------------------------------- remembering
@@ -249,8 +253,10 @@ async def _sent_on(world: World, mail: "Mail", todo: Ruled) -> str | None:
     for edits, onward in onward_of(todo):
         shown = ", ".join([*onward.targets, *(via.shown for via in onward.via)])
         try:
-            source = await as_sent(mail, todo, edits)
-            await send_on(world, source, mail.came, mail.sender, onward, mail.results)
+            with ExitStack() as files:
+                source, letter = await as_sent(mail, todo, edits, files)
+                came = mail.came, mail.sender
+                await send_on(world, source, came, onward, mail.results, letter)
         except Refused as refusal:
             failed = f"not sent on to {shown}: {refusal.message}"
         except Exception as error:  # the message is kept: it must not come again for this
@@ -277,20 +283,13 @@ def onward_of(todo: Ruled) -> list[tuple[int, Onward]]:
     return found
 
 
-async def as_sent(mail: "Mail", todo: Ruled, edits: int) -> bytes | Path:
-    """The message as it is sent on, with so many of the edits of its header."""
+async def as_sent(
+    mail: "Mail", todo: Ruled, edits: int, files: ExitStack
+) -> tuple[bytes | Path, Letter | None]:
+    """The message as it is sent on, with so many of the edits of its header, and if it was read."""
     if not edits:
-        return mail.outgoing
-    whole = await asyncio.to_thread(edited, mail.source, mail.letter, todo.edits[:edits])
-    return _without_ours(mail, whole)
-
-
-def _without_ours(mail: "Mail", whole: bytes) -> bytes:
-    """A message without the fields that we have put before it."""
-    if isinstance(mail.source, bytes) and isinstance(mail.bare, bytes):
-        ours = mail.source[: len(mail.source) - len(mail.bare)]
-        return whole.replace(ours, b"", 1) if ours else whole
-    return whole
+        return mail.source, mail.letter
+    return await _edited(mail, todo.edits[:edits], files), None
 
 
 async def _answer(world: World, mail: "Mail", todo: Ruled) -> None:

@@ -73,17 +73,11 @@ class Mail:
     sender: str  # envelope; empty for the null path
     client: Client | None = None  # who handed it in by SMTP
     handed: bool = False  # by a neighbour, whose filters are believed
-    bare: bytes | Path | None = None  # as it is sent on, where that is not `source`
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
     placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held
     apart: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who holds a copy of its bytes
     way: Way = field(default_factory=Way)  # what is told of it: mail/waysteps.py
-
-    @property
-    def outgoing(self) -> bytes | Path:
-        """The message as it goes to others."""
-        return self.source if self.bare is None else self.bare
 
     @cached_property
     def read(self) -> sieve.Message:
@@ -179,7 +173,7 @@ async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequen
         return
     reached = [person.to for person in people if isinstance(mail.placed[_key(person.to)], Placed)]
     named = [each.address for each in taken] + [to.instead for to in reached if to.instead]
-    came = Came(mail.outgoing, mail.letter, mail.sender, named, mail.submission_id)
+    came = Came(mail.source, mail.letter, mail.sender, named, mail.submission_id)
     await rewrites.copies_of_received(world, came, reached)
 
 
@@ -216,7 +210,8 @@ async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
         check_onward(mail)
         if spam and not onward.returns:
             raise forwarding.Held("spam is not sent on")
-        await send_on(world, mail.outgoing, mail.came, mail.sender, onward, mail.results)
+        came = mail.came, mail.sender
+        await send_on(world, mail.source, came, onward, mail.results, mail.letter)
     except Exception as error:  # noqa: BLE001 - it is what came of this address
         return error
     waysteps.sent_on(world, mail.way, onward)

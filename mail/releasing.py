@@ -7,6 +7,7 @@ answered, nor is anybody notified. A virus is not sent on to anybody.
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from mail import delivery, filtering, forwarding, onward, performing, rewrites, rules, waysteps
@@ -59,17 +60,25 @@ async def ready(
 
     Unavailable where it cannot be encrypted.
     """
+    with ExitStack() as files:
+        return await _ready(world, item, raw, (to, again), files)
+
+
+async def _ready(
+    world: World, item: Picked, raw: bytes, how: tuple[Recipient, bool], files: ExitStack
+) -> Ready:
+    to, again = how
     letter = replace(await read(raw), verification=item.verification)
     mail = Mail(raw, letter, item.sender)
     todo = await _ruled(world, mail, to)
     if item.virus is not None:
         todo = replace(todo, sendings=(), decision=replace(todo.decision, targets=()))
-    sent, failed = await _sent_on(world, mail, todo)
+    sent, failed = await _sent_on(world, mail, todo, files)
     if not todo.spots and (failed or not sent):
         todo = replace(todo, spots=[todo.kept])
     if item.virus is None:
-        sent += await _forwarded(world, mail, todo)
-    made = await performing.letters(world, mail, todo)
+        sent += await _forwarded(world, mail, todo, files)
+    made = await performing.letters(world, mail, todo, files)
     kept = [await stored(world, to.tenant_id, each, again=again) for each in made]
     there = [performing.place_of(world, mail, to, spot) for spot in todo.spots]
     leaving = list[tuple[Outgoing, Kept]]()
@@ -106,19 +115,22 @@ async def _ruled(world: World, mail: Mail, to: Recipient) -> Ruled:
     )
 
 
-async def _sent_on(world: World, mail: Mail, todo: Ruled) -> tuple[list[Outgoing], bool]:
+async def _sent_on(
+    world: World, mail: Mail, todo: Ruled, files: ExitStack
+) -> tuple[list[Outgoing], bool]:
     """What rules have sent on, and whether some of it cannot be."""
     made, failed = list[Outgoing](), False
     for edits, to in performing.onward_of(todo):
-        source = await performing.as_sent(mail, todo, edits)
+        source, letter = await performing.as_sent(mail, todo, edits, files)
+        came = mail.came, mail.sender
         try:
-            made.append(await onward.outgoing(world, source, mail.came, mail.sender, to))
+            made.append(await onward.outgoing(world, source, came, to, files, letter=letter))
         except Loop:
             failed = True
     return made, failed
 
 
-async def _forwarded(world: World, mail: Mail, todo: Ruled) -> list[Outgoing]:
+async def _forwarded(world: World, mail: Mail, todo: Ruled, files: ExitStack) -> list[Outgoing]:
     """What is sent on for an account that forwards; it is stored all the same."""
     if not todo.judged.to.forwards:
         return []
@@ -126,8 +138,9 @@ async def _forwarded(world: World, mail: Mail, todo: Ruled) -> list[Outgoing]:
         found = await forwarding.wanted(world, mail, todo.judged)
         if isinstance(found, forwarding.Outcome):
             return []
-        source, to = found
-        return [await onward.outgoing(world, source, mail.came, mail.sender, to)]
+        source, letter, to = found
+        came = mail.came, mail.sender
+        return [await onward.outgoing(world, source, came, to, files, letter=letter)]
     except (Loop, Unavailable):
         log.info("not forwarded", extra={"user": todo.judged.to.user_id})
         return []

@@ -5,11 +5,11 @@ that of its domain. Copies are made then: each rule for the address, and each fo
 makes one. Of a copy no copy is made.
 """
 
-import asyncio
 import hmac
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from mail.addresses import (
     normal,
     normal_domain,
 )
-from mail.delivery import Letter, read, with_bytes
+from mail.delivery import Letter, with_bytes
 from mail.keeping import Kept
 from mail.queue.entering import Sender, hand_in, handed
+from mail.topping import before, first
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
@@ -41,6 +42,7 @@ from models.world import Turn, World
 
 log = logging.getLogger(__name__)
 
+HEAD = 1 << 20  # bytes of a large message that are searched for marks
 COPIED = b"X-Merganser-Copy"  # header field of a copy: of whose mail, in a form none can forge
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _COPIED = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
@@ -237,19 +239,23 @@ class Copied:
 
 async def copies_of_received(world: World, came: Came, delivered: Sequence[Recipient]) -> None:
     """Queue the copies of a message that was delivered to these; on return they are durable."""
-    for copy in await copies_wanted(world, came, delivered):
+    with ExitStack() as files:
+        for copy in await copies_wanted(world, came, delivered, files):
 
-        def unit(turn: Turn, kept: Kept, copy: Copied = copy) -> None:
-            enter(turn, kept, came, copy)
+            def unit(turn: Turn, kept: Kept, copy: Copied = copy) -> None:
+                enter(turn, kept, came, copy)
 
-        await with_bytes(world, copy.of.tenant_id, copy.letter, unit, PLATFORM)
+            await with_bytes(world, copy.of.tenant_id, copy.letter, unit, PLATFORM)
 
 
-async def copies_wanted(world: World, came: Came, delivered: Sequence[Recipient]) -> list[Copied]:
+async def copies_wanted(
+    world: World, came: Came, delivered: Sequence[Recipient], files: ExitStack | None = None
+) -> list[Copied]:
     """The copies of a message that is delivered to these.
 
     They keep the sender of its envelope. One that is a copy of the same mail already, though it
-    went out and came back, is not copied again. Nothing is asked where no rules are.
+    went out and came back, is not copied again. Nothing is asked where no rules are. Files go
+    with `files`: whoever has a message in a file gives it.
     """
     theirs = {to.instead or to.address: to for to in delivered if to.copied}
     if not theirs:
@@ -261,17 +267,17 @@ async def copies_wanted(world: World, came: Came, delivered: Sequence[Recipient]
         found = [copy for copy in found if _same(copy.address) not in taken]
     if not found:
         return []
-    raw = came.source
-    if isinstance(raw, Path):
-        raw = await asyncio.to_thread(raw.read_bytes)
-    seen = set(_COPIED.findall(_HEADER_END.split(raw, 1)[0]))
+    source, letter = came.source, came.letter
+    head = await first(source, len(source) if isinstance(source, bytes) else HEAD)
+    seen = set(_COPIED.findall(_HEADER_END.split(head, 1)[0]))
     made = []
     for of in dict.fromkeys(copy.of for copy in found):
         mark = _mark(world, of, came.letter)
         if mark not in seen:
             to = [copy.address for copy in found if copy.of == of]
-            letter = await read(b"%s: %s\r\n%s" % (COPIED, mark, raw))
-            made.append(Copied(letter, to, theirs[of]))
+            prefix = b"%s: %s\r\n" % (COPIED, mark)
+            copy = await before(source, letter, prefix, files or ExitStack())
+            made.append(Copied(copy, to, theirs[of]))
     return made
 
 

@@ -6,8 +6,11 @@ sealed (`sealing`). No check refuses mail because DNS does not answer.
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Sequence
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import idna
 
@@ -15,11 +18,12 @@ from mail.addresses import ascii_domain
 from mail.authentication import arc, dkim, dmarc, spf
 from mail.authentication.dkim import SMALL, Message, Result
 from mail.authentication.dmarc import AUTHORS
-from mail.authentication.fields import HEAD_MAX, halves
+from mail.authentication.fields import HEAD_MAX, beginning, halves
 from mail.authentication.findings import FIELD, Findings
 from mail.authentication.names import Names
 from mail.authentication.sealing import sealed
 from mail.authentication.spf import Spf
+from mail.canonical import STEP
 from mail.client import Client
 from mail.messages import addresses, believed
 from mail.messages.authentication import says, server, stamps
@@ -48,10 +52,8 @@ async def checked(
     servers say that have taken it in, if they are believed.
     """
     options = world.options
-    raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
-    message, own, authors = (
-        _opened(raw) if len(raw) < SMALL else await asyncio.to_thread(_opened, raw)
-    )
+    near = isinstance(source, bytes) and len(source) < SMALL
+    message, own, authors = _opened(source) if near else await asyncio.to_thread(_opened, source)
     names = Names(options.dns_resolver)
     now = int(world.now().timestamp())
     # first of all: a sender who makes us ask too much shall not keep us from asking this
@@ -75,10 +77,14 @@ async def checked(
     return found
 
 
-def _opened(raw: bytes) -> tuple[Message, list[Field], list[str]]:
+def _opened(source: bytes | Path) -> tuple[Message, list[Field], list[str]]:
     """What signatures are made over; the fields as readers see them; and the domains in From."""
-    own = listed(halves(raw)[0][:HEAD_MAX])
-    return Message.of(raw), own, _authors(own)
+    if isinstance(source, Path):
+        message, (head, _) = Message.filed(source), beginning(source)
+    else:
+        message, (head, _) = Message.of(source), halves(source)
+    own = listed(head[:HEAD_MAX])
+    return message, own, _authors(own)
 
 
 async def _spf(
@@ -147,11 +153,25 @@ async def stamped(
 
 
 def _rewritten(path: Path, top: bytes, names: Collection[str]) -> str:
-    raw = path.read_bytes()
     new = path.with_name(f"{path.name}.stamped")  # its name begins alike: a crash leaves nothing
-    new.write_bytes(top + stripped(raw, names))
-    new.replace(path)
-    return hashlib.sha256(raw).hexdigest()
+    try:
+        with path.open("rb") as file, new.open("wb") as made:
+            came = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            made.write(top)
+            made.writelines(_unclaimed(_lines(file), names))
+            shutil.copyfileobj(file, made, STEP)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    return came
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a header, up to the empty one, which is read next."""
+    while (line := file.readline()) not in {b"", b"\n", b"\r\n"}:
+        yield from line.splitlines(keepends=True)
+    file.seek(-len(line), os.SEEK_CUR)
 
 
 def stripped(raw: bytes, names: Collection[str]) -> bytes:
@@ -159,19 +179,37 @@ def stripped(raw: bytes, names: Collection[str]) -> bytes:
     head, _ = halves(raw)
     if FIELD.lower().encode() not in head.lower():
         return raw
-    kept: list[list[bytes]] = []
-    for line in head.splitlines(keepends=True):
-        if line.startswith((b" ", b"\t")) and kept:
-            kept[-1].append(line)
-        else:
-            kept.append([line])
-    joined = map(b"".join, kept)
-    out = b"".join(each for each in joined if not _claims(each, names))
-    return out + raw[len(head) :]
+    kept = b"".join(_unclaimed(head.splitlines(keepends=True), names))
+    return kept + raw[len(head) :]
+
+
+def _unclaimed(lines: Iterable[bytes], names: Collection[str]) -> Iterator[bytes]:
+    """The lines of a header without those of results that claim to be of these servers.
+
+    Nor are there results of more than HEAD_MAX bytes: nobody has so many to tell.
+    """
+    of, size = list[bytes](), 0  # results that have not ended
+    for line in lines:
+        if of and line.startswith((b" ", b"\t")):
+            size += len(line)
+            of += [line] if size <= HEAD_MAX else []
+            continue
+        yield from _others(of, size, names)
+        of, size = ([line], len(line)) if _is_results(line) else ([], 0)
+        if not of:
+            yield line
+    yield from _others(of, size, names)
+
+
+def _others(of: list[bytes], size: int, names: Collection[str]) -> list[bytes]:
+    field = b"".join(of)
+    return [] if size > HEAD_MAX or (of and _claims(field, names)) else [field]
+
+
+def _is_results(line: bytes) -> bool:
+    name = line.partition(b":")[0].rstrip(b" \t")
+    return name.lower() == FIELD.lower().encode()
 
 
 def _claims(field: bytes, names: Collection[str]) -> bool:
-    name, _, value = field.decode("latin-1").partition(":")
-    if name.rstrip(" \t").lower() != FIELD.lower():
-        return False
-    return server(unfolded(value)).casefold() in names
+    return server(unfolded(field.decode("latin-1").partition(":")[2])).casefold() in names

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mail.authentication import dkim
-from mail.authentication.dkim import ALGORITHMS, FAILED, Message, Result, Signature, decoded, hashed
+from mail.authentication.dkim import ALGORITHMS, FAILED, Message, Result, Signature, decoded
 from mail.authentication.fields import (
     Field,
     Malformed,
@@ -106,7 +106,7 @@ async def chain(names: Names, message: Message, now: int) -> Chain:
     said = [each.chain for each in seals]
     if said != ["none", *["pass"] * (len(said) - 1)]:
         return Chain(Result.FAIL, there, why="a server before us found it broken")
-    await hashed(message, [signature.body_form])
+    await message.make_hashes([signature.body_form])
     proven = [
         dkim.judged(names, message, signature, now),
         *(_judged(names, there, at, seal) for at, seal in enumerate(seals)),

@@ -5,26 +5,29 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 
 from mail.authentication.fields import (
     BLANK,
     Field,
     Malformed,
     ascii_tag,
+    beginning,
     chosen,
     divided,
-    relaxed_body,
-    simple_body,
+    listed,
     squeezed,
     tags,
     unproven,
 )
 from mail.authentication.keys import NoKey, Weak, is_domain, published
 from mail.authentication.names import Names, Spent, Unanswered
+from mail.canonical import Rest, digests, relaxed_body, simple_body
+from mail.messages.read import worked
 
 MOST = 10  # signatures of a message that are looked at
 ALGORITHMS = ("rsa-sha256", "ed25519-sha256")  # rsa-sha1 proves nothing (RFC 8301)
@@ -95,7 +98,7 @@ class Message:
     """The parts of a message that signatures are made over."""
 
     fields: Sequence[Field]
-    body: bytes
+    body: bytes | Rest
     sound: bool = True  # every line of its header is part of a field
     _hashes: dict[str, bytes] = field(default_factory=dict)
 
@@ -116,16 +119,51 @@ class Message:
             return cls((), b"", sound=False)
 
     @classmethod
-    async def whole(cls, raw: bytes) -> "Message":
-        """The same; large ones are read in a thread."""
-        return cls.of(raw) if len(raw) < SMALL else await asyncio.to_thread(cls.of, raw)
+    def filed(cls, path: Path) -> "Message":
+        """The message in this file, of which the header is read."""
+        head, start = beginning(path)
+        try:
+            return cls(listed(head), Rest(path, start))
+        except Malformed:
+            return cls((), b"", sound=False)
+
+    @classmethod
+    async def whole(cls, source: bytes | Path) -> "Message":
+        """The message in bytes, or in a file; large ones are read in a thread."""
+        if isinstance(source, Path):
+            return await asyncio.to_thread(cls.filed, source)
+        return cls.of(source) if len(source) < SMALL else await asyncio.to_thread(cls.of, source)
 
     def body_hash(self, form: str) -> bytes:
-        """SHA-256 of the whole body in a form: an l= that would leave out its end is not heard."""
+        """SHA-256 of the whole body in a form: an l= that would leave out its end is not heard.
+
+        That of a body in a file `make_hashes` makes; here it would be made on the spot.
+        """
         if form not in self._hashes:
-            made = relaxed_body(self.body) if form == "relaxed" else simple_body(self.body)
-            self._hashes[form] = hashlib.sha256(made).digest()
+            self._hashes[form] = _hash(self.body, form)
         return self._hashes[form]
+
+    async def make_hashes(self, forms: Iterable[str]) -> None:
+        """Make hashes of the body: of a large one in a thread, of a file in a process."""
+        body = self.body
+        if isinstance(body, Rest):
+            if wanted := sorted(set(forms) - self._hashes.keys()):
+                self._hashes |= await worked(
+                    partial(digests, start=body.start, forms=wanted), body.path
+                )
+            return
+        for form in set(forms):
+            if len(body) < SMALL:
+                self.body_hash(form)
+            else:
+                await asyncio.to_thread(self.body_hash, form)
+
+
+def _hash(body: bytes | Rest, form: str) -> bytes:
+    if isinstance(body, Rest):
+        return digests(body.path, body.start, [form])[form]
+    made = relaxed_body(body) if form == "relaxed" else simple_body(body)
+    return hashlib.sha256(made).digest()
 
 
 def decoded(text: str) -> bytes:
@@ -187,15 +225,6 @@ def _own(of: Field) -> Signature:
     return signature
 
 
-async def hashed(message: Message, forms: Collection[str]) -> None:
-    """Make the hashes of the body that are needed, large ones in a thread."""
-    for form in set(forms):
-        if len(message.body) < SMALL:
-            message.body_hash(form)
-        else:
-            await asyncio.to_thread(message.body_hash, form)
-
-
 async def verified(names: Names, message: Message, now: int, author: str) -> list[Verdict]:
     """What came of the signatures of a message; those that fit the author's domain come first.
 
@@ -210,7 +239,7 @@ async def verified(names: Names, message: Message, now: int, author: str) -> lis
         except Malformed as problem:
             found.append(Verdict(Result.PERMERROR, why=str(problem)))
     found.sort(key=lambda each: not _fits(each.domain, author))
-    await hashed(message, [each.body_form for each in found if isinstance(each, Signature)])
+    await message.make_hashes(each.body_form for each in found if isinstance(each, Signature))
 
     async def verdict(of: Signature | Verdict) -> Verdict:
         return of if isinstance(of, Verdict) else await judged(names, message, of, now)

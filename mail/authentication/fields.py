@@ -5,6 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+
+from mail.canonical import wired
 
 HEAD_MAX = 1 << 20  # bytes of a header in which signatures are looked for
 LINES = 10_000  # of such a header
@@ -18,7 +21,6 @@ _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SPACE = re.compile(r"[ \t\r\n]+")
 _ENVELOPES = (b"From ", b">From ")  # lines that some programs put before a header
-_TO_SPACE = bytes.maketrans(b"\t", b" ")
 
 
 class Malformed(Exception):
@@ -50,9 +52,14 @@ def divided(raw: bytes) -> tuple[list[Field], bytes]:
     Malformed where a line of the header is part of no field: others may see another header.
     """
     head, body = halves(raw)
+    return listed(head), wired(body)
+
+
+def listed(head: bytes) -> list[Field]:
+    """The fields of a header, as `divided` has them."""
     if len(head) > HEAD_MAX or head.count(b"\n") > LINES:
         raise Malformed("a header that is too large")
-    lines = _FOLD.sub(b"\n", _wired(head)).removesuffix(_CRLF).split(_CRLF)  # LF is a fold
+    lines = _FOLD.sub(b"\n", wired(head)).removesuffix(_CRLF).split(_CRLF)  # LF is a fold
     if not head:
         lines = []
     fields = []
@@ -61,7 +68,18 @@ def divided(raw: bytes) -> tuple[list[Field], bytes]:
         if not found or b"\r" in line:
             raise Malformed("a line of the header is no field")
         fields.append(Field(found[1].decode().lower(), line.replace(b"\n", _CRLF) + _CRLF))
-    return fields, _wired(body)
+    return fields
+
+
+def beginning(path: Path) -> tuple[bytes, int]:
+    """The header of the message in a file, and where its body begins.
+
+    One of more than HEAD_MAX bytes is cut, behind so many: it is too large for `listed`.
+    """
+    with path.open("rb", buffering=0) as file:
+        first = file.read(HEAD_MAX + len(b"\r\n") + 1)
+    head, rest = halves(first)
+    return head, len(first) - len(rest)
 
 
 def halves(raw: bytes) -> tuple[bytes, bytes]:
@@ -73,13 +91,6 @@ def halves(raw: bytes) -> tuple[bytes, bytes]:
     if at < 0:
         return raw, b""
     return raw[: at + 1], raw[at + size :]
-
-
-def _wired(text: bytes) -> bytes:
-    """The text with CRLF where a line ends in LF alone."""
-    if text.count(b"\n") == text.count(_CRLF):
-        return text
-    return text.replace(_CRLF, b"\n").replace(b"\n", _CRLF)
 
 
 def tags(text: bytes) -> dict[str, str]:
@@ -127,29 +138,6 @@ def chosen(fields: Mapping[str, Sequence[Field]], names: Sequence[str]) -> list[
         if taken[name] <= len(there):
             found.append(there[-taken[name]])
     return found
-
-
-def relaxed_body(body: bytes) -> bytes:
-    """The body in the relaxed form. It is made by few passes, none of them byte by byte."""
-    body = body.translate(_TO_SPACE)
-    while b"  " in body:
-        body = body.replace(b"  ", b" ")
-    body = body.replace(b" \r\n", _CRLF)
-    bare = _unended(body.removesuffix(b" "))
-    return bare + _CRLF if bare else b""
-
-
-def simple_body(body: bytes) -> bytes:
-    """The body in the simple form."""
-    return _unended(body) + _CRLF
-
-
-def _unended(body: bytes) -> bytes:
-    """The body without the line ends at its end."""
-    end = len(body.rstrip(_CRLF))
-    tail = body[end:]
-    odd = tail.rfind(b"\r\r") + 1  # a CR that ends no line stays
-    return body[: end + odd] if tail.endswith(b"\n") else body
 
 
 def ascii_tag(given: Mapping[str, str], name: str) -> str:

@@ -69,7 +69,7 @@ class Key:
     key: RSAPrivateKey
 
 
-async def sealed(world: World, raw: bytes, domain: str, results: str | None) -> bytes:
+async def sealed(world: World, source: bytes | Path, domain: str, results: str | None) -> bytes:
     """The fields to put before a message that is sent on for a domain; none where it has no key.
 
     `results` is what was found out about it, as in Authentication-Results. Nor is one sealed whose
@@ -86,12 +86,13 @@ async def sealed(world: World, raw: bytes, domain: str, results: str | None) -> 
         return b""
     if key is None:
         return b""
-    message = await Message.whole(raw)
+    message = await Message.whole(source)
     now = int(world.now().timestamp())
     found = await arc.chain(Names(world.options.dns_resolver), message, now)
     if found.result not in (Result.NONE, Result.PASS) or len(found.links) >= arc.MOST:
         SEALS.add("dns" if found.result is Result.TEMPERROR else "chain")
         return b""
+    await message.make_hashes(["relaxed"])
     SEALS.add("sealed")
     said = _said(results) or [world.options.hostname, "none"]
     return await asyncio.to_thread(_made, key, message, found, (said, now))
@@ -161,7 +162,7 @@ def _made(key: Key, message: Message, found: Chain, said: tuple[list[str], int])
     whose = [f"d={key.domain}", f"s={key.selector}", f"t={now}"]
     body = base64.b64encode(message.body_hash("relaxed")).decode()
     names = ":".join(each.name for each in message.fields if each.name in SIGNED)
-    signed = _FOLDS.sub("\\1\r\n ", names)
+    signed = _FOLDS.sub("\\1\n", names)
     head = [f"i={number}", "a=rsa-sha256", "c=relaxed/relaxed", *whose, f"h={signed}", f"bh={body}"]
     bare = _field(arc.SIGNATURE, [*head, "b="])
     signature = read(bare, {**tags(bare.value), "b": "AA=="})

@@ -36,7 +36,7 @@ async def tell(world: World, incoming: Incoming, notice: Notify, boxes: Boxes) -
     onward = Onward(to.address, None, to.tenant_id, notice.to, user_id=to.user_id)
     # what it is made of tells it from a repeat; the message itself is sent on under its digest
     made_of = f"{incoming.letter.digest}\0{notice.method}"
-    await send_on(world, raw, made_of, "", onward)
+    await send_on(world, raw, (made_of, ""), onward)
     if notice.fcc is not None:
         letter = await delivery.read(raw)
         copy = await copied(world, to, (raw, letter), notice.fcc, boxes)

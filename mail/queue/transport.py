@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -22,19 +22,16 @@ from aiosmtplib import (
 
 from mail.fields import needs_utf8, on_wire
 from mail.queue.jobs import Pace, Result, To
+from mail.queue.letters import Letter
 from mail.routing import Host, Tls
 from models.queue import DeliveryState
 
-CHUNK = 64 * 1024  # bytes written at once
 WAITING = 256 * 1024  # bytes that may lie unsent before we wait
 NAP = 0.01  # seconds
 GOODBYE = 5.0  # seconds for the answer to QUIT
 ANSWER = 500  # characters kept of an answer
 OK, GO_AHEAD, CLOSING = 250, 354, 421
 
-_LINE_END = re.compile(rb"\r\n|\r|\n")
-_DOT = re.compile(rb"^\.", re.MULTILINE)
-_HEADER_END = re.compile(rb"\n\r?\n")
 _UNSAFE = re.compile(r"[\s<>\x00-\x1f\x7f]")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
@@ -50,31 +47,6 @@ class NotReached(Exception):
 
 class LeaseLost(Exception):
     """Somebody else holds these recipients now: nothing more may be sent or written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A message as it goes over the wire, before dots are doubled."""
-
-    sender: str
-    data: bytes
-    eight_bit: bool
-    utf8: bool  # a header field is not ASCII (RFC 6532)
-
-    @classmethod
-    def of(cls, sender: str, raw: bytes) -> "Letter":
-        """Every line ends in CRLF, the last one too, and there is no NUL; nothing else is changed.
-
-        A server may drop a NUL, and then see a dot in a line of its own (RFC 5321, section 4.5.2).
-        """
-        data = raw.replace(b"\0", b"")
-        rest = data.replace(b"\r\n", b"")
-        if b"\n" in rest or b"\r" in rest:
-            data = _LINE_END.sub(b"\r\n", data)
-        if not data.endswith(b"\r\n"):
-            data += b"\r\n"
-        end = _HEADER_END.search(data)
-        return cls(sender, data, not data.isascii(), not data[: end and end.end()].isascii())
 
 
 @dataclass
@@ -341,7 +313,7 @@ async def _data(
     answer = await channel.command("DATA")
     if answer.code != GO_AHEAD:
         return dict.fromkeys(ids, channel.refused(_failing(answer.code), answer.message))
-    await _write(channel, letter.data)
+    await _write(channel, letter)
     await before_dot(ids)
     try:
         answer = await channel.command(".", timeout=channel.pace.final)
@@ -355,19 +327,15 @@ async def _data(
     return dict.fromkeys(ids, channel.refused(_failing(answer.code), answer.message))
 
 
-async def _write(channel: Channel, data: bytes) -> None:
+async def _write(channel: Channel, letter: Letter) -> None:
     """Send the message, all but the dot, no faster than it is taken."""
-    at, held = 0, b""
-    while at < len(data):
-        end = min(at + CHUNK, len(data))
-        if end < len(data):  # a piece ends with a line, so that no dot at its start is missed
-            end = data.find(b"\r\n", end) + 2
-        await _drained(channel)
-        held = _DOT.sub(b"..", data[at:end])
-        if channel.smtp.protocol is None:
-            raise SMTPServerDisconnected("connection lost while the message was sent")
-        channel.smtp.protocol.write(held)
-        at = end
+    async with aclosing(letter.pieces()) as pieces:
+        async for piece in pieces:
+            await _drained(channel)
+            if channel.smtp.protocol is None:
+                raise SMTPServerDisconnected("connection lost while the message was sent")
+            dotted = piece.replace(b"\n.", b"\n..")
+            channel.smtp.protocol.write(b"." + dotted if piece.startswith(b".") else dotted)
 
 
 async def _drained(channel: Channel) -> None:

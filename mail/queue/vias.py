@@ -11,7 +11,7 @@ from urllib.parse import quote
 from mail.outward import PORTS, Gate, Unsent, post, refused, target
 from mail.queue.entering import sealed_for
 from mail.queue.jobs import Job, Result
-from mail.queue.transport import Letter
+from mail.queue.letters import Flow, Letter
 from mail.routing import Host, Unroutable, next_hop
 from models.errors import Invalid
 from models.queue import DeliveryState
@@ -52,6 +52,8 @@ async def relays(world: World, job: Job, gate: Gate) -> list[Host]:
 
 async def posted(world: World, job: Job, letter: Letter, gate: Gate) -> Result:
     """Post a message to a page: its bytes are the body, its envelope is in fields."""
+    if isinstance(letter.data, Flow):
+        raise TypeError("a page is sent it whole")
     headers = {
         "Content-Type": "message/rfc822",
         "X-Envelope-From": _field(job.sender),

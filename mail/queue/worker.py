@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from mail import routes
 from mail.compose import without_bcc
+from mail.contents import gathered
 from mail.outward import Gate
 from mail.queue import body, claims, local, transport, vias
 from mail.queue.jobs import Job, Pace, Result
+from mail.queue.letters import Letter
 from mail.queue.settle import settle
-from mail.queue.transport import LeaseLost, Letter, NotReached
+from mail.queue.transport import LeaseLost, NotReached
 from mail.routing import Route, Unroutable, hosts
 from models.queue import QUEUE, DeliveryState
 from models.world import World
@@ -155,14 +157,16 @@ async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
 
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:
     world = worker.world
-    raw = await body.message(world, job)
     if job.via is None and await routes.is_ours(world, job.domain):
+        raw = await body.message(world, job)
         await settle(world, job, await local.deliver(world, job, raw), raw)
         return
+    letter = await _letter(world, job)
     gate = Gate(world.options.forwards_private, worker.route.trust)
     if vias.is_page(job):
-        letter = await asyncio.to_thread(Letter.of, job.sender, without_bcc(raw))
-        await settle(world, job, _all(job, await vias.posted(world, job, letter, gate)), raw)
+        await settle(
+            world, job, _all(job, await vias.posted(world, job, letter, gate)), letter.head
+        )
         return
     try:
         if job.via is None:
@@ -170,9 +174,9 @@ async def _do(worker: Worker, lane: Lane, job: Job) -> None:
         else:
             servers = await vias.relays(world, job, gate)
     except Unroutable as problem:
-        await settle(world, job, _all(job, Result.refused(problem.code, problem.text)), raw)
+        refused = Result.refused(problem.code, problem.text)
+        await settle(world, job, _all(job, refused), letter.head)
         return
-    letter = await asyncio.to_thread(Letter.of, job.sender, without_bcc(raw))
     last = Result.refused(451, "4.4.1 No server answered")
     for host in servers:
         try:
@@ -183,7 +187,19 @@ async def _do(worker: Worker, lane: Lane, job: Job) -> None:
                 return
         except NotReached as problem:  # the next one may do better
             last = Result(DeliveryState.DEFERRED, problem.code, problem.text, host.name)
-    await settle(world, job, _all(job, last), raw)
+    await settle(world, job, _all(job, last), letter.head)
+
+
+async def _letter(world: World, job: Job) -> Letter:
+    """What is sent; one that is large is not whole in memory, where it goes to a server."""
+    stored = await body.stored(world, job)
+    if stored.size < body.LARGE or vias.is_page(job):
+        return await asyncio.to_thread(_whole, job, await gathered(stored.whole()))
+    return await Letter.flowing(job.sender, stored.whole)
+
+
+def _whole(job: Job, raw: bytes) -> Letter:
+    return Letter.of(job.sender, without_bcc(raw))
 
 
 async def _hand_over(
@@ -200,7 +216,7 @@ async def _hand_over(
 
     results = await transport.transmit(channel, letter, job.recipients, before_dot)
     worker.world.fault("sent")
-    await settle(worker.world, job, results, letter.data)
+    await settle(worker.world, job, results, letter.head)
     lane.sending = False
 
 

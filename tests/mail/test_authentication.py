@@ -242,7 +242,7 @@ async def test_what_is_checked_is_a_setting(
     raw = signed()
     mail = await pipeline.receive(ada.world, raw, CAROL, peer)
     assert (mail.letter.verification is not None) is ours
-    assert (mail.outgoing != raw) is ours
+    assert (mail.source != raw) is ours
     assert bool(there.asked) is ours
 
 

@@ -17,9 +17,10 @@ from mail.authentication.dkim import (
     read,
     verified,
 )
-from mail.authentication.fields import relaxed_body, simple_body, tags
+from mail.authentication.fields import tags
 from mail.authentication.keys import NoKey, PublicKey, Weak, parsed
 from mail.authentication.names import SECONDS, Names
+from mail.canonical import relaxed_body, simple_body
 from tests.mail.signing import LETTER, edwards, pair, signed
 from tests.mail.zones import Zone, asking, zone
 

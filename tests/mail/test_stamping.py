@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ async def test_the_letter_is_what_reading_it_anew_gives(raw: bytes, tmp_path: Pa
     letter, whole = await read(raw), BEFORE + raw
     (tmp_path / "raw").write_bytes(raw)
     for source in (raw, tmp_path / "raw"):
-        made = await stamping.stamped(source, letter, ADA, CAROL)
+        with ExitStack() as files:
+            made = await stamping.stamped(source, letter, ADA, CAROL, files)
         fresh = await read(whole)
         assert made.structure == fresh.structure
         assert (made.root, made.size) == (fresh.root, fresh.size)
