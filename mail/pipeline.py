@@ -47,7 +47,7 @@ from mail import (
 from mail.addresses import Recipient
 from mail.client import Client
 from mail.delivery import Letter, Placed
-from mail.messages import Filed
+from mail.messages import OnDisk
 from mail.messagetrace import Way
 from mail.onward import send_on
 from mail.rewrites import Came
@@ -83,7 +83,7 @@ class Mail:
     def read(self) -> sieve.Message:
         """The message as rules read it: what is decoded for one of them is so for all."""
         source = self.source
-        raw = Filed(source, self.letter.size) if isinstance(source, Path) else source
+        raw = OnDisk(source, self.letter.size) if isinstance(source, Path) else source
         return sieve.Letter(raw, self.letter.facts.structure)
 
     @property

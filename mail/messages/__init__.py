@@ -12,7 +12,7 @@ from mail.messages.opinions import Opinion
 from mail.messages.parts import Part, find, part_json, part_of, walk, within
 from mail.messages.preview import preview, shortened
 from mail.messages.read import close_readers, read, worked
-from mail.messages.source import Filed, Source, Whole
+from mail.messages.source import OnDisk, Source, Whole
 from mail.messages.split import split
 from mail.messages.text import body_html, body_text, is_body, text_to_html
 from mail.messages.threads import base_subject, thread_keys
@@ -22,9 +22,9 @@ __all__ = [
     "Attached",
     "CalendarEvent",
     "Facts",
-    "Filed",
     "Header",
     "MailAddress",
+    "OnDisk",
     "Opinion",
     "Part",
     "Safe",

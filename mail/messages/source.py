@@ -35,7 +35,7 @@ def cut(raw: bytes | Source, start: int, end: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Filed:
+class OnDisk:
     """A message that lies in a file; for a thread, as reading waits for the disk."""
 
     path: Path

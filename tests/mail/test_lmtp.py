@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 
-from mail.blobs.store import LocalStore
 from mail.lmtp import Lmtp
 from mail.lmtplimits import Limits
 from mail.spool import MEMORY
-from models.database import Database
 from models.errors import Forbidden, OverQuota
-from models.options import MIB, Options
-from models.world import World
+from models.options import MIB
+from tests.mail.listeners import listeners
 from tests.mail.lmtp_client import Memory, Neighbour, connect, until
 
 Open = Callable[..., Awaitable[Lmtp]]
@@ -33,26 +31,13 @@ async def post() -> Memory:
 @pytest.fixture
 async def listening(tmp_path: Path, post: Memory) -> AsyncIterator[Open]:
     """Opens a listener with the limits that are given."""
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/mail.db")
-    opened: list[Lmtp] = []
+    async with listeners(tmp_path) as there:
 
-    async def begin(fault: Callable[[str], None] = lambda _place: None, **limits: Any) -> Lmtp:
-        world = World(
-            database,
-            LocalStore(tmp_path / "blobs"),
-            b"secret",
-            options=Options(hostname="mx.example.org"),
-            fault=fault,
-        )
-        listener = Lmtp(world, tmp_path / "spool", replace(Limits(), **limits), post)
-        await listener.start(host="127.0.0.1", port=0)
-        opened.append(listener)
-        return listener
+        async def begin(fault: Callable[[str], None] = lambda _place: None, **limits: Any) -> Lmtp:
+            world, most = there.world(fault=fault), replace(Limits(), **limits)
+            return await there.begun(Lmtp(world, tmp_path / "spool", most, post))
 
-    yield begin
-    for listener in opened:
-        await listener.close(1)
-    await database.close()
+        yield begin
 
 
 @pytest.fixture

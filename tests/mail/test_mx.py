@@ -11,18 +11,16 @@ from typing import Any
 
 import pytest
 
-from mail.blobs.store import LocalStore
 from mail.household import Arrived
 from mail.lmtplimits import Limits
 from mail.mx import Mx, Rules
 from mail.routes import Taken
 from mail.smtp import Terms
 from mail.tls import Certificate
-from models.database import Database
 from models.errors import Forbidden, NotFound, OverQuota, Unavailable
-from models.options import MIB, Options
-from models.world import World
+from models.options import MIB
 from tests.conftest import Clock
+from tests.mail.listeners import listeners
 from tests.mail.lmtp_client import Memory, Neighbour, until
 from tests.mail.smtp_client import Authority, connect, secured, wrapped
 
@@ -77,32 +75,19 @@ async def listening(
     tmp_path: Path, post: Doorway, authority: Authority, clock: Clock
 ) -> AsyncIterator[Open]:
     """Opens a listener on these terms."""
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/mail.db")
-    opened: list[Mx] = []
+    async with listeners(tmp_path) as there:
 
-    async def begin(rules: Rules | None = None, *, tls: bool = True, **given: Any) -> Mx:
-        world = World(
-            database,
-            LocalStore(tmp_path / "blobs"),
-            b"secret",
-            options=Options(hostname="mx.example.org"),
-            now=clock,
-        )
-        names = {name: given.pop(name) for name in list(given) if hasattr(Limits(), name)}
-        terms = Terms(
-            limits=replace(Limits(), **names),
-            certificate=Certificate(authority.issue()) if tls else None,
-            **given,
-        )
-        listener = Mx(world, tmp_path / "spool", terms, rules, post)
-        await listener.start(host="127.0.0.1", port=0)
-        opened.append(listener)
-        return listener
+        async def begin(rules: Rules | None = None, *, tls: bool = True, **given: Any) -> Mx:
+            names = {name: given.pop(name) for name in list(given) if hasattr(Limits(), name)}
+            terms = Terms(
+                limits=replace(Limits(), **names),
+                certificate=Certificate(authority.issue()) if tls else None,
+                **given,
+            )
+            world = there.world(now=clock)
+            return await there.begun(Mx(world, tmp_path / "spool", terms, rules, post))
 
-    yield begin
-    for listener in opened:
-        await listener.close(1)
-    await database.close()
+        yield begin
 
 
 @pytest.fixture

@@ -1,0 +1,46 @@
+"""Listeners over an empty store, whose post is in memory."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mail.blobs.store import LocalStore
+from mail.listener import Listener
+from models.database import Database
+from models.options import Options
+from models.world import World
+
+Kind = TypeVar("Kind", bound=Listener)
+
+
+@dataclass
+class Listeners:
+    """Opens listeners."""
+
+    database: Database
+    folder: Path
+    opened: list[Listener] = field(default_factory=list)
+
+    def world(self, **more: Any) -> World:
+        """A world around the store."""
+        options = Options(hostname="mx.example.org")
+        blobs = LocalStore(self.folder / "blobs")
+        return World(self.database, blobs, b"secret", options=options, **more)
+
+    async def begun(self, listener: Kind) -> Kind:
+        """The listener, once it listens."""
+        await listener.start(host="127.0.0.1", port=0)
+        self.opened.append(listener)
+        return listener
+
+
+@asynccontextmanager
+async def listeners(folder: Path) -> AsyncIterator[Listeners]:
+    """Opens listeners, and closes them."""
+    found = Listeners(Database(f"sqlite+aiosqlite:///{folder}/mail.db"), folder)
+    yield found
+    for listener in found.opened:
+        await listener.close(1)
+    await found.database.close()
