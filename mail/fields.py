@@ -12,6 +12,7 @@ LONGEST = 900  # characters without a blank; longer ones become encoded words, w
 WORD = 39  # bytes in an encoded word: with "Subject: " before it the line has at most 76
 
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
+_LOCAL = re.compile(r"[^\s()<>\[\]:;@\\,\"]+|\"(?:[^\\\"]|\\.)*\"")  # quoted, or need not be
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _BLANKS = re.compile(r"[ \t\r\n]+")
 
@@ -40,12 +41,21 @@ def addressed(key: str, people: Sequence[Named], *, utf8: bool = False) -> bytes
     pieces: list[str] = []
     for nth, (address, name) in enumerate(people):
         comma = "," if nth + 1 < len(people) else ""
-        shown = address if utf8 else on_wire(address)
+        shown = _quoted(address if utf8 else on_wire(address))
         if name and name.strip():
             pieces += [*phrase(name), f" <{shown}>{comma}"]
         else:
             pieces.append(f" {shown}{comma}")
     return _folded(key, pieces)
+
+
+def _quoted(address: str) -> str:
+    """The address with its local part in quotes, where it would say something else without."""
+    local, _, domain = address.rpartition("@")
+    if not local or _LOCAL.fullmatch(local):
+        return address
+    escaped = local.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"@{domain}'
 
 
 def listed(key: str, words: Iterable[str]) -> bytes:
