@@ -33,6 +33,14 @@ class HeaderTestInput:
     value: str | None = leaf("Part of its value; null = it is there.", default=UNSET)
 
 
+@strawberry.input(description="Test by an expression (POSIX extended), in any case.")
+class RegexTestInput:
+    key: str | None = leaf("Name of a header; null = the texts of the body.", default=UNSET)
+    pattern: str = leaf(
+        "1 to 200 characters. One that takes too many steps on a message does not hold."
+    )
+
+
 @strawberry.input(
     description="All given tests must hold; without any all mail fits. Texts are partial matches "
     "of 1 to 255 characters, in any case, each white space like one blank; null = no such test."
@@ -48,13 +56,15 @@ class FilterQueryInput:
         "Larger than so many bytes; below 0, smaller than its absolute value.", default=UNSET
     )
     header: HeaderTestInput | None = leaf("Another header.", default=UNSET)
+    regex: RegexTestInput | None = leaf("A header, or the body.", default=UNSET)
+    all: list["FilterQueryInput"] | None = leaf("Each of these holds, too.", default=UNSET)
     any: list["FilterQueryInput"] | None = leaf("At least one of these holds.", default=UNSET)
     not_: list["FilterQueryInput"] | None = leaf("None of these holds.", name="not", default=UNSET)
 
     def said(self, path: Sequence[str], depth: int = 0) -> dict[str, Any]:
         """What is given, as the floors below name it; None where it is taken out."""
         if depth > NESTED:
-            words = f"any and not go {NESTED} levels deep"
+            words = f"all, any and not go {NESTED} levels deep"
             raise Invalid(words, constraint="depth", path=path)
         found = {
             called: value
@@ -64,7 +74,10 @@ class FilterQueryInput:
         if self.header is not UNSET:
             one = self.header
             found["header"] = one and {"key": one.key, "value": plain(one.value)}
-        for called, queries in (("any", self.any), ("not", self.not_)):
+        if self.regex is not UNSET:
+            test = self.regex
+            found["regex"] = test and {"key": plain(test.key), "pattern": test.pattern}
+        for called, queries in (("all", self.all), ("any", self.any), ("not", self.not_)):
             if queries is not UNSET:
                 found[called] = [one.said(path, depth + 1) for one in queries or ()]
         return found

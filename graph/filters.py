@@ -57,6 +57,14 @@ def _header(query: Mapping[str, Any]) -> HeaderField | None:
     return HeaderField(key=one["key"], value=value, raw=f"{one['key']}: {value}".rstrip())
 
 
+@strawberry.type(description="Test by an expression (POSIX extended), in any case.")
+class RegexTest(View):
+    key: str | None = leaf("Name of a header; null = the texts of the body.")
+    pattern: str = leaf("The expression.")
+
+    made: ClassVar[Mapping[str, Made]] = {"key": _of("key"), "pattern": _of("pattern")}
+
+
 @strawberry.type(description="All given tests must hold; null = no such test.")
 class FilterQuery(View):
     from_: str | None = leaf("In From or Sender, in any case.", name="from")
@@ -69,6 +77,8 @@ class FilterQuery(View):
         "Larger than so many bytes; below 0, smaller than its absolute value."
     )
     header: HeaderField | None = leaf('Another header; the value "" = it is there.')
+    regex: RegexTest | None = leaf("An expression.")
+    all: list["FilterQuery"] = leaf("Each of these holds, too; empty = no such test.")
     any: list["FilterQuery"] = leaf("At least one of these holds; empty = no such test.")
     not_: list["FilterQuery"] = leaf("None of these holds.", name="not")
 
@@ -82,6 +92,8 @@ FilterQuery.made = {
     "has_attachment": _of("hasAttachment"),
     "size": _of("size"),
     "header": Made((), _header),
+    "regex": Viewed((), lambda query: query.get("regex"), RegexTest),
+    "all": Viewed((), lambda query: query.get("all", ()), FilterQuery, many=True),
     "any": Viewed((), lambda query: query.get("any", ()), FilterQuery, many=True),
     "not_": Viewed((), lambda query: query.get("not", ()), FilterQuery, many=True),
 }

@@ -31,6 +31,7 @@ DECIDED = ("delete", "spam", "mailbox", "seen", "flag")  # by the first that nam
 ACTIONS = (
     *DECIDED, "copyTo", "labels", "removeLabels", "targets", "reply", "webhook", "stop",
 )  # fmt: skip
+GROUPS = ("all", "any", "not")
 NESTED = 5  # queries in queries
 STEPS = 40_000  # of the interpreter, for all filters of an account and one message
 PLACES = 32  # mailboxes of one message, and keywords that it gets by filters
@@ -70,6 +71,14 @@ def _tests(query: Form) -> Iterator[Test]:
             yield Test("exists", (Text(header["key"]),))
         else:
             yield _contains(Test("header"), Text(header["key"]), header["value"])
+    if regex := query.get("regex"):
+        yield _expressed(regex)
+    yield from _groups(query)
+
+
+def _groups(query: Form) -> Iterator[Test]:
+    for one in query.get("all", ()):
+        yield condition(one)
     if some := query.get("any"):
         yield _one_of([condition(one) for one in some])
     for one in query.get("not", ()):
@@ -82,6 +91,13 @@ def _contains(test: Test, where: Argument | None, value: str) -> Test:
     return Test(test.name, (*test.arguments, *how, *which, Text(value)))
 
 
+def _expressed(regex: Form) -> Test:
+    how, pattern = Tag("regex"), Text(regex["pattern"])
+    if regex.get("key") is None:
+        return Test("body", (Tag("text"), how, pattern))
+    return Test("header", (how, Text(regex["key"]), pattern))
+
+
 def _all(tests: Sequence[Test]) -> Test:
     if not tests:
         return Test("true")
@@ -92,16 +108,19 @@ def _one_of(tests: Sequence[Test]) -> Test:
     return tests[0] if len(tests) == 1 else Test("anyof", tests=tuple(tests))
 
 
+def inner_of(query: Form) -> list[Form]:
+    """The queries that stand in a query."""
+    return [one for name in GROUPS for one in query.get(name, ())]
+
+
 def depth(query: Form) -> int:
     """How many queries stand in each other, beyond the first."""
-    inner = [*query.get("any", ()), *query.get("not", ())]
-    return max((1 + depth(one) for one in inner), default=0)
+    return max((1 + depth(one) for one in inner_of(query)), default=0)
 
 
 def size_of(query: Form) -> int:
     """How many tests and queries it is made of."""
-    inner = [*query.get("any", ()), *query.get("not", ())]
-    return 1 + len(query) + sum(map(size_of, inner))
+    return 1 + len(query) + sum(map(size_of, inner_of(query)))
 
 
 # ---------------------------------------------------------------- as a script
@@ -221,8 +240,11 @@ def _needs(command: Command) -> Iterator[str]:
 def _needed_by_test(test: Test) -> Iterator[str]:
     if test.name in _OF_TEST:
         yield _OF_TEST[test.name]
-    if any(isinstance(one, Tag) and one.name == "comparator" for one in test.arguments):
+    tags = {one.name for one in test.arguments if isinstance(one, Tag)}
+    if "comparator" in tags:
         yield f"comparator-{PLAIN}"
+    if "regex" in tags:
+        yield "regex"
     for inner in test.tests:
         yield from _needed_by_test(inner)
 
@@ -336,7 +358,9 @@ def decided(rules: Sequence[Rule], looked: Looked) -> Decision:
     removed = _each(fit, "removeLabels")
     labels = [name for name in _each(fit, "labels") if name not in removed]
     hooks = [one.rule.action["webhook"] for one in fit if "webhook" in one.rule.action]
-    targets = {_alike(to): to for one in reversed(fit) for to in reversed(one.rule.targets)}
+    targets: dict[str, Target] = {}
+    for to in (to for one in fit for to in one.rule.targets):
+        targets.setdefault(_alike(to), to)
     return Decision(
         delete=bool(said.get("delete")),
         spam=said.get("spam"),
@@ -346,7 +370,7 @@ def decided(rules: Sequence[Rule], looked: Looked) -> Decision:
         flagged=bool(said.get("flag")),
         labels=labels[:PLACES],
         removed=removed,
-        targets=list(reversed(targets.values())),
+        targets=list(targets.values()),
         replies=[_reply(one.rule) for one in fit if "reply" in one.rule.action],
         webhooks=list(dict.fromkeys(hooks)),
         matched=[one.rule.id for one in fit],

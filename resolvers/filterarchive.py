@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mail.filters import NESTED
+from mail.filters import GROUPS, NESTED
 from mail.targets import HIDDEN
 from models.errors import Invalid
 from resolvers import filterchange, filters
@@ -14,7 +14,7 @@ from resolvers.mailboxes import Named
 
 QUERY = {
     "from": str, "to": str, "subject": str, "listId": str, "text": str, "hasAttachment": bool,
-    "size": int, "header": dict, "any": list, "not": list,
+    "size": int, "header": dict, "regex": dict, "all": list, "any": list, "not": list,
 }  # fmt: skip
 ACTION = {
     "seen": bool, "flag": bool, "delete": bool, "spam": bool, "mailbox": str, "copyTo": list,
@@ -103,11 +103,12 @@ def _check_query(query: Any, path: Sequence[str], depth: int) -> None:
     if not isinstance(query, dict) or depth > NESTED:
         raise Invalid("not what it must be", constraint="type", path=path)
     _check(query, QUERY, path)
-    if (header := query.get("header")) is not None:
-        _check(header, {"key": str, "value": str}, [*path, "header"])
-        if not isinstance(header.get("key"), str):
-            raise Invalid("it has no key", constraint="type", path=[*path, "header"])
-    for name in ("any", "not"):
+    for name, needed, other in (("header", "key", "value"), ("regex", "pattern", "key")):
+        if (part := query.get(name)) is not None:
+            _check(part, {needed: str, other: str}, [*path, name])
+            if not isinstance(part.get(needed), str):
+                raise Invalid(f"it has no {needed}", constraint="type", path=[*path, name])
+    for name in GROUPS:
         for one in query.get(name) or ():
             _check_query(one, [*path, name], depth + 1)
 

@@ -9,9 +9,9 @@ from sqlmodel import col
 
 from mail import compose, sieve, targets
 from mail import filters as forms
-from mail.filters import NESTED, Names
+from mail.filters import GROUPS, NESTED, Names
 from mail.lookups import resolve_all
-from mail.sieve import limits
+from mail.sieve import limits, regex
 from mail.sieve.base import FIELD_NAME
 from mail.sieve.keywords import known
 from models.errors import Invalid, NotFound, Problems
@@ -56,7 +56,7 @@ def query(given: Form, before: Form, path: Path) -> dict[str, Any]:
 def _query(given: Form, path: Path, problems: Problems, depth: int) -> dict[str, Any]:
     """What is given of a query, checked; of one inside another nothing is None."""
     if depth > NESTED:
-        words = f"any and not go {NESTED} levels deep"
+        words = f"all, any and not go {NESTED} levels deep"
         raise Invalid(words, constraint="depth", path=path)
     found: dict[str, Any] = {}
     for name, value in given.items():
@@ -64,7 +64,7 @@ def _query(given: Form, path: Path, problems: Problems, depth: int) -> dict[str,
         with problems.caught():
             if value is None or value == []:
                 found[name] = None
-            elif name in ("any", "not"):
+            elif name in GROUPS:
                 found[name] = _queries(value, at, problems, depth)
             else:
                 found[name] = _test(name, value, at)
@@ -91,6 +91,8 @@ def _test(name: str, value: Any, path: Path) -> Any:
         return int(value)
     if name == "header":
         return _header(value, path)
+    if name == "regex":
+        return _regex(value, path)
     return bool(value)
 
 
@@ -103,11 +105,24 @@ def _word(text: str, path: Path) -> str:
 
 
 def _header(given: Form, path: Path) -> dict[str, Any]:
-    key, value = given["key"], given.get("value")
+    key, value = _key(given["key"], path), given.get("value")
+    return {"key": key, "value": None if value is None else _word(value, [*path, "value"])}
+
+
+def _key(key: str, path: Path) -> str:
     if len(key) > NAME or not FIELD_NAME.fullmatch(key):
         words = f"the name of a field has 1 to {NAME} signs of ASCII, without blank and colon"
         raise Invalid(words, constraint="pattern", path=[*path, "key"])
-    return {"key": key, "value": None if value is None else _word(value, [*path, "value"])}
+    return key
+
+
+def _regex(given: Form, path: Path) -> dict[str, Any]:
+    key, pattern = given.get("key"), _word(given["pattern"], [*path, "pattern"])
+    try:
+        regex.compiled(pattern, fold=True)
+    except Invalid as problem:
+        raise Invalid(problem.message, constraint="pattern", path=[*path, "pattern"]) from problem
+    return {"key": None if key is None else _key(key, path), "pattern": pattern}
 
 
 # ---------------------------------------------------------------- actions

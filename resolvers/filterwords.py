@@ -107,6 +107,10 @@ def _tests(words: Words, query: Mapping[str, Any]) -> Iterator[Pair]:
     if header := query.get("header"):
         value = header.get("value")
         yield [header["key"], words.there if value is None else value]
+    if regex := query.get("regex"):
+        yield [regex.get("key") or words.text, f"/{regex['pattern']}/"]
+    for one in query.get("all", ()):
+        yield from _tests(words, one)
     if some := query.get("any"):
         yield [words.any, _joined(words, some)]
     if none := query.get("not"):

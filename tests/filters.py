@@ -5,11 +5,12 @@ from typing import Any
 from tests.accounts import ERRORS
 from tests.conftest import Client
 
-QUERY = "from to subject listId text hasAttachment size header { key value raw }"
+QUERY = "from to subject listId text hasAttachment size header { key value raw } "
+QUERY += "regex { key pattern }"
 ACTION = """seen flag delete spam mailbox { path } copyTo { path } targets labels removeLabels
   reply { subject text html } webhook { url } stop"""
 SHOWN = f"""id name order active metaData matchCount queryText actionText sieve createdAt
-  user {{ username }} query {{ {QUERY} any {{ {QUERY} }} not {{ {QUERY} }} }}
+  user {{ username }} query {{ {QUERY} all {{ {QUERY} }} any {{ {QUERY} }} not {{ {QUERY} }} }}
   action {{ {ACTION} }}"""
 LIST = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
   filters(first: $first, after: $after) {{

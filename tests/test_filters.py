@@ -28,6 +28,7 @@ from tests.filters import NODE, change, create, listed, looked_at, made, remove
 EVERYTHING = {
     "from": "ada", "to": "bob", "subject": "a  b", "listId": "news", "text": "Größe",
     "hasAttachment": False, "size": -5000, "header": {"key": "X-A", "value": "1"},
+    "regex": {"key": "X-C", "pattern": "^[0-9]+$"}, "all": [{"regex": {"pattern": "a|b"}}],
     "any": [{"from": "x"}, {"size": 10}], "not": [{"header": {"key": "X-B"}}],
 }  # fmt: skip
 ACTIONS = {
@@ -38,7 +39,7 @@ ACTIONS = {
     "reply": {"subject": " Re ", "text": "Hi", "html": "<b>Hi</b>"}, "stop": True,
 }  # fmt: skip
 NO_TEST = dict.fromkeys(
-    ("from", "to", "subject", "listId", "text", "hasAttachment", "size", "header")
+    ("from", "to", "subject", "listId", "text", "hasAttachment", "size", "header", "regex")
 )
 
 
@@ -59,6 +60,7 @@ async def test_all_can_be_said_and_taken_back(ada: Client) -> None:
         **{name: EVERYTHING[name] for name in NO_TEST},
         "header": header,
     }
+    assert query["all"] == [{**NO_TEST, "regex": {"key": None, "pattern": "a|b"}}]
     assert [found["from"] or found["size"] for found in query["any"]] == ["x", 10]
     assert query["not"] == [{**NO_TEST, "header": {"key": "X-B", "value": "", "raw": "X-B:"}}]
     assert action == {
@@ -85,7 +87,7 @@ async def test_all_can_be_said_and_taken_back(ada: Client) -> None:
     }
     ((bare,), errors) = await change(ada, one["id"], name=None, metaData=None, **nothing)
     assert errors == []
-    assert bare["query"] == {**NO_TEST, "any": [], "not": []}
+    assert bare["query"] == {**NO_TEST, "all": [], "any": [], "not": []}
     assert (bare["queryText"], bare["actionText"]) == ([], [["Mark as read", "no"]])
     assert (bare["name"], bare["metaData"]) == ("", None)
     assert bare["sieve"] == 'require ["imap4flags"];\nremoveflag ["\\\\Seen"];\n'
@@ -93,13 +95,15 @@ async def test_all_can_be_said_and_taken_back(ada: Client) -> None:
 
 async def test_they_read_to_people_in_their_language(ada: Client, world: World) -> None:
     query = {"from": "bob", "size": -9, "hasAttachment": True, "header": {"key": "X-A"},
+             "regex": {"key": "X-B", "pattern": "a|b"}, "all": [{"regex": {"pattern": "c$"}}],
              "any": [{"to": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
     action = {"mailbox": {"path": "INBOX"}, "spam": True, "labels": ["a", "b"], "stop": True,
               "targets": ["eve@example.net"], "reply": {"text": "Hi"}}  # fmt: skip
     one = await made(ada, query, action)
     assert one["queryText"] == [
         ["From", "bob"], ["Attachments", "yes"], ["Size", "less than 9 bytes"],
-        ["X-A", "present"], ["One of", "(To or Cc: x, Subject: y) ()"], ["None of", "(Text: z)"],
+        ["X-A", "present"], ["X-B", "/a|b/"], ["Text", "/c$/"],
+        ["One of", "(To or Cc: x, Subject: y) ()"], ["None of", "(Text: z)"],
     ]  # fmt: skip
     assert one["actionText"] == [
         ["Spam", "yes"], ["Move to", "INBOX"], ["Add labels", "a, b"],
@@ -138,6 +142,11 @@ WRONG_QUERIES: list[tuple[dict[str, Any], str]] = [
     ({"size": 0}, "query.size"),
     ({"header": {"key": "a:b"}}, "query.header.key"),
     ({"header": {"key": "a", "value": ""}}, "query.header.value"),
+    ({"regex": {"pattern": ""}}, "query.regex.pattern"),
+    ({"regex": {"pattern": "a("}}, "query.regex.pattern"),
+    ({"regex": {"key": "a:b", "pattern": "a"}}, "query.regex.key"),
+    ({"regex": {"pattern": "(((a{99}){99}){99}){99}"}}, "query.regex.pattern"),
+    ({"all": [{}, {"regex": {"pattern": "["}}]}, "query.all.1.regex.pattern"),
     ({"any": [{"from": "a"}, {"to": ""}]}, "query.any.1.to"),
     ({"any": [{}] * 101}, "query.any"),
     ({"not": [{"any": [{}] * 60}] * 2}, "query"),

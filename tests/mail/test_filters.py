@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from mail import filters, sieve
@@ -73,6 +73,14 @@ QUERIES: list[tuple[dict[str, Any], bool]] = [
     ({"any": [{"from": "carol"}]}, False),
     ({"any": []}, True),
     ({"any": [{}]}, True),
+    ({"all": [{"from": "jürgen"}, {"to": "bob"}]}, True),
+    ({"all": [{"from": "jürgen"}, {"to": "carol"}]}, False),
+    ({"all": [{"header": {"key": "X-Mark", "value": "y"}}], "any": [{"to": "carol"}]}, False),
+    ({"regex": {"key": "subject", "pattern": '^the +first.*"all"'}}, True),
+    ({"regex": {"key": "Subject", "pattern": "^first"}}, False),
+    ({"regex": {"key": None, "pattern": "hello (big|small)[[:space:]]w"}}, True),
+    ({"regex": {"key": None, "pattern": "<b>"}}, False),
+    ({"regex": {"key": "X-None", "pattern": ".*"}}, False),
     ({"not": [{"from": "carol"}, {"to": "carol"}]}, True),
     ({"not": [{"from": "carol"}, {"to": "bob"}]}, False),
     ({"not": [{}]}, False),
@@ -98,6 +106,9 @@ def test_what_takes_too_long_does_not_fit_and_ends() -> None:
     rules = [Rule(nth, {"to": "b@"}, {"flag": True}) for nth in range(100)]
     assert len(followed(rules, many)) == filters.STEPS // sieve.limits.STEPS + 1
     assert many.fits({"subject": "b"})[0]
+    slow = looked(b"Subject: " + b"a" * 200_000 + b"\n\nx")
+    wide = {"key": "subject", "pattern": "(a|b|ab){20}(a?b){20}$"}
+    assert slow.fits({"regex": wide}) == (False, sieve.limits.STEPS)
     long = {"any": [{"subject": f"{nth:0255}"} for nth in range(99)]}
     rules = [Rule(nth, long, {"flag": True}) for nth in range(400)]
     assert len(followed(rules, looked())) < 20
@@ -125,6 +136,7 @@ def test_texts_are_decoded_once_for_all_filters() -> None:
 
 WORDS = ["", "a", "first", "ada", 'q"uo\\te', "${x}", "ünï", "line\r\nbreak", "*", "?", "[x]"]
 KEYS = ["X-Mark", "Subject", "x-none"]
+PATTERNS = ["^the", "a|b", "[[:upper:]]{2}", "y.s$", 'of "', r"\\"]
 WORD = some.sampled_from(WORDS[1:])
 PLAIN: dict[str, some.SearchStrategy[Any]] = {
     "from": WORD, "to": WORD, "subject": WORD, "listId": WORD, "text": WORD,
@@ -132,13 +144,16 @@ PLAIN: dict[str, some.SearchStrategy[Any]] = {
     "header": some.fixed_dictionaries(
         {"key": some.sampled_from(KEYS), "value": some.none() | WORD}
     ),
+    "regex": some.fixed_dictionaries(
+        {"key": some.none() | some.sampled_from(KEYS), "pattern": some.sampled_from(PATTERNS)}
+    ),
 }  # fmt: skip
 LEAF: some.SearchStrategy[dict[str, Any]] = some.fixed_dictionaries({}, optional=PLAIN)
 
 
 def _nested(inner: some.SearchStrategy[dict[str, Any]]) -> some.SearchStrategy[dict[str, Any]]:
     listed = some.lists(inner, max_size=3)
-    return some.fixed_dictionaries({}, optional={**PLAIN, "any": listed, "not": listed})
+    return some.fixed_dictionaries({}, optional={**PLAIN, **dict.fromkeys(filters.GROUPS, listed)})
 
 
 QUERY = some.recursive(LEAF, _nested, max_leaves=6).filter(lambda one: filters.depth(one) <= 5)
@@ -163,6 +178,7 @@ ACTION = some.fixed_dictionaries(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(QUERY, ACTION)
 def test_a_filter_reads_as_a_script_that_does_the_same(
     query: dict[str, Any], action: dict[str, Any]
@@ -271,6 +287,7 @@ def _all_of(heard: Sequence[Rule], name: str) -> list[Any]:
     return found
 
 
+@settings(deadline=None)
 @given(some.lists(some.tuples(some.sampled_from(QUERIES), ACTION), max_size=6))
 def test_together_they_decide_as_the_slow_way_does(
     chosen: list[tuple[tuple[dict[str, Any], bool], dict[str, Any]]],
