@@ -13,6 +13,7 @@ from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
 from models.users import User
 from models.world import World
+from resolvers import auth
 from tests.conftest import Client, raw_message
 
 CAROL = "carol@example.com"
@@ -102,4 +103,5 @@ async def test_without_rules_nothing_is_asked(
     bare = await cost("Bare")
     assert await cost("Spam", **FLAG) == bare + 1  # where Junk is
     await rule(root, scope={"global": True}, action="BLOCK", patterns=["far.example"])
+    await auth.settle(root.world)  # what is written of the key that was used
     assert await cost("Ruled") == bare + 2  # tags, and rules
