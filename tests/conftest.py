@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import event
 
 from graph.app import create_app
-from mail import addresses, delivery, messagetrace
+from mail import addresses, delivery, lmtp, messagetrace
 from mail.blobs.store import LocalStore
+from mail.lmtp import Lmtp
 from models.auth import ApiKey
 from models.columns import Picked
 from models.database import Database
@@ -28,6 +29,7 @@ from resolvers.context import Context, Viewer
 from resolvers.mailboxes import NewMailboxes
 from resolvers.usercreate import NewUser
 from tests import counts, stores
+from tests.mail.lmtp_client import Neighbour, connect
 
 if TYPE_CHECKING:
     from tests.live import House
@@ -358,6 +360,22 @@ def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports and imports take few messages at a time."""
     monkeypatch.setattr("resolvers.exporting.TOGETHER", 3)
     monkeypatch.setattr("resolvers.importing.TOGETHER", 4)
+
+
+@pytest.fixture
+async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
+    """Takes mail by LMTP."""
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    yield listener
+    await listener.close(1)
+
+
+@pytest.fixture
+async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
+    """A server that has come to hand over mail."""
+    neighbour = await connect(listener.port)
+    yield neighbour
+    await neighbour.close()
 
 
 ASIDE = ("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")

@@ -1,12 +1,9 @@
 """Addresses that forward answer by themselves: set by the API, sent by the queue."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mail import lmtp
 from models.journal import ChangeKind
 from models.roles import AdminPermission
 from models.world import World
@@ -15,7 +12,7 @@ from tests.addressing import change, create, delete, made
 from tests.conftest import Client, raw_message
 from tests.counts import journal, reached, rows
 from tests.domains import key_of, told
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.test_autoreply_sent import away, hand
 
 pytestmark = pytest.mark.usefixtures("examined", "ada")
@@ -25,15 +22,6 @@ SAID = {"enabled": True, "text": "We have it."}
 FIELDS = """enabled name subject text html internalText startsAt endsAt addresses interval
   activeNow createdAt"""
 READ = f"query ($by: AddressRef!) {{ address(by: $by) {{ autoreply {{ id {FIELDS} }} }} }}"
-
-
-@pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
 
 
 async def answering(root: Client, address: str = INFO, **more: Any) -> Any:

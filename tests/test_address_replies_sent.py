@@ -18,11 +18,9 @@ from tests.counts import rows
 from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import inbox, relay, until, working
-from tests.test_address_replies import INFO, SAID, answering, neighbour, write
+from tests.test_address_replies import INFO, SAID, answering, write
 from tests.test_autoreply_sent import away, hand, parsed, queued, renamed, words
 from tests.test_senderrules import put
-
-__all__ = ["neighbour"]  # the fixture
 
 pytestmark = pytest.mark.usefixtures("examined", "ada")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import email
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from email.message import EmailMessage
 from email.policy import default
@@ -36,15 +35,6 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 ADA = "ada@example.org"
 TO = {"To": "Ada <ada@example.org>"}
-
-
-@pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
 
 
 async def away(client: Client, **given: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from graph import ids
-from mail import addresses, indexing, lmtp
+from mail import addresses, indexing
 from mail.blobs.codec import digest_of
 from mail.contents import gathered
 from mail.fields import Named
@@ -35,7 +34,7 @@ from tests.counts import reached, rows
 from tests.keys import opened, pair_of, public_of
 from tests.listed import found
 from tests.mail.homes import letter
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.mail.sending import blob_of
 from tests.mail.tops import below
 from tests.sharing import box_id, share
@@ -75,15 +74,6 @@ async def eve(ada: Client, clock: Clock) -> Owner:
     pair = pair_of("Ada <ada@example.org>", seconds=seconds)
     assert (await change(ada, pubKey=public_of(pair), encryptMessages=True))[1] == []
     return Owner(ada, pair)
-
-
-@pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
 
 
 async def source(client: Client, message: int) -> bytes:

@@ -10,11 +10,9 @@ from tests.counts import rows
 from tests.filters import change, listed, made, remove
 from tests.mail.lmtp_client import Neighbour
 from tests.sieving import put
-from tests.test_sieve_delivered import DONE, flags, folders, hand, neighbour, queued
+from tests.test_sieve_delivered import DONE, flags, folders, hand, queued
 
 pytestmark = pytest.mark.usefixtures("examined")
-
-__all__ = ["neighbour"]
 
 
 async def counts(client: Client) -> list[tuple[str, int]]:

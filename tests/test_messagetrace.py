@@ -1,16 +1,14 @@
 """The way of a message: by queue id, Message-ID and recipient, and who may know of it."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import housekeeping, lmtp, messagetrace
+from mail import housekeeping, messagetrace
 from mail.fields import Named
 from mail.household import Household
 from models.submission import Submission
@@ -18,7 +16,7 @@ from models.world import Adopted, World
 from tests.accounts import change, chief, create
 from tests.conftest import Client, Clock, heard, raw_message
 from tests.counts import rows
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, send, settled, working
 from tests.mail.test_onward import arrived, make
@@ -29,15 +27,6 @@ TRACE = """query ($queueId: String, $messageId: String, $address: String) {
   messageTrace(queueId: $queueId, messageId: $messageId, address: $address) {
     at queueId component event detail address } }"""
 pytestmark = pytest.mark.usefixtures("examined")
-
-
-@pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
 
 
 async def trace(client: Client, **given: Any) -> list[tuple[Any, ...]]:

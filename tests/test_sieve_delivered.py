@@ -3,15 +3,12 @@
 import asyncio
 import email
 import re
-from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from email.policy import default
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mail import lmtp
 from mail.fields import Named
 from mail.household import Household
 from mail.housekeeping import tidy
@@ -20,7 +17,7 @@ from tests.accounts import run
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.counts import rows
 from tests.keys import key_of
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, send, settled, until, working
 from tests.mail.tops import FIELDS
@@ -30,15 +27,6 @@ pytestmark = pytest.mark.usefixtures("examined")
 
 DONE = "250 2.0.0 Delivered"
 _QUEUED = re.compile(r"(?<=Delivered) as [0-9a-f]{20}\Z")
-
-
-@pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
 
 
 async def hand(

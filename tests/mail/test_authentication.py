@@ -13,21 +13,20 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
-from mail import lmtp, pipeline, routes
+from mail import pipeline, routes
 from mail.authentication import arc, stripped
 from mail.authentication.dkim import Message as Signed
 from mail.authentication.dkim import Result
 from mail.authentication.fields import divided
 from mail.authentication.names import Names
 from mail.client import Client as Peer
-from mail.lmtp import Lmtp
 from mail.replies import refusal
 from mail.verification import Forged
 from models.messages import Message
 from models.world import Adopted, World
 from tests.conftest import Client
 from tests.mail import signing
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import relay, until, working
 from tests.mail.signing import LETTER, pair, signed
@@ -312,20 +311,6 @@ async def test_any_bytes_are_mail(ada: Client, there: Zone) -> None:
     ):
         found = await shown(ada, await come(ada, raw, STRANGER, f"{n}@evil.example"))
         assert found["dmarc"] is None
-
-
-@pytest.fixture
-async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    yield listener
-    await listener.close(1)
-
-
-@pytest.fixture
-async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
 
 
 async def test_by_lmtp_small_and_large_mail_is_checked(

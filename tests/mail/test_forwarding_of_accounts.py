@@ -1,16 +1,14 @@
 """Accounts that forward what comes for them: to real servers on loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import lmtp, srs
+from mail import srs
 from mail.lmtp import Lmtp
 from models.addresses import Address, AddressKind
 from models.queue import Delivery
@@ -30,20 +28,6 @@ from tests.rewriting import REWRITE_CREATE
 
 pytestmark = pytest.mark.usefixtures("examined")
 DAVE = "dave@far.example"
-
-
-@pytest.fixture
-async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    yield listener
-    await listener.close(1)
-
-
-@pytest.fixture
-async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
 
 
 async def forwards(client: Client, *targets: str, **more: Any) -> None:

@@ -2,20 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import learning, lmtp
+from mail import learning
 from models.addresses import Address, AddressKind
 from models.lessons import Lesson
 from models.world import World
 from tests.conftest import Client, Clock, raw_message, receive
 from tests.entries import limit
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.mail.scanning import http
 from tests.mail.test_onward import make
 from tests.mail.test_scanners import send
@@ -36,15 +35,6 @@ async def teacher(world: World) -> AsyncIterator[Receiver]:
         receiver.answer = LEARNED
         limit(world, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
         yield receiver
-
-
-@pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
 
 
 async def ids_of(client: Client) -> dict[str, str]:

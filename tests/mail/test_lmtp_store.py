@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import delete, func, select, text, update
 from sqlmodel import col
 
-from mail import lmtp
 from mail.lmtp import Lmtp
 from models.addresses import Address
 from models.blobs import Blob
@@ -24,20 +23,6 @@ from tests.mail.lmtp_client import Neighbour, connect
 from tests.mail.tops import top
 
 FAR = "carol@example.net"
-
-
-@pytest.fixture
-async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    yield listener
-    await listener.close(1)
-
-
-@pytest.fixture
-async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
 
 
 async def send(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:

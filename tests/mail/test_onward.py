@@ -1,18 +1,15 @@
 """Addresses that forward, and those whose mail is dropped: to real servers on loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail import lmtp, routes, srs
+from mail import routes, srs
 from mail.fields import Named
-from mail.lmtp import Lmtp
 from models.addresses import Address, AddressKind
 from models.domains import Domain
 from models.journal import PLATFORM, Change, ChangeKind
@@ -28,20 +25,6 @@ from tests.receiver import receiving
 
 LIST = "list@example.org"
 pytestmark = pytest.mark.usefixtures("examined")
-
-
-@pytest.fixture
-async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    yield listener
-    await listener.close(1)
-
-
-@pytest.fixture
-async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
 
 
 async def make(world: World, name: str, *targets: str, **more: Any) -> int:

@@ -4,16 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import lmtp
 from mail.client import Client as Remote
-from mail.lmtp import Lmtp
 from mail.pipeline import deliver, receive
 from mail.routes import accept
 from mail.scanners.body import STEP
@@ -26,7 +23,7 @@ from models.world import World
 from tests.conftest import Client, Clock, raw_message
 from tests.entries import limit
 from tests.keys import pair_of, public_of
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.mail.scanning import (
     Rude,
     clamd_hears,
@@ -45,15 +42,6 @@ pytestmark = pytest.mark.usefixtures("examined")
 SPAM = """query ($id: ID!) { message(by: {id: $id}) {
 spam { score requiredScore action virus symbols { name score description } } } }"""
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
-
-
-@pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener: Lmtp = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 """rspamd and clamd themselves, with mail that comes by LMTP: what they find and learn."""
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from bench.brokers import Broker
-from mail import learning, lmtp
+from mail import learning
 from mail.scanners import clamd as asking_clamd
 from mail.scanners import rspamd as asking_rspamd
 from mail.scanners.body import body_of
@@ -17,10 +17,9 @@ from mail.scanners.http import post
 from mail.scanners.rspamd import Envelope, Rspamd
 from mail.scanners.teaching import LESSONS
 from models.mailboxes import SpecialUse
-from models.world import World
 from tests.conftest import Client, raw_message, receive
 from tests.entries import limit
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.mail.scanning import EICAR, GTUBE, PASSWORD, clamd, rspamd
 from tests.mail.test_learning import lessons, move
 from tests.mail.test_scanners import SPAM, lies, send
@@ -55,15 +54,6 @@ def searcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield real
     finally:
         real.stop()
-
-
-@pytest.fixture
-async def neighbour(world: World, tmp_path: Path) -> AsyncIterator[Neighbour]:
-    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
-    await listener.close(1)
 
 
 async def test_rspamd_judges_what_comes(
