@@ -177,6 +177,7 @@ def postgres() -> Iterator[str]:
     server = stores.postgres_server()
     url = stores.run(stores.new_database(server.get_uri(), f"merganser_{worker or 'alone'}"))
     stores.run(stores.migrated(url))
+    stores.run(stores.can_be_emptied(url))
     yield url
     server.cleanup()
 
