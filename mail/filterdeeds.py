@@ -147,7 +147,7 @@ class _Work:
         found |= self._placed(stays=stays)
         found["labels"] = [name for low, name in self.on.items() if low not in _FLAGS]
         found["removeLabels"] = [name for low, name in self.off.items() if low not in _FLAGS]
-        found |= {"targets": self.targets, "reply": self.reply}
+        found |= {"targets": list(dict.fromkeys(self.targets)), "reply": self.reply}
         action = {name: value for name, value in found.items() if value or value is False}
         stores = bool(self.stored or self.copied or self.kept)
         return Deed(action, stores, self.kept, frozenset(self.on), frozenset(self.off), self.reset)

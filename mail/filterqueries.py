@@ -39,13 +39,11 @@ class Told:
     """What is wrong with a script for filters, and what is worth knowing of it."""
 
     faults: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
+    warned: dict[tuple[Place, str], Problem] = field(default_factory=dict)
 
-    def warn(self, place: Place, message: str) -> None:
-        """Tell of a difference, once at a place."""
-        problem = Problem(*place, message)
-        if problem not in self.warnings:
-            self.warnings.append(problem)
+    def warn(self, place: Place, message: str, about: str = "") -> None:
+        """Tell of a difference, at a place once of each kind."""
+        self.warned.setdefault((place, about or message), Problem(*place, message))
 
 
 def strings(call: Call, name: str) -> list[str]:

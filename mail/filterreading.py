@@ -8,7 +8,7 @@ A comment above is the name. What the filters do otherwise than the script is a 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ COMMENTS = 20  # lines of one, at most
 _RULE = re.compile(r"rule:\[(.*)\]")  # as Roundcube names them
 _OURS = "Sieve does not say:"  # what Filter.sieve says of targets and webhooks
 
-Branches = Sequence[tuple[Place, int]]  # of which `if`, and which of it
+Branches = Mapping[Place, int]  # of which `if`, and which of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,11 @@ def read(script: str, *, interval: int, most: int) -> Reading:
     """
     program, told = sieve.compiled(script), Told()
     reader = _Reader(script, interval, most, told)
-    reader.block(program.calls, [], (), None)
+    reader.block(program.calls, [], {}, None)
+    reader.remind()
     filters = reader.settled()
     faults = sorted(set(told.faults))[: limits.PROBLEMS]
-    return Reading(filters, faults, sorted(told.warnings)[: limits.PROBLEMS])
+    return Reading(filters, faults, sorted(told.warned.values())[: limits.PROBLEMS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ class _Found:
 
     def both(self, other: "_Found") -> bool:
         """Whether a message may come to both: they are not two branches of one `if`."""
-        mine = dict(self.branches)
-        return all(mine.get(which, nth) == nth for which, nth in other.branches)
+        mine = self.branches
+        return all(mine.get(which, nth) == nth for which, nth in other.branches.items())
 
 
 class _Reader:
@@ -111,7 +112,7 @@ class _Reader:
             place = test.place if test and nth else call.place
             if not test and block:
                 place = block[0].place
-            self.block(block, ours, (*branches, (call.place, nth)), place)
+            self.block(block, ours, {**branches, call.place: nth}, place)
             if test and test.name == "true":
                 break
             if not any(one.name == "stop" for one in block):
@@ -147,6 +148,12 @@ class _Reader:
         shown = "".join(sign for sign in " ".join(name.split()) if sign.isprintable())
         return shown[:NAME].strip()
 
+    def remind(self) -> None:
+        """Tell what `Filter.sieve` could only say in comments."""
+        for nth, line in enumerate(self.lines):
+            if (_comment(line) or "").startswith(_OURS):
+                self.told.warn(Place(nth + 1, 1), "what no script says is left out")
+
     def settled(self) -> list[Read]:
         """The filters, such that none overrules what in the script stands beside it.
 
@@ -169,18 +176,21 @@ class _Reader:
 
     def compare(self, one: _Found, later: Sequence[_Found]) -> None:
         """Tell where filters do something else than the script does."""
-        line = one.read.place.line
+        mine, line = one.read.place, one.read.place.line
         for other in later:
-            place = other.read.place
-            if "delete" in one.deed.action and other.deed.stores:
+            place, deed = other.read.place, other.deed
+            if "delete" in one.deed.action and deed.stores:
                 words = f"line {place.line} does not store it either, unless stop stands here"
-                self.told.warn(one.read.place, words)
-            if _places(one) and _places(other):
-                self.told.warn(place, f"what line {line} stores is not stored here as well")
-            if (one.deed.on and other.deed.resets) or _against(one.deed, other.deed):
-                self.told.warn(place, f"of a flag that line {line} names it is that which counts")
-            elif one.deed.stores and (other.deed.on or other.deed.off):
-                self.told.warn(place, f"these flags count for what line {line} stores, too")
+                self.told.warn(mine, words, "delete")
+            if _places(one) and _places(other) and _place(one) != _place(other):
+                words = f"what line {line} stores is not stored here as well"
+                self.told.warn(place, words, "place")
+            if (one.deed.on and deed.resets) or _against(one.deed, deed):
+                words = f"of a flag that line {line} names it is that which counts"
+                self.told.warn(place, words, "flag")
+            elif one.deed.stores and (deed.on or deed.off):
+                words = f"these flags count for what line {line} stores, too"
+                self.told.warn(place, words, "flags")
 
 
 def _against(one: Deed, other: Deed) -> bool:
@@ -188,9 +198,14 @@ def _against(one: Deed, other: Deed) -> bool:
     return bool(one.on & other.off or one.off & other.on)
 
 
+def _place(one: _Found) -> tuple[bool, Any, Any]:
+    """Where it says that the message goes, besides copies: as without a filter, or to a folder."""
+    action = one.deed.action
+    return one.deed.keeps, action.get("mailbox"), action.get("spam")
+
+
 def _places(one: _Found) -> bool:
-    """Whether it says where the message goes, not only copies of it."""
-    return one.deed.keeps or not one.deed.action.keys().isdisjoint(("mailbox", "spam"))
+    return any(_place(one))
 
 
 def _comment(line: str) -> str | None:
