@@ -13,6 +13,7 @@ from mail.filterreading import Reading, read
 from mail.filters import GROUPS, Looked, Names, Rule, decided
 from mail.messages import split
 from mail.sieve import Circumstances, Envelope, FileInto, Keep, Letter, Redirect, SieveError
+from tests.mail.sievetrees import SCRIPTS, SOUPS
 from tests.mail.test_filters import NOW
 
 BOXES = {1: "Lists", 2: "Lists/A b", 3: "Größe"}
@@ -474,3 +475,18 @@ def test_without_a_warning_filters_do_what_the_script_does(text: str) -> None:
             if isinstance(one, Keep | FileInto):
                 own = [*decision.labels, *(["\\Seen"] if decision.seen else [])]
                 assert set(own) == set(one.flags)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCRIPTS.map(sieve.printed) | SOUPS)
+def test_any_script_is_read_or_told_of(text: str) -> None:
+    try:
+        found = read(text, interval=DAY, most=400)
+    except SieveError:
+        return
+    if found.faults:
+        return
+    for one in found.filters:
+        action = {**one.action, "mailbox": 1, "copyTo": [2]}
+        script = sieve.printed(filters.tree(1, one.query, action, Names(BOXES)))
+        assert sieve.compiled(script)
