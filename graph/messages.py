@@ -25,6 +25,7 @@ from models.pages import Cursor, ordering
 from models.roles import Scope
 from resolvers import (
     bulk,
+    filters,
     labels,
     mailboxes,
     messages,
@@ -40,10 +41,13 @@ from resolvers.moves import Changes
 from resolvers.selections import Selection
 
 if TYPE_CHECKING:
+    from graph.filters import Filter
     from graph.labels import Label
     from graph.mailboxes import Mailbox
     from graph.threads import Thread
     from graph.users import User
+
+FILTER = shaped("graph.filters", "Filter")
 
 
 @strawberry.type(description="SMTP recipient.")
@@ -191,6 +195,13 @@ class Message(Reading):
             lambda kind, params: ContentType(value=kind, params=params),
         ),
     }
+
+    @field("Those that acted on it as it came, in their order; not those that are gone.", "filters")
+    async def filters(
+        self, info: Info
+    ) -> list[Annotated["Filter", strawberry.lazy("graph.filters")]]:
+        rows = await info.context.load_all(filters.by_ids, self.row.filters or [])
+        return [FILTER(row) for row in rows if row]
 
     @field("Keywords that are labels, by name.", "keywords", "user_id")
     async def labels(self, info: Info) -> list[Annotated["Label", strawberry.lazy("graph.labels")]]:

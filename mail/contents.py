@@ -348,12 +348,8 @@ class Lines:
         A line end stands behind each full line, also behind the last of all: for callers to cut.
         """
         characters = binascii.b2a_base64(content, newline=False)
-        out: list[bytes] = []
-        start, end = at, at + len(characters)
-        while start < end:
-            stop = min(end, (start // self.width + 1) * self.width)
-            out.append(characters[start - at : stop - at])
-            if stop % self.width == 0:
-                out.append(self.eol)
-            start = stop
-        return b"".join(out)
+        many, begun = len(characters), -at % self.width  # what is missing of the first line
+        lines = [characters[:begun]] if begun else []
+        lines += [characters[nth : nth + self.width] for nth in range(begun, many, self.width)]
+        is_full = many and (at + many) % self.width == 0
+        return self.eol.join([*lines, b""] if is_full else lines)

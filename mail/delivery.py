@@ -146,6 +146,7 @@ class Place:
     reference: tuple[int, str] | None = None  # the message it answers or forwards, and which
     origin: str | None = None
     receipt: str | None = None  # the digest by which a repeat of the delivery is known
+    filters: Sequence[int] = ()  # that acted on it
     path: str | None = None  # goes before `mailbox_id`: a folder that is made if it is not there
 
 
@@ -349,6 +350,7 @@ def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.P
         "meta_data": to.meta_data,
         "verification": storable(letter.verification),
         "spam": storable(letter.scan.stored()) if letter.scan else None,
+        "filters": list(to.filters) or None,
         **referring(to),
     }
     facts = {"mailbox": to.mailbox_id, "uid": [row["uid"]], "flags": [flags(row)]}

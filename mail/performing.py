@@ -136,7 +136,7 @@ async def _into(
     todo, receipt = what
     to = todo.judged.to
     with ExitStack() as made:
-        places = [place_of(world, mail, to, spot) for spot in todo.spots]
+        places = [place_of(world, mail, todo, spot) for spot in todo.spots]
         if not any(spot.edits or spot.key is not None for spot in todo.spots):
             letter = await stamping.stamped(mail.source, mail.letter, to, mail.sender, made)
             copies = Copies(receipt, [(letter, there) for there in places])
@@ -147,16 +147,17 @@ async def _into(
             return await delivery.receive_all(world, to, copies, beside)
 
 
-def place_of(world: World, mail: "Mail", to: Recipient, spot: Spot) -> Place:
+def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
     """Where a message goes, and how it lies there."""
     return replace(
-        delivery.usual(world, to, mail.sender),
+        delivery.usual(world, todo.judged.to, mail.sender),
         mailbox_id=spot.mailbox_id,
         path=spot.path,
         seen=spot.seen,
         flagged=spot.flagged,
         answered=spot.answered,
         keywords=spot.keywords,
+        filters=todo.decision.matched,
     )
 
 

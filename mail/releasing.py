@@ -80,7 +80,7 @@ async def _ready(
         sent += await _forwarded(world, mail, todo, files)
     made = await performing.letters(world, mail, todo, files)
     kept = [await stored(world, to.tenant_id, each, again=again) for each in made]
-    there = [performing.place_of(world, mail, to, spot) for spot in todo.spots]
+    there = [performing.place_of(world, mail, todo, spot) for spot in todo.spots]
     leaving = list[tuple[Outgoing, Kept]]()
     for one in sent:
         safe = await stored(world, one.onward.tenant_id, one.letter, again=again)

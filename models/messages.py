@@ -96,6 +96,7 @@ class Message(Owned, table=True):
     verification: dict[str, Any] | None = plain()  # spf, dkim, dmarc, arc, results; on arrival
     # what scanners found: score, required, action, symbols [name, score, description], virus
     spam: dict[str, Any] | None = plain()
+    filters: list[int] | None = plain()  # that acted on it as it came, which may be gone since
     reference_id: MaybeNumber = None  # the message it answers or forwards, which may be gone
     reference_action: str | None = None
     archived_at: MaybeMoment = None

@@ -7,7 +7,7 @@ from models.world import World
 from tests.accounts import id_of, run
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.counts import rows
-from tests.filters import change, listed, made
+from tests.filters import change, listed, made, remove
 from tests.mail.lmtp_client import Neighbour
 from tests.sieving import put
 from tests.test_sieve_delivered import DONE, flags, folders, hand, neighbour, queued
@@ -40,6 +40,32 @@ async def test_filters_say_where_mail_goes_and_how_it_lies_there(
     assert await counts(ada) == [
         ("first", 1), ("second", 2), ("never", 0), ("third", 2), ("behind", 0)
     ]  # fmt: skip
+
+
+async def acted(client: Client) -> dict[str, list[str]]:
+    """The names of the filters that acted on each message, by its subject."""
+    document = "{ viewer { user { messages(first: 50) { nodes { subject filters { name } } } } } }"
+    nodes = (await client(document))["viewer"]["user"]["messages"]["nodes"]
+    return {node["subject"]: [one["name"] for one in node["filters"]] for node in nodes}
+
+
+async def test_a_message_knows_the_filters_that_acted_on_it(
+    ada: Client, neighbour: Neighbour, statements: list[str]
+) -> None:
+    news = await made(ada, {"subject": "news"}, {"flag": True}, name="news")
+    await made(ada, {"size": 1}, {"labels": ["x"]}, name="all")
+    await made(ada, {}, {"seen": True}, name="off", active=False)
+    assert await hand(neighbour, raw_message("News")) == [DONE]
+    del statements[:]
+    assert await acted(ada) == {"News": ["news", "all"]}
+    many = len(statements)
+    for nth in range(19):
+        assert await hand(neighbour, raw_message(f"No {nth}")) == [DONE]
+    del statements[:]
+    assert len(await acted(ada)) == 20
+    assert len(statements) == many
+    await remove(ada, news["id"])
+    assert (await acted(ada))["News"] == ["all"]
 
 
 async def test_what_is_deleted_is_nowhere_and_was_taken(
@@ -172,7 +198,7 @@ async def test_many_recipients_ask_the_store_for_filters_once(
     others = [await make_client(world, ada.http, f"user{nth}") for nth in range(20)]
     del statements[:]
     await hand(neighbour, raw_message("None"), *(one.address for one in others))
-    assert not [one for one in statements if "filters" in one and "EXISTS" not in one]
+    assert not [one for one in statements if "FROM filters" in one and "EXISTS" not in one]
     for one in (ada, *others):
         await made(one, {"subject": "x"}, {"flag": True})
 

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from mail.authentication.fields import Malformed, squeezed, tags
 from mail.authentication.names import Names
@@ -100,7 +99,9 @@ def _loaded(kind: str, der: bytes) -> RSAPublicKey | Ed25519PublicKey:
         return Ed25519PublicKey.from_public_bytes(der)
     if kind != "rsa":
         raise NoKey("a key of another kind")
-    key = load_der_public_key(der)
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - few need it
+
+    key = serialization.load_der_public_key(der)
     if not isinstance(key, RSAPublicKey):
         raise NoKey("a key of another kind")
     if key.key_size < SHORTEST:

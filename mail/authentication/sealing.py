@@ -15,13 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from mail.addresses import ascii_domain
 from mail.authentication import arc
@@ -133,8 +126,10 @@ def loaded(path: Path) -> RSAPrivateKey:
 
 @lru_cache(maxsize=100)
 def _loaded(path: Path, _changed: int) -> RSAPrivateKey:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - few need it
+
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise Unusable(f"{path.name} holds no key that can be read") from None
     if not isinstance(key, RSAPrivateKey) or not SHORTEST <= key.key_size <= LONGEST:
@@ -144,13 +139,19 @@ def _loaded(path: Path, _changed: int) -> RSAPrivateKey:
 
 def new_key() -> str:
     """A key as PEM."""
+    from cryptography.hazmat.primitives import serialization as forms  # noqa: PLC0415
+
     key = generate_private_key(65537, BITS)
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    how = forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()
+    return key.private_bytes(*how).decode()
 
 
 def record(key: RSAPrivateKey) -> str:
     """The TXT record by which others check what the key has signed."""
-    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    from cryptography.hazmat.primitives import serialization as forms  # noqa: PLC0415
+
+    how = forms.Encoding.DER, forms.PublicFormat.SubjectPublicKeyInfo
+    public = key.public_key().public_bytes(*how)
     return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"
 
 
