@@ -471,10 +471,10 @@ def test_without_a_warning_filters_do_what_the_script_does(text: str) -> None:
         assert ours == stored
         sent = {one.address for one in plan.actions if isinstance(one, Redirect)}
         assert {to.shown for to in decision.targets} == sent
-        for one in plan.actions:
-            if isinstance(one, Keep | FileInto):
+        for done in plan.actions:
+            if isinstance(done, Keep | FileInto):
                 own = [*decision.labels, *(["\\Seen"] if decision.seen else [])]
-                assert set(own) == set(one.flags)
+                assert set(own) == set(done.flags)
 
 
 @settings(max_examples=200, deadline=None)
