@@ -211,7 +211,7 @@ class FilterPayload(MutationPayload):
 
 @strawberry.type(description="Filters, as they are now.")
 class FiltersPayload(MutationPayload):
-    filters: list[Filter] = leaf("In the order of the ids.", default_factory=list)
+    filters: list[Filter] = leaf("In the order of the ids, or of the script.", default_factory=list)
 
 
 @strawberry.type

@@ -40,8 +40,8 @@ SMALL = 2048  # of queries with so many bytes
 PER_STEP = 8  # bytes of a longer one, which is read anew each time
 VACATION = 90 * 86_400  # seconds, the longest that Sieve remembers whom it has answered
 _ATTACHMENTS = "vnd.merganser.attachments"
-_FIELDS = {"from": ("from", "sender"), "to": ("to", "cc"), "subject": ("subject",)}
-_FIELDS["listId"] = ("list-id",)
+FIELDS = {"from": ("from", "sender"), "to": ("to", "cc"), "subject": ("subject",)}
+FIELDS["listId"] = ("list-id",)
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # filters do not ask what time it is
 _NOBODY = Envelope("", "")  # nor about the envelope
 
@@ -55,7 +55,7 @@ def condition(query: Form) -> Test:
 
 
 def _tests(query: Form) -> Iterator[Test]:
-    for name, fields in _FIELDS.items():
+    for name, fields in FIELDS.items():
         if name in query:
             yield _contains(Test("header"), texts(*fields), query[name])
     if "text" in query:

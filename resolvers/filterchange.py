@@ -1,6 +1,7 @@
 """Making, changing and deleting filters, each in one unit that holds their accounts."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
 from resolvers.filterforms import Checked, Whose
-from resolvers.filters import check_room, used, visible
+from resolvers.filters import all_of, check_room, used, visible
 from resolvers.userselection import managed_all
 
 NAME = 255  # characters
@@ -29,37 +30,70 @@ LOGGED = ("name", "order", "active", "targets")  # of others' filters
 Values = Mapping[str, Any]  # by column; query and action as they are given
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A filter that is checked, as it is to be stored."""
+
+    row: dict[str, Any]
+    fresh: Sequence[str]  # targets
+
+
 async def create(ctx: Context, user_id: int | None, given: Values) -> int:
     """Make a filter, at the end unless `order` is given; its id. LimitReached, NotFound."""
     owner = own(ctx) if user_id is None else user_id
-    _permitted(ctx, [owner])
-    key = ctx.world.key()
+    permitted(ctx, [owner])
     async with ctx.write(owner) as session:
         (user,) = await managed_all(ctx, [owner], path="user")
         await check_room(ctx, owner)
-        query = filterforms.query(given["query"], {}, ["query"])
-        done = await filterforms.action(ctx, given["action"], Whose(key, owner), ["action"])
-        filterforms.check_script(key, query, done)
-        row = {
-            "id": key,
-            "user_id": owner,
-            "name": "",
-            "active": True,
-            "meta_data": None,
-            "match_count": 0,
-            "created_at": ctx.world.now(),
-            **_plain(given, ()),
-            **_stored(query, done),
-        }
-        row.setdefault("order", await _behind_all(ctx, owner))
-        await (await session.connection()).execute(insert(table_of(Filter)), [row])
-        await ctx.record(session, owner, ChangeKind.FILTER_CHANGED, [key])
-        await _security(ctx, session, {key: (owner, done.fresh)})
-        await _log(ctx, session, "filterCreate", {key: (user, None, row)})
-    return key
+        made = await prepared(ctx, owner, given)
+        made.row.setdefault("order", await behind_all(ctx, owner))
+        await store(ctx, session, user, [made], "filterCreate")
+    return int(made.row["id"])
 
 
-async def _behind_all(ctx: Context, owner: int) -> int:
+async def prepared(ctx: Context, owner: int, given: Values) -> Prepared:
+    """What is given of a new filter, checked; without `order` unless that is given, too."""
+    key = ctx.world.key()
+    query = filterforms.query(given["query"], {}, ["query"])
+    done = await filterforms.action(ctx, given["action"], Whose(key, owner), ["action"])
+    filterforms.check_script(key, query, done)
+    row = {
+        "id": key,
+        "user_id": owner,
+        "name": "",
+        "active": True,
+        "meta_data": None,
+        "match_count": 0,
+        "created_at": ctx.world.now(),
+        **_plain(given, ()),
+        **_stored(query, done),
+    }
+    return Prepared(row, done.fresh)
+
+
+async def store(
+    ctx: Context, session: AsyncSession, user: Picked, made: Sequence[Prepared], mutation: str
+) -> None:
+    """Store new filters of an account, which is held, and tell of them."""
+    rows = {int(one.row["id"]): one for one in made}
+    if rows:
+        table = table_of(Filter)
+        await (await session.connection()).execute(insert(table), [one.row for one in made])
+        await ctx.record(session, user.id, ChangeKind.FILTER_CHANGED, list(rows))
+    await _security(ctx, session, {key: (user.id, one.fresh) for key, one in rows.items()})
+    await _log(ctx, session, mutation, {key: (user, None, one.row) for key, one in rows.items()})
+
+
+async def clear(ctx: Context, session: AsyncSession, user: Picked, mutation: str) -> None:
+    """Delete all filters of an account, which is held, and tell of them."""
+    rows = await all_of(ctx, user.id)
+    await _delete(session, [row.id for row in rows])
+    await _tell(ctx, session, rows)
+    await _log(ctx, session, mutation, {row.id: (user, row._asdict(), None) for row in rows})
+
+
+async def behind_all(ctx: Context, owner: int) -> int:
+    """The order of what comes behind all filters of an account."""
     asked = select(func.max(col(Filter.order)).label("last")).where(col(Filter.user_id) == owner)
     (row,) = await ctx.read(asked)
     return 0 if row.last is None else min(row.last + 1, ORDERS[-1])
@@ -72,7 +106,7 @@ async def change(ctx: Context, ids: Sequence[int], given: Values) -> None:
     known = await _rows(ctx, ids)
     all_found(ids, {row.id for row in known})
     owners = {row.user_id for row in known}
-    _permitted(ctx, owners)
+    permitted(ctx, owners)
     async with ctx.write(*owners) as session:
         users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
         rows = await _rows(ctx, ids)
@@ -113,7 +147,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
     known = await _rows(ctx, ids)
     all_found(ids, {row.id for row in known})
     owners = {row.user_id for row in known}
-    _permitted(ctx, owners)
+    permitted(ctx, owners)
     async with ctx.write(*owners) as session:
         users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
         rows = await _rows(ctx, ids)
@@ -156,7 +190,7 @@ async def _rows(ctx: Context, ids: Sequence[int]) -> Sequence[Picked]:
     return await ctx.read(asked.order_by(col(Filter.id)))
 
 
-def _permitted(ctx: Context, owners: Collection[int]) -> None:
+def permitted(ctx: Context, owners: Collection[int]) -> None:
     """A DOMAIN_ADMIN needs FILTERS for filters of others."""
     if set(owners) - {ctx.viewer.user_id}:
         needs = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)

@@ -229,10 +229,10 @@ async def action_text(ctx: Context, row: Picked) -> list[list[str]]:
 # ---------------------------------------------------------------- room
 
 
-async def check_room(ctx: Context, user_id: int) -> None:
-    """LimitReached where an account has as many filters as it may."""
+async def check_room(ctx: Context, user_id: int, more: int = 1, path: str = "user") -> None:
+    """LimitReached where an account may not have so many filters more."""
     most = ctx.world.options.filters_max
     asked = select(func.count().label("many")).where(col(Filter.user_id) == user_id)
     (row,) = await ctx.read(asked)
-    if row.many >= most:
-        raise LimitReached(f"at most {most} filters", limit=most, used=row.many, path=["user"])
+    if row.many + more > most:
+        raise LimitReached(f"at most {most} filters", limit=most, used=row.many, path=[path])

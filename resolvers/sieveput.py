@@ -85,21 +85,32 @@ async def put(ctx: Context, users: Users, name: str, content: str, *, activate: 
 
 def _compiled(content: str) -> tuple[int, list[str], list[str]]:
     """Its bytes, the extensions it asks for, and what it includes and cannot do without."""
-    size = len(content.encode(errors="surrogatepass"))
-    if size > limits.SCRIPT:
-        text = f"a script has at most {limits.SCRIPT} bytes"
-        raise Invalid(text, constraint="max", path=["content"])
+    size = check_size(content)
     try:
         program = program_of(content)
         requires = sorted(required(content))
     except SieveError as error:
-        raise Several(
-            [
-                NotCompiled(one.message, line=one.line, column=one.column, path=["content"])
-                for one in error.problems
-            ]
-        ) from error
+        raise not_compiled(error) from error
     return size, requires, [one.name for one in program.includes if one.location == PERSONAL]
+
+
+def check_size(content: str) -> int:
+    """The bytes of a script; Invalid where these are too many."""
+    size = len(content.encode(errors="surrogatepass"))
+    if size > limits.SCRIPT:
+        text = f"a script has at most {limits.SCRIPT} bytes"
+        raise Invalid(text, constraint="max", path=["content"])
+    return size
+
+
+def not_compiled(error: SieveError) -> Several:
+    """What is told of a script that does not compile."""
+    return Several(
+        [
+            NotCompiled(one.message, line=one.line, column=one.column, path=["content"])
+            for one in error.problems
+        ]
+    )
 
 
 async def activate(ctx: Context, users: Users, name: str) -> list[int]:

@@ -98,7 +98,15 @@ async def _identity(ada: Client, _root: Client) -> Call:
 
 
 async def _filter(ada: Client, root: Client) -> Call:
-    made = await CALLS["filterCreate"](ada, root)
+    return await _for_ada("filterCreate", ada, root)
+
+
+async def _imported(ada: Client, root: Client) -> Call:
+    return await _for_ada("filterImport", ada, root)
+
+
+async def _for_ada(name: str, ada: Client, root: Client) -> Call:
+    made = await CALLS[name](ada, root)
     user = {"id": ids.encode("User", ada.user.id)}
     return Call(made.name, {**made.input, "user": user}, by_root=True)
 
@@ -199,6 +207,7 @@ LOGGED: dict[str, Logged] = {
     "domainUpdate": Logged("Domain", before=("description",), after=("description",)),
     "filterCreate": Logged("Filter", after=("name", "order", "active"), prepare=_filter),
     "filterDelete": Logged("Filter", before=("name",), prepare=_hers("filterDelete")),
+    "filterImport": Logged("Filter", after=("name", "order", "active"), prepare=_imported),
     "filterUpdate": Logged(
         "Filter", before=("name",), after=("name",), prepare=_hers("filterUpdate")
     ),

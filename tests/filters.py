@@ -29,6 +29,9 @@ def _mutation(name: str, payload: str) -> str:
 CREATE = _mutation("filterCreate", f"filter {{ {SHOWN} }}")
 UPDATE = _mutation("filterUpdate", f"filters {{ {SHOWN} }}")
 DELETE = _mutation("filterDelete", "deletedIds")
+IMPORT = _mutation(
+    "filterImport", f"filters {{ {SHOWN} }} warnings {{ code message path }} replayed"
+).replace("message path index", "message path index ... on SieveCompileError { line column }")
 APPLY = _mutation("filterApply", "task { id kind state total }")
 
 
@@ -52,6 +55,11 @@ async def change(client: Client, *ids: str, **given: Any) -> tuple[Any, Any]:
 
 async def remove(client: Client, *ids: str) -> Any:
     return (await client(DELETE, input={"ids": ids}))["filterDelete"]
+
+
+async def imported(client: Client, content: str, **given: Any) -> Any:
+    """The whole payload."""
+    return (await client(IMPORT, input={"content": content, **given}))["filterImport"]
 
 
 async def listed(client: Client, **page: Any) -> Any:

@@ -27,6 +27,14 @@ async def filter_delete(ada: Client, _root: Client) -> Call:
 
 
 @call
+async def filter_import(_ada: Client, _root: Client) -> Call:
+    script = """require ["fileinto", "imap4flags"];
+    # Lists
+    if header :contains ["from", "sender"] "ada" { addflag "news"; fileinto "INBOX"; stop; }"""
+    return Call("filterImport", {"content": script}, f"filters {SHOWN} warnings {{ code path }}")
+
+
+@call
 async def filter_update(ada: Client, _root: Client) -> Call:
     patch = {"name": "All", "query": {"from": None, "size": 5}, "action": {"stop": True}}
     return Call("filterUpdate", {"ids": [await _filter(ada)], "set": patch}, f"filters {SHOWN}")
