@@ -73,10 +73,16 @@ def query_of(test: Call, told: Told) -> Query:
 
 
 def merged(queries: Iterable[Query]) -> Query:
-    """One query that holds where all of these do."""
+    """One query that holds where all of these do.
+
+    What it has twice stands in its `all`, in the order in which `mail.filters` writes it.
+    """
     found: Query = {}
     for one in queries:
-        if (found.keys() & one.keys()) - {"all", "not"}:
+        twice = (found.keys() & one.keys()) - {"all", "not"}
+        if twice == {"any"}:
+            found["all"] = [*found.get("all", ()), {"any": found.pop("any")}]
+        elif twice:
             found["all"] = [*found.get("all", ()), one]
             continue
         for name, value in one.items():

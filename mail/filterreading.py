@@ -169,19 +169,25 @@ class _Reader:
                 if "copyTo" in action and not _places(one):
                     words = "besides the copy it stays where it is, whatever is behind"
                     self.told.warn(one.read.place, words)
+            self.lose_nothing(one, later)
             self.compare(one, later)
             if action:
                 kept.append(Read(one.read.name, one.read.query, action, one.read.place))
         return kept
 
+    def lose_nothing(self, one: _Found, later: Sequence[_Found]) -> None:
+        """Refuse to throw away what the script may still store."""
+        storing = next((other for other in later if other.deed.stores), None)
+        if "delete" in one.deed.action and storing:
+            line = storing.read.place.line
+            words = f"what a filter throws away line {line} cannot store: write stop here"
+            self.told.faults.append(Problem(*one.read.place, words))
+
     def compare(self, one: _Found, later: Sequence[_Found]) -> None:
         """Tell where filters do something else than the script does."""
-        mine, line = one.read.place, one.read.place.line
+        line = one.read.place.line
         for other in later:
             place, deed = other.read.place, other.deed
-            if "delete" in one.deed.action and deed.stores:
-                words = f"line {place.line} does not store it either, unless stop stands here"
-                self.told.warn(mine, words, "delete")
             if _places(one) and _places(other) and _place(one) != _place(other):
                 words = f"what line {line} stores is not stored here as well"
                 self.told.warn(place, words, "place")

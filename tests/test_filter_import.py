@@ -98,13 +98,14 @@ async def test_they_stand_in_the_place_of_all_others(ada: Client) -> None:
 
 
 async def test_where_filters_differ_is_a_warning(ada: Client) -> None:
-    payload = await imported(ada, "if size :over 5 { discard; }\nkeep;\nstop;\nkeep;")
+    flags = 'if size :over 5 { addflag "x"; }\nsetflag "y";\nstop;\nkeep;'
+    payload = await imported(ada, f'require "imap4flags";\n{flags}')
     assert payload["errors"] == []
     assert [(one["code"], one["path"]) for one in payload["warnings"]] == [
         ("FILTER_DIFFERS", ["content"])
     ] * 2
     assert [one["message"].partition(": ")[0] for one in payload["warnings"]] == [
-        "line 1, column 19", "line 4, column 1"
+        "line 3, column 1", "line 5, column 1"
     ]  # fmt: skip
 
 

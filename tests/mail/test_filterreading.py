@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from mail import filters, sieve
@@ -155,6 +155,7 @@ def test_what_a_filter_is_as_sieve_reads_back_as_the_filter(query: Any, action: 
         max_leaves=8,
     )
 )
+@example({"all": [{"all": [{}], "any": [{}, {}], "not": [{}]}], "any": [{}, {"from": "0"}]})
 def test_what_reads_as_less_means_the_same(query: Any) -> None:
     names = Names({})
     first = sieve.printed(filters.tree(1, query, {"delete": True}, names))
@@ -336,6 +337,8 @@ FAULTS = [
     ('fileinto "${a}";', 1, "variables"),
     ('vacation "a"; vacation "b";', 15, "once"),
     ('vacation :mime "Content-Type: image/png\\n\\nx";', 1, "text"),
+    ('discard; if size :over 2 { fileinto "A"; }', 1, f"line {LINES + 1} cannot store"),
+    ('redirect "a@b.example"; if size :over 2 { keep; }', 1, "write stop"),
 ]
 
 
@@ -367,7 +370,6 @@ WARNINGS = [
     ('fileinto "A"; addflag "\\\\Seen";', "flags"),
     ('vacation :days 3 "x";', "86400 seconds"),
     ('vacation :days 1 :from "a@b.example" "x";', "no others"),
-    ('if size :over 1 { discard; } if size :over 2 { fileinto "A"; }', "does not store"),
     ('if size :over 1 { fileinto "A"; } if size :over 2 { fileinto "B"; }', "as well"),
     ('if size :over 1 { fileinto :copy "A"; } if size :over 2 { discard; }', "besides the copy"),
     ('if size :over 1 { addflag "x"; } setflag "y";', "which counts"),
@@ -448,8 +450,8 @@ chains = some.builds(
 @given(some.lists(chains | commands_, min_size=1, max_size=3).map("\n".join))
 def test_without_a_warning_filters_do_what_the_script_does(text: str) -> None:
     found = reading(text)
-    assert found.faults == []
-    if found.warnings:
+    assert all("cannot store" in one.message for one in found.faults)
+    if found.faults or found.warnings:
         return
     boxes = {"A": 1, "B": 2, "C": 3}
     rules = []
