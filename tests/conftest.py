@@ -28,7 +28,7 @@ from resolvers import auth, mailboxes, usercreate
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import NewMailboxes
 from resolvers.usercreate import NewUser
-from tests import counts, stores
+from tests import chosen, counts, stores
 from tests.mail.lmtp_client import Neighbour, connect
 
 if TYPE_CHECKING:
@@ -92,74 +92,13 @@ class Client:
         return await mailboxes.find(context(self), mailboxes.Named(path=path))
 
 
-# Files that take long, the longest first: begun last, they would keep one worker when all others
-# have nothing left to do.
-LONG = (
-    "e2e/test_proof", "mail/test_verify", "test_bulk", "browser/test_graphiql", "test_plans",
-    "e2e/test_half_open",
-    "e2e/test_run", "test_rest", "test_walks", "mail/test_contents", "test_docs", "e2e/test_road",
-    "e2e/test_bad_text", "test_differential", "e2e/test_neighbours", "test_sockets",
-    "e2e/test_attacks", "test_demo_letters",
-)  # fmt: skip
-BOTH = (  # what is tried on the second store outside CI, too: there is no time for all else
-    "e2e/test_road", "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_queue",
-    "test_changes", "test_groups", "test_messages", "test_random", "test_search_words",
-    "test_searches", "test_sharing", "test_store", "test_tasks", "test_upgrade", "test_users.py",
-)  # fmt: skip
-LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
-    "browser",
-    "cli/test_accounts",
-    "cli/test_import",
-    "cli/test_keys",
-    "cli/test_roads",
-    "clients/test_replica",
-    "e2e/test_attacks",
-    "e2e/test_bad_text",
-    "e2e/test_crash",
-    "e2e/test_fuzz",
-    "e2e/test_half_open",
-    "e2e/test_neighbours",
-    "e2e/test_proof",
-    "e2e/test_push",
-    "e2e/test_repeats",
-    "e2e/test_resuming",
-    "e2e/test_run",
-    "e2e/test_webhooks",
-    "e2e/test_wheel",
-    "e2e/test_workers",
-    "mail/test_verify",
-    "test_demo_letters",
-    "test_differential",
-    "test_docs",
-    "test_plans",
-    "test_users_plans",
-)
-LATER_TESTS = (  # of files that are tried here, too
-    "test_a_trial_leaves_nothing", "test_a_key_used_for_something_else_conflicts",
-    "test_an_administrator_of_another_domain_changes_nothing",
-    "test_a_read_only_key_changes_nothing",
-)  # fmt: skip
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put what takes long first, and leave to CI what would make it longer still."""
-    here = Path(__file__).parent
-
-    def rank(item: pytest.Item) -> int:
-        name = item.path.relative_to(here).with_suffix("").as_posix()
-        return LONG.index(name) if name in LONG else len(LONG)
-
-    def waits(item: pytest.Item) -> bool:
-        name = item.path.relative_to(here).as_posix()
-        second = "postgres" in item.name and not name.startswith(BOTH)
-        later = name.startswith(LATER) or item.name.startswith(LATER_TESTS)
-        return "CI" not in os.environ and (second or later)
-
-    left = [item for item in items if waits(item)]
-    if len(stores.STORES) > 1 and left:
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if not waits(item)]
-    items.sort(key=rank)
+    left = set(chosen.left_out(items))
+    if left:
+        config.hook.pytest_deselected(items=list(left))
+        items[:] = [item for item in items if item not in left]
+    items.sort(key=chosen.longest_first)
     gc.collect()
     gc.freeze()  # modules and tests stay: looking through them is a tenth of the whole time
     gc.set_threshold(20_000, 20, 50)

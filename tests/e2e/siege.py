@@ -14,7 +14,7 @@ from tests.e2e.server import Server
 
 PATIENCE = 15.0  # seconds for any answer
 MIB = 1 << 20
-NOBODY_WAITS = 3.0  # seconds, on a machine that does other things too
+NOBODY_WAITS = 3.0  # seconds that the server lets others wait
 SLOW = 1500.0  # ms that any attack may take, unless it says otherwise: tens of them in truth
 FLAT = 12 * 1024  # KiB that the process may grow by
 RESPONSE = "application/graphql-response+json"
@@ -140,10 +140,11 @@ class Siege:
 
     async def served(self) -> None:
         """Somebody else is answered at once."""
-        began = time.monotonic()
+        began, before = time.monotonic(), self.server.hindered()
         answer = await self.ask("{ viewer { user { username } } }", self.key_of("dora"))
         assert json.loads(answer.body)["data"] == {"viewer": {"user": {"username": "dora"}}}
-        self.slowest = max(self.slowest, time.monotonic() - began)
+        hindered = self.server.hindered() - before
+        self.slowest = max(self.slowest, time.monotonic() - began - hindered)
         assert self.slowest < NOBODY_WAITS
 
     def memory(self) -> int:
