@@ -1,5 +1,6 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
+unexport PYTHONDONTWRITEBYTECODE  # tests and servers would be compiled anew by each process
 # Where tests put their stores: into memory, where there are two gigabytes of it to spare.
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})

@@ -5,12 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from graphql import build_schema
 from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
-from graph.schema import schema
 from mail import housekeeping
 from models.adminlog import AdminLogEntry
 from models.columns import picked
@@ -25,8 +23,8 @@ from tests.administrative import LOGGED, UNLOGGED
 from tests.calls import CALLS, Call
 from tests.conftest import Client, Clock, make_client, make_key
 from tests.discipline import auth
+from tests.printed import SDL
 
-SDL = build_schema(schema.as_str())
 LIST = """query ($actor: UserRef, $targetId: ID, $mutation: String, $since: DateTime,
     $until: DateTime, $first: Int, $after: String, $last: Int, $before: String) {
   adminLog(actor: $actor, targetId: $targetId, mutation: $mutation, since: $since, until: $until,

@@ -8,10 +8,8 @@ from graphql import build_schema, parse, print_schema
 from graph.limits import Cost, cost_of
 from graph.schema import schema
 from tests.discipline import RULES, Rule, own
+from tests.printed import SDL
 from tests.small import make_schema
-
-TEXT = schema.as_str()
-SDL = build_schema(TEXT)
 
 OUTLINE = "what it is called in the outline of the schema, and in other mail systems"
 ONE_ACT = "an act without an object: there is one of it"

@@ -17,7 +17,6 @@ from graphql import (
     GraphQLScalarType,
     OperationDefinitionNode,
     OperationType,
-    build_schema,
     parse,
     print_ast,
     validate,
@@ -35,6 +34,7 @@ from tests.conftest import Client, Clock, raw_message, receive
 from tests.e2e.server import Server, free_port
 from tests.furnished import demo_client, serving, subscribed
 from tests.held import hold
+from tests.printed import SDL
 from tests.receiver import inward, log_of, made, pump, worker_of
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,6 @@ PAGES = [
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-SCHEMA = build_schema((ROOT / "schema.graphql").read_text())
 BUILT_IN = {"ID", "Int", "Float", "String", "Boolean"}
 REFUSED = {"Rename"}  # examples of a refusal
 USUAL = {"127.0.0.1:8025": "http", "127.0.0.1:8024": "lmtp"}
@@ -99,7 +98,7 @@ def test_there_are_documents_on_the_pages() -> None:
 
 @pytest.mark.parametrize("block", DOCUMENTS, ids=str)
 def test_documents_fit_the_schema(block: Block) -> None:
-    assert validate(SCHEMA, parse(block.text)) == []
+    assert validate(SDL, parse(block.text)) == []
 
 
 async def given(client: Client, block: Block) -> dict[str, Any]:
@@ -276,12 +275,10 @@ def table(heading: str) -> set[str]:
 
 
 def test_the_tables_of_the_api_are_whole() -> None:
-    codes = SCHEMA.type_map["ErrorCode"]
+    codes = SDL.type_map["ErrorCode"]
     assert isinstance(codes, GraphQLEnumType)
     assert table("`code` in a payload") == set(codes.values)
-    scalars = {
-        name for name, kind in SCHEMA.type_map.items() if isinstance(kind, GraphQLScalarType)
-    }
+    scalars = {name for name, kind in SDL.type_map.items() if isinstance(kind, GraphQLScalarType)}
     assert table("scalar") == scalars | BUILT_IN
     source = "".join(path.read_text() for path in (ROOT / "graph").glob("*.py"))
     for code in table("`extensions.code`"):

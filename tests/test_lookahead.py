@@ -4,13 +4,13 @@ import re
 from typing import Any
 
 import pytest
-from graphql import GraphQLObjectType, build_schema, get_named_type
+from graphql import GraphQLObjectType, get_named_type
 
-from graph.schema import schema
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.calls import CALLS
 from tests.conftest import Client, context, make_user, receive
+from tests.printed import SDL
 
 # Each list of the schema: how to ask for it, and a heavy column of its table that is not asked for.
 CONNECTIONS = {
@@ -68,13 +68,12 @@ OF_ADMINS = {
     "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
 BARE = {"Query.searchLookup"}  # a list of what has no columns: tests/test_searchindex.py
-PRINTED = build_schema(schema.as_str())
 
 
 def test_every_connection_is_looked_at() -> None:
     found = {
         f"{kind.name}.{name}"
-        for kind in PRINTED.type_map.values()
+        for kind in SDL.type_map.values()
         if isinstance(kind, GraphQLObjectType)
         for name, field in kind.fields.items()
         if get_named_type(field.type).name.endswith("Connection")
@@ -118,7 +117,7 @@ async def test_a_list_reads_the_columns_asked_for(
 
 def _node(name: str) -> Any:
     parent, field = name.split(".")
-    kind: Any = PRINTED.type_map[parent]
+    kind: Any = SDL.type_map[parent]
     connection: Any = get_named_type(kind.fields[field].type)
     return connection.fields["nodes"].type
 

@@ -19,7 +19,6 @@ from graphql import (
     GraphQLList,
     GraphQLNonNull,
     GraphQLObjectType,
-    build_schema,
     get_named_type,
 )
 
@@ -39,8 +38,8 @@ from resolvers.context import Context, Viewer
 from resolvers.standing import TOKEN, digest_of, new_secret
 from tests.administrators import make_domain_admin
 from tests.conftest import make_client, make_key, make_user, raw_message
+from tests.printed import SDL
 
-SDL = build_schema(schema.as_str())
 FILE = tomllib.loads(Path(__file__).with_name("matrix.toml").read_text())
 CALLERS, FIELDS = FILE["callers"], FILE["fields"]
 CLASSES = {

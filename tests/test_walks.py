@@ -6,11 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from graphql import build_schema
 from sqlalchemy import Connection, event, select
 from sqlmodel import SQLModel
 
-from graph.schema import schema
 from models import journal
 from models.journal import ChangeKind
 from models.roles import AdminPermission, Role, Scope
@@ -19,8 +17,8 @@ from resolvers import auth
 from tests.administrators import make_domain_admin
 from tests.calls import CALLS, Call, Calls
 from tests.conftest import Client, make_key
+from tests.printed import SDL
 
-SDL = build_schema(schema.as_str())
 Rows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 
 # what each table's rows are called in the journal, and which columns it does not tell of:
