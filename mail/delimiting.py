@@ -5,17 +5,18 @@ any other stays where it is. `mail/stamping.py` puts labels before subjects.
 """
 
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import String, bindparam, func, select
 from sqlmodel import col
 
 from mail import folders
 from mail.addresses import KEY, Recipient
 from mail.junk import Judged
 from mail.paths import INBOX, checked_path
-from models.columns import Picked
 from models.errors import Invalid
 from models.mailboxes import Mailbox
+from models.prepared import Prepared, number
 from models.users import DelimiterAction, User
 from models.world import Turn, World
 
@@ -44,17 +45,24 @@ def folder_of(label: str) -> str | None:
     return path if path.count("/") == 1 else None
 
 
-async def _folder(world: World, to: Recipient, path: str) -> Picked | None:
-    there = (
-        select(col(Mailbox.id), KEY.label("key"))
-        .join(User, col(User.id) == col(Mailbox.user_id))
-        .where(col(Mailbox.user_id) == to.user_id, col(Mailbox.path) == path)
+async def _folder(world: World, to: Recipient, path: str) -> Any:
+    """The row of the folder, which is made if there is room for it."""
+    given = {"user": to.user_id, "path": path}
+    found = await world.database.find(_THERE, given)
+    if not found:
+        await world.apply(lambda turn: _make(turn, to.user_id, path), to.user_id)
+        found = await world.database.find(_THERE, given)
+    return found[0] if found else None
+
+
+_THERE = Prepared(
+    select(col(Mailbox.id), KEY.label("key"))
+    .join(User, col(User.id) == col(Mailbox.user_id))
+    .where(
+        col(Mailbox.user_id) == number("user"),
+        col(Mailbox.path) == bindparam("path", type_=String),
     )
-    found = next(iter(await world.database.read(there)), None)
-    if found is not None:
-        return found
-    await world.apply(lambda turn: _make(turn, to.user_id, path), to.user_id)
-    return next(iter(await world.database.read(there)), None)
+)
 
 
 def _make(turn: Turn, user_id: int, path: str) -> None:

@@ -36,8 +36,7 @@ async def judged(
     `handed` says that a neighbour of ours has handed the message over, whose filters are
     believed. No statement where no rules are, and nothing is spam.
     """
-    opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
-    known = spam.known(opinions, believed, sender, letter.verification, letter.scan)
+    known = _known(world, letter, sender, handed=handed)
     rules = await _rules(world, letter, sender, recipients)
     viruses = world.options.virus != "tag"  # what is held instead is so before
     verdicts = [
@@ -61,11 +60,15 @@ async def unwanted(world: World, mail: tuple[Letter, str], to: Answering, *, han
     the platform.
     """
     letter, sender = mail
-    opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
-    known = spam.known(opinions, believed, sender, letter.verification, letter.scan)
+    known = _known(world, letter, sender, handed=handed)
     nobody = _Nobody(domain_id=to.domain_id, tags=to.tags)
     (rules,) = await senderrules.rules_of(world, [nobody], sender, _author(letter))
     return spam.decided(known, rules, LEVEL).is_spam
+
+
+def _known(world: World, letter: Letter, sender: str, *, handed: bool) -> spam.Known:
+    opinions, believed = letter.facts.opinions if handed else (), world.options.spam_headers
+    return spam.known(opinions, believed, sender, letter.verification, letter.scan)
 
 
 class _Nobody(NamedTuple):

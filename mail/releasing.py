@@ -88,7 +88,7 @@ async def _ready(
     came = Came(raw, letter, item.sender, [item.recipient])
     copies = [
         (replace(copy, letter=_emptied(copy.letter)), await _stored(world, copy, again=again))
-        for copy in await rewrites.copies_wanted(world, came, [to])
+        for copy in await rewrites.copies_wanted(world, came, [to], files)
     ]
     return Ready(
         todo,

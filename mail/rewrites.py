@@ -249,13 +249,13 @@ async def copies_of_received(world: World, came: Came, delivered: Sequence[Recip
 
 
 async def copies_wanted(
-    world: World, came: Came, delivered: Sequence[Recipient], files: ExitStack | None = None
+    world: World, came: Came, delivered: Sequence[Recipient], files: ExitStack
 ) -> list[Copied]:
     """The copies of a message that is delivered to these.
 
     They keep the sender of its envelope. One that is a copy of the same mail already, though it
     went out and came back, is not copied again. Nothing is asked where no rules are. Files go
-    with `files`: whoever has a message in a file gives it.
+    with `files`.
     """
     theirs = {to.instead or to.address: to for to in delivered if to.copied}
     if not theirs:
@@ -276,7 +276,7 @@ async def copies_wanted(
         if mark not in seen:
             to = [copy.address for copy in found if copy.of == of]
             prefix = b"%s: %s\r\n" % (COPIED, mark)
-            copy = await before(source, letter, prefix, files or ExitStack())
+            copy = await before(source, letter, prefix, files)
             made.append(Copied(copy, to, theirs[of]))
     return made
 

@@ -7,13 +7,13 @@ import pytest
 from models.journal import ChangeKind
 from models.roles import AdminPermission
 from models.world import World
-from tests import domains
+from tests import domains, test_autoreply_sent
 from tests.addressing import change, create, delete, made
-from tests.conftest import Client, raw_message
+from tests.conftest import Client
 from tests.counts import journal, reached, rows
 from tests.domains import key_of, told
 from tests.mail.lmtp_client import Neighbour
-from tests.test_autoreply_sent import away, hand
+from tests.test_autoreply_sent import away
 
 pytestmark = pytest.mark.usefixtures("examined", "ada")
 
@@ -44,13 +44,7 @@ async def write(
     **head: str,
 ) -> None:
     """A letter, unlike all others."""
-    write.number = getattr(write, "number", 0) + 1  # type: ignore[attr-defined]
-    number = write.number  # type: ignore[attr-defined]
-    fields = {"To": to, "Message_ID": f"<r{number}@far.example>", **head}
-    subject = fields.pop("Subject", f"Letter {number}")
-    raw = raw_message(subject, sender=sender or "carol@far.example", **fields)
-    (said,) = await hand(neighbour, raw, to, sender=sender)
-    assert said.startswith(reply)
+    await test_autoreply_sent.write(neighbour, sender, to, reply=reply, **head)
 
 
 async def refused(client: Client, **given: Any) -> Any:
