@@ -76,7 +76,7 @@ Ask = Callable[[House, Client, str], Awaitable[Any]]
 
 
 async def by_post(there: House, client: Client, query: str) -> Any:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         asked = question(client, query)
         return (await http.post(f"http://127.0.0.1:{there.port}/graphql", **asked)).json()
 

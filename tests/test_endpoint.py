@@ -253,7 +253,7 @@ async def test_a_caller_who_hangs_up_in_the_middle_disturbs_nobody(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     await server.raw(HEAD + b'Content-Length: 100\r\n\r\n{"query":', seconds=0.05)
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         assert (await http.post(server.url, json={"query": "{ hello }"})).status_code == 200
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 

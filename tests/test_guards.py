@@ -219,7 +219,7 @@ async def test_a_socket_and_a_stream_pay_as_well(world: World) -> None:
             assert heard["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
         body = {"query": ITEMS, "variables": {"n": 9999}}
         events = {"Accept": "text/event-stream"}
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=30) as http:
             text = (await http.post(server.url, json=body, headers=events)).text
         assert '"RATE_LIMITED"' in text
 

@@ -132,7 +132,7 @@ async def database(tmp_path: Path, sqlite_template: Path) -> AsyncIterator[Datab
 async def start(world: World) -> AsyncIterator[Start]:
     """Starts a server of this world."""
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=5))
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
 
         async def started(*, only_trusted: bool = False) -> Asker:
             find = partial(documents.text_of, world)

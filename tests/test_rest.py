@@ -411,7 +411,10 @@ async def test_a_download_that_turns_out_damaged_ends_early(
     content = bytearray(await world.blobs.get(name))
     content[-1] ^= 1
     await world.blobs.put(name, bytes(content))
-    async with served(create_app(world, spool=tmp_path)) as port, httpx.AsyncClient() as http:
+    async with (
+        served(create_app(world, spool=tmp_path)) as port,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
         url = f"http://127.0.0.1:{port}{parts.attachment_path(message, 0)}"
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get(url, headers=ada.headers)

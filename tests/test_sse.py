@@ -32,7 +32,7 @@ async def server(world: World) -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with httpx.AsyncClient(timeout=30) as client:
         yield client
 
 

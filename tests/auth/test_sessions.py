@@ -61,7 +61,7 @@ async def test_ones_own_connections_end_with_the_reason(
 
 async def kick_by(live: House, client: Client, **given: Any) -> Any:
     """Over the server that has the connections: `Client` speaks to an app of its own."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}") as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=30) as http:
         there = Client(http, client.world, client.user, client.secret)
         return await kick(there, **given)
 
@@ -91,7 +91,7 @@ async def test_a_purge_waits_until_nobody_is_connected(
         purged errors { code ... on InUseError { sessions } } } }"""
     socket = await live.follow(ada, PLAIN)
     await until(lambda: live.endpoint.watch.followers)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}") as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=30) as http:
         there = Client(http, root.world, root.user, root.secret)
         given = {"users": {"usernames": ["ada"]}}
         refused = (await there(purge, input=given))["userPurge"]
@@ -108,7 +108,7 @@ async def test_a_client_reset_ends_connections(live: House, ada: Client) -> None
     socket = await live.follow(ada, PLAIN)
     await until(lambda: live.endpoint.watch.followers)
     document = "mutation { clientStateReset(input: {}) { errors { code } } }"
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}") as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=30) as http:
         done = await Client(http, ada.world, ada.user, ada.secret)(document)
     assert done["clientStateReset"]["errors"] == []
     await until(lambda: socket.over)

@@ -52,7 +52,7 @@ def postcard() -> bytes:
 
 async def role(house: Server, secret: str) -> str | None:
     """The role that a credential gives; None where it is refused."""
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=30) as client:
         answer = await client.post(
             f"{house.url}/graphql",
             json={"query": "{ viewer { role } }"},

@@ -223,7 +223,7 @@ async def test_a_wrong_credential_is_401_and_is_not_taken_for_none(
         401,
         "UNAUTHENTICATED",
     )
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         answer = await client.post("/rest/uploads", content=b"x", headers={"Authorization": shown})
         assert (answer.status_code, code(answer.json())) == (401, "UNAUTHENTICATED")
     async with server.socket() as socket:

@@ -123,7 +123,9 @@ async def traced(strace: str, folder: Path) -> list[str]:
 
 async def _piece(port: int, secret: str) -> None:
     named = {"Authorization": f"Bearer {secret}", "Tus-Resumable": "1.0.0"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=named) as http:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", headers=named, timeout=30
+    ) as http:
         created = await http.post("/rest/uploads", headers={"Upload-Length": "10"})
         headers = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
         path = created.headers["location"]

@@ -25,7 +25,7 @@ async def test_what_a_killed_server_was_pushing_is_pushed_by_the_next(tmp_path: 
         else:
             writer.write(OK)
 
-    async with receiving() as receiver, httpx.AsyncClient() as http:
+    async with receiving() as receiver, httpx.AsyncClient(timeout=30) as http:
         receiver.answer = answer
         server.start()
         try:

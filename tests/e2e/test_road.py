@@ -49,7 +49,9 @@ async def _reads_all_of_it(client: Client, id: str, whole: bytes) -> None:
     names = {each["filename"]: each for each in read["attachments"]}
     assert names["large.pdf"]["size"] == len(LARGE)
     url = names["large.pdf"]["url"]
-    async with httpx.AsyncClient(base_url=client.http.base_url) as stranger:  # by signature alone
+    async with httpx.AsyncClient(
+        base_url=client.http.base_url, timeout=30
+    ) as stranger:  # by signature alone
         fetched = await stranger.get(url)
         assert fetched.status_code == 200
         assert fetched.content == LARGE

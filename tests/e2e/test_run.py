@@ -69,7 +69,7 @@ class House:
         return process.returncode or 0, out.decode(), err.decode()
 
     async def asked(self, key: str, document: str) -> Any:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=30) as client:
             headers = {"Authorization": f"Bearer {key}"}
             url = f"http://127.0.0.1:{self.http}/graphql"
             answer = await client.post(url, json={"query": document}, headers=headers)
@@ -233,7 +233,7 @@ async def test_nobody_else_is_served_until_there_is_a_credential(house: House) -
     code, _, err = await house.told("token", "create", "--name", "root", "--role", "ROOT")
     assert code == 0, err
     process = await house.begin("serve")
-    async with asyncio.timeout(20), httpx.AsyncClient() as client:
+    async with asyncio.timeout(20), httpx.AsyncClient(timeout=30) as client:
         while True:
             try:
                 answer = await client.get(f"http://127.0.0.1:{house.http}/health")

@@ -369,7 +369,7 @@ def test_the_incident_of_an_error_finds_its_lines(house: Watched) -> None:
 
 def test_a_server_that_cannot_work_says_which_part_is_not_ready(house: Watched) -> None:
     assert ready(house) == (200, [])
-    assert httpx.get(f"{house.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{house.url}/health", timeout=30).json() == {"status": "ok"}
     spool = house.folder / "var" / "spool" / "http"
     store = sqlite3.connect(house.folder / "var" / "merganser.db")
     (version,) = store.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -377,8 +377,8 @@ def test_a_server_that_cannot_work_says_which_part_is_not_ready(house: Watched) 
         store.execute("UPDATE alembic_version SET version_num = 'newer'")
     spool.rename(spool.with_name("away"))
     until(lambda: ready(house) == (503, ["migrations", "spool"]))
-    assert httpx.get(f"{house.url}/health/live").json() == {"status": "ok"}
-    assert httpx.get(f"{house.url}/health").status_code == 200
+    assert httpx.get(f"{house.url}/health/live", timeout=30).json() == {"status": "ok"}
+    assert httpx.get(f"{house.url}/health", timeout=30).status_code == 200
     spool.with_name("away").rename(spool)
     with store:
         store.execute("UPDATE alembic_version SET version_num = ?", [version])

@@ -24,7 +24,7 @@ async def test_what_a_killed_server_was_posting_is_posted_by_the_next(tmp_path: 
             return
         await asyncio.sleep(5)
 
-    async with receiving() as receiver, httpx.AsyncClient() as http:
+    async with receiving() as receiver, httpx.AsyncClient(timeout=30) as http:
         receiver.answer = answer
         server.start()
         try:

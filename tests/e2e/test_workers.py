@@ -138,7 +138,7 @@ async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 40)
 
 async def ready(fleet: Fleet) -> bool:
     with suppress(httpx.TransportError):
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=30) as http:
             return (await http.get(f"{fleet.server.url}/health/ready")).is_success
     return False
 

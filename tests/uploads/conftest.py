@@ -95,7 +95,7 @@ async def connect(small: World, tmp_path: Path) -> AsyncIterator[Connect]:
             app = app_of(small, tmp_path / "spool", limits)
             port = await stack.enter_async_context(served(app))
             url = f"http://127.0.0.1:{port}"
-            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url))
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
             if isinstance(client, str):
                 return Sender(await client_of(small, http, client, **more), port)
             return Sender(replace(client, http=http), port)

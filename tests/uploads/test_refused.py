@@ -115,7 +115,7 @@ async def test_bodies_of_another_kind_are_refused(carol: Sender) -> None:
 async def test_forms_are_no_uploads_on_any_road(small: World, tmp_path: Path) -> None:
     async with (
         served(create_app(small, spool=tmp_path)) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
     ):
         carol = await client_of(small, http, "carol")
         for path in (PATH, "/graphql"):

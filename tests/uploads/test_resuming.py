@@ -95,7 +95,7 @@ async def test_a_mutation_takes_what_came_in_pieces(small: World, tmp_path: Path
     )
     async with (
         served(app) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
     ):
         carol = Sender(await client_of(small, http, "carol"), port)
         path = await carol.begin(len(raw))
