@@ -147,7 +147,7 @@ async def test_a_server_that_fails_or_is_silent_proves_nothing(there: Client) ->
     assert short(found) == "UUUU"
     assert "fails" in found["DMARC"]["problem"]
     assert {found[name]["problem"] for name in ("MX", "SPF", "TLS-RPT")} == {"no answer in time"}
-    assert took < dnsrecords.DEADLINE + 1.5
+    assert took < dnsrecords.DEADLINE * 2
 
 
 @pytest.mark.parametrize("lie", ["garbage", "another id", "another name", "a circle"])
@@ -165,7 +165,7 @@ async def test_a_slow_answer_within_the_deadline_counts(there: Client) -> None:
     async with asking(there, names) as client:
         began = time.monotonic()
         assert short(await states(client)) == "OOOO"
-        assert time.monotonic() - began < 3  # side by side
+        assert time.monotonic() - began < dnsrecords.DEADLINE  # side by side
 
 
 async def test_where_no_server_listens_all_is_unknown(there: Client) -> None:
@@ -187,7 +187,7 @@ async def test_many_domains_share_one_deadline(there: Client) -> None:
         answer = await client("{ domains { nodes { dnsRecords(check: true) { state } } } }")
         took = time.monotonic() - began
     assert len(answer["domains"]["nodes"]) == 20
-    assert took < dnsrecords.DEADLINE + 2
+    assert took < dnsrecords.DEADLINE * 2
 
 
 async def test_a_look_up_takes_no_part_in_a_unit(there: Client, world: World) -> None:

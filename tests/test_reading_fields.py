@@ -206,9 +206,9 @@ async def test_a_calendar_beyond_all_bounds_is_read_as_far_as_they_go(ada: Clien
     part = "Content-Type: text/calendar"
     files = [rich.File(part, CALENDAR, CALENDAR), *[rich.File(part, body, body)] * 3]
     key = (await receive(ada, rich.raw(files))).message_id
-    before = time.perf_counter()
+    before = time.process_time()
     found = await one(ada, key, "events { uid }")
-    assert time.perf_counter() - before < 3
+    assert time.process_time() - before < 3
     assert [each["uid"] for each in found["events"]] == ["lamp-1", *map(str, range(99))]
 
 
@@ -304,10 +304,10 @@ async def test_what_html_would_have_loaded_is_counted(ada: Client) -> None:
 
 async def test_a_hundred_thousand_nested_tags_are_shown_as_text_at_once(ada: Client) -> None:
     raw = b"Subject: Deep\r\nContent-Type: text/html\r\n\r\n" + b"<div>" * 100_000 + b"<b>deep"
-    before = time.perf_counter()
+    before = time.process_time()
     key = (await receive(ada, raw)).message_id
     found = await one(ada, key, "html hasComplexHtml text intro")
-    assert time.perf_counter() - before < 3
+    assert time.process_time() - before < 3
     assert found["hasComplexHtml"]
     assert found["html"][0].count("<") == 2
     assert found["text"].strip() == found["intro"].strip() == "deep"

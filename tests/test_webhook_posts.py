@@ -190,13 +190,13 @@ async def test_a_slow_one_holds_nobody_up(ada: Client, root: Client, receiver: R
         slow.answer = drip
         key, _ = await made(root, slow.url, "message.received")
         await made(root, receiver.url, "message.received")
-        worker = worker_of(ada.world, whole=1.0)
+        worker = worker_of(ada.world, whole=4.0)
         for n in range(5):
             await receive(ada, f"No. {n}")
         begun = asyncio.get_running_loop().time()
         run = asyncio.create_task(pump(worker))
         await receiver.wait(5)
-        assert asyncio.get_running_loop().time() - begun < 0.9
+        assert asyncio.get_running_loop().time() - begun < 3.5
         await run
         assert [got.body["objects"][0]["uid"] for got in receiver.got] == [1, 2, 3, 4, 5]
         assert len(slow.got) == 1

@@ -241,9 +241,9 @@ async def test_by_way_of_a_message_they_do_no_more(judge: Judge, ada: Client) ->
 
 
 async def test_what_is_nested_beyond_all_bounds_is_shown_as_text(judge: Judge) -> None:
-    before = time.perf_counter()
+    before = time.process_time()
     found = sanitize("<div><b>" * 50_000 + "deep", remote_images=True, cid_url=lambda _: None)
-    assert time.perf_counter() - before < 2
+    assert time.process_time() - before < 2
     assert found.too_complex
     (frame, one) = await judge.show([found.html])
     assert (frame["tag"], one["tag"], one["attributes"]) == ("div", "div", ["style"])

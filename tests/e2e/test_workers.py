@@ -22,7 +22,7 @@ from tests.e2e.test_neighbours import FOLLOW
 from tests.e2e.test_watching import Samples, of, read
 
 WORKERS = 2
-SOON = 1.0  # seconds in which all processes have heard
+SOON = 3.0  # seconds in which all processes have heard, on a machine that does other things too
 KICK = "mutation { sessionKick(input: {revokeTokens: true}) { kicked errors { code } } }"
 KINDS = {
     "sqlite": "auto",

@@ -175,9 +175,9 @@ ENDLESS = {
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_no_calendar_takes_long_or_becomes_much(kind: str) -> None:
     text = ENDLESS[kind]
-    before = time.perf_counter()
+    before = time.process_time()
     found = events(unfolded(text.encode()).decode())
-    assert time.perf_counter() - before < 2
+    assert time.process_time() - before < 2
     assert len(found) <= MOST_EVENTS
     assert all(len(event.attendees) <= MOST_ATTENDEES for event in found)
 
