@@ -1,0 +1,144 @@
+"""Accounts elsewhere whose mail comes here, their runs, and what has been fetched of them."""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Index, text
+from sqlmodel import Field, SQLModel
+
+from models.columns import (
+    Big,
+    ByBytes,
+    MaybeMoment,
+    MaybeNumber,
+    Moment,
+    Number,
+    Owned,
+    Row,
+    choice,
+    plain,
+    ref,
+)
+from models.tasks import TaskState
+
+
+class Protocol(StrEnum):
+    """What the server elsewhere speaks."""
+
+    IMAP = "IMAP"
+    POP3 = "POP3"
+
+
+class Security(StrEnum):
+    """How the connection is encrypted."""
+
+    PLAIN = "PLAIN"
+    STARTTLS = "STARTTLS"
+    TLS = "TLS"
+
+
+class Connector(Owned, table=True):
+    """An account elsewhere. Whoever runs it holds the lease, and gives signs of life."""
+
+    __tablename__ = "connectors"
+    __table_args__ = (
+        Index(
+            "connectors_due",
+            "next_run_at",
+            sqlite_where=text("next_run_at IS NOT NULL"),
+            postgresql_where=text("next_run_at IS NOT NULL"),
+        ),
+    )
+
+    name: str
+    protocol: Protocol = choice(Protocol)
+    host: str  # as the wire has it
+    port: Number
+    security: Security = choice(Security)
+    mechanism: str
+    username: str
+    secret: str  # sealed: a password, or what tokens are asked for with, as JSON
+    target_domain: str | None = None
+    target_folder: str | None = None
+    interval: MaybeNumber = None  # seconds between two runs; None: on request
+    max_age: MaybeNumber = None  # seconds
+    max_bytes_per_second: Number = 0
+    exclude: str | None = None
+    folder_rewrites: list[dict[str, str]] = plain(list)
+    auto_map_folders: bool = True
+    subscribe_all: bool = True
+    skip_cross_duplicates: bool = False
+    remove_duplicates: bool = True
+    source_retention: MaybeNumber = None  # seconds; None: it stays there for ever
+    mirror_deletes: bool = False
+    remote_timeout: Number = 600
+    local_timeout: Number = 600
+    custom_options: list[dict[str, Any]] = plain(list)
+    spam_check: bool = True
+    virus_check: bool = True
+    apply_filters: bool = False
+    active: bool = True
+    last_run_at: MaybeMoment = None
+    last_success_at: MaybeMoment = None
+    last_error: str | None = None
+    failures: Number = 0  # in a row
+    next_run_at: MaybeMoment = None
+    run_id: MaybeNumber = None  # the run that is waiting or running
+    lease: MaybeNumber = None
+    leased_until: MaybeMoment = None
+    created_at: Moment
+    updated_at: MaybeMoment = None
+
+
+class ConnectorRun(Owned, table=True):
+    """One execution, and what came of it. Pages run newest first, by id."""
+
+    __tablename__ = "connector_runs"
+    __table_args__ = (Index("connector_runs_of_connector", "connector_id", "id"),)
+
+    connector_id: int = ref("connectors.id", index=False)
+    state: TaskState = choice(TaskState, default=TaskState.QUEUED)
+    trial: bool = False  # nothing is stored, and nothing deleted
+    cancelled: bool = False  # asked to stop at the next safe point
+    created_at: Moment
+    started_at: MaybeMoment = None
+    finished_at: MaybeMoment = None
+    stage: str | None = None
+    folder: str | None = None
+    seen: Number = 0
+    imported: Number = 0
+    skipped: Number = 0
+    deleted_remote: Number = 0
+    bytes: Number = 0
+    error: str | None = None
+    log: list[str] = plain(list)
+
+
+class ConnectorFolder(Row, table=True):
+    """A folder of an account elsewhere, and how far it has been fetched."""
+
+    __tablename__ = "connector_folders"
+    __table_args__ = (Index("connector_folders_by_name", "connector_id", "name", unique=True),)
+
+    connector_id: int = ref("connectors.id", index=False)
+    name: str = Field(sa_type=ByBytes)  # as the server spells it, each byte a sign
+    validity: Number = 0  # UIDVALIDITY
+    modseq: Number = 0  # HIGHESTMODSEQ whose flags are here
+
+
+class ConnectorMessage(SQLModel, table=True):
+    """A message that was fetched, and what it has become here."""
+
+    __tablename__ = "connector_messages"
+    __table_args__ = (
+        Index("connector_messages_by_digest", "folder_id", "digest"),
+        Index("connector_messages_of_message", "message_id"),
+    )
+
+    folder_id: int = ref("connector_folders.id", primary_key=True, index=False)
+    mark: str = Field(primary_key=True, sa_type=ByBytes)  # UID of IMAP, UIDL of POP3
+    digest: str  # SHA-256 of the whole message, hex
+    message_id: int | None = Field(default=None, sa_type=Big)  # here; it may be gone
+    flags: str = ""  # as the source had them last
+    fetched_at: Moment
+    removed: bool = False  # at the source

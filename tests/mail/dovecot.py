@@ -1,0 +1,132 @@
+"""A Dovecot of the tests' own on loopback: IMAP and POP3, with and without TLS."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.server import free_port
+
+PASSWORD = "far-away"  # noqa: S105 - a test's
+PATIENCE = 20.0  # seconds until it listens
+
+CONFIG = """
+base_dir = {run}
+state_dir = {run}/state
+log_path = {folder}/log
+protocols = imap pop3
+listen = 127.0.0.1
+ssl = {ssl}
+{certificate}
+disable_plaintext_auth = no
+auth_mechanisms = plain login cram-md5
+mail_location = {format}:{folder}/mail/%u
+first_valid_uid = 1
+mail_max_userip_connections = 50
+mailbox_list_index = yes
+pop3_uidl_format = %08Xu%08Xv
+passdb {{
+  driver = static
+  args = password={password}
+}}
+userdb {{
+  driver = static
+  args = uid=65534 gid=65534 home={folder}/home/%u
+}}
+namespace inbox {{
+  inbox = yes
+  separator = {separator}
+  mailbox Sent {{
+    special_use = \\Sent
+  }}
+}}
+service imap-login {{
+  inet_listener imap {{
+    port = {imap}
+  }}
+  inet_listener imaps {{
+    port = {imaps}
+    ssl = yes
+  }}
+}}
+service pop3-login {{
+  inet_listener pop3 {{
+    port = {pop3}
+  }}
+  inet_listener pop3s {{
+    port = {pop3s}
+    ssl = yes
+  }}
+}}
+service anvil {{
+  client_limit = 1000
+}}
+"""
+
+
+@dataclass
+class Dovecot:
+    """Its ports and its folder; anybody may sign in with PASSWORD."""
+
+    folder: Path
+    ports: dict[str, int]
+
+    def doveadm(self, *words: str, given: bytes = b"") -> bytes:
+        """Run an administrator's command; its output."""
+        command = ["doveadm", "-c", str(self.folder / "conf"), *words]
+        return subprocess.run(command, input=given, check=True, capture_output=True).stdout
+
+    def save(self, user: str, raw: bytes, mailbox: str = "INBOX") -> None:
+        """Put a message into a folder, which is made where it is missing."""
+        if mailbox != "INBOX":
+            subprocess.run(
+                ["doveadm", "-c", str(self.folder / "conf"), "mailbox", "create", "-u", user,
+                 mailbox], check=False, capture_output=True,
+            )  # fmt: skip
+        self.doveadm("save", "-u", user, "-m", mailbox, given=raw)
+
+
+@contextmanager
+def dovecot(
+    folder: Path,
+    *,
+    certificate: tuple[Path, Path] | None = None,
+    separator: str = "/",
+    kind: str = "maildir",
+) -> Iterator[Dovecot]:
+    """Run it, with a certificate and its key where TLS is wanted."""
+    ports = {name: free_port() for name in ("imap", "imaps", "pop3", "pop3s")}
+    run = folder / "run"
+    for place in (run, folder / "mail", folder / "home"):
+        place.mkdir(parents=True)
+        shutil.chown(place, 65534, 65534)
+    run.chmod(0o755)
+    shutil.chown(run, "root", "root")
+    keys = ""
+    if certificate:
+        keys = f"ssl_cert = <{certificate[0]}\nssl_key = <{certificate[1]}\n"
+    (folder / "conf").write_text(
+        CONFIG.format(folder=folder, run=run, password=PASSWORD, separator=separator, format=kind,
+                      ssl="yes" if certificate else "no", certificate=keys, **ports)
+    )  # fmt: skip
+    process = subprocess.Popen(["dovecot", "-F", "-c", str(folder / "conf")])
+    try:
+        until = time.monotonic() + PATIENCE
+        while not _listening(ports["imap"]):
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < until, (folder / "log").read_text()
+            time.sleep(0.02)
+        yield Dovecot(folder, ports)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _listening(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
