@@ -1,0 +1,76 @@
+"""A session with a server elsewhere, in a thread of its own, which can be ended from outside."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from mail.connectors.imap import Imap
+from mail.connectors.lines import Line
+from mail.connectors.pop import Pop
+from mail.connectors.servers import Failure, Head, Server, Stage
+from mail.outward import Gate, Unsent
+from models.connectors import Protocol
+
+Result = TypeVar("Result")
+READY = 4 << 20  # bytes that are handed over at once
+
+
+class Session:
+    """Whoever waits for it goes on with other things meanwhile."""
+
+    def __init__(self, remote: Imap | Pop, line: Line, thread: ThreadPoolExecutor) -> None:
+        self.remote, self.line, self._thread = remote, line, thread
+
+    async def do(self, work: Callable[..., Result], *given: Any) -> Result:
+        """Have the thread do this; Failure."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+    async def bodies(self, heads: Sequence[Head]) -> AsyncGenerator[list[tuple[Head, bytes]]]:
+        """Messages as they come; the next are on their way while these are looked at."""
+        source = self.remote.bodies(heads)
+        coming = asyncio.ensure_future(self.do(_some, source))
+        try:
+            while some := await coming:
+                coming = asyncio.ensure_future(self.do(_some, source))
+                yield some
+        finally:
+            if not coming.done():
+                self.line.cut()
+            await asyncio.wait([coming])
+            coming.exception()  # which nobody asks for any more
+
+
+def _some(source: Iterator[tuple[Head, bytes]]) -> list[tuple[Head, bytes]]:
+    found: list[tuple[Head, bytes]] = []
+    weight = 0
+    for head, raw in source:
+        found.append((head, raw))
+        weight += len(raw)
+        if weight >= READY:
+            break
+    return found
+
+
+@asynccontextmanager
+async def session(
+    server: Server, gate: Gate, largest: int, trust: ssl.SSLContext | None = None
+) -> AsyncGenerator[Session]:
+    """Sign in; Failure. The address that is connected to is the one that was checked."""
+    try:
+        addresses = await gate.allowed(server.host, server.port)
+    except Unsent as problem:
+        raise Failure(Stage.RESOLVE, str(problem)) from None
+    line = Line(server, addresses, trust)
+    remote = (Imap if server.protocol is Protocol.IMAP else Pop)(line, largest)
+    thread = ThreadPoolExecutor(1, "connector")
+    made = Session(remote, line, thread)
+    try:
+        await made.do(remote.sign_in)
+        yield made
+        await made.do(remote.leave)
+    finally:
+        line.cut()
+        thread.shutdown(wait=False)

@@ -1,0 +1,290 @@
+"""Runs of connectors: who runs one holds its lease, and goes on where the last one ended."""
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.connectors.servers import Failure, Stage
+from mail.outward import Gate
+from models.columns import Picked, picked
+from models.connectors import Connector, ConnectorRun
+from models.errors import Refused
+from models.journal import ChangeKind
+from models.roles import Role, Scope
+from models.tasks import TaskState
+from models.wakeups import CONNECTORS
+from models.world import World
+from resolvers import fetching
+from resolvers.context import Context, Viewer
+
+log = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=60)
+BEAT = 15.0  # seconds between two signs of life
+IDLE = 15.0  # seconds until a worker looks unasked
+AT_ONCE = 8  # runs of a process
+EACH = 2  # of these, with one server
+KEPT = 100  # runs of a connector that are remembered
+LINES = 200  # of the log of a run
+BACKOFF = 6  # times the interval, at most, after failures
+
+
+class Lost(Exception):
+    """Another process runs this connector."""
+
+
+class Stopped(Exception):
+    """Somebody has asked the run to end."""
+
+
+@dataclass
+class Run:
+    """A run that is ours."""
+
+    ctx: Context
+    connector: Picked
+    row: Picked
+    lease: int
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        """Write a line of the log; of too many the first and the last are kept."""
+        stamp = self.ctx.world.now().strftime("%H:%M:%S")
+        if len(self.lines) >= LINES:
+            del self.lines[LINES // 2]
+        self.lines.append(f"{stamp} {line}")
+
+    async def hold(self, session: AsyncSession, **counts: Any) -> None:
+        """Note how far it has come, in the unit that did it; Lost, Stopped."""
+        world, connection = self.ctx.world, await session.connection()
+        mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
+        until = world.now() + LEASE
+        held = await connection.execute(
+            update(Connector).where(*mine).values(leased_until=until)
+        )
+        if not held.rowcount:
+            raise Lost
+        values = {**counts, "log": list(self.lines)}
+        this = update(ConnectorRun).where(col(ConnectorRun.id) == self.row.id)
+        told = await connection.execute(this.values(values).returning(col(ConnectorRun.cancelled)))
+        if told.scalar_one():
+            raise Stopped
+        changed = (ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
+        await self.ctx.record(session, self.connector.user_id, *changed)
+
+
+@dataclass
+class Worker:
+    """What is under way in this process."""
+
+    world: World
+    gate: Gate
+    trust: Any = None
+    running: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)
+    hosts: Counter[str] = field(default_factory=Counter)
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None:
+    """Run what is due, until cancelled; a dead process's runs are taken over."""
+    worker = Worker(world, gate or Gate(private=world.options.connectors_private), trust)
+    with world.wakeups.listen([CONNECTORS]) as bell:
+        try:
+            while True:
+                bell.clear()
+                worker.freed.clear()
+                try:
+                    await look(worker)
+                except Exception:  # a worker's edge: it looks again
+                    log.exception("connectors could not be looked at")
+                waits = [asyncio.ensure_future(each.wait()) for each in (bell, worker.freed)]
+                await asyncio.wait(waits, timeout=IDLE, return_when=asyncio.FIRST_COMPLETED)
+                for each in waits:
+                    each.cancel()
+        finally:
+            for task in worker.running.values():
+                task.cancel()
+            await asyncio.gather(*worker.running.values(), return_exceptions=True)
+
+
+async def look(worker: Worker) -> None:
+    """Begin what is due, as far as there is room."""
+    while len(worker.running) < AT_ONCE:
+        busy = [host for host, many in worker.hosts.items() if many >= EACH]
+        found = await _claim(worker.world, busy)
+        if found is None:
+            return
+        key, host = found.connector.id, found.connector.host
+        worker.hosts[host] += 1
+        task = asyncio.create_task(_carried(worker, found))
+        worker.running[key] = task
+        task.add_done_callback(lambda _, key=key, host=host: _freed(worker, key, host))
+
+
+def _freed(worker: Worker, key: int, host: str) -> None:
+    worker.running.pop(key, None)
+    worker.hosts[host] -= 1
+    worker.hosts += Counter()  # those that are none go
+    worker.freed.set()
+
+
+async def _claim(world: World, busy: list[str]) -> Run | None:
+    """The next that is due and nobody holds."""
+    now, lease = world.now(), world.key()
+    due = (
+        select(col(Connector.id))
+        .where(
+            col(Connector.next_run_at).is_not(None),
+            col(Connector.next_run_at) <= now,
+            (col(Connector.leased_until).is_(None)) | (col(Connector.leased_until) < now),
+            col(Connector.host).not_in(busy),
+        )
+        .order_by(col(Connector.next_run_at), col(Connector.id))
+        .limit(1)
+    )
+    if not await world.database.read(due):
+        return None  # an idle worker writes nothing
+    one = due.with_for_update(skip_locked=True).scalar_subquery()
+    async with world.write() as session:
+        connection = await session.connection()
+        claim = update(Connector).where(col(Connector.id) == one)
+        values = {"lease": lease, "leased_until": now + LEASE, "last_run_at": now}
+        row = (
+            await connection.execute(claim.values(values).returning(*picked(Connector)))
+        ).first()
+        if row is None:
+            return None
+        viewer = Viewer(row.user_id, Role.USER, frozenset({Scope.MASTER}))
+        ctx = Context(world, viewer)
+        begun = await _begun(ctx, session, row)
+    return Run(ctx, row, begun, lease, list(begun.log))
+
+
+async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Picked:
+    """The row of the run: that which waits, or was left by a dead process, or a new one."""
+    connection, now = await session.connection(), ctx.world.now()
+    if connector.run_id is None:
+        key = ctx.world.key()
+        session.add(queued(ctx, connector.id, connector.user_id, key))
+        await session.flush()
+        this = update(Connector).where(col(Connector.id) == connector.id)
+        await connection.execute(this.values(run_id=key))
+    else:
+        key = connector.run_id
+    mine = update(ConnectorRun).where(col(ConnectorRun.id) == key)
+    started = mine.values(state=TaskState.RUNNING, started_at=now)
+    found = (await connection.execute(started.returning(*picked(ConnectorRun)))).one()
+    await ctx.record(
+        session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id]
+    )
+    return found
+
+
+def queued(
+    ctx: Context, connector_id: int, user_id: int, key: int, *, trial: bool = False
+) -> ConnectorRun:
+    """A run that waits."""
+    return ConnectorRun(
+        id=key,
+        connector_id=connector_id,
+        user_id=user_id,
+        trial=trial,
+        created_at=ctx.world.now(),
+    )
+
+
+async def _carried(worker: Worker, run: Run) -> None:
+    """Run it, and note what came of it."""
+    log.info("connector begins", extra={"connector": run.connector.id, "run": run.row.id})
+    beating = asyncio.create_task(_beats(run))
+    fetch = asyncio.create_task(fetching.fetch(run, worker.gate, worker.trust))
+    state, error, stage = TaskState.SUCCEEDED, None, None
+    try:
+        await asyncio.wait([fetch, beating], return_when=asyncio.FIRST_COMPLETED)
+        if not fetch.done():
+            fetch.cancel()
+            await asyncio.gather(fetch, return_exceptions=True)
+            beating.result()
+        fetch.result()
+    except Lost:
+        log.warning("connector taken over", extra={"connector": run.connector.id})
+        return
+    except Stopped:
+        state = TaskState.CANCELLED
+    except Failure as problem:
+        state, error, stage = TaskState.FAILED, problem.message, problem.stage
+    except Refused as problem:
+        state, error, stage = TaskState.FAILED, problem.message, Stage.STORE
+    except asyncio.CancelledError:
+        fetch.cancel()
+        await asyncio.gather(fetch, return_exceptions=True)
+        raise
+    except Exception:
+        log.exception("connector broke", extra={"connector": run.connector.id})
+        state, error = TaskState.FAILED, "it broke on our side"
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+    await _end(run, state, error, stage)
+
+
+async def _beats(run: Run) -> None:
+    """Give signs of life, until another has the lease or somebody wants it to end."""
+    while True:
+        await asyncio.sleep(BEAT)
+        async with run.ctx.write(run.connector.user_id) as session:
+            await run.hold(session)
+
+
+async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | None) -> None:
+    """Note the end, and when the next one is due."""
+    ctx, key = run.ctx, run.connector.id
+    now = ctx.world.now()
+    if error:
+        run.say(f"{stage or 'here'}: {error}")
+    async with ctx.write(run.connector.user_id) as session:
+        connection = await session.connection()
+        mine = (col(Connector.id) == key, col(Connector.lease) == run.lease)
+        asked = select(*picked(Connector)).where(*mine).with_for_update()
+        row = (await connection.execute(asked)).first()
+        if row is None:
+            return  # it was deleted, or taken over
+        failed = state is TaskState.FAILED
+        failures = row.failures + 1 if failed else 0
+        values: dict[str, Any] = {
+            "lease": None,
+            "leased_until": None,
+            "run_id": None,
+            "failures": failures,
+            "last_error": error,
+            "next_run_at": next_at(now, row.interval, failures) if row.active else None,
+        }
+        if state is TaskState.SUCCEEDED:
+            values["last_success_at"] = now
+        await connection.execute(update(Connector).where(*mine).values(values))
+        told = {"state": state, "finished_at": now, "error": error, "stage": stage,
+                "folder": None, "log": list(run.lines)}  # fmt: skip
+        this = update(ConnectorRun).where(col(ConnectorRun.id) == run.row.id)
+        await connection.execute(this.values(told))
+        old = (
+            select(col(ConnectorRun.id))
+            .where(col(ConnectorRun.connector_id) == key)
+            .order_by(col(ConnectorRun.id).desc())
+            .offset(KEPT)
+        )
+        await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(old)))
+        await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [key])
+
+
+def next_at(now: Any, interval: int | None, failures: int) -> Any:
+    """When a connector is due again: after failures later and later."""
+    if interval is None:
+        return None
+    return now + timedelta(seconds=interval * min(2 ** max(failures - 1, 0), BACKOFF))
