@@ -16,6 +16,7 @@ import models.auth
 import models.authlog
 import models.autoreply
 import models.blobs
+import models.connectors
 import models.documents
 import models.domains
 import models.filters

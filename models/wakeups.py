@@ -24,6 +24,7 @@ Recalled = Callable[[int | None], None]
 # Bells of those who work behind all streams: rung where there is something for them to do.
 WEBHOOKS, TASKS, UNINDEXED, PUSHES = -1, -2, -3, -4
 LESSONS = -5
+CONNECTORS = -6
 GATHERED = frozenset({WEBHOOKS, PUSHES})  # of those who gather all that grows
 
 

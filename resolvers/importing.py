@@ -194,8 +194,8 @@ async def keep(work: Import, ready: Sequence[Ready], *, again: bool = False) -> 
 
 async def put(
     work: Import, session: AsyncSession, ready: Sequence[Ready], kept: Sequence[Kept]
-) -> None:
-    """Store these in the unit, with all their flags. OverQuota, Gone."""
+) -> list[Placed]:
+    """Store these in the unit, with all their flags; where they are. OverQuota, Gone."""
 
     def placed(turn: Turn) -> list[Placed]:
         pairs = zip(ready, kept, strict=True)
@@ -203,6 +203,7 @@ async def put(
 
     new = await work.ctx.world.join(session, placed)
     await _restate(work, session, ready, new)
+    return new
 
 
 def _to(work: Import, ready: Ready) -> Place:
