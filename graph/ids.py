@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from struct import iter_unpack
-from typing import Any
-
-import strawberry
+from typing import TYPE_CHECKING, Any
 
 from models.errors import Invalid, NotFound
+
+if TYPE_CHECKING:
+    from strawberry import ID  # which the command line would wait for
 
 # kept when a type is renamed
 PREFIXES = {
@@ -61,13 +62,13 @@ _LAST = "A"  # six bits of nothing
 _PLAIN = str.maketrans("-_+/", "+/  ")  # what no id holds is nothing of base64 either
 
 
-def encode(kind: str, key: int) -> strawberry.ID:
+def encode(kind: str, key: int) -> "ID":
     """The id a client sees for the row `key` of `kind`."""
     return encoder(kind)(key)
 
 
 @cache
-def encoder(kind: str) -> Callable[[int], strawberry.ID]:
+def encoder(kind: str) -> "Callable[[int], ID]":
     """What makes the ids of a kind, for those who make many."""
     prefix = f"{PREFIXES[kind]}_"
 

@@ -2,13 +2,8 @@
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
-from merganser.trouble import Trouble
 from models.database import Database
 
 _PACKED = Path(__file__).with_name("migrations")  # in the wheel; a checkout has them at the top
@@ -37,22 +32,21 @@ async def lacking(database: Database) -> list[str]:
 
 def _upgrade(connection: Connection) -> None:
     if _lacking(connection):
-        command.upgrade(config(connection), "head")
+        from merganser import migrating  # noqa: PLC0415 - slow to load, and seldom needed
+
+        migrating.upgrade(connection)
+
+
+def last() -> str:
+    """The last revision there is, by the names of the files: v0001_….py is 0001."""
+    return max(path.name[1:5] for path in (SCRIPTS / "versions").glob("v*.py"))
 
 
 def _lacking(connection: Connection) -> list[str]:
-    scripts = ScriptDirectory.from_config(config(connection))
-    seen = set(MigrationContext.configure(connection).get_current_heads())
-    known = [script.revision for script in scripts.walk_revisions()]
-    if unknown := seen.difference(known):
-        newer = ", ".join(sorted(unknown))
-        raise Trouble(f"the store was made by a newer merganser ({newer}): use that one")
-    newest = next((at for at, revision in enumerate(known) if revision in seen), len(known))
-    return known[:newest][::-1]
+    if inspect(connection).has_table("alembic_version"):
+        seen = connection.execute(text("SELECT version_num FROM alembic_version")).scalars()
+        if list(seen) == [last()]:
+            return []
+    from merganser import migrating  # noqa: PLC0415 - slow to load, and seldom needed
 
-
-def config(connection: Connection) -> Config:
-    """Alembic's settings, with a connection lent to migrations/env.py."""
-    made = Config(attributes={"connection": connection})
-    made.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
-    return made
+    return migrating.lacking(connection)

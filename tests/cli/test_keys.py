@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -86,9 +87,19 @@ def names(shell: Shell) -> list[str]:
     return [line.split()[0] for line in file_of(shell).read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the store and the keys of the first are kept, to be copied for the others."""
+    return tmp_path_factory.mktemp("sample") / "var"
+
+
 @pytest.fixture
-def furnished(shell: Shell) -> Shell:
-    sealed()
+def furnished(shell: Shell, sample: Path) -> Shell:
+    if sample.exists():
+        shutil.copytree(sample, shell.data, dirs_exist_ok=True)
+    else:
+        sealed()
+        shutil.copytree(shell.data, sample)
     return shell
 
 

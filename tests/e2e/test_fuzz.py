@@ -202,6 +202,8 @@ class Town:
             payload = (one.get("data") or {}).get("it")
             if any(len(error.get("path") or ()) > 1 for error in one.get("errors") or ()):
                 continue  # it was done, and something behind it asked for wrongly
+            if isinstance(payload, list):
+                continue  # of nodes: ROOT has looked at what is others', and is noted for it
             if not isinstance(payload, dict):
                 return f"it was refused, and changed something: {text[:2000]}"
             if payload.get("errors") and not _done(payload):
