@@ -113,3 +113,137 @@ class Connector(Shape):
     @field("Same as sourceRetention PT0S.", "source_retention")
     def delete_source(self) -> bool:
         return bool(self.row.source_retention == 0)
+
+    @field("Text of the last run.", cost=5)
+    async def last_log(self, info: Info) -> str | None:
+        lines = await info.context.load(connectors.last_logs, self.row.id)
+        return None if lines is None else "\n".join(lines)
+
+    @field("The last hundred runs, newest first.")
+    async def runs(
+        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+    ) -> Connection["ConnectorRun"]:
+        ask = page_asked(RUNS, first, after, None, None)
+        wanted = OfConnector(self.row.id, ask, columns(info, ConnectorRun))
+        return await connected(
+            info,
+            ConnectorRun,
+            await info.context.load(connectors.runs, wanted),
+            lambda row: Cursor(RUNS, row.connector_id, row.id),
+            lambda: info.context.load(connectors.run_counts, wanted),
+        )
+
+
+@strawberry.type(
+    description="One execution of a connector.", directives=[Auth(scope=Scope.READ)]
+)
+class ConnectorRun(Shape):
+    connector: Connector | None = link(
+        "connector_id", connectors.by_ids, Connector.maybe, description="Of which."
+    )
+    state: TaskState = leaf("Where it stands.")
+    unit: str = leaf("Its name in the logs of the server.")
+    trial: bool = leaf("Nothing is stored, and nothing is deleted.")
+    started_at: datetime | None = leaf("Begun.")
+    finished_at: datetime | None = leaf("Ended.")
+    stage: Stage | None = leaf("Where it is, or where it failed.")
+    folder: str | None = leaf("Folder being worked on.")
+    seen: BigInt = leaf("Messages there are in the folders so far.")
+    imported: BigInt = leaf("Messages stored; of a trial, that would be.")
+    skipped: BigInt = leaf("Messages left out, or known already.")
+    deleted_remote: BigInt = leaf("Deleted at the source.")
+    bytes: ByteSize = leaf("Fetched.")
+    error: str | None = leaf("What went wrong.")
+    log: list[str] = leaf("What happened, line by line; of too many the middle is left out.")
+
+    batch = staticmethod(connectors.runs_by_ids)
+    made: ClassVar[Mapping[str, Made]] = {
+        "id": identified("ConnectorRun"),
+        "unit": Made(("id",), lambda key: f"connector-run-{key}"),
+    }
+
+
+@strawberry.input(description="A folder is called otherwise here.")
+class FolderRewriteInput:
+    pattern: str = leaf("An expression, searched for in the whole path.")
+    replacement: str = leaf("What stands there instead; $1 to $9 are its groups.")
+
+
+@strawberry.input(description="Which connectors.")
+class ConnectorFilter:
+    users: UserSelection | None = leaf("Of these.", default=UNSET)
+    active: bool | None = leaf("In force, or not.", default=UNSET)
+    failing: bool | None = leaf("Whose last run failed, or not.", default=UNSET)
+
+
+class _Given:
+    """What inputs of connectors have in common: their columns."""
+
+    def said(self) -> dict[str, Any]:
+        """What is given, by column."""
+        found = {
+            column: value
+            for name, column in COLUMNS.items()
+            if (value := getattr(self, name, UNSET)) is not UNSET
+        }
+        if (some := getattr(self, "folder_rewrites", UNSET)) is not UNSET:
+            found["folder_rewrites"] = [
+                {"pattern": one.pattern, "replacement": one.replacement} for one in some or ()
+            ]
+        if getattr(self, "delete_source", UNSET) is True:
+            if found.get("source_retention"):
+                text = "the same as sourceRetention PT0S: one of both"
+                raise Invalid(text, constraint="exclusive", path=["deleteSource"])
+            found["source_retention"] = timedelta(0)
+        return found
+
+
+PLAIN = (
+    "name", "protocol", "host", "port", "security", "username", "target_domain", "target_folder",
+    "interval", "max_age", "max_bytes_per_second", "exclude", "auto_map_folders", "subscribe_all",
+    "skip_cross_duplicates", "remove_duplicates", "source_retention", "mirror_deletes",
+    "remote_timeout", "local_timeout", "spam_check", "virus_check", "apply_filters", "active",
+)  # fmt: skip
+COLUMNS = {name: name for name in PLAIN} | {"auth_mechanism": "mechanism"}
+HALF_AN_HOUR, TEN_MINUTES = timedelta(minutes=30), timedelta(minutes=10)
+UNWANTED = "(?i)spam|(?i)junk"
+
+
+@strawberry.input(description="Input of connectorCreate.")
+class ConnectorCreateInput(Options, _Given):
+    user: UserRef | None = leaf("Who gets the mail; default: the viewer.", default=UNSET)
+    name: str | None = leaf("At most 255 characters; default: the account.", default=UNSET)
+    protocol: Protocol = leaf("What the server speaks.", default=Protocol.IMAP)
+    host: str = leaf("Name or address, public unless connectors.allowPrivate is set.")
+    port: int | None = leaf("Default: that of protocol and security.", default=UNSET)
+    security: Security = leaf("PLAIN only where private networks are.", default=Security.TLS)
+    username: str = leaf("Name of the account there.")
+    password: str = leaf("Password, or refresh token of XOAUTH2 and OAUTHBEARER; never returned.")
+    auth_mechanism: str = leaf(
+        "PLAIN, LOGIN, CRAM-MD5, XOAUTH2 or OAUTHBEARER.", default="PLAIN"
+    )
+    target_domain: str | None = leaf("Domain that recipients are rewritten to.", default=UNSET)
+    target_folder: str | None = leaf("All folders are made in this one.", default=UNSET)
+    interval: Duration | None = leaf(
+        "Between two runs, more than PT4M and at most P30D; null = only when asked to.",
+        default=HALF_AN_HOUR,
+    )
+    max_age: Duration | None = leaf("What is older stays there.", default=UNSET)
+    max_bytes_per_second: ByteSize = leaf("0 = as fast as it can.", default=0)
+    exclude: str | None = leaf("Folders that are not fetched, an expression.", default=UNWANTED)
+    folder_rewrites: list[FolderRewriteInput] | None = leaf("At most 50.", default=UNSET)
+    auto_map_folders: bool = leaf("Sent Items go to Sent, and so on.", default=True)
+    subscribe_all: bool = leaf("Folders that are made are subscribed to.", default=True)
+    skip_cross_duplicates: bool = leaf("Of a message in two folders only the first.", default=False)
+    remove_duplicates: bool = leaf("What the folder here has already comes not.", default=True)
+    source_retention: Duration | None = leaf(
+        "How long after it came a message is deleted there; null = never.", default=UNSET
+    )
+    delete_source: bool = leaf("Same as sourceRetention PT0S.", default=False)
+    mirror_deletes: bool = leaf("What is deleted there is deleted here.", default=False)
+    remote_timeout: Duration = leaf("The longest silence, PT1S to PT1H.", default=TEN_MINUTES)
+    local_timeout: Duration = leaf("The longest wait for us, PT1S to PT1H.", default=TEN_MINUTES)
+    spam_check: bool = leaf("Through the spam filter.", default=True)
+    virus_check: bool = leaf("Through the virus filter.", default=True)
+    apply_filters: bool = leaf("Through the filters of the user.", default=False)
+    active: bool = leaf("In force.", default=True)

@@ -233,6 +233,50 @@ async def runs_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     return await by_keys(ctx, seen, col(ConnectorRun.id), ids)
 
 
+@dataclass(frozen=True, slots=True)
+class OfConnector:
+    """A page of the runs of a connector, which the viewer has reached."""
+
+    connector_id: int
+    ask: Ask
+    columns: frozenset[str]
+
+
+async def runs(ctx: Context, wanted: list[OfConnector]) -> list[Page[Picked]]:
+    """Pages of the runs of connectors, the newest first; all in one statement."""
+    names = frozenset({"connector_id", "id"}).union(*(one.columns for one in wanted))
+    place = (col(ConnectorRun.connector_id), col(ConnectorRun.id))
+    asked = select(*picked(ConnectorRun, names))
+    scans = [
+        Scan(asked.where(col(ConnectorRun.connector_id) == one.connector_id), one.ask, place, True)
+        for one in wanted
+    ]
+    return await listing.pages(ctx, scans)
+
+
+async def run_counts(ctx: Context, wanted: list[OfConnector]) -> list[int]:
+    """How many runs of these are remembered."""
+    keys = {one.connector_id for one in wanted}
+    asked = select(col(ConnectorRun.connector_id), func.count().label("many"))
+    asked = asked.where(col(ConnectorRun.connector_id).in_(keys))
+    rows = await ctx.read(asked.group_by(col(ConnectorRun.connector_id)))
+    found = {row.connector_id: row.many for row in rows}
+    return [found.get(one.connector_id, 0) for one in wanted]
+
+
+async def last_logs(ctx: Context, ids: list[int]) -> list[list[str] | None]:
+    """The lines of the last run of each connector; None where none has begun."""
+    newest = (
+        select(func.max(col(ConnectorRun.id)))
+        .where(col(ConnectorRun.connector_id).in_(ids))
+        .group_by(col(ConnectorRun.connector_id))
+    )
+    asked = select(col(ConnectorRun.connector_id), col(ConnectorRun.log))
+    rows = await ctx.read(asked.where(col(ConnectorRun.id).in_(newest)))
+    found = {row.connector_id: row.log for row in rows}
+    return [found.get(key) for key in ids]
+
+
 def wake(ctx: Context) -> None:
     """Let the workers look."""
     ctx.afterwards(lambda: ctx.world.wakeups.tell({CONNECTORS: 0}))
