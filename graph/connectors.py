@@ -247,3 +247,119 @@ class ConnectorCreateInput(Options, _Given):
     virus_check: bool = leaf("Through the virus filter.", default=True)
     apply_filters: bool = leaf("Through the filters of the user.", default=False)
     active: bool = leaf("In force.", default=True)
+
+
+@strawberry.input(description="What of a connector changes; absent = unchanged.")
+class ConnectorPatch(_Given):
+    name: str = leaf("At most 255 characters.", default=UNSET)
+    protocol: Protocol = leaf("What the server speaks.", default=UNSET)
+    host: str = leaf("Name or address.", default=UNSET)
+    port: int = leaf("Its port.", default=UNSET)
+    security: Security = leaf("How the connection is encrypted.", default=UNSET)
+    username: str = leaf("Name of the account there.", default=UNSET)
+    password: str = leaf("Another password.", default=UNSET)
+    auth_mechanism: str = leaf("How one signs in.", default=UNSET)
+    target_domain: str | None = leaf("Domain that recipients are rewritten to.", default=UNSET)
+    target_folder: str | None = leaf("All folders are made in this one.", default=UNSET)
+    interval: Duration | None = leaf("Between two runs; null = only when asked to.", default=UNSET)
+    max_age: Duration | None = leaf("What is older stays there.", default=UNSET)
+    max_bytes_per_second: ByteSize = leaf("0 = as fast as it can.", default=UNSET)
+    exclude: str | None = leaf("Folders that are not fetched, an expression.", default=UNSET)
+    folder_rewrites: list[FolderRewriteInput] = leaf("In place of those before.", default=UNSET)
+    auto_map_folders: bool = leaf("Sent Items go to Sent, and so on.", default=UNSET)
+    subscribe_all: bool = leaf("Folders that are made are subscribed to.", default=UNSET)
+    skip_cross_duplicates: bool = leaf("Of a message in two folders only the first.", default=UNSET)
+    remove_duplicates: bool = leaf("What the folder here has already comes not.", default=UNSET)
+    source_retention: Duration | None = leaf("When it is deleted there.", default=UNSET)
+    delete_source: bool = leaf("Same as sourceRetention PT0S.", default=UNSET)
+    mirror_deletes: bool = leaf("What is deleted there is deleted here.", default=UNSET)
+    remote_timeout: Duration = leaf("The longest silence.", default=UNSET)
+    local_timeout: Duration = leaf("The longest wait for us.", default=UNSET)
+    spam_check: bool = leaf("Through the spam filter.", default=UNSET)
+    virus_check: bool = leaf("Through the virus filter.", default=UNSET)
+    apply_filters: bool = leaf("Through the filters of the user.", default=UNSET)
+    active: bool = leaf("In force; one that is switched on runs at once.", default=UNSET)
+
+
+@strawberry.input(description="Input of connectorUpdate.")
+class ConnectorUpdateInput(Options):
+    ids: list[strawberry.ID] = leaf("Global ids.")
+    set: ConnectorPatch = leaf("What changes.")
+
+
+@strawberry.input(description="Input of connectorRun.")
+class ConnectorRunInput(IdsInput):
+    trial: bool = leaf("Store nothing and delete nothing: only look.", default=False)
+
+
+@strawberry.input(description="Input of connectorCheck.")
+class ConnectorCheckInput(Options):
+    protocol: Protocol = leaf("What the server speaks.")
+    security: Security = leaf("How the connection is encrypted.")
+    host: str = leaf("Name or address.")
+    port: int | None = leaf("Default: that of protocol and security.", default=UNSET)
+    username: str = leaf("Name of the account there.")
+    password: str = leaf("Its password.")
+    auth_mechanism: str = leaf("How one signs in.", default="PLAIN")
+    timeout: Duration = leaf("The longest silence, PT1S to PT1M.", default=timedelta(seconds=10))
+
+
+@strawberry.type(description="A stage of a check.")
+class ConnectorCheckStage:
+    stage: Stage = leaf("Which.")
+    ok: bool = leaf("It went well.")
+    said: str = leaf("What was wrong, in the words of the server where it has some.")
+
+
+@strawberry.type(description="Answer of connectorCreate.")
+class ConnectorPayload(MutationPayload):
+    connector: Connector | None = leaf("The connector.", default=None)
+
+
+@strawberry.type(description="Connectors, as they are now.")
+class ConnectorsPayload(MutationPayload):
+    connectors: list[Connector] = leaf("In the order of the ids.", default_factory=list)
+
+
+@strawberry.type(description="Answer of connectorRun and connectorCancel.")
+class ConnectorRunPayload(MutationPayload):
+    runs: list[ConnectorRun] = leaf("In the order of the ids.", default_factory=list)
+
+
+@strawberry.type(description="Answer of connectorCheck.")
+class ConnectorCheckPayload(MutationPayload):
+    ok: bool = leaf("Mail can be fetched.", default=False)
+    stages: list[ConnectorCheckStage] = leaf("As far as it went.", default_factory=list)
+    capabilities: list[str] = leaf("What the server offers.", default_factory=list)
+    folders: list[str] = leaf("Folders, at most 1,000.", default_factory=list)
+
+
+@strawberry.type
+class ConnectorQuery:
+    @query(
+        "Connectors of the viewer, account by account; for administrators those of their users, "
+        "for a DOMAIN_ADMIN with SYNCJOBS.",
+        scope=Scope.READ,
+    )
+    async def connectors(
+        self,
+        info: Info,
+        filter: ConnectorFilter | None = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
+    ) -> Connection[Connector]:
+        where = await _where(info, filter) if filter else ConnectorWhere()
+        kind = ordering(ORDER, None if where == ConnectorWhere() else where)
+        ask = page_asked(kind, first, after, last, before)
+        return await connected(
+            info,
+            Connector,
+            await connectors.page(info.context, where, ask, columns(info, Connector)),
+            lambda row: Cursor(ask.ordering, row.user_id, row.id),
+            lambda: connectors.count(info.context, where),
+        )
+
+
+WRITES: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.SYNCJOBS}
