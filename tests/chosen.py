@@ -11,11 +11,15 @@ HERE = Path(__file__).parent
 # Files that take long, the longest first: begun last, they would keep one worker when all others
 # have nothing left to do.
 LONG = (
-    "e2e/test_proof", "mail/test_verify", "test_bulk", "browser/test_graphiql", "test_plans",
-    "e2e/test_half_open",
-    "e2e/test_run", "test_rest", "test_walks", "mail/test_contents", "test_docs", "e2e/test_road",
-    "e2e/test_bad_text", "test_differential", "e2e/test_neighbours", "test_sockets",
-    "e2e/test_attacks", "test_demo_letters",
+    "test_walks", "e2e/test_workers", "test_differential", "mail/test_verify",
+    "browser/test_graphiql",
+    "e2e/test_run", "e2e/test_crash", "test_docs", "e2e/test_proof", "test_imports",
+    "clients/test_replica", "mail/test_torture_smtp", "test_bulk", "test_rest",
+    "mail/test_contents",
+    "e2e/test_repeats", "test_matrix", "browser/test_letters", "test_exports", "e2e/test_smtp",
+    "e2e/test_bad_text", "mail/test_torture", "test_mailbox_changes", "test_audit", "test_roads",
+    "e2e/test_half_open", "e2e/test_neighbours", "e2e/test_push", "e2e/test_resuming",
+    "e2e/test_road", "e2e/test_attacks", "test_demo_letters", "test_sockets",
 )  # fmt: skip
 LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
     "browser",
