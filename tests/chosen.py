@@ -1,11 +1,11 @@
 """Which tests run where, and in which order: CI has more time, the second store needs fewer."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests import stores
+from tests.whole import CI
 
 HERE = Path(__file__).parent
 # Files that take long, the longest first: begun last, they would keep one worker when all others
@@ -78,7 +78,7 @@ def left_out(items: list[pytest.Item]) -> set[pytest.Item]:
     if len(stores.STORES) == 1:
         return set()
     left = _spared(items)
-    return left if "CI" in os.environ else left | _waiting(items)
+    return left if CI else left | _waiting(items)
 
 
 def _spared(items: list[pytest.Item]) -> set[pytest.Item]:
