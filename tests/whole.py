@@ -5,4 +5,4 @@ pytest does not hear of it: it would write out how texts differ, which of large 
 
 import os
 
-CI = bool(os.environ.setdefault("MERGANSER_CI", os.environ.pop("CI", "")))
+CI = bool(os.environ.setdefault("TESTS_IN_CI", os.environ.pop("CI", "")))
