@@ -16,7 +16,7 @@ check: .venv/ready  ## format, lint, types, walls, printed schema; no tests
 	lint-imports
 	python -m merganser schema | diff - schema.graphql
 
-test: .venv/ready  ## SQLite and PostgreSQL, end to end; under five minutes on two cores
+test: .venv/ready  ## a sample on SQLite and PostgreSQL, end to end, in five minutes; with CI=1 all
 	@TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 clients: examples/node_modules/.package-lock.json  ## the JavaScript clients that the tests run, from npm

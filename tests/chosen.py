@@ -1,26 +1,25 @@
 """Which tests run where, and in which order: CI has more time, the second store needs fewer."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests import stores
+from tests.whole import CI
 
 HERE = Path(__file__).parent
 # Files that take long, the longest first: begun last, they would keep one worker when all others
 # have nothing left to do.
 LONG = (
-    "e2e/test_proof", "mail/test_verify", "test_bulk", "browser/test_graphiql", "test_plans",
-    "e2e/test_half_open",
-    "e2e/test_run", "test_rest", "test_walks", "mail/test_contents", "test_docs", "e2e/test_road",
-    "e2e/test_bad_text", "test_differential", "e2e/test_neighbours", "test_sockets",
-    "e2e/test_attacks", "test_demo_letters",
-)  # fmt: skip
-BOTH = (  # what is tried on the second store outside CI, too: there is no time for all else
-    "e2e/test_road", "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_queue",
-    "test_changes", "test_groups", "test_messages", "test_random", "test_search_words",
-    "test_searches", "test_sharing", "test_store", "test_tasks", "test_upgrade", "test_users.py",
+    "test_walks", "e2e/test_workers", "test_differential", "mail/test_verify",
+    "browser/test_graphiql",
+    "e2e/test_run", "e2e/test_crash", "test_docs", "e2e/test_proof", "test_imports",
+    "clients/test_replica", "mail/test_torture_smtp", "test_bulk", "test_rest",
+    "mail/test_contents",
+    "e2e/test_repeats", "test_matrix", "browser/test_letters", "test_exports", "e2e/test_smtp",
+    "e2e/test_bad_text", "mail/test_torture", "test_mailbox_changes", "test_audit", "test_roads",
+    "e2e/test_half_open", "e2e/test_neighbours", "e2e/test_push", "e2e/test_resuming",
+    "e2e/test_road", "e2e/test_attacks", "test_demo_letters", "test_sockets",
 )  # fmt: skip
 LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
     "browser",
@@ -50,21 +49,18 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "test_plans",
     "test_users_plans",
 )
-LATER_TESTS = (  # of files that are tried here, too
-    "test_a_trial_leaves_nothing", "test_a_key_used_for_something_else_conflicts",
-    "test_an_administrator_of_another_domain_changes_nothing",
-    "test_a_read_only_key_changes_nothing",
+EACH = (  # what is about the store: all of it is tried on both. Of all else the second has some
+    "e2e/test_crash", "e2e/test_proof", "e2e/test_repeats", "e2e/test_road", "e2e/test_workers",
+    "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_mx_store", "mail/test_queue",
+    "test_authlog_read", "test_bulk.py", "test_changes", "test_delta", "test_groups",
+    "test_imports", "test_mailbox_lists", "test_mailbox_repair", "test_messages", "test_plans",
+    "test_random", "test_roads", "test_search_words", "test_searches", "test_sharing.py",
+    "test_store", "test_tasks", "test_upgrade", "test_users.py", "test_users_counted",
+    "test_users_listed", "test_users_plans", "test_wakeups", "test_wordpages",
 )  # fmt: skip
-EACH = (  # where all cases of a table are the store's own: elsewhere it has some of them, too
-    "mail/test_verify", "test_archive", "test_authlog_read", "test_imports", "test_mailbox_lists",
-    "test_mailbox_repair", "test_plans", "test_roads", "test_users_counted", "test_users_listed",
-    "test_users_plans", "test_wordpages",
-)  # fmt: skip
-EACH_TESTS = (
-    "test_another_user_changes_nothing", "test_atomic_keeps_all_fields_or_none",
-    "test_the_journal_tells_exactly_what_a_mutation_changed",
-)  # fmt: skip
-SOME = 4  # of so many cases of a table the second store has one
+EACH_TESTS = ("test_the_journal_tells_exactly_what_a_mutation_changed",)
+SOME = 3  # of so many tests of a file the second store has one
+SAMPLE = 4  # of so many functions of a file one is tried outside CI
 
 
 def _file(item: pytest.Item) -> str:
@@ -77,26 +73,36 @@ def longest_first(item: pytest.Item) -> int:
     return LONG.index(name) if name in LONG else len(LONG)
 
 
-def left_out(items: list[pytest.Item]) -> list[pytest.Item]:
+def left_out(items: list[pytest.Item]) -> set[pytest.Item]:
     """What does not run here: nothing, where there is one store alone."""
     if len(stores.STORES) == 1:
-        return []
-    spared = set(_spared(items))
-    return [item for item in items if item in spared or _waits_for_ci(item)]
+        return set()
+    left = _spared(items)
+    return left if CI else left | _waiting(items)
 
 
-def _spared(items: list[pytest.Item]) -> list[pytest.Item]:
-    """What the second store is spared of long tables: what both refuse alike."""
-    tables: dict[str, list[pytest.Item]] = {}
+def _spared(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What the second store is spared: `STORES=postgres pytest` tries all on it alone."""
+    files: dict[str, list[pytest.Item]] = {}
     for item in items:
         whole = _file(item).startswith(EACH) or item.name.startswith(EACH_TESTS)
         if "postgres" in item.name and not whole:
-            tables.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    long = [cases for cases in tables.values() if len(cases) > SOME]
-    return [case for cases in long for nth, case in enumerate(cases) if nth % SOME]
+            files.setdefault(_file(item), []).append(item)
+    return {item for some in files.values() for nth, item in enumerate(some) if nth % SOME}
 
 
-def _waits_for_ci(item: pytest.Item) -> bool:
-    second = "postgres" in item.name and not _file(item).startswith(BOTH)
-    later = _file(item).startswith(LATER) or item.name.startswith(LATER_TESTS)
-    return "CI" not in os.environ and (second or later)
+def _waiting(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What waits for CI: all but the first cases of a sample of each file."""
+    files: dict[str, dict[str, list[pytest.Item]]] = {}
+    for item in items:
+        functions = files.setdefault(_file(item), {})
+        functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    sample: set[pytest.Item] = set()
+    for name, functions in files.items():
+        if name.startswith(LATER):
+            continue
+        for cases in list(functions.values())[::SAMPLE]:
+            sample.add(cases[0])
+            if name.startswith(EACH):
+                sample.update([one for one in cases if "postgres" in one.name][:1])
+    return set(items) - sample

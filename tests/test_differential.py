@@ -33,8 +33,9 @@ from tests.differential_play import as_shipped, staged
 from tests.differential_schema import make_schema
 from tests.differential_values import Dice, definition
 from tests.furnished import demo_client
+from tests.whole import CI
 
-CASES = int(os.environ.get("DIFFERENTIAL_CASES", "10200" if "CI" in os.environ else "1200"))
+CASES = int(os.environ.get("DIFFERENTIAL_CASES", "10200" if CI else "1200"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 
 # graphql-core drops some of its own coroutines where a sibling fails at once. Where the collector
@@ -143,7 +144,7 @@ IDS = """{ viewer { user { id messages(first: 1, filter: {hasAttachment: true}) 
 async def test_our_own_documents_are_answered_alike_from_the_store(
     demo: Client, root: Client, known: dict[str, str]
 ) -> None:
-    if demo.world.database.dialect != "sqlite" and "CI" not in os.environ:
+    if demo.world.database.dialect != "sqlite" and not CI:
         pytest.skip("both stores where there is time, in CI")
     schema = real._schema  # noqa: SLF001 - what graphql-core runs
     shipped = as_shipped(real)

@@ -14,6 +14,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 from playwright.async_api import ConsoleMessage, Locator, Page, Request, WebSocket, async_playwright
 
+from tests.whole import CI
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -33,7 +35,7 @@ ANSWER = """() => globalThis.__MONACO.editor.getModels()
 def chromium() -> str:
     """Find the browser; without one skip the test, but fail it in CI."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None and os.environ.get("CI") == "true":
+    if path is None and CI:
         pytest.fail("no chromium: apt-get install chromium")
     return path or pytest.skip("no chromium")
 

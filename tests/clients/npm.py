@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests.whole import CI
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 INSTALLED = EXAMPLES / "node_modules" / ".package-lock.json"
@@ -18,7 +20,7 @@ PATIENCE = 120  # seconds, for one program
 
 def lacking(what: str) -> NoReturn:
     """Skip the test where nobody has installed the clients, but fail it in CI."""
-    if os.environ.get("CI") == "true":
+    if CI:
         pytest.fail(f"{what}: make clients")
     pytest.skip(f"{what}: make clients installs them from npm")
 

@@ -22,6 +22,7 @@ from merganser.building import opened, owner
 from merganser.settings import Settings
 from resolvers import apikeys
 from resolvers.apikeys import NewKey
+from tests.whole import CI
 
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write,writev"
 LINE = re.compile(r"^(\d+) +(?:(\w+)\((.*)|<\.\.\. (\w+) resumed>(.*))$")
@@ -94,7 +95,7 @@ def promised_too_early(
 @pytest.fixture(scope="module")
 def strace() -> str:
     found = shutil.which("strace")
-    if found is None and os.environ.get("CI") == "true":
+    if found is None and CI:
         pytest.fail("CI has to have strace")
     if found is None:
         pytest.skip("there is no strace here")

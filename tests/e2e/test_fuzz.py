@@ -178,7 +178,8 @@ class Town:
         headers = self.people[who] | ({"Accept": events} if events else {})
         try:
             answer = await asked(self.app, body, headers)
-            fault = self._fault(answer, request, unchanged=await self.counted() == before)
+            unchanged = await self.counted() == before
+            fault = self._fault(answer, request, by_root=who == "root", unchanged=unchanged)
         except Exception as error:  # noqa: BLE001 - a bug that is to be shown with its input
             fault = repr(error)
         logged = "\n".join(self.ears.heard[heard:])
@@ -187,7 +188,7 @@ class Town:
             signature = "\n".join([field, *(logged or fault).splitlines()[-3:]])
             self.troubles.setdefault(signature, f"{who}: {body!r}\n{fault}\n{logged}")
 
-    def _fault(self, answer: Answer, request: Any, *, unchanged: bool) -> str:
+    def _fault(self, answer: Answer, request: Any, *, by_root: bool, unchanged: bool) -> str:
         text = answer.body.decode()
         results = answer.results
         codes = [
@@ -202,8 +203,8 @@ class Town:
             payload = (one.get("data") or {}).get("it")
             if any(len(error.get("path") or ()) > 1 for error in one.get("errors") or ()):
                 continue  # it was done, and something behind it asked for wrongly
-            if isinstance(payload, list):
-                continue  # of nodes: ROOT has looked at what is others', and is noted for it
+            if by_root and isinstance(payload, list):
+                continue  # of nodes: it has looked at what is others', and is noted for it
             if not isinstance(payload, dict):
                 return f"it was refused, and changed something: {text[:2000]}"
             if payload.get("errors") and not _done(payload):

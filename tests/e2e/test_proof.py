@@ -12,7 +12,7 @@ from tests import stores
 from tests.buses import BROKERS
 from tests.e2e.conftest import beside
 
-CHANGES = 450
+CHANGES = 300
 SEED = 7
 KINDS = {  # by store and number of processes: the bus, and what goes wrong
     "sqlite-1": ("", ("cut", "kill", "mend", "trim")),

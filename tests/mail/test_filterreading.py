@@ -366,7 +366,7 @@ WARNINGS = [
     ("# Sieve does not say: a webhook is called\ndiscard;", "what no script says"),
     ("if false { discard; }", "never so"),
     ('if header :comparator "i;octet" :contains "x" "y" { stop; }', "any case"),
-    ('if address :contains "x-a" "y" { stop; }'.replace("x-a", "from"), "names"),
+    ('if address :contains "from" "y" { stop; }', "names"),
     ('fileinto "A"; addflag "\\\\Seen";', "flags"),
     ('vacation :days 3 "x";', "86400 seconds"),
     ('vacation :days 1 :from "a@b.example" "x";', "no others"),

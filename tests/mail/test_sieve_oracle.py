@@ -26,6 +26,7 @@ from mail.sieve import (
 )
 from tests.mail.sieves import ENVELOPE, run
 from tests.mail.sievetrees import Writer
+from tests.whole import CI
 
 LETTER = b"""\
 From: Ada Lovelace <ada@example.org>
@@ -75,14 +76,14 @@ plugin {{
 }}
 """
 NOBODY = 65534
-CASES = 250 if "CI" in os.environ else 80
+CASES = 250 if CI else 80
 
 Act = tuple[str, ...]
 
 
 def program() -> str:
     found = shutil.which("sieve-test")
-    if found is None and "CI" not in os.environ:
+    if found is None and not CI:
         pytest.skip("there is no sieve-test here")
     assert found, "sieve-test is to be installed in CI: .ci/run"
     return found

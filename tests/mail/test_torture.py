@@ -1,22 +1,18 @@
 """Letters that were made to hurt come in, are stored byte for byte, and can be read."""
 
 import hashlib
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
 from bench.lmtp import stuffed
 from graph import ids
-from mail import lmtp
 from mail.lmtp import Lmtp
 from models.messages import Message
 from models.world import World
 from tests.conftest import Client
 from tests.counts import examine
-from tests.mail.lmtp_client import Neighbour, connect
+from tests.mail.lmtp_client import Neighbour
 from tests.mail.tops import below
 from tests.mail.torture import attached, letters
 
@@ -27,20 +23,6 @@ READ = """query ($id: ID!) { node(id: $id) { ... on Message {
   replyTo { name address } list { listId unsubscribeUrl } headers { key value } headersText
   bodyStructureImap envelopeImap structure { section contentType { value params } }
   events { summary } attachments { filename contentType disposition size text } } } }"""
-
-
-@pytest.fixture
-async def listener(world: World, tmp_path: Path) -> AsyncIterator[Lmtp]:
-    there = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "torture")
-    yield there
-    await there.close(5)
-
-
-@pytest.fixture
-async def neighbour(listener: Lmtp) -> AsyncIterator[Neighbour]:
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
 
 
 async def say(neighbour: Neighbour, raw: bytes, to: str) -> str:
