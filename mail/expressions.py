@@ -259,8 +259,12 @@ class _Reader:
         number = 0
         if self.next == "?":
             self.take()
-            if self.take() != ":":
-                raise _wrong("of groups with ? only (?:…)")
+            sign = self.take()
+            if sign == "i" and self.next == ")":
+                self.take()
+                return Row(())  # in any case: that is how all is searched for
+            if sign != ":":
+                raise _wrong("of groups with ? only (?:…), and (?i)")
         else:
             self.groups = number = self.groups + 1
         node = self.choice(depth + 1)

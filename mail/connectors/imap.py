@@ -142,8 +142,13 @@ class Imap:
             with suppress(*BROKEN, Failure):
                 self._client.socket().settimeout(2)
                 self._client.logout()
-            with suppress(*BROKEN, Failure):
+
+    def close(self) -> None:
+        """Give the connection back, in whatever state it is."""
+        if self._client is not None:
+            with suppress(*BROKEN):
                 self._client.shutdown()
+        self.line.close()
 
     # ------------------------------------------------------------ folders
 

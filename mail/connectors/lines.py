@@ -76,6 +76,11 @@ class Line:
             except OSError:  # it has ended by itself
                 self._socket.close()
 
+    def close(self) -> None:
+        """Give the connection back. For the thread that has used it."""
+        if self._socket is not None:
+            self._socket.close()
+
     def _check(self) -> None:
         if self._cut:
             self.cut()

@@ -94,8 +94,6 @@ class Pop:
         try:
             if server.mechanism in ("XOAUTH2", "OAUTHBEARER"):
                 client._shortcmd(f"AUTH {server.mechanism} {_token(server)}")  # noqa: SLF001
-            elif server.mechanism == "CRAM-MD5":
-                client.apop(server.username, server.secret)
             else:
                 client.user(server.username)
                 client.pass_(server.secret)
@@ -109,8 +107,13 @@ class Pop:
         if self._client is not None:
             with suppress(*BROKEN, Failure):
                 self._client.quit()
-            with suppress(*BROKEN, Failure):
+
+    def close(self) -> None:
+        """Give the connection back, in whatever state it is."""
+        if self._client is not None:
+            with suppress(*BROKEN):
                 self._client.close()
+        self.line.close()
 
     def folders(self) -> list[Listed]:
         """The one there is."""

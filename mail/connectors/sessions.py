@@ -73,4 +73,5 @@ async def session(
         await made.do(remote.leave)
     finally:
         line.cut()
+        thread.submit(remote.close)
         thread.shutdown(wait=False)

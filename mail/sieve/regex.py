@@ -37,6 +37,17 @@ def match(regex: Regex, text: str, spend: Callable[[int], None]) -> Matched | No
 
     `spend` is told of steps as they are made, and may raise.
     """
+    best = places(regex, text, spend)
+    if best is None:
+        return None
+    return tuple(
+        text[best[one] : best[one + 1]] if best[one + 1] >= 0 else ""
+        for one in range(0, len(best), 2)
+    )
+
+
+def places(regex: Regex, text: str, spend: Callable[[int], None]) -> _Places | None:
+    """Where the whole and each group begin and end, -1 for a group that has no part in it."""
     search = _Search(regex, text)
     threads: list[_Thread] = []
     blank = (-1,) * (2 * regex.expression.groups + 2)
@@ -57,12 +68,7 @@ def match(regex: Regex, text: str, spend: Callable[[int], None]) -> Matched | No
             best = (ended[0][0], at, *ended[0][2:])
         threads = search.stepped(reached, at, best) if at < len(text) else []
     spend(looked // PER_STEP)
-    if best is None:
-        return None
-    return tuple(
-        text[best[one] : best[one + 1]] if best[one + 1] >= 0 else ""
-        for one in range(0, len(best), 2)
-    )
+    return best
 
 
 class _Search:

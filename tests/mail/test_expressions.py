@@ -32,7 +32,7 @@ def test_case_does_not_matter_and_slashes_may_stand_around(pattern: str) -> None
     "pattern",
     [
         "", "(", ")", "a)", "(a", "[a", "[", "*", "a|*", "^*", "\\", r"\b", r"\1", r"\pL", "(?=a)",
-        "(?P<n>a)", "(?i)a", "a{", "a{1", "a{x}", "a{3,2}", "a{65}", "a{,3}", "[b-a]", "(" * 30,
+        "(?P<n>a)", "(?s)a", "a{", "a{1", "a{x}", "a{3,2}", "a{65}", "a{,3}", "[b-a]", "(" * 30,
         "((a{30}){30})", "x" * (LONGEST + 1),
     ],
 )  # fmt: skip
