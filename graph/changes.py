@@ -179,6 +179,7 @@ KINDS_CHANGED = {
     ChangeKind.SAVED_SEARCH_CHANGED: "SavedSearch",
     ChangeKind.SENDER_RULE_CHANGED: "SenderRule",
     ChangeKind.QUARANTINE_CHANGED: "QuarantineItem",
+    ChangeKind.CONNECTOR_CHANGED: "Connector",
 }
 
 

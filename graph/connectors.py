@@ -1,6 +1,6 @@
 """Accounts elsewhere whose mail comes here, as the API shows them."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -9,30 +9,34 @@ from strawberry import UNSET
 
 from graph import ids
 from graph.connections import Connection, connected, page_asked
-from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
-from graph.fields import Auth, Info, field, query
+from graph.errors import DeletePayload, IdsInput, MutationPayload, leaf
+from graph.fields import Auth, Info, field, query, subscription
 from graph.mutations import mutation
-from graph.refs import UserRef, UserSelection, keys_of, owner_named
+from graph.refs import UserSelection, keys_of, users_named
 from graph.rows import Shape, columns, identified, link, shaped
-from graph.scalars import BigInt, ByteSize, Duration
+from graph.scalars import URL, BigInt, ByteSize, Duration
 from graph.views import Made, View, Viewed
 from mail.connectors.servers import Stage
 from models.connectors import Protocol, Security
 from models.pages import Cursor, ordering
 from models.roles import Scope, UserPermission
 from models.tasks import TaskState
-from resolvers import connectors, users
-from resolvers.connectors import ConnectorWhere
+from resolvers import connectorchange, connectors, progress, users
+from resolvers.connectoroptions import OptionName
+from resolvers.connectors import ConnectorWhere, OfConnector, OfUser
 
 if TYPE_CHECKING:
     from graph.users import User
 
 ORDER = "connectors"
-strawberry.enum(
-    Protocol, name="ConnectorProtocol", description="What the server elsewhere speaks."
-)
+OF_USER = "connectors-of"
+RUNS = "connector-runs-"
+WRITES: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.SYNCJOBS}
+strawberry.enum(Protocol, name="ConnectorProtocol", description="What the server elsewhere speaks.")
 strawberry.enum(Security, name="ConnectorSecurity", description="How the connection is encrypted.")
-strawberry.enum(Stage, name="ConnectorStage", description="Where a run is, or where it failed.")
+strawberry.enum(
+    OptionName, name="ConnectorOptionName", description="What is rarely needed of connectors."
+)
 
 
 def _lasting(column: str) -> Made:
@@ -51,6 +55,29 @@ class FolderRewrite(View):
     }
 
 
+@strawberry.type(description="What is rarely needed.")
+class ConnectorOption(View):
+    name: OptionName = leaf("Which.")
+    value: str = leaf("What it is set to; empty where being there says all.")
+
+    made: ClassVar[Mapping[str, Made]] = {
+        "name": Made((), lambda one: OptionName(one["name"])),
+        "value": Made((), lambda one: one["value"]),
+    }
+
+
+@strawberry.type(description="Where access tokens are asked for with a refresh token.")
+class ConnectorOauth(View):
+    token_url: URL = leaf("Where to.")
+    client_id: str = leaf("Of us.")
+    scope: str | None = leaf("What tokens are for; null = as the refresh token is.")
+
+    made: ClassVar[Mapping[str, Made]] = {
+        name: Made((), lambda one, name=name: one[name])
+        for name in ("token_url", "client_id", "scope")
+    }
+
+
 @strawberry.type(
     description="An account elsewhere whose mail comes here.",
     directives=[Auth(scope=Scope.READ)],
@@ -66,6 +93,7 @@ class Connector(Shape):
     security: Security = leaf("How the connection is encrypted.")
     auth_mechanism: str = leaf("PLAIN, LOGIN, CRAM-MD5, XOAUTH2 or OAUTHBEARER.")
     username: str = leaf("Name of the account there.")
+    oauth: ConnectorOauth | None = leaf("Where tokens come from; null = the password is one.")
     target_domain: str | None = leaf("Domain that recipients are rewritten to; null = none.")
     target_folder: str | None = leaf("All folders are made in this one; null = as they are there.")
     interval: Duration | None = leaf("Time between two runs; null = only when asked to.")
@@ -83,6 +111,7 @@ class Connector(Shape):
     mirror_deletes: bool = leaf("What is deleted there is deleted here.")
     remote_timeout: Duration = leaf("The longest silence of the server.")
     local_timeout: Duration = leaf("The longest wait for our own store.")
+    custom_options: list[ConnectorOption] = leaf("What is rarely needed.")
     spam_check: bool = leaf("What comes into INBOX goes through the spam filter.")
     virus_check: bool = leaf("And through the virus filter.")
     apply_filters: bool = leaf("And through the filters of the user.")
@@ -108,6 +137,10 @@ class Connector(Shape):
         "folder_rewrites": Viewed(
             ("folder_rewrites",), lambda some: some, FolderRewrite, many=True
         ),
+        "custom_options": Viewed(
+            ("custom_options",), lambda some: some, ConnectorOption, many=True
+        ),
+        "oauth": Viewed(("oauth",), lambda one: one, ConnectorOauth),
     }
 
     @field("Same as sourceRetention PT0S.", "source_retention")
@@ -134,12 +167,13 @@ class Connector(Shape):
         )
 
 
-@strawberry.type(
-    description="One execution of a connector.", directives=[Auth(scope=Scope.READ)]
-)
+@strawberry.type(description="One execution of a connector.", directives=[Auth(scope=Scope.READ)])
 class ConnectorRun(Shape):
     connector: Connector | None = link(
-        "connector_id", connectors.by_ids, Connector.maybe, description="Of which."
+        "connector_id",
+        connectors.by_ids,
+        Connector.maybe,
+        description="Of which; null for a single import.",
     )
     state: TaskState = leaf("Where it stands.")
     unit: str = leaf("Its name in the logs of the server.")
@@ -163,10 +197,19 @@ class ConnectorRun(Shape):
     }
 
 
-@strawberry.input(description="A folder is called otherwise here.")
-class FolderRewriteInput:
-    pattern: str = leaf("An expression, searched for in the whole path.")
-    replacement: str = leaf("What stands there instead; $1 to $9 are its groups.")
+async def connector_page(
+    info: Info, user_id: int, first: int | None, after: str | None
+) -> Connection[Connector]:
+    """A page of the connectors of an account."""
+    ask = page_asked(OF_USER, first, after, None, None)
+    wanted = OfUser(user_id, ask, columns(info, Connector))
+    return await connected(
+        info,
+        Connector,
+        await info.context.load(connectors.of_users, wanted),
+        lambda row: Cursor(OF_USER, row.user_id, row.id),
+        lambda: info.context.load(connectors.counts_of_users, wanted),
+    )
 
 
 @strawberry.input(description="Which connectors.")
@@ -176,144 +219,9 @@ class ConnectorFilter:
     failing: bool | None = leaf("Whose last run failed, or not.", default=UNSET)
 
 
-class _Given:
-    """What inputs of connectors have in common: their columns."""
-
-    def said(self) -> dict[str, Any]:
-        """What is given, by column."""
-        found = {
-            column: value
-            for name, column in COLUMNS.items()
-            if (value := getattr(self, name, UNSET)) is not UNSET
-        }
-        if (some := getattr(self, "folder_rewrites", UNSET)) is not UNSET:
-            found["folder_rewrites"] = [
-                {"pattern": one.pattern, "replacement": one.replacement} for one in some or ()
-            ]
-        if getattr(self, "delete_source", UNSET) is True:
-            if found.get("source_retention"):
-                text = "the same as sourceRetention PT0S: one of both"
-                raise Invalid(text, constraint="exclusive", path=["deleteSource"])
-            found["source_retention"] = timedelta(0)
-        return found
-
-
-PLAIN = (
-    "name", "protocol", "host", "port", "security", "username", "target_domain", "target_folder",
-    "interval", "max_age", "max_bytes_per_second", "exclude", "auto_map_folders", "subscribe_all",
-    "skip_cross_duplicates", "remove_duplicates", "source_retention", "mirror_deletes",
-    "remote_timeout", "local_timeout", "spam_check", "virus_check", "apply_filters", "active",
-)  # fmt: skip
-COLUMNS = {name: name for name in PLAIN} | {"auth_mechanism": "mechanism"}
-HALF_AN_HOUR, TEN_MINUTES = timedelta(minutes=30), timedelta(minutes=10)
-UNWANTED = "(?i)spam|(?i)junk"
-
-
-@strawberry.input(description="Input of connectorCreate.")
-class ConnectorCreateInput(Options, _Given):
-    user: UserRef | None = leaf("Who gets the mail; default: the viewer.", default=UNSET)
-    name: str | None = leaf("At most 255 characters; default: the account.", default=UNSET)
-    protocol: Protocol = leaf("What the server speaks.", default=Protocol.IMAP)
-    host: str = leaf("Name or address, public unless connectors.allowPrivate is set.")
-    port: int | None = leaf("Default: that of protocol and security.", default=UNSET)
-    security: Security = leaf("PLAIN only where private networks are.", default=Security.TLS)
-    username: str = leaf("Name of the account there.")
-    password: str = leaf("Password, or refresh token of XOAUTH2 and OAUTHBEARER; never returned.")
-    auth_mechanism: str = leaf(
-        "PLAIN, LOGIN, CRAM-MD5, XOAUTH2 or OAUTHBEARER.", default="PLAIN"
-    )
-    target_domain: str | None = leaf("Domain that recipients are rewritten to.", default=UNSET)
-    target_folder: str | None = leaf("All folders are made in this one.", default=UNSET)
-    interval: Duration | None = leaf(
-        "Between two runs, more than PT4M and at most P30D; null = only when asked to.",
-        default=HALF_AN_HOUR,
-    )
-    max_age: Duration | None = leaf("What is older stays there.", default=UNSET)
-    max_bytes_per_second: ByteSize = leaf("0 = as fast as it can.", default=0)
-    exclude: str | None = leaf("Folders that are not fetched, an expression.", default=UNWANTED)
-    folder_rewrites: list[FolderRewriteInput] | None = leaf("At most 50.", default=UNSET)
-    auto_map_folders: bool = leaf("Sent Items go to Sent, and so on.", default=True)
-    subscribe_all: bool = leaf("Folders that are made are subscribed to.", default=True)
-    skip_cross_duplicates: bool = leaf("Of a message in two folders only the first.", default=False)
-    remove_duplicates: bool = leaf("What the folder here has already comes not.", default=True)
-    source_retention: Duration | None = leaf(
-        "How long after it came a message is deleted there; null = never.", default=UNSET
-    )
-    delete_source: bool = leaf("Same as sourceRetention PT0S.", default=False)
-    mirror_deletes: bool = leaf("What is deleted there is deleted here.", default=False)
-    remote_timeout: Duration = leaf("The longest silence, PT1S to PT1H.", default=TEN_MINUTES)
-    local_timeout: Duration = leaf("The longest wait for us, PT1S to PT1H.", default=TEN_MINUTES)
-    spam_check: bool = leaf("Through the spam filter.", default=True)
-    virus_check: bool = leaf("Through the virus filter.", default=True)
-    apply_filters: bool = leaf("Through the filters of the user.", default=False)
-    active: bool = leaf("In force.", default=True)
-
-
-@strawberry.input(description="What of a connector changes; absent = unchanged.")
-class ConnectorPatch(_Given):
-    name: str = leaf("At most 255 characters.", default=UNSET)
-    protocol: Protocol = leaf("What the server speaks.", default=UNSET)
-    host: str = leaf("Name or address.", default=UNSET)
-    port: int = leaf("Its port.", default=UNSET)
-    security: Security = leaf("How the connection is encrypted.", default=UNSET)
-    username: str = leaf("Name of the account there.", default=UNSET)
-    password: str = leaf("Another password.", default=UNSET)
-    auth_mechanism: str = leaf("How one signs in.", default=UNSET)
-    target_domain: str | None = leaf("Domain that recipients are rewritten to.", default=UNSET)
-    target_folder: str | None = leaf("All folders are made in this one.", default=UNSET)
-    interval: Duration | None = leaf("Between two runs; null = only when asked to.", default=UNSET)
-    max_age: Duration | None = leaf("What is older stays there.", default=UNSET)
-    max_bytes_per_second: ByteSize = leaf("0 = as fast as it can.", default=UNSET)
-    exclude: str | None = leaf("Folders that are not fetched, an expression.", default=UNSET)
-    folder_rewrites: list[FolderRewriteInput] = leaf("In place of those before.", default=UNSET)
-    auto_map_folders: bool = leaf("Sent Items go to Sent, and so on.", default=UNSET)
-    subscribe_all: bool = leaf("Folders that are made are subscribed to.", default=UNSET)
-    skip_cross_duplicates: bool = leaf("Of a message in two folders only the first.", default=UNSET)
-    remove_duplicates: bool = leaf("What the folder here has already comes not.", default=UNSET)
-    source_retention: Duration | None = leaf("When it is deleted there.", default=UNSET)
-    delete_source: bool = leaf("Same as sourceRetention PT0S.", default=UNSET)
-    mirror_deletes: bool = leaf("What is deleted there is deleted here.", default=UNSET)
-    remote_timeout: Duration = leaf("The longest silence.", default=UNSET)
-    local_timeout: Duration = leaf("The longest wait for us.", default=UNSET)
-    spam_check: bool = leaf("Through the spam filter.", default=UNSET)
-    virus_check: bool = leaf("Through the virus filter.", default=UNSET)
-    apply_filters: bool = leaf("Through the filters of the user.", default=UNSET)
-    active: bool = leaf("In force; one that is switched on runs at once.", default=UNSET)
-
-
-@strawberry.input(description="Input of connectorUpdate.")
-class ConnectorUpdateInput(Options):
-    ids: list[strawberry.ID] = leaf("Global ids.")
-    set: ConnectorPatch = leaf("What changes.")
-
-
 @strawberry.input(description="Input of connectorRun.")
 class ConnectorRunInput(IdsInput):
     trial: bool = leaf("Store nothing and delete nothing: only look.", default=False)
-
-
-@strawberry.input(description="Input of connectorCheck.")
-class ConnectorCheckInput(Options):
-    protocol: Protocol = leaf("What the server speaks.")
-    security: Security = leaf("How the connection is encrypted.")
-    host: str = leaf("Name or address.")
-    port: int | None = leaf("Default: that of protocol and security.", default=UNSET)
-    username: str = leaf("Name of the account there.")
-    password: str = leaf("Its password.")
-    auth_mechanism: str = leaf("How one signs in.", default="PLAIN")
-    timeout: Duration = leaf("The longest silence, PT1S to PT1M.", default=timedelta(seconds=10))
-
-
-@strawberry.type(description="A stage of a check.")
-class ConnectorCheckStage:
-    stage: Stage = leaf("Which.")
-    ok: bool = leaf("It went well.")
-    said: str = leaf("What was wrong, in the words of the server where it has some.")
-
-
-@strawberry.type(description="Answer of connectorCreate.")
-class ConnectorPayload(MutationPayload):
-    connector: Connector | None = leaf("The connector.", default=None)
 
 
 @strawberry.type(description="Connectors, as they are now.")
@@ -321,17 +229,9 @@ class ConnectorsPayload(MutationPayload):
     connectors: list[Connector] = leaf("In the order of the ids.", default_factory=list)
 
 
-@strawberry.type(description="Answer of connectorRun and connectorCancel.")
+@strawberry.type(description="Runs, as they are now.")
 class ConnectorRunPayload(MutationPayload):
     runs: list[ConnectorRun] = leaf("In the order of the ids.", default_factory=list)
-
-
-@strawberry.type(description="Answer of connectorCheck.")
-class ConnectorCheckPayload(MutationPayload):
-    ok: bool = leaf("Mail can be fetched.", default=False)
-    stages: list[ConnectorCheckStage] = leaf("As far as it went.", default_factory=list)
-    capabilities: list[str] = leaf("What the server offers.", default_factory=list)
-    folders: list[str] = leaf("Folders, at most 1,000.", default_factory=list)
 
 
 @strawberry.type
@@ -350,7 +250,7 @@ class ConnectorQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Connector]:
-        where = await _where(info, filter) if filter else ConnectorWhere()
+        where = _where(filter) if filter else ConnectorWhere()
         kind = ordering(ORDER, None if where == ConnectorWhere() else where)
         ask = page_asked(kind, first, after, last, before)
         return await connected(
@@ -361,5 +261,72 @@ class ConnectorQuery:
             lambda: connectors.count(info.context, where),
         )
 
+    @query("One run of a connector, or of a single import.", scope=Scope.READ)
+    async def connector_run(self, info: Info, id: strawberry.ID) -> ConnectorRun | None:
+        row = await info.context.load(connectors.runs_by_ids, ids.decode("ConnectorRun", id))
+        return ConnectorRun.maybe(row)
 
-WRITES: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.SYNCJOBS}
+
+@strawberry.type
+class ConnectorMutation:
+    @mutation("Removes connectors, all or none; mail that they have fetched stays.", **WRITES)
+    async def connector_delete(self, info: Info, input: IdsInput) -> DeletePayload:
+        await connectorchange.remove(info.context, keys_of(info, "Connector", input.ids))
+        return DeletePayload(deleted_ids=input.ids)
+
+    @mutation(
+        "Has connectors run now, also those that are switched off; of one that runs already it is "
+        "the run that is under way.",
+        **WRITES,
+    )
+    async def connector_run(self, info: Info, input: ConnectorRunInput) -> ConnectorRunPayload:
+        keys = keys_of(info, "Connector", input.ids)
+        return await runs_now(
+            info, await connectorchange.start(info.context, keys, trial=input.trial)
+        )
+
+    @mutation(
+        "Ends runs at the next safe point: what has come stays, and the next run goes on from "
+        "there. Runs that have ended stay as they are.",
+        **WRITES,
+    )
+    async def connector_cancel(self, info: Info, input: IdsInput) -> ConnectorRunPayload:
+        keys = keys_of(info, "ConnectorRun", input.ids)
+        await connectorchange.stop(info.context, keys)
+        return await runs_now(info, keys)
+
+
+@strawberry.type
+class ConnectorSubscription:
+    @subscription(
+        "A run now, and how far it has come, until its end; without an id all runs of the viewer's "
+        "own connectors that move on.",
+        scope=Scope.READ,
+    )
+    async def connector_run(
+        self, info: Info, id: strawberry.ID | None = UNSET
+    ) -> AsyncIterator[ConnectorRun]:
+        ctx, key = info.context, ids.decode("ConnectorRun", id) if id else None
+        rows = progress.of_runs(ctx) if key is None else progress.of_run(ctx, key)
+        async for row in rows:
+            yield ConnectorRun.of(row)
+
+
+async def runs_now(info: Info, keys: list[int]) -> ConnectorRunPayload:
+    """Runs as they are."""
+    rows = await info.context.load_all(connectors.runs_by_ids, keys)
+    return ConnectorRunPayload(runs=[ConnectorRun.of(row) for row in rows if row])
+
+
+async def connectors_now(info: Info, keys: list[int]) -> ConnectorsPayload:
+    """Connectors as they are."""
+    rows = await info.context.load_all(connectors.by_ids, keys)
+    return ConnectorsPayload(connectors=[Connector.of(row) for row in rows if row])
+
+
+def _where(given: ConnectorFilter) -> ConnectorWhere:
+    return ConnectorWhere(
+        users_named(given.users, path="filter") if given.users else None,
+        None if given.active is UNSET else given.active,
+        None if given.failing is UNSET else given.failing,
+    )

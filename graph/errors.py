@@ -5,10 +5,12 @@ from typing import Any, ClassVar
 import strawberry
 
 from graph.scalars import BigInt, ByteSize, Cursor, Duration, IPAddress
+from mail.connectors.servers import Stage
 from models import errors
 from resolvers.twofactor import TwoFactorMethod
 
 strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
+strawberry.enum(Stage, name="ConnectorStage", description="Where a run is, or where it failed.")
 strawberry.enum(errors.Code, name="ErrorCode", description="Why; clients switch on it.")
 
 
@@ -91,6 +93,12 @@ class InUseError(MutationError, of=errors.InUse):
 class SieveCompileError(MutationError, of=errors.NotCompiled):
     line: int = leaf("Line, from 1.")
     column: int = leaf("Column, from 1.")
+
+
+@strawberry.type(description="An account elsewhere cannot be reached, or refuses us.")
+class ConnectorFailureError(MutationError, of=errors.ConnectorFailure):
+    stage: Stage = leaf("Where it failed.")
+    remote_message: str | None = leaf("What the server said; null = it said nothing.")
 
 
 @strawberry.type(

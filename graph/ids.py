@@ -41,6 +41,8 @@ PREFIXES = {
     "Message": "msg",
     "PushChannel": "psh",
     "QuarantineItem": "qua",
+    "Connector": "con",
+    "ConnectorRun": "crn",
     "RecipientRewrite": "rwr",
     "SavedSearch": "sea",
     "SenderRule": "srl",

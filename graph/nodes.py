@@ -16,6 +16,7 @@ from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.autoreply import Autoreply
 from graph.bccrules import BccRule
+from graph.connectors import Connector, ConnectorRun
 from graph.domains import Domain, DomainAlias
 from graph.exports import AccountExport
 from graph.fields import Info, query
@@ -71,6 +72,8 @@ KINDS: dict[str, type[Shape]] = {
     "Message": Message,
     "PushChannel": PushChannel,
     "QuarantineItem": QuarantineItem,
+    "Connector": Connector,
+    "ConnectorRun": ConnectorRun,
     "RecipientRewrite": RecipientRewrite,
     "SavedSearch": SavedSearch,
     "SenderRule": SenderRule,

@@ -20,6 +20,8 @@ from graph import (
     bulk,
     changes,
     clientreset,
+    connectorforms,
+    connectors,
     counters,
     domainchange,
     domains,
@@ -111,6 +113,7 @@ Query = merge_types(
         notifications.PushQuery,
         sieve.SieveQuery,
         quarantine.QuarantineQuery,
+        connectors.ConnectorQuery,
     ),
 )
 Mutation = merge_types(
@@ -161,6 +164,8 @@ Mutation = merge_types(
         notifications.PushMutation,
         sieveput.SieveMutation,
         quarantining.QuarantineMutation,
+        connectorforms.ConnectorFormMutation,
+        connectors.ConnectorMutation,
     ),
 )
 Subscription = merge_types(
@@ -172,6 +177,7 @@ Subscription = merge_types(
         tasks.TaskSubscription,
         savedsearches.SavedSearchSubscription,
         noticing.NotificationSubscription,
+        connectors.ConnectorSubscription,
     ),
 )
 TYPES = [  # that no field names, and interfaces lead to

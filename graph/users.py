@@ -17,6 +17,7 @@ from graph.archive import ArchivedMessage, archive_page
 from graph.authlog import AuthEvent, AuthLogFilter, event_page
 from graph.autoreply import Autoreply
 from graph.connections import Connection, OrderDirection, connected, page_asked
+from graph.connectors import Connector, connector_page
 from graph.domains import Domain
 from graph.errors import leaf
 from graph.exports import AccountExport
@@ -308,6 +309,12 @@ class User(Shape):
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
     ) -> Connection[Filter]:
         return await filter_page(info, self.row.id, first, after)
+
+    @field("Accounts elsewhere; of others only with SYNCJOBS.", scope=Scope.READ)
+    async def connectors(
+        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+    ) -> Connection[Connector]:
+        return await connector_page(info, self.row.id, first, after)
 
     @field("Security events, newest first.", scope=Scope.READ)
     async def auth_log(

@@ -175,6 +175,7 @@ VALUES = {
         "AUTOREPLY_CHANGED": "The automatic answer was set, changed or removed.",
         "SIEVE_CHANGED": "A script was put, activated, renamed or deleted, or has failed.",
         "QUARANTINE_CHANGED": "A message is held, told of in a letter, let in, or gone.",
+        "CONNECTOR_CHANGED": "A connector was made, changed or removed, or its run moved on.",
         "LIMIT_REACHED": "A limit of the account is reached, or storage has passed a mark.",
         "RESYNC": "The stream cannot go on from the cursor given.",
     },

@@ -17,7 +17,7 @@ import idna
 from models.errors import Invalid
 
 LONGEST = 2048  # characters of an address
-HEAD = 16 << 10  # bytes of the head of an answer; its body is never read
+HEAD = 16 << 10  # bytes of the head of an answer
 WHOLE = 10.0  # seconds for all of it
 CONNECTING = 4.0  # seconds for one address
 TRIED = 3  # addresses of a host
@@ -141,13 +141,21 @@ async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) 
 
     A redirection is an answer like others: it is not followed.
     """
+    status, _ = await ask(to, headers, body, gate)
+    return status
+
+
+async def ask(
+    to: Target, headers: Mapping[str, str], body: bytes, gate: Gate, most: int = 0
+) -> tuple[int, bytes]:
+    """Post this; the status, and a body of at most so many bytes, which 0 does not wait for."""
     try:
         async with asyncio.timeout(gate.whole):
             reader, writer = await connected(to, gate)
             try:
                 writer.write(_request(to, headers, body))
                 await writer.drain()
-                return await _status(reader)
+                return await _answer(reader, most)
             finally:
                 writer.transport.abort()  # what else it has to say is not waited for
     except TimeoutError:
@@ -195,32 +203,42 @@ def _request(to: Target, headers: Mapping[str, str], body: bytes) -> bytes:
     return f"POST {to.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
-class _Head:
-    """Hears of the end of a head."""
+class _Answer:
+    """Hears of the end of a head, and of the body behind it."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
+        self.body = bytearray()
+        self.whole = False
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
         if status >= 200 and not self.status:  # noqa: PLR2004 - before there are only hints
             self.status = status
 
+    def on_body(self, piece: bytes) -> None:
+        self.body += piece
 
-async def _status(reader: asyncio.StreamReader) -> int:
-    head, read = _Head(), 0
-    while not head.status:
+    def on_message_complete(self) -> None:
+        self.whole = bool(self.status)
+
+
+async def _answer(reader: asyncio.StreamReader, most: int) -> tuple[int, bytes]:
+    answer, read = _Answer(), 0
+    while not (answer.whole if most else answer.status):
         piece = await reader.read(4096)
         read += len(piece)
-        if not piece or read > HEAD:
+        if not piece and answer.status:
+            break  # where it does not say how long it is, it ends with the connection
+        if not piece or read > HEAD + most:
             raise Unsent("the answer ends early" if not piece else "the answer has no end")
         try:
-            head.parser.feed_data(piece)
+            answer.parser.feed_data(piece)
         except httptools.HttpParserError:
-            if not head.status:  # what stands behind a head is not our concern
+            if most or not answer.status:  # what stands behind a head is not our concern
                 raise
-    return head.status
+    return answer.status, bytes(answer.body)
 
 
 def refused(status: int) -> str | None:

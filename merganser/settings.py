@@ -352,6 +352,24 @@ class Settings(AccountSettings, IncomingSettings, SmtpSettings, ScannerSettings)
         "On, every user can make the server call services of your own network.",
         json_schema_extra={"hint": "write on or off"},
     )
+    connectors_private: bool = Field(
+        default=USUAL.connectors_private,
+        description="Mail may be fetched from private, loopback and link-local addresses, too, and "
+        "without encryption. On, every user can make the server call services of your own network.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    connectors_at_once: int = Field(
+        default=USUAL.connectors_at_once,
+        ge=1,
+        le=256,
+        description="Runs of connectors at once; those that only listen are not counted.",
+    )
+    connectors_per_host: int = Field(
+        default=USUAL.connectors_per_host,
+        ge=1,
+        le=64,
+        description="Of these, with one host elsewhere.",
+    )
     push_contact: str = Field(
         default=USUAL.push_contact,
         pattern=r"^((mailto:[^@\s]+@|https://)[^@\s]+)?$",

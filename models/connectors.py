@@ -23,10 +23,12 @@ from models.tasks import TaskState
 
 
 class Protocol(StrEnum):
-    """What the server elsewhere speaks."""
+    """What the source speaks; the last two are of a single import alone."""
 
     IMAP = "IMAP"
     POP3 = "POP3"
+    ARCHIVE = "ARCHIVE"
+    USER = "USER"
 
 
 class Security(StrEnum):
@@ -58,6 +60,7 @@ class Connector(Owned, table=True):
     mechanism: str
     username: str
     secret: str  # sealed: a password, or what tokens are asked for with, as JSON
+    oauth: dict[str, Any] | None = plain()  # where tokens are asked for
     target_domain: str | None = None
     target_folder: str | None = None
     interval: MaybeNumber = None  # seconds between two runs; None: on request
@@ -74,6 +77,7 @@ class Connector(Owned, table=True):
     remote_timeout: Number = 600
     local_timeout: Number = 600
     custom_options: list[dict[str, Any]] = plain(list)
+    bringing: dict[str, Any] | None = plain()  # what a single import brings
     spam_check: bool = True
     virus_check: bool = True
     apply_filters: bool = False
@@ -88,6 +92,7 @@ class Connector(Owned, table=True):
     leased_until: MaybeMoment = None
     created_at: Moment
     updated_at: MaybeMoment = None
+    once: bool = False  # a single import: nobody sees it, and it goes with its run
 
 
 class ConnectorRun(Owned, table=True):
@@ -112,6 +117,7 @@ class ConnectorRun(Owned, table=True):
     bytes: Number = 0
     error: str | None = None
     log: list[str] = plain(list)
+    checkpoint: dict[str, Any] | None = plain()  # where a single import goes on
 
 
 class ConnectorFolder(Row, table=True):

@@ -42,6 +42,7 @@ class Code(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
     ABORTED = "ABORTED"
     SIEVE_COMPILE = "SIEVE_COMPILE"
+    CONNECTOR_FAILURE = "CONNECTOR_FAILURE"
 
 
 class Refused(Exception):
@@ -229,6 +230,16 @@ class NotCompiled(Refused):
     def __init__(self, message: str, *, line: int, column: int, path: Sequence[str] = ()) -> None:
         super().__init__(message, path=path)
         self.line, self.column = line, column
+
+
+class ConnectorFailure(Refused):
+    """The account elsewhere cannot be reached, or refuses us."""
+
+    code = Code.CONNECTOR_FAILURE
+
+    def __init__(self, message: str, *, stage: str, remote_message: str | None = None) -> None:
+        super().__init__(message)
+        self.stage, self.remote_message = stage, remote_message
 
 
 class Unavailable(Refused):

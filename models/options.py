@@ -117,6 +117,8 @@ class Options:
     webhooks_private: bool = False  # they may be posted to our own networks
     push_private: bool = False  # so may pushes
     connectors_private: bool = False  # mail may be fetched from our own networks, and in the clear
+    connectors_at_once: int = 8  # runs; those that only listen are not counted
+    connectors_per_host: int = 2  # of these, with one host elsewhere
     push_contact: str = ""  # mailto: or https:, for push services; else postmaster@`hostname`
     pushover_url: str = "https://api.pushover.net/1/messages.json"
     bulk: int = 1000  # messages a request changes; more are a task's work

@@ -1,7 +1,10 @@
 """Whether an account elsewhere can be fetched: tried stage by stage, with nothing stored."""
 
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from mail.connectors import folders
@@ -9,11 +12,14 @@ from mail.connectors.servers import Failure, Server, Stage
 from mail.connectors.sessions import session
 from mail.outward import Gate
 from models.connectors import Protocol, Security
-from resolvers import connectorforms
+from models.errors import RateLimited
+from resolvers import connectorforms, connectorsecrets
 from resolvers.context import Context
 
 STAGES = (Stage.RESOLVE, Stage.CONNECT, Stage.TLS, Stage.GREETING, Stage.LOGIN, Stage.LIST)
 SHOWN = 1000  # folders
+AT_ONCE = 8  # checks of a process
+_UNDER_WAY: set[object] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +42,61 @@ class Checked:
 
 
 async def check(
-    ctx: Context, given: Mapping[str, Any], secret: str, *, trust: Any = None
+    ctx: Context,
+    given: Mapping[str, Any],
+    password: str,
+    *,
+    trial: bool = False,
+    trust: ssl.SSLContext | None = None,
 ) -> Checked:
-    """Connect, sign in and list; Invalid where a field cannot be."""
+    """Connect, sign in and list; Invalid where a field cannot be. A trial looks at these alone."""
     options = ctx.world.options
     values = connectorforms.checked(given, {}, options)
-    server = Server(
+    word = connectorforms.secret(password)
+    if trial:
+        return Checked([])
+    gate = replace(Gate(), private=options.connectors_private)
+    oauth = given.get("oauth")
+    with _one_of(AT_ONCE):
+        try:
+            if oauth:
+                known = {"password": word, "client": oauth.get("client_secret")}
+                word = (await connectorsecrets.asked(values["oauth"], known, gate))["access_token"]
+        except Failure as problem:
+            return Checked([Tried(Stage.LOGIN, ok=False, said=problem.message)], failure=problem)
+        return await _tried(_server(values, word), gate, options.message_max, trust)
+
+
+@contextmanager
+def _one_of(most: int) -> Iterator[None]:
+    """Take a place among the checks of this process; RateLimited."""
+    if len(_UNDER_WAY) >= most:
+        text = f"{most} accounts are being checked: try again"
+        raise RateLimited(text, retry_after=timedelta(seconds=10))
+    place = object()
+    _UNDER_WAY.add(place)
+    try:
+        yield
+    finally:
+        _UNDER_WAY.discard(place)
+
+
+def _server(values: Mapping[str, Any], word: str) -> Server:
+    return Server(
         values["protocol"],
         values["host"],
         values["port"],
         values["security"],
         values["mechanism"],
         values["username"],
-        connectorforms.secret(secret),
+        word,
         float(values["remote_timeout"]),
     )
-    gate = replace(Gate(), private=options.connectors_private)
+
+
+async def _tried(server: Server, gate: Gate, largest: int, trust: ssl.SSLContext | None) -> Checked:
     try:
-        async with session(server, gate, options.message_max, trust) as there:
+        async with session(server, gate, largest, trust) as there:
             found = await there.do(there.remote.folders)
             known = sorted(there.remote.capabilities)
     except Failure as problem:
@@ -63,11 +106,15 @@ async def check(
 
 
 def _of(server: Server) -> list[Stage]:
-    """The stages there are: TLS comes before the greeting, or not at all, and POP3 lists nothing."""
+    """The stages there are: without TLS there is one less, and POP3 lists nothing."""
     left = {Stage.TLS} if server.security is Security.PLAIN else set[Stage]()
     if server.protocol is Protocol.POP3:
         left.add(Stage.LIST)
-    return [stage for stage in STAGES if stage not in left]
+    found = [stage for stage in STAGES if stage not in left]
+    if server.security is Security.STARTTLS:
+        at = found.index(Stage.TLS)
+        found[at : at + 2] = [Stage.GREETING, Stage.TLS]
+    return found
 
 
 def _until(server: Server, problem: Failure) -> list[Tried]:

@@ -6,17 +6,18 @@ from typing import Any
 
 import idna
 
-from mail import paths
-from mail.connectors.servers import MECHANISMS, PORTS
+from mail import outward, paths
+from mail.connectors.servers import BY_TOKEN, MECHANISMS, PORTS
 from mail.expressions import Expression
 from mail.outward import check_outside, host_of
 from models.connectors import Protocol, Security
 from models.errors import Invalid
 from models.options import Options
-from resolvers import texts
+from resolvers import connectoroptions, texts
 
 NAME = 255  # characters
 SECRET = 8192  # characters: tokens are long
+SCOPE = 1000  # characters
 LEAST = timedelta(minutes=4)  # between two runs; more than that
 MOST = timedelta(days=30)
 AGE = timedelta(days=36_500)
@@ -33,12 +34,21 @@ def checked(given: Mapping[str, Any], before: Mapping[str, Any], options: Option
     for name, value in given.items():
         values[name] = _FIELDS[name](value, options) if name in _FIELDS else value
     whole = {**before, **values}
-    if "port" not in whole or whole["port"] is None:
-        values["port"] = PORTS[whole["protocol"], whole["security"]]
+    if whole["protocol"] not in (Protocol.IMAP, Protocol.POP3):
+        raise Invalid("IMAP or POP3", constraint="unsupported", path=["protocol"])
+    pop = whole["protocol"] is Protocol.POP3
+    values["custom_options"] = connectoroptions.checked(whole.get("custom_options") or (), pop=pop)
+    moved = whole["protocol"], whole["security"]
+    if whole.get("port") is None or ("port" not in values and moved != _way(before)):
+        values["port"] = PORTS[moved]
     _together(whole, options)
     if not whole.get("name"):
         values["name"] = f"{whole['username']}@{whole['host']}"[:NAME]
     return values
+
+
+def _way(before: Mapping[str, Any]) -> tuple[Any, Any]:
+    return before.get("protocol"), before.get("security")
 
 
 def _together(whole: Mapping[str, Any], options: Options) -> None:
@@ -49,6 +59,9 @@ def _together(whole: Mapping[str, Any], options: Options) -> None:
     if pop and whole["mechanism"] not in POP3:
         text = f"POP3 takes {', '.join(sorted(POP3))}"
         raise Invalid(text, constraint="unsupported", path=["authMechanism"])
+    if whole.get("oauth") and whole["mechanism"] not in BY_TOKEN:
+        text = f"of {' and '.join(sorted(BY_TOKEN))} alone"
+        raise Invalid(text, constraint="exclusive", path=["oauth"])
     if pop and whole.get("mirror_deletes"):
         text = "POP3 does not tell what was deleted by whom"
         raise Invalid(text, constraint="unsupported", path=["mirrorDeletes"])
@@ -84,11 +97,11 @@ def _username(value: str, _options: Options) -> str:
     return value
 
 
-def secret(value: str) -> str:
+def secret(value: str, *path: str) -> str:
     """A password or token, which goes on one line."""
     if not value or len(value) > SECRET or any(sign in value for sign in "\r\n\0"):
         text = f"1 to {SECRET} characters on one line"
-        raise Invalid(text, constraint="length", path=["password"])
+        raise Invalid(text, constraint="length", path=path or ["password"])
     return value
 
 
@@ -97,6 +110,32 @@ def _mechanism(value: str, _options: Options) -> str:
         text = f"one of {', '.join(MECHANISMS)}"
         raise Invalid(text, constraint="unknown", path=["authMechanism"])
     return value.upper()
+
+
+def _oauth(value: Mapping[str, Any] | None, options: Options) -> dict[str, Any] | None:
+    """Where tokens are asked for, without the secret of the client."""
+    if value is None:
+        return None
+    outward.target(
+        value["token_url"], private=options.connectors_private, path=["oauth", "tokenUrl"]
+    )
+    if not options.connectors_private and not value["token_url"].lower().startswith("https://"):
+        raise Invalid("https:// only", constraint="url", path=["oauth", "tokenUrl"])
+    for name, label in (("client_id", "clientId"), ("scope", "scope")):
+        text = value.get(name) or ""
+        if len(text) > SCOPE or not text.isprintable() or (name == "client_id" and not text):
+            words = f"at most {SCOPE} characters on one line"
+            raise Invalid(words, constraint="length", path=["oauth", label])
+    return {name: value.get(name) for name in ("token_url", "client_id", "scope")}
+
+
+def _domain(value: str | None, _options: Options) -> str | None:
+    if not value:
+        return None
+    try:
+        return host_of(value.strip())
+    except (idna.IDNAError, UnicodeError):
+        raise Invalid("no domain", constraint="domain", path=["targetDomain"]) from None
 
 
 def _seconds(
@@ -167,4 +206,6 @@ _FIELDS: dict[str, Callable[[Any, Options], Any]] = {
     "folder_rewrites": _rewrites,
     "target_folder": _folder,
     "max_bytes_per_second": _rate,
+    "oauth": _oauth,
+    "target_domain": _domain,
 }

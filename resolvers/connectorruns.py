@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -22,6 +23,7 @@ from models.tasks import TaskState
 from models.wakeups import CONNECTORS
 from models.world import World
 from resolvers import fetching
+from resolvers.connectoroptions import Chosen, chosen
 from resolvers.context import Context, Viewer
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,6 @@ log = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)
 BEAT = 15.0  # seconds between two signs of life
 IDLE = 15.0  # seconds until a worker looks unasked
-AT_ONCE = 8  # runs of a process
-EACH = 2  # of these, with one server
 KEPT = 100  # runs of a connector that are remembered
 LINES = 200  # of the log of a run
 BACKOFF = 6  # times the interval, at most, after failures
@@ -52,7 +52,13 @@ class Run:
     connector: Picked
     row: Picked
     lease: int
+    options: Chosen
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def trial(self) -> bool:
+        """Whether nothing is stored, and nothing deleted."""
+        return bool(self.row.trial or self.options.dry)
 
     def say(self, line: str) -> None:
         """Write a line of the log; of too many the first and the last are kept."""
@@ -66,9 +72,7 @@ class Run:
         world, connection = self.ctx.world, await session.connection()
         mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
         until = world.now() + LEASE
-        held = await connection.execute(
-            update(Connector).where(*mine).values(leased_until=until)
-        )
+        held = await connection.execute(update(Connector).where(*mine).values(leased_until=until))
         if not held.rowcount:
             raise Lost
         values = {**counts, "log": list(self.lines)}
@@ -116,8 +120,9 @@ async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None
 
 async def look(worker: Worker) -> None:
     """Begin what is due, as far as there is room."""
-    while len(worker.running) < AT_ONCE:
-        busy = [host for host, many in worker.hosts.items() if many >= EACH]
+    options = worker.world.options
+    while sum(worker.hosts.values()) < options.connectors_at_once:
+        busy = [host for host, many in worker.hosts.items() if many >= options.connectors_per_host]
         found = await _claim(worker.world, busy)
         if found is None:
             return
@@ -125,10 +130,10 @@ async def look(worker: Worker) -> None:
         worker.hosts[host] += 1
         task = asyncio.create_task(_carried(worker, found))
         worker.running[key] = task
-        task.add_done_callback(lambda _, key=key, host=host: _freed(worker, key, host))
+        task.add_done_callback(partial(_freed, worker, key, host))
 
 
-def _freed(worker: Worker, key: int, host: str) -> None:
+def _freed(worker: Worker, key: int, host: str, _task: "asyncio.Task[None]") -> None:
     worker.running.pop(key, None)
     worker.hosts[host] -= 1
     worker.hosts += Counter()  # those that are none go
@@ -156,15 +161,13 @@ async def _claim(world: World, busy: list[str]) -> Run | None:
         connection = await session.connection()
         claim = update(Connector).where(col(Connector.id) == one)
         values = {"lease": lease, "leased_until": now + LEASE, "last_run_at": now}
-        row = (
-            await connection.execute(claim.values(values).returning(*picked(Connector)))
-        ).first()
+        row = (await connection.execute(claim.values(values).returning(*picked(Connector)))).first()
         if row is None:
             return None
         viewer = Viewer(row.user_id, Role.USER, frozenset({Scope.MASTER}))
         ctx = Context(world, viewer)
         begun = await _begun(ctx, session, row)
-    return Run(ctx, row, begun, lease, list(begun.log))
+    return Run(ctx, row, begun, lease, chosen(row.custom_options), list(begun.log))
 
 
 async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Picked:
@@ -181,9 +184,7 @@ async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Pick
     mine = update(ConnectorRun).where(col(ConnectorRun.id) == key)
     started = mine.values(state=TaskState.RUNNING, started_at=now)
     found = (await connection.execute(started.returning(*picked(ConnectorRun)))).one()
-    await ctx.record(
-        session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id]
-    )
+    await ctx.record(session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id])
     return found
 
 

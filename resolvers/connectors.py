@@ -1,33 +1,24 @@
-"""Accounts elsewhere whose mail comes here: who may have which, and when they run."""
+"""Accounts elsewhere whose mail comes here, and their runs, as they are read."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, true, update
+from sqlalchemy import ColumnElement, func, select, true
 from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.columns import Picked, picked
 from models.connectors import Connector, ConnectorRun
-from models.errors import LimitReached, all_found
-from models.journal import ChangeKind
 from models.pages import Ask, Page
 from models.roles import AdminPermission, Role
-from models.tasks import TaskState
 from models.users import User
-from models.wakeups import CONNECTORS
-from resolvers import adminlog, connectorforms, connectorsecrets, listing
-from resolvers.access import managed_users, own
-from resolvers.adminlog import Done
-from resolvers.connectorruns import next_at, queued
+from resolvers import listing
+from resolvers.access import managed_users
 from resolvers.context import Context, Needs
 from resolvers.listing import Scan, by_keys
-from resolvers.userselection import managed_all
+from resolvers.userselection import Users, described
 
-MOST = 50  # of an account
 SHOWN = frozenset(column.name for column in picked(Connector)) - {"secret", "lease"}
-LOGGED = ("name", "host", "active")
 OF_OTHERS = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.SYNCJOBS)
 
 
@@ -35,32 +26,37 @@ OF_OTHERS = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.SYNCJ
 class ConnectorWhere:
     """Which connectors to list; all conditions hold."""
 
-    users: Collection[int] | None = None
+    users: Users | None = None
     active: bool | None = None
     failing: bool | None = None
 
 
-def _visible(ctx: Context) -> ColumnElement[bool]:
+def visible(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for connectors: one's own, and of those one manages."""
-    mine = col(Connector.user_id) == ctx.viewer.user_id
-    if ctx.viewer.role.includes(Role.ADMIN):
+    return col(Connector.once).is_(False) & _theirs(ctx, col(Connector.user_id))
+
+
+def _theirs(ctx: Context, owner: Any) -> ColumnElement[bool]:
+    viewer = ctx.viewer
+    mine: ColumnElement[bool] = owner == viewer.user_id
+    if viewer.role.includes(Role.ADMIN):
         return true()
-    if ctx.viewer.role is Role.DOMAIN_ADMIN and ctx.viewer.allows(OF_OTHERS):
-        theirs = select(col(User.id)).where(managed_users(ctx))
-        return mine | col(Connector.user_id).in_(theirs)
+    if viewer.role is Role.DOMAIN_ADMIN and AdminPermission.SYNCJOBS in viewer.permissions:
+        mine |= owner.in_(select(col(User.id)).where(managed_users(ctx)))
     return mine
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The connectors with these ids, in this order; None where the viewer sees none."""
-    seen = select(*picked(Connector, SHOWN)).where(_visible(ctx))
+    seen = select(*picked(Connector, SHOWN)).where(visible(ctx))
     return await by_keys(ctx, seen, col(Connector.id), ids)
 
 
-def _terms(ctx: Context, where: ConnectorWhere) -> list[ColumnElement[bool]]:
-    terms = [_visible(ctx)]
+async def _terms(ctx: Context, where: ConnectorWhere) -> list[ColumnElement[bool]]:
+    terms = [visible(ctx)]
     if where.users is not None:
-        terms.append(col(Connector.user_id).in_(where.users))
+        these = await described(ctx, where.users, path="filter")
+        terms.append(col(Connector.user_id).in_(select(col(User.id)).where(these)))
     if where.active is not None:
         terms.append(col(Connector.active).is_(where.active))
     if where.failing is not None:
@@ -74,162 +70,51 @@ async def page(
 ) -> Page[Picked]:
     """A page of connectors: account by account, in the order they were made."""
     names = SHOWN.intersection(columns) | {"user_id", "id"}
-    rows = select(*picked(Connector, names)).where(*_terms(ctx, where))
+    rows = select(*picked(Connector, names)).where(*await _terms(ctx, where))
     place = (col(Connector.user_id), col(Connector.id))
     return await listing.one(ctx, Scan(rows, ask, place, falling=False))
+
+
+@dataclass(frozen=True, slots=True)
+class OfUser:
+    """A page of the connectors of an account, which the viewer has reached."""
+
+    user_id: int
+    ask: Ask
+    columns: frozenset[str]
+
+
+async def of_users(ctx: Context, wanted: list[OfUser]) -> list[Page[Picked]]:
+    """Pages of the connectors of accounts, in the order they were made; all in one statement."""
+    names = SHOWN.intersection(name for one in wanted for name in one.columns)
+    asked = select(*picked(Connector, names | {"user_id", "id"})).where(visible(ctx))
+    place = (col(Connector.user_id), col(Connector.id))
+    scans = [
+        Scan(asked.where(col(Connector.user_id) == one.user_id), one.ask, place, falling=False)
+        for one in wanted
+    ]
+    return await listing.pages(ctx, scans)
+
+
+async def counts_of_users(ctx: Context, wanted: list[OfUser]) -> list[int]:
+    """How many connectors these accounts have."""
+    asked = select(col(Connector.user_id), func.count().label("many")).where(visible(ctx))
+    asked = asked.where(col(Connector.user_id).in_({one.user_id for one in wanted}))
+    rows = await ctx.read(asked.group_by(col(Connector.user_id)))
+    found = {row.user_id: row.many for row in rows}
+    return [found.get(one.user_id, 0) for one in wanted]
 
 
 async def count(ctx: Context, where: ConnectorWhere) -> int:
     """How many connectors such a list has."""
     many = select(func.count().label("many")).select_from(Connector)
-    (row,) = await ctx.read(many.where(*_terms(ctx, where)))
+    (row,) = await ctx.read(many.where(*await _terms(ctx, where)))
     return int(row.many)
-
-
-async def create(ctx: Context, user_id: int | None, given: Mapping[str, Any], secret: str) -> int:
-    """Make a connector, which runs at once where it is active; its key.
-
-    Invalid, LimitReached, NotFound.
-    """
-    owner, world, key = own(ctx) if user_id is None else user_id, ctx.world, ctx.world.key()
-    _permitted(ctx, [owner])
-    values = connectorforms.checked(given, {}, world.options)
-    word = {"password": connectorforms.secret(secret)}
-    now = world.now()
-    async with ctx.write(owner) as session:
-        (user,) = await managed_all(ctx, [owner], path="user")
-        await _check_room(ctx, owner)
-        row = Connector(
-            id=key,
-            user_id=owner,
-            secret=connectorsecrets.sealed(world, key, word),
-            created_at=now,
-            next_run_at=now if values.get("active", True) and values.get("interval") else None,
-            **values,
-        )
-        session.add(row)
-        await session.flush()
-        await ctx.record(session, owner, ChangeKind.CONNECTOR_CHANGED, [key])
-        after = {name: getattr(row, name) for name in LOGGED}
-        await _log(ctx, session, user, Done("connectorCreate", "Connector", key, None, None, after))
-    wake(ctx)
-    return key
-
-
-async def change(
-    ctx: Context, ids: Sequence[int], given: Mapping[str, Any], secret: str | None
-) -> None:
-    """Change connectors, all or none; one that is switched on runs at once."""
-    word = None if secret is None else {"password": connectorforms.secret(secret)}
-    known = await ctx.load_all(by_ids, list(ids))
-    all_found(ids, {row.id for row in known if row})
-    owners = {row.user_id for row in known if row}
-    _permitted(ctx, owners)
-    world, now = ctx.world, ctx.world.now()
-    async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
-        connection = await session.connection()
-        for row in await _held(ctx, session, ids):
-            values = connectorforms.checked(given, row._asdict(), world.options)
-            if word is not None:
-                values["secret"] = connectorsecrets.sealed(world, row.id, word)
-            values |= {"updated_at": now, "failures": 0}
-            values["next_run_at"] = _next(row, values, now)
-            this = update(Connector).where(col(Connector.id) == row.id)
-            await connection.execute(this.values(values))
-            await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
-            told = [{name: each.get(name, getattr(row, name)) for name in LOGGED}
-                    for each in ({}, values)]  # fmt: skip
-            done = Done("connectorUpdate", "Connector", row.id, None, *told)
-            await _log(ctx, session, users[row.user_id], done)
-    wake(ctx)
-
-
-def _next(row: Picked, values: Mapping[str, Any], now: Any) -> Any:
-    active = values.get("active", row.active)
-    interval = values.get("interval", row.interval)
-    if row.run_id is not None:
-        return row.next_run_at  # it runs, or waits to
-    if not active or interval is None:
-        return None
-    if not row.active or row.next_run_at is None:
-        return now
-    return min(row.next_run_at, next_at(now, interval, 0))
-
-
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove connectors, all or none; what they have fetched stays."""
-    known = await ctx.load_all(by_ids, list(ids))
-    all_found(ids, {row.id for row in known if row})
-    owners = {row.user_id for row in known if row}
-    _permitted(ctx, owners)
-    async with ctx.write(*owners) as session:
-        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
-        rows = await _held(ctx, session, ids)
-        connection = await session.connection()
-        await connection.execute(delete(Connector).where(col(Connector.id).in_(ids)))
-        for row in rows:
-            await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
-            before = {name: getattr(row, name) for name in LOGGED}
-            done = Done("connectorDelete", "Connector", row.id, None, before, None)
-            await _log(ctx, session, users[row.user_id], done)
-
-
-async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
-    """Have these run now; of one that runs already the run that is under way. Keys of runs."""
-    known = await ctx.load_all(by_ids, list(ids))
-    all_found(ids, {row.id for row in known if row})
-    owners = {row.user_id for row in known if row}
-    _permitted(ctx, owners)
-    found: dict[int, int] = {}
-    async with ctx.write(*owners) as session:
-        await managed_all(ctx, owners, path="ids")
-        connection, now = await session.connection(), ctx.world.now()
-        for row in await _held(ctx, session, ids):
-            key = row.run_id
-            if key is None:
-                key = ctx.world.key()
-                session.add(queued(ctx, row.id, row.user_id, key, trial=trial))
-                await session.flush()
-                this = update(Connector).where(col(Connector.id) == row.id)
-                await connection.execute(this.values(run_id=key, next_run_at=now))
-                await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
-            found[row.id] = key
-    wake(ctx)
-    return [found[key] for key in ids]
-
-
-async def stop(ctx: Context, ids: Sequence[int]) -> None:
-    """End these runs at the next safe point; those that have ended stay as they are."""
-    rows = await ctx.load_all(runs_by_ids, list(ids))
-    all_found(ids, {row.id for row in rows if row})
-    owners = {row.user_id for row in rows if row}
-    _permitted(ctx, owners)
-    now = ctx.world.now()
-    async with ctx.write(*owners) as session:
-        connection = await session.connection()
-        these = update(ConnectorRun).where(col(ConnectorRun.id).in_(ids))
-        waiting = these.where(col(ConnectorRun.state) == TaskState.QUEUED)
-        ended = await connection.execute(
-            waiting.values(state=TaskState.CANCELLED, finished_at=now, cancelled=True).returning(
-                col(ConnectorRun.id)
-            )
-        )
-        gone = [row.id for row in ended]
-        free = update(Connector).where(col(Connector.run_id).in_(gone))
-        await connection.execute(free.values(run_id=None))
-        running = these.where(col(ConnectorRun.state) == TaskState.RUNNING)
-        await connection.execute(running.values(cancelled=True))
-        for row in rows:
-            if row:
-                kind = ChangeKind.CONNECTOR_CHANGED
-                await ctx.record(session, row.user_id, kind, [row.connector_id])
 
 
 async def runs_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     """The runs with these ids, in this order; None where the viewer sees none."""
-    theirs = select(col(Connector.id)).where(_visible(ctx))
-    seen = select(*picked(ConnectorRun)).where(col(ConnectorRun.connector_id).in_(theirs))
+    seen = select(*picked(ConnectorRun)).where(_theirs(ctx, col(ConnectorRun.user_id)))
     return await by_keys(ctx, seen, col(ConnectorRun.id), ids)
 
 
@@ -277,32 +162,15 @@ async def last_logs(ctx: Context, ids: list[int]) -> list[list[str] | None]:
     return [found.get(key) for key in ids]
 
 
-def wake(ctx: Context) -> None:
-    """Let the workers look."""
-    ctx.afterwards(lambda: ctx.world.wakeups.tell({CONNECTORS: 0}))
-
-
-async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
-    asked = select(*picked(Connector)).where(col(Connector.id).in_(ids), _visible(ctx))
-    held = asked.order_by(col(Connector.id)).with_for_update()
-    rows = {row.id: row for row in (await (await session.connection()).execute(held)).all()}
-    all_found(ids, rows)
-    return [rows[key] for key in dict.fromkeys(ids)]
-
-
-async def _check_room(ctx: Context, user_id: int) -> None:
-    asked = select(func.count().label("many")).where(col(Connector.user_id) == user_id)
-    (row,) = await ctx.read(asked)
-    if row.many >= MOST:
-        raise LimitReached(f"at most {MOST} connectors", limit=MOST, used=row.many, path=["user"])
-
-
-def _permitted(ctx: Context, owners: Collection[int]) -> None:
-    """A DOMAIN_ADMIN needs SYNCJOBS for those of others."""
-    if set(owners) - {ctx.viewer.user_id}:
-        ctx.viewer.require(OF_OTHERS)
-
-
-async def _log(ctx: Context, session: AsyncSession, user: Picked, done: Done) -> None:
-    if user.id != ctx.viewer.user_id:
-        await adminlog.note(ctx, session, done)
+async def last_runs(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The newest run of each of these connectors; None where it has none."""
+    newest = (
+        select(func.max(col(ConnectorRun.id)))
+        .where(
+            col(ConnectorRun.connector_id).in_(ids), col(ConnectorRun.user_id) == ctx.viewer.user_id
+        )
+        .group_by(col(ConnectorRun.connector_id))
+    )
+    rows = await ctx.read(select(*picked(ConnectorRun)).where(col(ConnectorRun.id).in_(newest)))
+    found = {row.connector_id: row for row in rows}
+    return [found.get(key) for key in ids]

@@ -364,6 +364,10 @@ DECLARED: dict[str, Setting] = {
             "Largest file in an upload.", 1 << 16, 1024 * MIB,
         ),
         Setting(
+            "connectors.allowPrivate", "connectors_private", Kind.BOOLEAN, "Connectors inward",
+            "Mail may be fetched from private and loopback addresses, and without encryption.",
+        ),
+        Setting(
             "webhooks.allowPrivate", "webhooks_private", Kind.BOOLEAN, "Webhooks inward",
             "Webhooks may be posted to private, loopback and link-local addresses, too.",
         ),

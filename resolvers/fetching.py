@@ -4,8 +4,7 @@ What a unit stores, and what it notes of the source, are one. So a run that is k
 its last unit ended, nothing comes twice, and nothing is deleted elsewhere that is not safe here.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,19 +15,20 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors import folders
 from mail.connectors.folders import Mapped, Mapping_
-from mail.connectors.servers import Failure, Head, Listed, Opened, Stage
+from mail.connectors.imap import Imap
+from mail.connectors.servers import Head, Listed, Opened
 from mail.connectors.sessions import Session, session
 from mail.expressions import Expression
 from mail.found import Found, dated
 from mail.outward import Gate
 from models.columns import Picked, picked
-from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
-from models.errors import OverQuota, Refused
+from models.connectors import ConnectorFolder, ConnectorMessage
+from models.errors import OverQuota
 from models.mailboxes import SpecialUse
 from models.messages import Message
 from resolvers import connectorsecrets, flagging, importing, mailboxes, moves
+from resolvers.connectoroptions import Chosen
 from resolvers.importing import Import, Ready
-from resolvers.mailboxes import NewMailboxes
 from resolvers.moves import Changes
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Fetch:
     run: "Run"
     there: Session
     work: Import
+    options: Chosen
     tally: Tally = field(default_factory=Tally)
     digests: dict[int, set[str]] = field(default_factory=dict)  # what folders here have
     everywhere: set[str] | None = None  # what has been fetched from any folder
@@ -94,7 +95,7 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
         run.say("signed in")
         work = await importing.opened(ctx, connector.user_id, None, run.row.id)
         work.dedupe = False
-        it = Fetch(run, there, work)
+        it = Fetch(run, there, work, run.options)
         listed = await there.do(there.remote.folders)
         todo = await _mapped(it, listed)
         run.say(f"{len(listed)} folders, {len(todo)} of them are fetched")
@@ -130,7 +131,7 @@ async def _mapped(it: Fetch, listed: Sequence[Listed]) -> list[Mapped]:
 async def _folder(it: Fetch, one: Mapped) -> Place:
     """Bring what is new in a folder, and what has become otherwise."""
     name = folders.remote(one.listed)
-    writes = it.connector.source_retention is not None and not it.run.row.trial
+    writes = it.connector.source_retention is not None and not it.run.trial
     there = it.there
     opened = await there.do(lambda: there.remote.open(one.listed, write=writes))
     place = await _place(it, one, opened)
@@ -142,7 +143,7 @@ async def _folder(it: Fetch, one: Mapped) -> Place:
     it.tally.skipped += len(fresh) - len(wanted)
     if fresh:
         it.run.say(f"{name}: {len(marks)} messages, {len(wanted)} to fetch")
-    if it.run.row.trial:
+    if it.run.trial:
         it.tally.imported += len(wanted)
         return place
     async for some in there.bodies(wanted):
@@ -195,8 +196,12 @@ def _wanted(it: Fetch, head: Head) -> bool:
     if head.size > it.run.ctx.world.options.message_max:
         it.run.say(f"a message of {head.size} bytes is left out: it is too large")
         return False
-    old = row.max_age is not None and head.received_at is not None
-    return not (old and head.received_at < now - timedelta(seconds=row.max_age))
+    if not it.options.min_size <= head.size <= (it.options.max_size or head.size):
+        return False
+    if head.received_at is None:
+        return True
+    age = (now - head.received_at).total_seconds()
+    return it.options.min_age <= age and (row.max_age is None or age <= row.max_age)
 
 
 # ---------------------------------------------------------------- bringing
@@ -304,9 +309,9 @@ async def _there(it: Fetch, box: int) -> set[str]:
 
 async def _flags(it: Fetch, place: Place, marks: Sequence[str]) -> None:
     """Give our messages the flags that were set or taken away elsewhere since the last run."""
-    if it.connector.protocol is not Protocol.IMAP or not place.known:
-        return
     remote, newest = it.there.remote, place.opened.modseq
+    if not isinstance(remote, Imap) or not place.known or it.options.no_flags:
+        return
     if newest and newest == place.modseq:
         return
     if newest and place.modseq:
@@ -352,12 +357,14 @@ async def _mirror(it: Fetch, place: Place, marks: set[str]) -> None:
     if not gone:
         return
     ctx = it.run.ctx
+    boxes = await mailboxes.all_of(ctx, it.connector.user_id, {"path"})
+    paths = {box.id: box.path for box in boxes}
     for at in range(0, len(gone), DELETED_AT_ONCE):
         some = gone[at : at + DELETED_AT_ONCE]
         keys = [int(row.message_id) for row in some if row.message_id is not None]
         async with ctx.write(it.connector.user_id) as unit:
             rows = await moves.chosen(unit, keys)
-            await moves.archive(ctx, unit, rows)
+            await moves.archive(ctx, unit, rows, paths)
             await _note_removed(unit, place, [row.mark for row in some])
             await it.noted(unit)
 
@@ -365,7 +372,7 @@ async def _mirror(it: Fetch, place: Place, marks: set[str]) -> None:
 async def _deleted(it: Fetch, place: Place) -> list[str]:
     """Delete elsewhere what is here for long enough; the marks of what was."""
     kept = it.connector.source_retention
-    if kept is None or it.run.row.trial:
+    if kept is None or it.run.trial:
         return []
     now, there = it.run.ctx.world.now(), it.there
     asked = select(col(ConnectorMessage.mark)).where(

@@ -6,7 +6,7 @@ from models.columns import Picked
 from models.errors import NotFound
 from models.journal import PLATFORM, ChangeKind
 from models.submission import SubmissionState
-from resolvers import changes, submission, tasks
+from resolvers import changes, connectors, submission, tasks
 from resolvers.access import own
 from resolvers.changes import Asked
 from resolvers.context import Context
@@ -14,6 +14,7 @@ from resolvers.hearing import Hear, hearing
 from resolvers.overseeing import Overheard
 
 TASKS = frozenset({ChangeKind.TASK_CHANGED})
+CONNECTORS = frozenset({ChangeKind.CONNECTOR_CHANGED})
 SUBMISSIONS = frozenset({ChangeKind.SUBMISSION_CHANGED})
 UNDER_WAY = frozenset(
     {
@@ -33,7 +34,7 @@ async def of_task(ctx: Context, key: int) -> AsyncGenerator[Picked]:
     (row,) = await tasks.by_ids(ctx, [key])
     if row is None:
         raise NotFound(str(key), path=["id"])
-    hear = _of_stream(PLATFORM if row.user_id is None else row.user_id, ctx)
+    hear = _of_stream(PLATFORM if row.user_id is None else row.user_id, ctx, TASKS)
     since, told = await changes.standing(ctx, hear), None
     (row,) = await tasks.by_ids(ctx, [key])
     batches = changes.follow(ctx, Asked(since, TASKS, hear=hear, objects={key}))
@@ -48,13 +49,13 @@ async def of_task(ctx: Context, key: int) -> AsyncGenerator[Picked]:
     await batches.aclose()
 
 
-def _of_stream(stream: int, ctx: Context) -> Hear:
-    """How the tasks of a stream are heard by one who sees the task itself."""
+def _of_stream(stream: int, ctx: Context, kinds: frozenset[ChangeKind]) -> Hear:
+    """How work of a stream is heard by one who sees the work itself."""
     if stream == ctx.viewer.user_id != PLATFORM:
         return hearing
 
     async def others(_ctx: Context) -> Overheard:
-        return Overheard({stream: TASKS})
+        return Overheard({stream: kinds})
 
     return others
 
@@ -82,4 +83,35 @@ async def of_submission(ctx: Context, key: int) -> AsyncGenerator[Picked]:
             break
         await anext(batches)
         (row,) = await submission.by_ids(ctx, [key])
+    await batches.aclose()
+
+
+async def of_runs(ctx: Context) -> AsyncGenerator[Picked]:
+    """Each run of the viewer's own connectors that moves on."""
+    own(ctx)
+    async for batch in changes.follow(ctx, Asked(kinds=CONNECTORS)):
+        keys = list(dict.fromkeys(event.object_id for event in batch.events))
+        for row in await connectors.last_runs(ctx, keys) if keys else []:
+            if row:
+                yield row
+
+
+async def of_run(ctx: Context, key: int) -> AsyncGenerator[Picked]:
+    """A run as it is, and whenever it moves on, until it has ended; NotFound as for tasks."""
+    (row,) = await connectors.runs_by_ids(ctx, [key])
+    if row is None:
+        raise NotFound(str(key), path=["id"])
+    hear = _of_stream(row.user_id, ctx, CONNECTORS)
+    since, told = await changes.standing(ctx, hear), None
+    (row,) = await connectors.runs_by_ids(ctx, [key])
+    wanted = Asked(since, CONNECTORS, hear=hear, objects={row.connector_id} if row else set())
+    batches = changes.follow(ctx, wanted)
+    while row:
+        if told != row:
+            told = row
+            yield row
+        if row.finished_at:
+            break
+        await anext(batches)
+        (row,) = await connectors.runs_by_ids(ctx, [key])
     await batches.aclose()

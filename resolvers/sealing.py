@@ -10,13 +10,14 @@ from sqlmodel import SQLModel
 from mail import targets
 from models.addresses import Address
 from models.columns import Picked, picked, table_of
+from models.connectors import Connector
 from models.notifications import PushChannel, PushKey
 from models.twofactor import TotpSeed
 from models.users import User
 from models.vault import Sealed
 from models.webhooks import Webhook
 from models.world import Turn, World
-from resolvers import pushposts, totp, webhooksigns, webpush
+from resolvers import connectorsecrets, pushposts, totp, webhooksigns, webpush
 
 ROUND = 500  # rows that one unit seals
 
@@ -39,6 +40,7 @@ PLACES = (
     Place(PushChannel, "id", ("target",), pushposts.place_of),
     Place(Address, "id", ("relays",), targets.place_of),
     Place(User, "id", ("relays",), targets.place_of),
+    Place(Connector, "id", ("secret",), connectorsecrets.place_of),
     Place(PushKey, "id", ("private",), webpush.place_of),
 )
 

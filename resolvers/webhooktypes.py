@@ -44,6 +44,7 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.AUTOREPLY_CHANGED: "autoreply.changed",
     ChangeKind.SIEVE_CHANGED: "sieve.changed",
     ChangeKind.QUARANTINE_CHANGED: "quarantine.changed",
+    ChangeKind.CONNECTOR_CHANGED: "connector.changed",
 }
 DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was done
     ChangeKind.USER_CHANGED: {

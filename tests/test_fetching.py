@@ -1,9 +1,6 @@
 """Mail fetched from a real server, once and no more: folders, flags, dates, bytes."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,9 +77,11 @@ async def due(world: World, key: int) -> None:
 
 async def stored(world: World) -> dict[str, list[str]]:
     """Subjects by folder."""
-    asked = select(col(Mailbox.path), col(Message.subject)).join(
-        Message, col(Message.mailbox_id) == col(Mailbox.id)
-    ).where(col(Message.archived_at).is_(None))
+    asked = (
+        select(col(Mailbox.path), col(Message.subject))
+        .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
+        .where(col(Message.archived_at).is_(None))
+    )
     found: dict[str, list[str]] = {}
     for row in await world.database.read(asked.order_by(col(Message.id))):
         found.setdefault(row.path, []).append(row.subject)

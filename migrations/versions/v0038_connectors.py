@@ -56,7 +56,7 @@ def _connectors() -> None:
         "connectors",
         sa.Column("id", Big, autoincrement=False, nullable=False),
         sa.Column("user_id", Big, nullable=False),
-        sa.Column("protocol", _one_of("IMAP", "POP3"), nullable=False),
+        sa.Column("protocol", _one_of("IMAP", "POP3", "ARCHIVE", "USER"), nullable=False),
         sa.Column("security", _one_of("PLAIN", "STARTTLS", "TLS"), nullable=False),
         *(sa.Column(n, sa.String(), **needed) for n in
           ("name", "host", "mechanism", "username", "secret")),
@@ -68,8 +68,9 @@ def _connectors() -> None:
           ("interval", "max_age", "source_retention", "run_id", "lease")),
         *(sa.Column(n, sa.Boolean(), **needed) for n in
           ("auto_map_folders", "subscribe_all", "skip_cross_duplicates", "remove_duplicates",
-           "mirror_deletes", "spam_check", "virus_check", "apply_filters", "active")),
+           "mirror_deletes", "spam_check", "virus_check", "apply_filters", "active", "once")),
         *(sa.Column(n, Plain, **needed) for n in ("folder_rewrites", "custom_options")),
+        *(sa.Column(n, Plain, **free) for n in ("oauth", "bringing")),
         *(sa.Column(n, Instant(), **free) for n in
           ("last_run_at", "last_success_at", "next_run_at", "leased_until", "updated_at")),
         sa.Column("created_at", Instant(), nullable=False),
@@ -99,6 +100,7 @@ def _runs() -> None:
         *(sa.Column(n, sa.String(), nullable=True) for n in ("stage", "folder", "error")),
         *(sa.Column(n, Big, nullable=False) for n in counts),
         sa.Column("log", Plain, nullable=False),
+        sa.Column("checkpoint", Plain, nullable=True),
         _belongs("connector_runs", "user_id", "users"),
         _belongs("connector_runs", "connector_id", "connectors"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_connector_runs")),

@@ -1,0 +1,257 @@
+"""Connectors made, changed, removed, begun and ended."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.connectors.servers import Failure
+from models.columns import Picked, picked
+from models.connectors import Connector, ConnectorFolder, ConnectorRun, Security
+from models.errors import Conflict, Invalid, LimitReached, all_found
+from models.journal import ChangeKind
+from models.tasks import TaskState
+from models.wakeups import CONNECTORS
+from resolvers import adminlog, connectorforms, connectorsecrets
+from resolvers.access import own
+from resolvers.adminlog import Done
+from resolvers.connectorruns import next_at, queued
+from resolvers.connectors import OF_OTHERS, by_ids, runs_by_ids, visible
+from resolvers.context import Context
+from resolvers.userselection import managed_all
+
+MOST = 50  # of an account
+LOGGED = ("name", "host", "active")
+
+
+async def create(
+    ctx: Context,
+    user_id: int | None,
+    given: Mapping[str, Any],
+    password: str,
+    *,
+    bringing: Mapping[str, Any] | None = None,
+) -> int:
+    """Make a connector, which runs at once where it has an interval; its key.
+
+    With `bringing` it is a single import, which nobody sees but its run. Invalid, LimitReached,
+    NotFound.
+    """
+    owner, world, key = own(ctx) if user_id is None else user_id, ctx.world, ctx.world.key()
+    _permitted(ctx, [owner])
+    values = connectorforms.checked(given, {}, world.options)
+    once, now = bringing is not None, world.now()
+    due = values.get("active", True) and values.get("interval") and not once
+    async with ctx.write(owner) as session:
+        (user,) = await managed_all(ctx, [owner], path="user")
+        await _check_room(ctx, owner)
+        row = Connector(
+            id=key,
+            user_id=owner,
+            secret=connectorsecrets.sealed(world, key, _word({}, given, password)),
+            created_at=now,
+            next_run_at=now if due else None,
+            once=once,
+            bringing=dict(bringing) if bringing else None,
+            **values,
+        )
+        session.add(row)
+        await session.flush()
+        if not once:
+            await ctx.record(session, owner, ChangeKind.CONNECTOR_CHANGED, [key])
+            after = {name: getattr(row, name) for name in LOGGED}
+            done = Done("connectorCreate", "Connector", key, user.domain_id, None, after)
+            await _log(ctx, session, user, done)
+    wake(ctx)
+    return key
+
+
+def _word(before: Mapping[str, Any], given: Mapping[str, Any], password: str | None) -> Any:
+    """What is sealed: tokens that were got with another password are forgotten."""
+    found = dict(before)
+    if password is not None:
+        found = {"password": connectorforms.secret(password), "client": before.get("client")}
+    if (oauth := given.get("oauth")) and oauth.get("client_secret"):
+        found["client"] = connectorforms.secret(oauth["client_secret"], "oauth", "clientSecret")
+    return found
+
+
+async def change(
+    ctx: Context, ids: Sequence[int], given: Mapping[str, Any], password: str | None
+) -> None:
+    """Change connectors, all or none; one that is switched on runs at once."""
+    known = await ctx.load_all(by_ids, list(ids))
+    all_found(ids, {row.id for row in known if row})
+    heir = given.get("user_id")
+    owners = {row.user_id for row in known if row} | ({heir} if heir is not None else set())
+    _permitted(ctx, owners)
+    async with ctx.write(*owners) as session:
+        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
+        for row in await _held(ctx, session, ids):
+            values = await _change(ctx, session, row, given, password)
+            for owner in {row.user_id, values.get("user_id", row.user_id)}:
+                await ctx.record(session, owner, ChangeKind.CONNECTOR_CHANGED, [row.id])
+            told = [{name: each.get(name, getattr(row, name)) for name in LOGGED}
+                    for each in ({}, values)]  # fmt: skip
+            user = users[row.user_id]
+            done = Done("connectorUpdate", "Connector", row.id, user.domain_id, *told)
+            await _log(ctx, session, user, done)
+    wake(ctx)
+
+
+async def _change(
+    ctx: Context, session: AsyncSession, row: Picked, given: Mapping[str, Any], password: str | None
+) -> dict[str, Any]:
+    """Change one; its new values."""
+    world, now, connection = ctx.world, ctx.world.now(), await session.connection()
+    asked = {name: value for name, value in given.items() if name != "user_id"}
+    values = connectorforms.checked(asked, row._asdict(), world.options)
+    _check_told(row, values, password)
+    if password is not None or (given.get("oauth") or {}).get("client_secret"):
+        try:
+            before = connectorsecrets.opened(world, row.id, row.secret)
+        except Failure as problem:
+            if password is None:
+                raise Invalid(problem.message, constraint="closed", path=["password"]) from None
+            before = {}
+        word = _word(before, given, password)
+        values["secret"] = connectorsecrets.sealed(world, row.id, word)
+    values |= {"updated_at": now, "failures": 0}
+    values["next_run_at"] = _next(row, values, now)
+    if given.get("user_id", row.user_id) != row.user_id:
+        if row.run_id is not None:
+            raise Conflict("it runs: cancel the run first", path=["set", "user"])
+        await _check_room(ctx, given["user_id"])
+        values["user_id"] = given["user_id"]
+        for table in (ConnectorFolder, ConnectorRun):  # they are of the other's mail
+            mine = col(table.connector_id) == row.id
+            await connection.execute(delete(table).where(mine))
+    this = update(Connector).where(col(Connector.id) == row.id)
+    await connection.execute(this.values(values))
+    return values
+
+
+def _check_told(row: Picked, values: Mapping[str, Any], password: str | None) -> None:
+    """A password that was given for one server is told no other: it has to be given once more."""
+    where = ("host", "oauth", "user_id")
+    other = any(values.get(name, getattr(row, name)) != getattr(row, name) for name in where)
+    weaker = values.get("security", row.security) is Security.PLAIN is not row.security
+    if password is None and (other or weaker):
+        text = "the password has to be given once more for another server"
+        raise Invalid(text, constraint="required", path=["password"])
+
+
+def _next(row: Picked, values: Mapping[str, Any], now: Any) -> Any:
+    active = values.get("active", row.active)
+    interval = values.get("interval", row.interval)
+    if row.run_id is not None:
+        return row.next_run_at  # it runs, or waits to
+    if not active or interval is None:
+        return None
+    if not row.active or row.next_run_at is None:
+        return now
+    return min(row.next_run_at, next_at(now, interval, 0))
+
+
+async def remove(ctx: Context, ids: Sequence[int]) -> None:
+    """Remove connectors, all or none; what they have fetched stays."""
+    known = await ctx.load_all(by_ids, list(ids))
+    all_found(ids, {row.id for row in known if row})
+    owners = {row.user_id for row in known if row}
+    _permitted(ctx, owners)
+    async with ctx.write(*owners) as session:
+        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
+        rows = await _held(ctx, session, ids)
+        connection = await session.connection()
+        await connection.execute(delete(Connector).where(col(Connector.id).in_(ids)))
+        for row in rows:
+            await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
+            before = {name: getattr(row, name) for name in LOGGED}
+            user = users[row.user_id]
+            done = Done("connectorDelete", "Connector", row.id, user.domain_id, before, None)
+            await _log(ctx, session, user, done)
+
+
+async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
+    """Have these run now; of one that runs already the run that is under way. Keys of runs."""
+    known = await ctx.load_all(by_ids, list(ids))
+    all_found(ids, {row.id for row in known if row})
+    owners = {row.user_id for row in known if row}
+    _permitted(ctx, owners)
+    found: dict[int, int] = {}
+    async with ctx.write(*owners) as session:
+        await managed_all(ctx, owners, path="ids")
+        connection, now = await session.connection(), ctx.world.now()
+        for row in await _held(ctx, session, ids):
+            key = row.run_id
+            if key is None:
+                key = ctx.world.key()
+                session.add(queued(ctx, row.id, row.user_id, key, trial=trial))
+                await session.flush()
+                this = update(Connector).where(col(Connector.id) == row.id)
+                await connection.execute(this.values(run_id=key, next_run_at=now))
+                await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
+            found[row.id] = key
+    wake(ctx)
+    return [found[key] for key in ids]
+
+
+async def stop(ctx: Context, ids: Sequence[int]) -> None:
+    """End these runs at the next safe point; those that have ended stay as they are."""
+    rows = await ctx.load_all(runs_by_ids, list(ids))
+    all_found(ids, {row.id for row in rows if row})
+    owners = {row.user_id for row in rows if row}
+    _permitted(ctx, owners)
+    now = ctx.world.now()
+    async with ctx.write(*owners) as session:
+        connection = await session.connection()
+        these = update(ConnectorRun).where(col(ConnectorRun.id).in_(ids))
+        waiting = these.where(col(ConnectorRun.state) == TaskState.QUEUED)
+        ended = await connection.execute(
+            waiting.values(state=TaskState.CANCELLED, finished_at=now, cancelled=True).returning(
+                col(ConnectorRun.id)
+            )
+        )
+        gone = [row.id for row in ended]
+        free = update(Connector).where(col(Connector.run_id).in_(gone))
+        await connection.execute(free.values(run_id=None))
+        running = these.where(col(ConnectorRun.state) == TaskState.RUNNING)
+        await connection.execute(running.values(cancelled=True))
+        for row in rows:
+            if row:
+                kind = ChangeKind.CONNECTOR_CHANGED
+                await ctx.record(session, row.user_id, kind, [row.connector_id])
+
+
+def wake(ctx: Context) -> None:
+    """Let the workers look."""
+    ctx.afterwards(lambda: ctx.world.wakeups.tell({CONNECTORS: 0}))
+
+
+async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list[Picked]:
+    asked = select(*picked(Connector)).where(col(Connector.id).in_(ids), visible(ctx))
+    held = asked.order_by(col(Connector.id)).with_for_update()
+    rows = {row.id: row for row in (await (await session.connection()).execute(held)).all()}
+    all_found(ids, rows)
+    return [rows[key] for key in dict.fromkeys(ids)]
+
+
+async def _check_room(ctx: Context, user_id: int) -> None:
+    mine = col(Connector.user_id) == user_id, col(Connector.once).is_(False)
+    asked = select(func.count().label("many")).where(*mine)
+    (row,) = await ctx.read(asked)
+    if row.many >= MOST:
+        raise LimitReached(f"at most {MOST} connectors", limit=MOST, used=row.many, path=["user"])
+
+
+def _permitted(ctx: Context, owners: Collection[int]) -> None:
+    """A DOMAIN_ADMIN needs SYNCJOBS for those of others."""
+    if set(owners) - {ctx.viewer.user_id}:
+        ctx.viewer.require(OF_OTHERS)
+
+
+async def _log(ctx: Context, session: AsyncSession, user: Picked, done: Done) -> None:
+    if user.id != ctx.viewer.user_id:
+        await adminlog.note(ctx, session, done)
