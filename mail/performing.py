@@ -148,8 +148,8 @@ async def _into(
 
 
 def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
-    """Where a message goes, and how it lies there."""
-    return replace(
+    """Where a message goes, and how it lies there; what was fetched as it lay elsewhere."""
+    there = replace(
         delivery.usual(world, todo.judged.to, mail.sender),
         mailbox_id=spot.mailbox_id,
         path=spot.path,
@@ -158,6 +158,16 @@ def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
         answered=spot.answered,
         keywords=spot.keywords,
         filters=todo.decision.matched,
+    )
+    if (lay := mail.fetched) is None:
+        return there
+    return replace(
+        there,
+        at=lay.at,
+        seen=there.seen or lay.seen,
+        flagged=there.flagged or lay.flagged,
+        answered=there.answered or lay.answered,
+        keywords=list(dict.fromkeys([*there.keywords, *lay.keywords])),
     )
 
 

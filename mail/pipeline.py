@@ -27,6 +27,7 @@ mail/routes.py. When all is done, what was not refused is durable.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -64,6 +65,18 @@ Key = tuple[int, int]  # an account, and its INBOX
 SMALL = 64 * 1024  # bytes of a message that may be looked through on the spot
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How a message lay in the account elsewhere from which it was fetched."""
+
+    at: datetime  # of its arrival there
+    scanners: frozenset[str]  # that are to look at it, of those there are
+    seen: bool = False
+    flagged: bool = False
+    answered: bool = False
+    keywords: tuple[str, ...] = ()
+
+
 @dataclass
 class Mail:
     """A message on its way through the steps."""
@@ -73,6 +86,7 @@ class Mail:
     sender: str  # envelope; empty for the null path
     client: Client | None = None  # who handed it in by SMTP
     handed: bool = False  # by a neighbour, whose filters are believed
+    fetched: Fetched | None = None  # from an account elsewhere
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
     placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held

@@ -148,3 +148,4 @@ class ConnectorMessage(SQLModel, table=True):
     flags: str = ""  # as the source had them last
     fetched_at: Moment
     removed: bool = False  # at the source
+    safe: bool = True  # it is here, or was: what we have refused is not deleted at the source

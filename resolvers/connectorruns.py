@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)
 BEAT = 15.0  # seconds between two signs of life
 IDLE = 15.0  # seconds until a worker looks unasked
+MOST = 500  # runs of a process, with those that only listen
 KEPT = 100  # runs of a connector that are remembered
 LINES = 200  # of the log of a run
 BACKOFF = 6  # times the interval, at most, after failures
@@ -53,6 +54,7 @@ class Run:
     row: Picked
     lease: int
     options: Chosen
+    rest: Callable[[bool], None] = lambda _: None  # told when it only listens, and when no more
     lines: list[str] = field(default_factory=list)
 
     @property
@@ -92,8 +94,21 @@ class Worker:
     gate: Gate
     trust: Any = None
     running: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)
-    hosts: Counter[str] = field(default_factory=Counter)
+    busy: dict[int, str] = field(default_factory=dict)  # hosts of those that do not only listen
     freed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def full(self, host: str) -> bool:
+        """Whether as many runs go on with a host as may."""
+        most = self.world.options.connectors_per_host
+        return sum(other == host for other in self.busy.values()) >= most
+
+    def note(self, key: int, host: str, rests: bool) -> None:
+        """Note whether a run works, or only listens."""
+        if rests:
+            self.busy.pop(key, None)
+            self.freed.set()
+        else:
+            self.busy[key] = host
 
 
 async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None:
@@ -121,22 +136,22 @@ async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None
 async def look(worker: Worker) -> None:
     """Begin what is due, as far as there is room."""
     options = worker.world.options
-    while sum(worker.hosts.values()) < options.connectors_at_once:
-        busy = [host for host, many in worker.hosts.items() if many >= options.connectors_per_host]
-        found = await _claim(worker.world, busy)
+    while len(worker.busy) < options.connectors_at_once and len(worker.running) < MOST:
+        hosts = [host for host in set(worker.busy.values()) if worker.full(host)]
+        found = await _claim(worker.world, hosts)
         if found is None:
             return
         key, host = found.connector.id, found.connector.host
-        worker.hosts[host] += 1
+        found.rest = partial(worker.note, key, host)
+        worker.note(key, host, False)
         task = asyncio.create_task(_carried(worker, found))
         worker.running[key] = task
-        task.add_done_callback(partial(_freed, worker, key, host))
+        task.add_done_callback(partial(_freed, worker, key))
 
 
-def _freed(worker: Worker, key: int, host: str, _task: "asyncio.Task[None]") -> None:
+def _freed(worker: Worker, key: int, _task: "asyncio.Task[None]") -> None:
     worker.running.pop(key, None)
-    worker.hosts[host] -= 1
-    worker.hosts += Counter()  # those that are none go
+    worker.busy.pop(key, None)
     worker.freed.set()
 
 
@@ -167,7 +182,7 @@ async def _claim(world: World, busy: list[str]) -> Run | None:
         viewer = Viewer(row.user_id, Role.USER, frozenset({Scope.MASTER}))
         ctx = Context(world, viewer)
         begun = await _begun(ctx, session, row)
-    return Run(ctx, row, begun, lease, chosen(row.custom_options), list(begun.log))
+    return Run(ctx, row, begun, lease, chosen(row.custom_options), lines=list(begun.log))
 
 
 async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Picked:

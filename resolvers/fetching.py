@@ -5,84 +5,30 @@ its last unit ended, nothing comes twice, and nothing is deleted elsewhere that 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
 from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors import folders
 from mail.connectors.folders import Mapped, Mapping_
 from mail.connectors.imap import Imap
-from mail.connectors.servers import Head, Listed, Opened
-from mail.connectors.sessions import Session, session
+from mail.connectors.servers import Head, Opened, Stage
+from mail.connectors.sessions import session
 from mail.expressions import Expression
-from mail.found import Found, dated
 from mail.outward import Gate
-from models.columns import Picked, picked
+from mail.paths import INBOX
+from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage
-from models.errors import OverQuota
 from models.mailboxes import SpecialUse
-from models.messages import Message
-from resolvers import connectorsecrets, flagging, importing, mailboxes, moves
-from resolvers.connectoroptions import Chosen
-from resolvers.importing import Import, Ready
-from resolvers.moves import Changes
+from resolvers import connectorsecrets, fetchstore, fetchsync, importing, mailboxes
+from resolvers.fetched import Fetch, Place
 
 if TYPE_CHECKING:
     from resolvers.connectorruns import Run
 
-GONE = "gone elsewhere"
-IGNORED = frozenset({"\\Recent", "\\Deleted"})
-DELETED_AT_ONCE = 500
-
-
-@dataclass
-class Tally:
-    """What a run has done so far."""
-
-    seen: int = 0
-    imported: int = 0
-    skipped: int = 0
-    deleted_remote: int = 0
-    bytes: int = 0
-
-
-@dataclass
-class Place:
-    """A folder elsewhere that is open, and what is known of it."""
-
-    id: int
-    mapped: Mapped
-    opened: Opened
-    known: dict[str, Picked]  # by mark
-    before: dict[str, list[int | None]]  # of marks that no longer count, by digest: messages here
-    modseq: int  # whose flags are here
-
-
-@dataclass
-class Fetch:
-    """A run that is signed in."""
-
-    run: "Run"
-    there: Session
-    work: Import
-    options: Chosen
-    tally: Tally = field(default_factory=Tally)
-    digests: dict[int, set[str]] = field(default_factory=dict)  # what folders here have
-    everywhere: set[str] | None = None  # what has been fetched from any folder
-
-    @property
-    def connector(self) -> Picked:
-        """Its row."""
-        return self.run.connector
-
-    async def noted(self, session: AsyncSession, **more: Any) -> None:
-        """Note how far it has come."""
-        counts = {name: getattr(self.tally, name) for name in self.tally.__dataclass_fields__}
-        await self.run.hold(session, stage=self.there.line.stage, **counts, **more)
+LISTENS = 240.0  # seconds: then it is looked whether there is still something to listen for
 
 
 async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
@@ -94,307 +40,156 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
     async with session(server, gate, largest, trust) as there:
         run.say("signed in")
         work = await importing.opened(ctx, connector.user_id, None, run.row.id)
-        work.dedupe = False
-        it = Fetch(run, there, work, run.options)
-        listed = await there.do(there.remote.folders)
-        todo = await _mapped(it, listed)
-        run.say(f"{len(listed)} folders, {len(todo)} of them are fetched")
-        removed: list[tuple[Place, list[str]]] = []
+        work.subscribe = connector.subscribe_all
+        it = Fetch(run, there, work)
+        todo = await _mapped(it)
+        gone: list[tuple[Place, list[str]]] = []
         for one in todo:
-            place = await _folder(it, one)
-            if gone := await _deleted(it, place):
-                removed.append((place, gone))
-    for place, marks in removed:  # POP3 deletes at the end of a session
-        await _forget(it, place, marks)
+            place, marks = await _folder(it, one)
+            if found := await fetchsync.deleted(it, place, marks):
+                gone.append((place, found))
+        inbox = next((one for one in todo if folders.remote(one.listed).upper() == INBOX), None)
+        if run.options.idle and inbox:
+            await _told(it)
+            await _listen(it, inbox)
+    for place, marks in gone:  # POP3 deletes at the end of a session
+        await fetchsync.forget(it, place, marks)
+    await _told(it)
+
+
+async def _told(it: Fetch) -> None:
     told = it.tally
-    run.say(f"{told.seen} seen, {told.imported} brought, {told.skipped} left out")
-    async with ctx.write(connector.user_id) as unit:
+    it.run.say(f"{told.seen} seen, {told.imported} brought, {told.skipped} left out")
+    async with it.unit() as unit:
         await it.noted(unit, folder=None)
 
 
-async def _mapped(it: Fetch, listed: Sequence[Listed]) -> list[Mapped]:
-    row = it.connector
+async def _mapped(it: Fetch) -> list[Mapped]:
+    """Which folders are fetched, and where to."""
+    row, options, remote = it.connector, it.options, it.there.remote
+    listed = await it.there.do(remote.folders)
+    if options.subscribed and isinstance(remote, Imap):
+        wanted = set(await it.there.do(remote.subscribed))
+        listed = [one for one in listed if one.raw in wanted or one.raw.upper() == b"INBOX"]
     roles = await mailboxes.all_of(it.run.ctx, row.user_id, {"special_use"})
     here = {box.special_use: box.path for box in roles if box.special_use is not None}
-    below = row.target_folder or None
+    here.pop(SpecialUse.INBOX, None)
     how = Mapping_(
-        Expression(row.exclude) if row.exclude else None,
-        None,
+        Expression(row.exclude, slashes=False) if row.exclude else None,
+        options.include,
         [(Expression(one["pattern"]), one["replacement"]) for one in row.folder_rewrites],
         row.auto_map_folders,
-        None if below in (None, "INBOX") else below,
+        None if row.target_folder in ("", INBOX) else row.target_folder,
     )
-    here.pop(SpecialUse.INBOX, None)
-    return folders.mapped(listed, how, here)
+    found = folders.mapped(listed, how, here)
+    it.run.say(f"{len(listed)} folders, {len(found)} of them are fetched")
+    return found
 
 
-async def _folder(it: Fetch, one: Mapped) -> Place:
-    """Bring what is new in a folder, and what has become otherwise."""
-    name = folders.remote(one.listed)
+async def _folder(it: Fetch, one: Mapped) -> tuple[Place, list[str]]:
+    """Bring what is new in a folder, and what has become otherwise; the marks of what is there."""
+    there, remote = it.there, it.there.remote
     writes = it.connector.source_retention is not None and not it.run.trial
-    there = it.there
-    opened = await there.do(lambda: there.remote.open(one.listed, write=writes))
+    opened = await there.do(lambda: remote.open(one.listed, write=writes))
     place = await _place(it, one, opened)
-    marks = await there.do(there.remote.marks)
-    fresh = [mark for mark in marks if mark not in place.known]
-    heads = await there.do(there.remote.heads, fresh)
-    wanted = [head for head in heads if _wanted(it, head)]
+    marks = await there.do(remote.marks)
+    known = await fetchsync.known(it, place, marks)
+    fresh = [mark for mark in marks if mark not in known]
+    heads = await there.do(remote.heads, fresh)
+    wanted = _wanted(it, place, heads)
     it.tally.seen += len(marks)
-    it.tally.skipped += len(fresh) - len(wanted)
+    it.tally.skipped += len(heads) - len(wanted)
     if fresh:
-        it.run.say(f"{name}: {len(marks)} messages, {len(wanted)} to fetch")
+        it.run.say(f"{place.name}: {len(marks)} messages, {len(wanted)} to fetch")
     if it.run.trial:
         it.tally.imported += len(wanted)
-        return place
+        return place, marks
     async for some in there.bodies(wanted):
-        await _bring(it, place, some)
-    await _flags(it, place, marks)
+        await fetchstore.bring(it, place, some)
+    await fetchsync.flags(it, place, [mark for mark in marks if mark in known])
     if it.connector.mirror_deletes:
-        await _mirror(it, place, set(marks))
-    return place
+        await fetchsync.mirror(it, place, marks)
+    return place, marks
 
 
 async def _place(it: Fetch, one: Mapped, opened: Opened) -> Place:
     """What is known of a folder. Where its numbers count no more, content tells what is known."""
-    ctx, name = it.run.ctx, one.listed.raw.decode("latin-1")
-    async with ctx.write(it.connector.user_id) as unit:
+    ctx, raw, name = it.run.ctx, one.listed.raw.decode("latin-1"), folders.remote(one.listed)
+    mine = (
+        col(ConnectorFolder.connector_id) == it.connector.id,
+        col(ConnectorFolder.name) == raw,
+    )
+    if it.run.trial:
+        rows = await ctx.read(select(*picked(ConnectorFolder)).where(*mine))
+        row = rows[0] if rows and rows[0].validity == opened.validity else None
+        return Place(row.id if row else 0, name, one, opened, row is None, 0, {})
+    ctx.forget()  # folders may have been made since
+    async with it.unit() as unit:
         connection = await unit.connection()
-        mine = (
-            col(ConnectorFolder.connector_id) == it.connector.id,
-            col(ConnectorFolder.name) == name,
-        )
-        asked = select(*picked(ConnectorFolder)).where(*mine)
-        row = (await connection.execute(asked)).first()
+        row = (await connection.execute(select(*picked(ConnectorFolder)).where(*mine))).first()
         key = ctx.world.key() if row is None else row.id
         if row is None:
-            new = {"id": key, "connector_id": it.connector.id, "name": name, "modseq": 0}
+            new = {"id": key, "connector_id": it.connector.id, "name": raw, "modseq": 0}
             await connection.execute(
                 insert(ConnectorFolder), [{**new, "validity": opened.validity}]
             )
         elif row.validity != opened.validity:
-            it.run.say(f"{folders.remote(one.listed)}: the server has numbered it anew")
+            it.run.say(f"{name}: the server has numbered it anew")
             old = col(ConnectorMessage.folder_id) == key, ~col(ConnectorMessage.mark).contains(":")
             renamed = f"{row.validity}:" + col(ConnectorMessage.mark)
             await connection.execute(update(ConnectorMessage).where(*old).values(mark=renamed))
             again = update(ConnectorFolder).where(col(ConnectorFolder.id) == key)
             await connection.execute(again.values(validity=opened.validity, modseq=0))
-        await it.noted(unit, folder=folders.remote(one.listed))
+        await it.noted(unit, folder=name)
     same = row is not None and row.validity == opened.validity
-    known = await ctx.read(
-        select(*picked(ConnectorMessage)).where(col(ConnectorMessage.folder_id) == key)
-    )
-    before: dict[str, list[int | None]] = {}
-    for each in known:
-        if ":" in each.mark:
-            before.setdefault(each.digest, []).append(each.message_id)
-    numbered = {each.mark: each for each in known if ":" not in each.mark}
-    return Place(key, one, opened, numbered, before, row.modseq if row and same else 0)
+    before = await _before(it, key) if row is not None else {}
+    return Place(key, name, one, opened, row is None, row.modseq if row and same else 0, before)
 
 
-def _wanted(it: Fetch, head: Head) -> bool:
-    row, now = it.connector, it.run.ctx.world.now()
-    if head.size > it.run.ctx.world.options.message_max:
-        it.run.say(f"a message of {head.size} bytes is left out: it is too large")
-        return False
-    if not it.options.min_size <= head.size <= (it.options.max_size or head.size):
-        return False
-    if head.received_at is None:
-        return True
-    age = (now - head.received_at).total_seconds()
-    return it.options.min_age <= age and (row.max_age is None or age <= row.max_age)
+async def _before(it: Fetch, folder_id: int) -> dict[str, list[tuple[str, int | None]]]:
+    """What the ledger has under numbers that count no more."""
+    asked = select(
+        col(ConnectorMessage.mark), col(ConnectorMessage.digest), col(ConnectorMessage.message_id)
+    ).where(col(ConnectorMessage.folder_id) == folder_id, col(ConnectorMessage.mark).contains(":"))
+    found: dict[str, list[tuple[str, int | None]]] = {}
+    for row in await it.run.ctx.read(asked):
+        found.setdefault(row.digest, []).append((row.mark, row.message_id))
+    return found
 
 
-# ---------------------------------------------------------------- bringing
+def _wanted(it: Fetch, place: Place, heads: Sequence[Head]) -> list[Head]:
+    """Those that are neither too large nor too old, as the connector has it."""
+    row, options, now = it.connector, it.options, it.run.ctx.world.now()
+    most = it.run.ctx.world.options.message_max
+    large = sum(head.size > most for head in heads)
+    if large:
+        it.run.say(f"{place.name}: {large} are larger than {most} bytes, and left out")
+    low, high = options.min_size, min(most, options.max_size or most)
+
+    def fits(at: datetime | None) -> bool:
+        age = (now - at).total_seconds() if at else options.min_age
+        return options.min_age <= age <= (age if row.max_age is None else row.max_age)
+
+    return [head for head in heads if low <= head.size <= high and fits(head.received_at)]
 
 
-async def _bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> None:
-    """Store some messages, and note what has been fetched: in one unit."""
-    ready: list[tuple[Head, Ready]] = []
-    noted: list[dict[str, Any]] = []
-    for head, raw in some:
-        made = await importing.read(it.work, _found(place, head, raw))
-        if made is None:
-            it.tally.skipped += 1
-            continue
-        earlier = await _earlier(it, place, made)
-        it.tally.bytes += len(raw)
-        if earlier is None:
-            ready.append((head, made))
-        else:
-            it.tally.skipped += 1
-            noted.append(_row(it, place, head, made.letter.digest, earlier[0]))
-    messages = [made for _, made in ready]
-    kept = await importing.keep(it.work, messages)
-    ctx = it.run.ctx
-    try:
-        async with ctx.write(it.connector.user_id) as unit:
-            placed = await importing.put(it.work, unit, messages, kept) if messages else []
-            for (head, made), new in zip(ready, placed, strict=True):
-                noted.append(_row(it, place, head, made.letter.digest, new.message_id))
-            if noted:
-                await (await unit.connection()).execute(insert(ConnectorMessage), noted)
-            it.tally.imported += len(ready)
-            await it.noted(unit)
-    except OverQuota:
-        it.tally.imported -= len(ready)
-        if len(some) == 1:
-            raise
-        for one in some:  # as many as there is room for
-            await _bring(it, place, [one])
-
-
-def _found(place: Place, head: Head, raw: bytes) -> Found:
-    flags = tuple(sorted(head.flags - IGNORED))
-    received = head.received_at or dated(raw[: raw.find(b"\r\n\r\n") + 2])
-    name = f"{folders.remote(place.mapped.listed)}, {head.mark}"
-    return Found(name, place.mapped.path, "", 0, raw, received_at=received, flags=flags)
-
-
-def _row(
-    it: Fetch, place: Place, head: Head, digest: str, message_id: int | None
-) -> dict[str, Any]:
-    return {
-        "folder_id": place.id,
-        "mark": head.mark,
-        "digest": digest,
-        "message_id": message_id,
-        "flags": _joined(head.flags),
-        "fetched_at": it.run.ctx.world.now(),
-        "removed": False,
-    }
-
-
-def _joined(flags: frozenset[str]) -> str:
-    return " ".join(sorted(flags - IGNORED))
-
-
-async def _earlier(it: Fetch, place: Place, made: Ready) -> tuple[int | None] | None:
-    """The message here that this is, where it is known by its content; None: it is new."""
-    digest = made.letter.digest
-    if known := place.before.get(digest):
-        return (known.pop(),)
-    if it.connector.skip_cross_duplicates:
-        if it.everywhere is None:
-            it.everywhere = await _fetched(it)
-        if digest in it.everywhere:
-            return (None,)
-        it.everywhere.add(digest)
-    if it.connector.remove_duplicates:
-        there = await _there(it, made.box)
-        if digest in there:
-            return (None,)
-        there.add(digest)
-    return None
-
-
-async def _fetched(it: Fetch) -> set[str]:
-    mine = select(col(ConnectorFolder.id)).where(
-        col(ConnectorFolder.connector_id) == it.connector.id
-    )
-    asked = select(col(ConnectorMessage.digest)).where(col(ConnectorMessage.folder_id).in_(mine))
-    return {row.digest for row in await it.run.ctx.read(asked)}
-
-
-async def _there(it: Fetch, box: int) -> set[str]:
-    if box not in it.digests:
-        asked = select(col(Message.digest)).where(
-            col(Message.mailbox_id) == box, col(Message.archived_at).is_(None)
-        )
-        it.digests[box] = {row.digest for row in await it.run.ctx.read(asked)}
-    return it.digests[box]
-
-
-# ---------------------------------------------------------------- what has become otherwise
-
-
-async def _flags(it: Fetch, place: Place, marks: Sequence[str]) -> None:
-    """Give our messages the flags that were set or taken away elsewhere since the last run."""
-    remote, newest = it.there.remote, place.opened.modseq
-    if not isinstance(remote, Imap) or not place.known or it.options.no_flags:
+async def _listen(it: Fetch, inbox: Mapped) -> None:
+    """Bring what comes into INBOX as soon as it is there, until the next run is due."""
+    row, world, remote = it.connector, it.run.ctx.world, it.there.remote
+    if it.run.trial or row.interval is None or not isinstance(remote, Imap):
         return
-    if newest and newest == place.modseq:
+    if "IDLE" not in remote.capabilities:
+        it.run.say("the server offers no IDLE")
         return
-    if newest and place.modseq:
-        told = await it.there.do(remote.changed, place.modseq)
-    else:
-        still = [mark for mark in marks if mark in place.known]
-        told = await it.there.do(remote.flags, still)
-    groups: dict[tuple[frozenset[str], frozenset[str]], list[Picked]] = {}
-    changed: dict[str, str] = {}
-    for mark, flags in told.items():
-        row = place.known.get(mark)
-        if row is None or row.flags == _joined(flags):
-            continue
-        was, now = frozenset(row.flags.split()), flags - IGNORED
-        changed[mark] = _joined(flags)
-        if row.message_id is not None:
-            groups.setdefault((now - was, was - now), []).append(row)
-    ctx = it.run.ctx
-    async with ctx.write(it.connector.user_id) as unit:
-        for (on, off), rows in groups.items():
-            keys = [int(row.message_id) for row in rows]
-            found = await moves.chosen(unit, keys)
-            await flagging.change(ctx, unit, found, _changes(on, off))
-        connection = await unit.connection()
-        for mark, text in changed.items():
-            this = update(ConnectorMessage).where(
-                col(ConnectorMessage.folder_id) == place.id, col(ConnectorMessage.mark) == mark
-            )
-            await connection.execute(this.values(flags=text))
-        if newest:
-            at = update(ConnectorFolder).where(col(ConnectorFolder.id) == place.id)
-            await connection.execute(at.values(modseq=newest))
-        await it.noted(unit)
-
-
-def _changes(on: frozenset[str], off: frozenset[str]) -> Changes:
-    return Changes.of({}, add=sorted(on), remove=sorted(off))
-
-
-async def _mirror(it: Fetch, place: Place, marks: set[str]) -> None:
-    """Put away what is gone elsewhere."""
-    gone = [row for mark, row in place.known.items() if mark not in marks and not row.removed]
-    if not gone:
-        return
-    ctx = it.run.ctx
-    boxes = await mailboxes.all_of(ctx, it.connector.user_id, {"path"})
-    paths = {box.id: box.path for box in boxes}
-    for at in range(0, len(gone), DELETED_AT_ONCE):
-        some = gone[at : at + DELETED_AT_ONCE]
-        keys = [int(row.message_id) for row in some if row.message_id is not None]
-        async with ctx.write(it.connector.user_id) as unit:
-            rows = await moves.chosen(unit, keys)
-            await moves.archive(ctx, unit, rows, paths)
-            await _note_removed(unit, place, [row.mark for row in some])
-            await it.noted(unit)
-
-
-async def _deleted(it: Fetch, place: Place) -> list[str]:
-    """Delete elsewhere what is here for long enough; the marks of what was."""
-    kept = it.connector.source_retention
-    if kept is None or it.run.trial:
-        return []
-    now, there = it.run.ctx.world.now(), it.there
-    asked = select(col(ConnectorMessage.mark)).where(
-        col(ConnectorMessage.folder_id) == place.id,
-        col(ConnectorMessage.removed).is_(False),
-        col(ConnectorMessage.fetched_at) <= now - timedelta(seconds=kept),
-    )
-    marks = [row.mark for row in await it.run.ctx.read(asked) if ":" not in row.mark]
-    if marks:
-        await there.do(there.remote.delete, marks)
-    return marks
-
-
-async def _forget(it: Fetch, place: Place, marks: Sequence[str]) -> None:
-    async with it.run.ctx.write(it.connector.user_id) as unit:
-        await _note_removed(unit, place, marks)
-        it.tally.deleted_remote += len(marks)
-        await it.noted(unit)
-
-
-async def _note_removed(unit: AsyncSession, place: Place, marks: Sequence[str]) -> None:
-    these = update(ConnectorMessage).where(
-        col(ConnectorMessage.folder_id) == place.id, col(ConnectorMessage.mark).in_(marks)
-    )
-    await (await unit.connection()).execute(these.values(removed=True))
+    until = world.now() + timedelta(seconds=row.interval)
+    await _folder(it, inbox)  # what came meanwhile, and the folder is open
+    while (left := (until - world.now()).total_seconds()) > 0:
+        it.run.rest(True)
+        it.there.line.stage = Stage.LISTEN
+        try:
+            heard = await it.there.do(remote.wait, min(left, LISTENS))
+        finally:
+            it.run.rest(False)
+        if heard:
+            await _folder(it, inbox)
+            await _told(it)

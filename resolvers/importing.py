@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import delivery, paths
 from mail.archives.records import Account, Told, Wrong, moment
 from mail.archives.zips import Broken
-from mail.delivery import Letter, Place, Placed
+from mail.delivery import Letter, Place, Placed, Way
 from mail.found import Found, Unusable
 from mail.keeping import Kept
 from mail.storable import storable
@@ -88,6 +88,7 @@ class Import:
     boxes: dict[str, int]  # mailboxes by path
     outcome: Outcome
     dedupe: bool = True
+    subscribe: bool = True  # to mailboxes that are made
     there: dict[int, Counter[bytes]] = field(default_factory=dict)  # digests by mailbox, shortened
 
 
@@ -100,6 +101,7 @@ class Ready:
     box: int
     flags: Sequence[str]
     meta_data: dict[str, Any] | None = None
+    way: Way = Way.PUT_IN
 
 
 @dataclass(slots=True)
@@ -150,7 +152,7 @@ async def read(work: Import, found: Found) -> Ready | None:
             raise Unusable(f"more than {flagging.KEYWORDS} keywords")
         told = found.told
         meta = freedata.checked(told.meta_data, ["metaData"]) if told else None
-        box = await _box(work, work.into or found.folder)
+        box = await box_of(work, work.into or found.folder)
     except (Unusable, Refused) as problem:
         work.outcome.refuse(found.name, str(problem))
         return None
@@ -164,10 +166,12 @@ async def read(work: Import, found: Found) -> Ready | None:
     return Ready(found, letter, box, wanted.touched, meta)
 
 
-async def _box(work: Import, folder: str) -> int:
+async def box_of(work: Import, folder: str) -> int:
+    """The key of the mailbox at this path, which is made where it is missing; Refused."""
     path = paths.checked_path(folder)
     if path not in work.boxes:
-        for box in await mailboxes.create(work.ctx, NewMailboxes([path])):
+        new = NewMailboxes([path], subscribe=work.subscribe)
+        for box in await mailboxes.create(work.ctx, new):
             work.boxes[box.path] = box.id
     return work.boxes[path]
 
@@ -199,7 +203,10 @@ async def put(
 
     def placed(turn: Turn) -> list[Placed]:
         pairs = zip(ready, kept, strict=True)
-        return [delivery.place(turn, each.letter, safe, _to(work, each)) for each, safe in pairs]
+        return [
+            delivery.place(turn, each.letter, safe, _to(work, each), way=each.way)
+            for each, safe in pairs
+        ]
 
     new = await work.ctx.world.join(session, placed)
     await _restate(work, session, ready, new)

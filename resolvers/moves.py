@@ -124,6 +124,12 @@ def keyword_of(name: str) -> str:
     return name
 
 
+def is_flag(name: str) -> bool:
+    """Whether this is a flag that messages can have here, or a keyword."""
+    spelled = f"\\{name[1:].capitalize()}" if name[:1] == "\\" else name
+    return spelled in _SYSTEM or (name[:1] != "\\" and _word(name))
+
+
 def _word(name: str) -> bool:
     return 0 < len(name) <= LONGEST and not any(c in '(){%*"\\]' or c < "!" for c in name)
 

@@ -245,9 +245,9 @@ class Imap:
 
     def wait(self, seconds: float) -> bool:
         """Wait until something happens in the folder that is open, by IDLE."""
-        self._do(Stage.FETCH, self._client.idle)
-        heard = self._do(Stage.FETCH, lambda: self._client.idle_check(min(seconds, RENEWED)))
-        self._do(Stage.FETCH, self._client.idle_done)
+        self._do(Stage.LISTEN, self._client.idle)
+        heard = self._do(Stage.LISTEN, lambda: self._client.idle_check(min(seconds, RENEWED)))
+        self._do(Stage.LISTEN, self._client.idle_done)
         return any(len(one) > 1 and one[1] in (b"EXISTS", b"EXPUNGE") for one in heard)
 
     def _do(self, stage: Stage, work: Callable[[], Result]) -> Result:

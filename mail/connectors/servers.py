@@ -31,6 +31,7 @@ class Stage(StrEnum):
     FETCH = "FETCH"
     STORE = "STORE"
     DELETE = "DELETE"
+    LISTEN = "LISTEN"
 
 
 class Failure(Exception):

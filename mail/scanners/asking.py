@@ -60,20 +60,28 @@ async def look(world: World, mail: "Mail", taken: Sequence[Taken]) -> None:
     Unavailable where one is down, and its setting says that mail waits for it.
     """
     options, letter = world.options, mail.letter
-    comes = mail.handed or mail.client is not None  # and was not sent by one of our users
-    if not comes or not (options.rspamd or options.clamd):
+    sent = not (mail.handed or mail.client or mail.fetched)  # by one of our users
+    if sent or not (options.rspamd or options.clamd):
         return
     body = body_of(mail.source, letter.size)
     envelope = Envelope(mail.sender, [each.address for each in taken], mail.client)
     at = Rspamd(options.rspamd, options.rspamd_password)
     judged, clean = await asyncio.gather(
-        _asked(world, rspamd_of(options), body, lambda: rspamd.check(at, envelope, body)),
-        _asked(world, clamd_of(options), body, lambda: _viruses(options.clamd, body)),
+        _asked(
+            world, _of(mail, rspamd_of(options)), body, lambda: rspamd.check(at, envelope, body)
+        ),
+        _asked(world, _of(mail, clamd_of(options)), body, lambda: _viruses(options.clamd, body)),
     )
     for each in (judged, clean):
         if isinstance(each, Unavailable):
             raise each
     mail.letter = replace(letter, scan=_together(judged, clean))
+
+
+def _of(mail: "Mail", scanner: Asked) -> Asked:
+    """The scanner; nowhere, where it is not to look at what was fetched."""
+    wanted = mail.fetched is None or scanner.name in mail.fetched.scanners
+    return scanner if wanted else replace(scanner, place="")
 
 
 async def _viruses(place: str, body: Body) -> Scan:

@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("flags", sa.String(), nullable=False),
         sa.Column("fetched_at", Instant(), nullable=False),
         sa.Column("removed", sa.Boolean(), nullable=False),
+        sa.Column("safe", sa.Boolean(), nullable=False),
         _belongs("connector_messages", "folder_id", "connector_folders"),
         sa.PrimaryKeyConstraint("folder_id", "mark", name=op.f("pk_connector_messages")),
     )

@@ -1,0 +1,317 @@
+"""Storing what was fetched: straight into folders, or the way of mail that comes in.
+
+What a unit stores, and what the ledger says of it, are one. What goes the way of mail that comes in
+is stored by units of its own; there a receipt knows it again, until the ledger does.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+from sqlmodel import col
+
+from mail import delivery, pipeline
+from mail.addresses import Recipient, account_of
+from mail.connectors.servers import Failure, Head, Stage
+from mail.delivery import Letter, Placed, Way
+from mail.found import Found, dated
+from mail.keeping import Gone
+from mail.paths import INBOX
+from mail.performing import Rejected
+from mail.pipeline import Fetched, Mail
+from mail.routes import Person, Taken
+from mail.scanners import clamd, rspamd
+from mail.scanners.refusing import Unwanted
+from models.addresses import Address
+from models.columns import picked
+from models.connectors import ConnectorFolder, ConnectorMessage
+from models.errors import OverQuota, Refused
+from models.messages import Message
+from resolvers import flagging, importing, moves
+from resolvers.fetched import IGNORED, Fetch, Place, joined
+from resolvers.importing import TOGETHER, Ready
+
+AT_ONCE = 8  # messages that go the way of mail that comes in
+LATELY = timedelta(days=1)  # what came there since is told as new mail
+LEVEL = 50  # of accounts that have said nothing of spam
+
+Row = dict[str, Any]  # of the ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """A message that was fetched, and read."""
+
+    head: Head
+    raw: bytes
+    letter: Letter
+    flags: Sequence[str]  # that it has here
+
+
+async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> None:
+    """Store these, and note what has been fetched; OverQuota where not all of it fits, Failure."""
+    box = await importing.box_of(it.work, place.mapped.path)
+    sifted = place.mapped.path == INBOX and await _sifts(it)
+    for at in range(0, len(some), TOGETHER):
+        group = [
+            Came(head, raw, await delivery.read(raw), flags_of(head))
+            for head, raw in some[at : at + TOGETHER]
+        ]
+        it.tally.bytes += sum(len(one.raw) for one in group)
+        noted, new, spent = await _sorted(it, place, box, group)
+        it.tally.skipped += len(noted)
+        if sifted and it.to:
+            noted += await _sift(it, place, it.to, new)
+            new = []
+        await _store(it, place, (box, new), noted, spent)
+
+
+def flags_of(head: Head) -> list[str]:
+    """The flags that a message has here: those we know, and as many keywords as there may be."""
+    told = sorted(flag for flag in head.flags - IGNORED if moves.is_flag(flag))
+    system = [flag for flag in told if flag[:1] == "\\"]
+    return system + [flag for flag in told if flag[:1] != "\\"][: flagging.KEYWORDS]
+
+
+# ---------------------------------------------------------------- what is known by its content
+
+
+async def _sorted(
+    it: Fetch, place: Place, box: int, group: Sequence[Came]
+) -> tuple[list[Row], list[Came], list[str]]:
+    """What is here already, as rows of the ledger; what is new; and marks that are used up."""
+    noted, new, spent = list[Row](), list[Came](), list[str]()
+    for one in group:
+        digest = one.letter.digest
+        if earlier := place.before.get(digest):
+            mark, message_id = earlier.pop()
+            spent.append(mark)
+            noted.append(row_of(it, place, one, message_id))
+        elif await _twice(it, place, box, digest):
+            noted.append(row_of(it, place, one, None))
+        else:
+            new.append(one)
+    return noted, new, spent
+
+
+async def _twice(it: Fetch, place: Place, box: int, digest: str) -> bool:
+    """Whether the same message is here, and so comes not again."""
+    short = _short(digest)
+    if it.connector.skip_cross_duplicates:
+        if it.everywhere is None:
+            it.everywhere = await _digests(it, None)
+        if short in it.everywhere:
+            return True
+        it.everywhere.add(short)
+    if it.connector.remove_duplicates:
+        if box not in it.digests:
+            asked = select(col(Message.digest)).where(
+                col(Message.mailbox_id) == box, col(Message.archived_at).is_(None)
+            )
+            there = {_short(row.digest) for row in await it.run.ctx.read(asked)}
+            it.digests[box] = there | await _digests(it, place.id)
+        if short in it.digests[box]:
+            return True
+        it.digests[box].add(short)
+    return False
+
+
+def _short(digest: str) -> bytes:
+    """Enough of a digest, so that a million of them fit."""
+    return bytes.fromhex(digest[:32])
+
+
+async def _digests(it: Fetch, folder_id: int | None) -> set[bytes]:
+    """What the ledger has of a folder; None: of all."""
+    mine = select(col(ConnectorFolder.id)).where(
+        col(ConnectorFolder.connector_id) == it.connector.id
+    )
+    which = col(ConnectorMessage.folder_id)
+    wanted = which.in_(mine) if folder_id is None else which == folder_id
+    rows = await it.run.ctx.read(select(col(ConnectorMessage.digest)).where(wanted))
+    return {_short(row.digest) for row in rows}
+
+
+def row_of(it: Fetch, place: Place, one: Came, message_id: int | None, *, safe: bool = True) -> Row:
+    """What the ledger says of a message."""
+    return {
+        "folder_id": place.id,
+        "mark": one.head.mark,
+        "digest": one.letter.digest,
+        "message_id": message_id,
+        "flags": joined(one.head.flags),
+        "fetched_at": it.run.ctx.world.now(),
+        "removed": False,
+        "safe": safe,
+    }
+
+
+# ---------------------------------------------------------------- straight into a folder
+
+
+async def _store(
+    it: Fetch, place: Place, what: tuple[int, list[Came]], noted: list[Row], spent: list[str]
+) -> None:
+    """Store the new ones, and write the ledger, in one unit; of a full account what goes in."""
+    box, new = what
+    ready = [_ready(it, place, box, one) for one in new]
+    try:
+        await _unit(it, place, (new, ready), noted, spent)
+    except OverQuota:
+        if len(new) <= 1 and not noted:
+            raise
+        await _unit(it, place, ([], []), noted, spent)
+        for one in new:
+            await _store(it, place, (box, [one]), [], [])
+
+
+def _ready(it: Fetch, place: Place, box: int, one: Came) -> Ready:
+    raw, head = one.raw, one.head
+    name = f"{place.name}, {head.mark}"
+    found = Found(name, place.mapped.path, "", 0, raw, received_at=_at(it, one), flags=one.flags)
+    way = Way.RECEIVED if _is_news(it, place, one) else Way.PUT_IN
+    return Ready(found, one.letter, box, one.flags, way=way)
+
+
+def _at(it: Fetch, one: Came) -> Any:
+    """When it arrived there; where nobody says so, when it was written."""
+    now = it.run.ctx.world.now()
+    told = one.head.received_at or dated(one.raw[: one.raw.find(b"\r\n\r\n") + 2])
+    return min(told or now, now)
+
+
+def _is_news(it: Fetch, place: Place, one: Came) -> bool:
+    """Whether it is told as mail that has just come: not what a first copy brings."""
+    unread = place.mapped.path == INBOX and "\\Seen" not in one.flags
+    return unread and not place.fresh and _at(it, one) >= it.run.ctx.world.now() - LATELY
+
+
+async def _unit(
+    it: Fetch,
+    place: Place,
+    what: tuple[list[Came], list[Ready]],
+    noted: list[Row],
+    spent: Sequence[str],
+) -> None:
+    new, ready = what
+    for again in (False, True):
+        kept = await importing.keep(it.work, ready, again=again)
+        try:
+            async with it.unit() as unit:
+                connection = await unit.connection()
+                placed = await importing.put(it.work, unit, ready, kept) if ready else []
+                rows = [
+                    row_of(it, place, one, there.message_id)
+                    for one, there in zip(new, placed, strict=True)
+                ]
+                if noted or rows:
+                    await connection.execute(insert(ConnectorMessage), [*noted, *rows])
+                if spent:
+                    used = col(ConnectorMessage.mark).in_(spent)
+                    mine = col(ConnectorMessage.folder_id) == place.id
+                    await connection.execute(delete(ConnectorMessage).where(mine, used))
+                done = it.tally.imported + len(ready)
+                await it.noted(unit, imported=done)
+            it.tally.imported = done
+            it.run.ctx.world.fault("fetched")
+            return
+        except Gone:
+            if again:
+                raise
+
+
+# ---------------------------------------------------------------- the way of mail that comes in
+
+
+async def _sifts(it: Fetch) -> bool:
+    """Whether INBOX goes the way of mail that comes in: there is something on it that acts."""
+    row, options = it.connector, it.run.ctx.world.options
+    if not (row.spam_check or row.virus_check or row.apply_filters):
+        return False
+    if it.to is None:
+        it.to = await _recipient(it)
+    to = it.to
+    if to is None:
+        return False
+    judged = bool(options.rspamd) or to.ruled or to.spam_level != LEVEL
+    return bool(
+        (row.spam_check and judged)
+        or (row.virus_check and options.clamd)
+        or (row.apply_filters and (to.filtered or to.scripted))
+        or to.key is not None
+    )
+
+
+async def _recipient(it: Fetch) -> Recipient | None:
+    """The account as mail that comes in finds it; None: it has no address."""
+    row, world = it.connector, it.run.ctx.world
+    mine = col(Address.user_id) == row.user_id, col(Address.main)
+    asked = select(*picked(Address)).where(*mine)
+    found = next(iter(await world.database.read(asked)), None)
+    if found is None:
+        return None
+    address = found.shown
+    if row.target_domain:
+        address = f"{address.rpartition('@')[0]}@{row.target_domain}"
+    to = await account_of(world, found, address)
+    if not row.spam_check:
+        to = replace(to, ruled=False, spam_level=LEVEL)
+    if not row.apply_filters:
+        to = replace(to, filtered=False, scripted=False)
+    return replace(to, answers=False, copied=False, forwards=False)
+
+
+async def _sift(it: Fetch, place: Place, to: Recipient, new: Sequence[Came]) -> list[Row]:
+    """Have these go the way of mail that comes in; what the ledger says of them then."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one_of(one: Came) -> object:
+        async with room:
+            return await _delivered(it, place, one, to)
+
+    outcomes = await asyncio.gather(*map(one_of, new), return_exceptions=True)
+    rows: list[Row] = []
+    for one, outcome in zip(new, outcomes, strict=True):
+        if isinstance(outcome, Unwanted | Rejected):
+            it.run.say(f"{place.name}, {one.head.mark}: refused: {outcome}")
+            it.tally.skipped += 1
+            rows.append(row_of(it, place, one, None, safe=False))
+        elif isinstance(outcome, BaseException):
+            if rows:  # what went well before is kept
+                async with it.unit() as unit:
+                    await (await unit.connection()).execute(insert(ConnectorMessage), rows)
+                    await it.noted(unit)
+            raise _failed(outcome)
+        else:
+            it.tally.imported += 1
+            key = outcome.message_id if isinstance(outcome, Placed) else None
+            rows.append(row_of(it, place, one, key))
+    return rows
+
+
+def _failed(outcome: BaseException) -> BaseException:
+    if isinstance(outcome, Refused) and not isinstance(outcome, OverQuota):
+        return Failure(Stage.STORE, outcome.message)
+    return outcome
+
+
+async def _delivered(it: Fetch, place: Place, one: Came, to: Recipient) -> object:
+    world, row = it.run.ctx.world, it.connector
+    scanners = {rspamd.NAME: row.spam_check, clamd.NAME: row.virus_check}
+    lay = Fetched(
+        _at(it, one),
+        frozenset(name for name, wanted in scanners.items() if wanted),
+        seen="\\Seen" in one.flags,
+        flagged="\\Flagged" in one.flags,
+        answered="\\Answered" in one.flags,
+        keywords=tuple(flag for flag in one.flags if flag[:1] != "\\"),
+    )
+    came = f"{place.id}:{place.opened.validity}:{one.head.mark}:{one.letter.digest}"
+    letter = replace(one.letter, came=came)
+    mail = Mail(one.raw, letter, "", fetched=lay, copied=False)
+    taken = Taken(to.address, [Person(to)])
+    (outcome,) = await pipeline.deliver(world, mail, [taken])
+    return outcome
