@@ -223,6 +223,7 @@ async def stop(ctx: Context, ids: Sequence[int]) -> None:
             if row:
                 kind = ChangeKind.CONNECTOR_CHANGED
                 await ctx.record(session, row.user_id, kind, [row.connector_id])
+    wake(ctx)
 
 
 def wake(ctx: Context) -> None:

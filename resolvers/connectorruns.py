@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -56,6 +57,7 @@ class Run:
     options: Chosen
     rest: Callable[[bool], None] = lambda _: None  # told when it only listens, and when no more
     lines: list[str] = field(default_factory=list)
+    nudged: asyncio.Event = field(default_factory=asyncio.Event)  # somebody may want it to end
 
     @property
     def trial(self) -> bool:
@@ -94,6 +96,7 @@ class Worker:
     gate: Gate
     trust: Any = None
     running: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)
+    runs: dict[int, Run] = field(default_factory=dict)  # the same
     busy: dict[int, str] = field(default_factory=dict)  # hosts of those that do not only listen
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -127,10 +130,18 @@ async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None
                 await asyncio.wait(waits, timeout=IDLE, return_when=asyncio.FIRST_COMPLETED)
                 for each in waits:
                     each.cancel()
+                if bell.is_set():
+                    nudge(worker)
         finally:
             for task in worker.running.values():
                 task.cancel()
             await asyncio.gather(*worker.running.values(), return_exceptions=True)
+
+
+def nudge(worker: Worker) -> None:
+    """Have what is running look whether it is to end."""
+    for run in worker.runs.values():
+        run.nudged.set()
 
 
 async def look(worker: Worker) -> None:
@@ -145,12 +156,13 @@ async def look(worker: Worker) -> None:
         found.rest = partial(worker.note, key, host)
         worker.note(key, host, False)
         task = asyncio.create_task(_carried(worker, found))
-        worker.running[key] = task
+        worker.running[key], worker.runs[key] = task, found
         task.add_done_callback(partial(_freed, worker, key))
 
 
 def _freed(worker: Worker, key: int, _task: "asyncio.Task[None]") -> None:
     worker.running.pop(key, None)
+    worker.runs.pop(key, None)
     worker.busy.pop(key, None)
     worker.freed.set()
 
@@ -197,7 +209,8 @@ async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Pick
     else:
         key = connector.run_id
     mine = update(ConnectorRun).where(col(ConnectorRun.id) == key)
-    started = mine.values(state=TaskState.RUNNING, started_at=now)
+    since = func.coalesce(col(ConnectorRun.started_at), now)
+    started = mine.values(state=TaskState.RUNNING, started_at=since)
     found = (await connection.execute(started.returning(*picked(ConnectorRun)))).one()
     await ctx.record(session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id])
     return found
@@ -241,6 +254,7 @@ async def _carried(worker: Worker, run: Run) -> None:
     except asyncio.CancelledError:
         fetch.cancel()
         await asyncio.gather(fetch, return_exceptions=True)
+        await _given_back(run)
         raise
     except Exception:
         log.exception("connector broke", extra={"connector": run.connector.id})
@@ -254,9 +268,20 @@ async def _carried(worker: Worker, run: Run) -> None:
 async def _beats(run: Run) -> None:
     """Give signs of life, until another has the lease or somebody wants it to end."""
     while True:
-        await asyncio.sleep(BEAT)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEAT):
+                await run.nudged.wait()
+        run.nudged.clear()
         async with run.ctx.write(run.connector.user_id) as session:
             await run.hold(session)
+
+
+async def _given_back(run: Run) -> None:
+    """Let the next process go on at once."""
+    async with run.ctx.world.write() as session:
+        mine = (col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease)
+        free = update(Connector).where(*mine).values(leased_until=None)
+        await (await session.connection()).execute(free)
 
 
 async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | None) -> None:

@@ -23,7 +23,7 @@ from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage
 from models.mailboxes import SpecialUse
 from resolvers import connectorsecrets, fetchstore, fetchsync, importing, mailboxes
-from resolvers.fetched import Fetch, Place
+from resolvers.fetched import Fetch, Place, Tally
 
 if TYPE_CHECKING:
     from resolvers.connectorruns import Run
@@ -41,7 +41,9 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
         run.say("signed in")
         work = await importing.opened(ctx, connector.user_id, None, run.row.id)
         work.subscribe = connector.subscribe_all
-        it = Fetch(run, there, work)
+        so_far = run.row  # where it goes on
+        tally = Tally(0, so_far.imported, 0, so_far.deleted_remote, so_far.bytes)
+        it = Fetch(run, there, work, tally)
         todo = await _mapped(it)
         gone: list[tuple[Place, list[str]]] = []
         for one in todo:
@@ -50,7 +52,6 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
                 gone.append((place, found))
         inbox = next((one for one in todo if folders.remote(one.listed).upper() == INBOX), None)
         if run.options.idle and inbox:
-            await _told(it)
             await _listen(it, inbox)
     for place, marks in gone:  # POP3 deletes at the end of a session
         await fetchsync.forget(it, place, marks)
@@ -182,14 +183,14 @@ async def _listen(it: Fetch, inbox: Mapped) -> None:
         it.run.say("the server offers no IDLE")
         return
     until = world.now() + timedelta(seconds=row.interval)
-    await _folder(it, inbox)  # what came meanwhile, and the folder is open
+    heard = True  # what came meanwhile; and then the folder is open
     while (left := (until - world.now()).total_seconds()) > 0:
+        if heard:
+            await _folder(it, inbox)
+            it.there.line.stage = Stage.LISTEN
+            await _told(it)
         it.run.rest(True)
-        it.there.line.stage = Stage.LISTEN
         try:
             heard = await it.there.do(remote.wait, min(left, LISTENS))
         finally:
             it.run.rest(False)
-        if heard:
-            await _folder(it, inbox)
-            await _told(it)

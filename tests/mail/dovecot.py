@@ -1,14 +1,16 @@
 """A Dovecot of the tests' own on loopback: IMAP and POP3, with and without TLS."""
 
 import shutil
+import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.e2e.server import free_port
+from tests.mail.scanning import program
 
 PASSWORD = "far-away"  # noqa: S105 - a test's
 PATIENCE = 20.0  # seconds until it listens
@@ -69,24 +71,44 @@ service anvil {{
 
 @dataclass
 class Dovecot:
-    """Its ports and its folder; anybody may sign in with PASSWORD."""
+    """Its ports and its folder, and one of its accounts: all sign in with PASSWORD."""
 
     folder: Path
     ports: dict[str, int]
+    user: str = "ada"
+    made: set[str] = field(default_factory=set)  # folders
 
-    def doveadm(self, *words: str, given: bytes = b"") -> bytes:
-        """Run an administrator's command; its output."""
-        command = ["doveadm", "-c", str(self.folder / "conf"), *words]
+    def account(self, user: str) -> "Dovecot":
+        """The same server, and another account."""
+        return Dovecot(self.folder, self.ports, user)
+
+    def doveadm(self, verb: str, *words: str, given: bytes = b"") -> bytes:
+        """Run an administrator's command about the account; its output."""
+        command = [program("doveadm"), "-c", str(self.folder / "conf"), *verb.split(), "-u",
+                   self.user, *words]  # fmt: skip
         return subprocess.run(command, input=given, check=True, capture_output=True).stdout
 
-    def save(self, user: str, raw: bytes, mailbox: str = "INBOX") -> None:
+    def save(self, raw: bytes, mailbox: str = "INBOX") -> None:
         """Put a message into a folder, which is made where it is missing."""
-        if mailbox != "INBOX":
-            subprocess.run(
-                ["doveadm", "-c", str(self.folder / "conf"), "mailbox", "create", "-u", user,
-                 mailbox], check=False, capture_output=True,
-            )  # fmt: skip
-        self.doveadm("save", "-u", user, "-m", mailbox, given=raw)
+        if mailbox not in ("INBOX", *self.made):
+            self.doveadm("mailbox create", mailbox)
+            self.made.add(mailbox)
+        self.doveadm("save", "-m", mailbox, given=raw)
+
+    def save_all(self, raws: Sequence[bytes], mailbox: str = "INBOX") -> None:
+        """Put many messages into a folder that is there, as a Maildir has them."""
+        self.save(raws[0], mailbox)
+        place = self.folder / "mail" / self.user
+        place = place if mailbox == "INBOX" else place / f".{mailbox}"
+        for nth, raw in enumerate(raws[1:]):
+            path = place / "new" / f"{time.time_ns()}.M{nth}.far"
+            path.write_bytes(raw)
+            shutil.chown(path, 65534, 65534)
+
+    def count(self, mailbox: str = "INBOX") -> int:
+        """How many messages a folder has."""
+        told = self.doveadm("mailbox status", "messages", mailbox)
+        return int(told.rpartition(b"=")[2])
 
 
 @contextmanager
@@ -112,7 +134,7 @@ def dovecot(
         CONFIG.format(folder=folder, run=run, password=PASSWORD, separator=separator, format=kind,
                       ssl="yes" if certificate else "no", certificate=keys, **ports)
     )  # fmt: skip
-    process = subprocess.Popen(["dovecot", "-F", "-c", str(folder / "conf")])
+    process = subprocess.Popen([program("dovecot"), "-F", "-c", str(folder / "conf")])
     try:
         until = time.monotonic() + PATIENCE
         while not _listening(ports["imap"]):
@@ -126,7 +148,5 @@ def dovecot(
 
 
 def _listening(port: int) -> bool:
-    import socket
-
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
