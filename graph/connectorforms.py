@@ -18,7 +18,7 @@ from models.connectors import Protocol, Security
 from models.errors import ConnectorFailure, Invalid
 from models.roles import Scope
 from resolvers import connectorchange, connectorcheck, connectors
-from resolvers.connectoroptions import MEANT, OptionName
+from resolvers.connectoroptions import OptionName
 
 PLAIN = (
     "name", "protocol", "host", "port", "security", "username", "target_domain", "target_folder",
@@ -30,8 +30,7 @@ COLUMNS = {name: name for name in PLAIN} | {"auth_mechanism": "mechanism"}
 HALF_AN_HOUR, TEN_MINUTES = timedelta(minutes=30), timedelta(minutes=10)
 CHECK = (timedelta(seconds=1), timedelta(minutes=1))
 UNWANTED = "(?i)spam|(?i)junk"
-ASKS = Alone("a check of an account elsewhere", once=True)
-OPTIONS = " ".join(f"{name}: {words}" for name, words in MEANT.items())
+ASKS = Alone("a check of an account elsewhere")
 
 
 @strawberry.input(description="A folder is called otherwise here.")
@@ -42,7 +41,7 @@ class FolderRewriteInput:
 
 @strawberry.input(description="What is rarely needed.")
 class ConnectorOptionInput:
-    name: OptionName = leaf(OPTIONS)
+    name: OptionName = leaf("Which.")
     value: str | None = leaf("What it is set to; true and false may be left out.", default=UNSET)
 
 

@@ -154,9 +154,14 @@ class Connector(Shape):
 
     @field("The last hundred runs, newest first.")
     async def runs(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection["ConnectorRun"]:
-        ask = page_asked(RUNS, first, after, None, None)
+        ask = page_asked(RUNS, first, after, last, before)
         wanted = OfConnector(self.row.id, ask, columns(info, ConnectorRun))
         return await connected(
             info,
@@ -198,10 +203,10 @@ class ConnectorRun(Shape):
 
 
 async def connector_page(
-    info: Info, user_id: int, first: int | None, after: str | None
+    info: Info, user_id: int, page: tuple[Any, Any, Any, Any]
 ) -> Connection[Connector]:
-    """A page of the connectors of an account."""
-    ask = page_asked(OF_USER, first, after, None, None)
+    """A page of the connectors of an account: first, after, last, before."""
+    ask = page_asked(OF_USER, *page)
     wanted = OfUser(user_id, ask, columns(info, Connector))
     return await connected(
         info,

@@ -312,9 +312,14 @@ class User(Shape):
 
     @field("Accounts elsewhere; of others only with SYNCJOBS.", scope=Scope.READ)
     async def connectors(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[Connector]:
-        return await connector_page(info, self.row.id, first, after)
+        return await connector_page(info, self.row.id, (first, after, last, before))
 
     @field("Security events, newest first.", scope=Scope.READ)
     async def auth_log(

@@ -10,6 +10,8 @@ from graphql import (
     GraphQLSchema,
 )
 
+from resolvers.connectoroptions import MEANT
+
 TYPES = {
     "Query": "What can be read.",
     "Mutation": "What can be changed. Fields run one after another, each a unit of its own; "
@@ -217,6 +219,7 @@ VALUES = {
         "UNKNOWN": "Not looked up, not configured, or DNS does not answer.",
     },
     "ErrorCode": {
+        "CONNECTOR_FAILURE": "An account elsewhere cannot be reached, or refuses us.",
         "VALIDATION": "The input breaks a rule.",
         "NOT_FOUND": "No such thing, or none that the viewer may see.",
         "CONFLICT": "It collides with what exists.",
@@ -355,6 +358,30 @@ VALUES = {
         "WAITING": "Not taken yet.",
         "DONE": "Taken: the answer was 2xx.",
         "DEAD": "Given up.",
+    },
+    "ConnectorOptionName": {str(name): words for name, words in MEANT.items()},
+    "ConnectorProtocol": {
+        "IMAP": "Folders and flags (RFC 3501).",
+        "POP3": "One folder (RFC 1939).",
+        "ARCHIVE": "A file; of mailImport alone.",
+        "USER": "Another account here; of mailImport alone.",
+    },
+    "ConnectorSecurity": {
+        "PLAIN": "Not at all.",
+        "STARTTLS": "From the middle on; never less.",
+        "TLS": "From the start.",
+    },
+    "ConnectorStage": {
+        "RESOLVE": "The address of the host is looked up, and judged.",
+        "CONNECT": "It is connected to.",
+        "TLS": "Encryption begins, and the certificate is verified.",
+        "GREETING": "The server says what it is.",
+        "LOGIN": "We sign in.",
+        "LIST": "Folders are listed.",
+        "FETCH": "Messages are fetched.",
+        "STORE": "Messages are stored here.",
+        "DELETE": "Messages are deleted there.",
+        "LISTEN": "It waits for new mail.",
     },
     "TaskState": {
         "QUEUED": "Waits for its turn.",

@@ -32,7 +32,7 @@ from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
 from models.world import World
-from resolvers import changes, neighbours, pushing, tasks, webhookposts
+from resolvers import changes, connectorruns, neighbours, pushing, tasks, webhookposts
 from resolvers import settings as stored_settings
 
 log = logging.getLogger("merganser")
@@ -208,6 +208,7 @@ async def _workers(
             tasks.run(world),
             webhookposts.run(world, worded),
             pushing.run(world, ids.encode),
+            connectorruns.run(world),
         ]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]

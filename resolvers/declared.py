@@ -220,6 +220,10 @@ DECLARED: dict[str, Setting] = {
             "goes on by the query.", 500, 100_000_000,
         ),
         Setting(
+            "connectors.allowPrivate", "connectors_private", Kind.BOOLEAN, "Connectors inward",
+            "Mail may be fetched from private and loopback addresses, and without encryption.",
+        ),
+        Setting(
             "domains.default", "default_domain", Kind.STRING, "Default domain",
             "Domain of the address of a new user whose name has none; null: it must be given.",
             nullable=True, read=_domain,
@@ -362,10 +366,6 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "upload.max", "upload_max", SIZE, "Largest upload",
             "Largest file in an upload.", 1 << 16, 1024 * MIB,
-        ),
-        Setting(
-            "connectors.allowPrivate", "connectors_private", Kind.BOOLEAN, "Connectors inward",
-            "Mail may be fetched from private and loopback addresses, and without encryption.",
         ),
         Setting(
             "webhooks.allowPrivate", "webhooks_private", Kind.BOOLEAN, "Webhooks inward",

@@ -17,6 +17,7 @@ FACTORS = "a factor is no object of ours: it is on, or it is not"
 PART = "acts on a part of a User, which is no type of its own"
 BOX_PART = "acts on a part of a Mailbox, which is no type of its own"
 FORWARDS = "a list that is short, and read forwards only"
+CONNECTOR = (*("autoMapFolders", "mirrorDeletes", "removeDuplicates", "virusCheck"),)
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reason
     "suffixed": {
         "ContentType": "the header field Content-Type",
@@ -82,6 +83,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.senderRuleDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.bccRuleDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.recipientRewriteDelete(input:)": "shares IdsInput with all that delete by id",
+        "Mutation.connectorCancel(input:)": "shares IdsInput with all that is done by id",
+        "Mutation.connectorDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookTest(input:)": "shares IdsInput with all that delete by id",
         "Mutation.pushChannelDelete(input:)": "shares IdsInput with all that delete by id",
@@ -107,6 +110,21 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "AppPasswordCreateInput.generateMobileconfig": OUTLINE,
         "AuthenticateInput.token": "asks for one",
         "AuthenticatePayload.requirePasswordChange": OUTLINE,
+        **dict.fromkeys(
+            (
+                f"{kind}.{name}"
+                for kind in ("Connector", "ConnectorCreateInput", "ConnectorPatch")
+                for name in CONNECTOR
+            ),
+            OUTLINE,
+        ),
+        "Connector.applyFilters": OUTLINE,
+        "Connector.deleteSource": OUTLINE,
+        "Connector.skipCrossDuplicates": OUTLINE,
+        "ConnectorCheckPayload.ok": OUTLINE,
+        "ConnectorCheckStage.ok": OUTLINE,
+        "ConnectorRun.trial": "what the run is",
+        "ConnectorRunInput.trial": "asks for one",
         "Domain.backupMx": OUTLINE,
         "Domain.relayAllRecipients": OUTLINE,
         "DomainCreateInput.backupMx": OUTLINE,

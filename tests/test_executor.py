@@ -254,6 +254,8 @@ LISTED = {
     "AuditedMessage": "audits { nodes { messages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
     "BccRule": "bccRules { nodes %s }",
+    "Connector": "connectors { nodes %s }",
+    "ConnectorRun": "connectors { nodes { runs { nodes %s } } }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",
@@ -280,7 +282,7 @@ CALLED = {  # where it is not the plural
     "AccountExport": "exports",
     "Address": "addresses", "AddressRegisterEntry": "addressRegister",
     "AdminLogEntry": "adminLog", "AuditAccess": "accessLog",
-    "AuditedMessage": "messages", "AuthEvent": "authLog",
+    "AuditedMessage": "messages", "AuthEvent": "authLog", "ConnectorRun": "runs",
     "DomainAlias": "domainAliases", "FileShare": "shares", "Identity": "identities",
     "QuarantineItem": "quarantine",
     "SavedSearch": "savedSearches", "SettingChange": "history", "WebhookDelivery": "deliveries",
@@ -327,6 +329,7 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["recipientRewriteCreate"](ada, root))(root)
     await (await CALLS["pushChannelSet"](ada, root))(ada)
     await CALLS["quarantineRelease"](ada, root)  # of what stays
+    await (await CALLS["connectorRun"](ada, root))(ada)
     while await indexing.index(ada.world):
         pass
     for one in tally:  # what was done so far is none of lists

@@ -33,6 +33,9 @@ CONNECTIONS = {
                              "preview"),
     "Setting.history": ('setting(key: "undo.window") { history { %s } }',
                         "setting_changes", "after"),
+    "Connector.runs": ("connectors { nodes { runs { %s } } }", "connector_runs", "log"),
+    "Query.connectors": ("connectors { %s }", "connectors", "folder_rewrites"),
+    "User.connectors": ("viewer { user { connectors { %s } } }", "connectors", "folder_rewrites"),
     "Query.domainAliases": ("domainAliases { %s }", "domain_aliases", "created_at"),
     "Query.domains": ("domains { %s }", "domains", "description"),
     "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "guid"),
@@ -99,6 +102,8 @@ async def test_a_list_reads_the_columns_asked_for(
         await (await CALLS["savedSearchSet"](ada, root))(ada)
     if name == "User.sieveScripts":
         await (await CALLS["sieveScriptPut"](ada, root))(ada)
+    if "onnector" in name:
+        await (await CALLS["connectorRun"](ada, root))(ada)
     if "ebhook" in name:
         await (await CALLS["webhookTest"](ada, root))(root)
     document, table, heavy = CONNECTIONS[name]

@@ -31,6 +31,7 @@ HARMLESS = (  # graphql-core thinks of those who resolve fields, we of those who
 NEW_KINDS = "it says of itself that new kinds may come"
 ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reason for each
     "Enum value ChangeKind.AUTOREPLY_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.CONNECTOR_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.FILE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.FILTER_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.IDENTITY_CHANGED was added.": NEW_KINDS,
@@ -44,6 +45,7 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "Enum value ChangeKind.SETTING_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.SIEVE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.THREAD_CHANGED was added.": NEW_KINDS,
+    "Enum value ErrorCode.CONNECTOR_FAILURE was added.": "of a mutation that is new",
     "Enum value ErrorCode.IN_USE was added.": "of a mutation that is new",
     "Enum value ErrorCode.NO_SESSION was added.": "of a mutation that is new",
     "Enum value ErrorCode.SIEVE_COMPILE was added.": "of mutations that are new",

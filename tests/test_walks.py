@@ -33,6 +33,7 @@ TOLD = {
     "auth_events": ("SECURITY_EVENT", set[str]()),
     "setting_changes": ("SETTING_CHANGED", set[str]()),
     "key_values": ("KEY_VALUE_CHANGED", set[str]()),
+    "connectors": ("CONNECTOR_CHANGED", {"lease", "leased_until"}),
     "filters": ("FILTER_CHANGED", {"match_count"}),
     "identities": ("IDENTITY_CHANGED", set[str]()),
     "labels": ("LABEL_CHANGED", set[str]()),
@@ -59,7 +60,7 @@ PARTS = {"mailboxes": ["mailbox_metadata", "mailbox_shares"]}
 SILENT = {  # tables that no client sees, or that only hold up what is told elsewhere
     "access_tokens", "admin_log", "api_keys", "app_passwords", "audit_accesses", "audit_blobs",
     "audit_copies", "audits", "autoreply_senders", "bcc_rules", "blobs", "changes",
-    "correspondents", "deleted_users",
+    "connector_folders", "connector_messages", "connector_runs", "correspondents", "deleted_users",
     "deliveries", "documents", "domain_admins", "domain_aliases", "domain_totals", "domains",
     "export_pieces", "exports", "import_archives",
     "file_shares", "greylisted", "lessons", "mailbox_subscriptions", "message_blobs",
@@ -158,8 +159,8 @@ async def test_a_trial_leaves_nothing(name: str, ada: Client, root: Client) -> N
     }
 
 
-NOT_REPEATED = {  # what is proved, once
-    "authenticate", "recoveryCodesCreate", "tokenRevoke", "totpCheck", "totpDisable",
+NOT_REPEATED = {  # what is proved, once, and what its call only tries
+    "authenticate", "connectorCheck", "recoveryCodesCreate", "tokenRevoke", "totpCheck", "totpDisable",
     "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 
@@ -195,7 +196,7 @@ async def test_a_key_used_for_something_else_conflicts(
 
 # what takes no part in anything else, whatever is asked of it
 ALONE = {
-    "authenticate", "mailboxRepair", "recoveryCodesCreate", "totpCheck", "totpDisable",
+    "authenticate", "connectorCheck", "mailboxRepair", "recoveryCodesCreate", "totpCheck", "totpDisable",
     "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from tests.calls import (
     auth,
+    connectors,
     files,
     filters,
     identities,
@@ -20,6 +21,7 @@ __all__ = [
     "Call",
     "Calls",
     "auth",
+    "connectors",
     "files",
     "filters",
     "identities",

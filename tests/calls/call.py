@@ -13,6 +13,8 @@ BY_IDS = {
     "appPasswordDelete",
     "auditDelete",
     "bccRuleDelete",
+    "connectorCancel",
+    "connectorDelete",
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
