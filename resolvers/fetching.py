@@ -4,8 +4,7 @@ What a unit stores, and what it notes of the source, are one. So a run that is k
 its last unit ended, nothing comes twice, and nothing is deleted elsewhere that is not safe here.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,20 +14,20 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors import folders
-from mail.connectors.folders import Mapped, Mapping_
-from mail.connectors.servers import Failure, Head, Listed, Opened, Stage
+from mail.connectors.folders import Mapped, Rules
+from mail.connectors.servers import Head, Listed, Opened
 from mail.connectors.sessions import Session, session
 from mail.expressions import Expression
 from mail.found import Found, dated
 from mail.outward import Gate
+from mail.sieve.regex import compiled
 from models.columns import Picked, picked
 from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
-from models.errors import OverQuota, Refused
+from models.errors import OverQuota
 from models.mailboxes import SpecialUse
 from models.messages import Message
 from resolvers import connectorsecrets, flagging, importing, mailboxes, moves
 from resolvers.importing import Import, Ready
-from resolvers.mailboxes import NewMailboxes
 from resolvers.moves import Changes
 
 if TYPE_CHECKING:
@@ -116,12 +115,13 @@ async def _mapped(it: Fetch, listed: Sequence[Listed]) -> list[Mapped]:
     roles = await mailboxes.all_of(it.run.ctx, row.user_id, {"special_use"})
     here = {box.special_use: box.path for box in roles if box.special_use is not None}
     below = row.target_folder or None
-    how = Mapping_(
-        Expression(row.exclude) if row.exclude else None,
-        None,
-        [(Expression(one["pattern"]), one["replacement"]) for one in row.folder_rewrites],
-        row.auto_map_folders,
-        None if below in (None, "INBOX") else below,
+    how = Rules(
+        exclude=Expression(row.exclude, slashes=False) if row.exclude else None,
+        rewrites=[
+            (compiled(one["pattern"], fold=True), one["replacement"]) for one in row.folder_rewrites
+        ],
+        roles=row.auto_map_folders,
+        below=None if below in (None, "INBOX") else below,
     )
     here.pop(SpecialUse.INBOX, None)
     return folders.mapped(listed, how, here)
