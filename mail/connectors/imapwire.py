@@ -89,7 +89,9 @@ class Wire(imaplib.IMAP4):
         found = self.readline()
         if not found.endswith(b"\r\n"):
             raise Failure(self.line.stage, "a line that ends unlike lines of IMAP")
-        return found[:-2]
+        if found.startswith(b"*") or found.count(b" ") != 1:
+            return found[:-2]
+        return found[:-2] + b" "  # imaplib wants words behind an OK, which some do not say
 
     def send(self, data: Any) -> None:
         """Send."""

@@ -6,12 +6,15 @@ What they answer to a command is replaced in `faults`, by the command: `<tag>` s
 import asyncio
 import re
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mail.connectors.servers import Server
+import pytest
+
+from mail.connectors.imap import Imap
+from mail.connectors.servers import Failure, Head, Listed, Server
 from mail.connectors.sessions import Session, session
 from mail.outward import Gate
 from models.connectors import Protocol, Security
@@ -138,10 +141,11 @@ class ImapRemote(Remote):
         await self.note(line)
         tag, _, rest = line.rstrip(b"\r\n").partition(b" ")
         words = rest.split(b" ")
-        name = b" ".join(words[: 1 + (words[0] == b"UID")]).decode()
+        name = b" ".join(words[: 1 + (words[0] == b"UID")]).decode("latin-1")
         does: Callable[[bytes, list[bytes]], bytes] | None
         does = getattr(self, "do_" + name.replace(" ", "_").lower(), None)
-        told = (does(rest, words) if does else b"") + tag + b" OK done\r\n"
+        told = does(rest, words) if does else b""
+        told += b"" if b"<tag>" in told else tag + b" OK done\r\n"
         if name == "IDLE":
             told = b"+ idling\r\n"
         elif name == "AUTHENTICATE":
@@ -244,7 +248,7 @@ class PopRemote(Remote):
             return False
         await self.note(line)
         name, _, rest = line.rstrip(b"\r\n").partition(b" ")
-        command = name.decode()
+        command = name.decode("latin-1")
         if command == "AUTH":
             goes_on = await self.answer("AUTH", b"", b"+ \r\n", reader, writer)
             await self.note(await reader.readline())
@@ -336,3 +340,55 @@ async def signed_in(
             session(account(remote, **more), gate, largest, known) as there,
         ):
             yield there
+
+
+INBOX = Listed(b"INBOX", ["INBOX"], None)
+Work = Callable[[Session], Awaitable[Any]]
+
+
+def head(mark: object, size: int = 10) -> Head:
+    return Head(str(mark), size, frozenset(), None)
+
+
+def three(**more: Any) -> ImapRemote:
+    messages = {uid: Message(MESSAGE + b"%d\r\n" % uid) for uid in (3, 5, 8)}
+    return ImapRemote(messages, **more)
+
+
+async def opened(there: Session, *, write: bool = False) -> Imap:
+    remote = there.remote
+    assert isinstance(remote, Imap)
+    await there.do(lambda: remote.open(INBOX, write=write))
+    return remote
+
+
+async def got(there: Session, *uids: int) -> dict[str, bytes]:
+    """What these messages of the INBOX are."""
+    await opened(there)
+    heads = [head(uid) for uid in uids]
+    return {one.mark: raw async for some in there.bodies(heads) for one, raw in some}
+
+
+async def everything(there: Session) -> None:
+    """Each command there is."""
+    remote = await opened(there, write=True)
+    await there.do(remote.folders)
+    await there.do(remote.subscribed)
+    await there.do(remote.marks)
+    await there.do(remote.heads, ["3", "5"])
+    await there.do(remote.changed, 5)
+    await there.do(remote.wait, 0.01)
+    await there.do(remote.delete, ["3"])
+
+
+async def failure(remote: Remote, work: Work = everything, **more: Any) -> Failure:
+    """How it fails: in words for people, without the password."""
+    with pytest.raises(Failure) as problem:
+        async with signed_in(remote, **more) as there:
+            await work(there)
+    shown = problem.value.message
+    assert shown
+    assert shown.isprintable()
+    assert SECRET not in shown
+    assert not any(word in shown for word in ("b'", 'b"', "Errno", "object", "Traceback"))
+    return problem.value
