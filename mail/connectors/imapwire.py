@@ -51,7 +51,11 @@ class Wire(imaplib.IMAP4):
         self.vanished = False  # whether messages of the open folder have been deleted
         self.validity = 0
         self._left = BUDGET
-        super().__init__(line.server.host, line.server.port)
+        try:
+            super().__init__(line.server.host, line.server.port)
+        except imaplib.IMAP4.error:
+            self._look()  # whether it said goodbye
+            raise
 
     # ------------------------------------------------------------ what imaplib calls
 

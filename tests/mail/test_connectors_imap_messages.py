@@ -14,6 +14,7 @@ from tests.mail.remote import (
     INBOX,
     LARGEST,
     MESSAGE,
+    SHORT,
     Fault,
     ImapRemote,
     Message,
@@ -118,7 +119,7 @@ async def test_more_folders_than_anybody_has() -> None:
             0,
         ),
         (
-            b"* 3 EXISTS\r\n* OK [UIDVALIDITY 9]\r\n* OK [NOMODSEQ] no\r\n* VANISHED (EARLIER) 1\r\n",
+            b"* 3 EXISTS\r\n* OK [UIDVALIDITY 9]\r\n* OK [NOMODSEQ] no\r\n* VANISHED (EARLIER) 1\r\n",  # noqa: E501
             9,
             0,
         ),
@@ -310,7 +311,8 @@ async def test_a_literal_that_cannot_be_one(size: int) -> None:
 @pytest.mark.parametrize("given", [b"{100}", b"{5}", b"{0}", b"{-1}", b"{x}", b"{}"])
 async def test_a_literal_of_a_wrong_size(given: bytes) -> None:
     fault = Fault(b"* 1 FETCH (UID 3 BODY[] " + given + b"\r\n" + MESSAGE + b")\r\n<tag> OK\r\n")
-    problem = await failure(three(faults={"UID FETCH": fault}), lambda there: got(there, 3))
+    remote = three(faults={"UID FETCH": fault})
+    problem = await failure(remote, lambda there: got(there, 3), timeout=SHORT)
     assert problem.stage is Stage.FETCH
 
 
