@@ -12,13 +12,14 @@ from sqlalchemy import insert, select, update
 from sqlmodel import col
 
 from mail.connectors import folders
-from mail.connectors.folders import Mapped, Mapping_
+from mail.connectors.folders import Mapped, Rules
 from mail.connectors.imap import Imap
 from mail.connectors.servers import Head, Opened, Stage
 from mail.connectors.sessions import session
 from mail.expressions import Expression
 from mail.outward import Gate
 from mail.paths import INBOX
+from mail.sieve.regex import compiled
 from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage
 from models.mailboxes import SpecialUse
@@ -70,15 +71,20 @@ async def _mapped(it: Fetch) -> list[Mapped]:
     row, options, remote = it.connector, it.options, it.there.remote
     listed = await it.there.do(remote.folders)
     if options.subscribed and isinstance(remote, Imap):
-        wanted = set(await it.there.do(remote.subscribed))
+        wanted = await it.there.do(remote.subscribed)
         listed = [one for one in listed if one.raw in wanted or one.raw.upper() == b"INBOX"]
     roles = await mailboxes.all_of(it.run.ctx, row.user_id, {"special_use"})
     here = {box.special_use: box.path for box in roles if box.special_use is not None}
     here.pop(SpecialUse.INBOX, None)
-    how = Mapping_(
+    rewrites = [
+        (compiled(one["pattern"], fold=True), one["replacement"]) for one in row.folder_rewrites
+    ]
+    how = Rules(
         Expression(row.exclude, slashes=False) if row.exclude else None,
         options.include,
-        [(Expression(one["pattern"]), one["replacement"]) for one in row.folder_rewrites],
+        options.masks_in,
+        options.masks_out,
+        rewrites,
         row.auto_map_folders,
         None if row.target_folder in ("", INBOX) else row.target_folder,
     )

@@ -160,7 +160,8 @@ async def test_a_trial_leaves_nothing(name: str, ada: Client, root: Client) -> N
 
 
 NOT_REPEATED = {  # what is proved, once, and what its call only tries
-    "authenticate", "connectorCheck", "recoveryCodesCreate", "tokenRevoke", "totpCheck", "totpDisable",
+    "authenticate", "connectorCheck", "recoveryCodesCreate", "tokenRevoke", "totpCheck",
+    "totpDisable",
     "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 
@@ -196,7 +197,8 @@ async def test_a_key_used_for_something_else_conflicts(
 
 # what takes no part in anything else, whatever is asked of it
 ALONE = {
-    "authenticate", "connectorCheck", "mailboxRepair", "recoveryCodesCreate", "totpCheck", "totpDisable",
+    "authenticate", "connectorCheck", "mailboxRepair", "recoveryCodesCreate", "totpCheck",
+    "totpDisable",
     "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 

@@ -1,13 +1,16 @@
 """Where the mail of each folder elsewhere goes here: pure, so that it can be shown beforehand."""
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mail import lookalikes, paths
 from mail.connectors.servers import Listed
-from mail.expressions import Expression
+from mail.expressions import TEXT, Expression
 from mail.paths import INBOX, SPECIAL
+from mail.sieve.regex import Regex, places
 from mail.specialnames import NAMES, USES
 from models.errors import Invalid
 from models.mailboxes import SpecialUse
@@ -42,27 +45,29 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping_:
+class Rules:
     """How folders are mapped."""
 
     exclude: Expression | None = None
     include: Expression | None = None
-    rewrites: Sequence[tuple[Expression, str]] = ()
+    masks_in: Sequence[str] = ()  # of whole paths, in any case; * is anything, ? one character
+    masks_out: Sequence[str] = ()
+    rewrites: Sequence[tuple[Regex, str]] = ()  # $1 to $9 are groups, $$ is a dollar sign
     roles: bool = True  # a folder with a role goes to that with the role here
     below: str | None = None  # the folder here in which all of them are made
 
 
-def mapped(
-    listed: Sequence[Listed], how: Mapping_, here: Mapping[SpecialUse, str]
-) -> list[Mapped]:
+def mapped(listed: Sequence[Listed], how: Rules, here: Mapping[SpecialUse, str]) -> list[Mapped]:
     """Which folders are fetched, INBOX first, and where to; `here` has those with a role here.
 
     Two may go to one.
     """
     found = [
-        Mapped(each, _path(each, how, here)) for each in listed if each.levels and _wanted(each, how)
+        Mapped(each, _path(each, how, here))
+        for each in listed
+        if each.levels and _wanted(each, how)
     ]
-    return sorted(found, key=lambda one: remote(one.listed).upper() != INBOX)
+    return sorted(found, key=lambda one: remote(one.listed).lower() != "inbox")
 
 
 def remote(listed: Listed) -> str:
@@ -70,30 +75,66 @@ def remote(listed: Listed) -> str:
     return "/".join(listed.levels)
 
 
-def _wanted(listed: Listed, how: Mapping_) -> bool:
+def _wanted(listed: Listed, how: Rules) -> bool:
     name = remote(listed)
     if (listed.use or "") in VIRTUAL:
         return False
     if how.include and not how.include.found_in(name):
         return False
-    return not (how.exclude and how.exclude.found_in(name))
+    if how.masks_in and not _fits(how.masks_in, name):
+        return False
+    return not ((how.exclude and how.exclude.found_in(name)) or _fits(how.masks_out, name))
 
 
-def _path(listed: Listed, how: Mapping_, here: Mapping[SpecialUse, str]) -> str:
+def _fits(masks: Sequence[str], name: str) -> bool:
+    spelled = unicodedata.normalize("NFC", name)
+    return any(_mask(unicodedata.normalize("NFC", mask)).fullmatch(spelled) for mask in masks)
+
+
+@lru_cache(256)
+def _mask(mask: str) -> re.Pattern[str]:
+    """What a whole path has to fit.
+
+    Where the first place fits, a later one fits no better: so nothing is tried twice, and no
+    mask takes long.
+    """
+    first, *others = (
+        "".join("." if sign == "?" else re.escape(sign) for sign in part)
+        for part in re.split(r"\*+", mask)
+    )
+    between = "".join(f"(?>.*?{part})" for part in others[:-1])
+    last = f".*{others[-1]}" if others else ""
+    return re.compile(f"{first}{between}{last}", re.DOTALL | re.IGNORECASE)
+
+
+def _path(listed: Listed, how: Rules, here: Mapping[SpecialUse, str]) -> str:
     levels = list(listed.levels)
-    if levels[0].upper() == INBOX:
+    if levels[0].lower() == "inbox":
         levels[0] = INBOX
     use = ROLES.get(listed.use or "") or (
-        CALLED.get(levels[-1].lower()) if len(levels) - (levels[0] == INBOX) == 1 else None
+        CALLED.get(_level(levels[-1]).lower()) if len(levels) - (levels[0] == INBOX) == 1 else None
     )
-    if how.roles and use in here and how.below is None:
+    if how.roles and how.below is None and use is not None and use in here:
         return here[use]
     name = "/".join(_level(level) for level in levels)
     for pattern, replacement in how.rewrites:
-        name = pattern.replaced(name, replacement)
-    if how.below is not None:
-        name = f"{how.below}/{name}"
-    return _fitting(name)
+        name = _rewritten(name, pattern, replacement)
+    return _fitting(name, how.below)
+
+
+def _rewritten(name: str, pattern: Regex, replacement: str) -> str:
+    """The name with the first place that fits replaced; where it is too long, as it is."""
+    at = places(pattern, name, lambda _: None) if len(name) <= TEXT else None
+    if at is None:
+        return name
+
+    def meant(found: re.Match[str]) -> str:
+        if found[1] == "$":
+            return "$"
+        begin, end = at[2 * int(found[1]) :][:2] or (-1, -1)
+        return name[begin:end] if end >= 0 else ""
+
+    return name[: at[0]] + re.sub(r"\$([$1-9])", meant, replacement) + name[at[1] :]
 
 
 def _level(level: str) -> str:
@@ -101,13 +142,16 @@ def _level(level: str) -> str:
     clean = unicodedata.normalize("NFC", level).replace("/", "_")
     signs = (" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
              for sign in clean)  # fmt: skip
-    text = " ".join("".join(signs).split())[:LONGEST] or "_"
-    return f"{text} (2)" if lookalikes.passes_for(text, SPECIAL) else text
+    text = "".join(signs)[: 4 * LONGEST].split()
+    short = " ".join(text)[:LONGEST].strip() or "_"
+    return f"{short} (2)" if lookalikes.passes_for(short, SPECIAL) else short
 
 
-def _fitting(name: str) -> str:
-    """The path in our spelling; where no folder can have it, INBOX."""
+def _fitting(name: str, below: str | None) -> str:
+    """The path in our spelling, with what is too deep in the deepest there may be."""
+    levels = [_level(level) for level in name.split("/") if level.strip()]
+    above = below.split("/") if below else []
     try:
-        return paths.checked_path("/".join(level for level in name.split("/") if level.strip()))
-    except Invalid:
-        return INBOX
+        return paths.checked_path("/".join([*above, *levels][: paths.LEVELS]))
+    except Invalid:  # nothing is left of it
+        return below or INBOX

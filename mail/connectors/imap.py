@@ -1,18 +1,17 @@
-"""What IMAP is asked for, by imapclient, in a thread (RFC 3501, 4315, 6154, 7162, 2177)."""
+"""What IMAP is asked for, in a thread (RFC 3501, 4315, 6154, 7162, 2177)."""
 
-import imaplib
-import ssl
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from base64 import b64decode
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from imapclient import IMAPClient, SocketTimeout
-from imapclient.exceptions import IMAPClientError, LoginError, ProtocolError
-from imapclient.imap_utf7 import decode as utf7
-from imapclient.response_parser import parse_fetch_response
+from imapclient.response_parser import parse_response
 
+from mail.connectors.imapwire import BROKEN, LONGEST, NEWS, Parts, Wire, fetched, moment
 from mail.connectors.lines import Line
-from mail.connectors.servers import Failure, Head, Listed, Opened, Stage, said
+from mail.connectors.sasl import answer_of
+from mail.connectors.servers import MESSAGES, Denied, Failure, Head, Listed, Opened, Stage, said
 from models.connectors import Security
 
 Result = TypeVar("Result")
@@ -20,69 +19,19 @@ FOLDERS = 10_000  # of an account, at most
 HEADS = 1_000  # messages asked for at once
 BODIES = 200  # fetched at once
 WEIGHT = 4 << 20  # bytes fetched at once, unless one message alone has more
-LITERAL = 1 << 16  # bytes of any other answer
+SEARCHED = 1 << 24  # bytes of the line that names all messages
+DENIED = 10  # messages that the server does not give, after which it is asked for no more
+TOO_MANY = f"more than {MESSAGES} messages in a folder"
+FLAGS = 100  # of a message
+PARTING = 2.0  # seconds that a goodbye is waited for
 USES = ("\\all", "\\archive", "\\drafts", "\\flagged", "\\junk", "\\sent", "\\trash")
-ALL = ("1:*",)
 CANNOT_BE_OPENED = frozenset({b"\\noselect", b"\\nonexistent"})
 RENEWED = 25 * 60.0  # seconds: servers end an IDLE after 29 minutes (RFC 2177)
-BROKEN = (OSError, EOFError, imaplib.IMAP4.error, IMAPClientError, ProtocolError, ValueError,
-          TypeError, KeyError, IndexError, AttributeError, RecursionError)  # fmt: skip
-
-
-class _Wire(imaplib.IMAP4):
-    """imaplib over our line, which takes no more than was asked for."""
-
-    def __init__(self, line: Line, largest: int) -> None:
-        self.line, self.largest = line, largest
-        super().__init__(line.server.host, line.server.port)
-
-    def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
-        del timeout
-        self.host, self.port = host, port
-        found = self.line.open()
-        if self.line.server.security is Security.TLS:
-            found = self.line.secured(found)
-        self.line.stage = Stage.GREETING
-        self.sock, self.file = found, found.makefile("rb")
-
-    def read(self, size: int) -> bytes:
-        if size > self.largest:
-            raise Failure(self.line.stage, f"a literal of {size} bytes, which nobody asked for")
-        got = bytearray()
-        while len(got) < size:
-            piece = self.file.read(min(size - len(got), 1 << 16))
-            if not piece:
-                raise Failure(self.line.stage, "the connection ended within a message")
-            got += piece
-            self.line.pace(len(piece))
-        return bytes(got)
-
-
-class _Client(IMAPClient):  # type: ignore[misc]
-    """imapclient over our line, for which names of folders are bytes of any kind."""
-
-    def __init__(self, line: Line, largest: int) -> None:
-        self.line, self.largest = line, largest
-        patience = SocketTimeout(None, line.server.timeout)
-        super().__init__(line.server.host, line.server.port, ssl=False, timeout=patience)
-        self.folder_encode = False
-
-    def _create_IMAP4(self) -> _Wire:  # noqa: N802 - its name
-        return _Wire(self.line, self.largest)
-
-    def _normalise_folder(self, folder: bytes | str) -> bytes:
-        folder = folder.encode() if isinstance(folder, str) else folder
-        return b'"' + folder.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
-
-    def starttls(self, ssl_context: ssl.SSLContext | None = None) -> bytes:
-        """Switch to TLS; what came before under no protection is forgotten."""
-        del ssl_context
-        typ, data = self._imap._simple_command("STARTTLS")  # noqa: SLF001
-        self._checkok("starttls", typ, data)
-        self._imap.sock = self.line.secured(self._imap.sock)
-        self._imap.file = self._imap.sock.makefile("rb")
-        self._cached_capabilities = None
-        return cast("bytes", data[0])
+UID = 1 << 32
+MODSEQ = 1 << 63
+# what may stand in a flag: no blanks, on which others divide them, and no parentheses
+FLAG = re.compile(r"\\?[!#$&'+,\-./0-9:;<=>?@A-Z\[\]^_`a-z|}~]{1,100}")
+SHIFTED = re.compile(rb"&([A-Za-z0-9+,]*)-|(&)")
 
 
 class Imap:
@@ -92,184 +41,301 @@ class Imap:
         self.line = line
         self.largest = largest  # bytes of a message
         self.capabilities: frozenset[str] = frozenset()
-        self._client: Any = None
-        self._writes = False
+        self._made: Wire | None = None
+        self._exists = 0
+
+    @property
+    def _wire(self) -> Wire:
+        if self._made is None:
+            raise Failure(self.line.stage, "there is no connection")
+        return self._made
 
     # ------------------------------------------------------------ coming and going
 
     def sign_in(self) -> None:
         """Connect, with TLS where that is asked for, and sign in."""
-        self._client = self._do(Stage.CONNECT, lambda: _Client(self.line, self.largest))
-        server = self.line.server
-        if server.security is Security.STARTTLS:
-            self.line.stage = Stage.TLS
-            if not self._do(Stage.TLS, lambda: self._client.has_capability("STARTTLS")):
+        self._made = self._do(Stage.CONNECT, lambda: Wire(self.line, self.largest))
+        if self._wire.state == "AUTH":
+            raise Failure(Stage.GREETING, "the server lets anybody in, and so cannot be trusted")
+        if self.line.server.security is Security.STARTTLS:
+            if "STARTTLS" not in self._wire.capabilities:
                 raise Failure(Stage.TLS, "the server offers no STARTTLS")
-            self._do(Stage.TLS, self._client.starttls)
+            self._do(Stage.TLS, self._wire.start_tls)
+        self.capabilities = self._do(Stage.LOGIN, self._wire.learn)
         self._do(Stage.LOGIN, self._authenticate)
-        self._learn()
-
-    def _authenticate(self) -> None:
-        client, server = self._client, self.line.server
-        try:
-            if server.mechanism == "XOAUTH2":
-                client.oauth2_login(server.username, server.secret)
-            elif server.mechanism == "OAUTHBEARER":
-                client.oauthbearer_login(server.username, server.secret)
-            elif server.mechanism == "CRAM-MD5":
-                client._imap.login_cram_md5(server.username, server.secret)  # noqa: SLF001
-            elif server.mechanism == "PLAIN" and client.has_capability("AUTH=PLAIN"):
-                client.plain_login(server.username, server.secret)
-            else:
-                client.login(server.username, server.secret)
-        except imaplib.IMAP4.abort:
-            raise
-        except (LoginError, imaplib.IMAP4.error) as problem:
-            words = said(problem).replace(server.secret, "…")
-            raise Failure(Stage.LOGIN, words or "refused", refused=True) from None
-
-    def _learn(self) -> None:
-        """Which extensions there are; those that tell what changed are switched on."""
-        asked = self._do(Stage.LOGIN, self._client.capabilities)
-        self.capabilities = frozenset(said(each).upper() for each in asked)
+        self.capabilities = self._do(Stage.LOGIN, lambda: self._wire.learn(told=True))
         wanted = [each for each in ("CONDSTORE", "QRESYNC") if each in self.capabilities]
         if wanted and "ENABLE" in self.capabilities:
-            self._do(Stage.LOGIN, lambda: self._client.enable(*wanted))
+            with suppress(Denied):  # it does not have what it says: then it is not used
+                names = " ".join(wanted).encode()
+                self._do(Stage.LOGIN, lambda: self._wire.ask("ENABLE", names))
+
+    def _authenticate(self) -> None:
+        wire, server = self._wire, self.line.server
+        if server.mechanism in ("XOAUTH2", "OAUTHBEARER", "CRAM-MD5"):
+            wire.authenticate_by(server.mechanism, answer_of(server, server.mechanism))
+        elif server.mechanism == "PLAIN" and "AUTH=PLAIN" in self.capabilities:
+            wire.authenticate_by("PLAIN", answer_of(server, "PLAIN"))
+        elif "LOGINDISABLED" in self.capabilities:
+            raise Failure(Stage.LOGIN, "the server takes no password over this connection")
+        else:
+            wire.log_in(server.username, server.secret)
 
     def leave(self) -> None:
         """Say goodbye; what the server says to it is not waited for long."""
-        if self._client is not None:
+        if self._made is not None:
             with suppress(*BROKEN, Failure):
-                self._client.socket().settimeout(2)
-                self._client.logout()
+                self._made.sock.settimeout(PARTING)
+                self._made.logout()
 
     def close(self) -> None:
         """Give the connection back, in whatever state it is."""
-        if self._client is not None:
-            with suppress(*BROKEN):
-                self._client.shutdown()
         self.line.close()
 
     # ------------------------------------------------------------ folders
 
     def folders(self) -> list[Listed]:
         """The folders that can be opened, in the server's order."""
-        found = []
-        for flags, delimiter, name in self._do(Stage.LIST, self._client.list_folders):
-            known = {bytes(flag).lower() for flag in flags}
-            raw = name if isinstance(name, bytes) else str(name).encode()
+        found: dict[bytes, Listed] = {}
+        for known, delimiter, raw in self._names("LIST"):
             if known & CANNOT_BE_OPENED or not raw:
                 continue
             use = next((one for one in USES if one.encode() in known), None)
-            found.append(Listed(raw, _levels(raw, delimiter), use))
-            if len(found) > FOLDERS:
-                raise Failure(Stage.LIST, f"more than {FOLDERS} folders")
-        return found
+            found.setdefault(raw, Listed(raw, levels(raw, delimiter), use))
+        return list(found.values())
+
+    def subscribed(self) -> frozenset[bytes]:
+        """The raw names of the folders that are subscribed to; they need not exist."""
+        return frozenset(raw for _, _, raw in self._names("LSUB"))
+
+    def _names(self, command: str) -> list[tuple[frozenset[bytes], Any, bytes]]:
+        """Flags, delimiter and name of each."""
+
+        def ask() -> list[tuple[frozenset[bytes], Any, bytes]]:
+            found = []
+            for parts in self._wire.answers(command, command, b'""', b'"*"'):
+                flags, delimiter, name = parse_response([one for one in parts if one != b""])
+                raw = name if isinstance(name, bytes) else str(name or "").encode()
+                known = frozenset(flag.lower() for flag in flags if isinstance(flag, bytes))
+                found.append((known, delimiter, raw))
+                self._wire.renew()
+                if len(found) > FOLDERS:
+                    raise Failure(Stage.LIST, f"more than {FOLDERS} folders")
+            return found
+
+        return self._do(Stage.LIST, ask)
 
     def open(self, folder: Listed, *, write: bool) -> Opened:
         """Open a folder, to be changed or only read."""
-        self._writes = write
-        answer = self._do(
-            Stage.FETCH, lambda: self._client.select_folder(folder.raw, readonly=not write)
-        )
-        validity = answer.get(b"UIDVALIDITY")
-        if not isinstance(validity, int):
+        answer = self._do(Stage.FETCH, lambda: self._wire.select_(folder.raw, write=write))
+        if write and "READ-ONLY" in answer:
+            raise Failure(Stage.FETCH, "the folder can only be read, and nothing deleted in it")
+        validity = _number(answer.get("UIDVALIDITY"), UID)
+        if not validity:
             raise Failure(Stage.FETCH, "the server names no UIDVALIDITY")
-        modseq = answer.get(b"HIGHESTMODSEQ", 0)
-        return Opened(validity, modseq if isinstance(modseq, int) else 0, answer[b"EXISTS"])
+        exists = _number(answer.get("EXISTS"), UID)
+        if exists is None:
+            raise Failure(Stage.FETCH, "the server does not say how many messages there are")
+        self._wire.validity, self._exists = validity, exists
+        return Opened(validity, _number(answer.get("HIGHESTMODSEQ"), MODSEQ) or 0, exists)
 
     # ------------------------------------------------------------ messages
 
     def marks(self) -> list[str]:
         """The UIDs of the folder that is open, in order."""
-        found = self._do(Stage.FETCH, lambda: self._client.search("ALL"))
-        return [str(uid) for uid in sorted({int(uid) for uid in found if int(uid) > 0})]
+        found = self._search(b"ALL")
+        if not found and self._exists and not self._wire.vanished:
+            # those who mirror what is deleted would delete them all
+            raise Failure(Stage.FETCH, f"the server names none of its {self._exists} messages")
+        return [str(uid) for uid in sorted(found)]
+
+    def _search(self, what: bytes) -> set[int]:
+        def ask() -> set[int]:
+            found: set[int] = set()
+            self._wire.longest = SEARCHED
+            try:
+                for parts in self._wire.answers("SEARCH", "UID", b"SEARCH", what):
+                    numbers = b" ".join(parts).partition(b"(")[0]
+                    if len(found) + numbers.count(b" ") > MESSAGES:
+                        raise Failure(Stage.FETCH, TOO_MANY)
+                    found.update(_uids(numbers))
+            finally:
+                self._wire.longest = LONGEST
+            return found
+
+        return self._do(Stage.FETCH, ask)
 
     def heads(self, marks: Sequence[str]) -> list[Head]:
         """Size, flags and date of these; those that are gone are left out."""
         found: list[Head] = []
         for some in _parts(marks, HEADS):
-            told = self._fetch(some, "FLAGS INTERNALDATE RFC822.SIZE")
+            told = self._told(some, b"(UID FLAGS INTERNALDATE RFC822.SIZE)")
             for mark in some:
-                if (one := told.get(int(mark))) and b"RFC822.SIZE" in one:
-                    size = one[b"RFC822.SIZE"]
-                    date = one.get(b"INTERNALDATE")
-                    found.append(Head(mark, int(size), _flags(one.get(b"FLAGS")), date))
+                if one := told.get(int(mark)):
+                    size = one.get(b"RFC822.SIZE")
+                    size = size if isinstance(size, int) else 0
+                    date = moment(one.get(b"INTERNALDATE"))
+                    found.append(Head(mark, size, _flags(one.get(b"FLAGS")), date))
         return found
 
     def bodies(self, heads: Sequence[Head]) -> Iterator[tuple[Head, bytes]]:
-        """These messages, some at a time; those that are gone, and what is none, are left out."""
+        """These messages, as they come.
+
+        Those that are gone are left out, and what is none, or larger than any may be.
+        """
+        denied = 0
         for some in _loads(heads):
-            told = self._fetch([one.mark for one in some], "BODY.PEEK[]")
-            for one in some:
-                raw = told.pop(int(one.mark), {}).get(b"BODY[]")
-                if isinstance(raw, bytes):
-                    yield one, raw
+            left = yield from self._bodies(some)
+            for one in left:  # one that cannot be read does not hold up the others
+                denied += len((yield from self._bodies([one])))
+                if denied > DENIED:
+                    raise Failure(Stage.FETCH, "the server gives none of these messages")
+
+    def _bodies(self, some: Sequence[Head]) -> Generator[tuple[Head, bytes], None, list[Head]]:
+        """These at once; returns those that the server would not give."""
+        wanted = {int(one.mark): one for one in some}
+        coming = self._fetch(spans(wanted).encode(), b"(UID BODY.PEEK[])", messages=True)
+        try:
+            while one := self._do(Stage.FETCH, lambda: next(coming, None)):
+                raw = one[1].get(b"BODY[]")
+                if isinstance(raw, bytes) and (head := wanted.pop(one[0], None)):
+                    self._wire.renew()
+                    yield head, raw
+        except Denied:
+            return list(wanted.values())
+        return []
 
     def changed(self, modseq: int) -> dict[str, frozenset[str]]:
-        """The flags of what has changed since then."""
-        told = self._fetch(ALL, "FLAGS", f"CHANGEDSINCE {modseq}")
+        """The flags of what has changed since then, or of all where the server cannot tell."""
+        try:
+            told = self._told((), b"(UID FLAGS)", b"(CHANGEDSINCE %d)" % modseq)
+        except Denied:
+            told = self._told((), b"(UID FLAGS)")
         return {str(uid): _flags(one[b"FLAGS"]) for uid, one in told.items() if b"FLAGS" in one}
 
     def flags(self, marks: Sequence[str]) -> dict[str, frozenset[str]]:
         """The flags of these."""
         found: dict[str, frozenset[str]] = {}
         for some in _parts(marks, HEADS):
-            told = self._fetch(some, "FLAGS")
-            found |= {str(uid): _flags(one.get(b"FLAGS")) for uid, one in told.items()}
+            told = self._told(some, b"(UID FLAGS)")
+            for mark in some:
+                if b"FLAGS" in (one := told.get(int(mark), {})):
+                    found[mark] = _flags(one[b"FLAGS"])
         return found
 
-    def _fetch(self, marks: Sequence[str], what: str, modifier: str = "") -> dict[int, Any]:
-        """What is told of these, by UID."""
-        ids = marks[0] if marks == ALL else spans(int(mark) for mark in marks)
+    def _told(self, marks: Sequence[str], *what: bytes) -> dict[int, dict[bytes, Any]]:
+        """What is told of these, or of all, by UID."""
+        asked = {int(mark) for mark in marks}
+        ids = spans(asked).encode() if asked else b"1:*"
 
-        def ask() -> dict[int, Any]:
-            wanted = [f"({each})" for each in (what, modifier) if each]
-            typ, data = self._client._imap.uid("FETCH", ids, *wanted)  # noqa: SLF001
-            self._client._checkok("fetch", typ, data)  # noqa: SLF001
-            return dict(parse_fetch_response(data, normalise_times=False))
+        def ask() -> dict[int, dict[bytes, Any]]:
+            found: dict[int, dict[bytes, Any]] = {}
+            for uid, told in self._fetch(ids, *what):
+                if asked and uid not in asked:
+                    continue
+                if uid not in found:
+                    self._wire.renew()
+                found.setdefault(uid, {}).update(told)
+                if len(found) > MESSAGES:
+                    raise Failure(Stage.FETCH, TOO_MANY)
+            return found
 
         return self._do(Stage.FETCH, ask)
+
+    def _fetch(
+        self, ids: bytes, *what: bytes, messages: bool = False
+    ) -> Iterator[tuple[int, dict[bytes, Any]]]:
+        """What is told of single messages, as it comes."""
+        wire = self._wire
+        wire.messages = messages
+        try:
+            for parts in wire.answers("FETCH", "UID", b"FETCH", ids, *what):
+                if wire.skipped:
+                    wire.skipped = False
+                elif (one := fetched(parts)) is not None:
+                    yield one
+        finally:
+            wire.messages = False
 
     def delete(self, marks: Sequence[str]) -> None:
         """Delete these of the folder that is open, and nothing that others have marked."""
         for some in _parts(marks, HEADS):
-            ids = spans(int(mark) for mark in some)
-            self._do(Stage.DELETE, lambda ids=ids: self._client.delete_messages(ids, silent=True))
+            ids = spans(int(mark) for mark in some).encode()
+            self._tell("UID", b"STORE", ids, b"+FLAGS.SILENT", b"(\\Deleted)")
             if "UIDPLUS" in self.capabilities:
-                self._do(Stage.DELETE, lambda ids=ids: self._client.uid_expunge(ids))
+                self._tell("UID", b"EXPUNGE", ids)
                 continue
-            marked = self._do(Stage.DELETE, lambda: self._client.search("DELETED"))
-            if {str(uid) for uid in marked} <= set(some):
-                self._do(Stage.DELETE, lambda: self._client.expunge())
+            marked = {str(uid) for uid in self._search(b"DELETED")}
+            if marked and marked <= set(some):
+                self._tell("EXPUNGE")
+
+    def _tell(self, name: str, *arguments: bytes) -> None:
+        self._do(Stage.DELETE, lambda: self._wire.ask(name, *arguments))
 
     def wait(self, seconds: float) -> bool:
-        """Wait until something happens in the folder that is open, by IDLE."""
-        self._do(Stage.LISTEN, self._client.idle)
-        heard = self._do(Stage.LISTEN, lambda: self._client.idle_check(min(seconds, RENEWED)))
-        self._do(Stage.LISTEN, self._client.idle_done)
-        return any(len(one) > 1 and one[1] in (b"EXISTS", b"EXPUNGE") for one in heard)
+        """Wait until messages come or go in the folder that is open, by IDLE."""
+        if "IDLE" not in self.capabilities:
+            raise Failure(Stage.LISTEN, "the server offers no IDLE")
+        kinds = self._do(Stage.LISTEN, lambda: self._wire.idle(min(seconds, RENEWED)))
+        return bool(kinds & NEWS)
 
     def _do(self, stage: Stage, work: Callable[[], Result]) -> Result:
         self.line.stage = stage
         try:
             return work()
-        except BROKEN as problem:
+        except (*BROKEN, Failure) as problem:
             raise self.line.failure(problem) from None
 
 
-def _levels(raw: bytes, delimiter: Any) -> list[str]:
-    """The name of a folder, level by level: modified UTF-7, or as some send it, any other."""
+def levels(raw: bytes, delimiter: Any) -> list[str]:
+    """The name of a folder, level by level."""
+    sign = delimiter if isinstance(delimiter, bytes) and delimiter else None
+    return [_text(level) for level in (raw.split(sign) if sign else [raw]) if level]
+
+
+def _text(raw: bytes) -> str:
+    """A level in modified UTF-7 (RFC 3501, section 5.1.3), or as some send it, in any other."""
     try:
-        text = utf7(raw) if raw.isascii() else raw.decode()
-    except (UnicodeError, ValueError):
-        text = raw.decode("latin-1")
-    sign = delimiter.decode("latin-1") if isinstance(delimiter, bytes) and delimiter else None
-    return [level for level in (text.split(sign) if sign else [text]) if level]
+        if raw.isascii():
+            return SHIFTED.sub(_unshifted, raw).decode()
+        return raw.decode()
+    except ValueError:
+        return raw.decode("latin-1")
+
+
+def _unshifted(found: re.Match[bytes]) -> bytes:
+    if found[2]:
+        raise ValueError(found[2])
+    if not found[1]:
+        return b"&"
+    packed = found[1].replace(b",", b"/")
+    return b64decode(packed + b"=" * (-len(packed) % 4)).decode("utf-16-be").encode()
+
+
+def _number(parts: Parts | None, below: int) -> int | None:
+    """The last that was said; None where it is no number, or too large for one of its kind."""
+    said_last = parts[-1] if parts else None
+    if not isinstance(said_last, bytes) or not said_last.isdigit() or len(said_last) > 19:  # noqa: PLR2004
+        return None
+    return found if (found := int(said_last)) < below else None
+
+
+def _uids(numbers: bytes) -> Iterator[int]:
+    for number in numbers.split():
+        if not number.isdigit() or len(number) > 10:  # noqa: PLR2004
+            raise ValueError(number)
+        if 0 < int(number) < UID:
+            yield int(number)
 
 
 def _flags(told: Any) -> frozenset[str]:
-    return frozenset(said(flag) for flag in told or () if isinstance(flag, bytes))
+    """Those that any server could have; system flags as RFC 3501 spells them."""
+    found: set[str] = set()
+    for one in told if isinstance(told, tuple) else ():
+        text = said(one) if isinstance(one, bytes | int) else ""
+        if FLAG.fullmatch(text) and len(found) < FLAGS:
+            found.add("\\" + text[1:].capitalize() if text.startswith("\\") else text)
+    return frozenset(found)
 
 
 def _parts(marks: Sequence[str], most: int) -> Iterable[Sequence[str]]:
@@ -299,5 +365,3 @@ def spans(uids: Iterable[int]) -> str:
         else:
             found.append([uid, uid])
     return ",".join(str(a) if a == b else f"{a}:{b}" for a, b in found)
-
-

@@ -16,6 +16,7 @@ PORTS = {
     (Protocol.POP3, Security.STARTTLS): 110,
     (Protocol.POP3, Security.PLAIN): 110,
 }
+MESSAGES = 1_000_000  # of a folder, at most
 SAID = 300  # characters of what a server says that are passed on
 
 
@@ -41,6 +42,10 @@ class Failure(Exception):
         self.stage, self.message = stage, message
         self.refused = refused  # by whoever asked for a password: trying again is no use
         super().__init__(message)
+
+
+class Denied(Failure):
+    """The server says no; the session can go on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,26 +32,36 @@ class Session:
         """Messages as they come; the next are on their way while these are looked at."""
         source = self.remote.bodies(heads)
         coming = asyncio.ensure_future(self.do(_some, source))
+        ended = False
         try:
-            while some := await coming:
-                coming = asyncio.ensure_future(self.do(_some, source))
-                yield some
+            while not ended:
+                some, failure = await coming
+                ended = failure is not None or not some
+                if not ended:
+                    coming = asyncio.ensure_future(self.do(_some, source))
+                if some:
+                    yield some
+                if failure is not None:
+                    raise failure
         finally:
-            if not coming.done():
+            if not ended:  # an answer is on its way that nobody waits for
                 self.line.cut()
             await asyncio.wait([coming])
-            coming.exception()  # which nobody asks for any more
 
 
-def _some(source: Iterator[tuple[Head, bytes]]) -> list[tuple[Head, bytes]]:
+def _some(source: Iterator[tuple[Head, bytes]]) -> tuple[list[tuple[Head, bytes]], Failure | None]:
+    """The next messages, and what went wrong behind them."""
     found: list[tuple[Head, bytes]] = []
     weight = 0
-    for head, raw in source:
-        found.append((head, raw))
-        weight += len(raw)
-        if weight >= READY:
-            break
-    return found
+    try:
+        for head, raw in source:
+            found.append((head, raw))
+            weight += len(raw)
+            if weight >= READY:
+                break
+    except Failure as problem:
+        return found, problem
+    return found, None
 
 
 @asynccontextmanager

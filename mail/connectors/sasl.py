@@ -1,0 +1,21 @@
+"""What is said to sign in (RFC 4616, 2195, 7628; Google's XOAUTH2)."""
+
+import hmac
+from collections.abc import Callable
+
+from mail.connectors.servers import Server
+
+CHALLENGES = 5  # of one attempt to sign in
+
+
+def answer_of(server: Server, mechanism: str) -> Callable[[bytes], bytes]:
+    """What is said to the first challenge. To what is asked after it there is nothing to say."""
+    name, secret = server.username, server.secret
+    if mechanism == "CRAM-MD5":
+        return lambda asked: f"{name} {hmac.digest(secret.encode(), asked, 'md5').hex()}".encode()
+    if mechanism == "PLAIN":
+        return lambda _: f"\0{name}\0{secret}".encode()
+    who = f"user={name}"
+    if mechanism == "OAUTHBEARER":
+        who = f"n,a={name.replace('=', '=3D').replace(',', '=2C')},"
+    return lambda _: f"{who}\x01auth=Bearer {secret}\x01\x01".encode()
