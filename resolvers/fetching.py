@@ -5,7 +5,7 @@ its last unit ended, nothing comes twice, and nothing is deleted elsewhere that 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +13,34 @@ from sqlalchemy import insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail import delivery
 from mail.connectors import folders
 from mail.connectors.folders import Mapped, Mapping_
 from mail.connectors.imap import Imap
 from mail.connectors.servers import Head, Listed, Opened
 from mail.connectors.sessions import Session, session
+from mail.delivery import Letter
 from mail.expressions import Expression
 from mail.found import Found, dated
 from mail.outward import Gate
 from models.columns import Picked, picked
-from models.connectors import ConnectorFolder, ConnectorMessage
+from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
 from models.errors import OverQuota
 from models.mailboxes import SpecialUse
 from models.messages import Message
-from resolvers import connectorsecrets, flagging, importing, mailboxes, moves
+from resolvers import (
+    bringing,
+    connectorsecrets,
+    flagging,
+    importing,
+    mailboxes,
+    moves,
+    sifting,
+)
 from resolvers.connectoroptions import Chosen
 from resolvers.importing import Import, Ready
 from resolvers.moves import Changes
+from resolvers.where import MessageWhere
 
 if TYPE_CHECKING:
     from resolvers.connectorruns import Run
@@ -73,6 +84,7 @@ class Fetch:
     tally: Tally = field(default_factory=Tally)
     digests: dict[int, set[str]] = field(default_factory=dict)  # what folders here have
     everywhere: set[str] | None = None  # what has been fetched from any folder
+    where: MessageWhere | None = None  # which messages a single import brings; None: all
 
     @property
     def connector(self) -> Picked:
@@ -88,14 +100,17 @@ class Fetch:
 async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
     """Bring what is new; Failure where the source does not do what it should, Refused."""
     ctx, connector = run.ctx, run.connector
+    if connector.protocol in (Protocol.ARCHIVE, Protocol.USER):
+        await bringing.bring(run)
+        return
     server = await connectorsecrets.server_of(ctx.world, connector, gate)
     run.say(f"connecting to {server.host}, port {server.port}")
     largest = ctx.world.options.message_max
     async with session(server, gate, largest, trust) as there:
         run.say("signed in")
         work = await importing.opened(ctx, connector.user_id, None, run.row.id)
-        work.dedupe = False
-        it = Fetch(run, there, work, run.options)
+        work.dedupe, work.subscribe = False, connector.subscribe_all
+        it = Fetch(run, there, work, run.options, where=bringing.order_of(connector).asked)
         listed = await there.do(there.remote.folders)
         todo = await _mapped(it, listed)
         run.say(f"{len(listed)} folders, {len(todo)} of them are fetched")
@@ -122,7 +137,7 @@ async def _mapped(it: Fetch, listed: Sequence[Listed]) -> list[Mapped]:
         None,
         [(Expression(one["pattern"]), one["replacement"]) for one in row.folder_rewrites],
         row.auto_map_folders,
-        None if below in (None, "INBOX") else below,
+        None if below == "INBOX" and not row.once else below,
     )
     here.pop(SpecialUse.INBOX, None)
     return folders.mapped(listed, how, here)
@@ -212,7 +227,12 @@ async def _bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) ->
     ready: list[tuple[Head, Ready]] = []
     noted: list[dict[str, Any]] = []
     for head, raw in some:
-        made = await importing.read(it.work, _found(place, head, raw))
+        found, letter = _found(place, head, raw), await delivery.read(raw)
+        if it.where is not None and not await _asked(it, place, found, letter):
+            it.tally.skipped += 1
+            noted.append(_row(it, place, head, letter.digest, None))
+            continue
+        made = await importing.read(it.work, found, letter)
         if made is None:
             it.tally.skipped += 1
             continue
@@ -248,6 +268,13 @@ def _found(place: Place, head: Head, raw: bytes) -> Found:
     received = head.received_at or dated(raw[: raw.find(b"\r\n\r\n") + 2])
     name = f"{folders.remote(place.mapped.listed)}, {head.mark}"
     return Found(name, place.mapped.path, "", 0, raw, received_at=received, flags=flags)
+
+
+async def _asked(it: Fetch, place: Place, found: Found, letter: Letter) -> bool:
+    """Whether a message is one of those that a single import brings; folders are those there."""
+    there = replace(found, folder=folders.remote(place.mapped.listed))
+    where = it.where or MessageWhere()
+    return await sifting.fits(where, there, letter, it.run.ctx.world.now())
 
 
 def _row(
