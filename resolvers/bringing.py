@@ -20,6 +20,7 @@ from mail.contents import Stored, gathered
 from mail.found import Found, Unusable
 from mail.keeping import Gone
 from mail.sources import Source, messages, source
+from mail.storable import storable
 from models.columns import Picked, picked
 from models.connectors import Connector, ConnectorFolder, ConnectorRun, Protocol
 from models.errors import NotFound, OverQuota
@@ -154,9 +155,10 @@ async def _archive(it: Bringing) -> None:
         it.note["stamp"] = origin.stamp
         if origin.account:
             it.there = {
-                box["path"]: SpecialUse(box["specialUse"])
+                box["path"]: use
                 for box in origin.account.mailboxes
-                if box.get("specialUse") in set(SpecialUse)
+                for use in SpecialUse
+                if box.get("specialUse") == use
             }
         it.where = it.order.asked
         reading = Reading(messages(origin, it.note.get("after")))
@@ -247,6 +249,8 @@ async def _unit(it: Bringing, group: Sequence[Found]) -> None:
             except OverQuota as full:
                 text = f"the account is full: {full.message}"
                 raise Failure(Stage.STORE, text) from None
+    except NotFound:
+        raise Failure(Stage.STORE, "the account, or a folder of it, is gone") from None
 
 
 async def _taken(it: Bringing, found: Found) -> Taken:
@@ -287,7 +291,7 @@ async def _stored(
     async with work.ctx.write(work.user.id) as session:
         if ready:
             await importing.put(work, session, ready, kept)
-        facts = {"stage": Stage.STORE, "folder": last.folder, "checkpoint": note}
+        facts = {"stage": Stage.STORE, "folder": storable(last.folder), "checkpoint": note}
         await it.run.hold(session, **facts, **asdict(tally))
     it.tally, it.note = tally, note
     work.ctx.world.fault("brought")

@@ -1,6 +1,8 @@
 """Mail that is imported once: archives and other accounts, whole, in part, and once more."""
 
+import asyncio
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +11,12 @@ from sqlalchemy import select
 from mail import housekeeping
 from models.columns import picked
 from models.connectors import Connector
+from models.journal import ChangeKind
 from models.world import World
 from resolvers import mailboxes
 from tests.accounts import run
 from tests.conftest import Client, Clock, context, raw_message
-from tests.counts import rows
+from tests.counts import journal, reached, rows
 from tests.exported import exported, place, told
 from tests.importing import (
     MANY,
@@ -34,6 +37,8 @@ from tests.importing import (
 )
 
 pytestmark = pytest.mark.usefixtures("examined")
+
+WAYS = list(itertools.product(["mbox", "zip", "account"], [1, 2, 3]))  # a source, units till then
 
 
 # ---------------------------------------------------------------- archives
@@ -149,7 +154,9 @@ async def test_two_imports_at_once_may_make_the_same_folder(ada: Client) -> None
 
 
 @pytest.mark.usefixtures("chunked")
-@pytest.mark.parametrize("way", itertools.product(["mbox", "zip", "account"], [1, 2, 3]), ids=str)
+@pytest.mark.parametrize(
+    "way", list(itertools.product(["mbox", "zip", "account"], [1, 2, 3])), ids=str
+)
 async def test_a_dead_workers_run_goes_on_where_it_was(
     ada: Client, over: Client, clock: Clock, way: tuple[str, int]
 ) -> None:
@@ -175,6 +182,46 @@ async def test_a_dead_workers_run_goes_on_where_it_was(
         "SUCCEEDED", (len(expected), len(expected), 0)
     )  # fmt: skip
     assert (await held(ada))["INBOX"] == expected
+
+
+@pytest.mark.usefixtures("chunked")
+@pytest.mark.parametrize("nth", [1, 4, 6, 10])
+async def test_what_was_not_stored_when_the_worker_died_comes_once(
+    ada: Client, clock: Clock, nth: int
+) -> None:
+    (key,) = await begun(ada, many())
+    await crash(ada.world, nth, "commit")  # bytes are safe, and no row tells of them yet
+    clock.tick(seconds=61)
+    await work(ada.world)
+    assert counted(await ended(ada, key)) == (10, 10, 0)
+    assert (await held(ada))["INBOX"] == MANY
+
+
+@pytest.mark.usefixtures("chunked")
+async def test_who_was_only_slow_stores_nothing_beside_who_took_over(
+    ada: Client, clock: Clock
+) -> None:
+    (key,) = await begun(ada, many())
+    others: list[asyncio.Task[None]] = []
+
+    def fault(here: str) -> None:
+        if here == "brought" and not others:
+            clock.tick(seconds=61)
+            others.append(asyncio.create_task(work(ada.world)))
+
+    await work(replace(ada.world, fault=fault))
+    await asyncio.gather(*others)
+    one = await ended(ada, key)
+    assert (one["state"], counted(one)) == ("SUCCEEDED", (10, 10, 0))
+    assert (await held(ada))["INBOX"] == MANY
+
+
+@pytest.mark.usefixtures("chunked")
+async def test_its_owner_hears_of_each_unit(ada: Client, world: World) -> None:
+    before = await reached(world, ada.user.id)
+    await imported(ada, many())
+    told = [kind for kind, _ in await journal(world, ada.user.id, before)]
+    assert told.count(ChangeKind.CONNECTOR_CHANGED) == 1 + 1 + 3 + 1  # queued, begun, units, ended
 
 
 @pytest.mark.usefixtures("chunked")
