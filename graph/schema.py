@@ -41,6 +41,7 @@ from graph import (
     mailboxrepair,
     mailboxstate,
     mailboxupdate,
+    mailimport,
     messages,
     messagetrace,
     nodes,
@@ -166,6 +167,7 @@ Mutation = merge_types(
         quarantining.QuarantineMutation,
         connectorforms.ConnectorFormMutation,
         connectors.ConnectorMutation,
+        mailimport.MailImportMutation,
     ),
 )
 Subscription = merge_types(

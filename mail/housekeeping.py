@@ -6,7 +6,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from models.authlog import AuthEvent
 from models.autoreply import AutoreplySender
 from models.blobs import Blob, Upload
 from models.columns import Picked, table_of
+from models.connectors import Connector, ConnectorRun
 from models.exports import Export, ImportArchive
 from models.files import File, FileShare
 from models.greylist import Greylisted
@@ -60,6 +61,7 @@ EVERY = 900.0  # seconds between rounds
 SWEEP = timedelta(days=1)
 ROUND = 1000  # rows that one unit changes
 TASKS_FOR = timedelta(days=7)  # after their end
+IMPORTS_FOR = timedelta(days=30)  # likewise
 SHOWN_FOR = timedelta(hours=6)  # challenges of security keys, and seeds nobody proved
 
 
@@ -78,6 +80,7 @@ class Tidied:
     shares: int = 0  # of files
     exports: int = 0  # of accounts
     archives: int = 0  # that nothing brings in any more
+    imports: int = 0  # single ones
     receipts: int = 0
     replays: int = 0
     undos: int = 0
@@ -177,6 +180,7 @@ def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
         "shares": (FileShare, col(FileShare.expires_at) <= now),
         "exports": (Export, col(Export.expires_at) <= now),
         "archives": (ImportArchive, ~_working(col(ImportArchive.task_id))),
+        "imports": (Connector, _imported(now - IMPORTS_FOR)),
         "receipts": (Receipt, col(Receipt.at) <= now - options.receipts_for),
         "replays": (Replay, col(Replay.at) <= now - options.replays_for),
         "undos": (Undo, col(Undo.expires_at) <= now),
@@ -205,9 +209,20 @@ def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
     }
 
 
-def _working(task_id: Any) -> Any:
-    """SQL: whether a task is there that has not ended."""
-    return exists().where(col(Task.id) == task_id, col(Task.finished_at).is_(None))
+def _working(key: Any) -> Any:
+    """SQL: whether a task, or a run of a single import, is there that has not ended."""
+    task = exists().where(col(Task.id) == key, col(Task.finished_at).is_(None))
+    run = exists().where(col(ConnectorRun.id) == key, col(ConnectorRun.finished_at).is_(None))
+    return task | run
+
+
+def _imported(before: datetime) -> Any:
+    """SQL: single imports whose runs ended before then."""
+    ended = (col(ConnectorRun.finished_at) <= before) & (
+        col(ConnectorRun.connector_id) == col(Connector.id)
+    )
+    waiting = col(Connector.next_run_at)
+    return col(Connector.once) & waiting.is_(None) & exists().where(ended)
 
 
 async def _expire(world: World) -> int:

@@ -14,7 +14,7 @@ from models.errors import Conflict, Invalid, LimitReached, all_found
 from models.journal import ChangeKind
 from models.tasks import TaskState
 from models.wakeups import CONNECTORS
-from resolvers import adminlog, connectorforms, connectorsecrets
+from resolvers import adminlog, bringing, connectorforms, connectorsecrets
 from resolvers.access import own
 from resolvers.adminlog import Done
 from resolvers.connectorruns import next_at, queued
@@ -217,6 +217,7 @@ async def stop(ctx: Context, ids: Sequence[int]) -> None:
         gone = [row.id for row in ended]
         free = update(Connector).where(col(Connector.run_id).in_(gone))
         await connection.execute(free.values(run_id=None))
+        await bringing.forget(session, gone)
         running = these.where(col(ConnectorRun.state) == TaskState.RUNNING)
         await connection.execute(running.values(cancelled=True))
         for row in rows:

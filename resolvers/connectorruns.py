@@ -23,7 +23,7 @@ from models.roles import Role, Scope
 from models.tasks import TaskState
 from models.wakeups import CONNECTORS
 from models.world import World
-from resolvers import fetching
+from resolvers import bringing, fetching
 from resolvers.connectoroptions import Chosen, chosen
 from resolvers.context import Context, Viewer
 
@@ -314,6 +314,8 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
                 "folder": None, "log": list(run.lines)}  # fmt: skip
         this = update(ConnectorRun).where(col(ConnectorRun.id) == run.row.id)
         await connection.execute(this.values(told))
+        if row.once:
+            await bringing.forget(session, [run.row.id])
         old = (
             select(col(ConnectorRun.id))
             .where(col(ConnectorRun.connector_id) == key)

@@ -15,6 +15,7 @@ from mail.connectors.sessions import Session
 from models.columns import Picked
 from resolvers.connectoroptions import Chosen
 from resolvers.importing import Import
+from resolvers.where import MessageWhere
 
 if TYPE_CHECKING:
     from resolvers.connectorruns import Run
@@ -58,6 +59,7 @@ class Fetch:
     tally: Tally = field(default_factory=Tally)
     digests: dict[int, set[bytes]] = field(default_factory=dict)  # what folders here have
     everywhere: set[bytes] | None = None  # what has been fetched from any folder
+    where: MessageWhere | None = None  # which messages a single import brings; None: all
     to: Recipient | None = None  # whoever gets what goes the way of mail that comes in
 
     @property

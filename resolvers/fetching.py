@@ -21,9 +21,9 @@ from mail.outward import Gate
 from mail.paths import INBOX
 from mail.sieve.regex import compiled
 from models.columns import picked
-from models.connectors import ConnectorFolder, ConnectorMessage
+from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
 from models.mailboxes import SpecialUse
-from resolvers import connectorsecrets, fetchstore, fetchsync, importing, mailboxes
+from resolvers import bringing, connectorsecrets, fetchstore, fetchsync, importing, mailboxes
 from resolvers.fetched import Fetch, Place, Tally
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ LISTENS = 240.0  # seconds: then it is looked whether there is still something t
 async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
     """Bring what is new; Failure where the source does not do what it should, Refused."""
     ctx, connector = run.ctx, run.connector
+    if connector.protocol in (Protocol.ARCHIVE, Protocol.USER):
+        await bringing.bring(run)
+        return
     server = await connectorsecrets.server_of(ctx.world, connector, gate)
     run.say(f"connecting to {server.host}, port {server.port}")
     largest = ctx.world.options.message_max
@@ -44,7 +47,7 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
         work.subscribe = connector.subscribe_all
         so_far = run.row  # where it goes on
         tally = Tally(0, so_far.imported, 0, so_far.deleted_remote, so_far.bytes)
-        it = Fetch(run, there, work, tally)
+        it = Fetch(run, there, work, tally, where=bringing.order_of(connector).asked)
         todo = await _mapped(it)
         gone: list[tuple[Place, list[str]]] = []
         for one in todo:
@@ -86,7 +89,7 @@ async def _mapped(it: Fetch) -> list[Mapped]:
         options.masks_out,
         rewrites,
         row.auto_map_folders,
-        None if row.target_folder in ("", INBOX) else row.target_folder,
+        None if row.target_folder == INBOX and not row.once else row.target_folder,
     )
     found = folders.mapped(listed, how, here)
     it.run.say(f"{len(listed)} folders, {len(found)} of them are fetched")

@@ -30,9 +30,10 @@ from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage
 from models.errors import OverQuota, Refused
 from models.messages import Message
-from resolvers import flagging, importing, moves
+from resolvers import flagging, importfolders, importing, moves, sifting
 from resolvers.fetched import IGNORED, Fetch, Place, joined
 from resolvers.importing import TOGETHER, Ready
+from resolvers.where import MessageWhere
 
 AT_ONCE = 8  # messages that go the way of mail that comes in
 LATELY = timedelta(days=1)  # what came there since is told as new mail
@@ -53,8 +54,10 @@ class Came:
 
 async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> None:
     """Store these, and note what has been fetched; OverQuota where not all of it fits, Failure."""
-    box = await importing.box_of(it.work, place.mapped.path)
-    sifted = place.mapped.path == INBOX and await _sifts(it)
+    work = it.work
+    path = place.mapped.path
+    box = await importfolders.made(work.ctx, work.boxes, path, subscribe=work.subscribe)
+    sifted = path == INBOX and await _sifts(it)
     for at in range(0, len(some), TOGETHER):
         group = [
             Came(head, raw, await delivery.read(raw), flags_of(head))
@@ -90,11 +93,20 @@ async def _sorted(
             mark, message_id = earlier.pop()
             spent.append(mark)
             noted.append(row_of(it, place, one, message_id))
+        elif it.where is not None and not await _asked(it, place, one):
+            noted.append(row_of(it, place, one, None, safe=False))
         elif await _twice(it, place, box, digest):
             noted.append(row_of(it, place, one, None))
         else:
             new.append(one)
     return noted, new, spent
+
+
+async def _asked(it: Fetch, place: Place, one: Came) -> bool:
+    """Whether a message is one of those that a single import brings; folders are those there."""
+    found = Found(place.name, place.name, "", 0, one.raw, received_at=_at(it, one), flags=one.flags)
+    where = it.where or MessageWhere()
+    return await sifting.fits(where, found, one.letter, it.run.ctx.world.now())
 
 
 async def _twice(it: Fetch, place: Place, box: int, digest: str) -> bool:

@@ -31,6 +31,7 @@ from resolvers import (
     flagging,
     freedata,
     identitychange,
+    importfolders,
     keyvalue,
     labels,
     mailboxes,
@@ -88,7 +89,7 @@ class Import:
     boxes: dict[str, int]  # mailboxes by path
     outcome: Outcome
     dedupe: bool = True
-    subscribe: bool = True  # to mailboxes that are made
+    subscribe: bool = True  # to folders that are made
     there: dict[int, Counter[bytes]] = field(default_factory=dict)  # digests by mailbox, shortened
 
 
@@ -134,16 +135,14 @@ async def opened(ctx: Context, user_id: int, into: str | None, begun: int) -> Im
     ((user),) = await ctx.read(select(*picked(User, columns)).where(col(User.id) == user_id))
     permissions = frozenset(each for each in UserPermission if each in user.permissions)
     ctx = replace(ctx, viewer=replace(ctx.viewer, permissions=permissions))
-    rows = await mailboxes.all_of(ctx, user_id, {"special_use"})
-    boxes = {row.path: int(row.id) for row in rows}
-    for row in rows:
-        if row.special_use is SpecialUse.SNOOZED:  # nobody would bring it back from there
-            boxes[row.path] = boxes["INBOX"]
-    return Import(ctx, user, into, begun, boxes, Outcome())
+    return Import(ctx, user, into, begun, await importfolders.standing(ctx, user_id), Outcome())
 
 
-async def read(work: Import, found: Found) -> Ready | None:
-    """The message, ready to be stored; None where it is there already or has to be skipped."""
+async def read(work: Import, found: Found, letter: Letter | None = None) -> Ready | None:
+    """The message, ready to be stored; None where it is there already or has to be skipped.
+
+    `letter` is the same, where it was read before.
+    """
     try:
         if found.raw is None:
             raise Unusable(found.reason)
@@ -152,11 +151,12 @@ async def read(work: Import, found: Found) -> Ready | None:
             raise Unusable(f"more than {flagging.KEYWORDS} keywords")
         told = found.told
         meta = freedata.checked(told.meta_data, ["metaData"]) if told else None
-        box = await box_of(work, work.into or found.folder)
+        into = work.into or found.folder
+        box = await importfolders.made(work.ctx, work.boxes, into, subscribe=work.subscribe)
     except (Unusable, Refused) as problem:
         work.outcome.refuse(found.name, str(problem))
         return None
-    letter = await delivery.read(found.raw)
+    letter = letter or await delivery.read(found.raw)
     if work.dedupe:
         there, digest = await _digests(work, box), _short(letter.digest)
         if there[digest]:
@@ -164,16 +164,6 @@ async def read(work: Import, found: Found) -> Ready | None:
             work.outcome.known += 1
             return None
     return Ready(found, letter, box, wanted.touched, meta)
-
-
-async def box_of(work: Import, folder: str) -> int:
-    """The key of the mailbox at this path, which is made where it is missing; Refused."""
-    path = paths.checked_path(folder)
-    if path not in work.boxes:
-        new = NewMailboxes([path], subscribe=work.subscribe)
-        for box in await mailboxes.create(work.ctx, new):
-            work.boxes[box.path] = box.id
-    return work.boxes[path]
 
 
 async def _digests(work: Import, box: int) -> Counter[bytes]:

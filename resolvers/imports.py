@@ -2,14 +2,14 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import delete, insert, select
+from sqlalchemy import ColumnElement, delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -79,8 +79,7 @@ async def create(ctx: Context, new: NewImport) -> Task:
         "unset": new.settings and Scope.SETTINGS not in opened(ctx.viewer.scopes),
     }
     if new.path is not None:
-        ctx.viewer.require(OPERATORS)
-        await asyncio.to_thread(_check, _below(ctx.world, new.path))
+        await check_path(ctx, new.path)
         return await _queued(ctx, user, order, None)
     received, name = await _received(ctx, new)
     if new.content is not None:
@@ -95,42 +94,49 @@ async def _received(ctx: Context, new: NewImport) -> tuple[Received, str]:
         if len(new.content) > ctx.world.options.upload_max:
             most = ctx.world.options.upload_max
             raise Invalid(f"at most {most} bytes", constraint="max", path=["archive"])
-        _recognised(new.content[:HEAD])
+        _recognised(new.content[:HEAD], ["archive"])
         digest = digest_of(new.content)
         name = object_name(digest, ctx.world.key())
         return Received(new.content, len(new.content), digest, filename="archive"), name
-    row: Picked = found(
-        await ctx.load(uploads.by_ids, new.upload_id or 0), str(new.upload_id), path=["archive"]
-    )
+    return await sent(ctx, new.upload_id or 0)
+
+
+async def sent(
+    ctx: Context, upload_id: int, path: Sequence[str] = ("archive",)
+) -> tuple[Received, str]:
+    """An upload of the viewer's, and its name in the store; Invalid where it is no archive."""
+    row: Picked = found(await ctx.load(uploads.by_ids, upload_id), str(upload_id), path=path)
     head = await ctx.world.blobs.get_range(row.blob_name, 0, min(row.size, HEAD))
-    _recognised(head)
+    _recognised(head, path)
     return Received(b"", row.size, row.digest, filename=row.filename or "archive"), row.blob_name
 
 
-def _recognised(head: bytes) -> None:
+def _recognised(head: bytes, path: Sequence[str]) -> None:
     try:
         known(head)
     except Unusable as problem:
-        raise Invalid(str(problem), constraint="archive", path=["archive"]) from problem
+        raise Invalid(str(problem), constraint="archive", path=path) from problem
 
 
-def _check(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    try:
-        known(head)
-    except Unusable as problem:
-        raise Invalid(str(problem), constraint="archive", path=["path"]) from problem
+async def check_path(ctx: Context, text: str, path: Sequence[str] = ("path",)) -> None:
+    """Forbidden for whoever is not ROOT, NotFound where no file is there, Invalid for others."""
+    ctx.viewer.require(OPERATORS)
+    await asyncio.to_thread(_check, _below(ctx.world, text, path), path)
 
 
-def _below(world: World, text: str) -> Path:
+def _check(file: Path, path: Sequence[str]) -> None:
+    with file.open("rb") as there:
+        _recognised(there.read(HEAD), path)
+
+
+def _below(world: World, text: str, path_in: Sequence[str] = ("path",)) -> Path:
     """The file of this name below the folder for imports, wherever its links lead.
 
     Forbidden where there is no such folder, NotFound for what is no file in it.
     """
     folder = world.options.import_folder
     if folder is None:
-        raise Forbidden("no folder for imports is set: MERGANSER_IMPORT_FOLDER", path=["path"])
+        raise Forbidden("no folder for imports is set: MERGANSER_IMPORT_FOLDER", path=path_in)
     try:
         there = folder.resolve(strict=True)
         path = (there / text).resolve(strict=True)
@@ -138,7 +144,7 @@ def _below(world: World, text: str) -> Path:
             return path
     except (OSError, ValueError, RuntimeError):
         pass
-    raise NotFound(text, path=["path"])
+    raise NotFound(text, path=path_in)
 
 
 async def _queued(
@@ -157,10 +163,7 @@ async def _queued(
 
             def store(turn: Turn) -> None:
                 if upload is not None:
-                    mine = col(Upload.user_id) == ctx.viewer.user_id
-                    gone = delete(Upload).where(col(Upload.id) == upload, mine)
-                    if not turn.connection.execute(gone).rowcount:
-                        raise NotFound(str(upload), path=["archive"])
+                    take_over(turn, ctx.viewer.user_id, upload)
                 row = {
                     "id": key,
                     "user_id": user.id,
@@ -181,6 +184,14 @@ async def _queued(
     return task
 
 
+def take_over(turn: Turn, user_id: int, upload_id: int, path: Sequence[str] = ("archive",)) -> None:
+    """Forget an upload of this user, whose bytes are an archive's now; NotFound."""
+    mine = col(Upload.user_id) == user_id
+    gone = delete(Upload).where(col(Upload.id) == upload_id, mine)
+    if not turn.connection.execute(gone).rowcount:
+        raise NotFound(str(upload_id), path=path)
+
+
 # ---------------------------------------------------------------- the task
 
 
@@ -189,7 +200,7 @@ async def begun(
     ctx: Context, order: dict[str, Any], checkpoint: Mapping[str, Any]
 ) -> AsyncGenerator[Planner]:
     """What plans the units of a run: the archive is open as long."""
-    async with _file(ctx, order) as path:
+    async with lying(ctx, order["path"], col(ImportArchive.id) == order["archive"]) as path:
         try:
             most = ctx.world.options.message_max
             origin = await asyncio.to_thread(source, path, most)
@@ -206,15 +217,17 @@ async def begun(
 
 
 @asynccontextmanager
-async def _file(ctx: Context, order: dict[str, Any]) -> AsyncGenerator[Path]:
-    """The archive as a file here."""
-    if order["path"] is not None:
-        yield await asyncio.to_thread(_below, ctx.world, order["path"])
+async def lying(
+    ctx: Context, given: str | None, archive: ColumnElement[bool]
+) -> AsyncGenerator[Path]:
+    """An archive as a file here: that of this path, or else what is stored of it. NotFound."""
+    if given is not None:
+        yield await asyncio.to_thread(_below, ctx.world, given)
         return
     asked = (
         select(*pieces.COLUMNS, col(ImportArchive.filename))
         .join(ImportArchive, col(ImportArchive.blob_id) == col(Blob.id))
-        .where(col(ImportArchive.id) == order["archive"])
+        .where(archive)
     )
     blob = found(next(iter(await ctx.read(asked)), None), "archive", path=["archive"])
     with tempfile.TemporaryDirectory(prefix="merganser-import-") as folder:

@@ -1,0 +1,34 @@
+"""Folders that mail is brought into: those there are, and those that are made for it."""
+
+from mail import paths
+from models.errors import Conflict
+from models.mailboxes import SpecialUse
+from resolvers import mailboxes
+from resolvers.context import Context
+from resolvers.mailboxes import NewMailboxes
+
+
+async def standing(ctx: Context, user_id: int) -> dict[str, int]:
+    """The folders of an account by path; for that of snoozed mail INBOX stands."""
+    rows = await mailboxes.all_of(ctx, user_id, {"special_use"})
+    boxes = {row.path: int(row.id) for row in rows}
+    for row in rows:
+        if row.special_use is SpecialUse.SNOOZED:  # nobody would bring it back from there
+            boxes[row.path] = boxes["INBOX"]
+    return boxes
+
+
+async def made(ctx: Context, boxes: dict[str, int], folder: str, *, subscribe: bool) -> int:
+    """The viewer's folder at this path; where it is missing it is made, with those above it.
+
+    `boxes` are those that are known, and learn of it. Invalid, LimitReached.
+    """
+    path = paths.checked_path(folder)
+    while path not in boxes:
+        new = NewMailboxes(paths.with_parents([path], boxes), subscribe=subscribe)
+        try:
+            boxes |= {box.path: int(box.id) for box in await mailboxes.create(ctx, new)}
+        except Conflict:  # another run, or its owner, was first
+            ctx.forget()
+            boxes |= await standing(ctx, ctx.viewer.user_id)
+    return boxes[path]
