@@ -4,7 +4,8 @@ What a unit stores, and what it notes of the source, are one. So a run that is k
 its last unit ended, nothing comes twice, and nothing is deleted elsewhere that is not safe here.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors import folders
 from mail.connectors.folders import Mapped, Rules
-from mail.connectors.servers import Head, Listed, Opened
+from mail.connectors.servers import Failure, Head, Listed, Opened, Stage
 from mail.connectors.sessions import Session, session
 from mail.expressions import Expression
 from mail.found import Found, dated
@@ -23,11 +24,12 @@ from mail.outward import Gate
 from mail.sieve.regex import compiled
 from models.columns import Picked, picked
 from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
-from models.errors import OverQuota
+from models.errors import OverQuota, Refused
 from models.mailboxes import SpecialUse
 from models.messages import Message
 from resolvers import connectorsecrets, flagging, importing, mailboxes, moves
 from resolvers.importing import Import, Ready
+from resolvers.mailboxes import NewMailboxes
 from resolvers.moves import Changes
 
 if TYPE_CHECKING:
