@@ -326,10 +326,11 @@ ENDLESS = {
 @pytest.mark.parametrize("step", ["LOGIN", "LIST", "UID SEARCH", "UID FETCH", "IDLE"])
 @pytest.mark.parametrize("what", ENDLESS)
 async def test_without_an_end(step: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imapwire, "BUDGET", 1 << 18)
+    monkeypatch.setattr(imapwire, "BUDGET", 1 << 16)
     monkeypatch.setattr(imapwire, "LONGEST", 1 << 16)
     monkeypatch.setattr(imap, "LONGEST", 1 << 16)
-    monkeypatch.setattr(imap, "SEARCHED", 1 << 20)
+    monkeypatch.setattr(imap, "FOLDERS", 500)
+    monkeypatch.setattr(imap, "SEARCHED", 1 << 18)
     prefix = {"UID SEARCH": b"* SEARCH "}.get(step, b"* OK ") if what.startswith("a line") else b""
     remote = three(faults={step: Fault(prefix + ENDLESS[what], ever=True)})
 
@@ -343,7 +344,7 @@ async def test_without_an_end(step: str, what: str, monkeypatch: pytest.MonkeyPa
     tracemalloc.start()
     try:
         await failure(remote, all_of_it)
-        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        assert tracemalloc.get_traced_memory()[1] < 5 << 20
     finally:
         tracemalloc.stop()
 
