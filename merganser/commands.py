@@ -12,6 +12,7 @@ from merganser.trouble import MISUSED, Trouble
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
 
     from mail.sources import Source
     from merganser.demonstration import Account
@@ -240,13 +241,13 @@ def export(
         raise typer.Exit(1)
 
 
-def progress_bar() -> "Bar":
+def progress_bar(*columns: "str | ProgressColumn") -> "Bar":
     """A bar on stderr, where somebody watches."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def send_test(
@@ -404,6 +405,7 @@ def app() -> typer.Typer:
     """The command line, ready to be called."""
     from merganser import (
         account_commands,
+        connector_commands,
         document_commands,
         domain_commands,
         key_commands,
@@ -435,6 +437,7 @@ def app() -> typer.Typer:
     made.add_typer(account_commands.users(), name="user")
     made.add_typer(account_commands.tokens(), name="token")
     made.add_typer(domain_commands.domains(), name="domain")
+    made.add_typer(connector_commands.connectors(), name="connector")
     made.add_typer(document_commands.documents(), name="documents")
     made.add_typer(setting_commands.settings(), name="setting")
     made.add_typer(key_commands.keys(), name="keys")

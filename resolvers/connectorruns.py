@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -140,8 +140,8 @@ def _freed(worker: Worker, key: int, host: str, _task: "asyncio.Task[None]") -> 
     worker.freed.set()
 
 
-async def _claim(world: World, busy: list[str]) -> Run | None:
-    """The next that is due and nobody holds."""
+async def _claim(world: World, busy: list[str], only: int | None = None) -> Run | None:
+    """The next that is due and nobody holds; `only` this one, where one is named."""
     now, lease = world.now(), world.key()
     due = (
         select(col(Connector.id))
@@ -150,6 +150,7 @@ async def _claim(world: World, busy: list[str]) -> Run | None:
             col(Connector.next_run_at) <= now,
             (col(Connector.leased_until).is_(None)) | (col(Connector.leased_until) < now),
             col(Connector.host).not_in(busy),
+            true() if only is None else col(Connector.id) == only,
         )
         .order_by(col(Connector.next_run_at), col(Connector.id))
         .limit(1)
@@ -289,3 +290,12 @@ def next_at(now: Any, interval: int | None, failures: int) -> Any:
     if interval is None:
         return None
     return now + timedelta(seconds=interval * min(2 ** max(failures - 1, 0), BACKOFF))
+
+
+async def run_one(world: World, connector_id: int, gate: Gate, trust: Any = None) -> bool:
+    """Run a connector in this process; False where it is not due, or another process runs it."""
+    found = await _claim(world, [], connector_id)
+    if found is None:
+        return False
+    await _carried(Worker(world, gate, trust), found)
+    return True
