@@ -15,6 +15,7 @@ from tests.whole import CI
 
 PASSWORD = "far-away"  # noqa: S105 - a test's
 SERVERS = Path("/usr/lib/dovecot")
+USUAL = 0o022  # umask, whichever a command has left to this process
 PATIENCE = 20.0  # seconds until it listens
 
 CONFIG = """
@@ -81,14 +82,15 @@ class Dovecot:
     def doveadm(self, *words: str, given: bytes = b"") -> bytes:
         """Run an administrator's command; its output."""
         command = ["doveadm", "-c", str(self.folder / "conf"), *words]
-        return subprocess.run(command, input=given, check=True, capture_output=True).stdout
+        done = subprocess.run(command, input=given, check=True, capture_output=True, umask=USUAL)
+        return done.stdout
 
     def save(self, user: str, raw: bytes, mailbox: str = "INBOX") -> None:
         """Put a message into a folder, which is made where it is missing."""
         if mailbox != "INBOX":
             subprocess.run(
                 ["doveadm", "-c", str(self.folder / "conf"), "mailbox", "create", "-u", user,
-                 mailbox], check=False, capture_output=True,
+                 mailbox], check=False, capture_output=True, umask=USUAL,
             )  # fmt: skip
         self.doveadm("save", "-u", user, "-m", mailbox, given=raw)
 
@@ -116,7 +118,8 @@ def dovecot(
     for place in (run, folder / "mail", folder / "home"):
         place.mkdir(parents=True)
         shutil.chown(place, 65534, 65534)
-    run.chmod(0o755)
+    for place in (folder, run):
+        place.chmod(0o755)
     shutil.chown(run, "root", "root")
     keys = ""
     if certificate:
@@ -125,7 +128,7 @@ def dovecot(
         CONFIG.format(folder=folder, run=run, password=PASSWORD, separator=separator, format=kind,
                       ssl="yes" if certificate else "no", certificate=keys, **ports)
     )  # fmt: skip
-    process = subprocess.Popen(["dovecot", "-F", "-c", str(folder / "conf")])
+    process = subprocess.Popen(["dovecot", "-F", "-c", str(folder / "conf")], umask=USUAL)
     try:
         until = time.monotonic() + PATIENCE
         while not _listening(ports["imap"]):
