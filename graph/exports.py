@@ -79,8 +79,13 @@ class AccountExportInput(Options):
     filter: MessageFilter | None = leaf("Which messages. Default: all.", default=UNSET)
     include_settings: bool = leaf(
         "Settings, key-values and annotations too, as far as the credential shows settings; never "
-        "a password.",
+        "a password of the user.",
         default=True,
+    )
+    passphrase: str | None = leaf(
+        "Locks the passwords of connectors, which are left out without it; 12 to 1024 characters. "
+        "Needs the scope SETTINGS. Never returned, and kept only until the file is whole.",
+        default=UNSET,
     )
 
 
@@ -109,6 +114,11 @@ class AccountImportInput(Options):
     include_settings: bool = leaf(
         "Settings, key-values and annotations too, which needs the scope SETTINGS.", default=True
     )
+    passphrase: str | None = leaf(
+        "The one of the export, for the passwords of connectors; without it they come switched "
+        "off. Needs the scope SETTINGS. Never returned, and kept only until the task ends.",
+        default=UNSET,
+    )
 
     def new(self, user_id: int | None) -> NewImport:
         """The import as the floors below know it."""
@@ -126,6 +136,7 @@ class AccountImportInput(Options):
             self.mailbox or None,
             dedupe=self.skip_known,
             settings=self.include_settings,
+            passphrase=None if self.passphrase is UNSET else self.passphrase,
         )
 
 
@@ -140,6 +151,7 @@ class ExportMutation:
             ExportFormat(input.format),
             input.filter.where(info) if input.filter else None,
             settings=input.include_settings,
+            passphrase=None if input.passphrase is UNSET else input.passphrase,
         )
         row = await ctx.load(exports.by_ids, await exports.create(ctx, new))
         return AccountExportPayload(export=AccountExport.maybe(row))

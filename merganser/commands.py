@@ -1,7 +1,9 @@
 """The command line: what there is, and what each command does."""
 # ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,6 +14,7 @@ from merganser.trouble import MISUSED, Trouble
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
 
     from mail.sources import Source
     from merganser.demonstration import Account
@@ -22,6 +25,13 @@ if TYPE_CHECKING:
     from resolvers.importing import Outcome
 
 Result = TypeVar("Result")
+Locked = Annotated[
+    bool,
+    typer.Option(
+        "--passphrase-stdin",
+        help="Read from stdin what locks the passwords of connectors, 12 to 1024 characters.",
+    ),
+]
 
 
 def run(work: "Callable[[World, Settings], Awaitable[Result]]", *, migrate: bool = False) -> Result:
@@ -152,6 +162,7 @@ def bring(
     settings: Annotated[
         bool, typer.Option(help="Settings too, where an archive of ours has them.")
     ] = True,
+    passphrase_stdin: Locked = False,
 ) -> None:
     """Bring in mail that another program has kept, or an account that was exported.
 
@@ -163,12 +174,16 @@ def bring(
     Example: merganser import old.mbox --user ada --mailbox Archive/2019
 
     Example: merganser import ada.zip --user ada
+
+    Example: merganser import ada.zip --user ada --passphrase-stdin < passphrase.txt
     """
     from merganser.importing import Order
     from merganser.importing import bring as work_through
 
+    word = _passphrase(stdin=passphrase_stdin)
+
     async def work(world: "World", known: "Settings") -> "Outcome":
-        order = Order(path.absolute(), user, mailbox, known.data, settings)
+        order = Order(path.absolute(), user, mailbox, known.data, settings, word)
         with progress_bar() as bar:
 
             def began(origin: "Source", at: int) -> "Progress":
@@ -201,15 +216,19 @@ def export(
     ] = None,
     mailbox: Annotated[str | None, typer.Option(help="This mailbox alone.")] = None,
     settings: Annotated[bool, typer.Option(help="Settings and key-values too.")] = True,
+    passphrase_stdin: Locked = False,
 ) -> None:
     """Write an account into one file: folders, messages, flags, dates and settings.
 
     What `merganser import` brings back as it was, on this server or another. An mbox has the
-    messages alone. No file is written over; one that is not whole is not left behind.
+    messages alone. No file is written over; one that is not whole is not left behind. The
+    passwords of connectors are in it only where a passphrase locks them.
 
     Example: merganser export ada.zip --user ada
 
     Example: merganser export sent.mbox --user ada --mailbox Sent
+
+    Example: merganser export ada.zip --user ada --passphrase-stdin < passphrase.txt
     """
     from mail.archives.writing import ExportFormat
     from merganser import exporting
@@ -218,9 +237,10 @@ def export(
         known = ", ".join(ExportFormat.__members__)
         raise Trouble(f"--format is one of {known}", code=MISUSED)
     chosen = ExportFormat(kind.upper()) if kind else exporting.format_of(path)
+    word = _passphrase(stdin=passphrase_stdin)
 
     async def work(world: "World", _settings: "Settings") -> "exporting.Outcome":
-        order = exporting.Order(path.absolute(), user, chosen, mailbox, settings)
+        order = exporting.Order(path.absolute(), user, chosen, mailbox, settings, word)
         with progress_bar() as bar:
 
             def began(total: int) -> "Progress":
@@ -240,13 +260,19 @@ def export(
         raise typer.Exit(1)
 
 
-def progress_bar() -> "Bar":
+def _passphrase(*, stdin: bool) -> str | None:
+    if not stdin:
+        return None
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+def progress_bar(*columns: "str | ProgressColumn") -> "Bar":
     """A bar on stderr, where somebody watches."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def send_test(
@@ -404,6 +430,7 @@ def app() -> typer.Typer:
     """The command line, ready to be called."""
     from merganser import (
         account_commands,
+        connector_commands,
         document_commands,
         domain_commands,
         key_commands,
@@ -435,6 +462,7 @@ def app() -> typer.Typer:
     made.add_typer(account_commands.users(), name="user")
     made.add_typer(account_commands.tokens(), name="token")
     made.add_typer(domain_commands.domains(), name="domain")
+    made.add_typer(connector_commands.connectors(), name="connector")
     made.add_typer(document_commands.documents(), name="documents")
     made.add_typer(setting_commands.settings(), name="setting")
     made.add_typer(key_commands.keys(), name="keys")

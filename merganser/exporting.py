@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -11,9 +11,9 @@ from mail.archives import writing
 from mail.archives.writing import ENDINGS, Chunk, ExportFormat, State
 from merganser.building import on_behalf
 from merganser.importing import user_named
-from merganser.trouble import Trouble
+from merganser.trouble import MISUSED, Trouble
 from models.world import World
-from resolvers import exporting, mailboxes
+from resolvers import exporting, mailboxes, passphrases
 from resolvers.context import Context
 from resolvers.exporting import After
 from resolvers.mailboxes import Named
@@ -32,6 +32,7 @@ class Order:
     format: ExportFormat | None = None  # None: by the name of the file
     mailbox: str | None = None
     settings: bool = True
+    passphrase: str | None = field(default=None, repr=False)  # for passwords of connectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ def format_of(path: Path) -> ExportFormat:
 async def export(world: World, order: Order, began: Began) -> Outcome:
     """Write an account into a file. Trouble where there is one of this name already."""
     kind = order.format or format_of(order.path)
+    word = passphrases.checked(order.passphrase)
+    if word is not None and (kind is ExportFormat.MBOX or not order.settings):
+        raise Trouble("passwords are part of the settings, and these are left out", code=MISUSED)
     user = await user_named(world, order.user)
     ctx = on_behalf(world, user.id)
     ids = await _ids(ctx, order.mailbox)
@@ -63,7 +67,7 @@ async def export(world: World, order: Order, began: Began) -> Outcome:
         if order.path.exists():
             raise Trouble(f"{order.path} is there already")
         with part.open("wb") as file, part.with_suffix(".directory").open("w+b") as directory:
-            writer = Writer(ctx, kind, order.settings, ids, file, directory)
+            writer = Writer(ctx, kind, order.settings, ids, file, directory, word)
             outcome = await writer.write(began)
             file.flush()
             os.fsync(file.fileno())
@@ -96,13 +100,14 @@ class Writer:
     ids: list[int] | None
     file: IO[bytes]
     directory: IO[bytes]
+    passphrase: str | None = field(default=None, repr=False)
 
     async def write(self, began: Began) -> Outcome:
         """Write all there is."""
         state, damaged, done = State(), list[str](), 0
         after: After = None
         what = {"ids": self.ids, "settings": self.settings}
-        chunk, total = await exporting.begun(self.ctx, self.kind, state, what)
+        chunk, total = await exporting.begun(self.ctx, self.kind, state, what, self.passphrase)
         self._put(chunk)
         progress = began(total)
         while part := await exporting.cut(self.ctx, self.kind, state, self.ids, after):

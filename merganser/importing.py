@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import addresses, paths
+from mail.archives.records import Account
 from mail.found import Found, Unusable
 from mail.keeping import Gone, Kept
 from mail.sources import Source, messages, source
 from merganser.building import on_behalf
-from merganser.trouble import Trouble
+from merganser.trouble import MISUSED, Trouble
 from models.columns import Picked, picked
 from models.errors import OverQuota, Refused
 from models.journal import ChangeKind
 from models.tasks import Task, TaskState
 from models.users import User
 from models.world import World
-from resolvers import importing
+from resolvers import connectorarchive, importing, passphrases
 from resolvers.importing import Import, Outcome, Reading, Ready
 
 KIND = "IMPORT"
@@ -44,6 +45,7 @@ class Order:
     mailbox: str | None = None  # one for all mail; None: as the source has it
     data: Path = Path("var")  # the folder where running imports are known
     settings: bool = True  # what an archive of ours has of these
+    passphrase: str | None = field(default=None, repr=False)  # that it was exported with
 
 
 @dataclass(slots=True)
@@ -70,6 +72,9 @@ async def bring(world: World, order: Order, began: Callable[[Source, int], Progr
 
     `began` is told the source and how far in it we are. Trouble where it cannot go on.
     """
+    word = passphrases.checked(order.passphrase)
+    if word is not None and not order.settings:
+        raise Trouble("passwords are part of the settings, and these are left out", code=MISUSED)
     user = await user_named(world, order.user)
     origin = await _source(world, order.path)
     try:
@@ -77,10 +82,10 @@ async def bring(world: World, order: Order, began: Callable[[Source, int], Progr
         async with _alone(order.data, f"{user.id}\0{origin.path.resolve()}\0{into}"):
             run, after = await _begun(world, origin, user.id, into)
             if after is None and origin.account:
-                await importing.furnish(run.work, origin.account, notes=order.settings)
-                if order.settings:
-                    await importing.settle(run.work, origin.account)
+                await _furnish(run.work, origin.account, settings=order.settings)
             await _go_on(run, after, began(origin, run.base))
+            if origin.account and order.settings:  # now that they need not fetch it all again
+                await connectorarchive.bring(run.work, origin.account, word)
             await _finish(run)
     except OverQuota as full:
         text = f"the account is full ({full}): give it more storage, then run this again"
@@ -88,6 +93,14 @@ async def bring(world: World, order: Order, began: Callable[[Source, int], Progr
     except Refused as refusal:
         raise Trouble(f"the import cannot go on: {refusal.message}") from refusal
     return run.work.outcome
+
+
+async def _furnish(work: Import, account: Account, *, settings: bool) -> None:
+    if settings:  # first: folders that encrypt need the key
+        await importing.settle(work, account)
+    await importing.furnish(work, account, notes=settings)
+    if settings:
+        await importing.introduce(work, account)
 
 
 async def _source(world: World, path: Path) -> Source:

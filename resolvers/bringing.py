@@ -4,14 +4,13 @@ What a unit stores, and where the next one begins, are one: a run that is killed
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select
 from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import contents, delivery
 from mail.blobs.errors import Corrupt
@@ -22,7 +21,7 @@ from mail.keeping import Gone
 from mail.sources import Source, messages, source
 from mail.storable import storable
 from models.columns import Picked, picked
-from models.connectors import Connector, ConnectorFolder, ConnectorRun, Protocol
+from models.connectors import Protocol
 from models.errors import NotFound, OverQuota
 from models.exports import ImportArchive
 from models.mailboxes import Mailbox, SpecialUse
@@ -34,6 +33,7 @@ from resolvers import exporting, importing, imports, mailboxes, sifting
 from resolvers.context import Context, Viewer
 from resolvers.importing import Import, Outcome, Reading, Ready
 from resolvers.selections import Selection
+from resolvers.singleimports import Order, order_of
 from resolvers.where import MessageWhere
 
 if TYPE_CHECKING:
@@ -43,27 +43,6 @@ COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
      *delivery.SYSTEM_FLAGS}
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a single import brings, as its connector keeps it."""
-
-    path: str | None = None  # of an archive on the server
-    user: int | None = None  # whose mail
-    where: dict[str, Any] | None = None  # which of it: resolvers/sifting.py
-    below: str | None = None  # the folder in which all of its folders are made
-    subscribe: bool = False  # to folders that are made
-
-    @property
-    def asked(self) -> MessageWhere | None:
-        """Which messages; None: all."""
-        return sifting.where_of(self.where) if self.where else None
-
-
-def order_of(connector: Picked) -> Order:
-    """What a single import brings; nothing in particular where the connector is none."""
-    return Order(**(connector.bringing or {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +104,6 @@ async def bring(run: "Run") -> None:
 async def _roles(ctx: Context) -> dict[SpecialUse, str]:
     rows = await mailboxes.all_of(ctx, ctx.viewer.user_id, {"special_use"})
     return {row.special_use: row.path for row in rows if row.special_use is not None}
-
-
-async def forget(session: AsyncSession, runs: Collection[int]) -> None:
-    """Let go what single imports needed whose runs these are, and which have ended."""
-    connection = await session.connection()
-    of_runs = select(col(ConnectorRun.connector_id)).where(col(ConnectorRun.id).in_(runs))
-    single = col(Connector.once) & col(Connector.id).in_(of_runs)
-    keys = select(col(Connector.id)).where(single)
-    ledger = delete(ConnectorFolder).where(col(ConnectorFolder.connector_id).in_(keys))
-    await connection.execute(ledger)
-    done = {"secret": "", "bringing": None, "oauth": None, "next_run_at": None}
-    await connection.execute(update(Connector).where(single).values(done))
-    archives = delete(ImportArchive).where(col(ImportArchive.task_id).in_(runs))
-    await connection.execute(archives)
 
 
 # ---------------------------------------------------------------- sources

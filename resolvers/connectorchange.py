@@ -1,5 +1,6 @@
 """Connectors made, changed, removed, begun and ended."""
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,11 @@ from models.errors import Conflict, Invalid, LimitReached, all_found
 from models.journal import ChangeKind
 from models.tasks import TaskState
 from models.wakeups import CONNECTORS
-from resolvers import adminlog, bringing, connectorforms, connectorsecrets
+from models.world import World
+from resolvers import adminlog, connectorforms, connectorsecrets, singleimports
 from resolvers.access import own
 from resolvers.adminlog import Done
-from resolvers.connectorruns import next_at, queued
+from resolvers.connectordue import next_at, queued
 from resolvers.connectors import OF_OTHERS, by_ids, runs_by_ids, visible
 from resolvers.context import Context
 from resolvers.userselection import managed_all
@@ -30,14 +32,14 @@ async def create(
     ctx: Context,
     user_id: int | None,
     given: Mapping[str, Any],
-    password: str,
+    password: str | None,
     *,
     bringing: Mapping[str, Any] | None = None,
 ) -> int:
     """Make a connector, which runs at once where it has an interval; its key.
 
-    With `bringing` it is a single import, which nobody sees but its run. Invalid, LimitReached,
-    NotFound.
+    One without a password is no use, and is to be switched off. With `bringing` it is a single
+    import, which nobody sees but its run. Invalid, LimitReached, NotFound.
     """
     owner, world, key = own(ctx) if user_id is None else user_id, ctx.world, ctx.world.key()
     _permitted(ctx, [owner])
@@ -109,6 +111,7 @@ async def _change(
     asked = {name: value for name, value in given.items() if name != "user_id"}
     values = connectorforms.checked(asked, row._asdict(), world.options)
     _check_told(row, values, password)
+    _check_known(world, row, values, password)
     if password is not None or (given.get("oauth") or {}).get("client_secret"):
         try:
             before = connectorsecrets.opened(world, row.id, row.secret)
@@ -141,6 +144,18 @@ def _check_told(row: Picked, values: Mapping[str, Any], password: str | None) ->
     if password is None and (other or weaker):
         text = "the password has to be given once more for another server"
         raise Invalid(text, constraint="required", path=["password"])
+
+
+def _check_known(
+    world: World, row: Picked, values: Mapping[str, Any], password: str | None
+) -> None:
+    """One that came back without its password is switched on with one."""
+    if password is not None or row.active or not values.get("active"):
+        return
+    with contextlib.suppress(Failure):  # which a run tells of
+        if not connectorsecrets.opened(world, row.id, row.secret).get("password"):
+            text = "it has no password: give it one to switch it on"
+            raise Invalid(text, constraint="required", path=["password"])
 
 
 def _next(row: Picked, values: Mapping[str, Any], now: Any) -> Any:
@@ -217,7 +232,7 @@ async def stop(ctx: Context, ids: Sequence[int]) -> None:
         gone = [row.id for row in ended]
         free = update(Connector).where(col(Connector.run_id).in_(gone))
         await connection.execute(free.values(run_id=None))
-        await bringing.forget(session, gone)
+        await singleimports.forget(session, gone)
         running = these.where(col(ConnectorRun.state) == TaskState.RUNNING)
         await connection.execute(running.values(cancelled=True))
         for row in rows:

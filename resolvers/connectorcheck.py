@@ -7,18 +7,24 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import select
+from sqlmodel import col
+
 from mail.connectors import folders
 from mail.connectors.servers import Failure, Server, Stage
 from mail.connectors.sessions import session
 from mail.outward import Gate
-from models.connectors import Protocol, Security
-from models.errors import RateLimited
+from models.columns import picked
+from models.connectors import Connector, Protocol, Security
+from models.errors import RateLimited, found
 from resolvers import connectorforms, connectorsecrets
+from resolvers.connectors import visible
 from resolvers.context import Context
 
 STAGES = (Stage.RESOLVE, Stage.CONNECT, Stage.TLS, Stage.GREETING, Stage.LOGIN, Stage.LIST)
 SHOWN = 1000  # folders
 AT_ONCE = 8  # checks of a process
+PATIENCE = 30.0  # seconds of silence, of one that is stored
 _UNDER_WAY: set[object] = set()
 
 
@@ -65,6 +71,23 @@ async def check(
         except Failure as problem:
             return Checked([Tried(Stage.LOGIN, ok=False, said=problem.message)], failure=problem)
         return await _tried(_server(values, word), gate, options.message_max, trust)
+
+
+async def check_stored(
+    ctx: Context, connector_id: int, *, trust: ssl.SSLContext | None = None
+) -> Checked:
+    """Try one of the viewer's connectors, with the password that is stored; NotFound."""
+    asked = select(*picked(Connector)).where(visible(ctx), col(Connector.id) == connector_id)
+    row = found(next(iter(await ctx.read(asked)), None), str(connector_id))
+    options = ctx.world.options
+    gate = Gate(private=options.connectors_private)
+    with _one_of(AT_ONCE):
+        try:
+            server = await connectorsecrets.server_of(ctx.world, row, gate)
+        except Failure as problem:
+            return Checked([Tried(Stage.LOGIN, ok=False, said=problem.message)], failure=problem)
+        server = replace(server, timeout=min(server.timeout, PATIENCE))
+        return await _tried(server, gate, options.message_max, trust)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -23,7 +23,8 @@ from models.roles import Role, Scope
 from models.tasks import TaskState
 from models.wakeups import CONNECTORS
 from models.world import World
-from resolvers import bringing, fetching
+from resolvers import fetching, singleimports
+from resolvers.connectordue import next_at, queued
 from resolvers.connectoroptions import Chosen, chosen
 from resolvers.context import Context, Viewer
 
@@ -35,7 +36,6 @@ IDLE = 15.0  # seconds until a worker looks unasked
 MOST = 500  # runs of a process, with those that only listen
 KEPT = 100  # runs of a connector that are remembered
 LINES = 200  # of the log of a run
-BACKOFF = 6  # times the interval, at most, after failures
 
 
 class Lost(Exception):
@@ -167,8 +167,8 @@ def _freed(worker: Worker, key: int, _task: "asyncio.Task[None]") -> None:
     worker.freed.set()
 
 
-async def _claim(world: World, busy: list[str]) -> Run | None:
-    """The next that is due and nobody holds."""
+async def _claim(world: World, busy: list[str], only: int | None = None) -> Run | None:
+    """The next that is due and nobody holds; `only` this one, where one is named."""
     now, lease = world.now(), world.key()
     due = (
         select(col(Connector.id))
@@ -177,6 +177,7 @@ async def _claim(world: World, busy: list[str]) -> Run | None:
             col(Connector.next_run_at) <= now,
             (col(Connector.leased_until).is_(None)) | (col(Connector.leased_until) < now),
             col(Connector.host).not_in(busy),
+            true() if only is None else col(Connector.id) == only,
         )
         .order_by(col(Connector.next_run_at), col(Connector.id))
         .limit(1)
@@ -214,19 +215,6 @@ async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Pick
     found = (await connection.execute(started.returning(*picked(ConnectorRun)))).one()
     await ctx.record(session, connector.user_id, ChangeKind.CONNECTOR_CHANGED, [connector.id])
     return found
-
-
-def queued(
-    ctx: Context, connector_id: int, user_id: int, key: int, *, trial: bool = False
-) -> ConnectorRun:
-    """A run that waits."""
-    return ConnectorRun(
-        id=key,
-        connector_id=connector_id,
-        user_id=user_id,
-        trial=trial,
-        created_at=ctx.world.now(),
-    )
 
 
 async def _carried(worker: Worker, run: Run) -> None:
@@ -315,7 +303,7 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         this = update(ConnectorRun).where(col(ConnectorRun.id) == run.row.id)
         await connection.execute(this.values(told))
         if row.once:
-            await bringing.forget(session, [run.row.id])
+            await singleimports.forget(session, [run.row.id])
         old = (
             select(col(ConnectorRun.id))
             .where(col(ConnectorRun.connector_id) == key)
@@ -326,8 +314,10 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [key])
 
 
-def next_at(now: Any, interval: int | None, failures: int) -> Any:
-    """When a connector is due again: after failures later and later."""
-    if interval is None:
-        return None
-    return now + timedelta(seconds=interval * min(2 ** max(failures - 1, 0), BACKOFF))
+async def run_one(world: World, connector_id: int, gate: Gate, trust: Any = None) -> bool:
+    """Run a connector in this process; False where it is not due, or another process runs it."""
+    found = await _claim(world, [], connector_id)
+    if found is None:
+        return False
+    await _carried(Worker(world, gate, trust), found)
+    return True

@@ -46,6 +46,8 @@ def opened(world: World, connector_id: int, secret: str) -> dict[str, Any]:
 async def server_of(world: World, connector: Picked, gate: Gate) -> Server:
     """How the account is reached; Failure where its secret cannot be opened, or no token comes."""
     known = opened(world, connector.id, connector.secret)
+    if not known.get("password"):
+        raise Failure(Stage.LOGIN, "it has no password: set one", refused=True)
     word = known["password"]
     if connector.mechanism in BY_TOKEN and connector.oauth:
         word = await _token(world, connector, known, gate)

@@ -23,7 +23,15 @@ from models.mailboxes import Mailbox, MailboxEntry
 from models.messages import Message
 from models.senderrules import SenderRule, of_user
 from models.users import User
-from resolvers import autoreply, contents, filterarchive, labels, mailboxes, sieve
+from resolvers import (
+    autoreply,
+    connectorarchive,
+    contents,
+    filterarchive,
+    labels,
+    mailboxes,
+    sieve,
+)
 from resolvers.access import own, records
 from resolvers.context import Context
 from resolvers.selections import Selection
@@ -53,9 +61,16 @@ class Cut:
 
 
 async def begun(
-    ctx: Context, kind: ExportFormat, state: State, order: dict[str, Any]
+    ctx: Context,
+    kind: ExportFormat,
+    state: State,
+    order: dict[str, Any],
+    passphrase: str | None = None,
 ) -> tuple[Chunk, int]:
-    """The beginning of the file, and how many messages will follow."""
+    """The beginning of the file, and how many messages will follow.
+
+    A passphrase locks the passwords of connectors, which without one are not in it.
+    """
     user_id = ctx.viewer.user_id
     total = len(order["ids"]) if order["ids"] is not None else await count(ctx)
     names = {"id", "path", "special_use", "hidden", "subscribed", "retention", "encrypt_messages"}
@@ -82,12 +97,12 @@ async def begun(
     now = ctx.world.now()
     account = {"exportedAt": now, "mailboxes": boxes, "messages": total}
     if order["settings"]:
-        account |= await _settings(ctx)
+        account |= await _settings(ctx, passphrase)
     return writing.begun(kind, state, account, now), total
 
 
-async def _settings(ctx: Context) -> dict[str, Any]:
-    """What a user has set, and may set: never a password."""
+async def _settings(ctx: Context, passphrase: str | None) -> dict[str, Any]:
+    """What a user has set, and may set: never a password of their own."""
     user_id, now = ctx.viewer.user_id, ctx.world.now()
     asked = select(*picked(User, {*SETTINGS, "username"})).where(col(User.id) == user_id)
     (user,) = await ctx.read(asked)
@@ -115,6 +130,7 @@ async def _settings(ctx: Context) -> dict[str, Any]:
         "filters": await filterarchive.exported(ctx, user_id),
         "sieveScripts": await sieve.exported(ctx, user_id),
         "senderRules": await _sender_rules(ctx, user_id),
+        **await connectorarchive.exported(ctx, user_id, passphrase),
     }
 
 

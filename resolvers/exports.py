@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, true, update
@@ -23,7 +23,7 @@ from models.journal import ChangeKind
 from models.roles import Role, Scope, opened
 from models.tasks import Task, TaskState
 from models.world import Turn
-from resolvers import adminlog, exporting
+from resolvers import adminlog, exporting, passphrases
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.files import tenant_of
@@ -50,6 +50,7 @@ class NewExport:
     format: ExportFormat = ExportFormat.EML_ZIP
     where: MessageWhere | None = None
     settings: bool = True
+    passphrase: str | None = field(default=None, repr=False)
 
 
 def seen(ctx: Context) -> ColumnElement[bool]:
@@ -99,11 +100,14 @@ async def create(ctx: Context, new: NewExport) -> int:
     if foreign:
         await witnessed(ctx, [user.id])
     settings = new.settings and bool(WHOLE & opened(ctx.viewer.scopes))
+    carried = new.settings and new.format is not ExportFormat.MBOX
+    secret = passphrases.sealed(ctx, user.id, new.passphrase, settings=carried)
     ids = await _chosen(ctx, new)
     now, key = ctx.world.now(), ctx.world.key()
     async with ctx.write(user.id) as session:
         await _room(ctx, session, user.id)
         order = {"export": key, "format": new.format, "ids": ids, "settings": settings}
+        order |= secret
         total = None if ids is None else len(ids)
         (task,) = await queue(ctx, session, KIND, [order], user_id=user.id, total=total)
         ending, _ = ENDINGS[new.format]
@@ -120,7 +124,7 @@ async def create(ctx: Context, new: NewExport) -> int:
         session.add(row)
         await ctx.record(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
-            after = {"format": new.format, "settings": settings}
+            after = {"format": new.format, "settings": settings, "passphrase": bool(secret)}
             deed = Done("accountExport", "User", user.id, user.domain_id, None, after)
             await adminlog.note(ctx, session, deed)
     return key
@@ -212,7 +216,8 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
     note = {**checkpoint}
     done, total, written = 0, None, list[tuple[int, bytes]]()
     if not checkpoint:
-        chunk, total = await exporting.begun(ctx, kind, state, order)
+        word = passphrases.opened(ctx.world, ctx.viewer.user_id, order)
+        chunk, total = await exporting.begun(ctx, kind, state, order, word)
         written, note["after"] = [(DATA, chunk.data), (DIRECTORY, chunk.directory)], None
     elif part := await exporting.cut(ctx, kind, state, order["ids"], checkpoint["after"]):
         written = [(DATA, part.chunk.data), (DIRECTORY, part.chunk.directory)]

@@ -25,6 +25,7 @@ from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
 from models.mailboxes import SpecialUse
 from resolvers import bringing, connectorsecrets, fetchstore, fetchsync, importing, mailboxes
 from resolvers.fetched import Fetch, Place, Tally
+from resolvers.singleimports import order_of
 
 if TYPE_CHECKING:
     from resolvers.connectorruns import Run
@@ -47,7 +48,7 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
         work.subscribe = connector.subscribe_all
         so_far = run.row  # where it goes on
         tally = Tally(0, so_far.imported, 0, so_far.deleted_remote, so_far.bytes)
-        it = Fetch(run, there, work, tally, where=bringing.order_of(connector).asked)
+        it = Fetch(run, there, work, tally, where=order_of(connector).asked)
         todo = await _mapped(it)
         gone: list[tuple[Place, list[str]]] = []
         for one in todo:

@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from models.journal import ChangeKind
 from models.roles import Role, Scope, opened
 from models.tasks import Task
 from models.world import Turn, World
-from resolvers import adminlog, importing, uploads
+from resolvers import adminlog, connectorarchive, importing, passphrases, uploads
 from resolvers.access import own
 from resolvers.adminlog import Done
 from resolvers.context import Context, Needs
@@ -55,6 +55,7 @@ class NewImport:
     mailbox: str | None = None  # one for all mail; None: as the archive has them
     dedupe: bool = True
     settings: bool = True
+    passphrase: str | None = field(default=None, repr=False)  # of passwords in the archive
 
 
 async def create(ctx: Context, new: NewImport) -> Task:
@@ -77,6 +78,7 @@ async def create(ctx: Context, new: NewImport) -> Task:
         "dedupe": new.dedupe,
         "settings": new.settings and Scope.SETTINGS in opened(ctx.viewer.scopes),
         "unset": new.settings and Scope.SETTINGS not in opened(ctx.viewer.scopes),
+        **passphrases.sealed(ctx, user.id, new.passphrase, settings=new.settings),
     }
     if new.path is not None:
         await check_path(ctx, new.path)
@@ -273,6 +275,7 @@ class _Run:
         if self.reading.trouble and not group:
             raise Invalid(self.reading.trouble, constraint="archive", path=["archive"])
         if not group:
+            await self._connect(order)
             return Plan(made=Made(work, note, [], [], last=True))
         ready = [one for one in [await importing.read(work, each) for each in group] if one]
         note["after"] = group[-1].after
@@ -289,13 +292,20 @@ class _Run:
             getattr(account, name)
             for name in (
                 *("settings", "key_values", "labels", "identities"),
-                *("filters", "scripts", "sender_rules"),
+                *("filters", "scripts", "sender_rules", "connectors"),
             )
         ):
             self.work.outcome.refuse("settings", "this needs the scope SETTINGS")
         await importing.furnish(self.work, account, notes=order["settings"])
         if order["settings"]:
             await importing.introduce(self.work, account)
+
+    async def _connect(self, order: dict[str, Any]) -> None:
+        """Bring connectors, now that all mail is there: they would fetch it once more."""
+        if self.origin.account is not None and order["settings"]:
+            ctx = self.work.ctx
+            word = passphrases.opened(ctx.world, ctx.viewer.user_id, order)
+            await connectorarchive.bring(self.work, self.origin.account, word)
 
 
 async def step(

@@ -20,14 +20,14 @@ from models.roles import UserPermission
 from models.world import Turn
 from resolvers import adminlog, connectorforms, connectorsecrets, imports, sifting
 from resolvers.adminlog import Done
-from resolvers.bringing import Order
 from resolvers.connectorchange import wake
-from resolvers.connectorruns import queued
+from resolvers.connectordue import queued
 from resolvers.connectors import OF_OTHERS
 from resolvers.context import Context, Needs
 from resolvers.files import raw
 from resolvers.mailboxes import Named
 from resolvers.selections import Selection
+from resolvers.singleimports import Order
 from resolvers.uploads import Received
 from resolvers.userselection import MINE, Users, chosen, managed_one
 from resolvers.where import MessageWhere

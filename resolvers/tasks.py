@@ -31,6 +31,7 @@ from resolvers import (
     listing,
     mailboxrepair,
     mailboxupdate,
+    passphrases,
     quarantineletter,
     reindexing,
     tiers,
@@ -132,7 +133,16 @@ async def cancel(ctx: Context, ids: list[int]) -> None:
         )
         for row in rows:
             if row:
+                await _forget(session, row)
                 await ctx.record(session, _stream(row), ChangeKind.TASK_CHANGED, [row.id])
+
+
+async def _forget(session: AsyncSession, row: Picked) -> None:
+    """Let go of a passphrase where the task has ended."""
+    if passphrases.NAME in row.order:
+        ended = col(Task.id) == row.id, col(Task.finished_at).is_not(None)
+        this = update(Task).where(*ended).values(order=passphrases.without(row.order))
+        await (await session.connection()).execute(this)
 
 
 def _stream(row: Any) -> int:
@@ -312,4 +322,5 @@ async def _end(
     values = {"state": state, "finished_at": ctx.world.now(), "result": result, "error": error}
     async with ctx.write(_stream(row)) as session:
         await _note(ctx, session, row, values)
+        await _forget(session, row)
     log.info("task ended", extra={"task": row.id, "state": state})

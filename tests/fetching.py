@@ -1,6 +1,8 @@
 """Connectors of a test, run on the spot, and what comes of them."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,13 +24,13 @@ NAMES = iter(range(1_000_000))
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
+def server() -> Iterator[Dovecot]:
     """A Dovecot for all tests of a process."""
-    folder = tmp_path_factory.mktemp("far")
-    for each in (folder, *folder.parents[:3]):
-        each.chmod(0o755)
-    with dovecot(folder / "dovecot") as made:
-        yield made
+    with TemporaryDirectory() as name:  # pytest shuts its own folder to whom Dovecot runs as
+        folder = Path(name)
+        folder.chmod(0o755)
+        with dovecot(folder / "dovecot") as made:
+            yield made
 
 
 @pytest.fixture

@@ -66,6 +66,8 @@ class Account:
     autoreply: Mapping[str, Any] = field(default_factory=dict)
     filters: Sequence[Mapping[str, Any]] = ()
     scripts: Sequence[Mapping[str, Any]] = ()
+    connectors: Sequence[Mapping[str, Any]] = ()
+    lock: Mapping[str, Any] = field(default_factory=dict)  # what their passwords are locked with
 
 
 def written(told: Told, **more: Any) -> dict[str, Any]:
@@ -136,14 +138,17 @@ def account(record: Mapping[str, Any]) -> Account:
     labels, answer = record.get("labels", []), record.get("autoreply") or {}
     identities, scripts = record.get("identities", []), record.get("sieveScripts", [])
     filters, rules = record.get("filters", []), record.get("senderRules", [])
-    lists = (boxes, values, labels, identities, scripts, filters, rules)
-    right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in (settings, answer))
+    connectors, lock = record.get("connectors", []), record.get("connectorLock") or {}
+    lists = (boxes, values, labels, identities, scripts, filters, rules, connectors)
+    objects = (settings, answer, lock)
+    right = all(map(_objects, lists)) and all(isinstance(one, dict) for one in objects)
     if right and max(map(len, lists)) > ITEMS:
         raise Wrong(f"an archive that tells of more than {ITEMS} folders, or other things")
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
     messages = many if isinstance(many, int) else None
     more = {"sender_rules": rules, "autoreply": answer, "filters": filters, "scripts": scripts}
+    more |= {"connectors": connectors, "lock": lock}
     return Account(boxes, settings, values, labels, identities, messages, **more)
 
 

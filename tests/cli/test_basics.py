@@ -30,7 +30,9 @@ def test_help_needs_no_store_and_loads_nothing_heavy() -> None:
     assert out.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("words", [(), ("user",), ("token",), ("domain",), ("documents",)])
+@pytest.mark.parametrize(
+    "words", [(), ("user",), ("token",), ("domain",), ("connector",), ("documents",)]
+)
 def test_without_a_command_it_helps(bare: Shell, words: tuple[str, ...]) -> None:
     said = bare(*words)
     assert said.code == 2
@@ -62,7 +64,8 @@ def test_init_makes_a_store_that_nobody_else_can_read(bare: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("user", "list"), ("token", "list"), ("documents", "list"), ("check",)]
+    "words",
+    [("user", "list"), ("connector", "list"), ("documents", "list"), ("check",)],
 )
 def test_a_store_that_is_not_ready_says_what_to_do(bare: Shell, words: tuple[str, ...]) -> None:
     said = bare(*words)

@@ -1,13 +1,24 @@
 """`merganser export`, and back by `merganser import`."""
 
+import asyncio
+import base64
+import io
 import mailbox
 import zipfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
+from sqlmodel import col
 
-from tests.cli.conftest import Shell
+from merganser import accounts
+from merganser.building import opened, owner
+from merganser.settings import read
+from models.columns import picked
+from models.connectors import Connector, Protocol, Security
+from resolvers import connectorchange, connectorsecrets
+from tests.cli.conftest import Said, Shell
 from tests.cli.test_import import folders, mbox
 
 
@@ -66,3 +77,97 @@ def test_an_export_that_cannot_be_is_one_sentence(
     assert sentence in said.err
     assert (tmp_path / "there.zip").read_bytes() == b"mine"
     assert sorted(each.name for each in tmp_path.iterdir() if "part" in each.name) == []
+
+
+PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of tests
+GIVEN = {
+    "name": "far",
+    "protocol": Protocol.IMAP,
+    "host": "imap.example.net",
+    "security": Security.TLS,
+    "mechanism": "PLAIN",
+    "username": "ada",
+}
+
+
+def connect(word: str) -> None:
+    async def make() -> None:
+        async with opened(read()) as world:
+            await connectorchange.create(
+                owner(world), await accounts.found(world, "ada"), GIVEN, word
+            )
+
+    asyncio.run(make())
+
+
+def words() -> list[tuple[bool, str | None]]:
+    """Of each connector whether it is on, and its password."""
+
+    async def look() -> list[tuple[bool, str | None]]:
+        async with opened(read()) as world:
+            rows = await world.database.read(select(*picked(Connector)).order_by(col(Connector.id)))
+            return [
+                (row.active, connectorsecrets.opened(world, row.id, row.secret).get("password"))
+                for row in rows
+            ]
+
+    return asyncio.run(look())
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "jsonl"])
+def test_passwords_of_connectors_go_with_a_passphrase(
+    ada: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    def said(*given: str | Path, stdin: str = PASSPHRASE) -> Said:
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{stdin}\n"))
+        return ada(*given, "--passphrase-stdin")
+
+    connect("far-away-word")
+    path = tmp_path / f"ada.{ending}"
+    done = said("export", path, "--user", "ada")
+    assert (done.code, done.err) == (0, "")
+    content = path.read_bytes()
+    if ending == "zip":
+        with zipfile.ZipFile(path) as archive:
+            content = b"".join(archive.read(name) for name in archive.namelist())
+    assert b"imap.example.net" in content
+    for secret in (b"far-away-word", PASSPHRASE.encode()):
+        assert secret not in content
+        assert base64.b64encode(secret)[:-4] not in content
+    for name in ("bob", "carol", "dora"):
+        assert (
+            ada("user", "add", name, "--address", f"{name}@example.org", "--no-password").code == 0
+        )
+    assert said("import", path, "--user", "bob").out == "0 messages imported.\n"
+    wrong = said("import", path, "--user", "carol", stdin="another passphrase").out
+    off = "it is switched off until one is set."
+    why = f"Skipped password of connector far: the passphrase does not open it: {off}"
+    assert wrong.splitlines() == ["0 messages imported.", why]
+    none = ada("import", path, "--user", "dora").out
+    assert f"Skipped password of connector far: no passphrase was given: {off}" in none
+    assert words() == [(True, "far-away-word")] * 2 + [(False, None)] * 2
+    assert not [
+        row for row in ada.rows('SELECT "order", result FROM tasks') if PASSPHRASE in str(row)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "stdin", "sentence"),
+    [
+        (("export", "a.zip"), "short", "passphrase: 12 to 1024 characters"),
+        (("import", "a.zip"), "", "passphrase: 12 to 1024 characters"),
+        (("export", "a.mbox"), PASSPHRASE, "these are left out"),
+        (("export", "a.zip", "--no-settings"), PASSPHRASE, "these are left out"),
+        (("import", "a.zip", "--no-settings"), PASSPHRASE, "these are left out"),
+    ],
+)
+def test_a_passphrase_that_cannot_be_is_one_sentence(
+    ada: Shell, tmp_path: Path, given: tuple[str, ...], stdin: str, sentence: str
+) -> None:
+    ada.monkeypatch.setattr("sys.stdin", io.StringIO(f"{stdin}\n"))
+    command, name, *more = given
+    said = ada(command, tmp_path / name, *more, "--user", "ada", "--passphrase-stdin")
+    assert said.code != 0
+    assert said.err.count("\n") == 1
+    assert sentence in said.err
+    assert list(tmp_path.glob("a.*")) == []
