@@ -222,45 +222,68 @@ def _wanted(it: Fetch, head: Head) -> bool:
 # ---------------------------------------------------------------- bringing
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A message that was fetched: to be stored, or left out, perhaps for one that is here."""
+
+    head: Head
+    size: int
+    digest: str
+    made: Ready | None = None
+    here: int | None = None
+
+
 async def _bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> None:
-    """Store some messages, and note what has been fetched: in one unit."""
-    ready: list[tuple[Head, Ready]] = []
-    noted: list[dict[str, Any]] = []
-    for head, raw in some:
-        found, letter = _found(place, head, raw), await delivery.read(raw)
-        if it.where is not None and not await _asked(it, place, found, letter):
-            it.tally.skipped += 1
-            noted.append(_row(it, place, head, letter.digest, None))
-            continue
-        made = await importing.read(it.work, found, letter)
-        if made is None:
-            it.tally.skipped += 1
-            continue
-        earlier = await _earlier(it, place, made)
-        it.tally.bytes += len(raw)
-        if earlier is None:
-            ready.append((head, made))
-        else:
-            it.tally.skipped += 1
-            noted.append(_row(it, place, head, made.letter.digest, earlier[0]))
-    messages = [made for _, made in ready]
-    kept = await importing.keep(it.work, messages)
-    ctx = it.run.ctx
+    """Store some messages; OverQuota, once there is room for no more of them."""
+    read = [await _taken(it, place, head, raw) for head, raw in some]
+    taken = [one for one in read if one]
+    it.tally.skipped += len(read) - len(taken)
+    try:
+        await _store(it, place, taken)
+    except OverQuota:
+        if len(taken) == 1:
+            raise
+        for one in taken:  # not read anew: it is known by now
+            await _store(it, place, [one])
+
+
+async def _taken(it: Fetch, place: Place, head: Head, raw: bytes) -> Taken | None:
+    """What becomes of a message; None where it cannot be stored."""
+    found, letter = _found(place, head, raw), await delivery.read(raw)
+    bare = Taken(head, len(raw), letter.digest)
+    if it.where is not None and not await _asked(it, place, found, letter):
+        return bare
+    made = await importing.read(it.work, found, letter)
+    if made is None:
+        return None
+    earlier = await _earlier(it, place, made)
+    return replace(bare, made=made) if earlier is None else replace(bare, here=earlier[0])
+
+
+async def _store(it: Fetch, place: Place, taken: Sequence[Taken]) -> None:
+    """Store these, and note what has been fetched: in one unit."""
+    ready = [one.made for one in taken if one.made]
+    kept = await importing.keep(it.work, ready)
+    ctx, before = it.run.ctx, it.tally
+    it.tally = replace(
+        before,
+        imported=before.imported + len(ready),
+        skipped=before.skipped + len(taken) - len(ready),
+        bytes=before.bytes + sum(one.size for one in taken),
+    )
     try:
         async with ctx.write(it.connector.user_id) as unit:
-            placed = await importing.put(it.work, unit, messages, kept) if messages else []
-            for (head, made), new in zip(ready, placed, strict=True):
-                noted.append(_row(it, place, head, made.letter.digest, new.message_id))
-            if noted:
-                await (await unit.connection()).execute(insert(ConnectorMessage), noted)
-            it.tally.imported += len(ready)
+            placed = iter(await importing.put(it.work, unit, ready, kept) if ready else [])
+            rows = [
+                _row(it, place, one, next(placed).message_id if one.made else one.here)
+                for one in taken
+            ]
+            if rows:
+                await (await unit.connection()).execute(insert(ConnectorMessage), rows)
             await it.noted(unit)
     except OverQuota:
-        it.tally.imported -= len(ready)
-        if len(some) == 1:
-            raise
-        for one in some:  # as many as there is room for
-            await _bring(it, place, [one])
+        it.tally = before
+        raise
 
 
 def _found(place: Place, head: Head, raw: bytes) -> Found:
@@ -277,15 +300,13 @@ async def _asked(it: Fetch, place: Place, found: Found, letter: Letter) -> bool:
     return await sifting.fits(where, there, letter, it.run.ctx.world.now())
 
 
-def _row(
-    it: Fetch, place: Place, head: Head, digest: str, message_id: int | None
-) -> dict[str, Any]:
+def _row(it: Fetch, place: Place, one: Taken, message_id: int | None) -> dict[str, Any]:
     return {
         "folder_id": place.id,
-        "mark": head.mark,
-        "digest": digest,
+        "mark": one.head.mark,
+        "digest": one.digest,
         "message_id": message_id,
-        "flags": _joined(head.flags),
+        "flags": _joined(one.head.flags),
         "fetched_at": it.run.ctx.world.now(),
         "removed": False,
     }

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from models.columns import picked
 from models.connectors import Connector
+from tests.accounts import run
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.counts import rows
 from tests.exported import codes
@@ -205,6 +206,26 @@ async def test_what_a_filter_leaves_out_elsewhere_is_not_fetched_again(
     await work(ada.world)
     assert counted(await ended(ada, key)) == (3, 1, 0)
     assert await held(ada) == {"INBOX/INBOX": ["In"], "INBOX/Later": ["In, too"]}
+
+
+@pytest.mark.usefixtures("private")
+async def test_a_full_account_takes_what_fits_from_elsewhere(
+    ada: Client, root: Client, far: Dovecot
+) -> None:
+    names = [f"{number}" for number in range(8)]
+    for name in names:
+        far.save("full", raw_message(name, body="y" * 1000))
+    for quota, state in ((6000, "FAILED"), (100_000, "SUCCEEDED")):
+        done = await run(root, "userUpdate", users={"usernames": ["ada"]}, set={"quota": quota})
+        assert done["errors"] == []
+        done = await begin(ada, remote(far, "full"))
+        await work(ada.world)
+        one = await ended(ada, done["run"]["id"])
+        stored = (await held(ada))["INBOX"]
+        assert (one["state"], stored) == (state, names[: len(stored)]), one["error"]
+        if state == "FAILED":
+            assert 2 <= len(stored) == int(one["imported"]) < len(names)
+    assert stored == names
 
 
 @pytest.mark.usefixtures("private")
