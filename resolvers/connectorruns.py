@@ -240,7 +240,8 @@ async def _beats(run: Run) -> None:
     """Give signs of life, until another has the lease or somebody wants it to end."""
     while True:
         await asyncio.sleep(BEAT)
-        async with run.ctx.write(run.connector.user_id) as session:
+        apart = run.ctx.fresh()  # or it would be a part of the unit that is open
+        async with apart.write(run.connector.user_id) as session:
             await run.hold(session)
 
 

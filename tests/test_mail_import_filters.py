@@ -132,6 +132,7 @@ async def test_filters_mean_the_same_of_archives_and_of_stored_mail(
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
+    """Both stores have the same: accounts there are called after the test's own user."""
     folder = tmp_path_factory.mktemp("far")
     for each in (folder, *folder.parents[:3]):
         each.chmod(0o755)
@@ -159,7 +160,7 @@ def remote(far: Dovecot, username: str, **more: Any) -> dict[str, Any]:
 async def test_an_account_elsewhere_is_imported_once(
     ada: Client, bob: Client, far: Dovecot, protocol: str
 ) -> None:
-    name = f"once-{protocol.lower()}"
+    name = f"{protocol.lower()}{ada.user.id}"
     for subject in ("Good", "Better", "Unwanted"):
         far.save(name, raw_message(subject))
     far.save(name, raw_message("Best good"), "Deep/er")
@@ -195,9 +196,11 @@ async def test_what_a_filter_leaves_out_elsewhere_is_not_fetched_again(
     ada: Client, far: Dovecot, clock: Clock
 ) -> None:
     for subject, folder in (("In", "INBOX"), ("Out", "INBOX"), ("In, too", "Later")):
-        far.save("ledger", raw_message(subject), folder)
+        far.save(f"ledger{ada.user.id}", raw_message(subject), folder)
     parent = {"specialUse": "INBOX"}
-    done = await begin(ada, remote(far, "ledger"), filter={"subject": "In"}, parentMailbox=parent)
+    done = await begin(
+        ada, remote(far, f"ledger{ada.user.id}"), filter={"subject": "In"}, parentMailbox=parent
+    )
     key = done["run"]["id"]
     await crash(ada.world, 2, "commit")  # in the second folder
     noted = "SELECT message_id IS NULL FROM connector_messages"
@@ -214,11 +217,11 @@ async def test_a_full_account_takes_what_fits_from_elsewhere(
 ) -> None:
     names = [f"{number}" for number in range(8)]
     for name in names:
-        far.save("full", raw_message(name, body="y" * 1000))
+        far.save(f"full{ada.user.id}", raw_message(name, body="y" * 1000))
     for quota, state in ((6000, "FAILED"), (100_000, "SUCCEEDED")):
         done = await run(root, "userUpdate", users={"usernames": ["ada"]}, set={"quota": quota})
         assert done["errors"] == []
-        done = await begin(ada, remote(far, "full"))
+        done = await begin(ada, remote(far, f"full{ada.user.id}"))
         await work(ada.world)
         one = await ended(ada, done["run"]["id"])
         stored = (await held(ada))["INBOX"]
@@ -226,6 +229,23 @@ async def test_a_full_account_takes_what_fits_from_elsewhere(
         if state == "FAILED":
             assert 2 <= len(stored) == int(one["imported"]) < len(names)
     assert stored == names
+
+
+@pytest.mark.usefixtures("private")
+async def test_signs_of_life_come_between_units(
+    ada: Client, bob: Client, far: Dovecot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resolvers.connectorruns.BEAT", 0.0005)
+    names = [f"{number}" for number in range(40)]
+    for name in names:
+        far.save(f"beat{ada.user.id}", raw_message(name))
+    done = await begin(ada, remote(far, f"beat{ada.user.id}"))
+    (other,) = await begun(bob, maildir_tar({"": [("S", raw_message(name)) for name in names]}))
+    await work(ada.world)
+    for client, key in ((ada, done["run"]["id"]), (bob, other)):
+        one = await ended(client, key)
+        assert (one["state"], counted(one)) == ("SUCCEEDED", (40, 40, 0)), one["error"]
+        assert sorted((await held(client))["INBOX"]) == sorted(names)
 
 
 @pytest.mark.usefixtures("private")
