@@ -292,8 +292,8 @@ class ConnectorMutation:
 
     @mutation(
         "Ends runs at the next safe point: what has come stays, and the next run goes on from "
-        "there. Runs that have ended stay as they are.",
-        **WRITES,
+        "there. Runs that have ended stay as they are. Those of connectors need SYNCJOBS.",
+        scope=Scope.MAIL,
     )
     async def connector_cancel(self, info: Info, input: IdsInput) -> ConnectorRunPayload:
         keys = keys_of(info, "ConnectorRun", input.ids)

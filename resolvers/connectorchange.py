@@ -13,6 +13,7 @@ from models.columns import Picked, picked
 from models.connectors import Connector, ConnectorFolder, ConnectorRun, Security
 from models.errors import Conflict, Invalid, LimitReached, all_found
 from models.journal import ChangeKind
+from models.roles import UserPermission
 from models.tasks import TaskState
 from models.wakeups import CONNECTORS
 from models.world import World
@@ -21,7 +22,7 @@ from resolvers.access import own
 from resolvers.adminlog import Done
 from resolvers.connectordue import next_at, queued
 from resolvers.connectors import OF_OTHERS, by_ids, runs_by_ids, visible
-from resolvers.context import Context
+from resolvers.context import Context, Needs
 from resolvers.userselection import managed_all
 
 MOST = 50  # of an account
@@ -33,19 +34,17 @@ async def create(
     user_id: int | None,
     given: Mapping[str, Any],
     password: str | None,
-    *,
-    bringing: Mapping[str, Any] | None = None,
 ) -> int:
     """Make a connector, which runs at once where it has an interval; its key.
 
-    One without a password is no use, and is to be switched off. With `bringing` it is a single
-    import, which nobody sees but its run. Invalid, LimitReached, NotFound.
+    One without a password is no use, and is to be switched off. Invalid,
+    LimitReached, NotFound.
     """
     owner, world, key = own(ctx) if user_id is None else user_id, ctx.world, ctx.world.key()
     _permitted(ctx, [owner])
     values = connectorforms.checked(given, {}, world.options)
-    once, now = bringing is not None, world.now()
-    due = values.get("active", True) and values.get("interval") and not once
+    now = world.now()
+    due = values.get("active", True) and values.get("interval")
     async with ctx.write(owner) as session:
         (user,) = await managed_all(ctx, [owner], path="user")
         await _check_room(ctx, owner)
@@ -55,17 +54,14 @@ async def create(
             secret=connectorsecrets.sealed(world, key, _word({}, given, password)),
             created_at=now,
             next_run_at=now if due else None,
-            once=once,
-            bringing=dict(bringing) if bringing else None,
             **values,
         )
         session.add(row)
         await session.flush()
-        if not once:
-            await ctx.record(session, owner, ChangeKind.CONNECTOR_CHANGED, [key])
-            after = {name: getattr(row, name) for name in LOGGED}
-            done = Done("connectorCreate", "Connector", key, user.domain_id, None, after)
-            await _log(ctx, session, user, done)
+        await ctx.record(session, owner, ChangeKind.CONNECTOR_CHANGED, [key])
+        after = {name: getattr(row, name) for name in LOGGED}
+        done = Done("connectorCreate", "Connector", key, user.domain_id, None, after)
+        await _log(ctx, session, user, done)
     wake(ctx)
     return key
 
@@ -219,6 +215,9 @@ async def stop(ctx: Context, ids: Sequence[int]) -> None:
     all_found(ids, {row.id for row in rows if row})
     owners = {row.user_id for row in rows if row}
     _permitted(ctx, owners)
+    lasting = await ctx.load_all(by_ids, [row.connector_id for row in rows if row])
+    if any(lasting):  # and not only single imports
+        ctx.viewer.require(Needs(user_permission=UserPermission.SYNCJOBS))
     now = ctx.world.now()
     async with ctx.write(*owners) as session:
         connection = await session.connection()

@@ -103,7 +103,7 @@ class Worker:
     def full(self, host: str) -> bool:
         """Whether as many runs go on with a host as may."""
         most = self.world.options.connectors_per_host
-        return sum(other == host for other in self.busy.values()) >= most
+        return bool(host) and most <= sum(other == host for other in self.busy.values())
 
     def note(self, key: int, host: str, rests: bool) -> None:
         """Note whether a run works, or only listens."""
@@ -260,7 +260,8 @@ async def _beats(run: Run) -> None:
             async with asyncio.timeout(BEAT):
                 await run.nudged.wait()
         run.nudged.clear()
-        async with run.ctx.write(run.connector.user_id) as session:
+        apart = run.ctx.fresh()  # or it would be a part of the unit that is open
+        async with apart.write(run.connector.user_id) as session:
             await run.hold(session)
 
 

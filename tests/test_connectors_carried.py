@@ -30,6 +30,7 @@ from tests.accounts import run
 from tests.conftest import Client, context, make_key
 from tests.counts import rows
 from tests.exported import EXPORT, FULL, TASK, codes, ended, exported, imported
+from tests.fetching import changed
 from tests.test_secrets import forms, stored
 
 pytestmark = pytest.mark.usefixtures("examined")
@@ -414,9 +415,8 @@ async def test_of_too_many_the_first_come(ada: Client, bob: Client) -> None:
 
 
 async def test_single_imports_are_not_carried(ada: Client) -> None:
-    await connectorchange.create(
-        context(ada), None, {**TOKENS, "active": False}, "word", bringing={"folders": []}
-    )
+    key = await connectorchange.create(context(ada), None, {**TOKENS, "active": False}, "word")
+    await changed(ada.world, key, once=True)
     content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     assert record(content)["connectors"] == []
 

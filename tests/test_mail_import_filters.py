@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from models.columns import picked
 from models.connectors import Connector
+from tests.accounts import run
 from tests.conftest import Client, Clock, make_client, raw_message
 from tests.counts import rows
 from tests.exported import codes
@@ -151,7 +152,7 @@ def remote(far: Dovecot, username: str, **more: Any) -> dict[str, Any]:
 async def test_an_account_elsewhere_is_imported_once(
     ada: Client, bob: Client, far: Dovecot, protocol: str
 ) -> None:
-    name = f"once-{protocol.lower()}"
+    name = f"{protocol.lower()}{ada.user.id}"
     for subject in ("Good", "Better", "Unwanted"):
         far.account(name).save(raw_message(subject))
     far.account(name).save(raw_message("Best good"), "Deep/er")
@@ -186,11 +187,13 @@ async def test_an_account_elsewhere_is_imported_once(
 async def test_what_a_filter_leaves_out_elsewhere_is_not_fetched_again(
     ada: Client, far: Dovecot, clock: Clock
 ) -> None:
-    ledger = far.account("ledger")
+    ledger = far.account(f"ledger{ada.user.id}")
     for subject, folder in (("In", "INBOX"), ("Out", "INBOX"), ("In, too", "Later")):
         ledger.save(raw_message(subject), folder)
     parent = {"specialUse": "INBOX"}
-    done = await begin(ada, remote(far, "ledger"), filter={"subject": "In"}, parentMailbox=parent)
+    done = await begin(
+        ada, remote(far, f"ledger{ada.user.id}"), filter={"subject": "In"}, parentMailbox=parent
+    )
     key = done["run"]["id"]
     await crash(ada.world, 2, "commit")  # in the second folder
     noted = "SELECT message_id IS NULL FROM connector_messages"
@@ -199,6 +202,43 @@ async def test_what_a_filter_leaves_out_elsewhere_is_not_fetched_again(
     await work(ada.world)
     assert counted(await ended(ada, key)) == (3, 2, 0)
     assert await held(ada) == {"INBOX/INBOX": ["In"], "INBOX/Later": ["In, too"]}
+
+
+@pytest.mark.usefixtures("private")
+async def test_a_full_account_takes_what_fits_from_elsewhere(
+    ada: Client, root: Client, far: Dovecot
+) -> None:
+    names = [f"{number}" for number in range(8)]
+    for name in names:
+        far.account(f"full{ada.user.id}").save(raw_message(name, body="y" * 1000))
+    for quota, state in ((6000, "FAILED"), (100_000, "SUCCEEDED")):
+        done = await run(root, "userUpdate", users={"usernames": ["ada"]}, set={"quota": quota})
+        assert done["errors"] == []
+        done = await begin(ada, remote(far, f"full{ada.user.id}"))
+        await work(ada.world)
+        one = await ended(ada, done["run"]["id"])
+        stored = (await held(ada))["INBOX"]
+        assert (one["state"], stored) == (state, names[: len(stored)]), one["error"]
+        if state == "FAILED":
+            assert 2 <= len(stored) == int(one["imported"]) < len(names)
+    assert stored == names
+
+
+@pytest.mark.usefixtures("private")
+async def test_signs_of_life_come_between_units(
+    ada: Client, bob: Client, far: Dovecot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resolvers.connectorruns.BEAT", 0.0005)
+    names = [f"{number}" for number in range(40)]
+    for name in names:
+        far.account(f"beat{ada.user.id}").save(raw_message(name))
+    done = await begin(ada, remote(far, f"beat{ada.user.id}"))
+    (other,) = await begun(bob, maildir_tar({"": [("S", raw_message(name)) for name in names]}))
+    await work(ada.world)
+    for client, key in ((ada, done["run"]["id"]), (bob, other)):
+        one = await ended(client, key)
+        assert (one["state"], counted(one)) == ("SUCCEEDED", (40, 40, 0)), one["error"]
+        assert sorted((await held(client))["INBOX"]) == sorted(names)
 
 
 @pytest.mark.usefixtures("private")

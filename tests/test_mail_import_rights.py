@@ -13,7 +13,7 @@ from models.world import World
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.accounts import chief, create, id_of, run
-from tests.conftest import Client, context, make_client, raw_message
+from tests.conftest import Client, Clock, context, make_client, raw_message
 from tests.counts import rows
 from tests.exported import codes, flag, place, told
 from tests.importing import (
@@ -21,6 +21,7 @@ from tests.importing import (
     begin,
     begun,
     counted,
+    crash,
     ended,
     held,
     many,
@@ -46,12 +47,16 @@ async def test_many_users_have_a_run_each(over: Client, ada: Client, bob: Client
     assert (await ended(over, keys[1]))["state"] == "SUCCEEDED"
     assert await rows(over.world, "SELECT id FROM import_archives") == []
     assert await held(over) == {}
+    await begun(over, many(), users=users, parentMailbox={"specialUse": "SENT"})
+    await work(over.world)
+    for client in (ada, bob):
+        assert await held(client) == {"New/INBOX": ["All"], "Sent/INBOX": MANY}
     for parent in ({"id": "x"}, {"guid": "0" * 32}):
         done = await begin(over, {"upload": await sent(over, mbox([raw_message("x")]))},
                            users=users, parentMailbox=parent)  # fmt: skip
         assert codes(done)[0][1] == ["parentMailbox"]
     log = await over("{ adminLog { nodes { mutation target { __typename } } } }")
-    assert [one["mutation"] for one in log["adminLog"]["nodes"]].count("mailImport") == 2
+    assert [one["mutation"] for one in log["adminLog"]["nodes"]].count("mailImport") == 2 * 2
 
 
 @pytest.mark.usefixtures("ada")
@@ -167,6 +172,22 @@ async def test_a_path_is_for_root_and_below_the_folder(
     (folder / "sub" / "a.mbox").unlink()
     await work(ada.world)
     assert (await ended(ada, done["run"]["id"]))["state"] == "FAILED"
+
+
+@pytest.mark.usefixtures("chunked")
+async def test_a_file_that_has_become_another_is_not_gone_on_with(
+    ada: Client, root: Client, clock: Clock, tmp_path: Path
+) -> None:
+    object.__setattr__(ada.world, "options", replace(ada.world.options, import_folder=tmp_path))
+    (tmp_path / "a.mbox").write_bytes(many())
+    done = await begin(root, {"path": "a.mbox"}, users={"usernames": ["ada"]})
+    await crash(ada.world, 1)
+    (tmp_path / "a.mbox").write_bytes(many(7))
+    clock.tick(seconds=61)
+    await work(ada.world)
+    one = await ended(ada, done["run"]["id"])
+    assert (one["state"], counted(one)) == ("FAILED", (4, 4, 0))
+    assert "changed" in one["error"]
 
 
 # ---------------------------------------------------------------- refused, tried, repeated
