@@ -229,8 +229,11 @@ async def stop(ctx: Context, ids: Sequence[int]) -> None:
             )
         )
         gone = [row.id for row in ended]
-        free = update(Connector).where(col(Connector.run_id).in_(gone))
-        await connection.execute(free.values(run_id=None))
+        freed = select(*picked(Connector)).where(col(Connector.run_id).in_(gone))
+        for one in (await connection.execute(freed.with_for_update())).all():
+            due = next_at(now, one.interval, 0) if one.active else None
+            this = update(Connector).where(col(Connector.id) == one.id)
+            await connection.execute(this.values(run_id=None, next_run_at=due))
         await singleimports.forget(session, gone)
         running = these.where(col(ConnectorRun.state) == TaskState.RUNNING)
         await connection.execute(running.values(cancelled=True))

@@ -169,33 +169,30 @@ def _freed(worker: Worker, key: int, _task: "asyncio.Task[None]") -> None:
 
 async def _claim(world: World, busy: list[str], only: int | None = None) -> Run | None:
     """The next that is due and nobody holds; `only` this one, where one is named."""
-    now, lease = world.now(), world.key()
-    due = (
-        select(col(Connector.id))
-        .where(
-            col(Connector.next_run_at).is_not(None),
+    while True:
+        now, lease = world.now(), world.key()
+        due = (
             col(Connector.next_run_at) <= now,
             (col(Connector.leased_until).is_(None)) | (col(Connector.leased_until) < now),
             col(Connector.host).not_in(busy),
             true() if only is None else col(Connector.id) == only,
         )
-        .order_by(col(Connector.next_run_at), col(Connector.id))
-        .limit(1)
-    )
-    if not await world.database.read(due):
-        return None  # an idle worker writes nothing
-    one = due.with_for_update(skip_locked=True).scalar_subquery()
-    async with world.write() as session:
-        connection = await session.connection()
-        claim = update(Connector).where(col(Connector.id) == one)
-        values = {"lease": lease, "leased_until": now + LEASE, "last_run_at": now}
-        row = (await connection.execute(claim.values(values).returning(*picked(Connector)))).first()
-        if row is None:
-            return None
-        viewer = Viewer(row.user_id, Role.USER, frozenset({Scope.MASTER}))
+        asked = select(col(Connector.id), col(Connector.user_id)).where(*due)
+        first = asked.order_by(col(Connector.next_run_at), col(Connector.id)).limit(1)
+        found = next(iter(await world.database.read(first)), None)
+        if found is None:
+            return None  # an idle worker writes nothing
+        viewer = Viewer(found.user_id, Role.USER, frozenset({Scope.MASTER}))
         ctx = Context(world, viewer)
-        begun = await _begun(ctx, session, row)
-    return Run(ctx, row, begun, lease, chosen(row.custom_options), lines=list(begun.log))
+        async with ctx.write(found.user_id) as session:
+            claim = update(Connector).where(col(Connector.id) == found.id, *due)
+            values = {"lease": lease, "leased_until": now + LEASE, "last_run_at": now}
+            claimed = claim.values(values).returning(*picked(Connector))
+            row = (await (await session.connection()).execute(claimed)).first()
+            begun = await _begun(ctx, session, row) if row else None
+        if row and begun:
+            options = chosen(row.custom_options)
+            return Run(ctx, row, begun, lease, options, lines=list(begun.log))
 
 
 async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Picked:

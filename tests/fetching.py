@@ -1,6 +1,7 @@
 """Connectors of a test, run on the spot, and what comes of them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,10 +15,12 @@ from models.columns import picked
 from models.connectors import Connector, ConnectorRun, Protocol, Security
 from models.mailboxes import Mailbox
 from models.messages import Message
+from models.roles import UserPermission
 from models.world import World
 from resolvers import connectorruns, connectorsecrets
 from resolvers.connectorruns import Worker
-from tests.conftest import Client
+from resolvers.context import Context
+from tests.conftest import Client, context
 from tests.mail.dovecot import PASSWORD, Dovecot, dovecot
 
 NAMES = iter(range(1_000_000))
@@ -129,3 +132,10 @@ async def trial(world: World, user_id: int, key: int) -> None:
             )
         )
     await changed(world, key, run_id=run, next_run_at=world.now())
+
+
+def may(client: Client) -> Context:
+    """What a client does that may have connectors."""
+    ctx = context(client)
+    permissions = frozenset({UserPermission.SYNCJOBS})
+    return replace(ctx, viewer=replace(ctx.viewer, permissions=permissions))

@@ -15,8 +15,8 @@ from models.tasks import TaskState
 from models.world import World
 from resolvers import connectorchange, connectorruns
 from resolvers.connectorruns import Worker
-from tests.conftest import Client, Clock, context, raw_message
-from tests.fetching import again, changed, connector, far, newest, ran, row_of, server, stored
+from tests.conftest import Client, Clock, raw_message
+from tests.fetching import again, changed, connector, far, may, newest, ran, row_of, server, stored
 from tests.mail.dovecot import Dovecot
 
 pytestmark = pytest.mark.usefixtures("examined")
@@ -109,7 +109,7 @@ async def test_who_has_lost_the_lease_stores_no_more(
 async def test_a_run_ends_where_it_is_asked_to(ada: Client, far: Dovecot) -> None:
     far.save_all([raw_message(f"Nr {nth}") for nth in range(MANY)])
     key = await connector(ada, far, interval=600)
-    ctx = context(ada)
+    ctx = may(ada)
 
     def fault(place: str) -> None:
         if place == "fetched" and not stopped:
@@ -142,7 +142,7 @@ async def test_what_comes_is_heard_at_once(ada: Client, far: Dovecot) -> None:
     far.save(raw_message("Two"))
     await until(lambda: False, lambda: heard(ada.world, "Two"))
     run = await newest(ada.world, key)
-    await connectorchange.stop(context(ada), [run.id])
+    await connectorchange.stop(may(ada), [run.id])
     (task,) = worker.running.values()
     await asyncio.wait_for(task, 20)
     assert (await newest(ada.world, key)).state is TaskState.CANCELLED
@@ -208,7 +208,7 @@ async def test_a_connector_that_is_removed_while_it_runs_ends_its_run(
 ) -> None:
     far.save_all([raw_message(f"Nr {nth}") for nth in range(MANY)])
     key = await connector(ada, far)
-    ctx, removed = context(ada), list[Any]()
+    ctx, removed = may(ada), list[Any]()
 
     def fault(place: str) -> None:
         if place == "fetched" and not removed:
