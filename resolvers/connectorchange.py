@@ -193,7 +193,7 @@ async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
     _permitted(ctx, owners)
     found: dict[int, int] = {}
     async with ctx.write(*owners) as session:
-        await managed_all(ctx, owners, path="ids")
+        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
         connection, now = await session.connection(), ctx.world.now()
         for row in await _held(ctx, session, ids):
             key = row.run_id
@@ -205,6 +205,9 @@ async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
                 await connection.execute(this.values(run_id=key, next_run_at=now))
                 await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
             found[row.id] = key
+            user, after = users[row.user_id], {"name": row.name, "trial": trial}
+            done = Done("connectorRun", "Connector", row.id, user.domain_id, None, after)
+            await _log(ctx, session, user, done)
     wake(ctx)
     return [found[key] for key in ids]
 
@@ -237,10 +240,13 @@ async def stop(ctx: Context, ids: Sequence[int]) -> None:
         await singleimports.forget(session, gone)
         running = these.where(col(ConnectorRun.state) == TaskState.RUNNING)
         await connection.execute(running.values(cancelled=True))
-        for row in rows:
-            if row:
-                kind = ChangeKind.CONNECTOR_CHANGED
-                await ctx.record(session, row.user_id, kind, [row.connector_id])
+        users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
+        for row in filter(None, rows):
+            kind, user = ChangeKind.CONNECTOR_CHANGED, users[row.user_id]
+            await ctx.record(session, row.user_id, kind, [row.connector_id])
+            before = {"state": row.state}
+            done = Done("connectorCancel", "ConnectorRun", row.id, user.domain_id, before, None)
+            await _log(ctx, session, user, done)
     wake(ctx)
 
 

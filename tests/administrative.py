@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graph import ids
-from tests.calls import CALLS, Call
+from tests.calls import CALLS, Call, connectors
 from tests.conftest import Client, receive
 
 Prepare = Callable[[Client, Client], Awaitable[Call]]
@@ -57,6 +57,17 @@ def _shared(name: str, **given: Any) -> Prepare:
     return prepare
 
 
+async def _connector(ada: Client, _root: Client) -> Call:
+    user = {"id": ids.encode("User", ada.user.id)}
+    return Call("connectorCreate", {**connectors.ACCOUNT, "user": user}, by_root=True)
+
+
+async def _imported(ada: Client, root: Client) -> Call:
+    made = await CALLS["mailImport"](ada, root)
+    users = {"ids": [ids.encode("User", ada.user.id)]}
+    return Call("mailImport", {**made.input, "users": users}, by_root=True)
+
+
 async def _pushed(ada: Client, _root: Client) -> Call:
     users = {"usernames": [ada.user.username]}
     given = {"users": users, "kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
@@ -101,7 +112,7 @@ async def _filter(ada: Client, root: Client) -> Call:
     return await _for_ada("filterCreate", ada, root)
 
 
-async def _imported(ada: Client, root: Client) -> Call:
+async def _brought(ada: Client, root: Client) -> Call:
     return await _for_ada("filterImport", ada, root)
 
 
@@ -260,6 +271,19 @@ LOGGED: dict[str, Logged] = {
     "messageUpdate": Logged(
         "User", after=("messages",), prepare=_post("messageUpdate", set={"seen": True})
     ),
+    "connectorCancel": Logged("ConnectorRun", before=("state",), prepare=_hers("connectorCancel")),
+    "connectorCreate": Logged("Connector", after=("name", "host"), prepare=_connector),
+    "connectorDelete": Logged(
+        "Connector", before=("name", "host"), prepare=_hers("connectorDelete")
+    ),
+    "connectorRun": Logged("Connector", after=("name", "trial"), prepare=_hers("connectorRun")),
+    "connectorUpdate": Logged(
+        "Connector",
+        before=("name", "host", "active"),
+        after=("name", "host", "active"),
+        prepare=_hers("connectorUpdate"),
+    ),
+    "mailImport": Logged("User", prepare=_brought),
     "keyValueDelete": Logged(
         "KeyValue", before=("store", "key", "entries"), prepare=_shared("keyValueDelete")
     ),

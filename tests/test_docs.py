@@ -92,7 +92,7 @@ async def demo(world: World, http: httpx.AsyncClient, tmp_path: Path) -> Client:
 
 def test_there_are_documents_on_the_pages() -> None:
     pages = {"README.md", "accounts.md", "api.md", "authentication.md", "autoreply.md"}
-    pages |= {"delivery.md", "push.md", "sieve.md", "spam.md"}
+    pages |= {"connectors.md", "delivery.md", "push.md", "sieve.md", "spam.md"}
     assert {block.page for block in DOCUMENTS} == pages
 
 

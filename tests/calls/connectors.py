@@ -58,3 +58,9 @@ async def connector_check(_ada: Client, _root: Client) -> Call:
         "options": {"validateOnly": True},
     }
     return Call("connectorCheck", given, "ok stages { stage ok }", journaled=False)
+
+
+@call
+async def mail_import(_ada: Client, _root: Client) -> Call:
+    source = {"remote": {name: ACCOUNT[name] for name in ("host", "username", "password")}}
+    return Call("mailImport", {"source": source}, "run { state } runs { state }")

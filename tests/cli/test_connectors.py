@@ -156,7 +156,7 @@ def test_several_run_one_after_another_and_a_failure_is_told(near: Shell, far: D
 
 
 def test_others_that_are_due_are_left_to_the_server(near: Shell, far: Dovecot) -> None:
-    far.save("due", raw_message("Mine"))
+    far.account("due").save(raw_message("Mine"))
     made(far, "due", name="due", interval=timedelta(minutes=5))
     key = made(far, "due", name="asked", active=False)
     assert near("connector", "run", key).code == 0
