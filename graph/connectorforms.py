@@ -91,10 +91,8 @@ def _option(one: ConnectorOptionInput) -> Mapping[str, str]:
     return {"name": OptionName(one.name), "value": one.value or ""}
 
 
-@strawberry.input(description="Input of connectorCreate.")
-class ConnectorCreateInput(Options):
-    user: UserRef | None = leaf("Who gets the mail; default: the viewer.", default=UNSET)
-    name: str | None = leaf("At most 255 characters; default: the account.", default=UNSET)
+@strawberry.input(description="An account elsewhere, and how its mail is fetched.")
+class AccountElsewhere:
     protocol: Protocol = leaf("What the server speaks: IMAP or POP3.", default=Protocol.IMAP)
     host: str = leaf("Name or address; public, unless a setting allows others.")
     port: int | None = leaf("Default: that of protocol and security.", default=UNSET)
@@ -102,35 +100,41 @@ class ConnectorCreateInput(Options):
     username: str = leaf("Name of the account there.")
     password: str = leaf(
         "Password, or token of XOAUTH2 and OAUTHBEARER: with oauth one that refreshes. "
-        "Never returned.",
+        "Never returned."
     )
     auth_mechanism: str = leaf("PLAIN, LOGIN, CRAM-MD5, XOAUTH2 or OAUTHBEARER.", default="PLAIN")
     oauth: ConnectorOauthInput | None = leaf("Where tokens are asked for.", default=UNSET)
     target_domain: str | None = leaf("Domain that recipients are rewritten to.", default=UNSET)
-    target_folder: str | None = leaf("All folders are made in this one.", default=UNSET)
-    interval: Duration | None = leaf(
-        "Between two runs, more than PT4M and at most P30D; null = only when asked to.",
-        default=HALF_AN_HOUR,
-    )
     max_age: Duration | None = leaf("What is older stays there.", default=UNSET)
     max_bytes_per_second: ByteSize = leaf("0 = as fast as it can.", default=0)
     exclude: str | None = leaf("Folders that are not fetched, an expression.", default=UNWANTED)
     folder_rewrites: list[FolderRewriteInput] | None = leaf("At most 50.", default=UNSET)
     auto_map_folders: bool = leaf("Sent Items go to Sent, and so on.", default=True)
-    subscribe_all: bool = leaf("Folders that are made are subscribed to.", default=True)
     skip_cross_duplicates: bool = leaf("Of a message in two folders only the first.", default=False)
     remove_duplicates: bool = leaf("What the folder here has already comes not.", default=True)
-    source_retention: Duration | None = leaf(
-        "How long after it came a message is deleted there; null = never.", default=UNSET
-    )
-    delete_source: bool = leaf("Same as sourceRetention PT0S.", default=False)
-    mirror_deletes: bool = leaf("What is deleted there is deleted here.", default=False)
+    delete_source: bool = leaf("Mail that has come is deleted there.", default=False)
     remote_timeout: Duration = leaf("The longest silence, PT1S to PT1H.", default=TEN_MINUTES)
     local_timeout: Duration = leaf("The longest wait for us, PT1S to PT1H.", default=TEN_MINUTES)
     custom_options: list[ConnectorOptionInput] | None = leaf("At most 50.", default=UNSET)
     spam_check: bool = leaf("What comes into INBOX goes through the spam filter.", default=True)
     virus_check: bool = leaf("And through the virus filter.", default=True)
     apply_filters: bool = leaf("And through the filters of the user.", default=False)
+
+
+@strawberry.input(description="Input of connectorCreate.")
+class ConnectorCreateInput(Options, AccountElsewhere):
+    user: UserRef | None = leaf("Who gets the mail; default: the viewer.", default=UNSET)
+    name: str | None = leaf("At most 255 characters; default: the account.", default=UNSET)
+    target_folder: str | None = leaf("All folders are made in this one.", default=UNSET)
+    interval: Duration | None = leaf(
+        "Between two runs, more than PT4M and at most P30D; null = only when asked to.",
+        default=HALF_AN_HOUR,
+    )
+    subscribe_all: bool = leaf("Folders that are made are subscribed to.", default=True)
+    source_retention: Duration | None = leaf(
+        "How long after it came a message is deleted there; null = never.", default=UNSET
+    )
+    mirror_deletes: bool = leaf("What is deleted there is deleted here.", default=False)
     active: bool = leaf("In force.", default=True)
 
 

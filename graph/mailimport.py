@@ -4,56 +4,25 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids
-from graph.connectorforms import (
-    TEN_MINUTES,
-    UNWANTED,
-    ConnectorOauthInput,
-    ConnectorOptionInput,
-    FolderRewriteInput,
-    said,
-)
+from graph.connectorforms import AccountElsewhere, said
 from graph.connectors import ConnectorRun
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, UserSelection, named, user_of, users_named
-from graph.scalars import ByteSize, Duration, Upload
+from graph.scalars import Upload
 from graph.selections import MessageFilter
-from models.connectors import Protocol, Security
 from models.errors import found
 from models.roles import Scope
 from resolvers import connectors, mailimport
 from resolvers.mailimport import NewMailImport, Remote
 
 
-@strawberry.input(description="An account elsewhere whose mail is fetched once.")
-class ImportRemoteInput:
-    protocol: Protocol = leaf("What the server speaks: IMAP or POP3.", default=Protocol.IMAP)
-    host: str = leaf("Name or address; public, unless a setting allows others.")
-    port: int | None = leaf("Default: that of protocol and security.", default=UNSET)
-    security: Security = leaf("PLAIN only where private networks are.", default=Security.TLS)
-    username: str = leaf("Name of the account there.")
-    password: str = leaf(
-        "Password, or token of XOAUTH2 and OAUTHBEARER: with oauth one that refreshes. "
-        "Never returned, and forgotten at the end of the run.",
-    )
-    auth_mechanism: str = leaf("PLAIN, LOGIN, CRAM-MD5, XOAUTH2 or OAUTHBEARER.", default="PLAIN")
-    oauth: ConnectorOauthInput | None = leaf("Where tokens are asked for.", default=UNSET)
-    target_domain: str | None = leaf("Domain that recipients are rewritten to.", default=UNSET)
-    max_age: Duration | None = leaf("What is older stays there.", default=UNSET)
-    max_bytes_per_second: ByteSize = leaf("0 = as fast as it can.", default=0)
-    exclude: str | None = leaf("Folders that are not fetched, an expression.", default=UNWANTED)
-    folder_rewrites: list[FolderRewriteInput] | None = leaf("At most 50.", default=UNSET)
-    auto_map_folders: bool = leaf("Sent Items go to Sent, and so on.", default=True)
-    skip_cross_duplicates: bool = leaf("Of a message in two folders only the first.", default=False)
-    remove_duplicates: bool = leaf("What the folder here has already comes not.", default=True)
-    delete_source: bool = leaf("Mail that has come is deleted there.", default=False)
-    remote_timeout: Duration = leaf("The longest silence, PT1S to PT1H.", default=TEN_MINUTES)
-    local_timeout: Duration = leaf("The longest wait for us, PT1S to PT1H.", default=TEN_MINUTES)
-    custom_options: list[ConnectorOptionInput] | None = leaf("At most 50.", default=UNSET)
-    spam_check: bool = leaf("What comes into INBOX goes through the spam filter.", default=True)
-    virus_check: bool = leaf("And through the virus filter.", default=True)
-    apply_filters: bool = leaf("And through the filters of the user.", default=False)
+@strawberry.input(
+    description="An account elsewhere whose mail is fetched once; then its password is forgotten."
+)
+class ImportRemoteInput(AccountElsewhere):
+    pass
 
 
 @strawberry.input(one_of=True, description="Where mail is brought from.")
