@@ -62,7 +62,7 @@ async def _connector(ada: Client, _root: Client) -> Call:
     return Call("connectorCreate", {**connectors.ACCOUNT, "user": user}, by_root=True)
 
 
-async def _imported(ada: Client, root: Client) -> Call:
+async def _brought(ada: Client, root: Client) -> Call:
     made = await CALLS["mailImport"](ada, root)
     users = {"ids": [ids.encode("User", ada.user.id)]}
     return Call("mailImport", {**made.input, "users": users}, by_root=True)
@@ -112,7 +112,7 @@ async def _filter(ada: Client, root: Client) -> Call:
     return await _for_ada("filterCreate", ada, root)
 
 
-async def _brought(ada: Client, root: Client) -> Call:
+async def _imported(ada: Client, root: Client) -> Call:
     return await _for_ada("filterImport", ada, root)
 
 
