@@ -163,7 +163,7 @@ def run_now(
             _print_run(each)
     if ending.asked:
         raise typer.Exit(INTERRUPTED)
-    if any(each["state"] != "SUCCEEDED" for each in found):
+    if any(each["state"] != "SUCCEEDED" and not each["listening"] for each in found):
         raise typer.Exit(WRONG)
 
 
@@ -181,7 +181,8 @@ def _print_run(found: dict[str, Any]) -> None:
         typer.echo(f"{found['name']}: failed{at}: {found['error']}", err=True)
     elif found["state"] == "CANCELLED":
         typer.echo(f"{found['name']}: ended before all had come", err=True)
-    typer.echo(f"{found['name']}: {came}.")
+    listens = "; the server listens for more" if found["listening"] else ""
+    typer.echo(f"{found['name']}: {came}{listens}.")
 
 
 def log(which: Which) -> None:

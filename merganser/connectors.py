@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.ids import decode, encode
+from mail.connectors.servers import Stage
 from mail.outward import Gate
 from merganser import accounts
 from merganser.building import owner
@@ -180,7 +181,7 @@ async def _ran(world: World, order: Order, one: Named) -> Picked:
             row = await _run(world, one, key)
             told = told or order.began(one, row)
             told(row)
-            if row.finished_at:
+            if row.finished_at or row.stage == Stage.LISTEN:  # of a server, until the next is due
                 if here is not None:
                     await here
                 return row
@@ -207,12 +208,14 @@ async def _run(world: World, one: Named, key: int) -> Picked:
 
 def summary(one: Named, row: Picked) -> dict[str, Any]:
     """What came of a run, in plain values."""
-    seconds = (row.finished_at - (row.started_at or row.finished_at)).total_seconds()
+    began, ended = row.started_at or row.finished_at, row.finished_at or row.started_at
+    seconds = (ended - began).total_seconds()
     return {
         "id": one.id,
         "name": one.name,
         "run": encode("ConnectorRun", row.id),
         "state": row.state.value,
+        "listening": row.stage == Stage.LISTEN and not row.finished_at,
         "trial": row.trial,
         "seen": row.seen,
         "imported": row.imported,

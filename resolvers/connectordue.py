@@ -1,7 +1,6 @@
 """When connectors run, and the runs that wait."""
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 from models.connectors import ConnectorRun
 from resolvers.context import Context
@@ -22,7 +21,7 @@ def queued(
     )
 
 
-def next_at(now: Any, interval: int | None, failures: int) -> Any:
+def next_at(now: datetime, interval: int | None, failures: int) -> datetime | None:
     """When a connector is due again: after failures later and later."""
     if interval is None:
         return None

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -56,6 +56,8 @@ class Run:
     lease: int
     options: Chosen
     rest: Callable[[bool], None] = lambda _: None  # told when it only listens, and when no more
+    may_listen: bool = True
+    again: timedelta | None = None  # when the next is due: of one that has listened
     lines: list[str] = field(default_factory=list)
     nudged: asyncio.Event = field(default_factory=asyncio.Event)  # somebody may want it to end
 
@@ -291,7 +293,7 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
             "run_id": None,
             "failures": failures,
             "last_error": error,
-            "next_run_at": next_at(now, row.interval, failures) if row.active else None,
+            "next_run_at": _next(run, row, now, failures),
         }
         if state is TaskState.SUCCEEDED:
             values["last_success_at"] = now
@@ -312,10 +314,19 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [key])
 
 
+def _next(run: Run, row: Picked, now: datetime, failures: int) -> datetime | None:
+    if not row.active:
+        return None
+    if run.again is not None and not failures:
+        return now + run.again
+    return next_at(now, row.interval, failures)
+
+
 async def run_one(world: World, connector_id: int, gate: Gate, trust: Any = None) -> bool:
     """Run a connector in this process; False where it is not due, or another process runs it."""
     found = await _claim(world, [], connector_id)
     if found is None:
         return False
+    found.may_listen = False
     await _carried(Worker(world, gate, trust), found)
     return True

@@ -14,7 +14,7 @@ from sqlmodel import col
 from mail.connectors import folders
 from mail.connectors.folders import Mapped, Rules
 from mail.connectors.imap import Imap
-from mail.connectors.servers import Head, Opened, Stage
+from mail.connectors.servers import Failure, Head, Opened, Stage
 from mail.connectors.sessions import session
 from mail.expressions import Expression
 from mail.outward import Gate
@@ -30,6 +30,7 @@ from resolvers.singleimports import order_of
 if TYPE_CHECKING:
     from resolvers.connectorruns import Run
 
+SOON, LATER = timedelta(seconds=1), timedelta(minutes=1)  # until it is listened again
 LISTENS = 240.0  # seconds: then it is looked whether there is still something to listen for
 
 
@@ -56,7 +57,7 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
             if found := await fetchsync.deleted(it, place, marks):
                 gone.append((place, found))
         inbox = next((one for one in todo if folders.remote(one.listed).upper() == INBOX), None)
-        if run.options.idle and inbox:
+        if run.options.idle and run.may_listen and inbox:
             await _listen(it, inbox)
     for place, marks in gone:  # POP3 deletes at the end of a session
         await fetchsync.forget(it, place, marks)
@@ -97,8 +98,11 @@ async def _mapped(it: Fetch) -> list[Mapped]:
     return found
 
 
-async def _folder(it: Fetch, one: Mapped) -> tuple[Place, list[str]]:
-    """Bring what is new in a folder, and what has become otherwise; the marks of what is there."""
+async def _folder(it: Fetch, one: Mapped, *, again: bool = False) -> tuple[Place, list[str]]:
+    """Bring what is new in a folder, and what has become otherwise; the marks of what is there.
+
+    What was there before is not seen once more where the run looks `again`.
+    """
     there, remote = it.there, it.there.remote
     writes = it.connector.source_retention is not None and not it.run.trial
     opened = await there.do(lambda: remote.open(one.listed, write=writes))
@@ -108,7 +112,7 @@ async def _folder(it: Fetch, one: Mapped) -> tuple[Place, list[str]]:
     fresh = [mark for mark in marks if mark not in known]
     heads = await there.do(remote.heads, fresh)
     wanted = _wanted(it, place, heads)
-    it.tally.seen += len(marks)
+    it.tally.seen += len(fresh) if again else len(marks)
     it.tally.skipped += len(heads) - len(wanted)
     if fresh:
         it.run.say(f"{place.name}: {len(marks)} messages, {len(wanted)} to fetch")
@@ -193,14 +197,18 @@ async def _listen(it: Fetch, inbox: Mapped) -> None:
         it.run.say("the server offers no IDLE")
         return
     until = world.now() + timedelta(seconds=row.interval)
-    heard = True  # what came meanwhile; and then the folder is open
+    heard, it.run.again = True, SOON  # what came meanwhile; and then the folder is open
     while (left := (until - world.now()).total_seconds()) > 0:
         if heard:
-            await _folder(it, inbox)
+            await _folder(it, inbox, again=True)
             it.there.line.stage = Stage.LISTEN
             await _told(it)
         it.run.rest(True)
         try:
             heard = await it.there.do(remote.wait, min(left, LISTENS))
+        except Failure as problem:  # connections on which nothing happens are cut now and then
+            it.run.say(f"listening has ended: {problem.message}")
+            it.run.again = LATER
+            break
         finally:
             it.run.rest(False)
