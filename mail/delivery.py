@@ -294,7 +294,9 @@ def place_all(turn: Turn, copies: Copies, kept: Sequence[Kept]) -> Placed | None
         if there.mailbox_id not in taken:
             taken.add(there.mailbox_id)
             there = replace(there, receipt=None if first else copies.receipt)
-            placed = place(turn, letter, safe, there, way=Way.AGAIN if first else copies.way)
+            arrives = copies.way in ARRIVING
+            way = Way.AGAIN if first and arrives else copies.way
+            placed = place(turn, letter, safe, there, way=way)
             first = first or placed
     return first
 

@@ -148,7 +148,10 @@ async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) 
 async def ask(
     to: Target, headers: Mapping[str, str], body: bytes, gate: Gate, most: int = 0
 ) -> tuple[int, bytes]:
-    """Post this; the status, and a body of at most so many bytes, which 0 does not wait for."""
+    """Post this; the status, and the body, which `most` = 0 does not wait for.
+
+    Unsent also where the body has more than `most` bytes, or ends before it should.
+    """
     try:
         async with asyncio.timeout(gate.whole):
             reader, writer = await connected(to, gate)
@@ -211,6 +214,13 @@ class _Answer:
         self.status = 0
         self.body = bytearray()
         self.whole = False
+        self.measured = False  # it says where its body ends
+
+    def on_message_begin(self) -> None:
+        self.measured = False
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        self.measured |= name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
@@ -218,10 +228,11 @@ class _Answer:
             self.status = status
 
     def on_body(self, piece: bytes) -> None:
-        self.body += piece
+        if not self.whole:
+            self.body += piece
 
     def on_message_complete(self) -> None:
-        self.whole = bool(self.status)
+        self.whole |= bool(self.status)
 
 
 async def _answer(reader: asyncio.StreamReader, most: int) -> tuple[int, bytes]:
@@ -229,15 +240,18 @@ async def _answer(reader: asyncio.StreamReader, most: int) -> tuple[int, bytes]:
     while not (answer.whole if most else answer.status):
         piece = await reader.read(4096)
         read += len(piece)
-        if not piece and answer.status:
-            break  # where it does not say how long it is, it ends with the connection
+        if not piece and answer.status and not answer.measured:
+            break  # it ends with the connection
         if not piece or read > HEAD + most:
             raise Unsent("the answer ends early" if not piece else "the answer has no end")
         try:
             answer.parser.feed_data(piece)
         except httptools.HttpParserError:
-            if most or not answer.status:  # what stands behind a head is not our concern
+            over = answer.whole if most else answer.status
+            if not over:  # what stands behind it is not our concern
                 raise
+        if most and len(answer.body) > most:
+            raise Unsent(f"an answer of more than {most} bytes")
     return answer.status, bytes(answer.body)
 
 

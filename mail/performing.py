@@ -22,12 +22,12 @@ from sqlmodel import col
 from mail import autoreply, delivery, encrypting, filtering, sieve, stamping, waysteps
 from mail.addresses import Recipient
 from mail.autoreply import notifying, vacation
-from mail.delivery import Copies, Letter, Place, Placed, receipt_of
+from mail.delivery import Copies, Letter, Place, Placed, Way, receipt_of
 from mail.memory import among, noted
 from mail.onward import send_on
 from mail.queue.entering import Via
 from mail.routes import Onward
-from mail.rules import Ruled, Spot, ruled
+from mail.rules import KEYWORDS, Ruled, Spot, ruled
 from mail.sieve import Edit
 from mail.storable import storable
 from mail.topping import first, remade
@@ -138,13 +138,18 @@ async def _into(
     with ExitStack() as made:
         places = [place_of(world, mail, todo, spot) for spot in todo.spots]
         if not any(spot.edits or spot.key is not None for spot in todo.spots):
-            letter = await stamping.stamped(mail.source, mail.letter, to, mail.sender, made)
-            copies = Copies(receipt, [(letter, there) for there in places])
+            letter = await _stamped(mail, mail.source, mail.letter, to, made)
+            copies = Copies(receipt, [(letter, there) for there in places], _way(mail))
             return await delivery.receive_all(world, to, copies, beside)
         async with alone:
             each = await letters(world, mail, todo, made)
-            copies = Copies(receipt, list(zip(each, places, strict=True)))
+            copies = Copies(receipt, list(zip(each, places, strict=True)), _way(mail))
             return await delivery.receive_all(world, to, copies, beside)
+
+
+def _way(mail: "Mail") -> Way:
+    """What it counts as: what was fetched and is no news is only put in."""
+    return Way.RECEIVED if mail.fetched is None or mail.fetched.news else Way.PUT_IN
 
 
 def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
@@ -164,10 +169,12 @@ def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:
     return replace(
         there,
         at=lay.at,
+        envelope_from=None,  # nobody knows it
+        draft=lay.draft,
         seen=there.seen or lay.seen,
         flagged=there.flagged or lay.flagged,
         answered=there.answered or lay.answered,
-        keywords=list(dict.fromkeys([*there.keywords, *lay.keywords])),
+        keywords=list(dict.fromkeys([*there.keywords, *lay.keywords]))[:KEYWORDS],
     )
 
 
@@ -195,6 +202,15 @@ async def _letter(world: World, mail: "Mail", what: tuple[Ruled, Spot], files: E
         sealed = await encrypting.sealed(world, source, letter, (to.user_id, spot.key))
         if sealed is not None:
             source, letter = sealed, await read(sealed)
+    return await _stamped(mail, source, letter, to, files)
+
+
+async def _stamped(
+    mail: "Mail", source: bytes | Path, letter: Letter, to: Recipient, files: ExitStack
+) -> Letter:
+    """The letter as it is stored: what was fetched was delivered elsewhere, and says so."""
+    if mail.fetched is not None:
+        return letter
     return await stamping.stamped(source, letter, to, mail.sender, files)
 
 

@@ -9,9 +9,9 @@
    address may name another folder (mail/delimiting.py).
 5. Filters of each account, then its script, say where it goes, and what else is done with it
    (mail/filtering.py, mail/rules.py).
-6. It is stored for each account, behind fields that say how it came (mail/stamping.py), encrypted
-   where that is asked for; one that has no room holds up nobody else. Then it is sent on for the
-   account, and answered (mail/performing.py, mail/forwarding.py).
+6. It is stored for each account, behind fields that say how it came (mail/stamping.py) unless it
+   was fetched, encrypted where that is asked for; one that has no room holds up nobody else. Then
+   it is sent on for the account, and answered (mail/performing.py, mail/forwarding.py).
 7. Rules of domains have it copied (mail/rewrites.py).
 8. It is sent on for the addresses that forward, and for those accounts that an address forwards
    to and that could not take it: the queue tries again, and reports to the sender. Spam is not.
@@ -71,9 +71,11 @@ class Fetched:
 
     at: datetime  # of its arrival there
     scanners: frozenset[str]  # that are to look at it, of those there are
+    news: bool = False  # it is told as mail that has just come
     seen: bool = False
     flagged: bool = False
     answered: bool = False
+    draft: bool = False
     keywords: tuple[str, ...] = ()
 
 

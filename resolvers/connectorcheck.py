@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from mail.connectors import folders
 from mail.connectors.servers import Failure, Server, Stage
-from mail.connectors.sessions import session
+from mail.connectors.sessions import Session, session
 from mail.outward import Gate
 from models.columns import picked
 from models.connectors import Connector, Protocol, Security
@@ -69,8 +69,9 @@ async def check(
                 known = {"password": word, "client": oauth.get("client_secret")}
                 word = (await connectorsecrets.asked(values["oauth"], known, gate))["access_token"]
         except Failure as problem:
-            return Checked([Tried(Stage.LOGIN, ok=False, said=problem.message)], failure=problem)
-        return await _tried(_server(values, word), gate, options.message_max, trust)
+            return Checked(_until([], problem), failure=problem)
+        server = _server(values, word)
+        return await _tried(session(server, gate, options.message_max, trust), _of(values))
 
 
 async def check_stored(
@@ -79,15 +80,10 @@ async def check_stored(
     """Try one of the viewer's connectors, with the password that is stored; NotFound."""
     asked = select(*picked(Connector)).where(visible(ctx), col(Connector.id) == connector_id)
     row = found(next(iter(await ctx.read(asked)), None), str(connector_id))
-    options = ctx.world.options
-    gate = Gate(private=options.connectors_private)
+    gate = Gate(private=ctx.world.options.connectors_private)
     with _one_of(AT_ONCE):
-        try:
-            server = await connectorsecrets.server_of(ctx.world, row, gate)
-        except Failure as problem:
-            return Checked([Tried(Stage.LOGIN, ok=False, said=problem.message)], failure=problem)
-        server = replace(server, timeout=min(server.timeout, PATIENCE))
-        return await _tried(server, gate, options.message_max, trust)
+        there = connectorsecrets.signed_in(ctx.world, row, (gate, trust), PATIENCE)
+        return await _tried(there, _of(row._asdict()))
 
 
 @contextmanager
@@ -117,31 +113,32 @@ def _server(values: Mapping[str, Any], word: str) -> Server:
     )
 
 
-async def _tried(server: Server, gate: Gate, largest: int, trust: ssl.SSLContext | None) -> Checked:
+async def _tried(opens: AbstractAsyncContextManager[Session], stages: list[Stage]) -> Checked:
     try:
-        async with session(server, gate, largest, trust) as there:
+        async with opens as there:
             found = await there.do(there.remote.folders)
             known = sorted(there.remote.capabilities)
     except Failure as problem:
-        return Checked(_until(server, problem), failure=problem)
+        return Checked(_until(stages, problem), failure=problem)
     names = [folders.remote(each) for each in found[:SHOWN]]
-    return Checked([Tried(stage, ok=True) for stage in _of(server)], known, names)
+    return Checked([Tried(stage, ok=True) for stage in stages], known, names)
 
 
-def _of(server: Server) -> list[Stage]:
+def _of(account: Mapping[str, Any]) -> list[Stage]:
     """The stages there are: without TLS there is one less, and POP3 lists nothing."""
-    left = {Stage.TLS} if server.security is Security.PLAIN else set[Stage]()
-    if server.protocol is Protocol.POP3:
+    left = {Stage.TLS} if account["security"] == Security.PLAIN else set[Stage]()
+    if account["protocol"] == Protocol.POP3:
         left.add(Stage.LIST)
     found = [stage for stage in STAGES if stage not in left]
-    if server.security is Security.STARTTLS:
+    if account["security"] == Security.STARTTLS:
         at = found.index(Stage.TLS)
         found[at : at + 2] = [Stage.GREETING, Stage.TLS]
     return found
 
 
-def _until(server: Server, problem: Failure) -> list[Tried]:
-    stages = _of(server)
+def _until(stages: list[Stage], problem: Failure) -> list[Tried]:
+    if isinstance(problem, connectorsecrets.Unready):  # nothing else was tried
+        return [Tried(Stage.LOGIN, ok=False, said=problem.message)]
     at = stages.index(problem.stage) if problem.stage in stages else len(stages) - 1
     passed = [Tried(stage, ok=True) for stage in stages[:at]]
     return [*passed, Tried(stages[at], ok=False, said=problem.message)]

@@ -15,7 +15,6 @@ from mail.connectors import folders
 from mail.connectors.folders import Mapped, Rules
 from mail.connectors.imap import Imap
 from mail.connectors.servers import Failure, Head, Opened, Stage
-from mail.connectors.sessions import session
 from mail.expressions import Expression
 from mail.outward import Gate
 from mail.paths import INBOX
@@ -40,10 +39,8 @@ async def fetch(run: "Run", gate: Gate, trust: Any) -> None:
     if connector.protocol in (Protocol.ARCHIVE, Protocol.USER):
         await bringing.bring(run)
         return
-    server = await connectorsecrets.server_of(ctx.world, connector, gate)
-    run.say(f"connecting to {server.host}, port {server.port}")
-    largest = ctx.world.options.message_max
-    async with session(server, gate, largest, trust) as there:
+    run.say(f"connecting to {connector.host}, port {connector.port}")
+    async with connectorsecrets.signed_in(ctx.world, connector, (gate, trust)) as there:
         run.say("signed in")
         work = await importing.opened(ctx, connector.user_id, None, run.row.id)
         work.subscribe = connector.subscribe_all

@@ -241,11 +241,7 @@ async def _unit(
 async def _sifts(it: Fetch) -> bool:
     """Whether INBOX goes the way of mail that comes in: there is something on it that acts."""
     row, options = it.connector, it.run.ctx.world.options
-    if not (row.spam_check or row.virus_check or row.apply_filters):
-        return False
-    if it.to is None:
-        it.to = await _recipient(it)
-    to = it.to
+    to = it.to = await _recipient(it)  # each time: a run may listen for days
     if to is None:
         return False
     judged = bool(options.rspamd) or to.ruled or to.spam_level != LEVEL
@@ -285,22 +281,25 @@ async def _sift(it: Fetch, place: Place, to: Recipient, new: Sequence[Came]) -> 
             return await _delivered(it, place, one, to)
 
     outcomes = await asyncio.gather(*map(one_of, new), return_exceptions=True)
-    rows: list[Row] = []
+    it.run.ctx.world.fault("sifted")
+    rows, failed = list[Row](), list[BaseException]()
     for one, outcome in zip(new, outcomes, strict=True):
         if isinstance(outcome, Unwanted | Rejected):
             it.run.say(f"{place.name}, {one.head.mark}: refused: {outcome}")
             it.tally.skipped += 1
             rows.append(row_of(it, place, one, None, safe=False))
         elif isinstance(outcome, BaseException):
-            if rows:  # what went well before is kept
-                async with it.unit() as unit:
-                    await (await unit.connection()).execute(insert(ConnectorMessage), rows)
-                    await it.noted(unit)
-            raise _failed(outcome)
+            failed.append(outcome)
         else:
             it.tally.imported += 1
             key = outcome.message_id if isinstance(outcome, Placed) else None
             rows.append(row_of(it, place, one, key))
+    if failed and rows:  # what went well is known, also when no receipt tells of it any more
+        async with it.unit() as unit:
+            await (await unit.connection()).execute(insert(ConnectorMessage), rows)
+            await it.noted(unit)
+    if failed:
+        raise _failed(failed[0])
     return rows
 
 
@@ -316,9 +315,11 @@ async def _delivered(it: Fetch, place: Place, one: Came, to: Recipient) -> objec
     lay = Fetched(
         _at(it, one),
         frozenset(name for name, wanted in scanners.items() if wanted),
+        news=_is_news(it, place, one),
         seen="\\Seen" in one.flags,
         flagged="\\Flagged" in one.flags,
         answered="\\Answered" in one.flags,
+        draft="\\Draft" in one.flags,
         keywords=tuple(flag for flag in one.flags if flag[:1] != "\\"),
     )
     came = f"{place.id}:{place.opened.validity}:{one.head.mark}:{one.letter.digest}"

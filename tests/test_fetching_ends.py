@@ -41,9 +41,9 @@ def dies(times: int, place: str = "fetched") -> Callable[[str], None]:
     return fault
 
 
-async def killed(world: World, times: int) -> None:
-    """Run what is due, and have its process end behind a unit."""
-    object.__setattr__(world, "fault", dies(times))
+async def killed(world: World, times: int, place: str = "fetched") -> None:
+    """Run what is due, and have its process end behind a unit, or at another place."""
+    object.__setattr__(world, "fault", dies(times, place))
     worker = Worker(world, Gate(private=True))
     await connectorruns.look(worker)
     for task in list(worker.running.values()):

@@ -1,5 +1,6 @@
 """A Dovecot of the tests' own on loopback: IMAP and POP3, with and without TLS."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -103,12 +105,24 @@ class Dovecot:
     def save_all(self, raws: Sequence[bytes], mailbox: str = "INBOX") -> None:
         """Put many messages into a folder that is there, as a Maildir has them."""
         self.save(raws[0], mailbox)
-        place = self.folder / "mail" / self.user
-        place = place if mailbox == "INBOX" else place / f".{mailbox}"
+        place = self._maildir(mailbox)
         for nth, raw in enumerate(raws[1:]):
             path = place / "new" / f"{time.time_ns()}.M{nth}.far"
             path.write_bytes(raw)
             shutil.chown(path, 65534, 65534)
+
+    def save_at(self, raw: bytes, at: datetime, flags: str = "") -> None:
+        """Put a message into INBOX, which is there, that arrived then; flags are of Maildir."""
+        name = f"{time.time_ns()}.M0.far:2,{flags}"
+        path, there = (self._maildir("INBOX") / folder / name for folder in ("tmp", "cur"))
+        path.write_bytes(raw)
+        os.utime(path, (at.timestamp(), at.timestamp()))
+        shutil.chown(path, 65534, 65534)
+        path.rename(there)
+
+    def _maildir(self, mailbox: str) -> Path:
+        place = self.folder / "mail" / self.user
+        return place if mailbox == "INBOX" else place / f".{mailbox}"
 
     def count(self, mailbox: str = "INBOX") -> int:
         """How many messages a folder has."""
