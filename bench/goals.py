@@ -141,8 +141,8 @@ def _copied(facts: dict[str, Fact]) -> Iterator[Goal]:
             many = int(name.split()[0].replace(",", ""))
             yield _most(COPIED.format(10_000), fact.value * 10_000 / many, 60.0, "s")
     for what, most, unit in ((COPYING, 150.0, "MiB"), (NOTHING_NEW, 1.0, "s")):
-        if fact := facts.get(what):
-            yield _most(what, fact.value, most, unit)
+        if what in facts:
+            yield _most(what, facts[what].value, most, unit)
 
 
 def _most(name: str, reached: float, most: float, unit: str) -> Goal:

@@ -61,10 +61,10 @@ async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> 
     box = await importfolders.made(work.ctx, work.boxes, path, subscribe=work.subscribe)
     sifted = path == INBOX and await _sifts(it)
     for at in range(0, len(some), TOGETHER):
-        group = [
-            Came(head, raw, await delivery.read(raw), flags_of(head))
-            for head, raw in some[at : at + TOGETHER]
-        ]
+        group = list[Came]()
+        for head, raw in some[at : at + TOGETHER]:
+            group.append(Came(head, raw, await delivery.read(raw), flags_of(head)))
+            await asyncio.sleep(0)  # small ones are read here, and others wait for their turn
         it.tally.bytes += sum(len(one.raw) for one in group)
         noted, new, spent = await _sorted(it, place, box, group)
         it.tally.skipped += len(noted)
