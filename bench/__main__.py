@@ -16,6 +16,7 @@ from rich.progress import Progress
 from bench import (
     accounts,
     behind,
+    fetching,
     folders,
     halfopen,
     heard,
@@ -67,13 +68,14 @@ class Plan:
     behind: int = 1_000_000  # changes of one account
     rounds: int = 200  # of deliveries with and without the journal
     rules: ruled.Size = field(default_factory=ruled.Size)
+    fetched: int = fetching.MESSAGES
 
 
 FEW = folders.Size(2000, 50, 500)
 SOME = heard.Size(40, 20, 200, 2.0, 200)
 QUICK = Plan(
     Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), FEW, SOME, 20_000, 20,
-    ruled.Size(2, 0.3, 1),
+    ruled.Size(2, 0.3, 1), 1000,
 )  # fmt: skip
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
@@ -138,6 +140,7 @@ async def _followed(plan: Plan, results: Results, only: str) -> None:
     works = {
         heard.NAME: partial(heard.measured, size=plan.followed),
         behind.NAME: partial(behind.measured, many=plan.behind),
+        fetching.NAME: partial(fetching.measured, many=plan.fetched),
         telling.NAME: partial(telling.measured, rounds=plan.rounds),
         ruled.NAME: partial(ruled.measured, size=plan.rules),
         large.NAME: partial(

@@ -17,6 +17,9 @@ JOURNAL = "the journal's share of a delivery"
 SLOWER = "a delivery slower than plain"
 BESIDE = "p99 of small letters beside one of 50 MiB, against alone"
 ABOVE = "memory above idle while letters of 50 MiB come"
+COPIED = "{:,} messages of 20 KB fetched from Dovecot"
+COPYING = "memory above idle while mail is fetched"
+NOTHING_NEW = "a run that finds nothing new"
 SENT_ON = "by SMTP and sent on"  # said behind those two
 HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
 
@@ -60,6 +63,7 @@ def goals(lines: Sequence[Line], facts: Sequence[Fact]) -> Iterator[Goal]:
         yield _least(CAUGHT_UP, caught.value, 20_000.0, "")
     yield from _crowd(by_name)
     yield from _live(facts)
+    yield from _copied(by_name)
     for fact in facts:
         if fact.name.startswith(HALF_OPEN):
             yield _most(f"{PAGE}, {fact.name}", fact.value, 2.0, "times")
@@ -128,6 +132,17 @@ def _live(facts: Sequence[Fact]) -> Iterator[Goal]:
             yield _most(fact.name, fact.value, 3.0, "times")
         if fact.name.startswith(ABOVE):
             yield _most(fact.name, fact.value, 150.0, "MiB")
+
+
+def _copied(facts: dict[str, Fact]) -> Iterator[Goal]:
+    """What connectors bring; for 10,000 messages, where fewer were there."""
+    for name, fact in facts.items():
+        if name.endswith(COPIED.partition(" ")[2]):
+            many = int(name.split()[0].replace(",", ""))
+            yield _most(COPIED.format(10_000), fact.value * 10_000 / many, 60.0, "s")
+    for what, most, unit in ((COPYING, 150.0, "MiB"), (NOTHING_NEW, 1.0, "s")):
+        if what in facts:
+            yield _most(what, facts[what].value, most, unit)
 
 
 def _most(name: str, reached: float, most: float, unit: str) -> Goal:

@@ -22,7 +22,7 @@ from models.journal import ChangeKind
 from models.roles import Role, Scope
 from models.tasks import TaskState
 from models.wakeups import CONNECTORS
-from models.world import World
+from models.world import Turn, World
 from resolvers import fetching, singleimports
 from resolvers.connectordue import next_at, queued
 from resolvers.connectoroptions import Chosen, chosen
@@ -75,19 +75,22 @@ class Run:
 
     async def hold(self, session: AsyncSession, **counts: Any) -> None:
         """Note how far it has come, in the unit that did it; Lost, Stopped."""
-        world, connection = self.ctx.world, await session.connection()
+        await self.ctx.world.join(session, lambda turn: self.held(turn, **counts))
+
+    def held(self, turn: Turn, **counts: Any) -> None:
+        """The same in a unit that is a plain function."""
+        now, user = self.ctx.world.now(), self.connector.user_id
         mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
-        until = world.now() + LEASE
-        held = await connection.execute(update(Connector).where(*mine).values(leased_until=until))
-        if not held.rowcount:
+        kept = update(Connector).where(*mine).values(leased_until=now + LEASE)
+        if not turn.connection.execute(kept).rowcount:
             raise Lost
         values = {**counts, "log": list(self.lines)}
         this = update(ConnectorRun).where(col(ConnectorRun.id) == self.row.id)
-        told = await connection.execute(this.values(values).returning(col(ConnectorRun.cancelled)))
-        if told.scalar_one():
+        told = this.values(values).returning(col(ConnectorRun.cancelled))
+        if turn.connection.execute(told).scalar_one():
             raise Stopped
-        changed = (ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
-        await self.ctx.record(session, self.connector.user_id, *changed)
+        entries = self.ctx.entries(ChangeKind.CONNECTOR_CHANGED, [self.connector.id])
+        turn.send(turn.told(user, entries, at=now)[1])
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """A run of a connector that is signed in: what it knows, and how far it has come."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -13,6 +13,7 @@ from mail.connectors.folders import Mapped
 from mail.connectors.servers import Failure, Opened, Stage
 from mail.connectors.sessions import Session
 from models.columns import Picked
+from models.world import Turn
 from resolvers.connectoroptions import Chosen
 from resolvers.importing import Import
 from resolvers.where import MessageWhere
@@ -20,6 +21,7 @@ from resolvers.where import MessageWhere
 if TYPE_CHECKING:
     from resolvers.connectorruns import Run
 
+Outcome = TypeVar("Outcome")
 IGNORED = frozenset({"\\Recent", "\\Deleted"})
 MARKS = 1000  # messages of the ledger that a statement is about
 
@@ -74,9 +76,12 @@ class Fetch:
 
     async def noted(self, session: AsyncSession, **more: Any) -> None:
         """Note how far it has come."""
-        await self.run.hold(
-            session, **{"stage": self.there.line.stage, **asdict(self.tally), **more}
-        )
+        await self.run.hold(session, **self.so_far, **more)
+
+    @property
+    def so_far(self) -> dict[str, Any]:
+        """How far it has come, by column of the run."""
+        return {"stage": self.there.line.stage, **asdict(self.tally)}
 
     @asynccontextmanager
     async def unit(self) -> AsyncGenerator[AsyncSession]:
@@ -87,8 +92,28 @@ class Fetch:
                 async with self.run.ctx.write(row.user_id) as session:
                     yield session
         except TimeoutError:
-            words = f"our own store took more than {row.local_timeout} seconds"
-            raise Failure(Stage.STORE, words) from None
+            raise self._late() from None
+
+    async def apply(self, work: Callable[[Turn], Outcome]) -> Outcome:
+        """The same for a plain function of its turn: what is called off is not begun any more."""
+        row, over = self.connector, False
+
+        def unit(turn: Turn) -> Outcome:
+            if over:
+                raise self._late()
+            return work(turn)
+
+        try:
+            async with asyncio.timeout(row.local_timeout):
+                return await self.run.ctx.apply(unit, row.user_id)
+        except TimeoutError:
+            raise self._late() from None
+        finally:
+            over = True
+
+    def _late(self) -> Failure:
+        seconds = self.connector.local_timeout
+        return Failure(Stage.STORE, f"our own store took more than {seconds} seconds")
 
 
 def joined(flags: frozenset[str]) -> str:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete, insert, select
@@ -18,7 +19,7 @@ from mail.addresses import Recipient, account_of
 from mail.connectors.servers import Failure, Head, Stage
 from mail.delivery import Letter, Placed, Way
 from mail.found import Found, dated
-from mail.keeping import Gone
+from mail.keeping import Gone, Kept
 from mail.paths import INBOX
 from mail.performing import Rejected
 from mail.pipeline import Fetched, Mail
@@ -30,6 +31,7 @@ from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage
 from models.errors import OverQuota, Refused
 from models.messages import Message
+from models.world import Turn
 from resolvers import flagging, importfolders, importing, moves, sifting
 from resolvers.fetched import IGNORED, Fetch, Place, joined
 from resolvers.importing import TOGETHER, Ready
@@ -59,10 +61,10 @@ async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> 
     box = await importfolders.made(work.ctx, work.boxes, path, subscribe=work.subscribe)
     sifted = path == INBOX and await _sifts(it)
     for at in range(0, len(some), TOGETHER):
-        group = [
-            Came(head, raw, await delivery.read(raw), flags_of(head))
-            for head, raw in some[at : at + TOGETHER]
-        ]
+        group = list[Came]()
+        for head, raw in some[at : at + TOGETHER]:
+            group.append(Came(head, raw, await delivery.read(raw), flags_of(head)))
+            await asyncio.sleep(0)  # small ones are read here, and others wait for their turn
         it.tally.bytes += sum(len(one.raw) for one in group)
         noted, new, spent = await _sorted(it, place, box, group)
         it.tally.skipped += len(noted)
@@ -209,24 +211,25 @@ async def _unit(
     spent: Sequence[str],
 ) -> None:
     new, ready = what
+    done = it.tally.imported + len(ready)
+
+    def unit(turn: Turn, kept: Sequence[Kept]) -> None:
+        placed = importing.laid(it.work, turn, ready, kept)
+        rows = [
+            row_of(it, place, one, there.message_id) for one, there in zip(new, placed, strict=True)
+        ]
+        if noted or rows:
+            turn.connection.execute(insert(ConnectorMessage), [*noted, *rows])
+        if spent:
+            used = col(ConnectorMessage.mark).in_(spent)
+            mine = col(ConnectorMessage.folder_id) == place.id
+            turn.connection.execute(delete(ConnectorMessage).where(mine, used))
+        it.run.held(turn, **{**it.so_far, "imported": done})
+
     for again in (False, True):
         kept = await importing.keep(it.work, ready, again=again)
         try:
-            async with it.unit() as unit:
-                connection = await unit.connection()
-                placed = await importing.put(it.work, unit, ready, kept) if ready else []
-                rows = [
-                    row_of(it, place, one, there.message_id)
-                    for one, there in zip(new, placed, strict=True)
-                ]
-                if noted or rows:
-                    await connection.execute(insert(ConnectorMessage), [*noted, *rows])
-                if spent:
-                    used = col(ConnectorMessage.mark).in_(spent)
-                    mine = col(ConnectorMessage.folder_id) == place.id
-                    await connection.execute(delete(ConnectorMessage).where(mine, used))
-                done = it.tally.imported + len(ready)
-                await it.noted(unit, imported=done)
+            await it.apply(partial(unit, kept=kept))
             it.tally.imported = done
             it.run.ctx.world.fault("fetched")
             return

@@ -190,17 +190,21 @@ async def put(
     work: Import, session: AsyncSession, ready: Sequence[Ready], kept: Sequence[Kept]
 ) -> list[Placed]:
     """Store these in the unit, with all their flags; where they are. OverQuota, Gone."""
-
-    def placed(turn: Turn) -> list[Placed]:
-        pairs = zip(ready, kept, strict=True)
-        return [
-            delivery.place(turn, each.letter, safe, _to(work, each), way=each.way)
-            for each, safe in pairs
-        ]
-
-    new = await work.ctx.world.join(session, placed)
+    new = await work.ctx.world.join(session, lambda turn: laid(work, turn, ready, kept))
     await _restate(work, session, ready, new)
     return new
+
+
+def laid(work: Import, turn: Turn, ready: Sequence[Ready], kept: Sequence[Kept]) -> list[Placed]:
+    """The same in a unit that is a plain function, for those that are not marked as deleted.
+
+    Nor do they say when they go.
+    """
+    pairs = zip(ready, kept, strict=True)
+    return [
+        delivery.place(turn, each.letter, safe, _to(work, each), way=each.way)
+        for each, safe in pairs
+    ]
 
 
 def _to(work: Import, ready: Ready) -> Place:
@@ -211,7 +215,9 @@ def _to(work: Import, ready: Ready) -> Place:
         found.received_at or work.ctx.world.now(),
         seen="\\Seen" in ready.flags,
         flagged="\\Flagged" in ready.flags,
+        answered="\\Answered" in ready.flags,
         draft="\\Draft" in ready.flags,
+        keywords=moves.flagged(ready.flags)["keywords"],
         envelope_from=found.sender,
         envelope_to=told.recipients if told else (),
         meta_data=ready.meta_data,
@@ -221,12 +227,11 @@ def _to(work: Import, ready: Ready) -> Place:
 async def _restate(
     work: Import, session: AsyncSession, ready: Sequence[Ready], new: Sequence[Placed]
 ) -> None:
-    """Set what a message cannot be stored with: other flags, keywords, when it goes."""
+    """Set what a message cannot be stored with: that it is deleted, and when it goes."""
     states: dict[int, dict[str, Any]] = {}
     for each, placed in zip(ready, new, strict=True):
         told = each.found.told
-        others = [flag for flag in each.flags if flag not in ("\\Seen", "\\Flagged", "\\Draft")]
-        if others or told:
+        if "\\Deleted" in each.flags or told:
             states[placed.message_id] = moves.flagged(each.flags) | _expiry(told)
     rows = await moves.chosen(session, list(states)) if states else []
     for with_expiry in (False, True):  # of one call all have the same columns

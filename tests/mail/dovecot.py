@@ -1,133 +1,20 @@
-"""A Dovecot of the tests' own on loopback: IMAP and POP3, with and without TLS."""
+"""A Dovecot of the tests' own on loopback."""
 
-import os
 import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.server import free_port
+from bench import dovecot as program
+from bench.dovecot import PASSWORD, Dovecot
 from tests.whole import CI
 
-PASSWORD = "far-away"  # noqa: S105 - a test's
+__all__ = ["PASSWORD", "Dovecot", "dovecot", "needed"]
+
 SERVERS = Path("/usr/lib/dovecot")
-USUAL = 0o022  # umask, whichever a command has left to this process
-PATIENCE = 20.0  # seconds until it listens
-
-CONFIG = """
-base_dir = {run}
-state_dir = {run}/state
-log_path = {folder}/log
-protocols = imap pop3
-listen = 127.0.0.1
-ssl = {ssl}
-{certificate}
-disable_plaintext_auth = no
-auth_mechanisms = plain login cram-md5
-mail_location = {format}:{folder}/mail/%u
-first_valid_uid = 1
-mail_max_userip_connections = 50
-mailbox_list_index = yes
-pop3_uidl_format = %08Xu%08Xv
-passdb {{
-  driver = static
-  args = password={password}
-}}
-userdb {{
-  driver = static
-  args = uid=65534 gid=65534 home={folder}/home/%u
-}}
-namespace inbox {{
-  inbox = yes
-  separator = {separator}
-  mailbox Sent {{
-    special_use = \\Sent
-  }}
-}}
-service imap-login {{
-  inet_listener imap {{
-    port = {imap}
-  }}
-  inet_listener imaps {{
-    port = {imaps}
-    ssl = yes
-  }}
-}}
-service pop3-login {{
-  inet_listener pop3 {{
-    port = {pop3}
-  }}
-  inet_listener pop3s {{
-    port = {pop3s}
-    ssl = yes
-  }}
-}}
-service anvil {{
-  client_limit = 1000
-}}
-"""
-
-
-@dataclass
-class Dovecot:
-    """Its ports and its folder, and one of its accounts: all sign in with PASSWORD."""
-
-    folder: Path
-    ports: dict[str, int]
-    user: str = "ada"
-    made: set[tuple[str, str]] = field(default_factory=set)  # folders of accounts
-
-    def account(self, user: str) -> "Dovecot":
-        """The same server, and another account."""
-        return Dovecot(self.folder, self.ports, user, self.made)
-
-    def doveadm(self, verb: str, *words: str, given: bytes = b"") -> bytes:
-        """Run an administrator's command about the account; its output."""
-        command = ["doveadm", "-c", str(self.folder / "conf"), *verb.split(), "-u",
-                   self.user, *words]  # fmt: skip
-        done = subprocess.run(command, input=given, check=True, capture_output=True, umask=USUAL)
-        return done.stdout
-
-    def save(self, raw: bytes, mailbox: str = "INBOX") -> None:
-        """Put a message into a folder, which is made where it is missing."""
-        if mailbox != "INBOX" and (self.user, mailbox) not in self.made:
-            self.doveadm("mailbox create", mailbox)
-            self.made.add((self.user, mailbox))
-        self.doveadm("save", "-m", mailbox, given=raw)
-
-    def save_all(self, raws: Sequence[bytes], mailbox: str = "INBOX") -> None:
-        """Put many messages into a folder that is there, as a Maildir has them."""
-        self.save(raws[0], mailbox)
-        place = self._maildir(mailbox)
-        for nth, raw in enumerate(raws[1:]):
-            path = place / "new" / f"{time.time_ns()}.M{nth}.far"
-            path.write_bytes(raw)
-            shutil.chown(path, 65534, 65534)
-
-    def save_at(self, raw: bytes, at: datetime, flags: str = "") -> None:
-        """Put a message into INBOX, which is there, that arrived then; flags are of Maildir."""
-        name = f"{time.time_ns()}.M0.far:2,{flags}"
-        path, there = (self._maildir("INBOX") / folder / name for folder in ("tmp", "cur"))
-        path.write_bytes(raw)
-        os.utime(path, (at.timestamp(), at.timestamp()))
-        shutil.chown(path, 65534, 65534)
-        path.rename(there)
-
-    def _maildir(self, mailbox: str) -> Path:
-        place = self.folder / "mail" / self.user
-        return place if mailbox == "INBOX" else place / f".{mailbox}"
-
-    def count(self, mailbox: str = "INBOX") -> int:
-        """How many messages a folder has."""
-        told = self.doveadm("mailbox status", "messages", mailbox)
-        return int(told.rpartition(b"=")[2])
 
 
 def needed() -> None:
@@ -139,44 +26,8 @@ def needed() -> None:
 
 
 @contextmanager
-def dovecot(
-    folder: Path,
-    *,
-    certificate: tuple[Path, Path] | None = None,
-    separator: str = "/",
-    kind: str = "maildir",
-) -> Iterator[Dovecot]:
-    """Run it, with a certificate and its key where TLS is wanted."""
+def dovecot(folder: Path, **more: Any) -> Iterator[Dovecot]:
+    """Run it where it is installed; `more` is as `bench.dovecot` has it."""
     needed()
-    ports = {name: free_port() for name in ("imap", "imaps", "pop3", "pop3s")}
-    run = folder / "run"
-    for place in (run, folder / "mail", folder / "home"):
-        place.mkdir(parents=True)
-        shutil.chown(place, 65534, 65534)
-    for place in (folder, run):
-        place.chmod(0o755)
-    shutil.chown(run, "root", "root")
-    keys = ""
-    if certificate:
-        keys = f"ssl_cert = <{certificate[0]}\nssl_key = <{certificate[1]}\n"
-    (folder / "conf").write_text(
-        CONFIG.format(folder=folder, run=run, password=PASSWORD, separator=separator, format=kind,
-                      ssl="yes" if certificate else "no", certificate=keys, **ports)
-    )  # fmt: skip
-    command = ["dovecot", "-F", "-c", str(folder / "conf")]
-    process = subprocess.Popen(command, umask=USUAL)
-    try:
-        until = time.monotonic() + PATIENCE
-        while not _listening(ports["imap"]):
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < until, (folder / "log").read_text()
-            time.sleep(0.02)
-        yield Dovecot(folder, ports)
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with program.dovecot(folder, **more) as made:
+        yield made
