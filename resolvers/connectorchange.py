@@ -163,7 +163,7 @@ def _next(row: Picked, values: Mapping[str, Any], now: Any) -> Any:
         return None
     if not row.active or row.next_run_at is None:
         return now
-    return min(row.next_run_at, next_at(now, interval, 0))
+    return min(row.next_run_at, next_at(now, interval, 0) or now)
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """Whether an account elsewhere can be fetched: tried stage by stage, with nothing stored."""
 
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -87,7 +87,7 @@ async def check_stored(
 
 
 @contextmanager
-def _one_of(most: int) -> Iterator[None]:
+def _one_of(most: int) -> Generator[None]:
     """Take a place among the checks of this process; RateLimited."""
     if len(_UNDER_WAY) >= most:
         text = f"{most} accounts are being checked: try again"

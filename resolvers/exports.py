@@ -106,8 +106,10 @@ async def create(ctx: Context, new: NewExport) -> int:
     now, key = ctx.world.now(), ctx.world.key()
     async with ctx.write(user.id) as session:
         await _room(ctx, session, user.id)
-        order = {"export": key, "format": new.format, "ids": ids, "settings": settings}
-        order |= secret
+        order = {
+            **{"export": key, "format": new.format, "ids": ids, "settings": settings},
+            **secret,
+        }
         total = None if ids is None else len(ids)
         (task,) = await queue(ctx, session, KIND, [order], user_id=user.id, total=total)
         ending, _ = ENDINGS[new.format]

@@ -209,7 +209,7 @@ async def _queue(ctx: Context, session: AsyncSession, job: _Job) -> list[int]:
     for user in job.users:
         key, run = world.key(), world.key()
         mine = {**asdict(order), "below": job.below[user.id]}
-        connectors.append(Connector(**{
+        row: dict[str, Any] = {
             **made.values,
             "id": key,
             "user_id": user.id,
@@ -222,7 +222,8 @@ async def _queue(ctx: Context, session: AsyncSession, job: _Job) -> list[int]:
             "run_id": run,
             "next_run_at": now,
             "created_at": now,
-        }))  # fmt: skip
+        }
+        connectors.append(Connector(**row))
         runs.append(queued(ctx, key, user.id, run))
     for rows in (connectors, runs):
         session.add_all(rows)

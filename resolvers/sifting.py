@@ -137,7 +137,8 @@ def where_of(given: Mapping[str, Any]) -> MessageWhere:
 
 def _name_of(given: Mapping[str, Any]) -> Named:
     use = given.get("special_use")
-    return Named(**{**given, "special_use": SpecialUse(use) if use else None})
+    values: dict[str, Any] = {**given, "special_use": SpecialUse(use) if use else None}
+    return Named(**values)
 
 
 # ---------------------------------------------------------------- in memory

@@ -147,8 +147,8 @@ def account(record: Mapping[str, Any]) -> Account:
     if not right or not all(isinstance(box.get("path"), str) for box in boxes):
         raise Wrong("the record of the account is not what it must be")
     messages = many if isinstance(many, int) else None
-    more = {"sender_rules": rules, "autoreply": answer, "filters": filters, "scripts": scripts}
-    more |= {"connectors": connectors, "lock": lock}
+    more: dict[str, Any] = {"sender_rules": rules, "autoreply": answer, "filters": filters}
+    more |= {"scripts": scripts, "connectors": connectors, "lock": lock}
     return Account(boxes, settings, values, labels, identities, messages, **more)
 
 

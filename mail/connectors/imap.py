@@ -114,7 +114,8 @@ class Imap:
         def ask() -> list[tuple[frozenset[bytes], Any, bytes]]:
             found = []
             for parts in self._wire.answers(command, command, b'""', b'"*"'):
-                flags, delimiter, name = parse_response([one for one in parts if one != b""])
+                told: Any = parse_response([one for one in parts if one != b""])
+                flags, delimiter, name = told
                 raw = name if isinstance(name, bytes) else str(name or "").encode()
                 known = frozenset(flag.lower() for flag in flags if isinstance(flag, bytes))
                 found.append((known, delimiter, raw))

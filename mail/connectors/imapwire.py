@@ -271,7 +271,7 @@ def quoted(word: bytes) -> bytes | None:
 
 def fetched(parts: Parts) -> tuple[int, dict[bytes, Any]] | None:
     """A UID and what is told of it; None where it is of none, as what comes unasked may be."""
-    found = parse_response(parts)
+    found: Any = parse_response(parts)
     if len(found) != 2 or not isinstance(found[1], tuple) or len(found[1]) % 2:  # noqa: PLR2004
         raise ValueError(found)
     names, values = found[1][::2], found[1][1::2]

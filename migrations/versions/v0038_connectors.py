@@ -52,27 +52,26 @@ def _belongs(table: str, column: str, to: str) -> sa.ForeignKeyConstraint:
 
 
 def _connectors() -> None:
-    needed, free = {"nullable": False}, {"nullable": True}
     op.create_table(
         "connectors",
         sa.Column("id", Big, autoincrement=False, nullable=False),
         sa.Column("user_id", Big, nullable=False),
         sa.Column("protocol", _one_of("IMAP", "POP3", "ARCHIVE", "USER"), nullable=False),
         sa.Column("security", _one_of("PLAIN", "STARTTLS", "TLS"), nullable=False),
-        *(sa.Column(n, sa.String(), **needed) for n in
+        *(sa.Column(n, sa.String(), nullable=False) for n in
           ("name", "host", "mechanism", "username", "secret")),
-        *(sa.Column(n, sa.String(), **free) for n in
+        *(sa.Column(n, sa.String(), nullable=True) for n in
           ("target_domain", "target_folder", "exclude", "last_error")),
-        *(sa.Column(n, Big, **needed) for n in
+        *(sa.Column(n, Big, nullable=False) for n in
           ("port", "max_bytes_per_second", "remote_timeout", "local_timeout", "failures")),
-        *(sa.Column(n, Big, **free) for n in
+        *(sa.Column(n, Big, nullable=True) for n in
           ("interval", "max_age", "source_retention", "run_id", "lease")),
-        *(sa.Column(n, sa.Boolean(), **needed) for n in
+        *(sa.Column(n, sa.Boolean(), nullable=False) for n in
           ("auto_map_folders", "subscribe_all", "skip_cross_duplicates", "remove_duplicates",
            "mirror_deletes", "spam_check", "virus_check", "apply_filters", "active", "once")),
-        *(sa.Column(n, Plain, **needed) for n in ("folder_rewrites", "custom_options")),
-        *(sa.Column(n, Plain, **free) for n in ("oauth", "bringing")),
-        *(sa.Column(n, Instant(), **free) for n in
+        *(sa.Column(n, Plain, nullable=False) for n in ("folder_rewrites", "custom_options")),
+        *(sa.Column(n, Plain, nullable=True) for n in ("oauth", "bringing")),
+        *(sa.Column(n, Instant(), nullable=True) for n in
           ("last_run_at", "last_success_at", "next_run_at", "leased_until", "updated_at")),
         sa.Column("created_at", Instant(), nullable=False),
         _belongs("connectors", "user_id", "users"),
