@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.connectors.servers import Failure, Stage
 from mail.outward import Gate
+from models import meters
 from models.columns import Picked, picked
 from models.connectors import Connector, ConnectorRun
 from models.errors import Refused
@@ -36,6 +37,17 @@ IDLE = 15.0  # seconds until a worker looks unasked
 MOST = 500  # runs of a process, with those that only listen
 KEPT = 100  # runs of a connector that are remembered
 LINES = 200  # of the log of a run
+
+
+ENDED = meters.counter("merganser_connector_runs", "Runs of connectors that ended.", "outcome")
+MESSAGES = meters.counter(
+    "merganser_connector_messages", "Messages that connectors imported and so on.", "outcome"
+)
+BYTES = meters.counter("merganser_connector_bytes", "Bytes that connectors fetched.")
+
+
+COUNTED = {"imported": "imported", "skipped": "skipped", "deleted_remote": "deleted elsewhere"}
+COUNTS = {*COUNTED, "bytes"}
 
 
 class Lost(Exception):
@@ -304,7 +316,8 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         told = {"state": state, "finished_at": now, "error": error, "stage": stage,
                 "folder": None, "log": list(run.lines)}  # fmt: skip
         this = update(ConnectorRun).where(col(ConnectorRun.id) == run.row.id)
-        await connection.execute(this.values(told))
+        counted = this.values(told).returning(*picked(ConnectorRun, COUNTS))
+        counts = (await connection.execute(counted)).one()
         if row.once:
             await singleimports.forget(session, [run.row.id])
         old = (
@@ -315,6 +328,10 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         )
         await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(old)))
         await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [key])
+    ENDED.add(state.value.lower())
+    for name, outcome in COUNTED.items():
+        MESSAGES.add(outcome, by=max(getattr(counts, name) - getattr(run.row, name), 0))
+    BYTES.add(by=max(counts.bytes - run.row.bytes, 0))
 
 
 def _next(run: Run, row: Picked, now: datetime, failures: int) -> datetime | None:

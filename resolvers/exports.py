@@ -107,7 +107,10 @@ async def create(ctx: Context, new: NewExport) -> int:
     async with ctx.write(user.id) as session:
         await _room(ctx, session, user.id)
         order = {
-            "export": key, "format": new.format, "ids": ids, "settings": settings,
+            "export": key,
+            "format": new.format,
+            "ids": ids,
+            "settings": settings,
             **secret,
         }
         total = None if ids is None else len(ids)

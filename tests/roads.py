@@ -20,14 +20,16 @@ from models.messages import Message
 from models.users import User
 from models.world import World
 from resolvers import tasks
-from tests import pushed, receiver
+from tests import fetching, pushed, receiver
 from tests.calls import CALLS, Call
 from tests.conftest import Client, Clock, raw_message, receive
 from tests.entries import limit
 from tests.held import SPAM, hold, set_options
 from tests.limited import bounded, fill
+from tests.mail.dovecot import Dovecot
 from tests.mail.lmtp_client import connect
 from tests.mail.neighbours import Server, listening
+from tests.mail.remote import SECRET, open_at, three
 from tests.mail.sending import relay, send, settled, working
 from tests.rewriting import rule
 from tests.sieving import put
@@ -508,6 +510,14 @@ async def a_letter_tells_of_what_is_held(stage: Stage) -> Work:
     stage.clock.tick(days=1)
     assert await quarantine.announce(stage.world) == 1
     return lambda: _works(stage.world)
+
+
+@road("resolvers.connectorruns.run")
+async def mail_is_fetched_from_elsewhere(stage: Stage) -> Work:
+    remote = await stage.stack.enter_async_context(open_at(three()))
+    far = Dovecot(stage.folder, {"imap": remote.port})
+    key = await fetching.connector(stage.ada, far, password=SECRET)
+    return lambda: fetching.ran(stage.world, key)
 
 
 @road("MAILBOX_REPAIR", whole=["mailboxes"])
