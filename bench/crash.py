@@ -133,7 +133,7 @@ async def killed(server: Server, post: Post, ledger: Ledger, death: Death) -> Ro
             await asyncio.gather(*(_work(server.lmtp, load) for _ in range(CONNECTIONS)))
             code = await process.wait()
     finally:
-        orphans = await _buried(process)
+        orphans = await buried(process)
     return Round(seen, ledger.answered.total() - before, code, orphans, death)
 
 
@@ -159,7 +159,7 @@ async def drained(
             await quiet()
         code = await stop(process)
     finally:
-        orphans = await _buried(process)
+        orphans = await buried(process)
     return Round(seen, ledger.answered.total() - before, code, orphans)
 
 
@@ -227,7 +227,7 @@ def stored(server: Server) -> Counter[str]:
         db.close()
 
 
-async def _buried(process: asyncio.subprocess.Process) -> bool:
+async def buried(process: asyncio.subprocess.Process) -> bool:
     """End what is left of a server and its group; whether there was anything in the end."""
     with suppress(ProcessLookupError):
         process.kill()

@@ -106,17 +106,18 @@ class Dovecot:
         self.save(raws[0], mailbox)
         self.fill(raws[1:], mailbox)
 
-    def fill(self, raws: Iterable[bytes], mailbox: str = "INBOX", flags: str = "") -> None:
-        """Put messages into a folder that is there, as a Maildir has them.
+    def fill(self, raws: Iterable[bytes], mailbox: str = "INBOX", flags: str = "") -> list[str]:
+        """Put messages into a folder that is there, as a Maildir has them; how they are called.
 
         `flags` are letters, such as `FS`.
         """
-        place = self.maildir(mailbox) / ("cur" if flags else "new")
+        place, names = self.maildir(mailbox) / ("cur" if flags else "new"), list[str]()
         for nth, raw in enumerate(raws):
-            end = f":2,{flags}" if flags else ""
-            path = place / f"{time.time_ns()}.M{nth}.far{end}"
+            names.append(f"{time.time_ns()}.M{nth}.far")
+            path = place / (f"{names[-1]}:2,{flags}" if flags else names[-1])
             path.write_bytes(raw)
             shutil.chown(path, NOBODY, NOBODY)
+        return names
 
     def save_at(self, raw: bytes, at: datetime, flags: str = "") -> None:
         """Put a message into INBOX, which is there, that arrived then; flags are of Maildir."""
@@ -130,7 +131,7 @@ class Dovecot:
     def maildir(self, mailbox: str = "INBOX") -> Path:
         """Where a folder lies."""
         place = self.folder / "mail" / self.user
-        return place if mailbox == "INBOX" else place / f".{mailbox}"
+        return place if mailbox == "INBOX" else place / f".{mailbox.replace('/', '.')}"
 
     def count(self, mailbox: str = "INBOX") -> int:
         """How many messages a folder has."""

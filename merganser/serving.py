@@ -208,7 +208,8 @@ async def _workers(
             tasks.run(world),
             webhookposts.run(world, worded),
             pushing.run(world, ids.encode),
-            connectorruns.run(world),
+            # of an SQLite store one process has the lock, and one of its processes works
+            connectorruns.run(world, alone=locks.lock_of(world.database.url) is not None),
         ]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]

@@ -131,8 +131,14 @@ class Worker:
             self.busy[key] = host
 
 
-async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None:
-    """Run what is due, until cancelled; a dead process's runs are taken over."""
+async def run(
+    world: World, gate: Gate | None = None, trust: Any = None, *, alone: bool = False
+) -> None:
+    """Run what is due, until cancelled; a dead process's runs are taken over.
+
+    Whoever is `alone` with the store waits for no lease: who holds one is dead, or a command,
+    which leaves the run to us.
+    """
     worker = Worker(world, gate or Gate(private=world.options.connectors_private), trust)
     with world.wakeups.listen([CONNECTORS]) as bell:
         try:
@@ -140,6 +146,9 @@ async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None
                 bell.clear()
                 worker.freed.clear()
                 try:
+                    if alone:
+                        await _end_leases(world)
+                        alone = False
                     await look(worker)
                 except Exception:  # a worker's edge: it looks again
                     log.exception("connectors could not be looked at")
@@ -277,6 +286,15 @@ async def _beats(run: Run) -> None:
         apart = run.ctx.fresh()  # or it would be a part of the unit that is open
         async with apart.write(run.connector.user_id) as session:
             await run.hold(session)
+
+
+async def _end_leases(world: World) -> None:
+    held = col(Connector.leased_until).is_not(None)
+    if not await world.database.read(select(col(Connector.id)).where(held).limit(1)):
+        return
+    async with world.write() as session:
+        free = update(Connector).where(held).values(leased_until=None)
+        await (await session.connection()).execute(free)
 
 
 async def _given_back(run: Run) -> None:

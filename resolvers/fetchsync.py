@@ -140,6 +140,7 @@ async def deleted(it: Fetch, place: Place, marks: Sequence[str]) -> list[str]:
         found += [row.mark for row in await it.run.ctx.read(asked)]
     if found:
         await it.there.do(it.there.remote.delete, found)
+        it.run.ctx.world.fault("expunged")
     return found
 
 
