@@ -204,7 +204,8 @@ async def test_a_refresh_token_that_is_replaced_is_kept(
 ) -> None:
     imap.judging.good = {"access-1", "access-2", "access-3"}
     key = await made(ada, imap, tokens)
-    for nth, more in enumerate(({"refresh_token": OTHER}, {}, {"refresh_token": 7}), 1):
+    answers: list[dict[str, Any]] = [{"refresh_token": OTHER}, {}, {"refresh_token": 7}]
+    for nth, more in enumerate(answers, 1):
         tokens.answer = token(f"access-{nth}", **more)
         assert (await ran(ada.world, key)).state is TaskState.SUCCEEDED
         assert (await kept(ada.world, key))["password"] == OTHER
