@@ -5,7 +5,7 @@ is stored by units of its own; there a receipt knows it again, until the ledger 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from sqlmodel import col
 from mail import delivery, pipeline
 from mail.addresses import Recipient, account_of
 from mail.connectors.servers import Failure, Head, Stage
-from mail.delivery import Letter, Placed, Way
+from mail.delivery import Letter, Placed, Way, receipt_of
 from mail.found import Found, dated
 from mail.keeping import Gone, Kept
 from mail.paths import INBOX
@@ -30,7 +30,7 @@ from models.addresses import Address
 from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage
 from models.errors import OverQuota, Refused
-from models.messages import Message
+from models.messages import Message, Receipt
 from models.world import Turn
 from resolvers import flagging, importfolders, importing, moves, sifting
 from resolvers.fetched import IGNORED, Fetch, Place, joined
@@ -66,8 +66,10 @@ async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> 
             group.append(Came(head, raw, await delivery.read(raw), flags_of(head)))
             await asyncio.sleep(0)  # small ones are read here, and others wait for their turn
         it.tally.bytes += sum(len(one.raw) for one in group)
-        noted, new, spent = await _sorted(it, place, box, group)
-        it.tally.skipped += len(noted)
+        came = await _arrived(it, place, it.to, group) if sifted and it.to else {}
+        noted, new, spent = await _sorted(it, place, box, group, came)
+        it.tally.imported += len(came)
+        it.tally.skipped += len(noted) - len(came)
         if sifted and it.to:
             noted += await _sift(it, place, it.to, new)
             new = []
@@ -85,13 +87,19 @@ def flags_of(head: Head) -> list[str]:
 
 
 async def _sorted(
-    it: Fetch, place: Place, box: int, group: Sequence[Came]
+    it: Fetch, place: Place, box: int, group: Sequence[Came], came: Mapping[str, int | None]
 ) -> tuple[list[Row], list[Came], list[str]]:
-    """What is here already, as rows of the ledger; what is new; and marks that are used up."""
+    """What is here already, as rows of the ledger; what is new; and marks that are used up.
+
+    `came` is what a run that was cut off has delivered, by mark.
+    """
     noted, new, spent = list[Row](), list[Came](), list[str]()
     for one in group:
         digest = one.letter.digest
-        if earlier := place.before.get(digest):
+        if one.head.mark in came:
+            await _twice(it, place, box, digest)  # it counts as one for those that are like it
+            noted.append(row_of(it, place, one, came[one.head.mark]))
+        elif earlier := place.before.get(digest):
             mark, message_id = earlier.pop()
             spent.append(mark)
             noted.append(row_of(it, place, one, message_id))
@@ -275,6 +283,32 @@ async def _recipient(it: Fetch) -> Recipient | None:
     return replace(to, answers=False, copied=False, forwards=False)
 
 
+async def _arrived(
+    it: Fetch, place: Place, to: Recipient, group: Sequence[Came]
+) -> dict[str, int | None]:
+    """What a run that was cut off has delivered: messages here by mark, None for one that is held.
+
+    By content alone it would be known, too, but not which message of ours it is.
+    """
+    world = it.run.ctx.world
+    marks = {receipt_of(_lettered(place, one), to, ""): one.head.mark for one in group}
+    asked = (
+        select(col(Receipt.digest), col(Message.id))
+        .join(Message, col(Message.id) == col(Receipt.message_id), isouter=True)
+        .where(
+            col(Receipt.digest).in_(marks),
+            col(Receipt.at) > world.now() - world.options.receipts_for,
+        )
+    )
+    return {marks[row.digest]: row.id for row in await world.database.read(asked)}
+
+
+def _lettered(place: Place, one: Came) -> Letter:
+    """The letter, whose receipt is that of this message at its source."""
+    came = f"{place.id}:{place.opened.validity}:{one.head.mark}:{one.letter.digest}"
+    return replace(one.letter, came=came)
+
+
 async def _sift(it: Fetch, place: Place, to: Recipient, new: Sequence[Came]) -> list[Row]:
     """Have these go the way of mail that comes in; what the ledger says of them then."""
     room = asyncio.Semaphore(AT_ONCE)
@@ -325,9 +359,7 @@ async def _delivered(it: Fetch, place: Place, one: Came, to: Recipient) -> objec
         draft="\\Draft" in one.flags,
         keywords=tuple(flag for flag in one.flags if flag[:1] != "\\"),
     )
-    came = f"{place.id}:{place.opened.validity}:{one.head.mark}:{one.letter.digest}"
-    letter = replace(one.letter, came=came)
-    mail = Mail(one.raw, letter, "", fetched=lay, copied=False)
+    mail = Mail(one.raw, _lettered(place, one), "", fetched=lay, copied=False)
     taken = Taken(to.address, [Person(to)])
     (outcome,) = await pipeline.deliver(world, mail, [taken])
     return outcome

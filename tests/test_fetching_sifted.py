@@ -195,7 +195,9 @@ async def test_while_a_scanner_is_down_mail_waits_where_that_is_set(
     clock.tick(minutes=1)
     run = await again(ada.world, key)
     assert (run.state, run.imported, far.count()) == (TaskState.SUCCEEDED, 2, 0), run.log
-    assert await stored(ada.world) == {"INBOX": ["One", "Two"]}
+    assert {path: sorted(names) for path, names in (await stored(ada.world)).items()} == {
+        "INBOX": ["One", "Two"]
+    }
 
 
 async def test_what_went_well_beside_a_failure_does_not_come_again(
@@ -451,6 +453,21 @@ async def test_a_crash_doubles_nothing_and_loses_nothing(
     assert run.state is TaskState.SUCCEEDED, run.log
     assert sorted((await stored(ada.world))["INBOX"]) == sorted(names)
     assert far.count() == 0
+
+
+async def test_what_came_before_a_crash_is_followed_behind_it(
+    ada: Client, far: Dovecot, clock: Clock
+) -> None:
+    await filed(ada)
+    for name in ("One", "Two"):
+        far.save(raw_message(name))
+    key = await connector(ada, far, apply_filters=True)
+    await killed(ada.world, 1, "sifted")
+    clock.tick(seconds=61)
+    assert (await ran(ada.world, key)).imported == 2
+    far.doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
+    await again(ada.world, key)
+    assert [(await message(ada.world, name)).flagged for name in ("One", "Two")] == [True, True]
 
 
 async def test_a_full_account_takes_what_fits_and_the_rest_later(
