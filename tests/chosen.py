@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 LONG = (
     "test_walks", "e2e/test_workers", "test_differential", "mail/test_verify",
     "browser/test_graphiql",
-    "e2e/test_run", "e2e/test_crash", "test_docs", "e2e/test_proof", "test_imports",
+    "e2e/test_run", "e2e/test_crash", "cli/test_connectors", "e2e/test_fetching_crash", "test_docs", "e2e/test_proof", "test_imports",
     "clients/test_replica", "mail/test_torture_smtp", "test_bulk", "test_rest",
     "mail/test_contents",
     "e2e/test_repeats", "test_matrix", "browser/test_letters", "test_exports", "e2e/test_smtp",
@@ -24,6 +24,7 @@ LONG = (
 LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
     "browser",
     "cli/test_accounts",
+    "cli/test_connectors",
     "cli/test_import",
     "cli/test_keys",
     "cli/test_roads",
@@ -31,6 +32,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "e2e/test_attacks",
     "e2e/test_bad_text",
     "e2e/test_crash",
+    "e2e/test_fetching_crash",
     "e2e/test_fuzz",
     "e2e/test_half_open",
     "e2e/test_neighbours",
@@ -52,8 +54,8 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
 EACH = (  # what is about the store: all of it is tried on both. Of all else the second has some
     "e2e/test_crash", "e2e/test_proof", "e2e/test_repeats", "e2e/test_road", "e2e/test_workers",
     "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_mx_store", "mail/test_queue",
-    "test_authlog_read", "test_bulk.py", "test_changes", "test_delta", "test_groups",
-    "test_imports", "test_mailbox_lists", "test_mailbox_repair", "test_messages", "test_plans",
+    "test_authlog_read", "test_bulk.py", "test_changes", "test_delta", "test_fetching.py",
+    "test_fetching_ends", "test_groups", "test_imports", "test_mail_import.py", "test_mailbox_lists", "test_mailbox_repair", "test_messages", "test_plans",
     "test_random", "test_roads", "test_search_words", "test_searches", "test_sharing.py",
     "test_store", "test_tasks", "test_upgrade", "test_users.py", "test_users_counted",
     "test_users_listed", "test_users_plans", "test_wakeups", "test_wordpages",
