@@ -6,7 +6,18 @@ import pytest
 from sqlmodel import col, select
 
 from bench import behind, telling
-from bench.goals import CHANGED, IDLE, JOURNAL, LETTER, MADE, READ, goals
+from bench.goals import (
+    CHANGED,
+    COPIED,
+    COPYING,
+    IDLE,
+    JOURNAL,
+    LETTER,
+    MADE,
+    NOTHING_NEW,
+    READ,
+    goals,
+)
 from bench.house import READER, make_user
 from bench.letters import Writer
 from bench.live import BEHIND
@@ -27,6 +38,10 @@ LIMITS = {  # the last value that holds, and the first one that does not
     f"5,000 {IDLE}": (350.0, 351.0),
     f"1,000 {IDLE}": (70.0, 71.0),
     f"1,000,009 {READ}": (20_000.0, 19_999.0),
+    COPIED.format(10_000): (60.0, 60.1),
+    COPIED.format(1000): (6.0, 6.01),
+    COPYING: (150.0, 151.0),
+    NOTHING_NEW: (1.0, 1.01),
     f"{JOURNAL}, CPU": (10.0, 10.1),
     f"{JOURNAL}, time": (10.0, 10.1),
 }

@@ -106,6 +106,23 @@ async def test_who_has_lost_the_lease_stores_no_more(
     assert len((await stored(ada.world))["INBOX"]) == MANY
 
 
+async def test_whoever_is_alone_waits_for_no_lease_of_the_dead(ada: Client, far: Dovecot) -> None:
+    far.save(raw_message("One"))
+    later = ada.world.now() + timedelta(seconds=60)
+    key = await connector(ada, far, lease=1, leased_until=later)
+    gate = Gate(private=True)
+    assert not await connectorruns.run_one(ada.world, key, gate)
+    work = asyncio.create_task(connectorruns.run(ada.world, gate, alone=True))
+    try:
+        async with asyncio.timeout(30):
+            while not (await row_of(ada.world, key)).last_success_at:  # noqa: ASYNC110 - a row
+                await asyncio.sleep(0.02)
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    assert (await newest(ada.world, key)).imported == 1
+
+
 async def test_a_run_ends_where_it_is_asked_to(ada: Client, far: Dovecot) -> None:
     far.save_all([raw_message(f"Nr {nth}") for nth in range(MANY)])
     key = await connector(ada, far, interval=600)
