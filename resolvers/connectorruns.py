@@ -22,6 +22,7 @@ from models.errors import Refused
 from models.journal import ChangeKind
 from models.roles import Role, Scope
 from models.tasks import TaskState
+from models.users import User
 from models.wakeups import CONNECTORS
 from models.world import Turn, World
 from resolvers import fetching, singleimports
@@ -201,6 +202,7 @@ async def _claim(world: World, busy: list[str], only: int | None = None) -> Run 
             col(Connector.next_run_at) <= now,
             (col(Connector.leased_until).is_(None)) | (col(Connector.leased_until) < now),
             col(Connector.host).not_in(busy),
+            col(Connector.user_id).in_(select(col(User.id)).where(~col(User.disabled))),
             true() if only is None else col(Connector.id) == only,
         )
         asked = select(col(Connector.id), col(Connector.user_id)).where(*due)

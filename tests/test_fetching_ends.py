@@ -15,6 +15,7 @@ from models.tasks import TaskState
 from models.world import World
 from resolvers import connectorchange, connectorruns
 from resolvers.connectorruns import Worker
+from tests import accounts
 from tests.conftest import Client, Clock, raw_message
 from tests.fetching import again, changed, connector, far, may, newest, ran, row_of, server, stored
 from tests.mail.dovecot import Dovecot
@@ -200,6 +201,21 @@ async def test_a_private_address_is_refused_and_nothing_is_connected_to(
     run = await newest(ada.world, key)
     assert (run.state, run.stage) == (TaskState.FAILED, "RESOLVE")
     assert "inside" in run.error
+
+
+async def test_who_receives_nothing_fetches_nothing(
+    ada: Client, far: Dovecot, root: Client
+) -> None:
+    far.save(raw_message("One"))
+    key = await connector(ada, far)
+    for disabled in (True, False):
+        given = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
+        assert (await accounts.run(root, "userUpdate", **given))["errors"] == []
+        worker = Worker(ada.world, Gate(private=True))
+        await connectorruns.look(worker)
+        await asyncio.gather(*worker.running.values())
+        assert bool(await stored(ada.world)) is not disabled
+    assert (await newest(ada.world, key)).imported == 1
 
 
 async def test_the_history_has_an_end(ada: Client, far: Dovecot) -> None:
