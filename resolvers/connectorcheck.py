@@ -138,7 +138,7 @@ def _of(account: Mapping[str, Any]) -> list[Stage]:
 
 def _until(stages: list[Stage], problem: Failure) -> list[Tried]:
     if isinstance(problem, connectorsecrets.Unready):  # nothing else was tried
-        return [Tried(Stage.LOGIN, ok=False, said=problem.message)]
+        return [Tried(problem.stage, ok=False, said=problem.message)]
     at = stages.index(problem.stage) if problem.stage in stages else len(stages) - 1
     passed = [Tried(stage, ok=True) for stage in stages[:at]]
     return [*passed, Tried(stages[at], ok=False, said=problem.message)]

@@ -111,7 +111,7 @@ class Worker:
     """What is under way in this process."""
 
     world: World
-    gate: Gate
+    gate: Gate | None = None  # None: as the settings have it when a run begins
     trust: Any = None
     running: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)
     runs: dict[int, Run] = field(default_factory=dict)  # the same
@@ -140,7 +140,7 @@ async def run(
     Whoever is `alone` with the store waits for no lease: who holds one is dead, or a command,
     which leaves the run to us.
     """
-    worker = Worker(world, gate or Gate(private=world.options.connectors_private), trust)
+    worker = Worker(world, gate, trust)
     with world.wakeups.listen([CONNECTORS]) as bell:
         try:
             while True:
@@ -246,7 +246,8 @@ async def _carried(worker: Worker, run: Run) -> None:
     """Run it, and note what came of it."""
     log.info("connector begins", extra={"connector": run.connector.id, "run": run.row.id})
     beating = asyncio.create_task(_beats(run))
-    fetch = asyncio.create_task(fetching.fetch(run, worker.gate, worker.trust))
+    gate = worker.gate or Gate(private=worker.world.options.connectors_private)
+    fetch = asyncio.create_task(fetching.fetch(run, gate, worker.trust))
     state, error, stage = TaskState.SUCCEEDED, None, None
     try:
         await asyncio.wait([fetch, beating], return_when=asyncio.FIRST_COMPLETED)

@@ -82,6 +82,8 @@ async def _server(
     known = opened(world, connector.id, connector.secret)
     if not known.get("password"):
         raise Unready(Stage.LOGIN, "it has no password: set one", refused=True)
+    if connector.security == Security.PLAIN and not gate.private:
+        raise Unready(Stage.CONNECT, "without encryption it may not be reached any more")
     word, kept = known["password"], False
     if connector.mechanism in BY_TOKEN and connector.oauth:
         word, kept = await _token(world, connector, gate, anew=anew)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.outward import Gate
-from models.connectors import ConnectorRun, Protocol
+from models.connectors import ConnectorRun, Protocol, Security
 from models.tasks import TaskState
 from models.world import World
 from resolvers import connectorchange, connectorruns
@@ -199,8 +200,20 @@ async def test_a_private_address_is_refused_and_nothing_is_connected_to(
     await connectorruns.look(worker)
     await asyncio.gather(*worker.running.values())
     run = await newest(ada.world, key)
-    assert (run.state, run.stage) == (TaskState.FAILED, "RESOLVE")
-    assert "inside" in run.error
+    assert (run.state, run.stage) == (TaskState.FAILED, "CONNECT")
+    assert "without encryption" in run.error
+    run = await again(ada.world, key, security=Security.TLS)
+    assert (run.state, run.stage) == (TaskState.FAILED, "TLS")  # it was connected to
+    await changed(ada.world, key, next_run_at=ada.world.now())
+    worker = Worker(ada.world)
+    for private, stage in ((False, "RESOLVE"), (True, "TLS")):  # by a setting that changes
+        options = replace(ada.world.options, connectors_private=private)
+        object.__setattr__(ada.world, "options", options)
+        await changed(ada.world, key, next_run_at=ada.world.now())
+        await connectorruns.look(worker)
+        await asyncio.gather(*worker.running.values())
+        assert (await newest(ada.world, key)).stage == stage
+    assert "inside" in next(line for line in await lines(ada.world, key) if "RESOLVE" in line)
 
 
 async def test_who_receives_nothing_fetches_nothing(
@@ -209,13 +222,19 @@ async def test_who_receives_nothing_fetches_nothing(
     far.save(raw_message("One"))
     key = await connector(ada, far)
     for disabled in (True, False):
-        given = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
+        given: dict[str, Any] = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
         assert (await accounts.run(root, "userUpdate", **given))["errors"] == []
         worker = Worker(ada.world, Gate(private=True))
         await connectorruns.look(worker)
         await asyncio.gather(*worker.running.values())
         assert bool(await stored(ada.world)) is not disabled
     assert (await newest(ada.world, key)).imported == 1
+
+
+async def lines(world: World, key: int) -> list[str]:
+    """What all runs of a connector have logged."""
+    asked = select(col(ConnectorRun.log)).where(col(ConnectorRun.connector_id) == key)
+    return [line for row in await world.database.read(asked) for line in row.log]
 
 
 async def test_the_history_has_an_end(ada: Client, far: Dovecot) -> None:
