@@ -139,8 +139,8 @@ STEPS = {
     "LSUB": Stage.LIST,
     "UID SEARCH": Stage.FETCH,
     "UID FETCH": Stage.FETCH,
-    "IDLE": Stage.FETCH,
-    "DONE": Stage.FETCH,
+    "IDLE": Stage.LISTEN,
+    "DONE": Stage.LISTEN,
     "UID STORE": Stage.DELETE,
     "UID EXPUNGE": Stage.DELETE,
 }
