@@ -338,6 +338,7 @@ async def test_tokens_are_not_asked_for_inside(ada: Client, imap: Imap, tokens: 
         return ["127.0.0.1"]
 
     world, key = ada.world, await made(ada, imap, tokens)
+    await changed(world, key, security=Security.TLS)
     assert "inside" in (await ran(world, key, private=False)).error
     oauth = {**(await row_of(world, key)).oauth}
     oauth["token_url"] = f"http://login.example.com:{tokens.port}/token"
