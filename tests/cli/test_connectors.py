@@ -248,7 +248,8 @@ def test_a_check_ends_where_it_fails(near: Shell, far: Dovecot) -> None:
     assert (said.code, stages(said.out)[-1]) == (0, ("ok", "login")), said.out
     near.set(connectors_private="")
     said = near("connector", "check", "wrong")
-    assert (said.code, stages(said.out)) == (1, [("failed", "name")])
+    assert (said.code, stages(said.out)) == (1, [("failed", "connection")])
+    assert "without encryption" in said.out
     assert near.rows("SELECT count(*) FROM connector_runs") == [(0,)]
 
 
