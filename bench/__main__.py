@@ -24,9 +24,12 @@ from bench import (
     live,
     lmtp,
     logins,
+    queue,
     report,
     ruled,
     searches,
+    sending,
+    submitting,
     telling,
 )
 from bench.documents import Work, works
@@ -69,13 +72,15 @@ class Plan:
     rounds: int = 200  # of deliveries with and without the journal
     rules: ruled.Size = field(default_factory=ruled.Size)
     fetched: int = fetching.MESSAGES
+    waiting: int = queue.MANY
+    sent: int = sending.MESSAGES
 
 
 FEW = folders.Size(2000, 50, 500)
 SOME = heard.Size(40, 20, 200, 2.0, 200)
 QUICK = Plan(
     Size(2000), 20, 0.4, 5, (1, 16), (1, 8), 20, 100, 50, 5000, (2000,), FEW, SOME, 20_000, 20,
-    ruled.Size(2, 0.3, 1), 1000,
+    ruled.Size(2, 0.3, 1), 1000, 2000, 500,
 )  # fmt: skip
 SECOND = Plan(Size(5000), 50, 2.0, 20, (1, 16), (1, 8), 100, 500, 150)  # what differs by the store
 
@@ -141,6 +146,9 @@ async def _followed(plan: Plan, results: Results, only: str) -> None:
         heard.NAME: partial(heard.measured, size=plan.followed),
         behind.NAME: partial(behind.measured, many=plan.behind),
         fetching.NAME: partial(fetching.measured, many=plan.fetched),
+        queue.NAME: partial(queue.measured, many=plan.waiting),
+        sending.NAME: partial(sending.measured, many=plan.sent),
+        submitting.NAME: partial(submitting.measured, seconds=plan.seconds),
         telling.NAME: partial(telling.measured, rounds=plan.rounds),
         ruled.NAME: partial(ruled.measured, size=plan.rules),
         large.NAME: partial(

@@ -20,6 +20,9 @@ ABOVE = "memory above idle while letters of 50 MiB come"
 COPIED = "{:,} messages of 20 KB fetched from Dovecot"
 COPYING = "memory above idle while mail is fetched"
 NOTHING_NEW = "a run that finds nothing new"
+CLAIM = "p99 of a claim, {:,} waiting"
+SENT_OUT = "messages of 20 KB that leave in a second, to one neighbour"
+HANDED_IN = "letters of 20 KB handed in in a second, {}"
 SENT_ON = "by SMTP and sent on"  # said behind those two
 HALF_OPEN, FIRST = "times the p99, beside", "from the decoded body to the first resolver"
 
@@ -64,9 +67,21 @@ def goals(lines: Sequence[Line], facts: Sequence[Fact]) -> Iterator[Goal]:
     yield from _crowd(by_name)
     yield from _live(facts)
     yield from _copied(by_name)
+    yield from _sent(facts)
     for fact in facts:
         if fact.name.startswith(HALF_OPEN):
             yield _most(f"{PAGE}, {fact.name}", fact.value, 2.0, "times")
+
+
+def _sent(facts: Sequence[Fact]) -> Iterator[Goal]:
+    """Handed in, waiting, and on the way out."""
+    for fact in facts:
+        if fact.name.startswith(HANDED_IN.partition("{")[0]):
+            yield _least(fact.name, fact.value, 500.0, "")
+        if fact.name.startswith(CLAIM.partition("{")[0]):
+            yield _most(fact.name, fact.value, 10.0, "ms")
+        if fact.name == SENT_OUT:
+            yield _least(SENT_OUT, fact.value, 300.0, "")
 
 
 def _page(line: Line | None) -> Iterator[Goal]:

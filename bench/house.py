@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -70,7 +71,7 @@ async def furnish(
         return await _found(world, secrets, full_raw)
 
 
-async def make_user(world: World, address: str, *targets: str) -> User:
+async def make_user(world: World, address: str, *targets: str, **more: Any) -> User:
     """Make an account of this address, without limits, that forwards to these."""
     new = NewUser(
         username=address,
@@ -79,6 +80,7 @@ async def make_user(world: World, address: str, *targets: str) -> User:
         quota=0,
         received_max=0,
         targets=targets,
+        **more,
     )
     return await usercreate.create(owner(world), new)
 

@@ -34,8 +34,9 @@ RECORDS: Mapping[str, type[Shape]] = {
 @strawberry.type(description="One decision on the way of a message.")
 class TraceStep(View):
     stage: str = leaf(
-        "RECIPIENT_REWRITE, DOMAIN_ALIAS, ADDRESS, ACCOUNT, SENDER_RULE, FILTER: one that may "
-        "send it on, or drop it; or AUTOREPLY: it may be answered. More may come."
+        "RECIPIENT_REWRITE, DOMAIN_ALIAS, BACKUP_MX: it goes on to other servers, ADDRESS, "
+        "ACCOUNT, SENDER_RULE, FILTER: one that may send it on, or drop it; or AUTOREPLY: it may "
+        "be answered. More may come."
     )
     input: str = leaf("Before.")
     output: list[str] = leaf("After; empty = refused or dropped here.")

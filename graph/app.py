@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from graph import graphiql, health, rest
+from graph import acmechallenge, graphiql, health, rest, stspolicy
 from graph.endpoint import Endpoint, Settings
 from graph.headers import dressed
 from graph.intake import Limits
@@ -132,6 +132,8 @@ def create_app(
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),
+            *acmechallenge.routes(world),
+            *stspolicy.routes(world),
             *rest.routes(world, by_path, spool, uploads, endpoint),
         ],
         middleware=_cors(settings.origins),

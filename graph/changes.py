@@ -180,6 +180,13 @@ KINDS_CHANGED = {
     ChangeKind.SENDER_RULE_CHANGED: "SenderRule",
     ChangeKind.QUARANTINE_CHANGED: "QuarantineItem",
     ChangeKind.CONNECTOR_CHANGED: "Connector",
+    ChangeKind.DKIM_CHANGED: "DkimKey",
+    ChangeKind.RELAY_HOST_CHANGED: "RelayHost",
+    ChangeKind.TRANSPORT_CHANGED: "Transport",
+    ChangeKind.TLS_POLICY_CHANGED: "TlsPolicy",
+    ChangeKind.FORWARDING_HOST_CHANGED: "ForwardingHost",
+    ChangeKind.COMPOSE_REQUESTED: "ComposeRequest",
+    ChangeKind.CERTIFICATE_CHANGED: "Certificate",
 }
 
 

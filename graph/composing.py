@@ -19,7 +19,12 @@ from mail.compose import Attachment, HeaderLine, Priority
 from mail.fields import Named
 from models.errors import Invalid, NotFound, Problems
 from resolvers.attaching import Chosen, Uploaded
-from resolvers.references import Reference
+from resolvers.references import Reference, ReferenceQuote
+
+WRITTEN = (  # fields of the input that a message is written from
+    *("from_", "identity", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
+    *("attachments", "reference"),
+)
 
 
 class ContentEncoding(StrEnum):
@@ -33,6 +38,7 @@ class ContentEncoding(StrEnum):
 for words, text in (
     (Priority, "How much its sender hurries."),
     (ContentEncoding, "How content is written."),
+    (ReferenceQuote, "Where the message referred to is quoted."),
 ):
     strawberry.enum(words, description=text)
 
@@ -74,6 +80,14 @@ class ReferenceInput:
     attachments: ReferenceAttachments | None = leaf(
         "Those of it that this one has too; needs the scope MAIL_READ.", default=UNSET
     )
+    quote: ReferenceQuote = leaf(
+        "Whether text and html quote it, and where; needs the scope MAIL_READ. An answer quotes "
+        "line by line, a forward has its From, Date, Subject and To above it.",
+        default=ReferenceQuote.NONE,
+    )
+    include_message: bool = leaf(
+        "It goes along whole, as message/rfc822; needs the scope MAIL_READ.", default=False
+    )
 
 
 @strawberry.input
@@ -109,19 +123,26 @@ class Composing(Options):
 async def composed(info: Info, given: Composing, problems: Problems) -> dict[str, Any]:
     """The fields of `resolvers.composing.Fields`; `problems` has the files that are none."""
     return {
+        **await composed_of(info, given),
         "from_": _named(given.from_) if given.from_ else None,
+        "headers": [HeaderLine(each.key, each.value) for each in given.headers or ()],
+        "attachments": _files(given.attachments, problems),
+    }
+
+
+async def composed_of(info: Info, given: Any) -> dict[str, Any]:
+    """Those of these fields that every input has which says what is to be written."""
+    return {
         "identity": ids.decode("Identity", given.identity, path="identity")
         if given.identity
         else None,
-        "to": _people(given.to) if given.to is not UNSET else None,
-        "cc": _people(given.cc) if given.cc is not UNSET else None,
-        "bcc": _people(given.bcc),
-        "reply_to": None if plain(given.reply_to) is None else _people(given.reply_to),
+        "to": people_of(given.to) if given.to is not UNSET else None,
+        "cc": people_of(given.cc) if given.cc is not UNSET else None,
+        "bcc": people_of(given.bcc),
+        "reply_to": None if plain(given.reply_to) is None else people_of(given.reply_to),
         "subject": plain(given.subject),
         "text": plain(given.text),
         "html": plain(given.html),
-        "headers": [HeaderLine(each.key, each.value) for each in given.headers or ()],
-        "attachments": _files(given.attachments, problems),
         "priority": given.priority,
         "reference": await _reference(info, given.reference) if given.reference else None,
     }
@@ -146,7 +167,8 @@ def _named(person: NamedAddressInput) -> Named:
     return Named(person.address, plain(person.name))
 
 
-def _people(people: Sequence[NamedAddressInput] | None) -> list[Named]:
+def people_of(people: Sequence[NamedAddressInput] | None) -> list[Named]:
+    """These people as the floors below know them."""
     return [_named(person) for person in people or ()]
 
 
@@ -200,4 +222,4 @@ async def _reference(info: Info, given: ReferenceInput) -> Reference:
     if key is None:
         raise NotFound("", path=["reference", "message"])
     files = chosen(given.attachments or None, ["reference", "attachments"])
-    return Reference(key, given.action, files)
+    return Reference(key, given.action, files, ReferenceQuote(given.quote), given.include_message)

@@ -11,8 +11,10 @@ from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.passwordpolicy import PasswordPolicyInput
+from graph.ratelimits import RateLimitInput
 from graph.refs import DomainRef, domain_named
 from graph.scalars import ByteSize
+from models.errors import Invalid
 from models.roles import AdminPermission, Role, Scope
 from resolvers import domainaliases, domainchange, domainrename
 from resolvers.domainaliases import NewAlias
@@ -23,6 +25,8 @@ ADMIN: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 DELEGATED: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
 ALIASES: dict[str, Any] = {**DELEGATED, "admin_permission": AdminPermission.ALIAS_DOMAINS}
 POLICY = "What passwords must have that are set from then on; null = what the platform says."
+RELAY = "Relay host by which mail of its senders leaves; null = none."
+RATE = "What its users may send together; null = what the settings say."
 DEFAULT = "For users without a quota of their own, 0 = unlimited; null = the platform's."
 
 
@@ -32,7 +36,19 @@ def _set(given: Any, *within: str, without: frozenset[str] = frozenset()) -> Val
     columns = {name: value for name, value in named.items() if name not in without}
     if "password_policy" in columns:
         columns |= passwordpolicy.columns(columns.pop("password_policy"))
+    if "relay_host" in columns:
+        columns["relay_host_id"] = _relay(columns.pop("relay_host"), *within)
+    if rate := columns.get("rate_limit"):
+        columns["rate_limit"] = rate.rate()
     return Values(columns, within)
+
+
+def _relay(id: str | None, *within: str) -> int | None:
+    try:
+        return None if id is None else ids.decode("RelayHost", id, path="relayHost")
+    except Invalid as problem:
+        problem.path = [*within, *problem.path]
+        raise
 
 
 @strawberry.input(description="Input of domainCreate.")
@@ -51,8 +67,10 @@ class DomainCreateInput(Options):
     relay_unknown_only: bool = leaf(
         "Local users here, others relayed; needs relayAllRecipients.", default=False
     )
+    relay_host: strawberry.ID | None = leaf(RELAY, default=UNSET)
     global_address_list: bool = leaf("Users see each other.", default=True)
     password_policy: PasswordPolicyInput | None = leaf(POLICY, default=UNSET)
+    rate_limit: RateLimitInput | None = leaf(RATE, default=UNSET)
 
 
 @strawberry.input(description="What to set; absent = as it is, null = none.")
@@ -70,8 +88,10 @@ class DomainPatch:
     relay_unknown_only: bool | None = leaf(
         "Local users here, others relayed; needs relayAllRecipients.", default=UNSET
     )
+    relay_host: strawberry.ID | None = leaf(RELAY, default=UNSET)
     global_address_list: bool | None = leaf("Users see each other.", default=UNSET)
     password_policy: PasswordPolicyInput | None = leaf(POLICY, default=UNSET)
+    rate_limit: RateLimitInput | None = leaf(f"{RATE} Needs RATELIMIT.", default=UNSET)
 
 
 @strawberry.input(description="Input of domainUpdate.")
@@ -114,6 +134,7 @@ class DomainRenamePayload(MutationPayload):
     domain: Domain | None = leaf("The domain, with its new name.", default=None)
     addresses_updated: int = leaf("Addresses with the new name.", default=0)
     users_updated: int = leaf("Accounts with another user name or main address.", default=0)
+    dkim_keys_updated: int = leaf("Keys that sign for the new name.", default=0)
     domain_aliases_updated: int = leaf("Aliases that stand for the new name.", default=0)
 
 
@@ -131,7 +152,8 @@ class DomainMutation:
         return DomainPayload(domain=Domain.of(row))
 
     @mutation(
-        "Many at once, all or none. A DOMAIN_ADMIN changes the description, with DOMAIN_DESC.",
+        "Many at once, all or none. A DOMAIN_ADMIN changes the description, with DOMAIN_DESC, and "
+        "the sending rate, with RATELIMIT.",
         **DELEGATED,
     )
     async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:
@@ -150,8 +172,8 @@ class DomainMutation:
         return DeletePayload(deleted_ids=[ids.encode("Domain", key) for key in keys])
 
     @mutation(
-        "With its addresses, main addresses, and user names that are addresses there, in one "
-        "transaction. validateOnly lists all that is in the way.",
+        "With its addresses, main addresses, signing keys, and user names that are addresses "
+        "there, in one transaction. validateOnly lists all that is in the way.",
         **ADMIN,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
@@ -160,6 +182,7 @@ class DomainMutation:
             domain=Domain.of(done.domain),
             addresses_updated=done.addresses,
             users_updated=done.users,
+            dkim_keys_updated=done.keys,
             domain_aliases_updated=done.aliases,
         )
 

@@ -10,11 +10,13 @@ from strawberry import UNSET
 
 from graph import ids
 from graph.connections import Connection, connected, page_asked
+from graph.dkim import DkimKey
 from graph.errors import leaf
 from graph.fields import Info, field, query
 from graph.passwordpolicy import PasswordPolicy
+from graph.ratelimits import RateLimit
 from graph.refs import DomainAliasRef, DomainRef, UserRef, domain_named, given, plain, user_of
-from graph.rows import Shape, columns, identified, link, listed
+from graph.rows import Shape, columns, identified, link, listed, shaped
 from graph.scalars import BigInt, ByteSize
 from graph.views import Made, View
 from mail.dnsadvice import DnsState
@@ -22,11 +24,14 @@ from models.pages import Cursor, ordering
 from models.roles import Role, Scope
 from models.senderrules import SenderAction
 from resolvers import (
+    dkim,
     dnsrecords,
     domainaliases,
     domainlists,
     domains,
     passwordpolicy,
+    ratelimits,
+    routing,
     senderrules,
 )
 from resolvers.dnsrecords import Question
@@ -37,11 +42,11 @@ from resolvers.senderrules import OfDomain as OfDomainRules
 
 if TYPE_CHECKING:
     from graph.addresses import Address
+    from graph.routing import RelayHost
     from graph.senderrules import SenderRule
     from graph.users import User
 
 strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
-strawberry.enum(DnsState, description="How what DNS says compares with what it should.")
 
 DNS_COST = 20
 OURS: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
@@ -114,6 +119,12 @@ class Domain(Shape):
     backup_mx: bool = leaf("Only relayed to the primary server.")
     relay_all_recipients: bool = leaf("Relayed also for unknown recipients.")
     relay_unknown_only: bool = leaf("Local users here, others relayed.")
+    relay_host: Annotated["RelayHost", strawberry.lazy("graph.routing")] | None = link(
+        "relay_host_id",
+        routing.relay_hosts,
+        shaped("graph.routing", "RelayHost"),
+        description="Way out for mail of its senders, as an ADMIN sees it; null = by itself.",
+    )
     global_address_list: bool = leaf("Users see each other in the address register.")
     created_at: datetime = leaf("Creation.")
     updated_at: datetime | None = leaf("Last change.")
@@ -150,6 +161,10 @@ class Domain(Shape):
     )
     async def password_policy(self, info: Info) -> PasswordPolicy:
         return PasswordPolicy.of(passwordpolicy.of(info.context.world, self.row))
+
+    @field("How much its users may send together; null = what the settings say.", "id", **OURS)
+    async def rate_limit(self, info: Info) -> RateLimit | None:
+        return RateLimit.maybe(await info.context.load(ratelimits.by_ids, self.row.id))
 
     @field("In use.", **OURS)
     async def storage(self, info: Info) -> DomainStorage:
@@ -226,6 +241,10 @@ class Domain(Shape):
             lambda row: Cursor(ask.ordering, row.pattern, row.id),
             lambda: info.context.load(senderrules.counts_of_domains, listing),
         )
+
+    @field("The key in use: RSA, if there is one.", "name", **OURS)
+    async def dkim_key(self, info: Info) -> DkimKey | None:
+        return DkimKey.maybe(await info.context.load(dkim.of_domains, self.row.name))
 
     @field(
         "MX, SPF, DKIM, DMARC, MTA-STS, TLS-RPT, TLSA, and what programs look for. With check they "

@@ -11,6 +11,7 @@ from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
 from graph.mimeparts import Attachment, ContentType, MailAddress, MimePart
+from graph.outbound import Outbound, outbound_of
 from graph.reading import Reading, Verification, intro_of
 from graph.refs import MessageRef, message_of
 from graph.rows import columns, identified, link, shaped
@@ -25,12 +26,14 @@ from models.pages import Cursor, ordering
 from models.roles import Scope
 from resolvers import (
     bulk,
+    fileattaching,
     filters,
     labels,
     mailboxes,
     messages,
     relevance,
     searches,
+    sentof,
     snippets,
     tiers,
     users,
@@ -41,6 +44,7 @@ from resolvers.moves import Changes
 from resolvers.selections import Selection
 
 if TYPE_CHECKING:
+    from graph.files import File
     from graph.filters import Filter
     from graph.labels import Label
     from graph.mailboxes import Mailbox
@@ -164,6 +168,18 @@ class Message(Reading):
         "What the server found out where it came in; null = no statement."
     )
     spam: SpamReport | None = leaf("What scanners found; null = none has judged it.")
+    outbound: list[Outbound] = link(
+        "id",
+        sentof.outbound,
+        outbound_of,
+        description="Where it stands on its way out, as often as it was sent; the oldest first.",
+    )
+    files: list[Annotated["File", strawberry.lazy("graph.files")]] = link(
+        "id",
+        fileattaching.of_drafts,
+        lambda rows: [shaped("graph.files", "File")(row) for row in rows],
+        description="Stored files that a draft was given.",
+    )
     pop3_uidl: str = leaf("By which POP3 names it (RFC 1939): its guid.")
 
     batch = staticmethod(messages.by_ids)

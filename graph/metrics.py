@@ -168,7 +168,18 @@ def _waiting(now: Standing) -> list[Family]:
             now.unindexed,
             Across.SAME,
         ),
+        *_certificates(now),
     ]
+
+
+def _certificates(now: Standing) -> list[Family]:
+    """Without a certificate nothing ends."""
+    words = "Certificates that ACME failed to make the last time."
+    failing = gauge("merganser_certificates_failing", words, now.unissued, Across.SAME)
+    name = "merganser_certificate_expires_seconds"
+    words = "How long the stored certificate is valid that ends first."
+    points = [] if now.expires is None else [Point((), now.expires)]
+    return [failing, Family(name, Kind.GAUGE, words, (), points, across=Across.SAME)]
 
 
 def _by_state(name: str, help: str, many: Mapping[str, int]) -> Family:

@@ -16,7 +16,10 @@ from graph.auth import AccessToken, ApiKey
 from graph.authlog import AuthEvent
 from graph.autoreply import Autoreply
 from graph.bccrules import BccRule
+from graph.certificates import Certificate
+from graph.composerequests import ComposeRequest
 from graph.connectors import Connector, ConnectorRun
+from graph.dkim import DkimKey
 from graph.domains import Domain, DomainAlias
 from graph.exports import AccountExport
 from graph.fields import Info, query
@@ -29,7 +32,10 @@ from graph.mailboxes import Mailbox
 from graph.messages import Message
 from graph.notifications import PushChannel
 from graph.quarantine import QuarantineItem
+from graph.queue import QueueEntry
+from graph.ratelimits import RateHold, RateLimit
 from graph.recipientrewrites import RecipientRewrite
+from graph.routing import ForwardingHost, RelayHost, TlsPolicy, Transport
 from graph.rows import Shape
 from graph.savedsearches import SavedSearch
 from graph.senderrules import SenderRule
@@ -53,6 +59,7 @@ KINDS: dict[str, type[Shape]] = {
     "AdminLogEntry": AdminLogEntry,
     "ApiKey": ApiKey,
     "ArchivedMessage": ArchivedMessage,
+    "Certificate": Certificate,
     "Audit": Audit,
     "AuditAccess": AuditAccess,
     "AuditedMessage": AuditedMessage,
@@ -60,11 +67,13 @@ KINDS: dict[str, type[Shape]] = {
     "AppPassword": AppPassword,
     "Autoreply": Autoreply,
     "BccRule": BccRule,
+    "DkimKey": DkimKey,
     "Domain": Domain,
     "DomainAlias": DomainAlias,
     "File": File,
     "FileShare": FileShare,
     "Filter": Filter,
+    "ForwardingHost": ForwardingHost,
     "Identity": Identity,
     "KeyValue": KeyValue,
     "Label": Label,
@@ -72,9 +81,14 @@ KINDS: dict[str, type[Shape]] = {
     "Message": Message,
     "PushChannel": PushChannel,
     "QuarantineItem": QuarantineItem,
+    "ComposeRequest": ComposeRequest,
+    "QueueEntry": QueueEntry,
     "Connector": Connector,
     "ConnectorRun": ConnectorRun,
+    "RateHold": RateHold,
+    "RateLimit": RateLimit,
     "RecipientRewrite": RecipientRewrite,
+    "RelayHost": RelayHost,
     "SavedSearch": SavedSearch,
     "SenderRule": SenderRule,
     "SettingChange": SettingChange,
@@ -82,6 +96,8 @@ KINDS: dict[str, type[Shape]] = {
     "Submission": Submission,
     "Task": Task,
     "Thread": Thread,
+    "TlsPolicy": TlsPolicy,
+    "Transport": Transport,
     "User": User,
     "WebauthnKey": WebauthnKey,
     "Webhook": Webhook,

@@ -1,34 +1,64 @@
 """Sending, and how it went, as the API shows them."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
+from strawberry.scalars import JSON
 
 from graph import ids
-from graph.composing import Composing, NamedAddressInput, composed
+from graph.composing import WRITTEN, Composing, NamedAddressInput, composed
 from graph.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 - the outline's word
 from graph.fields import Info, query, subscription
 from graph.messages import Message
 from graph.mutations import mutation
 from graph.reading import TlsInfo
-from graph.refs import MailboxRef, named, plain
+from graph.refs import (
+    MailboxRef,
+    MessageRef,
+    UserRef,
+    keys_of,
+    message_of,
+    named,
+    owner_named,
+    plain,
+)
 from graph.rows import Shape, identified, link
-from graph.scalars import Duration
+from graph.scalars import Duration, Upload, free_data
+from graph.sendforms import (
+    FileAttachmentInput,
+    MergeInput,
+    address,
+    files_given,
+    merged,
+    values_given,
+)
 from graph.tasks import UndoToken
 from graph.views import Made
-from models.errors import Problems, found
-from models.queue import DeliveryState
+from models.errors import Invalid, NotFound, Problems
+from models.queue import DeliveryState, answer
 from models.roles import Scope
 from models.submission import SubmissionState
-from resolvers import messages, progress, submission, undoing
-from resolvers.submission import Envelope, Outgoing
+from resolvers import (
+    files,
+    messages,
+    onbehalf,
+    progress,
+    queue,
+    submission,
+    submissionchange,
+    undoing,
+)
+from resolvers.outgoing import ENTRIES
+from resolvers.queue import QueueName
+from resolvers.submission import Envelope, Outgoing, Sent
+from resolvers.submitdraft import Order
 
 for words, text in (
     (SubmissionState, "Where a submission stands: the sum of its deliveries."),
-    (DeliveryState, "How far a delivery to one recipient has come."),
+    (QueueName, "Where in the queue something stands."),
 ):
     strawberry.enum(words, description=text)
 
@@ -38,25 +68,37 @@ class RecipientDelivery:
     recipient: str = leaf("Address.")
     state: DeliveryState = leaf("How far it has come.")
     attempts: int = leaf("How often it was tried.")
-    next_attempt_at: datetime | None = leaf("Next try; null while one is under way.")
+    next_attempt_at: datetime | None = leaf("Next try; null while one is under way, or it is held.")
     last_response: str | None = leaf("What the other side said last.")
     delivered_at: datetime | None = leaf("Taken by the other side.")
     mx: str | None = leaf("Server it was handed to.")
     tls: TlsInfo | None = leaf("Encryption, null = none.")
+    reported_at: datetime | None = leaf(
+        "When a report came back from a server that had taken it; null: none has."
+    )
+    reported_by: str | None = leaf("The server that reports, as it names itself.")
+    report_proven: bool | None = leaf(
+        "Whether the report shows that it is of a server that this was handed to: else anybody "
+        "who knows the Message-ID may have written it."
+    )
+    queue_name: QueueName | None = leaf("Where it stands in the queue; null = it has left it.")
 
     @classmethod
     def of(cls, row: Any) -> "RecipientDelivery":
         """The delivery of a row."""
-        answer = None if row.last_code is None else f"{row.last_code} {row.last_response or ''}"
         return cls(
             recipient=row.recipient,
             state=row.state,
             attempts=row.attempts,
-            next_attempt_at=row.next_at if row.lease is None else None,
-            last_response=answer,
+            next_attempt_at=row.next_at if row.lease is None and row.held_at is None else None,
+            last_response=answer(row),
             delivered_at=row.delivered_at,
             mx=row.mx,
             tls=TlsInfo.maybe(row.tls),
+            reported_at=row.reported_at,
+            reported_by=row.reported_by,
+            report_proven=row.report_proven,
+            queue_name=queue.name_of(row),
         )
 
 
@@ -107,6 +149,41 @@ class MessageSendInput(Composing):
     is_draft: bool = leaf("Store as a draft, do not send.", default=False)
     send_time: datetime | None = leaf("Later.", default=strawberry.UNSET)
     undo_window: Duration | None = leaf("Hold that long first.", default=strawberry.UNSET)
+    request_dsn: bool = leaf(
+        "Ask for reports of delivery, delay and failure (RFC 3461).", default=False
+    )
+    user: UserRef | None = leaf(
+        "For whom it is sent: an account you manage and may act as. Who may only send as "
+        "somebody says so in from.",
+        default=strawberry.UNSET,
+    )
+    raw: str | None = leaf(
+        "Whole message, text or base64, in place of fields. Its From and Sender are checked, "
+        "Date and Message-ID are added; it goes to its To, Cc and Bcc, unless envelope says.",
+        default=strawberry.UNSET,
+    )
+    raw_upload: Upload | None = leaf("The same as upload.", default=strawberry.UNSET)
+    file_attachments: list[FileAttachmentInput] | None = leaf(
+        "Stored files, attached (needs the scope MAIL_READ) or linked to (MAIL).",
+        default=strawberry.UNSET,
+    )
+    template: JSON | None = leaf(
+        "Values for {{name}} in subject, text and html, where they are escaped. A name without "
+        "a value is refused.",
+        default=strawberry.UNSET,
+    )
+    merge: list[MergeInput] | None = leaf(
+        f"A message for each of these, up to {ENTRIES}, in place of to, cc and bcc: all are "
+        "sent, or none.",
+        default=strawberry.UNSET,
+    )
+    encrypt: bool = leaf(
+        "With the OpenPGP keys of all recipients: refused where one is not known here.",
+        default=False,
+    )
+    meta_data: JSON | None = leaf(
+        "Free data of the application, kept with the copy.", default=strawberry.UNSET
+    )
 
 
 async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> Outgoing:
@@ -123,19 +200,84 @@ async def _outgoing(info: Info, given: MessageSendInput, problems: Problems) -> 
         is_draft=given.is_draft,
         send_time=plain(given.send_time),
         undo_window=plain(given.undo_window),
+        request_dsn=given.request_dsn,
+        meta_data=free_data(given.meta_data, "metaData"),
+        raw=given.raw or None,
+        upload_id=ids.decode("Upload", given.raw_upload, path="rawUpload")
+        if given.raw_upload
+        else None,
+        files=files_given(info, given.file_attachments or None),
+        template=values_given(given.template, "template"),
+        merge=merged(given.merge),
+        encrypt=given.encrypt,
+        address=address(info),
     )
+
+
+def _check_whole(given: MessageSendInput) -> None:
+    """Refuse fields beside a whole message."""
+    if given.raw or given.raw_upload:
+        written = [*WRITTEN, "file_attachments"]
+        if any(getattr(given, name) not in (UNSET, None) for name in written):
+            text = "a whole message has all its fields"
+            raise Invalid(text, constraint="exclusive", path=["raw"])
+
+
+def _warnings(sent: Sequence[Sent]) -> list[Warning]:
+    found = dict.fromkeys(warning for one in sent for warning in one.warnings)
+    return [Warning(code=code, message=words, path=["mailbox"]) for code, words in found]
+
+
+def _undo(token: tuple[str, datetime] | None) -> UndoToken | None:
+    return UndoToken(token=token[0], expires_at=token[1]) if token else None
 
 
 @strawberry.type(description="Answer of messageSend.")
 class MessageSendPayload(MutationPayload):
     submission: Submission | None = leaf("On its way; null when only stored.", default=None)
     message: Message | None = leaf("Stored copy.", default=None)
-    undo: UndoToken | None = leaf("Takes it back while it is held.", default=None)
+    submissions: list[Submission] = leaf(
+        "All that are on their way: several of a mail merge, in its order.", default_factory=list
+    )
+    messages: list[Message] = leaf("The stored copies.", default_factory=list)
+    undo: UndoToken | None = leaf(
+        "Takes all back while they are held; a draft is one again.", default=None
+    )
+
+    @classmethod
+    def of(cls, sent: Sequence[Sent], token: tuple[str, datetime] | None) -> "MessageSendPayload":
+        """Of what became of one message, or of several."""
+        submissions = [Submission.of(one.submission) for one in sent if one.submission]
+        copies = [Message.of(one.message) for one in sent if one.message]
+        return cls(
+            submission=submissions[0] if submissions else None,
+            message=copies[0] if copies and sent[0].message else None,
+            submissions=submissions,
+            messages=copies,
+            undo=_undo(token),
+            warnings=_warnings(sent),
+        )
+
+
+@strawberry.input(description="Input of messageSubmit.")
+class MessageSubmitInput(Options):
+    message: MessageRef = leaf("A draft.")
+    delete_files: bool = leaf(
+        "Also delete the stored files it was given; needs the scope MAIL.", default=False
+    )
+    send_time: datetime | None = leaf("Later.", default=strawberry.UNSET)
+    undo_window: Duration | None = leaf("Hold that long first.", default=strawberry.UNSET)
 
 
 @strawberry.input(description="Input of submissionCancel.")
 class SubmissionCancelInput(Options):
     ids: list[strawberry.ID] = leaf("Global ids.")
+
+
+@strawberry.input(description="Input of submissionReschedule.")
+class SubmissionRescheduleInput(Options):
+    ids: list[strawberry.ID] = leaf("Global ids.")
+    send_time: datetime = leaf("Not before.")
 
 
 @strawberry.type(description="Answer of submission mutations.")
@@ -161,26 +303,49 @@ class SubmissionMutation:
     @mutation("Build, store and send.", scope=Scope.SUBMIT)
     async def message_send(self, info: Info, input: MessageSendInput) -> MessageSendPayload:
         problems = Problems()
+        _check_whole(input)
         outgoing = await _outgoing(info, input, problems)
-        sent, undo = await undoing.send(info.context, outgoing, problems)
-        return MessageSendPayload(
-            submission=Submission.maybe(sent.submission),
-            message=Message.maybe(sent.message),
-            undo=UndoToken(token=undo[0], expires_at=undo[1]) if undo else None,
-            warnings=[
-                Warning(code=code, message=words, path=["mailbox"]) for code, words in sent.warnings
-            ],
-        )
+        user = await owner_named(info, input.user or None)
+        async with onbehalf.sending(info.context, user, "messageSend") as ctx:
+            sent, undo = await undoing.send(ctx, outgoing, problems)
+        return MessageSendPayload.of(sent, undo)
+
+    @mutation(
+        "Sends a draft: it becomes the copy in Sent, under the same id, with a new Date.",
+        scope=Scope.SUBMIT,
+    )
+    async def message_submit(self, info: Info, input: MessageSubmitInput) -> MessageSendPayload:
+        key = await message_of(info, input.message, path="message")
+        if key is None:
+            raise NotFound("", path=["message"])
+        if input.delete_files:
+            files.permit(info.context)
+        times = plain(input.send_time), plain(input.undo_window)
+        order = Order(key, input.delete_files, *times)
+        owner = await onbehalf.owner_of(info.context, key)
+        async with onbehalf.sending(info.context, owner, "messageSubmit") as ctx:
+            sent, undo = await undoing.submit(ctx, order)
+        return MessageSendPayload.of([sent], undo)
 
     @mutation("Scheduled, held or still queued.", scope=Scope.SUBMIT)
     async def submission_cancel(
         self, info: Info, input: SubmissionCancelInput
     ) -> SubmissionsPayload:
-        keys = [
-            ids.decode("Submission", key, path="ids", index=n) for n, key in enumerate(input.ids)
-        ]
-        rows = await submission.cancel(info.context, keys)
-        return SubmissionsPayload(submissions=[Submission.of(found(row)) for row in rows])
+        keys = keys_of(info, "Submission", input.ids)
+        rows = await submissionchange.cancel(info.context, keys)
+        return SubmissionsPayload(submissions=[Submission.of(row) for row in rows])
+
+    @mutation(
+        "New send time, all or none: of what is scheduled, held or still queued. A time that is "
+        "past means now.",
+        scope=Scope.SUBMIT,
+    )
+    async def submission_reschedule(
+        self, info: Info, input: SubmissionRescheduleInput
+    ) -> SubmissionsPayload:
+        keys = keys_of(info, "Submission", input.ids)
+        rows = await submissionchange.reschedule(info.context, keys, input.send_time)
+        return SubmissionsPayload(submissions=[Submission.of(row) for row in rows])
 
 
 @strawberry.type

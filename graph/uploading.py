@@ -7,7 +7,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph import ids
-from graph.composing import Composing, ReferenceAttachments, chosen, composed
+from graph.composing import WRITTEN, Composing, ReferenceAttachments, chosen, composed
 from graph.errors import MutationPayload, Warning, leaf  # noqa: A004 - the outline's word
 from graph.fields import Info
 from graph.messages import Message
@@ -22,6 +22,7 @@ from graph.refs import (
     users_named,
 )
 from graph.scalars import Upload, free_data
+from graph.sendforms import files_attached
 from mail.compose import Priority
 from models.errors import NotFound, Problems
 from models.roles import Scope
@@ -29,10 +30,6 @@ from resolvers import uploading
 from resolvers.composing import Fields
 from resolvers.uploading import NewMessage
 
-WRITTEN = (  # fields of the input that a message is written from
-    *("from_", "identity", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
-    *("attachments", "reference"),
-)
 NOT_AN_ADDRESS = "RECIPIENT_DROPPED"
 
 
@@ -53,6 +50,10 @@ class MessageUploadInput(Composing):
     )
     received_at: datetime | None = leaf("Arrival, default now.", default=UNSET)
     meta_data: JSON | None = leaf("Free data of the application.", default=UNSET)
+    files: list[strawberry.ID] | None = leaf(
+        "Stored files to attach; a draft remembers them. Needs the scope MAIL_READ.",
+        default=UNSET,
+    )
     replace_previous: MessageRef | None = leaf(
         "A draft in whose place it comes: under the same id, with another uid. What is absent "
         "of attachments, and of what it answers, stays.",
@@ -73,9 +74,11 @@ class MessageUploadPayload(MutationPayload):
 
 async def _fields(info: Info, given: MessageUploadInput, problems: Problems) -> Fields | None:
     """What it is to be written from; None where nothing of that is given."""
-    some = any(getattr(given, name) not in (UNSET, None) for name in WRITTEN)
+    some = any(getattr(given, name) not in (UNSET, None) for name in (*WRITTEN, "files"))
     if some or given.priority is not Priority.NORMAL:
-        return Fields(**await composed(info, given, problems))
+        return Fields(
+            **await composed(info, given, problems), files=files_attached(given.files or None)
+        )
     return None
 
 

@@ -96,6 +96,7 @@ class UserCreateInput(Options):
         "Keep what is sent by SMTP submission in Sent.", default=False
     )
     tls_enforce_in: bool = leaf("Refuse mail that comes by SMTP without TLS.", default=False)
+    tls_enforce_out: bool = leaf("Send to servers elsewhere only over TLS.", default=False)
     smtp_allowed_networks: list[CIDR] | None = leaf(
         "SMTP submission only from here, empty = anywhere.", default=UNSET
     )
@@ -147,6 +148,7 @@ class UserCreateInput(Options):
             disabled_scopes=self.disabled_scopes or (),
             upload_sent_messages=self.upload_sent_messages,
             tls_enforce_in=self.tls_enforce_in,
+            tls_enforce_out=self.tls_enforce_out,
             smtp_allowed_networks=self.smtp_allowed_networks or (),
             webmail_access=self.webmail_access,
             meta_data=plain(self.meta_data),

@@ -32,6 +32,7 @@ from graph.messages import Message, message_page
 from graph.notifications import PushChannel
 from graph.passwordpolicy import PasswordPolicy
 from graph.quarantine import QuarantineItem, item_page
+from graph.ratelimits import RateLimit
 from graph.refs import MailboxRef, UserRef, named, user_of
 from graph.rows import Shape, asked, columns, identified, link, listed
 from graph.savedsearches import SavedSearch
@@ -62,6 +63,7 @@ from resolvers import (
     mailboxlists,
     notifications,
     passwordpolicy,
+    ratelimits,
     recovery,
     savedsearches,
     subscriptions,
@@ -151,6 +153,7 @@ class User(Shape):
     encrypt_messages: bool = leaf("All that arrives is encrypted to the key.")
     upload_sent_messages: bool = leaf("What is sent by SMTP submission is kept in Sent.")
     tls_enforce_in: bool = leaf("Mail that comes by SMTP without TLS is refused.")
+    tls_enforce_out: bool = leaf("Mail goes to servers elsewhere over TLS, or waits.")
     smtp_allowed_networks: list[CIDR] = leaf("SMTP submission only from here, empty = anywhere.")
     targets: list[str] = leaf(
         "What comes goes there too: addresses, smtp:// relays, http(s):// URLs. The password of a "
@@ -165,6 +168,12 @@ class User(Shape):
     admin_permissions: list[AdminPermission] = leaf("What a DOMAIN_ADMIN may do for users.")
     message_count: BigInt = leaf("All messages.")
     enabled2fa: list[TwoFactorMethod] = leaf("Second factors that are on.")
+    rate_limit: RateLimit | None = link(
+        "id",
+        ratelimits.by_ids,
+        RateLimit.maybe,
+        description="Own sending rate, beside that of the domain; null = what the settings say.",
+    )
     cursor: Cursor = link(
         "id",
         changes.by_streams,

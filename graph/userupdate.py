@@ -41,6 +41,7 @@ FACTS = (
     "received_max",
     "upload_sent_messages",
     "tls_enforce_in",
+    "tls_enforce_out",
     "smtp_allowed_networks",
     "webmail_access",
     "encrypt_messages",
@@ -99,6 +100,7 @@ class UserPatch:
         "Keep what is sent by SMTP submission in Sent."
     )
     tls_enforce_in: strawberry.Maybe[bool] = leaf("Refuse mail that comes by SMTP without TLS.")
+    tls_enforce_out: strawberry.Maybe[bool] = leaf("Send to servers elsewhere only over TLS.")
     smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = leaf(
         "SMTP submission only from here; null = anywhere."
     )

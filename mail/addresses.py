@@ -210,8 +210,12 @@ def _places(named: Any) -> Select[int]:
 def _addresses(dialect: str) -> Select[*tuple[Any, ...]]:
     named = bindparam("name", type_=String)
     home, there = aliased(Domain), _places(named)
+    onward = select(col(Domain.id)).where(  # mail/backups.py
+        col(Domain.id).in_(there), col(Domain.backup_mx), ~col(Domain.relay_unknown_only)
+    )
+    own = col(home.name) == named
     return (
-        select(*picked(Address), (col(home.name) == named).label("own"))
+        select(*picked(Address), own.label("own"), onward.exists().label("relayed"))
         .join(home, col(home.id) == col(Address.domain_id), isouter=True)
         .where(
             among(dialect, col(Address.local), "best", String),

@@ -51,20 +51,36 @@ def simple_body(body: bytes) -> bytes:
 
 def relaxed(steps: Iterable[bytes]) -> Iterator[bytes]:
     """The relaxed form of a body that comes in pieces cut anywhere, wired or not."""
-    held, any_ = b"", False  # what may be a part of a line's end, or of a blank
-    ends = _Ends()
+    made = Relaxed()
     for step in steps:
-        text = _spaced(held + step)
+        yield from made.more(step)
+    yield from made.end()
+
+
+class Relaxed:
+    """The relaxed form, for those who are handed a body piece by piece."""
+
+    def __init__(self) -> None:
+        self._held, self._any = b"", False  # what may be a part of a line's end, or of a blank
+        self._ends = _Ends()
+
+    def more(self, step: bytes) -> Iterator[bytes]:
+        """What is certain with another piece."""
+        text = _spaced(self._held + step)
         kept = text.removesuffix(b"\r").removesuffix(b" ")
-        held = text[len(kept) :]
-        for piece in ends.before(wired(kept).replace(b" \r\n", _CRLF)):
-            any_ = True
+        self._held = text[len(kept) :]
+        yield from self._told(wired(kept).replace(b" \r\n", _CRLF))
+
+    def end(self) -> Iterator[bytes]:
+        """What is left."""
+        yield from self._told(self._held.removesuffix(b" "))
+        if self._any:
+            yield _CRLF
+
+    def _told(self, text: bytes) -> Iterator[bytes]:
+        for piece in self._ends.before(text):
+            self._any = True
             yield piece
-    for piece in ends.before(held.removesuffix(b" ")):
-        any_ = True
-        yield piece
-    if any_:
-        yield _CRLF
 
 
 def simple(steps: Iterable[bytes]) -> Iterator[bytes]:

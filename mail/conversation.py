@@ -40,6 +40,7 @@ from mail.wire import (
     command,
     need_utf8,
     path,
+    wanted,
 )
 from models.errors import NotFound, Refused
 from models.options import MIB
@@ -252,7 +253,7 @@ class Conversation(SMTP):
     def _offers(self) -> list[str]:
         """What we can do, as the reply to the greeting tells it."""
         size = f"SIZE {self.limits.message_max}"
-        return ["PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
+        return ["PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN"]
 
     def _greet(self) -> str:
         """Begin anew with a client that has greeted us."""
@@ -301,8 +302,7 @@ class Conversation(SMTP):
         if not self._transaction:
             return "503 5.5.1 Say MAIL first"
         address, parameters = path("TO:", argument)
-        if parameters:
-            return "555 5.5.4 RCPT has no parameters here"
+        wish = wanted(self._transaction, parameters)
         if not address:
             return NO_ADDRESS
         need_utf8(address, utf8=self._transaction.utf8)
@@ -319,7 +319,7 @@ class Conversation(SMTP):
         except Wrong as wrong:
             self._turned_away(address, str(wrong))
             raise
-        self._transaction.recipients.append(taken)
+        self._transaction.recipients.append(replace(taken, wish=wish))
         return "250 2.1.5 Known here"
 
     def _turned_away(self, address: str, reply: str) -> None:

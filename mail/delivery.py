@@ -126,6 +126,7 @@ class Letter:
     # likewise, and one for all letters that differ by what stands before them only
     cut: dict[int, asyncio.Future[Pieces]] = field(default_factory=dict)
     came: str | None = None  # the digest of what came, where we have changed that
+    ours: bool = False  # written here: where it is sent on, keys of its author's domain sign it
 
 
 @dataclass(frozen=True, slots=True)

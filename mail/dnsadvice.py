@@ -9,8 +9,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
+from mail import stspolicy
 from mail.addresses import ascii_domain
+from mail.authentication import privatekeys
+from mail.stspolicy import BEFORE, OFF
+from models.dkim import ALL, DkimAlgorithm
 
 UNSET = "not configured: "  # begins the value of what there is nothing for yet
 FOUND = 10  # records shown of one name
@@ -49,18 +54,31 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key that signs, or waits for its record to be seen."""
+
+    selector: str
+    algorithm: DkimAlgorithm
+    public: str  # as p= has it
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ours:
     """What of a domain decides about its records."""
 
     domain: str
     hostname: str  # of this machine
     backup: bool = False  # only relays
+    keys: tuple[SigningKey, ...] = ()
+    mta_sts: str = OFF
+    spki: str | None = None  # SHA-256 of the public key that its server of mail shows, in hex
 
 
 def advise(ours: Ours) -> list[Advice]:
     """All records that should be there, in the order in which one sets them up."""
     domain, host = ascii_domain(ours.domain), ours.hostname.lower()
-    return [*_sending(ours, domain, host), *_services(domain, host)]
+    return [*_sending(ours, domain, host), *_services(ours.spki, domain, host)]
 
 
 def _sending(ours: Ours, domain: str, host: str) -> list[Advice]:
@@ -89,12 +107,7 @@ def _sending(ours: Ours, domain: str, host: str) -> list[Advice]:
             "SPF: which servers send mail of the domain",
             spf if named else None,
         ),
-        Advice(
-            "TXT",
-            f"dkim._domainkey.{domain}",
-            f"{UNSET}the domain has no key yet",
-            "DKIM: the key that mail of the domain is signed with",
-        ),
+        *_dkim(ours, domain),
         Advice(
             "TXT",
             f"_dmarc.{domain}",
@@ -102,18 +115,7 @@ def _sending(ours: Ours, domain: str, host: str) -> list[Advice]:
             "DMARC: what others do with mail that only claims to be from the domain",
             judged_dmarc,
         ),
-        Advice(
-            "TXT",
-            f"_mta-sts.{domain}",
-            f"{UNSET}there is no policy yet",
-            "MTA-STS: that the domain has a policy for encryption",
-        ),
-        Advice(
-            "CNAME",
-            f"mta-sts.{domain}",
-            f"{UNSET}there is no policy yet",
-            "MTA-STS: the host that serves the policy",
-        ),
+        *_mta_sts(ours, domain, host if named else ""),
         Advice(
             "TXT",
             f"_smtp._tls.{domain}",
@@ -124,14 +126,72 @@ def _sending(ours: Ours, domain: str, host: str) -> list[Advice]:
     ]
 
 
-def _services(domain: str, host: str) -> list[Advice]:
+def _dkim(ours: Ours, domain: str) -> list[Advice]:
+    return [dkim_advice(ours.domain, key) for key in ours.keys] or [
+        Advice(
+            "TXT",
+            f"dkim._domainkey.{domain}",
+            f"{UNSET}the domain has no key yet",
+            "DKIM: the key that mail of the domain is signed with",
+        )
+    ]
+
+
+def _mta_sts(ours: Ours, domain: str, host: str) -> list[Advice]:
+    there = bool(host) and ours.mta_sts != OFF and not ours.backup
+    nothing = f"{UNSET}there is no policy yet"
+    record = stspolicy.record(host, ours.mta_sts)
+
+    def served(found: Sequence[str]) -> Judged:
+        return _judged(found, right=[text.rstrip(".").lower() for text in found] == [host])
+
+    return [
+        Advice(
+            "TXT",
+            f"_mta-sts.{domain}",
+            record if there else nothing,
+            "MTA-STS: that the domain has a policy for encryption",
+            (lambda found: judged_sts(found, record)) if there else None,
+        ),
+        Advice(
+            "CNAME",
+            f"{BEFORE}{domain}",
+            f"{host}." if there else nothing,
+            "MTA-STS: the host that serves the policy",
+            served if there else None,
+        ),
+    ]
+
+
+def judged_sts(found: Sequence[str], record: str) -> Judged:
+    """One record of the policy there is: with another id the old one is remembered."""
+    records = [tags for text in found if (tags := _tags(text)).get("v") == "STSv1"]
+    return _judged(found, right=[tags.get("id") for tags in records] == [_tags(record)["id"]])
+
+
+def dkim_advice(domain: str, key: SigningKey) -> Advice:
+    """The record of a key; one for all domains stands in each, so its name has none."""
+    name = f"{key.selector}._domainkey"
+    signed = "will be signed" if key.waits else "is signed"
+    return Advice(
+        "TXT",
+        name if domain == ALL else f"{name}.{ascii_domain(domain)}",
+        privatekeys.record(key.algorithm, key.public),
+        f"DKIM: the key that mail of the domain {signed} with",
+        lambda found: judged_dkim(found, key.public),
+    )
+
+
+def _services(spki: str | None, domain: str, host: str) -> list[Advice]:
     nothing = f"{UNSET}this server does not offer it yet"
+    dane = spki if "." in host else None  # who has no name is looked up by none
     return [
         Advice(
             "TLSA",
             f"_25._tcp.{host}",
-            f"{UNSET}there is no certificate yet",
+            f"3 1 1 {dane}" if dane else f"{UNSET}there is no certificate yet",
             "DANE: the certificate of the server that takes mail",
+            partial(judged_tlsa, spki=dane) if dane else None,
         ),
         Advice("CNAME", f"autoconfig.{domain}", nothing, "Settings for Thunderbird and its kind"),
         Advice("SRV", f"_autodiscover._tcp.{domain}", nothing, "Settings for Outlook and its kind"),
@@ -170,10 +230,30 @@ def judged_dmarc(found: Sequence[str]) -> Judged:
     return _judged(found, right=right and records[0].get("pct", "100") == "100")
 
 
+def judged_dkim(found: Sequence[str], public: str) -> Judged:
+    """One record, with this key, that lets mail be signed; an empty p= has revoked it."""
+    right = len(found) == 1 and privatekeys.is_record(found[0], public)
+    return _judged(found, right=right)
+
+
 def judged_tlsrpt(found: Sequence[str]) -> Judged:
     """One record that names somebody who reads the reports."""
     records = [tags for text in found if (tags := _tags(text)).get("v") == "TLSRPTv1"]
     return _judged(found, right=len(records) == 1 and bool(records[0].get("rua")))
+
+
+def judged_tlsa(found: Sequence[str], *, spki: str) -> Judged:
+    """One of them names the public key that is shown (RFC 7672, section 3.1).
+
+    What names an authority may be right, too: its certificate is not looked into.
+    """
+    records = [text.lower().split() for text in found]
+    if any(record[:3] == ["3", "1", "1"] and "".join(record[3:]) == spki for record in records):
+        return _judged(found, right=True)
+    if any(record[:1] == ["2"] for record in records):
+        shown = tuple(text[:SHOWN] for text in found[:FOUND])
+        return Judged(DnsState.UNKNOWN, shown, "it names an authority, and no key of ours")
+    return _judged(found, right=False)
 
 
 def _tags(text: str) -> dict[str, str]:

@@ -6,11 +6,11 @@ It fails closed: what cannot be encrypted is not stored.
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mail import delivery
+from mail import delivery, messages
 from mail.delivery import SMALL, Letter
 from models.columns import Picked
 from models.errors import Unavailable
@@ -68,6 +68,20 @@ async def sealed(
     return made
 
 
+async def to_all(world: World, raw: bytes, keys: Sequence[str]) -> bytes:
+    """The message, encrypted to all of these keys. Unavailable where it cannot be to one."""
+
+    def work() -> bytes | None:
+        outer, inner = _divided(raw, messages.facts(raw).structure.body_start)
+        armored = _armored(world, inner, *keys)
+        return None if armored is None else _wrapped(outer, armored, world.random(16).hex())
+
+    if (made := await asyncio.to_thread(work)) is None:
+        text = "it cannot be encrypted to the key of a recipient, which may be over"
+        raise Unavailable(text, component="encryption")
+    return made
+
+
 def _sealed(world: World, source: bytes | Path, letter: Letter, key: str) -> bytes | None:
     raw = source if isinstance(source, bytes) else source.read_bytes()
     outer, inner = _divided(raw, letter.facts.structure.body_start)
@@ -97,15 +111,16 @@ def _fields(head: bytes) -> Iterator[bytes]:
     yield b"".join(field)
 
 
-def _armored(world: World, content: bytes, key: str) -> bytes | None:
-    """The content encrypted to the key, in lines; None where that cannot be."""
+def _armored(world: World, content: bytes, *keys: str) -> bytes | None:
+    """The content encrypted to the keys, in lines; None where that cannot be."""
     import pysequoia  # noqa: PLC0415 - few need it, and all wait for the start
 
     try:
-        cert = pysequoia.Cert.from_bytes(key.encode())
-        if cert.is_revoked or (cert.expiration and cert.expiration <= world.now()):
-            return None
-        armored = pysequoia.encrypt(content, recipients=[cert])
+        certs = [pysequoia.Cert.from_bytes(key.encode()) for key in keys]
+        for cert in certs:
+            if cert.is_revoked or (cert.expiration and cert.expiration <= world.now()):
+                return None
+        armored = pysequoia.encrypt(content, recipients=certs)
     except (RuntimeError, ValueError):  # what they say may tell of the content
         return None
     return b"\r\n".join([*armored.splitlines(), b""])

@@ -6,6 +6,7 @@ then: it is stored all the same.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +103,7 @@ async def _sent(world: World, mail: "Mail", judged: Judged) -> Outcome:
     if isinstance(found, Outcome):
         return found
     source, letter, onward = found
+    onward = replace(onward, wish=mail.passed_on(judged.to))
     await send_on(world, source, (mail.came, mail.sender), onward, mail.results, letter)
     return Outcome.SENT
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mail import onward, pipeline, routes
+from mail import acknowledging, onward, pipeline, routes
 from mail.client import Client
 from mail.routes import Taken
 from models.world import World
@@ -58,7 +58,9 @@ class Household:
         """Deliver at once to all of them; whoever is named twice receives it once."""
         how = (arrived.client, arrived.digest) if arrived else (None, None)
         mail = await pipeline.receive(self.world, source, sender, *how)
-        return await pipeline.deliver(self.world, mail, taken)
+        outcomes = await pipeline.deliver(self.world, mail, taken)
+        await acknowledging.after(self.world, mail, taken, outcomes)
+        return outcomes
 
     async def later(
         self, source: bytes | Path, taken: Sequence[Taken], sender: str, arrived: Arrived

@@ -19,6 +19,7 @@ from sqlalchemy import (
     exists,
     inspect,
     select,
+    text,
     tuple_,
     update,
 )
@@ -34,8 +35,9 @@ from models.audit import Audit, AuditCopy
 from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
 from models.autoreply import AutoreplySender
-from models.blobs import Blob, Upload
+from models.blobs import Blob, SubmissionBlob, Upload
 from models.columns import Picked, table_of
+from models.compose import ComposeListener, ComposeRequest
 from models.connectors import Connector, ConnectorRun
 from models.exports import Export, ImportArchive
 from models.files import File, FileShare
@@ -46,6 +48,8 @@ from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.messagetrace import MessageStep
 from models.quarantine import QuarantineItem
+from models.queue import OPEN, Delivery
+from models.rates import RateHold, RateWindow
 from models.replays import Replay
 from models.settings import SettingChange
 from models.sieve import SieveMemory
@@ -62,6 +66,7 @@ SWEEP = timedelta(days=1)
 ROUND = 1000  # rows that one unit changes
 TASKS_FOR = timedelta(days=7)  # after their end
 IMPORTS_FOR = timedelta(days=30)  # likewise
+UNHEARD = timedelta(hours=1)  # since a client that listens gave its last sign of life
 SHOWN_FOR = timedelta(hours=6)  # challenges of security keys, and seeds nobody proved
 
 
@@ -91,9 +96,14 @@ class Tidied:
     entries: int = 0  # of the administrative log
     settings: int = 0  # of their history
     usages: int = 0
+    windows: int = 0  # of messages sent in a time
+    holds: int = 0  # accounts that had sent too many
     autoreply_senders: int = 0  # who may have another answer
     sieve_memories: int = 0  # of what scripts have to know
     greylisted: int = 0  # who came once, or has not come for long
+    sent: int = 0  # references to what is on its way no longer
+    compose_requests: int = 0  # that nobody opened in time
+    compose_listeners: int = 0  # clients whose server has died
     addresses: int = 0  # temporary ones that have ended
     uploads: int = 0
     changes: int = 0
@@ -195,9 +205,14 @@ def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
         "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "usages": (Usage, col(Usage.until) <= now),
+        "windows": (RateWindow, col(RateWindow.until) <= now),
+        "holds": (RateHold, col(RateHold.told_until) <= now),
         "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
         "sieve_memories": (SieveMemory, col(SieveMemory.until) <= now),
         "greylisted": (Greylisted, col(Greylisted.until) <= now),
+        "sent": (SubmissionBlob, ~_to_send()),
+        "compose_requests": (ComposeRequest, col(ComposeRequest.expires_at) <= now),
+        "compose_listeners": (ComposeListener, col(ComposeListener.seen_at) <= now - UNHEARD),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
         "key_values": (KeyValue, col(KeyValue.expires_at) <= now),
@@ -214,6 +229,12 @@ def _working(key: Any) -> Any:
     task = exists().where(col(Task.id) == key, col(Task.finished_at).is_(None))
     run = exists().where(col(ConnectorRun.id) == key, col(ConnectorRun.finished_at).is_(None))
     return task | run
+
+
+def _to_send() -> Any:
+    """SQL: whether a message has a recipient that it is still to be sent to."""
+    mine = col(Delivery.submission_id) == col(SubmissionBlob.submission_id)
+    return exists().where(mine, text(f"deliveries.{OPEN}"))
 
 
 def _imported(before: datetime) -> Any:

@@ -24,11 +24,21 @@ async def homes(world: World, names: Collection[str], read: Read | None = None) 
     Of each its key, and whether the name is its own; its own comes first. Names of none are left
     out.
     """
+    found, _ = await homes_and_held(world, names, read)
+    return found
+
+
+async def homes_and_held(
+    world: World, names: Collection[str], read: Read | None = None
+) -> tuple[Homes, set[str]]:
+    """The `homes` of these names, and those of them whose mail we hold for other servers."""
     found: defaultdict[str, dict[int, bool]] = defaultdict(dict)
+    held = set[str]()
     asked = _named(world.database.dialect).made
     for row in await (read or world.database.read)(asked, {"names": list(names)}):
         found[row.name].setdefault(row.id, row.own)
-    return found
+        held |= {row.name} if row.held else set()
+    return found, held
 
 
 async def resolve_all(
@@ -89,15 +99,18 @@ def _named(dialect: str) -> Select[*tuple[Any, ...]]:
     own = among(dialect, col(Domain.name), "names", String)
     far = among(dialect, col(DomainAlias.alias), "names", String)
     here: Select[*tuple[Any, ...]] = select(
-        col(Domain.name).label("name"), col(Domain.id).label("id"), true().label("own")
+        col(Domain.name).label("name"),
+        col(Domain.id).label("id"),
+        true().label("own"),
+        col(Domain.backup_mx).label("held"),
     )
     there = (
-        select(col(DomainAlias.alias), col(DomainAlias.domain_id), false())
+        select(col(DomainAlias.alias), col(DomainAlias.domain_id), false(), col(Domain.backup_mx))
         .join(Domain, col(Domain.id) == col(DomainAlias.domain_id))
         .where(far, col(DomainAlias.active), col(Domain.active))
     )
     both = union_all(here.where(own, col(Domain.active)), there).subquery()
-    return select(both.c.name, both.c.id, both.c.own).order_by(both.c.own.desc())
+    return select(both).order_by(both.c.own.desc())
 
 
 @prepared

@@ -1,7 +1,7 @@
 """What is put right in a message that a program hands in to be sent (RFC 6409, section 8)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import format_datetime
 
@@ -16,6 +16,10 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BLANK_FOLD = re.compile(rb"^[ \t]+\r\n", re.MULTILINE)
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
 
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)')
+_ENTRY = re.compile(r"[^<>]*<[^<>\s]*>\s*|\s*[^<>\s]+\s*")
+_ENDS = re.compile(r"[,;]|(?<=[\w\s]):")
+
 
 @dataclass(frozen=True, slots=True)
 class Mended:
@@ -23,10 +27,11 @@ class Mended:
 
     raw: bytes
     writers: list[str]  # addresses of From and Sender
+    facts: Facts  # of the header as it was
 
 
-def mended(raw: bytes, date: datetime, message_id: str) -> Mended:
-    """The message with CRLF at the end of each line, a Date and a Message-ID.
+def mended(raw: bytes, date: datetime, message_id: str, *, redate: bool = False) -> Mended:
+    """The message with CRLF at the end of each line, a Date, a new one to `redate`, and an id.
 
     Invalid where its header is none, or does not say in one field From who wrote it: others
     could read there what we have not seen. So they could where there is a NUL, which some
@@ -45,9 +50,9 @@ def mended(raw: bytes, date: datetime, message_id: str) -> Mended:
     facts = messages.facts(head + b"\r\n")
     if not facts.from_:
         raise Invalid("From names nobody", constraint="from")
-    head = _completed(found, facts, date, message_id)
+    head = _completed(found, replace(facts, date=None) if redate else facts, date, message_id)
     writers = [person.address for person in [*facts.from_, *facts.sender]]
-    return Mended(head + b"\r\n" + (body if blank else b""), writers)
+    return Mended(head + b"\r\n" + (body if blank else b""), writers, facts)
 
 
 def _fields(head: bytes) -> list[tuple[bytes, bytes]]:
@@ -76,3 +81,20 @@ def _completed(
         out.add(b"message-id")
         new.append(fields.listed("Message-ID", [message_id]))
     return b"".join([*(field for name, field in found if name not in out), *new])
+
+
+def half_written(raw: bytes) -> str | None:
+    """Of the header's people the first that reads in two ways, or is no address: text, or None.
+
+    Whoever sorts mail may guess what is meant; whoever sends it does not.
+    """
+    head = raw.partition(b"\r\n\r\n")[0] + b"\r\n"
+    for name, line in _fields(head):
+        if name not in (b"to", b"cc", b"bcc"):
+            continue
+        value = line.partition(b":")[2].decode("utf-8", "replace")
+        bare = _STRINGS.sub(lambda one: "x" if one[0][0] == '"' else "", " ".join(value.split()))
+        for entry in _ENDS.split(bare):
+            if "@" in entry and not _ENTRY.fullmatch(entry):
+                return entry.strip()[:200]
+    return None

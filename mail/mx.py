@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mail import intake
+from mail.forwardinghosts import forwarder_of
 from mail.greylist import Greylist
 from mail.household import Arrived, Household, Post
 from mail.lmtp import answer
@@ -107,7 +108,7 @@ class MxSession(SmtpSession):
             raise Wrong(MAILBOX_FULL)
         if greylist := self._mx.rules.greylist:
             wait = await greylist.wait(self.ip, transaction.sender, taken.address)
-            if wait:
+            if wait and await forwarder_of(self._mx.world, self.ip) is None:
                 raise Wrong(f"451 4.7.1 Not seen before, try again in {wait} seconds")
 
     def _mailboxes(self, taken: Sequence[Taken]) -> set[object]:

@@ -18,6 +18,7 @@ from mail.keeping import Kept
 from mail.queue.entering import Sender, hand_in, handed
 from mail.routes import Loop, Onward, Taken, check_limit
 from mail.topping import before, first
+from mail.wishes import Wish
 from models.addresses import Address
 from models.errors import NotFound
 from models.journal import PLATFORM
@@ -39,13 +40,13 @@ class Outgoing:
     onward: Onward
 
 
-async def check_loop(source: bytes | Path, letter: Letter, address: str) -> None:
+async def check_loop(source: bytes | Path, letter: Letter, address: str | None) -> None:
     """Loop where the message has been at this address, or at many servers."""
     end = letter.facts.structure.body_start
     head = await first(source, end if isinstance(source, bytes) else min(end, HEAD))
     fields = messages.headers(head, letter.facts.structure)
     names = [field.key.casefold() for field in fields]
-    was_here = any(
+    was_here = address is not None and any(
         name == "delivered-to" and field.value.strip().casefold() == on_wire(address).casefold()
         for name, field in zip(names, fields, strict=True)
     )
@@ -92,6 +93,9 @@ async def outgoing(  # noqa: PLR0913, PLR0917 - the same
     """
     letter = letter or await delivery.read(source)
     seal = b""
+    if onward.relayed:  # as it came; the Received field on top is the trace of it
+        await check_loop(source, letter, None)
+        return Outgoing(letter, *came, onward)
     if not onward.returns:
         await check_loop(source, letter, onward.address)
         seal = await sealed(world, source, onward.address.rpartition("@")[2], results)
@@ -108,30 +112,31 @@ async def put_off(
     by which a repeat within a day is known, and the envelope sender.
     """
     letter = await delivery.read(source)
-    of: dict[int, list[str]] = {}
+    of: dict[int, dict[str, Wish]] = {}
     for each in taken:
         tenants = [person.to.tenant_id for person in each.people]
         tenants += [onward.tenant_id for onward in each.onward]
-        of.setdefault(next(iter(tenants), PLATFORM), []).append(each.address)
+        of.setdefault(next(iter(tenants), PLATFORM), {})[each.address] = each.wish
     for tenant_id, addresses in of.items():
         await _put_off(world, letter, came, (tenant_id, addresses))
 
 
 async def _put_off(
-    world: World, letter: Letter, came: tuple[str, str], of: tuple[int, list[str]]
+    world: World, letter: Letter, came: tuple[str, str], of: tuple[int, dict[str, Wish]]
 ) -> None:
     (digest, sender), (tenant_id, to) = came, of
     told = f"{sender}\0later\0{','.join(to)}\0{digest}"
 
     def unit(turn: Turn, kept: Kept) -> None:
-        if _new(turn, told):
-            hand_in(turn, Sender(None, tenant_id), handed(turn, letter, kept, sender, to))
+        if new(turn, told):
+            mail = handed(turn, letter, kept, sender, list(to), wishes=to)
+            hand_in(turn, Sender(None, tenant_id), mail)
 
     await with_bytes(world, tenant_id, letter, unit, PLATFORM)
 
 
-def _new(turn: Turn, told: str) -> bool:
-    """Whether this has not been done within a day; then it is noted."""
+def new(turn: Turn, told: str) -> bool:
+    """Whether this has not been done within a day; then it is noted, in the platform's unit."""
     known, now = hashlib.sha256(told.encode()).hexdigest(), turn.world.now()
     since = now - turn.world.options.receipts_for
     seen = select(col(Receipt.digest)).where(col(Receipt.digest) == known, col(Receipt.at) > since)
@@ -151,11 +156,12 @@ def enter(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
     to = [*onward.targets, *(via.shown for via in onward.via)]
     whose = onward.address_id if onward.user_id is None else f"user {onward.user_id}"
     told = f"{outgoing.sender}\0onward\0{whose}\0{','.join(to)}"
-    if not _new(turn, f"{told}\0{outgoing.came}"):
+    if not new(turn, f"{told}\0{outgoing.came}"):
         return
     _count(turn, onward, len(to))
     sender = _sender(turn.world, outgoing)
-    mail = handed(turn, outgoing.letter, kept, sender, onward.targets)
+    wishes = dict.fromkeys([*onward.targets, *(via.recipient for via in onward.via)], onward.wish)
+    mail = handed(turn, outgoing.letter, kept, sender, onward.targets, wishes=wishes)
     platform = Sender(None, onward.tenant_id)
     if onward.targets:
         hand_in(turn, platform, mail)
@@ -165,9 +171,9 @@ def enter(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
 
 
 def _sender(world: World, outgoing: Outgoing) -> str:
-    """The envelope sender for servers elsewhere; a bounce that finds back keeps its own."""
+    """The envelope sender for servers elsewhere; what is only relayed, or finds back, keeps it."""
     onward = outgoing.onward
-    if onward.returns:
+    if onward.returns or onward.relayed:
         return outgoing.sender
     return srs.rewritten(world, outgoing.sender, onward.address.rpartition("@")[2])
 

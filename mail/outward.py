@@ -152,11 +152,20 @@ async def ask(
 
     Unsent also where the body has more than `most` bytes, or ends before it should.
     """
+    return await _talked(to, _request(to, headers, body), gate, most)
+
+
+async def fetch(to: Target, gate: Gate, most: int) -> tuple[int, bytes]:
+    """Get a page of at most `most` bytes: status and body. As `ask`."""
+    return await _talked(to, _get(to), gate, most)
+
+
+async def _talked(to: Target, request: bytes, gate: Gate, most: int) -> tuple[int, bytes]:
     try:
         async with asyncio.timeout(gate.whole):
             reader, writer = await connected(to, gate)
             try:
-                writer.write(_request(to, headers, body))
+                writer.write(request)
                 await writer.drain()
                 return await _answer(reader, most)
             finally:
@@ -204,6 +213,11 @@ def _request(to: Target, headers: Mapping[str, str], body: bytes) -> bytes:
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"POST {to.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+def _get(to: Target) -> bytes:
+    lines = f"Host: {to.authority}\r\nUser-Agent: Merganser\r\nAccept: */*\r\n"
+    return f"GET {to.path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode()
 
 
 class _Answer:

@@ -19,7 +19,7 @@ from sqlalchemy import or_, update
 from sqlalchemy.exc import StatementError
 from sqlmodel import col
 
-from mail import autoreply, delivery, encrypting, filtering, sieve, stamping, waysteps
+from mail import autoreply, delivery, encrypting, filtering, reported, sieve, stamping, waysteps
 from mail.addresses import Recipient
 from mail.autoreply import notifying, vacation
 from mail.delivery import Copies, Letter, Place, Placed, Way, receipt_of
@@ -108,12 +108,16 @@ async def _stored(
     world: World, mail: "Mail", todo: Ruled, alone: asyncio.Semaphore
 ) -> Placed | None:
     receipt = receipt_of(mail.letter, todo.judged.to, mail.sender)
-    if not (todo.spots or todo.remembered or todo.error or todo.decision.matched):
+    remarks = todo.remembered or todo.error or todo.decision.matched
+    if not (todo.spots or remarks or mail.report):
         return None
 
     def beside(turn: Turn, placed: Placed | None) -> None:
         _check(turn, todo, receipt)
         note(turn, todo, (mail.letter, receipt), placed)
+        if mail.report is not None:
+            doubtful = todo.judged.verdict.is_spam
+            reported.note(turn, todo.judged.to, mail.report, doubtful=doubtful)
 
     try:
         return await _into(world, mail, (todo, receipt), alone, beside)
@@ -283,7 +287,8 @@ async def _sent_on(world: World, mail: "Mail", todo: Ruled) -> str | None:
             with ExitStack() as files:
                 source, letter = await as_sent(mail, todo, edits, files)
                 came = mail.came, mail.sender
-                await send_on(world, source, came, onward, mail.results, letter)
+                whole = replace(onward, wish=mail.passed_on(todo.judged.to))
+                await send_on(world, source, came, whole, mail.results, letter)
         except Refused as refusal:
             failed = f"not sent on to {shown}: {refusal.message}"
         except Exception as error:  # the message is kept: it must not come again for this

@@ -32,6 +32,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mail import (
+    acknowledging,
     autoreply,
     delimiting,
     filtering,
@@ -39,6 +40,7 @@ from mail import (
     junk,
     performing,
     quarantine,
+    reports,
     rewrites,
     rules,
     sieve,
@@ -48,15 +50,18 @@ from mail import (
 from mail.addresses import Recipient
 from mail.client import Client
 from mail.delivery import Letter, Placed
+from mail.forwardinghosts import forwarder_of
 from mail.messages import OnDisk
 from mail.messagetrace import Way
 from mail.onward import send_on
+from mail.reports import Report
 from mail.rewrites import Came
 from mail.routes import Answering, Onward, Person, Taken
 from mail.rules import Ruled
 from mail.scanners import look
 from mail.scanners.refusing import Unwanted, check_onward, turn_away
 from mail.scanners.teaching import teach
+from mail.wishes import USUAL, On, Wish
 from models.errors import Refused
 from models.submission import ARRIVED
 from models.world import World
@@ -88,9 +93,12 @@ class Mail:
     sender: str  # envelope; empty for the null path
     client: Client | None = None  # who handed it in by SMTP
     handed: bool = False  # by a neighbour, whose filters are believed
+    unfiltered: bool = False  # from a forwarding host: no filter is asked whether it is spam
     fetched: Fetched | None = None  # from an account elsewhere
     copied: bool = True  # by rules; a copy itself is not
     submission_id: int = ARRIVED  # by which one of our users sent it
+    report: Report | None = None  # that it is, of another server
+    wishes: dict[Key, Wish] = field(default_factory=dict)  # of its sender
     placed: dict[Key, Placed | BaseException | None] = field(default_factory=dict)  # None: held
     apart: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who holds a copy of its bytes
     way: Way = field(default_factory=Way)  # what is told of it: mail/waysteps.py
@@ -101,6 +109,11 @@ class Mail:
         source = self.source
         raw = OnDisk(source, self.letter.size) if isinstance(source, Path) else source
         return sieve.Letter(raw, self.letter.facts.structure)
+
+    def passed_on(self, to: Recipient) -> Wish:
+        """What is wanted of those to whom an account sends on: to itself it has come."""
+        wish = self.wishes.get((to.user_id, to.mailbox_id), USUAL)
+        return Wish(wish.without(On.SUCCESS).on, ret=wish.ret)
 
     @property
     def near(self) -> bool:
@@ -129,9 +142,12 @@ async def receive(
 
     `came` is as that of a letter. What stands in the message is believed of a neighbour alone.
     """
-    whole, letter = await verification.received(world, source, sender, client)
+    forwarder = await forwarder_of(world, client.ip) if client else None
+    forwarded = forwarder is not None
+    whole, letter = await verification.received(world, source, sender, client, forwarded=forwarded)
     letter = replace(letter, came=came or letter.came)
-    return Mail(whole, letter, sender, handed=client is None, client=client)
+    trusted = forwarder is not None and not forwarder.filter_spam
+    return Mail(whole, letter, sender, handed=client is None, client=client, unfiltered=trusted)
 
 
 async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[object]:
@@ -143,7 +159,10 @@ async def deliver(world: World, mail: Mail, taken: Sequence[Taken]) -> list[obje
     for each in taken:
         for person in each.people:
             people.setdefault(_key(person.to), person)
+            mail.wishes.setdefault(_key(person.to), each.wish)
     everybody = list(people.values())
+    if mail.fetched is None:
+        mail.report = await reports.found(mail.source, mail.letter, mail.sender)
     await _store(world, mail, everybody)
     await _copy(world, mail, taken, everybody)
     outcomes = [await _settle(world, mail, each) for each in taken]
@@ -196,6 +215,7 @@ async def _copy(world: World, mail: Mail, taken: Sequence[Taken], people: Sequen
 async def _settle(world: World, mail: Mail, taken: Taken) -> object:
     """Send on what is to be sent on for this address; what came of it."""
     outcomes: list[object] = []
+    wish = acknowledging.passed_on(taken)
     onward = list(taken.onward)
     if taken.people and forwarding.is_spam(world, mail.letter, mail.sender, handed=mail.handed):
         onward = []
@@ -206,7 +226,7 @@ async def _settle(world: World, mail: Mail, taken: Taken) -> object:
             onward.append(person.by)
         else:
             outcomes.append(outcome)
-    outcomes += [await _sent_on(world, mail, each) for each in onward]
+    outcomes += [await _sent_on(world, mail, replace(each, wish=wish)) for each in onward]
     if taken.learn is not None:
         outcomes.append(await teach(world, mail, spam=taken.learn))
     refused = [each for each in outcomes if isinstance(each, BaseException)]
@@ -224,7 +244,7 @@ async def _sent_on(world: World, mail: Mail, onward: Onward) -> object:
     spam = forwarding.is_spam(world, mail.letter, mail.sender, handed=mail.handed)
     try:
         check_onward(mail)
-        if spam and not onward.returns:
+        if spam and not (onward.returns or onward.relayed):
             raise forwarding.Held("spam is not sent on")
         came = mail.came, mail.sender
         await send_on(world, mail.source, came, onward, mail.results, mail.letter)

@@ -1,11 +1,11 @@
 """Putting a message in the place of an earlier one: a draft that is saved again keeps its id."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, delete, or_, select, update
+from sqlalchemy import BigInteger, Boolean, bindparam, delete, or_, select, update
 from sqlmodel import col
 
 from mail import audit, userlimits
@@ -56,7 +56,12 @@ _USE = (
     .where(
         col(User.id) == bindparam("user"),
         col(User.deleted_at).is_(None),
-        or_(_MORE <= 0, ALLOWED == 0, col(User.used) + _MORE <= ALLOWED),
+        or_(
+            bindparam("beyond", type_=Boolean),
+            _MORE <= 0,
+            ALLOWED == 0,
+            col(User.used) + _MORE <= ALLOWED,
+        ),
     )
     .values(used=col(User.used) + _MORE)
     .returning(col(User.used), ALLOWED.label("allowed"))
@@ -94,23 +99,26 @@ class Earlier:
     id: int
     digest: str
     words: Mapping[str, Any]
+    path: Sequence[str] = PATH  # of the input that named it
+    draft: bool = True  # it must be one, or must be none
+    beyond: bool = False  # it was let in: what it grows by is not refused
 
 
 def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier) -> Placed:
     """Store a message in the place of a draft inside the caller's unit, whose stream is held.
 
-    Its id, keywords and what the new one says nothing of stay; it gets a new uid. Conflict
-    where the draft has gone or is none any more, Stale where it has other content; OverQuota,
-    NotFound, Gone.
+    Its id, keywords and what the new one says nothing of stay; it gets a new uid. So does what
+    is sent, and what is a draft again. Conflict where it has gone, or is no draft any more,
+    Stale where it has other content; OverQuota, NotFound, Gone.
     """
     row = turn.connection.execute(_THERE, {"key": earlier.id, "user": to.user_id}).first()
-    if row is None or not row.draft:
-        raise Conflict("the draft is gone", path=PATH)
+    if row is None or row.draft is not earlier.draft:
+        raise Conflict("the draft is gone", path=earlier.path)
     if row.digest != earlier.digest:
-        raise Stale(current_modseq=row.modseq, path=PATH)
+        raise Stale(current_modseq=row.modseq, path=earlier.path)
     last, now = turn.count(to.user_id, 1), turn.world.now()
     more = letter.size - row.size
-    use = _take_quota(turn, to.user_id, more)
+    use = _take_quota(turn, to.user_id, more, beyond=earlier.beyond)
     audit.leaving(turn, to.user_id, [row.id])
     taken = _uid(turn, letter, row, to, last)
     blobs = blob_ids(turn, kept)
@@ -129,7 +137,9 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
         "seen": to.seen,
         "flagged": to.flagged or row.flagged,
         "answered": row.answered,
-        "draft": True,
+        "draft": to.draft,
+        "envelope_from": to.envelope_from,
+        "envelope_to": list(to.envelope_to),
         "keywords": row.keywords,
         "meta_data": row.meta_data if to.meta_data is None else to.meta_data,
         **(referring(to) if to.reference else {}),
@@ -154,14 +164,15 @@ def replace(turn: Turn, letter: Letter, kept: Kept, to: Place, earlier: Earlier)
     if more > 0:
         userlimits.stored(turn, to.user_id, use, more)
     if taken.audited:
-        audit.stored(turn, to.user_id, [row.id], AuditRoad.SAVED)
+        road = AuditRoad.SAVED if to.envelope_from is None else AuditRoad.SENT
+        audit.stored(turn, to.user_id, [row.id], road)
     return Placed(row.id, taken.uid_next - 1, last, blobs[kept.root], list(blobs.values()))
 
 
-def _take_quota(turn: Turn, user_id: int, more: int) -> Picked:
+def _take_quota(turn: Turn, user_id: int, more: int, *, beyond: bool) -> Picked:
     """Count the difference; what is `used` then. What becomes no more is never refused."""
     platform = turn.world.options.default_quota
-    given = {"user": user_id, "platform": platform, "more": more}
+    given = {"user": user_id, "platform": platform, "more": more, "beyond": beyond}
     taken = turn.connection.execute(_USE, given).first()
     if taken is None:
         raise over_quota(turn, user_id)

@@ -1,6 +1,15 @@
 """Which name server is asked."""
 
+from functools import lru_cache
+from typing import Any
+
+import dns.exception
+import dns.flags
+import dns.resolver
 from dns.asyncresolver import Resolver
+
+KEPT = 5000  # answers that a process keeps, as long as they hold
+PAYLOAD = 1232  # bytes of an answer by UDP: what passes everywhere (DNS flag day 2020)
 
 
 def resolver(place: str | None) -> Resolver:
@@ -15,3 +24,32 @@ def resolver(place: str | None) -> Resolver:
     made.nameservers = [host.removeprefix("[").removesuffix("]")]
     made.port = int(port)
     return made
+
+
+async def records(place: str | None, name: str, kind: str, lifetime: float) -> list[Any] | None:
+    """What DNS has at a name, asked at a place; none where it says so, None where it says nothing.
+
+    `lifetime` is in seconds.
+    """
+    try:
+        answer = await resolver(place).resolve(f"{name}.", kind, lifetime=lifetime)
+    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+        return []
+    except (dns.exception.DNSException, OSError, ValueError):
+        return None
+    return list(answer)
+
+
+def validating(made: Resolver) -> Resolver:
+    """The same, which also asks whether answers are signed."""
+    made.use_edns(0, dns.flags.DO, PAYLOAD)
+    made.flags = dns.flags.RD | dns.flags.AD
+    return made
+
+
+@lru_cache(maxsize=4)
+def kept(place: str | None, *, validates: bool) -> Resolver:
+    """The resolver of this process that asks at a place for what leaves, and keeps answers."""
+    made = resolver(place)
+    made.cache = dns.resolver.LRUCache(KEPT)
+    return validating(made) if validates else made

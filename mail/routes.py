@@ -9,6 +9,8 @@ its mail then
 - is taken, and dropped (DISCARD),
 - is learned by the spam filter (LEARN_SPAM, LEARN_HAM), where there is one that learns.
 
+Of a domain for which we are a backup MX it may go on to other servers: mail/backups.py.
+
 An address comes to nobody twice, and circles are passed over. A bounce to an envelope sender that
 we have written for mail sent on goes on to the first sender.
 """
@@ -19,10 +21,11 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import addresses, srs, targets
+from mail import addresses, backups, srs, targets
 from mail.addresses import Outside, Recipient, normal_domain
-from mail.lookups import homes, resolve_all
+from mail.lookups import homes, homes_and_held, resolve_all
 from mail.queue.entering import Via
+from mail.wishes import USUAL, Wish
 from models.addresses import LEARNING, AddressKind
 from models.columns import Picked
 from models.errors import Conflict, Invalid, NotFound, RateLimited, Refused
@@ -44,11 +47,14 @@ class Onward:
     via: Sequence[Via] = ()
     user_id: int | None = None  # whose limit it counts against
     rewritten: bool = False  # by an administrator: against nobody's
+    wish: Wish = USUAL  # goes on with it
+    relayed: bool = False  # to the servers that we are a backup of: mail/backups.py
 
     @property
     def returns(self) -> bool:
         """Whether it is a bounce that finds back, to a sender that is its own already."""
-        return self.address_id is None and self.user_id is None and not self.rewritten
+        ours = self.rewritten or self.relayed
+        return self.address_id is None and self.user_id is None and not ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +104,17 @@ class Taken:
     queue_id: str = ""  # that is given to its message; "": it has none yet
     beside: Sequence[Away] = ()  # for whom the same message was not taken
     answering: Answering | None = None
+    wish: Wish = USUAL  # of the sender, what is to be told
 
     @property
     def user_id(self) -> int | None:
         """Whose address it is, where it is one account's."""
         return self.people[0].to.user_id if self.people else None
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the mail goes to this very address, at other servers."""
+        return any(each.relayed and self.address in each.targets for each in self.onward)
 
 
 class Loop(Conflict):
@@ -132,6 +144,10 @@ async def accept(world: World, address: str, sender: str) -> Taken:
         row, there = await addresses.reached(world, address)
     except Outside as to:
         return await _outside(world, address, to)
+    except NotFound as refusal:
+        return _relayed(address, refusal.ref, await backups.home_of_unknown(world, refusal))
+    if row.kind is AddressKind.MAILBOX and row.relayed:
+        return _relayed(address, there, _tenant(row))
     if row.kind is AddressKind.MAILBOX:
         return Taken(address, [Person(await addresses.account_of(world, row, address, there))])
     walk = _Walk(seen={row.id})
@@ -147,6 +163,11 @@ async def accept(world: World, address: str, sender: str) -> Taken:
         row.domain_id,
         answering=_answering(row, address),
     )
+
+
+def _relayed(address: str, there: str, tenant_id: int) -> Taken:
+    """Let mail go on to the servers that we are a backup of."""
+    return Taken(address, onward=[Onward(address, None, tenant_id, [there], relayed=True)])
 
 
 def _answering(row: Picked, address: str) -> Answering | None:
@@ -177,9 +198,11 @@ async def _follow(world: World, walk: _Walk, row: Picked, address: str, depth: i
     pairs = zip(row.targets, targets.whole(world, row), strict=True)
     via = [Via(address, shown, whole) for shown, whole in pairs if "://" in shown]
     named = {one: normal_domain(one.rpartition("@")[2]) for one in row.targets if "://" not in one}
-    places = await homes(world, set(named.values())) if named else {}
+    places, held = await homes_and_held(world, set(named.values())) if named else ({}, set())
     found = await resolve_all(world, named, places=places)
     ours = {*places, *await _rewritten(world, {*named.values()}.difference(places))}
+    ours -= held  # the queue knows which of these stay here
+    found = {one: here for one, here in found.items() if named[one] not in held}
     away = [one for one, name in named.items() if one not in found and name not in ours]
     for target, here in found.items():
         if here.active and here.id not in walk.seen and depth < DEEPEST and _room(walk):

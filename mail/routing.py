@@ -1,19 +1,24 @@
 """Which servers take mail for a domain (RFC 5321, section 5; RFC 7505)."""
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from itertools import groupby
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import dns.exception
+import dns.flags
 import dns.resolver
 import idna
 from dns.asyncresolver import Resolver
 
 from mail.addresses import ascii_domain
+from mail.proofs import ANY_NAME, Proof
+from mail.resolving import kept
 from models.errors import Invalid
 from models.world import World
 
@@ -27,6 +32,7 @@ class Tls(StrEnum):
     """How much encryption a connection needs."""
 
     OPPORTUNISTIC = "OPPORTUNISTIC"  # if it is offered; any certificate is better than none
+    ENCRYPTED = "ENCRYPTED"  # never without; any certificate will do
     REQUIRED = "REQUIRED"  # with a certificate that is checked; never without
     WRAPPED = "WRAPPED"  # from the first byte, checked too
     NEVER = "NEVER"
@@ -52,6 +58,7 @@ class Host:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     relay: bool = False  # it hands the mail on: its 250 is no delivery yet
+    proof: Proof = ANY_NAME  # how its certificate is checked, where it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,29 @@ class Route:
     resolver: Callable[[], Resolver] = Resolver  # reads /etc/resolv.conf when first asked
     port: int = SMTP_PORT  # of the servers that MX names
     trust: ssl.SSLContext | None = field(default=None, repr=False)  # instead of the system's
+    validates: bool = False  # what the resolver says of signatures (AD) is believed
+    policy_port: int = 443  # where domains publish policies (RFC 8461)
+    inward: bool = False  # policies are fetched from our own networks, too
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What DNS has of a name."""
+
+    records: list[Any]
+    secure: bool  # signed, says a resolver that is believed
+    name: str  # behind all aliases
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server of a domain, as DNS names it."""
+
+    name: str
+    addresses: list[str]
+    secure: bool  # signed, from the domain to the addresses
+    canonical: str  # behind all aliases
+    preference: int | None = None  # None: the domain has no MX
 
 
 def next_hop(text: str) -> Host:
@@ -88,6 +118,17 @@ def next_hop(text: str) -> Host:
     )
 
 
+def route_of(world: World) -> Route:
+    """How mail leaves us by the options in force."""
+    options = world.options
+    hop = options.next_hop
+    return Route(
+        next_hop(hop.get_secret_value()) if hop else None,
+        partial(kept, options.dns_resolver, validates=options.dns_validates),
+        validates=options.dns_validates,
+    )
+
+
 async def hosts(world: World, route: Route, domain: str) -> list[Host]:
     """The servers for a domain, the best first; those of one preference in random order.
 
@@ -95,70 +136,99 @@ async def hosts(world: World, route: Route, domain: str) -> list[Host]:
     """
     if route.next_hop:
         return [route.next_hop]
+    found = await servers(world, route, domain)
+    return [
+        Host(server.name, route.port, address) for server in found for address in server.addresses
+    ]
+
+
+async def servers(world: World, route: Route, domain: str) -> list[Server]:
+    """The same as DNS has them, with those that have an address only. Unroutable."""
     if domain.startswith("["):
         raise Unroutable(550, "5.1.2 Address literals are not delivered to")
     try:
         name = ascii_domain(domain)
     except idna.IDNAError:
         raise Unroutable(550, "5.1.2 Not a domain name") from None
-    resolver = route.resolver()
-    names = await _exchangers(world, resolver, name)
-    found: list[Host] = []
+    exchangers, secure = await _exchangers(world, route, name)
+    answers = await asyncio.gather(
+        *(_addresses(route, exchanger) for _, exchanger in exchangers[:HOSTS]),
+        return_exceptions=True,
+    )
+    found: list[Server] = []
     trouble: Unroutable | None = None
-    for exchanger in names[:HOSTS]:
-        try:
-            addresses = await _addresses(resolver, exchanger)
-        except Unroutable as problem:
+    for (preference, exchanger), answer in zip(exchangers, answers, strict=False):
+        if isinstance(answer, Unroutable):
             # A broken name must not hide a working one, nor must a silent one look broken.
-            trouble = problem if trouble is None or trouble.code >= 500 else trouble  # noqa: PLR2004
-            continue
-        found += [Host(exchanger, route.port, address) for address in addresses[:ADDRESSES]]
+            trouble = answer if trouble is None or trouble.code >= 500 else trouble  # noqa: PLR2004
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            kept_ = answer.records[:ADDRESSES]
+            signed = secure and answer.secure
+            found.append(Server(exchanger, kept_, signed, answer.name, preference))
     if not found:
         raise trouble or Unroutable(550, f"5.4.4 No server of {name} has an address")
     return found
 
 
-async def _exchangers(world: World, resolver: Resolver, name: str) -> list[str]:
-    """The names of the servers for a domain, the best first."""
-    answer = await _ask(resolver, name, "MX")
-    if not answer:
-        return [name]  # RFC 5321, section 5.1: then the domain itself is its server
-    names: list[str] = []
-    for _, alike in groupby(sorted(answer, key=_preference), key=_preference):
+async def _exchangers(
+    world: World, route: Route, name: str
+) -> tuple[list[tuple[int | None, str]], bool]:
+    """The servers for a domain by name, the best first, and whether that is signed."""
+    answer = await ask(route, name, "MX")
+    if not answer.records:
+        return [(None, name)], answer.secure  # RFC 5321, section 5.1: it is its own server
+    names: list[tuple[int, str]] = []
+    for preference, alike in groupby(sorted(answer.records, key=_preference), key=_preference):
         exchangers = {each.exchange.to_text(omit_final_dot=True).lower() for each in alike}
-        names += sorted(exchangers, key=lambda _: world.random(4))
-    if set(names) <= {"", ".", "@"}:
+        shuffled = sorted(exchangers, key=lambda _: world.random(4))
+        names += [(preference, each) for each in shuffled]
+    if {each for _, each in names} <= {"", ".", "@"}:
         raise Unroutable(556, f"5.1.10 {name} takes no mail (null MX)")
     ours = world.options.hostname.lower()
-    if ours in names:
-        names = names[: names.index(ours)]  # the others would hand it to us
+    known = [each for _, each in names]
+    if ours in known:
+        least = names[known.index(ours)][0]
+        names = [each for each in names if each[0] < least]  # the others would hand it to us
         if not names:
             raise Unroutable(550, f"5.4.6 Mail for {name} would come back to us")
-    return [each for each in names if each not in ("", ".", "@")]
+    rest = [(preference, each) for preference, each in names if each not in ("", ".", "@")]
+    return [*rest], answer.secure
 
 
 def _preference(record: Any) -> int:
     return int(record.preference)
 
 
-async def _addresses(resolver: Resolver, name: str) -> list[str]:
+async def _addresses(route: Route, name: str) -> Found:
     """IPv6 and IPv4 addresses of a host, IPv4 first: more hosts can reach those."""
     found: list[str] = []
+    secure, canonical = True, name
     trouble: Unroutable | None = None
     for kind in ("A", "AAAA"):
         try:
-            found += [str(record.address) for record in await _ask(resolver, name, kind)]
+            answer = await ask(route, name, kind)
         except Unroutable as problem:
             trouble = problem
+            continue
+        found += [str(record.address) for record in answer.records]
+        secure = secure and answer.secure
+        canonical = answer.name if answer.records else canonical
     if not found:
         raise trouble or Unroutable(550, f"5.4.4 {name} has no address")
-    return found
+    return Found(found, secure, canonical)
 
 
-async def _ask(resolver: Resolver, name: str, kind: str) -> list[Any]:
-    """The records, none where the name has none of this kind; else Unroutable."""
+async def signed_addresses(route: Route, name: str) -> Found:
+    """The addresses of a host that is not named by MX, and whether they are signed. Unroutable."""
+    return await _addresses(route, name)
+
+
+async def ask(route: Route, name: str, kind: str) -> Found:
+    """What DNS has, no records where the name has none of this kind; else Unroutable."""
     try:
-        answer = await resolver.resolve(f"{name}.", kind, raise_on_no_answer=False)
+        answer = await route.resolver().resolve(f"{name}.", kind, raise_on_no_answer=False)
     except dns.resolver.NXDOMAIN:
         raise Unroutable(550, f"5.1.2 There is no domain {name}") from None
     except dns.exception.SyntaxError:
@@ -166,4 +236,6 @@ async def _ask(resolver: Resolver, name: str, kind: str) -> list[Any]:
     except (dns.exception.DNSException, OSError) as problem:
         what = type(problem).__name__
         raise Unroutable(451, f"4.4.3 DNS does not answer for {name}: {what}") from problem
-    return list(answer.rrset or ())
+    secure = route.validates and bool(answer.response.flags & dns.flags.AD)
+    canonical = answer.canonical_name.to_text(omit_final_dot=True).lower()
+    return Found(list(answer.rrset or ()), secure, canonical)

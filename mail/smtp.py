@@ -16,8 +16,8 @@ from mail.listener import Listener
 from mail.lmtplimits import Limits
 from mail.networks import network, within
 from mail.received import HELLO, Hop
-from mail.tls import Certificate, Tunnel
-from mail.wire import Transaction
+from mail.tls import Certificates, Tunnel
+from mail.wire import Transaction, Vanished
 from models.crowds import Crowd, Seat
 from models.world import World
 
@@ -26,13 +26,18 @@ EACH = 20  # connections of one network
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a place is open. Without a certificate it offers no TLS."""
+    """How a place is open. As long as it has no certificate it offers no TLS."""
 
     limits: Limits = field(default_factory=Limits)
     each: int = EACH  # connections of one network
-    certificate: Certificate | None = None
+    certificate: Certificates | None = None
     wrapped: bool = False  # TLS from the first byte
     proxies: tuple[str, ...] = ()  # networks of balancers that speak the PROXY protocol
+
+    @property
+    def secure(self) -> bool:
+        """Whether there is TLS for a connection that begins now."""
+        return self.certificate is not None and self.certificate.ready
 
 
 class Smtp(Listener):
@@ -87,6 +92,8 @@ class SmtpSession(Conversation):
             self._leaving = True
             return "421 4.7.0 Too many connections from your network, come back later"
         if self.terms.wrapped:
+            if not self.terms.secure:
+                raise Vanished  # there is no certificate yet, and nothing is said in clear
             await self._encrypt(self._wire.taken())
         return f"220 {self.hostname} ESMTP"
 
@@ -123,7 +130,7 @@ class SmtpSession(Conversation):
 
     def _offers(self) -> list[str]:
         offers = super()._offers()
-        return offers if self.tls or not self.terms.certificate else [*offers, "STARTTLS"]
+        return offers if self.tls or not self.terms.secure else [*offers, "STARTTLS"]
 
     async def _helo(self, argument: str) -> str:
         return self._hello(argument, extended=False)
@@ -142,7 +149,7 @@ class SmtpSession(Conversation):
         """Encrypt, and forget what came before (RFC 3207): anybody may have said it."""
         if argument:
             return "501 5.5.4 STARTTLS stands alone"
-        if self.terms.certificate is None:
+        if not self.terms.secure:
             return "502 5.5.1 There is no TLS here"
         if self.tls:
             return "503 5.5.1 It is encrypted already"

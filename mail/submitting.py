@@ -18,6 +18,7 @@ from mail.routes import Taken
 from mail.smtp import Smtp, SmtpSession, Terms
 from mail.spool import Spool
 from mail.wire import Transaction, Wrong
+from mail.wishes import Wish
 from models.errors import (
     AuthenticationFailed,
     Forbidden,
@@ -58,9 +59,12 @@ class Clerk(Protocol):
         """Refused who may not send as this now; "" is nobody, whom a report is from."""
 
     async def submit(
-        self, writer: Writer, source: bytes | Path, sender: str, recipients: Sequence[str]
+        self, writer: Writer, source: bytes | Path, sender: str, to: Sequence[tuple[str, Wish]]
     ) -> str:
-        """Queue a message; its id there. Refused, and nothing is queued."""
+        """Queue a message for recipients, each with what is to be told of it; its id there.
+
+        Refused, and nothing is queued.
+        """
 
 
 class Submission(Smtp):
@@ -184,7 +188,7 @@ class SubmissionSession(SmtpSession):
     async def _done(self, spool: Spool, transaction: Transaction) -> list[str]:
         """Queue it; one reply for all."""
         writer, size = self._who(), spool.size
-        to = [taken.address for taken in transaction.recipients]
+        to = [(taken.address, taken.wish) for taken in transaction.recipients]
         with spool:
             try:
                 source = await spool.source()

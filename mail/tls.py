@@ -1,13 +1,76 @@
 """TLS on the streams of a connection, as a server; the certificate is read anew when it changes."""
 
 import logging
+import os
+import secrets
 import ssl
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
+
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from mail.wire import PIECE, Read, Vanished
 
 log = logging.getLogger(__name__)
+
+
+class Certificates(Protocol):
+    """What a listener shows to whoever wants TLS."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to show: else there is no TLS."""
+
+    def context(self) -> ssl.SSLContext:
+        """For a connection that begins now; only where it is ready."""
+
+
+def fresh() -> ssl.SSLContext:
+    """A context as we want it, without a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    return context
+
+
+def loaded(chain: str, key: str) -> ssl.SSLContext:
+    """A context with this chain and its key, both PEM; raises ssl.SSLError.
+
+    OpenSSL is reached through files only. This one lies in memory and has no name; where there
+    is no such thing, a file that is gone at once, with the key locked by a password of its own.
+    """
+    context = fresh()
+    with _written(chain, key) as (path, password):
+        context.load_cert_chain(path, password=password)
+    return context
+
+
+@contextmanager
+def _written(chain: str, key: str) -> Generator[tuple[str, str | None]]:
+    """A file that holds both, and the password of the key, where it has one."""
+    if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
+        handle = os.memfd_create("certificate", os.MFD_CLOEXEC)
+        with os.fdopen(handle, "wb") as file:
+            file.write(f"{key.strip()}\n{chain}".encode())
+            file.flush()
+            yield f"/proc/self/fd/{handle}", None
+        return
+    password = secrets.token_urlsafe(32)
+    locked = load_pem_private_key(key.encode(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode())
+    )
+    with tempfile.NamedTemporaryFile(prefix="merganser-") as file:  # for nobody else to read
+        file.write(locked + chain.encode())
+        file.flush()
+        yield file.name, password
 
 
 class Certificate:
@@ -18,6 +81,11 @@ class Certificate:
         self._files = [chain, key or chain]
         self._seen = self._stamps()
         self._context = self._made()
+
+    @property
+    def ready(self) -> bool:
+        """It was read, so it is."""
+        return True
 
     def context(self) -> ssl.SSLContext:
         """For a connection that begins now. Files that do not fit leave the last ones in force."""
@@ -36,9 +104,7 @@ class Certificate:
         return [(each.st_mtime_ns, each.st_size, each.st_ino) for each in found]
 
     def _made(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        context = fresh()
         context.load_cert_chain(*map(str, self._files))
         return context
 

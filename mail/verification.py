@@ -17,25 +17,32 @@ class Forged(Refused):
 
 
 async def received(
-    world: World, source: bytes | Path, sender: str, client: Client | None
+    world: World,
+    source: bytes | Path,
+    sender: str,
+    client: Client | None,
+    *,
+    forwarded: bool = False,
 ) -> tuple[bytes | Path, Letter]:
     """A message that came from outside, read, with what is known of its sender.
 
     `client` handed it in by SMTP; None: a neighbour did by LMTP. Where we check it ourselves the
-    message has the results on top. Forged where its domain and we refuse it.
+    message has the results on top. Forged where its domain and we refuse it, unless a forwarding
+    host has `forwarded` it: then nothing is made of what was found.
     """
     options = world.options
     if not _checks(options, client):
         letter = await delivery.read(source)
         return source, verified(world, letter) if client is None else letter
     found = await authentication.checked(world, source, client, sender)
-    if found.wanted == "reject" and options.dmarc_policy == "reject":
+    refuses = found.wanted == "reject" and options.dmarc_policy == "reject"
+    if refuses and not forwarded:
         raise Forged("DMARC of the domain in From refuses it")
     whole, came = await authentication.stamped(
         source, found, options.hostname, options.authserv_ids
     )
     told = found.verification(options.hostname)
-    if options.dmarc_policy == "ignore":
+    if forwarded or options.dmarc_policy == "ignore":
         told["policy"] = "none"
     if client is not None and client.tls:
         told["tls"] = client.tls

@@ -5,13 +5,16 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from mail import wishes
 from mail.routes import Away, Taken
+from mail.wishes import Unfit, Wish
 
 COMMAND_MAX = 2048  # bytes of a command line, its end included
 PIECE = 256 << 10  # bytes that are taken from the socket's buffer at once
 
 MALFORMED = "500 5.5.2 That is no line of text"
 NO_ADDRESS = "553 5.1.3 That is no address"
+UNKNOWN = "555 5.5.4 A parameter is not known here"
 
 # A route before the address is passed over (RFC 5321, section 4.1.1.3)
 PATH = re.compile(r'<(?:@[^:<>"]*:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?:\s+(.*))?')
@@ -108,6 +111,7 @@ class Transaction:
     digest: str = ""  # SHA-256 of the message, hex, once it has come
     recipients: list[Taken] = field(default_factory=list)
     turned_away: list[Away] = field(default_factory=list)  # of the others, so many as are told of
+    wish: Wish = wishes.USUAL  # what was said of the message
 
 
 def command(line: bytes) -> tuple[str, str]:
@@ -134,21 +138,38 @@ def path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
         parameter = PARAMETER.fullmatch(word)
         if not parameter:
             raise Wrong("501 5.5.4 That is no parameter")
-        parameters[parameter[1].upper()] = (parameter[2] or "").upper()
+        if parameter[1].upper() in parameters:
+            raise Wrong("501 5.5.4 A parameter stands there twice")
+        parameters[parameter[1].upper()] = parameter[2] or ""
     return found[1], parameters
 
 
 def begun(sender: str, parameters: dict[str, str]) -> Transaction:
     """The transaction that MAIL asks for."""
     utf8 = parameters.pop("SMTPUTF8", None)
-    body = parameters.pop("BODY", "7BIT")
+    body = parameters.pop("BODY", "7BIT").upper()
     size = parameters.pop("SIZE", "0")
+    try:
+        wish = wishes.of_message(parameters)
+    except Unfit as wrong:
+        raise Wrong(f"501 5.5.4 {wrong}") from None
     if parameters:
-        raise Wrong("555 5.5.4 A parameter is not known here")
+        raise Wrong(UNKNOWN)
     if utf8 or body not in {"7BIT", "8BITMIME"} or not SIZE.fullmatch(size):
         raise Wrong("501 5.5.4 A parameter has a wrong value")
     need_utf8(sender, utf8=utf8 is not None)
-    return Transaction(sender, int(size), utf8 is not None)
+    return Transaction(sender, int(size), utf8 is not None, wish=wish)
+
+
+def wanted(transaction: Transaction, parameters: dict[str, str]) -> Wish:
+    """What RCPT asks to be told of its recipient."""
+    try:
+        wish = wishes.of_recipient(parameters, transaction.wish, utf8=transaction.utf8)
+    except Unfit as wrong:
+        raise Wrong(f"501 5.5.4 {wrong}") from None
+    if parameters:
+        raise Wrong(UNKNOWN)
+    return wish
 
 
 def need_utf8(address: str, *, utf8: bool) -> None:

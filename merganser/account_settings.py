@@ -3,11 +3,16 @@
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
+from models.rates import WRITTEN
+
+RATE = rf"^({WRITTEN.pattern})?$"
+PER: dict[str, Any] = {"hint": "write how many in what time, such as 100/HOUR"}
 
 
 class AccountSettings(BaseSettings):
@@ -110,6 +115,25 @@ class AccountSettings(BaseSettings):
         ge=0,
         description="Messages a user is sent in an hour, before senders are put off; "
         "0 is unlimited.",
+    )
+    rate_user: str = Field(
+        default=USUAL.rate_user,
+        pattern=RATE,
+        description="Messages a user may send in a time, where it has no rate of its own, as in "
+        "100/HOUR; also /SECOND, /MINUTE and /DAY.",
+        json_schema_extra=PER,
+    )
+    rate_domain: str = Field(
+        default=USUAL.rate_domain,
+        pattern=RATE,
+        description="The same for all users of a domain together, where it has no rate of its own.",
+        json_schema_extra=PER,
+    )
+    rate_platform: str = Field(
+        default=USUAL.rate_platform,
+        pattern=RATE,
+        description="The same for all users together.",
+        json_schema_extra=PER,
     )
     forwards_daily: int = Field(
         default=USUAL.forwards_daily,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mail.sources import Source
     from merganser.demonstration import Account
-    from merganser.doctor import Finding
+    from merganser.findings import Finding
     from merganser.importing import Progress
     from merganser.settings import Settings
     from models.world import World
@@ -330,7 +330,8 @@ def doctor(
     """
     import uvloop
 
-    from merganser.doctor import Verdict, examine
+    from merganser.doctor import examine
+    from merganser.findings import Verdict
     from merganser.settings import read
 
     found = uvloop.run(examine(read()))
@@ -430,6 +431,7 @@ def app() -> typer.Typer:
     """The command line, ready to be called."""
     from merganser import (
         account_commands,
+        certificate_commands,
         connector_commands,
         document_commands,
         domain_commands,
@@ -462,6 +464,7 @@ def app() -> typer.Typer:
     made.add_typer(account_commands.users(), name="user")
     made.add_typer(account_commands.tokens(), name="token")
     made.add_typer(domain_commands.domains(), name="domain")
+    made.add_typer(certificate_commands.certificates(), name="certificate")
     made.add_typer(connector_commands.connectors(), name="connector")
     made.add_typer(document_commands.documents(), name="documents")
     made.add_typer(setting_commands.settings(), name="setting")

@@ -8,9 +8,7 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
 import dns.exception
@@ -22,6 +20,8 @@ from sqlmodel import col
 from mail.addresses import ascii_domain
 from mail.resolving import resolver as resolver_at
 from merganser import arckeys, building, listening, locks, vaults
+from merganser.certified import certified
+from merganser.findings import Finding, Verdict, action, hint, ok
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import Trouble
 from merganser.upgrade import lacking
@@ -38,46 +38,14 @@ PUBLIC = 0o077  # permissions of others
 RECENT = datetime(2025, 1, 1, tzinfo=UTC)  # no clock that is right shows less
 
 
-class Verdict(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    HINT = "hint"
-    ACTION = "action"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check says, and what to do."""
-
-    subject: str
-    verdict: Verdict
-    found: str
-    todo: str = ""
-
-
 Check = Callable[[Settings], Awaitable[list[Finding]]]
-
-
-def ok(subject: str, found: str) -> list[Finding]:
-    """All is well."""
-    return [Finding(subject, Verdict.OK, found)]
-
-
-def hint(subject: str, found: str, todo: str) -> list[Finding]:
-    """It works, but could be better."""
-    return [Finding(subject, Verdict.HINT, found, todo)]
-
-
-def action(subject: str, found: str, todo: str) -> list[Finding]:
-    """It does not work, or not for long."""
-    return [Finding(subject, Verdict.ACTION, found, todo)]
 
 
 async def examine(settings: Settings) -> list[Finding]:
     """Look at everything; a check that fails says so, and the others go on."""
     checks: tuple[Check, ...] = (
-        _programs, _clock, _folder, _secret, _disk, _store, _vault, _seals, _blobs, _ports, _names,
+        _programs, _clock, _folder, _secret, _disk, _store, _vault, _seals, certified,
+        _blobs, _ports, _names,
     )  # fmt: skip
     found: list[Finding] = []
     try:
@@ -291,6 +259,9 @@ def _greeting(name: str, setting: str) -> bool:
             if name == "HTTP":
                 one.sendall(b"GET /health HTTP/1.0\r\n\r\n")
                 return one.recv(100).startswith(b"HTTP/1.1 200")
+            if name == "ACME_HTTP":
+                one.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return one.recv(100).startswith(b"HTTP/1.1 404")
             if name == "SUBMISSIONS":
                 return True  # it speaks after TLS has begun
             return (b" LMTP" if name == "LMTP" else b" ESMTP") in one.recv(200)

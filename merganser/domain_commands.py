@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from merganser import dkim_commands
+from merganser.domain_tables import Json, shown
 from merganser.trouble import MISUSED, WRONG, Trouble
 
 if TYPE_CHECKING:
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from models.world import World
     from resolvers.domainrename import Renamed
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Size = Annotated[str | None, typer.Option(help="Such as 5 GiB; 0 is unlimited.")]
 
 
@@ -67,7 +68,7 @@ def list_domains(as_json: Json = False) -> None:
         return await domains.listed(world)
 
     columns = ("name", "active", "users", "max_users", "addresses", "allocated", "quota", "used")
-    _print(run(work), columns, as_json=as_json)
+    shown(run(work), columns, as_json=as_json)
 
 
 def rename(
@@ -136,7 +137,7 @@ def dns(
 
     found = run(work)
     columns = ("state", "type", "name", "value", "found", "problem")
-    _print(found, columns, as_json=as_json)
+    shown(found, columns, as_json=as_json)
     if any(each["state"] in ("MISSING", "DIFFERENT") for each in found):
         raise typer.Exit(WRONG)
 
@@ -174,32 +175,6 @@ def _bytes(option: str, text: str | None) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def _print(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
-    import json
-
-    if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    from merganser.tables import shown
-
-    titles = [name.replace("_", " ") for name in columns]
-    shown(titles, [[_cell(name, each[name]) for name in columns] for each in found])
-
-
-def _cell(name: str, value: object) -> str:
-    from merganser.amounts import sized
-
-    if isinstance(value, list):
-        return " | ".join(map(str, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if name in ("allocated", "quota", "used") and isinstance(value, int):
-        return "unlimited" if name == "quota" and not value else sized(value)
-    if name == "max_users" and not value:
-        return "any"
-    return "" if value is None else str(value)
-
-
 def domains() -> typer.Typer:
     """The commands about domains."""
     made = typer.Typer(help="Make, list, rename and delete domains.", no_args_is_help=True)
@@ -209,4 +184,5 @@ def domains() -> typer.Typer:
     made.command("delete")(delete)
     made.command("dns")(dns)
     made.command("arc-key")(arc_key)
+    dkim_commands.add(made)
     return made

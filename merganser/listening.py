@@ -203,6 +203,7 @@ def places(settings: Settings) -> dict[str, str]:
         "SMTP": settings.smtp,
         "SUBMISSION": settings.submission,
         "SUBMISSIONS": settings.submissions,
+        "ACME_HTTP": settings.acme_http,
     }
     return {name: place for name, place in named.items() if place}
 

@@ -10,6 +10,7 @@ from mail.listener import Listener
 from mail.lmtplimits import BUDGET, Limits
 from mail.mx import Mx, Rules
 from mail.smtp import Smtp, Terms
+from mail.sni import Keyring
 from mail.submitting import Submission
 from mail.tls import Certificate
 from merganser import listening
@@ -17,6 +18,7 @@ from merganser.parts import Part
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import MISUSED, Trouble
 from models.world import World
+from resolvers import certificatewatch
 from resolvers.submitting import Clerk
 
 COMMANDS = 2000  # of one connection
@@ -26,17 +28,13 @@ STRANGERS = 50  # recipients of one connection whom nobody knows
 class Common(NamedTuple):
     """What all listeners have alike."""
 
-    certificate: Certificate | None
+    certificate: Keyring
     budget: int  # bytes on their way in
 
 
 def certificate(settings: Settings) -> Certificate | None:
-    """The certificate for SMTP. Trouble where it cannot be read, or is missing."""
+    """The certificate of files for SMTP, if one is set. Trouble where it cannot be read."""
     if settings.tls_cert is None:
-        for name in ("SUBMISSION", "SUBMISSIONS"):
-            if name in listening.places(settings):
-                text = f"{PREFIX}{name} takes a certificate: set {PREFIX}TLS_CERT"
-                raise Trouble(text, code=MISUSED)
         return None
     try:
         return Certificate(settings.tls_cert, settings.tls_key)
@@ -46,15 +44,38 @@ def certificate(settings: Settings) -> Certificate | None:
         raise Trouble(text, code=MISUSED) from problem
 
 
+async def required(settings: Settings, world: World) -> None:
+    """Trouble where submission is to be open and there is no certificate, nor one on its way."""
+    if settings.tls_cert is not None or await certificatewatch.any_stored(world):
+        return
+    for name in ("SUBMISSION", "SUBMISSIONS"):
+        if name in listening.places(settings):
+            text = (
+                f"{PREFIX}{name} takes a certificate: set {PREFIX}TLS_CERT, or store one with "
+                "`merganser certificate set`"
+            )
+            raise Trouble(text, code=MISUSED)
+
+
+async def _keyring(settings: Settings, world: World, stack: AsyncExitStack) -> Keyring:
+    """All certificates there are, and what is changed of them while we run."""
+    ring = certificatewatch.keyring(world, certificate(settings))
+    await certificatewatch.refresh(world, ring)
+    following = asyncio.create_task(certificatewatch.follow(world, ring))
+    stack.callback(following.cancel)
+    return ring
+
+
 async def listen(
     settings: Settings, world: World, part: Part, stack: AsyncExitStack
 ) -> Sequence[Listener]:
     """Listen wherever a setting says so; the stack ends it."""
     opened: list[Listener] = []
     stack.push_async_callback(end, opened)
-    common = Common(certificate(settings), BUDGET // part.many)
+    await required(settings, world)
+    common = Common(await _keyring(settings, world, stack), BUDGET // part.many)
     for name, place in listening.places(settings).items():
-        if name in ("HTTP", "LMTP"):
+        if name in ("HTTP", "LMTP", "ACME_HTTP"):
             continue
         listener = _listener(name, settings, world, common)
         opened.append(listener)

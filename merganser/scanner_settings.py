@@ -1,4 +1,4 @@
-"""What an operator can set about scanners of mail that comes in."""
+"""What an operator can set about scanners of mail."""
 
 import re
 from datetime import timedelta
@@ -77,6 +77,13 @@ class ScannerSettings(BaseSettings):
         description="What becomes of mail with a virus: reject, it is refused; tag, it goes to "
         "Junk; quarantine, it is held, and refused where it is too large for that.",
         json_schema_extra={"hint": "write reject, tag or quarantine"},
+    )
+
+    sent_scan: Literal["off", "viruses", "spam"] = Field(
+        default="off",
+        description="What is looked for in what users send: off, nothing; viruses, clamd looks; "
+        "spam, rspamd judges it as well. What they find is not sent, and the user is told.",
+        json_schema_extra={"hint": "write off, viruses or spam"},
     )
 
     @field_validator("rspamd", "rspamd_learn")

@@ -9,7 +9,6 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -21,10 +20,9 @@ from graph.webhooks import worded
 from mail import housekeeping, indexing, learning, routing, snoozing
 from mail.lmtp import Lmtp, listen
 from mail.queue import worker
-from mail.resolving import resolver
 from mail.routing import Route
 from mail.spool import claim
-from merganser import listening, locks, mailports, otlp, readiness
+from merganser import listening, locks, mailports, otlp, proving, readiness
 from merganser.building import make_folder, opened, reached
 from merganser.ending import Ending
 from merganser.parts import ALONE, Part
@@ -32,7 +30,16 @@ from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
 from models.world import World
-from resolvers import changes, connectorruns, neighbours, pushing, tasks, webhookposts
+from resolvers import (
+    acmeruns,
+    changes,
+    connectorruns,
+    dkimrotation,
+    neighbours,
+    pushing,
+    tasks,
+    webhookposts,
+)
 from resolvers import settings as stored_settings
 
 log = logging.getLogger("merganser")
@@ -79,10 +86,11 @@ async def serve(
 async def prepare(settings: Settings) -> None:
     """Migrate the store, and see whether we may listen where we are told to."""
     otlp.signals(settings)
-    _route(settings)
     mailports.certificate(settings)
     async with opened(settings, migrate=True) as world:
+        _route(world)
         await listening.guarded(world, settings)
+        await mailports.required(settings, world)
 
 
 def _orphaned(ending: Ending, parent: int) -> None:
@@ -106,7 +114,7 @@ async def _house(settings: Settings, part: Part) -> AsyncGenerator[World]:
 
 async def _behind(settings: Settings, world: World, ending: Ending, part: Part) -> None:
     """Work behind the requests that other processes answer, until told to stop."""
-    route, spool = _route(settings), settings.data / "spool" / "http"
+    route, spool = _route(world), settings.data / "spool" / "http"
     listening.more_files()
     async with _exporting(settings, world, part), _workers(world, route, ending, spool, part):
         part.up()
@@ -118,7 +126,7 @@ async def _open(
     settings: Settings, world: World, ending: Ending, after: After | None, part: Part
 ) -> None:
     """Listen and work until told to stop, then end in the reverse order."""
-    route = _route(settings)
+    route = _route(world)
     await listening.guarded(world, settings)
     spool = settings.data / "spool"
     listening.more_files()
@@ -145,6 +153,7 @@ async def _open(
         lmtp = await _lmtp(settings, world, part)
         stack.push_async_callback(lmtp.close)
         await mailports.listen(settings, world, part, stack)
+        await proving.listen(settings, world, part, stack)
         ending.web = listening.web(app, settings, after)
         stack.push_async_callback(app.end)
         places = {name.lower(): place for name, place in listening.places(settings).items()}
@@ -161,11 +170,9 @@ def _told(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def _route(settings: Settings) -> Route:
-    if settings.next_hop is None:
-        return Route(resolver=partial(resolver, settings.dns_resolver))
+def _route(world: World) -> Route:
     try:
-        return Route(routing.next_hop(settings.next_hop.get_secret_value()))
+        return routing.route_of(world)
     except Invalid as problem:
         raise Trouble(f"MERGANSER_NEXT_HOP is wrong: {problem}", code=MISUSED) from problem
 
@@ -208,7 +215,9 @@ async def _workers(
             tasks.run(world),
             webhookposts.run(world, worded),
             pushing.run(world, ids.encode),
+            dkimrotation.run(world),
             # of an SQLite store one process has the lock, and one of its processes works
+            acmeruns.run(world),
             connectorruns.run(world, alone=locks.lock_of(world.database.url) is not None),
         ]
     asked = [_begun(work, ending) for work in ended_by_event]

@@ -15,7 +15,9 @@ from pydantic_settings import SettingsConfigDict
 from merganser.account_settings import AccountSettings
 from merganser.amounts import size, sized, spanned
 from merganser.incoming_settings import IncomingSettings
+from merganser.outgoing_settings import OutgoingSettings
 from merganser.scanner_settings import ScannerSettings
+from merganser.signing_settings import SigningSettings
 from merganser.smtp_settings import SmtpSettings
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
 from merganser.trouble import MISUSED, Trouble
@@ -46,7 +48,14 @@ def driven(url: str) -> str:
 Url = Annotated[str, BeforeValidator(driven)]
 
 
-class Settings(AccountSettings, IncomingSettings, SmtpSettings, ScannerSettings):
+class Settings(
+    AccountSettings,
+    IncomingSettings,
+    SmtpSettings,
+    OutgoingSettings,
+    SigningSettings,
+    ScannerSettings,
+):
     """Each is an environment variable: `MERGANSER_` and the name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -98,11 +107,6 @@ class Settings(AccountSettings, IncomingSettings, SmtpSettings, ScannerSettings)
         pattern=PLACE,
         description="Where LMTP listens: host:port.",
         json_schema_extra={"hint": "write host:port"},
-    )
-    next_hop: SecretStr | None = Field(
-        default=None,
-        description="Server that takes all mail that leaves: smtp://user:password@host:port or "
-        "smtps://…, with ?tls=never or ?tls=required. Without it mail goes to each domain's own.",
     )
     bootstrap_key: SecretStr | None = Field(
         default=None,
@@ -489,7 +493,7 @@ def table(settings: type[Settings] = Settings) -> str:
     """The settings as a Markdown table; docs/settings.md is this, printed."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     known = settings.model_fields
-    parts = (AccountSettings, IncomingSettings, SmtpSettings, ScannerSettings)
+    parts = (AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings, ScannerSettings)
     apart = [part.model_fields for part in parts]  # the first come last
     for name in sorted(known, key=lambda name: [name in each for each in apart]):
         spec = known[name]
@@ -506,6 +510,8 @@ def _default(spec: FieldInfo) -> str:
         return "none"
     if isinstance(value, timedelta):
         return spanned(value)
+    if isinstance(value, tuple) and isinstance(value[0], timedelta):
+        return ", ".join(map(spanned, value))
     if any(isinstance(each, BeforeValidator) and each.func is size for each in spec.metadata):
         return sized(value)
     return str(value)

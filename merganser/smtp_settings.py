@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
-from merganser.spelling import PLACE, Names, Span, networked
+from merganser.spelling import PLACE, USUAL, Names, Span, Spans, networked
 
 HOSTPORT: dict[str, Any] = {"hint": "write host:port"}
 NETWORKS: dict[str, Any] = {"hint": "write addresses and networks such as 10.0.0.0/8"}
@@ -39,11 +39,51 @@ class SmtpSettings(BaseSettings):
     tls_cert: Path | None = Field(
         default=None,
         description="File with the certificate for SMTP and its chain, PEM. It is read anew when "
-        "it changes. Without it there is no TLS, and no submission.",
+        "it changes. Those that are stored by `certificateSet` are shown to whoever asks for their "
+        "names; without any there is no TLS, and no submission.",
     )
     tls_key: Path | None = Field(
         default=None,
         description="File with its key; none: it is in the same file.",
+    )
+    queue_backoff: Spans = Field(
+        default=USUAL.queue_backoff,
+        description="How long after each attempt to send the next one follows; the last holds "
+        "from then on. A fifth more or less, so that not all come at once.",
+        json_schema_extra={"hint": "write times with spaces between, as in 1m 5m 1h"},
+    )
+    queue_expires: Span = Field(
+        default=USUAL.queue_expires,
+        description="What nobody took by then goes back to its sender.",
+    )
+    acme_directory: str = Field(
+        default=USUAL.acme_directory,
+        pattern=r"^https://[^\s]+$",
+        description="Directory of the authority that makes certificates by ACME (RFC 8555).",
+        json_schema_extra={"hint": "write https://…"},
+    )
+    acme_http: str | None = Field(
+        default=None,
+        pattern=PLACE,
+        description="Where challenges of ACME are answered besides HTTP, and nothing else, as in "
+        "0.0.0.0:80; none: nowhere.",
+        json_schema_extra=HOSTPORT,
+    )
+    acme_ca: Path | None = Field(
+        default=USUAL.acme_ca,
+        description="File with the certificates of those who sign that of a private authority, "
+        "PEM; none: those the system trusts.",
+    )
+    acme_terms_agreed: bool = Field(
+        default=USUAL.acme_terms_agreed,
+        description="The terms of that authority are agreed to; off: it is asked for nothing.",
+        json_schema_extra={"hint": "write on or off"},
+    )
+    acme_contact: str = Field(
+        default=USUAL.acme_contact,
+        pattern=r"^([^\s@]+@[^\s@]+)?$",
+        description="E-mail address that the authority is told for its account; none: it has none.",
+        json_schema_extra={"hint": "write an address such as postmaster@example.org"},
     )
     smtp_proxies: Names = Field(
         default=(),
@@ -76,6 +116,12 @@ class SmtpSettings(BaseSettings):
         default=timedelta(hours=1),
         ge=timedelta(seconds=1),
         description="So long a connection may last.",
+    )
+    queue_delay_notice: Span = Field(
+        default=USUAL.queue_delay_notice,
+        ge=timedelta(0),
+        le=timedelta(days=30),
+        description="A message that waits for so long is told of to its sender, once; 0 s: never.",
     )
     smtp_network_rate: int = Field(
         default=1000,

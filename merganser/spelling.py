@@ -28,6 +28,7 @@ def networked(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
 Span = Annotated[timedelta, BeforeValidator(span), Field(ge=timedelta(0))]
+Spans = Annotated[tuple[Span, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 
 

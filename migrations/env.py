@@ -16,7 +16,10 @@ import models.auth
 import models.authlog
 import models.autoreply
 import models.blobs
+import models.certificates
+import models.compose
 import models.connectors
+import models.dkim
 import models.documents
 import models.domains
 import models.filters
@@ -31,12 +34,15 @@ import models.messages
 import models.notifications
 import models.quarantine
 import models.queue
+import models.rates
 import models.replays
 import models.rewrites
+import models.routing
 import models.savedsearches
 import models.senderrules
 import models.settings
 import models.sieve
+import models.sts
 import models.submission
 import models.tasks
 import models.twofactor

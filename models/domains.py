@@ -25,6 +25,7 @@ class Domain(Row, table=True):
     backup_mx: bool = False  # only relayed to the primary server
     relay_all_recipients: bool = False  # also those without an address here
     relay_unknown_only: bool = False  # those with an address here are delivered
+    relay_host_id: MaybeNumber = None  # mail of its senders leaves by that host, if it is there
     password_min: MaybeNumber = None  # characters of a password that is set; None: the platform's
     password_classes: MaybeNumber = None  # kinds of characters, likewise
     global_address_list: bool = True  # its users see each other

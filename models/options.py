@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 MIB = 1 << 20
+BACKOFF = tuple(timedelta(minutes=each) for each in (1, 5, 15, 30, 60, 120, 240))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class Options:
     dmarc_policy: str = "junk"  # what comes of mail that DMARC fails: ignore, junk, reject
     arc_trusted: tuple[str, ...] = ()  # whose seals overrule DMARC
     arc_keys: Path | None = None  # folder of the keys that seal what is sent on
+    dkim_host: bool = False  # also keys of the domain of `hostname` sign what leaves
+    mta_sts: str = "off"  # or testing, enforce: the policy that domains here have
+    dkim_overlap: timedelta = timedelta(days=14)  # keys that sign no more are kept so long
     spam_headers: tuple[str, ...] = (  # fields of spam filters that are believed
         "X-Rspamd-Action",
         "X-Spam",
@@ -39,6 +43,7 @@ class Options:
     clamd_timeout: timedelta = timedelta(seconds=60)
     clamd_max: int = 64 * MIB
     clamd_down: str = "accept"
+    sent_scan: str = "off"  # what is looked for in what users send; or "viruses", "spam" as well
     virus: str = "reject"  # what becomes of mail with one; or "tag", "quarantine"
     spam_quarantine: int = 0  # score from which spam is held, and does not go to Junk; 0: none is
     quarantine_for: timedelta = timedelta(days=30)  # what is held is kept so long
@@ -50,7 +55,19 @@ class Options:
     default_domain: str | None = None
     auto_create_domains: bool = True  # by the first address that an ADMIN makes there
     delimiters: str = "+"  # each begins a label of an address: what is right of it is cut off
+    tls_cert: Path | None = None  # of SMTP, where none is stored for a name
+    acme_directory: str = "https://acme-v02.api.letsencrypt.org/directory"
+    acme_ca: Path | None = None  # who signs that server's certificate; None: whom the system trusts
+    acme_terms_agreed: bool = False  # without it no certificate is asked for
+    acme_contact: str = ""  # address for the authority
     dns_resolver: str | None = None  # address:port; None: the system's
+    dns_validates: bool = False  # what it says of signatures is believed: for DANE
+    next_hop: SecretStr | None = None  # server that takes all that leaves
+    send_per_domain: int = 2  # connections at once; does not hold for a next hop
+    send_per_minute: int = 0  # messages to one domain or next hop, of each process; 0: any number
+    send_connection_messages: int = 100  # over one connection
+    send_connections_kept: int = 2  # to one server, that wait for more
+    send_connection_idle: timedelta = timedelta(seconds=5)  # for so long
     default_quota: int = 1 << 30  # bytes, where neither user nor domain has one
     message_max: int = 64 * MIB  # bytes
     upload_max: int = 50 * MIB  # bytes
@@ -78,6 +95,9 @@ class Options:
     profile_key: Path | None = None  # else in the same file
     recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number
     received_hourly: int = 3600  # messages, likewise
+    rate_user: str = ""  # messages that an account may send, such as 100/HOUR; "": any number
+    rate_domain: str = ""  # all of a domain together, where neither has a rate of its own
+    rate_platform: str = ""  # all together
     forwards_daily: int = 2000  # of an account or address without a limit of the own, likewise
     spam_forward_max: int = 50  # spam score, 0 to 100, from which mail is not sent on; 101: all is
     forwards_private: bool = False  # they may forward to relays and pages in our own networks
@@ -112,6 +132,7 @@ class Options:
     journal_events: int = 100_000  # per stream
     changes_overflow: int = 10_000  # events behind: who follows and is further reads afresh
     authlog_for: timedelta = timedelta(days=30)  # 0: nothing is written
+    queue_delay_notice: timedelta = timedelta(hours=4)  # then a sender is told; 0: never
     trace_for: timedelta = timedelta(days=7)  # 0: nothing is written of the ways of messages
     adminlog_for: timedelta = timedelta(days=365)
     webhooks_private: bool = False  # they may be posted to our own networks
@@ -121,4 +142,6 @@ class Options:
     connectors_per_host: int = 2  # of these, with one host elsewhere
     push_contact: str = ""  # mailto: or https:, for push services; else postmaster@`hostname`
     pushover_url: str = "https://api.pushover.net/1/messages.json"
+    queue_backoff: tuple[timedelta, ...] = BACKOFF  # after each attempt, then always the last
+    queue_expires: timedelta = timedelta(days=5)  # what nobody took by then goes back
     bulk: int = 1000  # messages a request changes; more are a task's work

@@ -1,6 +1,7 @@
 """The outbound queue: one row per recipient."""
 
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import Index, text
 
@@ -21,18 +22,30 @@ class DeliveryState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+# Whose time may come: what is not among those of its destination already, and not held.
+DUE = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL"
+# What is not at its end. Letter by letter as the index has it: a parameter would not find that.
+OPEN = "state IN ('PENDING', 'DEFERRED')"
+RANKS = 3  # those in a hurry; usual ones; those that can wait, and whoever was tried before
+MIDDLE = 1
+
+
+def _of(name: str, condition: str, *columns: str) -> Index:
+    """An index that holds only what a condition is true of."""
+    where = text(condition)
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
 class Delivery(MaybeOwned, table=True):
     """One recipient of a submission. A lease, not a lock: whoever holds it may be dead."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        Index(
-            "deliveries_due",
-            "next_at",
-            "id",
-            sqlite_where=text("next_at IS NOT NULL"),
-            postgresql_where=text("next_at IS NOT NULL"),
-        ),
+        _of("deliveries_due", DUE, "next_at", "id"),
+        _of("deliveries_turn", "turn_at IS NOT NULL", "rank", "domain", "turn_at", "id"),
+        _of("deliveries_open", OPEN, "submission_id"),
+        _of("deliveries_held", "held_at IS NOT NULL", "submission_id"),
+        _of("deliveries_leased", "lease IS NOT NULL", "lease", "submission_id"),
     )
 
     submission_id: int = ref("submissions.id")
@@ -43,6 +56,9 @@ class Delivery(MaybeOwned, table=True):
     state: DeliveryState = choice(DeliveryState, default=DeliveryState.PENDING)
     attempts: Number = 0
     next_at: MaybeMoment = None  # None: nothing more is tried
+    turn_at: MaybeMoment = None  # its place in the line of its destination; None: it is not in it
+    rank: Number = MIDDLE  # which of the lines; see RANKS
+    held_at: MaybeMoment = None  # since when an administrator has stopped it
     leased_until: MaybeMoment = None
     lease: MaybeNumber = None  # who holds it
     final_dot_at: MaybeMoment = None  # the whole message may be with the other side since
@@ -51,5 +67,20 @@ class Delivery(MaybeOwned, table=True):
     mx: str | None = None
     tls: str | None = None  # version and cipher
     delivered_at: MaybeMoment = None
+    notify: str | None = None  # of what is to be told (RFC 3461); None: it was not said
+    orcpt: str | None = None  # the first recipient: type;address
+    delay_told_at: MaybeMoment = None
+    reported_at: MaybeMoment = None  # by another server, which had taken it
+    reported_by: str | None = None  # as it names itself
+    report_proven: bool | None = None  # it showed what only we and that server know
     created_at: Moment
     expires_at: Moment
+
+
+def answer(of: Any) -> str | None:
+    """What the other side said last, code and words, on one line; None where it never did.
+
+    Of the row `last_code` and `last_response` are read.
+    """
+    said = " ".join(str(part) for part in (of.last_code, of.last_response) if part)
+    return said or None

@@ -23,6 +23,10 @@ class SubmissionState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+# As the partial indexes have it, letter by letter: a parameter would not find them.
+WAITING = "state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING')"
+
+
 class Submission(MaybeOwned, table=True):
     """A message handed in for sending, with a delivery for each recipient.
 
@@ -34,10 +38,38 @@ class Submission(MaybeOwned, table=True):
     __table_args__ = (
         Index("submissions_of_user", "user_id", "created_at", "id"),
         Index(
+            "submissions_waiting",
+            "created_at",
+            "id",
+            sqlite_where=text(WAITING),
+            postgresql_where=text(WAITING),
+        ),
+        Index(
+            "submissions_waiting_of_user",
+            "user_id",
+            "created_at",
+            "id",
+            sqlite_where=text(WAITING),
+            postgresql_where=text(WAITING),
+        ),
+        Index(
             "submissions_copies",
             "copy_of",
             sqlite_where=text("copy_of IS NOT NULL"),
             postgresql_where=text("copy_of IS NOT NULL"),
+        ),
+        *(
+            Index(
+                name,
+                "user_id",
+                column,
+                sqlite_where=text(f"{column} IS NOT NULL"),
+                postgresql_where=text(f"{column} IS NOT NULL"),
+            )
+            for name, column in (
+                ("submissions_header", "header_id"),
+                ("submissions_envid", "envid"),
+            )
         ),
     )
 
@@ -52,4 +84,10 @@ class Submission(MaybeOwned, table=True):
     undo_until: MaybeMoment = None
     # The submission that a rule had copied, which may be gone, or ARRIVED.
     copy_of: MaybeNumber = None
+    # By these a report that comes back is known: ENVID as a program gave it (RFC 3461), and the
+    # Message-ID, cut.
+    envid: str | None = None
+    header_id: str | None = None
+    ret: str | None = None  # what a report of failure returns: FULL or HDRS; None: not said
+    ours: bool = False  # written here: keys of its author's domain sign it
     created_at: Moment

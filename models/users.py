@@ -37,6 +37,7 @@ class LimitKind(StrEnum):
     RECIPIENTS = "RECIPIENTS"
     RECEIVED = "RECEIVED"
     FORWARDS = "FORWARDS"
+    RATE = "RATE"
 
 
 class LimitSource(StrEnum):
@@ -119,6 +120,7 @@ class User(Row, table=True):
     kicked_at: MaybeMoment = None  # connections opened before have ended
     smtp_allowed_networks: list[str] = plain(list)  # submission from there only; none: anywhere
     tls_enforce_in: bool = False  # mail from elsewhere comes over TLS, or not at all
+    tls_enforce_out: bool = False  # so does what goes to servers elsewhere
     upload_sent_messages: bool = False  # what is sent by submission is kept in Sent
     second_factors: list[str] = plain(list)  # those that are on: TOTP, WEBAUTHN, CUSTOM
     disabled_scopes: list[str] = plain(list)  # of IMAP, POP3, SMTP

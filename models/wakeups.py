@@ -25,6 +25,7 @@ Recalled = Callable[[int | None], None]
 WEBHOOKS, TASKS, UNINDEXED, PUSHES = -1, -2, -3, -4
 LESSONS = -5
 CONNECTORS = -6
+CERTIFICATES = -7
 GATHERED = frozenset({WEBHOOKS, PUSHES})  # of those who gather all that grows
 
 

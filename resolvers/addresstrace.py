@@ -98,6 +98,21 @@ async def _alias(ctx: Context, way: Trace) -> None:
         way.address = to
 
 
+async def _backup(ctx: Context, way: Trace) -> None:
+    """The domain's mail is held for other servers: mail/backups.py."""
+    home = await domains.named(ctx, _domain(way.address))
+    if home is None or not (home.active and home.backup_mx):
+        return
+    found = (await resolve_all(ctx.world, [way.address], ctx.read)).get(way.address)
+    goes_on = home.relay_all_recipients
+    if found is not None:
+        account = found.active and found.kind is AddressKind.MAILBOX
+        goes_on = account and not home.relay_unknown_only
+    if goes_on:
+        way.steps.append(Step("BACKUP_MX", way.address, [way.address], ("Domain", home.id)))
+        way.ended = True
+
+
 async def _address(ctx: Context, way: Trace) -> None:
     """The best of the addresses and patterns there are; one that is off refuses."""
     found = await resolve_all(ctx.world, [way.address], ctx.read)
@@ -182,4 +197,13 @@ async def _reply(ctx: Context, way: Trace) -> None:
 
 
 # In the order in which mail goes through them: each appends its steps, and may end the way.
-STAGES: Sequence[Stage] = (_rewrite, _alias, _address, _account, _sender, _filters, _reply)
+STAGES: Sequence[Stage] = (
+    _rewrite,
+    _alias,
+    _backup,
+    _address,
+    _account,
+    _sender,
+    _filters,
+    _reply,
+)

@@ -1,5 +1,6 @@
 """Files of a message that is being written: given, sent before, or copied from another message."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from resolvers import contents, uploads
 from resolvers.context import Context
 
 PATH = ("attachments",)
+_ODD = re.compile(r"[^\w .,()+-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ def numbers(message: Stored, chosen: Chosen, path: Sequence[str]) -> list[int]:
         if key != message.row.id or number >= len(message.row.attachments):
             raise NotFound(str(key), path=[*path, "ids"], index=index)
     return list(dict.fromkeys(number for _, number in chosen.ids))
+
+
+def plain_name(text: str) -> str:
+    """A name of a file made of a text, such as a subject; empty where nothing is left of it."""
+    return _ODD.sub(" ", text).strip(" .")[:100]
 
 
 async def copied(

@@ -17,7 +17,7 @@ from mail.blobs.errors import Corrupt
 from mail.connectors.servers import Failure, Stage
 from mail.contents import Stored, gathered
 from mail.found import Found, Unusable
-from mail.keeping import Gone
+from mail.keeping import Kept
 from mail.sources import Source, messages, source
 from mail.storable import storable
 from models.columns import Picked, picked
@@ -29,8 +29,9 @@ from models.messages import Message
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import exporting, importing, imports, mailboxes, sifting
+from resolvers import exporting, importfolders, importing, imports, sifting
 from resolvers.context import Context, Viewer
+from resolvers.fetched import Tally
 from resolvers.importing import Import, Outcome, Reading, Ready
 from resolvers.selections import Selection
 from resolvers.singleimports import Order, order_of
@@ -43,16 +44,6 @@ COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
      *delivery.SYSTEM_FLAGS}
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What all runs of a single import have done together."""
-
-    seen: int = 0
-    imported: int = 0
-    skipped: int = 0
-    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +82,14 @@ async def bring(run: "Run") -> None:
     work = await importing.opened(run.ctx, run.connector.user_id, None, begun)
     work.subscribe = order.subscribe
     note = {**(row.checkpoint or {}), "begun": begun}
-    tally = Tally(row.seen, row.imported, row.skipped, row.bytes)
-    it = Bringing(run, work, order, note, tally, here=await _roles(work.ctx))
+    tally = Tally(row.seen, row.imported, row.skipped, bytes=row.bytes)
+    it = Bringing(run, work, order, note, tally, here=await importfolders.roles(work.ctx))
     if run.connector.protocol is Protocol.USER:
         await _account(it)
     else:
         await _archive(it)
     told = it.tally
     run.say(f"{told.seen} seen, {told.imported} brought, {told.skipped} left out")
-
-
-async def _roles(ctx: Context) -> dict[SpecialUse, str]:
-    rows = await mailboxes.all_of(ctx, ctx.viewer.user_id, {"special_use"})
-    return {row.special_use: row.path for row in rows if row.special_use is not None}
 
 
 # ---------------------------------------------------------------- sources
@@ -234,29 +220,23 @@ async def _taken(it: Bringing, found: Found) -> Taken:
 
 async def _put(it: Bringing, taken: Sequence[Taken]) -> None:
     """Store these in a unit, and note in it how far the run has come."""
-    ready = [one.ready for one in taken if one.ready]
-    try:
-        await _stored(it, taken, ready)
-    except Gone:
-        await _stored(it, taken, ready, again=True)
-
-
-async def _stored(
-    it: Bringing, taken: Sequence[Taken], ready: Sequence[Ready], *, again: bool = False
-) -> None:
     work, told, last = it.work, it.tally, taken[-1].found
+    ready = [one.ready for one in taken if one.ready]
     tally = Tally(
         told.seen + len(taken),
         told.imported + len(ready),
         told.skipped + len(taken) - len(ready),
-        told.bytes + sum(len(one.found.raw or b"") for one in taken),
+        bytes=told.bytes + sum(len(one.found.raw or b"") for one in taken),
     )
     note = {**it.note, "after": last.after}
-    kept = await importing.keep(work, ready, again=again)
-    async with work.ctx.write(work.user.id) as session:
-        if ready:
-            await importing.put(work, session, ready, kept)
-        facts = {"stage": Stage.STORE, "folder": storable(last.folder), "checkpoint": note}
-        await it.run.hold(session, **facts, **asdict(tally))
+
+    async def unit(kept: Sequence[Kept]) -> None:
+        async with work.ctx.write(work.user.id) as session:
+            if ready:
+                await importing.put(work, session, ready, kept)
+            facts = {"stage": Stage.STORE, "folder": storable(last.folder), "checkpoint": note}
+            await it.run.hold(session, **facts, **asdict(tally))
+
+    await importing.with_bytes(work, ready, unit)
     it.tally, it.note = tally, note
     work.ctx.world.fault("brought")

@@ -2,30 +2,36 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import quote
 
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import compose
+from mail import compose, quoting
 from mail.compose import Attachment, Draft, HeaderLine, Priority
 from mail.contents import Stored
 from mail.fields import Named
 from models.columns import Picked, picked
 from models.errors import Invalid, NotFound, found
+from models.prepared import Prepared, number
 from models.users import User
-from resolvers import attaching, identities
+from resolvers import attaching, fileattaching, identities
 from resolvers.attaching import Chosen, Room, Uploaded
 from resolvers.context import Context
+from resolvers.fileattaching import Given
 from resolvers.identities import Sender
-from resolvers.references import Reference, Taken, taken
+from resolvers.references import Reference, ReferenceQuote, Taken, taken
 from resolvers.sendable import main_of, may_send_as
 
 ACCOUNT = frozenset(  # columns of who writes
-    {"id", "tenant_id", "name", "recipients", "from_whitelist", "pub_key", "encrypt_messages"}
+    {
+        *("id", "tenant_id", "username", "name", "recipients", "from_whitelist", "pub_key"),
+        "encrypt_messages",
+    }
 )
+_MINE = Prepared(select(*picked(User, ACCOUNT)).where(col(User.id) == number("user")))
 SMALL = 64 * 1024  # bytes of a message that is built without a thread
 
 
@@ -46,6 +52,7 @@ class Fields:
     attachments: Sequence[Attachment | Uploaded] | None = None
     priority: Priority = Priority.NORMAL
     reference: Reference | None = None
+    files: Sequence[Given] = ()  # stored ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +83,7 @@ class Letterhead:
 
 async def account_of(ctx: Context, owner: int) -> Picked:
     """What is to be known of who writes."""
-    mine = select(*picked(User, ACCOUNT)).where(col(User.id) == owner)
-    account: Picked = found(next(iter(await ctx.read(mine)), None))
+    account: Picked = found(next(iter(await ctx.find(_MINE, user=owner)), None))
     return account
 
 
@@ -130,10 +136,10 @@ async def draft_of(ctx: Context, head: Letterhead, fields: Fields, how: How) -> 
     room = Room(world.options.message_max)
     kept = await _kept(fields, how.previous, room) if how.previous else []
     files = await attaching.given(ctx, fields.attachments or (), room)
+    files += await fileattaching.attached(ctx, fields.files, room)
     over = await _over(ctx, fields, how, room)
-    answers = fields.to is None and fields.cc is None
-    to = over.to if answers else fields.to or ()
-    cc = over.cc if answers else fields.cc or ()
+    filled = _filled(fields, over)
+    to, cc = filled.to or (), filled.cc or ()
     return Draft(
         from_=head.from_,
         date=how.date,
@@ -141,10 +147,10 @@ async def draft_of(ctx: Context, head: Letterhead, fields: Fields, how: How) -> 
         reply_to=head.reply_to,
         to=to,
         cc=cc,
-        bcc=[*fields.bcc, *_copied(head.bcc, [*to, *cc, *fields.bcc])],
-        subject=over.subject if fields.subject is None else fields.subject,
-        text=fields.text,
-        html=fields.html,
+        bcc=[*fields.bcc, *copied(head.bcc, [*to, *cc, *fields.bcc])],
+        subject=filled.subject,
+        text=filled.text,
+        html=filled.html,
         headers=fields.headers,
         attachments=[*kept, *files, *over.attachments],
         in_reply_to=over.in_reply_to,
@@ -154,7 +160,31 @@ async def draft_of(ctx: Context, head: Letterhead, fields: Fields, how: How) -> 
     )
 
 
-def _copied(always: Sequence[str], people: Sequence[Named]) -> list[Named]:
+def _filled(fields: Fields, over: Taken) -> Fields:
+    """The fields with what they leave to the message referred to."""
+    text, html = fields.text, fields.html
+    if over.quote and fields.reference:
+        above = fields.reference.quote is ReferenceQuote.ABOVE
+        text, html = quoting.joined(text, html, over.quote, above=above)
+    answers = fields.to is None and fields.cc is None
+    return replace(
+        fields,
+        to=over.to if answers else fields.to,
+        cc=over.cc if answers else fields.cc,
+        subject=over.subject if fields.subject is None else fields.subject,
+        text=text,
+        html=html,
+    )
+
+
+async def taken_over(ctx: Context, fields: Fields) -> Fields:
+    """The same for a message that somebody will write yet; its files are left to them."""
+    if not fields.reference:
+        return fields
+    return _filled(fields, await taken(ctx, fields.reference, Room(ctx.world.options.message_max)))
+
+
+def copied(always: Sequence[str], people: Sequence[Named]) -> list[Named]:
     """Who is copied besides these people; nobody as long as it goes to nobody else."""
     there = {person.address.casefold() for person in people}
     return [Named(text) for text in always if there and text.casefold() not in there]

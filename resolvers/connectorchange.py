@@ -17,7 +17,7 @@ from models.roles import UserPermission
 from models.tasks import TaskState
 from models.wakeups import CONNECTORS
 from models.world import World
-from resolvers import adminlog, connectorforms, connectorsecrets, singleimports
+from resolvers import adminlog, connectorforms, connectorsecrets, possessions, singleimports
 from resolvers.access import own
 from resolvers.adminlog import Done
 from resolvers.connectordue import next_at, queued
@@ -80,10 +80,9 @@ async def change(
     ctx: Context, ids: Sequence[int], given: Mapping[str, Any], password: str | None
 ) -> None:
     """Change connectors, all or none; one that is switched on runs at once."""
-    known = await ctx.load_all(by_ids, list(ids))
-    all_found(ids, {row.id for row in known if row})
-    heir = given.get("user_id")
-    owners = {row.user_id for row in known if row} | ({heir} if heir is not None else set())
+    owners = {*possessions.owners(ids, await ctx.load_all(by_ids, list(ids)))}
+    if (heir := given.get("user_id")) is not None:
+        owners.add(heir)
     _permitted(ctx, owners)
     async with ctx.write(*owners) as session:
         users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
@@ -168,9 +167,7 @@ def _next(row: Picked, values: Mapping[str, Any], now: Any) -> Any:
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
     """Remove connectors, all or none; what they have fetched stays."""
-    known = await ctx.load_all(by_ids, list(ids))
-    all_found(ids, {row.id for row in known if row})
-    owners = {row.user_id for row in known if row}
+    owners = possessions.owners(ids, await ctx.load_all(by_ids, list(ids)))
     _permitted(ctx, owners)
     async with ctx.write(*owners) as session:
         users = {user.id: user for user in await managed_all(ctx, owners, path="ids")}
@@ -187,9 +184,7 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
 
 async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
     """Have these run now; of one that runs already the run that is under way. Keys of runs."""
-    known = await ctx.load_all(by_ids, list(ids))
-    all_found(ids, {row.id for row in known if row})
-    owners = {row.user_id for row in known if row}
+    owners = possessions.owners(ids, await ctx.load_all(by_ids, list(ids)))
     _permitted(ctx, owners)
     found: dict[int, int] = {}
     async with ctx.write(*owners) as session:
@@ -215,8 +210,7 @@ async def start(ctx: Context, ids: Sequence[int], *, trial: bool) -> list[int]:
 async def stop(ctx: Context, ids: Sequence[int]) -> None:
     """End these runs at the next safe point; those that have ended stay as they are."""
     rows = await ctx.load_all(runs_by_ids, list(ids))
-    all_found(ids, {row.id for row in rows if row})
-    owners = {row.user_id for row in rows if row}
+    owners = possessions.owners(ids, rows)
     _permitted(ctx, owners)
     lasting = await ctx.load_all(by_ids, [row.connector_id for row in rows if row])
     if any(lasting):  # and not only single imports

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy import ColumnElement, Select, func, select, true
 from sqlmodel import col
 
 from models.columns import Picked, picked
@@ -151,26 +151,20 @@ async def run_counts(ctx: Context, wanted: list[OfConnector]) -> list[int]:
 
 async def last_logs(ctx: Context, ids: list[int]) -> list[list[str] | None]:
     """The lines of the last run of each connector; None where none has begun."""
-    newest = (
-        select(func.max(col(ConnectorRun.id)))
-        .where(col(ConnectorRun.connector_id).in_(ids))
-        .group_by(col(ConnectorRun.connector_id))
-    )
     asked = select(col(ConnectorRun.connector_id), col(ConnectorRun.log))
-    rows = await ctx.read(asked.where(col(ConnectorRun.id).in_(newest)))
+    rows = await ctx.read(asked.where(col(ConnectorRun.id).in_(_newest(ids))))
     found = {row.connector_id: row.log for row in rows}
     return [found.get(key) for key in ids]
 
 
 async def last_runs(ctx: Context, ids: list[int]) -> list[Picked | None]:
-    """The newest run of each of these connectors; None where it has none."""
-    newest = (
-        select(func.max(col(ConnectorRun.id)))
-        .where(
-            col(ConnectorRun.connector_id).in_(ids), col(ConnectorRun.user_id) == ctx.viewer.user_id
-        )
-        .group_by(col(ConnectorRun.connector_id))
-    )
+    """The newest run of each of these connectors of the viewer's own; None where it has none."""
+    newest = _newest(ids).where(col(ConnectorRun.user_id) == ctx.viewer.user_id)
     rows = await ctx.read(select(*picked(ConnectorRun)).where(col(ConnectorRun.id).in_(newest)))
     found = {row.connector_id: row for row in rows}
     return [found.get(key) for key in ids]
+
+
+def _newest(ids: list[int]) -> Select[int]:
+    newest = select(func.max(col(ConnectorRun.id))).where(col(ConnectorRun.connector_id).in_(ids))
+    return newest.group_by(col(ConnectorRun.connector_id))

@@ -196,6 +196,12 @@ class Context:
         """The same viewer in the same world, with nothing loaded yet."""
         return replace(self, memo={})
 
+    def as_another(self, viewer: Viewer) -> Self:
+        """The same operation by somebody else, in the unit that is open, if one is."""
+        other = replace(self, viewer=viewer, memo={})
+        other._unit = self._unit  # noqa: SLF001 - it is one of us
+        return other
+
     async def read(
         self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
     ) -> Sequence[Picked]:

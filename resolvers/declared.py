@@ -14,9 +14,11 @@ from mail.addresses import DELIMITERS, checked_domain
 from models import amounts
 from models.errors import Invalid
 from models.options import MIB, Options
+from models.rates import WRITTEN
 
 CUSTOM = "custom."  # what keys begin with that are the operator's own
 CUSTOM_KEY = re.compile(r"custom(\.[A-Za-z0-9][A-Za-z0-9_-]*)+")
+CONTACT = re.compile(r"([!-?A-~]{1,64}@[A-Za-z0-9.-]{1,250})?")
 LONGEST_KEY = 128  # characters
 LONGEST = 4096  # bytes of a custom value, as JSON
 ITEMS = 100  # of a list
@@ -81,6 +83,8 @@ class Setting:
 
 
 def _written(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_written(each) for each in value]
     return amounts.long(value) if isinstance(value, timedelta) else value
 
 
@@ -96,12 +100,19 @@ def _switch(value: object) -> bool:
     raise ValueError("neither true nor false")
 
 
+def _list(value: object) -> list[Any]:
+    if isinstance(value, list) and len(value) <= ITEMS:
+        return value
+    raise ValueError(f"not a list of at most {ITEMS}")
+
+
 READ: Mapping[Kind, Callable[[object], Any]] = {
     Kind.STRING: _string,
     Kind.BOOLEAN: _switch,
     Kind.NUMBER: amounts.whole,
     Kind.SIZE: amounts.size,
     Kind.DURATION: amounts.duration,
+    Kind.LIST: _list,
 }
 
 
@@ -109,10 +120,22 @@ def _domain(value: str) -> str:
     return checked_domain(value, path="value")
 
 
+def _contact(value: str) -> str:
+    if not CONTACT.fullmatch(value):
+        raise Invalid("an address, or nothing", constraint="pattern", path=PATH)
+    return value
+
+
 def _delimiters(value: str) -> str:
     if not set(value) <= set(DELIMITERS):
         raise Invalid(f"only {' '.join(DELIMITERS)}", constraint="pattern", path=PATH)
     return "".join(dict.fromkeys(value))
+
+
+def _rate(value: str) -> str:
+    if value and not WRITTEN.fullmatch(value):
+        raise Invalid("such as 100/HOUR, or nothing", constraint="pattern", path=PATH)
+    return value
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -130,6 +153,17 @@ def _days(value: timedelta) -> int:
     return value.days
 
 
+def _pauses(value: list[Any]) -> tuple[timedelta, ...]:
+    try:
+        found = tuple(map(amounts.duration, value))
+    except ValueError as problem:
+        raise Invalid(f"queue.backoff: {problem}", constraint="type", path=PATH) from None
+    if not found or not all(timedelta(seconds=1) <= each <= 7 * DAY for each in found):
+        text = "queue.backoff: one duration at least, each from a second to a week"
+        raise Invalid(text, constraint="range", path=PATH)
+    return found
+
+
 TIB = MIB << 20
 MINUTE, NOTHING = timedelta(minutes=1), timedelta(0)
 NUMBER, SIZE, DURATION = Kind.NUMBER, Kind.SIZE, Kind.DURATION
@@ -137,6 +171,16 @@ NUMBER, SIZE, DURATION = Kind.NUMBER, Kind.SIZE, Kind.DURATION
 DECLARED: dict[str, Setting] = {
     one.key: one
     for one in (
+        Setting(
+            "acme.contact", "acme_contact", Kind.STRING, "Contact of certificates",
+            "E-mail address that the authority is told when our account is made; nothing: it has "
+            "none.", read=_contact,
+        ),
+        Setting(
+            "acme.termsAgreed", "acme_terms_agreed", Kind.BOOLEAN, "Terms of certificates",
+            "The terms of the authority that makes certificates by ACME are agreed to; without "
+            "that it is asked for nothing.",
+        ),
         Setting(
             "addresses.delimiters", "delimiters", Kind.STRING, "Labels of addresses",
             "Each of these signs begins a label: ada+news@ is ada@, unless that has an address of "
@@ -224,6 +268,14 @@ DECLARED: dict[str, Setting] = {
             "Mail may be fetched from private and loopback addresses, and without encryption.",
         ),
         Setting(
+            "dkim.overlap", "dkim_overlap", DURATION, "Replaced keys",
+            "How long keys that sign no more are kept, and their records are needed.", DAY, YEARS,
+        ),
+        Setting(
+            "dkim.signHost", "dkim_host", Kind.BOOLEAN, "Signature of this machine",
+            "What leaves is signed also with the keys of the domain that this machine is in.",
+        ),
+        Setting(
             "domains.default", "default_domain", Kind.STRING, "Default domain",
             "Domain of the address of a new user whose name has none; null: it must be given.",
             nullable=True, read=_domain,
@@ -287,6 +339,21 @@ DECLARED: dict[str, Setting] = {
             "Accounts are written to when their storage passes one of the marks, or is full.",
         ),
         Setting(
+            "limits.ratePerDomain", "rate_domain", Kind.STRING, "Messages of a domain in a time",
+            "Messages that all accounts of a domain may send together in a time, such as 100/HOUR, "
+            "where the domain has no rate of its own; nothing: any number.", read=_rate,
+        ),
+        Setting(
+            "limits.ratePerUser", "rate_user", Kind.STRING, "Messages of an account in a time",
+            "Messages that an account may send in a time, such as 100/HOUR, where it has no rate "
+            "of its own; nothing: any number.", read=_rate,
+        ),
+        Setting(
+            "limits.ratePlatform", "rate_platform", Kind.STRING, "Messages of all in a time",
+            "Messages that all accounts may send together in a time, such as 100/HOUR; nothing: "
+            "any number.", read=_rate,
+        ),
+        Setting(
             "limits.warning", "limit_warning", NUMBER, "First mark",
             "Percent of a limit from where it counts as WARNING; 0: nothing does.", 0, 99,
         ),
@@ -297,6 +364,11 @@ DECLARED: dict[str, Setting] = {
             "message.max", "message_max", SIZE, "Largest message",
             "Largest message that is taken, sent or stored. Sessions of LMTP that are open keep "
             "what they began with.", 1 << 16, 256 * MIB,
+        ),
+        Setting(
+            "mtaSts.mode", "mta_sts", Kind.STRING, "Policy for encryption",
+            "The policy (MTA-STS) that domains here have: testing, enforce; off, none.",
+            read=_one_of("off", "testing", "enforce"),
         ),
         Setting(
             "passwords.minClasses", "password_classes", NUMBER, "Kinds of characters",
@@ -330,6 +402,20 @@ DECLARED: dict[str, Setting] = {
             "How long mail is held that nobody lets in.", DAY, timedelta(days=366),
         ),
         Setting(
+            "queue.backoff", "queue_backoff", Kind.LIST, "Pauses between attempts",
+            "How long after each attempt to send the next one follows; the last holds from then "
+            "on. A fifth more or less, so that not all come at once.", read=_pauses,
+        ),
+        Setting(
+            "queue.delayNotice", "queue_delay_notice", DURATION, "Notice of delay",
+            "A message that waits for so long is told of to its sender, once; PT0S: never.",
+            NOTHING, timedelta(days=30),
+        ),
+        Setting(
+            "queue.expires", "queue_expires", DURATION, "Age in the queue",
+            "What nobody took by then goes back to its sender.", MINUTE, 30 * DAY,
+        ),
+        Setting(
             "quota.default", "default_quota", SIZE, "Storage",
             "Storage of a user, where neither user nor domain says more; 0 is unlimited.",
             0, 16 * TIB,
@@ -341,6 +427,18 @@ DECLARED: dict[str, Setting] = {
         Setting(
             "replays.retention", "replays_for", DURATION, "Idempotency keys",
             "How long the answer to an idempotency key is kept.", NOTHING, YEARS,
+        ),
+        Setting(
+            "sending.connectionMessages", "send_connection_messages", NUMBER,
+            "Messages of a connection", "So many are sent over one connection.", 1, 10_000,
+        ),
+        Setting(
+            "sending.perDomain", "send_per_domain", NUMBER, "Connections to a domain",
+            "Connections at once to the servers of one domain, of each process.", 1, 100,
+        ),
+        Setting(
+            "sending.perMinute", "send_per_minute", NUMBER, "Messages in a minute",
+            "To one domain, relay or next hop, of each process; 0: any number.", 0, 1_000_000,
         ),
         Setting(
             "spam.forwardMax", "spam_forward_max", NUMBER, "Spam that is not forwarded",

@@ -8,11 +8,15 @@ from typing import Any
 import dns.exception
 import dns.resolver
 from dns.asyncresolver import Resolver
+from sqlalchemy import select
+from sqlmodel import col
 
-from mail.dnsadvice import Advice, DnsState, Judged, Ours, advise
+from mail.dnsadvice import Advice, DnsState, Judged, Ours, SigningKey, advise
 from mail.resolving import resolver
-from models.columns import Picked
+from models.columns import Picked, picked
+from models.dkim import ALL, DkimKey, DkimKeyState
 from models.errors import Forbidden
+from resolvers.certificates import spki_served
 from resolvers.context import Context
 
 DEADLINE = 4.0  # seconds for all that one operation looks up
@@ -53,8 +57,22 @@ async def records(ctx: Context, questions: list[Question]) -> list[list[Checked]
     """
     if ctx.writing and any(question.check for question in questions):
         raise Forbidden("a look-up in DNS takes no part in a unit")
-    host = ctx.world.options.hostname
-    advised = [advise(Ours(each.domain, host, each.backup)) for each in questions]
+    options = ctx.world.options
+    keys = await _signing(ctx, [each.domain for each in questions])
+    spki = await spki_served(ctx.world, options.hostname.lower())
+    advised = [
+        advise(
+            Ours(
+                each.domain,
+                options.hostname,
+                each.backup,
+                tuple(keys[each.domain]),
+                options.mta_sts,
+                spki,
+            )
+        )
+        for each in questions
+    ]
     asked = [
         advice
         for question, part in zip(questions, advised, strict=True)
@@ -66,6 +84,19 @@ async def records(ctx: Context, questions: list[Question]) -> list[list[Checked]
         [Checked(each, judged.get(id(each)) or (UNASKED if each.judge else UNSET)) for each in part]
         for part in advised
     ]
+
+
+async def _signing(ctx: Context, names: Sequence[str]) -> dict[str, list[SigningKey]]:
+    """The keys whose records these domains should have: their own, else those for all."""
+    used = col(DkimKey.state).in_([DkimKeyState.ACTIVE, DkimKeyState.PENDING])
+    columns = ("domain", "selector", "algorithm", "public", "state")
+    asked = select(*picked(DkimKey, columns)).where(col(DkimKey.domain).in_([*names, ALL]), used)
+    found: dict[str, list[SigningKey]] = {}
+    for row in await ctx.read(asked.order_by(col(DkimKey.id))):
+        waits = row.state is DkimKeyState.PENDING
+        key = SigningKey(row.selector, row.algorithm, row.public, waits=waits)
+        found.setdefault(row.domain, []).append(key)
+    return {name: found.get(name) or found.get(ALL, []) for name in names}
 
 
 async def look(place: str | None, asked: Sequence[Advice]) -> dict[int, Judged]:

@@ -14,7 +14,7 @@ from models.domains import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, NotFound
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
-from resolvers import adminlog, domains, listing
+from resolvers import adminlog, dkimchange, domains, listing
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
@@ -139,6 +139,7 @@ async def remove(ctx: Context, ids: list[int]) -> None:
             rows[row.id] = row
         connection = await session.connection()
         await connection.execute(delete(DomainAlias).where(col(DomainAlias.id).in_(rows)))
+        await dkimchange.follow_alias(ctx, session, [row.alias for row in rows.values()])
         changed = sorted({row.domain_id for row in rows.values()})
         told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in changed}
         await ctx.record_all(session, {**told, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, changed)]})

@@ -18,7 +18,15 @@ from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, 
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.roles import AdminPermission, Role
 from models.users import DomainAdmin, User
-from resolvers import adminlog, domains, passwords, texts, userdelete
+from resolvers import (
+    adminlog,
+    domains,
+    passwords,
+    ratelimitchange,
+    routingchange,
+    texts,
+    userdelete,
+)
 from resolvers.adminlog import Done
 from resolvers.auth import forget
 from resolvers.context import Context
@@ -31,6 +39,7 @@ DESCRIPTION = 1000  # characters
 MOST = (1 << 31) - 1  # accounts and addresses
 LIMITS = ("default_user_quota", "max_user_quota", "quota")
 COUNTS = ("max_addresses", "max_users")
+RATE = "rate_limit"  # it has a table of its own
 FLAGS = ("backup_mx", "relay_all_recipients", "relay_unknown_only")
 WORDS = {  # what a client calls these columns
     "max_addresses": "maxAddresses",
@@ -41,12 +50,14 @@ WORDS = {  # what a client calls these columns
     "backup_mx": "backupMx",
     "relay_all_recipients": "relayAllRecipients",
     "relay_unknown_only": "relayUnknownOnly",
+    "relay_host_id": "relayHost",
     "global_address_list": "globalAddressList",
     "password_min": "passwordPolicy.minLength",
     "password_classes": "passwordPolicy.minClasses",
+    RATE: "rateLimit",
 }
 STRENGTHS = {"password_min": passwords.LONGEST, "password_classes": KINDS}  # at most
-OF_DOMAIN_ADMINS = {"description": AdminPermission.DOMAIN_DESC}
+OF_DOMAIN_ADMINS = {"description": AdminPermission.DOMAIN_DESC, RATE: AdminPermission.RATELIMIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +83,16 @@ class Values:
         path = self.path(name)
         if name == "description":
             return texts.checked(value, most=DESCRIPTION, path=path)
+        if name == RATE:
+            return ratelimitchange.checked(value, path=[*path, "value"])
         if name == "tags":
             return texts.labels(value or (), path=path)
         if name in COUNTS and not 0 <= (value or 0) <= MOST:
             raise Invalid("0 or more; 0 is no limit", constraint="min", path=path)
-        if name in STRENGTHS:
-            if value is not None and not 1 <= value <= STRENGTHS[name]:
-                text = f"from 1 to {STRENGTHS[name]}"
-                raise Invalid(text, constraint="range", path=path)
+        if name in STRENGTHS and value is not None and not 1 <= value <= STRENGTHS[name]:
+            text = f"from 1 to {STRENGTHS[name]}"
+            raise Invalid(text, constraint="range", path=path)
+        if name in STRENGTHS or name == "relay_host_id":
             return value
         if name in COUNTS or name in LIMITS:
             return value if name == "default_user_quota" else value or 0
@@ -96,6 +109,7 @@ async def create(ctx: Context, name: str, values: Values) -> Domain:
         name = checked_domain(name, path="name")
         lookalikes.refuse_domain(name)
     columns = values.checked(problems)
+    rate = columns.pop(RATE, None)
     at = ctx.world.now()
     domain = Domain(id=ctx.world.key(), name=name, created_at=at, updated_at=at, **columns)
     _consistent(ctx, domain, values, problems)
@@ -103,8 +117,12 @@ async def create(ctx: Context, name: str, values: Values) -> Domain:
     try:
         async with ctx.write(PLATFORM) as session:
             await domains.free_name(session, name, path="name")
+            await _relayed(ctx, values, columns)
             await domains.added(ctx, session, domain)
             after = {"name": name, **columns}
+            if rate:
+                await ratelimitchange.put(ctx, session, [domain.id], rate, "domain_id")
+                after[RATE] = ratelimitchange.facts(rate)
             await adminlog.note(
                 ctx, session, _done("domainCreate", domain.id, after=after, domain_id=domain.id)
             )
@@ -127,6 +145,7 @@ async def change(ctx: Context, refs: Sequence[Named], values: Values) -> list[Pi
     keys = [row.id for row in await domains.chosen(ctx, refs)]
     async with ctx.write(PLATFORM, *keys) as session:
         before = await _rows(ctx, keys)
+        await _relayed(ctx, values, columns)
         use = await _use(ctx, keys) if set(LIMITS) & set(columns) else {}
         for index, row in enumerate(before):
             try:
@@ -135,13 +154,24 @@ async def change(ctx: Context, refs: Sequence[Named], values: Values) -> list[Pi
                 for one in refusal.each:
                     one.index = index
                 raise
+        rates = {}
+        if RATE in columns:
+            rate = columns.pop(RATE)
+            old = await ratelimitchange.put(ctx, session, keys, rate, "domain_id")
+            rates = {key: (was, ratelimitchange.facts(rate)) for key, was in old.items()}
         await _write(ctx, session, keys, columns)
         after = await _rows(ctx, keys)
         told = {key: [(ChangeKind.DOMAIN_CHANGED, [key])] for key in keys}
         await ctx.record_all(session, {**told, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, keys)]})
         pairs = zip(before, after, strict=True)
-        await adminlog.note(ctx, session, *(_changed(columns, *pair) for pair in pairs))
+        await adminlog.note(ctx, session, *(_changed(columns, rates, *pair) for pair in pairs))
     return after
+
+
+async def _relayed(ctx: Context, values: Values, columns: Mapping[str, Any]) -> None:
+    """NotFound where the relay host that is named is none; none goes while we hold PLATFORM."""
+    if (key := columns.get("relay_host_id")) is not None:
+        await routingchange.relay_host_there(ctx, key, path=values.path("relay_host_id"))
 
 
 def _allowed(ctx: Context, values: Values) -> None:
@@ -273,13 +303,17 @@ async def _write(
     await connection.execute(update(Domain).where(col(Domain.id).in_(keys)).values(values))
 
 
-def _changed(columns: Mapping[str, Any], before: Picked, after: Picked) -> Done:
+def _changed(
+    columns: Mapping[str, Any], rates: Mapping[int, tuple[Any, Any]], before: Picked, after: Picked
+) -> Done:
     names = [name for name in columns if getattr(before, name) != getattr(after, name)]
+    was, now = rates.get(before.id, (None, None))
     return _done(
         "domainUpdate",
         before.id,
-        before={name: getattr(before, name) for name in names},
-        after={name: getattr(after, name) for name in names},
+        before={name: getattr(before, name) for name in names}
+        | ({RATE: was} if was != now else {}),
+        after={name: getattr(after, name) for name in names} | ({RATE: now} if was != now else {}),
         domain_id=before.id,
     )
 

@@ -29,7 +29,7 @@ from models.journal import PLATFORM, ChangeKind
 from models.rewrites import BccRule, RecipientRewrite
 from models.users import User
 from models.usersearch import words_of
-from resolvers import adminlog, domainfollowers, domains
+from resolvers import adminlog, dkimchange, domainfollowers, domains
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.domainchange import hold_all, of_owners
@@ -53,6 +53,7 @@ class Renamed:
     addresses: int
     users: int  # whose name or main address is another now
     aliases: int  # that stand for the new name
+    keys: int  # that sign for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,8 @@ async def _changed(ctx: Context, session: AsyncSession, names: Names) -> dict[st
     await _elsewhere(ctx, session, names, told)
     await ctx.record_all(session, told)
     many = sum(len(ids) for ids in users.values())
-    return {"addresses": addresses, "users": many, "aliases": aliases}
+    keys = await dkimchange.follow_rename(ctx, session, names.key, names.old, names.new)
+    return {"addresses": addresses, "users": many, "aliases": aliases, "keys": keys}
 
 
 async def _elsewhere(

@@ -30,6 +30,7 @@ from resolvers import (
     filterarchive,
     labels,
     mailboxes,
+    scheduled,
     sieve,
 )
 from resolvers.access import own, records
@@ -130,6 +131,7 @@ async def _settings(ctx: Context, passphrase: str | None) -> dict[str, Any]:
         "filters": await filterarchive.exported(ctx, user_id),
         "sieveScripts": await sieve.exported(ctx, user_id),
         "senderRules": await _sender_rules(ctx, user_id),
+        "scheduled": await scheduled.exported(ctx, user_id),
         **await connectorarchive.exported(ctx, user_id, passphrase),
     }
 
@@ -241,6 +243,7 @@ async def _cut(
         .order_by(*AGE)
     )
     opened = await ctx.load_all(contents.stored, [row.id for row in rows])
+    waiting = await scheduled.waiting(ctx, own(ctx), chosen)
     outgoing: list[Outgoing] = []
     damaged: list[str] = []
     for row, stored in zip(rows, opened, strict=True):
@@ -263,8 +266,12 @@ async def _cut(
             row.envelope_to,
             row.digest,
         )
+        box_id = row.mailbox_id
+        if row.id in waiting:
+            drafts = waiting[row.id]
+            told, box_id = scheduled.as_draft(told, drafts), drafts.id if drafts else box_id
         number = state.messages + len(outgoing) + 1
-        outgoing.append(Outgoing(raw, told, row.mailbox_id, number))
+        outgoing.append(Outgoing(raw, told, box_id, number))
     ctx.forget()  # or all of it would stay in memory
     if not outgoing:
         return Cut(Chunk(b""), place, len(chosen), damaged)

@@ -22,7 +22,7 @@ from mail.sieve.regex import compiled
 from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
 from models.mailboxes import SpecialUse
-from resolvers import bringing, connectorsecrets, fetchstore, fetchsync, importing, mailboxes
+from resolvers import bringing, connectorsecrets, fetchstore, fetchsync, importfolders, importing
 from resolvers.fetched import Fetch, Place, Tally
 from resolvers.singleimports import order_of
 
@@ -75,8 +75,7 @@ async def _mapped(it: Fetch) -> list[Mapped]:
     if options.subscribed and isinstance(remote, Imap):
         wanted = await it.there.do(remote.subscribed)
         listed = [one for one in listed if one.raw in wanted or one.raw.upper() == b"INBOX"]
-    roles = await mailboxes.all_of(it.run.ctx, row.user_id, {"special_use"})
-    here = {box.special_use: box.path for box in roles if box.special_use is not None}
+    here = await importfolders.roles(it.run.ctx)
     here.pop(SpecialUse.INBOX, None)
     rewrites = [
         (compiled(one["pattern"], fold=True), one["replacement"]) for one in row.folder_rewrites

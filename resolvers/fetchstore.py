@@ -19,7 +19,7 @@ from mail.addresses import Recipient, account_of
 from mail.connectors.servers import Failure, Head, Stage
 from mail.delivery import Letter, Placed, Way, receipt_of
 from mail.found import Found, dated
-from mail.keeping import Gone, Kept
+from mail.keeping import Kept
 from mail.paths import INBOX
 from mail.performing import Rejected
 from mail.pipeline import Fetched, Mail
@@ -34,7 +34,7 @@ from models.messages import Message, Receipt
 from models.world import Turn
 from resolvers import flagging, importfolders, importing, moves, sifting
 from resolvers.fetched import IGNORED, Fetch, Place, joined
-from resolvers.importing import TOGETHER, Ready
+from resolvers.importing import TOGETHER, Ready, short
 from resolvers.where import MessageWhere
 
 AT_ONCE = 8  # messages that go the way of mail that comes in
@@ -121,29 +121,24 @@ async def _asked(it: Fetch, place: Place, one: Came) -> bool:
 
 async def _twice(it: Fetch, place: Place, box: int, digest: str) -> bool:
     """Whether the same message is here, and so comes not again."""
-    short = _short(digest)
+    brief = short(digest)
     if it.connector.skip_cross_duplicates:
         if it.everywhere is None:
             it.everywhere = await _digests(it, None)
-        if short in it.everywhere:
+        if brief in it.everywhere:
             return True
-        it.everywhere.add(short)
+        it.everywhere.add(brief)
     if it.connector.remove_duplicates:
         if box not in it.digests:
             asked = select(col(Message.digest)).where(
                 col(Message.mailbox_id) == box, col(Message.archived_at).is_(None)
             )
-            there = {_short(row.digest) for row in await it.run.ctx.read(asked)}
+            there = {short(row.digest) for row in await it.run.ctx.read(asked)}
             it.digests[box] = there | await _digests(it, place.id)
-        if short in it.digests[box]:
+        if brief in it.digests[box]:
             return True
-        it.digests[box].add(short)
+        it.digests[box].add(brief)
     return False
-
-
-def _short(digest: str) -> bytes:
-    """Enough of a digest, so that a million of them fit."""
-    return bytes.fromhex(digest[:32])
 
 
 async def _digests(it: Fetch, folder_id: int | None) -> set[bytes]:
@@ -154,7 +149,7 @@ async def _digests(it: Fetch, folder_id: int | None) -> set[bytes]:
     which = col(ConnectorMessage.folder_id)
     wanted = which.in_(mine) if folder_id is None else which == folder_id
     rows = await it.run.ctx.read(select(col(ConnectorMessage.digest)).where(wanted))
-    return {_short(row.digest) for row in rows}
+    return {short(row.digest) for row in rows}
 
 
 def row_of(it: Fetch, place: Place, one: Came, message_id: int | None, *, safe: bool = True) -> Row:
@@ -234,16 +229,12 @@ async def _unit(
             turn.connection.execute(delete(ConnectorMessage).where(mine, used))
         it.run.held(turn, **{**it.so_far, "imported": done})
 
-    for again in (False, True):
-        kept = await importing.keep(it.work, ready, again=again)
-        try:
-            await it.apply(partial(unit, kept=kept))
-            it.tally.imported = done
-            it.run.ctx.world.fault("fetched")
-            return
-        except Gone:
-            if again:
-                raise
+    async def applied(kept: Sequence[Kept]) -> None:
+        await it.apply(partial(unit, kept=kept))
+
+    await importing.with_bytes(it.work, ready, applied)
+    it.tally.imported = done
+    it.run.ctx.world.fault("fetched")
 
 
 # ---------------------------------------------------------------- the way of mail that comes in

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Piece
@@ -251,12 +252,17 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
     """Delete files with the links to them, all or none."""
     owner = permit(ctx)
     async with ctx.write(owner) as session:
-        these = delete(File).where(visible(ctx, File), col(File.id).in_(ids))
-        answer = await (await session.connection()).execute(these.returning(col(File.id)))
-        gone = set(answer.scalars())
-        all_found(ids, gone)
-        if gone:
-            await ctx.record(session, owner, ChangeKind.FILE_CHANGED, sorted(gone))
+        all_found(ids, await removed(ctx, session, ids))
+
+
+async def removed(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> set[int]:
+    """Delete those of these files that are the viewer's, in the caller's unit; which were."""
+    these = delete(File).where(visible(ctx, File), col(File.id).in_(ids))
+    answer = await (await session.connection()).execute(these.returning(col(File.id)))
+    gone = set(answer.scalars())
+    if gone:
+        await ctx.record(session, own(ctx), ChangeKind.FILE_CHANGED, sorted(gone))
+    return gone
 
 
 async def fetched(ctx: Context, row: Picked) -> Picked:

@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlmodel import col
@@ -86,6 +87,14 @@ async def of_files(ctx: Context, ids: list[int]) -> list[list[Picked]]:
 
 async def create(ctx: Context, new: NewShare) -> int:
     """Make a link; its key. NotFound for a file that is not the viewer's, LimitReached."""
+    made = await prepared(ctx, new)
+    async with ctx.write(made.user_id) as session:
+        await add(ctx, session, [made])
+    return made.id
+
+
+async def prepared(ctx: Context, new: NewShare) -> FileShare:
+    """A link that `add` writes: so its address is known before. Refuses as `create` does."""
     owner, now = files.permit(ctx), ctx.world.now()
     if new.mode is FileAttachmentMode.ATTACH:
         text = "a link is LINK, SHARE_RO or SHARE_RW"
@@ -97,30 +106,39 @@ async def create(ctx: Context, new: NewShare) -> int:
     if new.password is not None:
         passwords.checked(new.password, least=ctx.world.options.password_min)
         stored = await passwords.make(ctx.world, new.password)
-    async with ctx.write(owner) as session:
+    return FileShare(
+        id=ctx.world.key(),
+        user_id=owner,
+        file_id=new.file_id,
+        mode=new.mode,
+        password=stored,
+        expires_at=new.expires_at or now + IDLE,
+        idle=new.expires_at is None,
+        created_at=now,
+    )
+
+
+async def add(ctx: Context, session: AsyncSession, made: Sequence[FileShare]) -> None:
+    """Write links in a unit of their owner's, each for the file as it is now."""
+    for row in made:
         file: Picked = found(
-            await ctx.load(files.by_ids, new.file_id), str(new.file_id), path=["file"]
+            await ctx.load(files.by_ids, row.file_id), str(row.file_id), path=["file"]
         )
         many = select(func.count()).select_from(FileShare)
         ((used,),) = await ctx.read(many.where(col(FileShare.file_id) == file.id))
         if used >= MOST:
             raise LimitReached(f"at most {MOST} links to a file", limit=MOST, used=used)
-        row = FileShare(
-            id=ctx.world.key(),
-            user_id=owner,
-            file_id=file.id,
-            mode=new.mode,
-            password=stored,
-            expires_at=new.expires_at or now + IDLE,
-            idle=new.expires_at is None,
-            created_at=now,
-        )
-        if new.mode is FileAttachmentMode.SHARE_RO:
+        if row.mode is FileAttachmentMode.SHARE_RO:
             row.blob_id, row.size, row.digest = file.blob_id, file.size, file.digest
-            await ctx.world.join(session, lambda turn: files.check_room(turn, owner, file.size))
+            owner, size = row.user_id, file.size
+            await ctx.world.join(session, partial(_check_room, owner=owner, size=size))
         session.add(row)
-        await _changed(ctx, session, owner, [file.id])
-        return row.id
+    if made:
+        await _changed(ctx, session, made[0].user_id, list({row.file_id: 1 for row in made}))
+
+
+def _check_room(turn: Turn, *, owner: int, size: int) -> None:
+    files.check_room(turn, owner, size)
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:

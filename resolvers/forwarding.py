@@ -8,6 +8,7 @@ from sqlmodel import col
 
 from mail import addresses, audit, compose, messages
 from mail.audit import SHOWN
+from mail.contents import gathered
 from mail.queue.entering import Handed
 from models.blobs import MessageBlob
 from models.columns import Picked, picked
@@ -15,7 +16,7 @@ from models.errors import Conflict, Invalid, NotFound
 from models.messages import Message
 from models.queue import QUEUE
 from models.world import Turn, ring
-from resolvers import composing, contents, flagging, moves, submission, userlimits
+from resolvers import composing, contents, flagging, moves, sentscan, submission, userlimits
 from resolvers.access import own, visible
 from resolvers.context import Context
 from resolvers.messages import here
@@ -38,7 +39,7 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
 
     It is one that the viewer may read, and gets the keyword $Forwarded unless another shares it.
     NotFound; Conflict for a draft, and for what has gone through so many servers that it goes in
-    circles; RateLimited as for what is sent.
+    circles; RateLimited as for what is sent; what `sentscan.checked` refuses.
     """
     owner = own(ctx)
     row = await _message(ctx, message_id)
@@ -54,29 +55,35 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
         text = f"it has gone through {HOPS} servers: it goes in circles"
         raise Conflict(text, path=["message"])
 
+    if sentscan.looks(ctx):
+        await sentscan.checked(ctx, account, await gathered(stored.whole()), sender, recipients)
     copied = await submission.copies(ctx, account, sender, recipients)
 
     def unit(turn: Turn) -> int:
         submission.check_able(turn, owner)
-        userlimits.count_recipients(turn, ctx, owner, len(recipients))
+        userlimits.count_recipients(turn, owner, len(recipients))
         needs = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id) == message_id)
         blobs = list(turn.connection.execute(needs).scalars())
         if row.blob_id not in blobs:  # it has gone meanwhile, or is another draft
             raise NotFound(str(message_id), path=["message"])
         at = turn.world.now()
-        handed = Handed(sender, recipients, row.size, row.blob_id, blobs, message_id, at=at)
+        known = row.message_id
+        handed = Handed(
+            sender, recipients, row.size, row.blob_id, blobs, message_id, at=at, header_id=known
+        )
         key = submission.hand_in(turn, ctx, handed, copied)
         facts = {name: getattr(row, name) for name in SHOWN}
         facts |= {"envelope_from": sender, "envelope_to": recipients, "received_at": at}
         audit.sent(turn, owner, key, facts, blobs)
         return key
 
-    async with ctx.write(owner, *copied.streams) as session:
-        key = await ctx.world.join(session, unit)
-        kept = await moves.chosen(session, [message_id])
-        mine = [row for row in kept if row.user_id == owner]  # another's stays as it is
-        await flagging.change(ctx, session, mine, moves.Changes.of({}, add=[FORWARDED]))
-        ring(session, QUEUE)
+    with userlimits.refusing(ctx):
+        async with ctx.write(owner, *copied.streams) as session:
+            key = await ctx.world.join(session, unit)
+            kept = await moves.chosen(session, [message_id])
+            mine = [row for row in kept if row.user_id == owner]  # another's stays as it is
+            await flagging.change(ctx, session, mine, moves.Changes.of({}, add=[FORWARDED]))
+            ring(session, QUEUE)
     sent = await ctx.load(submission.by_ids, key)
     if sent is None:
         raise NotFound(str(key), path=["message"])

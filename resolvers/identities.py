@@ -12,16 +12,27 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Select, and_, collate, false, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    collate,
+    false,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from mail.addresses import Normal, normal
 from models.addresses import Address, AddressKind
-from models.columns import Picked, picked
+from models.columns import Instant, Picked, picked
 from models.domains import Domain
 from models.identities import Identity
 from models.pages import Ask, Page
+from models.prepared import number, prepared
 from models.users import User
 from resolvers import listing, senders
 from resolvers.access import visible_users
@@ -172,11 +183,31 @@ def _add(found: Mapping[int, dict[Normal, Sender]], one: Sender | None) -> None:
 
 async def _rows(ctx: Context, accounts: Collection[int]) -> Sequence[Picked]:
     """All rows of these accounts, with the own address that each follows: `own` is its key."""
+    if len(accounts) == 1:  # of whoever sends
+        (account,) = accounts
+        return await ctx.find(_rows_of_one(), account=account, now=ctx.world.now())
+    ends = col(Address.expires_at)
+    return await ctx.read(
+        _rows_of(col(Identity.user_id).in_(accounts), or_(ends.is_(None), ends > ctx.world.now()))
+    )
+
+
+@prepared
+def _rows_of_one() -> Select[*tuple[Any, ...]]:
+    ends = col(Address.expires_at)
+    lasts = or_(ends.is_(None), ends > bindparam("now", type_=Instant))
+    return _rows_of(col(Identity.user_id) == number("account"), lasts)
+
+
+def _rows_of(of: ColumnElement[bool], lasts: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
     home = aliased(Domain)
     follows = and_(
         col(Address.id) == col(Identity.id),
         col(Address.user_id) == col(Identity.user_id),
-        sendable(ctx.world),
+        col(Address.kind) == AddressKind.MAILBOX,
+        col(Address.active),
+        col(Address.send_as),
+        lasts,
     )
     address: list[Any] = [
         col(home.id).label("home"),
@@ -186,15 +217,14 @@ async def _rows(ctx: Context, accounts: Collection[int]) -> Sequence[Picked]:
         col(Address.shown).label("its_shown"),
         col(Address.name).label("its_name"),
     ]
-    asked = (
+    return (
         select(*picked(Identity, NARROW), *address)
         .select_from(Identity)
         .join(Address, follows, isouter=True)
         .join(home, and_(col(home.id) == col(Address.domain_id), col(home.active)), isouter=True)
-        .where(col(Identity.user_id).in_(accounts))
+        .where(of)
         .order_by(col(Identity.created_at), col(Identity.id))
     )
-    return await ctx.read(asked)
 
 
 def _followed(account: Picked, row: Picked) -> Sender | None:

@@ -32,3 +32,9 @@ async def made(ctx: Context, boxes: dict[str, int], folder: str, *, subscribe: b
             ctx.forget()
             boxes |= await standing(ctx, ctx.viewer.user_id)
     return boxes[path]
+
+
+async def roles(ctx: Context) -> dict[SpecialUse, str]:
+    """The paths of the viewer's folders that have a role."""
+    rows = await mailboxes.all_of(ctx, ctx.viewer.user_id, {"special_use"})
+    return {row.special_use: row.path for row in rows if row.special_use is not None}

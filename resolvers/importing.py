@@ -1,7 +1,7 @@
 """Bringing mail into an account: what was read, and where it goes, unit by unit."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from mail.archives.records import Account, Told, Wrong, moment
 from mail.archives.zips import Broken
 from mail.delivery import Letter, Place, Placed, Way
 from mail.found import Found, Unusable
-from mail.keeping import Kept
+from mail.keeping import Gone, Kept
 from mail.storable import storable
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
@@ -158,7 +158,7 @@ async def read(work: Import, found: Found, letter: Letter | None = None) -> Read
         return None
     letter = letter or await delivery.read(found.raw)
     if work.dedupe:
-        there, digest = await _digests(work, box), _short(letter.digest)
+        there, digest = await _digests(work, box), short(letter.digest)
         if there[digest]:
             there[digest] -= 1  # as many as there are, for whoever has a message twice
             work.outcome.known += 1
@@ -172,11 +172,12 @@ async def _digests(work: Import, box: int) -> Counter[bytes]:
         asked = select(col(Message.digest)).where(
             col(Message.mailbox_id) == box, col(Message.id) < work.begun
         )
-        work.there[box] = Counter(_short(row.digest) for row in await work.ctx.read(asked))
+        work.there[box] = Counter(short(row.digest) for row in await work.ctx.read(asked))
     return work.there[box]
 
 
-def _short(digest: str) -> bytes:
+def short(digest: str) -> bytes:
+    """Enough of a digest, so that a million of them fit."""
     return bytes.fromhex(digest[:32])
 
 
@@ -184,6 +185,16 @@ async def keep(work: Import, ready: Sequence[Ready], *, again: bool = False) -> 
     """Make the bytes of these safe, before the unit that stores them."""
     tenant, world = work.user.tenant_id, work.ctx.world
     return [await delivery.stored(world, tenant, each.letter, again=again) for each in ready]
+
+
+async def with_bytes(
+    work: Import, ready: Sequence[Ready], unit: Callable[[Sequence[Kept]], Awaitable[None]]
+) -> None:
+    """Have a unit stored with the bytes of these safe before; once more, where they had gone."""
+    try:
+        await unit(await keep(work, ready))
+    except Gone:
+        await unit(await keep(work, ready, again=True))
 
 
 async def put(

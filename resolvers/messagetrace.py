@@ -14,7 +14,7 @@ from mail.messagetrace import cut
 from models.columns import Picked, picked
 from models.errors import Invalid
 from models.messagetrace import LogComponent, MessageStep
-from models.queue import Delivery, DeliveryState
+from models.queue import Delivery, DeliveryState, answer
 from models.roles import Role
 from models.submission import Submission
 from models.users import User
@@ -148,19 +148,26 @@ def _sent(row: Picked, deliveries: Sequence[Picked]) -> Iterator[Step]:
     said = f"from <{row.envelope_from}>"
     yield Step(row.created_at, row.queue_id, LogComponent.MTA, event, said)
     for each in deliveries:
-        at = each.delivered_at or row.created_at
+        at = each.reported_at or each.delivered_at or row.created_at
         state, said = DeliveryState(each.state).lower(), _said(each)
         yield Step(at, row.queue_id, LogComponent.MTA, state, said, each.recipient)
 
 
+def _reporter(row: Picked) -> str | None:
+    """Who reports of it after it was handed over, and whether we believe it."""
+    if row.reported_at is None:
+        return None
+    return f"{row.reported_by or 'a server'} ({'proven' if row.report_proven else 'unproven'})"
+
+
 def _said(row: Picked) -> str:
     """What is known of a delivery."""
-    answer = " ".join(str(part) for part in (row.last_code, row.last_response) if part)
     facts = {
         "via": row.via,
         "attempts": row.attempts,
         "by": row.mx,
-        "answer": answer,
+        "answer": answer(row),
+        "reported by": _reporter(row),
         "next": row.next_at and row.next_at.isoformat(),
     }
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value)

@@ -52,6 +52,7 @@ LIMITS = {
     LimitKind.RECIPIENTS: "Mail that may be sent",
     LimitKind.RECEIVED: "Mail that may come in an hour",
     LimitKind.FORWARDS: "Mail that may be forwarded",
+    LimitKind.RATE: "Mail that may be sent in a time",
 }
 
 

@@ -9,9 +9,12 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail import messages, quoting
 from mail.addresses import Normal, normal
 from mail.compose import Attachment
+from mail.contents import Stored, gathered
 from mail.fields import Named
+from mail.quoting import Original, Quote
 from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
@@ -21,13 +24,14 @@ from models.roles import Scope
 from resolvers import attaching, contents, flagging, moves
 from resolvers.access import own, visible
 from resolvers.attaching import Chosen, Room
+from resolvers.contents import Showing
 from resolvers.context import Context
 
 FORWARDED = "$Forwarded"
 _PREFIX = re.compile(r"\w+:(?:\s|$)")
 _COLUMNS = frozenset(
     {"id", "subject", "message_id", "references", "from_name", "from_address", "sender"}
-    | {"reply_to", "to", "cc"}
+    | {"reply_to", "to", "cc", "date"}
 )
 
 
@@ -39,6 +43,14 @@ class ReferenceAction(StrEnum):
     FORWARD = "FORWARD"
 
 
+class ReferenceQuote(StrEnum):
+    """Whether the message referred to stands in the text, and where."""
+
+    NONE = "NONE"
+    BELOW = "BELOW"
+    ABOVE = "ABOVE"
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """The message referred to, and what for."""
@@ -46,6 +58,8 @@ class Reference:
     message_id: int
     action: ReferenceAction
     attachments: Chosen | None = None  # which are copied
+    quote: ReferenceQuote = ReferenceQuote.NONE
+    whole: bool = False  # the message goes along as it is, as an attachment
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,7 @@ class Taken:
     in_reply_to: str | None = None
     references: Sequence[str] = ()
     attachments: Sequence[Attachment] = ()
+    quote: Quote | None = None
 
 
 def referred(reference: Reference | None) -> tuple[int, str] | None:
@@ -74,21 +89,73 @@ async def taken(ctx: Context, reference: Reference, room: Room) -> Taken:
     row = found(next(iter(await ctx.read(asked)), None), str(reference.message_id), path=path)
     references = [*row.references, *([row.message_id] if row.message_id else [])]
     files = await _copied(ctx, reference, room)
+    quote = None
+    if reference.quote is not ReferenceQuote.NONE:
+        quote, images = await _quote(ctx, row, reference, room)
+        files += images
+    if reference.whole:
+        files.append(await _whole(ctx, row, room))
     if reference.action is ReferenceAction.FORWARD:
         subject = _subject(row.subject, "Fwd: ")
-        return Taken(subject, references=references, attachments=files)
+        return Taken(subject, references=references, attachments=files, quote=quote)
     to, cc = await _answering(ctx, row, everybody=reference.action is ReferenceAction.REPLY_ALL)
-    return Taken(_subject(row.subject, "Re: "), to, cc, row.message_id, references, files)
+    return Taken(_subject(row.subject, "Re: "), to, cc, row.message_id, references, files, quote)
 
 
 async def _copied(ctx: Context, reference: Reference, room: Room) -> list[Attachment]:
     if reference.attachments is None:
         return []
-    ctx.viewer.require_scope(Scope.MAIL_READ)  # who may only send would read them elsewhere
     path = ["reference", "attachments"]
-    message = found(await contents.one(ctx, reference.message_id), path=["reference", "message"])
+    message = await _message(ctx, reference.message_id)
     which = attaching.numbers(message, reference.attachments, path)
     return await attaching.copied(message, which, room, path)
+
+
+async def _message(ctx: Context, key: int) -> Stored:
+    ctx.viewer.require_scope(Scope.MAIL_READ)  # who may only send would read it elsewhere
+    return found(await contents.one(ctx, key), path=["reference", "message"])
+
+
+async def _quote(
+    ctx: Context, row: Picked, reference: Reference, room: Room
+) -> tuple[Quote, list[Attachment]]:
+    """What is quoted, and the images it shows."""
+    message, html, images = await _message(ctx, row.id), None, list[Attachment]()
+    known = contents.cids(message)
+    shown = set[str]()
+
+    def cid_url(cid: str) -> str | None:
+        shown.add(cid)
+        return f"cid:{cid}" if cid in known else None
+
+    if any(each.content_type == "text/html" for each, _ in messages.within(message.structure)):
+        safe = await contents.htmls(message, Showing(cid_url))
+        html = "<br>".join(safe.bodies)
+        html = None if len(html) > quoting.LONG else html
+    if html is not None:
+        which = sorted(known[cid] for cid in shown if cid in known)
+        images = await attaching.copied(message, which, room, ["reference", "quote"])
+    people = [Named(row.from_address, row.from_name)] if row.from_address else []
+    original = Original(
+        await contents.texts(message) or "",
+        html,
+        row.subject,
+        row.date,
+        people or _people([row.sender] if row.sender else []),
+        _people(row.to),
+        _people(row.cc),
+    )
+    forwards = reference.action is ReferenceAction.FORWARD
+    return quoting.forward(original) if forwards else quoting.reply(original), images
+
+
+async def _whole(ctx: Context, row: Picked, room: Room) -> Attachment:
+    """The message as it is, as a file."""
+    message = await _message(ctx, row.id)
+    room.take(message.size, ["reference", "includeMessage"])
+    name = attaching.plain_name(row.subject) or "message"
+    raw = await gathered(message.whole())
+    return Attachment(raw, f"{name}.eml", whole=True)
 
 
 def _subject(subject: str, prefix: str) -> str:

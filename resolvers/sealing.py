@@ -7,17 +7,28 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlmodel import SQLModel
 
-from mail import targets
+from mail import signkeys, targets, waysecrets
 from models.addresses import Address
+from models.certificates import AcmeAccount, Certificate
 from models.columns import Picked, picked, table_of
 from models.connectors import Connector
+from models.dkim import DkimKey
 from models.notifications import PushChannel, PushKey
+from models.routing import RelayHost, Transport
 from models.twofactor import TotpSeed
 from models.users import User
 from models.vault import Sealed
 from models.webhooks import Webhook
 from models.world import Turn, World
-from resolvers import connectorsecrets, pushposts, totp, webhooksigns, webpush
+from resolvers import (
+    acmeaccounts,
+    certificates,
+    connectorsecrets,
+    pushposts,
+    totp,
+    webhooksigns,
+    webpush,
+)
 
 ROUND = 500  # rows that one unit seals
 
@@ -42,6 +53,11 @@ PLACES = (
     Place(User, "id", ("relays",), targets.place_of),
     Place(Connector, "id", ("secret",), connectorsecrets.place_of),
     Place(PushKey, "id", ("private",), webpush.place_of),
+    Place(DkimKey, "id", ("private",), signkeys.place_of),
+    Place(RelayHost, "id", ("secret",), waysecrets.place_of_relay),
+    Place(Transport, "id", ("secret",), waysecrets.place_of_transport),
+    Place(Certificate, "id", ("private_key",), certificates.place_of),
+    Place(AcmeAccount, "id", ("private_key",), acmeaccounts.place_of),
 )
 
 

@@ -30,10 +30,17 @@ from models.addresses import Address, AddressKind
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Forbidden, Invalid, NotFound
+from models.prepared import Prepared, number
 from models.sharing import MailboxShare, ShareRight, holding
 from models.world import World
 from resolvers.context import Context
 from resolvers.senders import permitted
+
+_MAIN = Prepared(
+    select(*picked(Address, {"id", "shown", "name"})).where(
+        col(Address.user_id) == number("user"), col(Address.main), col(Address.active)
+    )
+)
 
 
 class Grant(NamedTuple):
@@ -83,10 +90,7 @@ async def _holds(ctx: Context, user_id: int, row: Picked) -> bool:
 
 async def main_of(ctx: Context, account: Picked) -> Picked:
     """The main address of an account: id, shown and name. Invalid where it has none."""
-    mine = select(*picked(Address, {"id", "shown", "name"})).where(
-        col(Address.user_id) == account.id, col(Address.main), col(Address.active)
-    )
-    row: Picked | None = next(iter(await ctx.read(mine)), None)
+    row: Picked | None = next(iter(await ctx.find(_MAIN, user=account.id)), None)
     if row is None:
         raise Invalid("there is no main address to send from", constraint="from", path=["from"])
     return row

@@ -11,6 +11,7 @@ from sqlmodel import col
 from mail.compose import address
 from mail.mending import mended
 from mail.submitting import Writer
+from mail.wishes import Wish
 from models.columns import Picked, picked
 from models.errors import AuthenticationFailed, found
 from models.mailboxes import SpecialUse
@@ -48,7 +49,7 @@ class Clerk:
             await may_send_as(ctx, account, address(sender, "from"), ["from"])
 
     async def submit(
-        self, writer: Writer, source: bytes | Path, sender: str, recipients: Sequence[str]
+        self, writer: Writer, source: bytes | Path, sender: str, to: Sequence[tuple[str, Wish]]
     ) -> str:
         """Queue a message, and keep it in Sent where the account says so; its id in the queue.
 
@@ -62,8 +63,11 @@ class Clerk:
         for each in dict.fromkeys(made.writers):
             await may_send_as(ctx, account, address(each, "from"), ["from"])
         box = await _sent(ctx, account) if account.upload_sent_messages else None
-        to = {each.casefold(): each for each in reversed(recipients)}
-        written = Written(made.raw, sender, list(reversed(to.values())), box)
+        once: dict[str, tuple[str, Wish]] = {}
+        for each, wish in to:
+            once.setdefault(each.casefold(), (each, wish))
+        wishes = dict(once.values())
+        written = Written(made.raw, sender, list(wishes), box, wishes=wishes)
         key, _ = await submission.store(ctx, account, written)
         row = await ctx.load(submission.by_ids, found(key))
         return str(found(row).queue_id)

@@ -33,6 +33,7 @@ from resolvers import (
     mailboxupdate,
     passphrases,
     quarantineletter,
+    queuechange,
     reindexing,
     tiers,
     userdelete,
@@ -286,6 +287,8 @@ KINDS = {
     webhookreplay.KIND: Kind(webhookreplay.plan, webhookreplay.step),
     limitletter.KIND: Kind(limitletter.plan, limitletter.step),
     quarantineletter.KIND: Kind(quarantineletter.plan, quarantineletter.step),
+    queuechange.DELETE: Kind(queuechange.plan, queuechange.step_delete),
+    queuechange.FLUSH: Kind(queuechange.plan, queuechange.step_flush),
     **reindexing.KINDS,
 }
 

@@ -19,13 +19,14 @@ from models.mailboxes import Mailbox
 from models.prepared import Prepared, values_of
 from models.prepared import Sent as Work
 from models.tasks import Undo
-from resolvers import flagging, moves, muting, submission
+from resolvers import flagging, moves, muting, submission, submissionchange, submitdraft
 from resolvers.access import own, visible
 from resolvers.auth import digest_of
 from resolvers.context import Context
 from resolvers.mailboxowners import holding
 from resolvers.moves import Changes
 from resolvers.submission import Outgoing, Sent
+from resolvers.submitdraft import Back, Order
 from resolvers.userselection import Users
 
 SEND = "MESSAGE_SEND"
@@ -64,20 +65,42 @@ def noted(ctx: Context, was: Was) -> tuple[str, datetime, Work]:
 
 async def send(
     ctx: Context, outgoing: Outgoing, problems: Problems
-) -> tuple[Sent, tuple[str, datetime] | None]:
-    """Send a message; where it is held, with a token that takes it back until it goes."""
+) -> tuple[list[Sent], tuple[str, datetime] | None]:
+    """Send messages; where they are held, with a token that takes all back until they go."""
     if not outgoing.undo_window:
-        return await submission.send(ctx, outgoing, problems), None
+        return await submission.send_all(ctx, outgoing, problems), None
     async with ctx.together():
-        sent = await submission.send(ctx, outgoing, problems)
-        held = sent.submission
-        if held is None or held.undo_until is None:
-            return sent, None
-        row, token = _token(ctx, {"kind": SEND, "submission": held.id})
-        row["expires_at"] = held.undo_until
-        async with ctx.write(row["user_id"]) as session:
-            await (await session.connection()).execute(insert(Undo), row)
-    return sent, (token, held.undo_until)
+        sent = await submission.send_all(ctx, outgoing, problems)
+        held = [one.submission for one in sent if one.submission]
+        token = await of_held(ctx, held)
+    return sent, token
+
+
+async def submit(ctx: Context, order: Order) -> tuple[Sent, tuple[str, datetime] | None]:
+    """Send a draft; where it is held, with a token that makes it a draft again."""
+    if not order.undo_window:
+        sent, _ = await submitdraft.submit(ctx, order)
+        return sent, None
+    async with ctx.together():
+        sent, was = await submitdraft.submit(ctx, order)
+        held = [sent.submission] if sent.submission else []
+        token = await of_held(ctx, held, draft=was)
+    return sent, token
+
+
+async def of_held(ctx: Context, held: Sequence[Picked], **more: Any) -> tuple[str, datetime] | None:
+    """A token that takes back these submissions, in the unit that holds them.
+
+    `more` is what else is to be known then.
+    """
+    until = held[0].undo_until if held else None
+    if until is None:
+        return None
+    row, token = _token(ctx, {"kind": SEND, "submissions": [one.id for one in held], **more})
+    row["expires_at"] = until
+    async with ctx.write(row["user_id"]) as session:
+        await (await session.connection()).execute(insert(Undo), row)
+    return token, until
 
 
 def _token(ctx: Context, before: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -132,7 +155,7 @@ async def undo(ctx: Context, token: str) -> int:
     )
     known = next(iter(await ctx.read(select(col(Undo.before)).where(*mine))), None)
     if known and known.before["kind"] == SEND:
-        return await _unsend(ctx, mine)
+        return await _unsend(ctx, mine, await submitdraft.taken_back(ctx, known.before))
     owners = known.before.get("owners", [user_id]) if known else [user_id]
     async with holding(ctx, Users(ids=tuple(owners)), "undo", path="token") as held:
         return await _take_back(ctx, held.session, await _used(held.session, mine))
@@ -148,15 +171,19 @@ async def _used(session: AsyncSession, mine: Sequence[Any]) -> dict[str, Any]:
     return kept.before
 
 
-async def _unsend(ctx: Context, mine: Sequence[Any]) -> int:
-    """Take back a message that is held; its copy stays where it is."""
+async def _unsend(ctx: Context, mine: Sequence[Any], back: Back | None) -> int:
+    """Take back messages that are held; copies stay where they are, what was a draft is one."""
     async with ctx.write(own(ctx)) as session:
         before = await _used(session, mine)
+        # what was noted before there was mail merge is of one
+        held = before.get("submissions") or [before["submission"]]
         try:
-            await submission.cancel(ctx, [before["submission"]])
+            await submissionchange.cancel(ctx, held)
         except Conflict as late:
             raise Conflict(late.message, path=["token"]) from late
-    return 1
+        if back:
+            await submitdraft.bring_back(ctx, session, back)
+    return len(held)
 
 
 async def _take_back(ctx: Context, session: AsyncSession, before: dict[str, Any]) -> int:

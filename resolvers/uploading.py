@@ -25,7 +25,7 @@ from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Pro
 from models.messages import Message
 from models.sharing import ALL, Rights, ShareRight
 from models.world import Turn
-from resolvers import composing, granted, mailboxes, messages, references, uploads
+from resolvers import composing, fileattaching, granted, mailboxes, messages, references, uploads
 from resolvers.access import own
 from resolvers.attaching import Chosen
 from resolvers.composing import Fields, How, Previous
@@ -93,24 +93,26 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
     previous = await _previous(ctx, new, box)
     if new.fields:
         _check_people(ctx, new.fields)
+        fileattaching.check(new.fields.files, "files")
     new, dropped = _finished(new)
     with problems.caught():
         source = await _source(ctx, account, new, previous)
     problems.settle()
     letter = await read(source)
     to = _there(ctx, new, box, await ctx.load(granted.rights, (box.user_id, box.id)))
-    earlier = await _earlier(ctx, previous.message) if previous else None
+    before = await earlier(ctx, previous.message) if previous else None
     home = account if box.user_id == user_id else await composing.account_of(ctx, box.user_id)
     if not to.draft:
         letter = await encrypting.put_in(ctx.world, source, letter, home, box)
     kept = await stored(ctx.world, home.tenant_id, letter)
+    files = [file.file_id for file in new.fields.files] if new.fields else []
     try:
-        placed = await _place(ctx, letter, kept, (to, earlier))
+        placed = await _place(ctx, letter, kept, (to, before), files)
     except Gone:
         kept = await stored(ctx.world, home.tenant_id, letter, again=True)
-        placed = await _place(ctx, letter, kept, (to, earlier))
+        placed = await _place(ctx, letter, kept, (to, before), files)
     row = await ctx.load(messages.by_ids, placed.message_id)
-    return Done(row, earlier is not None, dropped)
+    return Done(row, before is not None, dropped)
 
 
 async def store_for(ctx: Context, new: NewMessage, users: Users) -> list[Picked]:
@@ -187,14 +189,22 @@ def _there(ctx: Context, new: NewMessage, box: Any, may: Rights = ALL) -> Place:
 
 
 async def _place(
-    ctx: Context, letter: Letter, kept: Kept, there: tuple[Place, Earlier | None]
+    ctx: Context,
+    letter: Letter,
+    kept: Kept,
+    there: tuple[Place, Earlier | None],
+    files: Sequence[int] = (),
 ) -> Placed:
-    to, earlier = there
+    to, before = there
 
     def unit(turn: Turn) -> Placed:
-        if earlier:
-            return replacing.replace(turn, letter, kept, to, earlier)
-        return place(turn, letter, kept, to)
+        if before:
+            placed = replacing.replace(turn, letter, kept, to, before)
+        else:
+            placed = place(turn, letter, kept, to)
+        if files and to.draft:
+            fileattaching.remember(turn, placed.message_id, files)
+        return placed
 
     async with ctx.write(to.user_id) as session:
         if to.user_id != own(ctx):  # it may be shared no longer
@@ -255,7 +265,8 @@ async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | No
     return Previous(message, new.keep)
 
 
-async def _earlier(ctx: Context, message: Stored) -> Earlier:
+async def earlier(ctx: Context, message: Stored) -> Earlier:
+    """A draft that is to be replaced, as it was read."""
     row = message.row
     if row.size < SMALL:
         words = indexing.words_of(ctx.world, row, message)
@@ -290,15 +301,21 @@ async def _source(
             constraint="exclusive",
             path=["keepAttachments"],
         )
-    if new.upload_id is not None:
-        content = await uploads.read_upload(ctx, new.upload_id)
+    return await whole(ctx, new.raw, new.upload_id)
+
+
+async def whole(ctx: Context, raw: str | None, upload_id: int | None) -> bytes:
+    """A whole message that is given as text or base64, or was sent before."""
+    path = ["rawUpload" if upload_id is not None else "raw"]
+    if upload_id is not None:
+        content = await uploads.read_upload(ctx, upload_id)
     else:
-        content = decoded(new.raw or "")
+        content = decoded(raw or "")
     limit = ctx.world.options.message_max
     if not content.strip():
-        raise Invalid("the message is empty", constraint="required", path=[raw])
+        raise Invalid("the message is empty", constraint="required", path=path)
     if len(content) > limit:
-        raise Invalid(f"a message has at most {limit} bytes", constraint="max", path=[raw])
+        raise Invalid(f"a message has at most {limit} bytes", constraint="max", path=path)
     return content
 
 

@@ -57,6 +57,7 @@ FACTS = (  # what is stored as it was given, once it is checked
     "disabled_scopes",
     "upload_sent_messages",
     "tls_enforce_in",
+    "tls_enforce_out",
     "smtp_allowed_networks",
     "webmail_access",
     "encrypt_messages",
@@ -104,6 +105,7 @@ class NewUser:
     disabled_scopes: Sequence[ProtocolScope] = ()
     upload_sent_messages: bool = False
     tls_enforce_in: bool = False
+    tls_enforce_out: bool = False
     smtp_allowed_networks: Sequence[str] = ()
     webmail_access: bool = True
     meta_data: Any = None  # free data: an object, once that is checked

@@ -26,13 +26,15 @@ COUNT = 1 << 31
 OWN = frozenset(
     {
         *("name", "language", "password", "retention", "pub_key", "encrypt_messages"),
-        *("meta_data", "spam_level", "tls_enforce_in", "upload_sent_messages"),
+        *("meta_data", "spam_level", "tls_enforce_in", "tls_enforce_out"),
+        "upload_sent_messages",
         *("targets", "encrypt_forwarded", "delimiter_action"),
     }
 )
 BY_USERS = {
     "spam_level": UserPermission.SPAM_SCORE,
     "tls_enforce_in": UserPermission.TLS_POLICY,
+    "tls_enforce_out": UserPermission.TLS_POLICY,
     "delimiter_action": UserPermission.DELIMITER_ACTION,
 }
 BY_ADMINS = {

@@ -1,24 +1,35 @@
 """What accounts may use, and what of it they have."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, select
+from sqlalchemy import bindparam, case, select
 from sqlmodel import col
 
 from mail.userlimits import Reached, level, refused, still, tell
-from models.columns import Picked, insert_or, picked
+from models.columns import Instant, Picked, insert_or, picked
 from models.errors import RateLimited
+from models.prepared import Prepared, number, prepared
 from models.users import LimitKind, LimitSource, Usage, UsageKind, UsageLevel, User
 from models.world import Turn, World
-from resolvers import domains
+from resolvers import domains, ratelimits
 from resolvers.access import visible_users
 from resolvers.context import Context
 from resolvers.known import memory_of
 from resolvers.quotas import effective
 
 DAY = timedelta(days=1)
+_RUNNING = Prepared(
+    select(*picked(Usage)).where(
+        col(Usage.user_id) == number("user"),
+        col(Usage.kind) == UsageKind.RECIPIENTS,
+        col(Usage.until) > bindparam("now", type_=Instant),
+    )
+)
+_LIMIT = Prepared(select(col(User.recipients)).where(col(User.id) == number("user")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,35 +136,61 @@ def _window(world: World, own: int | None, usual: int, count: tuple[int, Any]) -
 
 
 async def may_write(ctx: Context, user: Picked) -> None:
-    """RateLimited where the account has written to all it may: before a message is built."""
-    (row,) = await usages(ctx, [(user.id, UsageKind.RECIPIENTS)])
-    limit = _limit(ctx.world, user.recipients)
-    if row and limit and row.used >= limit:
+    """RateLimited where the account has sent, or written to, all it may: before one is built."""
+    await ratelimits.may_send(ctx, user.id)
+    if not (limit := _limit(ctx.world, user.recipients)):
+        return
+    given = {"user": user.id, "now": ctx.world.now()}
+    row = next(iter(await ctx.find(_RUNNING, **given)), None)
+    if row and row.used >= limit:
         raise _too_many(ctx, limit, row, row.used)
 
 
-def count_recipients(turn: Turn, ctx: Context, user_id: int, many: int) -> None:
-    """Count addresses that are written to, in the unit that queues; RateLimited.
-
-    Refused is who has used up the limit before: one message may go beyond it. The one that does
-    so, or just reaches it, is told of.
-    """
-    connection, now = turn.connection, turn.world.now()
-    new = insert_or(connection.dialect.name, Usage).values(
-        user_id=user_id, kind=UsageKind.RECIPIENTS, used=many, until=now + DAY
-    )
-    running = col(Usage.until) > now
+@prepared
+def _more(dialect: str) -> Any:
+    """To send: so many more `used` in the window that runs `now`, or in a new one."""
+    new = insert_or(dialect, Usage)
+    running = col(Usage.until) > bindparam("now", type_=Instant)
     again = {
-        "used": case((running, Usage.used + many), else_=many),
+        "used": case((running, Usage.used + new.excluded.used), else_=new.excluded.used),
         "until": case((running, col(Usage.until)), else_=new.excluded.until),
     }
     put = new.on_conflict_do_update(index_elements=["user_id", "kind"], set_=again)
-    row = connection.execute(put.returning(*picked(Usage))).one()
-    own = connection.execute(select(col(User.recipients)).where(col(User.id) == user_id)).scalar()
-    limit = _limit(turn.world, own)
-    if limit and row.used - many >= limit:
-        raise _too_many(ctx, limit, row, row.used - many)
-    if limit and row.used >= limit:
+    return put.returning(*picked(Usage))
+
+
+class Overrun(RateLimited):
+    """More addresses would be written to than are left."""
+
+    def __init__(self, limit: int, row: Picked, used: int) -> None:
+        super().__init__("", retry_after=DAY)
+        self.limit, self.row, self.used = limit, row, used
+
+
+@contextmanager
+def refusing(ctx: Context) -> Generator[None]:
+    """Refuse as RateLimited what overruns in a unit, whose thread may be none of ours."""
+    try:
+        yield
+    except ratelimits.Exceeded as over:
+        raise ratelimits.refusal(ctx, over) from None
+    except Overrun as over:
+        raise _too_many(ctx, over.limit, over.row, over.used) from None
+
+
+def count_recipients(turn: Turn, user_id: int, many: int) -> None:
+    """Count addresses that are written to, in the unit that queues, inside `refusing`. Overrun.
+
+    Refused is what would go beyond the limit, be it one address. Who just reaches it is told.
+    """
+    now = turn.world.now()
+    given = {"user_id": user_id, "kind": UsageKind.RECIPIENTS, "used": many, "until": now + DAY}
+    (row,) = turn.fetched(_more(turn.connection.dialect.name), **given, told_until=None, now=now)
+    own = turn.fetched(_LIMIT, user=user_id)
+    limit = _limit(turn.world, own[0].recipients if own else None)
+    if limit and row.used > limit:
+        raise Overrun(limit, row, row.used - many)
+    if limit and row.used == limit:
         tell(turn, user_id, Reached(LimitKind.RECIPIENTS, row.used, limit, row.until))
 
 
@@ -168,4 +205,5 @@ def _too_many(ctx: Context, limit: int, row: Picked, used: int) -> RateLimited:
         reached = Reached(LimitKind.RECIPIENTS, used, limit, row.until, refused=True)
         # behind the answer: the unit around us goes back with what is refused
         memory_of(ctx.world.database).behind(refused(ctx.world, row.user_id, reached))
-    return RateLimited(f"{limit} recipients in 24 hours are all", retry_after=row.until - now)
+    words = f"{limit} recipients in 24 hours are all: {max(limit - used, 0)} are left"
+    return RateLimited(words, retry_after=row.until - now)

@@ -45,6 +45,13 @@ KINDS: Mapping[ChangeKind, str] = {
     ChangeKind.SIEVE_CHANGED: "sieve.changed",
     ChangeKind.QUARANTINE_CHANGED: "quarantine.changed",
     ChangeKind.CONNECTOR_CHANGED: "connector.changed",
+    ChangeKind.DKIM_CHANGED: "dkim.updated",
+    ChangeKind.RELAY_HOST_CHANGED: "relayHost.changed",
+    ChangeKind.TRANSPORT_CHANGED: "transport.changed",
+    ChangeKind.TLS_POLICY_CHANGED: "tlsPolicy.changed",
+    ChangeKind.FORWARDING_HOST_CHANGED: "forwardingHost.changed",
+    ChangeKind.COMPOSE_REQUESTED: "compose.requested",
+    ChangeKind.CERTIFICATE_CHANGED: "certificate.changed",
 }
 DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was done
     ChangeKind.USER_CHANGED: {
@@ -54,6 +61,7 @@ DID: Mapping[ChangeKind, Mapping[str, str]] = {  # what the journal says was don
         did: f"address.{did}" for did in ("created", "deleted", "restored")
     },
     ChangeKind.DOMAIN_CHANGED: {did: f"domain.{did}" for did in ("created", "deleted")},
+    ChangeKind.DKIM_CHANGED: {did: f"dkim.{did}" for did in ("created", "deleted")},
     ChangeKind.MESSAGE_ADDED: {"received": "message.received"},
     ChangeKind.AUTOREPLY_CHANGED: {did: f"autoreply.{did}" for did in ("enabled", "disabled")},
     ChangeKind.SIEVE_CHANGED: {"failed": "sieve.failed"},

@@ -26,7 +26,7 @@ errors {
 SHOWN = """
 id username name role tags language metaData disabled suspended hasPasswordSet activated
 requirePasswordChange retention pubKey fromWhitelist disabledScopes webmailAccess permissions
-uploadSentMessages tlsEnforceIn smtpAllowedNetworks
+uploadSentMessages tlsEnforceIn tlsEnforceOut smtpAllowedNetworks
 adminPermissions administers { name } spam { level junkScore rejectScore }
 keyInfo { name address fingerprint expiresAt } limits { quota { allowed } }
 """

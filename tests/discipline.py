@@ -30,15 +30,16 @@ VERBS = set(
     activate add apply build cancel check clean collect copy create deactivate deduplicate delete
     disable drain enable export flush forward hold import increment kick lift move optimize purge
     put rebuild recalculate register release reload remove rename repair replay request rescan
-    reschedule reset restore revoke run send set start stop submit subscribe test unpack unset
-    unsubscribe update upload
+    reschedule reset restore revoke rotate run send set start stop submit subscribe test unpack
+    unset unsubscribe update upload
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 ADJECTIVES = set(
     """
     activated active all answered certified compressed current custom default deleted dirty
-    disabled draft empty enabled encrypted exact failing fixed flagged folded forwarded global
-    hidden internal main marked muted notified only permanent pinned previous proxied recent
+    disabled draft empty enabled encrypted exact exhausted failing fixed flagged folded forwarded
+    global hidden internal main marked muted notified only permanent pinned previous proven
+    proxied recent
     recursive refused related replayed
     required running searchable seen shared snoozed spam subscribed suspended temporary
     unseen valid
@@ -47,7 +48,7 @@ ADJECTIVES = set(
 REQUESTS = set(  # of inputs and arguments: what is to be done along the way
     """
     allow apply async check create delete encrypt force hold include learn mark pin replace
-    require reverse sanitize show skip subscribe unsubscribe validate
+    request require reverse sanitize show skip subscribe unsubscribe validate
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 SUFFIXES = ("Enum", "Interface", "Object", "Type", "Union")

@@ -19,18 +19,20 @@ from models.mailboxes import Mailbox
 from models.messages import Message
 from models.users import User
 from models.world import World
-from resolvers import tasks
-from tests import fetching, pushed, receiver
+from resolvers import acmeruns, dkimrotation, tasks
+from tests import fetching, pushed, receiver, signed
 from tests.calls import CALLS, Call
+from tests.calls.dkim import RAW
 from tests.conftest import Client, Clock, raw_message, receive
 from tests.entries import limit
 from tests.held import SPAM, hold, set_options
 from tests.limited import bounded, fill
 from tests.mail.dovecot import Dovecot
 from tests.mail.lmtp_client import connect
-from tests.mail.neighbours import Server, listening
+from tests.mail.neighbours import Names, Server, answering, listening
 from tests.mail.remote import SECRET, open_at, three
 from tests.mail.sending import relay, send, settled, working
+from tests.mail.zones import asking
 from tests.rewriting import rule
 from tests.sieving import put
 
@@ -482,6 +484,16 @@ for _kind, _name in (
     ("WEBHOOK_REPLAY", "webhookReplay"),
 ):
     queued(_kind, _name)
+queued("QUEUE_DELETE", "queueDelete", notifySender=True)
+
+
+@road("QUEUE_FLUSH")
+async def much_of_the_queue_is_tried_at_once(stage: Stage) -> Work:
+    made = [await CALLS["queueFlush"](stage.ada, stage.root) for _ in range(2)]
+    set_options(stage.world, bulk=1)
+    answer = await replace(made[0], input={"all": True})(stage.root)
+    assert answer["task"] == {"kind": "QUEUE_FLUSH"}
+    return lambda: _works(stage.world)
 
 
 @road("USER_DELETE", "users", "addresses", "mailboxes", "messages", "files", "submissions",
@@ -518,6 +530,37 @@ async def mail_is_fetched_from_elsewhere(stage: Stage) -> Work:
     far = Dovecot(stage.folder, {"imap": remote.port})
     key = await fetching.connector(stage.ada, far, password=SECRET)
     return lambda: fetching.ran(stage.world, key)
+
+
+@road("resolvers.dkimrotation.run")
+async def a_new_key_signs_and_an_old_one_goes(stage: Stage) -> Work:
+    given = {"domains": ["example.org"], "privateKey": RAW}
+    for selector in ("old", "dkim"):
+        made = await Call("dkimKeySet", {**given, "selector": selector}, "keys { id }")(stage.root)
+        assert made["errors"] == []
+    stage.clock.tick(days=30)
+    rotate = Call("dkimKeyRotate", {"domains": ["example.org"]}, f"keys {{ {signed.KEY} }}")
+    (key,) = (await rotate(stage.root))["keys"]
+    place = await stage.stack.enter_async_context(asking(signed.published([key])))
+    signed.asks(stage.root, place)
+
+    async def work() -> None:
+        assert await dkimrotation.step(stage.world) == 2
+
+    return work
+
+
+@road("resolvers.acmeruns.run")
+async def a_certificate_is_not_issued(stage: Stage) -> Work:
+    names = await stage.stack.enter_async_context(answering(Names({})))
+    set_options(stage.world, acme_terms_agreed=True, dns_resolver=f"127.0.0.1:{names.port}")
+    made = Call("certificateSet", {"serverName": "mx.example.org", "acme": True})
+    assert (await made(stage.root))["errors"] == []
+
+    async def work() -> None:
+        assert await acmeruns.step(stage.world)
+
+    return work
 
 
 @road("MAILBOX_REPAIR", whole=["mailboxes"])

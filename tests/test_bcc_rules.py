@@ -19,7 +19,7 @@ from models.queue import DeliveryState
 from models.rewrites import BccDirection
 from models.roles import AdminPermission
 from models.world import World
-from resolvers import submission
+from resolvers import submissionchange
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, context, make_client, raw_message
 from tests.counts import examine, journal, reached, rows
@@ -346,7 +346,7 @@ async def test_what_is_sent_is_copied_and_nobody_is_told(
     node = "query ($id: ID!) { node(id: $id) { id } }"
     assert await ada(node, id=ids.encode("Submission", hidden)) == {"node": None}
     with pytest.raises(NotFound):
-        await submission.cancel(context(ada), [hidden])
+        await submissionchange.cancel(context(ada), [hidden])
     await examine(world)
 
 
@@ -379,7 +379,7 @@ async def test_who_takes_a_message_back_takes_its_copies_back(
     key = await send(ada, undo_window=timedelta(minutes=5))
     asked = "SELECT state, copy_of IS NULL FROM submissions"
     assert {row[0] for row in await rows(world, asked)} == {"HELD_FOR_UNDO"}
-    await submission.cancel(context(ada), [key])
+    await submissionchange.cancel(context(ada), [key])
     assert {row[0] for row in await rows(world, asked)} == {"CANCELLED"}
     copy = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=key)
     told_ = [(copy[0][0], "HELD_FOR_UNDO"), (copy[0][0], "CANCELLED")]

@@ -1,6 +1,7 @@
 """Plans: what is compiled, when, and what becomes of values that do not fit."""
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from graph.policy import Operation, Schema
 from graph.rows import Shape
 from graph.schema import schema
 from mail import indexing
+from mail.sendingrates import Full, held_up
+from models.rates import RateFrame
+from models.users import LimitSource
 from models.world import World
 from resolvers import authlog
 from resolvers.authlog import Event
@@ -254,8 +258,10 @@ LISTED = {
     "AuditedMessage": "audits { nodes { messages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
     "BccRule": "bccRules { nodes %s }",
+    "Certificate": "certificates { nodes %s }",
     "Connector": "connectors { nodes %s }",
     "ConnectorRun": "connectors { nodes { runs { nodes %s } } }",
+    "DkimKey": "dkimKeys { nodes %s }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
     "File": "viewer { user { files { nodes %s } } }",
@@ -266,7 +272,14 @@ LISTED = {
     "Label": "viewer { user { labels %s } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
     "QuarantineItem": "quarantine { nodes %s }",
+    "RateHold": "rateHolds { nodes %s }",
+    "RateLimit": "rateLimits { nodes %s }",
+    "QueueEntry": "queue { nodes %s }",
     "RecipientRewrite": "recipientRewrites { nodes %s }",
+    "ForwardingHost": "forwardingHosts { nodes %s }",
+    "RelayHost": "relayHosts { nodes %s }",
+    "TlsPolicy": "tlsPolicies { nodes %s }",
+    "Transport": "transports { nodes %s }",
     "SavedSearch": "viewer { user { savedSearches %s } }",
     "SenderRule": "senderRules { nodes %s }",
     "SettingChange": 'setting(key: "submission.maxRecipients") { history { nodes %s } }',
@@ -284,7 +297,7 @@ CALLED = {  # where it is not the plural
     "AdminLogEntry": "adminLog", "AuditAccess": "accessLog",
     "AuditedMessage": "messages", "AuthEvent": "authLog", "ConnectorRun": "runs",
     "DomainAlias": "domainAliases", "FileShare": "shares", "Identity": "identities",
-    "QuarantineItem": "quarantine",
+    "QuarantineItem": "quarantine", "QueueEntry": "queue", "TlsPolicy": "tlsPolicies",
     "SavedSearch": "savedSearches", "SettingChange": "history", "WebhookDelivery": "deliveries",
 }  # fmt: skip
 OF_ADMINS = {
@@ -293,15 +306,23 @@ OF_ADMINS = {
     "AuditAccess",
     "AuditedMessage",
     "BccRule",
+    "DkimKey",
+    "Certificate",
     "Domain",
     "DomainAlias",
+    "ForwardingHost",
+    "RateHold",
+    "RateLimit",
     "RecipientRewrite",
+    "RelayHost",
     "SettingChange",
+    "TlsPolicy",
+    "Transport",
     "User",
     "Webhook",
     "WebhookDelivery",
 }
-BY_ID = {"AccessToken", "Autoreply", "Thread"}  # no list of the schema has them
+BY_ID = {"AccessToken", "Autoreply", "ComposeRequest", "Thread"}  # no list has them
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -326,9 +347,18 @@ async def test_types_of_lists_are_compiled_wholly(
     await (await CALLS["sieveScriptPut"](ada, root))(ada)
     await (await CALLS["webhookTest"](ada, root))(root)
     await (await CALLS["bccRuleCreate"](ada, root))(root)
+    await (await CALLS["dkimKeySet"](ada, root))(root)
     await (await CALLS["recipientRewriteCreate"](ada, root))(root)
+    for way in ("relayHost", "transport", "tlsPolicy", "forwardingHost"):
+        await (await CALLS[f"{way}Create"](ada, root))(root)
+    await (await CALLS["rateLimitSet"](ada, root))(root)
+    end = ada.world.now() + timedelta(days=1)
+    full = Full(ada.user.id, LimitSource.USER, 1, RateFrame.DAY, end)
+    await held_up(ada.world, ada.user.id, full)
+    await (await CALLS["certificateSet"](ada, root))(root)
     await (await CALLS["pushChannelSet"](ada, root))(ada)
     await CALLS["quarantineRelease"](ada, root)  # of what stays
+    await CALLS["queueHold"](ada, root)
     await (await CALLS["connectorRun"](ada, root))(ada)
     while await indexing.index(ada.world):
         pass

@@ -25,8 +25,17 @@ CONNECTIONS = {
     "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
     "Query.audits": ("audits { %s }", "audits", "reason"),
     "Query.bccRules": ("bccRules { %s }", "bcc_rules", "bcc_to"),
+    "Query.dkimKeys": ("dkimKeys { %s }", "dkim_keys", "public"),
+    "Query.certificates": ("certificates { %s }", "certificates", "chain"),
     "Query.quarantine": ("quarantine { %s }", "quarantine_items", "symbols"),
+    "Query.rateHolds": ("rateHolds { %s }", "rate_holds", "value"),
+    "Query.rateLimits": ("rateLimits { %s }", "rate_limits", "value"),
+    "Query.queue": ("queue { %s }", "submissions", "envelope_from"),
     "Query.recipientRewrites": ("recipientRewrites { %s }", "recipient_rewrites", "target"),
+    "Query.relayHosts": ("relayHosts { %s }", "relay_hosts", "username"),
+    "Query.transports": ("transports { %s }", "transports", "username"),
+    "Query.tlsPolicies": ("tlsPolicies { %s }", "tls_policies", "parameters"),
+    "Query.forwardingHosts": ("forwardingHosts { %s }", "forwarding_hosts", "source"),
     "Query.authLog": ("authLog { %s }", "auth_events", "detail"),
     "Query.apiKeys": ("apiKeys { %s }", "api_keys", "digest"),
     "SavedSearch.messages": ("viewer { user { savedSearches { messages { %s } } } }", "messages",
@@ -67,8 +76,10 @@ CONNECTIONS = {
 OF_ADMINS = {
     "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.senderRules", "Domain.users",
     "Query.addresses", "Query.adminLog", "Query.audits", "Query.authLog", "Query.bccRules",
-    "Query.domainAliases", "Query.domains", "Query.filters", "Query.recipientRewrites",
-    "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
+    "Query.dkimKeys", "Query.domainAliases", "Query.domains", "Query.filters", "Query.rateHolds",
+    "Query.forwardingHosts", "Query.relayHosts", "Query.tlsPolicies", "Query.transports",
+    "Query.rateLimits", "Query.recipientRewrites",
+    "Query.certificates", "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
 }  # fmt: skip
 BARE = {"Query.searchLookup"}  # a list of what has no columns: tests/test_searchindex.py
 

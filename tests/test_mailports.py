@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from merganser import listening
-from merganser.mailports import certificate
+from merganser.mailports import certificate, required
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
+from models.world import World
 from tests.mail.smtp_client import Authority
 
 
@@ -21,12 +22,17 @@ def told(**given: Any) -> str:
 
 
 @pytest.mark.parametrize("name", ["submission", "submissions"])
-def test_submission_takes_a_certificate(tmp_path: Path, name: str) -> None:
+async def test_submission_takes_a_certificate(tmp_path: Path, world: World, name: str) -> None:
     given: Any = {name: "127.0.0.1:587"}
-    assert told(**given) == (
-        f"MERGANSER_{name.upper()} takes a certificate: set MERGANSER_TLS_CERT"
+    with pytest.raises(Trouble) as found:
+        await required(Settings(**given), world)
+    assert (found.value.code, found.value.message) == (
+        MISUSED,
+        f"MERGANSER_{name.upper()} takes a certificate: set MERGANSER_TLS_CERT, or store one with "
+        "`merganser certificate set`",
     )
     file = Authority(tmp_path).issue()
+    await required(Settings(**given, tls_cert=file), world)
     assert certificate(Settings(**given, tls_cert=file)) is not None
     assert certificate(Settings(smtp="127.0.0.1:25")) is None
 

@@ -167,3 +167,13 @@ async def test_an_answer_names_its_message(schema: strawberry.Schema, ada: Clien
     other = {**reference, "message": {"guid": "0" * 32}}
     refused = await ask(schema, ada, SEND, input={"text": "Yes.", "reference": other})
     assert [e["path"] for e in refused["errors"]] == [["reference", "message"]]
+
+
+@pytest.mark.parametrize("more", [{}, {"isDraft": True}, {"raw": "From: ada@example.org\r\n\r\nx"}])
+async def test_a_time_that_nobody_foresees_is_refused(ada: Client, more: dict[str, Any]) -> None:
+    given = more if "raw" in more else {**HELLO, **more}
+    given = {**given, "sendTime": "9999-12-31T23:59:59Z"}
+    done = (await ada(SEND, input=given))["messageSend"]
+    assert [(each["code"], each["path"]) for each in done["errors"]] == [
+        ("VALIDATION", ["sendTime"])
+    ]

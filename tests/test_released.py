@@ -31,7 +31,10 @@ HARMLESS = (  # graphql-core thinks of those who resolve fields, we of those who
 NEW_KINDS = "it says of itself that new kinds may come"
 ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reason for each
     "Enum value ChangeKind.AUTOREPLY_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.CERTIFICATE_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.COMPOSE_REQUESTED was added.": NEW_KINDS,
     "Enum value ChangeKind.CONNECTOR_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.DKIM_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.FILE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.FILTER_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.IDENTITY_CHANGED was added.": NEW_KINDS,
@@ -44,11 +47,16 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "Enum value ChangeKind.SENDER_RULE_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.SETTING_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.SIEVE_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.FORWARDING_HOST_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.RELAY_HOST_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.TLS_POLICY_CHANGED was added.": NEW_KINDS,
+    "Enum value ChangeKind.TRANSPORT_CHANGED was added.": NEW_KINDS,
     "Enum value ChangeKind.THREAD_CHANGED was added.": NEW_KINDS,
     "Enum value ErrorCode.CONNECTOR_FAILURE was added.": "of a mutation that is new",
     "Enum value ErrorCode.IN_USE was added.": "of a mutation that is new",
     "Enum value ErrorCode.NO_SESSION was added.": "of a mutation that is new",
     "Enum value ErrorCode.SIEVE_COMPILE was added.": "of mutations that are new",
+    "Enum value ErrorCode.USER_OFFLINE was added.": "of a mutation that is new",
     "Field Mailbox.user changed type from User! to User.": "of what is shared one sees no "
     "account, but its `owner`",
     "Enum value MessageOrder.RELEVANCE was added.": "an order is asked for, never answered",

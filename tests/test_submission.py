@@ -23,7 +23,7 @@ from models.queue import QUEUE, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
 from models.world import World
-from resolvers import mailboxes, submission
+from resolvers import mailboxes, submission, submissionchange
 from resolvers.context import Context
 from resolvers.references import Reference, ReferenceAction
 from resolvers.submission import SENT_NOT_KEPT, Envelope, OfUser, Outgoing, Sent
@@ -229,13 +229,13 @@ async def test_what_is_held_can_be_taken_back(ada: Client, clock: Clock) -> None
     assert sent.submission.state is SubmissionState.HELD_FOR_UNDO
     assert sent.submission.undo_until == clock() + timedelta(seconds=30)
     ctx = context(ada)
-    (row,) = await submission.cancel(ctx, [sent.submission.id])
+    (row,) = await submissionchange.cancel(ctx, [sent.submission.id])
     assert row.state is SubmissionState.CANCELLED
     assert {row.state for row in await recipients(ada, sent)} == {DeliveryState.CANCELLED}
     clock.tick(minutes=1)
     assert await _due(ada) == 0
     with pytest.raises(Conflict):
-        await submission.cancel(ctx, [sent.submission.id])
+        await submissionchange.cancel(ctx, [sent.submission.id])
 
 
 async def test_what_is_being_sent_is_not_taken_back(ada: Client, clock: Clock) -> None:
@@ -247,7 +247,7 @@ async def test_what_is_being_sent_is_not_taken_back(ada: Client, clock: Clock) -
     assert second is not None
     assert await _due(ada) == 1
     with pytest.raises(Conflict) as refused:
-        await submission.cancel(context(ada), [second.id, first.id])
+        await submissionchange.cancel(context(ada), [second.id, first.id])
     assert refused.value.index == 1
     (again,) = await submission.by_ids(context(ada), [second.id])
     assert again is not None
@@ -266,7 +266,7 @@ async def test_others_see_and_take_back_nothing(ada: Client, bob: Client) -> Non
     assert await submission.by_queue_ids(ctx, [sent.queue_id]) == [None]
     assert await submission.deliveries_of(ctx, [sent.id]) == [[]]
     with pytest.raises(NotFound):
-        await submission.cancel(ctx, [sent.id])
+        await submissionchange.cancel(ctx, [sent.id])
     (own,) = await submission.by_queue_ids(context(ada), [sent.queue_id])
     assert own is not None
     assert own.id == sent.id
@@ -280,7 +280,7 @@ async def test_submissions_are_listed_newest_first(ada: Client, clock: Clock) ->
         keys.append(sent.id)
         clock.tick(seconds=1)
     ctx = context(ada)
-    await submission.cancel(ctx, [keys[1]])
+    await submissionchange.cancel(ctx, [keys[1]])
 
     async def listed(*states: SubmissionState, count: int = 20) -> tuple[list[int], bool]:
         asked = OfUser(ada.user.id, Ask("", count), frozenset({"id"}), frozenset(states))

@@ -9,7 +9,7 @@ from sqlmodel import col
 from models.queue import Delivery, DeliveryState
 from models.tasks import Undo
 from models.world import World
-from resolvers import submission
+from resolvers import submission, submissionchange
 from tests.bulk import call, keys, places, take_back
 from tests.conftest import Client, Clock, context
 
@@ -79,7 +79,7 @@ async def test_what_was_taken_back_already_or_is_on_its_way_is_too_late(
     sent = await send(ada, window="PT30S")
     (row,) = await submission.by_queue_ids(context(ada), [await _queue_id(ada, sent)])
     assert row
-    await submission.cancel(context(ada), [row.id])
+    await submissionchange.cancel(context(ada), [row.id])
     late = await take_back(ada, sent)
     assert (codes(late), late["errors"][0]["path"]) == (["CONFLICT"], ["token"])
     ended = await world.database.read(select(col(Delivery.state)))

@@ -44,6 +44,7 @@ async def test_all_that_can_be_said_is_kept(root: Client) -> None:
         fromWhitelist=["*", "@Other.example", "News*", "*@BÜCHER.example", "news*"],
         uploadSentMessages=True,
         tlsEnforceIn=True,
+        tlsEnforceOut=True,
         smtpAllowedNetworks=["192.0.2.7/24", "2001:db8::1", "192.0.2.0/24"],
         webmailAccess=False,
         permissions=["SPAM_SCORE", "APP_PASSWDS", "SPAM_SCORE"],
@@ -54,6 +55,7 @@ async def test_all_that_can_be_said_is_kept(root: Client) -> None:
     assert user["disabledScopes"] == ["IMAP", "SMTP"]
     assert user["fromWhitelist"] == ["*", "other.example", "news*", "*@bücher.example"]
     assert (user["uploadSentMessages"], user["tlsEnforceIn"]) == (True, True)
+    assert user["tlsEnforceOut"]
     assert user["smtpAllowedNetworks"] == ["192.0.2.0/24", "2001:db8::1/128"]
     assert (user["webmailAccess"], user["permissions"]) == (False, ["APP_PASSWDS", "SPAM_SCORE"])
     assert (user["administers"], user["adminPermissions"]) == ([], [])

@@ -212,6 +212,7 @@ OWN: dict[str, Any] = {
     "encryptMessages": False,
     "spamLevel": 20,
     "tlsEnforceIn": True,
+    "tlsEnforceOut": True,
     "uploadSentMessages": True,
     "targets": ["x@far.example"],
     "encryptForwarded": False,

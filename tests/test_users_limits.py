@@ -76,9 +76,12 @@ async def test_recipients_are_counted_for_a_day_from_the_first(
     assert await send(ada, "c@example.net", isDraft=True) == []  # goes nowhere
     clock.tick(hours=1)
     assert (await limits(ada))["recipients"] == {"allowed": 3, "used": 2, "ttl": "PT82800S"}
-    assert await send(ada, "c@example.net", "d@example.net") == []  # begun below the limit
+    refused = [{"code": "RATE_LIMITED", "retryAfter": "PT82800S"}]
+    assert await send(ada, "c@example.net", "d@example.net") == refused  # one would be too many
+    assert (await limits(ada))["recipients"]["used"] == 2
+    assert await send(ada, "c@example.net") == []
     before = await rows(world, "SELECT count(*) FROM messages")
-    assert await send(ada, "e@example.net") == [{"code": "RATE_LIMITED", "retryAfter": "PT82800S"}]
+    assert await send(ada, "e@example.net") == refused
     assert await rows(world, "SELECT count(*) FROM messages") == before
     clock.tick(hours=23)
     assert (await limits(ada))["recipients"] == {"allowed": 3, "used": 0, "ttl": None}

@@ -33,7 +33,7 @@ from mail.messages.words import unfolded
 from models import meters
 from models.world import World
 
-__all__ = ["Findings", "checked", "sealed", "stamped"]
+__all__ = ["Findings", "authors", "checked", "sealed", "stamped"]
 
 CHECKS = meters.counter(
     "merganser_authentication",
@@ -100,6 +100,11 @@ async def _spf(
         return None
     passed = found["spf"]
     return Spf(Result.PASS, passed) if passed else Spf(Result.NONE, why="by the server before")
+
+
+def authors(head: bytes) -> list[str]:
+    """The domains that a reader sees in From of a header, in ASCII, the first ones."""
+    return _authors(listed(head))
 
 
 def _authors(own: Sequence[Field]) -> list[str]:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import logging
-import re
 import stat
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,12 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from mail import signkeys
 from mail.addresses import ascii_domain
 from mail.authentication import arc
 from mail.authentication.arc import Chain, Link
 from mail.authentication.dkim import Message, Result, header_digest, read
-from mail.authentication.fields import Field, tags
+from mail.authentication.fields import tags
 from mail.authentication.keys import LONGEST, SHORTEST, is_domain
+from mail.authentication.making import field_of, folded, proven
 from mail.authentication.names import Names
 from models import meters
 from models.world import World
@@ -45,9 +46,6 @@ SIGNED = (  # fields that are signed where they are, all of them
     *("resent-from", "resent-to", "resent-date", "resent-message-id", "dkim-signature"),
 )
 
-_LINE = 72  # characters of Base64 in one line
-_FOLDS = re.compile(r"(\S{40,60}:)(?=\S)")  # where a long list of names is cut
-
 
 class Unusable(Exception):
     """A key that nothing can be sealed with; says why, and nothing of the key."""
@@ -61,6 +59,10 @@ class Key:
     domain: str
     key: RSAPrivateKey
 
+    def sign(self, digest: bytes) -> bytes:
+        """The proof over a SHA-256 digest."""
+        return self.key.sign(digest, PKCS1v15(), Prehashed(SHA256()))
+
 
 async def sealed(world: World, source: bytes | Path, domain: str, results: str | None) -> bytes:
     """The fields to put before a message that is sent on for a domain; none where it has no key.
@@ -68,11 +70,8 @@ async def sealed(world: World, source: bytes | Path, domain: str, results: str |
     `results` is what was found out about it, as in Authentication-Results. Nor is one sealed whose
     chain is broken, or cannot be checked now. It never raises.
     """
-    folder = world.options.arc_keys
-    if folder is None:
-        return b""
     try:
-        key = await asyncio.to_thread(key_of, folder, on_wire(domain))
+        key = await _key(world, domain)
     except (Unusable, ValueError, OSError) as problem:
         SEALS.add("key")
         log.warning("not sealed: %s", problem, extra={"domain": domain})
@@ -89,6 +88,19 @@ async def sealed(world: World, source: bytes | Path, domain: str, results: str |
     SEALS.add("sealed")
     said = _said(results) or [world.options.hostname, "none"]
     return await asyncio.to_thread(_made, key, message, found, (said, now))
+
+
+async def _key(world: World, domain: str) -> Key | None:
+    """The key of a domain in the folder, where there is one, else that which signs its mail."""
+    folder = world.options.arc_keys
+    if folder is not None:
+        found = await asyncio.to_thread(key_of, folder, on_wire(domain))
+        if found is not None:
+            return found
+    for each in await signkeys.signers(world, domain):
+        if isinstance(each.key.key, RSAPrivateKey):  # others are rarely understood in seals
+            return Key(each.selector, each.domain, each.key.key)
+    return None
 
 
 def _said(results: str | None) -> list[str]:
@@ -159,35 +171,16 @@ def _made(key: Key, message: Message, found: Chain, said: tuple[list[str], int])
     """The three fields of the next link, the seal on top."""
     results, now = said
     number = len(found.links) + 1
-    first = _field(arc.RESULTS, [f"i={number}", *results])
+    first = field_of(arc.RESULTS, [f"i={number}", *results])
     whose = [f"d={key.domain}", f"s={key.selector}", f"t={now}"]
     body = base64.b64encode(message.body_hash("relaxed")).decode()
-    names = ":".join(each.name for each in message.fields if each.name in SIGNED)
-    signed = _FOLDS.sub("\\1\n", names)
+    signed = folded([each.name for each in message.fields if each.name in SIGNED])
     head = [f"i={number}", "a=rsa-sha256", "c=relaxed/relaxed", *whose, f"h={signed}", f"bh={body}"]
-    bare = _field(arc.SIGNATURE, [*head, "b="])
+    bare = field_of(arc.SIGNATURE, [*head, "b="])
     signature = read(bare, {**tags(bare.value), "b": "AA=="})
-    second = _proven(bare, key, header_digest(message, signature))
+    second = proven(bare, key.sign, header_digest(message, signature))
     head = [f"i={number}", "a=rsa-sha256", f"cv={found.result.value}", *whose]
-    seal = _field(arc.SEAL, [*head, "b="])
+    seal = field_of(arc.SEAL, [*head, "b="])
     whole = arc.sealed_bytes([*found.links, Link(first, second, seal)])
-    third = _proven(seal, key, hashlib.sha256(whole).digest())
+    third = proven(seal, key.sign, hashlib.sha256(whole).digest())
     return third.raw + second.raw + first.raw
-
-
-def _field(name: str, parts: list[str]) -> Field:
-    """A field of these parts, as many in a line as fit."""
-    words = (word.upper() if word == "arc" else word.capitalize() for word in name.split("-"))
-    lines = ["-".join(words) + ":"]
-    for part in ";\n".join(parts).split("\n"):
-        if len(lines[-1]) + len(part) > _LINE:
-            lines.append("")
-        lines[-1] += f" {part}"
-    return Field(name, ("\r\n".join(lines) + "\r\n").encode(errors="replace"))
-
-
-def _proven(bare: Field, key: Key, digest: bytes) -> Field:
-    """The field with the proof at its end."""
-    proof = base64.b64encode(key.key.sign(digest, PKCS1v15(), Prehashed(SHA256()))).decode()
-    lines = "".join(f"\r\n {proof[at : at + _LINE]}" for at in range(0, len(proof), _LINE))
-    return Field(bare.name, bare.raw.removesuffix(b"\r\n") + lines.encode() + b"\r\n")

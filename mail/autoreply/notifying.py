@@ -1,6 +1,7 @@
 """Telling by mail of a message that has come, as a script wants it (RFC 5436)."""
 
 import asyncio
+from dataclasses import replace
 
 from mail import compose, delivery
 from mail.autoreply.decision import Came, Silence, plain
@@ -36,9 +37,9 @@ async def tell(world: World, incoming: Incoming, notice: Notify, boxes: Boxes) -
     onward = Onward(to.address, None, to.tenant_id, notice.to, user_id=to.user_id)
     # what it is made of tells it from a repeat; the message itself is sent on under its digest
     made_of = f"{incoming.letter.digest}\0{notice.method}"
-    await send_on(world, raw, (made_of, ""), onward)
+    letter = replace(await delivery.read(raw), ours=True)
+    await send_on(world, raw, (made_of, ""), onward, letter=letter)
     if notice.fcc is not None:
-        letter = await delivery.read(raw)
         copy = await copied(world, to, (raw, letter), notice.fcc, boxes)
         if copy is not None:
             receipt = delivery.receipt_of(incoming.letter, to, f"notify\0{notice.method}")

@@ -335,7 +335,7 @@ async def _sent(world: World, incoming: _Incoming, row: Picked, reply: Reply) ->
             raise _Changed
         _note(turn, row, given)
         # under the null sender: nothing is ever sent back to it
-        answer = handed(turn, letter, kept, "", [incoming.sender])
+        answer = handed(turn, letter, kept, "", [incoming.sender], ours=True)
         if owner is None:
             hand_in(turn, Sender(None, tenant), answer)
         else:

@@ -150,7 +150,7 @@ async def _sent(
         dialect = turn.connection.dialect.name
         turn.send([(counted(dialect), {**used, "until": now + DAY, "now": now})])
         # under the null sender: nothing is ever sent back to it
-        answer = handed(turn, letter, kept[0], "", [sending.sender])
+        answer = handed(turn, letter, kept[0], "", [sending.sender], ours=True)
         unkept(turn, (owner, hand_in(turn, Sender(owner), answer)), letter, answer)
         if copy is not None:
             delivery.place(turn, copy[0], kept[1], delivery.settled(turn, copy[1]))

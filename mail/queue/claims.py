@@ -3,17 +3,28 @@
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, bindparam, case, select, update
 from sqlmodel import col
 
 from mail.queue.jobs import Job, Pace, To
-from models.columns import Picked
+from mail.queue.turns import Room, Round, choose, waits_until
+from mail.wishes import Wish, kept
+from models import meters
+from models.columns import Instant, Picked
+from models.prepared import Prepared, number
 from models.queue import Delivery
 from models.submission import Submission
+from models.users import User
 from models.world import Turn, World
+
+UNCERTAIN = meters.counter(
+    "merganser_queue_uncertain",
+    "Recipients tried again though they may have the message: after its end no answer was written "
+    "down.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,43 +35,44 @@ class Claimed:
     next_at: datetime | None
     many: int  # recipients
     uncertain: int  # of them, those that may have the message already
+    more: bool = False  # could begin at once
+    left: bool = False  # there is more, for which there is no room now
 
 
-async def claim(world: World, pace: Pace, busy: Collection[str] = ()) -> Claimed:
-    """Take recipients that are due, the oldest first, passing over those of `busy` domains.
+async def claim(
+    world: World, pace: Pace, room: Room | None = None, round_: Round | None = None
+) -> Claimed:
+    """Take recipients that are due, as `turns` has it; by default as many as may begin at all.
 
     While a lease lasts its end is the row's `next_at`: who died leaves it to the next claim.
     """
     lease, now = world.key(), world.now()
     until = now + pace.lease
+    room = room or Room(pace.claim, pace.at_once, pace.at_once)
 
     def unit(turn: Turn) -> Claimed:
-        due = (
-            select(col(Delivery.id))
-            .where(col(Delivery.next_at) <= now, col(Delivery.domain).not_in(busy))
-            .order_by(col(Delivery.next_at), col(Delivery.id))
-            .limit(pace.claim)
-            .with_for_update(skip_locked=True)
-        )
-        ids = turn.connection.execute(due).scalars().all()
-        if ids:
-            taken = update(Delivery).where(col(Delivery.id).in_(ids))
+        chosen = choose(turn, room, round_ or Round())
+        rows: Sequence[Picked] = []
+        if chosen.ids:
+            taken = update(Delivery).where(col(Delivery.id).in_(chosen.ids))
             turn.connection.execute(
                 taken.values(
                     lease=lease,
                     leased_until=until,
                     next_at=until,
+                    turn_at=None,
                     attempts=Delivery.attempts + 1,
                 )
             )
-        rows = turn.connection.execute(_OURS.where(col(Delivery.lease) == lease)).all()
-        later = select(func.min(col(Delivery.next_at))).where(col(Delivery.domain).not_in(busy))
+            rows = _rows(turn, lease)
         uncertain = sum(row.final_dot_at is not None for row in rows)
-        return Claimed(
-            _jobs(rows, lease), turn.connection.execute(later).scalar(), len(rows), uncertain
-        )
+        later = None if chosen.more else waits_until(turn)
+        return Claimed(_jobs(rows, lease), later, len(rows), uncertain, chosen.more, chosen.left)
 
-    return await world.apply(unit)
+    claimed = await world.apply(unit)
+    if claimed.uncertain:
+        UNCERTAIN.add(by=claimed.uncertain)
+    return claimed
 
 
 _OURS: Select[*tuple[Any, ...]] = (
@@ -73,6 +85,10 @@ _OURS: Select[*tuple[Any, ...]] = (
         col(Delivery.final_dot_at),
         col(Delivery.via),
         col(Delivery.secret),
+        col(Delivery.rank),
+        col(Delivery.notify),
+        col(Delivery.orcpt),
+        col(Delivery.delay_told_at),
         col(Submission.id).label("submission_id"),
         col(Submission.queue_id),
         col(Submission.user_id),
@@ -81,10 +97,27 @@ _OURS: Select[*tuple[Any, ...]] = (
         col(Submission.created_at),
         col(Submission.tenant_id),
         col(Submission.copy_of),
+        col(User.tls_enforce_out),
+        col(Submission.envid),
+        col(Submission.ret),
+        col(Submission.header_id),
+        col(Submission.send_time),
+        col(Submission.undo_until),
+        col(Submission.ours),
     )
     .join(Submission, col(Submission.id) == col(Delivery.submission_id))
+    .outerjoin(User, col(User.id) == col(Submission.user_id))
     .order_by(col(Delivery.id))
 )
+
+
+def held_under(turn: Turn, lease: int) -> list[Job]:
+    """What is held under a lease."""
+    return _jobs(_rows(turn, lease), lease)
+
+
+def _rows(turn: Turn, lease: int) -> Sequence[Picked]:
+    return turn.connection.execute(_OURS.where(col(Delivery.lease) == lease)).all()
 
 
 def _jobs(rows: Sequence[Picked], lease: int) -> list[Job]:
@@ -102,12 +135,31 @@ def _jobs(rows: Sequence[Picked], lease: int) -> list[Job]:
             sender=group[0].envelope_from,
             domain=domain,
             created_at=group[0].created_at,
-            recipients=[To(r.id, r.recipient, r.attempts, r.expires_at, r.secret) for r in group],
+            recipients=[_to(row) for row in group],
             via=group[0].via,
             copy=group[0].copy_of is not None,
+            rank=group[0].rank,
+            tls=bool(group[0].tls_enforce_out),
+            header_id=group[0].header_id,
+            begun_at=_begun(group[0]),
+            ours=group[0].ours,
         )
         for (submission_id, domain), group in groups.items()
     ]
+
+
+def _to(row: Picked) -> To:
+    wish = Wish(kept(row.notify), row.orcpt, row.envid, row.ret)
+    told = row.delay_told_at is not None
+    return To(row.id, row.recipient, row.attempts, row.expires_at, row.secret, wish, told)
+
+
+def _begun(row: Picked) -> datetime:
+    """When it was to be sent first."""
+    found: datetime = max(
+        at for at in (row.created_at, row.send_time, row.undo_until) if at is not None
+    )
+    return found
 
 
 async def extend(world: World, pace: Pace, leases: Collection[int]) -> None:
@@ -116,17 +168,23 @@ async def extend(world: World, pace: Pace, leases: Collection[int]) -> None:
 
     def unit(turn: Turn) -> None:
         held = update(Delivery).where(col(Delivery.lease).in_(leases))
-        turn.connection.execute(held.values(leased_until=until, next_at=until))
+        turn.connection.execute(held.values(leased_until=until, next_at=until, turn_at=None))
 
     await world.apply(unit)
 
 
-async def hand_back(world: World, jobs: Sequence[Job]) -> None:
-    """Give up what was not begun: it is due at once, and this was no attempt."""
+async def hand_back(
+    world: World, jobs: Sequence[Job], *, later: Sequence[float] | None = None
+) -> None:
+    """Give up what was not begun, and this was no attempt: it is due at once.
+
+    Or `later`: so many seconds from now, one for each.
+    """
     now = world.now()
+    pauses = later or [0.0] * len(jobs)
 
     def unit(turn: Turn) -> None:
-        for job in jobs:
+        for job, pause in zip(jobs, pauses, strict=True):
             held = update(Delivery).where(
                 col(Delivery.lease) == job.lease,
                 col(Delivery.id).in_([to.delivery_id for to in job.recipients]),
@@ -135,7 +193,8 @@ async def hand_back(world: World, jobs: Sequence[Job]) -> None:
                 held.values(
                     lease=None,
                     leased_until=None,
-                    next_at=now,
+                    next_at=now + timedelta(seconds=pause),
+                    turn_at=None if pause else case((col(Delivery.held_at).is_(None), now)),
                     final_dot_at=None,
                     attempts=Delivery.attempts - 1,
                 )
@@ -152,11 +211,20 @@ async def still_held(world: World, job: Job, ids: Sequence[int]) -> bool:
     now = world.now()
 
     def unit(turn: Turn) -> bool:
-        held = update(Delivery).where(
-            col(Delivery.id).in_(ids),
-            col(Delivery.lease) == job.lease,
-            col(Delivery.leased_until) > now,
-        )
-        return bool(turn.connection.execute(held.values(final_dot_at=now)).rowcount == len(ids))
+        held = [turn.fetched(_DOTTED, delivery=each, held=job.lease, now=now) for each in ids]
+        return all(held)
 
     return await world.apply(unit)
+
+
+_NOW = bindparam("now", type_=Instant())
+_DOTTED = Prepared(
+    update(Delivery)
+    .where(
+        col(Delivery.id) == number("delivery"),
+        col(Delivery.lease) == number("held"),
+        col(Delivery.leased_until) > _NOW,
+    )
+    .values(final_dot_at=_NOW)
+    .returning(col(Delivery.id))
+)

@@ -1,6 +1,6 @@
 """How a message enters the queue, inside the unit of whoever hands it in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,15 +9,19 @@ from sqlalchemy import insert, select
 from sqlmodel import col
 
 from mail import audit, messagetrace
+from mail.compose import Priority
 from mail.delivery import Letter, columns
 from mail.keeping import Kept, blob_ids
-from mail.queue.jobs import EXPIRES
+from mail.queue.turns import LAST
+from mail.wishes import NEVER, USUAL, Wish, some
 from models.blobs import SubmissionBlob
 from models.journal import PLATFORM, ChangeKind, Entry
-from models.queue import QUEUE, Delivery, DeliveryState
+from models.queue import MIDDLE, QUEUE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
 from models.world import Turn
+
+RANK = {Priority.HIGH: 0, Priority.NORMAL: MIDDLE, Priority.LOW: LAST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,10 @@ class Handed:
     undo_until: datetime | None = None
     via: Sequence[Via] = ()  # it goes there as well
     copy_of: int | None = None  # as `Submission.copy_of`: it is nobody's
+    priority: Priority = Priority.NORMAL
     header_id: str | None = None  # its Message-ID, by which its way is found
+    wishes: Mapping[str, Wish] = field(default_factory=dict)  # of recipients, what is to be told
+    ours: bool = False  # written here: keys of its author's domain sign it
 
 
 def handed(
@@ -53,7 +60,7 @@ def handed(
 ) -> Handed:
     """What the queue is given of a message whose bytes are safe; it is due now unless `at` says."""
     blobs = blob_ids(turn, kept)
-    more = {"message_id": None, "at": turn.world.now(), **more}
+    more = {"message_id": None, "at": turn.world.now(), "ours": letter.ours, **more}
     more["header_id"] = letter.facts.message_id
     root, needed = blobs[kept.root], list(blobs.values())
     return Handed(sender, recipients, letter.size, root, needed, **more)
@@ -73,7 +80,7 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
 
     The bell of the queue rings with the commit.
     """
-    now, key = turn.world.now(), turn.world.key()
+    now, key, said = turn.world.now(), turn.world.key(), some(handed.wishes.values())
     tenant: Any = of.tenant_id
     if of.user_id is not None:
         tenant = select(col(User.tenant_id)).where(col(User.id) == of.user_id).scalar_subquery()
@@ -90,6 +97,10 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
         "send_time": handed.send_time,
         "undo_until": handed.undo_until,
         "copy_of": handed.copy_of,
+        "envid": said.envid,
+        "ret": said.ret,
+        "header_id": messagetrace.cut(handed.header_id),
+        "ours": handed.ours,
         "created_at": now,
     }
     turn.connection.execute(insert(Submission).values(row))
@@ -99,8 +110,10 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
         "state": DeliveryState.PENDING,
         "attempts": 0,
         "next_at": handed.at,
+        "turn_at": handed.at if handed.at <= now else None,
+        "rank": RANK[handed.priority],
         "created_at": now,
-        "expires_at": handed.at + EXPIRES,
+        "expires_at": handed.at + turn.world.options.queue_expires,
     }
     turn.connection.execute(insert(Delivery), [{**same, **row} for row in _each(turn, handed)])
     needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
@@ -134,12 +147,20 @@ def _each(turn: Turn, handed: Handed) -> Iterator[dict[str, Any]]:
     for address in handed.recipients:
         domain = address.rpartition("@")[2]
         own = {"id": turn.world.key(), "recipient": address, "domain": domain}
-        yield {**own, "via": None, "secret": None}
+        yield {**own, "via": None, "secret": None, **_told(handed, address)}
     for via in handed.via:
         key = turn.world.key()
         secret = turn.world.vault.seal(via.whole, sealed_for(key))
         own = {"id": key, "recipient": via.recipient, "domain": via.shown}
-        yield {**own, "via": via.shown, "secret": secret}
+        yield {**own, "via": via.shown, "secret": secret, **_told(handed, via.recipient)}
+
+
+def _told(handed: Handed, address: str) -> dict[str, str | None]:
+    """What is to be told of a recipient; of a copy, and to nobody, nothing."""
+    if not handed.sender or handed.copy_of is not None:
+        return {"notify": NEVER, "orcpt": None}
+    wish = handed.wishes.get(address, USUAL)
+    return {"notify": wish.notify, "orcpt": wish.orcpt}
 
 
 def sealed_for(delivery_id: int) -> str:

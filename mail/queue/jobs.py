@@ -3,12 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 
+from mail.wishes import USUAL, Wish
 from models.journal import PLATFORM
-from models.queue import DeliveryState
+from models.queue import MIDDLE, DeliveryState
 
-EXPIRES = timedelta(days=5)  # what was not taken by then is given back
 PERMANENT = 500  # SMTP codes from here on do not change by waiting
+
+
+class Action(StrEnum):
+    """What became of a recipient (RFC 3464, section 2.3.3)."""
+
+    FAILED = "failed"
+    DELAYED = "delayed"
+    DELIVERED = "delivered"
+    RELAYED = "relayed"
+    EXPANDED = "expanded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +31,8 @@ class To:
     attempts: int  # this one included
     expires_at: datetime
     secret: str | None = field(default=None, repr=False)  # as `Delivery` has it
+    wish: Wish = USUAL
+    delay_told: bool = False  # the sender knows that it takes long
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,11 @@ class Job:
     recipients: Sequence[To]
     via: str | None = None  # the relay or page they go to; `domain` is the same
     copy: bool = False  # by a rule: nobody is told of it
+    rank: int = MIDDLE  # of the line it was taken from
+    tls: bool = False  # its sender wants TLS, or nothing is sent
+    header_id: str | None = None
+    begun_at: datetime | None = None  # when it was to be sent first; None: as it was created
+    ours: bool = False  # written here: it is signed
 
     @property
     def stream(self) -> int:
@@ -55,6 +73,8 @@ class Result:
     mx: str | None = None
     tls: str | None = None  # protocol version and cipher
     after_dot: bool = False  # the other side may have it in spite of all
+    told_there: bool = False  # the other side reports of it, where that is wanted
+    here: Action | None = None  # it has come to its end with us, and how
 
     @classmethod
     def refused(
@@ -72,10 +92,13 @@ class Pace:
 
     lease: timedelta = timedelta(minutes=2)
     at_once: int = 20  # destinations
-    per_domain: int = 2  # connections; does not hold for a next hop
+    per_domain: int | None = None  # connections, where it is not the setting that says so
     claim: int = 100  # recipients taken at once
     look: float = 15.0  # seconds between two looks for what no bell told of
     connect: float = 30.0  # seconds
+    greeting: float = 120.0  # seconds until all that comes before the first message is done
+    envelope: float = 900.0  # seconds that naming sender and recipients may take
+    data: float = 3600.0  # seconds that a message may take to go
     answer: float = 300.0  # seconds a command may take (RFC 5321, section 4.5.3.2)
     final: float = 600.0  # seconds the answer to the dot may take
     stall: float = 180.0  # seconds without progress while a message is sent

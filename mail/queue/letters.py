@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from mail.compose import without_bcc
+from mail.longlines import mended, too_long
 
 LONGEST = 1 << 20  # bytes of a line that are kept together
 PAUSE = 0.005  # seconds between two pieces, about as long as one takes: others go first
@@ -39,33 +40,42 @@ class Letter:
     data: bytes | Flow
     eight_bit: bool
     utf8: bool  # a header field is not ASCII (RFC 6532)
+    long: bool = False  # it has lines longer than mail may have
 
     @classmethod
-    def of(cls, sender: str, raw: bytes) -> "Letter":
+    def of(cls, sender: str, raw: bytes, *, mend: bool = False) -> "Letter":
         """Every line ends in CRLF, the last one too, and there is no NUL; nothing else is changed.
 
         A server may drop a NUL, and then see a dot in a line of its own (RFC 5321, section 4.5.2).
+        With `mend` parts with lines that are too long are encoded anew.
         """
         data = _wired(raw.replace(b"\0", b""))
         if not data.endswith(b"\r\n"):
             data += b"\r\n"
+        if mend:
+            data = mended(data)
         return cls(sender, data, not data.isascii(), _utf8(data))
 
     @classmethod
     async def flowing(cls, sender: str, opened: Callable[[], Stream]) -> "Letter":
         """The same of what comes in pieces, without its Bcc. What `opened` raises."""
-        size, head, eight_bit = 0, b"", False
+        size, head, eight_bit, long = 0, b"", False, False
         async with aclosing(steps(opened())) as pieces:
             async for piece in pieces:
                 head = head or piece
                 size += len(piece)
                 eight_bit = eight_bit or not piece.isascii()
-        return cls(sender, Flow(size, head, lambda: steps(opened())), eight_bit, _utf8(head))
+                long = long or too_long(piece)
+        flow = Flow(size, head, lambda: steps(opened()))
+        return cls(sender, flow, eight_bit, _utf8(head), long)
 
     @property
     def head(self) -> bytes:
-        """The beginning of it: the whole header at least."""
-        return self.data.head if isinstance(self.data, Flow) else self.data
+        """The whole of it, or, of one that is large, its header and no more."""
+        if not isinstance(self.data, Flow):
+            return self.data
+        end = _HEADER_END.search(self.data.head)
+        return self.data.head[: end.start() + 1] if end else self.data.head
 
     async def pieces(self) -> Stream:
         """It in pieces, none of which begins with a dot that does not begin a line."""

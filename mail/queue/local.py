@@ -1,11 +1,15 @@
 """Recipients who are here: no SMTP between us and ourselves."""
 
-from mail import pipeline, routes
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mail import acknowledging, pipeline, routes
 from mail.compose import without_bcc
 from mail.delivery import read
 from mail.messagetrace import Way
 from mail.performing import Rejected
 from mail.pipeline import Mail
+from mail.queue import notices
 from mail.queue.jobs import Job, Result, To
 from mail.routes import Loop
 from models.errors import NotFound, OverQuota, RateLimited, Unavailable
@@ -22,24 +26,36 @@ REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 async def deliver(world: World, job: Job, raw: bytes) -> dict[int, Result]:
-    """Put the message where each address leads; one that was put there before is known."""
+    """Put the message where each address leads; one that was put there before is known.
+
+    Those that go on to other servers have no result: `left` has them.
+    """
     source = without_bcc(raw)
     mail = Mail(
         source,
-        await read(source),
+        replace(await read(source), ours=job.ours),
         job.sender,
         way=Way(job.queue_id),
         copied=not job.copy,
         submission_id=job.submission_id,
     )
-    return {to.delivery_id: await _one(world, mail, to) for to in job.recipients}
+    found = {to.delivery_id: await _one(world, mail, job, to) for to in job.recipients}
+    return {key: result for key, result in found.items() if result is not None}
 
 
-async def _one(world: World, mail: Mail, to: To) -> Result:
+def left(job: Job, results: Mapping[int, Result]) -> Job:
+    """The job without those who have a result: what is left leaves by SMTP."""
+    return replace(job, recipients=[to for to in job.recipients if to.delivery_id not in results])
+
+
+async def _one(world: World, mail: Mail, job: Job, to: To) -> Result | None:
     host = world.options.hostname
     outcome: object
     try:
         taken = await routes.accept(world, to.address, mail.sender)
+        taken = replace(taken, wish=notices.of(world, job, to))
+        if taken.leaves:
+            return None
         (outcome,) = await pipeline.deliver(world, mail, [taken])
     except tuple(kind for kind, _, _ in REFUSALS) as refusal:
         outcome = refusal
@@ -50,4 +66,6 @@ async def _one(world: World, mail: Mail, to: To) -> Result:
             return Result.refused(code, text, host)
     if isinstance(outcome, BaseException):
         raise outcome
-    return Result(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", host)
+    done = Result(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", host)
+    how = acknowledging.ends(taken)
+    return replace(done, told_there=how is None, here=how)

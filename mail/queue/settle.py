@@ -1,63 +1,72 @@
 """Writing down what came of an attempt, and telling the account."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, case, select, update
 from sqlmodel import col
 
 from mail import srs
-from mail.delivery import Letter, Place, place, read, with_bytes
+from mail.delivery import Letter, Place, place, read, with_all
 from mail.keeping import Kept
+from mail.queue import notices
 from mail.queue.bounces import report
 from mail.queue.entering import Sender, hand_in, handed
 from mail.queue.jobs import Job, Result, To
+from mail.queue.notices import FAILED, THERE
+from mail.queue.turns import LAST
+from mail.wishes import On
 from models import meters
+from models.columns import table_of
 from models.errors import Invalid, OverQuota
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox, SpecialUse
-from models.queue import Delivery, DeliveryState
+from models.options import Options
+from models.prepared import Prepared, number
+from models.queue import MIDDLE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.world import Turn, World
 
 log = logging.getLogger(__name__)
 
-BACKOFF = tuple(timedelta(minutes=each) for each in (1, 5, 15, 30, 60, 120, 240))  # then the last
+BACKOFF = Options().queue_backoff
 JITTER = 0.2  # of a pause, up or down
 
 ATTEMPTS = meters.counter(
     "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
 )
+UNSAFE = "4.7."  # how answers begin that speak of security (RFC 3463, section 3.8)
 OPEN = frozenset({DeliveryState.PENDING, DeliveryState.DEFERRED})
-THERE = frozenset({DeliveryState.DELIVERED, DeliveryState.RELAYED})
-FAILED = frozenset({DeliveryState.BOUNCED, DeliveryState.EXPIRED})
 
 
 async def settle(world: World, job: Job, results: Mapping[int, Result], raw: bytes) -> None:
     """Write the results of these recipients, those delivered first: nothing may come between.
 
-    Failures for good are reported to the sender, in the unit that writes them; nothing is
-    reported to nobody, so a report is never answered by another. Of copies the log tells.
+    What the sender is to be told of them (mail/queue/notices.py) is, in the unit that writes them;
+    of those delivered in one of its own, behind it. Of copies the log tells.
     """
     now = world.now()
     for result in results.values():
         ATTEMPTS.add(result.state)
     there = {key: result for key, result in results.items() if result.state in THERE}
+    held = True
     if there:
-        await world.apply(lambda turn: _write(turn, job, there, now), job.stream)
+        held = await world.apply(lambda turn: _write(turn, job, there, now), job.stream)
     rest = {
         to.delivery_id: _aged(results[to.delivery_id], to, now)
         for to in job.recipients
         if to.delivery_id in results and to.delivery_id not in there
     }
-    failed = {key: result for key, result in rest.items() if result.state in FAILED}
-    if failed and job.copy:
+    if job.copy and any(result.state in FAILED for result in rest.values()):
         log.warning("a copy was not taken", extra={"queue": job.queue_id})
-    if failed and job.sender and not job.copy:
-        letter = await read(report(world, job, failed, raw))
-        await _reported(world, job, rest, letter)
+    told = notices.due(world, job, rest | (there if held else {}), now)
+    if told:
+        letters = {on: await read(report(world, job, of, raw, on)) for on, of in told.items()}
+        await _reported(world, job, rest, letters, told.get(On.DELAY, ()))
     elif rest:
         await world.apply(lambda turn: _write(turn, job, rest, now), job.stream)
 
@@ -66,24 +75,39 @@ def _aged(result: Result, to: To, now: datetime) -> Result:
     """A failure that may pass is final once the time is up."""
     if result.state is not DeliveryState.DEFERRED or now < to.expires_at:
         return result
-    return Result(DeliveryState.EXPIRED, result.code, result.text, result.mx, result.tls)
+    code, text = result.code, result.text
+    if text.startswith(UNSAFE):  # there was no way as safe as was asked for
+        code, text = 550, f"5{text[1:]}"
+    return Result(DeliveryState.EXPIRED, code, text, result.mx, result.tls)
 
 
-async def _reported(world: World, job: Job, rest: Mapping[int, Result], letter: Letter) -> None:
+async def _reported(
+    world: World,
+    job: Job,
+    rest: Mapping[int, Result],
+    letters: Mapping[On, Letter],
+    delayed: Collection[int],
+) -> None:
     """Write the results, and report to the sender, in one unit.
 
-    An account finds the report in its INBOX; whose mail the platform sent on is written to.
+    An account finds the reports in its INBOX; whose mail the platform sent on is written to.
     """
     now = world.now()
 
-    def unit(turn: Turn, kept: Kept) -> None:
-        if _write(turn, job, rest, now):
+    def unit(turn: Turn, kept: Sequence[Kept]) -> None:
+        held = not rest or _write(turn, job, rest, now)
+        for (on, letter), safe in zip(letters.items(), kept, strict=True):
+            if not held and on is not On.SUCCESS:  # that was written before
+                continue
             if job.user_id is None:
-                _send_back(turn, job, letter, kept)
+                _send_back(turn, job, letter, safe)
             else:
-                _file(turn, job, (letter, kept), job.user_id)
+                _file(turn, job, (letter, safe), job.user_id)
+        if held and delayed:
+            told = update(Delivery).where(col(Delivery.id).in_(delayed))
+            turn.connection.execute(told.values(delay_told_at=now))
 
-    await with_bytes(world, job.tenant_id, letter, unit, job.stream)
+    await with_all(world, job.tenant_id, list(letters.values()), unit, job.stream)
 
 
 def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
@@ -92,7 +116,7 @@ def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
     if srs.is_ours(local):
         with suppress(Invalid):  # it is another's, who sent it on to us
             to = srs.origin(turn.world, local)
-    hand_in(turn, Sender(None, job.tenant_id), handed(turn, letter, kept, "", [to]))
+    hand_in(turn, Sender(None, job.tenant_id), handed(turn, letter, kept, "", [to], ours=True))
 
 
 def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None:
@@ -123,14 +147,18 @@ def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None
 def _write(turn: Turn, job: Job, results: Mapping[int, Result], now: datetime) -> bool:
     """Write results as far as the lease still holds; whether it held for all of them."""
     chance = int.from_bytes(turn.world.random(4)) / 2**32
+    backoff = turn.world.options.queue_backoff
     written = 0
     for to in job.recipients:
         if result := results.get(to.delivery_id):
-            held = update(Delivery).where(
-                col(Delivery.id) == to.delivery_id, col(Delivery.lease) == job.lease
+            values = _values(result, to, now, pause(to.attempts, chance, backoff))
+            if result.state is DeliveryState.DEFERRED:
+                values["next_at"] = notices.next_at(turn.world, job, to, values["next_at"])
+            given = {f"to_{name}": value for name, value in values.items()}
+            statement = _writing(tuple(sorted(values)))
+            written += len(
+                turn.fetched(statement, delivery=to.delivery_id, held=job.lease, **given)
             )
-            values = _values(result, to, now, chance)
-            written += turn.connection.execute(held.values(**values)).rowcount
     if written < len(results):
         lost = len(results) - written
         log.warning("a lease was lost", extra={"queue": job.queue_id, "recipients": lost})
@@ -139,13 +167,29 @@ def _write(turn: Turn, job: Job, results: Mapping[int, Result], now: datetime) -
     return written == len(results)
 
 
-def _values(result: Result, to: To, now: datetime, chance: float) -> dict[str, object]:
+@lru_cache
+def _writing(names: tuple[str, ...]) -> Prepared:
+    """What writes these columns of a delivery as long as its lease is held."""
+    columns = table_of(Delivery).c
+    held = update(Delivery).where(
+        col(Delivery.id) == number("delivery"), col(Delivery.lease) == number("held")
+    )
+    values: dict[str, Any] = {
+        name: bindparam(f"to_{name}", type_=columns[name].type) for name in names
+    }
+    values["rank"] = case((col(Delivery.rank) < MIDDLE, MIDDLE), else_=LAST)  # it had its chance
+    return Prepared(held.values(values).returning(col(Delivery.id)))
+
+
+def _values(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str, Any]:
     deferred = result.state is DeliveryState.DEFERRED
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "state": result.state,
         "lease": None,
         "leased_until": None,
-        "next_at": min(now + pause(to.attempts, chance), to.expires_at) if deferred else None,
+        "next_at": min(now + wait, to.expires_at) if deferred else None,
+        "turn_at": None,
+        **({} if deferred else {"held_at": None}),
         "last_code": result.code,
         "last_response": result.text,
         "mx": result.mx,
@@ -157,23 +201,32 @@ def _values(result: Result, to: To, now: datetime, chance: float) -> dict[str, o
     return values
 
 
-def pause(attempts: int, chance: float) -> timedelta:
+def pause(attempts: int, chance: float, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
     """How long to wait after so many attempts; `chance` is from 0 up to 1."""
-    usual = BACKOFF[min(attempts, len(BACKOFF)) - 1]
+    usual = backoff[min(attempts, len(backoff)) - 1]
     return usual * (1 - JITTER + 2 * JITTER * chance)
+
+
+_THEIRS = Prepared(
+    select(col(Delivery.state), col(Delivery.attempts)).where(
+        col(Delivery.submission_id) == number("submission")
+    )
+)
+_THIS = col(Submission.id) == number("submission")
+_STATE = Prepared(select(col(Submission.state)).where(_THIS))
+_SUMMED = Prepared(
+    update(Submission)
+    .where(_THIS)
+    .values(state=bindparam("to_state", type_=table_of(Submission).c.state.type))
+)
 
 
 def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> SubmissionState:
     """Bring a submission's state up to its deliveries, and write its change into the journal."""
-    theirs = select(col(Delivery.state), col(Delivery.attempts)).where(
-        col(Delivery.submission_id) == submission_id
-    )
-    rows = turn.connection.execute(theirs).all()
-    asked = select(col(Submission.state)).where(col(Submission.id) == submission_id)
-    now = turn.connection.execute(asked).scalar_one()
+    rows = turn.fetched(_THEIRS, submission=submission_id)
+    now = turn.fetched(_STATE, submission=submission_id)[0].state
     state = summed([row.state for row in rows], now, tried=any(row.attempts for row in rows))
-    this = update(Submission).where(col(Submission.id) == submission_id)
-    turn.connection.execute(this.values(state=state))
+    turn.send([(_SUMMED, {"submission": submission_id, "to_state": state})])
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
     turn.record(stream, entry, at=at)
     return state

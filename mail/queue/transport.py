@@ -5,8 +5,8 @@ import contextlib
 import re
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -21,8 +21,11 @@ from aiosmtplib import (
 )
 
 from mail.fields import needs_utf8, on_wire
+from mail.queue import notices
+from mail.queue.encryption import Contexts, NoTls, looked_at
 from mail.queue.jobs import Pace, Result, To
 from mail.queue.letters import Letter
+from mail.queue.wire import Wire, taken_over
 from mail.routing import Host, Tls
 from models.queue import DeliveryState
 
@@ -39,29 +42,29 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 class NotReached(Exception):
     """No answer to a command of ours that meant this message: another server may do better."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, *, down: bool = False) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
+        self.down = down  # it talks to nobody, so others need not try
 
 
 class LeaseLost(Exception):
     """Somebody else holds these recipients now: nothing more may be sent or written."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Channel:
     """A connection to a server, and what is known of it."""
 
     smtp: SMTP
     host: Host
     pace: Pace
-    tls: str | None = None  # protocol version and cipher
-
-    @property
-    def transport(self) -> asyncio.WriteTransport | None:
-        """What bytes are written to; None once the connection is lost."""
-        return cast(asyncio.WriteTransport | None, self.smtp.transport)
+    wire: Wire
+    tls: str | None = None  # protocol version and cipher, and how its certificate was checked
+    messages: int = 0  # that it was used for
+    begun: bool = False  # a transaction has not come to its end
+    sound: bool = True  # it can be used again
 
     def refused(self, code: int, text: str) -> Result:
         """What came of it, after an answer that was none of 2xx."""
@@ -70,47 +73,62 @@ class Channel:
     def taken(self, code: int, text: str) -> Result:
         """What came of it, after the 250."""
         state = DeliveryState.RELAYED if self.host.relay else DeliveryState.DELIVERED
-        return Result(state, code, text[:ANSWER], self.host.name, self.tls)
+        reports = self.offers("dsn")
+        return Result(state, code, text[:ANSWER], self.host.name, self.tls, told_there=reports)
+
+    def offers(self, extension: str) -> bool:
+        """Whether the server has said that it knows this."""
+        return self.smtp.supports_extension(extension)
 
     async def command(self, *words: str, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
-        """Send a command; what the answer says in its text is made harmless."""
-        encoded = [word.encode() for word in words]
-        answer = await self.smtp.execute_command(*encoded, timeout=timeout or self.pace.answer)
-        return SMTPResponse(answer.code, _UNPRINTABLE.sub(" ", answer.message))
+        """Send a command; the answer to it."""
+        self.wire.command(" ".join(words).encode())
+        return await self.heard(timeout)
+
+    async def heard(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
+        """The next answer."""
+        answer = await self.wire.answer(timeout or self.pace.answer)
+        self.sound = self.sound and answer.code != CLOSING
+        return answer
+
+    async def ready(self) -> bool:
+        """Whether another message can be sent; what was left of the last one is taken back."""
+        if self.begun:
+            try:
+                self.begun = (await self.command("RSET")).code != OK
+            except (SMTPException, OSError):
+                self.sound = False
+        return self.sound and not self.begun and self.wire.open
+
+    def drop(self) -> None:
+        """End it, without a word, and without what still waits to be sent."""
+        self.wire.transport.abort()
+
+    async def close(self) -> None:
+        """Say goodbye, and end it."""
+        try:
+            with contextlib.suppress(SMTPException, OSError):
+                await self.command("QUIT", timeout=GOODBYE)
+        finally:
+            self.drop()
 
 
-@asynccontextmanager
-async def connected(
-    host: Host, pace: Pace, *, hostname: str, trust: ssl.SSLContext | None
-) -> AsyncGenerator[Channel]:
+async def connect(host: Host, pace: Pace, *, hostname: str, contexts: Contexts) -> Channel:
     """A connection that is greeted, encrypted and signed in as far as `host` asks; NotReached.
 
     Where encryption was only a bonus and fails, the same server is tried once without.
     """
     try:
-        channel = await _open(host, pace, hostname, trust)
-    except _NoTls as problem:
+        return await _open(host, pace, hostname, contexts)
+    except NoTls as problem:
         if host.tls is not Tls.OPPORTUNISTIC:
             raise NotReached(451, f"4.7.5 TLS failed: {problem}") from problem
         plain = replace(host, tls=Tls.NEVER)
-        channel = await _open(plain, pace, hostname, trust)
-    try:
-        yield channel
-        with contextlib.suppress(SMTPException, OSError):
-            await channel.smtp.quit(timeout=GOODBYE)
-    finally:
-        if channel.transport is not None:
-            channel.transport.abort()  # closing would still send what waits
-        channel.smtp.close()
+        return await _open(plain, pace, hostname, contexts)
 
 
-class _NoTls(Exception):
-    """Encryption was offered, but did not come about."""
-
-
-async def _open(host: Host, pace: Pace, hostname: str, trust: ssl.SSLContext | None) -> Channel:
-    checked = host.tls in (Tls.REQUIRED, Tls.WRAPPED)
-    context = (trust or ssl.create_default_context()) if checked else _unchecked()
+async def _open(host: Host, pace: Pace, hostname: str, contexts: Contexts) -> Channel:
+    context = contexts.of(host)
     smtp = SMTP(
         hostname=host.name if host.tls is Tls.WRAPPED else host.address,
         port=host.port,
@@ -120,29 +138,49 @@ async def _open(host: Host, pace: Pace, hostname: str, trust: ssl.SSLContext | N
         start_tls=False,
         tls_context=context,
     )
+    tls: str | None = None
     try:
-        if host.tls is Tls.WRAPPED and host.address != host.name:
-            await smtp.connect(port=None, sock=await _reached(host, pace))
-        else:
-            await smtp.connect()
-        await _greet(smtp)
-        if host.tls not in (Tls.WRAPPED, Tls.NEVER):
-            await _encrypt(smtp, host, context)
-        if host.username is not None:
-            await smtp.login(host.username, host.password or "")
+        async with asyncio.timeout(pace.greeting):
+            if host.tls is Tls.WRAPPED:
+                tls = await _wrapped(smtp, host, pace)
+            else:
+                await smtp.connect()
+            await _greet(smtp)
+            if host.tls not in (Tls.WRAPPED, Tls.NEVER):
+                tls = await _encrypt(smtp, host, context)
+            if host.username is not None:
+                await smtp.login(host.username, host.password or "")
+        wire = taken_over(smtp.transport)
     except BaseException as problem:
-        smtp.close()
+        _dropped(smtp)
         if isinstance(problem, SMTPAuthenticationError):
             raise NotReached(454, f"4.7.0 Our password was refused: {problem.code}") from problem
         if isinstance(problem, SMTPResponseException):
             text = _UNPRINTABLE.sub(" ", problem.message)[:ANSWER]
-            raise NotReached(problem.code, text) from problem
+            raise NotReached(_failing(problem.code), text, down=True) from problem
         if isinstance(problem, (SMTPException, OSError, ssl.SSLError)):
             text = _told(problem)
-            raise NotReached(451, f"4.4.1 {host.name}: {text}") from problem
+            raise NotReached(451, f"4.4.1 {host.name}: {text}", down=True) from problem
         raise
-    encryption = smtp.get_transport_info("ssl_object")
-    return Channel(smtp, host, pace, _described(encryption) if encryption else None)
+    return Channel(smtp, host, pace, wire, tls)
+
+
+def _dropped(smtp: SMTP) -> None:
+    if smtp.transport is not None:
+        cast(asyncio.WriteTransport, smtp.transport).abort()  # closing would send what waits
+    smtp.close()
+
+
+async def _wrapped(smtp: SMTP, host: Host, pace: Pace) -> str:
+    """Connect with TLS from the first byte on; what it is, once it is as it should be."""
+    try:
+        if host.address != host.name:
+            await smtp.connect(port=None, sock=await _reached(host, pace))
+        else:
+            await smtp.connect()
+    except ssl.SSLCertVerificationError as problem:
+        raise NoTls(_told(problem)) from problem
+    return looked_at(_encryption(smtp), host)
 
 
 async def _reached(host: Host, pace: Pace) -> socket.socket:
@@ -159,38 +197,35 @@ async def _reached(host: Host, pace: Pace) -> socket.socket:
     return made
 
 
-def _described(encryption: ssl.SSLObject) -> str:
-    """Protocol version and cipher."""
-    cipher = encryption.cipher()
-    return f"{encryption.version()} {cipher[0] if cipher else ''}".strip()
+def _encryption(smtp: SMTP) -> ssl.SSLObject:
+    found = smtp.get_transport_info("ssl_object")
+    if not isinstance(found, ssl.SSLObject):
+        raise NoTls("the connection is lost")
+    return found
 
 
 async def _greet(smtp: SMTP) -> None:
     """EHLO, or HELO where that is unknown."""
     try:
         await smtp.ehlo()
-    except SMTPResponseException:
+    except SMTPResponseException as problem:
+        if problem.code == CLOSING:
+            raise
         await smtp.helo()
 
 
-async def _encrypt(smtp: SMTP, host: Host, context: ssl.SSLContext) -> None:
+async def _encrypt(smtp: SMTP, host: Host, context: ssl.SSLContext) -> str | None:
     if not smtp.supports_extension("starttls"):
-        if host.tls is Tls.REQUIRED:
-            raise _NoTls("not offered")
-        return
+        if host.tls is not Tls.OPPORTUNISTIC:
+            raise NoTls("not offered")
+        return None
     try:
         await smtp.starttls(server_hostname=host.name, tls_context=context)
+        told = looked_at(_encryption(smtp), host)
         await _greet(smtp)
     except (SMTPException, OSError, ssl.SSLError) as problem:
-        raise _NoTls(_told(problem)) from problem
-
-
-def _unchecked() -> ssl.SSLContext:
-    """Encryption without a check of the certificate: against those who only listen."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+        raise NoTls(_told(problem)) from problem
+    return told
 
 
 async def transmit(
@@ -198,31 +233,78 @@ async def transmit(
     letter: Letter,
     recipients: Sequence[To],
     before_dot: Callable[[Sequence[int]], Awaitable[None]],
+    asked: Sequence[str] = (),
 ) -> dict[int, Result]:
     """One transaction. A result for each recipient, by the id of its delivery.
 
     `before_dot` is told who has been accepted, and may raise: then nothing was sent. NotReached
-    where the connection ends before any of our recipients was named.
+    where the connection ends before any of our recipients was named. A server that offers DSN is
+    told what is `asked` to be reported.
     """
     results = {to.delivery_id: problem for to in recipients if (problem := _unfit(channel, to))}
     rest = [to for to in recipients if to.delivery_id not in results]
     if not rest:
         return results
-    named = False
+    opened = _opened(channel, letter, rest, asked)
+    if isinstance(opened, Result):
+        return results | dict.fromkeys((to.delivery_id for to in rest), opened)
+    said = _Said(channel, [opened, *(_recipient(channel, to) for to in rest), "DATA"])
+    channel.messages += 1
     try:
-        if problem := await _sender(channel, letter, rest):
-            return results | dict.fromkeys((to.delivery_id for to in rest), problem)
-        accepted = await _named(channel, rest, results)
-        named = True
+        async with asyncio.timeout(channel.pace.envelope):
+            if problem := await _sender(channel, said):
+                return results | dict.fromkeys((to.delivery_id for to in rest), problem)
+            accepted = await _named(said, rest, results)
+        said.named = True
         if accepted:
-            results |= await _data(channel, letter, accepted, before_dot)
+            results |= await _data(said, letter, accepted, before_dot)
+        else:
+            await said.abandon()
     except (SMTPException, OSError) as problem:
+        channel.sound = False
         text = f"4.4.2 {channel.host.name}: {_told(problem)}"
-        if not named:
+        if not said.named:
             raise NotReached(451, text) from problem
         lost = channel.refused(451, text)
         results |= {to.delivery_id: lost for to in rest if to.delivery_id not in results}
     return results
+
+
+class _Said:
+    """The commands of a transaction: at once where the server can take that, else in turn."""
+
+    def __init__(self, channel: Channel, commands: list[str]) -> None:
+        self.channel = channel
+        self.named = False  # all recipients
+        self._left = [command.encode() for command in commands]
+        self._together = channel.offers("pipelining")
+        self._begun = False
+
+    async def next(self) -> SMTPResponse:
+        """The answer to the next command."""
+        if not self._begun or not self._together:
+            self.channel.wire.command(*(self._left if self._together else self._left[:1]))
+            self._begun = True
+        del self._left[0]
+        return await self.channel.heard()
+
+    async def abandon(self) -> None:
+        """Go no further; what was said already is heard out, and comes to nothing."""
+        while self._together and self._left:
+            last = len(self._left) == 1
+            answer = await self.next()
+            if last and answer.code == GO_AHEAD:  # nobody is left whom it could go to
+                await self.channel.command(".")
+
+
+async def answered(channel: Channel, *words: str) -> SMTPResponse:
+    """The answer to a command, cut where it is long; NotReached where there is none."""
+    try:
+        code, text = await channel.command(*words)
+    except (SMTPException, OSError) as problem:
+        channel.sound = False
+        raise NotReached(451, f"4.4.2 {channel.host.name}: {_told(problem)}") from problem
+    return SMTPResponse(code, text[:ANSWER])
 
 
 def _told(problem: Exception) -> str:
@@ -232,14 +314,14 @@ def _told(problem: Exception) -> str:
 
 def _unfit(channel: Channel, to: To) -> Result | None:
     """Why this recipient cannot be named to this server."""
-    if not _written(to.address):
+    if not written(to.address):
         return channel.refused(553, "5.1.3 Not an address")
-    if needs_utf8(to.address) and not channel.smtp.supports_extension("smtputf8"):
+    if needs_utf8(to.address) and not channel.offers("smtputf8"):
         return channel.refused(550, _no_utf8(channel, to.address))
     return None
 
 
-def _written(address: str) -> str | None:
+def written(address: str) -> str | None:
     """The address as a command has it; None where it cannot stand in one."""
     try:
         return None if _UNSAFE.search(address) else on_wire(address)
@@ -252,16 +334,18 @@ def _no_utf8(channel: Channel, what: str) -> str:
     return f"5.6.7 {channel.host.name} does not take addresses such as {shown} (SMTPUTF8)"
 
 
-async def _sender(channel: Channel, letter: Letter, rest: Sequence[To]) -> Result | None:
-    """Name the sender, with what the message needs; a result where that was refused."""
-    smtp, options = channel.smtp, list[str]()
+def _opened(
+    channel: Channel, letter: Letter, rest: Sequence[To], asked: Sequence[str]
+) -> Result | str:
+    """The command that names the sender, with what the message needs; or why it cannot be sent."""
+    options = list[str]()
     utf8 = letter.utf8 or any(needs_utf8(each) for each in (letter.sender, *_addresses(rest)))
-    if utf8 and not smtp.supports_extension("smtputf8"):
+    if utf8 and not channel.offers("smtputf8"):
         return channel.refused(550, _no_utf8(channel, letter.sender))
-    if letter.eight_bit and not smtp.supports_extension("8bitmime"):
+    if letter.eight_bit and not channel.offers("8bitmime"):
         return channel.refused(554, f"5.6.3 {channel.host.name} takes no 8-bit text (8BITMIME)")
-    if smtp.supports_extension("size"):
-        most = smtp.esmtp_extensions["size"].strip()
+    if channel.offers("size"):
+        most = channel.smtp.esmtp_extensions["size"].strip()
         if most.isdecimal() and 0 < int(most) < len(letter.data):
             return channel.refused(552, f"5.3.4 {channel.host.name} takes at most {most} bytes")
         options.append(f"SIZE={len(letter.data)}")
@@ -269,30 +353,46 @@ async def _sender(channel: Channel, letter: Letter, rest: Sequence[To]) -> Resul
         options.append("BODY=8BITMIME")
     if utf8:
         options.append("SMTPUTF8")
-    sender = _written(letter.sender) if letter.sender else ""
+    if channel.offers("dsn"):
+        options += asked
+    sender = written(letter.sender) if letter.sender else ""
     if sender is None:
         return channel.refused(553, "5.1.7 Not an address of a sender")
-    answer = await channel.command("MAIL", f"FROM:<{sender}>", *options)
+    return " ".join([f"MAIL FROM:<{sender}>", *options])
+
+
+def _recipient(channel: Channel, to: To) -> str:
+    """The command that names a recipient."""
+    asked = notices.of_recipient(to) if channel.offers("dsn") else ()
+    return " ".join([f"RCPT TO:<{on_wire(to.address)}>", *asked])
+
+
+async def _sender(channel: Channel, said: _Said) -> Result | None:
+    """Name the sender; a result where that was refused."""
+    answer = await said.next()
     if answer.code == CLOSING:
-        raise NotReached(answer.code, answer.message)
-    return None if answer.code == OK else channel.refused(_failing(answer.code), answer.message)
+        raise NotReached(answer.code, answer.message, down=True)
+    channel.begun = answer.code == OK
+    if answer.code == OK:
+        return None
+    await said.abandon()
+    return channel.refused(_failing(answer.code), answer.message)
 
 
 def _addresses(recipients: Sequence[To]) -> list[str]:
     return [to.address for to in recipients]
 
 
-async def _named(
-    channel: Channel, recipients: Sequence[To], results: dict[int, Result]
-) -> list[To]:
+async def _named(said: _Said, recipients: Sequence[To], results: dict[int, Result]) -> list[To]:
     """Name the recipients; those that are refused get their result, the others are returned."""
     accepted = []
     for to in recipients:
-        answer = await channel.command("RCPT", f"TO:<{on_wire(to.address)}>")
+        answer = await said.next()
         if answer.code in (OK, 251):
             accepted.append(to)
         else:
-            results[to.delivery_id] = channel.refused(_failing(answer.code), answer.message)
+            failed = said.channel.refused(_failing(answer.code), answer.message)
+            results[to.delivery_id] = failed
         if answer.code == CLOSING:
             raise SMTPServerDisconnected(answer.message)
     return accepted
@@ -304,24 +404,27 @@ def _failing(code: int) -> int:
 
 
 async def _data(
-    channel: Channel,
+    said: _Said,
     letter: Letter,
     accepted: Sequence[To],
     before_dot: Callable[[Sequence[int]], Awaitable[None]],
 ) -> dict[int, Result]:
-    ids = [to.delivery_id for to in accepted]
-    answer = await channel.command("DATA")
+    ids, channel = [to.delivery_id for to in accepted], said.channel
+    answer = await said.next()
     if answer.code != GO_AHEAD:
         return dict.fromkeys(ids, channel.refused(_failing(answer.code), answer.message))
-    await _write(channel, letter)
+    async with asyncio.timeout(channel.pace.data):
+        await _write(channel, letter)
     await before_dot(ids)
     try:
         answer = await channel.command(".", timeout=channel.pace.final)
     except (SMTPException, OSError) as problem:
+        channel.sound = False
         text = f"4.4.2 {channel.host.name} did not say whether it took it: {_told(problem)}"
         state = DeliveryState.DEFERRED
         lost = Result(state, 451, text, channel.host.name, channel.tls, after_dot=True)
         return dict.fromkeys(ids, lost)
+    channel.begun = False
     if answer.code == OK:
         return dict.fromkeys(ids, channel.taken(answer.code, answer.message))
     return dict.fromkeys(ids, channel.refused(_failing(answer.code), answer.message))
@@ -332,17 +435,15 @@ async def _write(channel: Channel, letter: Letter) -> None:
     async with aclosing(letter.pieces()) as pieces:
         async for piece in pieces:
             await _drained(channel)
-            if channel.smtp.protocol is None:
-                raise SMTPServerDisconnected("connection lost while the message was sent")
             dotted = piece.replace(b"\n.", b"\n..")
-            channel.smtp.protocol.write(b"." + dotted if piece.startswith(b".") else dotted)
+            channel.wire.write(b"." + dotted if piece.startswith(b".") else dotted)
 
 
 async def _drained(channel: Channel) -> None:
     """Wait until little lies unsent; SMTPServerDisconnected when nothing moves for long."""
     last, since = -1, asyncio.get_running_loop().time()
-    while (transport := channel.transport) is not None:
-        waiting = transport.get_write_buffer_size()
+    while channel.wire.open:
+        waiting = channel.wire.transport.get_write_buffer_size()
         if waiting < WAITING:
             return
         now = asyncio.get_running_loop().time()

@@ -3,22 +3,28 @@
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from mail import routes
+from mail import demands, routes, ways
+from mail.chart import Chart
 from mail.compose import without_bcc
 from mail.contents import gathered
 from mail.outward import Gate
-from mail.queue import body, claims, local, transport, vias
-from mail.queue.jobs import Job, Pace, Result
+from mail.queue import body, claims, local, notices, pacing, transport, vias
+from mail.queue.connections import Pool
+from mail.queue.encryption import Contexts
+from mail.queue.jobs import Job, Pace, Result, To
 from mail.queue.letters import Letter
+from mail.queue.pacing import Pacing
 from mail.queue.settle import settle
+from mail.queue.signing import signed
 from mail.queue.transport import LeaseLost, NotReached
-from mail.routing import Route, Unroutable, hosts
+from mail.queue.turns import LAST, Room, Round
+from mail.routing import Host, Route, Unroutable
+from mail.ways import Way
 from models.queue import QUEUE, DeliveryState
 from models.world import World
 
@@ -26,6 +32,8 @@ log = logging.getLogger(__name__)
 
 USUAL = Pace()
 SOON = 0.05  # seconds; what is due may be in the hands of another worker
+SMALL = 100_000  # bytes
+RECIPIENTS = 100  # of a transaction
 TOO_LATE = "the lease has passed to another worker"
 
 
@@ -51,11 +59,16 @@ class Worker:
     stopping: bool = False
     held_back: bool = False  # the last look left out what would have been too much at once
     freed: asyncio.Event = field(default_factory=asyncio.Event)  # a lane has ended
-    trust: ssl.SSLContext = field(init=False)
+    round: Round = field(default_factory=Round)  # whose turn it is
+    pool: Pool = field(init=False)
+    chart: Chart = field(init=False)
+    pacing: Pacing = field(default_factory=lambda: Pacing(asyncio.get_running_loop().time))
 
     def __post_init__(self) -> None:
         self.turns = asyncio.Semaphore(self.pace.at_once)
-        self.trust = self.route.trust or ssl.create_default_context()
+        contexts = Contexts(self.route.trust)
+        self.pool = Pool(self.world, self.pace, contexts, lambda: len(self.lanes))
+        self.chart = Chart(self.world, self.route)
 
 
 async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = USUAL) -> None:
@@ -78,26 +91,28 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
 
 async def _look(worker: Worker) -> float:
     """Begin what is due; returns the seconds until there may be more."""
-    pace, busy = worker.pace, _busy(worker)
-    crowded = len(worker.lanes) >= pace.at_once
-    worker.held_back = crowded or bool(busy)
-    if crowded:
+    pace = worker.pace
+    worker.held_back = len(worker.lanes) >= pace.at_once
+    if worker.held_back:
         return pace.look
     try:
-        claimed = await claims.claim(worker.world, pace, busy)
+        claimed = await claims.claim(worker.world, pace, _room(worker), worker.round)
     except Exception:  # the store may be back when we look again
         log.exception("the queue could not be read")
         return pace.look
     if claimed.uncertain:
         log.warning("mail may arrive twice", extra={"recipients": claimed.uncertain})
+    worker.held_back = claimed.left
     by_domain: defaultdict[str, list[Job]] = defaultdict(list)
     for job in claimed.jobs:
         by_domain[job.domain].append(job)
+    if by_domain:
+        worker.chart = Chart(worker.world, worker.route)  # what was changed meanwhile counts
     for domain, jobs in by_domain.items():
         lane = Lane(domain, jobs)
         lane.task = asyncio.create_task(_drive(worker, lane))
         worker.lanes.add(lane)
-    if claimed.many == pace.claim:
+    if claimed.more:
         return 0.0
     if claimed.next_at is None:
         return pace.look
@@ -105,12 +120,25 @@ async def _look(worker: Worker) -> float:
     return min(max(wait, SOON), pace.look)
 
 
+def _room(worker: Worker) -> Room:
+    """What may begin: a quarter of all lanes is kept for what was not tried before."""
+    pace = worker.pace
+    last = sum(lane.jobs[0].rank == LAST for lane in worker.lanes if lane.jobs)
+    return Room(
+        pace.claim,
+        pace.at_once - len(worker.lanes),
+        max(pace.at_once - pace.at_once // 4 - last, 0),
+        _busy(worker),
+    )
+
+
 def _busy(worker: Worker) -> list[str]:
     """Domains that have as many connections as they should."""
     if worker.route.next_hop:
         return []
     many = Counter(lane.domain for lane in worker.lanes)
-    return [domain for domain, count in many.items() if count >= worker.pace.per_domain]
+    most = worker.pace.per_domain or worker.world.options.send_per_domain
+    return [domain for domain, count in many.items() if count >= most]
 
 
 async def _rest(worker: Worker, events: Sequence[asyncio.Event], pause: float) -> None:
@@ -157,56 +185,126 @@ async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
 
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:
     world = worker.world
-    if job.via is None and await routes.is_ours(world, job.domain):
+    if job.via is None and await worker.chart.once(
+        "ours", job.domain, lambda: routes.is_ours(world, job.domain)
+    ):
         raw = await body.message(world, job)
-        await settle(world, job, await local.deliver(world, job, raw), raw)
-        return
-    letter = await _letter(world, job)
-    gate = Gate(world.options.forwards_private, worker.route.trust)
+        results = await local.deliver(world, job, raw)
+        await settle(world, job, results, raw)
+        job = lane.jobs[0] = local.left(job, results)
+        if not job.recipients:
+            return
     if vias.is_page(job):
+        letter = await signed(world, job, await _letter(world, job))
+        gate = Gate(world.options.forwards_private, worker.route.trust)
         await settle(
             world, job, _all(job, await vias.posted(world, job, letter, gate)), letter.head
         )
         return
+    found = await _parts(worker, job)
+    if not found:
+        return
+    letter = await signed(world, job, await _letter(world, job))
+    for part in found:
+        await _send(worker, lane, replace(job, recipients=part.recipients), (part, letter))
+
+
+async def _parts(worker: Worker, job: Job) -> list[ways.Part]:
+    """The recipients of a job by the ways they take, those that have to wait put off."""
+    if job.via is None:
+        found = await ways.parts(worker.chart, job)
+    else:
+        found = [await _by_via(worker, job)]
+    rate, ready = worker.world.options.send_per_minute, list[ways.Part]()
+    for part in found:
+        place = part.way.place if isinstance(part.way, Way) else ""
+        wait = worker.pacing.turn(place, rate) if place else 0.0
+        if wait >= pacing.WAITED:
+            put_off = replace(job, recipients=part.recipients)
+            await claims.hand_back(worker.world, [put_off], later=[wait])
+            continue
+        if wait:
+            await asyncio.sleep(wait)
+        ready.append(part)
+    return ready
+
+
+async def _by_via(worker: Worker, job: Job) -> ways.Part:
+    gate = Gate(worker.world.options.forwards_private, worker.route.trust)
     try:
-        if job.via is None:
-            servers = await hosts(world, worker.route, job.domain)
-        else:
-            servers = await vias.relays(world, job, gate)
+        found = await vias.relays(worker.world, job, gate)
     except Unroutable as problem:
-        refused = Result.refused(problem.code, problem.text)
-        await settle(world, job, _all(job, refused), letter.head)
+        return ways.Part(job.recipients, problem)
+    servers = demands.required(found, [], wanted=job.tls)
+    return ways.Part(job.recipients, Way(servers, place=str(job.via)))
+
+
+async def _send(worker: Worker, lane: Lane, job: Job, what: tuple[ways.Part, Letter]) -> None:
+    """Hand a job to the first server of its way that takes it."""
+    part, letter = what
+    if isinstance(part.way, Unroutable):
+        last = Result.refused(part.way.code, part.way.text)
+        await settle(worker.world, job, _all(job, last), letter.head)
+        return
+    place, down = part.way.place, True
+    if dead := worker.pacing.dead(place):
+        await settle(worker.world, job, _all(job, dead), letter.head)
         return
     last = Result.refused(451, "4.4.1 No server answered")
-    for host in servers:
+    for host in part.way.servers:
         try:
-            async with transport.connected(
-                host, worker.pace, hostname=world.options.hostname, trust=worker.trust
-            ) as channel:
-                await _hand_over(worker, lane, channel, letter)
-                return
+            await _by_host(worker, lane, job, (host, letter))
         except NotReached as problem:  # the next one may do better
             last = Result(DeliveryState.DEFERRED, problem.code, problem.text, host.name)
-    await settle(world, job, _all(job, last), letter.head)
+            down = down and problem.down
+        else:
+            worker.pacing.answered(place)
+            return
+    if down:
+        worker.pacing.failed(place, last)
+    await settle(worker.world, job, _all(job, last), letter.head)
+
+
+async def _by_host(worker: Worker, lane: Lane, job: Job, what: tuple[Host, Letter]) -> None:
+    """Hand a job to a server; NotReached. A connection that died while it was kept is no reason."""
+    host, letter = what
+    for _ in range(2):
+        used = 0
+        try:
+            async with worker.pool.lent(host) as channel:
+                used = channel.messages
+                await _hand_over(worker, lane, channel, (job, letter))
+                return
+        except NotReached:
+            if not used:
+                raise
+            await worker.pool.fresh(host)
+    raise NotReached(451, f"4.4.2 {host.name} closes connections that it just opened", down=True)
 
 
 async def _letter(world: World, job: Job) -> Letter:
     """What is sent; one that is large is not whole in memory, where it goes to a server."""
     stored = await body.stored(world, job)
+    if stored.size < SMALL:  # a thread would cost more than the work
+        return _whole(job, await gathered(stored.whole()))
     if stored.size < body.LARGE or vias.is_page(job):
         return await asyncio.to_thread(_whole, job, await gathered(stored.whole()))
-    return await Letter.flowing(job.sender, stored.whole)
+    flowing = await Letter.flowing(job.sender, stored.whole)
+    if flowing.long and job.user_id is not None:  # nothing of it can be encoded anew in pieces
+        return await asyncio.to_thread(_whole, job, await gathered(stored.whole()))
+    return flowing
 
 
 def _whole(job: Job, raw: bytes) -> Letter:
-    return Letter.of(job.sender, without_bcc(raw))
+    """What is somebody else's, and was signed by them, goes on as it came."""
+    return Letter.of(job.sender, without_bcc(raw), mend=job.user_id is not None)
 
 
 async def _hand_over(
-    worker: Worker, lane: Lane, channel: transport.Channel, letter: Letter
+    worker: Worker, lane: Lane, channel: transport.Channel, what: tuple[Job, Letter]
 ) -> None:
-    """Send a job over an open connection, and write its results before we say goodbye."""
-    job = lane.jobs[0]
+    """Send a job over an open connection, and write its results before anything else is said."""
+    job, letter = what
 
     async def before_dot(ids: Sequence[int]) -> None:
         if not await claims.still_held(worker.world, job, ids):
@@ -214,10 +312,17 @@ async def _hand_over(
         worker.world.fault("dot")
         lane.sending = True
 
-    results = await transport.transmit(channel, letter, job.recipients, before_dot)
-    worker.world.fault("sent")
-    await settle(worker.world, job, results, letter.head)
-    lane.sending = False
+    said = notices.of_message(worker.world, job)
+    for recipients in batched(job.recipients, RECIPIENTS):
+        results = await transport.transmit(channel, letter, recipients, before_dot, said)
+        worker.world.fault("sent")
+        await settle(worker.world, job, results, letter.head)
+        lane.sending = False
+
+
+def batched(recipients: Sequence[To], most: int) -> list[Sequence[To]]:
+    """So many at once: what every server takes (RFC 5321, section 4.5.3.1.8)."""
+    return [recipients[at : at + most] for at in range(0, len(recipients), most)]
 
 
 def _all(job: Job, result: Result) -> dict[int, Result]:
@@ -255,6 +360,7 @@ async def _wind_up(worker: Worker, *, graceful: bool) -> None:
         if lane.task and not (graceful and lane.sending):
             lane.task.cancel()
     await asyncio.gather(*(lane.task for lane in lanes if lane.task), return_exceptions=True)
+    await worker.pool.close()
     left = [job for lane in lanes for job in lane.jobs]
     if left and graceful:
         await claims.hand_back(worker.world, left)

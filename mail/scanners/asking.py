@@ -65,22 +65,44 @@ async def look(world: World, mail: "Mail", taken: Sequence[Taken]) -> None:
         return
     body = body_of(mail.source, letter.size)
     envelope = Envelope(mail.sender, [each.address for each in taken], mail.client)
+    scanners = _of(mail, rspamd_of(options)), _of(mail, clamd_of(options))
+    mail.letter = replace(letter, scan=await _both(world, scanners, envelope, body))
+
+
+async def of_sent(world: World, raw: bytes, envelope: Envelope) -> Scan | None:
+    """What the scanners find in what a user sends, as far as the setting has them look.
+
+    None where nobody has looked. Unavailable as `look`.
+    """
+    options = world.options
+    viruses, spam = clamd_of(options), rspamd_of(options)
+    if options.sent_scan == "viruses":
+        spam = replace(spam, place="")
+    if options.sent_scan == "off" or not (viruses.place or spam.place):
+        return None
+    return await _both(world, (spam, viruses), envelope, body_of(raw, len(raw)))
+
+
+async def _both(
+    world: World, scanners: tuple[Asked, Asked], envelope: Envelope, body: Body
+) -> Scan | None:
+    options, (spam, viruses) = world.options, scanners
     at = Rspamd(options.rspamd, options.rspamd_password)
-    judged, clean = await asyncio.gather(
-        _asked(
-            world, _of(mail, rspamd_of(options)), body, lambda: rspamd.check(at, envelope, body)
-        ),
-        _asked(world, _of(mail, clamd_of(options)), body, lambda: _viruses(options.clamd, body)),
+    found = await asyncio.gather(
+        _asked(world, spam, body, lambda: rspamd.check(at, envelope, body)),
+        _asked(world, viruses, body, lambda: _viruses(options.clamd, body)),
     )
-    for each in (judged, clean):
+    for each in found:
         if isinstance(each, Unavailable):
             raise each
-    mail.letter = replace(letter, scan=_together(judged, clean))
+    return _together(*found)
 
 
 def _of(mail: "Mail", scanner: Asked) -> Asked:
-    """The scanner; nowhere, where it is not to look at what was fetched."""
+    """The scanner; nowhere, where it is not to look at what was fetched, or forwarded."""
     wanted = mail.fetched is None or scanner.name in mail.fetched.scanners
+    if mail.unfiltered and scanner.name == rspamd.NAME:
+        wanted = False
     return scanner if wanted else replace(scanner, place="")
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mail.junk import Judged
+from mail.scan import Scan
 from mail.spam import REJECT
 from models.errors import Conflict
 from models.world import World
@@ -33,7 +34,11 @@ async def turn_away(_world: World, mail: "Mail", judged: Judged) -> None:
 
 def check_onward(mail: "Mail") -> None:
     """Unwanted where a message is not to be sent on to others in our name."""
-    scan = mail.letter.scan
+    check(mail.letter.scan)
+
+
+def check(scan: Scan | None) -> None:
+    """Unwanted where a message in which this was found is not to leave in our name."""
     if scan is None:
         return
     if scan.virus:

@@ -2,7 +2,9 @@
 
 from tests.calls import (
     auth,
+    certificates,
     connectors,
+    dkim,
     files,
     filters,
     identities,
@@ -11,6 +13,8 @@ from tests.calls import (
     notifications,
     platform,
     quarantine,
+    queue,
+    routing,
     sieve,
     users,
 )
@@ -21,7 +25,9 @@ __all__ = [
     "Call",
     "Calls",
     "auth",
+    "certificates",
     "connectors",
+    "dkim",
     "files",
     "filters",
     "identities",
@@ -30,6 +36,8 @@ __all__ = [
     "notifications",
     "platform",
     "quarantine",
+    "queue",
+    "routing",
     "sieve",
     "users",
 ]

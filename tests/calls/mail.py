@@ -8,6 +8,7 @@ from graph import ids
 from graph.app import create_app
 from mail.blobs.store import LocalStore
 from mail.blobs.tiers import Tiers
+from models.compose import ComposeListener
 from models.roles import Role
 from tests.calls.call import Call, call
 from tests.conftest import Client, make_client, receive
@@ -190,6 +191,23 @@ async def message_upload(ada: Client, _root: Client) -> Call:
     given = {**saved, "subject": "Mine", "to": [{"address": "carol"}]}
     payload = "message { subject attachments { filename } } previousDeleted warnings { path }"
     return Call("messageUpload", given, payload)
+
+
+@call
+async def message_submit(ada: Client, _root: Client) -> Call:
+    given = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "text": "Hi."}
+    given = {**given, "to": [{"address": "carol@example.com"}]}
+    made = await Call("messageUpload", given, "message { id }")(ada)
+    order = {"message": {"id": made["message"]["id"]}}
+    return Call("messageSubmit", order, "submission { state } message { draft }")
+
+
+@call
+async def compose_request(ada: Client, _root: Client) -> Call:
+    world = ada.world
+    async with world.write() as session:
+        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, seen_at=world.now()))
+    return Call("composeRequest", {"subject": "Hello"}, "delivered request { subject }")
 
 
 @call

@@ -51,6 +51,20 @@ async def password_reset(ada: Client, _root: Client) -> Call:
 
 
 @call
+async def rate_limit_reset(ada: Client, root: Client) -> Call:
+    assert (await (await rate_limit_set(ada, root))(root))["errors"] == []
+    assert (await (await message_send(ada, root))(ada))["errors"] == []
+    given = {"users": {"ids": [_ref(ada)["id"]]}}
+    return Call("rateLimitReset", given, "rateLimits { used }", by_root=True)
+
+
+@call
+async def rate_limit_set(ada: Client, _root: Client) -> Call:
+    given = {"users": {"ids": [_ref(ada)["id"]]}, "value": 100, "frame": "DAY"}
+    return Call("rateLimitSet", given, "rateLimits { value frame }", by_root=True)
+
+
+@call
 async def spam_policy_set(_ada: Client, _root: Client) -> Call:
     return Call("spamPolicySet", {"junkScore": 5}, "users { username spam { junkScore } }")
 

@@ -126,3 +126,23 @@ def seals(shell: Shell) -> tuple[str, str]:
     """What the doctor says of the keys of ARC."""
     (row,) = [row for row in shell("doctor", "--json").json if row["subject"] == "seals"]
     return row["verdict"], row["found"]
+
+
+def test_keys_are_made_listed_and_rotated(ada: Shell) -> None:
+    made = ada("domain", "dkim-add", "example.org")
+    assert made.code == 0, made.err
+    head, record = made.out.splitlines()
+    assert head == "DNS should hold:"
+    assert record.startswith('dkim._domainkey.example.org. TXT "v=DKIM1; k=rsa; p=MIIB')
+    assert all(len(part) <= 255 for part in record.split('"')[1::2])
+    assert ada("domain", "dkim-add", "example.org", "--bits", "7").code == 1
+    assert ada("domain", "dkim-add", "far.example").code == 1
+    said = ada("domain", "dkim-rotate", "example.org")
+    assert (said.code, said.out.count("_domainkey.example.org. TXT")) == (0, 1)
+    (old, new) = ada("domain", "dkim-list", "example.org", "--no-check", "--json").json
+    assert (old["selector"], old["state"], new["state"]) == ("dkim", "ACTIVE", "PENDING")
+    assert new["name"] in said.out
+    assert ada("domain", "dkim-activate", "example.org", "nothing").code == 1
+    assert ada("domain", "dkim-activate", "example.org", new["selector"]).code == 0
+    table = ada("domain", "dkim-list", "--no-check").out
+    assert ("RETIRED" in table, "ACTIVE" in table, "PRIVATE" in table) == (True, True, False)

@@ -13,6 +13,7 @@ from merganser.building import opened
 from merganser.commands import app
 from merganser.settings import Settings
 from tests import stores
+from tests.certifying import Signer
 from tests.cli.conftest import Shell
 from tests.cli.test_import import mbox
 from tests.test_roads import compared, new
@@ -20,8 +21,9 @@ from tests.test_walks import Rows, everything
 
 # commands that change nothing in a store, or do what a server does: its roads are walked elsewhere
 READS = {
-    "connector check", "connector list", "connector log", "connector run",
-    "doctor", "documents list", "domain arc-key", "domain dns", "domain list", "export", "init",
+    "certificate list", "connector check", "connector list", "connector log", "connector run",
+    "doctor", "documents list", "domain arc-key", "domain dkim-list", "domain dns", "domain list",
+    "export", "init",
     "keys list",
     "schema", "send-test", "serve", "setting get", "setting list", "settings", "token list",
     "user list",
@@ -49,6 +51,25 @@ WRITES: dict[str, tuple[list[str], ...]] = {
     "domain add": (["domain", "add", "new.example"],),
     "domain rename": (["domain", "rename", "example.org", "example.net"],),
     "domain delete": (["domain", "add", "new.example"], ["domain", "delete", "new.example"]),
+    "domain dkim-add": (["domain", "dkim-add", "example.org"],),
+    "domain dkim-rotate": (
+        ["domain", "dkim-add", "example.org", "--algorithm", "ed25519"],
+        ["domain", "dkim-rotate", "example.org"],
+    ),
+    "domain dkim-activate": (
+        ["domain", "dkim-add", "example.org", "--algorithm", "ed25519"],
+        ["domain", "dkim-add", "example.org", "--algorithm", "ed25519", "--selector", "new"],
+        ["domain", "dkim-activate", "example.org", "dkim"],
+    ),
+    "certificate set": (["certificate", "set", "mx.example.org", "--cert", "{pem}"],),
+    "certificate renew": (
+        ["certificate", "set", "mx.example.org", "--cert", "{pem}", "--acme"],
+        ["certificate", "renew", "mx.example.org"],
+    ),
+    "certificate delete": (
+        ["certificate", "set", "mx.example.org", "--acme"],
+        ["certificate", "delete", "mx.example.org"],
+    ),
     "setting set": (["setting", "set", KEY, "50"],),
     "setting unset": (["setting", "set", KEY, "50"], ["setting", "unset", KEY]),
     "documents add": (["documents", "add", "{document}"],),
@@ -94,7 +115,12 @@ def test_the_journal_tells_exactly_what_a_command_changed(
 ) -> None:
     mbox(tmp_path / "old.mbox", 5)
     (tmp_path / "good.graphql").write_text(DOCUMENT)
-    given = {"{mbox}": str(tmp_path / "old.mbox"), "{document}": str(tmp_path / "good.graphql")}
+    (tmp_path / "mx.pem").write_text("".join(Signer().issue()))
+    given = {
+        "{mbox}": str(tmp_path / "old.mbox"),
+        "{document}": str(tmp_path / "good.graphql"),
+        "{pem}": str(tmp_path / "mx.pem"),
+    }
     *preparing, words = WRITES[name]
     for each in preparing:
         said = ada(*(given.get(word, word) for word in each))

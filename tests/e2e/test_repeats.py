@@ -11,7 +11,7 @@ from tests.e2e.conftest import beside
 from tests.e2e.server import Server
 
 SEND = """mutation { messageSend(input: {to: [{address: "carol@example.com"}], text: "Once.",
-  sendTime: "2099-01-01T00:00:00Z", options: {idempotencyKey: "once"}}) { replayed
+  sendTime: "2036-01-01T00:00:00Z", options: {idempotencyKey: "once"}}) { replayed
   submission { id queueId } message { id } errors { code } } }"""
 SENT = """{ viewer { user { messages(first: 9) { totalCount }
   submissions(first: 9) { nodes { id queueId } } } } }"""

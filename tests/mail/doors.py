@@ -18,6 +18,7 @@ from mail.routes import Taken
 from mail.smtp import Terms
 from mail.submitting import Submission, Writer
 from mail.tls import Certificate
+from mail.wishes import Wish
 from models.database import Database
 from models.errors import AuthenticationFailed, Forbidden
 from models.options import Options
@@ -56,10 +57,12 @@ class Post(Memory):
             raise Forbidden("you may not send as that")
 
     async def submit(
-        self, writer: Writer, source: bytes | Path, sender: str, recipients: Sequence[str]
+        self, writer: Writer, source: bytes | Path, sender: str, to: Sequence[tuple[str, Wish]]
     ) -> str:
         raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
-        self.letters.append(Letter(sender, list(recipients), raw, isinstance(source, Path)))
+        self.letters.append(
+            Letter(sender, [address for address, _ in to], raw, isinstance(source, Path))
+        )
         return "1"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdatatype
@@ -120,6 +121,7 @@ class Names(asyncio.DatagramProtocol):
     records: dict[tuple[str, str], list[str]]
     broken: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
+    signed: set[str] | None = None  # names whose answers are checked; None: all, where asked for
     port: int = 0
     transport: Any = None
 
@@ -139,6 +141,8 @@ class Names(asyncio.DatagramProtocol):
             answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *found))
         elif not any(known == name for known, _ in self.records):
             answer.set_rcode(dns.rcode.NXDOMAIN)
+        if query.ednsflags & dns.flags.DO and (self.signed is None or name in self.signed):
+            answer.flags |= dns.flags.AD
         self.transport.sendto(answer.to_wire(), addr)
 
     def resolver(self) -> Resolver:

@@ -43,10 +43,32 @@ def test_everything_is_named_whether_there_is_a_key_or_not() -> None:
 
 def test_what_we_advise_is_right() -> None:
     for backup in (False, True):
-        for one in advise(Ours("example.org", HOST, backup)):
+        for one in advise(Ours("example.org", HOST, backup, spki="ab" * 32)):
             if one.judge:
                 assert one.judge([one.value]) == Judged(DnsState.OK, (one.value,))
                 assert one.judge([]) == Judged(DnsState.MISSING)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([f"3 1 1 {'AB' * 32}"], "OK"),
+        ([f"3 1 1 {'ab' * 28} {'ab' * 4}"], "OK"),
+        ([f"3 1 1 {'cd' * 32}", f"3 1 1 {'ab' * 32}"], "OK"),  # while a key is changed
+        ([f"3 1 1 {'cd' * 32}"], "DIFFERENT"),
+        ([f"3 0 1 {'ab' * 32}"], "DIFFERENT"),
+        ([f"2 1 1 {'ab' * 32}"], "UNKNOWN"),
+        (["", "x"], "DIFFERENT"),
+        ([], "MISSING"),
+    ],
+)
+def test_a_record_of_dane_names_the_key_that_is_shown(found: list[str], wanted: str) -> None:
+    (one,) = (
+        each for each in advise(Ours("example.org", HOST, spki="ab" * 32)) if each.type == "TLSA"
+    )
+    assert (one.name, one.value) == (f"_25._tcp.{HOST}", f"3 1 1 {'ab' * 32}")
+    assert one.judge
+    assert one.judge(found).state == wanted
 
 
 def test_a_machine_without_a_name_is_told_so() -> None:
@@ -126,6 +148,28 @@ def test_a_dmarc_record_is_as_strict_as_ours(found: list[str], state: str) -> No
 )
 def test_reports_of_failed_encryption_go_to_somebody(found: list[str], state: str) -> None:
     assert judge("TXT", "v=TLSRPT")(found).state == state
+
+
+def test_a_policy_is_advised_where_there_is_one() -> None:
+    ours = Ours("example.org", HOST, mta_sts="enforce")
+    found = {one.name: one for one in advise(ours) if "mta-sts" in one.name}
+    text, host = found["_mta-sts.example.org"], found["mta-sts.example.org"]
+    assert (text.judge and text.judge([text.value, "other"])) == Judged(
+        DnsState.OK, (text.value, "other")
+    )
+    assert (host.value, host.judge and host.judge([host.value]).state) == (f"{HOST}.", "OK")
+    for wrong in (["v=STSv1; id=1;"], [text.value] * 2, ["v=STSv1"]):
+        assert text.judge
+        assert text.judge(wrong).state == "DIFFERENT"
+    testing = Ours("example.org", HOST, mta_sts="testing")
+    assert text.value not in {one.value for one in advise(testing)}  # it is to be read anew
+    for none in (
+        Ours("example.org", HOST, backup=True, mta_sts="enforce"),
+        Ours("example.org", "localhost", mta_sts="enforce"),
+    ):
+        values = [one.value for one in advise(none) if "mta-sts" in one.name]
+        assert len(values) == 2
+        assert all(value.startswith(UNSET) for value in values)
 
 
 def test_what_is_shown_has_an_end() -> None:

@@ -65,7 +65,8 @@ async def test_lhlo_says_what_we_can_do_and_no_version(lmtp: Lmtp) -> None:
         f"250-SIZE {64 * MIB}",
         "250-8BITMIME",
         "250-SMTPUTF8",
-        "250 ENHANCEDSTATUSCODES",
+        "250-ENHANCEDSTATUSCODES",
+        "250 DSN",
     ]
     await client.close()
 
@@ -108,7 +109,8 @@ async def test_several_messages_may_come_in_one_segment(client: Neighbour, post:
         ("RCPT TO:<>", "553 5.1.3"),
         ("RCPT TO:<a b@example.org>", "553 5.1.3"),
         ("RCPT TO:<ada@example.org", "553 5.1.3"),
-        ("RCPT TO:<ada@example.org> NOTIFY=NEVER", "555 5.5.4"),
+        ("RCPT TO:<ada@example.org> NOTIFY=NEVER", "250 2.1.5"),
+        ("RCPT TO:<ada@example.org> NOTIFIED=NEVER", "555 5.5.4"),
         ("RCPT ada@example.org", "501 5.5.4"),
         ("RCPT", "501 5.5.4"),
         ("MAIL FROM:<carol@example.net>", "503 5.5.1"),

@@ -112,6 +112,7 @@ async def test_ehlo_says_what_we_can_do(mx: Mx) -> None:
     client = await connect(mx.port, greet=False)
     assert await client.hear() == "220 mx.example.org ESMTP"
     offers = ["PIPELINING", f"SIZE {64 * MIB}", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
+    offers.append("DSN")
     assert (await client.say("EHLO mx.example.net")).splitlines() == [
         "250-mx.example.org",
         *(f"250-{offer}" for offer in offers),

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
+from mail import housekeeping
 from mail.compose import Attachment, without_bcc
 from mail.fields import Named
 from mail.queue import body
@@ -16,6 +17,8 @@ from mail.queue.bounces import report
 from mail.queue.jobs import Job, Result, To
 from mail.queue.settle import BACKOFF, pause, summed
 from mail.routing import Route, next_hop
+from mail.verify import verify
+from models.blobs import SubmissionBlob
 from models.journal import Change, ChangeKind, Entry, record
 from models.queue import DeliveryState
 from models.submission import Submission, SubmissionState
@@ -359,3 +362,18 @@ def test_a_report_can_be_read_by_programs(world: World) -> None:
     assert second["Diagnostic-Code"] == "smtp; 554 Unwanted X: y"
     assert "Subject: Hi" in original.get_payload()
     assert "eve@" not in original.get_payload()
+
+
+async def test_bytes_are_kept_for_what_is_still_to_be_sent_and_no_longer(
+    ada: Client, world: World
+) -> None:
+    refusing = Server({"later": "451 4.3.0 Later"})
+    async with listening(refusing) as server, working(world, relay(server)):
+        gone = await send(ada, Named("carol@example.net"))
+        waits = await send(ada, Named("carol@example.net"), Named("later@example.net"))
+        for key in (gone, waits):
+            await settled(world, key)
+    assert (await housekeeping.tidy(world)).sent > 0
+    left = await world.database.read(select(col(SubmissionBlob.submission_id)).distinct())
+    assert [row.submission_id for row in left] == [waits]
+    assert (await verify(world)).findings == []

@@ -1,0 +1,177 @@
+"""A queue in which a hundred thousand recipients wait: how long a claim takes, whoever is busy."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from sqlalchemy import delete, insert, select
+from sqlmodel import col
+
+from bench.goals import CLAIM
+from bench.house import READER, make_user
+from bench.measure import Fact, percentile
+from bench.sides import Kind, postgres
+from mail.fields import Named
+from mail.queue import claims
+from mail.queue.jobs import Pace
+from mail.queue.turns import LAST, Room, Round
+from merganser.building import on_behalf, opened, owner
+from merganser.settings import Settings
+from models.columns import Picked, picked
+from models.pages import Ask
+from models.queue import MIDDLE, Delivery, DeliveryState
+from models.submission import Submission, SubmissionState
+from models.world import World
+from resolvers import queue, submission
+from resolvers.queue import OLDEST, EntryWhere, QueueName
+from resolvers.submission import Outgoing
+
+NAME = "queue: many waiting"
+MANY = 100_000
+LOOKS = 300  # claims of each sort
+WORKERS = 4
+TOGETHER = 5000  # rows of a unit
+PACE = Pace()
+BIG = "big.example"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How recipients are spread, and what is busy."""
+
+    name: str
+    domains: int
+    big: float = 0.0  # share of one destination
+    busy: bool = False  # and it has enough connections
+    due: timedelta = timedelta(0)  # after now they all fall due at once
+    workers: int = 1
+
+
+SHAPES = (
+    Shape("1,000 destinations", 1000),
+    Shape("one busy destination has 99 %", 100, 0.99, busy=True),
+    Shape("one destination has 99 %", 100, 0.99),
+    Shape("each a destination of its own", MANY),
+    Shape("all fall due at once", 1000, due=-timedelta(seconds=1)),
+    Shape(f"1,000 destinations, {WORKERS} workers", 1000, workers=WORKERS),
+)
+
+
+async def measured(kind: Kind, folder: Path, many: int, bar: Progress) -> list[Fact]:
+    """The times of claims, for each shape of the backlog, and of a page of the list."""
+    url = postgres(folder) if kind is Kind.POSTGRES else None
+    data = folder / "queue"
+    settings = Settings(data=data, store=url) if url else Settings(data=data)
+    task = bar.add_task(NAME, total=len(SHAPES))
+    facts = []
+    async with opened(settings, migrate=True) as world:
+        user = await make_user(world, READER)
+        ctx = on_behalf(world, user.id)
+        outgoing = Outgoing(
+            to=[Named("somebody@example.net")],
+            subject="Waiting",
+            text="Hello.",
+            send_time=world.now() + timedelta(days=300),
+        )
+        sent = await submission.send(ctx, outgoing)
+        for shape in SHAPES:
+            await fill(world, sent.submission, shape, many)
+            looks = await claimed(world, shape)
+            facts.append(
+                Fact(f"{CLAIM.format(many)}, {shape.name}", percentile(looks, 0.99) * 1e3, "ms")
+            )
+            facts.append(Fact("… p50", percentile(looks, 0.5) * 1e3, "ms"))
+            bar.advance(task)
+        facts += await listed(world, many)
+    bar.remove_task(task)
+    return facts
+
+
+async def fill(world: World, like: Any, shape: Shape, many: int) -> None:
+    """Let so many recipients wait, each of a message of its own, and nothing else."""
+    (model,) = await world.database.read(
+        select(*picked(Submission)).where(col(Submission.id) == like.id)
+    )
+    async with world.write(model.user_id) as session:
+        connection = await session.connection()
+        await connection.execute(delete(Submission).where(col(Submission.id) != model.id))
+    for start in range(0, many, TOGETHER):
+        rows = list(_rows(world, model, shape, range(start, min(start + TOGETHER, many))))
+        async with world.write(model.user_id) as session:
+            connection = await session.connection()
+            await connection.execute(insert(Submission), [message for message, _ in rows])
+            await connection.execute(insert(Delivery), [recipient for _, recipient in rows])
+
+
+def _rows(
+    world: World, model: Picked, shape: Shape, numbers: range
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    now = world.now()
+    every = round(1 / (1 - shape.big)) if shape.big else 1
+    for number in numbers:
+        key = world.key()
+        alone = number % every == 0
+        domain = f"d{number // every % shape.domains:06}.example" if alone else BIG
+        message = {
+            **model._asdict(),
+            "id": key,
+            "queue_id": world.random(10).hex(),
+            "state": SubmissionState.QUEUED,
+            "message_id": None,
+            "send_time": None,
+            "created_at": now,
+        }
+        yield (
+            message,
+            {
+                "id": world.key(),
+                "user_id": model.user_id,
+                "submission_id": key,
+                "recipient": f"n{number}@{domain}",
+                "domain": domain,
+                "state": DeliveryState.DEFERRED if shape.due else DeliveryState.PENDING,
+                "attempts": 1 if shape.due else 0,
+                "next_at": now + shape.due,
+                "turn_at": None if shape.due else now,
+                "rank": (0, MIDDLE, MIDDLE, LAST)[number % 4],
+                "created_at": now,
+                "expires_at": now + timedelta(days=5),
+            },
+        )
+
+
+async def claimed(world: World, shape: Shape) -> list[float]:
+    """Seconds that each of so many claims took."""
+    took: list[float] = []
+    busy = [BIG] if shape.busy else []
+
+    async def worker() -> None:
+        round_, room = Round(), Room(PACE.claim, PACE.at_once, PACE.at_once, busy)
+        for _ in range(LOOKS // shape.workers):
+            began = time.perf_counter()
+            await claims.claim(world, PACE, room, round_)
+            took.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(worker() for _ in range(shape.workers)))
+    return took
+
+
+async def listed(world: World, many: int) -> list[Fact]:
+    """A page of all that waits, and of each queue, for an administrator."""
+    ctx, facts = owner(world), []
+    wheres = {"a page of the queue": EntryWhere()} | {
+        f"… of what is {name.value}": EntryWhere(name) for name in QueueName
+    }
+    for name, where in wheres.items():
+        took = []
+        for _ in range(20):
+            began = time.perf_counter()
+            await queue.page(ctx, where, Ask(OLDEST, 50), {"queue_id", "envelope_from"})
+            took.append(time.perf_counter() - began)
+        facts.append(Fact(f"{name}, {many:,} waiting, p50", percentile(took, 0.5) * 1e3, "ms"))
+    return facts

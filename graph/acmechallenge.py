@@ -1,0 +1,27 @@
+"""GET /.well-known/acme-challenge/…: what proves to an authority that a name is ours."""
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from mail.acme import TOKEN, WELL_KNOWN
+from models.world import World
+from resolvers import acmeruns
+
+SPELT = re.compile(rf"[A-Za-z0-9_-]{{1,{TOKEN}}}")  # RFC 8555, section 8.3
+HEADERS = {"Cache-Control": "no-store"}
+
+
+def routes(world: World) -> list[Route]:
+    """Where an authority looks."""
+
+    async def challenge(request: Request) -> Response:
+        token = request.path_params["token"]
+        found = await acmeruns.answer(world, token) if SPELT.fullmatch(token) else None
+        if found is None:
+            return PlainTextResponse("There is no such challenge.\n", 404, HEADERS)
+        return PlainTextResponse(found, 200, HEADERS, "application/octet-stream")
+
+    return [Route(f"{WELL_KNOWN}{{token}}", challenge)]

@@ -1,0 +1,46 @@
+"""What became of a message that was sent, as its copy shows it."""
+
+from datetime import datetime
+from typing import Any
+
+import strawberry
+
+from graph.errors import leaf
+from models.queue import DeliveryState, answer
+
+strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
+
+
+@strawberry.type(description="One queued recipient.")
+class OutboundEntry:
+    seq: str = leaf("Number, from 001, in hexadecimal.")
+    recipient: str = leaf("To whom.")
+    sending_zone: str | None = leaf("Server it was handed to, or the relay it goes by.")
+    queued_until: datetime | None = leaf("Next try; null while one is under way, and at the end.")
+    state: DeliveryState = leaf("How far it has come.")
+    last_response: str | None = leaf("What the other side said last.")
+
+
+@strawberry.type(description="Queued deliveries of a message.")
+class Outbound:
+    queue_id: str = leaf("Id in the queue.")
+    entries: list[OutboundEntry] = leaf("One for each recipient.")
+
+
+def outbound_of(found: list[tuple[Any, list[Any]]]) -> list[Outbound]:
+    """Submissions with their deliveries, in their order."""
+    return [Outbound(queue_id=one.queue_id, entries=_entries(rows)) for one, rows in found]
+
+
+def _entries(rows: list[Any]) -> list[OutboundEntry]:
+    return [
+        OutboundEntry(
+            seq=f"{nth:03x}",
+            recipient=row.recipient,
+            sending_zone=row.mx or row.via,
+            queued_until=row.next_at if row.lease is None else None,
+            state=row.state,
+            last_response=answer(row),
+        )
+        for nth, row in enumerate(rows, 1)
+    ]

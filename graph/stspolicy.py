@@ -1,0 +1,23 @@
+"""The policy for encryption that servers elsewhere fetch (MTA-STS, RFC 8461)."""
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from mail.stspolicy import PATH
+from models.world import World
+from resolvers import stspolicy
+
+HEADERS = {"Cache-Control": "max-age=3600"}
+
+
+def routes(world: World) -> list[Route]:
+    """Where it is asked for, under the name of a host for each domain."""
+
+    async def answer(request: Request) -> Response:
+        policy = await stspolicy.of_host(world, request.headers.get("host", ""))
+        if policy is None:
+            return PlainTextResponse("no policy\n", 404)
+        return PlainTextResponse(policy, headers=HEADERS)
+
+    return [Route(PATH, answer)]

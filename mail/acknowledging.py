@@ -1,0 +1,109 @@
+"""Telling senders elsewhere that their mail has come, where they ask for it (NOTIFY=SUCCESS).
+
+Where SPF and DMARC are checked and do not show who the sender is, nobody is told: anybody can name
+a sender. What is sent on to one place
+is told of by the server there, or by our queue where that sends no reports.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mail import spam
+from mail.delivery import read, with_bytes
+from mail.keeping import Kept
+from mail.onward import new
+from mail.queue.bounces import HEAD, About, Told, written
+from mail.queue.entering import Sender, hand_in, handed
+from mail.queue.jobs import Action, Result
+from mail.routes import Taken
+from mail.scan import Scan
+from mail.topping import first
+from mail.wishes import On, Wish, typed
+from models.journal import PLATFORM
+from models.queue import DeliveryState
+from models.world import Turn, World
+
+if TYPE_CHECKING:
+    from mail.pipeline import Mail
+
+log = logging.getLogger(__name__)
+
+
+def ends(taken: Taken) -> Action | None:
+    """What becomes of an address here; None where it goes on to one place, and is told of there."""
+    beyond = _beyond(taken)
+    if not beyond:
+        return Action.DELIVERED
+    return None if beyond == 1 and not taken.people else Action.EXPANDED
+
+
+def passed_on(taken: Taken) -> Wish:
+    """What is wanted of those to whom an address sends on.
+
+    Of several each is no more what the sender knows: that it came to the first is told of here.
+    """
+    wish = taken.wish
+    if ends(taken) is None:
+        return replace(wish, orcpt=wish.orcpt or typed(taken.address))
+    return Wish(wish.without(On.SUCCESS).on, ret=wish.ret)
+
+
+def _beyond(taken: Taken) -> int:
+    return sum(len(each.targets) + len(each.via) for each in taken.onward)
+
+
+async def after(
+    world: World, mail: "Mail", taken: Sequence[Taken], outcomes: Sequence[object]
+) -> None:
+    """Report to the sender what has come, where he wants it. What goes wrong undoes no delivery."""
+    told = [
+        Told(each.address, action, _RESULT, each.wish.orcpt)
+        for each, outcome in zip(taken, outcomes, strict=True)
+        if each.wish.on is not None
+        and each.wish.wants(On.SUCCESS)
+        and not isinstance(outcome, BaseException)
+        and not (outcome is None and each.people)  # it is held
+        and (action := ends(each)) is not None
+    ]
+    if not told or not mail.sender or _doubtful(world, mail):
+        return
+    try:
+        await _send(world, mail, taken[0], told)
+    except Exception:  # the message is stored: it must not come again for this
+        log.exception("a report was not sent", extra={"id": mail.way.queue_id})
+
+
+_RESULT = Result(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", here=Action.DELIVERED)
+
+
+def _doubtful(world: World, mail: "Mail") -> bool:
+    """Whether it is spam, or, where that is checked, its sender may be somebody else."""
+    letter = mail.letter
+    verified, believed = letter.verification or {}, world.options.spam_headers
+    opinions = letter.facts.opinions if mail.handed else ()
+    found = spam.known(opinions, believed, mail.sender, letter.verification, letter.scan)
+    score = max(found.score.value, spam.scored_by(letter.scan or Scan(), spam.Limits()))
+    if score >= spam.FLAGGED or found.forged:
+        return True
+    sure = found.vouched or verified.get("dmarc") == "pass"
+    return not sure and not mail.handed and mail.results is not None
+
+
+async def _send(world: World, mail: "Mail", of: Taken, told: Sequence[Told]) -> None:
+    about = About(mail.sender, world.now(), mail.way.queue_id, of.wish)
+    head = await first(mail.source, min(mail.letter.facts.structure.body_start, HEAD))
+    letter = await read(written(world, about, told, head))
+    tenants = [person.to.tenant_id for person in of.people]
+    tenants += [onward.tenant_id for onward in of.onward]
+    tenant = next(iter(tenants), of.domain_id or 0)
+    named = ",".join(each.address for each in told)
+    known = f"{mail.sender}\0told\0{named}\0{mail.came}"
+
+    def unit(turn: Turn, kept: Kept) -> None:
+        if new(turn, known):
+            given = handed(turn, letter, kept, "", [mail.sender])
+            hand_in(turn, Sender(None, tenant), given)
+
+    await with_bytes(world, tenant, letter, unit, PLATFORM)

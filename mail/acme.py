@@ -1,0 +1,229 @@
+"""ACME (RFC 8555), from our account to a certificate, by challenges of HTTP.
+
+Libraries speak it, and wait: everything of a Client is called in a thread. They are imported
+when it is first needed, as most servers never do.
+"""
+# ruff: noqa: PLC0415 - see above
+
+import datetime
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+if TYPE_CHECKING:
+    from acme.messages import OrderResource
+
+PATIENCE = 15  # seconds for one answer
+BITS = 2048
+PIECE = datetime.timedelta(seconds=2)  # that one call waits: the server may be told to stop
+SAID = 300  # characters of what a server says
+TOKEN = 200  # characters of a token, and more of what answers it
+WELL_KNOWN = "/.well-known/acme-challenge/"
+LIMITED = "rateLimited"
+UNKNOWN = "accountDoesNotExist"
+
+
+class Failure(Exception):
+    """It did not go well: words for administrators, and the server's code of RFC 8555, if any."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        text = "".join(sign if sign.isprintable() else " " for sign in message)
+        super().__init__(text[:SAID])
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An ACME server: its directory, and who signs its certificate, where that is no usual one."""
+
+    directory: str
+    ca: Path | None = None
+    agent: str = "merganser"
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What the server is to find under a token."""
+
+    token: str
+    answer: str
+    raw: Any = field(repr=False)
+
+
+def new_account_key() -> str:
+    """A key for an account, PEM."""
+    return _pem(ec.generate_private_key(ec.SECP256R1()))
+
+
+def new_key() -> str:
+    """A key for a certificate, PEM. Mail servers of all ages take RSA."""
+    return _pem(rsa.generate_private_key(65537, BITS))
+
+
+def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
+    plain, form = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
+    return key.private_bytes(Encoding.PEM, form, plain).decode()
+
+
+def request(key: str, names: Sequence[str]) -> bytes:
+    """The signing request for these names, PEM."""
+    loaded: Any = serialization.load_pem_private_key(key.encode(), None)
+    found = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    asked = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    own = isinstance(loaded, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
+    signed = asked.add_extension(found, critical=False).sign(
+        loaded, None if own else hashes.SHA256()
+    )
+    return signed.public_bytes(Encoding.PEM)
+
+
+class Client:
+    """A conversation with a server. All of it waits; raises Failure."""
+
+    def __init__(self, server: Server, account_key: str) -> None:
+        from acme.client import ClientNetwork, ClientV2
+        from josepy.jwa import ES256
+        from josepy.jwk import JWKEC
+
+        key: Any = serialization.load_pem_private_key(account_key.encode(), None)
+        trust: Any = str(server.ca) if server.ca else True
+        self._net = ClientNetwork(
+            JWKEC(key=key), alg=ES256, user_agent=server.agent, timeout=PATIENCE, verify_ssl=trust
+        )
+        self._order: OrderResource | None = None
+        with _told():
+            directory = ClientV2.get_directory(server.directory, self._net)
+        self._client = ClientV2(directory, self._net)
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What stands in CAA records that let this authority issue; none: it does not say."""
+        meta = self._client.directory.to_partial_json().get("meta")
+        found = getattr(meta, "caa_identities", None) or ()
+        return tuple(str(each).lower() for each in found)
+
+    def enter(self, url: str | None, contact: str) -> str:
+        """Go on with the account at this URL, or make one, agreeing to the terms; its URL."""
+        from acme import errors
+        from acme.messages import NewRegistration, Registration, RegistrationResource
+
+        if url:
+            self._net.account = RegistrationResource(uri=url, body=Registration())
+            return url
+        with _told():
+            new = NewRegistration.from_data(email=contact or None, terms_of_service_agreed=True)
+            try:
+                made = self._client.new_account(new)
+            except errors.ConflictError as there:
+                self._net.account = RegistrationResource(
+                    uri=str(there.location), body=Registration()
+                )
+                return str(there.location)
+        return str(made.uri)
+
+    def order(self, csr: bytes) -> list[Challenge]:
+        """Ask for a certificate; what the server will look for, for names it does not know yet."""
+        from acme.challenges import HTTP01
+        from acme.messages import STATUS_VALID
+
+        with _told():
+            self._order = self._client.new_order(csr)
+            found: list[Challenge] = []
+            for one in self._order.authorizations:
+                if one.body.status == STATUS_VALID:
+                    continue
+                ways = [each for each in one.body.challenges if isinstance(each.chall, HTTP01)]
+                if not ways:
+                    raise Failure("the authority offers no challenge by HTTP")
+                answer = ways[0].chall.validation(self._net.key)
+                token = ways[0].chall.encode("token")
+                if len(token) > TOKEN or len(answer) > 2 * TOKEN:
+                    raise Failure("the authority makes tokens that are too long")
+                found.append(Challenge(token, answer, ways[0]))
+            return found
+
+    def answer(self, challenges: Sequence[Challenge]) -> None:
+        """Say that they can be found now."""
+        with _told():
+            for each in challenges:
+                response = each.raw.chall.response(self._net.key)
+                self._client.answer_challenge(each.raw, response)
+
+    def proved(self) -> bool:
+        """Whether the server has found all; Failure where it says why not."""
+        return self._waited(self._client.poll_authorizations)
+
+    def finish(self) -> None:
+        """Have the certificate made."""
+        with _told():
+            self._order = self._client.begin_finalization(self._asked)
+
+    def issued(self) -> str | None:
+        """The chain, PEM, once it is there."""
+        if not self._waited(self._client.poll_finalization):
+            return None
+        return str(self._asked.fullchain_pem)
+
+    @property
+    def _asked(self) -> "OrderResource":
+        assert self._order is not None  # noqa: S101 - whoever asks for more has ordered
+        return self._order
+
+    def _waited(self, poll: "Callable[[OrderResource, datetime.datetime], OrderResource]") -> bool:
+        """Wait a little for what goes on there."""
+        from acme import errors
+
+        with _told():
+            try:  # the library counts in local time
+                self._order = poll(self._asked, datetime.datetime.now() + PIECE)  # noqa: DTZ005
+            except errors.TimeoutError:
+                return False
+        return True
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Say in our words what goes wrong; nothing of a key stands in them."""
+    from acme import errors, messages
+    from josepy.errors import DeserializationError
+    from requests.exceptions import RequestException, SSLError
+
+    try:
+        yield
+    except messages.Error as problem:
+        raise _said(problem) from None
+    except errors.ValidationError as problem:
+        raise _refused(problem) from None
+    except errors.IssuanceError as problem:
+        raise _said(problem.error) from None
+    except SSLError:
+        text = "the ACME server's certificate is not to be trusted: set MERGANSER_ACME_CA"
+        raise Failure(text) from None
+    except (RequestException, OSError) as problem:
+        text = f"the ACME server does not answer: {type(problem).__name__}"
+        raise Failure(text) from None
+    except (errors.Error, DeserializationError, KeyError, ValueError, TypeError) as problem:
+        text = f"the ACME server says what makes no sense: {type(problem).__name__}"
+        raise Failure(text) from None
+
+
+def _said(problem: Any) -> Failure:
+    """What a server says of a problem (RFC 8555, section 6.7)."""
+    code = str(problem.code or "error")
+    return Failure(f"{code}: {problem.detail or 'no reason given'}", code=code)
+
+
+def _refused(problem: Any) -> Failure:
+    """Why the server did not find what it looked for."""
+    for one in problem.failed_authzrs:
+        for each in one.body.challenges:
+            if each.error is not None:
+                return _said(each.error)
+    return Failure("the challenge failed")

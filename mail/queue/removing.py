@@ -1,0 +1,62 @@
+"""Taken out of the queue by somebody, and given back to whoever sent it."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from mail.blobs.errors import Corrupt
+from mail.queue import body, claims
+from mail.queue.bounces import HEAD
+from mail.queue.jobs import Job, Pace, Result
+from mail.queue.many import free
+from mail.queue.settle import settle
+from models.queue import Delivery, DeliveryState
+from models.world import Turn, World
+
+REMOVED = Result(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
+PACE = Pace()
+
+
+async def give_back(world: World, ids: Sequence[int]) -> int:
+    """Let these submissions fail, as far as nobody serves them, and report it; how many failed.
+
+    They are taken like any attempt's, so that nobody sends meanwhile what is reported as unsent.
+    """
+    jobs = await _taken(world, ids)
+    for job in jobs:
+        results = {to.delivery_id: REMOVED for to in job.recipients}
+        await settle(world, job, results, await _head(world, job))
+    return sum(len(job.recipients) for job in jobs)
+
+
+async def _taken(world: World, ids: Sequence[int]) -> Sequence[Job]:
+    lease, now = world.key(), world.now()
+    until = now + PACE.lease
+
+    def unit(turn: Turn) -> Sequence[Job]:
+        asked = select(col(Delivery.id)).where(col(Delivery.submission_id).in_(ids), *free(now))
+        locked = asked.order_by(col(Delivery.id)).with_for_update(skip_locked=True)
+        keys = turn.connection.execute(locked).scalars().all()
+        these = update(Delivery).where(col(Delivery.id).in_(keys))
+        turn.connection.execute(
+            these.values(lease=lease, leased_until=until, next_at=until, turn_at=None)
+        )
+        return claims.held_under(turn, lease)
+
+    return await world.apply(unit)
+
+
+async def _head(world: World, job: Job) -> bytes:
+    """The beginning of the message: what a report has of it. Nothing where it is lost."""
+    found = b""
+    try:
+        async with aclosing((await body.stored(world, job)).whole()) as pieces:
+            async for piece in pieces:
+                found += piece
+                if len(found) > HEAD:
+                    break
+    except Corrupt:
+        return b""
+    return found

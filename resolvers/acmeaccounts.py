@@ -1,0 +1,60 @@
+"""Our accounts at ACME servers, whose keys are sealed."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from sqlalchemy import select, update
+from sqlmodel import col
+
+from mail import acme
+from models.certificates import AcmeAccount
+from models.columns import insert_or, picked
+from models.vault import Sealed
+from models.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account; its key, PEM, and its URL where it has been made."""
+
+    id: int
+    key: str = field(repr=False)
+    url: str | None
+
+
+def place_of(account_id: int) -> str:
+    """What the vault seals the key of an account for."""
+    return f"acme:{account_id}"
+
+
+async def account(world: World, directory: str) -> Account:
+    """The account there; a new key where there is none, or where the vault has lost it.
+
+    raises acme.Failure.
+    """
+    asked = select(*picked(AcmeAccount)).where(col(AcmeAccount.directory) == directory)
+    row = next(iter(await world.database.read(asked)), None)
+    if row is None:
+        row_id, pem = world.key(), await asyncio.to_thread(acme.new_account_key)
+        async with world.write() as session:
+            new = insert_or(world.database.dialect, AcmeAccount).values(
+                id=row_id,
+                directory=directory,
+                private_key=world.vault.seal(pem, place_of(row_id)),
+                created_at=world.now(),
+            )
+            made = new.on_conflict_do_nothing(index_elements=["directory"])
+            await (await session.connection()).execute(made)
+        (row,) = await world.database.read(asked)
+    try:
+        return Account(row.id, world.vault.open(row.private_key, place_of(row.id)), row.url)
+    except Sealed:
+        text = "the key of our account cannot be opened: bring the vault back"
+        raise acme.Failure(text) from None
+
+
+async def made(world: World, account_id: int, url: str | None) -> None:
+    """Note the URL of an account that has been made; None: the server has forgotten it."""
+    this = update(AcmeAccount).where(col(AcmeAccount.id) == account_id)
+    async with world.write() as session:
+        await (await session.connection()).execute(this.values(url=url))

@@ -1,0 +1,288 @@
+"""Certificates that ACME makes: who takes the next step of one holds its lease."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import delete, insert, or_, select, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import acme
+from mail import certificates as pem
+from mail.acme import Challenge, Client, Failure
+from mail.certificates import Fitting, Sent
+from mail.resolving import records
+from models import journal, meters
+from models.certificates import AcmeChallenge, Certificate
+from models.columns import Picked, picked
+from models.errors import Invalid, Unavailable
+from models.journal import PLATFORM, ChangeKind, Entry
+from models.wakeups import CERTIFICATES, rest
+from models.world import World, ring
+from resolvers import acmeaccounts
+from resolvers.certificates import named_in, opened, resting, stored
+
+log = logging.getLogger(__name__)
+
+IDLE = 60.0  # seconds until the worker looks unasked
+WHOLE = timedelta(minutes=8)  # for one certificate
+LEASE = timedelta(minutes=10)
+PROVING = timedelta(minutes=3)  # for the authority to find what it looks for, or to sign
+AGAIN = timedelta(minutes=10)  # after a failure; each time twice as long
+SELDOM = timedelta(days=1)
+LIMITED = timedelta(hours=1)  # at least, where we asked too often
+SPREAD = 0.1  # that much earlier or later, so that not all come at once
+JITTER = timedelta(days=1)  # that much earlier one is renewed, at most, or
+PART = 30  # where it lives short, this part of its life
+KEPT = timedelta(hours=1)  # what answers a challenge
+LOOKED = 5.0  # seconds for a question to DNS
+
+ENDED = meters.counter("merganser_acme_orders", "Orders of certificates that ended.", "outcome")
+
+Value = TypeVar("Value")
+
+
+class Lost(Exception):
+    """It was changed or deleted, or another process takes the step."""
+
+
+async def run(world: World) -> None:
+    """Take what steps are due, one certificate after another, until cancelled."""
+    with world.wakeups.listen([CERTIFICATES, PLATFORM]) as bell:  # settings are told of there
+        while True:
+            bell.clear()
+            try:
+                while await step(world):
+                    pass
+            except Exception:  # a worker's edge: it looks again
+                log.exception("certificates could not be looked at")
+            await rest([bell], IDLE)
+
+
+async def step(world: World) -> bool:
+    """Take the next step that is due; whether there was one."""
+    row = await _claimed(world)
+    if row is None:
+        return False
+    log.info("certificate ordered", extra={"serverName": row.server_name})
+    try:
+        async with asyncio.timeout(WHOLE.total_seconds()):
+            made = await _ordered(world, row)
+        await _keep(world, row, made)
+        ENDED.add("issued")
+        log.info("certificate issued", extra={"serverName": row.server_name})
+    except Lost:
+        ENDED.add("lost")
+    except Failure as problem:
+        await _failed(world, row, problem)
+    except (Invalid, Unavailable) as problem:
+        await _failed(world, row, Failure(f"what came cannot be used: {problem.message}"))
+    except TimeoutError:
+        await _failed(world, row, Failure("the authority takes too long"))
+    except asyncio.CancelledError:
+        await _given_back(world, row)
+        raise
+    except Exception:
+        log.exception("certificate broke", extra={"serverName": row.server_name})
+        await _failed(world, row, Failure("it broke on our side"))
+    return True
+
+
+async def _claimed(world: World) -> Picked | None:
+    """The next that is due and nobody holds, with a lease of ours."""
+    if not world.options.acme_terms_agreed:
+        return None
+    now, lease = world.now(), world.key()
+    free = or_(col(Certificate.leased_until).is_(None), col(Certificate.leased_until) < now)
+    due = (col(Certificate.acme), col(Certificate.acme_next_at) <= now, free)
+    first = select(col(Certificate.id)).where(*due).order_by(col(Certificate.acme_next_at)).limit(1)
+    found = next(iter(await world.database.read(first)), None)
+    if found is None:
+        return None  # an idle worker writes nothing
+    async with world.write() as session:
+        claim = update(Certificate).where(col(Certificate.id) == found.id, *due)
+        values = {"lease": lease, "leased_until": now + LEASE}
+        claimed = claim.values(values).returning(*picked(Certificate))
+        return (await (await session.connection()).execute(claimed)).first()
+
+
+async def _ordered(world: World, row: Picked) -> Fitting:
+    """A certificate for the name, with the key that it had: TLSA records go on being right."""
+    options, name = world.options, row.server_name
+    await _address(world, name)
+    await _note(world, row, "asks the authority")
+    key = opened(world, row) if row.private_key else await asyncio.to_thread(acme.new_key)
+    account = await acmeaccounts.account(world, options.acme_directory)
+    server = acme.Server(options.acme_directory, options.acme_ca)
+    client = await asyncio.to_thread(Client, server, account.key)
+    await _allowed(world, name, client.identities)
+    url = await asyncio.to_thread(client.enter, account.url, options.acme_contact)
+    if url != account.url:
+        await acmeaccounts.made(world, account.id, url)
+    try:
+        csr = await asyncio.to_thread(acme.request, key, [name])
+        challenges = await asyncio.to_thread(client.order, csr)
+    except Failure as problem:
+        if problem.code == acme.UNKNOWN:
+            await acmeaccounts.made(world, account.id, None)  # another one next time
+        raise
+    try:
+        await _publish(world, row, challenges)
+        await asyncio.to_thread(client.answer, challenges)
+        await _until(world, client.proved, "the authority did not look for its challenge in time")
+        await _note(world, row, "proved, waits for the certificate")
+        await asyncio.to_thread(client.finish)
+        chain = await _until(world, client.issued, "the authority did not sign in time")
+    finally:
+        await _withdraw(world, challenges)
+    return await asyncio.to_thread(pem.fitting, Sent(str(chain), key))
+
+
+async def _until(world: World, asked: Callable[[], Value], late: str) -> Value:
+    """What it comes to say, when it says anything; Failure where it takes too long."""
+    ends = asyncio.get_running_loop().time() + PROVING.total_seconds()
+    while asyncio.get_running_loop().time() < ends:
+        if found := await asyncio.to_thread(asked):
+            return found
+        world.fault("acme")
+    raise Failure(late)
+
+
+async def _address(world: World, name: str) -> None:
+    """Failure where DNS says that nobody could find us by this name."""
+    for kind in ("A", "AAAA"):
+        if await records(world.options.dns_resolver, name, kind, LOOKED) != []:
+            return
+    raise Failure(f"DNS has no address for {name}: publish A or AAAA")
+
+
+async def _allowed(world: World, name: str, identities: tuple[str, ...]) -> None:
+    """Failure where CAA records let only others issue (RFC 8659)."""
+    at = name
+    while identities and "." in at:
+        found = await records(world.options.dns_resolver, at, "CAA", LOOKED)
+        if found is None:
+            return  # it is the authority's to judge
+        if found:
+            issuers = [
+                record.value.decode(errors="replace").partition(";")[0].strip().lower()
+                for record in found
+                if record.tag.lower() == b"issue"
+            ]
+            if issuers and not set(issuers) & set(identities):
+                raise Failure(f"CAA of {at} does not let {identities[0]} issue")
+            return
+        at = at.partition(".")[2]
+
+
+def _mine(row: Picked) -> tuple[Any, Any]:
+    return col(Certificate.id) == row.id, col(Certificate.lease) == row.lease
+
+
+async def _note(world: World, row: Picked, state: str) -> None:
+    """Tell how far it has come; Lost where it is no longer ours."""
+    await _change(world, row, {"acme_state": state})
+
+
+async def _change(world: World, row: Picked, values: dict[str, Any]) -> None:
+    async with world.write(PLATFORM) as session:
+        await _write(world, session, row, values)
+
+
+async def _write(world: World, session: AsyncSession, row: Picked, values: dict[str, Any]) -> None:
+    now = world.now()
+    this = update(Certificate).where(*_mine(row)).values(**values, updated_at=now)
+    if not (await (await session.connection()).execute(this)).rowcount:
+        raise Lost
+    entry = Entry(ChangeKind.CERTIFICATE_CHANGED, [row.id])
+    await journal.record(session, PLATFORM, entry, at=now)
+
+
+async def _publish(world: World, row: Picked, challenges: list[Challenge]) -> None:
+    """Let every process answer for these tokens."""
+    now = world.now()
+    rows = [
+        {
+            "token": one.token,
+            "certificate_id": row.id,
+            "answer": one.answer,
+            "expires_at": now + KEPT,
+        }
+        for one in challenges
+    ]
+    tokens = [one.token for one in challenges]
+    async with world.write(PLATFORM) as session:
+        connection = await session.connection()
+        old = or_(col(AcmeChallenge.expires_at) < now, col(AcmeChallenge.token).in_(tokens))
+        await connection.execute(delete(AcmeChallenge).where(old))
+        await _write(world, session, row, {"acme_state": "proves that the name is ours"})
+        if rows:
+            await connection.execute(insert(AcmeChallenge), rows)
+
+
+async def _withdraw(world: World, challenges: list[Challenge]) -> None:
+    these = col(AcmeChallenge.token).in_([one.token for one in challenges])
+    async with world.write() as session:
+        await (await session.connection()).execute(delete(AcmeChallenge).where(these))
+
+
+async def answer(world: World, token: str) -> str | None:
+    """What an authority is to find under this token; None where there is nothing."""
+    now = world.now()
+    asked = select(col(AcmeChallenge.answer)).where(
+        col(AcmeChallenge.token) == token, col(AcmeChallenge.expires_at) > now
+    )
+    return next((str(row.answer) for row in await world.database.read(asked)), None)
+
+
+async def _keep(world: World, row: Picked, made: Fitting) -> None:
+    """Store what has come; the listeners have it at once."""
+    rests = resting(made.not_before, made.not_after)
+    life = made.not_after - made.not_before
+    spread = min(JITTER, life / PART)
+    values = {
+        **stored(world, row.id, made, row.version),
+        **rests,
+        "acme_next_at": rests["acme_next_at"] - random.uniform(0, 1) * spread,  # noqa: S311
+        "acme_failures": 0,
+        "lease": None,
+        "leased_until": None,
+    }
+    async with world.write(PLATFORM) as session:
+        await _write(world, session, row, values)
+        await named_in(session, row.id, made.names)
+        ring(session, CERTIFICATES)
+
+
+async def _failed(world: World, row: Picked, problem: Failure) -> None:
+    """Note why, and when it is tried again."""
+    ENDED.add("failed")
+    failures = row.acme_failures + 1
+    pause = min(AGAIN * 2 ** min(failures - 1, 10), SELDOM)
+    if problem.code == acme.LIMITED:
+        pause = max(pause, LIMITED)
+    again: datetime = world.now() + pause * random.uniform(1 - SPREAD, 1 + SPREAD)  # noqa: S311
+    facts = {"serverName": row.server_name, "why": str(problem), "failures": failures}
+    log.warning("certificate not issued", extra=facts)
+    values = {
+        "acme_state": f"failed, tried again {again:%Y-%m-%d %H:%M} UTC: {problem}",
+        "acme_failures": failures,
+        "acme_next_at": again,
+        "lease": None,
+        "leased_until": None,
+    }
+    try:
+        await _change(world, row, values)
+    except Lost:
+        log.info("certificate changed meanwhile", extra={"serverName": row.server_name})
+
+
+async def _given_back(world: World, row: Picked) -> None:
+    """Let the next process go on at once."""
+    async with world.write() as session:
+        free = update(Certificate).where(*_mine(row)).values(lease=None, leased_until=None)
+        await (await session.connection()).execute(free)

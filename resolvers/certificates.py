@@ -1,0 +1,385 @@
+"""Operations on certificates: of an ADMIN, for the whole platform. Keys never come out again."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, delete, exists, false, func, insert, or_, select, true
+from sqlalchemy import update as changing
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail import certificates as pem
+from mail.certificates import Fitting, Sent, covers, wildcard
+from mail.sni import rank
+from models.certificates import Certificate, CertificateName
+from models.columns import Picked, picked
+from models.errors import Conflict, Invalid, LimitReached, Unavailable, all_found
+from models.journal import PLATFORM, ChangeKind
+from models.pages import Ask, Page
+from models.roles import Role
+from models.vault import Sealed
+from models.wakeups import CERTIFICATES
+from models.world import World, ring
+from resolvers import adminlog, listing
+from resolvers.adminlog import Done
+from resolvers.context import Context
+from resolvers.listing import Scan, by_keys
+
+OLDEST = "certificates"
+MOST = 2000  # of the platform: each process that listens holds all of them
+LONGEST = 255  # characters of what is looked for
+WORDS = 500  # characters of a description
+EARLY = timedelta(days=30)  # before its end one is renewed, or
+SHARE = 3  # where it lives less than 90 days, when this part of its life is left
+NOTHING_SENT = "send a certificate, or have it made: acme"
+DISAGREED = "waits: the terms of the authority are not agreed to (acme.termsAgreed)"
+TURN = "waits for its turn"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is said of a certificate; without `sent` the stored one stays."""
+
+    server_name: str
+    sent: Sent | None = None
+    acme: bool = False
+    description: str | None = None
+    described: bool = False  # or the description stays
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """It was stored, but: a code, words, and the field."""
+
+    code: str
+    message: str
+    field: str = "cert"
+
+
+def place_of(certificate_id: int) -> str:
+    """What the vault seals the key of a certificate for."""
+    return f"certificate:{certificate_id}"
+
+
+def _visible(ctx: Context) -> ColumnElement[bool]:
+    return true() if ctx.viewer.role.includes(Role.ADMIN) else false()
+
+
+def _rows(ctx: Context, names: Collection[str] | None = None) -> Select[*tuple[Any, ...]]:
+    columns = None if names is None else {"id", "created_at", *names}
+    return select(*picked(Certificate, columns)).where(_visible(ctx))
+
+
+async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The certificates with these ids, in this order; None where the viewer sees none."""
+    return await by_keys(ctx, _rows(ctx), col(Certificate.id), ids)
+
+
+async def named(ctx: Context, name: str) -> Picked | None:
+    """The certificate that is stored for exactly this server; None where there is none."""
+    try:
+        exact = pem.server_name(name)
+    except Invalid:
+        return None
+    rows = await ctx.read(_rows(ctx).where(col(Certificate.server_name) == exact))
+    return next(iter(rows), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which to list: part of the server's name or, with `alt_names`, of any name in it."""
+
+    query: str | None = None
+    alt_names: bool = False
+
+    def term(self) -> ColumnElement[bool]:
+        """The WHERE clause. Invalid where it is too long."""
+        if not self.query:
+            return true()
+        if len(self.query) > LONGEST or not self.query.isprintable():
+            text = f"at most {LONGEST} printable characters"
+            raise Invalid(text, constraint="length", path=["query"])
+        part = self.query.strip().lower()
+        term = col(Certificate.server_name).contains(part, autoescape=True)
+        if not self.alt_names:
+            return term
+        name = col(CertificateName.name)
+        mine = col(CertificateName.certificate_id) == col(Certificate.id)
+        fits = or_(name.contains(part, autoescape=True), name == wildcard(part))
+        return or_(term, exists().where(mine, fits))
+
+
+async def page(ctx: Context, where: Where, ask: Ask, columns: Collection[str]) -> Page[Picked]:
+    """A page of certificates, in the order they were made."""
+    place = (col(Certificate.created_at), col(Certificate.id))
+    rows = _rows(ctx, columns).where(where.term())
+    return await listing.one(ctx, Scan(rows, ask, place, falling=False))
+
+
+async def count(ctx: Context, where: Where) -> int:
+    """How many such a list has."""
+    many = select(func.count().label("many")).select_from(Certificate)
+    (row,) = await ctx.read(many.where(_visible(ctx), where.term()))
+    return int(row.many)
+
+
+async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
+    """Make the certificate of a server, or change it; its key, and what is worth knowing.
+
+    Invalid, naming field and rule, for what cannot be served.
+    """
+    name = _checked(given)
+    before = await named(ctx, name)
+    made = None
+    if given.sent is not None:
+        old = _old_key(ctx.world, before) if given.sent.key is None else None
+        made = await asyncio.to_thread(pem.fitting, given.sent, old)
+    async with ctx.write(PLATFORM) as session:
+        row = await named(ctx, name)
+        if (row and row.version) != (before and before.version):
+            raise Conflict("it was changed meanwhile: send it once more", path=["serverName"])
+        key = row.id if row else await _room(ctx)
+        values = _values(ctx.world, given, row, made) | {"server_name": name}
+        if made:
+            values |= stored(ctx.world, key, made, row.version if row else 0)
+        connection = await session.connection()
+        if row:
+            this = changing(Certificate).where(col(Certificate.id) == key)
+            await connection.execute(this.values(**values))
+        else:
+            values |= {"id": key, "created_at": ctx.world.now()}
+            await connection.execute(insert(Certificate).values(**_whole(values)))
+        if made:
+            await named_in(session, key, made.names)
+        (now,) = await _seen(ctx, [key])
+        await told(ctx, session, [key])
+        await adminlog.note(ctx, session, _done("certificateSet", row, now))
+    return key, _notices(ctx.world, name, made)
+
+
+def _checked(given: Given) -> str:
+    name = pem.server_name(given.server_name)
+    if given.acme and "." not in name:
+        text = "no authority knows a name without a dot"
+        raise Invalid(text, constraint="domain", path=["serverName"])
+    said = given.description or ""
+    if len(said) > WORDS or not said.isprintable():
+        text = f"at most {WORDS} printable characters"
+        raise Invalid(text, constraint="length", path=["description"])
+    return name
+
+
+async def _room(ctx: Context) -> int:
+    """The key of a new one; LimitReached where there are enough."""
+    (row,) = await ctx.read(select(func.count().label("many")).select_from(Certificate))
+    if row.many >= MOST:
+        text = f"at most {MOST} certificates"
+        raise LimitReached(text, limit=MOST, used=row.many, path=["serverName"])
+    return ctx.world.key()
+
+
+def _old_key(world: World, row: Picked | None) -> str | None:
+    """The stored key; Unavailable where the vault has lost it."""
+    return opened(world, row) if row and row.private_key else None
+
+
+def opened(world: World, row: Any) -> str:
+    """The key of a stored certificate, PEM; Unavailable where the vault has not its key."""
+    try:
+        return world.vault.open(row.private_key, place_of(row.id))
+    except Sealed:
+        raise Unavailable("its key cannot be opened: send one", component="vault") from None
+
+
+def _values(world: World, given: Given, row: Picked | None, made: Fitting | None) -> dict[str, Any]:
+    """What changes besides key and chain."""
+    chain = bool(made or (row and row.chain))
+    if not chain and not given.acme:
+        raise Invalid(NOTHING_SENT, constraint="required", path=["cert"])
+    values: dict[str, Any] = {
+        "acme": given.acme,
+        "acme_state": None,
+        "acme_next_at": None,
+        "acme_failures": 0,
+        "lease": None,  # whoever has it finds it lost, and stores nothing
+        "leased_until": None,
+        "updated_at": world.now(),
+    }
+    if given.described:
+        values["description"] = given.description or None
+    if given.acme and chain:
+        end: Any = made or row
+        values |= resting(end.not_before, end.not_after)
+    elif given.acme:
+        agreed = world.options.acme_terms_agreed
+        values |= {"acme_state": TURN if agreed else DISAGREED, "acme_next_at": world.now()}
+    return values
+
+
+def resting(begins: datetime, ends: datetime) -> dict[str, Any]:
+    """State and next step of what ACME has brought, or takes over."""
+    due = ends - min(EARLY, (ends - begins) / SHARE)
+    return {"acme_state": f"valid, renewed from {due:%Y-%m-%d}", "acme_next_at": due}
+
+
+def stored(world: World, key: int, made: Fitting, version: int) -> dict[str, Any]:
+    """Columns of a key and its chain."""
+    return {
+        "alt_names": list(made.names),
+        "chain": made.chain,
+        "private_key": world.vault.seal(made.key, place_of(key)),
+        "version": version + 1,
+        "sha1": made.sha1,
+        "sha256": made.sha256,
+        "spki": made.spki,
+        "issuer": made.issuer,
+        "not_before": made.not_before,
+        "not_after": made.not_after,
+    }
+
+
+def _whole(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a new row, with the defaults of what is not said."""
+    return {"alt_names": [], "version": 0, **values}
+
+
+async def named_in(session: AsyncSession, key: int, names: Sequence[str]) -> None:
+    """Keep the names in a certificate, to be looked for."""
+    connection = await session.connection()
+    mine = col(CertificateName.certificate_id) == key
+    await connection.execute(delete(CertificateName).where(mine))
+    rows = [{"certificate_id": key, "name": name} for name in names]
+    if rows:
+        await connection.execute(insert(CertificateName), rows)
+
+
+async def told(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> None:
+    """Let listeners, followers and the worker look at these again."""
+    await ctx.record(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, list(ids))
+    ring(session, CERTIFICATES)
+
+
+def _notices(world: World, name: str, made: Fitting | None) -> list[Notice]:
+    if made is None:
+        return []
+    now, found = world.now(), []
+    if not covers(made.names, name):
+        text = f"{name} does not stand in the certificate: most clients will refuse it"
+        found.append(Notice("NAME_NOT_IN_CERTIFICATE", text, "serverName"))
+    if made.not_after <= now:
+        found.append(Notice("CERTIFICATE_EXPIRED", f"it ended on {made.not_after:%Y-%m-%d}"))
+    if made.not_before > now:
+        text = f"it begins on {made.not_before:%Y-%m-%d}"
+        found.append(Notice("CERTIFICATE_NOT_YET_VALID", text))
+    if not made.for_servers:
+        found.append(Notice("NOT_FOR_SERVERS", "it says that it is not for servers"))
+    if made.left:
+        text = f"{made.left} certificates are no part of its chain, and were left out"
+        found.append(Notice("CERTIFICATES_LEFT_OUT", text, "ca"))
+    return found
+
+
+async def remove(ctx: Context, ids: Sequence[int]) -> None:
+    """Remove these, all or none. Whoever is connected stays so."""
+    async with ctx.write(PLATFORM) as session:
+        rows = await _seen(ctx, ids)
+        connection = await session.connection()
+        await connection.execute(delete(Certificate).where(col(Certificate.id).in_(ids)))
+        await told(ctx, session, [row.id for row in rows])
+        done = (_done("certificateDelete", row, None) for row in rows)
+        await adminlog.note(ctx, session, *done)
+
+
+async def renew(ctx: Context, ids: Sequence[int]) -> None:
+    """Have these made anew at once, all or none, whatever they failed by before.
+
+    Conflict where one is not renewed by itself.
+    """
+    async with ctx.write(PLATFORM) as session:
+        rows = await _seen(ctx, ids)
+        for nth, row in enumerate(rows):
+            if not row.acme:
+                text = "it is not renewed by ACME: send another by certificateSet"
+                raise Conflict(text, path=["ids"], index=nth)
+        agreed = ctx.world.options.acme_terms_agreed
+        state = {"acme_state": TURN if agreed else DISAGREED, "acme_next_at": ctx.world.now()}
+        values = {**state, "acme_failures": 0, "updated_at": ctx.world.now()}
+        these = changing(Certificate).where(col(Certificate.id).in_(ids))
+        await (await session.connection()).execute(these.values(**values))
+        await told(ctx, session, [row.id for row in rows])
+        await adminlog.note(
+            ctx,
+            session,
+            *(
+                Done("certificateRenew", "Certificate", r.id, after={"serverName": r.server_name})
+                for r in rows
+            ),
+        )
+
+
+async def _seen(ctx: Context, ids: Sequence[int]) -> list[Picked]:
+    """These certificates, each once; NotFound where the viewer sees one not."""
+    rows = {row.id: row for row in await by_ids(ctx, list(ids)) if row}
+    all_found(ids, rows)
+    if not rows:
+        raise Invalid("name at least one", constraint="required", path=["ids"])
+    return list(rows.values())
+
+
+def _facts(row: Picked | None) -> dict[str, Any]:
+    """What the log of administrators says of a certificate."""
+    if row is None:
+        return {}
+    ends = row.not_after and row.not_after.isoformat()
+    return {
+        "serverName": row.server_name,
+        "description": row.description,
+        "acme": row.acme,
+        "fingerprintSha256": row.sha256,
+        "expires": ends,
+    }
+
+
+def _done(mutation: str, before: Picked | None, after: Picked | None) -> Done:
+    one = after or before
+    old, new, key = _facts(before), _facts(after), one.id if one else None
+    if before and after:
+        names = [name for name in new if old[name] != new[name]]
+        old, new = ({name: facts[name] for name in names} for facts in (old, new))
+    return Done(mutation, "Certificate", key, None, old or None, new or None)
+
+
+async def spki_served(world: World, host: str) -> str | None:
+    """SHA-256 of the public key that is shown to whoever asks for this host; None without TLS.
+
+    As `mail/sni.py` chooses: stored for it, or with its name in it, else that of the file.
+    """
+    inside = select(col(CertificateName.certificate_id)).where(
+        col(CertificateName.name).in_([host, wildcard(host)])
+    )
+    asked = select(*picked(Certificate, ("server_name", "spki", "not_before", "not_after"))).where(
+        col(Certificate.chain).is_not(None)
+    )
+    fits = or_(col(Certificate.server_name) == host, col(Certificate.id).in_(inside))
+    now = world.now()
+
+    def best(row: Picked) -> Any:
+        return rank(row, host, now)
+
+    if rows := await world.database.read(asked.where(fits)):
+        return str(max(rows, key=best).spki)
+    if (file := world.options.tls_cert) and (found := await asyncio.to_thread(_of_file, file)):
+        return found
+    rows = await world.database.read(asked)
+    return str(max(rows, key=best).spki) if rows else None
+
+
+def _of_file(file: Path) -> str | None:
+    try:
+        return pem.spki_of(file.read_text(errors="replace"))
+    except OSError:
+        return None

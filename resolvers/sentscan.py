@@ -1,0 +1,47 @@
+"""Looking into what users send, before it is queued, where the operator wants that."""
+
+import logging
+from collections.abc import Sequence
+
+from mail.client import Client
+from mail.scanners import of_sent
+from mail.scanners.refusing import Infected, Unwanted, check
+from mail.scanners.rspamd import Envelope
+from models import meters
+from models.columns import Picked
+from models.errors import Forbidden
+from resolvers.context import Context
+
+log = logging.getLogger(__name__)
+
+REFUSED = meters.counter(
+    "merganser_sent_refused", "Messages of our users that were not queued.", "reason"
+)
+
+
+def looks(ctx: Context) -> bool:
+    """Whether what users send is looked into."""
+    return ctx.world.options.sent_scan != "off"
+
+
+async def checked(
+    ctx: Context, account: Picked, raw: bytes, sender: str, recipients: Sequence[str]
+) -> None:
+    """Forbidden where there is a virus in it, or it is spam to whomsoever.
+
+    Of an account `id` and `username` are read. Unavailable where a scanner does not answer, and
+    mail waits for it. Forbidden too inside a unit of work: it would be held as long.
+    """
+    if not looks(ctx):
+        return
+    if ctx.writing:
+        raise Forbidden("a message that is looked into takes no part in a unit")
+    client = Client(ctx.client_ip, "", authenticated=account.username)
+    scan = await of_sent(ctx.world, raw, Envelope(sender, recipients, client))
+    try:
+        check(scan)
+    except Unwanted as found:
+        reason = "virus" if isinstance(found, Infected) else "spam"
+        REFUSED.add(reason)
+        log.warning("what a user sends was refused", extra={"user": account.id, "reason": reason})
+        raise Forbidden(f"it is not sent: {found.message}") from None

@@ -1,0 +1,40 @@
+"""Whose policy is asked for, by the name of the host (MTA-STS, RFC 8461)."""
+
+import idna
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail import stspolicy
+from mail.addresses import normal_domain
+from mail.stspolicy import BEFORE, OFF
+from models.domains import Domain, DomainAlias
+from models.world import World
+
+LONGEST = 300  # characters of a name that is looked at
+
+
+async def of_host(world: World, host: str) -> str | None:
+    """The policy of the domain that a host is named after; None where it has none.
+
+    A domain that we only relay has other servers, which it names itself.
+    """
+    options = world.options
+    name = host.rpartition(":")[0] or host
+    if options.mta_sts == OFF or "." not in options.hostname or len(name) > LONGEST:
+        return None
+    if not name.lower().startswith(BEFORE):
+        return None
+    try:
+        domain = normal_domain(name[len(BEFORE) :])
+    except (idna.IDNAError, ValueError):
+        return None
+    second = select(col(DomainAlias.domain_id)).where(
+        col(DomainAlias.alias) == domain, col(DomainAlias.active)
+    )
+    asked = select(col(Domain.id)).where(
+        (col(Domain.name) == domain) | col(Domain.id).in_(second),
+        col(Domain.active),
+        ~col(Domain.backup_mx),
+    )
+    there = await world.database.read(asked)
+    return stspolicy.policy(options.hostname, options.mta_sts) if there else None

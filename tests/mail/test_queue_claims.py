@@ -1,0 +1,251 @@
+"""Whose turn it is: destinations one after the other, and ranks in their shares."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import insert, update
+from sqlmodel import col
+
+from mail.compose import Priority
+from mail.fields import Named
+from mail.queue import claims, many
+from mail.queue.claims import Claimed
+from mail.queue.jobs import Result
+from mail.queue.settle import settle
+from mail.queue.turns import LAST, Room, Round
+from models.errors import Conflict
+from models.queue import Delivery, DeliveryState
+from models.world import World
+from resolvers import submissionchange
+from tests.conftest import Client, Clock, context
+from tests.mail.sending import PACE, State, deliveries, send
+
+ROOM = Room(many=100, lines=20, last=20)
+
+
+async def waiting(ada: Client, wanted: dict[str, int], *, rank: int = 1, later: int = 0) -> None:
+    """So many rows for each of these domains, which are due, or will be in so many seconds."""
+    world = ada.world
+    key = await send(ada, send_time=world.now() + timedelta(days=300))
+    at = world.now() + timedelta(seconds=later)
+    rows = [
+        {
+            "id": world.key(),
+            "user_id": ada.user.id,
+            "submission_id": key,
+            "recipient": f"n{nth}@{domain}",
+            "domain": domain,
+            "state": DeliveryState.PENDING,
+            "attempts": 0,
+            "next_at": at,
+            "turn_at": None if later else at,
+            "rank": rank,
+            "created_at": world.now(),
+            "expires_at": world.now() + timedelta(days=5),
+        }
+        for domain, many in wanted.items()
+        for nth in range(many)
+    ]
+    async with world.write(ada.user.id) as session:
+        await (await session.connection()).execute(insert(Delivery), rows)
+
+
+def taken(claimed: Claimed) -> Counter[str]:
+    """Recipients by destination."""
+    found = Counter[str]()
+    for job in claimed.jobs:
+        found[job.domain] += len(job.recipients)
+    return found
+
+
+async def test_each_destination_has_its_turn(ada: Client, world: World) -> None:
+    small = {f"d{nth:02}.example": 3 for nth in range(30)}
+    await waiting(ada, {"big.example": 3000, **small})
+    room, round_, seen = replace(ROOM, lines=10), Round(), Counter[str]()
+    for _ in range(4):
+        claimed = await claims.claim(world, PACE, room, round_)
+        assert claimed.many <= 100
+        seen |= taken(claimed)
+    assert seen.keys() == {"big.example", *small}
+
+
+async def test_a_busy_destination_is_passed_over_and_costs_nothing(
+    ada: Client, world: World, statements: list[str]
+) -> None:
+    await waiting(ada, {"a.example": 5, "big.example": 2000, "z.example": 5})
+    del statements[:]
+    claimed = await claims.claim(world, PACE, replace(ROOM, busy=["big.example"]), Round())
+    assert taken(claimed) == {"a.example": 5, "z.example": 5}
+    assert claimed.left
+    assert len(statements) <= 7
+
+
+async def test_what_falls_due_joins_the_line(ada: Client, world: World, clock: Clock) -> None:
+    await waiting(ada, {"a.example": 250}, later=60)
+    first = await claims.claim(world, PACE)
+    assert (first.many, first.more) == (0, False)
+    assert first.next_at == world.now() + timedelta(seconds=60)
+    clock.tick(seconds=61)
+    seen = 0
+    for _ in range(3):
+        claimed = await claims.claim(world, PACE)
+        seen += claimed.many
+    assert seen == 250
+
+
+async def test_who_hurries_goes_first_and_nobody_waits_for_ever(ada: Client, world: World) -> None:
+    for rank in (0, 1, 2):
+        await waiting(ada, {f"r{rank}-{nth:03}.example": 3 for nth in range(200)}, rank=rank)
+    room, round_, ranks = replace(ROOM, many=10, lines=10), Round(), Counter[int]()
+    for _ in range(14):
+        claimed = await claims.claim(world, PACE, room, round_)
+        ranks.update(job.rank for job in claimed.jobs)
+    assert ranks[0] > ranks[2] > 0
+    assert ranks[1] > ranks[2]
+
+
+async def test_within_a_destination_a_low_one_comes_too(ada: Client, world: World) -> None:
+    await waiting(ada, {"one.example": 500}, rank=0)
+    await waiting(ada, {"one.example": 5}, rank=2)
+    round_, ranks = Round(), list[int]()
+    for _ in range(7):
+        claimed = await claims.claim(world, PACE, replace(ROOM, many=10, lines=1), round_)
+        ranks += [job.rank for job in claimed.jobs]
+    assert set(ranks) == {0, 2}
+
+
+async def test_what_was_tried_leaves_room_for_what_was_not(ada: Client, world: World) -> None:
+    await waiting(ada, {f"dead{nth}.example": 1 for nth in range(50)}, rank=LAST)
+    claimed = await claims.claim(world, PACE, replace(ROOM, last=15), Round())
+    assert (len(claimed.jobs), claimed.left) == (15, True)
+    await waiting(ada, {"alive.example": 1})
+    claimed = await claims.claim(world, PACE, replace(ROOM, lines=5, last=0), Round())
+    assert taken(claimed) == {"alive.example": 1}
+
+
+@pytest.mark.parametrize(
+    ("priority", "ranks"),
+    [(Priority.HIGH, [0, 1, 2]), (Priority.NORMAL, [1, 2, 2]), (Priority.LOW, [2, 2, 2])],
+)
+async def test_who_had_a_chance_goes_behind(
+    ada: Client, world: World, clock: Clock, priority: Priority, ranks: Sequence[int]
+) -> None:
+    key = await send(ada, Named("carol@example.net"), priority=priority)
+    found = []
+    for _ in ranks:
+        (job,) = (await claims.claim(world, PACE)).jobs
+        found.append(job.rank)
+        await settle(world, job, {job.recipients[0].delivery_id: Result.refused(450, "No")}, b"")
+        clock.tick(days=1)
+    assert found == list(ranks)
+    assert (await deliveries(world, key))["carol"].attempts == 3
+
+
+async def test_several_workers_take_each_row_once(ada: Client, world: World) -> None:
+    await waiting(ada, {f"d{nth}.example": 20 for nth in range(20)})
+    seen = list[int]()
+
+    async def worker() -> None:
+        round_ = Round()
+        while (claimed := await claims.claim(world, PACE, replace(ROOM, lines=4), round_)).many:
+            seen.extend(to.delivery_id for job in claimed.jobs for to in job.recipients)
+
+    await asyncio.gather(*(worker() for _ in range(4)))
+    for _ in range(5):  # what was passed over, since another was just at it
+        await worker()
+    assert sorted(seen) == sorted(set(seen))
+    assert len(seen) == 400
+
+
+async def test_the_end_of_a_lease_is_found_by_whoever_looks_next(
+    ada: Client, world: World, clock: Clock
+) -> None:
+    await send(ada)
+    (job,) = (await claims.claim(world, PACE)).jobs
+    clock.tick(seconds=121)
+    (again,) = (await claims.claim(world, PACE)).jobs
+    assert again.lease != job.lease
+    await claims.extend(world, PACE, [job.lease])  # it wakes up, and holds nothing any more
+    keys = [to.delivery_id for to in job.recipients]
+    assert not await claims.still_held(world, job, keys)
+    assert await claims.still_held(world, again, keys)
+
+
+async def test_doubles_that_may_be_are_counted(ada: Client, world: World, clock: Clock) -> None:
+    before = _uncertain()
+    await send(ada)
+    (job,) = (await claims.claim(world, PACE)).jobs
+    assert await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
+    clock.tick(seconds=121)
+    assert (await claims.claim(world, PACE)).uncertain == 2
+    assert _uncertain() == before + 2
+
+
+def _uncertain() -> float:
+    (point,) = claims.UNCERTAIN.family().points
+    return point.value
+
+
+async def test_taking_back_at_the_moment_of_sending_is_one_or_the_other(
+    ada: Client, world: World
+) -> None:
+    ended = set[str]()
+    for nth in range(20):
+        key = await send(ada, Named("carol@example.net"))
+
+        async def sending(pause: int) -> bool:
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            jobs = (await claims.claim(world, PACE)).jobs
+            if not jobs:
+                return False
+            (job,) = jobs
+            ids = [to.delivery_id for to in job.recipients]
+            if not await claims.still_held(world, job, ids):
+                return False
+            await settle(world, job, {ids[0]: Result(State.RELAYED, 250, "OK")}, b"")
+            return True
+
+        async def taking_back(key: int, pause: int) -> bool:
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            try:
+                await submissionchange.cancel(context(ada), [key])
+            except Conflict:
+                return False
+            return True
+
+        sent, back = await asyncio.gather(sending(nth % 5), taking_back(key, 4 - nth % 5))
+        assert sent is not back
+        row = (await deliveries(world, key))["carol"]
+        assert row.state is (State.RELAYED if sent else State.CANCELLED)
+        ended.add(row.state)
+    assert ended
+
+
+async def test_a_worker_whose_lease_is_over_cannot_send_what_was_taken_back(
+    ada: Client, world: World, clock: Clock
+) -> None:
+    key = await send(ada)
+    (job,) = (await claims.claim(world, PACE)).jobs
+    with pytest.raises(Conflict):
+        await submissionchange.cancel(context(ada), [key])
+    clock.tick(seconds=121)
+    await submissionchange.cancel(context(ada), [key])
+    assert not await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
+
+
+async def test_held_rows_do_not_hinder_others(ada: Client, world: World) -> None:
+    await waiting(ada, {"a.example": 50})
+    async with world.write(ada.user.id) as session:
+        held = update(Delivery).where(col(Delivery.domain) == "a.example")
+        await (await session.connection()).execute(
+            held.values(held_at=world.now(), turn_at=None, next_at=world.now())
+        )
+    await waiting(ada, {"b.example": 5})
+    assert taken(await claims.claim(world, PACE)) == {"b.example": 5}
+    assert many.MOST <= 1000
