@@ -21,6 +21,7 @@ from models import meters
 from models.columns import table_of
 from models.database import Database
 from models.messagetrace import LogComponent, MessageStep
+from models.prepared import Prepared, Sent
 from models.world import Turn, World
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 WAIT = 1.0  # seconds
 MOST = 10_000  # steps that wait
 LONGEST = 500  # characters of a Message-ID, and of a detail: an index takes no more on PostgreSQL
+
+_STEP = Prepared(insert(MessageStep).inline())
 
 LOST = meters.counter("merganser_trace_lost", "Steps of messages that could not be written.")
 
@@ -104,20 +107,20 @@ def cut(text: str | None) -> str | None:
     return made
 
 
-def queued(turn: Turn, submission_id: int, queue_id: str, message_id: str | None) -> None:
-    """Write down, in the unit that queues, by which Message-ID a submission is found."""
-    if not (turn.world.options.trace_for and message_id):
-        return
+def queued(world: World, submission_id: int, queue_id: str, message_id: str | None) -> list[Sent]:
+    """What writes down, in the unit that queues, by which Message-ID a submission is found."""
+    if not (world.options.trace_for and message_id):
+        return []
     row = {
-        "id": turn.world.key(),
-        "at": turn.world.now(),
+        "id": world.key(),
+        "at": world.now(),
         "queue_id": queue_id,
         "message_id": cut(message_id),
         "component": LogComponent.MTA,
         "event": "queued",
         "submission_id": submission_id,
     }
-    turn.connection.execute(insert(table_of(MessageStep)).values(row))
+    return [(_STEP, row)]
 
 
 def _note(world: World, rows: Sequence[dict[str, Any]]) -> None:

@@ -7,8 +7,6 @@ from sqlalchemy import Index, text
 
 from models.columns import MaybeMoment, MaybeNumber, MaybeOwned, Moment, Number, choice, ref
 
-QUEUE = -1  # the bell of whoever sends, beside those of the streams; rung after the commit
-
 
 class DeliveryState(StrEnum):
     """How far a delivery to one recipient has come."""

@@ -26,6 +26,7 @@ WEBHOOKS, TASKS, UNINDEXED, PUSHES = -1, -2, -3, -4
 LESSONS = -5
 CONNECTORS = -6
 CERTIFICATES = -7
+QUEUE = -8
 GATHERED = frozenset({WEBHOOKS, PUSHES})  # of those who gather all that grows
 
 

@@ -14,7 +14,7 @@ from models.blobs import MessageBlob
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, NotFound
 from models.messages import Message
-from models.queue import QUEUE
+from models.wakeups import QUEUE
 from models.world import Turn, ring
 from resolvers import composing, contents, flagging, moves, sentscan, submission, userlimits
 from resolvers.access import own, visible

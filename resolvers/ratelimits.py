@@ -56,12 +56,12 @@ async def may_send(ctx: Context, user_id: int) -> None:
         raise refusal(ctx, Exceeded(user_id, sendingrates.longest(rows, user_id)))
 
 
-def count(turn: Turn, user_id: int) -> None:
-    """Count a message of this account, last in the unit that queues it.
+def count(turn: Turn, user_id: int, many: int = 1) -> None:
+    """Count messages of this account, last in the unit that queues them.
 
     Exceeded, inside `userlimits.refusing`.
     """
-    if full := sendingrates.count(turn, user_id):
+    if full := sendingrates.count(turn, user_id, many):
         raise Exceeded(user_id, full)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 
 from mail import encrypting, rewrites
-from mail.delivery import Letter, Place, place, read, stored
+from mail.delivery import Letter, Place, Placed, place, read, stored
 from mail.keeping import Gone, Kept
 from mail.queue import entering
 from mail.queue.entering import Handed, Sender
@@ -88,6 +88,20 @@ class Ready:
     why: str = NO_ROOM  # there is no copy, where there is none
 
 
+class _NoFolder(Exception):
+    """The folder for a copy has gone since it was looked up."""
+
+    def __init__(self, mailbox_id: int) -> None:
+        super().__init__(mailbox_id)
+        self.mailbox_id = mailbox_id
+
+    def without(self, ready: Ready) -> Ready:
+        """The message without a copy, where it was to go there."""
+        if ready.place is None or ready.place.mailbox_id != self.mailbox_id:
+            return ready
+        return replace(ready, place=None, why=NO_FOLDER)
+
+
 @dataclass(frozen=True, slots=True)
 class _Done:
     """What was written of a message: the keys of submission and copy, None for what is not."""
@@ -146,11 +160,16 @@ async def store_all(
 
     What `sentscan.checked` refuses.
     """
-    ready = [await _ready(ctx, account, one) for one in written]
-    try:
-        return await _store(ctx, account, ready, shares, again=False)
-    except Gone:
-        return await _store(ctx, account, ready, shares, again=True)
+    ready, again = [await _ready(ctx, account, one) for one in written], False
+    while True:
+        try:
+            return await _store(ctx, account, ready, shares, again=again)
+        except Gone:
+            if again:
+                raise
+            again = True
+        except _NoFolder as gone:
+            ready = [gone.without(one) for one in ready]
 
 
 async def _ready(ctx: Context, account: Picked, written: Written) -> Ready:
@@ -211,8 +230,15 @@ async def _store(
     outgoing = ready[0].outgoing
 
     def unit(turn: Turn) -> list[_Done]:
+        leaving = [one for one in ready if not one.outgoing.stays]
         check_able(turn, account.id)
-        return [_written(turn, ctx, one, both) for one, both in zip(ready, kept, strict=True)]
+        if leaving:
+            many = sum(len(one.recipients) for one in leaving)
+            userlimits.count_recipients(turn, account.id, many)
+        done = [_written(turn, ctx, one, both) for one, both in zip(ready, kept, strict=True)]
+        if leaving:
+            ratelimits.count(turn, account.id, len(leaving))
+        return done
 
     if not shares and not (outgoing.reference and not outgoing.stays):
         with userlimits.refusing(ctx):
@@ -236,12 +262,11 @@ async def kept_of(ctx: Context, account: Picked, ready: Ready, *, again: bool) -
 
 def _written(turn: Turn, ctx: Context, ready: Ready, both: tuple[Kept, Kept]) -> _Done:
     kept, copy = both
-    if not ready.outgoing.stays:
-        userlimits.count_recipients(turn, own(ctx), len(ready.recipients))
-    message_id, why = _copied(turn, ready, copy)
+    placed, why = _copied(turn, ready, copy)
+    message_id = placed.message_id if placed else None
     if ready.outgoing.stays:
         return _Done(None, message_id, why)
-    return _Done(queued(turn, ctx, ready, kept, message_id), message_id, why)
+    return _Done(queued(turn, ctx, ready, kept, placed), message_id, why)
 
 
 def check_able(turn: Turn, owner: int) -> None:
@@ -250,22 +275,30 @@ def check_able(turn: Turn, owner: int) -> None:
         raise Forbidden("this account may not send")
 
 
-def _copied(turn: Turn, ready: Ready, kept: Kept) -> tuple[int | None, str]:
-    """Store the copy; None and why where that cannot be, unless it was all that was asked."""
+def _copied(turn: Turn, ready: Ready, kept: Kept) -> tuple[Placed | None, str]:
+    """Store the copy; None and why where that cannot be, unless it was all that was asked.
+
+    _NoFolder where its folder has gone meanwhile: some of it is written, and the unit ends.
+    """
     if ready.place is None:
         return None, ready.why
     try:
-        with turn.connection.begin_nested():
-            return place(turn, ready.copy, kept, ready.place).message_id, ""
-    except (OverQuota, NotFound) as refusal:
+        return place(turn, ready.copy, kept, ready.place), ""
+    except OverQuota:  # it comes before anything is written
         if ready.outgoing.stays:
             raise
-        turn.held.clear()  # its number in the journal went back; the submission takes it
-        return None, NO_ROOM if isinstance(refusal, OverQuota) else NO_FOLDER
+        return None, NO_ROOM
+    except NotFound as gone:
+        if ready.outgoing.stays:
+            raise
+        raise _NoFolder(ready.place.mailbox_id) from gone
 
 
-def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, message_id: int | None) -> int:
-    """Hand it to the queue, and to audits where no copy does so; its key. As `hand_in`."""
+def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, placed: Placed | None) -> int:
+    """Hand it to the queue, and to audits where no copy does so; its key.
+
+    `placed` is the copy. What is counted of rates is the caller's.
+    """
     at, state, undo_until = when(turn.world, ready.outgoing)
     handed = entering.handed(
         turn,
@@ -273,7 +306,8 @@ def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, message_id: int |
         kept,
         ready.sender,
         ready.recipients,
-        message_id=message_id,
+        placed=placed if ready.copy is ready.letter else None,
+        message_id=placed.message_id if placed else None,
         at=at,
         state=state,
         send_time=send_time(turn.world, ready.outgoing),
@@ -282,8 +316,8 @@ def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, message_id: int |
         wishes=ready.wishes,
         ours=True,
     )
-    key = hand_in(turn, ctx, handed, ready.copied)
-    if message_id is None:
+    key = _handed_in(turn, ctx, handed, ready.copied)
+    if placed is None:
         entering.unkept(turn, (own(ctx), key), ready.letter, handed)
     return key
 
@@ -299,11 +333,16 @@ def hand_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
 
     It stands inside `userlimits.refusing`, as what it counts may be too much.
     """
-    key = entering.hand_in(turn, Sender(own(ctx), origin=ctx.origin), handed)
+    key = _handed_in(turn, ctx, handed, copied)
+    ratelimits.count(turn, own(ctx))
+    return key
+
+
+def _handed_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
+    key = entering.hand_in(turn, Sender(own(ctx), copied.tenant_id, ctx.origin), handed)
     if copied.to:
         copy = replace(handed, recipients=copied.to, message_id=None, copy_of=key)
         entering.hand_in(turn, Sender(None, copied.tenant_id), copy)
-    ratelimits.count(turn, own(ctx))
     return key
 
 

@@ -12,8 +12,8 @@ from mail.queue import many
 from models.columns import Picked
 from models.errors import Conflict, all_found
 from models.journal import PLATFORM
-from models.queue import QUEUE
 from models.submission import Submission, SubmissionState
+from models.wakeups import QUEUE
 from models.world import Turn
 from resolvers.access import owners
 from resolvers.context import Context

@@ -28,6 +28,7 @@ from resolvers import (
     identities,
     mailboxes,
     messages,
+    ratelimits,
     sentscan,
     submission,
     uploading,
@@ -195,7 +196,9 @@ def _sent(turn: Turn, ctx: Context, ready: _Ready, both: tuple[Kept, Kept]) -> i
     submission.check_able(turn, owner)
     userlimits.count_recipients(turn, owner, len(mail.recipients))
     placed = replacing.replace(turn, mail.copy, copy, ready.place, ready.earlier)
-    return submission.queued(turn, ctx, mail, kept, placed.message_id)
+    key = submission.queued(turn, ctx, mail, kept, placed)
+    ratelimits.count(turn, owner)
+    return key
 
 
 async def _mark(ctx: Context, session: AsyncSession, row: Picked) -> None:

@@ -13,10 +13,10 @@ from graph.mutations import FIELDS
 from graph.schema import schema
 from models.auth import Throttle
 from models.mailboxes import Mailbox
-from models.queue import QUEUE
 from models.replays import Replay
 from models.settings import SettingValue
 from models.tasks import Task
+from models.wakeups import QUEUE
 from models.world import World
 from resolvers import tasks
 from tests.conftest import Client, receive

@@ -19,9 +19,10 @@ from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Ref
 from models.journal import Change
 from models.messages import Message
 from models.pages import Ask
-from models.queue import QUEUE, DeliveryState
+from models.queue import DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
+from models.wakeups import QUEUE
 from models.world import World
 from resolvers import mailboxes, submission, submissionchange
 from resolvers.context import Context

@@ -10,17 +10,26 @@ from sqlmodel import col
 
 from mail import audit, messagetrace
 from mail.compose import Priority
-from mail.delivery import Letter, columns
+from mail.delivery import Letter, Placed, columns
 from mail.keeping import Kept, blob_ids
 from mail.queue.turns import LAST
 from mail.wishes import NEVER, USUAL, Wish, some
 from models.blobs import SubmissionBlob
+from models.columns import table_of
 from models.journal import PLATFORM, ChangeKind, Entry
-from models.queue import MIDDLE, QUEUE, Delivery, DeliveryState
+from models.prepared import Prepared, number
+from models.queue import MIDDLE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
+from models.wakeups import QUEUE
 from models.world import Turn
 
+# What goes to many is written as rows of one statement.
+FEW = 4  # recipients
+_SUBMISSION = Prepared(insert(Submission).inline())
+_DELIVERY = Prepared(insert(Delivery).inline())
+_NEED = Prepared(insert(SubmissionBlob).inline())
+_TENANT = Prepared(select(col(User.tenant_id)).where(col(User.id) == number("user")))
 RANK = {Priority.HIGH: 0, Priority.NORMAL: MIDDLE, Priority.LOW: LAST}
 
 
@@ -55,14 +64,27 @@ class Handed:
     ours: bool = False  # written here: keys of its author's domain sign it
 
 
-def handed(
-    turn: Turn, letter: Letter, kept: Kept, sender: str, recipients: Sequence[str], **more: Any
+def handed(  # noqa: PLR0913 - the envelope, and what is sent
+    turn: Turn,
+    letter: Letter,
+    kept: Kept,
+    sender: str,
+    recipients: Sequence[str],
+    *,
+    placed: Placed | None = None,
+    **more: Any,
 ) -> Handed:
-    """What the queue is given of a message whose bytes are safe; it is due now unless `at` says."""
-    blobs = blob_ids(turn, kept)
+    """What the queue is given of a message whose bytes are safe; it is due now unless `at` says.
+
+    Where it was `placed` in a folder before, in the same unit, its bytes are known already.
+    """
+    if placed is None:
+        blobs = blob_ids(turn, kept)
+        root, needed = blobs[kept.root], list(blobs.values())
+    else:
+        root, needed = placed.root_blob_id, list(placed.blob_ids)
     more = {"message_id": None, "at": turn.world.now(), "ours": letter.ours, **more}
     more["header_id"] = letter.facts.message_id
-    root, needed = blobs[kept.root], list(blobs.values())
     return Handed(sender, recipients, letter.size, root, needed, **more)
 
 
@@ -81,14 +103,12 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
     The bell of the queue rings with the commit.
     """
     now, key, said = turn.world.now(), turn.world.key(), some(handed.wishes.values())
-    tenant: Any = of.tenant_id
-    if of.user_id is not None:
-        tenant = select(col(User.tenant_id)).where(col(User.id) == of.user_id).scalar_subquery()
+    queue_id = turn.world.random(10).hex()
     row = {
         "id": key,
         "user_id": of.user_id,
-        "tenant_id": tenant,
-        "queue_id": turn.world.random(10).hex(),
+        "tenant_id": of.tenant_id or _tenant(turn, of.user_id),
+        "queue_id": queue_id,
         "state": handed.state,
         "message_id": handed.message_id,
         "blob_id": handed.root,
@@ -103,10 +123,34 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
         "ours": handed.ours,
         "created_at": now,
     }
-    turn.connection.execute(insert(Submission).values(row))
+    stream = PLATFORM if of.user_id is None else of.user_id
+    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], {"state": handed.state.value}, of.origin)
+    _, told = turn.told(stream, [entry], at=now)
+    needs = [(_NEED, {"submission_id": key, "blob_id": blob}) for blob in set(handed.blobs)]
+    traced = messagetrace.queued(turn.world, key, queue_id, handed.header_id)
+    rows = _deliveries(turn, handed, key, of.user_id)
+    few = [(_DELIVERY, one) for one in rows] if len(rows) <= FEW else []
+    turn.send([(_SUBMISSION, row), *few, *needs, *traced, *told])
+    if not few:
+        turn.connection.execute(insert(table_of(Delivery)), rows)
+    turn.bells.add(QUEUE)
+    return key
+
+
+def _tenant(turn: Turn, user_id: int | None) -> int | None:
+    """That of an account."""
+    found = turn.fetched(_TENANT, user=user_id) if user_id is not None else ()
+    return found[0].tenant_id if found else None
+
+
+def _deliveries(
+    turn: Turn, handed: Handed, submission_id: int, user_id: int | None
+) -> list[dict[str, Any]]:
+    """The rows of its recipients, in their order."""
+    now = turn.world.now()
     same = {
-        "user_id": of.user_id,
-        "submission_id": key,
+        "user_id": user_id,
+        "submission_id": submission_id,
         "state": DeliveryState.PENDING,
         "attempts": 0,
         "next_at": handed.at,
@@ -115,15 +159,7 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
         "created_at": now,
         "expires_at": handed.at + turn.world.options.queue_expires,
     }
-    turn.connection.execute(insert(Delivery), [{**same, **row} for row in _each(turn, handed)])
-    needs = [{"submission_id": key, "blob_id": blob} for blob in set(handed.blobs)]
-    turn.connection.execute(insert(SubmissionBlob), needs)
-    messagetrace.queued(turn, key, row["queue_id"], handed.header_id)
-    facts = {"state": handed.state.value}
-    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], facts, of.origin)
-    turn.record(PLATFORM if of.user_id is None else of.user_id, entry, at=now)
-    turn.bells.add(QUEUE)
-    return key
+    return [{**same, **row} for row in _each(turn, handed)]
 
 
 def unkept(turn: Turn, keys: tuple[int, int], letter: Letter, handed: Handed) -> None:

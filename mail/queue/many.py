@@ -13,8 +13,9 @@ from models import journal
 from models.blobs import SubmissionBlob
 from models.columns import Picked, table_of
 from models.journal import PLATFORM, ChangeKind, Entry
-from models.queue import QUEUE, Delivery, DeliveryState
+from models.queue import Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
+from models.wakeups import QUEUE
 from models.world import Turn
 
 MOST = 500  # submissions of a unit

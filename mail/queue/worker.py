@@ -25,7 +25,8 @@ from mail.queue.transport import LeaseLost, NotReached
 from mail.queue.turns import LAST, Room, Round
 from mail.routing import Host, Route, Unroutable
 from mail.ways import Way
-from models.queue import QUEUE, DeliveryState
+from models.queue import DeliveryState
+from models.wakeups import QUEUE
 from models.world import World
 
 log = logging.getLogger(__name__)

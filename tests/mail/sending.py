@@ -16,8 +16,9 @@ from mail.queue.worker import run
 from mail.routing import Route, next_hop
 from models.columns import table_of
 from models.messages import Message
-from models.queue import QUEUE, Delivery, DeliveryState
+from models.queue import Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
+from models.wakeups import QUEUE
 from models.world import World
 from resolvers import submission
 from resolvers.submission import Outgoing
