@@ -136,7 +136,8 @@ class Answer(FieldExtension):
         try:
             if self.alone:
                 self.alone.check(given)
-            asked = Asked(options.idempotency_key or "", f"{self.name} {_words(given)}")
+            key = options.idempotency_key or ""
+            asked = Asked(key, f"{self.name} {_words(given)}" if key else "")
             _note(ctx, options)
             if options.validate_only:
                 async with ctx.together(keep=False):

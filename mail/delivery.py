@@ -17,7 +17,7 @@ from sqlmodel import col
 from mail import audit, folders, threads, userlimits
 from mail.addresses import Recipient
 from mail.blobs.pack import Piece
-from mail.keeping import Gone, Kept, Pieces, blob_ids, keep, referred
+from mail.keeping import Gone, Kept, Pieces, blob_ids, keep, keep_small, referred
 from mail.messages import Facts, MailAddress
 from mail.parting import parted
 from mail.scan import Scan
@@ -178,8 +178,10 @@ async def read(source: bytes | Path) -> Letter:
 async def stored(world: World, tenant_id: int, letter: Letter, *, again: bool = False) -> Kept:
     """Make the bytes of a message safe, once for all its recipients in a tenant."""
     if again or tenant_id not in letter.keeping:
-        work = keep(world, tenant_id, letter.root, letter.pieces, again=again, once=letter.cut)
-        letter.keeping[tenant_id] = asyncio.ensure_future(work)
+        small = keep_small(world, tenant_id, letter.root, letter.pieces)
+        letter.keeping[tenant_id] = small or asyncio.ensure_future(
+            keep(world, tenant_id, letter.root, letter.pieces, again=again, once=letter.cut)
+        )
     kept = await asyncio.shield(letter.keeping[tenant_id])
     world.fault("commit")
     return kept

@@ -78,6 +78,20 @@ async def keep(  # noqa: PLR0913 - what is kept, and how
     return Kept(root.digest, rows, cut.known, tenant_id)
 
 
+def keep_small(
+    world: World, tenant_id: int, root: Piece, pieces: Sequence[Piece]
+) -> "asyncio.Future[Kept] | None":
+    """The same of most messages, which need no wait: it is done. None of others."""
+    content = root.content
+    if pieces or isinstance(content, Filed) or len(content) >= LARGE:
+        return None
+    codec, data = compress(content)
+    row = _row(world, tenant_id, root, (codec, data, len(data), None))
+    done: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
+    done.set_result(Kept(root.digest, [row], (), tenant_id))
+    return done
+
+
 async def _pieces(world: World, tenant_id: int, pieces: Sequence[Piece], *, again: bool) -> Pieces:
     known: list[str] = []
     large = [piece.digest for piece in pieces if piece.size > INLINE]
@@ -92,8 +106,7 @@ async def _pieces(world: World, tenant_id: int, pieces: Sequence[Piece], *, agai
 async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> dict[str, Any]:
     codec, data = await _packed(piece)
     size = data.stored if isinstance(data, Filed) else len(data)
-    key = world.key()
-    name = None if size <= inline else object_name(piece.digest, key)
+    name = None if size <= inline else object_name(piece.digest, world.key())
     if isinstance(data, Filed):
         if name:
             await world.blobs.put_file(name, data.path)
@@ -101,15 +114,22 @@ async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> di
             data = await asyncio.to_thread(data.path.read_bytes)
     elif name:
         await world.blobs.put(name, data)
+    return _row(world, tenant_id, piece, (codec, None if name else data, size, name))
+
+
+def _row(
+    world: World, tenant_id: int, piece: Piece, lies: tuple[str, Any, int, str | None]
+) -> dict[str, Any]:
+    """What is written of a piece, by how it lies: codec, data or none, bytes, name of an object."""
+    codec, data, size, name = lies
     return {
-        "id": key,
         "tenant_id": tenant_id,
         "digest": piece.digest,
         "size": piece.size,
         "stored_size": size,
         "codec": codec,
         "name": name,
-        "data": None if name else data,
+        "data": data,
         "created_at": world.now(),
     }
 

@@ -211,10 +211,19 @@ async def copies(
     return _chosen(rows, of, known)
 
 
-async def copies_of_sent(world: World, sender: str, recipients: Collection[str]) -> list[str]:
-    """Who gets a copy of what a user sends; one statement."""
-    found = await copies(world, BccDirection.SENDER, [sender], recipients)
-    return [copy.address for copy in found]
+async def copies_of_sent(
+    world: World, envelopes: Sequence[tuple[str, Collection[str]]]
+) -> list[list[str]]:
+    """Who gets a copy of each message a user sends, by sender and recipients; one statement."""
+    senders = list(dict.fromkeys(sender for sender, _ in envelopes))
+    rows: Sequence[Any] = ()
+    if senders:
+        asked = _asked(BccDirection.SENDER, senders)
+        rows = await world.database.find(_copies(world.database.dialect), asked)
+    return [
+        [copy.address for copy in _chosen(rows, [sender], recipients)] if rows else []
+        for sender, recipients in envelopes
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from models.columns import Big, Instant
 
 Given = ParamSpec("Given")
 Build = Callable[[Sequence[Any]], list[Any]]
+Bind = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 Made = Select[*tuple[Any, ...]] | UpdateBase
 
@@ -214,17 +215,24 @@ def chosen(rows: Sequence[Any], order: Sequence[int]) -> Sequence[Any]:
 class Driven:
     """The text of a statement for one kind of store, without SQLAlchemy around each run."""
 
-    __slots__ = ("_parameters", "columns", "places", "rows", "sql")
+    __slots__ = ("columns", "places", "rows", "sql", "values")
 
     def __init__(self, made: Made, dialect: Dialect) -> None:
         compiled = made.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - of a statement
         self.sql = str(compiled)
         binds, defaults = compiled.binds, compiled.params
-        self._parameters = [
-            (name, defaults[name], binds[name].type.dialect_impl(dialect).bind_processor(dialect))
-            for name in compiled.positiontup or ()
-        ]
+        # the values of the parameters, by their names, in the order of the text
+        self.values = _binder(
+            [
+                (
+                    name,
+                    defaults[name],
+                    binds[name].type.dialect_impl(dialect).bind_processor(dialect),
+                )
+                for name in compiled.positiontup or ()
+            ]
+        )
         entries = compiled._result_columns  # noqa: SLF001 - the order of the text, with types
         self.columns = {
             one.keyname: Column(one.type, _processor(one.type, dialect)) for one in entries
@@ -232,13 +240,20 @@ class Driven:
         self.places = {name: at for at, name in enumerate(self.columns)}
         self.rows = _builder(self.columns)
 
-    def values(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The values of the parameters, in the order of the text."""
-        values = []
-        for name, default, processor in self._parameters:
-            value = given.get(name, default)
-            values.append(value if processor is None else processor(value))
-        return tuple(values)
+
+def _binder(parameters: Sequence[tuple[str, Any, Callable[[Any], Any] | None]]) -> Bind:
+    """Makes what the driver is given of values by their names."""
+    scope: dict[str, Any] = {}
+    parts = []
+    for nth, (name, default, process) in enumerate(parameters):
+        scope[f"d{nth}"], scope[f"p{nth}"] = default, process
+        value = f"get({name!r}, d{nth})"
+        parts.append(value if process is None else f"p{nth}({value})")
+    made = "".join(f"{part}, " for part in parts)
+    source = f"def values(given):\n    get = given.get\n    return ({made})\n"
+    exec(compile(source, "<values>", "exec"), scope)  # noqa: S102 - of names of parameters alone
+    bind: Bind = scope["values"]
+    return bind
 
 
 def _builder(columns: Mapping[str, Column]) -> Build:

@@ -57,7 +57,7 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
 
     if sentscan.looks(ctx):
         await sentscan.checked(ctx, account, await gathered(stored.whole()), sender, recipients)
-    copied = await submission.copies(ctx, account, sender, recipients)
+    (copied,) = await submission.copies(ctx, account, [(sender, recipients)])
 
     def unit(turn: Turn) -> int:
         submission.check_able(turn, owner)

@@ -1,7 +1,7 @@
 """Sending: a message, its copy, and the rows of the queue come to be in one unit of work."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -134,10 +134,13 @@ async def send_all(
         await userlimits.may_write(ctx, account)
     batch = await written(ctx, account, outgoing, problems or Problems())
     done = await store_all(ctx, account, batch.messages, batch.shares)
+    sent = ctx.load_all(by_ids, [one.submission_id for one in done if one.submission_id])
+    copies = ctx.load_all(messages.by_ids, [one.message_id for one in done if one.message_id])
+    rows, kept = iter(await sent), iter(await copies)
     return [
         Sent(
-            await ctx.load(by_ids, one.submission_id) if one.submission_id else None,
-            await ctx.load(messages.by_ids, one.message_id) if one.message_id else None,
+            next(rows) if one.submission_id else None,
+            next(kept) if one.message_id else None,
             () if one.message_id is not None else ((SENT_NOT_KEPT, one.why),),
         )
         for one in done
@@ -160,7 +163,11 @@ async def store_all(
 
     What `sentscan.checked` refuses.
     """
-    ready, again = [await _ready(ctx, account, one) for one in written], False
+    leaving = [(one.sender, one.recipients) for one in written if not one.outgoing.stays]
+    copied, ready, again = iter(await copies(ctx, account, leaving)), list[Ready](), False
+    for one in written:
+        theirs = Copied(account.tenant_id) if one.outgoing.stays else next(copied)
+        ready.append(await _ready(ctx, account, one, theirs))
     while True:
         try:
             return await _store(ctx, account, ready, shares, again=again)
@@ -172,7 +179,7 @@ async def store_all(
             ready = [gone.without(one) for one in ready]
 
 
-async def _ready(ctx: Context, account: Picked, written: Written) -> Ready:
+async def _ready(ctx: Context, account: Picked, written: Written, copied: Copied) -> Ready:
     """A message that has been read, for the queue and for its folder."""
     raw, box, outgoing = written.raw, written.box, written.outgoing
     letter = copy = await read(raw)
@@ -191,9 +198,6 @@ async def _ready(ctx: Context, account: Picked, written: Written) -> Ready:
                     raise
                 there, why = None, NO_KEY
             letter = copy if outgoing.stays else letter
-    copied = Copied(account.tenant_id)
-    if not outgoing.stays:
-        copied = await copies(ctx, account, written.sender, written.recipients)
     wishes = dict.fromkeys(written.recipients, ALL) if outgoing.request_dsn else written.wishes
     to = written.sender, written.recipients
     return Ready(letter, copy, *to, there, outgoing, copied, wishes, why)
@@ -322,10 +326,12 @@ def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, placed: Placed | 
     return key
 
 
-async def copies(ctx: Context, account: Picked, sender: str, recipients: Sequence[str]) -> Copied:
-    """The copies of what an account sends; its unit holds their streams too."""
-    to = await rewrites.copies_of_sent(ctx.world, sender, recipients)
-    return Copied(account.tenant_id, to)
+async def copies(
+    ctx: Context, account: Picked, envelopes: Sequence[tuple[str, Collection[str]]]
+) -> list[Copied]:
+    """The copies of each message an account sends; its unit holds their streams too."""
+    found = await rewrites.copies_of_sent(ctx.world, envelopes)
+    return [Copied(account.tenant_id, to) for to in found]
 
 
 def hand_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:

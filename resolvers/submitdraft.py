@@ -119,7 +119,7 @@ async def _ready(
         origin=ctx.origin,
     )
     earlier = await _earlier(ctx, row, draft=True)
-    copied = await submission.copies(ctx, account, sender, recipients)
+    (copied,) = await submission.copies(ctx, account, [(sender, recipients)])
     mail = submission.Ready(letter, copy, sender, recipients, place, outgoing, copied)
     return _Ready(row, earlier, place, mail), warnings
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import insert, select
@@ -26,6 +26,7 @@ from models.world import Turn
 
 # What goes to many is written as rows of one statement.
 FEW = 4  # recipients
+SOON = timedelta(minutes=1)  # whoever sends looks more often by himself: `Pace.look`
 _SUBMISSION = Prepared(insert(Submission).inline())
 _DELIVERY = Prepared(insert(Delivery).inline())
 _NEED = Prepared(insert(SubmissionBlob).inline())
@@ -100,7 +101,7 @@ class Sender:
 def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
     """Write submission, deliveries, what blobs it needs, and the journal; the submission's key.
 
-    The bell of the queue rings with the commit.
+    The bell of the queue rings with the commit, unless it is to wait.
     """
     now, key, said = turn.world.now(), turn.world.key(), some(handed.wishes.values())
     queue_id = turn.world.random(10).hex()
@@ -131,9 +132,10 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
     rows = _deliveries(turn, handed, key, of.user_id)
     few = [(_DELIVERY, one) for one in rows] if len(rows) <= FEW else []
     turn.send([(_SUBMISSION, row), *few, *needs, *traced, *told])
-    if not few:
+    if len(rows) > FEW:
         turn.connection.execute(insert(table_of(Delivery)), rows)
-    turn.bells.add(QUEUE)
+    if handed.at - now < SOON:
+        turn.bells.add(QUEUE)
     return key
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ LOOK = 1.0  # seconds between two looks whether our socket is still where others
 FULL = 0.01  # seconds until a process that reads too slowly is tried again
 TRIES = 10
 LARGEST = 65536
+TICK = 1_000_000_000  # nanoseconds in which a file system may give two changes the same time
 
 
 class LocalBus:
@@ -24,6 +26,8 @@ class LocalBus:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._mine: Path | None = None
+        self._there: list[Path] = []
+        self._changed = 0  # when the folder did, as far as we know what is in it
         self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
@@ -33,12 +37,21 @@ class LocalBus:
     async def send(self, message: str) -> None:
         """Send to all; whoever reads nothing for a while misses it."""
         data = message.encode()
-        left = [path for path in self._folder.iterdir() if path != self._mine]
+        left = [path for path in self._heard() if path != self._mine]
         for _ in range(TRIES):
             left = [path for path in left if not self._taken(data, path)]
             if not left:
                 return
             await asyncio.sleep(FULL)
+
+    def _heard(self) -> list[Path]:
+        """The sockets in the folder, which is listed again where it has changed."""
+        changed, now = os.fstat(self._handle).st_mtime_ns, time.time_ns()
+        if changed != self._changed:
+            # one more within the same tick of the clock of files would not be seen
+            self._changed = changed if now - changed > TICK else 0
+            self._there = list(self._folder.iterdir())
+        return self._there
 
     def _taken(self, data: bytes, path: Path) -> bool:
         try:
