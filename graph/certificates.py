@@ -41,6 +41,7 @@ class Certificate(Shape):
     fingerprint_sha256: str | None = leaf("SHA-256, likewise.")
     issuer: str | None = leaf("Who signed it, such as CN=R11,O=Let's Encrypt,C=US.")
     acme: bool = leaf("Renewed by itself.")
+    acme_names: list[str] = leaf("Names that ACME puts into it beside serverName, in ASCII form.")
     acme_state: str | None = leaf("Last step or error.")
     created_at: datetime = leaf("Creation.")
     updated_at: datetime = leaf("Last change or step.")
@@ -70,6 +71,11 @@ class CertificateSetInput(Options):
     acme: bool | None = leaf(
         "Key and certificate are made by ACME, and renewed; those sent are served until then.",
         default=False,
+    )
+    acme_names: list[str] | None = leaf(
+        "Names that ACME puts into it beside serverName, at most 100 with that; those that do not "
+        "stand in it yet are ordered at once. Absent = unchanged; without acme there are none.",
+        default=UNSET,
     )
     private_key: str | None = leaf(
         "PEM, not encrypted: of RSA with 2048 bits or more, ECDSA or EdDSA. Absent = it lies in "
@@ -166,11 +172,12 @@ def _given(input: CertificateSetInput) -> Given:
     sent = None
     if cert is not None or key is not None or ca:
         sent = Sent(cert or "", key, tuple(ca or ()))
-    described = input.description is not UNSET
+    described, names = input.description is not UNSET, plain(input.acme_names)
     return Given(
         input.server_name,
         sent,
         bool(input.acme),
         plain(input.description),
         described,
+        None if names is None else tuple(names),
     )

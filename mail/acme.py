@@ -6,7 +6,9 @@ when it is first needed, as most servers never do.
 # ruff: noqa: PLC0415 - see above
 
 import datetime
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 if TYPE_CHECKING:
-    from acme.messages import OrderResource
+    from acme.messages import AuthorizationResource, OrderResource
+    from requests import Response
 
 PATIENCE = 15  # seconds for one answer
 BITS = 2048
 PIECE = datetime.timedelta(seconds=2)  # that one call waits: the server may be told to stop
+PAUSE = 1.0  # seconds between two questions whether it goes on
 SAID = 300  # characters of what a server says
 TOKEN = 200  # characters of a token, and more of what answers it
 WELL_KNOWN = "/.well-known/acme-challenge/"
@@ -98,6 +102,7 @@ class Client:
             JWKEC(key=key), alg=ES256, user_agent=server.agent, timeout=PATIENCE, verify_ssl=trust
         )
         self._order: OrderResource | None = None
+        self._open: deque[AuthorizationResource] = deque()  # names the server has not judged yet
         with _told():
             directory = ClientV2.get_directory(server.directory, self._net)
         self._client = ClientV2(directory, self._net)
@@ -128,37 +133,70 @@ class Client:
                 return str(there.location)
         return str(made.uri)
 
-    def order(self, csr: bytes) -> list[Challenge]:
-        """Ask for a certificate; what the server will look for, for names it does not know yet."""
+    def order(self, csr: bytes, names: Sequence[str]) -> list[str]:
+        """Ask for a certificate of these names; the URLs that say how each is to be proved."""
+        from acme.messages import IDENTIFIER_FQDN, Identifier, NewOrder, Order, OrderResource
+
+        with _told():
+            asked = [Identifier(typ=IDENTIFIER_FQDN, value=name) for name in names]
+            answer = self._post(self._client.directory["newOrder"], NewOrder(identifiers=asked))
+            body = Order.from_json(answer.json())
+            urls = [str(url) for url in body.authorizations]
+            if len(urls) > len(names):
+                raise Failure("the authority wants more proved than was asked for")
+            self._order = OrderResource(
+                body=body, uri=answer.headers["Location"], authorizations=(), csr_pem=csr
+            )
+            return urls
+
+    def challenge(self, url: str) -> Challenge | None:
+        """What the server will look for there; None: it knows already that the name is ours."""
         from acme.challenges import HTTP01
-        from acme.messages import STATUS_VALID
+        from acme.messages import STATUS_VALID, Authorization, AuthorizationResource
 
         with _told():
-            self._order = self._client.new_order(csr)
-            found: list[Challenge] = []
-            for one in self._order.authorizations:
-                if one.body.status == STATUS_VALID:
-                    continue
-                ways = [each for each in one.body.challenges if isinstance(each.chall, HTTP01)]
-                if not ways:
-                    raise Failure("the authority offers no challenge by HTTP")
-                answer = ways[0].chall.validation(self._net.key)
-                token = ways[0].chall.encode("token")
-                if len(token) > TOKEN or len(answer) > 2 * TOKEN:
-                    raise Failure("the authority makes tokens that are too long")
-                found.append(Challenge(token, answer, ways[0]))
-            return found
+            body = Authorization.from_json(self._post(url, None).json())
+            if body.status == STATUS_VALID:
+                return None
+            name = body.identifier.value
+            ways = [each for each in body.challenges if isinstance(each.chall, HTTP01)]
+            if not ways:
+                raise Failure(f"the authority offers no challenge by HTTP for {name}")
+            answer = ways[0].chall.validation(self._net.key)
+            token = ways[0].chall.encode("token")
+            if len(token) > TOKEN or len(answer) > 2 * TOKEN:
+                raise Failure("the authority makes tokens that are too long")
+            self._open.append(AuthorizationResource(body=body, uri=url))
+            return Challenge(token, answer, ways[0])
 
-    def answer(self, challenges: Sequence[Challenge]) -> None:
-        """Say that they can be found now."""
+    def answer(self, challenge: Challenge) -> None:
+        """Say that it can be found now."""
         with _told():
-            for each in challenges:
-                response = each.raw.chall.response(self._net.key)
-                self._client.answer_challenge(each.raw, response)
+            response = challenge.raw.chall.response(self._net.key)
+            self._client.answer_challenge(challenge.raw, response)
 
     def proved(self) -> bool:
-        """Whether the server has found all; Failure where it says why not."""
-        return self._waited(self._client.poll_authorizations)
+        """Whether the server has found all; Failure where it says of a name why not.
+
+        Each name is asked for once, as far as there is time, and whoever asks comes again.
+        """
+        from acme.messages import STATUS_PENDING, STATUS_VALID
+
+        ends, failed = time.monotonic() + PIECE.total_seconds(), []
+        with _told():
+            for _ in range(len(self._open)):
+                if time.monotonic() > ends:
+                    break
+                one, _answer = self._client.poll(self._open.popleft())
+                if one.body.status == STATUS_PENDING:
+                    self._open.append(one)
+                elif one.body.status != STATUS_VALID:
+                    failed.append(one)
+        if failed:
+            raise _refused(failed)
+        if self._open:
+            time.sleep(PAUSE)
+        return not self._open
 
     def finish(self) -> None:
         """Have the certificate made."""
@@ -167,25 +205,25 @@ class Client:
 
     def issued(self) -> str | None:
         """The chain, PEM, once it is there."""
-        if not self._waited(self._client.poll_finalization):
-            return None
+        from acme import errors
+
+        with _told():
+            try:  # the library counts in local time
+                ends = datetime.datetime.now() + PIECE  # noqa: DTZ005
+                self._order = self._client.poll_finalization(self._asked, ends)
+            except errors.TimeoutError:
+                return None
         return str(self._asked.fullchain_pem)
+
+    def _post(self, url: str, said: Any) -> "Response":
+        """What the server answers; to nothing it shows what is there."""
+        nonces = self._client.directory["newNonce"]
+        return self._net.post(url, said, new_nonce_url=nonces)
 
     @property
     def _asked(self) -> "OrderResource":
         assert self._order is not None  # noqa: S101 - whoever asks for more has ordered
         return self._order
-
-    def _waited(self, poll: "Callable[[OrderResource, datetime.datetime], OrderResource]") -> bool:
-        """Wait a little for what goes on there."""
-        from acme import errors
-
-        with _told():
-            try:  # the library counts in local time
-                self._order = poll(self._asked, datetime.datetime.now() + PIECE)  # noqa: DTZ005
-            except errors.TimeoutError:
-                return False
-        return True
 
 
 @contextmanager
@@ -199,8 +237,6 @@ def _told() -> Generator[None]:
         yield
     except messages.Error as problem:
         raise _said(problem) from None
-    except errors.ValidationError as problem:
-        raise _refused(problem) from None
     except errors.IssuanceError as problem:
         raise _said(problem.error) from None
     except SSLError:
@@ -215,15 +251,20 @@ def _told() -> Generator[None]:
 
 
 def _said(problem: Any) -> Failure:
-    """What a server says of a problem (RFC 8555, section 6.7)."""
+    """What a server says of a problem (RFC 8555, section 6.7), and of which names."""
     code = str(problem.code or "error")
-    return Failure(f"{code}: {problem.detail or 'no reason given'}", code=code)
+    words = [f"{code}: {problem.detail or 'no reason given'}"]
+    for one in problem.subproblems or ():
+        name = f"{one.identifier.value}: " if one.identifier else ""
+        words.append(f"{name}{one.detail or one.code or 'no reason given'}")
+    return Failure("; ".join(words), code=code)
 
 
-def _refused(problem: Any) -> Failure:
-    """Why the server did not find what it looked for."""
-    for one in problem.failed_authzrs:
-        for each in one.body.challenges:
-            if each.error is not None:
-                return _said(each.error)
-    return Failure("the challenge failed")
+def _refused(failed: "Sequence[AuthorizationResource]") -> Failure:
+    """Why the server did not find what it looked for: of the first name, and the other names."""
+    names = [str(one.body.identifier.value) for one in failed]
+    problems = (each.error for each in failed[0].body.challenges if each.error is not None)
+    problem = next(problems, None)
+    why = _said(problem) if problem else Failure("the challenge failed")
+    others = f" (and not {', '.join(names[1:])})" if names[1:] else ""
+    return Failure(f"{names[0]}{others}: {why}", code=why.code)

@@ -1,5 +1,6 @@
 """Certificates, as an operator at the machine lists and sets them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from resolvers.certificates import Given, Notice
 
 COLUMNS = (
     "server_name", "alt_names", "description", "sha256", "spki", "issuer", "not_after", "acme",
-    "acme_state",
+    "acme_names", "acme_state",
 )  # fmt: skip
 
 
@@ -38,6 +39,7 @@ def _plain(row: Picked) -> dict[str, Any]:
         "tlsa": row.spki and f"3 1 1 {row.spki}",
         "issuer": row.issuer,
         "acme": row.acme,
+        "acme_names": row.acme_names,
         "acme_state": row.acme_state,
     }
 
@@ -52,13 +54,19 @@ def read(file: Path) -> str:
 
 
 async def put(
-    world: World, name: str, files: tuple[Path | None, Path | None], *, acme: bool
+    world: World,
+    name: str,
+    files: tuple[Path | None, Path | None],
+    *,
+    acme: bool,
+    names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], list[Notice]]:
     """Make or change one, from files with certificate and key, or by ACME; Trouble."""
     cert, key = (None if file is None else read(file) for file in files)
     sent = None if cert is None and key is None else Sent(cert or "", key)
+    given = Given(name, sent, acme, names=None if names is None else tuple(names))
     try:
-        _, notices = await certificates.put(owner(world), Given(name, sent, acme))
+        _, notices = await certificates.put(owner(world), given)
     except Refused as refusal:
         raise Trouble(refusal.message) from None
     return await one(world, name), notices

@@ -26,6 +26,7 @@ class Certificate(Row, table=True):
     not_before: MaybeMoment = None
     not_after: MaybeMoment = Field(default=None, index=True)
     acme: bool = False
+    acme_names: list[str] = plain(list)  # beside server_name ACME puts these into it, likewise
     acme_state: str | None = None  # last step or error
     acme_next_at: MaybeMoment = Field(default=None, index=True)  # next step
     acme_failures: Number = 0  # in a row

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -40,6 +40,7 @@ JITTER = timedelta(days=1)  # that much earlier one is renewed, at most, or
 PART = 30  # where it lives short, this part of its life
 KEPT = timedelta(hours=1)  # what answers a challenge
 LOOKED = 5.0  # seconds for a question to DNS
+ABREAST = 10  # names that DNS is asked about at a time
 
 ENDED = meters.counter("merganser_acme_orders", "Orders of certificates that ended.", "outcome")
 
@@ -111,35 +112,66 @@ async def _claimed(world: World) -> Picked | None:
 
 
 async def _ordered(world: World, row: Picked) -> Fitting:
-    """A certificate for the name, with the key that it had: TLSA records go on being right."""
-    options, name = world.options, row.server_name
-    await _address(world, name)
+    """A certificate for its names, with the key that it had: TLSA records go on being right."""
+    options, names = world.options, [row.server_name, *row.acme_names]
+    await _each(names, lambda name: _address(world, name))
     await _note(world, row, "asks the authority")
     key = opened(world, row) if row.private_key else await asyncio.to_thread(acme.new_key)
     account = await acmeaccounts.account(world, options.acme_directory)
     server = acme.Server(options.acme_directory, options.acme_ca)
     client = await asyncio.to_thread(Client, server, account.key)
-    await _allowed(world, name, client.identities)
+    await _each(names, lambda name: _allowed(world, name, client.identities))
     url = await asyncio.to_thread(client.enter, account.url, options.acme_contact)
     if url != account.url:
         await acmeaccounts.made(world, account.id, url)
+    csr = await asyncio.to_thread(acme.request, key, names)
     try:
-        csr = await asyncio.to_thread(acme.request, key, [name])
-        challenges = await asyncio.to_thread(client.order, csr)
+        urls = await asyncio.to_thread(client.order, csr, names)
     except Failure as problem:
         if problem.code == acme.UNKNOWN:
             await acmeaccounts.made(world, account.id, None)  # another one next time
         raise
+    await _prove(world, row, client, urls)
+    await _note(world, row, "proved, waits for the certificate")
+    await asyncio.to_thread(client.finish)
+    chain = await _until(world, client.issued, "the authority did not sign in time")
+    made = await asyncio.to_thread(pem.fitting, Sent(str(chain), key))
+    if missing := [name for name in names if not pem.covers(made.names, name)]:
+        raise Failure(f"{missing[0]} does not stand in the certificate that came")
+    return made
+
+
+async def _each(names: Sequence[str], check: Callable[[str], Awaitable[None]]) -> None:
+    """Failure, with the words of the first, where any of these names does not pass."""
+    places, failed = asyncio.Semaphore(ABREAST), {}
+
+    async def one(name: str) -> None:
+        async with places:
+            try:
+                await check(name)
+            except Failure as problem:
+                failed[name] = str(problem)
+
+    async with asyncio.TaskGroup() as group:
+        for name in names:
+            group.create_task(one(name))
+    bad = [name for name in names if name in failed]
+    if bad:
+        others = f" (and not {', '.join(bad[1:])})" if bad[1:] else ""
+        raise Failure(f"{bad[0]}{others}: {failed[bad[0]]}")
+
+
+async def _prove(world: World, row: Picked, client: Client, urls: Sequence[str]) -> None:
+    """Show the authority what it looks for, of all names at once."""
+    wanted = [await asyncio.to_thread(client.challenge, url) for url in urls]
+    challenges = [challenge for challenge in wanted if challenge]
     try:
         await _publish(world, row, challenges)
-        await asyncio.to_thread(client.answer, challenges)
+        for challenge in challenges:
+            await asyncio.to_thread(client.answer, challenge)
         await _until(world, client.proved, "the authority did not look for its challenge in time")
-        await _note(world, row, "proved, waits for the certificate")
-        await asyncio.to_thread(client.finish)
-        chain = await _until(world, client.issued, "the authority did not sign in time")
     finally:
         await _withdraw(world, challenges)
-    return await asyncio.to_thread(pem.fitting, Sent(str(chain), key))
 
 
 async def _until(world: World, asked: Callable[[], Value], late: str) -> Value:
@@ -157,7 +189,7 @@ async def _address(world: World, name: str) -> None:
     for kind in ("A", "AAAA"):
         if await records(world.options.dns_resolver, name, kind, LOOKED) != []:
             return
-    raise Failure(f"DNS has no address for {name}: publish A or AAAA")
+    raise Failure("DNS has no address for it: publish A or AAAA")
 
 
 async def _allowed(world: World, name: str, identities: tuple[str, ...]) -> None:
@@ -205,21 +237,16 @@ async def _write(world: World, session: AsyncSession, row: Picked, values: dict[
 async def _publish(world: World, row: Picked, challenges: list[Challenge]) -> None:
     """Let every process answer for these tokens."""
     now = world.now()
-    rows = [
-        {
-            "token": one.token,
-            "certificate_id": row.id,
-            "answer": one.answer,
-            "expires_at": now + KEPT,
-        }
-        for one in challenges
-    ]
-    tokens = [one.token for one in challenges]
+    answers = {one.token: one.answer for one in challenges}
+    kept = {"certificate_id": row.id, "expires_at": now + KEPT}
+    rows = [{"token": token, "answer": answer, **kept} for token, answer in answers.items()]
     async with world.write(PLATFORM) as session:
         connection = await session.connection()
-        old = or_(col(AcmeChallenge.expires_at) < now, col(AcmeChallenge.token).in_(tokens))
+        old = or_(col(AcmeChallenge.expires_at) < now, col(AcmeChallenge.token).in_(answers))
         await connection.execute(delete(AcmeChallenge).where(old))
-        await _write(world, session, row, {"acme_state": "proves that the name is ours"})
+        many = 1 + len(row.acme_names)
+        state = f"proves that {many} names are ours" if many > 1 else "proves that the name is ours"
+        await _write(world, session, row, {"acme_state": state})
         if rows:
             await connection.execute(insert(AcmeChallenge), rows)
 

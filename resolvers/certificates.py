@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Given:
     acme: bool = False
     description: str | None = None
     described: bool = False  # or the description stays
+    names: tuple[str, ...] | None = None  # beside its own that ACME puts into it; None: they stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,8 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
 
     Invalid, naming field and rule, for what cannot be served.
     """
-    name = _checked(given)
+    given = _checked(given)
+    name = given.server_name
     before = await named(ctx, name)
     made = None
     if given.sent is not None:
@@ -161,16 +163,19 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
     return key, _notices(ctx.world, name, made)
 
 
-def _checked(given: Given) -> str:
-    name = pem.server_name(given.server_name)
-    if given.acme and "." not in name:
-        text = "no authority knows a name without a dot"
-        raise Invalid(text, constraint="domain", path=["serverName"])
+def _checked(given: Given) -> Given:
+    """The same with its names as they are stored; Invalid where something is wrong."""
+    own = pem.public_name if given.acme else pem.server_name
+    name = own(given.server_name)
     said = given.description or ""
     if len(said) > WORDS or not said.isprintable():
         text = f"at most {WORDS} printable characters"
         raise Invalid(text, constraint="length", path=["description"])
-    return name
+    if given.names and not given.acme:
+        text = "only what ACME makes is given names"
+        raise Invalid(text, constraint="acme", path=["acmeNames"])
+    names = given.names and tuple(pem.other_names(name, given.names))
+    return replace(given, server_name=name, names=names)
 
 
 async def _room(ctx: Context) -> int:
@@ -197,27 +202,40 @@ def opened(world: World, row: Any) -> str:
 
 def _values(world: World, given: Given, row: Picked | None, made: Fitting | None) -> dict[str, Any]:
     """What changes besides key and chain."""
-    chain = bool(made or (row and row.chain))
-    if not chain and not given.acme:
+    end: Any = made or (row if row and row.chain else None)
+    if not end and not given.acme:
         raise Invalid(NOTHING_SENT, constraint="required", path=["cert"])
+    names = _names(given, row)
     values: dict[str, Any] = {
         "acme": given.acme,
+        "acme_names": names,
+        "updated_at": world.now(),
+    }
+    if given.described:
+        values["description"] = given.description or None
+    if row and end is row and row.acme and given.acme and names == row.acme_names:
+        return values  # ACME goes on as before
+    values |= {
         "acme_state": None,
         "acme_next_at": None,
         "acme_failures": 0,
         "lease": None,  # whoever has it finds it lost, and stores nothing
         "leased_until": None,
-        "updated_at": world.now(),
     }
-    if given.described:
-        values["description"] = given.description or None
-    if given.acme and chain:
-        end: Any = made or row
+    inside = made.names if made else row.alt_names if row else ()
+    if given.acme and end and all(covers(inside, name) for name in names):
         values |= resting(end.not_before, end.not_after)
     elif given.acme:
         agreed = world.options.acme_terms_agreed
         values |= {"acme_state": TURN if agreed else DISAGREED, "acme_next_at": world.now()}
     return values
+
+
+def _names(given: Given, row: Picked | None) -> list[str]:
+    """The names that ACME is to put in from now on, beside its own."""
+    if given.acme and given.names is None and row:
+        return list(row.acme_names)
+    return list(given.names or ())
 
 
 def resting(begins: datetime, ends: datetime) -> dict[str, Any]:
@@ -339,6 +357,7 @@ def _facts(row: Picked | None) -> dict[str, Any]:
         "serverName": row.server_name,
         "description": row.description,
         "acme": row.acme,
+        "acmeNames": row.acme_names,
         "fingerprintSha256": row.sha256,
         "expires": ends,
     }

@@ -19,7 +19,7 @@ DAY = datetime.timedelta(days=1)
 # the clock of tests stands at its beginning
 BEGIN = datetime.datetime(2029, 12, 1, tzinfo=datetime.UTC)
 CERTIFICATE = """id serverName altNames description fingerprint fingerprintSha256 issuer acme
-  acmeState createdAt beginsAt expiresAt"""
+  acmeNames acmeState createdAt beginsAt expiresAt"""
 SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(input: $input) {{
   certificate {{ {CERTIFICATE} }} warnings {{ code path }}
   errors {{ __typename code message path index ... on ValidationError {{ constraint }} }} }} }}"""
