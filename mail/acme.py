@@ -32,6 +32,10 @@ TOKEN = 200  # characters of a token, and more of what answers it
 WELL_KNOWN = "/.well-known/acme-challenge/"
 LIMITED = "rateLimited"
 UNKNOWN = "accountDoesNotExist"
+UNBOUND = (
+    "the authority asks for an account outside of ACME: set MERGANSER_ACME_EAB_KEY_ID and "
+    "MERGANSER_ACME_EAB_HMAC"
+)
 
 
 class Failure(Exception):
@@ -50,6 +54,7 @@ class Server:
     directory: str
     ca: Path | None = None
     agent: str = "merganser"
+    binding: tuple[str, str] | None = field(default=None, repr=False)  # key id and HMAC, base64url
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,11 @@ class Client:
 
         key: Any = serialization.load_pem_private_key(account_key.encode(), None)
         trust: Any = str(server.ca) if server.ca else True
+        self._key = JWKEC(key=key)
         self._net = ClientNetwork(
-            JWKEC(key=key), alg=ES256, user_agent=server.agent, timeout=PATIENCE, verify_ssl=trust
+            self._key, alg=ES256, user_agent=server.agent, timeout=PATIENCE, verify_ssl=trust
         )
+        self._binding = server.binding
         self._order: OrderResource | None = None
         self._open: deque[AuthorizationResource] = deque()  # names the server has not judged yet
         with _told():
@@ -123,7 +130,11 @@ class Client:
             self._net.account = RegistrationResource(uri=url, body=Registration())
             return url
         with _told():
-            new = NewRegistration.from_data(email=contact or None, terms_of_service_agreed=True)
+            new = NewRegistration.from_data(
+                email=contact or None,
+                terms_of_service_agreed=True,
+                external_account_binding=self._bound(),
+            )
             try:
                 made = self._client.new_account(new)
             except errors.ConflictError as there:
@@ -132,6 +143,20 @@ class Client:
                 )
                 return str(there.location)
         return str(made.uri)
+
+    def _bound(self) -> dict[str, Any] | None:
+        """What binds an account that is made to one outside of ACME, where the server asks for it.
+
+        RFC 8555, section 7.3.4.
+        """
+        from acme.messages import ExternalAccountBinding
+
+        if not self._client.external_account_required():
+            return None
+        if self._binding is None:
+            raise Failure(UNBOUND)
+        public = self._key.public_key()
+        return ExternalAccountBinding.from_data(public, *self._binding, self._client.directory)
 
     def order(self, csr: bytes, names: Sequence[str]) -> list[str]:
         """Ask for a certificate of these names; the URLs that say how each is to be proved."""
@@ -162,7 +187,7 @@ class Client:
             ways = [each for each in body.challenges if isinstance(each.chall, HTTP01)]
             if not ways:
                 raise Failure(f"the authority offers no challenge by HTTP for {name}")
-            answer = ways[0].chall.validation(self._net.key)
+            answer = ways[0].chall.validation(self._key)
             token = ways[0].chall.encode("token")
             if len(token) > TOKEN or len(answer) > 2 * TOKEN:
                 raise Failure("the authority makes tokens that are too long")
@@ -172,7 +197,7 @@ class Client:
     def answer(self, challenge: Challenge) -> None:
         """Say that it can be found now."""
         with _told():
-            response = challenge.raw.chall.response(self._net.key)
+            response = challenge.raw.chall.response(self._key)
             self._client.answer_challenge(challenge.raw, response)
 
     def proved(self) -> bool:

@@ -118,7 +118,7 @@ async def _ordered(world: World, row: Picked) -> Fitting:
     await _note(world, row, "asks the authority")
     key = opened(world, row) if row.private_key else await asyncio.to_thread(acme.new_key)
     account = await acmeaccounts.account(world, options.acme_directory)
-    server = acme.Server(options.acme_directory, options.acme_ca)
+    server = acmeaccounts.server(world, options.acme_directory)
     client = await asyncio.to_thread(Client, server, account.key)
     await _each(names, lambda name: _allowed(world, name, client.identities))
     url = await asyncio.to_thread(client.enter, account.url, options.acme_contact)
