@@ -7,6 +7,7 @@ when it is first needed, as most servers never do.
 
 import datetime
 import time
+from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 15  # seconds for one answer
 BITS = 2048
+HOLDS = 6 * 60 * 60  # seconds that advice holds where nothing is said (RFC 9773, section 4.3.3)
 PIECE = datetime.timedelta(seconds=2)  # that one call waits: the server may be told to stop
 PAUSE = 1.0  # seconds between two questions whether it goes on
 SAID = 300  # characters of what a server says
@@ -32,6 +34,7 @@ TOKEN = 200  # characters of a token, and more of what answers it
 WELL_KNOWN = "/.well-known/acme-challenge/"
 LIMITED = "rateLimited"
 UNKNOWN = "accountDoesNotExist"
+SENSELESS = (ValueError, TypeError, AttributeError, OverflowError)  # what odd answers come to
 UNBOUND = (
     "the authority asks for an account outside of ACME: set MERGANSER_ACME_EAB_KEY_ID and "
     "MERGANSER_ACME_EAB_HMAC"
@@ -58,6 +61,15 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Advice:
+    """When a server would have a certificate renewed (RFC 9773), and how long it stands by that."""
+
+    start: datetime.datetime
+    end: datetime.datetime
+    holds: datetime.timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Challenge:
     """What the server is to find under a token."""
 
@@ -79,6 +91,25 @@ def new_key() -> str:
 def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
     plain, form = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
     return key.private_bytes(Encoding.PEM, form, plain).decode()
+
+
+def certificate_id(chain: str) -> str | None:
+    """What servers know a certificate by (RFC 9773, section 4.1), the first of this chain, PEM.
+
+    None where it does not say which key signed it.
+    """
+    own = x509.load_pem_x509_certificate(chain.encode())
+    try:
+        found = own.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    serial = own.serial_number.to_bytes(own.serial_number.bit_length() // 8 + 1, "big")
+    key = found.value.key_identifier
+    return f"{_base64url(key)}.{_base64url(serial)}" if key else None
+
+
+def _base64url(octets: bytes) -> str:
+    return urlsafe_b64encode(octets).decode().rstrip("=")
 
 
 def request(key: str, names: Sequence[str]) -> bytes:
@@ -121,6 +152,32 @@ class Client:
         found = getattr(meta, "caa_identities", None) or ()
         return tuple(str(each).lower() for each in found)
 
+    @property
+    def advises(self) -> bool:
+        """Whether the server says when certificates are to be renewed."""
+        return "renewalInfo" in self._client.directory.to_partial_json()
+
+    def advice(self, chain: str) -> Advice:
+        """When it would have this chain renewed; it may ask for more, or less, than makes sense.
+
+        The library's renewal_time takes windows that end before they start, which count as none
+        (RFC 9773, section 4.2).
+        """
+        from acme.client import ClientV2
+        from acme.messages import RenewalInfo
+
+        name = certificate_id(chain)
+        if name is None:
+            raise Failure("the certificate does not say which key signed it")
+        with _told():
+            base = str(self._client.directory["renewalInfo"]).rstrip("/")
+            answer = self._net.get(f"{base}/{name}")
+            window = RenewalInfo.from_json(answer.json()).suggested_window
+            holds = ClientV2.retry_after(answer, HOLDS) - datetime.datetime.now()  # noqa: DTZ005
+            if not window.start < window.end:
+                raise Failure("the authority's window for the renewal ends before it starts")
+            return Advice(window.start, window.end, holds)
+
     def enter(self, url: str | None, contact: str) -> str:
         """Go on with the account at this URL, or make one, agreeing to the terms; its URL."""
         from acme import errors
@@ -158,13 +215,15 @@ class Client:
         public = self._key.public_key()
         return ExternalAccountBinding.from_data(public, *self._binding, self._client.directory)
 
-    def order(self, csr: bytes, names: Sequence[str]) -> list[str]:
-        """Ask for a certificate of these names; the URLs that say how each is to be proved."""
-        from acme.messages import IDENTIFIER_FQDN, Identifier, NewOrder, Order, OrderResource
+    def order(self, csr: bytes, names: Sequence[str], replaces: str | None = None) -> list[str]:
+        """Ask for a certificate of these names; the URLs that say how each is to be proved.
+
+        `replaces` is the id of the one that it follows, of this server (RFC 9773, section 5).
+        """
+        from acme.messages import Order, OrderResource
 
         with _told():
-            asked = [Identifier(typ=IDENTIFIER_FQDN, value=name) for name in names]
-            answer = self._post(self._client.directory["newOrder"], NewOrder(identifiers=asked))
+            answer = self._ordered(names, replaces)
             body = Order.from_json(answer.json())
             urls = [str(url) for url in body.authorizations]
             if len(urls) > len(names):
@@ -173,6 +232,27 @@ class Client:
                 body=body, uri=answer.headers["Location"], authorizations=(), csr_pem=csr
             )
             return urls
+
+    def _ordered(self, names: Sequence[str], replaces: str | None) -> "Response":
+        """Order, and without saying what it replaces where the server does not take that."""
+        from acme import errors
+        from acme.messages import IDENTIFIER_FQDN, Error, Identifier, NewOrder
+        from josepy.json_util import field as member
+
+        class Replacing(NewOrder):  # the library has no field for it
+            replaces: str | None = member("replaces", omitempty=True)
+
+        url = self._client.directory["newOrder"]
+        asked = [Identifier(typ=IDENTIFIER_FQDN, value=name) for name in names]
+        if replaces:
+            try:
+                return self._post(url, Replacing(identifiers=asked, replaces=replaces))
+            except errors.ConflictError:
+                pass  # it has been replaced already
+            except Error as problem:
+                if problem.code in (LIMITED, UNKNOWN):
+                    raise
+        return self._post(url, NewOrder(identifiers=asked))
 
     def challenge(self, url: str) -> Challenge | None:
         """What the server will look for there; None: it knows already that the name is ours."""
@@ -270,7 +350,7 @@ def _told() -> Generator[None]:
     except (RequestException, OSError) as problem:
         text = f"the ACME server does not answer: {type(problem).__name__}"
         raise Failure(text) from None
-    except (errors.Error, DeserializationError, KeyError, ValueError, TypeError) as problem:
+    except (errors.Error, DeserializationError, KeyError, *SENSELESS) as problem:
         text = f"the ACME server says what makes no sense: {type(problem).__name__}"
         raise Failure(text) from None
 

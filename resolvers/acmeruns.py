@@ -4,6 +4,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import acme
 from mail import certificates as pem
-from mail.acme import Challenge, Client, Failure
+from mail.acme import Advice, Challenge, Client, Failure
 from mail.certificates import Fitting, Sent
 from mail.resolving import records
 from models import journal, meters
@@ -38,6 +40,8 @@ LIMITED = timedelta(hours=1)  # at least, where we asked too often
 SPREAD = 0.1  # that much earlier or later, so that not all come at once
 JITTER = timedelta(days=1)  # that much earlier one is renewed, at most, or
 PART = 30  # where it lives short, this part of its life
+OFTEN = timedelta(minutes=1)  # at least between two looks when to renew, and SELDOM at most
+LATER = timedelta(seconds=acme.HOLDS)  # where the authority did not say
 KEPT = timedelta(hours=1)  # what answers a challenge
 LOOKED = 5.0  # seconds for a question to DNS
 ABREAST = 10  # names that DNS is asked about at a time
@@ -69,28 +73,45 @@ async def step(world: World) -> bool:
     row = await _claimed(world)
     if row is None:
         return False
-    log.info("certificate ordered", extra={"serverName": row.server_name})
+    waits = row.acme_renew_at is not None and row.acme_renew_at > world.now()
+    taken, failed = (_looked, _unadvised) if waits else (_made, _failed)
     try:
-        async with asyncio.timeout(WHOLE.total_seconds()):
-            made = await _ordered(world, row)
-        await _keep(world, row, made)
-        ENDED.add("issued")
-        log.info("certificate issued", extra={"serverName": row.server_name})
+        await taken(world, row)
     except Lost:
-        ENDED.add("lost")
+        log.info("certificate changed meanwhile", extra={"serverName": row.server_name})
+        if not waits:
+            ENDED.add("lost")
     except Failure as problem:
-        await _failed(world, row, problem)
+        await failed(world, row, problem)
     except (Invalid, Unavailable) as problem:
-        await _failed(world, row, Failure(f"what came cannot be used: {problem.message}"))
+        await failed(world, row, Failure(f"what came cannot be used: {problem.message}"))
     except TimeoutError:
-        await _failed(world, row, Failure("the authority takes too long"))
+        await failed(world, row, Failure("the authority takes too long"))
     except asyncio.CancelledError:
         await _given_back(world, row)
         raise
     except Exception:
         log.exception("certificate broke", extra={"serverName": row.server_name})
-        await _failed(world, row, Failure("it broke on our side"))
+        await failed(world, row, Failure("it broke on our side"))
     return True
+
+
+async def _made(world: World, row: Picked) -> None:
+    """Have it made."""
+    log.info("certificate ordered", extra={"serverName": row.server_name})
+    async with asyncio.timeout(WHOLE.total_seconds()):
+        issued = await _ordered(world, row)
+    await _keep(world, row, issued)
+    ENDED.add("issued")
+    log.info("certificate issued", extra={"serverName": row.server_name})
+
+
+async def _looked(world: World, row: Picked) -> None:
+    """Ask the authority when it is to be renewed."""
+    async with asyncio.timeout(WHOLE.total_seconds()):
+        advice = await _advice(world, row)
+    alone = {"acme_next_at": row.acme_renew_at}
+    await _rest(world, row, _heeded(row, advice, world.now()) if advice else alone)
 
 
 async def _claimed(world: World) -> Picked | None:
@@ -111,7 +132,16 @@ async def _claimed(world: World) -> Picked | None:
         return (await (await session.connection()).execute(claimed)).first()
 
 
-async def _ordered(world: World, row: Picked) -> Fitting:
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What has come, from where, and whether its authority says when it is to be renewed."""
+
+    made: Fitting
+    directory: str
+    advised: bool
+
+
+async def _ordered(world: World, row: Picked) -> Issued:
     """A certificate for its names, with the key that it had: TLSA records go on being right."""
     options, names = world.options, [row.server_name, *row.acme_names]
     await _each(names, lambda name: _address(world, name))
@@ -125,8 +155,10 @@ async def _ordered(world: World, row: Picked) -> Fitting:
     if url != account.url:
         await acmeaccounts.made(world, account.id, url)
     csr = await asyncio.to_thread(acme.request, key, names)
+    mine = row.acme_directory == options.acme_directory and client.advises
+    replaced = acme.certificate_id(row.chain) if mine else None
     try:
-        urls = await asyncio.to_thread(client.order, csr, names)
+        urls = await asyncio.to_thread(client.order, csr, names, replaced)
     except Failure as problem:
         if problem.code == acme.UNKNOWN:
             await acmeaccounts.made(world, account.id, None)  # another one next time
@@ -138,7 +170,7 @@ async def _ordered(world: World, row: Picked) -> Fitting:
     made = await asyncio.to_thread(pem.fitting, Sent(str(chain), key))
     if missing := [name for name in names if not pem.covers(made.names, name)]:
         raise Failure(f"{missing[0]} does not stand in the certificate that came")
-    return made
+    return Issued(made, options.acme_directory, client.advises)
 
 
 async def _each(names: Sequence[str], check: Callable[[str], Awaitable[None]]) -> None:
@@ -266,15 +298,18 @@ async def answer(world: World, token: str) -> str | None:
     return next((str(row.answer) for row in await world.database.read(asked)), None)
 
 
-async def _keep(world: World, row: Picked, made: Fitting) -> None:
+async def _keep(world: World, row: Picked, issued: Issued) -> None:
     """Store what has come; the listeners have it at once."""
+    made = issued.made
     rests = resting(made.not_before, made.not_after)
-    life = made.not_after - made.not_before
-    spread = min(JITTER, life / PART)
+    early = random.uniform(0, 1) * _margin(made.not_before, made.not_after)  # noqa: S311
+    due = rests["acme_next_at"] - early
     values = {
         **stored(world, row.id, made, row.version),
         **rests,
-        "acme_next_at": rests["acme_next_at"] - random.uniform(0, 1) * spread,  # noqa: S311
+        "acme_directory": issued.directory,
+        "acme_renew_at": due,
+        "acme_next_at": world.now() if issued.advised else due,
         "acme_failures": 0,
         "lease": None,
         "leased_until": None,
@@ -283,6 +318,61 @@ async def _keep(world: World, row: Picked, made: Fitting) -> None:
         await _write(world, session, row, values)
         await named_in(session, row.id, made.names)
         ring(session, CERTIFICATES)
+
+
+def _margin(begins: datetime, ends: datetime) -> timedelta:
+    """What is little in the life of a certificate."""
+    return min(JITTER, (ends - begins) / PART)
+
+
+async def _advice(world: World, row: Picked) -> Advice | None:
+    """What its authority says of its renewal; None where it says nothing, or is ours no more."""
+    directory = world.options.acme_directory
+    if row.acme_directory != directory:
+        return None
+    account = await acmeaccounts.account(world, directory)
+    server = acmeaccounts.server(world, directory)
+    client = await asyncio.to_thread(Client, server, account.key)
+    return await asyncio.to_thread(client.advice, row.chain) if client.advises else None
+
+
+def _heeded(row: Picked, advice: Advice, now: datetime) -> dict[str, Any]:
+    """When it is renewed: by chance in the window, but neither at once nor at its very end.
+
+    The chance is that of its fingerprint: as long as the window stands, so does the moment.
+    """
+    chance = int(row.sha256[:8], 16) / (1 << 32)
+    margin = _margin(row.not_before, row.not_after)
+    at = advice.start + (advice.end - advice.start) * chance
+    at = min(max(at, row.not_before + margin), row.not_after - margin)
+    again = now + min(max(advice.holds, OFTEN), SELDOM)
+    return {
+        "acme_state": f"valid, renewed on {at:%Y-%m-%d} as its authority asks",
+        "acme_renew_at": at,
+        "acme_next_at": min(at, again),
+    }
+
+
+async def _unadvised(world: World, row: Picked, problem: Failure) -> None:
+    """Go by our own rule, but not later than the authority has asked before; look again later."""
+    facts = {"serverName": row.server_name, "why": str(problem)}
+    log.warning("the authority does not say when a certificate is to be renewed", extra=facts)
+    rests = resting(row.not_before, row.not_after)
+    values = rests if rests["acme_renew_at"] < row.acme_renew_at else {}
+    at = min(rests["acme_renew_at"], row.acme_renew_at)
+    with suppress(Lost):
+        await _rest(world, row, {**values, "acme_next_at": min(at, world.now() + LATER)})
+
+
+async def _rest(world: World, row: Picked, values: dict[str, Any]) -> None:
+    """Let go of it; told of is only what shows."""
+    values = {**values, "lease": None, "leased_until": None}
+    if values.get("acme_state", row.acme_state) != row.acme_state:
+        await _change(world, row, values)
+        return
+    async with world.write() as session:
+        this = update(Certificate).where(*_mine(row)).values(**values)
+        await (await session.connection()).execute(this)
 
 
 async def _failed(world: World, row: Picked, problem: Failure) -> None:

@@ -148,6 +148,7 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
         values = _values(ctx.world, given, row, made) | {"server_name": name}
         if made:
             values |= stored(ctx.world, key, made, row.version if row else 0)
+            values["acme_directory"] = None
         connection = await session.connection()
         if row:
             this = changing(Certificate).where(col(Certificate.id) == key)
@@ -218,6 +219,7 @@ def _values(world: World, given: Given, row: Picked | None, made: Fitting | None
     values |= {
         "acme_state": None,
         "acme_next_at": None,
+        "acme_renew_at": None,
         "acme_failures": 0,
         "lease": None,  # whoever has it finds it lost, and stores nothing
         "leased_until": None,
@@ -241,7 +243,8 @@ def _names(given: Given, row: Picked | None) -> list[str]:
 def resting(begins: datetime, ends: datetime) -> dict[str, Any]:
     """State and next step of what ACME has brought, or takes over."""
     due = ends - min(EARLY, (ends - begins) / SHARE)
-    return {"acme_state": f"valid, renewed from {due:%Y-%m-%d}", "acme_next_at": due}
+    state = f"valid, renewed from {due:%Y-%m-%d}"
+    return {"acme_state": state, "acme_next_at": due, "acme_renew_at": due}
 
 
 def stored(world: World, key: int, made: Fitting, version: int) -> dict[str, Any]:
@@ -325,7 +328,7 @@ async def renew(ctx: Context, ids: Sequence[int]) -> None:
                 raise Conflict(text, path=["ids"], index=nth)
         agreed = ctx.world.options.acme_terms_agreed
         state = {"acme_state": TURN if agreed else DISAGREED, "acme_next_at": ctx.world.now()}
-        values = {**state, "acme_failures": 0, "updated_at": ctx.world.now()}
+        values = {**state, "acme_renew_at": None, "acme_failures": 0, "updated_at": ctx.world.now()}
         these = changing(Certificate).where(col(Certificate.id).in_(ids))
         await (await session.connection()).execute(these.values(**values))
         await told(ctx, session, [row.id for row in rows])

@@ -38,6 +38,7 @@ class Place:
     world: World
     root: Client
     clock: Ahead
+    there: Pebble
 
     async def state(self, name: str = NAME) -> dict[str, Any]:
         found: dict[str, Any] = (await self.root(ONE, by={"serverName": name}))["certificate"]
@@ -84,7 +85,7 @@ async def placed(
                 async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
                     client = Client(http, ours, root.user, root.secret)
                     assert isinstance(ours.now, Ahead)
-                    yield Place(ours, client, ours.now)
+                    yield Place(ours, client, ours.now, there)
                 await app.end()
 
 

@@ -32,7 +32,8 @@ class Pebble:
 
     directory: str
     ca: Path
-    manages: int = 0  # the port where it tells what became of certificates
+    pem: Path  # key and certificate of that
+    manages: int  # the port where it tells what became of certificates
 
 
 def _written(
@@ -73,7 +74,7 @@ async def pebble(folder: Path, looks_at: int, names: int, **more: Any) -> AsyncG
             while not await _up(port):
                 assert running.returncode is None, (folder / "log").read_text()
                 await asyncio.sleep(0.05)
-        yield Pebble(f"https://localhost:{port}/dir", ca, manages)
+        yield Pebble(f"https://localhost:{port}/dir", ca, folder / "server.pem", manages)
     finally:
         with suppress(ProcessLookupError):
             running.kill()
