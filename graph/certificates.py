@@ -9,17 +9,22 @@ from strawberry import UNSET
 
 from graph import errors, ids
 from graph.connections import Connection, connected, page_asked
-from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.errors import IdsInput, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, query
-from graph.mutations import mutation
+from graph.mutations import Alone, mutation
 from graph.refs import given, keys_of, plain
 from graph.rows import Shape, columns, identified
 from graph.views import Made
+from mail.acme import Reason
 from mail.certificates import Sent
 from models.pages import Cursor
 from models.roles import Role, Scope
-from resolvers import certificates
+from resolvers import acmerevocation, certificates
 from resolvers.certificates import OLDEST, Given, Where
+
+strawberry.enum(
+    Reason, name="RevocationReason", description="Why a certificate is revoked (RFC 5280)."
+)
 
 WRITES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
@@ -94,6 +99,26 @@ class CertificatePayload(MutationPayload):
     certificate: Certificate | None = leaf("As it is now.", default=None)
 
 
+@strawberry.input(description="Input of certificateDelete.")
+class CertificateDeleteInput(Options):
+    ids: list[strawberry.ID] = leaf("Global ids.")
+    revoke: Reason | None = leaf(
+        "Those that ACME has made are revoked by their authorities before, at most "
+        f"{acmerevocation.MOST} at a time; where one is not, nothing is deleted, and what was "
+        "revoked before it says so in its acmeState.",
+        default=UNSET,
+    )
+
+
+@strawberry.type(description="Answer of certificateDelete.")
+class CertificateDeletePayload(MutationPayload):
+    deleted_ids: list[strawberry.ID] = leaf("What is gone.", default_factory=list)
+    revoked_ids: list[strawberry.ID] = leaf(
+        "Of those, what was revoked; others had ended, or had never been issued.",
+        default_factory=list,
+    )
+
+
 @strawberry.type(description="Answer of certificateRenew.")
 class CertificateRenewPayload(MutationPayload):
     certificates: list[Certificate] = leaf("As they are now.", default_factory=list)
@@ -150,10 +175,20 @@ class CertificateMutation:
         ]
         return CertificatePayload(certificate=Certificate.maybe(row), warnings=warnings)
 
-    @mutation("All or none. Connections that are open stay as they are.", **WRITES)
-    async def certificate_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await certificates.remove(info.context, keys_of(info, "Certificate", input.ids))
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation(
+        "All or none. Connections that are open stay as they are.",
+        alone=Alone("a revocation", lambda given: bool(given.revoke)),
+        **WRITES,
+    )
+    async def certificate_delete(
+        self, info: Info, input: CertificateDeleteInput
+    ) -> CertificateDeletePayload:
+        keys = keys_of(info, "Certificate", input.ids)
+        revoked = await certificates.remove(info.context, keys, plain(input.revoke))
+        return CertificateDeletePayload(
+            deleted_ids=input.ids,
+            revoked_ids=[strawberry.ID(ids.encode("Certificate", key)) for key in revoked],
+        )
 
     @mutation(
         "Has certificates renewed by ACME now, whatever they failed by before; all or none. How "

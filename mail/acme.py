@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ TOKEN = 200  # characters of a token, and more of what answers it
 WELL_KNOWN = "/.well-known/acme-challenge/"
 LIMITED = "rateLimited"
 UNKNOWN = "accountDoesNotExist"
+REVOKED, UNREASONABLE = "alreadyRevoked", "badRevocationReason"
 SENSELESS = (ValueError, TypeError, AttributeError, OverflowError)  # what odd answers come to
 UNBOUND = (
     "the authority asks for an account outside of ACME: set MERGANSER_ACME_EAB_KEY_ID and "
@@ -48,6 +50,25 @@ class Failure(Exception):
         text = "".join(sign if sign.isprintable() else " " for sign in message)
         super().__init__(text[:SAID])
         self.code = code
+
+
+class Reason(StrEnum):
+    """Why a certificate is revoked, as far as its holder says so (RFC 5280, section 5.3.1)."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    KEY_COMPROMISE = "KEY_COMPROMISE"
+    AFFILIATION_CHANGED = "AFFILIATION_CHANGED"
+    SUPERSEDED = "SUPERSEDED"
+    CESSATION_OF_OPERATION = "CESSATION_OF_OPERATION"
+
+
+CODES = {
+    Reason.UNSPECIFIED: 0,
+    Reason.KEY_COMPROMISE: 1,
+    Reason.AFFILIATION_CHANGED: 3,
+    Reason.SUPERSEDED: 4,
+    Reason.CESSATION_OF_OPERATION: 5,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +340,18 @@ class Client:
             except errors.TimeoutError:
                 return None
         return str(self._asked.fullchain_pem)
+
+    def revoke(self, chain: str, reason: Reason) -> None:
+        """Have the first certificate of this chain revoked, by our account; it may be already."""
+        from acme.messages import Error
+
+        own = x509.load_pem_x509_certificate(chain.encode())
+        with _told():
+            try:
+                self._client.revoke(own, CODES[reason])
+            except Error as problem:
+                if problem.code != REVOKED:
+                    raise
 
     def _post(self, url: str, said: Any) -> "Response":
         """What the server answers; to nothing it shows what is there."""

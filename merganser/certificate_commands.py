@@ -114,18 +114,31 @@ def renew(name: Name, as_json: Json = False) -> None:
     _print(run(work), as_json)
 
 
-def delete(name: Name) -> None:
+def delete(
+    name: Name,
+    revoke: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            help="Have its authority revoke it before: unspecified, key-compromise, superseded, "
+            "affiliation-changed or cessation-of-operation.",
+        ),
+    ] = None,
+) -> None:
     """Delete the certificate of a server. Connections that are open stay as they are.
 
     Example: merganser certificate delete mx.example.org
+
+    Example: merganser certificate delete mx.example.org --revoke key-compromise
     """
     from merganser import certificates
     from merganser.commands import run
 
-    async def work(world: "World", _settings: "Settings") -> None:
-        await certificates.remove(world, name)
+    async def work(world: "World", _settings: "Settings") -> bool:
+        return await certificates.remove(world, name, revoke)
 
-    run(work)
+    if run(work):
+        typer.echo(f"The certificate of {name} is revoked.")
     typer.echo(f"{name} has no certificate here any more.")
 
 

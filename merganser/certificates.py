@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.acme import Reason
 from mail.certificates import Sent
 from merganser.building import owner
-from merganser.trouble import Trouble
+from merganser.trouble import MISUSED, Trouble
 from models.certificates import Certificate
 from models.columns import Picked, picked
 from models.errors import Refused
@@ -94,7 +95,19 @@ async def renew(world: World, name: str) -> dict[str, Any]:
     return await one(world, name)
 
 
-async def remove(world: World, name: str) -> None:
-    """Remove it; Trouble where there is none."""
+async def remove(world: World, name: str, reason: str | None = None) -> bool:
+    """Remove it, revoked before for a reason; whether it was. Trouble where there is none."""
     row = await _named(world, name)
-    await certificates.remove(owner(world), [row.id])
+    try:
+        return bool(await certificates.remove(owner(world), [row.id], _reason(reason)))
+    except Refused as refusal:
+        raise Trouble(refusal.message) from None
+
+
+def _reason(text: str | None) -> Reason | None:
+    if text is None:
+        return None
+    spelt = {one.lower().replace("_", "-"): one for one in Reason}
+    if text not in spelt:
+        raise Trouble(f"--revoke is one of {', '.join(spelt)}", code=MISUSED)
+    return spelt[text]

@@ -13,6 +13,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import certificates as pem
+from mail.acme import Reason
 from mail.certificates import Fitting, Sent, covers, wildcard
 from mail.sni import rank
 from models.certificates import Certificate, CertificateName
@@ -24,7 +25,7 @@ from models.roles import Role
 from models.vault import Sealed
 from models.wakeups import CERTIFICATES
 from models.world import World, ring
-from resolvers import adminlog, listing
+from resolvers import acmerevocation, adminlog, listing
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
@@ -304,15 +305,33 @@ def _notices(world: World, name: str, made: Fitting | None) -> list[Notice]:
     return found
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove these, all or none. Whoever is connected stays so."""
+async def remove(ctx: Context, ids: Sequence[int], reason: Reason | None = None) -> list[int]:
+    """Remove these, all or none. Whoever is connected stays so.
+
+    With a reason their authorities revoke them before; the keys of those. Where one does not, or
+    another certificate has come meanwhile, none is removed.
+    """
+    revoked: list[Picked] = []
+    if reason:
+        revoked = acmerevocation.revocable(ctx, await _seen(ctx, ids))
+    if reason and not ctx.trial:
+        await acmerevocation.revoke(ctx, revoked, reason)
+    ended = {row.id: row.version for row in revoked}
     async with ctx.write(PLATFORM) as session:
         rows = await _seen(ctx, ids)
+        for nth, row in enumerate(rows):
+            if ended.get(row.id, row.version) != row.version:
+                text = "the one before was revoked, and another has come: send it once more"
+                raise Conflict(text, path=["ids"], index=nth)
         connection = await session.connection()
         await connection.execute(delete(Certificate).where(col(Certificate.id).in_(ids)))
         await told(ctx, session, [row.id for row in rows])
-        done = (_done("certificateDelete", row, None) for row in rows)
+        after = {row.id: {"revoked": reason} for row in revoked}
+        done = (
+            replace(_done("certificateDelete", row, None), after=after.get(row.id)) for row in rows
+        )
         await adminlog.note(ctx, session, *done)
+    return list(ended)
 
 
 async def renew(ctx: Context, ids: Sequence[int]) -> None:

@@ -23,8 +23,9 @@ CERTIFICATE = """id serverName altNames description fingerprint fingerprintSha25
 SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(input: $input) {{
   certificate {{ {CERTIFICATE} }} warnings {{ code path }}
   errors {{ __typename code message path index ... on ValidationError {{ constraint }} }} }} }}"""
-DELETE = """mutation ($input: IdsInput!) { certificateDelete(input: $input) {
-  deletedIds errors { __typename code message path index } } }"""
+DELETE = """mutation ($input: CertificateDeleteInput!) { certificateDelete(input: $input) {
+  deletedIds revokedIds errors { __typename code message path index
+  ... on ValidationError { constraint } ... on UnavailableError { component } } } }"""
 RENEW = """mutation ($input: IdsInput!) { certificateRenew(input: $input) {
   certificates { serverName acmeState } errors { __typename code message path index } } }"""
 LIST = """query ($query: String, $altNames: Boolean, $first: Int, $after: String, $last: Int) {

@@ -50,6 +50,7 @@ def test_one_is_set_listed_renewed_and_deleted(shell: Shell, tmp_path: Path) -> 
 
 def test_what_goes_wrong_is_said_in_one_line(shell: Shell, tmp_path: Path) -> None:
     cert, key = written(tmp_path)
+    assert shell("certificate", "set", "own.example", "--cert", cert, "--key", key).code == 0
     for words, text in (
         (["set", NAME], "say --cert FILE, or --acme"),
         (["set", NAME, "--cert", tmp_path / "none"], "cannot read"),
@@ -58,6 +59,8 @@ def test_what_goes_wrong_is_said_in_one_line(shell: Shell, tmp_path: Path) -> No
         (["set", "a b", "--cert", cert, "--key", key], "not a domain name"),
         (["set", NAME, "--acme", "--also", "*.example"], "no wildcard"),
         (["renew", NAME], f"there is no certificate for {NAME}"),
+        (["delete", "own.example", "--revoke", "boredom"], "--revoke is one of unspecified, key-"),
+        (["delete", "own.example", "--revoke", "superseded"], "terms of the authority are not"),
         (["delete", NAME], f"there is no certificate for {NAME}"),
     ):
         said = shell("certificate", *words)

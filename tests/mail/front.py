@@ -3,7 +3,7 @@
 import base64
 import json
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +41,7 @@ class Front:
     directory: str = ""
     renewals: Said | None = None
     instead: dict[str, list[Said]] = field(default_factory=dict)  # by path, one each
+    first: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)  # is done before
     looks: list[str] = field(default_factory=list)  # ids
     posts: list[tuple[str, Any]] = field(default_factory=list)  # paths and payloads
 
@@ -66,6 +67,8 @@ async def front(there: Pebble) -> AsyncGenerator[Front]:
             payload = json.loads(raw)["payload"]
             text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
             made.posts.append((path, json.loads(text) if text else None))
+        if work := made.first.get(path):
+            await work()
         if told := made.instead.get(path):
             return _response(told.pop(0))
         sent = {
