@@ -404,5 +404,10 @@ def _refused(failed: "Sequence[AuthorizationResource]") -> Failure:
     problems = (each.error for each in failed[0].body.challenges if each.error is not None)
     problem = next(problems, None)
     why = _said(problem) if problem else Failure("the challenge failed")
-    others = f" (and not {', '.join(names[1:])})" if names[1:] else ""
-    return Failure(f"{names[0]}{others}: {why}", code=why.code)
+    return failure_of(names, str(why), code=why.code)
+
+
+def failure_of(names: Sequence[str], why: str, *, code: str = "") -> Failure:
+    """That these names failed, the first of them so: what matters most stands first."""
+    others = f"; and not {', '.join(names[1:])}" if names[1:] else ""
+    return Failure(f"{names[0]}: {why}{others}", code=code)

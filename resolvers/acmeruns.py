@@ -189,8 +189,7 @@ async def _each(names: Sequence[str], check: Callable[[str], Awaitable[None]]) -
             group.create_task(one(name))
     bad = [name for name in names if name in failed]
     if bad:
-        others = f" (and not {', '.join(bad[1:])})" if bad[1:] else ""
-        raise Failure(f"{bad[0]}{others}: {failed[bad[0]]}")
+        raise acme.failure_of(bad, failed[bad[0]])
 
 
 async def _prove(world: World, row: Picked, client: Client, urls: Sequence[str]) -> None:
