@@ -9,17 +9,22 @@ from strawberry import UNSET
 
 from graph import errors, ids
 from graph.connections import Connection, connected, page_asked
-from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
+from graph.errors import IdsInput, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, query
-from graph.mutations import mutation
+from graph.mutations import Alone, mutation
 from graph.refs import given, keys_of, plain
 from graph.rows import Shape, columns, identified
 from graph.views import Made
+from mail.acme import Reason
 from mail.certificates import Sent
 from models.pages import Cursor
 from models.roles import Role, Scope
-from resolvers import certificates
+from resolvers import acmerevocation, certificates
 from resolvers.certificates import OLDEST, Given, Where
+
+strawberry.enum(
+    Reason, name="RevocationReason", description="Why a certificate is revoked (RFC 5280)."
+)
 
 WRITES: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
 
@@ -41,6 +46,7 @@ class Certificate(Shape):
     fingerprint_sha256: str | None = leaf("SHA-256, likewise.")
     issuer: str | None = leaf("Who signed it, such as CN=R11,O=Let's Encrypt,C=US.")
     acme: bool = leaf("Renewed by itself.")
+    acme_names: list[str] = leaf("Names that ACME puts into it beside serverName, in ASCII form.")
     acme_state: str | None = leaf("Last step or error.")
     created_at: datetime = leaf("Creation.")
     updated_at: datetime = leaf("Last change or step.")
@@ -71,6 +77,11 @@ class CertificateSetInput(Options):
         "Key and certificate are made by ACME, and renewed; those sent are served until then.",
         default=False,
     )
+    acme_names: list[str] | None = leaf(
+        "Names that ACME puts into it beside serverName, at most 100 with that; those that do not "
+        "stand in it yet are ordered at once. Absent = unchanged; without acme there are none.",
+        default=UNSET,
+    )
     private_key: str | None = leaf(
         "PEM, not encrypted: of RSA with 2048 bits or more, ECDSA or EdDSA. Absent = it lies in "
         "cert, or stays.",
@@ -86,6 +97,26 @@ class CertificateSetInput(Options):
 @strawberry.type(description="Answer of certificateSet.")
 class CertificatePayload(MutationPayload):
     certificate: Certificate | None = leaf("As it is now.", default=None)
+
+
+@strawberry.input(description="Input of certificateDelete.")
+class CertificateDeleteInput(Options):
+    ids: list[strawberry.ID] = leaf("Global ids.")
+    revoke: Reason | None = leaf(
+        "Those that ACME has made are revoked by their authorities before, at most "
+        f"{acmerevocation.MOST} at a time; where one is not, nothing is deleted, and what was "
+        "revoked before it says so in its acmeState.",
+        default=UNSET,
+    )
+
+
+@strawberry.type(description="Answer of certificateDelete.")
+class CertificateDeletePayload(MutationPayload):
+    deleted_ids: list[strawberry.ID] = leaf("What is gone.", default_factory=list)
+    revoked_ids: list[strawberry.ID] = leaf(
+        "Of those, what was revoked; others had ended, or had never been issued.",
+        default_factory=list,
+    )
 
 
 @strawberry.type(description="Answer of certificateRenew.")
@@ -144,10 +175,20 @@ class CertificateMutation:
         ]
         return CertificatePayload(certificate=Certificate.maybe(row), warnings=warnings)
 
-    @mutation("All or none. Connections that are open stay as they are.", **WRITES)
-    async def certificate_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await certificates.remove(info.context, keys_of(info, "Certificate", input.ids))
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation(
+        "All or none. Connections that are open stay as they are.",
+        alone=Alone("a revocation", lambda given: bool(given.revoke)),
+        **WRITES,
+    )
+    async def certificate_delete(
+        self, info: Info, input: CertificateDeleteInput
+    ) -> CertificateDeletePayload:
+        keys = keys_of(info, "Certificate", input.ids)
+        revoked = await certificates.remove(info.context, keys, plain(input.revoke))
+        return CertificateDeletePayload(
+            deleted_ids=input.ids,
+            revoked_ids=[strawberry.ID(ids.encode("Certificate", key)) for key in revoked],
+        )
 
     @mutation(
         "Has certificates renewed by ACME now, whatever they failed by before; all or none. How "
@@ -166,11 +207,12 @@ def _given(input: CertificateSetInput) -> Given:
     sent = None
     if cert is not None or key is not None or ca:
         sent = Sent(cert or "", key, tuple(ca or ()))
-    described = input.description is not UNSET
+    described, names = input.description is not UNSET, plain(input.acme_names)
     return Given(
         input.server_name,
         sent,
         bool(input.acme),
         plain(input.description),
         described,
+        None if names is None else tuple(names),
     )

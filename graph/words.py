@@ -193,6 +193,13 @@ VALUES = {
         "RSA": "Known everywhere.",
         "ED25519": "Short and quick; not every server knows it, so it stands beside RSA.",
     },
+    "RevocationReason": {
+        "UNSPECIFIED": "None is said.",
+        "KEY_COMPROMISE": "Somebody else has its key, or may have it.",
+        "AFFILIATION_CHANGED": "Its names belong to somebody else now.",
+        "SUPERSEDED": "Another one is in its place.",
+        "CESSATION_OF_OPERATION": "Its names are served no more.",
+    },
     "DkimKeyState": {
         "PENDING": "It signs as soon as DNS has its record.",
         "ACTIVE": "It signs.",

@@ -6,9 +6,13 @@ when it is first needed, as most servers never do.
 # ruff: noqa: PLC0415 - see above
 
 import datetime
-from collections.abc import Callable, Generator, Sequence
+import time
+from base64 import urlsafe_b64encode
+from collections import deque
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +22,25 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 if TYPE_CHECKING:
-    from acme.messages import OrderResource
+    from acme.messages import AuthorizationResource, OrderResource
+    from requests import Response
 
 PATIENCE = 15  # seconds for one answer
 BITS = 2048
+HOLDS = 6 * 60 * 60  # seconds that advice holds where nothing is said (RFC 9773, section 4.3.3)
 PIECE = datetime.timedelta(seconds=2)  # that one call waits: the server may be told to stop
+PAUSE = 1.0  # seconds between two questions whether it goes on
 SAID = 300  # characters of what a server says
 TOKEN = 200  # characters of a token, and more of what answers it
 WELL_KNOWN = "/.well-known/acme-challenge/"
 LIMITED = "rateLimited"
 UNKNOWN = "accountDoesNotExist"
+REVOKED, UNREASONABLE = "alreadyRevoked", "badRevocationReason"
+SENSELESS = (ValueError, TypeError, AttributeError, OverflowError)  # what odd answers come to
+UNBOUND = (
+    "the authority asks for an account outside of ACME: set MERGANSER_ACME_EAB_KEY_ID and "
+    "MERGANSER_ACME_EAB_HMAC"
+)
 
 
 class Failure(Exception):
@@ -39,6 +52,25 @@ class Failure(Exception):
         self.code = code
 
 
+class Reason(StrEnum):
+    """Why a certificate is revoked, as far as its holder says so (RFC 5280, section 5.3.1)."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    KEY_COMPROMISE = "KEY_COMPROMISE"
+    AFFILIATION_CHANGED = "AFFILIATION_CHANGED"
+    SUPERSEDED = "SUPERSEDED"
+    CESSATION_OF_OPERATION = "CESSATION_OF_OPERATION"
+
+
+CODES = {
+    Reason.UNSPECIFIED: 0,
+    Reason.KEY_COMPROMISE: 1,
+    Reason.AFFILIATION_CHANGED: 3,
+    Reason.SUPERSEDED: 4,
+    Reason.CESSATION_OF_OPERATION: 5,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """An ACME server: its directory, and who signs its certificate, where that is no usual one."""
@@ -46,6 +78,16 @@ class Server:
     directory: str
     ca: Path | None = None
     agent: str = "merganser"
+    binding: tuple[str, str] | None = field(default=None, repr=False)  # key id and HMAC, base64url
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """When a server would have a certificate renewed (RFC 9773), and how long it stands by that."""
+
+    start: datetime.datetime
+    end: datetime.datetime
+    holds: datetime.timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +114,25 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
     return key.private_bytes(Encoding.PEM, form, plain).decode()
 
 
+def certificate_id(chain: str) -> str | None:
+    """What servers know a certificate by (RFC 9773, section 4.1), the first of this chain, PEM.
+
+    None where it does not say which key signed it.
+    """
+    own = x509.load_pem_x509_certificate(chain.encode())
+    try:
+        found = own.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    serial = own.serial_number.to_bytes(own.serial_number.bit_length() // 8 + 1, "big")
+    key = found.value.key_identifier
+    return f"{_base64url(key)}.{_base64url(serial)}" if key else None
+
+
+def _base64url(octets: bytes) -> str:
+    return urlsafe_b64encode(octets).decode().rstrip("=")
+
+
 def request(key: str, names: Sequence[str]) -> bytes:
     """The signing request for these names, PEM."""
     loaded: Any = serialization.load_pem_private_key(key.encode(), None)
@@ -94,10 +155,13 @@ class Client:
 
         key: Any = serialization.load_pem_private_key(account_key.encode(), None)
         trust: Any = str(server.ca) if server.ca else True
+        self._key = JWKEC(key=key)
         self._net = ClientNetwork(
-            JWKEC(key=key), alg=ES256, user_agent=server.agent, timeout=PATIENCE, verify_ssl=trust
+            self._key, alg=ES256, user_agent=server.agent, timeout=PATIENCE, verify_ssl=trust
         )
+        self._binding = server.binding
         self._order: OrderResource | None = None
+        self._open: deque[AuthorizationResource] = deque()  # names the server has not judged yet
         with _told():
             directory = ClientV2.get_directory(server.directory, self._net)
         self._client = ClientV2(directory, self._net)
@@ -109,6 +173,32 @@ class Client:
         found = getattr(meta, "caa_identities", None) or ()
         return tuple(str(each).lower() for each in found)
 
+    @property
+    def advises(self) -> bool:
+        """Whether the server says when certificates are to be renewed."""
+        return "renewalInfo" in self._client.directory.to_partial_json()
+
+    def advice(self, chain: str) -> Advice:
+        """When it would have this chain renewed; it may ask for more, or less, than makes sense.
+
+        The library's renewal_time takes windows that end before they start, which count as none
+        (RFC 9773, section 4.2).
+        """
+        from acme.client import ClientV2
+        from acme.messages import RenewalInfo
+
+        name = certificate_id(chain)
+        if name is None:
+            raise Failure("the certificate does not say which key signed it")
+        with _told():
+            base = str(self._client.directory["renewalInfo"]).rstrip("/")
+            answer = self._net.get(f"{base}/{name}")
+            window = RenewalInfo.from_json(answer.json()).suggested_window
+            holds = ClientV2.retry_after(answer, HOLDS) - datetime.datetime.now()  # noqa: DTZ005
+            if not window.start < window.end:
+                raise Failure("the authority's window for the renewal ends before it starts")
+            return Advice(window.start, window.end, holds)
+
     def enter(self, url: str | None, contact: str) -> str:
         """Go on with the account at this URL, or make one, agreeing to the terms; its URL."""
         from acme import errors
@@ -118,7 +208,11 @@ class Client:
             self._net.account = RegistrationResource(uri=url, body=Registration())
             return url
         with _told():
-            new = NewRegistration.from_data(email=contact or None, terms_of_service_agreed=True)
+            new = NewRegistration.from_data(
+                email=contact or None,
+                terms_of_service_agreed=True,
+                external_account_binding=self._bound(),
+            )
             try:
                 made = self._client.new_account(new)
             except errors.ConflictError as there:
@@ -128,37 +222,107 @@ class Client:
                 return str(there.location)
         return str(made.uri)
 
-    def order(self, csr: bytes) -> list[Challenge]:
-        """Ask for a certificate; what the server will look for, for names it does not know yet."""
+    def _bound(self) -> dict[str, Any] | None:
+        """What binds an account that is made to one outside of ACME, where the server asks for it.
+
+        RFC 8555, section 7.3.4.
+        """
+        from acme.messages import ExternalAccountBinding
+
+        if not self._client.external_account_required():
+            return None
+        if self._binding is None:
+            raise Failure(UNBOUND)
+        public = self._key.public_key()
+        return ExternalAccountBinding.from_data(public, *self._binding, self._client.directory)
+
+    def order(self, csr: bytes, names: Sequence[str], replaces: str | None = None) -> list[str]:
+        """Ask for a certificate of these names; the URLs that say how each is to be proved.
+
+        `replaces` is the id of the one that it follows, of this server (RFC 9773, section 5).
+        """
+        from acme.messages import Order, OrderResource
+
+        with _told():
+            answer = self._ordered(names, replaces)
+            body = Order.from_json(answer.json())
+            urls = [str(url) for url in body.authorizations]
+            if len(urls) > len(names):
+                raise Failure("the authority wants more proved than was asked for")
+            self._order = OrderResource(
+                body=body, uri=answer.headers["Location"], authorizations=(), csr_pem=csr
+            )
+            return urls
+
+    def _ordered(self, names: Sequence[str], replaces: str | None) -> "Response":
+        """Order, and without saying what it replaces where the server does not take that."""
+        from acme import errors
+        from acme.messages import IDENTIFIER_FQDN, Error, Identifier, NewOrder
+        from josepy.json_util import field as member
+
+        class Replacing(NewOrder):  # the library has no field for it
+            replaces: str | None = member("replaces", omitempty=True)
+
+        url = self._client.directory["newOrder"]
+        asked = [Identifier(typ=IDENTIFIER_FQDN, value=name) for name in names]
+        if replaces:
+            try:
+                return self._post(url, Replacing(identifiers=asked, replaces=replaces))
+            except errors.ConflictError:
+                pass  # it has been replaced already
+            except Error as problem:
+                if problem.code in (LIMITED, UNKNOWN):
+                    raise
+        return self._post(url, NewOrder(identifiers=asked))
+
+    def challenge(self, url: str) -> Challenge | None:
+        """What the server will look for there; None: it knows already that the name is ours."""
         from acme.challenges import HTTP01
-        from acme.messages import STATUS_VALID
+        from acme.messages import STATUS_VALID, Authorization, AuthorizationResource
 
         with _told():
-            self._order = self._client.new_order(csr)
-            found: list[Challenge] = []
-            for one in self._order.authorizations:
-                if one.body.status == STATUS_VALID:
-                    continue
-                ways = [each for each in one.body.challenges if isinstance(each.chall, HTTP01)]
-                if not ways:
-                    raise Failure("the authority offers no challenge by HTTP")
-                answer = ways[0].chall.validation(self._net.key)
-                token = ways[0].chall.encode("token")
-                if len(token) > TOKEN or len(answer) > 2 * TOKEN:
-                    raise Failure("the authority makes tokens that are too long")
-                found.append(Challenge(token, answer, ways[0]))
-            return found
+            body = Authorization.from_json(self._post(url, None).json())
+            if body.status == STATUS_VALID:
+                return None
+            name = body.identifier.value
+            ways = [each for each in body.challenges if isinstance(each.chall, HTTP01)]
+            if not ways:
+                raise Failure(f"the authority offers no challenge by HTTP for {name}")
+            answer = ways[0].chall.validation(self._key)
+            token = ways[0].chall.encode("token")
+            if len(token) > TOKEN or len(answer) > 2 * TOKEN:
+                raise Failure("the authority makes tokens that are too long")
+            self._open.append(AuthorizationResource(body=body, uri=url))
+            return Challenge(token, answer, ways[0])
 
-    def answer(self, challenges: Sequence[Challenge]) -> None:
-        """Say that they can be found now."""
+    def answer(self, challenge: Challenge) -> None:
+        """Say that it can be found now."""
         with _told():
-            for each in challenges:
-                response = each.raw.chall.response(self._net.key)
-                self._client.answer_challenge(each.raw, response)
+            response = challenge.raw.chall.response(self._key)
+            self._client.answer_challenge(challenge.raw, response)
 
     def proved(self) -> bool:
-        """Whether the server has found all; Failure where it says why not."""
-        return self._waited(self._client.poll_authorizations)
+        """Whether the server has found all; Failure where it says of a name why not.
+
+        Each name is asked for once, as far as there is time, and whoever asks comes again.
+        """
+        from acme.messages import STATUS_PENDING, STATUS_VALID
+
+        ends, failed = time.monotonic() + PIECE.total_seconds(), []
+        with _told():
+            for _ in range(len(self._open)):
+                if time.monotonic() > ends:
+                    break
+                one, _answer = self._client.poll(self._open.popleft())
+                if one.body.status == STATUS_PENDING:
+                    self._open.append(one)
+                elif one.body.status != STATUS_VALID:
+                    failed.append(one)
+        if failed:
+            raise _refused(failed)
+        if self._open:
+            time.sleep(PAUSE)
+        return not self._open
 
     def finish(self) -> None:
         """Have the certificate made."""
@@ -167,25 +331,37 @@ class Client:
 
     def issued(self) -> str | None:
         """The chain, PEM, once it is there."""
-        if not self._waited(self._client.poll_finalization):
-            return None
+        from acme import errors
+
+        with _told():
+            try:  # the library counts in local time
+                ends = datetime.datetime.now() + PIECE  # noqa: DTZ005
+                self._order = self._client.poll_finalization(self._asked, ends)
+            except errors.TimeoutError:
+                return None
         return str(self._asked.fullchain_pem)
+
+    def revoke(self, chain: str, reason: Reason) -> None:
+        """Have the first certificate of this chain revoked, by our account; it may be already."""
+        from acme.messages import Error
+
+        own = x509.load_pem_x509_certificate(chain.encode())
+        with _told():
+            try:
+                self._client.revoke(own, CODES[reason])
+            except Error as problem:
+                if problem.code != REVOKED:
+                    raise
+
+    def _post(self, url: str, said: Any) -> "Response":
+        """What the server answers; to nothing it shows what is there."""
+        nonces = self._client.directory["newNonce"]
+        return self._net.post(url, said, new_nonce_url=nonces)
 
     @property
     def _asked(self) -> "OrderResource":
         assert self._order is not None  # noqa: S101 - whoever asks for more has ordered
         return self._order
-
-    def _waited(self, poll: "Callable[[OrderResource, datetime.datetime], OrderResource]") -> bool:
-        """Wait a little for what goes on there."""
-        from acme import errors
-
-        with _told():
-            try:  # the library counts in local time
-                self._order = poll(self._asked, datetime.datetime.now() + PIECE)  # noqa: DTZ005
-            except errors.TimeoutError:
-                return False
-        return True
 
 
 @contextmanager
@@ -199,8 +375,6 @@ def _told() -> Generator[None]:
         yield
     except messages.Error as problem:
         raise _said(problem) from None
-    except errors.ValidationError as problem:
-        raise _refused(problem) from None
     except errors.IssuanceError as problem:
         raise _said(problem.error) from None
     except SSLError:
@@ -209,21 +383,31 @@ def _told() -> Generator[None]:
     except (RequestException, OSError) as problem:
         text = f"the ACME server does not answer: {type(problem).__name__}"
         raise Failure(text) from None
-    except (errors.Error, DeserializationError, KeyError, ValueError, TypeError) as problem:
+    except (errors.Error, DeserializationError, KeyError, *SENSELESS) as problem:
         text = f"the ACME server says what makes no sense: {type(problem).__name__}"
         raise Failure(text) from None
 
 
 def _said(problem: Any) -> Failure:
-    """What a server says of a problem (RFC 8555, section 6.7)."""
+    """What a server says of a problem (RFC 8555, section 6.7), and of which names."""
     code = str(problem.code or "error")
-    return Failure(f"{code}: {problem.detail or 'no reason given'}", code=code)
+    words = [f"{code}: {problem.detail or 'no reason given'}"]
+    for one in problem.subproblems or ():
+        name = f"{one.identifier.value}: " if one.identifier else ""
+        words.append(f"{name}{one.detail or one.code or 'no reason given'}")
+    return Failure("; ".join(words), code=code)
 
 
-def _refused(problem: Any) -> Failure:
-    """Why the server did not find what it looked for."""
-    for one in problem.failed_authzrs:
-        for each in one.body.challenges:
-            if each.error is not None:
-                return _said(each.error)
-    return Failure("the challenge failed")
+def _refused(failed: "Sequence[AuthorizationResource]") -> Failure:
+    """Why the server did not find what it looked for: of the first name, and the other names."""
+    names = [str(one.body.identifier.value) for one in failed]
+    problems = (each.error for each in failed[0].body.challenges if each.error is not None)
+    problem = next(problems, None)
+    why = _said(problem) if problem else Failure("the challenge failed")
+    return failure_of(names, str(why), code=why.code)
+
+
+def failure_of(names: Sequence[str], why: str, *, code: str = "") -> Failure:
+    """That these names failed, the first of them so: what matters most stands first."""
+    others = f"; and not {', '.join(names[1:])}" if names[1:] else ""
+    return Failure(f"{names[0]}: {why}{others}", code=code)

@@ -22,6 +22,7 @@ LONGEST = 1 << 16  # characters of a PEM text
 CHAIN = 10  # certificates of one chain
 LINKS = 20  # certificates that one may send, to have the chain found among them
 NAMES = 500  # of one certificate
+ORDERED = 100  # of one that ACME makes: more no authority takes
 BITS = 2048  # of RSA, at least
 LARGEST = 8192  # and at most: a larger one costs whoever shakes hands too much
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -65,6 +66,39 @@ def server_name(text: str) -> str:
     if name.rpartition(".")[2].isdecimal():
         raise Invalid("a name, not an address", constraint="domain", path=["serverName"])
     return name
+
+
+def public_name(text: str) -> str:
+    """The same, where an authority of the whole world may know it."""
+    name = server_name(text)
+    if "." not in name:
+        text = "no authority knows a name without a dot"
+        raise Invalid(text, constraint="domain", path=["serverName"])
+    return name
+
+
+def other_names(own: str, given: Sequence[str]) -> list[str]:
+    """Names that ACME is to put into a certificate beside its own, each once, in this order.
+
+    Invalid, with its place, where one can be none, or where there are too many with its own.
+    """
+    path, many = ["acmeNames"], f"at most {ORDERED} names, that of the server among them"
+    if len(given) > ORDERED:
+        raise Invalid(many, constraint="max", path=path)
+    found: dict[str, None] = {}
+    for nth, text in enumerate(given):
+        if text.strip().startswith("*."):
+            words = "no wildcard: it cannot be proved by HTTP"
+            raise Invalid(words, constraint="wildcard", path=path, index=nth)
+        try:
+            found[public_name(text)] = None
+        except Invalid as refusal:
+            rule = refusal.constraint
+            raise Invalid(refusal.message, constraint=rule, path=path, index=nth) from None
+    found.pop(own, None)
+    if len(found) >= ORDERED:
+        raise Invalid(many, constraint="max", path=path)
+    return list(found)
 
 
 def wildcard(name: str) -> str:

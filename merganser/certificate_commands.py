@@ -1,5 +1,6 @@
 """The commands `merganser certificate …`."""
 # ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that --help is quick
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
 
 import json
 from pathlib import Path
@@ -60,13 +61,17 @@ def put(
     acme: Annotated[
         bool, typer.Option("--acme", help="Have it made by ACME, and renewed.")
     ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name that ACME puts into it; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Store the certificate of a server, or have it made. A running server shows it at once.
 
     Example: merganser certificate set mx.example.org --cert mx.pem --key mx.key
 
-    Example: merganser certificate set mx.example.org --acme
+    Example: merganser certificate set mx.example.org --acme --also imap.example.org
     """
     from merganser import certificates
     from merganser.commands import run
@@ -75,7 +80,7 @@ def put(
         raise Trouble("say --cert FILE, or --acme", code=MISUSED)
 
     async def work(world: "World", _settings: "Settings") -> "tuple[dict[str, Any], list[Notice]]":
-        return await certificates.put(world, name, (cert, key), acme=acme)
+        return await certificates.put(world, name, (cert, key), acme=acme, names=also or None)
 
     found, notices = run(work)
     for notice in notices:
@@ -109,18 +114,31 @@ def renew(name: Name, as_json: Json = False) -> None:
     _print(run(work), as_json)
 
 
-def delete(name: Name) -> None:
+def delete(
+    name: Name,
+    revoke: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            help="Have its authority revoke it before: unspecified, key-compromise, superseded, "
+            "affiliation-changed or cessation-of-operation.",
+        ),
+    ] = None,
+) -> None:
     """Delete the certificate of a server. Connections that are open stay as they are.
 
     Example: merganser certificate delete mx.example.org
+
+    Example: merganser certificate delete mx.example.org --revoke key-compromise
     """
     from merganser import certificates
     from merganser.commands import run
 
-    async def work(world: "World", _settings: "Settings") -> None:
-        await certificates.remove(world, name)
+    async def work(world: "World", _settings: "Settings") -> bool:
+        return await certificates.remove(world, name, revoke)
 
-    run(work)
+    if run(work):
+        typer.echo(f"The certificate of {name} is revoked.")
     typer.echo(f"{name} has no certificate here any more.")
 
 

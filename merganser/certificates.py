@@ -1,14 +1,16 @@
 """Certificates, as an operator at the machine lists and sets them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.acme import Reason
 from mail.certificates import Sent
 from merganser.building import owner
-from merganser.trouble import Trouble
+from merganser.trouble import MISUSED, Trouble
 from models.certificates import Certificate
 from models.columns import Picked, picked
 from models.errors import Refused
@@ -18,7 +20,7 @@ from resolvers.certificates import Given, Notice
 
 COLUMNS = (
     "server_name", "alt_names", "description", "sha256", "spki", "issuer", "not_after", "acme",
-    "acme_state",
+    "acme_names", "acme_state",
 )  # fmt: skip
 
 
@@ -38,6 +40,7 @@ def _plain(row: Picked) -> dict[str, Any]:
         "tlsa": row.spki and f"3 1 1 {row.spki}",
         "issuer": row.issuer,
         "acme": row.acme,
+        "acme_names": row.acme_names,
         "acme_state": row.acme_state,
     }
 
@@ -52,13 +55,19 @@ def read(file: Path) -> str:
 
 
 async def put(
-    world: World, name: str, files: tuple[Path | None, Path | None], *, acme: bool
+    world: World,
+    name: str,
+    files: tuple[Path | None, Path | None],
+    *,
+    acme: bool,
+    names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], list[Notice]]:
     """Make or change one, from files with certificate and key, or by ACME; Trouble."""
     cert, key = (None if file is None else read(file) for file in files)
     sent = None if cert is None and key is None else Sent(cert or "", key)
+    given = Given(name, sent, acme, names=None if names is None else tuple(names))
     try:
-        _, notices = await certificates.put(owner(world), Given(name, sent, acme))
+        _, notices = await certificates.put(owner(world), given)
     except Refused as refusal:
         raise Trouble(refusal.message) from None
     return await one(world, name), notices
@@ -86,7 +95,19 @@ async def renew(world: World, name: str) -> dict[str, Any]:
     return await one(world, name)
 
 
-async def remove(world: World, name: str) -> None:
-    """Remove it; Trouble where there is none."""
+async def remove(world: World, name: str, reason: str | None = None) -> bool:
+    """Remove it, revoked before for a reason; whether it was. Trouble where there is none."""
     row = await _named(world, name)
-    await certificates.remove(owner(world), [row.id])
+    try:
+        return bool(await certificates.remove(owner(world), [row.id], _reason(reason)))
+    except Refused as refusal:
+        raise Trouble(refusal.message) from None
+
+
+def _reason(text: str | None) -> Reason | None:
+    if text is None:
+        return None
+    spelt = {one.lower().replace("_", "-"): one for one in Reason}
+    if text not in spelt:
+        raise Trouble(f"--revoke is one of {', '.join(spelt)}", code=MISUSED)
+    return spelt[text]

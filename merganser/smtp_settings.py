@@ -1,15 +1,17 @@
 """What an operator can set about SMTP: where it listens, and what clients may ask."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
 from merganser.spelling import PLACE, USUAL, Names, Span, Spans, networked
 
 HOSTPORT: dict[str, Any] = {"hint": "write host:port"}
+BASE64URL = re.compile("[A-Za-z0-9_-]{22,1000}={0,2}")
 NETWORKS: dict[str, Any] = {"hint": "write addresses and networks such as 10.0.0.0/8"}
 
 
@@ -85,6 +87,18 @@ class SmtpSettings(BaseSettings):
         description="E-mail address that the authority is told for its account; none: it has none.",
         json_schema_extra={"hint": "write an address such as postmaster@example.org"},
     )
+    acme_eab_key_id: str = Field(
+        default=USUAL.acme_eab_key_id,
+        pattern=r"^[!-~]{0,500}$",
+        description="Key id of our account outside of ACME, for authorities that bind to one "
+        "(RFC 8555, section 7.3.4).",
+        json_schema_extra={"hint": "write it as the authority shows it, without spaces"},
+    )
+    acme_eab_hmac: SecretStr | None = Field(
+        default=USUAL.acme_eab_hmac,
+        description="HMAC key of that account, in base64url as the authority shows it.",
+        json_schema_extra={"hint": "write 16 bytes or more in base64url"},
+    )
     smtp_proxies: Names = Field(
         default=(),
         description="Balancers before SMTP, addresses and networks with spaces between. All their "
@@ -147,6 +161,13 @@ class SmtpSettings(BaseSettings):
         description="Addresses and networks whose mail is never put off so, with spaces between.",
         json_schema_extra=NETWORKS,
     )
+
+    @field_validator("acme_eab_hmac")
+    @classmethod
+    def _base64url(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not BASE64URL.fullmatch(key.get_secret_value()):
+            raise ValueError("base64url")
+        return key
 
     @field_validator("smtp_proxies", "greylist_allow")
     @classmethod

@@ -26,8 +26,11 @@ class Certificate(Row, table=True):
     not_before: MaybeMoment = None
     not_after: MaybeMoment = Field(default=None, index=True)
     acme: bool = False
+    acme_names: list[str] = plain(list)  # beside server_name ACME puts these into it, likewise
+    acme_directory: str | None = None  # whose certificate it is; None: it was sent
+    acme_renew_at: MaybeMoment = None  # ordered from then on; None: at the next step
     acme_state: str | None = None  # last step or error
-    acme_next_at: MaybeMoment = Field(default=None, index=True)  # next step
+    acme_next_at: MaybeMoment = Field(default=None, index=True)  # next step: a look, or an order
     acme_failures: Number = 0  # in a row
     lease: MaybeNumber = None  # of who takes the step
     leased_until: MaybeMoment = None

@@ -60,6 +60,8 @@ class Options:
     acme_ca: Path | None = None  # who signs that server's certificate; None: whom the system trusts
     acme_terms_agreed: bool = False  # without it no certificate is asked for
     acme_contact: str = ""  # address for the authority
+    acme_eab_key_id: str = ""  # our account outside of ACME, where it asks for one
+    acme_eab_hmac: SecretStr | None = None
     dns_resolver: str | None = None  # address:port; None: the system's
     dns_validates: bool = False  # what it says of signatures is believed: for DANE
     next_hop: SecretStr | None = None  # server that takes all that leaves

@@ -27,6 +27,15 @@ def place_of(account_id: int) -> str:
     return f"acme:{account_id}"
 
 
+def server(world: World, directory: str) -> acme.Server:
+    """The server of this directory, as our options say."""
+    options, hmac = world.options, world.options.acme_eab_hmac
+    binding = None
+    if options.acme_eab_key_id and hmac:
+        binding = (options.acme_eab_key_id, hmac.get_secret_value())
+    return acme.Server(directory, options.acme_ca, binding=binding)
+
+
 async def account(world: World, directory: str) -> Account:
     """The account there; a new key where there is none, or where the vault has lost it.
 

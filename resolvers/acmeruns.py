@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import acme
 from mail import certificates as pem
-from mail.acme import Challenge, Client, Failure
+from mail.acme import Advice, Challenge, Client, Failure
 from mail.certificates import Fitting, Sent
 from mail.resolving import records
 from models import journal, meters
@@ -38,8 +40,11 @@ LIMITED = timedelta(hours=1)  # at least, where we asked too often
 SPREAD = 0.1  # that much earlier or later, so that not all come at once
 JITTER = timedelta(days=1)  # that much earlier one is renewed, at most, or
 PART = 30  # where it lives short, this part of its life
+OFTEN = timedelta(minutes=1)  # at least between two looks when to renew, and SELDOM at most
+LATER = timedelta(seconds=acme.HOLDS)  # where the authority did not say
 KEPT = timedelta(hours=1)  # what answers a challenge
 LOOKED = 5.0  # seconds for a question to DNS
+ABREAST = 10  # names that DNS is asked about at a time
 
 ENDED = meters.counter("merganser_acme_orders", "Orders of certificates that ended.", "outcome")
 
@@ -68,28 +73,45 @@ async def step(world: World) -> bool:
     row = await _claimed(world)
     if row is None:
         return False
-    log.info("certificate ordered", extra={"serverName": row.server_name})
+    waits = row.acme_renew_at is not None and row.acme_renew_at > world.now()
+    taken, failed = (_looked, _unadvised) if waits else (_made, _failed)
     try:
-        async with asyncio.timeout(WHOLE.total_seconds()):
-            made = await _ordered(world, row)
-        await _keep(world, row, made)
-        ENDED.add("issued")
-        log.info("certificate issued", extra={"serverName": row.server_name})
+        await taken(world, row)
     except Lost:
-        ENDED.add("lost")
+        log.info("certificate changed meanwhile", extra={"serverName": row.server_name})
+        if not waits:
+            ENDED.add("lost")
     except Failure as problem:
-        await _failed(world, row, problem)
+        await failed(world, row, problem)
     except (Invalid, Unavailable) as problem:
-        await _failed(world, row, Failure(f"what came cannot be used: {problem.message}"))
+        await failed(world, row, Failure(f"what came cannot be used: {problem.message}"))
     except TimeoutError:
-        await _failed(world, row, Failure("the authority takes too long"))
+        await failed(world, row, Failure("the authority takes too long"))
     except asyncio.CancelledError:
         await _given_back(world, row)
         raise
     except Exception:
         log.exception("certificate broke", extra={"serverName": row.server_name})
-        await _failed(world, row, Failure("it broke on our side"))
+        await failed(world, row, Failure("it broke on our side"))
     return True
+
+
+async def _made(world: World, row: Picked) -> None:
+    """Have it made."""
+    log.info("certificate ordered", extra={"serverName": row.server_name})
+    async with asyncio.timeout(WHOLE.total_seconds()):
+        issued = await _ordered(world, row)
+    await _keep(world, row, issued)
+    ENDED.add("issued")
+    log.info("certificate issued", extra={"serverName": row.server_name})
+
+
+async def _looked(world: World, row: Picked) -> None:
+    """Ask the authority when it is to be renewed."""
+    async with asyncio.timeout(WHOLE.total_seconds()):
+        advice = await _advice(world, row)
+    alone = {"acme_next_at": row.acme_renew_at}
+    await _rest(world, row, _heeded(row, advice, world.now()) if advice else alone)
 
 
 async def _claimed(world: World) -> Picked | None:
@@ -110,36 +132,77 @@ async def _claimed(world: World) -> Picked | None:
         return (await (await session.connection()).execute(claimed)).first()
 
 
-async def _ordered(world: World, row: Picked) -> Fitting:
-    """A certificate for the name, with the key that it had: TLSA records go on being right."""
-    options, name = world.options, row.server_name
-    await _address(world, name)
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What has come, from where, and whether its authority says when it is to be renewed."""
+
+    made: Fitting
+    directory: str
+    advised: bool
+
+
+async def _ordered(world: World, row: Picked) -> Issued:
+    """A certificate for its names, with the key that it had: TLSA records go on being right."""
+    options, names = world.options, [row.server_name, *row.acme_names]
+    await _each(names, lambda name: _address(world, name))
     await _note(world, row, "asks the authority")
     key = opened(world, row) if row.private_key else await asyncio.to_thread(acme.new_key)
     account = await acmeaccounts.account(world, options.acme_directory)
-    server = acme.Server(options.acme_directory, options.acme_ca)
+    server = acmeaccounts.server(world, options.acme_directory)
     client = await asyncio.to_thread(Client, server, account.key)
-    await _allowed(world, name, client.identities)
+    await _each(names, lambda name: _allowed(world, name, client.identities))
     url = await asyncio.to_thread(client.enter, account.url, options.acme_contact)
     if url != account.url:
         await acmeaccounts.made(world, account.id, url)
+    csr = await asyncio.to_thread(acme.request, key, names)
+    mine = row.acme_directory == options.acme_directory and client.advises
+    replaced = acme.certificate_id(row.chain) if mine else None
     try:
-        csr = await asyncio.to_thread(acme.request, key, [name])
-        challenges = await asyncio.to_thread(client.order, csr)
+        urls = await asyncio.to_thread(client.order, csr, names, replaced)
     except Failure as problem:
         if problem.code == acme.UNKNOWN:
             await acmeaccounts.made(world, account.id, None)  # another one next time
         raise
+    await _prove(world, row, client, urls)
+    await _note(world, row, "proved, waits for the certificate")
+    await asyncio.to_thread(client.finish)
+    chain = await _until(world, client.issued, "the authority did not sign in time")
+    made = await asyncio.to_thread(pem.fitting, Sent(str(chain), key))
+    if missing := [name for name in names if not pem.covers(made.names, name)]:
+        raise Failure(f"{missing[0]} does not stand in the certificate that came")
+    return Issued(made, options.acme_directory, client.advises)
+
+
+async def _each(names: Sequence[str], check: Callable[[str], Awaitable[None]]) -> None:
+    """Failure, with the words of the first, where any of these names does not pass."""
+    places, failed = asyncio.Semaphore(ABREAST), {}
+
+    async def one(name: str) -> None:
+        async with places:
+            try:
+                await check(name)
+            except Failure as problem:
+                failed[name] = str(problem)
+
+    async with asyncio.TaskGroup() as group:
+        for name in names:
+            group.create_task(one(name))
+    bad = [name for name in names if name in failed]
+    if bad:
+        raise acme.failure_of(bad, failed[bad[0]])
+
+
+async def _prove(world: World, row: Picked, client: Client, urls: Sequence[str]) -> None:
+    """Show the authority what it looks for, of all names at once."""
+    wanted = [await asyncio.to_thread(client.challenge, url) for url in urls]
+    challenges = [challenge for challenge in wanted if challenge]
     try:
         await _publish(world, row, challenges)
-        await asyncio.to_thread(client.answer, challenges)
+        for challenge in challenges:
+            await asyncio.to_thread(client.answer, challenge)
         await _until(world, client.proved, "the authority did not look for its challenge in time")
-        await _note(world, row, "proved, waits for the certificate")
-        await asyncio.to_thread(client.finish)
-        chain = await _until(world, client.issued, "the authority did not sign in time")
     finally:
         await _withdraw(world, challenges)
-    return await asyncio.to_thread(pem.fitting, Sent(str(chain), key))
 
 
 async def _until(world: World, asked: Callable[[], Value], late: str) -> Value:
@@ -157,7 +220,7 @@ async def _address(world: World, name: str) -> None:
     for kind in ("A", "AAAA"):
         if await records(world.options.dns_resolver, name, kind, LOOKED) != []:
             return
-    raise Failure(f"DNS has no address for {name}: publish A or AAAA")
+    raise Failure("DNS has no address for it: publish A or AAAA")
 
 
 async def _allowed(world: World, name: str, identities: tuple[str, ...]) -> None:
@@ -205,21 +268,16 @@ async def _write(world: World, session: AsyncSession, row: Picked, values: dict[
 async def _publish(world: World, row: Picked, challenges: list[Challenge]) -> None:
     """Let every process answer for these tokens."""
     now = world.now()
-    rows = [
-        {
-            "token": one.token,
-            "certificate_id": row.id,
-            "answer": one.answer,
-            "expires_at": now + KEPT,
-        }
-        for one in challenges
-    ]
-    tokens = [one.token for one in challenges]
+    answers = {one.token: one.answer for one in challenges}
+    kept = {"certificate_id": row.id, "expires_at": now + KEPT}
+    rows = [{"token": token, "answer": answer, **kept} for token, answer in answers.items()]
     async with world.write(PLATFORM) as session:
         connection = await session.connection()
-        old = or_(col(AcmeChallenge.expires_at) < now, col(AcmeChallenge.token).in_(tokens))
+        old = or_(col(AcmeChallenge.expires_at) < now, col(AcmeChallenge.token).in_(answers))
         await connection.execute(delete(AcmeChallenge).where(old))
-        await _write(world, session, row, {"acme_state": "proves that the name is ours"})
+        many = 1 + len(row.acme_names)
+        state = f"proves that {many} names are ours" if many > 1 else "proves that the name is ours"
+        await _write(world, session, row, {"acme_state": state})
         if rows:
             await connection.execute(insert(AcmeChallenge), rows)
 
@@ -239,15 +297,18 @@ async def answer(world: World, token: str) -> str | None:
     return next((str(row.answer) for row in await world.database.read(asked)), None)
 
 
-async def _keep(world: World, row: Picked, made: Fitting) -> None:
+async def _keep(world: World, row: Picked, issued: Issued) -> None:
     """Store what has come; the listeners have it at once."""
+    made = issued.made
     rests = resting(made.not_before, made.not_after)
-    life = made.not_after - made.not_before
-    spread = min(JITTER, life / PART)
+    early = random.uniform(0, 1) * _margin(made.not_before, made.not_after)  # noqa: S311
+    due = rests["acme_next_at"] - early
     values = {
         **stored(world, row.id, made, row.version),
         **rests,
-        "acme_next_at": rests["acme_next_at"] - random.uniform(0, 1) * spread,  # noqa: S311
+        "acme_directory": issued.directory,
+        "acme_renew_at": due,
+        "acme_next_at": world.now() if issued.advised else due,
         "acme_failures": 0,
         "lease": None,
         "leased_until": None,
@@ -256,6 +317,61 @@ async def _keep(world: World, row: Picked, made: Fitting) -> None:
         await _write(world, session, row, values)
         await named_in(session, row.id, made.names)
         ring(session, CERTIFICATES)
+
+
+def _margin(begins: datetime, ends: datetime) -> timedelta:
+    """What is little in the life of a certificate."""
+    return min(JITTER, (ends - begins) / PART)
+
+
+async def _advice(world: World, row: Picked) -> Advice | None:
+    """What its authority says of its renewal; None where it says nothing, or is ours no more."""
+    directory = world.options.acme_directory
+    if row.acme_directory != directory:
+        return None
+    account = await acmeaccounts.account(world, directory)
+    server = acmeaccounts.server(world, directory)
+    client = await asyncio.to_thread(Client, server, account.key)
+    return await asyncio.to_thread(client.advice, row.chain) if client.advises else None
+
+
+def _heeded(row: Picked, advice: Advice, now: datetime) -> dict[str, Any]:
+    """When it is renewed: by chance in the window, but neither at once nor at its very end.
+
+    The chance is that of its fingerprint: as long as the window stands, so does the moment.
+    """
+    chance = int(row.sha256[:8], 16) / (1 << 32)
+    margin = _margin(row.not_before, row.not_after)
+    at = advice.start + (advice.end - advice.start) * chance
+    at = min(max(at, row.not_before + margin), row.not_after - margin)
+    again = now + min(max(advice.holds, OFTEN), SELDOM)
+    return {
+        "acme_state": f"valid, renewed on {at:%Y-%m-%d} as its authority asks",
+        "acme_renew_at": at,
+        "acme_next_at": min(at, again),
+    }
+
+
+async def _unadvised(world: World, row: Picked, problem: Failure) -> None:
+    """Go by our own rule, but not later than the authority has asked before; look again later."""
+    facts = {"serverName": row.server_name, "why": str(problem)}
+    log.warning("the authority does not say when a certificate is to be renewed", extra=facts)
+    rests = resting(row.not_before, row.not_after)
+    values = rests if rests["acme_renew_at"] < row.acme_renew_at else {}
+    at = min(rests["acme_renew_at"], row.acme_renew_at)
+    with suppress(Lost):
+        await _rest(world, row, {**values, "acme_next_at": min(at, world.now() + LATER)})
+
+
+async def _rest(world: World, row: Picked, values: dict[str, Any]) -> None:
+    """Let go of it; told of is only what shows."""
+    values = {**values, "lease": None, "leased_until": None}
+    if values.get("acme_state", row.acme_state) != row.acme_state:
+        await _change(world, row, values)
+        return
+    async with world.write() as session:
+        this = update(Certificate).where(*_mine(row)).values(**values)
+        await (await session.connection()).execute(this)
 
 
 async def _failed(world: World, row: Picked, problem: Failure) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import certificates as pem
+from mail.acme import Reason
 from mail.certificates import Fitting, Sent, covers, wildcard
 from mail.sni import rank
 from models.certificates import Certificate, CertificateName
@@ -24,7 +25,7 @@ from models.roles import Role
 from models.vault import Sealed
 from models.wakeups import CERTIFICATES
 from models.world import World, ring
-from resolvers import adminlog, listing
+from resolvers import acmerevocation, adminlog, listing
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
@@ -49,6 +50,7 @@ class Given:
     acme: bool = False
     description: str | None = None
     described: bool = False  # or the description stays
+    names: tuple[str, ...] | None = None  # beside its own that ACME puts into it; None: they stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
 
     Invalid, naming field and rule, for what cannot be served.
     """
-    name = _checked(given)
+    given = _checked(given)
+    name = given.server_name
     before = await named(ctx, name)
     made = None
     if given.sent is not None:
@@ -146,6 +149,7 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
         values = _values(ctx.world, given, row, made) | {"server_name": name}
         if made:
             values |= stored(ctx.world, key, made, row.version if row else 0)
+            values["acme_directory"] = None
         connection = await session.connection()
         if row:
             this = changing(Certificate).where(col(Certificate.id) == key)
@@ -161,16 +165,19 @@ async def put(ctx: Context, given: Given) -> tuple[int, list[Notice]]:
     return key, _notices(ctx.world, name, made)
 
 
-def _checked(given: Given) -> str:
-    name = pem.server_name(given.server_name)
-    if given.acme and "." not in name:
-        text = "no authority knows a name without a dot"
-        raise Invalid(text, constraint="domain", path=["serverName"])
+def _checked(given: Given) -> Given:
+    """The same with its names as they are stored; Invalid where something is wrong."""
+    own = pem.public_name if given.acme else pem.server_name
+    name = own(given.server_name)
     said = given.description or ""
     if len(said) > WORDS or not said.isprintable():
         text = f"at most {WORDS} printable characters"
         raise Invalid(text, constraint="length", path=["description"])
-    return name
+    if given.names and not given.acme:
+        text = "only what ACME makes is given names"
+        raise Invalid(text, constraint="acme", path=["acmeNames"])
+    names = given.names and tuple(pem.other_names(name, given.names))
+    return replace(given, server_name=name, names=names)
 
 
 async def _room(ctx: Context) -> int:
@@ -197,22 +204,29 @@ def opened(world: World, row: Any) -> str:
 
 def _values(world: World, given: Given, row: Picked | None, made: Fitting | None) -> dict[str, Any]:
     """What changes besides key and chain."""
-    chain = bool(made or (row and row.chain))
-    if not chain and not given.acme:
+    end: Any = made or (row if row and row.chain else None)
+    if not end and not given.acme:
         raise Invalid(NOTHING_SENT, constraint="required", path=["cert"])
+    names = _names(given, row)
     values: dict[str, Any] = {
         "acme": given.acme,
-        "acme_state": None,
-        "acme_next_at": None,
-        "acme_failures": 0,
-        "lease": None,  # whoever has it finds it lost, and stores nothing
-        "leased_until": None,
+        "acme_names": names,
         "updated_at": world.now(),
     }
     if given.described:
         values["description"] = given.description or None
-    if given.acme and chain:
-        end: Any = made or row
+    if row and end is row and row.acme and given.acme and names == row.acme_names:
+        return values  # ACME goes on as before
+    values |= {
+        "acme_state": None,
+        "acme_next_at": None,
+        "acme_renew_at": None,
+        "acme_failures": 0,
+        "lease": None,  # whoever has it finds it lost, and stores nothing
+        "leased_until": None,
+    }
+    inside = made.names if made else row.alt_names if row else ()
+    if given.acme and end and all(covers(inside, name) for name in names):
         values |= resting(end.not_before, end.not_after)
     elif given.acme:
         agreed = world.options.acme_terms_agreed
@@ -220,10 +234,18 @@ def _values(world: World, given: Given, row: Picked | None, made: Fitting | None
     return values
 
 
+def _names(given: Given, row: Picked | None) -> list[str]:
+    """The names that ACME is to put in from now on, beside its own."""
+    if given.acme and given.names is None and row:
+        return list(row.acme_names)
+    return list(given.names or ())
+
+
 def resting(begins: datetime, ends: datetime) -> dict[str, Any]:
     """State and next step of what ACME has brought, or takes over."""
     due = ends - min(EARLY, (ends - begins) / SHARE)
-    return {"acme_state": f"valid, renewed from {due:%Y-%m-%d}", "acme_next_at": due}
+    state = f"valid, renewed from {due:%Y-%m-%d}"
+    return {"acme_state": state, "acme_next_at": due, "acme_renew_at": due}
 
 
 def stored(world: World, key: int, made: Fitting, version: int) -> dict[str, Any]:
@@ -283,15 +305,33 @@ def _notices(world: World, name: str, made: Fitting | None) -> list[Notice]:
     return found
 
 
-async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove these, all or none. Whoever is connected stays so."""
+async def remove(ctx: Context, ids: Sequence[int], reason: Reason | None = None) -> list[int]:
+    """Remove these, all or none. Whoever is connected stays so.
+
+    With a reason their authorities revoke them before; the keys of those. Where one does not, or
+    another certificate has come meanwhile, none is removed.
+    """
+    revoked: list[Picked] = []
+    if reason:
+        revoked = acmerevocation.revocable(ctx, await _seen(ctx, ids))
+    if reason and not ctx.trial:
+        await acmerevocation.revoke(ctx, revoked, reason)
+    ended = {row.id: row.version for row in revoked}
     async with ctx.write(PLATFORM) as session:
         rows = await _seen(ctx, ids)
+        for nth, row in enumerate(rows):
+            if ended.get(row.id, row.version) != row.version:
+                text = "the one before was revoked, and another has come: send it once more"
+                raise Conflict(text, path=["ids"], index=nth)
         connection = await session.connection()
         await connection.execute(delete(Certificate).where(col(Certificate.id).in_(ids)))
         await told(ctx, session, [row.id for row in rows])
-        done = (_done("certificateDelete", row, None) for row in rows)
+        after = {row.id: {"revoked": reason} for row in revoked}
+        done = (
+            replace(_done("certificateDelete", row, None), after=after.get(row.id)) for row in rows
+        )
         await adminlog.note(ctx, session, *done)
+    return list(ended)
 
 
 async def renew(ctx: Context, ids: Sequence[int]) -> None:
@@ -307,7 +347,7 @@ async def renew(ctx: Context, ids: Sequence[int]) -> None:
                 raise Conflict(text, path=["ids"], index=nth)
         agreed = ctx.world.options.acme_terms_agreed
         state = {"acme_state": TURN if agreed else DISAGREED, "acme_next_at": ctx.world.now()}
-        values = {**state, "acme_failures": 0, "updated_at": ctx.world.now()}
+        values = {**state, "acme_renew_at": None, "acme_failures": 0, "updated_at": ctx.world.now()}
         these = changing(Certificate).where(col(Certificate.id).in_(ids))
         await (await session.connection()).execute(these.values(**values))
         await told(ctx, session, [row.id for row in rows])
@@ -339,6 +379,7 @@ def _facts(row: Picked | None) -> dict[str, Any]:
         "serverName": row.server_name,
         "description": row.description,
         "acme": row.acme,
+        "acmeNames": row.acme_names,
         "fingerprintSha256": row.sha256,
         "expires": ends,
     }

@@ -19,12 +19,13 @@ DAY = datetime.timedelta(days=1)
 # the clock of tests stands at its beginning
 BEGIN = datetime.datetime(2029, 12, 1, tzinfo=datetime.UTC)
 CERTIFICATE = """id serverName altNames description fingerprint fingerprintSha256 issuer acme
-  acmeState createdAt beginsAt expiresAt"""
+  acmeNames acmeState createdAt beginsAt expiresAt"""
 SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(input: $input) {{
   certificate {{ {CERTIFICATE} }} warnings {{ code path }}
   errors {{ __typename code message path index ... on ValidationError {{ constraint }} }} }} }}"""
-DELETE = """mutation ($input: IdsInput!) { certificateDelete(input: $input) {
-  deletedIds errors { __typename code message path index } } }"""
+DELETE = """mutation ($input: CertificateDeleteInput!) { certificateDelete(input: $input) {
+  deletedIds revokedIds errors { __typename code message path index
+  ... on ValidationError { constraint } ... on UnavailableError { component } } } }"""
 RENEW = """mutation ($input: IdsInput!) { certificateRenew(input: $input) {
   certificates { serverName acmeState } errors { __typename code message path index } } }"""
 LIST = """query ($query: String, $altNames: Boolean, $first: Int, $after: String, $last: Int) {

@@ -18,9 +18,9 @@ class Quiet(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def served(app: Starlette) -> AsyncIterator[int]:
-    """A real server; its port."""
-    server = Quiet(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
+async def served(app: Starlette, pem: Path | None = None) -> AsyncIterator[int]:
+    """A real server, with TLS where there is a key and certificate; its port."""
+    server = Quiet(uvicorn.Config(app, port=0, log_config=None, lifespan="off", ssl_certfile=pem))
     running = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.01)

@@ -2,110 +2,32 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from cryptography import x509
 
-from graph.app import create_app
 from mail import acme
 from models.certificates import AcmeChallenge
 from models.vault import Vault
 from models.world import World
 from resolvers import acmeaccounts, acmeruns, certificates, certificatewatch
+from tests.authorities import RECORDS, alone, placed
 from tests.certifying import DELETE, NAME, ONE, RENEW, Signer, put
 from tests.conftest import Client
 from tests.counts import rows
-from tests.e2e.server import free_port
-from tests.live import house
 from tests.mail.neighbours import Names, answering
-from tests.mail.pebble import Pebble, pebble
-
-RECORDS = {(NAME, "A"): ["127.0.0.1"]}
-
-
-@dataclass
-class Ahead:
-    """The real clock, as authorities keep it, and what we are ahead of it."""
-
-    by: timedelta = field(default_factory=timedelta)
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.by
-
-
-@dataclass
-class Place:
-    """A platform that an authority can reach."""
-
-    world: World
-    root: Client
-    clock: Ahead
-
-    async def state(self, name: str = NAME) -> dict[str, Any]:
-        found: dict[str, Any] = (await self.root(ONE, by={"serverName": name}))["certificate"]
-        return found
-
-    def options(self, **values: Any) -> None:
-        object.__setattr__(self.world, "options", replace(self.world.options, **values))
-
-
-def ready(world: World, there: Pebble, names: int) -> World:
-    options = replace(
-        world.options,
-        acme_directory=there.directory,
-        acme_ca=there.ca,
-        acme_terms_agreed=True,
-        acme_contact="postmaster@example.org",
-        dns_resolver=f"127.0.0.1:{names}",
-    )
-    return replace(world, options=options, now=Ahead())
-
-
-@asynccontextmanager
-async def placed(
-    world: World,
-    root: Client,
-    folder: Path,
-    records: Mapping[Any, list[str]] = RECORDS,
-    *,
-    reached: bool = True,
-) -> AsyncIterator[Place]:
-    """An authority, DNS, and our server, which it can reach."""
-    async with answering(Names(dict(records))) as names:
-        made = replace(world, now=Ahead())
-        async with house(made, folder / "spool") as live:
-            port = live.port if reached else free_port()
-            async with pebble(folder / "pebble", port, names.port) as there:
-                # the app that answers shares the store alone: as another process does
-                ours = ready(world, there, names.port)
-                app = create_app(ours, spool=folder / "ours")
-                transport = httpx.ASGITransport(app=app)
-                async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-                    client = Client(http, ours, root.user, root.secret)
-                    assert isinstance(ours.now, Ahead)
-                    yield Place(ours, client, ours.now)
-                await app.end()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("spool", "ours"):
-        (tmp_path / name).mkdir()
-    return tmp_path
 
 
 async def test_a_certificate_is_made_served_and_renewed_with_its_key(
-    world: World, root: Client, folder: Path, caplog: pytest.LogCaptureFixture
+    world: World, root: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with placed(world, root, folder) as place:
+    async with placed(world, root, tmp_path) as place:
         made = await put(place.root, serverName=NAME, acme=True)
         assert (made["errors"], made["certificate"]["acmeState"]) == ([], certificates.TURN)
         assert await acmeruns.step(place.world)
@@ -141,9 +63,9 @@ async def test_a_certificate_is_made_served_and_renewed_with_its_key(
 
 
 async def test_who_sent_the_key_keeps_it_and_admins_have_it_made_at_once(
-    world: World, root: Client, folder: Path
+    world: World, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, folder) as place:
+    async with placed(world, root, tmp_path) as place:
         cert, key = Signer().issue(begin=datetime.now(UTC) - timedelta(days=1))
         sent = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
         one = (await put(place.root, **sent))["certificate"]
@@ -157,9 +79,9 @@ async def test_who_sent_the_key_keeps_it_and_admins_have_it_made_at_once(
 
 
 async def test_what_fails_is_said_and_tried_again_ever_later(
-    world: World, root: Client, folder: Path
+    world: World, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, folder, reached=False) as place:
+    async with placed(world, root, tmp_path, reached=False) as place:
         one = (await put(place.root, serverName=NAME, acme=True))["certificate"]
         pauses = []
         for _ in range(2):
@@ -184,9 +106,9 @@ async def test_what_fails_is_said_and_tried_again_ever_later(
 
 
 async def test_an_authority_that_has_forgotten_us_is_asked_anew(
-    world: World, root: Client, folder: Path
+    world: World, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, folder) as place:
+    async with placed(world, root, tmp_path) as place:
         made = (await put(place.root, serverName=NAME, acme=True))["certificate"]
         base = place.world.options.acme_directory.removesuffix("/dir")
         account = await acmeaccounts.account(place.world, place.world.options.acme_directory)
@@ -199,9 +121,9 @@ async def test_an_authority_that_has_forgotten_us_is_asked_anew(
 
 
 async def test_two_workers_take_a_step_once_and_a_deleted_one_is_lost(
-    world: World, root: Client, folder: Path
+    world: World, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, folder) as place:
+    async with placed(world, root, tmp_path) as place:
         one = (await put(place.root, serverName=NAME, acme=True))["certificate"]
         stepped = asyncio.gather(acmeruns.step(place.world), acmeruns.step(place.world))
         assert sorted(await stepped) == [False, True]
@@ -218,9 +140,9 @@ async def test_two_workers_take_a_step_once_and_a_deleted_one_is_lost(
 
 
 async def test_a_worker_that_is_stopped_gives_it_back(
-    world: World, root: Client, folder: Path
+    world: World, root: Client, tmp_path: Path
 ) -> None:
-    async with placed(world, root, folder) as place:
+    async with placed(world, root, tmp_path) as place:
         await put(place.root, serverName=NAME, acme=True)
         going = asyncio.create_task(acmeruns.run(place.world))
         leased = "SELECT lease FROM certificates WHERE lease IS NOT NULL"
@@ -237,15 +159,6 @@ async def test_a_worker_that_is_stopped_gives_it_back(
 # without an authority
 
 
-def alone(world: World, names: int, **values: Any) -> World:
-    usual: dict[str, Any] = {
-        "acme_directory": f"https://localhost:{free_port()}/dir",
-        "acme_terms_agreed": True,
-        "dns_resolver": f"127.0.0.1:{names}",
-    }
-    return replace(world, options=replace(world.options, **(usual | values)))
-
-
 async def test_nothing_is_asked_before_the_terms_are_agreed_to(root: Client, world: World) -> None:
     await put(root, serverName=NAME, acme=True)
     assert not await acmeruns.step(world)
@@ -256,7 +169,7 @@ async def test_nothing_is_asked_before_the_terms_are_agreed_to(root: Client, wor
         there = alone(world, names.port)
         assert await acmeruns.step(there)
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
-    assert state.endswith(f"DNS has no address for {NAME}: publish A or AAAA")
+    assert state.endswith(f"{NAME}: DNS has no address for it: publish A or AAAA")
 
 
 async def test_a_server_that_is_not_there_is_said(root: Client, world: World) -> None:

@@ -92,7 +92,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule, what breaks it with a reas
         "Mutation.bccRuleDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.recipientRewriteDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.dkimKeyActivate(input:)": "shares IdsInput with all that is done by id",
-        "Mutation.certificateDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.certificateRenew(input:)": "shares IdsInput with all that is done by id",
         "Mutation.connectorCancel(input:)": "shares IdsInput with all that is done by id",
         "Mutation.connectorDelete(input:)": "shares IdsInput with all that delete by id",

@@ -36,6 +36,11 @@ def test_one_is_set_listed_renewed_and_deleted(shell: Shell, tmp_path: Path) -> 
     assert "none yet" in said.out
     assert "acme.termsAgreed" in said.out
     assert shell("certificate", "renew", "other.example").code == 0
+    words = ("--also", "a.example", "--also", "B.example")
+    assert shell("certificate", "set", "other.example", "--acme", *words).code == 0
+    assert shell("certificate", "set", "other.example", "--acme").code == 0  # they stay
+    other = shell("certificate", "list", "--json").json[1]
+    assert (other["acme_names"], other["alt_names"]) == (["a.example", "b.example"], [])
     assert "other.example" in shell("certificate", "list").out
     assert shell("certificate", "delete", NAME).code == 0
     assert [one["server_name"] for one in shell("certificate", "list", "--json").json] == [
@@ -45,13 +50,17 @@ def test_one_is_set_listed_renewed_and_deleted(shell: Shell, tmp_path: Path) -> 
 
 def test_what_goes_wrong_is_said_in_one_line(shell: Shell, tmp_path: Path) -> None:
     cert, key = written(tmp_path)
+    assert shell("certificate", "set", "own.example", "--cert", cert, "--key", key).code == 0
     for words, text in (
         (["set", NAME], "say --cert FILE, or --acme"),
         (["set", NAME, "--cert", tmp_path / "none"], "cannot read"),
         (["set", NAME, "--cert", cert], "its key is missing"),
         (["set", NAME, "--cert", key, "--key", key], "no certificate stands in it"),
         (["set", "a b", "--cert", cert, "--key", key], "not a domain name"),
+        (["set", NAME, "--acme", "--also", "*.example"], "no wildcard"),
         (["renew", NAME], f"there is no certificate for {NAME}"),
+        (["delete", "own.example", "--revoke", "boredom"], "--revoke is one of unspecified, key-"),
+        (["delete", "own.example", "--revoke", "superseded"], "terms of the authority are not"),
         (["delete", NAME], f"there is no certificate for {NAME}"),
     ):
         said = shell("certificate", *words)

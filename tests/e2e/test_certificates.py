@@ -77,6 +77,9 @@ async def test_it_is_made_shown_replaced_and_gone(house: Server, tmp_path: Path)
         assert said.code == 0, said.err
         await asyncio.to_thread(house.start)
         await shown(house, "CN=Pebble")
+        gone = ("certificate", "delete", NAME, "--revoke", "key-compromise")
+        said = await asyncio.to_thread(house.command, *gone)
+        assert said.out.splitlines()[0] == f"The certificate of {NAME} is revoked.", said
     cert, key = Signer("Other").issue()
     (tmp_path / "other.pem").write_text(cert + key)
     words = ("certificate", "set", NAME, "--cert", tmp_path / "other.pem")

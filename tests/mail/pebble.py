@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,28 +32,37 @@ class Pebble:
 
     directory: str
     ca: Path
+    pem: Path  # key and certificate of that
+    manages: int  # the port where it tells what became of certificates
 
 
-def _written(folder: Path, port: int, looks_at: int) -> tuple[Path, Path]:
-    """Its configuration, and the certificate of who signs its own."""
+def _written(
+    folder: Path, port: int, looks_at: int, more: Mapping[str, Any]
+) -> tuple[Path, Path, int]:
+    """Its configuration, the certificate of who signs its own, and where it is managed."""
     folder.mkdir()
     authority = Authority(folder)
     server, config, ca = authority.issue("localhost"), folder / "config.json", folder / "ca.pem"
     (signer,) = authority.client().get_ca_certs(binary_form=True)
     ca.write_text(ssl.DER_cert_to_PEM_cert(signer))
-    listen = {"listenAddress": f"127.0.0.1:{port}", "managementListenAddress": "127.0.0.1:0"}
+    manages = free_port()
+    places = {"listenAddress": port, "managementListenAddress": manages}
+    listen = {name: f"127.0.0.1:{place}" for name, place in places.items()}
     files = {"certificate": str(server), "privateKey": str(server)}
     ports = {"httpPort": looks_at, "tlsPort": free_port(), "ocspResponderURL": ""}
-    config.write_text(json.dumps({"pebble": {**listen, **files, **ports}}))
-    return config, ca
+    config.write_text(json.dumps({"pebble": {**listen, **files, **ports, **more}}))
+    return config, ca, manages
 
 
 @asynccontextmanager
-async def pebble(folder: Path, looks_at: int, names: int) -> AsyncGenerator[Pebble]:
-    """One that looks for challenges at this port, and asks DNS at that one."""
+async def pebble(folder: Path, looks_at: int, names: int, **more: Any) -> AsyncGenerator[Pebble]:
+    """One that looks for challenges at this port, and asks DNS at that one.
+
+    `more` is configuration of its own.
+    """
     need_pebble()
     port = free_port()
-    config, ca = _written(folder, port, looks_at)
+    config, ca, manages = _written(folder, port, looks_at, more)
     environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
     log = (folder / "log").open("wb")
     words = ["-strict", "-config", str(config), "-dnsserver", f"127.0.0.1:{names}"]
@@ -64,7 +74,7 @@ async def pebble(folder: Path, looks_at: int, names: int) -> AsyncGenerator[Pebb
             while not await _up(port):
                 assert running.returncode is None, (folder / "log").read_text()
                 await asyncio.sleep(0.05)
-        yield Pebble(f"https://localhost:{port}/dir", ca)
+        yield Pebble(f"https://localhost:{port}/dir", ca, folder / "server.pem", manages)
     finally:
         with suppress(ProcessLookupError):
             running.kill()

@@ -1,0 +1,24 @@
+"""names of certificates that ACME makes, whose they are, and when they are renewed"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from models.columns import Instant, Plain
+
+revision = "0048"
+down_revision = "0046"
+
+
+def upgrade() -> None:
+    for column in (
+        sa.Column("acme_names", Plain, nullable=False, server_default="[]"),
+        sa.Column("acme_directory", sa.String(), nullable=True),
+        sa.Column("acme_renew_at", Instant(), nullable=True),
+    ):
+        op.add_column("certificates", column)
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("certificates") as table:
+        for name in ("acme_renew_at", "acme_directory", "acme_names"):
+            table.drop_column(name)
