@@ -301,7 +301,7 @@ def hand_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
     """
     key = entering.hand_in(turn, Sender(own(ctx), origin=ctx.origin), handed)
     if copied.to:
-        copy = replace(handed, recipients=copied.to, message_id=None, copy_of=key)
+        copy = replace(handed, recipients=copied.to, via=(), message_id=None, copy_of=key)
         entering.hand_in(turn, Sender(None, copied.tenant_id), copy)
     ratelimits.count(turn, own(ctx))
     return key
