@@ -71,6 +71,10 @@ class DomainCreateInput(Options):
     global_address_list: bool = leaf("Users see each other.", default=True)
     password_policy: PasswordPolicyInput | None = leaf(POLICY, default=UNSET)
     rate_limit: RateLimitInput | None = leaf(RATE, default=UNSET)
+    create_dkim: bool = leaf(
+        "With a new key of RSA, 2048 bits, selector dkim, which signs once DNS has its record.",
+        default=True,
+    )
 
 
 @strawberry.input(description="What to set; absent = as it is, null = none.")
@@ -147,8 +151,9 @@ class DomainAliasPayload(MutationPayload):
 class DomainMutation:
     @mutation("With limits; the first address that an ADMIN makes does so without any.", **ADMIN)
     async def domain_create(self, info: Info, input: DomainCreateInput) -> DomainPayload:
-        values = _set(input, without=frozenset({"name", "options"}))
-        row = await domainchange.create(info.context, input.name, values)
+        values = _set(input, without=frozenset({"name", "options", "create_dkim"}))
+        with_key = input.create_dkim
+        row = await domainchange.create(info.context, input.name, values, with_key=with_key)
         return DomainPayload(domain=Domain.of(row))
 
     @mutation(

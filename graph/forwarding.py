@@ -1,6 +1,7 @@
 """Handing a stored message on."""
 
 import strawberry
+from strawberry import UNSET
 
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
@@ -10,33 +11,38 @@ from models.errors import NotFound
 from models.roles import Scope
 from resolvers import forwarding
 
-MAIL = "mail"  # a type of targets
-
 
 @strawberry.type(description="Where a message was forwarded.")
 class ForwardTarget:
-    seq: str = leaf("Number of the target, from 1.")
-    type: str = leaf("mail: an address.")
-    value: str = leaf("The address.")
+    seq: str = leaf("Number of the target, from 1; of an original one its number among those.")
+    type: str = leaf("mail: an address; relay: smtp:// or smtps://; http: a page.")
+    value: str = leaf("The address; of a relay without its password.")
 
 
 @strawberry.input(description="Input of messageForward.")
 class MessageForwardInput(Options):
     message: MessageRef = leaf("Which message.")
-    addresses: list[str] = leaf("To whom; none of one's own.")
+    target: int | None = leaf(
+        "Number, from 1, of an original target: of those it was sent on to as it came.",
+        default=UNSET,
+    )
+    addresses: list[str] | None = leaf(
+        "Or to these; none of one's own. Absent both: to all original targets.", default=UNSET
+    )
 
 
 @strawberry.type(description="Answer of messageForward.")
 class MessageForwardPayload(MutationPayload):
-    queue_id: str | None = leaf("Id in the queue.", default=None)
+    queue_id: str | None = leaf("Id in the queue; null = it goes to nobody.", default=None)
     forwarded: list[ForwardTarget] = leaf("To whom it goes, each once.", default_factory=list)
 
 
 @strawberry.type
 class ForwardingMutation:
     @mutation(
-        "Again, as it is, to others. The sender of the envelope is the main address of the "
-        "account; the message gets the keyword $Forwarded.",
+        "Again, as it is, to its original targets, or to others; where there is nobody to send it "
+        "to nothing is done. The sender of the envelope is the main address of the account; the "
+        "message gets the keyword $Forwarded.",
         scope=Scope.SUBMIT,
     )
     async def message_forward(
@@ -45,11 +51,15 @@ class ForwardingMutation:
         key = await message_of(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
-        done = await forwarding.forward(info.context, key, input.addresses)
+        wanted = forwarding.Wanted(
+            None if input.addresses is UNSET else input.addresses,
+            None if input.target is UNSET else input.target,
+        )
+        done = await forwarding.forward(info.context, key, wanted)
         return MessageForwardPayload(
-            queue_id=done.submission.queue_id,
+            queue_id=done.submission.queue_id if done.submission else None,
             forwarded=[
-                ForwardTarget(seq=str(nth), type=MAIL, value=address)
-                for nth, address in enumerate(done.recipients, 1)
+                ForwardTarget(seq=str(each.seq), type=each.type, value=each.shown)
+                for each in done.targets
             ],
         )

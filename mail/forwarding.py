@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from mail import autoreply, encrypting, spam, targets, userlimits
 from mail.addresses import Recipient, normal
-from mail.delivery import Letter
+from mail.delivery import Letter, Placed
 from mail.junk import Judged
 from mail.lookups import resolve_all
 from mail.onward import send_on
@@ -74,15 +74,18 @@ def is_spam(world: World, letter: Letter, sender: str, *, handed: bool) -> bool:
     return found.score.value >= world.options.spam_forward_max
 
 
-async def after(world: World, mail: "Mail", judged: Judged) -> Outcome | None:
+async def after(
+    world: World, mail: "Mail", judged: Judged, placed: Placed | None = None
+) -> Outcome | None:
     """Queue a message that is stored for the targets of its account; None where it has none.
 
-    On return it is durable; what goes wrong lets the message come again, and it is stored once.
+    Where it is `placed`, that copy remembers them. On return it is durable; what goes wrong lets
+    the message come again, and it is stored once.
     """
     if not judged.to.forwards:
         return None
     try:
-        outcome = await _sent(world, mail, judged)
+        outcome = await _sent(world, mail, judged, placed)
     except Loop:
         outcome = Outcome.LOOP
     except Unavailable:
@@ -98,12 +101,13 @@ async def after(world: World, mail: "Mail", judged: Judged) -> Outcome | None:
     return outcome
 
 
-async def _sent(world: World, mail: "Mail", judged: Judged) -> Outcome:
+async def _sent(world: World, mail: "Mail", judged: Judged, placed: Placed | None) -> Outcome:
     found = await wanted(world, mail, judged)
     if isinstance(found, Outcome):
         return found
     source, letter, onward = found
-    onward = replace(onward, wish=mail.passed_on(judged.to))
+    key = placed.message_id if placed else None
+    onward = replace(onward, wish=mail.passed_on(judged.to), message_id=key)
     await send_on(world, source, (mail.came, mail.sender), onward, mail.results, letter)
     return Outcome.SENT
 

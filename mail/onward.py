@@ -22,7 +22,7 @@ from mail.wishes import Wish
 from models.addresses import Address
 from models.errors import NotFound
 from models.journal import PLATFORM
-from models.messages import Receipt
+from models.messages import Message, Receipt
 from models.world import Turn, World
 
 HEAD = 1 << 20  # bytes of a large message that are searched for where it has been
@@ -168,6 +168,19 @@ def enter(turn: Turn, outgoing: Outgoing, kept: Kept) -> None:
     if onward.via:  # a relay of ours asks for no other sender
         bare = replace(mail, sender=outgoing.sender, recipients=())
         hand_in(turn, platform, replace(bare, via=onward.via))
+    if onward.message_id is not None:
+        _remember(turn, onward, to)
+
+
+def _remember(turn: Turn, onward: Onward, to: Sequence[str]) -> None:
+    """Note on the stored message where it went, each once, in the unit of its account."""
+    mine = col(Message.id) == onward.message_id, col(Message.user_id) == onward.user_id
+    row = turn.connection.execute(select(col(Message.forwarded_to)).where(*mine)).first()
+    if row is None:  # it has gone meanwhile
+        return
+    known = {text.casefold(): text for text in reversed([*(row.forwarded_to or ()), *to])}
+    noted = update(Message).where(*mine).values(forwarded_to=list(reversed(known.values())))
+    turn.connection.execute(noted)
 
 
 def _sender(world: World, outgoing: Outgoing) -> str:

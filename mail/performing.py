@@ -88,7 +88,7 @@ async def performed(
                 raise Rejected(todo.rejection) from None
     else:
         raise RuntimeError("what the script hung on has changed each time")
-    failed = await _sent_on(world, mail, todo)
+    failed = await _sent_on(world, mail, todo, placed)
     if failed:
         todo = replace(todo, error=todo.error or failed)
         if not todo.stored:
@@ -278,16 +278,17 @@ def _show(turn: Turn, todo: Ruled) -> None:
 # ---------------------------------------------------------------- sending on, and answering
 
 
-async def _sent_on(world: World, mail: "Mail", todo: Ruled) -> str | None:
+async def _sent_on(world: World, mail: "Mail", todo: Ruled, placed: Placed | None) -> str | None:
     """Send on; None, or why one of them could not be."""
-    failed = None
+    failed, key = None, placed.message_id if placed else None
     for edits, onward in onward_of(todo):
         shown = ", ".join([*onward.targets, *(via.shown for via in onward.via)])
         try:
             with ExitStack() as files:
                 source, letter = await as_sent(mail, todo, edits, files)
                 came = mail.came, mail.sender
-                whole = replace(onward, wish=mail.passed_on(todo.judged.to))
+                wish = mail.passed_on(todo.judged.to)
+                whole = replace(onward, wish=wish, message_id=key)
                 await send_on(world, source, came, whole, mail.results, letter)
         except Refused as refusal:
             failed = f"not sent on to {shown}: {refusal.message}"

@@ -189,7 +189,7 @@ async def _store(world: World, mail: Mail, people: Sequence[Person]) -> None:
             return None
         await turn_away(world, mail, each.judged)
         placed = await performing.performed(world, mail, each, alone)
-        sent = await forwarding.after(world, mail, each.judged)
+        sent = await forwarding.after(world, mail, each.judged, placed)
         waysteps.stored(world, mail.way, to, placed, sent)
         return placed
 

@@ -165,7 +165,8 @@ def enter(turn: Turn, one: Ready, by: str) -> Placed | None:
     placed = delivery.place_all(turn, copies, one.kept)
     performing.note(turn, one.todo, (one.letter, one.receipt), placed)
     for outgoing, kept in one.leaving:
-        onward.enter(turn, outgoing, kept)
+        to = replace(outgoing.onward, message_id=placed.message_id if placed else None)
+        onward.enter(turn, replace(outgoing, onward=to), kept)
     for copy, kept in one.copies:
         rewrites.enter(turn, kept, one.came, copy)
     sent = [outgoing.onward for outgoing, _ in one.leaving]

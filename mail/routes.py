@@ -49,6 +49,7 @@ class Onward:
     rewritten: bool = False  # by an administrator: against nobody's
     wish: Wish = USUAL  # goes on with it
     relayed: bool = False  # to the servers that we are a backup of: mail/backups.py
+    message_id: int | None = None  # the copy that the account has, which remembers where it went
 
     @property
     def returns(self) -> bool:

@@ -65,7 +65,7 @@ def dkim_add(
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         return await dkimkeys.make(world, names, new)
 
-    _tell(run(work))
+    tell(run(work))
 
 
 def dkim_rotate(names: Names) -> None:
@@ -81,7 +81,7 @@ def dkim_rotate(names: Names) -> None:
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         return await dkimkeys.rotate(world, names)
 
-    _tell(run(work))
+    tell(run(work))
 
 
 def dkim_activate(
@@ -102,7 +102,8 @@ def dkim_activate(
     typer.echo(f"{name} signs with {selector}.")
 
 
-def _tell(keys: list[dict[str, Any]]) -> None:
+def tell(keys: list[dict[str, Any]]) -> None:
+    """Say what DNS should hold of these keys."""
     typer.echo("DNS should hold:")
     for key in keys:
         typer.echo(f"{key['name']}. TXT {_quoted(key['record'])}")

@@ -29,8 +29,11 @@ def add(
     backup_mx: Annotated[
         bool, typer.Option("--backup-mx", help="Only relay to the primary server.")
     ] = False,
+    dkim: Annotated[
+        bool, typer.Option("--dkim/--no-dkim", help="With a key that signs once DNS has it.")
+    ] = True,
 ) -> None:
-    """Make a domain, with limits for its accounts.
+    """Make a domain, with limits for its accounts, and say what DNS should hold of its key.
 
     Quotas are what a user has who is given none, what one user may have, and what all may have
     together.
@@ -50,10 +53,13 @@ def add(
         "backup_mx": backup_mx,
     }
 
-    async def work(world: "World", _settings: "Settings") -> str:
-        return await domains.add(world, name, columns)
+    async def work(world: "World", _settings: "Settings") -> tuple[str, list[dict[str, Any]]]:
+        return await domains.add(world, name, columns, with_key=dkim)
 
-    typer.echo(f"{name} is made: {run(work)}")
+    key, keys = run(work)
+    typer.echo(f"{name} is made: {key}")
+    if keys:
+        dkim_commands.tell(keys)
 
 
 def list_domains(as_json: Json = False) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graph.ids import encode
+from merganser import dkimkeys
 from merganser.building import owner
 from merganser.trouble import Trouble
 from models.columns import Picked
@@ -18,9 +19,13 @@ from resolvers.domainrename import Renamed
 from resolvers.domains import DomainWhere, Named
 
 
-async def add(world: World, name: str, columns: Mapping[str, Any]) -> str:
-    """Make a domain; returns its id."""
-    return encode("Domain", (await domainchange.create(owner(world), name, Values(columns))).id)
+async def add(
+    world: World, name: str, columns: Mapping[str, Any], *, with_key: bool
+) -> tuple[str, list[dict[str, Any]]]:
+    """Make a domain; returns its id, and its key, if it has one, as `dkimkeys.listed` does."""
+    row = await domainchange.create(owner(world), name, Values(columns), with_key=with_key)
+    keys = await dkimkeys.listed(world, row.name, check=False) if with_key else []
+    return encode("Domain", row.id), keys
 
 
 async def listed(world: World) -> list[dict[str, Any]]:

@@ -97,6 +97,8 @@ class Message(Owned, table=True):
     # what scanners found: score, required, action, symbols [name, score, description], virus
     spam: dict[str, Any] | None = plain()
     filters: list[int] | None = plain()  # that acted on it as it came, which may be gone since
+    # where it was sent on to as it came, as shown: without passwords; None: nowhere
+    forwarded_to: list[str] | None = plain()
     reference_id: MaybeNumber = None  # the message it answers or forwards, which may be gone
     reference_action: str | None = None
     archived_at: MaybeMoment = None

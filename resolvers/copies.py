@@ -62,6 +62,8 @@ async def copy(
         "snoozed_until": None,
         "snoozed_from": None,
     }
+    if ordered[0].user_id != owner:
+        given["forwarded_to"] = None  # these are another's targets
     own = {
         row.id: {
             **given,

@@ -230,7 +230,7 @@ async def chosen(
             raise Forbidden(text, requires=Role.ADMIN, path=[path])
         if name not in known:
             raise NotFound(names[index], path=[path], index=index)
-        if len(f"{selector}._domainkey.{name if name == ALL else ascii_domain(name)}") > NAME_MAX:
+        if _too_long(selector, name):
             words = "with the domain it is too long for a name in DNS"
             raise Invalid(words, constraint="selector", path=["selector"], index=index)
         found.setdefault(name, Place(name, known[name]))
@@ -257,6 +257,40 @@ async def of_places(ctx: Context, places: Sequence[Place]) -> list[Picked]:
     return list(await ctx.read(asked.order_by(col(DkimKey.id))))
 
 
+def checked_place(name: str, *, path: Sequence[str]) -> None:
+    """Invalid where the record of a key of the usual selector would have too long a name."""
+    if _too_long(CHOSEN, name):
+        words = "the record of its key would have too long a name for DNS"
+        raise Invalid(words, constraint="selector", path=path)
+
+
+def _too_long(selector: str, name: str) -> bool:
+    return len(f"{selector}._domainkey.{name if name == ALL else ascii_domain(name)}") > NAME_MAX
+
+
+async def put_first(
+    ctx: Context, session: AsyncSession, place: Place, key: PrivateKey
+) -> dict[str, Any]:
+    """Give a new domain its first key, in the unit that makes it; its `facts`. It waits for DNS."""
+    one = Made(place, CHOSEN, key, state=DkimKeyState.PENDING)
+    row = _row(ctx, one, ctx.world.key())
+    session.add(row)
+    await session.flush()
+    await tell(ctx, session, [row], did="created")
+    return facts(row)
+
+
+def _row(ctx: Context, one: Made, key: int) -> DkimKey:
+    return DkimKey(
+        id=key,
+        domain_id=one.place.domain_id,
+        domain=one.place.name,
+        selector=one.selector,
+        created_at=ctx.world.now(),
+        **one.columns(ctx, key),
+    )
+
+
 async def store(
     ctx: Context, made: Sequence[Made], mutation: str, *, replace: bool = True
 ) -> list[int]:
@@ -278,19 +312,10 @@ async def store(
         for one in made:
             row = by_name.get((one.place.name, one.selector))
             key = row.id if row else ctx.world.key()
-            columns = one.columns(ctx, key)
             if row is None:
-                new.append(
-                    DkimKey(
-                        id=key,
-                        domain_id=one.place.domain_id,
-                        domain=one.place.name,
-                        selector=one.selector,
-                        created_at=ctx.world.now(),
-                        **columns,
-                    )
-                )
+                new.append(_row(ctx, one, key))
             else:
+                columns = one.columns(ctx, key)
                 await session.exec(update(DkimKey).where(col(DkimKey.id) == key).values(**columns))
             ids.append(key)
             retired |= follows(there, one) if one.state is DkimKeyState.ACTIVE else set()
@@ -375,7 +400,7 @@ async def told_of(
     await adminlog.note(ctx, session, *done)
 
 
-def facts(row: Picked) -> dict[str, Any]:
+def facts(row: Picked | DkimKey) -> dict[str, Any]:
     """What the log of administrators says of a key."""
     return {
         "domain": row.domain,
@@ -387,7 +412,9 @@ def facts(row: Picked) -> dict[str, Any]:
     }
 
 
-async def tell(ctx: Context, session: AsyncSession, rows: Sequence[Picked], *, did: str) -> None:
+async def tell(
+    ctx: Context, session: AsyncSession, rows: Sequence[Picked | DkimKey], *, did: str
+) -> None:
     """Tell who follows these domains, or all, of their keys."""
     told: dict[int, list[int]] = {}
     for row in rows:

@@ -87,7 +87,10 @@ async def records(ctx: Context, questions: list[Question]) -> list[list[Checked]
 
 
 async def _signing(ctx: Context, names: Sequence[str]) -> dict[str, list[SigningKey]]:
-    """The keys whose records these domains should have: their own, else those for all."""
+    """The keys whose records these domains should have: their own, else those for all.
+
+    Those for all sign until a key of the domain's own does.
+    """
     used = col(DkimKey.state).in_([DkimKeyState.ACTIVE, DkimKeyState.PENDING])
     columns = ("domain", "selector", "algorithm", "public", "state")
     asked = select(*picked(DkimKey, columns)).where(col(DkimKey.domain).in_([*names, ALL]), used)
@@ -96,7 +99,14 @@ async def _signing(ctx: Context, names: Sequence[str]) -> dict[str, list[Signing
         waits = row.state is DkimKeyState.PENDING
         key = SigningKey(row.selector, row.algorithm, row.public, waits=waits)
         found.setdefault(row.domain, []).append(key)
-    return {name: found.get(name) or found.get(ALL, []) for name in names}
+    return {name: _needed(found.get(name, []), found.get(ALL, [])) for name in names}
+
+
+def _needed(own: list[SigningKey], others: Sequence[SigningKey]) -> list[SigningKey]:
+    taken = {key.selector for key in own}  # a name in DNS is for one key
+    if all(key.waits for key in own):
+        return [*own, *(key for key in others if key.selector not in taken)]
+    return own
 
 
 async def look(place: str | None, asked: Sequence[Advice]) -> dict[int, Judged]:

@@ -13,6 +13,7 @@ from mail import lookalikes
 from mail.addresses import checked_domain
 from models.addresses import Address
 from models.columns import Picked, picked
+from models.dkim import DkimAlgorithm, DkimKey
 from models.domains import Domain, DomainAlias
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, Refused
 from models.journal import PLATFORM, ChangeKind, Stream
@@ -20,6 +21,7 @@ from models.roles import AdminPermission, Role
 from models.users import DomainAdmin, User
 from resolvers import (
     adminlog,
+    dkimchange,
     domains,
     passwords,
     ratelimitchange,
@@ -30,6 +32,7 @@ from resolvers import (
 from resolvers.adminlog import Done
 from resolvers.auth import forget
 from resolvers.context import Context
+from resolvers.dkimchange import Place
 from resolvers.domains import Named
 from resolvers.passwordpolicy import KINDS
 from resolvers.quotas import effective
@@ -39,6 +42,7 @@ DESCRIPTION = 1000  # characters
 MOST = (1 << 31) - 1  # accounts and addresses
 LIMITS = ("default_user_quota", "max_user_quota", "quota")
 COUNTS = ("max_addresses", "max_users")
+FIRST_KEY = (DkimAlgorithm.RSA, dkimchange.WEAK)  # bits: each server reads it, none calls it weak
 RATE = "rate_limit"  # it has a table of its own
 FLAGS = ("backup_mx", "relay_all_recipients", "relay_unknown_only")
 WORDS = {  # what a client calls these columns
@@ -102,24 +106,33 @@ class Values:
         return value
 
 
-async def create(ctx: Context, name: str, values: Values) -> Domain:
-    """Make a domain. Conflict where a domain or an alias has its name."""
+async def create(ctx: Context, name: str, values: Values, *, with_key: bool) -> Domain:
+    """Make a domain, with a key that signs once DNS has its record where that is wanted.
+
+    Conflict where a domain or an alias has its name.
+    """
     problems = Problems()
     with problems.caught():
         name = checked_domain(name, path="name")
         lookalikes.refuse_domain(name)
+        if with_key:
+            dkimchange.checked_place(name, path=["createDkim"])
     columns = values.checked(problems)
     rate = columns.pop(RATE, None)
     at = ctx.world.now()
     domain = Domain(id=ctx.world.key(), name=name, created_at=at, updated_at=at, **columns)
     _consistent(ctx, domain, values, problems)
     problems.settle()
+    keys = await dkimchange.fresh(ctx, [FIRST_KEY] if with_key else [])
     try:
         async with ctx.write(PLATFORM) as session:
             await domains.free_name(session, name, path="name")
             await _relayed(ctx, values, columns)
             await domains.added(ctx, session, domain)
             after = {"name": name, **columns}
+            for key in keys:
+                place = Place(name, domain.id)
+                after["dkimKey"] = await dkimchange.put_first(ctx, session, place, key)
             if rate:
                 await ratelimitchange.put(ctx, session, [domain.id], rate, "domain_id")
                 after[RATE] = ratelimitchange.facts(rate)
@@ -344,6 +357,9 @@ async def _removed(ctx: Context, keys: list[int], *, cascade: bool) -> list[int]
         await _unused(ctx, rows, cascade=cascade)
         told = await of_owners(ctx, keys)
         told.setdefault(PLATFORM, []).append((ChangeKind.DOMAIN_CHANGED, keys))
+        signing = select(col(DkimKey.id)).where(col(DkimKey.domain_id).in_(keys))
+        if signed := [row.id for row in await ctx.read(signing.order_by(col(DkimKey.id)))]:
+            told[PLATFORM].append((ChangeKind.DKIM_CHANGED, signed))
         charges = select(col(DomainAdmin.user_id)).where(col(DomainAdmin.domain_id).in_(keys))
         admins = {row.user_id for row in await ctx.read(charges)}
         connection = await session.connection()

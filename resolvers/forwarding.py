@@ -1,7 +1,7 @@
 """Handing a stored message on: as it is, to new recipients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -9,44 +9,95 @@ from sqlmodel import col
 from mail import addresses, audit, compose, messages
 from mail.audit import SHOWN
 from mail.contents import gathered
-from mail.queue.entering import Handed
+from mail.queue.entering import Handed, Via
+from mail.targets import opened
 from models.blobs import MessageBlob
 from models.columns import Picked, picked
-from models.errors import Conflict, Invalid, NotFound
+from models.errors import Conflict, Forbidden, Invalid, NotFound
+from models.filters import Filter
 from models.messages import Message
+from models.users import User
 from models.wakeups import QUEUE
 from models.world import Turn, ring
 from resolvers import composing, contents, flagging, moves, sentscan, submission, userlimits
 from resolvers.access import own, visible
+from resolvers.addresstargets import RELAYS, SECRET
 from resolvers.context import Context
 from resolvers.messages import here
 from resolvers.references import FORWARDED
 
 HOPS = 30  # Received fields; a message with so many goes in circles
 PATH = ["addresses"]
+RELAY, PAGE = "relay", "http"  # types of targets beside addresses, as WildDuck names them
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """To whom: to `addresses`, else to the original `target` of this number, or to all."""
+
+    addresses: Sequence[str] | None = None
+    target: int | None = None  # from 1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a message goes: an address, a relay or a page."""
+
+    seq: int  # from 1: of the original ones its number among them
+    shown: str  # without a password
+    whole: str = field(repr=False)
+
+    @property
+    def via(self) -> bool:
+        """Whether it is a relay or a page."""
+        return "://" in self.shown
+
+    @property
+    def type(self) -> str:
+        """What it is called."""
+        if not self.via:
+            return "mail"
+        return RELAY if self.shown.partition("://")[0] in RELAYS else PAGE
 
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """The submission, and to whom it goes, each once."""
+    """The submission, and to whom it goes, each once; nobody: there is none."""
 
-    submission: Picked
-    recipients: Sequence[str]
+    submission: Picked | None
+    targets: Sequence[Target]
 
 
-async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded:
+async def forward(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
     """Queue a message, byte for byte, in the name of the account's main address.
 
     It is one that the viewer may read, and gets the keyword $Forwarded unless another shares it.
     NotFound; Conflict for a draft, and for what has gone through so many servers that it goes in
-    circles; RateLimited as for what is sent; what `sentscan.checked` refuses.
+    circles; RateLimited as for what is sent; what `sentscan.checked` refuses. To its original
+    targets only its owner sends it: Forbidden; as `_original`.
     """
     owner = own(ctx)
+    if wanted.target is not None and wanted.addresses is not None:
+        words = "the number of an original target, or addresses: not both"
+        raise Invalid(words, constraint="exclusive", path=["target"])
     row = await _message(ctx, message_id)
     account = await composing.account_of(ctx, owner)
     await userlimits.may_write(ctx, account)
-    recipients = await _recipients(ctx, owner, to)
+    if wanted.addresses is not None:
+        targets = await _addresses(ctx, owner, wanted.addresses)
+    else:
+        targets = await _original(ctx, owner, row, wanted.target)
+    if not targets:
+        return Forwarded(None, [])
     sender = (await composing.main_address(ctx, account)).address
+    await _check(ctx, message_id, account, (sender, targets))
+    return await _queued(ctx, row, account, (sender, targets))
+
+
+async def _check(
+    ctx: Context, message_id: int, account: Picked, envelope: tuple[str, Sequence[Target]]
+) -> None:
+    """Refuse what goes in circles, and what scanners refuse."""
     stored = await contents.one(ctx, message_id)
     if stored is None:
         raise NotFound(str(message_id), path=["message"])
@@ -54,46 +105,59 @@ async def forward(ctx: Context, message_id: int, to: Sequence[str]) -> Forwarded
     if sum(field.key.casefold() == "received" for field in fields) >= HOPS:
         text = f"it has gone through {HOPS} servers: it goes in circles"
         raise Conflict(text, path=["message"])
-
     if sentscan.looks(ctx):
-        await sentscan.checked(ctx, account, await gathered(stored.whole()), sender, recipients)
+        sender, targets = envelope
+        to = [each.shown for each in targets if not each.via]
+        await sentscan.checked(ctx, account, await gathered(stored.whole()), sender, to)
+
+
+async def _queued(
+    ctx: Context, row: Picked, account: Picked, envelope: tuple[str, Sequence[Target]]
+) -> Forwarded:
+    owner, (sender, targets) = account.id, envelope
+    recipients = [each.shown for each in targets if not each.via]
+    by = next(iter(row.envelope_to), sender)  # by which it came to the account
+    via = [Via(by, each.shown, each.whole) for each in targets if each.via]
     (copied,) = await submission.copies(ctx, account, [(sender, recipients)])
 
     def unit(turn: Turn) -> int:
         submission.check_able(turn, owner)
-        userlimits.count_recipients(turn, owner, len(recipients))
-        needs = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id) == message_id)
+        userlimits.count_recipients(turn, owner, len(targets))
+        needs = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id) == row.id)
         blobs = list(turn.connection.execute(needs).scalars())
         if row.blob_id not in blobs:  # it has gone meanwhile, or is another draft
-            raise NotFound(str(message_id), path=["message"])
-        at = turn.world.now()
-        known = row.message_id
+            raise NotFound(str(row.id), path=["message"])
+        at, known = turn.world.now(), row.message_id
         handed = Handed(
-            sender, recipients, row.size, row.blob_id, blobs, message_id, at=at, header_id=known
+            *(sender, recipients, row.size, row.blob_id, blobs, row.id),
+            at=at,
+            via=via,
+            header_id=known,
         )
         key = submission.hand_in(turn, ctx, handed, copied)
         facts = {name: getattr(row, name) for name in SHOWN}
-        facts |= {"envelope_from": sender, "envelope_to": recipients, "received_at": at}
+        to = [each.shown for each in targets]
+        facts |= {"envelope_from": sender, "envelope_to": to, "received_at": at}
         audit.sent(turn, owner, key, facts, blobs)
         return key
 
     with userlimits.refusing(ctx):
         async with ctx.write(owner, *copied.streams) as session:
             key = await ctx.world.join(session, unit)
-            kept = await moves.chosen(session, [message_id])
-            mine = [row for row in kept if row.user_id == owner]  # another's stays as it is
+            kept = await moves.chosen(session, [row.id])
+            mine = [each for each in kept if each.user_id == owner]  # another's stays as it is
             await flagging.change(ctx, session, mine, moves.Changes.of({}, add=[FORWARDED]))
             ring(session, QUEUE)
     sent = await ctx.load(submission.by_ids, key)
     if sent is None:
         raise NotFound(str(key), path=["message"])
-    return Forwarded(sent, recipients)
+    return Forwarded(sent, targets)
 
 
 async def _message(ctx: Context, key: int) -> Picked:
     mine = (visible(ctx, Message), here(), col(Message.id) == key)
-    asked = select(*picked(Message, {"id", "draft", *SHOWN})).where(*mine)
-    row = next(iter(await ctx.read(asked)), None)
+    names = {"id", "user_id", "draft", "encrypted", "forwarded_to", *SHOWN}
+    row = next(iter(await ctx.read(select(*picked(Message, names)).where(*mine))), None)
     if row is None:
         raise NotFound(str(key), path=["message"])
     if row.draft:
@@ -101,7 +165,7 @@ async def _message(ctx: Context, key: int) -> Picked:
     return row
 
 
-async def _recipients(ctx: Context, owner: int, given: Sequence[str]) -> list[str]:
+async def _addresses(ctx: Context, owner: int, given: Sequence[str]) -> list[Target]:
     """The addresses, each once. Invalid where one is none, or the account's own."""
     most = ctx.world.options.max_recipients
     if len(given) > most:
@@ -115,4 +179,49 @@ async def _recipients(ctx: Context, owner: int, given: Sequence[str]) -> list[st
             words = "this is your own address: messageCopy copies"
             raise Invalid(words, constraint="self", path=PATH, index=nth)
         found.setdefault(address.casefold(), address)
-    return list(found.values())
+    return [Target(nth, address, address) for nth, address in enumerate(found.values(), 1)]
+
+
+async def _original(ctx: Context, owner: int, row: Picked, nth: int | None) -> list[Target]:
+    """Where a message was sent on to as it came: all, or the one of this number; maybe nobody.
+
+    Conflict where the account has what it forwards encrypted, and it is not, and for a relay
+    whose password the account and its filters have no more.
+    """
+    if nth is not None and nth < 1:
+        raise Invalid("targets are numbered from 1", constraint="min", path=["target"])
+    if row.user_id != owner:
+        text = "to its original targets only its owner sends it: say addresses"
+        raise Forbidden(text, path=["message"])
+    found = list(enumerate(row.forwarded_to or (), 1))
+    found = [one for one in found if nth in (None, one[0])]
+    if not found:
+        return []
+    asked = select(*picked(User, {"id", "relays", "encrypt_forwarded"})).where(
+        col(User.id) == owner
+    )
+    (account,) = await ctx.read(asked)
+    if account.encrypt_forwarded and not row.encrypted:
+        text = "what this account forwards is encrypted, and it is not: say addresses"
+        raise Conflict(text, path=["message"])
+    known = await _relays(ctx, account)
+    made = []
+    for seq, shown in found:
+        whole = known.get(shown, shown)
+        if whole == shown and SECRET in shown:
+            text = f"the password of {shown} is not known any more"
+            raise Conflict(text, path=["message"] if nth is None else ["target"])
+        if "://" in shown or await addresses.owner_of(ctx.world, shown) != owner:
+            made.append(Target(seq, shown, whole))  # an address that is its own by now is none
+    return made
+
+
+async def _relays(ctx: Context, account: Picked) -> dict[str, str]:
+    """The relays of an account, and of its filters, with their passwords."""
+    theirs = select(col(Filter.id), col(Filter.relays)).where(
+        col(Filter.user_id) == account.id, col(Filter.relays).is_not(None)
+    )
+    found = dict[str, str]()
+    for each in [*await ctx.read(theirs), account]:
+        found |= opened(ctx.world, each.id, each.relays)
+    return found

@@ -347,7 +347,7 @@ def hand_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
 def _handed_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
     key = entering.hand_in(turn, Sender(own(ctx), copied.tenant_id, ctx.origin), handed)
     if copied.to:
-        copy = replace(handed, recipients=copied.to, message_id=None, copy_of=key)
+        copy = replace(handed, recipients=copied.to, via=(), message_id=None, copy_of=key)
         entering.hand_in(turn, Sender(None, copied.tenant_id), copy)
     return key
 

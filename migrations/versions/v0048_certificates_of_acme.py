@@ -6,7 +6,7 @@ from alembic import op
 from models.columns import Instant, Plain
 
 revision = "0048"
-down_revision = "0046"
+down_revision = "0047"
 
 
 def upgrade() -> None:
