@@ -13,7 +13,6 @@ BY_IDS = {
     "appPasswordDelete",
     "auditDelete",
     "bccRuleDelete",
-    "certificateDelete",
     "certificateRenew",
     "connectorCancel",
     "connectorDelete",
