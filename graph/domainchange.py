@@ -168,7 +168,7 @@ class DomainMutation:
 
     @mutation(
         "Many at once, all or none. CONFLICT while users, addresses or aliases exist, unless "
-        "cascade deletes them too: at most 1,000 users.",
+        "cascade deletes them too: at most as many users as the setting bulk.max says.",
         **ADMIN,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:

@@ -51,6 +51,7 @@ from resolvers import (
     submissionchange,
     undoing,
 )
+from resolvers.context import Context
 from resolvers.outgoing import ENTRIES
 from resolvers.queue import QueueName
 from resolvers.submission import Envelope, Outgoing, Sent
@@ -259,6 +260,16 @@ class MessageSendPayload(MutationPayload):
         )
 
 
+async def _by(ctx: Context, info: Info, payload: MessageSendPayload) -> MessageSendPayload:
+    """With the recipients, which whoever has sent for somebody else sees in this answer alone."""
+    if ctx is not info.context:
+        keys = [each.row.id for each in payload.submissions]
+        found = await ctx.load_all(submission.deliveries_of, keys)
+        for one, rows in zip(payload.submissions, found, strict=True):
+            one.recipients = [RecipientDelivery.of(row) for row in rows]
+    return payload
+
+
 @strawberry.input(description="Input of messageSubmit.")
 class MessageSubmitInput(Options):
     message: MessageRef = leaf("A draft.")
@@ -308,7 +319,7 @@ class SubmissionMutation:
         user = await owner_named(info, input.user or None)
         async with onbehalf.sending(info.context, user, "messageSend") as ctx:
             sent, undo = await undoing.send(ctx, outgoing, problems)
-        return MessageSendPayload.of(sent, undo)
+            return await _by(ctx, info, MessageSendPayload.of(sent, undo))
 
     @mutation(
         "Sends a draft: it becomes the copy in Sent, under the same id, with a new Date.",
@@ -325,7 +336,7 @@ class SubmissionMutation:
         owner = await onbehalf.owner_of(info.context, key)
         async with onbehalf.sending(info.context, owner, "messageSubmit") as ctx:
             sent, undo = await undoing.submit(ctx, order)
-        return MessageSendPayload.of([sent], undo)
+            return await _by(ctx, info, MessageSendPayload.of([sent], undo))
 
     @mutation("Scheduled, held or still queued.", scope=Scope.SUBMIT)
     async def submission_cancel(

@@ -243,7 +243,7 @@ VALUES = {
         "DELIVERED": "With the server of the recipient.",
         "RELAYED": "With the next hop.",
         "BOUNCED": "Refused for good.",
-        "EXPIRED": "Given up after five days.",
+        "EXPIRED": "Given up: nobody took it in the time that the queue keeps it.",
         "CANCELLED": "Taken back.",
     },
     "QueueName": {
