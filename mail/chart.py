@@ -112,6 +112,7 @@ class Chart:
         return min(rows, key=lambda row: places.index(row.destination), default=None)
 
 
+@lru_cache(1000)
 def above(domain: str) -> tuple[str, ...]:
     """A domain, and what it is below of, `.` before: the nearest first, each in both forms."""
     found: list[str] = []

@@ -39,6 +39,7 @@ CODED = ("base64", "quoted-printable", "x-uuencode")  # all other encodings are 
 
 _ROOTS = select(*pieces.COLUMNS).where(col(Blob.id).in_(bindparam("ids", expanding=True)))
 ROOT = Prepared(select(*pieces.COLUMNS).where(col(Blob.id) == number("blob")))
+_NO_PARTS = facts(b"").structure
 
 
 class Holding(NamedTuple):
@@ -237,9 +238,9 @@ class _Named(NamedTuple):
 async def submitted(world: World, submission_id: int, blob_id: int) -> Stored:
     """A message in the queue, whose parts nobody asks for. Corrupt comes where it is read."""
     row: Any = _Named(submission_id, blob_id)
-    opened = await skeletons(world, await roots([row], world.database.read))
-    tree, skeleton = facts(b"").structure, skeleton_of(row, opened)
-    return Stored(row, tree, skeleton, world.blobs, world.database.read, _of=SUBMISSIONS)
+    opened = await skeletons(world, await world.database.find(ROOT, {"blob": blob_id}))
+    skeleton = skeleton_of(row, opened)
+    return Stored(row, _NO_PARTS, skeleton, world.blobs, world.database.read, _of=SUBMISSIONS)
 
 
 async def roots(rows: Sequence[Picked], read: Read) -> Sequence[Picked]:

@@ -25,7 +25,13 @@ _SIGNED = ("multipart/signed", "multipart/encrypted")
 
 def too_long(data: bytes) -> bool:
     """Whether a line of it is; lines end in CRLF."""
-    return len(data) > LONGEST and max(map(len, data.split(b"\r\n"))) > LONGEST
+    at = 0
+    while len(data) - at > LONGEST:  # from the last end of a line that is near enough to the next
+        end = data.rfind(b"\r\n", at, at + LONGEST + 2)
+        if end < 0:
+            return True
+        at = end + 2
+    return False
 
 
 def mended(data: bytes) -> bytes:

@@ -68,7 +68,13 @@ async def by(
     trail = [] if trail is None else trail
     if isinstance(forced, RelayHost):
         return await _by_relay(chart, asked, forced, trail)
-    transport = forced or await chart.transport(asked.recipient, asked.domain)
+    return await _by(
+        chart, asked, forced or await chart.transport(asked.recipient, asked.domain), trail
+    )
+
+
+async def _by(chart: Chart, asked: Asked, transport: Transport | None, trail: list[str]) -> Way:
+    """The way where this is the transport of the recipient."""
     if transport is not None:
         return await _by_transport(chart, asked, transport, trail)
     sender = normal_domain(asked.sender.rpartition("@")[2])
@@ -84,14 +90,17 @@ async def by(
 async def parts(chart: Chart, job: Job) -> list[Part]:
     """The recipients of a job by their ways. Of one domain they differ by transport alone."""
     alike: dict[int | None, list[To]] = {}
+    named: dict[int | None, Transport | None] = {}
     for to in job.recipients:
         transport = await chart.transport(to.address, job.domain)
-        alike.setdefault(transport.id if transport else None, []).append(to)
+        key = transport.id if transport else None
+        named[key] = transport
+        alike.setdefault(key, []).append(to)
     found = []
-    for each in alike.values():
+    for key, each in alike.items():
         asked = Asked(job.sender, each[0].address, job.domain, job.tls)
         try:
-            found.append(Part(each, await by(chart, asked)))
+            found.append(Part(each, await _by(chart, asked, named[key], [])))
         except Unroutable as problem:
             found.append(Part(each, problem))
     return found

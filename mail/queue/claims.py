@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, bindparam, case, select, update
+from sqlalchemy import bindparam, case, select, update
+from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import col
 
 from mail.queue.jobs import Job, Pace, To
-from mail.queue.turns import Room, Round, choose, waits_until
+from mail.queue.turns import Chosen, Room, Round, choose, waits_until
 from mail.wishes import Wish, kept
 from models import meters
 from models.columns import Instant, Picked
-from models.prepared import Prepared, number
+from models.prepared import Prepared, among, number, prepared
 from models.queue import Delivery
 from models.submission import Submission
 from models.users import User
@@ -50,32 +51,39 @@ async def claim(
     until = now + pace.lease
     room = room or Room(pace.claim, pace.at_once, pace.at_once)
 
-    def unit(turn: Turn) -> Claimed:
+    def unit(turn: Turn) -> tuple[Chosen, Sequence[Any], datetime | None]:
         chosen = choose(turn, room, round_ or Round())
-        rows: Sequence[Picked] = []
+        rows: Sequence[Any] = []
         if chosen.ids:
-            taken = update(Delivery).where(col(Delivery.id).in_(chosen.ids))
-            turn.connection.execute(
-                taken.values(
-                    lease=lease,
-                    leased_until=until,
-                    next_at=until,
-                    turn_at=None,
-                    attempts=Delivery.attempts + 1,
-                )
-            )
+            given = {"ids": chosen.ids, "lease": lease, "until": until}
+            turn.send([(_taken(turn.connection.dialect.name), given)])
             rows = _rows(turn, lease)
-        uncertain = sum(row.final_dot_at is not None for row in rows)
-        later = None if chosen.more else waits_until(turn)
-        return Claimed(_jobs(rows, lease), later, len(rows), uncertain, chosen.more, chosen.left)
+        return chosen, rows, None if chosen.more else waits_until(turn)
 
-    claimed = await world.apply(unit)
-    if claimed.uncertain:
-        UNCERTAIN.add(by=claimed.uncertain)
-    return claimed
+    chosen, rows, later = await world.apply(unit)
+    uncertain = sum(row.final_dot_at is not None for row in rows)
+    if uncertain:
+        UNCERTAIN.add(by=uncertain)
+    return Claimed(_jobs(rows, lease), later, len(rows), uncertain, chosen.more, chosen.left)
 
 
-_OURS: Select[*tuple[Any, ...]] = (
+@prepared
+def _taken(dialect: str) -> UpdateBase:
+    until = bindparam("until", type_=Instant())
+    return (
+        update(Delivery)
+        .where(among(dialect, col(Delivery.id), "ids"))
+        .values(
+            lease=number("lease"),
+            leased_until=until,
+            next_at=until,
+            turn_at=None,
+            attempts=Delivery.attempts + 1,
+        )
+    )
+
+
+_OURS = Prepared(
     select(
         col(Delivery.id),
         col(Delivery.recipient),
@@ -107,6 +115,7 @@ _OURS: Select[*tuple[Any, ...]] = (
     )
     .join(Submission, col(Submission.id) == col(Delivery.submission_id))
     .outerjoin(User, col(User.id) == col(Submission.user_id))
+    .where(col(Delivery.lease) == number("lease"))
     .order_by(col(Delivery.id))
 )
 
@@ -116,11 +125,11 @@ def held_under(turn: Turn, lease: int) -> list[Job]:
     return _jobs(_rows(turn, lease), lease)
 
 
-def _rows(turn: Turn, lease: int) -> Sequence[Picked]:
-    return turn.connection.execute(_OURS.where(col(Delivery.lease) == lease)).all()
+def _rows(turn: Turn, lease: int) -> Sequence[Any]:
+    return turn.fetched(_OURS, lease=lease)
 
 
-def _jobs(rows: Sequence[Picked], lease: int) -> list[Job]:
+def _jobs(rows: Sequence[Any], lease: int) -> list[Job]:
     groups: defaultdict[tuple[int, str], list[Picked]] = defaultdict(list)
     for row in rows:
         groups[row.submission_id, row.domain].append(row)

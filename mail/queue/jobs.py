@@ -9,6 +9,7 @@ from mail.wishes import USUAL, Wish
 from models.journal import PLATFORM
 from models.queue import MIDDLE, DeliveryState
 
+TOGETHER = 100  # recipients of a transaction: what every server takes (RFC 5321, 4.5.3.1.8)
 PERMANENT = 500  # SMTP codes from here on do not change by waiting
 
 
@@ -93,7 +94,7 @@ class Pace:
     lease: timedelta = timedelta(minutes=2)
     at_once: int = 20  # destinations
     per_domain: int | None = None  # connections, where it is not the setting that says so
-    claim: int = 100  # recipients taken at once
+    claim: int = 25  # recipients taken at once, and what belongs to the same transaction
     look: float = 15.0  # seconds between two looks for what no bell told of
     connect: float = 30.0  # seconds
     greeting: float = 120.0  # seconds until all that comes before the first message is done

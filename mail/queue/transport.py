@@ -34,6 +34,7 @@ NAP = 0.01  # seconds
 GOODBYE = 5.0  # seconds for the answer to QUIT
 ANSWER = 500  # characters kept of an answer
 OK, GO_AHEAD, CLOSING = 250, 354, 421
+UNREAD = (501, 555)  # to parameters: of another form, or unknown (RFC 5321, section 4.1.1.11)
 
 _UNSAFE = re.compile(r"[\s<>\x00-\x1f\x7f]")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
@@ -70,10 +71,9 @@ class Channel:
         """What came of it, after an answer that was none of 2xx."""
         return Result.refused(code, text[:ANSWER], self.host.name, self.tls)
 
-    def taken(self, code: int, text: str) -> Result:
-        """What came of it, after the 250."""
+    def taken(self, code: int, text: str, *, reports: bool) -> Result:
+        """What came of it, after the 250; `reports` says whether the server tells the sender."""
         state = DeliveryState.RELAYED if self.host.relay else DeliveryState.DELIVERED
-        reports = self.offers("dsn")
         return Result(state, code, text[:ANSWER], self.host.name, self.tls, told_there=reports)
 
     def offers(self, extension: str) -> bool:
@@ -233,13 +233,14 @@ async def transmit(
     letter: Letter,
     recipients: Sequence[To],
     before_dot: Callable[[Sequence[int]], Awaitable[None]],
-    asked: Sequence[str] = (),
+    asked: Sequence[str] | None = None,
 ) -> dict[int, Result]:
     """One transaction. A result for each recipient, by the id of its delivery.
 
     `before_dot` is told who has been accepted, and may raise: then nothing was sent. NotReached
-    where the connection ends before any of our recipients was named. A server that offers DSN is
-    told what is `asked` to be reported.
+    where the connection ends before any of our recipients was named. `asked` is what a server
+    that offers DSN is told of the message; with it those have no result whom it may have refused
+    for that: it is to be asked for them once more, with None.
     """
     results = {to.delivery_id: problem for to in recipients if (problem := _unfit(channel, to))}
     rest = [to for to in recipients if to.delivery_id not in results]
@@ -248,11 +249,14 @@ async def transmit(
     opened = _opened(channel, letter, rest, asked)
     if isinstance(opened, Result):
         return results | dict.fromkeys((to.delivery_id for to in rest), opened)
-    said = _Said(channel, [opened, *(_recipient(channel, to) for to in rest), "DATA"])
+    named = (_recipient(to, dsn=asked is not None) for to in rest)
+    said = _Said(channel, [opened, *named, "DATA"], dsn=asked is not None)
     channel.messages += 1
     try:
         async with asyncio.timeout(channel.pace.envelope):
             if problem := await _sender(channel, said):
+                if said.unread(problem.code):
+                    return results
                 return results | dict.fromkeys((to.delivery_id for to in rest), problem)
             accepted = await _named(said, rest, results)
         said.named = True
@@ -273,12 +277,17 @@ async def transmit(
 class _Said:
     """The commands of a transaction: at once where the server can take that, else in turn."""
 
-    def __init__(self, channel: Channel, commands: list[str]) -> None:
+    def __init__(self, channel: Channel, commands: list[str], *, dsn: bool) -> None:
         self.channel = channel
+        self.dsn = dsn  # its parameters are in them
         self.named = False  # all recipients
         self._left = [command.encode() for command in commands]
         self._together = channel.offers("pipelining")
         self._begun = False
+
+    def unread(self, code: int) -> bool:
+        """Whether an answer may mean the parameters of DSN, and not the address."""
+        return self.dsn and code in UNREAD
 
     async def next(self) -> SMTPResponse:
         """The answer to the next command."""
@@ -335,7 +344,7 @@ def _no_utf8(channel: Channel, what: str) -> str:
 
 
 def _opened(
-    channel: Channel, letter: Letter, rest: Sequence[To], asked: Sequence[str]
+    channel: Channel, letter: Letter, rest: Sequence[To], asked: Sequence[str] | None
 ) -> Result | str:
     """The command that names the sender, with what the message needs; or why it cannot be sent."""
     options = list[str]()
@@ -353,17 +362,16 @@ def _opened(
         options.append("BODY=8BITMIME")
     if utf8:
         options.append("SMTPUTF8")
-    if channel.offers("dsn"):
-        options += asked
+    options += asked or ()
     sender = written(letter.sender) if letter.sender else ""
     if sender is None:
         return channel.refused(553, "5.1.7 Not an address of a sender")
     return " ".join([f"MAIL FROM:<{sender}>", *options])
 
 
-def _recipient(channel: Channel, to: To) -> str:
+def _recipient(to: To, *, dsn: bool) -> str:
     """The command that names a recipient."""
-    asked = notices.of_recipient(to) if channel.offers("dsn") else ()
+    asked = notices.of_recipient(to) if dsn else ()
     return " ".join([f"RCPT TO:<{on_wire(to.address)}>", *asked])
 
 
@@ -384,13 +392,16 @@ def _addresses(recipients: Sequence[To]) -> list[str]:
 
 
 async def _named(said: _Said, recipients: Sequence[To], results: dict[int, Result]) -> list[To]:
-    """Name the recipients; those that are refused get their result, the others are returned."""
+    """Name the recipients; those that are refused get their result, the others are returned.
+
+    One whose parameters may be what was refused gets none, and is not returned.
+    """
     accepted = []
     for to in recipients:
         answer = await said.next()
         if answer.code in (OK, 251):
             accepted.append(to)
-        else:
+        elif not said.unread(answer.code):
             failed = said.channel.refused(_failing(answer.code), answer.message)
             results[to.delivery_id] = failed
         if answer.code == CLOSING:
@@ -426,7 +437,7 @@ async def _data(
         return dict.fromkeys(ids, lost)
     channel.begun = False
     if answer.code == OK:
-        return dict.fromkeys(ids, channel.taken(answer.code, answer.message))
+        return dict.fromkeys(ids, channel.taken(answer.code, answer.message, reports=said.dsn))
     return dict.fromkeys(ids, channel.refused(_failing(answer.code), answer.message))
 
 

@@ -52,6 +52,8 @@ class Wire(asyncio.Protocol):
 
     async def answer(self, seconds: float) -> SMTPResponse:
         """The next answer, fit to be kept. SMTPException where there is none."""
+        if self._answers:  # it came with the one before
+            return self._answers.popleft()
         try:
             async with asyncio.timeout(seconds):
                 while not self._answers:

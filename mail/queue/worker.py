@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +16,7 @@ from mail.outward import Gate
 from mail.queue import body, claims, local, notices, pacing, transport, vias
 from mail.queue.connections import Pool
 from mail.queue.encryption import Contexts
-from mail.queue.jobs import Job, Pace, Result, To
+from mail.queue.jobs import TOGETHER, Job, Pace, Result, To
 from mail.queue.letters import Letter
 from mail.queue.pacing import Pacing
 from mail.queue.settle import settle
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 USUAL = Pace()
 SOON = 0.05  # seconds; what is due may be in the hands of another worker
 SMALL = 100_000  # bytes
-RECIPIENTS = 100  # of a transaction
 TOO_LATE = "the lease has passed to another worker"
 
 
@@ -43,7 +42,7 @@ class Lane:
     """Jobs for one domain, done one after another."""
 
     domain: str
-    jobs: list[Job]  # those not done yet
+    jobs: list[Job]  # those not done yet; the first one without whom has a result already
     sending: bool = False  # the dot may be out: from here on the answer is waited for
     task: "asyncio.Task[None] | None" = None
 
@@ -179,7 +178,7 @@ async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
         later = DeliveryState.DEFERRED
         broken = Result(later, 451, "4.3.0 Something broke on our side", after_dot=lane.sending)
         try:
-            await settle(worker.world, job, _all(job, broken), b"")
+            await _settled(worker, lane, _all(lane.jobs[0], broken), b"")
         except Exception:  # the store is gone: the lease ends by itself, and then it is tried again
             log.exception("that could not be written", extra={"queue": job.queue_id})
 
@@ -190,24 +189,39 @@ async def _do(worker: Worker, lane: Lane, job: Job) -> None:
         "ours", job.domain, lambda: routes.is_ours(world, job.domain)
     ):
         raw = await body.message(world, job)
-        results = await local.deliver(world, job, raw)
-        await settle(world, job, results, raw)
-        job = lane.jobs[0] = local.left(job, results)
+        await _settled(worker, lane, await local.deliver(world, job, raw), raw)
+        job = lane.jobs[0]
         if not job.recipients:
             return
     if vias.is_page(job):
         letter = await signed(world, job, await _letter(world, job))
         gate = Gate(world.options.forwards_private, worker.route.trust)
-        await settle(
-            world, job, _all(job, await vias.posted(world, job, letter, gate)), letter.head
-        )
+        posted = await vias.posted(world, job, letter, gate)
+        await _settled(worker, lane, _all(job, posted), letter.head)
         return
     found = await _parts(worker, job)
     if not found:
         return
     letter = await signed(world, job, await _letter(world, job))
     for part in found:
-        await _send(worker, lane, replace(job, recipients=part.recipients), (part, letter))
+        one = len(part.recipients) == len(job.recipients)
+        each = job if one else replace(job, recipients=part.recipients)
+        await _send(worker, lane, each, (part, letter))
+
+
+async def _settled(worker: Worker, lane: Lane, results: Mapping[int, Result], raw: bytes) -> None:
+    """Write results of the job that is being done: it goes on without these recipients."""
+    if results:
+        await settle(worker.world, lane.jobs[0], results, raw)
+        lane.jobs[0] = local.left(lane.jobs[0], results)
+
+
+def _left(lane: Lane, job: Job) -> Job:
+    """The job that is being done, or a part of it, without whom has a result."""
+    if job is lane.jobs[0]:
+        return job
+    left = {to.delivery_id for to in lane.jobs[0].recipients}
+    return replace(job, recipients=[to for to in job.recipients if to.delivery_id in left])
 
 
 async def _parts(worker: Worker, job: Job) -> list[ways.Part]:
@@ -245,11 +259,11 @@ async def _send(worker: Worker, lane: Lane, job: Job, what: tuple[ways.Part, Let
     part, letter = what
     if isinstance(part.way, Unroutable):
         last = Result.refused(part.way.code, part.way.text)
-        await settle(worker.world, job, _all(job, last), letter.head)
+        await _settled(worker, lane, _all(job, last), letter.head)
         return
     place, down = part.way.place, True
     if dead := worker.pacing.dead(place):
-        await settle(worker.world, job, _all(job, dead), letter.head)
+        await _settled(worker, lane, _all(job, dead), letter.head)
         return
     last = Result.refused(451, "4.4.1 No server answered")
     for host in part.way.servers:
@@ -263,24 +277,32 @@ async def _send(worker: Worker, lane: Lane, job: Job, what: tuple[ways.Part, Let
             return
     if down:
         worker.pacing.failed(place, last)
-    await settle(worker.world, job, _all(job, last), letter.head)
+    await _settled(worker, lane, _all(_left(lane, job), last), letter.head)
 
 
 async def _by_host(worker: Worker, lane: Lane, job: Job, what: tuple[Host, Letter]) -> None:
-    """Hand a job to a server; NotReached. A connection that died while it was kept is no reason."""
+    """Hand what is left of a job to a server; NotReached.
+
+    A connection that died while it was kept is no reason, nor one that had taken a part of it.
+    """
     host, letter = what
-    for _ in range(2):
-        used = 0
+    died = False
+    while True:
+        used, left = 0, _left(lane, job)
         try:
             async with worker.pool.lent(host) as channel:
                 used = channel.messages
-                await _hand_over(worker, lane, channel, (job, letter))
+                await _hand_over(worker, lane, channel, (left, letter))
                 return
         except NotReached:
-            if not used:
+            went_on = len(_left(lane, job).recipients) < len(left.recipients)
+            if not (used or went_on):
                 raise
+            if died and not went_on:
+                text = f"4.4.2 {host.name} closes connections that it just opened"
+                raise NotReached(451, text, down=True) from None
+            died = not went_on
             await worker.pool.fresh(host)
-    raise NotReached(451, f"4.4.2 {host.name} closes connections that it just opened", down=True)
 
 
 async def _letter(world: World, job: Job) -> Letter:
@@ -313,12 +335,18 @@ async def _hand_over(
         worker.world.fault("dot")
         lane.sending = True
 
-    said = notices.of_message(worker.world, job)
-    for recipients in batched(job.recipients, RECIPIENTS):
-        results = await transport.transmit(channel, letter, recipients, before_dot, said)
+    said = notices.of_message(worker.world, job) if channel.offers("dsn") else None
+    waiting = [(part, said) for part in batched(job.recipients, TOGETHER)]
+    while waiting:
+        recipients, asked = waiting.pop(0)
+        results = await transport.transmit(channel, letter, recipients, before_dot, asked)
         worker.world.fault("sent")
-        await settle(worker.world, job, results, letter.head)
+        await _settled(worker, lane, results, letter.head)
         lane.sending = False
+        if again := [to for to in recipients if to.delivery_id not in results]:
+            waiting.insert(0, (again, None))  # it does not know what it offers
+        if waiting and not await channel.ready():
+            raise NotReached(451, f"4.4.2 {channel.host.name} ended the session")
 
 
 def batched(recipients: Sequence[To], most: int) -> list[Sequence[To]]:

@@ -14,7 +14,7 @@ from mail.compose import Priority
 from mail.fields import Named
 from mail.queue import claims, many
 from mail.queue.claims import Claimed
-from mail.queue.jobs import Result
+from mail.queue.jobs import TOGETHER, Job, Result
 from mail.queue.settle import settle
 from mail.queue.turns import LAST, Room, Round
 from models.errors import Conflict
@@ -68,7 +68,7 @@ async def test_each_destination_has_its_turn(ada: Client, world: World) -> None:
     room, round_, seen = replace(ROOM, lines=10), Round(), Counter[str]()
     for _ in range(4):
         claimed = await claims.claim(world, PACE, room, round_)
-        assert claimed.many <= 100
+        assert claimed.many <= 100 + TOGETHER
         seen |= taken(claimed)
     assert seen.keys() == {"big.example", *small}
 
@@ -85,16 +85,60 @@ async def test_a_busy_destination_is_passed_over_and_costs_nothing(
 
 
 async def test_what_falls_due_joins_the_line(ada: Client, world: World, clock: Clock) -> None:
-    await waiting(ada, {"a.example": 250}, later=60)
+    await waiting(ada, {"a.example": 250, "b.example": 3}, later=60)
     first = await claims.claim(world, PACE)
     assert (first.many, first.more) == (0, False)
     assert first.next_at == world.now() + timedelta(seconds=60)
     clock.tick(seconds=61)
-    seen = 0
-    for _ in range(3):
+    seen = Counter[str]()
+    for _ in range(4):
         claimed = await claims.claim(world, PACE)
-        seen += claimed.many
-    assert seen == 250
+        seen += taken(claimed)
+    assert seen == {"a.example": 250, "b.example": 3}
+
+
+async def test_what_goes_to_one_place_is_taken_together(ada: Client, world: World) -> None:
+    await waiting(ada, {"a.example": 1, "big.example": 130, "c.example": 90, "d.example": 1})
+    await waiting(ada, {"big.example": 4})  # of another message
+    jobs, round_ = list[Job](), Round()
+    for _ in range(6):
+        jobs += (await claims.claim(world, PACE, replace(ROOM, many=8), round_)).jobs
+    many = [(job.domain, len(job.recipients)) for job in jobs if len(job.recipients) > 1]
+    assert many == [
+        ("big.example", 100),
+        ("c.example", 90),
+        ("big.example", 30),
+        ("big.example", 4),
+    ]
+
+
+@pytest.mark.parametrize("wanted", [{"a.example": 100}, {"a.example": 99, "b.example": 40}])
+async def test_what_falls_due_together_is_taken_together(
+    ada: Client, world: World, clock: Clock, wanted: dict[str, int]
+) -> None:
+    await waiting(ada, wanted, later=60)
+    await waiting(ada, {"z.example": 500}, later=60)
+    clock.tick(seconds=61)
+    jobs, round_ = list[Job](), Round()
+    for _ in range(3):
+        jobs += (await claims.claim(world, PACE, replace(ROOM, many=8), round_)).jobs
+    assert jobs[0].domain == "a.example"
+    assert len(jobs[0].recipients) == wanted["a.example"]
+
+
+async def test_a_claim_costs_the_same_however_many_wait(
+    ada: Client, world: World, statements: list[str]
+) -> None:
+    async def cost() -> int:
+        del statements[:]
+        await claims.claim(world, PACE, replace(ROOM, many=4))
+        return len(statements)
+
+    await waiting(ada, {f"d{nth}.example": 1 for nth in range(5)})
+    few = await cost()
+    for _ in range(3):
+        await waiting(ada, {f"d{nth}.example": 1 for nth in range(40)})
+    assert await cost() <= few <= 6
 
 
 async def test_who_hurries_goes_first_and_nobody_waits_for_ever(ada: Client, world: World) -> None:
