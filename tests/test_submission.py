@@ -13,9 +13,10 @@ from mail.compose import Attachment, HeaderLine
 from mail.fields import Named
 from mail.queue import claims
 from mail.queue.jobs import Pace
+from models import wakeups
 from models.blobs import SubmissionBlob
 from models.columns import Picked, picked
-from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Refused
+from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, Refused
 from models.journal import Change
 from models.messages import Message
 from models.pages import Ask
@@ -24,8 +25,11 @@ from models.submission import Submission, SubmissionState
 from models.users import User
 from models.wakeups import QUEUE
 from models.world import World
-from resolvers import mailboxes, submission, submissionchange
+from resolvers import composing, mailboxdelete, mailboxes, submission, submissionchange
 from resolvers.context import Context
+from resolvers.mailboxdelete import Gone
+from resolvers.mailboxes import NewMailboxes
+from resolvers.outgoing import written
 from resolvers.references import Reference, ReferenceAction
 from resolvers.submission import SENT_NOT_KEPT, Envelope, OfUser, Outgoing, Sent
 from tests.conftest import Client, Clock, context, raw_message, receive
@@ -101,6 +105,43 @@ async def test_the_bell_rings_when_a_unit_is_stored_and_not_when_it_is_refused(
         assert not bell.is_set()
         await send(ada)
         assert bell.is_set()
+
+
+async def test_what_is_to_wait_rings_no_bell(ada: Client, world: World) -> None:
+    with world.wakeups.listen([QUEUE]) as bell:
+        await send(ada, send_time=world.now() + timedelta(hours=1))
+        assert not bell.is_set()
+        await send(ada, send_time=world.now() + timedelta(seconds=5))
+        assert bell.is_set()
+
+
+def test_no_two_bells_are_the_same() -> None:
+    bells = [value for value in vars(wakeups).values() if isinstance(value, int) and value < 0]
+    assert len(set(bells)) == len(bells) > 7
+
+
+async def test_where_the_folder_has_gone_meanwhile_it_is_sent_and_nothing_is_counted(
+    ada: Client, world: World
+) -> None:
+    await mailboxes.create(context(ada), NewMailboxes(["Brief"]))
+    ctx, name = context(ada), mailboxes.Named(path="Brief")
+    account = await composing.account_of(ctx, ada.user.id)
+    outgoing = replace(HELLO, mailbox=name)
+    batch = await written(ctx, account, outgoing, Problems())  # the folder is looked up
+    await mailboxdelete.delete(context(ada), Gone([name]))
+    (done,) = await submission.store_all(ctx, account, batch.messages)
+    assert (done.message_id, done.why) == (None, submission.NO_FOLDER)
+    assert done.submission_id is not None
+    (user,) = await world.database.read(
+        select(col(User.used), col(User.message_count)).where(col(User.id) == ada.user.id)
+    )
+    assert tuple(user) == (0, 0)
+    asked = select(col(Change.last), col(Change.ids)).where(col(Change.stream_id) == ada.user.id)
+    changes = await world.database.read(asked)
+    assert sum(len(row.ids) for row in changes) == max(row.last for row in changes)  # no gaps
+    alone = replace(batch.messages[0], outgoing=replace(outgoing, upload_only=True))
+    with pytest.raises(NotFound):
+        await submission.store_all(ctx, account, [alone])
 
 
 @pytest.mark.parametrize(
