@@ -7,6 +7,7 @@ import pytest
 
 from graph import ids
 from mail import addresses, pipeline, quarantine
+from mail.household import Household
 from mail.wishes import ALL
 from models.world import World
 from tests.accounts import change
@@ -111,3 +112,15 @@ async def test_who_may_be_another_is_not_told(ada: Client, world: World) -> None
     await release(ada)
     assert await queue(world) == [("", FROM, "NEVER")]
     assert len(await inbox(ada)) == 2
+
+
+async def test_a_crash_behind_the_delivery_loses_no_report(ada: Client, world: World) -> None:
+    house, raw = Household(world), raw_message("Plain")
+    taken = replace(await house.accept(ada.address, FROM), wish=ALL)
+    mail = await pipeline.receive(world, raw, FROM)
+    await pipeline.deliver(world, mail, [taken])  # and here it ends, before the answer
+    assert (await queue(world), len(await inbox(ada))) == ([], 1)
+    for _ in range(2):  # the other server tries again
+        await house.deliver(raw, [taken], FROM)
+        assert await queue(world) == [("", FROM, "NEVER")]
+    assert len(await inbox(ada)) == 1
