@@ -7,11 +7,12 @@ is told of by the server there, or by our queue where that sends no reports.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mail import spam
-from mail.delivery import read, with_bytes
+from mail.addresses import Recipient
+from mail.delivery import Letter, read, with_bytes
 from mail.keeping import Kept
 from mail.onward import new
 from mail.queue.bounces import HEAD, About, Told, written
@@ -20,7 +21,8 @@ from mail.queue.jobs import Action, Result
 from mail.routes import Taken
 from mail.scan import Scan
 from mail.topping import first
-from mail.wishes import On, Wish, typed
+from mail.wishes import On, Wish, restored, typed
+from models.columns import Picked
 from models.journal import PLATFORM
 from models.queue import DeliveryState
 from models.world import Turn, World
@@ -80,30 +82,75 @@ _RESULT = Result(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", here=Acti
 
 def _doubtful(world: World, mail: "Mail") -> bool:
     """Whether it is spam, or, where that is checked, its sender may be somebody else."""
-    letter = mail.letter
-    verified, believed = letter.verification or {}, world.options.spam_headers
+    found = _known(world, mail)
+    scan = mail.letter.scan or Scan()
+    score = max(found.score.value, spam.scored_by(scan, spam.Limits()))
+    return score >= spam.FLAGGED or unsure(world, mail)
+
+
+def _known(world: World, mail: "Mail") -> spam.Known:
+    letter, believed = mail.letter, world.options.spam_headers
     opinions = letter.facts.opinions if mail.handed else ()
-    found = spam.known(opinions, believed, mail.sender, letter.verification, letter.scan)
-    score = max(found.score.value, spam.scored_by(letter.scan or Scan(), spam.Limits()))
-    if score >= spam.FLAGGED or found.forged:
+    return spam.known(opinions, believed, mail.sender, letter.verification, letter.scan)
+
+
+def unsure(world: World, mail: "Mail") -> bool:
+    """Whether its sender may be somebody else, where that is checked."""
+    found = _known(world, mail)
+    if found.forged:
         return True
-    sure = found.vouched or verified.get("dmarc") == "pass"
+    sure = found.vouched or (mail.letter.verification or {}).get("dmarc") == "pass"
     return not sure and not mail.handed and mail.results is not None
 
 
 async def _send(world: World, mail: "Mail", of: Taken, told: Sequence[Told]) -> None:
-    about = About(mail.sender, world.now(), mail.way.queue_id, of.wish)
-    head = await first(mail.source, min(mail.letter.facts.structure.body_start, HEAD))
-    letter = await read(written(world, about, told, head))
     tenants = [person.to.tenant_id for person in of.people]
     tenants += [onward.tenant_id for onward in of.onward]
     tenant = next(iter(tenants), of.domain_id or 0)
+    about = About(mail.sender, world.now(), mail.way.queue_id, of.wish)
+    report = await _written(world, mail, (about, told), tenant)
+    await with_bytes(
+        world, tenant, report.letter, lambda turn, kept: enter(turn, report, kept), PLATFORM
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """A report that can be queued."""
+
+    letter: Letter
+    to: str
+    tenant_id: int
+    known: str  # by which a repeat is known
+
+
+async def _written(
+    world: World, mail: "Mail", what: tuple[About, Sequence[Told]], tenant_id: int
+) -> Success:
+    about, told = what
+    head = await first(mail.source, min(mail.letter.facts.structure.body_start, HEAD))
+    letter = await read(written(world, about, told, head))
     named = ",".join(each.address for each in told)
     known = f"{mail.sender}\0told\0{named}\0{mail.came}"
+    return Success(letter, mail.sender, tenant_id, known)
 
-    def unit(turn: Turn, kept: Kept) -> None:
-        if new(turn, known):
-            given = handed(turn, letter, kept, "", [mail.sender])
-            hand_in(turn, Sender(None, tenant), given)
 
-    await with_bytes(world, tenant, letter, unit, PLATFORM)
+def enter(turn: Turn, report: Success, kept: Kept) -> None:
+    """Queue a report whose bytes are safe, in a unit that holds PLATFORM; a repeat once."""
+    if new(turn, report.known):
+        given = handed(turn, report.letter, kept, "", [report.to])
+        hand_in(turn, Sender(None, report.tenant_id), given)
+
+
+async def of_released(world: World, mail: "Mail", item: Picked, to: Recipient) -> Success | None:
+    """The report that a message has come which was held, where its sender wants it.
+
+    That it was taken for spam does not matter: who lets it in has decided. Whether its sender is
+    who he says was asked as it was held: else `mail.quarantine` has not kept that he wants it.
+    """
+    wish = restored(item.wish)
+    if wish.on is None or On.SUCCESS not in wish.on or not mail.sender:
+        return None
+    told = [Told(item.wish["address"], Action.DELIVERED, _RESULT, wish.orcpt)]
+    about = About(mail.sender, item.created_at, item.queue_id, wish)
+    return await _written(world, mail, (about, told), to.tenant_id)

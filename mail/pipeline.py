@@ -110,9 +110,14 @@ class Mail:
         raw = OnDisk(source, self.letter.size) if isinstance(source, Path) else source
         return sieve.Letter(raw, self.letter.facts.structure)
 
+    def wish_of(self, to: Recipient) -> Wish:
+        """What the sender wants to be told of an account, in whichever folder the mail ends."""
+        theirs = (wish for (user, _), wish in self.wishes.items() if user == to.user_id)
+        return next(theirs, USUAL)
+
     def passed_on(self, to: Recipient) -> Wish:
         """What is wanted of those to whom an account sends on: to itself it has come."""
-        wish = self.wishes.get((to.user_id, to.mailbox_id), USUAL)
+        wish = self.wish_of(to)
         return Wish(wish.without(On.SUCCESS).on, ret=wish.ret)
 
     @property

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select, update
 from sqlmodel import col
 
-from mail import audit, delivery, encrypting, userlimits
+from mail import acknowledging, audit, delivery, encrypting, userlimits
 from mail.addresses import Recipient
 from mail.delivery import CAME, COMING, HOUR, Letter
 from mail.keeping import Kept, blob_ids
@@ -22,6 +22,7 @@ from mail.messagetrace import new_id
 from mail.scan import Symbol
 from mail.spam import Spam
 from mail.storable import storable
+from mail.wishes import On, stored
 from models import meters
 from models.errors import LimitReached, NotFound
 from models.journal import LONGEST, ChangeKind, Entry
@@ -149,10 +150,19 @@ def _envelope(turn: Turn, mail: "Mail", to: Recipient) -> dict[str, Any]:
         "queue_id": mail.way.queue_id or new_id(turn.world),
         "sender": storable(mail.sender),
         "recipient": storable(to.address),
+        "wish": storable(_wish(turn.world, mail, to)),
         "notified": False,
         "created_at": now,
         "expires_at": now + turn.world.options.quarantine_for,
     }
+
+
+def _wish(world: World, mail: "Mail", to: Recipient) -> dict[str, str | None] | None:
+    """What its sender wants to be told of; of success only if nobody else may be the sender."""
+    wish = mail.wish_of(to)
+    if acknowledging.unsure(world, mail):
+        wish = wish.without(On.SUCCESS)
+    return stored(wish, to.original or to.address)
 
 
 def _shown(letter: Letter) -> dict[str, Any]:

@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from mail import delivery, filtering, forwarding, onward, performing, rewrites, rules, waysteps
+from mail import (
+    acknowledging,
+    delivery,
+    filtering,
+    forwarding,
+    onward,
+    performing,
+    rewrites,
+    rules,
+    waysteps,
+)
+from mail.acknowledging import Success
 from mail.addresses import Recipient
 from mail.blobs.pack import Piece
 from mail.decision import NOTHING
@@ -23,6 +34,7 @@ from mail.rewrites import Came, Copied
 from mail.routes import Loop
 from mail.rules import Ruled
 from mail.spam import Reason, Spam
+from mail.wishes import restored
 from models.columns import Picked
 from models.errors import Unavailable
 from models.world import Turn, World
@@ -46,11 +58,12 @@ class Ready:
     leaving: Sequence[tuple[Outgoing, Kept]]
     came: Came
     copies: Sequence[tuple[Copied, Kept]]
+    report: tuple[Success, Kept] | None = None  # to its sender, that it has come
 
     @property
     def goes_out(self) -> bool:
         """Whether anything of it goes into the queue."""
-        return bool(self.leaving or self.copies)
+        return bool(self.leaving or self.copies or self.report)
 
 
 async def ready(
@@ -69,7 +82,8 @@ async def _ready(
 ) -> Ready:
     to, again = how
     letter = replace(await read(raw), verification=item.verification)
-    mail = Mail(raw, letter, item.sender)
+    wishes = {(to.user_id, to.mailbox_id): restored(item.wish)}
+    mail = Mail(raw, letter, item.sender, wishes=wishes)
     todo = await _ruled(world, mail, to)
     if item.virus is not None:
         todo = replace(todo, sendings=(), decision=replace(todo.decision, targets=()))
@@ -85,6 +99,7 @@ async def _ready(
     for one in sent:
         safe = await stored(world, one.onward.tenant_id, one.letter, again=again)
         leaving.append((replace(one, letter=_emptied(one.letter)), safe))
+    report = await acknowledging.of_released(world, mail, item, to)
     came = Came(raw, letter, item.sender, [item.recipient])
     copies = [
         (replace(copy, letter=_emptied(copy.letter)), await _stored(world, copy, again=again))
@@ -100,6 +115,7 @@ async def _ready(
         leaving,
         replace(came, source=b"", letter=_emptied(letter)),
         copies,
+        await _safe(world, report, again=again) if report else None,
     )
 
 
@@ -120,7 +136,9 @@ async def _sent_on(
 ) -> tuple[list[Outgoing], bool]:
     """What rules have sent on, and whether some of it cannot be."""
     made, failed = list[Outgoing](), False
-    for edits, to in performing.onward_of(todo):
+    wish = mail.passed_on(todo.judged.to)
+    for edits, wanted in performing.onward_of(todo):
+        to = replace(wanted, wish=wish)
         source, letter = await performing.as_sent(mail, todo, edits, files)
         came = mail.came, mail.sender
         try:
@@ -138,7 +156,8 @@ async def _forwarded(world: World, mail: Mail, todo: Ruled, files: ExitStack) ->
         found = await forwarding.wanted(world, mail, todo.judged)
         if isinstance(found, forwarding.Outcome):
             return []
-        source, letter, to = found
+        source, letter, onward_to = found
+        to = replace(onward_to, wish=mail.passed_on(todo.judged.to))
         came = mail.came, mail.sender
         return [await onward.outgoing(world, source, came, to, files, letter=letter)]
     except (Loop, Unavailable):
@@ -148,6 +167,11 @@ async def _forwarded(world: World, mail: Mail, todo: Ruled, files: ExitStack) ->
 
 async def _stored(world: World, copy: Copied, *, again: bool) -> Kept:
     return await stored(world, copy.of.tenant_id, copy.letter, again=again)
+
+
+async def _safe(world: World, report: Success, *, again: bool) -> tuple[Success, Kept]:
+    kept = await stored(world, report.tenant_id, report.letter, again=again)
+    return replace(report, letter=_emptied(report.letter)), kept
 
 
 def _emptied(letter: Letter) -> Letter:
@@ -169,6 +193,8 @@ def enter(turn: Turn, one: Ready, by: str) -> Placed | None:
         onward.enter(turn, replace(outgoing, onward=to), kept)
     for copy, kept in one.copies:
         rewrites.enter(turn, kept, one.came, copy)
+    if one.report is not None:
+        acknowledging.enter(turn, *one.report)
     sent = [outgoing.onward for outgoing, _ in one.leaving]
     way = waysteps.released(turn.world, one.queue_id, one.todo.judged.to, (placed, by))
     for each in sent:

@@ -1,7 +1,7 @@
 """What a sender wants to be told of, as parameters of MAIL and RCPT (RFC 3461, RFC 6533)."""
 
 import re
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -70,6 +70,21 @@ def kept(notify: str | None) -> frozenset[On] | None:
 def words(notify: str) -> list[str]:
     """What is between the commas; nothing for NEVER."""
     return [] if notify == NEVER else notify.split(",")
+
+
+def stored(wish: Wish, address: str) -> dict[str, str | None] | None:
+    """A wish about an address, as it is kept beside a message; None where nothing was said."""
+    if wish == USUAL:
+        return None
+    said = {"notify": wish.notify, "orcpt": wish.orcpt, "envid": wish.envid, "ret": wish.ret}
+    return {"address": address, **said}
+
+
+def restored(kept_: Mapping[str, str | None] | None) -> Wish:
+    """What `stored` has made, read again."""
+    if kept_ is None:
+        return USUAL
+    return Wish(kept(kept_["notify"]), kept_["orcpt"], kept_["envid"], kept_["ret"])
 
 
 # ---------------------------------------------------------------- what comes

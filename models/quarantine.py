@@ -45,6 +45,8 @@ class QuarantineItem(Owned, table=True):
     structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
     attachments: list[dict[str, Any]] = plain(list)
     verification: dict[str, Any] | None = plain()  # as a message has it
+    # what its sender wants to be told of, and the address that he named; None: he has not said
+    wish: dict[str, Any] | None = plain()
     notified: bool = False  # a letter has told of it
     created_at: Moment
     expires_at: datetime = Field(sa_type=Instant, index=True)

@@ -1,4 +1,4 @@
-"""where messages were sent on to as they came"""
+"""where messages were sent on to, and what senders of held ones want to be told of"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,9 @@ down_revision = "0046"
 
 def upgrade() -> None:
     op.add_column("messages", sa.Column("forwarded_to", Plain, nullable=True))
+    op.add_column("quarantine_items", sa.Column("wish", Plain, nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("quarantine_items", "wish")
     op.drop_column("messages", "forwarded_to")
