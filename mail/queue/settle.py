@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import bindparam, case, select, update
+from sqlalchemy import bindparam, case, func, select, update
 from sqlmodel import col
 
 from mail import srs
@@ -141,6 +141,7 @@ def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None
     except OverQuota:  # the state of the submission still tells
         turn.reached.clear()
         turn.reached.update(before)  # its number went back
+        turn.held.clear()
         log.warning("no room for a report", extra={"user": user_id, "queue": job.queue_id})
 
 
@@ -207,13 +208,17 @@ def pause(attempts: int, chance: float, backoff: Sequence[timedelta] = BACKOFF) 
     return usual * (1 - JITTER + 2 * JITTER * chance)
 
 
-_THEIRS = Prepared(
-    select(col(Delivery.state), col(Delivery.attempts)).where(
-        col(Delivery.submission_id) == number("submission")
-    )
-)
 _THIS = col(Submission.id) == number("submission")
-_STATE = Prepared(select(col(Submission.state)).where(_THIS))
+_THEIRS = Prepared(
+    select(
+        col(Delivery.state),
+        func.max(col(Delivery.attempts)).label("attempts"),
+        col(Submission.state).label("now"),
+    )
+    .join(Submission, col(Submission.id) == col(Delivery.submission_id))
+    .where(col(Delivery.submission_id) == number("submission"))
+    .group_by(col(Delivery.state), col(Submission.state))
+)
 _SUMMED = Prepared(
     update(Submission)
     .where(_THIS)
@@ -224,11 +229,11 @@ _SUMMED = Prepared(
 def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> SubmissionState:
     """Bring a submission's state up to its deliveries, and write its change into the journal."""
     rows = turn.fetched(_THEIRS, submission=submission_id)
-    now = turn.fetched(_STATE, submission=submission_id)[0].state
-    state = summed([row.state for row in rows], now, tried=any(row.attempts for row in rows))
-    turn.send([(_SUMMED, {"submission": submission_id, "to_state": state})])
+    tried = any(row.attempts for row in rows)
+    state = summed([row.state for row in rows], rows[0].now, tried=tried)
     entry = Entry(ChangeKind.SUBMISSION_CHANGED, [submission_id], {"state": state.value})
-    turn.record(stream, entry, at=at)
+    _, told = turn.told(stream, [entry], at=at)
+    turn.send([(_SUMMED, {"submission": submission_id, "to_state": state}), *told])
     return state
 
 

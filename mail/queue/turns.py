@@ -38,6 +38,7 @@ from models.world import Turn
 # Which rank goes first, look after look; the others have what room it leaves.
 FIRST = (0, 1, 0, 1, 0, 1, 2)
 LAST = RANKS - 1
+LINES = 8  # that a look takes from: each lies elsewhere in the store
 
 _NEXT = """(SELECT waiting.domain FROM deliveries AS waiting
  WHERE waiting.turn_at IS NOT NULL AND waiting.rank = {0}.rank AND waiting.domain > {0}.domain
@@ -99,6 +100,7 @@ def choose(turn: Turn, room: Room, round_: Round) -> Chosen:
     joined = _join_lines(turn, room.many)
     begun = list(round_.after)
     lines, left = _lines(turn, room, round_)
+    further = left and LINES == len(lines) < room.lines
     if not lines:
         return Chosen([], more=joined >= room.many, left=left)
     each = max(room.many // len(lines), 1)
@@ -118,7 +120,8 @@ def choose(turn: Turn, room: Room, round_: Round) -> Chosen:
         elif nth in found and rank not in late:  # it comes first when we look again
             round_.after[rank] = begun[rank]
             late.add(rank)
-    more = joined >= room.many or any(len(rows) > each for rows in found.values())
+    full = any(len(rows) > each for rows in found.values())
+    more = joined >= room.many or full or further
     return Chosen(ids, more=more, left=left)
 
 
@@ -184,16 +187,16 @@ def _join_lines(turn: Turn, many: int) -> int:
 def _lines(turn: Turn, room: Room, round_: Round) -> tuple[list[tuple[int, str]], bool]:
     """The lines to take from, and whether there is one for which there is no room."""
     after = {f"after{rank}": domain for rank, domain in enumerate(round_.after)}
-    most = room.lines + len(room.busy) + 1
+    most = min(room.lines, LINES)
     found: list[list[str]] = [[] for _ in range(RANKS)]
-    for row in turn.fetched(_WALK, **after, most=most):
+    for row in turn.fetched(_WALK, **after, most=most + len(room.busy) + 1):
         found[row.rank].append(row.domain)
     first = FIRST[round_.looks % len(FIRST)]
     round_.looks += 1
     lines: list[tuple[int, str]] = []
     left, seen = False, set(room.busy)
     for rank in sorted(range(RANKS), key=lambda rank: (rank != first, rank)):
-        free = min(room.lines - len(lines), room.last if rank == LAST else room.lines)
+        free = min(most - len(lines), room.last if rank == LAST else most)
         for domain in _unseen(found[rank], seen):
             if free <= 0:
                 left = True

@@ -164,8 +164,8 @@ async def test_within_a_destination_a_low_one_comes_too(ada: Client, world: Worl
 
 async def test_what_was_tried_leaves_room_for_what_was_not(ada: Client, world: World) -> None:
     await waiting(ada, {f"dead{nth}.example": 1 for nth in range(50)}, rank=LAST)
-    claimed = await claims.claim(world, PACE, replace(ROOM, last=15), Round())
-    assert (len(claimed.jobs), claimed.left) == (15, True)
+    claimed = await claims.claim(world, PACE, replace(ROOM, last=6), Round())
+    assert (len(claimed.jobs), claimed.left, claimed.more) == (6, True, False)
     await waiting(ada, {"alive.example": 1})
     claimed = await claims.claim(world, PACE, replace(ROOM, lines=5, last=0), Round())
     assert taken(claimed) == {"alive.example": 1}
