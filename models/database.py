@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
+from models.checkpoints import Checkpoints
 from models.groups import Batches, GroupCommit
 from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
@@ -89,8 +90,9 @@ class Database:
             )  # which begins and ends nothing by itself
             event.listen(writer, "connect", _tune_sqlite)
             turn = StoreTurn(make_url(url).database)
-            self._readers, self._group = Readers(url), GroupCommit(self.engine, turn)
-            self._batches = Batches(writer, self._group)
+            checkpoints = Checkpoints(writer)
+            self._readers, self._group = Readers(url), GroupCommit(self.engine, turn, checkpoints)
+            self._batches = Batches(writer, self._group, checkpoints)
         else:
             reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)
             event.listen(reading.sync_engine, "connect", _tune_postgres)

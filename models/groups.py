@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import patience
+from models.checkpoints import Checkpoints
 from models.turns import StoreTurn
 
 MOST = 32  # units in a group
@@ -39,8 +40,9 @@ class GroupCommit:
     stays open for them; nobody is told "done" before it is on the disk.
     """
 
-    def __init__(self, engine: AsyncEngine, store: StoreTurn) -> None:
+    def __init__(self, engine: AsyncEngine, store: StoreTurn, checkpoints: Checkpoints) -> None:
         self._engine = engine.execution_options(merganser_write=True)
+        self._checkpoints = checkpoints
         self.store = store
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -110,6 +112,7 @@ class GroupCommit:
             group.saved.set_exception(problem)
         else:
             group.saved.set_result(None)
+            self._checkpoints.committed()
         finally:
             try:
                 await group.connection.close()
@@ -128,8 +131,9 @@ class Job:
 class Batches:
     """Units that are plain functions of a connection: run in the writer's thread, in groups."""
 
-    def __init__(self, engine: Engine, turns: GroupCommit) -> None:
+    def __init__(self, engine: Engine, turns: GroupCommit, checkpoints: Checkpoints) -> None:
         self.engine = engine
+        self._checkpoints = checkpoints
         self._turns = turns
         self._thread = ThreadPoolExecutor(1, "writer")
         self._waiting: deque[Job] = deque()
@@ -190,6 +194,7 @@ class Batches:
             if driver.in_transaction:  # SQLite ends it by itself where the disk is full
                 driver.execute("ROLLBACK")
             raise
+        self._checkpoints.committed()
         return done
 
     async def close(self) -> None:
@@ -198,6 +203,7 @@ class Batches:
         self._thread.shutdown()
         if self._connection is not None:
             self._connection.close()
+        self._checkpoints.close()
         self.engine.dispose()
         self._turns.store.close()
 
