@@ -5,8 +5,10 @@ import unicodedata
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as some
 
-from mail import indexing
+from mail import indexing, searchindex
 from models.pages import Ask
 from models.world import World
 from resolvers import messages
@@ -166,6 +168,16 @@ async def test_only_so_much_of_a_message_is_indexed(ada: Client, world: World) -
         assert await found(ada, query='"w19999 latest"') == []
         assert await found(ada, query="beyond") == []
         await indexing.index(world)
+
+
+@given(some.lists(some.tuples(some.integers(0, 140), some.sampled_from(" \n.-_")), max_size=12))
+@example([(64, " ")])
+@example([(65, " ")])
+@example([(1, " "), (64, "."), (65, "-"), (3, " ")])
+def test_long_words_are_cut_wherever_they_stand(words: list[tuple[int, str]]) -> None:
+    text = "".join("Duck"[: n % 5] + "x" * (n - min(n, n % 5)) + blank for n, blank in words)
+    plain = "".join(letter if letter.isalnum() else " " for letter in text.lower())
+    assert searchindex.words(text) == [word[:64] for word in plain.split()]
 
 
 # a slow filter, which says the same
