@@ -6,17 +6,11 @@ from strawberry import UNSET
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import mutation
+from graph.outbound import ForwardTarget
 from graph.refs import MessageRef, message_of
 from models.errors import NotFound
 from models.roles import Scope
 from resolvers import forwarding
-
-
-@strawberry.type(description="Where a message was forwarded.")
-class ForwardTarget:
-    seq: str = leaf("Number of the target, from 1; of an original one its number among those.")
-    type: str = leaf("mail: an address; relay: smtp:// or smtps://; http: a page.")
-    value: str = leaf("The address; of a relay without its password.")
 
 
 @strawberry.input(description="Input of messageForward.")
@@ -58,8 +52,5 @@ class ForwardingMutation:
         done = await forwarding.forward(info.context, key, wanted)
         return MessageForwardPayload(
             queue_id=done.submission.queue_id if done.submission else None,
-            forwarded=[
-                ForwardTarget(seq=str(each.seq), type=each.type, value=each.shown)
-                for each in done.targets
-            ],
+            forwarded=[ForwardTarget.of(each) for each in done.targets],
         )

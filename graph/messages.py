@@ -11,7 +11,7 @@ from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
 from graph.mimeparts import Attachment, ContentType, MailAddress, MimePart
-from graph.outbound import Outbound, outbound_of
+from graph.outbound import ForwardTarget, Outbound, outbound_of
 from graph.reading import Reading, Verification, intro_of
 from graph.refs import MessageRef, message_of
 from graph.rows import columns, identified, link, shaped
@@ -28,6 +28,7 @@ from resolvers import (
     bulk,
     fileattaching,
     filters,
+    forwarding,
     labels,
     mailboxes,
     messages,
@@ -218,6 +219,15 @@ class Message(Reading):
     ) -> list[Annotated["Filter", strawberry.lazy("graph.filters")]]:
         rows = await info.context.load_all(filters.by_ids, self.row.filters or [])
         return [FILTER(row) for row in rows if row]
+
+    @field(
+        "Where it was sent on to as it came, by numbers that messageForward takes; only its owner "
+        "sees any.",
+        "forwarded_to",
+        "user_id",
+    )
+    async def forward_targets(self, info: Info) -> list[ForwardTarget]:
+        return [ForwardTarget.of(each) for each in forwarding.original(info.context, self.row)]
 
     @field("Keywords that are labels, by name.", "keywords", "user_id")
     async def labels(self, info: Info) -> list[Annotated["Label", strawberry.lazy("graph.labels")]]:

@@ -7,6 +7,7 @@ import strawberry
 
 from graph.errors import leaf
 from models.queue import DeliveryState, answer
+from resolvers.forwarding import Target
 
 strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
 
@@ -30,6 +31,18 @@ class Outbound:
 def outbound_of(found: list[tuple[Any, list[Any]]]) -> list[Outbound]:
     """Submissions with their deliveries, in their order."""
     return [Outbound(queue_id=one.queue_id, entries=_entries(rows)) for one, rows in found]
+
+
+@strawberry.type(description="Where a message was forwarded.")
+class ForwardTarget:
+    seq: str = leaf("Number of the target, from 1; of an original one its number among those.")
+    type: str = leaf("mail: an address; relay: smtp:// or smtps://; http: a page.")
+    value: str = leaf("The address; of a relay without its password.")
+
+    @classmethod
+    def of(cls, target: Target) -> "ForwardTarget":
+        """Of a target with its number."""
+        return cls(seq=str(target.seq), type=target.type, value=target.shown)
 
 
 def _entries(rows: list[Any]) -> list[OutboundEntry]:

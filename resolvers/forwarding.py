@@ -1,7 +1,7 @@
 """Handing a stored message on: as it is, to new recipients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import select
 from sqlmodel import col
@@ -182,6 +182,16 @@ async def _addresses(ctx: Context, owner: int, given: Sequence[str]) -> list[Tar
     return [Target(nth, address, address) for nth, address in enumerate(found.values(), 1)]
 
 
+def original(ctx: Context, row: Picked) -> list[Target]:
+    """Where a message was sent on to as it came, for its owner alone; without passwords.
+
+    Of the row `user_id` and `forwarded_to` are read.
+    """
+    if row.user_id != ctx.viewer.user_id:
+        return []
+    return [Target(nth, shown, shown) for nth, shown in enumerate(row.forwarded_to or (), 1)]
+
+
 async def _original(ctx: Context, owner: int, row: Picked, nth: int | None) -> list[Target]:
     """Where a message was sent on to as it came: all, or the one of this number; maybe nobody.
 
@@ -193,8 +203,7 @@ async def _original(ctx: Context, owner: int, row: Picked, nth: int | None) -> l
     if row.user_id != owner:
         text = "to its original targets only its owner sends it: say addresses"
         raise Forbidden(text, path=["message"])
-    found = list(enumerate(row.forwarded_to or (), 1))
-    found = [one for one in found if nth in (None, one[0])]
+    found = [one for one in original(ctx, row) if nth in (None, one.seq)]
     if not found:
         return []
     asked = select(*picked(User, {"id", "relays", "encrypt_forwarded"})).where(
@@ -206,13 +215,13 @@ async def _original(ctx: Context, owner: int, row: Picked, nth: int | None) -> l
         raise Conflict(text, path=["message"])
     known = await _relays(ctx, account)
     made = []
-    for seq, shown in found:
-        whole = known.get(shown, shown)
+    for one in found:
+        shown, whole = one.shown, known.get(one.shown, one.shown)
         if whole == shown and SECRET in shown:
             text = f"the password of {shown} is not known any more"
             raise Conflict(text, path=["message"] if nth is None else ["target"])
         if "://" in shown or await addresses.owner_of(ctx.world, shown) != owner:
-            made.append(Target(seq, shown, whole))  # an address that is its own by now is none
+            made.append(replace(one, whole=whole))  # an address that is its own by now is none
     return made
 
 

@@ -57,6 +57,13 @@ async def mine(client: Client) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in await rows(client.world, words, user=client.user.id)]
 
 
+async def listed(client: Client, key: str) -> list[tuple[str, ...]]:
+    """The original targets, as a message shows them."""
+    asked = "query ($id: ID!) { message(by: {id: $id}) { forwardTargets { seq type value } } }"
+    message = (await client(asked, id=key))["message"]
+    return [tuple(each.values()) for each in message["forwardTargets"]]
+
+
 def shown(answer: Any) -> list[tuple[str, ...]]:
     assert answer["errors"] == []
     return [tuple(each.values()) for each in answer["forwarded"]]
@@ -70,6 +77,7 @@ async def test_it_goes_to_all_of_them_or_to_one(ada: Client, neighbour: Neighbou
     (rule,) = await rows(ada.world, "SELECT id FROM filters")
     await filter_removed(ada, ids.encode("Filter", rule[0]))
     every = [("1", "mail", EVE), ("2", "mail", DAVE), ("3", "mail", "frank@far.example")]
+    assert await listed(ada, key) == every
     assert shown(await again(ada, key)) == every
     assert await mine(ada) == [(address, None) for _, _, address in every]
     assert shown(await again(ada, key, target=2)) == every[1:2]
@@ -188,6 +196,7 @@ async def test_whoever_reads_it_too_does_not_use_its_owners_targets(
         assert refusals(await again(bob, key, **more)) == [
             ("FORBIDDEN_OPERATION", ["message"], None)
         ]
+    assert (await listed(ada, key), await listed(bob, key)) == ([("1", "mail", DAVE)], [])
     assert shown(await again(bob, key, addresses=[EVE])) == [("1", "mail", EVE)]
     assert await mine(ada) == []
 

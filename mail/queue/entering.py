@@ -108,7 +108,7 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
     row = {
         "id": key,
         "user_id": of.user_id,
-        "tenant_id": of.tenant_id or _tenant(turn, of.user_id),
+        "tenant_id": _tenant(turn, of.user_id) if of.tenant_id is None else of.tenant_id,
         "queue_id": queue_id,
         "state": handed.state,
         "message_id": handed.message_id,

@@ -16,6 +16,7 @@ from models.journal import PLATFORM, Change, ChangeKind
 from models.queue import Delivery, DeliveryState
 from models.submission import Submission
 from models.users import User
+from models.wakeups import QUEUE
 from models.world import Adopted, World
 from tests.conftest import Client, Clock, raw_message
 from tests.mail.lmtp_client import Neighbour, connect
@@ -180,7 +181,7 @@ async def test_one_without_room_holds_up_nobody(
         await until(deferred_of(world))
         await quota(world, bob, bob.user.quota)
         clock.tick(minutes=10)
-        world.wakeups.tell({-1: world.key()})
+        world.wakeups.tell({QUEUE: world.key()})
         await until(lambda: has_mail(bob))
     assert [row.subject for row in await inbox(bob)] == ["Room"]
     assert len(await inbox(ada)) == 1
