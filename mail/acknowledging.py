@@ -85,7 +85,7 @@ def _doubtful(world: World, mail: "Mail") -> bool:
     found = _known(world, mail)
     scan = mail.letter.scan or Scan()
     score = max(found.score.value, spam.scored_by(scan, spam.Limits()))
-    return score >= spam.FLAGGED or unsure(world, mail)
+    return score >= spam.FLAGGED or _unsure(mail, found)
 
 
 def _known(world: World, mail: "Mail") -> spam.Known:
@@ -96,7 +96,10 @@ def _known(world: World, mail: "Mail") -> spam.Known:
 
 def unsure(world: World, mail: "Mail") -> bool:
     """Whether its sender may be somebody else, where that is checked."""
-    found = _known(world, mail)
+    return _unsure(mail, _known(world, mail))
+
+
+def _unsure(mail: "Mail", found: spam.Known) -> bool:
     if found.forged:
         return True
     sure = found.vouched or (mail.letter.verification or {}).get("dmarc") == "pass"

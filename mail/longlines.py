@@ -11,6 +11,8 @@ import re
 from email.message import Message
 from email.parser import BytesHeaderParser
 
+from mail.runs import longer
+
 LONGEST = 998  # bytes, without its end
 WRAPPED = 76  # bytes of a line of base64
 DEEPEST = 20  # parts in parts
@@ -25,13 +27,7 @@ _SIGNED = ("multipart/signed", "multipart/encrypted")
 
 def too_long(data: bytes) -> bool:
     """Whether a line of it is; lines end in CRLF."""
-    at = 0
-    while len(data) - at > LONGEST:  # from the last end of a line that is near enough to the next
-        end = data.rfind(b"\r\n", at, at + LONGEST + 2)
-        if end < 0:
-            return True
-        at = end + 2
-    return False
+    return longer(data, b"\r\n", LONGEST)
 
 
 def mended(data: bytes) -> bytes:

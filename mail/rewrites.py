@@ -206,9 +206,7 @@ async def copies(
 
     Each address once; one statement, however many there are.
     """
-    asked = _asked(direction, of)
-    rows = await world.database.find(_copies(world.database.dialect), asked)
-    return _chosen(rows, of, known)
+    return _chosen(await _rules(world, direction, of), of, known)
 
 
 async def copies_of_sent(
@@ -216,14 +214,16 @@ async def copies_of_sent(
 ) -> list[list[str]]:
     """Who gets a copy of each message a user sends, by sender and recipients; one statement."""
     senders = list(dict.fromkeys(sender for sender, _ in envelopes))
-    rows: Sequence[Any] = ()
-    if senders:
-        asked = _asked(BccDirection.SENDER, senders)
-        rows = await world.database.find(_copies(world.database.dialect), asked)
+    rows = await _rules(world, BccDirection.SENDER, senders) if senders else ()
     return [
         [copy.address for copy in _chosen(rows, [sender], recipients)] if rows else []
         for sender, recipients in envelopes
     ]
+
+
+async def _rules(world: World, direction: BccDirection, of: Sequence[str]) -> Sequence[Picked]:
+    """Those that any of these addresses may be meant by."""
+    return await world.database.find(_copies(world.database.dialect), _asked(direction, of))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from functools import cache
 from itertools import chain, pairwise
 from typing import NamedTuple
 
+from mail.runs import longer
 from models.searchindex import APART, owner
 
 LONGEST = 64  # letters of a word
@@ -138,24 +139,10 @@ def words(text: str) -> list[str]:
     """The words of a text, in order, as they are indexed."""
     if text.isascii():  # `str` alone divides it in a tenth of the time
         plain = text.lower().translate(_BLANKS)
-        return _cut(plain.split()) if _has_long(plain) else plain.split()
+        return _cut(plain.split()) if longer(plain, " ", LONGEST) else plain.split()
     if (plain := folded(text)) and not _UNDIVIDED.search(plain):
         return _cut((_letters().words if _MIXED.search(plain) else _PLAIN).findall(plain))
     return list(chain.from_iterable(_runs(text)))
-
-
-def _has_long(text: str) -> bool:
-    """Whether a word of it, between blanks, is longer than any that is kept.
-
-    To measure each takes longer than to divide the text.
-    """
-    at = 0
-    while len(text) - at > LONGEST:  # from the last blank that is near enough to the next
-        blank = text.rfind(" ", at, at + LONGEST + 1)
-        if blank < 0:
-            return True
-        at = blank + 1
-    return False
 
 
 def _cut(found: list[str]) -> list[str]:

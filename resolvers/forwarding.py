@@ -17,8 +17,7 @@ from models.errors import Conflict, Forbidden, Invalid, NotFound
 from models.filters import Filter
 from models.messages import Message
 from models.users import User
-from models.wakeups import QUEUE
-from models.world import Turn, ring
+from models.world import Turn
 from resolvers import composing, contents, flagging, moves, sentscan, submission, userlimits
 from resolvers.access import own, visible
 from resolvers.addresstargets import RELAYS, SECRET
@@ -147,7 +146,6 @@ async def _queued(
             kept = await moves.chosen(session, [row.id])
             mine = [each for each in kept if each.user_id == owner]  # another's stays as it is
             await flagging.change(ctx, session, mine, moves.Changes.of({}, add=[FORWARDED]))
-            ring(session, QUEUE)
     sent = await ctx.load(submission.by_ids, key)
     if sent is None:
         raise NotFound(str(key), path=["message"])

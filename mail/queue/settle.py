@@ -134,14 +134,9 @@ def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None
         envelope_from="",
         envelope_to=[job.sender],
     )
-    before = dict(turn.reached)
     try:
-        with turn.connection.begin_nested():
-            place(turn, *mail, to)
-    except OverQuota:  # the state of the submission still tells
-        turn.reached.clear()
-        turn.reached.update(before)  # its number went back
-        turn.held.clear()
+        place(turn, *mail, to)
+    except OverQuota:  # before anything was written; the state of the submission still tells
         log.warning("no room for a report", extra={"user": user_id, "queue": job.queue_id})
 
 
