@@ -1,7 +1,6 @@
 """How long what stands between two marks is."""
 
-from collections.abc import Callable
-from typing import AnyStr
+from typing import Any, AnyStr
 
 
 def longer(text: AnyStr, mark: AnyStr, most: int) -> bool:
@@ -9,7 +8,7 @@ def longer(text: AnyStr, mark: AnyStr, most: int) -> bool:
 
     It goes from the last mark that is near enough to the next: to divide the text takes longer.
     """
-    rfind: Callable[..., int] = text.rfind
+    rfind: Any = text.rfind  # of both kinds
     at = 0
     while len(text) - at > most:
         found = rfind(mark, at, at + most + len(mark))
