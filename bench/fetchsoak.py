@@ -23,7 +23,7 @@ from bench.crash import Death, Ledger, Post, buried, stored
 from bench.dovecot import PASSWORD, Dovecot, dovecot
 from bench.house import READER, make_user
 from bench.server import HOST, Server, bounded, checked, stop
-from mail import contents, delivery
+from mail import contents, placing
 from merganser.building import opened, owner
 from merganser.settings import Settings
 from models.columns import picked
@@ -44,7 +44,7 @@ FLAGS = {  # of a Maildir, and as we have them; in turn
     "DS": {"\\Draft", "\\Seen"},
 }
 COMING = 150  # messages that come before each life
-SHOWN = {"id", "subject", "blob_id", "structure", "mailbox_id", *delivery.SYSTEM_FLAGS, "keywords"}
+SHOWN = {"id", "subject", "blob_id", "structure", "mailbox_id", *placing.SYSTEM_FLAGS, "keywords"}
 TOGETHER = 100  # messages that are read back at once
 LOOK = 0.02  # seconds between two looks at the store
 LIFE = 120.0  # seconds
@@ -236,7 +236,7 @@ async def copied(folder: Path) -> list[Row]:
                 row, digest = one.row, sha256()
                 async for chunk in one.whole():
                     digest.update(chunk)
-                flags = frozenset(delivery.flags(row))
+                flags = frozenset(placing.flags(row))
                 path = paths.get(row.mailbox_id, "")
                 found.append((row.subject, path, flags, digest.hexdigest()))
     return found

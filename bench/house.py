@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from bench.letters import START, Writer
 from graph.ids import encode
-from mail import addresses, delivery, indexing
+from mail import addresses, delivery, indexing, placing
 from mail.addresses import Recipient
 from merganser.building import on_behalf, opened, owner
 from merganser.settings import Settings
@@ -109,7 +109,7 @@ def _letter(writer: Writer, number: int, *, last: bool) -> bytes:
 
 
 async def _deliver(world: World, to: Recipient, number: int, raw: bytes) -> None:
-    place = delivery.Place(
+    place = placing.Place(
         to.user_id,
         to.mailbox_id,
         START + timedelta(minutes=number),

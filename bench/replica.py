@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.ids import encode
-from mail.delivery import SYSTEM_FLAGS, flags
+from mail.placing import SYSTEM_FLAGS, flags
 from models.columns import picked
 from models.database import Database
 from models.journal import Change, Stream, events

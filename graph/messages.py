@@ -20,7 +20,7 @@ from graph.selections import MessageOrder, Wanted
 from graph.spamreports import SpamReport
 from graph.views import Made, Viewed, Whole, same
 from mail.addresses import normal
-from mail.delivery import named_flags as flags_of
+from mail.placing import named_flags as flags_of
 from models.blobs import StorageTier
 from models.pages import Cursor, ordering
 from models.roles import Scope

@@ -25,7 +25,7 @@ from graph.refs import (
     owner_named,
     plain,
 )
-from graph.rows import Shape, identified, link
+from graph.rows import Shape, asked, identified, link
 from graph.scalars import Duration, Upload, free_data
 from graph.sendforms import (
     FileAttachmentInput,
@@ -54,7 +54,7 @@ from resolvers import (
 from resolvers.context import Context
 from resolvers.outgoing import ENTRIES
 from resolvers.queue import QueueName
-from resolvers.submission import Envelope, Outgoing, Sent
+from resolvers.submission import Envelope, Outgoing, Sent, Shown
 from resolvers.submitdraft import Order
 
 for words, text in (
@@ -260,6 +260,15 @@ class MessageSendPayload(MutationPayload):
         )
 
 
+def _shown(info: Info) -> Shown:
+    """What the answer of messageSend shows of what was sent."""
+    names = asked(info)
+    return Shown(
+        submissions=not names.isdisjoint({"submission", "submissions"}),
+        messages=not names.isdisjoint({"message", "messages"}),
+    )
+
+
 async def _by(ctx: Context, info: Info, payload: MessageSendPayload) -> MessageSendPayload:
     """With the recipients, which whoever has sent for somebody else sees in this answer alone."""
     if ctx is not info.context:
@@ -318,7 +327,7 @@ class SubmissionMutation:
         outgoing = await _outgoing(info, input, problems)
         user = await owner_named(info, input.user or None)
         async with onbehalf.sending(info.context, user, "messageSend") as ctx:
-            sent, undo = await undoing.send(ctx, outgoing, problems)
+            sent, undo = await undoing.send(ctx, outgoing, problems, _shown(info))
             return await _by(ctx, info, MessageSendPayload.of(sent, undo))
 
     @mutation(

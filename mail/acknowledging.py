@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from mail import spam
 from mail.addresses import Recipient
-from mail.delivery import Letter, read, with_bytes
+from mail.delivery import read, with_bytes
 from mail.keeping import Kept
 from mail.onward import new
+from mail.placing import Letter
 from mail.queue.bounces import HEAD, About, Told, written
 from mail.queue.entering import Sender, hand_in, handed
 from mail.queue.jobs import Action, Result

@@ -22,6 +22,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import idna
@@ -61,6 +62,7 @@ from models.world import World
 
 STATIC = 32  # letters beside the "*" of a pattern, at most
 LONGEST = 320  # letters of an address (RFC 3696, erratum 1690)
+_LONGEST_DOMAIN = 1024  # letters, in any form: what is longer is not looked at
 DELIMITERS = "+-_=#"  # what may begin a label
 
 _USERNAME = re.compile(r"[a-z0-9-]+([._=:][a-z0-9-]+)*(@[a-z0-9-]+([._=:][a-z0-9-]+)*)?")
@@ -153,16 +155,24 @@ def checked(address: str, *, path: str = "address") -> str:
 
 def checked_domain(name: str, *, path: str = "domain") -> str:
     """The domain in normal form; Invalid where it cannot be one."""
+    domain = _fitting(name) if len(name) <= _LONGEST_DOMAIN else None
+    if domain is None:
+        raise Invalid("not a domain name", constraint="domain", path=[path])
+    return domain
+
+
+@lru_cache(4096)
+def _fitting(name: str) -> str | None:
     domain = normal_domain(name)
     labels = domain.split(".")
     fits = all(_LABEL.fullmatch(label) and label[:4] != "xn--" for label in labels)
     if len(domain) > 255 or not fits:  # noqa: PLR2004
-        raise Invalid("not a domain name", constraint="domain", path=[path])
+        return None
     try:
         if len(ascii_domain(domain)) > 253:  # noqa: PLR2004 - RFC 1035, section 2.3.4
-            raise Invalid("not a domain name", constraint="domain", path=[path])
-    except idna.IDNAError as problem:
-        raise Invalid("not a domain name", constraint="domain", path=[path]) from problem
+            return None
+    except idna.IDNAError:
+        return None
     return domain
 
 

@@ -53,6 +53,7 @@ _DATA = re.compile(
     re.IGNORECASE,
 )
 _DATA_FILENAME = re.compile(r"\bdata-filename\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
+_UNPRINTABLE = bytes({*range(0x20), 0x7F} - {*b"\t\r\n"})
 _PLAIN = (
     b'Content-Type: text/plain; charset="utf-8"\r\nContent-Transfer-Encoding: 7bit\r\n'
     b"MIME-Version: 1.0\r\n\r\n"
@@ -388,12 +389,13 @@ def _plain(text: str) -> bytes | None:
     """
     if not text.isascii():
         return None
-    lines = text.splitlines()
+    whole = text.encode()
+    if len(whole.translate(None, _UNPRINTABLE)) < len(whole):  # quicker than an expression
+        return None
+    lines = whole.splitlines()
     if not lines or max(map(len, lines)) > fields.LINE:
         return None
-    if not "".join(lines).replace("\t", "").isprintable():  # quicker than the expression
-        return None
-    return _PLAIN + "\r\n".join([*lines, ""]).encode()
+    return _PLAIN + b"\r\n".join([*lines, b""])
 
 
 def _typed(attachment: Attachment) -> tuple[bytes, str, str]:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mail import delivery, messages
-from mail.delivery import SMALL, Letter
+from mail.delivery import SMALL
+from mail.placing import Letter
 from models.columns import Picked
 from models.errors import Unavailable
 from models.world import World

@@ -19,9 +19,9 @@ from mail.autoreply import Came, Silence, stands, vacation, written
 from mail.autoreply import Rule as Answer
 from mail.autoreply.sending import ANSWERS
 from mail.decision import NOTHING, Decision, Target
-from mail.delivery import Letter, Placed
 from mail.filters import Looked, Rule
 from mail.junk import Judged
+from mail.placing import Letter, Placed
 from mail.sieve import Vacation
 from mail.surroundings import Boxes
 from models.columns import Picked, picked, table_of

@@ -16,10 +16,10 @@ from sqlmodel import col
 
 from mail import autoreply, encrypting, spam, targets, userlimits
 from mail.addresses import Recipient, normal
-from mail.delivery import Letter, Placed
 from mail.junk import Judged
 from mail.lookups import resolve_all
 from mail.onward import send_on
+from mail.placing import Letter, Placed
 from mail.queue.entering import Via
 from mail.routes import Loop, Onward
 from mail.userlimits import TooMany

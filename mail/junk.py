@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from mail import senderrules, spam
 from mail.addresses import KEY, Recipient
-from mail.delivery import Letter
+from mail.placing import Letter
 from mail.routes import Answering
 from mail.senderrules import Match
 from mail.spam import JUNK, REJECT, Limits, Spam

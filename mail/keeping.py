@@ -1,7 +1,7 @@
 """Keeping the pieces of a message: their bytes before the unit of work, their rows in it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,11 @@ class Kept:
     rows: Sequence[Mapping[str, Any]]
     known: Sequence[str]
     tenant_id: int
+
+    @property
+    def digests(self) -> Iterable[str]:
+        """Those of all pieces, each once."""
+        return dict.fromkeys([*self.known, *(row["digest"] for row in self.rows)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,22 +149,24 @@ async def _packed(piece: Piece) -> tuple[str, bytes | Filed]:
     return await asyncio.to_thread(compress, content)
 
 
-def blob_ids(turn: Turn, kept: Kept) -> dict[str, int]:
+def blob_ids(turn: Turn, *kept: Kept) -> dict[str, int]:
     """The keys of the pieces by their digests, in the unit that will refer to them.
 
-    A twin that came first is used instead of ours. Raises Gone.
+    Those of several messages are of one tenant. A twin that came first is used instead of ours.
+    Raises Gone.
     """
-    dialect, found = turn.connection.dialect.name, dict[str, int]()
-    if kept.known:
+    dialect, tenant_id = turn.connection.dialect.name, kept[0].tenant_id
+    found = dict[str, int]()
+    if known := sorted({digest for one in kept for digest in one.known}):
         asked = _known(dialect, held=True)
-        rows = turn.fetched(asked, tenant=kept.tenant_id, digests=list(kept.known))
-        found = {row.digest: row.id for row in rows}
-        if len(found) < len(kept.known):
+        found = {row.digest: row.id for row in turn.fetched(asked, tenant=tenant_id, digests=known)}
+        if len(found) < len(known):
             raise Gone
-    for row in kept.rows:
-        # a key for each unit: two with the same one would collide by it, which no upsert sees
-        new = {**row, "id": turn.world.key()}
-        ((found[row["digest"]],),) = turn.fetched(_upsert(dialect), **new).raw
+    new = {row["digest"]: row for one in kept for row in one.rows if row["digest"] not in found}
+    # a key for each unit: two with the same one would collide by it, which no upsert sees; in
+    # one order: no two units wait for each other
+    rows = [{**new[digest], "id": turn.world.key()} for digest in sorted(new)]
+    found.update((digest, key) for key, digest in turn.fetched_all(_upsert(dialect), rows).raw)
     return found
 
 
@@ -169,7 +176,7 @@ def _upsert(dialect: str) -> Any:
     return new.on_conflict_do_update(
         index_elements=["tenant_id", "digest"],
         set_={"created_at": new.excluded.created_at},  # the collector sees that it is wanted
-    ).returning(col(Blob.id))
+    ).returning(col(Blob.id), col(Blob.digest))
 
 
 def referred(message_id: int, ids: Sequence[int]) -> list[Sent]:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from mail.addresses import normal
-from mail.delivery import Letter
+from mail.placing import Letter
 from mail.storable import storable
 from models import meters
 from models.columns import table_of

@@ -12,9 +12,10 @@ from sqlmodel import col
 
 from mail import delivery, messages, srs, userlimits
 from mail.authentication import sealed
-from mail.delivery import Letter, noted, with_bytes
+from mail.delivery import with_bytes
 from mail.fields import on_wire
 from mail.keeping import Kept
+from mail.placing import Letter, noted
 from mail.queue.entering import Sender, hand_in, handed
 from mail.routes import Loop, Onward, Taken, check_limit
 from mail.topping import before, first

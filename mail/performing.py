@@ -22,9 +22,10 @@ from sqlmodel import col
 from mail import autoreply, delivery, encrypting, filtering, reported, sieve, stamping, waysteps
 from mail.addresses import Recipient
 from mail.autoreply import notifying, vacation
-from mail.delivery import Copies, Letter, Place, Placed, Way, receipt_of
+from mail.delivery import Copies, receipt_of
 from mail.memory import among, noted
 from mail.onward import send_on
+from mail.placing import Letter, Place, Placed, Way
 from mail.queue.entering import Via
 from mail.routes import Onward
 from mail.rules import KEYWORDS, Ruled, Spot, ruled

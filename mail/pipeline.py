@@ -49,11 +49,11 @@ from mail import (
 )
 from mail.addresses import Recipient
 from mail.client import Client
-from mail.delivery import Letter, Placed
 from mail.forwardinghosts import forwarder_of
 from mail.messages import OnDisk
 from mail.messagetrace import Way
 from mail.onward import send_on
+from mail.placing import Letter, Placed
 from mail.reports import Report
 from mail.rewrites import Came
 from mail.routes import Answering, Onward, Person, Taken

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, delete, exists, insert, or_, select, update
 from sqlmodel import col
 
-from mail import acknowledging, audit, delivery, encrypting, userlimits
+from mail import acknowledging, audit, delivery, encrypting, placing, userlimits
 from mail.addresses import Recipient
-from mail.delivery import CAME, COMING, HOUR, Letter
 from mail.keeping import Kept, blob_ids
 from mail.messagetrace import new_id
+from mail.placing import CAME, COMING, HOUR, Letter
 from mail.scan import Symbol
 from mail.spam import Spam
 from mail.storable import storable
@@ -136,7 +136,7 @@ async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], w
 def _count(turn: Turn, user_id: int) -> None:
     """Count it among what came in an hour: else a flood that is held would have no limit."""
     now = turn.world.now()
-    counted = turn.fetched(_COUNTED, user=user_id, now=now, until=now + HOUR)
+    counted = turn.fetched(_COUNTED, user=user_id, many=1, now=now, until=now + HOUR)
     if not counted:
         raise NotFound(str(user_id), path=["user"])
     userlimits.received(turn, user_id, counted[0])
@@ -167,7 +167,7 @@ def _wish(world: World, mail: "Mail", to: Recipient) -> dict[str, str | None] | 
 
 def _shown(letter: Letter) -> dict[str, Any]:
     """What is shown of a message, by column."""
-    columns = delivery.columns(letter)
+    columns = placing.columns(letter)
     names = ("subject", "from_name", "from_address", "size", "digest", "structure", "attachments")
     shown = {name: columns[name] for name in names}
     return {**shown, "verification": storable(letter.verification)}
@@ -204,7 +204,7 @@ def _put(turn: Turn, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
     turn.connection.execute(insert(QuarantineBlob), needs)
     at = row["created_at"]
     turn.send(
-        [(delivery.noted(turn.connection.dialect.name),
+        [(placing.noted(turn.connection.dialect.name),
           {"digest": row["receipt"], "message_id": key, "at": at})]
     )  # fmt: skip
     turn.record(user_id, Entry(KIND, [key], {"did": "held"}), at=at)
@@ -213,7 +213,7 @@ def _put(turn: Turn, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
 def _audit(turn: Turn, letter: Letter, row: Mapping[str, Any], blobs: Sequence[int]) -> None:
     """Let audits of the account have it: it may never come into a folder."""
     facts = {
-        **delivery.columns(letter),
+        **placing.columns(letter),
         "blob_id": row["blob_id"],
         "received_at": row["created_at"],
         "envelope_from": row["sender"],

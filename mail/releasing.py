@@ -25,11 +25,12 @@ from mail.acknowledging import Success
 from mail.addresses import Recipient
 from mail.blobs.pack import Piece
 from mail.decision import NOTHING
-from mail.delivery import Copies, Letter, Place, Placed, Way, read, stored
+from mail.delivery import Copies, read, stored
 from mail.junk import Judged
 from mail.keeping import Kept
 from mail.onward import Outgoing
 from mail.pipeline import Mail
+from mail.placing import Letter, Place, Placed, Way
 from mail.rewrites import Came, Copied
 from mail.routes import Loop
 from mail.rules import Ruled

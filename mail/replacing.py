@@ -9,18 +9,9 @@ from sqlalchemy import BigInteger, Boolean, bindparam, delete, or_, select, upda
 from sqlmodel import col
 
 from mail import audit, userlimits
-from mail.delivery import (
-    Letter,
-    Place,
-    Placed,
-    columns,
-    flags,
-    over_quota,
-    referring,
-    take_uid,
-)
 from mail.keeping import Kept, blob_ids, referred
 from mail.messages import Facts
+from mail.placing import Letter, Place, Placed, columns, flags, over_quota, referring, take_uids
 from mail.storable import storable
 from mail.threads import begun, ended, led
 from mail.userlimits import ALLOWED
@@ -183,7 +174,7 @@ def _uid(turn: Turn, letter: Letter, row: Picked, to: Place, last: int) -> Picke
     """Bring the counters of both folders along, and take the next uid."""
     gone = {"box": row.mailbox_id, "unread": int(not row.seen), "bytes": row.size, "last": last}
     turn.connection.execute(_LEAVE, gone)
-    return take_uid(turn, letter, to, last, seen=to.seen)
+    return take_uids(turn, to, last, unseen=int(not to.seen), size=letter.size)
 
 
 def _thread(turn: Turn, facts: Facts, row: Picked, user_id: int) -> int:

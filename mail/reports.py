@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mail.addresses import LONGEST
-from mail.delivery import Letter
 from mail.messages import OnDisk, Part, Source, content, message_ids
 from mail.messages.headers import fields as header_fields
 from mail.messages.source import cut
+from mail.placing import Letter
 from mail.queue.jobs import Action
 
 LARGEST = 1 << 20  # bytes of a status that is read

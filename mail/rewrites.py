@@ -26,8 +26,9 @@ from mail.addresses import (
     normal,
     normal_domain,
 )
-from mail.delivery import Letter, with_bytes
+from mail.delivery import with_bytes
 from mail.keeping import Kept
+from mail.placing import Letter
 from mail.queue.entering import Sender, hand_in, handed
 from mail.topping import before, first
 from models.columns import Picked, picked

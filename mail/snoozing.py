@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import bindparam, func, select, update
 from sqlmodel import col
 
-from mail.delivery import SYSTEM_FLAGS, flags
 from mail.housekeeping import rounds
+from mail.placing import SYSTEM_FLAGS, flags
 from models.columns import Picked, picked, table_of
 from models.journal import ChangeKind, Entry
 from models.mailboxes import Mailbox

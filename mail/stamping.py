@@ -14,8 +14,9 @@ from pathlib import Path
 import idna
 
 from mail.addresses import Recipient
-from mail.delivery import Letter, read
+from mail.delivery import read
 from mail.fields import on_wire, unstructured
+from mail.placing import Letter
 from mail.topping import before, first, remade
 from models.users import DelimiterAction
 

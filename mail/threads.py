@@ -1,6 +1,6 @@
 """Which conversation a message belongs to; one is made of several that it belongs to."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Delete, Select, String, delete, func, insert, select, update
@@ -24,14 +24,12 @@ def _joined(dialect: str) -> Any:
 @prepared
 def _threads(dialect: str) -> Select[*tuple[Any, ...]]:
     return (
-        select(col(Thread.id), col(Thread.muted))
-        .join(ThreadRef, col(ThreadRef.thread_id) == col(Thread.id))
+        select(col(ThreadRef.key), col(Thread.id), col(Thread.muted))
+        .join(Thread, col(ThreadRef.thread_id) == col(Thread.id))
         .where(
             col(ThreadRef.user_id) == number("user"),
             among(dialect, col(ThreadRef.key), "keys", String),
         )
-        .distinct()
-        .order_by(col(Thread.id))
     )
 
 
@@ -41,22 +39,44 @@ class Led(NamedTuple):
     id: int
     others: list[int]  # that it refers to, too
     muted: bool  # one of all these
-    sent: list[Sent]
+    begun: list[Sent]
+    refs: list[Sent]
 
 
-def found(turn: Turn, user_id: int, keys: Sequence[str], subject: str) -> Led:
-    """The conversation of a message that refers to these keys; a new one has this subject."""
-    known: Sequence[Any] = []
+def found(
+    turn: Turn, user_id: int, messages: Sequence[tuple[Sequence[str], str]]
+) -> list[Led] | None:
+    """The conversations of messages that refer to these keys; new ones have these subjects.
+
+    None where one of several messages joins conversations: others are not to be found behind it
+    before that is written.
+    """
+    keys = sorted({key for theirs, _ in messages for key in theirs})
+    known: dict[str, tuple[int, bool]] = {}
     if keys:
-        known = turn.fetched(_threads(turn.connection.dialect.name), user=user_id, keys=keys)
-    if known:
-        first, *others = [row.id for row in known]
-        sent = list[Sent]()
-    else:
-        first, new = begun(turn, user_id, subject)
-        others, sent = [], [new]
-    sent += led(turn, user_id, keys, first)
-    return Led(first, others, any(row.muted for row in known), sent)
+        asked = _threads(turn.connection.dialect.name)
+        rows = turn.fetched(asked, user=user_id, keys=keys)
+        known = {row.key: (row.id, row.muted) for row in rows}
+    made = []
+    for theirs, subject in messages:
+        there = dict(known[key] for key in theirs if key in known)
+        if len(there) > 1 and len(messages) > 1:
+            return None
+        new = [key for key in theirs if key not in known]
+        if there:
+            (first, *others), begun_by = sorted(there), list[Sent]()
+        else:
+            (first, one), others = begun(turn, user_id, subject), []
+            begun_by = [one]
+        muted = any(there.values())
+        known.update(dict.fromkeys(new, (first, muted)))
+        made.append(Led(first, others, muted, begun_by, led(turn, user_id, new, first)))
+    return made
+
+
+def sent(made: Iterable[Led]) -> list[Sent]:
+    """What writes it all: conversations before what leads to them."""
+    return [*(new for one in made for new in one.begun), *(ref for one in made for ref in one.refs)]
 
 
 def begun(turn: Turn, user_id: int, subject: str) -> tuple[int, Sent]:

@@ -16,8 +16,9 @@ import orjson
 from mail import messages
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Filed, Piece, prefixed
-from mail.delivery import SMALL, Letter, read
+from mail.delivery import SMALL, read
 from mail.messages import Part
+from mail.placing import Letter
 
 STEP = 1 << 20  # bytes
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")

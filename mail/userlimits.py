@@ -97,11 +97,11 @@ def stored(turn: Turn, user_id: int, taken: Picked, more: int, *, letter: bool =
         _write_to(turn, user_id, at)
 
 
-def received(turn: Turn, user_id: int, taken: Picked) -> None:
-    """Tell that as many messages came as may in an hour, where this one was the last of them."""
+def received(turn: Turn, user_id: int, taken: Picked, many: int = 1) -> None:
+    """Tell that as many messages came as may in an hour, where the last was among these."""
     own, options = taken.received_max, turn.world.options
     most = options.received_hourly if own is None else own
-    if most and taken.received == most:
+    if most and taken.received - many < most <= taken.received:
         reached = Reached(LimitKind.RECEIVED, taken.received, most, taken.received_until)
         tell(turn, user_id, reached)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mail import authentication, delivery
 from mail.client import Client
-from mail.delivery import Letter
 from mail.messages import believed
+from mail.placing import Letter
 from models.errors import Refused
 from models.options import Options
 from models.world import World

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mail.addresses import Recipient, normal_domain
-from mail.delivery import Letter, Placed
 from mail.forwarding import Outcome
 from mail.lookups import homes
 from mail.messagetrace import Way, new_id
+from mail.placing import Letter, Placed
 from mail.routes import Answering, Onward, Taken
 from mail.spam import Spam
 from mail.storable import storable

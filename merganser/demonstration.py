@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail import addresses, delivery
+from mail import addresses, delivery, placing
 from merganser.accounts import set_password
 from merganser.building import on_behalf, owner
 from merganser.demo import Letter, letters
@@ -178,7 +178,7 @@ async def _deliver(
         return
     box, sender = boxes[one.mailbox], one.envelope_from
     to = addresses.Recipient(row.id, row.tenant_id, box, 0, ADDRESS)
-    place = delivery.Place(
+    place = placing.Place(
         row.id,
         box,
         one.received_at,

@@ -15,11 +15,10 @@
   - Unavailable            a component does not answer, or the unit around it was given up
 """
 
-from collections.abc import Container, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import TypeVar
+from typing import Self, TypeVar
 
 Object = TypeVar("Object")
 
@@ -100,14 +99,20 @@ class Problems:
     def __init__(self) -> None:
         self._found: dict[tuple[str, ...], Refused] = {}  # by path
 
-    @contextmanager
-    def caught(self) -> Generator[None]:
+    def caught(self) -> Self:
         """Keep what this check finds, and go on after it."""
-        try:
-            yield
-        except (Invalid, Several) as refusal:
-            for one in refusal.each:
-                self._found.setdefault(tuple(one.path), one)
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, wrong: BaseException | None, _trace: object
+    ) -> bool:
+        if not isinstance(wrong, Invalid | Several):
+            return False
+        for one in wrong.each:
+            self._found.setdefault(tuple(one.path), one)
+        return True
 
     def settle(self) -> None:
         """Raise what was found: one Invalid, or Several in the order of their fields."""

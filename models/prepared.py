@@ -2,10 +2,11 @@
 
 import re
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache, partial, wraps
+from itertools import chain
 from typing import Any, NamedTuple, ParamSpec, cast
 
 import orjson
@@ -40,9 +41,15 @@ Given = ParamSpec("Given")
 Build = Callable[[Sequence[Any]], list[Any]]
 Bind = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
+Text = tuple[str, tuple[Any, ...]]  # a statement as the driver takes it, and its values
 Made = Select[*tuple[Any, ...]] | UpdateBase
 
 KEPT = 512  # statements of one kind: clients choose columns as they like
+TOGETHER = 32  # rows of one statement; fewer are a power of two, so that few texts are kept
+PARAMETERS = 30_000  # of one statement: PostgreSQL takes 32,767
+_ROW = re.compile(
+    r"(INSERT INTO .+? VALUES )(\([^()]+\))(| ON CONFLICT .+| RETURNING .+)", re.DOTALL
+)
 _NUMBERED = re.compile(r"\$(\d+)")  # a parameter of PostgreSQL
 
 
@@ -84,36 +91,62 @@ Sent = tuple[Prepared, Mapping[str, Any]]  # a statement, and the values of its 
 
 def fetched(connection: Connection, statement: Prepared, given: Mapping[str, Any]) -> "Rows":
     """The rows of a statement inside a unit."""
-    driven, values = statement.ready(connection.engine, given)
+    return fetched_all(connection, statement, [given])
+
+
+def fetched_all(
+    connection: Connection, statement: Prepared, given: Sequence[Mapping[str, Any]]
+) -> "Rows":
+    """The same with the values of several, of whose rows nobody knows the order."""
+    driven, raw = statement.driven(connection.dialect), list[Any]()
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(driven.sql, values)
-        return Rows(driven, cursor.fetchall())
+        for sql, values in driven.texts(given):
+            _told(connection.engine, sql, values)
+            cursor.execute(sql, values)
+            raw += cursor.fetchall()
     finally:
         cursor.close()
+    return Rows(driven, raw)
 
 
 def send(connection: Connection, works: Sequence[Sent]) -> None:
     """Change rows inside a unit; none of these changes may see another.
 
-    A store behind a wire takes them all at once: each way there costs more than the work.
+    What is written by the same statement is written together, kinds in the order in which they
+    first come. A store behind a wire takes all at once: each way there costs more than the work.
     """
-    if not works:
-        return
-    if connection.dialect.name == "sqlite":
-        ready = [statement.ready(connection.engine, given) for statement, given in works]
-        texts = [(driven.sql, values) for driven, values in ready]
-    else:
-        parts = [(one.driven(connection.dialect), given) for one, given in works]
-        together = [value for driven, given in parts for value in driven.values(given)]
-        texts = [(_joined(*(driven.sql for driven, _ in parts)), tuple(together))]
-        _told(connection.engine, *texts[0])
+    together: dict[Prepared, list[Mapping[str, Any]]] = {}
+    for statement, given in works:
+        together.setdefault(statement, []).append(given)
+    dialect = connection.dialect
+    texts: Iterable[Text] = (
+        text
+        for statement, given in together.items()
+        for text in statement.driven(dialect).texts(given)
+    )
+    if dialect.name != "sqlite":
+        texts = _gathered(texts)
     cursor = connection.connection.cursor()
     try:
         for sql, values in texts:
+            _told(connection.engine, sql, values)
             cursor.execute(sql, values)
     finally:
         cursor.close()
+
+
+def _gathered(texts: Iterable["Text"]) -> Iterator["Text"]:
+    """Statements of PostgreSQL, as many in one as have room for their parameters."""
+    some, values = list[str](), list[Any]()
+    for sql, more in texts:
+        if some and len(values) + len(more) > PARAMETERS:
+            yield _joined(*some), tuple(values)
+            some, values = [], []
+        some.append(sql)
+        values += more
+    if some:
+        yield _joined(*some), tuple(values)
 
 
 def _behind(taken: int, found: re.Match[str]) -> str:
@@ -215,12 +248,14 @@ def chosen(rows: Sequence[Any], order: Sequence[int]) -> Sequence[Any]:
 class Driven:
     """The text of a statement for one kind of store, without SQLAlchemy around each run."""
 
-    __slots__ = ("columns", "places", "rows", "sql", "values")
+    __slots__ = ("_parts", "_repeated", "columns", "places", "rows", "sql", "values")
 
     def __init__(self, made: Made, dialect: Dialect) -> None:
         compiled = made.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - of a statement
         self.sql = str(compiled)
+        self._parts = _ROW.fullmatch(self.sql)
+        self._repeated: dict[int, str] = {1: self.sql}
         binds, defaults = compiled.binds, compiled.params
         # the values of the parameters, by their names, in the order of the text
         self.values = _binder(
@@ -239,6 +274,28 @@ class Driven:
         }
         self.places = {name: at for at, name in enumerate(self.columns)}
         self.rows = _builder(self.columns)
+
+    def texts(self, given: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
+        """The statement with each of these values; rows that are put in go together."""
+        most, at = TOGETHER if self._parts else 1, 0
+        while at < len(given):
+            many = min(most, 1 << (len(given) - at).bit_length() - 1)
+            if many == 1:
+                yield self.sql, self.values(given[at])
+            else:
+                rows = given[at : at + many]
+                yield self._of(many), tuple(chain.from_iterable(map(self.values, rows)))
+            at += many
+
+    def _of(self, many: int) -> str:
+        """The text with so many rows."""
+        if many not in self._repeated:
+            assert self._parts is not None  # noqa: S101 - else they go one by one
+            head, row, tail = self._parts.groups()
+            each = len(_NUMBERED.findall(row))
+            rows = [_NUMBERED.sub(partial(_behind, nth * each), row) for nth in range(many)]
+            self._repeated[many] = head + ", ".join(rows) + tail
+        return self._repeated[many]
 
 
 def _binder(parameters: Sequence[tuple[str, Any, Callable[[Any], Any] | None]]) -> Bind:

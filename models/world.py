@@ -1,7 +1,7 @@
 """The outside world, as we are lent it, and the options that are in force."""
 
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from models.errors import found
 from models.journal import Entry
 from models.keys import Keys
 from models.options import Options
-from models.prepared import Prepared, Rows, Sent, fetched, send
+from models.prepared import Prepared, Rows, Sent, fetched, fetched_all, send
 from models.shelf import Shelf
 from models.stores import Store
 from models.vault import Vault
@@ -175,6 +175,10 @@ class Turn:
     def fetched(self, statement: Prepared, **given: Any) -> Rows:
         """The rows of a statement that was made once."""
         return fetched(self.connection, statement, given)
+
+    def fetched_all(self, statement: Prepared, given: Sequence[Mapping[str, Any]]) -> Rows:
+        """The same with the values of several, of whose rows nobody knows the order."""
+        return fetched_all(self.connection, statement, given)
 
     def send(self, works: Sequence[Sent]) -> None:
         """Change rows, by statements that were made once; none may see what another does."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import contents, delivery
+from mail import contents, delivery, placing
 from mail.blobs.errors import Corrupt
 from mail.connectors.servers import Failure, Stage
 from mail.contents import Stored, gathered
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 COLUMNS = frozenset(
     {"id", "blob_id", "structure", "size", "received_at", "envelope_from", "keywords",
-     *delivery.SYSTEM_FLAGS}
+     *placing.SYSTEM_FLAGS}
 )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ async def _found(row: Picked, stored: Stored) -> Found | None:
     except NotFound:
         return None  # deleted while it was read
     facts = {"received_at": row.received_at, "sender": row.envelope_from}
-    return bare.with_message(raw, **facts, flags=delivery.flags(row))
+    return bare.with_message(raw, **facts, flags=placing.flags(row))
 
 
 # ---------------------------------------------------------------- units

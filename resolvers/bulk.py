@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, select, true
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.delivery import QUOTA
+from mail.placing import QUOTA
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, NotFound, OverQuota, Stale
 from models.journal import PLATFORM, ChangeKind

@@ -11,7 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit, userlimits
-from mail.delivery import flags, take_quota
+from mail.placing import flags, take_quota
 from models.audit import AuditRoad
 from models.blobs import MessageBlob
 from models.columns import Picked, insert_or, picked

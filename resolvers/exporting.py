@@ -14,7 +14,7 @@ from mail.archives.records import Outgoing, Told
 from mail.archives.writing import Chunk, ExportFormat, State
 from mail.blobs.errors import Corrupt
 from mail.contents import Stored, gathered
-from mail.delivery import SYSTEM_FLAGS, flags
+from mail.placing import SYSTEM_FLAGS, flags
 from models.columns import Picked, picked
 from models.errors import NotFound
 from models.identities import Identity

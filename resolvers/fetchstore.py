@@ -17,12 +17,13 @@ from sqlmodel import col
 from mail import delivery, pipeline
 from mail.addresses import Recipient, account_of
 from mail.connectors.servers import Failure, Head, Stage
-from mail.delivery import Letter, Placed, Way, receipt_of
+from mail.delivery import receipt_of
 from mail.found import Found, dated
 from mail.keeping import Kept
 from mail.paths import INBOX
 from mail.performing import Rejected
 from mail.pipeline import Fetched, Mail
+from mail.placing import Letter, Placed, Way
 from mail.routes import Person, Taken
 from mail.scanners import clamd, rspamd
 from mail.scanners.refusing import Unwanted

@@ -11,8 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import filters as forms
 from mail.contents import Stored
 from mail.decision import Decision
-from mail.delivery import QUOTA
 from mail.filters import Looked, Rule
+from mail.placing import QUOTA
 from mail.sieve import Letter
 from models.columns import Picked, picked
 from models.errors import Invalid, NotFound, all_found

@@ -10,7 +10,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import learning
-from mail.delivery import SYSTEM_FLAGS, flags, named_flags
+from mail.placing import SYSTEM_FLAGS, flags, named_flags
 from models.columns import Picked, picked, table_of
 from models.errors import Invalid
 from models.journal import ChangeKind

@@ -4,18 +4,19 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail import delivery, paths
+from mail import delivery, paths, placing
 from mail.archives.records import Account, Told, Wrong, moment
 from mail.archives.zips import Broken
-from mail.delivery import Letter, Place, Placed, Way
 from mail.found import Found, Unusable
 from mail.keeping import Gone, Kept
+from mail.placing import Letter, Place, Placed, Way
 from mail.storable import storable
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
@@ -211,11 +212,12 @@ def laid(work: Import, turn: Turn, ready: Sequence[Ready], kept: Sequence[Kept])
 
     Nor do they say when they go.
     """
+    placed: list[Placed] = []
     pairs = zip(ready, kept, strict=True)
-    return [
-        delivery.place(turn, each.letter, safe, _to(work, each), way=each.way)
-        for each, safe in pairs
-    ]
+    for way, those in groupby(pairs, key=lambda pair: pair[0].way):
+        items = [(each.letter, safe, _to(work, each)) for each, safe in those]
+        placed += placing.place_many(turn, items, way=way)
+    return placed
 
 
 def _to(work: Import, ready: Ready) -> Place:

@@ -11,10 +11,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import compose
 from mail.compose import Draft, HeaderLine
-from mail.delivery import Letter, Place, Way, place, read, stored
+from mail.delivery import read, stored
 from mail.fields import Named
 from mail.keeping import Kept
 from mail.languages import closest
+from mail.placing import Letter, Place, Way, place
 from mail.userlimits import ALLOWED, LETTER, level
 from models.addresses import Address
 from models.amounts import rounded

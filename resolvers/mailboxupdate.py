@@ -9,7 +9,7 @@ from sqlalchemy import select, tuple_, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.delivery import SYSTEM_FLAGS
+from mail.placing import SYSTEM_FLAGS
 from mail.specialnames import USES
 from models.columns import Picked
 from models.errors import Forbidden, Invalid, NotFound

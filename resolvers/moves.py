@@ -17,7 +17,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import audit, learning, userlimits
-from mail.delivery import SYSTEM_FLAGS, flags, take_quota
+from mail.placing import SYSTEM_FLAGS, flags, take_quota
 from mail.threads import ended
 from models.columns import Instant, Picked, picked, table_of
 from models.errors import Invalid, NotFound

@@ -138,7 +138,7 @@ async def written(ctx: Context, account: Picked, outgoing: Outgoing, problems: P
     if outgoing.encrypt and any(draft.bcc for draft in drafts):
         text = "an encrypted message shows whose keys can read it: send the hidden copies apart"
         raise Invalid(text, constraint="exclusive", path=["bcc"])
-    made = list[tuple[bytes, str, list[str]]]()
+    made, size, reached = list[tuple[bytes, str, list[str]]](), 0, 0
     for nth, draft in enumerate(drafts):
         sender, recipients, raw = "", list[str](), b""
         with problems.caught(), _of_entry(outgoing, nth):
@@ -146,7 +146,8 @@ async def written(ctx: Context, account: Picked, outgoing: Outgoing, problems: P
         with problems.caught(), _of_entry(outgoing, nth):
             raw = await composing.built(draft)
         made.append((raw, sender, recipients))
-        _check_all(made, outgoing)
+        size, reached = size + len(raw), reached + len(recipients)
+        _check_all(size, reached, outgoing)
     problems.settle()
     box = await _folder(ctx, outgoing, head.mailbox_id)
     messages = [await _sealed(ctx, account, Written(*one, box, outgoing)) for one in made]
@@ -174,13 +175,13 @@ def _check(outgoing: Outgoing) -> None:
         raise Invalid(text, constraint="exclusive", path=["encrypt"])
 
 
-def _check_all(made: Sequence[tuple[bytes, str, list[str]]], outgoing: Outgoing) -> None:
+def _check_all(size: int, reached: int, outgoing: Outgoing) -> None:
     """See that a mail merge stays within bounds, before more of it is built."""
     if outgoing.merge is None:
         return
-    if sum(len(raw) for raw, _, _ in made) > MERGED:
+    if size > MERGED:
         raise Invalid(f"more than {MERGED} bytes in all", constraint="max", path=["merge"])
-    if sum(len(recipients) for _, _, recipients in made) > REACHED:
+    if reached > REACHED:
         raise Invalid(f"more than {REACHED} recipients in all", constraint="max", path=["merge"])
 
 

@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from mail import messages, paths
-from mail.delivery import SMALL, SYSTEM_FLAGS, Letter
+from mail.delivery import SMALL
 from mail.found import Found
 from mail.messages import Header, MailAddress
+from mail.placing import SYSTEM_FLAGS, Letter
 from mail.searchindex import Places, words_of
 from models.blobs import StorageTier
 from models.errors import Invalid

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.delivery import flags
+from mail.placing import flags
 from mail.specialnames import snoozed_in
 from models.columns import Picked
 from models.errors import Forbidden, Invalid, LimitReached, found

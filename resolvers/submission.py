@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, func, select
 from sqlmodel import col
 
 from mail import encrypting, rewrites
-from mail.delivery import Letter, Place, Placed, place, read, stored
+from mail.delivery import read, stored
 from mail.keeping import Gone, Kept
+from mail.placing import Item, Letter, Place, Placed, place_many
 from mail.queue import entering
 from mail.queue.entering import Handed, Sender
 from mail.wishes import ALL, Wish
@@ -26,7 +27,7 @@ from models.users import User
 from models.world import Turn, World
 from resolvers import composing, fileshares, listing, messages, ratelimits, sentscan, userlimits
 from resolvers.access import own, visible
-from resolvers.context import Context
+from resolvers.context import Batch, Context
 from resolvers.listing import Scan
 from resolvers.outgoing import Envelope as Envelope  # noqa: PLC0414 - known here
 from resolvers.outgoing import Outgoing as Outgoing  # noqa: PLC0414 - known here
@@ -52,8 +53,19 @@ _ABLE = Prepared(
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """Of which rows of what was sent something is shown: others are not read."""
+
+    submissions: bool = True
+    messages: bool = True
+
+
+WHOLE = Shown()
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of it. `submission` is None where it was only stored."""
+    """What became of it. `submission` is None where it was only stored; rows, if not `Shown`."""
 
     submission: Picked | None
     message: Picked | None
@@ -118,7 +130,7 @@ async def send(ctx: Context, outgoing: Outgoing, problems: Problems | None = Non
 
 
 async def send_all(
-    ctx: Context, outgoing: Outgoing, problems: Problems | None = None
+    ctx: Context, outgoing: Outgoing, problems: Problems | None = None, shown: Shown = WHOLE
 ) -> list[Sent]:
     """Build the messages, several of a mail merge, keep copies, and queue them: all, or nothing.
 
@@ -134,17 +146,22 @@ async def send_all(
         await userlimits.may_write(ctx, account)
     batch = await written(ctx, account, outgoing, problems or Problems())
     done = await store_all(ctx, account, batch.messages, batch.shares)
-    sent = ctx.load_all(by_ids, [one.submission_id for one in done if one.submission_id])
-    copies = ctx.load_all(messages.by_ids, [one.message_id for one in done if one.message_id])
-    rows, kept = iter(await sent), iter(await copies)
+    theirs = [one.submission_id if shown.submissions else None for one in done]
+    copies = [one.message_id if shown.messages else None for one in done]
+    sent, kept = await _rows(ctx, by_ids, theirs), await _rows(ctx, messages.by_ids, copies)
     return [
-        Sent(
-            next(rows) if one.submission_id else None,
-            next(kept) if one.message_id else None,
-            () if one.message_id is not None else ((SENT_NOT_KEPT, one.why),),
-        )
-        for one in done
+        Sent(row, copy, () if one.message_id is not None else ((SENT_NOT_KEPT, one.why),))
+        for one, row, copy in zip(done, sent, kept, strict=True)
     ]
+
+
+async def _rows(
+    ctx: Context, batch: Batch[int, Picked | None], keys: Sequence[int | None]
+) -> list[Picked | None]:
+    """The rows of these keys; None for None."""
+    wanted = [key for key in keys if key is not None]
+    found = iter(await ctx.load_all(batch, wanted) if wanted else ())
+    return [None if key is None else next(found) for key in keys]
 
 
 async def store(ctx: Context, account: Picked, written: Written) -> tuple[int | None, int | None]:
@@ -239,7 +256,7 @@ async def _store(
         if leaving:
             many = sum(len(one.recipients) for one in leaving)
             userlimits.count_recipients(turn, account.id, many)
-        done = [_written(turn, ctx, one, both) for one, both in zip(ready, kept, strict=True)]
+        done = _written(turn, ctx, ready, kept)
         if leaving:
             ratelimits.count(turn, account.id, len(leaving))
         return done
@@ -264,13 +281,22 @@ async def kept_of(ctx: Context, account: Picked, ready: Ready, *, again: bool) -
     return kept, copy
 
 
-def _written(turn: Turn, ctx: Context, ready: Ready, both: tuple[Kept, Kept]) -> _Done:
-    kept, copy = both
-    placed, why = _copied(turn, ready, copy)
-    message_id = placed.message_id if placed else None
-    if ready.outgoing.stays:
-        return _Done(None, message_id, why)
-    return _Done(queued(turn, ctx, ready, kept, placed), message_id, why)
+def _written(
+    turn: Turn, ctx: Context, ready: Sequence[Ready], kept: Sequence[tuple[Kept, Kept]]
+) -> list[_Done]:
+    copies = _copied(turn, ready, [copy for _, copy in kept])
+    leaving = [
+        (one, whole, placed)
+        for one, (whole, _), (placed, _) in zip(ready, kept, copies, strict=True)
+        if not one.outgoing.stays
+    ]
+    keys = iter(queued_all(turn, ctx, leaving) if leaving else ())
+    return [
+        _Done(
+            None if one.outgoing.stays else next(keys), placed.message_id if placed else None, why
+        )
+        for one, (placed, why) in zip(ready, copies, strict=True)
+    ]
 
 
 def check_able(turn: Turn, owner: int) -> None:
@@ -279,23 +305,37 @@ def check_able(turn: Turn, owner: int) -> None:
         raise Forbidden("this account may not send")
 
 
-def _copied(turn: Turn, ready: Ready, kept: Kept) -> tuple[Placed | None, str]:
-    """Store the copy; None and why where that cannot be, unless it was all that was asked.
+def _copied(
+    turn: Turn, ready: Sequence[Ready], kept: Sequence[Kept]
+) -> list[tuple[Placed | None, str]]:
+    """Store the copies; None and why for each that cannot be, unless it was all that was asked.
 
-    _NoFolder where its folder has gone meanwhile: some of it is written, and the unit ends.
+    _NoFolder where their folder has gone meanwhile: some of it is written, and the unit ends.
     """
-    if ready.place is None:
-        return None, ready.why
+    there = [
+        (one.copy, safe, one.place) for one, safe in zip(ready, kept, strict=True) if one.place
+    ]
     try:
-        return place(turn, ready.copy, kept, ready.place), ""
-    except OverQuota:  # it comes before anything is written
-        if ready.outgoing.stays:
-            raise
-        return None, NO_ROOM
+        placed = iter(_placed(turn, there, least=any(one.outgoing.stays for one in ready)))
     except NotFound as gone:
-        if ready.outgoing.stays:
+        if ready[0].outgoing.stays:
             raise
-        raise _NoFolder(ready.place.mailbox_id) from gone
+        raise _NoFolder(there[0][2].mailbox_id) from gone
+    return [(next(placed), NO_ROOM) if one.place else (None, one.why) for one in ready]
+
+
+def _placed(turn: Turn, items: Sequence[Item], *, least: bool) -> list[Placed | None]:
+    """Where these lie now, None for each that has no room; with `least` that is refused."""
+    if not items:
+        return []
+    try:
+        return [*place_many(turn, items)]
+    except OverQuota:  # it comes before anything is written
+        if least:
+            raise
+        if len(items) == 1:
+            return [None]
+    return [one for item in items for one in _placed(turn, [item], least=least)]
 
 
 def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, placed: Placed | None) -> int:
@@ -303,8 +343,25 @@ def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, placed: Placed | 
 
     `placed` is the copy. What is counted of rates is the caller's.
     """
+    (key,) = queued_all(turn, ctx, [(ready, kept, placed)])
+    return key
+
+
+def queued_all(
+    turn: Turn, ctx: Context, leaving: Sequence[tuple[Ready, Kept, Placed | None]]
+) -> list[int]:
+    """The same with several of one account."""
+    handed = [_handed(turn, *one) for one in leaving]
+    keys = _handed_in(turn, ctx, handed, [ready.copied for ready, _, _ in leaving])
+    for (ready, _, placed), what, key in zip(leaving, handed, keys, strict=True):
+        if placed is None:
+            entering.unkept(turn, (own(ctx), key), ready.letter, what)
+    return keys
+
+
+def _handed(turn: Turn, ready: Ready, kept: Kept, placed: Placed | None) -> Handed:
     at, state, undo_until = when(turn.world, ready.outgoing)
-    handed = entering.handed(
+    return entering.handed(
         turn,
         ready.letter,
         kept,
@@ -320,10 +377,6 @@ def queued(turn: Turn, ctx: Context, ready: Ready, kept: Kept, placed: Placed | 
         wishes=ready.wishes,
         ours=True,
     )
-    key = _handed_in(turn, ctx, handed, ready.copied)
-    if placed is None:
-        entering.unkept(turn, (own(ctx), key), ready.letter, handed)
-    return key
 
 
 async def copies(
@@ -339,17 +392,24 @@ def hand_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
 
     It stands inside `userlimits.refusing`, as what it counts may be too much.
     """
-    key = _handed_in(turn, ctx, handed, copied)
+    (key,) = _handed_in(turn, ctx, [handed], [copied])
     ratelimits.count(turn, own(ctx))
     return key
 
 
-def _handed_in(turn: Turn, ctx: Context, handed: Handed, copied: Copied) -> int:
-    key = entering.hand_in(turn, Sender(own(ctx), copied.tenant_id, ctx.origin), handed)
-    if copied.to:
-        copy = replace(handed, recipients=copied.to, via=(), message_id=None, copy_of=key)
-        entering.hand_in(turn, Sender(None, copied.tenant_id), copy)
-    return key
+def _handed_in(
+    turn: Turn, ctx: Context, handed: Sequence[Handed], copied: Sequence[Copied]
+) -> list[int]:
+    tenant = copied[0].tenant_id
+    keys = entering.hand_in_all(turn, Sender(own(ctx), tenant, ctx.origin), handed)
+    copies = [
+        replace(one, recipients=to.to, via=(), message_id=None, copy_of=key)
+        for one, to, key in zip(handed, copied, keys, strict=True)
+        if to.to
+    ]
+    if copies:
+        entering.hand_in_all(turn, Sender(None, tenant), copies)
+    return keys
 
 
 def when(world: World, outgoing: Outgoing) -> tuple[datetime, SubmissionState, datetime | None]:

@@ -12,9 +12,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import compose, contents, encrypting, replacing
 from mail.contents import gathered
-from mail.delivery import Letter, Place, read, stored
+from mail.delivery import read, stored
 from mail.keeping import Gone, Kept
 from mail.mending import Mended, mended
+from mail.placing import Letter, Place
 from mail.replacing import Earlier
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, NotFound, Unavailable, found

@@ -12,7 +12,7 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.delivery import flags
+from mail.placing import flags
 from models.columns import Picked, picked
 from models.errors import Conflict, NotFound, Problems
 from models.mailboxes import Mailbox
@@ -25,7 +25,7 @@ from resolvers.auth import digest_of
 from resolvers.context import Context
 from resolvers.mailboxowners import holding
 from resolvers.moves import Changes
-from resolvers.submission import Outgoing, Sent
+from resolvers.submission import Outgoing, Sent, Shown
 from resolvers.submitdraft import Back, Order
 from resolvers.userselection import Users
 
@@ -64,11 +64,11 @@ def noted(ctx: Context, was: Was) -> tuple[str, datetime, Work]:
 
 
 async def send(
-    ctx: Context, outgoing: Outgoing, problems: Problems
+    ctx: Context, outgoing: Outgoing, problems: Problems, shown: Shown
 ) -> tuple[list[Sent], tuple[str, datetime] | None]:
     """Send messages; where they are held, with a token that takes all back until they go."""
     if not outgoing.undo_window:
-        return await submission.send_all(ctx, outgoing, problems), None
+        return await submission.send_all(ctx, outgoing, problems, shown), None
     async with ctx.together():
         sent = await submission.send_all(ctx, outgoing, problems)
         held = [one.submission for one in sent if one.submission]

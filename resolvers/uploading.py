@@ -16,9 +16,10 @@ from sqlmodel import col
 from mail import compose, contents, encrypting, indexing, replacing
 from mail.blobs.pack import Piece
 from mail.contents import Stored
-from mail.delivery import QUOTA, SMALL, Letter, Place, Placed, place, read, stored
+from mail.delivery import SMALL, read, stored
 from mail.fields import Named as Person
 from mail.keeping import Gone, Kept
+from mail.placing import QUOTA, Letter, Place, Placed, place
 from mail.replacing import PATH, Earlier
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Problems, found

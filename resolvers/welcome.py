@@ -22,8 +22,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import compose
 from mail.compose import Attachment, Draft
-from mail.delivery import Letter, Place, place, read, stored
+from mail.delivery import read, stored
 from mail.fields import Named
+from mail.placing import Letter, Place, place
 from models.errors import Refused
 from models.mailboxes import Mailbox, SpecialUse
 from models.users import User

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event
 
 from graph.app import create_app
-from mail import addresses, delivery, lmtp, messagetrace
+from mail import addresses, delivery, lmtp, messagetrace, placing
 from mail.blobs.store import LocalStore
 from mail.lmtp import Lmtp
 from models.auth import ApiKey
@@ -266,7 +266,7 @@ def raw_message(subject: str = "Hello", *, body: str = "Hi there.", **headers: s
 
 async def receive(
     client: Client, raw: bytes | str = "Hello", sender: str = "carol@example.com"
-) -> delivery.Placed:
+) -> placing.Placed:
     """Deliver a message, as if it came by LMTP; a text is its subject."""
     message = raw_message(raw) if isinstance(raw, str) else raw
     letter = await delivery.read(message)

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import delivery
+from mail import delivery, placing
 from mail.contents import gathered
-from mail.delivery import Place
+from mail.placing import Place
 from models.columns import picked
 from models.mailboxes import Mailbox, MailboxEntry
 from models.messages import Message
@@ -45,7 +45,7 @@ async def place(client: Client, raw: bytes, path: str = "INBOX", **more: Any) ->
     kept = await delivery.stored(world, tenant, letter)
     to = Place(client.user.id, box.id, more.pop("at", world.now()), **more)
     return (
-        await world.apply(lambda turn: delivery.place(turn, letter, kept, to), client.user.id)
+        await world.apply(lambda turn: placing.place(turn, letter, kept, to), client.user.id)
     ).message_id
 
 
@@ -103,7 +103,7 @@ async def told(client: Client) -> Any:
         assert stored is not None
         raw = await gathered(stored.whole())
         facts = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)
-        mail.append((named[row.mailbox_id], raw, sorted(delivery.flags(row)), facts))
+        mail.append((named[row.mailbox_id], raw, sorted(placing.flags(row)), facts))
     user = await row_of(client.world, client)
     values = await rows(client.world, "SELECT store, key, value FROM key_values "
                         "WHERE stream_id = :u", u=client.user.id)  # fmt: skip

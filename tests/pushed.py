@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from graph import ids
-from mail import addresses, delivery
+from mail import addresses, delivery, placing
 from mail.outward import Gate
 from models.world import Adopted, World
 from resolvers.pushing import Worker, look
@@ -68,12 +68,12 @@ async def channel(client: Client) -> Any:
 
 async def come(
     client: Client, subject: str = "Hello", *, into: str = "INBOX", **headers: str
-) -> delivery.Placed:
+) -> placing.Placed:
     """Deliver a message from outside, into a folder as a filter would."""
     letter = await delivery.read(raw_message(subject, **headers))
     to = await addresses.recipient(client.world, client.address)
     sender = "carol@example.com"
-    there = delivery.Place(
+    there = placing.Place(
         to.user_id,
         (await client.box(into)).id,
         client.world.now(),

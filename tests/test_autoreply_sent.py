@@ -14,10 +14,10 @@ from sqlalchemy import update
 
 from mail import lmtp
 from mail.autoreply import sending
-from mail.delivery import Placed
 from mail.fields import Named
 from mail.household import Household
 from mail.housekeeping import tidy
+from mail.placing import Placed
 from models.addresses import Address
 from models.domains import Domain
 from models.users import Usage, User

@@ -14,7 +14,7 @@ from graph import ids, parts
 from mail import delivery, indexing, replacing
 from mail.blobs.collect import collect
 from mail.blobs.store import LocalStore
-from mail.delivery import Place
+from mail.placing import Place
 from mail.replacing import Earlier
 from models.errors import Conflict, Stale
 from models.journal import ChangeKind

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from graph import ids
-from mail.delivery import Placed
 from mail.household import Household
+from mail.placing import Placed
 from mail.queue import local
 from mail.queue.jobs import Job, To
 from models.queue import DeliveryState

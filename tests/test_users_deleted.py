@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from graph import ids
-from mail import addresses, delivery
+from mail import addresses, delivery, placing
 from mail.blobs.collect import collect
 from models.addresses import Address
 from models.domains import Domain
@@ -367,7 +367,7 @@ async def test_races_have_one_outcome(root: Client, ada: Client, world: World) -
     )
     deleted, delivered = outcomes[:4], outcomes[4:]
     assert len({answer["task"]["id"] for answer, _ in deleted}) == 1
-    assert all(isinstance(one, NotFound | delivery.Placed) for one in delivered)
+    assert all(isinstance(one, NotFound | placing.Placed) for one in delivered)
     await examine(world)
     outcomes = await asyncio.gather(restore(root, username="ada"), tasks.work(world),
                                     restore(root, username="ada"))  # fmt: skip

@@ -7,9 +7,10 @@ from mail import compose, delivery
 from mail.autoreply.decision import Came, Silence, plain
 from mail.autoreply.vacation import Incoming, account_of, author, came_of, copied
 from mail.compose import SUBJECT, Draft, HeaderLine, Priority
-from mail.delivery import Copies, Way
+from mail.delivery import Copies
 from mail.fields import Named, on_wire
 from mail.onward import send_on
+from mail.placing import Way
 from mail.routes import Onward
 from mail.sieve import Notify
 from mail.surroundings import Boxes

@@ -33,11 +33,12 @@ from mail import addresses, compose, messages
 from mail.addresses import Recipient, checked, normal, normal_domain
 from mail.autoreply.decision import Came, Reply, Rule, Silence, answer, plain, quiet, sender_key
 from mail.compose import NAME, Draft, HeaderLine
-from mail.delivery import Letter, read, with_bytes
+from mail.delivery import read, with_bytes
 from mail.fields import Named
 from mail.keeping import Kept
 from mail.lookups import resolve_all
 from mail.messages import Header
+from mail.placing import Letter
 from mail.queue.entering import Sender, hand_in, handed, unkept
 from mail.routes import Answering
 from models import meters

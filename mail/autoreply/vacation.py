@@ -11,7 +11,7 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from mail import addresses, compose, delivery, encrypting, messages
+from mail import addresses, compose, delivery, encrypting, messages, placing
 from mail.addresses import Recipient
 from mail.autoreply.decision import Came, Silence, plain, quiet, sender_key
 from mail.autoreply.sending import (
@@ -24,9 +24,9 @@ from mail.autoreply.sending import (
     writer,
 )
 from mail.compose import NAME, SUBJECT, Draft, HeaderLine
-from mail.delivery import Letter, Place
 from mail.fields import Named
 from mail.memory import known, noted
+from mail.placing import Letter, Place
 from mail.queue.entering import Sender, hand_in, handed, unkept
 from mail.rules import flags_of
 from mail.sieve import Copy, Vacation
@@ -153,7 +153,7 @@ async def _sent(
         answer = handed(turn, letter, kept[0], "", [sending.sender], ours=True)
         unkept(turn, (owner, hand_in(turn, Sender(owner), answer)), letter, answer)
         if copy is not None:
-            delivery.place(turn, copy[0], kept[1], delivery.settled(turn, copy[1]))
+            placing.place(turn, copy[0], kept[1], delivery.settled(turn, copy[1]))
         return None
 
     letters = [letter, copy[0]] if copy else [letter]

@@ -70,7 +70,7 @@ def text_of(raw: bytes | Source, part: Part) -> str:
         label = declared(body)
     text = decode(body, label)
     if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = "\n".join(text.split("\r\n")).replace("\r", "\n")  # so quicker than by replacing
     if part.params.get("format", "").lower() == "flowed":
         return _unflowed(text, deletes_space=part.params.get("delsp", "").lower() == "yes")
     return text

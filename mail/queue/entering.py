@@ -10,22 +10,19 @@ from sqlmodel import col
 
 from mail import audit, messagetrace
 from mail.compose import Priority
-from mail.delivery import Letter, Placed, columns
 from mail.keeping import Kept, blob_ids
+from mail.placing import Letter, Placed, columns
 from mail.queue.turns import LAST
 from mail.wishes import NEVER, USUAL, Wish, some
 from models.blobs import SubmissionBlob
-from models.columns import table_of
 from models.journal import PLATFORM, ChangeKind, Entry
-from models.prepared import Prepared, number
+from models.prepared import Prepared, Sent, number
 from models.queue import MIDDLE, Delivery, DeliveryState
 from models.submission import Submission, SubmissionState
 from models.users import User
 from models.wakeups import QUEUE
 from models.world import Turn
 
-# What goes to many is written as rows of one statement.
-FEW = 4  # recipients
 SOON = timedelta(minutes=1)  # whoever sends looks more often by himself: `Pace.look`
 _SUBMISSION = Prepared(insert(Submission).inline())
 _DELIVERY = Prepared(insert(Delivery).inline())
@@ -103,13 +100,45 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
 
     The bell of the queue rings with the commit, unless it is to wait.
     """
-    now, key, said = turn.world.now(), turn.world.key(), some(handed.wishes.values())
-    queue_id = turn.world.random(10).hex()
-    row = {
-        "id": key,
-        "user_id": of.user_id,
-        "tenant_id": _tenant(turn, of.user_id) if of.tenant_id is None else of.tenant_id,
-        "queue_id": queue_id,
+    (key,) = hand_in_all(turn, of, [handed])
+    return key
+
+
+def hand_in_all(turn: Turn, of: Sender, handed: Sequence[Handed]) -> list[int]:
+    """The same with several, by as few statements as with one; their keys."""
+    tenant = _tenant(turn, of.user_id) if of.tenant_id is None else of.tenant_id
+    now, works, keys = turn.world.now(), list[Sent](), list[int]()
+    states: dict[SubmissionState, list[int]] = {}
+    for one in handed:
+        row = _row(turn, one, of.user_id, tenant)
+        key = row["id"]
+        keys.append(key)
+        states.setdefault(one.state, []).append(key)
+        works.append((_SUBMISSION, row))
+        works += [(_DELIVERY, delivery) for delivery in _deliveries(turn, one, key, of.user_id)]
+        needs = set(one.blobs)
+        works += [(_NEED, {"submission_id": key, "blob_id": blob}) for blob in needs]
+        works += messagetrace.queued(turn.world, key, row["queue_id"], one.header_id)
+        if one.at - now < SOON:
+            turn.bells.add(QUEUE)
+    entries = [
+        Entry(ChangeKind.SUBMISSION_CHANGED, those, {"state": state.value}, of.origin)
+        for state, those in states.items()
+    ]
+    stream = PLATFORM if of.user_id is None else of.user_id
+    _, told = turn.told(stream, entries, at=now)
+    turn.send([*works, *told])
+    return keys
+
+
+def _row(turn: Turn, handed: Handed, user_id: int | None, tenant: int | None) -> dict[str, Any]:
+    """That of the submission."""
+    said = some(handed.wishes.values())
+    return {
+        "id": turn.world.key(),
+        "user_id": user_id,
+        "tenant_id": tenant,
+        "queue_id": turn.world.random(10).hex(),
         "state": handed.state,
         "message_id": handed.message_id,
         "blob_id": handed.root,
@@ -122,21 +151,8 @@ def hand_in(turn: Turn, of: Sender, handed: Handed) -> int:
         "ret": said.ret,
         "header_id": messagetrace.cut(handed.header_id),
         "ours": handed.ours,
-        "created_at": now,
+        "created_at": turn.world.now(),
     }
-    stream = PLATFORM if of.user_id is None else of.user_id
-    entry = Entry(ChangeKind.SUBMISSION_CHANGED, [key], {"state": handed.state.value}, of.origin)
-    _, told = turn.told(stream, [entry], at=now)
-    needs = [(_NEED, {"submission_id": key, "blob_id": blob}) for blob in set(handed.blobs)]
-    traced = messagetrace.queued(turn.world, key, queue_id, handed.header_id)
-    rows = _deliveries(turn, handed, key, of.user_id)
-    few = [(_DELIVERY, one) for one in rows] if len(rows) <= FEW else []
-    turn.send([(_SUBMISSION, row), *few, *needs, *traced, *told])
-    if len(rows) > FEW:
-        turn.connection.execute(insert(table_of(Delivery)), rows)
-    if handed.at - now < SOON:
-        turn.bells.add(QUEUE)
-    return key
 
 
 def _tenant(turn: Turn, user_id: int | None) -> int | None:

@@ -11,8 +11,9 @@ from sqlalchemy import bindparam, case, func, select, update
 from sqlmodel import col
 
 from mail import srs
-from mail.delivery import Letter, Place, place, read, with_all
+from mail.delivery import read, with_all
 from mail.keeping import Kept
+from mail.placing import Letter, Place, place
 from mail.queue import notices
 from mail.queue.bounces import report
 from mail.queue.entering import Sender, hand_in, handed

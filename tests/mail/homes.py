@@ -4,7 +4,7 @@ import base64
 import random
 from dataclasses import dataclass
 
-from mail import delivery
+from mail import delivery, placing
 from mail.addresses import Recipient
 from models.addresses import Address
 from models.domains import Domain
@@ -25,7 +25,7 @@ class Home:
     notes: int
     address: str
 
-    async def receive(self, raw: bytes) -> delivery.Placed:
+    async def receive(self, raw: bytes) -> placing.Placed:
         """Deliver a message, as if it came by LMTP."""
         letter = await delivery.read(raw)
         to = Recipient(self.user_id, self.domain_id, self.inbox, 0, self.address)
