@@ -1,15 +1,16 @@
 """Mail merge: one message for each entry, all or none, and texts with {{name}} in them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail import templates
 from models.errors import Invalid
 from models.users import User
-from models.world import World
+from models.world import Adopted, World
 from tests.accounts import run
 from tests.bulk import take_back
 from tests.conftest import Client
@@ -121,3 +122,29 @@ def test_a_value_is_no_template_and_bounded() -> None:
     assert templates.filled("{{a}}", {"a": "{{b}}", "b": "c"}, "text", most=100) == "{{b}}"
     with pytest.raises(Invalid):
         templates.filled("{{a}}" * 11, {"a": "x" * 10}, "text", most=100)
+
+
+async def test_copies_that_have_room_are_kept_and_the_others_told_of(
+    ada: Client, world: World
+) -> None:
+    size = (await send(ada, text="x" * 500, to=[{"address": "carol@example.net"}]))["messages"]
+    assert len(size) == 1
+    (user,) = await world.database.read(select(col(User.used)).where(col(User.id) == ada.user.id))
+    world.adopt(Adopted(replace(world.options, default_quota=3 * user.used + 100), 1))
+    done = await send(ada, text="x" * 500, merge=[to(name) for name in ("carol", "dave", "erin")])
+    assert done["errors"] == []
+    assert [each["to"][0]["address"][:4] for each in done["messages"]] == ["caro", "dave"]
+    assert len(done["submissions"]) == 3
+    assert [warning["code"] for warning in done["warnings"]] == ["NOT_SAVED_TO_SENT"]
+    assert len(await bodies(world)) == 4
+    world.adopt(Adopted(world.base, 2))  # as the domain has it counted
+
+
+async def test_a_merge_takes_as_few_statements_as_one(ada: Client, statements: list[Any]) -> None:
+    await send(ada, text="x", merge=[to("warm")])
+    counts = []
+    for many in (1, 32):
+        del statements[:]
+        assert not (await send(ada, text="x", merge=[to(f"c{n}") for n in range(many)]))["errors"]
+        counts.append(len(statements))
+    assert counts[0] == counts[1]
