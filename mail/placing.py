@@ -185,13 +185,22 @@ def place_many(turn: Turn, items: Sequence[Item], *, way: Way = Way.PUT_IN) -> l
     One UPDATE both checks and takes the quota, so two deliveries at once cannot both squeeze
     into the last free bytes; it says too whether a limit is reached. All are stored, or none.
     """
-    user_id, last = items[0][2].user_id, turn.stands(items[0][2].user_id)
+    user_id, size = items[0][2].user_id, sum(letter.size for letter, _, _ in items)
+    use = take_quota(turn, user_id, size, many=len(items), way=way)
+    placed = _placed(turn, user_id, items, way)
+    userlimits.stored(turn, user_id, use, size, letter=way is not Way.NOTICE)
+    if way is Way.RECEIVED:
+        userlimits.received(turn, user_id, use, len(items))
+    return placed
+
+
+def _placed(turn: Turn, user_id: int, items: Sequence[Item], way: Way) -> list[Placed]:
+    """Store messages for which there is room."""
+    last = turn.stands(user_id)
     asked = [(one.facts.thread_keys, storable(one.facts.subject)) for one, _, _ in items]
     led = threads.found(turn, user_id, asked)
     if led is None:  # each is to find what those before it have joined
-        return [place(turn, *item, way=way) for item in items]
-    size = sum(letter.size for letter, _, _ in items)
-    use = take_quota(turn, user_id, size, many=len(items), way=way)
+        return [one for item in items for one in _placed(turn, user_id, [item], way)]
     going = [_going(turn, item, one, way) for item, one in zip(items, led, strict=True)]
     blobs = blob_ids(turn, *(kept for _, kept, _ in items))
     placed, rows, entries, audited = dict[int, Placed](), list[Sent](), list[Entry](), False
@@ -206,15 +215,11 @@ def place_many(turn: Turn, items: Sequence[Item], *, way: Way = Way.PUT_IN) -> l
         entries.append(_entry(made, theirs[0].to, way))
         audited = taken.audited
     _, told = turn.told(user_id, entries, at=turn.world.now())
-    turn.send(
-        [*threads.sent(led), *rows, *_referring(going, placed), *told, *_receipts(turn, going)]
-    )
+    beside = [*_referring(going, placed), *told, *_receipts(turn, going)]
+    turn.send([*threads.sent(led), *rows, *beside])
     turn.bells.add(UNINDEXED)
     if led[0].others:  # it is the only one
         threads.merge(turn, user_id, led[0].id, led[0].others, items[0][2].origin)
-    userlimits.stored(turn, user_id, use, size, letter=way is not Way.NOTICE)
-    if way is Way.RECEIVED:
-        userlimits.received(turn, user_id, use, len(items))
     if audited:
         _audit(turn, user_id, going, way)
     return [placed[one.key] for one in going]

@@ -38,7 +38,10 @@ async def put(
 
     def unit(turn: Any, kept: Sequence[Any]) -> list[Placed]:
         items = [(letter, safe, spot) for letter, safe in zip(letters, kept, strict=True)]
-        return placing.place_many(turn, items, way=way)
+        try:
+            return placing.place_many(turn, items, way=way)
+        except OverQuota:  # the unit goes on: what is written by now stays
+            return []
 
     return await delivery.with_all(ada.world, to.tenant_id, letters, unit, ada.user.id)
 
@@ -98,13 +101,19 @@ async def test_what_joins_conversations_is_found_by_those_behind_it(
     assert {row.thread_id for row in led} == {left[0].id}
 
 
-async def test_where_all_have_no_room_none_goes_in(ada: Client, world: World) -> None:
-    raws = [mail(name) for name in "abc"]
-    room = sum(map(len, raws)) - 1
+@pytest.mark.parametrize("parents", [(), ("one", "two")])
+async def test_where_all_have_no_room_none_goes_in(
+    ada: Client, world: World, parents: Sequence[str]
+) -> None:
+    """Whether or not they are stored one after the other."""
+    for parent in ("one", "two"):
+        await receive(ada, mail(parent))
+    there = await rows(world)
+    raws = [mail("a"), mail("b", *parents), mail("c")]
+    room = sum(row.size for row in there) + sum(map(len, raws)) - 1
     world.adopt(Adopted(replace(world.options, default_quota=room), 1))
-    with pytest.raises(OverQuota):
-        await put(ada, raws)
-    assert await rows(world) == []
+    assert await put(ada, raws) == []
+    assert await rows(world) == there
     assert len(await put(ada, raws[:2])) == 2
     world.adopt(Adopted(world.base, 2))  # as its domain has it counted
 
