@@ -57,7 +57,7 @@ EACH = (  # what is about the store: all of it is tried on both. Of all else the
     "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_mx_store", "mail/test_queue",
     "test_authlog_read", "test_bulk.py", "test_changes", "test_delta", "test_fetching.py",
     "test_fetching_ends", "test_groups", "test_imports", "test_mail_import.py",
-    "test_mailbox_lists", "test_mailbox_repair", "test_messages", "test_plans",
+    "test_mailbox_lists", "test_mailbox_repair", "test_messages", "test_placing", "test_plans",
     "test_random", "test_roads", "test_search_words", "test_searches", "test_sharing.py",
     "test_store", "test_tasks", "test_upgrade", "test_users.py", "test_users_counted",
     "test_users_listed", "test_users_plans", "test_wakeups", "test_wordpages",
