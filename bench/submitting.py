@@ -1,10 +1,11 @@
 """Letters that are handed in by messageSend: one in a request, many in one, and merged.
 
-They are to go out in an hour: what is measured is building, storing and queuing them, with a
-copy in Sent, and nothing is on its way meanwhile.
+Once to a server of one process, and once to two that listen with one behind them. They are to go
+out in an hour: what is measured is building, storing and queuing them, with a copy in Sent, and
+nothing is on its way meanwhile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.goals import HANDED_IN
+from bench.goals import BATCHED, HANDED_IN
 from bench.house import READER, make_user
 from bench.load import Target, loaded, once, post
 from bench.measure import Fact
@@ -28,17 +29,31 @@ TEXT = "All ducks are to be counted before the frost, the geese behind them.\r\n
 WAYS = {  # letters of a request, connections
     "one in a request": (1, 16),
     "20 in a request": (20, 8),
-    "50 of a mail merge in a request": (-50, 4),
+    BATCHED: (-50, 4),
 }
+PROCESSES = (1, 2)  # that listen
 DONE = "{ errors { message } submission { queueId } }"
 
 
 async def measured(kind: Kind, folder: Path, seconds: float, bar: Progress) -> list[Fact]:
     """How many are handed in in a second, and what CPU each takes."""
-    url = postgres(folder) if kind is Kind.POSTGRES else None
-    server = Server(folder / "submitting", url)
+    task = bar.add_task(NAME, total=len(PROCESSES) * (len(WAYS) + 1))
+    facts = []
+    for processes in PROCESSES:
+        own = folder / f"{folder.name}-{processes}"
+        url = postgres(own) if kind is Kind.POSTGRES else None
+        words = ("--workers", str(processes)) if processes > 1 else ()
+        server = Server(own, url, words=words)
+        facts += await _handed_in(server, processes, seconds, lambda: bar.advance(task))
+    bar.remove_task(task)
+    return facts
+
+
+async def _handed_in(
+    server: Server, processes: int, seconds: float, done: Callable[[], None]
+) -> list[Fact]:
+    url = server.store
     settings = Settings(data=server.folder, store=url) if url else Settings(data=server.folder)
-    task = bar.add_task(NAME, total=len(WAYS) + 1)
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER, recipients=0)
         _, secret = await apikeys.create_key(owner(world), NewKey("bench", user_id=user.id))
@@ -47,15 +62,15 @@ async def measured(kind: Kind, folder: Path, seconds: float, bar: Progress) -> l
         target = Target(server.http, pid, secret)
         await settled(pid)
         await _checked(target)
-        bar.advance(task)
-        for name, (many, connections) in WAYS.items():
+        done()
+        for way, (many, connections) in WAYS.items():
             requests: Iterator[bytes] = repeat(post(target, "/graphql", asked(many)))
             figure = await loaded(target, requests, connections=connections, seconds=seconds)
-            each = abs(many)
+            each, name = abs(many), way if processes == 1 else f"{way}, {processes} processes"
             facts.append(Fact(HANDED_IN.format(name), figure.rate * each, ""))
-            facts.append(Fact(f"CPU of one, {name}", figure.cpu / each, "µs"))
-            bar.advance(task)
-    bar.remove_task(task)
+            if processes == 1:  # of others nobody sums it up
+                facts.append(Fact(f"CPU of one, {name}", figure.cpu / each, "µs"))
+            done()
     if problems := broken(server.folder / "server.log"):
         raise RuntimeError(f"the server logged: {problems[0]}")
     return facts
