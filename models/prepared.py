@@ -46,7 +46,7 @@ Made = Select[*tuple[Any, ...]] | UpdateBase
 
 KEPT = 512  # statements of one kind: clients choose columns as they like
 TOGETHER = 32  # rows of one statement; fewer are a power of two, so that few texts are kept
-PARAMETERS = 30_000  # of one statement: PostgreSQL takes 32,767
+PARAMETERS = 4000  # of statements that go as one: PostgreSQL keeps the plan of each, for a while
 _ROW = re.compile(
     r"(INSERT INTO .+? VALUES )(\([^()]+\))(| ON CONFLICT .+| RETURNING .+)", re.DOTALL
 )
