@@ -85,6 +85,19 @@ class Chart:
 
         return await self.once("policy", places, read)
 
+    async def held(self, domain: str) -> bool:
+        """Whether we are a backup MX of a domain: an administrator has said so."""
+
+        async def read() -> bool:
+            asked = select(col(Domain.id)).where(
+                col(Domain.name) == normal_domain(domain),
+                col(Domain.active),
+                col(Domain.backup_mx),
+            )
+            return bool(await self.world.database.read(asked))
+
+        return await self.once("held", domain, read)
+
     async def _special(
         self,
     ) -> tuple[dict[str, Transport], list[tuple[Expression, Transport]]]:

@@ -17,6 +17,7 @@ import idna
 from dns.asyncresolver import Resolver
 
 from mail.addresses import ascii_domain
+from mail.outward import inward
 from mail.proofs import ANY_NAME, Proof
 from mail.resolving import kept
 from models.errors import Invalid
@@ -81,6 +82,7 @@ class Found:
     records: list[Any]
     secure: bool  # signed, says a resolver that is believed
     name: str  # behind all aliases
+    trouble: Unroutable | None = None  # what keeps us from knowing whether there are more
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +131,17 @@ def route_of(world: World) -> Route:
     )
 
 
-async def hosts(world: World, route: Route, domain: str) -> list[Host]:
+async def servers(
+    world: World, route: Route, domain: str, trail: list[str], *, private: bool
+) -> list[Server]:
     """The servers for a domain, the best first; those of one preference in random order.
 
-    Unroutable with 5xx: no such domain, or it takes no mail. With 4xx: DNS does not answer.
+    Addresses of our own networks are left out, which is told in `trail`, unless `private`: whoever
+    writes a domain into DNS could else have us talk to what nobody outside may reach.
+
+    Unroutable with 5xx: no such domain, or it takes no mail, or none of its servers can be
+    reached. With 4xx: DNS does not answer.
     """
-    if route.next_hop:
-        return [route.next_hop]
-    found = await servers(world, route, domain)
-    return [
-        Host(server.name, route.port, address) for server in found for address in server.addresses
-    ]
-
-
-async def servers(world: World, route: Route, domain: str) -> list[Server]:
-    """The same as DNS has them, with those that have an address only. Unroutable."""
     if domain.startswith("["):
         raise Unroutable(550, "5.1.2 Address literals are not delivered to")
     try:
@@ -159,17 +157,33 @@ async def servers(world: World, route: Route, domain: str) -> list[Server]:
     trouble: Unroutable | None = None
     for (preference, exchanger), answer in zip(exchangers, answers, strict=False):
         if isinstance(answer, Unroutable):
-            # A broken name must not hide a working one, nor must a silent one look broken.
-            trouble = answer if trouble is None or trouble.code >= 500 else trouble  # noqa: PLR2004
+            trouble = _worse(trouble, answer)
         elif isinstance(answer, BaseException):
             raise answer
-        else:
-            kept_ = answer.records[:ADDRESSES]
+        elif usable := _usable(exchanger, answer, trail, private=private):
             signed = secure and answer.secure
-            found.append(Server(exchanger, kept_, signed, answer.name, preference))
+            found.append(Server(exchanger, usable[:ADDRESSES], signed, answer.name, preference))
+        else:
+            inside = Unroutable(550, f"5.4.4 {exchanger} has private addresses only")
+            trouble = _worse(trouble, answer.trouble or inside)
     if not found:
         raise trouble or Unroutable(550, f"5.4.4 No server of {name} has an address")
     return found
+
+
+def _worse(before: Unroutable | None, now: Unroutable) -> Unroutable:
+    """What is answered: what may change goes first, so that no silent server looks broken."""
+    return now if before is None or before.code >= 500 else before  # noqa: PLR2004
+
+
+def _usable(name: str, found: Found, trail: list[str], *, private: bool) -> list[str]:
+    """The addresses of a server that may be connected to."""
+    left_out = [] if private else [each for each in found.records if inward(each)]
+    trail += [
+        f"{name} ({each}): left out, it is inside, and MERGANSER_MX_PRIVATE is off"
+        for each in left_out
+    ]
+    return [each for each in found.records if each not in left_out]
 
 
 async def _exchangers(
@@ -217,7 +231,7 @@ async def _addresses(route: Route, name: str) -> Found:
         canonical = answer.name if answer.records else canonical
     if not found:
         raise trouble or Unroutable(550, f"5.4.4 {name} has no address")
-    return Found(found, secure, canonical)
+    return Found(found, secure, canonical, trouble)
 
 
 async def signed_addresses(route: Route, name: str) -> Found:

@@ -84,7 +84,8 @@ async def _by(chart: Chart, asked: Asked, transport: Transport | None, trail: li
     if hop := chart.route.next_hop:
         trail.append(f"all mail: next hop {hop.name}:{hop.port}")
         return await _by_hops(chart, asked, [hop], trail)
-    return await _by_mx(chart, asked, asked.domain, chart.route.port, trail)
+    private = chart.world.options.mx_private or await chart.held(asked.domain)
+    return await _by_mx(chart, asked, (asked.domain, chart.route.port), trail, private=private)
 
 
 async def parts(chart: Chart, job: Job) -> list[Part]:
@@ -133,7 +134,7 @@ async def _by_transport(chart: Chart, asked: Asked, transport: Transport, trail:
     except ValueError:
         raise Unroutable(451, "4.3.5 The next hop of its transport cannot be read") from None
     if transport.lookup_mx and not bracketed:
-        mx = await _by_mx(chart, asked, name, port, trail)
+        mx = await _by_mx(chart, asked, (name, port), trail, private=True)
         signed_in = [
             _signed_in(chart, replace(each, relay=True), transport, trail) for each in mx.servers
         ]
@@ -185,9 +186,12 @@ async def _by_hops(chart: Chart, asked: Asked, hosts: list[Host], trail: list[st
     return Way(demands.required(found, trail, wanted=asked.required), trail, place)
 
 
-async def _by_mx(chart: Chart, asked: Asked, domain: str, port: int, trail: list[str]) -> Way:
-    """The servers of a domain."""
-    known = await servers(chart.world, chart.route, domain)
+async def _by_mx(
+    chart: Chart, asked: Asked, what: tuple[str, int], trail: list[str], *, private: bool
+) -> Way:
+    """The servers of a domain; with `private` also those in our own networks."""
+    domain, port = what
+    known = await servers(chart.world, chart.route, domain, trail, private=private)
     for each in known:
         rank = "no MX, itself" if each.preference is None else f"MX {each.preference}"
         signed = ", signed" if each.secure else ""

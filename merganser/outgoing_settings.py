@@ -23,6 +23,14 @@ class OutgoingSettings(BaseSettings):
         "127.0.0.1: then what it says of the certificates of servers (DANE) is kept to.",
         json_schema_extra={"hint": "write on or off"},
     )
+    mx_private: bool = Field(
+        default=USUAL.mx_private,
+        description="Servers that DNS names for a domain may have private, loopback and link-local "
+        "addresses, too. On, everybody who can send mail, or have it sent on, can make the server "
+        "connect to port 25 in your own network. Relay hosts, transports, NEXT_HOP and domains "
+        "with a backup MX here do not need it.",
+        json_schema_extra={"hint": "write on or off"},
+    )
     send_per_domain: int = Field(
         default=USUAL.send_per_domain,
         ge=1,

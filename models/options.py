@@ -65,6 +65,7 @@ class Options:
     dns_resolver: str | None = None  # address:port; None: the system's
     dns_validates: bool = False  # what it says of signatures is believed: for DANE
     next_hop: SecretStr | None = None  # server that takes all that leaves
+    mx_private: bool = False  # servers that only DNS names may be in our own networks
     send_per_domain: int = 2  # connections at once; does not hold for a next hop
     send_per_minute: int = 0  # messages to one domain or next hop, of each process; 0: any number
     send_connection_messages: int = 100  # over one connection

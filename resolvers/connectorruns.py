@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -68,8 +68,9 @@ class Run:
     row: Picked
     lease: int
     options: Chosen
-    rest: Callable[[bool], None] = lambda _: None  # told when it only listens, and when no more
     may_listen: bool = True
+    listens: bool = False  # and does nothing else
+    freed: asyncio.Event = field(default_factory=asyncio.Event)  # there may be room for another
     again: timedelta | None = None  # when the next is due: of one that has listened
     lines: list[str] = field(default_factory=list)
     nudged: asyncio.Event = field(default_factory=asyncio.Event)  # somebody may want it to end
@@ -78,6 +79,12 @@ class Run:
     def trial(self) -> bool:
         """Whether nothing is stored, and nothing deleted."""
         return bool(self.row.trial or self.options.dry)
+
+    def rest(self, *, listens: bool) -> None:
+        """Note whether it works, or only listens and takes nobody's place."""
+        self.listens = listens
+        if listens:
+            self.freed.set()
 
     def say(self, line: str) -> None:
         """Write a line of the log; of too many the first and the last are kept."""
@@ -113,23 +120,13 @@ class Worker:
     world: World
     gate: Gate | None = None  # None: as the settings have it when a run begins
     trust: Any = None
-    running: dict[int, "asyncio.Task[None]"] = field(default_factory=dict)
-    runs: dict[int, Run] = field(default_factory=dict)  # the same
-    busy: dict[int, str] = field(default_factory=dict)  # hosts of those that do not only listen
+    running: "dict[asyncio.Task[None], Run]" = field(default_factory=dict)
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def full(self, host: str) -> bool:
-        """Whether as many runs go on with a host as may."""
-        most = self.world.options.connectors_per_host
-        return bool(host) and most <= sum(other == host for other in self.busy.values())
-
-    def note(self, key: int, host: str, rests: bool) -> None:
-        """Note whether a run works, or only listens."""
-        if rests:
-            self.busy.pop(key, None)
-            self.freed.set()
-        else:
-            self.busy[key] = host
+    @property
+    def busy(self) -> Counter[str]:
+        """How many runs go on with each host, without those that only listen."""
+        return Counter(run.connector.host for run in self.running.values() if not run.listens)
 
 
 async def run(
@@ -160,37 +157,34 @@ async def run(
                 if bell.is_set():
                     nudge(worker)
         finally:
-            for task in worker.running.values():
+            for task in worker.running:
                 task.cancel()
-            await asyncio.gather(*worker.running.values(), return_exceptions=True)
+            await asyncio.gather(*worker.running, return_exceptions=True)
 
 
 def nudge(worker: Worker) -> None:
     """Have what is running look whether it is to end."""
-    for run in worker.runs.values():
+    for run in worker.running.values():
         run.nudged.set()
 
 
 async def look(worker: Worker) -> None:
     """Begin what is due, as far as there is room."""
     options = worker.world.options
-    while len(worker.busy) < options.connectors_at_once and len(worker.running) < MOST:
-        hosts = [host for host in set(worker.busy.values()) if worker.full(host)]
-        found = await _claim(worker.world, hosts)
+    most = options.connectors_per_host
+    while worker.busy.total() < options.connectors_at_once and len(worker.running) < MOST:
+        full = [host for host, many in worker.busy.items() if host and many >= most]
+        found = await _claim(worker.world, full)
         if found is None:
             return
-        key, host = found.connector.id, found.connector.host
-        found.rest = partial(worker.note, key, host)
-        worker.note(key, host, False)
+        found.freed = worker.freed
         task = asyncio.create_task(_carried(worker, found))
-        worker.running[key], worker.runs[key] = task, found
-        task.add_done_callback(partial(_freed, worker, key))
+        worker.running[task] = found
+        task.add_done_callback(partial(_freed, worker))
 
 
-def _freed(worker: Worker, key: int, _task: "asyncio.Task[None]") -> None:
-    worker.running.pop(key, None)
-    worker.runs.pop(key, None)
-    worker.busy.pop(key, None)
+def _freed(worker: Worker, task: "asyncio.Task[None]") -> None:
+    del worker.running[task]
     worker.freed.set()
 
 

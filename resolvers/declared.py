@@ -429,6 +429,11 @@ DECLARED: dict[str, Setting] = {
             "How long the answer to an idempotency key is kept.", NOTHING, YEARS,
         ),
         Setting(
+            "sending.allowPrivate", "mx_private", Kind.BOOLEAN, "Sending inward",
+            "Servers that DNS names for a domain may have private, loopback and link-local "
+            "addresses, too.",
+        ),
+        Setting(
             "sending.connectionMessages", "send_connection_messages", NUMBER,
             "Messages of a connection", "So many are sent over one connection.", 1, 10_000,
         ),

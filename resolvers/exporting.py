@@ -13,7 +13,7 @@ from mail.archives import writing
 from mail.archives.records import Outgoing, Told
 from mail.archives.writing import Chunk, ExportFormat, State
 from mail.blobs.errors import Corrupt
-from mail.contents import Stored, gathered
+from mail.contents import Stored, gathered, submitted
 from mail.placing import SYSTEM_FLAGS, flags
 from models.columns import Picked, picked
 from models.errors import NotFound
@@ -48,7 +48,8 @@ COLUMNS = frozenset(
 )  # fmt: skip
 AGE = (col(Message.listed_at), col(Message.id))
 
-After = int | list[Any] | None  # how many of the ids, or place and key of the last message
+# How many of the ids, or place and key of the last message; behind the last, of the submission.
+After = int | list[Any] | dict[str, Any] | None
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ async def begun(
     A passphrase locks the passwords of connectors, which without one are not in it.
     """
     user_id = ctx.viewer.user_id
-    total = len(order["ids"]) if order["ids"] is not None else await count(ctx)
+    total = len(order["ids"]) if order["ids"] is not None else await _all(ctx)
     names = {"id", "path", "special_use", "hidden", "subscribed", "retention", "encrypt_messages"}
     rows = await mailboxes.all_of(ctx, user_id, names)
     asked = select(*picked(MailboxEntry)).where(
@@ -189,6 +190,10 @@ async def count(ctx: Context) -> int:
     return int(total)
 
 
+async def _all(ctx: Context) -> int:
+    return await count(ctx) + await scheduled.count_without_copy(ctx, own(ctx))
+
+
 def _theirs(ctx: Context) -> list[Any]:
     return [col(Message.user_id) == own(ctx), col(Message.archived_at).is_(None)]
 
@@ -200,7 +205,23 @@ async def cut(
 
     Each message that was there at the beginning, and is still, is in one chunk, in the folder
     in which it lies then. They come as lists have them, the oldest first, or in the order of `ids`.
+    Behind all of them come those that are to go later, and lie in no folder.
     """
+    if not isinstance(after, dict):
+        found = await _of_folders(ctx, kind, state, ids, after)
+        if found is not None or ids is not None:
+            return found
+        after = {}
+    return await _of_queue(ctx, kind, state, after)
+
+
+async def _of_folders(
+    ctx: Context,
+    kind: ExportFormat,
+    state: State,
+    ids: Sequence[int] | None,
+    after: int | list[Any] | None,
+) -> Cut | None:
     asked = select(*picked(Message, {"id", "size", "listed_at"})).where(*_theirs(ctx))
     if ids is not None:
         at = after if isinstance(after, int) else 0
@@ -273,7 +294,38 @@ async def _cut(
         number = state.messages + len(outgoing) + 1
         outgoing.append(Outgoing(raw, told, box_id, number))
     ctx.forget()  # or all of it would stay in memory
-    if not outgoing:
-        return Cut(Chunk(b""), place, len(chosen), damaged)
-    chunk = await asyncio.to_thread(writing.put, kind, state, outgoing, ctx.world.now())
+    chunk = await _put(ctx, kind, state, outgoing)
     return Cut(chunk, place, len(chosen), damaged)
+
+
+async def _put(
+    ctx: Context, kind: ExportFormat, state: State, outgoing: Sequence[Outgoing]
+) -> Chunk:
+    if not outgoing:
+        return Chunk(b"")
+    return await asyncio.to_thread(writing.put, kind, state, outgoing, ctx.world.now())
+
+
+async def _of_queue(
+    ctx: Context, kind: ExportFormat, state: State, after: dict[str, Any]
+) -> Cut | None:
+    """The chunk of the messages that are to go later, and lie in no folder."""
+    behind = after.get("queued", ())
+    rows = _fitting(await scheduled.without_copy(ctx, own(ctx), behind, TOGETHER))
+    if not rows:
+        return None
+    box = await scheduled.drafts(ctx, own(ctx))
+    outgoing: list[Outgoing] = []
+    damaged: list[str] = []
+    for row in rows:
+        try:
+            raw = await gathered((await submitted(ctx.world, row.id, row.blob_id)).whole())
+        except Corrupt as problem:
+            damaged.append(f"submission {row.queue_id}: {problem}")
+            continue
+        except NotFound:
+            continue  # removed since
+        told, number = scheduled.told_of(row, raw, box), state.messages + len(outgoing) + 1
+        outgoing.append(Outgoing(raw, told, box.id if box else 0, number))
+    chunk = await _put(ctx, kind, state, outgoing)
+    return Cut(chunk, {"queued": scheduled.place_of(rows[-1])}, len(rows), damaged)

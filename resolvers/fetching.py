@@ -199,7 +199,7 @@ async def _listen(it: Fetch, inbox: Mapped) -> None:
             await _folder(it, inbox, again=True)
             it.there.line.stage = Stage.LISTEN
             await _told(it)
-        it.run.rest(True)
+        it.run.rest(listens=True)
         try:
             heard = await it.there.do(remote.wait, min(left, LISTENS))
         except Failure as problem:  # connections on which nothing happens are cut now and then
@@ -207,4 +207,4 @@ async def _listen(it: Fetch, inbox: Mapped) -> None:
             it.run.again = LATER
             break
         finally:
-            it.run.rest(False)
+            it.run.rest(listens=False)

@@ -1,6 +1,7 @@
 """Work that goes on, followed to its end: tasks, and messages on their way."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from models.columns import Picked
 from models.errors import NotFound
@@ -26,26 +27,50 @@ UNDER_WAY = frozenset(
 )
 
 
-async def of_task(ctx: Context, key: int) -> AsyncGenerator[Picked]:
+class Work(NamedTuple):
+    """A kind of work, and how it is followed."""
+
+    by_ids: Callable[[Context, list[int]], Awaitable[Sequence[Picked | None]]]
+    kinds: frozenset[ChangeKind]
+    changed: Callable[[Picked], int]  # the object that changes are of
+    told: Callable[[Picked], object]  # what is another where there is something to tell
+
+
+_TASK = Work(tasks.by_ids, TASKS, lambda row: row.id, lambda row: (row.state, row.done, row.total))
+_RUN = Work(connectors.runs_by_ids, CONNECTORS, lambda row: row.connector_id, lambda row: row)
+
+
+def of_task(ctx: Context, key: int) -> AsyncGenerator[Picked]:
     """A task as it is, and whenever it is at another state or count, until it has ended.
 
     NotFound where the viewer sees none; it ends also where they see it no longer.
     """
-    (row,) = await tasks.by_ids(ctx, [key])
+    return _to_its_end(ctx, key, _TASK)
+
+
+def of_run(ctx: Context, key: int) -> AsyncGenerator[Picked]:
+    """A run as it is, and whenever it moves on, until it has ended; NotFound as for tasks."""
+    return _to_its_end(ctx, key, _RUN)
+
+
+async def _to_its_end(ctx: Context, key: int, work: Work) -> AsyncGenerator[Picked]:
+    (row,) = await work.by_ids(ctx, [key])
     if row is None:
         raise NotFound(str(key), path=["id"])
-    hear = _of_stream(PLATFORM if row.user_id is None else row.user_id, ctx, TASKS)
-    since, told = await changes.standing(ctx, hear), None
-    (row,) = await tasks.by_ids(ctx, [key])
-    batches = changes.follow(ctx, Asked(since, TASKS, hear=hear, objects={key}))
+    hear = _of_stream(PLATFORM if row.user_id is None else row.user_id, ctx, work.kinds)
+    wanted = Asked(
+        await changes.standing(ctx, hear), work.kinds, hear=hear, objects={work.changed(row)}
+    )
+    (row,) = await work.by_ids(ctx, [key])  # as it is now: from here on all is heard
+    batches, told = changes.follow(ctx, wanted), None
     while row:
-        if told != (row.state, row.done, row.total):
-            told = row.state, row.done, row.total
+        if told != work.told(row):
+            told = work.told(row)
             yield row
         if row.finished_at:
             break
         await anext(batches)
-        (row,) = await tasks.by_ids(ctx, [key])
+        (row,) = await work.by_ids(ctx, [key])
     await batches.aclose()
 
 
@@ -94,24 +119,3 @@ async def of_runs(ctx: Context) -> AsyncGenerator[Picked]:
         for row in await connectors.last_runs(ctx, keys) if keys else []:
             if row:
                 yield row
-
-
-async def of_run(ctx: Context, key: int) -> AsyncGenerator[Picked]:
-    """A run as it is, and whenever it moves on, until it has ended; NotFound as for tasks."""
-    (row,) = await connectors.runs_by_ids(ctx, [key])
-    if row is None:
-        raise NotFound(str(key), path=["id"])
-    hear = _of_stream(row.user_id, ctx, CONNECTORS)
-    since, told = await changes.standing(ctx, hear), None
-    (row,) = await connectors.runs_by_ids(ctx, [key])
-    wanted = Asked(since, CONNECTORS, hear=hear, objects={row.connector_id} if row else set())
-    batches = changes.follow(ctx, wanted)
-    while row:
-        if told != row:
-            told = row
-            yield row
-        if row.finished_at:
-            break
-        await anext(batches)
-        (row,) = await connectors.runs_by_ids(ctx, [key])
-    await batches.aclose()

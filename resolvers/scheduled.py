@@ -1,18 +1,22 @@
 """Messages that are to be sent later, in accounts as files.
 
 Their copies are drafts there, and so where they are brought in: no server sends what another
-one will send, too. The record of the account says to whom they were to go, and when.
+one will send, too. Where there is no copy in a folder, what lies in the queue is the draft.
+The record of the account says to whom they were to go, and when.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import exists, func, select, text, tuple_
 from sqlmodel import col
 
 from mail.archives.records import Told
-from models.columns import picked
+from mail.blobs.codec import digest_of
+from models import submission
+from models.columns import Picked, picked
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
 from models.queue import Delivery
@@ -25,7 +29,7 @@ MOST = 10_000  # of an account are told of
 
 async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     """What waits, the next first: when it goes, from whom to whom, and of which copy."""
-    names = {"id", "queue_id", "send_time", "undo_until", "envelope_from"}
+    names = {"id", "queue_id", "send_time", "undo_until", "envelope_from", "header_id"}
     asked = (
         select(*picked(Submission, names), col(Message.message_id), col(Message.subject))
         .outerjoin(Message, col(Message.id) == col(Submission.message_id))
@@ -51,7 +55,7 @@ async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
             "sendTime": row.send_time or row.undo_until,
             "envelopeFrom": row.envelope_from,
             "recipients": recipients[row.id],
-            "messageId": row.message_id,
+            "messageId": row.message_id or row.header_id,
             "subject": row.subject,
         }
         for row in rows
@@ -73,13 +77,15 @@ async def waiting(ctx: Context, user_id: int, ids: Sequence[int]) -> dict[int, D
         col(Submission.state).in_(WAITING),
     )
     keys = {row.message_id for row in await ctx.read(asked)}
-    if not keys:
-        return {}
-    drafts = select(*picked(Mailbox, ("path", "id"))).where(
+    return dict.fromkeys(keys, await drafts(ctx, user_id)) if keys else {}
+
+
+async def drafts(ctx: Context, user_id: int) -> Drafts | None:
+    """The folder of drafts, where the account has one."""
+    asked = select(*picked(Mailbox, ("path", "id"))).where(
         col(Mailbox.user_id) == user_id, col(Mailbox.special_use) == SpecialUse.DRAFTS
     )
-    box = next((Drafts(row.path, row.id) for row in await ctx.read(drafts)), None)
-    return dict.fromkeys(keys, box)
+    return next((Drafts(row.path, row.id) for row in await ctx.read(asked)), None)
 
 
 def as_draft(told: Told, box: Drafts | None) -> Told:
@@ -87,3 +93,42 @@ def as_draft(told: Told, box: Drafts | None) -> Told:
     marks = list(dict.fromkeys([*told.flags, "\\Draft"]))
     path = box.path if box else told.mailbox
     return replace(told, mailbox=path, flags=marks, sender=None, recipients=[])
+
+
+def _without_copy(user_id: int) -> list[Any]:
+    """Of the submissions of an account those that wait, and have no copy in a folder."""
+    copy = exists().where(
+        col(Message.id) == col(Submission.message_id), col(Message.archived_at).is_(None)
+    )
+    waits = text(submission.WAITING), col(Submission.state).in_(WAITING)  # the first has an index
+    return [col(Submission.user_id) == user_id, *waits, ~copy]
+
+
+async def count_without_copy(ctx: Context, user_id: int) -> int:
+    """How many messages are to go later, and lie in no folder."""
+    asked = select(func.count()).select_from(Submission).where(*_without_copy(user_id))
+    ((many,),) = await ctx.read(asked)
+    return int(many)
+
+
+async def without_copy(
+    ctx: Context, user_id: int, after: Sequence[Any], most: int
+) -> Sequence[Picked]:
+    """The first of these behind a place of `place_of`, the oldest first; `after` may be empty."""
+    age = col(Submission.created_at), col(Submission.id)
+    asked = select(*picked(Submission, {"id", "queue_id", "blob_id", "size", "created_at"}))
+    if after:
+        at, key = after
+        asked = asked.where(tuple_(*age) > (datetime.fromisoformat(at), key))
+    return await ctx.read(asked.where(*_without_copy(user_id)).order_by(*age).limit(most))
+
+
+def place_of(row: Picked) -> list[Any]:
+    """Where one of these stands among them."""
+    return [row.created_at.isoformat(), row.id]
+
+
+def told_of(row: Picked, raw: bytes, box: Drafts | None) -> Told:
+    """What is told of one of these: that it is a draft, as its copy would be."""
+    path = box.path if box else "Drafts"
+    return Told(path, row.created_at, ["\\Seen", "\\Draft"], digest=digest_of(raw))

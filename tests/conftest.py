@@ -39,6 +39,7 @@ CHEAP = Options(
     argon2_memory=8,
     argon2_time=1,
     hostname="mx.example.org",
+    mx_private=True,  # the servers of tests are on loopback
     webauthn_id="mail.example.org",
     webauthn_origins=("https://mail.example.org",),
 )

@@ -72,7 +72,7 @@ async def ran(world: World, key: int) -> Any:
     """Run what is due; the newest run of the connector."""
     worker = Worker(world, Gate(private=True))
     await connectorruns.look(worker)
-    for task in list(worker.running.values()):
+    for task in list(worker.running):
         await task
     return await newest(world, key)
 

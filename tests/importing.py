@@ -103,7 +103,7 @@ async def work(world: World) -> None:
         await connectorruns.look(worker)
         if not worker.running:
             return
-        for task in list(worker.running.values()):
+        for task in list(worker.running):
             await task
 
 

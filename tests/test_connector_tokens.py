@@ -138,7 +138,7 @@ async def ran(world: World, key: int, **gate: Any) -> Any:
     await changed(world, key, next_run_at=world.now())
     worker = Worker(world, Gate(**{"private": True, **gate}))
     await connectorruns.look(worker)
-    await asyncio.gather(*worker.running.values())
+    await asyncio.gather(*worker.running)
     return await newest(world, key)
 
 

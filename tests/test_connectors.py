@@ -68,7 +68,7 @@ async def work(client: Client) -> None:
     """Run what is due."""
     worker = Worker(client.world, Gate(private=True))
     await connectorruns.look(worker)
-    await asyncio.gather(*worker.running.values())
+    await asyncio.gather(*worker.running)
 
 
 async def test_what_is_not_said_is_as_the_documents_have_it(ada: Client) -> None:

@@ -48,7 +48,7 @@ async def killed(world: World, times: int, place: str = "fetched") -> None:
     object.__setattr__(world, "fault", dies(times, place))
     worker = Worker(world, Gate(private=True))
     await connectorruns.look(worker)
-    for task in list(worker.running.values()):
+    for task in list(worker.running):
         with pytest.raises(Killed):
             await task
     object.__setattr__(world, "fault", lambda _: None)
@@ -162,7 +162,7 @@ async def test_what_comes_is_heard_at_once(ada: Client, far: Dovecot) -> None:
     await until(lambda: False, lambda: heard(ada.world, "Two"))
     run = await newest(ada.world, key)
     await connectorchange.stop(may(ada), [run.id])
-    (task,) = worker.running.values()
+    (task,) = worker.running
     await asyncio.wait_for(task, 20)
     assert (await newest(ada.world, key)).state is TaskState.CANCELLED
 
@@ -185,7 +185,7 @@ async def test_there_is_room_for_so_many_runs_with_a_host(ada: Client, far: Dove
     await connectorruns.look(worker)
     assert len(worker.running) == ada.world.options.connectors_per_host == 2
     for _ in range(4):
-        await asyncio.gather(*worker.running.values())
+        await asyncio.gather(*worker.running)
         await asyncio.sleep(0)
         await connectorruns.look(worker)
     for key in keys:
@@ -198,7 +198,7 @@ async def test_a_private_address_is_refused_and_nothing_is_connected_to(
     key = await connector(ada, far)
     worker = Worker(ada.world, Gate())
     await connectorruns.look(worker)
-    await asyncio.gather(*worker.running.values())
+    await asyncio.gather(*worker.running)
     run = await newest(ada.world, key)
     assert (run.state, run.stage) == (TaskState.FAILED, "CONNECT")
     assert "without encryption" in run.error
@@ -211,7 +211,7 @@ async def test_a_private_address_is_refused_and_nothing_is_connected_to(
         object.__setattr__(ada.world, "options", options)
         await changed(ada.world, key, next_run_at=ada.world.now())
         await connectorruns.look(worker)
-        await asyncio.gather(*worker.running.values())
+        await asyncio.gather(*worker.running)
         assert (await newest(ada.world, key)).stage == stage
     assert "inside" in next(line for line in await lines(ada.world, key) if "RESOLVE" in line)
 
@@ -226,7 +226,7 @@ async def test_who_receives_nothing_fetches_nothing(
         assert (await accounts.run(root, "userUpdate", **given))["errors"] == []
         worker = Worker(ada.world, Gate(private=True))
         await connectorruns.look(worker)
-        await asyncio.gather(*worker.running.values())
+        await asyncio.gather(*worker.running)
         assert bool(await stored(ada.world)) is not disabled
     assert (await newest(ada.world, key)).imported == 1
 
@@ -269,6 +269,6 @@ async def test_a_connector_that_is_removed_while_it_runs_ends_its_run(
     object.__setattr__(ada.world, "fault", fault)
     worker = Worker(ada.world, Gate(private=True))
     await connectorruns.look(worker)
-    await asyncio.gather(*worker.running.values())
+    await asyncio.gather(*worker.running)
     await removed[0]
     assert len((await stored(ada.world))["INBOX"]) < MANY

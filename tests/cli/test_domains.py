@@ -146,3 +146,17 @@ def test_keys_are_made_listed_and_rotated(ada: Shell) -> None:
     assert ada("domain", "dkim-activate", "example.org", new["selector"]).code == 0
     table = ada("domain", "dkim-list", "--no-check").out
     assert ("RETIRED" in table, "ACTIVE" in table, "PRIVATE" in table) == (True, True, False)
+
+
+def test_a_domain_is_made_with_a_key_or_without(ada: Shell) -> None:
+    made, told, record = ada("domain", "add", "keyed.example").out.splitlines()
+    assert made.startswith("keyed.example is made: dom_")
+    assert told == "DNS should hold:"
+    assert record.startswith('dkim._domainkey.keyed.example. TXT "v=DKIM1; k=rsa; p=')
+    said = ada("domain", "add", "bare.example", "--no-dkim")
+    assert (said.code, said.err, said.out.count("\n")) == (0, "", 1)
+    assert said.out.startswith("bare.example is made: dom_")
+    for name, states in (("keyed.example", ["PENDING"]), ("bare.example", [])):
+        listed = ada("domain", "dkim-list", name, "--no-check", "--json").json
+        assert [one["state"] for one in listed] == states
+    assert ada("domain", "dkim-add", "bare.example").code == 0  # later, all the same

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mail.routing import Route, Tls, Unroutable, hosts, next_hop
+from mail.routing import Host, Route, Tls, Unroutable, next_hop
+from mail.ways import Asked, ways
 from models.errors import Invalid
 from models.world import World
 from tests.conftest import Client
@@ -13,6 +14,11 @@ from tests.mail.sending import (
     settled,
     working,
 )
+
+
+async def servers(world: World, route: Route, domain: str) -> list[Host]:
+    """The servers that mail for a domain goes to."""
+    return (await ways(world, route, Asked("", f"carol@{domain}", domain))).servers
 
 
 async def test_the_servers_of_a_domain_are_tried_in_their_order(ada: Client, world: World) -> None:
@@ -26,7 +32,7 @@ async def test_the_servers_of_a_domain_are_tried_in_their_order(ada: Client, wor
     server = Server(features={"tls_context": server_tls()})
     async with answering(names), listening(server) as there:
         route = Route(resolver=names.resolver, port=there.port)
-        assert [host.name for host in await hosts(world, route, "example.net")] == [
+        assert [host.name for host in await servers(world, route, "example.net")] == [
             "dead.example.net",
             "mx1.example.net",
         ]
@@ -66,7 +72,7 @@ async def test_domains_without_servers_are_told_apart(
     )
     async with answering(names):
         with pytest.raises(Unroutable) as problem:
-            await hosts(world, Route(resolver=names.resolver), domain)
+            await servers(world, Route(resolver=names.resolver), domain)
     assert (problem.value.code, problem.value.text[: len(text)]) == (code, text)
 
 
@@ -78,7 +84,7 @@ async def test_a_domain_without_mx_is_its_own_server(world: World) -> None:
         }
     )
     async with answering(names):
-        found = await hosts(world, Route(resolver=names.resolver), "bücher.example")
+        found = await servers(world, Route(resolver=names.resolver), "bücher.example")
     assert [(host.name, host.address, host.port) for host in found] == [
         ("xn--bcher-kva.example", "192.0.2.1", 25),
         ("xn--bcher-kva.example", "2001:db8::1", 25),

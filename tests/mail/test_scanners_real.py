@@ -1,4 +1,4 @@
-"""rspamd and clamd themselves, with mail that comes by LMTP: what they find and learn."""
+"""rspamd and clamd themselves, with mail that comes by LMTP and SMTP: what they find and learn."""
 
 import base64
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from bench.brokers import Broker
+from graph import ids
 from mail import learning
 from mail.scanners import clamd as asking_clamd
 from mail.scanners import rspamd as asking_rspamd
@@ -18,11 +19,17 @@ from mail.scanners.rspamd import Envelope, Rspamd
 from mail.scanners.teaching import LESSONS
 from models.mailboxes import SpecialUse
 from tests.conftest import Client, raw_message, receive
+from tests.domains import done
 from tests.entries import limit
+from tests.held import RELEASE, held
 from tests.mail.lmtp_client import Neighbour
 from tests.mail.scanning import EICAR, GTUBE, PASSWORD, clamd, rspamd
+from tests.mail.sending import inbox
+from tests.mail.test_authentication import options
 from tests.mail.test_learning import lessons, move
+from tests.mail.test_reports_asked import FROM, WANTS, entered, queue, told
 from tests.mail.test_scanners import SPAM, lies, send
+from tests.mail.zones import asking, zone
 
 pytestmark = pytest.mark.usefixtures("examined")
 VIRUS = raw_message(
@@ -68,6 +75,45 @@ async def test_rspamd_judges_what_comes(
     told = (await ada(SPAM, id=listed["messages"]["nodes"][0]["id"]))["message"]["spam"]
     assert told["score"] < 8 < told["requiredScore"] == 15
     assert "MIME_TRACE" in {each["name"] for each in told["symbols"]}
+
+
+async def offered(client: Neighbour, mail: str, rcpt: str, sender: str) -> None:
+    """Hand in what rspamd calls spam; it is taken. Its subject is what is asked for."""
+    raw = raw_message(mail, body=GTUBE, From=sender)
+    assert (await client.say(f"MAIL FROM:<{sender}> {mail}")).startswith("250")
+    assert (await client.say(f"RCPT TO:{rcpt}")).startswith("250")
+    assert (await client.say("DATA")).startswith("354")
+    client.send(raw + b".\r\n")
+    assert (await client.hear()).startswith("250")
+
+
+async def test_what_rspamd_has_held_is_told_of_when_it_is_let_in(
+    ada: Client, filter_: tuple[str, str], tmp_path: Path
+) -> None:
+    """By SMTP: SPF says who the sender is, rspamd that it is spam, and a human that it is not."""
+    world, there = ada.world, zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
+    async with asking(there):
+        options(world, there, rspamd=filter_[0], rspamd_down="defer", spam_quarantine=10)
+        async with entered(world, tmp_path) as client:
+            wants = f"<{ada.address}> {WANTS} ORCPT=rfc822;first@example.com"
+            await offered(client, "ENVID=No+2B1 RET=HDRS", wants, FROM)
+            await offered(client, "ENVID=2", f"<{ada.address}> NOTIFY=NEVER", FROM)
+            await offered(client, "ENVID=3", f"<{ada.address}> {WANTS}", "eve@unsure.example")
+    items = await held(world)
+    assert [(one.subject, one.score >= 10) for one in items] == [
+        ("ENVID=No+2B1 RET=HDRS", True), ("ENVID=2", True), ("ENVID=3", True)
+    ]  # fmt: skip
+    assert "GTUBE" in {symbol["name"] for symbol in items[0].symbols}
+    assert (await queue(world), await inbox(ada)) == ([], [])
+    for item in items:
+        given = [ids.encode("QuarantineItem", item.id)]
+        assert (await done(ada, RELEASE, ids=given))[1] == []
+    assert len(await inbox(ada)) == 3
+    assert await queue(world) == [("", FROM, "NEVER")]
+    about, (row,), subject = await told(world)
+    assert (subject, about["Original-Envelope-Id"]) == ("Your message was delivered", "No+1")
+    assert row["Original-Recipient"] == "rfc822;first@example.com"
+    assert (row["Final-Recipient"], row["Action"]) == (f"rfc822; {ada.address}", "delivered")
 
 
 async def test_rspamd_is_told_of_sender_and_recipients(filter_: tuple[str, str]) -> None:
