@@ -26,7 +26,6 @@ from models.world import Turn, World
 Outcome = TypeVar("Outcome")
 
 SMALL = 64 * 1024  # bytes; larger messages are taken apart in a thread
-CUT = 1024  # encoded bytes; smaller attachments stay where they are
 _RECEIPT = Prepared(
     select(col(Message.id), col(Message.uid), col(Message.modseq), col(Message.blob_id))
     .join(Receipt, col(Receipt.message_id) == col(Message.id))

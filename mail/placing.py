@@ -13,9 +13,9 @@ from sqlalchemy import bindparam, case, insert, select, update
 from sqlmodel import col
 
 from mail import audit, threads, userlimits
-from mail.blobs.pack import Piece
 from mail.keeping import Kept, Pieces, blob_ids, referred
 from mail.messages import Facts, MailAddress
+from mail.parting import Parted
 from mail.scan import Scan
 from mail.storable import storable
 from mail.threads import Led
@@ -96,15 +96,9 @@ _PUT = Prepared(insert(Message).inline())
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(Parted):
     """A message as it came, read once for all its recipients."""
 
-    facts: Facts
-    size: int  # bytes
-    digest: str  # SHA-256 of the whole, hex
-    root: Piece  # what is left when large attachments are cut out
-    pieces: Sequence[Piece]
-    structure: bytes  # the MIME tree as it is stored
     verification: dict[str, Any] | None = None  # what the server that took it in found out
     scan: Scan | None = None  # what scanners of ours found
     keeping: dict[int, asyncio.Future[Kept]] = field(default_factory=dict)  # by tenant
