@@ -44,6 +44,7 @@ class Delivery(MaybeOwned, table=True):
         _of("deliveries_open", OPEN, "submission_id"),
         _of("deliveries_held", "held_at IS NOT NULL", "submission_id"),
         _of("deliveries_leased", "lease IS NOT NULL", "lease", "submission_id"),
+        _of("deliveries_owed", "success_owed IS NOT NULL", "submission_id", "id"),
     )
 
     submission_id: int = ref("submissions.id")
@@ -68,6 +69,7 @@ class Delivery(MaybeOwned, table=True):
     notify: str | None = None  # of what is to be told (RFC 3461); None: it was not said
     orcpt: str | None = None  # the first recipient: type;address
     delay_told_at: MaybeMoment = None
+    success_owed: str | None = None  # what became of it; its sender is still to be told of that
     reported_at: MaybeMoment = None  # by another server, which had taken it
     reported_by: str | None = None  # as it names itself
     report_proven: bool | None = None  # it showed what only we and that server know
