@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 BACKOFF = Options().queue_backoff
 JITTER = 0.2  # of a pause, up or down
+SHARE = 0.25  # of its age that a message is put off for at most, where its place is down for less
+SECOND = timedelta(seconds=1)
 
 ATTEMPTS = meters.counter(
     "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
@@ -53,7 +56,8 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     """
     now = world.now()
     for result in results.values():
-        ATTEMPTS.add(result.state)
+        if result.alone is None:
+            ATTEMPTS.add(result.state)
     there = {key: result for key, result in results.items() if result.state in THERE}
     owed = notices.due(world, job, there, now)
     if there:
@@ -83,7 +87,7 @@ def _aged(result: Result, to: To, now: datetime) -> Result:
     code, text = result.code, result.text
     if text.startswith(UNSAFE):  # there was no way as safe as was asked for
         code, text = 550, f"5{text[1:]}"
-    return Result(DeliveryState.EXPIRED, code, text, result.mx, result.tls)
+    return replace(result, state=DeliveryState.EXPIRED, code=code, text=text, after_dot=False)
 
 
 async def reported(
@@ -172,10 +176,14 @@ def _write(
     """
     chance = int.from_bytes(turn.world.random(4)) / 2**32
     backoff = turn.world.options.queue_backoff
+    age = now - (job.begun_at or job.created_at)
     written = 0
     for to in job.recipients:
         if result := results.get(to.delivery_id):
-            values = _values(result, to, now, pause(to.attempts, chance, backoff))
+            if result.alone is None:
+                values = _values(result, to, now, pause(to.attempts, chance, backoff))
+            else:
+                values = _untried(result, to, now, spared(result.alone, age, backoff))
             if result.state is DeliveryState.DEFERRED:
                 values["next_at"] = notices.next_at(turn.world, job, to, values["next_at"])
             if to.delivery_id in owed:
@@ -227,6 +235,24 @@ def _values(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str,
     return values
 
 
+def _untried(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str, Any]:
+    """The same where nobody was asked: that is no attempt, and what was said last still stands."""
+    values = {**_values(result, to, now, wait), "attempts": to.attempts - 1}
+    if result.state is DeliveryState.DEFERRED or to.attempts > 1:
+        for name in ("last_code", "last_response", "mx", "tls"):
+            del values[name]
+    return values
+
+
+def spared(alone: timedelta, age: timedelta, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
+    """How long a message of this age is put off whose place is left `alone`.
+
+    Until then, or a share of what it waits already: many that wait for long would else be looked
+    at again and again.
+    """
+    return max(alone, min(age * SHARE, backoff[-1]), SECOND)
+
+
 def pause(attempts: int, chance: float, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
     """How long to wait after so many attempts; `chance` is from 0 up to 1."""
     usual = backoff[min(attempts, len(backoff)) - 1]
@@ -265,10 +291,11 @@ def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> Su
 def summed(
     states: Sequence[DeliveryState], now: SubmissionState, *, tried: bool
 ) -> SubmissionState:
-    """The state of a submission whose deliveries have these. Untried it stays what it is."""
+    """The state of a submission whose deliveries have these. Not begun it stays what it is."""
     found = set(states)
     if found & OPEN:
-        return SubmissionState.SENDING if tried else now
+        begun = tried or DeliveryState.DEFERRED in found
+        return SubmissionState.SENDING if begun else now
     if found <= {DeliveryState.CANCELLED}:
         return SubmissionState.CANCELLED
     if found <= THERE:

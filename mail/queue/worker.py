@@ -262,7 +262,7 @@ async def _send(worker: Worker, lane: Lane, job: Job, what: tuple[ways.Part, Let
         await _settled(worker, lane, _all(job, last), letter.head)
         return
     place, down = part.way.place, True
-    if dead := worker.pacing.dead(place):
+    if dead := worker.pacing.dead(place):  # nobody is asked
         await _settled(worker, lane, _all(job, dead), letter.head)
         return
     last = Result.refused(451, "4.4.1 No server answered")
