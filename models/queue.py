@@ -24,6 +24,7 @@ class DeliveryState(StrEnum):
 DUE = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL"
 # What is not at its end. Letter by letter as the index has it: a parameter would not find that.
 OPEN = "state IN ('PENDING', 'DEFERRED')"
+DEFERRED = "state = 'DEFERRED'"  # what is tried again, likewise
 RANKS = 3  # those in a hurry; usual ones; those that can wait, and whoever was tried before
 MIDDLE = 1
 
@@ -42,6 +43,7 @@ class Delivery(MaybeOwned, table=True):
         _of("deliveries_due", DUE, "next_at", "id"),
         _of("deliveries_turn", "turn_at IS NOT NULL", "rank", "domain", "turn_at", "id"),
         _of("deliveries_open", OPEN, "submission_id"),
+        _of("deliveries_deferred", DEFERRED, "submission_id"),
         _of("deliveries_held", "held_at IS NOT NULL", "submission_id"),
         _of("deliveries_leased", "lease IS NOT NULL", "lease", "submission_id"),
         _of("deliveries_owed", "success_owed IS NOT NULL", "submission_id", "id"),
