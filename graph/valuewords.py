@@ -154,7 +154,7 @@ VALUES = {
     },
     "DeliveryState": {
         "PENDING": "Not tried yet.",
-        "DEFERRED": "Refused for now, will be tried again.",
+        "DEFERRED": "Refused for now or put off, will be tried again.",
         "DELIVERED": "With the server of the recipient.",
         "RELAYED": "With the next hop.",
         "BOUNCED": "Refused for good.",

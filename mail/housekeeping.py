@@ -232,9 +232,10 @@ def _working(key: Any) -> Any:
 
 
 def _to_send() -> Any:
-    """SQL: whether a message has a recipient that it is still to be sent to."""
+    """SQL: whether a message has a recipient that it is still to be sent to, or told of."""
     mine = col(Delivery.submission_id) == col(SubmissionBlob.submission_id)
-    return exists().where(mine, text(f"deliveries.{OPEN}"))
+    owed = exists().where(mine, col(Delivery.success_owed).is_not(None))
+    return exists().where(mine, text(f"deliveries.{OPEN}")) | owed
 
 
 def _imported(before: datetime) -> Any:

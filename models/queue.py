@@ -24,6 +24,7 @@ class DeliveryState(StrEnum):
 DUE = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL"
 # What is not at its end. Letter by letter as the index has it: a parameter would not find that.
 OPEN = "state IN ('PENDING', 'DEFERRED')"
+DEFERRED = "state = 'DEFERRED'"  # what is tried again, likewise
 RANKS = 3  # those in a hurry; usual ones; those that can wait, and whoever was tried before
 MIDDLE = 1
 
@@ -42,8 +43,10 @@ class Delivery(MaybeOwned, table=True):
         _of("deliveries_due", DUE, "next_at", "id"),
         _of("deliveries_turn", "turn_at IS NOT NULL", "rank", "domain", "turn_at", "id"),
         _of("deliveries_open", OPEN, "submission_id"),
+        _of("deliveries_deferred", DEFERRED, "submission_id"),
         _of("deliveries_held", "held_at IS NOT NULL", "submission_id"),
         _of("deliveries_leased", "lease IS NOT NULL", "lease", "submission_id"),
+        _of("deliveries_owed", "success_owed IS NOT NULL", "submission_id", "id"),
     )
 
     submission_id: int = ref("submissions.id")
@@ -68,6 +71,7 @@ class Delivery(MaybeOwned, table=True):
     notify: str | None = None  # of what is to be told (RFC 3461); None: it was not said
     orcpt: str | None = None  # the first recipient: type;address
     delay_told_at: MaybeMoment = None
+    success_owed: str | None = None  # what became of it; its sender is still to be told of that
     reported_at: MaybeMoment = None  # by another server, which had taken it
     reported_by: str | None = None  # as it names itself
     report_proven: bool | None = None  # it showed what only we and that server know

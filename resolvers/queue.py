@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from models.columns import Picked, picked
 from models.pages import Ask, Page
-from models.queue import OPEN, Delivery, DeliveryState, answer
+from models.queue import DEFERRED, OPEN, Delivery, DeliveryState, answer
 from models.roles import Role
 from models.submission import WAITING, Submission
 from models.users import User
@@ -24,6 +24,7 @@ from resolvers.texts import within
 from resolvers.userselection import MINE, Users, described
 
 OLDEST = "queue-"
+FEW = 1000  # recipients that are tried again: so many are looked up one by one
 PLACE = (col(Submission.created_at), col(Submission.id))
 SHOWN = frozenset(column.name for column in picked(Submission))
 SERVED = frozenset(column.name for column in picked(Delivery)) - {"secret"}
@@ -172,7 +173,21 @@ async def terms(ctx: Context, where: EntryWhere, *, left: bool = True) -> list[C
         found.append(col(Submission.created_at) >= where.since)
     if where.queue_name is not None:
         found += _in_queue(where.queue_name)
+    if where.queue_name is QueueName.DEFERRED and (few := await _deferred(ctx)) is not None:
+        found.append(col(Submission.id).in_(few))
     return found
+
+
+async def _deferred(ctx: Context) -> set[int] | None:
+    """The submissions that wait for another attempt; None where they are many.
+
+    Of many the next ones are soon found in the order of the list; to find few among all that waits
+    we would have to ask each.
+    """
+    again = cast("ColumnElement[bool]", text(f"deliveries.{DEFERRED}"))
+    asked = select(col(Delivery.submission_id)).where(again)
+    rows = await ctx.read(asked.order_by(col(Delivery.submission_id)).limit(FEW + 1))
+    return {row.submission_id for row in rows} if len(rows) <= FEW else None
 
 
 def _those(*conditions: ColumnElement[bool], left: bool = True) -> Select[int]:

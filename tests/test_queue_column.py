@@ -225,6 +225,32 @@ async def test_lists_and_claims_are_by_indexes_of_what_waits(
                 assert "SCAN waiting" not in plan
 
 
+@pytest.mark.parametrize("few", [0, 1000])
+async def test_what_is_tried_again_is_found_whether_it_is_little_or_much(
+    ada: Client, bob: Client, over: Client, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(queue, "FEW", few)
+    keys = [await deferred(client) for client in (ada, bob, ada)]
+    for client in (ada, bob):
+        await send(client)
+    tried = [await queue_id(ada.world, key) for key in keys]
+    again = {"queueName": "DEFERRED"}
+    assert [one["queueId"] for one in await listed(bob, filter=again)] == tried[1:2]
+    first = (await over(QUEUE, first=2, filter=again))["queue"]
+    assert (first["totalCount"], first["pageInfo"]["hasNextPage"]) == (3, True)
+    after = first["pageInfo"]["endCursor"]
+    rest = (await over(QUEUE, first=2, filter=again, after=after))["queue"]
+    assert [one["queueId"] for one in first["nodes"] + rest["nodes"]] == tried
+
+
+async def test_those_tried_again_are_looked_up_by_their_index(over: Client, world: World) -> None:
+    with explained(world) as plans:
+        looked = queue.page(context(over), EntryWhere(QueueName.DEFERRED), Ask(OLDEST, 20), {"id"})
+        plan, _ = await plans.all_of(looked, "deliveries", asking="LIMIT")
+        if world.database.dialect == "sqlite":
+            assert "INDEX deliveries_deferred" in plan
+
+
 # removal
 
 

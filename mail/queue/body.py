@@ -1,7 +1,11 @@
 """The bytes of a message on its way: at once, or step by step where it is large."""
 
+from contextlib import aclosing
+
 from mail import contents
+from mail.blobs.errors import Corrupt
 from mail.contents import Stored, gathered
+from mail.queue.bounces import HEAD
 from mail.queue.jobs import Job
 from models.world import World
 
@@ -16,3 +20,17 @@ async def stored(world: World, job: Job) -> Stored:
 async def message(world: World, job: Job) -> bytes:
     """The whole message. Corrupt where it is lost or damaged."""
     return await gathered((await stored(world, job)).whole())
+
+
+async def head(world: World, job: Job) -> bytes:
+    """The beginning of the message: what a report has of it. Nothing where it is lost."""
+    found = b""
+    try:
+        async with aclosing((await stored(world, job)).whole()) as pieces:
+            async for piece in pieces:
+                found += piece
+                if len(found) > HEAD:
+                    break
+    except Corrupt:
+        return b""
+    return found

@@ -64,7 +64,7 @@ async def claim(
     uncertain = sum(row.final_dot_at is not None for row in rows)
     if uncertain:
         UNCERTAIN.add(by=uncertain)
-    return Claimed(_jobs(rows, lease), later, len(rows), uncertain, chosen.more, chosen.left)
+    return Claimed(jobs(rows, lease), later, len(rows), uncertain, chosen.more, chosen.left)
 
 
 @prepared
@@ -83,7 +83,7 @@ def _taken(dialect: str) -> UpdateBase:
     )
 
 
-_OURS = Prepared(
+RECIPIENTS = (  # of which `jobs` are made
     select(
         col(Delivery.id),
         col(Delivery.recipient),
@@ -115,21 +115,23 @@ _OURS = Prepared(
     )
     .join(Submission, col(Submission.id) == col(Delivery.submission_id))
     .outerjoin(User, col(User.id) == col(Submission.user_id))
-    .where(col(Delivery.lease) == number("lease"))
-    .order_by(col(Delivery.id))
+)
+_OURS = Prepared(
+    RECIPIENTS.where(col(Delivery.lease) == number("lease")).order_by(col(Delivery.id))
 )
 
 
 def held_under(turn: Turn, lease: int) -> list[Job]:
     """What is held under a lease."""
-    return _jobs(_rows(turn, lease), lease)
+    return jobs(_rows(turn, lease), lease)
 
 
 def _rows(turn: Turn, lease: int) -> Sequence[Any]:
     return turn.fetched(_OURS, lease=lease)
 
 
-def _jobs(rows: Sequence[Any], lease: int) -> list[Job]:
+def jobs(rows: Sequence[Any], lease: int) -> list[Job]:
+    """What is to do with these rows: one job for what a submission brings to a domain."""
     groups: defaultdict[tuple[int, str], list[Picked]] = defaultdict(list)
     for row in rows:
         groups[row.submission_id, row.domain].append(row)

@@ -76,6 +76,7 @@ class Result:
     after_dot: bool = False  # the other side may have it in spite of all
     told_there: bool = False  # the other side reports of it, where that is wanted
     here: Action | None = None  # it has come to its end with us, and how
+    alone: timedelta | None = None  # it was not tried: its place is down, and left alone for this
 
     @classmethod
     def refused(

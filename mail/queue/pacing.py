@@ -1,7 +1,8 @@
 """How fast mail goes to one place: so many messages in a minute, and not at all to who is down."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from mail.queue.jobs import Result
 
@@ -17,7 +18,7 @@ class Down:
 
     until: float
     wait: float
-    result: Result  # what came of the last attempt, which holds for the others as well
+    result: Result  # what came of the last attempt
 
 
 @dataclass
@@ -30,9 +31,12 @@ class Pacing:
     promised: dict[str, float] = field(default_factory=dict)  # up to when turns were given away
 
     def dead(self, place: str) -> Result | None:
-        """What comes of sending there now, where it was down a moment ago."""
+        """Why nothing is sent there now, and for how long, where it was down a moment ago."""
         known = self.down.get(place)
-        return known.result if known and self.clock() < known.until else None
+        left = known.until - self.clock() if known else 0.0
+        if known is None or left <= 0:
+            return None
+        return replace(known.result, alone=timedelta(seconds=left))
 
     def failed(self, place: str, result: Result) -> None:
         """Nobody answers there."""

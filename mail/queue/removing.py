@@ -1,14 +1,11 @@
 """Taken out of the queue by somebody, and given back to whoever sent it."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
 
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from mail.blobs.errors import Corrupt
 from mail.queue import body, claims
-from mail.queue.bounces import HEAD
 from mail.queue.jobs import Job, Pace, Result
 from mail.queue.many import free
 from mail.queue.settle import settle
@@ -27,7 +24,7 @@ async def give_back(world: World, ids: Sequence[int]) -> int:
     jobs = await _taken(world, ids)
     for job in jobs:
         results = {to.delivery_id: REMOVED for to in job.recipients}
-        await settle(world, job, results, await _head(world, job))
+        await settle(world, job, results, await body.head(world, job))
     return sum(len(job.recipients) for job in jobs)
 
 
@@ -46,17 +43,3 @@ async def _taken(world: World, ids: Sequence[int]) -> Sequence[Job]:
         return claims.held_under(turn, lease)
 
     return await world.apply(unit)
-
-
-async def _head(world: World, job: Job) -> bytes:
-    """The beginning of the message: what a report has of it. Nothing where it is lost."""
-    found = b""
-    try:
-        async with aclosing((await body.stored(world, job)).whole()) as pieces:
-            async for piece in pieces:
-                found += piece
-                if len(found) > HEAD:
-                    break
-    except Corrupt:
-        return b""
-    return found

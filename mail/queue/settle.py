@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ from mail.placing import Letter, Place, place
 from mail.queue import notices
 from mail.queue.bounces import report
 from mail.queue.entering import Sender, hand_in, handed
-from mail.queue.jobs import Job, Result, To
+from mail.queue.jobs import Action, Job, Result, To
 from mail.queue.notices import FAILED, THERE
 from mail.queue.turns import LAST
 from mail.wishes import On
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 BACKOFF = Options().queue_backoff
 JITTER = 0.2  # of a pause, up or down
+SHARE = 0.25  # of its age that a message is put off for at most, where its place is down for less
+SECOND = timedelta(seconds=1)
 
 ATTEMPTS = meters.counter(
     "merganser_queue_results", "What came of attempts to send, for each recipient.", "state"
@@ -48,15 +51,21 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     """Write the results of these recipients, those delivered first: nothing may come between.
 
     What the sender is to be told of them (mail/queue/notices.py) is, in the unit that writes them;
-    of those delivered in one of its own, behind it. Of copies the log tells.
+    of those delivered in one of its own, behind it: till then it is owed (mail/queue/owed.py). Of
+    copies the log tells.
     """
     now = world.now()
     for result in results.values():
-        ATTEMPTS.add(result.state)
+        if result.alone is None:
+            ATTEMPTS.add(result.state)
     there = {key: result for key, result in results.items() if result.state in THERE}
-    held = True
+    owed = notices.due(world, job, there, now)
     if there:
-        held = await world.apply(lambda turn: _write(turn, job, there, now), job.stream)
+        keys = owed.get(On.SUCCESS, ())
+        held = await world.apply(lambda turn: _write(turn, job, there, now, owed=keys), job.stream)
+        if owed:
+            world.fault("owed")
+            owed = owed if held else {}
     rest = {
         to.delivery_id: _aged(results[to.delivery_id], to, now)
         for to in job.recipients
@@ -64,10 +73,9 @@ async def settle(world: World, job: Job, results: Mapping[int, Result], raw: byt
     }
     if job.copy and any(result.state in FAILED for result in rest.values()):
         log.warning("a copy was not taken", extra={"queue": job.queue_id})
-    told = notices.due(world, job, rest | (there if held else {}), now)
+    told = notices.due(world, job, rest, now) | owed
     if told:
-        letters = {on: await read(report(world, job, of, raw, on)) for on, of in told.items()}
-        await _reported(world, job, rest, letters, told.get(On.DELAY, ()))
+        await reported(world, job, rest, told, raw)
     elif rest:
         await world.apply(lambda turn: _write(turn, job, rest, now), job.stream)
 
@@ -79,36 +87,49 @@ def _aged(result: Result, to: To, now: datetime) -> Result:
     code, text = result.code, result.text
     if text.startswith(UNSAFE):  # there was no way as safe as was asked for
         code, text = 550, f"5{text[1:]}"
-    return Result(DeliveryState.EXPIRED, code, text, result.mx, result.tls)
+    return replace(result, state=DeliveryState.EXPIRED, code=code, text=text, after_dot=False)
 
 
-async def _reported(
+async def reported(
     world: World,
     job: Job,
     rest: Mapping[int, Result],
-    letters: Mapping[On, Letter],
-    delayed: Collection[int],
+    told: Mapping[On, Mapping[int, Result]],
+    raw: bytes,
 ) -> None:
-    """Write the results, and report to the sender, in one unit.
+    """Write the results `rest`, and report to the sender what he is to be `told`, in one unit.
 
     An account finds the reports in its INBOX; whose mail the platform sent on is written to.
     """
-    now = world.now()
+    now, delayed = world.now(), told.get(On.DELAY, ())
+    letters = {on: await read(report(world, job, of, raw, on)) for on, of in told.items()}
 
     def unit(turn: Turn, kept: Sequence[Kept]) -> None:
         held = not rest or _write(turn, job, rest, now)
         for (on, letter), safe in zip(letters.items(), kept, strict=True):
-            if not held and on is not On.SUCCESS:  # that was written before
+            if not (_given(turn, told[on]) if on is On.SUCCESS else held):
                 continue
             if job.user_id is None:
                 _send_back(turn, job, letter, safe)
             else:
                 _file(turn, job, (letter, safe), job.user_id)
         if held and delayed:
-            told = update(Delivery).where(col(Delivery.id).in_(delayed))
-            turn.connection.execute(told.values(delay_told_at=now))
+            these = update(Delivery).where(col(Delivery.id).in_(delayed))
+            turn.connection.execute(these.values(delay_told_at=now))
 
     await with_all(world, job.tenant_id, list(letters.values()), unit, job.stream)
+
+
+def _given(turn: Turn, owed: Collection[int]) -> bool:
+    """Note that the success of these is reported; False where somebody else has reported some."""
+    ours = select(col(Delivery.id)).where(
+        col(Delivery.id).in_(owed), col(Delivery.success_owed).is_not(None)
+    )
+    if len(turn.connection.execute(ours.with_for_update()).all()) < len(owed):
+        return False
+    these = update(Delivery).where(col(Delivery.id).in_(owed))
+    turn.connection.execute(these.values(success_owed=None))
+    return True
 
 
 def _send_back(turn: Turn, job: Job, letter: Letter, kept: Kept) -> None:
@@ -141,16 +162,32 @@ def _file(turn: Turn, job: Job, mail: tuple[Letter, Kept], user_id: int) -> None
         log.warning("no room for a report", extra={"user": user_id, "queue": job.queue_id})
 
 
-def _write(turn: Turn, job: Job, results: Mapping[int, Result], now: datetime) -> bool:
-    """Write results as far as the lease still holds; whether it held for all of them."""
+def _write(
+    turn: Turn,
+    job: Job,
+    results: Mapping[int, Result],
+    now: datetime,
+    *,
+    owed: Collection[int] = (),
+) -> bool:
+    """Write results as far as the lease still holds; whether it held for all of them.
+
+    Of those `owed` a report of success has still to be made.
+    """
     chance = int.from_bytes(turn.world.random(4)) / 2**32
     backoff = turn.world.options.queue_backoff
+    age = now - (job.begun_at or job.created_at)
     written = 0
     for to in job.recipients:
         if result := results.get(to.delivery_id):
-            values = _values(result, to, now, pause(to.attempts, chance, backoff))
+            if result.alone is None:
+                values = _values(result, to, now, pause(to.attempts, chance, backoff))
+            else:
+                values = _untried(result, to, now, spared(result.alone, age, backoff))
             if result.state is DeliveryState.DEFERRED:
                 values["next_at"] = notices.next_at(turn.world, job, to, values["next_at"])
+            if to.delivery_id in owed:
+                values["success_owed"] = result.here or Action.RELAYED
             given = {f"to_{name}": value for name, value in values.items()}
             statement = _writing(tuple(sorted(values)))
             written += len(
@@ -198,6 +235,24 @@ def _values(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str,
     return values
 
 
+def _untried(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str, Any]:
+    """The same where nobody was asked: that is no attempt, and what was said last still stands."""
+    values = {**_values(result, to, now, wait), "attempts": to.attempts - 1}
+    if result.state is DeliveryState.DEFERRED or to.attempts > 1:
+        for name in ("last_code", "last_response", "mx", "tls"):
+            del values[name]
+    return values
+
+
+def spared(alone: timedelta, age: timedelta, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
+    """How long a message of this age is put off whose place is left `alone`.
+
+    Until then, or a share of what it waits already: many that wait for long would else be looked
+    at again and again.
+    """
+    return max(alone, min(age * SHARE, backoff[-1]), SECOND)
+
+
 def pause(attempts: int, chance: float, backoff: Sequence[timedelta] = BACKOFF) -> timedelta:
     """How long to wait after so many attempts; `chance` is from 0 up to 1."""
     usual = backoff[min(attempts, len(backoff)) - 1]
@@ -236,10 +291,11 @@ def announce(turn: Turn, stream: int, submission_id: int, *, at: datetime) -> Su
 def summed(
     states: Sequence[DeliveryState], now: SubmissionState, *, tried: bool
 ) -> SubmissionState:
-    """The state of a submission whose deliveries have these. Untried it stays what it is."""
+    """The state of a submission whose deliveries have these. Not begun it stays what it is."""
     found = set(states)
     if found & OPEN:
-        return SubmissionState.SENDING if tried else now
+        begun = tried or DeliveryState.DEFERRED in found
+        return SubmissionState.SENDING if begun else now
     if found <= {DeliveryState.CANCELLED}:
         return SubmissionState.CANCELLED
     if found <= THERE:

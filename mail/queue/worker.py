@@ -13,7 +13,7 @@ from mail.chart import Chart
 from mail.compose import without_bcc
 from mail.contents import gathered
 from mail.outward import Gate
-from mail.queue import body, claims, local, notices, pacing, transport, vias
+from mail.queue import body, claims, local, notices, owed, pacing, transport, vias
 from mail.queue.connections import Pool
 from mail.queue.encryption import Contexts
 from mail.queue.jobs import TOGETHER, Job, Pace, Result, To
@@ -78,7 +78,7 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
     """
     worker = Worker(world, route, pace)
     with world.wakeups.listen([QUEUE]) as bell:
-        async with _heartbeat(worker):
+        async with _heartbeat(worker), owed.made_good(world, pace):
             try:
                 while not stop.is_set():
                     bell.clear()  # before we look: what comes from here on rings again
@@ -262,7 +262,7 @@ async def _send(worker: Worker, lane: Lane, job: Job, what: tuple[ways.Part, Let
         await _settled(worker, lane, _all(job, last), letter.head)
         return
     place, down = part.way.place, True
-    if dead := worker.pacing.dead(place):
+    if dead := worker.pacing.dead(place):  # nobody is asked
         await _settled(worker, lane, _all(job, dead), letter.head)
         return
     last = Result.refused(451, "4.4.1 No server answered")

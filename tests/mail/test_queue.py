@@ -15,7 +15,7 @@ from mail.fields import Named
 from mail.queue import body
 from mail.queue.bounces import report
 from mail.queue.jobs import Job, Result, To
-from mail.queue.settle import BACKOFF, pause, summed
+from mail.queue.settle import BACKOFF, pause, spared, summed
 from mail.routing import Route, next_hop
 from mail.verify import verify
 from models.blobs import SubmissionBlob
@@ -321,10 +321,26 @@ def test_pauses_grow_to_four_hours_and_jitter_a_fifth() -> None:
 
 
 @pytest.mark.parametrize(
+    ("alone", "age", "wanted"),
+    [
+        (timedelta(milliseconds=1), timedelta(0), timedelta(seconds=1)),
+        (timedelta(seconds=5), timedelta(seconds=10), timedelta(seconds=5)),
+        (timedelta(minutes=5), timedelta(hours=2), timedelta(minutes=30)),
+        (timedelta(minutes=5), timedelta(days=4), BACKOFF[-1]),
+    ],
+)
+def test_what_is_not_tried_is_put_off_for_a_share_of_its_age(
+    alone: timedelta, age: timedelta, wanted: timedelta
+) -> None:
+    assert spared(alone, age) == wanted
+
+
+@pytest.mark.parametrize(
     ("states", "tried", "wanted"),
     [
         ([State.PENDING], False, SubmissionState.SCHEDULED),
         ([State.PENDING, State.CANCELLED], False, SubmissionState.SCHEDULED),
+        ([State.PENDING, State.DEFERRED], False, SubmissionState.SENDING),
         ([State.DEFERRED, State.BOUNCED], True, SubmissionState.SENDING),
         ([State.RELAYED, State.DELIVERED], True, SubmissionState.SENT),
         ([State.RELAYED, State.BOUNCED], True, SubmissionState.PARTIAL),

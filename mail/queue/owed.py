@@ -1,0 +1,103 @@
+"""Reports of success that are still owed.
+
+That mail is there is written at once, and that its sender is to be told of it with the same words;
+who is told comes behind. Whoever dies in between leaves it to the next one who looks: a report is
+made by whoever takes the mark away in the unit that stores it, so there is one and never two.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, tuple_, update
+from sqlmodel import col
+
+from mail.queue import body, claims
+from mail.queue.jobs import Action, Job, Pace, Result
+from mail.queue.notices import THERE
+from mail.queue.settle import reported
+from mail.wishes import On
+from models.columns import Instant
+from models.prepared import number
+from models.queue import Delivery
+from models.world import Turn, World
+
+log = logging.getLogger(__name__)
+
+MOST = 100  # recipients of one look at the store
+
+_PLACE = col(Delivery.submission_id), col(Delivery.id)
+_OWED = (
+    claims.RECIPIENTS.add_columns(
+        *map(col, (Delivery.state, Delivery.last_code, Delivery.last_response)),
+        *map(col, (Delivery.mx, Delivery.tls, Delivery.success_owed)),
+    )
+    .where(
+        col(Delivery.success_owed).is_not(None),
+        col(Delivery.delivered_at) <= bindparam("before", type_=Instant()),
+        tuple_(*_PLACE) > tuple_(number("submission"), number("last")),
+    )
+    .order_by(*_PLACE)
+    .limit(MOST)
+)
+
+
+@asynccontextmanager
+async def made_good(world: World, pace: Pace) -> AsyncGenerator[None]:
+    """Meanwhile report what is owed for longer than a lease: who owes it is not at it any more."""
+
+    async def looking() -> None:
+        while True:
+            try:
+                await make_good(world, world.now() - pace.lease)
+            except Exception:  # the store may be back when we look again
+                log.exception("what is owed could not be read")
+            await asyncio.sleep(pace.lease.total_seconds() / 3)
+
+    task = asyncio.create_task(looking())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def make_good(world: World, before: datetime) -> None:
+    """Report what was delivered before then, and has not been reported."""
+    given: dict[str, Any] = {"before": before, "submission": 0, "last": 0}
+    while rows := await world.database.read(_OWED, given):
+        for job in claims.jobs(rows, 0):
+            keys = {to.delivery_id for to in job.recipients}
+            try:
+                await _report(world, job, [row for row in rows if row.id in keys])
+            except Exception:  # one that cannot be made must not stop the others
+                log.exception("a report was not made", extra={"queue": job.queue_id})
+        given |= {"submission": rows[-1].submission_id, "last": rows[-1].id}
+
+
+async def _report(world: World, job: Job, rows: Sequence[Any]) -> None:
+    if failed := [row.id for row in rows if row.state not in THERE]:  # its sender has heard of that
+        await world.apply(lambda turn: _forgotten(turn, failed))
+    rows = [row for row in rows if row.state in THERE]
+    if rows:
+        raw = await body.head(world, job)
+        for action in sorted({row.success_owed for row in rows}):
+            alike = {row.id: _result(row) for row in rows if row.success_owed == action}
+            await reported(world, job, {}, {On.SUCCESS: alike}, raw)
+
+
+def _forgotten(turn: Turn, keys: Sequence[int]) -> None:
+    these = update(Delivery).where(col(Delivery.id).in_(keys))
+    turn.connection.execute(these.values(success_owed=None))
+
+
+def _result(row: Any) -> Result:
+    """What became of it, as it was written down."""
+    action = Action(row.success_owed)
+    here = None if action is Action.RELAYED else action
+    return Result(row.state, row.last_code, row.last_response, row.mx, row.tls, here=here)
