@@ -24,6 +24,7 @@ from tests.mail.dovecot import Dovecot
 pytestmark = pytest.mark.usefixtures("examined")
 __all__ = ["far", "server"]
 MANY = 70  # messages: more than two units
+LONG = 8 * MANY  # so that there is time to do something meanwhile
 
 
 class Killed(BaseException):
@@ -126,7 +127,7 @@ async def test_whoever_is_alone_waits_for_no_lease_of_the_dead(ada: Client, far:
 
 
 async def test_a_run_ends_where_it_is_asked_to(ada: Client, far: Dovecot) -> None:
-    far.save_all([raw_message(f"Nr {nth}") for nth in range(MANY)])
+    far.save_all([raw_message(f"Nr {nth}") for nth in range(LONG)])
     key = await connector(ada, far, interval=600)
     ctx = may(ada)
 
@@ -143,11 +144,11 @@ async def test_a_run_ends_where_it_is_asked_to(ada: Client, far: Dovecot) -> Non
     run = await ran(ada.world, key)
     await stopped[0]
     assert (run.state, run.error) == (TaskState.CANCELLED, None), run.log
-    assert 0 < run.imported < MANY
+    assert 0 < run.imported < LONG
     row = await row_of(ada.world, key)
     assert (row.run_id, row.failures) == (None, 0)
     run = await again(ada.world, key)
-    assert (run.state, len((await stored(ada.world))["INBOX"])) == (TaskState.SUCCEEDED, MANY)
+    assert (run.state, len((await stored(ada.world))["INBOX"])) == (TaskState.SUCCEEDED, LONG)
 
 
 async def test_what_comes_is_heard_at_once(ada: Client, far: Dovecot) -> None:
@@ -258,7 +259,7 @@ def runs(key: int) -> Any:
 async def test_a_connector_that_is_removed_while_it_runs_ends_its_run(
     ada: Client, far: Dovecot
 ) -> None:
-    far.save_all([raw_message(f"Nr {nth}") for nth in range(MANY)])
+    far.save_all([raw_message(f"Nr {nth}") for nth in range(LONG)])
     key = await connector(ada, far)
     ctx, removed = may(ada), list[Any]()
 
@@ -271,4 +272,4 @@ async def test_a_connector_that_is_removed_while_it_runs_ends_its_run(
     await connectorruns.look(worker)
     await asyncio.gather(*worker.running)
     await removed[0]
-    assert len((await stored(ada.world))["INBOX"]) < MANY
+    assert len((await stored(ada.world))["INBOX"]) < LONG
