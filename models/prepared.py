@@ -47,9 +47,8 @@ Made = Select[*tuple[Any, ...]] | UpdateBase
 KEPT = 512  # statements of one kind: clients choose columns as they like
 TOGETHER = 32  # rows of one statement; fewer are a power of two, so that few texts are kept
 PARAMETERS = 4000  # of statements that go as one: PostgreSQL keeps the plan of each, for a while
-_ROW = re.compile(
-    r"(INSERT INTO .+? VALUES )(\([^()]+\))(| ON CONFLICT .+| RETURNING .+)", re.DOTALL
-)
+# One row that is put in, and no parameter behind it, which would be the same for all rows.
+_ROW = re.compile(r"(INSERT INTO .+? VALUES )(\([^()]+\))([^?$]*)", re.DOTALL)
 _NUMBERED = re.compile(r"\$(\d+)")  # a parameter of PostgreSQL
 
 
@@ -153,14 +152,18 @@ def _behind(taken: int, found: re.Match[str]) -> str:
     return f"${int(found[1]) + taken}"
 
 
+def _numbered_on(texts: Iterable[str]) -> Iterator[str]:
+    """Texts whose parameters, where they are numbered, go on behind those of the text before."""
+    taken = 0
+    for text in texts:
+        yield _NUMBERED.sub(partial(_behind, taken), text)
+        taken += len(set(_NUMBERED.findall(text)))
+
+
 @lru_cache(KEPT)
 def _joined(*texts: str) -> str:
     """Statements of PostgreSQL as one, whose parameters are theirs one after the other."""
-    parts, taken = [], 0
-    for text in texts:
-        parts.append(_NUMBERED.sub(partial(_behind, taken), text))
-        taken += len(set(_NUMBERED.findall(text)))
-    *others, last = parts
+    *others, last = _numbered_on(texts)
     named = ", ".join(f"part{nth} AS ({text})" for nth, text in enumerate(others))
     return f"WITH {named} {last}" if named else last
 
@@ -292,9 +295,7 @@ class Driven:
         if many not in self._repeated:
             assert self._parts is not None  # noqa: S101 - else they go one by one
             head, row, tail = self._parts.groups()
-            each = len(_NUMBERED.findall(row))
-            rows = [_NUMBERED.sub(partial(_behind, nth * each), row) for nth in range(many)]
-            self._repeated[many] = head + ", ".join(rows) + tail
+            self._repeated[many] = head + ", ".join(_numbered_on([row] * many)) + tail
         return self._repeated[many]
 
 

@@ -62,6 +62,14 @@ async def died(world: World, server: Server, *names: str) -> None:
     assert await owing(world) == len(names)
 
 
+async def cut_off(ada: Client, world: World) -> int:
+    """What carol and dave have been sent, and nobody has reported yet."""
+    async with listening(Server()) as there:
+        key = await asked(ada)
+        await died(world, there, "carol", "dave")
+    return key
+
+
 async def owing(world: World) -> int:
     asked_ = select(col(Delivery.id)).where(col(Delivery.success_owed).is_not(None))
     return len(await world.database.read(asked_))
@@ -206,9 +214,7 @@ async def test_nobody_else_is_owed_anything(
 
 
 async def test_its_bytes_are_kept_until_it_is_made(ada: Client, world: World, clock: Clock) -> None:
-    async with listening(Server()) as there:
-        key = await asked(ada)
-        await died(world, there, "carol", "dave")
+    key = await cut_off(ada, world)
     clock.tick(minutes=3)
     needs = select(col(SubmissionBlob.blob_id)).where(col(SubmissionBlob.submission_id) == key)
     await housekeeping.tidy(world)
@@ -221,9 +227,7 @@ async def test_its_bytes_are_kept_until_it_is_made(ada: Client, world: World, cl
 async def test_without_its_bytes_it_is_told_all_the_same(
     ada: Client, world: World, clock: Clock
 ) -> None:
-    async with listening(Server()) as there:
-        key = await asked(ada)
-        await died(world, there, "carol", "dave")
+    key = await cut_off(ada, world)
     async with world.write(ada.user.id) as session:
         mine = col(SubmissionBlob.submission_id) == key
         await session.exec(delete(SubmissionBlob).where(mine))
@@ -236,9 +240,7 @@ async def test_without_its_bytes_it_is_told_all_the_same(
 async def test_what_failed_behind_it_meanwhile_is_not_told_as_a_success(
     ada: Client, world: World, clock: Clock
 ) -> None:
-    async with listening(Server()) as there:
-        key = await asked(ada)
-        await died(world, there, "carol", "dave")
+    key = await cut_off(ada, world)
     async with world.write(ada.user.id) as session:
         carol = col(Delivery.recipient) == "carol@example.net"
         this = update(Delivery).where(col(Delivery.submission_id) == key, carol)
