@@ -3,10 +3,12 @@
 Clients send by `messageSend`, each message under an idempotency key, again until it is answered.
 A neighbour counts what comes by its recipient. Then, over PostgreSQL, one of two servers is
 stopped for longer than its leases last, and wakes up. None may be lost, and one may come twice
-only where a server was gone between the end of a message and the note of its answer.
+only where a server was gone between the end of a message and the note of its answer. Who sends
+asks for reports of success, and has one of each message.
 """
 
 import asyncio
+import re
 import signal
 import sqlite3
 import tempfile
@@ -36,8 +38,8 @@ from merganser.settings import Settings
 from resolvers import apikeys
 from resolvers.apikeys import NewKey
 
-PLACES = ("dot", "sent", "commit", "outside")
-PASSINGS = {"dot": 20, "sent": 20, "commit": 60, "outside": 30}  # at most, of each place
+PLACES = ("dot", "sent", "owed", "commit", "outside")
+PASSINGS = {"dot": 20, "sent": 20, "owed": 20, "commit": 60, "outside": 30}  # of each, at most
 CLIENTS = 4
 BUSY = 40  # messages that wait at most: so many are under way, and no more
 LOOK = 0.02  # seconds between two looks at the store
@@ -46,9 +48,16 @@ LONGEST = 3600.0
 BEHIND = 60  # messages under way when a worker is stopped
 SEND = """mutation ($input: MessageSendInput!) {
   messageSend(input: $input) { submission { queueId } errors { message } } }"""
-OPEN = "SELECT count(*) FROM deliveries WHERE state IN ('PENDING', 'DEFERRED')"
+OPEN = """SELECT count(*) FROM deliveries
+  WHERE state IN ('PENDING', 'DEFERRED') OR success_owed IS NOT NULL"""
 # A lease is over as soon as whoever held it is gone: nobody waits two minutes for it here.
-OVER = "UPDATE deliveries SET leased_until = created_at, next_at = created_at WHERE lease > 0"
+# Nor does what was delivered look younger than what is reported by somebody else.
+OVER = (
+    "UPDATE deliveries SET leased_until = created_at, next_at = created_at WHERE lease > 0",
+    "UPDATE deliveries SET delivered_at = created_at WHERE success_owed IS NOT NULL",
+)
+REPORTS = "SELECT preview FROM messages WHERE subject = 'Your message went on'"
+REPORTED = re.compile(r"n[0-9]+@d[0-9]\.example")
 UNSURE = """SELECT recipient FROM deliveries
   WHERE final_dot_at IS NOT NULL AND state IN ('PENDING', 'DEFERRED')"""
 
@@ -106,6 +115,7 @@ class Verdict:
     came: Counter[str] = field(default_factory=Counter)
     unsure: set[str] = field(default_factory=set)  # after their end when a server died
     told: int = 0  # recipients of whom the log says that they may have it twice
+    reports: Counter[str] = field(default_factory=Counter)  # of success, by their recipients
     differences: list[str] = field(default_factory=list)
 
     @property
@@ -137,7 +147,8 @@ async def soak(
             verdict.lives.append((f"{death.place}:{death.nth}", len(post.answered), code))
             verdict.unsure |= {row[0] for row in _rows(server, UNSURE)}
             with closing(sqlite3.connect(server.folder / "merganser.db")) as db:
-                db.execute(OVER)
+                for over in OVER:
+                    db.execute(over)
                 db.commit()
             told()
         process = await server.start()
@@ -154,6 +165,7 @@ async def soak(
         told()
     verdict.answered, verdict.came = len(post.answered), far.came
     verdict.told = _told(server)
+    verdict.reports = _reports(_rows(server, REPORTS))
     verdict.differences = [*differences(verdict, post), *await checked(server)]
     return verdict
 
@@ -207,6 +219,7 @@ async def _send(server: Server, secret: str, post: Post) -> None:
         "to": [{"address": to}],
         "subject": f"Soak {to}",
         "text": "Hello.",
+        "requestDsn": True,
         "options": {"idempotencyKey": to},
     }
     answered = False
@@ -229,6 +242,11 @@ def _rows(server: Server, sql: str) -> list[tuple[Any, ...]]:
         return db.execute(sql).fetchall()
 
 
+def _reports(rows: Sequence[Any]) -> Counter[str]:
+    """Of whom reports tell, by how they begin."""
+    return Counter(name for row in rows for name in set(REPORTED.findall(row[0])))
+
+
 def _told(server: Server) -> int:
     """How many recipients the log names that may have a message twice."""
     lines = (server.folder / "server.log").read_text().splitlines()
@@ -245,6 +263,11 @@ def differences(verdict: Verdict, post: Post) -> list[str]:
         f"{to} came {times} times, though no server was gone behind its end"
         for to, times in came.items()
         if times > 1 and to not in verdict.unsure
+    ]
+    found += [
+        f"{to} was reported {verdict.reports[to]} times"
+        for to in post.answered | set(verdict.reports)
+        if verdict.reports[to] != 1
     ]
     if verdict.doubled > verdict.told:
         found.append(f"{verdict.doubled} came twice, and {verdict.told} were counted")
@@ -281,7 +304,8 @@ async def stopped(folder: Path) -> Verdict:
         first.send_signal(signal.SIGSTOP)
         far.pause = 0.0
         verdict.unsure |= {row[0] for row in await asked(UNSURE)}
-        await asked(OVER)
+        for over in OVER:
+            await asked(over)
         second = await both[1].start()
         stack.push_async_callback(buried, second)
         await _until(lambda: _none(asked, OPEN))
@@ -292,6 +316,7 @@ async def stopped(folder: Path) -> Verdict:
         await asyncio.sleep(1)  # what the first one had begun comes to its end
         for process in (first, second):
             verdict.lives.append(("SIGTERM", len(post.answered), await stop(process)))
+        verdict.reports = _reports(await asked(REPORTS))
     verdict.answered, verdict.came = len(post.answered), far.came
     verdict.told = _told(both[0])
     verdict.differences = differences(verdict, post)
@@ -341,7 +366,8 @@ def main(
         console.print(
             f"{name}: {verdict.answered} messages, {len(verdict.came)} arrived, "
             f"{verdict.doubled} of them once more, of {len(verdict.unsure)} that could and "
-            f"{verdict.told} that were counted; {len(verdict.differences)} differences."
+            f"{verdict.told} that were counted; {verdict.reports.total()} reports of success; "
+            f"{len(verdict.differences)} differences."
         )
         for line in verdict.differences:
             console.print(f"  {line}", markup=False)

@@ -48,7 +48,7 @@ from models.mailboxes import Mailbox
 from models.messages import Message, Receipt, Thread
 from models.messagetrace import MessageStep
 from models.quarantine import QuarantineItem
-from models.queue import OPEN, Delivery
+from models.queue import OPEN, Delivery, PlaceTurn
 from models.rates import RateHold, RateWindow
 from models.replays import Replay
 from models.settings import SettingChange
@@ -97,6 +97,7 @@ class Tidied:
     settings: int = 0  # of their history
     usages: int = 0
     windows: int = 0  # of messages sent in a time
+    turns: int = 0  # of places that get so many messages in a minute
     holds: int = 0  # accounts that had sent too many
     autoreply_senders: int = 0  # who may have another answer
     sieve_memories: int = 0  # of what scripts have to know
@@ -206,6 +207,7 @@ def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "usages": (Usage, col(Usage.until) <= now),
         "windows": (RateWindow, col(RateWindow.until) <= now),
+        "turns": (PlaceTurn, col(PlaceTurn.until) <= now),
         "holds": (RateHold, col(RateHold.told_until) <= now),
         "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
         "sieve_memories": (SieveMemory, col(SieveMemory.until) <= now),

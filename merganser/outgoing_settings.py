@@ -41,8 +41,8 @@ class OutgoingSettings(BaseSettings):
         default=USUAL.send_per_minute,
         ge=0,
         le=1_000_000,
-        description="Messages in a minute to one domain, relay or next hop, of each process; 0: "
-        "any number.",
+        description="Messages in a minute to one domain, relay or next hop, of all processes "
+        "together; 0: any number.",
     )
     send_connection_messages: int = Field(
         default=USUAL.send_connection_messages,

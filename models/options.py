@@ -67,7 +67,7 @@ class Options:
     next_hop: SecretStr | None = None  # server that takes all that leaves
     mx_private: bool = False  # servers that only DNS names may be in our own networks
     send_per_domain: int = 2  # connections at once; does not hold for a next hop
-    send_per_minute: int = 0  # messages to one domain or next hop, of each process; 0: any number
+    send_per_minute: int = 0  # messages to one domain or next hop; 0: any number
     send_connection_messages: int = 100  # over one connection
     send_connections_kept: int = 2  # to one server, that wait for more
     send_connection_idle: timedelta = timedelta(seconds=5)  # for so long

@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Index, text
+from sqlmodel import Field, SQLModel
 
 from models.columns import MaybeMoment, MaybeNumber, MaybeOwned, Moment, Number, choice, ref
 
@@ -60,6 +61,7 @@ class Delivery(MaybeOwned, table=True):
     turn_at: MaybeMoment = None  # its place in the line of its destination; None: it is not in it
     rank: Number = MIDDLE  # which of the lines; see RANKS
     held_at: MaybeMoment = None  # since when an administrator has stopped it
+    hurried_at: MaybeMoment = None  # it is to be tried as soon as may be, somebody said then
     leased_until: MaybeMoment = None
     lease: MaybeNumber = None  # who holds it
     final_dot_at: MaybeMoment = None  # the whole message may be with the other side since
@@ -77,6 +79,16 @@ class Delivery(MaybeOwned, table=True):
     report_proven: bool | None = None  # it showed what only we and that server know
     created_at: Moment
     expires_at: Moment
+
+
+class PlaceTurn(SQLModel, table=True):
+    """How far the turns of a place are given away, where so many messages may go in a minute."""
+
+    __tablename__ = "place_turns"
+
+    place: str = Field(primary_key=True)
+    free_at: Moment  # from then on the next one may go
+    until: Moment = Field(index=True)  # up to then those have turns that were put off, too
 
 
 def answer(of: Any) -> str | None:

@@ -443,7 +443,7 @@ DECLARED: dict[str, Setting] = {
         ),
         Setting(
             "sending.perMinute", "send_per_minute", NUMBER, "Messages in a minute",
-            "To one domain, relay or next hop, of each process; 0: any number.", 0, 1_000_000,
+            "To one domain, relay or next hop; 0: any number.", 0, 1_000_000,
         ),
         Setting(
             "spam.forwardMax", "spam_forward_max", NUMBER, "Spam that is not forwarded",

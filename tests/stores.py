@@ -111,6 +111,19 @@ async def can_be_emptied(url: str) -> None:
     await database.close()
 
 
+async def left_alone(url: str) -> None:
+    """Let a PostgreSQL store vacuum and analyze nothing by itself, whenever that would be.
+
+    Its plans then depend on nothing but what is in it.
+    """
+    database = Database(url)
+    async with database.engine.begin() as connection:
+        for table in SQLModel.metadata.sorted_tables:
+            asked = f'ALTER TABLE "{table.name}" SET (autovacuum_enabled = false)'
+            await connection.execute(text(asked))
+    await database.close()
+
+
 async def emptied(database: Database) -> None:
     """Take all rows out of a PostgreSQL store."""
     async with database.engine.begin() as connection:

@@ -68,6 +68,7 @@ def sqlite_filled(sqlite_template: Path, filled: Path) -> Path:
 def postgres_filled(postgres: str, filled: Path) -> str:
     url = stores.run(stores.beside(postgres, "filled"))
     stores.run(stores.migrated(url))
+    stores.run(stores.left_alone(url))
     stores.run(_fill(url, filled))
     return url
 

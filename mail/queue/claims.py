@@ -97,6 +97,7 @@ RECIPIENTS = (  # of which `jobs` are made
         col(Delivery.notify),
         col(Delivery.orcpt),
         col(Delivery.delay_told_at),
+        col(Delivery.hurried_at),
         col(Submission.id).label("submission_id"),
         col(Submission.queue_id),
         col(Submission.user_id),
@@ -153,6 +154,7 @@ def jobs(rows: Sequence[Any], lease: int) -> list[Job]:
             tls=bool(group[0].tls_enforce_out),
             header_id=group[0].header_id,
             begun_at=_begun(group[0]),
+            hurried_at=max((row.hurried_at for row in group if row.hurried_at), default=None),
             ours=group[0].ours,
         )
         for (submission_id, domain), group in groups.items()

@@ -56,6 +56,7 @@ class Job:
     tls: bool = False  # its sender wants TLS, or nothing is sent
     header_id: str | None = None
     begun_at: datetime | None = None  # when it was to be sent first; None: as it was created
+    hurried_at: datetime | None = None  # it is to be tried as soon as may be, somebody said then
     ours: bool = False  # written here: it is signed
 
     @property

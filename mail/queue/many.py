@@ -72,7 +72,9 @@ def hurry(turn: Turn, ids: Sequence[int]) -> list[int]:
     """Let what is to be tried again be tried now; one key of a submission for each recipient."""
     now = turn.world.now()
     deferred = col(Delivery.state) == DeliveryState.DEFERRED, col(Delivery.held_at).is_(None)
-    hurried = changed(turn, ids, {"next_at": now, "turn_at": now}, *free(now), *deferred)
+    hurried = changed(
+        turn, ids, {"next_at": now, "turn_at": now, "hurried_at": now}, *free(now), *deferred
+    )
     turn.bells.add(QUEUE)
     tell(turn, list(set(hurried)))
     return hurried

@@ -1,10 +1,21 @@
-"""How fast mail goes to one place: so many messages in a minute, and not at all to who is down."""
+"""How fast mail goes to one place: so many messages in a minute, and not at all to who is down.
+
+Who is down each process finds out by itself. Turns are shared by all: the store keeps them.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, update
+from sqlmodel import col
 
 from mail.queue.jobs import Result
+from models.columns import Instant, insert_or
+from models.prepared import Made, Prepared, prepared
+from models.queue import PlaceTurn
+from models.world import Turn, World
 
 FIRST = 5.0  # seconds for which a place that does not answer is left alone
 LONGEST = 300.0  # the most of it: it doubles with each time
@@ -18,31 +29,33 @@ class Down:
 
     until: float
     wait: float
-    result: Result  # what came of the last attempt
+    asked_at: datetime  # when the last attempt began
+    result: Result  # what came of it
 
 
 @dataclass
 class Pacing:
-    """What is known of places. `clock` is one that only runs forwards."""
+    """Which places are down. `clock` is one that only runs forwards."""
 
     clock: Callable[[], float]
     down: dict[str, Down] = field(default_factory=dict)
-    free: dict[str, float] = field(default_factory=dict)  # from when on the next one may go
-    promised: dict[str, float] = field(default_factory=dict)  # up to when turns were given away
 
-    def dead(self, place: str) -> Result | None:
-        """Why nothing is sent there now, and for how long, where it was down a moment ago."""
+    def dead(self, place: str, hurried_at: datetime | None = None) -> Result | None:
+        """Why nothing is sent there now, and for how long, where it was down a moment ago.
+
+        What is in a hurry since then is sent in spite of that.
+        """
         known = self.down.get(place)
         left = known.until - self.clock() if known else 0.0
-        if known is None or left <= 0:
+        if known is None or left <= 0 or (hurried_at and known.asked_at < hurried_at):
             return None
         return replace(known.result, alone=timedelta(seconds=left))
 
-    def failed(self, place: str, result: Result) -> None:
+    def failed(self, place: str, result: Result, asked_at: datetime) -> None:
         """Nobody answers there."""
         known = self.down.pop(place, None)
         wait = min(known.wait * 2, LONGEST) if known else FIRST
-        self.down[place] = Down(self.clock() + wait, wait, result)
+        self.down[place] = Down(self.clock() + wait, wait, asked_at, result)
         if len(self.down) > PLACES:
             del self.down[next(iter(self.down))]
 
@@ -50,22 +63,39 @@ class Pacing:
         """It is there again."""
         self.down.pop(place, None)
 
-    def turn(self, place: str, per_minute: int) -> float:
-        """Seconds to wait for a turn, which is taken then; from `WAITED` on it is to be put off."""
-        if not per_minute:
-            return 0.0
-        now, gap = self.clock(), 60.0 / per_minute
-        at = max(self.free.get(place, now), now)
-        if at - now < WAITED:
-            self._set(self.free, place, at + gap)
-            return at - now
-        last = max(self.promised.get(place, at), at)
-        self._set(self.promised, place, last + gap)
-        return last - now
 
-    def _set(self, where: dict[str, float], place: str, at: float) -> None:
-        if len(where) > PLACES:
-            now = self.clock()
-            for each in [name for name, until in where.items() if until < now]:
-                del where[each]
-        where[place] = at
+async def turn(world: World, place: str, per_minute: int) -> float:
+    """Seconds to wait for a turn, which is taken then; from `WAITED` on it is to be put off."""
+    gap = timedelta(minutes=1) / per_minute
+
+    def unit(turn: Turn) -> timedelta:
+        now = world.now()
+        row: Any
+        (row,) = turn.fetched(_held(turn.connection.dialect.name), place=place, now=now)
+        at: datetime = max(row.free_at, now)
+        if at - now < timedelta(seconds=WAITED):
+            free_at, until = at + gap, max(row.until, at + gap)
+        else:
+            at = max(row.until, at)
+            free_at, until = row.free_at, at + gap
+        turn.send([(_GIVEN, {"of": place, "free": free_at, "last": until})])
+        return at - now
+
+    return (await world.apply(unit)).total_seconds()
+
+
+@prepared
+def _held(dialect: str) -> Made:
+    """The turns of a place, which nobody else takes meanwhile."""
+    now = bindparam("now", type_=Instant())
+    new = insert_or(dialect, PlaceTurn).values(place=bindparam("place"), free_at=now, until=now)
+    kept = new.on_conflict_do_update(index_elements=["place"], set_={"place": new.excluded.place})
+    made: Made = kept.returning(col(PlaceTurn.free_at), col(PlaceTurn.until))
+    return made
+
+
+_GIVEN = Prepared(
+    update(PlaceTurn)
+    .where(col(PlaceTurn.place) == bindparam("of"))
+    .values(free_at=bindparam("free", type_=Instant()), until=bindparam("last", type_=Instant()))
+)

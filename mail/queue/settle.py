@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import bindparam, case, func, select, update
+from sqlalchemy import bindparam, case, func, null, select, update
 from sqlmodel import col
 
 from mail import srs
@@ -211,6 +211,7 @@ def _writing(names: tuple[str, ...]) -> Prepared:
     values: dict[str, Any] = {
         name: bindparam(f"to_{name}", type_=columns[name].type) for name in names
     }
+    values["hurried_at"] = null()
     values["rank"] = case((col(Delivery.rank) < MIDDLE, MIDDLE), else_=LAST)  # it had its chance
     return Prepared(held.values(values).returning(col(Delivery.id)))
 

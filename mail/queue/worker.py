@@ -233,7 +233,7 @@ async def _parts(worker: Worker, job: Job) -> list[ways.Part]:
     rate, ready = worker.world.options.send_per_minute, list[ways.Part]()
     for part in found:
         place = part.way.place if isinstance(part.way, Way) else ""
-        wait = worker.pacing.turn(place, rate) if place else 0.0
+        wait = await pacing.turn(worker.world, place, rate) if place and rate else 0.0
         if wait >= pacing.WAITED:
             put_off = replace(job, recipients=part.recipients)
             await claims.hand_back(worker.world, [put_off], later=[wait])
@@ -261,8 +261,8 @@ async def _send(worker: Worker, lane: Lane, job: Job, what: tuple[ways.Part, Let
         last = Result.refused(part.way.code, part.way.text)
         await _settled(worker, lane, _all(job, last), letter.head)
         return
-    place, down = part.way.place, True
-    if dead := worker.pacing.dead(place):  # nobody is asked
+    place, down, begun = part.way.place, True, worker.world.now()
+    if dead := worker.pacing.dead(place, job.hurried_at):  # nobody is asked
         await _settled(worker, lane, _all(job, dead), letter.head)
         return
     last = Result.refused(451, "4.4.1 No server answered")
@@ -276,7 +276,7 @@ async def _send(worker: Worker, lane: Lane, job: Job, what: tuple[ways.Part, Let
             worker.pacing.answered(place)
             return
     if down:
-        worker.pacing.failed(place, last)
+        worker.pacing.failed(place, last, begun)
     await _settled(worker, lane, _all(_left(lane, job), last), letter.head)
 
 
