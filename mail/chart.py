@@ -5,6 +5,7 @@ of single addresses and patterns.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -35,14 +36,20 @@ class Chart:
     world: World
     route: Route
     known: dict[tuple[str, object], tuple[float, Any]] = field(default_factory=dict)
+    reading: defaultdict[tuple[str, object], asyncio.Lock] = field(
+        default_factory=lambda: defaultdict(asyncio.Lock)
+    )
 
     async def once(self, what: str, of: object, read: Callable[[], Awaitable[Thing]]) -> Thing:
-        """What `read` gives, unless that is known."""
-        now = asyncio.get_running_loop().time()
-        found = self.known.get((what, of))
-        if found is None or found[0] < now:
-            found = now + HOLDS, await read()
-            self.known[what, of] = found
+        """What `read` gives, unless that is known. Who asks meanwhile has the same answer."""
+        key, time = (what, of), asyncio.get_running_loop().time
+        found = self.known.get(key)
+        if found is None or found[0] < time():
+            async with self.reading[key]:
+                found = self.known.get(key)
+                if found is None or found[0] < time():
+                    found = time() + HOLDS, await read()
+                    self.known[key] = found
         kept: Thing = found[1]
         return kept
 
