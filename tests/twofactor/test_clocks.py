@@ -16,7 +16,7 @@ async def test_how_wrong_a_clock_may_be_is_set_while_we_run(
     ada: Client, root: Client, clock: Clock, far: int
 ) -> None:
     await put(root, "auth.totpSteps", far)
-    seed = await seed_of(ada)
+    seed = await _seed(ada)
     for steps in (-far - 1, far + 1):
         early = await codes(ada, "totpEnable", token=code_of(ada.world, seed, steps))
         assert early == ["AUTHENTICATION_FAILED"]
@@ -35,6 +35,15 @@ async def test_how_wrong_a_clock_may_be_is_set_while_we_run(
     for steps in spent[-10:]:
         token = totp.code_at(totp.decoded(seed), totp.step_of(ahead) + steps)
         assert await codes(ada, "totpCheck", token=token) == ["AUTHENTICATION_FAILED"]
+
+
+async def _seed(ada: Client) -> str:
+    """A seed with no two codes alike in this hour: about one in 300 has some."""
+    while True:
+        seed = await seed_of(ada)
+        shown = [code_of(ada.world, seed, steps) for steps in range(-11, 72)]
+        if len(set(shown)) == len(shown):
+            return seed
 
 
 @pytest.mark.parametrize("far", [-1, 11])
