@@ -42,14 +42,12 @@ class Chart:
 
     async def once(self, what: str, of: object, read: Callable[[], Awaitable[Thing]]) -> Thing:
         """What `read` gives, unless that is known. Who asks meanwhile has the same answer."""
-        key, time = (what, of), asyncio.get_running_loop().time
-        found = self.known.get(key)
-        if found is None or found[0] < time():
-            async with self.reading[key]:
-                found = self.known.get(key)
-                if found is None or found[0] < time():
-                    found = time() + HOLDS, await read()
-                    self.known[key] = found
+        key = what, of
+        async with self.reading[key]:
+            now, found = asyncio.get_running_loop().time(), self.known.get(key)
+            if found is None or found[0] < now:
+                found = now + HOLDS, await read()
+                self.known[key] = found
         kept: Thing = found[1]
         return kept
 

@@ -6,7 +6,6 @@ Who is down each process finds out by itself. Turns are shared by all: the store
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import bindparam, update
 from sqlmodel import col
@@ -70,7 +69,6 @@ async def turn(world: World, place: str, per_minute: int) -> float:
 
     def unit(turn: Turn) -> timedelta:
         now = world.now()
-        row: Any
         (row,) = turn.fetched(_held(turn.connection.dialect.name), place=place, now=now)
         at: datetime = max(row.free_at, now)
         if at - now < timedelta(seconds=WAITED):

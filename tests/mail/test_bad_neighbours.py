@@ -8,12 +8,7 @@ from mail.fields import Named
 from models.world import World
 from tests.conftest import Client
 from tests.mail.misbehaving import QUICK, Bad
-from tests.mail.sending import (
-    State,
-    send,
-    settled,
-    working,
-)
+from tests.mail.sending import State, send, settled, working
 
 STEPS = ("GREETING", "EHLO", "MAIL", "RCPT", "DATA", "DOT")
 CAROL = Named("carol@example.net")

@@ -152,15 +152,7 @@ async def test_a_place_gets_so_many_in_a_minute(ada: Client, world: World, clock
     there = Bad()
     async with there.listening() as route, working(replace(world, options=options), route, QUICK):
         keys = [await send(ada, CAROL) for _ in range(4)]
-
-        async def looked_at() -> bool:
-            rows = [(await deliveries(world, key))["carol"] for key in keys]
-            over = [row.state is State.RELAYED for row in rows]
-            late = [row.next_at is not None and row.next_at > clock() for row in rows]
-            free = all(row.lease is None for row in rows)
-            return free and sum(over) == 1 and sum(late) == len(keys) - 1
-
-        await until(looked_at)
+        await until(lambda: rest(world, keys, clock(), over=1))
         waiting = [row for key in keys if (row := (await deliveries(world, key))["carol"]).next_at]
         assert [row.attempts for row in waiting] == [0, 0, 0]
         waits = sorted((row.next_at - clock()).total_seconds() for row in waiting)
