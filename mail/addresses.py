@@ -492,7 +492,7 @@ async def _check_received(world: World, row: Picked) -> None:
     if most and row.received >= most and until and until > now:
         reached = Reached(LimitKind.RECEIVED, row.received, most, until, refused=True)
         await _tell(world, row.id, reached, row.received_told_until)
-        raise RateLimited("too much mail for this mailbox", retry_after=until - now)
+        raise RateLimited(userlimits.TOO_MUCH_MAIL, retry_after=until - now)
 
 
 async def _tell(world: World, user_id: int, reached: Reached, told: datetime | None) -> None:
