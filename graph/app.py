@@ -112,9 +112,10 @@ def create_app(
         return await auth.ended(world, viewer)
 
     async def store() -> bool:
-        await world.database.ping()
+        await world.database.probe()
         return True
 
+    written = health.at_most_every(health.WRITTEN, store)
     settings = replace(
         settings or Settings(),
         page=page,
@@ -128,7 +129,7 @@ def create_app(
         routes=[
             Route("/", home),
             Route("/metrics", Metrics(Census(world, fleet), by_path, readers).answer),
-            *health.routes({health.STORE: store, **(checks or {})}),
+            *health.routes({health.STORE: written, **(checks or {})}),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),

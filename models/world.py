@@ -83,7 +83,7 @@ class World:
         Their rows are locked first. So no two units wait for each other, and what we read
         of an account or a domain stays true until we have written.
         """
-        async with self.database.write() as session:
+        async with self.database.queued(streams), self.database.write() as session:
             await journal.lock(session, streams)
             yield session
         if adopted := session.info.get(Adopted):
@@ -98,7 +98,8 @@ class World:
             turn = Turn(connection, self, held)
             return work(turn), turn
 
-        outcome, turn = await self.database.apply(unit)
+        async with self.database.queued(streams):
+            outcome, turn = await self.database.apply(unit)
         self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
         return outcome
 
