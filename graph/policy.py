@@ -29,6 +29,7 @@ from graph.telemetry import Observed
 from models.crowds import Seat
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
+from models.store.outages import StoreUnavailable, unavailable
 from resolvers import changes
 from resolvers.context import Context
 
@@ -264,7 +265,7 @@ def _error(message: str, code: str) -> GraphQLError:
 def is_bug(error: GraphQLError) -> bool:
     """Say whether an error is ours: neither a refusal, nor something that the client wrote."""
     cause = error.original_error
-    if cause is None or isinstance(cause, NO_BUGS):
+    if cause is None or isinstance(cause, NO_BUGS) or unavailable(cause):
         return False
     if isinstance(cause, GraphQLError):  # of a type: of an argument's, or of our own answer's
         inside = error.path is not None and not error.message.startswith("Argument '")
@@ -288,6 +289,8 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
             "code": "INTERNAL_SERVER_ERROR",
             "requestId": getattr(context, "request_id", ""),
         }
+    elif failure := unavailable(error.original_error):
+        message, extensions = failure.message, outage_facts(failure)
     elif isinstance(error.original_error, Refused):
         extensions = facts(error.original_error)
     elif isinstance(error.original_error, DeadlineExceeded):
@@ -304,6 +307,17 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
     made = GraphQLError(message, path=error.path, extensions=extensions)
     made.locations = error.locations
     return made
+
+
+def outage_facts(failure: StoreUnavailable) -> dict[str, Any]:
+    """The extensions of an error for a failure that passes: what failed, and when to retry."""
+    seconds = max(1, round(failure.retry_after.total_seconds()))
+    return {
+        "code": "UNAVAILABLE",
+        "component": str(failure.component),
+        "retryAfter": f"PT{seconds}S",
+        "retryAfterSeconds": seconds,
+    }
 
 
 def facts(refusal: Refused) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from models.store.postgres_connection import PostgresConnector
 from models.store.postgres_limits import SESSION
 from models.world import World
 from tests import stores
-from tests.conftest import Client, raw_message
+from tests.conftest import Client, make_user, raw_message
 from tests.mail.lmtp_client import connect
 
 pytestmark = pytest.mark.skipif("postgres" not in stores.STORES, reason="STORES has no postgres")
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif("postgres" not in stores.STORES, reason="STORES 
 BUSY = 15.0  # seconds that a busy machine may take for what takes a moment
 
 
-@pytest.fixture(params=["postgres"])
-async def database(request: pytest.FixtureRequest, postgres: str) -> AsyncIterator[Database]:
+@pytest.fixture
+async def database(postgres: str) -> AsyncIterator[Database]:
     database = stores.warmed(Database(postgres))
     await stores.emptied(database)
     yield database
@@ -60,7 +60,7 @@ async def deliver(port: int, address: str, subject: str) -> tuple[str, float]:
 
 
 async def test_locked_account_delays_no_other_account(
-    world: World, ada: Client, bob: Client, listener: Lmtp, postgres: str
+    ada: Client, bob: Client, listener: Lmtp, postgres: str
 ) -> None:
     async with held(postgres, ada.user.id):
         to_ada = [
@@ -78,10 +78,8 @@ async def test_locked_account_delays_no_other_account(
 
 
 async def test_many_locked_accounts_leave_connections_for_others(
-    world: World, ada: Client, bob: Client, listener: Lmtp, postgres: str
+    world: World, bob: Client, listener: Lmtp, postgres: str
 ) -> None:
-    from tests.conftest import make_user
-
     users = [await make_user(world, f"user{n}") for n in range(6)]
     names = [f"{user.username}@example.org" for user in users]
     async with held(postgres, *(user.id for user in users)):
@@ -144,7 +142,7 @@ async def test_transaction_of_a_vanished_client_ends(world: World, ada: Client) 
 
 
 async def test_ready_means_that_the_store_can_be_written(
-    world: World, ada: Client, http: httpx.AsyncClient, postgres: str
+    world: World, http: httpx.AsyncClient, postgres: str
 ) -> None:
     assert (await http.get("/health/ready")).status_code == 200
     connection = await asyncpg.connect(postgres.replace("+asyncpg", ""))
