@@ -19,6 +19,7 @@ from strawberry.types.graphql import OperationType as Kind
 from graph import feeds
 from graph.bodies import Question
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
+from graph.execution.answer_budget import AnswerBudget, AnswerTooLarge
 from graph.executor import CompiledExecutor, executor_class, executor_of
 from graph.guards import Guards, Live, Presence, Reader, Running
 from graph.limits import Limits
@@ -53,6 +54,7 @@ class Operation(Context):
     reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
     live: Live | None = field(default=None, repr=False)  # who is connected to this process
     paid: bool = False  # what is to be run was charged for already
+    answer: AnswerBudget | None = field(default=None, repr=False)  # of what was run last
     batch: Batch | None = field(default=None, repr=False)  # the fields of an `@atomic` request
 
 
@@ -60,7 +62,13 @@ class DeadlineExceeded(Exception):
     """The operation took longer than it may."""
 
 
-NO_BUGS = (Refused, DeadlineExceeded, MissingQueryError, StrawberryInputCoercionError)
+NO_BUGS = (
+    AnswerTooLarge,
+    Refused,
+    DeadlineExceeded,
+    MissingQueryError,
+    StrawberryInputCoercionError,
+)
 
 
 class Schema(strawberry.Schema):
@@ -119,6 +127,8 @@ class Schema(strawberry.Schema):
                 given = variable_values or {}
                 run = Run(known, known.book, given, context, root_value, operation_extensions)
                 result = await self._run(run)
+                if context_value is not None:
+                    context_value.answer = context.answer
             self.finish(result, context)
             if verdict.cost:
                 result.extensions = {"cost": verdict.cost}
@@ -141,7 +151,7 @@ class Schema(strawberry.Schema):
         return self._results(asked, context_value)
 
     async def _results(self, asked: Question, context: Any) -> AsyncGenerator[ExecutionResult]:
-        async with aclosing(feeds.stream(self, asked, context)) as results:
+        async with aclosing(feeds.stream(self, asked, context, encoded=False)) as results:
             async for told in results:
                 yield told.result
 
@@ -210,6 +220,7 @@ class Run(NamedTuple):
         if isinstance(values, list):
             return ExecutionResult(None, values)
         executor = executor_of(self.book, values, self.root, self.context, self.extensions)
+        self.context.answer = executor.answer
         found: Any = executor.execute_operation()
         if optimized_is_awaitable(found):
             found = await found
@@ -290,6 +301,8 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
         }
     elif isinstance(error.original_error, Refused):
         extensions = facts(error.original_error)
+    elif isinstance(error.original_error, AnswerTooLarge):
+        extensions = error.original_error.extensions
     elif isinstance(error.original_error, DeadlineExceeded):
         message = "The operation took too long."
         extensions = {"code": "DEADLINE_EXCEEDED"}
