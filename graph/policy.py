@@ -19,6 +19,7 @@ from strawberry.types.graphql import OperationType as Kind
 from graph import feeds
 from graph.bodies import Question
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
+from graph.execution.answer_budget import AnswerBudget, AnswerTooLarge
 from graph.executor import CompiledExecutor, executor_class, executor_of
 from graph.guards import Guards, Live, Presence, Reader, Running
 from graph.limits import Limits
@@ -54,6 +55,7 @@ class Operation(Context):
     reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
     live: Live | None = field(default=None, repr=False)  # who is connected to this process
     paid: bool = False  # what is to be run was charged for already
+    answer: AnswerBudget | None = field(default=None, repr=False)  # of what was run last
     batch: Batch | None = field(default=None, repr=False)  # the fields of an `@atomic` request
 
 
@@ -61,7 +63,13 @@ class DeadlineExceeded(Exception):
     """The operation took longer than it may."""
 
 
-NO_BUGS = (Refused, DeadlineExceeded, MissingQueryError, StrawberryInputCoercionError)
+NO_BUGS = (
+    AnswerTooLarge,
+    Refused,
+    DeadlineExceeded,
+    MissingQueryError,
+    StrawberryInputCoercionError,
+)
 
 
 class Schema(strawberry.Schema):
@@ -120,6 +128,8 @@ class Schema(strawberry.Schema):
                 given = variable_values or {}
                 run = Run(known, known.book, given, context, root_value, operation_extensions)
                 result = await self._run(run)
+                if context_value is not None:
+                    context_value.answer = context.answer
             self.finish(result, context)
             if verdict.cost:
                 result.extensions = {"cost": verdict.cost}
@@ -142,7 +152,7 @@ class Schema(strawberry.Schema):
         return self._results(asked, context_value)
 
     async def _results(self, asked: Question, context: Any) -> AsyncGenerator[ExecutionResult]:
-        async with aclosing(feeds.stream(self, asked, context)) as results:
+        async with aclosing(feeds.stream(self, asked, context, encoded=False)) as results:
             async for told in results:
                 yield told.result
 
@@ -211,6 +221,7 @@ class Run(NamedTuple):
         if isinstance(values, list):
             return ExecutionResult(None, values)
         executor = executor_of(self.book, values, self.root, self.context, self.extensions)
+        self.context.answer = executor.answer
         found: Any = executor.execute_operation()
         if optimized_is_awaitable(found):
             found = await found
@@ -293,6 +304,8 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
         message, extensions = failure.message, outage_facts(failure)
     elif isinstance(error.original_error, Refused):
         extensions = facts(error.original_error)
+    elif isinstance(error.original_error, AnswerTooLarge):
+        extensions = error.original_error.extensions
     elif isinstance(error.original_error, DeadlineExceeded):
         message = "The operation took too long."
         extensions = {"code": "DEADLINE_EXCEEDED"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import addresses, audit, compose, messages
+from mail import addresses, audit, compose
 from mail.audit import SHOWN
 from mail.contents import gathered
 from mail.queue.entering import Handed, Via
@@ -103,7 +103,7 @@ async def _check(
     stored = await contents.one(ctx, message_id)
     if stored is None:
         raise NotFound(str(message_id), path=["message"])
-    fields = messages.headers(stored.source, stored.structure)
+    fields = await contents.header_fields(stored)
     if sum(field.key.casefold() == "received" for field in fields) >= HOPS:
         text = f"it has gone through {HOPS} servers: it goes in circles"
         raise Conflict(text, path=["message"])
