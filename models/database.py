@@ -30,6 +30,7 @@ from models.groups import Batches, GroupCommit
 from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
 from models.steps import Step, Steps, told
+from models.store.key_collision import KeyCollision, raise_key_collisions
 from models.traces import Timed
 from models.turns import StoreTurn
 
@@ -99,6 +100,9 @@ class Database:
             look_first(self.engine.sync_engine)
             self._readers = PostgresReaders(reading, self.engine)
 
+        for engine in self.engines:
+            raise_key_collisions(engine)
+
     @property
     def engines(self) -> list[Engine]:
         """All that statements go through."""
@@ -167,6 +171,8 @@ def crossed(problem: BaseException | None) -> bool:
 
     Nothing of it is stored, and it may be tried again.
     """
+    if isinstance(problem, KeyCollision):
+        return True
     return isinstance(problem, DBAPIError) and getattr(problem.orig, "sqlstate", "") in CROSSED
 
 
