@@ -30,6 +30,7 @@ from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
 from models.steps import Step, Steps, told
 from models.store.facts import write_probe
+from models.store.key_collision import KeyCollision, raise_key_collisions
 from models.store.outage_log import OUTAGES
 from models.store.outages import is_deadlock, unavailable
 from models.store.postgres_address import is_postgres
@@ -113,6 +114,9 @@ class Database:
             look_first(self.engine.sync_engine)
             self._readers = PostgresReaders(reading, self.engine)
 
+        for engine in self.engines:
+            raise_key_collisions(engine)
+
     @property
     def engines(self) -> list[Engine]:
         """All that statements go through."""
@@ -193,7 +197,7 @@ def crossed(problem: BaseException | None) -> bool:
 
     Nothing of it is stored, and it may be tried again.
     """
-    return is_deadlock(problem)
+    return isinstance(problem, KeyCollision) or is_deadlock(problem)
 
 
 class _Failures:
