@@ -10,6 +10,7 @@ import strawberry
 from graphql import DirectiveLocation, GraphQLError
 from strawberry.extensions import FieldExtension
 from strawberry.types import ExecutionResult
+from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
 from graph.errors import MutationError, MutationOptions, MutationPayload, Options
@@ -55,7 +56,11 @@ class Alone:
 
 
 def mutation(description: str, *, alone: Alone | None = None, **needs: Any) -> Declare:
-    """A mutation with one `input`, made of `Options`; its payload extends MutationPayload."""
+    """Declare a mutation with one `input`, made of `Options`.
+
+    Its payload extends MutationPayload. The field is nullable: an error of one field must not
+    remove the payloads of the other fields of the request.
+    """
     declare: Declare = strawberry.mutation(
         description=description, extensions=[Guard(Needs(**needs)), Answer(alone)]
     )
@@ -80,6 +85,7 @@ class Answer(FieldExtension):
 
     def apply(self, field: StrawberryField) -> None:
         self.name, self.payload = field.python_name, cast(type[MutationPayload], field.type)
+        field.type = StrawberryOptional(self.payload)
 
     async def resolve_async(
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
@@ -220,6 +226,7 @@ class Batch:
     trial: bool = False  # one of them is only tried: so all are
     refused: dict[str, MutationPayload] = field(default_factory=dict)  # by the name in the answer
     broken: bool = False  # what was asked of a payload could not be told
+    result: ExecutionResult | None = None  # of the run whose changes are to be committed
 
     @property
     def tried(self) -> bool:
@@ -260,6 +267,7 @@ async def _tried(request: Request) -> ExecutionResult:
             batch.check()
             batch.broken = bool(result.errors)
             unit.keep &= not (batch.refused or batch.broken)
+            batch.result = result if unit.keep else None
     if result.data is None or not (batch.refused or batch.broken or batch.trial):
         return result
     batch.stage = Stage.TELL

@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any, TypeVar, TypeVarTuple
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import orjson
 from sqlalchemy import (
@@ -25,10 +26,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
 from models.checkpoints import Checkpoints
+from models.commits import commit, is_committed, note_commit
 from models.groups import Batches, GroupCommit
 from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
-from models.steps import Step, Steps, told
+from models.steps import Step, Steps, told, told_later
 from models.store.facts import write_probe
 from models.store.key_collision import KeyCollision, raise_key_collisions
 from models.store.outage_log import OUTAGES
@@ -70,8 +72,32 @@ COMMON: dict[str, Any] = {
 }
 
 
+class OpenTransaction(Protocol):
+    """A transaction that the current request has open, and reads through."""
+
+    database: "Database"
+
+    @property
+    def is_open(self) -> bool:
+        """True from the first write of the transaction to its end."""
+
+    async def read(
+        self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
+    ) -> Sequence[Any] | None:
+        """Return the rows as the transaction sees them; None if it has ended meanwhile."""
+
+
+# The transaction of the request that the current task works for. `Context.together` sets it.
+current_transaction: ContextVar[OpenTransaction | None] = ContextVar(
+    "current_transaction", default=None
+)
+
+
 class Database:
     """The store.
+
+    Inside an open transaction of a request (`current_transaction`), every read goes through that
+    transaction. So code that only knows the store sees what the request has written.
 
     Reads give Core rows, writes work with instances: an instance costs four times its row.
     A session lives as long as one unit of work, never as long as a request: sibling
@@ -131,18 +157,36 @@ class Database:
         Hot paths make their select once, and give the values of its parameters here.
         Like all methods of this class, raises StoreUnavailable if the store can't do it now.
         """
+        if (joined := self._joined()) is not None:
+            rows = await joined.read(statement, given)
+            if rows is not None:
+                return rows
         with Timed(STORE, "store read", "read"), _failures:
             return await self._readers.read(statement, given)
 
+    def _joined(self) -> OpenTransaction | None:
+        """Return the open transaction of the current request on this store, if there is one."""
+        joined = current_transaction.get()
+        return joined if joined is not None and joined.database is self and joined.is_open else None
+
     async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
         """The rows of a select that was made once, with these values of its parameters."""
+        if self._joined() is not None:
+            return await self.read(statement.made, given)
         with Timed(STORE, "store find", "find"), _failures:
             return await self._readers.find(statement, given)
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
         """What a search finds that may have to go through much, in one go."""
+        if self._joined() is not None:
+            return await told_later(steps, self._step)
         with Timed(STORE, "store search", "search"), _failures:
             return await self._readers.follow(steps)
+
+    async def _step(self, step: Step) -> Sequence[Any]:
+        statement, given = step
+        plain = statement.made if isinstance(statement, Prepared) else statement
+        return await self.read(plain, given)
 
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
@@ -161,10 +205,19 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncSession]:
-        """A unit of work: all of it is durable on leaving, or, on any exception, none."""
+        """Open a unit of work: all of it is durable on leaving, or, on an exception, nothing.
+
+        If the task is cancelled during the commit, the commit is waited for, and CancelledError is
+        raised after it. `is_committed` tells whether the unit is stored.
+        """
+        opened: AsyncSession | None = None
         with Timed(STORE, "store unit", "unit"), _failures:
-            async with self._group.write() if self._group else self._write_alone() as session:
-                yield session
+            try:
+                async with self._group.write() if self._group else self._write_alone() as opened:
+                    yield opened
+            finally:
+                if is_committed(opened):
+                    note_commit()
 
     async def apply(self, work: Callable[[Connection], Outcome]) -> Outcome:
         """A unit of work in one go: statements only, on a plain connection.
@@ -174,15 +227,18 @@ class Database:
         """
         with Timed(STORE, "store apply", "apply"), _failures:
             if self._batches:
-                return await self._batches.apply(work)
-            async with self.engine.begin() as connection:
-                return await connection.run_sync(work)
+                outcome = await self._batches.apply(work)
+            else:
+                async with self.engine.begin() as connection:
+                    outcome = await connection.run_sync(work)
+            note_commit()
+            return outcome
 
     @asynccontextmanager
     async def _write_alone(self) -> AsyncGenerator[AsyncSession]:
         async with AsyncSession(self.engine, expire_on_commit=False) as session:
             yield session
-            await session.commit()
+            await commit(session)
 
     async def close(self) -> None:
         """Let go of all connections."""

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import journal
+from models.commits import is_committed
 from models.database import Database
 from models.errors import found
 from models.journal import Entry
@@ -86,12 +87,16 @@ class World:
         Their rows are locked first. So no two units wait for each other, and what we read
         of an account or a domain stays true until we have written.
         """
-        async with self.database.queued(streams), self.database.write() as session:
-            await journal.lock(session, streams)
-            yield session
-        if adopted := session.info.get(Adopted):
-            self.adopt(adopted)
-        self.wakeups.tell({**journal.reached(session), **_rung(session)})
+        session: AsyncSession | None = None
+        try:
+            async with self.database.queued(streams), self.database.write() as session:
+                await journal.lock(session, streams)
+                yield session
+        finally:  # a caller that was cancelled during the commit has changed the store
+            if session is not None and is_committed(session):
+                if adopted := session.info.get(Adopted):
+                    self.adopt(adopted)
+                self.wakeups.tell({**journal.reached(session), **_rung(session)})
 
     async def apply(self, work: Callable[["Turn"], Outcome], *streams: int) -> Outcome:
         """A unit of work that is a plain function of its turn: for hot paths.
