@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,6 +20,7 @@ from graph.headers import dressed
 from graph.intake import Limits
 from graph.metrics import Census, Fleet, Metrics, Readers
 from graph.schema import schema
+from models.store.outages import RETRY_AFTER, StoreUnavailable
 from models.world import World
 from resolvers import auth, documents, standing
 from resolvers.context import Viewer
@@ -112,9 +113,10 @@ def create_app(
         return await auth.ended(world, viewer)
 
     async def store() -> bool:
-        await world.database.ping()
+        await world.database.probe()
         return True
 
+    written = health.at_most_every(health.WRITTEN, store)
     settings = replace(
         settings or Settings(),
         page=page,
@@ -128,7 +130,7 @@ def create_app(
         routes=[
             Route("/", home),
             Route("/metrics", Metrics(Census(world, fleet), by_path, readers).answer),
-            *health.routes({health.STORE: store, **(checks or {})}),
+            *health.routes({health.STORE: written, **(checks or {})}),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),
@@ -137,11 +139,21 @@ def create_app(
             *rest.routes(world, by_path, spool, uploads, endpoint),
         ],
         middleware=_cors(settings.origins),
+        exception_handlers={StoreUnavailable: _unavailable},
     )
     if not settings.origins:
         app.direct = {"/graphql": endpoint}
     app.router.redirect_slashes = False  # it would send people to whatever host the request named
     return app
+
+
+def _unavailable(_request: Request, problem: Exception) -> Response:
+    """Answer 503 on routes that don't answer in JSON."""
+    seconds = RETRY_AFTER
+    if isinstance(problem, StoreUnavailable):
+        seconds = problem.retry_after
+    headers = {"Retry-After": str(round(seconds.total_seconds())), "Cache-Control": "no-store"}
+    return PlainTextResponse("Try again later.\n", 503, headers)
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:

@@ -19,6 +19,7 @@ Check = Callable[[], Awaitable[bool]]
 STORE = "store"
 PATIENCE = 2.0  # seconds that a component has to answer
 FRESH = 0.25  # seconds for which it is not asked again, however many ask us
+WRITTEN = 1.0  # seconds for which a test write counts: probes must not load the store
 HEADERS = {"Cache-Control": "no-store"}
 
 
@@ -64,6 +65,20 @@ class Health:
         well = (await self.found())[STORE]
         answer = {"status": "ok" if well else "unavailable"}
         return JSONResponse(answer, 200 if well else 503, HEADERS)
+
+
+def at_most_every(seconds: float, check: Check) -> Check:
+    """Run a check at most once in so many seconds, and give its last answer in between."""
+    asked_at, answer = -seconds, False
+
+    async def remembered() -> bool:
+        nonlocal asked_at, answer
+        if monotonic() - asked_at >= seconds:
+            answer = await _well(check)
+            asked_at = monotonic()
+        return answer
+
+    return remembered
 
 
 async def _well(check: Check) -> bool:

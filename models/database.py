@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar, TypeVarTuple
 
 import orjson
@@ -20,7 +20,6 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy import Row as CoreRow
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -30,7 +29,12 @@ from models.groups import Batches, GroupCommit
 from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
 from models.steps import Step, Steps, told
+from models.store.facts import write_probe
 from models.store.key_collision import KeyCollision, raise_key_collisions
+from models.store.outage_log import OUTAGES
+from models.store.outages import is_deadlock, unavailable
+from models.store.postgres_address import is_postgres
+from models.store.stream_gate import StreamGate
 from models.traces import Timed
 from models.turns import StoreTurn
 
@@ -58,7 +62,7 @@ READING = (
     "random_page_cost = 1.1",
 )
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)
-CROSSED = ("40001", "40P01")  # of PostgreSQL: serialization failure, deadlock
+POOL_WAIT = 10.0  # seconds that a unit waits for a connection of the pool
 COMMON: dict[str, Any] = {
     "json_serializer": _json,
     "json_deserializer": orjson.loads,
@@ -76,13 +80,20 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        sqlite = make_url(url).get_backend_name() == "sqlite"
-        creator = {"connect_args": {"async_creator_fn": patience.connect}} if sqlite else {}
-        self.engine = create_async_engine(url, **creator, **COMMON)
+        if is_postgres(url):
+            from models.store.postgres_connection import (  # noqa: PLC0415 - needs asyncpg
+                postgres_engine,
+            )
+
+            self.engine = postgres_engine(url, pool_timeout=POOL_WAIT, **COMMON)
+        else:
+            creator = {"async_creator_fn": patience.connect}
+            self.engine = create_async_engine(url, connect_args=creator, **COMMON)
         self.dialect = self.engine.dialect.name
         self._readers: Readers | PostgresReaders
         self._group: GroupCommit | None = None
         self._batches: Batches | None = None
+        self._gate: StreamGate | None = None
         if self.dialect == "sqlite":
             event.listen(self.engine.sync_engine, "connect", _tune_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
@@ -95,7 +106,10 @@ class Database:
             self._readers, self._group = Readers(url), GroupCommit(self.engine, turn, checkpoints)
             self._batches = Batches(writer, self._group, checkpoints)
         else:
-            reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)
+            self._gate = StreamGate()
+            reading = postgres_engine(
+                url, isolation_level="AUTOCOMMIT", pool_timeout=POOL_WAIT, **COMMON
+            )
             event.listen(reading.sync_engine, "connect", _tune_postgres)
             look_first(self.engine.sync_engine)
             self._readers = PostgresReaders(reading, self.engine)
@@ -115,28 +129,40 @@ class Database:
         """The rows of one select: rows, never instances.
 
         Hot paths make their select once, and give the values of its parameters here.
+        Like all methods of this class, raises StoreUnavailable if the store can't do it now.
         """
-        with Timed(STORE, "store read", "read"):
+        with Timed(STORE, "store read", "read"), _failures:
             return await self._readers.read(statement, given)
 
     async def find(self, statement: Prepared, given: Mapping[str, Any]) -> Sequence[Any]:
         """The rows of a select that was made once, with these values of its parameters."""
-        with Timed(STORE, "store find", "find"):
+        with Timed(STORE, "store find", "find"), _failures:
             return await self._readers.find(statement, given)
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
         """What a search finds that may have to go through much, in one go."""
-        with Timed(STORE, "store search", "search"):
+        with Timed(STORE, "store search", "search"), _failures:
             return await self._readers.follow(steps)
 
     async def ping(self) -> None:
         """Ask the store for a sign of life; raises where it gives none."""
         await self.read(select(literal(1)))
 
+    async def probe(self) -> None:
+        """Write to the store; raises if it can't be written."""
+        await self.apply(write_probe)
+
+    def queued(self, streams: Sequence[int]) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among the units of these streams, before a connection is taken.
+
+        On SQLite all units wait for one writer anyway, without a connection each.
+        """
+        return self._gate.enter(streams) if self._gate and streams else nullcontext()
+
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncSession]:
         """A unit of work: all of it is durable on leaving, or, on any exception, none."""
-        with Timed(STORE, "store unit", "unit"):
+        with Timed(STORE, "store unit", "unit"), _failures:
             async with self._group.write() if self._group else self._write_alone() as session:
                 yield session
 
@@ -146,7 +172,7 @@ class Database:
         On SQLite it takes one hop to the writer's thread, however many statements it has,
         and shares its wait for the disk with its neighbours.
         """
-        with Timed(STORE, "store apply", "apply"):
+        with Timed(STORE, "store apply", "apply"), _failures:
             if self._batches:
                 return await self._batches.apply(work)
             async with self.engine.begin() as connection:
@@ -171,9 +197,34 @@ def crossed(problem: BaseException | None) -> bool:
 
     Nothing of it is stored, and it may be tried again.
     """
-    if isinstance(problem, KeyCollision):
-        return True
-    return isinstance(problem, DBAPIError) and getattr(problem.orig, "sqlstate", "") in CROSSED
+    return isinstance(problem, KeyCollision) or is_deadlock(problem)
+
+
+class _Failures:
+    """Raise StoreUnavailable for failures of the store that pass, and count them."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, problem: BaseException | None, _trace: object
+    ) -> None:
+        if problem is None:
+            if not OUTAGES.is_quiet:
+                OUTAGES.note_success()
+            return
+        if not isinstance(problem, Exception) or (failure := unavailable(problem)) is None:
+            return
+        if failure is problem and failure.is_noted:
+            return
+        if failure is not problem:
+            failure.__cause__ = problem
+        OUTAGES.note_failure(failure)
+        failure.is_noted = True
+        if failure is not problem:
+            raise failure from problem
+
+
+_failures = _Failures()  # it keeps nothing between calls
 
 
 class Readers:

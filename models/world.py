@@ -86,7 +86,7 @@ class World:
         Their rows are locked first. So no two units wait for each other, and what we read
         of an account or a domain stays true until we have written.
         """
-        async with self.database.write() as session:
+        async with self.database.queued(streams), self.database.write() as session:
             await journal.lock(session, streams)
             yield session
         if adopted := session.info.get(Adopted):
@@ -104,13 +104,14 @@ class World:
             turn = Turn(connection, self, held)
             return work(turn), turn
 
-        for left in reversed(range(TRIES)):
-            try:
-                outcome, turn = await self.database.apply(unit)
-                break
-            except Exception as problem:
-                if not left or not is_key_collision(problem):
-                    raise
+        async with self.database.queued(streams):
+            for left in reversed(range(TRIES)):
+                try:
+                    outcome, turn = await self.database.apply(unit)
+                    break
+                except Exception as problem:
+                    if not left or not is_key_collision(problem):
+                        raise
         self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
         return outcome
 

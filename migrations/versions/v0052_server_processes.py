@@ -6,7 +6,7 @@ from alembic import op
 from models.columns import Big, Instant, Plain
 
 revision = "0052"
-down_revision = "0050"
+down_revision = "0051"
 
 LEASED = ("deliveries", "tasks", "connectors", "webhook_lanes", "push_channels", "certificates")
 WAITS = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL"

@@ -1,1 +1,1 @@
-"""How a store is read and written."""
+"""Connections to the database: addresses, settings, failures, waiting and retries."""
