@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy import Row as CoreRow
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
@@ -120,6 +120,7 @@ class Database:
         self._group: GroupCommit | None = None
         self._batches: Batches | None = None
         self._gate: StreamGate | None = None
+        self._aside: AsyncEngine | None = None  # has a connection that no other work can take
         if self.dialect == "sqlite":
             event.listen(self.engine.sync_engine, "connect", _tune_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
@@ -133,6 +134,7 @@ class Database:
             self._batches = Batches(writer, self._group, checkpoints)
         else:
             self._gate = StreamGate()
+            self._aside = postgres_engine(url, pool_size=1, pool_timeout=POOL_WAIT, **COMMON)
             reading = postgres_engine(
                 url, isolation_level="AUTOCOMMIT", pool_timeout=POOL_WAIT, **COMMON
             )
@@ -145,7 +147,7 @@ class Database:
 
     @property
     def engines(self) -> list[Engine]:
-        """All that statements go through."""
+        """All that statements go through, but those of heartbeats."""
         more = [self._batches.engine] if self._batches else []
         return [self.engine.sync_engine, self._readers.engine, *more]
 
@@ -234,6 +236,17 @@ class Database:
             note_commit()
             return outcome
 
+    async def apply_aside(self, work: Callable[[Connection], Outcome]) -> Outcome:
+        """A unit of work that waits for no connection of the others: heartbeats must not be late.
+
+        On SQLite it waits for the one writer, as any other.
+        """
+        if self._aside is None:
+            return await self.apply(work)
+        with Timed(STORE, "store apply", "apply"), _failures:
+            async with self._aside.begin() as connection:
+                return await connection.run_sync(work)
+
     @asynccontextmanager
     async def _write_alone(self) -> AsyncGenerator[AsyncSession]:
         async with AsyncSession(self.engine, expire_on_commit=False) as session:
@@ -245,6 +258,8 @@ class Database:
         if self._batches:
             await self._batches.close()
         await self._readers.close()
+        if self._aside is not None:
+            await self._aside.dispose()
         await self.engine.dispose()
 
 

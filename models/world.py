@@ -120,6 +120,17 @@ class World:
         self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
         return outcome
 
+    async def apply_aside(self, work: Callable[["Turn"], Outcome]) -> Outcome:
+        """A unit of work for heartbeats: it waits for no connection of the others."""
+
+        def unit(connection: Connection) -> tuple[Outcome, Turn]:
+            turn = Turn(connection, self)
+            return work(turn), turn
+
+        outcome, turn = await self.database.apply_aside(unit)
+        self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
+        return outcome
+
     async def join(self, session: AsyncSession, work: Callable[["Turn"], Outcome]) -> Outcome:
         """Do `work`, a plain function of its turn, inside the unit of this session."""
 

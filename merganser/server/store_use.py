@@ -61,4 +61,4 @@ async def used_alone(world: World, settings: Settings, purpose: str) -> AsyncGen
 
 def _patience(world: World) -> float:
     """Until when a process without heartbeats is watched, by the monotonic clock."""
-    return time.monotonic() + world.process.dead_after + 3 * world.process.beat
+    return time.monotonic() + 4 * world.process.dead_after

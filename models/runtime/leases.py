@@ -69,7 +69,7 @@ def is_free(table: Any) -> ColumnElement[bool]:
 
 def is_registered(process_id: Any) -> ColumnElement[bool]:
     """SQL: True if the process is registered. One that is taken for dead must not take work."""
-    return exists(select(ServerProcess.id).where(col(ServerProcess.id) == process_id))
+    return exists().where(col(ServerProcess.id) == process_id)
 
 
 class StoreReserved(Exception):
@@ -120,7 +120,7 @@ def _check_free(turn: Turn) -> None:
     """Raise StoreReserved if this process must not use the store."""
     if turn.world.process.exclusive is not None:
         return
-    reserved = select(ServerProcess.exclusive).where(col(ServerProcess.exclusive).is_not(None))
+    reserved = select(col(ServerProcess.exclusive)).where(col(ServerProcess.exclusive).is_not(None))
     purpose = turn.connection.execute(reserved.limit(1)).scalar()
     if purpose is not None:
         raise StoreReserved(f"this store is in use by a command that has to {purpose}")
@@ -238,7 +238,7 @@ async def send_heartbeat(world: World) -> None:
             turn.bells |= set(BELLS)
         return lost
 
-    if await world.apply(unit):
+    if await world.apply_aside(unit):
         log.warning("this process was taken for dead: others may have done a part of its work")
     process.abandoned = [each for each in process.abandoned if each not in due]
 
@@ -253,7 +253,8 @@ async def end_dead(world: World) -> int:
     """Delete the processes whose heartbeat has stopped, with their leases; return how many."""
     process = world.process
     columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.boot, ServerProcess.beat_at)
-    rows: Sequence[Any] = await world.database.read(select(*map(col, columns)))
+    asked = select(*map(col, columns))
+    rows = await world.apply_aside(lambda turn: turn.connection.execute(asked).all())
     beats = [
         Heartbeat(row.id, row.beats, row.boot, row.beat_at) for row in rows if row.id != process.id
     ]
@@ -262,7 +263,7 @@ async def end_dead(world: World) -> int:
     gone, process.known = process.known - found, found
     if not dead and not gone:
         return 0
-    many = await world.apply(lambda turn: _end(turn, dead))
+    many = await world.apply_aside(lambda turn: _end(turn, dead))
     if many:
         log.warning("processes without a heartbeat were taken for dead", extra={"processes": many})
     return many
