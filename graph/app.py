@@ -86,6 +86,7 @@ def create_app(
     settings: Settings | None = None,
     readers: Readers = ADMINS,
     checks: Mapping[str, health.Check] | None = None,
+    processes: health.Counts | None = None,
     compiled: bool = True,
     fleet: Fleet | None = None,
     uploads: Limits | None = None,
@@ -95,8 +96,8 @@ def create_app(
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
     machine. `settings` say what is allowed; the rest of them is filled in here. `readers` may
     see the metrics, and `checks` say, beside the store, whether we are ready. Without `compiled`
-    graphql-core runs operations alone. `fleet` are the processes that metrics tell of together;
-    `uploads` says how much may be on its way in.
+    graphql-core runs operations alone. `processes` counts the processes of the server. `fleet`
+    are the processes that metrics tell of together; `uploads` says how much may be on its way in.
     """
     schema.use(compiled=compiled)
 
@@ -130,7 +131,7 @@ def create_app(
         routes=[
             Route("/", home),
             Route("/metrics", Metrics(Census(world, fleet), by_path, readers).answer),
-            *health.routes({health.STORE: written, **(checks or {})}),
+            *health.routes({health.STORE: written, **(checks or {})}, processes),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),

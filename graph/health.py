@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -15,6 +16,7 @@ from starlette.routing import Route
 log = logging.getLogger(__name__)
 
 Check = Callable[[], Awaitable[bool]]
+Counts = Callable[[], Mapping[str, int]]
 
 STORE = "store"
 PATIENCE = 2.0  # seconds that a component has to answer
@@ -26,8 +28,9 @@ HEADERS = {"Cache-Control": "no-store"}
 class Health:
     """Asks the components, all at once."""
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    def __init__(self, checks: Mapping[str, Check], processes: Counts | None = None) -> None:
         self.checks = checks
+        self.processes = processes
         self._turn = asyncio.Lock()
         self._asked = -FRESH
         self._found: dict[str, bool] = {}
@@ -51,13 +54,15 @@ class Health:
         return found
 
     async def ready(self, _request: Request) -> JSONResponse:
-        """200 where all is well, else 503; each component by name."""
+        """Answer 200 if every component is well, else 503, with the state of each component."""
         found = await self.found()
         well = all(found.values())
-        answer = {
+        answer: dict[str, Any] = {
             "status": "ok" if well else "unavailable",
             "components": {name: "ok" if well else "unavailable" for name, well in found.items()},
         }
+        if self.processes is not None:
+            answer["processes"] = self.processes()
         return JSONResponse(answer, 200 if well else 503, HEADERS)
 
     async def store(self, _request: Request) -> JSONResponse:
@@ -94,9 +99,9 @@ async def live(_request: Request) -> JSONResponse:
     return JSONResponse({"status": "ok"}, 200, HEADERS)
 
 
-def routes(checks: Mapping[str, Check]) -> list[Route]:
-    """/health, /health/live and /health/ready. The store is among the checks."""
-    health = Health(checks)
+def routes(checks: Mapping[str, Check], processes: Counts | None = None) -> list[Route]:
+    """Make /health, /health/live and /health/ready. The store is among the checks."""
+    health = Health(checks, processes)
     return [
         Route("/health", health.store),
         Route("/health/live", live),

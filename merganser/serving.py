@@ -149,6 +149,7 @@ async def _open(
         settings=listening.endpoint(settings),
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
         checks=await readiness.checks(world, ending, spool / "http", part),
+        processes=readiness.process_counts(part),
         compiled=settings.compiled_executor,
         fleet=part.ship,
         uploads=listening.uploads(settings, part.many),

@@ -74,9 +74,18 @@ def _is_any(_value: str) -> bool:
 
 SWITCH = _is_one_of("0", "1")
 # parameter -> the values that can be used, and how a sentence names them
+TEXTS = (
+    "host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "servicefile",
+    "options", "application_name", "fallback_application_name", "sslcert", "sslkey", "sslpassword",
+    "sslrootcert", "sslcrl", "sslcrldir", "sslkeylogfile", "requirepeer", "krbsrvname",
+)  # fmt: skip
+NUMBERS = (
+    "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count",
+    "tcp_user_timeout",
+)  # fmt: skip
 PARAMETERS: Mapping[str, tuple[Check, str]] = {
-    **dict.fromkeys(("host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "servicefile", "options", "application_name", "fallback_application_name", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "sslkeylogfile", "requirepeer", "krbsrvname"), (_is_any, "any text")),
-    **dict.fromkeys(("connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"), (_is_number, "a whole number")),
+    **dict.fromkeys(TEXTS, (_is_any, "any text")),
+    **dict.fromkeys(NUMBERS, (_is_number, "a whole number")),
     **dict.fromkeys(("keepalives", "sslcompression", "sslsni"), (SWITCH, "0 or 1")),
     "requiressl": (SWITCH, "0 or 1"),
     "ssl": (_is_one_of("true"), "true; write sslmode instead"),
@@ -88,7 +97,10 @@ PARAMETERS: Mapping[str, tuple[Check, str]] = {
     "target_session_attrs": (_is_one_of(*SESSION_KINDS), ", ".join(SESSION_KINDS)),
     "load_balance_hosts": (_is_one_of("disable", "random"), "disable or random"),
     "channel_binding": (_is_one_of("disable", "prefer", "require"), "disable, prefer or require"),
-    "gssencmode": (_is_one_of("disable", "prefer"), "disable or prefer; GSS encryption is not used"),
+    "gssencmode": (
+        _is_one_of("disable", "prefer"),
+        "disable or prefer; there is no GSS encryption",
+    ),
     "gssdelegation": (_is_one_of("0"), "0; credentials are never delegated"),
     "gsslib": (_is_one_of("gssapi"), "gssapi"),
     "client_encoding": (
@@ -102,7 +114,7 @@ PARAMETERS: Mapping[str, tuple[Check, str]] = {
         _is_one_of("false", "off", "no", "0"),
         "false; a replication connection is no store",
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)

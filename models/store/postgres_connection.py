@@ -28,7 +28,12 @@ from models.store.postgres_limits import (
 )
 from models.store.postgres_tls import NamedContext, tls_of
 
-FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+FAILURES = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.exceptions.InternalClientError,  # no host has the target session attributes
+)
 
 
 class PostgresConnector:

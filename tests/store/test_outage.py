@@ -213,6 +213,10 @@ def test_log_leaves_out_tracebacks_of_outages_only() -> None:
     assert OUTAGES._open.pop("store").failures  # noqa: SLF001
 
 
+async def is_ready(client: httpx.AsyncClient, url: str) -> bool:
+    return (await client.get(f"{url}/health/ready")).status_code == 200
+
+
 @POSTGRES
 async def test_server_logs_an_outage_in_two_lines(road: Proxy, tmp_path: Path) -> None:
     """Every worker of a real server loses the store three times."""
@@ -234,7 +238,7 @@ async def test_server_logs_an_outage_in_two_lines(road: Proxy, tmp_path: Path) -
                     await asyncio.sleep(0.2)
                 await road.start()
                 async with asyncio.timeout(PATIENCE):
-                    while (await client.get(f"{server.url}/health/ready")).status_code != 200:
+                    while not await is_ready(client, server.url):  # noqa: ASYNC110
                         await asyncio.sleep(0.2)
                 await asyncio.sleep(4)
     finally:
