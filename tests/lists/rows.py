@@ -149,7 +149,7 @@ async def _of_users(world: World, users: Sequence[int]) -> None:
             fold=lambda n, user=user: f"{user} {n}",
             **of,
         )
-        temporary = {"expires_at": START + timedelta(days=99), "masked": True}
+        temporary: dict[str, Any] = {"expires_at": START + timedelta(days=99), "masked": True}
         await add(
             world,
             Address,
@@ -273,5 +273,5 @@ async def _of_platform(world: World, user: int) -> None:
     await add(world, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
     await add(world, RateHold, id=users.__getitem__, until=START + timedelta(days=9))
     await add(world, Task, user_id=user, kind="export")
-    for key in SETTINGS:
-        await add(world, SettingChange, key=key, before={"value": 1}, after={"value": 2})
+    for name in SETTINGS:
+        await add(world, SettingChange, key=name, before={"value": 1}, after={"value": 2})
