@@ -50,7 +50,7 @@ from models.addresses import Address, AddressKind
 from models.autoreply import answering
 from models.columns import Instant, Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Invalid, NotFound, OverQuota, RateLimited
+from models.errors import Invalid, NotFound, OverQuota
 from models.filters import filtered
 from models.mailboxes import Mailbox, SpecialUse
 from models.prepared import Prepared, among, number, prepared
@@ -492,7 +492,7 @@ async def _check_received(world: World, row: Picked) -> None:
     if most and row.received >= most and until and until > now:
         reached = Reached(LimitKind.RECEIVED, row.received, most, until, refused=True)
         await _tell(world, row.id, reached, row.received_told_until)
-        raise RateLimited("too much mail for this mailbox", retry_after=until - now)
+        raise userlimits.TooManyReceived(reached, now)
 
 
 async def _tell(world: World, user_id: int, reached: Reached, told: datetime | None) -> None:

@@ -158,6 +158,9 @@ async def receive_all(
         reached = Reached(LimitKind.STORAGE, full.used, full.allowed, refused=True)
         await userlimits.refused(world, to.user_id, reached)
         raise
+    except userlimits.TooManyReceived as refusal:
+        await userlimits.refused(world, to.user_id, refusal.reached)
+        raise
 
 
 def place_all(turn: Turn, copies: Copies, kept: Sequence[Kept]) -> Placed | None:

@@ -154,7 +154,9 @@ async def _into(
 
 def _way(mail: "Mail") -> Way:
     """What it counts as: what was fetched and is no news is only put in."""
-    return Way.RECEIVED if mail.fetched is None or mail.fetched.news else Way.PUT_IN
+    if mail.fetched is None:
+        return Way.DELIVERED
+    return Way.RECEIVED if mail.fetched.news else Way.PUT_IN
 
 
 def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:

@@ -9,7 +9,7 @@ from itertools import compress, product
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import bindparam, case, insert, select, update
+from sqlalchemy import bindparam, case, func, insert, or_, select, update
 from sqlmodel import col
 
 from mail import audit, threads, userlimits
@@ -45,12 +45,14 @@ class Way(StrEnum):
 
     PUT_IN = "PUT_IN"  # by the account: the quota
     RECEIVED = "RECEIVED"  # from outside: the quota, and what may come in an hour
+    DELIVERED = "DELIVERED"  # as RECEIVED, but refused once as many came in an hour as may
     AGAIN = "AGAIN"  # the same, in another folder as well: the quota
     RELEASED = "RELEASED"  # from outside, and was held: what may come in an hour was counted then
     NOTICE = "NOTICE"  # by us, about the quota: it goes in beyond it, and leads to no other
 
 
-ARRIVING = frozenset({Way.RECEIVED, Way.AGAIN, Way.RELEASED})
+COUNTED = frozenset({Way.RECEIVED, Way.DELIVERED})
+ARRIVING = COUNTED | {Way.AGAIN, Way.RELEASED}
 HOUR = timedelta(hours=1)  # in which messages that come are counted
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _NOTICE = (
@@ -66,12 +68,17 @@ COMING: dict[str, Any] = {  # so `many` messages more; `until` is when an hour e
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
 }
+# True while fewer messages came in this hour than may. The UPDATE that counts checks it too, so
+# deliveries at the same moment can't pass the limit together.
+_MAY_COME = func.coalesce(col(User.received_max), number("hourly"))
+MAY_COME = or_(_MAY_COME == 0, func.coalesce(~_RUNNING, True), col(User.received) < _MAY_COME)
 CAME = col(User.received), col(User.received_max), col(User.received_until)
 # What came from outside is counted by the same statement: a row of its own costs another.
 _RECEIVED = _PUT_IN.values(**COMING).returning(*CAME)
 _TAKE = {
     Way.PUT_IN: Prepared(_PUT_IN),
     Way.RECEIVED: Prepared(_RECEIVED),
+    Way.DELIVERED: Prepared(_RECEIVED.where(MAY_COME)),
     Way.AGAIN: Prepared(_PUT_IN),
     Way.RELEASED: Prepared(_PUT_IN),
     Way.NOTICE: Prepared(_NOTICE),
@@ -183,7 +190,7 @@ def place_many(turn: Turn, items: Sequence[Item], *, way: Way = Way.PUT_IN) -> l
     use = take_quota(turn, user_id, size, many=len(items), way=way)
     placed = _placed(turn, user_id, items, way)
     userlimits.stored(turn, user_id, use, size, letter=way is not Way.NOTICE)
-    if way is Way.RECEIVED:
+    if way in COUNTED:
         userlimits.received(turn, user_id, use, len(items))
     return placed
 
@@ -341,15 +348,19 @@ def take_quota(
 ) -> Picked:
     """Count the bytes of so many messages as used; what is `used` then, and `allowed`.
 
-    OverQuota, NotFound.
+    Raises OverQuota, NotFound, or TooManyReceived if the way is DELIVERED.
     """
     platform = turn.world.options.default_quota
     given: dict[str, Any] = {"user": user_id, "platform": platform, "bytes": size, "many": many}
-    if way is Way.RECEIVED:
+    if way in COUNTED:
         now = turn.world.now()
         given |= {"now": now, "until": now + HOUR}
+    if way is Way.DELIVERED:
+        given["hourly"] = turn.world.options.received_hourly
     taken = turn.fetched(_TAKE[way], **given)
     if not taken:
+        if way is Way.DELIVERED:
+            userlimits.check_received(turn, user_id)
         raise over_quota(turn, user_id)
     row: Picked = taken[0]
     return row

@@ -18,7 +18,7 @@ from mail import acknowledging, audit, delivery, encrypting, placing, userlimits
 from mail.addresses import Recipient
 from mail.keeping import Kept, blob_ids
 from mail.messagetrace import new_id
-from mail.placing import CAME, COMING, HOUR, Letter
+from mail.placing import CAME, COMING, HOUR, MAY_COME, Letter
 from mail.scan import Symbol
 from mail.spam import Spam
 from mail.storable import storable
@@ -63,12 +63,14 @@ class Why:
 _KNOWN = select(col(Receipt.message_id)).where(
     col(Receipt.digest) == bindparam("known"), col(Receipt.at) > bindparam("since")
 )
-_COUNTED = Prepared(
+_COUNT = (
     update(User)
     .where(col(User.id) == number("user"), col(User.deleted_at).is_(None))
     .values(**COMING)
     .returning(*CAME)
 )
+_COUNTED = Prepared(_COUNT)
+_COUNTED_BELOW_LIMIT = Prepared(_COUNT.where(MAY_COME))
 
 
 def fits(world: World, letter: Letter) -> bool:
@@ -119,7 +121,7 @@ async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], w
     def unit(turn: Turn, kept: Kept) -> bool:
         if turn.connection.execute(_KNOWN, {"known": known, "since": since}).first():
             return False
-        _count(turn, to.user_id)
+        _count(turn, to.user_id, is_limited=mail.fetched is None)
         key, shown = turn.world.key(), {**_shown(letter), **_said(why), "receipt": known}
         row = {"id": key, **_envelope(turn, mail, to), **shown}
         blobs = blob_ids(turn, kept)
@@ -129,15 +131,29 @@ async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], w
         _make_room(turn, to.user_id, key)
         return True
 
-    if await delivery.with_bytes(world, to.tenant_id, letter, unit, to.user_id):
+    try:
+        is_new = await delivery.with_bytes(world, to.tenant_id, letter, unit, to.user_id)
+    except userlimits.TooManyReceived as refusal:
+        await userlimits.refused(world, to.user_id, refusal.reached)
+        raise
+    if is_new:
         HELD.add("virus" if why.virus else "spam")
 
 
-def _count(turn: Turn, user_id: int) -> None:
-    """Count it among what came in an hour: else a flood that is held would have no limit."""
+def _count(turn: Turn, user_id: int, *, is_limited: bool) -> None:
+    """Count a held message among those that came in an hour, else a flood of them has no limit.
+
+    If it is limited, raises TooManyReceived once as many came as may.
+    """
     now = turn.world.now()
-    counted = turn.fetched(_COUNTED, user=user_id, many=1, now=now, until=now + HOUR)
+    hourly = turn.world.options.received_hourly
+    given: dict[str, Any] = {"user": user_id, "many": 1, "now": now, "until": now + HOUR}
+    if is_limited:
+        counted = turn.fetched(_COUNTED_BELOW_LIMIT, **given, hourly=hourly)
+    else:
+        counted = turn.fetched(_COUNTED, **given)
     if not counted:
+        userlimits.check_received(turn, user_id)
         raise NotFound(str(user_id), path=["user"])
     userlimits.received(turn, user_id, counted[0])
 

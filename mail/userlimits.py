@@ -49,6 +49,15 @@ class TooMany(RateLimited):
         self.reached = reached
 
 
+class TooManyReceived(RateLimited):
+    """As many messages came in this hour as may."""
+
+    def __init__(self, reached: Reached, now: datetime) -> None:
+        wait = reached.resets_at - now if reached.resets_at else timedelta(hours=1)
+        super().__init__("too much mail for this mailbox", retry_after=wait)
+        self.reached = reached
+
+
 def level(options: Options, used: int, allowed: int) -> UsageLevel:
     """How far a limit is used up; one of 0, which is none, never is."""
     if not allowed:
@@ -104,6 +113,19 @@ def received(turn: Turn, user_id: int, taken: Picked, many: int = 1) -> None:
     if most and taken.received - many < most <= taken.received:
         reached = Reached(LimitKind.RECEIVED, taken.received, most, taken.received_until)
         tell(turn, user_id, reached)
+
+
+def check_received(turn: Turn, user_id: int) -> None:
+    """Raise TooManyReceived if as many messages came in this hour as may."""
+    asked = select(col(User.received), col(User.received_max), col(User.received_until))
+    row = turn.connection.execute(asked.where(col(User.id) == user_id)).first()
+    if row is None:
+        return
+    options, now = turn.world.options, turn.world.now()
+    most = options.received_hourly if row.received_max is None else row.received_max
+    if most and row.received >= most and row.received_until and row.received_until > now:
+        reached = Reached(LimitKind.RECEIVED, row.received, most, row.received_until, refused=True)
+        raise TooManyReceived(reached, now)
 
 
 def _write_to(turn: Turn, user_id: int, at: UsageLevel, *, refused: bool = False) -> None:
