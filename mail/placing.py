@@ -45,14 +45,16 @@ class Way(StrEnum):
 
     PUT_IN = "PUT_IN"  # by the account: the quota
     RECEIVED = "RECEIVED"  # from outside: the quota, and what may come in an hour
-    DELIVERED = "DELIVERED"  # as RECEIVED, but refused once as many came in an hour as may
+    FETCHED = (
+        "FETCHED"  # by a connector, as new mail: counted as RECEIVED, but never refused for it
+    )
     AGAIN = "AGAIN"  # the same, in another folder as well: the quota
     RELEASED = "RELEASED"  # from outside, and was held: what may come in an hour was counted then
     NOTICE = "NOTICE"  # by us, about the quota: it goes in beyond it, and leads to no other
 
 
-COUNTED = frozenset({Way.RECEIVED, Way.DELIVERED})
-ARRIVING = COUNTED | {Way.AGAIN, Way.RELEASED}
+ARRIVING = frozenset({Way.RECEIVED, Way.FETCHED, Way.AGAIN, Way.RELEASED})
+COUNTED = frozenset({Way.RECEIVED, Way.FETCHED})  # among the messages of an hour
 HOUR = timedelta(hours=1)  # in which messages that come are counted
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _NOTICE = (
@@ -68,17 +70,21 @@ COMING: dict[str, Any] = {  # so `many` messages more; `until` is when an hour e
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
 }
-# True while fewer messages came in this hour than may. The UPDATE that counts checks it too, so
-# deliveries at the same moment can't pass the limit together.
-_MAY_COME = func.coalesce(col(User.received_max), number("hourly"))
-MAY_COME = or_(_MAY_COME == 0, func.coalesce(~_RUNNING, True), col(User.received) < _MAY_COME)
+_RECEIVED_LIMIT = func.coalesce(col(User.received_max), number("hourly"))
+# Checked by the UPDATE that counts, so that deliveries at once can't pass the limit together.
+MAY_COME = or_(
+    _RECEIVED_LIMIT == 0,
+    col(User.received_until).is_(None),
+    ~_RUNNING,
+    col(User.received) < _RECEIVED_LIMIT,
+)
 CAME = col(User.received), col(User.received_max), col(User.received_until)
 # What came from outside is counted by the same statement: a row of its own costs another.
-_RECEIVED = _PUT_IN.values(**COMING).returning(*CAME)
+_FETCHED = _PUT_IN.values(**COMING).returning(*CAME)
 _TAKE = {
     Way.PUT_IN: Prepared(_PUT_IN),
-    Way.RECEIVED: Prepared(_RECEIVED),
-    Way.DELIVERED: Prepared(_RECEIVED.where(MAY_COME)),
+    Way.RECEIVED: Prepared(_FETCHED.where(MAY_COME)),
+    Way.FETCHED: Prepared(_FETCHED),
     Way.AGAIN: Prepared(_PUT_IN),
     Way.RELEASED: Prepared(_PUT_IN),
     Way.NOTICE: Prepared(_NOTICE),
@@ -174,7 +180,7 @@ def noted(dialect: str) -> Any:
 def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.PUT_IN) -> Placed:
     """Store a message inside the caller's unit: quota, folder, rows and journal at once.
 
-    OverQuota, NotFound, Gone.
+    Raises OverQuota, TooMany, NotFound, Gone.
     """
     (placed,) = place_many(turn, [(letter, kept, to)], way=way)
     return placed
@@ -346,22 +352,21 @@ def _road(to: Place, way: Way) -> AuditRoad:
 def take_quota(
     turn: Turn, user_id: int, size: int, *, many: int = 1, way: Way = Way.PUT_IN
 ) -> Picked:
-    """Count the bytes of so many messages as used; what is `used` then, and `allowed`.
+    """Count the bytes of so many messages as used; return `used` after that, and `allowed`.
 
-    Raises OverQuota, NotFound, or TooManyReceived if the way is DELIVERED.
+    Raises OverQuota, TooMany if the account has received its limit of the hour, NotFound.
     """
     platform = turn.world.options.default_quota
     given: dict[str, Any] = {"user": user_id, "platform": platform, "bytes": size, "many": many}
     if way in COUNTED:
         now = turn.world.now()
         given |= {"now": now, "until": now + HOUR}
-    if way is Way.DELIVERED:
+    if way is Way.RECEIVED:
         given["hourly"] = turn.world.options.received_hourly
     taken = turn.fetched(_TAKE[way], **given)
     if not taken:
-        if way is Way.DELIVERED:
-            userlimits.check_received(turn, user_id)
-        raise over_quota(turn, user_id)
+        counted = way is Way.RECEIVED and userlimits.too_many_received(turn, user_id)
+        raise counted or over_quota(turn, user_id)
     row: Picked = taken[0]
     return row
 

@@ -22,6 +22,7 @@ from mail.placing import CAME, COMING, HOUR, MAY_COME, Letter
 from mail.scan import Symbol
 from mail.spam import Spam
 from mail.storable import storable
+from mail.userlimits import TooMany
 from mail.wishes import On, stored
 from models import meters
 from models.errors import LimitReached, NotFound
@@ -63,14 +64,12 @@ class Why:
 _KNOWN = select(col(Receipt.message_id)).where(
     col(Receipt.digest) == bindparam("known"), col(Receipt.at) > bindparam("since")
 )
-_COUNT = (
+_COUNTED = Prepared(
     update(User)
-    .where(col(User.id) == number("user"), col(User.deleted_at).is_(None))
+    .where(col(User.id) == number("user"), col(User.deleted_at).is_(None), MAY_COME)
     .values(**COMING)
     .returning(*CAME)
 )
-_COUNTED = Prepared(_COUNT)
-_COUNTED_BELOW_LIMIT = Prepared(_COUNT.where(MAY_COME))
 
 
 def fits(world: World, letter: Letter) -> bool:
@@ -121,7 +120,7 @@ async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], w
     def unit(turn: Turn, kept: Kept) -> bool:
         if turn.connection.execute(_KNOWN, {"known": known, "since": since}).first():
             return False
-        _count(turn, to.user_id, is_limited=mail.fetched is None)
+        _count(turn, to.user_id)
         key, shown = turn.world.key(), {**_shown(letter), **_said(why), "receipt": known}
         row = {"id": key, **_envelope(turn, mail, to), **shown}
         blobs = blob_ids(turn, kept)
@@ -132,29 +131,25 @@ async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], w
         return True
 
     try:
-        is_new = await delivery.with_bytes(world, to.tenant_id, letter, unit, to.user_id)
-    except userlimits.TooManyReceived as refusal:
+        held = await delivery.with_bytes(world, to.tenant_id, letter, unit, to.user_id)
+    except TooMany as refusal:
         await userlimits.refused(world, to.user_id, refusal.reached)
         raise
-    if is_new:
+    if held:
         HELD.add("virus" if why.virus else "spam")
 
 
-def _count(turn: Turn, user_id: int, *, is_limited: bool) -> None:
-    """Count a held message among those that came in an hour, else a flood of them has no limit.
+def _count(turn: Turn, user_id: int) -> None:
+    """Count it among the messages of the hour: else a flood that is held would have no limit.
 
-    If it is limited, raises TooManyReceived once as many came as may.
+    Raises TooMany if the account has received its limit of the hour, NotFound if it has gone.
     """
-    now = turn.world.now()
-    hourly = turn.world.options.received_hourly
-    given: dict[str, Any] = {"user": user_id, "many": 1, "now": now, "until": now + HOUR}
-    if is_limited:
-        counted = turn.fetched(_COUNTED_BELOW_LIMIT, **given, hourly=hourly)
-    else:
-        counted = turn.fetched(_COUNTED, **given)
+    now, hourly = turn.world.now(), turn.world.options.received_hourly
+    given = {"many": 1, "now": now, "until": now + HOUR, "hourly": hourly}
+    counted = turn.fetched(_COUNTED, user=user_id, **given)
     if not counted:
-        userlimits.check_received(turn, user_id)
-        raise NotFound(str(user_id), path=["user"])
+        full = userlimits.too_many_received(turn, user_id)
+        raise full or NotFound(str(user_id), path=["user"])
     userlimits.received(turn, user_id, counted[0])
 
 

@@ -47,8 +47,8 @@ def refusal(error: BaseException, *, user: int | None = None) -> str:
     if isinstance(error, Rejected):
         return f"550 5.7.1 {error.words}"
     if isinstance(error, Refused):
-        kinds = (REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
-        return next(kinds, "550 5.7.1 Refused")
+        known = (REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+        return next(known, "550 5.7.1 Refused")
     if isinstance(error, NoRoom) or getattr(error, "errno", None) == errno.ENOSPC:
         return NO_ROOM
     if (failure := unavailable(error)) is not None:

@@ -208,6 +208,12 @@ class Settings(
         ge=0,
         description="Cost points a second for each user or key of ADMIN or above; 0 is unlimited.",
     )
+    answer_max: Size = Field(
+        default=32 << 20,
+        ge=1 << 20,
+        description="Bytes of one GraphQL answer, and of each event of a subscription. A larger "
+        "one ends with the error RESPONSE_TOO_LARGE.",
+    )
     introspection: Literal["open", "signed-in", "off"] = Field(
         default="open",
         description="Who may look at the schema: open, signed-in or off. Whoever may not is given "

@@ -104,6 +104,13 @@ class LocalStore:
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
 
+    async def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes, or None if it does not exist."""
+        try:
+            return (await self._run(self._place(name).stat)).st_size
+        except FileNotFoundError:
+            return None
+
     async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The same in pieces of at most 1 MiB."""
         try:
@@ -225,6 +232,13 @@ class ObjectStore:
             if (await self._store.head_async(name))["size"] <= start:
                 raise Corrupt(f"The object {name} ends too soon") from None
             raise
+
+    async def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes, or None if it does not exist."""
+        try:
+            return int((await self._store.head_async(_checked(name)))["size"])
+        except FileNotFoundError:
+            return None
 
     async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The same in pieces of at most 1 MiB.

@@ -1,1 +1,1 @@
-"""Connections to the database: addresses, settings, failures and waiting."""
+"""Connections to the database: addresses, settings, failures, waiting and retries."""

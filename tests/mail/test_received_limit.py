@@ -1,61 +1,82 @@
-"""The number of messages that an account receives in an hour is never passed."""
+"""The hourly limit of received messages (`receivedMax`) when many messages arrive at once."""
 
 import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select, update
+import pytest
+from sqlalchemy import func, select
 from sqlmodel import col
 
-from mail.lmtp import Lmtp
-from models.journal import Change, ChangeKind
+from mail import lmtp
 from models.messages import Message
+from models.quarantine import QuarantineItem
 from models.users import User
 from models.world import World
 from tests.conftest import Client, Clock, raw_message
+from tests.held import SPAM, set_options
+from tests.limited import bounded, told
 from tests.mail.lmtp_client import Neighbour, connect
 
+pytestmark = pytest.mark.usefixtures("examined")
 
-async def limit(world: World, client: Client, **columns: object) -> None:
-    async with world.write() as session:
-        await session.exec(update(User).where(col(User.id) == client.user.id).values(**columns))
-
-
-async def begin(port: int, address: str) -> Neighbour:
-    """A neighbour whose recipient was accepted, and who has not sent the message yet."""
-    neighbour = await connect(port)
-    await neighbour.begin(address)
-    return neighbour
+LIMIT = 10
+SESSIONS = 14
+ACCEPTED, REFUSED = "250 2.0.0", "450 4.2.1"
 
 
-async def finish(neighbour: Neighbour, subject: str) -> str:
-    neighbour.send(raw_message(subject) + b".\r\n")
-    reply = await neighbour.hear()
-    await neighbour.close()
-    return reply
+async def deliver_at_once(ada: Client, port: int, number: int, **headers: str) -> Counter[str]:
+    """Send messages in so many sessions, all past RCPT before the first sends its message."""
+    sessions = [await connect(port) for _ in range(number)]
+    for session in sessions:
+        await session.begin(ada.address)
+
+    async def finish(session: Neighbour, raw: bytes) -> str:
+        session.send(raw + b"\r\n.\r\n")
+        return (await session.hear())[:9]
+
+    raws = [raw_message(f"Number {n}", body=f"{n}", **headers) for n in range(number)]
+    replies = await asyncio.gather(*map(finish, sessions, raws))
+    for session in sessions:
+        await session.close()
+    return Counter(replies)
 
 
-async def test_simultaneous_deliveries_do_not_pass_the_limit(
-    world: World, ada: Client, bob: Client, listener: Lmtp, clock: Clock
+async def count_rows(world: World, table: Any) -> int:
+    (row,) = await world.database.read(select(func.count().label("number")).select_from(table))
+    return int(row.number)
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_deliveries_at_once_stop_at_the_limit(
+    ada: Client, clock: Clock, tmp_path: Path, held: bool
 ) -> None:
-    await limit(world, ada, received_max=3)
-    neighbours = [await begin(listener.port, ada.address) for _ in range(8)]
-    replies = await asyncio.gather(
-        *(finish(neighbour, f"{n}") for n, neighbour in enumerate(neighbours))
+    world = ada.world
+    if held:
+        set_options(world, spam_quarantine=75)
+    await bounded(ada, received_max=LIMIT)
+    listener = await lmtp.listen(world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    headers = SPAM if held else {}
+    table = QuarantineItem.__table__ if held else Message.__table__  # type: ignore[attr-defined]
+    replies = await deliver_at_once(ada, listener.port, SESSIONS, **headers)
+    assert replies == {ACCEPTED: LIMIT, REFUSED: SESSIONS - LIMIT}
+    assert await count_rows(world, table) == LIMIT
+    (user,) = await world.database.read(
+        select(col(User.received)).where(col(User.id) == ada.user.id)
     )
-    assert sorted(reply[:9] for reply in replies) == ["250 2.0.0"] * 3 + ["450 4.2.1"] * 5
-    mine = select(col(Message.id)).where(col(Message.user_id) == ada.user.id)
-    assert len(await world.database.read(mine)) == 3
-    changes = select(col(Change.facts)).where(col(Change.kind) == ChangeKind.LIMIT_REACHED)
-    told = [row.facts["refused"] for row in await world.database.read(changes)]
-    assert sorted(told) == [False, True]  # it was reached, and then passed
-    assert (await finish(await begin(listener.port, bob.address), "other")).startswith("250")
-    clock.tick(hours=1, seconds=1)
-    assert (await finish(await begin(listener.port, ada.address), "later")).startswith("250")
+    assert user.received == LIMIT  # a refused message is not counted
+    at_limit = ("RECEIVED", "FULL", LIMIT, LIMIT)
+    assert sorted(await told(ada)) == [(*at_limit, False), (*at_limit, True)]
+    clock.tick(hours=1)
+    assert await deliver_at_once(ada, listener.port, 1, **headers) == {ACCEPTED: 1}
+    await listener.close(1)
 
 
-async def test_limit_of_the_platform_and_no_limit(
-    world: World, ada: Client, listener: Lmtp
-) -> None:
-    await limit(world, ada, received_max=0)
-    neighbours = [await begin(listener.port, ada.address) for _ in range(4)]
-    replies = [await finish(neighbour, f"{n}") for n, neighbour in enumerate(neighbours)]
-    assert {reply[:3] for reply in replies} == {"250"}
+async def test_the_platform_limit_holds_for_deliveries_at_once(ada: Client, tmp_path: Path) -> None:
+    set_options(ada.world, received_hourly=2)
+    listener = await lmtp.listen(ada.world, "127.0.0.1", 0, spool=tmp_path / "spool")
+    assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 2, REFUSED: 3}
+    await bounded(ada, received_max=0)  # unlimited
+    assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 5}
+    await listener.close(1)
