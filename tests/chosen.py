@@ -42,6 +42,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "e2e/test_repeats",
     "e2e/test_resuming",
     "e2e/test_run",
+    "e2e/test_several_servers",
     "e2e/test_webhooks",
     "e2e/test_wheel",
     "e2e/test_workers",
