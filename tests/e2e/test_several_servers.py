@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -80,7 +81,12 @@ class Site:
         env = {"PATH": path, "HOME": str(self.folder), **keys, **cheap, **more}
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                ["bash", "-c", script], cwd=ROOT, env=env, stdout=log, stderr=log, stdin=-3
+                ["/bin/bash", "-c", script],
+                cwd=ROOT,
+                env=env,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
 
     def wait(self, name: str, process: "subprocess.Popen[bytes]", url: str) -> None:
@@ -196,7 +202,7 @@ async def test_two_servers_behind_the_balancer_are_one_platform(site: Site) -> N
 
 async def _mutate(
     http: httpx.AsyncClient, base: str, name: str, given: dict[str, object], payload: str
-) -> dict[str, dict[str, str]]:
+) -> dict[str, Any]:
     kind = f"{name[0].upper()}{name[1:]}Input"
     document = (
         f"mutation ($input: {kind}!) {{ it: {name}(input: $input) "
@@ -205,7 +211,7 @@ async def _mutate(
     sent = {"query": document, "variables": {"input": given}}
     answer = (await http.post(f"{base}/graphql", json=sent)).json()
     assert "errors" not in answer, answer
-    found: dict[str, dict[str, str]] = answer["data"]["it"]
+    found: dict[str, Any] = answer["data"]["it"]
     assert found["errors"] == []
     return found
 
