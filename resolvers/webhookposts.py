@@ -128,7 +128,7 @@ class Worker:
 
 async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
     """Read the journal for webhooks and post to them, until cancelled."""
-    worker = Worker(world, worded, gate or Gate())
+    worker = Worker(world, worded, gate or Gate.of(world.options))
     looked = -IDLE
     with world.wakeups.gather() as bell:
         try:
