@@ -6,7 +6,9 @@ sealed (`sealing`). No check refuses mail because DNS does not answer.
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import idna
@@ -22,7 +24,7 @@ from mail.authentication.removal import without_own_results
 from mail.authentication.sealing import sealed
 from mail.authentication.spf import Spf
 from mail.client import Client
-from mail.messages import addresses, believed
+from mail.messages import MailAddress, addresses, believed
 from mail.messages.authentication import says, stamps
 from mail.messages.headers import Field
 from mail.messages.headers import fields as listed
@@ -32,6 +34,7 @@ from models.world import World
 
 __all__ = ["Findings", "authors", "checked", "sealed", "stamped", "without_own_results"]
 
+_NAMED = re.compile(r"@([^\s@<>()\[\]\",:;\\]+)")  # domains in text that is no address
 CHECKS = meters.counter(
     "merganser_authentication",
     "Checks of who sent a message, by what they came to.",
@@ -110,13 +113,20 @@ def _authors(own: Sequence[Field]) -> list[str]:
     for name, value in own:
         if name == "from" and len(found) < AUTHORS:
             for each in addresses(unfolded(value)):
-                try:
-                    domain = ascii_domain(each.address.rpartition("@")[2].strip().rstrip("."))
-                except idna.IDNAError:
-                    continue
-                if domain:
+                for domain in _domains(each):
                     found[domain.lower()] = None
     return list(found)[:AUTHORS]
+
+
+def _domains(author: MailAddress) -> Iterator[str]:
+    """Yield the domains of an author: of text that is no address, all that it names."""
+    names = (
+        [author.address.rpartition("@")[2]] if author.address else _NAMED.findall(author.name or "")
+    )
+    for name in names:
+        with suppress(idna.IDNAError):
+            if domain := ascii_domain(name.strip().rstrip(".")):
+                yield domain
 
 
 def _passed(chain: arc.Chain) -> dict[int, bool]:

@@ -6,14 +6,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
+from graph.webhooks import worded
 from mail.outward import Gate, Target, Unsent, inward, post
 from models.world import Adopted, World
 from resolvers import webhookposts
 from tests.conftest import Client, receive
 from tests.mail.sending import until
 from tests.mail.zones import Zone, asking, zone
-from tests.receiver import receiving, worded
-from tests.test_webhook_posts import log_of, made
+from tests.receiver import log_of, made, receiving
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast
 IPV4 = """0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12
