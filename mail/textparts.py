@@ -29,7 +29,7 @@ def entity(text: str) -> bytes:
     return (_HEAD.format(encoding) + lines.replace("\n", "\r\n")).encode()
 
 
-def part(text: str, subtype: str, policy: EmailPolicy) -> EmailMessage:
+def part(text: str, subtype: str, policy: "EmailPolicy[EmailMessage]") -> EmailMessage:
     """Build a text part of a multipart. The line break before a boundary is not part of it."""
     encoding, lines = _encode(_LINE_END.sub("\n", text), is_last=False)
     made = EmailMessage(policy=policy)

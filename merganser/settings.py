@@ -265,7 +265,8 @@ class Settings(
     dns_resolver: str | None = Field(
         default=USUAL.dns_resolver,
         pattern=PLACE,
-        description="Name server that is asked for everything, as in 127.0.0.1:53.",
+        description="Name server for every DNS lookup, also of hosts that receive webhooks and "
+        "push messages, as in 127.0.0.1:53. Scanners are looked up by the system.",
         json_schema_extra={
             **shown("those of the system"),
             "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",

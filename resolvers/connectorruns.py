@@ -239,7 +239,8 @@ async def _carried(worker: Worker, run: Run) -> None:
     """Run it, and note what came of it."""
     log.info("connector begins", extra={"connector": run.connector.id, "run": run.row.id})
     beating = asyncio.create_task(_beats(run))
-    gate = worker.gate or Gate(private=worker.world.options.connectors_private)
+    options = worker.world.options
+    gate = worker.gate or Gate.of(options, private=options.connectors_private)
     fetch = asyncio.create_task(fetching.fetch(run, gate, worker.trust))
     state, error, stage = TaskState.SUCCEEDED, None, None
     try:

@@ -84,7 +84,7 @@ class Worker:
 
 async def run(world: World, called: Called, gate: Gate | None = None) -> None:
     """Tell push channels of new mail, until cancelled."""
-    worker = Worker(world, called, gate or Gate())
+    worker = Worker(world, called, gate or Gate.of(world.options))
     async with leases.registered(world):
         await _tell(worker)
 

@@ -129,7 +129,7 @@ class Worker:
 
 async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
     """Read the journal for webhooks and post to them, until cancelled."""
-    worker = Worker(world, worded, gate or Gate())
+    worker = Worker(world, worded, gate or Gate.of(world.options))
     async with leases.registered(world):
         await _post_all(worker)
 

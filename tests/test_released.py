@@ -59,6 +59,8 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "Enum value ErrorCode.USER_OFFLINE was added.": "of a mutation that is new",
     "Field Mailbox.user changed type from User! to User.": "of what is shared one sees no "
     "account, but its `owner`",
+    "Field MailAddress.address changed type from String! to String.": "text that RFC 5322 does not "
+    "allow as an address is no address",
     "Enum value MessageOrder.RELEVANCE was added.": "an order is asked for, never answered",
 }
 NULLABLE = (

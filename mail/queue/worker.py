@@ -196,7 +196,7 @@ async def _do(worker: Worker, lane: Lane, job: Job) -> None:
             return
     if vias.is_page(job):
         letter = await signed(world, job, await _letter(world, job))
-        gate = Gate(world.options.forwards_private, worker.route.trust)
+        gate = _gate(worker)
         posted = await vias.posted(world, job, letter, gate)
         await _settled(worker, lane, _all(job, posted), letter.head)
         return
@@ -245,8 +245,14 @@ async def _parts(worker: Worker, job: Job) -> list[ways.Part]:
     return ready
 
 
+def _gate(worker: Worker) -> Gate:
+    """Return what may be reached of the hosts that users forward mail to."""
+    options = worker.world.options
+    return Gate.of(options, private=options.forwards_private, trust=worker.route.trust)
+
+
 async def _by_via(worker: Worker, job: Job) -> ways.Part:
-    gate = Gate(worker.world.options.forwards_private, worker.route.trust)
+    gate = _gate(worker)
     try:
         found = await vias.relays(worker.world, job, gate)
     except Unroutable as problem:
