@@ -120,6 +120,8 @@ async def _house(settings: Settings, part: Part, ending: Ending) -> AsyncGenerat
         process.on_reserved = partial(ending.signalled, signal.SIGTERM)
         if alone:
             await leases.end_server(world, process.server)
+        if locks.lock_of(settings.store) is not None:
+            await leases.end_exclusive(world)  # the lock of the file proves it
         await stack.enter_async_context(used_by_server(world))
         yield world
 

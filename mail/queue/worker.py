@@ -26,6 +26,7 @@ from mail.routing import Host, Route, Unroutable
 from mail.ways import Way
 from models.queue import DeliveryState
 from models.runtime import leases
+from models.store.outages import StoreUnavailable
 from models.wakeups import QUEUE
 from models.world import Turn, World
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 USUAL = Pace()
 SOON = 0.05  # seconds; what is due may be in the hands of another worker
 SMALL = 100_000  # bytes
+AGAIN, SELDOM = 0.2, 5.0  # seconds between two tries to write results: at first, and at most
 TOO_LATE = "the lease has passed to another worker"
 
 
@@ -213,8 +215,27 @@ async def _do(worker: Worker, lane: Lane, job: Job) -> None:
 async def _settled(worker: Worker, lane: Lane, results: Mapping[int, Result], raw: bytes) -> None:
     """Write results of the job that is being done: it goes on without these recipients."""
     if results:
-        await settle(worker.world, lane.jobs[0], results, raw)
+        await _write_results(worker, lane.jobs[0], results, raw)
         lane.jobs[0] = local.left(lane.jobs[0], results)
+
+
+async def _write_results(
+    worker: Worker, job: Job, results: Mapping[int, Result], raw: bytes
+) -> None:
+    """Write results, again and again while the store can't take them.
+
+    What another server has taken must not be sent a second time because the store was busy.
+    """
+    pause = AGAIN
+    while True:
+        try:
+            await settle(worker.world, job, results, raw)
+        except StoreUnavailable:
+            log.warning("results wait for the store", extra={"queue": job.queue_id})
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, SELDOM)
+        else:
+            return
 
 
 def _left(lane: Lane, job: Job) -> Job:

@@ -41,6 +41,8 @@ async def used_alone(world: World, settings: Settings, purpose: str) -> AsyncGen
     A process that gives no sign counts as dead after a while, which is waited for here.
     """
     async with locks.repairing(settings.store, purpose):
+        if locks.lock_of(settings.store) is not None:
+            await leases.end_exclusive(world)  # the lock of the file proves it
         process = world.process
         process.name, process.exclusive = purpose, purpose
         async with leases.registered(world):

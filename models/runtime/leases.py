@@ -160,6 +160,12 @@ async def end_server(world: World, server: str) -> None:
     await world.apply(unit)
 
 
+async def end_exclusive(world: World) -> None:
+    """Delete the registrations of commands that had the store alone and are known to have ended."""
+    these = delete(ServerProcess).where(col(ServerProcess.exclusive).is_not(None))
+    await world.apply(lambda turn: turn.connection.execute(these).close())
+
+
 @asynccontextmanager
 async def registered(world: World) -> AsyncGenerator[None]:
     """Keep this process registered, with heartbeats. Leaving the last block gives leases back."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from bench.clustersoak import LATER, Cluster, Neighbour, clock_ahead
@@ -13,21 +13,21 @@ from merganser.settings import Settings
 from models.database import Database
 
 HOUR = 3600  # seconds
-LIMIT = 300.0
+LIMIT = 500.0
 MANY = 15  # messages under way when the clock is set
 
 
 @asynccontextmanager
 async def steppable(folder: Path) -> AsyncGenerator[Cluster]:
     """A server with an SQLite store, whose clock follows a file."""
-    far, settings = Neighbour(pause=0.2), Settings(data=folder / "var")
+    far, settings = Neighbour(pause=0.5), Settings(data=folder / "var")
     secret = await furnished(settings)
     await asyncio.to_thread((folder / "clock").write_text, "+0s")
     faked = {name: text for name, text in clock_ahead(1).items() if name != "FAKETIME"}
     more = {
         **faked,
         "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
-        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_CACHE_DURATION": "1",
         "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{far.port}?tls=never",
     }
     server = Server(folder / "var", more=more)
@@ -48,7 +48,8 @@ async def sent(one: Cluster, many: int) -> None:
     while len(one.post.answered) < handed + many:
         if (one.post.made + 1) % 20 == 0:
             one.post.made += 1  # the neighbour would put it off
-        await one.send(0)
+        with suppress(RuntimeError):  # a deadline on a busy machine: it is sent once more
+            await one.send(0)
 
 
 async def came(one: Cluster) -> None:
@@ -65,12 +66,13 @@ async def test_steps_of_an_hour_neither_double_nor_delay_mail(tmp_path: Path) ->
         for ahead in (HOUR, 0, -HOUR, 0):
             await sent(one, MANY)
             await asyncio.to_thread(step, ahead)  # leases of what is under way go on
+            await asyncio.sleep(1.5)  # so long libfaketime keeps what it has read
             await came(one)
         assert not any(to.endswith(LATER) for to in one.post.answered)
         assert set(one.far.came.values()) == {1}
 
         await asyncio.to_thread(step, HOUR)
-        await asyncio.sleep(1)
+        await asyncio.sleep(1.5)
         before = one.far.came.total()
         await sent(one, MANY)
         while one.far.came.total() == before:  # noqa: ASYNC110 - nobody rings

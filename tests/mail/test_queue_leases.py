@@ -1,9 +1,12 @@
 """Leases, crashes, stops, and many at once."""
 
 import asyncio
+import sqlite3
+import threading
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import make_url
 
 from mail.fields import Named
 from mail.queue import claims
@@ -177,3 +180,28 @@ async def test_two_workers_send_each_message_once(ada: Client, world: World) -> 
     assert sorted(mail.to[0] for mail in there.mails) == sorted(
         f"n{nth}@example.net" for nth in range(20)
     )
+
+
+async def test_what_was_taken_is_not_sent_again_because_the_store_is_busy(
+    ada: Client, world: World
+) -> None:
+    """The result waits until the store can take it: the recipient is not tried a second time."""
+    if world.database.dialect != "sqlite":
+        pytest.skip("another writer holds the whole store, as only SQLite lets it")
+    path, timers = str(make_url(world.database.url).database), list[threading.Timer]()
+
+    def busy(where: str) -> None:
+        if where == "sent" and not timers:
+            other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            timers.append(threading.Timer(7.0, other.close))  # longer than a unit waits: 5 s
+            timers[0].start()
+
+    async with listening(Server()) as there, working(replace(world, fault=busy), relay(there)):
+        key = await send(ada, Named("carol@example.net"))
+        async with asyncio.timeout(60):
+            while not await is_now(world, key, "carol", State.RELAYED):  # noqa: ASYNC110 - a row
+                await asyncio.sleep(0.1)
+    assert timers
+    row = (await deliveries(world, key))["carol"]
+    assert (row.attempts, len(there.mails)) == (1, 1)

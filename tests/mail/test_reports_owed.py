@@ -155,7 +155,7 @@ async def test_what_is_refused_beside_it_is_told_of_as_ever(
         key = await asked(ada)
         await died(world, there, "carol")
         clock.tick(minutes=3)
-        async with working(world, relay(there)):
+        async with working(world, relay(there), replace(PACE, owed=0.2)):
             await until(lambda: is_now(world, key, "dave", State.BOUNCED))
             await until(lambda: nothing_owed(world))
     subjects = sorted(letter.subject for letter in await inbox(ada))
