@@ -83,8 +83,8 @@ async def spoil(store: Store, object_name: str, damage: Damage) -> None:
 
 async def town_of(world: World) -> Town:
     here, there = await domain_of(world), await domain_of(world, "example.net")
-    homes = [await home_of(world, here, name) for name in ("ada", "bob")]
-    return Town(world, *homes, await home_of(world, there, "dan"))
+    ada, bob = [await home_of(world, here, name) for name in ("ada", "bob")]
+    return Town(world, ada, bob, await home_of(world, there, "dan"))
 
 
 @pytest.fixture(params=["folder", "s3"])
