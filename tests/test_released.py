@@ -63,6 +63,14 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "account, but its `owner`",
     "Enum value MessageOrder.RELEVANCE was added.": "an order is asked for, never answered",
 }
+NULLABLE = (
+    "an error of one field of a request removed the payloads of all others, although they were done"
+)
+RELEASED_MUTATIONS: Any = build_schema(RELEASED).type_map["Mutation"]
+ACCEPTED |= {
+    f"Field Mutation.{name} changed type from {field.type} to {field.type.of_type}.": NULLABLE
+    for name, field in RELEASED_MUTATIONS.fields.items()
+}
 ADVICE = f"""
 Clients that were made for {VERSION} may fail on this. Add beside it instead, and deprecate the
 old with a reason that names the new; what has been deprecated for two minor releases may go.

@@ -24,6 +24,7 @@ from sqlmodel import col
 from models.journal import Stream
 from models.store import incarnation
 from models.store.incarnation import MARK, READ, Incarnation, incarnation_of
+from models.store.outages import StoreUnavailable
 from models.wakeups import Gathering, rest
 from models.world import Turn, World
 
@@ -166,7 +167,7 @@ class RestoreGuard:
         """Do `start`, or leave it to `run` if the object store does not answer."""
         try:
             await self.start()
-        except (BaseError, OSError) as problem:
+        except (BaseError, OSError, StoreUnavailable) as problem:
             facts = {"problem": type(problem).__name__}
             log.warning("the mark of the incarnation cannot be read yet", extra=facts)
 

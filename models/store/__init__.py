@@ -1,1 +1,1 @@
-"""The store as a whole: what is true of all its rows together."""
+"""Database access, and what is true of all rows of the store together."""
