@@ -28,7 +28,7 @@ from sqlmodel import SQLModel, col
 
 from mail import arriving, endings, quarantine, retention
 from mail.audit import unfinished
-from mail.blobs.collect import collect
+from mail.blobs.collect import collect, drop_objects
 from mail.threads import ended
 from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
@@ -165,7 +165,8 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     changes = await retention.trim(world, aged=sweep)
     if sweep:
         threads += await _empty_threads(world)
-    collected = await collect(world, world.blobs, sweep=sweep)
+    kept = world.options.restore_window
+    collected = await collect(world, world.blobs, keep=kept, sweep=sweep)
     return Tidied(
         purged=purged,
         expired=expired,
@@ -472,7 +473,7 @@ async def forget_objects(world: World, names: Sequence[str]) -> None:
         return
     taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
     used = {row.name for row in await world.database.read(taken)}
-    await world.blobs.delete([name for name in names if name not in used])
+    await drop_objects(world, [name for name in names if name not in used])
 
 
 async def swept(world: World, spool: Path) -> int:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from mail import messagetrace
 from mail.blobs.store import open_store
 from mail.blobs.tiers import Tiers
+from mail.maintenance import restore_mark
 from mail.messages import close_readers
 from merganser.buses import wakeups
 from merganser.files import once
@@ -64,6 +65,7 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
         try:
             with reached(settings):
                 stored_settings.warn(await stored_settings.refresh(world))
+                await restore_mark.load(world)
             yield world
         finally:
             await settle(world)  # uses of credentials are noted behind the requests

@@ -20,6 +20,7 @@ from graph.metrics import Access, Readers
 from graph.webhooks import worded
 from mail import housekeeping, indexing, learning, routing, snoozing
 from mail.lmtp import Lmtp, listen
+from mail.maintenance.restore_mark import RestoreGuard
 from mail.queue import worker
 from mail.routing import Route
 from mail.spool import claim
@@ -73,13 +74,18 @@ async def serve(
     if part.parent is not None:
         loop.add_reader(part.parent, _orphaned, ending, part.parent)
     try:
-        async with _house(settings, part, ending) as world:
-            if before is not None:
-                await before(world)
-            if part.listens:
-                await _open(settings, world, ending, after or part.up, part)
-            else:
-                await _behind(settings, world, ending, part)
+        async with _house(settings, part, ending) as (world, guard):
+            watching = _begun(guard.run(), ending)
+            try:
+                if before is not None:
+                    await before(world)
+                if part.listens:
+                    await _open(settings, world, ending, after or part.up, part)
+                else:
+                    await _behind(settings, world, ending, part)
+            finally:
+                watching.cancel()
+                await asyncio.wait([watching])
     except asyncio.CancelledError:
         if not ending.asked:
             raise
@@ -93,6 +99,8 @@ async def prepare(settings: Settings, server: str) -> None:
     mailports.certificate(settings)
     async with opened(settings, migrate=True) as world:
         await leases.end_server(world, server)
+        with reached(settings):
+            await RestoreGuard(world).prepare()
         _route(world)
         await listening.guarded(world, settings)
         await mailports.required(settings, world)
@@ -105,8 +113,14 @@ def _orphaned(ending: Ending, parent: int) -> None:
 
 
 @asynccontextmanager
-async def _house(settings: Settings, part: Part, ending: Ending) -> AsyncGenerator[World]:
-    """The world of a server: its store is held and migrated; of several the first has done so."""
+async def _house(
+    settings: Settings, part: Part, ending: Ending
+) -> AsyncGenerator[tuple[World, RestoreGuard]]:
+    """The world of a server, and what detects that its database was restored.
+
+    The store is locked, migrated and compared with its mark; if there are several processes, the
+    first one has migrated and compared it.
+    """
     make_folder(settings)
     alone = part is ALONE
     async with AsyncExitStack() as stack:
@@ -123,7 +137,13 @@ async def _house(settings: Settings, part: Part, ending: Ending) -> AsyncGenerat
         if locks.lock_of(settings.store) is not None:
             await leases.end_exclusive(world)  # the lock of the file proves it
         await stack.enter_async_context(used_by_server(world))
-        yield world
+        guard = RestoreGuard(world, writes=part.works)
+        if alone:
+            with reached(settings):
+                await guard.prepare()
+        if part.works:
+            stack.push_async_callback(guard.stop)
+        yield world, guard
 
 
 async def _behind(settings: Settings, world: World, ending: Ending, part: Part) -> None:

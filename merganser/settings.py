@@ -320,6 +320,11 @@ class Settings(
     archive_for: Span = Field(
         default=USUAL.archive_for, description="How long deleted messages can be restored."
     )
+    restore_window: Span = Field(
+        default=USUAL.restore_window,
+        description="How old a backup of the database can be when it is restored: objects that no "
+        "row names any more are kept for so long. 0 s: they are removed after a day.",
+    )
     receipts_for: Span = Field(
         default=USUAL.receipts_for,
         description="How long a repeated delivery is known, and not stored twice.",

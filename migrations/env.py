@@ -43,6 +43,7 @@ import models.senderrules
 import models.settings
 import models.sieve
 import models.store.facts
+import models.store.incarnation
 import models.sts
 import models.submission
 import models.tasks

@@ -20,6 +20,7 @@ from models.options import Options
 from models.prepared import Prepared, Rows, Sent, fetched, fetched_all, send
 from models.runtime.registration import Registration
 from models.shelf import Shelf
+from models.store.incarnation import Incarnation
 from models.store.key_collision import TRIES, is_key_collision
 from models.stores import Store
 from models.vault import Vault
@@ -66,6 +67,7 @@ class World:
     fault: Callable[[str], None] = _no_fault
     base: Options = field(init=False, repr=False)  # the options we were given, before any setting
     settled: int = field(init=False, default=0, repr=False)  # `Adopted.number` of those in force
+    incarnation: Incarnation = field(init=False, default=Incarnation(), repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", self.options)
@@ -79,6 +81,14 @@ class World:
         if adopted.number >= self.settled:
             object.__setattr__(self, "settled", adopted.number)
             object.__setattr__(self, "options", adopted.options)
+
+    def enter(self, incarnation: Incarnation) -> None:
+        """Work in this incarnation of the store; wake all who follow a stream if it is another."""
+        before = self.incarnation
+        object.__setattr__(self, "incarnation", incarnation)
+        if before.base != incarnation.base:
+            for stream in self.wakeups.followed:
+                self.wakeups.ring(stream, incarnation.base)
 
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:

@@ -57,6 +57,8 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "Enum value ErrorCode.NO_SESSION was added.": "of a mutation that is new",
     "Enum value ErrorCode.SIEVE_COMPILE was added.": "of mutations that are new",
     "Enum value ErrorCode.USER_OFFLINE was added.": "of a mutation that is new",
+    "Enum value ResyncReason.STORE_RESTORED was added.": "clients read their state again for every "
+    "reason but OVERFLOW",
     "Field Mailbox.user changed type from User! to User.": "of what is shared one sees no "
     "account, but its `owner`",
     "Field MailAddress.address changed type from String! to String.": "text that RFC 5322 does not "

@@ -236,7 +236,8 @@ class ObjectStore:
     async def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None if it does not exist."""
         try:
-            return int((await self._store.head_async(_checked(name)))["size"])
+            with _failures:
+                return int((await self._store.head_async(_checked(name)))["size"])
         except FileNotFoundError:
             return None
 

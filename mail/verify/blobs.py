@@ -15,6 +15,7 @@ from mail.verify.contents import ABOUT, AT_ONCE, content, digest
 from mail.verify.report import Finding, Value
 from models.blobs import Blob, Upload
 from models.columns import Picked
+from models.store.incarnation import MARK
 from models.stores import Stored
 from models.world import World
 
@@ -145,6 +146,8 @@ async def figures(look: Look, grace: timedelta = GRACE) -> dict[str, int]:
 async def _listed(world: World) -> AsyncIterator[list[Stored]]:
     batch: list[Stored] = []
     async for stored in world.blobs.list():
+        if stored.name == MARK:
+            continue
         batch.append(stored)
         if len(batch) == NAMES:
             yield batch

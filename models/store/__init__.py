@@ -1,1 +1,1 @@
-"""Connections to the database: addresses, settings, failures, waiting and retries."""
+"""Database access, and what is true of all rows of the store together."""
