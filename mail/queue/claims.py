@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, case, select, update
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import col
 
+from mail.queue import release
 from mail.queue.jobs import Job, Pace, To
 from mail.queue.turns import Chosen, Room, Round, choose, waits_until
 from mail.wishes import Wish, kept
@@ -47,6 +48,7 @@ async def claim(
 
     While a lease lasts its end is the row's `next_at`: who died leaves it to the next claim.
     """
+    await release.release(world)
     lease, now = world.key(), world.now()
     until = now + pace.lease
     room = room or Room(pace.claim, pace.at_once, pace.at_once)
