@@ -15,12 +15,16 @@ from graph.scalars import BigInt, ByteSize, Duration
 from mail.paths import LONGEST_MASK
 from models.blobs import StorageTier
 from models.errors import Invalid
+from models.submission import SubmissionState
 from resolvers.looking import DEPTH
 from resolvers.messages import NEWEST, OLDEST
 from resolvers.selections import Selection
 from resolvers.where import MessageWhere
 
 IDS = 1000  # of one selection
+strawberry.enum(
+    SubmissionState, description="Where a submission stands: the sum of its deliveries."
+)
 strawberry.enum(
     StorageTier, description="Where bodies lie: where they are read fast, or where they cost less."
 )
@@ -131,6 +135,11 @@ class MessageFilter:
     attachment: AttachmentMatch | None = leaf("Has such a file.", default=UNSET)
     modified_since: BigInt | None = leaf("modseq greater than.", default=UNSET)
     snoozed: bool | None = leaf("Put off until later.", default=UNSET)
+    submission_states: list[SubmissionState] | None = leaf(
+        "Copies of messages whose submission is in one of these states, such as SCHEDULED and "
+        "HELD_FOR_UNDO for messages that are not sent yet. An empty list selects nothing.",
+        default=UNSET,
+    )
 
     def where(self, info: Info, depth: int = 0) -> MessageWhere:
         """The filter as the floors below know it."""
@@ -171,6 +180,8 @@ class MessageFilter:
                 raise Invalid(words, constraint="max", path=path, index=index)
         if self.mailbox:
             found["mailbox"] = named(self.mailbox)
+        if self.submission_states is not None and self.submission_states is not UNSET:
+            found["submission_states"] = tuple(self.submission_states)
         if self.header:
             found["header"] = self.header.name, plain(self.header.contains)
         if self.attachment:

@@ -57,10 +57,7 @@ from resolvers.queue import QueueName
 from resolvers.submission import Envelope, Outgoing, Sent, Shown
 from resolvers.submitdraft import Order
 
-for words, text in (
-    (SubmissionState, "Where a submission stands: the sum of its deliveries."),
-    (QueueName, "Where in the queue something stands."),
-):
+for words, text in ((QueueName, "Where in the queue something stands."),):
     strawberry.enum(words, description=text)
 
 

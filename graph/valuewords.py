@@ -307,7 +307,7 @@ VALUES = {
         "FLAGGED": "Marked messages.",
         "ALL": "All messages.",
         "SNOOZED": "Put off until later.",
-        "SCHEDULED": "To be sent later.",
+        "SCHEDULED": "Copies of messages that are held or scheduled. Created when needed.",
     },
     "StorageTier": {
         "HOT": "Read fast: in the store's own rows, or in the first store of large bytes.",

@@ -2,18 +2,15 @@
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import func, select, update
 from sqlmodel import col
 
 from mail.housekeeping import rounds
-from mail.placing import SYSTEM_FLAGS, flags
-from models.columns import Picked, picked, table_of
-from models.journal import ChangeKind, Entry
+from mail.messages.relocation import COLUMNS, relocate
+from models.columns import Picked, picked
 from models.mailboxes import Mailbox
 from models.messages import Message
 from models.world import Turn, World
@@ -22,7 +19,7 @@ log = logging.getLogger(__name__)
 
 LOOK = 15.0  # seconds at most until it looks again
 SOON = 0.05  # and at least
-STATE = ("id", "mailbox_id", "uid", "size", "keywords", "snoozed_from", *SYSTEM_FLAGS)
+STATE = (*COLUMNS, "snoozed_from")
 
 
 async def run(world: World) -> None:
@@ -81,41 +78,9 @@ async def _wake(world: World, user_id: int, ids: Sequence[int]) -> int:
 def _bring_back(turn: Turn, user_id: int, rows: Sequence[Picked]) -> None:
     """Put these into the folders they were in, else into INBOX: unread, and before all others."""
     homes = _homes(turn, user_id, rows)
-    uids = _numbers(turn, Counter(box.id for box in homes.values()))
-    numbered = {row.id: uids[homes[row.id].id].pop(0) for row in rows}
-    facts = {
-        "mailbox": [homes[row.id].id for row in rows],
-        "uid": [numbered[row.id] for row in rows],
-        "fromMailbox": [row.mailbox_id for row in rows],
-        "fromUid": [row.uid for row in rows],
-        "flags": [[name for name in flags(row) if name != r"\Seen"] for row in rows],
-    }
-    now = turn.world.now()
-    moved = Entry(ChangeKind.MESSAGE_MOVED, [row.id for row in rows], facts)
-    last = turn.record(user_id, moved, at=now)
-    table = table_of(Message)
-    statement = (
-        update(table)
-        .where(table.c.id == bindparam("key"))
-        .values(
-            mailbox_id=bindparam("box"),
-            uid=bindparam("number"),
-            expires=bindparam("ends", type_=table.c.expires.type),
-            seen=False,
-            modseq=last,
-            saved_at=now,
-            listed_at=now,
-            snoozed_until=None,
-            snoozed_from=None,
-        )
-    )
-    given = []
-    for row in rows:
-        box = homes[row.id]
-        ends = now + timedelta(seconds=box.retention) if box.retention else None
-        given.append({"key": row.id, "box": box.id, "number": numbered[row.id], "ends": ends})
-    turn.connection.execute(statement, given)
-    _count(turn, rows, homes, last)
+    ended = {"snoozed_until": None, "snoozed_from": None}
+    changes = {"seen": False, "listed_at": turn.world.now(), **ended}
+    relocate(turn, user_id, rows, homes, changes)
 
 
 def _homes(turn: Turn, user_id: int, rows: Sequence[Picked]) -> dict[int, Picked]:
@@ -129,34 +94,3 @@ def _homes(turn: Turn, user_id: int, rows: Sequence[Picked]) -> dict[int, Picked
     by_id = {box.id: box for box in boxes}
     inbox = next(box for box in boxes if box.path == "INBOX")
     return {row.id: by_id.get(row.snoozed_from, inbox) for row in rows}
-
-
-def _numbers(turn: Turn, wanted: Mapping[int, int]) -> dict[int, list[int]]:
-    """The next uids of these folders, as many as are wanted of each."""
-    found = {}
-    for key, many in sorted(wanted.items()):
-        taken = (
-            update(Mailbox)
-            .where(col(Mailbox.id) == key)
-            .values(uid_next=Mailbox.uid_next + many)
-            .returning(col(Mailbox.uid_next))
-        )
-        end = int(turn.connection.execute(taken).scalar_one())
-        found[key] = list(range(end - many, end))
-    return found
-
-
-def _count(turn: Turn, rows: Sequence[Picked], homes: Mapping[int, Picked], last: int) -> None:
-    """Bring the counters of the folders along that they left and came to."""
-    counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        counts[row.mailbox_id].subtract({"total": 1, "unseen": int(not row.seen), "size": row.size})
-        counts[homes[row.id].id].update({"total": 1, "unseen": 1, "size": row.size})
-    table = table_of(Mailbox)
-    more = {name: table.c[name] + bindparam(f"by_{name}") for name in ("total", "unseen", "size")}
-    statement = update(table).where(table.c.id == bindparam("key"))
-    given = [
-        {"key": key, **{f"by_{name}": many[name] for name in more}}
-        for key, many in sorted(counts.items())
-    ]
-    turn.connection.execute(statement.values(**more, modseq=last, modify_index=last), given)

@@ -91,6 +91,18 @@ SNOOZED = {  # the folder of messages that come back later
 }  # fmt: skip
 
 
+SCHEDULED = {  # the mailbox of messages that are sent later
+    "ca": "Programats", "cs": "Naplánované", "da": "Planlagt", "de": "Geplant",
+    "el": "Προγραμματισμένα", "en": "Scheduled", "es": "Programados", "et": "Ajastatud",
+    "fi": "Ajoitetut", "fr": "Programmés", "gl": "Programados", "hr": "Zakazano",
+    "hu": "Ütemezett", "id": "Terjadwal", "it": "Programmati", "ja": "予約送信", "ko": "예약됨",
+    "lt": "Suplanuota", "lv": "Ieplānotie", "nb": "Planlagt", "nl": "Gepland", "nn": "Planlagt",
+    "pl": "Zaplanowane", "pt": "Agendados", "ro": "Programate", "ru": "Запланированные",
+    "sk": "Naplánované", "sl": "Načrtovano", "sv": "Schemalagt", "tr": "Zamanlananlar",
+    "uk": "Заплановані", "vi": "Đã lên lịch", "zh": "定时发送", "zh-hant": "排定傳送",
+}  # fmt: skip
+
+
 def names_in(language: str | None) -> dict[SpecialUse, str]:
     """The names in this language, such as `de`, `pt-BR` or `zh_TW`; English where we know none."""
     return dict(zip(USES, closest(language, NAMES) or ENGLISH, strict=True))
@@ -104,3 +116,8 @@ def restored_in(language: str | None, day: date) -> str:
 def snoozed_in(language: str | None) -> str:
     """The folder of what is snoozed, as `names_in` has languages."""
     return closest(language, SNOOZED) or SNOOZED["en"]
+
+
+def scheduled_in(language: str | None) -> str:
+    """The mailbox of held and scheduled messages, as `names_in` has languages."""
+    return closest(language, SCHEDULED) or SCHEDULED["en"]

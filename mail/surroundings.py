@@ -13,7 +13,7 @@ from mail.programs import included, program_of
 from mail.sieve import Circumstances, Program, SieveError
 from models.addresses import Address, AddressKind
 from models.columns import Picked, picked
-from models.mailboxes import Mailbox, MailboxEntry, SpecialUse
+from models.mailboxes import HOLDING_USES, Mailbox, MailboxEntry, SpecialUse
 from models.prepared import among, prepared
 from models.sieve import MemoryKind, SieveMemory, SieveScript
 from models.users import User
@@ -179,7 +179,7 @@ async def boxes_of(world: World, users: Collection[int]) -> dict[int, Boxes]:
     asked = _boxes(world.database.dialect)
     found: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in await world.database.find(asked, {"users": list(users)}):
-        if row.special_use is not SpecialUse.SNOOZED:
+        if row.special_use not in HOLDING_USES:
             found[row.user_id].append(row)
     return {
         user: Boxes([Box(row.id, row.path, row.special_use, row.key) for row in rows], rows[0].new)

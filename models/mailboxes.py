@@ -23,6 +23,10 @@ class SpecialUse(StrEnum):
     SCHEDULED = "SCHEDULED"
 
 
+# Mailboxes that messages leave again at a time: nothing else is stored there by rules or imports.
+HOLDING_USES = frozenset({SpecialUse.SNOOZED, SpecialUse.SCHEDULED})
+
+
 class Mailbox(Owned, table=True):
     """A folder. `path` is unique per user, its levels divided by "/".
 

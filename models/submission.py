@@ -53,6 +53,13 @@ class Submission(MaybeOwned, table=True):
             postgresql_where=text(WAITING),
         ),
         Index(
+            "submissions_held",
+            "release_at",
+            "id",
+            sqlite_where=text("release_at IS NOT NULL"),
+            postgresql_where=text("release_at IS NOT NULL"),
+        ),
+        Index(
             "submissions_copies",
             "copy_of",
             sqlite_where=text("copy_of IS NOT NULL"),
@@ -90,4 +97,8 @@ class Submission(MaybeOwned, table=True):
     header_id: str | None = None
     ret: str | None = None  # what a report of failure returns: FULL or HDRS; None: not said
     ours: bool = False  # written here: keys of its author's domain sign it
+    # When the hold ends: a scheduled time or an undo window. Null if the submission is not held.
+    release_at: MaybeMoment = None
+    # The mailbox that the copy moves to from SCHEDULED when the hold ends; null: there is no copy.
+    sent_mailbox_id: MaybeNumber = None
     created_at: Moment

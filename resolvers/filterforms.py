@@ -15,7 +15,7 @@ from mail.sieve import limits, regex
 from mail.sieve.base import FIELD_NAME
 from mail.sieve.keywords import known
 from models.errors import Invalid, NotFound, Problems
-from models.mailboxes import SpecialUse
+from models.mailboxes import HOLDING_USES
 from models.webhooks import Webhook
 from resolvers import mailboxes
 from resolvers.addresstargets import Targets, checked_targets
@@ -199,8 +199,8 @@ async def _boxes(
             refusal = NotFound(str(name), path=path)
             refusal.index = index
             raise refusal
-        if row.special_use is SpecialUse.SNOOZED:  # what comes there is brought elsewhere
-            words = "what comes in is nothing to snooze"
+        if row.special_use in HOLDING_USES:  # what comes there is brought elsewhere
+            words = "this mailbox holds snoozed or scheduled messages: nothing else is put there"
             raise Invalid(words, constraint="specialUse", path=path, index=index)
     return list(dict.fromkeys(row.id for row in rows if row))
 

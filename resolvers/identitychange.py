@@ -15,7 +15,7 @@ from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, all_found
 from models.identities import Identity
 from models.journal import ChangeKind
-from models.mailboxes import SpecialUse
+from models.mailboxes import HOLDING_USES
 from models.roles import AdminPermission, Role
 from resolvers import adminlog, identities, mailboxes
 from resolvers.access import own
@@ -270,8 +270,8 @@ async def _boxes(ctx: Context, targets: Sequence[Target], said: Said) -> dict[in
     for row in rows:
         if row is None:
             raise NotFound(str(name), path=[*said.at, "sentMailbox"])
-        if row.special_use is SpecialUse.SNOOZED:  # what comes there is brought elsewhere
-            text = "copies of what is sent are nothing to snooze"
+        if row.special_use in HOLDING_USES:  # what comes there is brought elsewhere
+            text = "this mailbox holds snoozed or scheduled messages: choose another one"
             raise Invalid(text, constraint="specialUse", path=[*said.at, "sentMailbox"])
     return {user: row.id if row else None for user, row in zip(users, rows, strict=True)}
 

@@ -2,7 +2,7 @@
 
 from mail import paths
 from models.errors import Conflict
-from models.mailboxes import SpecialUse
+from models.mailboxes import HOLDING_USES, SpecialUse
 from resolvers import mailboxes
 from resolvers.context import Context
 from resolvers.mailboxes import NewMailboxes
@@ -13,7 +13,7 @@ async def standing(ctx: Context, user_id: int) -> dict[str, int]:
     rows = await mailboxes.all_of(ctx, user_id, {"special_use"})
     boxes = {row.path: int(row.id) for row in rows}
     for row in rows:
-        if row.special_use is SpecialUse.SNOOZED:  # nobody would bring it back from there
+        if row.special_use in HOLDING_USES:  # nobody would bring it back from there
             boxes[row.path] = boxes["INBOX"]
     return boxes
 

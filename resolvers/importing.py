@@ -22,7 +22,7 @@ from mail.placing import Letter, Place, Placed, Way
 from mail.storable import storable
 from models.columns import Picked, picked
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Refused
-from models.mailboxes import SpecialUse
+from models.mailboxes import HOLDING_USES, SpecialUse
 from models.messages import Message
 from models.roles import UserPermission
 from models.senderrules import SenderAction
@@ -306,7 +306,7 @@ async def _furnish(work: Import, box: Mapping[str, Any]) -> str:
     except Conflict as problem:
         made = await mailboxes.create(work.ctx, new)
         work.outcome.refuse(f"role {use} of folder {path}", problem.message)
-    snoozed = made[-1].special_use is SpecialUse.SNOOZED
+    snoozed = made[-1].special_use in HOLDING_USES
     work.boxes[path] = work.boxes["INBOX"] if snoozed else made[-1].id
     return path
 

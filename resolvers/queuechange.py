@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.queue import many, removing
+from mail.queue import many, release, removing
 from models.columns import Picked
 from models.errors import Invalid, LimitReached, NotFound
 from models.journal import PLATFORM, ChangeKind
@@ -78,7 +78,7 @@ async def _carry_out(ctx: Context, which: Which, kind: str, *, later: bool = Fal
         return Outcome(task=await _task(ctx, kind, rows, notify=later))
     streams = [*_streams(rows), *await _of_copies(ctx, ids)]
     async with ctx.write(*streams) as session:
-        work = many.cancel if kind == DELETE else many.hurry
+        work = release.cancel if kind == DELETE else many.hurry
         done = await ctx.world.join(session, lambda turn: work(turn, ids))
         await _log(ctx, session, MUTATIONS[kind], rows, {})
     return Outcome(len(done))
@@ -191,7 +191,7 @@ async def step_delete(
 ) -> Step:
     """The next unit of a task that removes."""
     if not order.get("notify"):
-        await ctx.world.join(session, lambda turn: many.cancel(turn, plan.ids))
+        await ctx.world.join(session, lambda turn: release.cancel(turn, plan.ids))
     return past(plan.ids, order, checkpoint, len(plan.ids))
 
 

@@ -34,6 +34,7 @@ from models.columns import table_of
 from models.errors import Invalid
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
+from models.submission import Submission
 from resolvers.context import Context
 from resolvers.looking import READ, Looked, Place, looked, parts
 from resolvers.mailboxes import Named
@@ -50,7 +51,7 @@ LARGEST = (1 << 63) - 1  # key
 UNSEARCHED = (SpecialUse.JUNK, SpecialUse.TRASH)
 FILE = ("filename", "content_type")  # of an attachment, as it is stored
 FLAGS = ("seen", "flagged", "answered", "draft", "deleted")
-MARKS = (*FLAGS, "forwarded", "snoozed", "has_attachment", "tier")
+MARKS = (*FLAGS, "forwarded", "snoozed", "submission_states", "has_attachment", "tier")
 PEOPLE = {
     "to": (Message.to, Message.cc),
     "to_only": (Message.to,),
@@ -316,6 +317,12 @@ def _marks(where: MessageWhere) -> list[Any]:
     if where.snoozed is not None:
         until = col(Message.snoozed_until)
         terms.append(until.is_not(None) if where.snoozed else until.is_(None))
+    if where.submission_states is not None:
+        sent = select(col(Submission.id)).where(
+            col(Submission.message_id) == col(Message.id),
+            col(Submission.state).in_(where.submission_states),
+        )
+        terms.append(sent.correlate(Message).exists())
     if where.tier is not None:
         mine = col(Blob.id) == col(Message.blob_id)
         far = select(col(Blob.id)).where(mine, lies(cold=True)).correlate(Message).exists()

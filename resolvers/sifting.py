@@ -17,6 +17,7 @@ from mail.searchindex import Places, words_of
 from models.blobs import StorageTier
 from models.errors import Invalid
 from models.mailboxes import SpecialUse
+from models.submission import SubmissionState
 from resolvers.looking import parts
 from resolvers.mailboxes import Named
 from resolvers.searchindex import sought_by
@@ -35,6 +36,7 @@ STORED = {  # what only messages have that are stored, as the API calls it
     "expires_before": "expiresBefore",
     "modified_since": "modifiedSince",
     "snoozed": "snoozed",
+    "submission_states": "submissionStates",
 }
 TEXTS = (
     *("text", "body", "from_", "to", "to_only", "cc", "bcc", "recipient", "subject", "list_id"),
@@ -131,6 +133,8 @@ def where_of(given: Mapping[str, Any]) -> MessageWhere:
             made[name] = datetime.fromisoformat(value)
         elif name == "tier":
             made[name] = StorageTier(value)
+        elif name == "submission_states":
+            made[name] = tuple(map(SubmissionState, value))
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
     return MessageWhere(**made)

@@ -9,26 +9,25 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.placing import flags
 from mail.specialnames import snoozed_in
 from models.columns import Picked
-from models.errors import Forbidden, Invalid, LimitReached, found
+from models.errors import Forbidden, Invalid, LimitReached
 from models.mailboxes import SpecialUse
 from models.messages import Message
-from models.users import User
 from resolvers import flagging, mailboxes, moves
 from resolvers.context import Context
-from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.moves import Changes
-from resolvers.userselection import MINE, Users
+from resolvers.scheduling.mailbox import SpecialMailbox, ensure_special_mailbox
 
 PATH = ("set", "snoozedUntil")
 FARTHEST = timedelta(days=3660)
 HOME = frozenset({"id", "user_id", "path", "retention"})
+SNOOZED = SpecialMailbox(SpecialUse.SNOOZED, snoozed_in)
 
 
 def check(ctx: Context, changes: Changes | None, *, moving: bool) -> None:
@@ -103,23 +102,9 @@ async def _bring_back(
 
 
 async def _folder(ctx: Context, user_id: int) -> Picked:
-    """The account's folder of what is snoozed, which is made where there is none."""
-    there = await ctx.load(mailboxes.named, (user_id, Named(special_use=SpecialUse.SNOOZED)))
-    if there is not None:
-        return there
-    asked = select(col(User.language)).where(col(User.id) == user_id)
-    (user,) = await ctx.read(asked)
-    name = snoozed_in(user.language)
-    taken = {box.path for box in await mailboxes.all_of(ctx, user_id, HOME)}
-    path, nth = name, 1
-    while path in taken:
-        nth += 1
-        path = f"{name} {nth}"
-    new = NewMailboxes([path], retention=timedelta(0), special_use=SpecialUse.SNOOZED)
-    whose = MINE if user_id == ctx.viewer.user_id else Users(ids=(user_id,))
+    """Return the account's mailbox for snoozed messages; create it if there is none."""
     try:
-        (made,) = await mailboxes.create(ctx, new, whose)
+        return await ensure_special_mailbox(ctx, user_id, SNOOZED)
     except LimitReached as full:
         full.path = list(PATH)
         raise
-    return found(await ctx.load(mailboxes.by_ids, made.id))

@@ -34,6 +34,7 @@ from resolvers.outgoing import Outgoing as Outgoing  # noqa: PLC0414 - known her
 from resolvers.outgoing import Written as Written  # noqa: PLC0414 - known here
 from resolvers.outgoing import send_time, written
 from resolvers.references import answered, referred
+from resolvers.scheduling.mailbox import held_place
 
 SENT_NOT_KEPT = "NOT_SAVED_TO_SENT"
 NO_ROOM = "It is sent, but there was no room for a copy."
@@ -98,6 +99,7 @@ class Ready:
     copied: Copied
     wishes: Mapping[str, Wish] = field(default_factory=dict)
     why: str = NO_ROOM  # there is no copy, where there is none
+    sent_mailbox_id: int | None = None  # of a held message: the mailbox of the copy after the hold
 
 
 class _NoFolder(Exception):
@@ -215,9 +217,17 @@ async def _ready(ctx: Context, account: Picked, written: Written, copied: Copied
                     raise
                 there, why = None, NO_KEY
             letter = copy if outgoing.stays else letter
+    home = None
+    if there is not None and is_held(ctx.world, outgoing):
+        home, there = there.mailbox_id, await held_place(ctx, there)
     wishes = dict.fromkeys(written.recipients, ALL) if outgoing.request_dsn else written.wishes
     to = written.sender, written.recipients
-    return Ready(letter, copy, *to, there, outgoing, copied, wishes, why)
+    return Ready(letter, copy, *to, there, outgoing, copied, wishes, why, home)
+
+
+def is_held(world: World, outgoing: Outgoing) -> bool:
+    """True if the message is sent later: at a scheduled time, or after its undo window."""
+    return not outgoing.stays and when(world, outgoing)[1] is not SubmissionState.QUEUED
 
 
 def _place(ctx: Context, written: Written, box: Picked) -> Place:
@@ -373,6 +383,7 @@ def _handed(turn: Turn, ready: Ready, kept: Kept, placed: Placed | None) -> Hand
         state=state,
         send_time=send_time(turn.world, ready.outgoing),
         undo_until=undo_until,
+        sent_mailbox_id=ready.sent_mailbox_id if placed else None,
         priority=ready.outgoing.priority,
         wishes=ready.wishes,
         ours=True,

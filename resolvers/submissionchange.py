@@ -1,6 +1,6 @@
 """What is to be sent: taken back, or sent at another time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +8,8 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.queue import many
+from mail.queue import many, release
+from mail.queue.entering import HELD
 from models.columns import Picked
 from models.errors import Conflict, all_found
 from models.journal import PLATFORM
@@ -18,6 +19,7 @@ from models.world import Turn
 from resolvers.access import owners
 from resolvers.context import Context
 from resolvers.outgoing import check_time
+from resolvers.scheduling.mailbox import SCHEDULED, ensure_special_mailbox
 from resolvers.submission import by_ids
 
 UNTRIED = frozenset(
@@ -25,17 +27,20 @@ UNTRIED = frozenset(
 )
 
 
-async def cancel(ctx: Context, ids: Sequence[int]) -> list[Picked]:
-    """Take back what is not on its way yet: all of these submissions, or none.
+async def cancel(ctx: Context, ids: Sequence[int], *, drafts: bool = True) -> list[Picked]:
+    """Cancel all of these submissions, or none.
 
-    Recipients that were served, or are being served right now, stay as they are. Conflict where
-    there is nothing left to take back.
+    Recipients that were served, or are being served right now, are not affected. With `drafts`,
+    the copy of a message that reaches nobody becomes a draft. Raises Conflict if a submission has
+    no recipient left to cancel.
     """
     keys = list(dict.fromkeys(ids))
     async with ctx.write(*await _streams(ctx, keys)) as session:
         await _found(ctx, keys, ids)
         gone = set(await ctx.world.join(session, lambda turn: many.cancel(turn, keys)))
         _check(ids, gone, "too late to take it back")
+        if drafts:
+            await ctx.world.join(session, lambda turn: release.make_drafts(turn, keys))
     return await _now(ctx, ids)
 
 
@@ -49,7 +54,11 @@ async def reschedule(ctx: Context, ids: Sequence[int], at: datetime) -> list[Pic
     keys = list(dict.fromkeys(ids))
     async with ctx.write(*await _streams(ctx, keys)) as session:
         rows = await _found(ctx, keys, ids)
-        moved = await _put_off(ctx, session, rows, at)
+        boxes = {}
+        if at > ctx.world.now():
+            users = sorted({row.user_id for row in rows if row.state is SubmissionState.QUEUED})
+            boxes = {user: await ensure_special_mailbox(ctx, user, SCHEDULED) for user in users}
+        moved = await _put_off(ctx, session, rows, at, boxes)
         _check(ids, moved, "too late to send it at another time")
     return await _now(ctx, ids)
 
@@ -77,12 +86,19 @@ class _Plan:
 
 
 async def _put_off(
-    ctx: Context, session: AsyncSession, rows: Sequence[Picked], at: datetime
+    ctx: Context,
+    session: AsyncSession,
+    rows: Sequence[Picked],
+    at: datetime,
+    boxes: Mapping[int, Picked],
 ) -> set[int]:
-    """Give these another time; those of which somebody is left."""
+    """Give these submissions another time; returns those that have a recipient left.
+
+    `boxes` are the mailboxes SCHEDULED, by user, of submissions that were in the queue already.
+    """
 
     def unit(turn: Turn) -> set[int]:
-        now, moved = turn.world.now(), set[int]()
+        now, moved, released = turn.world.now(), set[int](), set[int]()
         for row in rows:
             plan = _Plan.of(row, at, now)
             values = {
@@ -91,11 +107,17 @@ async def _put_off(
                 "expires_at": plan.at + turn.world.options.queue_expires,
             }
             theirs = [row.id, *many.copies_of(turn, [row.id])]
+            if plan.state is SubmissionState.QUEUED and row.state in HELD:
+                release.release_now(turn, theirs)
+                released |= set(theirs)
             moved |= set(many.changed(turn, theirs, values, *many.free()))
             these = update(Submission).where(col(Submission.id).in_(moved & set(theirs)))
-            new = {"state": plan.state, "send_time": plan.send_time}
+            held_until = plan.at if plan.state in HELD else None
+            new = {"state": plan.state, "send_time": plan.send_time, "release_at": held_until}
             turn.connection.execute(these.values(**new))
-        many.tell(turn, sorted(moved))
+            if held_until and row.state is SubmissionState.QUEUED and row.user_id in boxes:
+                release.hold_again(turn, row, boxes[row.user_id])
+        many.tell(turn, sorted(moved - released))
         turn.bells.add(QUEUE)
         return moved
 

@@ -41,6 +41,7 @@ from resolvers.context import Context
 from resolvers.messages import here
 from resolvers.outgoing import Outgoing, addressees, send_time
 from resolvers.references import Reference, ReferenceAction, answered
+from resolvers.scheduling.mailbox import held_place
 from resolvers.sendable import may_send_as
 from resolvers.submission import SENT_NOT_KEPT, Sent
 
@@ -120,9 +121,14 @@ async def _ready(
         envelope_to=recipients,
         origin=ctx.origin,
     )
+    home = None
+    if submission.is_held(ctx.world, outgoing):
+        home, place = place.mailbox_id, await held_place(ctx, place)
     earlier = await _earlier(ctx, row, draft=True)
     (copied,) = await submission.copies(ctx, account, [(sender, recipients)])
-    mail = submission.Ready(letter, copy, sender, recipients, place, outgoing, copied)
+    mail = submission.Ready(
+        letter, copy, sender, recipients, place, outgoing, copied, sent_mailbox_id=home
+    )
     return _Ready(row, earlier, place, mail), warnings
 
 

@@ -172,13 +172,13 @@ async def _used(session: AsyncSession, mine: Sequence[Any]) -> dict[str, Any]:
 
 
 async def _unsend(ctx: Context, mine: Sequence[Any], back: Back | None) -> int:
-    """Take back messages that are held; copies stay where they are, what was a draft is one."""
+    """Cancel messages that are held. Their copies become drafts; what was a draft is as before."""
     async with ctx.write(own(ctx)) as session:
         before = await _used(session, mine)
         # what was noted before there was mail merge is of one
         held = before.get("submissions") or [before["submission"]]
         try:
-            await submissionchange.cancel(ctx, held)
+            await submissionchange.cancel(ctx, held, drafts=back is None)
         except Conflict as late:
             raise Conflict(late.message, path=["token"]) from late
         if back:

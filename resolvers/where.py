@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from models.blobs import StorageTier
+from models.submission import SubmissionState
 from resolvers.mailboxes import Named
 
 
@@ -56,6 +57,7 @@ class MessageWhere:
     attachment: tuple[str | None, str | None] | None = None  # parts of file name and type
     modified_since: int | None = None
     snoozed: bool | None = None
+    submission_states: tuple[SubmissionState, ...] | None = None  # of the submission of the copy
 
     @property
     def everything(self) -> bool:

@@ -95,7 +95,7 @@ async def test_all_or_none_and_others_see_nothing(
     assert codes(await moved(ada, [first], far)) == [("VALIDATION", ["sendTime"], None)]
     clock.tick(hours=1)
     assert (await claims.claim(world, PACE)).many >= 2
-    assert await state(world, first) == "SCHEDULED"
+    assert await state(world, first) == "QUEUED"  # its time has come, and it was not changed
 
 
 @pytest.mark.parametrize("text", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])

@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, case, select, update
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import col
 
+from mail.queue import release
 from mail.queue.jobs import Job, Pace, To
 from mail.queue.turns import Chosen, Room, Round, choose, waits_until
 from mail.wishes import Wish, kept
@@ -51,6 +52,7 @@ async def claim(
 
     A lease lasts until its result is written, or the heartbeats of this process stop.
     """
+    await release.release(world)
     lease, process_id = world.key(), await leases.ensure_registered(world)
     room = room or Room(pace.claim, pace.at_once, pace.at_once)
 

@@ -28,6 +28,7 @@ _SUBMISSION = Prepared(insert(Submission).inline())
 _DELIVERY = Prepared(insert(Delivery).inline())
 _NEED = Prepared(insert(SubmissionBlob).inline())
 _TENANT = Prepared(select(col(User.tenant_id)).where(col(User.id) == number("user")))
+HELD = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
 RANK = {Priority.HIGH: 0, Priority.NORMAL: MIDDLE, Priority.LOW: LAST}
 
 
@@ -54,6 +55,7 @@ class Handed:
     state: SubmissionState = SubmissionState.QUEUED
     send_time: datetime | None = None
     undo_until: datetime | None = None
+    sent_mailbox_id: int | None = None  # of a held copy: the mailbox for it when the hold ends
     via: Sequence[Via] = ()  # it goes there as well
     copy_of: int | None = None  # as `Submission.copy_of`: it is nobody's
     priority: Priority = Priority.NORMAL
@@ -146,6 +148,8 @@ def _row(turn: Turn, handed: Handed, user_id: int | None, tenant: int | None) ->
         "envelope_from": handed.sender,
         "send_time": handed.send_time,
         "undo_until": handed.undo_until,
+        "release_at": handed.at if handed.state in HELD else None,
+        "sent_mailbox_id": handed.sent_mailbox_id,
         "copy_of": handed.copy_of,
         "envid": said.envid,
         "ret": said.ret,

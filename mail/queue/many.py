@@ -54,6 +54,9 @@ def cancel(turn: Turn, ids: Sequence[int]) -> list[int]:
     for_nobody = set(gone) - some
     copies = copies_of(turn, for_nobody)
     changed(turn, copies, CANCELLED, *free())
+    ended = [*for_nobody, *copies]
+    these = update(Submission).where(col(Submission.id).in_(ended))
+    turn.connection.execute(these.values(release_at=None))
     _release(turn, [*set(gone), *copies])
     tell(turn, [*set(gone), *copies])
     return gone

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     TextClause,
     bindparam,
+    exists,
     func,
     select,
     text,
@@ -33,6 +34,7 @@ from mail.queue.jobs import TOGETHER
 from models.columns import Instant
 from models.prepared import Prepared, among, number, prepared
 from models.queue import RANKS, Delivery
+from models.submission import Submission
 from models.world import Turn
 
 # Which rank goes first, look after look; the others have what room it leaves.
@@ -151,6 +153,10 @@ _FALLEN = (
         col(Delivery.turn_at).is_(None),
         col(Delivery.held_at).is_(None),
         col(Delivery.lease).is_(None),
+        ~exists().where(
+            col(Submission.id) == col(Delivery.submission_id),
+            col(Submission.release_at).is_not(None),
+        ),
     )
     .order_by(col(Delivery.next_at), col(Delivery.id))
     .limit(number("many"))

@@ -6,7 +6,7 @@ from alembic import op
 from models.columns import Big
 
 revision = "0054"
-down_revision = "0052"
+down_revision = "0053"
 
 # the type of each table's rows in the administrative log, and which rows only an ADMIN makes
 RULES = {

@@ -201,7 +201,7 @@ async def test_two_servers_behind_the_balancer_are_one_platform(site: Site) -> N
 
 
 async def _mutate(
-    http: httpx.AsyncClient, base: str, name: str, given: dict[str, object], payload: str
+    http: httpx.AsyncClient, base: str, name: str, given: dict[str, Any], payload: str
 ) -> dict[str, Any]:
     kind = f"{name[0].upper()}{name[1:]}Input"
     document = (
