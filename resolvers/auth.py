@@ -234,7 +234,13 @@ async def authenticate(
         token: tuple[str | None, datetime | None] = (None, None)
         if attempt.token:
             idle = attempt.ttl or world.options.token_idle
-            new = NewToken(now, idle, attempt.protocol, pending=waits)
+            new = NewToken(
+                now,
+                idle,
+                attempt.protocol,
+                pending=waits,
+                temporary=found.source is Source.TEMPORARY,
+            )
             token = await tokens.create(ctx, session, new)
         more: dict[str, Any] = {"require2fa": outstanding} if outstanding else {}
         await _log(ctx, session, proving.event(who, attempt, found, **more), found.app)
