@@ -3,6 +3,7 @@
 import base64
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -87,7 +88,7 @@ async def test_the_user_is_told_once_a_day(world: World, clock: Clock) -> None:
         await auth.settle(world)
         while await tasks.work(world):
             pass
-        mine = select(col(AuthEvent.count).label("many")).where(
+        mine: Any = select(col(AuthEvent.count).label("many")).where(
             col(AuthEvent.user_id) == eve.id, col(AuthEvent.action) == "password guessing"
         )
         letters = select(col(Message.id)).where(
