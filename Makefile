@@ -31,8 +31,8 @@ bench: .venv/ready  ## figures on both stores, beside a hand-written floor and p
 gate: .venv/ready  ## fails where a request has become dearer against the floor than is kept
 	python -m bench.gate
 
-conformance: .venv/ready  ## the long forms of the protocol tests
-	LONG=1 pytest tests/test_endpoint.py tests/test_sockets.py tests/test_sse.py tests/mail
+conformance: .venv/ready  ## the long forms of the protocol tests, and all cells of who may do what to whom
+	LONG=1 pytest tests/test_endpoint.py tests/test_sockets.py tests/test_sse.py tests/test_targets.py tests/mail
 
 schema: .venv/ready
 	python -m merganser schema > schema.graphql

@@ -51,6 +51,9 @@ class AppPassword(Shape):
     description: str = leaf("What it is for.")
     scopes: list[AppPasswordScope] = leaf("What it is good for; ALL = any but MASTER.")
     active: bool = leaf("Good for signing in.")
+    maker: str | None = leaf(
+        "Name of the administrator or API key that made it for the account. Null: the account."
+    )
     last_use: LastUse | None = leaf("Null = never.")
     created_at: datetime = leaf("Made.")
     updated_at: datetime | None = leaf("Changed; null = never.")

@@ -67,6 +67,9 @@ class ApiKey(Shape):
     role: Role = leaf("May do what this role may; never more than its user.")
     scopes: list[Scope] = leaf("What it is good for; empty = all of its role.")
     read_only: bool = leaf("Refused for any mutation.")
+    maker: str | None = leaf(
+        "Name of the administrator or API key that made it for the account. Null: the account."
+    )
     created_at: datetime = leaf("Made.")
     expires_at: datetime | None = leaf("Ends then; null = never.")
     last_used_at: datetime | None = leaf("Last use, to the hour.")
@@ -111,7 +114,7 @@ class Viewer:
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users")] | None:
         viewer = info.context.viewer
-        row = await info.context.load(users.by_ids, viewer.user_id) if viewer.actor_id else None
+        row = await info.context.load(users.by_ids, viewer.user_id) if viewer.acting else None
         return _user(row)
 
     @field("Domains a DOMAIN_ADMIN is in charge of.")

@@ -244,8 +244,17 @@ class AccountSettings(BaseSettings):
     login_failures: int = Field(
         default=USUAL.login_failures,
         ge=1,
-        description="Wrong passwords for one account, or under one name that nobody has, until it "
-        "is closed for the rest of `MERGANSER_LOGIN_WINDOW`, and each time in a row twice as long.",
+        description="Wrong passwords for one account, or under one name that nobody has, from one "
+        "network (/24 of IPv4, /64 of IPv6). After that many, sign-ins of the account from that "
+        "network are refused for the rest of `MERGANSER_LOGIN_WINDOW`, and each time in a row for "
+        "twice as long. Other networks can still sign in.",
+    )
+    account_failures: int = Field(
+        default=USUAL.account_failures,
+        ge=1,
+        description="Wrong passwords for one account from all networks together, in "
+        "`MERGANSER_LOGIN_WINDOW`. After that many, only networks from which the user has signed "
+        "in before can sign in.",
     )
     login_window: Span = Field(
         default=USUAL.login_window,

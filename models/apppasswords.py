@@ -24,5 +24,8 @@ class AppPassword(Owned, table=True):
     last_used_at: MaybeMoment = None
     last_used_ip: str | None = None
     last_event_id: MaybeNumber = None  # of the security log
+    made_by: MaybeNumber = None  # the administrator who made it for its user
+    made_by_key: MaybeNumber = None  # or the API key, without an account
+    maker: str | None = None  # the maker's name; None: the user has made it
     created_at: Moment
     updated_at: MaybeMoment = None

@@ -33,7 +33,9 @@ class AccessToken(Owned, table=True):
     protocol: str = "API"
     ip: str | None = None
     pending: bool = False  # a second factor is outstanding: good for nothing else
+    temporary: bool = False  # by a temporary password: good for setting a new password
     actor_id: MaybeNumber = None  # the administrator who acts as its user
+    actor_key_id: MaybeNumber = None  # or the API key, without an account; 0: the bootstrap key
     created_at: Moment
     last_used_at: Moment
     expires_at: datetime = Field(sa_type=Instant, index=True)
@@ -54,6 +56,9 @@ class ApiKey(Row, table=True):
     domains: list[int] = plain(list)  # of a DOMAIN_ADMIN's key: only these; empty = all of its user
     operations: list[str] = plain(list)  # root fields it is good for; empty = all
     allowed_ips: list[str] = plain(list)  # networks it is good from; empty = all
+    made_by: MaybeNumber = None  # the administrator who made it for its user
+    made_by_key: MaybeNumber = None  # or the API key, without an account
+    maker: str | None = None  # the maker's name; None: the user has made it
     created_at: Moment
     expires_at: MaybeMoment = None
     last_used_at: MaybeMoment = None

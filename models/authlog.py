@@ -7,6 +7,9 @@ from sqlmodel import Field
 
 from models.columns import MaybeMoment, MaybeNumber, Moment, Number, Row, plain, ref
 
+# Kind of the task that writes to the account: resolvers/credentials/securityletter.py
+LETTER = "SECURITY_LETTER"
+
 
 class AuthEvent(Row, table=True):
     """A security event. Equal ones are one row, for six hours from the first."""

@@ -121,6 +121,7 @@ class Options:
     login_memory: int = 256 * MIB  # bytes that all hashing of passwords takes at once
     login_failures: int = 12  # of one account or name, in
     login_window: timedelta = timedelta(minutes=2)
+    account_failures: int = 100  # of one account, from all networks together
     network_failures: int = 100  # of one network, in
     network_window: timedelta = timedelta(minutes=5)
     login_wait: timedelta = timedelta(hours=1)  # the longest that anybody is made to wait

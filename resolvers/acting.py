@@ -1,5 +1,6 @@
 """An administrator who acts as a user: a token for the mail, and for nothing that opens doors."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import select
@@ -15,28 +16,32 @@ from resolvers.adminlog import Done
 from resolvers.auth import Authenticated
 from resolvers.authlog import Event
 from resolvers.context import Context
+from resolvers.credentials.makers import LONGEST, key_of
 from resolvers.tokens import NewToken
 
-LEAST, USUAL, MOST = timedelta(minutes=1), timedelta(minutes=30), timedelta(hours=4)
+LEAST, USUAL, MOST = timedelta(minutes=1), timedelta(minutes=30), LONGEST
 
 
 async def act_as(ctx: Context, user_id: int, ttl: timedelta | None = None) -> Authenticated:
-    """A token with which the viewer acts as this user, for so long and however much it is used.
+    """Make a token with which the viewer acts as this user for `ttl`, however much it is used.
 
-    It ends before that with either account, or with the right. Written to the user's own log.
-    Who acts is a person, whom that log can name: Forbidden for keys that belong to nobody.
+    It ends earlier with either account, with the key that made it, or with the right. Written to
+    the user's security log and to the administrative log, with the name of the account or key.
+    Raises Forbidden for a key of a domain, which belongs to no account.
     """
-    actor, ttl = own(ctx), USUAL if ttl is None else ttl
+    key, ttl = key_of(ctx.viewer), USUAL if ttl is None else ttl
+    actor = own(ctx) if key is None else None
     if not LEAST <= ttl <= MOST:
         text = "from a minute to four hours"
         raise Invalid(text, constraint="max" if ttl > MOST else "min", path=["ttl"])
-    if ctx.viewer.actor_id:
+    if ctx.viewer.acting:
         raise Forbidden("who acts as somebody acts as nobody else", requires=Scope.MASTER)
     user = await _target(ctx, user_id)
     if user_id == actor:
         raise Invalid("that is yourself", constraint="exclusive", path=["user"])
     async with ctx.write(user_id) as session:
         new = NewToken(user, ttl, protocol="API", scope=Scope.MAIL, actor_id=actor)
+        new = replace(new, actor_key_id=key)
         secret, ends = await tokens.create(ctx, session, new)
         detail = {"until": ends.isoformat()} | ({"reason": ctx.reason} if ctx.reason else {})
         await authlog.note(ctx, session, Event("act as", user_id, detail=detail))

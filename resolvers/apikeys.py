@@ -16,13 +16,15 @@ from models.columns import Picked, picked
 from models.domains import Domain
 from models.errors import Forbidden, Invalid, NotFound, Problems
 from models.pages import Ask, Page
-from models.roles import AdminPermission, Role, Scope
+from models.roles import AdminPermission, Role, Scope, opened
 from models.users import DomainAdmin, User
 from resolvers import adminlog, authlog, listing
 from resolvers.access import managed_users, visible_users
 from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
+from resolvers.credentials import makers
+from resolvers.credentials.makers import ACTING, is_operator, key_of
 from resolvers.known import forget
 from resolvers.listing import Scan, by_keys
 from resolvers.standing import KEY, digest_of, new_secret
@@ -34,7 +36,7 @@ LONGEST = 128  # characters of a name
 MOST = 100  # networks, domains and operations of a key
 LOGGED = (
     "name", "role", "scopes", "read_only", "active", "user_id", "domains", "operations",
-    "allowed_ips", "expires_at",
+    "allowed_ips", "expires_at", "maker",
 )  # fmt: skip
 SHOWN = frozenset(column.name for column in picked(ApiKey)) - {"digest"}
 
@@ -89,14 +91,17 @@ async def create_key(
     All that is wrong with its fields is told at once, with the `problems` found before.
 
     Nothing of it goes beyond the caller, nor beyond whose it is: role, scopes, domains; and
-    where a key makes it, that one's operations, networks and end. To make one for somebody
-    else needs LOGIN_AS of a DOMAIN_ADMIN: it opens that account.
+    where a key makes it, that one's operations, networks and end. To make one for another
+    account, a DOMAIN_ADMIN needs LOGIN_AS. Such a key has at most the scopes and the lifetime
+    of a token of actAs, names its maker, and ends when the maker loses the role or permission.
     """
     world, problems = ctx.world, problems or Problems()
     new = _within_caller(await _calling(ctx), new)
     _check(ctx, new, problems)
     problems.settle()
     owner = await _owner(ctx, new)
+    if by_another := bool(owner) and owner != ctx.viewer.user_id and not is_operator(ctx.viewer):
+        new = _within_acting(ctx, new)
     secret = new_secret(world, KEY)
     row = ApiKey(
         id=world.key(),
@@ -113,6 +118,9 @@ async def create_key(
         expires_at=new.expires_at,
     )
     async with ctx.write(*([owner] if owner else [])) as session:
+        if by_another:
+            row.made_by, row.made_by_key = ctx.viewer.user_id or None, key_of(ctx.viewer)
+            row.maker = (await authlog.actor(session, ctx.viewer))[1]
         session.add(row)
         await session.flush()
         await _log(ctx, session, "apiKeyCreate", [row])
@@ -142,6 +150,22 @@ def _within_caller(calling: Picked | None, new: NewKey) -> NewKey:
         allowed_ips=new.allowed_ips or calling.allowed_ips,
         expires_at=new.expires_at or calling.expires_at,
     )
+
+
+def _within_acting(ctx: Context, new: NewKey) -> NewKey:
+    """Bound a key for another account by what a token of actAs is good for."""
+    text = "a key for another account has at most the {} of a token of actAs"
+    if new.role is not Role.USER:
+        raise Forbidden(text.format("role"), requires=Role.USER, path=["role"])
+    if not opened(frozenset(new.scopes)) <= opened(ACTING):
+        raise Forbidden(text.format("scopes"), requires="the account itself", path=["scopes"])
+    if ctx.viewer.user_id == 0 and key_of(ctx.viewer) is None:
+        raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
+    latest = ctx.world.now() + makers.LONGEST
+    if new.expires_at and new.expires_at > latest:
+        raise Invalid(text.format("lifetime"), constraint="max", path=["expiresAt"])
+    scopes = new.scopes or sorted(ACTING)
+    return replace(new, scopes=scopes, expires_at=new.expires_at or latest)
 
 
 def _check_networks(calling: Picked, allowed: Collection[str]) -> None:
@@ -283,7 +307,7 @@ async def _log(
             seen = Event(action, key.user_id, target=str(key.id), detail=detail)
             await authlog.note(ctx, session, seen)
     others = [
-        key for key in keys if viewer.actor_id or not key.user_id or key.user_id != viewer.user_id
+        key for key in keys if viewer.acting or not key.user_id or key.user_id != viewer.user_id
     ]
     owners = {key.user_id for key in others if key.user_id}
     asked = select(col(User.id), col(User.domain_id)).where(col(User.id).in_(owners))
@@ -356,6 +380,11 @@ async def update_keys(ctx: Context, ids: list[int], change: KeyChange) -> list[P
             raise _beyond("end", "expiresAt")
         _check_end(calling, change.expires_at)
     rows = await _managed(ctx, ids)
+    for row in rows:
+        latest = row.created_at + makers.LONGEST
+        if row.maker and (change.endless or (change.expires_at and change.expires_at > latest)):
+            text = "a key that was made for another account ends four hours after it was made"
+            raise Invalid(text, constraint="max", path=["expiresAt"])
     owners = {row.user_id or 0 for row in rows}
     async with ctx.write(*(owner for owner in owners if owner)) as session:
         connection = await session.connection()

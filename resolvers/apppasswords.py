@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
@@ -17,14 +17,16 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.addresses import checked as checked_address
 from models.apppasswords import AppPassword
 from models.columns import Picked, picked
-from models.errors import Conflict, Invalid, LimitReached, Problems
+from models.errors import Conflict, Forbidden, Invalid, LimitReached, Problems
 from models.roles import AdminPermission, Role, Scope, opened
+from models.users import User
 from models.world import World
 from resolvers import adminlog, authlog, mobileconfig, passwords, possessions
 from resolvers.access import own
 from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
+from resolvers.credentials import makers
 from resolvers.known import forget
 from resolvers.listing import all_by_keys, by_keys
 from resolvers.userselection import managed_one
@@ -110,14 +112,29 @@ async def matching(world: World, user_id: int, password: str) -> Picked | None:
     normal = written(password)
     row = None
     if normal:
-        asked = select(*picked(AppPassword)).where(
-            col(AppPassword.user_id) == user_id,
-            col(AppPassword.selector) == selector_of(normal),
-            _good(world),
+        asked = (
+            select(*picked(AppPassword), col(User.role).label("owners"), col(User.domain_id))
+            .join(User, col(User.id) == col(AppPassword.user_id))
+            .where(
+                col(AppPassword.user_id) == user_id,
+                col(AppPassword.selector) == selector_of(normal),
+                _good(world),
+            )
         )
-        row = next(iter(await world.database.read(asked)), None)
+        maker = col(AppPassword.made_by), col(AppPassword.made_by_key)
+        rows = await world.database.read(makers.with_maker(asked, *maker, world.now()))
+        row = next((row for row in rows if not has_ended_with_maker(row)), None)
     right = await passwords.check(world, row.password if row else None, normal or password[:TYPED])
     return row if right else None
+
+
+def has_ended_with_maker(row: Picked) -> bool:
+    """True if another account made this password, and has lost the role or the permission.
+
+    `row` has the columns of `makers.with_maker`, and `owners`, the role of its account.
+    """
+    made = makers.has_maker(row)
+    return made and not makers.may_act(row, row.owners, AdminPermission.APP_PASSWDS)
 
 
 def _good(world: World) -> ColumnElement[bool]:
@@ -162,6 +179,10 @@ async def create(
     user = await managed_one(ctx, own(ctx) if key is None else key)
     _permitted(ctx, user.id)
     _check(new)
+    by_another = user.id != ctx.viewer.user_id and not makers.is_operator(ctx.viewer)
+    scopes = _collapsed(new.scopes)
+    if by_another:
+        scopes, new = _within_acting(ctx, new)
     address = await mobileconfig.address_of(ctx, user, new.address) if new.profile else ""
     text = _made(world) if new.password is None else new.password
     stored = await passwords.make(world, text)
@@ -172,14 +193,17 @@ async def create(
         description=_described(new.description),
         selector=selector_of(text),
         password=stored,
-        scopes=_collapsed(new.scopes),
+        scopes=scopes,
         active=new.active,
-        ttl=_ttl(new.ttl),
+        ttl=None if by_another else _ttl(new.ttl),
         expires_at=now + new.ttl if new.ttl else None,
         created_at=now,
     )
     profile = await mobileconfig.make(world, user, row, address, text) if new.profile else None
     async with ctx.write(user.id) as session:
+        if by_another:
+            row.made_by, row.made_by_key = ctx.viewer.user_id or None, makers.key_of(ctx.viewer)
+            row.maker = (await authlog.actor(session, ctx.viewer))[1]
         await _room(ctx, session, user.id)
         try:
             async with session.begin_nested():
@@ -190,6 +214,34 @@ async def create(
         deed = Done("appPasswordCreate", "AppPassword", row.id, user.domain_id, None, after)
         await _log(ctx, session, user.id, "app password create", [deed])
     return row, text, profile
+
+
+def _within_acting(ctx: Context, new: NewAppPassword) -> tuple[list[str], NewAppPassword]:
+    """Bound a password for another account by what a token of actAs is good for.
+
+    ALL stands for all that is left. Its end is fixed: a use does not put it off.
+    """
+    if not ctx.viewer.user_id and makers.key_of(ctx.viewer) is None:
+        raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
+    scopes = _bounded(_collapsed(new.scopes))
+    ttl = new.ttl or makers.LONGEST
+    if ttl > makers.LONGEST:
+        text = "an application password for another account lasts four hours at most"
+        raise Invalid(text, constraint="max", path=["ttl"])
+    if new.profile:
+        text = "a profile for devices needs a password that the account itself makes"
+        raise Forbidden(text, requires="the account itself", path=["profile"])
+    return scopes, replace(new, ttl=ttl)
+
+
+def _bounded(scopes: Sequence[str]) -> list[str]:
+    """These scopes, as far as a token of actAs has them; Forbidden if one has not."""
+    if AppPasswordScope.ALL in scopes:
+        return sorted(SINGLE & opened(makers.ACTING))
+    if not set(map(Scope, scopes)) <= opened(makers.ACTING):
+        text = "a password for another account has at most the scopes of a token of actAs"
+        raise Forbidden(text, requires="the account itself", path=["scopes"])
+    return list(scopes)
 
 
 def _check(new: NewAppPassword) -> None:
@@ -303,6 +355,8 @@ async def change(ctx: Context, ids: Sequence[int], patch: AppPasswordPatch) -> l
     owners = await _owners(ctx, ids)
     async with ctx.write(*owners) as session:
         rows = await _held(ctx, session, ids)
+        if patch.scopes is not None and any(row.maker for row in rows):
+            values["scopes"] = _bounded(values["scopes"])
         connection = await session.connection()
         which = col(AppPassword.id).in_(ids)
         now = ctx.world.now()

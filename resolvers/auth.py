@@ -224,7 +224,7 @@ async def authenticate(
     async with ctx.write(user.id) as session:
         # Once more, now that we hold the account: of many guesses made at once, one that is
         # right counts for nothing when the others have used up the limit meanwhile.
-        await throttles.check(ctx, who.limits)
+        await throttles.check(ctx, who.limits, user.id)
         await throttles.clear(ctx, who.counted)
         waits = bool(outstanding) and attempt.token and not _vouched(ctx, outstanding)
         changes: dict[str, Any] = {} if waits else {"last_login_at": world.now()}
@@ -234,7 +234,13 @@ async def authenticate(
         token: tuple[str | None, datetime | None] = (None, None)
         if attempt.token:
             idle = attempt.ttl or world.options.token_idle
-            new = NewToken(now, idle, attempt.protocol, pending=waits)
+            new = NewToken(
+                now,
+                idle,
+                attempt.protocol,
+                pending=waits,
+                temporary=found.source is Source.TEMPORARY,
+            )
             token = await tokens.create(ctx, session, new)
         more: dict[str, Any] = {"require2fa": outstanding} if outstanding else {}
         await _log(ctx, session, proving.event(who, attempt, found, **more), found.app)

@@ -31,7 +31,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import journal
 from models.auth import ApiKey
-from models.authlog import AuthEvent
+from models.authlog import LETTER, AuthEvent
 from models.columns import Picked, insert_or, picked
 from models.errors import Invalid
 from models.journal import ChangeKind, Entry, Position
@@ -39,7 +39,7 @@ from models.pages import Ask, Page
 from models.roles import Role
 from models.users import User
 from models.world import Turn, World
-from resolvers import listing
+from resolvers import listing, work
 from resolvers.access import visible_users
 from resolvers.context import Context, Viewer
 from resolvers.known import Memory, memory_of
@@ -53,6 +53,19 @@ GATHERED = 0.5  # seconds between two units that a flood of events is written in
 PAUSE = timedelta(minutes=1)  # between two words in the journal of one row that counts up
 MOST = 1000  # events of one statement
 THEIR_OWN = frozenset({"authenticate"})  # whoever relays it: a front end is not who signs in
+# What an account is told of by mail if somebody else did it.
+REPORTED = frozenset(
+    {
+        *("2fa disable", "custom disable", "custom enable", "recovery codes create"),
+        *("totp disable", "totp enable", "webauthn delete", "webauthn register"),
+        *("api key create", "api key update"),
+        *("app password create", "app password delete", "app password update"),
+        *("bcc rule create", "bcc rule delete", "bcc rule update"),
+        *("connector create", "connector delete", "connector update"),
+        *("filter forward", "forwarding change", "sender whitelist change", "sieve forward"),
+        *("password change", "password reset"),
+    }
+)
 OPERATOR = "operator"  # whoever owns the machine: the command line, and the bootstrap key
 LONGEST = 128  # characters of a condition
 NEWEST = "authlog-newest"
@@ -143,7 +156,30 @@ async def note_all(ctx: Context, session: AsyncSession, events: Sequence[Event])
         some, reached = await connection.run_sync(_put, part, tell, now)
         keys += some
         session.info["reached"] = {**journal.reached(session), **reached}
+    await _report(ctx, session, [event for event in events if _another(ctx.viewer, event)], by)
     return keys
+
+
+async def _report(ctx: Context, session: AsyncSession, events: Sequence[Event], by: str) -> None:
+    """Have a message written to each account whose credentials or mail another has changed."""
+    for event in events:
+        if event.user_id and event.result == "success" and event.action in REPORTED:
+            await queue_letter(ctx, session, event, by)
+
+
+async def queue_letter(
+    ctx: Context, session: AsyncSession, event: Event, by: str | None = None
+) -> None:
+    """Queue a message that tells the account of this event; `by` names the administrator."""
+    order = {
+        "action": event.action,
+        "by": by,
+        "at": ctx.world.now().isoformat(),
+        "ip": ctx.client_ip or "",
+        "detail": without_secrets(dict(event.detail)),
+    }
+    (task,) = await work.queue(ctx, session, LETTER, [order], user_id=event.user_id)
+    await ctx.record(session, event.user_id or 0, ChangeKind.TASK_CHANGED, [task.id])
 
 
 async def noted(ctx: Context, event: Event) -> None:
@@ -214,7 +250,7 @@ async def _due(world: World, lines: Sequence[Line]) -> set[int]:
 
 def _another(viewer: Viewer, event: Event) -> bool:
     """Whether it is somebody else's doing than the account's own."""
-    if viewer.actor_id:
+    if viewer.acting:
         return True
     if viewer.role is Role.PUBLIC or event.action in THEIR_OWN:
         return False
@@ -229,16 +265,25 @@ async def actor(session: AsyncSession, viewer: Viewer) -> tuple[int, str]:
 
 def _named(viewer: Viewer) -> Select[*tuple[Any, ...]]:
     """To read: the name of who acts."""
-    if key := viewer.actor_id or viewer.user_id:
+    if key := _person(viewer):
         return select(col(User.username).label("name")).where(col(User.id) == key)
-    return select(col(ApiKey.name).label("name")).where(col(ApiKey.id) == (viewer.api_key_id or 0))
+    return select(col(ApiKey.name).label("name")).where(col(ApiKey.id) == _key(viewer))
+
+
+def _person(viewer: Viewer) -> int:
+    """The account that acts; 0: a key does."""
+    return 0 if viewer.actor_key_id is not None else viewer.actor_id or viewer.user_id
+
+
+def _key(viewer: Viewer) -> int:
+    return viewer.api_key_id or 0 if viewer.actor_key_id is None else viewer.actor_key_id
 
 
 def _called(viewer: Viewer, rows: Sequence[Picked]) -> tuple[int, str]:
     name = rows[0].name if rows else None
-    if key := viewer.actor_id or viewer.user_id:
+    if key := _person(viewer):
         return key, name or str(key)
-    return 0, f"key {name or viewer.api_key_id}" if viewer.api_key_id else OPERATOR
+    return 0, f"key {name or _key(viewer)}" if _key(viewer) else OPERATOR
 
 
 def _fold(ctx: Context, event: Event, by: tuple[int, str]) -> str:

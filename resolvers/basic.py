@@ -58,7 +58,7 @@ async def _proved(ctx: Context, name: str, password: str) -> Known:
     if user is None or found is None or not who.open:
         await proving.refuse(ctx, who, HTTP, found)
         raise Unauthenticated
-    await throttles.check(ctx, who.limits)  # once more: of many guesses at once
+    await throttles.check(ctx, who.limits, user.id)  # once more: of many guesses at once
     try:
         known = _known(world, user, found)
     except Forbidden as refusal:

@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses import Normal, checked, normal
 from mail.rewrites import matched
+from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Conflict, Invalid, LimitReached, NotFound, Problems, all_found
@@ -17,15 +18,17 @@ from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.rewrites import BccDirection, BccRule
 from models.roles import AdminPermission, Role
-from resolvers import adminlog, domains, listing
+from resolvers import adminlog, authlog, domains, listing
 from resolvers.access import maker, require_below
 from resolvers.adminlog import Done
+from resolvers.authlog import Event
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
 
 OLDEST = "bcc-rules"
 MOST = 1000  # rules of one domain
 EXISTS = "there is such a rule already"
+DETAIL = ("bccTo", "direction", "active")  # what the security log tells of a rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ async def create(ctx: Context, new: NewRule) -> int:
         after = _facts(await _seen(ctx, [key]))[key]
         await _tell(ctx, session, {home.id})
         done = Done("bccRuleCreate", "BccRule", key, home.id, None, after)
-        await adminlog.note(ctx, session, done)
+        await _note(ctx, session, [done], [after["match"]])
     return key
 
 
@@ -156,8 +159,9 @@ async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
         await connection.execute(these.values(**given))
         after = _facts(await _seen(ctx, ids))
         await _tell(ctx, session, places)
-        done = (_changed(row, *pair) for row, pair in _pairs(before, after))
-        await adminlog.note(ctx, session, *done)
+        pairs = _pairs(before, after)
+        done = [_changed(row, *pair) for row, pair in pairs]
+        await _note(ctx, session, done, *([old["match"], new["match"]] for _, (old, new) in pairs))
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
@@ -169,10 +173,40 @@ async def remove(ctx: Context, ids: Sequence[int]) -> None:
         await connection.execute(delete(BccRule).where(col(BccRule.id).in_(ids)))
         await _tell(ctx, session, places)
         before = _facts(rows)
-        done = (
+        done = [
             Done("bccRuleDelete", "BccRule", row.id, row.domain_id, before[row.id]) for row in rows
+        ]
+        await _note(ctx, session, done, *([before[row.id]["match"]] for row in rows))
+
+
+async def _note(
+    ctx: Context, session: AsyncSession, done: Sequence[Done], *matches: Collection[str]
+) -> None:
+    """Write it to the log of administrators, and of one address to the log of its account.
+
+    `matches` are what each of the rules is for, before and after.
+    """
+    await adminlog.note(ctx, session, *done)
+    pairs = zip(done, matches, strict=True)
+    names = {normal(text): one for one, of in pairs for text in of if not text.startswith("@")}
+    if not names:
+        return
+    asked = (
+        select(col(Address.user_id), col(Address.local), col(Domain.name))
+        .join(Domain, col(Domain.id) == col(Address.domain_id))
+        .where(
+            tuple_(col(Address.local), col(Domain.name)).in_([tuple(name) for name in names]),
+            col(Address.user_id).is_not(None),
         )
-        await adminlog.note(ctx, session, *done)
+    )
+    for row in await ctx.read(asked):
+        one = names[Normal(row.local, row.name)]
+        action = "bcc rule " + one.mutation.removeprefix("bccRule").lower()
+        told = {**(one.before or {}), **(one.after or {})}
+        detail: dict[str, Any] = {name: told[name] for name in DETAIL if name in told}
+        async with ctx.write(row.user_id) as inner:
+            event = Event(action, row.user_id, target=str(one.target_id), detail=detail)
+            await authlog.note(ctx, inner, event)
 
 
 async def _home(ctx: Context, name: Normal) -> Picked:

@@ -17,9 +17,17 @@ from models.roles import UserPermission
 from models.tasks import TaskState
 from models.wakeups import CONNECTORS
 from models.world import World
-from resolvers import adminlog, connectorforms, connectorsecrets, possessions, singleimports
+from resolvers import (
+    adminlog,
+    authlog,
+    connectorforms,
+    connectorsecrets,
+    possessions,
+    singleimports,
+)
 from resolvers.access import own
 from resolvers.adminlog import Done
+from resolvers.authlog import Event
 from resolvers.connectordue import next_at, queued
 from resolvers.connectors import OF_OTHERS, by_ids, runs_by_ids, visible
 from resolvers.context import Context, Needs
@@ -27,6 +35,11 @@ from resolvers.userselection import managed_all
 
 MOST = 50  # of an account
 LOGGED = ("name", "host", "active")
+CREDENTIAL = {  # mutations of the password of another account, as the security log calls them
+    "connectorCreate": "connector create",
+    "connectorDelete": "connector delete",
+    "connectorUpdate": "connector update",
+}
 
 
 async def create(
@@ -272,5 +285,10 @@ def _permitted(ctx: Context, owners: Collection[int]) -> None:
 
 
 async def _log(ctx: Context, session: AsyncSession, user: Picked, done: Done) -> None:
+    if (action := CREDENTIAL.get(done.mutation)) is not None:
+        facts = {**(done.before or {}), **(done.after or {})}
+        told = {name: facts[name] for name in ("host", "username") if facts.get(name)}
+        event = Event(action, user.id, target=str(done.target_id), detail=told)
+        await authlog.note(ctx, session, event)
     if user.id != ctx.viewer.user_id:
         await adminlog.note(ctx, session, done)

@@ -93,6 +93,8 @@ class Viewer:
     operations: frozenset[str] = frozenset()  # root fields it is good for; empty = all
     pending_for: int = 0  # whose second factor is outstanding: the role is PUBLIC until then
     actor_id: int = 0  # the administrator who acts as the user
+    actor_key_id: int | None = None  # or the key without an account; 0: the bootstrap key
+    new_password_only: bool = False  # signed in by a temporary password
     ends_at: datetime | None = None  # of the credential
     auth_version: int = field(default=0, compare=False)  # of the user, as it was asked
     reach: Reach = field(default_factory=Reach, compare=False)
@@ -103,6 +105,11 @@ class Viewer:
         if self.user_id:
             return f"user:{self.user_id}"
         return f"key:{self.api_key_id or 0}" if self.role is not Role.PUBLIC else "public"
+
+    @property
+    def acting(self) -> bool:
+        """True if an administrator, or a key of the platform, acts as the user."""
+        return bool(self.actor_id) or self.actor_key_id is not None
 
     @property
     def speaks_for_others(self) -> bool:

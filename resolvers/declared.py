@@ -199,9 +199,15 @@ DECLARED: dict[str, Setting] = {
             "How long deleted messages can be restored.", NOTHING, YEARS,
         ),
         Setting(
+            "auth.accountFailures", "account_failures", NUMBER, "Wrong passwords of all networks",
+            "After so many for one account, from all networks together in auth.window, only "
+            "networks from which the user has signed in before can sign in.", 1, 1_000_000,
+        ),
+        Setting(
             "auth.failures", "login_failures", NUMBER, "Wrong passwords",
-            "So many for one account or name close it for the rest of auth.window, and each time "
-            "in a row for twice as long.", 1, 10_000,
+            "After so many for one account or name from one network, that network cannot sign in "
+            "to it for the rest of auth.window, and each time in a row for twice as long.",
+            1, 10_000,
         ),
         Setting(
             "auth.longestWait", "login_wait", DURATION, "Longest wait",

@@ -194,8 +194,8 @@ async def admitted(ctx: Context, share: Picked, password: str | None) -> bool:
     if password is None:
         return False
     world = ctx.world
-    limits = {f"share:{share.share_id}": throttles.by_name(world.options)}
-    limits |= throttles.by_network(world.options, ctx.client_ip)
+    counted = f"share:{share.share_id}"
+    limits = throttles.by_name_and_network(world.options, counted, ctx.client_ip)
     with passwords.admitted(world):
         await throttles.check(ctx, limits)
         if await passwords.check(world, share.password, password):

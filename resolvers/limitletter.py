@@ -49,7 +49,7 @@ async def plan(ctx: Context, order: dict[str, Any], checkpoint: dict[str, Any]) 
 
     Where it has passed the next mark meanwhile, the letter about that one says it all.
     """
-    row = None if checkpoint else await _account(ctx)
+    row = None if checkpoint else await account_written_to(ctx)
     if row is None:
         return Plan()
     now, told = level(ctx.world.options, row.used, row.allowed), UsageLevel(order["level"])
@@ -80,7 +80,8 @@ async def step(
     return Step({"written": True}, done=1)
 
 
-async def _account(ctx: Context) -> Picked | None:
+async def account_written_to(ctx: Context) -> Picked | None:
+    """The account of the viewer with its INBOX; None if it was deleted."""
     asked = (
         select(
             *(getattr(User, name) for name in ("id", "tenant_id", "username", "name", "language")),

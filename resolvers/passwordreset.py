@@ -14,9 +14,10 @@ LATEST = timedelta(days=365)  # that a temporary password can begin to be good
 
 
 async def reset_password(ctx: Context, user_id: int, valid_after: datetime | None) -> str:
-    """Give an account a temporary password beside the one it has; returns it.
+    """Give an account a temporary password beside the one it has; return it.
 
-    It is good for a day, from now or from then on. Second factors stay.
+    It is valid for a day, from now or from `valid_after`, and good for setting a new password
+    alone. The account's tokens and sessions end. Second factors stay.
     """
     now = ctx.world.now()
     if valid_after and valid_after > now + LATEST:
@@ -37,5 +38,6 @@ async def reset_password(ctx: Context, user_id: int, valid_after: datetime | Non
                 temporary_until=begin + VALID,
                 require_password_change=True,
             )
+            held.end(row)
             await authlog.note(ctx, held.session, Event("password reset", row.id))
     return password

@@ -28,8 +28,10 @@ from models.world import World
 from resolvers import apppasswords, authlog, passwords, throttles
 from resolvers.authlog import Event
 from resolvers.context import Context
+from resolvers.credentials import guessing
+from resolvers.known import memory_of
 from resolvers.newpasswords import GENERATED
-from resolvers.throttles import Limit
+from resolvers.throttles import Limits
 from resolvers.twofactor import Proof
 
 log = logging.getLogger(__name__)
@@ -68,8 +70,8 @@ class Entry:
 
     name: str  # as it was typed
     user: Picked | None
-    counted: str
-    limits: dict[str, Limit]
+    counted: str  # of its network, which a success clears
+    limits: Limits
     failures: frozenset[str]  # those of `limits` that have any
 
     @property
@@ -105,10 +107,9 @@ async def _entry(ctx: Context, username: str) -> Entry:
     given = login_given(world, username if known else "")
     user = next(iter(await world.database.find(_USER, given)), None)
     counted = f"user:{user.id}" if user else f"name:{_counted(username, known=known)}"
-    limits = {counted: throttles.by_name(world.options)}
-    limits |= throttles.by_network(world.options, ctx.client_ip)
-    failures = await throttles.check(ctx, limits)
-    return Entry(username, user, counted, limits, failures)
+    limits = throttles.by_name_and_network(world.options, counted, ctx.client_ip)
+    state = await throttles.check(ctx, limits, user.id if user else 0)
+    return Entry(username, user, next(iter(limits)), state.limits, state.failed)
 
 
 def _counted(username: str, *, known: bool) -> str:
@@ -181,8 +182,10 @@ async def refuse(ctx: Context, who: Entry, attempt: Attempt, found: Proved | Non
     user_id = who.user.id if who.user else None
     facts = {"user": user_id, "protocol": attempt.protocol, "ip": ctx.client_ip}
     log.info("sign-in failed", extra=facts)
-    await throttles.count(ctx.world, who.limits)
+    closed = await throttles.count(ctx.world, who.limits)
     failed(ctx, who, attempt, found)
+    if who.open and any(each.startswith(who.counted.rpartition("@")[0]) for each in closed):
+        memory_of(ctx.world.database).behind(guessing.report(ctx, user_id or 0))
 
 
 def failed(ctx: Context, who: Entry, attempt: Attempt, found: Proved | None, why: str = "") -> None:

@@ -11,9 +11,11 @@ from sqlalchemy import select, union_all
 from sqlmodel import col
 
 from mail.addresses import checked_domain, normal_domain
+from models.addresses import Address
 from models.domains import Domain, DomainAlias
 from models.errors import Forbidden, Invalid
 from models.roles import Role
+from models.users import User
 from resolvers.context import Context
 
 LONGEST = 128  # characters
@@ -64,11 +66,16 @@ def _folded(text: str) -> str:
 
 
 async def reach(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:
-    """Forbidden where a DOMAIN_ADMIN would let somebody send in the name of others here.
+    """Raise Forbidden if the viewer would let an account send in the name of others here.
 
-    So a pattern has a whole domain, and one that is not ours, or is in the viewer's charge.
+    No pattern may fit an address of an account that the viewer may not administer. For a
+    DOMAIN_ADMIN a pattern has a whole domain: one that is not ours, or that the viewer
+    administers.
     """
-    if ctx.viewer.role.includes(Role.ADMIN) or not patterns:
+    if not patterns:
+        return
+    await _check_above(ctx, patterns, path)
+    if ctx.viewer.role.includes(Role.ADMIN):
         return
     names = [_domain(pattern) for pattern in patterns]
     asked = union_all(
@@ -81,6 +88,22 @@ async def reach(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> N
         if name is None or name in foreign:
             words = "only an ADMIN lets somebody send in the name of other domains here"
             raise Forbidden(words, requires=Role.ADMIN, path=path)
+
+
+async def _check_above(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:
+    """Raise Forbidden if a pattern fits an address of an account above the viewer."""
+    viewer = ctx.viewer
+    above = [role for role in Role if not viewer.role.administers(role) and role is not Role.PUBLIC]
+    asked = (
+        select(col(Address.shown), col(User.role))
+        .join(User, col(User.id) == col(Address.user_id))
+        .where(col(User.role).in_(above), col(User.id) != viewer.user_id)
+    )
+    for row in await ctx.read(asked) if above else ():
+        for index, pattern in enumerate(patterns):
+            if permitted([pattern], row.shown):
+                text = "an address of an account above yours fits this pattern"
+                raise Forbidden(text, requires=row.role, path=[*path, str(index)])
 
 
 def _domain(pattern: str) -> str | None:

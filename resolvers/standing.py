@@ -7,8 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, Update, and_, cast, func, or_, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import ColumnElement, Update, and_, or_, select, update
 from sqlmodel import col
 
 from models.apppasswords import AppPassword
@@ -16,17 +15,22 @@ from models.auth import PENDING, AccessToken, ApiKey
 from models.columns import Picked, picked
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.sharing import MailboxShare
-from models.users import DomainAdmin, User
+from models.users import User
 from models.world import Turn, World
 from resolvers import apppasswords
 from resolvers.context import Reach, Viewer
+from resolvers.credentials import makers
+from resolvers.credentials.makers import ACTING
 from resolvers.known import Known, memory_of
 
 TOKEN, KEY = "mgt_", "mgk_"  # what secrets begin with: who scans leaked text knows them by it
-ACTING = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})  # no credentials
 HTTP = frozenset({Scope.MAIL_READ, Scope.MAIL, Scope.SUBMIT})  # of an application password
-
-Actor = aliased(User)
+# What may be done by who signed in with a temporary password: nothing but set a new one.
+NEW_PASSWORD = {
+    "scopes": frozenset({Scope.SETTINGS}),
+    "operations": frozenset({"tokenRevoke", "userUpdate", "viewer"}),
+    "new_password_only": True,
+}
 
 
 def digest_of(secret: str) -> str:
@@ -48,9 +52,8 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
     """The token, while it is good: with a factor outstanding for nobody yet."""
     now, life = world.now(), world.options.token_life
     statement = (
-        select(*picked(AccessToken), *_standing(), *_of_actor())
+        select(*picked(AccessToken), *_standing())
         .join(User, col(User.id) == col(AccessToken.user_id))
-        .outerjoin(Actor, col(Actor.id) == col(AccessToken.actor_id))
         .where(
             which,
             col(AccessToken.expires_at) > now,
@@ -60,10 +63,11 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
             or_(~col(AccessToken.pending), col(AccessToken.created_at) > now - PENDING),
         )
     )
-    for row in await world.database.read(statement):
+    actor = col(AccessToken.actor_id), col(AccessToken.actor_key_id)
+    for row in await world.database.read(makers.with_maker(statement, *actor, now)):
         used, ends, owner = row.last_used_at, row.expires_at, row.user_id
-        if row.actor_id:
-            if not _may_act(row):
+        if makers.has_maker(row):
+            if not makers.may_act(row, row.owners, AdminPermission.LOGIN_AS):
                 return None
             viewer = Viewer(
                 owner,
@@ -71,21 +75,24 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
                 ACTING,
                 **_delegated(row, Role.USER),
                 token_id=row.id,
-                actor_id=row.actor_id,
+                actor_id=row.actor_id or 0,
+                actor_key_id=row.actor_key_id,
                 ends_at=ends,
                 auth_version=row.auth_version,
                 reach=_reach(world, owner, row),
             )
-            return Known(viewer, now, used, ends, owners=(owner, row.actor_id))
+            return Known(viewer, now, used, ends, owners=(owner, row.actor_id or 0))
         if row.pending:
             until = min(ends, row.created_at + PENDING)
             viewer = Viewer(token_id=row.id, pending_for=owner, ends_at=until)
             return Known(viewer, now, now, until, owners=(owner,))
+        facts: dict[str, Any] = {"scopes": frozenset({row.scope}), **_delegated(row, row.owners)}
+        if row.temporary:
+            facts = {**NEW_PASSWORD}
         viewer = Viewer(
             owner,
-            row.owners,
-            frozenset({row.scope}),
-            **_delegated(row, row.owners),
+            Role.USER if row.temporary else row.owners,
+            **facts,
             token_id=row.id,
             ends_at=row.created_at + life,
             auth_version=row.auth_version,
@@ -93,20 +100,6 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
         )
         return Known(viewer, now, used, ends, idle=ends - used, owners=(owner,))
     return None
-
-
-def _may_act(row: Picked) -> bool:
-    """Whether the administrator may still act as the user."""
-    if row.actors is None or row.actors_closed:
-        return False
-    if row.actors.includes(Role.ADMIN):
-        return row.actors is Role.ROOT or row.owners is not Role.ROOT
-    return (
-        row.actors is Role.DOMAIN_ADMIN
-        and row.owners is Role.USER
-        and AdminPermission.LOGIN_AS in row.actors_permissions
-        and row.domain_id in _domains(row.actors_charges)
-    )
 
 
 async def key(world: World, which: ColumnElement[bool]) -> Known | None:
@@ -125,8 +118,14 @@ async def key(world: World, which: ColumnElement[bool]) -> Known | None:
             or_(col(ApiKey.user_id).is_(None), open_users()),
         )
     )
-    for row in await world.database.read(statement):
+    maker = col(ApiKey.made_by), col(ApiKey.made_by_key)
+    for row in await world.database.read(makers.with_maker(statement, *maker, now)):
         role = row.role if row.owners is None or row.owners.includes(row.role) else row.owners
+        scopes = frozenset(map(Scope, row.scopes)) or frozenset({Scope.MASTER})
+        if made := makers.has_maker(row):
+            if not makers.may_act(row, row.owners, AdminPermission.LOGIN_AS):
+                return None
+            role, scopes = Role.USER, makers.narrowed([*map(Scope, row.scopes)])
         user_id = row.user_id or 0
         delegated: dict[str, Any] = _delegated(row, role)
         if row.domains and role is not Role.USER:
@@ -139,10 +138,12 @@ async def key(world: World, which: ColumnElement[bool]) -> Known | None:
         viewer = Viewer(
             user_id,
             role,
-            frozenset(map(Scope, row.scopes)) or frozenset({Scope.MASTER}),
+            scopes,
             **delegated,
             read_only=row.read_only,
             api_key_id=row.id,
+            actor_id=(row.made_by or 0) if made else 0,
+            actor_key_id=row.made_by_key,
             operations=frozenset(row.operations),
             ends_at=row.expires_at,
             auth_version=row.users_version or 0,
@@ -153,16 +154,24 @@ async def key(world: World, which: ColumnElement[bool]) -> Known | None:
             now,
             row.last_used_at,
             row.expires_at,
-            owners=(row.user_id or 0,),
+            owners=(row.user_id or 0, row.made_by or 0),
             networks=tuple(row.allowed_ips),
         )
     return None
 
 
+APP_OWNER = [
+    col(User.auth_version),
+    col(User.permissions),
+    col(User.role).label("owners"),
+    col(User.domain_id),
+]
+
+
 async def app_password(world: World, key: int) -> Known | None:
     """The application password, while it is good, as what it is over HTTP."""
     asked = (
-        select(*picked(AppPassword), col(User.auth_version), col(User.permissions))
+        select(*picked(AppPassword), *APP_OWNER)
         .join(User, col(User.id) == col(AppPassword.user_id))
         .where(
             col(AppPassword.id) == key,
@@ -171,8 +180,12 @@ async def app_password(world: World, key: int) -> Known | None:
             open_users(),
         )
     )
-    rows = await world.database.read(asked)
-    return by_app_password(world, rows[0], rows[0]) if rows else None
+    maker = col(AppPassword.made_by), col(AppPassword.made_by_key)
+    for row in await world.database.read(makers.with_maker(asked, *maker, world.now())):
+        if apppasswords.has_ended_with_maker(row):
+            return None
+        return by_app_password(world, row, row)
+    return None
 
 
 def by_app_password(world: World, row: Picked, user: Picked) -> Known | None:
@@ -186,11 +199,14 @@ def by_app_password(world: World, row: Picked, user: Picked) -> Known | None:
         scopes,
         frozenset(map(UserPermission, user.permissions or ())),
         app_password_id=row.id,
+        actor_id=row.made_by or 0,
+        actor_key_id=row.made_by_key,
         auth_version=user.auth_version,
         reach=Reach(shared=True),
     )
     now = world.now()
-    return Known(viewer, now, row.last_used_at, row.expires_at, owners=(row.user_id,))
+    owners = row.user_id, row.made_by or 0
+    return Known(viewer, now, row.last_used_at, row.expires_at, owners=owners)
 
 
 async def account(world: World, user_id: int, version: int) -> bool:
@@ -220,12 +236,6 @@ def _reach(world: World, user_id: int, row: Picked) -> Reach:
     return memory_of(world.database).reach(user_id, shared=bool(row.shared))
 
 
-def _charges(administrator: Any) -> Any:
-    domains = func.aggregate_strings(cast(col(DomainAdmin.domain_id), String), ",")
-    theirs: Select[Any] = select(domains).where(col(DomainAdmin.user_id) == administrator)
-    return theirs.scalar_subquery()
-
-
 def _standing() -> list[ColumnElement[Any]]:
     """What a credential's user is allowed, beside the columns of the credential."""
     return [
@@ -234,23 +244,9 @@ def _standing() -> list[ColumnElement[Any]]:
         col(User.admin_permissions).label("admin_permissions"),
         col(User.domain_id).label("domain_id"),
         col(User.auth_version).label("users_version"),
-        _charges(col(User.id)).label("charges"),
+        makers.domains_of(col(User.id)).label("charges"),
         shared_with(col(User.id)),
     ]
-
-
-def _of_actor() -> list[ColumnElement[Any]]:
-    closed = col(Actor.disabled) | col(Actor.suspended) | col(Actor.deleted_at).is_not(None)
-    return [
-        col(Actor.role).label("actors"),
-        closed.label("actors_closed"),
-        col(Actor.admin_permissions).label("actors_permissions"),
-        _charges(col(Actor.id)).label("actors_charges"),
-    ]
-
-
-def _domains(charges: str | None) -> frozenset[int]:
-    return frozenset(map(int, charges.split(","))) if charges else frozenset()
 
 
 def _delegated(row: Picked, role: Role) -> dict[str, Any]:
@@ -260,7 +256,7 @@ def _delegated(row: Picked, role: Role) -> dict[str, Any]:
     if role is Role.DOMAIN_ADMIN:
         return {
             "permissions": frozenset(map(AdminPermission, row.admin_permissions or ())),
-            "administers": _domains(row.charges),
+            "administers": makers.domain_ids(row.charges),
         }
     return {}
 
@@ -288,7 +284,11 @@ async def note_use(world: World, known: Known, now: datetime, ip: str | None) ->
 
 
 def same(known: Known | None, viewer: Viewer) -> bool:
-    """Whether a credential is still good for all it was."""
-    if known is None or known.viewer.auth_version != viewer.auth_version:
+    """True if a credential is still good for all it was.
+
+    A new password of the account ends tokens, which `token` no longer finds, except the token
+    that has set it. It ends neither API keys nor application passwords.
+    """
+    if known is None:
         return False
     return replace(known.viewer, ends_at=viewer.ends_at) == viewer

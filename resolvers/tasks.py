@@ -43,6 +43,7 @@ from resolvers import (
 )
 from resolvers.access import own
 from resolvers.context import Context, Viewer
+from resolvers.credentials import securityletter
 from resolvers.listing import Scan, by_keys
 from resolvers.work import Kind, Plan, Planner
 
@@ -301,6 +302,7 @@ KINDS = {
     userquota.KIND: Kind(userquota.plan, userquota.step),
     webhookreplay.KIND: Kind(webhookreplay.plan, webhookreplay.step),
     limitletter.KIND: Kind(limitletter.plan, limitletter.step),
+    securityletter.KIND: Kind(securityletter.plan, securityletter.step, stoppable=False),
     quarantineletter.KIND: Kind(quarantineletter.plan, quarantineletter.step),
     queuechange.DELETE: Kind(queuechange.plan, queuechange.step_delete),
     queuechange.FLUSH: Kind(queuechange.plan, queuechange.step_flush),

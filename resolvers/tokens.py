@@ -32,6 +32,8 @@ class NewToken:
     scope: Scope = Scope.MASTER
     pending: bool = False  # a second factor is outstanding
     actor_id: int | None = None
+    actor_key_id: int | None = None
+    temporary: bool = False  # by a temporary password
 
 
 async def create(ctx: Context, session: AsyncSession, new: NewToken) -> tuple[str, datetime]:
@@ -50,6 +52,8 @@ async def create(ctx: Context, session: AsyncSession, new: NewToken) -> tuple[st
             ip=ctx.client_ip,
             pending=new.pending,
             actor_id=new.actor_id,
+            actor_key_id=new.actor_key_id,
+            temporary=new.temporary,
             created_at=now,
             last_used_at=now,
             expires_at=ends,  # of a pending one too: it tells how long it may be unused later

@@ -12,9 +12,9 @@ from mail import addresses
 from models.addresses import Address
 from models.auth import AccessToken
 from models.columns import Picked
-from models.errors import AuthenticationFailed, Conflict, Invalid, Problems
+from models.errors import AuthenticationFailed, Conflict, Forbidden, Invalid, Problems
 from models.mailboxes import Mailbox
-from models.roles import Scope
+from models.roles import Role, Scope
 from models.users import UsageKind, User, UserTag
 from models.usersearch import words_of
 from models.world import World
@@ -129,9 +129,15 @@ def _alone(rows: Sequence[Picked], patch: Patch, existing: str | None, problems:
 def _allowed(ctx: Context, rows: Sequence[Picked], patch: Patch) -> None:
     """Forbidden where the role does not reach so far, over the own account or another."""
     viewer, more = ctx.viewer, sorted(patch.names - OWN)
+    if viewer.new_password_only:
+        if patch.names != {"password"} or patch.password_disabled or patch.password is None:
+            text = "after signing in with a temporary password, set a new password first"
+            raise Forbidden(text, requires="a new password", path=AT)
+        if any(row.id != viewer.user_id for row in rows):
+            raise Forbidden("this token is for its own account", requires=Role.ADMIN, path=AT)
     if patch.password and patch.password.hashed:
         more.append("hashed_password")
-    if more or patch.secret:
+    if more or (patch.secret and not viewer.new_password_only):
         viewer.require(Needs(scope=Scope.MASTER))
     if more:
         require_charge(ctx, rows, [*AT, camel(more[0])])
@@ -156,7 +162,7 @@ async def _know(ctx: Context, rows: Sequence[Picked], existing: str | None) -> N
         known = [row.password, row.temporary_password if _temporary(ctx.world, row) else None]
         if not any(known):
             continue
-        limits = {f"user:{row.id}": throttles.by_name(ctx.world.options)}
+        limits = {f"existing:{row.id}": throttles.by_name(ctx.world.options)}
         await throttles.check(ctx, limits)
         for stored in filter(None, known):
             if await passwords.check(ctx.world, stored, existing):
@@ -250,8 +256,19 @@ async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, An
         closed = any(name in fresh[row.id] and values[name] for name in ("disabled", "suspended"))
         if patch.secret or closed:
             held.end(row)
-        if patch.secret:
-            await _note_secret(ctx, held, row, patch)
+    await _note(ctx, held, with_new("from_whitelist"), patch, values)
+
+
+async def _note(
+    ctx: Context, held: Held, senders_of: Sequence[Picked], patch: Patch, values: Mapping[str, Any]
+) -> None:
+    """Write to the security log who may be sent as, and that the password is another."""
+    if senders_of:
+        told = {"patterns": ", ".join(values["from_whitelist"])}
+        seen = [Event("sender whitelist change", row.id, detail=told) for row in senders_of]
+        await authlog.note_all(ctx, held.session, seen)
+    for row in held.rows if patch.secret else ():
+        await _note_secret(ctx, held, row, patch)
 
 
 async def _check_encryption(held: Held, values: Mapping[str, Any]) -> None:
@@ -297,7 +314,8 @@ async def _note_secret(ctx: Context, held: Held, row: Picked, patch: Patch) -> N
             col(AccessToken.auth_version) == row.auth_version,
         )
         connection = await held.session.connection()
-        await connection.execute(this.values(auth_version=row.auth_version + 1))
+        full = {"auth_version": row.auth_version + 1, "temporary": False}
+        await connection.execute(this.values(**full))
 
 
 async def _free(held: Held, key: str) -> None:

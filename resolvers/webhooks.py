@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.outward import target
 from models.columns import Picked, picked
-from models.errors import Invalid, LimitReached, NotFound, all_found
+from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found
 from models.journal import PLATFORM, ChangeKind, Position
 from models.pages import Ask, Page
 from models.roles import Role
@@ -198,6 +198,9 @@ async def _charge(ctx: Context, new: NewWebhook) -> int | None:
         rows = await ctx.read(asked.where(col(User.id) == new.user_id))
         for row in rows:
             if viewer.role.includes(Role.ADMIN):
+                if not row.free:
+                    words = "this account is above yours"
+                    raise Forbidden(words, requires=Role.ROOT, path=["user"])
                 return None if row.domain_id is None else int(row.domain_id)
             if row.free and row.domain_id in viewer.administers:
                 return int(row.domain_id)

@@ -125,9 +125,9 @@ async def test_nobody_acts_as_whom_they_do_not_manage(town: Town) -> None:
     ):
         with pytest.raises(kind):
             await acted(town, ctx, name)
-    platform = Context(town.world, Viewer(role=Role.ROOT, scopes=MASTER, api_key_id=7))
+    of_domain = Viewer(role=Role.DOMAIN_ADMIN, scopes=MASTER, api_key_id=7)
     with pytest.raises(Forbidden):
-        await acted(town, platform)
+        await acted(town, Context(town.world, of_domain))
 
 
 async def test_it_is_written_to_the_users_own_log_and_the_administrative_one(

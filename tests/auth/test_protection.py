@@ -71,8 +71,8 @@ async def test_what_is_counted_is_seen_by_all_processes_and_after_a_start(town: 
     await fail(town, "ada", 12)
     other = Town(replace(town.world), town.clock, town.domain_id, town.users)
     assert await waits(other) == 2 * MINUTE
-    (row,) = await town.world.database.read(select(table_of(Throttle)))
-    assert (row.failures, row.times) == (12, 1)
+    rows = await town.world.database.read(select(table_of(Throttle)))
+    assert sorted((row.failures, row.times) for row in rows) == [(12, 0), (12, 1)]
 
 
 async def test_a_failure_costs_as_few_statements_of_a_name_that_nobody_has(

@@ -1,4 +1,4 @@
-"""makers of rules"""
+"""makers of rules and credentials, and how failures are counted"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,6 +14,7 @@ RULES = {
     "recipient_rewrites": ("RecipientRewrite", "id > 0"),
     "sender_rules": ("SenderRule", "domain_id IS NULL AND user_id IS NULL"),
 }
+CREDENTIALS = ("api_keys", "app_passwords")
 
 
 def upgrade() -> None:
@@ -22,6 +23,15 @@ def upgrade() -> None:
         op.add_column(name, sa.Column("made_by", Big, nullable=True))
         op.add_column(name, made_as)
         _fill(name)
+    for name in CREDENTIALS:
+        op.add_column(name, sa.Column("made_by", Big, nullable=True))
+        op.add_column(name, sa.Column("made_by_key", Big, nullable=True))
+        op.add_column(name, sa.Column("maker", sa.String(), nullable=True))
+    op.add_column("access_tokens", sa.Column("actor_key_id", Big, nullable=True))
+    op.add_column(
+        "access_tokens",
+        sa.Column("temporary", sa.Boolean(), nullable=False, server_default=sa.false()),
+    )
 
 
 def _fill(name: str) -> None:
@@ -49,6 +59,11 @@ def _fill(name: str) -> None:
 
 
 def downgrade() -> None:
+    op.drop_column("access_tokens", "temporary")
+    op.drop_column("access_tokens", "actor_key_id")
+    for name in CREDENTIALS:
+        for column in ("maker", "made_by_key", "made_by"):
+            op.drop_column(name, column)
     for table in RULES:
         op.drop_column(table, "made_as")
         op.drop_column(table, "made_by")

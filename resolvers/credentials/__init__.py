@@ -1,0 +1,1 @@
+"""Credentials: who made them, and what they are good for."""

@@ -1,0 +1,33 @@
+"""Telling an account that somebody guesses its password."""
+
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from models.authlog import AuthEvent
+from resolvers import authlog
+from resolvers.authlog import Event
+from resolvers.context import Context
+
+ACTION = "password guessing"  # as the security log calls it
+PAUSE = timedelta(days=1)  # between two messages to an account
+
+
+async def report(ctx: Context, user_id: int) -> None:
+    """Write to the security log that a limit of wrong passwords was reached.
+
+    The account gets a message about it, at most one a day.
+    """
+    async with ctx.fresh().write(user_id) as session:
+        connection = await session.connection()
+        lately = select(col(AuthEvent.id)).where(
+            col(AuthEvent.user_id) == user_id,
+            col(AuthEvent.action) == ACTION,
+            col(AuthEvent.last_at) > ctx.world.now() - PAUSE,
+        )
+        told = (await connection.execute(lately.limit(1))).first()
+        event = Event(ACTION, user_id, "fail")
+        await authlog.note(ctx, session, event)
+        if told is None:
+            await authlog.queue_letter(ctx, session, event)
