@@ -3,7 +3,8 @@
 import random
 
 from mail import messages
-from mail.messages import content, split
+from mail.messages import split
+from mail.messages.content import STEP
 
 HEAD = b"Content-Type: text/plain; charset=us-ascii\r\n\r\n"
 
@@ -15,9 +16,9 @@ def text_of(body: bytes) -> str | None:
 
 def test_steps_give_what_one_step_gives() -> None:
     rng = random.Random(20)  # noqa: S311 - a test's
-    for length in (10, content.STEP - 1, content.STEP, content.STEP + 1, 3 * content.STEP):
+    for length in (10, STEP - 1, STEP, STEP + 1, 3 * STEP):
         body = "".join(rng.choices("ab\r\n", k=length))
         expected = body.replace("\r\n", "\n").replace("\r", "\n")
         assert text_of(body.encode()) == expected
-    edges = "\r" * content.STEP + "\n" + "\r\n" * content.STEP
+    edges = "\r" * STEP + "\n" + "\r\n" * STEP
     assert text_of(edges.encode()) == edges.replace("\r\n", "\n").replace("\r", "\n")
