@@ -33,7 +33,7 @@ from graph.groups import Groups, pulled
 from graph.guards import Guards, Presence
 from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema
-from graph.refusals import broken, client_address, crowded, request_id, turned_away
+from graph.refusals import answer_to, client_address, crowded, request_id, turned_away
 from graph.sockets import Adapter, Crowded, Handler
 from graph.streams import HEADERS, Ended, EventStream, Kicked, Watch, one_result
 from graph.telemetry import RESPONSES, SOCKETS
@@ -166,9 +166,9 @@ class Endpoint(GraphQL[Operation, None]):
                 raise
             task.uncancel()
             response = Response(status_code=400)  # nobody reads it
-        except Exception:  # the edge of a listener: a bug is answered in JSON, and logged once
+        except Exception as problem:  # the edge of a listener: answered in JSON, and logged once
             log.exception("a request broke", extra={"request_id": context.request_id})
-            response = _refused(broken(context.request_id), kind)
+            response = _refused(answer_to(problem, context.request_id), kind)
         there = {name for name, _ in response.raw_headers}
         response.raw_headers += [pair for pair in ALWAYS if pair[0] not in there]
         response.raw_headers.append((b"x-request-id", context.request_id.encode()))

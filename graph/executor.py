@@ -32,6 +32,7 @@ from graphql.pyutils import Path, gather_with_cancel
 from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
+from graph.deadlines import DeadlineExceeded, FieldDeadline
 from graph.execution.answer_budget import OVERHEAD, AnswerBudget, AnswerTooLarge, size_of
 from graph.guards import Guards
 from graph.plans import Book, Plans
@@ -44,6 +45,9 @@ KNOWN = {  # the methods we build on, with the parameters they must have
         "self", "return_type", "field_details_list", "info", "path", "result", "position_context",
     ),
     "execute_fields": (
+        "self", "parent_type", "source_value", "path", "grouped_field_set", "position_context",
+    ),
+    "execute_fields_serially": (
         "self", "parent_type", "source_value", "path", "grouped_field_set", "position_context",
     ),
     "execute_operation": ("self", "serially"),
@@ -153,6 +157,49 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
                 raise located_error(raw_error, nodes, path.as_list())
             self.answer.drop_field()
         super().handle_field_error(raw_error, return_type, field_details_list, path)
+
+    def execute_fields_serially(
+        self,
+        parent_type: GraphQLObjectType,
+        source_value: Any,
+        path: Path | None,
+        grouped_field_set: GroupedFieldSet,
+        position_context: Any,
+    ) -> Any:
+        """Execute the root fields of a mutation one after another, each until the deadline.
+
+        At the deadline the fields that are done keep their payloads. Each of the others is null,
+        with an error of its own.
+        """
+        deadline: FieldDeadline | None = getattr(self.context_value, "field_deadline", None)
+        if deadline is None:
+            ordinary = super().execute_fields_serially
+            return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
+        return self._execute_until(deadline, parent_type, source_value, grouped_field_set)
+
+    async def _execute_until(
+        self,
+        deadline: FieldDeadline,
+        parent_type: GraphQLObjectType,
+        source: Any,
+        grouped: GroupedFieldSet,
+    ) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for name, details in grouped.items():
+            field = self.schema.get_field(parent_type, details[0].node.name.value)
+            if field is None:
+                continue
+            path = Path(None, name, parent_type.name)
+            run = partial(self.execute_field, parent_type, source, details, path, None)
+            if is_non_null_type(field.type):  # `__typename`, which takes no time
+                results[name] = run()
+                continue
+            try:
+                results[name] = await deadline.run(run)
+            except DeadlineExceeded as late:
+                self.handle_field_error(late, field.type, details, path)
+                results[name] = None
+        return results
 
     @classmethod
     def build(cls, *args: Any, **kwargs: Any) -> Any:

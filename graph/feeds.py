@@ -1,7 +1,7 @@
 """From a question to a stream of results: the outer step once, then one execution per event."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, cast
@@ -24,6 +24,7 @@ from graph.fields import Standing
 from graph.plans import Book
 from models import meters
 from models.journal import Position
+from models.store.outages import StoreUnavailable, unavailable
 from resolvers.context import Context
 
 MADE = meters.counter(
@@ -110,7 +111,7 @@ async def stream(
 
     The first result is a PreExecutionError where it is refused. Errors of the source, and of
     the making of an event, are results too. If they are to be `encoded`, a large result has its
-    text and no data.
+    text and no data. Raises StoreUnavailable if a subscription can't go on now.
     """
     context = context.fresh()
     known = subscribed(schema, asked, context)
@@ -128,6 +129,7 @@ async def stream(
     if executor.is_awaitable(source):
         source = await cast("Awaitable[AsyncIterable[Any] | Answer]", source)
     if isinstance(source, Answer):
+        _raise_outage(source.errors)
         yield _refused(schema, source.errors or [], context)
         return
     try:
@@ -135,17 +137,35 @@ async def stream(
             async for item in items:
                 running = opened.executor(context, item)
                 result = await _event(running)
+                _raise_outage(result.errors)
                 made = ExecutionResult(data=result.data, errors=result.errors)
                 yield await _told(schema, made, context, item).prepare(
                     running.answer if encoded else None
                 )
                 context.forget()
-    except Exception as problem:  # noqa: BLE001 - of the source: it is the last result
+    except StoreUnavailable:
+        raise
+    except Exception as problem:
+        if failure := unavailable(problem):
+            raise failure from problem
         if isinstance(problem, GraphQLError):
             error = problem
         else:
             error = GraphQLError(str(problem), original_error=problem)
         yield _told(schema, ExecutionResult(data=None, errors=[error]), context)
+
+
+def _raise_outage(errors: Sequence[GraphQLError] | None) -> None:
+    """Raise StoreUnavailable if the store or the object storage caused one of these errors."""
+    for error in errors or ():
+        if failure := unavailable(error.original_error):
+            raise failure
+
+
+def farewell(schema: Runner, failure: StoreUnavailable, context: Context) -> Told:
+    """The last result of a subscription that can't be resumed: why, and when to subscribe again."""
+    error = GraphQLError(failure.message, original_error=failure)
+    return _told(schema, ExecutionResult(data=None, errors=[error]), context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,21 +16,27 @@ from graph.views import Expressed, Made, View
 from mail import messages as mime
 from mail.contents import Stored
 from mail.messages import Part, part_of, walk
+from mail.messages.parameters import plain_filename
 from models.errors import found
 from resolvers import contents, quarantine, reading
 from resolvers.reading import Attached
 
 
-@strawberry.type(description="In a header.")
+@strawberry.type(
+    description="Mailbox in an address header. If RFC 5322 does not allow its address, `address` "
+    "is null and `name` is the text of the header."
+)
 class MailAddress(View):
     """A view of a pair: name and address."""
 
     name: str | None = leaf("Display name.")
-    address: str = leaf("As written.")
+    address: str | None = leaf(
+        "Address as written, with the domain in Unicode. Null if RFC 5322 does not allow it."
+    )
 
     made: ClassVar[Mapping[str, Made]] = {
         "name": Expressed("{0}[0]"),
-        "address": Expressed("{0}[1] or ''"),
+        "address": Expressed("{0}[1] or None"),
     }
 
 
@@ -52,7 +58,9 @@ class Attachment:
     id: strawberry.ID = leaf("Global, so that caches never mix the attachments of two messages.")
     part: str = leaf("IMAP section number within the message.")
     hash: str = leaf("SHA-256 of the content.")
-    filename: str | None = leaf("Decoded name.")
+    filename: str | None = leaf(
+        "Decoded name, without path, control characters and bidirectional characters."
+    )
     content_type: str = leaf("MIME type.")
     disposition: str | None = leaf("attachment or inline.")
     transfer_encoding: str = leaf("As in the message; content is served decoded.")
@@ -92,7 +100,7 @@ class Attachment:
             id=parts.attachment_id(row.id, index),
             part=known["part"],
             hash=known["hash"],
-            filename=known["filename"],
+            filename=plain_filename(known["filename"] or ""),
             content_type=known["content_type"],
             disposition=known["disposition"],
             transfer_encoding=known["encoding"],
@@ -111,7 +119,9 @@ class MimePart:
     section: str = leaf("IMAP section number.")
     content_type: ContentType = leaf("Content-Type.")
     disposition: str | None = leaf("attachment or inline.")
-    filename: str | None = leaf("Decoded name.")
+    filename: str | None = leaf(
+        "Decoded name, without path, control characters and bidirectional characters."
+    )
     cid: str | None = leaf("Content-ID.")
     size: ByteSize = leaf("Bytes as transferred.")
     parts: list["MimePart"] = leaf("Parts below.")
@@ -153,7 +163,7 @@ class MimePart:
             section=contents.section_of(part),
             content_type=ContentType(value=part.content_type, params=JSON(part.params)),
             disposition=part.disposition,
-            filename=part.filename,
+            filename=plain_filename(part.filename or ""),
             cid=part.cid,
             size=ByteSize(part.size),
             parts=below,

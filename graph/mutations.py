@@ -10,6 +10,7 @@ import strawberry
 from graphql import DirectiveLocation, GraphQLError
 from strawberry.extensions import FieldExtension
 from strawberry.types import ExecutionResult
+from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
 from graph.errors import MutationError, MutationOptions, MutationPayload, Options
@@ -19,6 +20,7 @@ from graph.scalars import STREAMS, Cursor
 from models import patience
 from models.database import crossed
 from models.errors import Forbidden, Invalid, Refused, Unauthenticated, Unavailable
+from models.store.key_collision import TRIES, KeyCollision
 from resolvers import changes, replays
 from resolvers.context import Context, Needs
 from resolvers.replays import Asked
@@ -54,7 +56,11 @@ class Alone:
 
 
 def mutation(description: str, *, alone: Alone | None = None, **needs: Any) -> Declare:
-    """A mutation with one `input`, made of `Options`; its payload extends MutationPayload."""
+    """Declare a mutation with one `input`, made of `Options`.
+
+    Its payload extends MutationPayload. The field is nullable: an error of one field must not
+    remove the payloads of the other fields of the request.
+    """
     declare: Declare = strawberry.mutation(
         description=description, extensions=[Guard(Needs(**needs)), Answer(alone)]
     )
@@ -79,6 +85,7 @@ class Answer(FieldExtension):
 
     def apply(self, field: StrawberryField) -> None:
         self.name, self.payload = field.python_name, cast(type[MutationPayload], field.type)
+        field.type = StrawberryOptional(self.payload)
 
     async def resolve_async(
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
@@ -143,7 +150,14 @@ class Answer(FieldExtension):
                 async with ctx.together(keep=False):
                     await told()
                 return self.payload()
-            return await (self._once(info, asked, told) if asked.key else told())
+            for left in reversed(range(TRIES)):
+                try:
+                    return await (self._once(info, asked, told) if asked.key else told())
+                except KeyCollision:  # of an `@atomic` request all fields run again
+                    if ctx.joined or not left:
+                        raise
+                    _note(ctx, options)
+            raise AssertionError("the last try returns or raises")
         except Unauthenticated:
             raise  # of the whole request: the client signs in and tries again
         except Refused as refusal:
@@ -212,6 +226,7 @@ class Batch:
     trial: bool = False  # one of them is only tried: so all are
     refused: dict[str, MutationPayload] = field(default_factory=dict)  # by the name in the answer
     broken: bool = False  # what was asked of a payload could not be told
+    result: ExecutionResult | None = None  # of the run whose changes are to be committed
 
     @property
     def tried(self) -> bool:
@@ -252,6 +267,7 @@ async def _tried(request: Request) -> ExecutionResult:
             batch.check()
             batch.broken = bool(result.errors)
             unit.keep &= not (batch.refused or batch.broken)
+            batch.result = result if unit.keep else None
     if result.data is None or not (batch.refused or batch.broken or batch.trial):
         return result
     batch.stage = Stage.TELL

@@ -18,6 +18,7 @@ from strawberry.types.graphql import OperationType as Kind
 
 from graph import feeds
 from graph.bodies import Question
+from graph.deadlines import DeadlineExceeded, FieldDeadline
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
 from graph.execution.answer_budget import AnswerBudget, AnswerTooLarge
 from graph.executor import CompiledExecutor, executor_class, executor_of
@@ -27,9 +28,11 @@ from graph.mutations import Batch, together
 from graph.plans import Book
 from graph.resolving import quicken
 from graph.telemetry import Observed
+from models.commits import WorkProgress, current_work
 from models.crowds import Seat
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
+from models.store.outages import StoreUnavailable, unavailable
 from resolvers import changes
 from resolvers.context import Context
 
@@ -56,10 +59,7 @@ class Operation(Context):
     paid: bool = False  # what is to be run was charged for already
     answer: AnswerBudget | None = field(default=None, repr=False)  # of what was run last
     batch: Batch | None = field(default=None, repr=False)  # the fields of an `@atomic` request
-
-
-class DeadlineExceeded(Exception):
-    """The operation took longer than it may."""
+    field_deadline: FieldDeadline | None = field(default=None, repr=False)  # of a mutation
 
 
 NO_BUGS = (
@@ -169,18 +169,38 @@ class Schema(strawberry.Schema):
 
     async def _run(self, run: "Run") -> ExecutionResult:
         """Run an operation to its end, or to its deadline."""
+        if run.lasts:  # a mutation whose fields are stored one by one
+            return await self._run_fields(run)
+        work = WorkProgress()
+        current_work.set(work)
         try:
             async with asyncio.timeout(self.limits.deadline) as clock:
                 with Running(run.context, lasts=run.lasts):
                     await self._place(run)
                     return await (together(run) if run.known.atomic else run.execute())
         except TimeoutError as late:
+            if clock.expired() and run.known.atomic:
+                return await run.atomic_result_at_deadline(committed=work.committed)
             cause: Exception = DeadlineExceeded() if clock.expired() else late
         except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
             cause = error
         finally:
+            current_work.set(None)
             run.context.forget()  # loaders and context hold on to each other
         return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
+
+    async def _run_fields(self, run: "Run") -> ExecutionResult:
+        """Run a mutation whose fields each end at the deadline."""
+        ends_at = asyncio.get_running_loop().time() + self.limits.deadline
+        run.context.field_deadline = FieldDeadline(ends_at)
+        try:
+            with Running(run.context, lasts=run.lasts):
+                return await run.execute()
+        except Exception as error:  # noqa: BLE001 - a bug is masked, and logged once, by its result
+            return PreExecutionError(None, [GraphQLError(str(error), original_error=error)])
+        finally:
+            run.context.field_deadline = None
+            run.context.forget()
 
     async def _place(self, run: "Run") -> None:
         """Find out where the journal stands before any state is read that goes with it."""
@@ -213,6 +233,18 @@ class Run(NamedTuple):
     def lasts(self) -> bool:
         """Whether it goes on where nobody waits for it any more: part of it may be stored."""
         return self.known.kind is OperationType.MUTATION and not self.known.atomic
+
+    async def atomic_result_at_deadline(self, *, committed: bool) -> ExecutionResult:
+        """Return what an `@atomic` request answers at its deadline.
+
+        Nothing is done, so each field is null and has an error. If the deadline came during the
+        commit, the answer that was made before it is returned.
+        """
+        batch = self.context.batch
+        if committed and batch is not None and batch.result is not None:
+            return batch.result
+        self.context.field_deadline = FieldDeadline(0, DeadlineExceeded(committed=committed))
+        return await self.execute()
 
     async def execute(self) -> ExecutionResult:
         """Go through the fields of the operation."""
@@ -275,7 +307,7 @@ def _error(message: str, code: str) -> GraphQLError:
 def is_bug(error: GraphQLError) -> bool:
     """Say whether an error is ours: neither a refusal, nor something that the client wrote."""
     cause = error.original_error
-    if cause is None or isinstance(cause, NO_BUGS):
+    if cause is None or isinstance(cause, NO_BUGS) or unavailable(cause):
         return False
     if isinstance(cause, GraphQLError):  # of a type: of an argument's, or of our own answer's
         inside = error.path is not None and not error.message.startswith("Argument '")
@@ -299,13 +331,12 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
             "code": "INTERNAL_SERVER_ERROR",
             "requestId": getattr(context, "request_id", ""),
         }
+    elif failure := unavailable(error.original_error):
+        message, extensions = failure.message, outage_facts(failure)
     elif isinstance(error.original_error, Refused):
         extensions = facts(error.original_error)
-    elif isinstance(error.original_error, AnswerTooLarge):
+    elif isinstance(error.original_error, AnswerTooLarge | DeadlineExceeded):
         extensions = error.original_error.extensions
-    elif isinstance(error.original_error, DeadlineExceeded):
-        message = "The operation took too long."
-        extensions = {"code": "DEADLINE_EXCEEDED"}
     elif isinstance(error.original_error, StrawberryInputCoercionError):
         message = "A member of an input is null that may be left out, but not be null."
         extensions = {"code": "BAD_USER_INPUT"}
@@ -317,6 +348,17 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
     made = GraphQLError(message, path=error.path, extensions=extensions)
     made.locations = error.locations
     return made
+
+
+def outage_facts(failure: StoreUnavailable) -> dict[str, Any]:
+    """The extensions of an error for a failure that passes: what failed, and when to retry."""
+    seconds = max(1, round(failure.retry_after.total_seconds()))
+    return {
+        "code": "UNAVAILABLE",
+        "component": str(failure.component),
+        "retryAfter": f"PT{seconds}S",
+        "retryAfterSeconds": seconds,
+    }
 
 
 def facts(refusal: Refused) -> dict[str, Any]:

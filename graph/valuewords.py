@@ -264,6 +264,7 @@ VALUES = {
         "CURSOR_EXPIRED": "Older than the journal is kept.",
         "CURSOR_UNKNOWN": "Of another store.",
         "OVERFLOW": "The client read too slowly, or was away too long.",
+        "STORE_RESTORED": "The database was restored from a backup after the cursor was issued.",
     },
     "Role": {
         "PUBLIC": "Nobody: not signed in.",

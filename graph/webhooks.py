@@ -49,7 +49,7 @@ def _body(
     event: str, type: str, at: datetime, stream: int, number: int, body: Mapping[str, Any]
 ) -> dict[str, Any]:
     user, domain = body["user"], body["domain"]
-    missed = {"missed": body["missed"]} if "missed" in body else {}
+    missed = {name: body[name] for name in ("missed", "reason") if name in body}
     return {
         "id": event,
         "type": type,

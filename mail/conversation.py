@@ -31,6 +31,7 @@ from mail.routes import Away, Taken
 from mail.spool import Body, NoRoom, Spool
 from mail.wire import (
     NO_ADDRESS,
+    BareLineFeed,
     Overlong,
     Transaction,
     Vanished,
@@ -243,6 +244,7 @@ class Conversation(SMTP):
             raise
         except Wrong as wrong:
             reply = str(wrong)
+            self._leaving |= isinstance(wrong, BareLineFeed)
         except Exception as error:  # noqa: BLE001 - one session's trouble is not the listener's
             reply = refusal(error)
         if self.receiving:  # what follows is mail, and must not be taken for commands

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from sqlmodel import SQLModel, col
 
 from mail import arriving, endings, quarantine, retention
 from mail.audit import unfinished
-from mail.blobs.collect import collect
+from mail.blobs.collect import collect, drop_objects
 from mail.threads import ended
 from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
@@ -51,6 +52,7 @@ from models.quarantine import QuarantineItem
 from models.queue import OPEN, Delivery, PlaceTurn
 from models.rates import RateHold, RateWindow
 from models.replays import Replay
+from models.server_processes import ServerProcess
 from models.settings import SettingChange
 from models.sieve import SieveMemory
 from models.tasks import Task, Undo
@@ -62,11 +64,10 @@ log = logging.getLogger(__name__)
 
 FIRST = 60.0  # seconds after the start
 EVERY = 900.0  # seconds between rounds
-SWEEP = timedelta(days=1)
+SWEEP = 86_400.0  # seconds
 ROUND = 1000  # rows that one unit changes
 TASKS_FOR = timedelta(days=7)  # after their end
 IMPORTS_FOR = timedelta(days=30)  # likewise
-UNHEARD = timedelta(hours=1)  # since a client that listens gave its last sign of life
 SHOWN_FOR = timedelta(hours=6)  # challenges of security keys, and seeds nobody proved
 
 
@@ -126,7 +127,7 @@ async def run(world: World, stop: asyncio.Event, spool: Path | None = None) -> N
     """
     at, wait = None, FIRST
     while not await _stopped(stop, wait):
-        wait, now = EVERY, world.now()
+        wait, now = EVERY, time.monotonic()
         due = at is None or now - at >= SWEEP
         try:
             done = await tidy(world, sweep=due)
@@ -164,7 +165,8 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     changes = await retention.trim(world, aged=sweep)
     if sweep:
         threads += await _empty_threads(world)
-    collected = await collect(world, world.blobs, sweep=sweep)
+    kept = world.options.restore_window
+    collected = await collect(world, world.blobs, keep=kept, sweep=sweep)
     return Tidied(
         purged=purged,
         expired=expired,
@@ -214,7 +216,10 @@ def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
         "greylisted": (Greylisted, col(Greylisted.until) <= now),
         "sent": (SubmissionBlob, ~_to_send()),
         "compose_requests": (ComposeRequest, col(ComposeRequest.expires_at) <= now),
-        "compose_listeners": (ComposeListener, col(ComposeListener.seen_at) <= now - UNHEARD),
+        "compose_listeners": (
+            ComposeListener,
+            col(ComposeListener.holder).not_in(select(col(ServerProcess.id))),
+        ),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
         "key_values": (KeyValue, col(KeyValue.expires_at) <= now),
@@ -468,7 +473,7 @@ async def forget_objects(world: World, names: Sequence[str]) -> None:
         return
     taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
     used = {row.name for row in await world.database.read(taken)}
-    await world.blobs.delete([name for name in names if name not in used])
+    await drop_objects(world, [name for name in names if name not in used])
 
 
 async def swept(world: World, spool: Path) -> int:

@@ -8,13 +8,15 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from ipaddress import IPv6Address, IPv6Network
 from urllib.parse import quote, urlsplit
 
 import httptools
 import idna
 
+from mail.resolving import host_addresses
+from mail.specialranges import embedded_ipv4, is_special
 from models.errors import Invalid
+from models.options import Options
 
 LONGEST = 2048  # characters of an address
 HEAD = 16 << 10  # bytes of the head of an answer
@@ -22,8 +24,6 @@ WHOLE = 10.0  # seconds for all of it
 CONNECTING = 4.0  # seconds for one address
 TRIED = 3  # addresses of a host
 PORTS = {"http": 80, "https": 443}
-UNICAST = IPv6Network("2000::/3")
-NAT64 = IPv6Network("64:ff9b::/96")
 LOCAL = (".localhost", ".local", ".internal", ".home.arpa")  # how such names end
 SAFE = "/?:@!$&'()*+,;=-._~%[]"  # what stays as it is in path and query
 
@@ -58,6 +58,20 @@ async def by_system(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
+def by_server(place: str | None) -> Resolve:
+    """Return a lookup of hosts at a name server, `address:port`; the system's without one.
+
+    Addresses, and names without a dot such as localhost, are left to the system.
+    """
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        if place is None or "." not in host or _literal(host):
+            return await by_system(host, port)
+        return await host_addresses(place, host, CONNECTING)
+
+    return resolve
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """What may be reached, and how it is found."""
@@ -66,6 +80,13 @@ class Gate:
     trust: ssl.SSLContext | None = field(default=None, repr=False)  # instead of the system's
     resolve: Resolve = by_system
     whole: float = WHOLE
+
+    @classmethod
+    def of(
+        cls, options: Options, *, private: bool = False, trust: ssl.SSLContext | None = None
+    ) -> "Gate":
+        """Build a gate that looks up names at the name server of the settings."""
+        return cls(private, trust, by_server(options.dns_resolver))
 
     async def allowed(self, host: str, port: int) -> list[str]:
         """The addresses of a host that may be connected to; Unsent where there are none."""
@@ -123,17 +144,12 @@ def _literal(host: str) -> bool:
 
 
 def inward(address: str) -> bool:
-    """Whether an address is none of the public internet; what holds another is as that one is."""
+    """True if the address is not of the public internet, in whichever form it is written."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour
-        if inner is None and found in NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None:
-            return inward(str(inner))
-        if found not in UNICAST:
-            return True
-    return not found.is_global or found.is_multicast or found.is_reserved
+    if is_special(found):
+        return True
+    real = embedded_ipv4(found) or found
+    return not real.is_global or real.is_multicast or real.is_reserved
 
 
 async def post(to: Target, headers: Mapping[str, str], body: bytes, gate: Gate) -> int:

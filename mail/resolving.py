@@ -1,5 +1,6 @@
 """Which name server is asked."""
 
+import asyncio
 from functools import lru_cache
 from typing import Any
 
@@ -38,6 +39,20 @@ async def records(place: str | None, name: str, kind: str, lifetime: float) -> l
     except (dns.exception.DNSException, OSError, ValueError):
         return None
     return list(answer)
+
+
+async def host_addresses(place: str, host: str, lifetime: float) -> list[str]:
+    """Ask a name server for the IPv4 and IPv6 addresses of a host, for at most `lifetime` seconds.
+
+    Raises OSError if it has none or does not answer.
+    """
+    found = await asyncio.gather(*(records(place, host, kind, lifetime) for kind in ("A", "AAAA")))
+    if found == [None, None]:
+        raise OSError("the name server does not answer")
+    addresses = [str(one.address) for some in found for one in some or []]
+    if not addresses:
+        raise OSError("the host has no address")
+    return list(dict.fromkeys(addresses))
 
 
 def validating(made: Resolver) -> Resolver:

@@ -32,8 +32,12 @@ async def received(
     """
     options = world.options
     if not _checks(options, client):
+        trusted = client is None
+        source = await authentication.without_own_results(
+            options, source, from_trusted_server=trusted
+        )
         letter = await delivery.read(source)
-        return source, verified(world, letter) if client is None else letter
+        return source, verified(world, letter) if trusted else letter
     found = await authentication.checked(world, source, client, sender)
     refuses = found.wanted == "reject" and options.dmarc_policy == "reject"
     if refuses and not forwarded:

@@ -30,6 +30,13 @@ class Wrong(Exception):
     """The client's program says what it may not say; the text is our reply."""
 
 
+class BareLineFeed(Wrong):
+    """A command line ends with LF alone. What follows can be the same line to another server."""
+
+    def __init__(self) -> None:
+        super().__init__("521 5.5.2 Error: bare <LF> received")
+
+
 class Vanished(Exception):
     """The client has sent its last byte."""
 
@@ -56,7 +63,10 @@ class Wire:
         return taken
 
     async def line(self) -> bytes:
-        """The next line, without its end. Overlong or Vanished where there is none."""
+        """Return the next line, without its CRLF.
+
+        Raises Overlong, BareLineFeed or Vanished if there is none.
+        """
         dropped = False
         while (end := self._kept.find(b"\n")) < 0:
             if len(self._kept) > COMMAND_MAX:
@@ -67,7 +77,9 @@ class Wire:
         del self._kept[: end + 1]
         if dropped or end >= COMMAND_MAX:
             raise Overlong
-        return line.removesuffix(b"\r")
+        if not line.endswith(b"\r"):
+            raise BareLineFeed
+        return line[:-1]
 
     async def exactly(self, size: int) -> bytes:
         """So many bytes."""

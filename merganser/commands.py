@@ -375,6 +375,14 @@ def check(
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not read every stored byte again.")
     ] = False,
+    restored: Annotated[
+        bool,
+        typer.Option(
+            "--restored",
+            help="Database and objects were restored to the same moment: make all clients read "
+            "their state again. Needs the server stopped.",
+        ),
+    ] = False,
 ) -> None:
     """Compute again what the store says of itself, and print all differences as JSON.
 
@@ -382,11 +390,14 @@ def check(
 
     Example: merganser check --quick
     """
-    from merganser import locks
+    from merganser.server.store_use import used_alone
 
     async def work(world: "World", _settings: "Settings") -> dict[str, object]:
+        from mail.maintenance import restore_mark
         from mail.verify import verify
 
+        if restored:
+            await restore_mark.restored(world)
         with progress_bar() as bar:
             task = bar.add_task("Checking", total=None)
 
@@ -397,10 +408,10 @@ def check(
         return report.as_json()
 
     async def alone(world: "World", settings: "Settings") -> dict[str, object]:
-        async with locks.repairing(settings.store):
+        async with used_alone(world, settings, "repair"):
             return await work(world, settings)
 
-    report = run(alone if repair else work)
+    report = run(alone if repair or restored else work)
     _print_json(report)
     if not report["whole"]:
         raise typer.Exit(1)

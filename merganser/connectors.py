@@ -172,7 +172,7 @@ async def _interrupted(ending: Ending) -> AsyncGenerator[None]:
 async def _ran(world: World, order: Order, one: Named) -> Picked:
     """Follow a run to its end, and do its work here wherever no other process does."""
     (key,) = await connectorchange.start(owner(world), [one.key], trial=order.trial)
-    gate = Gate(private=world.options.connectors_private)
+    gate = Gate.of(world.options, private=world.options.connectors_private)
     told: Told | None = None
     here: asyncio.Task[bool] | None = None
     stopped = False

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -19,6 +20,7 @@ from graph.metrics import Access, Readers
 from graph.webhooks import worded
 from mail import housekeeping, indexing, learning, routing, snoozing
 from mail.lmtp import Lmtp, listen
+from mail.maintenance.restore_mark import RestoreGuard
 from mail.queue import worker
 from mail.routing import Route
 from mail.spool import claim
@@ -26,9 +28,12 @@ from merganser import listening, locks, mailports, otlp, proving, readiness
 from merganser.building import make_folder, opened, reached
 from merganser.ending import Ending
 from merganser.parts import ALONE, Part
+from merganser.server.server_identity import server_identity
+from merganser.server.store_use import used_by_server
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
+from models.runtime import leases
 from models.world import World
 from resolvers import (
     acmeruns,
@@ -69,13 +74,18 @@ async def serve(
     if part.parent is not None:
         loop.add_reader(part.parent, _orphaned, ending, part.parent)
     try:
-        async with _house(settings, part) as world:
-            if before is not None:
-                await before(world)
-            if part.listens:
-                await _open(settings, world, ending, after or part.up, part)
-            else:
-                await _behind(settings, world, ending, part)
+        async with _house(settings, part, ending) as (world, guard):
+            watching = _begun(guard.run(), ending)
+            try:
+                if before is not None:
+                    await before(world)
+                if part.listens:
+                    await _open(settings, world, ending, after or part.up, part)
+                else:
+                    await _behind(settings, world, ending, part)
+            finally:
+                watching.cancel()
+                await asyncio.wait([watching])
     except asyncio.CancelledError:
         if not ending.asked:
             raise
@@ -83,11 +93,14 @@ async def serve(
         raise Trouble("a worker ended by itself, so the server stopped: see its log")
 
 
-async def prepare(settings: Settings) -> None:
-    """Migrate the store, and see whether we may listen where we are told to."""
+async def prepare(settings: Settings, server: str) -> None:
+    """Migrate the store, end what `server` held before, and see whether we may listen."""
     otlp.signals(settings)
     mailports.certificate(settings)
     async with opened(settings, migrate=True) as world:
+        await leases.end_server(world, server)
+        with reached(settings):
+            await RestoreGuard(world).prepare()
         _route(world)
         await listening.guarded(world, settings)
         await mailports.required(settings, world)
@@ -100,8 +113,14 @@ def _orphaned(ending: Ending, parent: int) -> None:
 
 
 @asynccontextmanager
-async def _house(settings: Settings, part: Part) -> AsyncGenerator[World]:
-    """The world of a server: its store is held and migrated; of several the first has done so."""
+async def _house(
+    settings: Settings, part: Part, ending: Ending
+) -> AsyncGenerator[tuple[World, RestoreGuard]]:
+    """The world of a server, and what detects that its database was restored.
+
+    The store is locked, migrated and compared with its mark; if there are several processes, the
+    first one has migrated and compared it.
+    """
     make_folder(settings)
     alone = part is ALONE
     async with AsyncExitStack() as stack:
@@ -109,7 +128,22 @@ async def _house(settings: Settings, part: Part) -> AsyncGenerator[World]:
             with reached(settings):
                 await stack.enter_async_context(locks.serving(settings.store))
         world = await stack.enter_async_context(opened(settings, migrate=alone))
-        yield world
+        process = world.process
+        process.server = part.server or stack.enter_context(server_identity(settings.data))
+        process.name = part.ship.name if part.ship else "alone"
+        process.on_reserved = partial(ending.signalled, signal.SIGTERM)
+        if alone:
+            await leases.end_server(world, process.server)
+        if locks.lock_of(settings.store) is not None:
+            await leases.end_exclusive(world)  # the lock of the file proves it
+        await stack.enter_async_context(used_by_server(world))
+        guard = RestoreGuard(world, writes=part.works)
+        if alone:
+            with reached(settings):
+                await guard.prepare()
+        if part.works:
+            stack.push_async_callback(guard.stop)
+        yield world, guard
 
 
 async def _behind(settings: Settings, world: World, ending: Ending, part: Part) -> None:
@@ -137,6 +171,7 @@ async def _open(
         settings=listening.endpoint(settings),
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
         checks=await readiness.checks(world, ending, spool / "http", part),
+        processes=readiness.process_counts(part),
         compiled=settings.compiled_executor,
         fleet=part.ship,
         uploads=listening.uploads(settings, part.many),
@@ -216,9 +251,8 @@ async def _workers(
             webhookposts.run(world, worded),
             pushing.run(world, ids.encode),
             dkimrotation.run(world),
-            # of an SQLite store one process has the lock, and one of its processes works
             acmeruns.run(world),
-            connectorruns.run(world, alone=locks.lock_of(world.database.url) is not None),
+            connectorruns.run(world),
         ]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]

@@ -22,6 +22,7 @@ from merganser.smtp_settings import SmtpSettings
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
 from merganser.trouble import MISUSED, Trouble
 from models.options import Options
+from models.store.postgres_address import is_postgres, parse_postgres_address
 
 PREFIX = "MERGANSER_"
 FAULT = r"^[a-z]+:[1-9][0-9]*$"
@@ -42,6 +43,8 @@ def driven(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in DRIVERS:
         raise ValueError("write sqlite:///path or postgresql://user:password@host/database")
+    if is_postgres(url):
+        parse_postgres_address(url)
     return f"{DRIVERS[scheme]}://{rest}"
 
 
@@ -72,7 +75,9 @@ class Settings(
     )
     store: Url = Field(
         default_factory=lambda known: f"sqlite+aiosqlite:///{known['data']}/merganser.db",
-        description="Where rows live: sqlite:///path or postgresql://user:password@host/database.",
+        description="Database: sqlite:///path, or a connection URI of PostgreSQL with the "
+        "parameters that libpq documents, such as "
+        "postgresql://user:password@host/database?sslmode=verify-full.",
         json_schema_extra=shown("sqlite:///{data}/merganser.db"),
     )
     blobs: str = Field(
@@ -260,7 +265,8 @@ class Settings(
     dns_resolver: str | None = Field(
         default=USUAL.dns_resolver,
         pattern=PLACE,
-        description="Name server that is asked for everything, as in 127.0.0.1:53.",
+        description="Name server for every DNS lookup, also of hosts that receive webhooks and "
+        "push messages, as in 127.0.0.1:53. Scanners are looked up by the system.",
         json_schema_extra={
             **shown("those of the system"),
             "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
@@ -313,6 +319,11 @@ class Settings(
     )
     archive_for: Span = Field(
         default=USUAL.archive_for, description="How long deleted messages can be restored."
+    )
+    restore_window: Span = Field(
+        default=USUAL.restore_window,
+        description="How old a backup of the database can be when it is restored: objects that no "
+        "row names any more are kept for so long. 0 s: they are removed after a day.",
     )
     receipts_for: Span = Field(
         default=USUAL.receipts_for,

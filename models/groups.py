@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import patience
 from models.checkpoints import Checkpoints
+from models.commits import COMMITTED
 from models.turns import StoreTurn
 
 MOST = 32  # units in a group
@@ -63,6 +64,7 @@ class GroupCommit:
             finally:
                 self._turn.release()
             await patience.to_the_end(group.saved)
+            session.info[COMMITTED] = True
 
     async def _begun(self) -> Group:
         await self.store.wait()

@@ -129,6 +129,7 @@ class Options:
     token_life: timedelta = timedelta(days=180)
     undo_window: timedelta = timedelta(minutes=10)
     archive_for: timedelta = timedelta(days=25)
+    restore_window: timedelta = timedelta(days=7)  # objects are kept for a restore; 0: not
     receipts_for: timedelta = timedelta(days=1)
     replays_for: timedelta = timedelta(hours=24)
     journal_days: int = 30

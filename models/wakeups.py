@@ -35,17 +35,21 @@ class Gathering(asyncio.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._grown: set[int] = set()
+        self._grown: dict[int, int] = {}
 
-    def rung(self, stream: int) -> None:
-        """Ring for this stream."""
-        self._grown.add(stream)
+    def rung(self, stream: int, last: int) -> None:
+        """Ring for this stream, which has come to the number `last`."""
+        self._grown[stream] = max(last, self._grown.get(stream, 0))
         self.set()
 
     def taken(self) -> set[int]:
         """Be silent again, and tell for which streams it rang."""
+        return set(self.numbers())
+
+    def numbers(self) -> dict[int, int]:
+        """Be silent again, and return the highest number of each stream for which it rang."""
         self.clear()
-        grown, self._grown = self._grown, set()
+        grown, self._grown = self._grown, {}
         return grown
 
 
@@ -97,7 +101,7 @@ class Wakeups:
         """Tell that `stream` has come to `last`; who was told before is not told again."""
         if stream >= 0 or stream in GATHERED:
             for gathering in self._gathering:
-                gathering.rung(stream)
+                gathering.rung(stream, last)
         if stream in self._bells and (stream < 0 or last > self._rung.get(stream, 0)):
             self._rung[stream] = last
             for bell in self._bells[stream]:

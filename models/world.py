@@ -11,13 +11,17 @@ from sqlalchemy import Connection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import journal
+from models.commits import is_committed
 from models.database import Database
 from models.errors import found
 from models.journal import Entry
 from models.keys import Keys
 from models.options import Options
 from models.prepared import Prepared, Rows, Sent, fetched, fetched_all, send
+from models.runtime.registration import Registration
 from models.shelf import Shelf
+from models.store.incarnation import Incarnation
+from models.store.key_collision import TRIES, is_key_collision
 from models.stores import Store
 from models.vault import Vault
 from models.wakeups import Wakeups
@@ -59,9 +63,11 @@ class World:
     now: Callable[[], datetime] = _now
     random: Callable[[int], bytes] = secrets.token_bytes
     key: Callable[[], int] = field(default_factory=Keys)
+    process: Registration = field(default_factory=Registration, repr=False)
     fault: Callable[[str], None] = _no_fault
     base: Options = field(init=False, repr=False)  # the options we were given, before any setting
     settled: int = field(init=False, default=0, repr=False)  # `Adopted.number` of those in force
+    incarnation: Incarnation = field(init=False, default=Incarnation(), repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", self.options)
@@ -76,6 +82,14 @@ class World:
             object.__setattr__(self, "settled", adopted.number)
             object.__setattr__(self, "options", adopted.options)
 
+    def enter(self, incarnation: Incarnation) -> None:
+        """Work in this incarnation of the store; wake all who follow a stream if it is another."""
+        before = self.incarnation
+        object.__setattr__(self, "incarnation", incarnation)
+        if before.base != incarnation.base:
+            for stream in self.wakeups.followed:
+                self.wakeups.ring(stream, incarnation.base)
+
     @asynccontextmanager
     async def write(self, *streams: int) -> AsyncGenerator[AsyncSession]:
         """A unit of work on what belongs to these streams: all or nothing. Then bells ring.
@@ -83,22 +97,47 @@ class World:
         Their rows are locked first. So no two units wait for each other, and what we read
         of an account or a domain stays true until we have written.
         """
-        async with self.database.write() as session:
-            await journal.lock(session, streams)
-            yield session
-        if adopted := session.info.get(Adopted):
-            self.adopt(adopted)
-        self.wakeups.tell({**journal.reached(session), **_rung(session)})
+        session: AsyncSession | None = None
+        try:
+            async with self.database.queued(streams), self.database.write() as session:
+                await journal.lock(session, streams)
+                yield session
+        finally:  # a caller that was cancelled during the commit has changed the store
+            if session is not None and is_committed(session):
+                if adopted := session.info.get(Adopted):
+                    self.adopt(adopted)
+                self.wakeups.tell({**journal.reached(session), **_rung(session)})
 
     async def apply(self, work: Callable[["Turn"], Outcome], *streams: int) -> Outcome:
-        """A unit of work that is a plain function of its turn: for hot paths."""
+        """A unit of work that is a plain function of its turn: for hot paths.
+
+        It runs again if another process has made the same primary key.
+        """
 
         def unit(connection: Connection) -> tuple[Outcome, Turn]:
             held = journal.hold(connection, streams) if streams else {}
             turn = Turn(connection, self, held)
             return work(turn), turn
 
-        outcome, turn = await self.database.apply(unit)
+        async with self.database.queued(streams):
+            for left in reversed(range(TRIES)):
+                try:
+                    outcome, turn = await self.database.apply(unit)
+                    break
+                except Exception as problem:
+                    if not left or not is_key_collision(problem):
+                        raise
+        self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
+        return outcome
+
+    async def apply_aside(self, work: Callable[["Turn"], Outcome]) -> Outcome:
+        """A unit of work for heartbeats: it waits for no connection of the others."""
+
+        def unit(connection: Connection) -> tuple[Outcome, Turn]:
+            turn = Turn(connection, self)
+            return work(turn), turn
+
+        outcome, turn = await self.database.apply_aside(unit)
         self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
         return outcome
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import contents, delivery, placing
+from mail import contents, placing
 from mail.blobs.errors import Corrupt
 from mail.connectors.servers import Failure, Stage
 from mail.contents import Stored, gathered
@@ -209,7 +209,7 @@ async def _taken(it: Bringing, found: Found) -> Taken:
     it.work.outcome = Outcome()
     letter = None
     if it.where is not None and found.raw is not None:
-        letter = await delivery.read(found.raw)
+        letter = await importing.read_letter(it.work.ctx.world, found.raw)
         if not await sifting.fits(it.where, found, letter, it.work.ctx.world.now()):
             return Taken(found, None)
     ready = await importing.read(it.work, it.into(found), letter)

@@ -44,6 +44,7 @@ class ResyncReason(StrEnum):
     CURSOR_EXPIRED = "CURSOR_EXPIRED"
     CURSOR_UNKNOWN = "CURSOR_UNKNOWN"
     OVERFLOW = "OVERFLOW"
+    STORE_RESTORED = "STORE_RESTORED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +129,15 @@ async def follow(ctx: Context, asked: Asked) -> AsyncGenerator[Batch]:
     turn, heard = known.turn(ctx.world), await asked.hear(ctx)
     with ExitStack() as listening:
         bell, listened = asyncio.Event(), set[int]()
-        waited, at = False, None
+        waited, at, lives = False, None, ctx.world.incarnation
         while True:
             for stream in set(heard.streams) - listened:
                 listening.enter_context(ctx.world.wakeups.listen([stream], bell))
                 listened.add(stream)
-            if at is None:
-                far = ctx.world.options.changes_overflow
-                at, reason = await _beginning(ctx, asked, heard, far=far)
+            if at is None or lives.base != ctx.world.incarnation.base:
+                lives, far = ctx.world.incarnation, ctx.world.options.changes_overflow
+                begun = asked if at is None else replace(asked, since=at)
+                at, reason = await _beginning(ctx, begun, heard, far=far)
                 if reason:
                     RESYNCS.add(reason)
                     yield Batch([], dict(at), resync=reason)
@@ -197,7 +199,7 @@ async def _beginning(
         return at, None
     places = heard.places(asked.since)
     since = {key: places.get(key, 0) for key in at}
-    reason = _unusable(since, stand, far)
+    reason = _unusable(since, stand, far, ctx.world.incarnation.base)
     return (at if reason else since), reason
 
 
@@ -208,7 +210,11 @@ def _count(ctx: Context, batch: Batch, *, live: bool) -> None:
         LAG.note(max(0.0, (ctx.world.now() - batch.events[0].at).total_seconds()))
 
 
-def _unusable(since: Position, stand: dict[int, Picked], far: int | None) -> ResyncReason | None:
+def _unusable(
+    since: Position, stand: dict[int, Picked], far: int | None, base: int
+) -> ResyncReason | None:
+    if any(number < base <= stand[key].gone for key, number in since.items()):
+        return ResyncReason.STORE_RESTORED
     if any(number > stand[key].last for key, number in since.items()):
         return ResyncReason.CURSOR_UNKNOWN
     if any(number < stand[key].gone for key, number in since.items()):

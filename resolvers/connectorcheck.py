@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -61,7 +61,7 @@ async def check(
     word = connectorforms.secret(password)
     if trial:
         return Checked([])
-    gate = replace(Gate(), private=options.connectors_private)
+    gate = Gate.of(options, private=options.connectors_private)
     oauth = given.get("oauth")
     with _one_of(AT_ONCE):
         try:
@@ -80,7 +80,8 @@ async def check_stored(
     """Try one of the viewer's connectors, with the password that is stored; NotFound."""
     asked = select(*picked(Connector)).where(visible(ctx), col(Connector.id) == connector_id)
     row = found(next(iter(await ctx.read(asked)), None), str(connector_id))
-    gate = Gate(private=ctx.world.options.connectors_private)
+    options = ctx.world.options
+    gate = Gate.of(options, private=options.connectors_private)
     with _one_of(AT_ONCE):
         there = connectorsecrets.signed_in(ctx.world, row, (gate, trust), PATIENCE)
         return await _tried(there, _of(row._asdict()))

@@ -31,6 +31,7 @@ from models.errors import Forbidden, Invalid, LimitReached
 from models.messages import Message
 from models.options import MIB
 from models.prepared import number, prepared
+from models.roles import Scope
 from resolvers.access import beyond, owned, records
 from resolvers.context import Context
 from resolvers.withheld import Withheld, refusal, shown
@@ -54,8 +55,10 @@ async def stored(ctx: Context, ids: list[int]) -> list[Stored | Forbidden | None
     """What is in the messages with these ids, in this order; None where there is none.
 
     One's own, and what is shared. In the place of others' an administrator has the refusal,
-    which a loader raises, and ROOT is noted: `resolvers/withheld.py`.
+    which a loader raises, and ROOT is noted: `resolvers/withheld.py`. Raises Forbidden without
+    the scope MAIL_READ, so no operation of another scope reads stored mail.
     """
+    ctx.viewer.require_scope(Scope.MAIL_READ)
     refused: dict[int, Forbidden] = {}
     if len(ids) == 1 and not beyond(ctx):
         rows = await ctx.find(_by_id(), id=ids[0])

@@ -22,8 +22,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import journal, meters
 from models.columns import Picked
+from models.commits import is_committed
+from models.database import Database, current_transaction
 from models.errors import Forbidden, Unauthenticated
 from models.journal import ChangeKind, Entry, Position
+from models.patience import to_the_end
 from models.prepared import Prepared
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
 from models.steps import Step, Steps, told_later
@@ -211,26 +214,21 @@ class Context:
     async def read(
         self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
     ) -> Sequence[Picked]:
-        """The rows of one select, as an open unit of ours sees them."""
-        unit = self._unit
-        if unit is not None and unit.session is not None:
-            async with unit.turn:  # sibling fields may read at once, a session serves one
-                if unit.session is not None:  # it has not ended while we waited
-                    await unit.session.flush()
-                    connection = await unit.session.connection()
-                    return (await connection.execute(statement, given)).all()
+        """Return the rows of one select, as the open transaction of this request sees them."""
+        if self._unit is not None and (rows := await self._unit.read(statement, given)) is not None:
+            return rows
         return await self.world.database.read(statement, given)
 
     async def find(self, statement: Prepared, **given: Any) -> Sequence[Any]:
         """The few rows of a select that was made once; `viewer` is among its parameters."""
         given["viewer"] = self.viewer.user_id
-        if self._unit is None or self._unit.session is None:
+        if self._unit is None or not self._unit.is_open:
             return await self.world.database.find(statement, given)
         return await self.read(statement.made, given)
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
         """What a search finds that may have to go through much."""
-        if self._unit is None or self._unit.session is None:
+        if self._unit is None or not self._unit.is_open:
             return await self.world.database.follow(steps)
         return await told_later(steps, self._step)
 
@@ -250,6 +248,7 @@ class Context:
         async with self.together() as unit:
             if unit.session is None:
                 unit.session = await unit.stack.enter_async_context(self.world.write(*streams))
+                unit.opened = unit.session
                 unit.stack.push_async_callback(unit.end)
             else:
                 await journal.lock(unit.session, streams)
@@ -264,10 +263,11 @@ class Context:
             async with self.write(*streams) as session:
                 return await self.world.join(session, work)
 
-        def noted(turn: Turn) -> tuple[Outcome, Position]:
+        def noted(turn: Turn) -> tuple[Outcome, Position | None]:
             return work(turn), dict(turn.reached)
 
-        outcome, self.reached = await self.world.apply(noted, *streams)
+        applying = asyncio.ensure_future(self.world.apply(noted, *streams))
+        outcome, self.reached = await to_the_end(applying)  # whether it is stored must be known
         self.forget()
         return outcome
 
@@ -361,18 +361,28 @@ class Context:
             self._unit.keep &= keep
             yield self._unit
             return
+        before = current_transaction.get()
+        stack = AsyncExitStack()
+        self._unit = unit = Unit(self.world.database, stack, keep)
         try:
-            async with AsyncExitStack() as stack:
-                self._unit = unit = Unit(stack, keep)
+            async with stack:
+                current_transaction.set(unit)
                 yield unit
                 if not unit.keep:
                     self.reached = None
                     raise NotKept
+            current_transaction.set(before)
             for call in unit.after:
                 call()
         except NotKept:
             pass
+        except asyncio.CancelledError:
+            if unit.is_committed:  # the cancellation came during the commit
+                for call in unit.after:
+                    call()
+            raise
         finally:
+            current_transaction.set(before)
             self._unit = None
             self.forget()
 
@@ -402,11 +412,36 @@ class NotKept(Exception):
 class Unit:
     """A unit of work that can be joined. The first to write opens it: no lock is held before."""
 
+    database: Database
     stack: AsyncExitStack
     keep: bool
-    session: AsyncSession | None = None
+    session: AsyncSession | None = None  # None before the first write, and after the end
+    opened: AsyncSession | None = None  # the same session, also after the end
     after: list[Callable[[], object]] = field(default_factory=list)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def is_open(self) -> bool:
+        """True from the first write to the end of the unit."""
+        return self.session is not None
+
+    @property
+    def is_committed(self) -> bool:
+        """True if what the unit has written is durable."""
+        return is_committed(self.opened)
+
+    async def read(
+        self, statement: Select[*tuple[Any, ...]], given: Mapping[str, Any] | None = None
+    ) -> Sequence[Picked] | None:
+        """Return the rows as this unit sees them; None if it has no transaction open."""
+        if self.session is None:
+            return None
+        async with self.turn:  # fields that are resolved at once share one session
+            if self.session is None:  # the unit has ended while we waited
+                return None
+            await self.session.flush()
+            connection = await self.session.connection()
+            return (await connection.execute(statement, given)).all()
 
     async def end(self) -> None:
         """Let who is reading finish; who comes later reads what is stored."""

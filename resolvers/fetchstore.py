@@ -16,6 +16,7 @@ from sqlmodel import col
 
 from mail import delivery, pipeline
 from mail.addresses import Recipient, account_of
+from mail.authentication.removal import own_names, stripped
 from mail.connectors.servers import Failure, Head, Stage
 from mail.delivery import receipt_of
 from mail.found import Found, dated
@@ -64,7 +65,8 @@ async def bring(it: Fetch, place: Place, some: Sequence[tuple[Head, bytes]]) -> 
     for at in range(0, len(some), TOGETHER):
         group = list[Came]()
         for head, raw in some[at : at + TOGETHER]:
-            group.append(Came(head, raw, await delivery.read(raw), flags_of(head)))
+            kept = stripped(raw, own_names(it.run.ctx.world.options))
+            group.append(Came(head, kept, await delivery.read(kept), flags_of(head)))
             await asyncio.sleep(0)  # small ones are read here, and others wait for their turn
         it.tally.bytes += sum(len(one.raw) for one in group)
         came = await _arrived(it, place, it.to, group) if sifted and it.to else {}
@@ -190,7 +192,7 @@ def _ready(it: Fetch, place: Place, box: int, one: Came) -> Ready:
     raw, head = one.raw, one.head
     name = f"{place.name}, {head.mark}"
     found = Found(name, place.mapped.path, "", 0, raw, received_at=_at(it, one), flags=one.flags)
-    way = Way.RECEIVED if _is_news(it, place, one) else Way.PUT_IN
+    way = Way.FETCHED if _is_news(it, place, one) else Way.PUT_IN
     return Ready(found, one.letter, box, one.flags, way=way)
 
 

@@ -14,6 +14,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import delivery, paths, placing
 from mail.archives.records import Account, Told, Wrong, moment
 from mail.archives.zips import Broken
+from mail.authentication.removal import own_names, stripped
+from mail.blobs.codec import digest_of
 from mail.found import Found, Unusable
 from mail.keeping import Gone, Kept
 from mail.placing import Letter, Place, Placed, Way
@@ -25,7 +27,7 @@ from models.messages import Message
 from models.roles import UserPermission
 from models.senderrules import SenderAction
 from models.users import User
-from models.world import Turn
+from models.world import Turn, World
 from resolvers import (
     autoreply,
     filterarchive,
@@ -157,14 +159,25 @@ async def read(work: Import, found: Found, letter: Letter | None = None) -> Read
     except (Unusable, Refused) as problem:
         work.outcome.refuse(found.name, str(problem))
         return None
-    letter = letter or await delivery.read(found.raw)
+    letter = letter or await read_letter(work.ctx.world, found.raw)
     if work.dedupe:
-        there, digest = await _digests(work, box), short(letter.digest)
-        if there[digest]:
-            there[digest] -= 1  # as many as there are, for whoever has a message twice
-            work.outcome.known += 1
-            return None
+        there = await _digests(work, box)
+        for digest in {short(letter.digest), short(letter.came or letter.digest)}:
+            if there[digest]:
+                there[digest] -= 1  # as many as there are, for whoever has a message twice
+                work.outcome.known += 1
+                return None
     return Ready(found, letter, box, wanted.touched, meta)
+
+
+async def read_letter(world: World, raw: bytes) -> Letter:
+    """Read a message from elsewhere, without Authentication-Results in this server's name.
+
+    `came` is the digest of what it was: a message that this server received and exported has them.
+    """
+    kept = stripped(raw, own_names(world.options))
+    letter = await delivery.read(kept)
+    return letter if kept is raw else replace(letter, came=digest_of(raw))
 
 
 async def _digests(work: Import, box: int) -> Counter[bytes]:

@@ -106,5 +106,7 @@ def absolute(world: World, address: str, base: str) -> str:
 def _signature(world: World, path: str, by: str, user_id: int, ends: int) -> str:
     # What has a form of its own stands last: no path can be read as another path and other facts.
     text = f"{METHOD}\n{path}\n{by}\n{user_id}\n{ends}"
+    if base := world.incarnation.base:  # a link of a history that a restore ended is refused
+        text = f"{base}\n{text}"
     digest = hmac.digest(world.secret, text.encode(errors="surrogatepass"), hashlib.sha256)
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")

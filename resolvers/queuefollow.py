@@ -28,7 +28,7 @@ async def follow(ctx: Context, where: EntryWhere) -> AsyncGenerator[Picked]:
     while one reads is told as the last of it.
     """
     with ctx.world.wakeups.gather() as bell:
-        at = dict(await _standing(ctx))
+        at: dict[int, int] = {row.id: row.last for row in await _standing(ctx)}
         while True:
             grown: Collection[int] | None = bell.taken()
             if not grown:
@@ -40,12 +40,13 @@ async def follow(ctx: Context, where: EntryWhere) -> AsyncGenerator[Picked]:
                     yield row
 
 
-async def _standing(ctx: Context, grown: Collection[int] | None = None) -> list[tuple[int, int]]:
-    """Where all streams stand, or these."""
-    asked = select(col(Stream.id), col(Stream.last)).order_by(col(Stream.id))
+async def _standing(ctx: Context, grown: Collection[int] | None = None) -> Sequence[Picked]:
+    """The newest number of all streams, or of these, and the newest that is no longer kept."""
+    columns = (Stream.id, Stream.last, Stream.gone)
+    asked = select(*map(col, columns)).order_by(col(Stream.id))
     if grown is not None:
         asked = asked.where(col(Stream.id).in_(sorted(grown)))
-    return [(row.id, row.last) for row in await ctx.read(asked)]
+    return await ctx.read(asked)
 
 
 async def _changed(
@@ -55,7 +56,9 @@ async def _changed(
     if grown is not None and len(grown) > MANY:
         grown = None
     stand = await _standing(ctx, grown)
-    behind = [(key, last) for key, last in stand if last > at.get(key, 0)]
+    for row in stand:  # what is no longer kept cannot be read: after a restore, all there was
+        at[row.id] = max(at.get(row.id, 0), row.gone)
+    behind = [(row.id, row.last) for row in stand if row.last > at[row.id]]
     for start in range(0, len(behind), STREAMS):
         some = dict(behind[start : start + STREAMS])
         since = {key: at.get(key, 0) for key in some}

@@ -91,7 +91,7 @@ async def _put_off(
                 "expires_at": plan.at + turn.world.options.queue_expires,
             }
             theirs = [row.id, *many.copies_of(turn, [row.id])]
-            moved |= set(many.changed(turn, theirs, values, *many.free(now)))
+            moved |= set(many.changed(turn, theirs, values, *many.free()))
             these = update(Submission).where(col(Submission.id).in_(moved & set(theirs)))
             new = {"state": plan.state, "send_time": plan.send_time}
             turn.connection.execute(these.values(**new))

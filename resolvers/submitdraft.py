@@ -11,6 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import compose, contents, encrypting, replacing
+from mail.authentication.removal import own_names, stripped
 from mail.contents import gathered
 from mail.delivery import read, stored
 from mail.keeping import Gone, Kept
@@ -137,6 +138,7 @@ async def _row(ctx: Context, key: int) -> Picked:
 async def _mended(ctx: Context, row: Picked, date: datetime) -> Mended:
     (message,) = await contents.sources(ctx.world, [row], ctx.read)
     raw = await gathered(message.whole())
+    raw = stripped(raw, own_names(ctx.world.options))
     message_id = composing.new_message_id(ctx, row.from_address or "")
     try:
         return await asyncio.to_thread(mended, raw, date, message_id, redate=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.authentication import without_own_results
 from mail.compose import address
 from mail.mending import mended
 from mail.submitting import Writer
@@ -57,6 +58,7 @@ class Clerk:
         """
         ctx = self._context(writer)
         account = await _account(ctx, writer)
+        source = await without_own_results(self.world.options, source)
         raw = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)
         message_id = new_message_id(ctx, sender)
         made = await asyncio.to_thread(mended, raw, self.world.now(), message_id)

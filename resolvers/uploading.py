@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail import compose, contents, encrypting, indexing, replacing
+from mail.authentication.removal import own_names, stripped, without_own_results
 from mail.blobs.pack import Piece
 from mail.contents import Stored
 from mail.delivery import read, stored
@@ -286,7 +287,7 @@ async def _source(
         text = "give raw, rawUpload, or fields to write it from: one of them"
         raise Invalid(text, constraint="exclusive" if given else "required", path=[raw])
     if new.received is not None:
-        return new.received
+        return await without_own_results(ctx.world.options, new.received)
     if new.fields is not None and account is not None:
         date = new.received_at or ctx.world.now()
         head = await composing.letterhead(ctx, account, new.fields, checked=new.draft)
@@ -313,7 +314,7 @@ async def whole(ctx: Context, raw: str | None, upload_id: int | None) -> bytes:
         raise Invalid("the message is empty", constraint="required", path=path)
     if len(content) > limit:
         raise Invalid(f"a message has at most {limit} bytes", constraint="max", path=path)
-    return content
+    return stripped(content, own_names(ctx.world.options))
 
 
 def decoded(text: str) -> bytes:

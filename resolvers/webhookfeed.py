@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 STREAMS = 250  # read at once
 CHANGES = 500  # of these, at once
 MANY = 5000  # streams that have grown; if there are more, all are looked at
+RESTORED = "STORE_RESTORED"  # as in `ResyncReason`
 TARGET = {"id", "user_id", "domain_id", "types", "since"}
 
 
@@ -44,6 +45,10 @@ class Due:
     last: int
     gone: int
     gone_at: datetime | None
+
+    def crosses(self, base: int) -> bool:
+        """Whether the unread events end with another incarnation of the store."""
+        return self.number < base <= self.gone
 
     @property
     def missed(self) -> int:
@@ -184,7 +189,8 @@ async def _missed_by(world: World, due: Sequence[Due]) -> list[dict[str, Any]]:
     """Deliveries to whom these streams are for, which say how many of their events went unread."""
     if not due:
         return []
-    missed = sum(each.missed for each in due)
+    base = world.incarnation.base
+    missed = sum(each.missed for each in due if not each.crosses(base))
     log.warning("changes went before webhooks had them", extra={"events": missed})
     places = await _places(world, {each.stream_id for each in due})
     asked = select(*picked(Webhook, TARGET), col(User.domain_id).label("home")).outerjoin(
@@ -226,11 +232,18 @@ def _row_missed(world: World, webhook_id: int, each: Due, place: Place) -> dict[
         "event": f"evt_{each.stream_id}_{each.gone}-missed",
         "type": MISSED,
         "at": each.gone_at,
-        "body": {**facts, "missed": each.missed},
+        "body": {**facts, **_missed(each, world.incarnation.base)},
         "state": PostState.WAITING,
         "attempt": 0,
         "expires_at": world.now() + TRIED_FOR,
     }
+
+
+def _missed(each: Due, base: int) -> dict[str, Any]:
+    """How many events were missed; after a restore nobody knows."""
+    if each.crosses(base):
+        return {"missed": None, "reason": RESTORED}
+    return {"missed": each.missed}
 
 
 async def _targets(world: World, changes: Sequence[Picked]) -> list[Target]:

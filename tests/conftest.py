@@ -40,6 +40,7 @@ CHEAP = Options(
     argon2_time=1,
     hostname="mx.example.org",
     mx_private=True,  # the servers of tests are on loopback
+    restore_window=timedelta(0),  # tests of the collector see at once what it removes
     webauthn_id="mail.example.org",
     webauthn_origins=("https://mail.example.org",),
 )

@@ -74,6 +74,28 @@ async def test_one_field_sees_what_another_did(either: Client) -> None:
     assert (await either.box("Old")).path == "Old"
 
 
+async def test_a_field_finds_an_account_of_the_same_request(over: Client) -> None:
+    done = await over(
+        f"""mutation @atomic {{
+          domainCreate(input: {{name: "new.example"}}) {{ {ERRORS} }}
+          userCreate(input: {{username: "new", address: "new@new.example",
+            passwordDisabled: true}}) {{ {ERRORS} }}
+          addressCreate(input: {{user: {{username: "new"}}, address: "second@new.example"}})
+            {{ {ERRORS} }}
+          userUpdate(input: {{users: {{usernames: ["new@new.example"]}}, set: {{name: "New"}}}})
+            {{ users {{ name addresses {{ nodes {{ address }} }} }} {ERRORS} }}
+          autoreplySet(input: {{users: {{usernames: ["new"]}},
+            set: {{enabled: true, text: "Away"}}}}) {{ {ERRORS} }} }}"""
+    )
+    assert not any(codes(done).values()), done
+    (user,) = done["userUpdate"]["users"]
+    assert user["name"] == "New"
+    found = {one["address"] for one in user["addresses"]["nodes"]}
+    assert found == {"new@new.example", "second@new.example"}
+    asked = 'query { user(by: {address: "second@new.example"}) { username } }'
+    assert (await over(asked))["user"] == {"username": "new"}
+
+
 async def test_the_first_error_takes_all_back(either: Client) -> None:
     document = f"""mutation All @atomic {{ one: {put("a")} ...Two {LOST} four: {put("c")} }}
       fragment Two on Mutation {{ two: {put("b")} ... on Mutation {{ deep: {put("e")} }} }}"""
@@ -118,11 +140,11 @@ async def test_what_lacks_a_right_takes_all_back(either: Client) -> None:
     assert await entries(either) == {}
 
 
-async def test_an_answer_without_data_is_of_nothing_that_was_kept(either: Client) -> None:
+async def test_a_payload_that_cannot_be_told_takes_all_back(either: Client) -> None:
     whole = """mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path messages(first: 999) { nodes { id } } } errors { code } }"""
     answer = await either.raw(f"mutation @atomic {{ {put('a', by='a')} {whole} }}")
-    assert answer["data"] is None
+    assert codes(answer["data"]) == {"a": ["ABORTED"], "mailboxCreate": ["ABORTED"]}
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_PAGINATION"]
     assert await entries(either) == {}
 
@@ -142,7 +164,8 @@ async def test_without_a_credential_nothing_of_it_is_done(ada: Client) -> None:
     ends = "tokenRevoke(input: {all: true}) { revoked }"
     body = {"query": f"mutation @atomic {{ {ends} {put('a', by='a')} }}"}
     answer = (await nobody.http.post("/graphql", json=body)).json()
-    assert answer.get("data") is None
+    assert codes({"a": answer["data"]["a"]}) == {"a": ["ABORTED"]}
+    assert answer["data"]["tokenRevoke"] == {"revoked": 0}
     assert answer["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlmodel import col
 
 from mail.fields import Named
+from mail.maintenance import restore_mark
 from mail.queue import claims, many
 from mail.queue.entering import Handed, Sender, hand_in
 from models.adminlog import AdminLogEntry
@@ -419,6 +420,20 @@ async def test_arrivals_and_attempts_are_followed_in_order(
     assert await live.refused(ada, CHANGES) == "FORBIDDEN"
     for one in (follower, held):
         await one.leave()
+
+
+async def test_entries_are_followed_after_a_restore_of_the_database(
+    live: House, ada: Client, over: Client, world: World
+) -> None:
+    follower = await live.follow(over, CHANGES)
+    async with asyncio.timeout(10):
+        while not follower.results:  # it tells of what comes once it listens
+            await send(ada)
+            await asyncio.sleep(0.05)
+    await restore_mark.restored(world)
+    name = await queue_id(world, await send(ada))
+    await until(lambda: name in {one["queueId"] for one in follower.results}, 20)
+    await follower.leave()
 
 
 async def test_no_entry_is_missed_however_many_come(

@@ -57,9 +57,21 @@ ACCEPTED: dict[str, str] = {  # changes that break clients or may, with the reas
     "Enum value ErrorCode.NO_SESSION was added.": "of a mutation that is new",
     "Enum value ErrorCode.SIEVE_COMPILE was added.": "of mutations that are new",
     "Enum value ErrorCode.USER_OFFLINE was added.": "of a mutation that is new",
+    "Enum value ResyncReason.STORE_RESTORED was added.": "clients read their state again for every "
+    "reason but OVERFLOW",
     "Field Mailbox.user changed type from User! to User.": "of what is shared one sees no "
     "account, but its `owner`",
+    "Field MailAddress.address changed type from String! to String.": "text that RFC 5322 does not "
+    "allow as an address is no address",
     "Enum value MessageOrder.RELEVANCE was added.": "an order is asked for, never answered",
+}
+NULLABLE = (
+    "an error of one field of a request removed the payloads of all others, although they were done"
+)
+RELEASED_MUTATIONS: Any = build_schema(RELEASED).type_map["Mutation"]
+ACCEPTED |= {
+    f"Field Mutation.{name} changed type from {field.type} to {field.type.of_type}.": NULLABLE
+    for name, field in RELEASED_MUTATIONS.fields.items()
 }
 ADVICE = f"""
 Clients that were made for {VERSION} may fail on this. Add beside it instead, and deprecate the

@@ -235,6 +235,14 @@ async def test_a_session_ends_with_what_it_was_signed_in_by(
 
 
 @pytest.mark.usefixtures("user")
+async def test_results_in_our_name_are_removed(world: World, client: Neighbour) -> None:
+    await sign_in(client)
+    claims = b"Authentication-Results: MX.example.org 1; dkim=pass\r\n"
+    await submit(client, claims + HELLO.replace(b"Subject", claims + b"Subject", 1))
+    assert b"authentication-results" not in (await queued(world))[1].lower()
+
+
+@pytest.mark.usefixtures("user")
 async def test_an_ordinary_program_sends(
     world: World, listener: Listener, authority: Authority
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from graph import ids
 from mail import retention
+from mail.maintenance import restore_mark
 from models.domains import Domain
 from models.journal import ChangeKind
 from models.roles import AdminPermission, Role
@@ -97,6 +98,24 @@ async def test_what_was_before_is_not_posted(
     await receive(ada, "Again")
     await pump(worker_of(ada.world))
     assert receiver.types == ["message.received"] * 2
+
+
+async def test_a_restore_of_the_database_is_told(
+    ada: Client, root: Client, receiver: Receiver, clock: Clock
+) -> None:
+    await made(root, receiver.url, "message.received")
+    worker = worker_of(ada.world)
+    await receive(ada, "Before")
+    await pump(worker)
+    clock.tick(seconds=1)
+    await restore_mark.restored(ada.world)
+    await receive(ada, "After")
+    await pump(worker)
+    assert receiver.got[0].body["type"] == "message.received"
+    mine = [got.body for got in receiver.got[1:] if who(got) == "ada"]
+    assert [body["type"] for body in mine] == ["changes.missed", "message.received"]
+    assert (mine[0]["missed"], mine[0]["reason"]) == (None, "STORE_RESTORED")
+    assert len({got.body["id"] for got in receiver.got}) == len(receiver.got)
 
 
 def who(got: Got) -> str | None:

@@ -6,35 +6,35 @@ sealed (`sealing`). No check refuses mail because DNS does not answer.
 
 import asyncio
 import hashlib
-import os
-import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import idna
 
 from mail.addresses import ascii_domain
-from mail.authentication import arc, dkim, dmarc, spf
+from mail.authentication import arc, dkim, dmarc, removal, spf
 from mail.authentication.dkim import SMALL, Message, Result
 from mail.authentication.dmarc import AUTHORS
 from mail.authentication.fields import HEAD_MAX, beginning, halves
-from mail.authentication.findings import FIELD, Findings
+from mail.authentication.findings import Findings
 from mail.authentication.names import Names
+from mail.authentication.removal import without_own_results
 from mail.authentication.sealing import sealed
 from mail.authentication.spf import Spf
-from mail.canonical import STEP
 from mail.client import Client
-from mail.messages import addresses, believed
-from mail.messages.authentication import says, server, stamps
+from mail.messages import MailAddress, addresses, believed
+from mail.messages.authentication import says, stamps
 from mail.messages.headers import Field
 from mail.messages.headers import fields as listed
 from mail.messages.words import unfolded
 from models import meters
 from models.world import World
 
-__all__ = ["Findings", "authors", "checked", "sealed", "stamped"]
+__all__ = ["Findings", "authors", "checked", "sealed", "stamped", "without_own_results"]
 
+_NAMED = re.compile(r"@([^\s@<>()\[\]\",:;\\]+)")  # domains in text that is no address
 CHECKS = meters.counter(
     "merganser_authentication",
     "Checks of who sent a message, by what they came to.",
@@ -113,13 +113,20 @@ def _authors(own: Sequence[Field]) -> list[str]:
     for name, value in own:
         if name == "from" and len(found) < AUTHORS:
             for each in addresses(unfolded(value)):
-                try:
-                    domain = ascii_domain(each.address.rpartition("@")[2].strip().rstrip("."))
-                except idna.IDNAError:
-                    continue
-                if domain:
+                for domain in _domains(each):
                     found[domain.lower()] = None
     return list(found)[:AUTHORS]
+
+
+def _domains(author: MailAddress) -> Iterator[str]:
+    """Yield the domains of an author: of text that is no address, all that it names."""
+    names = (
+        [author.address.rpartition("@")[2]] if author.address else _NAMED.findall(author.name or "")
+    )
+    for name in names:
+        with suppress(idna.IDNAError):
+            if domain := ascii_domain(name.strip().rstrip(".")):
+                yield domain
 
 
 def _passed(chain: arc.Chain) -> dict[int, bool]:
@@ -146,75 +153,12 @@ def _ranked(found: Findings) -> list[str]:
 async def stamped(
     source: bytes | Path, found: Findings, host: str, ids: Collection[str]
 ) -> tuple[bytes | Path, str]:
-    """The message with what was found on top, and the digest of what came (SHA-256, hex).
+    """Put the results on top of a message; also return the SHA-256 (hex) of what came.
 
-    Fields of these ids, and of our own host, that it came with are taken out: nobody else
-    speaks for us. A file is written anew in its place.
+    Removes results in the name of this host and of these authserv-ids. A file is rewritten in
+    place.
     """
-    top, names = found.header(host), {name.casefold() for name in (host, *ids)}
+    top, names = found.header(host), removal.comparable((host, *ids))
     if isinstance(source, bytes):
-        return top + stripped(source, names), hashlib.sha256(source).hexdigest()
-    return source, await asyncio.to_thread(_rewritten, source, top, names)
-
-
-def _rewritten(path: Path, top: bytes, names: Collection[str]) -> str:
-    new = path.with_name(f"{path.name}.stamped")  # its name begins alike: a crash leaves nothing
-    try:
-        with path.open("rb") as file, new.open("wb") as made:
-            came = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            made.write(top)
-            made.writelines(_unclaimed(_lines(file), names))
-            shutil.copyfileobj(file, made, STEP)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-    return came
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a header, up to the empty one, which is read next."""
-    while (line := file.readline()) not in {b"", b"\n", b"\r\n"}:
-        yield from line.splitlines(keepends=True)
-    file.seek(-len(line), os.SEEK_CUR)
-
-
-def stripped(raw: bytes, names: Collection[str]) -> bytes:
-    """The message without results that claim to be of these servers, in lower case."""
-    head, _ = halves(raw)
-    if FIELD.lower().encode() not in head.lower():
-        return raw
-    kept = b"".join(_unclaimed(head.splitlines(keepends=True), names))
-    return kept + raw[len(head) :]
-
-
-def _unclaimed(lines: Iterable[bytes], names: Collection[str]) -> Iterator[bytes]:
-    """The lines of a header without those of results that claim to be of these servers.
-
-    Nor are there results of more than HEAD_MAX bytes: nobody has so many to tell.
-    """
-    of, size = list[bytes](), 0  # results that have not ended
-    for line in lines:
-        if of and line.startswith((b" ", b"\t")):
-            size += len(line)
-            of += [line] if size <= HEAD_MAX else []
-            continue
-        yield from _others(of, size, names)
-        of, size = ([line], len(line)) if _is_results(line) else ([], 0)
-        if not of:
-            yield line
-    yield from _others(of, size, names)
-
-
-def _others(of: list[bytes], size: int, names: Collection[str]) -> list[bytes]:
-    field = b"".join(of)
-    return [] if size > HEAD_MAX or (of and _claims(field, names)) else [field]
-
-
-def _is_results(line: bytes) -> bool:
-    name = line.partition(b":")[0].rstrip(b" \t")
-    return name.lower() == FIELD.lower().encode()
-
-
-def _claims(field: bytes, names: Collection[str]) -> bool:
-    return server(unfolded(field.decode("latin-1").partition(":")[2])).casefold() in names
+        return top + removal.stripped(source, names), hashlib.sha256(source).hexdigest()
+    return source, await asyncio.to_thread(removal.rewritten, source, top, names)

@@ -1,18 +1,20 @@
 """The collector: removes blobs that nothing needs any more, and objects that no row names."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete
 from sqlmodel import col, select
 
 from models.audit import AuditBlob
 from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
+from models.columns import insert_or
 from models.exports import ExportPiece, ImportArchive
 from models.files import File, FileShare
 from models.quarantine import QuarantineBlob
+from models.store.incarnation import MARK, DroppedObject
 from models.stores import Store, Stored
 from models.world import World
 
@@ -46,24 +48,67 @@ class Collected:
 
 
 async def collect(
-    world: World, store: Store, *, grace: timedelta = GRACE, sweep: bool = True
+    world: World,
+    store: Store,
+    *,
+    grace: timedelta = GRACE,
+    keep: timedelta = timedelta(0),
+    sweep: bool = True,
 ) -> Collected:
     """Remove what has been of no use for `grace`; `sweep` lists the whole store for it.
 
     Rows go first, in units of at most 1,000, and their objects after the commit: what is lost
-    between the two, or by a delivery that ended half-way, is what the sweep finds.
+    between the two, or by a delivery that ended half-way, is what the sweep finds. An object
+    that a row has named is kept for `keep`, so that a restored database finds it.
     """
     before = world.now() - grace
     collected = Collected()
     reached: int | None = 0
     while reached is not None:
-        reached, found = await _round(world, store, before, above=reached)
+        reached, found = await _round(world, store, before, above=reached, keep=bool(keep))
         collected += found
-    return collected + await _sweep(world, store, before) if sweep else collected
+    if sweep:
+        collected += await _sweep(world, store, before, keep=bool(keep))
+    return collected + await _remove_dropped(world, store, world.now() - keep)
+
+
+def drop(connection: Connection, names: Collection[str], at: datetime) -> None:
+    """Note that no row names these objects from now on."""
+    rows = [{"name": name, "at": at} for name in sorted(names)]
+    if rows:
+        new = insert_or(connection.dialect.name, DroppedObject).on_conflict_do_nothing()
+        connection.execute(new, rows)
+
+
+async def drop_objects(world: World, names: Collection[str]) -> None:
+    """Remove objects that no row names any more, now or as soon as no restore can need them."""
+    if not names:
+        return
+    if world.options.restore_window:
+        await world.apply(lambda turn: drop(turn.connection, names, world.now()))
+    else:
+        await world.blobs.delete(list(names))
+
+
+async def _remove_dropped(world: World, store: Store, before: datetime) -> Collected:
+    """Remove the objects that were dropped before then, unless a row names them again."""
+    collected, name = Collected(), col(DroppedObject.name)
+    while True:
+        old = select(name).where(col(DroppedObject.at) <= before).order_by(name).limit(ROUND)
+        names = [row.name for row in await world.database.read(old)]
+        if not names:
+            return collected
+        named = await _named(world, names)
+        useless = [one for one in names if one not in named]
+        await store.delete(useless)
+        async with world.write() as session:
+            gone = delete(DroppedObject).where(name.in_(names))
+            await (await session.connection()).execute(gone)
+        collected += Collected(objects=len(useless))
 
 
 async def _round(
-    world: World, store: Store, before: datetime, *, above: int
+    world: World, store: Store, before: datetime, *, above: int, keep: bool
 ) -> tuple[int | None, Collected]:
     """Remove blobs with ids above `above`; returns where the next round begins, or None."""
     # Looked for outside the unit: the search is long, and nobody shall wait behind it.
@@ -72,8 +117,8 @@ async def _round(
     candidates = [row.id for row in found]
     if not candidates:
         return None, Collected()
-    gone = await _delete_rows(world, candidates, before)
-    names = [row.name for row in gone if row.name]
+    gone = await _delete_rows(world, candidates, before, keep=keep)
+    names = [] if keep else [row.name for row in gone if row.name]
     await store.delete(names)
     collected = Collected(len(gone), len(names), sum(row.stored_size for row in gone))
     return (candidates[-1] if len(candidates) == ROUND else None), collected
@@ -87,9 +132,12 @@ def _unused(before: datetime) -> ColumnElement[bool]:
 
 
 async def _delete_rows(
-    world: World, ids: Sequence[int], before: datetime
+    world: World, ids: Sequence[int], before: datetime, *, keep: bool
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Delete those of `ids` that are unused still; returns their `name` and `stored_size`."""
+    """Delete those of `ids` that are unused still; returns their `name` and `stored_size`.
+
+    With `keep`, their objects are noted as dropped.
+    """
     async with world.write() as session:
         # Locked first, and looked at by a statement of its own: one statement would not see
         # a reference that was committed while it waited for the lock. Who is about to refer
@@ -97,26 +145,43 @@ async def _delete_rows(
         lock = select(Blob.id).where(col(Blob.id).in_(ids)).with_for_update(skip_locked=True)
         held = (await session.exec(lock)).all()
         removal = delete(Blob).where(col(Blob.id).in_(held), _unused(before))
-        gone = await session.exec(removal.returning(col(Blob.name), col(Blob.stored_size)))
-        return gone.all()
+        removed = await session.exec(removal.returning(col(Blob.name), col(Blob.stored_size)))
+        gone = removed.all()
+        if keep:
+            names = [row.name for row in gone if row.name]
+            connection = await session.connection()
+            await connection.run_sync(drop, names, world.now())
+        return gone
 
 
-async def _sweep(world: World, store: Store, before: datetime) -> Collected:
+async def _sweep(world: World, store: Store, before: datetime, *, keep: bool) -> Collected:
+    """Remove objects that no row names; with `keep`, only note them as dropped."""
     collected = Collected()
     async for batch in _batches(store, before):
         named = await _named(world, [stored.name for stored in batch])
         useless = [stored for stored in batch if stored.name not in named]
-        await store.delete([stored.name for stored in useless])
+        names = [stored.name for stored in useless]
+        if keep:
+            await _note_dropped(world, names)
+            continue
+        await store.delete(names)
         size = sum(stored.size for stored in useless)
         collected += Collected(objects=len(useless), bytes=size)
     return collected
+
+
+async def _note_dropped(world: World, names: Sequence[str]) -> None:
+    noted = select(col(DroppedObject.name)).where(col(DroppedObject.name).in_(names))
+    known = {row.name for row in await world.database.read(noted)}
+    if new := [name for name in names if name not in known]:
+        await world.apply(lambda turn: drop(turn.connection, new, world.now()))
 
 
 async def _batches(store: Store, before: datetime) -> AsyncIterator[Sequence[Stored]]:
     """Objects that were stored before `before`, many at a time."""
     batch: list[Stored] = []
     async for stored in store.list():
-        if stored.modified < before:
+        if stored.modified < before and stored.name != MARK:
             batch.append(stored)
         if len(batch) == ROUND:
             yield batch

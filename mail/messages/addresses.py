@@ -28,15 +28,22 @@ _NOTHING = re.compile(r"[\s,;]*+")
 _COMMENT_EDGE = re.compile(r"[()\\]")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _QUOTED_LOCAL = re.compile(r"\"[^\"]{1,64}\"@[^\s\"@]+")
+_ATOM = r"[^\s\x00-\x1f\x7f()<>\[\]:;@\\,.\"]++"
+_WORD = rf'(?:{_ATOM}|"(?:[^"\\\r\n]|\\.)*+")'
+_ADDR_SPEC = re.compile(rf"{_WORD}(?:\.{_WORD})*+@(?:{_ATOM}(?:\.{_ATOM})*+|\[[^\[\]\\\s]*+\])")
+_AROUND_DOT = re.compile(r"\s*([.@])\s*")
 _EDGES = re.compile(r"[\s<>\"'(),;:]+")
 
 
 @dataclass(frozen=True, slots=True)
 class MailAddress:
-    """Someone in a header."""
+    """A mailbox of an address header.
+
+    If RFC 5322 does not allow its address, `name` is the text of the header.
+    """
 
     name: str | None
-    address: str  # as written, the domain in Unicode; "" where there is only a name
+    address: str  # as written, the domain in Unicode; "" if there is none
 
 
 @dataclass(slots=True)
@@ -60,13 +67,13 @@ def addresses(value: str) -> list[MailAddress]:
         if at >= end or len(found) >= MOST_ADDRESSES:
             break
         usual = _USUAL.match(value, at)
-        if usual:
+        if usual and _ADDR_SPEC.fullmatch(usual.group(3)):
             name = usual.group(1) or usual.group(2)
             found.append(MailAddress(_name(name) if name else None, _shown(usual.group(3))))
             at = usual.end()
             continue
         bare = _BARE.match(value, at)
-        if bare:
+        if bare and _ADDR_SPEC.fullmatch(bare.group(1)):
             found.append(MailAddress(None, _shown(bare.group(1))))
             at = bare.end()
             continue
@@ -77,12 +84,15 @@ def addresses(value: str) -> list[MailAddress]:
 def _slowly(value: str, at: int, found: list[MailAddress]) -> int:
     """Read one address token by token and tell where the next begins."""
     entry = _Entry()
+    start = end = at
     while token := _TOKEN.match(value, at):
-        at = token.end()
+        at, end = token.end(), token.start()
         special = token.group("special")
         if special == "(":
             at = _comment(value, at, entry)
-        elif special == ";" or (special == "," and not _is_in_route(entry)):
+        elif (special == ";" and not entry.is_in_angle) or (
+            special == "," and not _is_in_route(entry)
+        ):
             break
         elif special == "<" and entry.angle is not None and not entry.is_in_angle:
             at = token.start()  # a forgotten comma
@@ -91,7 +101,8 @@ def _slowly(value: str, at: int, found: list[MailAddress]) -> int:
             _colon(entry)
         else:
             _take(entry, token)
-    _finish(entry, found)
+        end = at
+    _finish(entry, found, value[start:end])
     return at
 
 
@@ -138,10 +149,12 @@ def _comment(value: str, at: int, entry: _Entry) -> int:
     return at
 
 
-def _finish(entry: _Entry, found: list[MailAddress]) -> None:
+def _finish(entry: _Entry, found: list[MailAddress], raw: str) -> None:
     phrase = "".join(entry.phrase)
     if entry.angle is not None:
-        address = "".join("".join(entry.angle).split())
+        address = "".join(entry.angle).strip()
+        if '"' not in address:
+            address = _AROUND_DOT.sub(r"\1", address)
         if address.startswith("@"):
             address = address.rpartition(":")[2]  # a route, RFC 5322, section 4.4
         name = _name(phrase)
@@ -156,13 +169,16 @@ def _finish(entry: _Entry, found: list[MailAddress]) -> None:
         name, address = (None, words[0]) if len(words) == 1 else (collapsed(text) or None, "")
     if name is None and entry.comments:
         name = _name(_ESCAPE.sub(r"\1", entry.comments[-1]))
+    if address and not _ADDR_SPEC.fullmatch(address):
+        name, address = _name(raw), ""
     if name or address:
         found.append(MailAddress(name, _shown(address)))
 
 
 def _apart(text: str) -> tuple[str | None, str]:
-    """Find the address in text that has no angle brackets, and take the rest for a name."""
-    if " " not in (tight := text.strip()) and "<" not in tight:
+    """Find the address in text without angle brackets; the rest is the name."""
+    tight = text.strip()
+    if text.count("@") > 1 or (" " not in tight and "<" not in tight):
         return None, tight
     words = _EDGES.split(text)
     address = next((word for word in words if "@" in word[1:-1]), None)

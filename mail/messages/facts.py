@@ -10,6 +10,7 @@ from mail.messages.authentication import Stamp, stamps
 from mail.messages.content import decoded, measured
 from mail.messages.headers import Field, date_of, fields, message_ids
 from mail.messages.opinions import Opinion, opinions
+from mail.messages.parameters import plain_filename
 from mail.messages.parts import Part, within
 from mail.messages.preview import preview
 from mail.messages.source import Source, cut
@@ -235,7 +236,8 @@ def _message_name(raw: bytes | Source, part: Part) -> str | None:
     within_it = part.parts[0]
     own = dict(fields(cut(raw, within_it.header_start, within_it.body_start)))
     subject = collapsed(decode_words(unfolded(own.get("subject", ""))))[:100]
-    return f"{subject or 'message'}.eml"
+    name = plain_filename(subject.replace("/", "_").replace("\\", "_"))
+    return f"{name or 'message'}.eml"
 
 
 def _search_text(subject: str, top: _Top, text: str, attachments: list[Attached]) -> str:

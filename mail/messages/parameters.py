@@ -17,7 +17,10 @@ _PARAMETER = re.compile(
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _SEGMENT = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?")
 _COMMENT_EDGE = re.compile(r"[()\\]")
-_CONTROLS = re.compile("[\x00-\x1f\x7f]+")
+# Control characters, line separators, and characters that change the direction of text.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+"
+)
 _NAMES = ("filename", "name")  # may hold blanks and brackets even without quotes
 
 
@@ -58,11 +61,19 @@ def parameters(value: str) -> tuple[str, dict[str, str]]:
 def filename_of(*candidates: str | None) -> str | None:
     """Decode the first file name that there is; encoded words are wrong here, but usual."""
     for candidate in candidates:
-        if candidate:
-            name = _CONTROLS.sub("", decode_words(candidate)).strip()
-            if name:
-                return name
+        if candidate and (name := plain_filename(decode_words(candidate))):
+            return name
     return None
+
+
+def plain_filename(text: str) -> str | None:
+    """Return the last part of a path without control and bidirectional characters.
+
+    Returns None if nothing is left.
+    """
+    levels = _UNSEEN.sub("", text).replace("\\", "/").split("/")
+    names = [name for level in levels if (name := level.strip()) not in ("", ".", "..")]
+    return names[-1] if names else None
 
 
 def without_comments(value: str) -> str:

@@ -150,6 +150,7 @@ _FALLEN = (
         col(Delivery.next_at).is_not(None),
         col(Delivery.turn_at).is_(None),
         col(Delivery.held_at).is_(None),
+        col(Delivery.lease).is_(None),
     )
     .order_by(col(Delivery.next_at), col(Delivery.id))
     .limit(number("many"))
@@ -259,6 +260,7 @@ _NEXT_AT = Prepared(
         col(Delivery.next_at).is_not(None),
         col(Delivery.turn_at).is_(None),
         col(Delivery.held_at).is_(None),
+        col(Delivery.lease).is_(None),
     )
 )
 

@@ -1,7 +1,6 @@
 """The worker: takes what is due and hands it over, a few destinations at once."""
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -26,14 +25,17 @@ from mail.queue.turns import LAST, Room, Round
 from mail.routing import Host, Route, Unroutable
 from mail.ways import Way
 from models.queue import DeliveryState
+from models.runtime import leases
+from models.store.outages import StoreUnavailable
 from models.wakeups import QUEUE
-from models.world import World
+from models.world import Turn, World
 
 log = logging.getLogger(__name__)
 
 USUAL = Pace()
 SOON = 0.05  # seconds; what is due may be in the hands of another worker
 SMALL = 100_000  # bytes
+AGAIN, SELDOM = 0.2, 5.0  # seconds between two tries to write results: at first, and at most
 TOO_LATE = "the lease has passed to another worker"
 
 
@@ -78,7 +80,7 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
     """
     worker = Worker(world, route, pace)
     with world.wakeups.listen([QUEUE]) as bell:
-        async with _heartbeat(worker), owed.made_good(world, pace):
+        async with _leasing(worker), owed.made_good(world, pace):
             try:
                 while not stop.is_set():
                     bell.clear()  # before we look: what comes from here on rings again
@@ -179,8 +181,9 @@ async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
         broken = Result(later, 451, "4.3.0 Something broke on our side", after_dot=lane.sending)
         try:
             await _settled(worker, lane, _all(lane.jobs[0], broken), b"")
-        except Exception:  # the store is gone: the lease ends by itself, and then it is tried again
+        except Exception:  # the store does not answer
             log.exception("that could not be written", extra={"queue": job.queue_id})
+            claims.abandon(worker.world, lane.jobs[0])
 
 
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:
@@ -195,7 +198,7 @@ async def _do(worker: Worker, lane: Lane, job: Job) -> None:
             return
     if vias.is_page(job):
         letter = await signed(world, job, await _letter(world, job))
-        gate = Gate(world.options.forwards_private, worker.route.trust)
+        gate = _gate(worker)
         posted = await vias.posted(world, job, letter, gate)
         await _settled(worker, lane, _all(job, posted), letter.head)
         return
@@ -212,8 +215,27 @@ async def _do(worker: Worker, lane: Lane, job: Job) -> None:
 async def _settled(worker: Worker, lane: Lane, results: Mapping[int, Result], raw: bytes) -> None:
     """Write results of the job that is being done: it goes on without these recipients."""
     if results:
-        await settle(worker.world, lane.jobs[0], results, raw)
+        await _write_results(worker, lane.jobs[0], results, raw)
         lane.jobs[0] = local.left(lane.jobs[0], results)
+
+
+async def _write_results(
+    worker: Worker, job: Job, results: Mapping[int, Result], raw: bytes
+) -> None:
+    """Write results, again and again while the store can't take them.
+
+    What another server has taken must not be sent a second time because the store was busy.
+    """
+    pause = AGAIN
+    while True:
+        try:
+            await settle(worker.world, job, results, raw)
+        except StoreUnavailable:
+            log.warning("results wait for the store", extra={"queue": job.queue_id})
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, SELDOM)
+        else:
+            return
 
 
 def _left(lane: Lane, job: Job) -> Job:
@@ -244,8 +266,14 @@ async def _parts(worker: Worker, job: Job) -> list[ways.Part]:
     return ready
 
 
+def _gate(worker: Worker) -> Gate:
+    """Return what may be reached of the hosts that users forward mail to."""
+    options = worker.world.options
+    return Gate.of(options, private=options.forwards_private, trust=worker.route.trust)
+
+
 async def _by_via(worker: Worker, job: Job) -> ways.Part:
-    gate = Gate(worker.world.options.forwards_private, worker.route.trust)
+    gate = _gate(worker)
     try:
         found = await vias.relays(worker.world, job, gate)
     except Unroutable as problem:
@@ -359,26 +387,19 @@ def _all(job: Job, result: Result) -> dict[int, Result]:
 
 
 @asynccontextmanager
-async def _heartbeat(worker: Worker) -> AsyncGenerator[None]:
-    """Hold the leases of all that is under way."""
+async def _leasing(worker: Worker) -> AsyncGenerator[None]:
+    """Keep this process registered, and the leases of all that is under way."""
 
-    async def beat() -> None:
-        while True:
-            await asyncio.sleep(worker.pace.lease.total_seconds() / 3)
-            leases = {job.lease for lane in worker.lanes for job in lane.jobs}
-            try:
-                if leases:
-                    await claims.extend(worker.world, worker.pace, leases)
-            except Exception:  # the next beat may come in time; else the lease is lost
-                log.exception("leases could not be extended")
+    def restore(turn: Turn) -> None:
+        claims.take_back(turn, [job for lane in worker.lanes for job in lane.jobs])
 
-    beating = asyncio.create_task(beat())
+    process = worker.world.process
+    process.restore.append(restore)
     try:
-        yield
+        async with leases.registered(worker.world):
+            yield
     finally:
-        beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beating
+        process.restore.remove(restore)
 
 
 async def _wind_up(worker: Worker, *, graceful: bool) -> None:

@@ -14,11 +14,12 @@ from sqlmodel import col
 
 from graph import ids
 from mail import pipeline, routes
-from mail.authentication import arc, stripped
+from mail.authentication import arc
 from mail.authentication.dkim import Message as Signed
 from mail.authentication.dkim import Result
 from mail.authentication.fields import divided
 from mail.authentication.names import Names
+from mail.authentication.removal import stripped
 from mail.client import Client as Peer
 from mail.replies import refusal
 from mail.verification import Forged

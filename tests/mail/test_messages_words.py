@@ -39,7 +39,7 @@ def test_encoded_words_are_decoded(value: str, expected: str) -> None:
         ("MAILER-DAEMON <>", [("MAILER-DAEMON", "")]),
         ('"open <a@b>, c@d', [('"open', "a@b"), (None, "c@d")]),
         ("A <a@b> <c@d>", [("A", "a@b"), (None, "c@d")]),
-        ("root", [(None, "root")]),
+        ("root", [("root", "")]),
     ],
 )
 def test_addresses_are_read_as_people_write_them(

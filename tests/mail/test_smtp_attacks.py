@@ -176,11 +176,12 @@ async def test_tls_and_http_in_place_of_commands(tmp_path: Path, kind: str) -> N
         with suppress(ssl.SSLWantReadError):
             tls.do_handshake()
         http = b"POST / HTTP/1.1\r\nHost: mx\r\nContent-Length: 99\r\n\r\n" + WHOLE
-        for raw in (hello.read() + b"\r\n", http):
+        # A ClientHello can hold a bare LF, which ends the session.
+        for raw, last in ((hello.read() + b"\r\n", (b"221", b"521")), (http, (b"221",))):
             client = await door.arrive()
             client.send(raw + b"QUIT\r\n")
             said = (await client.ended()).splitlines()
-            assert said[-1].startswith(b"221")
+            assert said[-1].startswith(last)
             assert all(line.startswith((b"5", b"221")) for line in said)
             await client.close()
         assert door.post.letters == []

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mail.spool import Body
-from tests.mail.doors import KINDS, Door, opened
+from tests.mail.doors import KINDS, SECRET, Door, opened
 from tests.mail.lmtp_client import Neighbour
+from tests.mail.smtp_client import secured
 
 # What some server takes for the end of a message (CVE-2023-51764, -51765, -51766, and others)
 ENDS = [
@@ -125,6 +126,40 @@ def test_it_is_so_for_each_byte_alone(end: bytes) -> None:
         added, rest = body.feed(last)
         found += added
     assert (body.ended, rest, found) == (True, b"", meant(raw))
+
+
+@pytest.mark.parametrize("line", [b"NOOP", b"", b"NO\rOP", b"MAIL FROM:<a@b.example>", b"x" * 99])
+async def test_a_command_that_ends_with_a_bare_lf_is_refused(door: Door, line: bytes) -> None:
+    for begun in (b"", b"RSET\r\n"):
+        client = await (door.enter() if begun else door.arrive())
+        client.send(begun + line + b"\n" + b"NOOP\r\nRSET\r\n")
+        if begun:
+            assert (await client.hear()).startswith("250")
+        assert (await client.hear()).startswith("521 5.5.2 Error: bare <LF>")
+        assert await client.ended() == b""
+        await client.close()
+    assert door.post.letters == []
+
+
+@pytest.mark.parametrize("line", [b"NO\rOP", b"NOOP\r\r", b"\rNOOP", b"NOOP\rRSET"])
+async def test_a_command_with_a_bare_cr_is_refused(door: Door, line: bytes) -> None:
+    client = await door.enter()
+    client.send(line + b"\r\n")
+    assert (await client.hear()).startswith("500 5.5.2")
+    await in_step(client)
+    await client.close()
+
+
+async def test_an_answer_of_auth_with_a_bare_lf_is_refused(tmp_path: Path) -> None:
+    async with opened("submission", tmp_path) as door:
+        client = await door.arrive()
+        await client.say("EHLO x")
+        await secured(client, door.authority.client())
+        assert (await client.say("AUTH PLAIN")).startswith("334")
+        client.send(SECRET.encode() + b"\nNOOP\r\n")
+        assert (await client.hear()).startswith("521 5.5.2")
+        assert await client.ended() == b""
+        assert door.post.tried == []
 
 
 async def test_what_stands_behind_the_end_is_a_command(door: Door) -> None:

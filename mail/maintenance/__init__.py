@@ -1,0 +1,1 @@
+"""Work that keeps the store sound while the server runs."""

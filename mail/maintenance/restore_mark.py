@@ -1,0 +1,315 @@
+"""Detect that the database was restored, by a mark that is kept in the object store.
+
+The mark holds the incarnation, a beat that rises with each mark, and the newest numbers of the
+streams that grew last. It is written a few seconds after a change, never within a delivery, and at
+each clean stop. The database is written first, so a sound database is never older than the mark.
+If it is older, it was restored, and a new incarnation begins.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from time import monotonic
+from typing import Any
+
+import orjson
+from obstore.exceptions import BaseError
+from sqlalchemy import event, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import col
+
+from models.journal import Stream
+from models.store import incarnation
+from models.store.incarnation import MARK, READ, Incarnation, incarnation_of
+from models.store.outages import StoreUnavailable
+from models.wakeups import Gathering, rest
+from models.world import Turn, World
+
+log = logging.getLogger(__name__)
+
+EVERY = 5.0  # seconds between two looks at the database, and between two marks
+IDLE = 60.0  # seconds until a mark is written although no stream has grown
+STREAMS = 500  # that grew last: a restore loses the newest changes, so these tell of it
+MOVED = "the database belongs to another PostgreSQL cluster, and the server was not stopped cleanly"
+OTHER = "the mark in the object store belongs to another database"
+MISSING = "the mark in the object store is missing"
+OLDER = "the database is older than the mark in the object store"
+BEHIND = "the database lacks changes that this server has made or seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The PostgreSQL cluster: system identifier and timeline; both 0 if unknown or SQLite."""
+
+    system: int = 0
+    timeline: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreMark:
+    """The mark as it is stored."""
+
+    store: str
+    number: int
+    base: int
+    beat: int
+    at: str = ""
+    clean: bool = False  # written at a clean stop: no change came after it
+    cluster: Cluster = Cluster()
+    streams: Mapping[int, int] = field(default_factory=dict)  # the newest number of each
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The incarnation that the mark tells of."""
+        return Incarnation(self.store, self.number, self.base, self.beat)
+
+
+async def read_mark(world: World) -> RestoreMark | None:
+    """Read the mark; None if there is none."""
+    try:
+        found: dict[str, Any] = orjson.loads(await world.blobs.get(MARK))
+    except KeyError:
+        return None
+    except orjson.JSONDecodeError:
+        log.warning("the mark of the incarnation cannot be read", extra={"object": MARK})
+        return None
+    streams = {int(key): int(last) for key, last in found.pop("streams").items()}
+    return RestoreMark(**{**found, "cluster": Cluster(**found["cluster"]), "streams": streams})
+
+
+async def write_mark(world: World, mark: RestoreMark) -> None:
+    """Write the mark. The beat that it tells of is in the database already."""
+    plain = {**asdict(mark), "streams": {str(key): last for key, last in mark.streams.items()}}
+    await world.blobs.put(MARK, orjson.dumps(plain))
+
+
+async def read_cluster(world: World) -> Cluster:
+    """Read system identifier and timeline of PostgreSQL; unknown if the role may not."""
+    if world.database.dialect == "sqlite":
+        return Cluster()
+    asked = text(
+        "SELECT s.system_identifier, c.timeline_id"
+        " FROM pg_control_system() s, pg_control_checkpoint() c"
+    )
+    try:
+        async with world.database.engine.connect() as connection:
+            row = (await connection.execute(asked)).one()
+    except DBAPIError as problem:
+        if getattr(problem.orig, "sqlstate", "") != "42501":  # insufficient_privilege
+            raise
+        return Cluster()
+    return Cluster(int(row.system_identifier), int(row.timeline_id))
+
+
+async def lost_streams(world: World, numbers: Mapping[int, int]) -> bool:
+    """Whether a stream in the database ends below the number given here.
+
+    A stream that is gone says nothing: its account may have been deleted.
+    """
+    if not numbers:
+        return False
+    asked = select(col(Stream.id), col(Stream.last)).where(col(Stream.id).in_(list(numbers)))
+    return any(row.last < numbers[row.id] for row in await world.database.read(asked))
+
+
+async def load(world: World) -> Incarnation:
+    """Read the incarnation, and let it be in force in this process."""
+    found = incarnation_of(next(iter(await world.database.read(READ)), None))
+    world.enter(found)
+    return found
+
+
+async def begin(
+    world: World, reason: str, seen: Incarnation, mark: Incarnation | None = None
+) -> Incarnation:
+    """Begin a new incarnation, unless another process has begun one after `seen` was read.
+
+    `mark` is the newest incarnation that is known outside the database.
+    """
+    now = world.now()
+
+    def unit(turn: Turn) -> Incarnation:
+        held = incarnation.lock(turn.connection)
+        if held.base != seen.base:
+            return held
+        known = mark or held
+        above = Incarnation(
+            held.store,
+            max(held.number, known.number),
+            max(held.base, known.base),
+            max(held.beat, known.beat),
+        )
+        return incarnation.begin(turn.connection, above, reason=reason, at=now)
+
+    begun = await world.apply(unit)
+    facts = {"reason": reason, "incarnation": begun.number}
+    log.warning("the database was restored, so clients read their state again", extra=facts)
+    world.enter(begun)
+    return begun
+
+
+class RestoreGuard:
+    """Compares database and mark, at the start and while the server runs, and writes the mark."""
+
+    def __init__(self, world: World, *, writes: bool = True) -> None:
+        self._world = world
+        self._writes = writes  # one process of a server writes marks, all compare
+        self._seen = Incarnation()
+        self._numbers: dict[int, int] = {}  # of streams that grew last, the newest at the end
+        self._reconnected = asyncio.Event()
+        self._failing = False
+        self._started = not writes  # whether the mark was compared, and may be written
+
+    async def prepare(self) -> None:
+        """Do `start`, or leave it to `run` if the object store does not answer."""
+        try:
+            await self.start()
+        except (BaseError, OSError, StoreUnavailable) as problem:
+            facts = {"problem": type(problem).__name__}
+            log.warning("the mark of the incarnation cannot be read yet", extra=facts)
+
+    async def start(self) -> None:
+        """Compare the database with the mark, begin a new incarnation if needed, and write one."""
+        world = self._world
+        store = secrets.token_hex(16)
+        await world.apply(lambda turn: incarnation.create(turn.connection, store))
+        found, mark = await load(world), await read_mark(world)
+        cluster = await read_cluster(world)
+        if mark is None and found.beat == 0:
+            await write_mark(world, RestoreMark(found.store, found.number, found.base, 0))
+        elif reason := await self._compare(found, mark, cluster):
+            found = await begin(world, reason, found, mark.incarnation if mark else None)
+        self._seen, self._started = found, True
+        await self._beat()
+
+    async def _compare(
+        self, found: Incarnation, mark: RestoreMark | None, cluster: Cluster
+    ) -> str | None:
+        """Why a new incarnation must begin; None if the database has lost nothing."""
+        if mark is None:
+            return MISSING
+        if mark.store != found.store:
+            return OTHER
+        if mark.base > found.base or mark.beat > found.beat:
+            return OLDER
+        if mark.base == found.base and await lost_streams(self._world, mark.streams):
+            return OLDER
+        moved = 0 not in (mark.cluster.system, cluster.system)
+        if moved and mark.cluster.system != cluster.system and not mark.clean:
+            return MOVED
+        return None
+
+    async def run(self) -> None:
+        """Look at the database every few seconds, and at once after a reconnect."""
+        world = self._world
+        engine = world.database.engine.sync_engine
+        watched = world.database.dialect != "sqlite"
+        self._seen = self._seen if self._seen.store else await load(world)
+        if watched:
+            event.listen(engine, "connect", self._connected)
+        try:
+            with world.wakeups.gather() as bell:
+                written = monotonic()
+                while True:
+                    await rest([self._reconnected], EVERY)
+                    self._reconnected.clear()
+                    grown = self._note(bell)
+                    if await self._look(beat=grown or monotonic() - written > IDLE):
+                        written = monotonic()
+        finally:
+            if watched:
+                event.remove(engine, "connect", self._connected)
+
+    def _connected(self, *_: object) -> None:
+        self._reconnected.set()
+
+    def _note(self, bell: Gathering) -> bool:
+        """Remember the numbers of the streams that have grown; whether any has."""
+        numbers = {key: last for key, last in bell.numbers().items() if key >= 0 and last > 0}
+        for key, last in numbers.items():
+            known = self._numbers.pop(key, 0)
+            self._numbers[key] = max(known, last)
+        for key in list(self._numbers)[:-STREAMS]:
+            del self._numbers[key]
+        return bool(numbers)
+
+    async def _look(self, *, beat: bool) -> bool:
+        """Compare, and write a mark if told to; whether one was written."""
+        try:
+            if not self._started:
+                await self.start()
+            await self.compare()
+            if beat and self._writes:
+                await self._beat()
+        except Exception as problem:  # noqa: BLE001 - whatever is away comes back; then we look
+            if not self._failing:
+                facts = {"problem": type(problem).__name__}
+                log.warning("the mark of the incarnation cannot be kept", extra=facts)
+            self._failing = True
+            return False
+        self._failing = False
+        return beat
+
+    async def compare(self) -> None:
+        """Begin a new incarnation if the database is older than what this process has seen."""
+        world, seen = self._world, self._seen
+        found = incarnation_of(next(iter(await world.database.read(READ)), None))
+        if found.store == seen.store and found.base > seen.base:
+            self._enter(found)  # another process has begun it
+            return
+        older = found.store != seen.store or found.base < seen.base or found.beat < seen.beat
+        if older or await lost_streams(world, self._numbers):
+            if not found.store:
+                store = seen.store
+                await world.apply(lambda turn: incarnation.create(turn.connection, store))
+            self._enter(await begin(world, BEHIND, found, seen))
+            if self._writes:
+                await self._beat()
+            return
+        self._seen = found
+
+    def _enter(self, found: Incarnation) -> None:
+        self._numbers.clear()
+        self._seen = found
+        self._world.enter(found)
+
+    async def _beat(self, *, clean: bool = False) -> None:
+        """Raise the beat in the database, then write the mark that tells of it."""
+        world = self._world
+        found = await world.apply(lambda turn: incarnation.advance(turn.connection))
+        if found.beat <= self._seen.beat:
+            return  # restored since the last comparison, and the next one will say so
+        if found.base != world.incarnation.base:
+            self._enter(found)  # another process has begun it
+        self._seen = found
+        mark = RestoreMark(
+            found.store,
+            found.number,
+            found.base,
+            found.beat,
+            world.now().isoformat(),
+            clean,
+            await read_cluster(world),
+            dict(self._numbers),
+        )
+        await write_mark(world, mark)
+
+    async def stop(self) -> None:
+        """Write the mark of a clean stop, unless the last one could not be compared."""
+        if not self._started:
+            return
+        with suppress(Exception):  # the database may be the reason for the stop
+            await self._beat(clean=True)
+
+
+async def restored(world: World) -> Incarnation:
+    """Begin a new incarnation after database and objects were restored to the same moment."""
+    store = secrets.token_hex(16)
+    await world.apply(lambda turn: incarnation.create(turn.connection, store))
+    found, mark = await load(world), await read_mark(world)
+    await begin(world, "merganser check --restored", found, mark.incarnation if mark else None)
+    await RestoreGuard(world).start()
+    return world.incarnation

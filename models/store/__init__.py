@@ -1,0 +1,1 @@
+"""Database access, and what is true of all rows of the store together."""
