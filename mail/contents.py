@@ -42,7 +42,7 @@ from models.world import World
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8  # large skeletons that are read from the store together
-LARGE = 64 * 1024  # bytes; from here on a thread works on them
+LARGE = 8 * 1024  # bytes; from here on a thread works on them
 WHITE_MAX = 64 * 1024  # bytes of white space that may surround the content of a part
 CODED = ("base64", "quoted-printable", "x-uuencode")  # all other encodings are the content itself
 
@@ -338,7 +338,13 @@ async def sources(
     opened = await skeletons(world, await roots(rows, read))
     return [
         Stored(
-            row, tree_of(row), skeleton_of(row, opened), world.blobs, read, _of=of, charge=charge
+            row,
+            await read_tree(row),
+            skeleton_of(row, opened),
+            world.blobs,
+            read,
+            _of=of,
+            charge=charge,
         )
         for row in rows
     ]
@@ -376,6 +382,13 @@ def skeleton_of(row: Picked, opened: Mapping[int, Skeleton | Corrupt]) -> Skelet
     """The skeleton of a row."""
     found = opened.get(row.blob_id)
     return Corrupt(f"The skeleton {row.blob_id} has no row") if found is None else found
+
+
+async def read_tree(row: Picked) -> Part:
+    """The MIME tree of a row; a large one is read in a thread."""
+    if len(row.structure) < LARGE:
+        return tree_of(row)
+    return await asyncio.to_thread(tree_of, row)
 
 
 def tree_of(row: Picked) -> Part:

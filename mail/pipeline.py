@@ -67,7 +67,7 @@ from models.submission import ARRIVED
 from models.world import World
 
 Key = tuple[int, int]  # an account, and its INBOX
-SMALL = 64 * 1024  # bytes of a message that may be looked through on the spot
+SMALL = 8 * 1024  # bytes of a message that may be looked through on the spot
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,16 @@ from sqlmodel import col
 
 from mail import messages
 from mail.blobs.pack import Skeleton
-from mail.contents import LARGE, ROOT, Stored, gathered, roots, skeleton_of, skeletons, tree_of
+from mail.contents import (
+    LARGE,
+    ROOT,
+    Stored,
+    gathered,
+    read_tree,
+    roots,
+    skeleton_of,
+    skeletons,
+)
 from mail.messages import CalendarEvent, Header, Part, Whole
 from mail.storage.large_skeleton import COPIES, READING, Outline
 from models.columns import Picked, picked
@@ -87,7 +96,7 @@ async def _opened(ctx: Context, rows: Sequence[Picked]) -> list[Stored]:
         blobs = await roots(missing, ctx.read)
     opened = await skeletons(world, blobs) if missing else {}
     for row in missing:
-        skeleton, tree = known[row.id] = skeleton_of(row, opened), tree_of(row)
+        skeleton, tree = known[row.id] = skeleton_of(row, opened), await read_tree(row)
         if isinstance(skeleton, Skeleton):
             size = skeleton.held + len(row.structure) * TREE
             world.shelf.put(("source", *_bytes_of(row)), (skeleton, tree), size)

@@ -1,5 +1,6 @@
 """The piece of a message that shows what was searched for."""
 
+import asyncio
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from html import escape
@@ -14,6 +15,7 @@ from resolvers.where import MessageWhere
 
 BEFORE, LENGTH = 60, 200  # characters before the first word that was found, and in all
 LOOKED = 262_144  # characters of a text
+SHORT = 4096  # characters of a text that the event loop looks through
 _RUN = re.compile(r"[^\s.,;:!?()<>\"'/@]+")
 
 
@@ -32,7 +34,15 @@ def sought(ctx: Context, places: Iterable[Hashable]) -> Sequence[Term]:
 
 async def snippet(message: Stored, words: Sequence[Term], *, marked: bool) -> str | None:
     """The text around the first of these words, with `marked` as HTML with <mark>; None without."""
+    if not words:
+        return None
     text = (await contents.texts(message) or "")[:LOOKED]
+    if len(text) < SHORT:
+        return _snippet(text, words, marked=marked)
+    return await asyncio.to_thread(_snippet, text, words, marked=marked)
+
+
+def _snippet(text: str, words: Sequence[Term], *, marked: bool) -> str | None:
     first = next(_spans(text, words), None)
     if first is None:
         return None

@@ -9,7 +9,7 @@ from typing import TypeVar
 from mail.messages.facts import Facts, facts
 from models.apart import Apart
 
-INLINE_BELOW = 64 << 10  # bytes: a fraction of a millisecond
+INLINE_BELOW = 8 << 10  # bytes: the most expensive message takes some milliseconds
 THREAD_BELOW = 1 << 20  # bytes: beyond, a thread would hold the interpreter's lock too long
 READERS = Apart(1, nice=5)  # what is small goes first
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 
+from mail import briefly
 from mail.messages import Header
 from mail.sieve import limits, matching
 from mail.sieve.actions import (
@@ -149,16 +150,15 @@ class Run:
 
     def test(self, call: Call) -> bool:
         """Whether a test is true."""
-        self.steps += 1
-        if self.steps > limits.STEPS:
-            raise self.failed(call, "the script takes too long")
+        self.spend(call)
         result = bool(call.signature.run(self, call))
         if self.circumstances.traced:
             self.note(call, "true" if result else "false")
         return result
 
     def spend(self, call: Call, steps: int = 1) -> None:
-        """Count steps; a run has only so many."""
+        """Count steps; a run has only so many. Raises NotBrief on the event loop."""
+        briefly.check()
         self.steps += steps
         if self.steps > limits.STEPS:
             raise self.failed(call, "the script takes too long")

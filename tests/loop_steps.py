@@ -1,0 +1,50 @@
+"""The CPU time of each step of the event loop."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class LoopSteps:
+    """CPU seconds of the longest step of the event loop's thread, and what was run in it."""
+
+    most: float = 0.0
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.most * 1000:.0f} ms in {self.where}"
+
+
+@contextmanager
+def measured_steps() -> Iterator[LoopSteps]:
+    """Measure the CPU time of each callback that an asyncio loop runs in this thread."""
+    steps, run = LoopSteps(), asyncio.Handle._run  # noqa: SLF001
+
+    def measured(handle: asyncio.Handle) -> None:
+        begun = time.thread_time()
+        try:
+            run(handle)
+        finally:
+            taken = time.thread_time() - begun
+            if taken > steps.most:
+                steps.most, steps.where = taken, _name(handle)
+
+    asyncio.Handle._run = measured  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    try:
+        yield steps
+    finally:
+        asyncio.Handle._run = run  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def _name(handle: asyncio.Handle) -> str:
+    """The coroutine of the task that a callback belongs to, and where it waits now."""
+    callback: Any = getattr(handle, "_callback", None)
+    task = getattr(callback, "__self__", None)
+    if not isinstance(task, asyncio.Task):
+        return repr(callback)
+    frames = [f"{frame.f_code.co_qualname}:{frame.f_lineno}" for frame in task.get_stack()]
+    return f"{task.get_coro()!r} {frames} {str(task)[-120:]}"
