@@ -335,9 +335,7 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
         message, extensions = failure.message, outage_facts(failure)
     elif isinstance(error.original_error, Refused):
         extensions = facts(error.original_error)
-    elif isinstance(error.original_error, AnswerTooLarge):
-        extensions = error.original_error.extensions
-    elif isinstance(error.original_error, DeadlineExceeded):
+    elif isinstance(error.original_error, AnswerTooLarge | DeadlineExceeded):
         extensions = error.original_error.extensions
     elif isinstance(error.original_error, StrawberryInputCoercionError):
         message = "A member of an input is null that may be left out, but not be null."
