@@ -19,6 +19,13 @@ from mail.maintenance import restore_mark
 from mail.messages import close_readers
 from merganser.buses import wakeups
 from merganser.files import once
+from merganser.server.common_facts import (
+    BLOBS,
+    COLD_BLOBS,
+    compare_blobs,
+    compare_secret,
+    one_at_a_time,
+)
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from merganser.upgrade import lacking, upgrade
@@ -50,8 +57,12 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
                 await upgrade(store)
             elif await lacking(store):
                 raise Trouble(UNREADY)
-            sealing = await vault(settings, store)
-        large, bells = blobs(settings), wakeups(settings, key)
+            large = blobs(settings)
+            async with one_at_a_time(settings):
+                sealing = await vault(settings, store)
+                await compare_secret(settings, store, key)
+                await _compare_blobs(settings, store, large)
+        bells = wakeups(settings, key)
         world = World(
             store,
             large,
@@ -74,6 +85,13 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
             await large.close()
             await close_readers()
             await passwords.close(world)
+
+
+async def _compare_blobs(settings: Settings, store: Database, objects: Store) -> None:
+    hot = objects.hot if isinstance(objects, Tiers) else objects
+    await compare_blobs(store, hot, BLOBS, settings.blobs)
+    if isinstance(objects, Tiers) and settings.cold_blobs is not None:
+        await compare_blobs(store, objects.cold, COLD_BLOBS, settings.cold_blobs)
 
 
 @asynccontextmanager

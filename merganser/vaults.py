@@ -8,6 +8,13 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 
 from merganser.files import once, replaced
+from merganser.server.common_facts import (
+    KEY_FILE,
+    is_served_by_others,
+    key_file_source,
+    register_fact,
+    registered,
+)
 from merganser.settings import Settings
 from merganser.trouble import Trouble
 from models.auth import VaultKey
@@ -24,19 +31,37 @@ def path_of(settings: Settings) -> Path:
 
 
 async def vault(settings: Settings, store: Database) -> Vault:
-    """The keys, made at first. Trouble where one is missing that the store was sealed with."""
+    """Return the keys; create the key file if the store needs none yet.
+
+    The caller holds `common_facts.one_at_a_time`, or two servers of an empty store would create
+    two key files. Raises Trouble if a key is missing that secrets in the store are sealed with, or
+    if the file has a key that other servers, which run, don't know.
+    """
     path, needed = path_of(settings), await proofs(store)
     if not path.exists():
         if needed:
             raise Trouble(
                 f"the key file {path} is missing, and the store holds secrets sealed with it:"
-                " bring it back from where you keep it"
+                f" bring it back from where you keep it{await key_file_source(store)}"
             )
         once(path, _text(dict([new_key()])))
     for name in lacking(path, needed):
-        raise Trouble(f"the key file {path} has not the key {name} that the store needs")
+        raise Trouble(
+            f"the key file {path} has not the key {name} that the store needs: bring the file"
+            f" back{await key_file_source(store)}"
+        )
     made = Vault(read(path))
+    unknown = [name for name in made.keys if name not in needed]
+    if needed and unknown and await is_served_by_others(settings, store):
+        raise Trouble(
+            f"the key file {path} has the key {unknown[0]}, which the other servers of this store"
+            f" don't know: stop them first{await key_file_source(store)}"
+        )
     await register(store, made)
+    proof = made.proof(made.newest)
+    known = await registered(store, KEY_FILE)
+    if known is None or known.digest != proof:
+        await register_fact(store, KEY_FILE, proof, str(path.absolute()))
     return made
 
 

@@ -24,6 +24,7 @@ from models.store.outages import Component, StoreUnavailable
 from models.stores import Store, Stored
 
 NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
+MARK = "00/merganser.mark"  # says whose objects these are: merganser/server/common_facts.py
 PART = ".part-"  # how the names of unfinished files begin
 CHUNK = 1024 * 1024  # most bytes that `stream` yields at once
 THREADS = 8  # they mostly wait for the disk
@@ -176,6 +177,8 @@ class LocalStore:
             for entry in entries:
                 with suppress(FileNotFoundError):  # removed since
                     facts = entry.stat()
+                    if f"{shard}/{entry.name}" == MARK:
+                        continue
                     if facts.st_mtime < young or not entry.name.startswith(PART):
                         modified = datetime.fromtimestamp(facts.st_mtime, UTC)
                         found.append(Stored(f"{shard}/{entry.name}", modified, facts.st_size))
@@ -271,7 +274,8 @@ class ObjectStore:
             if page is None:
                 return
             for facts in page:
-                yield Stored(facts["path"], facts["last_modified"], facts["size"])
+                if facts["path"] != MARK:
+                    yield Stored(facts["path"], facts["last_modified"], facts["size"])
 
     async def close(self) -> None:
         """Nothing: obstore lets go of its connections by itself."""

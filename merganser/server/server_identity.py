@@ -31,8 +31,20 @@ def server_identity(folder: Path) -> Generator[str]:
             stored = secrets.token_hex(SIZE).encode()
             os.ftruncate(handle, 0)
             os.pwrite(handle, stored, 0)
-        place = os.fstat(handle)
-        parts = (stored.decode(), str(place.st_dev), str(place.st_ino), socket.gethostname())
-        yield hashlib.sha256(" ".join(parts).encode()).hexdigest()[: 2 * SIZE]
+        yield _identity(stored, os.fstat(handle))
     finally:
         os.close(handle)
+
+
+def read_server_identity(folder: Path) -> str:
+    """Return the identity of the server with this data folder; empty if it never started."""
+    path = folder / "server-id"
+    try:
+        return _identity(path.read_bytes()[: 2 * SIZE], path.stat())
+    except FileNotFoundError:
+        return ""
+
+
+def _identity(stored: bytes, place: os.stat_result) -> str:
+    parts = (stored.decode(), str(place.st_dev), str(place.st_ino), socket.gethostname())
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[: 2 * SIZE]
