@@ -50,12 +50,6 @@ SEND = """mutation ($input: MessageSendInput!) {
   messageSend(input: $input) { submission { queueId } errors { message } } }"""
 OPEN = """SELECT count(*) FROM deliveries
   WHERE state IN ('PENDING', 'DEFERRED') OR success_owed IS NOT NULL"""
-# A lease is over as soon as whoever held it is gone: nobody waits two minutes for it here.
-# Nor does what was delivered look younger than what is reported by somebody else.
-OVER = (
-    "UPDATE deliveries SET leased_until = created_at, next_at = created_at WHERE lease > 0",
-    "UPDATE deliveries SET delivered_at = created_at WHERE success_owed IS NOT NULL",
-)
 REPORTS = "SELECT preview FROM messages WHERE subject = 'Your message went on'"
 REPORTED = re.compile(r"n[0-9]+@d[0-9]\.example")
 UNSURE = """SELECT recipient FROM deliveries
@@ -140,16 +134,12 @@ async def soak(
     """Kill a server in this empty folder once for each death, then let it end its queue."""
     far, post, verdict = Far(), Post(), Verdict()
     server = Server(folder, more=_more(far))
-    secret = await _furnished(Settings(data=folder))
+    secret = await furnished(Settings(data=folder))
     async with far.listening():
         for death in plan:
             code = await _life(server, far, post, secret, death)
             verdict.lives.append((f"{death.place}:{death.nth}", len(post.answered), code))
             verdict.unsure |= {row[0] for row in _rows(server, UNSURE)}
-            with closing(sqlite3.connect(server.folder / "merganser.db")) as db:
-                for over in OVER:
-                    db.execute(over)
-                db.commit()
             told()
         process = await server.start()
         try:
@@ -174,7 +164,7 @@ def _more(far: Far) -> dict[str, str]:
     return {"MERGANSER_NEXT_HOP": f"smtp://{HOST}:{far.port}?tls=never"}
 
 
-async def _furnished(settings: Settings) -> str:
+async def furnished(settings: Settings) -> str:
     """An account; the secret of its key."""
     async with opened(settings, migrate=True) as world:
         user = await make_user(world, READER)
@@ -286,7 +276,7 @@ async def stopped(folder: Path) -> Verdict:
     both = [Server(folder / "both", url, more=_more(far)) for _ in range(2)]  # of the same keys
     await asyncio.to_thread(both[0].folder.mkdir)
     settings = Settings(data=both[0].folder, store=url)
-    secret = await _furnished(settings)
+    secret = await furnished(settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(far.listening())
         world = await stack.enter_async_context(opened(settings))
@@ -304,8 +294,6 @@ async def stopped(folder: Path) -> Verdict:
         first.send_signal(signal.SIGSTOP)
         far.pause = 0.0
         verdict.unsure |= {row[0] for row in await asked(UNSURE)}
-        for over in OVER:
-            await asked(over)
         second = await both[1].start()
         stack.push_async_callback(buried, second)
         await _until(lambda: _none(asked, OPEN))

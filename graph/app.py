@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,6 +20,7 @@ from graph.headers import dressed
 from graph.intake import Limits
 from graph.metrics import Census, Fleet, Metrics, Readers
 from graph.schema import schema
+from models.store.outages import RETRY_AFTER, StoreUnavailable
 from models.world import World
 from resolvers import auth, documents, standing
 from resolvers.context import Viewer
@@ -85,6 +86,7 @@ def create_app(
     settings: Settings | None = None,
     readers: Readers = ADMINS,
     checks: Mapping[str, health.Check] | None = None,
+    processes: health.Counts | None = None,
     compiled: bool = True,
     fleet: Fleet | None = None,
     uploads: Limits | None = None,
@@ -94,8 +96,8 @@ def create_app(
     `spool` is a folder for what is being received, `bootstrap` the key of whoever owns the
     machine. `settings` say what is allowed; the rest of them is filled in here. `readers` may
     see the metrics, and `checks` say, beside the store, whether we are ready. Without `compiled`
-    graphql-core runs operations alone. `fleet` are the processes that metrics tell of together;
-    `uploads` says how much may be on its way in.
+    graphql-core runs operations alone. `processes` counts the processes of the server. `fleet`
+    are the processes that metrics tell of together; `uploads` says how much may be on its way in.
     """
     schema.use(compiled=compiled)
 
@@ -112,9 +114,10 @@ def create_app(
         return await auth.ended(world, viewer)
 
     async def store() -> bool:
-        await world.database.ping()
+        await world.database.probe()
         return True
 
+    written = health.at_most_every(health.WRITTEN, store)
     settings = replace(
         settings or Settings(),
         page=page,
@@ -128,7 +131,7 @@ def create_app(
         routes=[
             Route("/", home),
             Route("/metrics", Metrics(Census(world, fleet), by_path, readers).answer),
-            *health.routes({health.STORE: store, **(checks or {})}),
+            *health.routes({health.STORE: written, **(checks or {})}, processes),
             Route("/graphql", endpoint),  # a Mount would send /graphql on to /graphql/
             WebSocketRoute("/graphql", endpoint),
             *graphiql.routes(),
@@ -137,11 +140,21 @@ def create_app(
             *rest.routes(world, by_path, spool, uploads, endpoint),
         ],
         middleware=_cors(settings.origins),
+        exception_handlers={StoreUnavailable: _unavailable},
     )
     if not settings.origins:
         app.direct = {"/graphql": endpoint}
     app.router.redirect_slashes = False  # it would send people to whatever host the request named
     return app
+
+
+def _unavailable(_request: Request, problem: Exception) -> Response:
+    """Answer 503 on routes that don't answer in JSON."""
+    seconds = RETRY_AFTER
+    if isinstance(problem, StoreUnavailable):
+        seconds = problem.retry_after
+    headers = {"Retry-After": str(round(seconds.total_seconds())), "Cache-Control": "no-store"}
+    return PlainTextResponse("Try again later.\n", 503, headers)
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:

@@ -6,11 +6,13 @@ error, path and null.
 
 Names of the schema and of a document come into the source through `repr()` alone, and
 literals of a document not at all.
+
+Each function counts the bytes of what it completes in `n`, and takes them from the budget `b`
+of the answer, which raises if it is spent.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -34,6 +36,9 @@ from graphql.pyutils import is_awaitable
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
+from graph.execution.answer_budget import OTHER as OTHER_SIZE
+from graph.execution.answer_budget import OVERHEAD, AnswerBudget, size_of
+from graph.execution.leaf_checks import OTHER, SHORT, TEXTS, USUAL
 from graph.origins import origin
 from graph.views import Expressed, Listed, Made, View, Viewed, Whole, same
 from models.prepared import Column, Driven, instant
@@ -42,22 +47,7 @@ STATEMENTS = 8  # whose rows one list may be of: an argument may choose another
 INSTANT = 26  # characters of an instant in SQLite
 BRANCHES = 40  # object types behind an interface or a union, that we compile for
 
-WHOLE = "type({v}) is not int or not -9007199254740992 < {v} < 9007199254740992"
-OTHER = {  # what values must be, that are not their own response
-    "String": "type({v}) is not str",
-    "ID": "type({v}) is not str",
-    "Boolean": "type({v}) is not bool",
-    "Int": "type({v}) is not int or not -2147483648 <= {v} <= 2147483647",
-    "Float": "type({v}) is not float or not isfinite({v})",
-    "BigInt": WHOLE,
-    "ByteSize": WHOLE,
-    "URL": "type({v}) is not str",
-    "EmailAddress": "type({v}) is not str",
-}
-
-USUAL = frozenset({bool, bytes, datetime, dict, float, int, list, str, timedelta})
-
-Complete = Callable[[Any], Any]
+Complete = Callable[[Any, AnswerBudget], Any]
 
 
 class Bail(Exception):
@@ -180,7 +170,9 @@ class Writer:
             "Listed": Listed,
             "Undefined": Undefined,
             "isfinite": math.isfinite,
+            "len": len,
             "odd": odd,
+            "size_of": size_of,
             "str": str,
             "type": type,
             "usual": USUAL,
@@ -214,6 +206,7 @@ class Writer:
                 parts.append(f"{name!r}: None")
         if len(rest) == len(grouped):
             raise Bail("resolver")
+        self.emit(1, f"n += {self._names_size(grouped)}")
         return self._function(f"{{{', '.join(parts)}}}"), rest
 
     def rows(self, kind: GraphQLObjectType, details: FieldDetailsList, driven: Driven) -> Complete:
@@ -226,11 +219,14 @@ class Writer:
         self.emit(1, f"for {', '.join(raw.given.values())}, in v:")
         self._fields(kind, details, Held("", "", raw), "one", 2)
         self.emit(2, "o.append(one)")
+        self._check(2)
         return self._function("o")
 
     def _function(self, outcome: str) -> Complete:
         local = "".join(f", {name}={name}" for name in self.names)
-        body = "\n".join((f"def complete(v{local}):", *self.lines, f"    return {outcome}", ""))
+        head, counted = f"def complete(v, b{local}):", "    b.take(n)"
+        end = f"    return {outcome}"
+        body = "\n".join((head, "    n = 0", *self.lines, counted, end, ""))
         try:
             code = compile(body, "<plan>", "exec")
         except SyntaxError:  # Python allows 20 loops inside each other, and 100 indents
@@ -277,6 +273,19 @@ class Writer:
         self.emit(indent, f"if type({var}) not in usual and odd({var}): raise Bail('odd')")
         self.emit(indent, f"{out} = {coerce}({var})")
         self.emit(indent, f"if {out} is None or {out} is Undefined: raise Bail('null')")
+        if other and kind.name in TEXTS:
+            self.emit(indent - 1, f"n += len({out})")
+        elif kind.name not in SHORT:
+            self.emit(indent - bool(other), f"n += size_of({out})")
+
+    def _check(self, indent: int) -> None:
+        """Write, for the end of a loop, that a budget which is spent ends it."""
+        self.emit(indent, "if n > b.left: b.exceed()")
+
+    @staticmethod
+    def _names_size(grouped: GroupedFieldSet) -> int:
+        """The bytes of an object without its texts and the objects in it."""
+        return sum(len(name) + OVERHEAD + OTHER_SIZE for name in grouped)
 
     def _enum(self, kind: GraphQLEnumType, var: str, out: str, indent: int) -> None:
         members: type[Enum] | None = getattr(origin(kind), "wrapped_cls", None)
@@ -294,7 +303,7 @@ class Writer:
         if isinstance(bare, GraphQLObjectType) and self._made(bare) is not None:
             made, rows = self._fresh("f"), self.constant(OfRows(self.document, bare, details))
             self.emit(indent, f"{made} = {rows}({var}) if type({var}) is Listed else None")
-            self.emit(indent, f"if {made} is not None: {out} = {made}({var}.rows.raw)")
+            self.emit(indent, f"if {made} is not None: {out} = {made}({var}.rows.raw, b)")
             self.emit(indent, "else:")
             self.emit(indent + 1, f"if type({var}) is Listed: {var} = {var}.items")
             indent += 1
@@ -302,6 +311,7 @@ class Writer:
         self.emit(indent, f"{out} = []")
         self.emit(indent, f"for {one} in {var}:")
         self.emit(indent + 1, f"{out}.append({self._value(item, details, one, indent + 1)})")
+        self._check(indent + 1)
 
     def _object(
         self, kind: GraphQLObjectType, details: FieldDetailsList, var: str, out: str, indent: int
@@ -333,10 +343,11 @@ class Writer:
         out: str,
         indent: int,
     ) -> None:
+        grouped = self.document.fields(kind, details)
         parts = [
-            f"{name!r}: {self._field(kind, below, held, indent)}"
-            for name, below in self.document.fields(kind, details).items()
+            f"{name!r}: {self._field(kind, below, held, indent)}" for name, below in grouped.items()
         ]
+        self.emit(indent, f"n += {self._names_size(grouped)}")
         self.emit(indent, f"{out} = {{{', '.join(parts)}}}")
 
     def _abstract(
@@ -364,7 +375,7 @@ class Writer:
         branch = self._fresh("b")
         self.emit(indent, f"{branch} = {self.constant(branches)}.get(type({var}))")
         self.emit(indent, f"if {branch} is None: raise Bail('type')")
-        self.emit(indent, f"{out} = {branch}({var})")
+        self.emit(indent, f"{out} = {branch}({var}, b)")
         self.emit(indent, f"if {out} is None: raise Bail('null')")
 
     def _definition(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GraphQLField:
@@ -450,6 +461,7 @@ class Writer:
             self.emit(indent + 1, f"for {one} in {var}:")
             self._fields(self._bare(bare.of_type), details, Held(one, one), made, indent + 2)
             self.emit(indent + 2, f"{out}.append({made})")
+            self._check(indent + 2)
         else:
             self._fields(self._bare(bare), details, Held(var, var), out, indent + 1)
         return out

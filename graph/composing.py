@@ -78,16 +78,14 @@ class ReferenceInput:
     message: MessageRef = leaf("Which message.")
     action: ReferenceAction = leaf("What is done with it.")
     attachments: ReferenceAttachments | None = leaf(
-        "Those of it that this one has too; needs the scope MAIL_READ.", default=UNSET
+        "The attachments of that message that are copied into this one.", default=UNSET
     )
     quote: ReferenceQuote = leaf(
-        "Whether text and html quote it, and where; needs the scope MAIL_READ. An answer quotes "
-        "line by line, a forward has its From, Date, Subject and To above it.",
+        "Whether text and html quote that message, and where. A reply quotes line by line; a "
+        "forward has its From, Date, Subject and To above it.",
         default=ReferenceQuote.NONE,
     )
-    include_message: bool = leaf(
-        "It goes along whole, as message/rfc822; needs the scope MAIL_READ.", default=False
-    )
+    include_message: bool = leaf("Attaches that message whole, as message/rfc822.", default=False)
 
 
 @strawberry.input
@@ -117,7 +115,11 @@ class Composing(Options):
     headers: list[HeaderInput] | None = leaf("More header fields.", default=UNSET)
     attachments: list[AttachmentInput] | None = leaf("Files.", default=UNSET)
     priority: Priority = leaf("How much you hurry.", default=Priority.NORMAL)
-    reference: ReferenceInput | None = leaf("Answers or forwards a message.", default=UNSET)
+    reference: ReferenceInput | None = leaf(
+        "The message that this one answers or forwards. messageSend needs the scope MAIL_READ for "
+        "it, since it takes the subject and the recipients from there.",
+        default=UNSET,
+    )
 
 
 async def composed(info: Info, given: Composing, problems: Problems) -> dict[str, Any]:

@@ -26,12 +26,14 @@ from strawberry.types.graphql import OperationType as Kind
 from graph import bodies
 from graph.bodies import EVENTS, JSON, Question, Rejected
 from graph.budgets import payer
+from graph.execution.answer_budget import AnswerBudget
+from graph.execution.encoding import encode_answer
 from graph.feeds import early
 from graph.groups import Groups, pulled
 from graph.guards import Guards, Presence
 from graph.persisted import Find, Persisted, Unmet
 from graph.policy import Operation, Schema
-from graph.refusals import broken, client_address, crowded, request_id, turned_away
+from graph.refusals import answer_to, client_address, crowded, request_id, turned_away
 from graph.sockets import Adapter, Crowded, Handler
 from graph.streams import HEADERS, Ended, EventStream, Kicked, Watch, one_result
 from graph.telemetry import RESPONSES, SOCKETS
@@ -164,9 +166,9 @@ class Endpoint(GraphQL[Operation, None]):
                 raise
             task.uncancel()
             response = Response(status_code=400)  # nobody reads it
-        except Exception:  # the edge of a listener: a bug is answered in JSON, and logged once
+        except Exception as problem:  # the edge of a listener: answered in JSON, and logged once
             log.exception("a request broke", extra={"request_id": context.request_id})
-            response = _refused(broken(context.request_id), kind)
+            response = _refused(answer_to(problem, context.request_id), kind)
         there = {name for name, _ in response.raw_headers}
         response.raw_headers += [pair for pair in ALWAYS if pair[0] not in there]
         response.raw_headers.append((b"x-request-id", context.request_id.encode()))
@@ -188,7 +190,8 @@ class Endpoint(GraphQL[Operation, None]):
         if kind == EVENTS:
             return await self._stream(asked, context, request.scope)
         context.presence = Presence(request.receive)
-        return self._present(await self._execute(asked, context, request.method), kind)
+        result = await self._execute(asked, context, request.method)
+        return await self._present(result, kind, context.answer)
 
     async def _question(self, request: Request, headers: Mapping[str, str]) -> Question:
         if request.method == "GET":
@@ -227,7 +230,9 @@ class Endpoint(GraphQL[Operation, None]):
         events = stream.text(pulled(self.groups, asked, context), self.watch)
         return StreamingResponse(events, headers=HEADERS)
 
-    def _present(self, result: ExecutionResult, kind: str) -> Response:
+    async def _present(
+        self, result: ExecutionResult, kind: str, answer: AnswerBudget | None
+    ) -> Response:
         payload: dict[str, Any] = dict(process_result(result))
         status = 200
         if early(result) and result.errors:
@@ -236,7 +241,8 @@ class Endpoint(GraphQL[Operation, None]):
             status = STATUSES.get(code, 400)
             if kind == JSON and code not in ALWAYS_SAID:
                 status = 200  # older clients read the errors of such answers only
-        response = _json(payload, kind, status)
+        body = await encode_answer(payload, answer)
+        response = Response(body, status, _typed(kind))
         if status in WAIT:
             wait = (result.errors or [])[0].extensions or {}
             response.headers["Retry-After"] = str(wait.get("retryAfterSeconds", 1))
@@ -332,10 +338,6 @@ def _refused(refusal: Rejected, kind: str) -> Response:
         status = 200 if kind == JSON else status
     headers = _typed(JSON if kind == EVENTS else kind) | refusal.headers
     return refusal.answer(bodies.encode(payload), status, headers)
-
-
-def _json(payload: object, kind: str, status: int) -> Response:
-    return Response(bodies.encode(payload), status, _typed(kind))
 
 
 def _typed(kind: str) -> dict[str, str]:

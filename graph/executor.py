@@ -14,6 +14,7 @@ from graphql import (
     FieldNode,
     GraphQLError,
     GraphQLField,
+    GraphQLLeafType,
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLResolveInfoHelpers,
@@ -21,6 +22,7 @@ from graphql import (
     default_field_resolver,
     default_type_resolver,
     is_non_null_type,
+    located_error,
 )
 from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
@@ -31,6 +33,8 @@ from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from graph.deadlines import DeadlineExceeded, FieldDeadline
+from graph.execution.answer_budget import OVERHEAD, AnswerBudget, AnswerTooLarge, size_of
+from graph.guards import Guards
 from graph.plans import Book, Plans
 from resolvers.context import Context
 
@@ -47,6 +51,8 @@ KNOWN = {  # the methods we build on, with the parameters they must have
         "self", "parent_type", "source_value", "path", "grouped_field_set", "position_context",
     ),
     "execute_operation": ("self", "serially"),
+    "complete_leaf_value": ("return_type", "result"),
+    "handle_field_error": ("self", "raw_error", "return_type", "field_details_list", "path"),
     "collect_subfields": ("self", "return_type", "field_details_list"),
     "execute_field": (
         "self", "parent_type", "source", "field_details_list", "path", "position_context",
@@ -66,10 +72,20 @@ HELPERS = GraphQLResolveInfoHelpers(gather=_gathered, track=_untracked)
 
 
 class PlainExecutor(ExecutorThrowingOnIncremental):
-    """Guesses nothing for names in variables: graphql-core fails at letters such as "İ"."""
+    """graphql-core's executor with a limit on the bytes of the answer.
 
-    def __init__(self, *args: Any, operation_extensions: Any = None, **kwargs: Any) -> None:
+    It guesses nothing for names in variables: graphql-core fails at letters such as "İ".
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        operation_extensions: Any = None,
+        answer: AnswerBudget | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.answer = answer or AnswerBudget()
         self.operation_extensions = operation_extensions
         # Its own helpers hold on to it: all of an answer would wait for the garbage collector.
         self.async_helpers = HELPERS
@@ -84,6 +100,63 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         """Make what resolvers are told, as strawberry has it."""
         base = StrawberryGraphQLCoreExecutionContext.build_resolve_info
         return base(cast("Any", self), field_def, field_nodes, parent_type, path)
+
+    def complete_leaf_value(  # type: ignore[override]
+        self, return_type: GraphQLLeafType, result: Any
+    ) -> Any:
+        """Complete a scalar or enum, and count its bytes."""
+        completed = super().complete_leaf_value(return_type, result)
+        self.answer.take(size_of(completed))
+        return completed
+
+    def execute_fields(
+        self,
+        parent_type: GraphQLObjectType,
+        source_value: Any,
+        path: Path | None,
+        grouped_field_set: GroupedFieldSet,
+        position_context: Any,
+    ) -> Any:
+        """Execute the fields of an object, and count the bytes of their names."""
+        self.answer.take(OVERHEAD * len(grouped_field_set) + sum(map(len, grouped_field_set)))
+        return super().execute_fields(
+            parent_type, source_value, path, grouped_field_set, position_context
+        )
+
+    def execute_field(
+        self,
+        parent_type: GraphQLObjectType,
+        source: Any,
+        field_details_list: FieldDetailsList,
+        path: Path,
+        position_context: Any,
+    ) -> Any:
+        """Resolve and complete a field."""
+        if path.prev is None:
+            self.answer.begin_field()
+        return super().execute_field(
+            parent_type, source, field_details_list, path, position_context
+        )
+
+    def handle_field_error(
+        self,
+        raw_error: Exception,
+        return_type: GraphQLOutputType,
+        field_details_list: FieldDetailsList,
+        path: Path,
+    ) -> None:
+        """Note the error of a field; an answer that is too large ends here.
+
+        A query is answered by this error alone. Of a mutation, the root field is null if it can
+        be, since the others are done as well.
+        """
+        if self.answer.exceeded:
+            mutates = self.operation.operation is OperationType.MUTATION
+            if path.prev is not None or not mutates or is_non_null_type(return_type):
+                nodes = [details.node for details in field_details_list]
+                raise located_error(raw_error, nodes, path.as_list())
+            self.answer.drop_field()
+        super().handle_field_error(raw_error, return_type, field_details_list, path)
 
     def execute_fields_serially(
         self,
@@ -181,6 +254,8 @@ class CompiledExecutor(PlainExecutor):
         position_context: Any,
     ) -> Any:
         """Resolve a field as graphql-core does, its arguments known from before."""
+        if path.prev is None:
+            self.answer.begin_field()
         call = self.plans.call(parent_type, field_details_list)
         if call is None or not self._compiles:
             return super().execute_field(
@@ -251,9 +326,13 @@ class CompiledExecutor(PlainExecutor):
             plan = self.plans.value(return_type, field_details_list)
             if plan is not None and not plan.off:
                 plan.use()
+                left = self.answer.left
                 try:
-                    return plan.complete(result)
+                    return plan.complete(result, self.answer)
+                except AnswerTooLarge:
+                    raise
                 except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
+                    self.answer.left = left
                     plan.fell(error)
         return super().complete_value(
             return_type, field_details_list, info, path, result, position_context
@@ -275,9 +354,13 @@ class CompiledExecutor(PlainExecutor):
         if plan is None or plan.off:
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
         plan.use()
+        left = self.answer.left
         try:
-            made: dict[str, Any] = plan.complete(source_value)
+            made: dict[str, Any] = plan.complete(source_value, self.answer)
+        except AnswerTooLarge:
+            raise
         except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
+            self.answer.left = left
             plan.fell(error)
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
         if not plan.rest:
@@ -312,7 +395,13 @@ def executor_of(
     context: Context,
     extensions: dict[str, Any] | None = None,
 ) -> PlainExecutor:
-    """The executor of one run of an operation, or of one event: by plans where there are some."""
+    """The executor of one run of an operation, or of one event: by plans where there are some.
+
+    Each has its own budget for the bytes of its answer.
+    """
+    guards: Guards | None = getattr(context, "guards", None)
+    answer = guards.answer_budget(context) if guards else AnswerBudget()
+    context.charge = answer.charge
     made: Any = PlainExecutor
     if plans := book.plans(values):
         context.memo = plans.memo
@@ -331,5 +420,6 @@ def executor_of(
         is_awaitable=optimized_is_awaitable,
         hide_suggestions=True,
         operation_extensions=extensions,
+        answer=answer,
     )
     return found

@@ -1,10 +1,10 @@
 """From a question to a stream of results: the outer step once, then one execution per event."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 from graphql import ExecutionResult as Answer
 from graphql import FieldNode, GraphQLError, GraphQLField, OperationType, VariableNode, Visitor
@@ -17,11 +17,14 @@ from strawberry.types.execution import PreExecutionError
 
 from graph.bodies import Question, encode
 from graph.documents import Known
+from graph.execution.answer_budget import AnswerBudget
+from graph.execution.encoding import encode_answer, needs_steps
 from graph.executor import PlainExecutor, executor_of
 from graph.fields import Standing
 from graph.plans import Book
 from models import meters
 from models.journal import Position
+from models.store.outages import StoreUnavailable, unavailable
 from resolvers.context import Context
 
 MADE = meters.counter(
@@ -80,26 +83,42 @@ class Told:
     def text(self) -> str:
         """JSON of the result. Made once; then the data itself is let go."""
         if self._text is None:
-            payload: dict[str, Any] = dict(process_result(self.result))
-            if self.bare:
-                del payload["data"]
-            self._text = encode(payload).decode()
-            if self.result.data:
-                self.result = ExecutionResult(data={}, errors=self.result.errors)
-        return self._text
+            self._set_text(encode(self._payload()))
+        return self._text or ""
+
+    async def prepare(self, answer: AnswerBudget | None) -> Self:
+        """Make the text of a large result ready, within the limit of its answer."""
+        if answer is not None and needs_steps(answer):
+            self._set_text(await encode_answer(self._payload(), answer))
+        return self
+
+    def _payload(self) -> dict[str, Any]:
+        payload: dict[str, Any] = dict(process_result(self.result))
+        if self.bare:
+            del payload["data"]
+        return payload
+
+    def _set_text(self, body: bytes) -> None:
+        self._text = body.decode()
+        if self.result.data:
+            self.result = ExecutionResult(data={}, errors=self.result.errors)
 
 
-async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGenerator[Told]:
+async def stream(
+    schema: Runner, asked: Question, context: Context, *, encoded: bool = True
+) -> AsyncGenerator[Told]:
     """Run an operation of any kind: a query or mutation is a stream of one.
 
     The first result is a PreExecutionError where it is refused. Errors of the source, and of
-    the making of an event, are results too.
+    the making of an event, are results too. If they are to be `encoded`, a large result has its
+    text and no data. Raises StoreUnavailable if a subscription can't go on now.
     """
     context = context.fresh()
     known = subscribed(schema, asked, context)
     if known is None:
         single = await _alone(schema, asked, context)
-        yield Told(single, bare=early(single))
+        answer: AnswerBudget | None = getattr(context, "answer", None) if encoded else None
+        yield await Told(single, bare=early(single)).prepare(answer)
         return
     opened = begun(schema, known, asked, context)
     if isinstance(opened, list):
@@ -110,21 +129,43 @@ async def stream(schema: Runner, asked: Question, context: Context) -> AsyncGene
     if executor.is_awaitable(source):
         source = await cast("Awaitable[AsyncIterable[Any] | Answer]", source)
     if isinstance(source, Answer):
+        _raise_outage(source.errors)
         yield _refused(schema, source.errors or [], context)
         return
     try:
         async with aclosing(cast("AsyncGenerator[Any]", source)) as items:
             async for item in items:
-                result = await _event(opened.executor(context, item))
+                running = opened.executor(context, item)
+                result = await _event(running)
+                _raise_outage(result.errors)
                 made = ExecutionResult(data=result.data, errors=result.errors)
-                yield _told(schema, made, context, item)
+                yield await _told(schema, made, context, item).prepare(
+                    running.answer if encoded else None
+                )
                 context.forget()
-    except Exception as problem:  # noqa: BLE001 - of the source: it is the last result
+    except StoreUnavailable:
+        raise
+    except Exception as problem:
+        if failure := unavailable(problem):
+            raise failure from problem
         if isinstance(problem, GraphQLError):
             error = problem
         else:
             error = GraphQLError(str(problem), original_error=problem)
         yield _told(schema, ExecutionResult(data=None, errors=[error]), context)
+
+
+def _raise_outage(errors: Sequence[GraphQLError] | None) -> None:
+    """Raise StoreUnavailable if the store or the object storage caused one of these errors."""
+    for error in errors or ():
+        if failure := unavailable(error.original_error):
+            raise failure
+
+
+def farewell(schema: Runner, failure: StoreUnavailable, context: Context) -> Told:
+    """The last result of a subscription that can't be resumed: why, and when to subscribe again."""
+    error = GraphQLError(failure.message, original_error=failure)
+    return _told(schema, ExecutionResult(data=None, errors=[error]), context)
 
 
 @dataclass(frozen=True, slots=True)

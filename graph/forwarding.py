@@ -34,9 +34,10 @@ class MessageForwardPayload(MutationPayload):
 @strawberry.type
 class ForwardingMutation:
     @mutation(
-        "Again, as it is, to its original targets, or to others; where there is nobody to send it "
-        "to nothing is done. The sender of the envelope is the main address of the account; the "
-        "message gets the keyword $Forwarded.",
+        "Sends a stored message again, unchanged, to its original targets or to other addresses. "
+        "Does nothing if there is nobody to send it to. The envelope sender is the main address of "
+        "the account. Sets the keyword $Forwarded on the message. Needs the scopes SUBMIT and "
+        "MAIL_READ.",
         scope=Scope.SUBMIT,
     )
     async def message_forward(

@@ -7,6 +7,7 @@ of the single credential, session or address is in their context, also while the
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncGenerator, Coroutine, Hashable
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from graph.policy import Operation
 from graph.streams import Watch
 from graph.telemetry import Observed
 from models.journal import Position
+from models.store.outages import StoreUnavailable
 from resolvers.context import Context, Trail
 
 log = logging.getLogger(__name__)
@@ -216,7 +218,7 @@ class Group:
                 async for told in results:
                     await self._tell(told)
             await self._tell(None)
-        except Exception:  # the edge of a task: each of its members tries for itself, once
+        except Exception:  # the edge of a task: each of its members tries alone
             log.exception("a group broke")
             for seat in list(self.members):
                 seat.key = None
@@ -370,10 +372,25 @@ class Seat:
 
     async def _alone(self) -> bool:
         """Read until the end, or until we sit in a group; False where it is to begin anew."""
-        clock = asyncio.get_running_loop().time
         at = self.since if self.at is None else self.at
         context = self.context if at is None else _from(self.context, at)
         context = replace(context, vigil=self._judge)
+        try:
+            return await self._read_from(context)
+        except StoreUnavailable as failure:
+            if self.at is None and self.since is None:  # what it would miss is unknown
+                await self.deliver(feeds.farewell(self.groups.schema, failure, context))
+            else:
+                pause = failure.retry_after.total_seconds()
+                await asyncio.sleep(random.uniform(pause / 5, pause))  # noqa: S311 - spreads load
+                return False
+        self._leave_group()
+        await self.deliver(None)
+        return True
+
+    async def _read_from(self, context: Context) -> bool:
+        """Read with this context, as `_alone` does."""
+        clock = asyncio.get_running_loop().time
         async with aclosing(feeds.stream(self.groups.schema, self.asked, context)) as results:
             async for told in results:
                 if self.groups.watch.expired(self.viewer):

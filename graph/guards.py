@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from graphql import GraphQLError
 
 from graph.budgets import FOR_MANY, Budgets, least, payer, reading
+from graph.execution.answer_budget import ANSWER_MAX, AnswerBudget
 from models.crowds import Crowd, Seat
 from models.errors import RateLimited, Unavailable
 from models.roles import Role
@@ -101,6 +102,7 @@ class Guards:
     followers: Crowd = field(default_factory=lambda: Crowd(100_000, 200))  # sockets and streams
     introspection: Introspection = "open"
     lookout: Lookout = field(default_factory=Lookout)
+    answer_max: int = ANSWER_MAX  # bytes of one answer
 
     def charge(self, ctx: Context, cost: dict[str, int]) -> list[GraphQLError]:
         """Let the viewer pay for an operation; what its bucket holds is written into `cost`."""
@@ -117,6 +119,19 @@ class Guards:
             return None
         _, wait = self.budgets.take(payer(ctx), rate, reading(text), least=least(ctx.viewer))
         return _spent(wait) if wait else None
+
+    def answer_budget(self, ctx: Context) -> AnswerBudget:
+        """The limit of one answer; the viewer pays for the bytes that are read for it."""
+
+        def pay(points: int) -> None:
+            if not (rate := self.budgets.rates.of(ctx.viewer)):
+                return
+            most = least(ctx.viewer)
+            _, wait = self.budgets.take(payer(ctx), rate, min(points, most), least=most)
+            if wait:
+                raise RateLimited(EMPTY, retry_after=timedelta(seconds=round(wait + 0.5)))
+
+        return AnswerBudget(self.answer_max, pay)
 
     def hides(self, viewer: Viewer | None) -> str | None:
         """The code with which this viewer is refused to look at the schema; None where it may."""

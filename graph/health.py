@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -15,18 +16,21 @@ from starlette.routing import Route
 log = logging.getLogger(__name__)
 
 Check = Callable[[], Awaitable[bool]]
+Counts = Callable[[], Mapping[str, int]]
 
 STORE = "store"
 PATIENCE = 2.0  # seconds that a component has to answer
 FRESH = 0.25  # seconds for which it is not asked again, however many ask us
+WRITTEN = 1.0  # seconds for which a test write counts: probes must not load the store
 HEADERS = {"Cache-Control": "no-store"}
 
 
 class Health:
     """Asks the components, all at once."""
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    def __init__(self, checks: Mapping[str, Check], processes: Counts | None = None) -> None:
         self.checks = checks
+        self.processes = processes
         self._turn = asyncio.Lock()
         self._asked = -FRESH
         self._found: dict[str, bool] = {}
@@ -50,13 +54,15 @@ class Health:
         return found
 
     async def ready(self, _request: Request) -> JSONResponse:
-        """200 where all is well, else 503; each component by name."""
+        """Answer 200 if every component is well, else 503, with the state of each component."""
         found = await self.found()
         well = all(found.values())
-        answer = {
+        answer: dict[str, Any] = {
             "status": "ok" if well else "unavailable",
             "components": {name: "ok" if well else "unavailable" for name, well in found.items()},
         }
+        if self.processes is not None:
+            answer["processes"] = self.processes()
         return JSONResponse(answer, 200 if well else 503, HEADERS)
 
     async def store(self, _request: Request) -> JSONResponse:
@@ -64,6 +70,20 @@ class Health:
         well = (await self.found())[STORE]
         answer = {"status": "ok" if well else "unavailable"}
         return JSONResponse(answer, 200 if well else 503, HEADERS)
+
+
+def at_most_every(seconds: float, check: Check) -> Check:
+    """Run a check at most once in so many seconds, and give its last answer in between."""
+    asked_at, answer = -seconds, False
+
+    async def remembered() -> bool:
+        nonlocal asked_at, answer
+        if monotonic() - asked_at >= seconds:
+            answer = await _well(check)
+            asked_at = monotonic()
+        return answer
+
+    return remembered
 
 
 async def _well(check: Check) -> bool:
@@ -79,9 +99,9 @@ async def live(_request: Request) -> JSONResponse:
     return JSONResponse({"status": "ok"}, 200, HEADERS)
 
 
-def routes(checks: Mapping[str, Check]) -> list[Route]:
-    """/health, /health/live and /health/ready. The store is among the checks."""
-    health = Health(checks)
+def routes(checks: Mapping[str, Check], processes: Counts | None = None) -> list[Route]:
+    """Make /health, /health/live and /health/ready. The store is among the checks."""
+    health = Health(checks, processes)
     return [
         Route("/health", health.store),
         Route("/health/live", live),

@@ -20,6 +20,7 @@ from graph.scalars import STREAMS, Cursor
 from models import patience
 from models.database import crossed
 from models.errors import Forbidden, Invalid, Refused, Unauthenticated, Unavailable
+from models.store.key_collision import TRIES, KeyCollision
 from resolvers import changes, replays
 from resolvers.context import Context, Needs
 from resolvers.replays import Asked
@@ -149,7 +150,14 @@ class Answer(FieldExtension):
                 async with ctx.together(keep=False):
                     await told()
                 return self.payload()
-            return await (self._once(info, asked, told) if asked.key else told())
+            for left in reversed(range(TRIES)):
+                try:
+                    return await (self._once(info, asked, told) if asked.key else told())
+                except KeyCollision:  # of an `@atomic` request all fields run again
+                    if ctx.joined or not left:
+                        raise
+                    _note(ctx, options)
+            raise AssertionError("the last try returns or raises")
         except Unauthenticated:
             raise  # of the whole request: the client signs in and tries again
         except Refused as refusal:

@@ -20,6 +20,7 @@ from graph import feeds
 from graph.bodies import Question
 from graph.deadlines import DeadlineExceeded, FieldDeadline
 from graph.documents import NO_NUL, Documents, Known, has_nul, refused
+from graph.execution.answer_budget import AnswerBudget, AnswerTooLarge
 from graph.executor import CompiledExecutor, executor_class, executor_of
 from graph.guards import Guards, Live, Presence, Reader, Running
 from graph.limits import Limits
@@ -31,6 +32,7 @@ from models.commits import WorkProgress, current_work
 from models.crowds import Seat
 from models.errors import Code, Forbidden, Invalid, RateLimited, Refused, Unauthenticated
 from models.roles import Role, opened
+from models.store.outages import StoreUnavailable, unavailable
 from resolvers import changes
 from resolvers.context import Context
 
@@ -55,11 +57,18 @@ class Operation(Context):
     reader: Reader | None = field(default=None, repr=False)  # of the peer of a socket
     live: Live | None = field(default=None, repr=False)  # who is connected to this process
     paid: bool = False  # what is to be run was charged for already
+    answer: AnswerBudget | None = field(default=None, repr=False)  # of what was run last
     batch: Batch | None = field(default=None, repr=False)  # the fields of an `@atomic` request
     field_deadline: FieldDeadline | None = field(default=None, repr=False)  # of a mutation
 
 
-NO_BUGS = (Refused, DeadlineExceeded, MissingQueryError, StrawberryInputCoercionError)
+NO_BUGS = (
+    AnswerTooLarge,
+    Refused,
+    DeadlineExceeded,
+    MissingQueryError,
+    StrawberryInputCoercionError,
+)
 
 
 class Schema(strawberry.Schema):
@@ -118,6 +127,8 @@ class Schema(strawberry.Schema):
                 given = variable_values or {}
                 run = Run(known, known.book, given, context, root_value, operation_extensions)
                 result = await self._run(run)
+                if context_value is not None:
+                    context_value.answer = context.answer
             self.finish(result, context)
             if verdict.cost:
                 result.extensions = {"cost": verdict.cost}
@@ -140,7 +151,7 @@ class Schema(strawberry.Schema):
         return self._results(asked, context_value)
 
     async def _results(self, asked: Question, context: Any) -> AsyncGenerator[ExecutionResult]:
-        async with aclosing(feeds.stream(self, asked, context)) as results:
+        async with aclosing(feeds.stream(self, asked, context, encoded=False)) as results:
             async for told in results:
                 yield told.result
 
@@ -241,6 +252,7 @@ class Run(NamedTuple):
         if isinstance(values, list):
             return ExecutionResult(None, values)
         executor = executor_of(self.book, values, self.root, self.context, self.extensions)
+        self.context.answer = executor.answer
         found: Any = executor.execute_operation()
         if optimized_is_awaitable(found):
             found = await found
@@ -295,7 +307,7 @@ def _error(message: str, code: str) -> GraphQLError:
 def is_bug(error: GraphQLError) -> bool:
     """Say whether an error is ours: neither a refusal, nor something that the client wrote."""
     cause = error.original_error
-    if cause is None or isinstance(cause, NO_BUGS):
+    if cause is None or isinstance(cause, NO_BUGS) or unavailable(cause):
         return False
     if isinstance(cause, GraphQLError):  # of a type: of an argument's, or of our own answer's
         inside = error.path is not None and not error.message.startswith("Argument '")
@@ -319,9 +331,11 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
             "code": "INTERNAL_SERVER_ERROR",
             "requestId": getattr(context, "request_id", ""),
         }
+    elif failure := unavailable(error.original_error):
+        message, extensions = failure.message, outage_facts(failure)
     elif isinstance(error.original_error, Refused):
         extensions = facts(error.original_error)
-    elif isinstance(error.original_error, DeadlineExceeded):
+    elif isinstance(error.original_error, AnswerTooLarge | DeadlineExceeded):
         extensions = error.original_error.extensions
     elif isinstance(error.original_error, StrawberryInputCoercionError):
         message = "A member of an input is null that may be left out, but not be null."
@@ -334,6 +348,17 @@ def _settled(error: GraphQLError, context: object) -> GraphQLError:
     made = GraphQLError(message, path=error.path, extensions=extensions)
     made.locations = error.locations
     return made
+
+
+def outage_facts(failure: StoreUnavailable) -> dict[str, Any]:
+    """The extensions of an error for a failure that passes: what failed, and when to retry."""
+    seconds = max(1, round(failure.retry_after.total_seconds()))
+    return {
+        "code": "UNAVAILABLE",
+        "component": str(failure.component),
+        "retryAfter": f"PT{seconds}S",
+        "retryAfterSeconds": seconds,
+    }
 
 
 def facts(refusal: Refused) -> dict[str, Any]:

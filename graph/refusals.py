@@ -8,8 +8,9 @@ from functools import lru_cache
 from starlette.requests import HTTPConnection
 
 from graph.bodies import Rejected
-from graph.policy import facts
+from graph.policy import facts, outage_facts
 from models.errors import LimitReached, Refused
+from models.store.outages import unavailable
 from models.world import World
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -53,6 +54,18 @@ def broken(name: str) -> Rejected:
     """The answer where a bug of ours kept us from one; the log has this request's name too."""
     made = Rejected(500, "INTERNAL_SERVER_ERROR", "Something broke on our side.")
     made.extensions["requestId"] = name
+    return made
+
+
+def answer_to(problem: Exception, name: str) -> Rejected:
+    """The answer to a request that an exception ended: 503 if the failure passes, else 500."""
+    failure = unavailable(problem)
+    if failure is None:
+        return broken(name)
+    extensions = outage_facts(failure)
+    headers = {"Retry-After": str(extensions["retryAfterSeconds"])}
+    made = Rejected(503, "UNAVAILABLE", failure.message, headers)
+    made.extensions |= extensions
     return made
 
 

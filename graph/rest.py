@@ -27,7 +27,7 @@ from graph.intake import (
     roomy,
     sending,
 )  # fmt: skip
-from graph.refusals import broken, client_address, request_id, turned_away
+from graph.refusals import answer_to, client_address, request_id, turned_away
 from graph.serving import Bytes, Served, serve, streamed
 from graph.telemetry import RESPONSES
 from mail.archives.writing import ExportFormat, kind_of
@@ -135,9 +135,9 @@ def _endpoint(
             response = _refused(turned_away(refusal, STATUSES))
         except ClientDisconnect:
             response = Response(status_code=400)  # nobody reads it
-        except Exception:  # the edge of a listener: a bug is answered in JSON, and logged once
+        except Exception as problem:  # the edge of a listener: answered in JSON, and logged once
             log.exception("a request broke", extra={"request_id": name})
-            response = _refused(broken(name))
+            response = _refused(answer_to(problem, name))
         response.headers.update({**ALWAYS, **more, "X-Request-Id": name})
         RESPONSES.add("rest", str(response.status_code))
         return response

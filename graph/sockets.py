@@ -28,6 +28,7 @@ from graph.outbox import Outbox
 from graph.persisted import Persisted
 from graph.policy import Operation
 from graph.streams import FAREWELL, Farewell, Watch
+from models.store.outages import unavailable
 from resolvers.context import Viewer
 
 log = logging.getLogger(__name__)
@@ -173,9 +174,12 @@ class Handler(BaseGraphQLTransportWSHandler[Operation, None]):
             await super().handle_message(message)
         except WebSocketDisconnected:
             raise
-        except Exception:  # the edge of a listener: one bug ends one socket, and is logged once
+        except Exception as problem:  # the edge of a listener: it ends one socket, logged once
             log.exception("a socket broke", extra={"request_id": self.context.request_id})
-            await self.websocket.close(BROKEN, "Internal error")
+            if failure := unavailable(problem):  # the code tells clients to connect again
+                await self.websocket.close(AGAIN_LATER, failure.message)
+            else:
+                await self.websocket.close(BROKEN, "Internal error")
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
         """Sign in. Nobody is watched before that."""

@@ -53,8 +53,10 @@ from models.domains import Domain, DomainAlias
 from models.errors import Invalid, NotFound, OverQuota, RateLimited
 from models.filters import filtered
 from models.mailboxes import Mailbox, SpecialUse
+from models.makers import Account, Maker, covers, join_of_maker, maker_columns
 from models.prepared import Prepared, among, number, prepared
 from models.rewrites import BccDirection, BccRule, RecipientRewrite
+from models.roles import Role
 from models.senderrules import SenderRule
 from models.sieve import scripted
 from models.users import DelimiterAction, LimitKind, User
@@ -258,6 +260,12 @@ def _received(dialect: str) -> Any:
 
 
 REWRITTEN = ("target", "outside")  # of a rewrite
+_REWRITTEN_ACCOUNT = Prepared(
+    select(col(User.role), *maker_columns(RecipientRewrite))
+    .join(RecipientRewrite, col(RecipientRewrite.id) == number("rule"))
+    .outerjoin(Maker, join_of_maker(RecipientRewrite))
+    .where(col(User.id) == number("user"))
+)
 _COPIED = select(col(BccRule.id)).where(
     col(BccRule.direction) == BccDirection.RECIPIENT, col(BccRule.active)
 )
@@ -283,6 +291,7 @@ _ACCOUNT = Prepared(
         col(User.delimiter_action),
         col(User.domain_id),
         col(User.tls_enforce_in),
+        col(User.role),
         _RULED.label("ruled"),
         ALLOWED.label("allowed"),
         answering(col(User.id)).label("answers"),
@@ -366,15 +375,25 @@ async def reached(world: World, address: str) -> tuple[Picked, str]:
     local = sought.forms[-1]
     found = await world.database.find(_received(world.database.dialect), {**asked, "local": local})
     rewrites = {row.local: row for row in found if row.target is not None}
-    if rewrites:
-        rewrite = rewrites.get(local) or rewrites[""]
+    winner = sought.winner(row for row in found if row.target is None)
+    rewrite = rewrites.get(local) or rewrites.get("")
+    if rewrite and await _covered(world, rewrite, winner):
         address = instead(address, rewrite.target)
         try:
             return await resolve(world, address), address
         except NotFound as refusal:
             elsewhere = Outside(address, path=["address"])
             raise (elsewhere if rewrite.outside else refusal) from None
-    return _decided(address, sought.winner(found)), address
+    return _decided(address, winner), address
+
+
+async def _covered(world: World, rewrite: Any, winner: Picked | None) -> bool:
+    """True if the rewrite holds for the account whose address this is, if it is an account's."""
+    if winner is None or winner.user_id is None:
+        return True
+    given = {"user": winner.user_id, "rule": rewrite.id}
+    rows = await world.database.find(_REWRITTEN_ACCOUNT, given)
+    return all(covers(row, Account(winner.user_id, row.role)) for row in rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +449,7 @@ class Recipient:
     delimiter_action: DelimiterAction = DelimiterAction.NONE  # what this does:
     label: str = ""  # of the address
     original: str | None = None  # the address that was asked for first, where that is another
+    role: Role = Role.USER  # of the account
 
 
 async def recipient(world: World, address: str) -> Recipient:
@@ -483,6 +503,7 @@ async def account_of(world: World, to: Picked, address: str, there: str = "") ->
         bool(row.targets),
         DelimiterAction(row.delimiter_action),
         label_of(there or address, to.local, world.options.delimiters),
+        role=row.role,
     )
 
 
@@ -492,7 +513,7 @@ async def _check_received(world: World, row: Picked) -> None:
     if most and row.received >= most and until and until > now:
         reached = Reached(LimitKind.RECEIVED, row.received, most, until, refused=True)
         await _tell(world, row.id, reached, row.received_told_until)
-        raise RateLimited("too much mail for this mailbox", retry_after=until - now)
+        raise RateLimited(userlimits.TOO_MUCH_MAIL, retry_after=until - now)
 
 
 async def _tell(world: World, user_id: int, reached: Reached, told: datetime | None) -> None:

@@ -8,13 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 from enum import StrEnum
 from typing import Any
 
-from mail import fields, messages, wholeparts
+from mail import fields, messages, textparts, wholeparts
 from mail.addresses import checked
 from mail.fields import Named, needs_utf8
 from models.errors import Invalid, Problems
@@ -53,11 +52,6 @@ _DATA = re.compile(
     re.IGNORECASE,
 )
 _DATA_FILENAME = re.compile(r"\bdata-filename\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
-_UNPRINTABLE = bytes({*range(0x20), 0x7F} - {*b"\t\r\n"})
-_PLAIN = (
-    b'Content-Type: text/plain; charset="utf-8"\r\nContent-Transfer-Encoding: 7bit\r\n'
-    b"MIME-Version: 1.0\r\n\r\n"
-)
 _BCC = re.compile(
     rb"^(?:resent-)?bcc[ \t]*:[^\n]*+\n?(?:[ \t][^\n]*+\n?)*+", re.IGNORECASE | re.MULTILINE
 )
@@ -362,13 +356,13 @@ def _plain_name(name: str) -> str | None:
 
 def _mime(body: _Body, seed: str) -> bytes:
     """The MIME tree, with no other header fields than those of MIME."""
-    if body.html is None and not body.files and (plain := _plain(body.text)) is not None:
-        return plain
-    message, wholes = EmailMessage(policy=_POLICY), list[tuple[bytes, bytes]]()
-    message.set_content(body.text, charset="utf-8")
+    if body.html is None and not body.files:
+        return textparts.entity(body.text)
+    message, wholes = textparts.part(body.text, "plain", _POLICY), list[tuple[bytes, bytes]]()
     if body.html is not None:
-        message.add_alternative(body.html, subtype="html", charset="utf-8")
-        html = list(message.iter_parts())[-1]
+        html = textparts.part(body.html, "html", _POLICY)
+        message.make_alternative()
+        message.attach(html)
         for image in body.images:
             html.add_related(*_typed(image), **_described(image, Disposition.INLINE))
     for nth, file in enumerate(body.files):
@@ -380,22 +374,6 @@ def _mime(body: _Body, seed: str) -> bytes:
         wholes.append((mark.encode(), plain))
         message.add_attachment(mark, filename=file.filename, disposition="attachment", cte="7bit")
     return wholeparts.filled(message.as_bytes(policy=_POLICY), wholes)
-
-
-def _plain(text: str) -> bytes | None:
-    """A text that can go as it is, in short lines of ASCII; None where it cannot.
-
-    The same is made of it as by the package, which takes a millisecond for a few pages.
-    """
-    if not text.isascii():
-        return None
-    whole = text.encode()
-    if len(whole.translate(None, _UNPRINTABLE)) < len(whole):  # quicker than an expression
-        return None
-    lines = whole.splitlines()
-    if not lines or max(map(len, lines)) > fields.LINE:
-        return None
-    return _PLAIN + b"\r\n".join([*lines, b""])
 
 
 def _typed(attachment: Attachment) -> tuple[bytes, str, str]:

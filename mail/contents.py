@@ -3,7 +3,7 @@
 import asyncio
 import binascii
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,14 @@ from mail.blobs.pack import Gap, Literal, Skeleton, open_skeleton
 from mail.messages import Part, Source, Whole, facts, part_of
 from mail.messages.content import decoded
 from mail.pieces import STEP
+from mail.storage.large_skeleton import (
+    COPIES,
+    HELD,
+    READING,
+    LiteralReader,
+    Outline,
+    read_outline,
+)
 from models.blobs import Blob, MessageBlob, SubmissionBlob
 from models.columns import Picked
 from models.errors import NotFound
@@ -35,6 +43,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 8  # large skeletons that are read from the store together
 LARGE = 64 * 1024  # bytes; from here on a thread works on them
+WHITE_MAX = 64 * 1024  # bytes of white space that may surround the content of a part
 CODED = ("base64", "quoted-printable", "x-uuencode")  # all other encodings are the content itself
 
 _ROOTS = select(*pieces.COLUMNS).where(col(Blob.id).in_(bindparam("ids", expanding=True)))
@@ -72,9 +81,28 @@ class Content:
     stream: Callable[[int, int], Stream]
 
 
+class SharedResult:
+    """The result of one computation for all that wait for it; dropped with the last of them."""
+
+    __slots__ = ("lock", "value", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.value: tuple[Any] | None = None
+        self.waiting = 0
+
+
+def _charge_nobody(_count: int) -> None:
+    """Accept any number of bytes read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stored message: `row` has the columns that its reader asked for."""
+    """A stored message: `row` has the columns that its reader asked for.
+
+    A skeleton of more than 1 MiB is an Outline: its bytes are read when they are needed, within
+    the limit for all readers of the process. `charge` is called with each number of bytes read.
+    """
 
     row: Picked
     structure: Part
@@ -83,10 +111,12 @@ class Stored:
     _read: Read
     shelf: Shelf = field(default_factory=partial(Shelf, 0))  # what was worked out before
     _of: Holding = MESSAGES
+    charge: Callable[[int], None] = _charge_nobody
+    _shared: dict[Hashable, SharedResult] = field(default_factory=dict)
 
     @property
-    def source(self) -> Skeleton:
-        """All but what was cut out. Corrupt where it is lost or damaged."""
+    def layout(self) -> Skeleton:
+        """The entries of the skeleton, perhaps without bytes. Corrupt if lost or damaged."""
         if isinstance(self.skeleton, Corrupt):
             raise Corrupt(str(self.skeleton)) from self.skeleton
         return self.skeleton
@@ -94,7 +124,22 @@ class Stored:
     @property
     def size(self) -> int:
         """Bytes of the whole message."""
-        return len(self.source)
+        return len(self.layout)
+
+    async def share(self, key: Hashable, make: Callable[[], Awaitable[Found]]) -> Found:
+        """Return what `make` returns; concurrent callers with this key share one result."""
+        shared = self._shared.setdefault(key, SharedResult())
+        shared.waiting += 1
+        try:
+            async with shared.lock:
+                if shared.value is None:
+                    shared.value = (await make(),)
+                found: Found = shared.value[0]
+                return found
+        finally:
+            shared.waiting -= 1
+            if not shared.waiting:
+                self._shared.pop(key, None)
 
     async def fetch(self, digest: str) -> bytes:
         """The content of a piece of this message, verified."""
@@ -114,17 +159,29 @@ class Stored:
         for what is verified.
         """
         end = self.size if end is None else min(end, self.size)
-        for entry in self.source.entries(start, end):
-            first, last = max(start, entry.start), min(end, entry.end)
-            async with aclosing(self._filled(entry, first, last)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+        self.charge(max(0, end - start))
+        layout = self.layout
+        if isinstance(layout, Outline):
+            literals = LiteralReader(self._store, layout, start, end)
+        else:
+            literals = None
+        try:
+            for entry in layout.entries(start, end):
+                first, last = max(start, entry.start), min(end, entry.end)
+                if isinstance(entry, Gap):
+                    stream = self._filled(entry, first, last)
+                elif literals is None:
+                    stream = _held(layout, entry, first, last)
+                else:
+                    stream = literals.take(last - first)
+                async with aclosing(stream) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+        finally:
+            if literals is not None:
+                await literals.close()
 
-    async def _filled(self, entry: Literal | Gap, start: int, end: int) -> Stream:
-        if isinstance(entry, Literal):
-            for at in range(start, end, STEP):
-                yield self.source.literal(entry, at, min(at + STEP, end))
-            return
+    async def _filled(self, entry: Gap, start: int, end: int) -> Stream:
         start, end = start - entry.start, end - entry.start
         piece = await self._piece(entry.digest)
         if piece.size != entry.size:
@@ -161,14 +218,22 @@ class Stored:
         That is where there is much to go through, or it is said to be done `apart`. Cut parts
         are put back only if it wants to look into one.
         """
-        holes = sum(hole.end - hole.start for hole in self.source.holes)
+        layout = self.layout
+        held = self.size - sum(hole.end - hole.start for hole in layout.holes)
         try:
-            if self.size - holes < LARGE and not apart:
-                return work(self.source)
-            return await asyncio.to_thread(work, self.source)
+            if isinstance(layout, Outline):
+                self.charge(held)
+                async with READING.take(held * COPIES):
+                    self.charge(0)
+                    skeleton = await layout.load(self._store)
+                    return await asyncio.to_thread(work, skeleton)
+            if held < LARGE and not apart:
+                return work(layout)
+            return await asyncio.to_thread(work, layout)
         except Hole:
-            raw = await gathered(self.whole())
-            return await asyncio.to_thread(work, Whole(raw))
+            async with READING.take(self.size * COPIES):
+                raw = await gathered(self.whole())
+                return await asyncio.to_thread(work, Whole(raw))
 
     async def opened(self, part: Part) -> Content:
         """The decoded content of a part, also when it was cut out, to be read bit by bit.
@@ -178,12 +243,28 @@ class Stored:
         """
         if part.encoding not in CODED:
             return Content(part.size, self._bare(part))
-        if part.encoding == "base64" and (gap := _cut_out(self.source, part)):
+        if part.encoding == "base64" and (gap := await self._cut_out(part)):
             return Content(gap.size, self._cut(gap))
         body = await gathered(self.whole(part.body_start, part.body_end))
         if len(body) < LARGE:
             return _at_hand(decoded(body, part.encoding))
         return _at_hand(await asyncio.to_thread(decoded, body, part.encoding))
+
+    async def _cut_out(self, part: Part) -> Gap | None:
+        """The hole that is all of this part's body, white space around it apart."""
+        found: Gap | None = None
+        for entry in self.layout.entries(part.body_start, part.body_end):
+            first, last = max(part.body_start, entry.start), min(part.body_end, entry.end)
+            if isinstance(entry, Literal):
+                if last - first > WHITE_MAX or (await gathered(self.whole(first, last))).strip(
+                    WHITE
+                ):
+                    return None
+            elif found or entry.wrapping is None or (first, last) != (entry.start, entry.end):
+                return None
+            else:
+                found = entry
+        return found
 
     def _bare(self, part: Part) -> Callable[[int, int], Stream]:
         def stream(start: int, end: int) -> Stream:
@@ -214,8 +295,39 @@ class Stored:
                 yield chunk
 
 
+async def examine_each(
+    many: Sequence[Stored], work: Callable[[int, Source | None], Found]
+) -> list[Found]:
+    """Return what `work` finds in each message, by its index; its source is None if damaged.
+
+    Messages whose bytes are in memory are examined together in one thread, others one by one.
+    """
+    outlines = [nth for nth, one in enumerate(many) if isinstance(one.skeleton, Outline)]
+    held = [nth for nth, one in enumerate(many) if not isinstance(one.skeleton, Outline)]
+
+    def examine_held() -> dict[int, Found]:
+        return {nth: work(nth, _source_or_none(many[nth])) for nth in held}
+
+    found = await asyncio.to_thread(examine_held) if held else {}
+    for nth in outlines:
+        try:
+            found[nth] = await many[nth].examine(partial(work, nth), apart=True)
+        except Corrupt:  # logged when its layout was read, or by the next check
+            found[nth] = await asyncio.to_thread(work, nth, None)
+    return [found[nth] for nth in range(len(many))]
+
+
+def _source_or_none(message: Stored) -> Source | None:
+    return None if isinstance(message.skeleton, Corrupt) else message.skeleton
+
+
 async def sources(
-    world: World, rows: Sequence[Picked], read: Read | None = None, of: Holding = MESSAGES
+    world: World,
+    rows: Sequence[Picked],
+    read: Read | None = None,
+    of: Holding = MESSAGES,
+    *,
+    charge: Callable[[int], None] = _charge_nobody,
 ) -> list[Stored]:
     """The messages of these rows, which have id, blob_id and structure; one statement.
 
@@ -225,7 +337,9 @@ async def sources(
     read = read or world.database.read
     opened = await skeletons(world, await roots(rows, read))
     return [
-        Stored(row, tree_of(row), skeleton_of(row, opened), world.blobs, read, _of=of)
+        Stored(
+            row, tree_of(row), skeleton_of(row, opened), world.blobs, read, _of=of, charge=charge
+        )
         for row in rows
     ]
 
@@ -272,6 +386,8 @@ def tree_of(row: Picked) -> Part:
 async def _skeleton(store: Store, blob: Picked, turn: asyncio.Semaphore) -> Skeleton | Corrupt:
     try:
         async with turn:
+            if blob.size > HELD:
+                return await read_outline(store, blob)
             return open_skeleton(await pieces.read(store, blob))
     except Corrupt as problem:
         log.exception("a stored message is damaged", extra={"blob": blob.id})
@@ -305,19 +421,9 @@ def _at_hand(content: bytes) -> Content:
     return Content(len(content), stream)
 
 
-def _cut_out(skeleton: Skeleton, part: Part) -> Gap | None:
-    """The hole that is all of this part's body, white space around it apart."""
-    found: Gap | None = None
-    for entry in skeleton.entries(part.body_start, part.body_end):
-        first, last = max(part.body_start, entry.start), min(part.body_end, entry.end)
-        if isinstance(entry, Literal):
-            if skeleton.literal(entry, first, last).strip(WHITE):
-                return None
-        elif found or entry.wrapping is None or (first, last) != (entry.start, entry.end):
-            return None
-        else:
-            found = entry
-    return found
+async def _held(skeleton: Skeleton, entry: Literal, start: int, end: int) -> Stream:
+    for at in range(start, end, STEP):
+        yield skeleton.literal(entry, at, min(at + STEP, end))
 
 
 class Lines:

@@ -15,9 +15,9 @@ from sqlmodel import col
 
 from mail import messages
 from mail.addresses import ODD, normal_domain
-from mail.blobs.errors import Corrupt
-from mail.contents import Read, Stored
+from mail.contents import Read, Stored, examine_each
 from mail.lookups import resolve_all
+from mail.messages import Part, Source
 from models.addresses import Address, Correspondent
 from models.columns import insert_or, table_of
 from models.mailboxes import Mailbox, SpecialUse
@@ -52,21 +52,26 @@ async def heard(
     asked = select(col(Mailbox.id), col(Mailbox.special_use)).where(col(Mailbox.id).in_(boxes))
     uses = {row.id: row.special_use for row in (await read(asked, {}) if boxes else ())}
     to = await resolve_all(world, {one for row in rows for one in row.envelope_to}, read)
+
+    def is_unheard(nth: int, source: Source | None) -> bool:
+        row = rows[nth]
+        if source is None or row.draft or row.mailbox_id not in uses:
+            return True
+        if uses[row.mailbox_id] in UNHEARD:
+            return True
+        return by_machine(source, sources[nth].structure)
+
+    unheard = await examine_each(sources, is_unheard)
     found = []
-    for row, stored in zip(rows, sources, strict=True):
+    for row, skipped in zip(rows, unheard, strict=True):
         winners = (to.get(one) for one in row.envelope_to)
         came = {winner.id: row.received_at for winner in winners if winner is not None}
-        there = row.mailbox_id in uses and not row.draft
-        people = _people(world, row, stored, uses[row.mailbox_id]) if there else []
+        people = [] if skipped else _people(world, row, uses[row.mailbox_id])
         found.append(Heard(people, came))
     return found
 
 
-def _people(
-    world: World, row: Any, stored: Stored, use: SpecialUse | None
-) -> list[Mapping[str, Any]]:
-    if use in UNHEARD or by_machine(stored):
-        return []
+def _people(world: World, row: Any, use: SpecialUse | None) -> list[Mapping[str, Any]]:
     pairs = [[row.from_name, row.from_address]]
     if use is SpecialUse.SENT:
         pairs = [*row.to, *row.cc, *row.bcc]
@@ -87,12 +92,9 @@ def _people(
     return list(known.values())
 
 
-def by_machine(stored: Stored) -> bool:
-    """Whether a list or a program sent it (RFC 2919, RFC 3834), or nobody can tell any more."""
-    try:
-        fields = messages.headers(stored.source, stored.structure)
-    except Corrupt:
-        return True
+def by_machine(source: Source, structure: Part) -> bool:
+    """Whether a list or a program sent it (RFC 2919, RFC 3834)."""
+    fields = messages.headers(source, structure)
     said = {one.key.casefold(): one.value.strip().casefold() for one in fields}
     automatic = said.get("auto-submitted", "no").partition(";")[0].strip() != "no"
     return automatic or "list-id" in said or "x-auto-response-suppress" in said

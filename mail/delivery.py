@@ -15,7 +15,7 @@ from mail.addresses import Recipient
 from mail.keeping import Gone, Kept, keep, keep_small
 from mail.parting import parted
 from mail.placing import ARRIVING, Letter, Place, Placed, Way, place
-from mail.userlimits import Reached
+from mail.userlimits import Reached, TooMany
 from models.columns import Instant
 from models.errors import OverQuota, found
 from models.messages import Message, Receipt
@@ -99,8 +99,9 @@ async def receive(
     """Store a message for one recipient, in INBOX or `into` a place; on return it is durable.
 
     A repeat after a lost reply is known by sender, recipient and content for a day, and
-    answered with the message that was stored then. OverQuota where it does not fit, which the
-    account is told of; NotFound where the account has gone.
+    answered with the message that was stored then. Raises OverQuota if it doesn't fit and TooMany
+    if the account has received its limit of the hour, and tells the account of both; NotFound if
+    the account has gone.
     """
     there = into or usual(world, to, sender)
     placed = await receive_all(world, to, Copies(receipt_of(letter, to, sender), [(letter, there)]))
@@ -154,6 +155,9 @@ async def receive_all(
     letters = [letter for letter, _ in copies.all]
     try:
         return await with_all(world, to.tenant_id, letters, unit, to.user_id)
+    except TooMany as refusal:
+        await userlimits.refused(world, to.user_id, refusal.reached)
+        raise
     except OverQuota as full:
         reached = Reached(LimitKind.STORAGE, full.used, full.allowed, refused=True)
         await userlimits.refused(world, to.user_id, reached)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -51,6 +52,7 @@ from models.quarantine import QuarantineItem
 from models.queue import OPEN, Delivery, PlaceTurn
 from models.rates import RateHold, RateWindow
 from models.replays import Replay
+from models.server_processes import ServerProcess
 from models.settings import SettingChange
 from models.sieve import SieveMemory
 from models.tasks import Task, Undo
@@ -62,11 +64,10 @@ log = logging.getLogger(__name__)
 
 FIRST = 60.0  # seconds after the start
 EVERY = 900.0  # seconds between rounds
-SWEEP = timedelta(days=1)
+SWEEP = 86_400.0  # seconds
 ROUND = 1000  # rows that one unit changes
 TASKS_FOR = timedelta(days=7)  # after their end
 IMPORTS_FOR = timedelta(days=30)  # likewise
-UNHEARD = timedelta(hours=1)  # since a client that listens gave its last sign of life
 SHOWN_FOR = timedelta(hours=6)  # challenges of security keys, and seeds nobody proved
 
 
@@ -126,7 +127,7 @@ async def run(world: World, stop: asyncio.Event, spool: Path | None = None) -> N
     """
     at, wait = None, FIRST
     while not await _stopped(stop, wait):
-        wait, now = EVERY, world.now()
+        wait, now = EVERY, time.monotonic()
         due = at is None or now - at >= SWEEP
         try:
             done = await tidy(world, sweep=due)
@@ -214,7 +215,10 @@ def _ended(world: World) -> dict[str, tuple[type[SQLModel], Any]]:
         "greylisted": (Greylisted, col(Greylisted.until) <= now),
         "sent": (SubmissionBlob, ~_to_send()),
         "compose_requests": (ComposeRequest, col(ComposeRequest.expires_at) <= now),
-        "compose_listeners": (ComposeListener, col(ComposeListener.seen_at) <= now - UNHEARD),
+        "compose_listeners": (
+            ComposeListener,
+            col(ComposeListener.holder).not_in(select(col(ServerProcess.id))),
+        ),
         "tasks": (Task, col(Task.finished_at) <= now - TASKS_FOR),
         "app_passwords": (AppPassword, col(AppPassword.expires_at) <= now),
         "key_values": (KeyValue, col(KeyValue.expires_at) <= now),

@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, Connection, select, text, tuple_, update
 from sqlmodel import col
 
 from mail import contents, correspondents, messages
-from mail.blobs.errors import Corrupt
 from mail.correspondents import Heard
+from mail.messages import Part, Source
 from mail.searchindex import Words, indexed
 from mail.searchindex import words_of as read_words
 from models import searchindex
@@ -131,36 +131,35 @@ async def _each(
     """What is made of each message and its words, all of it in a thread."""
     longest = world.options.search_text
 
-    def made() -> list[Made]:
-        return [
-            make(row, read_words(text_of(row, source, longest)))
-            for row, source in zip(rows, sources, strict=True)
-        ]
+    def work(nth: int, source: Source | None) -> Made:
+        body = body_of(source, sources[nth].structure) if source is not None else ""
+        return make(rows[nth], read_words(text_of(rows[nth], body, longest)))
 
-    return await asyncio.to_thread(made)
+    return await contents.examine_each(sources, work)
 
 
-def words_of(world: World, row: Any, stored: contents.Stored) -> dict[str, Any]:
+async def words_of(world: World, row: Any, stored: contents.Stored) -> dict[str, Any]:
     """What the index takes, and must be told again to forget it, of a row with SHOWN."""
-    found = read_words(text_of(row, stored, world.options.search_text))
-    return {"id": row.id, **indexed(world.database.dialect, row.user_id, found)}
+
+    def make(_: Any, words: Words) -> dict[str, Any]:
+        return {"id": row.id, **indexed(world.database.dialect, row.user_id, words)}
+
+    (found,) = await _each(world, [row], [stored], make)
+    return found
 
 
-def body_of(stored: contents.Stored) -> str:
-    """The text of a message; none where it is damaged, which was logged where it was read."""
-    try:
-        return messages.body_text(stored.source, stored.structure) or ""
-    except Corrupt:  # the rest of the mail is not to wait for it
-        return ""
+def body_of(source: Source, structure: Part) -> str:
+    """The text of a message."""
+    return messages.body_text(source, structure) or ""
 
 
-def text_of(row: Any, stored: contents.Stored, longest: int) -> str:
+def text_of(row: Any, body: str, longest: int) -> str:
     """What is searched of a message: subject, people, file names, text; so many characters."""
     people = [*row.to, *row.cc, *row.bcc, [row.from_name, row.from_address]]
     parts = [
         row.subject,
         *(word for pair in people for word in pair if word),
         *(file["filename"] or "" for file in row.attachments),
-        body_of(stored),
+        body,
     ]
     return "\n".join(parts)[:longest]

@@ -14,6 +14,7 @@ from mail.routes import Answering
 from mail.senderrules import Match
 from mail.spam import JUNK, REJECT, Limits, Spam
 from models.mailboxes import Mailbox, SpecialUse
+from models.roles import Role
 from models.users import User, UserTag
 from models.world import World
 
@@ -77,6 +78,7 @@ class _Nobody(NamedTuple):
     user_id: int = 0
     domain_id: int | None = None
     tags: Sequence[str] = ()
+    role: Role = Role.USER
 
 
 def limits_of(to: Recipient, *, viruses: bool) -> Limits:

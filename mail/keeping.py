@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, String, insert, select
+from sqlalchemy import LargeBinary, Select, String, bindparam, insert, select, update
 from sqlmodel import col
 
 from mail.blobs.codec import compress
 from mail.blobs.pack import Filed, Piece
 from mail.blobs.store import object_name
 from models.blobs import Blob, MessageBlob
-from models.columns import insert_or
+from models.columns import insert_or, table_of
 from models.prepared import Prepared, Sent, among, number, prepared
 from models.world import Turn, World
 
@@ -21,11 +21,23 @@ INLINE = 4 * 1024
 LARGE = 64 * 1024  # from here on a thread compresses
 
 _REFERRED = Prepared(insert(MessageBlob).inline())
+_REPLACE = Prepared(
+    update(table_of(Blob))
+    .where(col(Blob.id) == number("key"), col(Blob.name) == bindparam("old", type_=String))
+    .values(
+        stored_size=number("stored_size"),
+        codec=bindparam("codec", type_=String),
+        name=bindparam("name", type_=String),
+        data=bindparam("data", type_=LargeBinary),
+        damaged_at=None,
+    )
+)
 
 
 @prepared
 def _known(dialect: str, *, held: bool) -> Select[*tuple[Any, ...]]:
-    asked = select(col(Blob.id), col(Blob.digest)).where(
+    columns = (Blob.id, Blob.digest, Blob.name, Blob.stored_size, Blob.damaged_at)
+    asked = select(*map(col, columns)).where(
         col(Blob.tenant_id) == number("tenant"), among(dialect, col(Blob.digest), "digests", String)
     )
     return asked.with_for_update(read=True, key_share=True) if held else asked
@@ -37,15 +49,18 @@ class Gone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The pieces of a message, safe, and the rows that will tell of them.
+    """The stored pieces of a message, and the rows to write for them.
 
     `root` is the digest of the skeleton. A piece of `known` was stored before; it has no row.
+    `damaged` holds the names of objects that stored rows name and that are lost, have another
+    size, or were marked as damaged. Their rows get the bytes of this message.
     """
 
     root: str
     rows: Sequence[Mapping[str, Any]]
     known: Sequence[str]
     tenant_id: int
+    damaged: frozenset[str] = frozenset()
 
     @property
     def digests(self) -> Iterable[str]:
@@ -55,10 +70,23 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """What was cut out of a message, safe; as in `Kept`."""
+    """The stored pieces that were cut out of a message; the fields are those of `Kept`."""
 
     rows: Sequence[Mapping[str, Any]]
     known: Sequence[str]
+    damaged: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBefore:
+    """The pieces that a tenant has in the store already.
+
+    `known` are the digests of those whose bytes can be used, `damaged` the names of the objects
+    of the others.
+    """
+
+    known: Sequence[str] = ()
+    damaged: frozenset[str] = field(default_factory=frozenset)
 
 
 async def keep(  # noqa: PLR0913 - what is kept, and how
@@ -70,17 +98,21 @@ async def keep(  # noqa: PLR0913 - what is kept, and how
     again: bool = False,
     once: dict[int, asyncio.Future[Pieces]] | None = None,
 ) -> Kept:
-    """Make the pieces of a message safe for this tenant. What it has already is not stored again.
+    """Store the pieces of a message for this tenant. A piece that it has is not stored again.
 
-    With `again` they are stored even so: after Gone. `once` is shared, by tenant, by messages
-    that differ in what is left of them only: what was cut out is made safe once for all.
+    The object of such a piece must exist and have the size in its row; otherwise the piece is
+    stored again. With `again`, after Gone, all pieces are stored again. `once` is shared, by
+    tenant, by messages that differ in their skeletons only: their pieces are stored once.
     """
     once = {} if once is None else once
     if again or tenant_id not in once:
-        once[tenant_id] = asyncio.ensure_future(_pieces(world, tenant_id, pieces, again=again))
+        once[tenant_id] = asyncio.ensure_future(
+            _pieces(world, tenant_id, pieces, INLINE, again=again)
+        )
     cut = await asyncio.shield(once[tenant_id])
-    rows = [await _stored(world, tenant_id, root, INLINE_ROOT), *cut.rows]
-    return Kept(root.digest, rows, cut.known, tenant_id)
+    top = await _pieces(world, tenant_id, [root], INLINE_ROOT, again=again)
+    rows, known = [*top.rows, *cut.rows], [*top.known, *cut.known]
+    return Kept(root.digest, rows, known, tenant_id, top.damaged | cut.damaged)
 
 
 def keep_small(
@@ -97,15 +129,34 @@ def keep_small(
     return done
 
 
-async def _pieces(world: World, tenant_id: int, pieces: Sequence[Piece], *, again: bool) -> Pieces:
-    known: list[str] = []
-    large = [piece.digest for piece in pieces if piece.size > INLINE]
-    if large and not again:
-        given = {"tenant": tenant_id, "digests": large}
-        asked = _known(world.database.dialect, held=False)
-        known = [row.digest for row in await world.database.find(asked, given)]
+async def _pieces(
+    world: World, tenant_id: int, pieces: Sequence[Piece], inline: int, *, again: bool
+) -> Pieces:
+    large = [piece.digest for piece in pieces if piece.size > inline]
+    before = await find_stored(world, tenant_id, large) if large else StoredBefore()
+    known = () if again else before.known
     new = [piece for piece in pieces if piece.digest not in known]
-    return Pieces([await _stored(world, tenant_id, piece, INLINE) for piece in new], known)
+    rows = [await _stored(world, tenant_id, piece, inline) for piece in new]
+    return Pieces(rows, known, before.damaged)
+
+
+async def find_stored(world: World, tenant_id: int, digests: Sequence[str]) -> StoredBefore:
+    """Look up which pieces a tenant has, and check that their objects exist with their size.
+
+    This takes one statement, and one stat or HEAD request for each row that names an object.
+    """
+    given = {"tenant": tenant_id, "digests": digests}
+    rows = await world.database.find(_known(world.database.dialect, held=False), given)
+    intact = await asyncio.gather(*(_is_intact(world, row) for row in rows))
+    known = [row.digest for row, good in zip(rows, intact, strict=True) if good]
+    damaged = (row.name for row, good in zip(rows, intact, strict=True) if not good)
+    return StoredBefore(known, frozenset(damaged))
+
+
+async def _is_intact(world: World, row: Any) -> bool:
+    if row.name is None:
+        return True
+    return row.damaged_at is None and await world.blobs.size(row.name) == row.stored_size
 
 
 async def _stored(world: World, tenant_id: int, piece: Piece, inline: int) -> dict[str, Any]:
@@ -150,10 +201,11 @@ async def _packed(piece: Piece) -> tuple[str, bytes | Filed]:
 
 
 def blob_ids(turn: Turn, *kept: Kept) -> dict[str, int]:
-    """The keys of the pieces by their digests, in the unit that will refer to them.
+    """Write the rows of the pieces; the keys of all pieces by their digests.
 
-    Those of several messages are of one tenant. A twin that came first is used instead of ours.
-    Raises Gone.
+    All messages belong to one tenant. If a piece has a row already, that row is used. The row
+    gets the new bytes if its object is damaged, or if the new bytes are kept in the row. Raises
+    Gone if a row of `known` was deleted.
     """
     dialect, tenant_id = turn.connection.dialect.name, kept[0].tenant_id
     found = dict[str, int]()
@@ -166,7 +218,16 @@ def blob_ids(turn: Turn, *kept: Kept) -> dict[str, int]:
     # a key for each unit: two with the same one would collide by it, which no upsert sees; in
     # one order: no two units wait for each other
     rows = [{**new[digest], "id": turn.world.key()} for digest in sorted(new)]
-    found.update((digest, key) for key, digest in turn.fetched_all(_upsert(dialect), rows).raw)
+    damaged = frozenset[str]().union(*(one.damaged for one in kept))
+    replaced: list[Sent] = []
+    for key, digest, name in turn.fetched_all(_upsert(dialect), rows).raw:
+        found[digest] = key
+        row = new[digest]
+        if name is not None and name != row["name"] and (row["name"] is None or name in damaged):
+            lies = {field: row[field] for field in ("stored_size", "codec", "name", "data")}
+            replaced.append((_REPLACE, {"key": key, "old": name, **lies}))
+    if replaced:
+        turn.send(replaced)
     return found
 
 
@@ -176,7 +237,7 @@ def _upsert(dialect: str) -> Any:
     return new.on_conflict_do_update(
         index_elements=["tenant_id", "digest"],
         set_={"created_at": new.excluded.created_at},  # the collector sees that it is wanted
-    ).returning(col(Blob.id), col(Blob.digest))
+    ).returning(col(Blob.id), col(Blob.digest), col(Blob.name))
 
 
 def referred(message_id: int, ids: Sequence[int]) -> list[Sent]:

@@ -25,6 +25,7 @@ from models.errors import NotFound
 from models.lessons import Lesson
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
+from models.runtime import leases
 from models.world import Turn, World
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 MARKS = {"$junk": True, "junk": True, "$notjunk": False, "notjunk": False, "nonjunk": False}
 QUIET = (SpecialUse.TRASH, SpecialUse.SNOOZED)  # to come there from Junk says nothing
 BATCH = 10  # lessons that a worker has in hand
-LEASE = timedelta(minutes=15)  # for these; a filter that does not answer ends the round
 ATTEMPTS = 60
 PAUSE, LONGEST = timedelta(minutes=1), timedelta(hours=1)
 IDLE = 60.0  # seconds until it looks unasked
@@ -72,23 +72,29 @@ def note(turn: Turn, ids: Sequence[int], *, spam: bool) -> None:
     if not ids:
         return
     new = insert_or(turn.connection.dialect.name, Lesson)
-    names = ("spam", "turn", "due_at", "attempts")
+    names = ("spam", "turn", "due_at", "attempts", "holder")
     again = {name: getattr(new.excluded, name) for name in names}
     upsert = new.on_conflict_do_update(index_elements=["message_id"], set_=again)
     same = {"spam": spam, "turn": turn.world.key(), "due_at": turn.world.now(), "attempts": 0}
+    same["holder"] = None
     turn.connection.execute(upsert, [{"message_id": key, **same} for key in ids])
     turn.bells.add(wakeups.LESSONS)
 
 
 async def run(world: World) -> None:
     """Teach what is to be learned, until cancelled."""
+    async with leases.registered(world):
+        await _teach_all(world)
+
+
+async def _teach_all(world: World) -> None:
     with world.wakeups.listen([wakeups.LESSONS]) as bell:
         while True:
             bell.clear()
             try:
                 while await teach(world):
                     pass
-            except Exception:  # a worker's edge: what it had in hand is due again
+            except Exception:  # a worker's edge: what it had in hand is due again later
                 log.exception("the spam filter could not be taught")
             try:
                 async with asyncio.timeout(IDLE):  # unlike wait_for it is called off at a bell, too
@@ -102,26 +108,33 @@ async def teach(world: World) -> bool:
     if not world.options.rspamd_learn:
         return False
     lessons = await _claim(world)
-    for place, lesson in enumerate(lessons):
-        try:
-            await _teach(world, lesson)
-        except Down:
-            await _later(world, lessons[place:])
-            return False
+    try:
+        for place, lesson in enumerate(lessons):
+            try:
+                await _teach(world, lesson)
+            except Down:
+                await _later(world, lessons[place:])
+                return False
+    except Exception:
+        these = col(Lesson.message_id).in_([lesson.message_id for lesson in lessons])
+        leases.abandon(world, Lesson, these, after=PAUSE.total_seconds())
+        raise
     return bool(lessons)
 
 
 async def _claim(world: World) -> Sequence[Picked]:
     now = world.now()
-    due = select(col(Lesson.message_id)).where(col(Lesson.due_at) <= now)
+    due = select(col(Lesson.message_id)).where(col(Lesson.due_at) <= now, leases.is_free(Lesson))
     due = due.order_by(col(Lesson.due_at), col(Lesson.message_id)).limit(BATCH)
     if not await world.database.read(due):
         return ()  # an idle worker writes nothing
+    process_id = await leases.ensure_registered(world)
     async with world.write() as session:
         connection = await session.connection()
         ids = (await connection.execute(due.with_for_update(skip_locked=True))).scalars().all()
-        claim = update(Lesson).where(col(Lesson.message_id).in_(ids))
-        claim = claim.values(due_at=now + LEASE, attempts=Lesson.attempts + 1)
+        these = col(Lesson.message_id).in_(ids), leases.is_registered(process_id)
+        claim = update(Lesson).where(*these)
+        claim = claim.values(holder=process_id, attempts=Lesson.attempts + 1)
         return (await connection.execute(claim.returning(*picked(Lesson)))).all()
 
 
@@ -167,7 +180,8 @@ async def _later(world: World, lessons: Sequence[Picked]) -> None:
             this = update(Lesson).where(
                 col(Lesson.message_id) == lesson.message_id, col(Lesson.turn) == lesson.turn
             )
-            turn.connection.execute(this.values(due_at=_due(now, lesson.attempts)))
+            due_at = _due(now, lesson.attempts)
+            turn.connection.execute(this.values(due_at=due_at, holder=None))
 
     await world.apply(unit)
 

@@ -153,8 +153,10 @@ async def _into(
 
 
 def _way(mail: "Mail") -> Way:
-    """What it counts as: what was fetched and is no news is only put in."""
-    return Way.RECEIVED if mail.fetched is None or mail.fetched.news else Way.PUT_IN
+    """What a message counts as. A fetched message counts as received only if it is new mail."""
+    if mail.fetched is None:
+        return Way.RECEIVED
+    return Way.FETCHED if mail.fetched.news else Way.PUT_IN
 
 
 def place_of(world: World, mail: "Mail", todo: Ruled, spot: Spot) -> Place:

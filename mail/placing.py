@@ -9,7 +9,7 @@ from itertools import compress, product
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import bindparam, case, insert, select, update
+from sqlalchemy import bindparam, case, func, insert, or_, select, update
 from sqlmodel import col
 
 from mail import audit, threads, userlimits
@@ -45,12 +45,16 @@ class Way(StrEnum):
 
     PUT_IN = "PUT_IN"  # by the account: the quota
     RECEIVED = "RECEIVED"  # from outside: the quota, and what may come in an hour
+    FETCHED = (
+        "FETCHED"  # by a connector, as new mail: counted as RECEIVED, but never refused for it
+    )
     AGAIN = "AGAIN"  # the same, in another folder as well: the quota
     RELEASED = "RELEASED"  # from outside, and was held: what may come in an hour was counted then
     NOTICE = "NOTICE"  # by us, about the quota: it goes in beyond it, and leads to no other
 
 
-ARRIVING = frozenset({Way.RECEIVED, Way.AGAIN, Way.RELEASED})
+ARRIVING = frozenset({Way.RECEIVED, Way.FETCHED, Way.AGAIN, Way.RELEASED})
+COUNTED = frozenset({Way.RECEIVED, Way.FETCHED})  # among the messages of an hour
 HOUR = timedelta(hours=1)  # in which messages that come are counted
 _RUNNING = col(User.received_until) > bindparam("now", type_=Instant)
 _NOTICE = (
@@ -66,12 +70,21 @@ COMING: dict[str, Any] = {  # so `many` messages more; `until` is when an hour e
         (_RUNNING, col(User.received_until)), else_=bindparam("until", type_=Instant)
     ),
 }
+_RECEIVED_LIMIT = func.coalesce(col(User.received_max), number("hourly"))
+# Checked by the UPDATE that counts, so that deliveries at once can't pass the limit together.
+MAY_COME = or_(
+    _RECEIVED_LIMIT == 0,
+    col(User.received_until).is_(None),
+    ~_RUNNING,
+    col(User.received) < _RECEIVED_LIMIT,
+)
 CAME = col(User.received), col(User.received_max), col(User.received_until)
 # What came from outside is counted by the same statement: a row of its own costs another.
-_RECEIVED = _PUT_IN.values(**COMING).returning(*CAME)
+_FETCHED = _PUT_IN.values(**COMING).returning(*CAME)
 _TAKE = {
     Way.PUT_IN: Prepared(_PUT_IN),
-    Way.RECEIVED: Prepared(_RECEIVED),
+    Way.RECEIVED: Prepared(_FETCHED.where(MAY_COME)),
+    Way.FETCHED: Prepared(_FETCHED),
     Way.AGAIN: Prepared(_PUT_IN),
     Way.RELEASED: Prepared(_PUT_IN),
     Way.NOTICE: Prepared(_NOTICE),
@@ -167,7 +180,7 @@ def noted(dialect: str) -> Any:
 def place(turn: Turn, letter: Letter, kept: Kept, to: Place, *, way: Way = Way.PUT_IN) -> Placed:
     """Store a message inside the caller's unit: quota, folder, rows and journal at once.
 
-    OverQuota, NotFound, Gone.
+    Raises OverQuota, TooMany, NotFound, Gone.
     """
     (placed,) = place_many(turn, [(letter, kept, to)], way=way)
     return placed
@@ -183,7 +196,7 @@ def place_many(turn: Turn, items: Sequence[Item], *, way: Way = Way.PUT_IN) -> l
     use = take_quota(turn, user_id, size, many=len(items), way=way)
     placed = _placed(turn, user_id, items, way)
     userlimits.stored(turn, user_id, use, size, letter=way is not Way.NOTICE)
-    if way is Way.RECEIVED:
+    if way in COUNTED:
         userlimits.received(turn, user_id, use, len(items))
     return placed
 
@@ -339,18 +352,21 @@ def _road(to: Place, way: Way) -> AuditRoad:
 def take_quota(
     turn: Turn, user_id: int, size: int, *, many: int = 1, way: Way = Way.PUT_IN
 ) -> Picked:
-    """Count the bytes of so many messages as used; what is `used` then, and `allowed`.
+    """Count the bytes of so many messages as used; return `used` after that, and `allowed`.
 
-    OverQuota, NotFound.
+    Raises OverQuota, TooMany if the account has received its limit of the hour, NotFound.
     """
     platform = turn.world.options.default_quota
     given: dict[str, Any] = {"user": user_id, "platform": platform, "bytes": size, "many": many}
-    if way is Way.RECEIVED:
+    if way in COUNTED:
         now = turn.world.now()
         given |= {"now": now, "until": now + HOUR}
+    if way is Way.RECEIVED:
+        given["hourly"] = turn.world.options.received_hourly
     taken = turn.fetched(_TAKE[way], **given)
     if not taken:
-        raise over_quota(turn, user_id)
+        counted = way is Way.RECEIVED and userlimits.too_many_received(turn, user_id)
+        raise counted or over_quota(turn, user_id)
     row: Picked = taken[0]
     return row
 

@@ -18,10 +18,11 @@ from mail import acknowledging, audit, delivery, encrypting, placing, userlimits
 from mail.addresses import Recipient
 from mail.keeping import Kept, blob_ids
 from mail.messagetrace import new_id
-from mail.placing import CAME, COMING, HOUR, Letter
+from mail.placing import CAME, COMING, HOUR, MAY_COME, Letter
 from mail.scan import Symbol
 from mail.spam import Spam
 from mail.storable import storable
+from mail.userlimits import TooMany
 from mail.wishes import On, stored
 from models import meters
 from models.errors import LimitReached, NotFound
@@ -65,7 +66,7 @@ _KNOWN = select(col(Receipt.message_id)).where(
 )
 _COUNTED = Prepared(
     update(User)
-    .where(col(User.id) == number("user"), col(User.deleted_at).is_(None))
+    .where(col(User.id) == number("user"), col(User.deleted_at).is_(None), MAY_COME)
     .values(**COMING)
     .returning(*CAME)
 )
@@ -129,16 +130,26 @@ async def _hold(world: World, letter: Letter, route: tuple["Mail", Recipient], w
         _make_room(turn, to.user_id, key)
         return True
 
-    if await delivery.with_bytes(world, to.tenant_id, letter, unit, to.user_id):
+    try:
+        held = await delivery.with_bytes(world, to.tenant_id, letter, unit, to.user_id)
+    except TooMany as refusal:
+        await userlimits.refused(world, to.user_id, refusal.reached)
+        raise
+    if held:
         HELD.add("virus" if why.virus else "spam")
 
 
 def _count(turn: Turn, user_id: int) -> None:
-    """Count it among what came in an hour: else a flood that is held would have no limit."""
-    now = turn.world.now()
-    counted = turn.fetched(_COUNTED, user=user_id, many=1, now=now, until=now + HOUR)
+    """Count it among the messages of the hour: else a flood that is held would have no limit.
+
+    Raises TooMany if the account has received its limit of the hour, NotFound if it has gone.
+    """
+    now, hourly = turn.world.now(), turn.world.options.received_hourly
+    given = {"many": 1, "now": now, "until": now + HOUR, "hourly": hourly}
+    counted = turn.fetched(_COUNTED, user=user_id, **given)
     if not counted:
-        raise NotFound(str(user_id), path=["user"])
+        full = userlimits.too_many_received(turn, user_id)
+        raise full or NotFound(str(user_id), path=["user"])
     userlimits.received(turn, user_id, counted[0])
 
 

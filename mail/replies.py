@@ -12,6 +12,8 @@ from mail.scanners.refusing import Infected, Unwanted
 from mail.spool import NoRoom
 from mail.wire import NO_ADDRESS
 from models.errors import Invalid, NotFound, OverQuota, RateLimited, Refused, Unavailable
+from models.store.outage_log import OUTAGES
+from models.store.outages import unavailable
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +47,13 @@ def refusal(error: BaseException, *, user: int | None = None) -> str:
     if isinstance(error, Rejected):
         return f"550 5.7.1 {error.words}"
     if isinstance(error, Refused):
-        return REFUSALS.get(type(error), "550 5.7.1 Refused")
+        known = (REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+        return next(known, "550 5.7.1 Refused")
     if isinstance(error, NoRoom) or getattr(error, "errno", None) == errno.ENOSPC:
         return NO_ROOM
+    if (failure := unavailable(error)) is not None:
+        OUTAGES.note_record(failure)
+        return TRY_LATER
     if isinstance(error, StatementError):
         error.hide_parameters = True  # they are the mail itself
     log.error("receiving failed", exc_info=error, extra={"user": user})

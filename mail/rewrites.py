@@ -25,6 +25,7 @@ from mail.addresses import (
     instead,
     normal,
     normal_domain,
+    owner_of,
 )
 from mail.delivery import with_bytes
 from mail.keeping import Kept
@@ -35,13 +36,17 @@ from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
 from models.errors import Invalid
 from models.journal import PLATFORM
+from models.makers import Account, Maker, covers, join_of_maker, maker_columns
 from models.prepared import Prepared, among, number, prepared
 from models.queue import Delivery
 from models.rewrites import BccDirection, BccRule, RecipientRewrite
 from models.submission import ARRIVED, Submission
+from models.users import User
 from models.world import Turn, World
 
 log = logging.getLogger(__name__)
+
+Accounts = Mapping[str, Sequence[Account]]  # the accounts behind each address
 
 HEAD = 1 << 20  # bytes of a large message that are searched for marks
 COPIED = b"X-Merganser-Copy"  # header field of a copy: of whose mail, in a form none can forge
@@ -160,8 +165,15 @@ def _copies(dialect: str) -> Select[*tuple[Any, ...]]:
     )
     there = union_all(own, second).subquery()
     return (
-        select(col(BccRule.id), col(BccRule.local), col(BccRule.bcc_to), there.c.named)
+        select(
+            col(BccRule.id),
+            col(BccRule.local),
+            col(BccRule.bcc_to),
+            there.c.named,
+            *maker_columns(BccRule),
+        )
         .join(there, there.c.domain_id == col(BccRule.domain_id))
+        .outerjoin(Maker, join_of_maker(BccRule))
         .where(
             col(BccRule.direction) == bindparam("direction"),
             among(dialect, col(BccRule.local), "locals", String),
@@ -180,13 +192,17 @@ def _asked(direction: BccDirection, addresses: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _chosen(rows: Sequence[Picked], of: Sequence[str], known: Collection[str]) -> list[Copy]:
-    """The copies of these addresses' mail, each to another address, and to none that is known."""
+def _chosen(rows: Sequence[Picked], of: Accounts, known: Collection[str]) -> list[Copy]:
+    """The copies of these addresses' mail, each to another address, and to none that is known.
+
+    A rule makes none for an account that its maker may not administer.
+    """
     names = {address: normal(address) for address in of}
     taken, found = {_same(address) for address in known}, []
     for row in rows:
         for address, name in names.items():
-            if name.domain == row.named and row.local in ("", name.local):
+            fits = name.domain == row.named and row.local in ("", name.local)
+            if fits and all(covers(row, account) for account in of[address]):
                 if _same(row.bcc_to) not in taken:
                     taken.add(_same(row.bcc_to))
                     found.append(Copy(row.bcc_to, row.id, address))
@@ -201,9 +217,9 @@ def _same(address: str) -> str:
 
 
 async def copies(
-    world: World, direction: BccDirection, of: Sequence[str], known: Collection[str] = ()
+    world: World, direction: BccDirection, of: Accounts, known: Collection[str] = ()
 ) -> list[Copy]:
-    """Who gets a copy of the mail from, or to, these addresses; nobody who is `known` to.
+    """Find who gets a copy of the mail from, or to, these addresses, except who is `known`.
 
     Each address once; one statement, however many there are.
     """
@@ -211,18 +227,37 @@ async def copies(
 
 
 async def copies_of_sent(
-    world: World, envelopes: Sequence[tuple[str, Collection[str]]]
+    world: World, account_id: int, envelopes: Sequence[tuple[str, Collection[str]]]
 ) -> list[list[str]]:
-    """Who gets a copy of each message a user sends, by sender and recipients; one statement."""
+    """Find who gets a copy of each message that an account sends, by sender and recipients.
+
+    A rule must cover the account, and the account whose address the sender is. One statement if
+    no rule fits.
+    """
     senders = list(dict.fromkeys(sender for sender, _ in envelopes))
     rows = await _rules(world, BccDirection.SENDER, senders) if senders else ()
+    of = await _senders(world, account_id, senders) if rows else {}
     return [
-        [copy.address for copy in _chosen(rows, [sender], recipients)] if rows else []
+        [copy.address for copy in _chosen(rows, {sender: of[sender]}, recipients)] if rows else []
         for sender, recipients in envelopes
     ]
 
 
-async def _rules(world: World, direction: BccDirection, of: Sequence[str]) -> Sequence[Picked]:
+async def _senders(
+    world: World, account_id: int, senders: Collection[str]
+) -> dict[str, list[Account]]:
+    """The accounts behind each sender: the one that sends, and the owner of the address."""
+    owners = {sender: {account_id, await owner_of(world, sender)} for sender in senders}
+    ids = {owner for both in owners.values() for owner in both if owner}
+    asked = select(col(User.id), col(User.role)).where(col(User.id).in_(ids))
+    there = {row.id: Account(row.id, row.role) for row in await world.database.read(asked)}
+    return {
+        sender: [there[owner] for owner in both if owner in there]
+        for sender, both in owners.items()
+    }
+
+
+async def _rules(world: World, direction: BccDirection, of: Iterable[str]) -> Sequence[Picked]:
     """Those that any of these addresses may be meant by."""
     return await world.database.find(_copies(world.database.dialect), _asked(direction, of))
 
@@ -270,7 +305,8 @@ async def copies_wanted(
     theirs = {to.instead or to.address: to for to in delivered if to.copied}
     if not theirs:
         return []
-    found = await copies(world, BccDirection.RECIPIENT, list(theirs), came.recipients)
+    accounts = {address: [Account(to.user_id, to.role)] for address, to in theirs.items()}
+    found = await copies(world, BccDirection.RECIPIENT, accounts, came.recipients)
     if found and came.submission_id != ARRIVED:
         rows = await world.database.find(_KNOWN, {"submission": came.submission_id})
         taken = {_same(row.recipient) for row in rows}

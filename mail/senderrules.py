@@ -24,12 +24,15 @@ from sqlmodel import col
 from mail.addresses import LONGEST, checked, checked_domain, normal_domain
 from models.columns import Picked, picked
 from models.errors import Invalid
+from models.makers import Account, Maker, covers, join_of_maker, maker_columns
 from models.prepared import among, prepared
+from models.roles import Role
 from models.senderrules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user
 from models.world import World
 
 DEEP = 10  # labels of a domain whose subdomains are meant
 BELOW = "*."
+OWN = 0  # the rank of rules of the account
 _READ = frozenset({"id", "place", "pattern", "action"})
 
 
@@ -43,6 +46,10 @@ class Receiver(Protocol):
     @property
     def domain_id(self) -> int | None:
         """The domain of the address written to; of an address without one the account's."""
+
+    @property
+    def role(self) -> Role:
+        """Of the account."""
 
     @property
     def tags(self) -> Collection[str]:
@@ -106,9 +113,13 @@ def _plain(text: str) -> bool:
 
 @prepared
 def _matching(dialect: str) -> Select[*tuple[Any, ...]]:
-    return select(*picked(SenderRule, _READ)).where(
-        among(dialect, col(SenderRule.place), "places", String),
-        among(dialect, col(SenderRule.pattern), "patterns", String),
+    return (
+        select(*picked(SenderRule, _READ), *maker_columns(SenderRule))
+        .outerjoin(Maker, join_of_maker(SenderRule))
+        .where(
+            among(dialect, col(SenderRule.place), "places", String),
+            among(dialect, col(SenderRule.pattern), "patterns", String),
+        )
     )
 
 
@@ -119,7 +130,8 @@ async def rules_of(
 
     `sender` is that of the envelope, `from_address` the first of the From header: a rule that
     fits either matches. One statement for all recipients, whose pairs of place and pattern are
-    looked up in an index; none where neither is an address.
+    looked up in an index; none where neither is an address. A rule for a domain, a tag or all
+    skips accounts that its maker may not administer.
     """
     envelope, header = patterns(sender), patterns(from_address)
     wanted = list(dict.fromkeys([*envelope, *header]))
@@ -135,8 +147,9 @@ async def rules_of(
             Match(row.id, row.action, rank, row.pattern not in envelope)
             for place, rank in names.items()
             for row in rows.get(place, ())
+            if rank == OWN or covers(row, Account(to.user_id, to.role))
         ]
-        for names in each
+        for to, names in zip(recipients, each, strict=True)
     ]
 
 
@@ -144,4 +157,4 @@ def _places(to: Receiver) -> dict[str, int]:
     """Where rules for a recipient stand, and how specific each place is."""
     domain = {} if to.domain_id is None else {of_domain(to.domain_id): 2}
     tags = {of_tag(tag.strip().casefold()): 1 for tag in to.tags}
-    return {of_user(to.user_id): 0, **tags, **domain, EVERYBODY: 3}
+    return {of_user(to.user_id): OWN, **tags, **domain, EVERYBODY: 3}

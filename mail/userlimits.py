@@ -27,6 +27,10 @@ ALLOWED = func.coalesce(  # bytes an account may have, 0: any number
     .scalar_subquery(),
     bindparam("platform", type_=Big),
 )
+TOO_MUCH_MAIL = "too much mail for this mailbox"
+RECEIVED = select(col(User.received), col(User.received_max), col(User.received_until)).where(
+    col(User.id) == bindparam("user"), col(User.deleted_at).is_(None)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,11 @@ class Reached:
 
 
 class TooMany(RateLimited):
-    """As much was forwarded as may be in a day."""
+    """A unit of work was refused because the limit `reached` of an account is used up."""
 
-    def __init__(self, reached: Reached, now: datetime) -> None:
+    def __init__(self, message: str, reached: Reached, now: datetime) -> None:
         wait = reached.resets_at - now if reached.resets_at else DAY
-        super().__init__("this account has forwarded as much as it may", retry_after=wait)
+        super().__init__(message, retry_after=wait)
         self.reached = reached
 
 
@@ -106,6 +110,19 @@ def received(turn: Turn, user_id: int, taken: Picked, many: int = 1) -> None:
         tell(turn, user_id, reached)
 
 
+def too_many_received(turn: Turn, user_id: int) -> TooMany | None:
+    """The refusal if this account has received as many messages as it may in the current hour."""
+    options, now = turn.world.options, turn.world.now()
+    row = turn.connection.execute(RECEIVED, {"user": user_id}).first()
+    if row is None or row.received_until is None or row.received_until <= now:
+        return None
+    most = options.received_hourly if row.received_max is None else row.received_max
+    if not most or row.received < most:
+        return None
+    reached = Reached(LimitKind.RECEIVED, row.received, most, row.received_until, refused=True)
+    return TooMany(TOO_MUCH_MAIL, reached, now)
+
+
 def _write_to(turn: Turn, user_id: int, at: UsageLevel, *, refused: bool = False) -> None:
     """Have a letter written to the account, behind this unit."""
     if not turn.world.options.limit_letters:
@@ -134,7 +151,8 @@ def count_forwards(turn: Turn, user_id: int, many: int) -> None:
     row = connection.execute(running).first()
     used, until = (row.used, row.until) if row else (0, now + DAY)
     if most and used >= most:
-        raise TooMany(Reached(LimitKind.FORWARDS, used, most, until, refused=True), now)
+        reached = Reached(LimitKind.FORWARDS, used, most, until, refused=True)
+        raise TooMany("this account has forwarded as much as it may", reached, now)
     new = insert_or(connection.dialect.name, Usage).values(
         user_id=user_id, kind=UsageKind.FORWARDS, used=used + many, until=until
     )

@@ -47,6 +47,10 @@ def _broken(problem: Exception) -> int:
     """Say what came in between. A bug of ours leaves its traceback in the log as well."""
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - so that --help is quick
 
+    from models.store.outages import unavailable  # noqa: PLC0415
+
+    if failure := unavailable(problem):
+        return _told(f"it could not be done: {failure.message}", WRONG)
     words = next(iter(str(getattr(problem, "orig", problem)).strip().splitlines()), "")
     if isinstance(problem, DBAPIError | OSError):
         return _told(f"it could not be done: {words or type(problem).__name__}", WRONG)

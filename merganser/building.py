@@ -19,11 +19,13 @@ from mail.messages import close_readers
 from merganser.buses import wakeups
 from merganser.files import once
 from merganser.settings import Settings
-from merganser.trouble import Trouble
+from merganser.trouble import MISUSED, Trouble
 from merganser.upgrade import lacking, upgrade
 from merganser.vaults import vault
 from models.database import Database
 from models.roles import Role, Scope
+from models.store.outages import StoreUnavailable
+from models.store.postgres_address import AddressError, is_postgres, parse_postgres_address
 from models.stores import Store
 from models.world import World
 from resolvers import known, passwords
@@ -88,10 +90,13 @@ def reached(settings: Settings) -> Generator[None]:
     """Say in one sentence that the store cannot be reached, and why."""
     try:
         yield
-    except (DBAPIError, OSError) as problem:
-        reason = _first(getattr(problem, "orig", None) or problem)
+    except (DBAPIError, OSError, StoreUnavailable) as problem:
+        cause = problem.__cause__ if isinstance(problem, StoreUnavailable) else None
+        reason = _first(getattr(cause or problem, "orig", None) or cause or problem)
         where = url_of(settings).render_as_string(hide_password=True)
         raise Trouble(f"cannot use the store {where}: {reason}") from problem
+    except AddressError as problem:
+        raise Trouble(f"MERGANSER_STORE is wrong: {problem}", code=MISUSED) from problem
     except ModuleNotFoundError as problem:
         text = f"a PostgreSQL store needs {problem.name}: pip install 'merganser[postgres]'"
         raise Trouble(text) from problem
@@ -100,7 +105,14 @@ def reached(settings: Settings) -> Generator[None]:
 def url_of(settings: Settings) -> URL:
     """The store's address. Trouble where it names no place that lasts."""
     try:
+        if is_postgres(settings.store):
+            address = parse_postgres_address(settings.store)
+            hosts = ",".join(f"{host.address or host.name}" for host in address.hosts)
+            user, name = address.get("user") or None, address.get("dbname") or None
+            return URL.create("postgresql", username=user, host=hosts, database=name)
         url = make_url(settings.store)
+    except AddressError as problem:
+        raise Trouble(f"MERGANSER_STORE is wrong: {problem}", code=MISUSED) from problem
     except (ArgumentError, ValueError) as problem:
         raise Trouble("MERGANSER_STORE is wrong: it cannot be read as a URL") from problem
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):

@@ -6,12 +6,11 @@ import hmac
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sqlalchemy import make_url
-
 from merganser.settings import DRIVERS, PREFIX, Settings, driven
 from merganser.trouble import MISUSED, Trouble
 from models.buses import Bus
 from models.buses.local import LocalBus
+from models.store.postgres_address import is_postgres
 from models.wakeups import Shared, Wakeups
 
 
@@ -19,8 +18,7 @@ def wakeups(settings: Settings, secret: bytes) -> Wakeups:
     """The bells of a process, and the bus on which others hear them."""
     asked = settings.wakeups.get_secret_value()
     if asked == "auto":
-        sqlite = make_url(settings.store).get_backend_name() == "sqlite"
-        asked = "unix" if sqlite else "postgresql"
+        asked = "postgresql" if is_postgres(settings.store) else "unix"
     return Wakeups() if asked == "process" else Shared(_bus(settings, asked, secret))
 
 

@@ -382,7 +382,7 @@ def check(
 
     Example: merganser check --quick
     """
-    from merganser import locks
+    from merganser.server.store_use import used_alone
 
     async def work(world: "World", _settings: "Settings") -> dict[str, object]:
         from mail.verify import verify
@@ -397,7 +397,7 @@ def check(
         return report.as_json()
 
     async def alone(world: "World", settings: "Settings") -> dict[str, object]:
-        async with locks.repairing(settings.store):
+        async with used_alone(world, settings, "repair"):
             return await work(world, settings)
 
     report = run(alone if repair else work)

@@ -113,6 +113,7 @@ def endpoint(settings: Settings) -> Endpoint:
         Crowd(settings.operations, settings.operations_each),
         Crowd(settings.connections, settings.followers_each),
         settings.introspection,
+        answer_max=settings.answer_max,
     )
     return Endpoint(
         receive_timeout=settings.body_timeout.total_seconds(),

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from merganser.trouble import Trouble
+from models.store.postgres_address import is_postgres
 
 SERVED = 0x6D657268  # of PostgreSQL's advisory locks, which are each database's own
 
@@ -61,8 +61,7 @@ async def repairing(store: str, then: str = "repair") -> AsyncGenerator[None]:
 
 def lock_of(store: str) -> Path | None:
     """The file whose lock a server of this SQLite store holds; None for PostgreSQL."""
-    url = make_url(store)
-    return Path(f"{url.database}.lock") if url.get_backend_name() == "sqlite" else None
+    return None if is_postgres(store) else Path(f"{make_url(store).database}.lock")
 
 
 def holder_of(store: str) -> str | None:
@@ -98,7 +97,11 @@ class _Flock:
 
 @asynccontextmanager
 async def _advisory(store: str, *, shared: bool) -> AsyncGenerator[bool]:
-    engine = create_async_engine(store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    from models.store.postgres_connection import (  # noqa: PLC0415 - needs asyncpg
+        postgres_engine,
+    )
+
+    engine = postgres_engine(store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     how = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
     try:
         async with engine.connect() as connection:

@@ -19,6 +19,8 @@ from typing import Any
 import orjson
 
 from models import meters
+from models.store.outage_log import OUTAGES
+from models.store.outages import unavailable
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName", "color_message"}
 
@@ -37,6 +39,23 @@ def facts_of(record: logging.LogRecord) -> Mapping[str, Any]:
         facts: Mapping[str, Any] = given["facts"]
         return facts
     return {key: value for key, value in given.items() if key not in _USUAL}
+
+
+class OutageFilter(logging.Filter):
+    """Leaves out records whose exception is an outage of a component.
+
+    The outage itself is one line at its beginning and one at its end (models/store/outage_log.py),
+    with the number of records that were left out.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether to write a record."""
+        problem = record.exc_info[1] if record.exc_info else None
+        failure = unavailable(problem) if problem else None
+        if failure is None:
+            return True
+        OUTAGES.note_record(failure)
+        return False
 
 
 class JsonLines(logging.Formatter):
@@ -182,6 +201,7 @@ def set_up(level: str, form: str = "auto", worker: str | None = None) -> None:
     """
     people = form == "text" or (form == "auto" and sys.stderr is not None and sys.stderr.isatty())
     handler = _handler()
+    handler.addFilter(OutageFilter())
     handler.setFormatter(TextLines(worker) if people else JsonLines(worker))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # nobody is told these, and looking them up takes time

@@ -23,6 +23,7 @@ class Part:
     board: Board | None = None
     ship: Ship | None = None  # tells what this process counts to the others
     parent: int | None = None  # what is read here ends when the first process does
+    server: str = ""  # identity of the server; empty: this process is the whole server
 
     def up(self) -> None:
         """Note that this process does its part from now on."""

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ async def checks(
 ) -> Mapping[str, Check]:
     """What to ask, by the names that are told to anybody. The store must be migrated.
 
-    Of several processes one is ready when all are.
+    A server of several processes is ready if at least one of those that listen is up: a missing
+    one is replaced meanwhile, and the others answer.
     """
     ours = await versions(world.database)
 
@@ -46,10 +47,22 @@ async def checks(
         return not ending.asked
 
     async def processes() -> bool:
-        return part.board is None or part.board.all_up
+        return part.board is None or part.board.up_count(part.many) > 0
 
     named = {"migrations": migrations, "workers": workers, "spool": writable, "serving": serving}
     return named if part.board is None else {**named, "processes": processes}
+
+
+def process_counts(part: Part) -> Callable[[], Mapping[str, int]]:
+    """Make the function that counts the processes of this server for `/health/ready`."""
+
+    def counts() -> Mapping[str, int]:
+        if part.board is None:
+            return {"up": 1, "configured": 1}
+        size = part.board.size
+        return {"up": part.board.up_count(size), "configured": size}
+
+    return counts
 
 
 def _writable(folder: Path) -> bool:

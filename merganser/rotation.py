@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from merganser import locks, vaults
+from merganser import vaults
+from merganser.server.store_use import used_alone
 from merganser.settings import Settings
 from models.vault import Vault, new_key
 from models.world import World
@@ -48,7 +49,7 @@ async def rotate(
     point, all can be read as before, and the next run ends what this one has begun: a key is in
     the file before anything is sealed with it, and leaves it after the store needs it no longer.
     """
-    async with locks.repairing(settings.store, "make other keys"):
+    async with used_alone(world, settings, "make other keys"):
         path = vaults.path_of(settings)
         name, key = new_key()
         keys = {**vaults.read(path), name: key}

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -26,9 +27,12 @@ from merganser import listening, locks, mailports, otlp, proving, readiness
 from merganser.building import make_folder, opened, reached
 from merganser.ending import Ending
 from merganser.parts import ALONE, Part
+from merganser.server.server_identity import server_identity
+from merganser.server.store_use import used_by_server
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.errors import Invalid
+from models.runtime import leases
 from models.world import World
 from resolvers import (
     acmeruns,
@@ -69,7 +73,7 @@ async def serve(
     if part.parent is not None:
         loop.add_reader(part.parent, _orphaned, ending, part.parent)
     try:
-        async with _house(settings, part) as world:
+        async with _house(settings, part, ending) as world:
             if before is not None:
                 await before(world)
             if part.listens:
@@ -83,11 +87,12 @@ async def serve(
         raise Trouble("a worker ended by itself, so the server stopped: see its log")
 
 
-async def prepare(settings: Settings) -> None:
-    """Migrate the store, and see whether we may listen where we are told to."""
+async def prepare(settings: Settings, server: str) -> None:
+    """Migrate the store, end what `server` held before, and see whether we may listen."""
     otlp.signals(settings)
     mailports.certificate(settings)
     async with opened(settings, migrate=True) as world:
+        await leases.end_server(world, server)
         _route(world)
         await listening.guarded(world, settings)
         await mailports.required(settings, world)
@@ -100,7 +105,7 @@ def _orphaned(ending: Ending, parent: int) -> None:
 
 
 @asynccontextmanager
-async def _house(settings: Settings, part: Part) -> AsyncGenerator[World]:
+async def _house(settings: Settings, part: Part, ending: Ending) -> AsyncGenerator[World]:
     """The world of a server: its store is held and migrated; of several the first has done so."""
     make_folder(settings)
     alone = part is ALONE
@@ -109,6 +114,13 @@ async def _house(settings: Settings, part: Part) -> AsyncGenerator[World]:
             with reached(settings):
                 await stack.enter_async_context(locks.serving(settings.store))
         world = await stack.enter_async_context(opened(settings, migrate=alone))
+        process = world.process
+        process.server = part.server or stack.enter_context(server_identity(settings.data))
+        process.name = part.ship.name if part.ship else "alone"
+        process.on_reserved = partial(ending.signalled, signal.SIGTERM)
+        if alone:
+            await leases.end_server(world, process.server)
+        await stack.enter_async_context(used_by_server(world))
         yield world
 
 
@@ -137,6 +149,7 @@ async def _open(
         settings=listening.endpoint(settings),
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
         checks=await readiness.checks(world, ending, spool / "http", part),
+        processes=readiness.process_counts(part),
         compiled=settings.compiled_executor,
         fleet=part.ship,
         uploads=listening.uploads(settings, part.many),
@@ -216,9 +229,8 @@ async def _workers(
             webhookposts.run(world, worded),
             pushing.run(world, ids.encode),
             dkimrotation.run(world),
-            # of an SQLite store one process has the lock, and one of its processes works
             acmeruns.run(world),
-            connectorruns.run(world, alone=locks.lock_of(world.database.url) is not None),
+            connectorruns.run(world),
         ]
     asked = [_begun(work, ending) for work in ended_by_event]
     running = [_begun(work, ending) for work in cancelled]

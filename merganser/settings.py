@@ -22,6 +22,7 @@ from merganser.smtp_settings import SmtpSettings
 from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
 from merganser.trouble import MISUSED, Trouble
 from models.options import Options
+from models.store.postgres_address import is_postgres, parse_postgres_address
 
 PREFIX = "MERGANSER_"
 FAULT = r"^[a-z]+:[1-9][0-9]*$"
@@ -42,6 +43,8 @@ def driven(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in DRIVERS:
         raise ValueError("write sqlite:///path or postgresql://user:password@host/database")
+    if is_postgres(url):
+        parse_postgres_address(url)
     return f"{DRIVERS[scheme]}://{rest}"
 
 
@@ -72,7 +75,9 @@ class Settings(
     )
     store: Url = Field(
         default_factory=lambda known: f"sqlite+aiosqlite:///{known['data']}/merganser.db",
-        description="Where rows live: sqlite:///path or postgresql://user:password@host/database.",
+        description="Database: sqlite:///path, or a connection URI of PostgreSQL with the "
+        "parameters that libpq documents, such as "
+        "postgresql://user:password@host/database?sslmode=verify-full.",
         json_schema_extra=shown("sqlite:///{data}/merganser.db"),
     )
     blobs: str = Field(
@@ -202,6 +207,12 @@ class Settings(
         default=50_000,
         ge=0,
         description="Cost points a second for each user or key of ADMIN or above; 0 is unlimited.",
+    )
+    answer_max: Size = Field(
+        default=32 << 20,
+        ge=1 << 20,
+        description="Bytes of one GraphQL answer, and of each event of a subscription. A larger "
+        "one ends with the error RESPONSE_TOO_LARGE.",
     )
     introspection: Literal["open", "signed-in", "off"] = Field(
         default="open",

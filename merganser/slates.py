@@ -39,6 +39,15 @@ class Board:
         """Whether that process is up."""
         return bool(self._marks[index])
 
+    def up_count(self, processes: int) -> int:
+        """The number of the first `processes` processes that are up."""
+        return sum(self._marks[:processes])
+
+    @property
+    def size(self) -> int:
+        """The number of processes, whether they are up or not."""
+        return self._size
+
     @property
     def all_up(self) -> bool:
         """Whether none is missing."""

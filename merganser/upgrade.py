@@ -5,6 +5,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from models.database import Database
+from models.store.postgres_limits import UNLIMITED
 
 _PACKED = Path(__file__).with_name("migrations")  # in the wheel; a checkout has them at the top
 SCRIPTS = _PACKED if _PACKED.is_dir() else Path(__file__).parents[1] / "migrations"
@@ -20,6 +21,8 @@ async def upgrade(database: Database) -> None:
     engine = database.engine.execution_options(merganser_write=True)
     async with engine.begin() as connection:
         if database.dialect == "postgresql":
+            for statement in UNLIMITED:  # migrations may take long, and so may the wait for them
+                await connection.execute(text(statement))
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({TURN})"))
         await connection.run_sync(_upgrade)
 

@@ -19,6 +19,7 @@ import uvloop
 from merganser import listening, locks, logs, serving
 from merganser.building import make_folder, url_of
 from merganser.parts import Part
+from merganser.server.server_identity import server_identity
 from merganser.settings import Settings
 from merganser.shares import shared
 from merganser.slates import Board, Ship, Slates
@@ -56,13 +57,15 @@ def run(settings: Settings, many: int) -> None:
     with ExitStack() as stack:
         stack.enter_context(locks.held(settings.store))
         signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-        First(settings, many).run()
+        server = stack.enter_context(server_identity(settings.data))
+        First(settings, many, server).run()
 
 
 class First:
     """The first process."""
 
-    def __init__(self, settings: Settings, many: int) -> None:
+    def __init__(self, settings: Settings, many: int, server: str) -> None:
+        self._server = server
         self._settings = shared(settings, many)
         self._many = many
         names = [str(number) for number in range(1, many + 1)]
@@ -76,7 +79,9 @@ class First:
 
     def run(self) -> None:
         """Begin all, and look after them until the last has ended."""
-        code = self._wait_for(_fork(lambda: uvloop.run(serving.prepare(self._settings))))
+        code = self._wait_for(
+            _fork(lambda: uvloop.run(serving.prepare(self._settings, self._server)))
+        )
         if code or self._asked:
             raise Trouble("", code=code)
         self._bind()
@@ -139,6 +144,7 @@ class First:
             board=self._board,
             ship=Ship(self._slates, self._board, names, worker.index),
             parent=self._parent,
+            server=self._server,
         )
         uvloop.run(serving.serve(settings, part=part))
 

@@ -42,6 +42,7 @@ import models.savedsearches
 import models.senderrules
 import models.settings
 import models.sieve
+import models.store.facts
 import models.sts
 import models.submission
 import models.tasks

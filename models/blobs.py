@@ -6,7 +6,7 @@ from enum import StrEnum
 from sqlalchemy import LargeBinary, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from models.columns import Instant, Moment, Number, Owned, Row, ref
+from models.columns import Instant, MaybeMoment, Moment, Number, Owned, Row, ref
 
 COLD = ".cold"  # how the names of objects in the cold store end
 
@@ -32,6 +32,7 @@ class Blob(Row, table=True):
     name: str | None = Field(default=None, unique=True)  # in the store
     data: bytes | None = Field(default=None, sa_type=LargeBinary)
     created_at: Moment
+    damaged_at: MaybeMoment = None  # when `check --repair` found no bytes of this digest
 
 
 class MessageBlob(SQLModel, table=True):

@@ -33,7 +33,7 @@ class Certificate(Row, table=True):
     acme_next_at: MaybeMoment = Field(default=None, index=True)  # next step: a look, or an order
     acme_failures: Number = 0  # in a row
     lease: MaybeNumber = None  # of who takes the step
-    leased_until: MaybeMoment = None
+    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
     created_at: Moment
     updated_at: Moment
 

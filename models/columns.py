@@ -36,21 +36,46 @@ ByBytes = String().with_variant(String(collation="C"), "postgresql")  # as SQLit
 Plain = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 
+FIRST_INSTANT = datetime.min.replace(tzinfo=UTC)
+LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
+
+
+def storable_instant(value: datetime) -> datetime:
+    """Convert an aware datetime to UTC.
+
+    A time zone can put the instant outside the years 1 to 9999, which are all that datetime
+    holds. The first or last instant takes its place. Raises ValueError for a naive datetime.
+    """
+    if value.tzinfo is None:
+        raise ValueError("naive datetime: say which zone it is in")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        return FIRST_INSTANT if value.year == FIRST_INSTANT.year else LAST_INSTANT
+
+
+def stored_instant(value: datetime) -> datetime:
+    """Return the datetime that a driver read from a column, aware and in UTC.
+
+    SQLite stores no time zone. asyncpg returns a naive datetime for `-infinity` and `infinity`,
+    as which it stores the first and the last instant.
+    """
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
 class Instant(TypeDecorator[datetime]):
-    """An aware UTC datetime. SQLite forgets the zone, so we give it back."""
+    """A datetime column. Values are aware and in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is not None and value.tzinfo is None:
-            raise ValueError("naive datetime: say which zone it is in")
-        return value and value.astimezone(UTC)
+        """Convert a value for the driver."""
+        return None if value is None else storable_instant(value)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None or value.tzinfo is None:
-            return value and value.replace(tzinfo=UTC)
-        return value.astimezone(UTC)
+        """Convert a value that the driver returned."""
+        return None if value is None else stored_instant(value)
 
 
 # A bare `int` has only 32 bits on PostgreSQL. The nullable ones stand apart, since a union

@@ -21,11 +21,11 @@ class ComposeRequest(Owned, table=True):
 
 
 class ComposeListener(Owned, table=True):
-    """A client that would hear of one. Its server says so again and again: it may be dead."""
+    """A client that would open such a window. It is connected to the process `holder`."""
 
     __tablename__ = "compose_listeners"
 
-    seen_at: Moment = Field(sa_type=Instant, index=True)
+    holder: Number = 0
 
 
 class DraftFile(SQLModel, table=True):

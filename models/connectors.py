@@ -40,7 +40,7 @@ class Security(StrEnum):
 
 
 class Connector(Owned, table=True):
-    """An account elsewhere. Whoever runs it holds the lease, and gives signs of life."""
+    """An account on another server. The process that runs it has a lease."""
 
     __tablename__ = "connectors"
     __table_args__ = (
@@ -89,7 +89,7 @@ class Connector(Owned, table=True):
     next_run_at: MaybeMoment = None
     run_id: MaybeNumber = None  # the run that is waiting or running
     lease: MaybeNumber = None
-    leased_until: MaybeMoment = None
+    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
     created_at: Moment
     updated_at: MaybeMoment = None
     once: bool = False  # a single import: nobody sees it, and it goes with its run

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
@@ -21,8 +21,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy import Row as CoreRow
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import meters, patience
@@ -32,6 +31,12 @@ from models.groups import Batches, GroupCommit
 from models.pgreaders import PostgresReaders, look_first
 from models.prepared import Prepared, Rows
 from models.steps import Step, Steps, told, told_later
+from models.store.facts import write_probe
+from models.store.key_collision import KeyCollision, raise_key_collisions
+from models.store.outage_log import OUTAGES
+from models.store.outages import is_deadlock, unavailable
+from models.store.postgres_address import is_postgres
+from models.store.stream_gate import StreamGate
 from models.traces import Timed
 from models.turns import StoreTurn
 
@@ -59,7 +64,7 @@ READING = (
     "random_page_cost = 1.1",
 )
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)
-CROSSED = ("40001", "40P01")  # of PostgreSQL: serialization failure, deadlock
+POOL_WAIT = 10.0  # seconds that a unit waits for a connection of the pool
 COMMON: dict[str, Any] = {
     "json_serializer": _json,
     "json_deserializer": orjson.loads,
@@ -101,13 +106,21 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        sqlite = make_url(url).get_backend_name() == "sqlite"
-        creator = {"connect_args": {"async_creator_fn": patience.connect}} if sqlite else {}
-        self.engine = create_async_engine(url, **creator, **COMMON)
+        if is_postgres(url):
+            from models.store.postgres_connection import (  # noqa: PLC0415 - needs asyncpg
+                postgres_engine,
+            )
+
+            self.engine = postgres_engine(url, pool_timeout=POOL_WAIT, **COMMON)
+        else:
+            creator = {"async_creator_fn": patience.connect}
+            self.engine = create_async_engine(url, connect_args=creator, **COMMON)
         self.dialect = self.engine.dialect.name
         self._readers: Readers | PostgresReaders
         self._group: GroupCommit | None = None
         self._batches: Batches | None = None
+        self._gate: StreamGate | None = None
+        self._aside: AsyncEngine | None = None  # has a connection that no other work can take
         if self.dialect == "sqlite":
             event.listen(self.engine.sync_engine, "connect", _tune_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
@@ -120,14 +133,21 @@ class Database:
             self._readers, self._group = Readers(url), GroupCommit(self.engine, turn, checkpoints)
             self._batches = Batches(writer, self._group, checkpoints)
         else:
-            reading = create_async_engine(url, isolation_level="AUTOCOMMIT", **COMMON)
+            self._gate = StreamGate()
+            self._aside = postgres_engine(url, pool_size=1, pool_timeout=POOL_WAIT, **COMMON)
+            reading = postgres_engine(
+                url, isolation_level="AUTOCOMMIT", pool_timeout=POOL_WAIT, **COMMON
+            )
             event.listen(reading.sync_engine, "connect", _tune_postgres)
             look_first(self.engine.sync_engine)
             self._readers = PostgresReaders(reading, self.engine)
 
+        for engine in self.engines:
+            raise_key_collisions(engine)
+
     @property
     def engines(self) -> list[Engine]:
-        """All that statements go through."""
+        """All that statements go through, but those of heartbeats."""
         more = [self._batches.engine] if self._batches else []
         return [self.engine.sync_engine, self._readers.engine, *more]
 
@@ -137,12 +157,13 @@ class Database:
         """The rows of one select: rows, never instances.
 
         Hot paths make their select once, and give the values of its parameters here.
+        Like all methods of this class, raises StoreUnavailable if the store can't do it now.
         """
         if (joined := self._joined()) is not None:
             rows = await joined.read(statement, given)
             if rows is not None:
                 return rows
-        with Timed(STORE, "store read", "read"):
+        with Timed(STORE, "store read", "read"), _failures:
             return await self._readers.read(statement, given)
 
     def _joined(self) -> OpenTransaction | None:
@@ -154,14 +175,14 @@ class Database:
         """The rows of a select that was made once, with these values of its parameters."""
         if self._joined() is not None:
             return await self.read(statement.made, given)
-        with Timed(STORE, "store find", "find"):
+        with Timed(STORE, "store find", "find"), _failures:
             return await self._readers.find(statement, given)
 
     async def follow(self, steps: Steps[Outcome]) -> Outcome:
         """What a search finds that may have to go through much, in one go."""
         if self._joined() is not None:
             return await told_later(steps, self._step)
-        with Timed(STORE, "store search", "search"):
+        with Timed(STORE, "store search", "search"), _failures:
             return await self._readers.follow(steps)
 
     async def _step(self, step: Step) -> Sequence[Any]:
@@ -173,6 +194,17 @@ class Database:
         """Ask the store for a sign of life; raises where it gives none."""
         await self.read(select(literal(1)))
 
+    async def probe(self) -> None:
+        """Write to the store; raises if it can't be written."""
+        await self.apply(write_probe)
+
+    def queued(self, streams: Sequence[int]) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among the units of these streams, before a connection is taken.
+
+        On SQLite all units wait for one writer anyway, without a connection each.
+        """
+        return self._gate.enter(streams) if self._gate and streams else nullcontext()
+
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncSession]:
         """Open a unit of work: all of it is durable on leaving, or, on an exception, nothing.
@@ -181,7 +213,7 @@ class Database:
         raised after it. `is_committed` tells whether the unit is stored.
         """
         opened: AsyncSession | None = None
-        with Timed(STORE, "store unit", "unit"):
+        with Timed(STORE, "store unit", "unit"), _failures:
             try:
                 async with self._group.write() if self._group else self._write_alone() as opened:
                     yield opened
@@ -195,7 +227,7 @@ class Database:
         On SQLite it takes one hop to the writer's thread, however many statements it has,
         and shares its wait for the disk with its neighbours.
         """
-        with Timed(STORE, "store apply", "apply"):
+        with Timed(STORE, "store apply", "apply"), _failures:
             if self._batches:
                 outcome = await self._batches.apply(work)
             else:
@@ -203,6 +235,17 @@ class Database:
                     outcome = await connection.run_sync(work)
             note_commit()
             return outcome
+
+    async def apply_aside(self, work: Callable[[Connection], Outcome]) -> Outcome:
+        """A unit of work that waits for no connection of the others: heartbeats must not be late.
+
+        On SQLite it waits for the one writer, as any other.
+        """
+        if self._aside is None:
+            return await self.apply(work)
+        with Timed(STORE, "store apply", "apply"), _failures:
+            async with self._aside.begin() as connection:
+                return await connection.run_sync(work)
 
     @asynccontextmanager
     async def _write_alone(self) -> AsyncGenerator[AsyncSession]:
@@ -215,6 +258,8 @@ class Database:
         if self._batches:
             await self._batches.close()
         await self._readers.close()
+        if self._aside is not None:
+            await self._aside.dispose()
         await self.engine.dispose()
 
 
@@ -223,7 +268,34 @@ def crossed(problem: BaseException | None) -> bool:
 
     Nothing of it is stored, and it may be tried again.
     """
-    return isinstance(problem, DBAPIError) and getattr(problem.orig, "sqlstate", "") in CROSSED
+    return isinstance(problem, KeyCollision) or is_deadlock(problem)
+
+
+class _Failures:
+    """Raise StoreUnavailable for failures of the store that pass, and count them."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, problem: BaseException | None, _trace: object
+    ) -> None:
+        if problem is None:
+            if not OUTAGES.is_quiet:
+                OUTAGES.note_success()
+            return
+        if not isinstance(problem, Exception) or (failure := unavailable(problem)) is None:
+            return
+        if failure is problem and failure.is_noted:
+            return
+        if failure is not problem:
+            failure.__cause__ = problem
+        OUTAGES.note_failure(failure)
+        failure.is_noted = True
+        if failure is not problem:
+            raise failure from problem
+
+
+_failures = _Failures()  # it keeps nothing between calls
 
 
 class Readers:

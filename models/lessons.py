@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlmodel import Field, SQLModel
 
-from models.columns import Instant, Number, ref
+from models.columns import Instant, MaybeNumber, Number, ref
 
 
 class Lesson(SQLModel, table=True):
@@ -15,5 +15,6 @@ class Lesson(SQLModel, table=True):
     message_id: int = ref("messages.id", primary_key=True, index=False)
     spam: bool
     turn: Number  # another one each time that somebody changes his mind
-    due_at: datetime = Field(sa_type=Instant, index=True)  # or until then somebody has it in hand
+    due_at: datetime = Field(sa_type=Instant, index=True)
+    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
     attempts: Number = 0

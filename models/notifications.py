@@ -70,7 +70,7 @@ class PushChannel(Owned, table=True):
     window_at: MaybeMoment = None  # since when pushes are counted, to hold a storm back
     pushed: Number = 0  # since then
     lease: MaybeNumber = None
-    leased_until: MaybeMoment = None
+    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
     created_at: Moment
     updated_at: Moment
 

@@ -35,7 +35,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import TypeEngine
 
-from models.columns import Big, Instant
+from models.columns import Big, Instant, stored_instant
 
 Given = ParamSpec("Given")
 Build = Callable[[Sequence[Any]], list[Any]]
@@ -183,6 +183,8 @@ class Column(NamedTuple):
             return "None if {0} is None else {0} == 1"
         if self.process is orjson.loads:  # most lists are empty
             return "None if {0} is None else [] if {0} == '[]' else {1}({0})"
+        if self.process is stored_instant:  # asyncpg returns UTC, except for infinity
+            return "{0} if {0} is None or {0}.tzinfo else {1}({0})"
         return "None if {0} is None else {1}({0})"
 
 
@@ -337,7 +339,7 @@ def _builder(columns: Mapping[str, Column]) -> Build:
 def _processor(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
     if dialect.name == "postgresql":
         if isinstance(kind, Instant):
-            return None  # the driver gives UTC
+            return stored_instant
         if isinstance(kind, Numeric | Float):  # SQLAlchemy would ask what the driver calls it
             return Decimal if kind.asdecimal else float
     if dialect.name == "sqlite":  # shorter ways to the same values

@@ -21,8 +21,8 @@ class DeliveryState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-# Whose time may come: what is not among those of its destination already, and not held.
-DUE = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL"
+# What becomes due by its time: neither in the line of its destination, nor held, nor leased.
+DUE = "next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL AND lease IS NULL"
 # What is not at its end. Letter by letter as the index has it: a parameter would not find that.
 OPEN = "state IN ('PENDING', 'DEFERRED')"
 DEFERRED = "state = 'DEFERRED'"  # what is tried again, likewise
@@ -37,7 +37,7 @@ def _of(name: str, condition: str, *columns: str) -> Index:
 
 
 class Delivery(MaybeOwned, table=True):
-    """One recipient of a submission. A lease, not a lock: whoever holds it may be dead."""
+    """One recipient of a submission. The process that sends it has a lease."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
@@ -62,7 +62,7 @@ class Delivery(MaybeOwned, table=True):
     rank: Number = MIDDLE  # which of the lines; see RANKS
     held_at: MaybeMoment = None  # since when an administrator has stopped it
     hurried_at: MaybeMoment = None  # it is to be tried as soon as may be, somebody said then
-    leased_until: MaybeMoment = None
+    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
     lease: MaybeNumber = None  # who holds it
     final_dot_at: MaybeMoment = None  # the whole message may be with the other side since
     last_code: MaybeNumber = None  # SMTP

@@ -5,6 +5,7 @@ from enum import StrEnum
 from sqlalchemy import Index
 
 from models.columns import Moment, Row, choice, ref
+from models.makers import MadeByAccount
 
 
 class BccDirection(StrEnum):
@@ -14,7 +15,7 @@ class BccDirection(StrEnum):
     RECIPIENT = "RECIPIENT"
 
 
-class BccRule(Row, table=True):
+class BccRule(Row, MadeByAccount, table=True):
     """Mail from or to an address of a domain, or any of its addresses, is copied."""
 
     __tablename__ = "bcc_rules"
@@ -32,7 +33,7 @@ class BccRule(Row, table=True):
     updated_at: Moment
 
 
-class RecipientRewrite(Row, table=True):
+class RecipientRewrite(Row, MadeByAccount, table=True):
     """Mail for an address, or for any address of a domain, goes elsewhere."""
 
     __tablename__ = "recipient_rewrites"

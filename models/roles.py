@@ -16,6 +16,14 @@ class Role(StrEnum):
     def includes(self, other: "Role") -> bool:
         return RANKS[self] >= RANKS[other]
 
+    def administers(self, other: "Role") -> bool:
+        """True if an account of this role may administer another account of the role `other`."""
+        if self is Role.ROOT:
+            return True
+        if self is Role.ADMIN:
+            return other is not Role.ROOT
+        return self is Role.DOMAIN_ADMIN and other is Role.USER
+
 
 RANKS = {role: rank for rank, role in enumerate(Role)}
 

@@ -6,6 +6,7 @@ from sqlalchemy import Index
 from sqlmodel import Field
 
 from models.columns import ByBytes, Moment, Row, choice, ref
+from models.makers import MadeByAccount
 
 EVERYBODY = "all"  # the place of rules for all
 
@@ -17,7 +18,7 @@ class SenderAction(StrEnum):
     BLOCK = "BLOCK"
 
 
-class SenderRule(Row, table=True):
+class SenderRule(Row, MadeByAccount, table=True):
     """A pattern of senders, once in each place: of an account, a tag, a domain, or of all.
 
     At most one of `user_id`, `domain_id` and `tag` is set; `place` says the same, and is what

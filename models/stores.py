@@ -29,6 +29,9 @@ class Store(Protocol):
     async def get_range(self, name: str, start: int, end: int) -> bytes:
         """Its bytes from `start` up to, not with, `end`."""
 
+    async def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes, or None if it does not exist."""
+
     def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The same in pieces of at most 1 MiB."""
 

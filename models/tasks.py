@@ -59,7 +59,7 @@ class Task(Row, table=True):
     error: str | None = None
     cancelled: bool = False  # asked to stop at the next safe point
     lease: MaybeNumber = None  # who holds it
-    leased_until: MaybeMoment = None
+    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
     attempts: Number = 0
     created_at: Moment
     started_at: MaybeMoment = None

@@ -115,7 +115,7 @@ class WebhookLane(SQLModel, table=True):
     stream_id: int = Field(primary_key=True, sa_type=Big)  # the stream itself may be gone
     due_at: Moment
     lease: MaybeNumber = None
-    leased_until: MaybeMoment = None
+    holder: MaybeNumber = None  # the process that holds it; see models/runtime/leases.py
 
 
 class WebhookDelivery(Row, table=True):

@@ -18,7 +18,9 @@ from models.journal import Entry
 from models.keys import Keys
 from models.options import Options
 from models.prepared import Prepared, Rows, Sent, fetched, fetched_all, send
+from models.runtime.registration import Registration
 from models.shelf import Shelf
+from models.store.key_collision import TRIES, is_key_collision
 from models.stores import Store
 from models.vault import Vault
 from models.wakeups import Wakeups
@@ -60,6 +62,7 @@ class World:
     now: Callable[[], datetime] = _now
     random: Callable[[int], bytes] = secrets.token_bytes
     key: Callable[[], int] = field(default_factory=Keys)
+    process: Registration = field(default_factory=Registration, repr=False)
     fault: Callable[[str], None] = _no_fault
     base: Options = field(init=False, repr=False)  # the options we were given, before any setting
     settled: int = field(init=False, default=0, repr=False)  # `Adopted.number` of those in force
@@ -86,7 +89,7 @@ class World:
         """
         session: AsyncSession | None = None
         try:
-            async with self.database.write() as session:
+            async with self.database.queued(streams), self.database.write() as session:
                 await journal.lock(session, streams)
                 yield session
         finally:  # a caller that was cancelled during the commit has changed the store
@@ -96,14 +99,35 @@ class World:
                 self.wakeups.tell({**journal.reached(session), **_rung(session)})
 
     async def apply(self, work: Callable[["Turn"], Outcome], *streams: int) -> Outcome:
-        """A unit of work that is a plain function of its turn: for hot paths."""
+        """A unit of work that is a plain function of its turn: for hot paths.
+
+        It runs again if another process has made the same primary key.
+        """
 
         def unit(connection: Connection) -> tuple[Outcome, Turn]:
             held = journal.hold(connection, streams) if streams else {}
             turn = Turn(connection, self, held)
             return work(turn), turn
 
-        outcome, turn = await self.database.apply(unit)
+        async with self.database.queued(streams):
+            for left in reversed(range(TRIES)):
+                try:
+                    outcome, turn = await self.database.apply(unit)
+                    break
+                except Exception as problem:
+                    if not left or not is_key_collision(problem):
+                        raise
+        self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
+        return outcome
+
+    async def apply_aside(self, work: Callable[["Turn"], Outcome]) -> Outcome:
+        """A unit of work for heartbeats: it waits for no connection of the others."""
+
+        def unit(connection: Connection) -> tuple[Outcome, Turn]:
+            turn = Turn(connection, self)
+            return work(turn), turn
+
+        outcome, turn = await self.database.apply_aside(unit)
         self.wakeups.tell({**turn.reached, **dict.fromkeys(turn.bells, 0)})
         return outcome
 

@@ -6,10 +6,13 @@ What is shared is seen beside the own, folder by folder (RFC 4314).
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, false, select
+from sqlalchemy import ColumnElement, false, or_, select
 from sqlmodel import col
 
+from mail.addresses import Normal
+from models.addresses import Address
 from models.columns import MaybeOwned, Owned, Picked
+from models.domains import Domain, DomainAlias
 from models.errors import Forbidden
 from models.mailboxes import Mailbox
 from models.messages import Message
@@ -125,6 +128,32 @@ def require_charge(ctx: Context, rows: Iterable[Picked], path: Sequence[str]) ->
     needed = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
     if any(row.domain_id not in viewer.administers for row in rows):
         raise Forbidden(f"this needs the role {needed}", requires=needed, path=path)
+
+
+def maker(ctx: Context) -> dict[str, Any]:
+    """The columns of a rule that name the viewer as its maker: `models/makers.py`."""
+    return {"made_by": ctx.viewer.user_id or None, "made_as": ctx.viewer.role}
+
+
+async def require_below(ctx: Context, name: Normal, path: Sequence[str]) -> None:
+    """Raise Forbidden if this address belongs to an account that the viewer may not administer.
+
+    For rules that read, copy or redirect mail of one address. A rule for a whole domain is
+    stored, and skips such accounts when mail comes or leaves.
+    """
+    homes = or_(col(Domain.name) == name.domain, col(DomainAlias.alias) == name.domain)
+    asked = (
+        select(col(User.id), col(User.role))
+        .join(Address, col(Address.user_id) == col(User.id))
+        .join(Domain, col(Domain.id) == col(Address.domain_id), isouter=True)
+        .join(DomainAlias, col(DomainAlias.domain_id) == col(Address.domain_id), isouter=True)
+        .where(col(Address.local) == name.local, homes | col(Address.domain_id).is_(None))
+    )
+    viewer = ctx.viewer
+    for row in await ctx.read(asked):
+        if row.id != viewer.user_id and not viewer.role.administers(row.role):
+            text = "the address belongs to an account above yours"
+            raise Forbidden(text, requires=row.role, path=path)
 
 
 def own(ctx: Context) -> int:

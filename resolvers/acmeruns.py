@@ -23,6 +23,7 @@ from models.certificates import AcmeChallenge, Certificate
 from models.columns import Picked, picked
 from models.errors import Invalid, Unavailable
 from models.journal import PLATFORM, ChangeKind, Entry
+from models.runtime import leases
 from models.wakeups import CERTIFICATES, rest
 from models.world import World, ring
 from resolvers import acmeaccounts
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 IDLE = 60.0  # seconds until the worker looks unasked
 WHOLE = timedelta(minutes=8)  # for one certificate
-LEASE = timedelta(minutes=10)
+PAUSE_AFTER_ERROR = 600.0  # seconds until a step is taken again whose result was not written
 PROVING = timedelta(minutes=3)  # for the authority to find what it looks for, or to sign
 AGAIN = timedelta(minutes=10)  # after a failure; each time twice as long
 SELDOM = timedelta(days=1)
@@ -57,6 +58,11 @@ class Lost(Exception):
 
 async def run(world: World) -> None:
     """Take what steps are due, one certificate after another, until cancelled."""
+    async with leases.registered(world):
+        await _step_on(world)
+
+
+async def _step_on(world: World) -> None:
     with world.wakeups.listen([CERTIFICATES, PLATFORM]) as bell:  # settings are told of there
         while True:
             bell.clear()
@@ -73,6 +79,16 @@ async def step(world: World) -> bool:
     row = await _claimed(world)
     if row is None:
         return False
+    try:
+        await _take(world, row)
+    except Exception:
+        leases.abandon(world, Certificate, *_mine(row), after=PAUSE_AFTER_ERROR)
+        raise
+    return True
+
+
+async def _take(world: World, row: Picked) -> None:
+    """Take this step, and note what came of it."""
     waits = row.acme_renew_at is not None and row.acme_renew_at > world.now()
     taken, failed = (_looked, _unadvised) if waits else (_made, _failed)
     try:
@@ -93,7 +109,6 @@ async def step(world: World) -> bool:
     except Exception:
         log.exception("certificate broke", extra={"serverName": row.server_name})
         await failed(world, row, Failure("it broke on our side"))
-    return True
 
 
 async def _made(world: World, row: Picked) -> None:
@@ -119,16 +134,17 @@ async def _claimed(world: World) -> Picked | None:
     if not world.options.acme_terms_agreed:
         return None
     now, lease = world.now(), world.key()
-    free = or_(col(Certificate.leased_until).is_(None), col(Certificate.leased_until) < now)
+    free = leases.is_free(Certificate)
     due = (col(Certificate.acme), col(Certificate.acme_next_at) <= now, free)
     first = select(col(Certificate.id)).where(*due).order_by(col(Certificate.acme_next_at)).limit(1)
     found = next(iter(await world.database.read(first)), None)
     if found is None:
         return None  # an idle worker writes nothing
+    process_id = await leases.ensure_registered(world)
     async with world.write() as session:
         claim = update(Certificate).where(col(Certificate.id) == found.id, *due)
-        values = {"lease": lease, "leased_until": now + LEASE}
-        claimed = claim.values(values).returning(*picked(Certificate))
+        claim = claim.where(leases.is_registered(process_id))
+        claimed = claim.values(leases.held(process_id, lease)).returning(*picked(Certificate))
         return (await (await session.connection()).execute(claimed)).first()
 
 
@@ -311,7 +327,7 @@ async def _keep(world: World, row: Picked, issued: Issued) -> None:
         "acme_next_at": world.now() if issued.advised else due,
         "acme_failures": 0,
         "lease": None,
-        "leased_until": None,
+        "holder": None,
     }
     async with world.write(PLATFORM) as session:
         await _write(world, session, row, values)
@@ -365,7 +381,7 @@ async def _unadvised(world: World, row: Picked, problem: Failure) -> None:
 
 async def _rest(world: World, row: Picked, values: dict[str, Any]) -> None:
     """Let go of it; told of is only what shows."""
-    values = {**values, "lease": None, "leased_until": None}
+    values = {**values, "lease": None, "holder": None}
     if values.get("acme_state", row.acme_state) != row.acme_state:
         await _change(world, row, values)
         return
@@ -389,7 +405,7 @@ async def _failed(world: World, row: Picked, problem: Failure) -> None:
         "acme_failures": failures,
         "acme_next_at": again,
         "lease": None,
-        "leased_until": None,
+        "holder": None,
     }
     try:
         await _change(world, row, values)
@@ -400,5 +416,5 @@ async def _failed(world: World, row: Picked, problem: Failure) -> None:
 async def _given_back(world: World, row: Picked) -> None:
     """Let the next process go on at once."""
     async with world.write() as session:
-        free = update(Certificate).where(*_mine(row)).values(lease=None, leased_until=None)
+        free = update(Certificate).where(*_mine(row)).values(lease=None, holder=None)
         await (await session.connection()).execute(free)

@@ -164,7 +164,7 @@ async def _sender(ctx: Context, way: Trace) -> None:
     asked = select(col(UserTag.tag)).where(col(UserTag.user_id) == way.user.id)
     tags = [row.tag for row in await ctx.read(asked)]
     domain_id = way.found.domain_id or way.user.domain_id
-    receiver = _Receiver(way.user.id, domain_id, [*way.found.tags, *tags])
+    receiver = _Receiver(way.user.id, domain_id, [*way.found.tags, *tags], way.user.role)
     (rules,) = await rules_of(ctx.world, [receiver], way.sender, way.sender)
     verdict = spam.decided(Known(), rules, way.user.spam_level)
     if verdict.reason is not Reason.RULE or verdict.rule_id is None:
@@ -182,6 +182,7 @@ class _Receiver(NamedTuple):
     user_id: int
     domain_id: int | None
     tags: Sequence[str]
+    role: Role
 
 
 async def _filters(ctx: Context, way: Trace) -> None:

@@ -121,7 +121,7 @@ async def _came(ctx: Context, standing: Standing, letter: Letter) -> Came:
         row.message_id,
         row.references or before,
         row.content_type == "multipart/report",
-        messages.headers(stored.source, stored.structure),
+        await contents.header_fields(stored),
         addressed=await answering.stands(ctx.world, (standing.id, 0), to, named),
         spam=(row.verification or {}).get("dmarc") == "fail",
     )

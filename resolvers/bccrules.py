@@ -18,6 +18,7 @@ from models.pages import Ask, Page
 from models.rewrites import BccDirection, BccRule
 from models.roles import AdminPermission, Role
 from resolvers import adminlog, domains, listing
+from resolvers.access import maker, require_below
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
@@ -84,7 +85,10 @@ async def count(ctx: Context) -> int:
 
 
 async def create(ctx: Context, new: NewRule) -> int:
-    """Make a rule; its key. Conflict where there is one for the same mail."""
+    """Make a rule; return its key. Raises Conflict if there is one for the same mail.
+
+    Raises Forbidden if the address belongs to an account above the viewer.
+    """
     problems = Problems()
     with problems.caught():
         name = matched(new.match, path="match")
@@ -103,9 +107,11 @@ async def create(ctx: Context, new: NewRule) -> int:
         active=new.active,
         created_at=at,
         updated_at=at,
+        **maker(ctx),
     )
     async with ctx.write(PLATFORM, home.id) as session:  # rules are made one after another
         await _still(ctx, name, home)
+        await require_below(ctx, name, ["match"])
         await _room(ctx, home, 1)
         await _free(ctx, [], {(row.direction, row.domain_id, row.local): 0})
         session.add(row)
@@ -118,7 +124,10 @@ async def create(ctx: Context, new: NewRule) -> int:
 
 
 async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
-    """Change rules, all or none. Conflict where two would be for the same mail."""
+    """Change rules, all or none. The viewer becomes their maker.
+
+    Raises Conflict if two would be for the same mail; Forbidden as `create`.
+    """
     problems = Problems()
     name = None
     given: dict[str, Any] = {}
@@ -143,7 +152,8 @@ async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
         await _fits(ctx, before, given, home)
         connection = await session.connection()
         these = update(BccRule).where(col(BccRule.id).in_(ids))
-        await connection.execute(these.values(**given, updated_at=ctx.world.now()))
+        given |= {**maker(ctx), "updated_at": ctx.world.now()}
+        await connection.execute(these.values(**given))
         after = _facts(await _seen(ctx, ids))
         await _tell(ctx, session, places)
         done = (_changed(row, *pair) for row, pair in _pairs(before, after))
@@ -224,6 +234,8 @@ async def _fits(
         if place in wanted:
             raise Conflict(EXISTS, path=["match"], index=index)
         wanted[place] = index
+        if new["local"]:
+            await require_below(ctx, Normal(new["local"], name), ["match"])
     if {"direction", "local"} & set(given):
         await _free(ctx, [row.id for row in rows], wanted)
     if home:

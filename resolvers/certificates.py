@@ -223,7 +223,7 @@ def _values(world: World, given: Given, row: Picked | None, made: Fitting | None
         "acme_renew_at": None,
         "acme_failures": 0,
         "lease": None,  # whoever has it finds it lost, and stores nothing
-        "leased_until": None,
+        "holder": None,
     }
     inside = made.names if made else row.alt_names if row else ()
     if given.acme and end and all(covers(inside, name) for name in names):

@@ -1,14 +1,12 @@
 """Windows to write in that are asked of an account's clients, and the clients that open them."""
 
-import asyncio
-import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select
 from sqlmodel import col
 
 from mail import compose
@@ -19,6 +17,7 @@ from models.compose import ComposeListener, ComposeRequest
 from models.errors import Code, Invalid, LimitReached, NotFound, Problems, Unavailable, found
 from models.files import FileAttachmentMode
 from models.journal import ChangeKind
+from models.runtime import leases
 from models.world import Turn
 from resolvers import (
     adminlog,
@@ -43,12 +42,8 @@ from resolvers.onbehalf import LOGIN_AS, another
 from resolvers.references import referred
 from resolvers.userselection import managed_one
 
-log = logging.getLogger(__name__)
-
 LASTS = timedelta(minutes=10)  # in which a client may open it
 WAITING = 100  # of an account at a time
-BEAT = 20.0  # seconds between two signs of life of a client that listens
-DEAD = timedelta(seconds=70)  # without one it is taken for gone
 KINDS = frozenset({ChangeKind.COMPOSE_REQUESTED})
 
 
@@ -121,7 +116,10 @@ def _noted(turn: Turn, owner: int, row: dict[str, Any]) -> int:
         col(ComposeRequest.user_id) == owner, col(ComposeRequest.expires_at) <= now
     )
     turn.connection.execute(over)
-    alive = col(ComposeListener.user_id) == owner, col(ComposeListener.seen_at) > now - DEAD
+    alive = (
+        col(ComposeListener.user_id) == owner,
+        leases.is_registered(col(ComposeListener.holder)),
+    )
     many: int = turn.connection.execute(
         select(func.count()).select_from(ComposeListener).where(*alive)
     ).scalar_one()
@@ -253,39 +251,31 @@ async def _missed(ctx: Context, after: int) -> Sequence[Picked]:
 
 @asynccontextmanager
 async def _listening(ctx: Context) -> AsyncGenerator[None]:
-    """Let it be known that a client of the viewer listens, as long as it does."""
-    world, row = ctx.world, {"id": ctx.world.key(), "user_id": own(ctx)}
+    """Note in the store that a client of the viewer listens, as long as it does."""
+    world = ctx.world
+    holder = await leases.ensure_registered(world)
+    row = {"id": world.key(), "user_id": own(ctx), "holder": holder}
     this = col(ComposeListener.id) == row["id"]
 
     def comes(turn: Turn) -> None:
-        now = turn.world.now()
         dead = delete(ComposeListener).where(
             col(ComposeListener.user_id) == row["user_id"],
-            col(ComposeListener.seen_at) <= now - DEAD,
+            ~leases.is_registered(col(ComposeListener.holder)),
         )
         turn.connection.execute(dead)
-        turn.connection.execute(insert(ComposeListener), {**row, "seen_at": now})
+        stays(turn)
 
     def stays(turn: Turn) -> None:
-        seen = {"seen_at": turn.world.now()}
-        if not turn.connection.execute(update(ComposeListener).where(this).values(seen)).rowcount:
-            turn.connection.execute(insert(ComposeListener), {**row, **seen})
-
-    async def beating() -> None:
-        while True:
-            await asyncio.sleep(BEAT)
-            try:
-                await world.apply(stays)
-            except Exception:  # a listener's edge: the next one may go well
-                log.exception("a client that listens could not be noted")
+        if not turn.connection.execute(select(col(ComposeListener.id)).where(this)).first():
+            turn.connection.execute(insert(ComposeListener), row)
 
     async def gone() -> None:
         await world.apply(lambda turn: turn.connection.execute(delete(ComposeListener).where(this)))
 
     await world.apply(comes)
-    beat = asyncio.create_task(beating())
+    world.process.restore.append(stays)
     try:
         yield
     finally:
-        beat.cancel()
+        world.process.restore.remove(stays)
         memory_of(world.database).behind(gone())

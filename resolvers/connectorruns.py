@@ -21,6 +21,7 @@ from models.connectors import Connector, ConnectorRun
 from models.errors import Refused
 from models.journal import ChangeKind
 from models.roles import Role, Scope
+from models.runtime import leases
 from models.tasks import TaskState
 from models.users import User
 from models.wakeups import CONNECTORS
@@ -32,8 +33,8 @@ from resolvers.context import Context, Viewer
 
 log = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=60)
-BEAT = 15.0  # seconds between two signs of life
+PAUSE_AFTER_ERROR = 60.0  # seconds until a run is continued whose end was not written
+BEAT = 15.0  # seconds until a run looks unasked whether it is to end
 IDLE = 15.0  # seconds until a worker looks unasked
 MOST = 500  # runs of a process, with those that only listen
 KEPT = 100  # runs of a connector that are remembered
@@ -101,8 +102,8 @@ class Run:
         """The same in a unit that is a plain function."""
         now, user = self.ctx.world.now(), self.connector.user_id
         mine = (col(Connector.id) == self.connector.id, col(Connector.lease) == self.lease)
-        kept = update(Connector).where(*mine).values(leased_until=now + LEASE)
-        if not turn.connection.execute(kept).rowcount:
+        kept = select(col(Connector.id)).where(*mine).with_for_update()
+        if not turn.connection.execute(kept).first():
             raise Lost
         values = {**counts, "log": list(self.lines)}
         this = update(ConnectorRun).where(col(ConnectorRun.id) == self.row.id)
@@ -129,14 +130,13 @@ class Worker:
         return Counter(run.connector.host for run in self.running.values() if not run.listens)
 
 
-async def run(
-    world: World, gate: Gate | None = None, trust: Any = None, *, alone: bool = False
-) -> None:
-    """Run what is due, until cancelled; a dead process's runs are taken over.
+async def run(world: World, gate: Gate | None = None, trust: Any = None) -> None:
+    """Run what is due, until cancelled; a dead process's runs are taken over."""
+    async with leases.registered(world):
+        await _run_on(world, gate, trust)
 
-    Whoever is `alone` with the store waits for no lease: who holds one is dead, or a command,
-    which leaves the run to us.
-    """
+
+async def _run_on(world: World, gate: Gate | None, trust: Any) -> None:
     worker = Worker(world, gate, trust)
     with world.wakeups.listen([CONNECTORS]) as bell:
         try:
@@ -144,9 +144,6 @@ async def run(
                 bell.clear()
                 worker.freed.clear()
                 try:
-                    if alone:
-                        await _end_leases(world)
-                        alone = False
                     await look(worker)
                 except Exception:  # a worker's edge: it looks again
                     log.exception("connectors could not be looked at")
@@ -194,7 +191,7 @@ async def _claim(world: World, busy: list[str], only: int | None = None) -> Run 
         now, lease = world.now(), world.key()
         due = (
             col(Connector.next_run_at) <= now,
-            (col(Connector.leased_until).is_(None)) | (col(Connector.leased_until) < now),
+            leases.is_free(Connector),
             col(Connector.host).not_in(busy),
             col(Connector.user_id).in_(select(col(User.id)).where(~col(User.disabled))),
             true() if only is None else col(Connector.id) == only,
@@ -206,9 +203,11 @@ async def _claim(world: World, busy: list[str], only: int | None = None) -> Run 
             return None  # an idle worker writes nothing
         viewer = Viewer(found.user_id, Role.USER, frozenset({Scope.MASTER}))
         ctx = Context(world, viewer)
+        process_id = await leases.ensure_registered(world)
         async with ctx.write(found.user_id) as session:
             claim = update(Connector).where(col(Connector.id) == found.id, *due)
-            values = {"lease": lease, "leased_until": now + LEASE, "last_run_at": now}
+            claim = claim.where(leases.is_registered(process_id))
+            values = {**leases.held(process_id, lease), "last_run_at": now}
             claimed = claim.values(values).returning(*picked(Connector))
             row = (await (await session.connection()).execute(claimed)).first()
             begun = await _begun(ctx, session, row) if row else None
@@ -270,11 +269,16 @@ async def _carried(worker: Worker, run: Run) -> None:
     finally:
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
-    await _end(run, state, error, stage)
+    try:
+        await _end(run, state, error, stage)
+    except Exception:
+        log.exception("the end of a run was not written", extra={"connector": run.connector.id})
+        mine = col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease
+        leases.abandon(worker.world, Connector, *mine, after=PAUSE_AFTER_ERROR)
 
 
 async def _beats(run: Run) -> None:
-    """Give signs of life, until another has the lease or somebody wants it to end."""
+    """Write how far the run is, until it has lost its lease or somebody wants it to end."""
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(BEAT):
@@ -285,20 +289,11 @@ async def _beats(run: Run) -> None:
             await run.hold(session)
 
 
-async def _end_leases(world: World) -> None:
-    held = col(Connector.leased_until).is_not(None)
-    if not await world.database.read(select(col(Connector.id)).where(held).limit(1)):
-        return
-    async with world.write() as session:
-        free = update(Connector).where(held).values(leased_until=None)
-        await (await session.connection()).execute(free)
-
-
 async def _given_back(run: Run) -> None:
     """Let the next process go on at once."""
     async with run.ctx.world.write() as session:
         mine = (col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease)
-        free = update(Connector).where(*mine).values(leased_until=None)
+        free = update(Connector).where(*mine).values(lease=None, holder=None)
         await (await session.connection()).execute(free)
 
 
@@ -319,7 +314,7 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         failures = row.failures + 1 if failed else 0
         values: dict[str, Any] = {
             "lease": None,
-            "leased_until": None,
+            "holder": None,
             "run_id": None,
             "failures": failures,
             "last_error": error,
@@ -363,5 +358,6 @@ async def run_one(world: World, connector_id: int, gate: Gate, trust: Any = None
     if found is None:
         return False
     found.may_listen = False
-    await _carried(Worker(world, gate, trust), found)
+    async with leases.registered(world):
+        await _carried(Worker(world, gate, trust), found)
     return True

@@ -18,7 +18,7 @@ from resolvers.context import Context, Needs
 from resolvers.listing import Scan, by_keys
 from resolvers.userselection import Users, described
 
-SHOWN = frozenset(column.name for column in picked(Connector)) - {"secret", "lease"}
+SHOWN = frozenset(column.name for column in picked(Connector)) - {"secret", "lease", "holder"}
 OF_OTHERS = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.SYNCJOBS)
 
 

@@ -5,6 +5,7 @@ import base64
 import re
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from sys import getsizeof
 from typing import Any, TypeVar
 
@@ -14,12 +15,14 @@ from sqlmodel import col
 from mail import messages
 from mail.blobs.pack import Skeleton
 from mail.contents import LARGE, ROOT, Stored, gathered, roots, skeleton_of, skeletons, tree_of
-from mail.messages import CalendarEvent, Header, Part, Source, Whole
+from mail.messages import CalendarEvent, Header, Part, Whole
+from mail.storage.large_skeleton import COPIES, READING, Outline
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached
 from models.messages import Message
 from models.options import MIB
 from models.prepared import number, prepared
+from models.roles import Scope
 from resolvers.access import beyond, owned, records
 from resolvers.context import Context
 from resolvers.withheld import Withheld, refusal, shown
@@ -43,8 +46,10 @@ async def stored(ctx: Context, ids: list[int]) -> list[Stored | Forbidden | None
     """What is in the messages with these ids, in this order; None where there is none.
 
     One's own, and what is shared. In the place of others' an administrator has the refusal,
-    which a loader raises, and ROOT is noted: `resolvers/withheld.py`.
+    which a loader raises, and ROOT is noted: `resolvers/withheld.py`. Raises Forbidden without
+    the scope MAIL_READ, so no operation of another scope reads stored mail.
     """
+    ctx.viewer.require_scope(Scope.MAIL_READ)
     refused: dict[int, Forbidden] = {}
     if len(ids) == 1 and not beyond(ctx):
         rows = await ctx.find(_by_id(), id=ids[0])
@@ -87,7 +92,7 @@ async def _opened(ctx: Context, rows: Sequence[Picked]) -> list[Stored]:
             size = skeleton.held + len(row.structure) * TREE
             world.shelf.put(("source", *_bytes_of(row)), (skeleton, tree), size)
     return [
-        Stored(row, tree, skeleton, world.blobs, ctx.read, world.shelf)
+        Stored(row, tree, skeleton, world.blobs, ctx.read, world.shelf, charge=ctx.charge)
         for row in rows
         for skeleton, tree in (known[row.id],)
     ]
@@ -101,11 +106,15 @@ def _bytes_of(row: Picked) -> tuple[int, bytes]:
 async def kept(message: Stored, how: Hashable, make: Callable[[], Awaitable[Made]]) -> Made:
     """What is worked out of a message, or was before."""
     key = (how, *_bytes_of(message.row))
-    found: tuple[Made] | None = message.shelf.get(key)
-    if found is None:
-        found = (await make(),)
-        message.shelf.put(key, found, _size(found[0]))
-    return found[0]
+
+    async def made() -> tuple[Made]:
+        found: tuple[Made] | None = message.shelf.get(key)
+        if found is None:
+            found = (await make(),)
+            message.shelf.put(key, found, _size(found[0]))
+        return found
+
+    return (await message.share(key, made))[0]
 
 
 def _size(thing: object) -> int:
@@ -149,6 +158,11 @@ class Shown:
 
 async def htmls(message: Stored, showing: Showing) -> Shown:
     """The HTML; safe to put into a page unless not wanted so."""
+    how = ("html", showing.sanitize, showing.remote_images)
+    return await message.share(how, partial(_htmls, message, showing))
+
+
+async def _htmls(message: Stored, showing: Showing) -> Shown:
     key = ("html", showing.remote_images, *_bytes_of(message.row))
     found: Shown | None = message.shelf.get(key) if showing.sanitize else None
     if found:
@@ -216,8 +230,13 @@ async def header(message: Stored, name: str) -> list[str]:
 
 async def headers_text(message: Stored) -> str:
     """The header block as stored, up to the body."""
-    block = await ranged(message, message.structure.header_start, message.structure.body_start)
-    return _plain(block) or block.decode("latin-1")
+    start, end = message.structure.header_start, message.structure.body_start
+
+    async def make() -> str:
+        block = await ranged(message, start, end)
+        return _plain(block) or block.decode("latin-1")
+
+    return await message.share("header block", make)
 
 
 async def body_part(
@@ -235,9 +254,16 @@ async def body_part(
     start = min(start + _begun(offset), end)
     if max_bytes is None:
         _check_size(end - start, "section")
-        return _text(await ranged(message, start, end))
+        return await _range_text(message, start, end)
     last = min(start + _checked(max_bytes), end)
-    return _text(await ranged(message, start, last), cut=last < end)
+    return await _range_text(message, start, last, cut=last < end)
+
+
+async def _range_text(message: Stored, start: int, end: int, *, cut: bool = False) -> str:
+    async def make() -> str:
+        return _text(await ranged(message, start, end), cut=cut)
+
+    return await message.share(("range", start, end, cut), make)
 
 
 async def binary_part(message: Stored, section: str) -> str | None:
@@ -245,16 +271,22 @@ async def binary_part(message: Stored, section: str) -> str | None:
     part = part_at(message, section)
     if part is None:
         return None
-    content = await message.opened(part)
-    _check_size(content.size, "section")
-    return base64.b64encode(await gathered(content.stream(0, content.size))).decode()
+
+    async def make() -> str:
+        async with READING.take(part.size * COPIES):
+            content = await message.opened(part)
+            _check_size(content.size, "section")
+            decoded = await gathered(content.stream(0, content.size))
+            return base64.b64encode(decoded).decode()
+
+    return await message.share(("binary", section), make)
 
 
 async def source_text(message: Stored, max_bytes: int = MIB, offset: int = 0) -> str:
     """The message as it came, so many bytes from an offset on; base64 where it is not UTF-8."""
     start = _begun(offset)
     end = start + _checked(max_bytes)
-    return _text(await ranged(message, start, end), cut=end < message.size)
+    return await _range_text(message, start, end, cut=end < message.size)
 
 
 async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -> str | None:
@@ -262,13 +294,18 @@ async def attachment_text(message: Stored, index: int, max_bytes: int = 65536) -
     most, part = _checked(max_bytes), attached(message, index)
     if part is None or not part.content_type.startswith("text/"):
         return None
-    content = await message.opened(part)
-    body = await gathered(content.stream(0, most))
-    if most < content.size:
-        body = _without_half(body)
-    # The content is decoded already, and alone: only its charset is left to do.
-    alone = replace(part, header_start=0, body_start=0, body_end=len(body), encoding="8bit")
-    return await asyncio.to_thread(messages.text_of, Whole(body), alone)
+
+    async def make() -> str:
+        async with READING.take(part.size * COPIES):
+            content = await message.opened(part)
+            body = await gathered(content.stream(0, most))
+            if most < content.size:
+                body = _without_half(body)
+            # The content is decoded already, and alone: only its charset is left to do.
+            alone = replace(part, header_start=0, body_start=0, body_end=len(body), encoding="8bit")
+            return await asyncio.to_thread(messages.text_of, Whole(body), alone)
+
+    return await message.share(("attachment", index, most), make)
 
 
 def attached(message: Stored, index: int) -> Part | None:
@@ -313,13 +350,12 @@ def _span(message: Stored, section: str) -> tuple[int, int] | None:
 
 async def ranged(message: Stored, start: int, end: int) -> bytes:
     """The bytes of a message from one offset to another; for few of them."""
-
-    def piece(source: Source) -> bytes:
-        return source.slice(start, end)
-
-    if any(hole.start < end and hole.end > start for hole in message.source.holes):
-        return await gathered(message.whole(start, end))
-    return piece(message.source)
+    layout = message.layout
+    holes = any(hole.start < end and hole.end > start for hole in layout.holes)
+    if holes or isinstance(layout, Outline):
+        async with READING.take((min(end, message.size) - start) * COPIES):
+            return await gathered(message.whole(start, end))
+    return layout.slice(start, end)
 
 
 def _check_size(size: int, name: str) -> None:

@@ -150,6 +150,10 @@ class Trail:
     since: Position | None = None
 
 
+def charge_nobody(_count: int) -> None:
+    """Accept any number of bytes read: of a job, or outside of an execution."""
+
+
 @dataclass
 class Context:
     """One operation: a GraphQL request, one event of a stream, or a job."""
@@ -166,6 +170,8 @@ class Context:
     trail: Trail | None = field(default=None, repr=False)
     # finds out whose credential has ended: what comes is not told to them
     vigil: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
+    # charges bytes read from stored messages to the caller; raises if they exceed a limit
+    charge: Callable[[int], None] = field(default=charge_nobody, repr=False)
     begun: Position | None = field(default=None, repr=False)  # where a query's state is read from
     reached: Position | None = field(default=None, init=False)  # where the last unit ended
     # what was searched for, by the place of the list in the answer

@@ -190,7 +190,7 @@ def _ready(it: Fetch, place: Place, box: int, one: Came) -> Ready:
     raw, head = one.raw, one.head
     name = f"{place.name}, {head.mark}"
     found = Found(name, place.mapped.path, "", 0, raw, received_at=_at(it, one), flags=one.flags)
-    way = Way.RECEIVED if _is_news(it, place, one) else Way.PUT_IN
+    way = Way.FETCHED if _is_news(it, place, one) else Way.PUT_IN
     return Ready(found, one.letter, box, one.flags, way=way)
 
 

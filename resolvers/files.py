@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Piece
 from mail.blobs.store import object_name
-from mail.keeping import Gone, Kept, blob_ids, keep
+from mail.keeping import Gone, Kept, blob_ids, find_stored, keep
 from models.blobs import Blob, Upload
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached, NotFound, all_found, found
@@ -123,7 +123,7 @@ async def upload(ctx: Context, new: NewFile) -> int:
     )
     received = Received(b"", row.size, row.digest, kind, name)
     tenant = await tenant_of(ctx, owner)
-    kept = raw(ctx.world, tenant, received, row.blob_name)
+    kept = await raw(ctx.world, tenant, received, row.blob_name)
 
     def unit(turn: Turn) -> int:
         gone = delete(Upload).where(col(Upload.id) == row.id, col(Upload.user_id) == owner)
@@ -156,11 +156,12 @@ async def _kept(world: World, tenant: int, received: Received) -> Kept:
         return await keep(world, tenant, Piece(received.digest, received.source), ())
     name = object_name(received.digest, world.key())
     await uploads.put(world, name, received.source)
-    return raw(world, tenant, received, name)
+    return await raw(world, tenant, received, name)
 
 
-def raw(world: World, tenant: int, received: Received, name: str) -> Kept:
-    """Bytes that lie in the store as they are."""
+async def raw(world: World, tenant: int, received: Received, name: str) -> Kept:
+    """Describe an uncompressed object for `blob_ids`, which replaces a damaged one by it."""
+    before = await find_stored(world, tenant, [received.digest])
     row = {
         "id": world.key(),
         "tenant_id": tenant,
@@ -172,7 +173,7 @@ def raw(world: World, tenant: int, received: Received, name: str) -> Kept:
         "data": None,
         "created_at": world.now(),
     }
-    return Kept(received.digest, [row], [], tenant)
+    return Kept(received.digest, [row], [], tenant, before.damaged)
 
 
 async def tenant_of(ctx: Context, user_id: int) -> int:

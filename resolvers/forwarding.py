@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import select
 from sqlmodel import col
 
-from mail import addresses, audit, compose, messages
+from mail import addresses, audit, compose
 from mail.audit import SHOWN
 from mail.contents import gathered
 from mail.queue.entering import Handed, Via
@@ -16,6 +16,7 @@ from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, NotFound
 from models.filters import Filter
 from models.messages import Message
+from models.roles import Scope
 from models.users import User
 from models.world import Turn
 from resolvers import composing, contents, flagging, moves, sentscan, submission, userlimits
@@ -70,11 +71,13 @@ class Forwarded:
 async def forward(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
     """Queue a message, byte for byte, in the name of the account's main address.
 
-    It is one that the viewer may read, and gets the keyword $Forwarded unless another shares it.
+    The viewer must be allowed to read it: without the scope MAIL_READ, raises Forbidden. It gets
+    the keyword $Forwarded unless another account shares it.
     NotFound; Conflict for a draft, and for what has gone through so many servers that it goes in
     circles; RateLimited as for what is sent; what `sentscan.checked` refuses. To its original
     targets only its owner sends it: Forbidden; as `_original`.
     """
+    ctx.viewer.require_scope(Scope.MAIL_READ)
     owner = own(ctx)
     if wanted.target is not None and wanted.addresses is not None:
         words = "the number of an original target, or addresses: not both"
@@ -100,7 +103,7 @@ async def _check(
     stored = await contents.one(ctx, message_id)
     if stored is None:
         raise NotFound(str(message_id), path=["message"])
-    fields = messages.headers(stored.source, stored.structure)
+    fields = await contents.header_fields(stored)
     if sum(field.key.casefold() == "received" for field in fields) >= HOPS:
         text = f"it has gone through {HOPS} servers: it goes in circles"
         raise Conflict(text, path=["message"])

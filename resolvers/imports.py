@@ -86,7 +86,7 @@ async def create(ctx: Context, new: NewImport) -> Task:
     received, name = await _received(ctx, new)
     if new.content is not None:
         await uploads.put(ctx.world, name, received.source)
-    kept = raw(ctx.world, await tenant_of(ctx, user.id), received, name)
+    kept = await raw(ctx.world, await tenant_of(ctx, user.id), received, name)
     return await _queued(ctx, user, order, (kept, received, new.upload_id))
 
 

@@ -1,11 +1,21 @@
 """Rows by their keys, and keyset pages: the rows behind a place, in the order of an index."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, literal, select, tuple_, union_all
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    literal,
+    select,
+    tuple_,
+    union_all,
+)
 
 from models.columns import Picked
 from models.pages import Ask, Page
@@ -48,29 +58,43 @@ class Form(NamedTuple):
 
 
 def form_of_page(
-    statement: Select[*tuple[Any, ...]], form: Form, place: Sequence[Any]
+    statement: Select[*tuple[Any, ...]],
+    form: Form,
+    place: Sequence[Any],
+    given: Mapping[str, Any] | None = None,
 ) -> Select[*tuple[Any, ...]]:
-    """The rows of a page and one more, which tells whether there is another page.
+    """Narrow a select to the rows of a page and one more, which tells if another page follows.
 
-    They come in the order they were looked for: `page_of` puts them in reading order. The
-    page itself is in parameters, whose values `parameters` has.
+    The rows come in the order of the scan: `page_of` puts them in reading order. `given` holds
+    the values of the page, as `parameters` returns them. Without `given` the select has named
+    parameters: such a select can be prepared, but not be combined with another one.
     """
     up = form.back is form.falling
-    statement = statement.where(*beyond(form, place))
-    return statement.order_by(*(c if up else c.desc() for c in place)).limit(COUNT)
+    statement = statement.where(*beyond(form, place, given))
+    count = COUNT if given is None else _value(given, "count", COUNT.type)
+    return statement.order_by(*(c if up else c.desc() for c in place)).limit(count)
 
 
-def beyond(form: Form, place: Sequence[Any]) -> list[ColumnElement[bool]]:
-    """SQL: what is behind the place that a page begins at, if it has one."""
+def beyond(
+    form: Form, place: Sequence[Any], given: Mapping[str, Any] | None = None
+) -> list[ColumnElement[bool]]:
+    """SQL: the rows after the cursor of a page, in the direction of the page."""
     if not form.placed:
         return []
-    here = tuple_(*(bindparam(f"at_{column.key}", type_=column.type) for column in place))
+    here = tuple_(*(_value(given, f"at_{column.key}", column.type) for column in place))
     key = tuple_(*place)
     return [key > here if form.back is form.falling else key < here]
 
 
+def _value(given: Mapping[str, Any] | None, name: str, kind: Any) -> BindParameter[Any]:
+    """A named parameter, or one with its value and a name that no other parameter has."""
+    if given is None:
+        return bindparam(name, type_=kind)
+    return bindparam(name, given[name], type_=kind, unique=True)
+
+
 def parameters(ask: Ask, place: Sequence[Any]) -> dict[str, Any]:
-    """The parameters of a page's select."""
+    """Return the values of a page's parameters by name."""
     given: dict[str, Any] = {"count": ask.count + 1}
     if at := ask.place:
         given |= {f"at_{c.key}": value for c, value in zip(place, (at.at, at.id), strict=True)}
@@ -93,18 +117,25 @@ class Scan:
 
 
 async def pages(ctx: Context, scans: Sequence[Scan]) -> list[Page[Picked]]:
-    """These pages of one kind of rows, in one statement, each in reading order."""
+    """Read pages of one kind of rows in one statement, each in reading order.
+
+    Every page keeps its own count, cursor and conditions. Pages with a cursor come first, so
+    that the text of the statement depends on how many there are of each form, not on their order.
+    """
     asked = []
     for scan in scans:
         form = Form.of(scan.ask, frozenset(), falling=scan.falling)
-        statement = form_of_page(scan.rows, form, scan.place)
-        asked.append(statement.params(parameters(scan.ask, scan.place)))
+        given = parameters(scan.ask, scan.place)
+        asked.append((form, form_of_page(scan.rows, form, scan.place, given)))
     if len(asked) == 1:
-        return [page_of(await ctx.read(asked[0]), scans[0].ask)]
-    found = await together(ctx, asked, [column.key for column in scans[0].place])
+        return [page_of(await ctx.read(asked[0][1]), scans[0].ask)]
+    order = sorted(range(len(asked)), key=lambda nth: asked[nth][0][1:], reverse=True)
+    names = [column.key for column in scans[0].place]
+    found = await together(ctx, [asked[nth][1] for nth in order], names)
+    rows_of = dict(zip(order, found, strict=True))
     return [
-        scan.ask.page(rows[::-1] if scan.falling else rows)
-        for scan, rows in zip(scans, found, strict=True)
+        scan.ask.page(rows_of[nth][::-1] if scan.falling else rows_of[nth])
+        for nth, scan in enumerate(scans)
     ]
 
 
@@ -117,9 +148,11 @@ async def one(ctx: Context, scan: Scan) -> Page[Picked]:
 async def together(
     ctx: Context, scans: Sequence[Select[*tuple[Any, ...]]], order: Sequence[str] = ()
 ) -> list[list[Picked]]:
-    """The rows of several selects of the same columns, in the `order` of some; in one statement.
+    """Read the rows of several selects of the same columns in one statement, sorted by `order`.
 
-    A UNION ALL of short index scans. A window function would first number every row.
+    The statement is a UNION ALL of short index scans. A window function would first number every
+    row. A parameter with the same name in two selects has one value in both: so the selects must
+    hold their values themselves.
     """
     numbered = union_all(
         *(

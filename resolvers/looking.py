@@ -3,11 +3,10 @@
 It is looked at before the statement that asks for the messages, which is then told the answer.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, select
@@ -17,6 +16,7 @@ from mail import contents, messages, paths
 from mail.blobs.errors import Corrupt, Hole
 from mail.contents import Stored
 from mail.indexing import BATCH, body_of
+from mail.messages import Part, Source
 from models.columns import picked
 from models.errors import Invalid, LimitReached
 from models.mailboxes import Mailbox
@@ -176,23 +176,31 @@ async def _read(
         )
     found: dict[Leaf, list[int]] = {leaf: [] for leaf in leaves}
     for start in range(0, len(rows), BATCH):
-        stored = await contents.sources(ctx.world, rows[start : start + BATCH], ctx.read)
-        for message, held in zip(stored, await asyncio.to_thread(_all, stored, found), strict=True):
-            for leaf in held:
+        some = rows[start : start + BATCH]
+        stored = await contents.sources(ctx.world, some, ctx.read, charge=ctx.charge)
+        held = await contents.examine_each(stored, partial(_held, stored, found))
+        for message, ones in zip(stored, held, strict=True):
+            for leaf in ones:
                 found[leaf].append(message.row.id)
     return found
 
 
-def _all(stored: Sequence[Stored], leaves: Iterable[Leaf]) -> list[list[Leaf]]:
-    read = map(_Texts, stored)
-    return [[leaf for leaf in leaves if message.holds(leaf)] for message in read]
+def _held(
+    stored: Sequence[Stored], leaves: Iterable[Leaf], nth: int, source: Source | None
+) -> list[Leaf]:
+    """Which of these a message has; a damaged one has none."""
+    if source is None:
+        return []
+    read = _Texts(source, stored[nth].structure)
+    return [leaf for leaf in leaves if read.holds(leaf)]
 
 
 @dataclass
 class _Texts:
     """A message whose text and headers are worked out once, for all that is looked for."""
 
-    stored: Stored
+    source: Source
+    structure: Part
 
     def holds(self, leaf: Leaf) -> bool:
         """Whether it has what is looked for; what is damaged has nothing."""
@@ -213,11 +221,11 @@ class _Texts:
 
     @cached_property
     def _body(self) -> str:
-        return body_of(self.stored).casefold()
+        return body_of(self.source, self.structure).casefold()
 
     @cached_property
     def _fields(self) -> Sequence[messages.Header]:
-        return messages.headers(self.stored.source, self.stored.structure)
+        return messages.headers(self.source, self.structure)
 
     @cached_property
     def _head(self) -> str:

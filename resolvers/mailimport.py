@@ -238,7 +238,7 @@ async def _keep(ctx: Context, session: AsyncSession, job: _Job, runs: Sequence[i
     if job.made.upload is None:
         return
     received, name = job.made.upload
-    kept = raw(ctx.world, job.users[0].tenant_id, received, name)
+    kept = await raw(ctx.world, job.users[0].tenant_id, received, name)
 
     def store(turn: Turn) -> None:
         upload_id = job.new.upload_id or 0

@@ -40,7 +40,7 @@ PARTS = {  # what each kind needs, and what it may have besides
     PushKind.HTTP: (("endpoint",), ("token",)),
 }
 FIXED = ("id", "user_id", "kind", "created_at")
-SHOWN = frozenset(column.name for column in picked(PushChannel)) - {"target", "lease"}
+SHOWN = frozenset(column.name for column in picked(PushChannel)) - {"target", "lease", "holder"}
 LOGGED = (
     "kind", "active", "title", "text", "senders", "senders_regex", "only_priority",
     "evaluate_priority",
@@ -218,7 +218,7 @@ def _row(
     if before is not None and row["active"] and not before.active:
         row["number"] = last
     fresh = {"failures": 0, "retry_at": None, "last_error": None, "updated_at": now}
-    freed = {"lease": None, "leased_until": None}  # whoever is at it stops
+    freed = {"lease": None, "holder": None}  # whoever is at it stops
     sealed = _sealed(ctx, row, before, parts)
     return {**row, **fresh, **freed, "target": sealed}
 

@@ -5,11 +5,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select, union, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, select, union, update
 from sqlmodel import col
 
 from mail.outward import Gate, Unsent, post, refused, target
@@ -18,6 +18,7 @@ from models.columns import Picked, picked, table_of
 from models.errors import Invalid
 from models.journal import ChangeKind, Entry, Stream, record
 from models.notifications import PushChannel, PushKind
+from models.runtime import leases
 from models.users import User
 from models.vault import Sealed
 from models.wakeups import PUSHES, rest
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 PUSHED = meters.counter("merganser_pushes", "Pushes to users, and what came.", "kind", "result")
 TOOK = meters.histogram("merganser_push_seconds", "Time of a push.")
-LEASE = timedelta(seconds=30)  # of a channel; three times what a push may take
+PAUSE_AFTER_ERROR = 30.0  # seconds until a channel is tried again that broke
 IDLE = 15.0  # seconds until it looks unasked
 AT_ONCE = 50  # channels that a process serves
 MANY = 5000  # streams that have grown; if there are more, all are looked at
@@ -84,7 +85,12 @@ class Worker:
 async def run(world: World, called: Called, gate: Gate | None = None) -> None:
     """Tell push channels of new mail, until cancelled."""
     worker = Worker(world, called, gate or Gate())
-    looked = -IDLE
+    async with leases.registered(world):
+        await _tell(worker)
+
+
+async def _tell(worker: Worker) -> None:
+    looked, world = -IDLE, worker.world
     with world.wakeups.gather() as bell:
         try:
             while True:
@@ -154,7 +160,12 @@ def _due(worker: Worker, *, everything: bool) -> Select[*tuple[Any, ...]]:
         select(*picked(PushChannel), col(Stream.last))
         .join(Stream, col(Stream.id) == col(PushChannel.user_id))
         .join(User, col(User.id) == col(PushChannel.user_id))
-        .where(news | col(PushChannel.test_at).is_not(None), due, _theirs(), _free(now))
+        .where(
+            news | col(PushChannel.test_at).is_not(None),
+            due,
+            _theirs(),
+            leases.is_free(PushChannel),
+        )
         .where(col(PushChannel.id).not_in(list(worker.busy)))
         .order_by(col(PushChannel.failures), col(PushChannel.id))  # what fails waits for others
     )
@@ -174,14 +185,10 @@ def _theirs() -> ColumnElement[bool]:
     return col(User.deleted_at).is_(None) & ~col(User.disabled) & ~col(User.suspended)
 
 
-def _free(now: datetime) -> ColumnElement[bool]:
-    return or_(col(PushChannel.leased_until).is_(None), col(PushChannel.leased_until) < now)
-
-
 async def _until(world: World) -> float:
     """Seconds until a channel is tried again."""
     soonest = select(func.min(col(PushChannel.retry_at)).label("at")).where(
-        col(PushChannel.retry_at) > world.now(), _free(world.now())
+        col(PushChannel.retry_at) > world.now(), leases.is_free(PushChannel)
     )
     (row,) = await world.database.read(soonest)
     return IDLE if row.at is None else min((row.at - world.now()).total_seconds(), IDLE)
@@ -195,7 +202,7 @@ async def _passed_over(world: World, rows: Sequence[Picked], found: Mapping[int,
     on = (
         update(table)
         .where(table.c.id == bindparam("key"), table.c.number == bindparam("since"))
-        .where(_free(world.now()))
+        .where(leases.is_free(PushChannel))
         .values(number=bindparam("reached"), retry_at=None)
     )
     given = [{"key": r.id, "since": r.number, "reached": found[r.id].reached} for r in rows]
@@ -211,8 +218,10 @@ async def _serve(worker: Worker, key: int, lease: int) -> None:
             channel = await _step(worker, channel)
     except LeaseLost:
         log.info("a push channel was changed meanwhile", extra={"channel": key})
-    except Exception:  # its lease ends by itself, and then it is tried again
+    except Exception:
         log.exception("a push channel could not be served", extra={"channel": key})
+        mine = col(PushChannel.id) == key, col(PushChannel.lease) == lease
+        leases.abandon(worker.world, PushChannel, *mine, after=PAUSE_AFTER_ERROR)
     finally:
         worker.busy.pop(key, None)
         worker.freed.set()
@@ -220,11 +229,13 @@ async def _serve(worker: Worker, key: int, lease: int) -> None:
 
 async def _claim(world: World, key: int, lease: int) -> Picked | None:
     """The channel, which is ours for a while; None where it is another's."""
-    now = world.now()
-    mine = update(PushChannel).where(col(PushChannel.id) == key, _free(now))
+    process_id = await leases.ensure_registered(world)
+    mine = update(PushChannel).where(
+        col(PushChannel.id) == key, leases.is_free(PushChannel), leases.is_registered(process_id)
+    )
     async with world.write() as session:
         connection = await session.connection()
-        await connection.execute(mine.values(lease=lease, leased_until=now + LEASE))
+        await connection.execute(mine.values(**leases.held(process_id, lease)))
     return await _ours(world, key, lease)
 
 
@@ -343,9 +354,7 @@ async def _settle(
     world: World, channel: Picked, values: Mapping[str, Any], *, release: bool = False
 ) -> None:
     """Write this to a channel that is still ours, and let it go or hold it on; LeaseLost."""
-    held = (
-        {"lease": None, "leased_until": None} if release else {"leased_until": world.now() + LEASE}
-    )
+    held = {"lease": None, "holder": None} if release else {"lease": channel.lease}
     this = update(PushChannel).where(
         col(PushChannel.id) == channel.id, col(PushChannel.lease) == channel.lease
     )
@@ -366,7 +375,7 @@ async def _wind_up(worker: Worker) -> None:
     for each in busy.values():
         each.task.cancel()
     await asyncio.gather(*(each.task for each in busy.values()), return_exceptions=True)
-    with suppress(Exception):  # its leases end by themselves
+    with suppress(Exception):  # its leases end with its registration
         await _given_back(worker.world, [each.lease for each in busy.values()])
 
 
@@ -375,5 +384,5 @@ async def _given_back(world: World, leases: Sequence[int]) -> None:
     if leases:
         this = update(PushChannel).where(col(PushChannel.lease).in_(leases))
         async with world.write() as session:
-            free = {"lease": None, "leased_until": None}
+            free = {"lease": None, "holder": None}
             await (await session.connection()).execute(this.values(free))

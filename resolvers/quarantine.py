@@ -17,7 +17,7 @@ from models.quarantine import QuarantineItem
 from models.roles import AdminPermission, Role, Scope, UserPermission, opened
 from models.users import DeletedUser, User
 from resolvers import contents, listing
-from resolvers.access import visible_users
+from resolvers.access import managed_users
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys, together
 from resolvers.texts import within
@@ -52,7 +52,7 @@ class OfUser:
 
 
 def visible(ctx: Context) -> ColumnElement[bool]:
-    """The WHERE clause: one's own, by permission; those of accounts one may look after."""
+    """The WHERE clause: one's own, by permission; those of accounts the viewer manages."""
     viewer = ctx.viewer
     if not SHOWING & opened(viewer.scopes):
         return false()
@@ -64,7 +64,7 @@ def visible(ctx: Context) -> ColumnElement[bool]:
         return owner == viewer.user_id
     if viewer.role.includes(Role.ADMIN):  # a store that begins with accounts sorts what it finds
         return owner.not_in(select(col(DeletedUser.id)))
-    seen = select(col(User.id)).where(col(User.id) == owner, visible_users(ctx))
+    seen = select(col(User.id)).where(col(User.id) == owner, managed_users(ctx))
     return seen.correlate(QuarantineItem).exists()
 
 

@@ -124,7 +124,7 @@ async def _accounts(ctx: Context, owners: Sequence[int]) -> dict[int, Picked]:
     """What is to be known of these accounts and their INBOX, by key."""
     asked = (
         select(
-            *picked(User, ("id", "tenant_id", "targets")),
+            *picked(User, ("id", "tenant_id", "targets", "role")),
             col(Mailbox.id).label("box"),
             KEY.label("key"),
             scripted(col(User.id)).label("scripted"),
@@ -158,6 +158,7 @@ async def _prepared(ctx: Context, row: Picked, account: Picked, *, again: bool) 
         scripted=account.scripted,
         filtered=account.filtered,
         forwards=bool(account.targets),
+        role=account.role,
     )
     return await releasing.ready(ctx.world, row, raw, to, again=again)
 

@@ -74,7 +74,7 @@ async def virtual_size(message: Stored) -> int:
 
 async def _virtual_size(message: Stored) -> int:
     bare, before = 0, b""
-    for entry in message.source.entries(0, message.size):
+    for entry in message.layout.entries(0, message.size):
         if isinstance(entry, Gap) and entry.wrapping is not None:
             text = entry.end - entry.start
             wide, eol = entry.wrapping.width, entry.wrapping.eol
@@ -149,8 +149,12 @@ async def attached_text(attached: Attached) -> str | None:
     if size > LONGEST:
         text = f"it has more than {LONGEST} bytes: fetch its parts from their urls"
         raise LimitReached(text, limit=LONGEST, used=size, path=["text"])
-    raw = await ranged(message, start, part.body_end)
-    return await asyncio.to_thread(_text, raw)
+
+    async def make() -> str | None:
+        raw = await ranged(message, start, part.body_end)
+        return await asyncio.to_thread(_text, raw)
+
+    return await message.share(("attached text", start), make)
 
 
 def _text(raw: bytes) -> str | None:

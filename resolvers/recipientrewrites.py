@@ -18,6 +18,7 @@ from models.pages import Ask, Page
 from models.rewrites import RecipientRewrite
 from models.roles import Role
 from resolvers import adminlog, listing
+from resolvers.access import maker, require_below
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
@@ -91,6 +92,7 @@ async def create(ctx: Context, new: NewRewrite) -> int:
         active=new.active,
         created_at=at,
         updated_at=at,
+        **maker(ctx),
     )
     async with ctx.write(PLATFORM, *places.values()) as session:  # one after another
         rules = await _all(ctx)
@@ -100,6 +102,7 @@ async def create(ctx: Context, new: NewRewrite) -> int:
         if name in rules.values():
             raise Conflict(EXISTS, path=["from"])
         await _check(ctx, {key: (name, target)})
+        await require_below(ctx, name, ["from"])
         session.add(row)
         await session.flush()
         await _tell(ctx, session, places)
@@ -129,6 +132,9 @@ async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
         if values.to is not None:
             target = replacement(values.to, name or _name(before[0]))
             given |= {"target": target, "outside": normal(target).domain not in places}
+        for row in before:
+            await require_below(ctx, name or _name(row), ["from"])
+        given |= maker(ctx)
         connection = await session.connection()
         these = update(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids))
         await connection.execute(these.values(**given, updated_at=ctx.world.now()))

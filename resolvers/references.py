@@ -81,7 +81,12 @@ def referred(reference: Reference | None) -> tuple[int, str] | None:
 
 
 async def taken(ctx: Context, reference: Reference, room: Room) -> Taken:
-    """What the viewer's message has to give; a forward has no recipients yet. NotFound."""
+    """Return what the viewer's message provides; a forward has no recipients yet.
+
+    Raises NotFound, and Forbidden without the scope MAIL_READ: subject and recipients are taken
+    from the stored message.
+    """
+    ctx.viewer.require_scope(Scope.MAIL_READ)
     asked = select(*picked(Message, _COLUMNS)).where(
         col(Message.id) == reference.message_id, visible(ctx, Message)
     )
@@ -112,7 +117,6 @@ async def _copied(ctx: Context, reference: Reference, room: Room) -> list[Attach
 
 
 async def _message(ctx: Context, key: int) -> Stored:
-    ctx.viewer.require_scope(Scope.MAIL_READ)  # who may only send would read it elsewhere
     return found(await contents.one(ctx, key), path=["reference", "message"])
 
 

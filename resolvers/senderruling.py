@@ -17,7 +17,7 @@ from models.roles import AdminPermission, Role, Scope
 from models.senderrules import EVERYBODY, SenderAction, SenderRule, of_domain, of_tag, of_user
 from models.users import User
 from resolvers import adminlog, domains, texts
-from resolvers.access import managed_users
+from resolvers.access import maker, managed_users
 from resolvers.adminlog import Done
 from resolvers.context import Context, Needs
 from resolvers.senderrules import visible
@@ -104,7 +104,9 @@ async def create(ctx: Context, whom: Whom, new: NewRules) -> list[int]:
             await connection.execute(insert(SenderRule), made)
         if turned:
             these = col(SenderRule.id).in_([row.id for row in turned])
-            await connection.execute(update(SenderRule).where(these).values(values))
+            await connection.execute(
+                update(SenderRule).where(these).values({**values, **maker(ctx)})
+            )
         changed = [_Changed(row["id"], home, after=_said(row)) for row in made]
         for row in turned:
             was = _logged(row)
@@ -176,7 +178,7 @@ async def _check_room(ctx: Context, home: _Home, more: int) -> None:
 
 def _row(ctx: Context, home: _Home, pattern: str, values: Mapping[str, Any]) -> dict[str, Any]:
     own = {"id": ctx.world.key(), "pattern": pattern, "created_at": ctx.world.now()}
-    return {**home.columns, **own, "comment": None, **values}
+    return {**home.columns, **own, **maker(ctx), "comment": None, **values}
 
 
 def _logged(row: Picked) -> dict[str, Any]:

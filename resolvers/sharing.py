@@ -258,16 +258,15 @@ def _where(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
     return [user == key.user_id, mine, records(ctx, Mailbox)]
 
 
-def _shares(key: OfUser) -> Select[*tuple[Any, ...]]:
-    rows = select(*picked(Mailbox, key.columns), *PLACE)
+def _shares(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    rows = select(*picked(Mailbox, columns), *PLACE)
     return rows.join(MailboxShare, col(MailboxShare.mailbox_id) == col(Mailbox.id))
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
     """The pages: owner by owner, the oldest folder first."""
-    scans = [
-        Scan(_shares(key).where(*_where(ctx, key)), key.ask, PLACE, falling=False) for key in keys
-    ]
+    rows = _shares(frozenset[str]().union(*(key.columns for key in keys)))
+    scans = [Scan(rows.where(*_where(ctx, key)), key.ask, PLACE, falling=False) for key in keys]
     return await listing.pages(ctx, scans)
 
 

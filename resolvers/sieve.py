@@ -152,12 +152,13 @@ async def check(ctx: Context, content: str, user_id: int, message_id: int | None
     circumstances = around.circumstances(script, ctx.world)
     sender = row.envelope_from if row.envelope_from is not None else row.from_address
     envelope = Envelope(sender or "", next(iter(row.envelope_to), ""))
-    letter = sieve.Letter(stored.source, stored.structure)
 
-    def run() -> Plan:
-        return sieve.run(program_of(content), letter, envelope, circumstances)
+    def run(source: messages.Source) -> Checked:
+        letter = sieve.Letter(source, stored.structure)
+        program = program_of(content)
+        return _tried(found, lambda: sieve.run(program, letter, envelope, circumstances))
 
-    return await asyncio.to_thread(_tried, found, run)
+    return await stored.examine(run, apart=True)
 
 
 async def _script(ctx: Context, content: str, user_id: int) -> Script:

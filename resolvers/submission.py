@@ -394,7 +394,7 @@ async def copies(
     ctx: Context, account: Picked, envelopes: Sequence[tuple[str, Collection[str]]]
 ) -> list[Copied]:
     """The copies of each message an account sends; its unit holds their streams too."""
-    found = await rewrites.copies_of_sent(ctx.world, envelopes)
+    found = await rewrites.copies_of_sent(ctx.world, account.id, envelopes)
     return [Copied(account.tenant_id, to) for to in found]
 
 

@@ -110,7 +110,7 @@ async def _put_off(
             if plan.state is SubmissionState.QUEUED and row.state in HELD:
                 release.release_now(turn, theirs)
                 released |= set(theirs)
-            moved |= set(many.changed(turn, theirs, values, *many.free(now)))
+            moved |= set(many.changed(turn, theirs, values, *many.free()))
             these = update(Submission).where(col(Submission.id).in_(moved & set(theirs)))
             held_until = plan.at if plan.state in HELD else None
             new = {"state": plan.state, "send_time": plan.send_time, "release_at": held_until}

@@ -1,10 +1,9 @@
-"""Background work: held by a lease with a heartbeat, going on from where it was."""
+"""Background tasks: a worker leases a task and continues it from its last checkpoint."""
 
 import asyncio
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select, true, update
@@ -17,6 +16,7 @@ from models.errors import Forbidden, Invalid, NotFound, Refused
 from models.journal import PLATFORM, ChangeKind
 from models.pages import Ask, Page
 from models.roles import Role, Scope
+from models.runtime import leases
 from models.tasks import Task, TaskState
 from models.wakeups import TASKS
 from models.world import World
@@ -46,7 +46,7 @@ from resolvers.context import Context, Viewer
 from resolvers.listing import Scan, by_keys
 from resolvers.work import Kind, Plan, Planner
 
-LEASE = timedelta(seconds=60)  # each chunk renews it
+PAUSE_AFTER_ERROR = 60.0  # seconds until a task is tried again that broke
 IDLE = 15.0  # seconds until a worker looks unasked
 TOLD = (  # of the last checkpoint, in the result
     "corrected", "left", "stored", "known", "refused", "untold",
@@ -152,13 +152,18 @@ def _stream(row: Any) -> int:
 
 async def run(world: World) -> None:
     """Do what is waiting, until cancelled; a dead worker's tasks are taken over."""
+    async with leases.registered(world):
+        await _work_on(world)
+
+
+async def _work_on(world: World) -> None:
     with world.wakeups.listen([TASKS]) as bell:
         while True:
             bell.clear()
             try:
                 while await work(world):
                     pass
-            except Exception:  # a worker's edge: the task's lease ends, and it is tried again
+            except Exception:  # a worker's edge: the task is tried again later
                 log.exception("a task could not go on")
             try:
                 async with asyncio.timeout(IDLE):  # unlike wait_for it is called off at a bell, too
@@ -172,12 +177,23 @@ async def work(world: World) -> bool:
     row = await _claim(world)
     if row is None:
         return False
+    try:
+        await _do(world, row)
+    except Exception:
+        mine = col(Task.id) == row.id, col(Task.lease) == row.lease
+        leases.abandon(world, Task, *mine, after=PAUSE_AFTER_ERROR)
+        raise
+    return True
+
+
+async def _do(world: World, row: Picked) -> None:
+    """Bring a task to its end, or as far as it goes."""
     viewer = Viewer(row.user_id or 0, Role.USER, frozenset({Scope.MASTER}))
     ctx = Context(world, viewer, origin=row.order.get("origin"), reason=row.order.get("reason"))
     log.info("task begun", extra={"task": row.id, "kind": row.kind, "attempt": row.attempts})
     if row.attempts > ATTEMPTS:  # those before took their workers along
         await _end(ctx, row, TaskState.FAILED, error=BROKEN)
-        return True
+        return
     try:
         await _chunks(ctx, row)
     except Refused as refusal:
@@ -187,18 +203,18 @@ async def work(world: World) -> bool:
         if row.attempts >= ATTEMPTS:
             await _end(ctx, row, TaskState.FAILED, error=BROKEN)
         raise
-    return True
 
 
 async def _claim(world: World) -> Picked | None:
     now, lease = world.now(), world.key()
+    process_id = await leases.ensure_registered(world)
     due = (
         select(col(Task.id))
         .where(
             col(Task.finished_at).is_(None),
             col(Task.kind).in_(KINDS),
             or_(col(Task.not_before).is_(None), col(Task.not_before) <= now),
-            or_(col(Task.leased_until).is_(None), col(Task.leased_until) < now),
+            leases.is_free(Task),
         )
         .order_by(col(Task.created_at), col(Task.id))
         .limit(1)
@@ -209,11 +225,10 @@ async def _claim(world: World) -> Picked | None:
     one = due.with_for_update(skip_locked=True).scalar_subquery()
     claim = (
         update(Task)
-        .where(col(Task.id) == one)
+        .where(col(Task.id) == one, leases.is_registered(process_id))
         .values(
             state=TaskState.RUNNING,
-            lease=lease,
-            leased_until=now + LEASE,
+            **leases.held(process_id, lease),
             attempts=Task.attempts + 1,
             started_at=func.coalesce(Task.started_at, now),
         )
@@ -299,12 +314,8 @@ async def _asked_to_stop(session: AsyncSession, row: Picked) -> bool:
 
 
 async def _note(ctx: Context, session: AsyncSession, row: Picked, values: dict[str, Any]) -> None:
-    """Write how far it is, and keep the lease; who has lost it must not go on."""
-    held = (
-        update(Task)
-        .where(col(Task.id) == row.id, col(Task.lease) == row.lease)
-        .values(leased_until=ctx.world.now() + LEASE, **values)
-    )
+    """Write how far the task is. Raises LeaseLost if the lease has ended."""
+    held = update(Task).where(col(Task.id) == row.id, col(Task.lease) == row.lease).values(**values)
     if not (await (await session.connection()).execute(held)).rowcount:
         raise LeaseLost
     await ctx.record(session, _stream(row), ChangeKind.TASK_CHANGED, [row.id])
@@ -323,6 +334,7 @@ async def _end(
     error: str | None = None,
 ) -> None:
     values = {"state": state, "finished_at": ctx.world.now(), "result": result, "error": error}
+    values |= {"lease": None, "holder": None}
     async with ctx.write(_stream(row)) as session:
         await _note(ctx, session, row, values)
         await _forget(session, row)

@@ -1,6 +1,5 @@
 """Putting a message into a folder: as it is, or written from fields; also in a draft's place."""
 
-import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from sqlmodel import col
 from mail import compose, contents, encrypting, indexing, replacing
 from mail.blobs.pack import Piece
 from mail.contents import Stored
-from mail.delivery import SMALL, read, stored
+from mail.delivery import read, stored
 from mail.fields import Named as Person
 from mail.keeping import Gone, Kept
 from mail.placing import QUOTA, Letter, Place, Placed, place
@@ -269,10 +268,7 @@ async def _previous(ctx: Context, new: NewMessage, box: Picked) -> Previous | No
 async def earlier(ctx: Context, message: Stored) -> Earlier:
     """A draft that is to be replaced, as it was read."""
     row = message.row
-    if row.size < SMALL:
-        words = indexing.words_of(ctx.world, row, message)
-    else:
-        words = await asyncio.to_thread(indexing.words_of, ctx.world, row, message)
+    words = await indexing.words_of(ctx.world, row, message)
     return Earlier(row.id, row.digest, words)
 
 

@@ -32,6 +32,7 @@ from mail.outward import Gate, Unsent, post, refused, target
 from models import meters
 from models.columns import Picked, picked, table_of
 from models.errors import Invalid
+from models.runtime import leases
 from models.vault import Sealed
 from models.wakeups import WEBHOOKS, rest
 from models.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 POSTS = meters.counter("merganser_webhook_posts", "Posts to webhooks, and what came.", "result")
 TOOK = meters.histogram("merganser_webhook_post_seconds", "Time of a post to a webhook.")
 TESTS = -1  # the lane of test calls: no stream
-LEASE = timedelta(seconds=20)  # of a lane; twice what a post may take, and each renews it
+PAUSE_AFTER_ERROR = 20.0  # seconds until a lane is tried again that broke
 IDLE = 15.0  # seconds until it looks unasked
 SOON = 0.05  # seconds; what is due may be in the hands of another worker
 AT_ONCE = 100  # posts of a process
@@ -58,7 +59,7 @@ JITTER = 0.2  # either way
 PATIENCE = 5  # failures in a row; from then on one try at a time tells for all
 GONE = 410
 KEPT = 1000  # of a webhook, of those that were taken, and of those that were given up
-SWEEP = timedelta(minutes=1)
+SWEEP = 60.0  # seconds
 ENDED = (PostState.DONE, PostState.DEAD)
 TOLD = timedelta(seconds=10)  # between two notes of a webhook that it does well
 
@@ -122,14 +123,19 @@ class Worker:
     gate: Gate
     lanes: dict[Lane, "asyncio.Task[None]"] = field(default_factory=dict)
     freed: asyncio.Event = field(default_factory=asyncio.Event)
-    swept: datetime | None = None
+    swept: float | None = None  # of the monotonic clock
     needed: bool = True  # there are webhooks: else no bell costs a statement
 
 
 async def run(world: World, worded: Worded, gate: Gate | None = None) -> None:
     """Read the journal for webhooks and post to them, until cancelled."""
     worker = Worker(world, worded, gate or Gate())
-    looked = -IDLE
+    async with leases.registered(world):
+        await _post_all(worker)
+
+
+async def _post_all(worker: Worker) -> None:
+    looked, world = -IDLE, worker.world
     with world.wakeups.gather() as bell:
         try:
             while True:
@@ -166,7 +172,7 @@ async def look(worker: Worker) -> float:
     ready = select(*picked(Webhook, ("id", "failures"))).where(
         or_(col(Webhook.retry_at).is_(None), col(Webhook.retry_at) <= now),
         col(Webhook.id).not_in(full),
-        exists().where(col(WebhookLane.webhook_id) == col(Webhook.id), _free(now)),
+        exists().where(col(WebhookLane.webhook_id) == col(Webhook.id), _due(now)),
     )
     hooks = await world.database.read(ready.order_by(col(Webhook.id)).limit(AT_ONCE))
     for hook in hooks:
@@ -183,10 +189,9 @@ def _on() -> ColumnElement[bool]:
     return or_(col(Webhook.active), col(WebhookLane.stream_id) == TESTS)
 
 
-def _free(now: datetime) -> ColumnElement[bool]:
-    """SQL: lanes that are due, and nobody's."""
-    nobodys = or_(col(WebhookLane.leased_until).is_(None), col(WebhookLane.leased_until) < now)
-    return (col(WebhookLane.due_at) <= now) & nobodys & _on()
+def _due(now: datetime) -> ColumnElement[bool]:
+    """SQL: True for lanes that are due and that no process posts from."""
+    return (col(WebhookLane.due_at) <= now) & leases.is_free(WebhookLane) & _on()
 
 
 async def _until(world: World, full: Sequence[int]) -> float:
@@ -215,11 +220,13 @@ async def _claim(world: World, webhook_id: int, most: int) -> list[Lane]:
     if most <= 0:
         return []
     now, lease = world.now(), world.key()
+    process_id = await leases.ensure_registered(world)
     place = (col(WebhookLane.webhook_id), col(WebhookLane.stream_id))
     due = (
         select(*place)
         .join(Webhook, col(Webhook.id) == col(WebhookLane.webhook_id))
-        .where(col(WebhookLane.webhook_id) == webhook_id, _free(now))
+        .where(col(WebhookLane.webhook_id) == webhook_id, _due(now))
+        .where(leases.is_registered(process_id))
         .order_by(col(WebhookLane.due_at), col(WebhookLane.stream_id))
         .limit(most)
         .with_for_update(skip_locked=True, of=WebhookLane)
@@ -229,7 +236,7 @@ async def _claim(world: World, webhook_id: int, most: int) -> list[Lane]:
         keys = [tuple(row) for row in (await connection.execute(due)).all()]
         if keys:
             taken = update(WebhookLane).where(tuple_(*place).in_(keys))
-            await connection.execute(taken.values(lease=lease, leased_until=now + LEASE))
+            await connection.execute(taken.values(**leases.held(process_id, lease)))
     return [Lane(webhook, stream, lease) for webhook, stream in keys]
 
 
@@ -240,8 +247,9 @@ async def _drive(worker: Worker, lane: Lane) -> None:
         await _release(worker.world, lane, due)
     except LeaseLost:
         log.warning("the lease has passed to another worker", extra={"webhook": lane.webhook_id})
-    except Exception:  # its lease ends by itself, and then it is tried again
+    except Exception:
         log.exception("a webhook could not be served", extra={"webhook": lane.webhook_id})
+        leases.abandon(worker.world, WebhookLane, lane.where, after=PAUSE_AFTER_ERROR)
     finally:
         worker.lanes.pop(lane, None)
         worker.freed.set()
@@ -343,8 +351,8 @@ async def _settle(world: World, one: Post, outcome: Outcome) -> datetime | None:
         connection = await session.connection()  # first the webhook, as whoever deletes it does
         there = select(col(Webhook.id)).where(col(Webhook.id) == one.hook.id)
         await connection.execute(there.with_for_update(read=True, key_share=True))
-        renewed = update(WebhookLane).where(one.lane.where).values(leased_until=now + LEASE)
-        if not (await connection.execute(renewed)).rowcount:
+        held = select(col(WebhookLane.lease)).where(one.lane.where).with_for_update()
+        if not (await connection.execute(held)).first():
             raise LeaseLost
         this = update(WebhookDelivery).where(col(WebhookDelivery.id) == one.row.id)
         await connection.execute(this.values(values))
@@ -391,7 +399,7 @@ async def _release(world: World, lane: Lane, due: datetime | None) -> None:
             return
         left = select(col(WebhookDelivery.id)).where(_in_lane(lane)).limit(1)
         if (await connection.execute(left)).first():  # read behind the lock: nothing comes between
-            free = {"lease": None, "leased_until": None, "due_at": due or world.now()}
+            free = {"lease": None, "holder": None, "due_at": due or world.now()}
             await connection.execute(update(WebhookLane).where(lane.where).values(free))
         else:
             await connection.execute(delete(WebhookLane).where(lane.where))
@@ -403,14 +411,14 @@ async def _wind_up(worker: Worker) -> None:
     for task in lanes.values():
         task.cancel()
     await asyncio.gather(*lanes.values(), return_exceptions=True)
-    with suppress(Exception):  # its leases end by themselves
+    with suppress(Exception):  # its leases end with its registration
         await _given_back(worker.world, lanes)
 
 
 async def _given_back(world: World, lanes: Iterable[Lane]) -> None:
     for lane in lanes:
         async with world.write() as session:
-            free = {"lease": None, "leased_until": None}
+            free = {"lease": None, "holder": None}
             await (await session.connection()).execute(
                 update(WebhookLane).where(lane.where).values(free)
             )
@@ -418,7 +426,7 @@ async def _given_back(world: World, lanes: Iterable[Lane]) -> None:
 
 async def sweep(worker: Worker) -> None:
     """Forget what is behind the newest of each webhook's log: a few statements for all of them."""
-    world, now = worker.world, worker.world.now()
+    world, now = worker.world, monotonic()
     if worker.swept is not None and now < worker.swept + SWEEP:
         return
     worker.swept = now

@@ -20,7 +20,7 @@ LONG = (
     "e2e/test_repeats", "test_matrix", "browser/test_letters", "test_exports", "e2e/test_smtp",
     "e2e/test_bad_text", "mail/test_torture", "test_mailbox_changes", "test_audit", "test_roads",
     "e2e/test_half_open", "e2e/test_neighbours", "e2e/test_push", "e2e/test_resuming",
-    "e2e/test_road", "e2e/test_attacks", "test_demo_letters", "test_sockets",
+    "e2e/test_road", "e2e/test_attacks", "test_demo_letters", "test_sockets", "lists/test_together",
 )  # fmt: skip
 LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
     "browser",
@@ -45,6 +45,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "e2e/test_webhooks",
     "e2e/test_wheel",
     "e2e/test_workers",
+    "lists/test_together",
     "mail/test_verify",
     "test_demo_letters",
     "test_atomic_references",
@@ -56,10 +57,10 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
 EACH = (  # what is about the store: all of it is tried on both. Of all else the second has some
     "e2e/test_crash", "e2e/test_proof", "e2e/test_repeats", "e2e/test_road", "e2e/test_workers",
     "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_mx_store", "mail/test_pacing",
-    "mail/test_queue",
-    "test_atomic_references", "test_authlog_read", "test_bulk.py", "test_changes", "test_deadlines",
-    "test_delta", "test_fetching.py",
-    "test_fetching_ends", "test_groups", "test_imports", "test_mail_import.py",
+    "mail/test_queue", "mail/test_received_limit", "lists/test_together", "test_authlog_read",
+    "test_bulk.py", "test_changes", "test_delta", "test_fetching.py", "test_fetching_ends",
+    "test_groups", "test_header_values", "test_imports", "test_mail_import.py",
+    "test_atomic_references", "test_deadlines",
     "test_mailbox_lists", "test_mailbox_repair", "test_messages", "test_placing", "test_plans",
     "test_random", "test_roads", "test_search_words", "test_searches", "test_sharing.py",
     "test_store", "test_tasks", "test_upgrade", "test_users.py", "test_users_counted",

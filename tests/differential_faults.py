@@ -81,7 +81,7 @@ class Hasty(CompiledExecutor):
         if plan is None:
             return super().complete_value(return_type, details, *rest)
         try:
-            return plan.complete(rest[2])
+            return plan.complete(rest[2], self.answer)
         except Exception:  # noqa: BLE001 - the fault
             return None
 

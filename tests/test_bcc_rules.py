@@ -15,9 +15,10 @@ from mail.fields import Named
 from mail.household import Household
 from models.errors import NotFound
 from models.journal import PLATFORM, Change, ChangeKind
+from models.makers import Account
 from models.queue import DeliveryState
 from models.rewrites import BccDirection
-from models.roles import AdminPermission
+from models.roles import AdminPermission, Role
 from models.world import World
 from resolvers import submissionchange
 from tests.administrators import make_domain_admin
@@ -270,7 +271,7 @@ async def test_rules_are_asked_in_one_statement_for_all_recipients(
         await rule(root, f"a{n}@example.org", f"copy{n}@far.example")
     for many in (1, 20):
         del statements[:]
-        of = [f"a{n}@example.org" for n in range(many)]
+        of = {f"a{n}@example.org": [Account(0, Role.USER)] for n in range(many)}
         found = await rewrites.copies(world, BccDirection.RECIPIENT, of, [ada.address])
         assert len(statements) == 1
         assert [(copy.address, copy.of) for copy in found] == [

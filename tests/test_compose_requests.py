@@ -1,7 +1,6 @@
 """Windows to write in that are asked of a user's clients."""
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,12 +11,14 @@ from graph import ids
 from mail import housekeeping
 from models.compose import ComposeListener, ComposeRequest
 from models.roles import AdminPermission, Scope
+from models.runtime import leases
 from models.world import World
 from resolvers import composerequests
 from tests.accounts import id_of, run
 from tests.administrators import make_domain_admin
 from tests.conftest import Client, Clock, make_key, raw_message, receive
 from tests.live import House, until
+from tests.processes import taken_for_dead
 from tests.test_files import stored
 
 SHOWN = """id subject text priority requestedBy requestedAt expiresAt
@@ -104,7 +105,7 @@ async def test_a_client_that_comes_back_misses_nothing(
     assert [one["subject"] for one in again.results] == ["two", "three"]
     clock.tick(minutes=11)
     late = await live.follow(ada, FOLLOW, after=told["id"])
-    await there(world, 1)  # the clock took the others for dead
+    await there(world, 3)  # no clock ends what listens
     assert late.got == []
     await housekeeping.tidy(world)
     assert not await world.database.read(select(col(ComposeRequest.id)))
@@ -115,19 +116,22 @@ async def test_a_client_that_comes_back_misses_nothing(
 async def test_a_client_whose_server_died_is_not_counted(
     ada: Client, world: World, clock: Clock
 ) -> None:
+    holder = await leases.ensure_registered(world)
     async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, seen_at=world.now()))
+        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
     assert (await ask(ada, subject="x"))["delivered"] == 1
-    clock.tick(seconds=composerequests.DEAD.total_seconds())
-    assert codes(await ask(ada, subject="x")) == [("USER_OFFLINE", [])]
     clock.tick(hours=2)
+    assert (await ask(ada, subject="x"))["delivered"] == 1
+    await taken_for_dead(world)
+    assert codes(await ask(ada, subject="x")) == [("USER_OFFLINE", [])]
     await housekeeping.tidy(world)
     assert await listeners(world) == 0
 
 
 async def test_an_answer_is_asked_for_with_its_quote(ada: Client, world: World) -> None:
+    holder = await leases.ensure_registered(world)
     async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, seen_at=world.now()))
+        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
     placed = await receive(ada, raw_message("Ponds"))
     key = ids.encode("Message", placed.message_id)
     reference = {"message": {"id": key}, "action": "REPLY", "quote": "BELOW"}
@@ -153,15 +157,16 @@ async def test_an_answer_is_asked_for_with_its_quote(ada: Client, world: World) 
 async def test_what_no_message_could_have_is_refused(
     ada: Client, world: World, given: dict[str, Any], path: list[str]
 ) -> None:
+    holder = await leases.ensure_registered(world)
     async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, seen_at=world.now()))
+        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
     assert codes(await ask(ada, **given)) == [("VALIDATION", path)]
 
 
 async def test_there_are_so_many_at_a_time(ada: Client, world: World, clock: Clock) -> None:
+    holder = await leases.ensure_registered(world)
     async with world.write() as session:
-        lasts = world.now() + timedelta(hours=1)
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, seen_at=lasts))
+        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
     for _ in range(composerequests.WAITING):
         assert (await ask(ada, subject="x"))["errors"] == []
     assert codes(await ask(ada, subject="x")) == [("LIMIT_REACHED", [])]
@@ -172,8 +177,9 @@ async def test_there_are_so_many_at_a_time(ada: Client, world: World, clock: Clo
 async def test_others_are_asked_by_those_who_may_act_as_them(
     ada: Client, bob: Client, over: Client, world: World
 ) -> None:
+    holder = await leases.ensure_registered(world)
     async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, seen_at=world.now()))
+        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
     user = {"id": id_of(ada)}
     assert codes(await ask(bob, user=user, subject="x")) == [("NOT_FOUND", ["user"])]
     done = await ask(over, user=user, subject="x")
@@ -190,8 +196,9 @@ async def test_others_are_asked_by_those_who_may_act_as_them(
 async def test_files_and_identities_of_others_are_none(
     ada: Client, bob: Client, world: World
 ) -> None:
+    holder = await leases.ensure_registered(world)
     async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=bob.user.id, seen_at=world.now()))
+        session.add(ComposeListener(id=world.key(), user_id=bob.user.id, holder=holder))
     file = await stored(ada)
     for mode in ("ATTACH", "LINK", "SHARE_RW"):
         done = await ask(bob, fileAttachments=[{"file": file["id"], "mode": mode}])

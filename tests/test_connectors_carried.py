@@ -144,7 +144,7 @@ async def test_connectors_come_back_whole_with_the_passphrase(
 def test_the_file_has_every_column_that_one_sets() -> None:
     columns = {column for column, _ in FIELDS.values()}
     ours = {"id", "user_id", "secret", "bringing", "last_run_at", "last_success_at", "last_error",
-            "failures", "next_run_at", "run_id", "lease", "leased_until", "created_at",
+            "failures", "next_run_at", "run_id", "lease", "holder", "created_at",
             "updated_at", "once"}  # fmt: skip
     assert columns | ours == {column.name for column in picked(Connector)}
     assert not columns & ours

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,14 +11,16 @@ from sqlmodel import col
 
 from mail.outward import Gate
 from models.connectors import ConnectorRun, Protocol, Security
+from models.runtime import leases
 from models.tasks import TaskState
 from models.world import World
 from resolvers import connectorchange, connectorruns
 from resolvers.connectorruns import Worker
 from tests import accounts
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import Client, raw_message
 from tests.fetching import again, changed, connector, far, may, newest, ran, row_of, server, stored
 from tests.mail.dovecot import Dovecot
+from tests.processes import another_process, taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
 __all__ = ["far", "server"]
@@ -58,43 +59,41 @@ async def killed(world: World, times: int, place: str = "fetched") -> None:
 @pytest.mark.parametrize("protocol", [Protocol.IMAP, Protocol.POP3])
 @pytest.mark.parametrize("deletes", [None, 0])
 async def test_a_run_that_is_killed_goes_on_where_it_was(
-    ada: Client, far: Dovecot, clock: Clock, protocol: Protocol, deletes: int | None
+    ada: Client, far: Dovecot, protocol: Protocol, deletes: int | None
 ) -> None:
     names = [f"Nr {nth}" for nth in range(MANY)]
     far.save_all([raw_message(name) for name in names])
     key = await connector(
         ada, far, protocol=protocol, source_retention=deletes, remove_duplicates=False
     )
-    await killed(ada.world, 1)
-    await killed_again(ada.world, key, clock)
-    first = await newest(ada.world, key)
-    assert first.state is TaskState.RUNNING
-    assert 0 < first.imported < MANY
-    clock.tick(seconds=61)
-    run = await ran(ada.world, key)
+    async with leases.registered(ada.world):
+        await killed(ada.world, 1)
+        await killed_again(ada.world, key)
+        first = await newest(ada.world, key)
+        assert first.state is TaskState.RUNNING
+        assert 0 < first.imported < MANY
+        await taken_for_dead(ada.world)
+        run = await ran(ada.world, key)
     assert (run.id, run.state) == (first.id, TaskState.SUCCEEDED), run.log
     assert sorted((await stored(ada.world))["INBOX"]) == sorted(names)
     assert far.count() == (MANY if deletes is None else 0)
     assert (await again(ada.world, key)).imported == 0
 
 
-async def killed_again(world: World, key: int, clock: Clock) -> None:
-    """Nobody runs it while its lease lasts; then it dies a second time."""
+async def killed_again(world: World, key: int) -> None:
+    """Nobody runs it while its process is registered; then it dies a second time."""
     assert (await ran(world, key)).state is TaskState.RUNNING
-    clock.tick(seconds=61)
+    await taken_for_dead(world)
     await killed(world, 1)
 
 
-async def test_who_has_lost_the_lease_stores_no_more(
-    ada: Client, far: Dovecot, clock: Clock
-) -> None:
+async def test_who_has_lost_the_lease_stores_no_more(ada: Client, far: Dovecot) -> None:
     far.save_all([raw_message(f"Nr {nth}") for nth in range(MANY)])
     key, taken = await connector(ada, far), list[Any]()
 
     def fault(place: str) -> None:
         if place == "fetched" and not taken:  # another process takes over
-            until = ada.world.now() + timedelta(seconds=60)
-            other = changed(ada.world, key, lease=1, leased_until=until)
+            other = changed(ada.world, key, lease=1, holder=1)
             taken.append(asyncio.ensure_future(other))
 
     object.__setattr__(ada.world, "fault", fault)
@@ -103,19 +102,21 @@ async def test_who_has_lost_the_lease_stores_no_more(
     assert run.state is TaskState.RUNNING
     before = len((await stored(ada.world))["INBOX"])
     assert 0 < before < MANY
-    clock.tick(seconds=61)
+    await ada.world.apply(leases.free_orphans)
     run = await ran(ada.world, key)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, MANY)
     assert len((await stored(ada.world))["INBOX"]) == MANY
 
 
-async def test_whoever_is_alone_waits_for_no_lease_of_the_dead(ada: Client, far: Dovecot) -> None:
+async def test_a_restarted_server_goes_on_with_its_runs_at_once(ada: Client, far: Dovecot) -> None:
     far.save(raw_message("One"))
-    later = ada.world.now() + timedelta(seconds=60)
-    key = await connector(ada, far, lease=1, leased_until=later)
+    before, after = another_process(ada.world), another_process(ada.world)
+    after.process.server = before.process.server
+    holder = await leases.ensure_registered(before)
+    key = await connector(ada, far, lease=1, holder=holder)
     gate = Gate(private=True)
     assert not await connectorruns.run_one(ada.world, key, gate)
-    work = asyncio.create_task(connectorruns.run(ada.world, gate, alone=True))
+    work = asyncio.create_task(connectorruns.run(after, gate))
     try:
         async with asyncio.timeout(30):
             while not (await row_of(ada.world, key)).last_success_at:  # noqa: ASYNC110 - a row

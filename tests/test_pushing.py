@@ -12,10 +12,11 @@ from graph import ids
 from mail.outward import Gate
 from models.world import World
 from resolvers import pushing, pushnews
-from resolvers.pushing import BURST, LEASE
+from resolvers.pushing import BURST
 from tests.conftest import Client, Clock
 from tests.live import until
 from tests.mail.neighbours import server_tls, trust
+from tests.processes import taken_for_dead
 from tests.pushed import (
     Browser,
     channel,
@@ -144,7 +145,7 @@ class Crash(BaseException):
 
 
 async def test_a_crash_between_the_push_and_its_note_loses_nothing(
-    ada: Client, receiver: Receiver, clock: Clock
+    ada: Client, receiver: Receiver
 ) -> None:
     world = ada.world
     await made(ada, **http(receiver))
@@ -163,7 +164,7 @@ async def test_a_crash_between_the_push_and_its_note_loses_nothing(
     assert texts(receiver) == ["Once"]
     await pump(worker_of(world))
     assert len(receiver.got) == 1  # it is held still
-    clock.tick(seconds=LEASE.total_seconds() + 1)
+    await taken_for_dead(world)
     await pump(worker_of(world))
     await pump(worker_of(world))
     assert texts(receiver) == ["Once", "Once"]

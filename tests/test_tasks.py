@@ -18,6 +18,7 @@ from resolvers.where import MessageWhere
 from tests.bulk import TASK, call, inbox, keys, nodes, places
 from tests.conftest import Client, Clock, context
 from tests.counts import journal, reached, rows
+from tests.processes import taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
 
@@ -112,7 +113,7 @@ async def test_a_task_is_cancelled_before_and_between_its_chunks(
 
 
 async def test_a_killed_workers_task_goes_on_where_it_was(
-    post: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    post: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await order(post, world)
     monkeypatch.setattr(bulk, "CHUNK", 1)
@@ -131,7 +132,7 @@ async def test_a_killed_workers_task_goes_on_where_it_was(
     assert (await state(world))[:3] == ("RUNNING", 2, 3)
     assert await tasks.work(world) is False  # it is held
     last = await reached(world, post.user.id)
-    clock.tick(seconds=61)
+    await taken_for_dead(world)
     assert await tasks.work(world) is True
     assert (await state(world))[:3] == ("SUCCEEDED", 3, 3)
     kinds = [kind for kind, _ in await journal(world, post.user.id, last)]
@@ -139,7 +140,7 @@ async def test_a_killed_workers_task_goes_on_where_it_was(
 
 
 async def test_a_worker_that_lost_its_lease_changes_nothing(
-    post: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    post: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await order(post, world)
     work_on = bulk.work_on
@@ -154,7 +155,7 @@ async def test_a_worker_that_lost_its_lease_changes_nothing(
     with pytest.raises(tasks.LeaseLost):
         await tasks.work(world)
     assert {tuple(node["flags"]) for node in await nodes(post)} == {()}
-    clock.tick(seconds=61)
+    await taken_for_dead(world)
     assert await tasks.work(world)
     assert (await state(world))[:2] == ("SUCCEEDED", 3)
 

@@ -18,9 +18,10 @@ from models.webhooks import WebhookDelivery, WebhookLane
 from models.world import World
 from resolvers import webhookposts
 from resolvers.webhookfeed import feed
-from resolvers.webhookposts import ATTEMPTS, LEASE, PATIENCE
+from resolvers.webhookposts import ATTEMPTS, PATIENCE
 from tests.conftest import Client, Clock, receive
 from tests.mail.neighbours import server_tls, trust
+from tests.processes import taken_for_dead
 from tests.receiver import Got, Receiver, log_of, made, pump, receiving, worker_of
 from tests.receiver import inward as let_inward
 
@@ -228,7 +229,7 @@ class Crash(BaseException):
 
 
 async def test_a_crash_between_the_post_and_its_note_loses_nothing(
-    ada: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: Client, root: Client, receiver: Receiver
 ) -> None:
     world = ada.world
     key, _ = await made(root, receiver.url, "message.received")
@@ -247,7 +248,7 @@ async def test_a_crash_between_the_post_and_its_note_loses_nothing(
     heir = worker_of(world)
     await pump(heir)
     assert len(receiver.got) == 1  # the lease is the dead one's
-    clock.tick(seconds=LEASE.total_seconds() + 1)
+    await taken_for_dead(world)
     await pump(heir)
     assert [got.body["id"] for got in receiver.got] == [receiver.got[0].body["id"]] * 2
     assert await states(root, key) == ["DONE"]
@@ -304,7 +305,7 @@ async def test_several_workers_post_everything_once_and_in_order(
 
 
 async def test_a_worker_that_lost_its_lease_writes_nothing(
-    ada: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: Client, root: Client, receiver: Receiver
 ) -> None:
     world, late = ada.world, asyncio.Event()
 
@@ -318,7 +319,7 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(
     await receive(ada)
     slow = asyncio.create_task(pump(worker_of(world)))
     await receiver.wait(1)
-    clock.tick(seconds=LEASE.total_seconds() + 1)
+    await taken_for_dead(world)
     await pump(worker_of(world))
     late.set()
     await slow

@@ -267,25 +267,33 @@ class Skeleton:
 
 def open_skeleton(container: bytes) -> Skeleton:
     """Read a skeleton; raises Corrupt for all that `pack` would not have written."""
-    if not container.startswith(MAGIC):
+    return Skeleton(container, read_layout(container, len(container)))
+
+
+def read_layout(head: bytes, size: int) -> list[Literal | Gap]:
+    """Read the entries of a skeleton of `size` bytes from its first bytes.
+
+    Raises Corrupt if they are wrong, or do not fit into `head`.
+    """
+    if not head.startswith(MAGIC):
         raise Corrupt("The skeleton does not begin as one of version 1")
-    reader = _Reader(container, len(MAGIC))
+    reader = _Reader(head, len(MAGIC))
     recipe = [_entry(reader) for _ in range(reader.count())]
     entries: list[Literal | Gap] = []
     start, offset = 0, reader.at
-    for size, gap in recipe:
+    for length, gap in recipe:
         if gap is None and entries and isinstance(entries[-1], Literal):
             raise Corrupt("The skeleton has two literals side by side")
-        end = start + _raw_length(size, gap)
+        end = start + _raw_length(length, gap)
         if gap:
-            entries.append(Gap(start, end, gap.digest, size, gap.wrapping))
+            entries.append(Gap(start, end, gap.digest, length, gap.wrapping))
         else:
             entries.append(Literal(start, end, offset))
-            offset += size
+            offset += length
         start = end
-    if offset != len(container):
+    if offset != size:
         raise Corrupt("The literals do not end with the skeleton")
-    return Skeleton(container, entries)
+    return entries
 
 
 @dataclass(frozen=True, slots=True)

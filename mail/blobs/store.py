@@ -9,16 +9,18 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
 import obstore.store
-from obstore.exceptions import GenericError
+from obstore.exceptions import BaseError, GenericError, NotFoundError
 
 from mail.blobs.errors import Corrupt
+from models.store.outage_log import OUTAGES
+from models.store.outages import Component, StoreUnavailable
 from models.stores import Store, Stored
 
 NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
@@ -28,6 +30,7 @@ THREADS = 8  # they mostly wait for the disk
 DAY = 24 * 3600  # seconds; no put takes that long
 PAGE = 1000  # names in one answer to `list`
 REQUEST = 4 * CHUNK  # bytes a stream asks for at once: few requests, little memory
+RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # then it is an outage
 UPLOADS = 4  # parts of 5 MiB that are under way at once
 
 Result = TypeVar("Result")
@@ -100,6 +103,13 @@ class LocalStore:
             return await self._run(self._range, name, start, end)
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
+
+    async def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes, or None if it does not exist."""
+        try:
+            return (await self._run(self._place(name).stat)).st_size
+        except FileNotFoundError:
+            return None
 
     async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The same in pieces of at most 1 MiB."""
@@ -182,38 +192,53 @@ class ObjectStore:
         given: dict[str, Any] = {"config": dict(options)} if options else {}
         if options and options.get("endpoint", "").startswith("http://"):
             given["client_options"] = {"allow_http": True}  # who writes it wants it
-        self._store = obstore.store.from_url(url, **given)
+        self._store = obstore.store.from_url(url, retry_config=RETRIES, **given)
 
     async def put(self, name: str, data: bytes) -> None:
         """Store `data`."""
-        await self._store.put_async(_checked(name), data, max_concurrency=UPLOADS)
+        with _failures:
+            await self._store.put_async(_checked(name), data, max_concurrency=UPLOADS)
 
     async def put_file(self, name: str, path: Path) -> None:
         """Store what the file holds, without having it all in memory."""
-        await self._store.put_async(_checked(name), path, max_concurrency=UPLOADS)
+        with _failures:
+            await self._store.put_async(_checked(name), path, max_concurrency=UPLOADS)
 
     async def get(self, name: str) -> bytes:
         """The whole object; KeyError where there is none."""
         try:
-            found = await self._store.get_async(_checked(name))
+            with _failures:
+                found = await self._store.get_async(_checked(name))
+                return bytes(await found.bytes_async())
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
-        return bytes(await found.bytes_async())
 
     async def get_range(self, name: str, start: int, end: int) -> bytes:
         """Its bytes from `start` up to, not with, `end`; Corrupt where it ends sooner."""
         if start == end:
             return b""  # which HTTP cannot ask for
         try:
-            found = await self._store.get_range_async(_checked(name), start=start, end=end)
+            with _failures:
+                found = await self._range(_checked(name), start, end)
         except FileNotFoundError as problem:
             raise KeyError(name) from problem
+        return _whole(bytes(found), end - start, name)
+
+    async def _range(self, name: str, start: int, end: int) -> Any:
+        try:
+            return await self._store.get_range_async(name, start=start, end=end)
         except GenericError:
             # Beyond the end is not told apart from other failures, so look.
             if (await self._store.head_async(name))["size"] <= start:
                 raise Corrupt(f"The object {name} ends too soon") from None
             raise
-        return _whole(bytes(found), end - start, name)
+
+    async def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes, or None if it does not exist."""
+        try:
+            return int((await self._store.head_async(_checked(name)))["size"])
+        except FileNotFoundError:
+            return None
 
     async def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The same in pieces of at most 1 MiB.
@@ -228,21 +253,54 @@ class ObjectStore:
     async def delete(self, names: Sequence[str]) -> None:
         """Remove these; those that are not there are no error."""
         checked = [_checked(name) for name in names]
-        try:
-            await self._store.delete_async(checked)
-        except FileNotFoundError:  # some keepers complain, and may have left the rest
-            for name in checked:
-                with suppress(FileNotFoundError):
-                    await self._store.delete_async(name)
+        with _failures:
+            try:
+                await self._store.delete_async(checked)
+            except FileNotFoundError:  # some keepers complain, and may have left the rest
+                for name in checked:
+                    with suppress(FileNotFoundError):
+                        await self._store.delete_async(name)
 
     async def list(self) -> AsyncIterator[Stored]:
         """All objects."""
-        async for page in self._store.list(chunk_size=PAGE):
+        pages = aiter(self._store.list(chunk_size=PAGE))
+        while True:
+            with _failures:
+                page = await anext(pages, None)
+            if page is None:
+                return
             for facts in page:
                 yield Stored(facts["path"], facts["last_modified"], facts["size"])
 
     async def close(self) -> None:
         """Nothing: obstore lets go of its connections by itself."""
+
+
+class _Failures:
+    """Raise StoreUnavailable for failures of the object storage, and count them.
+
+    A missing object is no failure.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, problem: BaseException | None, _trace: object
+    ) -> None:
+        if problem is None:
+            if not OUTAGES.is_quiet:
+                OUTAGES.note_success(Component.BLOBS)
+        elif isinstance(problem, BaseError) and not isinstance(problem, NotFoundError):
+            failure = StoreUnavailable(
+                "the object storage does not answer, try again later", component=Component.BLOBS
+            )
+            failure.__cause__ = problem
+            failure.is_noted = True
+            OUTAGES.note_failure(failure)
+            raise failure from problem
+
+
+_failures = _Failures()  # it keeps nothing between calls
 
 
 def _checked(name: str) -> str:

@@ -33,6 +33,10 @@ class Tiers:
         """Its bytes from `start` up to, not with, `end`."""
         return await self._of(name).get_range(name, start, end)
 
+    async def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes, or None if it does not exist."""
+        return await self._of(name).size(name)
+
     def stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The same in pieces of at most 1 MiB."""
         return self._of(name).stream(name, start, end)

@@ -1,6 +1,8 @@
-"""From bytes to text: what a charset label means in practice, and what to do when it lies."""
+"""Decode text by its charset label, and when the label is wrong or missing."""
 
 import codecs
+import encodings
+import pkgutil
 import re
 from encodings.aliases import aliases
 from functools import lru_cache
@@ -41,6 +43,46 @@ _ALSO = {
     "unicode_1_1_utf_7": "utf_7",
     "utf8mb4": "utf_8",
     "unicode_1_1_utf_8": "utf_8",
+    "unicode11utf8": "utf_8",
+    "unicode20utf8": "utf_8",
+    "x_unicode20utf8": "utf_8",
+    "unicode": "utf_16",
+    "ucs_2": "utf_16",
+    "iso_10646_ucs_2": "utf_16",
+    "csunicode": "utf_16",
+    "unicodefeff": "utf_16_le",
+    "unicodefffe": "utf_16_be",
+    "koi": "koi8_r",
+    "koi8": "koi8_r",
+    "koi8_ru": "koi8_u",
+    "dos_874": "cp874",
+    "csiso88596e": "iso8859_6",
+    "csiso88596i": "iso8859_6",
+    "iso_8859_6_e": "iso8859_6",
+    "iso_8859_6_i": "iso8859_6",
+    "csiso88598e": "iso8859_8",
+    "csiso88598i": "iso8859_8",
+    "iso_8859_8_e": "iso8859_8",
+    "iso_8859_8_i": "iso8859_8",
+    "logical": "iso8859_8",
+    "visual": "iso8859_8",
+    "sun_eu_greek": "iso8859_7",
+    "csisolatin9": "iso8859_15",
+    "l9": "iso8859_15",
+    "mac": "mac_roman",
+    "csmacintosh": "mac_roman",
+    "x_mac_ukrainian": "mac_cyrillic",
+    "x_mac_ce": "mac_latin2",
+    "gb_2312": "gb18030",
+    "csgb2312": "gb18030",
+    "x_x_big5": "big5hkscs",
+    "cseucpkdfmtjapanese": "euc_jp",
+    "ks_c_5601_1989": "cp949",
+    "ksc5601": "cp949",
+    "ksc_5601": "cp949",
+    "cshproman8": "hp_roman8",
+    "csksc56011987": "cp949",
+    "iso_ir_149": "cp949",
     "x_unknown": "",
     "unknown": "",
     "unknown_8bit": "",
@@ -48,24 +90,33 @@ _ALSO = {
     "none": "",
     "default": "",
 }
-# No charsets of mail: some take quadratic time, some are not for text at all.
-_NEVER = {"idna", "punycode", "undefined", "mbcs", "oem", "unicode_escape", "raw_unicode_escape"}
-_KNOWN = frozenset(aliases) | frozenset(aliases.values())
+# Codecs that are not charsets of mail. Some take quadratic time.
+_NEVER = {
+    *("idna", "punycode", "undefined", "charmap", "mbcs", "oem"),
+    *("unicode_escape", "raw_unicode_escape"),
+}
+# The alias table omits codecs that have no other name, such as koi8_u.
+_CODECS = frozenset(module.name for module in pkgutil.iter_modules(encodings.__path__)) - {
+    "aliases"
+}
+_KNOWN = frozenset(aliases) | frozenset(aliases.values()) | _CODECS
 _PLAIN = frozenset({"ascii", "", "utf_8", "utf_8_sig"})  # these begin with UTF-8 anyway
 _ODD = re.compile(r"[^a-z0-9]+")
 _META = re.compile(
     rb"""<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}["']?([\w.:-]{1,40})""", re.IGNORECASE
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNMARKED_ISO = re.compile(r"iso_?8859_?(\d{1,2})")
+_ASCII = bytes(set(range(128)) - set(b"\x0e\x0f\x1b+~")).decode()  # without shift characters
 _ISO_2022 = re.compile(rb"\x1b\$[@B]|\x1b\([BJI]")
 
 
 @lru_cache(maxsize=512)
 def codec(label: str) -> str:
-    """Name the codec that a charset label means, "" for none that we know.
+    """Return the name of the codec for a charset label, "" for an unknown label.
 
-    Only names from Python's own list are looked up: the machinery remembers every name it
-    was ever asked for, and here strangers do the asking.
+    Accepts the label of every text codec of Python except `_NEVER`, and the labels of the WHATWG
+    Encoding Standard. Looks up known names only, since `codecs` caches every name it is asked for.
     """
     name = _ODD.sub("_", label.strip().strip("\"'").lower()[:_LONGEST_NAME]).strip("_")
     if name in _ALSO:
@@ -73,6 +124,8 @@ def codec(label: str) -> str:
     if name not in _KNOWN:
         name = re.sub(r"^(?:x|cs)_?", "", name)
         name = re.sub(r"^(?:windows|cp|ibm|ccsid)_?0*(?=\d)", "cp", name)
+        name = _UNMARKED_ISO.sub(r"iso8859_\1", name)
+        name = _ALSO.get(name, name)
     if name in _NEVER or name not in _KNOWN:
         return ""
     name = aliases.get(name, name)
@@ -84,7 +137,7 @@ def decode(body: bytes, label: str | None) -> str:
     """Decode by the label if it fits, else as UTF-8, else as windows-1252. Never raises."""
     if body.isascii() and b"\x1b" not in body and b"+" not in body and b"~" not in body:
         name = codec(label) if label else ""
-        if not name.startswith(("utf_16", "utf_32")):
+        if not name or _keeps_ascii(name):
             return body.decode("ascii")
     else:
         name = codec(label) if label else ("iso2022_jp" if _ISO_2022.search(body) else "")
@@ -93,6 +146,15 @@ def decode(body: bytes, label: str | None) -> str:
         if text is not None:
             return text
     return _whatever(body, name)
+
+
+@lru_cache(maxsize=256)
+def _keeps_ascii(name: str) -> bool:
+    """True if the codec decodes ASCII bytes to the same characters."""
+    try:
+        return _ASCII.encode().decode(name) == _ASCII
+    except UnicodeDecodeError:
+        return False
 
 
 def declared(body: bytes) -> str | None:

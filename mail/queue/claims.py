@@ -1,7 +1,7 @@
-"""Leases: who works at which recipient, and until when."""
+"""Leases of recipients: which process sends to whom."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,10 +17,14 @@ from mail.wishes import Wish, kept
 from models import meters
 from models.columns import Instant, Picked
 from models.prepared import Prepared, among, number, prepared
-from models.queue import Delivery
+from models.queue import Delivery, DeliveryState
+from models.runtime import leases
 from models.submission import Submission
 from models.users import User
 from models.world import Turn, World
+
+PAUSE_AFTER_ERROR = 120.0  # seconds until recipients are tried again whose result was not written
+OPEN_STATES = (DeliveryState.PENDING, DeliveryState.DEFERRED)
 
 UNCERTAIN = meters.counter(
     "merganser_queue_uncertain",
@@ -46,18 +50,17 @@ async def claim(
 ) -> Claimed:
     """Take recipients that are due, as `turns` has it; by default as many as may begin at all.
 
-    While a lease lasts its end is the row's `next_at`: who died leaves it to the next claim.
+    A lease lasts until its result is written, or the heartbeats of this process stop.
     """
     await release.release(world)
-    lease, now = world.key(), world.now()
-    until = now + pace.lease
+    lease, process_id = world.key(), await leases.ensure_registered(world)
     room = room or Room(pace.claim, pace.at_once, pace.at_once)
 
     def unit(turn: Turn) -> tuple[Chosen, Sequence[Any], datetime | None]:
         chosen = choose(turn, room, round_ or Round())
         rows: Sequence[Any] = []
         if chosen.ids:
-            given = {"ids": chosen.ids, "lease": lease, "until": until}
+            given = {"ids": chosen.ids, "new_lease": lease, "process": process_id}
             turn.send([(_taken(turn.connection.dialect.name), given)])
             rows = _rows(turn, lease)
         return chosen, rows, None if chosen.more else waits_until(turn)
@@ -71,14 +74,12 @@ async def claim(
 
 @prepared
 def _taken(dialect: str) -> UpdateBase:
-    until = bindparam("until", type_=Instant())
     return (
         update(Delivery)
-        .where(among(dialect, col(Delivery.id), "ids"))
+        .where(among(dialect, col(Delivery.id), "ids"), leases.is_registered(number("process")))
         .values(
-            lease=number("lease"),
-            leased_until=until,
-            next_at=until,
+            lease=number("new_lease"),
+            holder=number("process"),
             turn_at=None,
             attempts=Delivery.attempts + 1,
         )
@@ -177,15 +178,28 @@ def _begun(row: Picked) -> datetime:
     return found
 
 
-async def extend(world: World, pace: Pace, leases: Collection[int]) -> None:
-    """Hold what these leases hold for another while."""
-    until = world.now() + pace.lease
+def take_back(turn: Turn, jobs: Sequence[Job]) -> None:
+    """Lease recipients of these jobs again, after this process was taken for dead.
 
-    def unit(turn: Turn) -> None:
-        held = update(Delivery).where(col(Delivery.lease).in_(leases))
-        turn.connection.execute(held.values(leased_until=until, next_at=until, turn_at=None))
+    Those that another process has tried since, or is trying, stay as they are.
+    """
+    for job in jobs:
+        for to in job.recipients:
+            untouched = update(Delivery).where(
+                col(Delivery.id) == to.delivery_id,
+                col(Delivery.lease).is_(None),
+                col(Delivery.attempts) == to.attempts,
+                col(Delivery.state).in_(OPEN_STATES),
+            )
+            values = {"lease": job.lease, "holder": turn.world.process.id, "turn_at": None}
+            turn.connection.execute(untouched.values(values))
 
-    await world.apply(unit)
+
+def abandon(world: World, job: Job) -> None:
+    """Give back the recipients of a job that broke here, after a pause."""
+    ids = [to.delivery_id for to in job.recipients]
+    where = col(Delivery.lease) == job.lease, col(Delivery.id).in_(ids)
+    leases.abandon(world, Delivery, *where, after=PAUSE_AFTER_ERROR)
 
 
 async def hand_back(
@@ -207,7 +221,7 @@ async def hand_back(
             turn.connection.execute(
                 held.values(
                     lease=None,
-                    leased_until=None,
+                    holder=None,
                     next_at=now + timedelta(seconds=pause),
                     turn_at=None if pause else case((col(Delivery.held_at).is_(None), now)),
                     final_dot_at=None,
@@ -238,7 +252,6 @@ _DOTTED = Prepared(
     .where(
         col(Delivery.id) == number("delivery"),
         col(Delivery.lease) == number("held"),
-        col(Delivery.leased_until) > _NOW,
     )
     .values(final_dot_at=_NOW)
     .returning(col(Delivery.id))

@@ -93,7 +93,7 @@ class Result:
 class Pace:
     """How hard the queue works."""
 
-    lease: timedelta = timedelta(minutes=2)
+    owed: float = 40.0  # seconds between two looks for reports that nobody has made
     at_once: int = 20  # destinations
     per_domain: int | None = None  # connections, where it is not the setting that says so
     claim: int = 25  # recipients taken at once, and what belongs to the same transaction

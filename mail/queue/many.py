@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, exists, select, update
 from sqlmodel import col
 
 from mail.queue.settle import OPEN, summed
@@ -25,14 +24,13 @@ CANCELLED = {
     "turn_at": None,
     "held_at": None,
     "lease": None,
-    "leased_until": None,
+    "holder": None,
 }
 
 
-def free(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """SQL: what waits and is not being served right now. A lease decides that, here as there."""
-    untaken = or_(col(Delivery.leased_until).is_(None), col(Delivery.leased_until) <= now)
-    return col(Delivery.state).in_(OPEN), untaken
+def free() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """SQL: True for recipients that wait and that no process is sending to."""
+    return col(Delivery.state).in_(OPEN), col(Delivery.lease).is_(None)
 
 
 def changed(turn: Turn, ids: Sequence[int], values: Mapping[str, Any], *where: Any) -> list[int]:
@@ -48,15 +46,14 @@ def cancel(turn: Turn, ids: Sequence[int]) -> list[int]:
     One key of a submission for each recipient that will not have it. What is left of no
     submission needs its bytes no more.
     """
-    now = turn.world.now()
-    gone = changed(turn, ids, CANCELLED, *free(now))
+    gone = changed(turn, ids, CANCELLED, *free())
     reached = select(col(Delivery.submission_id)).where(
         col(Delivery.submission_id).in_(gone), col(Delivery.state) != DeliveryState.CANCELLED
     )
     some = set(turn.connection.execute(reached.distinct()).scalars())
     for_nobody = set(gone) - some
     copies = copies_of(turn, for_nobody)
-    changed(turn, copies, CANCELLED, *free(now))
+    changed(turn, copies, CANCELLED, *free())
     ended = [*for_nobody, *copies]
     these = update(Submission).where(col(Submission.id).in_(ended))
     turn.connection.execute(these.values(release_at=None))
@@ -76,7 +73,7 @@ def hurry(turn: Turn, ids: Sequence[int]) -> list[int]:
     now = turn.world.now()
     deferred = col(Delivery.state) == DeliveryState.DEFERRED, col(Delivery.held_at).is_(None)
     hurried = changed(
-        turn, ids, {"next_at": now, "turn_at": now, "hurried_at": now}, *free(now), *deferred
+        turn, ids, {"next_at": now, "turn_at": now, "hurried_at": now}, *free(), *deferred
     )
     turn.bells.add(QUEUE)
     tell(turn, list(set(hurried)))

@@ -8,12 +8,11 @@ made by whoever takes the mark away in the unit that stores it, so there is one 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, tuple_, update
+from sqlalchemy import tuple_, update
 from sqlmodel import col
 
 from mail.queue import body, claims
@@ -21,7 +20,6 @@ from mail.queue.jobs import Action, Job, Pace, Result
 from mail.queue.notices import THERE
 from mail.queue.settle import reported
 from mail.wishes import On
-from models.columns import Instant
 from models.prepared import number
 from models.queue import Delivery
 from models.world import Turn, World
@@ -38,7 +36,6 @@ _OWED = (
     )
     .where(
         col(Delivery.success_owed).is_not(None),
-        col(Delivery.delivered_at) <= bindparam("before", type_=Instant()),
         tuple_(*_PLACE) > tuple_(number("submission"), number("last")),
     )
     .order_by(*_PLACE)
@@ -48,15 +45,16 @@ _OWED = (
 
 @asynccontextmanager
 async def made_good(world: World, pace: Pace) -> AsyncGenerator[None]:
-    """Meanwhile report what is owed for longer than a lease: who owes it is not at it any more."""
+    """Meanwhile make reports that two looks in a row have found owed: nobody is making them."""
 
     async def looking() -> None:
+        known: frozenset[int] = frozenset()
         while True:
             try:
-                await make_good(world, world.now() - pace.lease)
+                known = await make_good(world, known)
             except Exception:  # the store may be back when we look again
                 log.exception("what is owed could not be read")
-            await asyncio.sleep(pace.lease.total_seconds() / 3)
+            await asyncio.sleep(pace.owed)
 
     task = asyncio.create_task(looking())
     try:
@@ -67,17 +65,21 @@ async def made_good(world: World, pace: Pace) -> AsyncGenerator[None]:
             await task
 
 
-async def make_good(world: World, before: datetime) -> None:
-    """Report what was delivered before then, and has not been reported."""
-    given: dict[str, Any] = {"before": before, "submission": 0, "last": 0}
+async def make_good(world: World, known: Collection[int]) -> frozenset[int]:
+    """Report the success of `known` recipients that is still owed; return all that are owed."""
+    given: dict[str, Any] = {"submission": 0, "last": 0}
+    found = set[int]()
     while rows := await world.database.read(_OWED, given):
-        for job in claims.jobs(rows, 0):
+        found |= {row.id for row in rows}
+        given |= {"submission": rows[-1].submission_id, "last": rows[-1].id}
+        late = [row for row in rows if row.id in known]
+        for job in claims.jobs(late, 0):
             keys = {to.delivery_id for to in job.recipients}
             try:
-                await _report(world, job, [row for row in rows if row.id in keys])
+                await _report(world, job, [row for row in late if row.id in keys])
             except Exception:  # one that cannot be made must not stop the others
                 log.exception("a report was not made", extra={"queue": job.queue_id})
-        given |= {"submission": rows[-1].submission_id, "last": rows[-1].id}
+    return frozenset(found)
 
 
 async def _report(world: World, job: Job, rows: Sequence[Any]) -> None:

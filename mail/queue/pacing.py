@@ -70,12 +70,15 @@ async def turn(world: World, place: str, per_minute: int) -> float:
     def unit(turn: Turn) -> timedelta:
         now = world.now()
         (row,) = turn.fetched(_held(turn.connection.dialect.name), place=place, now=now)
-        at: datetime = max(row.free_at, now)
+        ahead: timedelta = row.free_at - now
+        back = ahead if ahead > timedelta(seconds=WAITED) + gap else timedelta(0)
+        first, last = row.free_at - back, row.until - back  # the clock was set back
+        at: datetime = max(first, now)
         if at - now < timedelta(seconds=WAITED):
-            free_at, until = at + gap, max(row.until, at + gap)
+            free_at, until = at + gap, max(last, at + gap)
         else:
-            at = max(row.until, at)
-            free_at, until = row.free_at, at + gap
+            at = max(last, at)
+            free_at, until = first, at + gap
         turn.send([(_GIVEN, {"of": place, "free": free_at, "last": until})])
         return at - now
 

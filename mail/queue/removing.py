@@ -6,14 +6,14 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail.queue import body, claims
-from mail.queue.jobs import Job, Pace, Result
+from mail.queue.jobs import Job, Result
 from mail.queue.many import free
 from mail.queue.settle import settle
 from models.queue import Delivery, DeliveryState
+from models.runtime import leases
 from models.world import Turn, World
 
 REMOVED = Result(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
-PACE = Pace()
 
 
 async def give_back(world: World, ids: Sequence[int]) -> int:
@@ -29,17 +29,14 @@ async def give_back(world: World, ids: Sequence[int]) -> int:
 
 
 async def _taken(world: World, ids: Sequence[int]) -> Sequence[Job]:
-    lease, now = world.key(), world.now()
-    until = now + PACE.lease
+    lease, process_id = world.key(), await leases.ensure_registered(world)
 
     def unit(turn: Turn) -> Sequence[Job]:
-        asked = select(col(Delivery.id)).where(col(Delivery.submission_id).in_(ids), *free(now))
+        asked = select(col(Delivery.id)).where(col(Delivery.submission_id).in_(ids), *free())
         locked = asked.order_by(col(Delivery.id)).with_for_update(skip_locked=True)
         keys = turn.connection.execute(locked).scalars().all()
-        these = update(Delivery).where(col(Delivery.id).in_(keys))
-        turn.connection.execute(
-            these.values(lease=lease, leased_until=until, next_at=until, turn_at=None)
-        )
+        these = update(Delivery).where(col(Delivery.id).in_(keys), leases.is_registered(process_id))
+        turn.connection.execute(these.values(**leases.held(process_id, lease), turn_at=None))
         return claims.held_under(turn, lease)
 
     return await world.apply(unit)

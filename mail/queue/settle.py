@@ -221,7 +221,7 @@ def _values(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str,
     values: dict[str, Any] = {
         "state": result.state,
         "lease": None,
-        "leased_until": None,
+        "holder": None,
         "next_at": min(now + wait, to.expires_at) if deferred else None,
         "turn_at": None,
         **({} if deferred else {"held_at": None}),

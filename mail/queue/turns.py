@@ -152,6 +152,7 @@ _FALLEN = (
         col(Delivery.next_at).is_not(None),
         col(Delivery.turn_at).is_(None),
         col(Delivery.held_at).is_(None),
+        col(Delivery.lease).is_(None),
         ~exists().where(
             col(Submission.id) == col(Delivery.submission_id),
             col(Submission.release_at).is_not(None),
@@ -265,6 +266,7 @@ _NEXT_AT = Prepared(
         col(Delivery.next_at).is_not(None),
         col(Delivery.turn_at).is_(None),
         col(Delivery.held_at).is_(None),
+        col(Delivery.lease).is_(None),
     )
 )
 

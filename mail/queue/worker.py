@@ -1,7 +1,6 @@
 """The worker: takes what is due and hands it over, a few destinations at once."""
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -26,8 +25,9 @@ from mail.queue.turns import LAST, Room, Round
 from mail.routing import Host, Route, Unroutable
 from mail.ways import Way
 from models.queue import DeliveryState
+from models.runtime import leases
 from models.wakeups import QUEUE
-from models.world import World
+from models.world import Turn, World
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
     """
     worker = Worker(world, route, pace)
     with world.wakeups.listen([QUEUE]) as bell:
-        async with _heartbeat(worker), owed.made_good(world, pace):
+        async with _leasing(worker), owed.made_good(world, pace):
             try:
                 while not stop.is_set():
                     bell.clear()  # before we look: what comes from here on rings again
@@ -179,8 +179,9 @@ async def _attempt(worker: Worker, lane: Lane, job: Job) -> None:
         broken = Result(later, 451, "4.3.0 Something broke on our side", after_dot=lane.sending)
         try:
             await _settled(worker, lane, _all(lane.jobs[0], broken), b"")
-        except Exception:  # the store is gone: the lease ends by itself, and then it is tried again
+        except Exception:  # the store does not answer
             log.exception("that could not be written", extra={"queue": job.queue_id})
+            claims.abandon(worker.world, lane.jobs[0])
 
 
 async def _do(worker: Worker, lane: Lane, job: Job) -> None:
@@ -359,26 +360,19 @@ def _all(job: Job, result: Result) -> dict[int, Result]:
 
 
 @asynccontextmanager
-async def _heartbeat(worker: Worker) -> AsyncGenerator[None]:
-    """Hold the leases of all that is under way."""
+async def _leasing(worker: Worker) -> AsyncGenerator[None]:
+    """Keep this process registered, and the leases of all that is under way."""
 
-    async def beat() -> None:
-        while True:
-            await asyncio.sleep(worker.pace.lease.total_seconds() / 3)
-            leases = {job.lease for lane in worker.lanes for job in lane.jobs}
-            try:
-                if leases:
-                    await claims.extend(worker.world, worker.pace, leases)
-            except Exception:  # the next beat may come in time; else the lease is lost
-                log.exception("leases could not be extended")
+    def restore(turn: Turn) -> None:
+        claims.take_back(turn, [job for lane in worker.lanes for job in lane.jobs])
 
-    beating = asyncio.create_task(beat())
+    process = worker.world.process
+    process.restore.append(restore)
     try:
-        yield
+        async with leases.registered(worker.world):
+            yield
     finally:
-        beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beating
+        process.restore.remove(restore)
 
 
 async def _wind_up(worker: Worker, *, graceful: bool) -> None:

@@ -1,6 +1,7 @@
 """Stored bytes: each piece there, readable, and what its row says; and what lies about."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import case, exists, func, select
@@ -8,6 +9,7 @@ from sqlmodel import SQLModel, col
 
 from mail.blobs.collect import GRACE, REFERENCES
 from mail.blobs.errors import Corrupt
+from mail.verify.blob_restore import clear_marks, restore
 from mail.verify.checks import Look, identity, ranges
 from mail.verify.contents import ABOUT, AT_ONCE, content, digest
 from mail.verify.report import Finding, Value
@@ -22,9 +24,12 @@ NAMES = 1000  # of objects, looked up together
 Problem = tuple[str, Value, Value]  # rule, expected, found
 
 
-async def pieces(look: Look, *, read: bool) -> list[Finding]:
-    """Look at every blob; with `read` at all of its bytes, else at its last one."""
-    world, findings = look.world, list[Finding]()
+async def pieces(look: Look, *, read: bool, repair: bool = False) -> list[Finding]:
+    """Check every blob; with `read` all of its bytes, otherwise its last byte.
+
+    With `repair`, damaged blobs are restored from other copies of their bytes.
+    """
+    world, findings, damaged = look.world, list[Finding](), list[int]()
     async for low, high in ranges(look, SUBJECT, Blob):
         key = col(Blob.id)
         asked = select(*ABOUT, func.length(col(Blob.data)).label("inline"))
@@ -33,6 +38,16 @@ async def pieces(look: Look, *, read: bool) -> list[Finding]:
         for start in range(0, len(rows), AT_ONCE):
             problems |= await _problems(world, rows[start : start + AT_ONCE], read=read)
         findings += await _standing(world, Blob, problems)
+        damaged += problems
+    if repair:
+        restored = await restore(world, damaged)
+        names = {f"{Blob.__tablename__}/{key}" for key in restored}
+        findings = [
+            replace(one, repairable=one.object in names, repaired=one.object in names)
+            for one in findings
+        ]
+        if read:
+            await clear_marks(world, set(damaged))
     return findings + await _uploads(look)
 
 

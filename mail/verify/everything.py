@@ -31,8 +31,9 @@ async def verify(
 
     Each statement sees one moment, so a store may be in use meanwhile; but for `repair` let
     nobody else write. Without `read_blobs` skeletons are opened, yet no piece is read: an
-    object counts when its last byte is there. What cannot be computed again, such as a lost
-    blob or number of the journal, is found but not repaired.
+    object counts when its last byte is there. A damaged blob is repaired if another copy of its
+    bytes is stored. What has no copy and cannot be computed, such as a number of the journal, is
+    found but not repaired.
     """
     look = Look(world, progress)
     hits: list[Hit] = []
@@ -40,7 +41,7 @@ async def verify(
         hits += await run(look, check)
     report = Report(looked=look.looked)
     report.findings = await repaired(world, hits) if repair else untouched(hits)
-    report.findings += await blobs.pieces(look, read=read_blobs)
+    report.findings += await blobs.pieces(look, read=read_blobs, repair=repair)
     report.findings += await letters(look, read=read_blobs, repair=repair)
     report.findings += await audits.chains(look)
     for figures in (search.figures, leftovers.figures, blobs.figures):

@@ -6,7 +6,7 @@ from alembic import op
 from models.columns import Big, Instant
 
 revision = "0053"
-down_revision = "0050"
+down_revision = "0052"
 
 HELD = sa.text("release_at IS NOT NULL")
 

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from models.buses import Heard
 from models.pgreaders import Held
+from models.store.postgres_connection import postgres_engine
 
 CHANNEL = "merganser"
 LOOK = 10.0  # seconds between two signs of life
@@ -24,7 +24,7 @@ class PostgresBus:
     name = "postgresql"
 
     def __init__(self, url: str) -> None:
-        self._engine = create_async_engine(url, poolclass=NullPool)
+        self._engine = postgres_engine(url, poolclass=NullPool)
         self._held: Held | None = None
         self._turn = asyncio.Lock()
 

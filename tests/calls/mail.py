@@ -10,6 +10,7 @@ from mail.blobs.store import LocalStore
 from mail.blobs.tiers import Tiers
 from models.compose import ComposeListener
 from models.roles import Role
+from models.runtime import leases
 from tests.calls.call import Call, call
 from tests.conftest import Client, make_client, receive
 
@@ -205,8 +206,9 @@ async def message_submit(ada: Client, _root: Client) -> Call:
 @call
 async def compose_request(ada: Client, _root: Client) -> Call:
     world = ada.world
+    holder = await leases.ensure_registered(world)
     async with world.write() as session:
-        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, seen_at=world.now()))
+        session.add(ComposeListener(id=world.key(), user_id=ada.user.id, holder=holder))
     return Call("composeRequest", {"subject": "Hello"}, "delivered request { subject }")
 
 

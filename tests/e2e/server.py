@@ -47,6 +47,12 @@ def free_port() -> int:
         return port
 
 
+def is_complete(ready: httpx.Response) -> bool:
+    """True if the answer of /health/ready says that every process is up."""
+    processes = ready.json()["processes"]
+    return ready.is_success and processes["up"] == processes["configured"]
+
+
 @dataclass(frozen=True)
 class Said:
     """What a command has said."""
@@ -121,7 +127,7 @@ class Server:
             with contextlib.suppress(httpx.TransportError):
                 path = "/health/ready" if self.words else "/health"  # of several, all
                 answer = httpx.get(f"{self.url}{path}", timeout=ANSWER)
-                if not self.words or answer.is_success:
+                if not self.words or is_complete(answer):
                     return self
             assert self._process.poll() is None, self.log
             assert time.monotonic() < until, self.log

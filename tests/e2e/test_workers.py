@@ -17,7 +17,7 @@ from tests import stores
 from tests.buses import BROKERS
 from tests.conftest import raw_message
 from tests.e2e.conftest import beside
-from tests.e2e.server import Server, Socket
+from tests.e2e.server import Server, Socket, is_complete
 from tests.e2e.test_neighbours import FOLLOW
 from tests.e2e.test_watching import Samples, of, read
 
@@ -139,7 +139,7 @@ async def until(true: Callable[[], Awaitable[bool] | bool], seconds: float = 40)
 async def ready(fleet: Fleet) -> bool:
     with suppress(httpx.TransportError):
         async with httpx.AsyncClient(timeout=30) as http:
-            return (await http.get(f"{fleet.server.url}/health/ready")).is_success
+            return is_complete(await http.get(f"{fleet.server.url}/health/ready"))
     return False
 
 
@@ -354,3 +354,18 @@ async def test_without_the_first_process_the_others_end(fleet: Fleet) -> None:
     fleet.server.kill()
     await until(lambda: _gone(pids))
     await asyncio.to_thread(fleet.server.start)
+
+
+async def test_server_is_ready_while_one_process_is_missing(fleet: Fleet) -> None:
+    await until(lambda: ready(fleet))
+    os.kill(fleet.background, signal.SIGKILL)
+    counts: list[dict[str, int]] = []
+    async with asyncio.timeout(60), httpx.AsyncClient(timeout=30) as http:
+        while not counts or len(counts) < 2 or counts[-1] == counts[-2] or counts[-1]["up"] < 3:
+            with suppress(httpx.TransportError):
+                answer = await http.get(f"{fleet.server.url}/health/ready")
+                assert answer.status_code == 200, answer.text
+                if not counts or counts[-1] != answer.json()["processes"]:
+                    counts.append(answer.json()["processes"])
+    assert counts[0]["configured"] == WORKERS + 1
+    assert min(count["up"] for count in counts) == WORKERS

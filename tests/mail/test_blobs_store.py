@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -48,6 +49,8 @@ def s3() -> Iterator[str]:
         assert server.stderr
         places = (re.search(r"http://127\S+?:\d+", line) for line in server.stderr)
         place = next(found.group() for found in places if found)
+        # A pipe that nobody reads fills up with the log, and then the server waits.
+        threading.Thread(target=server.stderr.read, daemon=True).start()
         httpx.put(f"{place}/bucket").raise_for_status()
         yield place
         server.terminate()

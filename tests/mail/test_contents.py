@@ -107,7 +107,7 @@ async def test_base64_of_any_width_comes_back_from_any_place_in_its_text(
 async def test_every_attachment_comes_back_decoded_however_it_is_stored(stored: Stored) -> None:
     parts = files(stored)
     assert len(parts) == len(FILES)
-    assert len(stored.source.holes) == 7, "all but the small one"
+    assert len(stored.layout.holes) == 7, "all but the small one"
     for part, file in zip(parts, FILES, strict=True):
         assert await stored.content(part) == file.content
         assert (await stored.opened(part)).size == len(file.content)
@@ -152,7 +152,7 @@ async def test_whoever_looks_into_a_cut_part_gets_it_put_back(stored: Stored) ->
 async def test_a_piece_is_given_by_its_digest_and_only_to_a_message_that_has_it(
     reader: Reader, stored: Stored
 ) -> None:
-    digest = stored.source.holes[0].digest
+    digest = stored.layout.holes[0].digest
     assert await stored.fetch(digest) == rich.LARGE
     (other,) = await reader.take(await reader.put(b"Subject: Other\r\n\r\nHello\r\n"))
     with pytest.raises(Corrupt, match="lacks its piece"):
@@ -184,7 +184,7 @@ async def overwritten(world: World, digest: str) -> None:
 async def test_damage_is_noticed_before_the_last_bytes_are_given(
     reader: Reader, stored: Stored, nth: int
 ) -> None:
-    await overwritten(reader.world, stored.source.holes[nth].digest)
+    await overwritten(reader.world, stored.layout.holes[nth].digest)
     got = bytearray()
 
     async def read() -> None:

@@ -66,7 +66,7 @@ async def test_a_message_goes_to_the_next_hop_as_it_was_built(ada: Client, world
         ("ada@example.org", "mx.example.org")
     }
     assert rows["carol"].delivered_at == world.now()
-    assert (rows["carol"].next_at, rows["carol"].leased_until) == (None, None)
+    assert (rows["carol"].next_at, rows["carol"].holder) == (None, None)
 
 
 async def test_each_recipient_has_its_own_answer(ada: Client, world: World, clock: Clock) -> None:

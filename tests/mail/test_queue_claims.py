@@ -19,10 +19,12 @@ from mail.queue.settle import settle
 from mail.queue.turns import LAST, Room, Round
 from models.errors import Conflict
 from models.queue import Delivery, DeliveryState
+from models.runtime import leases
 from models.world import World
 from resolvers import submissionchange
 from tests.conftest import Client, Clock, context
 from tests.mail.sending import PACE, State, deliveries, send
+from tests.processes import taken_for_dead
 
 ROOM = Room(many=100, lines=20, last=20)
 
@@ -77,6 +79,7 @@ async def test_a_busy_destination_is_passed_over_and_costs_nothing(
     ada: Client, world: World, statements: list[str]
 ) -> None:
     await waiting(ada, {"a.example": 5, "big.example": 2000, "z.example": 5})
+    await leases.ensure_registered(world)
     del statements[:]
     claimed = await claims.claim(world, PACE, replace(ROOM, busy=["big.example"]), Round())
     assert taken(claimed) == {"a.example": 5, "z.example": 5}
@@ -129,6 +132,8 @@ async def test_what_falls_due_together_is_taken_together(
 async def test_a_claim_costs_the_same_however_many_wait(
     ada: Client, world: World, statements: list[str]
 ) -> None:
+    await leases.ensure_registered(world)
+
     async def cost() -> int:
         del statements[:]
         await claims.claim(world, PACE, replace(ROOM, many=4))
@@ -205,26 +210,23 @@ async def test_several_workers_take_each_row_once(ada: Client, world: World) -> 
     assert len(seen) == 400
 
 
-async def test_the_end_of_a_lease_is_found_by_whoever_looks_next(
-    ada: Client, world: World, clock: Clock
-) -> None:
+async def test_the_end_of_a_lease_is_found_by_whoever_looks_next(ada: Client, world: World) -> None:
     await send(ada)
     (job,) = (await claims.claim(world, PACE)).jobs
-    clock.tick(seconds=121)
+    await taken_for_dead(world)
     (again,) = (await claims.claim(world, PACE)).jobs
     assert again.lease != job.lease
-    await claims.extend(world, PACE, [job.lease])  # it wakes up, and holds nothing any more
     keys = [to.delivery_id for to in job.recipients]
     assert not await claims.still_held(world, job, keys)
     assert await claims.still_held(world, again, keys)
 
 
-async def test_doubles_that_may_be_are_counted(ada: Client, world: World, clock: Clock) -> None:
+async def test_doubles_that_may_be_are_counted(ada: Client, world: World) -> None:
     before = _uncertain()
     await send(ada)
     (job,) = (await claims.claim(world, PACE)).jobs
     assert await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
-    clock.tick(seconds=121)
+    await taken_for_dead(world)
     assert (await claims.claim(world, PACE)).uncertain == 2
     assert _uncertain() == before + 2
 
@@ -272,13 +274,13 @@ async def test_taking_back_at_the_moment_of_sending_is_one_or_the_other(
 
 
 async def test_a_worker_whose_lease_is_over_cannot_send_what_was_taken_back(
-    ada: Client, world: World, clock: Clock
+    ada: Client, world: World
 ) -> None:
     key = await send(ada)
     (job,) = (await claims.claim(world, PACE)).jobs
     with pytest.raises(Conflict):
         await submissionchange.cancel(context(ada), [key])
-    clock.tick(seconds=121)
+    await taken_for_dead(world)
     await submissionchange.cancel(context(ada), [key])
     assert not await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
 

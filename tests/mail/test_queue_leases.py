@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
@@ -11,6 +10,7 @@ from mail.queue import claims
 from mail.queue.jobs import Result
 from mail.queue.settle import settle
 from mail.routing import Route, next_hop
+from models.runtime import leases
 from models.world import World
 from tests.conftest import Client, Clock
 from tests.mail.neighbours import Names, Server, answering, listening
@@ -25,6 +25,7 @@ from tests.mail.sending import (
     until,
     working,
 )
+from tests.processes import DEAD_AFTER, another_process, taken_for_dead
 
 
 async def test_sending_wakes_the_worker_at_once(ada: Client, world: World) -> None:
@@ -35,18 +36,18 @@ async def test_sending_wakes_the_worker_at_once(ada: Client, world: World) -> No
             await settled(world, key)
 
 
-async def test_a_dead_workers_lease_ends_by_itself(ada: Client, world: World, clock: Clock) -> None:
+async def test_a_dead_workers_lease_ends_with_its_registration(
+    ada: Client, world: World, clock: Clock
+) -> None:
     await send(ada)
     first = await claims.claim(world, PACE)
     (job,) = first.jobs
     assert len(job.recipients) == 2
     assert (await claims.claim(world, PACE)).jobs == []
-    clock.tick(seconds=119)
-    await claims.extend(world, PACE, [job.lease])
-    clock.tick(seconds=119)
+    clock.tick(days=1)
     assert (await claims.claim(world, PACE)).jobs == []
     assert await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
-    clock.tick(seconds=2)
+    await taken_for_dead(world)
     assert not await claims.still_held(world, job, [to.delivery_id for to in job.recipients])
     again = await claims.claim(world, PACE)
     assert (len(again.jobs), again.uncertain) == (1, 2)
@@ -102,15 +103,15 @@ async def test_stopping_waits_for_the_answer_to_the_dot(ada: Client, world: Worl
 async def test_leases_are_held_while_the_answer_takes_its_time(
     ada: Client, world: World, clock: Clock
 ) -> None:
-    pace = replace(PACE, lease=timedelta(seconds=0.6))
-    async with listening(Server(gate=asyncio.Event())) as there:
+    far = another_process(world, name="far")
+    async with listening(Server(gate=asyncio.Event())) as there, leases.registered(far):
         assert there.gate is not None
-        async with working(world, relay(there), pace):
+        async with working(another_process(world), relay(there)):
             key = await send(ada)
-            for _ in range(12):
-                await asyncio.sleep(0.3)  # a beat is every 0.2
-                clock.tick(seconds=0.3)
-                assert (await claims.claim(world, pace)).jobs == []
+            for _ in range(4):
+                await asyncio.sleep(DEAD_AFTER)
+                clock.tick(minutes=3)
+                assert (await claims.claim(far, PACE)).jobs == []
             there.gate.set()
             rows = await settled(world, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}

@@ -115,7 +115,7 @@ async def newest(ada: Client) -> bytes:
     rows = await ada.world.database.read(theirs.order_by(col(Message.id)))
     stored = await contents.one(context(ada), rows[-1].id)
     assert stored is not None
-    return stored.source.slice(0, len(stored.source))
+    return stored.layout.slice(0, stored.size)
 
 
 async def tried(world: World, key: int, many: int) -> bool:

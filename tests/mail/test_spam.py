@@ -16,6 +16,7 @@ from mail.spam import Known, Reason, Score, Spam, decided, filtered, known, scor
 from models.columns import table_of
 from models.errors import Invalid
 from models.options import Options
+from models.roles import Role
 from models.senderrules import EVERYBODY, SenderAction, SenderRule, of_tag, of_user
 from models.world import World
 from tests.conftest import make_user, raw_message
@@ -298,6 +299,7 @@ class To:
     user_id: int
     domain_id: int | None = None
     tags: Collection[str] = ()
+    role: Role = Role.USER
 
 
 async def put(world: World, place: str, action: SenderAction, *these: str) -> list[int]:

@@ -1,0 +1,1 @@
+"""Execution of GraphQL operations within their limits."""

@@ -1,0 +1,1 @@
+"""What a process is and does beside its tables: its registration, and its leases."""

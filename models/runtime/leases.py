@@ -1,0 +1,281 @@
+"""Leases: which process works on a row. A lease ends when its holder's heartbeat stops.
+
+Each leased row names its holder, a row of `server_processes`. Each process increases a counter
+there. A process whose counter stands still is deleted by another one, and its leases are given
+back in the same unit of work. So no lease depends on the time of day.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, delete, exists, insert, select, text, update
+from sqlmodel import col
+
+from models import wakeups
+from models.auth import VaultKey
+from models.certificates import Certificate
+from models.connectors import Connector
+from models.lessons import Lesson
+from models.notifications import PushChannel
+from models.queue import Delivery
+from models.runtime.registration import AbandonedLease, Heartbeat, boot_id, boot_time
+from models.server_processes import ServerProcess
+from models.tasks import Task
+from models.webhooks import WebhookLane
+from models.world import Turn, World
+
+log = logging.getLogger(__name__)
+
+LEASED: tuple[Any, ...] = (
+    Delivery, Task, Connector, WebhookLane, PushChannel, Certificate, Lesson,
+)  # fmt: skip
+REGISTERING = 0x6D657269  # of PostgreSQL's advisory locks: one process registers at a time
+BELLS = (
+    wakeups.QUEUE, wakeups.TASKS, wakeups.CONNECTORS, wakeups.WEBHOOKS, wakeups.PUSHES,
+    wakeups.CERTIFICATES, wakeups.LESSONS,
+)  # fmt: skip
+
+
+def held(process_id: int, lease: int) -> dict[str, Any]:
+    """Column values of a row that this process takes."""
+    return {"lease": lease, "holder": process_id}
+
+
+def freed(table: Any) -> dict[str, Any]:
+    """Column values of a row whose lease ends before its work is done: it is due at once.
+
+    A recipient goes back to its place in the line of its destination.
+    """
+    values: dict[str, Any] = {"holder": None}
+    if table is not Lesson:
+        values["lease"] = None
+    if table is Delivery:
+        values["turn_at"] = case((col(Delivery.held_at).is_(None), col(Delivery.next_at)))
+    return values
+
+
+def is_free(table: Any) -> ColumnElement[bool]:
+    """SQL: True if no process works on the row."""
+    return col(table.holder).is_(None)
+
+
+def is_registered(process_id: Any) -> ColumnElement[bool]:
+    """SQL: True if the process is registered. One that is taken for dead must not take work."""
+    return exists().where(col(ServerProcess.id) == process_id)
+
+
+class StoreReserved(Exception):
+    """The process must not use the store: a command has it for itself, or has changed its keys."""
+
+
+async def ensure_registered(world: World) -> int:
+    """Register this process unless it is registered; return its id. Raises StoreReserved."""
+    process = world.process
+    async with process.lock:
+        if process.id is None:
+            key = world.key()
+            await world.apply(lambda turn: _register(turn, key))
+            process.id = key
+    return process.id
+
+
+def _register(turn: Turn, key: int) -> None:
+    """Insert the row of this process, and end what earlier runs of the same process held."""
+    process, now = turn.world.process, turn.world.now()
+    if turn.connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+        turn.connection.execute(text(f"SELECT pg_advisory_xact_lock({REGISTERING})"))
+    _check_free(turn)
+    former = delete(ServerProcess).where(
+        col(ServerProcess.server) == process.server, col(ServerProcess.name) == process.name
+    )
+    turn.connection.execute(former)
+    values = {
+        "id": key,
+        "server": process.server,
+        "name": process.name,
+        "exclusive": process.exclusive,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "version": version("merganser"),
+        "boot": boot_id(),
+        "beats": 0,
+        "beat_at": boot_time(),
+        "vault_keys": list(turn.world.vault.keys),
+        "started_at": now,
+        "seen_at": now,
+    }
+    turn.connection.execute(insert(ServerProcess), values)
+    free_orphans(turn)
+
+
+def _check_free(turn: Turn) -> None:
+    """Raise StoreReserved if this process must not use the store."""
+    if turn.world.process.exclusive is not None:
+        return
+    reserved = select(col(ServerProcess.exclusive)).where(col(ServerProcess.exclusive).is_not(None))
+    purpose = turn.connection.execute(reserved.limit(1)).scalar()
+    if purpose is not None:
+        raise StoreReserved(f"this store is in use by a command that has to {purpose}")
+    needed = set(turn.connection.execute(select(col(VaultKey.name))).scalars())
+    if turn.world.process.users and not needed <= set(turn.world.vault.keys):
+        raise StoreReserved("the secrets of this store were sealed with other keys meanwhile")
+
+
+async def other_processes(world: World) -> Sequence[Any]:
+    """The processes that are registered beside this one."""
+    columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.host, ServerProcess.pid)
+    asked = select(*map(col, columns)).where(col(ServerProcess.id) != (world.process.id or 0))
+    return await world.database.read(asked)
+
+
+def free_orphans(turn: Turn) -> int:
+    """Give back each lease whose holder is not registered; return how many rows were held."""
+    registered, many = select(col(ServerProcess.id)), 0
+    for table in LEASED:
+        lost = [col(table.holder).is_not(None), col(table.holder).not_in(registered)]
+        if table is Delivery:
+            lost.append(col(Delivery.lease).is_not(None))  # as its index has it
+        these = update(table).where(*lost).values(**freed(table))
+        many += turn.connection.execute(these).rowcount
+    if many:
+        turn.bells |= set(BELLS)
+    return many
+
+
+async def end_server(world: World, server: str) -> None:
+    """Delete the registrations of a server that is known to have ended, with their leases."""
+
+    def unit(turn: Turn) -> None:
+        turn.connection.execute(delete(ServerProcess).where(col(ServerProcess.server) == server))
+        free_orphans(turn)
+
+    await world.apply(unit)
+
+
+@asynccontextmanager
+async def registered(world: World) -> AsyncGenerator[None]:
+    """Keep this process registered, with heartbeats. Leaving the last block gives leases back."""
+    process = world.process
+    process.users += 1
+    try:
+        if process.users == 1:
+            try:
+                await ensure_registered(world)
+            except StoreReserved:
+                raise
+            except Exception:  # the heartbeats try again
+                log.exception("this process could not be registered")
+            process.task = asyncio.create_task(_send_heartbeats(world))
+        yield
+    finally:
+        process.users -= 1
+        if not process.users:
+            if process.task is not None:
+                process.task.cancel()
+                await asyncio.gather(process.task, return_exceptions=True)
+            with contextlib.suppress(Exception):  # its leases end with its heartbeats
+                await deregister(world)
+
+
+async def deregister(world: World) -> None:
+    """Delete the registration of this process, and give its leases back."""
+    process = world.process
+    if process.id is not None:
+        this = delete(ServerProcess).where(col(ServerProcess.id) == process.id)
+
+        def unit(turn: Turn) -> None:
+            turn.connection.execute(this)
+            free_orphans(turn)
+
+        process.id = None
+        await world.apply(unit)
+
+
+async def _send_heartbeats(world: World) -> None:
+    failing = False
+    while True:
+        await asyncio.sleep(world.process.beat)
+        try:
+            await send_heartbeat(world)
+            await end_dead(world)
+            failing = False
+        except StoreReserved as reserved:
+            log.error("this process must not use the store", extra={"why": str(reserved)})
+            if world.process.on_reserved is not None:
+                world.process.on_reserved()
+        except Exception:  # the store may be back at the next heartbeat
+            if not failing:
+                log.exception("the heartbeat of this process could not be written")
+            failing = True
+
+
+async def send_heartbeat(world: World) -> None:
+    """Increase the counter of this process; register it anew if another process deleted it."""
+    process = world.process
+    process_id = await ensure_registered(world)
+    due = [each for each in process.abandoned if each.due <= time.monotonic()]
+
+    def unit(turn: Turn) -> bool:
+        values = {"beats": ServerProcess.beats + 1, "beat_at": boot_time()}
+        this = update(ServerProcess).where(col(ServerProcess.id) == process_id)
+        beaten = this.values(**values, seen_at=turn.world.now())
+        lost = not turn.connection.execute(beaten).rowcount
+        if lost:
+            _register(turn, process_id)
+            for restore in process.restore:
+                restore(turn)
+        for each in due:
+            mine = update(each.table).where(*each.where, col(each.table.holder) == process_id)
+            turn.connection.execute(mine.values(**freed(each.table)))
+            turn.bells |= set(BELLS)
+        return lost
+
+    if await world.apply_aside(unit):
+        log.warning("this process was taken for dead: others may have done a part of its work")
+    process.abandoned = [each for each in process.abandoned if each not in due]
+
+
+def abandon(world: World, table: Any, *where: Any, after: float) -> None:
+    """Give back a lease whose work failed here, `after` so many seconds, once the store answers."""
+    lease = AbandonedLease(table, where, time.monotonic() + after)
+    world.process.abandoned.append(lease)
+
+
+async def end_dead(world: World) -> int:
+    """Delete the processes whose heartbeat has stopped, with their leases; return how many."""
+    process = world.process
+    columns = (ServerProcess.id, ServerProcess.beats, ServerProcess.boot, ServerProcess.beat_at)
+    asked = select(*map(col, columns))
+    rows = await world.apply_aside(lambda turn: turn.connection.execute(asked).all())
+    beats = [
+        Heartbeat(row.id, row.beats, row.boot, row.beat_at) for row in rows if row.id != process.id
+    ]
+    dead = process.observer.find_dead(beats, one_machine=world.database.dialect == "sqlite")
+    found = frozenset(each.process_id for each in beats)
+    gone, process.known = process.known - found, found
+    if not dead and not gone:
+        return 0
+    many = await world.apply_aside(lambda turn: _end(turn, dead))
+    if many:
+        log.warning("processes without a heartbeat were taken for dead", extra={"processes": many})
+    return many
+
+
+def _end(turn: Turn, dead: Sequence[Heartbeat]) -> int:
+    """Delete processes unless they have given a heartbeat since; return how many."""
+    many = 0
+    for each in dead:
+        this = delete(ServerProcess).where(
+            col(ServerProcess.id) == each.process_id, col(ServerProcess.beats) == each.beats
+        )
+        many += turn.connection.execute(this).rowcount
+    free_orphans(turn)
+    return many

@@ -1,0 +1,1 @@
+"""Connections to the database: addresses, settings, failures, waiting and retries."""

@@ -1,0 +1,43 @@
+"""Rows about the store itself: what its servers must have in common, and a row to test writing."""
+
+import socket
+import zlib
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+from sqlmodel import Field, SQLModel
+
+from models.columns import Moment, Row, insert_or
+
+
+class StoreFact(SQLModel, table=True):
+    """Something that every server of this store must have, such as the secret.
+
+    `digest` identifies it and does not reveal it. `host` and `place` say where the server that
+    registered it has it.
+    """
+
+    __tablename__ = "store_facts"
+
+    name: str = Field(primary_key=True)
+    digest: str
+    host: str
+    place: str
+    at: Moment
+
+
+class WriteProbe(Row, table=True):
+    """The last successful write of a machine that only tested whether the store can be written."""
+
+    __tablename__ = "write_probes"
+
+    at: Moment
+
+
+def write_probe(connection: Connection) -> None:
+    """Write this machine's row. Other machines have their own: none waits for another's lock."""
+    key = zlib.crc32(socket.gethostname().encode())
+    new = insert_or(connection.dialect.name, WriteProbe).values(id=key, at=datetime.now(UTC))
+    connection.execute(
+        new.on_conflict_do_update(index_elements=["id"], set_={"at": new.excluded.at})
+    )

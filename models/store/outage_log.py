@@ -1,0 +1,85 @@
+"""One log line when a component fails and one when it works again, with counts between them."""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from models.store.outages import Component, StoreUnavailable, StreamBusy
+
+log = logging.getLogger(__name__)
+
+LOCKS = "account locks"
+QUIET = {Component.STORE: 2.0, Component.BLOBS: 2.0, LOCKS: 30.0}  # seconds without a failure
+
+
+@dataclass
+class Outage:
+    """An outage that goes on."""
+
+    began: float
+    last: float
+    failures: int = 0
+    records: int = 0  # records of the log that told of it and were not written
+
+
+class OutageLog:
+    """The outages of this process, by the name of the component."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Outage] = {}
+        self._lock = threading.Lock()  # threads that read SQLite log too
+
+    @property
+    def is_quiet(self) -> bool:
+        """True if there is no outage: the usual case, which must cost nothing."""
+        return not self._open
+
+    def note_failure(self, failure: StoreUnavailable) -> None:
+        """Count a failed call. The first of an outage is logged."""
+        name, now = name_of(failure), time.monotonic()
+        with self._lock:
+            outage = self._open.get(name)
+            begins = outage is None
+            if outage is None:
+                outage = self._open[name] = Outage(now, now)
+            outage.last = now
+            outage.failures += 1
+        if begins:
+            cause = failure.__cause__ or failure
+            reason = next(iter(str(getattr(cause, "orig", cause)).splitlines()), "")
+            facts = {"component": name, "problem": type(cause).__name__, "reason": reason[:200]}
+            log.warning("a component is unavailable", extra=facts)
+
+    def note_record(self, failure: StoreUnavailable) -> None:
+        """Count a record of the log that is not written, since it tells of an outage."""
+        with self._lock:
+            if outage := self._open.get(name_of(failure)):
+                outage.records += 1
+                return
+        self.note_failure(failure)
+
+    def note_success(self, component: Component = Component.STORE) -> None:
+        """Log the end of an outage, once nothing has failed for a moment."""
+        names = (component, LOCKS) if component is Component.STORE else (component,)
+        for name in names:
+            with self._lock:
+                outage = self._open.get(name)
+                if outage is None or time.monotonic() - outage.last < QUIET[name]:
+                    continue
+                del self._open[name]
+            facts = {
+                "component": name,
+                "seconds": round(outage.last - outage.began, 1),
+                "failures": outage.failures,
+                "records": outage.records,
+            }
+            log.warning("a component is available again", extra=facts)
+
+
+def name_of(failure: StoreUnavailable) -> str:
+    """The name under which failures of a kind are one outage."""
+    return LOCKS if isinstance(failure, StreamBusy) else str(failure.component)
+
+
+OUTAGES = OutageLog()

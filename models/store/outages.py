@@ -1,0 +1,118 @@
+"""Failures of the store and of the object storage that pass, told from bugs.
+
+One place decides whether an exception means "try again later": a lost connection, a lock that was
+not free in time, an exhausted pool, a transaction given up for another one, a full or busy disk.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import timedelta
+from enum import StrEnum
+
+import sqlalchemy.exc
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+
+RETRY_AFTER = timedelta(seconds=5)
+
+
+class Component(StrEnum):
+    """What is unavailable."""
+
+    STORE = "store"
+    BLOBS = "blobs"
+
+
+class StoreUnavailable(Exception):
+    """The store or the object storage can't do this now: the same request can succeed later.
+
+    This is no refusal of the request (`models.errors.Refused`): whoever does a task must stop
+    and try it again, and must not count it as failed.
+    """
+
+    def __init__(
+        self,
+        message: str = "the store does not answer, try again later",
+        *,
+        component: Component = Component.STORE,
+        retry_after: timedelta = RETRY_AFTER,
+    ) -> None:
+        super().__init__(message)
+        self.is_noted = False  # the outage log has counted it
+        self.message = message
+        self.component = component
+        self.retry_after = retry_after
+
+
+class StreamBusy(StoreUnavailable):
+    """Somebody holds the lock of an account or domain for too long."""
+
+    def __init__(self) -> None:
+        super().__init__("the account is locked by another transaction, try again later")
+
+
+CROSSED = ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
+LOCKED = "55P03"  # PostgreSQL: lock_timeout
+# PostgreSQL manual, appendix A: connection exceptions, insufficient resources, operator
+# intervention, system error; and a transaction that was ended while it was idle.
+PASSING_CLASSES = ("08", "53", "57P", "58")
+PASSING = (*CROSSED, LOCKED, "25P03", "25006", "XX001")
+SQLITE_PASSING = frozenset((
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY,
+))  # fmt: skip
+CONNECTION_ENDED = (
+    "connection was closed in the middle of operation",
+    "connection is closed",
+    "underlying connection is closed",
+    "connection has been released back to the pool",
+)
+
+
+def is_deadlock(problem: BaseException | None) -> bool:
+    """True if the store ended a transaction because of another one, as in a deadlock."""
+    return any(_sqlstate(cause) in CROSSED for cause in _causes(problem))
+
+
+def unavailable(problem: BaseException | None) -> StoreUnavailable | None:
+    """Say what is unavailable if this failure, or its cause, passes; None if it is a bug."""
+    for cause in _causes(problem):
+        if isinstance(cause, StoreUnavailable):
+            return cause
+        if _sqlstate(cause) == LOCKED:
+            return StreamBusy()
+        if _passes(cause):
+            return StoreUnavailable()
+    return None
+
+
+def _causes(problem: BaseException | None) -> Iterator[BaseException]:
+    """The exception, what the driver said, and what it was raised from."""
+    seen: set[int] = set()
+    while problem is not None and id(problem) not in seen:
+        seen.add(id(problem))
+        yield problem
+        original = getattr(problem, "orig", None) or getattr(problem, "original_error", None)
+        problem = original if isinstance(original, BaseException) else problem.__cause__
+
+
+def _sqlstate(problem: BaseException) -> str:
+    return str(getattr(problem, "sqlstate", None) or "")
+
+
+def _passes(problem: BaseException) -> bool:
+    if isinstance(problem, DBAPIError) and problem.connection_invalidated:
+        return True
+    if isinstance(problem, DisconnectionError | sqlalchemy.exc.TimeoutError):
+        return True
+    if isinstance(problem, sqlite3.Error):
+        return getattr(problem, "sqlite_errorcode", 0) & 0xFF in SQLITE_PASSING
+    state = _sqlstate(problem)
+    if state:
+        return state.startswith(PASSING_CLASSES) or state in PASSING
+    return _is_of_driver(problem) and any(words in str(problem) for words in CONNECTION_ENDED)
+
+
+def _is_of_driver(problem: BaseException) -> bool:
+    """True for errors that asyncpg, or SQLAlchemy's adapter of it, raises without a SQLSTATE."""
+    module = type(problem).__module__
+    return module.startswith(("asyncpg.", "sqlalchemy.dialects.postgresql"))

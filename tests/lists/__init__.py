@@ -1,0 +1,1 @@
+"""Tests of lists: pages, filters and selections."""

@@ -1,0 +1,25 @@
+"""Other processes of a store, for tests."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from models.runtime import leases
+from models.runtime.registration import Registration
+from models.world import World
+
+BEAT, DEAD_AFTER = 0.25, 1.5  # seconds
+
+
+def another_process(world: World, *, ahead: timedelta = timedelta(0), name: str = "other") -> World:
+    """Another process of the same store, whose clock is `ahead`."""
+
+    def now() -> datetime:
+        return world.now() + ahead
+
+    process = Registration(name=name, beat=BEAT, dead_after=DEAD_AFTER)
+    return replace(world, process=process, now=now)
+
+
+async def taken_for_dead(world: World) -> None:
+    """End this process's registration and leases, as another process does without heartbeats."""
+    await leases.deregister(world)

@@ -1,0 +1,86 @@
+"""A TCP road to a PostgreSQL server on a Unix socket, which can be cut, and can speak TLS."""
+
+import asyncio
+import contextlib
+import ssl
+import struct
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+SOCKET = ".s.PGSQL.5432"
+
+
+@dataclass
+class Proxy:
+    """Listens on loopback; `url` is the address of the same database over TCP."""
+
+    store: str  # URL with the folder of the Unix socket as `host`
+    tls: ssl.SSLContext | None = None
+    port: int = 0
+    hurried: int = 0  # connections that asked for TLS
+    _server: asyncio.Server | None = None
+    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:x@127.0.0.1:{self.port}{urlsplit(self.store).path}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """End all connections, and take no more."""
+        if self._server:
+            self._server.close()
+        for writer in list(self._open):
+            writer.transport.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._open.add(writer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await self._pass_on(reader, writer)
+        self._open.discard(writer)
+        writer.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.readexactly(8)
+        if first == SSL_REQUEST:
+            self.hurried += 1
+            writer.write(b"S" if self.tls else b"N")
+            await writer.drain()
+            if self.tls:
+                await writer.start_tls(self.tls)
+            first = b""
+        folder = parse_qs(urlsplit(self.store).query)["host"][0]
+        there, back = await asyncio.open_unix_connection(f"{folder}/{SOCKET}")
+        self._open.add(back)
+        try:
+            back.write(first)
+            await asyncio.wait(
+                [
+                    asyncio.ensure_future(_copy(reader, back)),
+                    asyncio.ensure_future(_copy(there, writer)),
+                ],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            self._open.discard(back)
+            back.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
