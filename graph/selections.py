@@ -160,7 +160,7 @@ class MessageFilter(Conditions):
     def _parts(
         given: "list[MessageFilter] | None", info: Info, depth: int
     ) -> tuple[MessageWhere, ...] | None:
-        return tuple(one.where(info, depth + 1) for one in given) if is_given(given) else None
+        return tuple(one.where(info, depth + 1) for one in given or ()) if is_given(given) else None
 
     def _places(self) -> dict[str, Any]:
         """Return the conditions that are more than one value. An empty list selects nothing."""

@@ -123,7 +123,7 @@ def _some(value: Any) -> bool:
 
 async def _stored(world: World) -> list[Any]:
     """Return all messages and accounts, with what mutations change of them."""
-    asked = select(Message.id, Message.mailbox_id, Message.seen, Message.archived_at)
-    accounts = select(User.id, User.role, User.disabled, User.deleted_at)
+    asked: Any = select(Message.id, Message.mailbox_id, Message.seen, Message.archived_at)
+    accounts: Any = select(User.id, User.role, User.disabled, User.deleted_at)
     rows = [*await world.database.read(asked), *await world.database.read(accounts)]
     return sorted(map(repr, rows))
