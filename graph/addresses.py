@@ -9,11 +9,12 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.autoreply import Autoreply
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import leaf
 from graph.fields import Info, field, query
-from graph.refs import AddressRef, UserRef, address_named, plain, user_of
+from graph.refs import AddressRef, UserRef, address_named, items_of, plain, user_of
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.userlimits import Usage
 from graph.views import Made, View, same
@@ -112,7 +113,7 @@ class Address(Shape):
 
 
 @strawberry.input(description="Which addresses; fields are combined with AND.")
-class AddressFilter:
+class AddressFilter(Conditions):
     query: str | None = leaf("Partial match.", default=UNSET)
     forward: str | None = leaf("Partial match of a target.", default=UNSET)
     tags: list[str] | None = leaf("Any of.", default=UNSET)
@@ -132,9 +133,9 @@ class AddressFilter:
         return AddressWhere(
             query=self.query or None,
             forward=self.forward or None,
-            tags=tuple(self.tags or ()),
-            required_tags=tuple(self.required_tags or ()),
-            kinds=tuple(self.kinds or ()),
+            tags=items_of(self.tags),
+            required_tags=items_of(self.required_tags),
+            kinds=items_of(self.kinds),
             domain=self.domain or None,
             user_id=(row.id if row else 0) if self.user else None,
             active=plain(self.active),

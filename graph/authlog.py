@@ -8,10 +8,11 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, query
-from graph.refs import UserRef, owner_of
+from graph.refs import UserRef, owner_of, plain
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import CIDR, IPAddress
 from graph.views import Made
@@ -53,7 +54,7 @@ class AuthEvent(Shape):
 
 
 @strawberry.input(description="Which security events; all conditions hold.")
-class AuthLogFilter:
+class AuthLogFilter(Conditions):
     action: str | None = leaf("Exactly this.", default=UNSET)
     ip: IPAddress | None = leaf("From this address.", default=UNSET)
     network: CIDR | None = leaf("From an address of this network.", default=UNSET)
@@ -64,7 +65,7 @@ class AuthLogFilter:
 
     def where(self) -> EventWhere:
         """The conditions as the floors below know them."""
-        given = {name: value for name, value in vars(self).items() if value is not UNSET}
+        given = {name: value for name, value in vars(self).items() if plain(value) is not None}
         return EventWhere(**given)
 
 

@@ -8,6 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.errors import DeletePayload, IdsInput, MutationPayload, leaf
 from graph.fields import Auth, Info, field, query, subscription
@@ -218,7 +219,7 @@ async def connector_page(
 
 
 @strawberry.input(description="Which connectors.")
-class ConnectorFilter:
+class ConnectorFilter(Conditions):
     users: UserSelection | None = leaf("Of these.", default=UNSET)
     active: bool | None = leaf("In force, or not.", default=UNSET)
     failing: bool | None = leaf("Whose last run failed, or not.", default=UNSET)

@@ -9,13 +9,23 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.dkim import DkimKey
 from graph.errors import leaf
 from graph.fields import Info, field, query
 from graph.passwordpolicy import PasswordPolicy
 from graph.ratelimits import RateLimit
-from graph.refs import DomainAliasRef, DomainRef, UserRef, domain_named, given, plain, user_of
+from graph.refs import (
+    DomainAliasRef,
+    DomainRef,
+    UserRef,
+    domain_named,
+    given,
+    items_of,
+    plain,
+    user_of,
+)
 from graph.rows import Shape, columns, identified, link, listed, shaped
 from graph.scalars import BigInt, ByteSize
 from graph.views import Made, View
@@ -273,7 +283,7 @@ class DomainAlias(Shape):
 
 
 @strawberry.input(description="Which domains.")
-class DomainFilter:
+class DomainFilter(Conditions):
     query: str | None = leaf("Partial match of name or description.", default=UNSET)
     active: bool | None = leaf("On or off.", default=UNSET)
     backup_mx: bool | None = leaf("Only relayed, or not.", default=UNSET)
@@ -296,7 +306,7 @@ class DomainFilter:
             backup_mx=plain(self.backup_mx),
             administered_by=await user(self.administered_by),
             not_administered_by=await user(self.not_administered_by),
-            tags=tuple(self.tags or ()),
+            tags=items_of(self.tags),
         )
 
 

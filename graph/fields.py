@@ -8,7 +8,9 @@ import strawberry
 from strawberry.extensions import FieldExtension
 from strawberry.schema_directive import Location
 from strawberry.types.field import StrawberryField
+from strawberry.utils.str_converters import to_camel_case
 
+from graph.conditions import CheckConditions, check_conditions, has_conditions
 from graph.limits import Cost
 from models.journal import Position
 from models.roles import AdminPermission, Role, Scope, UserPermission
@@ -75,6 +77,8 @@ class GuardStream(Guard):
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> AsyncIterator[Any]:
         info.context.viewer.require(self.needs)
+        for name, value in kwargs.items():
+            check_conditions(value, (to_camel_case(name),))
         async for item in next_(source, info, **kwargs):
             info.context.viewer.require(self.needs)  # a token may have ended since
             yield item
@@ -87,19 +91,34 @@ def field(description: str, *columns: str, cost: int = 0, **needs: Any) -> Decla
     microseconds of work.
     """
     guards: list[FieldExtension] = [Guard(Needs(**needs))] if needs else []
-    declare: Declare = strawberry.field(
-        description=description,
-        extensions=guards,
-        metadata={"columns": columns},
-        directives=[Cost(weight=cost)] if cost else [],
-    )
+
+    def declare(resolver: Resolver, /) -> Resolver:
+        made: Declare = strawberry.field(
+            description=description,
+            extensions=_checked(resolver, guards),
+            metadata={"columns": columns},
+            directives=[Cost(weight=cost)] if cost else [],
+        )
+        return made(resolver)
+
     return declare
+
+
+def _checked(resolver: Callable[..., Any], guards: list[FieldExtension]) -> list[FieldExtension]:
+    """Return the guards, and behind them the check of filters and selections if there are some."""
+    return [*guards, CheckConditions()] if has_conditions(resolver) else guards
 
 
 def query(description: str, **needs: Any) -> Declare:
     """A root field; `needs` are the arguments of `Needs`, and of `@auth`."""
     asked: dict[str, Any] = {"role": Role.USER, **needs}
-    declare: Declare = strawberry.field(description=description, extensions=[Guard(Needs(**asked))])
+    guards: list[FieldExtension] = [Guard(Needs(**asked))]
+
+    def declare(resolver: Resolver, /) -> Resolver:
+        extensions = _checked(resolver, guards)
+        made: Declare = strawberry.field(description=description, extensions=extensions)
+        return made(resolver)
+
     return declare
 
 

@@ -8,6 +8,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph import ids
+from graph.conditions import Conditions
 from graph.errors import Options, leaf
 from graph.fields import Info
 from graph.refs import MailboxRef, UserRef, named, plain, user_of
@@ -208,7 +209,7 @@ class FilterApplyInput(Options):
 
 
 @strawberry.input(description="Which filters.")
-class FilterListFilter:
+class FilterListFilter(Conditions):
     forward: str | None = leaf("Partial match of a forwarding target.", default=UNSET)
     user: UserRef | None = leaf("Of this user.", default=UNSET)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import strawberry
 from strawberry import UNSET
@@ -10,7 +10,7 @@ from strawberry import UNSET
 from graph import ids
 from graph.changes import ChangeBatch
 from graph.fields import Info, query, subscription
-from graph.refs import UserRef, owner_named
+from graph.refs import UserRef, is_given, owner_named
 from graph.scalars import Cursor, Duration
 from graph.userlist import UserFilter
 from models.errors import Invalid
@@ -53,6 +53,17 @@ async def _batches(info: Info, asked: Asked) -> AsyncIterator[ChangeBatch]:
         yield ChangeBatch.of(batch, info.context.world.now())
 
 
+def _chosen(given: list[Any] | None) -> frozenset[Any] | None:
+    """The items of an optional list; None if no list is given. An empty list selects nothing."""
+    return frozenset(given or ()) if is_given(given) else None
+
+
+def _boxes(given: list[strawberry.ID] | None) -> frozenset[int] | None:
+    if not is_given(given):
+        return None
+    return frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in given or ())
+
+
 @strawberry.type
 class ChangeQuery:
     @query(
@@ -73,7 +84,7 @@ class ChangeQuery:
             raise Invalid(f"first is 1 to {MOST}", constraint="page", path=["first"])
         _few(kinds, "kinds")
         since = after if isinstance(after, dict) else {}
-        asked = Asked(since, frozenset(kinds or ()), hear=await _whose(info, user))
+        asked = Asked(since, _chosen(kinds), hear=await _whose(info, user))
         batch = await page(info.context, asked, first)
         return ChangeBatch.of(batch, info.context.world.now())
 
@@ -110,8 +121,8 @@ class ChangeSubscription:
         _few(mailboxes, "mailboxes")
         asked = Asked(
             since(info, after),
-            frozenset(kinds or ()),
-            frozenset(ids.decode("Mailbox", one, path="mailboxes") for one in mailboxes or ()),
+            _chosen(kinds),
+            _boxes(mailboxes),
             window,
             await _whose(info, user),
             folded=folded,

@@ -22,12 +22,12 @@ class MailboxListQuery:
     async def mailboxes(
         self,
         info: Info,
-        users: UserSelection,
+        users: UserSelection | None = UNSET,
         masks: list[str] | None = UNSET,
         first: int = 100,
         after: str | None = UNSET,
     ) -> Connection[Mailbox]:
-        ctx, whose = info.context, users_named(users)
+        ctx, whose = info.context, users_named(users or None)
         fitting = masks if isinstance(masks, list) else None
         ask = page_asked(ordering(mailboxlists.ORDER, (whose, fitting)), first, after, None, None)
         page = await mailboxlists.page(ctx, whose, fitting, ask, columns(info, Mailbox))

@@ -22,7 +22,8 @@ from graph.views import Made, Viewed, Whole, same
 from mail.addresses import normal
 from mail.placing import named_flags as flags_of
 from models.blobs import StorageTier
-from models.pages import Cursor, ordering
+from models.columns import Picked
+from models.pages import Cursor, Page, ordering
 from models.roles import Scope
 from resolvers import (
     bulk,
@@ -253,7 +254,9 @@ async def message_page(
     ask = page_asked(kind, *wanted.page)
     names = columns(info, Message)
     listings = [Listing(user, ask, names, mailbox_id, thread_id, where) for user in users]
-    if wanted.order is MessageOrder.RELEVANCE:
+    if not listings:  # a selection of no account
+        page: Page[Picked] = ask.page([])
+    elif wanted.order is MessageOrder.RELEVANCE:
         page = await relevance.page(ctx, listings, ask)
     elif len(listings) == 1:
         page = await ctx.load(messages.pages, listings[0])

@@ -13,6 +13,7 @@ from strawberry.types import ExecutionResult
 from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
+from graph.conditions import check_conditions
 from graph.errors import MutationError, MutationOptions, MutationPayload, Options
 from graph.fields import Declare, Guard, Info
 from graph.kept import restored, stored
@@ -108,10 +109,11 @@ class Answer(FieldExtension):
                 if not batch.refused:
                     payload = await self._answer(info, given, work)
                     if not payload.errors:
+                        batch.counts[key] = _counts(payload)
                         return payload
                     batch.refused[key] = payload
             case Stage.TELL if batch.tried:
-                return self.payload()
+                return self.payload(**batch.counts.get(key, {}))
         return batch.refused.get(key) or self._refused(Unavailable(ABORTED, aborted=True))
 
     def _looked(self, batch: "Batch", key: str, given: Any) -> MutationPayload:
@@ -141,6 +143,7 @@ class Answer(FieldExtension):
             return payload
 
         try:
+            check_conditions(given)
             if self.alone:
                 self.alone.check(given)
             key = options.idempotency_key or ""
@@ -148,8 +151,8 @@ class Answer(FieldExtension):
             _note(ctx, options)
             if options.validate_only:
                 async with ctx.together(keep=False):
-                    await told()
-                return self.payload()
+                    payload = await told()
+                return self.payload(**_counts(payload))
             for left in reversed(range(TRIES)):
                 try:
                     return await (self._once(info, asked, told) if asked.key else told())
@@ -191,6 +194,15 @@ class Answer(FieldExtension):
         return await restored(info, self.payload, earlier)
 
 
+def _counts(payload: MutationPayload) -> dict[str, Any]:
+    """Return how many things a mutation would change, by the payload's fields that say so."""
+    counts = {name: value for name, value in vars(payload).items() if name.endswith("_count")}
+    task = vars(payload).get("task")
+    if task is None or task.row.total is None:
+        return counts
+    return {name: value or type(value)(task.row.total) for name, value in counts.items()}
+
+
 class Stage(Enum):
     """How far an `@atomic` request is."""
 
@@ -226,6 +238,7 @@ class Batch:
     trial: bool = False  # one of them is only tried: so all are
     refused: dict[str, MutationPayload] = field(default_factory=dict)  # by the name in the answer
     broken: bool = False  # what was asked of a payload could not be told
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the name in the answer
     result: ExecutionResult | None = None  # of the run whose changes are to be committed
 
     @property

@@ -8,6 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph import parts
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import leaf
@@ -86,7 +87,7 @@ class QuarantineItem(Shape):
 
 
 @strawberry.input(description="Which held messages.")
-class QuarantineFilter:
+class QuarantineFilter(Conditions):
     users: UserSelection | None = leaf("Of these accounts. Default: all in view.", default=UNSET)
     query: str | None = leaf(
         "Part of subject, sender, recipient, or name of a test, in any case.", default=UNSET

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import strawberry
 from strawberry import UNSET
 
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info, field, query, subscription
@@ -73,7 +74,9 @@ class QueueEntry(Shape):
 
 
 @strawberry.input(description="Which entries of the queue; all conditions hold.")
-class QueueFilter:
+class QueueFilter(Conditions):
+    texts_may_be_empty = frozenset({"sender"})
+
     queue_name: QueueName | None = leaf("Where they stand.", default=UNSET)
     users: UserSelection | None = leaf("Of these accounts. Default: all in view.", default=UNSET)
     sender: str | None = leaf(

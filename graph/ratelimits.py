@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import strawberry
 from strawberry import UNSET
 
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info, query
@@ -102,7 +103,7 @@ class RateLimitInput:
 
 
 @strawberry.input(description="Which limits: of these users or domains, or of all.")
-class RateLimitFilter:
+class RateLimitFilter(Conditions):
     users: UserSelection | None = leaf("Of these.", default=UNSET)
     domains: list[str] | None = leaf("Of these, by name.", default=UNSET)
     exhausted: bool | None = leaf("No more can be sent for now, or some can.", default=UNSET)

@@ -1,11 +1,12 @@
 """How inputs name one user, folder or message, and what they mean for us."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import strawberry
 
 from graph import ids
+from graph.conditions import Conditions
 from graph.errors import leaf
 from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
@@ -21,6 +22,8 @@ from resolvers.domains import Named as Domain
 from resolvers.mailboxes import Named, find
 from resolvers.references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - known here
 from resolvers.userselection import Users
+
+Item = TypeVar("Item")
 
 strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
 strawberry.enum(SpecialUse, description="Role of a folder.")
@@ -54,9 +57,10 @@ class DomainAliasRef:
 
 
 @strawberry.input(
-    description="Names many users; fields are combined with OR; nothing given = the viewer's user."
+    description="Names many users. The fields are combined with OR. An empty list names nobody; "
+    "an empty object is an error."
 )
-class UserSelection:
+class UserSelection(Conditions):
     all: bool | None = leaf("Every user (ADMIN).", default=strawberry.UNSET)
     ids: list[strawberry.ID] | None = leaf("Global ids.", default=strawberry.UNSET)
     usernames: list[str] | None = leaf("User names or addresses.", default=strawberry.UNSET)
@@ -72,6 +76,7 @@ def users_named(selection: UserSelection | None, *, path: str = "users") -> User
     if not selection:
         return Users()
     return Users(
+        chosen=True,
         all=bool(selection.all),
         ids=tuple(
             ids.decode("User", text, path=path, index=nth)
@@ -115,6 +120,16 @@ class MessageRef:
 def given(maybe: Any) -> Any:
     """The value of an optional field, None where it is absent."""
     return None if maybe is None or maybe is strawberry.UNSET else maybe.value
+
+
+def is_given(value: Any) -> bool:
+    """True if the client gave a value: an empty list is one."""
+    return value is not None and value is not strawberry.UNSET
+
+
+def items_of(value: Sequence[Item] | None) -> tuple[Item, ...] | None:
+    """The items of an optional list; None if no list is given. An empty list selects nothing."""
+    return tuple(value or ()) if is_given(value) else None
 
 
 def plain(value: Any) -> Any:

@@ -96,6 +96,7 @@ def _mailbox(value: Mapping[str, Any]) -> MailboxRef:
         id=some.get("id"),
         path=some.get("path"),
         special_use=strawberry.Some(SpecialUse(use.value)) if use else None,
+        guid=some.get("guid"),
     )
 
 
@@ -104,7 +105,7 @@ def fields_of(filter_: MessageFilter) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, key in NAMES.items():
         value = getattr(filter_, key)
-        if value is UNSET or value is None or (value == [] and name not in GROUPS):
+        if value is UNSET or value is None:
             continue
         if name in GROUPS:
             value = [fields_of(one) for one in value]
@@ -131,8 +132,8 @@ def _box(ref: MailboxRef) -> dict[str, Any]:
     use = given(ref.special_use)
     if use:
         return {"specialUse": use.value}
-    path = given(ref.path)
-    return {"path": path} if path is not None else {"id": given(ref.id)}
+    values = {name: given(getattr(ref, name)) for name in ("path", "id", "guid")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _described(info: Info, fields: Mapping[str, Any], problems: list[str]) -> ParsedSearch:

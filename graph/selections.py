@@ -8,9 +8,10 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids
+from graph.conditions import Conditions
 from graph.errors import leaf
 from graph.fields import Info
-from graph.refs import MailboxRef, UserSelection, named, plain, users_named
+from graph.refs import MailboxRef, UserSelection, is_given, named, plain, users_named
 from graph.scalars import BigInt, ByteSize, Duration
 from mail.paths import LONGEST_MASK
 from models.blobs import StorageTier
@@ -62,22 +63,23 @@ class DateBound:
 
 
 @strawberry.input(description="Test of one header.")
-class HeaderMatch:
+class HeaderMatch(Conditions):
     name: str = leaf("Header name.")
     contains: str | None = leaf("Part of its value; null = header present.", default=UNSET)
 
 
 @strawberry.input(description="Test of the files of a message: one of them has it all.")
-class AttachmentMatch:
+class AttachmentMatch(Conditions):
     filename: str | None = leaf("Part of its name.", default=UNSET)
     content_type: str | None = leaf("Part of its type.", default=UNSET)
 
 
 @strawberry.input(
-    description="All given fields must hold. Partial matches are of any case; what is found by "
-    "words has neither case nor accents."
+    description="All given fields must hold. An empty list holds for no message; an empty object "
+    "or text is an error. Partial matches are of any case; what is found by words has neither "
+    "case nor accents."
 )
-class MessageFilter:
+class MessageFilter(Conditions):
     and_: list["MessageFilter"] | None = leaf("All of.", name="and", default=UNSET)
     or_: list["MessageFilter"] | None = leaf("At least one of.", name="or", default=UNSET)
     not_: Optional["MessageFilter"] = leaf("None of it.", name="not", default=UNSET)
@@ -154,8 +156,8 @@ class MessageFilter:
                 words = f"{name} go with a mailbox"
                 raise Invalid(words, constraint="required", path=["filter", name])
         return MessageWhere(
-            every=tuple(one.where(info, depth + 1) for one in self.and_ or ()),
-            some=tuple(one.where(info, depth + 1) for one in self.or_ or ()),
+            every=self._parts(self.and_, info, depth),
+            some=self._parts(self.or_, info, depth),
             none=self.not_.where(info, depth + 1) if self.not_ else None,
             thread_id=ids.decode("Thread", self.thread, path="thread") if self.thread else None,
             **self._places(),
@@ -163,17 +165,27 @@ class MessageFilter:
             **times,
         )
 
+    @staticmethod
+    def _parts(
+        given: "list[MessageFilter] | None", info: Info, depth: int
+    ) -> tuple[MessageWhere, ...] | None:
+        return tuple(one.where(info, depth + 1) for one in given or ()) if is_given(given) else None
+
     def _places(self) -> dict[str, Any]:
-        """The fields that are more than a value."""
+        """Return the conditions that are more than one value. An empty list selects nothing."""
         found: dict[str, Any] = {}
         for name in LISTS:
-            given = getattr(self, name) or ()
+            given = getattr(self, name)
+            if not is_given(given):
+                continue
             if len(given) > LONGEST[name]:
                 words = f"at most {LONGEST[name]} of {name}"
                 raise Invalid(words, constraint="max", path=["filter", name])
             found[name] = tuple(given)
-        found["mailboxes"] = tuple(named(ref, path="mailboxes") for ref in found["mailboxes"])
-        for index, mask in enumerate(found["mailbox_masks"]):
+        if "mailboxes" in found:
+            refs = found["mailboxes"]
+            found["mailboxes"] = tuple(named(ref, path="mailboxes") for ref in refs)
+        for index, mask in enumerate(found.get("mailbox_masks", ())):
             if len(mask) > LONGEST_MASK:
                 words = f"a mask has at most {LONGEST_MASK} characters"
                 path = ["filter", "mailboxMasks"]
@@ -213,13 +225,17 @@ class Wanted(NamedTuple):
 
 
 @strawberry.input(
-    description="Exactly one of ids, mailbox+uids, mailbox alone (all in it), filter."
+    description="Selects messages by exactly one of ids, mailbox with uids, mailbox alone (all "
+    "messages in it), filter, and all. An empty list selects nothing; an empty object is an error."
 )
-class MessageSelection:
+class MessageSelection(Conditions):
     ids: list[strawberry.ID] | None = leaf("Global ids.", default=UNSET)
     mailbox: MailboxRef | None = leaf("Folder for uids, or everything in it.", default=UNSET)
     uids: str | None = leaf('"1,2,3", "3:15", "3:*".', default=UNSET)
     filter: MessageFilter | None = leaf("All that match.", default=UNSET)
+    all: bool | None = leaf(
+        "Selects every message that lies in a folder of the account.", default=UNSET
+    )
     users: UserSelection | None = leaf(
         "Whose mail, default the viewer's; others' only for administrators. A folder named by "
         "path or role is that of each.",
@@ -228,6 +244,9 @@ class MessageSelection:
 
     def selection(self, info: Info) -> Selection:
         """The selection as the floors below know it."""
+        if self.filter and self.all:
+            text = "select by ids, by mailbox, by filter, or all: by one of them"
+            raise Invalid(text, constraint="exclusive", path=["select", "all"])
         keys = None
         if self.ids is not UNSET and self.ids is not None:
             if len(self.ids) > IDS:
@@ -241,6 +260,6 @@ class MessageSelection:
             keys,
             named(self.mailbox) if self.mailbox else None,
             self.uids or None,
-            self.filter.where(info) if self.filter else None,
+            self.filter.where(info) if self.filter else MessageWhere() if self.all else None,
             users_named(self.users or None),
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 import strawberry
 from strawberry import UNSET
 
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
@@ -96,7 +97,7 @@ class SenderScopeInput:
 
 
 @strawberry.input(description="Which rules.")
-class SenderRuleFilter:
+class SenderRuleFilter(Conditions):
     user: UserRef | None = leaf("Of this account.", default=UNSET)
     tag: str | None = leaf("For this label, in any case.", default=UNSET)
     domain: str | None = leaf("Of this domain.", default=UNSET)

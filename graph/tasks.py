@@ -9,10 +9,12 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph import ids
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info, query, subscription
 from graph.mutations import mutation
+from graph.refs import items_of
 from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import BigInt
 from graph.views import Made
@@ -57,7 +59,7 @@ class UndoToken:
 
 
 @strawberry.input(description="Which tasks.")
-class TaskFilter:
+class TaskFilter(Conditions):
     kind: str | None = leaf("Such as MESSAGE_UPDATE.", default=UNSET)
     states: list[TaskState] | None = leaf("In one of these.", default=UNSET)
 
@@ -97,8 +99,7 @@ class TaskQuery:
         first: int | None = UNSET,
         after: str | None = UNSET,
     ) -> Connection[Task]:
-        given = filter or TaskFilter()
-        where = TaskWhere(given.kind or None, tuple(given.states or ()))
+        where = TaskWhere(filter.kind or None, items_of(filter.states)) if filter else TaskWhere()
         kind = ordering("created-", None if where == TaskWhere() else where)
         ask = page_asked(kind, first, after, None, None)
         return await connected(

@@ -5,10 +5,11 @@ from datetime import datetime
 import strawberry
 from strawberry import UNSET
 
+from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Info, query
-from graph.refs import plain
+from graph.refs import items_of, plain
 from graph.rows import columns
 from graph.users import User
 from models.pages import Cursor, ordering
@@ -20,7 +21,7 @@ strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.
 
 
 @strawberry.input(description="For listings; fields are combined with AND.")
-class UserFilter:
+class UserFilter(Conditions):
     query: str | None = leaf(
         "Partial match of user name, name or main address; one or two letters: how user name or "
         "main address begin.",
@@ -41,10 +42,10 @@ class UserFilter:
         return UserWhere(
             query=self.query or None,
             forward=self.forward or None,
-            tags=tuple(self.tags or ()),
-            required_tags=tuple(self.required_tags or ()),
-            masks=tuple(self.masks or ()),
-            roles=tuple(self.roles or ()),
+            tags=items_of(self.tags),
+            required_tags=items_of(self.required_tags),
+            masks=items_of(self.masks),
+            roles=items_of(self.roles),
             domain=self.domain or None,
             disabled=plain(self.disabled),
             suspended=plain(self.suspended),

@@ -33,7 +33,7 @@ from graph.notifications import PushChannel
 from graph.passwordpolicy import PasswordPolicy
 from graph.quarantine import QuarantineItem, item_page
 from graph.ratelimits import RateLimit
-from graph.refs import MailboxRef, UserRef, named, user_of
+from graph.refs import MailboxRef, UserRef, is_given, named, user_of
 from graph.rows import Shape, asked, columns, identified, link, listed
 from graph.savedsearches import SavedSearch
 from graph.scalars import CIDR, BigInt, ByteSize, Cursor, Duration
@@ -518,7 +518,7 @@ class User(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Submission]:
-        narrowed = frozenset(states or ())
+        narrowed = frozenset(states or ()) if is_given(states) else None
         ask = page_asked(submissions.newest(narrowed), first, after, last, before)
         listing = submissions.OfUser(self.row.id, ask, columns(info, Submission), narrowed)
         return await connected(

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true, union_all
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true, union_all
 from sqlalchemy import literal as plain
 from sqlmodel import col
 
@@ -39,9 +39,9 @@ class AddressWhere:
 
     query: str | None = None
     forward: str | None = None
-    tags: tuple[str, ...] = ()  # any of
-    required_tags: tuple[str, ...] = ()  # all of
-    kinds: tuple[AddressKind, ...] = ()
+    tags: tuple[str, ...] | None = None  # any of
+    required_tags: tuple[str, ...] | None = None  # all of
+    kinds: tuple[AddressKind, ...] | None = None
     domain: str | None = None
     user_id: int | None = None
     active: bool | None = None
@@ -161,7 +161,7 @@ def _conditions(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
     if where.forward:
         dialect = ctx.world.database.dialect
         found.append(holding(dialect, col(Address.targets), within, [where.forward]))
-    if where.kinds:
+    if where.kinds is not None:
         found.append(col(Address.kind).in_(where.kinds))
     if where.domain is not None:
         here = select(col(Domain.id)).where(col(Domain.name) == normal_domain(where.domain))
@@ -180,9 +180,11 @@ def _conditions(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
 
 def _labelled(ctx: Context, where: AddressWhere) -> list[ColumnElement[bool]]:
     for name, terms in (("tags", where.tags), ("requiredTags", where.required_tags)):
-        if len(terms) > TERMS:
+        if len(terms or ()) > TERMS:
             raise Invalid(f"at most {TERMS}", constraint="max", path=["filter", name])
-    each = [[tag] for tag in where.required_tags]
+    if () in (where.tags, where.required_tags):
+        return [false()]
+    each = [[tag] for tag in where.required_tags or ()]
     sets = [where.tags, *each] if where.tags else each
     return [holding(ctx.world.database.dialect, col(Address.tags), same, tags) for tags in sets]
 

@@ -66,8 +66,8 @@ class Asked:
     """What a follower wants to hear: nothing given is everything, from now on."""
 
     since: Position | None = None
-    kinds: Collection[ChangeKind] = ()
-    mailboxes: Collection[int] = ()
+    kinds: Collection[ChangeKind] | None = None  # None: all
+    mailboxes: Collection[int] | None = None  # None: all
     window: timedelta = timedelta(milliseconds=50)  # least time between two batches
     hear: Hear = hearing  # whose streams
     objects: Collection[int] = ()  # only what happens to these
@@ -256,11 +256,11 @@ def _lost(changes: Sequence[Picked], at: Position) -> Position | None:
 
 
 def _wanted(event: Event, asked: Asked) -> bool:
-    if asked.kinds and event.kind not in asked.kinds:
+    if asked.kinds is not None and event.kind not in asked.kinds:
         return False
     if asked.objects and event.object_id not in asked.objects:
         return False
-    if not asked.mailboxes:
+    if asked.mailboxes is None:
         return True
     about = {event.facts.get("mailbox"), event.facts.get("fromMailbox")}
     if event.kind.startswith("MAILBOX_"):

@@ -34,7 +34,7 @@ class DomainWhere:
     backup_mx: bool | None = None
     administered_by: int | None = None
     not_administered_by: int | None = None
-    tags: tuple[str, ...] = ()  # any of them
+    tags: tuple[str, ...] | None = None  # any of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +145,10 @@ def _conditions(ctx: Context, where: DomainWhere) -> list[ColumnElement[bool]]:
         conditions.append(col(Domain.id).in_(_charges(where.administered_by)))
     if where.not_administered_by is not None:
         conditions.append(col(Domain.id).not_in(_charges(where.not_administered_by)))
-    if where.tags:
+    if where.tags is not None:
         listed = {"sqlite": func.json_each, "postgresql": func.jsonb_array_elements_text}
         each = listed[ctx.world.database.dialect](col(Domain.tags)).table_valued("value")
-        alike = or_(*(same(each.c.value, tag.strip()) for tag in where.tags))
+        alike = or_(false(), *(same(each.c.value, tag.strip()) for tag in where.tags))
         conditions.append(exists(select(each.c.value).where(alike)))
     return conditions
 

@@ -71,7 +71,7 @@ def parts(where: MessageWhere) -> Iterator[MessageWhere]:
             words = f"a filter has at most {FILTERS} parts"
             raise Invalid(words, constraint="max", path=["filter"])
         yield one
-        below = (*one.every, *one.some, *((one.none,) if one.none else ()))
+        below = (*(one.every or ()), *(one.some or ()), *((one.none,) if one.none else ()))
         waiting += ((part, depth + 1) for part in below)
 
 
@@ -106,7 +106,7 @@ async def _looked(
     by_words = any(one.query for one in filters)
     waiting = await waiting_of(ctx, owners) if by_words else Waiting(owners)
     seen = Looked(waiting, places[0].archived)
-    masks = {mask for one in filters for mask in one.mailbox_masks}
+    masks = {mask for one in filters for mask in one.mailbox_masks or ()}
     if masks:
         seen = replace(seen, boxes=await _boxes(ctx, owners, masks))
     leaves = _leaves(where)
@@ -155,8 +155,8 @@ def _of_columns(where: MessageWhere) -> MessageWhere:
         text=None,
         body=None,
         header=None,
-        every=tuple(map(_of_columns, where.every)),
-        some=where.some if not any(map(_leaves, where.some)) else (),
+        every=None if where.every is None else tuple(map(_of_columns, where.every)),
+        some=where.some if not any(map(_leaves, where.some or ())) else None,
         none=where.none if where.none and not _leaves(where.none) else None,
     )
 

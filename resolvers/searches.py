@@ -40,7 +40,7 @@ async def check_places(ctx: Context, where: MessageWhere, owners: Sequence[int])
     named = {
         name
         for one in parts(where)
-        for name in (*one.mailboxes, *((one.mailbox,) if one.mailbox else ()))
+        for name in (*(one.mailboxes or ()), *((one.mailbox,) if one.mailbox else ()))
     }
     if not named:
         return

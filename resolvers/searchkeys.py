@@ -45,7 +45,9 @@ USES = {use.lower(): use for use in SpecialUse} | {
 }  # fmt: skip
 YES = {"yes": True, "true": True, "no": False, "false": False}
 FILES = {"filename": "filename", "filetype": "contentType"}
-BOXES = {"in": "path", "mailbox": "path", "folder": "path", "mailboxid": "id"}
+BOXES = {
+    "in": "path", "mailbox": "path", "folder": "path", "mailboxid": "id", "mailboxguid": "guid",
+}  # fmt: skip
 NOT_KEPT = {
     "NEW": "\\Recent", "OLD": "\\Recent", "RECENT": "\\Recent", "MAILBOX-GUID": "the guid here",
 }  # fmt: skip
@@ -72,6 +74,8 @@ class Capital(NamedTuple):
 def value_of(key: str, text: str, now: datetime) -> Fields | None:
     """What `key:text` says; None where there is no such key."""
     if key in TEXTS:
+        if not text:
+            raise Unclear("at least one character")
         return {TEXTS[key]: text}
     if key in ("is", "has"):
         if text.lower() not in IS:
@@ -89,7 +93,9 @@ def value_of(key: str, text: str, now: datetime) -> Fields | None:
 
 def _flag(key: str, text: str) -> Fields:
     if key == "attachment" and text.lower() not in YES:
-        return {"attachment": {} if text.lower() == "any" else {"filename": text}}
+        return (
+            {"hasAttachment": True} if text.lower() == "any" else {"attachment": {"filename": text}}
+        )
     if text.lower() not in YES:
         raise Unclear("yes or no")
     return {FLAGS.get(key, "hasAttachment"): YES[text.lower()]}

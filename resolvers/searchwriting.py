@@ -76,7 +76,7 @@ def _field(name: str, value: Any) -> Iterator[str]:
     elif name == "mailbox":
         yield _mailbox(value)
     elif name == "mailboxes":
-        yield f"mailboxes:({' , '.join(map(_mailbox, value))})"
+        yield f"mailboxes:({' , '.join(map(_mailbox, value))})" if value else "or:()"
     elif name == "header":
         part = value.get("contains")
         whole = value["name"] if part is None else f"{value['name']}: {part}"
@@ -86,12 +86,16 @@ def _field(name: str, value: Any) -> Iterator[str]:
     else:
         key = {"mailboxMasks": "mask", "guids": "guid"}[name]
         yield from (f"{key}:{_value(one)}" for one in value)
+        if not value:
+            yield "or:()"
 
 
 def _mailbox(value: Mapping[str, str]) -> str:
     if "specialUse" in value:
         return f"in:{SpecialUse(value['specialUse']).lower()}"
-    return f"mailbox:{_value(value['path'])}" if "path" in value else f"mailboxid:{value['id']}"
+    if "path" in value:
+        return f"mailbox:{_value(value['path'])}"
+    return f"mailboxguid:{value['guid']}" if "guid" in value else f"mailboxid:{value['id']}"
 
 
 def _attachment(value: Mapping[str, str]) -> Iterator[str]:

@@ -131,7 +131,7 @@ def words_of(where: MessageWhere) -> Sought | None:
 
 def has_no_values(where: MessageWhere) -> bool:
     """Whether it asks for nothing but marks, which are there or not: its SQL is always the same."""
-    unmarked: dict[str, Any] = {**dict.fromkeys(MARKS), "every": (), "some": (), "none": None}
+    unmarked: dict[str, Any] = {**dict.fromkeys((*MARKS, "every", "some", "none"))}
     return all(one.everything or replace(one, **unmarked).everything for one in parts(where))
 
 
@@ -139,16 +139,17 @@ def divided(where: MessageWhere) -> tuple[Sought | None, MessageWhere]:
     """Words that all messages of a filter have, and what it asks for besides."""
     words: list[Sought] = [sought_by(where.query)] if where.query else []
     every = []
-    for one in where.every:
+    for one in where.every or ():
         theirs, rest = divided(one)
         words += [theirs] if theirs else []
         every += [] if rest.everything else [rest]
-    some = [divided(one) for one in where.some]
+    some = [divided(one) for one in where.some or ()]
     kept = where.some
     if some and all(theirs and narrows(theirs) for theirs, _ in some):
         words.append(Some(tuple(theirs for theirs, _ in some if theirs)))
-        kept = () if all(rest.everything for _, rest in some) else where.some
-    rest = replace(where, query=None, every=tuple(every), some=kept)
+        kept = None if all(rest.everything for _, rest in some) else where.some
+    kept_every = tuple(every) or (None if where.every else where.every)
+    rest = replace(where, query=None, every=kept_every, some=kept)
     return (Every(tuple(words)) if len(words) > 1 else words[0] if words else None), rest
 
 
@@ -169,9 +170,11 @@ class _Terms:
         return [*self._groups(where), *terms]
 
     def _groups(self, where: MessageWhere) -> list[ColumnElement[bool]]:
-        terms = [self._all(one) for one in where.every]
-        if where.some:
-            terms.append(or_(*(self._all(one) for one in where.some)))
+        terms = [self._all(one) for one in where.every or ()]
+        if where.every == ():
+            terms.append(false())
+        if where.some is not None:
+            terms.append(or_(false(), *(self._all(one) for one in where.some)))
         if where.none is not None:  # what has no value is none of it either
             terms.append(func.coalesce(self._all(where.none), false()).is_(false()))
         return terms
@@ -195,9 +198,9 @@ class _Terms:
         box = col(Message.archived_mailbox_id if archived else Message.mailbox_id)
         if where.mailbox:
             terms.append(box.in_(self._mailbox(where.mailbox)))
-        if where.mailboxes:
-            terms.append(or_(*(box.in_(self._mailbox(name)) for name in where.mailboxes)))
-        if where.mailbox_masks:
+        if where.mailboxes is not None:
+            terms.append(or_(false(), *(box.in_(self._mailbox(name)) for name in where.mailboxes)))
+        if where.mailbox_masks is not None:
             keys = {key for mask in where.mailbox_masks for key in self.seen.boxes[mask]}
             terms.append(box.in_(keys))
         if where.searchable is not None:
@@ -280,7 +283,7 @@ def _texts(where: MessageWhere) -> list[ColumnElement[bool]]:
         terms.append(within(func.coalesce(known["id"].as_string(), ""), where.list_id))
     if where.message_id:
         terms.append(col(Message.message_id) == where.message_id)
-    if where.guids:
+    if where.guids is not None:
         terms.append(
             col(Message.id).in_([_guid(text, nth) for nth, text in enumerate(where.guids)])
         )

@@ -68,11 +68,11 @@ def _named(one: MessageWhere) -> Iterator[str]:
 
 def _unsupported(one: MessageWhere) -> Iterator[str]:
     for name, shown in STORED.items():
-        if getattr(one, name) not in (None, ()):
+        if getattr(one, name) is not None:
             yield shown
     if one.mailbox and one.mailbox.path is None:
         yield "mailbox"
-    if any(name.path is None for name in one.mailboxes):
+    if any(name.path is None for name in one.mailboxes or ()):
         yield "mailboxes"
 
 
@@ -82,7 +82,7 @@ def _places(
     """The filter and those in it, each with its place in the input."""
     yield path, index, where
     for name, some in (("and", where.every), ("or", where.some)):
-        for nth, one in enumerate(some):
+        for nth, one in enumerate(some or ()):
             yield from _places(one, (*path, name), nth)
     if where.none:
         yield from _places(where.none, (*path, "not"), None)
@@ -96,7 +96,7 @@ def plain(where: MessageWhere) -> dict[str, Any]:
     return {
         field.name: _plain(value)
         for field in fields(where)
-        if (value := getattr(where, field.name)) not in (None, ())
+        if (value := getattr(where, field.name)) is not None
     }
 
 
@@ -171,8 +171,8 @@ class _Message:
     def fits(self, where: MessageWhere) -> bool:
         """Whether all conditions hold; what has no value holds none of it."""
         return (
-            all(map(self.fits, where.every))
-            and (not where.some or any(map(self.fits, where.some)))
+            (where.every is None or (bool(where.every) and all(map(self.fits, where.every))))
+            and (where.some is None or any(map(self.fits, where.some)))
             and (where.none is None or not self.fits(where.none))
             and all(self._tests(where))
         )
@@ -216,9 +216,9 @@ class _Message:
         folder = paths.spelled(self.found.folder)
         if where.mailbox:
             yield folder == where.mailbox.path
-        if where.mailboxes:
+        if where.mailboxes is not None:
             yield any(folder == name.path for name in where.mailboxes)
-        if where.mailbox_masks:
+        if where.mailbox_masks is not None:
             yield any(paths.compiled(mask).fullmatch(folder) for mask in where.mailbox_masks)
 
     def _people(self, where: MessageWhere) -> Iterator[bool]:

@@ -464,17 +464,17 @@ async def deliveries_of(ctx: Context, ids: list[int]) -> list[list[Picked]]:
 
 @dataclass(frozen=True, slots=True)
 class OfUser:
-    """A page of a user's submissions, newest first; `states` empty: all."""
+    """A page of a user's submissions, newest first; `states` None: all."""
 
     user_id: int
     ask: Ask
     columns: frozenset[str]
-    states: frozenset[SubmissionState] = frozenset()
+    states: frozenset[SubmissionState] | None = None
 
 
-def newest(states: frozenset[SubmissionState] = frozenset()) -> str:
+def newest(states: frozenset[SubmissionState] | None = None) -> str:
     """The ordering that cursors of such a page belong to."""
-    return ordering("submissions-", sorted(states))
+    return ordering("submissions-", None if states is None else ("states", *sorted(states)))
 
 
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
@@ -497,4 +497,4 @@ async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
     terms = [col(Submission.user_id) == key.user_id, visible(ctx, Submission)]
-    return [*terms, col(Submission.state).in_(key.states)] if key.states else terms
+    return [*terms, col(Submission.state).in_(key.states)] if key.states is not None else terms

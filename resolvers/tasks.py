@@ -64,7 +64,7 @@ class TaskWhere:
     """Which tasks to list; all conditions hold."""
 
     kind: str | None = None
-    states: tuple[TaskState, ...] = ()
+    states: tuple[TaskState, ...] | None = None
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
@@ -86,7 +86,7 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 def _terms(ctx: Context, where: TaskWhere) -> list[ColumnElement[bool]]:
     terms = [_visible(ctx)]
-    if where.states:
+    if where.states is not None:
         terms.append(col(Task.state).in_(where.states))
     if where.kind:
         terms.append(col(Task.kind) == where.kind)

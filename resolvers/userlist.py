@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, text, union_all
+from sqlalchemy import ColumnElement, Select, false, func, or_, select, text, union_all
 from sqlmodel import col
 
 from mail import addresses
@@ -44,10 +44,10 @@ class UserWhere:
     """Which accounts to list; all conditions hold."""
 
     query: str | None = None
-    tags: tuple[str, ...] = ()  # any of
-    required_tags: tuple[str, ...] = ()  # all of
-    masks: tuple[str, ...] = ()  # user names with * and ?
-    roles: tuple[Role, ...] = ()
+    tags: tuple[str, ...] | None = None  # any of
+    required_tags: tuple[str, ...] | None = None  # all of
+    masks: tuple[str, ...] | None = None  # user names with * and ?
+    roles: tuple[Role, ...] | None = None
     domain: str | None = None
     disabled: bool | None = None
     suspended: bool | None = None
@@ -180,6 +180,8 @@ async def _domain(ctx: Context, where: UserWhere) -> int | None:
 
 def _narrowed(ctx: Context, where: UserWhere) -> list[Any]:
     _check(where)
+    if () in (where.tags, where.required_tags, where.masks, where.roles):
+        return [false()]
     dialect, found = ctx.world.database.dialect, list[Any]()
     if where.query:
         found.append(_named_like(dialect, where.query))
@@ -207,7 +209,7 @@ def _check(where: UserWhere) -> None:
         ("requiredTags", where.required_tags),
         ("masks", where.masks),
     ):
-        if len(terms) > TERMS:
+        if len(terms or ()) > TERMS:
             raise Invalid(f"at most {TERMS}", constraint="max", path=["filter", name])
     for name, looked_for in (("query", where.query), ("forward", where.forward)):
         if len(looked_for or "") > LONGEST:

@@ -24,10 +24,14 @@ _WILD = re.compile(r"[*?]+")
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """Many accounts; any of the conditions brings one in. Nothing given is the viewer's own.
+    """A selection of accounts: those that meet any of the conditions.
 
-    Ids and names stand for one account each, which must be there; the others narrow.
+    A selection that was not `chosen` and has no condition means the viewer's own account. One that
+    was chosen and has none, as with empty lists, means no account. Ids and names must each be
+    those of an account.
     """
+
+    chosen: bool = False  # a client made the selection, maybe with empty lists
 
     all: bool = False
     ids: tuple[int, ...] = ()
@@ -38,7 +42,7 @@ class Users:
 
     @property
     def given(self) -> bool:
-        """Whether it says anything."""
+        """True if it says whose accounts, be it nobody's."""
         return any(getattr(self, field.name) for field in fields(self))
 
 

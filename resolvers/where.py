@@ -10,10 +10,10 @@ from resolvers.mailboxes import Named
 
 @dataclass(frozen=True, slots=True)
 class MessageWhere:
-    """All given conditions hold; None and empty ask for nothing."""
+    """Conditions that must all hold. None asks for nothing; an empty list holds for no message."""
 
-    every: tuple["MessageWhere", ...] = ()
-    some: tuple["MessageWhere", ...] = ()
+    every: tuple["MessageWhere", ...] | None = None
+    some: tuple["MessageWhere", ...] | None = None
     none: "MessageWhere | None" = None
     query: str | None = None
     text: str | None = None
@@ -29,13 +29,13 @@ class MessageWhere:
     header: tuple[str, str | None] | None = None  # name, and a part of its value
     message_id: str | None = None
     mailbox: Named | None = None
-    mailboxes: tuple[Named, ...] = ()
-    mailbox_masks: tuple[str, ...] = ()  # with * and %
+    mailboxes: tuple[Named, ...] | None = None
+    mailbox_masks: tuple[str, ...] | None = None  # with * and %
     searchable: bool | None = None
     thread_id: int | None = None
     uids: str | None = None
     seqs: str | None = None
-    guids: tuple[str, ...] = ()
+    guids: tuple[str, ...] | None = None
     seen: bool | None = None
     flagged: bool | None = None
     answered: bool | None = None

@@ -144,7 +144,7 @@ def _post(name: str, **given: Any) -> Prepare:
     async def prepare(ada: Client, _root: Client) -> Call:
         await receive(ada)
         await receive(ada, sender="dave@example.com")
-        whose = {"users": {"ids": [ids.encode("User", ada.user.id)]}, "filter": {}}
+        whose = {"users": {"ids": [ids.encode("User", ada.user.id)]}, "all": True}
         return Call(name, {"select": whose, **given}, by_root=True)
 
     return prepare

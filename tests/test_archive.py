@@ -153,7 +153,7 @@ async def test_a_folder_that_is_deleted_and_made_again_is_known_by_its_path(ada:
     await receive(ada, "a")
     for _ in range(2):
         await mailboxes.create(context(ada), NewMailboxes(["Keep"]))
-        select: dict[str, Any] = {"filter": {}}
+        select: dict[str, Any] = {"all": True}
         await call(ada, "messageMove", select=select, to={"path": "Keep"})
         await mailboxdelete.delete(context(ada), Gone([Named(path="Keep")]))
         await mailboxes.create(context(ada), NewMailboxes(["Keep"]))

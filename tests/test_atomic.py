@@ -171,7 +171,7 @@ async def test_without_a_credential_nothing_of_it_is_done(ada: Client) -> None:
 
 async def test_nobody_elses_things_are_reached_by_it(ada: Client, bob: Client) -> None:
     stored = await receive(ada, "Mine")
-    theirs = 'messageDelete(input: {select: {filter: {}, users: {usernames: ["ada"]}}})'
+    theirs = 'messageDelete(input: {select: {all: true, users: {usernames: ["ada"]}}})'
     answer = await bob.raw(f"mutation @atomic {{ {put('a', by='a')} {theirs} {{ {ERRORS} }} }}")
     done = codes(answer["data"])
     assert done["a"] == ["ABORTED"]
@@ -294,7 +294,7 @@ async def test_a_large_change_is_a_task_that_begins_when_it_is_kept(
 ) -> None:
     for number in range(3):
         await receive(ada, f"Letter {number}")
-    large = """messageUpdate(input: {select: {filter: {}}, set: {seen: true}, async: true})
+    large = """messageUpdate(input: {select: {all: true}, set: {seen: true}, async: true})
       { task { id state total } errors { code } }"""
     done = await ada(f"mutation @atomic {{ a: {large} {LOST} }}")
     assert (codes(done)["a"], done["a"]["task"]) == (["ABORTED"], None)

@@ -129,7 +129,7 @@ async def test_what_changed_since_is_refused(post: Client) -> None:
         (inbox("1"), "a"), (inbox("2:*"), "bc"), (inbox("3,1"), "ac"), (inbox("9:*"), "c"),
         (inbox("7"), ""), ({"mailbox": {"path": "inbox"}}, "abc"),
         ({"mailbox": {"path": "Keep"}}, ""),
-        ({"filter": {"subject": "B"}}, "b"), ({"filter": {}}, "abc"), ({"ids": []}, ""),
+        ({"filter": {"subject": "B"}}, "b"), ({"all": True}, "abc"), ({"ids": []}, ""),
         ({"filter": {"query": "c"}}, "c"),
     ],
 )  # fmt: skip
@@ -146,11 +146,14 @@ async def test_a_selection_names_messages_in_one_way(
     ("select", "code", "path"),
     [
         ({}, "VALIDATION", ["select"]),
-        ({"ids": [], "filter": {}}, "VALIDATION", ["select"]),
+        ({"ids": [], "all": True}, "VALIDATION", ["select"]),
+        ({"filter": {}}, "VALIDATION", ["select", "filter"]),
+        ({"filter": {"subject": "B"}, "all": True}, "VALIDATION", ["select", "all"]),
+        (inbox(""), "VALIDATION", ["select", "uids"]),
         ({"ids": [], "mailbox": {"path": "INBOX"}}, "VALIDATION", ["select"]),
-        ({"mailbox": {"path": "INBOX"}, "filter": {}}, "VALIDATION", ["select"]),
+        ({"mailbox": {"path": "INBOX"}, "all": True}, "VALIDATION", ["select"]),
         ({"uids": "1"}, "VALIDATION", ["select"]),
-        ({"filter": {}, "uids": "1"}, "VALIDATION", ["select"]),
+        ({"all": True, "uids": "1"}, "VALIDATION", ["select"]),
         (inbox("x"), "VALIDATION", ["uids"]),
         ({"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["select", "mailbox"]),
         ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select"]),
@@ -219,7 +222,7 @@ async def test_flags_and_an_end_may_be_set_on_the_way(post: Client) -> None:
 async def test_what_two_clients_move_at_once_ends_in_one_place(post: Client) -> None:
     ways = [("messageMove", "Keep"), ("messageMove", "Brief"), ("messageMove", "Sent")] * 3
     answers = await asyncio.gather(
-        *(call(post, name, select={"filter": {}}, to={"path": path}) for name, path in ways)
+        *(call(post, name, select={"all": True}, to={"path": path}) for name, path in ways)
     )
     assert [answer["errors"] for answer in answers] == [[]] * 9
     assert [answer["movedCount"] for answer in answers] == [3] * 9
@@ -279,7 +282,7 @@ async def test_deleted_messages_wait_in_the_archive(post: Client, world: World) 
 
 async def test_what_is_deleted_for_good_leaves_nothing(post: Client, world: World) -> None:
     last = await reached(world, post.user.id)
-    answer = await call(post, "messageDelete", select={"filter": {}}, permanent=True)
+    answer = await call(post, "messageDelete", select={"all": True}, permanent=True)
     assert (answer["deletedCount"], answer["undo"]) == (3, None)
     for table in ("messages", "message_blobs", "threads"):
         sql = f"SELECT count(*) FROM {table}"  # noqa: S608 - our own names
@@ -393,8 +396,10 @@ async def test_a_call_repeated_with_its_key_is_done_once(post: Client) -> None:
 async def test_a_dry_run_changes_nothing(post: Client) -> None:
     last = await reached(post.world, post.user.id)
     for name, more in (("messageUpdate", {"set": {"seen": True}}), ("messageDelete", {})):
-        given = {"select": {"filter": {}}, "options": {"validateOnly": True}, **more}
-        assert (await call(post, name, **given))["errors"] == []
+        given = {"select": {"all": True}, "options": {"validateOnly": True}, **more}
+        answer = await call(post, name, **given)
+        assert answer["errors"] == []
+        assert [n for key, n in answer.items() if key.endswith("Count")] == [3]
     assert await reached(post.world, post.user.id) == last
 
 
@@ -413,7 +418,7 @@ async def test_many_cost_no_more_statements_than_few(
                 ("messageDelete", {}),
             ):
                 del statements[:]
-                answer = await call(post, name, select={"filter": {}}, **more)
+                answer = await call(post, name, select={"all": True}, **more)
                 await take_back(post, answer)
                 costs.append(len([sent for sent in statements if "api_keys" not in sent]))
         return costs
@@ -422,5 +427,5 @@ async def test_many_cost_no_more_statements_than_few(
     for n in range(40):
         await receive(post, f"more {n}")
         clock.tick(seconds=1)
-    await call(post, "messageUpdate", select={"filter": {}}, set={"flags": []})
+    await call(post, "messageUpdate", select={"all": True}, set={"flags": []})
     assert await cost() == one

@@ -21,7 +21,7 @@ from tests.bulk import call, inbox, nodes, of, places, take_back
 from tests.conftest import Client, context, make_client, raw_message, receive
 from tests.counts import journal, reached, rows
 
-ALL: dict[str, Any] = {"filter": {}}
+ALL: dict[str, Any] = {"all": True}
 pytestmark = pytest.mark.usefixtures("examined")
 
 

@@ -100,7 +100,7 @@ async def test_what_does_not_fit_is_not_copied_at_all(
     use = await used(world, post.user)
     for client, room in ((post, 1), (few, use - 1)):
         await quota(world, post.user, use + room)
-        given = {"select": {"filter": {}}, "to": {"path": "Keep"}}
+        given = {"select": {"all": True}, "to": {"path": "Keep"}}
         answer = await call(client, "messageCopy", **given)
         assert [(e["code"], e["used"], e["allowed"]) for e in answer["errors"]] == [
             ("QUOTA_EXCEEDED", use, use + room)

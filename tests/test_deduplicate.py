@@ -13,7 +13,7 @@ from tests.bulk import call, inbox, nodes, of, take_back
 from tests.conftest import Client, Clock, context, few_of, raw_message, receive
 from tests.counts import journal, reached
 
-ALL: dict[str, Any] = {"filter": {}}
+ALL: dict[str, Any] = {"all": True}
 HERE: dict[str, Any] = {"mailbox": {"path": "INBOX"}}
 PATHS = "{ viewer { user { mailboxes { path } } } }"
 pytestmark = pytest.mark.usefixtures("examined")

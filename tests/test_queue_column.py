@@ -42,6 +42,8 @@ CHANGES = """subscription ($filter: QueueFilter) { queueChanges(filter: $filter)
   queueId queueName recipients { recipient state attempts } } }"""
 LATER = {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"}
 
+SOME = {"since": "2000-01-01T00:00:00Z"}  # a filter that finds all
+
 
 async def listed(client: Client, **given: Any) -> list[Any]:
     return list((await client(QUEUE, **given))["queue"]["nodes"])
@@ -270,7 +272,7 @@ async def test_a_user_removes_the_own_and_nothing_else(
     for more in ({"all": True}, {"filter": {"users": {"all": True}}}):
         refused = await mutate(ada, "queueDelete", "deletedCount", **more)
         assert [e["code"] for e in refused["errors"]] == ["FORBIDDEN"]
-    done = await mutate(ada, "queueDelete", "deletedCount task { id }", filter={})
+    done = await mutate(ada, "queueDelete", "deletedCount task { id }", filter=SOME)
     assert (done["deletedCount"], done["task"], done["errors"]) == (2, None, [])
     assert await listed(ada) == []
     assert [await state(world, key) for key in keys] == ["CANCELLED", "QUEUED", "QUEUED"]
@@ -284,8 +286,19 @@ async def test_a_user_removes_the_own_and_nothing_else(
     await examine(world)
 
 
+async def test_a_filter_without_conditions_deletes_nothing(ada: Client, over: Client) -> None:
+    key = await send(ada)
+    for given in ({"filter": {}}, {"filter": {"users": {}}}, {"filter": {"recipient": ""}}):
+        refused = await mutate(over, "queueDelete", "deletedCount", **given)
+        assert [e["code"] for e in refused["errors"]] == ["VALIDATION"]
+    for given in ({"queueIds": []}, {"filter": {"users": {"usernames": []}}}):
+        done = await mutate(over, "queueDelete", "deletedCount task { id }", **given)
+        assert (done["deletedCount"], done["task"], done["errors"]) == (0, None, [])
+    assert await state(ada.world, key) == "QUEUED"
+
+
 @pytest.mark.parametrize(
-    "given", [{}, {"all": True, "queueIds": ["x"]}, {"filter": {}, "all": True}]
+    "given", [{}, {"all": True, "queueIds": ["x"]}, {"filter": SOME, "all": True}]
 )
 async def test_it_is_said_in_one_way_which(over: Client, given: Any) -> None:
     for name, count in (("queueDelete", "deletedCount"), ("queueFlush", "scheduledCount")):

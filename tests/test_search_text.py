@@ -191,7 +191,9 @@ PLAIN = {
     | some.builds(
         lambda name, part: {"name": name, "contains": part}, names, some.text(max_size=6)
     ),
-    "attachment": some.dictionaries(some.sampled_from(["filename", "contentType"]), words),
+    "attachment": some.dictionaries(
+        some.sampled_from(["filename", "contentType"]), words, min_size=1
+    ),
 }
 plain = some.lists(some.sampled_from(sorted(PLAIN)), max_size=4, unique=True).flatmap(
     lambda chosen: some.fixed_dictionaries({name: PLAIN[name] for name in chosen})

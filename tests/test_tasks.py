@@ -46,7 +46,7 @@ async def test_more_than_a_request_does_is_a_tasks_work(
     post: Client, few: Client, asked: str
 ) -> None:
     client, world = post if asked == "async" else few, post.world
-    select: dict[str, Any] = {"ids": await keys(post)} if asked == "ids" else {"filter": {}}
+    select: dict[str, Any] = {"ids": await keys(post)} if asked == "ids" else {"all": True}
     more = {"async": asked == "async"}
     answer = await call(client, "messageUpdate", select=select, set={"seen": True}, **more)
     task = answer["task"]
@@ -68,8 +68,8 @@ async def test_a_task_moves_and_deletes_too_and_leaves_out_what_has_gone(
     post: Client, few: Client
 ) -> None:
     world = post.world
-    moved = await call(few, "messageMove", select={"filter": {}}, to={"path": "Brief"})
-    deleted = await call(few, "messageDelete", select={"filter": {}})
+    moved = await call(few, "messageMove", select={"all": True}, to={"path": "Brief"})
+    deleted = await call(few, "messageDelete", select={"all": True})
     await call(post, "messageDelete", select=inbox("2"), permanent=True)
     assert await tasks.work(world)
     assert await places(post) == {"a": "Brief", "c": "Brief"}
@@ -83,7 +83,7 @@ async def test_a_task_moves_and_deletes_too_and_leaves_out_what_has_gone(
 
 
 async def test_a_task_without_its_target_fails_and_says_so(few: Client, world: World) -> None:
-    await call(few, "messageMove", select={"filter": {}}, to={"path": "Keep"})
+    await call(few, "messageMove", select={"all": True}, to={"path": "Keep"})
     await few("""mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }""")
     assert await tasks.work(world)
     assert (await state(world))[0::4] == ("FAILED", "no such object")

@@ -105,7 +105,7 @@ async def test_a_send_that_is_repeated_has_its_first_token(ada: Client) -> None:
 
 
 async def test_what_was_moved_on_stays_there(post: Client) -> None:
-    moved = await call(post, "messageMove", select={"filter": {}}, to={"path": "Keep"})
+    moved = await call(post, "messageMove", select={"all": True}, to={"path": "Keep"})
     first, *_ = await keys(post)
     await call(post, "messageMove", select={"ids": [first]}, to={"specialUse": "TRASH"})
     back = await take_back(post, moved)
@@ -122,7 +122,7 @@ async def test_what_was_brought_back_and_moved_stays_there(post: Client) -> None
     archived = "{ viewer { user { archivedMessages(first: 9) { nodes { id } } } } }"
     (node,) = (await post(archived))["viewer"]["user"]["archivedMessages"]["nodes"]
     assert not codes((await post(restore, id=node["id"]))["archivedMessageRestore"])
-    await call(post, "messageMove", select={"filter": {}}, to={"path": "Keep"})
+    await call(post, "messageMove", select={"all": True}, to={"path": "Keep"})
     back = await take_back(post, deleted)
     assert (codes(back), back["restoredCount"]) == ([], 0)
     assert set((await places(post)).values()) == {"Keep"}

@@ -247,7 +247,9 @@ async def test_a_user_changes_some_things_and_no_others(ada: Client) -> None:
     _, (error,) = await change(ada, password=KNOWN[0][1], hashedPassword=True)
     assert error["requires"] == "DOMAIN_ADMIN"
     assert await row_of(ada.world, ada) == before
-    assert (await run(ada, "userPermissionsSet", users={}, permissions=[]))["errors"][0]["requires"]
+    assert (await run(ada, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=[]))[
+        "errors"
+    ][0]["requires"]
 
 
 async def test_every_field_of_a_patch_is_judged(root: Client) -> None:

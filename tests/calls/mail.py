@@ -130,7 +130,7 @@ async def message_copy(ada: Client, _root: Client) -> Call:
 async def message_deduplicate(ada: Client, _root: Client) -> Call:
     given = {"select": {"ids": [await _message(ada)]}, "to": {"path": "INBOX"}}
     assert (await Call("messageCopy", given)(ada))["errors"] == []
-    return Call("messageDeduplicate", {"select": {"filter": {}}}, "deletedCount undo { expiresAt }")
+    return Call("messageDeduplicate", {"select": {"all": True}}, "deletedCount undo { expiresAt }")
 
 
 @call

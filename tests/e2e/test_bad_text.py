@@ -94,7 +94,7 @@ MUTATIONS = {  # what is before the dot, with this input
     "userUpdate.pubKey": "set: {pubKey: $it}",
     "userUpdate.username": 'users: {usernames: [$it]}, set: {name: "x"}',
     "userUpdate.mask": 'users: {masks: [$it]}, set: {username: "nobody-there"}',
-    "userRoleSet.domain": "users: {}, role: DOMAIN_ADMIN, administers: [{name: $it}]",
+    "userRoleSet.domain": "users: {usernames: []}, role: DOMAIN_ADMIN, administers: [{name: $it}]",
     "authenticate.username": 'username: $it, password: "wrong"',
     "authenticate.password": 'username: "eve", password: $it',
     "authenticate.protocol": 'username: "eve", password: "wrong", protocol: $it',

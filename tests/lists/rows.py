@@ -273,5 +273,5 @@ async def _of_platform(world: World, user: int) -> None:
     await add(world, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
     await add(world, RateHold, id=users.__getitem__, until=START + timedelta(days=9))
     await add(world, Task, user_id=user, kind="export")
-    for name in SETTINGS:
-        await add(world, SettingChange, key=name, before={"value": 1}, after={"value": 2})
+    for setting in SETTINGS:
+        await add(world, SettingChange, key=setting, before={"value": 1}, after={"value": 2})
