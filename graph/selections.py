@@ -1,5 +1,6 @@
 """Which messages: filters of lists and selections of bulk operations, as inputs."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, Optional
@@ -185,11 +186,7 @@ class MessageFilter(Conditions):
         if "mailboxes" in found:
             refs = found["mailboxes"]
             found["mailboxes"] = tuple(named(ref, path="mailboxes") for ref in refs)
-        for index, mask in enumerate(found.get("mailbox_masks", ())):
-            if len(mask) > LONGEST_MASK:
-                words = f"a mask has at most {LONGEST_MASK} characters"
-                path = ["filter", "mailboxMasks"]
-                raise Invalid(words, constraint="max", path=path, index=index)
+        _check_masks(found.get("mailbox_masks", ()))
         if self.mailbox:
             found["mailbox"] = named(self.mailbox)
         if self.submission_states is not None and self.submission_states is not UNSET:
@@ -200,6 +197,13 @@ class MessageFilter(Conditions):
             file = self.attachment
             found["attachment"] = plain(file.filename), plain(file.content_type)
         return found
+
+
+def _check_masks(masks: Sequence[str]) -> None:
+    for index, mask in enumerate(masks):
+        if len(mask) > LONGEST_MASK:
+            words = f"a mask has at most {LONGEST_MASK} characters"
+            raise Invalid(words, constraint="max", path=["filter", "mailboxMasks"], index=index)
 
 
 PLAIN = (

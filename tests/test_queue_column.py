@@ -288,11 +288,13 @@ async def test_a_user_removes_the_own_and_nothing_else(
 
 async def test_a_filter_without_conditions_deletes_nothing(ada: Client, over: Client) -> None:
     key = await send(ada)
-    for given in ({"filter": {}}, {"filter": {"users": {}}}, {"filter": {"recipient": ""}}):
+    refusals: list[Any] = [{}, {"users": {}}, {"recipient": ""}]
+    for given in ({"filter": one} for one in refusals):
         refused = await mutate(over, "queueDelete", "deletedCount", **given)
         assert [e["code"] for e in refused["errors"]] == ["VALIDATION"]
-    for given in ({"queueIds": []}, {"filter": {"users": {"usernames": []}}}):
-        done = await mutate(over, "queueDelete", "deletedCount task { id }", **given)
+    nothing: list[dict[str, Any]] = [{"queueIds": []}, {"filter": {"users": {"usernames": []}}}]
+    for empty in nothing:
+        done = await mutate(over, "queueDelete", "deletedCount task { id }", **empty)
         assert (done["deletedCount"], done["task"], done["errors"]) == (0, None, [])
     assert await state(ada.world, key) == "QUEUED"
 
