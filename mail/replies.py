@@ -29,7 +29,7 @@ CROWDED = "421 4.3.2 Too many connections, come back later"
 WAITED = "421 4.4.2 Waited too long for you"
 
 # RFC 3463: nobody there is final; a full mailbox may have room tomorrow
-REFUSALS: dict[type[Refused], str] = {
+REFUSALS: dict[type, str] = {
     NotFound: "550 5.1.1 No such user here",
     OverQuota: "452 4.2.2 Mailbox full",
     Invalid: NO_ADDRESS,
@@ -40,6 +40,7 @@ REFUSALS: dict[type[Refused], str] = {
     Unwanted: "550 5.7.1 Refused as spam",
     Infected: "550 5.7.1 Refused: there is a virus in it",
 }
+REFUSED_REPLY = "550 5.7.1 Refused"  # to what is not among these
 
 
 def refusal(error: BaseException, *, user: int | None = None) -> str:
@@ -47,8 +48,9 @@ def refusal(error: BaseException, *, user: int | None = None) -> str:
     if isinstance(error, Rejected):
         return f"550 5.7.1 {error.words}"
     if isinstance(error, Refused):
-        known = (REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
-        return next(known, "550 5.7.1 Refused")
+        return next(
+            (REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS), REFUSED_REPLY
+        )
     if isinstance(error, NoRoom) or getattr(error, "errno", None) == errno.ENOSPC:
         return NO_ROOM
     if (failure := unavailable(error)) is not None:

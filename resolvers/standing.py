@@ -86,9 +86,9 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
             until = min(ends, row.created_at + PENDING)
             viewer = Viewer(token_id=row.id, pending_for=owner, ends_at=until)
             return Known(viewer, now, now, until, owners=(owner,))
-        facts: dict[str, Any] = {"scopes": frozenset({row.scope}), **_delegated(row, row.owners)}
-        if row.temporary:
-            facts = {**NEW_PASSWORD}
+        facts: dict[str, Any] = dict(NEW_PASSWORD)
+        if not row.temporary:
+            facts = {"scopes": frozenset({row.scope}), **_delegated(row, row.owners)}
         viewer = Viewer(
             owner,
             Role.USER if row.temporary else row.owners,

@@ -76,8 +76,9 @@ async def read_mark(world: World) -> RestoreMark | None:
     except orjson.JSONDecodeError:
         log.warning("the mark of the incarnation cannot be read", extra={"object": MARK})
         return None
-    streams = {int(key): int(last) for key, last in found.pop("streams").items()}
-    return RestoreMark(**{**found, "cluster": Cluster(**found["cluster"]), "streams": streams})
+    found["streams"] = {int(key): int(last) for key, last in found["streams"].items()}
+    found["cluster"] = Cluster(**found["cluster"])
+    return RestoreMark(**found)
 
 
 async def write_mark(world: World, mark: RestoreMark) -> None:
