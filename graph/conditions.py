@@ -1,7 +1,8 @@
 """The rule of filters and selections: an input without conditions is refused.
 
 An empty list is a condition that nothing meets, so that a client which sends what its user ticked
-changes nothing if nothing was ticked. All is selected only where the client says `all: true`.
+changes nothing if nothing was ticked. Below `not` it would select everything, so it is refused
+there. All is selected only where the client says `all: true`.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from strawberry.utils.str_converters import to_camel_case
 
 from models.errors import Invalid
 
+NOT = "not"  # the field of a filter whose condition must not hold
+
 
 class Conditions:
     """Base of the inputs that select things by conditions."""
@@ -22,11 +25,11 @@ class Conditions:
     texts_may_be_empty: ClassVar[frozenset[str]] = frozenset()
 
 
-def check_conditions(given: Any, path: tuple[str, ...] = ()) -> None:
+def check_conditions(given: Any, path: tuple[str, ...] = (), *, negated: bool = False) -> None:
     """Check an input and all inputs in it, as a resolver gets them.
 
     Raises Invalid with the path of the field if a filter or selection has no condition, or an
-    empty text.
+    empty text, or an empty list below `not` (`negated`).
     """
     if not has_object_definition(type(given)):
         return
@@ -39,13 +42,17 @@ def check_conditions(given: Any, path: tuple[str, ...] = ()) -> None:
         at = (*path, shown)
         if is_checked and name not in given.texts_may_be_empty:
             _check_texts(value, at)
+        if is_checked and negated and value == []:
+            text = "an empty list below `not` would select everything: leave the field out"
+            raise Invalid(text, constraint="required", path=list(at))
+        below = negated or shown == NOT
         if isinstance(value, list):
             for index, one in enumerate(value):
                 if isinstance(one, str):
                     break
-                check_conditions(one, (*at, str(index)))
+                check_conditions(one, (*at, str(index)), negated=below)
         else:
-            check_conditions(value, at)
+            check_conditions(value, at, negated=below)
 
 
 def _check_texts(value: Any, path: tuple[str, ...]) -> None:

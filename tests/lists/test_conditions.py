@@ -101,17 +101,37 @@ async def test_an_empty_list_selects_nothing(filled: list[Client], root: Client)
     world, wrong = root.world, {}
     before = await _stored(world)
     for key, place in PLACES.items():
-        if "not" in place.path:
-            continue  # what is not among nothing is everything
         for name, empty in _members(place, "list"):
             value, found = await answers([*filled, root], place, with_member(place, name, empty))
             told = {code for code, _ in found}
+            if "not" in place.path:  # what is not among nothing would be everything
+                if told != {"VALIDATION" if place.root == "Mutation" else "BAD_USER_INPUT"}:
+                    wrong[f"{key}.{name}"] = found or value
+                continue
             if told & {"INTERNAL_SERVER_ERROR", "GRAPHQL_VALIDATION_FAILED"}:
                 wrong[f"{key}.{name}"] = found
             elif not found and _some(value) and place.field not in ALL_LISTED:
                 wrong[f"{key}.{name}"] = value
     assert not wrong
     assert await _stored(world) == before
+
+
+async def test_an_empty_list_below_not_is_refused(filled: list[Client]) -> None:
+    """It would select everything, also where `not` is deeper in the filter."""
+    ada, before = filled[1], await _stored(filled[1].world)
+    deleted = """mutation ($input: MessageDeleteInput!) {
+      messageDelete(input: $input) { deletedCount errors { code path } } }"""
+    for given, path in (
+        ({"not": {"guids": []}}, ["not", "guids"]),
+        ({"not": {"not": {"mailboxes": []}}}, ["not", "not", "mailboxes"]),
+        ({"and": [{"not": {"or": []}}]}, ["and", "0", "not", "or"]),
+        ({"not": {"and": [{"guids": []}]}}, ["not", "and", "0", "guids"]),
+    ):
+        asked = {"select": {"filter": given}, "permanent": True}
+        payload = (await ada(deleted, input=asked))["messageDelete"]
+        refusal = {"code": "VALIDATION", "path": ["select", "filter", *path]}
+        assert payload == {"deletedCount": 0, "errors": [refusal]}
+    assert await _stored(ada.world) == before
 
 
 def _some(value: Any) -> bool:
