@@ -73,15 +73,16 @@ SILENT = {  # tables that no client sees, or that only hold up what is told else
     "audit_accesses", "audit_blobs", "audit_copies", "audits", "autoreply_senders", "bcc_rules",
     "blobs", "changes", "compose_listeners", "connector_folders", "connector_messages",
     "connector_runs", "correspondents", "deleted_users", "deliveries", "documents",
-    "domain_admins", "domain_aliases", "domain_totals", "domains", "draft_files", "export_pieces",
-    "exports", "file_shares", "greylisted", "import_archives", "lessons", "mailbox_subscriptions",
+    "domain_admins", "domain_aliases", "domain_totals", "domains", "draft_files",
+    "dropped_objects", "export_pieces", "exports", "file_shares", "greylisted", "import_archives", "lessons", "mailbox_subscriptions",
     "message_blobs", "message_steps", "place_turns", "push_channels", "push_keys",
     "quarantine_blobs",
     "rate_holds", "receipts", "recipient_rewrites", "recovery_codes", "replays", "settings",
-    "sieve_memories", "streams", "sts_policies", "submission_blobs", "thread_refs", "threads",
+    "server_processes", "sieve_memories", "store_facts", "store_incarnation", "streams",
+    "sts_policies", "submission_blobs", "thread_refs", "threads",
     "throttles", "totp_seeds", "undos", "uploads", "usages", "user_tags", "vault_keys",
     "webauthn_challenges", "webauthn_keys", "webhook_deliveries", "webhook_feeds",
-    "webhook_lanes", "webhooks",
+    "webhook_lanes", "webhooks", "write_probes",
 }  # fmt: skip
 
 
