@@ -161,7 +161,12 @@ async def note_all(ctx: Context, session: AsyncSession, events: Sequence[Event])
 
 
 async def _report(ctx: Context, session: AsyncSession, events: Sequence[Event], by: str) -> None:
-    """Have a message written to each account whose credentials or mail another has changed."""
+    """Queue a message to each account whose credentials or mail routing somebody else changed.
+
+    Commands on the machine itself send none: they have no client address.
+    """
+    if not ctx.client_ip:
+        return
     for event in events:
         if event.user_id and event.result == "success" and event.action in REPORTED:
             await queue_letter(ctx, session, event, by)
