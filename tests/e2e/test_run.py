@@ -250,7 +250,7 @@ async def test_told_to_end_while_it_starts_it_ends_quietly(
     house: House, how: signal.Signals
 ) -> None:
     process = await house.begin("serve", "--demo", "--demo-count", "400")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not (house.folder / "demo.json").exists():  # noqa: ASYNC110 - another process's
             await asyncio.sleep(0.02)
     await Running(process, "", 0).end(how)
