@@ -280,7 +280,7 @@ def test_the_tables_of_the_api_are_whole() -> None:
     assert table("`code` in a payload") == set(codes.values)
     scalars = {name for name, kind in SDL.type_map.items() if isinstance(kind, GraphQLScalarType)}
     assert table("scalar") == scalars | BUILT_IN
-    source = "".join(path.read_text() for path in (ROOT / "graph").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "graph").rglob("*.py"))
     for code in table("`extensions.code`"):
         assert f'"{code}"' in source
     raised = re.findall(r'(?:"code": |Rejected\(\d+, |Fault\([^"]*)"([A-Z_]+)"', source)

@@ -30,6 +30,7 @@ from tests.exported import (
     place,
     told,
 )
+from tests.processes import taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
 
@@ -61,7 +62,7 @@ async def test_what_crashed_goes_on_without_loss_or_repeat(
     await furnish(ada, clock)
     done = await run(ada, "accountExport", EXPORT, format=kind)
     await crash(ada.world, "exported", nth)
-    clock.tick(minutes=2)
+    await taken_for_dead(ada.world)
     assert await tasks.work(ada.world)
     found = await node(ada, done["export"]["id"])
     content = (await ada.http.get(found["url"])).content
@@ -69,7 +70,7 @@ async def test_what_crashed_goes_on_without_loss_or_repeat(
     given = {"archive": archive, "encoding": "BASE64", "skipKnown": nth % 2 == 1}
     done = await run(bob, "accountImport", TASK, **given)
     await crash(ada.world, "imported", nth)
-    clock.tick(minutes=2)
+    await taken_for_dead(ada.world)
     assert await tasks.work(ada.world)
     task = await ended(bob, done["task"]["id"])
     assert task["state"] == "SUCCEEDED"
@@ -79,9 +80,7 @@ async def test_what_crashed_goes_on_without_loss_or_repeat(
 
 
 @pytest.mark.usefixtures("chunked")
-async def test_an_import_that_is_cancelled_keeps_what_came(
-    ada: Client, bob: Client, clock: Clock
-) -> None:
+async def test_an_import_that_is_cancelled_keeps_what_came(ada: Client, bob: Client) -> None:
     for number in range(10):
         await place(ada, raw_message(f"{number}"))
     content = (await exported(ada))["content"]
@@ -90,7 +89,7 @@ async def test_an_import_that_is_cancelled_keeps_what_came(
     await crash(ada.world, "imported", 3)
     given = {"ids": [done["task"]["id"]]}
     assert (await run(bob, "taskCancel", "tasks { state }", **given))["errors"] == []
-    clock.tick(minutes=2)
+    await taken_for_dead(ada.world)
     assert await tasks.work(ada.world)
     task = await ended(bob, done["task"]["id"])
     assert (task["state"], task["result"]["stored"]) == ("CANCELLED", 4)
