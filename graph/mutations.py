@@ -85,7 +85,9 @@ class Answer(FieldExtension):
         self.alone = alone
 
     def apply(self, field: StrawberryField) -> None:
-        self.name, self.payload = field.python_name, cast(type[MutationPayload], field.type)
+        # A second schema of the same fields applies it to fields that are nullable already.
+        kind = field.type.of_type if isinstance(field.type, StrawberryOptional) else field.type
+        self.name, self.payload = field.python_name, cast(type[MutationPayload], kind)
         field.type = StrawberryOptional(self.payload)
 
     async def resolve_async(

@@ -107,7 +107,7 @@ def list_users(
     from merganser.commands import run
     from resolvers.userlist import UserWhere
 
-    where = UserWhere(query, tuple(tag or ()), domain=domain, disabled=disabled)
+    where = UserWhere(query, tuple(tag) if tag else None, domain=domain, disabled=disabled)
 
     async def work(world: "World", _settings: "Settings") -> list[dict[str, Any]]:
         return await accounts.listed(world, where)

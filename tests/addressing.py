@@ -61,6 +61,6 @@ async def of(client: Client, address: str, *, wild: bool = False) -> Any:
 
 
 async def names(client: Client, **condition: Any) -> list[str]:
-    page = (await client(LIST, filter=condition))["addresses"]
+    page = (await client(LIST, filter=condition or None))["addresses"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["address"] for node in page["nodes"]]

@@ -112,6 +112,6 @@ async def change(client: Client, name: str, **values: Any) -> tuple[Any, list[An
 
 
 async def names(client: Client, **condition: Any) -> list[str]:
-    page = (await client(LIST, filter=condition))["domains"]
+    page = (await client(LIST, filter=condition or None))["domains"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["name"] for node in page["nodes"]]

@@ -82,7 +82,7 @@ def set_options(world: World, **given: Any) -> None:
 
 async def listed(client: Client, **filter: Any) -> list[str]:
     """Subjects of what one sees."""
-    page = (await client(LIST, filter=filter))["quarantine"]
+    page = (await client(LIST, filter=filter or None))["quarantine"]
     found = [node["subject"] for node in page["nodes"]]
     assert page["totalCount"] == len(found)
     return found

@@ -22,7 +22,7 @@ async def page(client: Client, **ask: Any) -> Any:
 
 async def found(client: Client, **condition: Any) -> list[str]:
     """The subjects of all that a filter finds, in the order of the alphabet."""
-    answer = await page(client, filter=condition, first=250)
+    answer = await page(client, filter=condition or None, first=250)
     assert answer["totalCount"] == len(answer["nodes"])
     return sorted(node["subject"] for node in answer["nodes"])
 

@@ -516,6 +516,13 @@ async def a_letter_tells_of_a_limit(stage: Stage) -> Work:
     return lambda: _works(stage.world)
 
 
+@road("SECURITY_LETTER")
+async def a_message_tells_of_a_reset_password(stage: Stage) -> Work:
+    made = await CALLS["passwordReset"](stage.ada, stage.root)
+    assert (await made(stage.root))["errors"] == []
+    return lambda: _works(stage.world)
+
+
 @road("QUARANTINE_LETTER")
 async def a_letter_tells_of_what_is_held(stage: Stage) -> Work:
     await hold(stage.ada)

@@ -324,7 +324,7 @@ async def test_nobody_else_sees_or_changes_any(ada: Client, bob: Client, root: C
     chief = await accounts.chief(root, AdminPermission.SYNCJOBS)
     assert (await chief(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
     given = {"users": {"usernames": ["ada"]}}
-    assert (await root(LIST, filter=given))["connectors"]["nodes"] == [{"name": "hers"}]
+    assert (await root(LIST, filter=given or None))["connectors"]["nodes"] == [{"name": "hers"}]
     assert (await root(LIST, filter={"failing": True}))["connectors"]["nodes"] == []
     payload = await done(chief, UPDATE, ids=[key], set={"name": "theirs"})
     assert payload["connectors"][0]["name"] == "theirs"

@@ -35,6 +35,7 @@ from tests.importing import (
     upon,
     work,
 )
+from tests.processes import taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
 
@@ -158,7 +159,7 @@ async def test_two_imports_at_once_may_make_the_same_folder(ada: Client) -> None
     "way", list(itertools.product(["mbox", "zip", "account"], [1, 2, 3])), ids=str
 )
 async def test_a_dead_workers_run_goes_on_where_it_was(
-    ada: Client, over: Client, clock: Clock, way: tuple[str, int]
+    ada: Client, over: Client, way: tuple[str, int]
 ) -> None:
     kind, nth = way
     if kind == "account":
@@ -175,7 +176,7 @@ async def test_a_dead_workers_run_goes_on_where_it_was(
     await work(ada.world)
     one = await ended(ada, key)
     assert (one["state"], int(one["seen"])) == ("RUNNING", 4 * nth if nth < 3 else len(expected))
-    clock.tick(seconds=61)
+    await taken_for_dead(ada.world)
     await work(ada.world)
     one = await ended(ada, key)
     assert (one["state"], counted(one)) == (
@@ -186,12 +187,10 @@ async def test_a_dead_workers_run_goes_on_where_it_was(
 
 @pytest.mark.usefixtures("chunked")
 @pytest.mark.parametrize("nth", [1, 4, 6, 10])
-async def test_what_was_not_stored_when_the_worker_died_comes_once(
-    ada: Client, clock: Clock, nth: int
-) -> None:
+async def test_what_was_not_stored_when_the_worker_died_comes_once(ada: Client, nth: int) -> None:
     (key,) = await begun(ada, many())
     await crash(ada.world, nth, "commit")  # bytes are safe, and no row tells of them yet
-    clock.tick(seconds=61)
+    await taken_for_dead(ada.world)
     await work(ada.world)
     assert counted(await ended(ada, key)) == (10, 10, 0)
     assert (await held(ada))["INBOX"] == MANY
@@ -225,13 +224,11 @@ async def test_its_owner_hears_of_each_unit(ada: Client, world: World) -> None:
 
 
 @pytest.mark.usefixtures("chunked")
-async def test_what_is_cancelled_keeps_what_has_come(
-    ada: Client, clock: Clock, world: World
-) -> None:
+async def test_what_is_cancelled_keeps_what_has_come(ada: Client, world: World) -> None:
     (key,) = await begun(ada, many())
     await crash(world, 1)
     assert (await upon(ada, "connectorCancel", key))["errors"] == []
-    clock.tick(seconds=61)
+    await taken_for_dead(world)
     await work(world)
     one = await ended(ada, key)
     assert (one["state"], counted(one)) == ("CANCELLED", (4, 4, 0))

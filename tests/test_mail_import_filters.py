@@ -86,7 +86,6 @@ CASES: list[tuple[dict[str, Any], set[str]]] = [
     ({"hasAttachment": False}, ALL - {"Files"}),
     ({"attachment": {"filename": "report"}}, {"Files"}),
     ({"attachment": {"contentType": "PDF", "filename": "x"}}, set()),
-    ({"attachment": {}}, {"Files"}),
     ({"mailbox": {"path": "Lists"}}, {"List", "Long", "Old"}),
     ({"mailboxes": [{"path": "INBOX"}, {"path": "None"}]}, ALL - {"List", "Long", "Old"}),
     ({"mailboxMasks": ["L%"]}, {"List", "Long", "Old"}),

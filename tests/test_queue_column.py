@@ -171,7 +171,7 @@ async def test_lists_are_filtered_and_paged(ada: Client, over: Client, clock: Cl
     null = await queue_id(ada.world, begun)
 
     async def found(client: Client, **filter: Any) -> list[str]:
-        return [one["queueId"] for one in await listed(client, filter=filter)]
+        return [one["queueId"] for one in await listed(client, filter=filter or None)]
 
     assert await found(ada, recipient="@EXAMPLE1") == names[1::2]
     assert await found(ada, sender="ADA@") == names

@@ -68,7 +68,7 @@ async def rows(world: World) -> list[Any]:
 
 async def listed(client: Client, **filter: Any) -> str:
     """Patterns of the rules that one sees."""
-    page = (await client(LIST, filter=filter))["senderRules"]
+    page = (await client(LIST, filter=filter or None))["senderRules"]
     found = [node["pattern"] for node in page["nodes"]]
     assert page["totalCount"] == len(found)
     return " ".join(found)

@@ -108,7 +108,7 @@ def names_of(page: Any) -> list[str]:
 async def test_a_listing_is_narrowed(
     crowd: Client, condition: dict[str, Any], expected: list[str]
 ) -> None:
-    page = await listed(crowd, filter=condition)
+    page = await listed(crowd, filter=condition or None)
     assert (names_of(page), page["totalCount"]) == (expected, len(expected))
 
 
@@ -180,7 +180,7 @@ async def test_forged_cursors_and_too_much_are_refused(crowd: Client) -> None:
         {"query": "x" * 1001}, {"masks": ["x" * 129]}, {"masks": ["x"] * 101},
         {"tags": ["x"] * 101}, {"requiredTags": ["x"] * 101},
     ):  # fmt: skip
-        answer = await crowd.raw(LIST, filter=condition)
+        answer = await crowd.raw(LIST, filter=condition or None)
         assert answer["errors"], condition
 
 

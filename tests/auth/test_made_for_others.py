@@ -65,7 +65,7 @@ async def test_a_key_for_another_account_is_bounded_like_a_token_of_act_as(
 ) -> None:
     for given, refusal in (
         ({"scopes": ["MASTER"]}, {"code": "FORBIDDEN", "path": ["scopes"]}),
-        ({"role": "DOMAIN_ADMIN"}, {"code": "FORBIDDEN", "path": ["role"]}),
+        ({"role": "DOMAIN_ADMIN"}, {"code": "FORBIDDEN", "path": ["user"]}),
         ({"expiresAt": "2030-01-01T04:00:01Z"}, {"code": "VALIDATION", "path": ["expiresAt"]}),
     ):
         assert (await made_key(chief, **given))["errors"] == [refusal]

@@ -165,7 +165,7 @@ async def test_a_trial_keeps_no_token_but_counts_its_failures(town: Town) -> Non
     with pytest.raises(AuthenticationFailed):
         async with ctx.together(keep=False):
             await auth.authenticate(ctx, "ada", "wrong", TOKEN)
-    assert await count(town, Throttle) == 1
+    assert await count(town, Throttle) == 2  # of the account, and of the account and network
 
 
 @pytest.mark.parametrize("name", ["ada", "nobody", "a.b+c@example.net"])
@@ -197,11 +197,11 @@ async def test_spellings_of_an_unknown_address_are_one_name(town: Town) -> None:
 
 
 async def test_a_success_forgets_the_failures_of_the_name(town: Town) -> None:
-    await fail(town, "ada", 11)
-    await town.enter("ada")
-    await fail(town, "ada", 12)
+    await fail(town, "ada", 11, ip="192.0.2.1")
+    await town.enter("ada", ip="192.0.2.1")
+    await fail(town, "ada", 12, ip="192.0.2.1")
     with pytest.raises(RateLimited):
-        await town.enter("ada")
+        await town.enter("ada", ip="192.0.2.1")
 
 
 async def test_a_hundred_failures_close_a_network_for_everybody(town: Town) -> None:

@@ -20,6 +20,7 @@ from mail.queue.turns import LAST, Room, Round
 from models.errors import Conflict
 from models.queue import Delivery, DeliveryState
 from models.runtime import leases
+from models.submission import Submission
 from models.world import World
 from resolvers import submissionchange
 from tests.conftest import Client, Clock, context
@@ -53,7 +54,10 @@ async def waiting(ada: Client, wanted: dict[str, int], *, rank: int = 1, later: 
         for nth in range(many)
     ]
     async with world.write(ada.user.id) as session:
-        await (await session.connection()).execute(insert(Delivery), rows)
+        connection = await session.connection()
+        await connection.execute(insert(Delivery), rows)
+        released = update(Submission).where(col(Submission.id) == key).values(release_at=None)
+        await connection.execute(released)
 
 
 def taken(claimed: Claimed) -> Counter[str]:

@@ -74,9 +74,11 @@ async def test_addresses_that_are_nobodys(tmp_path: Path, kind: str) -> None:
             begun = await client.say("MAIL FROM:<carol@example.net> SMTPUTF8")
             assert begun.startswith("250 2.1.0")
             reply = await client.say(b"RCPT TO:" + address)
-            if b"\n" in address:
-                assert (await client.hear()).startswith("5")
-            if reply.startswith("250") and kind == "submission":
+            if b"\n" in address:  # the session ends, since the rest may be of the same line
+                assert reply.startswith("521 5.5.2")
+                await client.close()
+                client = await door.enter()
+            elif reply.startswith("250") and kind == "submission":
                 assert PLAIN.fullmatch(address.decode()), address
             else:
                 assert reply[:3] in {"500", "501", "550", "553", "555"}, address
