@@ -54,7 +54,7 @@ export function make(place: Place, { persisted = false } = {}): Client {
         mutation: MailboxCreateMutationDocument,
         variables: { paths: [path] },
       });
-      return data!.mailboxCreate;
+      return data!.mailboxCreate!;
     },
     async remove(id) {
       const { data } = await client.mutate({
@@ -62,7 +62,7 @@ export function make(place: Place, { persisted = false } = {}): Client {
         variables: { id },
         update: (cache) => void cache.evict({ id: cache.identify({ __typename: 'Mailbox', id })! }),
       });
-      return data!.mailboxDelete;
+      return data!.mailboxDelete!;
     },
     follow(after, next, failed) {
       const changes = client

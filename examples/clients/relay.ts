@@ -82,9 +82,9 @@ export function make(place: Place): Client {
       return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
     },
     create: async (path) =>
-      (await change<MailboxCreateMutation>(environment, create, { paths: [path] })).mailboxCreate,
+      (await change<MailboxCreateMutation>(environment, create, { paths: [path] })).mailboxCreate!,
     remove: async (id) =>
-      (await change<MailboxDeleteMutation>(environment, remove, { id })).mailboxDelete,
+      (await change<MailboxDeleteMutation>(environment, remove, { id })).mailboxDelete!,
     follow(after, next, failed) {
       const subscription = requestSubscription<ChangesSubscription>(environment, {
         subscription: changes,

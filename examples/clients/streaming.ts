@@ -66,8 +66,8 @@ export function over(streaming: Streaming): Client {
       return { cursor: viewer.user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
     },
     create: async (path) =>
-      (await ask(MailboxCreateMutationDocument, { paths: [path] })).mailboxCreate,
-    remove: async (id) => (await ask(MailboxDeleteMutationDocument, { id })).mailboxDelete,
+      (await ask(MailboxCreateMutationDocument, { paths: [path] })).mailboxCreate!,
+    remove: async (id) => (await ask(MailboxDeleteMutationDocument, { id })).mailboxDelete!,
     follow,
     close: () => streaming.dispose(),
   };

@@ -46,12 +46,12 @@ export function make(place: Place, live: Live = 'graphql-ws'): Client {
     async create(path) {
       const { data, error } = await client.mutation(MailboxCreateMutationDocument, { paths: [path] });
       if (error) throw error;
-      return data!.mailboxCreate;
+      return data!.mailboxCreate!;
     },
     async remove(id) {
       const { data, error } = await client.mutation(MailboxDeleteMutationDocument, { id });
       if (error) throw error;
-      return data!.mailboxDelete;
+      return data!.mailboxDelete!;
     },
     follow(after, next, failed) {
       const changes = client
