@@ -172,15 +172,16 @@ def unordered(schema: GraphQLSchema) -> Iterator[str]:
 
 
 def misshapen(schema: GraphQLSchema) -> Iterator[str]:
-    """A mutation takes `input: XInput!`, and answers with an `XPayload!` of the common kind."""
+    """A mutation takes `input: XInput!`, and returns a nullable `XPayload` of the common kind."""
     for name, field in (schema.mutation_type.fields if schema.mutation_type else {}).items():
         given, payload = field.args.get("input"), get_named_type(field.type)
         expected = f"{name[0].upper()}{name[1:]}Input!"
         if given is None or len(field.args) > 1 or str(given.type) != expected:
             yield f"Mutation.{name}(input:)"
         faces = [face.name for face in getattr(payload, "interfaces", ())]
-        whole = isinstance(field.type, GraphQLNonNull) and payload.name.endswith("Payload")
-        if not whole or "MutationPayload" not in faces:
+        nullable = not isinstance(field.type, GraphQLNonNull)
+        has_payload = payload.name.endswith("Payload") and "MutationPayload" in faces
+        if not nullable or not has_payload:
             yield f"Mutation.{name}"
     for kind in own(schema):
         if isinstance(kind, GraphQLObjectType) and kind.name.endswith("Payload"):

@@ -285,7 +285,8 @@ type Query {
 type Mutation {
   """d""" createUser("d" input: UserCreate!): Boolean @auth(role: "USER")
   """d""" userLock("d" input: UserLockInput, "d" now: Boolean): UserPayload! @auth
-  """d""" userUpdate("d" input: UserUpdateInput!): UserUpdatePayload! @auth(role: "USER")
+  """d""" userRemove("d" input: UserRemoveInput!): UserUpdatePayload! @auth(role: "USER")
+  """d""" userUpdate("d" input: UserUpdateInput!): UserUpdatePayload @auth(role: "USER")
 }
 """d"""
 interface MutationPayload { """d""" errors: [String!]! }
@@ -297,6 +298,8 @@ type UserUpdatePayload implements MutationPayload { """d""" errors: [String!]! }
 input UserCreate { """d""" name: String = null }
 """d"""
 input UserLockInput { """d""" validateOnly: Boolean """d""" until: Boolean """d""" lock: Int }
+"""d"""
+input UserRemoveInput { """d""" name: String! }
 """d"""
 input UserUpdateInput { """d""" name: String! }
 '''
@@ -312,6 +315,7 @@ FOUND = {  # by rule, what of it is found in the bad schema
         "Mutation.createUser(input:)",
         "Mutation.userLock",
         "Mutation.userLock(input:)",
+        "Mutation.userRemove",
         "UserPayload",
     },
     "unclear": {
