@@ -13,7 +13,7 @@ from models.world import World
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.accounts import chief, create, id_of, run
-from tests.conftest import Client, Clock, context, make_client, raw_message
+from tests.conftest import Client, context, make_client, raw_message
 from tests.counts import rows
 from tests.exported import codes, flag, place, told
 from tests.importing import (
@@ -30,6 +30,7 @@ from tests.importing import (
     upon,
     work,
 )
+from tests.processes import taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
 
