@@ -283,12 +283,24 @@ def addressees(made: Mended, path: str) -> list[tuple[str, str, int]]:
         raise Invalid(f"no address: {odd}", constraint="pattern", path=[path])
     facts = made.facts
     lists = {"to": facts.to, "cc": facts.cc, "bcc": facts.bcc}
+    for person in (*facts.to, *facts.cc, *facts.bcc):
+        if not person.address and _means_an_address(person.name or ""):
+            text = f"no address: {(person.name or '')[:200]}"
+            raise Invalid(text, constraint="pattern", path=[path])
     return [
         (person.address, path, nth)
         for path, people in lists.items()
         for nth, person in enumerate(people)
         if person.address
     ]
+
+
+def _means_an_address(text: str) -> bool:
+    """True if an entry of an address field without an address was written as one.
+
+    Other entries, such as "undisclosed recipients", are only a name.
+    """
+    return "@" in text or "<" in text or " " not in text
 
 
 async def _handed_in(ctx: Context, account: Picked, outgoing: Outgoing) -> Written:

@@ -198,15 +198,18 @@ async def test_what_was_not_stored_when_the_worker_died_comes_once(ada: Client, 
 
 @pytest.mark.usefixtures("chunked")
 async def test_who_was_only_slow_stores_nothing_beside_who_took_over(
-    ada: Client, clock: Clock
+    ada: Client,
 ) -> None:
     (key,) = await begun(ada, many())
     others: list[asyncio.Task[None]] = []
 
+    async def take_over() -> None:
+        await taken_for_dead(ada.world)
+        await work(ada.world)
+
     def fault(here: str) -> None:
         if here == "brought" and not others:
-            clock.tick(seconds=61)
-            others.append(asyncio.create_task(work(ada.world)))
+            others.append(asyncio.create_task(take_over()))
 
     await work(replace(ada.world, fault=fault))
     await asyncio.gather(*others)

@@ -9,12 +9,13 @@ from sqlalchemy import select
 from models.columns import picked
 from models.connectors import Connector
 from tests.accounts import run
-from tests.conftest import Client, Clock, make_client, raw_message
+from tests.conftest import Client, make_client, raw_message
 from tests.counts import rows
 from tests.exported import codes
 from tests.fetching import far, server
 from tests.importing import begin, begun, counted, crash, ended, held, maildir_tar, upon, work
 from tests.mail.dovecot import PASSWORD, Dovecot
+from tests.processes import taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
 
@@ -46,8 +47,8 @@ SENT = {
     ],
 }
 ALL = {"Plain", "Größe", "Re: Plain", "Files", "List", "Long", "Old"}
-CASES: list[tuple[dict[str, Any], set[str]]] = [
-    ({}, ALL),
+CASES: list[tuple[dict[str, Any] | None, set[str]]] = [
+    (None, ALL),
     ({"subject": "plain"}, {"Plain", "Re: Plain"}),
     ({"subject": "GRÖSSE"}, set()),
     ({"subject": "größe"}, {"Größe"}),
@@ -101,7 +102,7 @@ async def test_filters_mean_the_same_of_archives_and_of_stored_mail(
     await begun(ada, content)
     await work(ada.world)
     assert {each for box in (await held(ada)).values() for each in box} == ALL
-    keys: dict[str, tuple[dict[str, Any], set[str]]] = {}
+    keys: dict[str, tuple[dict[str, Any] | None, set[str]]] = {}
     for nth, (asked, expected) in enumerate(CASES):
         source = {"user": {"username": "ada"}}
         for kind, client in (("archive", bob), ("account", root)):
@@ -184,7 +185,7 @@ async def test_an_account_elsewhere_is_imported_once(
 
 @pytest.mark.usefixtures("private")
 async def test_what_a_filter_leaves_out_elsewhere_is_not_fetched_again(
-    ada: Client, far: Dovecot, clock: Clock
+    ada: Client, far: Dovecot
 ) -> None:
     ledger = far.account(f"ledger{ada.user.id}")
     for subject, folder in (("In", "INBOX"), ("Out", "INBOX"), ("In, too", "Later")):
@@ -197,7 +198,7 @@ async def test_what_a_filter_leaves_out_elsewhere_is_not_fetched_again(
     await crash(ada.world, 2, "commit")  # in the second folder
     noted = "SELECT message_id IS NULL FROM connector_messages"
     assert sorted(bool(left) for (left,) in await rows(ada.world, noted)) == [False, True]
-    clock.tick(seconds=61)
+    await taken_for_dead(ada.world)
     await work(ada.world)
     assert counted(await ended(ada, key)) == (3, 2, 0)
     assert await held(ada) == {"INBOX/INBOX": ["In"], "INBOX/Later": ["In, too"]}

@@ -13,7 +13,7 @@ from models.world import World
 from resolvers import mailboxes
 from resolvers.mailboxes import NewMailboxes
 from tests.accounts import chief, create, id_of, run
-from tests.conftest import Client, Clock, context, make_client, raw_message
+from tests.conftest import Client, context, make_client, raw_message
 from tests.counts import rows
 from tests.exported import codes, flag, place, told
 from tests.importing import (
@@ -30,6 +30,7 @@ from tests.importing import (
     upon,
     work,
 )
+from tests.processes import taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
 
@@ -176,14 +177,14 @@ async def test_a_path_is_for_root_and_below_the_folder(
 
 @pytest.mark.usefixtures("chunked")
 async def test_a_file_that_has_become_another_is_not_gone_on_with(
-    ada: Client, root: Client, clock: Clock, tmp_path: Path
+    ada: Client, root: Client, tmp_path: Path
 ) -> None:
     object.__setattr__(ada.world, "options", replace(ada.world.options, import_folder=tmp_path))
     (tmp_path / "a.mbox").write_bytes(many())
     done = await begin(root, {"path": "a.mbox"}, users={"usernames": ["ada"]})
     await crash(ada.world, 1)
     (tmp_path / "a.mbox").write_bytes(many(7))
-    clock.tick(seconds=61)
+    await taken_for_dead(ada.world)
     await work(ada.world)
     one = await ended(ada, done["run"]["id"])
     assert (one["state"], counted(one)) == ("FAILED", (4, 4, 0))

@@ -65,6 +65,8 @@ async def test_a_whole_message_goes_to_whom_it_names(ada: Client, world: World) 
         (RAW.replace("From: ada@example.org\n", ""), "VALIDATION"),
         (RAW.replace("carol@example.net", "carol@exa mple.net"), "VALIDATION"),
         (RAW.replace("carol@example.net", "carol@"), "VALIDATION"),
+        (RAW.replace("carol@example.net", "carol"), "VALIDATION"),
+        (RAW.replace("Carol <carol@example.net>", "carol"), "VALIDATION"),
         ("%%%", "VALIDATION"),
     ],
 )
