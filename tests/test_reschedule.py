@@ -13,6 +13,7 @@ from mail.queue.settle import settle
 from models.world import World
 from tests.conftest import Client, Clock
 from tests.mail.sending import PACE, deliveries, send, state
+from tests.processes import taken_for_dead
 from tests.sharing import mutate
 
 SELECT = "submissions { state sendTime recipients { nextAttemptAt state } }"
@@ -73,9 +74,11 @@ async def test_those_being_served_stay_and_others_wait(
     (one,) = (await moved(ada, [key], clock() + timedelta(days=1)))["submissions"]
     assert one["state"] == "SENDING"
     clock.tick(hours=1)
+    await taken_for_dead(world)
     again = await claims.claim(world, PACE)  # whose lease is over
     assert [job.domain for job in again.jobs] == ["a.example"]
     clock.tick(days=1)
+    await taken_for_dead(world)
     assert {job.domain for job in (await claims.claim(world, PACE)).jobs} == {
         "a.example",
         "b.example",
