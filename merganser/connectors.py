@@ -20,6 +20,8 @@ from models.columns import Picked, picked
 from models.connectors import Connector
 from models.errors import Invalid
 from models.pages import MOST, Ask, Cursor
+from models.runtime import leases
+from models.runtime.leases import StoreReserved
 from models.tasks import TaskState
 from models.users import User
 from models.world import World
@@ -148,14 +150,29 @@ async def log_of(world: World, text: str) -> tuple[Named, list[str] | None]:
 
 
 async def ran(world: World, order: Order) -> list[tuple[Named, Picked]]:
-    """Run these one after another, to the end of each; those that were begun, as they ended."""
+    """Run these one after another, to the end of each; those that were begun, as they ended.
+
+    The process is registered all the time: while it waits for a run that another process holds,
+    its heartbeats find out whether that process is dead.
+    """
     done: list[tuple[Named, Picked]] = []
-    async with _interrupted(order.ending):
+    async with _registered(world), _interrupted(order.ending):
         for one in order.connectors:
             if order.ending.asked:
                 break
             done.append((one, await _ran(world, order, one)))
     return done
+
+
+@asynccontextmanager
+async def _registered(world: World) -> AsyncGenerator[None]:
+    """Keep this process registered. Trouble while a command has the store for itself."""
+    try:
+        await leases.ensure_registered(world)
+    except StoreReserved as reserved:
+        raise Trouble(str(reserved)) from reserved
+    async with leases.registered(world):
+        yield
 
 
 @asynccontextmanager

@@ -147,7 +147,7 @@ async def test_a_claim_costs_the_same_however_many_wait(
     few = await cost()
     for _ in range(3):
         await waiting(ada, {f"d{nth}.example": 1 for nth in range(40)})
-    assert await cost() <= few <= 6
+    assert await cost() <= few <= 7  # one of them looks for held mail to release
 
 
 async def test_who_hurries_goes_first_and_nobody_waits_for_ever(ada: Client, world: World) -> None:

@@ -19,6 +19,7 @@ from tests.conftest import Client, Clock
 from tests.mail.neighbours import Names, Server, answering, listening
 from tests.mail.sending import (
     PACE,
+    SLOW,
     State,
     deliveries,
     is_now,
@@ -109,7 +110,8 @@ async def test_leases_are_held_while_the_answer_takes_its_time(
     far = another_process(world, name="far")
     async with listening(Server(gate=asyncio.Event())) as there, leases.registered(far):
         assert there.gate is not None
-        async with working(another_process(world), relay(there)):
+        patient = replace(PACE, final=SLOW)  # longer than the test takes
+        async with working(another_process(world), relay(there), patient):
             key = await send(ada)
             for _ in range(4):
                 await asyncio.sleep(DEAD_AFTER)
