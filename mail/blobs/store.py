@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
 import obstore.store
-from obstore.exceptions import BaseError, GenericError, NotFoundError
+from obstore.exceptions import BaseError, GenericError
 
 from mail.blobs.errors import Corrupt
 from models.store.outage_log import OUTAGES
@@ -295,7 +295,7 @@ class _Failures:
         if problem is None:
             if not OUTAGES.is_quiet:
                 OUTAGES.note_success(Component.BLOBS)
-        elif isinstance(problem, BaseError) and not isinstance(problem, NotFoundError):
+        elif isinstance(problem, BaseError) and not isinstance(problem, FileNotFoundError):
             failure = StoreUnavailable(
                 "the object storage does not answer, try again later", component=Component.BLOBS
             )
