@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from models import amounts
 from models.mailboxes import SpecialUse
+from models.submission import SubmissionState
 
 Fields = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ TIMES = {
 }  # fmt: skip
 DAYS = {"on": "received", "senton": "sent", "savedon": "saved"}
 NUMBERS = {"larger": "larger", "smaller": "smaller", "modseq": "modifiedSince"}
-LISTS = {"mask": "mailboxMasks", "guid": "guids"}
+LISTS = {"mask": "mailboxMasks", "guid": "guids", "submission": "submissionStates"}
 USES = {use.lower(): use for use in SpecialUse} | {
     "spam": SpecialUse.JUNK, "deleted": SpecialUse.TRASH, "bin": SpecialUse.TRASH,
     "draft": SpecialUse.DRAFTS,
@@ -87,8 +88,14 @@ def value_of(key: str, text: str, now: datetime) -> Fields | None:
     if key in NUMBERS:
         return {NUMBERS[key]: _number(text)}
     if key in LISTS:
-        return {LISTS[key]: [text]}
+        return {LISTS[key]: [_submission_state(text) if key == "submission" else text]}
     return _place(key, text) or _time(key, text, now)
+
+
+def _submission_state(text: str) -> str:
+    if text.upper() not in set(SubmissionState):
+        raise Unclear("a state of a submission, such as scheduled")
+    return text.upper()
 
 
 def _flag(key: str, text: str) -> Fields:

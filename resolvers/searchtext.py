@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from models.errors import Invalid
-from resolvers.searchkeys import CAPITALS, NOT_KEPT, Fields, Unclear, value_of
+from resolvers.searchkeys import CAPITALS, LISTS, NOT_KEPT, Fields, Unclear, value_of
 
 LONGEST = 4096  # characters
 DEPTH = 8  # of brackets
@@ -262,7 +262,7 @@ def _add(made: dict[str, Any], more: Mapping[str, Any]) -> None:
             made[name] = value
         elif name == "query":
             made[name] = f"{made[name]} {value}"
-        elif name in ("and", "mailboxMasks", "guids"):
+        elif name in ("and", *LISTS.values()):
             made[name] = [*made[name], *value]
         elif name == "attachment" and not set(made[name]) & set(value) and value and made[name]:
             made[name] = {**made[name], **value}

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from models.mailboxes import SpecialUse
-from resolvers.searchkeys import FLAGS, NUMBERS, TEXTS, TIMES, Fields
+from resolvers.searchkeys import FLAGS, LISTS, NUMBERS, TEXTS, TIMES, Fields
 from resolvers.searchtext import read
 
 _BARE = re.compile(r"[^\s()\":,\\-][^\s()\":,\\]*")
@@ -59,7 +59,7 @@ def _some(filters: list[Fields], now: datetime) -> str:
 
 def _none(one: Fields, now: datetime) -> str:
     inside = written(one, now)
-    if len(one) == 1 and not set(one) & {"and", "or", "not", "query", "mailboxMasks", "guids"}:
+    if len(one) == 1 and not set(one) & {"and", "or", "not", "query", *LISTS.values()}:
         return f"-{inside}" if not {"attachment"} & set(one) else f"-({inside})"
     return f"-({inside})"
 
@@ -84,7 +84,7 @@ def _field(name: str, value: Any) -> Iterator[str]:
     elif name == "attachment":
         yield from _attachment(value)
     else:
-        key = {"mailboxMasks": "mask", "guids": "guid"}[name]
+        key = next(key for key, field in LISTS.items() if field == name)
         yield from (f"{key}:{_value(one)}" for one in value)
         if not value:
             yield "or:()"
