@@ -61,6 +61,10 @@ SAMPLES: dict[str, Any] = {  # a value of each scalar that its own parser takes
 
 ALSO = {("filterTest", "raw"), ("messageTrace", "queueId")}  # of several one must be given
 CHOSEN = {"ImportSource": "upload"}  # its first is for ROOT alone
+CONDITIONS = {  # selections need a condition
+    "MessageSelection": {"ids": [ids.encode("Message", 1)]},
+    "UserSelection": {"usernames": ["x"]},
+}
 NAMED = {"address": "ada@example.org"}  # arguments that take no other text
 
 
@@ -97,6 +101,8 @@ def member(kind: GraphQLInputObjectType) -> Any:
         return {first: sample(kind.fields[first].type)}
     if kind.name == "MessageFilter":
         return {"query": "x"}  # what nothing but words can be asked of needs some
+    if kind.name in CONDITIONS:
+        return CONDITIONS[kind.name]
     given = {
         name: sample(value.type)
         for name, value in kind.fields.items()
