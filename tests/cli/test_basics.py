@@ -90,7 +90,7 @@ def test_a_store_of_a_newer_version_is_left_alone(shell: Shell) -> None:
     ("setting", "value", "words"),
     [
         ("store", "postgresql://mail:hunter2@127.0.0.1:1/mail", "cannot use the store"),
-        ("store", "postgresql://host:port/x", "cannot be read as a URL"),
+        ("store", "postgresql://host:port/x", "a host or port in the address can't be read"),
         ("store", "sqlite://", "name a file"),
         ("blobs", "nosuch://bucket", "MERGANSER_BLOBS cannot be used"),
         ("hhtp", "x", "did you mean MERGANSER_HTTP"),
