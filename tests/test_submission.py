@@ -325,7 +325,7 @@ async def test_submissions_are_listed_newest_first(ada: Client, clock: Clock) ->
     await submissionchange.cancel(ctx, [keys[1]])
 
     async def listed(*states: SubmissionState, count: int = 20) -> tuple[list[int], bool]:
-        asked = OfUser(ada.user.id, Ask("", count), frozenset({"id"}), frozenset(states))
+        asked = OfUser(ada.user.id, Ask("", count), frozenset({"id"}), frozenset(states) or None)
         (page,) = await submission.pages(ctx, [asked])
         return [row.id for row in page.rows], page.next
 
