@@ -74,9 +74,13 @@ async def reach(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> N
     """
     if not patterns:
         return
+    if not ctx.viewer.role.includes(Role.ADMIN):
+        await _check_domains(ctx, patterns, path)
     await _check_above(ctx, patterns, path)
-    if ctx.viewer.role.includes(Role.ADMIN):
-        return
+
+
+async def _check_domains(ctx: Context, patterns: Sequence[str], path: Sequence[str]) -> None:
+    """Raise Forbidden if a pattern is not in one of the domains that the viewer administers."""
     names = [_domain(pattern) for pattern in patterns]
     asked = union_all(
         select(col(Domain.name).label("name"), col(Domain.id).label("id")),
