@@ -34,12 +34,18 @@ def _conditions(fields: Fields, now: datetime) -> Iterator[str]:
             case "not":
                 yield _none(value, now)
             case "query":
-                plain, inside = read(value, now), read(f"({value})", now)
-                same = plain.fields == {"query": value} and not plain.problems
-                same = same and inside.fields == {"and": [plain.fields]}
-                yield value if same else f"query:{_quoted(value)}"
+                yield value if _reads_as_itself(value, now) else f"query:{_quoted(value)}"
             case _:
                 yield from _field(name, value)
+
+
+def _reads_as_itself(text: str, now: datetime) -> bool:
+    """True if words mean the same at the top, in brackets and in a list, with commas between."""
+    plain, inside = read(text, now), read(f"({text})", now)
+    listed = read(f"or:({text})", now)
+    return (plain.fields, plain.problems, inside.fields, listed.fields) == (
+        {"query": text}, [], {"and": [plain.fields]}, {"or": [plain.fields]},
+    )  # fmt: skip
 
 
 def _all(filters: list[Fields], now: datetime) -> Iterator[str]:

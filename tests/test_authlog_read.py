@@ -98,7 +98,7 @@ async def test_every_condition_narrows(ada: Client, root: Client, clock: Clock) 
         clock.tick(minutes=1)
     at = [(start + timedelta(minutes=n)).isoformat() for n in range(6)]
     expected: list[tuple[dict[str, Any], str]] = [
-        ({}, "01234"),
+        ({"since": at[0]}, "01234"),
         ({"action": "authenticate"}, "012"),
         ({"action": "auth"}, ""),
         ({"result": "fail"}, "01"),

@@ -30,6 +30,7 @@ from tests.keys import opened, pair_of, public_of
 from tests.mail.dovecot import Dovecot
 from tests.mail.scanning import clamd_hears, http, report, rude
 from tests.mail.test_scanners import lies, strict
+from tests.processes import taken_for_dead
 from tests.receiver import Got, Receiver, receiving
 from tests.sieving import put
 from tests.test_fetching_ends import killed
@@ -435,7 +436,7 @@ async def test_what_comes_into_an_account_that_encrypts_is_encrypted(
 @pytest.mark.parametrize("place", ["sifted", "commit", "fetched"])
 @pytest.mark.parametrize("remove_duplicates", [True, False])
 async def test_a_crash_doubles_nothing_and_loses_nothing(
-    ada: Client, far: Dovecot, clock: Clock, place: str, *, remove_duplicates: bool
+    ada: Client, far: Dovecot, place: str, *, remove_duplicates: bool
 ) -> None:
     await filed(ada)
     names = [f"Nr {nth}" for nth in range(MANY)]
@@ -448,7 +449,7 @@ async def test_a_crash_doubles_nothing_and_loses_nothing(
     before = len((await stored(ada.world)).get("INBOX", []))
     assert 0 < before < MANY
     assert far.count() == MANY
-    clock.tick(seconds=61)
+    await taken_for_dead(ada.world)
     run = await ran(ada.world, key)
     assert run.state is TaskState.SUCCEEDED, run.log
     assert sorted((await stored(ada.world))["INBOX"]) == sorted(names)
@@ -456,14 +457,14 @@ async def test_a_crash_doubles_nothing_and_loses_nothing(
 
 
 async def test_what_came_before_a_crash_is_followed_behind_it(
-    ada: Client, far: Dovecot, clock: Clock
+    ada: Client, far: Dovecot
 ) -> None:
     await filed(ada)
     for name in ("One", "Two"):
         far.save(raw_message(name))
     key = await connector(ada, far, apply_filters=True)
     await killed(ada.world, 1, "sifted")
-    clock.tick(seconds=61)
+    await taken_for_dead(ada.world)
     assert (await ran(ada.world, key)).imported == 2
     far.doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
     await again(ada.world, key)

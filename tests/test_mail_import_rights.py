@@ -205,7 +205,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_queued(
         (good, {"parentMailbox": {"guid": "0" * 32}}, ("NOT_FOUND", ["parentMailbox"])),
         (good, {"filter": {"uids": "1", "mailbox": {"path": "a"}}},
          ("VALIDATION", ["filter", "uids"])),
-        (good, {"filter": {"not": {"or": [{}, {"snoozed": True}]}}},
+        (good, {"filter": {"not": {"or": [{"seen": True}, {"snoozed": True}]}}},
          ("VALIDATION", ["filter", "not", "or", "snoozed"])),
         (good, {"filter": {"mailbox": {"specialUse": "SENT"}}},
          ("VALIDATION", ["filter", "mailbox"])),
@@ -219,7 +219,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_queued(
             i={"source": source},
         )
         assert answer["errors"]
-    done = await begin(ada, good, filter={"and": [{}, {"modifiedSince": "5"}]})
+    done = await begin(ada, good, filter={"and": [{"seen": True}, {"modifiedSince": "5"}]})
     assert (done["errors"][0]["constraint"], done["errors"][0]["index"]) == ("unsupported", 1)
     assert await rows(world, "SELECT id FROM connectors") == []
     assert len(await rows(world, "SELECT id FROM uploads")) == 2

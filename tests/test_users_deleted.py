@@ -23,6 +23,7 @@ from resolvers.usercreate import NewUser
 from resolvers.userselection import Users
 from tests.conftest import Client, Clock, make_client, make_user, raw_message, receive
 from tests.counts import examine, journal, rows
+from tests.processes import taken_for_dead
 
 DELETE = """
 mutation ($input: UserDeleteInput!) { userDelete(input: $input) {
@@ -323,7 +324,7 @@ async def test_purging_does_not_wait(root: Client, ada: Client, bob: Client, wor
 
 
 async def test_a_purge_that_has_begun_goes_on_and_is_not_taken_back(
-    root: Client, ada: Client, world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    root: Client, ada: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(5):
         await receive(ada, f"Letter {n}")
@@ -348,7 +349,7 @@ async def test_a_purge_that_has_begun_goes_on_and_is_not_taken_back(
     assert (error["code"], error["path"]) == ("CONFLICT", ["deleteAfter"])
     same, errors = await delete(root, ada.user.id)
     assert (errors, same["task"]["id"]) == ([], answer["task"]["id"])
-    clock.tick(minutes=2)
+    await taken_for_dead(world)
     assert await tasks.work(world)
     task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
                       id=answer["task"]["id"])  # fmt: skip

@@ -45,7 +45,8 @@ def unspaced(text: str) -> list[str]:
 
 @pytest.mark.parametrize("text", TEXTS)
 async def test_names_in_every_script_come_back(ada: Client, text: str) -> None:
-    file_name = text.replace("=?", "")  # readers decode words in file names too, against RFC 2047
+    # readers decode words in file names too, against RFC 2047, and take paths for paths
+    file_name = text.replace("=?", "").translate(str.maketrans("/\\", "--"))
     people = [{"address": "carol@example.net", "name": text}, {"address": "d@example.net"}]
     answer = await upload(
         ada, to=people, cc=people[:1], bcc=people[:1], replyTo=people[:1], subject=text,

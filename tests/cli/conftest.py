@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from merganser.__main__ import main
+from models.store.outage_log import OUTAGES
 from tests import stores
 
 
@@ -38,6 +39,7 @@ class Shell:
     capsys: pytest.CaptureFixture[str]
 
     def __call__(self, *words: str | Path) -> Said:
+        vars(OUTAGES)["_open"].clear()  # of earlier tests: each command is a process of its own
         self.monkeypatch.setattr(sys, "argv", ["merganser", *map(str, words)])
         code = main()
         out, err = self.capsys.readouterr()
