@@ -15,6 +15,7 @@ from itertools import chain, pairwise
 from typing import NamedTuple
 
 from mail.runs import longer
+from models.folding import dropped_characters, fold_text
 from models.searchindex import APART, owner
 
 LONGEST = 64  # letters of a word
@@ -34,9 +35,6 @@ _UNDIVIDED = re.compile(
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 _TERM = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
-_UNSEEN = re.compile(
-    "[\u00ad\u034f\u0640\u180e\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +70,22 @@ class Words(NamedTuple):
     others: Collection[str]
 
 
-class _Letters(NamedTuple):
-    dropped: frozenset[str]  # accents, and what nobody sees
-    words: re.Pattern[str]  # where there are vowel signs or emoji
-
-
 @cache
-def _letters() -> _Letters:
-    """What words are made of beyond ASCII; for Python letters have no vowel signs."""
-    dropped, marks, symbols = [], [], []
+def _beyond_ascii() -> re.Pattern[str]:
+    """What words are made of where there are vowel signs or emoji, unknown to Python."""
+    dropped = dropped_characters()
+    marks, symbols = [], []
     for code in chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00)):
         letter = chr(code)
         kind = unicodedata.category(letter)
-        if unicodedata.combining(letter) or _UNSEEN.fullmatch(letter):
-            dropped.append(letter)
-        elif kind[0] == "M":
+        if letter in dropped:
+            continue
+        if kind[0] == "M":
             marks.append(code)
         elif kind == "So" and (0x2100 <= code < 0x2C00 or code >= 0x1F000):  # noqa: PLR2004
             symbols.append(code)
     mark, symbol = map(_ranges, (marks, symbols))
-    return _Letters(
-        frozenset(dropped),
-        re.compile(rf"{_OTHER}(?:[^\W_]+|[{mark}])(?:{_BEYOND}[{mark}]+[^\W_]*)*|[{symbol}]"),
-    )
+    return re.compile(rf"{_OTHER}(?:[^\W_]+|[{mark}])(?:{_BEYOND}[{mark}]+[^\W_]*)*|[{symbol}]")
 
 
 def _ranges(codes: Sequence[int]) -> str:
@@ -105,22 +96,14 @@ def _ranges(codes: Sequence[int]) -> str:
     return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True))
 
 
-def folded(text: str) -> str:
-    """The text without accents, case, and what nobody sees."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    for letter in _letters().dropped.intersection(plain):  # a text has few different ones
-        plain = plain.replace(letter, "")
-    return unicodedata.normalize("NFC", plain)
-
-
 def _runs(text: str) -> Iterator[list[str]]:
     """What is indexed, in order: a word, or the pairs and the last letter of a run."""
     if text.isascii():  # nothing to fold but case, nothing undivided
         for run in _PLAIN.findall(text.lower()):
             yield [run[:LONGEST]]
         return
-    text = folded(text)
-    for run in (_letters().words if _MIXED.search(text) else _PLAIN).findall(text):
+    text = fold_text(text)
+    for run in (_beyond_ascii() if _MIXED.search(text) else _PLAIN).findall(text):
         if run.isascii():
             yield [run[:LONGEST]]
             continue
@@ -140,8 +123,8 @@ def words(text: str) -> list[str]:
     if text.isascii():  # `str` alone divides it in a tenth of the time
         plain = text.lower().translate(_BLANKS)
         return _cut(plain.split()) if longer(plain, " ", LONGEST) else plain.split()
-    if (plain := folded(text)) and not _UNDIVIDED.search(plain):
-        return _cut((_letters().words if _MIXED.search(plain) else _PLAIN).findall(plain))
+    if (plain := fold_text(text)) and not _UNDIVIDED.search(plain):
+        return _cut((_beyond_ascii() if _MIXED.search(plain) else _PLAIN).findall(plain))
     return list(chain.from_iterable(_runs(text)))
 
 
@@ -289,7 +272,7 @@ class Places:
 
 def standing(text: str, wanted: Sequence[Term]) -> list[Term]:
     """Those of these words that stand in a text: most texts need not be divided to see none."""
-    plain = text.lower() if text.isascii() else folded(text)
+    plain = fold_text(text)
     likely = [term for term in wanted if all(word in plain for word in term.words)]
     if not likely:
         return []

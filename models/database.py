@@ -24,7 +24,7 @@ from sqlalchemy import Row as CoreRow
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models import meters, patience
+from models import folding, meters, patience
 from models.checkpoints import Checkpoints
 from models.commits import commit, is_committed, note_commit
 from models.groups import Batches, GroupCommit
@@ -383,11 +383,13 @@ def _tune_sqlite(connection: Any, _record: Any) -> None:
         "wal_autocheckpoint=4000",  # pages: fewer commits wait for a checkpoint
     ):
         connection.execute(f"PRAGMA {pragma}")
+    folding.add_to_sqlite(connection)
 
 
 def _tune_reader(connection: Any, _record: Any) -> None:
     for pragma in ("query_only=ON", "busy_timeout=5000", "mmap_size=268435456"):
         connection.execute(f"PRAGMA {pragma}")
+    folding.add_to_sqlite(connection)
 
 
 def _tune_postgres(connection: Any, _record: Any) -> None:

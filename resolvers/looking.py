@@ -19,6 +19,7 @@ from mail.indexing import BATCH, body_of
 from mail.messages import Part, Source
 from models.columns import picked
 from models.errors import Invalid, LimitReached
+from models.folding import fold_text
 from models.mailboxes import Mailbox
 from models.messages import Message
 from models.roles import Role
@@ -144,8 +145,9 @@ def _there(
 async def _boxes(ctx: Context, owners: Sequence[int], masks: Iterable[str]) -> dict[str, list[int]]:
     asked = select(*picked(Mailbox, {"id", "path"}))
     rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
-    fits = {mask: paths.compiled(mask).fullmatch for mask in masks}
-    return {mask: [row.id for row in rows if fit(row.path)] for mask, fit in fits.items()}
+    fits = {mask: paths.compiled(fold_text(mask)).fullmatch for mask in masks}
+    folded = [(row.id, fold_text(row.path)) for row in rows]
+    return {mask: [key for key, path in folded if fit(path)] for mask, fit in fits.items()}
 
 
 def _of_columns(where: MessageWhere) -> MessageWhere:
@@ -208,20 +210,20 @@ class _Texts:
         try:
             if name == "header":
                 return self._has_header(*asked)
-            within = asked.casefold() in self._body
-            return within or (name == "text" and asked.casefold() in self._head)
+            within = fold_text(asked) in self._body
+            return within or (name == "text" and fold_text(asked) in self._head)
         except (Corrupt, Hole):  # damage was logged where it was read
             return False
 
     def _has_header(self, name: str, part: str | None) -> bool:
         values = [field.value for field in self._fields if field.key.casefold() == name.casefold()]
         return bool(values) and (
-            part is None or any(part.casefold() in value.casefold() for value in values)
+            part is None or any(fold_text(part) in fold_text(value) for value in values)
         )
 
     @cached_property
     def _body(self) -> str:
-        return body_of(self.source, self.structure).casefold()
+        return fold_text(body_of(self.source, self.structure))
 
     @cached_property
     def _fields(self) -> Sequence[messages.Header]:
@@ -229,4 +231,4 @@ class _Texts:
 
     @cached_property
     def _head(self) -> str:
-        return "\n".join(f"{field.key}: {field.value}" for field in self._fields).casefold()
+        return fold_text("\n".join(f"{field.key}: {field.value}" for field in self._fields))

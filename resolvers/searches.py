@@ -1,12 +1,14 @@
 """Searching in one account or in many."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlmodel import col
 
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, LimitReached
+from models.folding import fold_text
 from models.mailboxes import Mailbox
 from models.pages import Page
 from resolvers import messages, userselection
@@ -46,9 +48,10 @@ async def check_places(ctx: Context, where: MessageWhere, owners: Sequence[int])
         return
     asked = select(*picked(Mailbox, set(BY)))
     rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
-    there = {(by, getattr(row, by)) for row in rows for by in BY}
+    there = {(by, _folded(getattr(row, by))) for row in rows for by in BY}
     for name in named:
-        if not any((by, getattr(name, by)) in there for by in BY if getattr(name, by) is not None):
+        given = [(by, _folded(getattr(name, by))) for by in BY if getattr(name, by) is not None]
+        if there.isdisjoint(given):
             words = f"there is no folder {str(name)[:80]!r}"
             raise Invalid(words, constraint="mailbox", path=["query"])
 
@@ -60,3 +63,7 @@ async def across(ctx: Context, listings: Sequence[Listing]) -> Page[Picked]:
     every = (row for page in found for row in page.rows)
     rows = sorted(every, key=messages.place, reverse=falling)
     return ask.page(rows, more=any(p.previous if ask.back else p.next for p in found))
+
+
+def _folded(value: Any) -> Any:
+    return fold_text(value) if type(value) is str else value  # an enum is a str, too

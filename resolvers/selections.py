@@ -32,6 +32,7 @@ from mail.tiers import lies
 from models.blobs import Blob, StorageTier
 from models.columns import table_of
 from models.errors import Invalid
+from models.folding import fold_text
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
 from models.submission import Submission
@@ -221,8 +222,21 @@ class _Terms:
         if name.id is not None:
             return self._theirs().where(col(Mailbox.id) == name.id)
         if name.path is not None:
-            return self._theirs().where(col(Mailbox.path) == name.path)
+            return self._called(name.path)
         return self._theirs().where(col(Mailbox.special_use) == name.special_use)
+
+    def _called(self, path: str) -> Select[int]:
+        """The folder with this path; if an account has none, those with the same folded path."""
+        exact = table_of(Mailbox).alias("exact")
+        there = exists(select(1).where(
+            exact.c.user_id == col(Mailbox.user_id), exact.c.path == path,
+        ))  # fmt: skip
+        return self._theirs().where(
+            or_(
+                col(Mailbox.path) == path,
+                and_(not_(there), func.fold_text(col(Mailbox.path)) == fold_text(path)),
+            )
+        )
 
     def _at(self, given: str, name: Named) -> ColumnElement[bool]:
         """Messages at these places of their folder, the first of which is 1."""
@@ -315,7 +329,7 @@ def _marks(where: MessageWhere) -> list[Any]:
     if where.keyword:
         terms.append(within(words, f'"{_written(where.keyword)}"'))
     if where.forwarded is not None:
-        forwarded = within(words, '"$Forwarded"')
+        forwarded = func.lower(words).contains('"$forwarded"', autoescape=True)
         terms.append(forwarded if where.forwarded else not_(forwarded))
     if where.snoozed is not None:
         until = col(Message.snoozed_until)

@@ -16,6 +16,7 @@ from mail.placing import SYSTEM_FLAGS, Letter
 from mail.searchindex import Places, words_of
 from models.blobs import StorageTier
 from models.errors import Invalid
+from models.folding import fold_text
 from models.mailboxes import SpecialUse
 from models.submission import SubmissionState
 from resolvers.looking import parts
@@ -191,7 +192,9 @@ class _Message:
             if (asked := getattr(where, name)) is not None:
                 yield (f"\\{name}" in self._flags) is asked
         if where.keyword:
-            yield not where.keyword.startswith("\\") and where.keyword.casefold() in self._flags
+            yield not where.keyword.startswith("\\") and fold_text(where.keyword) in map(
+                fold_text, self._flags
+            )
         if where.forwarded is not None:
             yield (FORWARDED in self._flags) is where.forwarded
         if where.has_attachment is not None:
@@ -213,13 +216,14 @@ class _Message:
             yield self.letter.size < where.smaller
 
     def _places(self, where: MessageWhere) -> Iterator[bool]:
-        folder = paths.spelled(self.found.folder)
+        folder = fold_text(paths.spelled(self.found.folder))
         if where.mailbox:
-            yield folder == where.mailbox.path
+            yield folder == fold_text(where.mailbox.path or "")
         if where.mailboxes is not None:
-            yield any(folder == name.path for name in where.mailboxes)
+            yield any(folder == fold_text(name.path or "") for name in where.mailboxes)
         if where.mailbox_masks is not None:
-            yield any(paths.compiled(mask).fullmatch(folder) for mask in where.mailbox_masks)
+            masks = map(fold_text, where.mailbox_masks)
+            yield any(paths.compiled(mask).fullmatch(folder) for mask in masks)
 
     def _people(self, where: MessageWhere) -> Iterator[bool]:
         facts = self.letter.facts
@@ -251,15 +255,15 @@ class _Message:
         if where.header:
             yield self._has_header(*where.header)
         if where.body is not None:
-            yield where.body.casefold() in self._body
+            yield fold_text(where.body) in self._body
         if where.text is not None:
-            asked = where.text.casefold()
+            asked = fold_text(where.text)
             yield asked in self._body or asked in self._head
 
     def _has_header(self, name: str, part: str | None) -> bool:
         known = [each.value for each in self._headers if each.key.casefold() == name.casefold()]
         return bool(known) and (
-            part is None or any(part.casefold() in value.casefold() for value in known)
+            part is None or any(fold_text(part) in fold_text(value) for value in known)
         )
 
     def _has_file(self, filename: str | None, kind: str | None) -> bool:
@@ -285,11 +289,11 @@ class _Message:
 
     @cached_property
     def _head(self) -> str:
-        return "\n".join(f"{each.key}: {each.value}" for each in self._headers).casefold()
+        return fold_text("\n".join(f"{each.key}: {each.value}" for each in self._headers))
 
     @cached_property
     def _body(self) -> str:
-        return (messages.body_text(self._raw, self.letter.facts.structure) or "").casefold()
+        return fold_text(messages.body_text(self._raw, self.letter.facts.structure) or "")
 
     @property
     def _raw(self) -> bytes:
@@ -301,6 +305,9 @@ def _written(people: Iterable[MailAddress]) -> list[str]:
 
 
 def _holds(part: str, texts: Iterable[str]) -> bool:
-    """Whether one of the texts has this part, in any case, as `texts.within` says it in SQL."""
-    asked = part.lower()  # not casefold: "ss" is not found in "ß" there either
-    return any(asked in text.lower() for text in texts)
+    """Return True if one of the texts has this part, as `texts.within` says it in SQL.
+
+    An empty part is in each text; a part of invisible characters alone is in none.
+    """
+    asked = fold_text(part)
+    return bool(asked or not part) and any(asked in fold_text(text) for text in texts)

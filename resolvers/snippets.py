@@ -6,7 +6,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from html import escape
 
 from mail.contents import Stored
-from mail.searchindex import Term, folded, term_of
+from mail.searchindex import Term, term_of
+from models.folding import fold_text
 from resolvers import contents
 from resolvers.context import Context
 from resolvers.relevance import terms
@@ -77,7 +78,7 @@ def _within(
         return
     if not any(w in wanted or w.startswith(begun) for w in known.words if begun or w in wanted):
         return
-    plain = folded(run)
+    plain = fold_text(run)
     inside = [plain.find(word) for word in wanted if word in plain]
     if len(plain) != len(run) or not inside or len(known.words) == 1:
         yield at, at + len(run)

@@ -1,12 +1,13 @@
-"""Texts in SQL: what is in them, whatever its case, alike on both stores."""
+"""Texts in SQL: parts of texts, compared alike on both stores."""
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy import ColumnElement, String, exists, false, func, or_, select
 
 from models.errors import Invalid
+from models.folding import fold_text
 
 LABEL = 128  # characters of a tag
 LABELS = 100  # of one thing
@@ -15,21 +16,22 @@ LONGEST = 1000  # characters: the store reads a pattern for seconds that is much
 
 
 def within(column: Any, part: str) -> ColumnElement[bool]:
-    """Whether `part` is in the text. SQLite knows the case of ASCII only: we spell it out.
+    """Return SQL: `part` is in the text, compared without accents and case (models/folding.py).
 
-    Raises Invalid where the part has more than 1000 characters.
+    A part of invisible characters alone is in no text. Raises Invalid if the part has more
+    than 1,000 characters.
     """
     if len(part) > LONGEST:
         text = f"what is looked for has at most {LONGEST} characters"
         raise Invalid(text, constraint="max", path=["filter"])
-    if part.isascii():
-        return func.lower(column).contains(part.lower(), autoescape=True)
-    found: ColumnElement[bool] = column.regexp_match("".join(map(_either, part)))
-    return found
+    asked = fold_text(part)
+    if part and not asked:
+        return false()
+    return func.fold_text(column, type_=String).contains(asked, autoescape=True)
 
 
 def same(column: Any, text: str) -> ColumnElement[bool]:
-    """Whether the text is this one, whatever its case."""
+    """Return SQL: the text is this one in any case. Accents count: tags differ by them."""
     if text.isascii():
         return func.lower(column) == text.lower()
     found: ColumnElement[bool] = column.regexp_match(f"^{''.join(map(_either, text))}$")

@@ -456,9 +456,7 @@ async def test_a_crash_doubles_nothing_and_loses_nothing(
     assert far.count() == 0
 
 
-async def test_what_came_before_a_crash_is_followed_behind_it(
-    ada: Client, far: Dovecot
-) -> None:
+async def test_what_came_before_a_crash_is_followed_behind_it(ada: Client, far: Dovecot) -> None:
     await filed(ada)
     for name in ("One", "Two"):
         far.save(raw_message(name))

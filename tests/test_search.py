@@ -98,7 +98,7 @@ FILTERS: list[tuple[dict[str, Any], list[int]]] = [
     ({"mailboxes": [{"path": "Work"}, {"specialUse": "INBOX"}]}, [0, 1, 2, 3]),
     ({"mailboxMasks": ["W*"]}, [0]),
     ({"mailboxMasks": ["%rk", "%OX"]}, [0, 1, 2, 3]),
-    ({"mailboxMasks": ["w*"]}, []),
+    ({"mailboxMasks": ["w*"]}, [0]),
     ({"mailboxMasks": ["*"]}, [0, 1, 2, 3]),
     ({"not": {"mailboxMasks": ["IN*X"]}}, [0]),
     ({"searchable": True}, [0, 1, 2, 3]),

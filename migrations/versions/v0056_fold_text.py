@@ -1,0 +1,25 @@
+"""the function by which PostgreSQL compares texts in searches"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from models import folding
+
+revision = "0056"
+down_revision = "0055"
+
+
+def upgrade() -> None:
+    bind = op.get_bind()
+    if bind.dialect.name != "postgresql":
+        return
+    usable = "collencoding IN (-1, pg_char_to_encoding(getdatabaseencoding()))"
+    known = bind.execute(sa.text(f"SELECT collname FROM pg_collation WHERE {usable}"))  # noqa: S608
+    names = set(known.scalars())
+    collation = next(name for name in folding.COLLATIONS if name in names)
+    bind.exec_driver_sql(folding.create_in_postgres(collation))
+
+
+def downgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(folding.DROP)

@@ -1,0 +1,98 @@
+"""One rule for comparing texts in searches: without accents, case and invisible characters.
+
+`fold_text` exists three times with the same results: here, as a function of each SQLite
+connection, and as a function of the PostgreSQL database (made by migration 0056).
+"""
+
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain
+from typing import Any
+
+NAME = "fold_text"
+PIECE = 65_536  # characters
+# Soft hyphen, tatweel, joiners, direction marks, variation selectors, byte order mark
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u0640\u180e\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff]"
+)
+COLLATIONS = ("und-x-icu", "C.utf8", "C.UTF-8", "default")  # for lower(), the best first
+DROP = f"DROP FUNCTION {NAME}(text)"
+
+
+@cache
+def dropped_characters() -> frozenset[str]:
+    """Return combining accents and invisible characters. Vowel signs are not among them."""
+    codes = chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00))
+    return frozenset(c for c in map(chr, codes) if unicodedata.combining(c) or _UNSEEN.fullmatch(c))
+
+
+def fold_text(text: str) -> str:
+    """Return the text in NFKC, case folded, without accents and invisible characters."""
+    if text.isascii():
+        return text.lower()
+    if len(text) > PIECE:
+        return "".join(map(fold_text, _pieces(text)))
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    for character in dropped_characters().intersection(plain):  # a text has few different ones
+        plain = plain.replace(character, "")
+    return unicodedata.normalize("NFC", plain)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a long text at blanks, since normalizing a text keeps all other threads waiting."""
+    start = 0
+    while start < len(text):
+        blank = text.rfind(" ", start, start + PIECE)
+        end = blank + 1 if blank >= start else start + PIECE
+        yield text[start:end]
+        start = end
+
+
+def add_to_sqlite(connection: Any) -> None:
+    """Make `fold_text` a function of this SQLite connection."""
+    connection.create_function(NAME, 1, _fold_value, deterministic=True)
+
+
+def _fold_value(value: Any) -> str | None:
+    return None if value is None else fold_text(str(value))
+
+
+def create_in_postgres(collation: str) -> str:
+    """Return the statement that makes `fold_text` in PostgreSQL.
+
+    PostgreSQL has no case folding before version 18: lower() and the characters for which it
+    differs do the same. `collation` is one of COLLATIONS.
+    """
+    single: list[tuple[str, str]] = []
+    lower = f'lower(normalize(value, NFKD) COLLATE "{collation}")'
+    for code in chain(range(0x80, 0xD800), range(0xE000, sys.maxunicode + 1)):
+        character = chr(code)
+        if unicodedata.normalize("NFKD", character) != character:
+            continue
+        lowered, folded = character.lower(), character.casefold()
+        if lowered == folded:
+            continue
+        if len(folded) > 1:
+            lower = f"replace({lower}, '{lowered}', '{folded}')"
+        else:
+            single.append((lowered, folded))
+    from_, to = ("".join(characters) for characters in zip(*single, strict=True))
+    dropped = _ranges(sorted(dropped_characters()))
+    return (
+        f"CREATE FUNCTION {NAME}(value text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE"
+        " RETURNS NULL ON NULL INPUT AS $$ SELECT (CASE WHEN octet_length(value) = length(value)"
+        f' THEN lower(value COLLATE "{collation}") ELSE normalize(regexp_replace('
+        f"translate({lower}, '{from_}', '{to}'), '[{dropped}]', '', 'g'), NFC) END)"
+        ' COLLATE "default" $$'
+    )
+
+
+def _ranges(characters: list[str]) -> str:
+    """Return sorted characters as a regular expression has them between brackets."""
+    known = set(characters)
+    starts = [c for c in characters if chr(ord(c) - 1) not in known]
+    ends = [c for c in characters if chr(ord(c) + 1) not in known]
+    return "".join(f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
