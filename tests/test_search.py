@@ -117,7 +117,7 @@ FILTERS: list[tuple[dict[str, Any], list[int]]] = [
     ({"not": {"attachment": {"filename": "."}}}, [0, 1, 2]),
     ({"modifiedSince": 0}, [0, 1, 2, 3]),
     ({"modifiedSince": 9007199254740991}, []),
-    ({"mailbox": {"path": "/work"}}, []),
+    ({"mailbox": {"path": "/work"}}, [0]),
     ({"mailbox": {"path": "Work/"}}, [0]),
     ({"mailbox": {"path": "inbox"}}, [1, 2, 3]),
     ({"mailbox": {"specialUse": "INBOX"}, "uids": "1,3"}, [2, 3]),
