@@ -7,6 +7,7 @@ from tests.loop_steps import measured_steps
 from tests.mail.hostile import SHAPES
 
 MOST = 0.05  # seconds of CPU time
+TRIES = 3  # neighbours on the machine make steps longer, never shorter: the shortest counts
 PEOPLE = "{ name address }"
 PART = "{ section contentType { value params } disposition filename cid size }"
 FIELDS = f"""
@@ -30,19 +31,25 @@ async def test_no_step_of_a_hostile_message_takes_long(ada: Client, size: int) -
     slow = {}
     for name, shape in SHAPES.items():
         raw = shape(size)
-        with measured_steps() as steps:
-            await receive(ada, raw)
-        if steps.most > MOST:
+        for _ in range(TRIES):
+            with measured_steps() as steps:
+                await receive(ada, raw)
+            if steps.most <= MOST:
+                break
+        else:
             slow[f"deliver {name}"] = str(steps)
         found = await ada(LIST)
         variables = {"id": found["messages"]["nodes"][0]["id"]}
         document = READ % ("" if name == MANY_PARTS else STRUCTURE)
         question = {"query": document, "variables": variables}
-        with measured_steps() as steps:
-            response = await ada.http.post("/graphql", json=question, headers=ada.headers)
-        answer = response.json()
-        assert "errors" not in answer, (name, answer["errors"])
-        assert answer["data"]["message"], name
-        if steps.most > MOST:
+        for _ in range(TRIES):
+            with measured_steps() as steps:
+                response = await ada.http.post("/graphql", json=question, headers=ada.headers)
+            answer = response.json()
+            assert "errors" not in answer, (name, answer["errors"])
+            assert answer["data"]["message"], name
+            if steps.most <= MOST:
+                break
+        else:
             slow[f"read {name}"] = str(steps)
     assert not slow, "\n".join(f"{name}: {steps}" for name, steps in slow.items())

@@ -48,7 +48,11 @@ DRIPS = {
     "headers without end": (b"GET /health HTTP/1.1\r\nHost: a\r\n", b"a: b\r\n", LATE),
     "a method that never ends": (b"", b"G", "400 BAD_USER_INPUT"),
     "empty lines": (b"", b"\r\n", LATE),
-    "empty lines behind an answer": (b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n", "200"),
+    "empty lines behind an answer": (
+        b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\r\n",
+        "200",
+    ),
     "a body, byte by byte": (HEAD + b"Content-Length: 900\r\n\r\n", b"a", LATE),
     "chunks without end": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", LATE),
     "a body that nobody reads": (

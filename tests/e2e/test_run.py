@@ -65,7 +65,7 @@ class House:
     async def told(self, *words: str) -> tuple[int, str, str]:
         """Code, stdout and stderr of a command."""
         process = await self.begin(*words)
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), 120)
         return process.returncode or 0, out.decode(), err.decode()
 
     async def asked(self, key: str, document: str) -> Any:
@@ -126,7 +126,7 @@ async def shell(line: str, env: dict[str, str]) -> str:
     process = await asyncio.create_subprocess_shell(
         line, env=env, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0
     return out.decode()
 
