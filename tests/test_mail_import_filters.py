@@ -50,7 +50,7 @@ ALL = {"Plain", "Größe", "Re: Plain", "Files", "List", "Long", "Old"}
 CASES: list[tuple[dict[str, Any] | None, set[str]]] = [
     (None, ALL),
     ({"subject": "plain"}, {"Plain", "Re: Plain"}),
-    ({"subject": "GRÖSSE"}, set()),
+    ({"subject": "GRÖSSE"}, {"Größe"}),
     ({"subject": "größe"}, {"Größe"}),
     ({"from": "äNNE"}, {"Größe"}),
     ({"from": "AENNE@"}, {"Größe"}),
