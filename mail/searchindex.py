@@ -15,7 +15,7 @@ from itertools import chain, pairwise
 from typing import NamedTuple
 
 from mail.runs import longer
-from models.folding import dropped_characters, fold_text
+from models.folding import character_ranges, dropped_characters, fold_text
 from models.searchindex import APART, owner
 
 LONGEST = 64  # letters of a word
@@ -72,7 +72,7 @@ class Words(NamedTuple):
 
 @cache
 def _beyond_ascii() -> re.Pattern[str]:
-    """What words are made of where there are vowel signs or emoji, unknown to Python."""
+    r"""Return the pattern of a word in texts with vowel signs or emoji, which \w leaves out."""
     dropped = dropped_characters()
     marks, symbols = [], []
     for code in chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00)):
@@ -81,19 +81,11 @@ def _beyond_ascii() -> re.Pattern[str]:
         if letter in dropped:
             continue
         if kind[0] == "M":
-            marks.append(code)
+            marks.append(letter)
         elif kind == "So" and (0x2100 <= code < 0x2C00 or code >= 0x1F000):  # noqa: PLR2004
-            symbols.append(code)
-    mark, symbol = map(_ranges, (marks, symbols))
+            symbols.append(letter)
+    mark, symbol = map(character_ranges, (marks, symbols))
     return re.compile(rf"{_OTHER}(?:[^\W_]+|[{mark}])(?:{_BEYOND}[{mark}]+[^\W_]*)*|[{symbol}]")
-
-
-def _ranges(codes: Sequence[int]) -> str:
-    """These letters as a regular expression has them between brackets."""
-    known = set(codes)
-    starts = [code for code in codes if code - 1 not in known]
-    ends = [code for code in codes if code + 1 not in known]
-    return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True))
 
 
 def _runs(text: str) -> Iterator[list[str]]:

@@ -7,7 +7,7 @@ connection, and as a function of the PostgreSQL database (made by migration 0056
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -27,6 +27,14 @@ def dropped_characters() -> frozenset[str]:
     """Return combining accents and invisible characters. Vowel signs are not among them."""
     codes = chain(range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x1FC00))
     return frozenset(c for c in map(chr, codes) if unicodedata.combining(c) or _UNSEEN.fullmatch(c))
+
+
+def character_ranges(characters: Sequence[str]) -> str:
+    """Return sorted characters as ranges between the brackets of a regular expression."""
+    known = set(characters)
+    starts = [c for c in characters if chr(ord(c) - 1) not in known]
+    ends = [c for c in characters if chr(ord(c) + 1) not in known]
+    return "".join(f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def fold_text(text: str) -> str:
@@ -80,7 +88,7 @@ def create_in_postgres(collation: str) -> str:
         else:
             single.append((lowered, folded))
     from_, to = ("".join(characters) for characters in zip(*single, strict=True))
-    dropped = _ranges(sorted(dropped_characters()))
+    dropped = character_ranges(sorted(dropped_characters()))
     return (
         f"CREATE FUNCTION {NAME}(value text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE"
         " RETURNS NULL ON NULL INPUT AS $$ SELECT (CASE WHEN octet_length(value) = length(value)"
@@ -88,11 +96,3 @@ def create_in_postgres(collation: str) -> str:
         f"translate({lower}, '{from_}', '{to}'), '[{dropped}]', '', 'g'), NFC) END)"
         ' COLLATE "default" $$'
     )
-
-
-def _ranges(characters: list[str]) -> str:
-    """Return sorted characters as a regular expression has them between brackets."""
-    known = set(characters)
-    starts = [c for c in characters if chr(ord(c) - 1) not in known]
-    ends = [c for c in characters if chr(ord(c) + 1) not in known]
-    return "".join(f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

@@ -100,17 +100,11 @@ async def test_the_store_folds_as_the_program_does(world: World) -> None:
         if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")
     ]
     different = []
-    for start in range(0, len(known), 20_000):
-        part = known[start : start + 20_000]
-        columns = [literal(f"{c}e{c} {c}Σ") for c in part]
-        for first in range(0, len(columns), 500):
-            asked = select(*(func.fold_text(c).label(f"c{n}") for n, c in
-                             enumerate(columns[first : first + 500])))  # fmt: skip
-            (row,) = await world.database.read(asked)
-            different += [
-                c for c, found in zip(part[first : first + 500], row, strict=True)
-                if found != fold_text(f"{c}e{c} {c}Σ")
-            ]  # fmt: skip
+    for start in range(0, len(known), 500):
+        texts = [f"{c}e{c} {c}Σ" for c in known[start : start + 500]]
+        columns = [func.fold_text(literal(one)).label(f"c{n}") for n, one in enumerate(texts)]
+        (row,) = await world.database.read(select(*columns))
+        different += [one for one, found in zip(texts, row, strict=True) if found != fold_text(one)]
     assert different == []
     assert (await world.database.read(select(func.fold_text(text("NULL")))))[0][0] is None
 
