@@ -32,26 +32,22 @@ from graphql import (
     is_non_null_type,
 )
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
-from graphql.pyutils import is_awaitable
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import StrawberryField
 
 from graph.execution.answer_budget import OTHER as OTHER_SIZE
 from graph.execution.answer_budget import OVERHEAD, AnswerBudget, size_of
+from graph.execution.generated_code import Bail, Large, odd, told
 from graph.execution.leaf_checks import OTHER, SHORT, TEXTS, USUAL
+from graph.execution.list_steps import LONG_LIST
 from graph.origins import origin
-from graph.views import Expressed, Listed, Made, View, Viewed, Whole, same
+from graph.views import Expressed, Listed, Made, MaybeThreaded, View, Viewed, Whole, same
 from models.prepared import Column, Driven, instant
 
 STATEMENTS = 8  # whose rows one list may be of: an argument may choose another
-INSTANT = 26  # characters of an instant in SQLite
 BRANCHES = 40  # object types behind an interface or a union, that we compile for
 
 Complete = Callable[[Any, AnswerBudget], Any]
-
-
-class Bail(Exception):
-    """Something that generated code, or the one who writes it, leaves to graphql-core: why."""
 
 
 class Document(Protocol):
@@ -61,11 +57,6 @@ class Document(Protocol):
 
     def fields(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GroupedFieldSet:
         """The fields below these, as graphql-core groups them. Raises Bail for @defer."""
-
-
-def odd(value: object) -> bool:
-    """Say whether graphql-core would take a value for something else than a result."""
-    return isinstance(value, Exception) or value is Undefined or is_awaitable(value)
 
 
 def is_plain(field: GraphQLField) -> bool:
@@ -124,14 +115,6 @@ class Raw:
         return column is not None and column.process is instant
 
 
-def told(text: str) -> str:
-    """An instant in UTC, as SQLite keeps it (2026-01-31 12:00:00.000000), as RFC 3339 has it."""
-    if len(text) != INSTANT or text[10] != " ":
-        raise Bail("type")
-    end = 19 if text.endswith(".000000") else INSTANT
-    return f"{text[:10]}T{text[11:end]}Z"
-
-
 class OfRows:
     """The functions that complete a list of views, one for each statement its rows are from."""
 
@@ -168,6 +151,7 @@ class Writer:
         self.names: dict[str, Any] = {
             "Bail": Bail,
             "Listed": Listed,
+            "Large": Large,
             "Undefined": Undefined,
             "isfinite": math.isfinite,
             "len": len,
@@ -282,6 +266,11 @@ class Writer:
         """Write, for the end of a loop, that a budget which is spent ends it."""
         self.emit(indent, "if n > b.left: b.exceed()")
 
+    def _check_list(self, var: str, indent: int) -> None:
+        """Write the check of a list's type and length."""
+        self.emit(indent, f"if type({var}) is not list: raise Bail('type')")
+        self.emit(indent, f"if len({var}) > {LONG_LIST}: raise Large")
+
     @staticmethod
     def _names_size(grouped: GroupedFieldSet) -> int:
         """The bytes of an object without its texts and the objects in it."""
@@ -307,7 +296,7 @@ class Writer:
             self.emit(indent, "else:")
             self.emit(indent + 1, f"if type({var}) is Listed: {var} = {var}.items")
             indent += 1
-        self.emit(indent, f"if type({var}) is not list: raise Bail('type')")
+        self._check_list(var, indent)
         self.emit(indent, f"{out} = []")
         self.emit(indent, f"for {one} in {var}:")
         self.emit(indent + 1, f"{out}.append({self._value(item, details, one, indent + 1)})")
@@ -406,6 +395,9 @@ class Writer:
         elif isinstance(expressed := made.get(name), Expressed):
             self.emit(indent, f"{raw} = {expressed.expression.format(held.source)}")
         elif name in made:
+            if isinstance(threaded := made[name], MaybeThreaded):
+                is_large = self.constant(threaded.is_large)
+                self.emit(indent, f"if {is_large}({held.source}): raise Large")
             self.emit(indent, f"{raw} = {self.constant(made[name].make)}({held.source})")
         else:
             self.emit(indent, f"{raw} = {held.source}.{name}")
@@ -456,7 +448,7 @@ class Writer:
         self.emit(indent, "else:")
         if is_list_type(bare):
             one, made = self._fresh("i"), self._fresh("o")
-            self.emit(indent + 1, f"if type({var}) is not list: raise Bail('type')")
+            self._check_list(var, indent + 1)
             self.emit(indent + 1, f"{out} = []")
             self.emit(indent + 1, f"for {one} in {var}:")
             self._fields(self._bare(bare.of_type), details, Held(one, one), made, indent + 2)

@@ -6,36 +6,30 @@ with the value that was resolved: no resolver runs twice.
 
 import inspect
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, cast
 
 from graphql import (
-    FieldNode,
     GraphQLError,
-    GraphQLField,
-    GraphQLLeafType,
     GraphQLObjectType,
     GraphQLOutputType,
-    GraphQLResolveInfoHelpers,
     OperationType,
     default_field_resolver,
     default_type_resolver,
-    is_non_null_type,
-    located_error,
 )
 from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
-from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
 from graphql.execution.values import VariableValues, get_argument_values
-from graphql.pyutils import Path, gather_with_cancel
+from graphql.pyutils import Path
 from strawberry.execution import optimized_is_awaitable
-from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from graph.deadlines import DeadlineExceeded, FieldDeadline
-from graph.execution.answer_budget import OVERHEAD, AnswerBudget, AnswerTooLarge, size_of
+from graph.execution.answer_budget import AnswerBudget, AnswerTooLarge
+from graph.execution.generated_code import Large
+from graph.execution.list_steps import LONG_LIST
+from graph.execution.plain_executor import PlainExecutor
 from graph.guards import Guards
-from graph.plans import Book, Plans
+from graph.plans import Book, Plan, Plans
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
@@ -51,6 +45,18 @@ KNOWN = {  # the methods we build on, with the parameters they must have
         "self", "parent_type", "source_value", "path", "grouped_field_set", "position_context",
     ),
     "execute_operation": ("self", "serially"),
+    "complete_iterable_value": (
+        "self", "item_type", "field_details_list", "info", "path", "items", "position_context",
+    ),
+    "complete_list_item_value": (
+        "self", "item", "complete_results", "item_type", "field_details_list", "info",
+        "item_path", "position_context",
+    ),
+    "complete_awaitable_list_item_value": (
+        "self", "item", "item_type", "field_details_list", "info", "item_path",
+        "position_context",
+    ),
+    "settle_in_background": ("self", "awaitables"),
     "complete_leaf_value": ("return_type", "result"),
     "handle_field_error": ("self", "raw_error", "return_type", "field_details_list", "path"),
     "collect_subfields": ("self", "return_type", "field_details_list"),
@@ -58,153 +64,6 @@ KNOWN = {  # the methods we build on, with the parameters they must have
         "self", "parent_type", "source", "field_details_list", "path", "position_context",
     ),
 }  # fmt: skip
-
-
-async def _gathered(awaitables: Sequence[Any]) -> list[Any]:
-    return list(await gather_with_cancel(*awaitables))
-
-
-def _untracked(_awaitables: Sequence[Any]) -> None:
-    """Nobody asks when work has ended: an operation that is called off cancels its own."""
-
-
-HELPERS = GraphQLResolveInfoHelpers(gather=_gathered, track=_untracked)
-
-
-class PlainExecutor(ExecutorThrowingOnIncremental):
-    """graphql-core's executor with a limit on the bytes of the answer.
-
-    It guesses nothing for names in variables: graphql-core fails at letters such as "İ".
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        operation_extensions: Any = None,
-        answer: AnswerBudget | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.answer = answer or AnswerBudget()
-        self.operation_extensions = operation_extensions
-        # Its own helpers hold on to it: all of an answer would wait for the garbage collector.
-        self.async_helpers = HELPERS
-
-    def build_resolve_info(
-        self,
-        field_def: GraphQLField,
-        field_nodes: list[FieldNode],
-        parent_type: GraphQLObjectType,
-        path: Path,
-    ) -> Any:
-        """Make what resolvers are told, as strawberry has it."""
-        base = StrawberryGraphQLCoreExecutionContext.build_resolve_info
-        return base(cast("Any", self), field_def, field_nodes, parent_type, path)
-
-    def complete_leaf_value(  # type: ignore[override]
-        self, return_type: GraphQLLeafType, result: Any
-    ) -> Any:
-        """Complete a scalar or enum, and count its bytes."""
-        completed = super().complete_leaf_value(return_type, result)
-        self.answer.take(size_of(completed))
-        return completed
-
-    def execute_fields(
-        self,
-        parent_type: GraphQLObjectType,
-        source_value: Any,
-        path: Path | None,
-        grouped_field_set: GroupedFieldSet,
-        position_context: Any,
-    ) -> Any:
-        """Execute the fields of an object, and count the bytes of their names."""
-        self.answer.take(OVERHEAD * len(grouped_field_set) + sum(map(len, grouped_field_set)))
-        return super().execute_fields(
-            parent_type, source_value, path, grouped_field_set, position_context
-        )
-
-    def execute_field(
-        self,
-        parent_type: GraphQLObjectType,
-        source: Any,
-        field_details_list: FieldDetailsList,
-        path: Path,
-        position_context: Any,
-    ) -> Any:
-        """Resolve and complete a field."""
-        if path.prev is None:
-            self.answer.begin_field()
-        return super().execute_field(
-            parent_type, source, field_details_list, path, position_context
-        )
-
-    def handle_field_error(
-        self,
-        raw_error: Exception,
-        return_type: GraphQLOutputType,
-        field_details_list: FieldDetailsList,
-        path: Path,
-    ) -> None:
-        """Note the error of a field; an answer that is too large ends here.
-
-        A query is answered by this error alone. Of a mutation, the root field is null if it can
-        be, since the others are done as well.
-        """
-        if self.answer.exceeded:
-            mutates = self.operation.operation is OperationType.MUTATION
-            if path.prev is not None or not mutates or is_non_null_type(return_type):
-                nodes = [details.node for details in field_details_list]
-                raise located_error(raw_error, nodes, path.as_list())
-            self.answer.drop_field()
-        super().handle_field_error(raw_error, return_type, field_details_list, path)
-
-    def execute_fields_serially(
-        self,
-        parent_type: GraphQLObjectType,
-        source_value: Any,
-        path: Path | None,
-        grouped_field_set: GroupedFieldSet,
-        position_context: Any,
-    ) -> Any:
-        """Execute the root fields of a mutation one after another, each until the deadline.
-
-        At the deadline the fields that are done keep their payloads. Each of the others is null,
-        with an error of its own.
-        """
-        deadline: FieldDeadline | None = getattr(self.context_value, "field_deadline", None)
-        if deadline is None:
-            ordinary = super().execute_fields_serially
-            return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
-        return self._execute_until(deadline, parent_type, source_value, grouped_field_set)
-
-    async def _execute_until(
-        self,
-        deadline: FieldDeadline,
-        parent_type: GraphQLObjectType,
-        source: Any,
-        grouped: GroupedFieldSet,
-    ) -> dict[str, Any]:
-        results: dict[str, Any] = {}
-        for name, details in grouped.items():
-            field = self.schema.get_field(parent_type, details[0].node.name.value)
-            if field is None:
-                continue
-            path = Path(None, name, parent_type.name)
-            run = partial(self.execute_field, parent_type, source, details, path, None)
-            if is_non_null_type(field.type):  # `__typename`, which takes no time
-                results[name] = run()
-                continue
-            try:
-                results[name] = await deadline.run(run)
-            except DeadlineExceeded as late:
-                self.handle_field_error(late, field.type, details, path)
-                results[name] = None
-        return results
-
-    @classmethod
-    def build(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make the executor of one operation."""
-        return super().build(*args, **{**kwargs, "hide_suggestions": True})
 
 
 class CompiledExecutor(PlainExecutor):
@@ -326,6 +185,9 @@ class CompiledExecutor(PlainExecutor):
             plan = self.plans.value(return_type, field_details_list)
             if plan is not None and not plan.off:
                 plan.use()
+                if type(result) is list and len(result) > LONG_LIST:
+                    given = return_type, field_details_list, info, path, result
+                    return self._complete_long_list(plan, *given)
                 left = self.answer.left
                 try:
                     return plan.complete(result, self.answer)
@@ -333,10 +195,40 @@ class CompiledExecutor(PlainExecutor):
                     raise
                 except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
                     self.answer.left = left
-                    plan.fell(error)
+                    if not isinstance(error, Large):
+                        plan.fell(error)
         return super().complete_value(
             return_type, field_details_list, info, path, result, position_context
         )
+
+    async def _complete_long_list(
+        self,
+        plan: Plan,
+        return_type: GraphQLOutputType,
+        details: FieldDetailsList,
+        info: Any,
+        path: Path,
+        items: list[Any],
+    ) -> Any:
+        """Complete a list by the function of its selection, in steps of the event loop."""
+        completed: list[Any] = []
+        counted = 0
+        for begin in range(0, len(items), LONG_LIST):
+            left = self.answer.left
+            try:
+                completed += plan.complete(items[begin : begin + LONG_LIST], self.answer)
+                counted += left - self.answer.left
+            except AnswerTooLarge:
+                raise
+            except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
+                self.answer.left = left + counted
+                if not isinstance(error, Large):
+                    plan.fell(error)
+                found = super().complete_value(return_type, details, info, path, items, None)
+                return await found if self.is_awaitable(found) else found
+            if self.step.is_over():
+                await self.step.pause()
+        return completed
 
     def execute_fields(
         self,
@@ -361,7 +253,8 @@ class CompiledExecutor(PlainExecutor):
             raise
         except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
             self.answer.left = left
-            plan.fell(error)
+            if not isinstance(error, Large):
+                plan.fell(error)
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
         if not plan.rest:
             return made

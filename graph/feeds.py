@@ -19,7 +19,8 @@ from graph.bodies import Question, encode
 from graph.documents import Known
 from graph.execution.answer_budget import AnswerBudget
 from graph.execution.encoding import encode_answer, needs_steps
-from graph.executor import PlainExecutor, executor_of
+from graph.execution.plain_executor import PlainExecutor
+from graph.executor import executor_of
 from graph.fields import Standing
 from graph.plans import Book
 from models import meters

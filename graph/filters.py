@@ -27,6 +27,7 @@ from graph.rows import Shape, columns, identified, link, shaped
 from graph.scalars import BigInt
 from graph.tasks import Task
 from graph.views import Made, View, Viewed
+from mail.messages import Header
 from models.errors import NotFound, found
 from models.pages import Cursor, ordering
 from models.roles import Role, Scope
@@ -54,7 +55,7 @@ def _header(query: Mapping[str, Any]) -> HeaderField | None:
     if one is None:
         return None
     value = one["value"] or ""
-    return HeaderField(key=one["key"], value=value, raw=f"{one['key']}: {value}".rstrip())
+    return HeaderField.of(Header(one["key"], value, f"{one['key']}: {value}".rstrip()))
 
 
 @strawberry.type(description="Test by an expression (POSIX extended), in any case.")

@@ -18,8 +18,9 @@ from graph.rows import columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import MessageOrder, Wanted
 from graph.spamreports import SpamReport
-from graph.views import Made, Viewed, Whole, same
+from graph.views import Made, MaybeThreaded, Viewed, same
 from mail.addresses import normal
+from mail.contents import is_large_tree
 from mail.placing import named_flags as flags_of
 from models.blobs import StorageTier
 from models.columns import Picked
@@ -200,11 +201,10 @@ class Message(Reading):
         "flags": Made(FLAGS, flags_of),
         "forwarded": Made(("keywords",), lambda keywords: "$Forwarded" in keywords),
         "has_attachments": Made(("attachment_count",), lambda count: count > 0),
-        "attachments": Whole(
-            ("attachments", "user_id"),
-            lambda row: [Attachment.of(row, nth) for nth in range(len(row.attachments))],
+        "attachments": MaybeThreaded(
+            ("attachments", "user_id"), Attachment.list_of, Attachment.are_many
         ),
-        "structure": Whole(("structure", "user_id"), MimePart.of),
+        "structure": MaybeThreaded(("structure", "user_id"), MimePart.of, is_large_tree),
         "verification": Made(("verification",), Verification.maybe),
         "spam": Made(("spam",), SpamReport.maybe),
         "pop3_uidl": Made(("id",), "{:032x}".format),

@@ -10,6 +10,7 @@ from strawberry.scalars import JSON
 
 from graph import parts
 from graph.errors import leaf
+from graph.execution.list_steps import LONG_LIST
 from graph.fields import Info, field
 from graph.scalars import URL, ByteSize
 from graph.views import Expressed, Made, View
@@ -47,7 +48,7 @@ class ContentType:
 
 
 @strawberry.type(description="Header line.")
-class HeaderField:
+class HeaderField(View):
     key: str = leaf("Name.")
     value: str = leaf("Decoded.")
     raw: str = leaf("As in the message.")
@@ -92,6 +93,16 @@ class Attachment:
         stored = await stored_of(info, self.row, held=self.held)
         part = contents.attached(stored, self.index)
         return await AttachedMessage.maybe(stored, part, held=self.held)
+
+    @classmethod
+    def list_of(cls, row: Any) -> list["Attachment"]:
+        """The attachments of a message."""
+        return [cls.of(row, index) for index in range(len(row.attachments))]
+
+    @staticmethod
+    def are_many(row: Any) -> bool:
+        """True if `list_of` takes so long that it must run in a thread."""
+        return len(row.attachments) > LONG_LIST
 
     @classmethod
     def of(cls, row: Any, index: int, *, held: bool = False) -> "Attachment":

@@ -33,8 +33,9 @@ from graphql.execution.collect_fields import (
 )
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
-from graph.codegen import Bail, Complete, Writer
+from graph.codegen import Complete, Writer
 from graph.coercing import Signatures, coerced, signatures
+from graph.execution.generated_code import Bail
 
 log = logging.getLogger(__name__)
 

@@ -198,7 +198,7 @@ class Reading(Shape):
     @field("In order.", cost=2)
     async def headers(self, info: Info) -> list[HeaderField]:
         lines = await contents.header_fields(await stored_of(info, self.row))
-        return [HeaderField(key=one.key, value=one.value, raw=one.raw) for one in lines]
+        return [HeaderField.of(line) for line in lines]
 
     @field("Header block as stored.", cost=2)
     async def headers_text(self, info: Info) -> str:

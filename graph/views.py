@@ -1,5 +1,6 @@
 """Objects that are views of something: of a row, of a pair, of a page."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
@@ -27,6 +28,28 @@ class Whole(Made):
     def __init__(self, columns: tuple[str, ...], of: Callable[[Any], Any]) -> None:
         super().__init__((), of)
         self.columns = columns
+
+
+class MaybeThreaded(Whole):
+    """A field made of the whole source: a task with a worker thread if the source is large.
+
+    Generated code leaves large sources to graphql-core, which awaits the task.
+    """
+
+    def __init__(
+        self,
+        columns: tuple[str, ...],
+        of: Callable[[Any], Any],
+        is_large: Callable[[Any], bool],
+    ) -> None:
+        super().__init__(columns, of)
+        self.is_large = is_large
+        self.make = self._make
+
+    def _make(self, source: Any) -> Any:
+        if self.is_large(source):
+            return asyncio.ensure_future(asyncio.to_thread(self.of, source))
+        return self.of(source)
 
 
 class Expressed(Made):

@@ -386,9 +386,14 @@ def skeleton_of(row: Picked, opened: Mapping[int, Skeleton | Corrupt]) -> Skelet
 
 async def read_tree(row: Picked) -> Part:
     """The MIME tree of a row; a large one is read in a thread."""
-    if len(row.structure) < LARGE:
-        return tree_of(row)
-    return await asyncio.to_thread(tree_of, row)
+    if is_large_tree(row):
+        return await asyncio.to_thread(tree_of, row)
+    return tree_of(row)
+
+
+def is_large_tree(row: Picked) -> bool:
+    """True if the MIME tree of a row must be read in a thread."""
+    return len(row.structure) >= LARGE
 
 
 def tree_of(row: Picked) -> Part:

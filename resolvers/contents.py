@@ -133,8 +133,8 @@ def _size(thing: object) -> int:
     if isinstance(thing, CalendarEvent):
         texts = thing.uid, thing.summary, thing.location, thing.organizer
         return 10 * OBJECT + 2 * OBJECT * len(thing.attendees) + sum(map(getsizeof, texts))
-    if isinstance(thing, Header):
-        return OBJECT + _size(thing.key) + _size(thing.value) + _size(thing.raw)
+    if isinstance(thing, Header):  # a message has thousands: this is faster than getsizeof
+        return 4 * OBJECT + len(thing.key) + len(thing.value) + len(thing.raw)
     return getsizeof(thing)
 
 

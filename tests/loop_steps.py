@@ -2,10 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -19,8 +21,19 @@ class LoopSteps:
         return f"{self.most * 1000:.0f} ms in {self.where}"
 
 
+async def measure_steps(action: Coroutine[Any, Any, Result]) -> tuple[Result, LoopSteps]:
+    """Run a coroutine in a task of its own, and measure all steps of the loop until it ends.
+
+    Steps of the task that waits for it would not count: the first began before, the last is not
+    over yet.
+    """
+    with _measured_steps() as steps:
+        result = await asyncio.create_task(action)
+    return result, steps
+
+
 @contextmanager
-def measured_steps() -> Iterator[LoopSteps]:
+def _measured_steps() -> Iterator[LoopSteps]:
     """Measure the CPU time of each callback that an asyncio loop runs in this thread."""
     steps, run = LoopSteps(), asyncio.Handle._run  # noqa: SLF001
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from graph.app import create_app
 from graph.schema import schema
@@ -117,6 +118,27 @@ async def test_a_deadline_takes_all_back(
     assert answer["errors"][0]["extensions"]["code"] == "DEADLINE_EXCEEDED"
     assert gate.came.is_set()
     assert await entries(ada) == {}
+
+
+async def test_a_deadline_during_the_commit_returns_the_payloads(
+    ada: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=1.5))
+    await ada(KEEPS)  # what is prepared once is prepared
+    waits: list[float] = []
+
+    def delay(_: Any) -> None:
+        if not waits:
+            waits.append(2)
+            time.sleep(waits[0])  # the event loop sees the deadline while the commit runs
+
+    for engine in world.database.engines:
+        event.listen(engine, "commit", delay)
+    answer = await ada.raw(f"mutation @atomic {{ {put('c', by='c')} {put('d', by='d')} }}")
+    assert waits
+    assert "errors" not in answer
+    assert codes(answer["data"]) == {"c": [], "d": []}
+    assert set(await entries(ada)) == {"a", "b", "c", "d"}
 
 
 @pytest.mark.parametrize("by", ["post", "events", "socket"])

@@ -5,6 +5,7 @@ DIFFERENTIAL_CASES says how many of the random ones, DIFFERENTIAL_SEED which.
 
 import gc
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from graphql import GraphQLError, coerce_input_value, parse
 from strawberry.exceptions import StrawberryInputCoercionError
 from strawberry.types.arguments import convert_arguments
 
+from graph.execution import list_steps
 from graph.executor import CompiledExecutor
 from graph.policy import Operation
 from graph.resolving import Inputs, quicken
@@ -46,6 +48,12 @@ pytestmark = [
         "ignore:Exception ignored in. <coroutine object:pytest.PytestUnraisableExceptionWarning"
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _whole_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dataloaders batch would depend on time if long lists were completed in steps."""
+    monkeypatch.setattr(list_steps, "STEP_SECONDS", math.inf)
 
 
 @pytest.fixture(autouse=True)

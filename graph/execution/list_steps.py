@@ -1,0 +1,53 @@
+"""Completion of long lists in steps, between which the event loop serves other requests."""
+
+import asyncio
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
+from time import thread_time
+from typing import Any
+
+# CPU seconds. Dataloaders batch what is asked in one step: most requests need no second one.
+STEP_SECONDS = 0.02
+LONG_LIST = 250  # items of a list that generated code completes at once
+
+
+class StepClock:
+    """Measures the CPU time of the current step of the event loop."""
+
+    __slots__ = ("_started",)
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+
+    def is_over(self) -> bool:
+        """True if the current step has taken `STEP_SECONDS` since the first call in it."""
+        if self._started is None:
+            self._started = thread_time()
+            asyncio.get_running_loop().call_soon(self._reset)
+            return False
+        return thread_time() - self._started > STEP_SECONDS
+
+    def _reset(self) -> None:
+        self._started = None
+
+    async def pause(self) -> None:
+        """Let the event loop run other tasks."""
+        await asyncio.sleep(0)
+        self._started = None
+
+
+def close_unstarted(value: Any) -> None:
+    """Close the coroutines in a value that have not begun, and those that they would await.
+
+    Python warns of a coroutine that is neither awaited nor closed. Closing one does not close
+    the coroutines that it holds in its variables.
+    """
+    values = [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+        elif iscoroutine(value) and value.cr_frame and getcoroutinestate(value) == CORO_CREATED:
+            values += value.cr_frame.f_locals.values()
+            value.close()

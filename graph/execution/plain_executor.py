@@ -1,0 +1,249 @@
+"""graphql-core's executor with limits on the bytes of an answer and on the length of a step."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from graphql import (
+    FieldNode,
+    GraphQLField,
+    GraphQLLeafType,
+    GraphQLObjectType,
+    GraphQLOutputType,
+    GraphQLResolveInfoHelpers,
+    OperationType,
+    is_non_null_type,
+    located_error,
+)
+from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
+from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
+from graphql.pyutils import Path, gather_with_cancel
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
+
+from graph.deadlines import DeadlineExceeded, FieldDeadline
+from graph.execution.answer_budget import OVERHEAD, AnswerBudget, size_of
+from graph.execution.list_steps import StepClock, close_unstarted
+from graph.views import Listed
+
+
+async def _gathered(awaitables: Sequence[Any]) -> list[Any]:
+    return list(await gather_with_cancel(*awaitables))
+
+
+def _untracked(_awaitables: Sequence[Any]) -> None:
+    """Nobody asks when work has ended: an operation that is called off cancels its own."""
+
+
+HELPERS = GraphQLResolveInfoHelpers(gather=_gathered, track=_untracked)
+
+
+@dataclass
+class _AwaitedItems:
+    """The completed items of a list, and the indexes of those that are coroutines."""
+
+    items: list[Any]
+    indexes: list[int]
+
+    @property
+    def pending(self) -> list[Any]:
+        return [self.items[index] for index in self.indexes]
+
+    async def settle(self) -> list[Any]:
+        """Replace each coroutine by its result."""
+        results = await gather_with_cancel(*self.pending)
+        for index, result in zip(self.indexes, results, strict=True):
+            self.items[index] = result
+        return self.items
+
+
+class PlainExecutor(ExecutorThrowingOnIncremental):
+    """graphql-core's executor with a limit on the bytes of the answer.
+
+    It guesses nothing for names in variables: graphql-core fails at letters such as "İ".
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        operation_extensions: Any = None,
+        answer: AnswerBudget | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.answer = answer or AnswerBudget()
+        self.step = StepClock()
+        self.operation_extensions = operation_extensions
+        # Its own helpers hold on to it: all of an answer would wait for the garbage collector.
+        self.async_helpers = HELPERS
+
+    def build_resolve_info(
+        self,
+        field_def: GraphQLField,
+        field_nodes: list[FieldNode],
+        parent_type: GraphQLObjectType,
+        path: Path,
+    ) -> Any:
+        """Make what resolvers are told, as strawberry has it."""
+        base = StrawberryGraphQLCoreExecutionContext.build_resolve_info
+        return base(cast("Any", self), field_def, field_nodes, parent_type, path)
+
+    def complete_leaf_value(  # type: ignore[override]
+        self, return_type: GraphQLLeafType, result: Any
+    ) -> Any:
+        """Complete a scalar or enum, and count its bytes."""
+        completed = super().complete_leaf_value(return_type, result)
+        self.answer.take(size_of(completed))
+        return completed
+
+    def execute_fields(
+        self,
+        parent_type: GraphQLObjectType,
+        source_value: Any,
+        path: Path | None,
+        grouped_field_set: GroupedFieldSet,
+        position_context: Any,
+    ) -> Any:
+        """Execute the fields of an object, and count the bytes of their names."""
+        self.answer.take(OVERHEAD * len(grouped_field_set) + sum(map(len, grouped_field_set)))
+        return super().execute_fields(
+            parent_type, source_value, path, grouped_field_set, position_context
+        )
+
+    def execute_field(
+        self,
+        parent_type: GraphQLObjectType,
+        source: Any,
+        field_details_list: FieldDetailsList,
+        path: Path,
+        position_context: Any,
+    ) -> Any:
+        """Resolve and complete a field."""
+        if path.prev is None:
+            self.answer.begin_field()
+        return super().execute_field(
+            parent_type, source, field_details_list, path, position_context
+        )
+
+    def complete_iterable_value(
+        self,
+        item_type: GraphQLOutputType,
+        field_details_list: FieldDetailsList,
+        info: Any,
+        path: Path,
+        items: Iterable[Any],
+        position_context: Any,
+    ) -> Any:
+        """Complete a list, in several steps of the event loop if one would take too long."""
+        if not isinstance(items, list | Listed):
+            ordinary = super().complete_iterable_value
+            return ordinary(item_type, field_details_list, info, path, items, position_context)
+        awaited = _AwaitedItems([], [])
+
+        def complete(index: int) -> None:
+            item_path = path.add_key(index, None)
+            given = item_type, field_details_list, info, item_path, position_context
+            if self.is_awaitable(items[index]):
+                item = self.complete_awaitable_list_item_value(items[index], *given)
+                awaited.items.append(item)
+                awaited.indexes.append(index)
+            elif self.complete_list_item_value(items[index], awaited.items, *given):
+                awaited.indexes.append(index)
+
+        last = len(items) - 1
+        indexes = iter(range(len(items)))
+        try:
+            for index in indexes:
+                complete(index)
+                if index < last and self.step.is_over():
+                    return self._complete_rest(complete, indexes, awaited)
+        except Exception:
+            self.settle_in_background(awaited.pending)
+            raise
+        return awaited.settle() if awaited.indexes else awaited.items
+
+    async def _complete_rest(
+        self, complete: Callable[[int], None], indexes: Iterator[int], awaited: "_AwaitedItems"
+    ) -> list[Any]:
+        """Complete the items with these indexes in further steps of the event loop."""
+        try:
+            await self.step.pause()
+            for index in indexes:
+                complete(index)
+                if self.step.is_over():
+                    await self.step.pause()
+        except Exception:
+            self.settle_in_background(awaited.pending)
+            raise
+        except BaseException:  # the operation is cancelled: nothing of it may start any more
+            close_unstarted(awaited.pending)
+            raise
+        return await awaited.settle()
+
+    def handle_field_error(
+        self,
+        raw_error: Exception,
+        return_type: GraphQLOutputType,
+        field_details_list: FieldDetailsList,
+        path: Path,
+    ) -> None:
+        """Note the error of a field; an answer that is too large ends here.
+
+        A query is answered by this error alone. Of a mutation, the root field is null if it can
+        be, since the others are done as well.
+        """
+        if self.answer.exceeded:
+            mutates = self.operation.operation is OperationType.MUTATION
+            if path.prev is not None or not mutates or is_non_null_type(return_type):
+                nodes = [details.node for details in field_details_list]
+                raise located_error(raw_error, nodes, path.as_list())
+            self.answer.drop_field()
+        super().handle_field_error(raw_error, return_type, field_details_list, path)
+
+    def execute_fields_serially(
+        self,
+        parent_type: GraphQLObjectType,
+        source_value: Any,
+        path: Path | None,
+        grouped_field_set: GroupedFieldSet,
+        position_context: Any,
+    ) -> Any:
+        """Execute the root fields of a mutation one after another, each until the deadline.
+
+        At the deadline the fields that are done keep their payloads. Each of the others is null,
+        with an error of its own.
+        """
+        deadline: FieldDeadline | None = getattr(self.context_value, "field_deadline", None)
+        if deadline is None:
+            ordinary = super().execute_fields_serially
+            return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
+        return self._execute_until(deadline, parent_type, source_value, grouped_field_set)
+
+    async def _execute_until(
+        self,
+        deadline: FieldDeadline,
+        parent_type: GraphQLObjectType,
+        source: Any,
+        grouped: GroupedFieldSet,
+    ) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for name, details in grouped.items():
+            field = self.schema.get_field(parent_type, details[0].node.name.value)
+            if field is None:
+                continue
+            path = Path(None, name, parent_type.name)
+            run = partial(self.execute_field, parent_type, source, details, path, None)
+            if is_non_null_type(field.type):  # `__typename`, which takes no time
+                results[name] = run()
+                continue
+            try:
+                results[name] = await deadline.run(run)
+            except DeadlineExceeded as late:
+                self.handle_field_error(late, field.type, details, path)
+                results[name] = None
+        return results
+
+    @classmethod
+    def build(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make the executor of one operation."""
+        return super().build(*args, **{**kwargs, "hide_suggestions": True})
