@@ -25,6 +25,7 @@ from resolvers.uploads import Received
 
 SignIn = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]  # headers, address
 
+CHECKPOINTS = 8  # parts of uploads that are stored at once: each is in memory
 TOGETHER = 2  # large messages that are taken apart
 DIGITS = 20  # of a number that is absurd
 CLOSED = {"Connection": "close"}  # the rest of a body would have to be read otherwise
@@ -69,6 +70,7 @@ class Desk:
     sending: Crowd  # users with uploads under way
     # large messages that are taken apart: each is in memory whole, and more than once
     apart: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TOGETHER))
+    checkpoints: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CHECKPOINTS))
     flows: dict[int, Flow] = field(default_factory=dict)  # of uploads in pieces, by their keys
 
 

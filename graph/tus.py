@@ -31,15 +31,17 @@ from graph.intake import (
     roomy,
     sending,
 )  # fmt: skip
-from mail import arriving
+from mail import arriving, upload_parts
 from mail.arriving import Arriving, Busy, Lost
+from mail.blobs.codec import digest_of
 from mail.messages.parameters import filename_of
 from mail.spool import MEMORY, NoRoom, room
 from models.columns import Picked
 from models.errors import NotFound
+from models.store.outages import StoreUnavailable
 from resolvers import links, resuming, uploads
 from resolvers.context import Context
-from resolvers.resuming import Announced
+from resolvers.resuming import Announced, OffsetMoved, Progress, WholeUpload
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ async def create(desk: Desk, request: Request) -> Response:
         row = await resuming.create(ctx, coming)
         try:
             if not row.size:
-                row = await resuming.complete(ctx, row.id, b"")
+                row = await resuming.complete(ctx, row.id, WholeUpload(b"", digest_of(b"")))
             elif brings:
                 row = await _take(desk, ctx, request, row.id, 0)
         except BaseException:  # its address was told to nobody
@@ -131,12 +133,14 @@ async def _found(desk: Desk, ctx: Context, upload_id: int) -> Picked:
     if _lacks(desk, row):
         row = await resuming.find(ctx, upload_id)  # it may have become whole meanwhile
         if _lacks(desk, row):
-            raise _lost(row.id)
+            raise _lost(row.id, "the file is shorter")
     return row
 
 
 def _lacks(desk: Desk, row: Picked) -> bool:
-    return row.blob_name is None and arriving.size_of(desk.spool, row.id) < row.received
+    if row.blob_name is not None or upload_parts.is_shared(desk.world):
+        return False
+    return bool(arriving.size_of(desk.spool, row.id) < row.received)
 
 
 async def _head(_desk: Desk, _ctx: Context, _request: Request, row: Picked) -> Response:
@@ -150,9 +154,16 @@ async def _patch(desk: Desk, ctx: Context, request: Request, row: Picked) -> Res
     if offset is None:
         raise bodies.bad("Upload-Offset is missing.")
     declared(request.headers)
-    with roomy(desk, row.size - _offset(row)):
+    with roomy(desk, _disk_need(desk, row)):
         row = await _take(desk, ctx, request, row.id, offset)
     return Response(status_code=204, headers=_state(row))
+
+
+def _disk_need(desk: Desk, row: Picked) -> int:
+    """Bytes of the disk that the rest of an upload takes."""
+    if row.blob_name is not None:
+        return 0
+    return max(int(row.size) - arriving.disk_use(desk.spool, row.id), 0)
 
 
 async def _delete(desk: Desk, ctx: Context, _request: Request, row: Picked) -> Response:
@@ -177,22 +188,53 @@ async def _take(desk: Desk, ctx: Context, request: Request, upload_id: int, offs
         whole = row.blob_name is not None
         if whole:
             arriving.remove(desk.spool, upload_id)  # we have just made it
-        if offset != _offset(row):
-            raise _elsewhere(_offset(row))
+        if offset != resuming.offset(row):
+            raise _elsewhere(resuming.offset(row))
         left = row.size - offset
         if declared(request.headers) > left:
             raise _too_long(left)
+        await _open_at(desk, file, row)
+        taking = Taking(desk, ctx, file, row.id, 0 if whole else row.size, offset, offset)
         try:
-            await asyncio.to_thread(file.go_on, 0 if whole else row.received)
-        except Lost:
-            raise _lost(row.id) from None
-        taking = Taking(desk, ctx, file, row.id, 0 if whole else row.size, offset)
-        await _receive(taking, request, flow)
-        if whole or file.size < row.size:
-            return await resuming.find(ctx, upload_id)
-        row = await resuming.complete(ctx, row.id, file.path)
-        await asyncio.to_thread(arriving.remove, desk.spool, upload_id)
-        return row
+            await _receive(taking, request, flow)
+            if whole or file.size < row.size:
+                return await resuming.find(ctx, upload_id)
+            return await _complete(taking)
+        except OffsetMoved as moved:  # by another server
+            raise _elsewhere(moved.offset) from None
+
+
+async def _open_at(desk: Desk, file: Arriving, row: Picked) -> None:
+    """Let the file go on where the upload does. NotFound where its bytes are lost."""
+    received = 0 if row.blob_name is not None else row.received
+    if upload_parts.is_shared(desk.world):
+        await asyncio.to_thread(file.go_on_without, received)
+        return
+    try:
+        await asyncio.to_thread(file.go_on, received)
+    except Lost as problem:
+        raise _lost(row.id, str(problem)) from None
+
+
+async def _complete(taking: "Taking") -> Picked:
+    """Store the whole upload. If that fails, only the last byte has to be sent again."""
+    world, file = taking.desk.world, taking.file
+    try:
+        digest = await upload_parts.complete_file(
+            world, file, taking.upload_id, size=taking.size, own_from=taking.start
+        )
+        whole = WholeUpload(file.path, digest, taking.promised)
+        row = await resuming.complete(taking.ctx, taking.upload_id, whole)
+    except Lost as problem:
+        await resuming.raise_if_moved(taking.ctx, taking.upload_id, taking.promised)
+        raise _lost(taking.upload_id, str(problem)) from None
+    except (NotFound, OffsetMoved, StoreUnavailable):
+        raise
+    except Exception:
+        await taking.settle()
+        raise
+    await asyncio.to_thread(arriving.remove, taking.desk.spool, taking.upload_id)
+    return row
 
 
 @contextmanager
@@ -216,7 +258,7 @@ def _held(desk: Desk, upload_id: int) -> Generator[tuple[Arriving, Flow]]:
 
 
 async def _receive(taking: "Taking", request: Request, flow: Flow) -> None:
-    desk = taking.desk
+    desk, is_ended = taking.desk, False
     try:
         async with (
             asyncio.timeout(desk.limits.longest),
@@ -224,12 +266,16 @@ async def _receive(taking: "Taking", request: Request, flow: Flow) -> None:
         ):
             async for piece in body:
                 await taking.add(piece)
+        is_ended = True
     except TimeoutError:  # no 4xx: clients take that for an end
         message = "The body did not come in time: go on where HEAD says."
         more = {"Retry-After": "1", **CLOSED}
         raise Rejected(503, "DEADLINE_EXCEEDED", message, more) from None
     finally:
-        await taking.settle()
+        if is_ended and taking.is_whole and upload_parts.is_shared(desk.world):
+            await taking.spill()  # they need not become a part: the whole is stored next
+        else:
+            await taking.settle()
 
 
 @dataclass(slots=True)
@@ -241,8 +287,15 @@ class Taking:
     file: Arriving
     upload_id: int
     size: int  # of the whole
+    start: int  # where the request goes on
     promised: int
     part: bytearray = field(default_factory=bytearray)  # not yet in the file
+    failed: bool = False  # bytes could not be promised: that is not tried again
+
+    @property
+    def is_whole(self) -> bool:
+        """True if all bytes of an unfinished upload have come."""
+        return self.file.size + len(self.part) == self.size > 0
 
     async def add(self, piece: bytes) -> None:
         """Keep these bytes too. NoRoom; Rejected where they are more than were announced."""
@@ -252,26 +305,38 @@ class Taking:
         self.desk.budget.take(len(piece))
         self.part += piece
         if len(self.part) >= MEMORY:
-            await self._spill()
+            await self.spill()
         if self.file.size - self.promised >= self.desk.limits.checkpoint:
             await self.settle()
             if room(self.desk.spool) < self.desk.limits.disk_reserve:
                 raise NoRoom
 
     async def settle(self) -> None:
-        """Wait until all is on the disk, then promise it.
+        """Make all bytes safe, then promise them.
 
         All but the last byte, which is promised when the whole is stored: a client that
         hears of the last one asks for nothing more.
         """
-        await self._spill()
+        await self.spill()
         safe = min(self.file.size, self.size - 1)
-        if safe > self.promised:
-            await asyncio.to_thread(self.file.sync)
-            await resuming.note(self.ctx, self.upload_id, safe)
-            self.promised = safe
+        if safe > self.promised and not self.failed:
+            self.failed = True
+            await self._promise(safe)
+            self.promised, self.failed = safe, False
 
-    async def _spill(self) -> None:
+    async def _promise(self, safe: int) -> None:
+        world = self.desk.world
+        if upload_parts.is_shared(world):
+            async with self.desk.checkpoints:
+                part = await upload_parts.store(world, self.file, self.promised, safe)
+            await resuming.add_part(self.ctx, self.upload_id, part)
+        else:
+            await asyncio.to_thread(self.file.sync)
+            progress = Progress(self.promised, safe)
+            await resuming.note(self.ctx, self.upload_id, progress)
+
+    async def spill(self) -> None:
+        """Write to the file what is not in it yet."""
         part, self.part = self.part, bytearray()
         try:
             await asyncio.to_thread(self.file.append, part)
@@ -279,14 +344,10 @@ class Taking:
             self.desk.budget.give(len(part))
 
 
-def _offset(row: Picked) -> int:
-    return int(row.received if row.blob_name is None else row.size)
-
-
 def _state(row: Picked) -> dict[str, str]:
     headers = {
         "Cache-Control": "no-store",
-        "Upload-Offset": str(_offset(row)),
+        "Upload-Offset": str(resuming.offset(row)),
         "Upload-Length": str(row.size),
         "Upload-Expires": _date(row.expires_at),
     }
@@ -357,6 +418,6 @@ def _too_long(left: int) -> Rejected:
     return Rejected(413, "TOO_LARGE", f"The upload lacks {left} bytes, not more.", CLOSED)
 
 
-def _lost(upload_id: int) -> NotFound:
-    log.warning("bytes of an upload are not here", extra={"upload": upload_id})
+def _lost(upload_id: int, problem: str) -> NotFound:
+    log.warning("bytes of an upload are lost", extra={"upload": upload_id, "problem": problem})
     return NotFound(str(upload_id))

@@ -1,6 +1,7 @@
 """Files that arrive in pieces, over breaks of the line and restarts of ours."""
 
 import fcntl
+import hashlib
 import os
 import threading
 from collections.abc import Collection
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 MARK = "upload-"  # names of our files begin with it, their key follows in hex
+CHUNK = 1024 * 1024  # bytes that are hashed at once
+BLOCK = 512  # bytes in the unit of `st_blocks`
 
 
 class Busy(Exception):
@@ -16,7 +19,7 @@ class Busy(Exception):
 
 
 class Lost(Exception):
-    """The file has fewer bytes than were promised to be in it: it lies on another machine."""
+    """Bytes that were promised are neither in the file nor in the object store."""
 
 
 class Arriving:
@@ -56,10 +59,16 @@ class Arriving:
     def go_on(self, size: int) -> None:
         """Append behind these bytes: what came later was promised to nobody. Lost."""
         with self._lock:
-            if os.fstat(self._handle).st_size < size:
-                raise Lost
+            if (found := os.fstat(self._handle).st_size) < size:
+                raise Lost(f"the file ends at {found}")
             os.ftruncate(self._handle, size)
             self.size, self._named = size, size > 0
+
+    def go_on_without(self, size: int) -> None:
+        """Append behind these bytes, which need not be in the file: they can be written later."""
+        with self._lock:
+            os.ftruncate(self._handle, size)
+            self.size = size
 
     def append(self, piece: bytes | bytearray) -> None:
         """Add these bytes, all of them or, where the disk is full, as many as go in."""
@@ -69,6 +78,32 @@ class Arriving:
                 written = os.pwrite(self._handle, rest[done:], self.size)
                 self.size += written
                 done += written
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` up to, not with, `end`. Lost where the file is shorter."""
+        parts = list[bytes]()
+        with self._lock:
+            while start < end:
+                part = os.pread(self._handle, end - start, start)
+                if not part:
+                    raise Lost(f"the file ends at {start}")
+                parts.append(part)
+                start += len(part)
+        return b"".join(parts)
+
+    def write(self, start: int, piece: bytes) -> None:
+        """Replace the bytes from `start` on."""
+        with self._lock, memoryview(piece) as rest:
+            done = 0
+            while done < len(rest):
+                done += os.pwrite(self._handle, rest[done:], start + done)
+
+    def hash(self, start: int, end: int, *hashes: "hashlib._Hash") -> None:
+        """Add these bytes to each of the hashes. Lost where the file is shorter."""
+        for at in range(start, end, CHUNK):
+            chunk = self.read(at, min(at + CHUNK, end))
+            for each in hashes:
+                each.update(chunk)
 
     def sync(self) -> None:
         """Wait until the bytes, and the name of the file, are on the disk."""
@@ -88,6 +123,14 @@ def size_of(folder: Path, key: int) -> int:
     """How many bytes of it are there; 0 where there is no file."""
     try:
         return path_of(folder, key).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def disk_use(folder: Path, key: int) -> int:
+    """Bytes of the disk that the file takes; 0 if there is no file."""
+    try:
+        return path_of(folder, key).stat().st_blocks * BLOCK
     except FileNotFoundError:
         return 0
 

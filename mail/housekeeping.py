@@ -28,15 +28,16 @@ from sqlmodel import SQLModel, col
 
 from mail import arriving, endings, quarantine, retention
 from mail.audit import unfinished
-from mail.blobs.collect import collect, drop_objects
+from mail.blobs.collect import collect
 from mail.threads import ended
+from mail.upload_removal import delete_expired
 from models.adminlog import AdminLogEntry
 from models.apppasswords import AppPassword
 from models.audit import Audit, AuditCopy
 from models.auth import CALM, PENDING, AccessToken, Throttle
 from models.authlog import AuthEvent
 from models.autoreply import AutoreplySender
-from models.blobs import Blob, SubmissionBlob, Upload
+from models.blobs import SubmissionBlob, Upload
 from models.columns import Picked, table_of
 from models.compose import ComposeListener, ComposeRequest
 from models.connectors import Connector, ConnectorRun
@@ -160,7 +161,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     files = await _files(world)
     held, announced = await _held(world), await quarantine.announce(world)
     audits, copies = await _audits(world)
-    uploads = await _uploads(world)
+    uploads = await delete_expired(world)
     addresses = await endings.remove(world)
     changes = await retention.trim(world, aged=sweep)
     if sweep:
@@ -451,29 +452,6 @@ async def _held(world: World) -> int:
 
     order = col(QuarantineItem.expires_at), col(QuarantineItem.id)
     return await rounds(world, asked.order_by(*order), remove)
-
-
-async def _uploads(world: World) -> int:
-    """Remove uploads that nobody used: rows first, their objects after the commit."""
-    gone = 0
-    some = select(col(Upload.id)).where(col(Upload.expires_at) <= world.now())
-    some = some.limit(ROUND).with_for_update(skip_locked=True)
-    removal = delete(Upload).where(col(Upload.id).in_(some)).returning(col(Upload.blob_name))
-    while True:
-        gone_now = await world.apply(lambda turn: turn.connection.execute(removal).scalars().all())
-        await forget_objects(world, [name for name in gone_now if name is not None])
-        gone += len(gone_now)
-        if len(gone_now) < ROUND:
-            return gone
-
-
-async def forget_objects(world: World, names: Sequence[str]) -> None:
-    """Remove the objects of uploads whose rows are gone, but for those that are blobs since."""
-    if not names:
-        return
-    taken = select(col(Blob.name)).where(col(Blob.name).in_(names))
-    used = {row.name for row in await world.database.read(taken)}
-    await drop_objects(world, [name for name in names if name not in used])
 
 
 async def swept(world: World, spool: Path) -> int:

@@ -56,14 +56,14 @@ class SubmissionBlob(SQLModel, table=True):
 class Upload(Owned, table=True):
     """Bytes sent before the mutation that uses them. Kept for a day.
 
-    Until all have come it has neither `digest` nor `blob_name`, and those that have lie in a
-    file: mail/arriving.py.
+    An unfinished upload has neither `digest` nor `blob_name`. On SQLite its bytes are in a file
+    of the machine (mail/arriving.py), on PostgreSQL in the objects of its parts (`UploadPart`).
     """
 
     __tablename__ = "uploads"
 
     size: Number
-    received: Number = 0  # bytes that are safe in the file; says nothing once all have come
+    received: Number = 0  # bytes that are safe; not used when the upload is finished
     digest: str | None = None  # SHA-256, hex
     content_type: str
     filename: str | None = None
@@ -71,3 +71,19 @@ class Upload(Owned, table=True):
     blob_name: str | None = Field(default=None, unique=True)  # in the store, not compressed
     created_at: Moment
     expires_at: datetime = Field(sa_type=Instant, index=True)
+
+
+class UploadPart(Row, table=True):
+    """Bytes of an unfinished upload that are stored as an object, on PostgreSQL.
+
+    The parts of an upload follow one another without gaps, and end at `Upload.received`.
+    """
+
+    __tablename__ = "upload_parts"
+    __table_args__ = (UniqueConstraint("upload_id", "start"),)
+
+    upload_id: int = ref("uploads.id", index=False)  # the constraint has an index
+    start: Number  # offset of the first byte in the upload
+    size: Number
+    digest: str  # SHA-256, hex
+    name: str = Field(unique=True)  # in the store, not compressed

@@ -1,23 +1,24 @@
 """Uploads whose bytes come in several requests: what is promised of them, and when it is kept."""
 
-import asyncio
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlmodel import col
 
 from mail.blobs.store import object_name
-from mail.housekeeping import forget_objects
-from models.blobs import Upload
+from mail.upload_parts import StoredPart, delete_parts
+from mail.upload_removal import delete_uploads, forget_objects
+from models.blobs import Upload, UploadPart
 from models.columns import Picked, picked
-from models.errors import NotFound, found
+from models.errors import LimitReached, NotFound, Refused, found
 from models.world import Turn
 from resolvers.access import visible
 from resolvers.context import Context
 from resolvers.uploads import KEPT, check, kept, permit, put
+
+MOST_PARTS = 10_000  # of one upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,31 @@ class Announced:
     content_type: str
     filename: str | None = None
     told: str | None = None
+
+
+class OffsetMoved(Exception):
+    """The upload goes on at another offset: another request has added bytes meanwhile."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the upload goes on at {offset}")
+        self.offset = offset
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The offset that was acknowledged last, and the one that is safe now."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class WholeUpload:
+    """All bytes of an upload, of which `received` are acknowledged."""
+
+    source: bytes | Path
+    digest: str  # SHA-256, hex
+    received: int = 0
 
 
 async def create(ctx: Context, coming: Announced) -> Picked:
@@ -63,55 +89,111 @@ async def find(ctx: Context, upload_id: int) -> Picked:
     return found(next(iter(await ctx.read(theirs)), None), str(upload_id))
 
 
-async def note(ctx: Context, upload_id: int, received: int) -> None:
-    """Promise that so many bytes are safe. NotFound where it has ended meanwhile."""
-    waits = _mine(ctx, upload_id) & col(Upload.blob_name).is_(None)
-    safe = update(Upload).where(waits).values(received=received)
-    if not await ctx.world.apply(lambda turn: turn.connection.execute(safe).rowcount):
-        raise NotFound(str(upload_id))
+async def note(ctx: Context, upload_id: int, progress: Progress) -> None:
+    """Acknowledge bytes that are safe in the file. NotFound, OffsetMoved."""
+
+    def unit(turn: Turn) -> bool:
+        return _move(ctx, turn, upload_id, progress)
+
+    if not await ctx.world.apply(unit):
+        raise await _moved(ctx, upload_id)
 
 
-async def complete(ctx: Context, upload_id: int, source: bytes | Path) -> Picked:
-    """Store the bytes, all of which are there, for 24 h from here; the row. NotFound."""
-    world = ctx.world
+async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
+    """Acknowledge bytes that are safe in an object. NotFound, OffsetMoved, LimitReached.
+
+    If the part is refused, its object is removed.
+    """
+    world, progress = ctx.world, Progress(part.start, part.end)
+
+    def unit(turn: Turn) -> bool:
+        if not _move(ctx, turn, upload_id, progress):
+            return False
+        many = select(func.count()).where(col(UploadPart.upload_id) == upload_id)
+        if (used := turn.connection.execute(many).scalar_one()) >= MOST_PARTS:
+            text = f"an upload has at most {MOST_PARTS} parts: send more bytes in each request"
+            raise LimitReached(text, limit=MOST_PARTS, used=used)
+        turn.connection.execute(insert(UploadPart), part.row(turn.world.key(), upload_id))
+        return True
+
     try:
-        digest = await asyncio.to_thread(_digest, source)
-        name = object_name(digest, world.key())
-        await put(world, name, source)
-    except FileNotFoundError:
-        await find(ctx, upload_id)  # it may have ended, and the file with it
+        if not await world.apply(unit):
+            raise await _moved(ctx, upload_id)
+    except (Refused, OffsetMoved):  # after other failures a row may name the object
+        await world.blobs.delete([part.name])
         raise
-    waits = _mine(ctx, upload_id) & col(Upload.blob_name).is_(None)
-    whole: dict[str, Any] = {
+
+
+async def raise_if_moved(ctx: Context, upload_id: int, received: int) -> None:
+    """Raise NotFound if the upload has ended, OffsetMoved if it does not go on at `received`."""
+    row = await find(ctx, upload_id)
+    if offset(row) != received or row.blob_name is not None:
+        raise OffsetMoved(offset(row))
+
+
+async def complete(ctx: Context, upload_id: int, whole: WholeUpload) -> Picked:
+    """Store all bytes for 24 h from now; returns the row. NotFound, OffsetMoved."""
+    world = ctx.world
+    name = object_name(whole.digest, world.key())
+    try:
+        await put(world, name, whole.source)
+    except FileNotFoundError:  # the upload may have ended, and the file with it
+        await raise_if_moved(ctx, upload_id, whole.received)
+        raise
+    values: dict[str, Any] = {
         "received": col(Upload.size),
-        "digest": digest,
+        "digest": whole.digest,
         "blob_name": name,
         "expires_at": world.now() + KEPT,
     }
-    made = update(Upload).where(waits).values(**whole).returning(*picked(Upload))
-    row = await world.apply(lambda turn: turn.connection.execute(made).one_or_none())
+    waits = _waits(ctx, upload_id, whole.received)
+    made = update(Upload).where(waits).values(**values).returning(*picked(Upload))
+
+    def unit(turn: Turn) -> tuple[Picked | None, list[str]]:
+        row = turn.connection.execute(made).one_or_none()
+        return row, delete_parts(turn, [upload_id]) if row else []
+
+    row, objects = await world.apply(unit)
     if row is None:
         await world.blobs.delete([name])
-    return found(row, str(upload_id))
+        raise await _moved(ctx, upload_id)
+    await forget_objects(world, objects)
+    return row
 
 
 async def end(ctx: Context, upload_id: int) -> None:
     """Forget the upload, whole or not. NotFound, Forbidden."""
     permit(ctx)
-    removal = delete(Upload).where(_mine(ctx, upload_id)).returning(col(Upload.blob_name))
-    row = await ctx.world.apply(lambda turn: turn.connection.execute(removal).one_or_none())
-    name = found(row, str(upload_id)).blob_name
-    if name is not None:
-        await forget_objects(ctx.world, [name])
+    mine = _mine(ctx, upload_id)
+    removed = await ctx.world.apply(lambda turn: delete_uploads(turn, mine))
+    if not removed.count:
+        raise NotFound(str(upload_id))
+    await forget_objects(ctx.world, removed.objects)
+
+
+def offset(row: Picked) -> int:
+    """Where the upload goes on."""
+    return int(row.received if row.blob_name is None else row.size)
+
+
+async def _moved(ctx: Context, upload_id: int) -> OffsetMoved:
+    """What to raise if bytes could not be added. NotFound if the upload has ended."""
+    return OffsetMoved(offset(await find(ctx, upload_id)))
+
+
+def _move(ctx: Context, turn: Turn, upload_id: int, progress: Progress) -> bool:
+    """Acknowledge bytes, unless the upload has ended or other bytes were acknowledged."""
+    waits = _waits(ctx, upload_id, progress.before)
+    safe = update(Upload).where(waits).values(received=progress.after)
+    return bool(turn.connection.execute(safe).rowcount)
+
+
+def _waits(ctx: Context, upload_id: int, received: int) -> ColumnElement[bool]:
+    """SQL: that the viewer's upload is unfinished, and goes on there."""
+    unfinished = col(Upload.blob_name).is_(None) & (col(Upload.received) == received)
+    return _mine(ctx, upload_id) & unfinished
 
 
 def _mine(ctx: Context, upload_id: int) -> ColumnElement[bool]:
     lives = col(Upload.expires_at) > ctx.world.now()
     return (col(Upload.id) == upload_id) & visible(ctx, Upload) & lives
-
-
-def _digest(source: bytes | Path) -> str:
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, or_, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.housekeeping import forget_objects
+from mail.upload_removal import forget_objects
 from models.columns import Picked, picked
 from models.errors import Forbidden, Invalid, NotFound, Refused
 from models.journal import PLATFORM, ChangeKind

@@ -8,6 +8,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.threads import ended
+from mail.upload_removal import ROUND, delete_uploads
 from models.authlog import AuthEvent
 from models.blobs import Upload
 from models.columns import picked
@@ -53,11 +54,10 @@ async def step(
     return done
 
 
-async def _uploads(_ctx: Context, session: AsyncSession, user_id: int) -> Step:
-    some = select(col(Upload.id)).where(col(Upload.user_id) == user_id).limit(CHUNK)
-    removal = delete(Upload).where(col(Upload.id).in_(some)).returning(col(Upload.blob_name))
-    gone = (await (await session.connection()).execute(removal)).scalars().all()
-    return Step({}, more=len(gone) == CHUNK, objects=[name for name in gone if name])
+async def _uploads(ctx: Context, session: AsyncSession, user_id: int) -> Step:
+    theirs = col(Upload.user_id) == user_id
+    gone = await ctx.world.join(session, lambda turn: delete_uploads(turn, theirs))
+    return Step({}, more=gone.count == ROUND, objects=gone.objects)
 
 
 async def _messages(ctx: Context, session: AsyncSession, user_id: int) -> Step:

@@ -81,8 +81,8 @@ SILENT = {  # tables that no client sees, or that only hold up what is told else
     "rate_holds", "receipts", "recipient_rewrites", "recovery_codes", "replays", "settings",
     "server_processes", "sieve_memories", "store_facts", "store_incarnation", "streams",
     "sts_policies", "submission_blobs", "thread_refs", "threads",
-    "throttles", "totp_seeds", "undos", "uploads", "usages", "user_tags", "vault_keys",
-    "webauthn_challenges", "webauthn_keys", "webhook_deliveries", "webhook_feeds",
+    "throttles", "totp_seeds", "undos", "upload_parts", "uploads", "usages", "user_tags",
+    "vault_keys", "webauthn_challenges", "webauthn_keys", "webhook_deliveries", "webhook_feeds",
     "webhook_lanes", "webhooks", "write_probes",
 }  # fmt: skip
 

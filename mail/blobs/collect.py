@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete
 from sqlmodel import col, select
 
 from models.audit import AuditBlob
-from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload
+from models.blobs import Blob, MessageBlob, SubmissionBlob, Upload, UploadPart
 from models.columns import insert_or
 from models.exports import ExportPiece, ImportArchive
 from models.files import File, FileShare
@@ -98,7 +98,7 @@ async def _remove_dropped(world: World, store: Store, before: datetime) -> Colle
         names = [row.name for row in await world.database.read(old)]
         if not names:
             return collected
-        named = await _named(world, names)
+        named = await named_objects(world, names)
         useless = [one for one in names if one not in named]
         await store.delete(useless)
         async with world.write() as session:
@@ -158,7 +158,7 @@ async def _sweep(world: World, store: Store, before: datetime, *, keep: bool) ->
     """Remove objects that no row names; with `keep`, only note them as dropped."""
     collected = Collected()
     async for batch in _batches(store, before):
-        named = await _named(world, [stored.name for stored in batch])
+        named = await named_objects(world, [stored.name for stored in batch])
         useless = [stored for stored in batch if stored.name not in named]
         names = [stored.name for stored in useless]
         if keep:
@@ -190,10 +190,11 @@ async def _batches(store: Store, before: datetime) -> AsyncIterator[Sequence[Sto
         yield batch
 
 
-async def _named(world: World, names: Sequence[str]) -> set[str | None]:
-    """Which of these names rows hold."""
+async def named_objects(world: World, names: Sequence[str]) -> set[str]:
+    """Return those of these names that rows hold."""
     # Uploads first: an upload may become a blob meanwhile, but never the other way round.
-    uploads = select(col(Upload.blob_name)).where(col(Upload.blob_name).in_(names))
-    found: set[str | None] = {row.blob_name for row in await world.database.read(uploads)}
-    blobs = select(col(Blob.name)).where(col(Blob.name).in_(names))
-    return found | {row.name for row in await world.database.read(blobs)}
+    found = set[str]()
+    for name in (col(Upload.blob_name), col(UploadPart.name), col(Blob.name)):
+        rows = await world.database.read(select(name).where(name.in_(names)))
+        found.update(str(row[0]) for row in rows)
+    return found

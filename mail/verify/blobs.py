@@ -7,13 +7,13 @@ from datetime import timedelta
 from sqlalchemy import case, exists, func, select
 from sqlmodel import SQLModel, col
 
-from mail.blobs.collect import GRACE, REFERENCES
+from mail.blobs.collect import GRACE, REFERENCES, named_objects
 from mail.blobs.errors import Corrupt
 from mail.verify.blob_restore import clear_marks, restore
 from mail.verify.checks import Look, identity, ranges
 from mail.verify.contents import ABOUT, AT_ONCE, content, digest
 from mail.verify.report import Finding, Value
-from models.blobs import Blob, Upload
+from models.blobs import Blob, Upload, UploadPart
 from models.columns import Picked
 from models.store.incarnation import MARK
 from models.stores import Stored
@@ -49,7 +49,7 @@ async def pieces(look: Look, *, read: bool, repair: bool = False) -> list[Findin
         ]
         if read:
             await clear_marks(world, set(damaged))
-    return findings + await _uploads(look)
+    return findings + await _uploads(look) + await _upload_parts(look)
 
 
 async def _problems(world: World, rows: Sequence[Picked], *, read: bool) -> dict[int, Problem]:
@@ -119,6 +119,20 @@ async def _uploads(look: Look) -> list[Finding]:
     return findings
 
 
+async def _upload_parts(look: Look) -> list[Finding]:
+    world, findings = look.world, list[Finding]()
+    key = col(UploadPart.id)
+    async for low, high in ranges(look, SUBJECT, UploadPart):
+        asked = select(key, col(UploadPart.name), col(UploadPart.size)).where(
+            key > low, key <= high
+        )
+        rows = await world.database.read(asked)
+        found = [(row.id, await _ends(world, row.name, row.size)) for row in rows]
+        problems = {part_id: problem for part_id, problem in found if problem}
+        findings += await _standing(world, UploadPart, problems)
+    return findings
+
+
 async def figures(look: Look, grace: timedelta = GRACE) -> dict[str, int]:
     """What the collector will remove: rows nothing refers to, objects no row names."""
     world = look.world
@@ -129,7 +143,7 @@ async def figures(look: Look, grace: timedelta = GRACE) -> dict[str, int]:
     (row,) = await world.database.read(asked)
     garbage, size, many = 0, 0, 0
     async for batch in _listed(world):
-        named = await _named(world, [stored.name for stored in batch])
+        named = await named_objects(world, [stored.name for stored in batch])
         useless = [s for s in batch if s.modified < before and s.name not in named]
         garbage, size = garbage + len(useless), size + sum(stored.size for stored in useless)
         many += len(batch)
@@ -153,11 +167,3 @@ async def _listed(world: World) -> AsyncIterator[list[Stored]]:
             yield batch
             batch = []
     yield batch
-
-
-async def _named(world: World, names: Sequence[str]) -> set[str | None]:
-    # Uploads first: an upload may become a blob meanwhile, but never the other way round.
-    uploads = select(col(Upload.blob_name)).where(col(Upload.blob_name).in_(names))
-    found: set[str | None] = {row[0] for row in await world.database.read(uploads)}
-    blobs = select(col(Blob.name)).where(col(Blob.name).in_(names))
-    return found | {row[0] for row in await world.database.read(blobs)}

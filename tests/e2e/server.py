@@ -102,6 +102,11 @@ class Server:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        """True from the start of the process until it was stopped or killed."""
+        return self._process is not None
+
+    @property
     def log(self) -> str:
         return (self.folder / "log").read_text()
 

@@ -78,7 +78,8 @@ class Site:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         keys = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "something"}
         cheap = {"MERGANSER_ARGON2_MEMORY": "8", "MERGANSER_ARGON2_TIME": "1"}
-        env = {"PATH": path, "HOME": str(self.folder), **keys, **cheap, **more}
+        tree = {"PYTHONPATH": str(ROOT)}  # not the code that the command was installed with
+        env = {"PATH": path, "HOME": str(self.folder), **tree, **keys, **cheap, **more}
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 ["/bin/bash", "-c", script],
@@ -198,6 +199,37 @@ async def test_two_servers_behind_the_balancer_are_one_platform(site: Site) -> N
         subjects = sorted(each["subject"] for each in answers[0]["messages"]["nodes"])
         assert subjects == ["Number 0", "Number 1"]
         await _hears_of_mail(site, signed_in["token"])
+
+
+async def test_an_upload_needs_no_stickiness(site: Site) -> None:
+    """Each request of an upload reaches another server, or the one that the balancer chooses."""
+    base = f"https://{site.places['10.0.0.10:443']}"
+    first, second = (f"http://{site.places[f'10.0.0.{n}:8025']}" for n in (11, 12))
+    headers = {"Authorization": f"Bearer {key_of(site)}"}
+    async with httpx.AsyncClient(verify=False, headers=headers, timeout=60) as http:  # noqa: S501
+        new = {"username": "bea", "address": "bea@example.org", "password": "correct horse battery"}
+        await _mutate(http, base, "userCreate", new, "user { id }")
+        given = {"username": "bea", "password": new["password"], "token": True}
+        token = (await _mutate(http, base, "authenticate", given, "token"))["token"]
+        http.headers.update({"Authorization": f"Bearer {token}", "Tus-Resumable": "1.0.0"})
+        content = raw_message("Uploaded", body="".join(f"line {n:060}\r\n" for n in range(100_000)))
+        announced = {"Upload-Length": str(len(content))}
+        created = await http.post(f"{first}/rest/uploads", headers=announced)
+        path = f"/rest/uploads/{created.json()['id']}"
+        step = len(content) // 5 + 1
+        for at, server in zip(
+            range(0, len(content), step), (second, first, base, second, base), strict=True
+        ):
+            for other in (first, second):
+                told = await http.head(f"{other}{path}")
+                assert (told.status_code, told.headers.get("upload-offset")) == (200, str(at))
+            piece = {"Upload-Offset": str(at), "Content-Type": "application/offset+octet-stream"}
+            part = content[at : at + step]
+            added = await http.patch(f"{server}{path}", content=part, headers=piece)
+            assert added.status_code == 204, added.text
+        stored = {"mailbox": {"path": "INBOX"}, "rawUpload": path.rsplit("/", 1)[-1]}
+        made = await _mutate(http, second, "messageUpload", stored, "message { subject size }")
+        assert made["message"] == {"subject": "Uploaded", "size": len(content)}
 
 
 async def _mutate(

@@ -88,11 +88,20 @@ Connect = Callable[..., Any]
 
 @pytest.fixture
 async def connect(small: World, tmp_path: Path) -> AsyncIterator[Connect]:
-    """Makes senders, each by a server of its own: all of them share store and spool."""
+    """Makes senders, each by a server of its own.
+
+    All of them share the store, and the folder of arriving bytes unless `machine` names one.
+    """
     async with contextlib.AsyncExitStack() as stack:
 
-        async def sender(client: Client | str, limits: Limits | None = None, **more: Any) -> Sender:
-            app = app_of(small, tmp_path / "spool", limits)
+        async def sender(
+            client: Client | str,
+            limits: Limits | None = None,
+            machine: str = "spool",
+            world: World | None = None,
+            **more: Any,
+        ) -> Sender:
+            app = app_of(world or small, tmp_path / machine, limits)
             port = await stack.enter_async_context(served(app))
             url = f"http://127.0.0.1:{port}"
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))

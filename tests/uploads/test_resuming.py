@@ -292,6 +292,11 @@ async def test_a_crash_takes_what_was_promised_to_nobody(carol: Sender) -> None:
     assert (await carol.add(path, 5, b"67")).status_code == 204
     assert file.read_bytes() == b"1234567"
     file.write_bytes(b"1234")
+    if carol.client.world.database.dialect == "postgresql":  # all bytes are in the object store
+        assert await carol.offset(path) == 7
+        done = await carol.add(path, 7, b"890")
+        assert done.headers["repr-digest"] == digested(b"1234567890")
+        return
     for answer in (await carol.ask("HEAD", path), await carol.add(path, 7, b"890")):
         assert answer.status_code == 404
 
