@@ -12,8 +12,9 @@ import re
 import signal
 import sqlite3
 import tempfile
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,7 @@ class Far:
 
     port: int = field(default_factory=free_port)
     came: Counter[str] = field(default_factory=Counter)
+    taken_at: dict[str, float] = field(default_factory=dict)  # the first time, by `time.monotonic`
     pause: float = 0.0  # seconds before each answer to the end of a message
 
     async def handle_DATA(  # noqa: N802
@@ -70,6 +72,8 @@ class Far:
         """Take a message."""
         await asyncio.sleep(self.pause)
         self.came.update(envelope.rcpt_tos)
+        for to in envelope.rcpt_tos:
+            self.taken_at.setdefault(to, time.monotonic())
         return "250 2.0.0 Taken"
 
     @asynccontextmanager
@@ -108,6 +112,7 @@ class Verdict:
     answered: int = 0
     came: Counter[str] = field(default_factory=Counter)
     unsure: set[str] = field(default_factory=set)  # after their end when a server died
+    unwritten: dict[str, float] = field(default_factory=dict)  # seconds from the first 250 to that
     told: int = 0  # recipients of whom the log says that they may have it twice
     reports: Counter[str] = field(default_factory=Counter)  # of success, by their recipients
     differences: list[str] = field(default_factory=list)
@@ -137,9 +142,9 @@ async def soak(
     secret = await furnished(Settings(data=folder))
     async with far.listening():
         for death in plan:
-            code = await _life(server, far, post, secret, death)
-            verdict.lives.append((f"{death.place}:{death.nth}", len(post.answered), code))
-            verdict.unsure |= {row[0] for row in _rows(server, UNSURE)}
+            life = await _life(server, far, post, secret, death)
+            verdict.lives.append((f"{death.place}:{death.nth}", len(post.answered), life.code))
+            _note_unsure(verdict, far, [row[0] for row in _rows(server, UNSURE)], life.died_at)
             told()
         process = await server.start()
         try:
@@ -172,8 +177,24 @@ async def furnished(settings: Settings) -> str:
         return secret
 
 
-async def _life(server: Server, far: Far, post: Post, secret: str, death: Death) -> int:
-    """One life under load; its exit code."""
+@dataclass(frozen=True, slots=True)
+class Life:
+    """How a life ended."""
+
+    code: int
+    died_at: float  # by `time.monotonic`
+
+
+def _note_unsure(verdict: Verdict, far: Far, recipients: Sequence[str], died_at: float) -> None:
+    """Note who may get a second copy, and how long the answer was not written when it ended."""
+    for to in recipients:
+        verdict.unsure.add(to)
+        if to in far.taken_at:
+            verdict.unwritten.setdefault(to, died_at - far.taken_at[to])
+
+
+async def _life(server: Server, far: Far, post: Post, secret: str, death: Death) -> Life:
+    """One life under load, and its end."""
     process, before = await server.start(fault=death.fault), far.came.total()
 
     async def killing() -> None:
@@ -182,11 +203,15 @@ async def _life(server: Server, far: Far, post: Post, secret: str, death: Death)
                 await asyncio.sleep(0)
             process.kill()
 
+    async def dying() -> Life:
+        return Life(await process.wait(), time.monotonic())
+
     try:
         async with asyncio.timeout(LIFE):
             load = [_load(server, far, post, secret, process) for _ in range(CLIENTS)]
-            await asyncio.gather(killing(), *load)
-            return await process.wait()
+            life = asyncio.create_task(dying())
+            await asyncio.gather(life, killing(), *load)
+            return await life
     finally:
         await buried(process)
 
@@ -293,7 +318,8 @@ async def stopped(folder: Path) -> Verdict:
         await _until(lambda: _some(asked, UNSURE))
         first.send_signal(signal.SIGSTOP)
         far.pause = 0.0
-        verdict.unsure |= {row[0] for row in await asked(UNSURE)}
+        stopped_at = time.monotonic()
+        _note_unsure(verdict, far, [row[0] for row in await asked(UNSURE)], stopped_at)
         second = await both[1].start()
         stack.push_async_callback(buried, second)
         await _until(lambda: _none(asked, OPEN))
@@ -309,6 +335,13 @@ async def stopped(folder: Path) -> Verdict:
     verdict.told = _told(both[0])
     verdict.differences = differences(verdict, post)
     return verdict
+
+
+def _range(unwritten: Mapping[str, float]) -> str:
+    """The shortest, the usual and the longest time that an answer was not written."""
+    seconds = sorted(unwritten.values()) or [0.0]
+    usual = seconds[len(seconds) // 2]
+    return f"{seconds[0]:.3f} to {seconds[-1]:.3f} s (median {usual:.3f} s, {len(unwritten)})"
 
 
 Asked = Callable[[str], Awaitable[list[Any]]]
@@ -357,6 +390,7 @@ def main(
             f"{verdict.told} that were counted; {verdict.reports.total()} reports of success; "
             f"{len(verdict.differences)} differences."
         )
+        console.print(f"  Before the end, an answer was unwritten for {_range(verdict.unwritten)}.")
         for line in verdict.differences:
             console.print(f"  {line}", markup=False)
     if any(verdict.differences for _, verdict in found):

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from models.runtime.clock_steps import is_ahead
+
 KEPT = 50_000  # counts at most; the oldest is forgotten then
 
 HOUR = timedelta(hours=1)
@@ -21,8 +23,9 @@ class Rates:
         """Whether as many of this have come as may."""
         if not self._most:
             return False
-        many, until = self._counts.get(key, (0, self._now()))
-        return many >= self._most and until > self._now()
+        now = self._now()
+        many, until = self._counts.get(key, (0, now))
+        return many >= self._most and is_ahead(until, now, HOUR)
 
     def add(self, key: object) -> None:
         """Count one more."""
@@ -30,7 +33,7 @@ class Rates:
             return
         now = self._now()
         many, until = self._counts.get(key, (0, now))
-        if until <= now:
+        if not is_ahead(until, now, HOUR):
             self._counts.pop(key, None)
             many, until = 0, now + HOUR
             if len(self._counts) >= self._kept:

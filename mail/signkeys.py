@@ -18,6 +18,7 @@ from mail.resolving import records
 from models import meters
 from models.dkim import ALL, DkimKey, DkimKeyState
 from models.prepared import Prepared
+from models.runtime.clock_steps import is_ahead
 from models.vault import Sealed
 from models.world import World
 
@@ -100,7 +101,7 @@ async def _published(world: World, signer: Signer) -> bool:
     """Whether a domain has the record of a key for all; where DNS does not say, it may have."""
     name, now = f"{signer.selector}._domainkey.{signer.domain}", world.now()
     known = world.shelf.get(("dkim record", name))
-    if known is not None and known[1] > now:
+    if known is not None and is_ahead(known[1], now, SEEN):
         return bool(known[0])
     there = await _there(world, name, signer.key.public())
     if there is None:

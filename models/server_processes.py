@@ -1,6 +1,6 @@
 """The processes that work on a store."""
 
-from sqlmodel import Field
+from sqlmodel import Field, SQLModel
 
 from models.columns import Moment, Number, Row, plain
 
@@ -26,3 +26,14 @@ class ServerProcess(Row, table=True):
     vault_keys: list[str] = plain(list)  # names of the keys that the process can open secrets with
     started_at: Moment
     seen_at: Moment  # time of day of the last heartbeat; for people only
+
+
+class ServerClock(SQLModel, table=True):
+    """The clock of a server at its last heartbeat; a restart finds out whether it was set back."""
+
+    __tablename__ = "server_clocks"
+
+    server: str = Field(primary_key=True)  # see `ServerProcess`
+    boot: str
+    ahead: Number  # milliseconds: its time of day less CLOCK_BOOTTIME
+    seen_at: Moment

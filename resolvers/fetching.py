@@ -22,6 +22,7 @@ from mail.sieve.regex import compiled
 from models.columns import picked
 from models.connectors import ConnectorFolder, ConnectorMessage, Protocol
 from models.mailboxes import SpecialUse
+from models.runtime.clock_steps import is_ahead
 from resolvers import bringing, connectorsecrets, fetchstore, fetchsync, importfolders, importing
 from resolvers.fetched import Fetch, Place, Tally
 from resolvers.singleimports import order_of
@@ -194,7 +195,8 @@ async def _listen(it: Fetch, inbox: Mapped) -> None:
         return
     until = world.now() + timedelta(seconds=row.interval)
     heard, it.run.again = True, SOON  # what came meanwhile; and then the folder is open
-    while (left := (until - world.now()).total_seconds()) > 0:
+    while is_ahead(until, now := world.now(), timedelta(seconds=row.interval)):
+        left = (until - now).total_seconds()
         if heard:
             await _folder(it, inbox, again=True)
             it.there.line.stage = Stage.LISTEN

@@ -17,6 +17,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from models.database import Database
+from models.runtime.clock_steps import is_ahead
 from models.world import World
 from resolvers.context import Reach, Viewer
 
@@ -74,7 +75,9 @@ class Memory:
         Returns how many there were.
         """
         self.turn += 1
-        self.quiet = {owner: until for owner, until in self.quiet.items() if until > now}
+        self.quiet = {
+            owner: until for owner, until in self.quiet.items() if is_ahead(until, now, FRESH)
+        }
         self.quiet |= dict.fromkeys(owners, now + FRESH)
         theirs = [d for d, known in self.known.items() if not set(owners).isdisjoint(known.owners)]
         for digest in theirs:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, true, update
+from sqlalchemy import ColumnElement, case, func, or_, select, true, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -162,10 +162,9 @@ async def _work_on(world: World) -> None:
         while True:
             bell.clear()
             try:
-                while await work(world):
-                    pass
-            except Exception:  # a worker's edge: the task is tried again later
-                log.exception("a task could not go on")
+                await _work_on_all(world)
+            except Exception:  # a worker's edge: the store may be back when it looks again
+                log.exception("tasks could not be looked for")
             try:
                 async with asyncio.timeout(IDLE):  # unlike wait_for it is called off at a bell, too
                     await bell.wait()
@@ -173,18 +172,31 @@ async def _work_on(world: World) -> None:
                 continue
 
 
+async def _work_on_all(world: World) -> None:
+    """Work on each task that is due. One that fails is tried again later, after the others."""
+    while (row := await _claim(world)) is not None:
+        try:
+            await _do_or_abandon(world, row)
+        except Exception:
+            log.exception("a task could not go on", extra={"task": row.id, "kind": row.kind})
+
+
 async def work(world: World) -> bool:
     """Take the next task that nobody holds and bring it to its end; False where there is none."""
     row = await _claim(world)
     if row is None:
         return False
+    await _do_or_abandon(world, row)
+    return True
+
+
+async def _do_or_abandon(world: World, row: Picked) -> None:
     try:
         await _do(world, row)
     except Exception:
         mine = col(Task.id) == row.id, col(Task.lease) == row.lease
         leases.abandon(world, Task, *mine, after=PAUSE_AFTER_ERROR)
         raise
-    return True
 
 
 async def _do(world: World, row: Picked) -> None:
@@ -207,6 +219,12 @@ async def _do(world: World, row: Picked) -> None:
 
 
 async def _claim(world: World) -> Picked | None:
+    """Lease the oldest task that is due; those that were interrupted come after all others.
+
+    A task that its server died of would otherwise be the first one again after each restart, and
+    no other task would get further. Tasks that went on since their last interruption come first
+    among the interrupted ones.
+    """
     now, lease = world.now(), world.key()
     process_id = await leases.ensure_registered(world)
     due = (
@@ -217,7 +235,12 @@ async def _claim(world: World) -> Picked | None:
             or_(col(Task.not_before).is_(None), col(Task.not_before) <= now),
             leases.is_free(Task),
         )
-        .order_by(col(Task.created_at), col(Task.id))
+        .order_by(
+            case((col(Task.state) == TaskState.RUNNING, 1), else_=0),
+            col(Task.attempts),
+            col(Task.created_at),
+            col(Task.id),
+        )
         .limit(1)
     )
     if not await world.database.read(due):

@@ -1,10 +1,12 @@
 """Background work on messages."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import update
+from sqlmodel import col
 
 from graph import ids
 from models.journal import ChangeKind
@@ -18,6 +20,7 @@ from resolvers.where import MessageWhere
 from tests.bulk import TASK, call, inbox, keys, nodes, places
 from tests.conftest import Client, Clock, context
 from tests.counts import journal, reached, rows
+from tests.mail.sending import until
 from tests.processes import taken_for_dead
 
 pytestmark = pytest.mark.usefixtures("examined")
@@ -137,6 +140,45 @@ async def test_a_killed_workers_task_goes_on_where_it_was(
     assert (await state(world))[:3] == ("SUCCEEDED", 3, 3)
     kinds = [kind for kind, _ in await journal(world, post.user.id, last)]
     assert kinds == [ChangeKind.MESSAGE_UPDATED, ChangeKind.TASK_CHANGED, ChangeKind.TASK_CHANGED]
+
+
+async def test_an_interrupted_task_comes_after_the_others(post: Client, world: World) -> None:
+    """Those that went on since their last interruption come first among the interrupted ones."""
+    stuck, went_on, fresh = [await order(post, world) for _ in range(3)]
+    async with world.write() as session:
+        for task, attempts in ((stuck, 2), (went_on, 0)):
+            this = update(Task).where(col(Task.id) == task.id)
+            await session.exec(this.values(state=TaskState.RUNNING, attempts=attempts))
+    ended = []
+    while await tasks.work(world):
+        found = await rows(world, "SELECT id FROM tasks WHERE state = 'SUCCEEDED'")
+        ended += [key for (key,) in found if key not in ended]
+    assert ended == [fresh.id, went_on.id, stuck.id]
+
+
+async def test_a_task_that_fails_does_not_delay_the_next_one(
+    post: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await order(post, world)
+    await order(post, world)
+    work_on = bulk.work_on
+
+    async def broken_once(*_: Any) -> int:
+        monkeypatch.setattr(bulk, "work_on", work_on)
+        raise OSError("broken")
+
+    monkeypatch.setattr(bulk, "work_on", broken_once)
+
+    async def one_has_ended() -> bool:
+        return ("SUCCEEDED",) in await rows(world, "SELECT state FROM tasks")
+
+    running = asyncio.create_task(tasks.run(world))
+    try:
+        await until(one_has_ended)  # sooner than the worker looks unasked
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert sorted(await rows(world, "SELECT state FROM tasks")) == [("RUNNING",), ("SUCCEEDED",)]
 
 
 async def test_a_worker_that_lost_its_lease_changes_nothing(

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from models import meters
 from models.database import Database
+from models.runtime.clock_steps import is_ahead
 from models.world import World
 
 Outcome = TypeVar("Outcome")
@@ -89,7 +90,7 @@ class Breaker:
         now = world.now()
         if self.until is None:
             return False
-        if now < self.until:
+        if is_ahead(self.until, now, SHUT):
             return True
         self.until = now + SHUT  # for all others, until this one has an answer
         return False

@@ -26,6 +26,7 @@ from models.connectors import Connector
 from models.lessons import Lesson
 from models.notifications import PushChannel
 from models.queue import Delivery
+from models.runtime.clock_steps import follow_clock, forget_clocks
 from models.runtime.registration import AbandonedLease, Heartbeat, boot_id, boot_time
 from models.server_processes import ServerProcess
 from models.tasks import Task
@@ -114,6 +115,13 @@ def _register(turn: Turn, key: int) -> None:
     }
     turn.connection.execute(insert(ServerProcess), values)
     free_orphans(turn)
+    _follow_clocks(turn)
+
+
+def _follow_clocks(turn: Turn) -> None:
+    """Make waits shorter by the time by which a clock was set back, or was ahead at its end."""
+    if follow_clock(turn) | forget_clocks(turn):
+        turn.bells |= set(BELLS)
 
 
 def _check_free(turn: Turn) -> None:
@@ -238,6 +246,7 @@ async def send_heartbeat(world: World) -> None:
             _register(turn, process_id)
             for restore in process.restore:
                 restore(turn)
+        _follow_clocks(turn)
         for each in due:
             mine = update(each.table).where(*each.where, col(each.table.holder) == process_id)
             turn.connection.execute(mine.values(**freed(each.table)))

@@ -1,6 +1,7 @@
 """Reports of success whose process ends before it has made them."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -113,13 +114,20 @@ async def test_who_looks_later_makes_the_report_once(
     assert b"Subject: Hello" in await newest(ada)
 
 
-async def test_a_worker_finds_it_while_it_runs(ada: Client, world: World) -> None:
-    pace = replace(PACE, owed=0.5)
+async def test_a_worker_finds_it_while_it_runs(ada: Client, world: World, clock: Clock) -> None:
+    """At its second look, whatever the time of day is: till then another may be making it."""
+    pace = replace(PACE, owed=3.0)
     async with listening(Server()) as there:
         await asked(ada)
         await died(world, there, "carol", "dave")
+        begun = time.monotonic()
         async with working(world, relay(there), pace):
+            clock.tick(hours=1)
+            await asyncio.sleep(0.3)
+            assert await inbox(ada) == []
+            clock.tick(hours=-2)
             await until(lambda: nothing_owed(world))
+        assert time.monotonic() - begun >= pace.owed
     assert len(await inbox(ada)) == 1
 
 

@@ -1,0 +1,24 @@
+"""the clock of each server at its last heartbeat"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from models.columns import Big, Instant
+
+revision = "0058"
+down_revision = "0057"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "server_clocks",
+        sa.Column("server", sa.String(), nullable=False),
+        sa.Column("boot", sa.String(), nullable=False),
+        sa.Column("ahead", Big, nullable=False),
+        sa.Column("seen_at", Instant(), nullable=False),
+        sa.PrimaryKeyConstraint("server", name=op.f("pk_server_clocks")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("server_clocks")

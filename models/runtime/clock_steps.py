@@ -1,0 +1,163 @@
+"""Waits that outlast a step of the clock.
+
+Times at which work is due are times of day, since they must outlast a reboot. If the clock of a
+server is set back, they are too far ahead. So each heartbeat compares the time of day with the
+time since the boot, and makes all waits shorter by the time by which the clock was set back.
+A clock that is set forward only makes waits end early.
+
+The end of a hold that a user has chosen is a time of day by intention, and stays as it is.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Interval, delete, exists, func, literal, select, type_coerce, update
+from sqlalchemy.sql.elements import ColumnElement
+from sqlmodel import col
+
+from models.addresses import Address
+from models.auth import Throttle
+from models.certificates import Certificate
+from models.columns import Instant, insert_or, table_of
+from models.connectors import Connector
+from models.dkim import DkimKey, DkimKeyState
+from models.greylist import Greylisted
+from models.lessons import Lesson
+from models.notifications import PushChannel
+from models.queue import Delivery
+from models.rates import RateHold, RateWindow
+from models.runtime.registration import boot_id, boot_time
+from models.server_processes import ServerClock, ServerProcess
+from models.sts import StsPolicy
+from models.submission import Submission
+from models.users import Usage, User
+from models.webhooks import Webhook, WebhookDelivery, WebhookLane
+from models.world import Turn
+
+log = logging.getLogger(__name__)
+
+STEP = timedelta(seconds=30)  # smaller steps are left alone
+KEPT = timedelta(days=1)  # for which the clock of a server that has ended is remembered
+_SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A column with the end of a wait of limited length, and the rows that it counts for."""
+
+    table: Any
+    column: Any
+    where: Sequence[Any] = ()
+
+
+_SCHEDULED = exists().where(
+    col(Submission.id) == col(Delivery.submission_id),
+    col(Submission.release_at).is_not(None),
+    col(Submission.send_time).is_not(None),
+)
+_UNDO = (col(Submission.release_at).is_not(None), col(Submission.send_time).is_(None))
+_UNCLAIMED = (col(Delivery.turn_at).is_(None), col(Delivery.lease).is_(None))
+WAITS = (
+    Wait(Delivery, Delivery.next_at, (*_UNCLAIMED, ~_SCHEDULED)),
+    Wait(Submission, Submission.undo_until, _UNDO),
+    Wait(Submission, Submission.release_at, _UNDO),
+    Wait(Connector, Connector.next_run_at),
+    Wait(Webhook, Webhook.retry_at),
+    Wait(WebhookLane, WebhookLane.due_at),
+    Wait(WebhookDelivery, WebhookDelivery.next_attempt_at),
+    Wait(PushChannel, PushChannel.retry_at),
+    Wait(PushChannel, PushChannel.window_at),
+    Wait(Certificate, Certificate.acme_next_at),
+    Wait(Lesson, Lesson.due_at),
+    Wait(DkimKey, DkimKey.due_at, (col(DkimKey.state) == DkimKeyState.PENDING,)),
+    Wait(StsPolicy, StsPolicy.retry_at),
+    Wait(Greylisted, Greylisted.since),
+    # windows in which something is counted, and locks
+    Wait(Throttle, Throttle.until),
+    Wait(RateWindow, RateWindow.until),
+    Wait(RateHold, RateHold.until),
+    Wait(RateHold, RateHold.told_until),
+    Wait(Usage, Usage.until),
+    Wait(Usage, Usage.told_until),
+    Wait(User, User.received_until),
+    Wait(User, User.received_told_until),
+    Wait(Address, Address.forwarded_until),
+    Wait(Address, Address.replied_until),
+)
+
+
+def is_ahead(until: datetime, now: datetime, longest: timedelta) -> bool:
+    """True while a wait of at most `longest` goes on.
+
+    An end further ahead was computed before the clock was set back: that wait is over.
+    """
+    return now < until <= now + longest
+
+
+def follow_clock(turn: Turn) -> bool:
+    """Note the clock of this server. If it was set back, make all waits shorter by that time.
+
+    Return whether it was.
+    """
+    server, now = turn.world.process.server, turn.world.now()
+    boot, ahead = boot_id(), int(now.timestamp() * 1000) - boot_time()
+    asked = select(*map(col, (ServerClock.boot, ServerClock.ahead, ServerClock.seen_at)))
+    mine = asked.where(col(ServerClock.server) == server).with_for_update()
+    known = turn.connection.execute(mine).first()
+    back = timedelta(0)
+    if known is not None and known.boot == boot:
+        back = timedelta(milliseconds=known.ahead - ahead)
+    elif known is not None:  # it was set back by that time at least
+        back = known.seen_at - now
+    new = insert_or(turn.connection.dialect.name, ServerClock)
+    values = {"boot": boot, "ahead": ahead, "seen_at": now}
+    stored = new.values(server=server, **values)
+    turn.connection.execute(stored.on_conflict_do_update(index_elements=["server"], set_=values))
+    if back > STEP:
+        shorten_waits(turn, back)
+    return back > STEP
+
+
+def forget_clocks(turn: Turn) -> bool:
+    """Forget the clocks of servers that have ended.
+
+    If one of them was ahead of this server's clock, make all waits shorter by that time. Return
+    whether one was.
+    """
+    now = turn.world.now()
+    ended = (
+        col(ServerClock.server).not_in(select(col(ServerProcess.server))),
+        col(ServerClock.server) != turn.world.process.server,
+    )
+    seen = turn.connection.execute(select(col(ServerClock.seen_at)).where(*ended)).scalars().all()
+    useless = [at for at in seen if at > now + STEP or at < now - KEPT]
+    if useless:
+        these = col(ServerClock.seen_at).in_(useless)
+        turn.connection.execute(delete(ServerClock).where(*ended, these))
+    if max(useless, default=now) <= now:
+        return False
+    shorten_waits(turn, max(useless) - now)
+    return True
+
+
+def shorten_waits(turn: Turn, by: timedelta) -> None:
+    """Let all that waits be due earlier by so much."""
+    now, dialect = turn.world.now(), turn.connection.dialect.name
+    changed = 0
+    for wait in WAITS:
+        column = table_of(wait.table).c[wait.column.key]
+        these = update(table_of(wait.table)).where(column > now, *wait.where)
+        values = {column.name: _earlier(dialect, column, by)}
+        changed += turn.connection.execute(these.values(values)).rowcount
+    facts = {"seconds": round(by / _SECOND), "waits": changed}
+    log.warning("a clock was set back: waits are shorter by that time", extra=facts)
+
+
+def _earlier(dialect: str, column: Any, by: timedelta) -> ColumnElement[Any]:
+    if dialect == "sqlite":  # a text with microseconds, as SQLAlchemy stores it
+        moved = func.strftime("%Y-%m-%d %H:%M:%f000", column, f"-{by / _SECOND:.3f} seconds")
+        return type_coerce(moved, Instant)
+    return type_coerce(column - literal(by, Interval), Instant)

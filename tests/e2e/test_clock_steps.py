@@ -1,0 +1,236 @@
+"""The clocks of real servers are set while mail leaves: nothing is sent twice, nothing waits.
+
+libfaketime changes the time of day of a server, and not its monotonic clocks. Its offset is in a
+file, so the clock of a running server can be set.
+"""
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiosmtpd.smtp import Envelope
+
+from bench.clustersoak import LATER, Cluster, Neighbour, clock_ahead
+from bench.crash import buried
+from bench.load import Target, once
+from bench.sendsoak import SEND, furnished
+from bench.server import HOST, Server
+from merganser.building import opened, owner
+from merganser.settings import Settings
+from models.database import Database
+from models.roles import Role
+from resolvers import apikeys
+from resolvers.apikeys import NewKey
+from tests import stores
+from tests.e2e.conftest import beside
+
+HOUR = 3600  # seconds
+LIMIT = 400.0  # seconds for all of it, on a busy machine
+PATIENCE = 60.0  # seconds for a part of it
+USUAL = [f"d{nth}.example" for nth in range(4)]
+CLUSTERS = [("sqlite", [0]), ("postgres", [0, 300]), ("postgres", [0, HOUR])]
+FLUSH = "mutation ($input: QueueFlushInput!) { queueFlush(input: $input) { errors { message } } }"
+
+
+@dataclass
+class SlowNeighbour(Neighbour):
+    """A mail server that can hold back its answers, and defers each recipient at LATER once."""
+
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[str] = field(default_factory=list)  # recipients of messages that have come whole
+    refused: set[str] = field(default_factory=set)
+    stubborn: bool = False  # it refuses recipients at LATER again and again
+
+    async def handle_DATA(  # noqa: N802
+        self, server: Any, session: Any, envelope: Envelope
+    ) -> str:
+        (to,) = envelope.rcpt_tos
+        self.asked.append(to)
+        if to.endswith(LATER) and (self.stubborn or to not in self.refused):
+            self.refused.add(to)
+            return "451 4.3.0 Later"
+        await self.answers.wait()
+        self.came.update([to])
+        return "250 2.0.0 Taken"
+
+
+@dataclass
+class Site:
+    """Servers of one store whose clocks can be set, and the server that their mail goes to."""
+
+    cluster: Cluster
+    far: SlowNeighbour
+    clocks: list[Path]
+    root: str  # an API key
+    sent: set[str] = field(default_factory=set)  # recipients
+    messages: int = 0
+
+    async def set_clocks(self, seconds: int) -> None:
+        """Set all clocks to the right time, their usual difference, and so many seconds more."""
+        for clock, skew in zip(self.clocks, self.cluster.skews, strict=True):
+            new = clock.with_suffix(".new")
+            new.write_text(f"{skew + seconds:+d}s")
+            new.replace(clock)  # a server that reads meanwhile finds no empty file
+        for nth, skew in enumerate(self.cluster.skews):
+            await self._is_ahead(nth, skew + seconds)
+
+    async def _is_ahead(self, nth: int, seconds: int) -> None:
+        """Wait until a server answers with this time of day, if it runs."""
+        async with asyncio.timeout(PATIENCE), httpx.AsyncClient() as client:
+            while nth in self.cluster.running:
+                url = f"http://{HOST}:{self.cluster.servers[nth].http}/health"
+                date = parsedate_to_datetime((await client.get(url)).headers["date"])
+                if abs((date - datetime.now(UTC)).total_seconds() - seconds) < HOUR / 60:
+                    return
+                await asyncio.sleep(0.1)
+
+    async def send(self, *domains: str, by: int = 0) -> list[str]:
+        """Send a message to somebody at each domain, by this server."""
+        self.messages += 1
+        key = f"m{self.messages}"
+        recipients = [f"{key}@{domain}" for domain in domains]
+        given = {
+            "to": [{"address": each} for each in recipients],
+            "text": "Hello.",
+            "options": {"idempotencyKey": key},
+        }
+        await self.mutate("messageSend", SEND, given, (self.cluster.secret, by))
+        self.sent.update(recipients)
+        return recipients
+
+    async def mutate(
+        self, name: str, document: str, given: dict[str, Any], where: tuple[str, int]
+    ) -> None:
+        """Do this mutation with the secret and at the server that `where` says."""
+        secret, nth = where
+        target, done = Target(self.cluster.servers[nth].http, 0, secret), None
+        body = {"query": document, "variables": {"input": given}}
+        async with asyncio.timeout(PATIENCE):
+            while done is None:
+                with suppress(RuntimeError):  # the deadline of a request, on a busy machine
+                    done = (await once(target, "/graphql", body))["data"][name]
+        assert done["errors"] == []
+
+    async def until_asked(self, *recipients: str) -> None:
+        """Wait until the whole messages for these have come, answered or not."""
+        async with asyncio.timeout(PATIENCE):
+            while not set(recipients) <= set(self.far.asked):  # noqa: ASYNC110 - nobody rings
+                await asyncio.sleep(0.02)
+
+    async def until_came(self) -> None:
+        """Wait until all that was sent has come."""
+        async with asyncio.timeout(PATIENCE):
+            while set(self.far.came) != self.sent:  # noqa: ASYNC110 - nobody rings
+                await asyncio.sleep(0.02)
+
+    async def kill_all(self) -> None:
+        for nth in list(self.cluster.running):
+            await self.cluster.kill(nth)
+
+
+@asynccontextmanager
+async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerator[Site]:
+    """Servers over one store that run, with these differences between their clocks."""
+    far, first = SlowNeighbour(), folder / "server"
+    blobs = str(folder / "blobs")
+    settings = Settings(data=first, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
+    secret = await furnished(settings)
+    async with opened(settings) as world:
+        _, root = await apikeys.create_key(owner(world), NewKey("root", role=Role.ROOT))
+    clocks = [folder / f"clock{nth}" for nth in range(len(skews))]
+    servers = []
+    for nth, clock in enumerate(clocks):
+        own = first if nth == 0 else folder / f"server{nth}"
+        if nth:
+            own.mkdir(mode=0o700)
+            for name in ("secret", "vault"):
+                shutil.copy(first / name, own / name)
+        faked = {name: text for name, text in clock_ahead(1).items() if name != "FAKETIME"}
+        more = {
+            **faked,
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_CACHE_DURATION": "1",  # seconds until the file is read again
+            "MERGANSER_BLOBS": blobs,
+            "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{far.port}?tls=never",
+            "MERGANSER_QUEUE_BACKOFF": "8s 1h",
+        }
+        servers.append(Server(own, url, more=more))
+    made = Cluster(servers, skews, Database(settings.store), secret, far)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(made.database.close)
+        await stack.enter_async_context(far.listening())
+        here = Site(made, far, clocks, root)
+        try:
+            await here.set_clocks(0)
+            for nth in range(len(skews)):
+                await made.start(nth)
+            yield here
+        finally:
+            for process in list(made.running.values()):
+                await buried(process)
+
+
+@pytest.fixture(params=CLUSTERS, ids=lambda given: f"{given[0]}{given[1]}")
+async def here(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Site]:
+    kind, skews = request.param
+    if kind not in stores.STORES:
+        pytest.skip("not one of the stores that are tested")
+    url = None
+    if kind == "postgres":
+        url = beside(request.getfixturevalue("postgres"), f"clocks{skews[-1]}")
+    async with asyncio.timeout(LIMIT), site(tmp_path, url, skews) as made:
+        yield made
+
+
+async def test_steps_of_an_hour_neither_double_nor_delay_mail(here: Site) -> None:
+    for ahead in (HOUR, 0, -HOUR):
+        here.far.answers.clear()
+        await here.until_asked(*await here.send(*USUAL))
+        await here.until_asked(*await here.send(LATER))  # its retry is planned by the old clock
+        await here.set_clocks(ahead)
+        for nth in here.cluster.running:  # it looks at the queue: are the leases over?
+            await here.until_asked(*await here.send(f"s{nth}.example", by=nth))
+        here.far.answers.set()
+        await here.until_came()
+    assert here.far.refused
+    assert set(here.far.came.values()) == {1}
+
+
+async def test_servers_killed_while_their_clocks_are_ahead_go_on_at_once(here: Site) -> None:
+    far = here.far
+    await here.set_clocks(HOUR)
+    far.answers.set()
+    far.stubborn = True
+    (stuck,) = await here.send(LATER)
+    async with asyncio.timeout(PATIENCE):  # its third attempt is an hour later
+        while far.asked.count(stuck) < 2:  # noqa: ASYNC110 - nobody rings
+            await asyncio.sleep(0.02)
+    far.answers.clear()
+    for nth in here.cluster.running:
+        await here.until_asked(*await here.send(*(f"s{nth}-{each}" for each in USUAL), by=nth))
+    await here.kill_all()
+    assert here.cluster.window
+    await here.set_clocks(0)
+    far.answers.set()
+    before = far.asked.count(stuck)
+    for nth in range(len(here.cluster.servers)):
+        await here.cluster.start(nth)
+    here.sent.remove(stuck)
+    await here.until_came()
+    assert max(far.came.values()) <= 2
+    assert {to for to, times in far.came.items() if times > 1} <= set(here.cluster.window)
+
+    assert far.asked.count(stuck) == before
+    far.stubborn = False
+    await here.mutate("queueFlush", FLUSH, {"all": True}, (here.root, 0))
+    here.sent.add(stuck)
+    await here.until_came()
+    assert far.came[stuck] == 1

@@ -1,0 +1,106 @@
+"""A task that kills its server, or that a dead server left behind, holds up no other task."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import col
+
+from mail.archives.writing import ExportFormat
+from merganser.building import on_behalf
+from models.tasks import Task, TaskState
+from models.users import User
+from models.world import World
+from resolvers import bulk, exports
+from resolvers.bulk import Order
+from resolvers.exports import NewExport
+from resolvers.moves import Changes
+from resolvers.selections import Selection
+from resolvers.where import MessageWhere
+from tests import stores
+from tests.e2e.conftest import beside
+from tests.e2e.server import ROOT, START, Server
+
+LIMIT = 60.0  # seconds until a task has ended, on a busy machine
+DEADLY = {"MERGANSER_FAULT": "exported:1"}  # the server kills itself when it exports
+
+
+@pytest.fixture(params=stores.STORES)
+def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
+    """A server with users that does not run."""
+    store = ""
+    if request.param != "sqlite":
+        store = beside(request.getfixturevalue("postgres"), "tasks")
+    server = Server(tmp_path, store)
+    server.make("ada", "bob")
+    return server
+
+
+@asynccontextmanager
+async def accounts(server: Server) -> AsyncGenerator[tuple[World, dict[str, int]]]:
+    async with server.world() as world:
+        rows = await world.database.read(select(col(User.id), col(User.username)))
+        yield world, {row.username: row.id for row in rows}
+
+
+async def queue_export(world: World, user_id: int) -> None:
+    await exports.create(on_behalf(world, user_id), NewExport(user_id, ExportFormat.MBOX))
+
+
+async def queue_flagging(world: World, user_id: int) -> None:
+    order = Order(Selection(where=MessageWhere()), Changes.of({"flagged": True}), later=True)
+    await bulk.carry_out(on_behalf(world, user_id), order)
+
+
+async def states(world: World) -> dict[tuple[int, str], TaskState]:
+    columns = col(Task.user_id), col(Task.kind), col(Task.state)
+    rows = await world.database.read(select(*columns))
+    return {(row.user_id, row.kind): TaskState(row.state) for row in rows}
+
+
+def killed_by_its_task(server: Server) -> None:
+    """Run the server until the export kills it."""
+    with (server.folder / "log").open("ab") as log:
+        command = [sys.executable, "-m", "merganser", "serve"]
+        env = {**server.env, **DEADLY}
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+        try:
+            assert process.wait(START) == -signal.SIGKILL, server.log
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def test_a_task_that_kills_its_server_lets_the_others_go_first(stopped: Server) -> None:
+    """Each life of the server works on what no server has died of, before it dies."""
+    async with accounts(stopped) as (world, users):
+        await queue_export(world, users["ada"])
+        for name in ("ada", "bob"):
+            await queue_flagging(world, users[name])
+        await asyncio.to_thread(killed_by_its_task, stopped)
+        export = users["ada"], exports.KIND
+        flaggings = [(users[name], "MESSAGE_UPDATE") for name in ("ada", "bob")]
+        assert (await states(world))[export] is TaskState.RUNNING
+        await asyncio.to_thread(killed_by_its_task, stopped)
+        now = await states(world)
+        assert [now[each] for each in flaggings] == [TaskState.SUCCEEDED] * 2
+        assert now[export] is TaskState.RUNNING
+
+        await asyncio.to_thread(stopped.start)  # it is well again
+        try:
+            await _until_ended(world, export)
+            assert (await states(world))[export] is TaskState.SUCCEEDED
+        finally:
+            await asyncio.to_thread(stopped.stop)
+
+
+async def _until_ended(world: World, key: tuple[int, str]) -> None:
+    async with asyncio.timeout(LIMIT):
+        while (await states(world))[key] in (TaskState.QUEUED, TaskState.RUNNING):  # noqa: ASYNC110 - rows
+            await asyncio.sleep(0.05)
