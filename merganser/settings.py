@@ -266,7 +266,9 @@ class Settings(
         default=USUAL.dns_resolver,
         pattern=PLACE,
         description="Name server for every DNS lookup, also of hosts that receive webhooks and "
-        "push messages, as in 127.0.0.1:53. Scanners are looked up by the system.",
+        "push messages, as in 127.0.0.1:53. The system looks up the hosts of the operator's own "
+        "settings: database, object storage, message bus, scanners, ACME directory, collector of "
+        "traces.",
         json_schema_extra={
             **shown("those of the system"),
             "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
