@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import strawberry
-from graphql import GraphQLResolveInfo
 from strawberry.extensions import FieldExtension
 from strawberry.schema_directive import Location
 from strawberry.types.field import StrawberryField
@@ -67,7 +66,7 @@ class Guard(FieldExtension):
         if rule not in field.directives:  # another schema may have been made of these types
             field.directives = [*field.directives, rule]
 
-    def refuse(self, raw: GraphQLResolveInfo[Any]) -> Any:
+    def refuse(self, raw: Any) -> Any:
         """Refuse the viewer if the rule says so, before arguments are converted or checked.
 
         Raises Unauthenticated or Forbidden; returns the field's value if that tells the refusal,

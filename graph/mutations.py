@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import Any, Protocol, cast
 
 import strawberry
-from graphql import DirectiveLocation, GraphQLError, GraphQLResolveInfo
+from graphql import DirectiveLocation, GraphQLError
 from strawberry.types import ExecutionResult
 from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
@@ -84,7 +84,7 @@ class Answer(Guard):
         super().__init__(needs)
         self.alone = alone
 
-    def refuse(self, raw: GraphQLResolveInfo[Any]) -> Any:
+    def refuse(self, raw: Any) -> Any:
         """Return the payload of a refusal. Raises Unauthenticated: the client signs in first.
 
         Of an `@atomic` request, the error comes from the stage that runs the fields.
