@@ -6,6 +6,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.conditions import Restrictions
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import Alone, mutation
@@ -51,7 +52,8 @@ FACTS = (
 
 
 @strawberry.input(description="What to change on accounts; absent = unchanged, null = cleared.")
-class UserPatch:
+class UserPatch(Restrictions):
+    restrictions = frozenset({"smtp_allowed_networks"})
     username: strawberry.Maybe[str] = leaf("Another user name, of one account.")
     name: strawberry.Maybe[str | None] = leaf("Display name.")
     password: strawberry.Maybe[str] = leaf("Another password, of one account.")
