@@ -7,7 +7,7 @@ from strawberry import UNSET
 
 from graph.autoreply import Autoreply
 from graph.conditions import Restrictions
-from graph.errors import MutationPayload, Options, leaf
+from graph.errors import Options, UserSelectionPayload, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
@@ -61,7 +61,7 @@ class UsersInput(Options):
 
 
 @strawberry.type(description="Answer of autoreplySet.")
-class AutoreplySetPayload(MutationPayload):
+class AutoreplySetPayload(UserSelectionPayload):
     autoreplies: list[Autoreply] = leaf("What is answered now.", default_factory=list)
     users: list[User] = leaf("The accounts, in the same order.", default_factory=list)
 

@@ -7,7 +7,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.conditions import Restrictions
-from graph.errors import MutationPayload, Options, leaf
+from graph.errors import MutationPayload, Options, UserSelectionPayload, leaf
 from graph.fields import Info
 from graph.mutations import Alone, mutation
 from graph.refs import DomainRef, UserRef, UserSelection, domains_of, given, user_of, users_named
@@ -166,7 +166,7 @@ class PasswordResetInput(Options):
 
 
 @strawberry.type(description="Accounts that were changed, or were so already.")
-class UsersPayload(MutationPayload):
+class UsersPayload(UserSelectionPayload):
     users: list[User] = leaf("The accounts, as they are now.", default_factory=list)
 
 
