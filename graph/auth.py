@@ -9,6 +9,7 @@ from strawberry.scalars import JSON
 
 import graph.users
 from graph.apppasswords import AppPassword
+from graph.conditions import Restrictions
 from graph.connections import Connection, connected, page_asked
 from graph.domains import Domain
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
@@ -205,7 +206,8 @@ class TokenRevokePayload(MutationPayload):
 
 
 @strawberry.input(description="Input of apiKeyCreate.")
-class ApiKeyCreateInput(Options):
+class ApiKeyCreateInput(Options, Restrictions):
+    restrictions = frozenset({"scopes", "domains", "operations", "allowed_ips"})
     name: str = leaf("What it is for.")
     role: Role = leaf("Up to one's own.", default=Role.USER)
     scopes: list[Scope] | None = leaf("Default: all of the role.", default=strawberry.UNSET)
@@ -233,10 +235,11 @@ class ApiKeyCreatePayload(MutationPayload):
 
 
 @strawberry.input(description="Input of apiKeyUpdate; what is absent stays.")
-class ApiKeyUpdateInput(IdsInput):
+class ApiKeyUpdateInput(IdsInput, Restrictions):
+    restrictions = frozenset({"allowed_ips"})
     name: str | None = leaf("What they are for.", default=strawberry.UNSET)
     active: bool | None = leaf("Off or on.", default=strawberry.UNSET)
-    allowed_ips: list[CIDR] | None = leaf("Networks; empty = all.", default=strawberry.UNSET)
+    allowed_ips: list[CIDR] | None = leaf("Networks; null = all.", default=strawberry.UNSET)
     expires_at: datetime | None = leaf("null = never.", default=strawberry.UNSET)
 
 
@@ -339,7 +342,7 @@ class AuthMutation:
         change = KeyChange(
             input.name or (None if input.name is None or input.name is strawberry.UNSET else ""),
             None if input.active is strawberry.UNSET else input.active,
-            None if networks is strawberry.UNSET else networks,
+            None if networks is strawberry.UNSET else networks or (),
             input.expires_at or None,
             endless=input.expires_at is None,
         )

@@ -6,7 +6,8 @@ import strawberry
 from strawberry import UNSET
 
 from graph.autoreply import Autoreply
-from graph.errors import MutationPayload, Options, leaf
+from graph.conditions import Restrictions
+from graph.errors import Options, UserSelectionPayload, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
@@ -19,7 +20,8 @@ from resolvers.autoreplyfacts import FACTS
 
 
 @strawberry.input(description="What is answered; absent = unchanged, null = the default.")
-class AutoreplyInput:
+class AutoreplyInput(Restrictions):
+    restrictions = frozenset({"addresses"})
     enabled: strawberry.Maybe[bool] = leaf("Switch. Another absence begins with it.")
     name: strawberry.Maybe[str | None] = leaf(
         "In From, at most 128 characters; null = that of the account or address."
@@ -35,7 +37,7 @@ class AutoreplyInput:
     starts_at: strawberry.Maybe[datetime | None] = leaf("Null = at once.")
     ends_at: strawberry.Maybe[datetime | None] = leaf("Null = no end.")
     addresses: strawberry.Maybe[list[EmailAddress] | None] = leaf(
-        "Only mail to these is answered, at most 50 of the account; empty = to any."
+        "Only mail to these is answered, at most 50 of the account; null = to any."
     )
     interval: strawberry.Maybe[Duration | None] = leaf(
         "One answer per sender in that time, PT1H to P366D; for answers from now on."
@@ -59,7 +61,7 @@ class UsersInput(Options):
 
 
 @strawberry.type(description="Answer of autoreplySet.")
-class AutoreplySetPayload(MutationPayload):
+class AutoreplySetPayload(UserSelectionPayload):
     autoreplies: list[Autoreply] = leaf("What is answered now.", default_factory=list)
     users: list[User] = leaf("The accounts, in the same order.", default_factory=list)
 

@@ -3,7 +3,7 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.errors import MutationPayload, Options, leaf
+from graph.errors import Options, UserSelectionPayload, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
@@ -18,7 +18,7 @@ class ClientStateResetInput(Options):
 
 
 @strawberry.type(description="Answer of clientStateReset.")
-class ClientStateResetPayload(MutationPayload):
+class ClientStateResetPayload(UserSelectionPayload):
     users: list[User] = leaf("The accounts.", default_factory=list)
 
 

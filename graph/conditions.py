@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from inspect import signature
 from typing import Any, ClassVar, get_args
 
-from strawberry import UNSET
+from strawberry import UNSET, Some
 from strawberry.extensions import FieldExtension
 from strawberry.types import get_object_definition, has_object_definition
 from strawberry.utils.str_converters import to_camel_case
@@ -25,14 +25,27 @@ class Conditions:
     texts_may_be_empty: ClassVar[frozenset[str]] = frozenset()
 
 
+class Restrictions:
+    """Base of the inputs with lists that restrict something, where no list restricts nothing.
+
+    An empty list is refused there: a client that sends what its user ticked must not grant
+    everything if nothing was ticked.
+    """
+
+    restrictions: ClassVar[frozenset[str]] = frozenset()
+
+
 def check_conditions(given: Any, path: tuple[str, ...] = (), *, negated: bool = False) -> None:
     """Check an input and all inputs in it, as a resolver gets them.
 
     Raises Invalid with the path of the field if a filter or selection has no condition, or an
-    empty text, or an empty list below `not` (`negated`).
+    empty text, or an empty list below `not` (`negated`); or if a restriction is an empty list.
     """
+    if isinstance(given, Some):
+        given = given.value
     if not has_object_definition(type(given)):
         return
+    _check_restrictions(given, path)
     values = [(name, shown, getattr(given, name)) for name, shown in _fields(type(given))]
     is_checked = isinstance(given, Conditions)
     if is_checked and all(value is UNSET or value is None for _, _, value in values):
@@ -53,6 +66,17 @@ def check_conditions(given: Any, path: tuple[str, ...] = (), *, negated: bool = 
                 check_conditions(one, (*at, str(index)), negated=below)
         else:
             check_conditions(value, at, negated=below)
+
+
+def _check_restrictions(given: Any, path: tuple[str, ...]) -> None:
+    """Refuse an empty list in a field of `Restrictions`."""
+    if not isinstance(given, Restrictions):
+        return
+    for name, shown in _fields(type(given)):
+        value = getattr(given, name)
+        if name in given.restrictions and (value.value if isinstance(value, Some) else value) == []:
+            text = "an empty list would restrict nothing: say null, or leave the field out"
+            raise Invalid(text, constraint="required", path=[*path, shown])
 
 
 def _check_texts(value: Any, path: tuple[str, ...]) -> None:

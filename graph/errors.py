@@ -129,6 +129,20 @@ class MutationPayload:
     )
 
 
+@strawberry.type
+class UserSelectionPayload(MutationPayload):
+    """Base of the payloads of mutations that change the accounts of a selection."""
+
+    counted: ClassVar[str] = "users"  # the field with an item for each account
+
+    user_count: int = leaf(
+        "How many accounts the mutation changes, or with validateOnly would change.", default=0
+    )
+
+    def __post_init__(self) -> None:
+        self.user_count = self.user_count or len(getattr(self, self.counted))
+
+
 @strawberry.input(description="Accepted by every mutation.")
 class MutationOptions:
     idempotency_key: str | None = leaf(

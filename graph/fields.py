@@ -49,6 +49,9 @@ class Auth:
     user_permission: UserPermission | None = strawberry.UNSET
 
 
+PRINTED = frozenset(Auth.__annotations__)
+
+
 class Guard(FieldExtension):
     """Judge the viewer before anything else runs, and print the rule in the schema."""
 
@@ -58,10 +61,18 @@ class Guard(FieldExtension):
     def apply(self, field: StrawberryField) -> None:
         rule = Auth()
         for name, value in asdict(self.needs).items():
-            if value:
+            if value and name in PRINTED:
                 setattr(rule, name, value)
         if rule not in field.directives:  # another schema may have been made of these types
             field.directives = [*field.directives, rule]
+
+    def refuse(self, raw: Any) -> Any:
+        """Refuse the viewer if the rule says so, before arguments are converted or checked.
+
+        Raises Unauthenticated or Forbidden; returns the field's value if that tells the refusal,
+        and None if the viewer is let in.
+        """
+        raw.context.viewer.require(self.needs)
 
     async def resolve_async(
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
@@ -105,8 +116,11 @@ def field(description: str, *columns: str, cost: int = 0, **needs: Any) -> Decla
 
 
 def _checked(resolver: Callable[..., Any], guards: list[FieldExtension]) -> list[FieldExtension]:
-    """Return the guards, and behind them the check of filters and selections if there are some."""
-    return [*guards, CheckConditions()] if has_conditions(resolver) else guards
+    """Return the guards, and the check of filters and selections if there are some.
+
+    The last extension is asked first: the guard.
+    """
+    return [CheckConditions(), *guards] if has_conditions(resolver) else guards
 
 
 def query(description: str, **needs: Any) -> Declare:

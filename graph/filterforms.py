@@ -8,7 +8,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph import ids
-from graph.conditions import Conditions
+from graph.conditions import Conditions, Restrictions
 from graph.errors import Options, leaf
 from graph.fields import Info
 from graph.refs import MailboxRef, UserRef, named, plain, user_of
@@ -46,7 +46,8 @@ class RegexTestInput:
     description="All given tests must hold; without any all mail fits. Texts are partial matches "
     "of 1 to 255 characters, in any case, each white space like one blank; null = no such test."
 )
-class FilterQueryInput:
+class FilterQueryInput(Restrictions):
+    restrictions = frozenset({"all", "any", "not_"})
     from_: str | None = leaf("In From or Sender.", name="from", default=UNSET)
     to: str | None = leaf("In To or Cc.", default=UNSET)
     subject: str | None = leaf("In Subject.", default=UNSET)

@@ -8,7 +8,6 @@ from typing import Any, Protocol, cast
 
 import strawberry
 from graphql import DirectiveLocation, GraphQLError
-from strawberry.extensions import FieldExtension
 from strawberry.types import ExecutionResult
 from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
@@ -63,7 +62,7 @@ def mutation(description: str, *, alone: Alone | None = None, **needs: Any) -> D
     remove the payloads of the other fields of the request.
     """
     declare: Declare = strawberry.mutation(
-        description=description, extensions=[Guard(Needs(**needs)), Answer(alone)]
+        description=description, extensions=[Answer(Needs(**needs), alone)]
     )
     return declare
 
@@ -78,13 +77,34 @@ def atomic() -> None:
     """Say that a request is one unit. What it means is done by `together`."""
 
 
-class Answer(FieldExtension):
-    """Make the payload: refusals as `errors`; tried, kept, or given once more."""
+class Answer(Guard):
+    """Judge the viewer and make the payload: refusals as `errors`; tried, kept, or repeated."""
 
-    def __init__(self, alone: Alone | None = None) -> None:
+    def __init__(self, needs: Needs, alone: Alone | None = None) -> None:
+        super().__init__(needs)
         self.alone = alone
 
+    def refuse(self, raw: Any) -> Any:
+        """Return the payload of a refusal. Raises Unauthenticated: the client signs in first.
+
+        Of an `@atomic` request, the error comes from the stage that runs the fields.
+        """
+        batch: Batch | None = getattr(raw.context, "batch", None)
+        try:
+            raw.context.viewer.require(self.needs)
+        except Unauthenticated:
+            if batch is None or batch.stage is Stage.RUN:
+                raise
+            return self._refused(Unavailable(ABORTED, aborted=True))
+        except Forbidden as refusal:
+            payload = self._refused(refusal)
+            if batch is not None:
+                batch.refused[str(raw.path.key)] = payload
+            return payload
+        return None
+
     def apply(self, field: StrawberryField) -> None:
+        super().apply(field)
         # A second schema of the same fields applies it to fields that are nullable already.
         kind = field.type.of_type if isinstance(field.type, StrawberryOptional) else field.type
         self.name, self.payload = field.python_name, cast(type[MutationPayload], kind)
@@ -94,6 +114,7 @@ class Answer(FieldExtension):
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> MutationPayload:
         given = kwargs["input"]
+        info.context.viewer.require(self.needs)
 
         async def work() -> MutationPayload:
             payload: MutationPayload = await next_(source, info, **kwargs)

@@ -8,6 +8,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.conditions import Restrictions
 from graph.errors import DeletePayload, IdsInput, MutationPayload, Options, leaf
 from graph.fields import Info, field, query
 from graph.mailboxes import Mailbox
@@ -64,7 +65,8 @@ class PushChannel(Shape):
 
 
 @strawberry.input(description="Input of pushChannelSet; absent = unchanged.")
-class PushChannelSetInput(Options):
+class PushChannelSetInput(Options, Restrictions):
+    restrictions = frozenset({"mailboxes", "senders"})
     users: UserSelection | None = leaf("Whose; default: the viewer's.", default=UNSET)
     kind: PushKind = leaf("Which of their channels.", default=PushKind.PUSHOVER)
     active: bool | None = leaf(
@@ -99,7 +101,7 @@ class PushChannelSetInput(Options):
         "Push mail of high priority with priority.", default=UNSET
     )
     mailboxes: list[MailboxRef] | None = leaf(
-        "Only mail that comes in these folders, which each of the users has; empty = INBOX.",
+        "Only mail that comes in these folders, which each of the users has; null = INBOX.",
         default=UNSET,
     )
 

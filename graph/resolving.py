@@ -148,15 +148,15 @@ def _is_ours(field: StrawberryField) -> bool:
 
 def _resolver(field: StrawberryField, inputs: Inputs) -> Resolve:
     made, inner = inputs.arguments(field), _called(field)
-    guards = [one.needs for one in field.extensions if type(one) is Guard]
-    if len(guards) < len(field.extensions):
-        guards = []
-        for extension in field.extensions:  # the first is asked last
+    guards = [one for one in field.extensions if isinstance(one, Guard)]
+    for extension in field.extensions:  # the first is asked last
+        if type(extension) is not Guard:
             inner = partial(extension.resolve_async, inner)
 
     def resolve(source: Any, raw: Any, /, **given: Any) -> Any:
-        for needs in guards:
-            raw.context.viewer.require(needs)
+        for guard in guards:  # before arguments are converted, which can fail
+            if (refusal := guard.refuse(raw)) is not None:
+                return refusal
         return inner(source, Info(_raw_info=raw, _field=field), **made(given))
 
     return resolve

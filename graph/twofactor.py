@@ -272,6 +272,7 @@ class TwoFactorMutation:
         "Prove a factor by a code, which works once. A sign-in that waits for it is complete "
         "with that; without one it needs a credential.",
         role=Role.PUBLIC,
+        signed_in=factors.MANAGES,
         alone=CHECKED,
     )
     async def totp_check(self, info: Info, input: TotpCheckInput) -> TotpCheckPayload:
@@ -336,6 +337,7 @@ class TwoFactorMutation:
         "A challenge for a security key: to register it, or to prove it. Open to sign-ins that "
         "wait for a factor; all others need a credential.",
         role=Role.PUBLIC,
+        signed_in=factors.MANAGES,
     )
     async def webauthn_challenge(
         self, info: Info, input: WebauthnChallengeInput
@@ -368,6 +370,7 @@ class TwoFactorMutation:
         "Prove a factor by a security key. A sign-in that waits for it is complete with that; "
         "without one it needs a credential.",
         role=Role.PUBLIC,
+        signed_in=factors.MANAGES,
         alone=CHECKED,
     )
     async def webauthn_check(self, info: Info, input: WebauthnCheckInput) -> WebauthnCheckPayload:

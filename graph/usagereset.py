@@ -3,7 +3,7 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.errors import MutationPayload, Options, leaf
+from graph.errors import Options, UserSelectionPayload, leaf
 from graph.fields import Info
 from graph.mutations import mutation
 from graph.refs import UserSelection, users_named
@@ -21,7 +21,7 @@ class UsageResetInput(Options):
 
 
 @strawberry.type(description="Answer of usageReset.")
-class UsageResetPayload(MutationPayload):
+class UsageResetPayload(UserSelectionPayload):
     users: list[User] = leaf("The accounts, as they are now.", default_factory=list)
 
 

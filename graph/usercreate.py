@@ -4,6 +4,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.conditions import Restrictions
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Info
 from graph.mutations import Alone, mutation
@@ -41,7 +42,8 @@ class SpecialMailboxNames:
 
 
 @strawberry.input(description="Input of userCreate.")
-class UserCreateInput(Options):
+class UserCreateInput(Options, Restrictions):
+    restrictions = frozenset({"smtp_allowed_networks"})
     username: str | None = leaf("Default: the address.", default=UNSET)
     name: str | None = leaf("Display name.", default=UNSET)
     role: Role = leaf("Up to the caller's own.", default=Role.USER)
@@ -98,7 +100,7 @@ class UserCreateInput(Options):
     tls_enforce_in: bool = leaf("Refuse mail that comes by SMTP without TLS.", default=False)
     tls_enforce_out: bool = leaf("Send to servers elsewhere only over TLS.", default=False)
     smtp_allowed_networks: list[CIDR] | None = leaf(
-        "SMTP submission only from here, empty = anywhere.", default=UNSET
+        "SMTP submission only from here; null = anywhere.", default=UNSET
     )
     webmail_access: bool = leaf("May use browser clients.", default=True)
     quota: ByteSize | None = leaf(

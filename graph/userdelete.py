@@ -8,7 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph import ids
-from graph.errors import MutationPayload, Options, leaf
+from graph.errors import MutationPayload, Options, UserSelectionPayload, leaf
 from graph.fields import Info, field, query
 from graph.mutations import mutation
 from graph.refs import UserRef, UserSelection, given, users_named
@@ -68,7 +68,8 @@ class UserPurgeInput(Options):
 
 
 @strawberry.type(description="Answer of userDelete.")
-class UserDeletePayload(MutationPayload):
+class UserDeletePayload(UserSelectionPayload):
+    counted = "deleted_ids"
     deleted_ids: list[strawberry.ID] = leaf("What is gone.", default_factory=list)
     task: Task | None = leaf(
         "Removes the data; of several accounts, that of the first.", default=None
@@ -86,7 +87,8 @@ class UserRestorePayload(MutationPayload):
 
 
 @strawberry.type(description="Answer of userPurge.")
-class UserPurgePayload(MutationPayload):
+class UserPurgePayload(UserSelectionPayload):
+    counted = "purged"
     purged: list[strawberry.ID] = leaf("Whose data goes.", default_factory=list)
     task: Task | None = leaf(
         "Removes the data; of several accounts, that of the first.", default=None

@@ -33,7 +33,7 @@ from graph.notifications import PushChannel
 from graph.passwordpolicy import PasswordPolicy
 from graph.quarantine import QuarantineItem, item_page
 from graph.ratelimits import RateLimit
-from graph.refs import MailboxRef, UserRef, is_given, named, user_of
+from graph.refs import MailboxRef, UserRef, is_given, items_of, named, user_of
 from graph.rows import Shape, asked, columns, identified, link, listed
 from graph.savedsearches import SavedSearch
 from graph.scalars import CIDR, BigInt, ByteSize, Cursor, Duration
@@ -263,7 +263,7 @@ class User(Shape):
         userdb_only: bool = False,
         expand: str | None = UNSET,
     ) -> list[EffectiveSetting]:
-        asked = usersettings.Asked(service or None, fields or None, userdb_only, expand or None)
+        asked = usersettings.Asked(service or None, items_of(fields), userdb_only, expand or None)
         found = await usersettings.settings(info.context, self.row, asked)
         return [EffectiveSetting(key=key, value=value) for key, value in found]
 

@@ -6,7 +6,8 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.errors import MutationPayload, Options, leaf
+from graph.conditions import Restrictions
+from graph.errors import MutationPayload, Options, UserSelectionPayload, leaf
 from graph.fields import Info
 from graph.mutations import Alone, mutation
 from graph.refs import DomainRef, UserRef, UserSelection, domains_of, given, user_of, users_named
@@ -51,7 +52,8 @@ FACTS = (
 
 
 @strawberry.input(description="What to change on accounts; absent = unchanged, null = cleared.")
-class UserPatch:
+class UserPatch(Restrictions):
+    restrictions = frozenset({"smtp_allowed_networks"})
     username: strawberry.Maybe[str] = leaf("Another user name, of one account.")
     name: strawberry.Maybe[str | None] = leaf("Display name.")
     password: strawberry.Maybe[str] = leaf("Another password, of one account.")
@@ -164,7 +166,7 @@ class PasswordResetInput(Options):
 
 
 @strawberry.type(description="Accounts that were changed, or were so already.")
-class UsersPayload(MutationPayload):
+class UsersPayload(UserSelectionPayload):
     users: list[User] = leaf("The accounts, as they are now.", default_factory=list)
 
 

@@ -9,12 +9,14 @@ from functools import lru_cache
 from mail import lookalikes
 from mail.specialnames import NAMES
 from models.errors import Invalid
+from models.folding import fold_text
 
 INBOX = "INBOX"
 LEVELS = 128
 LONGEST = 512  # characters of a level
 MASKS = 20  # of one list
 LONGEST_MASK = 1000  # characters
+COMPILED = 500  # masks that a process keeps as expressions
 
 SPECIAL = (INBOX, "Archive", *dict.fromkeys(name for names in NAMES.values() for name in names))
 # controls, halves of pairs, and what ends a line
@@ -78,9 +80,10 @@ def _shifted(found: re.Match[str]) -> str:
     return f"&{packed}-"
 
 
+@lru_cache(maxsize=COMPILED)
 def compiled(mask: str) -> re.Pattern[str]:
-    """What a whole path has to fit; the mask has at most LONGEST_MASK characters."""
-    return re.compile(_mask(mask), re.DOTALL)
+    """What a whole path, folded, has to fit; the mask has at most LONGEST_MASK characters."""
+    return re.compile(_mask(fold_text(mask)), re.DOTALL)
 
 
 def pattern(masks: Sequence[str]) -> str:

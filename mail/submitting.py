@@ -47,6 +47,7 @@ class Writer:
     name: str
     auth_version: int
     ip: str | None
+    app_password_id: int | None = None  # None: by the password of the account
 
 
 class Clerk(Protocol):
@@ -161,6 +162,12 @@ class SubmissionSession(SmtpSession):
         self.user = self._signed.name
         return "235 2.7.0 Signed in"
 
+    def _reply(self, error: Refused, *, sender: bool = False) -> str:
+        """Return the reply to a refusal. After 421 the session ends (RFC 5321, section 4.2.2)."""
+        text = reply(error, sender=sender)
+        self._leaving |= text.startswith("421")
+        return text
+
     # ------------------------------------------------------------ the message
 
     def _who(self) -> Writer:
@@ -175,7 +182,7 @@ class SubmissionSession(SmtpSession):
         try:
             await self._clerk.may_send(writer, sender)
         except Refused as error:
-            raise Wrong(reply(error, sender=True)) from error
+            raise Wrong(self._reply(error, sender=True)) from error
         return transaction
 
     async def _accepted(self, transaction: Transaction, address: str) -> Taken:
@@ -194,7 +201,7 @@ class SubmissionSession(SmtpSession):
                 source = await spool.source()
                 key = await self._clerk.submit(writer, source, transaction.sender, to)
             except Refused as error:
-                return self._refused(transaction, reply(error))
+                return self._refused(transaction, self._reply(error))
             except Exception as error:  # noqa: BLE001 - nothing is lost: the client has it still
                 return self._refused(transaction, refusal(error, user=writer.user_id))
         answer = f"250 2.0.0 Queued as {key}"

@@ -15,13 +15,12 @@ from mail.connectors.servers import Stage
 from mail.outward import Gate
 from merganser import accounts
 from merganser.building import owner
+from merganser.server.store_use import used_by_server
 from merganser.trouble import Trouble
 from models.columns import Picked, picked
 from models.connectors import Connector
 from models.errors import Invalid
 from models.pages import MOST, Ask, Cursor
-from models.runtime import leases
-from models.runtime.leases import StoreReserved
 from models.tasks import TaskState
 from models.users import User
 from models.world import World
@@ -156,23 +155,12 @@ async def ran(world: World, order: Order) -> list[tuple[Named, Picked]]:
     its heartbeats find out whether that process is dead.
     """
     done: list[tuple[Named, Picked]] = []
-    async with _registered(world), _interrupted(order.ending):
+    async with used_by_server(world, waits=False), _interrupted(order.ending):
         for one in order.connectors:
             if order.ending.asked:
                 break
             done.append((one, await _ran(world, order, one)))
     return done
-
-
-@asynccontextmanager
-async def _registered(world: World) -> AsyncGenerator[None]:
-    """Keep this process registered. Trouble while a command has the store for itself."""
-    try:
-        await leases.ensure_registered(world)
-    except StoreReserved as reserved:
-        raise Trouble(str(reserved)) from reserved
-    async with leases.registered(world):
-        yield
 
 
 @asynccontextmanager

@@ -14,12 +14,13 @@ from pydantic_settings import SettingsConfigDict
 
 from merganser.account_settings import AccountSettings
 from merganser.amounts import size, sized, spanned
+from merganser.http_settings import HttpSettings
 from merganser.incoming_settings import IncomingSettings
 from merganser.outgoing_settings import OutgoingSettings
 from merganser.scanner_settings import ScannerSettings
 from merganser.signing_settings import SigningSettings
 from merganser.smtp_settings import SmtpSettings
-from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, networked, shown
+from merganser.spelling import HOST, PLACE, USUAL, Names, Size, Span, shown
 from merganser.trouble import MISUSED, Trouble
 from models.options import Options
 from models.store.postgres_address import is_postgres, parse_postgres_address
@@ -52,6 +53,7 @@ Url = Annotated[str, BeforeValidator(driven)]
 
 
 class Settings(
+    HttpSettings,
     AccountSettings,
     IncomingSettings,
     SmtpSettings,
@@ -153,103 +155,6 @@ class Settings(
         default=(),
         description="Web origins that may call GraphQL from a browser (CORS), with spaces between.",
     )
-    documents: Literal["any", "trusted"] = Field(
-        default="any",
-        description="Which GraphQL documents are run: any, or trusted: only those that "
-        "`merganser documents add` has registered.",
-        json_schema_extra={"hint": "write any or trusted"},
-    )
-    compiled_executor: bool = Field(
-        default=True,
-        description="Complete answers by functions made for each document; off: as graphql-core "
-        "does, for comparison.",
-        json_schema_extra={"hint": "write on or off"},
-    )
-    connections: int = Field(
-        default=10_000,
-        ge=1,
-        description="HTTP and WebSocket connections at once; more are answered 503.",
-    )
-    connections_each: int = Field(
-        default=1000,
-        ge=1,
-        description="Connections of one address at once, but for proxies; more are answered 503.",
-    )
-    followers_each: int = Field(
-        default=200,
-        ge=1,
-        description="WebSockets and event streams of one user at once, and of one address by those "
-        "who have not signed in.",
-    )
-    operations: int = Field(
-        default=1000,
-        ge=2,
-        description="Queries and mutations that run at once; more are answered 503.",
-    )
-    operations_each: int = Field(
-        default=100,
-        ge=1,
-        description="Of these, those of one user, or of one address; more are answered 429. A key "
-        "of ADMIN or above may have half of all.",
-    )
-    budget_strangers: int = Field(
-        default=250,
-        ge=0,
-        description="Cost points a second for those of one address who have not signed in; what is "
-        "not spent is kept for 100 seconds; 0 is unlimited.",
-    )
-    budget_users: int = Field(
-        default=2500,
-        ge=0,
-        description="Cost points a second for each user; 0 is unlimited.",
-    )
-    budget_admins: int = Field(
-        default=50_000,
-        ge=0,
-        description="Cost points a second for each user or key of ADMIN or above; 0 is unlimited.",
-    )
-    answer_max: Size = Field(
-        default=32 << 20,
-        ge=1 << 20,
-        description="Bytes of one GraphQL answer, and of each event of a subscription. A larger "
-        "one ends with the error RESPONSE_TOO_LARGE.",
-    )
-    introspection: Literal["open", "signed-in", "off"] = Field(
-        default="open",
-        description="Who may look at the schema: open, signed-in or off. Whoever may not is given "
-        "no suggestions in errors either.",
-        json_schema_extra={"hint": "write open, signed-in or off"},
-    )
-    proxies: Names = Field(
-        default=("127.0.0.1", "::1"),
-        description="Addresses and networks of proxies before us, with spaces between; none, where "
-        "there are none. What they say in X-Forwarded-For and X-Forwarded-Proto is believed.",
-        json_schema_extra={
-            **shown("127.0.0.1 ::1"),
-            "hint": "write addresses and networks such as 10.0.0.0/8, or none",
-        },
-    )
-    head_timeout: Span = Field(
-        default=timedelta(seconds=10),
-        description="A request whose head is not there by then is given up.",
-    )
-    body_timeout: Span = Field(
-        default=timedelta(seconds=10),
-        description="The same for the body of a GraphQL request.",
-    )
-    init_timeout: Span = Field(
-        default=timedelta(seconds=5),
-        description="A WebSocket that does not begin with connection_init by then is closed.",
-    )
-    keep_alive: Span = Field(
-        default=timedelta(seconds=5),
-        description="How long a connection stays open for another request. More than the proxy "
-        "before us keeps it, if there is one.",
-    )
-    write_timeout: Span = Field(
-        default=timedelta(seconds=30),
-        description="Whoever reads nothing of an answer for so long is dropped.",
-    )
     default_domain: str | None = Field(
         default=USUAL.default_domain,
         pattern=HOST,
@@ -266,7 +171,9 @@ class Settings(
         default=USUAL.dns_resolver,
         pattern=PLACE,
         description="Name server for every DNS lookup, also of hosts that receive webhooks and "
-        "push messages, as in 127.0.0.1:53. Scanners are looked up by the system.",
+        "push messages, as in 127.0.0.1:53. The system looks up the hosts of the operator's own "
+        "settings: database, object storage, message bus, scanners, ACME directory, range service, "
+        "collector of traces.",
         json_schema_extra={
             **shown("those of the system"),
             "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
@@ -455,11 +362,6 @@ class Settings(
         json_schema_extra={"hidden": True, "hint": "write place:n"},
     )
 
-    @field_validator("proxies")
-    @classmethod
-    def _networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return () if names == ("none",) else networked(names)
-
     @field_validator("wakeups")
     @classmethod
     def _bus(cls, secret: SecretStr) -> SecretStr:
@@ -510,7 +412,10 @@ def table(settings: type[Settings] = Settings) -> str:
     """The settings as a Markdown table; docs/settings.md is this, printed."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     known = settings.model_fields
-    parts = (AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings, ScannerSettings)
+    parts = (
+        *(AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings, SigningSettings),
+        *(ScannerSettings, HttpSettings),
+    )
     apart = [part.model_fields for part in parts]  # the first come last
     for name in sorted(known, key=lambda name: [name in each for each in apart]):
         spec = known[name]

@@ -192,6 +192,7 @@ class Authenticated:
     require2fa: list[TwoFactorMethod] = field(default_factory=list)
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
+    app_password_id: int | None = None  # of the application password that was shown
 
 
 async def authenticate(
@@ -248,7 +249,8 @@ async def authenticate(
     facts = {"user": user.id, "protocol": attempt.protocol, "ip": ctx.client_ip}
     log.info("signed in", extra=facts)
     change = now.require_password_change
-    return Authenticated(now, attempt.scope, change, outstanding, *token)
+    app_id = found.app.id if found.app else None
+    return Authenticated(now, attempt.scope, change, outstanding, *token, app_password_id=app_id)
 
 
 def _checked(world: World, attempt: Attempt) -> Attempt:

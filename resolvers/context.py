@@ -59,6 +59,7 @@ class Needs:
     scope: Scope | None = None
     admin_permission: AdminPermission | None = None  # of a DOMAIN_ADMIN
     user_permission: UserPermission | None = None  # of a USER
+    signed_in: "Needs | None" = None  # what is asked instead, but of a sign-in without its factor
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -132,7 +133,9 @@ class Viewer:
         self.require(Needs(scope=scope))
 
     def require(self, needs: Needs) -> None:
-        """Raise Forbidden unless role, scope and permission suffice."""
+        """Raise Forbidden unless role, scope and permission suffice; Unauthenticated strangers."""
+        if needs.signed_in and not self.pending_for:
+            needs = needs.signed_in
         if self.role is Role.PUBLIC and needs.role is not Role.PUBLIC:
             raise Unauthenticated
         if not self.role.includes(needs.role):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, false, func, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -28,7 +28,7 @@ from resolvers.uploads import Received
 MOST = 100  # links to a file
 IDLE = timedelta(days=100)  # without access a link ends, where nobody says when
 LONGEST = timedelta(days=36_500)
-KEY, MARK = 8, 16  # bytes of a token: the key of the link, then what only we can make of it
+KEY, BASE, MARK = 8, 8, 16  # bytes of a token: key of the link, base of the incarnation, signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +41,49 @@ class NewShare:
     password: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ShareToken:
+    """What the address of a link says: its key, and the incarnation that gave it out."""
+
+    share_id: int
+    base: int = 0  # of the incarnation; 0 in the first, which is left out
+
+    @property
+    def raw(self) -> bytes:
+        """The part of the token that is signed."""
+        base = self.base.to_bytes(BASE, "big") if self.base else b""
+        return self.share_id.to_bytes(KEY, "big") + base
+
+
 def token_of(world: World, key: int) -> str:
     """What stands in the address of a link. Nobody without our secret can make it."""
-    raw = key.to_bytes(KEY, "big")
+    raw = ShareToken(key, world.incarnation.base).raw
     return _written(raw + _mark(world, raw))
 
 
-def key_of(world: World, token: str) -> int:
-    """The link of an address; NotFound where we have not made it."""
+def read_token(world: World, text: str) -> ShareToken:
+    """Read the address of a link. Raises NotFound unless this server has made it."""
     try:
-        raw = base64.urlsafe_b64decode(token.encode("ascii"))
+        raw = base64.urlsafe_b64decode(text.encode("ascii"))
     except ValueError:
         raise NotFound("share") from None
-    key, mark = raw[:KEY], raw[KEY:]
-    if not hmac.compare_digest(mark, _mark(world, key)) or _written(raw) != token:
+    said, mark = raw[:-MARK], raw[-MARK:]
+    known = len(said) in (KEY, KEY + BASE) and hmac.compare_digest(mark, _mark(world, said))
+    if not known or _written(raw) != text:
         raise NotFound("share")
-    return int.from_bytes(key, "big")
+    return ShareToken(int.from_bytes(said[:KEY], "big"), int.from_bytes(said[KEY:], "big"))
+
+
+def _opens(world: World, token: ShareToken) -> ColumnElement[bool]:
+    """SQL: the link that a token was given out for.
+
+    A restore of the database ends the history that a token may be of. The links that it restored
+    are still open by such a token; a link that was made since then is another one.
+    """
+    this, now = col(FileShare.id) == token.share_id, world.incarnation
+    if token.base == now.base:
+        return this
+    return this & (col(FileShare.created_at) < now.began_at) if now.began_at else false()
 
 
 def _written(raw: bytes) -> str:
@@ -182,7 +209,7 @@ async def reached(ctx: Context, token: str) -> Picked:
         select(*columns)
         .join(File, col(File.id) == col(FileShare.file_id))
         .join(User, col(User.id) == col(FileShare.user_id))
-        .where(col(FileShare.id) == key_of(ctx.world, token), _live(ctx), standing.open_users())
+        .where(_opens(ctx.world, read_token(ctx.world, token)), _live(ctx), standing.open_users())
     )
     return found(next(iter(await ctx.read(asked)), None), "share")
 

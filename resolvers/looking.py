@@ -145,7 +145,7 @@ def _there(
 async def _boxes(ctx: Context, owners: Sequence[int], masks: Iterable[str]) -> dict[str, list[int]]:
     asked = select(*picked(Mailbox, {"id", "path"}))
     rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
-    fits = {mask: paths.compiled(fold_text(mask)).fullmatch for mask in masks}
+    fits = {mask: paths.compiled(mask).fullmatch for mask in masks}
     folded = [(row.id, fold_text(row.path)) for row in rows]
     return {mask: [key for key, path in folded if fit(path)] for mask, fit in fits.items()}
 

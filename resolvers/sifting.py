@@ -222,8 +222,7 @@ class _Message:
         if where.mailboxes is not None:
             yield any(folder == fold_text(name.path or "") for name in where.mailboxes)
         if where.mailbox_masks is not None:
-            masks = map(fold_text, where.mailbox_masks)
-            yield any(paths.compiled(mask).fullmatch(folder) for mask in masks)
+            yield any(paths.compiled(mask).fullmatch(folder) for mask in where.mailbox_masks)
 
     def _people(self, where: MessageWhere) -> Iterator[bool]:
         facts = self.letter.facts

@@ -170,6 +170,12 @@ APP_OWNER = [
 
 async def app_password(world: World, key: int) -> Known | None:
     """The application password, while it is good, as what it is over HTTP."""
+    row = await app_password_row(world, key)
+    return by_app_password(world, row, row) if row else None
+
+
+async def app_password_row(world: World, key: int) -> Picked | None:
+    """The row of an application password with columns of its account; None if it has ended."""
     asked = (
         select(*picked(AppPassword), *APP_OWNER)
         .join(User, col(User.id) == col(AppPassword.user_id))
@@ -182,9 +188,7 @@ async def app_password(world: World, key: int) -> Known | None:
     )
     maker = col(AppPassword.made_by), col(AppPassword.made_by_key)
     for row in await world.database.read(makers.with_maker(asked, *maker, world.now())):
-        if apppasswords.has_ended_with_maker(row):
-            return None
-        return by_app_password(world, row, row)
+        return None if apppasswords.has_ended_with_maker(row) else row
     return None
 
 

@@ -14,19 +14,20 @@ from mail.mending import mended
 from mail.submitting import Writer
 from mail.wishes import Wish
 from models.columns import Picked, picked
-from models.errors import AuthenticationFailed, found
+from models.errors import AuthenticationFailed, Forbidden, found
 from models.mailboxes import SpecialUse
 from models.roles import Role, Scope
 from models.users import User
 from models.world import World
-from resolvers import auth, mailboxes, standing, submission, userlimits
+from resolvers import auth, mailboxes, proving, standing, submission, userlimits
 from resolvers.composing import ACCOUNT, new_message_id
 from resolvers.context import Context, Viewer
-from resolvers.proving import Attempt
+from resolvers.proving import Attempt, Proved, Source
 from resolvers.sendable import may_send_as
 from resolvers.submission import Written
 
 ATTEMPT = Attempt(scope=Scope.SMTP, protocol="SMTP")
+SIGN_IN = ("disabled_scopes", "smtp_allowed_networks", "second_factors")  # what `judge` reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,9 @@ class Clerk:
     async def sign_in(self, name: str, password: str, ip: str | None) -> Writer:
         """Who that is; refuses as `auth.authenticate` does."""
         ctx = Context(self.world, Viewer(), client_ip=ip)
-        user = (await auth.authenticate(ctx, name, password, ATTEMPT)).user
-        return Writer(user.id, user.username, user.auth_version, ip)
+        found = await auth.authenticate(ctx, name, password, ATTEMPT)
+        user = found.user
+        return Writer(user.id, user.username, user.auth_version, ip, found.app_password_id)
 
     async def may_send(self, writer: Writer, sender: str) -> None:
         """Refuse who may not send as this, or has written to as many as may in a day."""
@@ -80,16 +82,28 @@ class Clerk:
 
 
 async def _account(ctx: Context, writer: Writer) -> Picked:
-    """The account, if it is still the one that signed in; AuthenticationFailed."""
-    names = {*ACCOUNT, "upload_sent_messages"}
-    asked = select(*picked(User, names)).where(
-        col(User.id) == writer.user_id,
-        col(User.auth_version) == writer.auth_version,
-        standing.open_users(),
+    """Read the account. Raises AuthenticationFailed if what has signed in has ended since.
+
+    A new password of the account ends no application password (`auth.ended`).
+    """
+    names = {*ACCOUNT, *SIGN_IN, "upload_sent_messages"}
+    which = [col(User.id) == writer.user_id, standing.open_users()]
+    proved = Proved(Source.MASTER)
+    if writer.app_password_id is None:
+        which.append(col(User.auth_version) == writer.auth_version)
+    elif app := await standing.app_password_row(ctx.world, writer.app_password_id):
+        proved = Proved(Source.APP, app)
+    else:
+        raise AuthenticationFailed
+    row: Picked | None = next(
+        iter(await ctx.read(select(*picked(User, names)).where(*which))), None
     )
-    row: Picked | None = next(iter(await ctx.read(asked)), None)
     if row is None:
         raise AuthenticationFailed
+    try:
+        proving.judge(ctx, row, proved, ATTEMPT)
+    except Forbidden as refusal:
+        raise AuthenticationFailed from refusal
     return row
 
 

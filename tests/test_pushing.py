@@ -16,6 +16,7 @@ from resolvers.pushing import BURST
 from tests.conftest import Client, Clock
 from tests.live import until
 from tests.mail.neighbours import server_tls, trust
+from tests.mail.zones import asking, zone
 from tests.processes import taken_for_dead
 from tests.pushed import (
     Browser,
@@ -240,6 +241,30 @@ async def test_addresses_inside_are_judged_where_they_are_called(
     await pump(worker_of(world, resolve=rebound))
     assert receiver.got == []
     assert (await channel(ada))["lastError"] == "the host is inside"
+
+
+@pytest.mark.parametrize("private", [True, False])
+async def test_hosts_of_pushes_are_looked_up_at_the_name_server_of_the_settings(
+    ada: Client, receiver: Receiver, *, private: bool
+) -> None:
+    world = ada.world
+    async with asking(zone({}, A={"push.example.net": "127.0.0.1"})) as place:
+        loose(world, push_private=private, dns_resolver=place)
+        await made(ada, kind="HTTP", endpoint=f"http://push.example.net:{receiver.port}/topic")
+        await come(ada, "Hello")
+        worker = asyncio.create_task(pushing.run(world, ids.encode))
+        try:
+            async with asyncio.timeout(60):
+                if private:
+                    await receiver.wait(1)
+                else:
+                    while (await channel(ada))["lastError"] is None:  # noqa: ASYNC110 - no event
+                        await asyncio.sleep(0.1)
+        finally:
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+    assert texts(receiver) == (["Hello"] if private else [])
+    assert (await channel(ada))["lastError"] == (None if private else "the host is inside")
 
 
 async def test_the_worker_looks_when_a_bell_rings_and_asks_little(

@@ -150,3 +150,30 @@ async def test_a_filter_asks_for_the_state_of_the_submission(ada: Client) -> Non
     assert await found("SCHEDULED", "HELD_FOR_UNDO") == held
     assert await found("QUEUED") == {now["message"]["id"]}
     assert await found() == set()
+
+
+SAVE = """mutation ($input: SavedSearchSetInput!) { savedSearchSet(input: $input) {
+  savedSearches { query messages { nodes { id } } } errors { code path } } }"""
+
+
+async def saved(client: Client, **given: Any) -> tuple[str, set[str]]:
+    """The text of a search that is saved, and the messages that it finds."""
+    done = (await client(SAVE, input={"name": "Mine", **given}))["savedSearchSet"]
+    assert done["errors"] == []
+    (found,) = done["savedSearches"]
+    return found["query"], {one["id"] for one in found["messages"]["nodes"]}
+
+
+async def test_a_saved_search_asks_for_the_state_of_the_submission(ada: Client) -> None:
+    later = (await send(ada, later=LATER))["message"]["id"]
+    now = (await send(ada))["message"]["id"]
+    for text, found in (
+        ("submission:scheduled", {later}),
+        ("submission:Queued", {now}),
+        ("submission:scheduled submission:queued", {later, now}),
+        ("-submission:scheduled", {now}),
+    ):
+        assert (await saved(ada, query=text))[1] == found, text
+    text, none = await saved(ada, filter={"submissionStates": []})
+    assert none == set()
+    assert (await saved(ada, query=text))[1] == set()

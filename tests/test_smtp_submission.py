@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import smtplib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
@@ -24,7 +25,7 @@ from models.queue import Delivery
 from models.submission import Submission
 from models.users import User
 from models.world import World
-from resolvers import auth
+from resolvers import auth, passwords
 from resolvers.submitting import Clerk
 from tests.conftest import Client, Clock, make_user
 from tests.mail.lmtp_client import Neighbour
@@ -229,6 +230,77 @@ async def test_a_session_ends_with_what_it_was_signed_in_by(
     await sign_in(client)
     await change(world, **columns)
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("421 4.7.0")
+
+
+APP = """mutation ($input: AppPasswordCreateInput!) {
+  appPasswordCreate(input: $input) {
+    appPassword { id } password errors { message } } }"""
+UPDATE_USER = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
+  errors { message } } }"""
+
+
+@asynccontextmanager
+async def program(
+    listener: Listener, authority: Authority, password: str
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """An SMTP client of the standard library that has signed in; call to send a message."""
+
+    def begin() -> smtplib.SMTP:
+        smtp = smtplib.SMTP("127.0.0.1", listener.port, timeout=60)
+        smtp._host = "mx.example.org"  # type: ignore[attr-defined]  # noqa: SLF001
+        smtp.starttls(context=authority.client())
+        smtp.login("ada", password)
+        return smtp
+
+    smtp = await asyncio.to_thread(begin)
+
+    async def send() -> None:
+        await asyncio.to_thread(smtp.sendmail, "ada@example.org", [TO], HELLO)
+
+    yield send
+    await asyncio.to_thread(smtp.close)
+
+
+async def test_a_new_password_ends_only_sessions_of_the_password(
+    ada: Client, over: Client, listener: Listener, authority: Authority
+) -> None:
+    await change(ada.world, password=await passwords.make(ada.world, PASSWORD))
+    made = (await ada(APP, input={"description": "Phone", "scopes": ["SMTP"]}))["appPasswordCreate"]
+    own = program(listener, authority, PASSWORD)
+    async with own as by_password, program(listener, authority, made["password"]) as by_app:
+        await by_password()
+        await by_app()
+        given = {"users": {"usernames": ["ada"]}, "set": {"password": "another horse battery"}}
+        assert (await over(UPDATE_USER, input=given))["userUpdate"]["errors"] == []
+        await by_app()
+        with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again") as refused:
+            await by_password()
+        assert refused.value.smtp_code == 421
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            await by_password()
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        "appPasswordDelete(input: {ids: [$id]})",
+        "appPasswordUpdate(input: {ids: [$id], active: false})",
+        "appPasswordUpdate(input: {ids: [$id], scopes: [IMAP]})",
+        'userUpdate(input: {users: {usernames: ["ada"]}, set: {disabledScopes: [SMTP]}})',
+    ],
+)
+async def test_a_session_ends_with_its_application_password(
+    ada: Client, over: Client, listener: Listener, authority: Authority, mutation: str
+) -> None:
+    made = (await ada(APP, input={"description": "Phone", "scopes": ["SMTP"]}))["appPasswordCreate"]
+    async with program(listener, authority, made["password"]) as send:
+        await send()
+        changing = mutation.replace("$id", f'"{made["appPassword"]["id"]}"')
+        by = over if "userUpdate" in mutation else ada
+        done = await by("mutation { done: " + changing + " { errors { message } } }")
+        assert done["done"]["errors"] == []
+        with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again"):
+            await send()
 
 
 # ---------------------------------------------------------------- what is queued

@@ -42,10 +42,13 @@ BEHIND = "the database lacks changes that this server has made or seen"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The PostgreSQL cluster: system identifier and timeline; both 0 if unknown or SQLite."""
+    """The system identifier of the PostgreSQL cluster; 0 if unknown or SQLite.
+
+    The timeline tells nothing: a failover to a standby that lost nothing begins one, as a recovery
+    to a point in time does. The numbers of the streams tell the two apart.
+    """
 
     system: int = 0
-    timeline: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ async def read_mark(world: World) -> RestoreMark | None:
         log.warning("the mark of the incarnation cannot be read", extra={"object": MARK})
         return None
     found["streams"] = {int(key): int(last) for key, last in found["streams"].items()}
-    found["cluster"] = Cluster(**found["cluster"])
+    found["cluster"] = Cluster(found["cluster"]["system"])
     return RestoreMark(**found)
 
 
@@ -88,13 +91,10 @@ async def write_mark(world: World, mark: RestoreMark) -> None:
 
 
 async def read_cluster(world: World) -> Cluster:
-    """Read system identifier and timeline of PostgreSQL; unknown if the role may not."""
+    """Read the system identifier of PostgreSQL; unknown if the role may not."""
     if world.database.dialect == "sqlite":
         return Cluster()
-    asked = text(
-        "SELECT s.system_identifier, c.timeline_id"
-        " FROM pg_control_system() s, pg_control_checkpoint() c"
-    )
+    asked = text("SELECT system_identifier FROM pg_control_system()")
     try:
         async with world.database.engine.connect() as connection:
             row = (await connection.execute(asked)).one()
@@ -102,7 +102,7 @@ async def read_cluster(world: World) -> Cluster:
         if getattr(problem.orig, "sqlstate", "") != "42501":  # insufficient_privilege
             raise
         return Cluster()
-    return Cluster(int(row.system_identifier), int(row.timeline_id))
+    return Cluster(int(row.system_identifier))
 
 
 async def lost_streams(world: World, numbers: Mapping[int, int]) -> bool:

@@ -18,9 +18,13 @@ from models.world import World
 
 
 @asynccontextmanager
-async def used_by_server(world: World) -> AsyncGenerator[None]:
-    """Register this process of a server. Trouble while a command has the store for itself."""
-    ends = _patience(world)
+async def used_by_server(world: World, *, waits: bool = True) -> AsyncGenerator[None]:
+    """Register this process, of a server or of a command that works beside servers.
+
+    Raises Trouble while a command has the store for itself; if the process `waits`, once that
+    command has shown for a while that it is alive.
+    """
+    ends = _patience(world) if waits else 0.0
     while True:
         try:
             await leases.ensure_registered(world)

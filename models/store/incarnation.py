@@ -68,9 +68,12 @@ class Incarnation:
     number: int = 0
     base: int = 0
     beat: int = 0
+    began_at: datetime | None = None  # None: the first
 
 
-COLUMNS = tuple(getattr(StoreIncarnation, name) for name in ("store", "number", "base", "beat"))
+COLUMNS = tuple(
+    getattr(StoreIncarnation, name) for name in ("store", "number", "base", "beat", "began_at")
+)
 READ = select(*COLUMNS).where(col(StoreIncarnation.id) == ROW)
 
 
