@@ -1,6 +1,7 @@
 """graphql-core's executor with limits on the bytes of an answer and on the length of a step."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -39,22 +40,25 @@ HELPERS = GraphQLResolveInfoHelpers(gather=_gathered, track=_untracked)
 
 
 @dataclass
-class _AwaitedItems:
+class _CompletedItems:
     """The completed items of a list, and the indexes of those that are coroutines."""
 
-    items: list[Any]
-    indexes: list[int]
+    results: list[Any]
+    awaited: list[int]
 
     @property
     def pending(self) -> list[Any]:
-        return [self.items[index] for index in self.indexes]
+        return [self.results[index] for index in self.awaited]
 
     async def settle(self) -> list[Any]:
-        """Replace each coroutine by its result."""
-        results = await gather_with_cancel(*self.pending)
-        for index, result in zip(self.indexes, results, strict=True):
-            self.items[index] = result
-        return self.items
+        """Replace each coroutine by its result; a single one needs no task of its own."""
+        if len(self.awaited) == 1:
+            results = [await self.pending[0]]
+        else:
+            results = await gather_with_cancel(*self.pending)
+        for index, result in zip(self.awaited, results, strict=True):
+            self.results[index] = result
+        return self.results
 
 
 class PlainExecutor(ExecutorThrowingOnIncremental):
@@ -138,17 +142,17 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         if not isinstance(items, list | Listed):
             ordinary = super().complete_iterable_value
             return ordinary(item_type, field_details_list, info, path, items, position_context)
-        awaited = _AwaitedItems([], [])
+        completed = _CompletedItems([], [])
 
         def complete(index: int) -> None:
+            item, results = items[index], completed.results
             item_path = path.add_key(index, None)
             given = item_type, field_details_list, info, item_path, position_context
-            if self.is_awaitable(items[index]):
-                item = self.complete_awaitable_list_item_value(items[index], *given)
-                awaited.items.append(item)
-                awaited.indexes.append(index)
-            elif self.complete_list_item_value(items[index], awaited.items, *given):
-                awaited.indexes.append(index)
+            if self.is_awaitable(item):
+                results.append(self.complete_awaitable_list_item_value(item, *given))
+                completed.awaited.append(index)
+            elif self.complete_list_item_value(item, results, *given):
+                completed.awaited.append(index)
 
         last = len(items) - 1
         indexes = iter(range(len(items)))
@@ -156,14 +160,18 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
             for index in indexes:
                 complete(index)
                 if index < last and self.step.is_over():
-                    return self._complete_rest(complete, indexes, awaited)
+                    return self._complete_rest(complete, items, indexes, completed)
         except Exception:
-            self.settle_in_background(awaited.pending)
+            self._settle_rest(items, indexes, completed)
             raise
-        return awaited.settle() if awaited.indexes else awaited.items
+        return completed.settle() if completed.awaited else completed.results
 
     async def _complete_rest(
-        self, complete: Callable[[int], None], indexes: Iterator[int], awaited: "_AwaitedItems"
+        self,
+        complete: Callable[[int], None],
+        items: Sequence[Any],
+        indexes: Iterator[int],
+        completed: "_CompletedItems",
     ) -> list[Any]:
         """Complete the items with these indexes in further steps of the event loop."""
         try:
@@ -173,12 +181,22 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
                 if self.step.is_over():
                     await self.step.pause()
         except Exception:
-            self.settle_in_background(awaited.pending)
+            self._settle_rest(items, indexes, completed)
             raise
         except BaseException:  # the operation is cancelled: nothing of it may start any more
-            close_unstarted(awaited.pending)
+            close_unstarted(completed.pending)
             raise
-        return await awaited.settle()
+        return await completed.settle() if completed.awaited else completed.results
+
+    def _settle_rest(
+        self, items: Sequence[Any], indexes: Iterator[int], completed: "_CompletedItems"
+    ) -> None:
+        """Let all that is awaitable end in the background after an error, as graphql-core does."""
+        pending = completed.pending
+        with suppress(Exception):  # an odd value must not replace the error that ended the list
+            pending.extend(items[index] for index in indexes if self.is_awaitable(items[index]))
+        if pending:
+            self.settle_in_background(pending)
 
     def handle_field_error(
         self,
