@@ -24,6 +24,9 @@ clients: examples/node_modules/.package-lock.json  ## the JavaScript clients tha
 soak: .venv/ready  ## the long forms: crashes under load, and no event lost; an hour or two
 	python -m bench.soak
 	python -m bench.fetchsoak
+	python -m bench.sendsoak
+	python -m bench.clustersoak
+	python -m bench.clustersoak --servers 3 --failover
 
 bench: .venv/ready  ## figures on both stores, beside a hand-written floor and plain Strawberry
 	python -m bench

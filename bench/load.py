@@ -223,11 +223,13 @@ async def asking(target: Target, count: int) -> list[Asker]:
 async def once(target: Target, path: str, body: Mapping[str, Any]) -> Any:
     """The JSON of one answer. RuntimeError where it is not a good one."""
     reader, writer = await asyncio.open_connection(HOST, target.port)
-    writer.write(post(target, path, body))
-    head = await reader.readuntil(b"\r\n\r\n")
-    found = LENGTH.search(head)
-    answer = orjson.loads(await reader.readexactly(int(found[1]) if found else 0))
-    await hang_up(writer)
+    try:
+        writer.write(post(target, path, body))
+        head = await reader.readuntil(b"\r\n\r\n")
+        found = LENGTH.search(head)
+        answer = orjson.loads(await reader.readexactly(int(found[1]) if found else 0))
+    finally:
+        await hang_up(writer)
     if b" 200 " not in head[:16] or (isinstance(answer, dict) and "errors" in answer):
         raise RuntimeError(f"not a good answer: {answer}")
     return answer

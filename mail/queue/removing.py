@@ -9,6 +9,7 @@ from mail.queue import body, claims
 from mail.queue.jobs import Job, Result
 from mail.queue.many import free
 from mail.queue.settle import settle
+from mail.queue.stale_leases import in_use
 from models.queue import Delivery, DeliveryState
 from models.runtime import leases
 from models.world import Turn, World
@@ -21,15 +22,17 @@ async def give_back(world: World, ids: Sequence[int]) -> int:
 
     They are taken like any attempt's, so that nobody sends meanwhile what is reported as unsent.
     """
-    jobs = await _taken(world, ids)
-    for job in jobs:
-        results = {to.delivery_id: REMOVED for to in job.recipients}
-        await settle(world, job, results, await body.head(world, job))
+    lease = world.key()
+    with in_use(world, lease):
+        jobs = await _taken(world, ids, lease)
+        for job in jobs:
+            results = {to.delivery_id: REMOVED for to in job.recipients}
+            await settle(world, job, results, await body.head(world, job))
     return sum(len(job.recipients) for job in jobs)
 
 
-async def _taken(world: World, ids: Sequence[int]) -> Sequence[Job]:
-    lease, process_id = world.key(), await leases.ensure_registered(world)
+async def _taken(world: World, ids: Sequence[int], lease: int) -> Sequence[Job]:
+    process_id = await leases.ensure_registered(world)
 
     def unit(turn: Turn) -> Sequence[Job]:
         asked = select(col(Delivery.id)).where(col(Delivery.submission_id).in_(ids), *free())

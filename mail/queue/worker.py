@@ -20,6 +20,7 @@ from mail.queue.letters import Letter
 from mail.queue.pacing import Pacing
 from mail.queue.settle import settle
 from mail.queue.signing import signed
+from mail.queue.stale_leases import stale_leases_freed
 from mail.queue.transport import LeaseLost, NotReached
 from mail.queue.turns import LAST, Room, Round
 from mail.routing import Host, Route, Unroutable
@@ -393,13 +394,19 @@ async def _leasing(worker: Worker) -> AsyncGenerator[None]:
     def restore(turn: Turn) -> None:
         claims.take_back(turn, [job for lane in worker.lanes for job in lane.jobs])
 
+    def list_work() -> list[int]:
+        jobs = (job for lane in worker.lanes for job in lane.jobs)
+        return [to.delivery_id for job in jobs for to in job.recipients]
+
     process = worker.world.process
     process.restore.append(restore)
+    process.under_way.append(list_work)
     try:
-        async with leases.registered(worker.world):
+        async with leases.registered(worker.world), stale_leases_freed(worker.world):
             yield
     finally:
         process.restore.remove(restore)
+        process.under_way.remove(list_work)
 
 
 async def _wind_up(worker: Worker, *, graceful: bool) -> None:

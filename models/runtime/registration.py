@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,9 @@ class Registration:
     """The registration of this process. `id` is None while the process is not registered.
 
     `restore` holds what takes back the leases of work that is still under way, after the process
-    was taken for dead: it runs in the unit of work that registers the process anew.
+    was taken for dead: it runs in the unit of work that registers the process anew. `under_way`
+    lists the recipients that this process sends to; `leases_in_use` has leases of other work in the
+    queue. The queue gives back what it holds beside them: see mail/queue/stale_leases.py.
     """
 
     server: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -101,6 +103,8 @@ class Registration:
     id: int | None = None
     users: int = 0  # `leases.registered` blocks that are open
     restore: list[Callable[[Any], None]] = field(default_factory=list)
+    under_way: list[Callable[[], Iterable[int]]] = field(default_factory=list)
+    leases_in_use: set[int] = field(default_factory=set)
     on_reserved: Callable[[], None] | None = None  # called when the process must not go on
     abandoned: list[AbandonedLease] = field(default_factory=list)
     known: frozenset[int] = frozenset()  # processes that the last look has found

@@ -65,6 +65,7 @@ CONNECTION_ENDED = (
     "connection is closed",
     "underlying connection is closed",
     "connection has been released back to the pool",
+    "cannot switch to state",  # its end was announced, and it is not closed yet
 )
 
 

@@ -6,13 +6,15 @@ import threading
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, update
+from sqlmodel import col
 
 from mail.fields import Named
-from mail.queue import claims
+from mail.queue import claims, stale_leases
 from mail.queue.jobs import Result
 from mail.queue.settle import settle
 from mail.routing import Route, next_hop
+from models.queue import Delivery
 from models.runtime import leases
 from models.world import World
 from tests.conftest import Client, Clock
@@ -207,3 +209,39 @@ async def test_what_was_taken_is_not_sent_again_because_the_store_is_busy(
     assert timers
     row = (await deliveries(world, key))["carol"]
     assert (row.attempts, len(there.mails)) == (1, 1)
+
+
+async def test_a_recipient_whose_result_the_store_lost_is_sent_again(
+    ada: Client, world: World
+) -> None:
+    """A standby can have the claim of a recipient and lack its result; the process goes on."""
+    process = another_process(world)
+    async with listening(Server()) as there, working(process, relay(there)):
+        key = await send(ada, Named("carol@example.net"))
+        row = (await settled(world, key))["carol"]
+        values = {"state": State.PENDING, "lease": world.key(), "holder": process.process.id}
+        claimed = update(Delivery).where(col(Delivery.id) == row.id)
+        claimed = claimed.values(**values, next_at=row.created_at, last_code=None)
+        await world.apply(lambda turn: turn.connection.execute(claimed).close())
+        await settled(world, key)
+    row = (await deliveries(world, key))["carol"]
+    assert (row.state, row.attempts, len(there.mails)) == (State.RELAYED, 2, 2)
+
+
+async def test_only_leases_without_work_are_given_back(ada: Client, world: World) -> None:
+    await send(ada)
+    (job,) = (await claims.claim(world, PACE)).jobs
+    ids = [to.delivery_id for to in job.recipients]
+    with stale_leases.in_use(world, job.lease):
+        assert await stale_leases.free_stale(world) == 0
+    world.process.under_way.append(lambda: ids[:1])
+    assert await stale_leases.free_stale(world) == 1
+    assert not await claims.still_held(world, job, ids)
+    assert await claims.still_held(world, job, ids[:1])
+    world.process.under_way.clear()
+    claims.abandon(world, job)
+    assert await stale_leases.free_stale(world) == 0
+    world.process.abandoned.clear()
+    assert await stale_leases.free_stale(world) == 1
+    again = (await claims.claim(another_process(world), PACE)).jobs
+    assert sum(len(each.recipients) for each in again) == 2

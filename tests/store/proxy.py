@@ -21,6 +21,7 @@ class Proxy:
     hurried: int = 0  # connections that asked for TLS
     _server: asyncio.Server | None = None
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _clients: set[asyncio.StreamWriter] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -42,15 +43,23 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._server = None
 
+    def announce_end(self) -> None:
+        """Tell all clients that PostgreSQL ends; their connections are still open."""
+        fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+        for writer in self._clients:
+            writer.write(b"E" + struct.pack("!i", 4 + len(fields)) + fields)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._open.add(writer)
+        self._clients.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await self._pass_on(reader, writer)
         self._open.discard(writer)
+        self._clients.discard(writer)
         writer.transport.abort()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

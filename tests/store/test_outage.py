@@ -11,13 +11,14 @@ from urllib.parse import parse_qsl
 
 import httpx
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import literal, make_url, select, text
 
 from mail.blobs.store import ObjectStore
 from mail.lmtp import Lmtp
 from merganser.logs import OutageFilter
 from models.database import Database
 from models.journal import ChangeKind
+from models.prepared import Prepared, fetched
 from models.store.outage_log import OUTAGES
 from models.store.outages import StoreUnavailable
 from tests import stores
@@ -150,6 +151,24 @@ async def test_log_has_one_line_for_an_outage_and_one_for_its_end(
     ]
     assert vars(told[1])["failures"] >= 40
     assert vars(told[0])["component"] == vars(told[1])["component"] == "store"
+
+
+@POSTGRES
+async def test_connection_whose_end_is_announced_is_unavailable(
+    road: Proxy, database: Database
+) -> None:
+    """PostgreSQL says that it ends a connection before it closes it."""
+    asked = Prepared(select(literal(1)))
+    await database.apply(lambda connection: fetched(connection, asked, {}))
+    road.announce_end()
+    await asyncio.sleep(0.1)
+    with pytest.raises(StoreUnavailable):
+        await database.apply(lambda connection: fetched(connection, asked, {}))
+    await road.cut()
+    with pytest.raises(StoreUnavailable):
+        await database.probe()
+    await road.start()
+    await database.probe()
 
 
 @SQLITE
