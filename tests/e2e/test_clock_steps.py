@@ -18,7 +18,7 @@ import httpx
 import pytest
 from aiosmtpd.smtp import Envelope
 
-from bench.clustersoak import LATER, Cluster, Neighbour, clock_ahead
+from bench.clustersoak import LATER, ReceivingServer, ServerGroup, clock_ahead
 from bench.crash import buried
 from bench.load import Target, once
 from bench.sendsoak import SEND, furnished
@@ -41,7 +41,7 @@ FLUSH = "mutation ($input: QueueFlushInput!) { queueFlush(input: $input) { error
 
 
 @dataclass
-class SlowNeighbour(Neighbour):
+class SlowServer(ReceivingServer):
     """A mail server that can hold back its answers, and defers each recipient at LATER once."""
 
     answers: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,20 +66,21 @@ class SlowNeighbour(Neighbour):
 class Site:
     """Servers of one store whose clocks can be set, and the server that their mail goes to."""
 
-    cluster: Cluster
-    far: SlowNeighbour
+    cluster: ServerGroup
+    far: SlowServer
     clocks: list[Path]
+    skews: list[int]  # seconds by which the clocks are ahead
     root: str  # an API key
     sent: set[str] = field(default_factory=set)  # recipients
     messages: int = 0
 
     async def set_clocks(self, seconds: int) -> None:
         """Set all clocks to the right time, their usual difference, and so many seconds more."""
-        for clock, skew in zip(self.clocks, self.cluster.skews, strict=True):
+        for clock, skew in zip(self.clocks, self.skews, strict=True):
             new = clock.with_suffix(".new")
             new.write_text(f"{skew + seconds:+d}s")
             new.replace(clock)  # a server that reads meanwhile finds no empty file
-        for nth, skew in enumerate(self.cluster.skews):
+        for nth, skew in enumerate(self.skews):
             await self._is_ahead(nth, skew + seconds)
 
     async def _is_ahead(self, nth: int, seconds: int) -> None:
@@ -139,7 +140,7 @@ class Site:
 @asynccontextmanager
 async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerator[Site]:
     """Servers over one store that run, with these differences between their clocks."""
-    far, first = SlowNeighbour(), folder / "server"
+    far, first = SlowServer(), folder / "server"
     blobs = str(folder / "blobs")
     settings = Settings(data=first, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
     secret = await furnished(settings)
@@ -163,11 +164,11 @@ async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerato
             "MERGANSER_QUEUE_BACKOFF": "8s 1h",
         }
         servers.append(Server(own, url, more=more))
-    made = Cluster(servers, skews, Database(settings.store), secret, far)
+    made = ServerGroup(servers, Database(settings.store), secret, far)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(made.database.close)
         await stack.enter_async_context(far.listening())
-        here = Site(made, far, clocks, root)
+        here = Site(made, far, clocks, skews, root)
         try:
             await here.set_clocks(0)
             for nth in range(len(skews)):
