@@ -11,7 +11,8 @@ HERE = Path(__file__).parent
 # Files that take long, the longest first: begun last, they would keep one worker when all others
 # have nothing left to do.
 LONG = (
-    "test_walks", "e2e/test_workers", "test_differential", "mail/test_verify",
+    "test_walks", "e2e/test_clock_steps", "e2e/test_cluster_sending", "e2e/test_workers",
+    "test_differential", "mail/test_verify",
     "browser/test_graphiql",
     "e2e/test_run", "e2e/test_crash", "cli/test_connectors", "e2e/test_fetching_crash",
     "test_docs", "e2e/test_proof", "test_imports",
@@ -32,7 +33,10 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "clients/test_replica",
     "e2e/test_attacks",
     "e2e/test_bad_text",
+    "e2e/test_clock_steps",
+    "e2e/test_cluster_sending",
     "e2e/test_crash",
+    "e2e/test_dead_tasks",
     "e2e/test_fetching_crash",
     "e2e/test_fuzz",
     "e2e/test_half_open",
@@ -42,6 +46,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "e2e/test_repeats",
     "e2e/test_resuming",
     "e2e/test_run",
+    "e2e/test_second_copies",
     "e2e/test_several_servers",
     "e2e/test_webhooks",
     "e2e/test_wheel",
