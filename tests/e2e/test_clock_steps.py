@@ -32,6 +32,8 @@ from resolvers.apikeys import NewKey
 from tests import stores
 from tests.e2e.conftest import beside
 
+WAITING = """SELECT recipient, state, attempts, next_at, turn_at, lease, holder, last_response
+             FROM deliveries WHERE state <> 'RELAYED'"""
 HOUR = 3600  # seconds
 LIMIT = 400.0  # seconds for all of it, on a busy machine
 PATIENCE = 60.0  # seconds for a part of it
@@ -128,9 +130,14 @@ class Site:
 
     async def until_came(self) -> None:
         """Wait until all that was sent has come."""
-        async with asyncio.timeout(PATIENCE):
-            while set(self.far.came) != self.sent:  # noqa: ASYNC110 - nobody rings
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while set(self.far.came) != self.sent:  # noqa: ASYNC110 - nobody rings
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            waiting = await self.cluster.rows(WAITING)
+            missing = self.sent - set(self.far.came)
+            raise TimeoutError(f"missing: {missing}, waiting: {waiting}") from None
 
     async def kill_all(self) -> None:
         for nth in list(self.cluster.running):

@@ -93,7 +93,7 @@ class Running:
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(how)
-        _, log = await asyncio.wait_for(self.process.communicate(), 15)
+        _, log = await asyncio.wait_for(self.process.communicate(), 60)
         assert self.process.returncode == 0, log.decode()
         assert b"Traceback" not in log
 
@@ -114,7 +114,7 @@ async def running(house: House) -> Running:
     assert process.stdout
     banner = ""
     while "send-test" not in banner:
-        line = await asyncio.wait_for(process.stdout.readline(), 30)
+        line = await asyncio.wait_for(process.stdout.readline(), 120)
         if not line:
             _, log = await process.communicate()
             pytest.fail(log.decode())
@@ -217,7 +217,7 @@ async def heard(ws: Any) -> list[str]:
     """The kinds of all that comes until a message does, or for a while."""
     kinds: list[str] = []
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while "MESSAGE_ADDED" not in kinds:
                 payload = json.loads(await ws.recv())["payload"]
                 kinds += [event["kind"] for event in payload["data"]["changes"]["events"]]
@@ -233,7 +233,7 @@ async def test_nobody_else_is_served_until_there_is_a_credential(house: House) -
     code, _, err = await house.told("token", "create", "--name", "root", "--role", "ROOT")
     assert code == 0, err
     process = await house.begin("serve")
-    async with asyncio.timeout(20), httpx.AsyncClient(timeout=30) as client:
+    async with asyncio.timeout(120), httpx.AsyncClient(timeout=30) as client:
         while True:
             try:
                 answer = await client.get(f"http://127.0.0.1:{house.http}/health")
