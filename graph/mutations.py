@@ -114,7 +114,8 @@ class Answer(Guard):
         self, next_: Callable[..., Any], source: Any, info: Info, **kwargs: Any
     ) -> MutationPayload:
         given = kwargs["input"]
-        info.context.viewer.require(self.needs)
+        if (refusal := self.refuse(info)) is not None:  # where the resolver has not asked
+            return cast(MutationPayload, refusal)
 
         async def work() -> MutationPayload:
             payload: MutationPayload = await next_(source, info, **kwargs)
