@@ -70,7 +70,11 @@ class Proxy:
         try:
             there, back = await asyncio.shield(opening)
         except asyncio.CancelledError:
-            (await opening)[1].transport.abort()  # it would be left open, and nobody's
+            while not opening.done():  # otherwise its connection would stay open
+                with suppress(asyncio.CancelledError):  # the line may be cut twice
+                    await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result()[1].transport.abort()
             raise
         ways = [
             asyncio.ensure_future(self._pass(reader, back, passing)),
