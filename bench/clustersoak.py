@@ -120,6 +120,14 @@ class ServerGroup:
         _remove_fake_clock(process.pid)
         return process.pid
 
+    async def end(self) -> None:
+        """Kill the servers that run, and close the store."""
+        for process in self.running.values():
+            await buried(process)
+            _remove_fake_clock(process.pid)
+        self.running.clear()
+        await self.database.close()
+
     async def rows(self, sql: str, **given: Any) -> list[Any]:
         """The rows of a statement."""
         async with self.database.engine.connect() as connection:
@@ -220,6 +228,13 @@ async def wait_until(
         raise TimeoutError(what) from None
 
 
+def make_data_folder(folder: Path, first: Path) -> None:
+    """Make the data folder of a further server, with the keys of the first one."""
+    folder.mkdir(mode=0o700)
+    for name in ("secret", "vault"):
+        shutil.copy(first / name, folder / name)
+
+
 def clock_ahead(seconds: int) -> dict[str, str]:
     """The environment of a process whose time of day is ahead; its monotonic clocks are right.
 
@@ -258,10 +273,7 @@ async def cluster(folder: Path, plan: SoakPlan) -> AsyncGenerator[ServerGroup]:
             await asyncio.gather(*(group.start(nth) for nth in range(len(group.servers))))
             yield group
         finally:
-            for process in list(group.running.values()):
-                await buried(process)
-                _remove_fake_clock(process.pid)
-            await group.database.close()
+            await group.end()
 
 
 async def _furnished_group(
@@ -280,9 +292,7 @@ async def _furnished_group(
     for nth, skew in enumerate(plan.skews):
         own = folder / f"server{nth}"
         if nth:
-            await asyncio.to_thread(own.mkdir, mode=0o700)
-            for name in ("secret", "vault"):
-                await asyncio.to_thread(shutil.copy, first / name, own / name)
+            await asyncio.to_thread(make_data_folder, own, first)
         servers.append(Server(own, url, more={**common, **clock_ahead(skew)}))
     return ServerGroup(servers, Database(settings.store), secret, far, store)
 

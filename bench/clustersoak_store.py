@@ -22,7 +22,7 @@ OPEN_STATES = ("PENDING", "DEFERRED")
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryState:
+class RecipientState:
     """What a server of PostgreSQL says of one recipient."""
 
     state: str
@@ -47,7 +47,7 @@ class LostCommits:
 
     @classmethod
     def between(
-        cls, primary: Mapping[str, DeliveryState], standby: Mapping[str, DeliveryState]
+        cls, primary: Mapping[str, RecipientState], standby: Mapping[str, RecipientState]
     ) -> "LostCommits":
         """Compare the last state of the primary with that of the standby at its promotion."""
         found = cls()
@@ -158,9 +158,9 @@ def _is_running(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def _deliveries(text: str) -> dict[str, DeliveryState]:
+def _deliveries(text: str) -> dict[str, RecipientState]:
     rows = (line.split("|") for line in text.split("\n") if line)
-    return {recipient: DeliveryState(*more) for recipient, *more in rows}
+    return {recipient: RecipientState(*more) for recipient, *more in rows}
 
 
 def _wait(condition: Callable[[], bool], what: str) -> None:

@@ -37,7 +37,7 @@ from strawberry.types.field import StrawberryField
 
 from graph.execution.answer_budget import OTHER as OTHER_SIZE
 from graph.execution.answer_budget import OVERHEAD, AnswerBudget, size_of
-from graph.execution.generated_code import Bail, Large, odd, told
+from graph.execution.generated_code import Bail, LargeValue, odd, told
 from graph.execution.leaf_checks import OTHER, SHORT, TEXTS, USUAL
 from graph.execution.list_steps import LONG_LIST
 from graph.origins import origin
@@ -150,8 +150,8 @@ class Writer:
         self.document = document
         self.names: dict[str, Any] = {
             "Bail": Bail,
+            "LargeValue": LargeValue,
             "Listed": Listed,
-            "Large": Large,
             "Undefined": Undefined,
             "isfinite": math.isfinite,
             "len": len,
@@ -269,7 +269,7 @@ class Writer:
     def _check_list(self, var: str, indent: int) -> None:
         """Write the check of a list's type and length."""
         self.emit(indent, f"if type({var}) is not list: raise Bail('type')")
-        self.emit(indent, f"if len({var}) > {LONG_LIST}: raise Large")
+        self.emit(indent, f"if len({var}) > {LONG_LIST}: raise LargeValue")
 
     @staticmethod
     def _names_size(grouped: GroupedFieldSet) -> int:
@@ -397,7 +397,7 @@ class Writer:
         elif name in made:
             if isinstance(threaded := made[name], MaybeThreaded):
                 is_large = self.constant(threaded.is_large)
-                self.emit(indent, f"if {is_large}({held.source}): raise Large")
+                self.emit(indent, f"if {is_large}({held.source}): raise LargeValue")
             self.emit(indent, f"{raw} = {self.constant(made[name].make)}({held.source})")
         else:
             self.emit(indent, f"{raw} = {held.source}.{name}")

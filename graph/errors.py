@@ -136,7 +136,8 @@ class UserSelectionPayload(MutationPayload):
     counted: ClassVar[str] = "users"  # the field with an item for each account
 
     user_count: int = leaf(
-        "How many accounts the mutation changes, or with validateOnly would change.", default=0
+        "Number of accounts that the mutation changes; with `validateOnly`, that it would change.",
+        default=0,
     )
 
     def __post_init__(self) -> None:

@@ -25,7 +25,6 @@ from graphql.pyutils import Path
 from strawberry.execution import optimized_is_awaitable
 
 from graph.execution.answer_budget import AnswerBudget, AnswerTooLarge
-from graph.execution.generated_code import Large
 from graph.execution.list_steps import LONG_LIST
 from graph.execution.plain_executor import PlainExecutor
 from graph.guards import Guards
@@ -113,13 +112,13 @@ class CompiledExecutor(PlainExecutor):
         position_context: Any,
     ) -> Any:
         """Resolve a field as graphql-core does, its arguments known from before."""
-        if path.prev is None:
-            self.answer.begin_field()
         call = self.plans.call(parent_type, field_details_list)
         if call is None or not self._compiles:
             return super().execute_field(
                 parent_type, source, field_details_list, path, position_context
             )
+        if path.prev is None:
+            self.answer.begin_field()
         kind = call.field.type
         info = self.build_resolve_info(call.field, call.nodes, parent_type, path)
         try:
@@ -195,8 +194,7 @@ class CompiledExecutor(PlainExecutor):
                     raise
                 except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
                     self.answer.left = left
-                    if not isinstance(error, Large):
-                        plan.fell(error)
+                    plan.fell(error)
         return super().complete_value(
             return_type, field_details_list, info, path, result, position_context
         )
@@ -222,8 +220,7 @@ class CompiledExecutor(PlainExecutor):
                 raise
             except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
                 self.answer.left = left + counted
-                if not isinstance(error, Large):
-                    plan.fell(error)
+                plan.fell(error)
                 found = super().complete_value(return_type, details, info, path, items, None)
                 return await found if self.is_awaitable(found) else found
             if self.step.is_over():
@@ -253,8 +250,7 @@ class CompiledExecutor(PlainExecutor):
             raise
         except Exception as error:  # noqa: BLE001 - graphql-core finds out what is wrong
             self.answer.left = left
-            if not isinstance(error, Large):
-                plan.fell(error)
+            plan.fell(error)
             return ordinary(parent_type, source_value, path, grouped_field_set, position_context)
         if not plan.rest:
             return made

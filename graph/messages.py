@@ -202,7 +202,7 @@ class Message(Reading):
         "forwarded": Made(("keywords",), lambda keywords: "$Forwarded" in keywords),
         "has_attachments": Made(("attachment_count",), lambda count: count > 0),
         "attachments": MaybeThreaded(
-            ("attachments", "user_id"), Attachment.list_of, Attachment.are_many
+            ("attachments", "user_id"), Attachment.list_of, Attachment.has_many
         ),
         "structure": MaybeThreaded(("structure", "user_id"), MimePart.of, is_large_tree),
         "verification": Made(("verification",), Verification.maybe),

@@ -100,8 +100,8 @@ class Attachment:
         return [cls.of(row, index) for index in range(len(row.attachments))]
 
     @staticmethod
-    def are_many(row: Any) -> bool:
-        """True if `list_of` takes so long that it must run in a thread."""
+    def has_many(row: Any) -> bool:
+        """True if the message has so many attachments that `list_of` must run in a thread."""
         return len(row.attachments) > LONG_LIST
 
     @classmethod

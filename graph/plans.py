@@ -35,7 +35,7 @@ from graphql.execution.values import VariableValues, get_argument_values, get_va
 
 from graph.codegen import Complete, Writer
 from graph.coercing import Signatures, coerced, signatures
-from graph.execution.generated_code import Bail
+from graph.execution.generated_code import Bail, LargeValue
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,12 @@ class Plan:
         TALLY.used[self.where] += 1
 
     def fell(self, error: Exception) -> None:
-        """Count a value that graphql-core had to complete; give up where there are many."""
+        """Count a value that graphql-core had to complete; give up where there are many.
+
+        A large value says nothing against the function: others are smaller.
+        """
+        if isinstance(error, LargeValue):
+            return
         self.falls += 1
         TALLY.fell[self.where] += 1
         REASONS["fell", _reason(error)] += 1

@@ -51,7 +51,7 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _whole_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def _lists_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """What dataloaders batch would depend on time if long lists were completed in steps."""
     monkeypatch.setattr(list_steps, "STEP_SECONDS", math.inf)
 

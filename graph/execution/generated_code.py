@@ -10,7 +10,7 @@ class Bail(Exception):
     """Something that generated code, or the one who writes it, leaves to graphql-core: why."""
 
 
-class Large(Bail):
+class LargeValue(Bail):
     """A value takes too long to be completed at once: the executor completes it in steps."""
 
 

@@ -6,10 +6,8 @@ made by whoever takes the mark away in the unit that stores it, so there is one 
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import tuple_, update
@@ -43,26 +41,15 @@ _OWED = (
 )
 
 
-@asynccontextmanager
-async def made_good(world: World, pace: Pace) -> AsyncGenerator[None]:
-    """Meanwhile make reports that two looks in a row have found owed: nobody is making them."""
-
-    async def looking() -> None:
-        known: frozenset[int] = frozenset()
-        while True:
-            try:
-                known = await make_good(world, known)
-            except Exception:  # the store may be back when we look again
-                log.exception("what is owed could not be read")
-            await asyncio.sleep(pace.owed)
-
-    task = asyncio.create_task(looking())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+async def make_good_regularly(world: World, pace: Pace) -> None:
+    """Make reports that two looks in a row have found owed, without end: nobody is making them."""
+    known: frozenset[int] = frozenset()
+    while True:
+        try:
+            known = await make_good(world, known)
+        except Exception:  # the store may be back when we look again
+            log.exception("what is owed could not be read")
+        await asyncio.sleep(pace.owed)
 
 
 async def make_good(world: World, known: Collection[int]) -> frozenset[int]:

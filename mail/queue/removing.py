@@ -9,7 +9,7 @@ from mail.queue import body, claims
 from mail.queue.jobs import Job, Result
 from mail.queue.many import free
 from mail.queue.settle import settle
-from mail.queue.stale_leases import in_use
+from mail.queue.stale_leases import lease_in_use
 from models.queue import Delivery, DeliveryState
 from models.runtime import leases
 from models.world import Turn, World
@@ -23,7 +23,7 @@ async def give_back(world: World, ids: Sequence[int]) -> int:
     They are taken like any attempt's, so that nobody sends meanwhile what is reported as unsent.
     """
     lease = world.key()
-    with in_use(world, lease):
+    with lease_in_use(world, lease):
         jobs = await _taken(world, ids, lease)
         for job in jobs:
             results = {to.delivery_id: REMOVED for to in job.recipients}

@@ -6,10 +6,9 @@ lease ends when its holder stops, so without `free_stale` such a recipient would
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import select, update
 from sqlmodel import col
@@ -31,7 +30,7 @@ _HELD = Prepared(
 
 
 @contextmanager
-def in_use(world: World, lease: int) -> Generator[None]:
+def lease_in_use(world: World, lease: int) -> Generator[None]:
     """Keep a lease from being freed while a claim, or work that is in no lane, uses it."""
     world.process.leases_in_use.add(lease)
     try:
@@ -73,24 +72,13 @@ async def free_stale(world: World) -> int:
     return many
 
 
-@asynccontextmanager
-async def stale_leases_freed(world: World) -> AsyncGenerator[None]:
-    """Meanwhile free stale leases, as often as this process sends heartbeats."""
-
-    async def look() -> None:
-        while True:
-            await asyncio.sleep(world.process.beat)
-            try:
-                await free_stale(world)
-            except StoreUnavailable:  # the outage log has noted it
-                continue
-            except Exception:  # the next look may succeed
-                log.exception("stale leases could not be freed")
-
-    task = asyncio.create_task(look())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+async def free_stale_regularly(world: World) -> None:
+    """Free stale leases as often as this process sends heartbeats, without end."""
+    while True:
+        await asyncio.sleep(world.process.beat)
+        try:
+            await free_stale(world)
+        except StoreUnavailable:  # the outage log has noted it
+            continue
+        except Exception:  # the next look may succeed
+            log.exception("stale leases could not be freed")

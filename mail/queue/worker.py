@@ -13,6 +13,7 @@ from mail.compose import without_bcc
 from mail.contents import gathered
 from mail.outward import Gate
 from mail.queue import body, claims, local, notices, owed, pacing, transport, vias
+from mail.queue.background import running_in_background
 from mail.queue.connections import Pool
 from mail.queue.encryption import Contexts
 from mail.queue.jobs import TOGETHER, Job, Pace, Result, To
@@ -20,7 +21,7 @@ from mail.queue.letters import Letter
 from mail.queue.pacing import Pacing
 from mail.queue.settle import settle
 from mail.queue.signing import signed
-from mail.queue.stale_leases import stale_leases_freed
+from mail.queue.stale_leases import free_stale_regularly
 from mail.queue.transport import LeaseLost, NotReached
 from mail.queue.turns import LAST, Room, Round
 from mail.routing import Host, Route, Unroutable
@@ -81,7 +82,10 @@ async def run(world: World, route: Route, *, stop: asyncio.Event, pace: Pace = U
     """
     worker = Worker(world, route, pace)
     with world.wakeups.listen([QUEUE]) as bell:
-        async with _leasing(worker), owed.made_good(world, pace):
+        async with (
+            _leasing(worker),
+            running_in_background(owed.make_good_regularly(world, pace)),
+        ):
             try:
                 while not stop.is_set():
                     bell.clear()  # before we look: what comes from here on rings again
@@ -402,7 +406,10 @@ async def _leasing(worker: Worker) -> AsyncGenerator[None]:
     process.restore.append(restore)
     process.under_way.append(list_work)
     try:
-        async with leases.registered(worker.world), stale_leases_freed(worker.world):
+        async with (
+            leases.registered(worker.world),
+            running_in_background(free_stale_regularly(worker.world)),
+        ):
             yield
     finally:
         process.restore.remove(restore)

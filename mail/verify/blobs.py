@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import case, exists, func, select
 from sqlmodel import SQLModel, col
@@ -49,7 +50,10 @@ async def pieces(look: Look, *, read: bool, repair: bool = False) -> list[Findin
         ]
         if read:
             await clear_marks(world, set(damaged))
-    return findings + await _uploads(look) + await _upload_parts(look)
+    findings += await _objects_of(look, Upload, col(Upload.blob_name), col(Upload.size))
+    return findings + await _objects_of(
+        look, UploadPart, col(UploadPart.name), col(UploadPart.size)
+    )
 
 
 async def _problems(world: World, rows: Sequence[Picked], *, read: bool) -> dict[int, Problem]:
@@ -106,30 +110,16 @@ async def _standing(
     ]
 
 
-async def _uploads(look: Look) -> list[Finding]:
-    world, findings = look.world, list[Finding]()
-    async for low, high in ranges(look, SUBJECT, Upload):
-        key = col(Upload.id)
-        asked = select(key, col(Upload.blob_name), col(Upload.size)).where(key > low, key <= high)
-        asked = asked.where(col(Upload.blob_name).is_not(None))  # else all have not come yet
-        rows = await world.database.read(asked)
-        found = [(row.id, await _ends(world, row.blob_name, row.size)) for row in rows]
-        problems = {key: problem for key, problem in found if problem}
-        findings += await _standing(world, Upload, problems)
-    return findings
-
-
-async def _upload_parts(look: Look) -> list[Finding]:
-    world, findings = look.world, list[Finding]()
-    key = col(UploadPart.id)
-    async for low, high in ranges(look, SUBJECT, UploadPart):
-        asked = select(key, col(UploadPart.name), col(UploadPart.size)).where(
-            key > low, key <= high
-        )
-        rows = await world.database.read(asked)
+async def _objects_of(look: Look, table: type[SQLModel], name: Any, size: Any) -> list[Finding]:
+    """Check the object that each row names for itself; rows without a name have none yet."""
+    world, findings, key = look.world, list[Finding](), identity(table)
+    asked = select(key.label("id"), name.label("name"), size.label("size"))
+    async for low, high in ranges(look, SUBJECT, table):
+        these = asked.where(key > low, key <= high, name.is_not(None))
+        rows = await world.database.read(these)
         found = [(row.id, await _ends(world, row.name, row.size)) for row in rows]
-        problems = {part_id: problem for part_id, problem in found if problem}
-        findings += await _standing(world, UploadPart, problems)
+        problems = {row_id: problem for row_id, problem in found if problem}
+        findings += await _standing(world, table, problems)
     return findings
 
 

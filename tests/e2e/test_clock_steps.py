@@ -6,9 +6,8 @@ file, so the clock of a running server can be set.
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,10 +18,9 @@ import httpx
 import pytest
 from aiosmtpd.smtp import Envelope
 
-from bench.clustersoak import LATER, ReceivingServer, ServerGroup, clock_ahead
-from bench.crash import buried
+from bench.clustersoak import LATER, ReceivingServer, ServerGroup, clock_ahead, make_data_folder
 from bench.load import Target, once
-from bench.sendsoak import SEND, furnished
+from bench.sendsoak import SEND, Far, furnished
 from bench.server import HOST, Server
 from merganser.building import opened, owner
 from merganser.settings import Settings
@@ -47,9 +45,8 @@ FLUSH = "mutation ($input: QueueFlushInput!) { queueFlush(input: $input) { error
 
 @dataclass
 class SlowServer(ReceivingServer):
-    """A mail server that can hold back its answers, and defers each recipient at LATER once."""
+    """A mail server that notes what has come whole, and defers each recipient at LATER once."""
 
-    answers: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[str] = field(default_factory=list)  # recipients of messages that have come whole
     refused: set[str] = field(default_factory=set)
     stubborn: bool = False  # it refuses recipients at LATER again and again
@@ -62,9 +59,8 @@ class SlowServer(ReceivingServer):
         if to.endswith(LATER) and (self.stubborn or to not in self.refused):
             self.refused.add(to)
             return "451 4.3.0 Later"
-        await self.answers.wait()
-        self.came.update([to])
-        return "250 2.0.0 Taken"
+        await self.open.wait()
+        return await Far.handle_DATA(self, server, session, envelope)
 
 
 @dataclass
@@ -151,6 +147,7 @@ class Site:
 async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerator[Site]:
     """Servers over one store that run, with these differences between their clocks."""
     far, first = SlowServer(), folder / "server"
+    far.open.clear()
     blobs = str(folder / "blobs")
     settings = Settings(data=first, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
     secret = await furnished(settings)
@@ -161,9 +158,7 @@ async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerato
     for nth, clock in enumerate(clocks):
         own = first if nth == 0 else folder / f"server{nth}"
         if nth:
-            own.mkdir(mode=0o700)
-            for name in ("secret", "vault"):
-                shutil.copy(first / name, own / name)
+            make_data_folder(own, first)
         faked = {name: text for name, text in clock_ahead(1).items() if name != "FAKETIME"}
         more = {
             **faked,
@@ -175,9 +170,7 @@ async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerato
         }
         servers.append(Server(own, url, more=more))
     made = ServerGroup(servers, Database(settings.store), secret, far)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(made.database.close)
-        await stack.enter_async_context(far.listening())
+    async with far.listening():
         here = Site(made, far, clocks, skews, root)
         try:
             await here.set_clocks(0)
@@ -185,8 +178,7 @@ async def site(folder: Path, url: str | None, skews: list[int]) -> AsyncGenerato
                 await made.start(nth)
             yield here
         finally:
-            for process in list(made.running.values()):
-                await buried(process)
+            await made.end()
 
 
 @pytest.fixture(params=CLUSTERS, ids=lambda given: f"{given[0]}{given[1]}")
@@ -203,13 +195,13 @@ async def here(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
 
 async def test_steps_of_an_hour_neither_double_nor_delay_mail(here: Site) -> None:
     for ahead in (HOUR, 0, -HOUR):
-        here.far.answers.clear()
+        here.far.open.clear()
         await here.until_asked(*await here.send(*USUAL))
         await here.until_asked(*await here.send(LATER))  # its retry is planned by the old clock
         await here.set_clocks(ahead)
         for nth in here.cluster.running:  # it looks at the queue: are the leases over?
             await here.until_asked(*await here.send(f"s{nth}.example", by=nth))
-        here.far.answers.set()
+        here.far.open.set()
         await here.until_came()
     assert here.far.refused
     assert set(here.far.came.values()) == {1}
@@ -218,19 +210,19 @@ async def test_steps_of_an_hour_neither_double_nor_delay_mail(here: Site) -> Non
 async def test_servers_killed_while_their_clocks_are_ahead_go_on_at_once(here: Site) -> None:
     far = here.far
     await here.set_clocks(HOUR)
-    far.answers.set()
+    far.open.set()
     far.stubborn = True
     (stuck,) = await here.send(LATER)
     async with asyncio.timeout(PATIENCE):  # its third attempt is an hour later
         while far.asked.count(stuck) < 2:  # noqa: ASYNC110 - nobody rings
             await asyncio.sleep(0.02)
-    far.answers.clear()
+    far.open.clear()
     for nth in here.cluster.running:
         await here.until_asked(*await here.send(*(f"s{nth}-{each}" for each in USUAL), by=nth))
     await here.kill_all()
     assert here.cluster.window
     await here.set_clocks(0)
-    far.answers.set()
+    far.open.set()
     before = far.asked.count(stuck)
     for nth in range(len(here.cluster.servers)):
         await here.cluster.start(nth)

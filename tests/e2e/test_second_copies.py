@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from bench.crash import buried
 from models.database import Database
 from models.journal import Stream
 from tests import stores
@@ -48,13 +47,11 @@ async def test_a_server_that_dies_before_the_answer_is_stored_sends_a_second_cop
     (to,) = await here.send("d0.example")
     await here.until_asked(to)
     async with busy(here.cluster.database):
-        here.far.answers.set()
+        here.far.open.set()
         await here.until_came()
         answered_at = time.monotonic()
         await asyncio.sleep(BUSY)
-        (process,) = here.cluster.running.values()
-        await buried(process)
-        here.cluster.running.clear()
+        await here.cluster.kill(0)
         assert time.monotonic() - answered_at > 1
     await here.cluster.start(0)
     while here.far.came[to] < 2:  # noqa: ASYNC110 - nobody rings
@@ -69,7 +66,7 @@ async def test_an_answer_that_waits_for_the_store_is_no_second_copy(here: Site) 
     (to,) = await here.send("d0.example")
     await here.until_asked(to)
     async with busy(here.cluster.database):
-        here.far.answers.set()
+        here.far.open.set()
         await here.until_came()
         await asyncio.sleep(3 * BUSY)  # longer than a unit of work waits for the store
     await here.until_asked(*await here.send("d1.example"))  # the server looks at the queue

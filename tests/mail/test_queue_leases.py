@@ -232,7 +232,7 @@ async def test_only_leases_without_work_are_given_back(ada: Client, world: World
     await send(ada)
     (job,) = (await claims.claim(world, PACE)).jobs
     ids = [to.delivery_id for to in job.recipients]
-    with stale_leases.in_use(world, job.lease):
+    with stale_leases.lease_in_use(world, job.lease):
         assert await stale_leases.free_stale(world) == 0
     world.process.under_way.append(lambda: ids[:1])
     assert await stale_leases.free_stale(world) == 1
