@@ -172,8 +172,10 @@ def _write(
 ) -> bool:
     """Write results as far as the lease still holds; whether it held for all of them.
 
-    Of those `owed` a report of success has still to be made.
+    Of those `owed` a report of success has still to be made. The pause before a retry counts from
+    the transaction, not from `now`: the clock may have been set in between.
     """
+    started = turn.world.now()
     chance = int.from_bytes(turn.world.random(4)) / 2**32
     backoff = turn.world.options.queue_backoff
     age = now - (job.begun_at or job.created_at)
@@ -181,9 +183,11 @@ def _write(
     for to in job.recipients:
         if result := results.get(to.delivery_id):
             if result.alone is None:
-                values = _values(result, to, now, pause(to.attempts, chance, backoff))
+                retry_at = started + pause(to.attempts, chance, backoff)
+                values = _values(result, to, now, retry_at)
             else:
-                values = _untried(result, to, now, spared(result.alone, age, backoff))
+                retry_at = started + spared(result.alone, age, backoff)
+                values = _untried(result, to, now, retry_at)
             if result.state is DeliveryState.DEFERRED:
                 values["next_at"] = notices.next_at(turn.world, job, to, values["next_at"])
             if to.delivery_id in owed:
@@ -216,13 +220,13 @@ def _writing(names: tuple[str, ...]) -> Prepared:
     return Prepared(held.values(values).returning(col(Delivery.id)))
 
 
-def _values(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str, Any]:
+def _values(result: Result, to: To, now: datetime, retry_at: datetime) -> dict[str, Any]:
     deferred = result.state is DeliveryState.DEFERRED
     values: dict[str, Any] = {
         "state": result.state,
         "lease": None,
         "holder": None,
-        "next_at": min(now + wait, to.expires_at) if deferred else None,
+        "next_at": min(retry_at, to.expires_at) if deferred else None,
         "turn_at": None,
         **({} if deferred else {"held_at": None}),
         "last_code": result.code,
@@ -236,9 +240,9 @@ def _values(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str,
     return values
 
 
-def _untried(result: Result, to: To, now: datetime, wait: timedelta) -> dict[str, Any]:
+def _untried(result: Result, to: To, now: datetime, retry_at: datetime) -> dict[str, Any]:
     """The same where nobody was asked: that is no attempt, and what was said last still stands."""
-    values = {**_values(result, to, now, wait), "attempts": to.attempts - 1}
+    values = {**_values(result, to, now, retry_at), "attempts": to.attempts - 1}
     if result.state is DeliveryState.DEFERRED or to.attempts > 1:
         for name in ("last_code", "last_response", "mx", "tls"):
             del values[name]

@@ -3,7 +3,8 @@
 Times at which work is due are times of day, since they must outlast a reboot. If the clock of a
 server is set back, they are too far ahead. So each heartbeat compares the time of day with the
 time since the boot, and makes all waits shorter by the time by which the clock was set back.
-A clock that is set forward only makes waits end early.
+It does so at the second heartbeat after the step: a transaction that read the clock before the
+step may commit a wait after the first one. A clock that is set forward only makes waits end early.
 
 The end of a hold that a user has chosen is a time of day by intention, and stays as it is.
 """
@@ -29,7 +30,7 @@ from models.lessons import Lesson
 from models.notifications import PushChannel
 from models.queue import Delivery
 from models.rates import RateHold, RateWindow
-from models.runtime.registration import boot_id, boot_time
+from models.runtime.registration import Registration, boot_id, boot_time
 from models.server_processes import ServerClock, ServerProcess
 from models.sts import StsPolicy
 from models.submission import Submission
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 STEP = timedelta(seconds=30)  # smaller steps are left alone
 KEPT = timedelta(days=1)  # for which the clock of a server that has ended is remembered
 _SECOND = timedelta(seconds=1)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
@@ -97,19 +99,27 @@ def is_ahead(until: datetime, now: datetime, longest: timedelta) -> bool:
     return now < until <= now + longest
 
 
-def follow_clock(turn: Turn) -> bool:
+def clock_ahead(now: datetime) -> int:
+    """Milliseconds by which the time of day is ahead of the time since the boot."""
+    return int(now.timestamp() * 1000) - boot_time()
+
+
+def follow_clock(turn: Turn, *, starting: bool = False) -> bool:
     """Note the clock of this server. If it was set back, make all waits shorter by that time.
 
-    Return whether it was.
+    Unless the process is `starting`, a step since its last heartbeat is left to the next one.
+    Return whether waits were made shorter.
     """
     server, now = turn.world.process.server, turn.world.now()
-    boot, ahead = boot_id(), int(now.timestamp() * 1000) - boot_time()
+    boot, ahead = boot_id(), clock_ahead(now)
     asked = select(*map(col, (ServerClock.boot, ServerClock.ahead, ServerClock.seen_at)))
     mine = asked.where(col(ServerClock.server) == server).with_for_update()
     known = turn.connection.execute(mine).first()
     back = timedelta(0)
     if known is not None and known.boot == boot:
-        back = timedelta(milliseconds=known.ahead - ahead)
+        back = (known.ahead - ahead) * _MILLISECOND
+        if back > STEP and not (starting or _is_steady(turn.world.process, ahead)):
+            return False
     elif known is not None:  # it was set back by that time at least
         back = known.seen_at - now
     new = insert_or(turn.connection.dialect.name, ServerClock)
@@ -119,6 +129,12 @@ def follow_clock(turn: Turn) -> bool:
     if back > STEP:
         shorten_waits(turn, back)
     return back > STEP
+
+
+def _is_steady(process: Registration, ahead: int) -> bool:
+    """True if the clock has not been set since the last heartbeat of this process."""
+    before = process.clock_ahead
+    return before is not None and abs(ahead - before) * _MILLISECOND <= STEP
 
 
 def forget_clocks(turn: Turn) -> bool:

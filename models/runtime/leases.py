@@ -26,7 +26,7 @@ from models.connectors import Connector
 from models.lessons import Lesson
 from models.notifications import PushChannel
 from models.queue import Delivery
-from models.runtime.clock_steps import follow_clock, forget_clocks
+from models.runtime.clock_steps import clock_ahead, follow_clock, forget_clocks
 from models.runtime.registration import AbandonedLease, Heartbeat, boot_id, boot_time
 from models.server_processes import ServerProcess
 from models.tasks import Task
@@ -83,7 +83,12 @@ async def ensure_registered(world: World) -> int:
     async with process.lock:
         if process.id is None:
             key = world.key()
-            await world.apply(lambda turn: _register(turn, key))
+
+            def unit(turn: Turn) -> None:
+                _register(turn, key)
+                _follow_clocks(turn, starting=True)  # no other transaction is under way
+
+            await world.apply(unit)
             process.id = key
     return process.id
 
@@ -115,12 +120,11 @@ def _register(turn: Turn, key: int) -> None:
     }
     turn.connection.execute(insert(ServerProcess), values)
     free_orphans(turn)
-    _follow_clocks(turn)
 
 
-def _follow_clocks(turn: Turn) -> None:
+def _follow_clocks(turn: Turn, *, starting: bool = False) -> None:
     """Make waits shorter by the time by which a clock was set back, or was ahead at its end."""
-    if follow_clock(turn) | forget_clocks(turn):
+    if follow_clock(turn, starting=starting) | forget_clocks(turn):
         turn.bells |= set(BELLS)
 
 
@@ -236,6 +240,7 @@ async def send_heartbeat(world: World) -> None:
     process = world.process
     process_id = await ensure_registered(world)
     due = [each for each in process.abandoned if each.due <= time.monotonic()]
+    ahead = clock_ahead(world.now())
 
     def unit(turn: Turn) -> bool:
         values = {"beats": ServerProcess.beats + 1, "beat_at": boot_time()}
@@ -256,6 +261,7 @@ async def send_heartbeat(world: World) -> None:
     if await world.apply_aside(unit):
         log.warning("this process was taken for dead: others may have done a part of its work")
     process.abandoned = [each for each in process.abandoned if each not in due]
+    process.clock_ahead = ahead
 
 
 def abandon(world: World, table: Any, *where: Any, after: float) -> None:

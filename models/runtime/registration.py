@@ -108,6 +108,7 @@ class Registration:
     on_reserved: Callable[[], None] | None = None  # called when the process must not go on
     abandoned: list[AbandonedLease] = field(default_factory=list)
     known: frozenset[int] = frozenset()  # processes that the last look has found
+    clock_ahead: int | None = None  # at the last heartbeat; see clock_steps.clock_ahead
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
     observer: HeartbeatObserver = field(init=False, repr=False)

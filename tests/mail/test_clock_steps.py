@@ -52,6 +52,30 @@ async def test_a_retry_comes_in_time_though_the_clock_was_set_back_while_the_ser
     async with leases.registered(server), deferred(ada, server) as (key, there):
         await leases.send_heartbeat(server)
         clock.time -= HOUR
+        await beat_twice(server)
+        clock.time += BACKOFF
+        await retried(server, key, there)
+
+
+async def beat_twice(server: World) -> None:
+    """Send the heartbeat that notes a step of the clock, and the one that follows it."""
+    await leases.send_heartbeat(server)
+    await leases.send_heartbeat(server)
+
+
+async def test_a_retry_that_is_committed_after_a_heartbeat_follows_the_clock_too(
+    ada: Client, world: World, clock: Clock
+) -> None:
+    server = another_process(world)
+    server.process.beat = HOUR.total_seconds()  # the test sends the heartbeats
+    await leases.ensure_registered(server)
+    clock.time += HOUR
+    await leases.send_heartbeat(server)
+    clock.time -= HOUR
+    await leases.send_heartbeat(server)
+    clock.time += HOUR  # what a transaction read before the step that the heartbeat has noted
+    async with deferred(ada, server) as (key, there):
+        clock.time -= HOUR
         await leases.send_heartbeat(server)
         clock.time += BACKOFF
         await retried(server, key, there)
@@ -101,7 +125,7 @@ async def test_a_small_or_a_forward_step_changes_no_wait(
         planned = await next_attempt(world, key)
         for step in (HOUR, -timedelta(seconds=20), HOUR):
             clock.time += step
-            await leases.send_heartbeat(server)
+            await beat_twice(server)
         assert await next_attempt(world, key) == planned
 
 
@@ -119,7 +143,7 @@ async def test_a_scheduled_message_is_sent_at_its_time_of_day(
     await leases.ensure_registered(server)
     key = await send(ada, Named("carol@example.net"), send_time=at)
     clock.time -= HOUR
-    await leases.send_heartbeat(server)
+    await beat_twice(server)
     assert await next_attempt(world, key) == at
     assert (await claims.claim(server, PACE)).jobs == []
 
