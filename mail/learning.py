@@ -109,12 +109,13 @@ async def teach(world: World) -> bool:
         return False
     lessons = await _claim(world)
     try:
-        for place, lesson in enumerate(lessons):
-            try:
-                await _teach(world, lesson)
-            except Down:
-                await _later(world, lessons[place:])
-                return False
+        with leases.in_use(world, *(lesson.message_id for lesson in lessons)):
+            for place, lesson in enumerate(lessons):
+                try:
+                    await _teach(world, lesson)
+                except Down:
+                    await _later(world, lessons[place:])
+                    return False
     except Exception:
         these = col(Lesson.message_id).in_([lesson.message_id for lesson in lessons])
         leases.abandon(world, Lesson, these, after=PAUSE.total_seconds())

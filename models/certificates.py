@@ -2,7 +2,17 @@
 
 from sqlmodel import Field, SQLModel
 
-from models.columns import Big, MaybeMoment, MaybeNumber, Moment, Number, Row, plain, ref
+from models.columns import (
+    Big,
+    MaybeMoment,
+    MaybeNumber,
+    Moment,
+    Number,
+    Row,
+    lease_index,
+    plain,
+    ref,
+)
 
 
 class Certificate(Row, table=True):
@@ -12,6 +22,7 @@ class Certificate(Row, table=True):
     """
 
     __tablename__ = "certificates"
+    __table_args__ = (lease_index("certificates"),)
 
     server_name: str = Field(unique=True)  # in ASCII, lower case
     alt_names: list[str] = plain(list)  # names in the certificate, in ASCII, lower case

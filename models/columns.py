@@ -12,10 +12,12 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Enum,
+    Index,
     Integer,
     String,
     Table,
     inspect,
+    text,
 )
 from sqlalchemy import Row as CoreRow
 from sqlalchemy.dialects import postgresql, sqlite
@@ -93,6 +95,17 @@ class Row(SQLModel):
 
 
 OnDelete = Literal["CASCADE", "SET NULL", "RESTRICT"]
+
+
+def partial_index(name: str, condition: str, *columns: str) -> Index:
+    """Return an index of the rows for which a condition is true."""
+    where = text(condition)
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+def lease_index(table: str) -> Index:
+    """Return the index that finds the rows that a process holds; see models/runtime/leases.py."""
+    return partial_index(f"{table}_leased", "holder IS NOT NULL", "holder")
 
 
 def ref(target: str, *, index: bool = True, ondelete: OnDelete = "CASCADE", **more: Any) -> Any:

@@ -16,6 +16,7 @@ from models.columns import (
     Owned,
     Row,
     choice,
+    lease_index,
     plain,
     ref,
 )
@@ -50,6 +51,7 @@ class Connector(Owned, table=True):
             sqlite_where=text("next_run_at IS NOT NULL"),
             postgresql_where=text("next_run_at IS NOT NULL"),
         ),
+        lease_index("connectors"),
     )
 
     name: str

@@ -4,13 +4,14 @@ from datetime import datetime
 
 from sqlmodel import Field, SQLModel
 
-from models.columns import Instant, MaybeNumber, Number, ref
+from models.columns import Instant, MaybeNumber, Number, lease_index, ref
 
 
 class Lesson(SQLModel, table=True):
     """A message that was spam after all, or was not. It goes once it has been learned."""
 
     __tablename__ = "lessons"
+    __table_args__ = (lease_index("lessons"),)
 
     message_id: int = ref("messages.id", primary_key=True, index=False)
     spam: bool

@@ -14,6 +14,7 @@ from models.columns import (
     Owned,
     Row,
     choice,
+    lease_index,
     plain,
     ref,
 )
@@ -48,6 +49,7 @@ class PushChannel(Owned, table=True):
             sqlite_where=text("test_at IS NOT NULL"),
             postgresql_where=text("test_at IS NOT NULL"),
         ),
+        lease_index("push_channels"),
     )
 
     user_id: int = ref("users.id", index=False)

@@ -3,10 +3,18 @@
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Index, text
 from sqlmodel import Field, SQLModel
 
-from models.columns import MaybeMoment, MaybeNumber, MaybeOwned, Moment, Number, choice, ref
+from models.columns import (
+    MaybeMoment,
+    MaybeNumber,
+    MaybeOwned,
+    Moment,
+    Number,
+    choice,
+    partial_index,
+    ref,
+)
 
 
 class DeliveryState(StrEnum):
@@ -30,24 +38,18 @@ RANKS = 3  # those in a hurry; usual ones; those that can wait, and whoever was 
 MIDDLE = 1
 
 
-def _of(name: str, condition: str, *columns: str) -> Index:
-    """An index that holds only what a condition is true of."""
-    where = text(condition)
-    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
-
-
 class Delivery(MaybeOwned, table=True):
     """One recipient of a submission. The process that sends it has a lease."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        _of("deliveries_due", DUE, "next_at", "id"),
-        _of("deliveries_turn", "turn_at IS NOT NULL", "rank", "domain", "turn_at", "id"),
-        _of("deliveries_open", OPEN, "submission_id"),
-        _of("deliveries_deferred", DEFERRED, "submission_id"),
-        _of("deliveries_held", "held_at IS NOT NULL", "submission_id"),
-        _of("deliveries_leased", "lease IS NOT NULL", "lease", "submission_id"),
-        _of("deliveries_owed", "success_owed IS NOT NULL", "submission_id", "id"),
+        partial_index("deliveries_due", DUE, "next_at", "id"),
+        partial_index("deliveries_turn", "turn_at IS NOT NULL", "rank", "domain", "turn_at", "id"),
+        partial_index("deliveries_open", OPEN, "submission_id"),
+        partial_index("deliveries_deferred", DEFERRED, "submission_id"),
+        partial_index("deliveries_held", "held_at IS NOT NULL", "submission_id"),
+        partial_index("deliveries_leased", "lease IS NOT NULL", "lease", "submission_id"),
+        partial_index("deliveries_owed", "success_owed IS NOT NULL", "submission_id", "id"),
     )
 
     submission_id: int = ref("submissions.id")

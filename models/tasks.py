@@ -17,6 +17,7 @@ from models.columns import (
     Owned,
     Row,
     choice,
+    lease_index,
     plain,
     ref,
 )
@@ -44,6 +45,7 @@ class Task(Row, table=True):
             sqlite_where=text("finished_at IS NULL"),
             postgresql_where=text("finished_at IS NULL"),
         ),
+        lease_index("tasks"),
     )
 
     kind: str

@@ -29,6 +29,7 @@ from models.columns import (
     Row,
     choice,
     insert_or,
+    lease_index,
     plain,
     ref,
     table_of,
@@ -109,7 +110,10 @@ class WebhookLane(SQLModel, table=True):
     """What waits for one webhook of one stream: posted in order, by whoever holds the lease."""
 
     __tablename__ = "webhook_lanes"
-    __table_args__ = (Index("webhook_lanes_due", "webhook_id", "due_at"),)
+    __table_args__ = (
+        Index("webhook_lanes_due", "webhook_id", "due_at"),
+        lease_index("webhook_lanes"),
+    )
 
     webhook_id: int = ref("webhooks.id", primary_key=True, index=False)
     stream_id: int = Field(primary_key=True, sa_type=Big)  # the stream itself may be gone

@@ -80,7 +80,8 @@ async def step(world: World) -> bool:
     if row is None:
         return False
     try:
-        await _take(world, row)
+        with leases.in_use(world, row.lease):
+            await _take(world, row)
     except Exception:
         leases.abandon(world, Certificate, *_mine(row), after=PAUSE_AFTER_ERROR)
         raise

@@ -237,6 +237,11 @@ async def _begun(ctx: Context, session: AsyncSession, connector: Picked) -> Pick
 
 async def _carried(worker: Worker, run: Run) -> None:
     """Run it, and note what came of it."""
+    with leases.in_use(worker.world, run.lease):
+        await _run_to_end(worker, run)
+
+
+async def _run_to_end(worker: Worker, run: Run) -> None:
     log.info("connector begins", extra={"connector": run.connector.id, "run": run.row.id})
     beating = asyncio.create_task(_beats(run))
     options = worker.world.options

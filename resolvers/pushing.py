@@ -213,9 +213,10 @@ async def _passed_over(world: World, rows: Sequence[Picked], found: Mapping[int,
 async def _serve(worker: Worker, key: int, lease: int) -> None:
     """Tell a channel of what there is, come what may."""
     try:
-        channel = await _claim(worker.world, key, lease)
-        while channel is not None:
-            channel = await _step(worker, channel)
+        with leases.in_use(worker.world, lease):
+            channel = await _claim(worker.world, key, lease)
+            while channel is not None:
+                channel = await _step(worker, channel)
     except LeaseLost:
         log.info("a push channel was changed meanwhile", extra={"channel": key})
     except Exception:

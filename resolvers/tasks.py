@@ -192,7 +192,8 @@ async def work(world: World) -> bool:
 
 async def _do_or_abandon(world: World, row: Picked) -> None:
     try:
-        await _do(world, row)
+        with leases.in_use(world, row.lease):
+            await _do(world, row)
     except Exception:
         mine = col(Task.id) == row.id, col(Task.lease) == row.lease
         leases.abandon(world, Task, *mine, after=PAUSE_AFTER_ERROR)

@@ -243,8 +243,9 @@ async def _claim(world: World, webhook_id: int, most: int) -> list[Lane]:
 async def _drive(worker: Worker, lane: Lane) -> None:
     """Post what waits in a lane, come what may."""
     try:
-        due = await _posted(worker, lane)
-        await _release(worker.world, lane, due)
+        with leases.in_use(worker.world, lane.lease):
+            due = await _posted(worker, lane)
+            await _release(worker.world, lane, due)
     except LeaseLost:
         log.warning("the lease has passed to another worker", extra={"webhook": lane.webhook_id})
     except Exception:

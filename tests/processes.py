@@ -23,3 +23,9 @@ def another_process(world: World, *, ahead: timedelta = timedelta(0), name: str 
 async def taken_for_dead(world: World) -> None:
     """End this process's registration and leases, as another process does without heartbeats."""
     await leases.deregister(world)
+
+
+async def free_after_two_looks(world: World) -> int:
+    """Let a process look twice for leases that it has no work for; return how many it gave back."""
+    assert await leases.free_stale(world) == 0
+    return await leases.free_stale(world)

@@ -12,7 +12,6 @@ from sqlmodel import col
 
 from mail.queue import release
 from mail.queue.jobs import Job, Pace, To
-from mail.queue.stale_leases import lease_in_use
 from mail.queue.turns import Chosen, Room, Round, choose, waits_until
 from mail.wishes import Wish, kept
 from models import meters
@@ -66,8 +65,7 @@ async def claim(
             rows = _rows(turn, lease)
         return chosen, rows, None if chosen.more else waits_until(turn)
 
-    with lease_in_use(world, lease):
-        chosen, rows, later = await world.apply(unit)
+    chosen, rows, later = await world.apply(unit)
     uncertain = sum(row.final_dot_at is not None for row in rows)
     if uncertain:
         UNCERTAIN.add(by=uncertain)

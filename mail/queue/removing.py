@@ -9,7 +9,6 @@ from mail.queue import body, claims
 from mail.queue.jobs import Job, Result
 from mail.queue.many import free
 from mail.queue.settle import settle
-from mail.queue.stale_leases import lease_in_use
 from models.queue import Delivery, DeliveryState
 from models.runtime import leases
 from models.world import Turn, World
@@ -23,12 +22,13 @@ async def give_back(world: World, ids: Sequence[int]) -> int:
     They are taken like any attempt's, so that nobody sends meanwhile what is reported as unsent.
     """
     lease = world.key()
-    with lease_in_use(world, lease):
-        jobs = await _taken(world, ids, lease)
+    jobs = await _taken(world, ids, lease)
+    recipients = [to.delivery_id for job in jobs for to in job.recipients]
+    with leases.in_use(world, *recipients):
         for job in jobs:
             results = {to.delivery_id: REMOVED for to in job.recipients}
             await settle(world, job, results, await body.head(world, job))
-    return sum(len(job.recipients) for job in jobs)
+    return len(recipients)
 
 
 async def _taken(world: World, ids: Sequence[int], lease: int) -> Sequence[Job]:

@@ -21,7 +21,6 @@ from mail.queue.letters import Letter
 from mail.queue.pacing import Pacing
 from mail.queue.settle import settle
 from mail.queue.signing import signed
-from mail.queue.stale_leases import free_stale_regularly
 from mail.queue.transport import LeaseLost, NotReached
 from mail.queue.turns import LAST, Room, Round
 from mail.routing import Host, Route, Unroutable
@@ -406,10 +405,7 @@ async def _leasing(worker: Worker) -> AsyncGenerator[None]:
     process.restore.append(restore)
     process.under_way.append(list_work)
     try:
-        async with (
-            leases.registered(worker.world),
-            running_in_background(free_stale_regularly(worker.world)),
-        ):
+        async with leases.registered(worker.world):
             yield
     finally:
         process.restore.remove(restore)

@@ -11,12 +11,24 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, delete, exists, insert, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    case,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    select,
+    text,
+    union_all,
+    update,
+)
 from sqlmodel import col
 
 from models import wakeups
@@ -27,7 +39,7 @@ from models.lessons import Lesson
 from models.notifications import PushChannel
 from models.queue import Delivery
 from models.runtime.clock_steps import clock_ahead, follow_clock, forget_clocks
-from models.runtime.registration import AbandonedLease, Heartbeat, boot_id, boot_time
+from models.runtime.registration import AbandonedLease, Heartbeat, HeldRow, boot_id, boot_time
 from models.server_processes import ServerProcess
 from models.tasks import Task
 from models.webhooks import WebhookLane
@@ -38,6 +50,12 @@ log = logging.getLogger(__name__)
 LEASED: tuple[Any, ...] = (
     Delivery, Task, Connector, WebhookLane, PushChannel, Certificate, Lesson,
 )  # fmt: skip
+# of each leased table: what names the work that needs the row, and what differs at each lease
+_WORK: tuple[tuple[Any, Any], ...] = (
+    (col(Delivery.id), col(Delivery.lease)),
+    *((col(table.lease), col(table.lease)) for table in LEASED[1:-1]),
+    (col(Lesson.message_id), col(Lesson.turn)),
+)
 REGISTERING = 0x6D657269  # of PostgreSQL's advisory locks: one process registers at a time
 BELLS = (
     wakeups.QUEUE, wakeups.TASKS, wakeups.CONNECTORS, wakeups.WEBHOOKS, wakeups.PUSHES,
@@ -71,6 +89,17 @@ def is_free(table: Any) -> ColumnElement[bool]:
 def is_registered(process_id: Any) -> ColumnElement[bool]:
     """SQL: True if the process is registered. One that is taken for dead must not take work."""
     return exists().where(col(ServerProcess.id) == process_id)
+
+
+@contextmanager
+def in_use(world: World, *work: int) -> Generator[None]:
+    """Keep leases from being freed while this process uses them. `work` has keys of `_WORK`."""
+    world.process.work.update(work)
+    try:
+        yield
+    finally:
+        world.process.work.subtract(work)
+        world.process.work += Counter()  # without those that are zero
 
 
 class StoreReserved(Exception):
@@ -172,6 +201,48 @@ async def end_server(world: World, server: str) -> None:
     await world.apply(unit)
 
 
+async def free_stale(world: World) -> int:
+    """Give back what the store leases to this process and no work uses; return how many rows.
+
+    A commit can be lost after it was reported: an asynchronous standby that replaces the primary
+    may have a claim and lack the end of its work. A commit can also succeed without an answer. A
+    row counts only if the last look has found it, too: its work may begin or end between the
+    reading of the store and that of the work.
+    """
+    process = world.process
+    if process.id is None or process.abandoned:  # an abandoned lease is given back after a pause
+        return 0
+    parts = [
+        select(
+            literal_column(str(place)).label("place"), key.label("work"), lease.label("lease")
+        ).where(col(LEASED[place].holder) == process.id, lease.is_not(None))
+        for place, (key, lease) in enumerate(_WORK)
+    ]
+    asked = union_all(*parts).subquery()
+    rows = await world.database.read(select(*asked.c))
+    held = [HeldRow(row.place, row.work, row.lease) for row in rows]
+    work = set(process.work).union(*(list_work() for list_work in process.under_way))
+    unused = frozenset(row for row in held if row.work not in work)
+    stale, process.suspected = process.suspected & unused, unused
+    if not stale:
+        return 0
+
+    def unit(turn: Turn) -> int:
+        many = 0
+        for row in stale:  # work that has ended meanwhile has ended the lease
+            table, (work_column, lease_column) = LEASED[row.place], _WORK[row.place]
+            this = update(table).where(work_column == row.work, lease_column == row.lease)
+            this = this.where(col(table.holder) == process.id)
+            many += turn.connection.execute(this.values(**freed(table))).rowcount
+        turn.bells |= set(BELLS)
+        return many
+
+    many = await world.apply_aside(unit)
+    if many:
+        log.warning("leases without work were given back", extra={"rows": many})
+    return many
+
+
 async def end_exclusive(world: World) -> None:
     """Delete the registrations of commands that had the store alone and are known to have ended."""
     these = delete(ServerProcess).where(col(ServerProcess.exclusive).is_not(None))
@@ -224,6 +295,7 @@ async def _send_heartbeats(world: World) -> None:
         try:
             await send_heartbeat(world)
             await end_dead(world)
+            await free_stale(world)
             failing = False
         except StoreReserved as reserved:
             log.error("this process must not use the store", extra={"why": str(reserved)})

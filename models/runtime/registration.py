@@ -3,10 +3,11 @@
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 BEAT = 5.0  # seconds between two heartbeats
 DEAD_AFTER = 15.0  # seconds without a heartbeat after which a process counts as dead
@@ -85,14 +86,22 @@ class AbandonedLease:
     due: float  # of the monotonic clock
 
 
+class HeldRow(NamedTuple):
+    """A row that the store leases to this process."""
+
+    place: int  # of its table in `leases.LEASED`
+    work: int
+    lease: int
+
+
 @dataclass(eq=False)
 class Registration:
     """The registration of this process. `id` is None while the process is not registered.
 
     `restore` holds what takes back the leases of work that is still under way, after the process
     was taken for dead: it runs in the unit of work that registers the process anew. `under_way`
-    lists the recipients that this process sends to; `leases_in_use` has leases of other work in the
-    queue. The queue gives back what it holds beside them: see mail/queue/stale_leases.py.
+    lists the recipients that this process sends to; `work` has the keys of all other work that
+    needs a lease. What the store leases beside them is given back: see `leases.free_stale`.
     """
 
     server: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -104,7 +113,8 @@ class Registration:
     users: int = 0  # `leases.registered` blocks that are open
     restore: list[Callable[[Any], None]] = field(default_factory=list)
     under_way: list[Callable[[], Iterable[int]]] = field(default_factory=list)
-    leases_in_use: set[int] = field(default_factory=set)
+    work: Counter[int] = field(default_factory=Counter)  # several rows may share a lease
+    suspected: frozenset[HeldRow] = frozenset()  # what the last look has found without work
     on_reserved: Callable[[], None] | None = None  # called when the process must not go on
     abandoned: list[AbandonedLease] = field(default_factory=list)
     known: frozenset[int] = frozenset()  # processes that the last look has found

@@ -3,11 +3,9 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-import sqlalchemy
-from sqlalchemy import DateTime, insert, select
+from sqlalchemy import insert, select
 from sqlmodel import SQLModel, col
 
 from mail.fields import Named
@@ -23,6 +21,7 @@ from tests.conftest import Client, Clock
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import PACE, State, is_now, relay, send, until, working
 from tests.processes import another_process
+from tests.sample_rows import is_instant, sample_row
 
 HOUR = timedelta(hours=1)
 BACKOFF = timedelta(minutes=10)  # longer than the first pauses of a retry
@@ -152,8 +151,7 @@ async def test_a_scheduled_message_is_sent_at_its_time_of_day(
 async def test_every_wait_is_shortened_to_the_microsecond(world: World, wait: Wait) -> None:
     now, table = world.now(), table_of(wait.table)
     ends = now + 2 * HOUR + timedelta(milliseconds=345)
-    row = {column.name: _sample(column) for column in table.c if not column.nullable}
-    row |= {wait.column.key: ends}
+    row = sample_row(wait.table) | {wait.column.key: ends}
     if table.name == "submissions":
         row |= {"release_at": ends}
     if table.name == "dkim_keys":
@@ -168,20 +166,6 @@ async def test_every_wait_is_shortened_to_the_microsecond(world: World, wait: Wa
         found = (await connection.execute(select(table.c[wait.column.key]))).scalars().all()
         await connection.rollback()
     assert ends - HOUR in found
-
-
-def is_instant(column: Any) -> bool:
-    return isinstance(getattr(column.type, "impl", None), DateTime)
-
-
-def _sample(column: Any) -> Any:
-    if is_instant(column):
-        return datetime(2020, 1, 1, tzinfo=UTC)
-    if isinstance(column.type, sqlalchemy.Enum):
-        return next(iter(column.type.enum_class or ()))
-    samples = {"AutoString": "x", "String": "x", "Boolean": False, "BigInteger": 7, "JSON": []}
-    samples |= {"Float": 1.0, "Integer": 7}
-    return samples[type(column.type).__name__]
 
 
 # Ends that are no waits of limited length: how long something is kept or counts, a time of day

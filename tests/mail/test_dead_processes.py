@@ -4,11 +4,10 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-import sqlalchemy
 from sqlalchemy import insert, select, update
 from sqlmodel import SQLModel, col
 
@@ -16,7 +15,7 @@ from mail.fields import Named
 from mail.queue import claims, many, removing
 from mail.queue.jobs import Result
 from mail.queue.settle import settle
-from models.columns import Instant, table_of
+from models.columns import table_of
 from models.queue import Delivery
 from models.runtime import leases
 from models.runtime.registration import Heartbeat, HeartbeatObserver, boot_id, boot_time
@@ -26,6 +25,7 @@ from tests.conftest import Client, Clock
 from tests.mail.neighbours import Server, listening
 from tests.mail.sending import PACE, State, deliveries, is_now, relay, send, until, working
 from tests.processes import DEAD_AFTER, another_process
+from tests.sample_rows import sample_row
 
 STEPS = [timedelta(hours=1), timedelta(hours=-1), timedelta(minutes=5), timedelta(days=400)]
 
@@ -72,14 +72,15 @@ async def test_no_step_of_the_clock_ends_a_lease(
     async with looking(one), looking(other):
         held = await claims.claim(one, PACE)
         assert len(ids(held)) == 2
-        assert ids(await claims.claim(other, PACE)) == set()
-        clock.time += step
-        for process in (one, other):
-            assert ids(await claims.claim(process, PACE)) == set()
-            assert await removing.give_back(process, [key]) == 0
-        await asyncio.sleep(1.5 * DEAD_AFTER)  # both still send heartbeats
-        for process in (one, other):
-            assert ids(await claims.claim(process, PACE)) == set()
+        with leases.in_use(one, *ids(held)):
+            assert ids(await claims.claim(other, PACE)) == set()
+            clock.time += step
+            for process in (one, other):
+                assert ids(await claims.claim(process, PACE)) == set()
+                assert await removing.give_back(process, [key]) == 0
+            await asyncio.sleep(1.5 * DEAD_AFTER)  # both still send heartbeats
+            for process in (one, other):
+                assert ids(await claims.claim(process, PACE)) == set()
         (job,) = held.jobs
         assert await claims.still_held(one, job, sorted(ids(held)))
 
@@ -211,13 +212,8 @@ async def test_every_kind_of_lease_ends_with_its_process(world: World, table: An
     """The columns that a lease consists of are written to whatever rows there are."""
     dead, heir = another_process(world, name="dead"), another_process(world)
     key = await leases.ensure_registered(dead)
-    row = {
-        column.name: _sample(column)
-        for column in table_of(table).c
-        if not column.nullable or column.name in ("lease", "holder")
-    }
-    row |= {"holder": key}
-    if "lease" in row:
+    row = sample_row(table) | {"holder": key}
+    if "lease" in table_of(table).c:
         row["lease"] = 5
     async with world.database.engine.begin() as connection:
         if world.database.dialect == "sqlite":
@@ -241,15 +237,6 @@ def _turn(connection: Any, world: World) -> Any:
 
 async def _holders(connection: Any, table: Any) -> list[Any]:
     return list((await connection.execute(select(table_of(table).c.holder))).scalars())
-
-
-def _sample(column: Any) -> Any:
-    if isinstance(column.type, Instant):
-        return datetime(2030, 1, 1, tzinfo=UTC)
-    if isinstance(column.type, sqlalchemy.Enum):
-        return next(iter(column.type.enum_class or ()))
-    samples = {"AutoString": "x", "Boolean": False, "BigInteger": 7, "JSON": []}
-    return samples[type(column.type).__name__]
 
 
 def test_a_pause_of_the_observer_kills_nobody() -> None:
