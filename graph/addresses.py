@@ -23,7 +23,7 @@ from models.addresses import AddressKind
 from models.pages import Cursor, ordering
 from models.roles import Role, Scope
 from resolvers import addresses, autoreply, domains, userlimits, users
-from resolvers.addresses import AddressWhere
+from resolvers.addresses import AddressWhere, OfUser
 
 if TYPE_CHECKING:
     from graph.users import User
@@ -110,6 +110,17 @@ class Address(Shape):
     async def internal_data(self) -> JSON | None:
         kept: JSON | None = self.row.internal_data
         return kept
+
+
+async def address_page(info: Info, listing: OfUser) -> Connection[Address]:
+    """Return a page of the addresses of an account, by address."""
+    return await connected(
+        info,
+        Address,
+        await info.context.load(addresses.pages, listing),
+        lambda row: Cursor(listing.ask.ordering, row.local, row.id),
+        lambda: info.context.load(addresses.counts, listing),
+    )
 
 
 @strawberry.input(description="Which addresses; fields are combined with AND.")

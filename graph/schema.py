@@ -78,7 +78,6 @@ from graph import (
     userdelete,
     userlist,
     userquota,
-    users,
     userupdate,
     webhooks,
 )
@@ -96,8 +95,7 @@ Query = merge_types(
         authlog.AuthLogQuery,
         adminlog.AdminLogQuery,
         audit.AuditQuery,
-        users.UserQuery,
-        userlist.UserListQuery,
+        userlist.UserQuery,
         userdelete.UserDeleteQuery,
         domains.DomainQuery,
         addresses.AddressQuery,

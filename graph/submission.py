@@ -10,6 +10,7 @@ from strawberry.scalars import JSON
 
 from graph import ids
 from graph.composing import WRITTEN, Composing, NamedAddressInput, composed
+from graph.connections import Connection, connected, page_asked
 from graph.errors import MutationPayload, Options, Warning, leaf  # noqa: A004 - the outline's word
 from graph.fields import Info, query, subscription
 from graph.messages import Message
@@ -19,13 +20,14 @@ from graph.refs import (
     MailboxRef,
     MessageRef,
     UserRef,
+    is_given,
     keys_of,
     message_of,
     named,
     owner_named,
     plain,
 )
-from graph.rows import Shape, asked, identified, link
+from graph.rows import Shape, asked, columns, identified, link
 from graph.scalars import Duration, Upload, free_data
 from graph.sendforms import (
     FileAttachmentInput,
@@ -38,6 +40,7 @@ from graph.sendforms import (
 from graph.tasks import UndoToken
 from graph.views import Made
 from models.errors import Invalid, NotFound, Problems
+from models.pages import Cursor
 from models.queue import DeliveryState, answer
 from models.roles import Scope
 from models.submission import SubmissionState
@@ -123,6 +126,25 @@ class Submission(Shape):
 
     batch = staticmethod(submission.by_ids)
     made: ClassVar[Mapping[str, Made]] = {"id": identified("Submission")}
+
+
+async def submission_page(
+    info: Info,
+    user_id: int,
+    states: list[SubmissionState] | None,
+    page: tuple[object, object, object, object],
+) -> Connection[Submission]:
+    """Return a page of the submissions of an account, the newest first."""
+    narrowed = frozenset(states or ()) if is_given(states) else None
+    ask = page_asked(submission.newest(narrowed), *page)
+    listing = submission.OfUser(user_id, ask, columns(info, Submission), narrowed)
+    return await connected(
+        info,
+        Submission,
+        await info.context.load(submission.pages, listing),
+        lambda row: Cursor(ask.ordering, row.created_at, row.id),
+        lambda: info.context.load(submission.counts, listing),
+    )
 
 
 @strawberry.input(one_of=True, description="Names one submission.")

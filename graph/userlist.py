@@ -1,4 +1,4 @@
-"""Lists of accounts, as the API asks for them."""
+"""Queries for accounts, one or many."""
 
 from datetime import datetime
 
@@ -9,12 +9,13 @@ from graph.conditions import Conditions
 from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Info, query
-from graph.refs import items_of, plain
-from graph.rows import columns
+from graph.refs import UserRef, items_of, plain, user_of
+from graph.rows import asked, columns
+from graph.scalars import Cursor as ChangeCursor
 from graph.users import User
 from models.pages import Cursor, ordering
 from models.roles import Role, Scope
-from resolvers import userlist
+from resolvers import changes, userlist
 from resolvers.userlist import UserOrder, UserWhere
 
 strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")
@@ -54,7 +55,16 @@ class UserFilter(Conditions):
 
 
 @strawberry.type
-class UserListQuery:
+class UserQuery:
+    @query("One user; nothing = viewer.", scope=Scope.READ)
+    async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
+        row = await user_of(info, by)
+        user = User.maybe(row)
+        if user and "cursor" in asked(info):  # read before the state that goes with it
+            at = await info.context.load(changes.by_streams, user.row.id)
+            vars(user)["cursor"] = ChangeCursor(at) if at else None
+        return user
+
     @query("Listing.", role=Role.DOMAIN_ADMIN, scope=Scope.READ)
     async def users(
         self,
@@ -69,11 +79,11 @@ class UserListQuery:
         where = filter.where() if filter else UserWhere()
         kind = ordering(f"users-{order_by}", None if where == UserWhere() else where)
         ask = page_asked(kind, first, after, last, before)
-        asked = columns(info, User)
+        wanted = columns(info, User)
         return await connected(
             info,
             User,
-            await userlist.pages(info.context, where, ask, asked, order_by),
+            await userlist.pages(info.context, where, ask, wanted, order_by),
             lambda row: Cursor(ask.ordering, userlist.place_of(order_by, row), row.id),
             lambda: userlist.count(info.context, where),
         )

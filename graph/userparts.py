@@ -8,6 +8,11 @@ import strawberry
 from graph.errors import leaf
 from graph.scalars import EmailAddress
 from mail.spam import JUNK, REJECT
+from models.users import DelimiterAction, Frequency, ProtocolScope
+
+strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
+strawberry.enum(Frequency, description="How often something is written to somebody.")
+strawberry.enum(DelimiterAction, description="What becomes of mail to an address with a label.")
 
 
 @strawberry.type(description="How strict.")
@@ -45,3 +50,9 @@ def policy_of(level: int, junk: float | None, reject: float | None) -> SpamPolic
         junk_score=JUNK if junk is None else junk,
         reject_score=REJECT if reject is None else reject,
     )
+
+
+@strawberry.type(description="One resolved setting.")
+class EffectiveSetting:
+    key: str = leaf("Name.")
+    value: str | None = leaf("Value.")

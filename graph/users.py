@@ -10,18 +10,18 @@ from strawberry.scalars import JSON
 
 import graph.auth
 from graph import addressregister, userlimits
-from graph.addresses import Address
+from graph.addresses import Address, address_page
 from graph.addressregister import AddressRegisterEntry
 from graph.apppasswords import AppPassword
 from graph.archive import ArchivedMessage, archive_page
 from graph.authlog import AuthEvent, AuthLogFilter, event_page
 from graph.autoreply import Autoreply
-from graph.connections import Connection, OrderDirection, connected, page_asked
+from graph.connections import Connection, OrderDirection, page_asked
 from graph.connectors import Connector, connector_page
 from graph.domains import Domain
 from graph.errors import leaf
 from graph.exports import AccountExport
-from graph.fields import Info, field, query
+from graph.fields import Info, field
 from graph.files import File, file_page
 from graph.filters import Filter, filter_page
 from graph.identities import Identity, identity_page
@@ -33,18 +33,17 @@ from graph.notifications import PushChannel
 from graph.passwordpolicy import PasswordPolicy
 from graph.quarantine import QuarantineItem, item_page
 from graph.ratelimits import RateLimit
-from graph.refs import MailboxRef, UserRef, is_given, items_of, named, user_of
-from graph.rows import Shape, asked, columns, identified, link, listed
+from graph.refs import MailboxRef, items_of, named
+from graph.rows import Shape, columns, identified, link, listed
 from graph.savedsearches import SavedSearch
 from graph.scalars import CIDR, BigInt, ByteSize, Cursor, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.sharing import shared_page
 from graph.sieve import SieveScript, script_named, script_page
-from graph.submission import Submission
+from graph.submission import Submission, submission_page
 from graph.twofactor import TwoFactor, WebauthnKey
-from graph.userparts import KeyInfo, SpamPolicy, info_of, policy_of
+from graph.userparts import EffectiveSetting, KeyInfo, SpamPolicy, info_of, policy_of
 from graph.views import Made, Whole
-from models.pages import Cursor as Place
 from models.pages import ordering
 from models.roles import AdminPermission, Role, Scope, UserPermission
 from models.submission import SubmissionState
@@ -72,35 +71,14 @@ from resolvers import (
     usersettings,
     webauthn,
 )
-from resolvers import submission as submissions
 from resolvers import userlimits as limits
 from resolvers.addresses import OfUser
 from resolvers.keyvalue import Namespace
 from resolvers.mailboxlists import Only
 from resolvers.twofactor import TwoFactorMethod, enabled
 
-strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
-strawberry.enum(Frequency, description="How often something is written to somebody.")
-strawberry.enum(DelimiterAction, description="What becomes of mail to an address with a label.")
-
 if TYPE_CHECKING:
     from graph.auth import AccessToken
-
-
-@strawberry.type(description="One resolved setting.")
-class EffectiveSetting:
-    key: str = leaf("Name.")
-    value: str | None = leaf("Value.")
-
-
-async def _addresses(info: Info, listing: OfUser) -> Connection[Address]:
-    return await connected(
-        info,
-        Address,
-        await info.context.load(addresses.pages, listing),
-        lambda row: Place(listing.ask.ordering, row.local, row.id),
-        lambda: info.context.load(addresses.counts, listing),
-    )
 
 
 def _masks(masks: list[str] | None) -> tuple[str, ...] | None:
@@ -277,7 +255,7 @@ class User(Shape):
     ) -> Connection[Address]:
         ask = page_asked("temporary", first, after, None, None)
         listing = OfUser(self.row.id, ask, columns(info, Address), temporary=True)
-        return await _addresses(info, listing)
+        return await address_page(info, listing)
 
     @field("All that deliver here.")
     async def addresses(
@@ -289,7 +267,7 @@ class User(Shape):
     ) -> Connection[Address]:
         ask = page_asked(ordering("address", query or None), first, after, None, None)
         listing = OfUser(self.row.id, ask, columns(info, Address), query or None)
-        return await _addresses(info, listing)
+        return await address_page(info, listing)
 
     @field(
         "Correspondents whose address or name begins so, most recent first, then colleagues where "
@@ -518,25 +496,4 @@ class User(Shape):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Submission]:
-        narrowed = frozenset(states or ()) if is_given(states) else None
-        ask = page_asked(submissions.newest(narrowed), first, after, last, before)
-        listing = submissions.OfUser(self.row.id, ask, columns(info, Submission), narrowed)
-        return await connected(
-            info,
-            Submission,
-            await info.context.load(submissions.pages, listing),
-            lambda row: Place(ask.ordering, row.created_at, row.id),
-            lambda: info.context.load(submissions.counts, listing),
-        )
-
-
-@strawberry.type
-class UserQuery:
-    @query("One user; nothing = viewer.", scope=Scope.READ)
-    async def user(self, info: Info, by: UserRef | None = UNSET) -> User | None:
-        row = await user_of(info, by)
-        user = User.maybe(row)
-        if user and "cursor" in asked(info):  # read before the state that goes with it
-            at = await info.context.load(changes.by_streams, user.row.id)
-            vars(user)["cursor"] = Cursor(at) if at else None
-        return user
+        return await submission_page(info, self.row.id, states, (first, after, last, before))
