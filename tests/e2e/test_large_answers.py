@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import beside
 from tests.e2e.server import Server
 
 MIB = 1 << 20
@@ -19,15 +20,21 @@ BODIES = " ".join(
     f'b{nth}: bodyPart(section: "TEXT", offset: {nth}, maxBytes: 8000000)' for nth in range(40)
 )
 PARTS = f"{{ messages(first: 4) {{ nodes {{ {BODIES} }} }} }}"
+CHANGES = f"""subscription {{ changes {{ events {{
+    ... on MessageChange {{ message {{ {ALIASES} }} }} }} }} }}"""
 SMALL = "{ messages(first: 4) { nodes { subject size } } }"
 GROWTH = 400 * MIB
 
 
-@pytest.fixture(params=["on", "off"])
+@pytest.fixture(params=["on", "off", "postgres"])
 def large(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server with four messages of 26 MiB of text, by one of both executors."""
-    settings = {"COMPILED_EXECUTOR": request.param, "MESSAGE_MAX": "35 MiB"}
-    server = Server(tmp_path, more=settings)
+    """A server that takes large messages, with one of both executors, or with PostgreSQL."""
+    settings = {"MESSAGE_MAX": "35 MiB"}
+    if request.param == "postgres":
+        url = beside(request.getfixturevalue("postgres"), "large")
+        server = Server(tmp_path, url, more=settings)
+    else:
+        server = Server(tmp_path, more={**settings, "COMPILED_EXECUTOR": request.param})
     server.make("ada")
     server.start()
     yield server
@@ -69,11 +76,27 @@ async def test_many_aliases_of_a_large_text_end_with_a_typed_error(large: Server
             assert error["path"][:2] == ["messages", "nodes"]
             assert len(response.content) < 2000
             assert rounds > 1, f"nobody else was answered in {time.monotonic() - begun} s"
+        await read_an_event(large)
         whole = await ada("{ messages(first: 1) { nodes { text } } }")
         assert len(whole["messages"]["nodes"][0]["text"]) > TEXT - MIB
     grown = resident(large.pid, "VmHWM") - before
     assert grown < GROWTH, f"{grown // MIB} MiB"
     assert not large.complaints()
+
+
+async def read_an_event(server: Server) -> None:
+    """Follow changes whose answers are too large: the event has an error, the stream goes on."""
+    async with server.socket(server.secrets["ada"]) as socket:
+        await socket.subscribe(CHANGES)
+        text = LINE * (TEXT // len(LINE))
+        for subject in (b"x", b"y"):
+            said = asyncio.create_task(server.deliver(HEAD % subject + text, "ada@example.org"))
+            while (frame := await socket.hear(60))["payload"].get("errors") is None:
+                assert frame["type"] == "next"
+            (error,) = frame["payload"]["errors"]
+            assert error["extensions"] == {"code": "RESPONSE_TOO_LARGE", "limit": 32 * MIB}
+            assert len(str(frame)) < 2000
+            assert (await said).startswith("250")
 
 
 async def test_bytes_read_are_paid_from_the_budget(tmp_path: Path) -> None:
