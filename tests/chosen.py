@@ -81,7 +81,7 @@ EACH = (  # what is about the store: all of it is tried on both. Of all else the
     "test_users_listed", "test_users_plans", "test_wakeups", "test_wordpages",
 )  # fmt: skip
 EACH_TESTS = ("test_the_journal_tells_exactly_what_a_mutation_changed",)
-SOME = 3  # of so many tests of a file the second store has one
+SOME = 4  # of so many tests of a file the second store has one
 SAMPLE = 4  # of so many functions of a file one is tried outside CI
 
 
