@@ -37,6 +37,7 @@ gate: .venv/ready  ## fails where a request has become dearer against the floor 
 conformance: .venv/ready  ## the long forms of the protocol tests, and all cells of who may do what to whom
 	LONG=1 pytest tests/test_endpoint.py tests/test_sockets.py tests/test_sse.py tests/test_targets.py tests/mail
 	LONG=1 CI=1 STORES=sqlite,postgres pytest tests/e2e/test_clock_steps.py
+	DIFFERENTIAL_CASES=10200 pytest tests/test_differential.py
 
 schema: .venv/ready
 	python -m merganser schema > schema.graphql

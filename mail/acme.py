@@ -5,12 +5,13 @@ when it is first needed, as most servers never do.
 """
 # ruff: noqa: PLC0415 - see above
 
+import asyncio
 import datetime
 import time
 from base64 import urlsafe_b64encode
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -353,6 +354,20 @@ class Client:
                 if problem.code != REVOKED:
                     raise
 
+    def close(self) -> None:
+        """Close the connections to the server.
+
+        `Session.close` only forgets them: they stay open as long as an exception refers to them.
+        """
+        from requests.adapters import HTTPAdapter
+
+        for adapter in self._net.session.adapters.values():
+            if isinstance(adapter, HTTPAdapter):
+                pools = adapter.poolmanager.pools
+                for key in pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                    pools[key].close()
+        self._net.session.close()
+
     def _post(self, url: str, said: Any) -> "Response":
         """What the server answers; to nothing it shows what is there."""
         nonces = self._client.directory["newNonce"]
@@ -362,6 +377,19 @@ class Client:
     def _asked(self) -> "OrderResource":
         assert self._order is not None  # noqa: S101 - whoever asks for more has ordered
         return self._order
+
+
+@asynccontextmanager
+async def connect(server: Server, account_key: str) -> AsyncGenerator[Client]:
+    """Yield a client of this server, and close its connections afterwards. Raises Failure.
+
+    After a failure the exception keeps the client alive, and its connections with it.
+    """
+    client = await asyncio.to_thread(Client, server, account_key)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from mail import acme
-from mail.acme import Client, Failure, Reason
+from mail.acme import Failure, Reason
 from models.certificates import Certificate
 from models.columns import Picked
 from models.errors import Conflict, Invalid, Refused, Unavailable
@@ -67,9 +67,9 @@ async def _revoked(world: World, row: Picked, reason: Reason) -> None:
     if account.url is None:
         raise Failure("its authority does not know our account any more")
     server = acmeaccounts.server(world, row.acme_directory)
-    client = await asyncio.to_thread(Client, server, account.key)
-    await asyncio.to_thread(client.enter, account.url, "")
-    await asyncio.to_thread(client.revoke, row.chain, reason)
+    async with acme.connect(server, account.key) as client:
+        await asyncio.to_thread(client.enter, account.url, "")
+        await asyncio.to_thread(client.revoke, row.chain, reason)
 
 
 def _refusal(row: Picked, problem: Failure, before: Sequence[Picked]) -> Refused:

@@ -166,24 +166,24 @@ async def _ordered(world: World, row: Picked) -> Issued:
     key = opened(world, row) if row.private_key else await asyncio.to_thread(acme.new_key)
     account = await acmeaccounts.account(world, options.acme_directory)
     server = acmeaccounts.server(world, options.acme_directory)
-    client = await asyncio.to_thread(Client, server, account.key)
-    await _each(names, lambda name: _allowed(world, name, client.identities))
-    url = await asyncio.to_thread(client.enter, account.url, options.acme_contact)
-    if url != account.url:
-        await acmeaccounts.made(world, account.id, url)
-    csr = await asyncio.to_thread(acme.request, key, names)
-    mine = row.acme_directory == options.acme_directory and client.advises
-    replaced = acme.certificate_id(row.chain) if mine else None
-    try:
-        urls = await asyncio.to_thread(client.order, csr, names, replaced)
-    except Failure as problem:
-        if problem.code == acme.UNKNOWN:
-            await acmeaccounts.made(world, account.id, None)  # another one next time
-        raise
-    await _prove(world, row, client, urls)
-    await _note(world, row, "proved, waits for the certificate")
-    await asyncio.to_thread(client.finish)
-    chain = await _until(world, client.issued, "the authority did not sign in time")
+    async with acme.connect(server, account.key) as client:
+        await _each(names, lambda name: _allowed(world, name, client.identities))
+        url = await asyncio.to_thread(client.enter, account.url, options.acme_contact)
+        if url != account.url:
+            await acmeaccounts.made(world, account.id, url)
+        csr = await asyncio.to_thread(acme.request, key, names)
+        mine = row.acme_directory == options.acme_directory and client.advises
+        replaced = acme.certificate_id(row.chain) if mine else None
+        try:
+            urls = await asyncio.to_thread(client.order, csr, names, replaced)
+        except Failure as problem:
+            if problem.code == acme.UNKNOWN:
+                await acmeaccounts.made(world, account.id, None)  # another one next time
+            raise
+        await _prove(world, row, client, urls)
+        await _note(world, row, "proved, waits for the certificate")
+        await asyncio.to_thread(client.finish)
+        chain = await _until(world, client.issued, "the authority did not sign in time")
     made = await asyncio.to_thread(pem.fitting, Sent(str(chain), key))
     if missing := [name for name in names if not pem.covers(made.names, name)]:
         raise Failure(f"{missing[0]} does not stand in the certificate that came")
@@ -348,8 +348,8 @@ async def _advice(world: World, row: Picked) -> Advice | None:
         return None
     account = await acmeaccounts.account(world, directory)
     server = acmeaccounts.server(world, directory)
-    client = await asyncio.to_thread(Client, server, account.key)
-    return await asyncio.to_thread(client.advice, row.chain) if client.advises else None
+    async with acme.connect(server, account.key) as client:
+        return await asyncio.to_thread(client.advice, row.chain) if client.advises else None
 
 
 def _heeded(row: Picked, advice: Advice, now: datetime) -> dict[str, Any]:

@@ -11,17 +11,18 @@ HERE = Path(__file__).parent
 # Files that take long, the longest first: begun last, they would keep one worker when all others
 # have nothing left to do.
 LONG = (
-    "test_walks", "e2e/test_clock_steps", "e2e/test_cluster_sending", "e2e/test_workers",
-    "test_differential", "mail/test_verify",
-    "browser/test_graphiql",
-    "e2e/test_run", "e2e/test_crash", "cli/test_connectors", "e2e/test_fetching_crash",
-    "test_docs", "e2e/test_proof", "test_imports",
-    "clients/test_replica", "mail/test_torture_smtp", "test_bulk", "test_rest",
-    "mail/test_contents",
-    "e2e/test_repeats", "test_matrix", "browser/test_letters", "test_exports", "e2e/test_smtp",
-    "e2e/test_bad_text", "mail/test_torture", "test_mailbox_changes", "test_audit", "test_roads",
-    "e2e/test_half_open", "e2e/test_neighbours", "e2e/test_push", "e2e/test_resuming",
-    "e2e/test_road", "e2e/test_attacks", "test_demo_letters", "test_sockets", "lists/test_together",
+    "e2e/test_restore", "e2e/test_workers", "test_walks", "test_differential", "test_imports",
+    "e2e/test_run", "test_matrix", "test_docs", "browser/test_graphiql", "test_bulk",
+    "e2e/test_proof", "e2e/test_clock_steps", "clients/test_replica", "mail/test_verify",
+    "test_header_values", "test_users_plans", "test_atomic_references", "mail/test_torture_smtp",
+    "browser/test_letters", "e2e/test_fetching_crash", "test_roads", "mail/test_torture",
+    "test_exports", "e2e/test_certificates", "e2e/test_postfix", "cli/test_connectors",
+    "test_acme_renewal", "mail/test_contents", "e2e/test_dead_tasks", "e2e/test_repeats",
+    "e2e/test_neighbours", "test_fetching", "e2e/test_bad_text", "e2e/test_second_copies",
+    "test_executor", "e2e/test_cluster_sending", "e2e/test_crash", "test_acme_revocation",
+    "test_rest", "e2e/test_smtp", "test_mailbox_changes", "test_audit", "e2e/test_half_open",
+    "e2e/test_push", "e2e/test_resuming", "e2e/test_road", "e2e/test_attacks",
+    "test_demo_letters", "test_sockets", "lists/test_together",
 )  # fmt: skip
 LATER = (  # what is tried in CI alone: it takes longest, and what it is of is tried elsewhere, too
     "browser",
@@ -81,7 +82,7 @@ EACH = (  # what is about the store: all of it is tried on both. Of all else the
     "test_users_listed", "test_users_plans", "test_wakeups", "test_wordpages",
 )  # fmt: skip
 EACH_TESTS = ("test_the_journal_tells_exactly_what_a_mutation_changed",)
-SOME = 3  # of so many tests of a file the second store has one
+SOME = 4  # of so many tests of a file the second store has one
 SAMPLE = 4  # of so many functions of a file one is tried outside CI
 
 

@@ -37,7 +37,7 @@ from tests.differential_values import Dice, definition
 from tests.furnished import demo_client
 from tests.whole import CI
 
-CASES = int(os.environ.get("DIFFERENTIAL_CASES", "10200" if CI else "1200"))
+CASES = int(os.environ.get("DIFFERENTIAL_CASES", "6000" if CI else "1200"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 
 # graphql-core drops some of its own coroutines where a sibling fails at once. Where the collector

@@ -35,7 +35,7 @@ from tests.pushed import (
     worker_of,
 )
 from tests.receiver import Receiver, receiving
-from tests.test_walks import everything
+from tests.store_rows import everything
 
 DELETE = """mutation ($ids: [ID!]!) { pushChannelDelete(input: {ids: $ids}) {
   deletedIds errors { code } } }"""

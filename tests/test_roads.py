@@ -17,7 +17,8 @@ from models.world import World
 from resolvers import tasks
 from tests.conftest import Client, receive
 from tests.roads import LETTERS, ROADS, Stage, change
-from tests.test_walks import PARTS, TOLD, Rows, changed, everything
+from tests.store_rows import Rows, changed, everything
+from tests.test_walks import PARTS, TOLD
 
 READS = {"resolvers.changes.watch", "resolvers.neighbours.hear", "resolvers.settings.follow"}
 COUNTED = {  # as mail comes in, and goes on

@@ -31,7 +31,7 @@ from tests.receiver import (
     receiving,
     worker_of,
 )
-from tests.test_walks import everything
+from tests.store_rows import everything
 
 REPLAY = """mutation ($input: WebhookReplayInput!) { webhookReplay(input: $input) {
   task { id } errors { code message } } }"""

@@ -25,6 +25,7 @@ from models.stores import Store, Stored
 
 NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
 MARK = "00/merganser.mark"  # says whose objects these are: merganser/server/common_facts.py
+SHARDS = frozenset(f"{number:02x}" for number in range(256))
 PART = ".part-"  # how the names of unfinished files begin
 CHUNK = 1024 * 1024  # most bytes that `stream` yields at once
 THREADS = 8  # they mostly wait for the disk
@@ -132,8 +133,8 @@ class LocalStore:
 
     async def list(self) -> AsyncIterator[Stored]:
         """All objects, and what interrupted writes have left more than a day ago."""
-        for first in range(256):
-            for stored in await self._run(self._listed, f"{first:02x}"):
+        for shard in await self._run(self._shards):
+            for stored in await self._run(self._listed, shard):
                 yield stored
 
     async def close(self) -> None:
@@ -166,12 +167,19 @@ class LocalStore:
         with _opened(self._place(name), start) as file:
             return _whole(file.read(end - start), end - start, name)
 
+    def _shards(self) -> Sequence[str]:
+        """Return the names of the folders that exist: each of the 256 costs a thread switch."""
+        try:
+            return sorted(SHARDS.intersection(place.name for place in self.folder.iterdir()))
+        except FileNotFoundError:
+            return []
+
     def _listed(self, shard: str) -> Sequence[Stored]:
         found: list[Stored] = []
         young = time.time() - DAY  # against the clock that dates files, which is not the World's
         try:
             entries = os.scandir(self.folder / shard)
-        except FileNotFoundError:  # nothing was put there yet
+        except FileNotFoundError:  # removed since
             return found
         with entries:
             for entry in entries:

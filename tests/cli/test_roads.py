@@ -16,8 +16,8 @@ from tests import stores
 from tests.certifying import Signer
 from tests.cli.conftest import Shell
 from tests.cli.test_import import mbox
+from tests.store_rows import Rows, everything
 from tests.test_roads import compared, new
-from tests.test_walks import Rows, everything
 
 # commands that change nothing in a store, or do what a server does: its roads are walked elsewhere
 READS = {
