@@ -18,7 +18,7 @@ from models.journal import Entry
 from models.keys import Keys
 from models.options import Options
 from models.prepared import Prepared, Rows, Sent, fetched, fetched_all, send
-from models.runtime.registration import Registration
+from models.runtime.registration import ObservedClock, Registration
 from models.shelf import Shelf
 from models.store.incarnation import Incarnation
 from models.store.key_collision import TRIES, is_key_collision
@@ -65,12 +65,16 @@ class World:
     key: Callable[[], int] = field(default_factory=Keys)
     process: Registration = field(default_factory=Registration, repr=False)
     fault: Callable[[str], None] = _no_fault
+    clock: ObservedClock = field(init=False, repr=False)  # the same as `now`
     base: Options = field(init=False, repr=False)  # the options we were given, before any setting
     settled: int = field(init=False, default=0, repr=False)  # `Adopted.number` of those in force
     incarnation: Incarnation = field(init=False, default=Incarnation(), repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", self.options)
+        clock = self.now if isinstance(self.now, ObservedClock) else ObservedClock(self.now)
+        object.__setattr__(self, "clock", clock)
+        object.__setattr__(self, "now", clock)
 
     def adopt(self, adopted: "Adopted") -> None:
         """Let other options be in force from now on, unless newer ones are.

@@ -70,7 +70,8 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "test_users_plans",
 )
 EACH = (  # what is about the store: all of it is tried on both. Of all else the second has some
-    "e2e/test_crash", "e2e/test_proof", "e2e/test_repeats", "e2e/test_road", "e2e/test_workers",
+    "e2e/test_clock_steps", "e2e/test_crash", "e2e/test_proof", "e2e/test_repeats",
+    "e2e/test_road", "e2e/test_workers",
     "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_mx_store", "mail/test_pacing",
     "mail/test_queue", "mail/test_received_limit", "lists/test_together", "test_authlog_read",
     "test_bulk.py", "test_changes", "test_delta", "test_fetching.py", "test_fetching_ends",

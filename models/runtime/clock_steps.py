@@ -4,7 +4,8 @@ Times at which work is due are times of day, since they must outlast a reboot. I
 server is set back, they are too far ahead. So each heartbeat compares the time of day with the
 time since the boot, and makes all waits shorter by the time by which the clock was set back.
 It does so at the second heartbeat after the step: a transaction that read the clock before the
-step may commit a wait after the first one. A clock that is set forward only makes waits end early.
+step may commit a wait after the first one. A clock that was ahead between two heartbeats counts,
+too. A clock that is set forward only makes waits end early.
 
 The end of a hold that a user has chosen is a time of day by intention, and stays as it is.
 """
@@ -30,13 +31,13 @@ from models.lessons import Lesson
 from models.notifications import PushChannel
 from models.queue import Delivery
 from models.rates import RateHold, RateWindow
-from models.runtime.registration import Registration, boot_id, boot_time
+from models.runtime.registration import boot_id, clock_ahead
 from models.server_processes import ServerClock, ServerProcess
 from models.sts import StsPolicy
 from models.submission import Submission
 from models.users import Usage, User
 from models.webhooks import Webhook, WebhookDelivery, WebhookLane
-from models.world import Turn
+from models.world import Turn, World
 
 log = logging.getLogger(__name__)
 
@@ -99,42 +100,43 @@ def is_ahead(until: datetime, now: datetime, longest: timedelta) -> bool:
     return now < until <= now + longest
 
 
-def clock_ahead(now: datetime) -> int:
-    """Milliseconds by which the time of day is ahead of the time since the boot."""
-    return int(now.timestamp() * 1000) - boot_time()
-
-
-def follow_clock(turn: Turn, *, starting: bool = False) -> bool:
+def follow_clock(turn: Turn, *, steady: bool = True) -> bool:
     """Note the clock of this server. If it was set back, make all waits shorter by that time.
 
-    Unless the process is `starting`, a step since its last heartbeat is left to the next one.
-    Return whether waits were made shorter.
+    Unless the clock is `steady`, a step is left to the next heartbeat. Return whether waits were
+    made shorter.
     """
-    server, now = turn.world.process.server, turn.world.now()
+    process, now = turn.world.process, turn.world.now()
     boot, ahead = boot_id(), clock_ahead(now)
     asked = select(*map(col, (ServerClock.boot, ServerClock.ahead, ServerClock.seen_at)))
-    mine = asked.where(col(ServerClock.server) == server).with_for_update()
+    mine = asked.where(col(ServerClock.server) == process.server).with_for_update()
     known = turn.connection.execute(mine).first()
-    back = timedelta(0)
+    back = (max(ahead, process.was_ahead or ahead) - ahead) * _MILLISECOND
     if known is not None and known.boot == boot:
-        back = (known.ahead - ahead) * _MILLISECOND
-        if back > STEP and not (starting or _is_steady(turn.world.process, ahead)):
+        back = max(back, (known.ahead - ahead) * _MILLISECOND)
+        if back > STEP and not steady:
             return False
     elif known is not None:  # it was set back by that time at least
-        back = known.seen_at - now
+        back = max(back, known.seen_at - now)
     new = insert_or(turn.connection.dialect.name, ServerClock)
     values = {"boot": boot, "ahead": ahead, "seen_at": now}
-    stored = new.values(server=server, **values)
+    stored = new.values(server=process.server, **values)
     turn.connection.execute(stored.on_conflict_do_update(index_elements=["server"], set_=values))
     if back > STEP:
         shorten_waits(turn, back)
     return back > STEP
 
 
-def _is_steady(process: Registration, ahead: int) -> bool:
-    """True if the clock has not been set since the last heartbeat of this process."""
-    before = process.clock_ahead
-    return before is not None and abs(ahead - before) * _MILLISECOND <= STEP
+def observe_clock(world: World) -> bool:
+    """Note a step since the last heartbeat; return False if there was one.
+
+    Then transactions that read the clock before the step may still be under way.
+    """
+    process, highest = world.process, world.clock.take_highest()
+    if (highest - clock_ahead(world.now())) * _MILLISECOND <= STEP:
+        return True
+    process.was_ahead = max(highest, process.was_ahead or highest)
+    return False
 
 
 def forget_clocks(turn: Turn) -> bool:

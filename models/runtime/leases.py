@@ -38,7 +38,7 @@ from models.connectors import Connector
 from models.lessons import Lesson
 from models.notifications import PushChannel
 from models.queue import Delivery
-from models.runtime.clock_steps import clock_ahead, follow_clock, forget_clocks
+from models.runtime.clock_steps import follow_clock, forget_clocks, observe_clock
 from models.runtime.registration import AbandonedLease, Heartbeat, HeldRow, boot_id, boot_time
 from models.server_processes import ServerProcess
 from models.tasks import Task
@@ -115,7 +115,7 @@ async def ensure_registered(world: World) -> int:
 
             def unit(turn: Turn) -> None:
                 _register(turn, key)
-                _follow_clocks(turn, starting=True)  # no other transaction is under way
+                _follow_clocks(turn)  # no other transaction of this process is under way
 
             await world.apply(unit)
             process.id = key
@@ -151,9 +151,9 @@ def _register(turn: Turn, key: int) -> None:
     free_orphans(turn)
 
 
-def _follow_clocks(turn: Turn, *, starting: bool = False) -> None:
+def _follow_clocks(turn: Turn, *, steady: bool = True) -> None:
     """Make waits shorter by the time by which a clock was set back, or was ahead at its end."""
-    if follow_clock(turn, starting=starting) | forget_clocks(turn):
+    if follow_clock(turn, steady=steady) | forget_clocks(turn):
         turn.bells |= set(BELLS)
 
 
@@ -312,7 +312,7 @@ async def send_heartbeat(world: World) -> None:
     process = world.process
     process_id = await ensure_registered(world)
     due = [each for each in process.abandoned if each.due <= time.monotonic()]
-    ahead = clock_ahead(world.now())
+    steady = observe_clock(world)
 
     def unit(turn: Turn) -> bool:
         values = {"beats": ServerProcess.beats + 1, "beat_at": boot_time()}
@@ -323,7 +323,7 @@ async def send_heartbeat(world: World) -> None:
             _register(turn, process_id)
             for restore in process.restore:
                 restore(turn)
-        _follow_clocks(turn)
+        _follow_clocks(turn, steady=steady)
         for each in due:
             mine = update(each.table).where(*each.where, col(each.table.holder) == process_id)
             turn.connection.execute(mine.values(**freed(each.table)))
@@ -333,7 +333,8 @@ async def send_heartbeat(world: World) -> None:
     if await world.apply_aside(unit):
         log.warning("this process was taken for dead: others may have done a part of its work")
     process.abandoned = [each for each in process.abandoned if each not in due]
-    process.clock_ahead = ahead
+    if steady:
+        process.was_ahead = None  # waits have followed it
 
 
 def abandon(world: World, table: Any, *where: Any, after: float) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,38 @@ def boot_time() -> int:
     """Milliseconds since the boot. No change of the time of day moves this clock."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime_ns(clock) // 1_000_000
+
+
+def clock_ahead(now: datetime) -> int:
+    """Milliseconds by which the time of day is ahead of the time since the boot."""
+    return int(now.timestamp() * 1000) - boot_time()
+
+
+class ObservedClock:
+    """The clock of a process; it remembers how far ahead it was.
+
+    A clock may be set forward and back between two heartbeats. So each reading counts.
+    """
+
+    __slots__ = ("_highest", "read")
+
+    def __init__(self, read: Callable[[], datetime]) -> None:
+        self.read = read
+        self._highest: int | None = None
+
+    def __call__(self) -> datetime:
+        now = self.read()
+        ahead = clock_ahead(now)
+        if self._highest is None or ahead > self._highest:
+            self._highest = ahead
+        return now
+
+    def take_highest(self) -> int:
+        """Return `clock_ahead` of the reading that was furthest ahead since the last call."""
+        now = clock_ahead(self.read())
+        highest = now if self._highest is None else max(self._highest, now)
+        self._highest = None
+        return highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +151,7 @@ class Registration:
     on_reserved: Callable[[], None] | None = None  # called when the process must not go on
     abandoned: list[AbandonedLease] = field(default_factory=list)
     known: frozenset[int] = frozenset()  # processes that the last look has found
-    clock_ahead: int | None = None  # at the last heartbeat; see clock_steps.clock_ahead
+    was_ahead: int | None = None  # `clock_ahead` before a step that waits are still to follow
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
     observer: HeartbeatObserver = field(init=False, repr=False)

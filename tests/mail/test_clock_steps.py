@@ -111,6 +111,22 @@ async def test_a_retry_of_a_server_that_ended_does_not_wait_for_its_clock(
         await retried(heir, key, there)
 
 
+async def test_a_retry_comes_in_time_though_the_clock_was_ahead_between_two_heartbeats(
+    ada: Client, world: World, clock: Clock
+) -> None:
+    server = another_process(world)
+    server.process.beat = HOUR.total_seconds()  # the test sends the heartbeats
+    await leases.ensure_registered(server)
+    await leases.send_heartbeat(server)
+    clock.time += HOUR
+    async with deferred(ada, server) as (key, there):
+        clock.time -= HOUR
+        await beat_twice(server)
+        clock.time += BACKOFF
+        await retried(server, key, there)
+        assert server.process.was_ahead is None
+
+
 async def clocks(world: World) -> set[str]:
     return {row.server for row in await world.database.read(select(col(ServerClock.server)))}
 
