@@ -31,7 +31,7 @@ from models.lessons import Lesson
 from models.notifications import PushChannel
 from models.queue import Delivery
 from models.rates import RateHold, RateWindow
-from models.runtime.registration import boot_id, clock_ahead
+from models.runtime.registration import Registration, boot_id, clock_ahead
 from models.server_processes import ServerClock, ServerProcess
 from models.sts import StsPolicy
 from models.submission import Submission
@@ -111,7 +111,7 @@ def follow_clock(turn: Turn, *, steady: bool = True) -> bool:
     asked = select(*map(col, (ServerClock.boot, ServerClock.ahead, ServerClock.seen_at)))
     mine = asked.where(col(ServerClock.server) == process.server).with_for_update()
     known = turn.connection.execute(mine).first()
-    back = (max(ahead, process.was_ahead or ahead) - ahead) * _MILLISECOND
+    back = (_former_ahead(process, known, ahead) - ahead) * _MILLISECOND
     if known is not None and known.boot == boot:
         back = max(back, (known.ahead - ahead) * _MILLISECOND)
         if back > STEP and not steady:
@@ -122,9 +122,23 @@ def follow_clock(turn: Turn, *, steady: bool = True) -> bool:
     values = {"boot": boot, "ahead": ahead, "seen_at": now}
     stored = new.values(server=process.server, **values)
     turn.connection.execute(stored.on_conflict_do_update(index_elements=["server"], set_=values))
+    process.noted_ahead = ahead
     if back > STEP:
         shorten_waits(turn, back)
     return back > STEP
+
+
+def _former_ahead(process: Registration, known: Any, ahead: int) -> int:
+    """Return how far this process has seen the clock ahead, less what waits have followed since.
+
+    Another process that made all waits shorter has lowered the note of this server's clock.
+    """
+    if process.was_ahead is None:
+        return ahead
+    followed = 0
+    if known is not None and process.noted_ahead is not None:
+        followed = max(process.noted_ahead - known.ahead, 0)
+    return max(process.was_ahead - followed, ahead)
 
 
 def observe_clock(world: World) -> bool:
@@ -162,9 +176,17 @@ def forget_clocks(turn: Turn) -> bool:
 
 
 def shorten_waits(turn: Turn, by: timedelta) -> None:
-    """Let all that waits be due earlier by so much."""
+    """Let all that waits be due earlier by so much.
+
+    That includes what other servers wrote. If their clocks were set back too, they must not do
+    the same again: so the notes of their clocks become lower by that time.
+    """
     now, dialect = turn.world.now(), turn.connection.dialect.name
-    changed = 0
+    notes, changed = table_of(ServerClock), 0
+    others = update(notes).where(notes.c.server != turn.world.process.server)
+    lower = notes.c.ahead - by // _MILLISECOND
+    earlier = _earlier(dialect, notes.c.seen_at, by)
+    turn.connection.execute(others.values(ahead=lower, seen_at=earlier))
     for wait in WAITS:
         column = table_of(wait.table).c[wait.column.key]
         these = update(table_of(wait.table)).where(column > now, *wait.where)

@@ -151,6 +151,7 @@ class Registration:
     on_reserved: Callable[[], None] | None = None  # called when the process must not go on
     abandoned: list[AbandonedLease] = field(default_factory=list)
     known: frozenset[int] = frozenset()  # processes that the last look has found
+    noted_ahead: int | None = None  # `clock_ahead` that the last heartbeat stored
     was_ahead: int | None = None  # `clock_ahead` before a step that waits are still to follow
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)

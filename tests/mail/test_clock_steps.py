@@ -127,6 +127,27 @@ async def test_a_retry_comes_in_time_though_the_clock_was_ahead_between_two_hear
         assert server.process.was_ahead is None
 
 
+async def test_clocks_of_several_servers_that_are_set_back_shorten_waits_once(
+    ada: Client, world: World, clock: Clock
+) -> None:
+    servers = [another_process(world, name=name) for name in ("one", "two")]
+    servers.append(another_process(world, name="three"))
+    servers[2].process.server = servers[1].process.server  # a second process of a server
+    for server in servers:
+        server.process.beat = HOUR.total_seconds()  # the test sends the heartbeats
+        await leases.ensure_registered(server)
+    clock.time += HOUR
+    for server in servers[1:]:
+        await leases.send_heartbeat(server)
+    async with deferred(ada, servers[0]) as (key, _there):
+        planned = await next_attempt(world, key)
+        clock.time -= HOUR
+        for server in servers * 2:
+            await leases.send_heartbeat(server)
+        moved = planned - await next_attempt(world, key)
+        assert abs(moved - HOUR) < timedelta(seconds=30)
+
+
 async def clocks(world: World) -> set[str]:
     return {row.server for row in await world.database.read(select(col(ServerClock.server)))}
 
