@@ -158,7 +158,9 @@ def sockets(
     bound: list[socket.socket] = []
     try:
         for family, address in found(name, setting):
-            one = socket.socket(family, socket.SOCK_STREAM)
+            # asyncio sets TCP_NODELAY only if the protocol is named: without it each response on
+            # a kept connection waits 40 ms for an acknowledgement
+            one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if shared:

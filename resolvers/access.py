@@ -117,6 +117,17 @@ def managed_users(ctx: Context) -> ColumnElement[bool]:
     return seen & (own | (col(User.role) == Role.USER))
 
 
+def overseen_users(ctx: Context) -> ColumnElement[bool]:
+    """The WHERE clause for accounts whose rules, credentials and logs the viewer may read.
+
+    For an ADMIN all; for a DOMAIN_ADMIN those that they manage, since an administrator who lives
+    in a domain is none of its users. The record of an account itself has `visible_users`.
+    """
+    if ctx.viewer.role.includes(Role.ADMIN):
+        return visible_users(ctx)
+    return managed_users(ctx)
+
+
 def require_charge(ctx: Context, rows: Iterable[Picked], path: Sequence[str]) -> None:
     """Forbidden where one of these accounts lives in no domain that the viewer is in charge of.
 

@@ -40,7 +40,7 @@ from models.roles import Role
 from models.users import User
 from models.world import Turn, World
 from resolvers import listing, work
-from resolvers.access import visible_users
+from resolvers.access import overseen_users
 from resolvers.context import Context, Viewer
 from resolvers.known import Memory, memory_of
 from resolvers.listing import Scan, by_keys, together
@@ -440,7 +440,7 @@ def _visible(ctx: Context) -> ColumnElement[bool]:
     if viewer.role.includes(Role.ADMIN):
         return true()
     if viewer.role is Role.DOMAIN_ADMIN and viewer.administers:
-        return owner.in_(select(col(User.id)).where(visible_users(ctx)))
+        return owner.in_(select(col(User.id)).where(overseen_users(ctx)))
     return owner == viewer.user_id if viewer.user_id else false()
 
 

@@ -21,7 +21,7 @@ from models.journal import ChangeKind, Entry
 from models.roles import Scope, opened
 from models.users import User
 from resolvers import adminlog
-from resolvers.access import own, visible_users
+from resolvers.access import overseen_users, own
 from resolvers.addresses import visible_addresses
 from resolvers.adminlog import Done
 from resolvers.autoreplyfacts import (
@@ -67,7 +67,7 @@ async def of_users(ctx: Context, ids: list[int]) -> list[Standing | None]:
     asked = (
         select(col(User.id).label("its"), *picked(Autoreply, {*FACTS, "created_at"}))
         .outerjoin(Autoreply, col(Autoreply.id) == col(User.id))
-        .where(col(User.id).in_(ids), visible_users(ctx))
+        .where(col(User.id).in_(ids), overseen_users(ctx))
     )
     rows = await ctx.read(asked)
     shown = await _shown(ctx, [key for row in rows for key in row.addresses or ()])

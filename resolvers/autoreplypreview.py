@@ -16,7 +16,7 @@ from models.errors import Invalid, NotFound
 from models.messages import Message
 from models.users import User
 from resolvers import contents
-from resolvers.access import visible, visible_users
+from resolvers.access import overseen_users, visible
 from resolvers.addresses import visible_addresses
 from resolvers.autoreply import Standing
 from resolvers.context import Context
@@ -147,7 +147,7 @@ async def _known(ctx: Context, keys: list[tuple[int, str]]) -> list[_Known | Non
             answering.spent().label("spent"),
         )
         .outerjoin(Address, (col(Address.user_id) == col(User.id)) & col(Address.main))
-        .where(visible_users(ctx))
+        .where(overseen_users(ctx))
     )
     return await _each(ctx, keys, asked, col(User.id))
 

@@ -165,10 +165,13 @@ async def change(ctx: Context, ids: Sequence[int], values: Values) -> None:
 
 
 async def remove(ctx: Context, ids: Sequence[int]) -> None:
-    """Remove these rules, all or none."""
+    """Remove these rules, all or none. Raises Forbidden as `create`."""
     places = {row.domain_id for row in await _seen(ctx, ids)}
     async with ctx.write(PLATFORM, *places) as session:
         rows = await _seen(ctx, ids)
+        for row in rows:
+            if row.local:
+                await require_below(ctx, Normal(row.local, row.name), ["ids"])
         connection = await session.connection()
         await connection.execute(delete(BccRule).where(col(BccRule.id).in_(ids)))
         await _tell(ctx, session, places)

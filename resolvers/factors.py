@@ -17,7 +17,7 @@ from models.roles import Role, Scope
 from models.twofactor import TotpSeed, WebauthnKey
 from models.users import User
 from resolvers import adminlog, auth, authlog, recovery, totp, webauthn
-from resolvers.access import own, visible_users
+from resolvers.access import overseen_users, own
 from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs
@@ -368,7 +368,7 @@ async def standing(ctx: Context, user_ids: list[int]) -> list[list[Standing]]:
             *picked(User, ("id", "second_factors")), *picked(TotpSeed, ("enabled_at", "last_step"))
         )
         .outerjoin(TotpSeed, col(TotpSeed.user_id) == col(User.id))
-        .where(col(User.id).in_(user_ids), visible_users(ctx))
+        .where(col(User.id).in_(user_ids), overseen_users(ctx))
     )
     owner = col(WebauthnKey.user_id)
     keys = select(

@@ -20,7 +20,7 @@ from models.pages import Ask, Page
 from models.roles import AdminPermission, Role
 from models.users import User
 from resolvers import filterwords, listing
-from resolvers.access import visible_users
+from resolvers.access import overseen_users
 from resolvers.context import Context
 from resolvers.filterwords import ENGLISH, WORDS
 from resolvers.listing import Scan, by_keys, together
@@ -59,7 +59,7 @@ def visible(ctx: Context) -> ColumnElement[bool]:
     chief = viewer.role is Role.DOMAIN_ADMIN and AdminPermission.FILTERS in viewer.permissions
     if not (chief or viewer.role.includes(Role.ADMIN)):
         return own
-    return own | col(Filter.user_id).in_(select(col(User.id)).where(visible_users(ctx)))
+    return own | col(Filter.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
 
 
 # ---------------------------------------------------------------- lists

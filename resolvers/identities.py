@@ -35,7 +35,7 @@ from models.pages import Ask, Page
 from models.prepared import number, prepared
 from models.users import User
 from resolvers import listing, senders
-from resolvers.access import visible_users
+from resolvers.access import overseen_users
 from resolvers.context import Context
 from resolvers.listing import Scan
 from resolvers.sendable import Grant, forwards, grants, main_of, sendable
@@ -105,7 +105,7 @@ async def standings(ctx: Context, user_ids: list[int]) -> list[Standing | None]:
     As many statements for many accounts as for one.
     """
     asked = select(*picked(User, {"id", "name", "from_whitelist"})).where(
-        col(User.id).in_(user_ids), visible_users(ctx)
+        col(User.id).in_(user_ids), overseen_users(ctx)
     )
     accounts = {row.id: row for row in await ctx.read(asked)}
     known = await written(ctx, accounts, implied=True)
@@ -362,10 +362,10 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Sender | None]:
 
     Of those that are neither a row nor an own address only the viewer's are found.
     """
-    seen = col(Identity.user_id).in_(select(col(User.id)).where(visible_users(ctx)))
+    seen = col(Identity.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
     rows = select(*picked(Identity, {"id", "user_id"})).where(col(Identity.id).in_(ids), seen)
     users = {row.id: row.user_id for row in await ctx.read(rows)}
-    theirs = col(Address.user_id).in_(select(col(User.id)).where(visible_users(ctx)))
+    theirs = col(Address.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
     own = (
         select(*picked(Address), col(Domain.name).label("place"))
         .join(Domain, and_(col(Domain.id) == col(Address.domain_id), col(Domain.active)))

@@ -18,7 +18,7 @@ from models.queue import Delivery, DeliveryState, answer
 from models.roles import Role
 from models.submission import Submission
 from models.users import User
-from resolvers.access import visible_users
+from resolvers.access import overseen_users
 from resolvers.context import Context
 
 MOST = 1000  # steps, submissions and deliveries, of each
@@ -113,7 +113,7 @@ def _submissions(ctx: Context) -> ColumnElement[bool]:
     """Those of accounts one sees, and what the platform sends on for one's domains."""
     if ctx.viewer.role.includes(Role.ADMIN):
         return true()
-    theirs = select(col(User.id)).where(visible_users(ctx))
+    theirs = select(col(User.id)).where(overseen_users(ctx))
     ours = col(Submission.user_id).is_(None) & col(Submission.tenant_id).in_(ctx.viewer.administers)
     return or_(col(Submission.user_id).in_(theirs), ours)
 

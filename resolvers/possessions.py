@@ -11,7 +11,7 @@ from models.columns import Owned, Picked, picked
 from models.errors import Forbidden, NotFound, all_found
 from models.roles import AdminPermission, Role
 from models.users import User
-from resolvers.access import managed_users, visible_users
+from resolvers.access import managed_users, overseen_users
 from resolvers.context import Context
 
 
@@ -20,7 +20,7 @@ def visible(ctx: Context, table: type[Owned], permission: AdminPermission) -> Co
     viewer, owner = ctx.viewer, col(table.user_id)
     if viewer.role is Role.DOMAIN_ADMIN and permission not in viewer.permissions:
         return owner == viewer.user_id
-    return owner.in_(select(col(User.id)).where(visible_users(ctx)))
+    return owner.in_(select(col(User.id)).where(overseen_users(ctx)))
 
 
 def owners(ids: Sequence[int], rows: Sequence[Picked | None]) -> list[int]:

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.twofactor import RecoveryCode
 from models.users import User
 from models.world import World
-from resolvers.access import visible_users
+from resolvers.access import overseen_users
 from resolvers.context import Context
 
 MANY = 10
@@ -79,7 +79,7 @@ async def left(ctx: Context, user_ids: list[int]) -> list[int]:
     """How many codes each of these accounts has left, as far as the viewer sees them."""
     owner = col(RecoveryCode.user_id)
     asked = select(owner, func.count().label("many")).where(
-        owner.in_(select(col(User.id)).where(col(User.id).in_(user_ids), visible_users(ctx))),
+        owner.in_(select(col(User.id)).where(col(User.id).in_(user_ids), overseen_users(ctx))),
         col(RecoveryCode.used_at).is_(None),
     )
     many = {row.user_id: int(row.many) for row in await ctx.read(asked.group_by(owner))}

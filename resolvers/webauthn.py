@@ -24,7 +24,7 @@ from models.options import Options
 from models.twofactor import WebauthnChallenge, WebauthnKey
 from models.users import User
 from models.world import Turn, World
-from resolvers.access import visible_users
+from resolvers.access import overseen_users
 from resolvers.context import Context
 from resolvers.listing import by_keys
 from resolvers.totp import PRODUCT
@@ -378,7 +378,7 @@ def _keys_of(user_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
 
 
 def _visible(ctx: Context) -> Any:
-    return col(WebauthnKey.user_id).in_(select(col(User.id)).where(visible_users(ctx)))
+    return col(WebauthnKey.user_id).in_(select(col(User.id)).where(overseen_users(ctx)))
 
 
 async def of_users(ctx: Context, user_ids: list[int]) -> list[list[Picked]]:

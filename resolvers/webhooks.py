@@ -238,7 +238,22 @@ async def _held(ctx: Context, session: AsyncSession, ids: Sequence[int]) -> list
     held = asked.order_by(col(Webhook.id)).with_for_update()
     rows = {row.id: row for row in (await (await session.connection()).execute(held)).all()}
     all_found(ids, rows)
+    await _require_below(ctx, list(rows.values()))
     return [rows[key] for key in dict.fromkeys(ids)]
+
+
+async def _require_below(ctx: Context, rows: Sequence[Picked]) -> None:
+    """Raise Forbidden if one of these webhooks belongs to a ROOT, and the viewer is an ADMIN.
+
+    An ADMIN sees all webhooks; those that a DOMAIN_ADMIN sees are of accounts that they manage.
+    """
+    viewer, users = ctx.viewer, {row.user_id for row in rows if row.user_id}
+    if viewer.role is not Role.ADMIN or not users:
+        return
+    above = select(col(User.id)).where(col(User.id).in_(users), col(User.role) == Role.ROOT)
+    if await ctx.read(above):
+        words = "the webhook is of an account above yours"
+        raise Forbidden(words, requires=Role.ROOT, path=["ids"])
 
 
 async def _domains(ctx: Context, rows: Sequence[Picked]) -> dict[int, int | None]:
@@ -371,6 +386,7 @@ async def replay(ctx: Context, key: int, since: Position) -> Task:
     (row,) = await ctx.load_all(by_ids, [key])
     if row is None:
         raise NotFound(str(key), path=["webhook"])
+    await _require_below(ctx, [row])
     order = await starting(ctx, row, since)
     total = sum(order["until"][stream] - order["after"][stream] for stream in order["until"])
     async with ctx.write(PLATFORM) as session:

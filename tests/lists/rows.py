@@ -47,7 +47,7 @@ SETTINGS = ("submission.maxRecipients", "undo.window")
 Table = type[SQLModel]
 
 
-def _value(column: Column[Any], nth: int) -> Any:
+def placeholder(column: Column[Any], nth: int) -> Any:
     """A value for a column that has no default."""
     kind: Any = column.type
     if enums := getattr(kind, "enum_class", None):
@@ -72,7 +72,7 @@ def _row(world: World, table: Table, nth: int, given: dict[str, Any]) -> dict[st
         elif column.name == "id":
             row["id"] = world.key()
         elif column.default is None and not column.nullable:
-            row[column.name] = _value(column, nth)
+            row[column.name] = placeholder(column, nth)
     return row
 
 
