@@ -163,8 +163,12 @@ class Client:
         self._binding = server.binding
         self._order: OrderResource | None = None
         self._open: deque[AuthorizationResource] = deque()  # names the server has not judged yet
-        with _told():
-            directory = ClientV2.get_directory(server.directory, self._net)
+        try:
+            with _told():
+                directory = ClientV2.get_directory(server.directory, self._net)
+        except Failure:
+            self.close()
+            raise
         self._client = ClientV2(directory, self._net)
 
     @property
