@@ -21,7 +21,7 @@ from bench.sides import Kind, postgres
 from graph.ids import encode
 from mail import addresses, delivery
 from merganser.building import opened, owner
-from merganser.listening import more_files
+from merganser.server.sockets import raise_open_file_limit
 from merganser.settings import Settings
 from models.world import World
 from resolvers import apikeys
@@ -75,7 +75,7 @@ Step = Callable[[], None]  # called as it gets further
 
 async def measured(kind: Kind, folder: Path, size: Size, bar: Progress) -> list[Fact]:
     """Memory of idle subscribers, then how soon letters and changes are heard of."""
-    more_files()
+    raise_open_file_limit()
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most < size.idle + SPARE:
         raise RuntimeError(f"{size.idle} subscribers need as many open files; {most} are allowed")

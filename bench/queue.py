@@ -29,7 +29,7 @@ from mail.queue import claims
 from mail.queue.jobs import Pace
 from mail.queue.turns import LAST, Room, Round
 from merganser.building import on_behalf, opened, owner
-from merganser.listening import COLLECT
+from merganser.server.http_server import COLLECT
 from merganser.settings import Settings
 from models.columns import Picked, picked
 from models.pages import Ask

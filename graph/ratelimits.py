@@ -17,7 +17,7 @@ from graph.rows import Shape, columns, identified, link, shaped
 from graph.userlimits import LimitSource
 from graph.views import Made
 from models.pages import Cursor, ordering
-from models.rates import Rate, RateFrame
+from models.rate_values import Rate, RateFrame
 from models.roles import AdminPermission, Role, Scope
 from resolvers import domains, ratelimitchange, ratelimits, users
 from resolvers.domains import Named

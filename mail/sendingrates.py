@@ -29,7 +29,8 @@ from models.errors import RateLimited
 from models.journal import PLATFORM
 from models.options import Options
 from models.prepared import Made, Prepared, number, prepared
-from models.rates import RateFrame, RateHold, RateLimit, RateWindow, usual
+from models.rate_values import RateFrame, parse_rate
+from models.rates import RateHold, RateLimit, RateWindow
 from models.users import LimitKind, LimitSource, User
 from models.world import Turn, World
 
@@ -127,7 +128,7 @@ def _given(options: Options, user_id: int, now: datetime) -> dict[str, Any]:
     """The parameters of both statements."""
     given: dict[str, Any] = {"user": user_id, "now": now}
     for source, text in zip(SOURCES, _usual(options), strict=True):
-        rate = usual(text)
+        rate = parse_rate(text)
         given |= {f"{source}_value": rate.value, f"{source}_frame": rate.frame}
     return given | {f"until_{frame}": now + frame.span for frame in RateFrame}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from merganser import listening
-from merganser.demonstration import Account
-from merganser.listening import place
+from merganser.demo.credentials import DemoAccount
+from merganser.server import sockets
+from merganser.server.sockets import split_host_port
 from merganser.settings import Settings
 
 QUERY = (
@@ -20,7 +20,7 @@ QUERY = (
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not where we listen: how to get there
 
 
-def shown(settings: Settings, account: Account) -> None:
+def shown(settings: Settings, account: DemoAccount) -> None:
     """Print where to go and what to try, each line fit to be copied."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     password = account.password or "(not the one we made: somebody has changed it)"
@@ -30,7 +30,11 @@ def shown(settings: Settings, account: Account) -> None:
         ("Password", password),
         ("API key", account.key or ""),
     )
-    mail = [(name, place) for name, place in listening.places(settings).items() if name != "HTTP"]
+    mail = [
+        (name, place)
+        for name, place in sockets.listen_addresses(settings).items()
+        if name != "HTTP"
+    ]
     console.print("\nMerganser is running. Ctrl-C ends it.\n", style="bold")
     for name, fact in (*facts, *mail):
         console.print(f"  {name:<12}{fact}")
@@ -40,7 +44,7 @@ def shown(settings: Settings, account: Account) -> None:
     console.print(f"  {send(settings, account)}\n")
 
 
-def send(settings: Settings, account: Account) -> str:
+def send(settings: Settings, account: DemoAccount) -> str:
     """A command that sends the account a message, from whatever shell it is typed into."""
     usual = settings.lmtp == Settings.model_fields["lmtp"].default
     there = "" if usual else f"MERGANSER_LMTP={shlex.quote(settings.lmtp)} "
@@ -59,12 +63,12 @@ def _program() -> str:
 
 def address(settings: Settings) -> str:
     """Where GraphQL and GraphiQL are, seen from this machine."""
-    host, port = place(settings.http)
+    host, port = split_host_port(settings.http)
     bare = _EVERYWHERE.get(host) or (f"[{host}]" if ":" in host else host)
     return f"http://{bare}:{port}/graphql"
 
 
-def curl(settings: Settings, account: Account) -> str:
+def curl(settings: Settings, account: DemoAccount) -> str:
     """A command that works as it stands."""
     words = [
         "curl",

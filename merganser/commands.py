@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
     from mail.sources import Source
-    from merganser.demonstration import Account
+    from merganser.demo.credentials import DemoAccount
     from merganser.findings import Finding
     from merganser.importing import Progress
     from merganser.settings import Settings
@@ -92,7 +92,7 @@ def serve(
         return
     from merganser import banner
 
-    made: list[Account] = []
+    made: list[DemoAccount] = []
 
     async def furnish(world: "World") -> None:
         made.append(await _furnished(world, settings, demo_count))
@@ -104,7 +104,7 @@ def serve(
     uvloop.run(serving.serve(settings, before=furnish, after=greet))
 
 
-async def _furnished(world: "World", settings: "Settings", count: int) -> "Account":
+async def _furnished(world: "World", settings: "Settings", count: int) -> "DemoAccount":
     from merganser.demonstration import furnish
 
     with progress_bar() as bar:
@@ -286,11 +286,11 @@ def send_test(
     Example: merganser send-test --to ada@example.org --attach photo.jpg
     """
     from merganser import posting
-    from merganser.demonstration import kept
+    from merganser.demo.credentials import read_account
     from merganser.settings import read
 
     settings = read()
-    account = None if to else kept(settings.data)
+    account = None if to else read_account(settings.data)
     if not to and account is None:
         raise Trouble("say with --to whom to send it to", code=MISUSED)
     to = to or (account.address if account else "")

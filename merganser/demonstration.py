@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from mail import addresses, delivery, placing
 from merganser.accounts import set_password
 from merganser.building import on_behalf, owner
 from merganser.demo import Letter, letters
+from merganser.demo.credentials import ADDRESS, NAME, DemoAccount, read_account
 from merganser.files import replaced
 from merganser.trouble import Trouble
 from models.auth import ApiKey
@@ -38,8 +39,6 @@ from resolvers.auth import digest_of
 from resolvers.mailboxes import NewMailboxes
 from resolvers.usercreate import NewUser
 
-NAME = "demo"
-ADDRESS = "demo@merganser.example"
 COUNT = 520  # letters
 TOGETHER = 32  # letters on their way at once
 SEED = 1
@@ -47,27 +46,7 @@ SEED = 1
 Progress = Callable[[int, int], None]  # letters that are there, of how many
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """How to get into the demo account. `password` is None where somebody has changed it."""
-
-    password: str | None
-    key: str | None = None
-    username: str = NAME
-    address: str = ADDRESS
-
-
-def kept(data: Path) -> Account | None:
-    """What was noted of the account beside the store; None where there is no note."""
-    try:
-        return Account(**json.loads((data / "demo.json").read_text()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as problem:
-        raise Trouble(f"{data / 'demo.json'} is not as we wrote it: remove it") from problem
-
-
-async def furnish(world: World, data: Path, count: int, progress: Progress) -> Account:
+async def furnish(world: World, data: Path, count: int, progress: Progress) -> DemoAccount:
     """Make the account as far as it is not there yet, and all its letters."""
     account = await _account(world, data)
     row = await _row(world)
@@ -76,10 +55,10 @@ async def furnish(world: World, data: Path, count: int, progress: Progress) -> A
     return account
 
 
-async def _account(world: World, data: Path) -> Account:
+async def _account(world: World, data: Path) -> DemoAccount:
     """The account's credentials: those that were noted, as far as they still hold."""
-    noted = kept(data)
-    account = noted or Account(await _password(world))
+    noted = read_account(data)
+    account = noted or DemoAccount(await _password(world))
     row = await _row(world)
     if noted is None:
         replaced(data / "demo.json", json.dumps(asdict(account)))  # before it is anybody's
@@ -115,7 +94,7 @@ async def _row(world: World) -> Any:
     return next(iter(await world.database.read(asked)), None)
 
 
-async def _create(world: World, account: Account) -> Any:
+async def _create(world: World, account: DemoAccount) -> Any:
     begun = {"at": world.now().isoformat(), "filled": False}
     new = NewUser(
         username=account.username,

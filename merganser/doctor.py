@@ -19,9 +19,10 @@ from sqlmodel import col
 
 from mail.addresses import ascii_domain
 from mail.resolving import resolver as resolver_at
-from merganser import arckeys, building, listening, locks, vaults
+from merganser import arckeys, building, locks, vaults
 from merganser.certified import certified
 from merganser.findings import Finding, Verdict, action, hint, ok
+from merganser.server import sockets
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import Trouble
 from merganser.upgrade import lacking
@@ -229,10 +230,10 @@ async def _large(what: str, url: str, setting: str) -> list[Finding]:
 async def _ports(settings: Settings) -> list[Finding]:
     holder = locks.holder_of(settings.store)
     found: list[Finding] = []
-    for name, setting in listening.places(settings).items():
+    for name, setting in sockets.listen_addresses(settings).items():
         subject = f"{name} port"
         try:
-            for one in listening.sockets(name, setting):
+            for one in sockets.bind_sockets(name, setting):
                 one.close()
         except Trouble as trouble:
             greeting = await asyncio.to_thread(_greeting, name, setting)
@@ -244,7 +245,7 @@ async def _ports(settings: Settings) -> list[Finding]:
                 found += action(subject, trouble.message, todo)
         else:
             found += ok(subject, f"{setting} is free")
-    for name in listening.outside(settings):
+    for name in sockets.exposed_settings(settings):
         todo = "see that a firewall or proxy stands before it"
         found += hint(f"{name} port", "other machines can reach it", todo)
     return found
@@ -252,7 +253,7 @@ async def _ports(settings: Settings) -> list[Finding]:
 
 def _greeting(name: str, setting: str) -> bool:
     """Whether one of ours answers there."""
-    host, port = listening.place(setting)
+    host, port = sockets.split_host_port(setting)
     try:
         with socket.create_connection((host, port), PATIENCE) as one:
             one.settimeout(PATIENCE)

@@ -5,7 +5,7 @@ import logging
 import signal
 from dataclasses import dataclass, field
 
-from merganser import listening
+from merganser.server import http_server
 
 log = logging.getLogger("merganser")
 
@@ -20,7 +20,7 @@ class Ending:
 
     drain: float = 0.0
     asked: bool = False
-    web: listening.Web | None = None
+    web: http_server.Web | None = None
     starting: asyncio.Task[None] | None = None
     broken: BaseException | None = None  # a worker that ended by itself
     workers: list[asyncio.Task[None]] = field(default_factory=list)

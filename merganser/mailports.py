@@ -13,8 +13,8 @@ from mail.smtp import Smtp, Terms
 from mail.sni import Keyring
 from mail.submitting import Submission
 from mail.tls import Certificate
-from merganser import listening
 from merganser.parts import Part
+from merganser.server import sockets
 from merganser.settings import PREFIX, Settings
 from merganser.trouble import MISUSED, Trouble
 from models.world import World
@@ -49,7 +49,7 @@ async def required(settings: Settings, world: World) -> None:
     if settings.tls_cert is not None or await certificatewatch.any_stored(world):
         return
     for name in ("SUBMISSION", "SUBMISSIONS"):
-        if name in listening.places(settings):
+        if name in sockets.listen_addresses(settings):
             text = (
                 f"{PREFIX}{name} takes a certificate: set {PREFIX}TLS_CERT, or store one with "
                 "`merganser certificate set`"
@@ -74,7 +74,7 @@ async def listen(
     stack.push_async_callback(end, opened)
     await required(settings, world)
     common = Common(await _keyring(settings, world, stack), BUDGET // part.many)
-    for name, place in listening.places(settings).items():
+    for name, place in sockets.listen_addresses(settings).items():
         if name in ("HTTP", "LMTP", "ACME_HTTP"):
             continue
         listener = _listener(name, settings, world, common)
@@ -83,11 +83,11 @@ async def listen(
             for bound in part.smtp[name]:
                 await listener.start(sock=bound)
             continue
-        host, port = listening.place(place)
+        host, port = sockets.split_host_port(place)
         try:
             await listener.start(host=host, port=port)
         except OSError as problem:
-            raise listening.unbound(name, place, problem) from problem
+            raise sockets.bind_failure(name, place, problem) from problem
     return opened
 
 

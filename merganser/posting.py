@@ -9,7 +9,7 @@ from email.policy import SMTPUTF8
 from email.utils import format_datetime, make_msgid
 from pathlib import Path
 
-from merganser.listening import place
+from merganser.server.sockets import split_host_port
 from merganser.trouble import Trouble
 
 TIMEOUT = 30.0  # seconds
@@ -49,7 +49,7 @@ def message(test: Test) -> EmailMessage:
 
 def send(lmtp: str, test: Test) -> str:
     """Hand a message to the LMTP server at this place; returns its answer. Trouble for a no."""
-    host, port = place(lmtp)
+    host, port = split_host_port(lmtp)
     raw = message(test).as_bytes(policy=SMTPUTF8)
     try:
         with smtplib.LMTP(host, port, timeout=TIMEOUT) as client:

@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, suppress
 
 from mail.acme import TOKEN, WELL_KNOWN
 from mail.networks import network
-from merganser import listening
 from merganser.parts import Part
+from merganser.server import sockets
 from merganser.settings import Settings
 from models.crowds import Crowd
 from models.world import World
@@ -104,9 +104,9 @@ async def listen(
         for bound in part.smtp[NAME]:
             await one.start(sock=bound)
         return [one]
-    host, port = listening.place(settings.acme_http)
+    host, port = sockets.split_host_port(settings.acme_http)
     try:
         await one.start(host=host, port=port)
     except OSError as problem:
-        raise listening.unbound(NAME, settings.acme_http, problem) from problem
+        raise sockets.bind_failure(NAME, settings.acme_http, problem) from problem
     return [one]

@@ -24,10 +24,11 @@ from mail.maintenance.restore_mark import RestoreGuard
 from mail.queue import worker
 from mail.routing import Route
 from mail.spool import claim
-from merganser import listening, locks, mailports, otlp, proving, readiness
+from merganser import locks, mailports, otlp, proving, readiness
 from merganser.building import make_folder, opened, reached
 from merganser.ending import Ending
 from merganser.parts import ALONE, Part
+from merganser.server import http_server, sockets
 from merganser.server.server_identity import server_identity
 from merganser.server.store_use import used_by_server
 from merganser.settings import Settings
@@ -102,7 +103,7 @@ async def prepare(settings: Settings, server: str) -> None:
         with reached(settings):
             await RestoreGuard(world).prepare()
         _route(world)
-        await listening.guarded(world, settings)
+        await http_server.require_credential(world, settings)
         await mailports.required(settings, world)
 
 
@@ -149,7 +150,7 @@ async def _house(
 async def _behind(settings: Settings, world: World, ending: Ending, part: Part) -> None:
     """Work behind the requests that other processes answer, until told to stop."""
     route, spool = _route(world), settings.data / "spool" / "http"
-    listening.more_files()
+    sockets.raise_open_file_limit()
     async with _exporting(settings, world, part), _workers(world, route, ending, spool, part):
         part.up()
         log.info("working")
@@ -161,25 +162,25 @@ async def _open(
 ) -> None:
     """Listen and work until told to stop, then end in the reverse order."""
     route = _route(world)
-    await listening.guarded(world, settings)
+    await http_server.require_credential(world, settings)
     spool = settings.data / "spool"
-    listening.more_files()
+    sockets.raise_open_file_limit()
     app = create_app(
         world,
         spool=spool / "http",
         bootstrap=_told(settings.bootstrap_key),
-        settings=listening.endpoint(settings),
+        settings=http_server.endpoint(settings),
         readers=Readers(Access(settings.metrics), _told(settings.metrics_key)),
         checks=await readiness.checks(world, ending, spool / "http", part),
         processes=readiness.process_counts(part),
         compiled=settings.compiled_executor,
         fleet=part.ship,
-        uploads=listening.uploads(settings, part.many),
+        uploads=http_server.uploads(settings, part.many),
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_exporting(settings, world, part))
         stack.callback(os.close, await asyncio.to_thread(claim, spool / "http"))
-        bound = part.http or listening.sockets(
+        bound = part.http or sockets.bind_sockets(
             "HTTP", settings.http, patience=settings.write_timeout
         )
         for one in bound:
@@ -189,9 +190,9 @@ async def _open(
         stack.push_async_callback(lmtp.close)
         await mailports.listen(settings, world, part, stack)
         await proving.listen(settings, world, part, stack)
-        ending.web = listening.web(app, settings, after)
+        ending.web = http_server.web(app, settings, after)
         stack.push_async_callback(app.end)
-        places = {name.lower(): place for name, place in listening.places(settings).items()}
+        places = {name.lower(): place for name, place in sockets.listen_addresses(settings).items()}
         log.info("listening", extra=places)
         await ending.web.serve(sockets=list(bound))
         log.info("stopping")
@@ -219,11 +220,11 @@ async def _lmtp(settings: Settings, world: World, part: Part) -> Lmtp:
         for bound in part.lmtp:
             await lmtp.start(sock=bound)
         return lmtp
-    host, port = listening.place(settings.lmtp)
+    host, port = sockets.split_host_port(settings.lmtp)
     try:
         return await listen(world, host, port, spool=spool)
     except OSError as problem:
-        raise listening.unbound("LMTP", settings.lmtp, problem) from problem
+        raise sockets.bind_failure("LMTP", settings.lmtp, problem) from problem
 
 
 @asynccontextmanager

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 
 import uvloop
 
-from merganser import listening, locks, logs, serving
+from merganser import locks, logs, serving
 from merganser.building import make_folder, url_of
 from merganser.parts import Part
+from merganser.server import sockets
 from merganser.server.server_identity import server_identity
 from merganser.settings import Settings
 from merganser.shares import shared
@@ -107,19 +108,19 @@ class First:
     def _bind(self) -> None:
         """Bind a socket for each process that listens; where somebody else listens, Trouble."""
         settings = self._settings
-        for name, setting in listening.places(settings).items():
-            for one in listening.sockets(name, setting):  # not shared, so that it can fail
+        for name, setting in sockets.listen_addresses(settings).items():
+            for one in sockets.bind_sockets(name, setting):  # not shared, so that it can fail
                 one.close()
             more = {"patience": settings.write_timeout} if name == "HTTP" else {}
             for worker in self._workers:
                 if worker.name != BACKGROUND:
-                    worker.sockets[name] = listening.sockets(name, setting, shared=True, **more)
+                    worker.sockets[name] = sockets.bind_sockets(name, setting, shared=True, **more)
 
     def _begin(self, worker: Worker) -> None:
         worker.begun, worker.due = time.monotonic(), None
         for one in (one for bound in worker.sockets.values() for one in bound):
             with suppress(OSError):
-                one.listen(listening.BACKLOG)  # where it was shut
+                one.listen(sockets.BACKLOG)  # where it was shut
         worker.pid = _fork(lambda: self._be(worker))
 
     def _be(self, worker: Worker) -> None:

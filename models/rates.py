@@ -1,55 +1,13 @@
 """How many messages accounts, domains and the platform may send in a time, and what is counted."""
 
-import re
-from datetime import datetime, timedelta
-from enum import StrEnum
-from functools import lru_cache
-from typing import NamedTuple
+from datetime import datetime
 
 from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
 from models.columns import Big, Instant, Moment, Number, Row, choice, ref
+from models.rate_values import RateFrame
 from models.users import LimitSource
-
-MOST = 1_000_000_000  # messages of a rate
-WRITTEN = re.compile(r"([1-9][0-9]{0,8})/(SECOND|MINUTE|HOUR|DAY)")  # a rate in a setting
-
-
-class RateFrame(StrEnum):
-    """In what time."""
-
-    SECOND = "SECOND"
-    MINUTE = "MINUTE"
-    HOUR = "HOUR"
-    DAY = "DAY"
-
-    @property
-    def seconds(self) -> int:
-        """How long that is."""
-        return {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}[self.value]
-
-    @property
-    def span(self) -> timedelta:
-        """How long that is."""
-        return timedelta(seconds=self.seconds)
-
-
-class Rate(NamedTuple):
-    """So many messages in a time; 0: any number."""
-
-    value: int
-    frame: RateFrame
-
-
-NONE = Rate(0, RateFrame.HOUR)
-
-
-@lru_cache(maxsize=64)
-def usual(text: str) -> Rate:
-    """The rate that a setting says, such as 100/HOUR; NONE where it says nothing."""
-    found = WRITTEN.fullmatch(text)
-    return Rate(int(found[1]), RateFrame(found[2])) if found else NONE
 
 
 class RateLimit(Row, table=True):

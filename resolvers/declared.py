@@ -14,7 +14,7 @@ from mail.addresses import DELIMITERS, checked_domain
 from models import amounts
 from models.errors import Invalid
 from models.options import MIB, Options
-from models.rates import WRITTEN
+from models.rate_values import RATE_PATTERN
 
 CUSTOM = "custom."  # what keys begin with that are the operator's own
 CUSTOM_KEY = re.compile(r"custom(\.[A-Za-z0-9][A-Za-z0-9_-]*)+")
@@ -133,7 +133,7 @@ def _delimiters(value: str) -> str:
 
 
 def _rate(value: str) -> str:
-    if value and not WRITTEN.fullmatch(value):
+    if value and not RATE_PATTERN.fullmatch(value):
         raise Invalid("such as 100/HOUR, or nothing", constraint="pattern", path=PATH)
     return value
 

@@ -11,7 +11,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.columns import Picked, insert_or, picked
 from models.errors import Forbidden, Invalid
 from models.journal import PLATFORM, ChangeKind
-from models.rates import MOST, Rate, RateHold, RateLimit, RateWindow
+from models.rate_values import MOST, Rate
+from models.rates import RateHold, RateLimit, RateWindow
 from models.roles import Role
 from resolvers import adminlog, domains
 from resolvers.access import require_charge

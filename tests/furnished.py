@@ -11,7 +11,8 @@ from sqlmodel import select
 
 from graph.policy import Operation
 from graph.schema import schema
-from merganser.demonstration import NAME, furnish, kept
+from merganser.demo.credentials import NAME, read_account
+from merganser.demonstration import furnish
 from models.users import User
 from models.world import World
 from resolvers import auth
@@ -30,7 +31,7 @@ def serving(folder: Path) -> Generator[Server]:
     server = Server(folder)
     said = server.command("demo", "--count", str(LETTERS))
     assert said.code == 0, said.err
-    account = kept(folder / "var")
+    account = read_account(folder / "var")
     assert account
     assert account.key
     server.secrets[NAME] = account.key

@@ -20,7 +20,7 @@ from graph.app import create_app
 from graph.endpoint import Endpoint
 from graph.groups import Group
 from graph.scalars import SCALARS, Cursor
-from merganser import listening
+from merganser.server import sockets
 from merganser.settings import Settings
 from models import journal
 from models.journal import ChangeKind, Entry
@@ -205,7 +205,7 @@ async def house(
     )
     server = Quiet(config)
     patience = (settings or Settings()).write_timeout
-    bound = listening.sockets("HTTP", "127.0.0.1:0", patience=patience)
+    bound = sockets.bind_sockets("HTTP", "127.0.0.1:0", patience=patience)
     running = asyncio.create_task(server.serve(bound))
     await until(lambda: server.started)
     try:

@@ -25,7 +25,7 @@ from graphql import (
 from mail import addresses, delivery
 from merganser import building
 from merganser.commands import app
-from merganser.demonstration import ADDRESS, NAME
+from merganser.demo.credentials import ADDRESS, NAME
 from merganser.settings import Settings
 from models.world import World
 from resolvers import usercreate

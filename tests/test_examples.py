@@ -12,7 +12,7 @@ import pytest
 from graphql import OperationType, get_operation_ast, parse
 
 from mail import addresses, delivery
-from merganser.demonstration import ADDRESS
+from merganser.demo.credentials import ADDRESS
 from models.world import World
 from tests.conftest import Client, raw_message
 from tests.furnished import demo_client, subscribed

@@ -21,7 +21,7 @@ from graph.rows import Shape
 from graph.schema import schema
 from mail import indexing
 from mail.sendingrates import Full, held_up
-from models.rates import RateFrame
+from models.rate_values import RateFrame
 from models.users import LimitSource
 from models.world import World
 from resolvers import authlog

@@ -13,7 +13,7 @@ from graph.budgets import BURST, LEAST, Budgets, Rates, capacity, least, place, 
 from graph.endpoint import Endpoint, Settings
 from graph.guards import Guards
 from graph.intake import Limits as Uploads
-from merganser import listening
+from merganser.server import http_server
 from merganser.settings import Settings as Operators
 from merganser.shares import shared
 from models.crowds import Crowd
@@ -82,12 +82,12 @@ def test_several_processes_allow_together_what_one_would(many: int) -> None:
     assert mine.login_memory == whole.login_memory // many
     assert mine.budget_admins == 0  # unlimited
     assert mine.operations_each == 2  # one connection may be at the same process as the other
-    assert listening.uploads(whole, many).budget == Uploads().budget // many
-    assert listening.uploads(whole, 100).budget == whole.upload_max
-    guards = listening.endpoint(mine).guards
+    assert http_server.uploads(whole, many).budget == Uploads().budget // many
+    assert http_server.uploads(whole, 100).budget == whole.upload_max
+    guards = http_server.endpoint(mine).guards
     assert guards.operations.most == whole.operations // many
     assert guards.budgets.rates.users == whole.budget_users // many
-    assert listening.desk(mine).crowd.most == whole.connections // many
+    assert http_server.desk(mine).crowd.most == whole.connections // many
 
 
 def test_buckets_are_bounded_and_the_one_unused_longest_goes() -> None:
@@ -275,7 +275,7 @@ async def test_sockets_of_one_user_are_counted_and_clients_told_to_come_later(wo
 
 
 def test_what_an_operator_sets_is_what_the_server_does() -> None:
-    made = listening.endpoint(Operators())
+    made = http_server.endpoint(Operators())
     usual = Settings()
     assert made.guards.budgets.rates == usual.guards.budgets.rates == Rates()
     for mine, theirs in (

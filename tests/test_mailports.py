@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from merganser import listening
 from merganser.mailports import certificate, required
+from merganser.server import sockets
 from merganser.settings import Settings
 from merganser.trouble import MISUSED, Trouble
 from models.world import World
@@ -49,6 +49,6 @@ def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_places_are_those_that_are_set() -> None:
     place = "0.0.0.0:25"
-    assert set(listening.places(Settings())) == {"HTTP", "LMTP"}
-    assert listening.places(Settings(smtp=place))["SMTP"] == place
-    assert listening.outside(Settings(smtp=place)) == ["SMTP"]
+    assert set(sockets.listen_addresses(Settings())) == {"HTTP", "LMTP"}
+    assert sockets.listen_addresses(Settings(smtp=place))["SMTP"] == place
+    assert sockets.exposed_settings(Settings(smtp=place)) == ["SMTP"]

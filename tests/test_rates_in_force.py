@@ -16,7 +16,8 @@ from mail.tls import Certificate
 from models.columns import insert_or
 from models.database import Database
 from models.errors import RateLimited
-from models.rates import Rate, RateFrame, RateLimit, RateWindow, usual
+from models.rate_values import Rate, RateFrame, parse_rate
+from models.rates import RateLimit, RateWindow
 from models.roles import Scope
 from models.users import User
 from models.world import Turn, World
@@ -148,8 +149,8 @@ async def test_settings_say_what_is_not_set(ada: Client, bob: Client) -> None:
     assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
     assert [await send(bob, "a@example.net") for _ in range(3)] == [[], [], ["RATE_LIMITED"]]
     await settle(world)
-    assert usual("5/SECOND") == Rate(5, RateFrame.SECOND)
-    assert [usual(text).value for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")] == [0] * 5
+    assert parse_rate("5/SECOND") == Rate(5, RateFrame.SECOND)
+    assert [parse_rate(text).value for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")] == [0] * 5
 
 
 async def test_another_time_counts_afresh_and_another_number_does_not(ada: Client) -> None:

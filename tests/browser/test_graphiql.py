@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from merganser.demonstration import ADDRESS
+from merganser.demo.credentials import ADDRESS
 from tests.browser.driver import GraphiQL, browse
 from tests.conftest import raw_message
 from tests.e2e.server import PASSWORD, Server

@@ -45,6 +45,6 @@ async def file_upload(_ada: Client, _root: Client) -> Call:
 
 def _later(client: Client) -> None:
     """Let a second pass: a change shows that leaves but its time."""
-    clock = client.world.now
+    clock = client.world.clock.read
     assert isinstance(clock, Clock)
     clock.tick(seconds=1)

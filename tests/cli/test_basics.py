@@ -13,7 +13,7 @@ import pytest
 from merganser import locks
 from merganser.building import fault, secret
 from merganser.files import once
-from merganser.listening import outside
+from merganser.server.sockets import exposed_settings
 from merganser.settings import Settings, read
 from merganser.trouble import Trouble
 from tests.cli.conftest import Shell
@@ -21,13 +21,33 @@ from tests.cli.conftest import Shell
 ROOT = Path(__file__).parents[2]
 
 
-def test_help_needs_no_store_and_loads_nothing_heavy() -> None:
-    watched = "import sys; sys.argv[1:] = ['--help']\nfrom merganser.__main__ import main\nmain()\n"
-    heavy = "print([m for m in ('strawberry', 'sqlalchemy', 'pydantic') if m in sys.modules])"
-    command = [sys.executable, "-c", watched + heavy]
-    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "send-test" in out
-    assert out.splitlines()[-1] == "[]"
+HEAVY = ("graph.schema", "strawberry", "sqlalchemy", "pydantic")
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("--help", ""),
+        ("settings", "pydantic"),
+        ("send-test --to ada@example.org", "pydantic"),
+        ("init", "pydantic sqlalchemy"),
+        ("doctor", "pydantic sqlalchemy"),
+        ("user list", "pydantic sqlalchemy"),
+        ("token list", "pydantic sqlalchemy"),
+        ("setting list", "pydantic sqlalchemy"),
+        ("check", "pydantic sqlalchemy"),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(tmp_path: Path, words: str, allowed: str) -> None:
+    """The schema takes seconds to load: only commands that answer requests need it."""
+    watched = f"import sys; sys.argv[1:] = {words.split()}\nfrom merganser.__main__ import main\n"
+    loaded = f"main()\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+    env = {**os.environ, "MERGANSER_DATA": str(tmp_path / "data"), "MERGANSER_LMTP": "127.0.0.1:1"}
+    said = subprocess.run(
+        [sys.executable, "-c", watched + loaded],
+        cwd=ROOT, env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert set(said.stdout.splitlines()[-1].split()) <= set(allowed.split())
 
 
 @pytest.mark.parametrize(
@@ -186,8 +206,8 @@ def test_check_finds_a_difference_and_repairs_it(ada: Shell) -> None:
     ],
 )
 def test_who_can_reach_us_is_known(place: str, *, open_to_others: bool) -> None:
-    assert outside(Settings(http=place)) == (["HTTP"] if open_to_others else [])
-    assert outside(Settings(lmtp=place)) == (["LMTP"] if open_to_others else [])
+    assert exposed_settings(Settings(http=place)) == (["HTTP"] if open_to_others else [])
+    assert exposed_settings(Settings(lmtp=place)) == (["LMTP"] if open_to_others else [])
 
 
 def test_the_doctor_finds_a_new_installation_fit(shell: Shell) -> None:

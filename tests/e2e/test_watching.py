@@ -18,8 +18,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as older
 
 from graph.app import create_app
-from merganser import listening, otlp
+from merganser import otlp
 from merganser.ending import Ending
+from merganser.server import http_server
 from merganser.settings import Settings
 from merganser.trouble import Trouble
 from models.world import World
@@ -399,7 +400,7 @@ def test_told_to_stop_it_is_not_ready_but_answers_until_it_is_told_again(house: 
 
 async def test_the_time_to_drain_ends(world: World, tmp_path: Path) -> None:
     app = create_app(world, spool=tmp_path)
-    web = listening.web(app, Settings())
+    web = http_server.web(app, Settings())
     ending = Ending(0.1, web=web)
     ending.signalled(signal.SIGINT)
     assert ending.asked

@@ -1,0 +1,108 @@
+"""Addresses to listen on, and their sockets."""
+
+import ipaddress
+import resource
+import socket
+from datetime import timedelta
+
+from merganser.settings import PREFIX, Settings
+from merganser.trouble import Trouble
+
+BACKLOG = 2048
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:8025" or "[::1]:8025"."""
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def resolve_address(name: str, setting: str) -> list[tuple[int, tuple[str, int]]]:
+    """Return family and address of each socket that a setting asks for.
+
+    Raises Trouble if the host has no address.
+    """
+    host, port = split_host_port(setting)
+    try:
+        known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, OverflowError, UnicodeError) as problem:
+        raise Trouble(f"{PREFIX}{name}: there is no place {setting} to listen on") from problem
+    return [(family, (str(address[0]), int(address[1]))) for family, _, _, _, address in known]
+
+
+def bind_sockets(
+    name: str, setting: str, *, patience: timedelta = timedelta(0), shared: bool = False
+) -> list[socket.socket]:
+    """Return sockets bound to all addresses of a setting. Raises Trouble that names the setting.
+
+    If a peer reads nothing of what was sent for `patience`, the kernel ends the connection, also
+    while its buffers are full. Several processes can bind `shared` sockets: the kernel spreads
+    the connections evenly.
+    """
+    bound: list[socket.socket] = []
+    try:
+        for family, address in resolve_address(name, setting):
+            # asyncio sets TCP_NODELAY only if the protocol is named: without it each response on
+            # a kept connection waits 40 ms for an acknowledgement
+            one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            bound.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            _drop_dead_peers(one, patience)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            one.listen(BACKLOG)
+            one.setblocking(False)
+    except OSError as problem:
+        for one in bound:
+            one.close()
+        raise bind_failure(name, setting, problem) from problem
+    return bound
+
+
+def _drop_dead_peers(listener: socket.socket, patience: timedelta) -> None:
+    """Let the kernel drop peers that vanished or never read; accepted sockets inherit it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if patience and hasattr(socket, "TCP_USER_TIMEOUT"):  # of Linux
+        milliseconds = min(int(patience.total_seconds() * 1000), 2**31 - 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def raise_open_file_limit() -> None:
+    """Let this process open as many files and connections as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def bind_failure(name: str, setting: str, problem: OSError) -> Trouble:
+    """Return the error for a setting whose address can't be bound."""
+    reason = (problem.strerror or str(problem)).lower()
+    return Trouble(f"cannot listen on {setting}: {reason}; set {PREFIX}{name} to another place")
+
+
+def listen_addresses(settings: Settings) -> dict[str, str]:
+    """Return the addresses to listen on by the names of their settings."""
+    named = {
+        "HTTP": settings.http,
+        "LMTP": settings.lmtp,
+        "SMTP": settings.smtp,
+        "SUBMISSION": settings.submission,
+        "SUBMISSIONS": settings.submissions,
+        "ACME_HTTP": settings.acme_http,
+    }
+    return {name: address for name, address in named.items() if address}
+
+
+def exposed_settings(settings: Settings) -> list[str]:
+    """Return the names of settings whose addresses other machines can reach."""
+    return [
+        name
+        for name, setting in listen_addresses(settings).items()
+        if not all(_loopback(address[0]) for _, address in resolve_address(name, setting))
+    ]
+
+
+def _loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback

@@ -1,0 +1,46 @@
+"""Rates of messages, as settings and requests write them."""
+
+import re
+from datetime import timedelta
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+MOST = 1_000_000_000  # messages of a rate
+RATE_PATTERN = re.compile(r"([1-9][0-9]{0,8})/(SECOND|MINUTE|HOUR|DAY)")  # a rate in a setting
+
+
+class RateFrame(StrEnum):
+    """The time in which a rate counts messages."""
+
+    SECOND = "SECOND"
+    MINUTE = "MINUTE"
+    HOUR = "HOUR"
+    DAY = "DAY"
+
+    @property
+    def seconds(self) -> int:
+        """The length in seconds."""
+        return {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}[self.value]
+
+    @property
+    def span(self) -> timedelta:
+        """The length."""
+        return timedelta(seconds=self.seconds)
+
+
+class Rate(NamedTuple):
+    """A number of messages in a time; 0 means any number."""
+
+    value: int
+    frame: RateFrame
+
+
+NONE = Rate(0, RateFrame.HOUR)
+
+
+@lru_cache(maxsize=64)
+def parse_rate(text: str) -> Rate:
+    """Return the rate of a setting such as 100/HOUR; NONE if it is empty."""
+    found = RATE_PATTERN.fullmatch(text)
+    return Rate(int(found[1]), RateFrame(found[2])) if found else NONE
