@@ -84,8 +84,8 @@ async def placed(
                 transport = httpx.ASGITransport(app=app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
                     client = Client(http, ours, root.user, root.secret)
-                    assert isinstance(ours.now, Ahead)
-                    yield Place(ours, client, ours.now, there)
+                    assert isinstance(ours.clock.read, Ahead)
+                    yield Place(ours, client, ours.clock.read, there)
                 await app.end()
 
 

@@ -79,7 +79,8 @@ EACH = (  # what is about the store: all of it is tried on both. Of all else the
     "test_atomic_references", "test_deadlines",
     "test_mailbox_lists", "test_mailbox_repair", "test_messages", "test_placing", "test_plans",
     "test_random", "test_roads", "test_search_words", "test_searches", "test_sharing.py",
-    "test_store", "test_tasks", "test_upgrade", "test_users.py", "test_users_counted",
+    "test_store", "test_targets", "test_tasks", "test_upgrade", "test_users.py",
+    "test_users_counted",
     "test_users_listed", "test_users_plans", "test_wakeups", "test_wordpages",
 )  # fmt: skip
 EACH_TESTS = ("test_the_journal_tells_exactly_what_a_mutation_changed",)

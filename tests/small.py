@@ -196,7 +196,7 @@ class Subscription:
     @strawberry.subscription
     async def items(self, info: Info) -> AsyncGenerator[Item, None]:
         """Its clock goes on by an hour between two events."""
-        clock: Any = info.context.world.now
+        clock: Any = info.context.world.clock.read
         for _ in range(3):
             yield Item()
             clock.tick(hours=1)
@@ -361,7 +361,7 @@ async def serving(world: World, settings: Settings, **limits: Any) -> AsyncGener
     running = asyncio.create_task(server.serve([listener]))
     while not server.started:  # noqa: ASYNC110 - uvicorn rings no bell
         await asyncio.sleep(0.01)
-    clock: Any = world.now
+    clock: Any = world.clock.read
     yield Server(endpoint, listener.getsockname()[1], clock)
     server.should_exit = True
     await running

@@ -307,7 +307,7 @@ async def test_an_administrator_says_why(ada: Client, root: Client) -> None:
         assert (entry.mutation, entry.target_id) == (name, ada.user.id)
         assert (entry.before, entry.after) == ({"enabled2fa": ["TOTP"]}, {"enabled2fa": []})
         assert entry.reason == "lost his phone"
-        ada.world.now.tick(minutes=5)  # type: ignore[attr-defined]
+        ada.world.clock.read.tick(minutes=5)  # type: ignore[attr-defined]
     events = {(row.action, row.result) for row in await all_of(ada.world, AuthEvent)}
     assert {("totp setup", "success"), ("totp enable", "success")} <= events
     assert {("totp disable", "success"), ("2fa disable", "success")} <= events
