@@ -13,11 +13,12 @@ from starlette.requests import Request
 from graph import bodies
 from graph.bodies import Rejected
 from graph.refusals import client_address
-from mail.spool import FULL, Budget, NoRoom, Spool, room
+from mail.spool import Budget, NoRoom, Spool, room
 from models.crowds import Crowd
 from models.errors import RateLimited
 from models.options import MIB
 from models.roles import Role, Scope
+from models.store.outages import RETRY_AFTER, DiskFull, unavailable
 from models.world import World
 from resolvers import links, uploads
 from resolvers.context import Context, Needs, Viewer
@@ -162,13 +163,17 @@ def roomy(desk: Desk, size: int) -> Generator[None]:
     except NoRoom:
         raise _no_room() from None
     except OSError as problem:
-        if problem.errno in FULL:
+        if isinstance(unavailable(problem), DiskFull):
             raise _no_room() from problem
         raise
 
 
 def _no_room() -> Rejected:
-    return Rejected(507, "UNAVAILABLE", "There is no room for it now: try again later.", CLOSED)
+    seconds = round(RETRY_AFTER.total_seconds())
+    headers = {**CLOSED, "Retry-After": str(seconds)}
+    made = Rejected(507, "UNAVAILABLE", "There is no room for it now: try again later.", headers)
+    made.extensions |= {"retryAfter": f"PT{seconds}S", "retryAfterSeconds": seconds}
+    return made
 
 
 async def reader(desk: Desk, request: Request, path: str) -> tuple[Context, str]:

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from graph.bodies import Rejected
 from graph.policy import facts, outage_facts
 from models.errors import LimitReached, Refused
-from models.store.outages import unavailable
+from models.store.outages import DiskFull, unavailable
 from models.world import World
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -58,13 +58,17 @@ def broken(name: str) -> Rejected:
 
 
 def answer_to(problem: Exception, name: str) -> Rejected:
-    """The answer to a request that an exception ended: 503 if the failure passes, else 500."""
+    """The answer to a request that an exception ended.
+
+    The status is 507 if a disk is full, 503 if the failure passes for another reason, else 500.
+    """
     failure = unavailable(problem)
     if failure is None:
         return broken(name)
     extensions = outage_facts(failure)
     headers = {"Retry-After": str(extensions["retryAfterSeconds"])}
-    made = Rejected(503, "UNAVAILABLE", failure.message, headers)
+    status = 507 if isinstance(failure, DiskFull) else 503
+    made = Rejected(status, "UNAVAILABLE", failure.message, headers)
     made.extensions |= extensions
     return made
 

@@ -16,7 +16,7 @@ class Limits:
 
     message_max: int = 64 * MIB
     budget: int = BUDGET  # of all messages on their way in
-    disk_reserve: int = 64 * MIB  # that stay free beside the spool
+    disk_reserve: int = 64 * MIB  # that stay free on the disk of the spool
     connections: int = CONNECTIONS
     recipients: int = 100  # of one message
     mistakes: int = 20  # of one session
@@ -36,6 +36,7 @@ def limits_of(options: Options, share: int) -> Limits:
     largest = options.message_max
     return Limits(
         message_max=largest,
+        disk_reserve=options.disk_reserve,
         budget=max(BUDGET // share, largest),
         connections=max(CONNECTIONS // share, FEWEST),
     )

@@ -1,6 +1,5 @@
 """What we reply to clients of SMTP's family (RFC 5321, section 4.2; RFC 3463)."""
 
-import errno
 import logging
 
 from sqlalchemy.exc import StatementError
@@ -13,7 +12,7 @@ from mail.spool import NoRoom
 from mail.wire import NO_ADDRESS
 from models.errors import Invalid, NotFound, OverQuota, RateLimited, Refused, Unavailable
 from models.store.outage_log import OUTAGES
-from models.store.outages import unavailable
+from models.store.outages import DiskFull, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +50,11 @@ def refusal(error: BaseException, *, user: int | None = None) -> str:
         return next(
             (REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS), REFUSED_REPLY
         )
-    if isinstance(error, NoRoom) or getattr(error, "errno", None) == errno.ENOSPC:
+    if isinstance(error, NoRoom):
         return NO_ROOM
     if (failure := unavailable(error)) is not None:
         OUTAGES.note_record(failure)
-        return TRY_LATER
+        return NO_ROOM if isinstance(failure, DiskFull) else TRY_LATER
     if isinstance(error, StatementError):
         error.hide_parameters = True  # they are the mail itself
     log.error("receiving failed", exc_info=error, extra={"user": user})

@@ -1,6 +1,5 @@
 """A message on its way in: without its dots, counted, and on disk once it is large."""
 
-import errno
 import fcntl
 import os
 import tempfile
@@ -11,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from models.store.outages import NO_SPACE
+
 END = b"\r\n.\r\n"
 LINE_MAX = 1 << 20  # bytes; neighbours that join lines are met, endless ones are not
 MEMORY = 1 << 20  # bytes of a message that stay in memory
 MARK = "incoming-"  # names of our files begin with it
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # of a disk, or what we may have of it
 
 
 class NoRoom(Exception):
@@ -147,7 +146,7 @@ class Spool:
         try:
             await to_thread(self._write, part)
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in NO_SPACE:
                 raise NoRoom from error
             raise
 

@@ -99,6 +99,7 @@ async def end(listeners: Sequence[Listener]) -> None:
 def _listener(name: str, settings: Settings, world: World, common: Common) -> Smtp:
     limits = Limits(
         budget=common.budget,
+        disk_reserve=settings.disk_reserve,
         connections=settings.smtp_connections,
         recipients=settings.smtp_recipients,
         commands=COMMANDS,

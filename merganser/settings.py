@@ -185,6 +185,12 @@ class Settings(
     )
     message_max: Size = Field(default=USUAL.message_max, description="Largest message we take.")
     upload_max: Size = Field(default=USUAL.upload_max, description="Largest file in an upload.")
+    disk_reserve: Size = Field(
+        default=USUAL.disk_reserve,
+        description="Free space that stays on the disk of the data folder when mail and uploads "
+        "come in. With less, mail is answered 452 and uploads 507, so that the store can still "
+        "be written.",
+    )
     search_text: Size = Field(
         default=USUAL.search_text,
         ge=1024,

@@ -33,6 +33,7 @@ from models.prepared import Prepared, Rows
 from models.steps import Step, Steps, told, told_later
 from models.store.facts import write_probe
 from models.store.key_collision import KeyCollision, raise_key_collisions
+from models.store.lost_savepoint import raise_first_failure
 from models.store.outage_log import OUTAGES
 from models.store.outages import is_deadlock, unavailable
 from models.store.postgres_address import is_postgres
@@ -124,6 +125,7 @@ class Database:
         if self.dialect == "sqlite":
             event.listen(self.engine.sync_engine, "connect", _tune_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+            raise_first_failure(self.engine.sync_engine)
             writer = create_engine(
                 make_url(url).set(drivername="sqlite"), isolation_level="AUTOCOMMIT", **COMMON
             )  # which begins and ends nothing by itself

@@ -16,6 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models import patience
 from models.checkpoints import Checkpoints
 from models.commits import COMMITTED
+from models.store.outages import StoreUnavailable, unavailable
 from models.turns import StoreTurn
 
 MOST = 32  # units in a group
@@ -32,6 +33,7 @@ class Group:
     began: float = field(default_factory=time.monotonic)
     units: int = 0
     saved: asyncio.Future[None] = field(default_factory=asyncio.Future)
+    failure: StoreUnavailable | None = None  # why SQLite ended the transaction before its commit
 
 
 class GroupCommit:
@@ -96,22 +98,34 @@ class GroupCommit:
     @asynccontextmanager
     async def _savepoint(self, group: Group) -> AsyncGenerator[AsyncSession]:
         group.units += 1
-        async with AsyncSession(
-            group.connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
-        ) as session:
-            yield session
-            await session.commit()  # of the savepoint: a neighbour's failure is not ours
+        try:
+            async with AsyncSession(
+                group.connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+            ) as session:
+                try:
+                    yield session
+                    await session.commit()  # of the savepoint: a neighbour's failure is not ours
+                except Exception as problem:
+                    await _note_end(group, problem)
+                    raise
+        except Exception:
+            if group.failure is not None:  # there is no savepoint to go back to
+                raise group.failure from group.failure.__cause__
+            raise
 
     def _ends(self, group: Group) -> bool:
         old = time.monotonic() - group.began > LONGEST
-        return not self._waiting or group.units >= MOST or old
+        return group.failure is not None or not self._waiting or group.units >= MOST or old
 
     async def _save(self, group: Group) -> None:
         self._group = None
         try:
+            if group.failure is not None:
+                raise group.failure
             await group.connection.commit()
         except Exception as problem:  # noqa: BLE001 - each unit of the group raises it
             group.saved.set_exception(problem)
+            group.saved.exception()  # it may be that no unit waits: each has failed before
         else:
             group.saved.set_result(None)
             self._checkpoints.committed()
@@ -120,6 +134,19 @@ class GroupCommit:
                 await group.connection.close()
             finally:
                 self.store.give()
+
+
+async def _note_end(group: Group, problem: Exception) -> None:
+    """Note why SQLite ended the transaction of a group, if it did.
+
+    It does so when the disk is full, or fails: https://www.sqlite.org/lang_transaction.html
+    """
+    driver: Any = (await group.connection.get_raw_connection()).driver_connection
+    if driver.in_transaction:
+        return
+    group.failure = unavailable(problem) or StoreUnavailable()
+    if group.failure is not problem:
+        group.failure.__cause__ = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +243,11 @@ def _apart(connection: Connection, job: Job) -> tuple[Any, Exception | None]:
     driver.execute("SAVEPOINT unit")
     try:
         outcome = job.work(connection)
-    except Exception as broken:  # noqa: BLE001 - its caller raises it
+    except Exception as broken:
+        if not driver.in_transaction:  # SQLite has ended it, with what the others have done
+            raise
         driver.execute("ROLLBACK TO unit")
-        return None, broken
-    finally:
         driver.execute("RELEASE unit")
+        return None, broken
+    driver.execute("RELEASE unit")
     return outcome, None

@@ -74,6 +74,7 @@ class Options:
     default_quota: int = 1 << 30  # bytes, where neither user nor domain has one
     message_max: int = 64 * MIB  # bytes
     upload_max: int = 50 * MIB  # bytes
+    disk_reserve: int = 64 * MIB  # bytes that stay free on the disk of the spool
     search_text: int = 256 * 1024  # characters of a message that are in the text index
     files_quota: int = 1 << 30  # bytes of the files of a user; 0: any number
     files_for: timedelta = timedelta(days=365)  # unused that long, a file ends; 0: never

@@ -41,6 +41,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "e2e/test_dead_tasks",
     "e2e/test_documents",
     "e2e/test_fetching_crash",
+    "e2e/test_full_disk",
     "e2e/test_fuzz",
     "e2e/test_half_open",
     "e2e/test_large_answers",

@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError, GenericError
 
 from mail.blobs.errors import Corrupt
 from models.store.outage_log import OUTAGES
-from models.store.outages import Component, StoreUnavailable
+from models.store.outages import NO_SPACE, Component, DiskFull, StoreUnavailable
 from models.stores import Store, Stored
 
 NAME = re.compile(r"[0-9a-f]{2}/(?!\.{1,2}$)[A-Za-z0-9._-]+")
@@ -81,7 +81,8 @@ class LocalStore:
         def fill(part: IO[bytes]) -> None:
             part.write(data)
 
-        await self._run(self._put, name, fill)
+        with _failures:
+            await self._run(self._put, name, fill)
 
     async def put_file(self, name: str, path: Path) -> None:
         """Store what the file holds, without having it all in memory."""
@@ -90,7 +91,8 @@ class LocalStore:
             with path.open("rb") as source:
                 shutil.copyfileobj(source, part, CHUNK)
 
-        await self._run(self._put, name, fill)
+        with _failures:
+            await self._run(self._put, name, fill)
 
     async def get(self, name: str) -> bytes:
         """The whole object; KeyError where there is none."""
@@ -290,7 +292,7 @@ class ObjectStore:
 
 
 class _Failures:
-    """Raise StoreUnavailable for failures of the object storage, and count them.
+    """Raise StoreUnavailable for failures of the object storage and a full disk, and count them.
 
     A missing object is no failure.
     """
@@ -303,10 +305,7 @@ class _Failures:
         if problem is None:
             if not OUTAGES.is_quiet:
                 OUTAGES.note_success(Component.BLOBS)
-        elif isinstance(problem, BaseError) and not isinstance(problem, FileNotFoundError):
-            failure = StoreUnavailable(
-                "the object storage does not answer, try again later", component=Component.BLOBS
-            )
+        elif (failure := _failure(problem)) is not None:
             failure.__cause__ = problem
             failure.is_noted = True
             OUTAGES.note_failure(failure)
@@ -314,6 +313,16 @@ class _Failures:
 
 
 _failures = _Failures()  # it keeps nothing between calls
+
+
+def _failure(problem: BaseException) -> StoreUnavailable | None:
+    if isinstance(problem, BaseError) and not isinstance(problem, FileNotFoundError):
+        return StoreUnavailable(
+            "the object storage does not answer, try again later", component=Component.BLOBS
+        )
+    if isinstance(problem, OSError) and problem.errno in NO_SPACE:
+        return DiskFull(Component.BLOBS)
+    return None
 
 
 def _checked(name: str) -> str:

@@ -125,7 +125,8 @@ def endpoint(settings: Settings) -> Endpoint:
 def uploads(settings: Settings, many: int) -> Limits:
     """What uploads may take in one of so many processes; the largest one always fits."""
     usual = Limits()
-    return replace(usual, budget=max(share(usual.budget, many), settings.upload_max))
+    budget = max(share(usual.budget, many), settings.upload_max)
+    return replace(usual, budget=budget, disk_reserve=settings.disk_reserve)
 
 
 async def require_credential(world: World, settings: Settings) -> None:

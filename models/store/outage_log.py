@@ -10,7 +10,8 @@ from models.store.outages import Component, StoreUnavailable, StreamBusy
 log = logging.getLogger(__name__)
 
 LOCKS = "account locks"
-QUIET = {Component.STORE: 2.0, Component.BLOBS: 2.0, LOCKS: 30.0}  # seconds without a failure
+# seconds without a failure until an outage is over
+QUIET = {Component.STORE: 2.0, Component.BLOBS: 2.0, Component.DISK: 30.0, LOCKS: 30.0}
 
 
 @dataclass
@@ -61,7 +62,8 @@ class OutageLog:
 
     def note_success(self, component: Component = Component.STORE) -> None:
         """Log the end of an outage, once nothing has failed for a moment."""
-        names = (component, LOCKS) if component is Component.STORE else (component,)
+        others = (LOCKS, Component.DISK) if component is Component.STORE else ()
+        names = (component, *others)
         for name in names:
             with self._lock:
                 outage = self._open.get(name)

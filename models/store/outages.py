@@ -4,6 +4,7 @@ One place decides whether an exception means "try again later": a lost connectio
 not free in time, an exhausted pool, a transaction given up for another one, a full or busy disk.
 """
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,6 +21,7 @@ class Component(StrEnum):
 
     STORE = "store"
     BLOBS = "blobs"
+    DISK = "disk"  # of the data folder
 
 
 class StoreUnavailable(Exception):
@@ -50,6 +52,21 @@ class StreamBusy(StoreUnavailable):
         super().__init__("the account is locked by another transaction, try again later")
 
 
+class DiskFull(StoreUnavailable):
+    """A disk has no room: that of the store, of the object storage, or of the data folder."""
+
+    def __init__(self, component: Component) -> None:
+        super().__init__(f"{FULL_DISKS[component]} is full, try again later", component=component)
+
+
+FULL_DISKS = {
+    Component.STORE: "the disk of the store",
+    Component.BLOBS: "the disk of the object storage",
+    Component.DISK: "the disk of the data folder",
+}
+# of a system call: the disk is full, or the part of it that the process may have
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_SPACE_STATE = "53100"  # PostgreSQL: disk_full
 CROSSED = ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
 LOCKED = "55P03"  # PostgreSQL: lock_timeout
 # PostgreSQL manual, appendix A: connection exceptions, insufficient resources, operator
@@ -81,9 +98,20 @@ def unavailable(problem: BaseException | None) -> StoreUnavailable | None:
             return cause
         if _sqlstate(cause) == LOCKED:
             return StreamBusy()
+        if (component := _full_disk(cause)) is not None:
+            return DiskFull(component)
         if _passes(cause):
             return StoreUnavailable()
     return None
+
+
+def _full_disk(problem: BaseException) -> Component | None:
+    """Return whose disk has no room, if the exception says so."""
+    if isinstance(problem, OSError):
+        return Component.DISK if problem.errno in NO_SPACE else None
+    code: int = getattr(problem, "sqlite_errorcode", 0)
+    is_full = code & 0xFF == sqlite3.SQLITE_FULL or _sqlstate(problem) == NO_SPACE_STATE
+    return Component.STORE if is_full else None
 
 
 def _causes(problem: BaseException | None) -> Iterator[BaseException]:
