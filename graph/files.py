@@ -25,6 +25,7 @@ from resolvers import files, fileshares
 from resolvers.files import NEWEST, NewFile, OfUser
 from resolvers.fileshares import LONGEST, NewShare
 from resolvers.uploads import OPAQUE
+from resolvers.withheld import legible, refusals
 
 strawberry.enum(FileAttachmentMode, description="How somebody gets a file.")
 
@@ -57,7 +58,7 @@ class File(Shape):
     hash: str = leaf("SHA-256 of the content.")
     created_at: datetime = leaf("Uploaded.")
 
-    batch = staticmethod(files.by_ids)
+    batch = staticmethod(files.seen_by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("File"),
         "hash": Made(("digest",), lambda digest: digest),
@@ -67,8 +68,9 @@ class File(Shape):
     def url(self, info: Info) -> URL:
         return parts.signed(info, parts.file_path(self.row.id), self.row)
 
-    @field("Links given out, the oldest first.")
+    @field("Links given out, the oldest first.", "user_id")
     async def shares(self, info: Info) -> list[FileShare]:
+        legible(info.context, self.row)
         rows = await info.context.load(fileshares.of_files, self.row.id)
         return await listed(info, FileShare, rows)
 
@@ -76,7 +78,9 @@ class File(Shape):
 async def file_page(
     info: Info, user_id: int, query: str | None, page: tuple[object, object, object, object]
 ) -> Connection[File]:
-    """A page of a user's files, the newest first."""
+    """A page of a user's files, the newest first; Forbidden if the viewer does not see them."""
+    if refused := await info.context.load(refusals, user_id):
+        raise refused
     ask = page_asked(ordering(NEWEST, query or None), *page)
     wanted = OfUser(user_id, ask, columns(info, File), query or None)
     return await connected(

@@ -32,20 +32,22 @@ from models.roles import Role, Scope
 from resolvers import files, fileshares, links
 from resolvers.context import Context, Viewer
 from resolvers.uploads import Received
+from resolvers.withheld import legible
 
 _TAG = re.compile(r'"([0-9a-f]{64})"')
 ASKS = {"WWW-Authenticate": 'Basic realm="share", charset="UTF-8"'}
 
 
 async def file(desk: Desk, request: Request) -> Response:
-    """Serve a file of one's own, or take one in one step."""
+    """Serve a file of one's own, or to a ROOT any file; or store one."""
     return await (_upload if request.method == "POST" else _download)(desk, request)
 
 
 async def _download(desk: Desk, request: Request) -> Response:
     key = ids.named("File", request.path_params["name"])
     ctx, caching = await reader(desk, request, parts.file_path(key))
-    row: Picked = found(await ctx.load(files.by_ids, key), str(key))
+    row: Picked = found(await ctx.load(files.seen_by_ids, key), str(key))
+    legible(ctx, row)
 
     async def opened() -> Bytes:
         return _bytes(ctx, await files.fetched(ctx, row))

@@ -43,7 +43,6 @@ class ForwardingMutation:
     async def message_forward(
         self, info: Info, input: MessageForwardInput
     ) -> MessageForwardPayload:
-        info.context.viewer.require_scope(Scope.MAIL_READ)
         key = await message_of(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
@@ -51,7 +50,7 @@ class ForwardingMutation:
             None if input.addresses is UNSET else input.addresses,
             None if input.target is UNSET else input.target,
         )
-        done = await forwarding.forward(info.context, key, wanted)
+        done = await forwarding.forward_any(info.context, key, wanted)
         return MessageForwardPayload(
             queue_id=done.submission.queue_id if done.submission else None,
             forwarded=[ForwardTarget.of(each) for each in done.targets],

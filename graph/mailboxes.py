@@ -207,14 +207,11 @@ class MailboxQuery:
     async def mailbox(
         self, info: Info, by: MailboxRef, user: UserRef | None = UNSET
     ) -> Mailbox | None:
-        owner = await owner_of(info, user)
-        if owner is None:
+        owner = await owner_of(info, user) if user else None
+        if user and owner is None:
             return None
         name = named(by, path="by")
-        row = await info.context.load(mailboxes.named, (owner, name))
-        if row is None and name.id is not None and not user:
-            row = await info.context.load(mailboxes.shared_by_ids, name.id)
-        return Mailbox.maybe(row)
+        return Mailbox.maybe(await mailboxes.find_seen(info.context, name, owner))
 
 
 def payload(rows: Sequence[Any]) -> MailboxesPayload:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
+from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.connections import Connection, connected, page_asked
@@ -13,7 +14,7 @@ from graph.fields import Auth, Info, field, query
 from graph.mimeparts import Attachment, ContentType, MailAddress, MimePart
 from graph.outbound import ForwardTarget, Outbound, outbound_of
 from graph.reading import Reading, Verification, intro_of
-from graph.refs import MessageRef, message_of
+from graph.refs import MessageRef, UserRef, message_of, owner_of
 from graph.rows import columns, identified, link, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import MessageOrder, Wanted
@@ -276,11 +277,26 @@ async def message_page(
 class MessageQuery:
     @query("One message, or null.", scope=Scope.MAIL_READ)
     async def message(
-        self, info: Info, by: MessageRef, mark_as_seen: bool = False
+        self,
+        info: Info,
+        by: MessageRef,
+        mark_as_seen: bool = False,
+        user: Annotated[
+            UserRef | None,
+            strawberry.argument(
+                description="Whose message. Default: that of the viewer, or the owner of the "
+                "message or folder that an id names."
+            ),
+        ] = UNSET,
     ) -> Message | None:
         ctx = info.context
-        key = await message_of(info, by)
+        owner = await owner_of(info, user) if user else None
+        if user and owner is None:
+            return None
+        key = await message_of(info, by, user_id=owner)
         row = await ctx.load(messages.by_ids, key) if key else None
+        if row and owner not in (None, row.user_id):
+            return None
         if row and mark_as_seen and not row.seen:
             messages.changeable(ctx)
             order = Order(Selection(ids=[row.id]), Changes.of({"seen": True}))

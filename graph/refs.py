@@ -12,14 +12,13 @@ from graph.fields import Info
 from graph.scalars import BigInt, EmailAddress
 from mail import paths
 from models.columns import Picked
-from models.errors import Forbidden, Invalid, NotFound, found
+from models.errors import Invalid, found
 from models.mailboxes import SpecialUse
-from models.sharing import ShareRight
 from resolvers import domains, messages, users
 from resolvers.access import own
 from resolvers.addresses import Named as Address
 from resolvers.domains import Named as Domain
-from resolvers.mailboxes import Named, find
+from resolvers.mailboxes import Named, find_seen
 from resolvers.references import ReferenceAction as ReferenceAction  # noqa: PLC0414 - known here
 from resolvers.userselection import Users
 
@@ -200,8 +199,13 @@ def named(ref: MailboxRef, *, path: str = "mailbox", index: int | None = None) -
     return Named(path=path_, special_use=given(ref.special_use), guid=given(ref.guid))
 
 
-async def message_of(info: Info, ref: MessageRef, *, path: str = "by") -> int | None:
-    """The key of the message that is named; it may yet be nobody's."""
+async def message_of(
+    info: Info, ref: MessageRef, *, path: str = "by", user_id: int | None = None
+) -> int | None:
+    """The key of the message that is named; it may yet be nobody's.
+
+    A folder that is named otherwise than by its id is that of `user_id`, by default the viewer.
+    """
     if ref.id:
         return ids.decode("Message", ref.id.value, path=path)
     if ref.guid:
@@ -211,8 +215,5 @@ async def message_of(info: Info, ref: MessageRef, *, path: str = "by") -> int | 
         key = int(text, 16)
         return key if key < 1 << 63 else None
     uid = given(ref.uid)
-    try:
-        box = await find(info.context, named(uid.mailbox), ShareRight.READ)
-    except (Forbidden, NotFound):
-        return None
-    return await messages.by_uid(info.context, box.id, uid.uid)
+    box = await find_seen(info.context, named(uid.mailbox), user_id)
+    return await messages.by_uid(info.context, box.id, uid.uid) if box else None

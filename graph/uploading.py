@@ -1,5 +1,6 @@
 """Putting a message into a folder."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import strawberry
@@ -37,8 +38,10 @@ NOT_AN_ADDRESS = "RECIPIENT_DROPPED"
 class MessageUploadInput(Composing):
     mailbox: MailboxRef = leaf("The folder it goes to; by path or role that of each user.")
     users: UserSelection | None = leaf(
-        "Into whose accounts a whole message is put, raw or rawUpload: into all or none. Others' "
-        "only for administrators.",
+        "The accounts that get the message: all or none. Only administrators can select other "
+        "users. A message of fields is written in the name of each user. With several users, "
+        "`replacePrevious` and `keepAttachments` are refused; with other users, `reference` and "
+        "`files` are.",
         default=UNSET,
     )
     raw: str | None = leaf("Whole message, text or base64.", default=UNSET)
@@ -91,6 +94,12 @@ async def _replaced(info: Info, ref: MessageRef | None) -> int | None:
     return key
 
 
+def _warnings(dropped: Sequence[int]) -> list[Warning]:
+    """One for each of those in `to` that have no address yet."""
+    text = "This is no address: it was left out."
+    return [Warning(code=NOT_AN_ADDRESS, message=text, path=["to", str(nth)]) for nth in dropped]
+
+
 @strawberry.type
 class UploadingMutation:
     @mutation(
@@ -116,19 +125,17 @@ class UploadingMutation:
             keep=chosen(input.keep_attachments or None, ["keepAttachments"]),
         )
         if input.users:
-            rows = await uploading.store_for(info.context, new, users_named(input.users))
-            return MessageUploadPayload(messages=[Message.of(row) for row in rows])
+            whose = users_named(input.users)
+            rows, dropped = await uploading.store_for(info.context, new, whose, problems)
+            return MessageUploadPayload(
+                messages=[Message.of(row) for row in rows],
+                previous_deleted=new.replaces is not None,
+                warnings=_warnings(dropped),
+            )
         done = await uploading.store(info.context, new, problems)
         return MessageUploadPayload(
             message=Message.maybe(done.message),
             messages=[Message.of(done.message)] if done.message else [],
             previous_deleted=done.replaced,
-            warnings=[
-                Warning(
-                    code=NOT_AN_ADDRESS,
-                    message="This is no address: it was left out.",
-                    path=["to", str(nth)],
-                )
-                for nth in done.dropped
-            ],
+            warnings=_warnings(done.dropped),
         )

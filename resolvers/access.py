@@ -78,8 +78,25 @@ def records(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
     """
     if not administered(ctx):
         return visible(ctx, table)
-    theirs = col(table.user_id).in_(select(col(User.id)).where(managed_users(ctx)))
+    theirs = managed(ctx, table)
     return theirs | visible(ctx, table) if ctx.viewer.reach.shared else theirs
+
+
+def managed(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
+    """The WHERE clause for folders, messages and files of the accounts that the viewer manages.
+
+    The viewer's own are among them. A DOMAIN_ADMIN needs LOGIN_AS. Without the right to see other
+    accounts' mail as records, it matches nothing.
+    """
+    if not administered(ctx):
+        return false()
+    return col(table.user_id).in_(select(col(User.id)).where(managed_users(ctx)))
+
+
+def managed_apart(ctx: Context, table: type[Owned]) -> ColumnElement[bool]:
+    """As `managed`, without what is shared with the viewer: there the rights of the share apply."""
+    theirs = managed(ctx, table)
+    return theirs & ~shared(ctx, table) if ctx.viewer.reach.shared else theirs
 
 
 def readable(ctx: Context) -> ColumnElement[bool]:

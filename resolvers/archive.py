@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.specialnames import restored_in
 from models.columns import Picked, picked
-from models.errors import Forbidden, Invalid, all_found
+from models.errors import Forbidden, Invalid, NotFound, all_found
 from models.journal import ChangeKind
 from models.mailboxes import SpecialUse
 from models.messages import Message
@@ -20,7 +20,7 @@ from models.pages import Ask, Page
 from models.roles import AdminPermission, Role
 from models.tasks import Task
 from resolvers import adminlog, flagging, listing, mailboxes, moves, users
-from resolvers.access import administered, own, records, visible
+from resolvers.access import administered, own, records
 from resolvers.adminlog import Done
 from resolvers.context import Context
 from resolvers.listing import Scan
@@ -29,7 +29,7 @@ from resolvers.mailboxes import Named, NewMailboxes
 from resolvers.messages import ALL
 from resolvers.moves import STATE, Changes
 from resolvers.selections import Narrowed, narrowed
-from resolvers.userselection import managed_one
+from resolvers.userselection import managed_all, managed_one
 from resolvers.where import MessageWhere
 from resolvers.withheld import CONTENT, shown
 from resolvers.work import Plan, Step, queue
@@ -123,28 +123,42 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 async def restore(ctx: Context, ids: Sequence[int], to: Named | None) -> None:
     """Bring these back, all or none: into a folder, else to where each was, else into INBOX.
 
-    NotFound, with its index, for what is not in the archive; OverQuota where it does not fit.
+    Messages of other accounts are restored by administrators who see them as records, and the
+    folder is that of each account. Raises NotFound, with its index, for what is not in the
+    archive, and OverQuota if there is no room.
     """
-    user_id = own(ctx)
-    async with ctx.write(user_id) as session:
-        asked = select(*picked(Message, STATE | HOME)).where(
-            visible(ctx, Message), *kept(ctx), col(Message.id).in_(ids)
-        )
+    mine = (records(ctx, Message), *kept(ctx), col(Message.id).in_(ids))
+    named = await ctx.read(select(*picked(Message, {"id", "user_id"})).where(*mine))
+    owners = {row.id: row.user_id for row in named}
+    all_found(ids, owners)
+    others = set(owners.values()) - {ctx.viewer.user_id}
+    accounts = await managed_all(ctx, others, path="ids") if others else []
+    async with ctx.write(*owners.values()) as session:
+        asked = select(*picked(Message, STATE | HOME)).where(*mine)
         rows = {row.id: row for row in await ctx.read(asked)}
         all_found(ids, rows)
-        target = (await mailboxes.find(ctx, to)).id if to else None
-        await _bring_back(ctx, session, list(rows.values()), target)
+        by_user = moves.by_user(list(rows.values()))
+        for user_id, theirs in by_user.items():
+            box = await ctx.load(mailboxes.named, (user_id, to)) if to else None
+            if to and box is None:
+                raise NotFound(str(to), path=["mailbox"])
+            await _bring_back(ctx, session, theirs, box.id if box else None)
+        done = [
+            Done("archivedMessageRestore", "User", row.id, row.domain_id, after={"messages": many})
+            for row, many in ((row, len(by_user[row.id])) for row in accounts)
+        ]
+        await adminlog.note(ctx, session, *done)
 
 
 async def _bring_back(
     ctx: Context, session: AsyncSession, rows: Sequence[Picked], to: int | None
 ) -> None:
-    r"""Put messages of the viewer's into folders again.
+    r"""Put messages of one account into its folders again.
 
     The mark \Deleted, by which mail programs make messages go, is taken off.
     """
     columns = {"id", "user_id", "path", "retention", "special_use"}
-    boxes = await mailboxes.all_of(ctx, own(ctx), columns)
+    boxes = await mailboxes.all_of(ctx, rows[0].user_id, columns)
     by_id, by_path = {box.id: box for box in boxes}, {box.path: box for box in boxes}
     groups: defaultdict[int, list[Picked]] = defaultdict(list)
     for row in rows:

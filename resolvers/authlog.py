@@ -63,6 +63,7 @@ REPORTED = frozenset(
         *("bcc rule create", "bcc rule delete", "bcc rule update"),
         *("connector create", "connector delete", "connector update"),
         *("filter forward", "forwarding change", "sender whitelist change", "sieve forward"),
+        "message forward",
         *("password change", "password reset"),
     }
 )

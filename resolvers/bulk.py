@@ -147,9 +147,9 @@ async def _carry_out(ctx: Context, order: Order, whose: Whose) -> Done:
 
 async def _whose(ctx: Context, order: Order) -> Whose:
     users, source = order.select.users, order.source
-    if ctx.viewer.user_id and ctx.viewer.reach.shared and not (users.given or source):
-        return await messageowners.shared(ctx, order.select, order.to)
-    return await messageowners.whose(ctx, users, source=source, to=order.to)
+    if users.given or source:
+        return await messageowners.whose(ctx, users, source=source, to=order.to)
+    return await messageowners.of_selection(ctx, order.select, order.to)
 
 
 def _flag(ctx: Context, turn: Turn, order: Order, whose: Whose) -> Done:

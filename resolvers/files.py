@@ -2,7 +2,7 @@
 
 import mimetypes
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
@@ -23,15 +23,17 @@ from models.roles import Scope
 from models.users import User
 from models.world import Turn, World
 from resolvers import listing, uploads
-from resolvers.access import own, visible
+from resolvers.access import own, records, visible
 from resolvers.context import Context
 from resolvers.listing import Scan, by_keys
 from resolvers.texts import within
 from resolvers.uploads import OPAQUE, Received
+from resolvers.withheld import shown
 
 MOST = 10_000  # files of a user
 NEWEST = "files-"
 PLACE = (col(File.created_at), col(File.id))
+CONTENT = frozenset({"filename", "digest"})  # columns that are withheld of other people's files
 USED = timedelta(days=1)  # between two notes that a file was fetched
 _TYPES = mimetypes.MimeTypes()  # those Python knows; not what else the machine has heard of
 
@@ -65,14 +67,25 @@ async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
     return await by_keys(ctx, theirs, col(File.id), ids)
 
 
+async def seen_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
+    """The files with these ids, in this order; None where the viewer sees none.
+
+    Of other people's files there is only the record: `resolvers/withheld.py`.
+    """
+    rows = await ctx.read(select(*picked(File)).where(records(ctx, File), col(File.id).in_(ids)))
+    found = {row.id: row for row in await shown(ctx, rows, CONTENT)}
+    return [found.get(key) for key in ids]
+
+
 async def pages(ctx: Context, keys: list[OfUser]) -> list[Page[Picked]]:
     """These pages, each in reading order."""
-    columns = frozenset({"id", "created_at"}).union(*(key.columns for key in keys))
+    columns = frozenset({"id", "user_id", "created_at"}).union(*(key.columns for key in keys))
     scans = []
     for key in keys:
         rows = select(*picked(File, columns)).where(*_of(ctx, key))
         scans.append(Scan(rows, key.ask, PLACE, falling=True))
-    return await listing.pages(ctx, scans)
+    there = await listing.pages(ctx, scans)
+    return [replace(page, rows=await shown(ctx, page.rows, CONTENT)) for page in there]
 
 
 async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
@@ -83,7 +96,7 @@ async def counts(ctx: Context, keys: list[OfUser]) -> list[int]:
 
 
 def _of(ctx: Context, key: OfUser) -> list[ColumnElement[bool]]:
-    terms = [col(File.user_id) == key.user_id, visible(ctx, File)]
+    terms = [col(File.user_id) == key.user_id, records(ctx, File)]
     return [*terms, within(col(File.filename), key.query)] if key.query else terms
 
 

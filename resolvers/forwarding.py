@@ -19,15 +19,27 @@ from models.messages import Message
 from models.roles import Scope
 from models.users import User
 from models.world import Turn
-from resolvers import composing, contents, flagging, moves, sentscan, submission, userlimits
+from resolvers import (
+    authlog,
+    composing,
+    contents,
+    flagging,
+    moves,
+    onbehalf,
+    sentscan,
+    submission,
+    userlimits,
+)
 from resolvers.access import own, visible
 from resolvers.addresstargets import RELAYS, SECRET
+from resolvers.authlog import Event
 from resolvers.context import Context
 from resolvers.messages import here
 from resolvers.references import FORWARDED
 
 HOPS = 30  # Received fields; a message with so many goes in circles
 PATH = ["addresses"]
+FORWARDED_BY_OTHERS = "message forward"  # as the security log of the owner calls it
 RELAY, PAGE = "relay", "http"  # types of targets beside addresses, as WildDuck names them
 
 
@@ -66,6 +78,24 @@ class Forwarded:
 
     submission: Picked | None
     targets: Sequence[Target]
+
+
+async def forward_any(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:
+    """Do what `forward` does, for administrators also in the name of the message's owner.
+
+    If they name addresses, the owner is told by a message: its content leaves the account.
+    """
+    ctx.viewer.require_scope(Scope.MAIL_READ)
+    owner = await onbehalf.owner_of(ctx, message_id)
+    scopes = frozenset({Scope.SUBMIT, Scope.MAIL_READ})
+    async with onbehalf.sending(ctx, owner, "messageForward", scopes) as theirs:
+        done = await forward(theirs, message_id, wanted)
+        if theirs is not ctx and owner is not None and wanted.addresses is not None:
+            to = [target.shown for target in done.targets]
+            event = Event(FORWARDED_BY_OTHERS, owner, detail={"to": to})
+            async with ctx.write(owner) as session:
+                await authlog.note(ctx, session, event)
+        return done
 
 
 async def forward(ctx: Context, message_id: int, wanted: Wanted) -> Forwarded:

@@ -21,7 +21,7 @@ from models.prepared import chosen, number, prepared, values_of
 from models.sharing import ShareRight
 from models.users import User
 from resolvers import granted, subscriptions
-from resolvers.access import beyond, own, owned, records, shared
+from resolvers.access import administered, beyond, own, owned, records, shared
 from resolvers.context import Context
 from resolvers.listing import by_keys
 from resolvers.mailboxowners import Held, holding
@@ -189,6 +189,19 @@ async def find(
     if row is None:
         raise NotFound(str(name), path=path)
     return row
+
+
+async def find_seen(ctx: Context, name: Named, user_id: int | None = None) -> Picked | None:
+    """The folder of this name, or None if the viewer does not see it, not even as a record.
+
+    The folder is that of `user_id`. Without `user_id`, an id names the folder of any account,
+    and another name that of the viewer.
+    """
+    if user_id is None and name.id is not None:
+        mine = await ctx.load(named, (ctx.viewer.user_id, name)) if ctx.viewer.user_id else None
+        row = mine or await ctx.load(shared_by_ids, name.id)
+        return row or (await ctx.load(by_ids, name.id) if administered(ctx) else None)
+    return await ctx.load(named, (own(ctx) if user_id is None else user_id, name))
 
 
 async def _shared(

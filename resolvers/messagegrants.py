@@ -40,12 +40,15 @@ async def owner_of(ctx: Context, selection: Selection) -> int:
             text = "they are of several accounts: one at a time"
             raise Invalid(text, constraint="exclusive", path=[*SELECT, "ids"])
         return owners.pop() if owners else own(ctx)
-    name = selection.mailbox
-    if selection.where is not None:
-        name = selection.where.mailbox
-    key = name.id if name is not None else None
+    key = folder_of(selection)
     box = await ctx.load(mailboxes.shared_by_ids, key) if key is not None else None
     return int(box.user_id) if box else own(ctx)
+
+
+def folder_of(selection: Selection) -> int | None:
+    """The folder that a selection names by its id, or None."""
+    name = selection.mailbox if selection.where is None else selection.where.mailbox
+    return name.id if name is not None else None
 
 
 async def target(ctx: Context, to: Named, owner: int) -> tuple[Picked, Picked | None]:

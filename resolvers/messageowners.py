@@ -3,20 +3,24 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy import select
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.columns import Picked
 from models.errors import Conflict, Invalid, NotFound
 from models.journal import PLATFORM
+from models.mailboxes import Mailbox
+from models.messages import Message
 from resolvers import adminlog, authlog, mailboxes, messagegrants
-from resolvers.access import own
+from resolvers.access import administered, managed_apart, own
 from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context
 from resolvers.mailboxes import Named
 from resolvers.mailboxowners import owners
 from resolvers.selections import Selection
-from resolvers.userselection import Users
+from resolvers.userselection import Users, managed_all
 from resolvers.withheld import openable
 
 GIVEN = "mail given to another account"  # as the security log of its owner calls it
@@ -60,6 +64,41 @@ async def whose(
     else:
         found = await _others(ctx, users, source)
     return found if to is None else await _with_folders(ctx, found, to)
+
+
+async def of_selection(ctx: Context, selection: Selection, to: Named | None = None) -> Whose:
+    """The accounts of a selection without users: the owners of what it names by id, else one's own.
+
+    What is shared with the viewer is changed by the rights of the share. Other accounts' messages
+    are changed only by administrators. NotFound as `whose`.
+    """
+    if rows := await _managed(ctx, selection):
+        found = Whose([row.id for row in rows], _not_mine(ctx, rows))
+        return found if to is None else await _with_folders(ctx, found, to)
+    if not ctx.viewer.user_id and selection.ids:
+        raise NotFound(str(selection.ids[0]), path=["select", "ids"], index=0)
+    if ctx.viewer.user_id and ctx.viewer.reach.shared:
+        return await shared(ctx, selection, to)
+    return await whose(ctx, Users(), to=to)
+
+
+async def _managed(ctx: Context, selection: Selection) -> Sequence[Picked]:
+    """The owners of what a selection names by id, if one of them is another managed account."""
+    if not administered(ctx):
+        return []
+    box = messagegrants.folder_of(selection)
+    if selection.ids is not None:
+        asked = select(col(Message.user_id)).where(
+            col(Message.id).in_(selection.ids), managed_apart(ctx, Message)
+        )
+    elif box is not None:
+        asked = select(col(Mailbox.user_id)).where(
+            col(Mailbox.id) == box, managed_apart(ctx, Mailbox)
+        )
+    else:
+        return []
+    keys = {row.user_id for row in await ctx.read(asked.distinct())}
+    return await managed_all(ctx, keys, path="select") if keys - {ctx.viewer.user_id} else []
 
 
 async def shared(ctx: Context, selection: Selection, to: Named | None = None) -> Whose:

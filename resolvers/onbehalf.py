@@ -10,7 +10,7 @@ from models.columns import picked
 from models.messages import Message
 from models.roles import AdminPermission, Role, Scope
 from resolvers import adminlog, authlog
-from resolvers.access import records
+from resolvers.access import managed_apart
 from resolvers.adminlog import Done
 from resolvers.authlog import Event
 from resolvers.context import Context, Needs, Viewer
@@ -21,12 +21,18 @@ SENT = "sent for the user"  # as the security log of the account calls it
 LOGIN_AS = Needs(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
 
 
+SUBMIT = frozenset({Scope.SUBMIT})
+
+
 @asynccontextmanager
-async def sending(ctx: Context, user_id: int | None, mutation: str) -> AsyncGenerator[Context]:
+async def sending(
+    ctx: Context, user_id: int | None, mutation: str, scopes: frozenset[Scope] = SUBMIT
+) -> AsyncGenerator[Context]:
     """A context in which this account sends; the viewer's own by default.
 
-    What others do for an account is written down where its owner can read it, too. They cannot
-    read its mail or files by it: who wants to send those acts as the user. NotFound, Forbidden.
+    What others do for an account is written down where its owner can read it, too. Without the
+    scope MAIL_READ they cannot read its mail or files by it: who wants to send those acts as the
+    user. NotFound, Forbidden.
     """
     if user_id is None or user_id == ctx.viewer.user_id:
         yield ctx
@@ -34,7 +40,7 @@ async def sending(ctx: Context, user_id: int | None, mutation: str) -> AsyncGene
     ctx.viewer.require(LOGIN_AS)
     user = await managed_one(ctx, user_id)
     async with ctx.together():
-        theirs = another(ctx, user_id)
+        theirs = another(ctx, user_id, scopes)
         yield theirs
         async with ctx.write(user_id) as session:
             await adminlog.note(ctx, session, Done(mutation, "User", user_id, user.domain_id))
@@ -43,15 +49,14 @@ async def sending(ctx: Context, user_id: int | None, mutation: str) -> AsyncGene
             ctx.reached = {**theirs.reached, **(ctx.reached or {})}
 
 
-def another(ctx: Context, user_id: int) -> Context:
-    """The same operation in the name of an account, good for sending alone."""
-    scopes = frozenset({Scope.SUBMIT})
+def another(ctx: Context, user_id: int, scopes: frozenset[Scope] = SUBMIT) -> Context:
+    """The same operation in the name of an account, by default good for sending alone."""
     return ctx.as_another(Viewer(user_id, Role.USER, scopes, actor_id=ctx.viewer.user_id))
 
 
 async def owner_of(ctx: Context, message_id: int) -> int | None:
-    """Whose a message is, where it is not the viewer's own but of an account they manage."""
+    """The account of a message that the viewer manages and that isn't shared with them, or None."""
     asked = select(*picked(Message, {"user_id"})).where(
-        records(ctx, Message), here(), col(Message.id) == message_id
+        managed_apart(ctx, Message), here(), col(Message.id) == message_id
     )
     return next((int(row.user_id) for row in await ctx.read(asked)), None)

@@ -26,7 +26,16 @@ from models.errors import Conflict, Forbidden, Invalid, NotFound, OverQuota, Pro
 from models.messages import Message
 from models.sharing import ALL, Rights, ShareRight
 from models.world import Turn
-from resolvers import composing, fileattaching, granted, mailboxes, messages, references, uploads
+from resolvers import (
+    adminlog,
+    composing,
+    fileattaching,
+    granted,
+    mailboxes,
+    messages,
+    references,
+    uploads,
+)
 from resolvers.access import own
 from resolvers.attaching import Chosen
 from resolvers.composing import Fields, How, Previous
@@ -34,6 +43,7 @@ from resolvers.context import Context
 from resolvers.mailboxes import Named, find
 from resolvers.mailboxowners import holding, owners
 from resolvers.messages import here
+from resolvers.onbehalf import another
 from resolvers.userselection import Users
 
 
@@ -116,51 +126,89 @@ async def store(ctx: Context, new: NewMessage, problems: Problems | None = None)
     return Done(row, before is not None, dropped)
 
 
-async def store_for(ctx: Context, new: NewMessage, users: Users) -> list[Picked]:
-    """Store a whole message in the folder of each of these accounts: of all, or of none.
+async def store_for(
+    ctx: Context, new: NewMessage, users: Users, problems: Problems | None = None
+) -> tuple[list[Picked], Sequence[int]]:
+    """Store a message in the folder of each of these accounts: of all, or of none.
 
-    Others' only for administrators. NotFound where one lacks the folder, OverQuota.
+    Others' only for administrators. A message of fields is written in the name of each account,
+    without references and stored files, which administrators cannot read. Only one account's draft
+    is replaced. Also returns what `Done.dropped` has. NotFound where one lacks the folder,
+    OverQuota.
     """
-    if new.fields or new.replaces is not None or new.keep:
-        text = "what is put into many accounts is a whole message: raw or rawUpload"
+    rows, problems = await owners(ctx, users, "users"), problems or Problems()
+    if len(rows) == 1 and (new.fields or new.replaces is not None or new.keep):
+        return await _store_as(ctx, rows[0], new, problems)
+    if new.replaces is not None or new.keep:
+        text = "a draft is replaced in one account: select one user"
         raise Invalid(text, constraint="exclusive", path=["users"])
-    rows = await owners(ctx, users, "users")
+    if new.fields:
+        _check_people(ctx, new.fields)
+    new, dropped = _finished(new)
     boxes = await ctx.load_all(mailboxes.named, [(row.id, new.mailbox) for row in rows])
     for row, box in zip(rows, boxes, strict=True):
         if box is None:
             raise NotFound(f"{row.username}: {new.mailbox}", path=["mailbox"])
-    source = await _source(ctx, None, new, None)
-    mail = (source, await read(source))
+    problems.settle()
     pairs = zip(rows, boxes, strict=True)
     there = [(row, box, _there(ctx, new, box)) for row, box in pairs if box]
     try:
-        keys = await _place_all(ctx, mail, there, users, again=False)
+        keys = await _place_all(ctx, new, there, users, again=False)
     except Gone:
-        keys = await _place_all(ctx, mail, there, users, again=True)
-    return [row for row in await ctx.load_all(messages.by_ids, keys) if row]
+        keys = await _place_all(ctx, new, there, users, again=True)
+    return [row for row in await ctx.load_all(messages.by_ids, keys) if row], dropped
+
+
+async def _store_as(
+    ctx: Context, row: Picked, new: NewMessage, problems: Problems
+) -> tuple[list[Picked], Sequence[int]]:
+    """Store a message as this account does it, and log it if it is another's."""
+    async with ctx.together():
+        done = await store(_as(ctx, row.id), new, problems)
+        if row.id != ctx.viewer.user_id:
+            async with ctx.write(row.id) as session:
+                log = adminlog.Done("messageUpload", "User", row.id, row.domain_id)
+                await adminlog.note(ctx, session, log)
+        ctx.forget()
+        key = [done.message.id] if done.message else []
+        return [one for one in await ctx.load_all(messages.by_ids, key) if one], done.dropped
+
+
+def _as(ctx: Context, user_id: int) -> Context:
+    """A context in which this account writes a message; it cannot read mail or files."""
+    return ctx if user_id == ctx.viewer.user_id else another(ctx, user_id)
+
+
+async def _mail(
+    ctx: Context, new: NewMessage, account: Picked | None
+) -> tuple[bytes | Path, Letter]:
+    """A message, whole or written by this account from fields."""
+    if account is not None:
+        ctx = _as(ctx, account.id)
+        account = await composing.account_of(ctx, account.id)
+    source = await _source(ctx, account, new, None)
+    return source, await read(source)
 
 
 async def _place_all(
     ctx: Context,
-    mail: tuple[bytes | Path, Letter],
+    new: NewMessage,
     there: Sequence[tuple[Picked, Picked, Place]],  # account, folder
     users: Users,
     *,
     again: bool,
 ) -> list[int]:
-    source, clear = mail
-    ready, done = list[tuple[Letter, Kept, Place]](), set[int]()
+    whole = None if new.fields else await _mail(ctx, new, None)
+    ready, done = list[tuple[Letter, Kept, Place]](), set[tuple[int, str]]()
     for account, box, to in there:
-        letter, tenant = clear, account.tenant_id
+        source, clear = whole or await _mail(ctx, new, account)
+        letter = clear
         if not to.draft:
             letter = await encrypting.put_in(ctx.world, source, clear, account, box)
-        if letter is clear:
-            kept = await stored(ctx.world, tenant, clear, again=again and tenant not in done)
-            done.add(tenant)
-        else:
-            kept = await stored(ctx.world, tenant, letter, again=again)
-            letter = _light(letter)
-        ready.append((letter, kept, to))
+        blob = (account.tenant_id, letter.root.digest)
+        kept = await stored(ctx.world, blob[0], letter, again=again and blob not in done)
+        done.add(blob)
+        ready.append((letter if whole and letter is clear else _light(letter), kept, to))
 
     def unit(turn: Turn) -> list[int]:
         return [place(turn, letter, kept, to).message_id for letter, kept, to in ready]

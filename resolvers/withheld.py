@@ -1,6 +1,6 @@
 """What is in other people's mail: nobody's to read but ROOT's, who is noted for it.
 
-Administrators see folders and messages of the accounts they manage as records: ids, flags,
+Administrators see folders, messages and files of the accounts they manage as records: ids, flags,
 dates, sizes, and the headers by which mail is found. To read one they act as its owner.
 """
 
@@ -12,10 +12,11 @@ from sqlmodel import col
 
 from models.errors import Forbidden
 from models.mailboxes import Mailbox
-from models.roles import Role
+from models.roles import AdminPermission, Role
 from models.sharing import ShareRight
+from models.users import User
 from resolvers import authlog
-from resolvers.access import administered, shared
+from resolvers.access import administered, managed_users, shared
 from resolvers.authlog import Event
 from resolvers.context import Context
 
@@ -26,13 +27,14 @@ READ = "read mail"  # as the security log of its owner calls it
 class Withheld:
     """A row of somebody else's mail: what is in it is refused to whoever asks for it."""
 
-    __slots__ = ("_row",)
+    __slots__ = ("_columns", "_row")
 
-    def __init__(self, row: Any) -> None:
+    def __init__(self, row: Any, columns: Collection[str] = CONTENT) -> None:
         self._row = row
+        self._columns = columns
 
     def __getattr__(self, name: str) -> Any:
-        if name in CONTENT:
+        if name in self._columns:
             raise refusal()
         return getattr(self._row, name)
 
@@ -42,10 +44,13 @@ def refusal() -> Forbidden:
     return Forbidden("what is in other people's mail is read by acting as them", requires="actAs")
 
 
-async def shown(ctx: Context, rows: Sequence[Any]) -> Sequence[Any]:
+async def shown(
+    ctx: Context, rows: Sequence[Any], columns: Collection[str] = CONTENT
+) -> Sequence[Any]:
     """These rows, of mail the viewer sees as records, as they may be handed out.
 
-    Where anything is shared with the viewer, they say in which folder they lie.
+    Where anything is shared with the viewer, they say in which folder they lie. `columns` are
+    withheld of other people's rows.
     """
     foreign = [row for row in rows if row.user_id != ctx.viewer.user_id]
     if not foreign or not administered(ctx):  # then they are shared
@@ -56,12 +61,24 @@ async def shown(ctx: Context, rows: Sequence[Any]) -> Sequence[Any]:
         await witnessed(ctx, {row.user_id for row in closed})
         return rows
     keys = {row.id for row in closed}
-    return [Withheld(row) if row.id in keys else row for row in rows]
+    return [Withheld(row, columns) if row.id in keys else row for row in rows]
 
 
 def _box(row: Any) -> int | None:
     box: int | None = getattr(row, "mailbox_id", None)
     return box
+
+
+async def refusals(ctx: Context, user_ids: list[int]) -> list[Forbidden | None]:
+    """Why the viewer sees no mail and files of these accounts, not even as records; else None."""
+    others = set(user_ids) - {ctx.viewer.user_id}
+    seen = set(user_ids) - others
+    if others and administered(ctx):
+        asked = select(col(User.id)).where(col(User.id).in_(others), managed_users(ctx))
+        seen |= {row.id for row in await ctx.read(asked)}
+    text = "you don't manage the mail of this account"
+    no = Forbidden(text, requires=AdminPermission.LOGIN_AS)
+    return [None if key in seen else no for key in user_ids]
 
 
 async def readable_boxes(ctx: Context, ids: Collection[int | None]) -> set[int]:

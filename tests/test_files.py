@@ -14,7 +14,7 @@ from graph.app import create_app
 from mail import housekeeping
 from mail.blobs.collect import collect
 from models.journal import ChangeKind
-from models.roles import Role
+from models.roles import AdminPermission, Role
 from models.world import World
 from resolvers import fileshares, tasks
 from tests.accounts import ERRORS, PASSWORD, id_of, run
@@ -351,21 +351,64 @@ async def test_a_link_ends_with_what_it_leads_to(ada: Client, root: Client, end:
 # whose, and how long
 
 
+OF_USER = """query ($u: UserRef!) { user(by: $u) { files {
+  totalCount nodes { id contentType size createdAt MORE } } } }"""
+
+
+async def test_administrators_list_the_files_of_others(
+    ada: Client, root: Client, over: Client, world: World, http: httpx.AsyncClient
+) -> None:
+    file = await stored(ada)
+    link = await share(ada, file)
+    acting = await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
+    who = {"id": id_of(ada)}
+    for client in (root, over, acting):
+        seen = (await client(OF_USER.replace("MORE", ""), u=who))["user"]["files"]
+        facts = {name: file[name] for name in ("id", "contentType", "size", "createdAt")}
+        assert seen == {"totalCount": 1, "nodes": [facts]}
+    for name in ("filename", "hash", "url", "shares { id url }"):
+        for client in (over, acting):
+            answer = await client.raw(OF_USER.replace("MORE", name), u=who)
+            assert {e["extensions"]["code"] for e in answer["errors"]} == {"FORBIDDEN"}
+            assert "pond" not in str(answer)
+    asked = OF_USER.replace("MORE", "filename hash url shares { id }")
+    (node,) = (await root(asked, u=who))["user"]["files"]["nodes"]
+    assert (node["filename"], node["hash"]) == ("pond.txt", file["hash"])
+    assert node["shares"] == [{"id": link["id"]}]
+    for path, headers in ((node["url"], {}), (f"/rest/files/{file['id']}", root.headers)):
+        assert (await http.get(path, headers=headers)).content == b"Ducks."
+    refused = await http.get(f"/rest/files/{file['id']}", headers=over.headers)
+    assert (refused.status_code, b"pond" in refused.content) == (403, False)
+    log = "{ viewer { user { authLog { nodes { action } } } } }"
+    seen = (await ada(log))["viewer"]["user"]["authLog"]["nodes"]
+    assert {"action": "read mail"} in seen
+
+
+async def test_files_that_one_may_not_see_are_an_error(
+    ada: Client, over: Client, world: World, http: httpx.AsyncClient
+) -> None:
+    top = await make_client(world, http, "top", role=Role.ROOT)
+    bare = await make_domain_admin(world, http, "bare")
+    for client, other in ((bare, ada), (over, top)):
+        await stored(other)
+        answer = await client.raw(OF_USER.replace("MORE", ""), u={"id": id_of(other)})
+        (error,) = answer["errors"]
+        assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", ["user", "files"])
+
+
 async def test_others_see_and_change_nothing(
     ada: Client, bob: Client, root: Client, world: World, http: httpx.AsyncClient
 ) -> None:
     file = await stored(ada)
-    link = await share(ada, file)
     over = await make_client(world, http, "over", role=Role.ADMIN)
+    link = await share(ada, file)
+    document = "query ($id: ID!) { node(id: $id) { id } }"
     for client in (bob, over, await make_domain_admin(world, http, "chief"), root):
-        for key in (file["id"], link["id"]):
-            document = "query ($id: ID!) { node(id: $id) { id } }"
-            assert (await client(document, id=key))["node"] is None
-        listed = "query ($u: UserRef) { user(by: $u) { files { totalCount nodes { id } } } }"
-        seen = (await client(listed, u={"id": id_of(ada)}))["user"]
-        assert seen is None or seen["files"] == {"totalCount": 0, "nodes": []}
-        path = f"/rest/files/{file['id']}"
-        assert (await http.get(path, headers=client.headers)).status_code == 404
+        assert (await client(document, id=link["id"]))["node"] is None
+        if client not in (over, root):
+            assert (await client(document, id=file["id"]))["node"] is None
+            path = f"/rest/files/{file['id']}"
+            assert (await http.get(path, headers=client.headers)).status_code == 404
         wanted = ["FORBIDDEN"] if client is root else ["NOT_FOUND"]
         for done in (
             await remove(client, "fileDelete", file["id"]),

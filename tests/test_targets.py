@@ -114,6 +114,7 @@ def test_every_way_to_read_has_its_decision() -> None:
         expected |= {f"{kind}.{name}" for name in parent.fields if name not in untargeted(kind)}
         assert untargeted(kind) <= set(parent.fields)
         expected.add(f"{kind}.changes position")  # the argument `after` names a journal
+    expected |= {f"Query.{name}" for name in reads.QUERIES if " " in name}  # other arguments
     user: Any = SDL.type_map["User"]
     shown = {*reads.plain_fields("User"), *FILE["records"]["User"].split()}
     expected |= {f"User.{name}" for name in user.fields if name not in shown}

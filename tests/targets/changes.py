@@ -39,6 +39,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "messageDeduplicate": {"select": SOME},
     "messageDelete": {"select": SOME},
     "messageUpdate": {"select": SOME, "set": {"seen": True}},
+    "messageUpload fields": {"mailbox": {"path": "INBOX"}, "subject": "x", "text": "x"},
     "sieveScriptPut": {"content": "keep;"},
     "spamPolicySet": {"level": 10},
     "userRoleSet": {"role": "USER"},
@@ -92,6 +93,22 @@ OBJECTS: dict[str, dict[str, Any]] = {
         "rights": ["LOOKUP"],
     },
     "messageForward": {"message": {"id": "@Message"}, "addresses": ["eve@example.com"]},
+    "messageCopy id": {"select": {"ids": ["@Message"]}, "to": {"specialUse": "SENT"}},
+    "messageDelete id": {"select": {"ids": ["@Message"]}},
+    "messageForward uid": {
+        "message": {"uid": {"mailbox": {"id": "@inbox"}, "uid": "@uid"}},
+        "addresses": ["eve@example.com"],
+    },
+    "messageMove id": {"select": {"ids": ["@Message"]}, "to": {"specialUse": "JUNK"}},
+    "messageMove mailbox": {
+        "select": {"mailbox": {"id": "@inbox"}, "uids": "@uid"},
+        "to": {"specialUse": "JUNK"},
+    },
+    "messageUpdate id": {"select": {"ids": ["@Message"]}, "set": {"seen": True}},
+    "messageUpdate mailbox": {
+        "select": {"mailbox": {"id": "@inbox"}, "uids": "@uid"},
+        "set": {"seen": True},
+    },
     "mailImport source": {"source": {"user": {"username": "@login"}}},
     "messageSubmit": {"message": {"id": "@draft"}},
     "pushChannelDelete": {"ids": ["@PushChannel"]},
@@ -156,7 +173,7 @@ def variables(name: str, target: Specimens, upload: str) -> dict[str, Any]:
             given["match"] = target.address
         case "scope":
             given["scope"] = {"user": user}
-        case "select":
+        case "select" if name not in OBJECTS:
             given["select"] = {**given.get("select", {}), "users": _selection(target)}
         case _ if name not in OBJECTS:
             member = "users" if "users" in kind.fields else "user"

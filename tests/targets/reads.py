@@ -47,8 +47,12 @@ QUERIES = {
     "keyValue": 'keyValue(user: @user, key: "@mark") { value }',
     "keyValues": "keyValues(user: @user) { nodes { value } }",
     "mailbox": 'mailbox(user: @user, by: {path: "@mark"}) { path }',
+    "mailbox id": "mailbox(by: {id: @Mailbox}) { path }",
     "mailboxes": "mailboxes(users: @users) { nodes { path } }",
     "message": "message(by: {id: @Message}) { id }",
+    "message path": 'message(user: @user, by: {uid: {mailbox: {path: "INBOX"}, uid: @uid}}) { id }',
+    "message seen": "message(by: {id: @Message}, markAsSeen: true) { id }",
+    "message uid": "message(by: {uid: {mailbox: {id: @inbox}, uid: @uid}}) { id }",
     "messageTrace": 'messageTrace(queueId: "@mark") { detail }',
     "messages": "messages(users: @users) { nodes { id } }",
     "node": "node(id: @User) { id }",
@@ -99,6 +103,7 @@ FIELDS = {  # of User: those that need arguments
 }
 CONTENTS = {  # beside those of Message, which are all fields that `records` does not name
     "ArchivedMessage contents": "node(id: @ArchivedMessage) { ... on ArchivedMessage { FIELD } }",
+    "File contents": "node(id: @File) { ... on File { FIELD } }",
     "Message contents": "message(by: {id: @Message}) { FIELD }",
     "QuarantineItem contents": "node(id: @QuarantineItem) { ... on QuarantineItem { FIELD } }",
     "Thread contents": "thread(id: @Thread) { FIELD }",
@@ -176,7 +181,9 @@ def _with_variables(kind: str, text: str, target: Specimens) -> tuple[str, dict[
 def _type_of(name: str) -> str:
     if name in ("cursor", "domainCursor"):
         return "Cursor!"
-    return "ID!" if name[0].isupper() or name == "deleted" else "String!"
+    if name == "uid":
+        return "BigInt!"
+    return "ID!" if name[0].isupper() or name in ("deleted", "inbox") else "String!"
 
 
 def contents(kind: str, records: list[str]) -> list[str]:

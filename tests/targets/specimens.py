@@ -19,7 +19,7 @@ from models.auth import AccessToken, ApiKey
 from models.authlog import AuthEvent
 from models.autoreply import Autoreply
 from models.certificates import Certificate
-from models.columns import Picked, table_of
+from models.columns import Picked, picked, table_of
 from models.compose import ComposeRequest
 from models.connectors import Connector, ConnectorRun
 from models.domains import Domain, DomainAlias
@@ -148,6 +148,9 @@ async def _mail(made: Specimens) -> None:
         stored.append(placed.message_id)
     kept, draft, archived = stored
     made.keys |= {"Message": kept, "ArchivedMessage": archived}
+    (first,) = await world.database.read(select(*picked(Message)).where(col(Message.id) == kept))
+    made.texts["inbox"] = str(ids.encode("Mailbox", first.mailbox_id))
+    made.texts["uid"] = str(first.uid)
     made.texts["draft"] = str(ids.encode("Message", draft))
     past = {"archived_at": world.now(), "archived_from": "INBOX", "purge_at": LATER}
     await _change(made, archived, mailbox_id=None, **past)
