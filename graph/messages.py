@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import strawberry
 from strawberry.scalars import JSON
 
+from graph import ids
 from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
@@ -129,7 +130,9 @@ class Message(Reading):
         messages.threads_by_ids,
         shaped("graph.threads", "Thread"),
         description="Conversation.",
+        exists=True,
     )
+    thread_id: strawberry.ID = leaf("Id of the conversation.")
     envelope: Envelope | None = leaf("SMTP envelope, if known.")
     from_: MailAddress | None = leaf("From.", name="from")
     sender: MailAddress | None = leaf("Sender, if different.")
@@ -188,6 +191,7 @@ class Message(Reading):
     batch = staticmethod(messages.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Message"),
+        "thread_id": Made(("thread_id",), ids.encoder("Thread")),
         "guid": Made(("id",), "{:032x}".format),
         "envelope": Made(("envelope_from", "envelope_to"), _envelope),
         "from_": Viewed(("from_name", "from_address"), _from, MailAddress),
