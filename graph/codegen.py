@@ -33,15 +33,25 @@ from graphql import (
 )
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from strawberry.types.base import StrawberryObjectDefinition
-from strawberry.types.field import StrawberryField
 
 from graph.execution.answer_budget import OTHER as OTHER_SIZE
 from graph.execution.answer_budget import OVERHEAD, AnswerBudget, size_of
 from graph.execution.generated_code import Bail, LargeValue, odd, told
 from graph.execution.leaf_checks import OTHER, SHORT, TEXTS, USUAL
 from graph.execution.list_steps import LONG_LIST
-from graph.origins import origin
-from graph.views import Expressed, Listed, Made, MaybeThreaded, View, Viewed, Whole, same
+from graph.origins import is_link, is_plain, link_of, origin
+from graph.views import (
+    KEY_FIELDS,
+    Expressed,
+    KeyRow,
+    Listed,
+    Made,
+    MaybeThreaded,
+    View,
+    Viewed,
+    Whole,
+    same,
+)
 from models.prepared import Column, Driven, instant
 
 STATEMENTS = 8  # whose rows one list may be of: an argument may choose another
@@ -57,22 +67,6 @@ class Document(Protocol):
 
     def fields(self, kind: GraphQLObjectType, details: FieldDetailsList) -> GroupedFieldSet:
         """The fields below these, as graphql-core groups them. Raises Bail for @defer."""
-
-
-def is_plain(field: GraphQLField) -> bool:
-    """Say whether a field is nothing but an attribute of its object."""
-    definition = origin(field)
-    return (
-        isinstance(definition, StrawberryField)
-        and not field.args
-        and definition.is_basic_field
-        and definition.default_resolver is getattr
-    )
-
-
-def is_link(field: GraphQLField) -> bool:
-    """Say whether a list may have filled a field for all its items."""
-    return "link" in getattr(origin(field), "metadata", ())
 
 
 class Held(NamedTuple):
@@ -382,6 +376,10 @@ class Writer:
         field = self._definition(kind, details)
         name = getattr(origin(field), "python_name", "")
         raw, made = self._fresh("r"), self._made(kind) or {}
+        if (to := link_of(field)) and to.exists and self._names(field, details) <= KEY_FIELDS:
+            key = held.columns.value(to.column) if held.columns else f"{held.source}.{to.column}"
+            self.emit(indent, f"{raw} = {self.constant(KeyRow)}({key})")
+            return self._viewed(field.type, details, raw, indent)
         if held.columns:
             return self._of_columns(field, made.get(name), name, details, held.columns, indent)
         if is_link(field):  # filled by its list, or left to its resolver
@@ -457,6 +455,11 @@ class Writer:
         else:
             self._fields(self._bare(bare), details, Held(var, var), out, indent + 1)
         return out
+
+    def _names(self, field: GraphQLField, details: FieldDetailsList) -> set[str]:
+        """The names of the fields below one that leads to an object."""
+        grouped = self.document.fields(self._bare(field.type), details)
+        return {below[0].node.name.value for below in grouped.values()}
 
     def _bare(self, kind: object) -> GraphQLObjectType:
         bare = kind.of_type if is_non_null_type(kind) else kind

@@ -8,6 +8,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph import ids
 from graph.connections import Connection, connected, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
@@ -130,7 +131,9 @@ class Message(Reading):
         messages.threads_by_ids,
         shaped("graph.threads", "Thread"),
         description="Conversation.",
+        exists=True,
     )
+    thread_id: strawberry.ID = leaf("Id of the conversation.")
     envelope: Envelope | None = leaf("SMTP envelope, if known.")
     from_: MailAddress | None = leaf("From.", name="from")
     sender: MailAddress | None = leaf("Sender, if different.")
@@ -189,6 +192,7 @@ class Message(Reading):
     batch = staticmethod(messages.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
         "id": identified("Message"),
+        "thread_id": Made(("thread_id",), ids.encoder("Thread")),
         "guid": Made(("id",), "{:032x}".format),
         "envelope": Made(("envelope_from", "envelope_to"), _envelope),
         "from_": Viewed(("from_name", "from_address"), _from, MailAddress),

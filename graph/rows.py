@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from keyword import iskeyword
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
@@ -22,7 +21,7 @@ from strawberry.types.base import StrawberryObjectDefinition
 from graph import ids
 from graph.errors import leaf
 from graph.fields import Info
-from graph.views import Listed, Made, View
+from graph.views import KEY_FIELDS, KeyRow, Link, Listed, Made, View
 from models.prepared import Rows
 from resolvers.context import Batch
 
@@ -30,15 +29,6 @@ Item = TypeVar("Item", bound=View)
 Value = TypeVar("Value")
 
 SHADOWED = {"list"}  # names of fields that Python needs for itself
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A field that leads to another object."""
-
-    column: str
-    batch: Batch[Any, Any]
-    of: Callable[[Any], Any]
 
 
 @strawberry.interface(name="Node", description="Anything with a global id.")
@@ -69,8 +59,15 @@ def identified(kind: str) -> Made:
     return Made(("id",), ids.encoder(kind))
 
 
-def link(column: str, batch: Batch[Any, Any], of: Callable[[Any], Any], *, description: str) -> Any:
-    """A field that leads to the object `batch` finds by our `column`.
+def link(
+    column: str,
+    batch: Batch[Any, Any],
+    of: Callable[[Any], Any],
+    *,
+    description: str,
+    exists: bool = False,
+) -> Any:
+    """A field that leads to the object `batch` finds by our `column`; `exists` as in Link.
 
     A list fills it for all its items (`fill`); where nobody did, it is loaded. Both ways
     use the same batch function, and the same loader.
@@ -78,6 +75,8 @@ def link(column: str, batch: Batch[Any, Any], of: Callable[[Any], Any], *, descr
 
     # no return type here: strawberry would take it for the field's
     def resolve(self: Any, info: Info):  # type: ignore[no-untyped-def] # noqa: ANN202
+        if exists and asked(info) <= KEY_FIELDS:
+            return of(KeyRow(getattr(self.row, column)))
         filled = vars(self).get(info.python_name)
         return _load(self, info) if filled is None else filled
 
@@ -85,9 +84,8 @@ def link(column: str, batch: Batch[Any, Any], of: Callable[[Any], Any], *, descr
         key = getattr(self.row, column)
         return None if key is None else of(await info.context.load(batch, key))
 
-    return strawberry.field(
-        resolver=resolve, description=description, metadata={"link": Link(column, batch, of)}
-    )
+    to = Link(column, batch, of, exists)
+    return strawberry.field(resolver=resolve, description=description, metadata={"link": to})
 
 
 def shaped(module: str, name: str) -> Callable[[Any], Any]:
@@ -102,7 +100,11 @@ def shaped(module: str, name: str) -> Callable[[Any], Any]:
 async def listed(info: Info, shape: type[Item], rows: Sequence[Any]) -> list[Item]:
     """The objects of a list's rows, with the links that were asked for filled in."""
     links = _fields(shape).links
-    wanted = links.keys() & asked(info)
+    wanted = {
+        name
+        for name in links.keys() & asked(info)
+        if not (links[name].exists and asked_below(info, name) <= KEY_FIELDS)
+    }
     if isinstance(rows, Rows) and not wanted:
         return cast("list[Item]", Listed(shape, rows))  # of which none may be made
     items = [shape.of(row) for row in rows]
@@ -126,17 +128,32 @@ def asked(info: Info) -> frozenset[str]:
 
     A superset where @skip or type conditions stand.
     """
+    return _kept(info, None, lambda: _names(_item_fields(info)))
+
+
+def asked_below(info: Info, name: str) -> frozenset[str]:
+    """Names, as in Python, of the fields asked of one field of the items. A superset likewise."""
 
     def names() -> frozenset[str]:
-        level = list(_below(info, info._raw_info.field_nodes))  # noqa: SLF001 - no other way in
-        if get_named_type(info._raw_info.return_type).name.endswith("Connection"):  # noqa: SLF001
-            edges = [node for node in level if node.name.value == "edges"]
-            inside = [node for node in _below(info, edges) if node.name.value == "node"]
-            inside += [node for node in level if node.name.value == "nodes"]
-            level = list(_below(info, inside))
-        return frozenset(_python(node.name.value) for node in level)
+        nodes = [node for node in _item_fields(info) if _python(node.name.value) == name]
+        return _names(_below(info, nodes))
 
-    return _kept(info, None, names)
+    return _kept(info, name, names)
+
+
+def _item_fields(info: Info) -> list[FieldNode]:
+    """The fields asked of the items of a list or a connection."""
+    level = list(_below(info, info._raw_info.field_nodes))  # noqa: SLF001 - no other way in
+    if get_named_type(info._raw_info.return_type).name.endswith("Connection"):  # noqa: SLF001
+        edges = [node for node in level if node.name.value == "edges"]
+        inside = [node for node in _below(info, edges) if node.name.value == "node"]
+        inside += [node for node in level if node.name.value == "nodes"]
+        level = list(_below(info, inside))
+    return level
+
+
+def _names(nodes: Iterable[FieldNode]) -> frozenset[str]:
+    return frozenset(_python(node.name.value) for node in nodes)
 
 
 def _kept(info: Info, what: object, make: Callable[[], Value]) -> Value:

@@ -2,11 +2,35 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from models.prepared import Rows
+from resolvers.context import Batch
+
+KEY_FIELDS = frozenset({"id", "__typename"})  # what the key of an object alone answers
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A field that leads to another object.
+
+    With `exists` the object of a key is always there: where only KEY_FIELDS are asked of it,
+    it is made of the key, and nothing is loaded.
+    """
+
+    column: str
+    batch: Batch[Any, Any]
+    of: Callable[[Any], Any]
+    exists: bool = False
+
+
+class KeyRow(NamedTuple):
+    """A row of which only the key is known."""
+
+    id: int
 
 
 class Made:

@@ -166,6 +166,7 @@ async def tidy(world: World, *, sweep: bool = True) -> Tidied:
     changes = await retention.trim(world, aged=sweep)
     if sweep:
         threads += await _empty_threads(world)
+    await world.database.refresh_statistics()
     kept = world.options.restore_window
     collected = await collect(world, world.blobs, keep=kept, sweep=sweep)
     return Tidied(

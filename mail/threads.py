@@ -10,6 +10,7 @@ from models.columns import insert_or
 from models.journal import ChangeKind, Entry
 from models.messages import Message, Thread, ThreadRef
 from models.prepared import Prepared, Sent, among, number, prepared
+from models.query_hints import without_index
 from models.world import Turn
 
 MOST = 1000  # messages of a conversation that takes others in, or is taken in
@@ -121,7 +122,7 @@ def merge(turn: Turn, user_id: int, into: int, others: Sequence[int], origin: st
     muted = select(func.count()).where(col(Thread.id).in_([into, *taken]), col(Thread.muted))
     if here.execute(muted).scalar_one():
         here.execute(update(Thread).where(col(Thread.id) == into).values(muted=True))
-    moved = update(Message).where(theirs, col(Message.thread_id).in_(taken))
+    moved = update(Message).where(without_index(theirs), col(Message.thread_id).in_(taken))
     here.execute(moved.values(thread_id=into))
     led = update(ThreadRef).where(
         col(ThreadRef.user_id) == user_id, col(ThreadRef.thread_id).in_(taken)

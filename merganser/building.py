@@ -55,6 +55,7 @@ async def opened(settings: Settings, *, migrate: bool = False) -> AsyncGenerator
         with reached(settings):
             if migrate:
                 await upgrade(store)
+                await store.refresh_statistics()
             elif await lacking(store):
                 raise Trouble(UNREADY)
             large = blobs(settings)

@@ -235,3 +235,4 @@ async def _finish(run: Bringing, state: TaskState = TaskState.SUCCEEDED) -> None
         values["done"] = run.origin.total
     async with work.ctx.write(work.user.id) as session:
         await _note(run, session, values)
+    await work.ctx.world.database.refresh_statistics()

@@ -36,6 +36,7 @@ from models.store.key_collision import KeyCollision, raise_key_collisions
 from models.store.lost_savepoint import raise_first_failure
 from models.store.outage_log import OUTAGES
 from models.store.outages import is_deadlock, unavailable
+from models.store.planner_statistics import refresh_statistics
 from models.store.postgres_address import is_postgres
 from models.store.stream_gate import StreamGate
 from models.traces import Timed
@@ -237,6 +238,11 @@ class Database:
                     outcome = await connection.run_sync(work)
             note_commit()
             return outcome
+
+    async def refresh_statistics(self) -> None:
+        """Let SQLite's planner know how much there is. Call it when much was written."""
+        if self.dialect == "sqlite":
+            await self.apply(refresh_statistics)
 
     async def apply_aside(self, work: Callable[[Connection], Outcome]) -> Outcome:
         """A unit of work that waits for no connection of the others: heartbeats must not be late.

@@ -344,6 +344,8 @@ async def _end(run: Run, state: TaskState, error: str | None, stage: Stage | Non
         )
         await connection.execute(delete(ConnectorRun).where(col(ConnectorRun.id).in_(old)))
         await ctx.record(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [key])
+    if row.once:  # it may have brought in an account
+        await ctx.world.database.refresh_statistics()
     ENDED.add(state.value.lower())
     for name, outcome in COUNTED.items():
         MESSAGES.add(outcome, by=max(getattr(counts, name) - getattr(run.row, name), 0))

@@ -15,6 +15,7 @@ from models.mailboxes import Mailbox
 from models.messages import Message, Thread
 from models.pages import Ask, Page
 from models.prepared import number, prepared
+from models.query_hints import without_index
 from models.roles import Role, Scope
 from resolvers import listing, wordpages
 from resolvers.access import beyond, owned, readable, records, shared
@@ -101,12 +102,13 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
 
 
 async def _plain_page(ctx: Context, key: Listing, columns: frozenset[str]) -> Page[Picked]:
-    """A page that nothing narrows, as an inbox is shown."""
+    """A page that nothing narrows, as an inbox is shown. Nobody sees one of another's here."""
+    if key.user_id != ctx.viewer.user_id:
+        return key.ask.page([])
     form = Form.of(key.ask, columns, falling=key.falling)
     of_mailbox, of_thread = key.mailbox_id is not None, key.thread_id is not None
     rows = await ctx.find(
         _page_select(form, of_mailbox=of_mailbox, of_thread=of_thread),
-        user=key.user_id,
         mailbox=key.mailbox_id,
         thread=key.thread_id,
         **listing.parameters(key.ask, key.place),
@@ -116,12 +118,13 @@ async def _plain_page(ctx: Context, key: Listing, columns: frozenset[str]) -> Pa
 
 @prepared
 def _page_select(form: Form, *, of_mailbox: bool, of_thread: bool) -> Select[*tuple[Any, ...]]:
-    rows = select(*picked(Message, form.columns)).where(
-        owned(Message), col(Message.user_id) == number("user")
-    )
-    rows = rows.where(col(Message.mailbox_id) == number("mailbox") if of_mailbox else here())
+    rows = select(*picked(Message, form.columns))
     if of_thread:
         rows = rows.where(col(Message.thread_id) == number("thread"))
+        rows = rows.where(without_index(owned(Message)))
+    else:
+        rows = rows.where(owned(Message))
+    rows = rows.where(col(Message.mailbox_id) == number("mailbox") if of_mailbox else here())
     return listing.form_of_page(rows, form, IN_THREAD if of_thread else PLACE)
 
 
@@ -149,12 +152,12 @@ async def _narrowed(ctx: Context, keys: Sequence[Listing]) -> list[Narrowed]:
 
 def _where(ctx: Context, key: Listing, by: Narrowed) -> list[Any]:
     terms = [records(ctx, Message), col(Message.user_id) == key.user_id]
+    if key.thread_id is not None:
+        terms = [col(Message.thread_id) == key.thread_id, without_index(*terms)]
     if key.mailbox_id is not None:
         terms.append(col(Message.mailbox_id) == key.mailbox_id)
     else:
         terms.append(here())
-    if key.thread_id is not None:
-        terms.append(col(Message.thread_id) == key.thread_id)
     return by.with_terms(ctx, terms)
 
 
@@ -224,7 +227,7 @@ async def threads_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
             func.max(col(Message.received_at)).label("last_received_at"),
         )
         .join(Message, col(Message.thread_id) == col(Thread.id))
-        .where(records(ctx, Message), here())
+        .where(without_index(records(ctx, Message)), here())
         .group_by(*picked(Thread, {"id", "user_id", "subject", "muted"}))
     )
     rows = await ctx.read(theirs.where(col(Thread.id).in_(ids)))
@@ -238,7 +241,7 @@ async def _shared_threads(ctx: Context, rows: Sequence[Picked]) -> dict[int, Any
     if not theirs or not ctx.viewer.reach.shared:
         return {}
     asked = select(col(Message.thread_id), col(Message.subject)).where(
-        col(Message.thread_id).in_(theirs), shared(ctx, Message)
+        col(Message.thread_id).in_(theirs), without_index(shared(ctx, Message))
     )
     found = {}
     for row in await ctx.read(asked.order_by(*(column.desc() for column in IN_THREAD))):
@@ -269,7 +272,7 @@ async def people_of(ctx: Context, ids: list[int]) -> list[list[tuple[str | None,
         )
         .where(
             col(Message.thread_id).in_(ids),
-            records(ctx, Message),
+            without_index(records(ctx, Message)),
             here(),
             col(Message.from_address).is_not(None),
         )
@@ -286,7 +289,7 @@ async def places_of(ctx: Context, ids: list[int]) -> list[list[int]]:
     """The folders in which these conversations have messages."""
     asked = (
         select(col(Message.thread_id), col(Message.mailbox_id))
-        .where(col(Message.thread_id).in_(ids), records(ctx, Message), here())
+        .where(col(Message.thread_id).in_(ids), without_index(records(ctx, Message)), here())
         .distinct()
     )
     found: defaultdict[int, list[int]] = defaultdict(list)

@@ -11,6 +11,7 @@ PARTS = 1000  # of one set
 RANGES = 250  # apart from each other, of one set
 LONGEST = 10  # digits of a number
 HIGHEST = 1 << 32  # above all uids (RFC 9051, section 2.3.1.1)
+SMALL = 1000  # numbers
 
 
 def number_set(
@@ -34,6 +35,17 @@ def number_set(
     if open_:  # the highest is in them even where it is below their beginning
         terms += [number >= min(open_), number == highest()]
     return or_(*terms)
+
+
+def is_small_set(given: str) -> bool:
+    """True if the set has few numbers, whatever its folder has: then they lead to its rows."""
+    many = 0
+    for part in given.split(",", PARTS):
+        ends = [end.strip() for end in part.split(":", 1)]
+        if not all(end.isascii() and end.isdigit() and len(end) <= LONGEST for end in ends):
+            return False
+        many += abs(int(ends[-1]) - int(ends[0])) + 1
+    return many <= SMALL
 
 
 def _between(

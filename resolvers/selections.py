@@ -35,11 +35,12 @@ from models.errors import Invalid
 from models.folding import fold_text
 from models.mailboxes import Mailbox, SpecialUse
 from models.messages import Message
+from models.query_hints import without_index
 from models.submission import Submission
 from resolvers.context import Context
 from resolvers.looking import READ, Looked, Place, looked, parts
 from resolvers.mailboxes import Named
-from resolvers.numbersets import number_set
+from resolvers.numbersets import is_small_set, number_set
 from resolvers.searchindex import matching, narrows, sought_by
 from resolvers.texts import within
 from resolvers.userselection import MINE, Users
@@ -80,13 +81,14 @@ class Narrowed:
     words: Sought | None
     found: ColumnElement[bool] | None
     rest: Sequence[ColumnElement[bool]]
+    by_key: bool = False  # `rest` has numbers in a folder, or a conversation, that find the rows
 
     def with_terms(
         self, ctx: Context, terms: Sequence[ColumnElement[bool]]
     ) -> list[ColumnElement[bool]]:
         """These terms and the filter's; what words find comes first."""
         if self.found is None:
-            return [*terms, *self.rest]
+            return [*self.rest, without_index(*terms)] if self.by_key else [*terms, *self.rest]
         others = [*terms, *self.rest]
         if ctx.world.database.dialect != "sqlite":
             return [*others, self.found]
@@ -113,7 +115,8 @@ async def narrowed(ctx: Context, places: list[Place]) -> list[Narrowed]:
 def _narrowed(ctx: Context, where: MessageWhere, seen: Looked) -> Narrowed:
     words, rest = divided(where)
     if words is None or not narrows(words):
-        return Narrowed(seen, None, None, conditions(ctx, where, seen))
+        by_key = where.thread_id is not None or is_small_set(where.uids or "*")
+        return Narrowed(seen, None, None, conditions(ctx, where, seen), by_key)
     found = matching(ctx, seen.waiting, words)
     return Narrowed(seen, words, found, conditions(ctx, rest, seen))
 

@@ -288,6 +288,8 @@ async def _by_chunks(ctx: Context, row: Picked, plan: Planner) -> None:
                 values["total"] = step.total
             await _note(ctx, session, row, values)
         await forget_objects(ctx.world, step.objects)
+    if done:  # of many messages, perhaps
+        await ctx.world.database.refresh_statistics()
     await _end(ctx, row, state, result=_facts(checkpoint, done))
 
 

@@ -67,6 +67,7 @@ LATER = (  # what is tried in CI alone: it takes longest, and what it is of is t
     "test_demo_letters",
     "test_differential",
     "test_docs",
+    "test_large_account",
     "test_plans",
     "test_users_plans",
 )
@@ -76,7 +77,8 @@ EACH = (  # what is about the store: all of it is tried on both. Of all else the
     "mail/test_blobs_collect", "mail/test_lmtp_store", "mail/test_mx_store", "mail/test_pacing",
     "mail/test_queue", "mail/test_received_limit", "lists/test_together", "test_authlog_read",
     "test_bulk.py", "test_changes", "test_delta", "test_fetching.py", "test_fetching_ends",
-    "test_groups", "test_header_values", "test_imports", "test_mail_import.py",
+    "test_groups", "test_header_values", "test_imports", "test_large_account",
+    "test_mail_import.py",
     "test_atomic_references", "test_deadlines",
     "test_mailbox_lists", "test_mailbox_repair", "test_messages", "test_placing", "test_plans",
     "test_random", "test_roads", "test_search_words", "test_searches", "test_sharing.py",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from graph import ids
+from graph.plans import TALLY
 from mail import snoozing, threads
 from models.journal import ChangeKind
 from models.roles import Role, Scope
@@ -236,3 +237,24 @@ async def test_another_subject_is_another_conversation(ada: Client) -> None:
     assert sorted(await rows(ada.world, "SELECT count(*) FROM messages GROUP BY thread_id")) == [
         (1,), (3,),
     ]  # fmt: skip
+
+
+KEYS = "{ viewer { user { messages(first: 50) { nodes { id threadId %s } } } } }"
+
+
+async def test_the_id_of_a_conversation_is_read_with_the_message(
+    talk: Client, statements: list[str]
+) -> None:
+    whole = await nodes(talk)
+    TALLY.fell.clear()
+    for document in (KEYS % "", KEYS % "thread { __typename id }"):
+        for _ in range(3):  # read anew, then compiled, then by its plan
+            del statements[:]
+            page = (await talk(document))["viewer"]["user"]["messages"]["nodes"]
+            assert len([sent for sent in statements if "FROM messages" in sent]) == 1
+            assert not any("threads" in sent for sent in statements)
+            assert [one["threadId"] for one in page[::-1]] == [one["thread"]["id"] for one in whole]
+            for one in page:
+                found = {"__typename": "Thread", "id": one["threadId"]}
+                assert one.get("thread", found) == found
+    assert not TALLY.fell

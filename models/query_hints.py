@@ -1,0 +1,37 @@
+"""Conditions that tell SQLite's planner which index not to use."""
+
+from typing import Any
+
+from sqlalchemy import Boolean, ColumnElement, and_
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+
+class UnindexedCondition(FunctionElement[bool]):
+    """Conditions joined by AND, of which the planner only tests rows."""
+
+    type = Boolean()
+    name = "unindexed"
+    inherit_cache = True
+
+
+def without_index(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return SQL that tests these conditions on rows which another condition finds.
+
+    Without statistics, SQLite assumes that every key of an index has as many rows. It then reads
+    all messages of an account rather than those of 20 conversations. PostgreSQL always has
+    statistics, and gets the conditions as they are.
+    """
+    return UnindexedCondition(and_(*conditions).self_group())
+
+
+@compiles(UnindexedCondition)
+def _plain(element: UnindexedCondition, compiler: SQLCompiler, **given: Any) -> str:
+    return compiler.process(element.clauses, **given)
+
+
+@compiles(UnindexedCondition, "sqlite")
+def _with_plus(element: UnindexedCondition, compiler: SQLCompiler, **given: Any) -> str:
+    # an operand of unary plus is an expression, for which no index can be used
+    return f"+({compiler.process(element.clauses, **given)})"
