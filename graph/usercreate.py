@@ -4,19 +4,25 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph import ids
+from graph.archive import TaskPayload
 from graph.conditions import Restrictions
-from graph.errors import MutationPayload, Options, leaf
+from graph.errors import MutationPayload, Options, UserSelectionPayload, leaf
 from graph.fields import Info
 from graph.mutations import Alone, mutation
 from graph.refs import DomainRef, domains_of, plain
-from graph.scalars import CIDR, ByteSize, Duration
+from graph.scalars import CIDR, ByteSize, Duration, Upload
+from graph.tasks import Task
 from graph.users import User
-from models.errors import Problems
+from models.errors import Problems, Refused
 from models.mailboxes import SpecialUse
 from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.user_files import UserFileFormat
 from models.users import DelimiterAction, ProtocolScope
-from resolvers import usercreate
+from resolvers import userbulk, usercreate, userfile
 from resolvers.usercreate import NewUser
+
+strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
 
 HASHED = (
     "The password is a hash, known by its form: $pbkdf2-sha1$, $pbkdf2-sha256$, $pbkdf2-sha512$; "
@@ -41,8 +47,8 @@ class SpecialMailboxNames:
     archive: str | None = leaf("Name of Archive, which is made only when named.", default=UNSET)
 
 
-@strawberry.input(description="Input of userCreate.")
-class UserCreateInput(Options, Restrictions):
+@strawberry.input(description="An account to be created.")
+class NewUserInput(Restrictions):
     restrictions = frozenset({"smtp_allowed_networks"})
     username: str | None = leaf("Default: the address.", default=UNSET)
     name: str | None = leaf("Display name.", default=UNSET)
@@ -159,6 +165,36 @@ class UserCreateInput(Options, Restrictions):
         )
 
 
+@strawberry.input(description="Input of userCreate.")
+class UserCreateInput(Options, NewUserInput):
+    pass
+
+
+@strawberry.input(description="Input of usersCreate.")
+class UsersCreateInput(Options):
+    users: list[NewUserInput] = leaf(
+        f"The accounts, at most {userbulk.MOST}; at most {userbulk.PASSWORDS} of them with a "
+        "password that is not hashed."
+    )
+
+
+@strawberry.input(description="Input of usersCreateFromFile.")
+class UsersCreateFromFileInput(Options):
+    file: Upload = leaf(
+        "A UTF-8 file, sent before; the task takes it over. Fields have the names of "
+        "`NewUserInput`; `administers` has names of domains. JSON Lines has an object in each "
+        "line. CSV has the names in its first line; `;` separates the items of a list."
+    )
+    format: UserFileFormat | None = leaf(
+        "Default: JSON_LINES if the file begins with a brace, else CSV.", default=UNSET
+    )
+
+
+@strawberry.type(description="Answer of usersCreate.")
+class UsersCreatePayload(UserSelectionPayload):
+    users: list[User] = leaf("The accounts, in the order of the input.", default_factory=list)
+
+
 @strawberry.type(description="Answer of userCreate.")
 class UserCreatePayload(MutationPayload):
     user: User | None = leaf("The account.", default=None)
@@ -178,3 +214,41 @@ class UserCreateMutation:
             charge = await domains_of(info, input.administers or (), path="administers")
         user = await usercreate.create(info.context, input.new(charge), problems)
         return UserCreatePayload(user=User.of(user))
+
+    @mutation(
+        "Creates accounts with folders and main addresses in one transaction: all or none. Each "
+        "error has the position of its account as its index.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.MASTER,
+        alone=Alone(
+            "a look at the list of known passwords",
+            lambda given: not all(one.allow_unsafe for one in given.users),
+        ),
+    )
+    async def users_create(self, info: Info, input: UsersCreateInput) -> UsersCreatePayload:
+        userbulk.check_count(input.users)
+        refused, news = dict[int, Refused](), list[NewUser]()
+        for nth, one in enumerate(input.users):
+            charge = list[int]()
+            try:
+                charge = await domains_of(info, one.administers or (), path="administers")
+            except Refused as refusal:
+                refused[nth] = refusal
+            news.append(one.new(charge))
+        made = await userbulk.create(info.context, news, refused)
+        return UsersCreatePayload(users=[User.of(user) for user in made])
+
+    @mutation(
+        "Creates accounts from a file by a task, as many as can be created, in the order of the "
+        "file. `Task.result` has the counts `created` and `refused`, and `errors` with line, "
+        "code, path and message of the first 1,000 refusals. After a crash the task goes on "
+        "where it was.",
+        role=Role.DOMAIN_ADMIN,
+        scope=Scope.MASTER,
+    )
+    async def users_create_from_file(
+        self, info: Info, input: UsersCreateFromFileInput
+    ) -> TaskPayload:
+        upload = ids.decode("Upload", input.file, path="file")
+        task = await userfile.create(info.context, upload, plain(input.format))
+        return TaskPayload(task=Task.maybe(task))

@@ -3,13 +3,16 @@
 # ruff: noqa: PLR0913, PLR0917 - a parameter for each option: typer reads them
 
 import sys
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from merganser.trouble import MISUSED, Trouble
+from merganser.trouble import MISUSED, WRONG, Trouble
 from models.roles import Role, Scope
+from models.user_files import UserFileFormat
 
 if TYPE_CHECKING:
     from merganser.settings import Settings
@@ -167,6 +170,41 @@ def restore(
         typer.echo(f"taken by others, or of a domain that is gone: {' '.join(lost)}", err=True)
 
 
+def import_users(
+    file: Annotated[Path, typer.Argument(help="A CSV or JSON Lines file, UTF-8.")],
+    form: Annotated[
+        UserFileFormat | None,
+        typer.Option("--format", help="Default: JSON_LINES if it begins with a brace, else CSV."),
+    ] = None,
+) -> None:
+    """Create the accounts of a file; each that is refused is reported with its line.
+
+    Fields have the names of NewUserInput in the API. Run the command again after a crash:
+    accounts that exist are refused. The exit code is 1 if an account is refused.
+
+    Example: merganser user import users.csv
+    """
+    from merganser import accounts
+    from merganser.commands import run
+
+    async def work(world: "World", _settings: "Settings") -> tuple[int, int]:
+        created = refused = 0
+        async with aclosing(accounts.create_from_file(world, file, form)) as outcomes:
+            async for outcome in outcomes:
+                created += outcome.created
+                refused += len({one["line"] for one in outcome.refused})
+                for one in outcome.refused:
+                    where = ".".join(one["path"]) or "record"
+                    text = f"line {one['line']}: {where}: {one['message']} ({one['code']})"
+                    typer.echo(text, err=True)
+        return created, refused
+
+    created, refused = run(work)
+    typer.echo(f"{created} accounts created, {refused} refused.")
+    if refused:
+        raise typer.Exit(WRONG)
+
+
 def create(
     name: Annotated[str, typer.Option(help="What it is for.")],
     user: Annotated[
@@ -297,6 +335,7 @@ def users() -> typer.Typer:
     """The commands about accounts."""
     made = typer.Typer(help="Make, list and change accounts.", no_args_is_help=True)
     made.command("add")(add)
+    made.command("import")(import_users)
     made.command("list")(list_users)
     made.command("passwd")(passwd)
     made.command("delete")(delete)

@@ -1,7 +1,10 @@
 """Users and API keys, as an operator at the machine makes, lists and ends them."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -13,16 +16,26 @@ from merganser.building import owner
 from merganser.trouble import Trouble
 from models.addresses import Address
 from models.columns import picked
-from models.errors import Invalid
+from models.errors import Invalid, Refused
 from models.pages import MOST, Ask, Cursor
 from models.roles import Role, Scope
+from models.user_files import UserFileFormat
 from models.users import User
 from models.world import World
-from resolvers import apikeys, usercreate, userdelete, userlist, userrestore, userupdate
+from resolvers import (
+    apikeys,
+    usercreate,
+    userdelete,
+    userfile,
+    userlist,
+    userrestore,
+    userupdate,
+)
 from resolvers.apikeys import NewKey
 from resolvers.context import Context
 from resolvers.newpasswords import NewPassword
 from resolvers.usercreate import NewUser
+from resolvers.userfile import Outcome
 from resolvers.userlist import UserWhere
 from resolvers.userrestore import Named
 from resolvers.userselection import Users
@@ -44,6 +57,28 @@ class Key:
 async def add(world: World, new: NewUser) -> str:
     """Make an account; returns its id."""
     return encode("User", (await usercreate.create(owner(world), new)).id)
+
+
+async def create_from_file(
+    world: World, path: Path, form: UserFileFormat | None
+) -> AsyncGenerator[Outcome]:
+    """Create the accounts of a CSV or JSON Lines file; yields what became of each part of it.
+
+    An account that exists is refused, so the same file can be given again after a crash.
+    """
+    ctx = owner(world)
+    try:
+        with path.open("rb") as file:
+            head = file.read(userfile.HEAD)
+    except OSError as problem:
+        text = f"cannot read {path}: {(problem.strerror or '').lower()}"
+        raise Trouble(text) from problem
+    try:
+        async with aclosing(userfile.outcomes(ctx, path, head, form)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+    except Refused as refusal:
+        raise Trouble(f"{path}: {refusal.message}") from refusal
 
 
 async def found(world: World, name: str) -> int:

@@ -171,13 +171,13 @@ async def ensure(ctx: Context, session: AsyncSession, name: str, *, path: str) -
         raise Conflict(f"{name} is an alias of another domain", path=[path])
     known = select(col(Domain.id)).where(col(Domain.name) == name)
     row = (await connection.execute(known)).first()
-    if row is None and free and ctx.world.options.auto_create_domains:
+    if row is None and may_create(ctx):
         await journal.lock(session, [PLATFORM])  # where names of domains are given away
         row = (await connection.execute(known)).first()
         if row is None:
             lookalikes.refuse_domain(name, path=path)
             await free_name(session, name, path=path)
-            return await added(ctx, session, Domain(name=name, **_made(ctx)))
+            return await added(ctx, session, new(ctx, name))
     if row is None or not (free or row.id in viewer.administers):
         raise NotFound(name, path=[path])
     return await with_room(session, row.id, name, path=path)
@@ -204,9 +204,15 @@ def _aliased(name: str) -> Select[int]:
     return select(col(DomainAlias.domain_id)).where(col(DomainAlias.alias) == name)
 
 
-def _made(ctx: Context) -> dict[str, Any]:
+def may_create(ctx: Context) -> bool:
+    """True if the first address in a domain creates the domain: for ADMIN, where it is set."""
+    return ctx.viewer.role.includes(Role.ADMIN) and ctx.world.options.auto_create_domains
+
+
+def new(ctx: Context, name: str) -> Domain:
+    """A domain with the platform's defaults, not stored."""
     at = ctx.world.now()
-    return {"id": ctx.world.key(), "created_at": at, "updated_at": at}
+    return Domain(id=ctx.world.key(), name=name, created_at=at, updated_at=at)
 
 
 async def taken(session: AsyncSession, name: str, *, path: str) -> list[Conflict]:

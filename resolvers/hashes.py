@@ -29,6 +29,10 @@ MOST = {
     "lanes": 16,
 }
 BCRYPT = 72  # bytes of a password that bcrypt looks at
+BCRYPT_LEAST = 4  # its lowest cost
+BCRYPT_SALT, BCRYPT_SALT_ENDS = 22, ".Oeu"  # characters; those that leave no bits over
+SHA_LEAST = 1000  # rounds of SHA-256 and SHA-512 crypt
+LANE_MEMORY = 8  # KiB that each lane of Argon2 needs at least
 TYPES = {"argon2d": Type.D, "argon2i": Type.I, "argon2id": Type.ID}
 
 _B64 = "A-Za-z0-9./+"
@@ -56,10 +60,15 @@ class Format:
     form: re.Pattern[str]
     costs: Callable[[re.Match[str]], bool]  # no more than we can afford
     verify: Callable[[bytes, str], bool]
+    is_usable: Callable[[re.Match[str]], bool]  # `verify` can read it; costs no hash
 
 
 def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
-    """The hash, if its form is known; Invalid where it is not, or checking would cost too much."""
+    """Return the hash if passwords can be compared with it.
+
+    Raises Invalid if its format is unknown, or if a comparison would cost too much. Compares no
+    password: the check takes less than a millisecond, whatever the hash costs.
+    """
     stored = stored.strip()
     for known in FORMATS:
         match = known.form.fullmatch(stored) if len(stored) <= LONGEST else None
@@ -68,6 +77,8 @@ def checked(stored: str, *, path: Sequence[str] = ("password",)) -> str:
         if not known.costs(match):
             text = "to check a password against this hash would cost too much"
             raise Invalid(text, constraint="cost", path=path)
+        if not known.is_usable(match):
+            raise unknown(path)
         return stored
     raise unknown(path)
 
@@ -76,15 +87,6 @@ def unknown(path: Sequence[str]) -> Invalid:
     """What is said of a hash that we cannot check."""
     text = "not a hash of PBKDF2, bcrypt, MD5, SHA or DES crypt, or Argon2"
     return Invalid(text, constraint="hash", path=path)
-
-
-def works(stored: str) -> bool:
-    """Whether a password can be compared with this hash. Takes as long as doing so."""
-    try:
-        verify("some password", stored)
-    except (ValueError, Argon2Error):
-        return False
-    return True
 
 
 def verify(password: str, stored: str) -> bool:
@@ -149,15 +151,58 @@ def _argon2_affordable(match: re.Match[str]) -> bool:
     return memory <= MOST["memory"] and memory * time <= MOST["time"] and lanes <= MOST["lanes"]
 
 
+def _is_argon2_usable(match: re.Match[str]) -> bool:
+    """True if libargon2 can decode the hash: asked with the least memory and one pass."""
+    memory, time, lanes = (int(match[name]) for name in ("memory", "time", "lanes"))
+    least = LANE_MEMORY * lanes
+    if lanes < 1 or time < 1 or memory < least:
+        return False
+    start, end = match.start("memory") - len("m="), match.end("lanes")
+    cheap = f"{match.string[:start]}m={least},t=1,p={lanes}{match.string[end:]}"
+    try:
+        _argon2(b"", cheap)
+    except Argon2Error:
+        return False
+    return True
+
+
+def _is_pbkdf2_usable(match: re.Match[str]) -> bool:
+    try:
+        return bool(_bytes(match["hash"]) and _bytes(match["salt"]))
+    except ValueError:
+        return False
+
+
+def _is_bcrypt_usable(match: re.Match[str]) -> bool:
+    """True if the cost is one of bcrypt's, and the salt is 16 bytes with no bits left over."""
+    salt_end = match.start() + len("$2b$00$") + BCRYPT_SALT
+    return int(match["cost"]) >= BCRYPT_LEAST and match.string[salt_end - 1] in BCRYPT_SALT_ENDS
+
+
+def _is_sha_usable(match: re.Match[str]) -> bool:
+    rounds = match["cost"] or match["cost6"]
+    return rounds is None or (not rounds.startswith("0") and int(rounds) >= SHA_LEAST)
+
+
 def _any(_match: re.Match[str]) -> bool:
     return True
 
 
 FORMATS = (
-    Format(_ARGON2, _argon2_affordable, _argon2),
-    Format(_PBKDF2, lambda match: 0 < int(match["cost"]) <= MOST["PBKDF2"], _pbkdf2),
-    Format(_BCRYPT, lambda match: int(match["cost"]) <= MOST["bcrypt"], _bcrypt),
-    Format(_SHA, lambda match: int(match["cost"] or match["cost6"] or 0) <= MOST["crypt"], _sha),
-    Format(_MD5, _any, _crypt("md5_crypt")),
-    Format(_DES, _any, _crypt("des_crypt")),
+    Format(_ARGON2, _argon2_affordable, _argon2, _is_argon2_usable),
+    Format(
+        _PBKDF2,
+        lambda match: 0 < int(match["cost"]) <= MOST["PBKDF2"],
+        _pbkdf2,
+        _is_pbkdf2_usable,
+    ),
+    Format(_BCRYPT, lambda match: int(match["cost"]) <= MOST["bcrypt"], _bcrypt, _is_bcrypt_usable),
+    Format(
+        _SHA,
+        lambda match: int(match["cost"] or match["cost6"] or 0) <= MOST["crypt"],
+        _sha,
+        _is_sha_usable,
+    ),
+    Format(_MD5, _any, _crypt("md5_crypt"), _any),
+    Format(_DES, _any, _crypt("des_crypt"), _any),
 )

@@ -315,7 +315,7 @@ async def step(
     made: Made = held.made
     outcome, work = made.work.outcome, made.work
     if made.last:
-        await _forget(session, order)
+        await forget(session, order)
         return Step(_noted(made.note, outcome))
     try:
         async with ctx.write(work.user.id) as inner:
@@ -347,7 +347,8 @@ def _noted(note: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
     return {**note, **facts, "refused": plain["skipped"], "outcome": plain}
 
 
-async def _forget(session: AsyncSession, order: dict[str, Any]) -> None:
+async def forget(session: AsyncSession, order: dict[str, Any]) -> None:
+    """Delete the archive of a task."""
     if order["archive"] is not None:
         gone = delete(ImportArchive).where(col(ImportArchive.id) == order["archive"])
         await (await session.connection()).execute(gone)

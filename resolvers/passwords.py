@@ -44,17 +44,6 @@ async def make(world: World, password: str) -> str:
     return await pool_of(world).run(hashing.make, _hasher(world), checked(password))
 
 
-async def imported(world: World, stored: str, *, path: Sequence[str] = ("password",)) -> str:
-    """A hash of another system, once it is sure that we can check it. Never inside a unit.
-
-    Takes as long as checking a password.
-    """
-    stored = hashes.checked(stored, path=path)
-    if not await pool_of(world).run(hashes.works, stored):
-        raise hashes.unknown(path)
-    return stored
-
-
 async def check(world: World, stored: str | None, password: str) -> bool:
     """Whether this is the password. Takes as long where there is none. Never inside a unit."""
     if not acceptable(password):

@@ -37,6 +37,7 @@ from resolvers import (
     reindexing,
     tiers,
     userdelete,
+    userfile,
     userpurge,
     userquota,
     webhookreplay,
@@ -50,7 +51,7 @@ from resolvers.work import Kind, Plan, Planner
 PAUSE_AFTER_ERROR = 60.0  # seconds until a task is tried again that broke
 IDLE = 15.0  # seconds until a worker looks unasked
 TOLD = (  # of the last checkpoint, in the result
-    "corrected", "left", "stored", "known", "refused", "untold",
+    "corrected", "left", "stored", "known", "refused", "untold", "created", "errors",
 )  # fmt: skip
 ATTEMPTS = 5  # without getting any further
 BROKEN = "it broke on our side"
@@ -323,6 +324,7 @@ KINDS = {
     imports.KIND: Kind(imports.plan, imports.step, begun=imports.begun),
     audit.KIND: Kind(audit.plan, audit.step, stoppable=False),
     userdelete.KIND: Kind(userpurge.plan, userpurge.step, stoppable=False),
+    userfile.KIND: Kind(userfile.plan, userfile.step, begun=userfile.begun),
     mailboxrepair.KIND: Kind(mailboxrepair.plan, mailboxrepair.step),
     mailboxupdate.KIND: Kind(_no_plan, mailboxupdate.step),
     userquota.KIND: Kind(userquota.plan, userquota.step),

@@ -5,42 +5,32 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail import addresses, lookalikes
-from mail.paths import checked_path, with_parents
+from mail.paths import checked_path
 from mail.specialnames import names_in
-from models.addresses import Address
-from models.domains import Domain
 from models.errors import Conflict, Forbidden, Invalid, Problems
-from models.journal import PLATFORM, ChangeKind, Stream
-from models.mailboxes import Mailbox, SpecialUse
+from models.mailboxes import SpecialUse
 from models.roles import AdminPermission, Role, UserPermission
-from models.users import DelimiterAction, DomainAdmin, ProtocolScope, User, UserTag
+from models.users import DelimiterAction, ProtocolScope, User
 from models.usersearch import words_of
 from resolvers import (
-    adminlog,
-    domains,
     newpasswords,
     passwordpolicy,
     publickeys,
     senders,
+    userinsert,
     usertargets,
     welcome,
 )
 from resolvers.addresstargets import checked_targets
-from resolvers.adminlog import Done
 from resolvers.context import Context
-from resolvers.mailboxes import new_mailbox
 from resolvers.newpasswords import NewPassword
-from resolvers.quotas import effective, give, seat
 from resolvers.userfacts import SPAM_LEVEL, allow, allow_quota, camel, checked
+from resolvers.userinsert import NotAdmitted, PreparedUser
 from resolvers.userrights import check_charge, domains_there, values_of
 
-MONTH = 30 * 86_400  # seconds that messages lie in Trash and Junk, at most
 FACTS = (  # what is stored as it was given, once it is checked
     "name",
     "disabled",
@@ -113,12 +103,35 @@ class NewUser:
     mailboxes: dict[SpecialUse, str] = field(default_factory=dict)
 
 
-async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -> User:
-    """Make an account with its folders and main address, in one unit.
+@dataclass(frozen=True, slots=True)
+class CheckedUser:
+    """An account whose fields are checked; its password is not hashed yet."""
 
-    All that is wrong with its fields is told at once, with the `problems` found before.
+    prepared: PreparedUser
+    password: NewPassword | None
+
+
+async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -> User:
+    """Create an account with its folders and main address, in one transaction.
+
+    Reports all problems of its fields at once, with the `problems` found before. Everything that
+    can refuse the account is checked before its password is hashed.
     """
-    problems = problems or Problems()
+    account = await check(ctx, new, problems or Problems())
+    for refusal in (await userinsert.check(ctx, {0: account.prepared})).values():
+        raise refusal
+    prepared = await complete(ctx, account)
+    try:
+        await userinsert.store(ctx, {0: prepared}, mutation="userCreate")
+    except NotAdmitted as refused:
+        raise refused.refusals[0] from None
+    except IntegrityError as clash:  # somebody was quicker, on a store with several writers
+        raise Conflict("the user name is taken", path=["username"]) from clash
+    return prepared.user
+
+
+async def check(ctx: Context, new: NewUser, problems: Problems) -> CheckedUser:
+    """Check all fields of an account. Raises what is wrong, with the `problems` found before."""
     _allowed(ctx, new)
     username, address = _names(ctx, new, problems)
     facts = checked({name: getattr(new, name) for name in FACTS}, problems)
@@ -135,36 +148,29 @@ async def create(ctx: Context, new: NewUser, problems: Problems | None = None) -
     await _check_rights(ctx, new, facts)
     user = _row(ctx, new, {"id": key, "username": username, **facts, **pub_key, **forwarding})
     user.words = words_of(username, user.name, address)
-    if password:
-        user.password = await newpasswords.stored(ctx, password)
+    known = addresses.normal(address) if address else None
+    prepared = PreparedUser(
+        user,
+        address,
+        known.local if known else "",
+        known.domain if known else None,
+        paths,
+        frozenset(new.administers),
+        new.add_tags_to_address,
+    )
+    return CheckedUser(prepared, password)
+
+
+async def complete(ctx: Context, account: CheckedUser) -> PreparedUser:
+    """Hash the password of a checked account, and write its welcome messages."""
+    prepared, user = account.prepared, account.prepared.user
+    if account.password:
+        user.password = await newpasswords.stored(ctx, account.password)
         user.password_changed_at = user.created_at
-    words = {"name": user.name or "", "username": username, "address": address or ""}
-    news = await welcome.letters(ctx.world, words) if address else []
-    try:
-        async with ctx.write() as session:
-            domain = None
-            if address:
-                name = address.rpartition("@")[2]
-                domain = await domains.ensure(ctx, session, name, path="address")
-                user.domain_id = user.tenant_id = domain.id
-            await _free(session, user)
-            session.add_all([user, Stream(id=key)])
-            await session.flush()
-            session.add_all(UserTag(tag=tag.casefold(), user_id=key) for tag in user.tags)
-            session.add_all(DomainAdmin(user_id=key, domain_id=one) for one in set(new.administers))
-            if domain and address:
-                _take_place(ctx, session, user, domain)
-                await _add_address(ctx, session, user, address, with_tags=new.add_tags_to_address)
-            boxes = await _add_folders(ctx, session, user, paths)
-            if news:
-                await welcome.put(ctx, session, user, boxes, news)
-                await session.refresh(user)
-            stream = user.domain_id or PLATFORM
-            await ctx.record(session, stream, ChangeKind.USER_CHANGED, [key], did="created")
-            await adminlog.note(ctx, session, _done(user))
-    except IntegrityError as clash:  # somebody was quicker, on a store with several writers
-        raise Conflict("the user name is taken", path=["username"]) from clash
-    return user
+    if prepared.address:
+        words = {"name": user.name or "", "username": user.username, "address": prepared.address}
+        prepared.welcome = await welcome.letters(ctx.world, words)
+    return prepared
 
 
 def _row(ctx: Context, new: NewUser, facts: dict[str, Any]) -> User:
@@ -291,9 +297,8 @@ async def _password(
             )
         if new.password:
             given = NewPassword(new.password, new.hashed_password, new.allow_unsafe)
-            policy = await passwordpolicy.of_address(
-                ctx, address or new.address or new.username or ""
-            )
+            where = address or new.address or new.username or ""
+            policy = await passwordpolicy.of_address(ctx, "" if given.hashed else where)
             return await newpasswords.checked(ctx, given, policy)
     return None
 
@@ -310,68 +315,3 @@ def _paths(new: NewUser, facts: Mapping[str, Any], problems: Problems) -> dict[S
         if "language" in facts and len(set(paths.values())) < len(paths):
             raise Invalid("two folders of one name", constraint="unique", path=["mailboxes"])
     return paths
-
-
-async def _free(session: AsyncSession, user: User) -> None:
-    connection = await session.connection()
-    taken = select(col(User.id)).where(col(User.username_key) == user.username_key)
-    if (await connection.execute(taken)).first():
-        raise Conflict("the user name is taken", path=["username"])
-
-
-def _take_place(ctx: Context, session: AsyncSession, user: User, domain: Domain) -> None:
-    """Count the account in its domain, whose stream is held; LimitReached where it is full."""
-    seat(domain, path=["address"])
-    give(ctx.world, domain, [], [effective(ctx.world, domain, user.quota)])
-    domain.user_count += 1
-    domain.address_count += 1
-    session.add(domain)
-
-
-async def _add_address(
-    ctx: Context, session: AsyncSession, user: User, shown: str, *, with_tags: bool
-) -> None:
-    at = ctx.world.now()
-    local = addresses.normal(shown).local
-    connection = await session.connection()
-    taken = select(col(Address.id)).where(
-        col(Address.local) == local, col(Address.domain_id) == user.domain_id
-    )
-    if (await connection.execute(taken)).first():
-        raise Conflict("the address is taken", path=["address"])
-    address = Address(
-        id=ctx.world.key(),
-        local=local,
-        domain_id=user.domain_id,
-        shown=shown,
-        user_id=user.id,
-        main=True,
-        tags=user.tags if with_tags else [],
-        created_at=at,
-        updated_at=at,
-    )
-    session.add(address)
-    await session.flush()
-    kind = ChangeKind.ADDRESS_CHANGED
-    await ctx.record(session, user.id, kind, [address.id], did="created")
-
-
-async def _add_folders(
-    ctx: Context, session: AsyncSession, user: User, paths: Mapping[SpecialUse, str]
-) -> list[Mailbox]:
-    uses = {path: use for use, path in paths.items()}
-    boxes = [new_mailbox(ctx, user, path, uses.get(path)) for path in with_parents(uses)]
-    for box in boxes:
-        if box.special_use in {SpecialUse.TRASH, SpecialUse.JUNK}:
-            box.retention = min(MONTH, box.retention or MONTH)
-    session.add_all(boxes)
-    await session.flush()
-    where = [box.path for box in boxes]
-    kind = ChangeKind.MAILBOX_CREATED
-    await ctx.record(session, user.id, kind, [box.id for box in boxes], path=where)
-    return boxes
-
-
-def _done(user: User) -> Done:
-    after = {"username": user.username, "role": user.role}
-    return Done("userCreate", "User", user.id, user.domain_id, None, after)

@@ -381,6 +381,8 @@ LOGGED: dict[str, Logged] = {
     "settingSet": Logged("Setting", after=("submission.maxRecipients",)),
     "usageReset": Logged("User", before=("limits",), after=("limits",)),
     "userCreate": Logged("User", after=("username", "role")),
+    "usersCreate": Logged("User", after=("username", "role")),
+    "usersCreateFromFile": Logged("Task", after=("file",)),
     "pushChannelDelete": Logged(
         "PushChannel", before=("kind",), prepare=_hers("pushChannelDelete")
     ),

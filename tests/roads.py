@@ -481,6 +481,7 @@ for _kind, _name in (
     ("FILTER_APPLY", "filterApply"),
     ("SEARCH_INDEX_OPTIMIZE", "searchIndexOptimize"),
     ("SEARCH_INDEX_REBUILD", "searchIndexRebuild"),
+    ("USERS_CREATE", "usersCreateFromFile"),
     ("WEBHOOK_REPLAY", "webhookReplay"),
 ):
     queued(_kind, _name)

@@ -11,7 +11,7 @@ from models.errors import Forbidden, NotFound
 from models.journal import ChangeKind
 from models.roles import AdminPermission, Role, Scope
 from models.world import World
-from resolvers import usercreate
+from resolvers import usercreate, userinsert
 from resolvers.context import Context, Viewer
 from resolvers.usercreate import NewUser
 from tests.conftest import Client, make_user
@@ -167,7 +167,7 @@ async def test_a_dry_run_and_a_failure_in_the_middle_leave_nothing(
     before = await sizes(world)
     assert await create(root, options={"validateOnly": True}) == (None, [])
     assert await sizes(world) == before
-    monkeypatch.setattr(usercreate, "_add_address", None)  # as if our own code broke
+    monkeypatch.setattr(userinsert, "_address", None)  # as if our own code broke
     answer = await root.raw(CREATE, input=GOOD)
     assert answer["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
     assert await sizes(world) == before

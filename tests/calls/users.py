@@ -1,9 +1,10 @@
 """Calls about accounts, and what their administrators do to them."""
 
 from graph import ids
+from models.roles import Role
 from tests.calls.call import Call, call
 from tests.calls.mail import message_send
-from tests.conftest import Client, receive
+from tests.conftest import Client, make_client, receive
 
 
 @call
@@ -82,6 +83,22 @@ async def usage_reset(ada: Client, root: Client) -> Call:
 async def user_create(_ada: Client, _root: Client) -> Call:
     given = {"address": "eve@example.org", "password": "correct horse"}
     return Call("userCreate", given, "user { username }", by_root=True)
+
+
+@call
+async def users_create(_ada: Client, _root: Client) -> Call:
+    users = [{"address": f"n{nth}@example.org", "passwordDisabled": True} for nth in range(2)]
+    payload = "userCount users { username }"
+    return Call("usersCreate", {"users": users}, payload, by_root=True)
+
+
+@call
+async def users_create_from_file(ada: Client, _root: Client) -> Call:
+    boss = await make_client(ada.world, ada.http, "filer", role=Role.ADMIN)
+    content = b"address,passwordDisabled\nn@example.org,true\n"
+    sent = await ada.http.post("/rest/uploads", content=content, headers=boss.headers)
+    given = {"file": sent.json()["id"]}
+    return Call("usersCreateFromFile", given, "task { kind state }", by=boss)
 
 
 @call

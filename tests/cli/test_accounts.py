@@ -3,6 +3,7 @@
 import asyncio
 import io
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,34 @@ def test_a_user_is_made_listed_and_signs_in(shell: Shell, monkeypatch: pytest.Mo
     assert "ada@example.org" in shell("user", "list").out
     assert signs_in("ada@example.org", "correct horse")
     assert not signs_in("ada@example.org", "correct house")
+
+
+def test_accounts_of_a_file_are_created_and_refusals_have_their_line(
+    ada: Shell, tmp_path: Path
+) -> None:
+    file = tmp_path / "users.csv"
+    file.write_text(
+        "address,password,hashedPassword,quota\n"
+        "eve@example.org,$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1,true,2 GiB\n"
+        "ada@example.org,$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1,true,\n"
+        "dan@example.org,none,true,\n"
+    )
+    said = ada("user", "import", str(file))
+    assert (said.code, said.out.strip()) == (1, "1 accounts created, 2 refused.")
+    assert [line.split(":")[:2] for line in said.err.splitlines()] == [
+        ["line 3", " address"],
+        ["line 4", " password"],
+    ]
+    assert signs_in("eve@example.org", "secret")
+    again = ada("user", "import", str(file), "--format", "CSV")
+    assert (again.code, again.out.strip()) == (1, "0 accounts created, 3 refused.")
+    file.write_text('{"address": "dan@example.org", "passwordDisabled": true}\n')
+    said = ada("user", "import", str(file))
+    assert (said.code, said.out.strip(), said.err) == (0, "1 accounts created, 0 refused.", "")
+    file.write_text("mail\nx\n")
+    said = ada("user", "import", str(file))
+    assert (said.code, "unknown columns: mail" in said.err) == (1, True)
+    assert ada("user", "import", str(tmp_path / "none")).code == 1
 
 
 def test_another_password_ends_the_old_one(ada: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ WRITES: dict[str, tuple[list[str], ...]] = {
     "import": (["import", "{mbox}", "--user", "ada", "--mailbox", "Old/Mail"],),
     "check": (["check", "--repair"],),
     "user add": (["user", "add", "bob", "--address", "bob@example.org", "--no-password"],),
+    "user import": (["user", "import", "{users}"],),
     "user passwd": (["user", "passwd", "ada", "--password-stdin"],),
     "user delete": (["user", "delete", "ada", "--yes"],),
     "user restore": (
@@ -115,11 +116,13 @@ def test_the_journal_tells_exactly_what_a_command_changed(
 ) -> None:
     mbox(tmp_path / "old.mbox", 5)
     (tmp_path / "good.graphql").write_text(DOCUMENT)
+    (tmp_path / "users.csv").write_text("address,passwordDisabled\nbob@example.org,true\n")
     (tmp_path / "mx.pem").write_text("".join(Signer().issue()))
     given = {
         "{mbox}": str(tmp_path / "old.mbox"),
         "{document}": str(tmp_path / "good.graphql"),
         "{pem}": str(tmp_path / "mx.pem"),
+        "{users}": str(tmp_path / "users.csv"),
     }
     *preparing, words = WRITES[name]
     for each in preparing:

@@ -1,0 +1,285 @@
+"""Create accounts from an uploaded CSV or JSON Lines file, by a task."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.keeping import blob_ids
+from models.columns import Picked, picked, table_of
+from models.errors import Invalid, Problems, RateLimited, Refused, found
+from models.exports import ImportArchive
+from models.journal import ChangeKind
+from models.roles import AdminPermission, Role, Scope, UserPermission
+from models.tasks import Task
+from models.user_files import UserFileFormat
+from models.users import DomainAdmin, User
+from models.world import Turn
+from resolvers import (
+    adminlog,
+    domains,
+    imports,
+    standing,
+    uploads,
+    userbulk,
+    userinsert,
+    userrecords,
+)
+from resolvers.access import own
+from resolvers.adminlog import Done
+from resolvers.context import Context, Viewer
+from resolvers.domains import Named
+from resolvers.exports import check_running
+from resolvers.files import raw, tenant_of
+from resolvers.uploads import Received
+from resolvers.usercreate import NewUser
+from resolvers.userinsert import PreparedUser
+from resolvers.userrecords import UserRecord
+from resolvers.work import Plan, Planner, Step, queue
+
+KIND = "USERS_CREATE"
+MUTATION = "usersCreateFromFile"
+RUNNING = 2  # unfinished tasks of an account
+CHUNK = 100  # accounts of one transaction
+HEAD = 64 * 1024  # bytes that tell the format
+TOLD = 1000  # refusals that the result lists
+FILE = ["file"]
+TRIES = 2  # of a transaction that another process made collide
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of some records."""
+
+    created: int
+    refused: list[dict[str, Any]]  # one item for each refusal: line, code, path, message
+
+
+async def create(ctx: Context, upload_id: int, form: UserFileFormat | None) -> Task:
+    """Queue a task that creates the accounts of an upload, which the task takes over.
+
+    Raises Invalid if the header of a CSV file names a column that doesn't exist, LimitReached if
+    two such tasks of the viewer are unfinished, NotFound if the viewer has no such upload.
+    """
+    owner = own(ctx)
+    upload: Picked = found(await ctx.load(uploads.by_ids, upload_id), str(upload_id), path=FILE)
+    head = await ctx.world.blobs.get_range(upload.blob_name, 0, min(upload.size, HEAD))
+    form = form or userrecords.detect_format(head)
+    userrecords.check_head(head, form)
+    received = Received(b"", upload.size, upload.digest, filename=upload.filename or "users")
+    kept = await raw(ctx.world, await tenant_of(ctx, owner), received, upload.blob_name)
+    viewer, key = ctx.viewer, ctx.world.key()
+    order = {
+        "archive": key,
+        "format": form,
+        "role": viewer.role,
+        "administers": sorted(viewer.administers),
+        "permissions": sorted(viewer.permissions),
+    }
+    async with ctx.write(owner) as session:
+        await check_running(ctx, owner, KIND, RUNNING)
+        (task,) = await queue(ctx, session, KIND, [order], user_id=owner)
+
+        def store(turn: Turn) -> None:
+            imports.take_over(turn, owner, upload_id, FILE)
+            row = {
+                "id": key,
+                "user_id": owner,
+                "task_id": task.id,
+                "filename": received.filename,
+                "size": received.size,
+                "blob_id": blob_ids(turn, kept)[kept.root],
+                "created_at": turn.world.now(),
+            }
+            turn.connection.execute(insert(table_of(ImportArchive)), row)
+
+        await ctx.world.join(session, store)
+        await ctx.record(session, owner, ChangeKind.TASK_CHANGED, [task.id])
+        after = {"file": received.filename}
+        await adminlog.note(ctx, session, Done(MUTATION, "Task", task.id, None, None, after))
+    return task
+
+
+async def outcomes(
+    ctx: Context, path: Path, head: bytes, form: UserFileFormat | None
+) -> AsyncGenerator[Outcome]:
+    """Create the accounts of a local file part by part; yields what became of each part."""
+    form = form or userrecords.detect_format(head)
+    userrecords.check_head(head, form)
+    with closing(userrecords.read(path, form)) as records:
+        while part := await asyncio.to_thread(list[UserRecord], islice(records, CHUNK)):
+            yield await (await Batch.of(ctx, part)).store()
+
+
+@asynccontextmanager
+async def begun(
+    ctx: Context, order: dict[str, Any], checkpoint: Mapping[str, Any]
+) -> AsyncGenerator[Planner]:
+    """The planner of a run, which has the file open and stands behind the finished records."""
+    form = UserFileFormat(order["format"])
+    async with imports.lying(ctx, None, col(ImportArchive.id) == order["archive"]) as path:
+        total = None if checkpoint else await asyncio.to_thread(_count, path, form)
+        with closing(userrecords.read(path, form)) as records:
+            done = checkpoint.get("at", 0)
+            await asyncio.to_thread(_skip, records, done)
+
+            async def plan(ctx: Context, order: dict[str, Any], _: dict[str, Any]) -> Plan:
+                part = await asyncio.to_thread(list[UserRecord], islice(records, CHUNK))
+                asking = ctx.as_another(await _viewer(ctx, order))
+                batch = await Batch.of(asking, part)
+                batch.total = total
+                return Plan(await userinsert.streams(ctx, batch.prepared.values()), made=batch)
+
+            yield plan
+
+
+def _count(path: Path, form: UserFileFormat) -> int:
+    with closing(userrecords.read(path, form)) as records:
+        return sum(1 for _ in records)
+
+
+def _skip(records: Iterable[UserRecord], count: int) -> None:
+    for _ in islice(records, count):
+        pass
+
+
+async def _viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
+    """Who asked for the task, with what that account may do now, at most what it might do then."""
+    asked = select(*picked(User)).where(col(User.id) == ctx.viewer.user_id, standing.open_users())
+    row = next(iter(await ctx.read(asked)), None)
+    role = Role(order["role"])
+    if row is None or not row.role.includes(role):
+        text = "the account that asked for this may no longer create accounts"
+        raise Invalid(text, constraint="role", path=FILE)
+    charges = await ctx.read(
+        select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == row.id)
+    )
+    administers, permissions = set(order["administers"]), set(order["permissions"])
+    if row.role is Role.DOMAIN_ADMIN:
+        administers &= {one.domain_id for one in charges}
+        permissions &= set(row.admin_permissions)
+    return Viewer(
+        row.id,
+        role,
+        frozenset({Scope.MASTER}),
+        frozenset(map(_permission, permissions)),
+        frozenset(administers),
+    )
+
+
+def _permission(name: str) -> AdminPermission | UserPermission:
+    known = AdminPermission.__members__
+    return AdminPermission(name) if name in known else UserPermission(name)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some records of a file, checked and hashed: what a transaction stores."""
+
+    ctx: Context
+    lines: dict[int, int]  # by place in the part of the file
+    prepared: dict[int, PreparedUser]
+    refused: dict[int, list[Refused]]
+    total: int | None = None
+
+    @classmethod
+    async def of(cls, ctx: Context, records: Sequence[UserRecord]) -> "Batch":
+        """Check these records and hash their passwords. Stores nothing."""
+        refused, news, problems = dict[int, list[Refused]](), dict[int, NewUser](), {}
+        for nth, record in enumerate(records):
+            if record.problem:
+                refused[nth] = [record.problem]
+                continue
+            problems[nth] = Problems()
+            try:
+                news[nth] = await _new_user(ctx, record, problems[nth])
+            except Refused as refusal:
+                refused[nth] = refusal.each
+        accounts, wrong = await userbulk.check(ctx, news, problems)
+        refused |= wrong
+        prepared = {nth: one.prepared for nth, one in accounts.items()}
+        for nth, collision in (await userinsert.check(ctx, prepared)).items():
+            refused[nth] = collision.each
+            accounts.pop(nth)
+        prepared = await _complete(ctx, accounts)
+        return cls(ctx, {nth: one.line for nth, one in enumerate(records)}, prepared, refused)
+
+    async def store(self) -> Outcome:
+        """Store the accounts that can be stored, in one transaction or savepoint."""
+        for left in reversed(range(TRIES)):
+            try:
+                late = await userinsert.store(
+                    self.ctx, self.prepared, mutation=MUTATION, partly=True
+                )
+                break
+            except IntegrityError:  # a name was taken meanwhile: the next try finds it
+                if not left:
+                    raise
+        refused = {**self.refused, **{nth: one.each for nth, one in late.items()}}
+        told = [
+            {
+                "line": self.lines[nth],
+                "code": one.code,
+                "path": one.path,
+                "message": one.message,
+            }
+            for nth, refusals in sorted(refused.items())
+            for one in refusals
+        ]
+        return Outcome(len(self.lines) - len(refused), told)
+
+
+async def _new_user(ctx: Context, record: UserRecord, problems: Problems) -> NewUser:
+    new, charges = userrecords.new_user(record, problems)
+    if charges:
+        refs = [Named(name=name) for name in charges]
+        rows = await domains.chosen(ctx, refs, path="administers")
+        new = replace(new, administers=[row.id for row in rows])
+    return new
+
+
+async def _complete(ctx: Context, accounts: Mapping[int, Any]) -> dict[int, PreparedUser]:
+    """Hash passwords; waits if sign-ins keep all processes busy."""
+    while True:
+        try:
+            return await userbulk.complete(ctx, accounts)
+        except RateLimited as busy:
+            await asyncio.sleep(busy.retry_after.total_seconds())
+
+
+async def plan(_ctx: Context, _order: dict[str, Any], _checkpoint: dict[str, Any]) -> Plan:
+    """Nothing: `begun` yields the planner."""
+    return Plan()
+
+
+async def step(
+    ctx: Context,
+    session: AsyncSession,
+    order: dict[str, Any],
+    checkpoint: dict[str, Any],
+    held: Plan,
+) -> Step:
+    """Store the accounts of a part of the file."""
+    batch: Batch = held.made
+    before: dict[str, Any] = {"at": 0, "created": 0, "refused": 0, "errors": []} | checkpoint
+    if not batch.lines:
+        await imports.forget(session, order)
+        return Step(before)
+    batch.ctx = ctx.as_another(batch.ctx.viewer)
+    outcome = await batch.store()
+    ctx.world.fault("users stored")
+    note = {
+        "at": before["at"] + len(batch.lines),
+        "created": before["created"] + outcome.created,
+        "refused": before["refused"] + len(batch.lines) - outcome.created,
+        "errors": [*before["errors"], *outcome.refused][:TOLD],
+    }
+    return Step(note, done=len(batch.lines), more=True, total=batch.total)
