@@ -24,7 +24,7 @@ FLAGS = {"seen": "seen", "flag": "flag", "delete": "delete", "spam": "spam", "st
 LISTS = {"targets": "targets", "labels": "labels", "remove_labels": "removeLabels"}
 TESTS = {
     "from_": "from", "to": "to", "subject": "subject", "list_id": "listId", "text": "text",
-    "has_attachment": "hasAttachment", "size": "size",
+    "has_attachment": "hasAttachment", "size": "size", "query": "query",
 }  # fmt: skip
 
 
@@ -59,6 +59,12 @@ class FilterQueryInput(Restrictions):
     )
     header: HeaderTestInput | None = leaf("Another header.", default=UNSET)
     regex: RegexTestInput | None = leaf("A header, or the body.", default=UNSET)
+    query: str | None = leaf(
+        "A text in the language of `messages(query:)`, such as `from:ann (subject:bill OR "
+        "larger:5M)`. Words are partial matches in Subject, From, To, Cc or the body. Terms about "
+        "what is not known at delivery, such as mailbox:, keyword: or is:seen, are an error.",
+        default=UNSET,
+    )
     all: list["FilterQueryInput"] | None = leaf("Each of these holds, too.", default=UNSET)
     any: list["FilterQueryInput"] | None = leaf("At least one of these holds.", default=UNSET)
     not_: list["FilterQueryInput"] | None = leaf("None of these holds.", name="not", default=UNSET)

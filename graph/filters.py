@@ -79,6 +79,7 @@ class FilterQuery(View):
     )
     header: HeaderField | None = leaf('Another header; the value "" = it is there.')
     regex: RegexTest | None = leaf("An expression.")
+    query: str | None = leaf("A search text, as it was given.")
     all: list["FilterQuery"] = leaf("Each of these holds, too; empty = no such test.")
     any: list["FilterQuery"] = leaf("At least one of these holds; empty = no such test.")
     not_: list["FilterQuery"] = leaf("None of these holds.", name="not")
@@ -94,6 +95,7 @@ FilterQuery.made = {
     "size": _of("size"),
     "header": Made((), _header),
     "regex": Viewed((), lambda query: query.get("regex"), RegexTest),
+    "query": Made((), lambda query: query["query"]["text"] if query.get("query") else None),
     "all": Viewed((), lambda query: query.get("all", ()), FilterQuery, many=True),
     "any": Viewed((), lambda query: query.get("any", ()), FilterQuery, many=True),
     "not_": Viewed((), lambda query: query.get("not", ()), FilterQuery, many=True),

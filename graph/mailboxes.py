@@ -9,10 +9,9 @@ from strawberry import UNSET
 
 from graph import ids
 from graph.acl import AccountName, MailboxShare
-from graph.connections import Connection
 from graph.errors import DeletePayload, MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, query
-from graph.messages import Message, message_page
+from graph.messages import MessageConnection, message_page
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, UserSelection, named, owner_of, plain, users_named
 from graph.rows import Shape, identified, link, shaped
@@ -144,7 +143,7 @@ class Mailbox(Shape):
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[Message]:
+    ) -> MessageConnection:
         wanted = Wanted(filter, order_by, (first, after, last, before))
         return await message_page(info, wanted, users=[self.row.user_id], mailbox_id=self.row.id)
 

@@ -9,18 +9,18 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph import ids
-from graph.connections import Connection, connected, page_asked
+from graph.connections import Connection, Paged, page_asked
 from graph.errors import leaf
 from graph.fields import Auth, Info, field, query
 from graph.mimeparts import Attachment, ContentType, MailAddress, MimePart
 from graph.outbound import ForwardTarget, Outbound, outbound_of
 from graph.reading import Reading, Verification, intro_of
 from graph.refs import MessageRef, UserRef, message_of, owner_of
-from graph.rows import columns, identified, link, shaped
+from graph.rows import columns, identified, link, listed, shaped
 from graph.scalars import URL, BigInt, ByteSize
 from graph.selections import MessageOrder, Wanted
 from graph.spamreports import SpamReport
-from graph.views import Made, MaybeThreaded, Viewed, same
+from graph.views import Made, MaybeThreaded, View, Viewed, same
 from mail.addresses import normal
 from mail.contents import is_large_tree
 from mail.placing import named_flags as flags_of
@@ -241,6 +241,27 @@ class Message(Reading):
         return [shaped("graph.labels", "Label")(row) for row in rows]
 
 
+@strawberry.type(description="A term of a search text that is not valid, and was left out.")
+class QueryProblem(View):
+    term: str = leaf('The term as it was written; "" = something is missing at the end.')
+    position: int = leaf("Where the term begins: the number of its first character, from 1.")
+    message: str = leaf("What is wrong, for people, in English.")
+
+
+@strawberry.type(description="A page of a list of messages.")
+class MessageConnection(Connection[Message]):
+    query_problems: list[QueryProblem] = leaf(
+        "Terms of the argument `query` that were left out because they are not valid, such as a "
+        "quotation mark that is not closed yet, by position. If no term is valid, the list is "
+        "empty."
+    )
+
+    made: ClassVar[Mapping[str, Made]] = {
+        **Connection.made,
+        "query_problems": Viewed((), lambda paged: paged.problems, QueryProblem, many=True),
+    }
+
+
 async def message_page(
     info: Info,
     wanted: Wanted,
@@ -248,20 +269,23 @@ async def message_page(
     users: Sequence[int],
     mailbox_id: int | None = None,
     thread_id: int | None = None,
-) -> Connection[Message]:
+) -> MessageConnection:
     """A page of messages: with the columns that are asked for, and the links filled."""
     ctx = info.context
     where = wanted.filter.where(info) if wanted.filter else ALL
     # As it was written: what `ago` means has moved on when the next page is asked for.
     conditions = (users, wanted.filter) if len(users) > 1 else wanted.filter
     nothing = where.everything and len(users) == 1
-    kind = ordering(wanted.order.ordering, None if nothing else conditions)
+    order = wanted.order
+    if wanted.problems and order is MessageOrder.RELEVANCE and not relevance.has_words(where):
+        order = MessageOrder.RECEIVED_DESC  # the words may be among what was left out
+    kind = ordering(order.ordering, None if nothing else conditions)
     ask = page_asked(kind, *wanted.page)
     names = columns(info, Message)
     listings = [Listing(user, ask, names, mailbox_id, thread_id, where) for user in users]
     if not listings:  # a selection of no account
         page: Page[Picked] = ask.page([])
-    elif wanted.order is MessageOrder.RELEVANCE:
+    elif order is MessageOrder.RELEVANCE:
         page = await relevance.page(ctx, listings, ask)
     elif len(listings) == 1:
         page = await ctx.load(messages.pages, listings[0])
@@ -272,9 +296,12 @@ async def message_page(
     async def count() -> int:
         return sum(await ctx.load_all(messages.counts, listings))
 
-    return await connected(
-        info, Message, page, lambda row: Cursor(kind, *listings[0].place_of(row)), count
-    )
+    nodes = await listed(info, Message, page.rows)
+
+    def place(row: Picked) -> Cursor:
+        return Cursor(kind, *listings[0].place_of(row))
+
+    return MessageConnection.of(Paged(page, nodes, place, count, wanted.problems))
 
 
 @strawberry.type

@@ -8,10 +8,9 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph import ids
-from graph.connections import Connection
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, subscription
-from graph.messages import Message, message_page
+from graph.messages import MessageConnection, message_page
 from graph.mutations import mutation
 from graph.rows import Shape, identified
 from graph.searchtext import fields_of, filter_of
@@ -69,7 +68,7 @@ class SavedSearch(Shape):
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[Message]:
+    ) -> MessageConnection:
         wanted = Wanted(filter_of(self.row.filter), order_by, (first, after, last, before))
         return await message_page(info, wanted, users=[self.row.user_id])
 

@@ -1,6 +1,6 @@
 """Searching: in accounts, and the text form of a filter, both ways."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,10 +10,9 @@ from strawberry.scalars import JSON
 from strawberry.types import get_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
-from graph.connections import Connection
 from graph.errors import leaf
 from graph.fields import Info, query
-from graph.messages import Message, message_page
+from graph.messages import MessageConnection, message_page
 from graph.refs import MailboxRef, UserSelection, given, users_named
 from graph.scalars import Duration
 from graph.selections import (
@@ -31,15 +30,16 @@ from models.mailboxes import SpecialUse
 from models.roles import Scope
 from resolvers import searches
 from resolvers.searchkeys import spelled
-from resolvers.searchtext import read, understood
+from resolvers.searchtext import QueryProblem, read
 from resolvers.searchwriting import written
-from resolvers.selections import words_of
+from resolvers.selections import check_values, words_of
 
 NAMES = {  # of fields, in JSON and here
     to_camel_case(field.python_name.removesuffix("_")): field.python_name
     for field in get_object_definition(MessageFilter, strict=True).fields
 }
 GROUPS = ("and", "or")
+PLACES = ("mailbox", "mailboxes")
 BOUNDS = frozenset(map(to_camel_case, TIMES))
 
 Text = Annotated[
@@ -147,6 +147,29 @@ def _described(info: Info, fields: Mapping[str, Any], problems: list[str]) -> Pa
     )
 
 
+def _names_mailbox(fields: Mapping[str, Any]) -> bool:
+    inner = [*fields.get("and", ()), *fields.get("or", ()), fields.get("not", {})]
+    return not fields.keys().isdisjoint(PLACES) or any(map(_names_mailbox, filter(None, inner)))
+
+
+async def _valid_part(
+    info: Info, query: str, owners: Sequence[int]
+) -> tuple[MessageFilter, Sequence[QueryProblem]]:
+    """The valid terms of a text as a filter, which finds nothing if there are none."""
+    ctx = info.context
+    now = ctx.world.now()
+    places = _names_mailbox(read(query, now).fields)
+    known = await searches.known_places(ctx, owners) if places else frozenset()
+
+    def check(fields: Mapping[str, Any]) -> None:
+        where = filter_of(fields).where(info)
+        searches.check_known(where, known)
+        check_values(where)
+
+    found = read(query, now, check)
+    return filter_of({"or": []} if found.is_void else found.fields), found.problems
+
+
 @strawberry.type
 class SearchQuery:
     @query("Text to filter, or filter to text; of both, what has both.", scope=Scope.MAIL_READ)
@@ -154,12 +177,13 @@ class SearchQuery:
         self, info: Info, query: Text = UNSET, filter: MessageFilter | None = UNSET
     ) -> ParsedSearch:
         found = read(query or "", info.context.world.now())
+        problems = list(map(str, found.problems))
         if not filter:
-            return _described(info, found.fields, found.problems)
+            return _described(info, found.fields, problems)
         fields = fields_of(filter)
         if query:
             fields = {"and": [found.fields, fields]}
-        return _described(info, fields, found.problems)
+        return _described(info, fields, problems)
 
     @query(
         "Search in one's own account; administrators in many, of which they see records.",
@@ -176,13 +200,14 @@ class SearchQuery:
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[Message]:
+    ) -> MessageConnection:
         ctx = info.context
         owners = await searches.owners(ctx, users_named(users or None))
-        said = filter
-        if query:
-            said = filter_of(understood(query, ctx.world.now()))
-            await searches.check_places(ctx, said.where(info), owners)
-            said = MessageFilter(and_=[said, filter]) if filter else said
-        wanted = Wanted(said or None, order_by, (first, after, last, before))
+        page = (first, after, last, before)
+        if not query:
+            wanted = Wanted(filter or None, order_by, page)
+        else:
+            said, problems = await _valid_part(info, query, owners)
+            both = MessageFilter(and_=[said, filter]) if filter else said
+            wanted = Wanted(both, order_by, page, problems)
         return await message_page(info, wanted, users=owners)

@@ -20,6 +20,7 @@ from models.errors import Invalid
 from models.submission import SubmissionState
 from resolvers.looking import DEPTH
 from resolvers.messages import NEWEST, OLDEST
+from resolvers.searchtext import QueryProblem
 from resolvers.selections import Selection
 from resolvers.where import MessageWhere
 
@@ -226,6 +227,7 @@ class Wanted(NamedTuple):
     filter: MessageFilter | None
     order: MessageOrder
     page: tuple[Any, Any, Any, Any]  # first, after, last, before
+    problems: Sequence[QueryProblem] = ()  # of the text that became a part of the filter
 
 
 @strawberry.input(

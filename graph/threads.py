@@ -9,11 +9,10 @@ from strawberry import UNSET
 
 from graph import ids
 from graph.bulk import MessageChanges, undo_token
-from graph.connections import Connection
 from graph.errors import MutationPayload, Options, leaf
 from graph.fields import Auth, Info, field, query
 from graph.mailboxes import Mailbox
-from graph.messages import Message, message_page
+from graph.messages import MessageConnection, message_page
 from graph.mimeparts import MailAddress
 from graph.mutations import mutation
 from graph.refs import plain
@@ -52,7 +51,7 @@ class Thread(Shape):
     @field("Oldest first.")
     async def messages(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
-    ) -> Connection[Message]:
+    ) -> MessageConnection:
         wanted = Wanted(None, MessageOrder.RECEIVED_ASC, (first, after, None, None))
         return await message_page(info, wanted, users=[self.row.user_id], thread_id=self.row.id)
 

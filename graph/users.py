@@ -28,7 +28,7 @@ from graph.identities import Identity, identity_page
 from graph.keyvalue import Key, KeyValue
 from graph.labels import Label
 from graph.mailboxes import Mailbox, MailboxTotals
-from graph.messages import Message, message_page
+from graph.messages import MessageConnection, message_page
 from graph.notifications import PushChannel
 from graph.passwordpolicy import PasswordPolicy
 from graph.quarantine import QuarantineItem, item_page
@@ -439,7 +439,7 @@ class User(Shape):
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[Message]:
+    ) -> MessageConnection:
         listing = Wanted(filter, order_by, (first, after, last, before))
         return await message_page(info, listing, users=[self.row.id])
 

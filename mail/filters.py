@@ -6,6 +6,10 @@ names of the API and hold only what is said:
     {"from": "ada", "any": [{"subject": "a"}, {"size": 1000}], "not": [{"header": {"key": "X"}}]}
     {"mailbox": 7, "labels": ["news"], "seen": True}
 
+A search text, which is one more test, is stored with the query that it stands for:
+
+    {"query": {"text": "subject:a OR larger:1k", "tests": {"any": [{"subject": "a"}, …]}}}
+
 Filters run in their order. Of `seen`, `flag`, `delete`, `spam` and `mailbox` the first filter
 that fits and names it decides, also where it says False; of all else each adds its own, and what
 one of them removes is not set. One that says `stop` is the last.
@@ -77,7 +81,7 @@ def _tests(query: Form) -> Iterator[Test]:
 
 
 def _groups(query: Form) -> Iterator[Test]:
-    for one in query.get("all", ()):
+    for one in required_of(query):
         yield condition(one)
     if some := query.get("any"):
         yield _one_of([condition(one) for one in some])
@@ -108,9 +112,15 @@ def _one_of(tests: Sequence[Test]) -> Test:
     return tests[0] if len(tests) == 1 else Test("anyof", tests=tuple(tests))
 
 
+def required_of(query: Form) -> list[Form]:
+    """The queries in a query that must hold, too: that of its search text, and `all`."""
+    text = query.get("query")
+    return [*([text["tests"]] if text else []), *query.get("all", ())]
+
+
 def inner_of(query: Form) -> list[Form]:
     """The queries that stand in a query."""
-    return [one for name in GROUPS for one in query.get(name, ())]
+    return [*required_of(query), *query.get("any", ()), *query.get("not", ())]
 
 
 def depth(query: Form) -> int:

@@ -15,6 +15,7 @@ from resolvers.mailboxes import Named
 QUERY = {
     "from": str, "to": str, "subject": str, "listId": str, "text": str, "hasAttachment": bool,
     "size": int, "header": dict, "regex": dict, "all": list, "any": list, "not": list,
+    "query": str,
 }  # fmt: skip
 ACTION = {
     "seen": bool, "flag": bool, "delete": bool, "spam": bool, "mailbox": str, "copyTo": list,
@@ -40,12 +41,19 @@ async def exported(ctx: Context, user_id: int) -> list[dict[str, Any]]:
             "name": row.name,
             "order": row.order,
             "active": row.active,
-            "query": row.query,
+            "query": _query(row.query),
             "action": _action(filters.whole(row.action, row.targets), paths),
             "metaData": row.meta_data,
         }
         for row in rows
     ]
+
+
+def _query(query: Entry) -> dict[str, Any]:
+    """A query as it is given: of a search text the text alone."""
+    inner = {name: [_query(one) for one in query[name]] for name in GROUPS if name in query}
+    text = {"query": query["query"]["text"]} if "query" in query else {}
+    return {**query, **inner, **text}
 
 
 def _action(action: Entry, paths: Mapping[int, str | None]) -> dict[str, Any]:

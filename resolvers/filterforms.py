@@ -14,10 +14,10 @@ from mail.lookups import resolve_all
 from mail.sieve import limits, regex
 from mail.sieve.base import FIELD_NAME
 from mail.sieve.keywords import known
-from models.errors import Invalid, NotFound, Problems
+from models.errors import Invalid, NotFound, Problems, Several
 from models.mailboxes import HOLDING_USES
 from models.webhooks import Webhook
-from resolvers import mailboxes
+from resolvers import filtertext, mailboxes
 from resolvers.addresstargets import Targets, checked_targets
 from resolvers.context import Context
 from resolvers.mailboxes import Named
@@ -64,12 +64,26 @@ def _query(given: Form, path: Path, problems: Problems, depth: int) -> dict[str,
         with problems.caught():
             if value is None or value == []:
                 found[name] = None
+            elif name == "query":
+                found[name] = {"text": value, "tests": _from_text(value, at, depth)}
             elif name in GROUPS:
                 found[name] = _queries(value, at, problems, depth)
             else:
                 found[name] = _test(name, value, at)
     if depth:
         return {name: value for name, value in found.items() if value is not None}
+    return found
+
+
+def _from_text(text: str, path: Path, depth: int) -> dict[str, Any]:
+    """The tests of a search text, which are checked like those of a form."""
+    problems = Problems()
+    found = _query(filtertext.tests_of(text, path), path, problems, depth + 1)
+    try:
+        problems.settle()
+    except (Invalid, Several) as refused:  # the path of a test means nothing to the writer
+        words = "; ".join(one.message for one in refused.each[:5])
+        raise Invalid(words, constraint="syntax", path=path) from refused
     return found
 
 

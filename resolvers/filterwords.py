@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mail.filters import ACTIONS
+from mail.filters import ACTIONS, required_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _tests(words: Words, query: Mapping[str, Any]) -> Iterator[Pair]:
         yield [header["key"], words.there if value is None else value]
     if regex := query.get("regex"):
         yield [regex.get("key") or words.text, f"/{regex['pattern']}/"]
-    for one in query.get("all", ()):
+    for one in required_of(query):
         yield from _tests(words, one)
     if some := query.get("any"):
         yield [words.any, _joined(words, some)]

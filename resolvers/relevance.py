@@ -17,6 +17,7 @@ from resolvers import messages
 from resolvers.context import Context
 from resolvers.messages import NEWEST, Listing
 from resolvers.selections import divided
+from resolvers.where import MessageWhere
 
 MOST = 500  # messages that are ranked
 SHOWN = frozenset({"subject", "from_name", "from_address", "to", "cc", "attachments", "preview"})
@@ -39,6 +40,11 @@ async def page(ctx: Context, listings: Sequence[Listing], ask: Ask) -> Page[Pick
     rows = sorted(every, key=messages.place, reverse=True)[:MOST]
     ranked = sorted(rows, key=lambda row: _rank(row, words), reverse=True)
     return _cut(ranked, ask)
+
+
+def has_words(where: MessageWhere) -> bool:
+    """Whether a filter has words to rank messages by."""
+    return bool(terms(divided(where)[0]))
 
 
 def terms(sought: Sought | None) -> list[Term]:

@@ -15,12 +15,14 @@ from resolvers import messages, userselection
 from resolvers.access import administered, own, records
 from resolvers.context import Context
 from resolvers.looking import parts
-from resolvers.mailboxes import BY
+from resolvers.mailboxes import BY, Named
 from resolvers.messages import Listing
 from resolvers.userselection import Users
 from resolvers.where import MessageWhere
 
 MOST = 100  # accounts of one search
+
+KnownPlaces = frozenset[tuple[str, Any]]  # an attribute that names a folder, and its value
 
 
 async def owners(ctx: Context, users: Users) -> list[int]:
@@ -38,22 +40,35 @@ async def owners(ctx: Context, users: Users) -> list[int]:
 
 
 async def check_places(ctx: Context, where: MessageWhere, owners: Sequence[int]) -> None:
-    """Invalid where a search names a folder that none of these accounts has."""
-    named = {
+    """Check the folders that a search names. Raises Invalid if no account has one of them."""
+    if _named(where):
+        check_known(where, await known_places(ctx, owners))
+
+
+async def known_places(ctx: Context, owners: Sequence[int]) -> KnownPlaces:
+    """What the folders of these accounts can be named by."""
+    asked = select(*picked(Mailbox, set(BY)))
+    rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
+    return frozenset((by, _folded(getattr(row, by))) for row in rows for by in BY)
+
+
+def check_known(where: MessageWhere, known: KnownPlaces) -> None:
+    """Check the folders that a search names. Raises Invalid if one of them is not known."""
+    for name in _named(where):
+        given = [(by, _folded(getattr(name, by))) for by in BY if getattr(name, by) is not None]
+        if known.isdisjoint(given):
+            words = f"there is no folder {str(name)[:80]!r}"
+            if name.id is not None:
+                words = "there is no folder with this id"
+            raise Invalid(words, constraint="mailbox", path=["query"])
+
+
+def _named(where: MessageWhere) -> set[Named]:
+    return {
         name
         for one in parts(where)
         for name in (*(one.mailboxes or ()), *((one.mailbox,) if one.mailbox else ()))
     }
-    if not named:
-        return
-    asked = select(*picked(Mailbox, set(BY)))
-    rows = await ctx.read(asked.where(records(ctx, Mailbox), col(Mailbox.user_id).in_(owners)))
-    there = {(by, _folded(getattr(row, by))) for row in rows for by in BY}
-    for name in named:
-        given = [(by, _folded(getattr(name, by))) for by in BY if getattr(name, by) is not None]
-        if there.isdisjoint(given):
-            words = f"there is no folder {str(name)[:80]!r}"
-            raise Invalid(words, constraint="mailbox", path=["query"])
 
 
 async def across(ctx: Context, listings: Sequence[Listing]) -> Page[Picked]:

@@ -59,6 +59,9 @@ _AGO = re.compile(r"([0-9]{1,6}) ?(s|secs?|mins?|h|hours?|d|days?|w|weeks?|y|yea
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
 OLDEST = timedelta(days=365 * 100)
 _STAMP = re.compile("[0-9]{9,11}")
+KEYS = frozenset(
+    ("is", "has", "hasattachment", "header", *TEXTS, *FLAGS, *NUMBERS, *LISTS, *FILES, *BOXES)
+) | {*TIMES, *DAYS}
 
 
 class Unclear(Exception):
@@ -70,6 +73,11 @@ class Capital(NamedTuple):
 
     words: int
     says: Callable[..., Fields]
+
+
+def is_key(key: str) -> bool:
+    """Whether `key:` begins a term, in lower case."""
+    return key in KEYS
 
 
 def value_of(key: str, text: str, now: datetime) -> Fields | None:

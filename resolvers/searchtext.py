@@ -1,17 +1,20 @@
 """The text form of a search, read: into the fields of a filter, as JSON has them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from models.errors import Invalid
-from resolvers.searchkeys import CAPITALS, LISTS, NOT_KEPT, Fields, Unclear, value_of
+from models.errors import Invalid, Refused
+from resolvers.searchkeys import CAPITALS, LISTS, NOT_KEPT, Fields, Unclear, is_key, value_of
 
 LONGEST = 4096  # characters
 DEPTH = 8  # of brackets
 TERMS = 250
+TOGETHER = frozenset({"query", "uids", "seqs"})  # fields that are valid or not beside others
+UNCLOSED = "a quotation mark that is not closed"
+MISSING = "its value is missing"
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -19,8 +22,8 @@ _TOKEN = re.compile(
         (?P<key>-?[A-Za-z][A-Za-z-]*):(?=\S) |
         (?P<quote>-?"(?:[^"\\]|\\.)*") |
         (?P<minus>-)(?=\() |
-        (?P<word>[^\s()"]+) |
-        (?P<odd>\S)
+        (?P<odd>-?".*) |
+        (?P<word>[^\s()"]+)
     )""",
     re.VERBOSE | re.DOTALL,
 )
@@ -35,33 +38,59 @@ class Token(NamedTuple):
     at: int
 
 
+class QueryProblem(NamedTuple):
+    """A term that is not understood, and where it begins, counted in characters from 1."""
+
+    term: str  # "" = at the end something is missing
+    position: int
+    message: str
+    token: str  # with which it begins
+
+    def __str__(self) -> str:
+        place = f"{self.token[:40]!r} at {self.position}" if self.token else "the end"
+        return f"{place}: {self.message}"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a text says, and what of it could not be understood."""
+    """What the valid terms of a text say, and what is wrong with the others."""
 
     fields: dict[str, Any]
-    problems: list[str]
+    problems: list[QueryProblem]
+    is_void: bool = False  # no term is valid: nothing is found
 
 
-def read(text: str, now: datetime) -> Found:
-    """What the text says; never raises."""
+# Raises Refused if no search can ask for these fields.
+Check = Callable[[Fields], None]
+
+
+def read(text: str, now: datetime, check: Check | None = None) -> Found:
+    """Read a text. A term that is not understood, or that `check` refuses, is left out."""
     if len(text) > LONGEST:
-        return Found({}, [f"a search has at most {LONGEST} characters"])
-    reader = _Reader(_tokens(text), now)
+        message = f"a search has at most {LONGEST} characters"
+        return Found({}, [QueryProblem(text, 1, message, text)], is_void=True)
+    reader = _Reader(text, _tokens(text), now, check)
     try:
         fields = reader.alternatives(0)
-        if reader.at < len(reader.tokens):
+        while reader.at < len(reader.tokens):
             reader.wrong(reader.tokens[reader.at], "there is no bracket that it closes")
+            reader.at += 1
+            if reader.peek():
+                fields = _both(fields, reader.alternatives(0))
     except _Stop:
-        fields = {}
-    return Found(fields, reader.problems)
+        fields = None
+    if fields and check and not reader.is_valid(fields):
+        fields = None
+    problems = sorted(reader.problems, key=lambda one: one.position)
+    return Found(fields or {}, problems, is_void=fields is None)
 
 
 def understood(text: str, now: datetime) -> dict[str, Any]:
-    """What the text says; Invalid where not all of it is understood, with the places."""
+    """What the text says. Raises Invalid with the places if it has problems."""
     found = read(text, now)
     if found.problems:
-        raise Invalid("; ".join(found.problems[:5]), constraint="syntax", path=["query"])
+        words = "; ".join(map(str, found.problems[:5]))
+        raise Invalid(words, constraint="syntax", path=["query"])
     return found.fields
 
 
@@ -75,120 +104,192 @@ def _tokens(text: str) -> list[Token]:
 
 
 class _Stop(Exception):
-    """What follows cannot be understood."""
+    """The text is too long or too deep: nothing of it counts."""
 
 
 @dataclass(slots=True)
 class _Reader:
+    """Reads tokens. Its methods return None for what is left out because of a problem."""
+
+    text: str
     tokens: list[Token]
     now: datetime
+    check: Check | None
     at: int = 0
     terms: int = 0
-    problems: list[str] = field(default_factory=list)
+    problems: list[QueryProblem] = field(default_factory=list)
 
-    def wrong(self, token: Token | None, why: str) -> None:
-        """Note a problem and where it is."""
-        place = f"{token.text[:40]!r} at {token.at}" if token else "the end"
-        self.problems.append(f"{place}: {why}")
+    def wrong(self, token: Token | None, why: str, end: int = 0) -> None:
+        """Note a problem of the term from this token up to that of index `end`, or up to here."""
+        if token is None:
+            self.problems.append(QueryProblem("", len(self.text) + 1, why, ""))
+            return
+        last = max(token, self.tokens[(end or self.at or 1) - 1], key=lambda one: one.at)
+        term = self.text[token.at - 1 : last.at - 1 + len(last.text)]
+        self.problems.append(QueryProblem(term, token.at, why, token.text))
+
+    def is_valid(self, fields: Fields) -> bool:
+        """Check the fields of the whole text, which may be too many together."""
+        try:
+            if self.check:
+                self.check(fields)
+        except Refused as refusal:
+            self.problems.append(QueryProblem(self.text, 1, refusal.message, self.text))
+            return False
+        return True
 
     def peek(self) -> Token | None:
         """The next token."""
         return self.tokens[self.at] if self.at < len(self.tokens) else None
 
-    def alternatives(self, depth: int, *, listed: bool = False) -> dict[str, Any]:
+    def alternatives(self, depth: int, *, listed: bool = False) -> dict[str, Any] | None:
         """Conditions with OR between, up to a closing bracket or the end."""
         if depth > DEPTH:
             self.wrong(self.peek(), f"brackets go {DEPTH} levels deep")
             raise _Stop
-        found = [self.conditions(depth, listed=listed)]
+        read_ = [self.conditions(depth, listed=listed)]
         while (token := self.peek()) and token.kind == "word" and token.text == "OR":
             self.at += 1
-            found.append(self.conditions(depth, listed=listed))
-        return found[0] if len(found) == 1 else {"or": found}
+            read_.append(self.conditions(depth, listed=listed, behind_or=True))
+        found = [one for one in read_ if one is not None]
+        return {"or": found} if len(found) > 1 else found[0] if found else None
 
-    def conditions(self, depth: int, *, listed: bool) -> dict[str, Any]:
+    def conditions(
+        self, depth: int, *, listed: bool, behind_or: bool = False
+    ) -> dict[str, Any] | None:
         """Conditions that must all hold."""
         made: dict[str, Any] = {}
-        empty = True
+        said: dict[str, tuple[Token, int]] = {}  # the token that said a field first, and its end
+        kept = lost = 0
         while token := self.peek():
             if token.kind == "close" or (token.kind == "word" and token.text == "OR"):
                 break
             if listed and token.kind == "word" and token.text == ",":
                 break
-            empty = False
+            if token.kind == "word" and token.text == "AND":
+                self.at += 1
+                continue
             self.terms += 1
             if self.terms > TERMS:
                 self.wrong(token, f"a search has at most {TERMS} terms")
                 raise _Stop
-            _add(made, self.condition(depth))
-        if empty and (depth or self.at):
+            found = self.condition(depth)
+            lost += found is None
+            kept += found is not None
+            said = {**dict.fromkeys(found or (), (token, self.at)), **said}
+            _add(made, found or {})
+        if not (kept or lost) and (depth or behind_or or self.peek()):
             self.wrong(self.peek(), "something is missing before it")
-        return made
+            return None
+        dropped = self.drop_invalid(made, said)
+        return None if (lost and not kept) or (dropped and not made) else made
 
-    def condition(self, depth: int) -> Fields:
+    def drop_invalid(self, made: dict[str, Any], said: Mapping[str, tuple[Token, int]]) -> bool:
+        """Drop the fields that are invalid as they stand together; whether there was one."""
+        names = [
+            name for name in sorted(TOGETHER & made.keys()) if self.refuses(made, name, *said[name])
+        ]
+        for name in names:
+            del made[name]
+        return bool(names)
+
+    def refuses(self, made: Fields, name: str, token: Token, end: int) -> bool:
+        """Whether this field is invalid as it stands in a group; a problem is noted then."""
+        beside = {"mailbox": made["mailbox"]} if "mailbox" in made else {}
+        try:
+            if self.check:
+                self.check({name: made[name], **beside})
+        except Refused as refusal:
+            self.wrong(token, refusal.message, end)
+            return True
+        return False
+
+    def condition(self, depth: int) -> Fields | None:
         """One condition."""
         token = self.tokens[self.at]
         self.at += 1
         match token.kind:
             case "open":
                 found = self.bracket(token, depth)
-                return found if set(found) == {"or"} else {"and": [found]}
+                return found if found is None or set(found) == {"or"} else {"and": [found]}
             case "minus":
                 self.at += 1
-                return {"not": self.bracket(token, depth)}
+                return self.negated(self.bracket(token, depth), token)
             case "key":
                 return self.keyed(token, depth)
             case "quote":
                 minus = token.text.startswith("-")
                 phrase = unquoted(token.text.removeprefix("-")).replace('"', " ")
-                return _negated({"query": f'"{phrase}"'}, negated=minus)
+                words = {"query": f'"{phrase}"'}
+                return self.negated(words, token) if minus else words
             case "word":
                 return self.word(token, depth)
-        self.wrong(token, "a quotation mark that is not closed")
-        raise _Stop
+        self.wrong(token, UNCLOSED)
+        return None
 
-    def bracket(self, opening: Token, depth: int) -> dict[str, Any]:
-        """What is inside a bracket that was opened."""
+    def bracket(self, opening: Token, depth: int) -> dict[str, Any] | None:
+        """What is inside a bracket that was opened; one that is not closed ends with the text."""
         found = self.alternatives(depth + 1)
         if (token := self.peek()) is None or token.kind != "close":
             self.wrong(opening, "a bracket that is not closed")
-            raise _Stop
-        self.at += 1
+        else:
+            self.at += 1
         return found
 
-    def keyed(self, token: Token, depth: int) -> Fields:
+    def negated(self, found: Fields | None, token: Token) -> Fields | None:
+        """None of these."""
+        if found is None or any(
+            self.refuses(found, name, token, self.at) for name in sorted(TOGETHER & found.keys())
+        ):
+            return None
+        return {"not": dict(found)}
+
+    def keyed(self, token: Token, depth: int) -> Fields | None:
         """What a key and its value say."""
         minus, key = token.text.startswith("-"), token.text.removeprefix("-").lower()
         value = self.tokens[self.at]
+        found: Fields | None
         if value.kind == "open" and key in ("and", "or"):
-            return _negated({key: self.listed(depth)}, negated=minus)
-        if value.kind == "open" and key == "mailboxes":
-            boxes = [one["mailbox"] for one in self.listed(depth) if "mailbox" in one]
-            return _negated({"mailboxes": boxes}, negated=minus)
-        return _negated(self.said(token, key, self.value(token)), negated=minus)
+            parts = self.listed(depth)
+            found = None if parts is None else {key: parts}
+        elif value.kind == "open" and key == "mailboxes":
+            parts = self.listed(depth)
+            boxes = [one["mailbox"] for one in parts or () if "mailbox" in one]
+            found = None if parts is None else {"mailboxes": boxes}
+        else:
+            given = self.value(token)
+            found = None if given is None else self.said(token, key, given)
+        return self.negated(found, token) if minus and found else found
 
-    def listed(self, depth: int) -> list[dict[str, Any]]:
+    def listed(self, depth: int) -> list[dict[str, Any]] | None:
         """The filters of a list, with commas between."""
         opening = self.tokens[self.at]
         self.at += 1
         found: list[dict[str, Any]] = []
+        many = 0
         while (token := self.peek()) and token.kind != "close":
-            if found:
+            if many:
                 self.at += 1  # a comma: nothing else ends what is listed
-            found.append(self.alternatives(depth + 1, listed=True))
+            many += 1
+            one = self.alternatives(depth + 1, listed=True)
+            found += [] if one is None else [one]
         if self.peek() is None:
             self.wrong(opening, "a bracket that is not closed")
-            raise _Stop
-        self.at += 1
-        return found
+        else:
+            self.at += 1
+        return found if found or not many else None
 
-    def value(self, key: Token) -> str:
+    def value(self, key: Token) -> str | None:
         """The value of a key: quoted, or all up to the next blank."""
         start = self.at
         parts: list[str] = []
         while (token := self.peek()) and (
             self.at == start or token.at == self.tokens[self.at - 1].at + len(parts[-1])
         ):
+            if token.kind == "odd" and not parts:
+                self.at += 1
+                self.wrong(key, UNCLOSED)
+                return None
             if token.kind in ("open", "close", "minus", "odd"):
                 break
             self.at += 1
@@ -196,54 +297,73 @@ class _Reader:
                 return unquoted(token.text)
             parts.append(token.text + (":" if token.kind == "key" else ""))
         if not parts:
-            self.wrong(key, "its value is missing")
-            raise _Stop
+            self.wrong(key, MISSING)
+            return None
         return "".join(parts)
 
-    def word(self, token: Token, depth: int) -> Fields:
+    def word(self, token: Token, depth: int) -> Fields | None:
         """What a word says: a key of doveadm in capitals, or itself."""
         text = token.text
         if text == "AND":
             return {}
         if text == "NOT":
-            if self.peek() is None:
-                self.wrong(token, "it says not what")
-                raise _Stop
-            if depth >= DEPTH:
-                self.wrong(token, f"brackets go {DEPTH} levels deep")
-                raise _Stop
-            if (opening := self.tokens[self.at]).kind == "open":
-                self.at += 1
-                return {"not": self.bracket(opening, depth)}
-            return {"not": dict(self.condition(depth + 1))}
+            return self.none(token, depth)
         if text in NOT_KEPT:
             self.wrong(token, f"{NOT_KEPT[text]} is not known here")
-            return {}
-        if text not in CAPITALS:
-            minus = text.startswith("-") and len(text) > 1
-            return _negated({"query": text.removeprefix("-") if minus else text}, negated=minus)
-        given = []
-        for _ in range(CAPITALS[text].words):
-            if self.peek() is None:
-                self.wrong(token, "its value is missing")
-                raise _Stop
-            following = self.tokens[self.at]
-            given.append(self.value(following if following.kind != "open" else token))
-        return self.said(token, text, *given)
+            return None
+        return self.capital(token) if text in CAPITALS else self.plain_word(token)
 
-    def said(self, token: Token, key: str, *given: str) -> Fields:
+    def plain_word(self, token: Token) -> Fields | None:
+        """What a word says that is looked for; a key without its value is a problem."""
+        minus = token.text.startswith("-") and len(token.text) > 1
+        bare = token.text.removeprefix("-") if minus else token.text
+        if bare.endswith(":") and is_key(bare[:-1].lower()):
+            self.wrong(token, MISSING)
+            return None
+        return self.negated({"query": bare}, token) if minus else {"query": bare}
+
+    def capital(self, token: Token) -> Fields | None:
+        """What a key of doveadm says with the words behind it."""
+        given = []
+        for _ in range(CAPITALS[token.text].words):
+            if (following := self.peek()) is None:
+                self.wrong(token, MISSING)
+                return None
+            value = self.value(following if following.kind != "open" else token)
+            if value is None:
+                return None
+            given.append(value)
+        return self.said(token, token.text, *given)
+
+    def none(self, token: Token, depth: int) -> Fields | None:
+        """What NOT says of what follows."""
+        if (following := self.peek()) is None:
+            self.wrong(token, "it says not what")
+            return None
+        if depth >= DEPTH:
+            self.wrong(token, f"brackets go {DEPTH} levels deep")
+            raise _Stop
+        if following.kind == "open":
+            self.at += 1
+            return self.negated(self.bracket(following, depth), token)
+        return self.negated(self.condition(depth + 1), token)
+
+    def said(self, token: Token, key: str, *given: str) -> Fields | None:
         """What a key says of its values, with problems noted."""
         try:
             if key in CAPITALS:
-                return CAPITALS[key].says(*given, self.now)
-            found = value_of(key, given[0], self.now)
+                found: Fields | None = CAPITALS[key].says(*given, self.now)
+            else:
+                found = value_of(key, given[0], self.now)
         except Unclear as problem:
             self.wrong(token, f"it takes {problem}")
-            return {}
+            return None
         if found is None:
             self.wrong(token, "there is no such key; put quotation marks around words")
-            return {}
-        return found
+            return None
+        alone = found.keys() - TOGETHER
+        refused = any(self.refuses(found, name, token, self.at) for name in sorted(alone))
+        return None if refused else found
 
 
 def unquoted(text: str) -> str:
@@ -251,8 +371,11 @@ def unquoted(text: str) -> str:
     return _ESCAPED.sub(r"\1", text[1:-1])
 
 
-def _negated(found: Fields, *, negated: bool) -> Fields:
-    return {"not": dict(found)} if negated and found else found
+def _both(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What one of two parts of a text says, or both."""
+    if one is None or other is None:
+        return one or other
+    return {"and": [one, other]} if one and other else one or other
 
 
 def _add(made: dict[str, Any], more: Mapping[str, Any]) -> None:

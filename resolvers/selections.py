@@ -47,6 +47,7 @@ from resolvers.userselection import MINE, Users
 from resolvers.where import MessageWhere
 
 TERMS = 250  # of a whole filter; SQLite takes no expression of more than 1000 levels
+TOO_MANY = f"a filter has at most {TERMS} terms"
 GUIDS = 1000
 GUID = re.compile("[0-9a-fA-F]{32}")
 LARGEST = (1 << 63) - 1  # key
@@ -126,6 +127,22 @@ def conditions(ctx: Context, where: MessageWhere, seen: Looked) -> list[ColumnEl
     return list(_Terms(ctx, seen).of(where))
 
 
+def check_values(where: MessageWhere) -> None:
+    """Check what `conditions` would refuse. Raises Invalid if a value or their number is wrong."""
+    many = 0
+    for one in parts(where):
+        if one.query:
+            sought_by(one.query)
+        for name in ("uids", "seqs"):
+            if given := getattr(one, name):
+                number_set(given, col(Message.uid), _highest_uid, name=name)
+        for nth, text in enumerate(one.guids or ()):
+            _guid(text, nth)
+        many += 1 + sum(getattr(one, name) is not None for name in MessageWhere.__slots__)
+    if many > TERMS:
+        raise Invalid(TOO_MANY, constraint="max", path=["filter"])
+
+
 def words_of(where: MessageWhere) -> Sought | None:
     """The words a filter asks for, where the index alone answers it; else None."""
     list(parts(where))  # it is bounded
@@ -170,7 +187,7 @@ class _Terms:
             terms.append(self._attachment(*where.attachment))
         self.many += len(terms) + 1
         if self.many > TERMS:
-            raise Invalid(f"a filter has at most {TERMS} terms", constraint="max", path=["filter"])
+            raise Invalid(TOO_MANY, constraint="max", path=["filter"])
         return [*self._groups(where), *terms]
 
     def _groups(self, where: MessageWhere) -> list[ColumnElement[bool]]:

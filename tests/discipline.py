@@ -220,6 +220,7 @@ def unconnected(schema: GraphQLSchema) -> Iterator[str]:
             pointing = {name: str(field.type) for name, field in edge.fields.items()} if edge else 0
             total = shape.pop("totalCount", "").removesuffix("!")
             rest = {"edges": f"[{of}Edge!]!", "nodes": f"[{of}!]!", "pageInfo": "PageInfo!"}
+            rest |= {"queryProblems": "[QueryProblem!]!"} if of == "Message" else {}
             if (shape, total) != (rest, "Int"):
                 yield kind.name
             if pointing != {"cursor": "String!", "node": f"{of}!"}:

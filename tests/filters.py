@@ -5,7 +5,7 @@ from typing import Any
 from tests.accounts import ERRORS
 from tests.conftest import Client
 
-QUERY = "from to subject listId text hasAttachment size header { key value raw } "
+QUERY = "from to subject listId text hasAttachment size query header { key value raw } "
 QUERY += "regex { key pattern }"
 ACTION = """seen flag delete spam mailbox { path } copyTo { path } targets labels removeLabels
   reply { subject text html } webhook { url } stop"""

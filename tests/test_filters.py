@@ -27,7 +27,8 @@ from tests.filters import NODE, change, create, listed, looked_at, made, remove
 
 EVERYTHING = {
     "from": "ada", "to": "bob", "subject": "a  b", "listId": "news", "text": "Größe",
-    "hasAttachment": False, "size": -5000, "header": {"key": "X-A", "value": "1"},
+    "hasAttachment": False, "size": -5000, "query": "subject:a OR larger:1k",
+    "header": {"key": "X-A", "value": "1"},
     "regex": {"key": "X-C", "pattern": "^[0-9]+$"}, "all": [{"regex": {"pattern": "a|b"}}],
     "any": [{"from": "x"}, {"size": 10}], "not": [{"header": {"key": "X-B"}}],
 }  # fmt: skip
@@ -39,7 +40,7 @@ ACTIONS = {
     "reply": {"subject": " Re ", "text": "Hi", "html": "<b>Hi</b>"}, "stop": True,
 }  # fmt: skip
 NO_TEST = dict.fromkeys(
-    ("from", "to", "subject", "listId", "text", "hasAttachment", "size", "header", "regex")
+    ("from", "to", "subject", "listId", "text", "hasAttachment", "size", "query", "header", "regex")
 )
 
 

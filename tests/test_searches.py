@@ -75,23 +75,100 @@ async def test_a_search_is_a_text(post: Client, bob: Client) -> None:
     assert await subjects(bob, "bill") == ["Secret"]
 
 
-async def test_a_search_that_is_not_understood_is_refused(post: Client) -> None:
-    for query, message in (
-        ("foo:bar", "'foo' at 1: there is no such key; put quotation marks around words"),
-        ("a (b", "'(' at 3: a bracket that is not closed"),
-        ("in:Wrk", "there is no folder 'Wrk'"),
-        ("in:sent in:Nope", "there is no folder 'Nope'"),
-        ("x" * 1_000_000, "a search has at most 4096 characters"),
-        ("UID 1:2", "uids go with a mailbox"),
-        ("thread:zzz", "not the id of a Thread"),
-        ("!!! ???", "a search has words, in at most 1024 characters"),
-        ("'\"&|!<->()*:^~{}[]\\%_;--", "a quotation mark that is not closed"),
-        ("a " * 40, "a search has at most 32 words and phrases"),
-    ):
-        answer = await post.raw(SEARCH, query=query)
-        (error,) = answer["errors"]
-        assert message in error["message"], query[:40]
-        assert error["extensions"]["code"] in ("BAD_USER_INPUT", "BAD_ID"), query[:40]
+PROBLEMS = """
+query ($query: String, $filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC) {
+  messages(query: $query, filter: $filter, orderBy: $orderBy) {
+    nodes { subject } totalCount queryProblems { term position message } }
+  viewer { user { username } } }
+"""
+
+
+async def valid_part(client: Client, query: str, **more: Any) -> tuple[list[str], list[Any]]:
+    """Subjects that a text finds, and terms that were left out, with places and reasons."""
+    answer = await client(PROBLEMS, query=query, **more)
+    assert answer["viewer"]["user"]["username"] == client.user.username
+    found = answer["messages"]
+    assert found["totalCount"] == len(found["nodes"])
+    problems = [tuple(one.values()) for one in found["queryProblems"]]
+    return [node["subject"] for node in found["nodes"]], problems
+
+
+UNCLOSED = "a quotation mark that is not closed"
+MISSING = "its value is missing"
+VALID_PARTS: list[tuple[str, list[str], tuple[str, int, str]]] = [
+    ('bill from:"x', ["Lunch", "Bill"], ('from:"x', 6, UNCLOSED)),
+    ('from:"x y bill', [], ('from:"x y bill', 1, UNCLOSED)),
+    ('-duck bill -"du', ["Bill"], ('-"du', 12, UNCLOSED)),
+    ("duck from:", ["Duck", "Lunch"], ("from:", 6, MISSING)),
+    ("from:", [], ("from:", 1, MISSING)),
+    ("bill (duck OR see", ["Lunch"], ("(duck OR see", 6, "a bracket that is not closed")),
+    ("duck OR", ["Duck", "Lunch"], ("", 8, "something is missing before it")),
+    ("OR duck", ["Duck", "Lunch"], ("OR", 1, "something is missing before it")),
+    ("duck OR foo:x", ["Duck", "Lunch"], ("foo:x", 9, "there is no such key; put quotation")),
+    ("bill -foo:x", ["Lunch", "Bill"], ("-foo:x", 6, "there is no such key; put quotation")),
+    ("bill NOT", ["Lunch", "Bill"], ("NOT", 6, "it says not what")),
+    ("bill -(is:od)", ["Lunch", "Bill"], ("is:od", 8, "it takes one of")),
+    ("bill FROM", ["Lunch", "Bill"], ("FROM", 6, MISSING)),
+    ("bill in:Wor", ["Lunch", "Bill"], ("in:Wor", 6, "there is no folder 'Wor'")),
+    ("bill -in:Wor", ["Lunch", "Bill"], ("-in:Wor", 6, "there is no folder 'Wor'")),
+    ("bill uid:1:", ["Lunch", "Bill"], ("uid:1:", 6, "uids go with a mailbox")),
+    ("bill uid:1: in:inbox", ["Lunch", "Bill"], ("uid:1:", 6, 'a set of numbers is like "1,3')),
+    ("bill thread:zz", ["Lunch", "Bill"], ("thread:zz", 6, "not the id of a Thread")),
+    ("bill guid:12", ["Lunch", "Bill"], ("guid:12", 6, "a guid has 32 hex digits")),
+    ("subject:bill !!! ???", ["Bill"], ("!!!", 14, "a search has words, in at most 1024")),
+    ("a " * 40 + "is:unread", ["Duck", "Lunch", "Bill"], ("a", 1, "a search has at most 32 words")),
+    ("bill after:soo", ["Lunch", "Bill"], ("after:soo", 6, "it takes a time such as")),
+    ("(is:seen OR " * 9 + "bill", [], ("is", 98, "brackets go 8 levels deep")),
+    ("is:seen OR " * 249 + "is:seen", [], ("is:seen", 1, "a filter has at most 250")),
+    ("x" * 5000, [], ("x" * 5000, 1, "a search has at most 4096 characters")),
+]
+
+
+@pytest.mark.parametrize(("query", "found", "problem"), VALID_PARTS)
+async def test_a_half_typed_search_finds_what_its_valid_part_says(
+    post: Client, query: str, found: list[str], problem: tuple[str, int, str]
+) -> None:
+    subjects_, problems = await valid_part(post, query)
+    assert subjects_ == found
+    term, position, message = problems[0]
+    assert (term.startswith(problem[0]), position) == (True, problem[1])
+    assert message.startswith(problem[2])
+
+
+async def test_a_whole_search_has_no_problems(post: Client) -> None:
+    assert await valid_part(post, "bill -duck") == (["Bill"], [])
+    listed = "{ mailbox(by: {specialUse: INBOX}) { messages { queryProblems { term } } } }"
+    assert (await post(listed))["mailbox"]["messages"]["queryProblems"] == []
+
+
+async def test_each_problem_is_told_with_its_place(post: Client) -> None:
+    found, problems = await valid_part(post, 'is:odd in:Nope bill after:x subject:"l')
+    assert found == ["Lunch", "Bill"]
+    assert [problem[:2] for problem in problems] == [
+        ("is:odd", 1), ("in:Nope", 8), ("after:x", 21), ('subject:"l', 29),
+    ]  # fmt: skip
+
+
+async def test_the_filter_beside_a_half_typed_search_holds(post: Client) -> None:
+    asked = {"subject": "lun"}
+    assert (await valid_part(post, "bill from:", filter=asked))[0] == ["Lunch"]
+    assert (await valid_part(post, "from:", filter=asked))[0] == []
+
+
+async def test_a_half_typed_search_can_be_ordered_by_relevance(post: Client) -> None:
+    found, problems = await valid_part(post, 'is:unread "bil', orderBy="RELEVANCE")
+    assert (found, len(problems)) == (["Duck", "Lunch", "Bill"], 1)
+    assert await valid_part(post, "from:", orderBy="RELEVANCE") == ([], [("from:", 1, MISSING)])
+
+
+async def test_a_problem_of_a_search_names_no_key_of_the_database(post: Client) -> None:
+    key = 77_777
+    for query in (f"mailboxid:{ids.encode('Mailbox', key)}", "in:Wrk"):
+        _, [problem] = await valid_part(post, query)
+        assert str(key) not in problem[2]
+    assert (await valid_part(post, f"bill mailboxid:{ids.encode('Mailbox', key)}"))[1][0][2] == (
+        "there is no folder with this id"
+    )
 
 
 async def test_both_forms_are_told(post: Client) -> None:
@@ -111,6 +188,7 @@ async def test_both_forms_are_told(post: Client) -> None:
     }
     assert (await parsed(query="duck (pond OR lake)"))["usesIndex"]
     assert not (await parsed(query="-duck"))["usesIndex"]
+    assert (await parsed(query="duck from:"))["problems"] == ["'from:' at 6: its value is missing"]
     wrong = await parsed(query="foo:bar UID 1")
     assert wrong["problems"] == [
         "'foo' at 1: there is no such key; put quotation marks around words",
