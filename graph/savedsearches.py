@@ -13,8 +13,8 @@ from graph.fields import Auth, Info, field, subscription
 from graph.messages import MessageConnection, message_page
 from graph.mutations import mutation
 from graph.rows import Shape, identified
-from graph.searchtext import fields_of, filter_of
-from graph.selections import MessageFilter, MessageOrder, Wanted
+from graph.searchtext import fields_of
+from graph.selections import MessageFilter, MessageOrder, Wanted, filter_of
 from graph.views import Made
 from models.errors import Invalid
 from models.roles import Scope
@@ -110,7 +110,7 @@ class SavedSearchMutation:
 def _asked(info: Info, input: SavedSearchSetInput) -> dict[str, Any]:
     """The filter that is to be kept, as JSON has it."""
     said = understood(input.query, info.context.world.now()) if input.query else {}
-    fields = fields_of(input.filter) if input.filter else {}
+    fields = fields_of(input.filter, info.context.world.now()) if input.filter else {}
     both = {"and": [said, fields]} if said and fields else said or fields
     if not both:
         text = "say what it finds: a filter or a query"

@@ -140,7 +140,7 @@ class SearchIndexQuery:
         owners = await searches.owners(ctx, users_named(users or None))
         sought = searchlookup.asked_of_index(filter.where(info))
         return SearchExpansion(
-            original=JSON(fields_of(filter)),
+            original=JSON(fields_of(filter, ctx.world.now())),
             expanded=JSON(searchlookup.described(sought) if sought else {}),
             terms=searchlookup.terms(sought) if sought else [],
             native=searchlookup.query(ctx, owners, sought) if sought else None,

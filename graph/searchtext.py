@@ -7,26 +7,23 @@ from typing import Annotated, Any
 import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
-from strawberry.types import get_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.errors import leaf
 from graph.fields import Info, query
 from graph.messages import MessageConnection, message_page
 from graph.refs import MailboxRef, UserSelection, given, users_named
-from graph.scalars import Duration
 from graph.selections import (
-    TIMES,
-    AttachmentMatch,
-    DateBound,
-    HeaderMatch,
+    BOUNDS,
+    GROUPS,
+    NAMES,
     MessageFilter,
     MessageOrder,
     Wanted,
+    filter_of,
 )
 from models import amounts
 from models.errors import Refused
-from models.mailboxes import SpecialUse
 from models.roles import Scope
 from resolvers import searches
 from resolvers.searchkeys import spelled
@@ -34,13 +31,7 @@ from resolvers.searchtext import QueryProblem, read
 from resolvers.searchwriting import written
 from resolvers.selections import check_values, words_of
 
-NAMES = {  # of fields, in JSON and here
-    to_camel_case(field.python_name.removesuffix("_")): field.python_name
-    for field in get_object_definition(MessageFilter, strict=True).fields
-}
-GROUPS = ("and", "or")
 PLACES = ("mailbox", "mailboxes")
-BOUNDS = frozenset(map(to_camel_case, TIMES))
 
 Text = Annotated[
     str | None,
@@ -58,59 +49,20 @@ class ParsedSearch:
     problems: list[str] = leaf("What could not be understood.")
 
 
-def filter_of(fields: Mapping[str, Any]) -> MessageFilter:
-    """The filter whose fields are as JSON has them."""
-    made: dict[str, Any] = {}
-    for name, value in fields.items():
-        key = NAMES[name]
-        if name in GROUPS:
-            made[key] = [filter_of(one) for one in value]
-        elif name == "not":
-            made[key] = filter_of(value)
-        elif name in BOUNDS:
-            made[key] = _bound(value)
-        elif name == "mailbox":
-            made[key] = _mailbox(value)
-        elif name == "mailboxes":
-            made[key] = [_mailbox(one) for one in value]
-        elif name == "header":
-            made[key] = HeaderMatch(**value)
-        elif name == "attachment":
-            there = {{"contentType": "content_type"}.get(k, k): v for k, v in value.items()}
-            made[key] = AttachmentMatch(**there)
-        else:
-            made[key] = value
-    return MessageFilter(**made)
+def fields_of(filter_: MessageFilter, now: datetime) -> dict[str, Any]:
+    """The fields of a filter as JSON has them, with the terms of `query` as fields.
 
-
-def _bound(value: Mapping[str, str]) -> DateBound:
-    if "at" in value:
-        return DateBound(at=strawberry.Some(datetime.fromisoformat(value["at"])), ago=None)
-    return DateBound(at=None, ago=strawberry.Some(Duration(amounts.duration(value["ago"]))))
-
-
-def _mailbox(value: Mapping[str, Any]) -> MailboxRef:
-    some = {name: strawberry.Some(one) for name, one in value.items()}
-    use = some.get("specialUse")
-    return MailboxRef(
-        id=some.get("id"),
-        path=some.get("path"),
-        special_use=strawberry.Some(SpecialUse(use.value)) if use else None,
-        guid=some.get("guid"),
-    )
-
-
-def fields_of(filter_: MessageFilter) -> dict[str, Any]:
-    """The fields of a filter as JSON has them."""
+    Raises Invalid if `query` is not valid.
+    """
     made: dict[str, Any] = {}
     for name, key in NAMES.items():
         value = getattr(filter_, key)
         if value is UNSET or value is None:
             continue
         if name in GROUPS:
-            value = [fields_of(one) for one in value]
+            value = [fields_of(one, now) for one in value]
         elif name == "not":
-            value = fields_of(value)
+            value = fields_of(value, now)
         elif name in BOUNDS:
             at, ago = given(value.at), given(value.ago)
             value = {"at": spelled(at)} if at else {"ago": amounts.long(ago)}
@@ -125,6 +77,9 @@ def fields_of(filter_: MessageFilter) -> dict[str, Any]:
                 if v is not UNSET and v is not None
             }
         made[name] = value
+    if (terms := filter_.terms(now)) is not None:
+        del made["query"]
+        made["and"] = [*made.get("and", ()), terms]
     return made
 
 
@@ -180,7 +135,7 @@ class SearchQuery:
         problems = list(map(str, found.problems))
         if not filter:
             return _described(info, found.fields, problems)
-        fields = fields_of(filter)
+        fields = fields_of(filter, info.context.world.now())
         if query:
             fields = {"and": [found.fields, fields]}
         return _described(info, fields, problems)

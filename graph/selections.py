@@ -1,12 +1,14 @@
 """Which messages: filters of lists and selections of bulk operations, as inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple, Optional
+from typing import Any, ClassVar, NamedTuple, Optional
 
 import strawberry
 from strawberry import UNSET
+from strawberry.types import get_object_definition
+from strawberry.utils.str_converters import to_camel_case
 
 from graph import ids
 from graph.conditions import Conditions
@@ -15,12 +17,14 @@ from graph.fields import Info
 from graph.refs import MailboxRef, UserSelection, is_given, named, plain, users_named
 from graph.scalars import BigInt, ByteSize, Duration
 from mail.paths import LONGEST_MASK
+from models import amounts
 from models.blobs import StorageTier
 from models.errors import Invalid
+from models.mailboxes import SpecialUse
 from models.submission import SubmissionState
 from resolvers.looking import DEPTH
 from resolvers.messages import NEWEST, OLDEST
-from resolvers.searchtext import QueryProblem
+from resolvers.searchtext import QueryProblem, is_words, understood
 from resolvers.selections import Selection
 from resolvers.where import MessageWhere
 
@@ -82,12 +86,16 @@ class AttachmentMatch(Conditions):
     "case nor accents."
 )
 class MessageFilter(Conditions):
+    has_words_only: ClassVar[bool] = False  # `query` is no text of terms
+
     and_: list["MessageFilter"] | None = leaf("All of.", name="and", default=UNSET)
     or_: list["MessageFilter"] | None = leaf("At least one of.", name="or", default=UNSET)
     not_: Optional["MessageFilter"] = leaf("None of it.", name="not", default=UNSET)
     query: str | None = leaf(
         "Words in body, subject, people and file names, from the full-text index; "
-        '"…" phrase, trailing * prefix, leading - excludes.',
+        '"…" phrase, trailing * prefix, leading - excludes. Also a text in the language of '
+        "`messages(query:)`, such as `subject:bill OR larger:5M`; a term that is not valid is an "
+        "error.",
         default=UNSET,
     )
     text: str | None = leaf(
@@ -153,19 +161,38 @@ class MessageFilter(Conditions):
         times = {
             name: bound.moment(info) for name in TIMES if (bound := getattr(self, name) or None)
         }
+        values = {
+            name: value for name in PLAIN if (value := plain(getattr(self, name))) is not None
+        }
+        every = self._parts(self.and_, info, depth)
+        if (terms := self.terms(info.context.world.now())) is not None:
+            del values["query"]
+            every = (*(every or ()), filter_of(terms).where(info, depth + 1))
         for name in ("uids", "seqs"):
             if getattr(self, name) and not self.mailbox:
                 words = f"{name} go with a mailbox"
                 raise Invalid(words, constraint="required", path=["filter", name])
         return MessageWhere(
-            every=self._parts(self.and_, info, depth),
+            every=every,
             some=self._parts(self.or_, info, depth),
             none=self.not_.where(info, depth + 1) if self.not_ else None,
             thread_id=ids.decode("Thread", self.thread, path="thread") if self.thread else None,
             **self._places(),
-            **{name: value for name in PLAIN if (value := plain(getattr(self, name))) is not None},
+            **values,
             **times,
         )
+
+    def terms(self, now: datetime) -> dict[str, Any] | None:
+        """The fields that the terms of `query` stand for, as JSON has them; None for words alone.
+
+        Raises Invalid if a term is not valid, or if the text selects every message.
+        """
+        if not self.query or self.has_words_only or is_words(self.query):
+            return None
+        path = ["filter", "query"]
+        if found := understood(self.query, now, path):
+            return found
+        raise Invalid("this text selects every message", constraint="required", path=path)
 
     @staticmethod
     def _parts(
@@ -219,6 +246,58 @@ TIMES = (
 )  # fmt: skip
 LONGEST = {"mailboxes": 250, "mailbox_masks": 50, "guids": 1000}
 LISTS = tuple(LONGEST)
+
+
+NAMES = {  # of fields, in JSON and here
+    to_camel_case(field.python_name.removesuffix("_")): field.python_name
+    for field in get_object_definition(MessageFilter, strict=True).fields
+}
+GROUPS = ("and", "or")
+BOUNDS = frozenset(map(to_camel_case, TIMES))
+
+
+def filter_of(fields: Mapping[str, Any]) -> MessageFilter:
+    """The filter whose fields are as JSON has them; its `query` has words alone."""
+    made: dict[str, Any] = {}
+    for name, value in fields.items():
+        key = NAMES[name]
+        if name in GROUPS:
+            made[key] = [filter_of(one) for one in value]
+        elif name == "not":
+            made[key] = filter_of(value)
+        elif name in BOUNDS:
+            made[key] = _bound(value)
+        elif name == "mailbox":
+            made[key] = _mailbox(value)
+        elif name == "mailboxes":
+            made[key] = [_mailbox(one) for one in value]
+        elif name == "header":
+            made[key] = HeaderMatch(**value)
+        elif name == "attachment":
+            there = {{"contentType": "content_type"}.get(k, k): v for k, v in value.items()}
+            made[key] = AttachmentMatch(**there)
+        else:
+            made[key] = value
+    found = MessageFilter(**made)
+    found.__dict__["has_words_only"] = True
+    return found
+
+
+def _bound(value: Mapping[str, str]) -> DateBound:
+    if "at" in value:
+        return DateBound(at=strawberry.Some(datetime.fromisoformat(value["at"])), ago=None)
+    return DateBound(at=None, ago=strawberry.Some(Duration(amounts.duration(value["ago"]))))
+
+
+def _mailbox(value: Mapping[str, Any]) -> MailboxRef:
+    some = {name: strawberry.Some(one) for name, one in value.items()}
+    use = some.get("specialUse")
+    return MailboxRef(
+        id=some.get("id"),
+        path=some.get("path"),
+        special_use=strawberry.Some(SpecialUse(use.value)) if use else None,
+        guid=some.get("guid"),
+    )
 
 
 class Wanted(NamedTuple):

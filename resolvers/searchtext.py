@@ -1,7 +1,7 @@
 """The text form of a search, read: into the fields of a filter, as JSON has them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ LONGEST = 4096  # characters
 DEPTH = 8  # of brackets
 TERMS = 250
 TOGETHER = frozenset({"query", "uids", "seqs"})  # fields that are valid or not beside others
+OPERATORS = frozenset({"AND", "OR", "NOT"})
 UNCLOSED = "a quotation mark that is not closed"
 MISSING = "its value is missing"
 
@@ -85,12 +86,28 @@ def read(text: str, now: datetime, check: Check | None = None) -> Found:
     return Found(fields or {}, problems, is_void=fields is None)
 
 
-def understood(text: str, now: datetime) -> dict[str, Any]:
+def is_words(text: str) -> bool:
+    """True if a text has words and phrases only: no known key, no operator.
+
+    Brackets without these change nothing, and an unknown key is a word.
+    """
+    return not any(map(_has_meaning, _tokens(text)))
+
+
+def _has_meaning(token: Token) -> bool:
+    word = token.text.removeprefix("-")
+    if token.kind == "word":
+        lone_key = word.endswith(":") and is_key(word[:-1].lower())
+        return lone_key or word in OPERATORS or word in CAPITALS or word in NOT_KEPT
+    return token.kind == "minus" or (token.kind == "key" and is_key(word.lower()))
+
+
+def understood(text: str, now: datetime, path: Sequence[str] = ("query",)) -> dict[str, Any]:
     """What the text says. Raises Invalid with the places if it has problems."""
     found = read(text, now)
     if found.problems:
         words = "; ".join(map(str, found.problems[:5]))
-        raise Invalid(words, constraint="syntax", path=["query"])
+        raise Invalid(words, constraint="syntax", path=path)
     return found.fields
 
 

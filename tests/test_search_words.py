@@ -70,7 +70,7 @@ SEARCHES: list[tuple[str, list[str]]] = [
     ("ΚΌΣΜΕ", ["Ελληνικά"]),
     ("o'reilly", ["O'Reilly (AND) NOT"]),
     ("quoted AND", ["O'Reilly (AND) NOT"]),
-    ("quoted OR swan", []),
+    ("quoted or swan", []),
     ("owner:u1u", ["O'Reilly (AND) NOT"]),
     ("carol@example.com duck", ["Lunch"]),
     ("example.com duck", ["Lunch"]),
@@ -121,7 +121,7 @@ NESTED: list[tuple[dict[str, Any], list[str]]] = [
     ({"and": [{"query": "duck"}, {"query": "pond"}], "query": "lunch"}, ["Lunch"]),
     ({"and": [{"query": "duck"}, {"not": {"query": "pond"}}]}, []),
     ({"query": "duck", "not": {"query": "swan"}}, ["Lunch"]),
-    ({"not": {"or": [{"query": "the"}, {"not": {"query": "das OR *"}}]}}, []),
+    ({"not": {"or": [{"query": "the"}, {"not": {"query": "das or *"}}]}}, []),
     ({"not": {"not": {"query": "duck"}}}, ["Lunch"]),
 ]
 

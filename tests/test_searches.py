@@ -32,6 +32,11 @@ PARSE = """
 query ($query: String, $filter: MessageFilter) {
   searchParse(query: $query, filter: $filter) { text filter usesIndex problems } }
 """
+SET_FLAG = """
+mutation ($select: MessageSelection!) {
+  messageUpdate(input: {select: $select, set: {flagged: true}}) {
+    updatedCount errors { code path } } }
+"""
 
 
 async def subjects(client: Client, query: str, **more: Any) -> list[str]:
@@ -169,6 +174,36 @@ async def test_a_problem_of_a_search_names_no_key_of_the_database(post: Client) 
     assert (await valid_part(post, f"bill mailboxid:{ids.encode('Mailbox', key)}"))[1][0][2] == (
         "there is no folder with this id"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "subject:bill", "from:carol -subject:duck", "bill OR duck", "(bill OR lunch) larger:1",
+        "NOT bill", "is:unread", "in:INBOX duck", '"bill is"', "-bill",
+    ],
+)  # fmt: skip
+async def test_query_of_a_filter_has_the_language_of_a_search(post: Client, text: str) -> None:
+    expected = await subjects(post, text)
+    assert await subjects(post, "", filter={"query": text}) == expected
+    rest = await subjects(post, "", filter={"not": {"query": text}})
+    assert sorted([*expected, *rest]) == ["Bill", "Duck", "Lunch"]
+    answer = await post(SET_FLAG, select={"filter": {"query": text}})
+    assert answer["messageUpdate"]["updatedCount"] == len(expected)
+    parsed = (await post(PARSE, filter={"query": text}))["searchParse"]
+    assert await subjects(post, parsed["text"]) == expected
+    assert await subjects(post, "", filter=parsed["filter"]) == expected
+
+
+@pytest.mark.parametrize("text", ["subject:bill from:", "ALL", "in:", "(from:bill", "NOT"])
+async def test_query_of_a_filter_is_refused_unless_all_of_it_is_valid(
+    post: Client, text: str
+) -> None:
+    answer = await post(SET_FLAG, select={"filter": {"query": text}})
+    (error,) = answer["messageUpdate"]["errors"]
+    assert (error["code"], error["path"]) == ("VALIDATION", ["filter", "query"])
+    assert answer["messageUpdate"]["updatedCount"] == 0
+    assert len(await subjects(post, "is:flagged")) == 0
 
 
 async def test_both_forms_are_told(post: Client) -> None:
