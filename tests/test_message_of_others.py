@@ -131,8 +131,8 @@ async def test_what_one_does_not_manage_is_not_found(
     gone = ids.encode("Message", 7)
     tries = [(bob, mine), (plain, mine), (over, secret), (acting, secret), (root, gone)]
     for client, key in tries:
-        for name in MORE:
-            answer = await call(client, name, select={"ids": [key]}, **MORE[name])
+        for name, more in MORE.items():
+            answer = await call(client, name, select={"ids": [key]}, **more)
             assert codes(answer) == [("NOT_FOUND", ["select", "ids"])]
         archived = ids.encode("ArchivedMessage", ids.decode("Message", key))
         shown = "restored { mailbox { path } }"
