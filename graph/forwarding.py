@@ -43,6 +43,7 @@ class ForwardingMutation:
     async def message_forward(
         self, info: Info, input: MessageForwardInput
     ) -> MessageForwardPayload:
+        info.context.viewer.require_scope(Scope.MAIL_READ)
         key = await message_of(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])

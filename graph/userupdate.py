@@ -63,6 +63,11 @@ class UserPatch(Restrictions):
     require_password_change: strawberry.Maybe[bool] = leaf("At the next login.")
     disabled: strawberry.Maybe[bool] = leaf("No login, no new mail; tokens end.")
     suspended: strawberry.Maybe[bool] = leaf("No login; tokens end.")
+    disable_2fa: bool = leaf(
+        "Turns off all second factors of other accounts. Needs `options.reason`. For the own "
+        "account use twoFactorDisable, which asks for a proof.",
+        default=False,
+    )
     tags: strawberry.Maybe[list[str] | None] = leaf("Labels, in place of those there are.")
     retention: strawberry.Maybe[Duration | None] = leaf(
         "Life of messages in folders made from now on; null = for ever."
@@ -121,6 +126,7 @@ class UserPatch(Restrictions):
             pub_key=(self.pub_key.value or "") if self.pub_key else None,
             password=password,
             password_disabled=self.password_disabled,
+            disable_2fa=self.disable_2fa,
         )
 
 

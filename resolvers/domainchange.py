@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Select, String, cast, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -12,11 +12,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail import lookalikes
 from mail.addresses import checked_domain
 from models.addresses import Address
+from models.auth import ApiKey
 from models.columns import Picked, picked
 from models.dkim import DkimAlgorithm, DkimKey
 from models.domains import Domain, DomainAlias
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound, Problems, Refused
 from models.journal import PLATFORM, ChangeKind, Stream
+from models.rewrites import RecipientRewrite
 from models.roles import AdminPermission, Role
 from models.users import DomainAdmin, User
 from resolvers import (
@@ -363,6 +365,7 @@ async def _removed(ctx: Context, keys: list[int], *, cascade: bool) -> list[int]
         charges = select(col(DomainAdmin.user_id)).where(col(DomainAdmin.domain_id).in_(keys))
         admins = {row.user_id for row in await ctx.read(charges)}
         connection = await session.connection()
+        admins |= await _drop_rules(ctx, session, rows)
         for table, column in (
             (Address, col(Address.domain_id)),
             (DomainAlias, col(DomainAlias.domain_id)),
@@ -375,6 +378,36 @@ async def _removed(ctx: Context, keys: list[int], *, cascade: bool) -> list[int]
         await adminlog.note(ctx, session, *done)
     forget(ctx.world, *admins)
     return keys
+
+
+async def _drop_rules(ctx: Context, session: AsyncSession, rows: Sequence[Picked]) -> set[int]:
+    """Delete what refers to these domains without a foreign key: rewrites of recipients, API keys.
+
+    An API key for several domains keeps the others. The last one takes the key with it, since a
+    key without domains would be good for all. Returns the owners of the keys, 0 for nobody.
+    """
+    connection, gone = await session.connection(), {row.id for row in rows}
+    second = select(col(DomainAlias.alias)).where(col(DomainAlias.domain_id).in_(gone))
+    names = col(RecipientRewrite.domain).in_([row.name for row in rows])
+    rewritten = names | col(RecipientRewrite.domain).in_(second)
+    keys = select(*picked(ApiKey, {"id", "user_id", "domains"})).where(
+        cast(col(ApiKey.domains), String) != "[]"
+    )
+    limited = [key for key in await ctx.read(keys) if gone & {*key.domains}]
+    ended = [key.id for key in limited if gone >= {*key.domains}]
+    taken = await connection.execute(
+        delete(RecipientRewrite).where(rewritten).returning(col(RecipientRewrite.id))
+    )
+    done = [Done("domainDelete", "RecipientRewrite", key) for key in taken.scalars()]
+    for key in limited:
+        left = [one for one in key.domains if one not in gone]
+        kept = update(ApiKey).where(col(ApiKey.id) == key.id).values(domains=left)
+        if left:
+            await connection.execute(kept)
+    await connection.execute(delete(ApiKey).where(col(ApiKey.id).in_(ended)))
+    done += [Done("domainDelete", "ApiKey", key) for key in ended]
+    await adminlog.note(ctx, session, *done)
+    return {key.user_id or 0 for key in limited}
 
 
 async def hold_all(session: AsyncSession, keys: Sequence[int]) -> None:

@@ -349,6 +349,31 @@ async def disable_all(ctx: Context, key: int | None, proof: Proof) -> int:
     return int(user.id)
 
 
+async def require_proof(ctx: Context, row: Picked, path: Sequence[str]) -> None:
+    """See that somebody else answers for turning all factors of an account off, and says why.
+
+    For the own account raises AuthenticationFailed: a factor is proved by `disable_all`.
+    """
+    if not enabled(row):
+        return
+    try:
+        await _proven(ctx, row, NOTHING)
+    except (AuthenticationFailed, Forbidden) as refusal:
+        refusal.path = [*path]
+        raise
+
+
+async def forget_all(ctx: Context, session: AsyncSession, row: Picked) -> None:
+    """Delete seeds, keys and recovery codes of an account that is held, and log it.
+
+    The caller changes `User.second_factors`.
+    """
+    await totp.forget(session, row.id)
+    await webauthn.removed(session, row.id)
+    await recovery.forget(session, row.id)
+    await authlog.note(ctx, session, Event("2fa disable", row.id))
+
+
 async def renew_codes(ctx: Context, proof: Proof) -> list[str]:
     """New recovery codes for the viewer, in the place of the old ones."""
     user = await _account(ctx, own(ctx))

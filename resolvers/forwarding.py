@@ -85,7 +85,6 @@ async def forward_any(ctx: Context, message_id: int, wanted: Wanted) -> Forwarde
 
     If they name addresses, the owner is told by a message: its content leaves the account.
     """
-    ctx.viewer.require_scope(Scope.MAIL_READ)
     owner = await onbehalf.owner_of(ctx, message_id)
     scopes = frozenset({Scope.SUBMIT, Scope.MAIL_READ})
     async with onbehalf.sending(ctx, owner, "messageForward", scopes) as theirs:

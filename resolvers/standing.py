@@ -105,7 +105,8 @@ async def token(world: World, which: ColumnElement[bool]) -> Known | None:
 async def key(world: World, which: ColumnElement[bool]) -> Known | None:
     """The API key, while it is good. It may never do more than the user it belongs to.
 
-    One that is restricted to domains is nobody's: it acts for these, not for an account.
+    One that is restricted to domains is nobody's: it acts for these, not for an account. If its
+    owner is an ADMIN or nobody, it has all permissions of a DOMAIN_ADMIN there.
     """
     now = world.now()
     statement = (
@@ -130,7 +131,7 @@ async def key(world: World, which: ColumnElement[bool]) -> Known | None:
         delegated: dict[str, Any] = _delegated(row, role)
         if row.domains and role is not Role.USER:
             user_id, charges = 0, frozenset(row.domains)
-            if role.includes(Role.ADMIN):
+            if row.owners is None or row.owners.includes(Role.ADMIN):
                 role = Role.DOMAIN_ADMIN
                 delegated |= {"permissions": frozenset(AdminPermission), "administers": charges}
             else:

@@ -20,6 +20,7 @@ from models.usersearch import words_of
 from models.world import World
 from resolvers import (
     authlog,
+    factors,
     newpasswords,
     passwordpolicy,
     passwords,
@@ -34,6 +35,7 @@ from resolvers.authlog import Event
 from resolvers.context import Context, Needs
 from resolvers.newpasswords import NewPassword
 from resolvers.quotas import regive
+from resolvers.twofactor import enabled
 from resolvers.userfacts import OWN, allow, allow_quota, camel, checked
 from resolvers.userholding import Held, changing
 from resolvers.userselection import Users, chosen
@@ -54,6 +56,7 @@ class Patch:
     targets: Sequence[str] | None = None
     password: NewPassword | None = None
     password_disabled: bool = False
+    disable_2fa: bool = False  # all second factors
 
     @property
     def secret(self) -> bool:
@@ -68,6 +71,7 @@ class Patch:
             "pub_key": self.pub_key is not None,
             "targets": self.targets is not None,
             "password": self.secret,
+            "disable_2fa": self.disable_2fa,
         }
         return {*self.facts, *(name for name, given in more.items() if given)}
 
@@ -87,6 +91,8 @@ async def change(
     rows = await chosen(ctx, users)
     _alone(rows, patch, existing, problems)
     _allowed(ctx, rows, patch)
+    for row in rows if patch.disable_2fa else ():
+        await factors.require_proof(ctx, row, [*AT, "disable2fa"])
     allow(ctx, patch.names, AT)
     facts |= await _key(ctx, patch, problems)
     with problems.caught():
@@ -256,6 +262,9 @@ async def _apply(ctx: Context, held: Held, patch: Patch, values: Mapping[str, An
         closed = any(name in fresh[row.id] and values[name] for name in ("disabled", "suspended"))
         if patch.secret or closed:
             held.end(row)
+        if patch.disable_2fa and enabled(row):
+            held.set(row, second_factors=[])
+            await factors.forget_all(ctx, held.session, row)
     await _note(ctx, held, with_new("from_whitelist"), patch, values)
 
 

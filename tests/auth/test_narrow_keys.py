@@ -17,9 +17,10 @@ from models.errors import Forbidden, Invalid, NotFound, Refused, Unauthenticated
 from models.roles import AdminPermission, Role, Scope
 from models.users import DomainAdmin
 from models.world import World
-from resolvers import apikeys, auth
+from resolvers import apikeys, auth, usercreate
 from resolvers.apikeys import KeyChange, NewKey
 from resolvers.context import Context, Viewer
+from resolvers.usercreate import NewUser
 from tests.administrators import make_domain_admin
 from tests.auth.conftest import MASTER, Town
 from tests.auth.test_http import sent
@@ -319,3 +320,28 @@ async def test_the_key_of_nobody_is_in_the_administrative_log(root: Client, worl
     await root(CREATE, input={"name": "k", "role": "ADMIN"})
     rows = await world.database.read(select(table_of(AdminLogEntry)))
     assert [(row.mutation, row.target_kind) for row in rows] == [("apiKeyCreate", "ApiKey")]
+
+
+@pytest.mark.usefixtures("ada")
+async def test_an_admin_makes_a_domain_admins_key(
+    over: Client, root: Client, world: World, http: httpx.AsyncClient
+) -> None:
+    far = NewUser(username="far", address="far@far.example", password_disabled=True)
+    await usercreate.create(Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), far)
+    users = "{ users(first: 10) { nodes { username } } }"
+    given = {"name": "k", "role": "DOMAIN_ADMIN", "domains": [{"name": "far.example"}]}
+    for client in (over, root):
+        made = (await client(CREATE, input=given))["apiKeyCreate"]
+        assert made["errors"] == []
+        assert made["apiKey"]["domains"] == [{"name": "far.example"}]
+        key = Client(http, world, root.user, made["secret"])
+        assert (await key(users))["users"]["nodes"] == [{"username": "far"}]
+    unknown = {**given, "domains": [{"name": "nowhere.example"}]}
+    (error,) = (await over(CREATE, input=unknown))["apiKeyCreate"]["errors"]
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["domains"])
+    chief = await make_domain_admin(world, http, "chief")
+    (error,) = (await chief(CREATE, input=given))["apiKeyCreate"]["errors"]
+    assert error["code"] == "NOT_FOUND"
+    other = {**given, "user": {"username": "ada"}}
+    (error,) = (await over(CREATE, input=other))["apiKeyCreate"]["errors"]
+    assert error["code"] == "FORBIDDEN"
