@@ -17,13 +17,14 @@ from models.columns import picked
 from models.world import World
 from resolvers import tasks
 from tests import rich
+from tests.accounts import run
 from tests.bulk import call, inbox
 from tests.conftest import Client, receive
 from tests.exported import EXPORT, node
 from tests.held import hold
 from tests.mail.test_blobs_damaged import DAMAGES, spoil
 from tests.test_audit import begun
-from tests.test_files import BIG, run, share
+from tests.test_files import BIG, share
 
 LARGE = rich.noise(3 << 20)  # bytes of an attachment: more than is read at once
 UNREAD = {  # routes that answer GET without stored bytes
