@@ -24,7 +24,7 @@ from tests.held import set_options
 from tests.twofactor.conftest import ask
 
 SERVERS = {"imap_server": "imap.example.org:993", "pop3_server": "pop.example.org:995"}
-BESIDE = replace(CHEAP, **SERVERS)  # servers beside this one
+BESIDE = replace(CHEAP, imap_server=SERVERS["imap_server"], pop3_server=SERVERS["pop3_server"])
 IMAP, POP3, SMTP, ALL = (AppPasswordScope(name) for name in ("IMAP", "POP3", "SMTP", "ALL"))
 
 
