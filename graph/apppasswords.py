@@ -80,13 +80,22 @@ class AppPasswordCreateInput(Options):
         default_factory=lambda: [AppPasswordScope.ALL],
     )
     password: str | None = leaf(
-        "Exactly 16 letters of a to z; made by chance when missing.", default=UNSET
+        "Exactly 16 letters of a to z. Refused as too easy to guess (constraint `weak`) if it has "
+        "fewer than 6 different letters, repeats a piece of at most 8 letters, or has the order of "
+        "the alphabet. Default: random letters.",
+        default=UNSET,
     )
     ttl: Duration | None = leaf(
-        "It ends so long after its last use. Default: never.", default=UNSET
+        "How long after its last use it ends: from 1 minute to 3,650 days. Default: never.",
+        default=UNSET,
     )
     active: bool = leaf("Good for signing in.", default=True)
-    generate_mobileconfig: bool = leaf("Make a profile for Apple's devices too.", default=False)
+    generate_mobileconfig: bool = leaf(
+        "Makes a configuration profile for Apple's devices too. It needs the scope SMTP, the scope "
+        "IMAP or POP3, and an IMAP or POP3 server that the operator has set; without such a server "
+        "it is refused (constraint `server`).",
+        default=False,
+    )
     address: EmailAddress | None = leaf(
         "For the profile: one of the user's. Default: the main address.", default=UNSET
     )

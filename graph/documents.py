@@ -22,6 +22,7 @@ from graphql import (
     StringValueNode,
     TypeInfo,
     TypeInfoVisitor,
+    ValuesOfCorrectTypeRule,
     parse,
     specified_rules,
 )
@@ -31,6 +32,7 @@ from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRul
 from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 
 from graph.limits import FREE, Clerk, Limits, Price, Ruler, defaults, excesses
+from graph.literal_rule import LiteralRule
 from graph.plans import Book
 from graph.scopes import needed
 from models import meters
@@ -38,7 +40,10 @@ from models.roles import Scope
 
 Value = TypeVar("Value")
 
-RULES = (*specified_rules, MaybeNullValidationRule, OneOfInputValidationRule)
+KNOWN_RULES = tuple(
+    LiteralRule if rule is ValuesOfCorrectTypeRule else rule for rule in specified_rules
+)
+RULES = (*KNOWN_RULES, MaybeNullValidationRule, OneOfInputValidationRule)
 ERRORS_MAX = 10  # of one document: each is looked for in the text, and sent
 MESSAGE_MAX = 400  # characters; graphql-core shows whole objects in some
 TEXT_MAX = 100_000  # characters of a document
@@ -247,7 +252,9 @@ def _fault(error: GraphQLError, code: str) -> Fault:
     message = error.message
     if len(message) > MESSAGE_MAX:
         message = f"{message[:MESSAGE_MAX]}…"
-    return Fault(message, code, tuple(error.locations or ()))
+    place = (error.extensions or {}).get("path")
+    more = {"path": place} if place else {}
+    return Fault(message, code, tuple(error.locations or ()), more)
 
 
 def refused(name: str | None, error: GraphQLError) -> Known:

@@ -26,6 +26,7 @@ from graph.refusals import client_address
 from graph.serving import Bytes, Served, serve
 from mail import pieces
 from mail.spool import Spool
+from mail.storage.damage_check import check_piece
 from models.columns import Picked
 from models.errors import Stale, found
 from models.roles import Role, Scope
@@ -132,7 +133,10 @@ def _bytes(ctx: Context, blob: Picked) -> Bytes:
     def stream(start: int, end: int) -> AsyncGenerator[bytes]:
         return pieces.stream(ctx.world.blobs, blob, start, end)
 
-    return Bytes(blob.size, stream)
+    async def check(_start: int, _end: int) -> None:
+        await check_piece(ctx.world.blobs, blob)
+
+    return Bytes(blob.size, stream, check)
 
 
 def _served(row: Picked, opened: Callable[[], Awaitable[Bytes]], caching: str) -> Served:

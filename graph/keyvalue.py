@@ -65,7 +65,9 @@ class EntryInput(Options):
 @strawberry.input(description="Input of keyValueSet.")
 class KeyValueSetInput(EntryInput):
     value: str = leaf("Any text.")
-    ttl: Duration | None = leaf("It lasts so long. Default: for ever.", default=UNSET)
+    ttl: Duration | None = leaf(
+        "How long the value is kept: from 1 second to 3,650 days. Default: for ever.", default=UNSET
+    )
     if_version: BigInt | None = leaf(
         "Refuse with STALE unless this is its version; 0: unless there is none.", default=UNSET
     )

@@ -166,7 +166,8 @@ class MailboxCreateInput(Options):
     )
     hidden: bool = leaf("Not opened by IMAP.", default=False)
     retention: Duration | None = leaf(
-        "Life of messages added here; by default that of the account, PT0S = for ever.",
+        "How long messages added here are kept: from 1 second to 36,500 days; PT0S keeps them for "
+        "ever. Default: the retention of the account.",
         default=UNSET,
     )
     subscribe: bool = leaf("Subscribe new folders.", default=True)

@@ -23,7 +23,8 @@ FACTS = ("hidden", "retention", "subscribed", "special_use", "encrypt_messages")
 class MailboxPatch:
     hidden: strawberry.Maybe[bool] = leaf("Not opened by IMAP; INBOX always is.")
     retention: strawberry.Maybe[Duration | None] = leaf(
-        "Life of messages added here; null = for ever."
+        "How long messages added here are kept: from 1 second to 36,500 days; null or PT0S keeps "
+        "them for ever."
     )
     subscribed: strawberry.Maybe[bool] = leaf("IMAP subscription.")
     encrypt_messages: strawberry.Maybe[bool] = leaf(

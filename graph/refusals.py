@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 
 from graph.bodies import Rejected
 from graph.policy import facts, outage_facts
+from mail.blobs.errors import Corrupt
 from models.errors import LimitReached, Refused
 from models.store.outages import DiskFull, unavailable
 from models.world import World
@@ -60,8 +61,14 @@ def broken(name: str) -> Rejected:
 def answer_to(problem: Exception, name: str) -> Rejected:
     """The answer to a request that an exception ended.
 
+    Damaged bytes of a message or file are `DAMAGED`, with the request's name, which is in the log.
     The status is 507 if a disk is full, 503 if the failure passes for another reason, else 500.
     """
+    if isinstance(problem, Corrupt):
+        message = "The stored bytes are damaged: tell the administrator of the server."
+        made = Rejected(500, "DAMAGED", message)
+        made.extensions["requestId"] = name
+        return made
     failure = unavailable(problem)
     if failure is None:
         return broken(name)

@@ -226,7 +226,8 @@ async def _audit(desk: Desk, request: Request) -> Response:
     else:
         viewer = await desk.sign_in(request.headers, where)
     viewer.require(Needs(role=Role.ADMIN, scope=Scope.READ))
-    chunks = await audit.exported(Context(desk.world, viewer, client_ip=where), key)
+    ctx = Context(desk.world, viewer, client_ip=where)
+    chunks = await audit.exported(ctx, key, check=request.method != "HEAD")
     return streamed(request, "application/mbox", f"{ids.encode('Audit', key)}.mbox", chunks)
 
 
@@ -242,7 +243,7 @@ async def _export(desk: Desk, request: Request) -> Response:
     kind = kind_of(ExportFormat(export.row.format))
 
     async def opened() -> Bytes:
-        return Bytes(export.size, export.stream)
+        return Bytes(export.size, export.stream, export.check)
 
     tag = f"{ids.encode('AccountExport', key)}.{export.size}"
     served = Served(tag, kind, export.row.filename, opened, caching=caching, shown=False)
@@ -253,7 +254,7 @@ async def _whole(
     request: Request, message: Stored, caching: str, *, shown: bool = True
 ) -> Response:
     async def opened() -> Bytes:
-        return Bytes(message.size, message.whole)
+        return Bytes(message.size, message.whole, message.check)
 
     name = f"{message.row.subject.strip() or 'message'}.eml"
     kind, tag = "message/rfc822", message.row.digest
@@ -295,7 +296,7 @@ async def _part(desk: Desk, request: Request) -> Response:
 def _decoded(message: Stored, part: Part, *, name: str, tag: str, caching: str) -> Served:
     async def opened() -> Bytes:
         content = await message.opened(part)
-        return Bytes(content.size, content.stream)
+        return Bytes(content.size, content.stream, content.check)
 
     charset = part.params.get("charset")
     return Served(tag, part.content_type, name, opened, charset, caching)

@@ -32,10 +32,14 @@ _ATTR_CHAR = "!#$&+-.^_`|~"  # RFC 8187, section 3.2.1
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """How many there are, and those from an offset to another."""
+    """How many there are, and those from an offset to another.
+
+    `check` raises an error if those bytes are damaged: an answer that has begun can't say so.
+    """
 
     size: int
     stream: Callable[[int, int], AsyncGenerator[bytes]]
+    check: Callable[[int, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ async def serve(request: Request, served: Served) -> Response:
     headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         return Response(headers=headers)
+    await found.check(start, end)
     status = 206 if "Content-Range" in headers else 200
     return _Stream(found.stream(start, end), status, headers)
 

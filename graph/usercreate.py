@@ -77,8 +77,8 @@ class NewUserInput(Restrictions):
         "For texts sent to the user, and the names of the special folders.", default=UNSET
     )
     retention: Duration | None = leaf(
-        "Life of messages in all folders but for Trash and Junk, where it is 30 days at most; "
-        "by default for ever.",
+        "How long messages are kept in all folders, in Trash and Junk 30 days at most: from 1 "
+        "second to 36,500 days; PT0S keeps them for ever. Default: for ever.",
         default=UNSET,
     )
     pub_key: str | None = leaf("OpenPGP public key, armoured.", default=UNSET)

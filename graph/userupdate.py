@@ -70,7 +70,8 @@ class UserPatch(Restrictions):
     )
     tags: strawberry.Maybe[list[str] | None] = leaf("Labels, in place of those there are.")
     retention: strawberry.Maybe[Duration | None] = leaf(
-        "Life of messages in folders made from now on; null = for ever."
+        "How long messages are kept in folders made from now on: from 1 second to 36,500 days; "
+        "null or PT0S keeps them for ever."
     )
     pub_key: strawberry.Maybe[str | None] = leaf(
         "OpenPGP public key, armoured. It stays while account or a folder encrypt to it."

@@ -37,6 +37,9 @@ async def attachments(desk: Desk, request: Request, named: Callable[[Part], str]
     opened = [
         File(name, _opens(message, part)) for name, (_, part) in zip(names, files, strict=True)
     ]
+    if request.method != "HEAD":
+        for _, part in files:
+            await message.check(part.body_start, part.body_end)
     title = f"{message.row.subject.strip() or 'attachments'}.zip"
     return streamed(request, "application/zip", title, zipped(opened, ctx.world.now()))
 

@@ -19,6 +19,7 @@ from mail import pieces
 from mail.archives import mboxes
 from mail.blobs.errors import Corrupt
 from mail.blobs.pack import open_skeleton, rebuild
+from mail.storage.damage_check import BUDGET, check_pieces
 from models.audit import Audit, AuditBlob, AuditCopy, AuditRoad
 from models.blobs import Blob, MessageBlob
 from models.columns import Instant, Picked, picked
@@ -27,6 +28,7 @@ from models.messages import Message
 from models.world import Turn, World
 
 STEP = 1000  # copies that are looked at together
+CHECKED = 100  # rows of pieces that are read together, perhaps with their bytes
 CLAIMED = (  # what the hash of a copy tells of, beside the hash before
     "audit_id", "position", "origin_id", "road", "mailbox_path", "digest", "size",
     "received_at", "envelope_from", "envelope_to", "copied_at",
@@ -238,6 +240,20 @@ async def whole(world: World, copy: Picked) -> bytes:
     skeleton = open_skeleton(await piece(col(Blob.id) == copy.blob_id))
     parts = rebuild(skeleton, lambda digest: piece(col(Blob.digest) == digest))
     return b"".join([part async for part in parts])
+
+
+async def check(world: World, audit_id: int, until: int) -> None:
+    """Raise Corrupt if one of the copies up to a place is damaged; see `check_pieces`."""
+    mine = (
+        select(col(AuditBlob.blob_id))
+        .join(AuditCopy, col(AuditCopy.id) == col(AuditBlob.copy_id))
+        .where(col(AuditCopy.audit_id) == audit_id, col(AuditCopy.position) <= until)
+    )
+    asked = select(*pieces.COLUMNS).where(col(Blob.id).in_(mine)).order_by(col(Blob.id))
+    budget, reached = BUDGET, 0
+    while rows := await world.database.read(asked.where(col(Blob.id) > reached).limit(CHECKED)):
+        budget = await check_pieces(world.blobs, rows, budget)
+        reached = rows[-1].id
 
 
 async def mbox(world: World, audit_id: int, until: int) -> AsyncGenerator[bytes]:

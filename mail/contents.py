@@ -1,7 +1,6 @@
 """Reading stored messages: exact bytes again, and the decoded content of their parts."""
 
 import asyncio
-import binascii
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import aclosing
@@ -20,6 +19,8 @@ from mail.blobs.pack import Gap, Literal, Skeleton, open_skeleton
 from mail.messages import Part, Source, Whole, facts, part_of
 from mail.messages.content import decoded
 from mail.pieces import STEP
+from mail.storage.base64_lines import Lines
+from mail.storage.damage_check import check_piece
 from mail.storage.large_skeleton import (
     COPIES,
     HELD,
@@ -79,6 +80,7 @@ class Content:
 
     size: int
     stream: Callable[[int, int], Stream]
+    check: Callable[[int, int], Awaitable[None]]  # raises Corrupt if those bytes are damaged
 
 
 class SharedResult:
@@ -181,11 +183,25 @@ class Stored:
             if literals is not None:
                 await literals.close()
 
+    async def check(self, start: int = 0, end: int | None = None) -> None:
+        """Raise Corrupt if a piece between two offsets of the message is lost or damaged."""
+        layout = self.layout
+        entries = list(layout.entries(start, self.size if end is None else min(end, self.size)))
+        if isinstance(layout, Outline) and any(isinstance(one, Literal) for one in entries):
+            await check_piece(self._store, layout.blob)
+        for entry in entries:
+            if isinstance(entry, Gap):
+                await check_piece(self._store, await self._filling(entry))
+
+    async def _filling(self, gap: Gap) -> Picked:
+        piece = await self._piece(gap.digest)
+        if piece.size != gap.size:
+            raise Corrupt(f"The content of {gap.digest} has another size")
+        return piece
+
     async def _filled(self, entry: Gap, start: int, end: int) -> Stream:
         start, end = start - entry.start, end - entry.start
-        piece = await self._piece(entry.digest)
-        if piece.size != entry.size:
-            raise Corrupt(f"The content of {entry.digest} has another size")
+        piece = await self._filling(entry)
         if entry.wrapping is None:
             chunks = pieces.stream(self._store, piece, start, end)
         else:
@@ -242,9 +258,14 @@ class Stored:
         and what is not encoded at all.
         """
         if part.encoding not in CODED:
-            return Content(part.size, self._bare(part))
+            begin, last = part.body_start, part.body_end
+            return Content(
+                part.size,
+                self._bare(part),
+                lambda start, end: self.check(begin + start, min(begin + end, last)),
+            )
         if part.encoding == "base64" and (gap := await self._cut_out(part)):
-            return Content(gap.size, self._cut(gap))
+            return Content(gap.size, self._cut(gap), self._check_gap(gap))
         body = await gathered(self.whole(part.body_start, part.body_end))
         if len(body) < LARGE:
             return _at_hand(decoded(body, part.encoding))
@@ -281,6 +302,12 @@ class Stored:
                     yield chunk
 
         return stream
+
+    def _check_gap(self, gap: Gap) -> Callable[[int, int], Awaitable[None]]:
+        async def check(_start: int, _end: int) -> None:
+            await check_piece(self._store, await self._filling(gap))
+
+        return check
 
     async def content(self, part: Part) -> bytes:
         """The decoded content of a part, also when it was cut out."""
@@ -436,45 +463,11 @@ def _at_hand(content: bytes) -> Content:
         for at in range(start, min(end, len(content)), STEP):
             yield content[at : min(at + STEP, end)]
 
-    return Content(len(content), stream)
+    async def check(_start: int, _end: int) -> None: ...
+
+    return Content(len(content), stream, check)
 
 
 async def _held(skeleton: Skeleton, entry: Literal, start: int, end: int) -> Stream:
     for at in range(start, end, STEP):
         yield skeleton.literal(entry, at, min(at + STEP, end))
-
-
-class Lines:
-    """Where the characters of base64 text lie among its line ends; quads are four characters."""
-
-    def __init__(self, gap: Gap) -> None:
-        self.characters = -(-gap.size // 3) * 4
-        wrapping = gap.wrapping
-        self.width = (wrapping.width if wrapping else 0) or self.characters
-        self.eol = wrapping.eol if wrapping else b""
-        self.stride = self.width + len(self.eol)
-
-    def offset(self, character: int) -> int:
-        """The offset in the text of a character."""
-        return character + character // self.width * len(self.eol)
-
-    def quad_before(self, offset: int) -> int:
-        """The last character that begins a quad and lies at or before an offset of the text."""
-        row, column = divmod(offset, self.stride)
-        return (row * self.width + min(column, self.width - 1)) // 4 * 4
-
-    def quad_after(self, offset: int) -> int:
-        """The first character that begins a quad and lies at or behind an offset of the text."""
-        return min(self.quad_before(max(offset - 1, 0)) + 4, self.characters)
-
-    def text(self, content: bytes, at: int) -> bytes:
-        """The text of `content`, whose first character is `at`.
-
-        A line end stands behind each full line, also behind the last of all: for callers to cut.
-        """
-        characters = binascii.b2a_base64(content, newline=False)
-        many, begun = len(characters), -at % self.width  # what is missing of the first line
-        lines = [characters[:begun]] if begun else []
-        lines += [characters[nth : nth + self.width] for nth in range(begun, many, self.width)]
-        is_full = many and (at + many) % self.width == 0
-        return self.eol.join([*lines, b""] if is_full else lines)

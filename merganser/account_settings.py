@@ -80,19 +80,21 @@ class AccountSettings(BaseSettings):
     imap_server: str = Field(
         default=USUAL.imap_server,
         pattern=rf"^$|{PLACE}",
-        description="Where mail programs find IMAP with TLS: host:port.",
-        json_schema_extra={**shown("`MERGANSER_HOSTNAME`:993"), "hint": "write host:port"},
+        description="IMAP server with TLS that profiles for Apple's devices name: host:port. "
+        "Merganser serves no IMAP: this is another server, which accepts the application "
+        "password.",
+        json_schema_extra={**shown("none"), "hint": "write host:port"},
     )
     pop3_server: str = Field(
         default=USUAL.pop3_server,
         pattern=rf"^$|{PLACE}",
-        description="The same for POP3.",
-        json_schema_extra={**shown("`MERGANSER_HOSTNAME`:995"), "hint": "write host:port"},
+        description="The same for POP3, which profiles name if no IMAP server is set.",
+        json_schema_extra={**shown("none"), "hint": "write host:port"},
     )
     smtp_server: str = Field(
         default=USUAL.smtp_server,
         pattern=rf"^$|{PLACE}",
-        description="The same for submission.",
+        description="Server for submission with TLS that those profiles name: host:port.",
         json_schema_extra={**shown("`MERGANSER_HOSTNAME`:465"), "hint": "write host:port"},
     )
     profile_cert: Path | None = Field(

@@ -92,9 +92,9 @@ class Options:
     key_value_bytes: int = MIB  # keys and values of those
     webauthn_id: str = ""  # for whom security keys are made; else the host of `public_url`
     webauthn_origins: tuple[str, ...] = ()  # pages they work on; else that of `public_url`
-    imap_server: str = ""  # host:port as clients are told; else `hostname` and the usual port
+    imap_server: str = ""  # host:port of an IMAP server beside this one, for profiles; "": none
     pop3_server: str = ""
-    smtp_server: str = ""
+    smtp_server: str = ""  # host:port as profiles say; "": `hostname` and 465
     profile_cert: Path | None = None  # signs profiles for Apple's devices
     profile_key: Path | None = None  # else in the same file
     recipients_daily: int = 2000  # of a user who has no limit of the own; 0: any number

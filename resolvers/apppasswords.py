@@ -18,6 +18,7 @@ from mail.addresses import checked as checked_address
 from models.apppasswords import AppPassword
 from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, Problems
+from models.options import Options
 from models.roles import AdminPermission, Role, Scope, opened
 from models.users import User
 from models.world import World
@@ -178,7 +179,7 @@ async def create(
     world = ctx.world
     user = await managed_one(ctx, own(ctx) if key is None else key)
     _permitted(ctx, user.id)
-    _check(new)
+    _check(new, world.options)
     by_another = user.id != ctx.viewer.user_id and not makers.is_operator(ctx.viewer)
     scopes = _collapsed(new.scopes)
     if by_another:
@@ -244,7 +245,7 @@ def _bounded(scopes: Sequence[str]) -> list[str]:
     return list(scopes)
 
 
-def _check(new: NewAppPassword) -> None:
+def _check(new: NewAppPassword, options: Options) -> None:
     """Invalid, with all that is wrong, where it cannot be made as it is described."""
     problems = Problems()
     with problems.caught():
@@ -252,7 +253,7 @@ def _check(new: NewAppPassword) -> None:
     with problems.caught():
         scopes = _collapsed(new.scopes)
         if new.profile:
-            mobileconfig.servers_for(scopes, path="scopes")
+            mobileconfig.incoming_protocol(options, scopes, path="scopes")
     with problems.caught():
         _ttl(new.ttl)
     with problems.caught():

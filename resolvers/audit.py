@@ -256,13 +256,18 @@ async def _looked(ctx: Context, session: AsyncSession, audits: Sequence[int], ac
     await (await session.connection()).execute(insert(AuditAccess), rows)
 
 
-async def exported(ctx: Context, key: int) -> AsyncGenerator[bytes]:
-    """The copies of an audit as a mailbox file, which is noted before the first byte."""
+async def exported(ctx: Context, key: int, *, check: bool = False) -> AsyncGenerator[bytes]:
+    """The copies of an audit as a mailbox file, which is noted before the first byte.
+
+    With `check`, raises Corrupt if a copy is damaged: see `audit.check`.
+    """
     async with ctx.write() as session:
         row: Picked = found(await ctx.load(by_ids, key), str(key))
         if row.ended_at is not None:
             raise NotFound(str(key))
         await _looked(ctx, session, [key], EXPORTED)
+    if check:
+        await audit.check(ctx.world, key, row.copies)
     return audit.mbox(ctx.world, key, row.copies)
 
 

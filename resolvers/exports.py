@@ -15,6 +15,7 @@ from mail.archives.writing import ENDINGS, ExportFormat, State
 from mail.blobs.codec import digest_of
 from mail.blobs.pack import Piece
 from mail.keeping import Kept, blob_ids, keep
+from mail.storage.damage_check import BUDGET, check_pieces
 from models.blobs import Blob
 from models.columns import Picked, picked, table_of
 from models.errors import LimitReached, NotFound, found
@@ -39,6 +40,7 @@ RUNNING = 2  # exports of an account that are being made
 KEPT = 5  # exports of an account; the oldest goes for another
 WHOLE = frozenset({Scope.READ, Scope.SETTINGS})  # either shows exports that have settings
 DATA, DIRECTORY, END = range(3)
+CHECKED = 100  # rows of pieces that are read together, perhaps with their bytes
 TOLD = 50  # messages that could not be read and are remembered
 
 
@@ -178,6 +180,20 @@ class Whole:
     def size(self) -> int:
         """Bytes."""
         return sum(size for _, size in self.parts)
+
+    async def check(self, start: int, end: int) -> None:
+        """Raise Corrupt if bytes from `start` to `end` are damaged; see `check_pieces`."""
+        wanted, at, budget = list[int](), 0, BUDGET
+        for key, size in self.parts:
+            if max(start - at, 0) < min(end - at, size):
+                wanted.append(key)
+            at += size
+        for nth in range(0, len(wanted), CHECKED):
+            keys = wanted[nth : nth + CHECKED]
+            rows = await self.ctx.read(select(*pieces.COLUMNS).where(col(Blob.id).in_(keys)))
+            if len(rows) < len(set(keys)):
+                raise NotFound(str(self.row.id))  # removed meanwhile
+            budget = await check_pieces(self.ctx.world.blobs, rows, budget)
 
     async def stream(self, start: int, end: int) -> AsyncGenerator[bytes]:
         """Yield the bytes from `start` to `end`."""

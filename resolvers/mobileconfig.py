@@ -19,17 +19,30 @@ from resolvers.context import Context
 from resolvers.totp import PRODUCT
 
 IMAP, POP3, SMTP, ALL = "IMAP", "POP3", "SMTP", "ALL"
-PORTS = {IMAP: 993, POP3: 995, SMTP: 465}  # with TLS from the start (RFC 8314)
+SUBMISSIONS = 465  # TLS from the start (RFC 8314)
 KINDS = {IMAP: "EmailTypeIMAP", POP3: "EmailTypePOP"}
 
 
-def servers_for(scopes: Collection[str], *, path: str) -> str:
-    """What mail is read by: IMAP, or else POP3. Invalid where it cannot be read and sent."""
-    for read in (IMAP, POP3):
+def incoming_protocol(options: Options, scopes: Collection[str], *, path: str) -> str:
+    """The protocol that the profile reads mail by: IMAP, or else POP3.
+
+    Merganser serves neither: only a server that a setting names is offered. Apple's payload for
+    mail must name one. Raises Invalid if none is set, or if the scopes don't allow it and SMTP.
+    """
+    offered = [read for read in (IMAP, POP3) if _server_set(options, read)]
+    if not offered:
+        text = "there is no IMAP or POP3 server that a profile could name"
+        raise Invalid(text, constraint="server", path=["generateMobileconfig"])
+    for read in offered:
         if ALL in scopes or {read, SMTP} <= set(scopes):
             return read
-    text = "a profile needs SMTP, and IMAP or POP3"
+    text = f"a profile needs the scopes SMTP and {' or '.join(offered)}"
     raise Invalid(text, constraint="scope", path=[path])
+
+
+def _server_set(options: Options, protocol: str) -> str:
+    """The address of a server that is set; empty if none is."""
+    return options.imap_server if protocol == IMAP else options.pop3_server
 
 
 async def address_of(ctx: Context, user: Picked, address: str | None) -> str:
@@ -45,11 +58,9 @@ async def address_of(ctx: Context, user: Picked, address: str | None) -> str:
     return shown
 
 
-def server(options: Options, protocol: str) -> tuple[str, int]:
-    """Name and port of a server, as clients are told."""
-    set_ = {IMAP: options.imap_server, POP3: options.pop3_server, SMTP: options.smtp_server}
-    host, _, port = set_[protocol].rpartition(":")
-    return (host, int(port)) if host else (options.hostname, PORTS[protocol])
+def _host_and_port(place: str) -> tuple[str, int]:
+    host, _, port = place.rpartition(":")
+    return host, int(port)
 
 
 async def make(world: World, user: Picked, row: AppPassword, address: str, password: str) -> str:
@@ -67,9 +78,12 @@ async def make(world: World, user: Picked, row: AppPassword, address: str, passw
 def _profile(
     world: World, user: Picked, row: AppPassword, address: str, password: str
 ) -> dict[str, Any]:
-    read = servers_for(row.scopes, path="scopes")
-    (incoming, port), (outgoing, port_out) = (server(world.options, p) for p in (read, SMTP))
-    place = ".".join(reversed(world.options.hostname.split(".")))
+    options = world.options
+    read = incoming_protocol(options, row.scopes, path="scopes")
+    incoming, port = _host_and_port(_server_set(options, read))
+    submission = options.smtp_server or f"{options.hostname}:{SUBMISSIONS}"
+    outgoing, port_out = _host_and_port(submission)
+    place = ".".join(reversed(options.hostname.split(".")))
     account = {
         "EmailAccountDescription": row.description,
         "EmailAccountName": user.name or user.username,

@@ -72,7 +72,7 @@ def blocks(kind: str) -> list[Block]:
 
 
 DOCUMENTS = blocks("graphql")
-SHELL = blocks("sh") + blocks("sh run")
+SHELL = [block for kind in ("sh", "sh run", "sh backup", "sh restore") for block in blocks(kind)]
 
 
 def operation(block: Block) -> OperationDefinitionNode:

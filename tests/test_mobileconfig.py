@@ -20,12 +20,15 @@ from resolvers import apppasswords
 from resolvers.apppasswords import AppPasswordScope, NewAppPassword
 from resolvers.context import Context
 from tests.conftest import CHEAP, Client, context
+from tests.held import set_options
 from tests.twofactor.conftest import ask
 
+SERVERS = {"imap_server": "imap.example.org:993", "pop3_server": "pop.example.org:995"}
+BESIDE = replace(CHEAP, imap_server=SERVERS["imap_server"], pop3_server=SERVERS["pop3_server"])
 IMAP, POP3, SMTP, ALL = (AppPasswordScope(name) for name in ("IMAP", "POP3", "SMTP", "ALL"))
 
 
-async def profile(client: Client, options: Options = CHEAP, **given: Any) -> tuple[bytes, str]:
+async def profile(client: Client, options: Options = BESIDE, **given: Any) -> tuple[bytes, str]:
     """The bytes of a new profile, and the password in it."""
     ctx = Context(replace(client.world, options=options), context(client).viewer)
     new = NewAppPassword(**{"description": "Phone", "profile": True, **given})
@@ -44,8 +47,11 @@ async def test_a_profile_holds_the_account(ada: Client) -> None:
     assert account["EmailAddress"] == "ada@example.org"
     assert account["IncomingPassword"] == password
     assert account["OutgoingPasswordSameAsIncomingPassword"] is True
-    for way, port in (("Incoming", 993), ("Outgoing", 465)):
-        assert account[f"{way}MailServerHostName"] == "mx.example.org"
+    for way, host, port in (
+        ("Incoming", "imap.example.org", 993),
+        ("Outgoing", "mx.example.org", 465),
+    ):
+        assert account[f"{way}MailServerHostName"] == host
         assert account[f"{way}MailServerPortNumber"] == port
         assert account[f"{way}MailServerUseSSL"] is True
         assert account[f"{way}MailServerUsername"] == "ada"
@@ -53,6 +59,7 @@ async def test_a_profile_holds_the_account(ada: Client) -> None:
 
 
 async def test_the_schema_gives_it_in_base64(ada: Client) -> None:
+    set_options(ada.world, **SERVERS)
     given = {"description": "<Phone> & co", "generateMobileconfig": True}
     done = await ask(ada, "appPasswordCreate", "mobileconfig password", **given)
     (account,) = plistlib.loads(base64.b64decode(done["mobileconfig"]))["PayloadContent"]
@@ -84,6 +91,23 @@ async def test_mail_must_be_read_and_sent(ada: Client, scopes: list[AppPasswordS
     with pytest.raises(Invalid) as refusal:
         await profile(ada, scopes=scopes)
     assert (refusal.value.path, refusal.value.constraint) == (["scopes"], "scope")
+
+
+async def test_no_server_is_named_that_nobody_runs(ada: Client) -> None:
+    given = {"description": "Phone", "generateMobileconfig": True}
+    document = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
+      mobileconfig password errors { code path ... on ValidationError { constraint } } } }"""
+    done = (await ada(document, input=given))["appPasswordCreate"]
+    path = ["generateMobileconfig"]
+    assert done["errors"] == [{"code": "VALIDATION", "path": path, "constraint": "server"}]
+    assert (done["mobileconfig"], done["password"]) == (None, None)
+    raw, _ = await profile(ada, replace(CHEAP, pop3_server="pop.example.org:995"))
+    (account,) = plistlib.loads(raw)["PayloadContent"]
+    assert account["EmailAccountType"] == "EmailTypePOP"
+    assert account["IncomingMailServerHostName"] == "pop.example.org"
+    with pytest.raises(Invalid) as refusal:
+        await profile(ada, replace(CHEAP, pop3_server="pop.example.org:995"), scopes=[IMAP, SMTP])
+    assert refusal.value.constraint == "scope"
 
 
 async def test_the_address_is_the_users(ada: Client, bob: Client) -> None:
@@ -148,10 +172,10 @@ async def test_a_profile_is_signed_where_a_certificate_is_set(ada: Client, tmp_p
     cert, key = certificate(tmp_path)
     both = tmp_path / "both.pem"
     both.write_bytes(cert.read_bytes() + key.read_bytes())
-    raw, _ = await profile(ada, replace(CHEAP, profile_cert=both))
+    raw, _ = await profile(ada, replace(BESIDE, profile_cert=both))
     (tmp_path / "one").write_bytes(raw)
     assert checked(tmp_path / "one", cert).returncode == 0
-    raw, password = await profile(ada, replace(CHEAP, profile_cert=cert, profile_key=key))
+    raw, password = await profile(ada, replace(BESIDE, profile_cert=cert, profile_key=key))
     file = tmp_path / "signed.mobileconfig"
     file.write_bytes(raw)
     said = checked(file, cert)
@@ -173,5 +197,5 @@ async def test_a_certificate_that_cannot_be_used_makes_no_password(
     _, other = certificate(tmp_path / "other")
     for first, second in ((tmp_path / "none", key), (empty, key), (cert, empty), (cert, other)):
         with pytest.raises(Unavailable):
-            await profile(ada, replace(CHEAP, profile_cert=first, profile_key=second))
+            await profile(ada, replace(BESIDE, profile_cert=first, profile_key=second))
     assert await apppasswords.of_users(context(ada), [(ada.user.id, True)]) == [[]]

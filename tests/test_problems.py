@@ -9,6 +9,7 @@ from models.errors import Conflict, Invalid, Problems, Several
 from models.world import World
 from tests.conftest import Client, make_client
 from tests.counts import rows
+from tests.held import set_options
 from tests.keys import SIGNS_ONLY
 from tests.test_users import TABLES
 
@@ -157,6 +158,7 @@ forms = pytest.mark.parametrize(
 
 @pytest.fixture
 async def clients(root: Client, ada: Client) -> dict[str, Client]:
+    set_options(root.world, imap_server="imap.example.org:993")  # for profiles
     eve = await make_client(ada.world, ada.http, "eve", password="correct horse battery")  # noqa: S106
     return {"root": root, "ada": ada, "eve": eve}
 

@@ -14,6 +14,7 @@ from models.world import World
 from resolvers import totp
 from tests.conftest import Client, Clock
 from tests.factors import SoftKey, code_of, made, signed, totp_on
+from tests.held import set_options
 from tests.twofactor.conftest import ask, codes
 
 GIVEN = "qwmzrtpkvbnhjdfg"
@@ -53,6 +54,7 @@ async def test_no_secret_is_left_anywhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     once = {"idempotencyKey": "once"}
+    set_options(ada.world, imap_server="imap.example.org:993")  # for profiles
     secrets: list[str] = []
     answers: list[Any] = []
 

@@ -16,7 +16,6 @@ from sqlmodel import col
 
 from graph import parts
 from graph.zips import LONGEST, distinct
-from mail.blobs.errors import Corrupt
 from mail.zips import File, zipped
 from models.blobs import Blob
 from resolvers import contents
@@ -183,10 +182,11 @@ async def test_it_is_never_held_whole(ada: Client) -> None:
     assert most < 6 << 20
 
 
-async def test_a_zip_of_which_a_piece_is_damaged_is_broken_off(ada: Client) -> None:
+async def test_a_zip_of_which_a_piece_is_damaged_is_refused(ada: Client) -> None:
     key = (await receive(ada, rich.raw([file("filename=a.pdf", rich.noise(50_000))]))).message_id
     async with ada.world.write() as session:
         harm = update(Blob).where(col(Blob.size) == 50_000).values(data=b"\0", name=None)
         await (await session.connection()).execute(harm)
-    with pytest.raises(Corrupt):
-        await get(ada, parts.zip_path(key))
+    answer = await get(ada, parts.zip_path(key))
+    assert answer.status_code == 500
+    assert answer.json()["errors"][0]["extensions"]["code"] == "DAMAGED"

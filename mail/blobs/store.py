@@ -33,6 +33,14 @@ DAY = 24 * 3600  # seconds; no put takes that long
 PAGE = 1000  # names in one answer to `list`
 REQUEST = 4 * CHUNK  # bytes a stream asks for at once: few requests, little memory
 RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # then it is an outage
+# Options of the HTTP client. The library panics if they are given with those of the store.
+CLIENT = frozenset({
+    "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type",
+    "http1_only", "http2_keep_alive_interval", "http2_keep_alive_timeout",
+    "http2_keep_alive_while_idle", "http2_max_frame_size", "http2_only", "pool_idle_timeout",
+    "pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url",
+    "randomize_addresses", "timeout", "user_agent",
+})  # fmt: skip
 UPLOADS = 4  # parts of 5 MiB that are under way at once
 
 Result = TypeVar("Result")
@@ -202,10 +210,7 @@ class ObjectStore:
     """
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
-        given: dict[str, Any] = {"config": dict(options)} if options else {}
-        if options and options.get("endpoint", "").startswith("http://"):
-            given["client_options"] = {"allow_http": True}  # who writes it wants it
-        self._store = obstore.store.from_url(url, retry_config=RETRIES, **given)
+        self._store = _opened_store(url, options or {})
 
     async def put(self, name: str, data: bytes) -> None:
         """Store `data`."""
@@ -289,6 +294,30 @@ class ObjectStore:
 
     async def close(self) -> None:
         """Nothing: obstore lets go of its connections by itself."""
+
+
+def _opened_store(url: str, options: Mapping[str, str]) -> Any:
+    """The store at an address with these options. Raises ValueError that names a wrong option."""
+    try:
+        return _from_url(url, options)
+    except BaseError as problem:
+        for name, value in options.items():
+            try:
+                _from_url(url, {name: value})
+            except BaseError as wrong:
+                reason = next(iter(str(wrong).splitlines()), "")
+                raise ValueError(f"the option {name!r} is wrong: {reason}") from problem
+        raise
+
+
+def _from_url(url: str, options: Mapping[str, str]) -> Any:
+    config = {name: value for name, value in options.items() if name not in CLIENT}
+    client: dict[str, Any] = {name: options[name] for name in CLIENT.intersection(options)}
+    if options.get("endpoint", "").startswith("http://"):
+        client["allow_http"] = True  # who writes it wants it
+    given: dict[str, Any] = {"config": config} if config else {}
+    given |= {"client_options": client} if client else {}
+    return obstore.store.from_url(url, retry_config=RETRIES, **given)
 
 
 class _Failures:

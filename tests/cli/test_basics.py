@@ -113,6 +113,10 @@ def test_a_store_of_a_newer_version_is_left_alone(shell: Shell) -> None:
         ("store", "postgresql://host:port/x", "a host or port in the address can't be read"),
         ("store", "sqlite://", "name a file"),
         ("blobs", "nosuch://bucket", "MERGANSER_BLOBS cannot be used"),
+        ("blobs", "s3://b?timeout=abc", "MERGANSER_BLOBS cannot be used: the option 'timeout'"),
+        ("blobs", "s3://b?region=x&allow_http=maybe", "the option 'allow_http' is wrong"),
+        ("blobs", "s3://b?virtual_hosted_style_request=no!", "'virtual_hosted_style_request'"),
+        ("blobs", "s3://b?endpoint=http://x&nosuch=1", "the option 'nosuch' is wrong"),
         ("hhtp", "x", "did you mean MERGANSER_HTTP"),
     ],
 )

@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import os
+import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,7 @@ from mail.maintenance.restore_mark import EVERY
 from models.store.incarnation import MARK
 from tests import stores
 from tests.e2e.postgres_cluster import Cluster
-from tests.e2e.server import Client, Server
+from tests.e2e.server import ROOT, Client, Server
 from tests.mail.homes import letter
 
 CHANGES = """query ($after: Cursor!) { changes(after: $after) { cursor events { kind
@@ -239,6 +243,56 @@ def test_objects_without_a_mark_begin_a_new_incarnation(alone: Server) -> None:
     (var(alone) / "blobs" / MARK).unlink()
     alone.start()
     stores.run(told(alone, seen, seen))
+
+
+def documented(kind: str) -> str:
+    """The commands of a block in docs/operating.md."""
+    page = (ROOT / "docs" / "operating.md").read_text()
+    (found,) = re.findall(rf"^```sh {kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def run_documented(kind: str, server: Server) -> None:
+    """Run these commands as they are written, beside the data folder, with a usual umask."""
+    ours = server.folder / "bin"
+    ours.mkdir(exist_ok=True)
+    command = ours / "merganser"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m merganser "$@"\n')
+    command.chmod(0o700)
+    env = {**server.env, "PATH": f"{ours}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["/bin/sh", "-eu", "-c", f"umask 022\n{documented(kind)}"],
+        cwd=server.folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def readable_by_others(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+
+
+def test_the_documented_backup_is_private_and_enough_for_a_new_machine(alone: Server) -> None:
+    def backup() -> None:
+        for _ in range(2):  # the second replaces the first
+            run_documented("backup", alone)
+
+    stores.run(deliver(alone, "old"))
+    before, after = stores.run(history(alone, backup))
+    alone.stop()
+    copies = [alone.folder / name for name in ("backup", "keys")]
+    assert [readable_by_others(copy) for copy in copies] == [[], []]
+    shutil.rmtree(var(alone))
+    run_documented("restore", alone)
+    assert readable_by_others(var(alone)) == []
+    alone.start()
+    stores.run(told(alone, before, after))
+    alone.stop()
+    check = alone.command("check")
+    assert check.code == 0, check.out
 
 
 # ---------------------------------------------------------------- PostgreSQL

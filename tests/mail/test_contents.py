@@ -15,9 +15,10 @@ from mail import addresses, delivery, messages
 from mail.blobs.errors import Corrupt
 from mail.blobs.lines import Wrapping, encode, text_length
 from mail.blobs.pack import Gap
-from mail.contents import Lines, Stored, gathered, sources
+from mail.contents import Stored, gathered, sources
 from mail.messages import Part
 from mail.messages.content import decoded
+from mail.storage.base64_lines import Lines
 from models.blobs import Blob, MessageBlob
 from models.columns import picked
 from models.errors import NotFound

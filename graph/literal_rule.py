@@ -1,0 +1,78 @@
+"""The validation rule for literals, whose errors say where the wrong value is."""
+
+from typing import Any
+
+from graphql import (
+    ArgumentNode,
+    FieldNode,
+    GraphQLError,
+    GraphQLInputType,
+    ListValueNode,
+    ObjectValueNode,
+    ValueNode,
+    ValuesOfCorrectTypeRule,
+    VariableDefinitionNode,
+    VisitorAction,
+)
+from graphql.language import SKIP
+from graphql.utilities.validate_input_value import validate_input_literal
+
+
+class LiteralRule(ValuesOfCorrectTypeRule):
+    """ValuesOfCorrectTypeRule that adds the place to errors of scalars.
+
+    A scalar that raises GraphQLError knows no node, so graphql-core reports such an error without
+    a location. `extensions.path` names the fields, the argument, and the members of its input.
+    """
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._fields: list[str] = []
+        self._owner = ""  # the argument or variable whose value is visited
+
+    def enter_field(self, node: FieldNode, *_args: Any) -> VisitorAction:
+        """Begin a field; its response key is part of the path."""
+        self._fields.append((node.alias or node.name).value)
+        return None
+
+    def leave_field(self, _node: FieldNode, *_args: Any) -> VisitorAction:
+        """End a field."""
+        self._fields.pop()
+        return None
+
+    def enter_argument(self, node: ArgumentNode, *_args: Any) -> VisitorAction:
+        """Begin an argument."""
+        self._owner = node.name.value
+        return None
+
+    def enter_variable_definition(self, node: VariableDefinitionNode, *_args: Any) -> VisitorAction:
+        """Begin a variable, which may have a default."""
+        self._owner = f"${node.variable.name.value}"
+        return None
+
+    def is_valid_value_node(
+        self, node: ValueNode, input_type: GraphQLInputType | None
+    ) -> VisitorAction:
+        """Report what is wrong with a literal."""
+
+        def report(error: GraphQLError, path: list[str | int]) -> None:
+            if not error.nodes:
+                place = [*self._fields, self._owner, *map(str, path)]
+                extensions = {**(error.extensions or {}), "path": place}
+                error = GraphQLError(error.message, _member(node, path), extensions=extensions)
+            self.report_error(error)
+
+        if input_type:
+            hides = self.context.hide_suggestions
+            validate_input_literal(node, input_type, report, None, None, hides)
+        return SKIP
+
+
+def _member(node: ValueNode, path: list[str | int]) -> ValueNode:
+    """The literal at a path inside another one."""
+    for part in path:
+        if isinstance(node, ObjectValueNode):
+            node = next((one.value for one in node.fields if one.name.value == part), node)
+        elif isinstance(node, ListValueNode) and isinstance(part, int):
+            node = node.values[part]
+    return node
