@@ -21,6 +21,7 @@ from models.searchindex import APART, owner
 LONGEST = 64  # letters of a word
 MOST = 16_000  # words of a message in their order: PostgreSQL counts 16,383 positions
 LAST = 16_383  # where PostgreSQL has all that come behind
+MOSTLY = 1.3  # bytes of a character, on average, where most are not ASCII
 EACH = 255  # places of one word that a tsvector keeps
 BYTES = 512 * 1024  # of different words: a tsvector has at most a megabyte
 
@@ -124,13 +125,13 @@ def words(text: str) -> list[str]:
         plain = text.lower().translate(_BLANKS)
         return _cut(plain.split()) if longer(plain, " ", LONGEST) else plain.split()
     # Only what is not ASCII is folded and divided by patterns, unless it is most of the text.
-    parts = text.encode(errors="surrogatepass").translate(_BLANKED)
-    found = parts.decode(errors="surrogatepass").split()
+    raw = text.encode(errors="surrogatepass")
+    if len(raw) > MOSTLY * len(text):
+        return _cut(list(chain.from_iterable(_divided(fold_text(text)))))
+    found = raw.translate(_BLANKED).decode(errors="surrogatepass").split()
     foreign = [nth for nth, part in enumerate(found) if not part.isascii()]
     if not foreign:
         return _cut(found)
-    if 2 * len(foreign) > len(found):
-        return _cut([word for part in _divided(fold_text(text)) for word in part])
     # a blank before the newline, since `fold_text` cuts long texts at blanks
     plain = fold_text(_BETWEEN.join([found[nth] for nth in foreign]))
     return _cut(_put_in(found, foreign, _divided(plain)))
