@@ -23,7 +23,7 @@ from models.users import User
 from resolvers import granted, subscriptions
 from resolvers.access import beyond, own, owned, records, shared
 from resolvers.context import Context
-from resolvers.listing import by_keys
+from resolvers.listing import FEW, by_keys
 from resolvers.mailboxowners import Held, holding
 from resolvers.userselection import MINE, Users
 
@@ -137,13 +137,8 @@ async def shared_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
     """The folders of these users, as they are named, in this order; None where there is none."""
-    if len(keys) == 1 and _plainly(ctx, keys[0][0]):
-        (user_id, name), *_ = keys
-        if user_id != ctx.viewer.user_id:
-            return [None]
-        by = _by(name)
-        rows = await ctx.find(_named(by), name=getattr(name, by))
-        return [next(iter(rows), None)]
+    if len(keys) <= FEW and all(_plainly(ctx, user_id) for user_id, _ in keys):
+        return [await _own_named(ctx, *key) for key in keys]
     users = {user_id for user_id, _ in keys}
     asked = select(*picked(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
@@ -154,6 +149,18 @@ async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | No
     for row in await ctx.read(asked):
         known |= {(row.user_id, by, getattr(row, by)): row for by in BY}
     return [known.get((user_id, _by(name), getattr(name, _by(name)))) for user_id, name in keys]
+
+
+async def _own_named(ctx: Context, user_id: int, name: Named) -> Picked | None:
+    if user_id != ctx.viewer.user_id:
+        return None
+    by = _by(name)
+    return next(iter(await ctx.find(_named(by), name=getattr(name, by))), None)
+
+
+async def by_paths(ctx: Context, keys: list[tuple[int, str]]) -> list[Picked | None]:
+    """The folders of these users at these paths, as `named` returns them."""
+    return await ctx.load_all(named, [(user, Named(path=path)) for user, path in keys])
 
 
 def _by(name: Named) -> str:
