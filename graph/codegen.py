@@ -377,14 +377,15 @@ class Writer:
         name = getattr(origin(field), "python_name", "")
         raw, made = self._fresh("r"), self._made(kind) or {}
         if (to := link_of(field)) and to.exists and self._names(field, details) <= KEY_FIELDS:
-            key = held.columns.value(to.column) if held.columns else f"{held.source}.{to.column}"
+            (key,) = to.columns
+            key = held.columns.value(key) if held.columns else f"{held.source}.{key}"
             self.emit(indent, f"{raw} = {self.constant(KeyRow)}({key})")
             return self._viewed(field.type, details, raw, indent)
         if held.columns:
             return self._of_columns(field, made.get(name), name, details, held.columns, indent)
         if is_link(field):  # filled by its list, or left to its resolver
-            self.emit(indent, f"{raw} = {held.object}.__dict__.get({name!r})")
-            self.emit(indent, f"if {raw} is None: raise Bail('link')")
+            self.emit(indent, f"{raw} = {held.object}.__dict__.get({name!r}, Undefined)")
+            self.emit(indent, f"if {raw} is Undefined: raise Bail('link')")
         elif not is_plain(field):
             raise Bail("resolver")
         elif isinstance(viewed := made.get(name), Viewed):

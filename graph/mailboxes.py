@@ -1,6 +1,7 @@
 """Folders, as the API shows them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional
 
@@ -14,11 +15,11 @@ from graph.fields import Auth, Info, field, query
 from graph.messages import MessageConnection, message_page
 from graph.mutations import mutation
 from graph.refs import MailboxRef, UserRef, UserSelection, named, owner_of, plain, users_named
-from graph.rows import Shape, identified, link, shaped
+from graph.rows import Shape, identified, link, row_link, shaped
 from graph.scalars import BigInt, ByteSize, Duration
 from graph.selections import MessageFilter, MessageOrder, Wanted
 from graph.tasks import Task
-from graph.views import Made
+from graph.views import Link, Made
 from mail import paths
 from models.mailboxes import SpecialUse
 from models.roles import Scope
@@ -34,7 +35,7 @@ from resolvers import (
     users,
 )
 from resolvers.mailboxdelete import Gone
-from resolvers.mailboxes import Named, NewMailboxes
+from resolvers.mailboxes import NewMailboxes
 from resolvers.mailboxrename import Renamed
 
 if TYPE_CHECKING:
@@ -52,6 +53,20 @@ class MetadataEntry:
 def _short(key: str) -> str:
     """The name without /private/ or /shared/."""
     return key.split("/", 2)[2]
+
+
+def _path_above(row: Any) -> tuple[int, str] | None:
+    above = row.path.rpartition("/")[0]
+    return (row.user_id, above) if above else None
+
+
+ABOVE = Link(
+    ("id", "user_id", "path"),
+    _path_above,
+    mailboxes.by_paths,
+    lambda row: row,
+    own_key=lambda row: (row.user_id, row.path),
+)
 
 
 @strawberry.type(description="Folder.", directives=[Auth(scope=Scope.MAIL_READ)])
@@ -81,6 +96,14 @@ class Mailbox(Shape):
     total: int = leaf("Messages.")
     unseen: int = leaf("Unread.")
     size: ByteSize = leaf("Bytes.")
+    parent: Optional["Mailbox"] = row_link(
+        replace(ABOVE, of=shaped("graph.mailboxes", "Mailbox"), item=True),
+        description="Folder above.",
+    )
+    parent_id: strawberry.ID | None = row_link(
+        replace(ABOVE, of=lambda row: row and ids.encode("Mailbox", row.id)),
+        description="Id of the folder above; null at the top, or if the viewer can't see it.",
+    )
 
     batch = staticmethod(mailboxes.by_ids)
     made: ClassVar[Mapping[str, Made]] = {
@@ -92,14 +115,6 @@ class Mailbox(Shape):
             lambda seconds: timedelta(seconds=seconds) if seconds else None,
         ),
     }
-
-    @field("Folder above.", "user_id", "path")
-    async def parent(self, info: Info) -> Optional["Mailbox"]:
-        above = self.row.path.rpartition("/")[0]
-        if not above:
-            return None
-        row = await info.context.load(mailboxes.named, (self.row.user_id, Named(path=above)))
-        return Mailbox.maybe(row)
 
     @field("What the viewer may do in it: all for the owner, else what is shared.", "id", "user_id")
     async def my_rights(self, info: Info) -> list[ShareRight]:

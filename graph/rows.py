@@ -2,9 +2,10 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from keyword import iskeyword
+from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import strawberry
@@ -46,7 +47,7 @@ class Shape(View):
         columns = {"id"}
         for name in asked:
             if name in fields.links:
-                columns.add(fields.links[name].column)
+                columns.update(fields.links[name].columns)
             elif name in fields.plain:
                 columns.update(cls.made[name].columns if name in cls.made else (name,))
             else:
@@ -72,20 +73,28 @@ def link(
     A list fills it for all its items (`fill`); where nobody did, it is loaded. Both ways
     use the same batch function, and the same loader.
     """
+    return _linked(Link((column,), attrgetter(column), batch, of, exists), description)
 
+
+def _linked(to: Link, description: str) -> Any:
     # no return type here: strawberry would take it for the field's
     def resolve(self: Any, info: Info):  # type: ignore[no-untyped-def] # noqa: ANN202
-        if exists and asked(info) <= KEY_FIELDS:
-            return of(KeyRow(getattr(self.row, column)))
-        filled = vars(self).get(info.python_name)
-        return _load(self, info) if filled is None else filled
+        if to.exists and asked(info) <= KEY_FIELDS:
+            return to.of(KeyRow(to.key(self.row)))
+        filled = vars(self)
+        name = info.python_name
+        return filled[name] if name in filled else _load(self, info)
 
     async def _load(self: Any, info: Info) -> Any:
-        key = getattr(self.row, column)
-        return None if key is None else of(await info.context.load(batch, key))
+        key = to.key(self.row)
+        return None if key is None else to.of(await info.context.load(to.batch, key))
 
-    to = Link(column, batch, of, exists)
     return strawberry.field(resolver=resolve, description=description, metadata={"link": to})
+
+
+def row_link(to: Link, *, description: str) -> Any:
+    """A field that leads to a row of the same kind, which the same list may have."""
+    return _linked(to, description)
 
 
 def shaped(module: str, name: str) -> Callable[[Any], Any]:
@@ -108,19 +117,63 @@ async def listed(info: Info, shape: type[Item], rows: Sequence[Any]) -> list[Ite
     if isinstance(rows, Rows) and not wanted:
         return cast("list[Item]", Listed(shape, rows))  # of which none may be made
     items = [shape.of(row) for row in rows]
-    for name in wanted if items else ():
+    own = {name: to for name, to in links.items() if to.own_key}
+    for name in wanted - own.keys() if items else ():
         to = links[name]
-        keys = sorted({getattr(item.row, to.column) for item in items} - {None})
+        keys = sorted({to.key(item.row) for item in items} - {None})
         found = dict(zip(keys, await info.context.load_all(to.batch, keys), strict=True))
         made = {key: to.of(row) for key, row in found.items()}
         for item in items:
-            setattr(item, name, made.get(getattr(item.row, to.column)))
+            setattr(item, name, made.get(to.key(item.row)))
+    if wanted & own.keys():
+        await _fill_own(info, shape, own, items)
     return items
+
+
+async def _fill_own(
+    info: Info, shape: type[Item], links: Mapping[str, Link], items: Sequence[Item]
+) -> None:
+    """Set links that lead to the same row of the same kind, as deep as they are asked for.
+
+    What is not among the items is loaded, level by level, and its links are set as well.
+    """
+    to = next(iter(links.values()))
+    own_key: Any = to.own_key
+    known: dict[Any, Any] = {own_key(item.row): item for item in items}
+    fields, some = _item_fields(info), items
+    while some and links.keys() & _names(fields):
+        keys = [to.key(one.row) for one in some]
+        missing = sorted(set(keys) - known.keys() - {None})
+        rows = await info.context.load_all(to.batch, missing) if missing else []
+        new = {key: shape.maybe(row) for key, row in zip(missing, rows, strict=True)}
+        known |= new
+        for key, one in zip(keys, some, strict=True):
+            found = known.get(key)
+            for name, each in links.items():
+                setattr(one, name, found if each.item or found is None else each.of(found.row))
+        some = [one for one in new.values() if one is not None]
+        fields = _below_own(info, fields, links)
+
+
+def _below_own(
+    info: Info, fields: Iterable[FieldNode], links: Mapping[str, Link]
+) -> list[FieldNode]:
+    """The fields asked of what these links lead to."""
+    nodes = [node for node in fields if (to := links.get(_python(node.name.value))) and to.own_key]
+    return list(_below(info, nodes))
 
 
 def columns(info: Info, shape: type[Shape]) -> frozenset[str]:
     """What to select for the list, or the connection, that is being resolved."""
-    return _kept(info, shape, lambda: shape.columns(asked(info)))
+
+    def make() -> frozenset[str]:
+        fields, links = _item_fields(info), _fields(shape).links
+        found = shape.columns(_names(fields))
+        while fields := _below_own(info, fields, links):
+            found |= shape.columns(_names(fields))
+        return found
+
+    return _kept(info, shape, make)
 
 
 def asked(info: Info) -> frozenset[str]:

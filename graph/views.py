@@ -19,12 +19,18 @@ class Link:
 
     With `exists` the object of a key is always there: where only KEY_FIELDS are asked of it,
     it is made of the key, and nothing is loaded.
+
+    With `own_key` the link leads to a row of the same kind, which has this key. A list then
+    looks among its own rows first, and `item` says that the field is the object of that row.
     """
 
-    column: str
+    columns: tuple[str, ...]
+    key: Callable[[Any], Any]  # of a row; None: the field is null
     batch: Batch[Any, Any]
     of: Callable[[Any], Any]
     exists: bool = False
+    own_key: Callable[[Any], Any] | None = None
+    item: bool = False
 
 
 class KeyRow(NamedTuple):

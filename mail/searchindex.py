@@ -21,11 +21,16 @@ from models.searchindex import APART, owner
 LONGEST = 64  # letters of a word
 MOST = 16_000  # words of a message in their order: PostgreSQL counts 16,383 positions
 LAST = 16_383  # where PostgreSQL has all that come behind
+MOSTLY = 1.3  # bytes of a character, on average, where most are not ASCII
 EACH = 255  # places of one word that a tsvector keeps
 BYTES = 512 * 1024  # of different words: a tsvector has at most a megabyte
 
 _PLAIN = re.compile(r"[^\W_]+")
 _BLANKS = {code: " " for code in range(0x80) if not chr(code).isalnum()}
+# the same for the bytes of UTF-8, of which those that are not ASCII stay; and in lower case
+_LOWER = bytes(ord(_BLANKS.get(code, chr(code).lower())) for code in range(0x80))
+_BLANKED = _LOWER + bytes(range(0x80, 0x100))
+_BETWEEN = " \n"
 _PLACES = [str(place) for place in range(1, MOST + 1)]
 _MIXED = re.compile("[\u0483-\u1dff\u20d0-\u2bff\ua000-\uabff\U00010000-\U0001fbff]")
 _BEYOND = r"(?![\x00-\x7f])"
@@ -94,7 +99,11 @@ def _runs(text: str) -> Iterator[list[str]]:
         for run in _PLAIN.findall(text.lower()):
             yield [run[:LONGEST]]
         return
-    text = fold_text(text)
+    yield from _runs_of(fold_text(text))
+
+
+def _runs_of(text: str) -> Iterator[list[str]]:
+    """The same of a text that is folded."""
     for run in (_beyond_ascii() if _MIXED.search(text) else _PLAIN).findall(text):
         if run.isascii():
             yield [run[:LONGEST]]
@@ -115,9 +124,38 @@ def words(text: str) -> list[str]:
     if text.isascii():  # `str` alone divides it in a tenth of the time
         plain = text.lower().translate(_BLANKS)
         return _cut(plain.split()) if longer(plain, " ", LONGEST) else plain.split()
-    if (plain := fold_text(text)) and not _UNDIVIDED.search(plain):
-        return _cut((_beyond_ascii() if _MIXED.search(plain) else _PLAIN).findall(plain))
-    return list(chain.from_iterable(_runs(text)))
+    # Only what is not ASCII is folded and divided by patterns, unless it is most of the text.
+    raw = text.encode(errors="surrogatepass")
+    if len(raw) > MOSTLY * len(text):
+        return _cut(list(chain.from_iterable(_divided(fold_text(text)))))
+    found = raw.translate(_BLANKED).decode(errors="surrogatepass").split()
+    foreign = [nth for nth, part in enumerate(found) if not part.isascii()]
+    if not foreign:
+        return _cut(found)
+    # a blank before the newline, since `fold_text` cuts long texts at blanks
+    plain = fold_text(_BETWEEN.join([found[nth] for nth in foreign]))
+    return _cut(_put_in(found, foreign, _divided(plain)))
+
+
+def _divided(plain: str) -> Iterator[Sequence[str]]:
+    """The words of each part of a folded text."""
+    parts = plain.split(_BETWEEN)
+    if _UNDIVIDED.search(plain):
+        return (list(chain.from_iterable(_runs_of(part))) for part in parts)
+    pattern = _beyond_ascii() if _MIXED.search(plain) else _PLAIN
+    return ((part,) if part.isalnum() else pattern.findall(part) for part in parts)
+
+
+def _put_in(
+    found: Sequence[str], places: Sequence[int], words: Iterable[Sequence[str]]
+) -> list[str]:
+    """The words found, with other words in these places."""
+    made, at = list[str](), 0
+    for place, some in zip(places, words, strict=True):
+        made += found[at:place]
+        made += some
+        at = place + 1
+    return made + list(found[at:])
 
 
 def _cut(found: list[str]) -> list[str]:

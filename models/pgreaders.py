@@ -29,7 +29,7 @@ class PostgresReaders:
     def __init__(self, reading: AsyncEngine, safe: AsyncEngine) -> None:
         self._reading, self._safe = reading, safe
         self.engine = reading.sync_engine
-        self._near, self._far = Direct(safe), Direct(reading)
+        self._near, self._far = Direct(reading), Direct(reading)
 
     async def read(
         self, statement: Select[*Columns], given: Mapping[str, Any] | None

@@ -22,6 +22,7 @@ from models.pages import Ask, Page
 from resolvers.context import Context
 
 Row = TypeVar("Row")
+FEW = 4  # pages of a request that are read one after the other, each by a prepared statement
 COUNT: Any = bindparam("count", type_=Integer)  # of rows that a page's select reads
 
 

@@ -17,13 +17,13 @@ from models.columns import Picked, picked
 from models.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
 from models.journal import ChangeKind
 from models.mailboxes import Mailbox, SpecialUse
-from models.prepared import chosen, number, prepared, values_of
+from models.prepared import chosen, prepared, values_of
 from models.sharing import ShareRight
 from models.users import User
 from resolvers import granted, subscriptions
 from resolvers.access import administered, beyond, own, owned, records, shared
 from resolvers.context import Context
-from resolvers.listing import by_keys
+from resolvers.listing import FEW, by_keys
 from resolvers.mailboxowners import Held, holding
 from resolvers.userselection import MINE, Users
 
@@ -87,7 +87,9 @@ async def _trees(ctx: Context, keys: list[Tree]) -> list[tuple[Tree, Sequence[Pi
     pattern = keys[0].pattern
     columns = frozenset({"id", "user_id", "path", "hidden"}).union(*(key.columns for key in keys))
     if len(keys) == 1 and pattern is None and _plainly(ctx, keys[0].user_id):
-        rows = await ctx.find(_tree(columns), user=keys[0].user_id)
+        if keys[0].user_id != ctx.viewer.user_id:
+            return [(keys[0], [])]
+        rows = await ctx.find(_tree(columns))
         places = [in_tree(path) for path in values_of(rows, "path")]
         return [(keys[0], chosen(rows, sorted(range(len(rows)), key=places.__getitem__)))]
     asked = select(*picked(Mailbox, columns)).where(
@@ -110,15 +112,13 @@ def fitting(ctx: Context, pattern: str) -> ColumnElement[bool]:
 
 
 def _plainly(ctx: Context, user_id: int) -> bool:
-    """Whether a select that was made once will do: it asks for one's own."""
+    """Whether a select that was made once will do: it asks for one's own, or there is nothing."""
     return user_id == ctx.viewer.user_id or not beyond(ctx)
 
 
 @prepared
 def _tree(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
-    return select(*picked(Mailbox, columns)).where(
-        owned(Mailbox), col(Mailbox.user_id) == number("user")
-    )
+    return select(*picked(Mailbox, columns)).where(owned(Mailbox))
 
 
 async def by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
@@ -137,11 +137,8 @@ async def shared_by_ids(ctx: Context, ids: list[int]) -> list[Picked | None]:
 
 async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | None]:
     """The folders of these users, as they are named, in this order; None where there is none."""
-    if len(keys) == 1 and _plainly(ctx, keys[0][0]):
-        (user_id, name), *_ = keys
-        by = _by(name)
-        rows = await ctx.find(_named(by), user=user_id, name=getattr(name, by))
-        return [next(iter(rows), None)]
+    if len(keys) <= FEW and all(_plainly(ctx, user_id) for user_id, _ in keys):
+        return [await _own_named(ctx, *key) for key in keys]
     users = {user_id for user_id, _ in keys}
     asked = select(*picked(Mailbox)).where(
         col(Mailbox.user_id).in_(users),
@@ -152,6 +149,18 @@ async def named(ctx: Context, keys: list[tuple[int, Named]]) -> list[Picked | No
     for row in await ctx.read(asked):
         known |= {(row.user_id, by, getattr(row, by)): row for by in BY}
     return [known.get((user_id, _by(name), getattr(name, _by(name)))) for user_id, name in keys]
+
+
+async def _own_named(ctx: Context, user_id: int, name: Named) -> Picked | None:
+    if user_id != ctx.viewer.user_id:
+        return None
+    by = _by(name)
+    return next(iter(await ctx.find(_named(by), name=getattr(name, by))), None)
+
+
+async def by_paths(ctx: Context, keys: list[tuple[int, str]]) -> list[Picked | None]:
+    """The folders of these users at these paths, as `named` returns them."""
+    return await ctx.load_all(named, [(user, Named(path=path)) for user, path in keys])
 
 
 def _by(name: Named) -> str:
@@ -167,7 +176,6 @@ def _named(by: str) -> Select[*tuple[Any, ...]]:
     column = getattr(Mailbox, by)
     return select(*picked(Mailbox)).where(
         owned(Mailbox),
-        col(Mailbox.user_id) == number("user"),
         column == bindparam("name", type_=column.type),
     )
 

@@ -83,8 +83,9 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     ordered = {column.key for key in keys for column in key.place}
     columns = frozenset(ordered).union(*(key.columns for key in keys))
     own = all(key.user_id == ctx.viewer.user_id for key in keys)
-    if len(keys) == 1 and keys[0].where.everything and (own or not beyond(ctx)):
-        return [await _plain_page(ctx, keys[0], columns)]
+    plain = all(key.where.everything for key in keys) and (own or not beyond(ctx))
+    if plain and len(keys) <= listing.FEW:
+        return [await _plain_page(ctx, key) for key in keys]
     if len(keys) == 1 and own and (words := await _words(ctx, keys[0])):
         (key,) = keys
         form = Form.of(key.ask, columns, falling=key.falling)
@@ -101,10 +102,11 @@ async def pages(ctx: Context, keys: list[Listing]) -> list[Page[Picked]]:
     return [replace(page, rows=await shown(ctx, page.rows)) for page in found]
 
 
-async def _plain_page(ctx: Context, key: Listing, columns: frozenset[str]) -> Page[Picked]:
+async def _plain_page(ctx: Context, key: Listing) -> Page[Picked]:
     """A page that nothing narrows, as an inbox is shown. Nobody sees one of another's here."""
     if key.user_id != ctx.viewer.user_id:
         return key.ask.page([])
+    columns = key.columns.union(column.key for column in key.place)
     form = Form.of(key.ask, columns, falling=key.falling)
     of_mailbox, of_thread = key.mailbox_id is not None, key.thread_id is not None
     rows = await ctx.find(

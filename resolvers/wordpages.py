@@ -89,7 +89,7 @@ class Parts(NamedTuple):
 
     def mine(self) -> list[ColumnElement[bool]]:
         """SQL: the messages that the page may have, whatever is asked of them."""
-        found = [owned(Message), col(Message.user_id) == number("user")]
+        found = [owned(Message)]
         found.append(
             col(Message.mailbox_id) == number("mailbox")
             if self.of_mailbox
@@ -126,7 +126,6 @@ async def page(
     dialect, ids = ctx.world.database.dialect, where.waiting.holding(where.words)
     given = {
         "viewer": ctx.viewer.user_id,
-        "user": where.user_id,
         "mailbox": where.mailbox_id,
         "thread": where.thread_id,
         "query": written(dialect, where.waiting.owners, where.words),

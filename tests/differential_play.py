@@ -129,7 +129,7 @@ def _resolve(
     own: Any, field: GraphQLField, source: Any, info: GraphQLResolveInfo[Any], **arguments: Any
 ) -> Any:
     known, play = definition(field), info.context
-    if is_link(known) and vars(source).get(known.python_name) is not None:
+    if is_link(known) and known.python_name in vars(source):
         return own(source, info, **arguments)
     if play.dice.at("how", *info.path.as_list()).one_in(0.5):
         return play.maker.kept(play.give_later(info, arguments))

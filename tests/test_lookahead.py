@@ -177,3 +177,37 @@ async def test_many_folders_cost_no_more_statements_than_few(
     few = await cost()
     await mailboxes.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)]))
     assert [await cost(), await cost()] == [few, few]
+
+
+SEVERAL = "{ viewer { user { %s } } }"
+ONE_LIST = 'm%d: mailbox(by: {path: "%s"}) { messages(first: %d) { nodes { subject } } }'
+
+
+async def test_few_lists_are_read_by_statements_that_are_made_once(
+    ada: Client, statements: list[str]
+) -> None:
+    paths = [f"Box {n}" for n in range(6)]
+    await mailboxes.create(context(ada), NewMailboxes(paths))
+    for many, pages in ((2, 2), (4, 4), (5, 1), (6, 1)):
+        parts = [ONE_LIST % (n, path, n + 1) for n, path in enumerate(paths[:many])]
+        for _ in range(3):  # read anew, then compiled, then by its plan
+            del statements[:]
+            await ada(SEVERAL % " ".join(parts))
+            read = [sent for sent in statements if "FROM messages" in sent]
+            assert len(read) == pages
+            assert all(("UNION" in sent) is (pages == 1) for sent in read)
+
+
+async def test_lists_below_one_folder_cost_what_those_below_twenty_do(
+    ada: Client, statements: list[str]
+) -> None:
+    await mailboxes.create(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
+    document = '{ viewer { user { mailboxes(masks: ["%s"]) { messages(first: 2) { %s } } } } }'
+
+    async def cost(masks: str) -> int:
+        del statements[:]
+        await ada(document % (masks, "nodes { subject thread { id } }"))
+        return len([sent for sent in statements if "api_keys" not in sent])
+
+    costs = [await cost(masks) for masks in ("Box/1", "Box/*", "Box/1", "Box/*")]
+    assert len(set(costs)) == 1

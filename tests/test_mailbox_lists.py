@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph import ids
+from graph.plans import TALLY
 from mail import paths
 from models.mailboxes import Mailbox
 from models.roles import AdminPermission
@@ -169,3 +170,46 @@ async def test_lists_cost_the_same_for_one_user_and_for_many(
         await make_client(world, ada.http, f"user{n}")
     await cost("ada", 1)
     assert await cost("ada", 1) == await cost("user*", 12)
+
+
+ABOVE = """query ($masks: [String!]) { viewer { user { mailboxes(masks: $masks) {
+  id path %s } } } }"""
+PARENTS = "parentId parent { __typename id path unseen parent { path parentId parent { id } } }"
+
+
+async def test_folders_above_are_found_in_the_list_itself(
+    ada: Client, statements: list[str]
+) -> None:
+    await mailboxes.create(context(ada), NewMailboxes(["A/b/c", "A/d", "E/f"]))
+    await mailboxes.create(context(ada), NewMailboxes(["H"], hidden=True))
+    await mailboxes.create(context(ada), NewMailboxes(["H/i"]))
+
+    async def asked(more: str, masks: list[str] | None = None) -> tuple[list[Any], int]:
+        del statements[:]
+        found = (await ada(ABOVE % more, masks=masks))["viewer"]["user"]["mailboxes"]
+        return found, len([sent for sent in statements if "FROM mailboxes" in sent])
+
+    known = {box["path"]: box["id"] for box in (await asked(""))[0]}
+    TALLY.fell.clear()
+    for masks, more in ((None, 1), (["A", "A/*"], 0), (["%/%"], 3)):
+        _, alone = await asked("", masks)
+        for _ in range(3):  # read anew, then compiled, then by its plan
+            rows, many = await asked(PARENTS, masks)
+            assert many == alone + more  # H is hidden; A, E and H do not fit the last mask
+            for row in rows:
+                above = row["path"].rpartition("/")[0]
+                assert (row["parent"] and row["parent"]["path"]) == (above or None)
+                assert row["parentId"] == (row["parent"] and row["parent"]["id"])
+                assert above in ("", "H") or row["parentId"] == known[above]
+    (deep,) = [row for row in (await asked(PARENTS))[0] if row["path"] == "A/b/c"]
+    assert deep["parent"]["parent"] == {"path": "A", "parentId": None, "parent": None}
+    assert not TALLY.fell
+
+
+async def test_one_folder_names_the_one_above(ada: Client) -> None:
+    await mailboxes.create(context(ada), NewMailboxes(["A/b"]))
+    document = "query ($path: String!) { mailbox(by: {path: $path}) { id parentId parent { id } } }"
+    top = (await ada(document, path="A"))["mailbox"]
+    assert (top["parentId"], top["parent"]) == (None, None)
+    box = (await ada(document, path="A/b"))["mailbox"]
+    assert (box["parentId"], box["parent"]) == (top["id"], {"id": top["id"]})
