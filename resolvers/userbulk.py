@@ -52,10 +52,13 @@ async def check(
     """Check the fields of each account; returns the valid ones, and what is wrong with others."""
     accounts, refused = dict[int, CheckedUser](), dict[int, list[Refused]]()
     for key, new in news.items():
+        warned = len(ctx.warnings)
         try:
             accounts[key] = await usercreate.check(ctx, new, problems.get(key, Problems()))
         except Refused as refusal:
             refused[key] = refusal.each
+        for one in ctx.warnings[warned:]:
+            one.path[:0] = [PATH, str(key)]
     return accounts, refused
 
 
