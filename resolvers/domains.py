@@ -14,7 +14,7 @@ from models import journal
 from models.addresses import Address
 from models.columns import Picked, picked
 from models.domains import Domain, DomainAlias
-from models.errors import Conflict, Invalid, LimitReached, NotFound
+from models.errors import Conflict, LimitReached, NotFound, check_count
 from models.journal import PLATFORM, ChangeKind, Stream
 from models.pages import Ask, Page
 from models.roles import Role
@@ -95,8 +95,7 @@ async def chosen(ctx: Context, refs: Sequence[Named], *, path: str = "domains") 
     NotFound where one is none that the viewer administers.
     """
     most = ctx.world.options.bulk
-    if not 0 < len(refs) <= most:
-        raise Invalid(f"name 1 to {most} domains", constraint="max", path=[path])
+    check_count(len(refs), most, f"name 1 to {most} domains", path=[path])
     names = [None if ref.name is None else normal_domain(ref.name) for ref in refs]
     which = or_(
         col(Domain.id).in_([ref.id for ref in refs if ref.id is not None]),
